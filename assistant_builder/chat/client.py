@@ -1,0 +1,266 @@
+"""The page's side of the chat: start the worker process, send questions, collect answers, notice its death."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import IO, Any, Literal
+
+from assistant_builder.chat.session import Sampling
+from assistant_builder.data import Message
+from assistant_builder.study import Study
+
+ReplyState = Literal["starting", "waiting", "loading", "answering", "stop", "length", "cancelled", "failed"]
+FINISHED = frozenset(("stop", "length", "cancelled", "failed"))
+PACE_SECONDS = 0.08
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One arm's answer as far as it has come.
+
+    Attributes:
+        state: ``starting`` the process, ``waiting`` behind another question, ``loading`` the model, ``answering``, or
+            how it ended: ``stop`` (complete), ``length`` (cut at the longest answer), ``cancelled``, ``failed``.
+        text: The answer so far.
+        tokens: Its tokens.
+        first_token_seconds: From the start of the answer to its first token; waiting and loading not counted.
+        seconds: From the start of the answer until now.
+        error: ``AssistantBuilderError.to_record()`` of a failed answer.
+    """
+
+    state: ReplyState = "starting"
+    text: str = ""
+    tokens: int = 0
+    first_token_seconds: float | None = None
+    seconds: float = 0.0
+    error: dict[str, Any] | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will come."""
+        return self.state in FINISHED
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Tokens of the answer over the whole time it took."""
+        return self.tokens / self.seconds if self.tokens and self.seconds > 0 else None
+
+
+class Exchange:
+    """One question put to several arms. Iterate over it for ``{arm: Reply}`` until all have ended."""
+
+    def __init__(self, worker: ChatWorker, requests: Mapping[str, dict[str, Any]]) -> None:
+        self._worker = worker
+        self._arm_of = {identity: request["arm"] for identity, request in requests.items()}
+        self._replies = {arm: Reply() for arm in self._arm_of.values()}
+        self._changed = threading.Condition()
+
+    def __iter__(self) -> Iterator[dict[str, Reply]]:
+        """Yield the state of all arms whenever it changed, a dozen times a second at most."""
+        seen: dict[str, Reply] = {}
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._replies != seen)  # noqa: B023 - asked within this turn
+                seen = dict(self._replies)
+            yield seen
+            if all(reply.finished for reply in seen.values()):
+                return
+            time.sleep(PACE_SECONDS)
+
+    def stop(self) -> None:
+        """Ask every arm to end its answer; what has come stays."""
+        for identity, arm in self._arm_of.items():
+            if not self._replies[arm].finished:
+                self._worker.stop(identity)
+
+    def take(self, event: Mapping[str, Any]) -> bool:
+        """Take in one event of the worker; True when that arm has ended."""
+        arm = self._arm_of[event["id"]]
+        with self._changed:
+            self._replies[arm] = _advance(self._replies[arm], event)
+            self._changed.notify_all()
+            return self._replies[arm].finished
+
+
+def _advance(reply: Reply, event: Mapping[str, Any]) -> Reply:
+    if event["event"] == "state":
+        return replace(reply, state=event["state"])
+    if event["event"] == "error":
+        return replace(reply, state="failed", error=event["error"])
+    return replace(
+        reply,
+        state=event["finish"] or "answering",
+        text=reply.text + event["text"],
+        tokens=event["tokens"],
+        first_token_seconds=event["first_token_seconds"],
+        seconds=event["seconds"],
+    )
+
+
+class ChatWorker:
+    """The worker process of one study. It starts with the first question, and again after it ended.
+
+    Args:
+        study: The study.
+        command: Another command line that speaks the protocol of :mod:`assistant_builder.chat.worker`.
+    """
+
+    def __init__(self, study: Study, command: Sequence[str] | None = None) -> None:
+        self._study = study
+        self._command = list(
+            command or (sys.executable, "-m", "assistant_builder.chat.worker", "--study", str(study.folder))
+        )
+        self._numbers = itertools.count(1)
+        self._lock = threading.RLock()
+        self._process: subprocess.Popen[str] | None = None
+        self._open: dict[str, tuple[Exchange, dict[str, Any]]] = {}
+
+    def ask(self, conversations: Mapping[str, Sequence[Message]], sampling: Sampling) -> Exchange:
+        """Put a question to one or more arms.
+
+        Args:
+            conversations: Arm → the conversation, ending with the user's turn.
+            sampling: How to generate.
+        """
+        requests = {
+            str(next(self._numbers)): {
+                "op": "ask",
+                "arm": arm,
+                "messages": [{"role": turn.role, "content": turn.content} for turn in messages],
+                "sampling": asdict(sampling),
+            }
+            for arm, messages in conversations.items()
+        }
+        exchange = Exchange(self, requests)
+        with self._lock:
+            for identity, request in requests.items():
+                self._open[identity] = (exchange, request)
+                self._send({**request, "id": identity})
+        return exchange
+
+    def stop(self, identity: str) -> None:
+        """Ask for one answer to end."""
+        with self._lock:
+            if identity in self._open and self._process is not None:
+                self._send({"op": "stop", "id": identity})
+
+    def close(self) -> None:
+        """End the process and give its memory back."""
+        with self._lock:
+            process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is under way."""
+        return bool(self._open)
+
+    def _send(self, request: dict[str, Any]) -> None:
+        """Write one line, starting the process if there is none; a dead one is noticed by its reader."""
+        if self._process is None or self._process.poll() is not None:
+            self._start()
+        assert self._process is not None and self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except (BrokenPipeError, OSError):
+            return
+
+    def _start(self) -> None:
+        log = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
+            start_new_session=True,  # Ctrl-C in the terminal ends the page, whose closing pipe ends the worker
+        )
+        threading.Thread(target=self._read, args=(self._process, log), daemon=True).start()
+
+    def _read(self, process: subprocess.Popen[str], log: IO[bytes]) -> None:
+        assert process.stdout is not None
+        idle = False
+        for line in process.stdout:
+            event = json.loads(line)
+            idle = event["event"] == "idle"
+            if not idle:
+                self._take(event)
+        code = process.wait()
+        with self._lock:
+            if self._process is process:
+                self._process = None
+            orphans = dict(self._open)
+            if idle:  # it left just as a question came: put it again
+                for identity, (_, request) in orphans.items():
+                    self._send({**request, "id": identity})
+                return
+        error = death(code, _last_line(log))
+        for identity in orphans:
+            self._take({"event": "error", "id": identity, "error": error})
+
+    def _take(self, event: dict[str, Any]) -> None:
+        with self._lock:
+            known = self._open.get(event["id"])
+            if known is not None and known[0].take(event):
+                del self._open[event["id"]]
+
+
+def _last_line(log: IO[bytes]) -> str:
+    with log:
+        log.seek(0)
+        lines = log.read().decode("utf-8", errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def death(code: int, last_line: str) -> dict[str, Any]:
+    """Say why the chat process ended and what to do.
+
+    Args:
+        code: Its exit code; the negative number of the signal that killed it.
+        last_line: The last line it wrote to standard error.
+    """
+    if code == -signal.SIGKILL:
+        what = "the chat process was killed, most likely because memory ran out"
+        remedy = "Close other programs, or wait until training ends; then ask again, and it starts anew"
+    elif code < 0:
+        what = f"the chat process crashed ({signal.Signals(-code).name})"
+        remedy = "Ask again, and it starts anew"
+    else:
+        what = f"the chat process ended with exit code {code}" + (f": {last_line}" if last_line else "")
+        remedy = "Ask again, and it starts anew; 'assistant-builder doctor' shows what may be missing"
+    return {"type": "ModelError", "what": what, "where": "chat", "remedy": remedy}
+
+
+class WorkerPool:
+    """At most one worker process at a time: two bases of one study fill enough memory."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._key: tuple[str, ...] = ()
+        self._worker: ChatWorker | None = None
+
+    def worker(self, study: Study) -> ChatWorker:
+        """The worker of the study, started anew when its adapters have changed or another study was open."""
+        stamps = (study.step(f"train-{arm}").outputs for arm in ("qlora", "lora"))
+        key = (str(study.folder), *(json.dumps(outputs, sort_keys=True) for outputs in stamps))
+        with self._lock:
+            if self._worker is None or key != self._key:
+                if self._worker is not None:
+                    self._worker.close()
+                self._worker, self._key = ChatWorker(study), key
+            return self._worker
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+        with self._lock:
+            if self._worker is not None:
+                self._worker.close()
+                self._worker = None

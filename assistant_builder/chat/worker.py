@@ -1,0 +1,176 @@
+"""The process that holds the models for the chat: ``python -m assistant_builder.chat.worker --study FOLDER``.
+
+It reads requests from standard input and writes events to standard output, one JSON object a line, so that the page
+never holds a model, gets the memory back, and survives a crash here.
+
+Requests::
+
+    {"op": "ask", "id": "7", "arm": "qlora", "messages": [{"role", "content"}, …], "sampling": {…}}
+    {"op": "stop", "id": "7"}
+
+Events::
+
+    {"event": "state", "id": "7", "state": "waiting" | "loading" | "answering"}
+    {"event": "chunk", "id": "7", "text": "…", "tokens": 3, "first_token_seconds": 0.2, "seconds": 0.4}
+    {"event": "end",   "id": "7", "text": "…", …as in chunk, "finish": "stop" | "length" | "cancelled"}
+    {"event": "error", "id": "7", "error": {"type", "what", "where", "remedy"}}
+    {"event": "idle"}                       the process ends because nothing was asked for a while
+
+It ends when standard input closes, so no worker outlives its page.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.chat.session import Answering, ChatSession, Sampling
+from assistant_builder.data import Message
+from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.study import Study
+
+IDLE_SECONDS = 900.0
+
+
+class Server:
+    """Answers requests: the arms side by side, the questions to one arm one after the other.
+
+    Args:
+        session: What answers.
+        write: Takes one event; called from several threads, one at a time.
+        idle_seconds: End after this long without a question.
+    """
+
+    def __init__(
+        self, session: Answering, write: Callable[[dict[str, Any]], None], idle_seconds: float = IDLE_SECONDS
+    ) -> None:
+        self._session = session
+        self._write = write
+        self._write_lock = threading.Lock()
+        self._idle_seconds = idle_seconds
+        self._stops: dict[str, threading.Event] = {}
+        self._arms: dict[str, ThreadPoolExecutor] = {}
+
+    def serve(self, lines: Iterable[str]) -> None:
+        """Work until ``lines`` end or nothing is asked for the idle time.
+
+        Args:
+            lines: One request each.
+        """
+        inbox: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=_forward, args=(lines, inbox), daemon=True).start()
+        while True:
+            try:
+                line = inbox.get(timeout=self._idle_seconds)
+            except queue.Empty:
+                if not self._stops:
+                    self._emit({"event": "idle"})
+                    return
+                continue
+            if line is None:
+                return
+            if line.strip():
+                self._handle(line)
+
+    def _handle(self, line: str) -> None:
+        try:
+            request = json.loads(line)
+            operation, identity = request["op"], str(request["id"])
+            if operation == "stop":
+                if identity in self._stops:
+                    self._stops[identity].set()
+                return
+            if operation != "ask":
+                raise ValueError(f"no operation {operation!r}")
+            arm = str(request["arm"])
+            messages = [Message(turn["role"], turn["content"]) for turn in request["messages"]]
+            sampling = Sampling(**request["sampling"])
+        except AssistantBuilderError as error:
+            self._emit({"event": "error", "id": identity, "error": error.to_record()})
+            return
+        except (ValueError, KeyError, TypeError) as error:
+            print(f"a request cannot be read: {error!r}", file=sys.stderr)
+            return
+        self._stops[identity] = threading.Event()
+        self._emit({"event": "state", "id": identity, "state": "waiting"})
+        executor = self._arms.setdefault(arm, ThreadPoolExecutor(max_workers=1, thread_name_prefix=arm))
+        executor.submit(self._answer, identity, arm, messages, sampling)
+
+    def _answer(self, identity: str, arm: str, messages: list[Message], sampling: Sampling) -> None:
+        try:
+            state = "answering" if self._session.ready(arm) else "loading"
+            self._emit({"event": "state", "id": identity, "state": state})
+            for chunk in self._session.stream(arm, messages, sampling, self._stops[identity]):
+                self._emit(
+                    {
+                        "event": "end" if chunk.finish else "chunk",
+                        "id": identity,
+                        "text": chunk.text_delta,
+                        "tokens": chunk.tokens,
+                        "first_token_seconds": chunk.first_token_seconds,
+                        "seconds": chunk.seconds,
+                        "finish": chunk.finish,
+                    }
+                )
+        except AssistantBuilderError as error:
+            self._emit({"event": "error", "id": identity, "error": error.to_record()})
+        except Exception as error:  # the edge of the process: whatever fails becomes an event
+            record = AssistantBuilderError(
+                f"the answer failed: {type(error).__name__}: {error}", where=f"arm {arm}",
+                remedy="Ask again; if it fails again, train the study anew with --redo",
+            ).to_record()
+            self._emit({"event": "error", "id": identity, "error": record})
+        finally:
+            self._stops.pop(identity, None)
+
+    def _emit(self, event: dict[str, Any]) -> None:
+        with self._write_lock:
+            self._write(event)
+
+
+def _forward(lines: Iterable[str], inbox: queue.Queue[str | None]) -> None:
+    for line in lines:
+        inbox.put(line)
+    inbox.put(None)
+
+
+def run_server(session: Answering, idle_seconds: float = IDLE_SECONDS) -> None:
+    """Serve on standard input and output until the page closes them, then end the process at once.
+
+    Args:
+        session: What answers.
+        idle_seconds: End after this long without a question.
+    """
+    # Libraries print; what they print must not end up between the events.
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def write(event: dict[str, Any]) -> None:
+        events.write(json.dumps(event) + "\n")
+        events.flush()
+
+    with open(0, encoding="utf-8", closefd=False) as requests:
+        Server(session, write, idle_seconds).serve(requests)
+    os._exit(0)  # an answer still under way in another thread must not keep the memory
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Start the worker for one study."""
+    import argparse
+
+    parser = argparse.ArgumentParser(description="Answer questions with the trained assistants of a study.")
+    parser.add_argument("--study", type=Path, required=True, help="the study's folder")
+    parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS, help="end after this long without a question")
+    options = parser.parse_args(arguments)
+    run_server(ChatSession(Study(options.study)), options.idle_seconds)
+
+
+if __name__ == "__main__":
+    main()

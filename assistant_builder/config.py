@@ -1,0 +1,347 @@
+"""Every option of a study: its default, bounds and help text, in this one place.
+
+The command line, ``study.yaml`` and the page are generated from these fields. ``Field(title=…)`` is the label,
+``description`` the help text; ``json_schema_extra={"level": "basic"}`` marks what the page shows without opening
+the advanced pane. Importing this module must not import torch.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from assistant_builder.errors import ConfigError
+
+Cell = Literal["B16", "B4", "L16", "Q4", "L4", "Q16", "QD", "QR", "LM", "LR"]
+CELLS: tuple[str, ...] = get_args(Cell)
+METRICS = ("nll_per_token", "exact_match", "token_f1", "rouge_l", "chrf", "similarity")
+Metric = Literal["nll_per_token", "exact_match", "token_f1", "rouge_l", "chrf", "similarity"]
+ComputeDtype = Literal["auto", "bfloat16", "float16", "float32"]
+Arm = Literal["lora", "qlora"]
+ARMS: tuple[Arm, ...] = get_args(Arm)
+BASIC = {"level": "basic"}
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+
+def check_name(name: str) -> str:
+    """Return ``name`` if it can name a study folder on every system, else raise ValueError."""
+    if not _NAME.fullmatch(name) or name.endswith(".") or name.split(".")[0] in _RESERVED:
+        raise ValueError(
+            "a study name is 1 to 64 of a-z 0-9 . _ - and starts with a letter or digit "
+            "(device names such as 'con' are taken)"
+        )
+    return name
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+
+
+class DataConfig(_Part):
+    """Where the question-answer pairs come from and how they are split."""
+
+    source: str = Field("", title="Data file", description="CSV, TSV, JSON, JSONL, XLSX or Parquet file.")
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        title="Columns",
+        description="Which column plays which role (question, answer, group, cluster, split, answerable, system), "
+        "where the names in the file do not say it. Example: group=focus.",
+    )
+    system: str | None = Field(
+        None,
+        title="System prompt",
+        description="Instruction put before every question that brings none of its own. "
+        "Empty: the base model's own default.",
+        json_schema_extra=BASIC,
+    )
+    heldout_fraction: float = Field(
+        0.2, gt=0, lt=0.9, title="Held-out share", description="Share of the pairs kept aside to test the assistants.",
+        json_schema_extra=BASIC,
+    )
+    validation_fraction: float = Field(
+        0.1, gt=0, lt=0.5, title="Validation share",
+        description="Share of the remaining pairs used to choose the best checkpoint.",
+    )
+    max_train: int | None = Field(
+        None, ge=1, title="Most training pairs", description="Train on at most this many pairs. Empty: all.",
+        json_schema_extra=BASIC,
+    )
+    max_heldout: int | None = Field(
+        None, ge=2, title="Most held-out pairs", description="Score at most this many held-out pairs. Empty: all.",
+        json_schema_extra=BASIC,
+    )
+    near_duplicate_threshold: float = Field(
+        0.8, gt=0.3, le=1, title="Near-duplicate threshold",
+        description="Two questions whose estimated Jaccard similarity (MinHash over word shingles) reaches this are "
+        "near-duplicates.",
+    )
+    embedding_threshold: float = Field(
+        0.95, gt=0.5, le=1, title="Embedding-leak threshold",
+        description="A held-out question whose sentence-embedding cosine with a training question reaches this is "
+        "reported as a leak.",
+    )
+    remove_leaks: Literal["auto", "always", "never"] = Field(
+        "auto", title="Remove leaks",
+        description="Drop held-out questions that also stand in training. auto: yes, unless the file gives the split.",
+    )
+    seed: int = Field(0, ge=0, title="Split seed", description="Seed of the split.")
+
+
+class ModelConfig(_Part):
+    """The base model and how its frozen weights are stored and computed with."""
+
+    base: str = Field(
+        "smollm2-135m-instruct", min_length=1, title="Base model",
+        description="A name from the catalog, a hub id (owner/name), or a folder with config.json.",
+        json_schema_extra=BASIC,
+    )
+    revision: str | None = Field(None, title="Revision", description="Hub revision (branch, tag or commit).")
+    trust_remote_code: bool = Field(
+        False, title="Trust remote code", description="Run Python code that the model's repository brings along."
+    )
+    quant_type: Literal["nf4", "fp4"] = Field(
+        "nf4", title="4-bit type", description="How the QLoRA arm's base is stored (QLoRA paper: NF4)."
+    )
+    double_quant: bool = Field(
+        True, title="Double quantization",
+        description="Quantize the block constants too: 0.5 to 0.127 bits a parameter (QLoRA paper).",
+    )
+    compute_dtype: ComputeDtype = Field(
+        "auto", title="Compute dtype",
+        description="Arithmetic of both arms, apart from how weights are stored. auto: bfloat16 where the hardware "
+        "has it, else float16 on a GPU and float32 on a CPU.",
+    )
+    allow_float32_compute: bool = Field(
+        False, title="Allow float32 compute",
+        description="Permit compute_dtype=float32 on a 4-bit base; it is slower and gains nothing measurable.",
+    )
+
+    @model_validator(mode="after")
+    def _float32_only_when_asked(self) -> ModelConfig:
+        if self.compute_dtype == "float32" and not self.allow_float32_compute:
+            raise ValueError(
+                "float32 compute on a 4-bit base costs speed and memory and gains no quality: use bfloat16, or set "
+                "model.allow_float32_compute=true if you mean it"
+            )
+        return self
+
+
+class TrainConfig(_Part):
+    """LoRA and optimization, shared by both arms."""
+
+    preset: Literal["quick", "balanced", "thorough", "custom"] = Field(
+        "balanced", title="Preset", description="Which named set of values the others started from.",
+    )
+    rank: int = Field(16, ge=1, le=1024, title="LoRA rank", description="Rank of the adapters (QLoRA paper: 64).",
+                      json_schema_extra=BASIC)
+    alpha: float = Field(32, gt=0, title="LoRA alpha", description="Adapter output is scaled by alpha / rank.")
+    dropout: float = Field(0.05, ge=0, lt=1, title="LoRA dropout", description="Dropout before each adapter "
+                           "(QLoRA paper: 0.05 for 33B and 65B, 0.1 for 7B and 13B).")
+    target_modules: Annotated[str, AfterValidator(str.strip)] = Field(
+        "all-linear", min_length=1, title="Adapted layers",
+        description="'all-linear' (QLoRA paper) or a comma-separated list of module names.",
+    )
+    epochs: float = Field(3.0, gt=0, le=1000, title="Epochs", description="Passes over the training pairs.",
+                          json_schema_extra=BASIC)
+    max_steps: int | None = Field(None, ge=1, title="Most steps", description="Stop after this many optimizer steps.")
+    learning_rate: float = Field(5e-4, gt=0, le=1, title="Learning rate", description="Peak learning rate of AdamW.",
+                                 json_schema_extra=BASIC)
+    warmup_fraction: float = Field(0.05, ge=0, lt=1, title="Warm-up", description="Share of the steps over which the "
+                                   "learning rate rises; it then falls along a cosine.")
+    weight_decay: float = Field(0.0, ge=0, title="Weight decay", description="AdamW weight decay.")
+    max_grad_norm: float = Field(1.0, gt=0, title="Gradient clipping", description="Largest gradient norm.")
+    batch_size: int = Field(16, ge=1, title="Batch size", description="Pairs per optimizer step (the effective batch).",
+                            json_schema_extra=BASIC)
+    micro_batch_size: int = Field(8, ge=1, title="Micro-batch size", description="Pairs computed at once; gradients "
+                                  "are accumulated over batch_size / micro_batch_size of them.")
+    max_length: int = Field(512, ge=32, title="Longest pair", description="Tokens; longer pairs are cut at the end.",
+                            json_schema_extra=BASIC)
+    optimizer: Literal["adamw", "paged_adamw_32bit", "paged_adamw_8bit"] = Field(
+        "adamw", title="Optimizer", description="Paged optimizers move their state to RAM when the GPU is full "
+        "(QLoRA paper) and need CUDA.",
+    )
+    gradient_checkpointing: Literal["auto", "on", "off"] = Field(
+        "auto", title="Gradient checkpointing",
+        description="Recompute activations in the backward pass: less memory, a third more arithmetic. auto: only "
+        "when the estimate does not fit the memory that is free.",
+    )
+    evaluations: int = Field(4, ge=1, le=1000, title="Validations", description="How often the validation loss is "
+                             "computed (and a checkpoint kept) in the run, evenly spaced.")
+    early_stopping: bool = Field(False, title="Early stop", description="Stop both arms at the same step once neither "
+                                 "improves.")
+    patience: int = Field(2, ge=1, title="Patience", description="Validations without improvement before early stop.")
+    seed: int = Field(0, ge=0, title="Training seed", description="Seed of adapter initialisation, order and dropout.")
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> TrainConfig:
+        if self.batch_size % min(self.micro_batch_size, self.batch_size):
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of micro_batch_size ({self.micro_batch_size})"
+            )
+        return self
+
+
+class EvalConfig(_Part):
+    """What is measured, and how the comparison is judged."""
+
+    cells: list[Cell] = Field(
+        default_factory=lambda: ["B16", "B4", "L16", "Q4"], title="Cells",
+        description="Combinations of base and adapter to score.",
+    )
+    primary_metric: Metric = Field(
+        "nll_per_token", title="Primary metric", description="The metric that decides the verdict, fixed before the "
+        "run.",
+    )
+    margin: float = Field(
+        0.03, ge=0, title="Margin", description="Largest harm that still counts as no worse, in units of the primary "
+        "metric (0.03 nats is about 3 % perplexity).",
+    )
+    max_new_tokens: int = Field(64, ge=1, title="Longest answer", description="Tokens an assistant may generate.",
+                                json_schema_extra=BASIC)
+    batch_size: int = Field(16, ge=1, title="Scoring batch", description="Items scored at once; fixed, so that a rerun "
+                            "gives the same digits.")
+    compute_dtype: ComputeDtype = Field("auto", title="Compute dtype of scoring", description="auto: that of training.")
+    bootstrap_resamples: int = Field(10_000, ge=200, title="Bootstrap resamples", description="For the intervals.")
+    similarity: bool = Field(True, title="Similarity", description="Score answers with sentence embeddings "
+                             "(all-MiniLM-L6-v2); blind to negation and numbers.")
+    tasks: list[str] = Field(default_factory=list, title="More lm-eval tasks", description="Names of lm-eval tasks to "
+                             "run on every cell besides the held-out set.")
+    seed: int = Field(0, ge=0, title="Evaluation seed", description="Seed of bootstrap and permutations.")
+
+
+class StudyConfig(_Part):
+    """One study: one data file, one base model, two arms that differ in how the frozen base is stored."""
+
+    version: Literal[1] = 1
+    name: Annotated[str, AfterValidator(check_name)] = Field(
+        "study", title="Name", description="Name of the study and of its folder.", json_schema_extra=BASIC
+    )
+    data: DataConfig = Field(default_factory=DataConfig, title="Data", description="Data file and split.")
+    model: ModelConfig = Field(default_factory=ModelConfig, title="Model", description="Base model.")
+    train: TrainConfig = Field(default_factory=TrainConfig, title="Training", description="LoRA and optimization.")
+    eval: EvalConfig = Field(default_factory=EvalConfig, title="Evaluation", description="Scoring and verdict.")
+
+    def to_yaml(self) -> str:
+        """The whole config, every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def with_changes(self, changes: dict[str, Any]) -> StudyConfig:
+        """A copy with dotted keys replaced and everything validated again.
+
+        Args:
+            changes: ``{"train.epochs": 2, "data.columns.group": "focus"}``; text values are read as YAML scalars.
+
+        Raises:
+            ConfigError: A key is unknown or a value does not fit; all of them are named.
+        """
+        tree = self.model_dump(mode="json")
+        problems: list[str] = []
+        for dotted, value in changes.items():
+            *parents, leaf = dotted.split(".")
+            node: Any = tree
+            for key in parents:
+                node = node.get(key) if isinstance(node, dict) else None
+            open_dict = parents[-1:] == ["columns"]
+            if not isinstance(node, dict) or (leaf not in node and not open_dict):
+                problems.append(f"{dotted}: no such setting{_nearest(dotted)}")
+                continue
+            node[leaf] = read_value(dotted, value) if isinstance(value, str) else value
+        if problems:
+            raise ConfigError("; ".join(problems), remedy="'assistant-builder settings' lists all of them")
+        return parse_config(tree)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {"epochs": 1.0, "rank": 8, "alpha": 16.0, "evaluations": 2},
+    "balanced": {"epochs": 3.0, "rank": 16, "alpha": 32.0, "evaluations": 4},
+    "thorough": {"epochs": 6.0, "rank": 32, "alpha": 64.0, "evaluations": 6},
+}
+"""What each preset changes in ``train``; everything else keeps its default."""
+
+
+def option_fields() -> dict[str, tuple[Any, Any]]:
+    """Every option by its dotted key: ``{"train.rank": (field, default)}``, in order of definition."""
+    options: dict[str, tuple[Any, Any]] = {}
+    defaults = StudyConfig()
+    for part, outer in StudyConfig.model_fields.items():
+        value = getattr(defaults, part)
+        if isinstance(value, _Part):
+            for key, field in type(value).model_fields.items():
+                options[f"{part}.{key}"] = (field, getattr(value, key))
+        else:
+            options[part] = (outer, value)
+    return options
+
+
+def read_value(dotted: str, text: str) -> Any:
+    """Read the text of ``--set key=text`` as YAML, so that numbers, null, true and lists come out typed."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{text!r} is not a value", where=dotted, remedy="Quote it") from error
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)  # YAML 1.1 reads 1e-4 as text
+    annotation = option_fields().get(dotted, (None, None))[0]
+    wants_text = annotation is not None and "str" in str(annotation.annotation) and "dict" not in str(
+        annotation.annotation
+    ) and "list" not in str(annotation.annotation)
+    wants_list = annotation is not None and str(annotation.annotation).startswith(("list", "typing.List"))
+    if wants_list and isinstance(value, str):
+        return [item.strip() for item in value.split(",") if item.strip()]
+    if wants_text and value is not None and not isinstance(value, str):
+        return text
+    return value
+
+
+def parse_config(tree: Any, *, where: str = "study.yaml") -> StudyConfig:
+    """Validate a config tree.
+
+    Raises:
+        ConfigError: With every problem, its dotted key and the offending value.
+    """
+    if not isinstance(tree, dict):
+        raise ConfigError("the file holds no settings", where=where, remedy="It should look like 'train: {epochs: 2}'")
+    try:
+        return StudyConfig.model_validate(tree)
+    except ValidationError as error:
+        problems = []
+        for item in error.errors():
+            key = ".".join(str(part) for part in item["loc"]) or "config"
+            message = item["msg"].removeprefix("Value error, ")
+            if item["type"] == "extra_forbidden":
+                problems.append(f"{key}: no such setting{_nearest(key)}")
+            elif item["type"] == "value_error" and isinstance(item["input"], dict):
+                problems.append(f"{key}: {message}")
+            else:
+                problems.append(f"{key}={item['input']!r}: {message}")
+        raise ConfigError("; ".join(problems), where=where, remedy="Correct it and run again") from error
+
+
+def load_config(path: Path) -> StudyConfig:
+    """Read and validate a ``study.yaml``; a relative ``data.source`` is taken from the file's folder."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"not readable as YAML: {error}", where=str(path), remedy="Correct the syntax") from error
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path), remedy="Check the path") from error
+    config = parse_config(tree, where=str(path))
+    source = config.data.source
+    if source and not Path(source).is_absolute() and (path.parent / source).exists():
+        config = config.with_changes({"data.source": str((path.parent / source).resolve())})
+    return config
+
+
+def _nearest(dotted: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(dotted, list(option_fields()), n=1)
+    leaf_matches = [key for key in option_fields() if key.split(".")[-1] == dotted.split(".")[-1]]
+    best = leaf_matches[:1] or close
+    return f" (did you mean {best[0]}?)" if best else ""

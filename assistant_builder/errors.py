@@ -1,0 +1,90 @@
+"""The exception tree. Every error says what is wrong, where, and how to mend it.
+
+AssistantBuilderError
+├── ConfigError          a setting is missing, unknown or out of bounds
+├── DataError            a data file cannot be read, or too little of it can be used
+├── StudyError           a study is missing, exists already, is locked, or its folder is damaged
+│   └── ChangedInputsError   the inputs of a finished step differ from those it was made from
+├── ModelError           a base model or embedder is unknown, unreachable, refused or damaged
+├── ResourceError        memory or disk does not suffice
+├── EvaluationError      an evaluation cannot be run as asked
+└── Cancelled            the user asked for the run to stop; not a failure
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class AssistantBuilderError(Exception):
+    """Base of every error that is meant for the user.
+
+    Args:
+        what: What is wrong, with the offending value.
+        where: File, row, setting or step in which it was found; empty when the message says it.
+        remedy: What the user can do about it.
+    """
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        """One line: ``where: what. remedy``."""
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        line = f"{head.rstrip('.')}. {self.remedy}" if self.remedy else head
+        return " ".join(line.split())
+
+    def to_record(self) -> dict[str, Any]:
+        """The form in which status files and ``--json`` carry the error."""
+        return {"type": type(self).__name__, "what": self.what, "where": self.where, "remedy": self.remedy}
+
+
+class ConfigError(AssistantBuilderError):
+    """A setting is missing, unknown or out of bounds."""
+
+
+class DataError(AssistantBuilderError):
+    """A data file cannot be read, or too little of it can be used."""
+
+
+class StudyError(AssistantBuilderError):
+    """A study is missing, exists already, is locked, or its folder is damaged."""
+
+
+class ChangedInputsError(StudyError):
+    """The inputs of a finished step differ from those it was made from.
+
+    Args:
+        step: The finished step.
+        changes: One line per changed input, ``key: old -> new``.
+        name: The study's name.
+    """
+
+    def __init__(self, step: str, changes: list[str], name: str) -> None:
+        self.step = step
+        self.changes = changes
+        super().__init__(
+            f"step {step!r} was finished with other inputs ({'; '.join(changes)})",
+            where=f"study {name}",
+            remedy="Keep the old result and start a new study with --name NEW, "
+            "or pass --redo to run this step and all after it again",
+        )
+
+
+class ModelError(AssistantBuilderError):
+    """A base model or embedder is unknown, unreachable, refused or damaged."""
+
+
+class ResourceError(AssistantBuilderError):
+    """Memory or disk does not suffice."""
+
+
+class EvaluationError(AssistantBuilderError):
+    """An evaluation cannot be run as asked."""
+
+
+class Cancelled(AssistantBuilderError):  # noqa: N818 - a state, not a failure
+    """The user asked for the run to stop."""

@@ -1,0 +1,245 @@
+"""Load the base of either arm, attach adapters, and say what was loaded.
+
+Both storages start from the same float16 weights; embeddings, norms and the head are cast to the compute dtype in both,
+so that the arms differ in the linear layers' storage and in nothing else.
+
+Imports torch: only worker processes import this module.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from bitsandbytes.nn import Linear4bit
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from assistant_builder.config import ModelConfig, TrainConfig
+from assistant_builder.errors import ModelError, ResourceError
+from assistant_builder.models.layers import ADAPTER_LAYERS, StoredLinear, hold_in_compute_dtype, stored_bytes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Storage = Literal["float16", "nf4", "fp4"]
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class BaseSpec:
+    """How to load a base.
+
+    Attributes:
+        folder: Local folder with config.json, tokenizer and safetensors.
+        storage: How the linear layers of the frozen base are stored.
+        double_quant: Whether the block constants of a 4-bit base are quantized too.
+        compute_dtype: ``bfloat16``, ``float16`` or ``float32``.
+        device: ``cpu`` or ``cuda``.
+        hold: Keep the linear weights in the compute dtype after loading (see layers.hold_in_compute_dtype).
+        trust_remote_code: Run Python code that the folder brings along.
+    """
+
+    folder: Path
+    storage: Storage
+    double_quant: bool
+    compute_dtype: str
+    device: str = "cpu"
+    hold: bool = False
+    trust_remote_code: bool = False
+
+
+def pick_device() -> str:
+    """``cuda`` where a GPU is usable, else ``cpu``."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def resolve_compute_dtype(wanted: str, device: str) -> str:
+    """Turn ``auto`` into bfloat16 where the hardware has it, else float16 on a GPU and float32 on a CPU."""
+    if wanted != "auto":
+        return wanted
+    if device == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
+
+
+def base_spec(model: ModelConfig, folder: Path, storage: Storage, *, compute_dtype: str | None = None) -> BaseSpec:
+    """The spec of one arm's base on this machine.
+
+    Args:
+        model: The study's model part.
+        folder: Where the base lies.
+        storage: How its linear layers are stored.
+        compute_dtype: Another compute dtype than the study's (for scoring); None or ``auto``: the study's.
+    """
+    device = pick_device()
+    wanted = model.compute_dtype if compute_dtype in (None, "auto") else compute_dtype
+    return BaseSpec(
+        folder=folder,
+        storage=storage,
+        double_quant=model.double_quant,
+        compute_dtype=resolve_compute_dtype(wanted, device),
+        device=device,
+        trust_remote_code=model.trust_remote_code,
+    )
+
+
+def load_base(spec: BaseSpec) -> PreTrainedModel:
+    """Load a frozen base in evaluation mode.
+
+    Raises:
+        ModelError: The folder holds no loadable causal language model.
+        ResourceError: Memory does not suffice.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    dtype = DTYPES[spec.compute_dtype]
+    options: dict[str, Any] = {"dtype": torch.float16, "use_safetensors": True}
+    if spec.storage != "float16":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=spec.storage,
+            bnb_4bit_use_double_quant=spec.double_quant,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            spec.folder, device_map={"": spec.device}, trust_remote_code=spec.trust_remote_code,
+            local_files_only=True, **options,
+        )
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ResourceError(
+            "memory does not suffice to load the base model", where=str(spec.folder),
+            remedy="Close other programs or choose a smaller base model",
+        ) from error
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"not loadable as a causal language model: {error}", where=str(spec.folder),
+            remedy="Choose a model whose config.json names a ForCausalLM architecture and that ships safetensors",
+        ) from error
+    model.requires_grad_(False)
+    _cast_all_but_linear(model, dtype)
+    for layer in model.modules():
+        if isinstance(layer, Linear4bit):
+            # Otherwise the first evaluation on an AVX512-BF16 CPU repacks the weight for a kernel without autograd,
+            # and every later training step gets wrong gradients.
+            layer.support_avx512bf16_for_cpu = False
+    if spec.hold:
+        hold_in_compute_dtype(model, dtype)
+    return model.eval()
+
+
+def _cast_all_but_linear(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Cast embeddings, norms, biases and head to ``dtype``; leave each frozen linear weight as it is stored."""
+    head = model.get_output_embeddings()
+    for layer in model.modules():
+        if isinstance(layer, Linear4bit):
+            continue
+        if type(layer) is nn.Linear and layer is not head:
+            if layer.weight.dtype != dtype:
+                layer.__class__ = StoredLinear
+            continue
+        for parameter in layer.parameters(recurse=False):
+            parameter.data = parameter.data.to(dtype)
+        for key, buffer in layer.named_buffers(recurse=False):
+            if buffer.is_floating_point() and "inv_freq" not in key:  # rotary frequencies stay float32
+                setattr(layer, key, buffer.to(dtype))
+    model.config.dtype = dtype
+
+
+def lora_config(train: TrainConfig) -> LoraConfig:
+    """PEFT's config of the study's adapters, with one adapter layer for either storage."""
+    names = [name.strip() for name in train.target_modules.split(",") if name.strip()]
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=train.rank,
+        lora_alpha=train.alpha,
+        lora_dropout=train.dropout,
+        target_modules="all-linear" if names == ["all-linear"] else names,
+    )
+    config._register_custom_module(ADAPTER_LAYERS)
+    return config
+
+
+def add_adapter(model: PreTrainedModel, train: TrainConfig, seed: int) -> PeftModel:
+    """Attach freshly initialised float32 adapters; the same seed gives the same values over either storage.
+
+    Raises:
+        ModelError: No layer of the base has one of the target names.
+    """
+    torch.manual_seed(seed)
+    try:
+        adapted = get_peft_model(model, lora_config(train))
+    except ValueError as error:
+        linear = sorted({name.rsplit(".", 1)[-1] for name, layer in model.named_modules()
+                         if isinstance(layer, (nn.Linear, Linear4bit))})
+        raise ModelError(
+            f"train.target_modules={train.target_modules!r} matches no layer of the base",
+            remedy=f"Use 'all-linear' or some of: {', '.join(linear)}",
+        ) from error
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return adapted
+
+
+def load_adapter(model: PreTrainedModel, folder: Path, name: str = "default") -> PeftModel:
+    """Attach a trained adapter for inference.
+
+    Args:
+        model: The base, or a PeftModel that holds other adapters already.
+        folder: Folder with adapter_config.json and adapter_model.safetensors.
+        name: Name under which ``set_adapter`` finds it.
+
+    Raises:
+        ModelError: The adapter is missing or does not fit the base.
+    """
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError("there is no trained adapter", where=str(folder), remedy="Train the study first")
+    try:
+        config = LoraConfig.from_pretrained(str(folder))
+        config._register_custom_module(ADAPTER_LAYERS)
+        if isinstance(model, PeftModel):
+            model.load_adapter(str(folder), name, peft_config=config)
+            adapted = model
+        else:
+            adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=name, config=config)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ModelError(
+            f"the adapter does not fit the base: {error}", where=str(folder),
+            remedy="Train the study again with --redo",
+        ) from error
+    return adapted.eval()
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Parameters of the model, a 4-bit weight counted by the values it stands for."""
+    total = 0
+    for layer in model.modules():
+        for parameter in layer.parameters(recurse=False):
+            state = getattr(parameter, "quant_state", None)
+            total += state.shape.numel() if state is not None else parameter.numel()
+    return total
+
+
+def model_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters as stored, tied ones once."""
+    seen: set[int] = set()
+    total = 0
+    for layer in model.modules():
+        weights = [parameter for parameter in layer.parameters(recurse=False) if id(parameter) not in seen]
+        if weights:
+            seen.update(map(id, weights))
+            total += stored_bytes(layer)
+    return total
+
+
+def release() -> None:
+    """Give memory of dropped models back."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

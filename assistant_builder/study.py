@@ -1,0 +1,442 @@
+"""The study folder: where everything lives, how it is written, and how the state of each step is told from files.
+
+Every file has one writer and is replaced whole (temporary file + ``os.replace``), save the append-only
+``metrics.jsonl`` and ``log.txt``. The done-marker of a step (its status file) is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+from pydantic import ValidationError
+
+from assistant_builder.config import StudyConfig, check_name, load_config
+from assistant_builder.errors import AssistantBuilderError, Cancelled, StudyError
+
+State = Literal["queued", "running", "succeeded", "failed", "cancelled", "lost"]
+STATUS_FILES: dict[str, str] = {
+    "data": "data/status.json",
+    "data-embed": "data/embed.status.json",
+    "train-lora": "arms/lora/status.json",
+    "train-qlora": "arms/qlora/status.json",
+    "evaluate": "evals/status.json",
+    "report": "report.status.json",
+}
+"""The steps of a study in order of running, each with its done-marker."""
+STEPS = tuple(STATUS_FILES)
+
+
+def home() -> Path:
+    """The folder that holds ``studies/`` and ``models/``; read from the environment at every call."""
+    return Path(os.environ.get("ASSISTANT_BUILDER_HOME") or Path.home() / ".assistant-builder").expanduser()
+
+
+def studies_folder() -> Path:
+    """The folder that holds one folder a study."""
+    return home() / "studies"
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace ``path`` whole, so that no reader ever sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` with UTF-8 text; a lone surrogate is written as its escape."""
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Replace ``path`` with one JSON document; NaN is refused."""
+    write_text(path, json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Replace ``path`` with one JSON object a line."""
+    write_text(path, "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records))
+
+
+def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
+    """Append one line; a line that a crash left half-written is skipped by :func:`read_jsonl`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON document.
+
+    Raises:
+        StudyError: The file is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StudyError(
+            "the file is damaged", where=str(path), remedy="Run the study again with --redo to make it anew"
+        ) from error
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read one JSON object a line, leaving out a half-written last line; an absent file has no lines."""
+    return list(_iter_jsonl(path))
+
+
+def _iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        return
+    lines = path.read_bytes().split(b"\n")  # not splitlines(): U+2028 inside a text ends no record
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                return
+            raise StudyError(
+                f"line {number} is damaged", where=str(path), remedy="Run the study again with --redo to make it anew"
+            ) from error
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_hash(folder: Path, pattern: str = "*") -> str:
+    """SHA-256 over names and bytes of the files directly in ``folder`` that match ``pattern``."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob(pattern)):
+        if path.is_file():
+            digest.update(path.name.encode() + b"\0" + file_hash(path).encode() + b"\0")
+    return digest.hexdigest()
+
+
+# --- records ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What a step's status file holds.
+
+    Attributes:
+        step: Name of the step.
+        state: As last written; :meth:`Study.step` turns a dead ``running`` into ``lost``.
+        inputs: What the step was made from, flat: dotted setting or file → value or hash.
+        started: Unix time of the first start.
+        seconds: Wall time spent so far, all attempts together.
+        pid: Process that wrote the record.
+        process_started: Start time of that process, so that a reused pid is not mistaken for it.
+        error: ``AssistantBuilderError.to_record()`` of a failed step.
+        outputs: File below the study folder → SHA-256.
+        peak_memory_bytes: Highest resident set of the process (CPU), highest allocation (GPU) if there is one.
+    """
+
+    step: str
+    state: State = "queued"
+    inputs: dict[str, Any] = field(default_factory=dict)
+    started: float | None = None
+    seconds: float = 0.0
+    pid: int | None = None
+    process_started: float | None = None
+    error: dict[str, Any] | None = None
+    outputs: dict[str, str] = field(default_factory=dict)
+    peak_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a running step is: ``done`` of ``total`` ``unit``, and what is left in seconds."""
+
+    done: int
+    total: int
+    unit: str
+    message: str = ""
+    eta_seconds: float | None = None
+
+
+def changed_inputs(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One line, ``key: old -> new``, for each input that differs."""
+    shown = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if before != after:
+            shown.append(f"{key}: {_short(before)} -> {_short(after)}")
+    return shown
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 60 else text[:12] + "…"
+
+
+def process_alive(pid: int | None, started: float | None) -> bool:
+    """Whether the very process that wrote a record still runs."""
+    if pid is None or started is None:
+        return False
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+# --- the study -------------------------------------------------------------------------------------------------------
+
+
+class Study:
+    """One study folder.
+
+    Args:
+        folder: The folder; :meth:`create` makes one, :meth:`open` finds one by name.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    # opening and creating
+
+    @classmethod
+    def create(cls, config: StudyConfig, source: Path | None = None) -> Study:
+        """Make the folder of a new study, whole or not at all.
+
+        Args:
+            config: The validated config; its ``name`` names the folder.
+            source: The data file, copied into the study so that the study stands alone.
+
+        Raises:
+            StudyError: A study of that name exists, or the folder cannot be written.
+        """
+        folder = studies_folder() / config.name
+        if folder.exists():
+            raise StudyError(
+                f"a study named {config.name!r} exists already", where=str(folder),
+                remedy="Choose another name with --name NEW, or carry on with 'assistant-builder run "
+                f"{config.name}'",
+            )
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
+            try:
+                (scratch / "data").mkdir()
+                if source is not None:
+                    shutil.copyfile(source, scratch / "data" / f"source{source.suffix.lower()}")
+                write_text(scratch / "study.yaml", config.to_yaml())
+                os.chmod(scratch, 0o755)
+                os.rename(scratch, folder)
+            except BaseException:
+                shutil.rmtree(scratch, ignore_errors=True)
+                raise
+        except OSError as error:
+            raise StudyError(
+                f"the study cannot be created: {error.strerror}", where=str(folder),
+                remedy="Free space or set ASSISTANT_BUILDER_HOME to a folder you may write to",
+            ) from error
+        return cls(folder)
+
+    @classmethod
+    def open(cls, name: str) -> Study:
+        """Find a study by name.
+
+        Raises:
+            StudyError: There is none of that name.
+        """
+        try:
+            folder = studies_folder() / check_name(name)
+        except ValueError as error:
+            raise StudyError(f"{name!r} names no study: {error}") from error
+        if not (folder / "study.yaml").is_file():
+            names = [study.name for study in Study.all()]
+            known = f"There are: {', '.join(names)}" if names else "There are none yet: 'assistant-builder run FILE'"
+            raise StudyError(f"no study named {name!r}", where=str(studies_folder()), remedy=known)
+        return cls(folder)
+
+    @staticmethod
+    def all() -> list[Study]:
+        """Every study, the last changed first."""
+        folders = [path.parent for path in studies_folder().glob("[!.]*/study.yaml")]
+        return [Study(folder) for folder in sorted(folders, key=lambda path: -path.stat().st_mtime)]
+
+    # what is where
+
+    @property
+    def name(self) -> str:
+        """Name of the study and of its folder."""
+        return self.folder.name
+
+    @property
+    def config(self) -> StudyConfig:
+        """The validated config, read anew at every access."""
+        return load_config(self.folder / "study.yaml")
+
+    def write_config(self, config: StudyConfig) -> None:
+        """Replace ``study.yaml``."""
+        write_text(self.folder / "study.yaml", config.to_yaml())
+
+    @property
+    def source(self) -> Path | None:
+        """The study's own copy of the data file."""
+        return next(iter(sorted((self.folder / "data").glob("source.*"))), None)
+
+    def split_file(self, split: Literal["train", "validation", "heldout", "rejected"]) -> Path:
+        """``data/<split>.jsonl``; ``heldout`` is read by nothing before evaluation."""
+        return self.folder / "data" / f"{split}.jsonl"
+
+    def arm_folder(self, arm: str) -> Path:
+        """``arms/<arm>``: config.json status.json metrics.jsonl log.txt checkpoints/ adapter/."""
+        return self.folder / "arms" / arm
+
+    def cell_folder(self, cell: str) -> Path:
+        """``evals/<cell>``: samples.jsonl scores.json."""
+        return self.folder / "evals" / cell
+
+    def step_folder(self, step: str) -> Path:
+        """The folder in which the step's status file lies."""
+        return (self.folder / STATUS_FILES[step]).parent
+
+    def log_file(self, step: str) -> Path:
+        """Standard output and error of the step's process."""
+        folder = self.step_folder(step)
+        return folder / ("log.txt" if step.startswith("train-") else f"{step}.log.txt")
+
+    # steps
+
+    def step(self, step: str) -> StepRecord:
+        """The record of a step as it stands now: ``running`` by a dead process is ``lost``."""
+        path = self.folder / STATUS_FILES[step]
+        if not path.exists():
+            return StepRecord(step)
+        tree = read_json(path)
+        try:
+            record = StepRecord(**tree)
+        except (TypeError, ValidationError) as error:
+            raise StudyError(
+                "the status file is of another version or damaged", where=str(path), remedy="Run again with --redo"
+            ) from error
+        if record.state == "running" and not process_alive(record.pid, record.process_started):
+            return StepRecord(**{**tree, "state": "lost"})
+        return record
+
+    def write_step(self, record: StepRecord) -> None:
+        """Write the status file of a step; for ``succeeded`` this is the done-marker and comes last."""
+        write_json(self.folder / STATUS_FILES[record.step], asdict(record))
+
+    def forget_step(self, step: str) -> None:
+        """Remove what the step made, its done-marker first."""
+        (self.folder / STATUS_FILES[step]).unlink(missing_ok=True)
+        (self.step_folder(step) / f"{step}.progress.json").unlink(missing_ok=True)
+        if step.startswith("train-") or step == "evaluate":
+            shutil.rmtree(self.step_folder(step), ignore_errors=True)
+        elif step == "report":
+            for name in ("report.json", "report.html", "report.md"):
+                (self.folder / name).unlink(missing_ok=True)
+        elif step == "data":
+            for path in (self.folder / "data").glob("*.jsonl"):
+                path.unlink()
+
+    def progress(self, step: str) -> Progress | None:
+        """How far the step is, if it says so."""
+        path = self.step_folder(step) / f"{step}.progress.json"
+        return Progress(**read_json(path)) if path.exists() else None
+
+    def write_progress(self, step: str, progress: Progress) -> None:
+        """Say how far the step is."""
+        write_json(self.step_folder(step) / f"{step}.progress.json", asdict(progress))
+
+    # the run as a whole
+
+    def write_runner(self, state: State, error: AssistantBuilderError | None = None) -> None:
+        """Say which process runs the study's steps, and how that stands (``run.json``)."""
+        process = psutil.Process()
+        write_json(
+            self.folder / "run.json",
+            {
+                "state": state,
+                "pid": process.pid,
+                "process_started": process.create_time(),
+                "time": time.time(),
+                "error": error.to_record() if error else None,
+            },
+        )
+
+    def runner(self) -> dict[str, Any] | None:
+        """The last record of :meth:`write_runner`; ``running`` by a dead process is ``lost``."""
+        path = self.folder / "run.json"
+        if not path.exists():
+            return None
+        record = read_json(path)
+        if record["state"] in ("running", "queued") and not process_alive(record["pid"], record["process_started"]):
+            record["state"] = "lost"
+        return record
+
+    @property
+    def state(self) -> State:
+        """``succeeded`` once every step has; else what the runner last said."""
+        if all(self.step(step).state == "succeeded" for step in STEPS):
+            return "succeeded"
+        runner = self.runner()
+        if runner is None:
+            return "queued"
+        return "lost" if runner["state"] == "succeeded" else runner["state"]
+
+    def status(self) -> dict[str, Any]:
+        """The document that ``run --json`` and ``status --json`` print."""
+        records = [self.step(step) for step in STEPS]
+        return {
+            "name": self.name,
+            "state": self.state,
+            "steps": [
+                {"name": record.step, "state": record.state, "seconds": round(record.seconds, 3)} for record in records
+            ],
+            "folder": str(self.folder),
+        }
+
+    # cancelling
+
+    @property
+    def _cancel_file(self) -> Path:
+        return self.folder / "cancel"
+
+    def request_cancel(self) -> None:
+        """Ask the running step to stop; it looks between two pieces of work."""
+        write_text(self._cancel_file, "")
+
+    def clear_cancel(self) -> None:
+        """Forget an earlier request; a new run starts with this."""
+        self._cancel_file.unlink(missing_ok=True)
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether someone asked the run to stop."""
+        return self._cancel_file.exists()
+
+    def raise_if_cancelled(self) -> None:
+        """Raise Cancelled if someone asked the run to stop."""
+        if self.cancel_requested:
+            raise Cancelled("cancelled on request", remedy=f"Carry on with 'assistant-builder run {self.name}'")

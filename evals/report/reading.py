@@ -1,0 +1,133 @@
+"""Read what evaluation left in a study folder, and refuse what cannot be compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from assistant_builder.config import CELLS
+from assistant_builder.errors import EvaluationError
+from assistant_builder.study import Study, read_json, read_jsonl
+
+BASELINE, CANDIDATE = "L16", "Q4"
+"""The two cells of the headline: float16 LoRA, and QLoRA as served."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The held-out items as one combination of base and adapter answered them.
+
+    Attributes:
+        name: One of ``assistant_builder.config.CELLS``.
+        samples: Lines of ``samples.jsonl``, in the file's order.
+        scores: ``scores.json``.
+    """
+
+    name: str
+    samples: tuple[dict[str, Any], ...]
+    scores: dict[str, Any]
+
+    @cached_property
+    def by_item(self) -> dict[str, dict[str, Any]]:
+        """Samples by their item name."""
+        return {str(sample["item"]): sample for sample in self.samples}
+
+    def value(self, item: str, metric: str) -> float | None:
+        """The item's score, ``None`` where the cell has none; ``nll_per_token`` in nats."""
+        sample = self.by_item[item]
+        if metric == "nll_per_token":
+            return sample["nll"] / sample["tokens"] if sample.get("tokens") and sample.get("nll") is not None else None
+        number = sample.get("metrics", {}).get(metric)
+        return float(number) if number is not None and math.isfinite(number) else None
+
+
+def read_cells(study: Study) -> dict[str, Cell]:
+    """Every scored cell, in the order of ``CELLS``.
+
+    Raises:
+        EvaluationError: The headline's cells are not both there, the cells were scored on different items, or a
+            cell's summary contradicts its samples.
+    """
+    cells = {}
+    for name in CELLS:
+        folder = study.cell_folder(name)
+        samples = read_jsonl(folder / "samples.jsonl")
+        if samples:
+            scores = read_json(folder / "scores.json") if (folder / "scores.json").exists() else {}
+            cells[name] = Cell(name, tuple(samples), scores)
+    missing = [name for name in (BASELINE, CANDIDATE) if name not in cells]
+    if missing:
+        raise EvaluationError(
+            f"the report compares cells {CANDIDATE} and {BASELINE}, but {' and '.join(missing)} "
+            f"{'has' if len(missing) == 1 else 'have'} not been scored",
+            where=str(study.folder / "evals"),
+            remedy=f"Keep {CANDIDATE} and {BASELINE} in eval.cells and run 'assistant-builder run {study.name}'",
+        )
+    problems = _contradictions(cells)
+    if problems:
+        raise EvaluationError(
+            "the cells cannot be compared: " + "; ".join(problems), where=str(study.folder / "evals"),
+            remedy=f"Score them again with 'assistant-builder run {study.name} --redo'",
+        )
+    return cells
+
+
+def _contradictions(cells: Mapping[str, Cell]) -> list[str]:
+    first = cells[BASELINE].by_item
+    problems = []
+    for name, cell in cells.items():
+        if len(cell.by_item) != len(cell.samples):
+            problems.append(f"{name} holds an item twice")
+        elif cell.by_item.keys() != first.keys():
+            fewer, more = len(first.keys() - cell.by_item.keys()), len(cell.by_item.keys() - first.keys())
+            problems.append(f"{name} lacks {fewer} items of {BASELINE} and has {more} that it lacks")
+        elif any(sample["tokens"] != cell.by_item[item]["tokens"] for item, sample in first.items()):
+            problems.append(f"{name} counts other answer tokens than {BASELINE}")
+        elif not _agrees(cell):
+            problems.append(f"scores.json of {name} contradicts its samples")
+    return problems
+
+
+def _agrees(cell: Cell) -> bool:
+    claimed = cell.scores.get("nll_per_token")
+    if claimed is None:
+        return True
+    nll = math.fsum(sample["nll"] for sample in cell.samples)
+    tokens = sum(sample["tokens"] for sample in cell.samples)
+    return math.isclose(claimed, nll / tokens, rel_tol=1e-6)
+
+
+def metrics_of(cells: Mapping[str, Cell], order: tuple[str, ...]) -> dict[str, list[str]]:
+    """The items each metric is figured on: those with a number in every cell that has the metric at all.
+
+    Args:
+        cells: The scored cells.
+        order: Names of metrics, in the order wanted.
+
+    Returns:
+        Metric → items in file order; metrics that the headline's cells do not both have are left out.
+    """
+    items = list(cells[BASELINE].by_item)
+    usable = {}
+    for metric in order:
+        having = [cell for cell in cells.values() if any(cell.value(item, metric) is not None for item in items)]
+        if {BASELINE, CANDIDATE} <= {cell.name for cell in having}:
+            kept = [item for item in items if all(cell.value(item, metric) is not None for cell in having)]
+            if kept:
+                usable[metric] = kept
+    return usable
+
+
+def figure(cell: Cell, metric: str, items: list[str]) -> float | None:
+    """A cell's figure: Σ nll / Σ tokens for ``nll_per_token``, else the mean over ``items``; ``None`` without scores."""
+    values = [cell.value(item, metric) for item in items]
+    numbers = [value for value in values if value is not None]
+    if not numbers or len(numbers) < len(values):
+        return None
+    if metric == "nll_per_token":
+        samples = [cell.by_item[item] for item in items]
+        return math.fsum(sample["nll"] for sample in samples) / sum(sample["tokens"] for sample in samples)
+    return math.fsum(numbers) / len(numbers)
