@@ -106,6 +106,15 @@ def _advance(reply: Reply, event: Mapping[str, Any]) -> Reply:
     )
 
 
+@dataclass
+class _Asked:
+    """A question under way: who waits for it, what was sent, and to which process."""
+
+    exchange: Exchange
+    request: dict[str, Any]
+    process: subprocess.Popen[str]
+
+
 class ChatWorker:
     """The worker process of one study. It starts with the first question, and again after it ended.
 
@@ -115,14 +124,13 @@ class ChatWorker:
     """
 
     def __init__(self, study: Study, command: Sequence[str] | None = None) -> None:
-        self._study = study
         self._command = list(
             command or (sys.executable, "-m", "assistant_builder.chat.worker", "--study", str(study.folder))
         )
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
         self._process: subprocess.Popen[str] | None = None
-        self._open: dict[str, tuple[Exchange, dict[str, Any]]] = {}
+        self._open: dict[str, _Asked] = {}
 
     def ask(self, conversations: Mapping[str, Sequence[Message]], sampling: Sampling) -> Exchange:
         """Put a question to one or more arms.
@@ -131,32 +139,36 @@ class ChatWorker:
             conversations: Arm → the conversation, ending with the user's turn.
             sampling: How to generate.
         """
-        requests = {
-            str(next(self._numbers)): {
+        requests: dict[str, dict[str, Any]] = {}
+        for arm, messages in conversations.items():
+            identity = str(next(self._numbers))
+            requests[identity] = {
                 "op": "ask",
+                "id": identity,
                 "arm": arm,
                 "messages": [{"role": turn.role, "content": turn.content} for turn in messages],
                 "sampling": asdict(sampling),
             }
-            for arm, messages in conversations.items()
-        }
         exchange = Exchange(self, requests)
         with self._lock:
-            for identity, request in requests.items():
-                self._open[identity] = (exchange, request)
-                self._send({**request, "id": identity})
+            for request in requests.values():
+                self._put(exchange, request)
         return exchange
 
     def stop(self, identity: str) -> None:
         """Ask for one answer to end."""
         with self._lock:
-            if identity in self._open and self._process is not None:
-                self._send({"op": "stop", "id": identity})
+            if identity in self._open:
+                _write(self._open[identity].process, {"op": "stop", "id": identity})
 
     def close(self) -> None:
-        """End the process and give its memory back."""
+        """End the process, give its memory back, and end what it was answering."""
         with self._lock:
             process, self._process = self._process, None
+            orphans = list(self._open)
+            for identity in orphans:
+                asked = self._open.pop(identity)
+                asked.exchange.take({"event": "error", "id": identity, "error": death(0, "")})
         if process is not None:
             process.kill()
             process.wait()
@@ -166,24 +178,20 @@ class ChatWorker:
         """Whether an answer is under way."""
         return bool(self._open)
 
-    def _send(self, request: dict[str, Any]) -> None:
-        """Write one line, starting the process if there is none; a dead one is noticed by its reader."""
+    def _put(self, exchange: Exchange, request: dict[str, Any]) -> None:
         if self._process is None or self._process.poll() is not None:
-            self._start()
-        assert self._process is not None and self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        except (BrokenPipeError, OSError):
-            return
+            self._process = self._start()
+        self._open[request["id"]] = _Asked(exchange, request, self._process)
+        _write(self._process, request)
 
-    def _start(self) -> None:
+    def _start(self) -> subprocess.Popen[str]:
         log = tempfile.TemporaryFile()
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
             start_new_session=True,  # Ctrl-C in the terminal ends the page, whose closing pipe ends the worker
         )
-        threading.Thread(target=self._read, args=(self._process, log), daemon=True).start()
+        threading.Thread(target=self._read, args=(process, log), daemon=True).start()
+        return process
 
     def _read(self, process: subprocess.Popen[str], log: IO[bytes]) -> None:
         assert process.stdout is not None
@@ -194,23 +202,32 @@ class ChatWorker:
             if not idle:
                 self._take(event)
         code = process.wait()
+        last_line = _last_line(log)
         with self._lock:
             if self._process is process:
                 self._process = None
-            orphans = dict(self._open)
-            if idle:  # it left just as a question came: put it again
-                for identity, (_, request) in orphans.items():
-                    self._send({**request, "id": identity})
-                return
-        error = death(code, _last_line(log))
-        for identity in orphans:
-            self._take({"event": "error", "id": identity, "error": error})
+            orphans = {identity: asked for identity, asked in self._open.items() if asked.process is process}
+            for identity, asked in orphans.items():
+                if idle:  # it left just as the question came
+                    self._put(asked.exchange, asked.request)
+                else:
+                    self._take({"event": "error", "id": identity, "error": death(code, last_line)})
 
     def _take(self, event: dict[str, Any]) -> None:
         with self._lock:
-            known = self._open.get(event["id"])
-            if known is not None and known[0].take(event):
+            asked = self._open.get(event["id"])
+            if asked is not None and asked.exchange.take(event):
                 del self._open[event["id"]]
+
+
+def _write(process: subprocess.Popen[str], request: dict[str, Any]) -> None:
+    """Write one line; that the process is dead is noticed by its reader."""
+    assert process.stdin is not None
+    try:
+        process.stdin.write(json.dumps(request) + "\n")
+        process.stdin.flush()
+    except OSError:
+        return
 
 
 def _last_line(log: IO[bytes]) -> str:
@@ -230,6 +247,9 @@ def death(code: int, last_line: str) -> dict[str, Any]:
     if code == -signal.SIGKILL:
         what = "the chat process was killed, most likely because memory ran out"
         remedy = "Close other programs, or wait until training ends; then ask again, and it starts anew"
+    elif code == 0:
+        what = "the chat process was closed, because another study was opened or the adapters changed"
+        remedy = "Ask again, and it starts anew"
     elif code < 0:
         what = f"the chat process crashed ({signal.Signals(-code).name})"
         remedy = "Ask again, and it starts anew"

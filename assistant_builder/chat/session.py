@@ -100,8 +100,6 @@ class ChatSession:
         self._arms = tuple(arms)
         self._loaded: dict[str, tuple[Any, Any]] = {}
         self._loading = threading.Lock()
-        self._answering = 0
-        self._count = threading.Lock()
 
     def ready(self, arm: str) -> bool:
         """Whether the arm's model is in memory."""
@@ -125,6 +123,9 @@ class ChatSession:
             ModelError: The arm is not trained, its model cannot be loaded, or the conversation is too long for it.
         """
         model, prompter = self._load(arm)
+        if stop_event.is_set():  # while it waited or loaded
+            yield Chunk("", 0, None, 0.0, "cancelled")
+            return
         ids = prompter.prompt_ids(list(messages))
         room = _context(model) - len(ids)
         if room < 1:
@@ -133,13 +134,7 @@ class ChatSession:
                 remedy="Clear the conversation and ask a shorter question",
             )
         limit = min(sampling.max_new_tokens, room)
-        with self._count:
-            self._answering += 1
-        try:
-            yield from self._answer(model, prompter, ids, limit, sampling, stop_event)
-        finally:
-            with self._count:
-                self._answering -= 1
+        yield from self._answer(model, prompter, ids, limit, sampling, stop_event)
 
     def _load(self, arm: str) -> tuple[Any, Any]:
         if arm not in self._arms:

@@ -84,8 +84,7 @@ class Server:
             request = json.loads(line)
             operation, identity = request["op"], str(request["id"])
             if operation == "stop":
-                if identity in self._stops:
-                    self._stops[identity].set()
+                self._stops.get(identity, threading.Event()).set()
                 return
             if operation != "ask":
                 raise ValueError(f"no operation {operation!r}")
@@ -156,9 +155,10 @@ def run_server(session: Answering, idle_seconds: float = IDLE_SECONDS) -> None:
         events.write(json.dumps(event) + "\n")
         events.flush()
 
-    with open(0, encoding="utf-8", closefd=False) as requests:
-        Server(session, write, idle_seconds).serve(requests)
-    os._exit(0)  # an answer still under way in another thread must not keep the memory
+    requests = open(0, encoding="utf-8", closefd=False)
+    Server(session, write, idle_seconds).serve(requests)
+    # Not by the ordinary way out: it would wait for answers under way, and for the thread that reads requests.
+    os._exit(0)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evals.report.wording import SHOWN, difference, number, plain
+from evals.report.wording import SHOWN, difference, interval, number, plain
 
 _MOST_POINTS = 240
 """Points a curve is thinned to; more cannot be seen at 700 pixels."""
@@ -75,16 +75,12 @@ def _interval_panel(rows: list[dict[str, Any]], primary: str, margin: float, mir
             "label": SHOWN[row["metric"]].label, "primary": row["metric"] == primary,
             "low": low, "high": high, "at": scale(row["delta"] * factor[row["metric"]]),
             "margin": scale(harm * factor[row["metric"]]) if row["metric"] == primary else None,
-            "text": difference(row["delta"], row["metric"], row), "interval": _interval_text(row),
+            "text": difference(row["delta"], row["metric"], row, unit=False), "interval": interval(row, row["metric"]),
         })
     return {
         "unit": "nats per token" if not mirrored else "points of 100", "rows": marks, "zero": scale(0.0),
         "ticks": [{"at": scale(tick), "text": plain(tick)} for tick in ticks(-reach, reach, 4)],
     }
-
-
-def _interval_text(row: dict[str, Any]) -> str:
-    return " to ".join(difference(row[key], row["metric"], row, unit=False) for key in ("ci_low", "ci_high"))
 
 
 def loss_chart(curves: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, Any] | None:
@@ -120,21 +116,18 @@ def _running_mean(points: list[tuple[int, float]]) -> list[tuple[float, float]]:
     return smooth[::-1][::every][::-1]
 
 
-def bars(rows: Sequence[tuple[str, dict[str, float | None], str, str]]) -> list[dict[str, Any]]:
+def bars(rows: Sequence[tuple[str, dict[str, float | None], dict[str, str], str]]) -> list[dict[str, Any]]:
     """Pairs of bars, one pair a quantity, each pair on its own scale that begins at zero.
 
     Args:
-        rows: Label, value by arm, how to print a value (a key of ``wording.QUANTITIES``), and a note.
+        rows: Label, value by arm, printed value by arm, and QLoRA's difference from LoRA in words.
     """
-    from evals.report.wording import QUANTITIES
-
     drawn = []
-    for label, values, kind, note in rows:
+    for label, values, texts, ratio in rows:
         known = {arm: value for arm, value in values.items() if value is not None}
         top = max(known.values(), default=0.0)
         if top > 0:
-            drawn.append({"label": label, "note": note, "bars": [
-                {"arm": arm, "width": round(100 * value / top, 2), "text": QUANTITIES[kind](value)}
-                for arm, value in known.items()
+            drawn.append({"label": label, "ratio": ratio, "bars": [
+                {"arm": arm, "width": round(100 * value / top, 2), "text": texts[arm]} for arm, value in known.items()
             ]})
     return drawn

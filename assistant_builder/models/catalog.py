@@ -1,0 +1,190 @@
+"""The base models a user would choose, and how a name in ``model.base`` is understood.
+
+Facts are those of the models' public cards and configs. Parameter counts are exact, tied embeddings counted once;
+context lengths are what the published config supports without changing it (``max_position_embeddings``, or the native
+length that the card names where the config leaves room for more). GPU sizes are rough and hold the float16 twin, which
+needs 2 bytes a parameter and room to work; QLoRA alone needs about a third.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from assistant_builder.errors import ModelError
+from assistant_builder.models.bundled import BASE_MODEL
+from assistant_builder.models.folders import check_folder
+from assistant_builder.models.inventory import at_hand_sentence
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """One base model.
+
+    Attributes:
+        name: What ``model.base`` takes.
+        hub_id: Its repository on the model hub, ``owner/name``.
+        parameters: Number of parameters.
+        licence: SPDX identifier, or the hub's name for a licence that has none.
+        context_length: Longest input in tokens.
+        good_for: Whom it suits, in a few words.
+        gated: Whether its terms must be accepted on the hub before it can be downloaded.
+        multimodal: Whether it also takes images; the vision part is frozen weight that text never uses.
+    """
+
+    name: str
+    hub_id: str
+    parameters: int
+    licence: str
+    context_length: int
+    good_for: str
+    gated: bool = False
+    multimodal: bool = False
+
+
+_ENTRIES = (
+    CatalogEntry(
+        BASE_MODEL, "HuggingFaceTB/SmolLM2-135M-Instruct", 134_515_008, "apache-2.0", 8_192,
+        "first steps and CPUs: bundled, trains in minutes on two cores; knows little by itself",
+    ),
+    CatalogEntry(
+        "smollm2-360m-instruct", "HuggingFaceTB/SmolLM2-360M-Instruct", 361_821_120, "apache-2.0", 8_192,
+        "CPUs with some patience; English",
+    ),
+    CatalogEntry(
+        "smollm2-1.7b-instruct", "HuggingFaceTB/SmolLM2-1.7B-Instruct", 1_711_376_384, "apache-2.0", 8_192,
+        "small GPUs; English",
+    ),
+    CatalogEntry(
+        "smollm3-3b", "HuggingFaceTB/SmolLM3-3B", 3_075_098_624, "apache-2.0", 65_536,
+        "GPUs from 12 GB; six European languages; can reason at length",
+    ),
+    CatalogEntry(
+        "qwen3-0.6b", "Qwen/Qwen3-0.6B", 596_049_920, "apache-2.0", 32_768,
+        "smallest with many languages; CPUs with patience or any GPU",
+    ),
+    CatalogEntry(
+        "qwen3-1.7b", "Qwen/Qwen3-1.7B", 1_720_574_976, "apache-2.0", 32_768,
+        "small GPUs; many languages",
+    ),
+    CatalogEntry(
+        "qwen3-4b-instruct-2507", "Qwen/Qwen3-4B-Instruct-2507", 4_022_468_096, "apache-2.0", 262_144,
+        "GPUs from 12 GB; answers directly, without reasoning first; very long inputs",
+    ),
+    CatalogEntry(
+        "qwen3-8b", "Qwen/Qwen3-8B", 8_190_735_360, "apache-2.0", 32_768,
+        "GPUs from 24 GB; strong all-rounder, many languages",
+    ),
+    CatalogEntry(
+        "llama-3.2-1b-instruct", "meta-llama/Llama-3.2-1B-Instruct", 1_235_814_400, "llama3.2", 131_072,
+        "small GPUs; eight languages", gated=True,
+    ),
+    CatalogEntry(
+        "llama-3.2-3b-instruct", "meta-llama/Llama-3.2-3B-Instruct", 3_212_749_824, "llama3.2", 131_072,
+        "GPUs from 12 GB; eight languages", gated=True,
+    ),
+    CatalogEntry(
+        "llama-3.1-8b-instruct", "meta-llama/Llama-3.1-8B-Instruct", 8_030_261_248, "llama3.1", 131_072,
+        "GPUs from 24 GB; widely used, eight languages", gated=True,
+    ),
+    CatalogEntry(
+        "llama-3.3-70b-instruct", "meta-llama/Llama-3.3-70B-Instruct", 70_553_706_496, "llama3.3", 131_072,
+        "data-centre GPUs: QLoRA on one of 80 GB, the float16 twin on several", gated=True,
+    ),
+    CatalogEntry(
+        "gemma-3-270m-it", "google/gemma-3-270m-it", 268_098_176, "gemma", 32_768,
+        "CPUs; meant to be tuned for one task; most of it is a vocabulary for many languages", gated=True,
+    ),
+    CatalogEntry(
+        "gemma-3-1b-it", "google/gemma-3-1b-it", 999_885_952, "gemma", 32_768,
+        "small GPUs; text only", gated=True,
+    ),
+    CatalogEntry(
+        "gemma-3-4b-it", "google/gemma-3-4b-it", 4_300_079_472, "gemma", 131_072,
+        "GPUs from 12 GB; many languages; takes images too, which are not used here", gated=True, multimodal=True,
+    ),
+    CatalogEntry(
+        "mistral-7b-instruct-v0.3", "mistralai/Mistral-7B-Instruct-v0.3", 7_248_023_552, "apache-2.0", 32_768,
+        "GPUs from 24 GB; much-studied, permissive licence",
+    ),
+    CatalogEntry(
+        "phi-4-mini-instruct", "microsoft/Phi-4-mini-instruct", 3_836_021_760, "mit", 131_072,
+        "GPUs from 12 GB; reasoning and mathematics for its size",
+    ),
+    CatalogEntry(
+        "olmo-2-1b-instruct", "allenai/OLMo-2-0425-1B-Instruct", 1_484_916_736, "apache-2.0", 4_096,
+        "small GPUs; fully open: training data and code are published",
+    ),
+    CatalogEntry(
+        "granite-3.3-2b-instruct", "ibm-granite/granite-3.3-2b-instruct", 2_533_539_840, "apache-2.0", 131_072,
+        "small GPUs; business text, twelve languages",
+    ),
+)  # fmt: skip
+
+CATALOG: dict[str, CatalogEntry] = {entry.name: entry for entry in _ENTRIES}
+"""Every entry by its name; the first is the default and needs no hub."""
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """Which base model is meant, before any of it is loaded.
+
+    Attributes:
+        kind: Where it comes from.
+        name: What to call it.
+        hub_id: ``owner/name``, of a hub model only.
+        folder: The local folder, absolute, of a folder only.
+        entry: Its catalog entry, where it has one.
+    """
+
+    kind: Literal["bundled", "hub", "folder"]
+    name: str
+    hub_id: str | None = None
+    folder: Path | None = None
+    entry: CatalogEntry | None = None
+
+
+def resolve(base: str, *, trust_remote_code: bool = False) -> ModelRef:
+    """Understand a catalog name, a hub id ``owner/name``, or a local folder with config.json.
+
+    A catalog name always means the catalog's model; write ``./name`` for a folder of that name. Of what else could be
+    a hub id, an existing folder wins. Asks no network.
+
+    Args:
+        base: The setting ``model.base``.
+        trust_remote_code: Whether the model's own Python code may run.
+
+    Raises:
+        ModelError: The name is unknown, or the folder holds no base model that can be tuned.
+    """
+    text = base.strip()
+    entry = CATALOG.get(text.casefold())
+    if entry is not None:
+        if entry.name == BASE_MODEL:
+            return ModelRef("bundled", entry.name, entry=entry)
+        return ModelRef("hub", entry.name, hub_id=entry.hub_id, entry=entry)
+    path = Path(text).expanduser()
+    if text and path.is_dir():
+        check_folder(path, trust_remote_code=trust_remote_code)
+        return ModelRef("folder", path.resolve().name, folder=path.resolve())
+    if path.is_file():
+        raise ModelError(
+            f"{text} is a file, not a base model", remedy="Name the folder that holds config.json and *.safetensors"
+        )
+    if _HUB_ID.fullmatch(text):
+        entry = next((known for known in _ENTRIES if known.hub_id.casefold() == text.casefold()), None)
+        hub_id = entry.hub_id if entry else text
+        return ModelRef("hub", hub_id, hub_id=hub_id, entry=entry)
+    if "/" in text or "\\" in text or text.startswith(("~", ".")):
+        raise ModelError(f"there is no folder {text}", remedy=f"Correct the path. {at_hand_sentence()}")
+    close = difflib.get_close_matches(text.casefold(), list(CATALOG), n=3, cutoff=0.5)
+    meant = f"Did you mean {' or '.join(close)}? " if close else ""
+    raise ModelError(
+        f"unknown base model {text!r}",
+        remedy=f"{meant}A name of the catalog, a hub id (owner/name) or a folder will do. {at_hand_sentence()}",
+    )

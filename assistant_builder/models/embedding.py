@@ -1,0 +1,96 @@
+"""Sentence embeddings with all-MiniLM-L6-v2, from its local folder and without a network.
+
+A similarity of such embeddings is nearly blind to negation and to numbers, and sees the first 256 tokens of a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from assistant_builder.errors import ModelError
+from assistant_builder.models.bundled import ensure_embedder
+from assistant_builder.models.wheels import Report, quiet
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Embedder:
+    """Turns texts into unit vectors. Making one imports torch: only worker processes do.
+
+    Args:
+        folder: The embedder's folder, as :func:`~assistant_builder.models.bundled.ensure_embedder` returns it.
+        device: ``cpu`` or ``cuda``; None takes a GPU where there is one.
+
+    Raises:
+        ModelError: The folder cannot be loaded.
+    """
+
+    def __init__(self, folder: Path, *, device: str | None = None) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        try:
+            self._model = SentenceTransformer(str(folder), device=device, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"the embedder cannot be loaded: {error}", where=str(folder),
+                             remedy="Remove that folder; it is made anew") from error
+
+    @classmethod
+    def load(cls, report: Report = quiet, *, device: str | None = None) -> Embedder:
+        """Make the embedder ready if it is not, and load it.
+
+        Raises:
+            ModelError: It cannot be had.
+            ResourceError: The disk is too full.
+        """
+        return cls(ensure_embedder(report), device=device)
+
+    @property
+    def dimensions(self) -> int:
+        """Length of a vector (384)."""
+        size = self._model.get_embedding_dimension()
+        assert size is not None
+        return size
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of a text that count, the two markers included; what follows them is not seen (256)."""
+        return int(self._model.max_seq_length or 0)
+
+    def truncated(self, texts: Sequence[str]) -> int:
+        """How many of the texts are longer than :attr:`max_tokens`."""
+        if not texts:
+            return 0
+        lengths = self._model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        return sum(len(ids) > self.max_tokens for ids in lengths)
+
+    def encode(
+        self, texts: Sequence[str], batch_size: int = 64, progress: Callable[[int, int], None] | None = None
+    ) -> NDArray[np.float32]:
+        """Embed texts.
+
+        Args:
+            texts: n texts; those longer than :attr:`max_tokens` are cut.
+            batch_size: Texts computed at once.
+            progress: Called with (texts done, n); raising from it stops the work.
+
+        Returns:
+            float32 [n, d], rows of length 1 in the order of ``texts``; a dot product of two rows is their cosine.
+        """
+        import numpy as np
+
+        vectors = np.empty((len(texts), self.dimensions), dtype=np.float32)
+        # batches of similar length waste least on padding; slices are reported one by one
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        for start in range(0, len(order), batch_size):
+            part = order[start : start + batch_size]
+            vectors[part] = self._model.encode(
+                [texts[index] for index in part], batch_size=batch_size, normalize_embeddings=True,
+                show_progress_bar=False, convert_to_numpy=True,
+            )  # fmt: skip
+            if progress is not None:
+                progress(min(start + batch_size, len(order)), len(order))
+        return vectors

@@ -1,0 +1,157 @@
+"""What a base model's folder must hold, and the hash that identifies it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+from assistant_builder import study
+from assistant_builder.errors import ModelError, StudyError
+
+_IDENTITY = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.py")
+"""Files that decide what a model says. Its README does not."""
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_WRAPPERS = {"gemma3", "gemma3n", "gemma4", "gemma4_unified", "llama4", "qwen3_5", "qwen3_5_moe"}
+"""Model types with more than text that transformers' AutoModelForCausalLM loads nevertheless."""
+_ELSEWHERE = "Choose a causal language model with safetensors weights"
+
+
+def check_folder(folder: Path, *, trust_remote_code: bool = False) -> dict[str, Any]:
+    """Check that a folder holds a base model that can be tuned in both arms.
+
+    Args:
+        folder: The folder.
+        trust_remote_code: Whether the user agreed to run the Python code that the model brings along.
+
+    Returns:
+        The content of its config.json.
+
+    Raises:
+        ModelError: config.json is missing or damaged, the model is no causal language model, needs code of its own,
+            is quantized already, has pickled weights only, or lacks weight files or tokenizer.json.
+    """
+    config = _read_config(folder)
+    _check_architecture(config, folder)
+    if "quantization_config" in config:
+        method = config["quantization_config"].get("quant_method", "an unknown method")
+        raise ModelError(
+            f"the weights are quantized already ({method}), so there is no 16-bit base to compare with",
+            where=str(folder), remedy="Choose the model that it was quantized from",
+        )
+    if _needs_own_code(config) and not trust_remote_code:
+        raise ModelError(
+            f"the model runs Python code of its own ({config['auto_map']})", where=str(folder),
+            remedy="Choose another model, or read that code and set model.trust_remote_code=true",
+        )
+    _check_weights(folder)
+    if not (folder / "tokenizer.json").is_file():
+        raise ModelError(
+            "tokenizer.json is missing", where=str(folder),
+            remedy="Write one where the model came from: "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
+        )
+    return config
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise ModelError("this is an adapter, not a base model", where=str(folder),
+                             remedy="Name the base model that it was trained on")
+        raise ModelError("there is no config.json", where=str(folder),
+                         remedy="Name a folder as save_pretrained() writes it: config.json, *.safetensors, tokenizer")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ModelError(f"config.json cannot be read: {error}", where=str(path),
+                         remedy="Copy the model again") from error
+    if not isinstance(config, dict):
+        raise ModelError("config.json holds no JSON object", where=str(path), remedy="Copy the model again")
+    return config
+
+
+def _check_architecture(config: dict[str, Any], folder: Path) -> None:
+    names = [str(name) for name in config.get("architectures") or []]
+    causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
+    if not causal and config.get("model_type") not in _WRAPPERS:
+        kind = ", ".join(names) or config.get("model_type") or "unnamed"
+        raise ModelError(f"the model is no causal language model (architecture: {kind})", where=str(folder),
+                         remedy=_ELSEWHERE)
+
+
+def _needs_own_code(config: dict[str, Any]) -> bool:
+    """Whether the code of ``auto_map`` is needed: not where transformers has the architecture itself.
+
+    Asked of the installed package's folders, because importing its registry imports torch.
+    """
+    if "auto_map" not in config:
+        return False
+    package = importlib.util.find_spec("transformers")
+    if package is None or package.origin is None:
+        return True
+    model_type = str(config.get("model_type", "")).replace("-", "_")
+    return not model_type.isidentifier() or not (Path(package.origin).parent / "models" / model_type).is_dir()
+
+
+def _check_weights(folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, AttributeError) as error:
+            raise ModelError("the index of the weights is damaged", where=str(index),
+                             remedy="Copy the model again") from error
+        missing = sorted(name for name in shards if not (folder / name).is_file())
+        if missing:
+            raise ModelError(f"{len(missing)} of {len(shards)} weight files are missing, the first is {missing[0]}",
+                             where=str(folder), remedy="Copy the model again")
+        return
+    if any(folder.glob("*.safetensors")):
+        return
+    if any(path for pattern in _PICKLED for path in folder.glob(pattern)):
+        raise ModelError(
+            "the weights are pickled files, which can run code when they are loaded; only safetensors are accepted",
+            where=str(folder),
+            remedy="If you trust them, convert them once: AutoModelForCausalLM.from_pretrained(FOLDER, "
+            "use_safetensors=False).save_pretrained(NEW_FOLDER), and the same with AutoTokenizer",
+        )
+    if any(folder.glob("*.gguf")):
+        raise ModelError("the weights are GGUF files", where=str(folder),
+                         remedy="Choose the model with safetensors weights that they were made from")
+    raise ModelError("there are no weights (*.safetensors)", where=str(folder), remedy=_ELSEWHERE)
+
+
+def base_model_hash(folder: Path) -> str:
+    """SHA-256 over the names and bytes of the files that make a model what it is.
+
+    Config, weights, tokenizer and chat template count; a README does not. The hash of each file is kept in
+    ``models/.hashes/`` of the home folder and used again while the file's size and time of change stay the same.
+
+    Args:
+        folder: A base model's folder.
+
+    Returns:
+        64 hex digits.
+    """
+    sidecar = study.home() / "models" / ".hashes" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()}.json"
+    try:
+        known = study.read_json(sidecar)["files"]
+    except (OSError, StudyError, KeyError, TypeError):
+        known = {}
+    files: dict[str, list[Any]] = {}
+    for path in sorted({path for pattern in _IDENTITY for path in folder.glob(pattern) if path.is_file()}):
+        stat = path.stat()
+        stamp = [stat.st_size, stat.st_mtime_ns]
+        entry = known.get(path.name)
+        fresh = entry is None or entry[:2] != stamp
+        files[path.name] = [*stamp, study.file_hash(path) if fresh else entry[2]]
+    if files != known:
+        study.write_json(sidecar, {"folder": str(folder.resolve()), "files": files})
+    digest = hashlib.sha256()
+    for name, (_, _, sha256) in files.items():
+        digest.update(f"{name}\0{sha256}\n".encode())
+    return digest.hexdigest()

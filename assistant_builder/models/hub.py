@@ -1,0 +1,193 @@
+"""The model hub, as far as it is in reach: what its cache holds, whether it answers, and downloading from it.
+
+Which errors the hub's client lets through for a broken connection differs between its releases, so everything that
+is neither an answer of the hub nor ours counts as "not in reach".
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from assistant_builder.models.wheels import Report, quiet
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
+
+SECONDS = 6.0
+"""How long the hub may take to answer before it counts as out of reach."""
+_POLL_SECONDS = 0.2
+_IGNORED = ["*/*", "consolidated*"]
+"""Files in folders (other formats), and Mistral's second copy of all weights."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Whether the hub answers; ``why`` says what it did instead."""
+
+    ok: bool
+    why: str = ""
+
+
+def patterns(*, code: bool) -> list[str]:
+    """Names of the files worth having of a model: safetensors, configs, tokenizer, template; code only if asked."""
+    return ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", *(["*.py"] if code else [])]
+
+
+def wanted(name: str, *, code: bool) -> bool:
+    """Whether a file of a hub repository is worth having."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    return bool(list(filter_repo_objects([name], allow_patterns=patterns(code=code), ignore_patterns=_IGNORED)))
+
+
+def offline() -> bool:
+    """Whether the user switched the hub off (``HF_HUB_OFFLINE``)."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def reach(seconds: float = SECONDS) -> Reach:
+    """Ask the hub for a sign of life, for at most ``seconds``."""
+    if offline():
+        return Reach(False, "switched off by HF_HUB_OFFLINE")
+
+    def ask() -> None:
+        from huggingface_hub import constants, get_session
+
+        get_session().get(f"{constants.ENDPOINT}/api/models?limit=1", timeout=seconds)
+
+    try:
+        within(seconds, ask)
+    except Exception as error:  # see the module's docstring
+        return Reach(False, brief(error))
+    return Reach(True)
+
+
+def brief(error: BaseException) -> str:
+    """The first line of an error, or its kind where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200]
+
+
+def cached_models() -> list[str]:
+    """Hub ids of the models with config and safetensors in the hub's cache on this machine."""
+    from huggingface_hub import constants
+
+    found = set()
+    for path in Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*/config.json"):
+        if any(path.parent.glob("*.safetensors")):
+            found.add(path.parents[2].name.removeprefix("models--").replace("--", "/"))
+    return sorted(found)
+
+
+def cached_snapshot(hub_id: str, revision: str | None, *, code: bool) -> Path | None:
+    """The folder of a revision in the hub's cache, however much of it is there; asks no network."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                hub_id, revision=revision, local_files_only=True, allow_patterns=patterns(code=code),
+                ignore_patterns=_IGNORED,
+            )
+        )  # fmt: skip
+    except OSError:  # not in the cache, or only partly
+        return None
+
+
+def model_info(hub_id: str, revision: str | None) -> ModelInfo:
+    """What the hub says about a revision: commit and files with their sizes. Takes at most :data:`SECONDS`."""
+    from huggingface_hub import HfApi
+
+    return within(
+        SECONDS, lambda: HfApi().model_info(hub_id, revision=revision, timeout=SECONDS, files_metadata=True)
+    )
+
+
+def download(
+    hub_id: str, revision: str | None, sizes: dict[str, int], *, code: bool, report: Report = quiet
+) -> Path:
+    """Download a revision's files into the hub's cache, where :func:`cached_snapshot` finds them again.
+
+    Args:
+        hub_id: ``owner/name``.
+        revision: Branch, tag or commit; None: the main branch.
+        sizes: The files' sizes in bytes, for the progress.
+        code: Whether Python files come along.
+        report: Told of the bytes done; raising from it abandons the download.
+
+    Returns:
+        The snapshot's folder.
+    """
+    from huggingface_hub import constants, snapshot_download
+
+    blobs = Path(constants.HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}" / "blobs"
+    total = sum(sizes.values())
+
+    def tell() -> None:
+        done = sum(path.stat().st_size for path in blobs.glob("*") if path.is_file())
+        report(min(done, total), total, f"Downloading {hub_id}")
+
+    return Path(
+        within(
+            None,
+            lambda: snapshot_download(
+                hub_id, revision=revision, allow_patterns=patterns(code=code), ignore_patterns=_IGNORED,
+                tqdm_class=_silent_bar(),
+            ),
+            tell,
+        )
+    )  # fmt: skip
+
+
+def _silent_bar() -> type:
+    from functools import partialmethod
+
+    from tqdm import tqdm
+
+    class SilentBar(tqdm):  # the progress is told by ``report``; the client's own bars would write over it
+        __init__ = partialmethod(tqdm.__init__, disable=True)  # type: ignore[assignment]
+
+    return SilentBar
+
+
+def within(seconds: float | None, work: Callable[[], Result], meanwhile: Callable[[], None] | None = None) -> Result:
+    """Do ``work`` in a thread and wait for it, at most ``seconds``; name look-ups heed no timeout of their own.
+
+    Args:
+        seconds: Longest wait; None waits for ever.
+        work: What is done; its exception is raised here.
+        meanwhile: Called every now and then while it is done; its exception ends the wait.
+
+    Raises:
+        TimeoutError: The work took longer. Its thread is left behind and does not keep the process alive.
+    """
+    results: list[Result] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    end = None if seconds is None else time.monotonic() + seconds
+    thread.start()
+    while thread.is_alive():
+        if end is not None and time.monotonic() > end:
+            raise TimeoutError(f"no answer within {seconds:g} seconds")
+        if meanwhile is not None:
+            meanwhile()
+        thread.join(_POLL_SECONDS)
+    if errors:
+        raise errors[0]
+    return results[0]

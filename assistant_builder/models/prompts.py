@@ -1,0 +1,196 @@
+"""Turn a question-answer pair into tokens with the base model's own tokenizer and chat template; no torch.
+
+The tokens a model is trained on begin with exactly the tokens it will be prompted with, and the supervised part of a
+turn is the answer and its end-of-turn token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from assistant_builder.data import Message, Pair
+from assistant_builder.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}### Answer:\n"
+    "{{ message['content'] }}{{ eos_token }}\n\n"
+    "{% elif message['role'] == 'user' %}### Question:\n{{ message['content'] }}\n\n"
+    "{% else %}{{ message['content'] }}\n\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}### Answer:\n{% endif %}"
+)
+"""For base models that bring no chat template."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One assistant turn, ready to be scored or generated.
+
+    Attributes:
+        prompt_ids: Everything before the answer, with the header of the assistant's turn.
+        answer_ids: The answer and its end-of-turn token.
+        reference: The answer as text.
+    """
+
+    prompt_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
+    reference: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training sequence.
+
+    Attributes:
+        input_ids: Token ids.
+        supervised: For each token, whether the loss counts it.
+    """
+
+    input_ids: tuple[int, ...]
+    supervised: tuple[bool, ...]
+
+
+class Prompter:
+    """Tokenizer and chat template of one base model.
+
+    Args:
+        tokenizer: A fast tokenizer of transformers.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.tokenizer = tokenizer
+        if not tokenizer.chat_template:
+            tokenizer.chat_template = PLAIN_TEMPLATE
+        special = sorted({str(token) for token in tokenizer.all_special_tokens} | _added_specials(tokenizer), key=len)
+        self._specials = re.compile("|".join(re.escape(token) for token in reversed(special)) or r"(?!)")
+        self.eos_id: int = tokenizer.eos_token_id
+        self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+    @classmethod
+    def load(cls, folder: Path) -> Prompter:
+        """Read the tokenizer of a base model's folder; nothing is fetched.
+
+        Raises:
+            ModelError: The folder has no fast tokenizer.
+        """
+        from transformers import PreTrainedTokenizerFast  # the tokenizers' half of transformers imports no torch
+
+        if not (folder / "tokenizer.json").is_file():
+            raise ModelError(
+                "the base model has no tokenizer.json", where=str(folder),
+                remedy="Save it with AutoTokenizer.from_pretrained(…).save_pretrained(folder)",
+            )
+        try:
+            return cls(PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True))
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(
+                f"the tokenizer cannot be read: {error}", where=str(folder), remedy="Choose another base model"
+            ) from error
+
+    # text
+
+    def text(self, messages: Sequence[Message], *, prompt: bool) -> str:
+        """The conversation as the model sees it.
+
+        Args:
+            messages: Turns in order.
+            prompt: Whether to end with the header of the assistant's next turn.
+        """
+        turns = [{"role": message.role, "content": self._defuse(message.content)} for message in messages]
+        try:
+            return self._render(turns, prompt)
+        except Exception as error:  # a template may raise whatever its author chose
+            if turns and turns[0]["role"] == "system":
+                return self._render(_system_into_user(turns), prompt)
+            raise ModelError(
+                f"the base model's chat template refuses the conversation: {error}",
+                remedy="Use turns that alternate between user and assistant",
+            ) from error
+
+    def _render(self, turns: list[dict[str, str]], prompt: bool) -> str:
+        rendered = self.tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=prompt, enable_thinking=False
+        )
+        assert isinstance(rendered, str)
+        return rendered
+
+    def _defuse(self, text: str) -> str:
+        """Break control tokens spelled out in user text, so that they stay text."""
+        return self._specials.sub(lambda match: match.group()[0] + "\u200b" + match.group()[1:], text)
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    # tokens
+
+    def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Tokens of a conversation up to where the assistant's answer begins."""
+        return self._ids(self.text(messages, prompt=True))
+
+    def turns(self, pair: Pair) -> list[Turn]:
+        """Every assistant turn of a pair, each with all that came before it as prompt."""
+        found = []
+        for index, message in enumerate(pair.messages):
+            if message.role != "assistant":
+                continue
+            prompt = self.text(pair.messages[:index], prompt=True)
+            whole = self.text(pair.messages[: index + 1], prompt=False)
+            answer = self._answer_text(prompt, whole, message.content)
+            prompt_ids, joint = self._ids(prompt), self._ids(prompt + answer)
+            fits = joint[: len(prompt_ids)] == prompt_ids
+            answer_ids = joint[len(prompt_ids) :] if fits else self._ids(answer)
+            found.append(Turn(prompt_ids, answer_ids, message.content))
+        return found
+
+    def _answer_text(self, prompt: str, whole: str, content: str) -> str:
+        """The answer with its end-of-turn token, and without what the template puts after that."""
+        rest = whole[len(prompt) :] if whole.startswith(prompt) else ""
+        start = rest.find(self._defuse(content).strip())
+        if start == 0:
+            end = self._specials.search(rest, len(self._defuse(content).strip()))
+            if end is not None:
+                return rest[: end.end()]
+        return self._defuse(content).strip() + str(self.tokenizer.eos_token or "")
+
+    def examples(self, pair: Pair, max_length: int) -> list[Example]:
+        """Training sequences of a pair, cut at ``max_length`` tokens; those left without supervised tokens are dropped.
+
+        A conversation becomes one sequence with every assistant turn supervised where the template renders earlier
+        turns as they were prompted, else one sequence a turn.
+        """
+        chained: list[tuple[list[int], list[bool]]] = []
+        for turn in self.turns(pair):
+            whole = [*turn.prompt_ids, *turn.answer_ids]
+            marks = [False] * len(turn.prompt_ids) + [True] * len(turn.answer_ids)
+            if chained and whole[: len(chained[-1][0])] == chained[-1][0]:
+                earlier = chained.pop()[1]
+                marks[: len(earlier)] = earlier
+            chained.append((whole, marks))
+        cut = [(ids[:max_length], marks[:max_length]) for ids, marks in chained]
+        return [Example(tuple(ids), tuple(marks)) for ids, marks in cut if any(marks)]
+
+    def count_tokens(self, pair: Pair) -> int:
+        """Tokens of the pair's longest sequence, uncut."""
+        last = self.turns(pair)[-1]
+        return len(last.prompt_ids) + len(last.answer_ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated tokens without control tokens."""
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return str(text).strip()
+
+
+def _added_specials(tokenizer: Any) -> set[str]:
+    return {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+
+
+def _system_into_user(turns: list[dict[str, str]]) -> list[dict[str, str]]:
+    """For templates that know no system role: put the instruction at the head of the first question."""
+    system, first, *rest = turns
+    return [{"role": "user", "content": f"{system['content']}\n\n{first['content']}"}, *rest]

@@ -1,0 +1,104 @@
+"""What a training process tells while it runs: ``metrics.jsonl`` and its memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from assistant_builder.study import append_jsonl, read_jsonl, write_jsonl
+
+
+def memory_bytes(device: str) -> int:
+    """Bytes in use now: allocated on the GPU, or resident in RAM."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.memory_allocated())
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_memory_bytes(device: str) -> int:
+    """Highest bytes of this process so far: allocated on the GPU, or resident in RAM."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+class MetricsLog:
+    """The events of one arm's training.
+
+    Args:
+        path: ``metrics.jsonl``.
+        step: The step training carries on from; later events belong to lost work and are dropped.
+        steps: Steps of the full run.
+    """
+
+    def __init__(self, path: Path, *, step: int, steps: int) -> None:
+        self._path = path
+        self._steps = steps
+        kept = [event for event in read_jsonl(path) if event["step"] <= step]
+        if path.exists():
+            write_jsonl(path, kept)
+        last = kept[-1] if kept else {}
+        self.tokens = int(next((event["tokens"] for event in reversed(kept) if event["event"] == "step"), 0))
+        self._elapsed_before = float(last.get("elapsed_seconds", 0.0))
+        self._busy_before = float(next((e["busy_seconds"] for e in reversed(kept) if e["event"] == "step"), 0.0))
+        self._started = time.monotonic()
+        self._busy = 0.0
+        self._first_step = step
+        self.validation = {event["step"]: event["loss"] for event in kept if event["event"] == "validation"}
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training so far, all attempts together."""
+        return self._elapsed_before + time.monotonic() - self._started
+
+    @property
+    def busy(self) -> float:
+        """Seconds spent in training steps alone, without validation and checkpoints."""
+        return self._busy_before + self._busy
+
+    def record_step(self, step: int, *, tokens: int, seconds: float, values: dict[str, Any]) -> float:
+        """Append a training step.
+
+        Args:
+            step: 1-based optimizer step.
+            tokens: Non-padding tokens of the step.
+            seconds: Wall time of the step.
+            values: Further fields (loss, learning_rate, grad_norm, memory_bytes, epoch).
+
+        Returns:
+            Estimated seconds to the end of the run.
+        """
+        self.tokens += tokens
+        self._busy += seconds
+        done = step - self._first_step
+        eta = (time.monotonic() - self._started) / done * (self._steps - step)
+        append_jsonl(self._path, {
+            "event": "step", "step": step, "steps": self._steps, **values,
+            "tokens_per_second": round(tokens / seconds, 2), "tokens": self.tokens,
+            "busy_seconds": round(self.busy, 3), "elapsed_seconds": round(self.elapsed, 3), "eta_seconds": round(eta, 1),
+        })
+        return eta
+
+    def record_validation(self, step: int, loss: float) -> None:
+        """Append a validation; ``loss`` is in nats a token."""
+        best = not self.validation or loss < min(self.validation.values())
+        self.validation[step] = loss
+        append_jsonl(self._path, {
+            "event": "validation", "step": step, "steps": self._steps, "loss": loss, "best": best,
+            "elapsed_seconds": round(self.elapsed, 3),
+        })
+
+
+def validation_losses(path: Path) -> dict[int, float]:
+    """Validation losses by step of an arm's ``metrics.jsonl``."""
+    return {event["step"]: event["loss"] for event in read_jsonl(path) if event["event"] == "validation"}

@@ -1,0 +1,138 @@
+"""The page's vocabulary of HTML: every text that comes from a file is escaped here, once.
+
+Everything returns :class:`markupsafe.Markup`; a plain ``str`` put into it is escaped, so that hostile file content is
+shown as the text it is and can neither run nor fetch anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from markupsafe import Markup, escape
+
+Tone = Literal["info", "good", "warn", "bad"]
+ARM_TITLES = {"qlora": "QLoRA · 4-bit", "lora": "LoRA · 16-bit"}
+STATE_WORDS = {
+    "queued": "not run yet",
+    "running": "running",
+    "succeeded": "done",
+    "failed": "failed",
+    "cancelled": "cancelled",
+    "lost": "interrupted",
+}
+
+
+def join(parts: Iterable[str]) -> Markup:
+    """Put pieces one after the other, escaping those that are plain text."""
+    return Markup("").join(parts)
+
+
+def badge(state: str) -> Markup:
+    """A state as a coloured word."""
+    return Markup('<span class="ab-badge ab-{}">{}</span>').format(state, STATE_WORDS.get(state, state))
+
+
+def arm_chip(arm: str) -> Markup:
+    """The name of an arm in its colour."""
+    return Markup('<span class="ab-chip ab-arm-{}">{}</span>').format(arm, ARM_TITLES.get(arm, arm))
+
+
+def callout(tone: Tone, title: str, body: str = "", remedy: str = "") -> Markup:
+    """A message that stands out: what is the case, and what to do about it."""
+    role = "alert" if tone == "bad" else "status"
+    parts = [Markup("<strong>{}</strong>").format(title)]
+    if body:
+        parts.append(Markup("<p>{}</p>").format(body))
+    if remedy:
+        parts.append(Markup('<p class="ab-remedy">{}</p>').format(remedy))
+    return Markup('<div class="ab-callout ab-{}" role="{}">{}</div>').format(tone, role, join(parts))
+
+
+def error_callout(record: Mapping[str, Any]) -> Markup:
+    """An ``AssistantBuilderError.to_record()``: what, where, remedy."""
+    where = record.get("where")
+    return callout("bad", str(record["what"]), f"Where: {where}" if where else "", str(record.get("remedy") or ""))
+
+
+def empty(title: str, body: str) -> Markup:
+    """What stands where nothing is yet, and how to get something there."""
+    return Markup('<div class="ab-empty"><strong>{}</strong><p>{}</p></div>').format(title, body)
+
+
+def card(title: str, *body: str) -> Markup:
+    """A titled block."""
+    return Markup('<section class="ab-card"><h3>{}</h3>{}</section>').format(title, join(body))
+
+
+def tiles(entries: Iterable[tuple[str, str, str]]) -> Markup:
+    """Figures side by side: (label, value, note)."""
+    boxes = (
+        Markup('<div class="ab-tile"><span>{}</span><b>{}</b><small>{}</small></div>').format(label, value, note)
+        for label, value, note in entries
+    )
+    return Markup('<div class="ab-tiles">{}</div>').format(join(boxes))
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: Iterable[int] = ()) -> Markup:
+    """A table.
+
+    Args:
+        headers: Column titles.
+        rows: Cells in the order of the columns.
+        numeric: Positions of the columns that are set flush right.
+    """
+    right = set(numeric)
+    head = join(
+        Markup('<th scope="col" class="{}">{}</th>').format("ab-num" if place in right else "", title)
+        for place, title in enumerate(headers)
+    )
+    body = join(
+        Markup("<tr>{}</tr>").format(
+            join(
+                Markup('<td class="{}" dir="auto">{}</td>').format("ab-num" if place in right else "", cell)
+                for place, cell in enumerate(row)
+            )
+        )
+        for row in rows
+    )
+    # Focusable, so that a table wider than the window can be scrolled from the keyboard.
+    return Markup(
+        '<div class="ab-scroll" tabindex="0"><table class="ab-table"><thead><tr>{}</tr></thead>'
+        "<tbody>{}</tbody></table></div>"
+    ).format(head, body)
+
+
+def bar(fraction: float, label: str) -> Markup:
+    """A progress bar, ``fraction`` of it full."""
+    percent = round(100 * min(max(fraction, 0.0), 1.0), 1)
+    return Markup(
+        '<div class="ab-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{}" '
+        'aria-label="{}"><i style="width:{}%"></i></div>'
+    ).format(percent, label, percent)
+
+
+def fold(summary: str, body: str, *, opened: bool = False) -> Markup:
+    """Content that opens on a click."""
+    attribute = Markup(" open") if opened else ""
+    return Markup('<details class="ab-fold"{}><summary>{}</summary>{}</details>').format(attribute, summary, body)
+
+
+def code(text: str) -> Markup:
+    """Text to be copied or read as written."""
+    return Markup('<pre class="ab-code">{}</pre>').format(text)
+
+
+def items(texts: Iterable[str]) -> Markup:
+    """A bulleted list."""
+    return Markup("<ul>{}</ul>").format(join(Markup("<li>{}</li>").format(text) for text in texts))
+
+
+def cut(text: str, length: int = 280) -> str:
+    """The beginning of a text, with a sign where something is left out."""
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
+def toast(what: str, remedy: str = "") -> str:
+    """Text of a pop-up message, which gradio would otherwise render as HTML and fetch its images."""
+    return str(escape(f"{what.rstrip('.')}. {remedy}" if remedy else what))

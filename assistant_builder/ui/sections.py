@@ -1,0 +1,127 @@
+"""Parts of the page that follow a study: each says when it must be drawn anew, and draws itself from files.
+
+The page holds no job. A timer asks all sections; those whose mark is unchanged are left alone, so that nothing flickers
+and what the user opened stays open.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+import gradio as gr
+from gradio.blocks import Block
+
+from assistant_builder.errors import AssistantBuilderError, StudyError
+from assistant_builder.study import Study
+from assistant_builder.ui.markup import toast
+from assistant_builder.ui.snapshots import Snapshot, study_stamp, take_snapshot
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+_log = logging.getLogger(__name__)
+
+
+class Look:
+    """A look at the chosen study; its files are read when someone asks.
+
+    Args:
+        name: The study, or None where none is chosen.
+    """
+
+    def __init__(self, name: str | None) -> None:
+        self.name = name
+        self.error: dict[str, Any] | None = None
+        self.study: Study | None = None
+        try:
+            self.study = Study.open(name) if name else None
+        except StudyError as error:
+            self.error = error.to_record()
+
+    @functools.cached_property
+    def mark(self) -> str:
+        """Changes whenever anything about the study does."""
+        return study_stamp(self.study) if self.study else f"none:{self.name}"
+
+    @functools.cached_property
+    def snapshot(self) -> Snapshot | None:
+        """The study's state; None without a study, or when its files cannot be read (see :attr:`error`)."""
+        if self.study is None:
+            return None
+        try:
+            return take_snapshot(self.study)
+        except AssistantBuilderError as error:
+            self.error = error.to_record()
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            self.error = StudyError(
+                f"its files are damaged ({error!r})", where=str(self.study.folder),
+                remedy="Run it again with --redo, or remove its folder",
+            ).to_record()
+        return None
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the page.
+
+    Attributes:
+        key: Its name.
+        outputs: The components it sets.
+        mark: A text that changes when it must be drawn anew.
+        draw: Values for ``outputs``, in order.
+    """
+
+    key: str
+    outputs: Sequence[Block]
+    mark: Callable[[Look], str]
+    draw: Callable[[Look], Sequence[Any]]
+
+
+def refresh(sections: Sequence[Section], name: str | None, seen: dict[str, str]) -> list[Any]:
+    """Draw what has changed.
+
+    Args:
+        sections: The parts of the page.
+        name: The chosen study.
+        seen: Section → mark at its last drawing, for this browser session.
+
+    Returns:
+        The new marks, then values for all outputs in order, unchanged ones skipped.
+    """
+    look = Look(name)
+    marks: dict[str, str] = {}
+    values: list[Any] = []
+    for section in sections:
+        marks[section.key] = mark = section.mark(look)
+        if seen.get(section.key) == mark:
+            values += [gr.skip()] * len(section.outputs)
+        else:
+            values += section.draw(look)
+    return [gr.skip() if marks == seen else marks, *values]
+
+
+def told(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """The edge of the page: an error becomes a message with its remedy, never a bare traceback.
+
+    Args:
+        function: An event handler.
+    """
+
+    @functools.wraps(function)
+    def handler(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        try:
+            return function(*args, **kwargs)
+        except AssistantBuilderError as error:
+            raise gr.Error(toast(error.what, error.remedy), print_exception=False) from error
+        except gr.Error:
+            raise
+        except Exception as error:
+            _log.exception("the page failed in %s", function.__name__)
+            raise gr.Error(
+                toast(f"the page failed: {error!r}", "The terminal that runs the page says more"), print_exception=False
+            ) from error
+
+    return handler

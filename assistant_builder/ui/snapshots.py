@@ -1,0 +1,171 @@
+"""What the study's files say at one moment, read for the page. No gradio, no model.
+
+The page polls: :func:`stamp` tells cheaply whether anything changed, so that nothing is read or drawn anew in vain.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.config import CELLS, StudyConfig
+from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.study import STATUS_FILES, STEPS, Progress, StepRecord, Study, read_json, read_jsonl
+
+SHOWN_ARMS = ("qlora", "lora")
+
+
+@dataclass(frozen=True)
+class ArmSnapshot:
+    """One arm's training.
+
+    Attributes:
+        step: Record of its training step.
+        points: ``step`` events of metrics.jsonl, oldest first.
+        validations: ``validation`` events.
+        summary: summary.json, once it is trained.
+    """
+
+    step: StepRecord
+    points: list[dict[str, Any]] = field(default_factory=list)
+    validations: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] | None = None
+
+    @property
+    def last(self) -> dict[str, Any] | None:
+        """The latest ``step`` event."""
+        return self.points[-1] if self.points else None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A study at one moment.
+
+    Attributes:
+        name: The study.
+        config: Its settings.
+        state: State of the whole.
+        steps: Records of its steps, in order.
+        progress: Step → how far it is, where it says so.
+        error: The run's error, or that of its failed step, as a record.
+        arms: Both arms.
+        scores: Cell → scores.json.
+        report: report.json.
+    """
+
+    name: str
+    config: StudyConfig
+    state: str
+    steps: tuple[StepRecord, ...]
+    progress: dict[str, Progress]
+    error: dict[str, Any] | None
+    arms: dict[str, ArmSnapshot]
+    scores: dict[str, dict[str, Any]]
+    report: dict[str, Any] | None
+
+    def step(self, name: str) -> StepRecord:
+        """The record of one step."""
+        return next(record for record in self.steps if record.step == name)
+
+    @property
+    def running(self) -> bool:
+        """Whether a run is under way."""
+        return self.state == "running"
+
+    @property
+    def touched(self) -> bool:
+        """Whether any step has been started."""
+        return any(record.state != "queued" for record in self.steps)
+
+    @property
+    def trained(self) -> bool:
+        """Whether both assistants can be talked to."""
+        return all(self.step(f"train-{arm}").state == "succeeded" for arm in SHOWN_ARMS)
+
+
+def take_snapshot(study: Study) -> Snapshot:
+    """Read a study.
+
+    Raises:
+        AssistantBuilderError: A file is damaged.
+    """
+    steps = tuple(study.step(step) for step in STEPS)
+    progress = {step: found for step in STEPS if (found := study.progress(step)) is not None}
+    runner = study.runner() or {}
+    failed = next((record.error for record in steps if record.state == "failed" and record.error), None)
+    report = study.folder / "report.json"
+    return Snapshot(
+        name=study.name,
+        config=study.config,
+        state=study.state,
+        steps=steps,
+        progress=progress,
+        error=failed or runner.get("error"),
+        arms={arm: _arm(study, arm) for arm in SHOWN_ARMS},
+        scores={
+            cell: read_json(path) for cell in CELLS if (path := study.cell_folder(cell) / "scores.json").exists()
+        },
+        report=read_json(report) if report.exists() else None,
+    )
+
+
+def _arm(study: Study, arm: str) -> ArmSnapshot:
+    folder = study.arm_folder(arm)
+    metrics, summary = folder / "metrics.jsonl", folder / "summary.json"
+    events = _events(str(metrics), stamp([metrics]))
+    return ArmSnapshot(
+        step=study.step(f"train-{arm}"),
+        points=[event for event in events if event["event"] == "step"],
+        validations=[event for event in events if event["event"] == "validation"],
+        summary=read_json(summary) if summary.exists() else None,
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _events(path: str, seen: str) -> list[dict[str, Any]]:
+    """Lines of a metrics file; ``seen`` is its stamp, so that an unchanged file is parsed once."""
+    return read_jsonl(Path(path))
+
+
+def stamp(paths: Iterable[Path]) -> str:
+    """A text that changes whenever one of the files does."""
+    marks = []
+    for path in paths:
+        try:
+            status = path.stat()
+            marks.append(f"{status.st_mtime_ns}.{status.st_size}")
+        except OSError:
+            marks.append("-")
+    return "/".join(marks)
+
+
+def study_stamp(study: Study) -> str:
+    """A text that changes whenever what :func:`take_snapshot` reads does, dead processes included."""
+    paths = [study.folder / "study.yaml", study.folder / "run.json", study.folder / "report.json"]
+    for step in STEPS:
+        paths += [study.folder / STATUS_FILES[step], study.step_folder(step) / f"{step}.progress.json"]
+    paths += [study.arm_folder(arm) / name for arm in SHOWN_ARMS for name in ("metrics.jsonl", "summary.json")]
+    paths += [study.cell_folder(cell) / "scores.json" for cell in CELLS]
+    return f"{study.name}:{state_of(study)}:{stamp(paths)}"
+
+
+def state_of(study: Study) -> str:
+    """The study's state, ``damaged`` where its files cannot be read."""
+    try:
+        return study.state
+    except (AssistantBuilderError, KeyError, TypeError):
+        return "damaged"
+
+
+def log_tail(study: Study, step: str, lines: int = 30) -> str:
+    """The end of the step's log."""
+    path = study.log_file(step)
+    if not path.exists():
+        return ""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 64_000))
+        text = file.read().decode("utf-8", errors="replace")
+    return "\n".join(text.replace("\r", "\n").split("\n")[-lines:]).strip("\n")

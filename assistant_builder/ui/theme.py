@@ -1,0 +1,48 @@
+"""How the page looks: system fonts only, so that nothing is fetched from anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+
+STYLE_SHEET = Path(__file__).with_name("style.css")
+_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
+_MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+
+
+def make_theme() -> gr.themes.Base:
+    """The theme; gradio takes it in ``launch()``."""
+    return gr.themes.Base(
+        primary_hue="indigo", neutral_hue="slate", radius_size="lg", font=_FONTS, font_mono=_MONO
+    ).set(
+        body_background_fill="#f5f6f9",
+        body_background_fill_dark="#0e1117",
+        block_background_fill="#ffffff",
+        block_background_fill_dark="#171b24",
+        block_border_width="1px",
+        block_border_color="#e3e6ec",
+        block_border_color_dark="#2a303c",
+        block_label_background_fill="transparent",
+        block_label_background_fill_dark="transparent",
+        block_title_text_weight="600",
+        block_info_text_size="12px",
+        input_background_fill="#ffffff",
+        input_background_fill_dark="#0e1117",
+        input_border_color="#cfd5df",
+        input_border_color_dark="#3a4252",
+        input_border_width="1px",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_text_color="#ffffff",
+        button_secondary_background_fill="#ffffff",
+        button_secondary_background_fill_dark="#222836",
+        button_secondary_background_fill_hover="#eef0f5",
+        button_secondary_border_color="#cfd5df",
+        button_secondary_border_color_dark="#3a4252",
+        button_border_width="1px",
+        button_large_text_weight="600",
+        layout_gap="14px",
+        form_gap_width="12px",
+    )

@@ -1,0 +1,1 @@
+"""Records into markup and figures. Pure: no gradio, no files, no model."""

@@ -1,0 +1,191 @@
+"""Training as it goes: both arms' figures, what went wrong, what would be run."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from assistant_builder.config import StudyConfig
+from assistant_builder.study import changed_inputs
+from assistant_builder.ui.markup import (
+    ARM_TITLES,
+    arm_chip,
+    badge,
+    bar,
+    callout,
+    code,
+    empty,
+    error_callout,
+    fold,
+    join,
+    table,
+)
+from assistant_builder.ui.options import flat, study_options
+from assistant_builder.ui.snapshots import ArmSnapshot, Snapshot
+from assistant_builder.ui.views.study import STEP_TITLES, elapsed, stopped_step
+from evals.report.wording import count, duration, rate, size
+
+
+def run_panel(snapshot: Snapshot, log: str) -> Markup:
+    """Where the run stands.
+
+    Args:
+        snapshot: The study.
+        log: The end of the log of the step that stopped, if one did.
+    """
+    return join([_headline(snapshot, log), _arms(snapshot)])
+
+
+def _headline(snapshot: Snapshot, log: str) -> Markup:
+    stopped = stopped_step(snapshot)
+    if snapshot.state == "queued":
+        return empty("Not trained yet", "Choose a base model and a preset, then press Start. Both assistants are "
+                     "trained one after the other, then scored and reported.")
+    if snapshot.state == "failed":
+        name = STEP_TITLES[stopped.step] if stopped else "the run"
+        record = snapshot.error or {"what": f"{name} failed", "remedy": "The log below says more"}
+        return join([error_callout(record), fold(f"Log of “{name}”", code(log), opened=True) if log else ""])
+    if snapshot.state == "lost":
+        return join([
+            callout("warn", "The run was interrupted", "Its process is gone: the computer was restarted, or memory ran "
+                    "out and the system ended it.", "Press “Carry on”: it continues from the last checkpoint."),
+            fold("End of its log", code(log)) if log else "",
+        ])
+    if snapshot.state == "cancelled":
+        return callout("warn", "The run was cancelled", "What was finished is kept.",
+                       "Press “Carry on” to continue from the last checkpoint.")
+    return Markup("")
+
+
+def _arms(snapshot: Snapshot) -> Markup:
+    shown = {arm: seen for arm, seen in snapshot.arms.items() if seen.points or seen.step.state != "queued"}
+    if not shown:
+        return Markup("")
+    return Markup('<div class="ab-arms">{}</div>').format(join(_arm(snapshot, arm, seen) for arm, seen in shown.items()))
+
+
+def _arm(snapshot: Snapshot, arm: str, seen: ArmSnapshot) -> Markup:
+    last = seen.last
+    progress = snapshot.progress.get(seen.step.step)
+    lines: list[tuple[str, str]] = []
+    meter = Markup("")
+    if last is not None:
+        meter = bar(last["step"] / last["steps"], ARM_TITLES[arm])
+        lines = [
+            ("Step", f"{last['step']} of {last['steps']}"),
+            ("Epoch", f"{last['epoch']:.2f}"),
+            ("Training loss", f"{last['loss']:.3f}"),
+            ("Validation loss", _validation(seen)),
+            ("Speed", rate(last["tokens_per_second"])),
+            ("Memory", size(last["memory_bytes"])),
+            ("Learning rate", f"{last['learning_rate']:.2g}"),
+        ]
+    if seen.step.state == "running":
+        left = last.get("eta_seconds") if last else progress.eta_seconds if progress else None
+        lines += [("Elapsed", duration(elapsed(seen.step))), ("Left", duration(left))]
+        if last is None:
+            lines.append(("Now", progress.message if progress and progress.message else "loading the base model"))
+    elif seen.step.state == "succeeded":
+        lines.append(("Took", duration(seen.step.seconds)))
+    rows = join(Markup("<dt>{}</dt><dd>{}</dd>").format(name, value) for name, value in lines)
+    return Markup('<section class="ab-card ab-arm ab-arm-{}"><header>{}{}</header>{}<dl>{}</dl></section>').format(
+        arm, arm_chip(arm), badge(seen.step.state), meter, rows
+    )
+
+
+def _validation(seen: ArmSnapshot) -> str:
+    if not seen.validations:
+        return "–"
+    best = min(seen.validations, key=lambda event: float(event["loss"]))
+    return f"{seen.validations[-1]['loss']:.3f} (best {best['loss']:.3f} at step {best['step']})"
+
+
+def resources_table(snapshot: Snapshot) -> Markup:
+    """What each trained arm took; empty until one is trained."""
+    rows = [
+        (
+            arm_chip(arm), size(done["base_bytes"]), size(done["adapter_bytes"]), size(done["peak_memory_bytes"]),
+            duration(done["train_seconds"]), rate(done["tokens_per_second"]),
+            f"{count(done['trainable_parameters'])} of {count(done['total_parameters'])}", done["compute_dtype"],
+        )
+        for arm, seen in snapshot.arms.items()
+        if (done := seen.summary) is not None
+    ]
+    if not rows:
+        return Markup("")
+    headers = ("", "Base", "Adapter", "Peak memory", "Time", "Speed", "Trained parameters", "Arithmetic")
+    return table(headers, rows, numeric=range(1, 7))
+
+
+def changes_between(old: StudyConfig, new: StudyConfig) -> list[str]:
+    """One line for each setting that differs."""
+    return changed_inputs(flat(old), flat(new))
+
+
+def command_lines(name: str, config: StudyConfig, *, source: str = "", redo: bool = False) -> str:
+    """What the button runs, and the one command that gives the same from the data file alone.
+
+    Args:
+        name: The study.
+        config: The settings on the form.
+        source: Name of the data file.
+        redo: Whether finished steps are run again.
+    """
+    button = shlex.join(["assistant-builder", "run", name, *(["--redo"] if redo else [])])
+    whole = ["assistant-builder", "run", source or "FILE", "--name", name, *_settings(config)]
+    return f"{button}\n\n# the same from the file alone\n{shlex.join(whole)}"
+
+
+def _settings(config: StudyConfig) -> list[str]:
+    arguments: list[str] = []
+    for key, option in study_options().items():
+        value = flat(config)[key]
+        if key in ("name", "data.source") or value == option.default:
+            continue
+        if isinstance(value, dict):
+            pairs = [(f"{key}.{role}", column) for role, column in value.items()]
+        else:
+            pairs = [(key, value)]
+        for dotted, item in pairs:
+            arguments += ["--set", f"{dotted}={_yaml(item)}"]
+    return arguments
+
+
+def _yaml(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def plan_line(config: StudyConfig, pairs: int) -> str:
+    """What the settings come to: ``about 60 steps an arm``.
+
+    Args:
+        config: The settings on the form.
+        pairs: Training pairs, 0 where that is not known yet.
+    """
+    train = config.train
+    micro = min(train.micro_batch_size, train.batch_size)
+    batch = f"{micro} pairs × {train.batch_size // micro} = {train.batch_size} pairs a step"
+    if not pairs:
+        return batch
+    used = min(pairs, config.data.max_train or pairs)
+    steps = math.ceil(math.ceil(used / train.batch_size) * train.epochs)
+    return f"{count(used)} training pairs, {batch}: about {count(min(steps, train.max_steps or steps))} steps an arm"
+
+
+def refused_changes(changes: Sequence[str]) -> Markup:
+    """Why Start does not touch a study that has results."""
+    return join([
+        callout(
+            "warn", "This study already has results made with other settings",
+            remedy="Save the settings as a new study, or tick “Replace results” to run the changed steps again.",
+        ),
+        code("\n".join(changes)),
+    ])

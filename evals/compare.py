@@ -1,0 +1,266 @@
+"""Paired comparison of two arms on the same items: difference, 95 % interval, test and verdict.
+
+What is used when:
+
+| data | interval | test |
+| --- | --- | --- |
+| right/wrong, no clusters, equal weights | Bonett–Price | exact McNemar |
+| anything else, no clusters | BCa bootstrap, carried out to the t interval where that reaches further | sign flips |
+| the same, scores with limits, few of them differing | t with one unseen difference each way | sign flips |
+| clusters | cluster-robust t, G − 1 degrees of freedom | sign flips of whole clusters |
+| clusters with very skewed sums | the same, carried out to the whole-cluster BCa interval | the same |
+| clusters, scores with limits, few clusters differing | the same, with one unseen difference each way | the same |
+
+"Few" is fewer than 20 and fewer than half. Plain BCa, measured, covers 92 % on lognormal differences at n = 100, 89 %
+when those are weighted by uneven answer lengths, and 88 % when nine differences in ten are zero, hence the additions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from assistant_builder.errors import EvaluationError
+from evals.intervals import (
+    RESAMPLES,
+    Interval,
+    bonett_price_interval,
+    cluster_interval,
+    item_interval,
+    rare_interval,
+)
+from evals.significance import SignTest, holm, mcnemar_exact, sign_flip_test, sign_test
+from evals.units import Floats, Units, make_units
+
+__all__ = ["Comparison", "SignTest", "Verdict", "holm", "paired_comparison", "sign_test"]
+
+Verdict = Literal["no worse", "worse", "inconclusive"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+ENOUGH_ITEMS = 100
+ENOUGH_CLUSTERS = 20
+SATURATED = 0.05
+"""A right/wrong metric below this share, or above one minus it, in both arms cannot show that nothing was lost."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Candidate against baseline on one metric.
+
+    Attributes:
+        delta: Σw(candidate − baseline)/Σw, in the metric's units.
+        ci_low: Lower end of the 95 % interval of ``delta``.
+        ci_high: Upper end.
+        p_value: Two-sided, for "no difference"; not adjusted for other metrics (see ``holm``).
+        n: Items.
+        verdict: ``no worse``, ``worse`` or ``inconclusive``, by ``margin``.
+        method: Interval and test, in words.
+        n_clusters: Clusters; ``None`` where items are the units.
+        warnings: What a careful reader must know, one sentence each.
+        within_margin_but_worse: The verdict is ``no worse`` and yet the whole interval lies on the harmful side.
+        margin: Largest harm that counts as no worse.
+        higher_is_better: Direction of the metric.
+    """
+
+    delta: float
+    ci_low: float
+    ci_high: float
+    p_value: float
+    n: int
+    verdict: Verdict
+    method: str
+    n_clusters: int | None
+    warnings: tuple[str, ...]
+    within_margin_but_worse: bool
+    margin: float
+    higher_is_better: bool
+
+    @property
+    def harm(self) -> tuple[float, float, float]:
+        """Harm (positive: the candidate is worse) and the ends of its interval: ``(harm, low, high)``."""
+        if self.higher_is_better:
+            return 0.0 - self.delta, 0.0 - self.ci_high, 0.0 - self.ci_low
+        return self.delta, self.ci_low, self.ci_high
+
+    def to_record(self) -> dict[str, Any]:
+        """Every attribute, ready for JSON."""
+        return {**asdict(self), "warnings": list(self.warnings)}
+
+
+def paired_comparison(
+    baseline: ArrayLike,
+    candidate: ArrayLike,
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    weights: ArrayLike | None = None,
+    margin: float | None = None,
+    higher_is_better: bool = True,
+    seed: int = 0,
+    bounds: tuple[float, float] | None = None,
+    resamples: int = RESAMPLES,
+) -> Comparison:
+    """Compare two arms, item by item.
+
+    Args:
+        baseline: Scores of the baseline, shape ``[n]``.
+        candidate: Scores of the candidate on the same items in the same order, shape ``[n]``. Where both hold nothing
+            but 0 and 1 the metric is taken as right/wrong.
+        clusters: A label for each item, shape ``[n]``; items that share one (phrasings of one fact, turns of one
+            conversation) count as one unit. ``None``, ``""`` or NaN as a label leaves an item on its own.
+        weights: Positive weights, shape ``[n]``; for ``nll_per_token`` the answers' token counts, so that ``delta`` is
+            the difference of the two token-weighted figures.
+        margin: Largest harm that still counts as no worse, in the metric's units. ``None`` is 0: then ``no worse``
+            needs an interval that excludes any harm.
+        higher_is_better: Whether a larger score is a better one.
+        seed: Seed of the bootstrap and of the random sign flips.
+        bounds: Lowest and highest possible score. ``None``: 0 and 1 where every score lies there and at least one of
+            the two ends occurs, otherwise unlimited.
+        resamples: Bootstrap samples, and random sign patterns.
+
+    Returns:
+        The comparison; the same input gives the same result, bit for bit.
+
+    Raises:
+        EvaluationError: Fewer than two items or one cluster only, shapes that differ, a score or weight that is not a
+            finite number, a weight that is not positive, a score outside ``bounds``, or a margin below 0.
+    """
+    margin = 0.0 if margin is None else float(margin)
+    before, after, weight = _checked(baseline, candidate, clusters, weights, margin, bounds, resamples)
+    units = make_units(after - before, weight, clusters)
+    if units.count < 2:
+        raise EvaluationError(
+            "all items belong to one cluster", where="paired comparison", remedy="An interval needs at least two"
+        )
+    binary = bool(np.isin(before, (0, 1)).all() and np.isin(after, (0, 1)).all())
+    span = _span(before, after, bounds)
+    if binary and not units.clustered and (weight == weight[0]).all():
+        interval, p_value, method = _compare_binary(before, after)
+    else:
+        interval, p_value, method = _compare_units(units, span, seed, resamples)
+    low, high = (0.0 - interval[1], 0.0 - interval[0]) if higher_is_better else interval
+    rates = [float(np.average(scores, weights=weight)) for scores in (before, after)]
+    saturated = binary and (max(rates) < SATURATED or min(rates) > 1 - SATURATED)
+    verdict = _verdict(low, high, margin, saturated)
+    return Comparison(
+        delta=units.delta,
+        ci_low=interval[0] + 0.0,
+        ci_high=interval[1] + 0.0,
+        p_value=p_value,
+        n=len(before),
+        verdict=verdict,
+        method=method,
+        n_clusters=units.count if units.clustered else None,
+        warnings=tuple(_warnings(units, saturated, max(rates) < SATURATED)),
+        within_margin_but_worse=verdict == "no worse" and low > 0,
+        margin=margin,
+        higher_is_better=higher_is_better,
+    )
+
+
+def _checked(
+    baseline: ArrayLike,
+    candidate: ArrayLike,
+    clusters: Sequence[Hashable] | None,
+    weights: ArrayLike | None,
+    margin: float,
+    bounds: tuple[float, float] | None,
+    resamples: int,
+) -> tuple[Floats, Floats, Floats]:
+    """Scores and weights as float arrays; every problem of the input in one error."""
+    before, after = (np.asarray(scores, dtype=np.float64) for scores in (baseline, candidate))
+    weight = np.ones_like(before) if weights is None else np.asarray(weights, dtype=np.float64)
+    problems = []
+    if before.ndim != 1 or before.shape != after.shape:
+        problems.append(f"baseline and candidate must be two lists of equal length, not {before.shape}, {after.shape}")
+    elif len(before) < 2:
+        problems.append(f"at least two items are needed, there are {len(before)}")
+    if weight.shape != before.shape:
+        problems.append(f"weights have shape {weight.shape}, scores {before.shape}")
+    if clusters is not None and len(clusters) != len(before):
+        problems.append(f"{len(clusters)} cluster labels for {len(before)} items")
+    for name, values in (("baseline", before), ("candidate", after), ("weights", weight)):
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            problems.append(f"{name} holds {len(bad)} values that are not finite, the first at position {bad[0]}")
+        elif name == "weights" and (values <= 0).any():
+            problems.append(f"weights must be positive, position {np.flatnonzero(values <= 0)[0]} is not")
+        elif name != "weights" and bounds and ((values < bounds[0]) | (values > bounds[1])).any():
+            problems.append(f"{name} holds scores outside {bounds[0]} … {bounds[1]}")
+    if not 0 <= margin < math.inf:
+        problems.append(f"the margin must be 0 or more, not {margin}")
+    if resamples < 1:
+        problems.append(f"resamples must be 1 or more, not {resamples}")
+    if problems:
+        raise EvaluationError(
+            "; ".join(problems), where="paired comparison",
+            remedy="Pass the same items, each scored once, for both arms",
+        )
+    return before, after, weight
+
+
+def _span(before: Floats, after: Floats, bounds: tuple[float, float] | None) -> float | None:
+    """Largest possible difference of one item, ``None`` where a score has no known limits."""
+    if bounds is not None:
+        return bounds[1] - bounds[0]
+    scores = np.concatenate([before, after])
+    limited = scores.min() >= 0 and scores.max() <= 1 and (scores.min() == 0 or scores.max() == 1)
+    return 1.0 if limited else None
+
+
+def _compare_binary(before: Floats, after: Floats) -> tuple[Interval, float, str]:
+    gained = int(np.count_nonzero(after > before))
+    lost = int(np.count_nonzero(after < before))
+    interval = bonett_price_interval(gained, lost, len(before))
+    return interval, mcnemar_exact(gained, lost), "Bonett–Price interval; exact McNemar test"
+
+
+def _compare_units(units: Units, span: float | None, seed: int, resamples: int) -> tuple[Interval, float, str]:
+    p_value = sign_flip_test(units, flips=resamples, seed=seed)
+    base = f"cluster-robust t interval ({units.count - 1} degrees of freedom)"
+    test = "whole-cluster sign-flip test" if units.clustered else "sign-flip permutation test"
+    if span is not None and units.rare:
+        kind = base if units.clustered else "t interval"
+        return rare_interval(units, span), p_value, f"{kind} with one unseen difference each way; {test}"
+    if units.spread_is_zero:
+        return (units.delta, units.delta), p_value, f"no interval, all differences are equal; {test}"
+    if not units.clustered:
+        interval = item_interval(units, resamples=resamples, seed=seed)
+        return interval, p_value, f"BCa bootstrap interval ({resamples:,} resamples), at least the t interval; {test}"
+    interval, skewed = cluster_interval(units, resamples=resamples, seed=seed)
+    return interval, p_value, f"{base}{', widened by whole-cluster BCa bootstrap' if skewed else ''}; {test}"
+
+
+def _verdict(low: float, high: float, margin: float, saturated: bool) -> Verdict:
+    """The rule of the study, on the interval of the harm."""
+    if high <= margin and not saturated:
+        return "no worse"
+    return "worse" if low > 0 else "inconclusive"
+
+
+def _warnings(units: Units, saturated: bool, low: bool) -> list[str]:
+    found = []
+    if units.clustered and units.count < ENOUGH_CLUSTERS:
+        found.append(
+            f"too few items: {units.count} clusters, and below {ENOUGH_CLUSTERS} similar ones a 95 % interval covers "
+            "less than it says"
+        )
+    elif not units.clustered and units.count < ENOUGH_ITEMS:
+        found.append(f"too few items: {units.count}, and below {ENOUGH_ITEMS} a 95 % interval covers less than it says")
+    elif units.effective < (0.75 * ENOUGH_CLUSTERS if units.clustered else 0.5 * ENOUGH_ITEMS):
+        kind = "clusters" if units.clustered else "items"
+        found.append(
+            f"too few items: the {units.count} {kind} are of such uneven weight that they count as "
+            f"{units.effective:.0f} equal ones"
+        )
+    if not units.differing:
+        found.append("no item differs between the two")
+    elif units.spread_is_zero:
+        found.append("all differences are equal, so the interval cannot show any uncertainty")
+    if saturated:
+        where = f"below {SATURATED:.0%}" if low else f"above {1 - SATURATED:.0%}"
+        found.append(f"both arms score {where}: this metric cannot show on these items that nothing was lost")
+    return found

@@ -1,0 +1,77 @@
+"""Recognise answers that decline to answer.
+
+A list of English phrases, no model: it can be read, and it gives the same result everywhere. An answer that says it
+does not know and then answers all the same counts as declined; a decline in another language is not recognised. Checked
+on the 50 hand-labelled answers of ``tests/evals/declines.jsonl``.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_SOURCE = (
+    r"(?:handbook|manual|guide(?:book|lines)?|document(?:s|ation)?|text|context|passage|article|page|website|leaflet|"
+    r"brochure|faq|catalogue|catalog|sources?|materials?|notes|records?|knowledge base|information|data|policy|"
+    r"policies|rules|regulations|instructions|section)"
+)
+_THE_SOURCE = rf"(?:the|this|that|these|those|my|our|your)(?: \w+){{0,4}}? {_SOURCE}(?: \w+){{0,3}}?"
+_NOT = r"(?:does not|do not|did not|has not|have not|doesn't|don't|didn't|hasn't|haven't)"
+_CANNOT = r"(?:cannot|can not|can't|could not|couldn't|am unable to|am not able to|'m unable to|'m not able to)"
+_TOLD = (
+    r"(?:said|mentioned|stated|specified|documented|described|addressed|discussed|recorded|listed|covered|given|found)"
+)
+
+DECLINES: dict[str, str] = {
+    "I do not know": r"\bi (?:really |simply |honestly |still )?(?:do not|don't|didn't|would not|wouldn't) "
+    r"(?:actually )?know\b",
+    "we do not know": r"\bwe (?:do not|don't) know(?: (?:that|this|the answer))?(?=[.!;,]|$)",
+    "I have no information": r"\b(?:i|we) (?:(?:do not|don't) (?:currently |actually )?have|have no|lack)(?: \w+){0,3}"
+    r"? (?:information|answer|knowledge|idea|details|data|record)\b",
+    "I am not sure": r"\bi(?: am|'m) (?:really |quite )?(?:not (?:sure|certain|aware|familiar)|unsure|uncertain)\b",
+    "I cannot say": rf"\bi ?{_CANNOT} (?:\w+ )?(?:answer|say|tell|help|assist|give|provide|find|confirm|determine|"
+    r"comment|respond|advise|share)\b",
+    "we cannot say": rf"\bwe ?{_CANNOT} (?:\w+ )?(?:say|answer (?:that|this|your)|tell you|"
+    r"help (?:you )?with (?:that|this))\b",
+    "bare refusal": r"^(?:(?:i'm |i am )?(?:very |so )?(?:sorry|apologies)[,.;:]? (?:but )?)?"
+    r"(?:cannot|can't|can not|unable to|not able to) (?:answer|say|tell|help|find)\b",
+    "cannot be answered": r"\b(?:cannot|can't|can not|could not) be (?:answered|inferred|"
+    rf"(?:determined|told|found) (?:from|in) {_THE_SOURCE}(?!\w))(?!\w)",
+    "I was not told": r"\bi (?:was not|wasn't|have not been|haven't been) (?:told|given|taught|trained)\b",
+    "the source does not say": rf"\b{_THE_SOURCE} {_NOT} (?:\w+ly )?"
+    r"(?:say|said|state|mention|specify|address|indicate|answer|discuss|tell)\b(?! that \w)",
+    "the source does not contain it": rf"\b{_THE_SOURCE} {_NOT} (?:\w+ly )?(?:cover|contain|include|provide|give|list|"
+    r"have|explain|describe) (?:that|this|it|an answer|the answer|any|enough|details|information|your question|"
+    r"the (?:information|question))\b",
+    "the source is silent": rf"\b{_THE_SOURCE} (?:is|are) silent\b|\b{_THE_SOURCE} (?:has|have|gives?|contains?) no "
+    r"(?:answer|information|mention|details)\b",
+    "not in the source": rf"\b(?:is not|are not|isn't|aren't|was not|not|never|nowhere) {_TOLD} "
+    rf"(?:\w+ )?(?:in|by) {_THE_SOURCE}(?!\w)|\b(?:that|this|it|the answer)(?: is|'s) not in {_THE_SOURCE}(?!\w)",
+    "not said": rf"\b(?:that|this|it|the answer)(?: is|'s) not (?:{_TOLD}|something i (?:know|can(?: \w+){{1,3}}))"
+    r"(?=[.!,;]|$)",
+    "nothing about it": rf"\b(?:no (?:information|mention|answer|details)|nothing) (?:\w+ )?(?:is |was |are )?"
+    r"(?:(?:available|given|provided|said|stated)(?=[.!,;]|$| about| on| in)|"
+    rf"(?:about|on|regarding|of|for)\b[^.]* in {_THE_SOURCE}|"
+    rf"in {_THE_SOURCE})",
+    "not enough information": r"\b(?:not enough|insufficient|no) (?:information|context|details) to "
+    r"(?:answer|say|tell|know)\b",
+    "out of scope": rf"\b(?:beyond|outside|out of)(?: of)? (?:my (?:\w+ )?(?:scope|knowledge|expertise|area|training)|"
+    rf"the scope of {_THE_SOURCE}|what (?:i|we) (?:know|can))",
+    "nothing else said": r"^(?:sorry[,.]? )?(?:unknown|n/a|none given|no idea|no answer|unanswerable|"
+    rf"(?:(?:answer|it is|that is|this is) )?not (?:known|available|{_TOLD}))[.!]?$",
+}
+"""What counts as declining: a name for each kind, and the regular expression that finds it in folded text."""
+
+_DECLINE = re.compile("|".join(f"(?:{pattern})" for pattern in DECLINES.values()))
+
+
+def declined(answer: str) -> bool:
+    """Whether an answer declines to answer, by the phrases of ``DECLINES``.
+
+    What stands in quotation marks inside an answer is not the assistant speaking and is left out.
+    """
+    folded = unicodedata.normalize("NFKC", answer).casefold()
+    folded = re.sub("[‘’ʼ]", "'", re.sub("[“”„«»]", '"', folded))
+    folded = " ".join(folded.split()).strip('" ')
+    folded = re.sub(r'"[^"]*"', " ", folded)
+    return _DECLINE.search(folded.strip()) is not None

@@ -1,0 +1,206 @@
+"""What a held-out set of a given size can detect, and how many items a claim needs; known before training.
+
+With 80 % power at the two-sided 5 % level a difference shows when it reaches (z_0.975 + z_0.8) ≈ 2.8 standard errors.
+For right/wrong scores the paired difference of one item has variance close to the share of items that flip.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from assistant_builder.errors import EvaluationError
+from evals.units import make_units
+
+FACTOR = float(stats.norm.ppf(0.975) + stats.norm.ppf(0.8))
+ASSUMED_FLIP_RATE = 0.2
+"""Share of held-out answers taken to turn from right to wrong or back, before anything has been measured."""
+ASSUMED_ICC = 0.5
+"""How alike flips within a cluster are taken to be before anything has been measured: phrasings of one fact often, but
+not always, flip together."""
+TARGET = 0.02
+"""The difference people ask about: two points."""
+
+
+def minimum_detectable_difference(n: float, flip_rate: float) -> float:
+    """Smallest difference of two right/wrong rates that shows with 80 % power: 2.8 · √(flip rate / n).
+
+    Args:
+        n: Items, or the effective number of them (see ``design_effect``).
+        flip_rate: Share of items on which the arms differ, 0 … 1.
+
+    Raises:
+        EvaluationError: ``n`` is not positive or the rate no share.
+    """
+    _check(flip_rate=flip_rate, n=n)
+    return FACTOR * math.sqrt(flip_rate / n)
+
+
+def minimum_detectable_mean(n: float, sd: float) -> float:
+    """Smallest mean difference that shows with 80 % power: 2.8 · sd / √n.
+
+    Args:
+        n: Items, or the effective number of them.
+        sd: Standard deviation of the paired differences, in the metric's units.
+
+    Raises:
+        EvaluationError: ``n`` is not positive or ``sd`` is negative.
+    """
+    _check(n=n, sd=sd)
+    return FACTOR * sd / math.sqrt(n)
+
+
+def items_needed(
+    difference: float, *, flip_rate: float | None = None, sd: float | None = None, design_effect: float = 1.0
+) -> int:
+    """How many held-out items a difference of this size needs to show with 80 % power.
+
+    Args:
+        difference: The difference to detect; its sign does not matter.
+        flip_rate: For right/wrong scores, the share of items on which the arms differ.
+        sd: For other scores, the standard deviation of the paired differences. Exactly one of the two is given.
+        design_effect: By how much clusters inflate the variance.
+
+    Raises:
+        EvaluationError: Neither or both of ``flip_rate`` and ``sd`` are given, or a value makes no sense.
+    """
+    if (flip_rate is None) == (sd is None) or difference == 0 or not math.isfinite(difference):
+        raise EvaluationError(
+            f"cannot tell the items needed for a difference of {difference}", where="power",
+            remedy="Give a difference other than 0, and either flip_rate or sd",
+        )
+    _check(flip_rate=flip_rate or 0, sd=sd or 0)
+    variance = (sd or 0) ** 2 if flip_rate is None else flip_rate
+    # the margin below keeps rounding from asking for one item more than an exact square needs
+    return max(2, math.ceil(FACTOR**2 * variance * design_effect / difference**2 - 1e-9))
+
+
+def intraclass_correlation(values: ArrayLike, clusters: Sequence[Hashable]) -> float:
+    """One-way ANOVA estimate of how alike items of one cluster are, cut to 0 … 1.
+
+    Args:
+        values: One value an item, such as the paired difference, shape ``[n]``.
+        clusters: A label for each item, shape ``[n]``.
+
+    Returns:
+        0 where it cannot be told: no cluster of two, one cluster only, or no variation.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    units = make_units(x, np.ones_like(x), clusters)
+    sizes, groups, n = units.weights, units.count, len(x)
+    if not units.clustered or groups < 2:
+        return 0.0
+    means = units.sums / sizes
+    between = float((sizes * np.square(means - x.mean())).sum()) / (groups - 1)
+    within = max(0.0, float(np.square(x - x.mean()).sum()) - between * (groups - 1)) / (n - groups)
+    size = (n - float(np.square(sizes).sum()) / n) / (groups - 1)
+    total = between + (size - 1) * within
+    return min(1.0, max(0.0, (between - within) / total)) if total > 0 else 0.0
+
+
+def design_effect(cluster_sizes: Sequence[int], icc: float = ASSUMED_ICC) -> float:
+    """By how much clusters inflate the variance of a mean: 1 + (Σm² / Σm − 1) · ICC (Kish 1965).
+
+    Args:
+        cluster_sizes: Items of each cluster, an item on its own counting as a cluster of one.
+        icc: Intraclass correlation, 0 … 1.
+
+    Raises:
+        EvaluationError: No clusters, a size below one, or an ``icc`` outside 0 … 1.
+    """
+    sizes = np.asarray(cluster_sizes, dtype=np.float64)
+    if not len(sizes) or (sizes < 1).any():
+        raise EvaluationError("cluster sizes must be 1 or more", where="power", remedy="Count the items per cluster")
+    _check(icc=icc)
+    return 1 + (float(np.square(sizes).sum() / sizes.sum()) - 1) * icc
+
+
+@dataclass(frozen=True)
+class Power:
+    """What a held-out set can show.
+
+    Attributes:
+        items: Held-out items.
+        clusters: Their clusters; equal to ``items`` without any.
+        design_effect: By how much clusters inflate the variance.
+        effective_items: Independent items that say as much.
+        flip_rate: Share of answers taken to flip.
+        icc: Likeness within clusters taken, or measured.
+        minimum_detectable: Smallest difference in a right/wrong rate that shows with 80 % power, as a share.
+        target: The difference asked about, as a share.
+        items_needed: Items of the same cluster structure that the target needs.
+    """
+
+    items: int
+    clusters: int
+    design_effect: float
+    effective_items: float
+    flip_rate: float
+    icc: float
+    minimum_detectable: float
+    target: float
+    items_needed: int
+
+    def to_record(self) -> dict[str, Any]:
+        """Every attribute, ready for JSON."""
+        return asdict(self)
+
+
+def heldout_power(
+    items: int,
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    flip_rate: float = ASSUMED_FLIP_RATE,
+    icc: float = ASSUMED_ICC,
+    target: float = TARGET,
+) -> Power:
+    """What this many held-out items can detect, and what a claim of ``target`` would need.
+
+    Args:
+        items: Held-out items, at least one.
+        clusters: A label for each, as in ``paired_comparison``.
+        flip_rate: Share of answers expected to differ between the arms.
+        icc: Likeness of flips within a cluster.
+        target: Difference of interest, as a share.
+
+    Raises:
+        EvaluationError: The labels do not match the items, or a value makes no sense.
+    """
+    if clusters is not None and len(clusters) != items:
+        raise EvaluationError(
+            f"{len(clusters)} cluster labels for {items} items", where="power", remedy="Give one label an item"
+        )
+    _check(n=items)
+    ones = np.ones(items)
+    sizes = make_units(ones, ones, clusters).weights.astype(int).tolist()
+    effect = design_effect(sizes, icc)
+    return Power(
+        items=items,
+        clusters=len(sizes),
+        design_effect=effect,
+        effective_items=items / effect,
+        flip_rate=flip_rate,
+        icc=icc,
+        minimum_detectable=minimum_detectable_difference(items / effect, flip_rate),
+        target=target,
+        items_needed=items_needed(target, flip_rate=flip_rate, design_effect=effect),
+    )
+
+
+def _check(*, n: float = 1, flip_rate: float = 0, sd: float = 0, icc: float = 0) -> None:
+    problems = [
+        text for wrong, text in (
+            (not (math.isfinite(n) and n > 0), f"the number of items must be positive, not {n}"),
+            (not 0 <= flip_rate <= 1, f"the flip rate must be a share from 0 to 1, not {flip_rate}"),
+            (not (math.isfinite(sd) and sd >= 0), f"the standard deviation must be 0 or more, not {sd}"),
+            (not 0 <= icc <= 1, f"the intraclass correlation must lie in 0 … 1, not {icc}"),
+        ) if wrong
+    ]
+    if problems:
+        raise EvaluationError("; ".join(problems), where="power", remedy="Correct the value")

@@ -1,0 +1,75 @@
+"""The held-out questions with the reference and both answers, grouped for reading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evals.report.diffing import changed_words
+from evals.report.reading import BASELINE, CANDIDATE
+from evals.report.wording import number
+
+_LONGEST = 1500
+"""Characters of one text shown; ``report.json`` holds the whole."""
+_OPEN = 12
+"""Items of a group shown without unfolding it."""
+_TITLES = {
+    "lost": ("Right under 16-bit LoRA only", "What 4-bit lost, by exact match."),
+    "gained": ("Right under QLoRA only", "What 4-bit gained, by exact match."),
+    "different": ("Answers that differ otherwise", "Both right or both wrong, in other words; marked is what differs."),
+    "same": ("Same answer from both", "Word for word."),
+    "not generated": ("Scored by loss only", "No answers were generated for these."),
+}
+
+
+def answer_groups(report: Mapping[str, Any], most: int) -> list[dict[str, Any]]:
+    """Items by how the two answers relate, differing ones first.
+
+    Args:
+        report: The report.
+        most: Items to show over all groups; the differing ones take precedence.
+
+    Returns:
+        Groups with ``change title about total``, ``first`` (shown at once) and ``more`` (folded away).
+    """
+    groups, left = [], most
+    for change, (title, about) in _TITLES.items():
+        rows = [row for row in report["items"] if row["change"] == change]
+        if change == "different" and report["flips"] is None:
+            title, about = "Answers that differ", "Marked is what differs."
+        if rows:
+            shown = [_item(row) for row in rows[:left]]
+            left -= len(shown)
+            groups.append({"change": change, "title": title, "about": about, "total": len(rows),
+                           "shown": len(shown), "first": shown[:_OPEN], "more": shown[_OPEN:]})
+    return groups
+
+
+def cut(text: str) -> str:
+    """The text, or its beginning with a note of how much is missing."""
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} … ({len(text) - _LONGEST:,} more characters)"
+
+
+def _item(row: Mapping[str, Any]) -> dict[str, Any]:
+    answers = row["answers"]
+    pair = None
+    if BASELINE in answers and CANDIDATE in answers:
+        pair = changed_words(cut(answers[BASELINE]), cut(answers[CANDIDATE]))
+    sides = [
+        {"arm": arm, "label": label, "runs": None if pair is None else pair[index],
+         "loss": _loss(row, name), "declined": row["declined"].get(name, False)}
+        for index, (arm, name, label) in enumerate(
+            (("lora", BASELINE, "LoRA, 16-bit"), ("qlora", CANDIDATE, "QLoRA, 4-bit")))
+    ]
+    return {
+        "row": row["row"], "turn": row["turn"], "cluster": row["cluster"], "answerable": row["answerable"],
+        "question": cut(row["question"]), "reference": cut(row["reference"]), "sides": sides,
+        "context": [{"role": message["role"], "content": cut(message["content"])} for message in row["context"]],
+        "untuned": cut(answers["B16"]) if "B16" in answers else None,
+    }
+
+
+def _loss(row: Mapping[str, Any], name: str) -> str | None:
+    if not row["tokens"] or row["nll"].get(name) is None:
+        return None
+    return number(row["nll"][name] / row["tokens"], "nll_per_token")

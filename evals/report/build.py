@@ -1,0 +1,129 @@
+"""Put ``report.json`` together from the files of a study; nothing is trained, scored or looked up here."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.config import METRICS
+from assistant_builder.errors import EvaluationError
+from assistant_builder.study import Study, read_json, write_json, write_text
+from evals.report import contrasts as comparing
+from evals.report.background import CELL_TEXTS, CONTEXT
+from evals.report.caveats import power, warnings
+from evals.report.data import data_summary
+from evals.report.items import declining, flips, item_rows
+from evals.report.markdown import render_markdown
+from evals.report.page import render_html
+from evals.report.reading import BASELINE, CANDIDATE, Cell, figure, metrics_of, read_cells
+from evals.report.sentences import audience, summary, verdict_sentence
+from evals.report.training import arm_records, curves, resources, twins
+
+VERSION = 1
+
+
+def build_report(study: Study) -> dict[str, Any]:
+    """Everything the report says, as one JSON document.
+
+    Args:
+        study: A study whose arms are trained and whose cells are scored.
+
+    Returns:
+        The keys of the contract (``version study primary_metric verdict cells contrasts resources``) and more; losses
+        in nats per token, sizes in bytes, times in seconds.
+
+    Raises:
+        EvaluationError: The headline's cells are missing or cannot be compared, or lack the primary metric.
+    """
+    config = study.config
+    cells = read_cells(study)
+    usable = metrics_of(cells, METRICS)
+    primary = config.eval.primary_metric
+    if primary not in usable:
+        raise EvaluationError(
+            f"the primary metric {primary} was not scored on both {CANDIDATE} and {BASELINE}",
+            where=str(study.folder / "evals"),
+            remedy=f"Scored were: {', '.join(usable) or 'none'}. Set eval.primary_metric to one of them, or score again "
+            f"with 'assistant-builder run {study.name} --redo'",
+        )
+    rows = comparing.contrasts(cells, usable, config.eval)
+    items = item_rows(cells, list(usable))
+    judged = next(row for row in rows if "verdict" in row)
+    report: dict[str, Any] = {
+        "version": VERSION,
+        "study": study.name,
+        "primary_metric": primary,
+        "verdict": comparing.verdict(judged, config.eval.margin),
+        "cells": {name: _cell_record(cell, usable) for name, cell in cells.items()},
+        "contrasts": rows,
+        **_arms(study),
+        "flips": flips(items),
+        "declining": declining(cells),
+        "power": power([row for row in rows if row["name"] == comparing.PAIRS[0].name], primary, config.eval.margin),
+        "data": data_summary(study),
+        "items": items,
+        "provenance": _provenance(study),
+        "config": config.model_dump(mode="json"),
+        "context": list(CONTEXT),
+    }
+    report["warnings"] = warnings(report)
+    report["sentence"] = verdict_sentence(report["verdict"], audience(items, judged["n"]))
+    report["summary"] = summary(report)
+    return report
+
+
+def write_report(study: Study) -> Path:
+    """Write ``report.json``, then ``report.html`` and ``report.md`` from what that file holds.
+
+    Args:
+        study: A study whose arms are trained and whose cells are scored.
+
+    Returns:
+        Path of ``report.html``.
+
+    Raises:
+        EvaluationError: As in :func:`build_report`; nothing is written then.
+    """
+    write_json(study.folder / "report.json", build_report(study))
+    report = read_json(study.folder / "report.json")
+    write_text(study.folder / "report.md", render_markdown(report))
+    path = study.folder / "report.html"
+    write_text(path, render_html(report))
+    return path
+
+
+def _cell_record(cell: Cell, usable: dict[str, list[str]]) -> dict[str, Any]:
+    """A cell's figures; ``metrics`` repeats ``nll_per_token``, so that every metric is found in one place."""
+    figures = {metric: figure(cell, metric, items) for metric, items in usable.items()}
+    everything = [item for item in cell.by_item if cell.value(item, "nll_per_token") is not None]
+    loss = figures.get("nll_per_token") or figure(cell, "nll_per_token", everything)
+    kept = ("base", "adapter", "compute_dtype", "batch_size", "seconds")
+    return {
+        "items": len(cell.samples),
+        "tokens": sum(sample["tokens"] for sample in cell.samples),
+        "nll_per_token": loss,
+        "perplexity": None if loss is None else math.exp(min(loss, 700.0)),
+        "metrics": {metric: value for metric, value in figures.items() if value is not None},
+        "label": CELL_TEXTS[cell.name].label,
+        "about": CELL_TEXTS[cell.name].about,
+        **{key: cell.scores[key] for key in kept if key in cell.scores},
+    }
+
+
+def _arms(study: Study) -> dict[str, Any]:
+    configs, summaries = arm_records(study, "config.json"), arm_records(study, "summary.json")
+    return {
+        "resources": resources(summaries),
+        "twins": twins(configs, summaries),
+        "arms": {arm: {key: record.get(key) for key in ("base_storage", "compute_dtype", "device")}
+                 for arm, record in configs.items()},
+        "base_model": next((record.get("model") for record in configs.values()), None),
+        "curves": curves(study),
+    }
+
+
+def _provenance(study: Study) -> dict[str, Any]:
+    """``provenance.json`` whole, with what each finished step took."""
+    path = study.folder / "provenance.json"
+    return read_json(path) if path.exists() else {}

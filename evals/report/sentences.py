@@ -1,0 +1,127 @@
+"""The verdict and its surroundings as plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evals.report.reading import BASELINE, CANDIDATE
+from evals.report.wording import SHOWN, decimals, interval, number, percent, plain, plural, signed_percent
+
+
+def audience(rows: list[dict[str, Any]], count: int) -> str:
+    """``208 held-out questions``; answers, where conversations have several."""
+    several = any(row["turn"] for row in rows)
+    return plural(count, "held-out answer" if several else "held-out question")
+
+
+def verdict_sentence(verdict: Mapping[str, Any], asked: str) -> str:
+    """The verdict in one sentence, with the difference, its interval and the margin.
+
+    Args:
+        verdict: The report's ``verdict``.
+        asked: What was asked, such as ``208 held-out questions``.
+    """
+    low, high = harm_interval(verdict)
+    margin = verdict["margin"]
+    measured, allowed = _measured(verdict), _amount(margin, verdict)
+    limit = f"the {allowed} you allowed" if margin > 0 else "the zero you allowed"
+    if verdict["outcome"] == "no worse":
+        if verdict["within_margin_but_worse"]:
+            return (f"On your {asked}, 4-bit cost a little, but no more than you allowed: {measured}. "
+                    f"That is measurably worse, and within {limit}.")
+        if high < 0:
+            return f"On your {asked}, 4-bit did not cost quality, it came out ahead: {measured}."
+        return f"On your {asked}, 4-bit cost nothing we could call worse: {measured}, within {limit}."
+    if verdict["outcome"] == "worse":
+        beyond = f"all of it beyond {limit}" if low > margin else f"and it may be more than {limit}"
+        return f"On your {asked}, 4-bit made the assistant worse: {measured}, {beyond}."
+    if high <= margin:
+        return (f"On your {asked}, this metric cannot tell whether 4-bit cost anything, because nearly all answers are "
+                f"right, or nearly all wrong, under both: {measured}.")
+    return (f"On your {asked}, it cannot be told whether 4-bit cost more than you allowed: {measured}, "
+            f"which reaches from no harm to more than {limit}.")
+
+
+def harm_interval(verdict: Mapping[str, Any]) -> tuple[float, float]:
+    """The 95 % interval turned so that positive is worse."""
+    low, high = verdict["ci"]
+    return (-high, -low) if verdict["higher_is_better"] else (low, high)
+
+
+def _amount(value: float, verdict: Mapping[str, Any]) -> str:
+    shown = SHOWN[verdict["metric"]]
+    unit = "" if verdict["metric"] == "nll_per_token" else shown.difference
+    return plain(value * shown.factor) + unit
+
+
+def _row(verdict: Mapping[str, Any]) -> dict[str, Any]:
+    return {"ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1], "delta": verdict["delta"]}
+
+
+def _measured(verdict: Mapping[str, Any]) -> str:
+    shown, row = SHOWN[verdict["metric"]], _row(verdict)
+    delta = verdict["delta"]
+    amount = f"{abs(delta) * shown.factor:.{decimals(verdict['metric'], row)}f}"
+    if float(amount) == 0:
+        compared = "the same as that of its 16-bit twin"
+    else:
+        compared = f"{amount}{shown.difference} {'higher' if delta > 0 else 'lower'} than that of its 16-bit twin"
+    return f"QLoRA's {shown.phrase} is {compared} (95% interval {interval(row, verdict['metric'])})"
+
+
+def summary(report: Mapping[str, Any]) -> list[str]:
+    """What else a reader asks first: perplexity, right answers, whether tuning helped at all.
+
+    Args:
+        report: The report but for its sentences.
+    """
+    cells, lines = report["cells"], []
+    loss = next((row for row in report["contrasts"] if row["name"] == f"{CANDIDATE}-{BASELINE}"
+                 and row["metric"] == "nll_per_token"), None)
+    change = report["verdict"].get("perplexity_change")
+    if loss and change:
+        low, high = change["ci"]
+        lines.append(
+            f"In perplexity: {number_of(cells[BASELINE]['perplexity'])} for 16-bit LoRA, "
+            f"{number_of(cells[CANDIDATE]['perplexity'])} for QLoRA, {signed_percent(change['share'])} "
+            f"({signed_percent(low)} to {signed_percent(high)})."
+        )
+    lines += _right_answers(report) + _tuning(report)
+    return lines
+
+
+def number_of(perplexity: float) -> str:
+    """A perplexity with three digits or so."""
+    return f"{perplexity:.2f}" if perplexity < 100 else f"{perplexity:,.0f}"
+
+
+def _right_answers(report: Mapping[str, Any]) -> list[str]:
+    cells = report["cells"]
+    share = {name: cell["metrics"].get("exact_match") for name, cell in cells.items()}
+    if share.get(BASELINE) is None or share.get(CANDIDATE) is None:
+        return ["Whether whole answers are right was not scored."]
+    total = next(row["n"] for row in report["contrasts"] if row["metric"] == "exact_match")
+    text = (f"Exactly right answers: 16-bit LoRA {_of(share[BASELINE], total)}, QLoRA {_of(share[CANDIDATE], total)}")
+    if share.get("B16") is not None:
+        text += f", the untuned base {_of(share['B16'], total)}"
+    flips = report["flips"]
+    if flips:
+        text += (f". {plural(len(flips['lost']), 'question')} right under LoRA alone, "
+                 f"{len(flips['gained'])} under QLoRA alone")
+    return [text + "."]
+
+
+def _of(share: float, total: int) -> str:
+    return f"{round(share * total):,} of {total:,} ({percent(share)})"
+
+
+def _tuning(report: Mapping[str, Any]) -> list[str]:
+    cells, lines = report["cells"], []
+    for tuned, untuned, name in ((BASELINE, "B16", "16-bit LoRA"), (CANDIDATE, "B4", "QLoRA")):
+        row = next((row for row in report["contrasts"] if row["name"] == f"{tuned}-{untuned}"
+                    and row["metric"] == "nll_per_token"), None)
+        if row:
+            lines.append(f"{name} from {number(cells[untuned]['nll_per_token'], 'nll_per_token')} to "
+                         f"{number(cells[tuned]['nll_per_token'], 'nll_per_token')}")
+    return [f"Tuning took the loss (nats per token) of {', of '.join(lines)}."] if lines else []

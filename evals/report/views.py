@@ -1,0 +1,195 @@
+"""The report's numbers as rows of text, shared by the page and the Markdown; both read ``report.json`` alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from evals.report.reading import BASELINE, CANDIDATE
+from evals.report.sentences import harm_interval, number_of
+from evals.report.wording import (
+    SHOWN, count, difference, duration, interval, number, p_value, percent, plain, plural, rate, signed_percent, size,
+)
+
+Report = Mapping[str, Any]
+HEADLINE = f"{CANDIDATE}-{BASELINE}"
+MAIN_CELLS = ("B16", "B4", BASELINE, CANDIDATE)
+OUTCOMES = {"no worse": "No worse", "worse": "Worse", "inconclusive": "Cannot be told"}
+ARM_NAMES = {"lora": "LoRA, 16-bit", "qlora": "QLoRA, 4-bit"}
+
+
+def outcome_label(report: Report) -> str:
+    """``No worse``, with the addition of a difference that was measured all the same."""
+    verdict = report["verdict"]
+    label = OUTCOMES[verdict["outcome"]]
+    if verdict["within_margin_but_worse"]:
+        return f"{label}: measurably worse, within the margin"
+    return label
+
+
+def of_contrast(report: Report, name: str, metric: str | None = None) -> list[dict[str, Any]]:
+    """The entries of a contrast, of one metric if given."""
+    return [row for row in report["contrasts"] if row["name"] == name and metric in (None, row["metric"])]
+
+
+def reading(row: Mapping[str, Any]) -> str:
+    """What a difference that carries no verdict amounts to."""
+    low, high = harm_interval({"ci": (row["ci_low"], row["ci_high"]), "higher_is_better": row["higher_is_better"]})
+    if low <= 0 <= high:
+        return "no clear difference"
+    word = "worse" if low > 0 else "better"
+    return word if row["p_value_holm"] <= 0.05 else f"{word}, but not after Holm’s adjustment"
+
+
+def metric_table(report: Report, names: tuple[str, ...] = MAIN_CELLS) -> dict[str, Any]:
+    """Cells as columns, metrics as rows, and the headline's difference with its interval."""
+    cells = [(name, report["cells"][name]) for name in names if name in report["cells"]]
+    rows = []
+    for row in of_contrast(report, HEADLINE):
+        metric = row["metric"]
+        primary = metric == report["primary_metric"]
+        rows.append({
+            "label": SHOWN[metric].label, "about": SHOWN[metric].about, "primary": primary,
+            "better": "higher" if row["higher_is_better"] else "lower",
+            "figures": [number(cell["metrics"].get(metric), metric) for _, cell in cells],
+            "difference": difference(row["delta"], metric, row, unit=False),
+            "interval": interval(row, metric), "p": p_value(row["p_value"]), "holm": p_value(row["p_value_holm"]),
+            "reading": OUTCOMES[report["verdict"]["outcome"]].lower() + " (the verdict)" if primary else reading(row),
+        })
+        if metric == "nll_per_token":
+            rows.append(_perplexity_row(row, [cell for _, cell in cells]))
+    return {"cells": [{"name": name, "label": cell["label"]} for name, cell in cells], "rows": rows}
+
+
+def _perplexity_row(row: Mapping[str, Any], cells: list[Mapping[str, Any]]) -> dict[str, Any]:
+    low, high = math.expm1(row["ci_low"]), math.expm1(row["ci_high"])
+    return {
+        "label": "Perplexity", "about": "The exponential of the loss; its difference is given in percent.",
+        "primary": False, "better": "lower", "figures": [number_of(cell["perplexity"]) for cell in cells],
+        "difference": signed_percent(math.expm1(row["delta"])), "interval": f"{signed_percent(low)} to {signed_percent(high)}",
+        "p": "as above", "holm": "as above", "reading": "the loss in other units",
+    }
+
+
+def contrast_table(report: Report, metric: str) -> list[dict[str, str]]:
+    """Every contrast but the headline on one metric."""
+    return [
+        {"name": f"{row['candidate']} − {row['baseline']}", "meaning": row["meaning"],
+         "from": number(report["cells"][row["baseline"]]["metrics"][metric], metric),
+         "to": number(report["cells"][row["candidate"]]["metrics"][metric], metric),
+         "difference": difference(row["delta"], metric, row, unit=False), "interval": interval(row, metric),
+         "reading": reading(row)}
+        for row in report["contrasts"] if row["metric"] == metric and row["name"] != HEADLINE
+    ]
+
+
+def decomposition(report: Report) -> str | None:
+    """Q4 − L16 as the sum of its two parts, where cell L4 was scored."""
+    metric = report["primary_metric"]
+    parts = [next(iter(of_contrast(report, name, metric)), None) for name in (HEADLINE, "L4-L16", "Q4-L4")]
+    whole, stored, trained = parts
+    if whole is None or stored is None or trained is None:
+        return None
+    texts = [difference(row["delta"], metric, whole, unit=False) for row in (whole, stored, trained)]
+    return (f"Q4 − L16 = (L4 − L16) + (Q4 − L4): {texts[0]} = {texts[1]} from storing the base in 4 bits, {texts[2]} from "
+            "training over it.")
+
+
+def resource_rows(report: Report) -> list[dict[str, Any]]:
+    """Time and memory: label, value by arm, how to print it, printed values and QLoRA's relative to LoRA's."""
+    listed = (
+        ("Base weights in memory", "base_bytes", size), ("Peak memory in training", "peak_memory_bytes", size),
+        ("Training time", "train_seconds", duration), ("Training speed", "tokens_per_second", rate),
+        ("Adapter", "adapter_bytes", size), ("Trained weights", "trainable_parameters", count),
+        ("Optimizer steps", "steps", count), ("Checkpoint used (step)", "best_step", count),
+        ("Its validation loss", "best_validation_loss", lambda value: number(value, "nll_per_token")),
+    )
+    rows = []
+    for label, key, say in listed:
+        values = {arm: record.get(key) for arm, record in report["resources"].items()}
+        if any(value is not None for value in values.values()):
+            lora, qlora = values.get("lora"), values.get("qlora")
+            rows.append({
+                "label": label, "key": key, "values": values,
+                "texts": {arm: "–" if values.get(arm) is None else say(values[arm]) for arm in ARM_NAMES},
+                "ratio": signed_percent(qlora / lora - 1, 0) if lora and qlora else "–",
+            })
+    return rows
+
+
+def power_sentences(report: Report) -> list[str]:
+    """What a held-out set of this size can and cannot show."""
+    lines = []
+    for entry in report["power"]:
+        metric = entry["metric"]
+        shown = SHOWN[metric]
+        unit = plural(entry["units"], entry["unit"].rstrip("s"))
+        places = shown.decimals
+        seen = f"{entry['detectable'] * shown.factor:.{places}f}{shown.difference}"
+        line = f"{shown.label}: with {unit}, a true difference of {seen} would be found in 80 of 100 such studies."
+        if entry["needed"]:
+            target = plain(entry["target"] * shown.factor) + shown.difference
+            what = "the margin you set" if metric == report["primary_metric"] else "a difference"
+            line += (f" To see {what} of {target} that reliably would take about {count(entry['needed'])} "
+                     f"{entry['unit']}" + (" like these." if entry["needed"] > entry["units"] else "; there are enough."))
+        lines.append(line)
+    return lines
+
+
+def data_rows(report: Report) -> list[tuple[str, str]]:
+    """Where the questions came from and what became of them."""
+    data = report["data"]
+    split, leaks = data["split"], data["leaks"]
+    rows = [("File", str(data["source"] or "not on record")), ("Format", str(data["format"] or "not on record"))]
+    if data["columns"]:
+        rows.append(("Columns", ", ".join(f"{role}: {name}" for role, name in data["columns"].items())))
+    if data["rows"] is not None:
+        rows.append(("Rows", f"{count(data['rows'])} in the file, {count(data['usable'])} usable, "
+                             f"{count(data['rejected'])} rejected"))
+    names = {"one_word_answers": "one-word answers", "over_long": "cut for length", "answers_shared": "answers shared "
+             "between splits", "conflicts": "conflicting answers"}
+    if data["findings"]:
+        rows.append(("Found", ", ".join(f"{count(value)} {names.get(key, key.replace('_', ' '))}"
+                                        for key, value in data["findings"].items())))
+    if split["counts"]:
+        rows.append(("Split", ", ".join(f"{count(value)} {name}" for name, value in split["counts"].items())
+                     + (", as the file gives it" if split["given"] else f", drawn with seed {split['seed']}")))
+    known = [f"{count(leaks[kind])} by {name}" for kind, name in (("question", "text"), ("embedding", "embedding"))
+             if leaks[kind] is not None]
+    done = {True: "removed from the held-out questions", False: "left in", None: ""}[leaks["removed"]]
+    some = bool(leaks["question"] or leaks["embedding"])
+    rows.append(("Leaks into held-out", (", ".join(known) + (f"; {done}" if done and some else "")) if known
+                 else "not looked for, or not on record"))
+    rows += [(f"SHA-256 of {name}", value) for name, value in (split["hashes"] or {}).items()]
+    return rows
+
+
+def declining_rows(report: Report) -> list[dict[str, str]]:
+    """How each cell declined; empty where nothing was generated."""
+    rows = []
+    for name, record in (report["declining"] or {"cells": {}})["cells"].items():
+        rows.append({
+            "name": name, "label": report["cells"][name]["label"],
+            "should": _share(record["declined"], record["unanswerable_items"]),
+            "should_not": _share(record["false_declines"], record["answerable_items"]),
+        })
+    return rows
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part:,} of {whole:,} ({percent(part / whole)})" if whole else "no such items"
+
+
+def validation_rows(report: Report) -> list[dict[str, Any]]:
+    """Validation loss of both arms at each step at which either was validated."""
+    losses = {arm: {row["step"]: row["loss"] for row in curve["validation"]}
+              for arm, curve in report["curves"].items()}
+    steps = sorted({step for found in losses.values() for step in found})
+    return [{"step": step, **{arm: number(losses.get(arm, {}).get(step), "nll_per_token") for arm in ARM_NAMES}}
+            for step in steps]
+
+
+def method_rows(report: Report) -> list[tuple[str, str]]:
+    """Which interval and test each metric of the headline got."""
+    return [(SHOWN[row["metric"]].label, row["method"]) for row in of_contrast(report, HEADLINE)]

@@ -1,0 +1,143 @@
+"""How numbers and verdicts are put into words for a reader who is no statistician."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How a metric appears on the page.
+
+    Attributes:
+        label: Name in tables.
+        phrase: Name inside a sentence.
+        factor: What its values are multiplied by for display; scores of 0 to 1 are shown as 0 to 100.
+        unit: Put after a value, ``%`` closely.
+        difference: Put after a difference.
+        decimals: Fewest decimals shown.
+        about: One line for the reader.
+    """
+
+    label: str
+    phrase: str
+    factor: float
+    unit: str
+    difference: str
+    decimals: int
+    about: str
+
+
+SHOWN: dict[str, Shown] = {
+    "nll_per_token": Shown(
+        "Loss (nats per token)", "loss", 1, "", " nats per token", 3,
+        "How surprised the assistant is by the reference answer; lower is better."),
+    "exact_match": Shown(
+        "Exact match", "share of exactly right answers", 100, "%", " points", 1,
+        "Share of answers that equal the reference, letter case, punctuation and articles aside."),
+    "token_f1": Shown("Token F1", "token F1", 100, "", " points", 1, "Overlap of words with the reference, 0 to 100."),
+    "rouge_l": Shown(
+        "ROUGE-L", "ROUGE-L", 100, "", " points", 1, "Longest run of words in the reference's order, 0 to 100."),
+    "chrf": Shown("chrF", "chrF", 1, "", " points", 1, "Overlap of short letter sequences, 0 to 100."),
+    "similarity": Shown(
+        "Similarity", "similarity", 100, "", " points", 1,
+        "Closeness in meaning by sentence embeddings, 100 at most; blind to negation and to numbers."),
+}
+
+
+def plain(value: float) -> str:
+    """A round number as short as it goes, with a real minus sign: ``−0.5``."""
+    return f"{value + 0.0:.10g}".replace("-", "\N{MINUS SIGN}")
+
+
+def _signed(value: float, decimals: int) -> str:
+    text = f"{value:.{decimals}f}"
+    if float(text) == 0:
+        return text.lstrip("-")
+    return text.replace("-", "\N{MINUS SIGN}") if value < 0 else f"+{text}"
+
+
+def number(value: float | None, metric: str) -> str:
+    """A cell's figure as the page shows it."""
+    if value is None:
+        return "not scored"
+    shown = SHOWN[metric]
+    return f"{value * shown.factor:.{shown.decimals}f}{shown.unit}".replace("-", "\N{MINUS SIGN}")
+
+
+def decimals(metric: str, row: Mapping[str, Any]) -> int:
+    """Decimals that show two digits of the interval's width, and no fewer than the metric's own."""
+    shown = SHOWN[metric]
+    width = abs(row["ci_high"] - row["ci_low"]) * shown.factor
+    wanted = math.ceil(-math.log10(width)) + 1 if width > 0 else shown.decimals
+    return min(max(wanted, shown.decimals), 6)
+
+
+def difference(value: float, metric: str, row: Mapping[str, Any], *, unit: bool = True) -> str:
+    """A signed difference, to the precision that the interval in ``row`` deserves."""
+    shown = SHOWN[metric]
+    text = _signed(value * shown.factor, decimals(metric, row))
+    return text + (shown.difference if unit else "")
+
+
+def interval(row: Mapping[str, Any], metric: str) -> str:
+    """``−0.003 to +0.011``."""
+    return " to ".join(difference(row[key], metric, row, unit=False) for key in ("ci_low", "ci_high"))
+
+
+def percent(share: float, places: int = 1) -> str:
+    """``0.0123`` as ``1.2%``."""
+    return f"{100 * share:.{places}f}%".replace("-", "\N{MINUS SIGN}")
+
+
+def signed_percent(share: float, places: int = 1) -> str:
+    """``0.0123`` as ``+1.2%``."""
+    return _signed(100 * share, places) + "%"
+
+
+def p_value(value: float | None) -> str:
+    """A p-value, never as 0."""
+    if value is None:
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def count(value: float | None) -> str:
+    """A whole number with thousands separated: ``4,884,480``."""
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def size(value: float | None) -> str:
+    """Bytes in decimal units: ``269 MB``."""
+    if value is None:
+        return "–"
+    for unit, power in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= power:
+            return f"{value / power:.3g} {unit}"
+    return f"{value:.0f} bytes"
+
+
+def duration(value: float | None) -> str:
+    """Seconds as ``2 min 21 s``."""
+    if value is None:
+        return "–"
+    if value < 10:
+        return f"{value:.1f} s"
+    minutes, seconds = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def rate(value: float | None) -> str:
+    """Tokens per second."""
+    return "–" if value is None else f"{value:,.0f} tokens/s"
+
+
+def plural(number_of: int, one: str, many: str | None = None) -> str:
+    """``1 item``, ``2 items``."""
+    return f"{number_of:,} {one if number_of == 1 else many or one + 's'}"

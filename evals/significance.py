@@ -1,0 +1,116 @@
+"""Tests of "no difference": sign flips, exact McNemar, the sign test for votes, and Holm's adjustment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from assistant_builder.errors import EvaluationError
+from evals.units import Floats, Units
+
+FLIPS = 10_000
+"""Random sign patterns drawn where there are too many to try them all."""
+_EXACT_UP_TO = 13
+_SIGNS_AT_ONCE = 2_000_000
+
+
+def sign_flip_test(units: Units, *, flips: int = FLIPS, seed: int = 0) -> float:
+    """Two-sided permutation test that swaps the two arms, unit by unit; with clusters, whole clusters.
+
+    Every pattern of swaps is tried when at most 13 units differ (the others change nothing); otherwise ``flips`` random
+    ones, and the observed pattern counts as one of them, so that the p-value is valid and never zero.
+
+    Args:
+        units: Their ``sums`` are what is flipped.
+        flips: Random patterns.
+        seed: Seed of the patterns.
+
+    Returns:
+        The p-value, 1 where no unit differs.
+    """
+    values = units.sums[units.sums != 0]
+    if not len(values):
+        return 1.0
+    # sums that differ by rounding only are ties
+    bar = abs(float(values.sum())) - 1e-9 * float(np.abs(values).sum())
+    if len(values) <= _EXACT_UP_TO:
+        patterns = np.arange(2 ** len(values))[:, None] >> np.arange(len(values)) & 1
+        return float(np.mean(np.abs((1 - 2 * patterns) @ values) >= bar))
+    rng = np.random.default_rng(seed)
+    at_once = max(1, _SIGNS_AT_ONCE // len(values))
+    reached = 0
+    for start in range(0, flips, at_once):
+        rows = min(at_once, flips - start)
+        swapped = rng.integers(2, size=(rows, len(values)), dtype=np.int8)
+        reached += int(np.count_nonzero(np.abs(values.sum() - 2 * (swapped @ values)) >= bar))
+    return (reached + 1) / (flips + 1)
+
+
+def mcnemar_exact(gained: int, lost: int) -> float:
+    """Exact two-sided McNemar test: a binomial test of the flips against one half.
+
+    Args:
+        gained: Items that only the candidate has.
+        lost: Items that only the baseline has.
+    """
+    return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def holm(p_values: Sequence[float]) -> Floats:
+    """Holm's step-down adjustment for several tests (Holm 1979), in the order given.
+
+    Raises:
+        EvaluationError: A p-value lies outside 0 … 1.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if not ((p >= 0) & (p <= 1)).all():
+        raise EvaluationError(f"p-values must lie in 0 … 1, not {p.tolist()}", remedy="Leave out what has no p-value")
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted
+
+
+@dataclass(frozen=True)
+class SignTest:
+    """Preference votes between two arms.
+
+    Attributes:
+        wins: Votes for the first arm.
+        losses: Votes for the second.
+        ties: Votes for neither; they say nothing about which is preferred and are left out of the test.
+        share: Wins among the votes that prefer one, ``None`` without such votes.
+        ci_low: Lower end of the share's 95 % Wilson interval (0 without votes).
+        ci_high: Upper end (1 without votes).
+        p_value: Exact two-sided binomial test of the share against one half.
+    """
+
+    wins: int
+    losses: int
+    ties: int
+    share: float | None
+    ci_low: float
+    ci_high: float
+    p_value: float
+
+
+def sign_test(wins: int, losses: int, ties: int = 0) -> SignTest:
+    """Test whether votes prefer one arm.
+
+    Raises:
+        EvaluationError: A count is negative.
+    """
+    if min(wins, losses, ties) < 0:
+        raise EvaluationError(f"vote counts cannot be negative: {wins}, {losses}, {ties}", remedy="Count them again")
+    decided = wins + losses
+    if not decided:
+        return SignTest(wins, losses, ties, None, 0.0, 1.0, 1.0)
+    result = stats.binomtest(wins, decided)
+    interval = result.proportion_ci(0.95, method="wilson")
+    return SignTest(
+        wins, losses, ties, wins / decided, float(interval.low), float(interval.high), float(result.pvalue)
+    )

@@ -1,0 +1,120 @@
+"""What is resampled: the items of a paired comparison, or their clusters, as sums and weights.
+
+Both kinds are one thing to the arithmetic. The figure compared is the ratio ``sum(sums) / sum(weights)``; without
+clusters a unit is an item (``sums`` = w·d), with clusters it is a cluster (the sums over its items).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+RARE_UNITS = 20
+"""Below this many units with any difference, an interval built from the observed spread alone is too short."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """The independent units of a paired comparison.
+
+    Attributes:
+        sums: Weighted difference of each unit, shape ``[G]``.
+        weights: Weight of each unit, shape ``[G]``.
+        items: Number of items in all the units.
+        clustered: Whether a unit can hold several items.
+    """
+
+    sums: Floats
+    weights: Floats
+    items: int
+    clustered: bool
+
+    @property
+    def count(self) -> int:
+        """How many units there are."""
+        return len(self.sums)
+
+    @property
+    def delta(self) -> float:
+        """``sum(sums) / sum(weights)``, summed without rounding loss; never a negative zero."""
+        return math.fsum(self.sums) / math.fsum(self.weights) + 0.0
+
+    @property
+    def residuals(self) -> Floats:
+        """What each unit adds to the linearised ratio's error, shape ``[G]``."""
+        return self.sums - self.delta * self.weights
+
+    @property
+    def effective(self) -> float:
+        """How many equal units weigh as much as these (Kish): ``sum(w)² / sum(w²)``."""
+        return float(self.weights.sum() ** 2 / np.square(self.weights).sum())
+
+    @property
+    def differing(self) -> int:
+        """How many units show any difference."""
+        return int(np.count_nonzero(self.sums))
+
+    @property
+    def spread_is_zero(self) -> bool:
+        """Whether every unit shows the same difference, up to rounding."""
+        size = float(np.abs(self.sums).max(initial=0.0))
+        return bool(np.abs(self.residuals).max(initial=0.0) <= 1e-12 * size)
+
+    @property
+    def rare(self) -> bool:
+        """Whether so few units differ that what was not seen matters more than what was."""
+        return self.differing < RARE_UNITS and 2 * self.differing < self.count
+
+    def with_unseen(self, span: float) -> Units:
+        """These units and two more, one for each arm, of the largest size a difference has been seen to take.
+
+        Bonett and Price (2012) add one flip each way to a paired table; this is the same for scores with known limits
+        and for clusters. A cluster that was seen to flip as a whole adds whole clusters; one in which single items
+        flip adds single items; where nothing differed, whole clusters of average size, for nothing is known.
+
+        Args:
+            span: Largest possible difference of one item's score.
+        """
+        item_weight = float(self.weights.sum()) / self.items
+        size = 1.0
+        if self.clustered:
+            largest = float(np.abs(self.sums).max()) / (span * item_weight)
+            size = max(1.0, largest) if self.differing else self.items / self.count
+        extra = size * item_weight
+        return Units(
+            sums=np.append(self.sums, [span * extra, -span * extra]),
+            weights=np.append(self.weights, [extra, extra]),
+            items=self.items + 2,
+            clustered=self.clustered,
+        )
+
+
+def make_units(differences: Floats, weights: Floats, clusters: Sequence[Hashable] | None) -> Units:
+    """Gather paired differences into independent units.
+
+    Args:
+        differences: Candidate minus baseline, shape ``[n]``.
+        weights: Positive weights, shape ``[n]``.
+        clusters: A label for each item; ``None``, ``""`` or NaN as a label leaves the item on its own. Where no two
+            items share a label, the items themselves are the units.
+    """
+    sums = weights * differences
+    if clusters is not None:
+        codes: dict[Hashable, int] = {}
+        unit = np.array(
+            [codes.setdefault(("alone", i) if _is_blank(label) else ("cluster", label), len(codes))
+             for i, label in enumerate(clusters)]
+        )
+        if len(codes) < len(unit):
+            sums, weights = (np.bincount(unit, each).astype(np.float64) for each in (sums, weights))
+            return Units(sums, weights, len(unit), clustered=True)
+    return Units(sums, weights, len(sums), clustered=False)
+
+
+def _is_blank(label: Hashable) -> bool:
+    return label is None or label == "" or label != label  # NaN, a missing cell of a table, differs from itself

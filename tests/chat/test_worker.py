@@ -1,0 +1,227 @@
+"""The chat's worker process and its client, with a session that needs no model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import assistant_builder
+from assistant_builder.chat.client import ChatWorker, Exchange, Reply, WorkerPool, death
+from assistant_builder.chat.session import Sampling
+from assistant_builder.data import Message
+from assistant_builder.errors import ConfigError
+from assistant_builder.study import StepRecord, Study
+
+ROOT = Path(assistant_builder.__file__).parents[1]
+FAKE_WORKER = """
+import os, signal, sys, time
+from assistant_builder.chat.session import Chunk
+from assistant_builder.chat.worker import run_server
+from assistant_builder.errors import ModelError
+
+class Parrot:
+    def __init__(self):
+        self.loaded = set()
+    def ready(self, arm):
+        return arm in self.loaded
+    def stream(self, arm, messages, sampling, stop_event):
+        self.loaded.add(arm)
+        print("a library prints to standard output")
+        question = messages[-1].content
+        if question == "die":
+            print("out of luck", file=sys.stderr, flush=True)
+            os._exit(7)
+        if question == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if question == "refuse":
+            raise ModelError("there is no trained adapter", where="arm " + arm, remedy="Train the study first")
+        if question == "bug":
+            raise RuntimeError("shape mismatch")
+        words = question.split() * (200 if question.startswith("long") else 1)
+        for number, word in enumerate(words, start=1):
+            time.sleep(0.02)
+            if stop_event.is_set():
+                yield Chunk("", number, 0.1, 0.2, "cancelled")
+                return
+            yield Chunk(arm + ":" + word + " ", number, 0.1, number * 0.2)
+        yield Chunk("\\u2713", len(words), 0.1, 0.5, "stop")
+
+run_server(Parrot(), idle_seconds=float(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    script = tmp_path / "fake_worker.py"
+    script.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{FAKE_WORKER}")
+    return [sys.executable, str(script), "60"]
+
+
+@pytest.fixture
+def worker(tmp_path: Path, command: list[str]) -> Iterator[ChatWorker]:
+    worker = ChatWorker(Study(tmp_path / "study"), command)
+    yield worker
+    worker.close()
+
+
+def ask(worker: ChatWorker, question: str, arms: tuple[str, ...] = ("qlora", "lora")) -> Exchange:
+    return worker.ask({arm: [Message("user", question)] for arm in arms}, Sampling())
+
+
+def last(exchange: Exchange) -> dict[str, Reply]:
+    return list(exchange)[-1]
+
+
+def test_both_arms_answer_the_same_question(worker: ChatWorker) -> None:
+    replies = last(ask(worker, "hello wörld 🚢"))
+    assert replies["qlora"].text == "qlora:hello qlora:wörld qlora:🚢 ✓"
+    assert replies["lora"].text == "lora:hello lora:wörld lora:🚢 ✓"
+    assert {reply.state for reply in replies.values()} == {"stop"}
+    assert replies["lora"].tokens_per_second == pytest.approx(3 / 0.5)
+    assert not worker.busy
+
+
+def test_the_arms_answer_at_the_same_time(worker: ChatWorker) -> None:
+    exchange = ask(worker, "long talk")
+    for replies in exchange:
+        if all(reply.tokens > 3 for reply in replies.values()):
+            break
+    assert not any(reply.finished for reply in replies.values())
+    exchange.stop()
+
+
+def test_stop_keeps_what_has_come(worker: ChatWorker) -> None:
+    exchange = ask(worker, "long talk")
+    for replies in exchange:
+        if all(reply.tokens > 2 for reply in replies.values()):
+            exchange.stop()
+    assert {reply.state for reply in replies.values()} == {"cancelled"}
+    assert replies["qlora"].text.startswith("qlora:long")
+    assert replies["qlora"].tokens < 400
+
+
+def test_two_questions_at_once_do_not_mix(worker: ChatWorker) -> None:
+    first, second = ask(worker, "one two"), ask(worker, "three")
+    assert last(second)["lora"].text == "lora:three ✓"
+    assert last(first)["lora"].text == "lora:one lora:two ✓"
+
+
+def test_a_question_can_be_stopped_while_it_waits(worker: ChatWorker) -> None:
+    first, second = ask(worker, "long talk", ("lora",)), ask(worker, "next", ("lora",))
+    second.stop()
+    first.stop()
+    assert last(second)["lora"].state == "cancelled"
+    assert last(second)["lora"].text == ""
+
+
+def test_an_error_of_one_question_is_told_with_its_remedy_and_the_worker_lives(worker: ChatWorker) -> None:
+    reply = last(ask(worker, "refuse"))["qlora"]
+    assert reply.state == "failed"
+    assert reply.error == {
+        "type": "ModelError", "what": "there is no trained adapter", "where": "arm qlora",
+        "remedy": "Train the study first",
+    }
+    bug = last(ask(worker, "bug"))["lora"].error
+    assert bug is not None and "RuntimeError: shape mismatch" in bug["what"] and bug["remedy"]
+    assert last(ask(worker, "again"))["lora"].state == "stop"
+
+
+def test_death_is_told_and_the_next_question_starts_a_new_process(worker: ChatWorker) -> None:
+    reply = last(ask(worker, "die"))["lora"]
+    assert reply.error is not None
+    assert reply.error["what"] == "the chat process ended with exit code 7: out of luck"
+    assert last(ask(worker, "still there?"))["lora"].text.startswith("lora:still")
+
+
+def test_a_killed_process_is_said_to_have_run_out_of_memory(worker: ChatWorker) -> None:
+    error = last(ask(worker, "kill"))["qlora"].error
+    assert error is not None and "memory" in error["what"] and "ask again" in error["remedy"]
+
+
+def test_a_command_that_cannot_speak_is_told(tmp_path: Path) -> None:
+    worker = ChatWorker(Study(tmp_path), [sys.executable, "-c", "raise SystemExit('no such study')"])
+    error = last(ask(worker, "hello"))["lora"].error
+    assert error is not None and "no such study" in error["what"]
+
+
+def test_an_idle_process_ends_and_is_started_again(tmp_path: Path, command: list[str]) -> None:
+    worker = ChatWorker(Study(tmp_path), [*command[:-1], "0.2"])
+    assert last(ask(worker, "one"))["lora"].state == "stop"
+    process = worker._process
+    assert process is not None
+    process.wait(timeout=10)
+    assert last(ask(worker, "two"))["lora"].text == "lora:two ✓"
+    worker.close()
+
+
+def test_the_process_ends_with_the_page(command: list[str]) -> None:
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdin is not None
+    request = {"op": "ask", "id": "1", "arm": "lora", "messages": [{"role": "user", "content": "long talk"}],
+               "sampling": {}}
+    process.stdin.write(json.dumps(request).encode() + b"\n")
+    process.stdin.flush()
+    assert process.stdout is not None and process.stdout.readline()
+    process.stdin.close()
+    assert process.wait(timeout=10) == 0
+    process.stdout.close()
+
+
+def test_closing_ends_what_is_under_way(worker: ChatWorker) -> None:
+    exchange = ask(worker, "long talk")
+    replies = next(reply for reply in exchange if reply["lora"].tokens)
+    assert not replies["lora"].finished
+    started = time.monotonic()
+    worker.close()
+    ended = last(exchange)["lora"]
+    assert ended.state == "failed" and ended.error is not None and "closed" in ended.error["what"]
+    assert time.monotonic() - started < 5
+
+
+def test_unreadable_requests_are_skipped(command: list[str]) -> None:
+    lines = 'nonsense\n{"op": "dance", "id": "1"}\n{"op":"stop","id":"9"}\n' + json.dumps(
+        {"op": "ask", "id": "2", "arm": "lora", "messages": [], "sampling": {"temperature": -1}}
+    )
+    done = subprocess.run(command, input=lines + "\n", capture_output=True, text=True, timeout=20, check=True)
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event["event"] for event in events] == ["error"]
+    assert "temperature" in events[0]["error"]["what"]
+
+
+def test_sampling_reports_all_problems_together() -> None:
+    with pytest.raises(ConfigError, match=r"max_new_tokens=0.*temperature=9.*top_p=0"):
+        Sampling(max_new_tokens=0, temperature=9, top_p=0)
+
+
+@pytest.mark.parametrize("code", [-9, -11, 0, 1])
+def test_every_death_has_a_remedy(code: int) -> None:
+    record = death(code, "last words")
+    assert record["what"] and record["remedy"]
+
+
+def test_the_pool_keeps_one_process_and_renews_it_when_adapters_change(tmp_path: Path) -> None:
+    pool = WorkerPool()
+    study = Study(tmp_path / "one")
+    first = pool.worker(study)
+    assert pool.worker(study) is first
+    study.write_step(StepRecord("train-lora", state="succeeded", outputs={"arms/lora/adapter": "abc"}))
+    second = pool.worker(study)
+    assert second is not first
+    assert pool.worker(Study(tmp_path / "two")) is not second
+    pool.close()
+
+
+def test_neither_side_of_the_page_imports_torch() -> None:
+    check = textwrap.dedent("""
+        import sys
+        import assistant_builder.chat.client, assistant_builder.chat.worker
+        assert not {"torch", "transformers", "gradio"} & set(sys.modules)
+    """)
+    subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT)
