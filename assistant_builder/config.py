@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from assistant_builder.errors import ConfigError
 
-Cell = Literal["B16", "B4", "L16", "Q4", "L4", "Q16", "QD", "QR", "LM", "LR"]
+Cell = Literal["B16", "B4", "L16", "Q4", "L4", "Q16"]
 CELLS: tuple[str, ...] = get_args(Cell)
 METRICS = ("nll_per_token", "exact_match", "token_f1", "rouge_l", "chrf", "similarity")
 Metric = Literal["nll_per_token", "exact_match", "token_f1", "rouge_l", "chrf", "similarity"]

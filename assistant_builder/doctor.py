@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
@@ -31,13 +32,16 @@ for index in range(torch.cuda.device_count()):
     device = torch.cuda.get_device_properties(index)
     gpus.append({"name": device.name, "bytes": device.total_memory,
                  "bfloat16": torch.cuda.is_bf16_supported(including_emulation=False)})
+problem = ""
 try:
-    import bitsandbytes
-    lib = bitsandbytes.cextension.lib
-    backend = type(lib).__name__
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+    weight = torch.randn(64, 64, device="cuda" if gpus else "cpu")
+    restored = dequantize_4bit(*quantize_4bit(weight, quant_type="nf4", compress_statistics=True))
+    if not torch.allclose(weight, restored, atol=1.0):
+        problem = "what it quantizes does not come back"
 except Exception as error:
-    backend = f"unusable: {error}"
-print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda, "gpus": gpus, "bitsandbytes": backend}))
+    problem = str(error) or type(error).__name__
+print(json.dumps({"cuda": torch.version.cuda, "gpus": gpus, "problem": problem}))
 """
 
 
@@ -64,9 +68,8 @@ def diagnose() -> dict[str, Any]:
     Returns:
         ``{"version", "ok", "checks": [{"name", "ok", "value", "remedy"}]}``; ``ok`` is true if every check is.
     """
-    checks = [
-        _python(), _system(), *_packages(), _kernels(), _processor(), _memory(), _disk(), *_torch(), *_bundles(), _hub(),
-    ]  # fmt: skip
+    machine = [_processor(), _memory(), _disk(), *_torch()]
+    checks = [_python(), _system(), *_packages(), _kernels(), *machine, *_bundles(), _hub()]
     return {
         "version": __version__,
         "ok": all(check.ok for check in checks),
@@ -160,8 +163,6 @@ def _disk() -> Check:
 
 def _torch() -> list[Check]:
     """GPU and 4-bit backend, asked in a child process so that this one stays without torch."""
-    import json
-
     try:
         done = subprocess.run([sys.executable, "-c", _TORCH_PROBE], capture_output=True, text=True,
                               timeout=_TORCH_SECONDS, check=True)
@@ -174,12 +175,12 @@ def _torch() -> list[Check]:
         f"{gpu['name']}, {gpu['bytes'] / 1e9:.0f} GB, {'bfloat16' if gpu['bfloat16'] else 'float16 only'}"
         for gpu in found["gpus"]
     ]
-    broken = found["bitsandbytes"].startswith(("unusable", "ErrorHandler"))
+    where = f"CUDA {found['cuda']}" if gpus else "the processor"
+    problem = " ".join(found["problem"].split())[:200]
     return [
         Check("gpu", True, "; ".join(gpus) or "none: models train and answer on the processor"),
-        Check("4-bit backend", not broken, f"bitsandbytes on {'CUDA ' + found['cuda'] if gpus else 'the processor'}"
-              if not broken else found["bitsandbytes"],
-              "pip install --force-reinstall bitsandbytes" if broken else ""),
+        Check("4-bit backend", not problem, problem or f"bitsandbytes works on {where}",
+              "pip install --force-reinstall bitsandbytes" if problem else ""),
     ]  # fmt: skip
 
 

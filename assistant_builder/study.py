@@ -371,6 +371,11 @@ class Study:
 
     # the run as a whole
 
+    @property
+    def embedding_file(self) -> Path:
+        """``data/embedding.json``: held-out questions whose embeddings say that they leak."""
+        return self.folder / "data" / "embedding.json"
+
     def write_runner(self, state: State, error: AssistantBuilderError | None = None) -> None:
         """Say which process runs the study's steps, and how that stands (``run.json``)."""
         process = psutil.Process()

@@ -43,6 +43,7 @@ Verdict = Literal["no worse", "worse", "inconclusive"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 ENOUGH_ITEMS = 100
 ENOUGH_CLUSTERS = 20
+_ROUNDING = 1e-5  # a float32 cosine may pass 1 by that much
 SATURATED = 0.05
 """A right/wrong metric below this share, or above one minus it, in both arms cannot show that nothing was lost."""
 
@@ -188,7 +189,7 @@ def _checked(
             problems.append(f"{name} holds {len(bad)} values that are not finite, the first at position {bad[0]}")
         elif name == "weights" and (values <= 0).any():
             problems.append(f"weights must be positive, position {np.flatnonzero(values <= 0)[0]} is not")
-        elif name != "weights" and bounds and ((values < bounds[0]) | (values > bounds[1])).any():
+        elif name != "weights" and bounds and (abs(values - np.clip(values, *bounds)) > _ROUNDING).any():
             problems.append(f"{name} holds scores outside {bounds[0]} … {bounds[1]}")
     if not 0 <= margin < math.inf:
         problems.append(f"the margin must be 0 or more, not {margin}")

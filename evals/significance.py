@@ -23,6 +23,10 @@ def sign_flip_test(units: Units, *, flips: int = FLIPS, seed: int = 0) -> float:
     Every pattern of swaps is tried when at most 13 units differ (the others change nothing); otherwise ``flips`` random
     ones, and the observed pattern counts as one of them, so that the p-value is valid and never zero.
 
+    The test is exact when swapping the arms changes nothing. Where the arms are alike on average only and the
+    differences are very skewed, it rejects too often (9 % instead of 5 % on token-weighted lognormal differences at
+    n = 100), so verdicts go by the interval.
+
     Args:
         units: Their ``sums`` are what is flipped.
         flips: Random patterns.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+from assistant_builder.models import bundled
 
 
 @pytest.fixture(autouse=True)
@@ -13,3 +16,24 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "home"
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def model_cache() -> Path:
+    """A home of the tests' own that outlives them, with the bundled models made in it once."""
+    folder = Path(os.environ.get("ASSISTANT_BUILDER_TEST_CACHE") or Path.home() / ".cache" / "assistant-builder-tests")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASSISTANT_BUILDER_HOME", str(folder))
+        bundled.ensure_base_model()
+        bundled.ensure_embedder()
+    return folder
+
+
+@pytest.fixture
+def bundled_models(home: Path, model_cache: Path) -> Path:
+    """Put the bundled models into the test's home, as links; returns the home's ``models`` folder."""
+    models = home / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    for bundle in bundled.BUNDLES:
+        (models / bundle.name).symlink_to(model_cache / "models" / bundle.name)
+    return models

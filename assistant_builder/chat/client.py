@@ -260,9 +260,14 @@ def death(code: int, last_line: str) -> dict[str, Any]:
 
 
 class WorkerPool:
-    """At most one worker process at a time: two bases of one study fill enough memory."""
+    """At most one worker process at a time: two bases of one study fill enough memory.
 
-    def __init__(self) -> None:
+    Args:
+        command: See :class:`ChatWorker`.
+    """
+
+    def __init__(self, command: Sequence[str] | None = None) -> None:
+        self._command = command
         self._lock = threading.Lock()
         self._key: tuple[str, ...] = ()
         self._worker: ChatWorker | None = None
@@ -275,7 +280,7 @@ class WorkerPool:
             if self._worker is None or key != self._key:
                 if self._worker is not None:
                     self._worker.close()
-                self._worker, self._key = ChatWorker(study), key
+                self._worker, self._key = ChatWorker(study, self._command), key
             return self._worker
 
     def close(self) -> None:

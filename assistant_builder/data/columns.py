@@ -77,6 +77,7 @@ class Roles:
     notes: list[str] = field(default_factory=list)
 
     def __getitem__(self, role: str) -> str | None:
+        """The column that plays a role."""
         return self.columns[role]
 
 
@@ -178,8 +179,8 @@ def _take_family(columns: dict[str, str], free: dict[str, str], notes: list[str]
     single = [free[name] for name in _FAMILY_NAMES if name in free and name not in passed]
     if others:
         notes.append(
-            f"question is {free[question]!r} and answer {free[answer]!r}, the commoner names; {'; '.join(others)} would "
-            "have fitted too"
+            f"question is {free[question]!r} and answer {free[answer]!r}, the commoner names; {'; '.join(others)} "
+            "would have fitted too"
         )
     elif single:
         notes.append(
@@ -220,7 +221,7 @@ def _check(columns: dict[str, str], names: Sequence[str], where: str) -> None:
     sets = " ".join(f"--set data.columns.{role}=NAME" for role in missing)
     raise DataError(
         f"no column for {' and '.join(missing)} found among: {_listed(names)}", where=where,
-        remedy=f"Say which they are, {sets}, or name them question and answer",
+        remedy=f"Say which they are, {sets}, or name them question and answer in a header row",
     )
 
 

@@ -64,7 +64,7 @@ def load_bytes(path: Path) -> tuple[bytes, str, list[str]]:
         suffix = Path(path.stem).suffix.lower()
         notes.append("the name ends in .gz, but the content is not compressed")
     if not data.strip(b"\0 \t\r\n\xef\xbb\xbf\xff\xfe"):
-        raise DataError("the file is empty", where=where, remedy="Give a file with a header row and at least a few rows")
+        raise DataError("the file is empty", where=where, remedy="Give a file with a header and a few rows")
     return data, suffix, notes
 
 

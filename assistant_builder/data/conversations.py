@@ -27,7 +27,9 @@ class RowError(ValueError):
 
 def is_conversation(value: Any) -> bool:
     """Whether a cell holds a list of turns, each with a role."""
-    return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) and _key(turn, _ROLE_KEYS) for turn in value)
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(turn, dict) and _key(turn, _ROLE_KEYS) for turn in value)
 
 
 def read_turns(value: Any) -> list[Message]:

@@ -93,8 +93,9 @@ def _utf16_without_mark(data: bytes) -> Decoded | None:
     except UnicodeDecodeError:
         return None
     # UTF-8 text with a few stray zero bytes would come out as unassigned and private characters.
-    strange = sum(unicodedata.category(character) in ("Cn", "Co", "Cc") for character in text[:20_000] if character > " ")
-    if strange * 50 > min(len(text), 20_000):
+    sample = text[:20_000]
+    strange = sum(unicodedata.category(character) in ("Cn", "Co", "Cc") for character in sample if character > " ")
+    if strange * 50 > len(sample):
         return None
     if max(even, odd) * 10 < len(data) and _is_utf8(data):
         return None
@@ -139,8 +140,8 @@ def _windows_1252(data: bytes, where: str) -> Decoded:
         text = ""
     if not text or _MULTIBYTE.search(data) or not _looks_western(text):
         raise DataError(
-            f"the encoding cannot be told: {high} of {len(data)} bytes are beyond ASCII, and they are neither UTF-8 nor "
-            f"plausible as Windows-1252{_hint(data)}",
+            f"the encoding cannot be told: {high} of {len(data)} bytes are beyond ASCII, and they are neither UTF-8 "
+            f"nor plausible as Windows-1252{_hint(data)}",
             where=where, remedy=_SAVE_AS_UTF8,
         )
     words = list(dict.fromkeys(re.findall(r"\w*[^\x00-\x7f]\w*", text)))[:3]

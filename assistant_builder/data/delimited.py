@@ -22,7 +22,7 @@ csv.field_size_limit(2**31 - 1)  # answers longer than the default 128 KiB are a
 
 @dataclass(frozen=True)
 class Dialect:
-    """How cells are told apart: ``quoting`` is doubled ("" inside quotes), backslash (\\" inside), or none."""
+    r"""How cells are told apart: ``quoting`` is doubled ("" inside quotes), backslash (\" inside), or none."""
 
     separator: str
     quoting: str = "doubled"
@@ -101,7 +101,8 @@ def _row(row: int, record: _Record, names: tuple[str, ...], lines: list[str], di
         named = SEPARATORS.get(dialect.separator, dialect.separator)
         hint = f"; a cell that contains a {named} must stand in quotes" if many and dialect.quoting != "none" else ""
         kind = "too many" if many else "too few"
-        return RawRow(row, None, f"{kind} cells: {len(cells)}, the header has {len(names)} ({place}{hint})", raw[:10_000])
+        problem = f"{kind} cells: {len(cells)}, the header has {len(names)} ({place}{hint})"
+        return RawRow(row, None, problem, raw[:10_000])
     if record.last - record.first >= _LONG_RECORD_LINES:
         table.remarks.setdefault(
             f"one quoted cell spans more than {_LONG_RECORD_LINES} lines: check that no closing quote is missing", []
@@ -180,10 +181,8 @@ def _find_separator(
             remedy="Save the file with the column names question and answer, or as JSONL or XLSX",
         )
     _, even, width = found[best]
-    notes.append(
-        f"separator {SEPARATORS[best]}: {width} columns, found in {even:.0%} of the first {min(len(lines), _SAMPLE_LINES)} "
-        "lines"
-    )
+    seen = min(len(lines), _SAMPLE_LINES)
+    notes.append(f"separator {SEPARATORS[best]}: {width} columns, found in {even:.0%} of the first {seen} lines")
     return best
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from assistant_builder.data.grouping import shortage
 from assistant_builder.data.records import Dataset, Pair, Rejection
+from assistant_builder.data.wording import Problem, problems_of
 from assistant_builder.errors import DataError
 
-Severity = Literal["error", "warning", "info"]
 LISTED = 200
 """Entries of one kind that are listed one by one; the counts are of all."""
-_FEW_PAIRS = 100
 
 
 @dataclass(frozen=True)
@@ -41,23 +40,6 @@ class Repeated:
 
     text: str
     rows: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One finding in words, for page and command line.
-
-    Attributes:
-        severity: ``error``: a study cannot start; ``warning``: rows were left out or need a look; ``info``.
-        title: One short sentence with the count.
-        detail: What it means and what happens to the rows.
-        rows: The first rows it concerns.
-    """
-
-    severity: Severity
-    title: str
-    detail: str
-    rows: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,8 +84,9 @@ class Findings:
     @property
     def left_out(self) -> tuple[Rejection, ...]:
         """Every row that is not in ``usable``, in file order: the rejected ones and the later copies."""
+        pairs = {pair.row: pair for pair in self.dataset.pairs}
         copies = (
-            Rejection(copy.row, f"an exact duplicate of row {copy.of}", _record(self.dataset, copy.row))
+            Rejection(copy.row, f"an exact duplicate of row {copy.of}", pairs[copy.row].to_record())
             for copy in self.exact_duplicates
         )
         return tuple(sorted((*self.rejected, *copies), key=lambda rejection: rejection.row))
@@ -145,10 +128,8 @@ class Findings:
         raise DataError(what, where=self.dataset.source, remedy=remedy)
 
     @property
-    def problems(self) -> tuple[Problem, ...]:
+    def problems(self) -> list[Problem]:
         """Everything found, in words, errors first."""
-        from assistant_builder.data.wording import problems_of
-
         return problems_of(self)
 
     def to_record(self) -> dict[str, Any]:
@@ -175,7 +156,7 @@ class Findings:
             "near_duplicate_threshold": self.threshold,
             "can_start": self.can_start(),
             "notes": list(dataset.notes),
-            "problems": [_plain(problem) for problem in self.problems],
+            "problems": self.problems,
             "details": {
                 "exact_duplicates": _listed(self.exact_duplicates),
                 "near_duplicates": _listed(self.near_duplicates),
@@ -190,18 +171,9 @@ class Findings:
         }
 
 
-def _record(dataset: Dataset, row: int) -> dict[str, Any] | None:
-    return next((pair.to_record() for pair in dataset.pairs if pair.row == row), None)
-
-
 def _listed(entries: Sequence[Any]) -> list[dict[str, Any]]:
     return [_plain(entry) for entry in entries[:LISTED]]
 
 
 def _plain(entry: Any) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(entry).items()}
-
-
-def first_rows(rows: Iterable[int], most: int = 100) -> tuple[int, ...]:
-    """At most ``most`` of some rows, in order."""
-    return tuple(sorted(rows)[:most])

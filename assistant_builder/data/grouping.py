@@ -41,9 +41,12 @@ def shortage(pairs: Sequence[Pair]) -> tuple[str, str] | None:
         absent = [split for split in SPLITS if split != "train" and not any(pair.split == split for pair in pairs)]
         if not train:
             return "the given split has no training rows", "Mark rows with the split 'train', or leave the column out"
-        if len(units(train)) < 1 + len(absent):
+        elsewhere = {unit_of(pair) for pair in pairs if pair.split != "train"}
+        free = units(train).keys() - elsewhere
+        if len(free) < len(absent) or len(units(train)) < 1 + len(absent):
             return (
-                f"the training rows form {len(units(train))} units, too few to cut {' and '.join(absent)} from them",
+                f"the training rows form {len(units(train))} units ({len(free)} of them found in no other split), too "
+                f"few to cut {' and '.join(absent)} from them",
                 f"Mark rows with the split {' and '.join(absent)}, or add training rows",
             )
         return None
@@ -61,7 +64,7 @@ def shortage(pairs: Sequence[Pair]) -> tuple[str, str] | None:
         many = f"{count} {kind}{'s' if count != 1 else ''}"
         return f"its {len(pairs)} usable pairs form only {many}, and a split needs at least 3", remedy
     return (
-        f"only {len(pairs)} usable pair{'s' if len(pairs) != 1 else ''}, and training, validation and held-out test need "
-        "at least one each",
+        f"only {len(pairs)} usable pair{'s' if len(pairs) != 1 else ''}, and training, validation and held-out test "
+        "need at least one each",
         "Add rows: 3 are the least, and some hundreds are needed for a result that means something",
     )

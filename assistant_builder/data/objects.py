@@ -70,6 +70,10 @@ def read_json_text(text: str, suffix: str, where: str, split_of: Callable[[str],
     try:
         document = parse_json(text)
     except ValueError as error:
+        if documents := _one_after_another(text):
+            rows = [_object_row(row, value) for row, value in enumerate(documents, start=1)]
+            said = ["the file holds JSON objects of several lines, one after another"]
+            return Table("json", _columns(rows), rows, said)
         if suffix in _LINE_SUFFIXES or _has_whole_lines(text):
             return _lines(text, where)
         place = f" at line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
@@ -84,6 +88,24 @@ def read_json_text(text: str, suffix: str, where: str, split_of: Callable[[str],
     values = _rows_of(document, where, notes, split_of)
     rows = [_object_row(row, value) for row, value in enumerate(values, start=1)]
     return Table("json", _columns(rows), rows, notes)
+
+
+def _one_after_another(text: str) -> list[Any] | None:
+    """The documents of a file of JSON objects that are printed over several lines; None if it is no such file."""
+    if not re.match(r"\s*{[ \t]*\r?\n", text):
+        return None
+    decoder = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=lambda name: None)
+    documents, place, end = [], 0, len(text.rstrip())
+    try:
+        while place < end:
+            if text[place] in " \t\r\n,":
+                place += 1
+                continue
+            document, place = decoder.raw_decode(text, place)
+            documents.append(document)
+    except (ValueError, RecursionError):
+        return None
+    return documents
 
 
 def _has_whole_lines(text: str) -> bool:
@@ -135,14 +157,18 @@ def _lists(document: dict[str, Any]) -> dict[str, list[Any]]:
     return {
         key: value
         for key, value in document.items()
-        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value)
-        and not ("role" in value[0] or "from" in value[0])
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value) and not _is_turns(value)
     }
+
+
+def _is_turns(value: list[Any]) -> bool:
+    """Whether a list of objects is one conversation rather than a list of rows."""
+    return bool(value) and all(isinstance(item, dict) and ("role" in item or "from" in item) for item in value)
 
 
 def _rows_of(document: Any, where: str, notes: list[str], split_of: Callable[[str], str | None]) -> list[Any]:
     if isinstance(document, list):
-        return document
+        return [document] if _is_turns(document) else document
     if not isinstance(document, dict):
         raise DataError("the JSON holds no rows", where=where, remedy=f"Give an array: {_OBJECT}")
     lists = _lists(document)

@@ -34,11 +34,11 @@ _RESTORED = "Windows-1252 signs stored as control codes were restored"
 def load_pairs(
     path: str | Path, *, columns: Mapping[str, str] | None = None, system: str | None = None
 ) -> Dataset:
-    """Read question-answer pairs or conversations from a file.
+    r"""Read question-answer pairs or conversations from a file.
 
     The type is told by the content; a name that says otherwise is noted. See :mod:`assistant_builder.data.columns`
     for the column names that are understood and :mod:`assistant_builder.data.conversations` for chat formats.
-    In the text of a cell, outer blanks and control characters are removed and line ends become ``\\n``.
+    In the text of a cell, outer blanks and control characters are removed and line ends become ``\n``.
 
     Args:
         path: CSV, TSV, JSON, JSONL, XLSX or Parquet; text formats also packed with gzip.
@@ -163,7 +163,7 @@ def _messages(
             raise RowError("the conversation is empty")
         turns = read_turns(cells["messages"])
     elif is_conversation(cells["question"]) and is_conversation(cells["answer"]):
-        turns = read_turns(cells["question"]) + read_turns(cells["answer"])  # TRL's conversational prompt and completion
+        turns = read_turns(cells["question"]) + read_turns(cells["answer"])  # TRL's conversational form
     else:
         empty = [role for role in ("question", "answer") if is_empty(cells[role])]
         if empty:

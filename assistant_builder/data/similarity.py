@@ -89,7 +89,7 @@ def sketch(questions: Sequence[str]) -> Sketches:
 
 def _shingles(words: list[str]) -> NDArray[np.uint32]:
     pairs = [f"{a} {b}" for a, b in zip(words, words[1:], strict=False)] or words or [""]
-    return np.unique(np.array([zlib.crc32(pair.encode()) for pair in pairs], dtype=np.uint32))
+    return np.unique(np.array([zlib.crc32(pair.encode(errors="surrogatepass")) for pair in pairs], dtype=np.uint32))
 
 
 def bands_for(threshold: float) -> tuple[int, int]:
@@ -114,6 +114,7 @@ class NearIndex:
     """
 
     def __init__(self, sketches: Sketches, threshold: float) -> None:
+        """Start without any question."""
         self._sketches = sketches
         self._threshold = threshold
         self._bands, self._rows = bands_for(threshold)
@@ -131,7 +132,7 @@ class NearIndex:
             bucket.setdefault(key, []).append(index)
 
     def nearest(self, index: int) -> tuple[int, float] | None:
-        """The added question most similar to that at ``index``, and the similarity; None where none reaches the threshold."""
+        """The added question most similar to that at ``index``, with the similarity; None if none is near enough."""
         found = [bucket.get(key) for bucket, key in zip(self._buckets, self._keys(index), strict=True)]
         candidates: set[int] = set()
         for members in sorted((members for members in found if members), key=len):

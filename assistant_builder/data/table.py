@@ -53,8 +53,9 @@ def header_names(cells: Iterable[str], notes: list[str]) -> tuple[str, ...]:
         name = " ".join(cell.split()) or f"column {place}"
         seen[name] += 1
         if seen[name] > 1:
-            notes.append(f"two columns are called {name!r}; the one at place {place} is taken as '{name} ({seen[name]})'")
-            name = f"{name} ({seen[name]})"
+            again = f"{name} ({seen[name]})"
+            notes.append(f"two columns are called {name!r}; the one at place {place} is taken as {again!r}")
+            name = again
         names.append(name)
     return tuple(names)
 

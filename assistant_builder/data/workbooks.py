@@ -43,8 +43,8 @@ def _sheet(rows: list[list[str | None]], title: str, sheets: int, uncomputed: in
     notes = [f"sheet {title!r}" + (f", the first with content of {sheets} sheets" if sheets > 1 else "")]
     if uncomputed:
         notes.append(
-            f"{uncomputed} formulas have no stored result and read as empty: open the file in a spreadsheet program and "
-            "save it"
+            f"{uncomputed} formulas have no stored result and read as empty: open the file in a spreadsheet program "
+            "and save it"
         )
     blank = [not any(cell is not None for cell in row) for row in rows]
     top = blank.index(False)

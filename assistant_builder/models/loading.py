@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +22,11 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from assistant_builder.config import ModelConfig, TrainConfig
 from assistant_builder.errors import ModelError, ResourceError
+from assistant_builder.models.catalog import resolve
+from assistant_builder.models.fetching import fetch
 from assistant_builder.models.layers import ADAPTER_LAYERS, StoredLinear, hold_in_compute_dtype, stored_bytes
+from assistant_builder.models.prompts import Prompter
+from assistant_builder.study import Study
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -243,3 +247,26 @@ def release() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def load_arm(study: Study, arm: str, *, hold: bool = True) -> tuple[PeftModel, Prompter]:
+    """Load a trained assistant for inference.
+
+    Args:
+        study: A study with this arm trained.
+        arm: ``qlora`` or ``lora``.
+        hold: On a CPU, keep the weights in the compute dtype, so that both arms answer at the speed of the arithmetic.
+
+    Raises:
+        ModelError: The arm is not trained, or its base cannot be had.
+    """
+    model = study.config.model
+    adapter = study.arm_folder(arm) / "adapter"
+    if not adapter.is_dir():
+        raise ModelError(f"the {arm} assistant is not trained yet", where=f"study {study.name}",
+                         remedy=f"Train it with 'assistant-builder run {study.name}'")
+    ref = resolve(model.base, trust_remote_code=model.trust_remote_code)
+    folder = fetch(ref, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    spec = base_spec(model, folder, "float16" if arm == "lora" else model.quant_type)
+    base = load_base(replace(spec, hold=hold and spec.device == "cpu"))
+    return load_adapter(base, adapter), Prompter.load(folder)

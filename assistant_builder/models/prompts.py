@@ -27,6 +27,9 @@ PLAIN_TEMPLATE = (
 )
 """For base models that bring no chat template."""
 
+_END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
+"""Tokens that end a turn in templates whose tokenizer calls another one the end of the sequence."""
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -36,11 +39,15 @@ class Turn:
         prompt_ids: Everything before the answer, with the header of the assistant's turn.
         answer_ids: The answer and its end-of-turn token.
         reference: The answer as text.
+        prompt_text: What ``prompt_ids`` were made from.
+        answer_text: What ``answer_ids`` were made from.
     """
 
     prompt_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
     reference: str
+    prompt_text: str
+    answer_text: str
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,8 @@ class Prompter:
         self._specials = re.compile("|".join(re.escape(token) for token in reversed(special)) or r"(?!)")
         self.eos_id: int = tokenizer.eos_token_id
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        ends = [self.eos_id, *(tokenizer.convert_tokens_to_ids(token) for token in _END_OF_TURN)]
+        self.stop_ids: list[int] = sorted({end for end in ends if end is not None and end != tokenizer.unk_token_id})
 
     @classmethod
     def load(cls, folder: Path) -> Prompter:
@@ -142,11 +151,18 @@ class Prompter:
             prompt = self.text(pair.messages[:index], prompt=True)
             whole = self.text(pair.messages[: index + 1], prompt=False)
             answer = self._answer_text(prompt, whole, message.content)
-            prompt_ids, joint = self._ids(prompt), self._ids(prompt + answer)
-            fits = joint[: len(prompt_ids)] == prompt_ids
-            answer_ids = joint[len(prompt_ids) :] if fits else self._ids(answer)
-            found.append(Turn(prompt_ids, answer_ids, message.content))
+            found.append(Turn(*self.split_ids(prompt, answer), message.content, prompt, answer))
         return found
+
+    def split_ids(self, prompt: str, answer: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Tokens of a prompt and of the answer that follows it.
+
+        The prompt's tokens are those it has alone, as when it is prompted with.
+        """
+        prompt_ids, joint = self._ids(prompt), self._ids(prompt + answer)
+        if joint[: len(prompt_ids)] == prompt_ids:
+            return prompt_ids, joint[len(prompt_ids) :]
+        return prompt_ids, self._ids(answer)
 
     def _answer_text(self, prompt: str, whole: str, content: str) -> str:
         """The answer with its end-of-turn token, and without what the template puts after that."""

@@ -19,25 +19,27 @@ def component_of(option: Option, suggestions: Sequence[tuple[str, str]] = ()) ->
         option: The setting.
         suggestions: (label, value) offered for a text, which may still be any other.
     """
-    label, info, value = option.title, option.help, option.to_widget(option.default)
+    value = option.to_widget(option.default)
+    shared: dict[str, Any] = {
+        "label": option.title, "info": option.help, "interactive": True, "elem_id": f"ab-{option.key.replace('.', '-')}",
+    }
     if option.key == "train.preset":
         choices = [(preset_label(name), name) for name in option.choices]
-        return gr.Radio(choices, value=value, label=label, info=info, interactive=True, elem_classes="ab-presets")
-    if option.kind in ("integer", "number"):
+        return gr.Radio(choices, value=value, elem_classes="ab-presets", **shared)
+    if option.kind in ("integer", "number") and not option.optional:  # gr.Number turns "not set" into 0
         # Bounds are left to config.py: the component would round, and refuse one value at a time without a remedy.
-        return gr.Number(value=value, label=label, info=info, interactive=True, step=step_of(option))
+        return gr.Number(value=value, step=step_of(option), **shared)
     if option.kind == "flag":
-        return gr.Checkbox(value=value, label=label, info=info, interactive=True)
+        return gr.Checkbox(value=value, **shared)
     if option.kind == "choice":
-        return gr.Dropdown(list(option.choices), value=value, label=label, info=info, interactive=True, filterable=False)
+        return gr.Dropdown(list(option.choices), value=value, filterable=False, **shared)
     if option.kind == "choices":
-        return gr.CheckboxGroup(list(option.choices), value=value, label=label, info=info, interactive=True)
+        return gr.CheckboxGroup(list(option.choices), value=value, **shared)
     if suggestions:
-        return gr.Dropdown(
-            list(suggestions), value=value, label=label, info=info, interactive=True, allow_custom_value=True
-        )
-    lines = 3 if option.kind == "mapping" or option.key == "data.system" else 1
-    return gr.Textbox(value=value, label=label, info=info, interactive=True, lines=lines, max_lines=8)
+        return gr.Dropdown(list(suggestions), value=value, allow_custom_value=True, **shared)
+    lines = 2 if option.kind == "mapping" or option.key == "data.system" else 1
+    empty = "not set" if option.optional else None
+    return gr.Textbox(value=value, lines=lines, max_lines=8, placeholder=empty, **shared)
 
 
 class OptionForm:

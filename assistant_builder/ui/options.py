@@ -52,8 +52,8 @@ class Option:
             return ", ".join(value)
         if self.kind == "mapping":
             return "\n".join(f"{key} = {item}" for key, item in value.items())
-        if self.kind == "text":
-            return value or ""
+        if self.kind == "text" or self.optional:
+            return "" if value is None else str(value)
         return list(value) if self.kind == "choices" else value
 
     def from_widget(self, shown: Any) -> Any:
@@ -62,8 +62,10 @@ class Option:
             return [item.strip() for item in (shown or "").split(",") if item.strip()]
         if self.kind == "mapping":
             return _mapping(shown or "")
+        if self.optional and not str(shown or "").strip():
+            return None
         if self.kind == "text":
-            return (shown or "") if not self.optional or (shown or "").strip() else None
+            return shown or ""
         if self.kind == "integer" and isinstance(shown, float) and shown.is_integer():
             return int(shown)
         return shown
@@ -90,7 +92,7 @@ def _option(key: str, field: FieldInfo, default: Any) -> Option:
     return Option(
         key=key,
         title=field.title or key.rsplit(".", 1)[-1],
-        help=" ".join(part for part in (field.description, f"({bounds})" if bounds else "") if part),
+        help=" ".join(part for part in (field.description, f"{bounds[0].upper()}{bounds[1:]}." if bounds else "") if part),
         kind=kind,
         basic=extra.get("level") == "basic",
         optional=optional,

@@ -99,8 +99,18 @@ def refresh(sections: Sequence[Section], name: str | None, seen: dict[str, str])
         if seen.get(section.key) == mark:
             values += [gr.skip()] * len(section.outputs)
         else:
-            values += section.draw(look)
+            values += _draw(section, look)
     return [gr.skip() if marks == seen else marks, *values]
+
+
+def _draw(section: Section, look: Look) -> Sequence[Any]:
+    """Draw one part; a file of another version, say, must not take the rest of the page with it."""
+    try:
+        return section.draw(look)
+    except Exception as error:
+        _log.exception("the page cannot draw %s of study %s", section.key, look.name)
+        gr.Warning(toast(f"{section.key} cannot be shown: {error!r}", "The terminal that runs the page says more"))
+        return [gr.skip()] * len(section.outputs)
 
 
 def told(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

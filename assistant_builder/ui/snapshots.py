@@ -160,6 +160,14 @@ def state_of(study: Study) -> str:
         return "damaged"
 
 
+def both_trained(study: Study) -> bool:
+    """Whether both assistants can be talked to; cheaper than a snapshot."""
+    try:
+        return all(study.step(f"train-{arm}").state == "succeeded" for arm in SHOWN_ARMS)
+    except AssistantBuilderError:
+        return False
+
+
 def log_tail(study: Study, step: str, lines: int = 30) -> str:
     """The end of the step's log."""
     path = study.log_file(step)

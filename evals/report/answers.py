@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evals.report.diffing import changed_words
+from evals.report.diffing import Runs, changed_words
 from evals.report.reading import BASELINE, CANDIDATE
 from evals.report.wording import number
 
 _LONGEST = 1500
 """Characters of one text shown; ``report.json`` holds the whole."""
+_MOST_MARKED = 0.75
 _OPEN = 12
 """Items of a group shown without unfolding it."""
 _TITLES = {
     "lost": ("Right under 16-bit LoRA only", "What 4-bit lost, by exact match."),
     "gained": ("Right under QLoRA only", "What 4-bit gained, by exact match."),
-    "different": ("Answers that differ otherwise", "Both right or both wrong, in other words; marked is what differs."),
+    "different": ("Answers that differ otherwise", "Both right or both wrong, in other words."),
     "same": ("Same answer from both", "Word for word."),
     "not generated": ("Scored by loss only", "No answers were generated for these."),
 }
@@ -36,12 +37,13 @@ def answer_groups(report: Mapping[str, Any], most: int) -> list[dict[str, Any]]:
     for change, (title, about) in _TITLES.items():
         rows = [row for row in report["items"] if row["change"] == change]
         if change == "different" and report["flips"] is None:
-            title, about = "Answers that differ", "Marked is what differs."
+            title, about = "Answers that differ", "Worded otherwise."
         if rows:
             shown = [_item(row) for row in rows[:left]]
             left -= len(shown)
+            at_once = len(shown) if change == "same" else _OPEN  # that group is folded as a whole
             groups.append({"change": change, "title": title, "about": about, "total": len(rows),
-                           "shown": len(shown), "first": shown[:_OPEN], "more": shown[_OPEN:]})
+                           "shown": len(shown), "first": shown[:at_once], "more": shown[at_once:]})
     return groups
 
 
@@ -54,10 +56,10 @@ def _item(row: Mapping[str, Any]) -> dict[str, Any]:
     answers = row["answers"]
     pair = None
     if BASELINE in answers and CANDIDATE in answers:
-        pair = changed_words(cut(answers[BASELINE]), cut(answers[CANDIDATE]))
+        pair = _marked(cut(answers[BASELINE]), cut(answers[CANDIDATE]))
     sides = [
-        {"arm": arm, "label": label, "runs": None if pair is None else pair[index],
-         "loss": _loss(row, name), "declined": row["declined"].get(name, False)}
+        {"arm": arm, "label": label, "runs": None if pair is None else pair[index], "loss": _loss(row, name),
+         "exact": row["metrics"].get(name, {}).get("exact_match") == 1, "declined": row["declined"].get(name, False)}
         for index, (arm, name, label) in enumerate(
             (("lora", BASELINE, "LoRA, 16-bit"), ("qlora", CANDIDATE, "QLoRA, 4-bit")))
     ]
@@ -67,6 +69,16 @@ def _item(row: Mapping[str, Any]) -> dict[str, Any]:
         "context": [{"role": message["role"], "content": cut(message["content"])} for message in row["context"]],
         "untuned": cut(answers["B16"]) if "B16" in answers else None,
     }
+
+
+def _marked(first: str, second: str) -> tuple[Runs, Runs]:
+    """Both answers cut into runs, or left whole where they have so little in common that marks would cover them."""
+    runs = changed_words(first, second)
+    changed = max(sum(len(text) for text, differs in side if differs) / max(len(whole), 1)
+                  for side, whole in zip(runs, (first, second), strict=True))
+    if changed <= _MOST_MARKED:
+        return runs
+    return [(first, False)], [(second, False)]
 
 
 def _loss(row: Mapping[str, Any], name: str) -> str | None:

@@ -35,7 +35,7 @@ CONTEXT: tuple[dict[str, str], ...] = (
      "source": "LoftQ README, github.com/yxli2123/LoftQ"},
     {"what": "Llama-3-70B, 10,000 medical pairs", "lora": "86%", "qlora": "82%",
      "note": "4 points, or 4.7% of 86; 8 × A100 against 1 × A100 for 14 h",
-     "source": "the example this project started from; not published, no interval given"},
+     "source": "unpublished example, no interval given"},
     {"what": "Typical claim", "lora": "", "qlora": "1–3% below", "note": "seldom with an interval or a 16-bit twin",
      "source": "common statement"},
 )
@@ -48,8 +48,8 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
      "same kind, 95 of 100 such ranges would hold the true difference."),
     ("adapter", "The small set of weights that training changes (LoRA). The base model itself stays frozen."),
     ("baseline", "What the comparison is made against: the twin trained on the float16 base."),
-    ("cluster", "Questions that belong together, such as several phrasings of one fact. They rise and fall together, so "
-     "they count as less than that many independent questions."),
+    ("cluster", "Questions that belong together, such as several phrasings of one fact. They rise and fall together, "
+     "so they count as less than that many independent questions."),
     ("cell", "One combination of base model (16-bit or 4-bit) and adapter (none, LoRA, QLoRA)."),
     ("held-out", "Questions kept aside before training and used for nothing but this test."),
     ("loss, nats per token", "The mean negative log-probability that the assistant gives to the words of the reference "
@@ -61,7 +61,7 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
      "Small means hard to put down to luck. Holm's adjustment pays for testing several metrics at once."),
     ("paired", "Both assistants answer the same questions and are compared question by question, so hard and easy "
      "questions cancel out."),
-    ("perplexity", "The exponential of the loss: among how many equally likely words the assistant hesitates."),
+    ("perplexity", "The exponential of the loss: among how many equally likely tokens the assistant hesitates."),
     ("points", "Differences of scores that run from 0 to 100. From 64% to 62% is 2 points, not 2%."),
     ("twins", "Two training runs alike in data, order, seed, settings and number of steps. Only the storage of the "
      "frozen base differs, so that what differs in the result comes from there."),

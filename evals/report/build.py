@@ -8,7 +8,7 @@ from typing import Any
 
 from assistant_builder.config import METRICS
 from assistant_builder.errors import EvaluationError
-from assistant_builder.study import Study, read_json, write_json, write_text
+from assistant_builder.study import STEPS, Study, read_json, write_json, write_text
 from evals.report import contrasts as comparing
 from evals.report.background import CELL_TEXTS, CONTEXT
 from evals.report.caveats import power, warnings
@@ -17,21 +17,14 @@ from evals.report.items import declining, flips, item_rows
 from evals.report.markdown import render_markdown
 from evals.report.page import render_html
 from evals.report.reading import BASELINE, CANDIDATE, Cell, figure, metrics_of, read_cells
-from evals.report.sentences import audience, summary, verdict_sentence
+from evals.report.sentences import audience, objection, summary, verdict_sentence
 from evals.report.training import arm_records, curves, resources, twins
 
 VERSION = 1
 
 
 def build_report(study: Study) -> dict[str, Any]:
-    """Everything the report says, as one JSON document.
-
-    Args:
-        study: A study whose arms are trained and whose cells are scored.
-
-    Returns:
-        The keys of the contract (``version study primary_metric verdict cells contrasts resources``) and more; losses
-        in nats per token, sizes in bytes, times in seconds.
+    """Everything the report says, as one JSON document: losses in nats per token, sizes in bytes, times in seconds.
 
     Raises:
         EvaluationError: The headline's cells are missing or cannot be compared, or lack the primary metric.
@@ -44,12 +37,13 @@ def build_report(study: Study) -> dict[str, Any]:
         raise EvaluationError(
             f"the primary metric {primary} was not scored on both {CANDIDATE} and {BASELINE}",
             where=str(study.folder / "evals"),
-            remedy=f"Scored were: {', '.join(usable) or 'none'}. Set eval.primary_metric to one of them, or score again "
-            f"with 'assistant-builder run {study.name} --redo'",
+            remedy=f"Scored were: {', '.join(usable) or 'none'}. Set eval.primary_metric to one of them, or score "
+            f"again with 'assistant-builder run {study.name} --redo'",
         )
     rows = comparing.contrasts(cells, usable, config.eval)
     items = item_rows(cells, list(usable))
-    judged = next(row for row in rows if "verdict" in row)
+    rows_of_headline = [row for row in rows if row["name"] == comparing.PAIRS[0].name]
+    judged = next(row for row in rows_of_headline if "verdict" in row)
     report: dict[str, Any] = {
         "version": VERSION,
         "study": study.name,
@@ -60,15 +54,19 @@ def build_report(study: Study) -> dict[str, Any]:
         **_arms(study),
         "flips": flips(items),
         "declining": declining(cells),
-        "power": power([row for row in rows if row["name"] == comparing.PAIRS[0].name], primary, config.eval.margin),
+        "power": power(rows_of_headline, primary, config.eval.margin),
         "data": data_summary(study),
         "items": items,
+        "steps": _steps(study),
         "provenance": _provenance(study),
         "config": config.model_dump(mode="json"),
         "context": list(CONTEXT),
     }
     report["warnings"] = warnings(report)
-    report["sentence"] = verdict_sentence(report["verdict"], audience(items, judged["n"]))
+    report["objection"] = objection(rows_of_headline, judged["verdict"])
+    report["sentence"] = " ".join(
+        [verdict_sentence(report["verdict"], audience(items, report["verdict"])), report["objection"]]
+    ).strip()
     report["summary"] = summary(report)
     return report
 
@@ -95,16 +93,15 @@ def write_report(study: Study) -> Path:
 
 def _cell_record(cell: Cell, usable: dict[str, list[str]]) -> dict[str, Any]:
     """A cell's figures; ``metrics`` repeats ``nll_per_token``, so that every metric is found in one place."""
-    figures = {metric: figure(cell, metric, items) for metric, items in usable.items()}
-    everything = [item for item in cell.by_item if cell.value(item, "nll_per_token") is not None]
-    loss = figures.get("nll_per_token") or figure(cell, "nll_per_token", everything)
+    figures = {metric: figure(cell, metric, items) for metric, items in usable.items() if cell.has(metric)}
+    loss = figures.get("nll_per_token")
     kept = ("base", "adapter", "compute_dtype", "batch_size", "seconds")
     return {
         "items": len(cell.samples),
         "tokens": sum(sample["tokens"] for sample in cell.samples),
         "nll_per_token": loss,
         "perplexity": None if loss is None else math.exp(min(loss, 700.0)),
-        "metrics": {metric: value for metric, value in figures.items() if value is not None},
+        "metrics": figures,
         "label": CELL_TEXTS[cell.name].label,
         "about": CELL_TEXTS[cell.name].about,
         **{key: cell.scores[key] for key in kept if key in cell.scores},
@@ -118,12 +115,18 @@ def _arms(study: Study) -> dict[str, Any]:
         "twins": twins(configs, summaries),
         "arms": {arm: {key: record.get(key) for key in ("base_storage", "compute_dtype", "device")}
                  for arm, record in configs.items()},
-        "base_model": next((record.get("model") for record in configs.values()), None),
         "curves": curves(study),
     }
 
 
+def _steps(study: Study) -> list[dict[str, Any]]:
+    """What each finished step took; the report's own is still running when this is written."""
+    records = [study.step(step) for step in STEPS if step != "report"]
+    return [{"name": record.step, "started": record.started, "seconds": record.seconds,
+             "peak_memory_bytes": record.peak_memory_bytes} for record in records if record.state == "succeeded"]
+
+
 def _provenance(study: Study) -> dict[str, Any]:
-    """``provenance.json`` whole, with what each finished step took."""
+    """``provenance.json`` whole."""
     path = study.folder / "provenance.json"
     return read_json(path) if path.exists() else {}

@@ -7,13 +7,12 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from assistant_builder.models.bundled import BASE_MODEL
+from evals.power import FACTOR, TARGET
 from evals.report.reading import BASELINE, CANDIDATE
-from evals.report.wording import SHOWN, plain, plural
+from evals.report.wording import SHOWN, plural
 
 _Z95 = 1.959964
-_DETECTABLE = _Z95 + 0.841621
-"""Standard errors between zero and a difference found in 80 % of studies at the two-sided 5 % level: 2.8 (Miller 2024,
-arXiv:2411.00640, section 5)."""
 
 
 def power(rows: list[dict[str, Any]], primary: str, margin: float) -> list[dict[str, Any]]:
@@ -35,12 +34,13 @@ def power(rows: list[dict[str, Any]], primary: str, margin: float) -> list[dict[
         if not is_primary and row["metric"] != "exact_match":
             continue
         error = (row["ci_high"] - row["ci_low"]) / (2 * _Z95)
-        target = margin if is_primary else 0.02
+        target = margin if is_primary else TARGET
         units = row["n_clusters"] or row["n"]
-        ratio = _DETECTABLE * error / target if target > 0 else None
+        ratio = FACTOR * error / target if target > 0 else None
         found.append({
-            "metric": row["metric"], "n": row["n"], "units": units, "unit": "clusters" if row["n_clusters"] else "items",
-            "standard_error": error, "detectable": _DETECTABLE * error, "target": target,
+            "metric": row["metric"], "n": row["n"], "units": units,
+            "unit": "clusters" if row["n_clusters"] else "items",
+            "standard_error": error, "detectable": FACTOR * error, "target": target,
             "needed": max(math.ceil(units * ratio**2), 2) if ratio else None,
         })
     return found
@@ -62,14 +62,14 @@ def warnings(report: Mapping[str, Any]) -> list[dict[str, str]]:
 def _about_statistics(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     verdict = report["verdict"]
     for text in verdict["warnings"]:
-        yield "statistics", "serious", f"{SHOWN[verdict['metric']].label}: {text}"
+        yield "statistics", "serious", _statistics(verdict["metric"], text)
     said = set(verdict["warnings"])
     for row in report["contrasts"]:
         if row["name"] == verdict["contrast"] and row["metric"] != verdict["metric"]:
             for text in row["warnings"]:
                 if text not in said:
                     said.add(text)
-                    yield "statistics", "note", f"{SHOWN[row['metric']].label}: {text}"
+                    yield "statistics", "note", _statistics(row["metric"], text)
     yield ("one_seed", "note",
            "One training run of each arm, one seed. The intervals are over held-out items: they leave out how much the "
            "training itself varies, so another seed could move the difference further than the interval says.")
@@ -83,20 +83,26 @@ def _about_statistics(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str
                "not measured here, so single changed answers prove nothing.")
 
 
+def _statistics(metric: str, text: str) -> str:
+    return f"{SHOWN[metric].label}: {text.replace(' %', '%').rstrip('.')}."
+
+
 def _about_training(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     twins = report["twins"]
     if twins is None:
-        yield "twins_unknown", "serious", "The settings of both arms are not on record, so that they were twins is unproven."
+        yield ("twins_unknown", "serious",
+               "The settings of both arms are not on record, so that they were twins is unproven.")
     elif not twins["matched"]:
-        what = ", ".join(row["setting"] for row in twins["unintended"]) or "no difference in the base's storage was found"
+        what = ", ".join(row["setting"] for row in twins["unintended"]) or "the storage is the same"
         yield ("twins_differ", "serious",
-               f"The arms are not twins: they differ in more, or other, than the base's storage ({what}). The difference "
-               "below cannot be laid to 4-bit alone.")
-    if _mentions(report["provenance"].get("base_model"), "gguf") or _mentions(report["base_model"], "gguf"):
+               f"The arms are not twins: they differ in more, or other, than the base's storage ({what}). The "
+               "difference below cannot be laid to 4-bit alone.")
+    came_through_gguf = "gguf" in json.dumps(report["provenance"].get("base_model"), default=str).lower()
+    if came_through_gguf or report["config"]["model"]["base"].strip().casefold() == BASE_MODEL:
         yield ("base_requantized", "serious",
                "The base model reached this study through a 4-bit GGUF file: “float16” here means those 4-bit weights "
-               "widened to float16. Both arms start from them, but the cost of 4-bit on weights that were never rounded "
-               "before may differ.")
+               "widened to float16. Both arms start from them, but the cost of 4-bit on weights that were never "
+               "rounded before may differ.")
     for untuned, tuned in (("B16", BASELINE), ("B4", CANDIDATE)):
         if untuned in report["cells"] and (
             report["cells"][tuned]["nll_per_token"] >= report["cells"][untuned]["nll_per_token"]
@@ -108,33 +114,41 @@ def _about_training(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]
         yield ("cpu_memory", "note",
                "Trained on a CPU. Peak memory is the resident set of the training process, Python and libraries "
                "included, so it shrinks far less than the weights do; on a GPU the weights dominate.")
+    if len({record.get("gradient_checkpointing") for record in report["resources"].values()}) > 1:
+        yield ("checkpointing_differs", "note",
+               "Only one arm had to recompute activations (gradient checkpointing) to fit into memory. That changes no "
+               "result, but time and memory of the two arms are not alike for it.")
     dtypes = sorted({str(record["compute_dtype"]) for record in report["arms"].values() if record.get("compute_dtype")})
     if dtypes:
         yield ("compute_dtype", "note",
-               f"Storage and arithmetic are separate: the base is stored in float16 or NF4, and both arms compute in "
-               f"{' and '.join(dtypes)}.")
+               "Storage and arithmetic are separate: the base is stored in float16 or in 4 bits, and both arms compute "
+               f"in {' and '.join(dtypes)}.")
 
 
 def _about_data(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     leaks = report["data"]["leaks"]
-    if leaks["question"] or leaks["embedding"]:
-        parts = [plural(leaks[kind], f"{name} leak") for kind, name in (("question", "text"), ("embedding", "embedding"))
-                 if leaks[kind]]
-        removed = leaks["removed"]
-        rest = {True: "They were removed.", False: "They were left in, so the scores may flatter both arms.",
-                None: "Whether they were removed is not on record."}[removed]
-        yield ("leaks", "note" if removed else "serious",
-               f"Held-out questions that stand, or nearly stand, in training: {' and '.join(parts)}. {rest}")
+    if leaks["removed"]:
+        yield ("leaks_removed", "note",
+               f"{plural(leaks['removed'], 'question')} stood, or nearly stood, in training and so left "
+               "the held-out set.")
+    if leaks["left"]:
+        why = " because the file itself gives the split" if report["data"]["split"]["given"] else ""
+        yield ("leaks_left", "serious",
+               f"{plural(leaks['left'], 'held-out question')} also stand, or nearly stand, in training and were left in"
+               f"{why}. Where these are phrasings of one fact on purpose, the test is one of rephrasing; otherwise the "
+               "scores of both arms are flattered.")
+    if leaks["text"] is None or leaks["embedding"] is None:
+        missing = " or ".join(name for name, key in (("text", "text"), ("sentence embedding", "embedding"))
+                              if leaks[key] is None)
+        yield "leaks_unknown", "note", f"No search for leaks by {missing} is on record."
     unanswerable = sum(not row["answerable"] for row in report["items"])
     if unanswerable:
         yield ("unanswerable", "note",
                f"{plural(unanswerable, 'item')} of {len(report['items']):,} should be declined. They count in the loss "
                "and wherever else they carry a score.")
-    short = {metric: row["n"] for row in report["contrasts"] if row["name"] == report["verdict"]["contrast"]
-             for metric in [row["metric"]] if row["n"] < len(report["items"])}
-    for metric, n in short.items():
-        yield "fewer_items", "note", f"{SHOWN[metric].label} is figured on {plain(n)} of {len(report['items']):,} items."
-
-
-def _mentions(record: Any, word: str) -> bool:
-    return word in json.dumps(record, default=str).lower() if record else False
+    everything = len(report["items"])
+    for row in report["contrasts"]:
+        if row["name"] == report["verdict"]["contrast"] and row["n"] < everything:
+            yield ("fewer_items", "note",
+                   f"{SHOWN[row['metric']].label} is figured on {row['n']:,} of {everything:,} items; the others carry "
+                   "no such score.")

@@ -75,7 +75,7 @@ def _interval_panel(rows: list[dict[str, Any]], primary: str, margin: float, mir
             "label": SHOWN[row["metric"]].label, "primary": row["metric"] == primary,
             "low": low, "high": high, "at": scale(row["delta"] * factor[row["metric"]]),
             "margin": scale(harm * factor[row["metric"]]) if row["metric"] == primary else None,
-            "text": difference(row["delta"], row["metric"], row, unit=False), "interval": interval(row, row["metric"]),
+            "text": difference(row["delta"], row["metric"], row), "interval": interval(row, row["metric"]),
         })
     return {
         "unit": "nats per token" if not mirrored else "points of 100", "rows": marks, "zero": scale(0.0),

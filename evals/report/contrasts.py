@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from assistant_builder.config import EvalConfig
-from evals.compare import Comparison, paired_comparison
+from evals.compare import Comparison, holm, paired_comparison
 from evals.metrics import METRIC_INFO
-from evals.report.reading import BASELINE, CANDIDATE, Cell, figure
-from evals.significance import holm
+from evals.report.reading import BASELINE, CANDIDATE, Cell
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def contrasts(cells: Mapping[str, Cell], usable: Mapping[str, list[str]], config
         family = [
             _contrast(pair, cells, metric, items, config) for metric, items in usable.items()
             if {pair.candidate, pair.baseline} <= cells.keys()
-            and all(figure(cells[name], metric, items) is not None for name in (pair.candidate, pair.baseline))
+            and all(cells[name].has(metric) for name in (pair.candidate, pair.baseline))
         ]
         adjusted = holm([row["p_value"] for row in family])
         rows += [{**row, "p_value_holm": float(value)} for row, value in zip(family, adjusted, strict=True)]
@@ -80,7 +79,8 @@ def _contrast(
         "name": pair.name, "metric": metric, "baseline": pair.baseline, "candidate": pair.candidate,
         "meaning": pair.meaning, "delta": float(result.delta), "ci_low": float(result.ci_low),
         "ci_high": float(result.ci_high), "p_value": float(result.p_value), "n": int(result.n),
-        "n_clusters": result.n_clusters, "method": result.method, "higher_is_better": METRIC_INFO[metric].higher_is_better,
+        "n_clusters": result.n_clusters, "method": result.method,
+        "higher_is_better": METRIC_INFO[metric].higher_is_better,
         "warnings": list(result.warnings),
     }
     if judged:
@@ -95,19 +95,16 @@ def compare(
     samples = [baseline.by_item[item] for item in items]
     clusters = [sample.get("cluster") for sample in samples]
     return paired_comparison(
-        [baseline.value(item, metric) for item in items],
-        [candidate.value(item, metric) for item in items],
+        baseline.values(items, metric),
+        candidate.values(items, metric),
         clusters=clusters if any(label is not None for label in clusters) else None,
         weights=[sample["tokens"] for sample in samples] if METRIC_INFO[metric].token_weighted else None,
         margin=config.margin if judged else None,
         higher_is_better=METRIC_INFO[metric].higher_is_better,
         seed=config.seed,
+        bounds=METRIC_INFO[metric].bounds,
+        resamples=config.bootstrap_resamples,
     )
-
-
-def headline(rows: list[dict[str, Any]], metric: str) -> dict[str, Any] | None:
-    """The headline contrast on one metric."""
-    return next((row for row in rows if row["name"] == PAIRS[0].name and row["metric"] == metric), None)
 
 
 def verdict(row: Mapping[str, Any], margin: float) -> dict[str, Any]:

@@ -7,9 +7,11 @@ import re
 
 _LONGEST = 4000
 """Words beyond which answers are not aligned: the matcher's time grows with the square of the length."""
+Runs = list[tuple[str, bool]]
+"""Pieces of a text, each with whether the other text lacks it."""
 
 
-def changed_words(first: str, second: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
+def changed_words(first: str, second: str) -> tuple[Runs, Runs]:
     """Cut two texts into runs, each with whether it differs from the other text.
 
     Args:
@@ -30,9 +32,9 @@ def changed_words(first: str, second: str) -> tuple[list[tuple[str, bool]], list
     return _joined(ours), _joined(theirs)
 
 
-def _joined(runs: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
+def _joined(runs: Runs) -> Runs:
     """Merge neighbours, and take a lone space between two changed words as changed, so that marks do not flicker."""
-    merged: list[tuple[str, bool]] = []
+    merged: Runs = []
     for text, changed in runs:
         if not text:
             continue

@@ -36,7 +36,7 @@ def _item_row(cells: Mapping[str, Cell], item: str, metrics: list[str]) -> dict[
         "cluster": sample.get("cluster"),
         "answerable": sample.get("answerable", True),
         "question": sample["question"],
-        "context": [message for message in sample.get("prompt", [])[:-1] if message["role"] != "system"],
+        "context": [message for message in sample["prompt"][:-1] if message["role"] != "system"],
         "reference": sample["reference"],
         "change": _change(cells[BASELINE], cells[CANDIDATE], item),
         "answers": {name: s["answer"] for name, s in samples.items() if s.get("answer") is not None},

@@ -65,18 +65,18 @@ def shown_value(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
-    return "none" if value == {} else str(value)
+    return str(value) if value not in ({}, "") else "none"
 
 
-def page_context(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything the template prints, in the order it prints it."""
+def page_context(report: Mapping[str, Any], *, listed: int = LISTED) -> dict[str, Any]:
+    """Everything the templates print, with at most ``listed`` held-out items."""
     rows = views.of_contrast(report, views.HEADLINE)
     margin, primary = report["verdict"]["margin"], report["primary_metric"]
     resources = views.resource_rows(report)
     return {
         "report": report,
         "outcome": views.outcome_label(report),
-        "tone": report["verdict"]["outcome"].replace(" ", "-"),
+        "tone": views.tone(report),
         "tiles": tiles(report),
         "table": views.metric_table(report),
         "all_cells": views.metric_table(report, tuple(report["cells"])) if _more_cells(report) else None,
@@ -86,11 +86,14 @@ def page_context(report: Mapping[str, Any]) -> dict[str, Any]:
         "power": views.power_sentences(report),
         "curves": charts.loss_chart(report["curves"]),
         "validations": views.validation_rows(report),
-        "resources": resources,
+        "resources": [row for row in resources if row["key"] not in _BARS],
+        "costs": resources,
+        "steps": views.step_rows(report),
+        "scored_at": views.scored_at(report),
         "bars": charts.bars([(row["label"], row["values"], row["texts"], row["ratio"])
                              for row in resources if row["key"] in _BARS]),
         "arm_names": views.ARM_NAMES,
-        "groups": answer_groups(report, LISTED),
+        "groups": answer_groups(report, listed),
         "declining": views.declining_rows(report),
         "data": views.data_rows(report),
         "methods": views.method_rows(report),
@@ -112,7 +115,7 @@ def tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
     shown = wording.SHOWN[verdict["metric"]]
     found = [{
         "label": f"{shown.label}: QLoRA minus LoRA",
-        "value": wording.difference(judged["delta"], verdict["metric"], judged, unit=False),
+        "value": wording.difference(judged["delta"], verdict["metric"], judged),
         "note": f"95% interval {wording.interval(judged, verdict['metric'])}; allowed: "
                 f"{wording.plain(verdict['margin'] * shown.factor)}",
     }]
@@ -122,7 +125,7 @@ def tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
             "label": "Exactly right answers, QLoRA", "value": wording.number(scores["candidate"], "exact_match"),
             "note": f"{wording.number(scores['baseline'], 'exact_match')} with 16-bit LoRA",
         })
-    names = {"base_bytes": "Base weights, QLoRA", "train_seconds": "Training time, QLoRA"}
+    names = {"base_bytes": "Base weights as stored, QLoRA", "train_seconds": "Training time, QLoRA"}
     for line in views.resource_rows(report):
         if line["key"] in names and line["values"].get("qlora") is not None:
             found.append({"label": names[line["key"]], "value": line["texts"]["qlora"],

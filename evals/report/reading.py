@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from assistant_builder.config import CELLS
 from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study, read_json, read_jsonl
+from evals.metrics import METRIC_INFO
+from evals.report.background import CELL_TEXTS
 
 BASELINE, CANDIDATE = "L16", "Q4"
 """The two cells of the headline: float16 LoRA, and QLoRA as served."""
@@ -21,7 +22,7 @@ class Cell:
     """The held-out items as one combination of base and adapter answered them.
 
     Attributes:
-        name: One of ``assistant_builder.config.CELLS``.
+        name: One of ``CELL_TEXTS``.
         samples: Lines of ``samples.jsonl``, in the file's order.
         scores: ``scores.json``.
     """
@@ -41,18 +42,33 @@ class Cell:
         if metric == "nll_per_token":
             return sample["nll"] / sample["tokens"] if sample.get("tokens") and sample.get("nll") is not None else None
         number = sample.get("metrics", {}).get(metric)
-        return float(number) if number is not None and math.isfinite(number) else None
+        return _within_bounds(float(number), metric) if number is not None and math.isfinite(number) else None
+
+    def has(self, metric: str) -> bool:
+        """Whether any item carries the score."""
+        return any(self.value(item, metric) is not None for item in self.by_item)
+
+    def values(self, items: list[str], metric: str) -> list[float]:
+        """The scores of ``items`` that carry one, in that order."""
+        return [value for item in items if (value := self.value(item, metric)) is not None]
+
+
+def _within_bounds(score: float, metric: str) -> float:
+    """Take back a rounding error beyond the metric's bounds, such as a cosine of 1.0000001."""
+    low, high = METRIC_INFO[metric].bounds or (-math.inf, math.inf)
+    clipped = min(max(score, low), high)
+    return clipped if abs(clipped - score) < 1e-5 else score
 
 
 def read_cells(study: Study) -> dict[str, Cell]:
-    """Every scored cell, in the order of ``CELLS``.
+    """Every scored cell, in the order of ``CELL_TEXTS``.
 
     Raises:
         EvaluationError: The headline's cells are not both there, the cells were scored on different items, or a
             cell's summary contradicts its samples.
     """
     cells = {}
-    for name in CELLS:
+    for name in CELL_TEXTS:
         folder = study.cell_folder(name)
         samples = read_jsonl(folder / "samples.jsonl")
         if samples:
@@ -113,7 +129,7 @@ def metrics_of(cells: Mapping[str, Cell], order: tuple[str, ...]) -> dict[str, l
     items = list(cells[BASELINE].by_item)
     usable = {}
     for metric in order:
-        having = [cell for cell in cells.values() if any(cell.value(item, metric) is not None for item in items)]
+        having = [cell for cell in cells.values() if cell.has(metric)]
         if {BASELINE, CANDIDATE} <= {cell.name for cell in having}:
             kept = [item for item in items if all(cell.value(item, metric) is not None for cell in having)]
             if kept:
@@ -121,13 +137,9 @@ def metrics_of(cells: Mapping[str, Cell], order: tuple[str, ...]) -> dict[str, l
     return usable
 
 
-def figure(cell: Cell, metric: str, items: list[str]) -> float | None:
-    """A cell's figure: Σ nll / Σ tokens for ``nll_per_token``, else the mean over ``items``; ``None`` without scores."""
-    values = [cell.value(item, metric) for item in items]
-    numbers = [value for value in values if value is not None]
-    if not numbers or len(numbers) < len(values):
-        return None
+def figure(cell: Cell, metric: str, items: list[str]) -> float:
+    """A cell's figure over ``items``: Σ nll / Σ tokens for ``nll_per_token``, else the mean."""
     if metric == "nll_per_token":
         samples = [cell.by_item[item] for item in items]
-        return math.fsum(sample["nll"] for sample in samples) / sum(sample["tokens"] for sample in samples)
-    return math.fsum(numbers) / len(numbers)
+        return math.fsum(float(sample["nll"]) for sample in samples) / sum(int(sample["tokens"]) for sample in samples)
+    return math.fsum(cell.values(items, metric)) / len(items)

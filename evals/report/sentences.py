@@ -6,13 +6,26 @@ from collections.abc import Mapping
 from typing import Any
 
 from evals.report.reading import BASELINE, CANDIDATE
-from evals.report.wording import SHOWN, decimals, interval, number, percent, plain, plural, signed_percent
+from evals.report.wording import (
+    SHOWN,
+    SIGNIFICANT,
+    decimals,
+    difference,
+    interval,
+    number,
+    percent,
+    plain,
+    plural,
+    signed_percent,
+)
 
 
-def audience(rows: list[dict[str, Any]], count: int) -> str:
-    """``208 held-out questions``; answers, where conversations have several."""
+def audience(rows: list[dict[str, Any]], verdict: Mapping[str, Any]) -> str:
+    """``208 held-out questions``; answers, where conversations have several; and whether they are too few."""
     several = any(row["turn"] for row in rows)
-    return plural(count, "held-out answer" if several else "held-out question")
+    few = any(text.startswith("too few") for text in verdict["warnings"])
+    asked = plural(verdict["n"], "held-out answer" if several else "held-out question")
+    return f"{asked} (too few for a firm verdict)" if few else asked
 
 
 def verdict_sentence(verdict: Mapping[str, Any], asked: str) -> str:
@@ -51,7 +64,7 @@ def harm_interval(verdict: Mapping[str, Any]) -> tuple[float, float]:
 
 def _amount(value: float, verdict: Mapping[str, Any]) -> str:
     shown = SHOWN[verdict["metric"]]
-    unit = "" if verdict["metric"] == "nll_per_token" else shown.difference
+    unit = "" if verdict["metric"] == "nll_per_token" else f" {shown.unit}"
     return plain(value * shown.factor) + unit
 
 
@@ -66,8 +79,28 @@ def _measured(verdict: Mapping[str, Any]) -> str:
     if float(amount) == 0:
         compared = "the same as that of its 16-bit twin"
     else:
-        compared = f"{amount}{shown.difference} {'higher' if delta > 0 else 'lower'} than that of its 16-bit twin"
-    return f"QLoRA's {shown.phrase} is {compared} (95% interval {interval(row, verdict['metric'])})"
+        compared = f"{amount} {shown.unit} {'higher' if delta > 0 else 'lower'} than that of its 16-bit twin"
+    return f"QLoRA's {shown.phrase} is {compared} (95% interval {interval(row, verdict['metric'], plus=False)})"
+
+
+def objection(rows: list[dict[str, Any]], outcome: str) -> str:
+    """What speaks against a verdict that sounds reassuring: metrics on which QLoRA is clearly worse; empty without any.
+
+    Args:
+        rows: The headline's contrasts.
+        outcome: The verdict on the primary metric.
+    """
+    against = []
+    for row in rows:
+        low, _ = harm_interval({"ci": (row["ci_low"], row["ci_high"]), "higher_is_better": row["higher_is_better"]})
+        if "verdict" not in row and low > 0 and row["p_value_holm"] <= SIGNIFICANT:
+            shown = SHOWN[row["metric"]]
+            against.append(f"{shown.phrase} ({difference(row['delta'], row['metric'], row)} {shown.unit}, "
+                           f"95% interval {interval(row, row['metric'], plus=False)})")
+    if not against or outcome == "worse":
+        return ""
+    listed = against[0] if len(against) == 1 else f"{', '.join(against[:-1])} and {against[-1]}"
+    return f"By another measure it is clearly worse: {listed}."
 
 
 def summary(report: Mapping[str, Any]) -> list[str]:

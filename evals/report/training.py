@@ -10,7 +10,7 @@ from assistant_builder.study import Study, read_json, read_jsonl
 
 INTENDED = ("arm", "base_storage")
 """The settings in which twins differ: the arm's name and how the frozen base is stored."""
-EQUAL_IN_TWINS = ("steps", "tokens", "trainable_parameters", "gradient_checkpointing", "compute_dtype")
+EQUAL_IN_TWINS = ("steps", "tokens", "train_pairs", "trainable_parameters", "total_parameters", "compute_dtype")
 """Entries of the two ``summary.json`` that must agree, or the arms did not do the same work."""
 _CONTRACT = ("base_bytes", "adapter_bytes", "peak_memory_bytes", "train_seconds", "tokens_per_second")
 
@@ -47,7 +47,7 @@ def twins(configs: dict[str, dict[str, Any]], summaries: dict[str, dict[str, Any
     """
     if set(configs) != set(ARMS):
         return None
-    flat = {arm: dict(flatten(configs[arm])) for arm in ARMS}
+    flat: dict[str, dict[str, Any]] = {arm: dict(flatten(configs[arm])) for arm in ARMS}
     keys = sorted(flat["lora"].keys() | flat["qlora"].keys())
     unequal = [_row(key, flat) for key in keys if flat["lora"].get(key) != flat["qlora"].get(key)]
     unintended = [row for row in unequal if row["setting"] not in INTENDED]
@@ -96,7 +96,7 @@ def curves(study: Study) -> dict[str, dict[str, list[dict[str, Any]]]]:
         Arm → ``{"steps": [{"step", "loss", "learning_rate", "elapsed_seconds"}], "validation": [{"step", "loss"}]}``.
     """
     kept = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second", "elapsed_seconds")
-    found = {}
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for arm in ARMS:
         events: dict[str, dict[int, dict[str, Any]]] = {"step": {}, "validation": {}}
         for line in read_jsonl(study.arm_folder(arm) / "metrics.jsonl"):

@@ -7,50 +7,56 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from evals.metrics import METRIC_INFO
+
 
 @dataclass(frozen=True)
 class Shown:
-    """How a metric appears on the page.
+    """How a metric appears on the page; what it means is said in ``METRIC_INFO``.
 
     Attributes:
         label: Name in tables.
         phrase: Name inside a sentence.
         factor: What its values are multiplied by for display; scores of 0 to 1 are shown as 0 to 100.
-        unit: Put after a value, ``%`` closely.
-        difference: Put after a difference.
+        suffix: Put after a value.
+        unit: Unit of a difference.
         decimals: Fewest decimals shown.
-        about: One line for the reader.
     """
 
     label: str
     phrase: str
     factor: float
+    suffix: str
     unit: str
-    difference: str
     decimals: int
-    about: str
+
+
+SIGNIFICANT = 0.05
+"""Adjusted p-value up to which a difference is called clear."""
+
+
+def _score(metric: str, phrase: str, suffix: str = "") -> Shown:
+    return Shown(METRIC_INFO[metric].label, phrase, 100, suffix, "points", 1)
 
 
 SHOWN: dict[str, Shown] = {
-    "nll_per_token": Shown(
-        "Loss (nats per token)", "loss", 1, "", " nats per token", 3,
-        "How surprised the assistant is by the reference answer; lower is better."),
-    "exact_match": Shown(
-        "Exact match", "share of exactly right answers", 100, "%", " points", 1,
-        "Share of answers that equal the reference, letter case, punctuation and articles aside."),
-    "token_f1": Shown("Token F1", "token F1", 100, "", " points", 1, "Overlap of words with the reference, 0 to 100."),
-    "rouge_l": Shown(
-        "ROUGE-L", "ROUGE-L", 100, "", " points", 1, "Longest run of words in the reference's order, 0 to 100."),
-    "chrf": Shown("chrF", "chrF", 1, "", " points", 1, "Overlap of short letter sequences, 0 to 100."),
-    "similarity": Shown(
-        "Similarity", "similarity", 100, "", " points", 1,
-        "Closeness in meaning by sentence embeddings, 100 at most; blind to negation and to numbers."),
+    "nll_per_token": Shown(METRIC_INFO["nll_per_token"].label, "loss", 1, "", "nats per token", 3),
+    "exact_match": _score("exact_match", "share of exactly right answers", "%"),
+    "token_f1": _score("token_f1", "token F1"),
+    "rouge_l": _score("rouge_l", "ROUGE-L"),
+    "chrf": _score("chrf", "chrF"),
+    "similarity": _score("similarity", "similarity"),
 }
 
 
 def plain(value: float) -> str:
     """A round number as short as it goes, with a real minus sign: ``−0.5``."""
     return f"{value + 0.0:.10g}".replace("-", "\N{MINUS SIGN}")
+
+
+def rough(value: float) -> str:
+    """Two digits, for what is an estimate anyway: ``0.011``."""
+    return plain(float(f"{value:.2g}"))
 
 
 def _signed(value: float, decimals: int) -> str:
@@ -65,27 +71,26 @@ def number(value: float | None, metric: str) -> str:
     if value is None:
         return "not scored"
     shown = SHOWN[metric]
-    return f"{value * shown.factor:.{shown.decimals}f}{shown.unit}".replace("-", "\N{MINUS SIGN}")
+    return f"{value * shown.factor:.{shown.decimals}f}{shown.suffix}".replace("-", "\N{MINUS SIGN}")
 
 
 def decimals(metric: str, row: Mapping[str, Any]) -> int:
-    """Decimals that show two digits of the interval's width, and no fewer than the metric's own."""
+    """Decimals that show one or two digits of the interval's half-width, and no fewer than the metric's own."""
     shown = SHOWN[metric]
-    width = abs(row["ci_high"] - row["ci_low"]) * shown.factor
-    wanted = math.ceil(-math.log10(width)) + 1 if width > 0 else shown.decimals
+    half = abs(row["ci_high"] - row["ci_low"]) / 2 * shown.factor
+    wanted = math.ceil(-math.log10(half / 3)) if half > 0 else shown.decimals
     return min(max(wanted, shown.decimals), 6)
 
 
-def difference(value: float, metric: str, row: Mapping[str, Any], *, unit: bool = True) -> str:
+def difference(value: float, metric: str, row: Mapping[str, Any]) -> str:
     """A signed difference, to the precision that the interval in ``row`` deserves."""
-    shown = SHOWN[metric]
-    text = _signed(value * shown.factor, decimals(metric, row))
-    return text + (shown.difference if unit else "")
+    return _signed(value * SHOWN[metric].factor, decimals(metric, row))
 
 
-def interval(row: Mapping[str, Any], metric: str) -> str:
-    """``−0.003 to +0.011``."""
-    return " to ".join(difference(row[key], metric, row, unit=False) for key in ("ci_low", "ci_high"))
+def interval(row: Mapping[str, Any], metric: str, *, plus: bool = True) -> str:
+    """``−0.003 to +0.011``; without ``plus``, as in a sentence, ``−0.003 to 0.011``."""
+    text = " to ".join(difference(row[key], metric, row) for key in ("ci_low", "ci_high"))
+    return text if plus else text.replace("+", "")
 
 
 def percent(share: float, places: int = 1) -> str:

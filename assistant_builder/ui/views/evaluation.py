@@ -11,8 +11,10 @@ from assistant_builder.config import METRICS
 from assistant_builder.ui.markup import Tone, bar, callout, card, empty, error_callout, fold, items, join, table
 from assistant_builder.ui.snapshots import Snapshot
 from assistant_builder.ui.views.study import STEP_TITLES
-from evals.report.wording import SHOWN, difference, duration, interval, number, p_value
+from evals.metrics import METRIC_INFO
+from evals.report.wording import SHOWN, count, difference, duration, interval, number, p_value
 
+MINUS = " \N{MINUS SIGN} "
 CELL_MEANINGS = {
     "B16": "16-bit base, untuned",
     "B4": "4-bit base, untuned",
@@ -90,7 +92,8 @@ def cells_table(snapshot: Snapshot) -> Markup:
         )
         for cell, scores in snapshot.scores.items()
     ]
-    legend = fold("What the columns mean", items(f"{SHOWN[metric].label}: {SHOWN[metric].about}" for metric in shown))
+    meanings = (METRIC_INFO[metric] for metric in shown)
+    legend = fold("What the columns mean", items(f"{m.label}: {m.meaning} {m.blind_spots}" for m in meanings))
     return join([table(headers, rows, numeric=range(2, len(headers))), legend])
 
 
@@ -103,21 +106,29 @@ def _figure(scores: Mapping[str, Any], metric: str) -> float | None:
 
 
 def contrasts_table(report: Mapping[str, Any]) -> Markup:
-    """Every difference with its 95 % interval, the headline first."""
-    rows = [
+    """Every difference with its 95 % interval: the headline open, the others to be opened."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in report["contrasts"]:
+        groups.setdefault(row["name"], []).append(row)
+    parts = []
+    for place, (name, rows) in enumerate(groups.items()):
+        title = f"{name.replace('-', MINUS)}: {rows[0].get('meaning', '')}"
+        parts.append(fold(title, _contrast_rows(rows), opened=place == 0))
+    return join(parts)
+
+
+def _contrast_rows(rows: list[Mapping[str, Any]]) -> Markup:
+    cells = [
         (
-            row["name"].replace("-", " \N{MINUS SIGN} "),
-            row.get("meaning", ""),
             SHOWN[row["metric"]].label,
             difference(row["delta"], row["metric"], row),
             interval(row, row["metric"]),
             p_value(row.get("p_value_holm", row["p_value"])),
-            str(row["n"]),
+            count(row["n"]),
         )
-        for row in report["contrasts"]
+        for row in rows
     ]
-    headers = ("Difference", "What it tells", "Metric", "Measured", "95 % interval", "p (Holm)", "n")
-    return table(headers, rows, numeric=(3, 4, 5, 6))
+    return table(("Metric", "Difference", "95 % interval", "p (Holm)", "n"), cells, numeric=(1, 2, 3, 4))
 
 
 def _warnings(report: Mapping[str, Any]) -> Markup:

@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from assistant_builder.config import StudyConfig
+from assistant_builder.models.catalog import CATALOG
 from assistant_builder.study import changed_inputs
 from assistant_builder.ui.markup import (
     ARM_TITLES,
@@ -79,7 +80,7 @@ def _arm(snapshot: Snapshot, arm: str, seen: ArmSnapshot) -> Markup:
             ("Step", f"{last['step']} of {last['steps']}"),
             ("Epoch", f"{last['epoch']:.2f}"),
             ("Training loss", f"{last['loss']:.3f}"),
-            ("Validation loss", _validation(seen)),
+            *_validation(seen),
             ("Speed", rate(last["tokens_per_second"])),
             ("Memory", size(last["memory_bytes"])),
             ("Learning rate", f"{last['learning_rate']:.2g}"),
@@ -97,11 +98,26 @@ def _arm(snapshot: Snapshot, arm: str, seen: ArmSnapshot) -> Markup:
     )
 
 
-def _validation(seen: ArmSnapshot) -> str:
+def _validation(seen: ArmSnapshot) -> list[tuple[str, str]]:
     if not seen.validations:
-        return "–"
+        return [("Validation loss", "–")]
     best = min(seen.validations, key=lambda event: float(event["loss"]))
-    return f"{seen.validations[-1]['loss']:.3f} (best {best['loss']:.3f} at step {best['step']})"
+    return [
+        ("Validation loss", f"{seen.validations[-1]['loss']:.3f}"),
+        ("Best so far", f"{best['loss']:.3f} at step {best['step']}"),
+    ]
+
+
+def model_note(name: str) -> str:
+    """What is known of a base model of the catalog; empty for any other."""
+    entry = CATALOG.get(name)
+    if entry is None:
+        return ""
+    terms = " (its terms must be accepted on the hub)" if entry.gated else ""
+    return (
+        f"Good for {entry.good_for}. {count(entry.parameters / 1e6)} million parameters, {count(entry.context_length)} "
+        f"tokens of context, licence {entry.licence}{terms}."
+    )
 
 
 def resources_table(snapshot: Snapshot) -> Markup:

@@ -1,0 +1,41 @@
+# make demo    set everything up, run the whole study on a shipped dataset, open the page (SERVE=0: do not open it)
+# make app     the page at 127.0.0.1:7860
+# make test    all tests                    (ARGS='-k catalog' passes arguments to pytest)
+# make check   lint, types, import layers
+
+PYTHON ?= python3
+DEMO ?= datasets_cards/demo.yaml
+SERVE ?= 1
+ARGS ?=
+
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := demo
+.PHONY: demo app test check
+
+demo: $(READY)
+	$(BIN)/assistant-builder run $(DEMO)
+ifneq ($(SERVE),0)
+	$(BIN)/assistant-builder app
+endif
+
+app: $(READY)
+	$(BIN)/assistant-builder app
+
+test: $(READY)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_layers.py
+
+# one stamp for all targets: a second make installs nothing unless the requirements changed
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "Python 3.11, 3.12 or 3.13 is needed, for example: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
+	  { rm -rf .venv; echo "python -m venv failed: on Debian and Ubuntu install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

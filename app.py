@@ -1,0 +1,12 @@
+"""The page at 127.0.0.1:7860: ``python app.py`` (another port: ``GRADIO_SERVER_PORT``)."""
+
+from __future__ import annotations
+
+import os
+
+from assistant_builder.ui.app import build_app, serve
+
+demo = build_app()
+
+if __name__ == "__main__":
+    serve(demo, "127.0.0.1", int(os.environ.get("GRADIO_SERVER_PORT", "7860")))

@@ -1,0 +1,265 @@
+"""The command line. Its commands are thin: each calls the library and prints what it returns."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from assistant_builder import __version__, console
+from assistant_builder.config import DataConfig, option_fields
+from assistant_builder.errors import AssistantBuilderError, Cancelled, ConfigError, StudyError
+from assistant_builder.study import Study
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Fine-tune a domain assistant with QLoRA, train its float16 LoRA twin beside it, and measure what 4-bit cost.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look at a data file.")
+app.add_typer(data_app, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a study.")]
+Settings = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="A setting by its dotted key; may be given several "
+                            "times. 'assistant-builder settings' lists them all.")
+]
+
+
+def main() -> None:
+    """Run the command line; errors meant for the user become one line and exit code 1."""
+    try:
+        app()
+    except Cancelled as stop:
+        console.fail(stop)
+    except AssistantBuilderError as error:
+        console.fail(error)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
+    = False,
+) -> None:
+    pass
+
+
+def _changes(settings: list[str]) -> dict[str, str]:
+    wrong = [text for text in settings if "=" not in text]
+    if wrong:
+        raise typer.BadParameter(f"{wrong[0]!r} is not KEY=VALUE, as in --set train.epochs=2", param_hint="--set")
+    return dict(text.split("=", 1) for text in settings)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Show hardware and versions, what is missing, and the remedy."""
+    from assistant_builder.doctor import diagnose
+
+    report = diagnose()
+    if as_json:
+        return console.print_json(report)
+    console.print_table(
+        ["", "check", "found", "remedy"],
+        [["✓" if check["ok"] else "✗", check["name"], str(check["value"]), check["remedy"] or ""]
+         for check in report["checks"]],
+    )
+
+
+@data_app.command("check")
+def data_check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, TSV, JSON, JSONL, XLSX or Parquet.")],
+    settings: Settings = [],  # noqa: B006 - typer reads the default and never changes it
+    as_json: Json = False,
+) -> None:
+    """Show what of a file would be accepted; exit code 0 if a study can start from it, 1 if not."""
+    from assistant_builder.config import StudyConfig
+    from assistant_builder.data import check_pairs, load_pairs
+
+    config: DataConfig = StudyConfig().with_changes(_changes(settings)).data
+    dataset = load_pairs(file, columns=config.columns, system=config.system)
+    findings = check_pairs(dataset, near_duplicate_threshold=config.near_duplicate_threshold)
+    if as_json:
+        console.print_json(findings.to_record())
+    else:
+        columns = {role: name for role, name in dataset.columns.items() if name}
+        typer.echo(f"{file.name}: {dataset.format}, {dataset.rows} rows, {len(findings.usable)} usable")
+        typer.echo("columns: " + ", ".join(f"{role} = {name}" for role, name in columns.items()))
+        for problem in findings.problems:
+            typer.echo(f"{problem.severity}: {problem.title}. {problem.detail}")
+    findings.require_start()
+
+
+@app.command()
+def run(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A data file, a study.yaml, or a study's name.")],
+    name: Annotated[str | None, typer.Option(help="Name of the study; by default the file's.")] = None,
+    settings: Settings = [],  # noqa: B006 - typer reads the default and never changes it
+    redo: Annotated[bool, typer.Option("--redo", help="Run steps whose inputs changed again, and all after them; "
+                                       "where none changed, run everything again.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train both arms, score them and write the report; carries on where it stopped."""
+    from assistant_builder.jobs.local import run_study
+    from assistant_builder.jobs.starting import open_or_create
+
+    study = open_or_create(source, name=name, changes=_changes(settings), redo=redo)
+    try:
+        if as_json:
+            run_study(study, redo=redo)
+        else:
+            with console.run_display() as display:
+                run_study(study, redo=redo, on_event=display)
+    finally:
+        if as_json:
+            console.print_json(study.status())
+    if not as_json:
+        _print_outcome(study)
+
+
+def _print_outcome(study: Study) -> None:
+    from assistant_builder.study import read_json
+
+    report = read_json(study.folder / "report.json")
+    typer.echo(report["sentence"])
+    typer.echo(f"Report: {study.folder / 'report.html'}")
+
+
+@app.command()
+def status(name: Name, as_json: Json = False) -> None:
+    """Show how a study stands."""
+    study = Study.open(name)
+    document = study.status()
+    if as_json:
+        return console.print_json(document)
+    typer.echo(f"{study.name}: {document['state']}")
+    console.print_table(["step", "state", "time"], console.step_rows(document))
+    runner = study.runner()
+    if runner and runner["error"]:
+        error = runner["error"]
+        typer.echo(f"{error['where']}: {error['what']}. {error['remedy']}")
+
+
+@app.command()
+def cancel(name: Name) -> None:
+    """Ask a running study to stop; what is done is kept."""
+    study = Study.open(name)
+    if study.state not in ("running", "queued"):
+        raise StudyError(f"the study is not running ({study.state})", where=f"study {name}",
+                         remedy=f"Start it with 'assistant-builder run {name}'")
+    study.request_cancel()
+    typer.echo(f"{name}: asked to stop; 'assistant-builder run {name}' carries on.")
+
+
+@app.command("list")
+def list_studies(as_json: Json = False) -> None:
+    """List the studies, the last changed first."""
+    studies = Study.all()
+    if as_json:
+        return console.print_json([study.status() for study in studies])
+    if not studies:
+        typer.echo("No studies yet. Start one with 'assistant-builder run FILE'.")
+        return None
+    console.print_table(["study", "state", "folder"], [[s.name, s.state, str(s.folder)] for s in studies])
+
+
+@app.command()
+def report(
+    name: Name,
+    format: Annotated[str, typer.Option(help="html prints the path; md and json print the text.")] = "html",
+) -> None:
+    """Show a study's report."""
+    study = Study.open(name)
+    if format not in ("html", "md", "json"):
+        raise typer.BadParameter(f"{format!r} is none of html, md, json", param_hint="--format")
+    path = study.folder / f"report.{format}"
+    if not path.is_file():
+        raise StudyError("there is no report yet", where=f"study {name}",
+                         remedy=f"Finish the study with 'assistant-builder run {name}'")
+    typer.echo(str(path) if format == "html" else path.read_text(encoding="utf-8").rstrip("\n"))
+
+
+@app.command()
+def ask(
+    name: Name,
+    question: Annotated[str, typer.Argument(metavar="QUESTION")],
+    arm: Annotated[str, typer.Option(help="qlora, lora or both.")] = "both",
+    as_json: Json = False,
+) -> None:
+    """Put one question to the trained assistants."""
+    if arm not in ("qlora", "lora", "both"):
+        raise typer.BadParameter(f"{arm!r} is none of qlora, lora, both", param_hint="--arm")
+    if not question.strip():
+        raise ConfigError("the question is empty", remedy="Write one between quotes")
+    from assistant_builder.chat.asking import ask_arms
+
+    answers = ask_arms(Study.open(name), question, ["qlora", "lora"] if arm == "both" else [arm])
+    if as_json:
+        return console.print_json({"question": question, "answers": answers})
+    for asked, answer in answers.items():
+        label = {"qlora": "QLoRA · 4-bit", "lora": "LoRA · 16-bit"}[asked]
+        typer.echo(f"{label} ({answer['tokens']} tokens, {answer['seconds']:.1f} s): {answer['text']}")
+
+
+@app.command()
+def settings(as_json: Json = False) -> None:
+    """List every setting of study.yaml with its default and meaning."""
+    rows: list[dict[str, Any]] = []
+    for key, (field, default) in option_fields().items():
+        value = default if isinstance(default, str | int | float | bool | None) else str(default)
+        rows.append({"key": key, "default": value, "help": field.description or ""})
+    if as_json:
+        return console.print_json(rows)
+    console.print_table(["setting", "default", "meaning"],
+                        [[row["key"], "" if row["default"] is None else str(row["default"]), row["help"]]
+                         for row in rows])
+
+
+@app.command("app")
+def app_command(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 7860,
+    auth: Annotated[str | None, typer.Option(metavar="USER", help="Ask for this user; the password comes from "
+                                             "ASSISTANT_BUILDER_PASSWORD or is asked for.")] = None,
+) -> None:
+    """Open the page."""
+    if host not in ("127.0.0.1", "localhost", "::1") and auth is None:
+        raise ConfigError(f"the page would be open to everyone who reaches {host}",
+                          remedy="Add --auth USER, or leave --host at 127.0.0.1")
+    login = None
+    if auth is not None:
+        password = os.environ.get("ASSISTANT_BUILDER_PASSWORD") or typer.prompt("Password", hide_input=True)
+        login = (auth, password)
+    from assistant_builder.ui.app import launch
+
+    launch(host, port, login)
+
+
+@app.command("step", hidden=True)
+def step_command(
+    step: Annotated[str, typer.Argument(help="data, data-embed, train-lora or train-qlora.")],
+    study: Annotated[Path, typer.Option(help="The study's folder.")],
+) -> None:
+    """Run one step in this process; the run command starts these."""
+    from assistant_builder.jobs.data_steps import embed_data, prepare_data
+    from assistant_builder.training.arm import train_arm
+    from assistant_builder.worker import run_as_step
+
+    subject = Study(study)
+    work = {
+        "data": lambda: prepare_data(subject),
+        "data-embed": lambda: embed_data(subject),
+        "train-lora": lambda: train_arm(subject, "lora"),
+        "train-qlora": lambda: train_arm(subject, "qlora"),
+    }
+    if step not in work:
+        raise typer.BadParameter(f"{step!r} is none of {', '.join(work)}", param_hint="STEP")
+    raise SystemExit(run_as_step(subject, step, work[step]))

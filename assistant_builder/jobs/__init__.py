@@ -1,0 +1,1 @@
+"""Run the steps of a study, each as its own process, here or (later) elsewhere."""

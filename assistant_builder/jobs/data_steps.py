@@ -1,0 +1,73 @@
+"""The steps that make data ready: the split, and what needs a model but belongs to the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from assistant_builder.data import load_split, prepare
+from assistant_builder.models.catalog import resolve
+from assistant_builder.models.fetching import fetch
+from assistant_builder.models.prompts import Prompter
+from assistant_builder.provenance import collect_provenance
+from assistant_builder.study import Progress, Study, read_json, write_json
+
+
+def prepare_data(study: Study) -> Iterable[Path]:
+    """Bring the base model here, then read, check and split the data file."""
+    config = study.config
+    ref = resolve(config.model.base, trust_remote_code=config.model.trust_remote_code)
+
+    def report(done: int, total: int, message: str) -> None:
+        study.write_progress("data", Progress(done, total, "bytes", message))
+        study.raise_if_cancelled()
+
+    folder = fetch(
+        ref, revision=config.model.revision, trust_remote_code=config.model.trust_remote_code, report=report
+    )
+    study.write_progress("data", Progress(0, 1, "file", "Reading and checking the data"))
+    source = study.source
+    assert source is not None  # the runner refuses a study without one
+    prepare(
+        source, config.data, tokenizer=Prompter.load(folder), max_length=config.train.max_length,
+        folder=study.folder / "data", title=study.name,
+    )
+    study.write_progress("data", Progress(1, 1, "file", "Data ready"))
+    names = ("train.jsonl", "validation.jsonl", "heldout.jsonl", "rejected.jsonl", "findings.json", "split.json")
+    return [study.folder / "data" / name for name in names]
+
+
+def embed_data(study: Study) -> Iterable[Path]:
+    """Compare questions across the splits by their sentence embeddings, and write down what the study runs on."""
+    from assistant_builder.data import find_embedding_leaks
+    from assistant_builder.models.embedding import Embedder
+
+    config = study.config.data
+    data = study.folder / "data"
+    study.write_progress("data-embed", Progress(0, 1, "questions", "Loading the sentence embedder"))
+
+    def report(done: int, total: int, message: str) -> None:
+        study.write_progress("data-embed", Progress(done, total, "questions", message))
+        study.raise_if_cancelled()
+
+    embedder = Embedder.load(report)
+    heldout = load_split(data, "heldout")
+    outside = [(pair, split) for split in ("train", "validation") for pair in load_split(data, split)]
+    questions = [pair.compared_question for pair in heldout] + [pair.compared_question for pair, _ in outside]
+    vectors = embedder.encode(
+        questions, progress=lambda done, total: report(done, total, "Comparing questions by meaning")
+    )
+    leaks = find_embedding_leaks(
+        heldout, outside, vectors[: len(heldout)], vectors[len(heldout) :], config.embedding_threshold
+    )
+    given = read_json(data / "split.json")["given"]
+    removed = config.remove_leaks == "always" or (config.remove_leaks == "auto" and not given)
+    write_json(study.embedding_file, {
+        "threshold": config.embedding_threshold,
+        "removed": removed,
+        "leaks": [replace(leak, removed=removed).to_record() for leak in leaks],
+    })
+    write_json(study.folder / "provenance.json", collect_provenance(study))
+    return [study.embedding_file]
+

@@ -1,0 +1,219 @@
+"""Run a study's steps on this machine, one process after the other."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from assistant_builder.config import StudyConfig
+from assistant_builder.errors import AssistantBuilderError, Cancelled, ChangedInputsError, StudyError
+from assistant_builder.jobs.steps import command, step_inputs, steps_from
+from assistant_builder.study import STEPS, Progress, State, StepRecord, Study, changed_inputs
+
+_POLL_SECONDS = 0.25
+_GRACE_SECONDS = 60.0
+"""How long a cancelled step may take to finish what it is at before it is ended."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened in a run.
+
+    Attributes:
+        step: The step it happened in.
+        state: State of the step now.
+        progress: How far the step is, if it says so.
+        kept: The step was done before and is not run again.
+    """
+
+    step: str
+    state: State
+    progress: Progress | None = None
+    kept: bool = False
+
+
+def start_run(name: str, *, redo: bool = False) -> int:
+    """Start ``assistant-builder run NAME`` as a process that outlives this one.
+
+    Returns:
+        Its process id. How it fares is told by the files of the study.
+    """
+    study = Study.open(name)
+    words = [sys.executable, "-m", "assistant_builder", "run", name, *(["--redo"] if redo else [])]
+    with (study.folder / "run.log.txt").open("ab") as log:
+        process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    return process.pid
+
+
+def run_study(study: Study, *, redo: bool = False, on_event: Callable[[Event], None] = lambda event: None) -> None:
+    """Run every step that is not done, in order.
+
+    Args:
+        study: The study.
+        redo: Run steps whose inputs changed, and all after them, again; where none changed, run all of them again.
+        on_event: Told what happens.
+
+    Raises:
+        StudyError: Another process runs the study.
+        ChangedInputsError: A finished step was made from other inputs, and ``redo`` is off.
+        AssistantBuilderError: A step failed, with its reason.
+        Cancelled: The user asked for it.
+    """
+    lock = FileLock(study.folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StudyError(
+            "another process runs this study", where=f"study {study.name}",
+            remedy=f"Watch it with 'assistant-builder status {study.name}' or stop it with "
+            f"'assistant-builder cancel {study.name}'",
+        ) from None
+    try:
+        study.clear_cancel()
+        _prepare(study, redo)
+        study.write_runner("running")
+        _run_all(study, on_event)
+        study.write_runner("succeeded")
+    except Cancelled:
+        study.write_runner("cancelled")
+        raise
+    except AssistantBuilderError as error:
+        if not isinstance(error, ChangedInputsError):
+            study.write_runner("failed", error)
+        raise
+    finally:
+        study.clear_cancel()
+        lock.release()
+
+
+def _prepare(study: Study, redo: bool) -> None:
+    """Refuse finished steps with other inputs, or make room for running them again."""
+    step = first_changed(study, redo=redo)
+    if step is not None:
+        _forget_from(study, step)
+    elif redo and all(study.step(step).state == "succeeded" for step in STEPS):
+        _forget_from(study, STEPS[0])
+
+
+def first_changed(
+    study: Study, *, redo: bool, config: StudyConfig | None = None, source: Path | None = None
+) -> str | None:
+    """The first finished step whose inputs are not those it was made from.
+
+    Args:
+        study: The study.
+        redo: Whether it may be run again.
+        config: Settings to assume instead of the study's own.
+        source: Data file to assume instead of the study's own.
+
+    Raises:
+        ChangedInputsError: There is one, and ``redo`` is off.
+    """
+    for step in STEPS:
+        record = study.step(step)
+        if record.state != "succeeded":
+            return None
+        changes = changed_inputs(record.inputs, step_inputs(study, step, config=config, source=source))
+        if changes and not redo:
+            raise ChangedInputsError(step, changes, study.name)
+        if changes:
+            return step
+    return None
+
+
+def _forget_from(study: Study, step: str) -> None:
+    for later in reversed(steps_from(step)):
+        study.forget_step(later)
+
+
+def _run_all(study: Study, on_event: Callable[[Event], None]) -> None:
+    waiting = list(STEPS)
+    while waiting:
+        for step in list(waiting):
+            if step not in ("train-lora", "train-qlora") and any(other.startswith("train-") for other in waiting):
+                if STEPS.index(step) > STEPS.index("train-qlora"):
+                    break  # early stop lets the arms wait for each other; what follows needs both
+            kept = _kept(study, step)
+            if not kept:
+                _run_step(study, step, on_event)
+            record = study.step(step)
+            on_event(Event(step, record.state, study.progress(step), kept=kept))
+            if record.state == "succeeded":
+                waiting.remove(step)
+
+
+def _kept(study: Study, step: str) -> bool:
+    """Whether the step is done already; makes room for it if it was begun with other inputs."""
+    record = study.step(step)
+    if record.state == "succeeded":
+        return True
+    if record.state != "running":
+        inputs = step_inputs(study, step)
+        if record.inputs and record.inputs != inputs:
+            study.forget_step(step)
+            record = StepRecord(step)
+        study.write_step(replace(record, state="queued", inputs=inputs))
+    return False
+
+
+def _run_step(study: Study, step: str, on_event: Callable[[Event], None]) -> None:
+    process: subprocess.Popen[bytes] | None = None
+    if study.step(step).state != "running":  # else its process outlived the one that started it: wait for it
+        log_file = study.log_file(step)
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        with log_file.open("ab") as log:
+            process = subprocess.Popen(
+                command(study, step), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+    cancelled_at: float | None = None
+    while _alive(study, step, process):
+        try:
+            on_event(Event(step, "running", study.progress(step)))
+            if study.cancel_requested:
+                cancelled_at = cancelled_at or time.monotonic()
+                if process is not None and time.monotonic() - cancelled_at > _GRACE_SECONDS:
+                    process.terminate()
+            time.sleep(_POLL_SECONDS)
+        except KeyboardInterrupt:
+            study.request_cancel()
+    _judge(study, step, process.returncode if process is not None else None)
+
+
+def _alive(study: Study, step: str, process: subprocess.Popen[bytes] | None) -> bool:
+    return process.poll() is None if process is not None else study.step(step).state == "running"
+
+
+def _judge(study: Study, step: str, returncode: int | None) -> None:
+    """Raise what a step's process ended with, unless it is done or waits for its twin."""
+    record = study.step(step)
+    if record.state == "cancelled" or (study.cancel_requested and record.state != "succeeded"):
+        study.write_step(replace(record, state="cancelled"))
+        raise Cancelled("cancelled on request", where=f"step {step}",
+                        remedy=f"Carry on with 'assistant-builder run {study.name}'")
+    if record.state == "failed" and record.error is not None:
+        raise AssistantBuilderError(
+            record.error["what"], where=record.error["where"] or f"step {step}", remedy=record.error["remedy"]
+        )
+    if record.state == "succeeded" or (record.state == "queued" and returncode == 0):
+        return
+    killed = returncode is not None and returncode < 0
+    error = AssistantBuilderError(
+        f"its process was ended by signal {-returncode}" if killed and returncode is not None
+        else f"its process ended with code {returncode} and no word",
+        where=f"step {step}",
+        remedy=("Signal 9 mostly means that memory ran out: lower train.micro_batch_size or eval.batch_size. "
+                if returncode == -9 else "")
+        + f"Running again carries on; the log is {study.log_file(step)}",
+    )
+    study.write_step(replace(record, state="failed", error=error.to_record()))
+    raise error
+

@@ -1,0 +1,88 @@
+"""From what the user names (a data file, a study.yaml, a study) to a study that can run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.config import StudyConfig, load_config
+from assistant_builder.data import prepare
+from assistant_builder.errors import ConfigError, StudyError
+from assistant_builder.jobs.local import first_changed
+from assistant_builder.models.catalog import resolve
+from assistant_builder.study import Study, file_hash, studies_folder, write_bytes
+
+_SAYS_LITTLE = {"data", "dataset", "train", "pairs", "qa"}
+"""File names after which a study is not named; the folder's name says more."""
+
+
+def study_name(path: Path) -> str:
+    """A study name made from a file's name."""
+    stem = path.name.split(".")[0]
+    if stem.lower() in _SAYS_LITTLE and path.resolve().parent.name:
+        stem = path.resolve().parent.name
+    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")[:64] or "study"
+
+
+def open_or_create(source: str, *, name: str | None, changes: Mapping[str, Any], redo: bool) -> Study:
+    """Find the study that is meant, or make it; nothing is written when anything is wrong.
+
+    Args:
+        source: A data file, a ``study.yaml``, or a study's name.
+        name: Name of the study, instead of the one that the source says.
+        changes: Settings by dotted key, as ``--set`` gives them.
+        redo: Whether finished steps with other inputs may be run again.
+
+    Raises:
+        ConfigError: A setting is wrong, or the source is none of the three.
+        DataError: No study can start from the data file.
+        ModelError: The base model is unknown.
+        ChangedInputsError: The study exists with other inputs, and ``redo`` is off.
+    """
+    path = Path(source).expanduser()
+    if not path.is_file():
+        if "/" in source or path.suffix:
+            raise ConfigError(f"there is no file {source}", remedy="Check the path")
+        study = Study.open(source)
+        if name is not None and name != study.name:
+            copied = study.config.with_changes({**changes, "name": name})
+            return _enter(copied, study.source, redo)
+        return _enter(study.config.with_changes(dict(changes)), None, redo)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        config = load_config(path)
+        data = Path(config.data.source)
+        if not config.data.source or not data.is_file():
+            raise ConfigError(f"data.source={config.data.source!r} is no file", where=str(path),
+                              remedy="Name the data file, from the folder of the study.yaml")
+    else:
+        config, data = StudyConfig(name=study_name(path)), path.resolve()
+    named = {"name": name} if name is not None else {}
+    return _enter(config.with_changes({**changes, **named, "data.source": str(data)}), data, redo)
+
+
+def _enter(config: StudyConfig, source: Path | None, redo: bool) -> Study:
+    """Make the study, or go on with it where it exists, refusing what differs unless it may be redone."""
+    resolve(config.model.base, trust_remote_code=config.model.trust_remote_code)
+    folder = studies_folder() / config.name
+    if not folder.exists():
+        if source is None:
+            raise StudyError("the study has no data file", where=str(folder), remedy="Start it from a data file")
+        prepare(source, config.data)  # refuses what no study can start from, before anything is written
+        return Study.create(config, source)
+    study = Study.open(config.name)
+    first_changed(study, redo=redo, config=config, source=source)
+    if source is not None and (study.source is None or file_hash(source) != file_hash(study.source)):
+        _replace_source(study, source)
+    if config != study.config:
+        study.write_config(config)
+    return study
+
+
+def _replace_source(study: Study, source: Path) -> None:
+    old = study.source
+    new = study.folder / "data" / f"source{source.suffix.lower()}"
+    write_bytes(new, source.read_bytes())
+    if old is not None and old != new:
+        old.unlink()

@@ -1,0 +1,108 @@
+"""The steps of a study: the command that runs each, and what each is made from."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from assistant_builder import __version__
+from assistant_builder.config import ARMS, ModelConfig, StudyConfig
+from assistant_builder.errors import StudyError
+from assistant_builder.models.catalog import resolve
+from assistant_builder.models.fetching import fetch
+from assistant_builder.models.folders import base_model_hash
+from assistant_builder.study import STEPS, Study, file_hash, read_json
+
+_REPORT_ONLY = {"primary_metric", "margin", "bootstrap_resamples"}
+"""Settings of ``eval`` that change how scores are judged, and no score."""
+
+
+def command(study: Study, step: str) -> list[str]:
+    """The argument vector that runs a step in a process of its own."""
+    module, *words = {
+        "data": ("assistant_builder", "step", "data"),
+        "data-embed": ("assistant_builder", "step", "data-embed"),
+        "train-lora": ("assistant_builder", "step", "train-lora"),
+        "train-qlora": ("assistant_builder", "step", "train-qlora"),
+        "evaluate": ("evals", "score"),
+        "report": ("evals", "report"),
+    }[step]
+    return [sys.executable, "-m", module, *words, "--study", str(study.folder)]
+
+
+def step_inputs(
+    study: Study, step: str, *, config: StudyConfig | None = None, source: Path | None = None
+) -> dict[str, Any]:
+    """What a step is made from, flat: setting or file → value or hash.
+
+    Args:
+        study: The study.
+        step: The step.
+        config: Settings to assume instead of the study's own.
+        source: Data file to assume instead of the study's own.
+
+    Raises:
+        StudyError: An earlier step has not been done.
+    """
+    config = config or study.config
+    common = {"code": __version__}
+    if step == "data":
+        source = source or study.source
+        if source is None:
+            raise StudyError("the study has lost its data file", where=str(study.folder / "data"),
+                             remedy="Start a new study from the file")
+        return {
+            **common, "data file": file_hash(source), "model.base": config.model.base,
+            "train.max_length": config.train.max_length,
+            **_flat("data", config.data, leave_out={"source", "embedding_threshold"}),
+        }
+    split = _read(study, "data/split.json")["hashes"]
+    if step == "data-embed":
+        return {**common, **_named(split), "data.embedding_threshold": config.data.embedding_threshold,
+                "data.remove_leaks": config.data.remove_leaks}
+    if step.startswith("train-"):
+        return {
+            **common, "train data": split["train"], "validation data": split["validation"],
+            "base model": base_model(config.model), **_flat("model", config.model),
+            **_flat("train", config.train, leave_out={"preset"}),
+        }
+    adapters = {f"{arm} adapter": _read(study, f"arms/{arm}/summary.json")["adapter_sha256"] for arm in ARMS}
+    if step == "evaluate":
+        return {
+            **common, "held-out data": split["heldout"], "embedding leaks": file_hash(study.embedding_file),
+            **adapters, "base model": base_model(config.model), **_flat("model", config.model),
+            **_flat("eval", config.eval, leave_out=_REPORT_ONLY),
+        }
+    return {**common, **adapters, **_flat("eval", config.eval),
+            **{f"{cell} scores": file_hash(study.cell_folder(cell) / "scores.json") for cell in config.eval.cells}}
+
+
+def steps_from(step: str) -> tuple[str, ...]:
+    """The step and all after it."""
+    return STEPS[STEPS.index(step):]
+
+
+def base_model(model: ModelConfig) -> str:
+    """SHA-256 identity of a study's base model, brought here if it is not."""
+    ref = resolve(model.base, trust_remote_code=model.trust_remote_code)
+    return base_model_hash(fetch(ref, revision=model.revision, trust_remote_code=model.trust_remote_code))
+
+
+def _flat(prefix: str, part: BaseModel, leave_out: set[str] | None = None) -> dict[str, Any]:
+    values = part.model_dump(mode="json", exclude=leave_out or set())
+    return {f"{prefix}.{key}": value for key, value in values.items()}
+
+
+def _named(split: Mapping[str, str]) -> dict[str, str]:
+    return {f"{name} data": digest for name, digest in split.items()}
+
+
+def _read(study: Study, name: str) -> Any:
+    path = study.folder / name
+    if not path.is_file():
+        raise StudyError(f"{name} is missing", where=str(study.folder), remedy="Run the study again with --redo")
+    return read_json(path)

@@ -1,0 +1,103 @@
+"""What a study ran on: versions, revision, hardware and the hashes of what went in."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from assistant_builder import __version__
+from assistant_builder.models.catalog import resolve
+from assistant_builder.models.fetching import fetch
+from assistant_builder.models.folders import base_model_hash
+from assistant_builder.study import Study, file_hash, read_json
+
+PACKAGES = (
+    "torch", "transformers", "peft", "bitsandbytes", "trl", "accelerate", "datasets", "lm-eval",
+    "sentence-transformers", "tokenizers", "safetensors", "numpy", "scipy", "pandas", "gradio",
+)  # fmt: skip
+
+
+def collect_provenance(study: Study) -> dict[str, Any]:
+    """Everything a reader needs to run the study again and get the same digits."""
+    model = study.config.model
+    ref = resolve(model.base, trust_remote_code=model.trust_remote_code)
+    folder = fetch(ref, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    source = study.source
+    origin = folder / "origin.json"
+    return {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "assistant_builder": __version__,
+        "git_revision": _git_revision(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "hardware": _hardware(),
+        "data": {
+            "file": Path(study.config.data.source).name,
+            "sha256": file_hash(source) if source is not None else None,
+            "splits": read_json(study.folder / "data" / "split.json")["hashes"],
+        },
+        "base_model": {
+            "name": ref.name,
+            "hub_id": ref.hub_id,
+            "revision": model.revision,
+            "sha256": base_model_hash(folder),
+            "origin": read_json(origin) if origin.is_file() else None,
+        },
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> str | None:
+    """Revision of the product's own checkout, with ``+changes`` where the tree differs from it."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        revision = _git(root, "rev-parse", "HEAD")
+        return f"{revision}+changes" if _git(root, "status", "--porcelain") else revision
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *words: str) -> str:
+    result = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True)
+    return result.stdout.strip()
+
+
+def _hardware() -> dict[str, Any]:
+    torch = sys.modules.get("torch")  # the step that asks has loaded it
+    gpu = None
+    if torch is not None and torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        gpu = {"name": properties.name, "memory_bytes": properties.total_memory, "count": torch.cuda.device_count()}
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpu": gpu,
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,152 @@
+"""Train one arm of a study, in its own process: load, attach adapters, train, keep the best.
+
+Imports torch inside functions.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from assistant_builder.config import ARMS, Arm
+from assistant_builder.data import load_split
+from assistant_builder.errors import Cancelled, DataError
+from assistant_builder.models.catalog import resolve
+from assistant_builder.models.fetching import fetch
+from assistant_builder.models.memory import needs_checkpointing
+from assistant_builder.models.prompts import Example, Prompter
+from assistant_builder.study import Progress, Study, file_hash, read_json, write_json
+from assistant_builder.training import checkpoints
+from assistant_builder.training.progress import peak_memory_bytes, validation_losses
+from assistant_builder.training.schedule import best_step, next_move
+from assistant_builder.training.twin import ArmConfig, twin
+
+if TYPE_CHECKING:
+    from assistant_builder.data import SplitName
+    from assistant_builder.training.trainer import TwinTrainer
+
+
+def train_arm(study: Study, arm: Arm) -> Iterable[Path] | None:
+    """Train an arm, or carry on where it stopped.
+
+    Returns:
+        The files made; None when early stop is on and the arm has to wait for its twin.
+
+    Raises:
+        Cancelled: The user asked for it; the last step is kept.
+        DataError: No training pair fits into ``train.max_length``.
+    """
+    from assistant_builder.models import loading
+
+    config = study.config
+    settings = twin(config)[arm]
+    step = f"train-{arm}"
+    folder = study.arm_folder(arm)
+    study.write_progress(step, Progress(0, 1, "steps", "Loading the base model"))
+    ref = resolve(config.model.base, trust_remote_code=config.model.trust_remote_code)
+    base = fetch(ref, revision=config.model.revision, trust_remote_code=config.model.trust_remote_code)
+    prompter = Prompter.load(base)
+    examples = {split: _examples(study, split, prompter) for split in ("train", "validation")}
+    spec = loading.base_spec(config.model, base, settings.base_storage)
+    model = loading.load_base(spec)
+    base_bytes = loading.model_bytes(model)
+    recompute = needs_checkpointing(config.train, read_json(base / "config.json"), base_bytes, spec.device)
+    adapted = loading.add_adapter(model, config.train, config.train.seed)
+    adapted.peft_config["default"].base_model_name_or_path = ref.hub_id or ref.name
+    write_json(folder / "config.json", {
+        "arm": arm, **settings.model_dump(mode="json"), "compute_dtype": spec.compute_dtype, "device": spec.device,
+    })
+    trainer = _trainer(study, settings, adapted, examples, prompter, spec.device, recompute)
+    trainer.run()
+    if study.cancel_requested:
+        raise Cancelled("cancelled on request")
+    reached = trainer.state.global_step
+    if reached < trainer.plan.steps and _move(study, arm, reached, trainer.plan.steps) == "wait":
+        return None
+    summary = {
+        "arm": arm,
+        "base_storage": settings.base_storage,
+        "compute_dtype": spec.compute_dtype,
+        "device": spec.device,
+        "seed": config.train.seed,
+        "gradient_checkpointing": recompute,
+        "base_bytes": base_bytes,
+        "adapter_bytes": sum(value.nbytes for value in adapted.parameters() if value.requires_grad),
+        "trainable_parameters": sum(value.numel() for value in adapted.parameters() if value.requires_grad),
+        "total_parameters": loading.count_parameters(model),
+        "train_pairs": len(examples["train"]),
+        "steps": reached,
+        "epochs": reached * config.train.batch_size / len(examples["train"]),
+        "tokens": trainer.metrics.tokens,
+        "train_seconds": trainer.metrics.elapsed,
+        "tokens_per_second": trainer.metrics.tokens / trainer.metrics.busy,
+        "peak_memory_bytes": peak_memory_bytes(spec.device),
+    }
+    return _publish(study, arm, trainer, summary)
+
+
+def _examples(study: Study, split: SplitName, prompter: Prompter) -> list[Example]:
+    length = study.config.train.max_length
+    pairs = load_split(study.folder / "data", split)
+    examples = [example for pair in pairs for example in prompter.examples(pair, length)]
+    if not examples:
+        raise DataError(
+            f"no {split} pair leaves room for its answer in train.max_length={length} tokens",
+            where=f"study {study.name}", remedy="Raise train.max_length",
+        )
+    return examples
+
+
+def _trainer(
+    study: Study, settings: ArmConfig, model: Any, examples: dict[str, list[Example]], prompter: Prompter,
+    device: str, recompute: bool,
+) -> TwinTrainer:
+    from assistant_builder.training.trainer import Plan, TwinTrainer
+
+    arm, train = settings.arm, settings.train
+
+    def on_step(step: int, steps: int, eta: float) -> None:
+        study.write_progress(f"train-{arm}", Progress(step, steps, "steps", f"Training {arm}", eta))
+
+    plan = Plan(
+        train=train, train_examples=examples["train"], validation_examples=examples["validation"],
+        folder=study.arm_folder(arm), device=device, gradient_checkpointing=recompute,
+        cancelled=lambda: study.cancel_requested,
+        after_validation=lambda step, losses: train.early_stopping
+        and _move(study, arm, step, plan.steps, losses) != "train",
+        on_step=on_step,
+    )
+    return TwinTrainer(model, plan, prompter)
+
+
+def _move(study: Study, arm: Arm, step: int, steps: int, own: dict[int, float] | None = None) -> str:
+    """What the arm does after ``step`` when early stop is on."""
+    (other,) = (name for name in ARMS if name != arm)
+    losses = own if own is not None else validation_losses(study.arm_folder(arm) / "metrics.jsonl")
+    others = validation_losses(study.arm_folder(other) / "metrics.jsonl")
+    return next_move(losses, others, step, steps, study.config.train.patience)
+
+
+def _publish(study: Study, arm: Arm, trainer: TwinTrainer, summary: dict[str, Any]) -> list[Path]:
+    """Put the adapter with the lowest validation loss where it is looked for, and the summary beside it."""
+    folder = study.arm_folder(arm)
+    losses = {step: loss for step, loss in trainer.metrics.validation.items() if step <= summary["steps"]}
+    best = best_step(losses)
+    assert best is not None  # the last step is always validated
+    source = checkpoints.checkpoint_folder(folder / "checkpoints", best)
+    scratch = Path(tempfile.mkdtemp(dir=folder, prefix=".adapter-"))
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copyfile(source / name, scratch / name)
+    scratch.chmod(0o755)
+    target = folder / "adapter"
+    shutil.rmtree(target, ignore_errors=True)
+    scratch.rename(target)
+    summary |= {
+        "best_step": best, "best_validation_loss": losses[best],
+        "adapter_sha256": file_hash(target / "adapter_model.safetensors"),
+    }
+    write_json(folder / "summary.json", summary)
+    return [target / "adapter_model.safetensors", target / "adapter_config.json", folder / "summary.json"]

@@ -1,0 +1,113 @@
+"""What the page's buttons do to a study: start, carry on, cancel, save as new. All of it through files and processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import gradio as gr
+import psutil
+from markupsafe import Markup
+
+from assistant_builder.config import StudyConfig, parse_config
+from assistant_builder.errors import ConfigError, StudyError
+from assistant_builder.study import STEPS, Study
+from assistant_builder.ui.markup import callout
+from assistant_builder.ui.views.training import changes_between, refused_changes
+
+GO_LABELS = {
+    "queued": "Start",
+    "running": "Running",
+    "succeeded": "Run again",
+    "failed": "Carry on",
+    "cancelled": "Carry on",
+    "lost": "Carry on",
+}
+"""State of the study → what the one button says."""
+
+
+Phase = Literal["", "starting", "refused"]
+_started: dict[str, tuple[int, float]] = {}
+"""Study → process id and time of a start from this page that its files do not tell of yet."""
+
+
+def start_run(name: str, *, redo: bool = False) -> None:
+    """Start the study's run as a process of its own, which outlives the page."""
+    from assistant_builder.jobs.local import start_run as start_detached
+
+    begun = time.time()
+    _started[name] = (start_detached(name, redo=redo), begun)
+
+
+def start_phase(study: Study) -> Phase:
+    """Between the button and the first file of the run: ``starting``, or ``refused`` when it ended without one."""
+    if study.name not in _started:
+        return ""
+    pid, begun = _started[study.name]
+    runner = study.folder / "run.json"
+    if runner.exists() and runner.stat().st_mtime >= begun:
+        del _started[study.name]
+        return ""
+    try:
+        return "refused" if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE else "starting"
+    except psutil.NoSuchProcess:
+        return "refused"
+
+
+def last_words(study: Study) -> str:
+    """The last line that the run's own process wrote."""
+    path = study.folder / "run.log.txt"
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def go(study: Study, read: Callable[[StudyConfig], StudyConfig], *, replace: bool) -> tuple[Markup, bool]:
+    """Start or carry on, with the settings of the form.
+
+    Args:
+        study: The study.
+        read: The form's settings over those of the study.
+        replace: Whether finished steps may be run again with changed settings.
+
+    Returns:
+        What to tell the user, and whether a run was started.
+    """
+    if study.state == "running" or start_phase(study) == "starting":
+        raise StudyError("the study is running already", remedy="Wait until it is done, or cancel it first")
+    old = study.config
+    try:
+        new = read(old)
+    except ConfigError as error:
+        return callout("bad", "These settings do not fit", error.what, "Correct them and press the button again."), False
+    changes = changes_between(old, new)
+    touched = any(study.step(step).state != "queued" for step in STEPS)
+    if changes and touched and not replace:
+        return refused_changes(changes), False
+    if changes:
+        study.write_config(new)
+    start_run(study.name, redo=replace)
+    return Markup(""), True
+
+
+def cancel_run(name: str | None) -> dict[str, object]:
+    """Ask the run to stop; the running step does so between two pieces of work."""
+    Study.open(name or "").request_cancel()
+    return gr.update(value="Cancelling…", interactive=True)
+
+
+def save_as_new(study: Study, config: StudyConfig, name: str) -> Study:
+    """A new study with these settings and the same data file.
+
+    Args:
+        study: Where the data file comes from.
+        config: The settings.
+        name: The new study's name.
+
+    Raises:
+        ConfigError: The name cannot name a study.
+        StudyError: There is one of that name.
+    """
+    tree = config.model_dump(mode="json")
+    tree["name"] = name.strip()
+    return Study.create(parse_config(tree, where="settings"), study.source)

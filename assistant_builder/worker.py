@@ -1,0 +1,106 @@
+"""What every step's process does around its work: say that it runs, and how it ended.
+
+A step is its own process, so that its memory is given back and its peak can be told, and so that closing the page ends
+no run. The process that runs the steps leaves the step's inputs in its status file before it starts this one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+from pathlib import Path
+
+import psutil
+
+from assistant_builder.errors import AssistantBuilderError, Cancelled, ResourceError
+from assistant_builder.study import State, StepRecord, Study, file_hash
+
+Work = Callable[[], Iterable[Path] | None]
+"""Does the step; returns the files it made, or None when it has to wait for another step."""
+
+
+def run_as_step(study: Study, step: str, work: Work) -> int:
+    """Run ``work`` as a step of the study and record the outcome, the done-marker last.
+
+    Args:
+        study: The study.
+        step: Name of the step.
+        work: What the step does.
+
+    Returns:
+        Exit code: 0 done or waiting, 1 failed, 3 cancelled.
+    """
+    quiet_libraries()
+    process = psutil.Process()
+    before = study.step(step)
+    record = replace(
+        before, state="running", pid=process.pid, process_started=process.create_time(),
+        started=before.started or time.time(), error=None,
+    )
+    study.write_step(record)
+    began = time.monotonic()
+
+    def finish(state: State, **changes: object) -> None:
+        study.write_step(replace(
+            record, state=state, seconds=before.seconds + time.monotonic() - began,
+            peak_memory_bytes=max(before.peak_memory_bytes or 0, _peak_memory()), **changes,  # type: ignore[arg-type]
+        ))
+
+    try:
+        files = work()
+    except Cancelled:
+        finish("cancelled")
+        return 3
+    except BaseException as error:
+        traceback.print_exc()
+        finish("failed", error=_explained(error).to_record())
+        return 1
+    if files is None:
+        finish("queued")
+    else:
+        finish("succeeded", outputs={str(path.relative_to(study.folder)): file_hash(path) for path in files})
+    return 0
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries off the network and their chatter out of the logs, before they are imported."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+
+
+def _peak_memory() -> int:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    from assistant_builder.training.progress import peak_memory_bytes
+
+    return peak_memory_bytes("cpu")
+
+
+def _explained(error: BaseException) -> AssistantBuilderError:
+    """The error as the user is told it; what we did not foresee keeps its own words."""
+    if isinstance(error, AssistantBuilderError):
+        return error
+    text = str(error)
+    name = type(error).__name__
+    if isinstance(error, MemoryError) or "OutOfMemory" in name or "can't allocate memory" in text:
+        return ResourceError(
+            "memory ran out",
+            remedy="Lower train.micro_batch_size, train.max_length or eval.batch_size, set "
+            "train.gradient_checkpointing=on, or choose a smaller base model; then run again",
+        )
+    if isinstance(error, OSError) and error.errno == 28:
+        return ResourceError(
+            "the disk is full", where=str(error.filename or ""), remedy="Free space, then run again; nothing is lost"
+        )
+    return AssistantBuilderError(
+        f"{name}: {text}" if text else name, remedy="The log has the details; running again carries on"
+    )

@@ -1,0 +1,30 @@
+"""``python -m evals score|report --study FOLDER``: the evaluation steps, each a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from assistant_builder.study import Study
+from assistant_builder.worker import run_as_step
+
+
+def main() -> int:
+    """Run one step; the exit code is that of :func:`assistant_builder.worker.run_as_step`."""
+    parser = argparse.ArgumentParser(prog="python -m evals", description=__doc__)
+    parser.add_argument("step", choices=["score", "report"])
+    parser.add_argument("--study", type=Path, required=True, help="the study's folder")
+    arguments = parser.parse_args()
+    study = Study(arguments.study)
+    if arguments.step == "score":
+        from evals.score import score_study
+
+        return run_as_step(study, "evaluate", lambda: score_study(study))
+    from evals.report import write_report
+
+    return run_as_step(study, "report", lambda: write_report(study))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Fixtures: a served page, and a browser that notes every request that leaves it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.browser.serving import Site, free_port, leaves, start_site
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The page, served by ``app.py`` on a free port."""
+    home = tmp_path_factory.mktemp("site") / "home"
+    site = start_site(home, free_port())
+    yield site
+    assert site.process is not None
+    site.process.terminate()
+    site.process.wait(timeout=20)
+
+
+@pytest.fixture
+def at_site(site: Site, home: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """Make this test's own process work in the home of the page, so that it can put studies there."""
+    monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(site.home))
+    return site
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium as it is installed; tests are skipped without it, save on CI."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None and not os.environ.get("CI"):
+        pytest.skip("needs chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A window without history. Nothing may be asked of any other host, and nothing on the page may fail."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    outside: list[str] = []
+    failures: list[str] = []
+    page.on("request", lambda request: outside.append(request.url) if leaves(request.url) else None)
+    page.on("pageerror", lambda error: failures.append(str(error)))
+    yield page
+    context.close()
+    assert outside == []
+    assert failures == []

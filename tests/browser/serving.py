@@ -1,0 +1,59 @@
+"""Serving the page for a test: ``app.py`` as a process on a free port, with a home of its own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 90
+
+
+@dataclass(frozen=True)
+class Site:
+    """A served page.
+
+    Attributes:
+        url: Its address, ending in a slash.
+        home: The ``ASSISTANT_BUILDER_HOME`` it works in.
+        process: The server, where it is a process of its own.
+    """
+
+    url: str
+    home: Path
+    process: subprocess.Popen[bytes] | None = None
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start_site(home: Path, port: int) -> Site:
+    """Run ``app.py`` and wait until it answers."""
+    environment = {**os.environ, "ASSISTANT_BUILDER_HOME": str(home), "GRADIO_SERVER_PORT": str(port)}
+    process = subprocess.Popen([sys.executable, str(ROOT / "app.py")], env=environment, cwd=home.parent)
+    url = f"http://127.0.0.1:{port}/"
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return Site(url, home, process)
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    process.kill()
+    raise RuntimeError(f"app.py did not answer at {url}")
+
+
+def leaves(url: str) -> bool:
+    """Whether a request goes to another machine."""
+    return not url.startswith(("http://127.0.0.1:", "data:", "blob:", "about:"))

@@ -1,0 +1,171 @@
+"""The page in a real browser: opening, the tabs, uploads good and bad, and text that would like to be more than text."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from assistant_builder.study import Progress, Study
+from tests.browser.serving import Site
+from tests.fabricated import finished_study, new_study, running, with_data, with_metrics
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = '<img src="http://evil.invalid/a.png" onerror="window.bad=1"><script>window.bad=2</script>![x](http://evil.invalid/b.png)'
+TABS = ("Data", "Train", "Evaluate", "Chat", "Report")
+
+
+def upload(page: Page, site: Site, file: Path) -> None:
+    page.goto(f"{site.url}?study=&tab=data")
+    page.locator("#ab-file input[type=file]").wait_for(state="attached")
+    page.wait_for_function("window.abArrived")
+    page.locator("#ab-file input[type=file]").set_input_files(str(file))
+
+
+def some_pairs(count: int) -> str:
+    return "question,answer\n" + "".join(f"What is the height of tower {n}?,It is {n * 7} metres.\n" for n in range(count))
+
+
+def test_the_page_opens_in_under_four_seconds(page: Page, site: Site) -> None:
+    page.goto(site.url)
+    page.get_by_role("tab", name="Report").wait_for()
+    started = time.monotonic()
+    page.reload()
+    page.get_by_role("tab", name="Report").wait_for()
+    page.get_by_text("1 · Your questions and answers").or_(page.locator("#ab-data")).first.wait_for()
+    assert time.monotonic() - started < 4
+
+
+def test_every_tab_says_what_to_do_when_there_is_nothing(page: Page, site: Site) -> None:
+    page.goto(f"{site.url}?study=")
+    page.wait_for_function("window.abArrived")
+    for name in TABS:
+        page.get_by_role("tab", name=name).click()
+        if name == "Data":
+            expect(page.get_by_text("What the file holds is shown here")).to_be_visible()
+        else:
+            expect(page.get_by_text("No study chosen").locator("visible=true")).to_be_visible()
+
+
+def test_a_file_becomes_a_study_that_a_reload_finds_again(page: Page, site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "Tower Heights.csv"
+    file.write_text(some_pairs(40) + ",an answer without its question\n")
+    upload(page, site, file)
+    found = page.locator("#ab-found")
+    expect(found).to_contain_text("What was found in Tower Heights.csv")
+    expect(found).to_contain_text("Usable pairs")
+    expect(page.locator("#ab-rejected")).to_contain_text("the question is empty")
+    expect(page.locator("#ab-preview")).to_contain_text("What is the height of tower 3?")
+    expect(page.get_by_text("How it would be split")).to_be_visible()
+    assert page.locator("#ab-name input, #ab-name textarea").input_value() == "tower-heights"
+    page.locator("#ab-create").click()
+    expect(page.locator("#ab-strip")).to_contain_text("tower-heights")
+    expect(page.get_by_role("tab", name="Train", selected=True)).to_be_visible()
+    expect(page.locator("#ab-run")).to_contain_text("Not trained yet")
+    page.wait_for_function("location.search.includes('study=tower-heights')")
+    page.reload()
+    expect(page.locator("#ab-strip")).to_contain_text("tower-heights")
+    expect(page.locator("#ab-run")).to_contain_text("Not trained yet")
+
+
+def test_the_example_is_one_click_away(page: Page, site: Site) -> None:
+    page.goto(f"{site.url}?study=&tab=data")
+    page.wait_for_function("window.abArrived")
+    page.get_by_role("button", name="Try the example").click()
+    expect(page.locator("#ab-found")).to_contain_text("Usable pairs")
+    expect(page.locator("#ab-create")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("empty.csv", b"", "empty"),
+        ("noise.csv", bytes(range(256)) * 40, "alert"),
+        ("header.csv", b"question,answer\n", "no rows"),
+        ("one.csv", b"question,answer\nWhat?,That.\n", "cannot start"),
+    ],
+)
+def test_a_bad_file_is_refused_with_the_remedy(
+    page: Page, site: Site, tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    upload(page, site, tmp_path / name)
+    found = page.locator("#ab-found")
+    expect(found.locator(".ab-bad").first).to_be_visible()
+    if said != "alert":
+        expect(found).to_contain_text(said)
+    expect(page.locator("#ab-create")).to_be_hidden()
+    assert str(tmp_path) not in found.inner_text() and "gradio" not in found.inner_text()
+
+
+def test_columns_with_other_names_are_pointed_out_and_mapped(page: Page, site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "odd.csv"
+    file.write_text(some_pairs(30).replace("question,answer", "stem,key"))
+    upload(page, site, file)
+    expect(page.locator("#ab-found")).to_contain_text("no column for question and answer")
+    for role, column in (("question", "stem"), ("answer", "key")):
+        box = page.locator(f"#ab-role-{role} input")
+        box.click()
+        page.get_by_role("option", name=column, exact=True).locator("visible=true").click()
+        expect(box).to_have_value(column)
+    expect(page.locator("#ab-found")).to_contain_text("Usable pairs")
+    page.locator("#ab-create").click()
+    expect(page.locator("#ab-strip")).to_contain_text("odd")
+
+
+def test_hostile_text_stays_text(page: Page, at_site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "hostile.jsonl"
+    rows = [{"question": f"{n} {HOSTILE}", "answer": f"{HOSTILE} {n}", HOSTILE: "x"} for n in range(30)]
+    file.write_text("\n".join(json.dumps(row) for row in [*rows, {"question": HOSTILE, "answer": ""}]))
+    upload(page, at_site, file)
+    expect(page.locator("#ab-preview")).to_contain_text("<script>window.bad=2</script>")
+    expect(page.locator("#ab-rejected")).to_contain_text("<img src=")
+    page.locator("#ab-create").click()
+    expect(page.locator("#ab-strip")).to_contain_text("hostile")
+    page.get_by_role("tab", name="Data").click()
+    expect(page.locator("#ab-data")).to_contain_text("<script>window.bad=2</script>")
+    assert page.evaluate("window.bad") is None
+    assert page.locator("img[src*=evil], #ab-data script").count() == 0
+
+
+def test_a_finished_study_shows_everything(page: Page, at_site: Site) -> None:
+    study = finished_study("finished")
+    page.goto(f"{at_site.url}?study=finished&tab=train")
+    expect(page.locator("#ab-run")).to_contain_text("60 of 60")
+    expect(page.locator("#ab-loss .js-plotly-plot")).to_be_visible()
+    page.get_by_role("tab", name="Evaluate").click()
+    expect(page.locator("#ab-evaluation")).to_contain_text("Every cell")
+    expect(page.locator("#ab-evaluation .ab-verdict")).to_be_visible()
+    page.get_by_role("tab", name="Chat").click()
+    expect(page.locator("#ab-question textarea")).to_be_visible()
+    page.get_by_role("tab", name="Report").click()
+    report = page.frame_locator("iframe.ab-report")
+    expect(report.get_by_text("What did 4-bit cost?")).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_text("Download .json").click()
+    assert json.loads(download.value.path().read_text()) == json.loads((study.folder / "report.json").read_text())
+
+
+def test_a_run_is_followed_and_cancelled(page: Page, at_site: Site) -> None:
+    study = with_metrics(with_data(new_study("under-way")), "lora", 5)
+    running(study, "train-lora", Progress(5, 60, "steps", "training", 100.0))
+    page.goto(f"{at_site.url}?study=under-way&tab=train")
+    expect(page.locator("#ab-run")).to_contain_text("5 of 60")
+    assert page.locator("#ab-start").is_hidden()
+    with_metrics(study, "lora", 9)
+    expect(page.locator("#ab-run")).to_contain_text("9 of 60")
+    page.locator("#ab-cancel").click()
+    expect(page.locator("#ab-cancel")).to_have_text("Cancelling…")
+    assert study.cancel_requested
+
+
+def test_the_newest_study_is_opened_when_the_address_names_none(page: Page, at_site: Site) -> None:
+    new_study("newest")
+    page.goto(at_site.url)
+    expect(page.locator("#ab-strip")).to_contain_text(Study.all()[0].name)
+    page.get_by_role("button", name="New study").click()
+    expect(page.get_by_text("1 · Your questions and answers")).to_be_visible()

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from assistant_builder.errors import EvaluationError
+from evals.compare import VERDICTS, Comparison, paired_comparison
+from evals.intervals import bonett_price_interval
+
+
+def losses(n: int, shift: float, *, noise: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    tokens = np.ceil(rng.lognormal(3, 0.6, n))
+    baseline = rng.gamma(4, 0.3, n)
+    return baseline, baseline + rng.normal(shift, noise, n), tokens
+
+
+def flips(n: int, gained: int, lost: int, right: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores with the given number of flips; ``right`` items are right in both arms."""
+    baseline = np.array([0] * gained + [1] * lost + [1] * right + [0] * (n - gained - lost - right))
+    candidate = np.array([1] * gained + [0] * lost + [1] * right + [0] * (n - gained - lost - right))
+    return baseline, candidate
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_delta_is_the_difference_of_the_token_weighted_figures(clustered: bool) -> None:
+    baseline, candidate, tokens = losses(333, 0.02)
+    summed_before, summed_after = baseline * tokens, candidate * tokens
+    clusters = [i // 4 for i in range(333)] if clustered else None
+    result = paired_comparison(
+        summed_before / tokens, summed_after / tokens, weights=tokens, clusters=clusters, higher_is_better=False
+    )
+    figures = summed_after.sum() / tokens.sum() - summed_before.sum() / tokens.sum()
+    assert abs(result.delta - figures) < 1e-12
+    assert result.ci_low < result.delta < result.ci_high
+
+
+def test_same_input_same_result_bit_for_bit() -> None:
+    baseline, candidate, tokens = losses(150, 0.02)
+    again = [paired_comparison(baseline, candidate, weights=tokens, seed=3) for _ in range(2)]
+    assert again[0] == again[1]
+    assert paired_comparison(baseline, candidate, weights=tokens, seed=4).ci_low != again[0].ci_low
+
+
+def test_continuous_interval_and_test_agree_with_scipy() -> None:
+    baseline, candidate, _ = losses(200, 0.01)
+    d = candidate - baseline
+    result = paired_comparison(baseline, candidate)
+    theirs = stats.bootstrap((d,), np.mean, method="BCa", n_resamples=10_000, rng=np.random.default_rng(0))
+    width = theirs.confidence_interval.high - theirs.confidence_interval.low
+    assert (result.ci_low, result.ci_high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.03 * width)
+    assert result.p_value == pytest.approx(stats.ttest_1samp(d, 0).pvalue, abs=0.02)
+    assert "BCa" in result.method and "sign-flip" in result.method
+
+
+def test_binary_scores_are_recognised() -> None:
+    baseline, candidate = flips(200, gained=12, lost=25, right=110)
+    result = paired_comparison(baseline, candidate)
+    assert result.method == "Bonett–Price interval; exact McNemar test"
+    assert result.delta == pytest.approx(-13 / 200)
+    assert (result.ci_low, result.ci_high) == bonett_price_interval(12, 25, 200)
+    assert result.p_value == pytest.approx(stats.binomtest(12, 37).pvalue)
+    assert paired_comparison(baseline.astype(bool), candidate.astype(bool)) == result
+    assert paired_comparison(baseline, candidate, weights=np.full(200, 7.0)).method == result.method
+
+
+def test_binary_scores_of_uneven_weight_are_not_a_table_of_counts() -> None:
+    baseline, candidate = flips(200, 12, 25, 110)
+    assert "McNemar" not in paired_comparison(baseline, candidate, weights=np.arange(1, 201)).method
+
+
+def test_clusters_use_the_cluster_robust_t_interval() -> None:
+    rng = np.random.default_rng(5)
+    labels = np.repeat(np.arange(40), 5)
+    baseline = (rng.random(200) < 0.6).astype(float)
+    candidate = np.where(rng.random(200) < 0.3, 1 - baseline, baseline)
+    result = paired_comparison(baseline, candidate, clusters=labels.tolist())
+    fit = sm.OLS(candidate - baseline, np.ones(200)).fit(cov_type="cluster", cov_kwds={"groups": labels}, use_t=True)
+    assert (result.ci_low, result.ci_high) == pytest.approx(tuple(fit.conf_int()[0]), abs=1e-12)
+    assert result.n_clusters == 40 and result.n == 200
+    assert "39 degrees of freedom" in result.method and "McNemar" not in result.method
+
+
+def test_labels_that_nobody_shares_are_no_clusters() -> None:
+    baseline, candidate = flips(120, 5, 9, 60)
+    plain = paired_comparison(baseline, candidate)
+    assert paired_comparison(baseline, candidate, clusters=[str(i) for i in range(120)]) == plain
+    assert paired_comparison(baseline, candidate, clusters=[None] * 120) == plain
+
+
+class TestVerdict:
+    def test_no_worse_worse_inconclusive(self) -> None:
+        for shift, noise, expected in ((0.0, 0.05, "no worse"), (0.2, 0.05, "worse"), (0.03, 0.3, "inconclusive")):
+            baseline, candidate, tokens = losses(150, shift, noise=noise)
+            result = paired_comparison(baseline, candidate, weights=tokens, margin=0.03, higher_is_better=False)
+            assert result.verdict == expected, result
+
+    def test_direction(self) -> None:
+        baseline, candidate, _ = losses(150, 0.2, noise=0.05)
+        assert paired_comparison(baseline, candidate, margin=0.03, higher_is_better=True).verdict == "no worse"
+        down = paired_comparison(-baseline, -candidate, margin=0.03, higher_is_better=True)
+        assert down.verdict == "worse"
+        assert down.harm[0] > 0 and down.harm[1] <= down.harm[0] <= down.harm[2]
+
+    def test_measurably_worse_within_the_margin(self) -> None:
+        baseline, candidate, tokens = losses(200, 0.02, noise=0.02)
+        result = paired_comparison(baseline, candidate, weights=tokens, margin=0.03, higher_is_better=False)
+        assert result.verdict == "no worse" and result.within_margin_but_worse
+        assert not paired_comparison(baseline, candidate, margin=0.001, higher_is_better=False).within_margin_but_worse
+
+    def test_default_margin_is_zero(self) -> None:
+        baseline, candidate, _ = losses(150, 0.0, noise=0.05)
+        result = paired_comparison(baseline, candidate, higher_is_better=False)
+        assert result.margin == 0 and result.verdict == "inconclusive"
+
+    @pytest.mark.parametrize("right", [2, 196])
+    def test_a_saturated_binary_metric_is_never_no_worse(self, right: int) -> None:
+        baseline, candidate = flips(200, 1, 1, right)
+        result = paired_comparison(baseline, candidate, margin=0.2)
+        assert result.verdict == "inconclusive"
+        assert any("nothing was lost" in warning for warning in result.warnings)
+        clusters = [i % 40 for i in range(200)]
+        assert paired_comparison(baseline, candidate, margin=0.9, clusters=clusters).verdict == "inconclusive"
+
+    def test_saturated_in_one_arm_only_is_judged(self) -> None:
+        baseline, candidate = flips(200, 30, 0, 5)
+        assert paired_comparison(baseline, candidate, margin=0.05).verdict == "no worse"
+
+    @given(st.integers(0, 2**32), st.floats(-0.1, 0.1), st.floats(0, 0.1), st.booleans(), st.booleans())
+    @settings(max_examples=60, deadline=None)
+    def test_rule_holds_on_anything(self, seed: int, shift: float, margin: float, better: bool, binary: bool) -> None:
+        rng = np.random.default_rng(seed)
+        baseline = rng.normal(size=40)
+        candidate = baseline + rng.normal(shift, 0.2, 40)
+        if binary:
+            baseline, candidate = (baseline > 0).astype(int), (candidate > 0).astype(int)
+        result = paired_comparison(baseline, candidate, margin=margin, higher_is_better=better, resamples=200)
+        low, high = result.harm[1:]
+        expected = "no worse" if high <= margin else "worse" if low > 0 else "inconclusive"
+        assert result.verdict == expected and result.verdict in VERDICTS
+        assert result.ci_low <= result.delta <= result.ci_high
+        assert 0 < result.p_value <= 1
+
+
+class TestDegenerate:
+    def test_an_arm_against_its_own_copy(self) -> None:
+        baseline, _, tokens = losses(120, 0)
+        result = paired_comparison(baseline, baseline.copy(), weights=tokens, margin=0.03, higher_is_better=False)
+        assert (result.delta, result.ci_low, result.ci_high, result.p_value) == (0.0, 0.0, 0.0, 1.0)
+        assert result.verdict == "no worse" and not result.within_margin_but_worse
+        assert "no item differs between the two" in result.warnings
+
+    @pytest.mark.parametrize("clusters", [None, [i // 4 for i in range(120)]])
+    def test_identical_right_wrong_scores_still_leave_room_for_the_unseen(self, clusters: list[int] | None) -> None:
+        scores, _ = flips(120, 0, 0, 70)
+        result = paired_comparison(scores, scores, clusters=clusters, margin=0.0)
+        assert result.delta == 0 and result.ci_low < 0 < result.ci_high and result.p_value == 1
+        assert result.ci_high == pytest.approx(-result.ci_low)
+        assert result.verdict == "inconclusive"
+
+    def test_identical_word_overlap_leaves_room_too(self) -> None:
+        scores = np.append(np.linspace(0.1, 0.9, 100), [0.0, 1.0])
+        assert 0.02 < paired_comparison(scores, scores).ci_high < 0.04
+
+    def test_given_limits_replace_guessed_ones(self) -> None:
+        scores = np.linspace(0.1, 0.9, 100)
+        assert paired_comparison(scores, scores).ci_high == 0
+        wide = paired_comparison(scores, scores, bounds=(-1, 1)).ci_high
+        assert wide == pytest.approx(2 * paired_comparison(scores, scores, bounds=(0, 1)).ci_high)
+
+    def test_a_cosine_past_one_by_rounding_is_accepted(self) -> None:
+        assert paired_comparison([0.5, 1.0000002, 0.2], [0.4, 1.0000001, 0.3], bounds=(-1, 1)).n == 3
+
+    def test_equal_differences(self) -> None:
+        baseline, _, _ = losses(100, 0)
+        result = paired_comparison(baseline, baseline + 0.5, higher_is_better=False)
+        assert result.ci_low == result.ci_high == result.delta == pytest.approx(0.5)
+        assert result.verdict == "worse"
+        assert any("all differences are equal" in warning for warning in result.warnings)
+
+    def test_two_items(self) -> None:
+        result = paired_comparison([1.0, 2.0], [1.5, 1.9])
+        assert result.p_value == 1.0 and result.ci_low < result.delta < result.ci_high
+        assert np.isfinite([result.ci_low, result.ci_high]).all()
+
+    def test_one_difference_among_many(self) -> None:
+        candidate = np.full(100, 2.5)
+        candidate[7] = 3.0
+        result = paired_comparison(np.full(100, 2.5), candidate)
+        assert result.ci_low <= 0 < result.delta < result.ci_high and result.p_value == 1.0
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"candidate": [1.0, 2.0]}, "equal length"),
+            ({"baseline": [1.0], "candidate": [1.0]}, "at least two items"),
+            ({"candidate": [1.0, float("nan"), 2.0]}, "candidate holds 1 values that are not finite.*position 1"),
+            ({"baseline": [1.0, float("inf"), 2.0]}, "not finite"),
+            ({"weights": [1.0, 2.0]}, "weights have shape"),
+            ({"weights": [1.0, 0.0, 2.0]}, "must be positive"),
+            ({"weights": [1.0, float("nan"), 2.0]}, "weights holds 1 values"),
+            ({"clusters": ["a", "b"]}, "2 cluster labels for 3 items"),
+            ({"clusters": ["a", "a", "a"]}, "one cluster"),
+            ({"margin": -0.1}, "margin"),
+            ({"margin": float("nan")}, "margin"),
+            ({"bounds": (0, 1)}, "outside 0 … 1"),
+            ({"baseline": [[1.0, 2.0, 3.0]], "candidate": [[1.0, 2.0, 3.0]]}, "equal length"),
+        ],
+    )
+    def test_bad_input(self, arguments: dict, message: str) -> None:
+        call = {"baseline": [1.0, 2.0, 3.0], "candidate": [1.5, 2.0, 2.0]} | arguments
+        with pytest.raises(EvaluationError, match=message):
+            paired_comparison(call.pop("baseline"), call.pop("candidate"), **call)
+
+    def test_all_problems_at_once(self) -> None:
+        with pytest.raises(EvaluationError, match="not finite.*cluster labels.*|cluster labels.*not finite"):
+            paired_comparison([1.0, float("nan")], [1.0, 2.0], clusters=["a"])
+
+
+class TestWarnings:
+    def warned(self, result: Comparison) -> bool:
+        return any("too few items" in warning for warning in result.warnings)
+
+    def test_too_few_items(self) -> None:
+        for n, expected in ((99, True), (100, False)):
+            baseline, candidate, _ = losses(n, 0.0)
+            assert self.warned(paired_comparison(baseline, candidate)) is expected
+
+    def test_too_few_clusters(self) -> None:
+        for count, expected in ((19, True), (20, False)):
+            baseline, candidate, _ = losses(count * 5, 0.0)
+            assert self.warned(paired_comparison(baseline, candidate, clusters=[i % count for i in range(count * 5)])) \
+                is expected
+
+    def test_uneven_clusters_and_weights(self) -> None:
+        baseline, candidate, _ = losses(200, 0.0)
+        assert self.warned(paired_comparison(baseline, candidate, clusters=[max(0, i - 170) for i in range(200)]))
+        assert self.warned(paired_comparison(baseline, candidate, weights=[1000.0] * 10 + [1.0] * 190))
+
+    def test_record_is_json(self) -> None:
+        baseline, candidate, _ = losses(30, 0.0)
+        record = paired_comparison(baseline, candidate).to_record()
+        assert json.loads(json.dumps(record, allow_nan=False)) == record
+        assert {"delta", "ci_low", "ci_high", "p_value", "n", "verdict", "method", "warnings"} <= record.keys()

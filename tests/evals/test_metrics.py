@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.metrics import CHRF
+
+from assistant_builder.config import METRICS
+from evals.metrics import (
+    ANSWER_METRICS,
+    METRIC_INFO,
+    chrf,
+    exact_match,
+    normalise,
+    rouge_l,
+    score_answer,
+    token_f1,
+    words,
+)
+
+WORDS = "the ferry a cat 12 26 kilograms of luggage Brindle Cove isn't closed, 3.5 well-known (blue) sea-chest.".split()
+
+
+def random_pairs(count: int = 200) -> list[tuple[str, str]]:
+    rng = random.Random(7)
+    return [
+        (" ".join(rng.choices(WORDS, k=rng.randint(0, 14))), " ".join(rng.choices(WORDS, k=rng.randint(1, 14))))
+        for _ in range(count)
+    ]
+
+
+def test_rouge_and_chrf_equal_their_libraries_on_200_pairs() -> None:
+    rouge, chr_f = RougeScorer(["rougeL"], use_stemmer=False), CHRF()
+    for answer, reference in random_pairs():
+        expected = rouge.score(reference, answer)["rougeL"].fmeasure
+        assert rouge_l(answer, reference) == pytest.approx(expected, abs=1e-12)
+        expected = chr_f.sentence_score(answer, [reference]).score / 100
+        assert chrf(answer, reference) == pytest.approx(expected, abs=1e-12)
+
+
+def test_every_metric_of_the_config_is_described() -> None:
+    assert tuple(METRIC_INFO) == METRICS
+    assert all(info.name == name and info.meaning and info.blind_spots for name, info in METRIC_INFO.items())
+    assert [name for name, info in METRIC_INFO.items() if not info.higher_is_better] == ["nll_per_token"]
+    assert [name for name, info in METRIC_INFO.items() if info.token_weighted] == ["nll_per_token"]
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("The Cat, and a dog!", "cat and dog"),
+        ("It costs 3.5 crowns.", "it costs 3.5 crowns"),
+        ("1,250 seats", "1250 seats"),
+        ("−5 °C", "-5 c"),
+        ("10–12 o’clock, 10:30", "10-12 oclock 10:30"),
+        ("STRASSE Straße", "strasse strasse"),
+        ("ﬁne １２", "fine 12"),
+        ("¿Dónde está?", "dónde está"),
+        ("Это — «кот».", "это кот"),
+        ("+", "+"),
+        ("", ""),
+        ("The", "the"),
+    ],
+)
+def test_normalise(text: str, plain: str) -> None:
+    assert normalise(text) == plain
+
+
+@given(st.text(max_size=60))
+@settings(deadline=None)
+def test_normalise_is_stable_and_never_empties_a_text(text: str) -> None:
+    once = normalise(text)
+    assert normalise(once).split() == once.split() or normalise(once) in once
+    assert bool(once) == bool(normalise(text).strip())
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+@settings(deadline=None)
+def test_scores_are_shares_and_a_text_equals_itself(answer: str, reference: str) -> None:
+    scores = score_answer(answer, reference)
+    assert set(scores) == set(ANSWER_METRICS)
+    assert all(0 <= value <= 1 for value in scores.values())
+    assert exact_match(answer, answer) == token_f1(answer, answer) == 1.0
+    assert token_f1(answer, reference) == pytest.approx(token_f1(reference, answer))
+
+
+def test_numbers_are_not_confused() -> None:
+    assert exact_match("3.5", "35") == 0
+    assert exact_match("-5", "5") == 0
+    assert exact_match("1,000", "1000") == 1
+    assert exact_match("+", "-") == 0
+
+
+def test_token_f1_by_hand() -> None:
+    assert token_f1("the ferry leaves at noon", "ferry leaves noon today") == pytest.approx(2 * 3 / (4 + 4))
+    assert token_f1("", "noon") == 0
+    assert token_f1("noon noon", "noon") == pytest.approx(2 / 3)
+
+
+def test_scripts_without_spaces_score_by_character() -> None:
+    assert words("東京は3時") == ["東", "京", "は", "3", "時"]
+    assert words("東京tower9です ok") == ["東", "京", "tower9", "で", "す", "ok"]
+    assert words("ที่นี่") == ["ที่", "นี่"]
+    assert 0 < token_f1("東京です", "東京でした") < 1
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("Η γάτα κοιμάται", "Η γάτα"),
+        ("القطة نائمة هنا", "القطة نائمة"),
+        ("बिल्ली सो रही है", "बिल्ली सो"),
+        ("고양이가 잔다", "고양이가"),
+        ("猫が寝ている", "猫が"),
+        ("แมวนอนอยู่", "แมว"),
+    ],
+)
+def test_other_scripts_score_fully_and_partly(text: str, part: str) -> None:
+    for metric in (token_f1, rouge_l, chrf):
+        assert metric(text, text) == pytest.approx(1.0)
+        assert 0 < metric(part, text) < 1
+
+
+def test_accented_words_are_whole_words() -> None:
+    assert rouge_l("cafe", "café") == 0
+    assert rouge_l("cafe\u0301", "café") == 1
+
+
+def test_empty_answers_score_zero() -> None:
+    assert score_answer("", "Nine crowns.") == {"exact_match": 0.0, "token_f1": 0.0, "rouge_l": 0.0, "chrf": 0.0}
+
+
+def test_scoring_and_statistics_import_no_torch() -> None:
+    code = (
+        "import sys, evals.metrics, evals.declining, evals.compare, evals.power, evals.simulate\n"
+        "evals.metrics.score_answer('a cat', 'cat')\n"
+        "bad = {'torch', 'transformers', 'gradio'} & set(sys.modules); assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,0 +1,151 @@
+"""Study folders as a run would have left them, made without a model, for tests of what reads them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from assistant_builder.config import StudyConfig, parse_config
+from assistant_builder.data import Pair, prepare
+from assistant_builder.study import (
+    STEPS,
+    Progress,
+    StepRecord,
+    Study,
+    append_jsonl,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
+
+CARDS = Path(__file__).parents[1] / "datasets_cards"
+SMALL = CARDS / "thimble-row-library" / "data.csv"
+LARGE = CARDS / "ostrel-sound-ferries" / "data.jsonl"
+_LEVELS = {"B16": 2.10, "B4": 2.34, "L16": 0.71, "Q4": 0.74}
+
+
+def new_study(name: str = "library", source: Path = SMALL, **changes: Any) -> Study:
+    """A study that was created and never run; ``changes`` are dotted keys with ``__`` for the dot."""
+    config = StudyConfig().with_changes({key.replace("__", "."): value for key, value in changes.items()})
+    tree = config.model_dump(mode="json")
+    tree["name"] = name
+    tree["data"]["source"] = source.name
+    return Study.create(parse_config(tree), source)
+
+
+def with_data(study: Study) -> Study:
+    """Add what the data steps make."""
+    assert study.source is not None
+    prepare(study.source, study.config.data, folder=study.folder / "data", title=study.name)
+    for step in ("data", "data-embed"):
+        done(study, step, 1.4)
+    return study
+
+
+def done(study: Study, step: str, seconds: float) -> None:
+    """Mark a step as finished."""
+    study.write_step(StepRecord(step, state="succeeded", started=1_700_000_000.0, seconds=seconds))
+
+
+def running(study: Study, step: str, progress: Progress | None = None) -> None:
+    """Mark a step as running in this very process."""
+    process = psutil.Process()
+    study.write_step(
+        StepRecord(step, state="running", started=process.create_time(), pid=process.pid,
+                   process_started=process.create_time())
+    )
+    if progress is not None:
+        study.write_progress(step, progress)
+    study.write_runner("running")
+
+
+def with_metrics(study: Study, arm: str, steps: int, of: int = 60) -> Study:
+    """Add the events of an arm's first ``steps`` steps."""
+    path = study.arm_folder(arm) / "metrics.jsonl"
+    floor = 0.6 if arm == "lora" else 0.66
+    for step in range(1, steps + 1):
+        loss = floor + 1.9 * math.exp(-step / 14) + 0.05 * math.sin(step * 1.7)
+        append_jsonl(path, {
+            "event": "step", "step": step, "steps": of, "epoch": 3 * step / of, "loss": loss, "learning_rate": 4e-4,
+            "grad_norm": 1.1, "tokens_per_second": 301.0, "tokens": step * 900, "memory_bytes": 1_900_000_000,
+            "elapsed_seconds": step * 3.0, "eta_seconds": (of - step) * 3.0,
+        })
+        if step % 15 == 0:
+            append_jsonl(path, {"event": "validation", "step": step, "steps": of, "loss": loss + 0.15, "best": True,
+                                "elapsed_seconds": step * 3.0})
+    return study
+
+
+def trained(study: Study) -> Study:
+    """Add two trained arms."""
+    for arm in ("lora", "qlora"):
+        with_metrics(study, arm, 60)
+        write_json(study.arm_folder(arm) / "summary.json", {
+            "arm": arm, "base_storage": "float16" if arm == "lora" else "nf4", "compute_dtype": "bfloat16",
+            "device": "cpu", "steps": 60, "epochs": 3.0, "train_seconds": 186.0 if arm == "lora" else 214.0,
+            "tokens_per_second": 301.0 if arm == "lora" else 276.0, "tokens": 54_000, "peak_memory_bytes": 2_600_000_000,
+            "base_bytes": 269_000_000 if arm == "lora" else 110_000_000, "adapter_bytes": 19_500_000,
+            "trainable_parameters": 4_884_480, "total_parameters": 139_399_488, "best_step": 60,
+            "best_validation_loss": 0.79, "gradient_checkpointing": False, "adapter_sha256": f"{arm}0" * 8,
+        })
+        write_json(study.arm_folder(arm) / "config.json", {
+            "arm": arm, "base_storage": "float16" if arm == "lora" else "nf4", "compute_dtype": "bfloat16",
+            "device": "cpu", "model": study.config.model.model_dump(mode="json"),
+            "train": study.config.train.model_dump(mode="json"),
+        })
+        done(study, f"train-{arm}", 190.0)
+    return study
+
+
+def evaluated(study: Study) -> Study:
+    """Add scored cells: the tuned ones mostly right, the untuned ones wrong."""
+    pairs = [Pair.from_record(record, "heldout") for record in read_jsonl(study.split_file("heldout"))]
+    for cell, level in _LEVELS.items():
+        samples = [_sample(cell, level, place, pair) for place, pair in enumerate(pairs)]
+        write_jsonl(study.cell_folder(cell) / "samples.jsonl", samples)
+        tokens = sum(sample["tokens"] for sample in samples)
+        nll = sum(sample["nll"] for sample in samples) / tokens
+        names = [name for name in samples[0]["metrics"] if name != "nll_per_token"]
+        write_json(study.cell_folder(cell) / "scores.json", {
+            "cell": cell, "items": len(samples), "tokens": tokens, "nll_per_token": nll, "perplexity": math.exp(nll),
+            "metrics": {name: sum(sample["metrics"][name] for sample in samples) / len(samples) for name in names},
+            "declining": {"answerable_items": len(samples), "false_declines": 0, "unanswerable_items": 0, "declined": 0},
+            "base": "B", "adapter": None, "compute_dtype": "bfloat16",
+            "seconds": {"load": 1.0, "nll": 8.0, "generate": 30.0, "similarity": 2.0}, "batch_size": 16,
+        })
+    done(study, "evaluate", 164.0)
+    return study
+
+
+def _sample(cell: str, level: float, place: int, pair: Pair) -> dict[str, Any]:
+    right = cell in ("L16", "Q4") and (place + (3 if cell == "Q4" else 0)) % 4 != 0
+    tokens = max(3, len(pair.answer.split()))
+    per_token = level * (1 + 0.25 * math.sin(place * 1.3 + len(cell)))
+    score = 1.0 if right else 0.3
+    return {
+        "item": str(pair.row), "row": pair.row, "turn": 0, "cluster": pair.cluster, "answerable": pair.answerable,
+        "question": pair.question, "prompt": [message.to_record() for message in pair.messages[:-1]],
+        "reference": pair.answer, "answer": pair.answer if right else "That is a question for the front desk.",
+        "nll": per_token * tokens, "tokens": tokens, "declined": False,
+        "metrics": {"nll_per_token": per_token, "exact_match": float(right), "token_f1": score, "rouge_l": score, "chrf": score,
+                    "similarity": score},
+    }
+
+
+def reported(study: Study) -> Study:
+    """Add the report, made by the very code that a run uses."""
+    from evals.report import write_report
+
+    write_report(study)
+    done(study, "report", 0.8)
+    return study
+
+
+def finished_study(name: str = "library", source: Path = SMALL) -> Study:
+    """A study whose every step has succeeded."""
+    study = reported(evaluated(trained(with_data(new_study(name, source)))))
+    assert all(study.step(step).state == "succeeded" for step in STEPS)
+    return study

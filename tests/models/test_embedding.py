@@ -1,0 +1,36 @@
+"""Sentence embeddings: unit rows in the order asked, from the local folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from assistant_builder.errors import ModelError
+from assistant_builder.models.embedding import Embedder
+
+pytestmark = pytest.mark.train
+
+
+def test_rows_are_unit_vectors_in_order(bundled_models: Path):
+    embedder = Embedder.load()
+    texts = ["A cat sits on the mat.", "", "Share prices fell by three per cent on Monday.", "A feline rests on a rug."]
+    told: list[tuple[int, int]] = []
+    vectors = embedder.encode(texts, batch_size=3, progress=lambda done, total: told.append((done, total)))
+    assert vectors.shape == (4, 384) == (4, embedder.dimensions)
+    assert vectors.dtype == np.float32
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    assert told == [(3, 4), (4, 4)]
+    similar = vectors @ vectors.T
+    assert similar[0, 3] > 0.5 > similar[0, 2]
+    assert np.allclose(embedder.encode([texts[2]])[0], vectors[2], atol=1e-5)
+    assert embedder.encode([]).shape == (0, 384)
+    assert embedder.max_tokens == 256
+    assert embedder.truncated(["word " * 300, "word"]) == 1
+
+
+def test_damaged_folder_is_told(tmp_path: Path):
+    (tmp_path / "modules.json").write_text("[]")
+    with pytest.raises(ModelError, match="embedder cannot be loaded"):
+        Embedder(tmp_path)

