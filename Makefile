@@ -4,7 +4,7 @@
 # make check   lint, types, import layers
 
 PYTHON ?= python3
-DEMO ?= datasets_cards/demo.yaml
+DEMO ?= datasets_cards/ostrel-sound-ferries/study.yaml
 SERVE ?= 1
 ARGS ?=
 

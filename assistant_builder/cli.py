@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from assistant_builder import __version__, console
-from assistant_builder.config import DataConfig, option_fields
+from assistant_builder.config import ARMS, DataConfig, option_fields
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ConfigError, StudyError
 from assistant_builder.study import Study
 
@@ -94,7 +94,7 @@ def data_check(
         typer.echo(f"{file.name}: {dataset.format}, {dataset.rows} rows, {len(findings.usable)} usable")
         typer.echo("columns: " + ", ".join(f"{role} = {name}" for role, name in columns.items()))
         for problem in findings.problems:
-            typer.echo(f"{problem.severity}: {problem.title}. {problem.detail}")
+            typer.echo(f"{problem['severity']}: {problem['title']}. {problem['detail']}")
     findings.require_start()
 
 
@@ -201,7 +201,7 @@ def ask(
         raise ConfigError("the question is empty", remedy="Write one between quotes")
     from assistant_builder.chat.asking import ask_arms
 
-    answers = ask_arms(Study.open(name), question, ["qlora", "lora"] if arm == "both" else [arm])
+    answers = ask_arms(Study.open(name), question, [known for known in ARMS if arm in (known, "both")])
     if as_json:
         return console.print_json({"question": question, "answers": answers})
     for asked, answer in answers.items():

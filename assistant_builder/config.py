@@ -18,12 +18,13 @@ from assistant_builder.errors import ConfigError
 
 Cell = Literal["B16", "B4", "L16", "Q4", "L4", "Q16"]
 CELLS: tuple[str, ...] = get_args(Cell)
+_HEADLINE_CELLS: tuple[Cell, ...] = ("B16", "B4", "L16", "Q4")
 METRICS = ("nll_per_token", "exact_match", "token_f1", "rouge_l", "chrf", "similarity")
 Metric = Literal["nll_per_token", "exact_match", "token_f1", "rouge_l", "chrf", "similarity"]
 ComputeDtype = Literal["auto", "bfloat16", "float16", "float32"]
 Arm = Literal["lora", "qlora"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
-BASIC = {"level": "basic"}
+BASIC: dict[str, Any] = {"level": "basic"}
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
@@ -50,8 +51,9 @@ class DataConfig(_Part):
     columns: dict[str, str] = Field(
         default_factory=dict,
         title="Columns",
-        description="Which column plays which role (question, answer, group, cluster, split, answerable, system), "
-        "where the names in the file do not say it. Example: group=focus.",
+        description="Which column plays which role (question, answer, context, messages, group, cluster, split, "
+        "answerable, system), where the names in the file do not say it; an empty name leaves a role out. "
+        "Example: group=focus.",
     )
     system: str | None = Field(
         None,
@@ -191,7 +193,7 @@ class EvalConfig(_Part):
     """What is measured, and how the comparison is judged."""
 
     cells: list[Cell] = Field(
-        default_factory=lambda: ["B16", "B4", "L16", "Q4"], title="Cells",
+        default_factory=lambda: list(_HEADLINE_CELLS), title="Cells",
         description="Combinations of base and adapter to score.",
     )
     primary_metric: Metric = Field(

@@ -15,7 +15,6 @@ from rich.table import Table
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.jobs.local import Event
 
-
 MARKS = {"queued": "·", "running": "▸", "succeeded": "✓", "failed": "✗", "cancelled": "■", "lost": "?"}
 
 

@@ -13,13 +13,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
 from pathlib import Path
 
 import psutil
 
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ResourceError
-from assistant_builder.study import State, StepRecord, Study, file_hash
+from assistant_builder.study import State, Study, file_hash
 
 Work = Callable[[], Iterable[Path] | None]
 """Does the step; returns the files it made, or None when it has to wait for another step."""
@@ -54,6 +53,7 @@ def run_as_step(study: Study, step: str, work: Work) -> int:
 
     try:
         files = work()
+        outputs = {str(path.relative_to(study.folder)): file_hash(path) for path in files or ()}
     except Cancelled:
         finish("cancelled")
         return 3
@@ -64,7 +64,7 @@ def run_as_step(study: Study, step: str, work: Work) -> int:
     if files is None:
         finish("queued")
     else:
-        finish("succeeded", outputs={str(path.relative_to(study.folder)): file_hash(path) for path in files})
+        finish("succeeded", outputs=outputs)
     return 0
 
 

@@ -23,7 +23,11 @@ def main() -> int:
         return run_as_step(study, "evaluate", lambda: score_study(study))
     from evals.report import write_report
 
-    return run_as_step(study, "report", lambda: write_report(study))
+    def report() -> list[Path]:
+        path = write_report(study)
+        return [path, path.with_suffix(".json"), path.with_suffix(".md")]
+
+    return run_as_step(study, "report", report)
 
 
 if __name__ == "__main__":

@@ -56,13 +56,12 @@ def score_study(study: Study) -> Iterable[Path]:
     folder = fetch(ref, revision=config.model.revision, trust_remote_code=config.model.trust_remote_code)
     prompter = Prompter.load(folder)
     items = build_items(heldout_pairs(study), prompter)
-    tasks, *names = write_tasks(study, items)
+    tasks = write_tasks(study, items)
     todo = [cell for cell in config.eval.cells if not (study.cell_folder(cell) / "scores.json").exists()]
-    parts = 3 if config.eval.similarity else 2
     clock = _Clock(study, len(todo) * len(items) * (3 if config.eval.similarity else 2))
     similarity = _Similarity(clock, [item["reference"] for item in items]) if config.eval.similarity and todo else None
     for cell in load_cells(study, folder, todo):
-        samples, scores = _score_cell(study, cell, prompter, items, (tasks, *names), clock, similarity)
+        samples, scores = _score_cell(study, cell, prompter, items, tasks, clock, similarity)
         write_jsonl(study.cell_folder(cell.spec.name) / "samples.jsonl", samples)
         write_json(study.cell_folder(cell.spec.name) / "scores.json", scores)
     return [

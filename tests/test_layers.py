@@ -23,11 +23,14 @@ LEVELS = {
     "assistant_builder.data": 1,
     "assistant_builder.models": 2,
     "assistant_builder.doctor": 3,
+    "assistant_builder.provenance": 3,
+    "assistant_builder.worker": 3,
     "assistant_builder.training": 3,
     "assistant_builder.chat": 3,
     "assistant_builder.jobs": 4,
     "evals": 4,
     "assistant_builder.cli": 5,
+    "assistant_builder.console": 5,
     "assistant_builder.ui": 5,
     "assistant_builder.__main__": 6,
     "app": 6,
@@ -134,6 +137,9 @@ def is_light(name: str) -> bool:
 def test_no_module_is_left_out():
     assert {"assistant_builder", "evals", "assistant_builder.errors"} <= FILES.keys()
     assert not [name for name in FILES if name.split(".")[-1] in ("utils", "helpers", "common")]
+    places = LEVELS.keys() - {"assistant_builder"}
+    unplaced = [name for name in FILES if not any(under(name, place) for place in places)]
+    assert unplaced == ["assistant_builder"], "every module of assistant_builder has its place in LEVELS"
 
 
 @pytest.mark.parametrize("name", sorted(FILES))

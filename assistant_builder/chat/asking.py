@@ -31,7 +31,7 @@ def ask_arms(study: Study, question: str, arms: Sequence[Arm]) -> dict[str, dict
     system = default_system(study)
     if system:
         messages.insert(0, Message("system", system))
-    answers = {}
+    answers: dict[str, dict[str, Any]] = {}
     for arm in arms:
         chunks = list(session.stream(arm, messages, Sampling(), threading.Event()))
         answers[arm] = {

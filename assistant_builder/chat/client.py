@@ -130,6 +130,7 @@ class ChatWorker:
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
         self._process: subprocess.Popen[str] | None = None
+        self._reader = threading.Thread()
         self._open: dict[str, _Asked] = {}
 
     def ask(self, conversations: Mapping[str, Sequence[Message]], sampling: Sampling) -> Exchange:
@@ -169,9 +170,10 @@ class ChatWorker:
             for identity in orphans:
                 asked = self._open.pop(identity)
                 asked.exchange.take({"event": "error", "id": identity, "error": death(0, "")})
+            reader = self._reader
         if process is not None:
             process.kill()
-            process.wait()
+            reader.join()
 
     @property
     def busy(self) -> bool:
@@ -190,18 +192,20 @@ class ChatWorker:
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
             start_new_session=True,  # Ctrl-C in the terminal ends the page, whose closing pipe ends the worker
         )
-        threading.Thread(target=self._read, args=(process, log), daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(process, log), daemon=True)
+        self._reader.start()
         return process
 
     def _read(self, process: subprocess.Popen[str], log: IO[bytes]) -> None:
-        assert process.stdout is not None
+        """Deliver the process's events until it ends, then tell those who still wait for one."""
         idle = False
-        for line in process.stdout:
-            event = json.loads(line)
-            idle = event["event"] == "idle"
-            if not idle:
-                self._take(event)
-        code = process.wait()
+        with process:  # closes the pipes and waits for the exit code
+            assert process.stdout is not None
+            for line in process.stdout:
+                event = json.loads(line)
+                idle = event["event"] == "idle"
+                if not idle:
+                    self._take(event)
         last_line = _last_line(log)
         with self._lock:
             if self._process is process:
@@ -211,7 +215,8 @@ class ChatWorker:
                 if idle:  # it left just as the question came
                     self._put(asked.exchange, asked.request)
                 else:
-                    self._take({"event": "error", "id": identity, "error": death(code, last_line)})
+                    error = death(process.returncode, last_line)
+                    self._take({"event": "error", "id": identity, "error": error})
 
     def _take(self, event: dict[str, Any]) -> None:
         with self._lock:
@@ -226,7 +231,7 @@ def _write(process: subprocess.Popen[str], request: dict[str, Any]) -> None:
     try:
         process.stdin.write(json.dumps(request) + "\n")
         process.stdin.flush()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: its reader has closed the pipe
         return
 
 

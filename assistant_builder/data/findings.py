@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from assistant_builder.data.grouping import shortage
@@ -136,7 +137,7 @@ class Findings:
         """What ``data check --json`` prints and ``data/findings.json`` holds; lists end after 200 entries."""
         dataset = self.dataset
         return {
-            "source": dataset.source,
+            "source": Path(dataset.source).name,
             "format": dataset.format,
             "columns": dataset.columns,
             "column_names": list(dataset.column_names),

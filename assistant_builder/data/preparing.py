@@ -14,6 +14,7 @@ from assistant_builder.data.findings import Findings
 from assistant_builder.data.reading import load_pairs
 from assistant_builder.data.records import Dataset
 from assistant_builder.data.splitting import Split, split_pairs
+from assistant_builder.errors import DataError
 from assistant_builder.study import write_json, write_jsonl, write_text
 
 
@@ -82,7 +83,11 @@ def prepare(
         dataset, tokenizer=tokenizer, max_length=max_length, near_duplicate_threshold=config.near_duplicate_threshold
     )
     findings.require_start()
-    prepared = PreparedData(dataset, findings, split_pairs(findings.usable, config))
+    try:
+        split = split_pairs(findings.usable, config)
+    except DataError as error:
+        raise DataError(error.what, where=str(source), remedy=error.remedy) from error
+    prepared = PreparedData(dataset, findings, split)
     if folder is not None:
         prepared.write(folder, title=title or source.stem)
     return prepared

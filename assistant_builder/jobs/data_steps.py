@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from assistant_builder.data import load_split, prepare
+from assistant_builder.data import SplitName, load_split, prepare
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.prompts import Prompter
@@ -53,7 +53,8 @@ def embed_data(study: Study) -> Iterable[Path]:
 
     embedder = Embedder.load(report)
     heldout = load_split(data, "heldout")
-    outside = [(pair, split) for split in ("train", "validation") for pair in load_split(data, split)]
+    seen: tuple[SplitName, ...] = ("train", "validation")
+    outside = [(pair, split) for split in seen for pair in load_split(data, split)]
     questions = [pair.compared_question for pair in heldout] + [pair.compared_question for pair, _ in outside]
     vectors = embedder.encode(
         questions, progress=lambda done, total: report(done, total, "Comparing questions by meaning")
@@ -61,7 +62,8 @@ def embed_data(study: Study) -> Iterable[Path]:
     leaks = find_embedding_leaks(
         heldout, outside, vectors[: len(heldout)], vectors[len(heldout) :], config.embedding_threshold
     )
-    given = read_json(data / "split.json")["given"]
+    split = read_json(data / "split.json")
+    given = split["given"] and "heldout" not in split["cut"]
     removed = config.remove_leaks == "always" or (config.remove_leaks == "auto" and not given)
     write_json(study.embedding_file, {
         "threshold": config.embedding_threshold,

@@ -66,7 +66,7 @@ ADAPTER_LAYERS: dict[type[nn.Module], type[nn.Module]] = {Linear4bit: TwinLoraLi
 
 
 def dequantized(layer: Linear4bit) -> torch.Tensor:
-    """The [out, in] weight that a 4-bit layer stands for, in the dtype it was quantized from."""
+    """The [out, in] weight that a 4-bit layer stands for, in the dtype it is computed with."""
     weight: torch.Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
     return weight
 

@@ -132,6 +132,8 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
             # Otherwise the first evaluation on an AVX512-BF16 CPU repacks the weight for a kernel without autograd,
             # and every later training step gets wrong gradients.
             layer.support_avx512bf16_for_cpu = False
+            # Otherwise the backward pass rounds twice (to float16, then to the compute dtype) and the forward once.
+            layer.weight.quant_state.dtype = dtype
     if spec.hold:
         hold_in_compute_dtype(model, dtype)
     return model.eval()

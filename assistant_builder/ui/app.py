@@ -101,7 +101,8 @@ def _follow(
             *refresh(sections, name, {}),
         ]
 
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    # Not queued: the queue keeps a record of every event, and the timers make one a second.
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
     demo.load(arrive, None, [picker, tabs, *outputs], **quiet).then(None, None, None, js=_ARRIVED)
     picker.change(follow, [picker, seen], outputs, trigger_mode="always_last", **quiet)
     picker.change(None, picker, None, js=_REMEMBER.format(key="study", value='name ?? ""'))

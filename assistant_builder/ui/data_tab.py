@@ -15,7 +15,14 @@ from assistant_builder.errors import AssistantBuilderError, DataError
 from assistant_builder.study import Study, read_json, read_jsonl
 from assistant_builder.ui.downloads import offer
 from assistant_builder.ui.forms import OptionForm, keys_of
-from assistant_builder.ui.inspection import Inspection, free_name, inspect_file, power_of, preview_split, shipped_datasets
+from assistant_builder.ui.inspection import (
+    Inspection,
+    free_name,
+    inspect_file,
+    power_of,
+    preview_split,
+    shipped_datasets,
+)
 from assistant_builder.ui.markup import Markup, card, empty, error_callout
 from assistant_builder.ui.options import get_value, read_form
 from assistant_builder.ui.sections import Look, Section, told

@@ -62,7 +62,7 @@ class Option:
             return [item.strip() for item in (shown or "").split(",") if item.strip()]
         if self.kind == "mapping":
             return _mapping(shown or "")
-        if self.optional and not str(shown or "").strip():
+        if self.optional and (shown is None or not str(shown).strip()):
             return None
         if self.kind == "text":
             return shown or ""

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +39,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start_site(home: Path, port: int) -> Site:
-    """Run ``app.py`` and wait until it answers."""
-    environment = {**os.environ, "ASSISTANT_BUILDER_HOME": str(home), "GRADIO_SERVER_PORT": str(port)}
-    process = subprocess.Popen([sys.executable, str(ROOT / "app.py")], env=environment, cwd=home.parent)
+def start_site(home: Path, port: int, command: Sequence[str] = (sys.executable, str(ROOT / "app.py"))) -> Site:
+    """Serve the page and wait until it answers.
+
+    Args:
+        home: The ``ASSISTANT_BUILDER_HOME`` of the page.
+        port: A free port.
+        command: What serves it.
+    """
+    environment = {
+        **os.environ, "ASSISTANT_BUILDER_HOME": str(home), "GRADIO_SERVER_PORT": str(port), "PYTHONPATH": str(ROOT),
+    }
+    process = subprocess.Popen(list(command), env=environment, cwd=home.parent)
     url = f"http://127.0.0.1:{port}/"
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:

@@ -12,56 +12,17 @@ from pathlib import Path
 
 import pytest
 
-import assistant_builder
 from assistant_builder.chat.client import ChatWorker, Exchange, Reply, WorkerPool, death
 from assistant_builder.chat.session import Sampling
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError
 from assistant_builder.study import StepRecord, Study
-
-ROOT = Path(assistant_builder.__file__).parents[1]
-FAKE_WORKER = """
-import os, signal, sys, time
-from assistant_builder.chat.session import Chunk
-from assistant_builder.chat.worker import run_server
-from assistant_builder.errors import ModelError
-
-class Parrot:
-    def __init__(self):
-        self.loaded = set()
-    def ready(self, arm):
-        return arm in self.loaded
-    def stream(self, arm, messages, sampling, stop_event):
-        self.loaded.add(arm)
-        print("a library prints to standard output")
-        question = messages[-1].content
-        if question == "die":
-            print("out of luck", file=sys.stderr, flush=True)
-            os._exit(7)
-        if question == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if question == "refuse":
-            raise ModelError("there is no trained adapter", where="arm " + arm, remedy="Train the study first")
-        if question == "bug":
-            raise RuntimeError("shape mismatch")
-        words = question.split() * (200 if question.startswith("long") else 1)
-        for number, word in enumerate(words, start=1):
-            time.sleep(0.02)
-            if stop_event.is_set():
-                yield Chunk("", number, 0.1, 0.2, "cancelled")
-                return
-            yield Chunk(arm + ":" + word + " ", number, 0.1, number * 0.2)
-        yield Chunk("\\u2713", len(words), 0.1, 0.5, "stop")
-
-run_server(Parrot(), idle_seconds=float(sys.argv[1]))
-"""
+from tests.chat.parrot import ROOT, parrot_command
 
 
 @pytest.fixture
 def command(tmp_path: Path) -> list[str]:
-    script = tmp_path / "fake_worker.py"
-    script.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{FAKE_WORKER}")
-    return [sys.executable, str(script), "60"]
+    return parrot_command(tmp_path)
 
 
 @pytest.fixture
@@ -151,8 +112,8 @@ def test_a_command_that_cannot_speak_is_told(tmp_path: Path) -> None:
     assert error is not None and "no such study" in error["what"]
 
 
-def test_an_idle_process_ends_and_is_started_again(tmp_path: Path, command: list[str]) -> None:
-    worker = ChatWorker(Study(tmp_path), [*command[:-1], "0.2"])
+def test_an_idle_process_ends_and_is_started_again(tmp_path: Path) -> None:
+    worker = ChatWorker(Study(tmp_path), parrot_command(tmp_path, 0.2))
     assert last(ask(worker, "one"))["lora"].state == "stop"
     process = worker._process
     assert process is not None

@@ -6,6 +6,7 @@ import datetime
 import gzip
 import io
 import json
+import random
 import zipfile
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from assistant_builder.data import column_names, load_pairs
+from assistant_builder.data import check_pairs, column_names, load_pairs
 from assistant_builder.errors import DataError
 from tests.data.making_data import ROWS, jsonl
 
@@ -297,6 +298,25 @@ def test_missing_file_and_folder(tmp_path: Path):
         load_pairs(tmp_path / "absent.csv")
     with pytest.raises(DataError, match="a folder"):
         load_pairs(tmp_path)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_damage_of_any_kind_is_a_rejection_or_one_error(write, form):
+    """Bytes changed, put in and taken out at random: rows add up, or a DataError says what to do."""
+    chosen = random.Random(form)
+    pieces = [b'"', b"\n", b",", b"\0", b"\\", b"{", b"[", b"\xff", b"\xe9", b"\r", b";", b"null", b"\xef\xbb\xbf"]
+    for _ in range(60):
+        content = bytearray(content_of(form))
+        for _ in range(chosen.choice([1, 2, 8])):
+            place = chosen.randrange(len(content))
+            content[place : place + chosen.randrange(3)] = chosen.choice(pieces)
+        try:
+            found = load_pairs(write(f"a.{form}", bytes(content)))
+        except DataError as error:
+            assert error.remedy and "\n" not in str(error)
+        else:
+            assert found.rows == len(found.pairs) + len(found.rejected)
+            json.dumps(check_pairs(found).to_record(), allow_nan=False)
 
 
 def test_column_names_for_a_file_that_has_no_known_ones(write):

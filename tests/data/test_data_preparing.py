@@ -75,7 +75,7 @@ def test_nothing_is_written_when_it_cannot_start(write, tmp_path, content, confi
     with pytest.raises(DataError) as caught:
         prepare(write("a.data", content), DataConfig(**config), folder=folder)
     assert not folder.exists() and caught.value.remedy
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and "a.data: " in str(caught.value)
 
 
 def test_without_a_folder_nothing_is_written(write, tmp_path):

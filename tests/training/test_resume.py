@@ -1,0 +1,110 @@
+"""A run that is killed or cancelled ends with the same adapter, byte for byte, as one that was not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from assistant_builder.jobs.data_steps import prepare_data
+from assistant_builder.jobs.steps import command
+from assistant_builder.study import Study, file_hash, read_json, read_jsonl
+from assistant_builder.training import checkpoints
+from assistant_builder.worker import run_as_step
+
+pytestmark = pytest.mark.train
+
+
+def start(study: Study, step: str) -> subprocess.Popen[bytes]:
+    log = study.log_file(step)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        return subprocess.Popen(command(study, step), stdout=file, stderr=file, stdin=subprocess.DEVNULL)
+
+
+def steps_done(study: Study) -> int:
+    events = read_jsonl(study.arm_folder("qlora") / "metrics.jsonl")
+    return max((event["step"] for event in events if event["event"] == "step"), default=0)
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    while not condition():
+        assert process.poll() is None, "the step ended before it could be disturbed"
+        time.sleep(0.02)
+
+
+def adapter(study: Study) -> str:
+    return file_hash(study.arm_folder("qlora") / "adapter" / "adapter_model.safetensors")
+
+
+def test_killed_and_cancelled_runs_end_with_the_undisturbed_bytes(small_study: Study, tmp_path: Path) -> None:
+    assert run_as_step(small_study, "data", lambda: prepare_data(small_study)) == 0
+    copies = {name: Study(tmp_path / name / "small") for name in ("killed", "cancelled")}
+    for copy in copies.values():
+        shutil.copytree(small_study.folder, copy.folder)
+    assert start(small_study, "train-qlora").wait() == 0
+    undisturbed = read_json(small_study.arm_folder("qlora") / "summary.json")
+    assert undisturbed["steps"] == 6 and undisturbed["adapter_sha256"] == adapter(small_study)
+
+    killed = copies["killed"]
+    process = start(killed, "train-qlora")
+    wait_for(lambda: steps_done(killed) >= 4, process)  # past the checkpoint of step 3
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert killed.step("train-qlora").state == "lost"
+    assert checkpoints.complete_steps(killed.arm_folder("qlora") / "checkpoints") == [3]
+    assert start(killed, "train-qlora").wait() == 0
+    assert adapter(killed) == adapter(small_study)
+
+    cancelled = copies["cancelled"]
+    process = start(cancelled, "train-qlora")
+    wait_for(lambda: steps_done(cancelled) >= 1, process)
+    cancelled.request_cancel()
+    assert process.wait() == 3
+    assert cancelled.step("train-qlora").state == "cancelled"
+    assert steps_done(cancelled) <= 3  # within the step that was under way, or the next
+    cancelled.clear_cancel()
+    assert start(cancelled, "train-qlora").wait() == 0
+    assert adapter(cancelled) == adapter(small_study)
+
+    for study in copies.values():
+        kept = [(e["event"], e["step"], e["loss"]) for e in read_jsonl(study.arm_folder("qlora") / "metrics.jsonl")]
+        wanted = read_jsonl(small_study.arm_folder("qlora") / "metrics.jsonl")
+        assert kept == [(e["event"], e["step"], e["loss"]) for e in wanted]
+
+
+def test_a_half_written_checkpoint_is_not_taken_for_whole(tmp_path: Path) -> None:
+    for step in (2, 4, 6):
+        folder = checkpoints.checkpoint_folder(tmp_path, step)
+        folder.mkdir()
+        (folder / "adapter_model.safetensors").write_bytes(b"weights" * step)
+        checkpoints.mark_complete(folder)
+    os.truncate(checkpoints.checkpoint_folder(tmp_path, 6) / "adapter_model.safetensors", 3)
+    (checkpoints.checkpoint_folder(tmp_path, 4) / checkpoints.MARKER).write_text("{")
+    assert checkpoints.complete_steps(tmp_path) == [2]
+    checkpoints.remove_all_but(tmp_path, {2})
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+
+
+def test_both_arms_stop_early_together(small_study: Study) -> None:
+    """With a learning rate that makes every validation worse, both stop long before the last step."""
+    from assistant_builder.jobs.local import run_study
+    from assistant_builder.study import STEPS
+
+    config = small_study.config.with_changes({
+        "train.early_stopping": True, "train.patience": 1, "train.evaluations": 6, "train.learning_rate": 0.9,
+        "train.warmup_fraction": 0.0, "train.max_grad_norm": 100.0,
+    })
+    small_study.write_config(config)
+    assert "evaluate" in STEPS
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("assistant_builder.jobs.local.STEPS", STEPS[:4])
+        run_study(small_study)
+    summaries = [read_json(small_study.arm_folder(arm) / "summary.json") for arm in ("lora", "qlora")]
+    assert summaries[0]["steps"] == summaries[1]["steps"] < 6

@@ -1,0 +1,196 @@
+"""The arms differ in how the frozen base is stored, and in nothing else; on the real NF4 model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assistant_builder.config import StudyConfig
+from assistant_builder.training.twin import twin
+
+pytestmark = pytest.mark.train
+
+
+def test_twin_replaces_one_field() -> None:
+    arms = twin(StudyConfig().with_changes({"train.rank": 8}))
+    lora, qlora = (arms[arm].model_dump() for arm in ("lora", "qlora"))
+    assert {key for key in lora if lora[key] != qlora[key]} == {"base_storage"}
+    assert (lora["base_storage"], qlora["base_storage"]) == ("float16", "nf4")
+    assert arms["lora"].arm == "lora" and arms["qlora"].arm == "qlora"
+
+
+@pytest.fixture(scope="module")
+def adapted(model_cache: Path) -> Iterator[dict[str, Any]]:
+    """Both arms' real models with fresh adapters, as training starts with them."""
+    from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
+
+    train = StudyConfig().train
+    folder = model_cache / "models" / "smollm2-135m-instruct"
+    yield {
+        arm: add_adapter(load_base(BaseSpec(folder, settings.base_storage, True, "bfloat16")), train, train.seed)
+        for arm, settings in twin(StudyConfig()).items()
+    }
+
+
+def batch() -> Any:
+    import torch
+
+    return torch.arange(40, dtype=torch.long).reshape(2, 20) * 311 % 49_000
+
+
+def gradients(model: Any) -> Any:
+    import torch
+
+    torch.manual_seed(7)
+    model.zero_grad()
+    model.train()
+    model(input_ids=batch(), labels=batch()).loss.backward()
+    return torch.cat([value.grad.flatten() for value in model.parameters() if value.grad is not None])
+
+
+def test_only_the_storage_of_the_linear_layers_differs(adapted: dict[str, Any]) -> None:
+    import torch
+    from bitsandbytes.nn import Linear4bit
+
+    from assistant_builder.models.layers import StoredLinear
+
+    lora, qlora = (dict(adapted[arm].named_modules()) for arm in ("lora", "qlora"))
+    assert lora.keys() == qlora.keys()
+    stored = {name for name, layer in qlora.items() if isinstance(layer, Linear4bit)}
+    assert len(stored) == 30 * 7  # every linear layer of the default base, and not the head
+    for name, layer in lora.items():
+        if name in stored:
+            assert type(layer) is StoredLinear and layer.weight.dtype == torch.float16
+            state = qlora[name].weight.quant_state
+            assert state.quant_type == "nf4" and state.nested and state.shape == layer.weight.shape
+        else:
+            assert type(layer) is type(qlora[name])
+            own, other = (dict(module[name].named_parameters(recurse=False)) for module in (lora, qlora))
+            assert own.keys() == other.keys()
+            for key, value in own.items():
+                assert value.dtype == other[key].dtype and torch.equal(value, other[key]), f"{name}.{key}"
+                assert value.requires_grad == other[key].requires_grad
+
+
+def test_adapters_start_equal_and_in_float32(adapted: dict[str, Any]) -> None:
+    import torch
+
+    trained = [{n: p for n, p in adapted[arm].named_parameters() if p.requires_grad} for arm in ("lora", "qlora")]
+    assert trained[0].keys() == trained[1].keys() and len(trained[0]) == 2 * 30 * 7
+    for name, value in trained[0].items():
+        assert value.dtype == torch.float32 and torch.equal(value, trained[1][name])
+
+
+def test_every_module_puts_out_the_same_dtype(adapted: dict[str, Any]) -> None:
+    import torch
+
+    found: dict[str, dict[str, Any]] = {}
+    for arm, model in adapted.items():
+        dtypes: dict[str, Any] = {}
+        hooks = [
+            module.register_forward_hook(
+                lambda _, __, out, name=name, into=dtypes: into.update({name: getattr(out, "dtype", None)})
+            )
+            for name, module in model.named_modules()
+        ]
+        with torch.no_grad():
+            model.eval()(input_ids=batch())
+        for hook in hooks:
+            hook.remove()
+        found[arm] = dtypes
+    assert found["lora"] == found["qlora"]
+    tensors = {dtype for dtype in found["lora"].values() if dtype is not None}
+    assert tensors == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("arm", ["lora", "qlora"])
+def test_gradients_after_an_evaluation_equal_those_before(adapted: dict[str, Any], arm: str) -> None:
+    import torch
+
+    model = adapted[arm]
+    before = gradients(model)
+    with torch.no_grad():
+        model.eval()(input_ids=batch())
+    assert before.norm() > 0 and torch.equal(before, gradients(model))
+
+
+def test_bitsandbytes_would_ruin_training_after_an_evaluation(model_cache: Path) -> None:
+    """What loading switches off; where the library no longer does it, this says so and the workaround can go."""
+    import torch
+    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn.modules import has_avx512bf16
+
+    from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
+
+    if not has_avx512bf16():
+        return  # the kernel in question does not exist on this processor
+    folder = model_cache / "models" / "smollm2-135m-instruct"
+    model = add_adapter(load_base(BaseSpec(folder, "nf4", True, "bfloat16")), StudyConfig().train, 0)
+    before = gradients(model)
+    for layer in model.modules():
+        if isinstance(layer, Linear4bit):
+            layer.support_avx512bf16_for_cpu = True
+    with torch.no_grad():
+        model.eval()(input_ids=batch())
+    after = gradients(model)
+    assert torch.nn.functional.cosine_similarity(before, after, dim=0) < 0.9
+
+
+@pytest.mark.parametrize("arm", ["lora", "qlora"])
+def test_holding_weights_in_the_compute_dtype_changes_no_bit(model_cache: Path, arm: str) -> None:
+    import torch
+
+    from assistant_builder.models.layers import hold_in_compute_dtype
+    from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
+
+    folder = model_cache / "models" / "smollm2-135m-instruct"
+    storage = twin(StudyConfig())[arm].base_storage  # type: ignore[index]
+    model = add_adapter(load_base(BaseSpec(folder, storage, True, "bfloat16")), StudyConfig().train, 0)
+    cast = gradients(model)
+    with torch.no_grad():
+        logits = model.eval()(input_ids=batch()).logits
+    hold_in_compute_dtype(model, torch.bfloat16)
+    with torch.no_grad():
+        assert torch.equal(logits, model.eval()(input_ids=batch()).logits)
+    assert torch.equal(cast, gradients(model))
+
+
+def test_a_4bit_base_is_counted_by_its_parameters_and_its_bytes(adapted: dict[str, Any]) -> None:
+    from assistant_builder.models.loading import count_parameters, model_bytes
+
+    bases = {arm: adapted[arm].get_base_model() for arm in adapted}
+    frozen = {arm: sum(p.numel() for p in adapted[arm].parameters() if p.requires_grad) for arm in adapted}
+    assert frozen["lora"] == frozen["qlora"] == 4_884_480
+    counts = {arm: count_parameters(base) - frozen[arm] for arm, base in bases.items()}
+    assert counts["lora"] == counts["qlora"] == 134_515_008
+    stored = {arm: model_bytes(base) - 4 * frozen[arm] for arm, base in bases.items()}
+    assert 0.40 < stored["qlora"] / stored["lora"] < 0.43
+
+
+def test_loss_over_supervised_positions_equals_the_plain_loss(model_cache: Path) -> None:
+    import torch
+
+    from assistant_builder.models.loading import BaseSpec, load_base
+    from assistant_builder.models.prompts import Example
+    from assistant_builder.training.batches import LeftPadding, supervised_logits, to_dataset
+
+    folder = model_cache / "models" / "smollm2-135m-instruct"
+    model = load_base(BaseSpec(folder, "float16", True, "float32"))
+    examples = [
+        Example(tuple(range(100, 100 + length)), tuple(place >= length - answer for place in range(length)))
+        for length, answer in ((12, 4), (20, 9))
+    ]
+    with torch.no_grad():
+        inputs = LeftPadding(2)(list(to_dataset(examples)))
+        logits, targets = supervised_logits(model, inputs)
+        ours = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+        plain = torch.tensor(0.0)
+        for example in examples:
+            ids = torch.tensor([example.input_ids])
+            labels = torch.tensor([[t if s else -100 for t, s in zip(*vars(example).values(), strict=True)]])
+            plain += model(input_ids=ids, labels=labels).loss * sum(example.supervised)
+    assert len(targets) == 13
+    assert ours.item() == pytest.approx(plain.item(), rel=1e-5)
