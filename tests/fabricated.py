@@ -86,7 +86,8 @@ def trained(study: Study) -> Study:
         write_json(study.arm_folder(arm) / "summary.json", {
             "arm": arm, "base_storage": "float16" if arm == "lora" else "nf4", "compute_dtype": "bfloat16",
             "device": "cpu", "steps": 60, "epochs": 3.0, "train_seconds": 186.0 if arm == "lora" else 214.0,
-            "tokens_per_second": 301.0 if arm == "lora" else 276.0, "tokens": 54_000, "peak_memory_bytes": 2_600_000_000,
+            "tokens_per_second": 301.0 if arm == "lora" else 276.0, "tokens": 54_000,
+            "peak_memory_bytes": 2_600_000_000,
             "base_bytes": 269_000_000 if arm == "lora" else 110_000_000, "adapter_bytes": 19_500_000,
             "trainable_parameters": 4_884_480, "total_parameters": 139_399_488, "best_step": 60,
             "best_validation_loss": 0.79, "gradient_checkpointing": False, "adapter_sha256": f"{arm}0" * 8,
@@ -112,7 +113,9 @@ def evaluated(study: Study) -> Study:
         write_json(study.cell_folder(cell) / "scores.json", {
             "cell": cell, "items": len(samples), "tokens": tokens, "nll_per_token": nll, "perplexity": math.exp(nll),
             "metrics": {name: sum(sample["metrics"][name] for sample in samples) / len(samples) for name in names},
-            "declining": {"answerable_items": len(samples), "false_declines": 0, "unanswerable_items": 0, "declined": 0},
+            "declining": {
+                "answerable_items": len(samples), "false_declines": 0, "unanswerable_items": 0, "declined": 0,
+            },
             "base": "B", "adapter": None, "compute_dtype": "bfloat16",
             "seconds": {"load": 1.0, "nll": 8.0, "generate": 30.0, "similarity": 2.0}, "batch_size": 16,
         })
@@ -130,8 +133,8 @@ def _sample(cell: str, level: float, place: int, pair: Pair) -> dict[str, Any]:
         "question": pair.question, "prompt": [message.to_record() for message in pair.messages[:-1]],
         "reference": pair.answer, "answer": pair.answer if right else "That is a question for the front desk.",
         "nll": per_token * tokens, "tokens": tokens, "declined": False,
-        "metrics": {"nll_per_token": per_token, "exact_match": float(right), "token_f1": score, "rouge_l": score, "chrf": score,
-                    "similarity": score},
+        "metrics": {"nll_per_token": per_token, "exact_match": float(right),
+                    **dict.fromkeys(("token_f1", "rouge_l", "chrf", "similarity"), score)},
     }
 
 

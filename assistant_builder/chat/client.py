@@ -238,7 +238,7 @@ def _write(process: subprocess.Popen[str], request: dict[str, Any]) -> None:
 def _last_line(log: IO[bytes]) -> str:
     with log:
         log.seek(0)
-        lines = log.read().decode("utf-8", errors="replace").split("\n")
+        lines = log.read().decode("utf-8", errors="replace").replace("\r", "\n").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 

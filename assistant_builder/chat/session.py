@@ -5,6 +5,7 @@ Torch is imported when the first answer is asked for, so that the page's process
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -30,13 +31,11 @@ class Sampling:
         max_new_tokens: Most tokens of an answer.
         temperature: 0 is greedy, as in the evaluation; above 0 divides the logits before sampling.
         top_p: Sample from the smallest set of tokens whose probability reaches this (nucleus sampling, Holtzman 2020).
-        seed: Seed of the sampling.
     """
 
     max_new_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
-    seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values out of bounds, all of them together.
@@ -147,14 +146,15 @@ class ChatSession:
             return self._loaded[arm]
 
     def _answer(
-        self, model: Any, prompter: Any, ids: list[int], limit: int, sampling: Sampling, stop_event: threading.Event
+        self, model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling,
+        stop_event: threading.Event,
     ) -> Iterator[Chunk]:
         started = time.perf_counter()
         first: float | None = None
         generated: list[int] = []
         shown = ""
         finish: Finish = "length"
-        for token in _tokens(model, ids, limit, sampling):
+        for token in _tokens(model, prompter, ids, limit, sampling, stop_event):
             if first is None:
                 first = time.perf_counter() - started
             if token in prompter.stop_ids:
@@ -173,33 +173,75 @@ class ChatSession:
         yield Chunk(rest, len(generated), first, time.perf_counter() - started, finish)
 
 
-def _tokens(model: Any, ids: list[int], limit: int, sampling: Sampling) -> Iterator[int]:
-    """Token ids, one forward pass each, with the attention cache carried along."""
+class _Handover:
+    """Takes tokens from ``generate`` in its thread and hands them to the one that streams them."""
+
+    def __init__(self) -> None:
+        self._queue: queue.Queue[int | BaseException | None] = queue.Queue()
+        self._prompt_came = False
+
+    def put(self, tokens: torch.Tensor) -> None:
+        """Called by ``generate``: first with the prompt, then with each new token [1]."""
+        if self._prompt_came:
+            self._queue.put(int(tokens[0]))
+        self._prompt_came = True
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Called by ``generate`` at the end, or by its thread when it failed."""
+        self._queue.put(error)
+
+    def __iter__(self) -> Iterator[int]:
+        """Token ids as they come.
+
+        Raises:
+            BaseException: What ``generate`` failed with.
+        """
+        while True:
+            token = self._queue.get()
+            if token is None:
+                return
+            if isinstance(token, BaseException):
+                raise token
+            yield token
+
+
+def _tokens(
+    model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling, stop_event: threading.Event
+) -> Iterator[int]:
+    """Token ids one by one, generated as the evaluation does it."""
     import torch
+    from transformers import StoppingCriteria, StoppingCriteriaList
 
-    generator = torch.Generator().manual_seed(sampling.seed)
-    step = torch.tensor([ids], device=model.device)
-    cache = None
-    for _ in range(limit):
-        # Entered anew for each token: inference mode belongs to the thread and would leak out of a suspended generator.
-        with torch.inference_mode():
-            output = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache = output.past_key_values
-            token = _choose(output.logits[0, -1].float().cpu(), sampling, generator)
-            step = torch.tensor([[token]], device=model.device)
-        yield token
+    class Asked(StoppingCriteria):
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **options: Any) -> torch.Tensor:
+            asked = stop_event.is_set() or abandoned.is_set()
+            return torch.full((len(input_ids),), asked, device=input_ids.device)
 
+    abandoned = threading.Event()
+    handover = _Handover()
+    prompt = torch.tensor([list(ids)], device=model.device)
+    greedy = sampling.temperature == 0
+    chosen = {"temperature": None, "top_p": None, "top_k": None} if greedy else {
+        "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0,
+    }
 
-def _choose(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """The next token of ``logits`` [vocabulary]."""
-    import torch
+    def generate() -> None:
+        try:
+            model.generate(
+                input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=limit, do_sample=not greedy,
+                num_beams=1, pad_token_id=prompter.pad_id, eos_token_id=prompter.stop_ids, streamer=handover,
+                stopping_criteria=StoppingCriteriaList([Asked()]), **chosen,
+            )
+        except BaseException as error:  # handed to the thread that reads the tokens
+            handover.end(error)
 
-    if sampling.temperature == 0:
-        return int(logits.argmax())
-    probabilities, order = torch.softmax(logits / sampling.temperature, dim=-1).sort(descending=True)
-    before = probabilities.cumsum(dim=-1) - probabilities
-    probabilities[before >= sampling.top_p] = 0
-    return int(order[torch.multinomial(probabilities, 1, generator=generator)])
+    thread = threading.Thread(target=generate, name="generate", daemon=True)
+    thread.start()
+    try:
+        yield from handover
+    finally:
+        abandoned.set()
+        thread.join()
 
 
 def _context(model: Any) -> int:

@@ -167,7 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     parser = argparse.ArgumentParser(description="Answer questions with the trained assistants of a study.")
     parser.add_argument("--study", type=Path, required=True, help="the study's folder")
-    parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS, help="end after this long without a question")
+    parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS, help="end after this long unasked")
     options = parser.parse_args(arguments)
     run_server(ChatSession(Study(options.study)), options.idle_seconds)
 

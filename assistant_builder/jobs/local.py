@@ -17,6 +17,7 @@ from assistant_builder.errors import AssistantBuilderError, Cancelled, ChangedIn
 from assistant_builder.jobs.steps import command, step_inputs, steps_from
 from assistant_builder.study import STEPS, Progress, State, StepRecord, Study, changed_inputs
 
+_ARM_STEPS = ("train-lora", "train-qlora")
 _POLL_SECONDS = 0.25
 _GRACE_SECONDS = 60.0
 """How long a cancelled step may take to finish what it is at before it is ended."""
@@ -139,9 +140,8 @@ def _run_all(study: Study, on_event: Callable[[Event], None]) -> None:
     waiting = list(STEPS)
     while waiting:
         for step in list(waiting):
-            if step not in ("train-lora", "train-qlora") and any(other.startswith("train-") for other in waiting):
-                if STEPS.index(step) > STEPS.index("train-qlora"):
-                    break  # early stop lets the arms wait for each other; what follows needs both
+            if any(arm in waiting for arm in _ARM_STEPS) and STEPS.index(step) > STEPS.index(_ARM_STEPS[-1]):
+                break  # with early stop the arms wait for each other, and what follows needs both
             kept = _kept(study, step)
             if not kept:
                 _run_step(study, step, on_event)
@@ -192,10 +192,10 @@ def _run_step(study: Study, step: str, on_event: Callable[[Event], None]) -> Non
 def _environment() -> dict[str, str]:
     """The environment of a step's process.
 
-    Threads of PyTorch that wait for one another spin by default. Two processes that do this on the same cores slow each
-    other down more than ten-fold, so waiting threads sleep instead.
+    Threads of PyTorch that wait for one another spin, by default for so long that two processes on the same cores slow
+    each other down more than ten-fold. A short spin keeps the speed of a process that has the cores for itself.
     """
-    return {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", **os.environ}
+    return {"GOMP_SPINCOUNT": "10000", **os.environ}
 
 
 def _alive(study: Study, step: str, process: subprocess.Popen[bytes] | None) -> bool:

@@ -46,6 +46,20 @@ class StoredLinear(nn.Linear):
         return result if self.bias is None else result + self.bias.to(x.dtype)
 
 
+def dropout(x: torch.Tensor, p: float) -> torch.Tensor:
+    """Inverted dropout: zero each element with probability ``p`` and scale the rest by 1 / (1 − p).
+
+    On a CPU random bits are drawn by one thread and cost a quarter of a training step of a small model. Four elements
+    share one draw of 64 bits here, which rounds ``p`` to a multiple of 2⁻¹⁶ and halves that cost.
+    """
+    if p == 0.0 or x.device.type != "cpu":
+        return F.dropout(x, p, training=p > 0.0)
+    threshold = round(p * 65536)
+    draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    bits = draws.view(torch.int16)[: x.numel()].view(x.shape)
+    return x * ((bits >= threshold - 32768).to(x.dtype) * (65536 / (65536 - threshold)))
+
+
 class TwinLoraLinear(LoraLinear):
     """LoRA over either storage: float32 parameters, arithmetic in the dtype of the input."""
 
@@ -56,7 +70,8 @@ class TwinLoraLinear(LoraLinear):
             return result
         for name in self.active_adapters:
             if name in self.lora_A:
-                hidden = F.linear(self.lora_dropout[name](x), self.lora_A[name].weight.to(x.dtype))
+                dropped = dropout(x, getattr(self.lora_dropout[name], "p", 0.0)) if self.training else x
+                hidden = F.linear(dropped, self.lora_A[name].weight.to(x.dtype))
                 weight = self.lora_B[name].weight.to(x.dtype)
                 result = result + F.linear(hidden, weight) * self.scaling[name]
         return result

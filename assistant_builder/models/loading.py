@@ -223,12 +223,11 @@ def load_adapter(model: PreTrainedModel, folder: Path, name: str = "default") ->
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Parameters of the model, a 4-bit weight counted by the values it stands for."""
+    """Parameters of the model, tied ones once, a 4-bit weight counted by the values it stands for."""
     total = 0
-    for layer in model.modules():
-        for parameter in layer.parameters(recurse=False):
-            state = getattr(parameter, "quant_state", None)
-            total += state.shape.numel() if state is not None else parameter.numel()
+    for parameter in model.parameters():  # names each tied parameter once
+        state = getattr(parameter, "quant_state", None)
+        total += state.shape.numel() if state is not None else parameter.numel()
     return total
 
 

@@ -85,7 +85,8 @@ class MetricsLog:
         append_jsonl(self._path, {
             "event": "step", "step": step, "steps": self._steps, **values,
             "tokens_per_second": round(tokens / seconds, 2), "tokens": self.tokens,
-            "busy_seconds": round(self.busy, 3), "elapsed_seconds": round(self.elapsed, 3), "eta_seconds": round(eta, 1),
+            "busy_seconds": round(self.busy, 3), "elapsed_seconds": round(self.elapsed, 3),
+            "eta_seconds": round(eta, 1),
         })
         return eta
 

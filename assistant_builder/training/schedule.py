@@ -52,9 +52,7 @@ def sample_order(lengths: Sequence[int], train: TrainConfig) -> list[int]:
 
 
 def validation_steps(train: TrainConfig, steps: int) -> list[int]:
-    """The steps after which the validation loss is computed: ``train.evaluations`` of them, evenly spaced, the last
-    step included.
-    """
+    """Steps after which the validation loss is computed: ``train.evaluations``, evenly spaced, the last included."""
     count = min(train.evaluations, steps)
     return sorted({round(steps * (index + 1) / count) for index in range(count)})
 

@@ -95,7 +95,8 @@ def _follow(
 
     def arrive(request: gr.Request) -> list[Any]:
         choices = studies()
-        name, tab = chosen(request.query_params.get("study"), [name for _, name in choices]), request.query_params.get("tab")
+        name = chosen(request.query_params.get("study"), [name for _, name in choices])
+        tab = request.query_params.get("tab")
         return [
             gr.update(choices=choices, value=name), gr.Tabs(selected=tab if tab in TABS else "data"),
             *refresh(sections, name, {}),
@@ -108,7 +109,7 @@ def _follow(
     picker.change(None, picker, None, js=_REMEMBER.format(key="study", value='name ?? ""'))
     gr.Timer(POLL_SECONDS).tick(follow, [picker, seen], outputs, **quiet)
     gr.Timer(LIST_SECONDS).tick(lambda name: gr.update(choices=studies(), value=name), picker, picker, **quiet)
-    new.click(lambda: (gr.update(choices=studies(), value=None), gr.Tabs(selected="data")), None, [picker, tabs], **quiet)
+    new.click(lambda: (gr.update(value=None), gr.Tabs(selected="data")), None, [picker, tabs], **quiet)
     for name, tab in opened.items():
         tab.select(None, None, None, js=_REMEMBER.format(key="tab", value=f'"{name}"'))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from assistant_builder.chat.asking import default_system
 from assistant_builder.chat.client import Exchange, Reply, WorkerPool
 from assistant_builder.chat.session import Sampling
 from assistant_builder.data import Message
@@ -20,6 +21,7 @@ from assistant_builder.ui.views.chat import pane, reference_note, suggestions
 from assistant_builder.ui.views.study import needs_study
 
 Talk = dict[str, list[Message]]
+EMPTY = "Here you talk to both trained assistants."
 GREEDY = Sampling()
 
 
@@ -39,10 +41,12 @@ class ChatTab:
         self._pool = pool
         self._under_way: dict[str, Exchange] = {}
         self.talk = gr.State(no_talk())
-        self.empty = gr.HTML(needs_study("Here you talk to both trained assistants."))
+        self.empty = gr.HTML(needs_study(EMPTY))
         with gr.Column(visible=False) as self.body:
             with gr.Row(elem_classes="ab-panes"):
-                self.panes = {arm: gr.HTML(pane(arm, []), elem_id=f"ab-pane-{arm}") for arm in SHOWN_ARMS}
+                self.panes = {
+                    arm: gr.HTML(pane(arm, []), elem_id=f"ab-pane-{arm}", min_width=300) for arm in SHOWN_ARMS
+                }
             with gr.Row(elem_classes="ab-ask"):
                 self.question = gr.Textbox(
                     label="Your question", placeholder="Ask both assistants…", lines=2, max_lines=6, scale=8,
@@ -67,8 +71,8 @@ class ChatTab:
             )
             with gr.Row():
                 self.temperature = gr.Number(
-                    GREEDY.temperature, label="Temperature", info="0: always the likeliest token, as in the evaluation.",
-                    step=0.1, min_width=140,
+                    GREEDY.temperature, label="Temperature", step=0.1, min_width=140,
+                    info="0: always the likeliest token, as in the evaluation.",
                 )
                 self.top_p = gr.Number(
                     GREEDY.top_p, label="Top-p", info="Counts above temperature 0.", step=0.05, min_width=140
@@ -88,7 +92,7 @@ class ChatTab:
 
     def _draw_body(self, look: Look) -> Sequence[Any]:
         if look.study is None:
-            shown = needs_study("Here you talk to both trained assistants.")
+            shown = needs_study(EMPTY)
         else:
             shown = empty("Nobody to talk to yet", "Train both assistants on the Train tab. As soon as they are "
                           "trained, they answer here side by side.")
@@ -190,15 +194,6 @@ def _after(talk: Talk, asked: Talk, replies: dict[str, Reply]) -> Talk:
     return {
         arm: [*asked[arm], Message("assistant", replies[arm].text)] if replies[arm].text else talk[arm] for arm in talk
     }
-
-
-def default_system(study: Study) -> str:
-    """The system prompt that the assistants were trained with, as far as it is one and the same."""
-    if study.config.data.system:
-        return study.config.data.system
-    records = read_jsonl(study.split_file("train"))
-    found = {turn["content"] for record in records for turn in record["messages"] if turn["role"] == "system"}
-    return found.pop() if len(found) == 1 else ""
 
 
 def _suggestions(study: Study | None) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from assistant_builder.config import StudyConfig
+from assistant_builder.config import StudyConfig, parse_config
 from assistant_builder.data import Pair, Rejection
 from assistant_builder.data.records import COLUMN_ROLES
 from assistant_builder.errors import AssistantBuilderError, DataError
@@ -24,7 +24,6 @@ from assistant_builder.ui.inspection import (
     shipped_datasets,
 )
 from assistant_builder.ui.markup import Markup, card, empty, error_callout
-from assistant_builder.ui.options import get_value, read_form
 from assistant_builder.ui.sections import Look, Section, told
 from assistant_builder.ui.snapshots import stamp
 from assistant_builder.ui.views.data import (
@@ -54,10 +53,10 @@ class DataTab:
         self.shipped = shipped_datasets()
         self.source = gr.State(None)
         with gr.Column(visible=False) as self.making:
-            with gr.Row(elem_classes="ab-columns"):
-                with gr.Column(scale=4, min_width=320):
+            with gr.Row():
+                with gr.Column(scale=4, min_width=300):
                     self._bring()
-                with gr.Column(scale=7, min_width=340):
+                with gr.Column(scale=7, min_width=300):
                     self.found = gr.HTML(NOTHING_YET, elem_id="ab-found")
                     self.split = gr.HTML()
             self.preview = gr.HTML(elem_id="ab-preview")
@@ -80,13 +79,14 @@ class DataTab:
             )
             self.try_example = gr.Button("Try the example", visible=bool(self.shipped), elem_id="ab-example")
         with gr.Accordion("Which column is which", open=False, visible=False) as self.mapping:
-            self.roles = {
-                role: gr.Dropdown(
-                    [AUTOMATIC, UNUSED], value=AUTOMATIC, label=ROLE_TITLES[role], interactive=True, min_width=140,
-                    allow_custom_value=True, elem_id=f"ab-role-{role}",
-                )
-                for role in COLUMN_ROLES
-            }
+            with gr.Group(elem_classes="ab-group ab-grid"):
+                self.roles = {
+                    role: gr.Dropdown(
+                        [AUTOMATIC, UNUSED], value=AUTOMATIC, label=ROLE_TITLES[role], interactive=True, min_width=140,
+                        allow_custom_value=True, elem_id=f"ab-role-{role}",
+                    )
+                    for role in COLUMN_ROLES
+                }
         with gr.Group(visible=False, elem_classes="ab-group") as self.naming:
             gr.HTML("<h3>2 · Name and split</h3>")
             self.name = gr.Textbox(label="Name of the study", info="a-z 0-9 . _ -", elem_id="ab-name")
@@ -113,7 +113,7 @@ class DataTab:
         if look.study is None:
             return [gr.update(value=None), gr.update(value=None), error_callout(look.error) if look.error else ""]
         folder, name = look.study.folder / "data", look.study.name
-        files = [offer(folder / "rejected.jsonl", f"{name}-rejected.jsonl"), offer(folder / "card.md", f"{name}-card.md")]
+        files = [offer(folder / file, f"{name}-{file}") for file in ("rejected.jsonl", "card.md")]
         return [*(gr.update(value=file, visible=file is not None) for file in files), study_data(look.study)]
 
     # events
@@ -168,7 +168,8 @@ class DataTab:
             gr.update(choices=_role_choices(seen, role), value=value)
             for role, value in zip(COLUMN_ROLES, mapped, strict=True)
         ]
-        opened = gr.update(visible=bool(seen.columns), open=seen.findings is None or any(v != AUTOMATIC for v in mapped))
+        said = any(value != AUTOMATIC for value in mapped)
+        opened = gr.update(visible=bool(seen.columns), open=seen.findings is None or said)
         if seen.findings is None:
             view = unreadable_view(seen.error or {"what": "the file cannot be read"}, seen.columns)
             return [view, "", "", "", opened, gr.update(visible=False), *roles]
@@ -208,10 +209,10 @@ class DataTab:
         mapped, form = shown[: len(COLUMN_ROLES)], shown[len(COLUMN_ROLES) :]
         source = Path(path)
         try:
-            values = dict(zip(self.form.components, form, strict=True)) | {"name": name.strip(), "data.source": source.name}
-            config = read_form(values, StudyConfig())
-            config = config.with_changes({f"data.columns.{role}": c for role, c in column_mapping(mapped).items()})
-            study = Study.create(config, source)
+            tree = self.form.read(form, StudyConfig()).model_dump(mode="json")
+            tree["name"] = name.strip()
+            tree["data"] |= {"source": source.name, "columns": column_mapping(mapped)}
+            study = Study.create(parse_config(tree, where="settings"), source)
         except AssistantBuilderError as error:
             return [gr.skip(), gr.skip(), error_callout(error.to_record())]
         return [gr.update(choices=[study.name], value=study.name), gr.Tabs(selected="train"), ""]
@@ -235,13 +236,14 @@ def study_data(study: Study) -> Markup:
     try:
         if (folder / "split.json").is_file() and (folder / "findings.json").is_file():
             split = read_json(folder / "split.json")
-            rejected = [Rejection(r["row"], r["reason"], r.get("record")) for r in read_jsonl(folder / "rejected.jsonl")]
+            left_out = read_jsonl(folder / "rejected.jsonl")
+            rejected = [Rejection(entry["row"], entry["reason"], entry.get("record")) for entry in left_out]
             pairs = [Pair.from_record(record, "train") for record in read_jsonl(study.split_file("train"))]
             text = (folder / "card.md").read_text(encoding="utf-8") if (folder / "card.md").is_file() else ""
             return study_data_view(
                 read_json(folder / "findings.json"), split, power_of(split), pairs, rejected, text
             )
-        return _source_view(study, get_value(study.config, "data.columns"))
+        return _source_view(study, study.config.data.columns)
     except AssistantBuilderError as error:
         return error_callout(error.to_record())
 

@@ -14,13 +14,15 @@ from assistant_builder.ui.sections import Look, Section, told
 from assistant_builder.ui.views.evaluation import evaluation_panel
 from assistant_builder.ui.views.study import needs_study
 
+EMPTY = "The scores of both assistants are shown here."
+
 
 class EvaluateTab:
     """Components of the tab; the caller has opened the ``gr.Tab``."""
 
     def __init__(self) -> None:
         self.start = gr.Button("Evaluate now", variant="primary", visible=False)
-        self.panel = gr.HTML(needs_study("The scores of both assistants are shown here."), elem_id="ab-evaluation")
+        self.panel = gr.HTML(needs_study(EMPTY), elem_id="ab-evaluation")
 
     def sections(self) -> list[Section]:
         """What follows the study."""
@@ -29,8 +31,7 @@ class EvaluateTab:
     def _draw(self, look: Look) -> Sequence[Any]:
         seen = look.snapshot
         if seen is None:
-            shown = error_callout(look.error) if look.error else needs_study("The scores of both assistants stand here.")
-            return [gr.update(visible=False), shown]
+            return [gr.update(visible=False), error_callout(look.error) if look.error else needs_study(EMPTY)]
         ready = seen.trained and not seen.running and seen.step("evaluate").state != "succeeded"
         return [gr.update(visible=ready, interactive=True), evaluation_panel(seen)]
 

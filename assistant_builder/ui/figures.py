@@ -32,7 +32,8 @@ def loss_figure(arms: Mapping[str, ArmSnapshot]) -> Figure:
         title, color = ARM_TITLES[arm], ARM_COLORS[arm]
         if points:
             figure.add_scatter(
-                x=[point["step"] for point in points], y=[point["loss"] for point in points], mode="lines",
+                x=[point["step"] for point in points], y=[point["loss"] for point in points],
+                mode="lines" if len(points) > 2 else "lines+markers",
                 name=f"{title}, training", line={"color": color, "width": 2}, opacity=0.55,
                 hovertemplate="step %{x}: %{y:.3f}",
             )

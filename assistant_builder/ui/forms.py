@@ -20,9 +20,8 @@ def component_of(option: Option, suggestions: Sequence[tuple[str, str]] = ()) ->
         suggestions: (label, value) offered for a text, which may still be any other.
     """
     value = option.to_widget(option.default)
-    shared: dict[str, Any] = {
-        "label": option.title, "info": option.help, "interactive": True, "elem_id": f"ab-{option.key.replace('.', '-')}",
-    }
+    place = f"ab-{option.key.replace('.', '-')}"
+    shared: dict[str, Any] = {"label": option.title, "info": option.help, "interactive": True, "elem_id": place}
     if option.key == "train.preset":
         choices = [(preset_label(name), name) for name in option.choices]
         return gr.Radio(choices, value=value, elem_classes="ab-presets", **shared)

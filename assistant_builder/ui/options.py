@@ -92,7 +92,7 @@ def _option(key: str, field: FieldInfo, default: Any) -> Option:
     return Option(
         key=key,
         title=field.title or key.rsplit(".", 1)[-1],
-        help=" ".join(part for part in (field.description, f"{bounds[0].upper()}{bounds[1:]}." if bounds else "") if part),
+        help=f"{field.description or ''} {bounds[:1].upper()}{bounds[1:]}{'.' if bounds else ''}".strip(),
         kind=kind,
         basic=extra.get("level") == "basic",
         optional=optional,

@@ -14,6 +14,7 @@ from assistant_builder.ui.sections import Look, Section
 from assistant_builder.ui.snapshots import stamp
 from assistant_builder.ui.views.study import needs_study
 
+EMPTY = "The report is shown here."
 FORMATS = ("html", "md", "json")
 
 
@@ -23,7 +24,7 @@ class ReportTab:
     def __init__(self) -> None:
         with gr.Row(visible=False, elem_classes="ab-actions") as self.bar:
             self.buttons = [gr.DownloadButton(f"Download .{ending}", size="sm") for ending in FORMATS]
-        self.frame = gr.HTML(needs_study("The report is shown here."), elem_id="ab-report")
+        self.frame = gr.HTML(needs_study(EMPTY), elem_id="ab-report")
 
     def sections(self) -> list[Section]:
         """What follows the study."""
@@ -32,7 +33,7 @@ class ReportTab:
     def _draw(self, look: Look) -> Sequence[Any]:
         nothing = [gr.update(visible=False), *(gr.update(value=None) for _ in FORMATS)]
         if look.study is None:
-            return [*nothing, needs_study("The report is shown here.")]
+            return [*nothing, needs_study(EMPTY)]
         page = look.study.folder / "report.html"
         if not page.is_file():
             return [*nothing, empty("No report yet", "It is written by itself once both assistants are trained and "

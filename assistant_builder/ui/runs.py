@@ -1,4 +1,4 @@
-"""What the page's buttons do to a study: start, carry on, cancel, save as new. All of it through files and processes."""
+"""What the page's buttons do to a study: start, carry on, cancel, save as new; through files and processes only."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from markupsafe import Markup
 
 from assistant_builder.config import StudyConfig, parse_config
 from assistant_builder.errors import ConfigError, StudyError
-from assistant_builder.study import STEPS, Study
+from assistant_builder.study import STEPS, Study, changed_inputs
 from assistant_builder.ui.markup import callout
-from assistant_builder.ui.views.training import changes_between, refused_changes
+from assistant_builder.ui.views.training import refused_changes
 
 GO_LABELS = {
     "queued": "Start",
@@ -79,15 +79,32 @@ def go(study: Study, read: Callable[[StudyConfig], StudyConfig], *, replace: boo
     try:
         new = read(old)
     except ConfigError as error:
-        return callout("bad", "These settings do not fit", error.what, "Correct them and press the button again."), False
-    changes = changes_between(old, new)
-    touched = any(study.step(step).state != "queued" for step in STEPS)
-    if changes and touched and not replace:
-        return refused_changes(changes), False
-    if changes:
+        return callout("bad", "These settings do not fit", error.what, "Correct them and press again."), False
+    if new != old:
         study.write_config(new)
+    stale = [] if replace else stale_changes(study)
+    if stale:
+        study.write_config(old)
+        return refused_changes(stale), False
     start_run(study.name, redo=replace)
     return Markup(""), True
+
+
+def stale_changes(study: Study) -> list[str]:
+    """What differs from what the first finished step was made from that no longer fits the settings; empty if none.
+
+    Steps that failed or were cancelled do not count: they are run with the settings as they are.
+    """
+    from assistant_builder.jobs.steps import step_inputs
+
+    for step in STEPS:
+        record = study.step(step)
+        if record.state != "succeeded":
+            break
+        changes = changed_inputs(record.inputs, step_inputs(study, step))
+        if changes:
+            return changes
+    return []
 
 
 def cancel_run(name: str | None) -> dict[str, object]:

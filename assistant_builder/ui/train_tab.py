@@ -10,9 +10,10 @@ import gradio as gr
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.models.catalog import CATALOG
-from assistant_builder.study import Study, read_json
+from assistant_builder.study import Study
 from assistant_builder.ui.figures import loss_figure
 from assistant_builder.ui.forms import OptionForm, keys_of, preset_values
+from assistant_builder.ui.inspection import training_pairs
 from assistant_builder.ui.markup import Markup, callout, card, error_callout
 from assistant_builder.ui.runs import GO_LABELS, cancel_run, go, last_words, save_as_new, start_phase
 from assistant_builder.ui.sections import Look, Section, told
@@ -41,10 +42,10 @@ class TrainTab:
     def __init__(self) -> None:
         self.form = OptionForm({"model.base": base_model_choices()})
         self.empty = gr.HTML(needs_study("Training needs a study with its question–answer file."))
-        with gr.Row(visible=False, elem_classes="ab-columns") as self.body:
-            with gr.Column(scale=5, min_width=340):
+        with gr.Row(visible=False, elem_id="ab-train") as self.body:
+            with gr.Column(scale=5, min_width=300):
                 self._settings()
-            with gr.Column(scale=7, min_width=340):
+            with gr.Column(scale=7, min_width=300):
                 self._watch()
 
     def _settings(self) -> None:
@@ -75,7 +76,8 @@ class TrainTab:
             self.start = gr.Button("Start", variant="primary", elem_id="ab-start")
             self.cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="ab-cancel")
         self.replace = gr.Checkbox(
-            label="Replace results: run again what the changes touch (everything, where nothing changed)", value=False, visible=False
+            False, label="Replace results: run again what the changes touch (everything, where nothing changed)",
+            visible=False,
         )
         self.message = gr.HTML()
         self.panel = gr.HTML(elem_id="ab-run")
@@ -142,7 +144,7 @@ class TrainTab:
         source = study.config.data.source or (study.source.name if study.source else "")
         return [
             model_note(config.model.base),
-            plan_line(config, _training_pairs(study)),
+            plan_line(config, training_pairs(study, config.data)),
             command_lines(study.name, config, source=source, redo=redo),
         ]
 
@@ -192,11 +194,6 @@ class TrainTab:
         study = Study.open(name or "")
         made = save_as_new(study, self.form.read(shown, study.config), new_name)
         return [gr.update(choices=[made.name], value=made.name), ""]
-
-
-def _training_pairs(study: Study) -> int:
-    path = study.folder / "data" / "split.json"
-    return int(read_json(path)["counts"]["train"]) if path.exists() else 0
 
 
 def _split_mark(look: Look) -> str:

@@ -1,4 +1,4 @@
-"""The page in a real browser: opening, the tabs, uploads good and bad, and text that would like to be more than text."""
+"""The page in a real browser: opening, the tabs, uploads good and bad, and text that would be more than text."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from assistant_builder.study import Progress, Study
-from tests.browser.serving import Site
+from tests.browser.serving import Site, free_port, start_site
 from tests.fabricated import finished_study, new_study, running, with_data, with_metrics
 
 pytestmark = pytest.mark.browser
@@ -27,7 +27,8 @@ def upload(page: Page, site: Site, file: Path) -> None:
 
 
 def some_pairs(count: int) -> str:
-    return "question,answer\n" + "".join(f"What is the height of tower {n}?,It is {n * 7} metres.\n" for n in range(count))
+    rows = (f"What is the height of tower {n}?,It is {n * 7} metres.\n" for n in range(count))
+    return "question,answer\n" + "".join(rows)
 
 
 def test_the_page_opens_in_under_four_seconds(page: Page, site: Site) -> None:
@@ -110,7 +111,8 @@ def test_columns_with_other_names_are_pointed_out_and_mapped(page: Page, site: S
     for role, column in (("question", "stem"), ("answer", "key")):
         box = page.locator(f"#ab-role-{role} input")
         box.click()
-        page.get_by_role("option", name=column, exact=True).locator("visible=true").click()
+        box.fill(column)
+        box.press("Enter")
         expect(box).to_have_value(column)
     expect(page.locator("#ab-found")).to_contain_text("Usable pairs")
     page.locator("#ab-create").click()
@@ -169,3 +171,39 @@ def test_the_newest_study_is_opened_when_the_address_names_none(page: Page, at_s
     expect(page.locator("#ab-strip")).to_contain_text(Study.all()[0].name)
     page.get_by_role("button", name="New study").click()
     expect(page.get_by_text("1 · Your questions and answers")).to_be_visible()
+
+
+def test_a_restart_of_the_server_loses_nothing(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = browser.new_context().new_page()  # not the fixture's: requests to a dead server do fail
+    port = free_port()
+    site = start_site(tmp_path / "restart", port)
+    assert site.process is not None
+    monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(site.home))
+    study = with_metrics(with_data(new_study("long-run")), "lora", 5)
+    running(study, "train-lora", Progress(5, 60, "steps", "training", 100.0))
+    page.goto(f"{site.url}?study=long-run&tab=train")
+    expect(page.locator("#ab-loss .js-plotly-plot")).to_be_visible()
+    site.process.kill()
+    site.process.wait()
+    again = start_site(tmp_path / "restart", port)
+    assert again.process is not None
+    try:
+        with_metrics(study, "lora", 11)
+        expect(page.locator("#ab-run")).to_contain_text("11 of 60", timeout=20_000)
+        expect(page.locator("#ab-strip")).to_contain_text("long-run")
+    finally:
+        page.context.close()
+        again.process.terminate()
+        again.process.wait(timeout=20)
+
+
+def test_the_page_fits_a_narrow_window(page: Page, at_site: Site) -> None:
+    finished_study("narrow")
+    page.set_viewport_size({"width": 420, "height": 800})
+    for tab in ("data", "train", "evaluate", "chat", "report"):
+        page.goto(f"{at_site.url}?study=narrow&tab={tab}")
+        page.wait_for_function("window.abArrived")
+        page.wait_for_timeout(500)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 420, tab

@@ -9,16 +9,16 @@ from typing import Any
 from markupsafe import Markup
 
 from assistant_builder.data import Pair, Rejection
-from assistant_builder.ui.markup import Tone, card, cut, error_callout, fold, items, join, table, tiles
+from assistant_builder.ui.markup import Tone, callout, card, cut, error_callout, fold, items, join, table, tiles
 from evals.report.wording import count, percent
 
 ROLE_TITLES = {
     "question": "Question",
     "answer": "Answer",
-    "context": "Context (put after the question)",
+    "context": "Context",
     "messages": "Conversation",
-    "group": "Group (never straddles the splits)",
-    "cluster": "Cluster (phrasings of one fact)",
+    "group": "Group, kept together",
+    "cluster": "Cluster, one fact",
     "split": "Split",
     "answerable": "Answerable",
     "system": "System prompt",
@@ -132,8 +132,8 @@ def split_view(record: Mapping[str, Any], power: Mapping[str, Any] | None) -> Ma
     said = [note[:1].upper() + note[1:] for note in record.get("notes", ())]
     if power is not None:
         said.append(
-            f"A held-out set of this size shows a difference of {100 * power['minimum_detectable']:.1f} points in right "
-            f"answers, if the two assistants differ on {percent(power['flip_rate'], 0)} of them; a claim of "
+            f"A held-out set of this size shows a difference of {100 * power['minimum_detectable']:.1f} points in "
+            f"right answers, if the two assistants differ on {percent(power['flip_rate'], 0)} of them; a claim of "
             f"{100 * power['target']:.0f} points would need {count(power['items_needed'])} held-out pairs."
         )
     return join([Markup('<div class="ab-split" role="img" aria-label="Sizes of the sets">{}</div>').format(parts),
@@ -189,5 +189,10 @@ def study_data_view(
 
 def unreadable_view(error: Mapping[str, Any], columns: Sequence[str]) -> Markup:
     """Why no study can be made from the file, with the columns that it has."""
-    named = Markup("<p>Columns in the file: {}</p>").format(", ".join(columns)) if columns else Markup("")
+    if not columns:
+        return error_callout(error)
+    named = callout(
+        "info", "Columns in the file: " + ", ".join(columns),
+        remedy="On this page, say which is which under “Which column is which”.",
+    )
     return join([error_callout(error), named])

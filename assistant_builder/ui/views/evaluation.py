@@ -53,9 +53,7 @@ def _state(snapshot: Snapshot) -> Markup:
             return callout("info", "Evaluating", "Loading the models.")
         left = f", {duration(progress.eta_seconds)} left" if progress.eta_seconds is not None else ""
         said = f"{progress.message or 'Scoring'}: {progress.done} of {progress.total} {progress.unit}{left}"
-        return Markup('<div class="ab-callout ab-info" role="status"><strong>Evaluating</strong><p>{}</p>{}</div>').format(
-            said, bar(progress.done / progress.total, STEP_TITLES["evaluate"])
-        )
+        return join([callout("info", "Evaluating", said), bar(progress.done / progress.total, STEP_TITLES["evaluate"])])
     if record.state == "failed":
         return error_callout(record.error or {"what": "the evaluation failed"})
     if record.state in ("cancelled", "lost"):
@@ -132,5 +130,5 @@ def _contrast_rows(rows: list[Mapping[str, Any]]) -> Markup:
 
 
 def _warnings(report: Mapping[str, Any]) -> Markup:
-    said = [warning if isinstance(warning, str) else str(warning.get("text", "")) for warning in report.get("warnings", [])]
+    said = [entry if isinstance(entry, str) else str(entry.get("text", "")) for entry in report.get("warnings", [])]
     return card("What to keep in mind", items(said)) if said else Markup("")

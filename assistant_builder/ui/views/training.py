@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.models.catalog import CATALOG
-from assistant_builder.study import changed_inputs
 from assistant_builder.ui.markup import (
     ARM_TITLES,
     arm_chip,
@@ -28,7 +27,7 @@ from assistant_builder.ui.markup import (
 from assistant_builder.ui.options import flat, study_options
 from assistant_builder.ui.snapshots import ArmSnapshot, Snapshot
 from assistant_builder.ui.views.study import STEP_TITLES, elapsed, stopped_step
-from evals.report.wording import count, duration, rate, size
+from evals.report.wording import count, duration, percent, rate, size
 
 
 def run_panel(snapshot: Snapshot, log: str) -> Markup:
@@ -66,7 +65,8 @@ def _arms(snapshot: Snapshot) -> Markup:
     shown = {arm: seen for arm, seen in snapshot.arms.items() if seen.points or seen.step.state != "queued"}
     if not shown:
         return Markup("")
-    return Markup('<div class="ab-arms">{}</div>').format(join(_arm(snapshot, arm, seen) for arm, seen in shown.items()))
+    cards = join(_arm(snapshot, arm, seen) for arm, seen in shown.items())
+    return Markup('<div class="ab-arms">{}</div>').format(cards)
 
 
 def _arm(snapshot: Snapshot, arm: str, seen: ArmSnapshot) -> Markup:
@@ -126,7 +126,7 @@ def resources_table(snapshot: Snapshot) -> Markup:
         (
             arm_chip(arm), size(done["base_bytes"]), size(done["adapter_bytes"]), size(done["peak_memory_bytes"]),
             duration(done["train_seconds"]), rate(done["tokens_per_second"]),
-            f"{count(done['trainable_parameters'])} of {count(done['total_parameters'])}", done["compute_dtype"],
+            f"{count(done['trainable_parameters'])} ({_share(done)})", done["compute_dtype"],
         )
         for arm, seen in snapshot.arms.items()
         if (done := seen.summary) is not None
@@ -137,9 +137,8 @@ def resources_table(snapshot: Snapshot) -> Markup:
     return table(headers, rows, numeric=range(1, 7))
 
 
-def changes_between(old: StudyConfig, new: StudyConfig) -> list[str]:
-    """One line for each setting that differs."""
-    return changed_inputs(flat(old), flat(new))
+def _share(done: Mapping[str, Any]) -> str:
+    return percent(done["trainable_parameters"] / done["total_parameters"])
 
 
 def command_lines(name: str, config: StudyConfig, *, source: str = "", redo: bool = False) -> str:

@@ -1,0 +1,76 @@
+"""Who is compared, and in what the contenders differ beyond their speed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from assistant_builder.config import ARMS, Arm
+
+Family = Literal["ours", "plain", "tuned"]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to train one arm.
+
+    Attributes:
+        family: Whose training loop runs.
+        arm: Over which base: ``lora`` 16-bit, ``qlora`` 4-bit.
+    """
+
+    family: Family
+    arm: Arm
+
+    @property
+    def name(self) -> str:
+        """How the command line, the files and the child process call it."""
+        return f"{self.family}-{self.arm}"
+
+    @property
+    def title(self) -> str:
+        """How the table calls it."""
+        return _TITLES[self.family]
+
+
+_TITLES: dict[Family, str] = {
+    "ours": "Assistant Builder",
+    "plain": "TRL, plain",
+    "tuned": "TRL, tuned",
+}
+BASES: dict[Arm, str] = {"lora": "16-bit base", "qlora": "NF4 base"}
+CONTENDERS: tuple[Contender, ...] = tuple(
+    Contender(family, arm) for arm in ARMS for family in ("plain", "tuned", "ours")
+)
+NAMES = tuple(contender.name for contender in CONTENDERS)
+
+DIFFERENCES: tuple[str, ...] = (
+    "Same for all: base model, pairs (each trained on once), rank, alpha, dropout, adapted layers, pairs a step, "
+    "micro-batch, peak learning rate, optimizer, bfloat16 arithmetic, seed of the round, threads. The loss of a step is "
+    "the mean over its answer tokens.",
+    "Assistant Builder: base stored as float16 or NF4 and cast at every use, float32 adapters, left padding, pairs "
+    "sorted by length within 128, the head on answer positions only, cosine schedule.",
+    "TRL, plain: SFTTrainer as its documentation shows it, every setting at its default that is not named above: "
+    "gradient checkpointing, bfloat16 autocast, random order, linear schedule, the head on every position.",
+    "TRL, tuned: the same without gradient checkpointing, with batches of similar length.",
+    "TRL stores the 16-bit base as bfloat16, keeps adapters over a 4-bit base in bfloat16 (float32 over a 16-bit one), "
+    "and also trains on the line break that the chat template puts after an answer: one token more a pair, counted in "
+    "its tokens and in its training loss, not in the validation loss.",
+    "Switched off for all: checkpoints and evaluations during the timed steps. On: a log line a step.",
+)
+"""What a reader has to know to judge the table; printed under it."""
+
+
+def interleaved(contenders: Sequence[Contender], rounds: int) -> list[tuple[int, Contender]]:
+    """The order of the runs: every round has each contender once, every second round backwards.
+
+    A machine that slowly gets warmer or busier then favours nobody.
+
+    Returns:
+        Pairs of round (from 1) and contender.
+    """
+    order = []
+    for number in range(1, rounds + 1):
+        order += [(number, contender) for contender in (contenders if number % 2 else reversed(contenders))]
+    return order

@@ -1,0 +1,50 @@
+"""The contender that is this product: the trainer that ``assistant-builder run`` trains with.
+
+Imports torch: only child processes import this module.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from assistant_builder.config import Arm, StudyConfig
+from assistant_builder.models import loading
+from assistant_builder.models.memory import needs_checkpointing
+from assistant_builder.models.prompts import Prompter
+from assistant_builder.study import read_json, read_jsonl
+from assistant_builder.training.trainer import Plan, TwinTrainer
+from assistant_builder.training.twin import twin
+from evals.bench.job import Job
+from evals.bench.ruler import Trained
+from evals.bench.stopwatch import Stopwatch
+
+
+def train(job: Job, arm: Arm, scratch: Path, watch: Stopwatch) -> Trained:
+    """Train as the product's ``train-lora`` and ``train-qlora`` steps do.
+
+    Args:
+        job: What to train.
+        arm: Over which base.
+        scratch: Folder for what the trainer writes.
+        watch: Stamps the steps.
+    """
+    settings = twin(StudyConfig(model=job.model, train=job.train))[arm]
+    prompter = Prompter.load(job.folder)
+    spec = loading.base_spec(job.model, job.folder, settings.base_storage)
+    base = loading.load_base(spec)
+    recompute = needs_checkpointing(
+        job.train, read_json(job.folder / "config.json"), loading.model_bytes(base), spec.device
+    )
+    model = loading.add_adapter(base, job.train, job.train.seed)
+    examples = job.examples(prompter)
+    plan = Plan(
+        train=job.train, train_examples=examples,
+        validation_examples=examples[:1],  # the trainer insists on a validation; it comes after the last stamp
+        folder=scratch, device=spec.device, gradient_checkpointing=recompute,
+        cancelled=lambda: False, after_validation=lambda step, losses: False, on_step=lambda step, steps, eta: None,
+    )
+    trainer = TwinTrainer(model, plan, prompter)
+    trainer.callback_handler.callbacks.insert(0, watch)  # before the callback that validates and saves
+    trainer.run()
+    steps = [event for event in read_jsonl(scratch / "metrics.jsonl") if event["event"] == "step"]
+    return Trained(model, [event["loss"] for event in steps], [event["tokens"] for event in steps])

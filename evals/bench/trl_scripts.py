@@ -1,0 +1,82 @@
+"""The contenders that a user would write with TRL: the script of its documentation, and one that was tuned.
+
+Imports torch: only child processes import this module.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from trl import SFTConfig, SFTTrainer
+
+from assistant_builder.config import Arm
+from evals.bench.job import Job
+from evals.bench.ruler import Trained
+from evals.bench.stopwatch import Stopwatch
+
+PLAIN: dict[str, Any] = {}
+"""Nothing: every setting that the comparison does not fix keeps the default of ``SFTConfig``."""
+
+TUNED: dict[str, Any] = {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
+"""What makes SFTTrainer faster by settings alone."""
+
+
+def train(
+    job: Job, arm: Arm, scratch: Path, watch: Stopwatch, device: str, settings: dict[str, Any]
+) -> Trained:
+    """Train with ``SFTTrainer`` on conversational prompt-completion rows.
+
+    Args:
+        job: What to train.
+        arm: Over which base: ``lora`` bfloat16, ``qlora`` NF4 with double quantization.
+        scratch: Folder for what the trainer writes.
+        watch: Stamps the steps.
+        device: ``cpu`` or ``cuda``.
+        settings: Fields of ``SFTConfig`` apart from those that are the same for all contenders.
+    """
+    config = job.train
+    micro = min(config.micro_batch_size, config.batch_size)
+    rows = [[{"role": message.role, "content": message.content} for message in pair.messages] for pair in job.pairs]
+    trainer = SFTTrainer(
+        model=_base(job, arm),
+        args=SFTConfig(
+            output_dir=str(scratch),
+            num_train_epochs=1,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=config.batch_size // micro,
+            learning_rate=config.learning_rate,
+            max_length=config.max_length,
+            seed=config.seed,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=device == "cpu",  # without a GPU its bfloat16 default is refused otherwise
+            **settings,
+        ),
+        train_dataset=Dataset.from_list([{"prompt": row[:-1], "completion": row[-1:]} for row in rows]),
+        processing_class=AutoTokenizer.from_pretrained(job.folder),
+        peft_config=LoraConfig(
+            task_type="CAUSAL_LM", r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout,
+            target_modules="all-linear",
+        ),
+        callbacks=[watch],
+    )
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return Trained(trainer.model, [entry["loss"] for entry in logs], [int(entry["num_tokens"]) for entry in logs])
+
+
+def _base(job: Job, arm: Arm) -> Any:
+    if arm == "lora":
+        return AutoModelForCausalLM.from_pretrained(job.folder, dtype=torch.bfloat16)
+    four_bit = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type=job.model.quant_type, bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_use_double_quant=job.model.double_quant,
+    )
+    return AutoModelForCausalLM.from_pretrained(job.folder, dtype=torch.bfloat16, quantization_config=four_bit)

@@ -1,0 +1,171 @@
+"""Streaming an answer, with a random model of two layers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assistant_builder.chat.session import ChatSession, Chunk, Sampling
+from assistant_builder.data import Message
+from assistant_builder.errors import ModelError
+from assistant_builder.study import Study
+
+torch = pytest.importorskip("torch")
+EOS = 3
+ASK = [Message("user", "hello")]
+
+
+@dataclass
+class BytePrompter:
+    """One token a byte, from 10 on; what the model says is shown as text of those bytes."""
+
+    stop_ids: list[int] = field(default_factory=lambda: [EOS])
+    pad_id: int = 0
+
+    def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        return tuple(byte + 10 for message in messages for byte in message.content.encode())
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(max(token - 10, 0) % 256 for token in ids).decode("utf-8", errors="replace")
+
+
+class Scripted:
+    """A model that generates what it is told, token by token, as transformers would hand it over."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self.script = [*tokens, EOS]
+        self.config = type("Config", (), {"max_position_embeddings": 64})()
+        self.device = torch.device("cpu")
+        self.generated = 0
+
+    def generate(
+        self, *, input_ids: Any, streamer: Any, stopping_criteria: Any, max_new_tokens: int, **options: Any
+    ) -> None:
+        assert options["eos_token_id"] == [EOS] and options["do_sample"] is False and options["temperature"] is None
+        streamer.put(input_ids)
+        for token in self.script[:max_new_tokens]:
+            self.generated += 1
+            streamer.put(torch.tensor([token]))
+            if token == EOS or stopping_criteria(input_ids, None).all():
+                break
+            time.sleep(0.002)
+        streamer.end()
+
+
+class Broken(Scripted):
+    def generate(self, **options: Any) -> None:
+        raise RuntimeError("out of memory")
+
+
+def session_with(model: Any, prompter: Any) -> ChatSession:
+    session = ChatSession(Study(Path("nowhere")))
+    session._loaded["lora"] = (model, prompter)
+    return session
+
+
+def answer(session: ChatSession, messages: list[Message] = ASK, **sampling: Any) -> list[Chunk]:
+    return list(session.stream("lora", messages, Sampling(**sampling), threading.Event()))
+
+
+def tokens_of(text: str) -> list[int]:
+    return [byte + 10 for byte in text.encode()]
+
+
+def test_an_answer_comes_token_by_token_and_ends() -> None:
+    model = Scripted(tokens_of("Hi!"))
+    chunks = answer(session_with(model, BytePrompter()))
+    assert [chunk.text_delta for chunk in chunks] == ["H", "i", "!", ""]
+    assert [chunk.tokens for chunk in chunks] == [1, 2, 3, 3]
+    assert chunks[-1].finish == "stop"
+    assert all(chunk.finish is None for chunk in chunks[:-1])
+    assert chunks[0].first_token_seconds == chunks[-1].first_token_seconds
+    assert model.generated == 4
+
+
+def test_half_a_character_is_never_shown() -> None:
+    chunks = answer(session_with(Scripted(tokens_of("a🚢é")), BytePrompter()))
+    assert [chunk.text_delta for chunk in chunks] == ["a", "🚢", "é", ""]
+
+
+def test_a_character_that_is_cut_off_is_shown_as_lost() -> None:
+    chunks = answer(session_with(Scripted(tokens_of("🚢")), BytePrompter()), max_new_tokens=2)
+    assert chunks[-1].finish == "length" and chunks[-1].tokens == 2
+    assert "".join(chunk.text_delta for chunk in chunks).strip("\ufffd") == ""
+
+
+def test_the_longest_answer_is_kept_to_and_the_context_too() -> None:
+    assert answer(session_with(Scripted(tokens_of("x" * 90)), BytePrompter()), max_new_tokens=5)[-1].tokens == 5
+    session = session_with(Scripted(tokens_of("x" * 90)), BytePrompter())
+    assert answer(session, [Message("user", "q" * 60)])[-1].tokens == 4
+    with pytest.raises(ModelError, match="the model reads 64") as caught:
+        answer(session, [Message("user", "q" * 64)])
+    assert "Clear the conversation" in caught.value.remedy
+
+
+def test_stop_ends_the_answer_and_keeps_it() -> None:
+    stop = threading.Event()
+    seen = []
+    for chunk in session_with(Scripted(tokens_of("x" * 50)), BytePrompter()).stream("lora", ASK, Sampling(), stop):
+        seen.append(chunk)
+        if chunk.tokens == 3:
+            stop.set()
+    assert seen[-1].finish == "cancelled" and seen[-1].tokens == 3
+    (only,) = session_with(Scripted([40]), BytePrompter()).stream("lora", ASK, Sampling(), stop)
+    assert only == Chunk("", 0, None, 0.0, "cancelled")
+
+
+def test_an_unknown_arm_is_refused() -> None:
+    with pytest.raises(ModelError, match="no arm 'dora'"):
+        list(ChatSession(Study(Path("nowhere"))).stream("dora", ASK, Sampling(), threading.Event()))
+
+
+@pytest.fixture(scope="module")
+def llama() -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=128, eos_token_id=EOS, pad_token_id=0, bos_token_id=1,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def test_greedy_streaming_equals_generate(llama: Any) -> None:
+    prompter = BytePrompter()
+    ids = list(prompter.prompt_ids(ASK))
+    whole = llama.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=20)[0, len(ids):].tolist()
+    expected = prompter.decode([token for token in whole if token != EOS])
+    chunks = answer(session_with(llama, prompter), max_new_tokens=20)
+    assert "".join(chunk.text_delta for chunk in chunks) == expected
+
+
+def test_sampling_differs_and_top_p_narrows_it(llama: Any) -> None:
+    session = session_with(llama, BytePrompter())
+
+    def said(**sampling: Any) -> str:
+        return "".join(chunk.text_delta for chunk in answer(session, max_new_tokens=12, **sampling))
+
+    torch.manual_seed(0)
+    assert len({said(temperature=2.0) for _ in range(4)}) > 1
+    assert said(temperature=2.0, top_p=1e-9) == said()
+
+
+def test_a_failure_while_generating_reaches_the_reader() -> None:
+    with pytest.raises(RuntimeError, match="out of memory"):
+        answer(session_with(Broken([]), BytePrompter()))
+
+
+def test_an_abandoned_answer_ends_its_generation() -> None:
+    model = Scripted(tokens_of("x" * 50))
+    stream = session_with(model, BytePrompter()).stream("lora", ASK, Sampling(), threading.Event())
+    next(stream)
+    stream.close()
+    assert model.generated < 50
+    assert not any(thread.name == "generate" for thread in threading.enumerate())

@@ -1,0 +1,301 @@
+"""What lies between the tabs and the files: following a study, starting runs, looking into files, headers."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from assistant_builder.chat.asking import default_system
+from assistant_builder.config import DataConfig, StudyConfig
+from assistant_builder.data.records import COLUMN_ROLES
+from assistant_builder.errors import ConfigError, StudyError
+from assistant_builder.study import STEPS, StepRecord, Study
+from assistant_builder.ui import runs
+from assistant_builder.ui.app import chosen, studies
+from assistant_builder.ui.data_tab import AUTOMATIC, UNUSED, column_mapping, study_data
+from assistant_builder.ui.downloads import offer
+from assistant_builder.ui.inspection import free_name, inspect_file, power_of, preview_split, shipped_datasets
+from assistant_builder.ui.policy import CONTENT_SECURITY_POLICY, StayAtHome
+from assistant_builder.ui.sections import Look, Section, refresh, told
+from tests.fabricated import LARGE, SMALL, finished_study, new_study, running, with_data
+
+ROOT = Path(__file__).parents[2]
+
+
+def inputs_of(study: Study, step: str) -> dict[str, Any]:
+    """Stands in for jobs.steps.step_inputs, which needs the base model for training steps."""
+    config = study.config
+    return {"data": {"seed": config.data.seed}, "data-embed": {}}.get(step, {"train.rank": config.train.rank})
+
+
+def made_from(study: Study) -> Study:
+    """Record what the finished steps were made from."""
+    for step in STEPS:
+        record = study.step(step)
+        if record.state == "succeeded":
+            study.write_step(replace(record, inputs=inputs_of(study, step)))
+    return study
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    calls: list[tuple[str, bool]] = []
+    monkeypatch.setattr("assistant_builder.jobs.steps.step_inputs", inputs_of)
+    monkeypatch.setattr(runs, "start_run", lambda name, redo=False: calls.append((name, redo)))
+    return calls
+
+
+def unchanged(config: StudyConfig) -> StudyConfig:
+    return config
+
+
+def rank_8(config: StudyConfig) -> StudyConfig:
+    return config.with_changes({"train.rank": 8})
+
+
+# following
+
+
+def test_only_what_changed_is_drawn() -> None:
+    drawn: list[str] = []
+
+    def section(key: str, mark: str) -> Section:
+        return Section(key, [object()], lambda look: mark, lambda look: [drawn.append(key) or key])  # type: ignore[list-item]
+
+    marks, *values = refresh([section("a", "1"), section("b", "2")], None, {"a": "1", "b": "old"})
+    assert drawn == ["b"] and values[1] == "b" and marks == {"a": "1", "b": "2"}
+    assert values[0] == gr.skip()
+    assert refresh([section("a", "1")], None, {"a": "1"}) == [gr.skip(), gr.skip()]
+
+
+def test_one_part_that_fails_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    warned: list[str] = []
+    monkeypatch.setattr(gr, "Warning", warned.append)
+
+    def broken(look: Look) -> list[Any]:
+        raise KeyError("<b>gone</b>")
+
+    parts = [Section("bad", [object()], lambda look: "1", broken),  # type: ignore[list-item]
+             Section("good", [object()], lambda look: "1", lambda look: ["drawn"])]  # type: ignore[list-item]
+    _, bad, good = refresh(parts, None, {})
+    assert good == "drawn" and bad == gr.skip()
+    assert "&lt;b&gt;" in warned[0]
+
+
+def test_a_missing_or_damaged_study_is_told() -> None:
+    assert "no study named" in Look("nowhere").error["what"]  # type: ignore[index]
+    study = finished_study()
+    (study.folder / "report.json").write_text("{")
+    look = Look(study.name)
+    assert look.snapshot is None and look.error is not None and "damaged" in look.error["what"]
+    (study.folder / "study.yaml").write_text("train: {rank: many}")
+    assert Look(study.name).snapshot is None
+
+
+def test_errors_become_messages_with_their_remedy() -> None:
+    def fails() -> None:
+        raise StudyError("no <i>such</i> study", remedy="Choose another")
+
+    with pytest.raises(gr.Error) as caught:
+        told(fails)()
+    assert caught.value.message == "no &lt;i&gt;such&lt;/i&gt; study. Choose another"
+    with pytest.raises(gr.Error, match="the page failed"):
+        told(lambda: 1 / 0)()
+
+
+def test_the_list_of_studies_survives_a_damaged_one() -> None:
+    new_study("good")
+    bad = new_study("bad")
+    bad.write_step(StepRecord("data"))
+    (bad.folder / "data" / "status.json").write_text("nonsense")
+    assert {label.split("  ·  ")[1] for label, _ in studies()} == {"not run yet", "damaged"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "names", "opened"),
+    [(None, ["b", "a"], "b"), (None, [], None), ("a", ["b", "a"], "a"), ("", ["b"], None), ("gone", ["b"], None)],
+)
+def test_which_study_the_page_opens_on(asked: str | None, names: list[str], opened: str | None) -> None:
+    assert chosen(asked, names) == opened
+
+
+# starting
+
+
+def test_start_writes_changed_settings_of_an_untouched_study(started: list[tuple[str, bool]]) -> None:
+    study = new_study()
+    message, begun = runs.go(study, rank_8, replace=False)
+    assert begun and message == "" and started == [("library", False)]
+    assert study.config.train.rank == 8
+
+
+def test_results_are_never_replaced_unasked(started: list[tuple[str, bool]]) -> None:
+    study = made_from(finished_study())
+    message, begun = runs.go(study, rank_8, replace=False)
+    assert not begun and not started and study.config.train.rank == 16
+    assert "train.rank: 16 -&gt; 8" in message
+    assert runs.go(study, rank_8, replace=True)[1] and started == [("library", True)]
+    assert study.config.train.rank == 8
+
+
+def test_a_failed_step_takes_other_settings_when_carried_on(started: list[tuple[str, bool]]) -> None:
+    study = made_from(with_data(new_study()))
+    study.write_step(StepRecord("train-lora", state="failed", inputs={"train.rank": 16}))
+    assert runs.go(study, rank_8, replace=False)[1] and started == [("library", False)]
+    assert study.config.train.rank == 8
+
+
+def test_carrying_on_changes_nothing(started: list[tuple[str, bool]]) -> None:
+    study = made_from(with_data(new_study()))
+    before = (study.folder / "study.yaml").read_bytes()
+    assert runs.go(study, unchanged, replace=False)[1]
+    assert (study.folder / "study.yaml").read_bytes() == before
+
+
+def test_settings_that_do_not_fit_start_nothing(started: list[tuple[str, bool]]) -> None:
+    def bad(config: StudyConfig) -> StudyConfig:
+        raise ConfigError("train.rank=0: too small")
+
+    message, begun = runs.go(new_study(), bad, replace=False)
+    assert not begun and not started and "train.rank=0" in message
+
+
+def test_a_running_study_is_not_started_twice(started: list[tuple[str, bool]]) -> None:
+    study = with_data(new_study())
+    running(study, "train-lora")
+    with pytest.raises(StudyError, match="running already"):
+        runs.go(study, unchanged, replace=False)
+    assert not started
+
+
+def test_a_start_is_followed_until_its_files_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = new_study()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        monkeypatch.setattr("assistant_builder.jobs.local.start_run", lambda name, redo: process.pid)
+        assert runs.start_phase(study) == ""
+        runs.start_run(study.name)
+        assert runs.start_phase(study) == "starting"
+    (study.folder / "run.log.txt").write_text("first\nError: no such model. Choose another\n")
+    assert runs.start_phase(study) == "refused"
+    assert runs.last_words(study) == "Error: no such model. Choose another"
+    study.write_runner("running")
+    assert runs.start_phase(study) == ""
+
+
+def test_settings_are_saved_as_a_new_study_with_the_same_file() -> None:
+    study = new_study()
+    made = runs.save_as_new(study, rank_8(study.config), " second ")
+    assert made.name == "second" and made.config.train.rank == 8
+    assert made.source is not None and made.source.read_bytes() == SMALL.read_bytes()
+    with pytest.raises(StudyError, match="exists already"):
+        runs.save_as_new(study, study.config, "second")
+    with pytest.raises(ConfigError):
+        runs.save_as_new(study, study.config, "../up")
+
+
+# files
+
+
+def test_a_file_is_inspected_once_and_again_when_it_changes(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.csv"
+    file.write_text("question,answer\nWhat is it?,It is a thing.\n")
+    first = inspect_file(file, {})
+    assert inspect_file(file, {}) is first
+    file.write_text("question,answer\nWhat is it?,It is a thing.\nWhere is it?,It is over there.\n")
+    assert inspect_file(file, {}).findings.dataset.rows == 2  # type: ignore[union-attr]
+
+
+def test_an_unreadable_file_names_its_columns_and_not_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "odd.csv"
+    file.write_text("stem,key\nWhat is it?,It is a thing.\n")
+    seen = inspect_file(file, {})
+    assert seen.findings is None and seen.columns == ("stem", "key")
+    assert seen.error is not None and str(tmp_path) not in str(seen.error)
+    mapped = inspect_file(file, {"question": "stem", "answer": "key"})
+    assert mapped.findings is not None
+    assert isinstance(preview_split(mapped.findings, DataConfig()), dict)
+
+
+def test_the_mapping_leaves_found_columns_alone() -> None:
+    shown = ["stem", AUTOMATIC, None, UNUSED, *[AUTOMATIC] * 5]
+    assert column_mapping(shown) == {COLUMN_ROLES[0]: "stem", COLUMN_ROLES[3]: ""}
+
+
+def test_shipped_datasets_can_be_studied() -> None:
+    found = shipped_datasets()
+    assert [shipped.file for shipped in found] == [LARGE, SMALL]
+    assert found[0].title == "Ostrel Sound Ferries"
+    for shipped in found:
+        findings = inspect_file(shipped.file, {}).findings
+        assert findings is not None and findings.can_start()
+
+
+def test_the_power_of_a_held_out_set_is_told_from_its_size() -> None:
+    record = {"counts": {"heldout": 100}, "clusters": {"heldout": 0}}
+    power = power_of(record)
+    assert power is not None and power["minimum_detectable"] == pytest.approx(2.8 * (0.2 / 100) ** 0.5, rel=0.01)
+    assert power_of({"counts": {"heldout": 0}, "clusters": {"heldout": 0}}) is None
+
+
+@pytest.mark.parametrize(
+    ("wish", "name"), [("My Data (2)", "my-data-2"), ("éàü", "study"), ("con", "study-con"), ("library", "library-2")]
+)
+def test_a_study_is_named_after_its_file(wish: str, name: str) -> None:
+    new_study("library")
+    assert free_name(wish) == name
+
+
+def test_the_data_of_a_study_is_shown_before_and_after_it_ran() -> None:
+    study = new_study()
+    before = study_data(study)
+    assert "Dataset card" not in before and "What was found" in before and "Held-out" in before
+    assert "Dataset card" in study_data(with_data(study))
+
+
+def test_the_system_prompt_is_that_of_training() -> None:
+    assert "Ostrel" in default_system(with_data(new_study("ferries", LARGE)))
+    assert default_system(with_data(new_study("library", SMALL))) == ""
+    assert default_system(new_study("told", SMALL, data__system="Be brief.")) == "Be brief."
+
+
+def test_downloads_are_copies() -> None:
+    study = finished_study()
+    copy = offer(study.folder / "report.md", "library-report.md")
+    assert copy is not None and Path(copy).read_bytes() == (study.folder / "report.md").read_bytes()
+    assert study.folder not in Path(copy).parents and Path(copy).name == "library-report.md"
+    assert offer(study.folder / "nothing", "x") is None
+
+
+# headers and imports
+
+
+def test_every_response_forbids_other_hosts() -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(StayAtHome(app)({"type": "http"}, None, send))  # type: ignore[arg-type]
+    headers = dict(sent[0]["headers"])
+    assert headers[b"content-security-policy"].decode() == CONTENT_SECURITY_POLICY
+    assert "http" not in CONTENT_SECURITY_POLICY and "*" not in CONTENT_SECURITY_POLICY
+
+
+def test_the_page_starts_without_the_model_stack() -> None:
+    check = "import sys, app; assert not {'torch', 'transformers', 'datasets', 'lm_eval'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT)
+
+
+def test_studies_are_found_by_name() -> None:
+    new_study("one")
+    assert [study.name for study in Study.all()] == ["one"]
