@@ -126,7 +126,7 @@ def run(
 
 
 def _print_outcome(study: Study) -> None:
-    from assistant_builder.study import read_json
+    from assistant_builder.files import read_json
 
     report = read_json(study.folder / "report.json")
     typer.echo(report["sentence"])

@@ -14,10 +14,11 @@ from typing import Any
 import psutil
 
 from assistant_builder import __version__
+from assistant_builder.files import file_hash, read_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.folders import base_model_hash
-from assistant_builder.study import Study, file_hash, read_json
+from assistant_builder.study import Study
 
 PACKAGES = (
     "torch", "transformers", "peft", "bitsandbytes", "trl", "accelerate", "datasets", "lm-eval",

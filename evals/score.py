@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assistant_builder.errors import EvaluationError
+from assistant_builder.files import write_json, write_jsonl
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.prompts import Prompter
-from assistant_builder.study import Progress, Study, write_json, write_jsonl
+from assistant_builder.study import Progress, Study
 from evals.cells import LoadedCell, load_cells
 from evals.declining import declined
 from evals.metrics import ANSWER_METRICS

@@ -13,7 +13,8 @@ import yaml
 
 from assistant_builder.data import Pair, load_split
 from assistant_builder.errors import EvaluationError
-from assistant_builder.study import Study, read_json, read_jsonl, write_jsonl, write_text
+from assistant_builder.files import read_json, read_jsonl, write_jsonl, write_text
+from assistant_builder.study import Study
 from evals.metrics import ANSWER_METRICS, score_answer
 
 if TYPE_CHECKING:

@@ -10,16 +10,8 @@ import psutil
 
 from assistant_builder.config import StudyConfig, parse_config
 from assistant_builder.data import Pair, prepare
-from assistant_builder.study import (
-    STEPS,
-    Progress,
-    StepRecord,
-    Study,
-    append_jsonl,
-    read_jsonl,
-    write_json,
-    write_jsonl,
-)
+from assistant_builder.files import append_jsonl, read_jsonl, write_json, write_jsonl
+from assistant_builder.study import STEPS, Progress, StepRecord, Study
 
 CARDS = Path(__file__).parents[1] / "datasets_cards"
 SMALL = CARDS / "thimble-row-library" / "data.csv"

@@ -9,7 +9,8 @@ from typing import Any
 from assistant_builder.chat.session import ChatSession, Sampling
 from assistant_builder.config import Arm
 from assistant_builder.data import Message
-from assistant_builder.study import Study, read_jsonl
+from assistant_builder.files import read_jsonl
+from assistant_builder.study import Study
 
 
 def ask_arms(study: Study, question: str, arms: Sequence[Arm]) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ from assistant_builder.data.reading import load_pairs
 from assistant_builder.data.records import Dataset
 from assistant_builder.data.splitting import Split, split_pairs
 from assistant_builder.errors import DataError
-from assistant_builder.study import write_json, write_jsonl, write_text
+from assistant_builder.files import write_json, write_jsonl, write_text
 
 
 @dataclass(frozen=True)

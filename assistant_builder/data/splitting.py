@@ -18,7 +18,7 @@ from assistant_builder.data.grouping import gives_split, shortage, unit_of, unit
 from assistant_builder.data.leaks import Leak, find_leaks
 from assistant_builder.data.records import SPLITS, Pair, SplitName
 from assistant_builder.errors import DataError
-from assistant_builder.study import file_hash, read_json, read_jsonl, write_jsonl
+from assistant_builder.files import file_hash, read_json, read_jsonl, write_jsonl
 
 
 @dataclass(frozen=True)

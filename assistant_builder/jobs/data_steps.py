@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from assistant_builder.data import SplitName, load_split, prepare
+from assistant_builder.files import read_json, write_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.prompts import Prompter
 from assistant_builder.provenance import collect_provenance
-from assistant_builder.study import Progress, Study, read_json, write_json
+from assistant_builder.study import Progress, Study
 
 
 def prepare_data(study: Study) -> Iterable[Path]:

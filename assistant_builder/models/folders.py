@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from assistant_builder import study
+from assistant_builder import files, study
 from assistant_builder.errors import ModelError, StudyError
 
 _IDENTITY = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.py")
@@ -139,19 +139,19 @@ def base_model_hash(folder: Path) -> str:
     """
     sidecar = study.home() / "models" / ".hashes" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()}.json"
     try:
-        known = study.read_json(sidecar)["files"]
+        known = files.read_json(sidecar)["files"]
     except (OSError, StudyError, KeyError, TypeError):
         known = {}
-    files: dict[str, list[Any]] = {}
+    hashes: dict[str, list[Any]] = {}
     for path in sorted({path for pattern in _IDENTITY for path in folder.glob(pattern) if path.is_file()}):
         stat = path.stat()
         stamp = [stat.st_size, stat.st_mtime_ns]
         entry = known.get(path.name)
         fresh = entry is None or entry[:2] != stamp
-        files[path.name] = [*stamp, study.file_hash(path) if fresh else entry[2]]
-    if files != known:
-        study.write_json(sidecar, {"folder": str(folder.resolve()), "files": files})
+        hashes[path.name] = [*stamp, files.file_hash(path) if fresh else entry[2]]
+    if hashes != known:
+        files.write_json(sidecar, {"folder": str(folder.resolve()), "files": hashes})
     digest = hashlib.sha256()
-    for name, (_, _, sha256) in files.items():
+    for name, (_, _, sha256) in hashes.items():
         digest.update(f"{name}\0{sha256}\n".encode())
     return digest.hexdigest()

@@ -24,7 +24,13 @@ from assistant_builder.config import ModelConfig, TrainConfig
 from assistant_builder.errors import ModelError, ResourceError
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
-from assistant_builder.models.layers import ADAPTER_LAYERS, StoredLinear, hold_in_compute_dtype, stored_bytes
+from assistant_builder.models.layers import (
+    ADAPTER_LAYERS,
+    StoredLinear,
+    TwinLoraLinear,
+    hold_in_compute_dtype,
+    stored_bytes,
+)
 from assistant_builder.models.prompts import Prompter
 from assistant_builder.study import Study
 
@@ -177,7 +183,6 @@ def add_adapter(model: PreTrainedModel, train: TrainConfig, seed: int) -> PeftMo
     Raises:
         ModelError: No layer of the base has one of the target names.
     """
-    torch.manual_seed(seed)
     try:
         adapted = get_peft_model(model, lora_config(train))
     except ValueError as error:
@@ -190,6 +195,11 @@ def add_adapter(model: PreTrainedModel, train: TrainConfig, seed: int) -> PeftMo
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    # PEFT has rounded the values to the dtype of the base's weights, which differs between the arms: draw them anew.
+    torch.manual_seed(seed)
+    for layer in adapted.modules():
+        if isinstance(layer, TwinLoraLinear):
+            layer.reset_lora_parameters("default", True)
     return adapted
 
 

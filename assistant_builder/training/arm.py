@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from assistant_builder.config import ARMS, Arm
 from assistant_builder.data import load_split
 from assistant_builder.errors import Cancelled, DataError
+from assistant_builder.files import file_hash, read_json, write_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.memory import needs_checkpointing
 from assistant_builder.models.prompts import Example, Prompter
-from assistant_builder.study import Progress, Study, file_hash, read_json, write_json
+from assistant_builder.study import Progress, Study
 from assistant_builder.training import checkpoints
 from assistant_builder.training.progress import peak_memory_bytes, validation_losses
 from assistant_builder.training.schedule import best_step, next_move

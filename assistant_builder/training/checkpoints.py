@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from assistant_builder.errors import StudyError
-from assistant_builder.study import read_json, write_json
+from assistant_builder.files import read_json, write_json
 
 MARKER = "complete.json"
 

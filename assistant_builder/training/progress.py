@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from assistant_builder.study import append_jsonl, read_jsonl, write_jsonl
+from assistant_builder.files import append_jsonl, read_jsonl, write_jsonl
 
 
 def memory_bytes(device: str) -> int:

@@ -13,7 +13,8 @@ from assistant_builder.chat.client import Exchange, Reply, WorkerPool
 from assistant_builder.chat.session import Sampling
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.study import STATUS_FILES, Study, read_jsonl
+from assistant_builder.files import read_jsonl
+from assistant_builder.study import STATUS_FILES, Study
 from assistant_builder.ui.markup import Markup, cut, empty, toast
 from assistant_builder.ui.sections import Look, Section, told
 from assistant_builder.ui.snapshots import SHOWN_ARMS, both_trained, stamp

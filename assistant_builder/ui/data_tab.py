@@ -12,7 +12,8 @@ from assistant_builder.config import StudyConfig, parse_config
 from assistant_builder.data import Pair, Rejection
 from assistant_builder.data.records import COLUMN_ROLES
 from assistant_builder.errors import AssistantBuilderError, DataError
-from assistant_builder.study import Study, read_json, read_jsonl
+from assistant_builder.files import read_json, read_jsonl
+from assistant_builder.study import Study
 from assistant_builder.ui.downloads import offer
 from assistant_builder.ui.forms import OptionForm, keys_of
 from assistant_builder.ui.inspection import (

@@ -13,7 +13,8 @@ from typing import Any
 from assistant_builder.config import DataConfig, check_name
 from assistant_builder.data import Dataset, Findings, Split, check_pairs, column_names, load_pairs, split_pairs
 from assistant_builder.errors import DataError
-from assistant_builder.study import Study, read_json
+from assistant_builder.files import read_json
+from assistant_builder.study import Study
 from assistant_builder.ui.snapshots import stamp
 
 

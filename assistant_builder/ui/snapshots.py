@@ -13,7 +13,8 @@ from typing import Any
 
 from assistant_builder.config import CELLS, StudyConfig
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.study import STATUS_FILES, STEPS, Progress, StepRecord, Study, read_json, read_jsonl
+from assistant_builder.files import read_json, read_jsonl
+from assistant_builder.study import STATUS_FILES, STEPS, Progress, StepRecord, Study
 
 SHOWN_ARMS = ("qlora", "lora")
 

@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.files import write_json
 from assistant_builder.models.prompts import Prompter
-from assistant_builder.study import write_json
 from assistant_builder.worker import quiet_libraries
 from evals.bench.contenders import CONTENDERS, NAMES, Contender
 from evals.bench.job import Job

@@ -11,10 +11,10 @@ from typing import Any
 from assistant_builder.config import ModelConfig, StudyConfig, TrainConfig
 from assistant_builder.data import Pair, prepare
 from assistant_builder.errors import DataError
+from assistant_builder.files import read_json, write_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.prompts import Example, Prompter
-from assistant_builder.study import read_json, write_json
 
 _SEED = 0
 """Of the choice of pairs; the same in every round."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from assistant_builder.config import Arm, StudyConfig
+from assistant_builder.files import read_json, read_jsonl
 from assistant_builder.models import loading
 from assistant_builder.models.memory import needs_checkpointing
 from assistant_builder.models.prompts import Prompter
-from assistant_builder.study import read_json, read_jsonl
 from assistant_builder.training.trainer import Plan, TwinTrainer
 from assistant_builder.training.twin import twin
 from evals.bench.job import Job

@@ -8,7 +8,8 @@ from typing import Any
 
 from assistant_builder.config import METRICS
 from assistant_builder.errors import EvaluationError
-from assistant_builder.study import STEPS, Study, read_json, write_json, write_text
+from assistant_builder.files import read_json, write_json, write_text
+from assistant_builder.study import STEPS, Study
 from evals.report import contrasts as comparing
 from evals.report.background import CELL_TEXTS, CONTEXT
 from evals.report.caveats import power, warnings

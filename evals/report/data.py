@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.study import Study, read_json
+from assistant_builder.files import read_json
+from assistant_builder.study import Study
 
 _COUNTED = ("exact_duplicates", "near_duplicates", "conflicts", "one_word_answers", "over_long", "answers_shared")
 _SPLIT = ("given", "cut", "seed", "counts", "turns", "hashes", "sampled_out", "units", "clusters")

@@ -9,7 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from assistant_builder.errors import EvaluationError
-from assistant_builder.study import Study, read_json, read_jsonl
+from assistant_builder.files import read_json, read_jsonl
+from assistant_builder.study import Study
 from evals.metrics import METRIC_INFO
 from evals.report.background import CELL_TEXTS
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from assistant_builder.config import ARMS
-from assistant_builder.study import Study, read_json, read_jsonl
+from assistant_builder.files import read_json, read_jsonl
+from assistant_builder.study import Study
 
 INTENDED = ("arm", "base_storage")
 """The settings in which twins differ: the arm's name and how the frozen base is stored."""

@@ -24,7 +24,7 @@ def items(model_cache: Path) -> list[dict[str, object]]:
 def test_an_item_is_one_assistant_turn(items: list[dict[str, object]]) -> None:
     assert [item["item"] for item in items] == ["7", "3.1", "3.2"]
     assert [item["reference"] for item in items] == ["Otto rows.", "Hello.", "Fine."]
-    assert [item["cluster"] for item in items] == ["otto", "3", "3"]  # turns of one conversation are no independent items
+    assert [item["cluster"] for item in items] == ["otto", "3", "3"]  # turns of one talk are not independent
     assert str(items[2]["prompt"]).endswith("You?<|im_end|>\n<|im_start|>assistant\n")
     assert items[0]["target"] == "Otto rows.<|im_end|>"
 

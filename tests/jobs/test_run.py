@@ -65,7 +65,7 @@ def test_a_study_from_file_to_report_and_again(bundled_models: Path) -> None:
     line = refused("run", "tiny", "--set", "train.rank=8")
     assert "train.rank: 4 -> 8" in line and "--redo" in line and "--name" in line
     assert json.loads(cli("status", "tiny", "--json").stdout) == again
-    assert "train.rank" in refused("run", str(SMALL), "--name", "tiny")
+    assert "data.max_heldout: 4 -> none" in refused("run", str(SMALL), "--name", "tiny")
 
     answer = json.loads(cli("ask", "tiny", "How much is the late fee?", "--arm", "qlora", "--json").stdout)
     assert answer["answers"]["qlora"]["tokens"] > 0 and set(answer["answers"]) == {"qlora"}

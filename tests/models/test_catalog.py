@@ -171,7 +171,7 @@ def test_hash_identifies_content_and_is_kept(tmp_path: Path, home: Path, monkeyp
 
     (folder / "README.md").write_text("no part of the model")
     with monkeypatch.context() as patch:
-        patch.setattr("assistant_builder.study.file_hash", lambda path: pytest.fail(f"hashed {path.name} again"))
+        patch.setattr("assistant_builder.files.file_hash", lambda path: pytest.fail(f"hashed {path.name} again"))
         assert base_model_hash(folder) == first
 
     (folder / "model.safetensors").write_bytes(b"changed")

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from assistant_builder.files import file_hash, read_json, read_jsonl
 from assistant_builder.jobs.data_steps import prepare_data
 from assistant_builder.jobs.steps import command
-from assistant_builder.study import Study, file_hash, read_json, read_jsonl
+from assistant_builder.study import Study
 from assistant_builder.training import checkpoints
 from assistant_builder.worker import run_as_step
 
@@ -93,18 +94,16 @@ def test_a_half_written_checkpoint_is_not_taken_for_whole(tmp_path: Path) -> Non
 
 
 def test_both_arms_stop_early_together(small_study: Study) -> None:
-    """With a learning rate that makes every validation worse, both stop long before the last step."""
+    """With a learning rate so small that no validation improves, both stop at the second."""
     from assistant_builder.jobs.local import run_study
     from assistant_builder.study import STEPS
 
     config = small_study.config.with_changes({
-        "train.early_stopping": True, "train.patience": 1, "train.evaluations": 6, "train.learning_rate": 0.9,
-        "train.warmup_fraction": 0.0, "train.max_grad_norm": 100.0,
+        "train.early_stopping": True, "train.patience": 1, "train.evaluations": 6, "train.learning_rate": 1e-12,
     })
     small_study.write_config(config)
-    assert "evaluate" in STEPS
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("assistant_builder.jobs.local.STEPS", STEPS[:4])
         run_study(small_study)
     summaries = [read_json(small_study.arm_folder(arm) / "summary.json") for arm in ("lora", "qlora")]
-    assert summaries[0]["steps"] == summaries[1]["steps"] < 6
+    assert [summary["steps"] for summary in summaries] == [2, 2]

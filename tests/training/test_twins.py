@@ -135,7 +135,8 @@ def test_bitsandbytes_would_ruin_training_after_an_evaluation(model_cache: Path)
             layer.support_avx512bf16_for_cpu = True
     with torch.no_grad():
         model.eval()(input_ids=batch())
-    after = gradients(model)
+    with pytest.warns(UserWarning, match="autograd kernel was not registered"):
+        after = gradients(model)
     assert torch.nn.functional.cosine_similarity(before, after, dim=0) < 0.9
 
 

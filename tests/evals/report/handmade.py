@@ -9,7 +9,8 @@ from collections import Counter
 from typing import Any
 
 from assistant_builder.config import StudyConfig
-from assistant_builder.study import StepRecord, Study, append_jsonl, file_hash, write_json, write_jsonl, write_text
+from assistant_builder.files import append_jsonl, file_hash, write_json, write_jsonl, write_text
+from assistant_builder.study import StepRecord, Study
 
 TOWNS = ("Aldermoor", "Brisk Haven", "Cotterby", "Dunmarsh", "Eskerling", "Farrow Point", "Gannet Rock", "Hollin Bay")
 FACTS = (

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from assistant_builder.errors import EvaluationError
-from assistant_builder.study import Study, read_json, read_jsonl, write_json, write_jsonl
+from assistant_builder.files import read_json, read_jsonl, write_json, write_jsonl
+from assistant_builder.study import Study
 from evals.report import build_report, render_html, render_markdown, write_report
 from tests.evals.report.handmade import Recipe, write_study
 

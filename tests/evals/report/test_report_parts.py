@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant_builder.study import Study, append_jsonl, read_json, write_json
+from assistant_builder.files import append_jsonl, read_json, write_json
+from assistant_builder.study import Study
 from evals.report import build_report
 from evals.report.charts import Scale, interval_panels, loss_chart, ticks
 from evals.report.diffing import changed_words
