@@ -1,0 +1,62 @@
+"""From an upload to an answer from both trained assistants, with the real model, on a study of two steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from assistant_builder.models import bundled
+from tests.browser.serving import Site, free_port, start_site
+
+pytestmark = [pytest.mark.browser, pytest.mark.train, pytest.mark.timeout(600)]
+MINUTES = 60_000.0
+
+
+@pytest.fixture(scope="module")
+def real_site(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Iterator[Site]:
+    """The page, with the bundled models at hand."""
+    home = tmp_path_factory.mktemp("whole") / "home"
+    (home / "models").mkdir(parents=True)
+    for bundle in bundled.BUNDLES:
+        (home / "models" / bundle.name).symlink_to(model_cache / "models" / bundle.name)
+    site = start_site(home, free_port())
+    yield site
+    assert site.process is not None
+    site.process.terminate()
+    site.process.wait(timeout=20)
+
+
+def test_from_upload_to_chat(page: Page, real_site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "towers.csv"
+    rows = "".join(f'"How tall is tower {n}, in metres?","Tower {n} is {n * 7} metres tall."\n' for n in range(24))
+    file.write_text(f"question,answer\n{rows}", encoding="utf-8")
+    page.goto(f"{real_site.url}?study=&tab=data")
+    page.wait_for_function("window.abArrived")
+    page.locator("#ab-file input[type=file]").set_input_files(str(file))
+    expect(page.locator("#ab-found")).to_contain_text("Usable pairs")
+    page.locator("#ab-create").click()
+    expect(page.locator("#ab-strip")).to_contain_text("towers")
+
+    page.get_by_role("button", name="All settings").click()
+    for option, value in (("train-max_steps", "2"), ("train-evaluations", "1"), ("eval-max_new_tokens", "8")):
+        page.locator(f"#ab-{option}").locator("input:visible, textarea:visible").first.fill(value)
+    page.locator("#ab-start").click()
+    expect(page.locator("#ab-run")).to_contain_text("Training", timeout=3 * MINUTES)
+    page.reload()  # the run is no child of the page, and is found again
+    expect(page.locator("#ab-strip")).to_contain_text("towers")
+
+    page.get_by_role("tab", name="Report").click()
+    report = page.frame_locator("#ab-report iframe")
+    expect(report.get_by_role("heading", name="What did 4-bit cost?")).to_be_visible(timeout=8 * MINUTES)
+    page.get_by_role("tab", name="Evaluate").click()
+    expect(page.locator("#ab-evaluation")).to_contain_text("On your")
+
+    page.get_by_role("tab", name="Chat").click()
+    page.locator("#ab-question textarea").fill("How tall is tower 3, in metres?")
+    page.locator("#ab-send").click()
+    for arm in ("qlora", "lora"):
+        expect(page.locator(f"#ab-pane-{arm} .ab-speed")).to_contain_text("tokens/s", timeout=2 * MINUTES)
+    assert (real_site.home / "studies" / "towers" / "report.json").is_file()
