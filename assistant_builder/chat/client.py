@@ -17,6 +17,7 @@ from typing import IO, Any, Literal
 from assistant_builder.chat.session import Sampling
 from assistant_builder.data import Message
 from assistant_builder.study import Study
+from assistant_builder.worker import child_environment
 
 ReplyState = Literal["starting", "waiting", "loading", "answering", "stop", "length", "cancelled", "failed"]
 FINISHED = frozenset(("stop", "length", "cancelled", "failed"))
@@ -190,6 +191,7 @@ class ChatWorker:
         log = tempfile.TemporaryFile()
         process = subprocess.Popen(
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
+            env=child_environment(),
             start_new_session=True,  # Ctrl-C in the terminal ends the page, whose closing pipe ends the worker
         )
         self._reader = threading.Thread(target=self._read, args=(process, log), daemon=True)

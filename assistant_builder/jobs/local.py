@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ChangedInputsError, StudyError
 from assistant_builder.jobs.steps import command, step_inputs, steps_from
 from assistant_builder.study import STEPS, Progress, State, StepRecord, Study, changed_inputs
+from assistant_builder.worker import child_environment
 
 _ARM_STEPS = ("train-lora", "train-qlora")
 _POLL_SECONDS = 0.25
@@ -173,7 +173,7 @@ def _run_step(study: Study, step: str, on_event: Callable[[Event], None]) -> Non
         with log_file.open("ab") as log:
             process = subprocess.Popen(
                 command(study, step), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                start_new_session=True, env=_environment(),
+                start_new_session=True, env=child_environment(),
             )
     cancelled_at: float | None = None
     while _alive(study, step, process):
@@ -187,15 +187,6 @@ def _run_step(study: Study, step: str, on_event: Callable[[Event], None]) -> Non
         except KeyboardInterrupt:
             study.request_cancel()
     _judge(study, step, process.returncode if process is not None else None)
-
-
-def _environment() -> dict[str, str]:
-    """The environment of a step's process.
-
-    Threads of PyTorch that wait for one another spin, by default for so long that two processes on the same cores slow
-    each other down more than ten-fold. A short spin keeps the speed of a process that has the cores for itself.
-    """
-    return {"GOMP_SPINCOUNT": "10000", **os.environ}
 
 
 def _alive(study: Study, step: str, process: subprocess.Popen[bytes] | None) -> bool:

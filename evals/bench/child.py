@@ -34,8 +34,9 @@ def measure(job: Job, contender: Contender) -> dict[str, Any]:
     """Run one contender.
 
     Returns:
-        ``step_seconds``, ``step_losses`` and ``step_tokens`` of every step, ``tokens_per_second`` of the timed ones,
-        ``peak_memory_bytes``, ``validation_loss``, ``others_share`` (see the stopwatch), ``device``, ``threads``.
+        ``step_seconds``, ``step_losses`` and ``step_tokens`` of every step; ``tokens_per_second`` and
+        ``cpu_seconds_per_1000_tokens`` of the timed ones; ``peak_memory_bytes``, ``validation_loss``,
+        ``others_share`` (see the stopwatch), ``device``, ``device_name``, ``threads``.
     """
     import torch
 
@@ -50,8 +51,8 @@ def measure(job: Job, contender: Contender) -> dict[str, Any]:
         if contender.family == "ours":
             trained = ours.train(job, contender.arm, Path(scratch), watch)
         else:
-            settings = trl_scripts.PLAIN if contender.family == "plain" else trl_scripts.TUNED
-            trained = trl_scripts.train(job, contender.arm, Path(scratch), watch, device, settings)
+            tuned = contender.family == "tuned"
+            trained = trl_scripts.train(job, contender.arm, Path(scratch), watch, device, tuned=tuned)
     prompter = Prompter.load(job.folder)
     held = [example for pair in job.validation for example in prompter.examples(pair, job.train.max_length)]
     first = job.warmup_steps
@@ -63,10 +64,12 @@ def measure(job: Job, contender: Contender) -> dict[str, Any]:
         "step_losses": trained.losses,
         "step_tokens": tokens,
         "tokens_per_second": sum(tokens[first:]) / sum(watch.step_seconds[first:]),
+        "cpu_seconds_per_1000_tokens": 1000 * watch.cpu_seconds(first) / sum(tokens[first:]),
         "peak_memory_bytes": watch.peak_memory_bytes,
         "validation_loss": validation_loss(trained.model, held, prompter.pad_id, device),
         "others_share": watch.others_share(first),
         "device": device,
+        "device_name": torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
     }
 

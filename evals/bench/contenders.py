@@ -46,14 +46,15 @@ CONTENDERS: tuple[Contender, ...] = tuple(
 NAMES = tuple(contender.name for contender in CONTENDERS)
 
 DIFFERENCES: tuple[str, ...] = (
-    "Same for all: base model, pairs (each trained on once), rank, alpha, dropout, adapted layers, pairs a step, "
-    "micro-batch, peak learning rate, optimizer, bfloat16 arithmetic, seed of the round, threads. The loss of a step is "
-    "the mean over its answer tokens.",
+    "Same for all: base model, pairs (each trained on once), rank, alpha, dropout, adapted layers, pairs a step and a "
+    "micro-batch, peak learning rate, AdamW, gradient clipping, bfloat16 arithmetic, seed of the round, threads. The "
+    "loss of a step is the mean over its answer tokens.",
     "Assistant Builder: base stored as float16 or NF4 and cast at every use, float32 adapters, left padding, pairs "
     "sorted by length within 128, the head on answer positions only, cosine schedule.",
     "TRL, plain: SFTTrainer as its documentation shows it, every setting at its default that is not named above: "
-    "gradient checkpointing, bfloat16 autocast, random order, linear schedule, the head on every position.",
-    "TRL, tuned: the same without gradient checkpointing, with batches of similar length.",
+    "gradient checkpointing, bfloat16 autocast, random order, linear schedule; on a CPU the head on every "
+    "position.",
+    "TRL, tuned: the same without gradient checkpointing, all pairs sorted by length into batches.",
     "TRL stores the 16-bit base as bfloat16, keeps adapters over a 4-bit base in bfloat16 (float32 over a 16-bit one), "
     "and also trains on the line break that the chat template puts after an answer: one token more a pair, counted in "
     "its tokens and in its training loss, not in the validation loss.",

@@ -104,8 +104,9 @@ def make_job(config: StudyConfig, *, warmup_steps: int, timed_steps: int, valida
             remedy="Ask for fewer --steps, or name a larger file with --data",
         )
     rng = random.Random(_SEED)
+    model = config.model.model_copy(update={"compute_dtype": "bfloat16"})  # that of the TRL scripts, on any hardware
     validation = _comparable(split.validation, prompter, train.max_length)
-    return Job(config.model, train, folder, warmup_steps, tuple(rng.sample(pairs, wanted)),
+    return Job(model, train, folder, warmup_steps, tuple(rng.sample(pairs, wanted)),
                tuple(rng.sample(validation, min(validation_pairs, len(validation)))))
 
 

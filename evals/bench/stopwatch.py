@@ -60,6 +60,10 @@ class Stopwatch(TrainerCallback):
         """Wall time of each step."""
         return [after.seconds - before.seconds for before, after in zip(self._stamps, self._stamps[1:], strict=False)]
 
+    def cpu_seconds(self, first_step: int) -> float:
+        """Processor time of this process, all threads together, from a step (0-based) to the last."""
+        return self._stamps[-1].own_cpu - self._stamps[first_step].own_cpu
+
     def others_share(self, first_step: int) -> float:
         """Share of the machine's processors that other processes kept busy from a step (0-based) to the last."""
         first, last = self._stamps[first_step], self._stamps[-1]

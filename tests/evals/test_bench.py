@@ -1,0 +1,198 @@
+"""The speed comparison's own logic, without training: order of runs, medians, table, picture, command line."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from assistant_builder.config import StudyConfig
+from assistant_builder.errors import AssistantBuilderError, EvaluationError
+from assistant_builder.files import read_json
+from assistant_builder.jobs import local
+from evals.bench import __main__ as command
+from evals.bench import picture, running, table
+from evals.bench.contenders import CONTENDERS, NAMES, Contender, interleaved
+from evals.bench.job import Job, make_job
+from evals.bench.results import Spread, arms_ratio, remarks, summarize
+
+SPEEDS = {"plain": 50.0, "tuned": 80.0, "ours": 100.0}
+
+
+def run(contender: Contender, number: int, **changes: Any) -> dict[str, Any]:
+    """A record as a child process writes it; the whole machine is twice as fast in every second round."""
+    pace = 1.0 if number % 2 else 2.0
+    return {
+        "round": number, "contender": contender.name, "seed": number,
+        "tokens_per_second": SPEEDS[contender.family] * pace, "cpu_seconds_per_1000_tokens": 10.0 / pace,
+        "step_seconds": [9.0, 8.0, 8.0], "step_losses": [3.5, 3.1, 2.75], "step_tokens": [800, 790, 810],
+        "peak_memory_bytes": 1_500_000_000 + number, "validation_loss": 2.5 + number / 100, "others_share": 0.02,
+        "device": "cpu", "device_name": "AVX512", "threads": 2, **changes,
+    }  # fmt: skip
+
+
+def runs(rounds: int = 5, **changes: Any) -> list[dict[str, Any]]:
+    return [run(contender, number, **changes) for number, contender in interleaved(CONTENDERS, rounds)]
+
+
+def test_each_round_has_everyone_once_and_every_second_round_runs_backwards() -> None:
+    order = interleaved(CONTENDERS, 3)
+    by_round = [[contender for number, contender in order if number == wanted] for wanted in (1, 2, 3)]
+    assert by_round == [list(CONTENDERS), list(reversed(CONTENDERS)), list(CONTENDERS)]
+    places: Counter[Contender] = Counter()
+    for at, (_, contender) in enumerate(interleaved(CONTENDERS, 4)):
+        places[contender] += at
+    assert len(set(places.values())) == 1, "nobody runs earlier than another on average"
+
+
+def test_every_family_trains_both_arms_under_its_own_name() -> None:
+    assert len(set(NAMES)) == len(CONTENDERS) == 6
+    assert set(NAMES) == {f"{family}-{arm}" for family in SPEEDS for arm in ("lora", "qlora")}
+
+
+def test_spread_is_the_median_and_the_extremes() -> None:
+    assert Spread.of([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0)
+    assert Spread.of([1.0, 2.0]) == Spread(1.5, 1.0, 2.0)
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    row = next(row for row in summarize(runs()) if row.contender == Contender("ours", "lora"))
+    assert row.tokens_per_second == Spread(100.0, 100.0, 200.0)
+    assert row.versus_plain == Spread(2.0, 2.0, 2.0)
+    assert row.versus_tuned == Spread(1.25, 1.25, 1.25)
+    assert (row.first_loss.median, row.last_loss.median) == (3.5, 2.75)
+    assert row.validation_loss.median == 2.53
+    assert row.peak_memory_bytes == 1_500_000_005 and row.rounds == 5
+    assert arms_ratio(runs()) == Spread(1.0, 1.0, 1.0)
+
+
+def test_who_did_not_run_is_not_compared_with() -> None:
+    alone = [record for record in runs(1) if record["contender"] == "ours-qlora"]
+    (row,) = summarize(alone)
+    assert row.versus_plain is None and row.versus_tuned is None and arms_ratio(alone) is None
+
+
+def test_a_contender_that_trains_on_less_text_is_refused() -> None:
+    records = runs(1)
+    records[-1]["step_tokens"] = [500, 500, 500]
+    with pytest.raises(EvaluationError, match="different amounts of text"):
+        summarize(records)
+
+
+def test_remarks_name_a_busy_machine_few_rounds_and_a_worse_loss() -> None:
+    calm = remarks(summarize(runs()))
+    assert len(calm) == 2 and all("no worse" in line for line in calm)
+    assert any("Other processes used up to 40%" in line for line in remarks(summarize(runs(others_share=0.4))))
+    assert any("trial" in line for line in remarks(summarize(runs(2))))
+    bought = [{**r, "validation_loss": 3.0} if r["contender"] == "ours-lora" else r for r in runs()]
+    worse = [line for line in remarks(summarize(bought)) if "not at equal results" in line]
+    assert len(worse) == 1 and "16-bit" in worse[0] and "+0.470" in worse[0]
+
+
+def test_the_table_shows_median_spread_ratios_memory_and_losses() -> None:
+    console = Console(width=160, record=True, quiet=True)
+    console.print(table.render(summarize(runs()), device="cpu"))
+    text = console.export_text()
+    assert "16-bit base" in text and "NF4 base" in text
+    ours = next(line for line in text.splitlines() if "Assistant Builder" in line)
+    for cell in ("100 (100-200)", "2.00", "1.25", "1.50 GB RAM", "3.50 → 2.75", "2.530 (2.510-2.550)"):
+        assert cell in ours
+    plain = next(line for line in text.splitlines() if "TRL, plain" in line)
+    assert "–" in plain
+
+
+@pytest.mark.parametrize(
+    ("value", "places", "shown"),
+    [(None, 2, "–"), (Spread(1.0, 1.0, 1.0), 2, "1.00"), (Spread(2.004, 2.001, 2.0049), 2, "2.00"),
+     (Spread(312.4, 290.0, 330.0), 0, "312 (290-330)")],
+)  # fmt: skip
+def test_spread_as_text(value: Spread | None, places: int, shown: str) -> None:
+    assert table.spread(value, places) == shown
+
+
+def test_the_picture_is_one_whole_svg_with_a_bar_and_the_rounds_of_each() -> None:
+    records = runs(5)
+    speeds = {name: [r["tokens_per_second"] for r in records if r["contender"] == name] for name in NAMES}
+    root = ElementTree.fromstring(picture.draw(summarize(records), speeds, "a <base> & more"))
+    tag = "{http://www.w3.org/2000/svg}"
+    assert len(root.findall(f"{tag}rect")) == 1 + 6 and len(root.findall(f"{tag}circle")) == 6 * 5
+    assert "a <base> & more" in [text.text for text in root.findall(f"{tag}text")]
+    _, _, width, _ = map(float, root.attrib["viewBox"].split())
+    assert all(float(circle.attrib["cx"]) < width for circle in root.findall(f"{tag}circle"))
+
+
+def test_command_line_defaults_are_a_measurement_and_quick_is_a_trial() -> None:
+    full, quick = command.parse([]), command.parse(["--quick"])
+    assert (full.rounds, full.steps, full.warmup) == (5, 2, 1) and full.contenders == CONTENDERS
+    assert full.data.is_file() and full.out == Path("bench-results")
+    assert (quick.rounds, quick.steps) == (1, 1)
+    assert command.parse(["--quick", "--rounds", "3"]).rounds == 3
+
+
+def test_command_line_reads_contenders_and_settings() -> None:
+    options = command.parse(["--contenders", "ours-qlora, plain-lora", "--set", "train.rank=8", "--set", "a=b=c"])
+    assert [contender.name for contender in options.contenders] == ["plain-lora", "ours-qlora"]
+    assert options.changes == {"train.rank": "8", "a": "b=c"}
+
+
+@pytest.mark.parametrize("words", [["--rounds", "0"], ["--contenders", "theirs"], ["--set", "rank"], ["--steps", "x"]])
+def test_a_wrong_call_exits_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command.parse(words)
+    assert stopped.value.code == 2
+    assert words[0] in capsys.readouterr().err
+
+
+def test_an_error_is_one_line_and_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sys.argv", ["bench", "--set", "train.rnak=8", "--out", str(tmp_path / "out")])
+    assert command.main() == 1
+    assert capsys.readouterr().err.startswith("bench: train.rnak")
+    assert not (tmp_path / "out").exists()
+
+
+def test_contenders_run_with_the_environment_of_the_products_steps() -> None:
+    assert running.environment() == local._environment()
+
+
+def test_a_failed_run_names_the_contender_and_shows_its_last_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(running.sys, "executable", "/bin/false")
+    with pytest.raises(EvaluationError, match="plain-lora ended with code 1"):
+        running._run(tmp_path, CONTENDERS[0], 1)
+
+
+@pytest.fixture
+def job(bundled_models: Path) -> Job:
+    config = StudyConfig().with_changes({"data.source": str(command.SHIPPED)})
+    return make_job(config, warmup_steps=1, timed_steps=2, validation_pairs=8)
+
+
+def test_the_job_holds_as_many_different_pairs_as_the_steps_take(job: Job, tmp_path: Path) -> None:
+    assert job.steps == 3 and len({pair.row for pair in job.pairs}) == 48 and len(job.validation) == 8
+    assert not {pair.row for pair in job.pairs} & {pair.row for pair in job.validation}
+    job.write(tmp_path / "job.json")
+    assert Job.read(tmp_path / "job.json") == job
+    assert job.with_seed(7).train.seed == 7 and job.with_seed(7).pairs == job.pairs
+
+
+def test_too_few_pairs_are_refused_with_a_remedy(bundled_models: Path) -> None:
+    config = StudyConfig().with_changes({"data.source": str(command.SHIPPED)})
+    with pytest.raises(AssistantBuilderError, match="--steps"):
+        make_job(config, warmup_steps=1, timed_steps=500, validation_pairs=8)
+
+
+def test_results_are_written_whole(job: Job, tmp_path: Path) -> None:
+    records = runs(2)
+    command.write(tmp_path / "new" / "out", job, records, summarize(records))
+    record = read_json(tmp_path / "new" / "out" / "bench.json")
+    assert len(record["runs"]) == 12 and len(record["summary"]) == 6
+    assert record["summary"][2]["contender"] == "ours-lora" and record["summary"][2]["versus_plain"]["median"] == 2.0
+    assert record["machine"]["packages"]["trl"] and record["train"]["rank"] == 16 and record["differences"]
+    assert (tmp_path / "new" / "out" / "bench.svg").read_text().startswith("<svg")
