@@ -2,6 +2,7 @@
 # make app     the page at 127.0.0.1:7860
 # make test    all tests                    (ARGS='-k catalog' passes arguments to pytest)
 # make check   lint, types, import layers
+# make bench   training speed beside plain and tuned TRL scripts, 10 to 15 minutes  (ARGS=--quick for a trial)
 
 PYTHON ?= python3
 DEMO ?= datasets_cards/ostrel-sound-ferries/study.yaml
@@ -12,7 +13,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := demo
-.PHONY: demo app test check
+.PHONY: demo app test check bench
 
 demo: $(READY)
 	$(BIN)/assistant-builder run $(DEMO)
@@ -30,6 +31,9 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layers.py
+
+bench: $(READY)
+	$(BIN)/python -m evals.bench $(ARGS)
 
 # one stamp for all targets: a second make installs nothing unless the requirements changed
 $(READY): pyproject.toml constraints.txt

@@ -61,11 +61,14 @@ def train_arm(study: Study, arm: Arm) -> Iterable[Path] | None:
         "arm": arm, **settings.model_dump(mode="json"), "compute_dtype": spec.compute_dtype, "device": spec.device,
     })
     trainer = _trainer(study, settings, adapted, examples, prompter, spec.device, recompute)
-    trainer.run()
+    steps, reached = trainer.plan.steps, trainer.start
+    early = config.train.early_stopping
+    if reached < steps and not (early and reached and _move(study, arm, reached, steps) != "train"):
+        trainer.run()
+        reached = trainer.state.global_step
     if study.cancel_requested:
         raise Cancelled("cancelled on request")
-    reached = trainer.state.global_step
-    if reached < trainer.plan.steps and _move(study, arm, reached, trainer.plan.steps) == "wait":
+    if early and _move(study, arm, reached, steps) == "wait":
         return None
     summary = {
         "arm": arm,

@@ -74,13 +74,16 @@ class TwinTrainer(SFTTrainer):
         model: The frozen base with float32 adapters.
         plan: What to train on and how.
         prompter: Tokenizer of the base.
+
+    Attributes:
+        start: Step of the last whole checkpoint, from which :meth:`run` carries on; 0 without one.
     """
 
     def __init__(self, model: PeftModel, plan: Plan, prompter: Prompter) -> None:
         self.plan = plan
         self.root = plan.folder / "checkpoints"
-        start = max(checkpoints.complete_steps(self.root), default=0)
-        self.metrics = MetricsLog(plan.folder / "metrics.jsonl", step=start, steps=plan.steps)
+        self.start = max(checkpoints.complete_steps(self.root), default=0)
+        self.metrics = MetricsLog(plan.folder / "metrics.jsonl", step=self.start, steps=plan.steps)
         self.step_loss = 0.0
         self.step_tokens = 0
         self.step_grad_norm = 0.0
@@ -97,13 +100,12 @@ class TwinTrainer(SFTTrainer):
             if value.requires_grad:  # SFTTrainer rounds them to bfloat16 over a 4-bit base, and only there
                 value.data = adapters[name]
         self.model_accepts_loss_kwargs = True  # the loss below divides by the tokens of the whole optimizer step
-        self._start = start
 
     def run(self) -> None:
         """Train from the last whole checkpoint, or from the beginning."""
         checkpoints.remove_all_but(self.root, set(checkpoints.complete_steps(self.root)))
-        self.train(resume_from_checkpoint=str(checkpoints.checkpoint_folder(self.root, self._start))
-                   if self._start else None)
+        self.train(resume_from_checkpoint=str(checkpoints.checkpoint_folder(self.root, self.start))
+                   if self.start else None)
 
     # what a step computes
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import subprocess
 import sys
@@ -18,19 +17,12 @@ import psutil
 from assistant_builder.errors import EvaluationError
 from assistant_builder.files import read_json
 from assistant_builder.provenance import PACKAGES
+from assistant_builder.worker import child_environment
 from evals.bench.contenders import Contender, interleaved
 from evals.bench.job import Job
 
 _LOG_LINES = 5
 """Last lines of a failed run's log that the error shows."""
-
-
-def environment() -> dict[str, str]:
-    """What every contender's process is started with, the same for all: that of the product's own steps.
-
-    The short spin keeps waiting threads from taking the cores of another process (see ``assistant_builder.jobs``).
-    """
-    return {"GOMP_SPINCOUNT": "10000", **os.environ}
 
 
 def run_all(
@@ -68,7 +60,7 @@ def _run(folder: Path, contender: Contender, seed: int) -> dict[str, Any]:
     with log.open("wb") as stream:
         code = subprocess.run(
             [sys.executable, "-m", "evals.bench.child", *inputs],
-            stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, env=environment(), check=False,
+            stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, env=child_environment(), check=False,
         ).returncode
     if code != 0 or not result.is_file():
         tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]

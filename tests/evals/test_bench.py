@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
@@ -13,7 +15,7 @@ from rich.console import Console
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, EvaluationError
 from assistant_builder.files import read_json
-from assistant_builder.jobs import local
+from assistant_builder.worker import child_environment
 from evals.bench import __main__ as command
 from evals.bench import picture, running, table
 from evals.bench.contenders import CONTENDERS, NAMES, Contender, interleaved
@@ -94,9 +96,10 @@ def test_remarks_name_a_busy_machine_few_rounds_and_a_worse_loss() -> None:
 
 
 def test_the_table_shows_median_spread_ratios_memory_and_losses() -> None:
-    console = Console(width=160, record=True, quiet=True)
-    console.print(table.render(summarize(runs()), device="cpu"))
-    text = console.export_text()
+    console = Console(width=160, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(table.render(summarize(runs()), device="cpu"))
+    text = capture.get()
     assert "16-bit base" in text and "NF4 base" in text
     ours = next(line for line in text.splitlines() if "Assistant Builder" in line)
     for cell in ("100 (100-200)", "2.00", "1.25", "1.50 GB RAM", "3.50 → 2.75", "2.530 (2.510-2.550)"):
@@ -156,8 +159,20 @@ def test_an_error_is_one_line_and_exit_code_1(
     assert not (tmp_path / "out").exists()
 
 
-def test_contenders_run_with_the_environment_of_the_products_steps() -> None:
-    assert running.environment() == local._environment()
+def test_contenders_run_in_the_environment_of_the_products_steps(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started: list[dict[str, Any]] = []
+
+    def start(words: list[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
+        started.append(options["env"])
+        Path(words[-1]).write_text("{}", encoding="utf-8")
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(running.subprocess, "run", start)
+    for contender in CONTENDERS:
+        running._run(tmp_path, contender, 1)
+    assert started == [child_environment()] * len(CONTENDERS)
 
 
 def test_a_failed_run_names_the_contender_and_shows_its_last_words(
@@ -178,7 +193,10 @@ def test_the_job_holds_as_many_different_pairs_as_the_steps_take(job: Job, tmp_p
     assert job.steps == 3 and len({pair.row for pair in job.pairs}) == 48 and len(job.validation) == 8
     assert not {pair.row for pair in job.pairs} & {pair.row for pair in job.validation}
     job.write(tmp_path / "job.json")
-    assert Job.read(tmp_path / "job.json") == job
+    read = Job.read(tmp_path / "job.json")
+    assert (read.model, read.train, read.folder, read.steps) == (job.model, job.train, job.folder, job.steps)
+    assert [pair.messages for pair in read.pairs] == [pair.messages for pair in job.pairs]
+    assert [pair.messages for pair in read.validation] == [pair.messages for pair in job.validation]
     assert job.with_seed(7).train.seed == 7 and job.with_seed(7).pairs == job.pairs
 
 
