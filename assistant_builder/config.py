@@ -138,7 +138,8 @@ class TrainConfig(_Part):
     """LoRA and optimization, shared by both arms."""
 
     preset: Literal["quick", "balanced", "thorough", "custom"] = Field(
-        "balanced", title="Preset", description="Which named set of values the others started from.",
+        "balanced", title="Preset", description="A named set of values (epochs, rank, alpha, validations) that the "
+        "other settings start from.",
     )
     rank: int = Field(16, ge=1, le=1024, title="LoRA rank", description="Rank of the adapters (QLoRA paper: 64).",
                       json_schema_extra=BASIC)
@@ -238,12 +239,14 @@ class StudyConfig(_Part):
 
         Args:
             changes: ``{"train.epochs": 2, "data.columns.group": "focus"}``; text values are read as YAML scalars.
+                ``train.preset`` brings the values of the preset, which other changes then replace.
 
         Raises:
             ConfigError: A key is unknown or a value does not fit; all of them are named.
         """
         tree = self.model_dump(mode="json")
         problems: list[str] = []
+        tree["train"] |= PRESETS.get(str(changes.get("train.preset")), {})
         for dotted, value in changes.items():
             *parents, leaf = dotted.split(".")
             node: Any = tree

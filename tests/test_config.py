@@ -1,0 +1,79 @@
+"""Options have one source, and every problem of a config is reported together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from assistant_builder.config import PRESETS, StudyConfig, load_config, option_fields, parse_config
+from assistant_builder.errors import ConfigError
+
+
+def test_every_option_has_a_title_a_help_text_and_a_place_in_the_yaml() -> None:
+    tree = yaml.safe_load(StudyConfig().to_yaml())
+    for key, (field, default) in option_fields().items():
+        node = tree
+        for part in key.split("."):
+            node = node[part]
+        assert node == default or list(node) == list(default), key
+        if key != "version":
+            assert field.title and field.description and field.description.rstrip().endswith((".", ")")), key
+
+
+def test_a_config_survives_yaml(tmp_path: Path) -> None:
+    config = StudyConfig(name="trip").with_changes({
+        "train.learning_rate": "1e-4", "data.columns.group": "focus", "eval.cells": "B16,Q4", "data.system": "007",
+        "data.max_train": "400", "train.early_stopping": "true",
+    })
+    assert config.train.learning_rate == 1e-4 and config.data.columns == {"group": "focus"}
+    assert config.eval.cells == ["B16", "Q4"]
+    assert config.data.system == "007" and config.data.max_train == 400 and config.train.early_stopping
+    path = tmp_path / "study.yaml"
+    path.write_text(config.to_yaml(), encoding="utf-8")
+    assert load_config(path) == config
+    assert config.with_changes({"data.max_train": "null"}).data.max_train is None
+
+
+def test_a_preset_brings_its_values_and_explicit_ones_win() -> None:
+    quick = StudyConfig().with_changes({"train.preset": "quick", "train.rank": "64"}).train
+    assert quick.epochs == PRESETS["quick"]["epochs"] and quick.rank == 64
+    for name, values in PRESETS.items():
+        train = StudyConfig().with_changes({"train.preset": name}).train
+        assert {key: getattr(train, key) for key in values} == values
+    defaults = StudyConfig().train
+    assert {key: getattr(defaults, key) for key in PRESETS["balanced"]} == PRESETS["balanced"]
+
+
+def test_all_problems_are_told_at_once_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError) as unknown:
+        StudyConfig().with_changes({"train.rnk": "3", "rank": "3"})
+    assert "train.rnk" in str(unknown.value) and "did you mean train.rank" in str(unknown.value)
+    with pytest.raises(ConfigError) as wrong:
+        parse_config({"train": {"rank": "x", "epochs": -1}, "model": {"bse": "y"}})
+    message = str(wrong.value)
+    assert "train.rank" in message and "train.epochs" in message and "model.bse" in message
+    with pytest.raises(ConfigError, match="micro_batch_size"):
+        StudyConfig().with_changes({"train.batch_size": "10", "train.micro_batch_size": "4"})
+
+
+def test_float32_compute_has_to_be_asked_for_twice() -> None:
+    with pytest.raises(ConfigError, match="allow_float32_compute"):
+        StudyConfig().with_changes({"model.compute_dtype": "float32"})
+    changed = StudyConfig().with_changes({"model.compute_dtype": "float32", "model.allow_float32_compute": "true"})
+    assert changed.model.compute_dtype == "float32"
+
+
+@pytest.mark.parametrize("name", ["../x", "con", "a" * 65, "", "UPPER", "with space", "nul.txt", ".hidden", "a\nb"])
+def test_names_that_could_harm_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_config({"name": name})
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "train: [", "!!python/object/apply:os.system ['true']", ""])
+def test_a_yaml_that_is_no_config_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError):
+        load_config(path)
