@@ -134,8 +134,9 @@ class DataTab:
         self.file.clear(self._forget, None, new, show_progress="hidden", api_visibility="private")
         self.try_example.click(told(self._bring_example), [self.example, *form], [self.file, *new],
                                api_visibility="private", show_progress_on=self.found)
-        gr.on([role.input for role in roles], told(self._look), [self.source, *roles, *form], shown,
-              api_visibility="private", show_progress_on=self.found)
+        # A second choice made while the first is looked at must neither be dropped nor put back by its answer.
+        gr.on([role.input for role in roles], told(self._remap), [self.source, *roles, *form], shown[: -len(roles)],
+              trigger_mode="always_last", api_visibility="private", show_progress_on=self.found)
         gr.on([component.change for component in form], self._split, [self.source, *roles, *form], [self.split],
               show_progress="hidden", trigger_mode="always_last", api_visibility="private")
         self.create.click(told(self._create), [self.source, self.name, *roles, *form], [picker, tabs, self.message],
@@ -184,6 +185,9 @@ class DataTab:
             gr.update(visible=findings.can_start()),
             *roles,
         ]
+
+    def _remap(self, path: str | None, *shown: Any) -> list[Any]:
+        return self._look(path, *shown)[: -len(COLUMN_ROLES)]
 
     def _split(self, path: str | None, *shown: Any) -> Any:
         if not path:
