@@ -156,7 +156,7 @@ def test_the_command_line_gives_the_same_study() -> None:
 def test_the_plan_counts_steps_and_accumulation() -> None:
     config = StudyConfig()
     assert plan_line(config, 0) == "8 pairs × 2 = 16 pairs a step"
-    assert plan_line(config, 344).endswith("about 66 steps an arm")
+    assert plan_line(config, 344).endswith("about 65 steps an arm")
     assert "5 steps an arm" in plan_line(config.with_changes({"train.max_steps": 5}), 344)
 
 

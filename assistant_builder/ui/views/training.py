@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from markupsafe import Markup
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.models.catalog import CATALOG
+from assistant_builder.training.schedule import total_steps
 from assistant_builder.ui.markup import (
     ARM_TITLES,
     arm_chip,
@@ -191,8 +191,7 @@ def plan_line(config: StudyConfig, pairs: int) -> str:
     if not pairs:
         return batch
     used = min(pairs, config.data.max_train or pairs)
-    steps = math.ceil(math.ceil(used / train.batch_size) * train.epochs)
-    return f"{count(used)} training pairs, {batch}: about {count(min(steps, train.max_steps or steps))} steps an arm"
+    return f"{count(used)} training pairs, {batch}: about {count(total_steps(train, used))} steps an arm"
 
 
 def refused_changes(changes: Sequence[str]) -> Markup:
