@@ -25,7 +25,7 @@ app: $(READY)
 	$(BIN)/assistant-builder app
 
 test: $(READY)
-	@$(BIN)/python -m pytest $(ARGS)
+	@GOMP_SPINCOUNT=10000 $(BIN)/python -m pytest $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .
