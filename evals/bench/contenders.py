@@ -50,7 +50,7 @@ DIFFERENCES: tuple[str, ...] = (
     "micro-batch, peak learning rate, AdamW, gradient clipping, bfloat16 arithmetic, seed of the round, threads. The "
     "loss of a step is the mean over its answer tokens.",
     "Assistant Builder: base stored as float16 or NF4 and cast at every use, float32 adapters, left padding, pairs "
-    "sorted by length within 128, the head on answer positions only, cosine schedule.",
+    "sorted by length within eight steps, the head on answer positions only, cosine schedule.",
     "TRL, plain: SFTTrainer as its documentation shows it, every setting at its default that is not named above: "
     "gradient checkpointing, bfloat16 autocast, random order, linear schedule; on a CPU the head on every "
     "position.",
