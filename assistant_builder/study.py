@@ -263,8 +263,8 @@ class Study:
             for name in ("report.json", "report.html", "report.md"):
                 (self.folder / name).unlink(missing_ok=True)
         elif step == "data":
-            for path in (self.folder / "data").glob("*.jsonl"):
-                path.unlink()
+            for split in ("train", "validation", "heldout", "rejected"):  # never source.*, which may be JSONL too
+                self.split_file(split).unlink(missing_ok=True)
 
     def progress(self, step: str) -> Progress | None:
         """How far the step is, if it says so."""

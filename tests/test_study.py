@@ -92,6 +92,17 @@ def test_the_state_of_a_study_follows_its_steps(study: Study) -> None:
     assert study.state == "failed"
 
 
+def test_running_the_data_step_again_never_costs_the_data_file(home: Path) -> None:
+    file = home.parent / "pairs.jsonl"
+    file.write_text('{"question": "What?", "answer": "That."}\n', encoding="utf-8")
+    study = Study.create(StudyConfig(name="lines"), file)
+    write_text(study.split_file("train"), "{}\n")
+    for step in reversed(STEPS):
+        study.forget_step(step)
+    assert not study.split_file("train").exists()
+    assert study.source is not None and study.source.read_bytes() == file.read_bytes()
+
+
 def test_changes_are_listed_one_by_one() -> None:
     assert changed_inputs({"a": 1, "b": 2, "c": None}, {"a": 1, "b": 3, "d": "x" * 99}) == [
         "b: 2 -> 3", "d: none -> xxxxxxxxxxxx…"
