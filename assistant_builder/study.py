@@ -308,9 +308,15 @@ class Study:
 
     @property
     def state(self) -> State:
-        """``succeeded`` once every step has; else what the runner last said."""
-        if all(self.step(step).state == "succeeded" for step in STEPS):
+        """``succeeded`` once every step has, ``running`` while the process of one lives; else what the runner said.
+
+        A step's process outlives a runner that was killed, so that it can be cancelled, or waited for by a new runner.
+        """
+        states = {self.step(step).state for step in STEPS}
+        if states == {"succeeded"}:
             return "succeeded"
+        if "running" in states:
+            return "running"
         runner = self.runner()
         if runner is None:
             return "queued"

@@ -68,8 +68,10 @@ def test_a_running_step_whose_process_is_gone_is_lost(study: Study) -> None:
     assert study.step("train-lora").state == "running"
     study.write_step(StepRecord("train-qlora", "running", pid=process.pid, process_started=started - 3600))
     assert study.step("train-qlora").state == "lost"  # another process has got the number
+    assert study.state == "running"  # with no runner at all: it can still be cancelled
     process.communicate(b"\n")
     assert study.step("train-lora").state == "lost"
+    assert study.state != "running"
     assert study.step("evaluate").state == "queued"
 
 
