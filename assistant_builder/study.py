@@ -32,6 +32,7 @@ STATUS_FILES: dict[str, str] = {
 }
 """The steps of a study in order of running, each with its done-marker."""
 STEPS = tuple(STATUS_FILES)
+_ENDED: tuple[State, ...] = ("failed", "cancelled")
 
 
 def home() -> Path:
@@ -312,7 +313,7 @@ class Study:
 
         A step's process outlives a runner that was killed, so that it can be cancelled, or waited for by a new runner.
         """
-        states = {self.step(step).state for step in STEPS}
+        states: set[State] = {self.step(step).state for step in STEPS}
         if states == {"succeeded"}:
             return "succeeded"
         if "running" in states:
@@ -320,7 +321,9 @@ class Study:
         runner = self.runner()
         if runner is None:
             return "queued"
-        return "lost" if runner["state"] == "succeeded" else runner["state"]
+        if runner["state"] not in ("lost", "succeeded"):
+            return runner["state"]
+        return next((state for state in _ENDED if state in states), "lost")
 
     def status(self) -> dict[str, Any]:
         """The document that ``run --json`` and ``status --json`` print."""

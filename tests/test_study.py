@@ -71,7 +71,11 @@ def test_a_running_step_whose_process_is_gone_is_lost(study: Study) -> None:
     assert study.state == "running"  # with no runner at all: it can still be cancelled
     process.communicate(b"\n")
     assert study.step("train-lora").state == "lost"
-    assert study.state != "running"
+    assert study.state == "queued"
+    study.write_step(StepRecord("train-lora", "cancelled"))
+    write_json(study.folder / "run.json", {"state": "running", "pid": 1 << 30, "process_started": 0.0, "time": 0.0,
+                                           "error": None})
+    assert study.state == "cancelled"  # the runner was killed, and the step was cancelled after it
     assert study.step("evaluate").state == "queued"
 
 
