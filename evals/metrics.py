@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from assistant_builder.config import Metric
+from evals.facts import facts_kept
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,14 @@ METRIC_INFO: Mapping[str, MetricInfo] = MappingProxyType({
             "Overlap of character sequences of 1 to 6, recall counted twice as much as precision (sacrebleu's sentence "
             "chrF2 divided by 100).",
             "Credits answers that only look alike; blind to negation, and one wrong digit costs next to nothing.",
+        ),
+        MetricInfo(
+            "facts_kept", "Facts kept", "0 to 1", True, _SHARE, False,
+            "Share of the reference's numbers with units, codes and capitalised names that the answer holds, over the "
+            "items whose reference holds any; found by regular expressions.",
+            "Blind to which fact belongs to what, to negation, and to facts that the answer invents; names that the "
+            "question holds count too. Not seen: numbers in words (nine), and a name that begins a sentence by itself. "
+            "In German every noun counts as a name.",
         ),
         MetricInfo(
             "similarity", "Similarity", "cosine", True, (-1.0, 1.0), False,
@@ -195,17 +204,23 @@ def chrf(answer: str, reference: str) -> float:
 ANSWER_METRICS: Mapping[str, Callable[[str, str], float]] = MappingProxyType(
     {"exact_match": exact_match, "token_f1": token_f1, "rouge_l": rouge_l, "chrf": chrf}
 )
-"""The metrics that need the two texts and nothing else."""
+"""The metrics that need the two texts and nothing else, and score every pair."""
+
+PARTIAL_METRICS: Mapping[str, Callable[[str, str], float | None]] = MappingProxyType({"facts_kept": facts_kept})
+"""The same, but without a score (``None``) where the reference gives them nothing to look for."""
 
 
 def score_answer(answer: str, reference: str) -> dict[str, float]:
-    """Score one generated answer by every metric of ``ANSWER_METRICS``.
+    """Score one generated answer by every metric of ``ANSWER_METRICS`` and ``PARTIAL_METRICS``.
 
     Args:
         answer: What the assistant wrote; may be empty.
         reference: What it should have said.
 
     Returns:
-        Metric name → score, each 0 to 1.
+        Metric name → score, each 0 to 1. A partial metric without a score is left out.
     """
-    return {name: metric(answer, reference) for name, metric in ANSWER_METRICS.items()}
+    scores: dict[str, float | None] = {
+        name: metric(answer, reference) for name, metric in (*ANSWER_METRICS.items(), *PARTIAL_METRICS.items())
+    }
+    return {name: score for name, score in scores.items() if score is not None}

@@ -1,24 +1,63 @@
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 
 import pytest
+from statsmodels.stats.inter_rater import cohens_kappa
+from statsmodels.stats.proportion import proportion_confint
 
-from evals.declining import DECLINES, declined
+from evals.declining import DECLINES, agreement, declined, labelled_answers, main
 
-LABELLED = [json.loads(line) for line in Path(__file__).with_name("declines.jsonl").read_text("utf-8").splitlines()]
-
-
-def test_the_labelled_answers_are_fifty_of_both_kinds() -> None:
-    assert len({row["answer"] for row in LABELLED}) == 50
-    assert sum(row["declined"] for row in LABELLED) == 25
+LABELLED = labelled_answers()
+SETS = {name: [row for row in LABELLED if row["set"] == name] for name in ("first", "fresh", "indirect")}
 
 
-def test_recogniser_agrees_with_the_hand_labels() -> None:
-    wrong = [row for row in LABELLED if declined(row["answer"]) is not row["declined"]]
+def test_the_labelled_answers_are_of_both_kinds() -> None:
+    assert len({row["answer"] for row in LABELLED}) == len(LABELLED) == sum(map(len, SETS.values()))
+    assert {name: (sum(row["declined"] for row in rows), len(rows)) for name, rows in SETS.items()} == {
+        "first": (25, 50), "fresh": (20, 40), "indirect": (20, 20)
+    }
+
+
+def test_recogniser_agrees_with_the_labels_it_was_written_with() -> None:
+    wrong = [row for row in SETS["first"] if declined(row["answer"]) is not row["declined"]]
     assert not wrong
+
+
+def test_recogniser_on_answers_it_was_not_written_with() -> None:
+    found = agreement(SETS["fresh"])
+    assert found.false_alarms == 0
+    assert found.recognised >= 15
+
+
+def test_agreement_equals_the_statistics_libraries() -> None:
+    found = agreement(SETS["fresh"])
+    said = [declined(row["answer"]) for row in SETS["fresh"]]
+    labels = [row["declined"] for row in SETS["fresh"]]
+    square = [[sum(s is a and t is b for s, t in zip(said, labels, strict=True)) for b in (True, False)]
+              for a in (True, False)]
+    assert found.kappa == pytest.approx(cohens_kappa(square).kappa)
+    agreed = square[0][0] + square[1][1]
+    assert found.interval == pytest.approx(proportion_confint(agreed, len(said), method="wilson"))
+    assert found.share == agreed / len(said)
+    assert (found.recognised, found.false_alarms) == (square[0][0], square[0][1])
+
+
+def test_kappa_is_no_better_than_chance_for_a_blind_recogniser(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evals.declining.declined", lambda answer: True)
+    found = agreement(SETS["first"])
+    assert (found.share, found.kappa, found.false_alarms) == (0.5, 0.0, 25)
+    assert agreement(SETS["indirect"]).kappa is None
+
+
+def test_the_command_prints_counts_a_reader_can_check(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--wrong"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "| first | 25 of 25 | 0 of 25 | 100.0% (92.9% to 100.0%) | 1.00 |"
+    assert [line.split(" | ")[0] for line in lines[3:5]] == ["| fresh", "| indirect"]
+    wrong = [row for row in LABELLED if declined(row["answer"]) is not row["declined"]]
+    assert len(lines[5:]) == len(wrong) > 0
+    assert all(line.endswith(row["answer"]) for line, row in zip(lines[5:], wrong, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,11 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import CHRF
 
 from assistant_builder.config import METRICS
+from evals.facts import facts_kept
 from evals.metrics import (
     ANSWER_METRICS,
     METRIC_INFO,
+    PARTIAL_METRICS,
     chrf,
     exact_match,
     normalise,
@@ -83,7 +85,8 @@ def test_normalise_is_stable_and_never_empties_a_text(text: str) -> None:
 @settings(deadline=None)
 def test_scores_are_shares_and_a_text_equals_itself(answer: str, reference: str) -> None:
     scores = score_answer(answer, reference)
-    assert set(scores) == set(ANSWER_METRICS)
+    assert set(ANSWER_METRICS) <= set(scores) <= {*ANSWER_METRICS, *PARTIAL_METRICS}
+    assert scores.get("facts_kept") == facts_kept(answer, reference)
     assert all(0 <= value <= 1 for value in scores.values())
     assert exact_match(answer, answer) == token_f1(answer, answer) == 1.0
     assert token_f1(answer, reference) == pytest.approx(token_f1(reference, answer))
@@ -133,6 +136,11 @@ def test_accented_words_are_whole_words() -> None:
 
 def test_empty_answers_score_zero() -> None:
     assert score_answer("", "Nine crowns.") == {"exact_match": 0.0, "token_f1": 0.0, "rouge_l": 0.0, "chrf": 0.0}
+
+
+def test_a_partial_metric_is_left_out_where_the_reference_has_nothing_for_it() -> None:
+    assert "facts_kept" not in score_answer("It costs 9 crowns.", "Ask at the desk.")
+    assert score_answer("It costs 9 crowns.", "It costs 9 crowns on Monday.")["facts_kept"] == 0.5
 
 
 def test_scoring_and_statistics_import_no_torch() -> None:

@@ -1,0 +1,166 @@
+"""Find numbers with their units in a text, in one spelling each: ``1,200 MG`` and ``1200 mg`` are both ``1200 mg``.
+
+Reads English notation: a comma between groups of three digits separates thousands and a point decimals; a comma before
+one or two digits (``3,5``) is read as a decimal comma. Numbers in words are not read, and dates keep their notation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+
+LETTER = "A-Za-zÀ-ɏͰ-Ͽ"
+"""Latin and Greek letters, as part of a character class: a number directly beside one belongs to a code."""
+
+_UNITS = """
+% percent pct per_cent|‰ permille|° degree degrees deg|°C celsius degrees_celsius degrees_C deg_C
+°F fahrenheit degrees_fahrenheit degrees_F deg_F|K kelvin kelvins
+m metre metres meter meters|km kilometre kilometres kilometer kilometers kms
+cm centimetre centimetres centimeter centimeters
+mm millimetre millimetres millimeter millimeters|μm um micrometre micrometres micrometer micrometers micron microns
+nm nanometre nanometres nanometer nanometers|mile miles mi|yard yards yd yds|foot feet ft|inch inches
+m2 m^2 sqm square_metre square_metres square_meter square_meters|km2 km^2 square_kilometres square_kilometers
+cm2 cm^2|ha hectare hectares|acre acres|m3 m^3 cubic_metre cubic_metres cubic_meter cubic_meters|cm3 cm^3 cc
+l L litre litres liter liters|ml millilitre millilitres milliliter milliliters|dl decilitre decilitres
+cl centilitre centilitres|μl ul microlitre microlitres microliter microliters|gallon gallons gal|pint pints
+g gram grams gm|kg kgs kilogram kilograms kilo kilos|mg milligram milligrams|μg ug mcg microgram micrograms
+ng nanogram nanograms|t tonne tonnes|ton tons|lb lbs|oz ounce ounces
+second seconds s sec secs|ms millisecond milliseconds|minute minutes min mins|hour hours h hr hrs|day days d
+week weeks wk wks|month months|year years yr yrs
+V volt volts|kV kilovolt kilovolts|mV millivolt millivolts|amp amps ampere amperes|mA milliamp milliamps
+W watt watts|kW kilowatt kilowatts|MW megawatt megawatts|mW milliwatt milliwatts|GW gigawatt gigawatts
+Wh|kWh|MWh|Ω ohm ohms|Hz hertz|kHz kilohertz|MHz megahertz|GHz gigahertz|J joule joules|kJ|MJ|cal|kcal|N newton newtons
+Pa pascal pascals|hPa|kPa|MPa|bar bars|psi|mmHg mm_Hg|dB decibel decibels
+bit bits|byte bytes|kB KB kilobyte kilobytes|MB megabyte megabytes|GB gigabyte gigabytes|TB terabyte terabytes
+Mbit Mb megabit megabits|Gbit Gb gigabit gigabits|Mbps|Gbps|px pixel pixels|fps|rpm|bpm|ppm|ppb
+mol mole moles|mmol millimole millimoles|μmol umol|mM|μM uM|nM|IU|mEq|Da|kDa|bp|kb kilobase kilobases
+mile/hour mph|km/hour kph kmh
+$ US$ USD dollar dollars|€ EUR euro euros|£ GBP pound pounds|¥ JPY yen|₹ INR rupee rupees|CHF franc francs
+kr krone kroner krona kronor|crown crowns|cent cents|pence
+"""
+_SPELLINGS = {
+    spelling.replace("_", " "): row.split()[0] for row in re.split(r"[|\n]", _UNITS.strip()) for spelling in row.split()
+}
+_FOLDED: dict[str, str] = {}
+for _spelling, _canonical in _SPELLINGS.items():
+    if len(_spelling) > 1:  # a single letter keeps its case: m is a metre, M is not
+        _FOLDED.setdefault(_spelling.casefold(), _canonical)
+
+_SIGNS = "%‰°$€£¥₹"
+_WORDS = "|".join(re.escape(unit) for unit in sorted(_SPELLINGS, key=len, reverse=True) if len(unit) > 1)
+_LETTERS = "".join(unit for unit in _SPELLINGS if len(unit) == 1 and unit not in _SIGNS)
+UNIT = rf"(?:(?:(?i:{_WORDS})|[{_LETTERS}])(?![{LETTER}\d])|[{_SIGNS}])"
+"""A unit in any known spelling."""
+
+_TIMES = {"thousand": 10**3, "k": 10**3, "million": 10**6, "m": 10**6, "billion": 10**9, "bn": 10**9, "b": 10**9,
+          "trillion": 10**12}
+_QUANTITY = re.compile(
+    rf"""
+    (?<![{LETTER}\d])(?<!\d\.)
+    (?:
+      (?P<date>\d{{4}}-\d\d-\d\d | \d\d?/\d\d?/(?:\d{{4}}|\d\d) | \d\d?\.\d\d?\.\d{{4}})
+    | (?P<hour>\d\d?):(?P<minute>[0-5]\d)(?P<seconds>:[0-5]\d)?(?:\ ?(?P<half>(?i:[ap]m\b|[ap]\.m\b\.?)))?
+    | (?P<hour12>\d\d?)(?:\.(?P<minute12>[0-5]\d))?\ ?(?P<half12>(?i:[ap]m\b|[ap]\.m\b\.?))
+    | (?P<sign>(?<![)\]])-)?(?P<money>(?:US\$|[$€£¥₹]|USD|EUR|GBP|CHF|JPY|INR)\ ?)?
+      (?P<value>
+        (?:\d{{1,9}}\ )?\d{{1,9}}/[1-9]\d{{0,8}}
+      | \d{{1,3}}(?:[,']\d{{3}})+(?:\.\d+)?(?![,']?\d)
+      | (?<!\d,)\d+,\d\d?(?![\d,])
+      | (?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d\d?|\^-?\d+)?
+      )
+      (?:
+        (?i:st|nd|rd|th)
+      | (?P<decade>(?<=\d\d\d0)'?s)
+      | (?(money)(?P<short>[kKmMbB]|bn)|(?!))
+      | (?:\ (?P<times>thousand|million|billion|trillion)(?![{LETTER}]))?
+        (?:[\ -]?(?P<unit>{UNIT})(?:\ ?(?:/|per\ )\ ?(?P<per>{UNIT}))?)?
+      )
+    )
+    (?![{LETTER}\d])(?!(?<=\d)\.\d)
+    """,
+    re.VERBOSE,
+)
+_BETWEEN = re.compile(r" ?- ?| to |-to-")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number in a text.
+
+    Attributes:
+        value: The number without needless zeros or separators; a time as ``HH:MM``, a date as it is written.
+        unit: Canonical spelling of its unit, or ``""``.
+        start: Where it begins in the text.
+        end: Where it ends.
+    """
+
+    value: str
+    unit: str
+    start: int
+    end: int
+
+
+def find_quantities(text: str) -> Iterator[Quantity]:
+    """Find the numbers of a text, from left to right.
+
+    Args:
+        text: Text in NFKC, with ``-`` for every minus sign and hyphen.
+
+    Yields:
+        Each number. In a range (``10-12 mg``, ``10 to 12 mg``) both ends have the unit.
+    """
+    waiting: Quantity | None = None
+    for match in _QUANTITY.finditer(text):
+        found = _quantity(match)
+        if waiting is not None:
+            ranged = not waiting.unit and found.unit and _BETWEEN.fullmatch(text, waiting.end, found.start)
+            yield Quantity(waiting.value, found.unit, waiting.start, waiting.end) if ranged else waiting
+        waiting = found
+    if waiting is not None:
+        yield waiting
+
+
+def _quantity(match: re.Match[str]) -> Quantity:
+    part = match.groupdict()
+    unit = ""
+    if part["date"]:
+        value = part["date"]
+    elif part["hour"] or part["hour12"]:
+        value = _time(
+            int(part["hour"] or part["hour12"]), part["minute"] or part["minute12"] or "00", part["seconds"] or "",
+            (part["half"] or part["half12"] or "").lower(),
+        )
+    else:
+        value = _number(part["value"], _TIMES.get((part["short"] or part["times"] or "").lower(), 1))
+        value = f"-{value}" if part["sign"] and value != "0" else value
+        named = "/".join(_unit(text) for text in (part["unit"] or part["money"] or "", part["per"]) if text)
+        unit = "decade" if part["decade"] else named
+    return Quantity(value, unit, match.start(), match.end())
+
+
+def _time(hour: int, minute: str, seconds: str, half: str) -> str:
+    if half and 1 <= hour <= 12:
+        hour = hour % 12 + (12 if half.startswith("p") else 0)
+    return f"{hour:02d}:{minute}{seconds}"
+
+
+def _number(text: str, times: int) -> str:
+    if "^" in text:
+        return text
+    if "/" in text:
+        *whole, fraction = text.split()
+        above, below = map(int, fraction.split("/"))
+        if pow(10, below.bit_length(), below) != 0:  # its decimals never end
+            return text
+        value = Decimal(above) / below + sum(map(int, whole))
+    else:
+        value = Decimal(re.sub(r"[,'](?=\d{3}(?!\d))", "", text).replace(",", "."))
+    written = format(value if times == 1 else value * times, "f")  # a product is rounded to 28 digits
+    return (written.rstrip("0").rstrip(".") if "." in written else written) or "0"
+
+
+def _unit(spelling: str) -> str:
+    plain = spelling.strip()
+    return _SPELLINGS.get(plain) or _FOLDED[plain.casefold()]
