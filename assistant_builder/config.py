@@ -10,17 +10,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from assistant_builder.errors import ConfigError
 
-Cell = Literal["B16", "B4", "L16", "Q4", "L4", "Q16"]
-CELLS: tuple[str, ...] = get_args(Cell)
-_HEADLINE_CELLS: tuple[Cell, ...] = ("B16", "B4", "L16", "Q4")
-METRICS = ("nll_per_token", "exact_match", "token_f1", "rouge_l", "chrf", "similarity")
-Metric = Literal["nll_per_token", "exact_match", "token_f1", "rouge_l", "chrf", "similarity"]
+Cell = Literal["B16", "B4", "L16", "Q4", "L4", "Q16", "QD", "QR", "LM", "LR"]
+CELLS: tuple[Cell, ...] = get_args(Cell)
+Metric = Literal["nll_per_token", "exact_match", "token_f1", "rouge_l", "chrf", "facts_kept", "similarity"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
 ComputeDtype = Literal["auto", "bfloat16", "float16", "float32"]
 Arm = Literal["lora", "qlora"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
@@ -194,7 +194,7 @@ class EvalConfig(_Part):
     """What is measured, and how the comparison is judged."""
 
     cells: list[Cell] = Field(
-        default_factory=lambda: list(_HEADLINE_CELLS), title="Cells",
+        default_factory=lambda: list(CELLS), title="Cells",
         description="Combinations of base and adapter to score.",
     )
     primary_metric: Metric = Field(
@@ -207,15 +207,49 @@ class EvalConfig(_Part):
     )
     max_new_tokens: int = Field(64, ge=1, title="Longest answer", description="Tokens an assistant may generate.",
                                 json_schema_extra=BASIC)
-    batch_size: int = Field(16, ge=1, title="Scoring batch", description="Items scored at once; fixed, so that a rerun "
-                            "gives the same digits.")
+    batch_size: int = Field(32, ge=1, title="Scoring batch", description="Items scored at once; on a CPU the scores do "
+                            "not depend on it.")
     compute_dtype: ComputeDtype = Field("auto", title="Compute dtype of scoring", description="auto: that of training.")
     bootstrap_resamples: int = Field(10_000, ge=200, title="Bootstrap resamples", description="For the intervals.")
     similarity: bool = Field(True, title="Similarity", description="Score answers with sentence embeddings "
                              "(all-MiniLM-L6-v2); blind to negation and numbers.")
+    baselines: bool = Field(True, title="Untuned baselines", description="Score what no tuning gives: copying the "
+                            "nearest training answer, and the base model with three retrieved pairs in its prompt.")
+    fidelity: bool = Field(True, title="Fidelity", description="Compare the 16-bit and 4-bit models token by token "
+                           "(KL divergence, top-1 agreement); needs memory for both bases at once.")
+    noise_floor: bool = Field(True, title="Noise floor", description="Score both assistants once more in batches of "
+                              "another size, to show which flips arithmetic alone causes.")
+    retention: bool = Field(True, title="Retention", description="Ask general-knowledge questions, to show what tuning "
+                            "made the model forget.")
     tasks: list[str] = Field(default_factory=list, title="More lm-eval tasks", description="Names of lm-eval tasks to "
-                             "run on every cell besides the held-out set.")
+                             "run on B16, B4, L16 and Q4 besides the held-out set.")
+    judge_url: str | None = Field(
+        None, title="Judge endpoint", description="Base URL of an OpenAI-compatible server (http://127.0.0.1:8000/v1) "
+        "whose model compares the two assistants' answers. Empty: no judge. The key is read from the environment "
+        "variable ASSISTANT_BUILDER_JUDGE_KEY.",
+    )
+    judge_model: str = Field("", title="Judge model", description="Name of the model the judge endpoint shall use.")
+    judge_items: int = Field(100, ge=1, title="Most judged items", description="Held-out items sent to the judge at "
+                             "most, each in both orders.")
+    price_per_hour: float | None = Field(
+        None, ge=0, title="Price of an hour", description="What an hour of this machine costs, in any currency; the "
+        "report then says what each assistant cost.",
+    )
     seed: int = Field(0, ge=0, title="Evaluation seed", description="Seed of bootstrap and permutations.")
+
+    @model_validator(mode="after")
+    def _judge_is_whole_and_holds_no_secret(self) -> EvalConfig:
+        if self.judge_url is None:
+            return self
+        parts = urlsplit(self.judge_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"judge_url is no web address: {self.judge_url!r}; an example is http://127.0.0.1:8000/v1")
+        if parts.username or parts.password or parts.query:
+            raise ValueError("judge_url must not hold a password or key, for it is written down; put the key into the "
+                             "environment variable ASSISTANT_BUILDER_JUDGE_KEY")
+        if not self.judge_model:
+            raise ValueError("judge_url needs judge_model, the name of the model that shall judge")
+        return self
 
 
 class StudyConfig(_Part):
@@ -225,6 +259,9 @@ class StudyConfig(_Part):
     name: Annotated[str, AfterValidator(check_name)] = Field(
         "study", title="Name", description="Name of the study and of its folder.", json_schema_extra=BASIC
     )
+    seeds: int = Field(1, ge=1, le=20, title="Seeds", description="How often each arm is trained, with training seeds "
+                       "train.seed, train.seed + 1, …; more than one shows how much luck there is in a difference.",
+                       json_schema_extra=BASIC)
     data: DataConfig = Field(default_factory=DataConfig, title="Data", description="Data file and split.")
     model: ModelConfig = Field(default_factory=ModelConfig, title="Model", description="Base model.")
     train: TrainConfig = Field(default_factory=TrainConfig, title="Training", description="LoRA and optimization.")

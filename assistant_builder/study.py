@@ -17,21 +17,17 @@ from typing import Any, Literal
 import psutil
 from pydantic import ValidationError
 
-from assistant_builder.config import StudyConfig, check_name, load_config
+from assistant_builder.config import ARMS, Arm, StudyConfig, check_name, load_config
 from assistant_builder.errors import AssistantBuilderError, Cancelled, StudyError
 from assistant_builder.files import read_json, write_json, write_text
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled", "lost"]
-STATUS_FILES: dict[str, str] = {
+_STATUS_FILES: dict[str, str] = {
     "data": "data/status.json",
     "data-embed": "data/embed.status.json",
-    "train-lora": "arms/lora/status.json",
-    "train-qlora": "arms/qlora/status.json",
     "evaluate": "evals/status.json",
     "report": "report.status.json",
 }
-"""The steps of a study in order of running, each with its done-marker."""
-STEPS = tuple(STATUS_FILES)
 _ENDED: tuple[State, ...] = ("failed", "cancelled")
 
 
@@ -43,6 +39,29 @@ def home() -> Path:
 def studies_folder() -> Path:
     """The folder that holds one folder a study."""
     return home() / "studies"
+
+
+# --- steps ------------------------------------------------------------------------------------------------------------
+
+
+def arm_runs(seeds: int) -> tuple[str, ...]:
+    """The training runs of a study in order: ``lora``, ``qlora``, then ``lora-2``, ``qlora-2`` of the second seed, …"""
+    return tuple(arm if seed == 1 else f"{arm}-{seed}" for seed in range(1, seeds + 1) for arm in ARMS)
+
+
+def split_run(run: str) -> tuple[Arm, int]:
+    """Arm and number of the seed (1 is the first) of a training run: ``lora-2`` is ``("lora", 2)``."""
+    arm, _, seed = run.partition("-")
+    return ("qlora" if arm == "qlora" else "lora"), int(seed or 1)
+
+
+def steps_of(seeds: int) -> tuple[str, ...]:
+    """The steps of a study that trains each arm ``seeds`` times, in order of running."""
+    return "data", "data-embed", *(f"train-{run}" for run in arm_runs(seeds)), "evaluate", "report"
+
+
+STEPS = steps_of(1)
+"""The steps of a study of one seed."""
 
 
 # --- records ---------------------------------------------------------------------------------------------------------
@@ -215,17 +234,29 @@ class Study:
         """``data/<split>.jsonl``; ``heldout`` is read by nothing before evaluation."""
         return self.folder / "data" / f"{split}.jsonl"
 
-    def arm_folder(self, arm: str) -> Path:
-        """``arms/<arm>``: config.json status.json metrics.jsonl log.txt checkpoints/ adapter/."""
-        return self.folder / "arms" / arm
+    def arm_folder(self, run: str) -> Path:
+        """``arms/<run>``: config.json status.json metrics.jsonl log.txt checkpoints/ adapter/."""
+        return self.folder / "arms" / run
 
-    def cell_folder(self, cell: str) -> Path:
-        """``evals/<cell>``: samples.jsonl scores.json."""
-        return self.folder / "evals" / cell
+    def cell_folder(self, cell: str, *, seed: int = 1) -> Path:
+        """``evals/<cell>``, for later seeds ``evals/seeds/<seed>/<cell>``: samples.jsonl scores.json."""
+        folder = self.folder / "evals"
+        return folder / cell if seed == 1 else folder / "seeds" / str(seed) / cell
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The steps of this study in order of running."""
+        return steps_of(self.config.seeds)
+
+    def status_file(self, step: str) -> Path:
+        """The done-marker of a step."""
+        if step.startswith("train-"):
+            return self.arm_folder(step.removeprefix("train-")) / "status.json"
+        return self.folder / _STATUS_FILES[step]
 
     def step_folder(self, step: str) -> Path:
         """The folder in which the step's status file lies."""
-        return (self.folder / STATUS_FILES[step]).parent
+        return self.status_file(step).parent
 
     def log_file(self, step: str) -> Path:
         """Standard output and error of the step's process."""
@@ -236,7 +267,7 @@ class Study:
 
     def step(self, step: str) -> StepRecord:
         """The record of a step as it stands now: ``running`` by a dead process is ``lost``."""
-        path = self.folder / STATUS_FILES[step]
+        path = self.status_file(step)
         if not path.exists():
             return StepRecord(step)
         tree = read_json(path)
@@ -252,13 +283,18 @@ class Study:
 
     def write_step(self, record: StepRecord) -> None:
         """Write the status file of a step; for ``succeeded`` this is the done-marker and comes last."""
-        write_json(self.folder / STATUS_FILES[record.step], asdict(record))
+        write_json(self.status_file(record.step), asdict(record))
 
-    def forget_step(self, step: str) -> None:
-        """Remove what the step made, its done-marker first."""
-        (self.folder / STATUS_FILES[step]).unlink(missing_ok=True)
+    def forget_step(self, step: str, *, scores: bool = True) -> None:
+        """Remove what the step made, its done-marker first.
+
+        Args:
+            step: The step.
+            scores: Whether scores go with it; those that stay are used again where they were made from the same inputs.
+        """
+        self.status_file(step).unlink(missing_ok=True)
         (self.step_folder(step) / f"{step}.progress.json").unlink(missing_ok=True)
-        if step.startswith("train-") or step == "evaluate":
+        if step.startswith("train-") or (step == "evaluate" and scores):
             shutil.rmtree(self.step_folder(step), ignore_errors=True)
         elif step == "report":
             for name in ("report.json", "report.html", "report.md"):
@@ -313,7 +349,7 @@ class Study:
 
         A step's process outlives a runner that was killed, so that it can be cancelled, or waited for by a new runner.
         """
-        states: set[State] = {self.step(step).state for step in STEPS}
+        states: set[State] = {self.step(step).state for step in self.steps}
         if states == {"succeeded"}:
             return "succeeded"
         if "running" in states:
@@ -327,7 +363,7 @@ class Study:
 
     def status(self) -> dict[str, Any]:
         """The document that ``run --json`` and ``status --json`` print."""
-        records = [self.step(step) for step in STEPS]
+        records = [self.step(step) for step in self.steps]
         return {
             "name": self.name,
             "state": self.state,

@@ -13,11 +13,10 @@ from filelock import FileLock, Timeout
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ChangedInputsError, StudyError
-from assistant_builder.jobs.steps import command, step_inputs, steps_from
-from assistant_builder.study import STEPS, Progress, State, StepRecord, Study, changed_inputs
+from assistant_builder.jobs.steps import command, step_inputs
+from assistant_builder.study import Progress, State, StepRecord, Study, changed_inputs, steps_of
 from assistant_builder.worker import child_environment
 
-_ARM_STEPS = ("train-lora", "train-qlora")
 _POLL_SECONDS = 0.25
 _GRACE_SECONDS = 60.0
 """How long a cancelled step may take to finish what it is at before it is ended."""
@@ -55,13 +54,17 @@ def start_run(name: str, *, redo: bool = False) -> int:
     return process.pid
 
 
-def run_study(study: Study, *, redo: bool = False, on_event: Callable[[Event], None] = lambda event: None) -> None:
+def run_study(
+    study: Study, *, redo: bool = False, on_event: Callable[[Event], None] = lambda event: None,
+    check: Callable[[Study], None] = lambda study: None,
+) -> None:
     """Run every step that is not done, in order.
 
     Args:
         study: The study.
         redo: Run steps whose inputs changed, and all after them, again; where none changed, run all of them again.
         on_event: Told what happens.
+        check: Called before anything is run or given up; raises what would make a later step fail.
 
     Raises:
         StudyError: Another process runs the study.
@@ -80,6 +83,7 @@ def run_study(study: Study, *, redo: bool = False, on_event: Callable[[Event], N
         ) from None
     try:
         study.clear_cancel()
+        check(study)
         _prepare(study, redo)
         study.write_runner("running")
         _run_all(study, on_event)
@@ -101,8 +105,8 @@ def _prepare(study: Study, redo: bool) -> None:
     step = first_changed(study, redo=redo)
     if step is not None:
         _forget_from(study, step)
-    elif redo and all(study.step(step).state == "succeeded" for step in STEPS):
-        _forget_from(study, STEPS[0])
+    elif redo and study.state == "succeeded":
+        _forget_from(study, study.steps[0], scores=True)
 
 
 def first_changed(
@@ -119,7 +123,7 @@ def first_changed(
     Raises:
         ChangedInputsError: There is one, and ``redo`` is off.
     """
-    for step in STEPS:
+    for step in steps_of((config or study.config).seeds):
         record = study.step(step)
         if record.state != "succeeded":
             return None
@@ -131,16 +135,16 @@ def first_changed(
     return None
 
 
-def _forget_from(study: Study, step: str) -> None:
-    for later in reversed(steps_from(step)):
-        study.forget_step(later)
+def _forget_from(study: Study, step: str, *, scores: bool = False) -> None:
+    for later in reversed(study.steps[study.steps.index(step):]):
+        study.forget_step(later, scores=scores)
 
 
 def _run_all(study: Study, on_event: Callable[[Event], None]) -> None:
-    waiting = list(STEPS)
+    waiting = list(study.steps)
     while waiting:
         for step in list(waiting):
-            if any(arm in waiting for arm in _ARM_STEPS) and STEPS.index(step) > STEPS.index(_ARM_STEPS[-1]):
+            if step in ("evaluate", "report") and any(other.startswith("train-") for other in waiting):
                 break  # with early stop the arms wait for each other, and what follows needs both
             kept = _kept(study, step)
             if not kept:
@@ -154,12 +158,12 @@ def _run_all(study: Study, on_event: Callable[[Event], None]) -> None:
 def _kept(study: Study, step: str) -> bool:
     """Whether the step is done already; makes room for it if it was begun with other inputs."""
     record = study.step(step)
-    if record.state == "succeeded":
-        return True
     if record.state != "running":
         inputs = step_inputs(study, step)
+        if record.state == "succeeded" and record.inputs == inputs:
+            return True
         if record.inputs and record.inputs != inputs:
-            study.forget_step(step)
+            study.forget_step(step, scores=False)
             record = StepRecord(step)
         study.write_step(replace(record, state="queued", inputs=inputs))
     return False

@@ -10,28 +10,23 @@ from typing import Any
 from pydantic import BaseModel
 
 from assistant_builder import __version__
-from assistant_builder.config import ARMS, ModelConfig, StudyConfig
+from assistant_builder.config import ModelConfig, StudyConfig
 from assistant_builder.errors import StudyError
 from assistant_builder.files import file_hash, read_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.folders import base_model_hash
-from assistant_builder.study import STEPS, Study
+from assistant_builder.study import Study, arm_runs, split_run
 
-_REPORT_ONLY = {"primary_metric", "margin", "bootstrap_resamples"}
+_REPORT_ONLY = {"primary_metric", "margin", "bootstrap_resamples", "price_per_hour"}
 """Settings of ``eval`` that change how scores are judged, and no score."""
 
 
 def command(study: Study, step: str) -> list[str]:
     """The argument vector that runs a step in a process of its own."""
-    module, *words = {
-        "data": ("assistant_builder", "step", "data"),
-        "data-embed": ("assistant_builder", "step", "data-embed"),
-        "train-lora": ("assistant_builder", "step", "train-lora"),
-        "train-qlora": ("assistant_builder", "step", "train-qlora"),
-        "evaluate": ("evals", "score"),
-        "report": ("evals", "report"),
-    }[step]
+    module, *words = {"evaluate": ("evals", "score"), "report": ("evals", "report")}.get(
+        step, ("assistant_builder", "step", step)
+    )
     return [sys.executable, "-m", module, *words, "--study", str(study.folder)]
 
 
@@ -66,12 +61,14 @@ def step_inputs(
         return {**common, **_named(split), "data.embedding_threshold": config.data.embedding_threshold,
                 "data.remove_leaks": config.data.remove_leaks}
     if step.startswith("train-"):
+        _, seed = split_run(step.removeprefix("train-"))
         return {
             **common, "train data": split["train"], "validation data": split["validation"],
             "base model": base_model(config.model), **_flat("model", config.model),
-            **_flat("train", config.train, leave_out={"preset"}),
+            **_flat("train", config.train, leave_out={"preset"}), "train.seed": config.train.seed + seed - 1,
         }
-    adapters = {f"{arm} adapter": _read(study, f"arms/{arm}/summary.json")["adapter_sha256"] for arm in ARMS}
+    adapters = {f"{run} adapter": _read(study, f"arms/{run}/summary.json")["adapter_sha256"]
+                for run in arm_runs(config.seeds)}
     if step == "evaluate":
         return {
             **common, "held-out data": split["heldout"], "embedding leaks": file_hash(study.embedding_file),
@@ -79,12 +76,8 @@ def step_inputs(
             **_flat("eval", config.eval, leave_out=_REPORT_ONLY),
         }
     return {**common, **adapters, **_flat("eval", config.eval),
-            **{f"{cell} scores": file_hash(study.cell_folder(cell) / "scores.json") for cell in config.eval.cells}}
-
-
-def steps_from(step: str) -> tuple[str, ...]:
-    """The step and all after it."""
-    return STEPS[STEPS.index(step):]
+            **{f"{path.parent.relative_to(study.folder / 'evals')} scores": file_hash(path)
+               for path in sorted((study.folder / "evals").rglob("scores.json"))}}
 
 
 def base_model(model: ModelConfig) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assistant_builder.config import ARMS, Arm
+from assistant_builder.config import ARMS
 from assistant_builder.data import load_split
 from assistant_builder.errors import Cancelled, DataError
 from assistant_builder.files import file_hash, read_json, write_json
@@ -19,7 +19,7 @@ from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.memory import needs_checkpointing
 from assistant_builder.models.prompts import Example, Prompter
-from assistant_builder.study import Progress, Study
+from assistant_builder.study import Progress, Study, split_run
 from assistant_builder.training import checkpoints
 from assistant_builder.training.progress import peak_memory_bytes, validation_losses
 from assistant_builder.training.schedule import best_step, next_move
@@ -30,8 +30,12 @@ if TYPE_CHECKING:
     from assistant_builder.training.trainer import TwinTrainer
 
 
-def train_arm(study: Study, arm: Arm) -> Iterable[Path] | None:
+def train_arm(study: Study, run: str) -> Iterable[Path] | None:
     """Train an arm, or carry on where it stopped.
+
+    Args:
+        study: The study, its data prepared.
+        run: The training run: ``lora`` or ``qlora``, ``lora-2`` for the second seed.
 
     Returns:
         The files made; None when early stop is on and the arm has to wait for its twin.
@@ -43,10 +47,10 @@ def train_arm(study: Study, arm: Arm) -> Iterable[Path] | None:
     from assistant_builder.models import loading
 
     config = study.config
-    settings = twin(config)[arm]
-    step = f"train-{arm}"
-    folder = study.arm_folder(arm)
-    study.write_progress(step, Progress(0, 1, "steps", "Loading the base model"))
+    arm, seed = split_run(run)
+    settings = twin(config, seed)[arm]
+    folder = study.arm_folder(run)
+    study.write_progress(f"train-{run}", Progress(0, 1, "steps", "Loading the base model"))
     ref = resolve(config.model.base, trust_remote_code=config.model.trust_remote_code)
     base = fetch(ref, revision=config.model.revision, trust_remote_code=config.model.trust_remote_code)
     prompter = Prompter.load(base)
@@ -55,27 +59,27 @@ def train_arm(study: Study, arm: Arm) -> Iterable[Path] | None:
     model = loading.load_base(spec)
     base_bytes = loading.model_bytes(model)
     recompute = needs_checkpointing(config.train, read_json(base / "config.json"), base_bytes, spec.device)
-    adapted = loading.add_adapter(model, config.train, config.train.seed)
+    adapted = loading.add_adapter(model, settings.train, settings.train.seed)
     adapted.peft_config["default"].base_model_name_or_path = ref.hub_id or ref.name
     write_json(folder / "config.json", {
         "arm": arm, **settings.model_dump(mode="json"), "compute_dtype": spec.compute_dtype, "device": spec.device,
     })
-    trainer = _trainer(study, settings, adapted, examples, prompter, spec.device, recompute)
+    trainer = _trainer(study, run, settings, adapted, examples, prompter, spec.device, recompute)
     steps, reached = trainer.plan.steps, trainer.start
     early = config.train.early_stopping
-    if reached < steps and not (early and reached and _move(study, arm, reached, steps) != "train"):
+    if reached < steps and not (early and reached and _move(study, run, reached, steps) != "train"):
         trainer.run()
         reached = trainer.state.global_step
     if study.cancel_requested:
         raise Cancelled("cancelled on request")
-    if early and _move(study, arm, reached, steps) == "wait":
+    if early and _move(study, run, reached, steps) == "wait":
         return None
     summary = {
         "arm": arm,
         "base_storage": settings.base_storage,
         "compute_dtype": spec.compute_dtype,
         "device": spec.device,
-        "seed": config.train.seed,
+        "seed": settings.train.seed,
         "gradient_checkpointing": recompute,
         "base_bytes": base_bytes,
         "adapter_bytes": sum(value.nbytes for value in adapted.parameters() if value.requires_grad),
@@ -89,7 +93,7 @@ def train_arm(study: Study, arm: Arm) -> Iterable[Path] | None:
         "tokens_per_second": trainer.metrics.tokens / trainer.metrics.busy,
         "peak_memory_bytes": peak_memory_bytes(spec.device),
     }
-    return _publish(study, arm, trainer, summary)
+    return _publish(folder, trainer, summary)
 
 
 def _examples(study: Study, split: SplitName, prompter: Prompter) -> list[Example]:
@@ -105,38 +109,39 @@ def _examples(study: Study, split: SplitName, prompter: Prompter) -> list[Exampl
 
 
 def _trainer(
-    study: Study, settings: ArmConfig, model: Any, examples: dict[str, list[Example]], prompter: Prompter,
+    study: Study, run: str, settings: ArmConfig, model: Any, examples: dict[str, list[Example]], prompter: Prompter,
     device: str, recompute: bool,
 ) -> TwinTrainer:
     from assistant_builder.training.trainer import Plan, TwinTrainer
 
-    arm, train = settings.arm, settings.train
+    train = settings.train
 
     def on_step(step: int, steps: int, eta: float) -> None:
-        study.write_progress(f"train-{arm}", Progress(step, steps, "steps", f"Training {arm}", eta))
+        study.write_progress(f"train-{run}", Progress(step, steps, "steps", f"Training {run}", eta))
 
     plan = Plan(
         train=train, train_examples=examples["train"], validation_examples=examples["validation"],
-        folder=study.arm_folder(arm), device=device, gradient_checkpointing=recompute,
+        folder=study.arm_folder(run), device=device, gradient_checkpointing=recompute,
         cancelled=lambda: study.cancel_requested,
         after_validation=lambda step, losses: train.early_stopping
-        and _move(study, arm, step, plan.steps, losses) != "train",
+        and _move(study, run, step, plan.steps, losses) != "train",
         on_step=on_step,
     )
     return TwinTrainer(model, plan, prompter)
 
 
-def _move(study: Study, arm: Arm, step: int, steps: int, own: dict[int, float] | None = None) -> str:
-    """What the arm does after ``step`` when early stop is on."""
-    (other,) = (name for name in ARMS if name != arm)
-    losses = own if own is not None else validation_losses(study.arm_folder(arm) / "metrics.jsonl")
+def _move(study: Study, run: str, step: int, steps: int, own: dict[int, float] | None = None) -> str:
+    """What the run does after ``step`` when early stop is on: twins of one seed stop together."""
+    arm, seed = split_run(run)
+    (twin_arm,) = (name for name in ARMS if name != arm)
+    other = twin_arm if seed == 1 else f"{twin_arm}-{seed}"
+    losses = own if own is not None else validation_losses(study.arm_folder(run) / "metrics.jsonl")
     others = validation_losses(study.arm_folder(other) / "metrics.jsonl")
     return next_move(losses, others, step, steps, study.config.train.patience)
 
 
-def _publish(study: Study, arm: Arm, trainer: TwinTrainer, summary: dict[str, Any]) -> list[Path]:
+def _publish(folder: Path, trainer: TwinTrainer, summary: dict[str, Any]) -> list[Path]:
     """Put the adapter with the lowest validation loss where it is looked for, and the summary beside it."""
-    folder = study.arm_folder(arm)
     losses = {step: loss for step, loss in trainer.metrics.validation.items() if step <= summary["steps"]}
     best = best_step(losses)
     assert best is not None  # the last step is always validated

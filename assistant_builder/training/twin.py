@@ -26,7 +26,13 @@ class ArmConfig(BaseModel):
         return "lora" if self.base_storage == "float16" else "qlora"
 
 
-def twin(config: StudyConfig) -> dict[Arm, ArmConfig]:
-    """The arms of a study; they differ in ``base_storage`` and in nothing else."""
-    baseline = ArmConfig(base_storage="float16", model=config.model, train=config.train)
+def twin(config: StudyConfig, seed: int = 1) -> dict[Arm, ArmConfig]:
+    """The arms of a study; they differ in ``base_storage`` and in nothing else.
+
+    Args:
+        config: The study's config.
+        seed: Which of the study's seeds, from 1; the first is ``train.seed``, the second one more.
+    """
+    train = config.train.model_copy(update={"seed": config.train.seed + seed - 1})
+    baseline = ArmConfig(base_storage="float16", model=config.model, train=train)
     return {"lora": baseline, "qlora": baseline.model_copy(update={"base_storage": config.model.quant_type})}

@@ -14,7 +14,7 @@ from assistant_builder.chat.session import Sampling
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.files import read_jsonl
-from assistant_builder.study import STATUS_FILES, Study
+from assistant_builder.study import Study
 from assistant_builder.ui.markup import Markup, cut, empty, toast
 from assistant_builder.ui.sections import Look, Section, told
 from assistant_builder.ui.snapshots import SHOWN_ARMS, both_trained, stamp
@@ -216,4 +216,4 @@ def _trained_mark(look: Look) -> str:
 
 
 def _evaluated_mark(look: Look) -> str:
-    return f"{look.name}:" + (stamp([look.study.folder / STATUS_FILES["evaluate"]]) if look.study else "nothing")
+    return f"{look.name}:" + (stamp([look.study.status_file("evaluate")]) if look.study else "nothing")

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from assistant_builder.config import StudyConfig, parse_config
 from assistant_builder.errors import ConfigError, StudyError
-from assistant_builder.study import STEPS, Study, changed_inputs
+from assistant_builder.study import Study, changed_inputs
 from assistant_builder.ui.markup import callout
 from assistant_builder.ui.views.training import refused_changes
 
@@ -97,7 +97,7 @@ def stale_changes(study: Study) -> list[str]:
     """
     from assistant_builder.jobs.steps import step_inputs
 
-    for step in STEPS:
+    for step in study.steps:
         record = study.step(step)
         if record.state != "succeeded":
             break

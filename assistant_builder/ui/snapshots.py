@@ -14,7 +14,7 @@ from typing import Any
 from assistant_builder.config import CELLS, StudyConfig
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.files import read_json, read_jsonl
-from assistant_builder.study import STATUS_FILES, STEPS, Progress, StepRecord, Study
+from assistant_builder.study import STEPS, Progress, StepRecord, Study
 
 SHOWN_ARMS = ("qlora", "lora")
 
@@ -93,8 +93,8 @@ def take_snapshot(study: Study) -> Snapshot:
     Raises:
         AssistantBuilderError: A file is damaged.
     """
-    steps = tuple(study.step(step) for step in STEPS)
-    progress = {step: found for step in STEPS if (found := study.progress(step)) is not None}
+    steps = tuple(study.step(step) for step in study.steps)
+    progress = {step.step: found for step in steps if (found := study.progress(step.step)) is not None}
     runner = study.runner() or {}
     failed = next((record.error for record in steps if record.state == "failed" and record.error), None)
     report = study.folder / "report.json"
@@ -146,8 +146,12 @@ def stamp(paths: Iterable[Path]) -> str:
 def study_stamp(study: Study) -> str:
     """A text that changes whenever what :func:`take_snapshot` reads does, dead processes included."""
     paths = [study.folder / "study.yaml", study.folder / "run.json", study.folder / "report.json"]
-    for step in STEPS:
-        paths += [study.folder / STATUS_FILES[step], study.step_folder(step) / f"{step}.progress.json"]
+    try:
+        steps = study.steps
+    except AssistantBuilderError:  # the settings are damaged
+        steps = STEPS
+    for step in steps:
+        paths += [study.status_file(step), study.step_folder(step) / f"{step}.progress.json"]
     paths += [study.arm_folder(arm) / name for arm in SHOWN_ARMS for name in ("metrics.jsonl", "summary.json")]
     paths += [study.cell_folder(cell) / "scores.json" for cell in CELLS]
     return f"{study.name}:{state_of(study)}:{stamp(paths)}"

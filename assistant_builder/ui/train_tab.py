@@ -55,7 +55,7 @@ class TrainTab:
             self.note = gr.HTML(elem_classes="ab-note")
             self.form.show(["train.preset"])
         with gr.Group(elem_classes="ab-group ab-grid"):
-            self.form.show([*keys_of("train", basic=True), *keys_of("eval", basic=True)])
+            self.form.show([*keys_of("train", basic=True), "seeds", *keys_of("eval", basic=True)])
         with gr.Accordion("All settings", open=False):
             for title, keys in (
                 ("Model", keys_of("model", basic=False)),

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from assistant_builder.config import METRICS
 from assistant_builder.ui.markup import Tone, bar, callout, card, empty, error_callout, fold, items, join, table
 from assistant_builder.ui.snapshots import Snapshot
-from assistant_builder.ui.views.study import STEP_TITLES
+from assistant_builder.ui.views.study import step_title
 from evals.metrics import METRIC_INFO
 from evals.report.wording import SHOWN, count, difference, duration, interval, number, p_value
 
@@ -52,8 +52,8 @@ def _state(snapshot: Snapshot) -> Markup:
         if progress is None or not progress.total:
             return callout("info", "Evaluating", "Loading the models.")
         left = f", {duration(progress.eta_seconds)} left" if progress.eta_seconds is not None else ""
-        said = f"{progress.message or 'Scoring'}: {progress.done} of {progress.total} {progress.unit}{left}"
-        return join([callout("info", "Evaluating", said), bar(progress.done / progress.total, STEP_TITLES["evaluate"])])
+        said = f"{progress.message or 'Scoring'}: {progress.done} %{left}"
+        return join([callout("info", "Evaluating", said), bar(progress.done / progress.total, step_title("evaluate"))])
     if record.state == "failed":
         return error_callout(record.error or {"what": "the evaluation failed"})
     if record.state in ("cancelled", "lost"):

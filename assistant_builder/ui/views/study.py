@@ -6,20 +6,22 @@ import time
 
 from markupsafe import Markup
 
-from assistant_builder.study import StepRecord
+from assistant_builder.study import StepRecord, split_run
 from assistant_builder.ui.markup import STATE_WORDS, badge, bar, empty, error_callout, join
 from assistant_builder.ui.snapshots import Snapshot
 from evals.report.wording import duration
 
-STEP_TITLES = {
-    "data": "Check and split",
-    "data-embed": "Find leaks",
-    "train-lora": "Train LoRA · 16-bit",
-    "train-qlora": "Train QLoRA · 4-bit",
-    "evaluate": "Evaluate",
-    "report": "Report",
-}
+_TITLES = {"data": "Check and split", "data-embed": "Find leaks", "evaluate": "Evaluate", "report": "Report"}
+_ARM_TITLES = {"lora": "Train LoRA · 16-bit", "qlora": "Train QLoRA · 4-bit"}
 _MARKS = {"queued": "○", "running": "●", "succeeded": "✓", "failed": "✕", "cancelled": "■", "lost": "!"}
+
+
+def step_title(step: str) -> str:
+    """What the page calls a step."""
+    if step in _TITLES:
+        return _TITLES[step]
+    arm, seed = split_run(step.removeprefix("train-"))
+    return _ARM_TITLES[arm] + (f" · seed {seed}" if seed > 1 else "")
 
 
 def picker_label(name: str, state: str) -> str:
@@ -41,13 +43,13 @@ def _step(snapshot: Snapshot, record: StepRecord) -> Markup:
     progress = snapshot.progress.get(record.step)
     if record.state == "running" and progress is not None and progress.total:
         fraction = progress.done / progress.total
-        meter = bar(fraction, STEP_TITLES[record.step])
+        meter = bar(fraction, step_title(record.step))
         note = f"{100 * fraction:.0f} %"
         if progress.eta_seconds is not None:
             note += f" · {duration(progress.eta_seconds)} left"
     return Markup(
         '<li class="ab-step ab-{}"><i aria-hidden="true">{}</i><div><b>{}</b><small>{}</small>{}</div></li>'
-    ).format(record.state, _MARKS[record.state], STEP_TITLES[record.step], note, meter)
+    ).format(record.state, _MARKS[record.state], step_title(record.step), note, meter)
 
 
 def running_step(snapshot: Snapshot) -> StepRecord | None:

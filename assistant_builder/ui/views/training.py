@@ -26,7 +26,7 @@ from assistant_builder.ui.markup import (
 )
 from assistant_builder.ui.options import flat, study_options
 from assistant_builder.ui.snapshots import ArmSnapshot, Snapshot
-from assistant_builder.ui.views.study import STEP_TITLES, elapsed, stopped_step
+from assistant_builder.ui.views.study import elapsed, step_title, stopped_step
 from evals.report.wording import count, duration, percent, rate, size
 
 
@@ -46,7 +46,7 @@ def _headline(snapshot: Snapshot, log: str) -> Markup:
         return empty("Not trained yet", "Choose a base model and a preset, then press Start. Both assistants are "
                      "trained one after the other, then scored and reported.")
     if snapshot.state == "failed":
-        name = STEP_TITLES[stopped.step] if stopped else "the run"
+        name = step_title(stopped.step) if stopped else "the run"
         record = snapshot.error or {"what": f"{name} failed", "remedy": "The log below says more"}
         return join([error_callout(record), fold(f"Log of “{name}”", code(log), opened=True) if log else ""])
     if snapshot.state == "lost":
