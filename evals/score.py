@@ -1,205 +1,218 @@
-"""Score every cell of a study on its held-out items, through lm-eval; what is done is kept."""
+"""Score everything a study asks for on its held-out items, through lm-eval."""
 
 from __future__ import annotations
 
-import math
+import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assistant_builder.errors import EvaluationError
-from assistant_builder.files import write_json, write_jsonl
+from assistant_builder.data import load_split
+from assistant_builder.files import read_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.prompts import Prompter
-from assistant_builder.study import Progress, Study
-from evals.cells import LoadedCell, load_cells
-from evals.declining import declined
-from evals.metrics import ANSWER_METRICS
-from evals.tasks import build_items, heldout_pairs, write_tasks
+from assistant_builder.study import Study
+from evals.baselines import Neighbour, nearest, retrieval_prompt
+from evals.cells import LoadedCell, Variant, load_cells
+from evals.clock import Clock
+from evals.extra import ExtraTasks
+from evals.plan import Piece, Plan
+from evals.retention import TASK
+from evals.samples import sample_record, write_scores
+from evals.tasks import build_items, heldout_pairs, run_own_tasks, write_tasks
 
 if TYPE_CHECKING:
     from evals.harness import StudyLM
 
-
-class _Clock:
-    """Tells how far the evaluation is, and stops it between two batches when asked."""
-
-    def __init__(self, study: Study, total: int) -> None:
-        self._study, self._total, self._done = study, total, 0
-        self._began = time.monotonic()
-        self.message = "Loading the base model"
-        self.tick(0)
-
-    def tick(self, items: int) -> None:
-        """Count ``items`` more as done."""
-        self._done += items
-        eta = None
-        if self._done:
-            eta = (time.monotonic() - self._began) / self._done * (self._total - self._done)
-        self._study.write_progress("evaluate", Progress(self._done, self._total, "scores", self.message, eta))
-        self._study.raise_if_cancelled()
+_LONGEST_PROMPT = 2048
+"""Tokens of a prompt with retrieved pairs and its reference answer, at most, where the model could take more."""
 
 
 def score_study(study: Study) -> Iterable[Path]:
-    """Score the cells that are not scored yet.
+    """Score what is not scored yet.
 
     Returns:
         The files made.
 
     Raises:
-        EvaluationError: A cell of the config is unknown, or no held-out item is left.
-        Cancelled: The user asked for it; finished cells are kept.
+        EvaluationError: No held-out item is left, or a task named in the settings cannot be run.
+        Cancelled: The user asked for it; finished pieces are kept.
     """
-    config = study.config
-    ref = resolve(config.model.base, trust_remote_code=config.model.trust_remote_code)
-    folder = fetch(ref, revision=config.model.revision, trust_remote_code=config.model.trust_remote_code)
-    prompter = Prompter.load(folder)
-    items = build_items(heldout_pairs(study), prompter)
-    tasks = write_tasks(study, items)
-    todo = [cell for cell in config.eval.cells if not (study.cell_folder(cell) / "scores.json").exists()]
-    clock = _Clock(study, len(todo) * len(items) * (3 if config.eval.similarity else 2))
-    similarity = _Similarity(clock, [item["reference"] for item in items]) if config.eval.similarity and todo else None
-    for cell in load_cells(study, folder, todo):
-        samples, scores = _score_cell(study, cell, prompter, items, tasks, clock, similarity)
-        write_jsonl(study.cell_folder(cell.spec.name) / "samples.jsonl", samples)
-        write_json(study.cell_folder(cell.spec.name) / "scores.json", scores)
-    return [
-        study.cell_folder(cell) / name for cell in config.eval.cells for name in ("samples.jsonl", "scores.json")
-    ]
+    return _Scoring(study).run()
 
 
-class _Similarity:
-    """Cosine of answer and reference by all-MiniLM-L6-v2; the references are embedded once."""
+class _Scoring:
+    """One run of the evaluation step."""
 
-    def __init__(self, clock: _Clock, references: Sequence[str]) -> None:
-        from assistant_builder.models.embedding import Embedder
+    def __init__(self, study: Study) -> None:
+        self.study, self.config = study, study.config.eval
+        model = study.config.model
+        ref = resolve(model.base, trust_remote_code=model.trust_remote_code)
+        self.base = fetch(ref, revision=model.revision, trust_remote_code=model.trust_remote_code)
+        self.prompter = Prompter.load(self.base)
+        self.items = build_items(heldout_pairs(study), self.prompter)
+        self.tasks = write_tasks(study, self.items)
+        names = [*([TASK] if self.config.retention else []), *self.config.tasks]
+        self.extra = ExtraTasks(list(dict.fromkeys(names)))
+        self.plan = Plan(study, self.base, self.tasks.folder / "items.jsonl", self.extra.names)
+        self.clock = Clock(study, self.plan.planned(len(self.items), self.extra.documents))
+        self._embedder: Any = None
+        self._references: Any = None
+        self._neighbours: list[list[Neighbour]] | None = None
 
-        clock.message = "Loading the sentence embedder"
-        clock.tick(0)
-        self._embedder = Embedder.load()
-        self._references = self._embedder.encode(references)
+    def run(self) -> list[Path]:
+        """Do what is to be done, cells of one base together."""
+        for path in self.plan.unwanted():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for cell in load_cells(self.study, self.base, self.plan.variants()):
+            for piece in self.plan.pieces:
+                if piece.variant == Variant(cell.spec, cell.seed):
+                    self._score(piece, cell)
+            for name, task in self.plan.tasks:
+                if (name, 1) == (cell.spec.name, cell.seed):
+                    self._ask(task, cell)
+        if self.plan.copy:
+            self._copy()
+        if self.plan.fidelity:
+            from evals.fidelity import compare_bases
 
-    def of(self, answers: Sequence[str]) -> list[float]:
-        """Cosines in [-1, 1], one an answer, in the order of the references."""
-        vectors = self._embedder.encode(answers)
+            self.clock.say("Fidelity: the 16-bit and the 4-bit model side by side")
+            compare_bases(self.study, self.base, self.prompter, self.items, self.clock, self.plan.fidelity_inputs)
+        if self.config.judge_url:
+            self._judge()
+        made = (path for path in self.plan.evals.rglob("*.json*") if not path.name.startswith(("status", "evaluate")))
+        return sorted(made)
+
+    # one piece
+
+    def _score(self, piece: Piece, cell: LoadedCell) -> None:
+        title = {
+            "cell": cell.spec.name, "noise": f"{cell.spec.name} in batches of another size",
+            "retrieval": "Untuned base with retrieved pairs",
+        }[piece.kind] + (f", seed {cell.seed}" if cell.seed > 1 else "")
+        kind = "long " if piece.kind == "retrieval" else ""
+        lm = self._lm(cell, piece.batch_size, kind, fixed_blocks=piece.kind != "noise")
+        seconds = {"load": cell.load_seconds}
+        neighbours = None
+        if piece.kind == "retrieval":
+            self.clock.say(f"{title}: finding them")
+            prompts, neighbours = self._retrieval_prompts()
+
+        def timed(what: str, message: str, work: Any) -> Any:
+            began = time.monotonic()
+            self.clock.say(f"{title}: {message}")
+            result = work()
+            seconds[what] = time.monotonic() - began
+            return result
+
+        def likelihoods() -> Any:
+            if neighbours is None:
+                return run_own_tasks(lm, self.tasks, self.items, self.config.seed, generate=False)
+            return lm.score_targets([(text, item["target"]) for text, item in zip(prompts, self.items, strict=True)])
+
+        def answers() -> list[str]:
+            if neighbours is None:
+                return run_own_tasks(lm, self.tasks, self.items, self.config.seed, generate=True)
+            return lm.answer(prompts)
+
+        targets = timed("nll", "likelihood of the reference answers", likelihoods)
+        texts = timed("generate", "answering the held-out questions", answers)
+        cosines = timed("similarity", "similarity of answer and reference", lambda: self._similarities(texts))
+        samples = [
+            sample_record(item, answer=text, target=target, cosine=cosine)
+            for item, text, target, cosine in zip(self.items, texts, targets, cosines, strict=True)
+        ]
+        self._write(piece.folder, samples, neighbours, self.plan.inputs(piece), {
+            "cell": cell.spec.name, "meaning": title if piece.kind != "cell" else cell.spec.meaning,
+            "base": cell.spec.base, "adapter": cell.spec.adapter, "merged": cell.spec.merged, "seed": cell.seed,
+            "compute_dtype": cell.compute_dtype, "base_bytes": cell.base_bytes, "batch_size": piece.batch_size,
+            "seconds": seconds,
+        })
+
+    def _ask(self, task: str, cell: LoadedCell) -> None:
+        name = cell.spec.name
+        self.clock.say(f"{name}: task {task}")
+        lm = self._lm(cell, self.config.batch_size, "", fixed_blocks=False)
+        self.extra.run(task, lm, self.plan.task_folder(name), self.plan.task_inputs(name), self.config.seed)
+        self.clock.tick("documents", self.extra.documents[task] - lm.documents)  # what lm-eval asked but once
+
+    def _copy(self) -> None:
+        self.clock.say("Copying the nearest training answers")
+        neighbours = self._near()
+        texts = [near[0].answer for near in neighbours]
+        samples = [
+            sample_record(item, answer=text, target=None, cosine=cosine)
+            for item, text, cosine in zip(self.items, texts, self._similarities(texts), strict=True)
+        ]
+        self._write(self.plan.baseline("copy"), samples, [near[:1] for near in neighbours], self.plan.copy_inputs, {
+            "cell": "copy", "meaning": "the answer of the nearest training question", "base": None, "adapter": None,
+        })
+
+    def _judge(self) -> None:
+        from evals.judge import judge_study
+
+        self.clock.say("The judge compares the answers")
+        judged = 0
+
+        def on_progress(done: int, total: int) -> None:
+            nonlocal judged
+            self.clock.tick("judgements", done - judged)
+            judged = done
+
+        judge_study(self.study, on_progress=on_progress)
+
+    def _write(
+        self, folder: Path, samples: list[dict[str, Any]], neighbours: Sequence[Sequence[Neighbour]] | None,
+        inputs: dict[str, Any], record: dict[str, Any],
+    ) -> None:
+        for sample, near in zip(samples, neighbours or (), strict=neighbours is not None):
+            sample["neighbours"] = [neighbour.to_record() for neighbour in near]
+        write_scores(folder, samples, record, inputs)
+
+    def _lm(self, cell: LoadedCell, batch_size: int, prefix: str, *, fixed_blocks: bool) -> StudyLM:
+        """A cell for lm-eval; its likelihoods and answers count as work of the kinds with that prefix."""
+        from evals.harness import StudyLM
+
+        return StudyLM(
+            cell.model, self.prompter, own_tasks=(self.tasks.nll, self.tasks.generation), batch_size=batch_size,
+            max_new_tokens=self.config.max_new_tokens, fixed_blocks=fixed_blocks,
+            tick=lambda kind, items: self.clock.tick(f"{prefix}{kind}", items),
+        )
+
+    # embeddings
+
+    @property
+    def embedder(self) -> Any:
+        """all-MiniLM-L6-v2, loaded when first needed."""
+        if self._embedder is None:
+            from assistant_builder.models.embedding import Embedder
+
+            self._embedder = Embedder.load()
+        return self._embedder
+
+    def _similarities(self, answers: Sequence[str]) -> list[float | None]:
+        """Cosines of answers and references in [-1, 1], in the order of the items; the references are embedded once."""
+        if not self.config.similarity:
+            return [None] * len(answers)
+        if self._references is None:
+            self._references = self.embedder.encode([item["reference"] for item in self.items])
+        vectors = self.embedder.encode(answers)
+        self.clock.tick("similarity", len(answers))
         return [float(value) for value in (vectors * self._references).sum(axis=1)]
 
+    def _near(self) -> list[list[Neighbour]]:
+        if self._neighbours is None:
+            training = load_split(self.study.folder / "data", "train")
+            self._neighbours = nearest([item["question"] for item in self.items], training, self.embedder)
+        return self._neighbours
 
-def _score_cell(
-    study: Study, cell: LoadedCell, prompter: Prompter, items: Sequence[Mapping[str, Any]],
-    tasks: tuple[Path, str, str], clock: _Clock, similarity: _Similarity | None,
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Samples and scores of one cell."""
-    from evals.harness import StudyLM
-
-    config, name = study.config.eval, cell.spec.name
-    folder, nll_task, generation_task = tasks
-    lm = StudyLM(
-        cell.model, prompter, own_tasks=(nll_task, generation_task), batch_size=config.batch_size,
-        max_new_tokens=config.max_new_tokens, tick=clock.tick,
-    )
-    seconds = {"load": cell.load_seconds}
-    clock.message = f"{name}: likelihood of the reference answers"
-    began = time.monotonic()
-    nll = _run(lm, [nll_task], folder, study)
-    seconds["nll"] = time.monotonic() - began
-    clock.message = f"{name}: answering the held-out questions"
-    began = time.monotonic()
-    generated = _run(lm, [generation_task, *config.tasks], folder, study)
-    seconds["generate"] = time.monotonic() - began
-    answers = {sample["doc"]["item"]: sample["resps"][0][0] for sample in generated["samples"][generation_task]}
-    texts = [answers[item["item"]] for item in items]
-    cosines: Sequence[float | None] = [None] * len(items)
-    if similarity is not None:
-        clock.message = f"{name}: similarity of answer and reference"
-        began = time.monotonic()
-        cosines = similarity.of(texts)
-        seconds["similarity"] = time.monotonic() - began
-        clock.tick(len(items))
-    metrics = {sample["doc"]["item"]: sample for sample in generated["samples"][generation_task]}
-    samples = [
-        _sample(item, text, metrics[item["item"]], lm, cosine)
-        for item, text, cosine in zip(items, texts, cosines, strict=True)
-    ]
-    write_json(study.cell_folder(name) / "lm_eval.json", {
-        "results": {**nll["results"], **generated["results"]}, "versions": {**nll["versions"], **generated["versions"]},
-        "n-samples": {**nll["n-samples"], **generated["n-samples"]},
-    })
-    return samples, _scores(cell, samples, seconds, config.batch_size, generated["results"], config.tasks)
-
-
-def _run(lm: StudyLM, tasks: list[str], folder: Path, study: Study) -> dict[str, Any]:
-    """Have lm-eval run tasks on a cell, with every sample kept and no bootstrap of its own (it would be unpaired)."""
-    from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
-
-    extra = [task for task in tasks if not task.startswith(f"{study.name}_")]
-    try:
-        results = simple_evaluate(
-            lm, tasks=tasks, task_manager=TaskManager(include_path=str(folder), include_defaults=bool(extra)),
-            bootstrap_iters=0, log_samples=True, random_seed=study.config.eval.seed, verbosity="WARNING",
-        )
-    except (KeyError, ValueError, ConnectionError, FileNotFoundError) as error:
-        if not extra:
-            raise
-        raise EvaluationError(
-            f"lm-eval cannot run {', '.join(extra)}: {error}", where="eval.tasks",
-            remedy="Check the names with 'lm-eval ls tasks'; most tasks fetch their data from a hub",
-        ) from error
-    assert results is not None  # only other ranks of a distributed run get nothing
-    return dict(results)
-
-
-def _sample(
-    item: Mapping[str, Any], answer: str, generated: Mapping[str, Any], lm: StudyLM, cosine: float | None
-) -> dict[str, Any]:
-    target = lm.targets[(item["prompt"], item["target"])]
-    metrics = {"nll_per_token": target.nll / target.tokens, **{name: generated[name] for name in ANSWER_METRICS}}
-    if cosine is not None:
-        metrics["similarity"] = cosine
-    return {
-        **{key: item[key] for key in ("item", "row", "turn", "cluster", "answerable", "question")},
-        "prompt": item["messages"],
-        "reference": item["reference"],
-        "answer": answer,
-        "nll": target.nll,
-        "tokens": target.tokens,
-        "mean_probability": target.mean_probability,
-        "metrics": metrics,
-        "declined": declined(answer),
-    }
-
-
-def _scores(
-    cell: LoadedCell, samples: Sequence[Mapping[str, Any]], seconds: Mapping[str, float], batch_size: int,
-    results: Mapping[str, Any], extra: Sequence[str],
-) -> dict[str, Any]:
-    tokens = sum(sample["tokens"] for sample in samples)
-    nll = sum(sample["nll"] for sample in samples) / tokens
-    means = {name: sum(sample["metrics"][name] for sample in samples) / len(samples) for name in samples[0]["metrics"]}
-    answerable = [sample for sample in samples if sample["answerable"]]
-    unanswerable = [sample for sample in samples if not sample["answerable"]]
-    return {
-        "cell": cell.spec.name,
-        "meaning": cell.spec.meaning,
-        "base": cell.spec.base,
-        "adapter": cell.spec.adapter,
-        "compute_dtype": cell.compute_dtype,
-        "base_bytes": cell.base_bytes,
-        "items": len(samples),
-        "tokens": tokens,
-        "nll_per_token": nll,
-        "perplexity": math.exp(min(nll, 700.0)),  # beyond that a float overflows
-        "metrics": {**means, "nll_per_token": nll},
-        "declining": {
-            "answerable_items": len(answerable),
-            "false_declines": sum(sample["declined"] for sample in answerable),
-            "unanswerable_items": len(unanswerable),
-            "declined": sum(sample["declined"] for sample in unanswerable),
-        },
-        "batch_size": batch_size,
-        "seconds": dict(seconds),
-        "tasks": {task: results[task] for task in extra if task in results},
-    }
+    def _retrieval_prompts(self) -> tuple[list[str], list[list[Neighbour]]]:
+        context = read_json(self.base / "config.json").get("max_position_embeddings", _LONGEST_PROMPT)
+        room = min(context, _LONGEST_PROMPT) - self.config.max_new_tokens
+        found = [
+            retrieval_prompt(item, near, self.prompter, room)
+            for item, near in zip(self.items, self._near(), strict=True)
+        ]
+        return [prompt for prompt, _ in found], [kept for _, kept in found]

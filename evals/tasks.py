@@ -6,6 +6,7 @@ The folder can be named to ``lm-eval run --include_path``. An item is one assist
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,13 @@ from assistant_builder.data import Pair, load_split
 from assistant_builder.errors import EvaluationError
 from assistant_builder.files import read_json, read_jsonl, write_jsonl, write_text
 from assistant_builder.study import Study
-from evals.metrics import ANSWER_METRICS, score_answer
+from evals.metrics import ANSWER_METRICS, PARTIAL_METRICS, score_answer
 
 if TYPE_CHECKING:
     import datasets
 
     from assistant_builder.models.prompts import Prompter
+    from evals.harness import StudyLM
 
 _FUNCTIONS = '''"""How lm-eval reads and scores this study's held-out items; needs assistant-builder installed."""
 
@@ -28,11 +30,15 @@ from pathlib import Path
 
 from evals.tasks import items_dataset, score_generation, score_nll, token_weighted_mean
 
-__all__ = ["items", "score_generation", "score_nll", "token_weighted_mean"]
+__all__ = ["choices", "items", "score_generation", "score_nll", "token_weighted_mean"]
 
 
 def items(**_):
     return {"test": items_dataset(Path(__file__).with_name("items.jsonl"))}
+
+
+def choices(doc):
+    return [doc["lead"] + doc["target"], doc["lead"]]
 '''
 
 
@@ -60,7 +66,8 @@ def build_items(pairs: Sequence[Pair], prompter: Prompter) -> list[dict[str, Any
 
     Returns:
         ``item`` (its name), ``row``, ``turn``, ``cluster``, ``answerable``, ``question``, ``messages`` (the prompt),
-        ``reference``, ``prompt`` and ``target`` (as the model sees them), ``tokens`` (of the target).
+        ``reference``, ``prompt`` and ``target`` (as the model sees them), ``context`` and ``lead`` (the prompt, divided
+        before the white space at its end), ``tokens`` (of the target).
     """
     conversations = any(pair.turns > 1 for pair in pairs)
     items = []
@@ -77,39 +84,99 @@ def build_items(pairs: Sequence[Pair], prompter: Prompter) -> list[dict[str, Any
                 "messages": [message.to_record() for message in pair.messages[:end]],
                 "reference": tokens.reference,
                 "prompt": tokens.prompt_text,
+                "context": tokens.prompt_text.rstrip(),
+                "lead": tokens.prompt_text[len(tokens.prompt_text.rstrip()):],
                 "target": tokens.answer_text,
                 "tokens": len(tokens.answer_ids),
             })
     return items
 
 
-def write_tasks(study: Study, items: Sequence[Mapping[str, Any]]) -> tuple[Path, str, str]:
+@dataclass(frozen=True)
+class OwnTasks:
+    """The held-out set as lm-eval knows it.
+
+    Attributes:
+        folder: What ``lm-eval run --include_path`` is told.
+        nll: Name of the task that scores the likelihood of the reference answers.
+        generation: Name of the task that scores the assistant's own answers.
+    """
+
+    folder: Path
+    nll: str
+    generation: str
+
+
+def write_tasks(study: Study, items: Sequence[Mapping[str, Any]]) -> OwnTasks:
     """Write the task folder.
 
-    Returns:
-        The folder and the names of the two tasks.
+    lm-eval moves white space at the end of a prompt into the target, which for most chat templates is the line break
+    before the answer. The task of likelihoods therefore asks for two: that of line break and answer, and that of the
+    line break alone. Their difference is the answer's, by whichever model of lm-eval the task is run.
     """
     folder = study.folder / "evals" / "tasks"
     nll, generation = f"{study.name}_nll", f"{study.name}_gen"
     write_jsonl(folder / "items.jsonl", items)
     write_text(folder / "scoring.py", _FUNCTIONS)
     shared = {
-        "custom_dataset": _Function("scoring.items"), "test_split": "test", "doc_to_text": "{{prompt}}",
-        "target_delimiter": "", "metadata": {"version": 1.0},
+        "custom_dataset": _Function("scoring.items"), "test_split": "test", "target_delimiter": "",
+        "metadata": {"version": 2.0},
     }
+    if all(item["lead"] for item in items):
+        asked = {"output_type": "multiple_choice", "doc_to_text": "{{context}}", "doc_to_target": 0,
+                 "doc_to_choice": _Function("scoring.choices")}
+    else:
+        asked = {"output_type": "loglikelihood", "doc_to_text": "{{prompt}}", "doc_to_target": "{{target}}"}
     write_text(folder / f"{nll}.yaml", _yaml({
-        "task": nll, **shared, "output_type": "loglikelihood", "doc_to_target": "{{target}}",
+        "task": nll, **shared, **asked,
         "process_results": _Function("scoring.score_nll"),
         "metric_list": [{"metric": "nll_per_token", "aggregation": _Function("scoring.token_weighted_mean"),
                          "higher_is_better": False}],
     }))
     write_text(folder / f"{generation}.yaml", _yaml({
-        "task": generation, **shared, "output_type": "generate_until", "doc_to_target": "{{reference}}",
+        "task": generation, **shared, "output_type": "generate_until", "doc_to_text": "{{prompt}}",
+        "doc_to_target": "{{reference}}",
         "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": study.config.eval.max_new_tokens},
         "process_results": _Function("scoring.score_generation"),
-        "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ANSWER_METRICS],
+        # lm-eval averages a partial metric over the items that have it
+        "metric_list": [
+            {"metric": name, "aggregation": "mean", "higher_is_better": True}
+            for name in (*ANSWER_METRICS, *PARTIAL_METRICS)
+        ],
     }))
-    return folder, nll, generation
+    return OwnTasks(folder, nll, generation)
+
+
+def run_own_tasks(
+    lm: StudyLM, tasks: OwnTasks, items: Sequence[Mapping[str, Any]], seed: int, *, generate: bool
+) -> list[Any]:
+    """Have lm-eval run one of the two tasks on a cell, with every sample kept.
+
+    lm-eval's own bootstrap is left out: it knows no pairs.
+
+    Args:
+        lm: The cell.
+        tasks: The study's tasks.
+        items: The items they were written from.
+        seed: Of lm-eval's generators.
+        generate: Whether to run the task of answers rather than that of likelihoods.
+
+    Returns:
+        One result an item, in their order: the answer's text, or the ``TargetScore`` of the reference answer.
+    """
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    name = tasks.generation if generate else tasks.nll
+    results = simple_evaluate(
+        lm, tasks=[name], task_manager=TaskManager(include_path=str(tasks.folder), include_defaults=False),
+        bootstrap_iters=0, log_samples=True, random_seed=seed, verbosity="WARNING",
+    )
+    assert results is not None  # only other ranks of a distributed run get nothing
+    if not generate:
+        return [lm.targets[(item["prompt"], item["target"])] for item in items]
+    answers = {sample["doc"]["item"]: sample["resps"][0][0] for sample in results["samples"][name]}
+    return [answers[item["item"]] for item in items]
 
 
 def items_dataset(path: Path) -> datasets.Dataset:
@@ -121,12 +188,12 @@ def items_dataset(path: Path) -> datasets.Dataset:
 
 def score_nll(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, tuple[float, int]]:
     """Summed NLL of the reference answer in nats, with its tokens, for the token-weighted mean."""
-    (log_likelihood, _), *_ = results
-    return {"nll_per_token": (-log_likelihood, doc["tokens"])}
+    (whole, _), *lead = results
+    return {"nll_per_token": (sum(likelihood for likelihood, _ in lead) - whole, doc["tokens"])}
 
 
 def score_generation(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """The answer metrics of a generated answer."""
+    """The answer metrics of a generated answer; partial ones only where they have a score."""
     return score_answer(results[0], doc["reference"])
 
 

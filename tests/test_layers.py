@@ -48,6 +48,7 @@ HEAVY = {"torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "
 WORKERS = (
     "assistant_builder.models.layers",
     "assistant_builder.models.loading",
+    "assistant_builder.models.merging",
     "assistant_builder.training",
     "assistant_builder.chat",
     "evals",
@@ -58,7 +59,12 @@ LIGHT = (
     "assistant_builder.chat.votes",
     "evals.metrics",
     "evals.compare",
+    "evals.power",
+    "evals.readme",
+    "evals.simulate",
     "evals.report",
+    "evals.across",
+    "evals.judge",
 )
 
 

@@ -80,6 +80,17 @@ class TwinLoraLinear(LoraLinear):
 ADAPTER_LAYERS: dict[type[nn.Module], type[nn.Module]] = {Linear4bit: TwinLoraLinear, nn.Linear: TwinLoraLinear}
 
 
+def forbid_packed_kernel(layer: Linear4bit, compute_dtype: torch.dtype) -> None:
+    """Keep a 4-bit layer to the arithmetic it is trained with, forwards and backwards, on every CPU.
+
+    Otherwise the first evaluation on an AVX512-BF16 CPU repacks the weight for a kernel without autograd, and every
+    later training step gets wrong gradients; and the backward pass rounds twice (to float16, then to the compute dtype)
+    where the forward rounds once.
+    """
+    layer.support_avx512bf16_for_cpu = False
+    layer.weight.quant_state.dtype = compute_dtype
+
+
 def dequantized(layer: Linear4bit) -> torch.Tensor:
     """The [out, in] weight that a 4-bit layer stands for, in the dtype it is computed with."""
     weight: torch.Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state)

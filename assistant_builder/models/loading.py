@@ -28,6 +28,7 @@ from assistant_builder.models.layers import (
     ADAPTER_LAYERS,
     StoredLinear,
     TwinLoraLinear,
+    forbid_packed_kernel,
     hold_in_compute_dtype,
     stored_bytes,
 )
@@ -135,11 +136,7 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
     _cast_all_but_linear(model, dtype)
     for layer in model.modules():
         if isinstance(layer, Linear4bit):
-            # Otherwise the first evaluation on an AVX512-BF16 CPU repacks the weight for a kernel without autograd,
-            # and every later training step gets wrong gradients.
-            layer.support_avx512bf16_for_cpu = False
-            # Otherwise the backward pass rounds twice (to float16, then to the compute dtype) and the forward once.
-            layer.weight.quant_state.dtype = dtype
+            forbid_packed_kernel(layer, dtype)
     if spec.hold:
         hold_in_compute_dtype(model, dtype)
     return model.eval()

@@ -33,14 +33,16 @@ class LeftPadding:
 
     Args:
         pad_id: Token that fills the left.
+        multiple_of: Pad to a multiple of this many tokens.
     """
 
-    def __init__(self, pad_id: int) -> None:
+    def __init__(self, pad_id: int, multiple_of: int = 1) -> None:
         self.pad_id = pad_id
+        self.multiple_of = multiple_of
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Return ``input_ids``, ``labels``, ``attention_mask`` and ``position_ids``, each [rows, longest]."""
-        longest = max(len(row["input_ids"]) for row in rows)
+        longest = -(-max(len(row["input_ids"]) for row in rows) // self.multiple_of) * self.multiple_of
         shape = (len(rows), longest)
         input_ids = torch.full(shape, self.pad_id, dtype=torch.long)
         labels = torch.full(shape, IGNORED, dtype=torch.long)

@@ -33,13 +33,14 @@ def score(model: Any, prompter: Prompter, batch_size: int) -> list[Any]:
     from evals.tasks import build_items
 
     class Request:
-        task_name = "own_nll"
+        task_name, idx = "own_nll", 0
 
         def __init__(self, item: dict[str, Any]) -> None:
-            self.args = (item["prompt"], item["target"])
+            self.doc, self.doc_id = item, item["item"]
 
     ticks: list[int] = []
-    lm = StudyLM(model, prompter, own_tasks=["own_nll"], batch_size=batch_size, max_new_tokens=4, tick=ticks.append)
+    lm = StudyLM(model, prompter, own_tasks=["own_nll"], batch_size=batch_size, max_new_tokens=4,
+                 tick=lambda kind, items: ticks.append(items))
     items = build_items(pairs(), prompter)
     results = lm.loglikelihood([Request(item) for item in items])  # type: ignore[arg-type, misc]
     assert sum(ticks) == len(items)
@@ -87,39 +88,61 @@ def test_generation_is_greedy_and_does_not_depend_on_its_neighbours(folder: Path
     prompts = [prompter.text([Message("user", text)], prompt=True) for text in questions]
     answers = []
     for size in (1, 3):
-        lm = StudyLM(model, prompter, own_tasks=["own_gen"], batch_size=size, max_new_tokens=6, tick=lambda done: None)
+        lm = StudyLM(model, prompter, own_tasks=["own_gen"], batch_size=size, max_new_tokens=6,
+                     tick=lambda kind, items: None)
         answers.append(lm.generate_until([Request(prompt) for prompt in prompts]))  # type: ignore[misc]
     assert answers[0] == answers[1] and all(answers[0])
 
 
-def test_cells_share_their_base_and_use_their_own_adapter(folder: Path) -> None:
-    import torch
+def test_scores_and_answers_are_the_same_to_the_last_digit_in_batches_of_any_size(folder: Path) -> None:
+    from assistant_builder.models.loading import BaseSpec, load_base
+    from evals.harness import StudyLM
+    from evals.tasks import build_items
 
-    from assistant_builder.models.loading import BaseSpec, add_adapter, load_adapter, load_base
-    from evals.cells import load_cells
+    prompter = Prompter.load(folder)
+    model = load_base(BaseSpec(folder, "float16", True, "bfloat16", hold=True))
+    items = build_items([
+        Pair(row, (Message("user", "Where do the ferries go? " * (row % 4)), Message("assistant", "North. " * row)))
+        for row in range(1, 12)
+    ], prompter)
+    targets = [(item["prompt"], item["target"]) for item in items]
+    found = []
+    for size in (1, 3, 11):
+        lm = StudyLM(model, prompter, own_tasks=[], batch_size=size, max_new_tokens=6, tick=lambda kind, items: None)
+        found.append((lm.score_targets(targets), lm.answer([prompt for prompt, _ in targets])))
+    assert found[0] == found[1] == found[2]
 
-    study = Study.create(StudyConfig(name="cells").with_changes({"train.rank": 4}))
-    for seed, arm in enumerate(("lora", "qlora")):
-        model = add_adapter(load_base(BaseSpec(folder, "float16", True, "bfloat16")), study.config.train, seed)
-        generator = torch.Generator().manual_seed(seed)
-        for name, value in model.named_parameters():
-            if "lora_B" in name:
-                value.data.normal_(0, 0.02, generator=generator)
-        model.save_pretrained(str(study.arm_folder(arm) / "adapter"))
-    ids = torch.tensor([[1, 500, 900, 77, 4000]])
-    wanted = ["B16", "B4", "L16", "Q4", "L4", "Q16"]
-    logits, seconds = {}, {}
-    for cell in load_cells(study, folder, wanted):
-        with torch.no_grad():
-            logits[cell.spec.name] = cell.model(input_ids=ids).logits
-        seconds[cell.spec.name] = cell.load_seconds
-    assert list(logits) == ["B16", "L16", "Q16", "B4", "Q4", "L4"]
-    assert [name for name, spent in seconds.items() if spent > 0] == ["B16", "B4"]
-    for name, storage, arm in (("L16", "float16", "lora"), ("Q4", "nf4", "qlora"), ("L4", "nf4", "lora"),
-                               ("Q16", "float16", "qlora"), ("B16", "float16", None), ("B4", "nf4", None)):
-        model = load_base(BaseSpec(folder, storage, True, "bfloat16", hold=True))  # type: ignore[arg-type]
-        if arm:
-            model = load_adapter(model, study.arm_folder(arm) / "adapter")
-        with torch.no_grad():
-            assert torch.equal(logits[name], model(input_ids=ids).logits), name
-    assert len({values.float().numpy().tobytes() for values in logits.values()}) == len(wanted)
+
+def test_rounds_of_generation_change_no_answer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from assistant_builder.models.loading import BaseSpec, load_base
+    from evals import harness
+
+    prompter = Prompter.load(folder)
+    model = load_base(BaseSpec(folder, "float16", True, "float32", hold=True))
+    questions = ("What is 2 + 2?", "Name the capital of France in one word.", "Hi", "Count from one to thirty.")
+    prompts = [prompter.text([Message("user", text)], prompt=True) for text in questions]
+    found, done = [], []
+    for length in (40, 7):
+        monkeypatch.setattr(harness, "ROUND", length)
+        lm = harness.StudyLM(model, prompter, own_tasks=[], batch_size=4, max_new_tokens=40,
+                             tick=lambda kind, items: done.append(items))
+        found.append(lm.answer(prompts))
+    assert found[0] == found[1] and sum(done) == 2 * len(prompts)
+    assert len({len(text) for text in found[0]}) > 1  # some end early
+
+
+def test_the_librarys_own_kernels_agree_but_for_rounding(folder: Path) -> None:
+    from assistant_builder.models.loading import BaseSpec, load_base
+    from evals.harness import StudyLM
+
+    prompter = Prompter.load(folder)
+    model = load_base(BaseSpec(folder, "float16", True, "float32", hold=True))
+    prompt = prompter.text([Message("user", "Name the days of the week.")], prompt=True)
+    pairs = [(prompt, "Monday, Tuesday and so on.<|im_end|>"), (prompt, "No.<|im_end|>")]
+    scores = [
+        StudyLM(model, prompter, own_tasks=[], batch_size=2, max_new_tokens=6, tick=lambda kind, items: None,
+                fixed_blocks=fixed).score_targets(pairs)
+        for fixed in (True, False)
+    ]
+    for fixed, plain in zip(*scores, strict=True):
+        assert fixed.nll == pytest.approx(plain.nll, rel=1e-4)

@@ -33,7 +33,8 @@ def test_lm_eval_reads_the_folder(items: list[dict[str, object]], tmp_path: Path
     from lm_eval.tasks import TaskManager
 
     study = Study.create(StudyConfig(name="ferry"))
-    folder, nll, generation = write_tasks(study, items)
+    own = write_tasks(study, items)
+    folder, nll, generation = own.folder, own.nll, own.generation
     assert (nll, generation) == ("ferry_nll", "ferry_gen")
     manager = TaskManager(include_path=str(folder), include_defaults=False)
     tasks = manager.load([nll, generation])["tasks"]
@@ -42,12 +43,13 @@ def test_lm_eval_reads_the_folder(items: list[dict[str, object]], tmp_path: Path
         nll: ["7", "3.1", "3.2"], generation: ["7", "3.1", "3.2"]
     }
     task = tasks[nll]
-    assert task.doc_to_text(loaded[nll][0]) == items[0]["prompt"]
-    assert task.doc_to_target(loaded[nll][0]) == items[0]["target"]
+    doc = loaded[nll][0]
+    assert task.doc_to_choice(doc) == ["\nOtto rows.<|im_end|>", "\n"]
+    assert task.doc_to_text(doc) + "\n" == items[0]["prompt"] == tasks[generation].doc_to_text(doc)
 
 
 def test_scores_are_token_weighted() -> None:
-    first = score_nll({"tokens": 4}, [(-2.0, False)])["nll_per_token"]
+    first = score_nll({"tokens": 4}, [(-2.5, False), (-0.5, True)])["nll_per_token"]  # of which 0.5 is the line break's
     second = score_nll({"tokens": 1}, [(-3.0, False)])["nll_per_token"]
     assert token_weighted_mean([first, second]) == pytest.approx(1.0)
     assert score_generation({"reference": "Otto rows."}, ["otto rows"])["exact_match"] == 1.0

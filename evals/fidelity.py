@@ -1,0 +1,149 @@
+"""Fidelity: how far the 4-bit model's next-token distribution is from the 16-bit model's, token by token.
+
+Both bases are loaded at once and compared batch by batch over the full vocabulary; logits are never stored.
+
+Imports torch: only worker processes import this module.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from assistant_builder.config import Cell
+from assistant_builder.files import write_json, write_jsonl
+from assistant_builder.models import loading
+from assistant_builder.models.prompts import Prompter
+from assistant_builder.study import Study
+from assistant_builder.training.batches import LeftPadding, supervised_logits
+from evals.blocks import LENGTH, FixedBlocks, batches
+from evals.cells import CELL_SPECS, activated, base_of, held_base
+from evals.clock import Clock
+from evals.harness import Tokens, target_inputs
+
+PAIRS: tuple[tuple[Cell, Cell], ...] = (("B16", "B4"), ("L16", "L4"), ("Q16", "Q4"), ("L16", "Q4"))
+"""Reference and candidate: storage alone under one adapter three times, then with training included."""
+_MOST_TOKENS = 1024
+"""Tokens compared at once: several distributions over the vocabulary are held for each."""
+_ROOM = 1.3
+
+
+def compare_bases(
+    study: Study, folder: Path, prompter: Prompter, items: Sequence[Mapping[str, Any]], clock: Clock,
+    inputs: Mapping[str, Any],
+) -> None:
+    """Write ``fidelity.jsonl`` and ``fidelity.json`` of the pairs whose cells the study scores.
+
+    Args:
+        study: The study, with both adapters trained.
+        folder: The base model's folder.
+        prompter: Its tokenizer.
+        items: As :func:`evals.tasks.build_items` made them.
+        clock: Counts the items as ``fidelity``.
+        inputs: What the record is made from.
+    """
+    began = time.monotonic()
+    evals = study.folder / "evals"
+    pairs = [pair for pair in PAIRS if set(pair) <= set(study.config.eval.cells)]
+    specs = {base: base_of(study, folder, base) for base in ("float16", "4-bit")}
+    try:
+        _check_room(specs["float16"])
+        models = {base: held_base(study, spec, ["lora", "qlora"])[0] for base, spec in specs.items()}
+    except (loading.ResourceError, torch.OutOfMemoryError) as error:
+        what = getattr(error, "what", "the GPU's memory does not hold them")
+        write_json(evals / "fidelity.json", {"pairs": [], "skipped": f"both bases are needed at once: {what}",
+                                             "inputs": dict(inputs)})
+        return
+    tokens: dict[tuple[str, str], list[np.ndarray]] = {pair: [] for pair in pairs}
+    lines: dict[int, dict[str, Any]] = {}
+    ids = [prompter.split_ids(item["prompt"], item["target"]) for item in items]
+    padding = LeftPadding(prompter.pad_id, LENGTH)
+    lengths = [len(prompt) + len(target) for prompt, target in ids]
+    for batch in batches(lengths, study.config.eval.batch_size, most_tokens=_MOST_TOKENS):
+        for pair, table in _compare(models, [ids[index] for index in batch], padding, pairs).items():
+            tokens[pair].append(table)
+            ends = np.cumsum([len(ids[index][1]) for index in batch])
+            for index, part in zip(batch, np.split(table, ends[:-1]), strict=True):
+                line = lines.setdefault(index, {"item": items[index]["item"], "tokens": len(part), "pairs": {}})
+                line["pairs"][_name(pair)] = {
+                    "kl_mean": float(part[:, 0].mean()), "kl_max": float(part[:, 0].max()),
+                    "top1_agreement": float(part[:, 1].mean()), "delta_nll": float(part[:, 2].sum()),
+                }
+        clock.tick("fidelity", len(batch))
+    write_jsonl(evals / "fidelity.jsonl", [lines[index] for index in sorted(lines)])
+    write_json(evals / "fidelity.json", {
+        "pairs": [_summary(pair, np.concatenate(tokens[pair])) for pair in pairs], "skipped": None,
+        "compute_dtype": specs["float16"].compute_dtype, "seconds": time.monotonic() - began, "inputs": dict(inputs),
+    })
+
+
+def _check_room(spec: loading.BaseSpec) -> None:
+    """Refuse before the system starts to swap, which would look like a hang."""
+    if spec.device != "cpu":
+        return
+    stored = sum(path.stat().st_size for path in spec.folder.glob("*.safetensors"))
+    needed = int(2 * stored * loading.DTYPES[spec.compute_dtype].itemsize / 2 * _ROOM)
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise loading.ResourceError(f"that takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free",
+                                    remedy="Close other programs, or set eval.fidelity=false")
+
+
+def _compare(
+    models: Mapping[str, Any], part: Sequence[Tokens], padding: LeftPadding, pairs: Sequence[tuple[Cell, Cell]]
+) -> dict[tuple[Cell, Cell], np.ndarray]:
+    """For each pair a table [tokens, 3]: KL(reference ‖ candidate) in nats, same top token, rise of the loss."""
+    known: dict[str, torch.Tensor] = {}
+    found: dict[tuple[Cell, Cell], np.ndarray] = {}
+    targets = torch.empty(0)
+    for name in CELL_SPECS:  # those over float16 come first, so that few distributions are held at a time
+        if any(name in pair for pair in pairs):
+            known[name], targets = _log_probabilities(models, name, part, padding)
+        for pair in pairs:
+            if pair[1] == name:
+                found[pair] = _table(known[pair[0]], known[name], targets)
+        if CELL_SPECS[name].base == "4-bit":
+            known.pop(name, None)
+    return found
+
+
+@torch.no_grad()
+def _log_probabilities(
+    models: Mapping[str, Any], name: str, part: Sequence[Tokens], padding: LeftPadding
+) -> tuple[torch.Tensor, torch.Tensor]:
+    spec = CELL_SPECS[name]
+    model = models[spec.base]
+    with ExitStack() as stack:
+        stack.enter_context(activated(model, spec.adapter))
+        stack.enter_context(FixedBlocks(generating=False))
+        logits, targets = supervised_logits(model, target_inputs(part, padding, model.device))
+    return torch.log_softmax(logits, dim=-1), targets
+
+
+def _table(reference: torch.Tensor, candidate: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+    divergence = (reference.exp() * (reference - candidate)).sum(dim=-1).clamp(min=0)
+    same = reference.argmax(dim=-1) == candidate.argmax(dim=-1)
+    at = targets.unsqueeze(1)
+    rise = (reference.gather(1, at).double() - candidate.gather(1, at).double()).squeeze(1)
+    return torch.stack([divergence.double(), same.double(), rise], dim=1).cpu().numpy()
+
+
+def _name(pair: tuple[str, str]) -> str:
+    return f"{pair[1]}-{pair[0]}"
+
+
+def _summary(pair: tuple[str, str], table: np.ndarray) -> dict[str, Any]:
+    divergence = table[:, 0]
+    return {
+        "name": _name(pair), "reference": pair[0], "candidate": pair[1], "tokens": len(table),
+        "kl_mean": float(divergence.mean()), "kl_median": float(np.median(divergence)),
+        "kl_p99": float(np.quantile(divergence, 0.99)), "kl_max": float(divergence.max()),
+        "top1_agreement": float(table[:, 1].mean()), "delta_nll": float(table[:, 2].mean()),
+    }

@@ -1,0 +1,177 @@
+"""What an evaluation has to do: the pieces of work of a study, and which of them are done already.
+
+Each piece is a folder below ``evals/`` with a record of what it was made from, so that a cancelled run carries on, and
+a study that asks for more later is scored on what is new alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from assistant_builder import __version__
+from assistant_builder.files import file_hash, read_json
+from assistant_builder.models.folders import base_model_hash
+from assistant_builder.study import Study
+from evals.cells import CELL_SPECS, Variant
+
+COMPARED = ("L16", "Q4")
+"""The two assistants: scored for every seed, and for the noise floor."""
+ASKED = ("B16", "B4", "L16", "Q4")
+"""The cells that tasks beyond the held-out set are run on: they tell what tuning and storage changed."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One folder of scores.
+
+    Attributes:
+        kind: ``cell``; ``noise``, the cell in batches of another size; ``retrieval``, on the untuned base.
+        variant: The cell it is scored on.
+        folder: Where the scores go.
+        batch_size: Items scored at once.
+    """
+
+    kind: Literal["cell", "noise", "retrieval"]
+    variant: Variant
+    folder: Path
+    batch_size: int
+
+
+class Plan:
+    """The pieces of a study that are still to be done, and what each is made from.
+
+    Args:
+        study: The study, its arms trained.
+        base: The base model's folder.
+        items: ``items.jsonl`` of the study's task folder.
+        tasks: Names of the tasks beyond the held-out set.
+    """
+
+    def __init__(self, study: Study, base: Path, items: Path, tasks: Sequence[str]) -> None:
+        self._study, self._base, self._items = study, base, items
+        self._config = study.config.eval
+        self._tasks = tuple(tasks)
+        self.pieces = [piece for piece in self._all_pieces() if not _done(piece.folder / "scores.json",
+                                                                          self.inputs(piece))]
+        self.tasks = [
+            (cell, task) for cell in ASKED if cell in self._config.cells for task in tasks
+            if not _done(self.task_folder(cell) / f"{task}.json", self.task_inputs(cell))
+        ]
+        self.copy = self._config.baselines and not _done(self.baseline("copy") / "scores.json", self.copy_inputs)
+        self.fidelity = self._config.fidelity and not _done(self.evals / "fidelity.json", self.fidelity_inputs)
+
+    @property
+    def evals(self) -> Path:
+        """Where all of it lies."""
+        return self._study.folder / "evals"
+
+    def baseline(self, name: str) -> Path:
+        """Folder of an untuned baseline: ``copy`` or ``retrieval``."""
+        return self.evals / "baselines" / name
+
+    def task_folder(self, cell: str) -> Path:
+        """Folder of what a cell answered to the tasks beyond the held-out set."""
+        return self._study.cell_folder(cell) / "tasks"
+
+    def variants(self) -> list[Variant]:
+        """Every cell that something is still to be scored on, once."""
+        return list(dict.fromkeys([
+            *(piece.variant for piece in self.pieces), *(Variant(CELL_SPECS[cell]) for cell, _ in self.tasks),
+        ]))
+
+    def unwanted(self) -> list[Path]:
+        """What an earlier run left and the settings no longer ask for; a report must not show it as if it were new."""
+        config, seeds = self._config, range(2, self._study.config.seeds + 1)
+        optional = [
+            (config.noise_floor, ["noise"]), (config.baselines, ["baselines"]),
+            (config.fidelity, ["fidelity.json", "fidelity.jsonl"]), (config.judge_url, ["judge.json"]),
+        ]
+        found = [self.evals / name for wanted, names in optional if not wanted for name in names]
+        found += [self._study.cell_folder(cell) for cell in CELL_SPECS if cell not in config.cells]
+        found += [self.evals / "noise" / cell for cell in COMPARED if cell not in config.cells]
+        found += [path for path in self.evals.glob("seeds/*") if path.name not in map(str, seeds)]
+        found += [path for cell in config.cells for path in self.task_folder(cell).glob("*")
+                  if path.stem not in self._tasks or cell not in ASKED]
+        return [path for path in found if path.exists()]
+
+    def planned(self, items: int, documents: Mapping[str, int]) -> dict[str, int]:
+        """Amount of each kind of work, for the clock.
+
+        Args:
+            items: Held-out items.
+            documents: Documents of each task beyond them.
+        """
+        long = sum(piece.kind == "retrieval" for piece in self.pieces)
+        plain = len(self.pieces) - long
+        embedded = (len(self.pieces) + self.copy) * self._config.similarity
+        return {
+            "likelihood": items * plain, "answers": items * plain, "similarity": items * embedded,
+            "long likelihood": items * long, "long answers": items * long,
+            "documents": sum(documents[task] for _, task in self.tasks), "fidelity": items * self.fidelity,
+            "judgements": min(items, self._config.judge_items) if self._config.judge_url else 0,
+        }
+
+    def _all_pieces(self) -> list[Piece]:
+        size, found = self._config.batch_size, []
+        for name, spec in CELL_SPECS.items():
+            if name not in self._config.cells:
+                continue
+            found.append(Piece("cell", Variant(spec), self._study.cell_folder(name), size))
+            if name in COMPARED and self._config.noise_floor:
+                other = 2 * size
+                found.append(Piece("noise", Variant(spec), self.evals / "noise" / name, other))
+            if name in COMPARED:
+                found += [Piece("cell", Variant(spec, seed), self._study.cell_folder(name, seed=seed), size)
+                          for seed in range(2, self._study.config.seeds + 1)]
+        if self._config.baselines:
+            found.append(Piece("retrieval", Variant(CELL_SPECS["B16"]), self.baseline("retrieval"), size))
+        return found
+
+    # what each is made from
+
+    def inputs(self, piece: Piece) -> dict[str, Any]:
+        """What the scores of a piece are made from."""
+        inputs = {**self._common, "adapter": self._adapter(piece.variant.run), "batch_size": piece.batch_size}
+        return inputs if piece.kind != "retrieval" else {**inputs, "training": self._training}
+
+    def task_inputs(self, cell: str) -> dict[str, Any]:
+        """What a cell's answers to a task beyond the held-out set are made from."""
+        kept = {key: self._common[key] for key in ("code", "base model", "model", "compute_dtype")}
+        return {**kept, "adapter": self._adapter(CELL_SPECS[cell].adapter), "batch_size": self._config.batch_size,
+                "seed": self._config.seed}
+
+    @property
+    def copy_inputs(self) -> dict[str, Any]:
+        """What the baseline of copied answers is made from."""
+        return {"code": __version__, "items": self._common["items"], "training": self._training,
+                "similarity": self._config.similarity}
+
+    @property
+    def fidelity_inputs(self) -> dict[str, Any]:
+        """What the comparison token by token is made from."""
+        return {**self._common, "adapters": [self._adapter("lora"), self._adapter("qlora")],
+                "cells": sorted(self._config.cells)}
+
+    @cached_property
+    def _common(self) -> dict[str, Any]:
+        return {
+            "code": __version__, "base model": base_model_hash(self._base), "items": file_hash(self._items),
+            "model": self._study.config.model.model_dump(mode="json"), "compute_dtype": self._config.compute_dtype,
+            "similarity": self._config.similarity, "max_new_tokens": self._config.max_new_tokens,
+        }
+
+    @cached_property
+    def _training(self) -> str:
+        return file_hash(self._study.split_file("train"))
+
+    def _adapter(self, run: str | None) -> str | None:
+        return run and read_json(self._study.arm_folder(run) / "summary.json")["adapter_sha256"]
+
+
+def _done(path: Path, inputs: Mapping[str, Any]) -> bool:
+    """Whether a record was made from these very inputs."""
+    return path.exists() and read_json(path).get("inputs") == dict(inputs)

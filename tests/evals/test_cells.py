@@ -1,0 +1,121 @@
+"""The ten cells on the real bundled model, with adapters that change something."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assistant_builder.config import CELLS, StudyConfig
+from assistant_builder.study import Study
+
+pytestmark = pytest.mark.train
+
+
+@pytest.fixture
+def folder(bundled_models: Path) -> Path:
+    return bundled_models / "smollm2-135m-instruct"
+
+
+@pytest.fixture
+def study(folder: Path) -> Study:
+    """A study whose adapters hold random values; nothing was trained."""
+    import torch
+
+    from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
+
+    study = Study.create(StudyConfig(name="cells").with_changes({"train.rank": 4}))
+    for seed, arm in enumerate(("lora", "qlora")):
+        model = add_adapter(load_base(BaseSpec(folder, "float16", True, "bfloat16")), study.config.train, seed)
+        generator = torch.Generator().manual_seed(seed)
+        for name, value in model.named_parameters():
+            if "lora_B" in name:
+                value.data.normal_(0, 0.02, generator=generator)
+        model.save_pretrained(str(study.arm_folder(arm) / "adapter"))
+    return study
+
+
+def logits_of(model: Any) -> Any:
+    import torch
+
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([[1, 500, 900, 77, 4000]])).logits
+
+
+def all_logits(study: Study, folder: Path, cells: tuple[str, ...] = CELLS) -> dict[str, Any]:
+    from evals.cells import CELL_SPECS, Variant, load_cells
+
+    wanted = [Variant(CELL_SPECS[name]) for name in cells]
+    return {cell.spec.name: logits_of(cell.model) for cell in load_cells(study, folder, wanted)}
+
+
+def test_cells_share_their_base_and_use_their_own_adapter(study: Study, folder: Path) -> None:
+    import torch
+
+    from assistant_builder.models.loading import BaseSpec, load_adapter, load_base
+    from evals.cells import CELL_SPECS, Variant, load_cells
+
+    wanted = [Variant(CELL_SPECS[name]) for name in ("B16", "B4", "L16", "Q4", "L4", "Q16")]
+    logits, seconds = {}, {}
+    for cell in load_cells(study, folder, wanted):
+        logits[cell.spec.name], seconds[cell.spec.name] = logits_of(cell.model), cell.load_seconds
+    assert list(logits) == ["B16", "L16", "Q16", "B4", "Q4", "L4"]
+    assert [name for name, spent in seconds.items() if spent > 0] == ["B16", "B4"]
+    for name, storage, arm in (("L16", "float16", "lora"), ("Q4", "nf4", "qlora"), ("L4", "nf4", "lora"),
+                               ("Q16", "float16", "qlora"), ("B16", "float16", None), ("B4", "nf4", None)):
+        model = load_base(BaseSpec(folder, storage, True, "bfloat16", hold=True))  # type: ignore[arg-type]
+        if arm:
+            model = load_adapter(model, study.arm_folder(arm) / "adapter")
+        assert torch.equal(logits[name], logits_of(model)), name
+    assert len({values.float().numpy().tobytes() for values in logits.values()}) == len(wanted)
+
+
+def test_merged_cells_are_what_their_exports_give_back(study: Study, folder: Path, tmp_path: Path) -> None:
+    """Save a merged model as a float16 checkpoint, load it as a user would, in 16 and in 4 bits: the same logits."""
+    import shutil
+
+    import torch
+
+    from assistant_builder.models.loading import BaseSpec, load_adapter, load_base
+    from assistant_builder.models.merging import merge
+
+    found = all_logits(study, folder, ("LM", "LR", "QD", "QR"))
+    for arm, storage, merged, requantized in (("lora", "float16", "LM", "LR"), ("qlora", "nf4", "QD", "QR")):
+        base = load_base(BaseSpec(folder, storage, True, "bfloat16"))  # type: ignore[arg-type]
+        model = merge(load_adapter(base, study.arm_folder(arm) / "adapter"))
+        export = tmp_path / merged
+        shutil.copytree(folder, export)
+        tensors = {name: value.to(torch.float16) for name, value in model.state_dict().items()}
+        from safetensors.torch import save_file
+
+        save_file({name: value.contiguous() for name, value in tensors.items() if name != "lm_head.weight"},
+                  export / "model.safetensors", metadata={"format": "pt"})
+        for cell, kind in ((merged, "float16"), (requantized, "nf4")):
+            again = load_base(BaseSpec(export, kind, True, "bfloat16", hold=True))  # type: ignore[arg-type]
+            assert torch.equal(found[cell], logits_of(again)), cell
+
+
+def test_merging_changes_no_more_than_rounding(study: Study, folder: Path) -> None:
+    """In float32 arithmetic a merged model answers as the adapter beside its base does; quantizing it does not."""
+    study.write_config(study.config.with_changes({"eval.compute_dtype": "float32"}))
+    logits = all_logits(study, folder)
+    scale = float(logits["B16"].std())
+
+    def apart(one: str, other: str) -> float:
+        return float((logits[one] - logits[other]).abs().mean()) / scale
+
+    assert apart("LM", "L16") < 2e-3
+    assert apart("QD", "Q4") < 2e-3
+    for one, other in (("LR", "L16"), ("QR", "QD"), ("L4", "L16"), ("Q16", "Q4"), ("B4", "B16")):
+        assert apart(one, other) > 0.02, (one, other)
+
+
+def test_cells_of_one_kind_take_the_memory_they_would_when_served(study: Study, folder: Path) -> None:
+    from evals.cells import CELL_SPECS, Variant, load_cells
+
+    wanted = [Variant(CELL_SPECS[name]) for name in CELLS]
+    size = {cell.spec.name: cell.base_bytes for cell in load_cells(study, folder, wanted)}
+    assert size["L16"] == size["B16"] == size["Q16"] == size["LM"] == size["QD"]
+    assert size["Q4"] == size["B4"] == size["L4"] == size["LR"] == size["QR"]
+    assert size["Q4"] < 0.5 * size["L16"]

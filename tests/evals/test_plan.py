@@ -1,0 +1,115 @@
+"""What an evaluation still has to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assistant_builder.config import CELLS
+from assistant_builder.files import write_json, write_jsonl
+from assistant_builder.study import Study
+from evals.plan import Plan
+from tests.fabricated import new_study, trained, with_data
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    folder = tmp_path / "base"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return trained(with_data(new_study()))
+
+
+def plan(study: Study, base: Path, tasks: tuple[str, ...] = ("ab_retention",)) -> Plan:
+    items = study.folder / "evals" / "tasks" / "items.jsonl"
+    if not items.exists():
+        write_jsonl(items, [{"item": "1"}])
+    return Plan(study, base, items, tasks)
+
+
+def names(made: Plan) -> list[str]:
+    return sorted(str(piece.folder.relative_to(made.evals)) for piece in made.pieces)
+
+
+def finish(made: Plan) -> None:
+    """Leave the marks that doing all of it leaves."""
+    for piece in made.pieces:
+        write_json(piece.folder / "scores.json", {"inputs": made.inputs(piece)})
+    for cell, task in made.tasks:
+        write_json(made.task_folder(cell) / f"{task}.json", {"inputs": made.task_inputs(cell)})
+    write_json(made.baseline("copy") / "scores.json", {"inputs": made.copy_inputs})
+    write_json(made.evals / "fidelity.json", {"inputs": made.fidelity_inputs})
+
+
+def change(study: Study, **changes: Any) -> None:
+    study.write_config(study.config.with_changes({key.replace("__", "."): value for key, value in changes.items()}))
+
+
+def test_a_new_study_has_everything_to_do(study: Study, base: Path) -> None:
+    made = plan(study, base)
+    assert names(made) == sorted([*CELLS, "noise/L16", "noise/Q4", "baselines/retrieval"])
+    assert made.tasks == [(cell, "ab_retention") for cell in ("B16", "B4", "L16", "Q4")]
+    assert made.copy and made.fidelity
+    sizes = {piece.kind: piece.batch_size for piece in made.pieces}
+    assert sizes == {"cell": 32, "noise": 64, "retrieval": 32}
+    counts = made.planned(10, {"ab_retention": 100})
+    assert counts["likelihood"] == counts["answers"] == 12 * 10 and counts["long answers"] == 10
+    assert counts["documents"] == 400 and counts["similarity"] == 14 * 10
+
+
+def test_what_is_done_is_not_done_again(study: Study, base: Path) -> None:
+    finish(plan(study, base))
+    again = plan(study, base)
+    assert not (again.pieces or again.tasks or again.copy or again.fidelity or again.variants())
+
+
+def test_more_seeds_and_tasks_ask_for_what_is_new_alone(study: Study, base: Path) -> None:
+    finish(plan(study, base))
+    change(study, seeds=2)
+    for arm in ("lora", "qlora"):
+        write_json(study.arm_folder(f"{arm}-2") / "summary.json", {"adapter_sha256": f"second {arm}"})
+    more = plan(study, base, ("ab_retention", "arc_easy"))
+    assert names(more) == ["seeds/2/L16", "seeds/2/Q4"]
+    assert [(variant.cell.name, variant.run) for variant in more.variants()][:2] == [
+        ("L16", "lora-2"), ("Q4", "qlora-2")
+    ]
+    assert {task for _, task in more.tasks} == {"arc_easy"}
+
+
+def test_another_adapter_asks_for_its_cells_again(study: Study, base: Path) -> None:
+    finish(plan(study, base))
+    write_json(study.arm_folder("qlora") / "summary.json", {"adapter_sha256": "another"})
+    again = plan(study, base)
+    assert names(again) == sorted(["Q4", "Q16", "QD", "QR", "noise/Q4"])
+    assert [cell for cell, _ in again.tasks] == ["Q4"]
+    assert again.fidelity and not again.copy
+
+
+def test_what_is_switched_off_is_left_out(study: Study, base: Path) -> None:
+    change(study, eval__cells=["L16", "Q4"], eval__baselines=False, eval__noise_floor=False, eval__fidelity=False)
+    made = plan(study, base, ())
+    assert names(made) == ["L16", "Q4"] and not (made.tasks or made.copy or made.fidelity)
+
+
+def test_what_is_no_longer_asked_for_is_taken_away(study: Study, base: Path) -> None:
+    change(study, seeds=2)
+    for arm in ("lora", "qlora"):
+        write_json(study.arm_folder(f"{arm}-2") / "summary.json", {"adapter_sha256": f"second {arm}"})
+    made = plan(study, base)
+    finish(made)
+    write_json(made.evals / "judge.json", {})
+    assert [path.name for path in made.unwanted()] == ["judge.json"]
+    change(study, seeds=1, eval__cells=["L16", "Q4", "LM"], eval__fidelity=False, eval__noise_floor=False)
+    less = plan(study, base, ())
+    assert {str(path.relative_to(made.evals)) for path in less.unwanted()} == {
+        "judge.json", "fidelity.json", "noise", "seeds/2", "L16/tasks/ab_retention.json", "Q4/tasks/ab_retention.json",
+        *(name for name in CELLS if name not in ("L16", "Q4", "LM")),
+    }

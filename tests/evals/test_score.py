@@ -1,0 +1,153 @@
+"""The evaluation step on the real bundled model, with adapters that change something."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from assistant_builder.errors import Cancelled, EvaluationError
+from assistant_builder.files import read_json, read_jsonl, write_json
+from assistant_builder.study import Study
+from tests.fabricated import new_study, with_data
+
+pytestmark = pytest.mark.train
+
+
+@pytest.fixture
+def study(bundled_models: Path) -> Study:
+    """A study with data and adapters of random values; nothing was trained."""
+    import torch
+
+    from assistant_builder.files import file_hash
+    from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
+
+    study = with_data(new_study(
+        "scored", data__max_heldout=5, train__rank=4, eval__max_new_tokens=4, eval__batch_size=4, eval__retention=False,
+        seeds=2,
+    ))
+    write_json(study.embedding_file, {"leaks": []})
+    folder = bundled_models / "smollm2-135m-instruct"
+    for seed, run in enumerate(("lora", "qlora", "lora-2", "qlora-2")):
+        model = add_adapter(load_base(BaseSpec(folder, "float16", True, "bfloat16")), study.config.train, seed)
+        generator = torch.Generator().manual_seed(seed)
+        for name, value in model.named_parameters():
+            if "lora_B" in name:
+                value.data.normal_(0, 0.01, generator=generator)
+        adapter = study.arm_folder(run) / "adapter"
+        model.save_pretrained(str(adapter))
+        digest = file_hash(adapter / "adapter_model.safetensors")
+        write_json(study.arm_folder(run) / "summary.json", {"adapter_sha256": digest})
+    return study
+
+
+def contents(study: Study) -> dict[str, object]:
+    """Everything that scoring left, but for times."""
+    found: dict[str, object] = {}
+    for path in sorted((study.folder / "evals").rglob("*.json*")):
+        if path.name.endswith("progress.json"):
+            continue
+        records = read_jsonl(path) if path.suffix == ".jsonl" else [read_json(path)]
+        for record in records:
+            record.pop("seconds", None)
+        found[str(path.relative_to(study.folder))] = records
+    return found
+
+
+def test_everything_is_scored_carried_on_and_consistent(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    from evals.clock import Clock
+    from evals.score import score_study
+
+    calls = []
+
+    def stop_in_the_middle(clock: Clock, kind: str, items: float) -> None:
+        calls.append(kind)
+        if len(calls) == 25:
+            raise Cancelled("cancelled on request")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Clock, "tick", stop_in_the_middle)
+        with pytest.raises(Cancelled):
+            score_study(study)
+    kept = {path: path.stat().st_mtime_ns for path in (study.folder / "evals").rglob("scores.json")}
+    assert kept
+    score_study(study)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    whole = contents(study)
+
+    cells = {name: read_json(study.cell_folder(name) / "scores.json") for name in study.config.eval.cells}
+    assert len({cell["nll_per_token"] for cell in cells.values()}) == 10
+    for name in ("L16", "Q4"):
+        assert read_json(study.cell_folder(name, seed=2) / "scores.json")["nll_per_token"] != cells[name]["nll_per_token"]
+        other = read_json(study.folder / "evals" / "noise" / name / "scores.json")
+        assert other["batch_size"] == 8 and other["nll_per_token"] == pytest.approx(cells[name]["nll_per_token"], abs=0.05)
+
+    fidelity = read_json(study.folder / "evals" / "fidelity.json")
+    assert [pair["name"] for pair in fidelity["pairs"]] == ["B4-B16", "L4-L16", "Q4-Q16", "Q4-L16"]
+    for pair in fidelity["pairs"]:
+        rise = cells[pair["candidate"]]["nll_per_token"] - cells[pair["reference"]]["nll_per_token"]
+        assert pair["delta_nll"] == pytest.approx(rise, abs=1e-12)  # the very distributions that were scored
+        assert 0 < pair["kl_median"] <= pair["kl_p99"] <= pair["kl_max"] and 0 < pair["top1_agreement"] < 1
+
+    copied = read_jsonl(study.folder / "evals" / "baselines" / "copy" / "samples.jsonl")
+    training = {record["row"]: record for record in read_jsonl(study.split_file("train"))}
+    for sample in copied:
+        (near,) = sample["neighbours"]
+        assert sample["answer"] == training[near["row"]]["messages"][-1]["content"] and sample["nll"] is None
+    retrieved = read_jsonl(study.folder / "evals" / "baselines" / "retrieval" / "samples.jsonl")
+    assert all(len(sample["neighbours"]) == 3 and sample["nll"] > 0 for sample in retrieved)
+
+    shutil.rmtree(study.folder / "evals")
+    study.write_config(study.config.with_changes({"eval.batch_size": 4}))
+    score_study(study)
+    assert contents(study) == whole  # to the last digit, whether carried on or not
+
+
+def test_another_batch_size_gives_the_same_digits(study: Study) -> None:
+    from evals.score import score_study
+
+    changes = {"eval.cells": ["L16", "Q4"], "eval.noise_floor": False, "eval.baselines": False, "eval.fidelity": False,
+               "eval.similarity": False, "seeds": 1}
+    found = []
+    for size in (4, 1):
+        study.write_config(study.config.with_changes({**changes, "eval.batch_size": size}))
+        score_study(study)
+        found.append([read_jsonl(study.cell_folder(cell) / "samples.jsonl") for cell in ("L16", "Q4")])
+    assert found[0] == found[1]
+
+
+def test_a_task_that_cannot_be_had_is_told_before_anything_is_scored(study: Study) -> None:
+    from evals.score import score_study
+
+    study.write_config(study.config.with_changes({"eval.tasks": ["no_such_task"]}))
+    with pytest.raises(EvaluationError, match="no_such_task"):
+        score_study(study)
+    assert not list((study.folder / "evals").rglob("scores.json"))
+
+
+def test_the_tasks_run_from_the_shell_with_lm_eval_itself(study: Study, bundled_models: Path, tmp_path: Path) -> None:
+    from evals.score import score_study
+
+    study.write_config(study.config.with_changes({
+        "eval.cells": ["L16", "Q4"], "eval.noise_floor": False, "eval.baselines": False, "eval.fidelity": False,
+        "eval.similarity": False, "eval.compute_dtype": "float32", "seeds": 1,
+    }))
+    score_study(study)
+    words = [
+        "run", "--model", "hf", "--model_args",
+        f"pretrained={bundled_models / 'smollm2-135m-instruct'},peft={study.arm_folder('lora') / 'adapter'},dtype=float32",
+        "--include_path", str(study.folder / "evals" / "tasks"), "--tasks", "scored_nll,scored_gen", "--device", "cpu",
+        "--batch_size", "4", "--output_path", str(tmp_path / "out"),
+    ]
+    done = subprocess.run([sys.executable, "-m", "lm_eval", *words], capture_output=True, text=True,
+                          env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = json.loads(next((tmp_path / "out").rglob("results_*.json")).read_text())["results"]
+    ours = read_json(study.cell_folder("L16") / "scores.json")
+    assert results["scored_nll"]["nll_per_token,none"] == pytest.approx(ours["nll_per_token"], rel=1e-4)
+    assert results["scored_gen"]["token_f1,none"] == pytest.approx(ours["metrics"]["token_f1"], abs=1e-6)
