@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 from assistant_builder import __version__, console
 from assistant_builder.config import ARMS, DataConfig, option_fields
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ConfigError, StudyError
-from assistant_builder.study import Study
+from assistant_builder.study import Study, arm_runs
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -114,15 +115,24 @@ def run(
     study = open_or_create(source, name=name, changes=_changes(settings), redo=redo)
     try:
         if as_json:
-            run_study(study, redo=redo)
+            run_study(study, redo=redo, check=_check_tasks)
         else:
             with console.run_display() as display:
-                run_study(study, redo=redo, on_event=display)
+                run_study(study, redo=redo, on_event=display, check=_check_tasks)
     finally:
         if as_json:
             console.print_json(study.status())
     if not as_json:
         _print_outcome(study)
+
+
+def _check_tasks(study: Study) -> None:
+    """Refuse lm-eval tasks that cannot be run before hours are spent on training."""
+    tasks = study.config.eval.tasks
+    if tasks and study.step("evaluate").state != "succeeded":
+        from evals.extra import ExtraTasks
+
+        ExtraTasks(tasks)
 
 
 def _print_outcome(study: Study) -> None:
@@ -188,6 +198,29 @@ def report(
 
 
 @app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="Study to compare against; its margin and metric decide.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Study that is compared.")],
+    as_json: Json = False,
+) -> None:
+    """Compare two studies, item by item, on the held-out questions that both have."""
+    first, second = Study.open(a), Study.open(b)
+    from evals.across import compare_studies, contrast_rows, difference_rows
+
+    comparison = compare_studies(first, second)
+    if as_json:
+        return console.print_json(comparison)
+    typer.echo(f"A = {a}, B = {b}")
+    if comparison["differences"]:
+        console.print_table(["what differs", "A", "B"], difference_rows(comparison))
+    console.print_table(["cell", "metric", "A", "B", "B \u2212 A", "95% interval", "p (Holm)"],
+                        contrast_rows(comparison))
+    typer.echo(comparison["sentence"])
+    for warning in comparison["warnings"]:
+        typer.echo(f"note: {warning}.")
+
+
+@app.command()
 def ask(
     name: Name,
     question: Annotated[str, typer.Argument(metavar="QUESTION")],
@@ -245,20 +278,19 @@ def app_command(
 
 @app.command("step", hidden=True)
 def step_command(
-    step: Annotated[str, typer.Argument(help="data, data-embed, train-lora or train-qlora.")],
+    step: Annotated[str, typer.Argument(help="data, data-embed or one that trains, such as train-lora.")],
     study: Annotated[Path, typer.Option(help="The study's folder.")],
 ) -> None:
     """Run one step in this process; the run command starts these."""
     from assistant_builder.jobs.data_steps import embed_data, prepare_data
     from assistant_builder.training.arm import train_arm
-    from assistant_builder.worker import run_as_step
+    from assistant_builder.worker import Work, run_as_step
 
     subject = Study(study)
-    work = {
+    work: dict[str, Work] = {
         "data": lambda: prepare_data(subject),
         "data-embed": lambda: embed_data(subject),
-        "train-lora": lambda: train_arm(subject, "lora"),
-        "train-qlora": lambda: train_arm(subject, "qlora"),
+        **{f"train-{run}": partial(train_arm, subject, run) for run in arm_runs(subject.config.seeds)},
     }
     if step not in work:
         raise typer.BadParameter(f"{step!r} is none of {', '.join(work)}", param_hint="STEP")
