@@ -12,11 +12,17 @@ from assistant_builder.config import StudyConfig, parse_config
 from assistant_builder.data import Pair, prepare
 from assistant_builder.files import append_jsonl, read_jsonl, write_json, write_jsonl
 from assistant_builder.study import STEPS, Progress, StepRecord, Study
+from tests.measured import with_everything
 
 CARDS = Path(__file__).parents[1] / "datasets_cards"
 SMALL = CARDS / "thimble-row-library" / "data.csv"
 LARGE = CARDS / "ostrel-sound-ferries" / "data.jsonl"
-_LEVELS = {"B16": 2.10, "B4": 2.34, "L16": 0.71, "Q4": 0.74}
+_LEVELS = {
+    "B16": 2.10, "B4": 2.34, "L16": 0.71, "Q4": 0.74, "L4": 0.73, "Q16": 0.755, "QD": 0.741, "QR": 0.752, "LM": 0.711,
+    "LR": 0.736,
+}
+_ONLY_FORCED = ("L4",)
+_FOUR_BIT = ("B4", "Q4", "L4", "QR", "LR")
 
 
 def new_study(name: str = "library", source: Path = SMALL, **changes: Any) -> Study:
@@ -94,39 +100,48 @@ def trained(study: Study) -> Study:
 
 
 def evaluated(study: Study) -> Study:
-    """Add scored cells: the tuned ones mostly right, the untuned ones wrong."""
+    """Add scored cells: the tuned ones mostly right, the untuned ones wrong; and what is measured beside them."""
     pairs = [Pair.from_record(record, "heldout") for record in read_jsonl(study.split_file("heldout"))]
     for cell, level in _LEVELS.items():
         samples = [_sample(cell, level, place, pair) for place, pair in enumerate(pairs)]
         write_jsonl(study.cell_folder(cell) / "samples.jsonl", samples)
         tokens = sum(sample["tokens"] for sample in samples)
         nll = sum(sample["nll"] for sample in samples) / tokens
-        names = [name for name in samples[0]["metrics"] if name != "nll_per_token"]
+        names = {name for sample in samples for name in sample["metrics"]} - {"nll_per_token"}
+        values = {name: [s["metrics"][name] for s in samples if name in s["metrics"]] for name in sorted(names)}
         write_json(study.cell_folder(cell) / "scores.json", {
             "cell": cell, "items": len(samples), "tokens": tokens, "nll_per_token": nll, "perplexity": math.exp(nll),
-            "metrics": {name: sum(sample["metrics"][name] for sample in samples) / len(samples) for name in names},
+            "metrics": {name: sum(found) / len(found) for name, found in values.items()},
             "declining": {
                 "answerable_items": len(samples), "false_declines": 0, "unanswerable_items": 0, "declined": 0,
             },
-            "base": "B", "adapter": None, "compute_dtype": "bfloat16",
+            "base": "4-bit" if cell in _FOUR_BIT else "float16", "adapter": {"L": "lora", "Q": "qlora"}.get(cell[0]),
+            "base_bytes": 110_000_000 if cell in _FOUR_BIT else 269_000_000, "compute_dtype": "bfloat16",
             "seconds": {"load": 1.0, "nll": 8.0, "generate": 30.0, "similarity": 2.0}, "batch_size": 16,
         })
+    with_everything(study, seeds=study.config.seeds)
     done(study, "evaluate", 164.0)
     return study
 
 
 def _sample(cell: str, level: float, place: int, pair: Pair) -> dict[str, Any]:
-    right = cell in ("L16", "Q4") and (place + (3 if cell == "Q4" else 0)) % 4 != 0
+    arm = cell[0] if cell[0] in "LQ" else None
+    right = arm is not None and (place + (3 if arm == "Q" else 0)) % 4 != 0
+    answer = pair.answer if right else "That is a question for the front desk."
     tokens = max(3, len(pair.answer.split()))
-    per_token = level * (1 + 0.25 * math.sin(place * 1.3 + len(cell)))
-    score = 1.0 if right else 0.3
+    per_token = level * (1 + 0.25 * math.sin(place * 1.3 + (1 if arm is None else 0.05 * len(cell))))
+    scores = {"exact_match": float(right),
+              **dict.fromkeys(("token_f1", "rouge_l", "chrf", "similarity"), 1.0 if right else 0.3)}
+    if any(char.isdecimal() for char in pair.answer):
+        scores["facts_kept"] = float(right)
     return {
         "item": str(pair.row), "row": pair.row, "turn": 0, "cluster": pair.cluster, "answerable": pair.answerable,
         "question": pair.question, "prompt": [message.to_record() for message in pair.messages[:-1]],
-        "reference": pair.answer, "answer": pair.answer if right else "That is a question for the front desk.",
-        "nll": per_token * tokens, "tokens": tokens, "declined": False,
-        "metrics": {"nll_per_token": per_token, "exact_match": float(right),
-                    **dict.fromkeys(("token_f1", "rouge_l", "chrf", "similarity"), score)},
+        "reference": pair.answer, "answer": None if cell in _ONLY_FORCED else answer,
+        "nll": per_token * tokens, "tokens": tokens, 
+        "declined": None if cell in _ONLY_FORCED else right and not pair.answerable,
+        "mean_probability": min(0.99, math.exp(-per_token) * (1.2 if right else 0.8)),
+        "metrics": {"nll_per_token": per_token, **({} if cell in _ONLY_FORCED else scores)},
     }
 
 

@@ -46,8 +46,14 @@ class ReportTab:
 
 
 def report_frame(page: str) -> Markup:
-    """The report in a frame of its own: its styles stay inside, and no script of it runs."""
-    return Markup('<iframe class="ab-report" title="Report" sandbox="allow-popups" srcdoc="{}"></iframe>').format(page)
+    """The report in a frame of its own: its styles stay inside, and no script of it runs.
+
+    A frame without an address resolves ``#part`` against that of the app, and would load the app into itself; so the
+    report's own links get the frame's. Text of others holds no such link: its quotation marks are escaped.
+    """
+    inside = page.replace('href="#', 'href="about:srcdoc#')
+    frame = Markup('<iframe class="ab-report" title="Report" sandbox="allow-popups" srcdoc="{}"></iframe>')
+    return frame.format(inside)
 
 
 def _report_mark(look: Look) -> str:

@@ -12,7 +12,7 @@ from evals.report.wording import number
 _LONGEST = 1500
 """Characters of one text shown; ``report.json`` holds the whole."""
 _MOST_MARKED = 0.75
-_OPEN = 12
+_OPEN = 5
 """Items of a group shown without unfolding it."""
 _TITLES = {
     "lost": ("Right under 16-bit LoRA only", "What 4-bit lost, by exact match."),
@@ -56,7 +56,7 @@ def _item(row: Mapping[str, Any]) -> dict[str, Any]:
     answers = row["answers"]
     pair = None
     if BASELINE in answers and CANDIDATE in answers:
-        pair = _marked(cut(answers[BASELINE]), cut(answers[CANDIDATE]))
+        pair = marked(cut(answers[BASELINE]), cut(answers[CANDIDATE]))
     sides = [
         {"arm": arm, "label": label, "runs": None if pair is None else pair[index], "loss": _loss(row, name),
          "exact": row["metrics"].get(name, {}).get("exact_match") == 1, "declined": row["declined"].get(name, False)}
@@ -71,7 +71,7 @@ def _item(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _marked(first: str, second: str) -> tuple[Runs, Runs]:
+def marked(first: str, second: str) -> tuple[Runs, Runs]:
     """Both answers cut into runs, or left whole where they have so little in common that marks would cover them."""
     runs = changed_words(first, second)
     changed = max(sum(len(text) for text, differs in side if differs) / max(len(whole), 1)

@@ -9,16 +9,25 @@ from typing import Any
 from assistant_builder.config import METRICS
 from assistant_builder.errors import EvaluationError
 from assistant_builder.files import read_json, write_json, write_text
-from assistant_builder.study import STEPS, Study
+from assistant_builder.study import Study
 from evals.report import contrasts as comparing
-from evals.report.background import CELL_TEXTS, CONTEXT
+from evals.report.attribution import attribution, identities
+from evals.report.background import BASELINE_TEXTS, CELL_TEXTS, CONTEXT
+from evals.report.baselines import beats_untuned
 from evals.report.caveats import power, warnings
 from evals.report.data import data_summary
+from evals.report.exports import exports
+from evals.report.fidelity import fidelity, worst_items
+from evals.report.floor import noise_floor
 from evals.report.items import declining, flips, item_rows
+from evals.report.judged import judged
 from evals.report.markdown import render_markdown
 from evals.report.page import render_html
-from evals.report.reading import BASELINE, CANDIDATE, Cell, figure, metrics_of, read_cells
+from evals.report.reading import BASELINE, CANDIDATE, Cell, figure, metrics_of, read_baselines, read_cells
+from evals.report.reliability import reliability
+from evals.report.seeds import seeds
 from evals.report.sentences import audience, objection, summary, verdict_sentence
+from evals.report.tasks import task_records
 from evals.report.training import arm_records, curves, resources, twins
 
 VERSION = 1
@@ -32,30 +41,27 @@ def build_report(study: Study) -> dict[str, Any]:
     """
     config = study.config
     cells = read_cells(study)
-    usable = metrics_of(cells, METRICS)
+    baselines = read_baselines(study, cells[BASELINE])
+    usable = _usable(study, cells, baselines)
     primary = config.eval.primary_metric
-    if primary not in usable:
-        raise EvaluationError(
-            f"the primary metric {primary} was not scored on both {CANDIDATE} and {BASELINE}",
-            where=str(study.folder / "evals"),
-            remedy=f"Scored were: {', '.join(usable) or 'none'}. Set eval.primary_metric to one of them, or score "
-            f"again with 'assistant-builder run {study.name} --redo'",
-        )
-    rows = comparing.contrasts(cells, usable, config.eval)
+    compared = comparing.comparisons({**cells, **baselines}, usable, config.eval)
+    rows = comparing.contrasts(compared, primary)
+    rows_of_headline = [row for row in rows if row["name"] == comparing.HEADLINE]
+    judged_row = next(row for row in rows_of_headline if "verdict" in row)
     items = item_rows(cells, list(usable))
-    rows_of_headline = [row for row in rows if row["name"] == comparing.PAIRS[0].name]
-    judged = next(row for row in rows_of_headline if "verdict" in row)
     report: dict[str, Any] = {
         "version": VERSION,
         "study": study.name,
         "primary_metric": primary,
-        "verdict": comparing.verdict(judged, config.eval.margin),
+        "verdict": comparing.verdict(judged_row, config.eval.margin),
         "cells": {name: _cell_record(cell, usable) for name, cell in cells.items()},
+        "baselines": {name: _cell_record(cell, usable) for name, cell in baselines.items()},
         "contrasts": rows,
+        "identities": identities(rows),
         **_arms(study),
-        "flips": flips(items),
-        "declining": declining(cells),
-        "power": power(rows_of_headline, primary, config.eval.margin),
+        "flips": _flips(study, cells, usable, items),
+        **_beside(study, cells, usable[primary]),
+        "power": power(rows_of_headline, items, primary, config.eval.margin),
         "data": data_summary(study),
         "items": items,
         "steps": _steps(study),
@@ -63,11 +69,13 @@ def build_report(study: Study) -> dict[str, Any]:
         "config": config.model_dump(mode="json"),
         "context": list(CONTEXT),
     }
+    report["attribution"] = attribution(rows, report["cells"], primary)
+    report["exports"] = exports(compared, report["cells"], report["resources"], primary, config.eval.margin)
+    report["beats_untuned"] = beats_untuned(rows, {**report["cells"], **report["baselines"]})
     report["warnings"] = warnings(report)
-    report["objection"] = objection(rows_of_headline, judged["verdict"])
-    report["sentence"] = " ".join(
-        [verdict_sentence(report["verdict"], audience(items, report["verdict"])), report["objection"]]
-    ).strip()
+    report["objection"] = objection(rows_of_headline, judged_row["verdict"])
+    said = verdict_sentence(report["verdict"], audience(items, report["verdict"]))
+    report["sentence"] = f"{said} {report['objection']}".strip()
     report["summary"] = summary(report)
     return report
 
@@ -92,19 +100,55 @@ def write_report(study: Study) -> Path:
     return path
 
 
+def _usable(study: Study, cells: dict[str, Cell], baselines: dict[str, Cell]) -> dict[str, list[str]]:
+    """Metric → the items it is figured on; the primary one must be among them."""
+    usable = metrics_of({**cells, **baselines}, METRICS)
+    primary = study.config.eval.primary_metric
+    if primary not in usable:
+        raise EvaluationError(
+            f"the primary metric {primary} was not scored on both {CANDIDATE} and {BASELINE}",
+            where=str(study.folder / "evals"),
+            remedy=f"Scored were: {', '.join(usable) or 'none'}. Set eval.primary_metric to one of them, or score "
+            f"again with 'assistant-builder run {study.name} --redo'",
+        )
+    return usable
+
+
+def _flips(
+    study: Study, cells: dict[str, Cell], usable: dict[str, list[str]], items: list[dict[str, Any]]
+) -> dict[str, Any] | None:
+    """Flips between the assistants, with the floor that arithmetic alone gives."""
+    found = flips(items)
+    return None if found is None else {**found, "noise_floor": noise_floor(study, cells, usable, found)}
+
+
+def _beside(study: Study, cells: dict[str, Cell], items: list[str]) -> dict[str, Any]:
+    """What was measured beside the cells' scores; ``items`` are those of the primary metric."""
+    return {
+        "fidelity": fidelity(study),
+        "worst": worst_items(study, cells),
+        "tasks": task_records(study, cells),
+        "reliability": reliability(cells),
+        "seeds": seeds(study, cells, items),
+        "judge": judged(study, cells),
+        "declining": declining(cells),
+    }
+
+
 def _cell_record(cell: Cell, usable: dict[str, list[str]]) -> dict[str, Any]:
     """A cell's figures; ``metrics`` repeats ``nll_per_token``, so that every metric is found in one place."""
     figures = {metric: figure(cell, metric, items) for metric, items in usable.items() if cell.has(metric)}
     loss = figures.get("nll_per_token")
-    kept = ("base", "adapter", "compute_dtype", "batch_size", "seconds")
+    kept = ("base", "adapter", "base_bytes", "compute_dtype", "batch_size", "seconds")
+    text = CELL_TEXTS.get(cell.name) or BASELINE_TEXTS[cell.name]
     return {
         "items": len(cell.samples),
         "tokens": sum(sample["tokens"] for sample in cell.samples),
         "nll_per_token": loss,
         "perplexity": None if loss is None else math.exp(min(loss, 700.0)),
         "metrics": figures,
-        "label": CELL_TEXTS[cell.name].label,
-        "about": CELL_TEXTS[cell.name].about,
+        "label": text.label,
+        "about": text.about,
         **{key: cell.scores[key] for key in kept if key in cell.scores},
     }
 
@@ -112,7 +156,7 @@ def _cell_record(cell: Cell, usable: dict[str, list[str]]) -> dict[str, Any]:
 def _arms(study: Study) -> dict[str, Any]:
     configs, summaries = arm_records(study, "config.json"), arm_records(study, "summary.json")
     return {
-        "resources": resources(summaries),
+        "resources": resources(study, summaries),
         "twins": twins(configs, summaries),
         "arms": {arm: {key: record.get(key) for key in ("base_storage", "compute_dtype", "device")}
                  for arm, record in configs.items()},
@@ -122,7 +166,7 @@ def _arms(study: Study) -> dict[str, Any]:
 
 def _steps(study: Study) -> list[dict[str, Any]]:
     """What each finished step took; the report's own is still running when this is written."""
-    records = [study.step(step) for step in STEPS if step != "report"]
+    records = [study.step(step) for step in study.steps if step != "report"]
     return [{"name": record.step, "started": record.started, "seconds": record.seconds,
              "peak_memory_bytes": record.peak_memory_bytes} for record in records if record.state == "succeeded"]
 

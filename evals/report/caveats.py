@@ -8,27 +8,33 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from assistant_builder.models.bundled import BASE_MODEL
-from evals.power import FACTOR, TARGET
+from evals.power import FACTOR, TARGET, heldout_power
+from evals.report.doubts import doubts
 from evals.report.reading import BASELINE, CANDIDATE
 from evals.report.wording import SHOWN, plural
 
 _Z95 = 1.959964
 
 
-def power(rows: list[dict[str, Any]], primary: str, margin: float) -> list[dict[str, Any]]:
+def power(
+    rows: list[dict[str, Any]], items: list[dict[str, Any]], primary: str, margin: float
+) -> list[dict[str, Any]]:
     """What a held-out set of this size can detect, from the scatter of the differences seen.
 
     Args:
         rows: The headline's contrasts.
+        items: The report's items, for their clusters.
         primary: Metric of the verdict.
         margin: Its margin, in the metric's units.
 
     Returns:
         For the primary metric and exact match: ``standard_error`` and ``detectable``, the true difference found in 80 %
         of such studies, both in the metric's units; ``target``, the margin or 2 points; and ``needed``, the units
-        (clusters where there are any, else items) at which ``detectable`` equals the target.
+        (clusters where there are any, else items) at which ``detectable`` equals the target. ``planned`` is what could
+        be said of exact match before the run (:class:`evals.power.Power`), ``None`` for other metrics.
     """
     found = []
+    clusters = [item["cluster"] for item in items]
     for row in rows:
         is_primary = row["metric"] == primary
         if not is_primary and row["metric"] != "exact_match":
@@ -42,6 +48,8 @@ def power(rows: list[dict[str, Any]], primary: str, margin: float) -> list[dict[
             "unit": "clusters" if row["n_clusters"] else "items",
             "standard_error": error, "detectable": FACTOR * error, "target": target,
             "needed": max(math.ceil(units * ratio**2), 2) if ratio else None,
+            "planned": heldout_power(len(items), clusters=clusters).to_record()
+            if row["metric"] == "exact_match" else None,
         })
     return found
 
@@ -53,9 +61,10 @@ def warnings(report: Mapping[str, Any]) -> list[dict[str, str]]:
         report: The report so far.
 
     Returns:
-        ``{"code", "level", "text"}``; level ``serious`` where it bears on the verdict, else ``note``.
+        ``{"code", "level", "text"}``; level ``serious`` where it bears on the verdict or on whether tuning was worth
+        it, else ``note``.
     """
-    found = [*_about_statistics(report), *_about_training(report), *_about_data(report)]
+    found = [*doubts(report), *_about_statistics(report), *_about_training(report), *_about_data(report)]
     return [{"code": code, "level": level, "text": text} for code, level, text in found]
 
 
@@ -70,14 +79,13 @@ def _about_statistics(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str
                 if text not in said:
                     said.add(text)
                     yield "statistics", "note", _statistics(row["metric"], text)
-    yield ("one_seed", "note",
-           "One training run of each arm, one seed. The intervals are over held-out items: they leave out how much the "
-           "training itself varies, so another seed could move the difference further than the interval says.")
+    if report["seeds"]["count"] == 1:
+        yield "one_seed", "note", report["seeds"]["sentence"]
     if "similarity" in report["cells"][CANDIDATE]["metrics"]:
         yield ("similarity_blind", "note",
                "Similarity is blind to negation and to numbers: “31 metres” and “13 metres” score almost alike. Do not "
                "read it as correctness.")
-    if report["flips"]:
+    if report["flips"] and not report["flips"]["noise_floor"]:
         yield ("flip_noise", "note",
                "Some answers would also change if only the scoring batch had another size (rounding). That floor was "
                "not measured here, so single changed answers prove nothing.")

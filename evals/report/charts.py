@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evals.report.wording import SHOWN, difference, interval, number, plain
+from evals.report.wording import difference, interval, number, plain, shown
 
 _MOST_POINTS = 240
 """Points a curve is thinned to; more cannot be seen at 700 pixels."""
@@ -42,6 +42,14 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     return [round(index * step, 12) + 0.0 for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def axis(scale: Scale, wanted: int = 5) -> list[dict[str, Any]]:
+    """Where the ticks of a scale go and what is printed at them, all with the same decimals but for zero."""
+    marks = ticks(scale.low, scale.high, wanted)
+    places = max((len(f"{mark:.10g}".partition(".")[2]) for mark in marks), default=0)
+    texts = [f"{mark:.{places}f}".replace("-", "\N{MINUS SIGN}") if mark else "0" for mark in marks]
+    return [{"at": scale(mark), "text": text} for mark, text in zip(marks, texts, strict=True)]
+
+
 def interval_panels(contrasts: Sequence[dict[str, Any]], primary: str, margin: float) -> list[dict[str, Any]]:
     """The difference of each metric with its interval: losses on one axis, scores of 0 to 100 on another.
 
@@ -54,32 +62,47 @@ def interval_panels(contrasts: Sequence[dict[str, Any]], primary: str, margin: f
     """
     panels = []
     for higher_is_better in (False, True):
-        rows = [row for row in contrasts if row["higher_is_better"] == higher_is_better]
+        rows = [
+            {**row, "label": shown(row["metric"]).label, "about": "", "note": "", "primary": row["metric"] == primary,
+             "margin": margin if row["metric"] == primary else None}
+            for row in contrasts if row["higher_is_better"] == higher_is_better
+        ]
         if rows:
-            panels.append(_interval_panel(rows, primary, margin, higher_is_better))
+            panels.append(interval_panel(rows, "← QLoRA better", "QLoRA worse →", "QLoRA − LoRA (95% interval)"))
     return panels
 
 
-def _interval_panel(rows: list[dict[str, Any]], primary: str, margin: float, mirrored: bool) -> dict[str, Any]:
-    shown = SHOWN[rows[0]["metric"]]
-    factor = {row["metric"]: SHOWN[row["metric"]].factor for row in rows}
+def interval_panel(rows: Sequence[dict[str, Any]], left: str, right: str, heading: str) -> dict[str, Any]:
+    """Differences with their intervals on one axis around zero; right is worse.
+
+    Args:
+        rows: Entries of ``contrasts`` in one unit, with ``label about note primary`` and ``margin``, the harm allowed
+            in the metric's units or ``None``.
+        left: What lies left of zero.
+        right: What lies right of it.
+        heading: What the printed figures are.
+    """
+    how = shown(rows[0]["metric"])
+    mirrored = rows[0]["higher_is_better"]
+    factor = {row["metric"]: shown(row["metric"]).factor for row in rows}
     limits = [abs(row[key]) * factor[row["metric"]] for row in rows for key in ("ci_low", "ci_high", "delta")]
-    limits += [margin * factor[row["metric"]] for row in rows if row["metric"] == primary]
-    reach = 1.12 * max(max(limits), 10.0 ** -(shown.decimals + 1))
+    limits += [row["margin"] * factor[row["metric"]] for row in rows if row["margin"] is not None]
+    reach = 1.12 * max(max(limits), 10.0 ** -(how.decimals + 1))
     scale = Scale(-reach, reach, mirrored)
     marks = []
     for row in rows:
-        low, high = sorted(scale(row[key] * factor[row["metric"]]) for key in ("ci_low", "ci_high"))
-        harm = -margin if mirrored else margin
+        metric = row["metric"]
+        low, high = sorted(scale(row[key] * factor[metric]) for key in ("ci_low", "ci_high"))
+        harm = None if row["margin"] is None else row["margin"] * factor[metric] * (-1 if mirrored else 1)
         marks.append({
-            "label": SHOWN[row["metric"]].label, "primary": row["metric"] == primary,
-            "low": low, "high": high, "at": scale(row["delta"] * factor[row["metric"]]),
-            "margin": scale(harm * factor[row["metric"]]) if row["metric"] == primary else None,
-            "text": difference(row["delta"], row["metric"], row), "interval": interval(row, row["metric"]),
+            **{key: row[key] for key in ("label", "about", "note", "primary")}, "low": low, "high": high,
+            "at": scale(row["delta"] * factor[metric]), "margin": None if harm is None else scale(harm),
+            "text": difference(row["delta"], metric, row), "interval": interval(row, metric),
         })
     return {
-        "unit": "nats per token" if not mirrored else "points of 100", "rows": marks, "zero": scale(0.0),
-        "ticks": [{"at": scale(tick), "text": plain(tick)} for tick in ticks(-reach, reach, 4)],
+        "unit": how.unit if how.unit != "points" else "points of 100", "rows": marks, "zero": scale(0.0),
+        "ticks": axis(scale, 4),
+        "left": left, "right": right, "heading": heading,
     }
 
 
@@ -101,7 +124,7 @@ def loss_chart(curves: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, 
         "lines": [{"arm": arm, "kind": kind, "points": [(across(step), up(loss)) for step, loss in line],
                    "last": number(line[-1][1], "nll_per_token")} for arm, kind, line in lines if line],
         "x": [{"at": across(tick), "text": plain(tick)} for tick in ticks(0, across.high, 5) if tick == int(tick)],
-        "y": [{"at": up(tick), "text": plain(tick)} for tick in ticks(up.low, up.high, 5)],
+        "y": axis(up),
     }
 
 

@@ -1,4 +1,4 @@
-"""Every difference between two cells that the report shows, with its paired interval; the verdict; what could be seen.
+"""Every difference between two cells that the report shows, with its paired interval; the verdict.
 
 The arithmetic is that of ``evals.compare``; this module says which cells, items and weights go into it.
 """
@@ -32,79 +32,122 @@ class Pair:
 
 PAIRS = (
     Pair(CANDIDATE, BASELINE, "QLoRA as served, against its 16-bit twin"),
-    Pair("B4", "B16", "storing the untuned base in 4 bits"),
     Pair("L4", "L16", "putting the 16-bit-trained adapter on the 4-bit base"),
     Pair("Q4", "L4", "what training in 4-bit wins back or loses"),
+    Pair("B4", "B16", "storing the untuned base in 4 bits"),
     Pair("Q16", "Q4", "moving QLoRA's adapter to the full base, as most tools export it"),
     Pair("QD", "Q4", "merging QLoRA's adapter into its dequantized base for export"),
     Pair("QR", "QD", "quantizing that export again"),
+    Pair("QR", "Q4", "that export, merged and quantized again, against QLoRA as served"),
+    Pair("LM", "L16", "merging the 16-bit adapter into the full base for export"),
+    Pair("LR", "LM", "quantizing that export"),
+    Pair("LR", "L16", "tuning in 16-bit and quantizing afterwards, against the 16-bit twin"),
     Pair("Q4", "LR", "QLoRA against tuning in 16-bit and quantizing afterwards, at the same serving memory"),
     Pair("QR", "LR", "the requantized export against tuning in 16-bit and quantizing afterwards"),
     Pair("L16", "B16", "what tuning changed, 16-bit"),
     Pair("Q4", "B4", "what tuning changed, 4-bit"),
+    Pair("L16", "copy", "16-bit LoRA against copying the answer of the nearest training question"),
+    Pair("Q4", "copy", "QLoRA against copying the answer of the nearest training question"),
+    Pair("L16", "retrieval", "16-bit LoRA against the untuned base shown three retrieved pairs"),
+    Pair("Q4", "retrieval", "QLoRA against the untuned base shown three retrieved pairs"),
 )
 """The contrasts of a report, the headline first; those whose cells are both scored are shown."""
+HEADLINE = PAIRS[0].name
+
+Comparisons = dict[tuple[str, str], Comparison]
+"""By name of the pair and metric."""
 
 
-def contrasts(cells: Mapping[str, Cell], usable: Mapping[str, list[str]], config: EvalConfig) -> list[dict[str, Any]]:
+def comparisons(cells: Mapping[str, Cell], usable: Mapping[str, list[str]], config: EvalConfig) -> Comparisons:
     """Compare every pair of ``PAIRS`` on every metric that both cells have.
 
     Args:
-        cells: The scored cells.
+        cells: The scored cells, the untuned baselines among them.
         usable: Metric → the items it is figured on.
-        config: Primary metric, margin and seed.
+        config: Primary metric, margin, seed and resamples.
+
+    Returns:
+        In the order of ``PAIRS``, and of ``usable`` within a pair. The verdict of each is by the study's margin where
+        the metric is the primary one.
+    """
+    return {
+        (pair.name, metric): compare(cells[pair.baseline], cells[pair.candidate], metric, items, config)
+        for pair in PAIRS if {pair.candidate, pair.baseline} <= cells.keys()
+        for metric, items in usable.items() if cells[pair.candidate].has(metric) and cells[pair.baseline].has(metric)
+    }
+
+
+def contrasts(compared: Comparisons, primary: str) -> list[dict[str, Any]]:
+    """The comparisons as records.
+
+    Args:
+        compared: What :func:`comparisons` returns.
+        primary: Metric of the verdict.
 
     Returns:
         One record a pair and metric. ``delta`` is candidate − baseline in the metric's units and equals the difference
-        of the two cells' figures; ``p_value_holm`` is adjusted over the metrics of the same pair.
+        of the two cells' figures; ``p_value_holm`` is adjusted over the metrics of the same pair. The headline's
+        record of the primary metric carries the verdict.
     """
     rows = []
     for pair in PAIRS:
-        family = [
-            _contrast(pair, cells, metric, items, config) for metric, items in usable.items()
-            if {pair.candidate, pair.baseline} <= cells.keys()
-            and all(cells[name].has(metric) for name in (pair.candidate, pair.baseline))
-        ]
+        family = [_record(pair, metric, result) for (name, metric), result in compared.items() if name == pair.name]
         adjusted = holm([row["p_value"] for row in family])
         rows += [{**row, "p_value_holm": float(value)} for row, value in zip(family, adjusted, strict=True)]
+    for row in rows:
+        if row["name"] == HEADLINE and row["metric"] == primary:
+            result = compared[(HEADLINE, primary)]
+            row |= {"verdict": result.verdict, "within_margin_but_worse": bool(result.within_margin_but_worse)}
     return rows
 
 
-def _contrast(
-    pair: Pair, cells: Mapping[str, Cell], metric: str, items: list[str], config: EvalConfig
-) -> dict[str, Any]:
-    judged = pair.name == PAIRS[0].name and metric == config.primary_metric
-    result = compare(cells[pair.baseline], cells[pair.candidate], metric, items, config, judged=judged)
-    row = {
+def _record(pair: Pair, metric: str, result: Comparison) -> dict[str, Any]:
+    return {
         "name": pair.name, "metric": metric, "baseline": pair.baseline, "candidate": pair.candidate,
-        "meaning": pair.meaning, "delta": float(result.delta), "ci_low": float(result.ci_low),
-        "ci_high": float(result.ci_high), "p_value": float(result.p_value), "n": int(result.n),
-        "n_clusters": result.n_clusters, "method": result.method,
-        "higher_is_better": METRIC_INFO[metric].higher_is_better,
-        "warnings": list(result.warnings),
+        "meaning": pair.meaning, **figures_of(result),
     }
-    if judged:
-        row |= {"verdict": result.verdict, "within_margin_but_worse": bool(result.within_margin_but_worse)}
-    return row
 
 
-def compare(
-    baseline: Cell, candidate: Cell, metric: str, items: list[str], config: EvalConfig, *, judged: bool
-) -> Comparison:
+def figures_of(result: Comparison) -> dict[str, Any]:
+    """The numbers of a comparison as every row of the report has them."""
+    return {
+        "delta": float(result.delta), "ci_low": float(result.ci_low), "ci_high": float(result.ci_high),
+        "p_value": float(result.p_value), "n": int(result.n), "n_clusters": result.n_clusters,
+        "method": result.method, "higher_is_better": result.higher_is_better, "warnings": list(result.warnings),
+    }
+
+
+def compare(baseline: Cell, candidate: Cell, metric: str, items: list[str], config: EvalConfig) -> Comparison:
     """Pair two cells item by item and hand them to the statistics; losses are weighted by answer tokens."""
     samples = [baseline.by_item[item] for item in items]
-    clusters = [sample.get("cluster") for sample in samples]
+    info = METRIC_INFO[metric]
     return paired_comparison(
         baseline.values(items, metric),
         candidate.values(items, metric),
-        clusters=clusters if any(label is not None for label in clusters) else None,
-        weights=[sample["tokens"] for sample in samples] if METRIC_INFO[metric].token_weighted else None,
-        margin=config.margin if judged else None,
-        higher_is_better=METRIC_INFO[metric].higher_is_better,
+        clusters=clusters_of(samples),
+        weights=[sample["tokens"] for sample in samples] if info.token_weighted else None,
+        margin=config.margin if metric == config.primary_metric else None,
+        higher_is_better=info.higher_is_better,
         seed=config.seed,
-        bounds=METRIC_INFO[metric].bounds,
+        bounds=info.bounds,
         resamples=config.bootstrap_resamples,
     )
+
+
+def clusters_of(samples: list[dict[str, Any]]) -> list[Any] | None:
+    """The samples' cluster labels; ``None`` where none has one."""
+    labels = [sample.get("cluster") for sample in samples]
+    return labels if any(label is not None for label in labels) else None
+
+
+def clearly_worse(row: Mapping[str, Any]) -> bool:
+    """Whether the whole interval of a row lies on the harmful side of zero."""
+    return bool(row["ci_high"] < 0 if row["higher_is_better"] else row["ci_low"] > 0)
+
+
+def clearly_better(row: Mapping[str, Any]) -> bool:
+    """Whether the whole interval of a row lies on the good side of zero."""
+    return bool(row["ci_low"] > 0 if row["higher_is_better"] else row["ci_high"] < 0)
 
 
 def verdict(row: Mapping[str, Any], margin: float) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def _item_row(cells: Mapping[str, Cell], item: str, metrics: list[str]) -> dict[
         "question": sample["question"],
         "context": [message for message in sample["prompt"][:-1] if message["role"] != "system"],
         "reference": sample["reference"],
-        "change": _change(cells[BASELINE], cells[CANDIDATE], item),
+        "change": change(cells[BASELINE], cells[CANDIDATE], item),
         "answers": {name: s["answer"] for name, s in samples.items() if s.get("answer") is not None},
         "declined": {name: bool(s["declined"]) for name, s in samples.items() if s.get("declined") is not None},
         "tokens": sample["tokens"],
@@ -50,7 +50,8 @@ def _item_row(cells: Mapping[str, Cell], item: str, metrics: list[str]) -> dict[
     }
 
 
-def _change(baseline: Cell, candidate: Cell, item: str) -> str:
+def change(baseline: Cell, candidate: Cell, item: str) -> str:
+    """How an item's answer differs between two cells: one of ``ORDER``, right and wrong by exact match."""
     before, after = baseline.by_item[item].get("answer"), candidate.by_item[item].get("answer")
     if before is None or after is None:
         return "not generated"
@@ -75,7 +76,6 @@ def flips(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     return {
         "metric": "exact_match", "items": len(rows), **listed,
         "text_differs": sum(row["change"] in ("lost", "gained", "different") for row in rows),
-        "noise_floor": None,
     }
 
 

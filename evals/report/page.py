@@ -10,10 +10,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from assistant_builder.errors import EvaluationError
-from evals.report import charts, views, wording
+from evals.report import charts, diagrams, wording
 from evals.report.answers import answer_groups
-from evals.report.background import CELL_TEXTS, GLOSSARY
+from evals.report.background import CELL_TEXTS, GLOSSARY, NOT_MEASURED
+from evals.report.contents import contents
+from evals.report.method import FORMULAS, REFERENCES, subscripts
 from evals.report.training import flatten
+from evals.report.views import asked, cells, cost, headline, likeness, record, sources
 
 LISTED = 200
 """Held-out items shown on the page; ``report.json`` holds all of them."""
@@ -51,9 +54,10 @@ def _environment() -> Environment:
         loader=PackageLoader("evals.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    source = environment.loader.get_source(environment, "style.css")[0] if environment.loader else ""
-    environment.globals |= {"style": Markup(source), "plural": wording.plural}
-    environment.filters |= {"value": shown_value}
+    sources_of = environment.loader.get_source if environment.loader else None
+    style = "".join(sources_of(environment, name)[0] for name in ("style.css", "print.css")) if sources_of else ""
+    environment.globals |= {"style": Markup(style), "plural": wording.plural}
+    environment.filters |= {"value": shown_value, "subscripts": subscripts}
     return environment
 
 
@@ -70,64 +74,94 @@ def shown_value(value: Any) -> str:
 
 def page_context(report: Mapping[str, Any], *, listed: int = LISTED) -> dict[str, Any]:
     """Everything the templates print, with at most ``listed`` held-out items."""
-    rows = views.of_contrast(report, views.HEADLINE)
-    margin, primary = report["verdict"]["margin"], report["primary_metric"]
-    resources = views.resource_rows(report)
+    groups = answer_groups(report, listed)
+    flipped = ("lost", "gained") if report["flips"] else ()
     return {
         "report": report,
-        "outcome": views.outcome_label(report),
-        "tone": views.tone(report),
-        "tiles": tiles(report),
-        "table": views.metric_table(report),
-        "all_cells": views.metric_table(report, tuple(report["cells"])) if _more_cells(report) else None,
-        "panels": charts.interval_panels(rows, primary, margin),
-        "contrasts": views.contrast_table(report, primary),
-        "decomposition": views.decomposition(report),
-        "power": views.power_sentences(report),
-        "curves": charts.loss_chart(report["curves"]),
-        "validations": views.validation_rows(report),
-        "resources": [row for row in resources if row["key"] not in _BARS],
-        "costs": resources,
-        "steps": views.step_rows(report),
-        "scored_at": views.scored_at(report),
-        "bars": charts.bars([(row["label"], row["values"], row["texts"], row["ratio"])
-                             for row in resources if row["key"] in _BARS]),
-        "arm_names": views.ARM_NAMES,
-        "groups": answer_groups(report, listed),
-        "declining": views.declining_rows(report),
-        "data": views.data_rows(report),
-        "methods": views.method_rows(report),
+        "contents": contents(report),
+        "arm_names": cost.ARM_NAMES,
+        "missing": NOT_MEASURED,
+        "flipped": [group for group in groups if group["change"] in flipped],
+        "groups": [group for group in groups if group["change"] not in flipped],
         "glossary": GLOSSARY,
+        "formulas": FORMULAS,
+        "references": REFERENCES,
         "cell_texts": {name: text for name, text in CELL_TEXTS.items() if name in report["cells"]},
         "provenance": list(flatten(report["provenance"])) if report["provenance"] else [],
         "settings": list(flatten(report["config"])),
+        **_headline(report), **_beside(report), **_sources(report), **_arms(report),
     }
 
 
-def _more_cells(report: Mapping[str, Any]) -> bool:
-    return bool(report["cells"].keys() - set(views.MAIN_CELLS))
+def _headline(report: Mapping[str, Any]) -> dict[str, Any]:
+    margin, primary = report["verdict"]["margin"], report["primary_metric"]
+    return {
+        "outcome": headline.outcome_label(report),
+        "tone": headline.tone(report),
+        "tiles": headline.tiles(report),
+        "table": headline.metric_table(report),
+        "panels": charts.interval_panels(headline.of_contrast(report, headline.HEADLINE), primary, margin),
+        "in_short": headline.in_short(report),
+        "power": record.power_sentences(report),
+        "power_rows": record.power_rows(report),
+        "planned": record.planned_sentence(report),
+        "scored_at": cost.scored_at(report),
+    }
 
 
-def tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The four or five figures at the top: what it is, its value, and what it stands against."""
-    verdict = report["verdict"]
-    judged = views.of_contrast(report, verdict["contrast"], verdict["metric"])[0]
-    shown = wording.SHOWN[verdict["metric"]]
-    found = [{
-        "label": f"{shown.label}: QLoRA minus LoRA",
-        "value": wording.difference(judged["delta"], verdict["metric"], judged),
-        "note": f"95% interval {wording.interval(judged, verdict['metric'])}; allowed: "
-                f"{wording.plain(verdict['margin'] * shown.factor)}",
-    }]
-    for row in views.of_contrast(report, verdict["contrast"], "exact_match"):
-        scores = {name: report["cells"][row[name]]["metrics"]["exact_match"] for name in ("candidate", "baseline")}
-        found.append({
-            "label": "Exactly right answers, QLoRA", "value": wording.number(scores["candidate"], "exact_match"),
-            "note": f"{wording.number(scores['baseline'], 'exact_match')} with 16-bit LoRA",
-        })
-    names = {"base_bytes": "Base weights as stored, QLoRA", "train_seconds": "Training time, QLoRA"}
-    for line in views.resource_rows(report):
-        if line["key"] in names and line["values"].get("qlora") is not None:
-            found.append({"label": names[line["key"]], "value": line["texts"]["qlora"],
-                          "note": f"{line['texts']['lora']} with 16-bit LoRA ({line['ratio']})"})
-    return found
+def _beside(report: Mapping[str, Any]) -> dict[str, Any]:
+    seeds, margin = report.get("seeds"), report["verdict"]["margin"]
+    tasks = asked.task_sections(report)
+    return {
+        "fidelity": likeness.fidelity_rows(report),
+        "fidelity_note": likeness.fidelity_note(report),
+        "worst": likeness.worst_items(report),
+        "flips": likeness.flip_rows(report),
+        "floor": likeness.noise_sentence(report),
+        "tasks": [{**task, "panel": diagrams.task_panel(report["tasks"][task["name"]])} for task in tasks],
+        "declining": asked.declining_rows(report),
+        "reliability": asked.reliability_rows(report),
+        "calibration": diagrams.reliability_chart(report.get("reliability")),
+        "judge": asked.judge_rows(report),
+        "preference": diagrams.preference_bar(report.get("judge")),
+        "seeds": asked.seed_rows(report),
+        "seeds_note": (seeds or {}).get("sentence") or NOT_MEASURED["seeds"],
+        "spread": asked.spread_row(report),
+        "seed_dots": diagrams.seed_dots(seeds),
+        "seed_panel": diagrams.seed_panel(seeds, margin),
+    }
+
+
+def _sources(report: Mapping[str, Any]) -> dict[str, Any]:
+    margin = report["verdict"]["margin"]
+    tuned, untuned = (cells.contrast_rows(report, untuned=flag) for flag in (False, True))
+    return {
+        "waterfall": diagrams.waterfall(report.get("attribution"),
+                                        {name: cell["label"] for name, cell in report["cells"].items()}),
+        "attribution": sources.attribution_rows(report),
+        "identities": sources.identity_line(report),
+        "cell_table": cells.cell_table(report),
+        "contrasts": [*tuned, *untuned],
+        "contrast_panels": [panel for panel in (diagrams.contrast_panel(rows, margin) for rows in (tuned, untuned))
+                            if panel],
+        "every_difference": cells.every_difference(report),
+        "exports": sources.export_table(report),
+        "baselines": sources.baseline_rows(report),
+        "baseline_texts": sources.baseline_texts(report),
+        "untuned": sources.untuned_sentences(report),
+    }
+
+
+def _arms(report: Mapping[str, Any]) -> dict[str, Any]:
+    resources = cost.resource_rows(report)
+    return {
+        "curves": charts.loss_chart(report["curves"]),
+        "validations": cost.validation_rows(report),
+        "resources": [row for row in resources if row["key"] not in _BARS],
+        "costs": resources,
+        "steps": cost.step_rows(report),
+        "bars": charts.bars([(row["label"], row["values"], row["texts"], row["ratio"])
+                             for row in resources if row["key"] in _BARS]),
+        "data": record.data_rows(report),
+        "methods": record.method_rows(report),
+    }

@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from assistant_builder.errors import EvaluationError
 from assistant_builder.files import read_json, read_jsonl
 from assistant_builder.study import Study
 from evals.metrics import METRIC_INFO
-from evals.report.background import CELL_TEXTS
+from evals.report.background import BASELINE_TEXTS, CELL_TEXTS
 
 BASELINE, CANDIDATE = "L16", "Q4"
 """The two cells of the headline: float16 LoRA, and QLoRA as served."""
@@ -23,7 +24,7 @@ class Cell:
     """The held-out items as one combination of base and adapter answered them.
 
     Attributes:
-        name: One of ``CELL_TEXTS``.
+        name: One of ``CELL_TEXTS``, or of ``BASELINE_TEXTS``.
         samples: Lines of ``samples.jsonl``, in the file's order.
         scores: ``scores.json``.
     """
@@ -62,19 +63,14 @@ def _within_bounds(score: float, metric: str) -> float:
 
 
 def read_cells(study: Study) -> dict[str, Cell]:
-    """Every scored cell, in the order of ``CELL_TEXTS``.
+    """Every scored cell that the study asks for, in the order of ``CELL_TEXTS``; scores of others may be out of date.
 
     Raises:
         EvaluationError: The headline's cells are not both there, the cells were scored on different items, or a
             cell's summary contradicts its samples.
     """
-    cells = {}
-    for name in CELL_TEXTS:
-        folder = study.cell_folder(name)
-        samples = read_jsonl(folder / "samples.jsonl")
-        if samples:
-            scores = read_json(folder / "scores.json") if (folder / "scores.json").exists() else {}
-            cells[name] = Cell(name, tuple(samples), scores)
+    asked = study.config.eval.cells
+    cells = _read({name: study.cell_folder(name) for name in CELL_TEXTS if name in asked})
     missing = [name for name in (BASELINE, CANDIDATE) if name not in cells]
     if missing:
         raise EvaluationError(
@@ -83,29 +79,75 @@ def read_cells(study: Study) -> dict[str, Cell]:
             where=str(study.folder / "evals"),
             remedy=f"Keep {CANDIDATE} and {BASELINE} in eval.cells and run 'assistant-builder run {study.name}'",
         )
-    problems = _contradictions(cells)
+    _refuse_contradictions(study, cells[BASELINE], cells)
+    return cells
+
+
+def read_baselines(study: Study, like: Cell) -> dict[str, Cell]:
+    """The untuned baselines that were scored, if the study asks for them.
+
+    Args:
+        study: The study.
+        like: The cell whose items they must have.
+
+    Raises:
+        EvaluationError: They were scored on other items.
+    """
+    if not study.config.eval.baselines:
+        return {}
+    baselines = _read({name: study.cell_folder(f"baselines/{name}") for name in BASELINE_TEXTS})
+    _refuse_contradictions(study, like, baselines)
+    return baselines
+
+
+def read_again(study: Study, like: Cell, *, seed: int | None = None) -> dict[str, Cell]:
+    """The headline's cells as they came out another time; empty unless both did.
+
+    Args:
+        study: The study.
+        like: The cell whose items they must have.
+        seed: Number of the training seed; ``None``: the first seed's adapters in other batches.
+
+    Raises:
+        EvaluationError: They were scored on other items.
+    """
+    cells = _read({name: study.cell_folder(f"noise/{name}") if seed is None else study.cell_folder(name, seed=seed)
+                   for name in (BASELINE, CANDIDATE)})
+    where = "in other batches" if seed is None else f"of seed {seed}"
+    _refuse_contradictions(study, like, {f"{name} {where}": cell for name, cell in cells.items()})
+    return cells if len(cells) == 2 else {}
+
+
+def _read(folders: Mapping[str, Path]) -> dict[str, Cell]:
+    cells = {}
+    for name, folder in folders.items():
+        samples = read_jsonl(folder / "samples.jsonl")
+        if samples:
+            scores = read_json(folder / "scores.json") if (folder / "scores.json").exists() else {}
+            cells[name] = Cell(name, tuple(samples), scores)
+    return cells
+
+
+def _refuse_contradictions(study: Study, like: Cell, cells: Mapping[str, Cell]) -> None:
+    """Raise unless every cell has the items of ``like`` and a summary that agrees with its samples."""
+    problems = [problem for name, cell in cells.items() if (problem := _contradiction(name, cell, like))]
     if problems:
         raise EvaluationError(
             "the cells cannot be compared: " + "; ".join(problems), where=str(study.folder / "evals"),
             remedy=f"Score them again with 'assistant-builder run {study.name} --redo'",
         )
-    return cells
 
 
-def _contradictions(cells: Mapping[str, Cell]) -> list[str]:
-    first = cells[BASELINE].by_item
-    problems = []
-    for name, cell in cells.items():
-        if len(cell.by_item) != len(cell.samples):
-            problems.append(f"{name} holds an item twice")
-        elif cell.by_item.keys() != first.keys():
-            fewer, more = len(first.keys() - cell.by_item.keys()), len(cell.by_item.keys() - first.keys())
-            problems.append(f"{name} lacks {fewer} items of {BASELINE} and has {more} that it lacks")
-        elif any(sample["tokens"] != cell.by_item[item]["tokens"] for item, sample in first.items()):
-            problems.append(f"{name} counts other answer tokens than {BASELINE}")
-        elif not _agrees(cell):
-            problems.append(f"scores.json of {name} contradicts its samples")
-    return problems
+def _contradiction(name: str, cell: Cell, like: Cell) -> str | None:
+    first = like.by_item
+    if len(cell.by_item) != len(cell.samples):
+        return f"{name} holds an item twice"
+    if cell.by_item.keys() != first.keys():
+        fewer, more = len(first.keys() - cell.by_item.keys()), len(cell.by_item.keys() - first.keys())
+        return f"{name} lacks {fewer} items of {like.name} and has {more} that it lacks"
+    if any(sample["tokens"] != cell.by_item[item]["tokens"] for item, sample in first.items()):
+        return f"{name} counts other answer tokens than {like.name}"
+    return None if _agrees(cell) else f"scores.json of {name} contradicts its samples"
 
 
 def _agrees(cell: Cell) -> bool:
@@ -125,7 +167,8 @@ def metrics_of(cells: Mapping[str, Cell], order: tuple[str, ...]) -> dict[str, l
         order: Names of metrics, in the order wanted.
 
     Returns:
-        Metric → items in file order; metrics that the headline's cells do not both have are left out.
+        Metric → items in file order; metrics that the headline's cells do not both have are left out, as are those on
+        so few items that nothing could be compared.
     """
     items = list(cells[BASELINE].by_item)
     usable = {}
@@ -133,9 +176,14 @@ def metrics_of(cells: Mapping[str, Cell], order: tuple[str, ...]) -> dict[str, l
         having = [cell for cell in cells.values() if cell.has(metric)]
         if {BASELINE, CANDIDATE} <= {cell.name for cell in having}:
             kept = [item for item in items if all(cell.value(item, metric) is not None for cell in having)]
-            if kept:
+            if len(kept) == len(items) or _units(cells[BASELINE], kept) > 1:
                 usable[metric] = kept
     return usable
+
+
+def _units(cell: Cell, items: list[str]) -> int:
+    """Independent units among the items: clusters, and items without one."""
+    return len({cell.by_item[item].get("cluster") or ("alone", item) for item in items})
 
 
 def figure(cell: Cell, metric: str, items: list[str]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from evals.report.baselines import NAMES
 from evals.report.reading import BASELINE, CANDIDATE
 from evals.report.wording import (
     SHOWN,
@@ -120,8 +121,7 @@ def summary(report: Mapping[str, Any]) -> list[str]:
             f"{number_of(cells[CANDIDATE]['perplexity'])} for QLoRA, {signed_percent(change['share'])} "
             f"({signed_percent(low)} to {signed_percent(high)})."
         )
-    lines += _right_answers(report) + _tuning(report)
-    return lines
+    return lines + _right_answers(report) + _declining(report) + _tuning(report) + _untuned(report) + _seeds(report)
 
 
 def number_of(perplexity: float) -> str:
@@ -143,6 +143,29 @@ def _right_answers(report: Mapping[str, Any]) -> list[str]:
         text += (f". {plural(len(flips['lost']), 'question')} right under LoRA alone, "
                  f"{len(flips['gained'])} under QLoRA alone")
     return [text + "."]
+
+
+def _declining(report: Mapping[str, Any]) -> list[str]:
+    cells = (report["declining"] or {"cells": {}})["cells"]
+    if not {BASELINE, CANDIDATE} <= cells.keys() or not cells[BASELINE]["unanswerable_items"]:
+        return []
+    lora, qlora = cells[BASELINE], cells[CANDIDATE]
+    return [f"Of {plural(lora['unanswerable_items'], 'question')} that should be declined, 16-bit LoRA declined "
+            f"{lora['declined']:,} and QLoRA {qlora['declined']:,}; of {lora['answerable_items']:,} others, "
+            f"{lora['false_declines']:,} and {qlora['false_declines']:,}."]
+
+
+def _untuned(report: Mapping[str, Any]) -> list[str]:
+    """A line where tuning beats every untuned baseline throughout; where it does not, a warning says so."""
+    found = report["beats_untuned"]
+    if not found or any(record["not_beaten"] or record["worse"] for record in found):
+        return []
+    rivals = " and ".join(NAMES[name] for name in dict.fromkeys(record["baseline"] for record in found))
+    return [f"Both assistants clearly beat {rivals} by every measure."]
+
+
+def _seeds(report: Mapping[str, Any]) -> list[str]:
+    return [report["seeds"]["sentence"]] if report["seeds"]["count"] > 1 else []
 
 
 def _of(share: float, total: int) -> str:

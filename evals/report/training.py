@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from assistant_builder.config import ARMS
@@ -16,22 +16,39 @@ EQUAL_IN_TWINS = ("steps", "tokens", "train_pairs", "trainable_parameters", "tot
 _CONTRACT = ("base_bytes", "adapter_bytes", "peak_memory_bytes", "train_seconds", "tokens_per_second")
 
 
-def arm_records(study: Study, file: str) -> dict[str, dict[str, Any]]:
-    """``arms/<arm>/<file>`` of each arm that has it."""
-    paths = {arm: study.arm_folder(arm) / file for arm in ARMS}
+def arm_records(study: Study, file: str, *, seed: int = 1) -> dict[str, dict[str, Any]]:
+    """``arms/<arm>/<file>`` of each arm that has it; of later seeds ``arms/<arm>-<seed>/<file>``."""
+    paths = {arm: study.arm_folder(arm if seed == 1 else f"{arm}-{seed}") / file for arm in ARMS}
     return {arm: read_json(path) for arm, path in paths.items() if path.exists()}
 
 
-def resources(summaries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def resources(study: Study, summaries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Time and memory of each arm: bytes, seconds and tokens per second under the names of the contract.
 
     Args:
-        summaries: ``summary.json`` by arm.
+        study: The study, for the price of an hour and the runs with other seeds.
+        summaries: ``summary.json`` by arm, of the first seed.
+
+    Returns:
+        Arm → its summary, with ``seconds_per_step``, ``cost`` of one run in the currency of the price (``None``
+        without a price) and ``train_seconds_all``, one entry a seed.
     """
+    config = study.config
+    others = [arm_records(study, "summary.json", seed=seed) for seed in range(2, config.seeds + 1)]
     return {
         arm: {**{key: summary.get(key) for key in _CONTRACT},
-              **{key: value for key, value in summary.items() if key not in _CONTRACT}}
+              **{key: value for key, value in summary.items() if key not in _CONTRACT},
+              **_derived(summary, config.eval.price_per_hour),
+              "train_seconds_all": [found[arm].get("train_seconds") for found in (summaries, *others) if arm in found]}
         for arm, summary in summaries.items()
+    }
+
+
+def _derived(summary: Mapping[str, Any], price_per_hour: float | None) -> dict[str, float | None]:
+    seconds, steps = summary.get("train_seconds"), summary.get("steps")
+    return {
+        "seconds_per_step": seconds / steps if seconds is not None and steps else None,
+        "cost": price_per_hour * seconds / 3600 if seconds is not None and price_per_hour is not None else None,
     }
 
 

@@ -35,18 +35,29 @@ SIGNIFICANT = 0.05
 """Adjusted p-value up to which a difference is called clear."""
 
 
-def _score(metric: str, phrase: str, suffix: str = "") -> Shown:
-    return Shown(METRIC_INFO[metric].label, phrase, 100, suffix, "points", 1)
-
+_PHRASES = {
+    "exact_match": "share of exactly right answers", "token_f1": "token F1", "rouge_l": "ROUGE-L", "chrf": "chrF",
+    "facts_kept": "share of facts kept", "similarity": "similarity",
+}
+_PERCENT = ("exact_match", "facts_kept")
 
 SHOWN: dict[str, Shown] = {
-    "nll_per_token": Shown(METRIC_INFO["nll_per_token"].label, "loss", 1, "", "nats per token", 3),
-    "exact_match": _score("exact_match", "share of exactly right answers", "%"),
-    "token_f1": _score("token_f1", "token F1"),
-    "rouge_l": _score("rouge_l", "ROUGE-L"),
-    "chrf": _score("chrf", "chrF"),
-    "similarity": _score("similarity", "similarity"),
+    name: Shown(info.label, "loss", 1, "", "nats per token", 3) if name == "nll_per_token" else
+    Shown(info.label, _PHRASES[name], 100, "%" if name in _PERCENT else "", "points", 1)
+    for name, info in METRIC_INFO.items()
 }
+_OF_TASKS = {"acc": "Accuracy", "acc_norm": "Accuracy, length-normalised", "exact_match": "Exact match", "f1": "F1"}
+"""Metrics of lm-eval that are shares of 0 to 1, and what people call them."""
+
+
+def shown(metric: str) -> Shown:
+    """How a metric appears: one of the study's own, or one that an lm-eval task brings (``acc``, ``acc_norm,none``)."""
+    if metric in SHOWN:
+        return SHOWN[metric]
+    name = metric.partition(",")[0]
+    if name in _OF_TASKS:
+        return Shown(_OF_TASKS[name], _OF_TASKS[name].lower(), 100, "%", "points", 1)
+    return Shown(name, name, 1, "", "", 3)
 
 
 def plain(value: float) -> str:
@@ -59,7 +70,8 @@ def rough(value: float) -> str:
     return plain(float(f"{value:.2g}"))
 
 
-def _signed(value: float, decimals: int) -> str:
+def signed(value: float, decimals: int) -> str:
+    """A number with its sign, zero without one: ``+0.31``."""
     text = f"{value:.{decimals}f}"
     if float(text) == 0:
         return text.lstrip("-")
@@ -70,21 +82,21 @@ def number(value: float | None, metric: str) -> str:
     """A cell's figure as the page shows it."""
     if value is None:
         return "not scored"
-    shown = SHOWN[metric]
-    return f"{value * shown.factor:.{shown.decimals}f}{shown.suffix}".replace("-", "\N{MINUS SIGN}")
+    how = shown(metric)
+    return f"{value * how.factor:.{how.decimals}f}{how.suffix}".replace("-", "\N{MINUS SIGN}")
 
 
 def decimals(metric: str, row: Mapping[str, Any]) -> int:
     """Decimals that show one or two digits of the interval's half-width, and no fewer than the metric's own."""
-    shown = SHOWN[metric]
-    half = abs(row["ci_high"] - row["ci_low"]) / 2 * shown.factor
-    wanted = math.ceil(-math.log10(half / 3)) if half > 0 else shown.decimals
-    return min(max(wanted, shown.decimals), 6)
+    how = shown(metric)
+    half = abs(row["ci_high"] - row["ci_low"]) / 2 * how.factor
+    wanted = math.ceil(-math.log10(half / 3)) if half > 0 else how.decimals
+    return min(max(wanted, how.decimals), 6)
 
 
 def difference(value: float, metric: str, row: Mapping[str, Any]) -> str:
     """A signed difference, to the precision that the interval in ``row`` deserves."""
-    return _signed(value * SHOWN[metric].factor, decimals(metric, row))
+    return signed(value * shown(metric).factor, decimals(metric, row))
 
 
 def interval(row: Mapping[str, Any], metric: str, *, plus: bool = True) -> str:
@@ -100,7 +112,14 @@ def percent(share: float, places: int = 1) -> str:
 
 def signed_percent(share: float, places: int = 1) -> str:
     """``0.0123`` as ``+1.2%``."""
-    return _signed(100 * share, places) + "%"
+    return signed(100 * share, places) + "%"
+
+
+def nats(value: float | None) -> str:
+    """A divergence in nats to four decimals, never as 0 unless it is."""
+    if value is None:
+        return "–"
+    return "< 0.0001" if 0 < value < 0.00005 else f"{value:.4f}"
 
 
 def p_value(value: float | None) -> str:
@@ -138,6 +157,13 @@ def duration(value: float | None) -> str:
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
+def money(value: float | None) -> str:
+    """An amount in whatever currency the price is in: two decimals, more where it is tiny."""
+    if value is None:
+        return "–"
+    return f"{value:,.2f}" if value >= 0.1 or value == 0 else plain(float(f"{value:.2g}"))
+
+
 def rate(value: float | None) -> str:
     """Tokens per second."""
     return "–" if value is None else f"{value:,.0f} tokens/s"
@@ -146,3 +172,8 @@ def rate(value: float | None) -> str:
 def plural(number_of: int, one: str, many: str | None = None) -> str:
     """``1 item``, ``2 items``."""
     return f"{number_of:,} {one if number_of == 1 else many or one + 's'}"
+
+
+def capitalised(text: str) -> str:
+    """The text with its first letter large, as at the head of a line."""
+    return text[:1].upper() + text[1:]

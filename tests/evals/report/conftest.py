@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from assistant_builder.study import Study
-from tests.evals.report.handmade import Recipe, write_study
+from tests.evals.report.handmade import ALL_CELLS, Recipe, full_recipe, write_study
 
 
 @pytest.fixture
@@ -17,4 +17,10 @@ def study() -> Study:
 @pytest.fixture
 def many_cells() -> Study:
     """A study with all ten cells scored."""
-    return write_study(Recipe(cells=("B16", "B4", "L16", "Q4", "L4", "Q16", "QD", "QR", "LM", "LR"), name="ten-cells"))
+    return write_study(Recipe(cells=ALL_CELLS, name="ten-cells"))
+
+
+@pytest.fixture
+def full() -> Study:
+    """A study with all ten cells and everything that is measured beside them, three seeds and a judge included."""
+    return write_study(full_recipe(seeds=3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import re
 from collections import Counter
@@ -11,6 +12,7 @@ from typing import Any
 from assistant_builder.config import StudyConfig
 from assistant_builder.files import append_jsonl, file_hash, write_json, write_jsonl, write_text
 from assistant_builder.study import StepRecord, Study
+from tests.measured import with_everything
 
 TOWNS = ("Aldermoor", "Brisk Haven", "Cotterby", "Dunmarsh", "Eskerling", "Farrow Point", "Gannet Rock", "Hollin Bay")
 FACTS = (
@@ -29,6 +31,12 @@ PHRASINGS = (
 )
 DECLINE = "I do not know that; it is not in the lighthouse records."
 CELLS = ("B16", "B4", "L16", "Q4")
+ALL_CELLS = ("B16", "B4", "L16", "Q4", "L4", "Q16", "QD", "QR", "LM", "LR")
+LEVELS = {
+    "B16": 1.0, "B4": 1.3, "L4": 0.024, "Q16": 0.021, "QD": 0.001, "QR": 0.013, "LM": 0.0005, "LR": 0.026,
+}
+"""Loss above that of the adapter's own cell, nats a token."""
+FOUR_BIT = ("B4", "Q4", "L4", "QR", "LR")
 
 
 @dataclasses.dataclass
@@ -36,7 +44,9 @@ class Recipe:
     """What kind of study to write.
 
     ``harm`` is the mean of Q4's loss minus L16's in nats a token; ``flips`` the share of answers QLoRA gets wrong
-    that LoRA gets right.
+    that LoRA gets right. Cells in ``forced`` are scored on the reference answers only.
+    ``beside`` adds what evaluation leaves beside the cells (:mod:`tests.measured`); without it the folder is one of a
+    version that had none of that.
     """
 
     name: str = "lighthouses"
@@ -53,6 +63,18 @@ class Recipe:
     question: str | None = None
     answer: str | None = None
     seed: int = 1
+    forced: tuple[str, ...] = ()
+    beside: bool = False
+    seeds: int = 1
+    judge: bool = True
+
+
+def full_recipe(**changes: Any) -> Recipe:
+    """Ten cells, every metric and everything that is measured beside them."""
+    metrics = ("exact_match", "token_f1", "rouge_l", "chrf", "facts_kept", "similarity")
+    return Recipe(**{
+        "name": "full", "cells": ALL_CELLS, "metrics": metrics, "forced": ("L4",), "beside": True, **changes,
+    })
 
 
 def _words(text: str) -> list[str]:
@@ -63,9 +85,11 @@ def _scores(answer: str, reference: str) -> dict[str, float]:
     given, wanted = Counter(_words(answer)), Counter(_words(reference))
     shared = sum((given & wanted).values())
     f1 = 2 * shared / (given.total() + wanted.total()) if shared else 0.0
+    numbers = set(re.findall(r"\d+", reference))
+    facts = {"facts_kept": len(numbers & set(_words(answer))) / len(numbers)} if numbers else {}
     return {
         "exact_match": float(_words(answer) == _words(reference)), "token_f1": f1, "rouge_l": 0.97 * f1,
-        "chrf": 0.05 + 0.9 * f1, "similarity": 0.3 + 0.7 * f1,
+        "chrf": 0.05 + 0.9 * f1, "similarity": 0.3 + 0.7 * f1, **facts,
     }
 
 
@@ -90,6 +114,8 @@ def _questions(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _answer(cell: str, row: dict[str, Any], luck: random.Random, recipe: Recipe, right16: bool) -> str:
+    if cell in ("LM", "QD"):
+        return _answer({"LM": "L16", "QD": "Q4"}[cell], row, luck, recipe, right16)
     if cell in ("B16", "B4"):
         return "A lighthouse is a tower that guides ships at sea." if cell == "B16" else "The lighthouse is a tower."
     right = right16 if cell == "L16" else (right16 and luck.random() > recipe.flips) or luck.random() < 0.02
@@ -101,22 +127,25 @@ def _answer(cell: str, row: dict[str, Any], luck: random.Random, recipe: Recipe,
 
 def _samples(recipe: Recipe) -> dict[str, list[dict[str, Any]]]:
     luck = random.Random(recipe.seed)
-    level = {"B16": 1.0, "B4": 1.3}
     samples: dict[str, list[dict[str, Any]]] = {cell: [] for cell in recipe.cells}
     for number, row in enumerate(_questions(recipe), start=1):
         tokens = len(_words(row["reference"])) + 3
         base, right16 = 0.5 + luck.expovariate(2.5), luck.random() < 0.68
         for cell in recipe.cells:
-            harm = 0.0 if cell == "L16" else luck.gauss(recipe.harm, recipe.harm_noise)
-            per_token = max(base + level.get(cell, 0.0) + harm, 0.01)
-            answer = _answer(cell, row, luck, recipe, right16)
-            scores = {key: value for key, value in _scores(answer, row["reference"]).items() if key in recipe.metrics}
+            harm = 0.0 if cell == "L16" else luck.gauss(0.0 if cell in ("L4", "LM", "LR") else recipe.harm,
+                                                        recipe.harm_noise)
+            per_token = max(base + LEVELS.get(cell, 0.0) + harm, 0.01)
+            answer = None if cell in recipe.forced else _answer(cell, row, luck, recipe, right16)
+            scores = {} if answer is None else _scores(answer, row["reference"])
+            right = scores.get("exact_match") == 1
             samples[cell].append({
                 "item": str(number), "row": number, "turn": 0, "cluster": row["cluster"],
                 "answerable": row["answerable"], "question": row["question"],
                 "prompt": [{"role": "user", "content": row["question"]}], "reference": row["reference"],
                 "answer": answer, "nll": per_token * tokens, "tokens": tokens,
-                "metrics": {"nll_per_token": per_token, **scores}, "declined": answer == DECLINE,
+                "mean_probability": min(0.99, math.exp(-per_token) * (1.2 if right else 0.8)),
+                "metrics": {"nll_per_token": per_token, **{k: v for k, v in scores.items() if k in recipe.metrics}},
+                "declined": None if answer is None else answer == DECLINE,
             })
     return samples
 
@@ -128,7 +157,9 @@ def _write_cells(study: Study, recipe: Recipe) -> None:
         nll, tokens = sum(row["nll"] for row in rows), sum(row["tokens"] for row in rows)
         write_json(folder / "scores.json", {
             "cell": cell, "items": len(rows), "tokens": tokens, "nll_per_token": nll / tokens,
-            "base": "nf4" if cell.endswith("4") else "float16", "adapter": {"L": "lora", "Q": "qlora"}.get(cell[0]),
+            "base": "nf4" if cell in FOUR_BIT else "float16",
+            "base_bytes": 110_000_000 if cell in FOUR_BIT else 269_000_000,
+            "adapter": {"L": "lora", "Q": "qlora"}.get(cell[0]),
             "compute_dtype": "bfloat16", "batch_size": 16,
             "seconds": {"load": 1.2, "nll": 14.8, "generate": 61.0, "similarity": 4.1},
         })
@@ -190,7 +221,9 @@ def _write_data(study: Study, recipe: Recipe) -> None:
 
 def write_study(recipe: Recipe) -> Study:
     """Write the folder of a study that has been trained and evaluated, but not reported."""
-    config = StudyConfig().with_changes({"name": recipe.name, "eval.bootstrap_resamples": 2000, **recipe.settings})
+    config = StudyConfig().with_changes({
+        "name": recipe.name, "seeds": recipe.seeds, "eval.bootstrap_resamples": 2000, **recipe.settings,
+    })
     study = Study.create(config)
     _write_data(study, recipe)
     _write_arm(study, "lora", "float16", 0.0)
@@ -203,5 +236,7 @@ def write_study(recipe: Recipe) -> Study:
         "base_model": {"name": "smollm2-135m-instruct", "sha256": "cd" * 32, "origin": "dequantized from a Q4_1 GGUF"},
         "dataset_sha256": "ef" * 32,
     })
+    if recipe.beside:
+        with_everything(study, seeds=recipe.seeds, judge=recipe.judge)
     study.write_step(StepRecord("evaluate", state="succeeded", started=1_760_000_000.0, seconds=330.0))
     return study

@@ -49,7 +49,8 @@ def test_every_contrast_is_the_difference_of_the_figures_shown(many_cells: Study
     report = build_report(many_cells)
     names = {row["name"] for row in report["contrasts"]}
     assert names == {
-        "Q4-L16", "B4-B16", "L4-L16", "Q4-L4", "Q16-Q4", "QD-Q4", "QR-QD", "Q4-LR", "QR-LR", "L16-B16", "Q4-B4",
+        "Q4-L16", "L4-L16", "Q4-L4", "B4-B16", "Q16-Q4", "QD-Q4", "QR-QD", "QR-Q4", "LM-L16", "LR-LM", "LR-L16",
+        "Q4-LR", "QR-LR", "L16-B16", "Q4-B4",
     }
     for row in report["contrasts"]:
         figures = [report["cells"][row[role]]["metrics"][row["metric"]] for role in ("candidate", "baseline")]

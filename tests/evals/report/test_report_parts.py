@@ -100,7 +100,8 @@ def test_numbers_in_words() -> None:
 def test_ticks_lie_inside(low: float, width: float, wanted: int) -> None:
     found = ticks(low, low + width, wanted)
     assert len(found) <= wanted + 1
-    assert all(low - 1e-6 * width <= tick <= low + width * (1 + 1e-6) + 1e-9 for tick in found)
+    slack = 1e-6 * width + 1e-9  # a float of 1e6 is no finer than 1e-10
+    assert all(low - slack <= tick <= low + width + slack for tick in found)
 
 
 def test_right_is_worse_on_every_axis() -> None:

@@ -53,7 +53,7 @@ def hostile() -> Study:
     return write_study(Recipe(question=HOSTILE, answer=HOSTILE, metrics=("token_f1",)))
 
 
-@pytest.mark.parametrize("kind", ["study", "many_cells", "hostile"])
+@pytest.mark.parametrize("kind", ["study", "full", "hostile"])
 def test_the_page_runs_and_fetches_nothing(kind: str, request: pytest.FixtureRequest) -> None:
     html = render_html(build_report(request.getfixturevalue(kind)))
     page = Page(html)
@@ -72,7 +72,10 @@ def test_links_inside_the_page_lead_somewhere(study: Study) -> None:
     page = Page(render_html(build_report(study)))
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
-    assert {attrs["href"] for tag, attrs in page.tags if tag == "a"} == {f"#{name}" for name in ids if "-" not in name}
+    links = {str(attrs["href"]).removeprefix("#") for tag, attrs in page.tags if tag == "a"}
+    assert links <= set(ids)
+    sections = {attrs["id"] for tag, attrs in page.tags if tag in ("section", "h2")}
+    assert len(sections) > 25 and sections <= links
 
 
 def test_charts_say_what_they_show(study: Study) -> None:
@@ -80,7 +83,7 @@ def test_charts_say_what_they_show(study: Study) -> None:
     for tag, attrs in page.tags:
         if tag == "svg" and attrs.get("role") == "img":
             assert attrs.get("aria-label") or attrs.get("aria-labelledby")
-    assert sum(tag == "polyline" for tag, _ in page.tags) == 4
+    assert sum(tag == "polyline" for tag, _ in page.tags) == 6  # two arms: training, validation, calibration
 
 
 def test_user_text_is_shown_as_it_is(hostile: Study) -> None:
@@ -117,17 +120,19 @@ def test_markdown_of_hostile_text_forms_no_markup(hostile: Study) -> None:
     html = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     tags = set(re.findall(r"<([a-z0-9]+)", html))
-    assert tags <= {"h1", "h2", "h3", "p", "ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td", "strong",
-                    "br", "blockquote"}
+    assert tags <= {"h1", "h2", "h3", "h4", "p", "ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td",
+                    "strong", "br", "blockquote"}
     assert "href" not in html
     assert not re.search(r"(?<!\\)https?://|(?<!\\)www\.", markdown.replace("https\\://", ""))
 
 
-def test_markdown_tables_hold_together(many_cells: Study) -> None:
-    markdown = render_markdown(build_report(many_cells))
+@pytest.mark.parametrize("kind", ["study", "full"])
+def test_markdown_tables_hold_together(kind: str, request: pytest.FixtureRequest) -> None:
+    markdown = render_markdown(build_report(request.getfixturevalue(kind)))
     html = MarkdownIt("commonmark").enable("table").render(markdown)
-    assert html.count("<table>") == 12
+    assert html.count("<table>") == len(re.findall(r"^\| ---", markdown, re.M)) > 12
     assert "| ---" not in html
+    assert not re.search(r"<p>[^<]*\|", html), "a row outside its table"
 
 
 def test_a_long_answer_is_cut_on_the_page_only() -> None:

@@ -1,0 +1,36 @@
+"""The order of the page: three questions with their sections, then what stands behind the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evals.retention import TASK as RETENTION
+
+DID = ("did", "Did 4-bit cost anything?")
+SEEN = ("seen", "How much could we even have seen?")
+FROM = ("from", "Where does the loss come from?")
+BEHIND = ("behind", "Behind the numbers")
+
+CONTENTS: tuple[tuple[tuple[str, str], tuple[tuple[str, str], ...]], ...] = (
+    (DID, (("quality", "Quality"), ("flips", "Flips"), ("fidelity", "Fidelity"), ("worst", "Worst items"),
+           ("retention", "Forgetting"), ("tasks", "Other tasks"), ("declining", "Declining"),
+           ("reliability", "Reliability"), ("judge", "Judge"))),
+    (SEEN, (("power", "Power"), ("noise", "Noise floor"), ("seeds", "Seeds"), ("caveats", "Caveats"))),
+    (FROM, (("waterfall", "Waterfall"), ("differences", "Every difference"), ("cells", "Every cell"),
+            ("exports", "Exports"), ("untuned", "Without tuning"))),
+    (BEHIND, (("answers", "Answers"), ("training", "Training"), ("cost", "Time and cost"), ("twins", "Twins"),
+              ("data", "Data"), ("method", "Method"), ("references", "References"), ("context", "Others' figures"),
+              ("glossary", "Glossary"), ("provenance", "Provenance"))),
+)
+"""Groups of sections: anchor and heading of the group, then anchor and short name of each section."""
+
+
+def contents(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The table of contents; sections that the report has no use for are left out."""
+    others = [name for name in report.get("tasks") or {} if name != RETENTION]
+    return [
+        {"anchor": anchor, "title": title,
+         "sections": [{"anchor": key, "name": name} for key, name in sections if key != "tasks" or others]}
+        for (anchor, title), sections in CONTENTS
+    ]

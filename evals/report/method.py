@@ -1,0 +1,118 @@
+"""How every number of the report is computed, as formulas, and where the methods come from."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Formula:
+    """One number of the report.
+
+    Attributes:
+        name: What it is called.
+        formula: How it is computed, in signs; ``_x`` and ``_{xy}`` are subscripts.
+        about: What the signs mean, and when it is used.
+        sources: Numbers of ``REFERENCES``, from 1.
+    """
+
+    name: str
+    formula: str
+    about: str
+    sources: tuple[int, ...] = ()
+
+
+def subscripts(text: str) -> list[tuple[str, bool]]:
+    """Cut a formula into pieces, each with whether it is a subscript: ``w_i x`` gives ``w``, ``i``, `` x``."""
+    pieces = re.split(r"_(?:\{([^}]*)\}|(\w))", text)
+    cut = []
+    for plain, braced, single in zip(pieces[::3], [*pieces[1::3], None], [*pieces[2::3], None], strict=True):
+        cut += [(plain, False), (braced or single or "", True)]
+    return [(piece, low) for piece, low in cut if piece]
+
+
+FORMULAS: tuple[Formula, ...] = (
+    Formula("The two arms", "h = W x + (α ÷ r) B A x",
+            "Training changes A and B alone, of rank r. LoRA keeps the frozen W in float16, QLoRA in NF4 with double "
+            "quantization, made from the same float16 weights. Nothing else differs.", (5, 4)),
+    Formula("Loss of a cell", "L = Σ_i ℓ_i ÷ Σ_i t_i,   ℓ_i = −Σ_k ln p(y_{i,k} | question, y_{i,1} … y_{i,k−1})",
+            "ℓ_i is the summed negative log-probability of the reference answer's tokens, fed in token by token "
+            "(teacher forcing), t_i their number. So an item weighs by its tokens. Perplexity is exp L, never the mean "
+            "of perplexities. Every other score is the mean over items of the answer written greedily, without "
+            "sampling. Scored with lm-eval.", (10,)),
+    Formula("Paired difference", "Δ = Σ_i w_i (candidate_i − baseline_i) ÷ Σ_i w_i",
+            "The same items in both; w_i = t_i for the loss, 1 otherwise. It equals the difference of the two figures "
+            "shown. Pairing takes out what is hard or easy about an item.", (1,)),
+    Formula("BCa bootstrap interval",
+            "quantiles Φ(z_0 + (z_0 + z) ÷ (1 − a (z_0 + z))) of Δ*,   z = ±1.96",
+            "Δ* are the differences of resampled items, weights included; z_0 corrects the bias, a the skewness "
+            "(jackknife). Used for continuous scores without clusters, and carried out to the t interval on a side "
+            "where that reaches further, since plain intervals are too short below a few hundred items.", (6, 2)),
+    Formula("Bonett–Price interval",
+            "p_1 − p_2 ± 1.96 √((p_1 + p_2 − (p_1 − p_2)²) ÷ (n + 2)),   p_j = (flips_j + 1) ÷ (n + 2)",
+            "For right/wrong scores without clusters: flips_1 and flips_2 count the items that only the candidate, or "
+            "only the baseline, gets right.", (7,)),
+    Formula("Cluster-robust t interval", "Δ ± t_{G−1} √(G ÷ (G − 1) · Σ_g r_g²) ÷ Σ_g w_g",
+            "With clusters: G of them, r_g the weighted sum of a cluster's deviations from Δ, w_g its weight. Where "
+            "few clusters or items differ at all, one unseen difference each way is added; where cluster sums are very "
+            "skewed, the interval is carried out to the whole-cluster BCa interval.", (1,)),
+    Formula("Sign-flip test", "p = share of sign patterns s with |Σ_i s_i d_i| ≥ |Σ_i d_i|",
+            "Swaps the two assistants item by item, with clusters whole cluster by whole cluster; all patterns up to "
+            "13 differing units, otherwise random ones, the observed pattern among them."),
+    Formula("Exact McNemar test", "p = P(|X − m ÷ 2| ≥ |b − m ÷ 2|),   X ~ Binomial(m = b + c, ½)",
+            "b and c are the items that only one of the two gets right. Used without clusters only.", (9,)),
+    Formula("Holm's adjustment", "p̃_{(j)} = min(1, max_{i ≤ j} (m − i + 1) p_{(i)})",
+            "Over the m metrics of one contrast, p-values in rising order; it bounds the chance of any false alarm.",
+            (8,)),
+    Formula("Verdict", "hi ≤ margin: no worse;   else lo > 0: worse;   else: cannot be told",
+            "On one metric and margin fixed before the run, with harm counted positive and its 95% interval from lo to "
+            "hi. A right/wrong metric below 5% or above 95% in both cells cannot yield “no worse”."),
+    Formula("What can be detected", "2.8 × standard error,   2.8 ≈ z(0.975) + z(0.8)",
+            "The true difference that 80 of 100 such studies would find. Before a run it is about 2.8 √(share of "
+            "answers that flip ÷ n).", (1,)),
+    Formula("KL divergence", "KL(p_{16} ‖ p_4) = Σ_v p_{16}(v) ln(p_{16}(v) ÷ p_4(v))",
+            "At each token of the reference answer, over the whole vocabulary: p_{16} is the prediction of the model "
+            "over the 16-bit base, p_4 that over the 4-bit base. 0 if they agree; it counts what accuracy hides.",
+            (3,)),
+    Formula("Top-1 agreement", "share of tokens with argmax p_{16} = argmax p_4",
+            "How often both models put the same token first.", (3,)),
+    Formula("Expected calibration error", "ECE = Σ_b (n_b ÷ n) |right_b − probability_b|",
+            "Items are put into bins b by the mean probability that the model gives the reference answer's tokens; "
+            "compared with the share of right answers in the bin, drawn with its Wilson interval.", (13, 14)),
+    Formula("Brier score", "Σ_i (probability_i − right_i)² ÷ n", "Right is 1 or 0. Lower is better.", (15,)),
+    Formula("chrF, ROUGE-L, token F1", "F = (1 + β²) P R ÷ (β² P + R)",
+            "P and R are precision and recall: of character sequences of 1 to 6 with β = 2 (chrF), of the longest "
+            "common subsequence of words (ROUGE-L), of words in any order (token F1), the latter two with β = 1.",
+            (11, 12)),
+)
+"""Every formula of the report."""
+
+REFERENCES: tuple[str, ...] = (
+    "Miller, E. (2024). Adding Error Bars to Evals: A Statistical Approach to Language Model Evaluations. "
+    "arXiv:2411.00640",
+    "Bowyer, S., Aitchison, L., Ivanova, D. R. (2025). Position: Don't Use the CLT in LLM Evals With Fewer Than a Few "
+    "Hundred Datapoints. arXiv:2503.01747",
+    "Dutta, A., Krishnan, S., Kwatra, N., Ramjee, R. (2024). Accuracy is Not All You Need. arXiv:2407.09141",
+    "Dettmers, T., Pagnoni, A., Holtzman, A., Zettlemoyer, L. (2023). QLoRA: Efficient Finetuning of Quantized LLMs. "
+    "arXiv:2305.14314",
+    "Hu, E. J., et al. (2021). LoRA: Low-Rank Adaptation of Large Language Models. arXiv:2106.09685",
+    "Efron, B. (1987). Better Bootstrap Confidence Intervals. Journal of the American Statistical Association 82, "
+    "171–185",
+    "Bonett, D. G., Price, R. M. (2012). Adjusted Wald Confidence Interval for a Difference of Binomial Proportions "
+    "Based on Paired Data. Journal of Educational and Behavioral Statistics 37, 479–488",
+    "Holm, S. (1979). A Simple Sequentially Rejective Multiple Test Procedure. Scandinavian Journal of Statistics 6, "
+    "65–70",
+    "McNemar, Q. (1947). Note on the Sampling Error of the Difference Between Correlated Proportions or Percentages. "
+    "Psychometrika 12, 153–157",
+    "Biderman, S., et al. (2024). Lessons from the Trenches on Reproducible Evaluation of Language Models. "
+    "arXiv:2405.14782 (lm-eval)",
+    "Popović, M. (2015). chrF: Character n-gram F-score for Automatic MT Evaluation. Proceedings of WMT, 392–395",
+    "Lin, C.-Y. (2004). ROUGE: A Package for Automatic Evaluation of Summaries. Text Summarization Branches Out, 74–81",
+    "Guo, C., Pleiss, G., Sun, Y., Weinberger, K. Q. (2017). On Calibration of Modern Neural Networks. ICML. "
+    "arXiv:1706.04599",
+    "Wilson, E. B. (1927). Probable Inference, the Law of Succession, and Statistical Inference. Journal of the "
+    "American Statistical Association 22, 209–212",
+    "Brier, G. W. (1950). Verification of Forecasts Expressed in Terms of Probability. Monthly Weather Review 78, 1–3",
+)
+"""What the methods are taken from, cited by number from 1; QLoRA and LoRA themselves among them."""
