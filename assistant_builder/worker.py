@@ -19,7 +19,8 @@ import psutil
 
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ResourceError
 from assistant_builder.files import file_hash
-from assistant_builder.study import State, Study
+from assistant_builder.steps import State
+from assistant_builder.study import Study
 
 Work = Callable[[], Iterable[Path] | None]
 """Does the step; returns the files it made, or None when it has to wait for another step."""

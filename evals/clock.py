@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from assistant_builder.study import Progress, Study
+from assistant_builder.steps import Progress
+from assistant_builder.study import Study
 
 PRIORS: Mapping[str, float] = {
     "likelihood": 1.0, "answers": 5.0, "similarity": 0.1, "documents": 1.0, "fidelity": 6.0,

@@ -11,7 +11,8 @@ import psutil
 from assistant_builder.config import StudyConfig, parse_config
 from assistant_builder.data import Pair, prepare
 from assistant_builder.files import append_jsonl, read_jsonl, write_json, write_jsonl
-from assistant_builder.study import STEPS, Progress, StepRecord, Study
+from assistant_builder.steps import STEPS, Progress, StepRecord
+from assistant_builder.study import Study
 from tests.measured import with_everything
 
 CARDS = Path(__file__).parents[1] / "datasets_cards"

@@ -20,6 +20,7 @@ LEVELS = {
     "assistant_builder.errors": 0,
     "assistant_builder.config": 0,
     "assistant_builder.files": 1,
+    "assistant_builder.steps": 1,
     "assistant_builder.study": 1,
     "assistant_builder.data": 1,
     "assistant_builder.models": 2,

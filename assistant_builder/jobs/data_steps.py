@@ -12,7 +12,8 @@ from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.prompts import Prompter
 from assistant_builder.provenance import collect_provenance
-from assistant_builder.study import Progress, Study
+from assistant_builder.steps import Progress
+from assistant_builder.study import Study
 
 
 def prepare_data(study: Study) -> Iterable[Path]:

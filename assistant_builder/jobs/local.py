@@ -14,7 +14,8 @@ from filelock import FileLock, Timeout
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ChangedInputsError, StudyError
 from assistant_builder.jobs.steps import command, step_inputs
-from assistant_builder.study import Progress, State, StepRecord, Study, changed_inputs, steps_of
+from assistant_builder.steps import Progress, State, StepRecord, changed_inputs, steps_of
+from assistant_builder.study import Study
 from assistant_builder.worker import child_environment
 
 _POLL_SECONDS = 0.25

@@ -16,7 +16,8 @@ from assistant_builder.files import file_hash, read_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.folders import base_model_hash
-from assistant_builder.study import Study, arm_runs, split_run
+from assistant_builder.steps import arm_runs, split_run
+from assistant_builder.study import Study
 
 _REPORT_ONLY = {"primary_metric", "margin", "bootstrap_resamples", "price_per_hour"}
 """Settings of ``eval`` that change how scores are judged, and no score."""

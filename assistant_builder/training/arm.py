@@ -19,7 +19,8 @@ from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.memory import needs_checkpointing
 from assistant_builder.models.prompts import Example, Prompter
-from assistant_builder.study import Progress, Study, split_run
+from assistant_builder.steps import Progress, split_run
+from assistant_builder.study import Study
 from assistant_builder.training import checkpoints
 from assistant_builder.training.progress import peak_memory_bytes, validation_losses
 from assistant_builder.training.schedule import best_step, next_move

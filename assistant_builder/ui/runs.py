@@ -12,7 +12,8 @@ from markupsafe import Markup
 
 from assistant_builder.config import StudyConfig, parse_config
 from assistant_builder.errors import ConfigError, StudyError
-from assistant_builder.study import Study, changed_inputs
+from assistant_builder.steps import changed_inputs
+from assistant_builder.study import Study
 from assistant_builder.ui.markup import callout
 from assistant_builder.ui.views.training import refused_changes
 

@@ -14,7 +14,8 @@ from typing import Any
 from assistant_builder.config import CELLS, StudyConfig
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.files import read_json, read_jsonl
-from assistant_builder.study import STEPS, Progress, StepRecord, Study
+from assistant_builder.steps import STEPS, Progress, StepRecord
+from assistant_builder.study import Study
 
 SHOWN_ARMS = ("qlora", "lora")
 

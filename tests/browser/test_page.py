@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from assistant_builder.study import Progress, Study
+from assistant_builder.steps import Progress
+from assistant_builder.study import Study
 from tests.browser.serving import Site, free_port, start_site
 from tests.fabricated import finished_study, new_study, running, with_data, with_metrics
 

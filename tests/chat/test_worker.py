@@ -16,7 +16,8 @@ from assistant_builder.chat.client import ChatWorker, Exchange, Reply, WorkerPoo
 from assistant_builder.chat.session import Sampling
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError
-from assistant_builder.study import StepRecord, Study
+from assistant_builder.steps import StepRecord
+from assistant_builder.study import Study
 from tests.chat.parrot import ROOT, parrot_command
 
 

@@ -6,7 +6,7 @@ import time
 
 from markupsafe import Markup
 
-from assistant_builder.study import StepRecord, split_run
+from assistant_builder.steps import StepRecord, split_run
 from assistant_builder.ui.markup import STATE_WORDS, badge, bar, empty, error_callout, join
 from assistant_builder.ui.snapshots import Snapshot
 from evals.report.wording import duration

@@ -11,7 +11,8 @@ from typing import Any
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.files import append_jsonl, file_hash, write_json, write_jsonl, write_text
-from assistant_builder.study import StepRecord, Study
+from assistant_builder.steps import StepRecord
+from assistant_builder.study import Study
 from tests.measured import with_everything
 
 TOWNS = ("Aldermoor", "Brisk Haven", "Cotterby", "Dunmarsh", "Eskerling", "Farrow Point", "Gannet Rock", "Hollin Bay")

@@ -1,0 +1,32 @@
+"""Every option of a study: its default, bounds and help text, in this one place.
+
+The command line, ``study.yaml`` and the page are generated from these fields. Importing this package must not import
+torch.
+"""
+
+from assistant_builder.config.parts import (
+    ARMS,
+    CELLS,
+    METRICS,
+    Arm,
+    Cell,
+    DataConfig,
+    EvalConfig,
+    Metric,
+    ModelConfig,
+    TrainConfig,
+)
+from assistant_builder.config.study_config import (
+    PRESETS,
+    StudyConfig,
+    check_name,
+    load_config,
+    option_fields,
+    parse_config,
+    read_value,
+)
+
+__all__ = [
+    "ARMS", "CELLS", "METRICS", "PRESETS", "Arm", "Cell", "DataConfig", "EvalConfig", "Metric", "ModelConfig",
+    "StudyConfig", "TrainConfig", "check_name", "load_config", "option_fields", "parse_config", "read_value",
+]

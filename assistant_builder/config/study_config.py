@@ -1,0 +1,162 @@
+"""The settings of a whole study, and how they are read, changed and written."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError
+
+from assistant_builder.config.parts import BASIC, DataConfig, EvalConfig, ModelConfig, Part, TrainConfig
+from assistant_builder.errors import ConfigError
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+
+def check_name(name: str) -> str:
+    """Return ``name`` if it can name a study folder on every system, else raise ValueError."""
+    if not _NAME.fullmatch(name) or name.endswith(".") or name.split(".")[0] in _RESERVED:
+        raise ValueError(
+            "a study name is 1 to 64 of a-z 0-9 . _ - and starts with a letter or digit "
+            "(device names such as 'con' are taken)"
+        )
+    return name
+
+
+class StudyConfig(Part):
+    """One study: one data file, one base model, two arms that differ in how the frozen base is stored."""
+
+    version: Literal[1] = 1
+    name: Annotated[str, AfterValidator(check_name)] = Field(
+        "study", title="Name", description="Name of the study and of its folder.", json_schema_extra=BASIC
+    )
+    seeds: int = Field(1, ge=1, le=20, title="Seeds", description="How often each arm is trained, with training seeds "
+                       "train.seed, train.seed + 1, …; more than one shows how much luck there is in a difference.",
+                       json_schema_extra=BASIC)
+    data: DataConfig = Field(default_factory=DataConfig, title="Data", description="Data file and split.")
+    model: ModelConfig = Field(default_factory=ModelConfig, title="Model", description="Base model.")
+    train: TrainConfig = Field(default_factory=TrainConfig, title="Training", description="LoRA and optimization.")
+    eval: EvalConfig = Field(default_factory=EvalConfig, title="Evaluation", description="Scoring and verdict.")
+
+    def to_yaml(self) -> str:
+        """The whole config, every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def with_changes(self, changes: dict[str, Any]) -> StudyConfig:
+        """A copy with dotted keys replaced and everything validated again.
+
+        Args:
+            changes: ``{"train.epochs": 2, "data.columns.group": "focus"}``; text values are read as YAML scalars.
+                ``train.preset`` brings the values of the preset, which other changes then replace.
+
+        Raises:
+            ConfigError: A key is unknown or a value does not fit; all of them are named.
+        """
+        tree = self.model_dump(mode="json")
+        problems: list[str] = []
+        tree["train"] |= PRESETS.get(str(changes.get("train.preset")), {})
+        for dotted, value in changes.items():
+            *parents, leaf = dotted.split(".")
+            node: Any = tree
+            for key in parents:
+                node = node.get(key) if isinstance(node, dict) else None
+            open_dict = parents[-1:] == ["columns"]
+            if not isinstance(node, dict) or (leaf not in node and not open_dict):
+                problems.append(f"{dotted}: no such setting{_nearest(dotted)}")
+                continue
+            node[leaf] = read_value(dotted, value) if isinstance(value, str) else value
+        if problems:
+            raise ConfigError("; ".join(problems), remedy="'assistant-builder settings' lists all of them")
+        return parse_config(tree)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {"epochs": 1.0, "rank": 8, "alpha": 16.0, "evaluations": 2},
+    "balanced": {"epochs": 3.0, "rank": 16, "alpha": 32.0, "evaluations": 4},
+    "thorough": {"epochs": 6.0, "rank": 32, "alpha": 64.0, "evaluations": 6},
+}
+"""What each preset changes in ``train``; everything else keeps its default."""
+
+
+def option_fields() -> dict[str, tuple[Any, Any]]:
+    """Every option by its dotted key: ``{"train.rank": (field, default)}``, in order of definition."""
+    options: dict[str, tuple[Any, Any]] = {}
+    defaults = StudyConfig()
+    for part, outer in StudyConfig.model_fields.items():
+        value = getattr(defaults, part)
+        if isinstance(value, Part):
+            for key, field in type(value).model_fields.items():
+                options[f"{part}.{key}"] = (field, getattr(value, key))
+        else:
+            options[part] = (outer, value)
+    return options
+
+
+def read_value(dotted: str, text: str) -> Any:
+    """Read the text of ``--set key=text`` as YAML, so that numbers, null, true and lists come out typed."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{text!r} is not a value", where=dotted, remedy="Quote it") from error
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)  # YAML 1.1 reads 1e-4 as text
+    annotation = option_fields().get(dotted, (None, None))[0]
+    wants_text = annotation is not None and "str" in str(annotation.annotation) and "dict" not in str(
+        annotation.annotation
+    ) and "list" not in str(annotation.annotation)
+    wants_list = annotation is not None and str(annotation.annotation).startswith(("list", "typing.List"))
+    if wants_list and isinstance(value, str):
+        return [item.strip() for item in value.split(",") if item.strip()]
+    if wants_text and value is not None and not isinstance(value, str):
+        return text
+    return value
+
+
+def parse_config(tree: Any, *, where: str = "study.yaml") -> StudyConfig:
+    """Validate a config tree.
+
+    Raises:
+        ConfigError: With every problem, its dotted key and the offending value.
+    """
+    if not isinstance(tree, dict):
+        raise ConfigError("the file holds no settings", where=where, remedy="It should look like 'train: {epochs: 2}'")
+    try:
+        return StudyConfig.model_validate(tree)
+    except ValidationError as error:
+        problems = []
+        for item in error.errors():
+            key = ".".join(str(part) for part in item["loc"]) or "config"
+            message = item["msg"].removeprefix("Value error, ")
+            if item["type"] == "extra_forbidden":
+                problems.append(f"{key}: no such setting{_nearest(key)}")
+            elif item["type"] == "value_error" and isinstance(item["input"], dict):
+                problems.append(f"{key}: {message}")
+            else:
+                problems.append(f"{key}={item['input']!r}: {message}")
+        raise ConfigError("; ".join(problems), where=where, remedy="Correct it and run again") from error
+
+
+def load_config(path: Path) -> StudyConfig:
+    """Read and validate a ``study.yaml``; a relative ``data.source`` is taken from the file's folder."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"not readable as YAML: {error}", where=str(path), remedy="Correct the syntax") from error
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path), remedy="Check the path") from error
+    config = parse_config(tree, where=str(path))
+    source = config.data.source
+    if source and not Path(source).is_absolute() and (path.parent / source).exists():
+        config = config.with_changes({"data.source": str((path.parent / source).resolve())})
+    return config
+
+
+def _nearest(dotted: str) -> str:
+    close = difflib.get_close_matches(dotted, list(option_fields()), n=1)
+    leaf_matches = [key for key in option_fields() if key.split(".")[-1] == dotted.split(".")[-1]]
+    best = leaf_matches[:1] or close
+    return f" (did you mean {best[0]}?)" if best else ""

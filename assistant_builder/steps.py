@@ -1,0 +1,99 @@
+"""The steps of a study, and the records in which each says how it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import psutil
+
+from assistant_builder.config import ARMS, Arm
+
+State = Literal["queued", "running", "succeeded", "failed", "cancelled", "lost"]
+
+
+def arm_runs(seeds: int) -> tuple[str, ...]:
+    """The training runs of a study in order: ``lora``, ``qlora``, then ``lora-2``, ``qlora-2`` of the second seed."""
+    return tuple(arm if seed == 1 else f"{arm}-{seed}" for seed in range(1, seeds + 1) for arm in ARMS)
+
+
+def split_run(run: str) -> tuple[Arm, int]:
+    """Arm and number of the seed (1 is the first) of a training run: ``lora-2`` is ``("lora", 2)``."""
+    arm, _, seed = run.partition("-")
+    return ("qlora" if arm == "qlora" else "lora"), int(seed or 1)
+
+
+def steps_of(seeds: int) -> tuple[str, ...]:
+    """The steps of a study that trains each arm ``seeds`` times, in order of running."""
+    return "data", "data-embed", *(f"train-{run}" for run in arm_runs(seeds)), "evaluate", "report"
+
+
+STEPS = steps_of(1)
+"""The steps of a study of one seed."""
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What a step's status file holds.
+
+    Attributes:
+        step: Name of the step.
+        state: As last written; :meth:`Study.step` turns a dead ``running`` into ``lost``.
+        inputs: What the step was made from, flat: dotted setting or file → value or hash.
+        started: Unix time of the first start.
+        seconds: Wall time spent so far, all attempts together.
+        pid: Process that wrote the record.
+        process_started: Start time of that process, so that a reused pid is not mistaken for it.
+        error: ``AssistantBuilderError.to_record()`` of a failed step.
+        outputs: File below the study folder → SHA-256.
+        peak_memory_bytes: Highest resident set of the process (CPU), highest allocation (GPU) if there is one.
+    """
+
+    step: str
+    state: State = "queued"
+    inputs: dict[str, Any] = field(default_factory=dict)
+    started: float | None = None
+    seconds: float = 0.0
+    pid: int | None = None
+    process_started: float | None = None
+    error: dict[str, Any] | None = None
+    outputs: dict[str, str] = field(default_factory=dict)
+    peak_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a running step is: ``done`` of ``total`` ``unit``, and what is left in seconds."""
+
+    done: int
+    total: int
+    unit: str
+    message: str = ""
+    eta_seconds: float | None = None
+
+
+def changed_inputs(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One line, ``key: old -> new``, for each input that differs."""
+    shown = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if before != after:
+            shown.append(f"{key}: {_short(before)} -> {_short(after)}")
+    return shown
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 60 else text[:12] + "…"
+
+
+def process_alive(pid: int | None, started: float | None) -> bool:
+    """Whether the very process that wrote a record still runs."""
+    if pid is None or started is None:
+        return False
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
