@@ -1,13 +1,14 @@
 """Recognise answers that decline to answer.
 
-A list of English phrases, no model: it can be read, and it gives the same result everywhere. An answer that says it
-does not know and then answers all the same counts as declined; a decline in another language is not recognised.
+By a list of English phrases, or by the words in which the data itself teaches to decline; no model, so that it can be
+read and gives the same result everywhere. An answer that says it does not know and then answers all the same counts as
+declined; a decline in another language is recognised only where the data teaches it.
 
 ``declines.jsonl`` holds hand-labelled answers, and ``python -m evals.declining`` prints how far the list agrees with
-them. Its sets tell different things. The list was written with ``first`` at hand, so agreement there shows only that it
-does what was meant. ``fresh`` and ``indirect`` were added when the list was finished, and it has not been changed for
-them: ``fresh`` declines in the stock replies that question-answering assistants are told to give, and ``indirect``
-declines in whatever words (``My notes stop short of that.``). Who wrote these two knew the list.
+them. The list was written and widened with every set but ``blind`` at hand, so agreement there shows only that it does
+what was meant. ``blind`` was written by someone who had never seen the list, who was asked for declines in as many
+wordings as real assistants use, and the list has not been changed for it: it finds less than half of those, and takes
+next to nothing else for a decline. What is counted as declined is therefore a lower bound.
 """
 
 from __future__ import annotations
@@ -16,71 +17,30 @@ import argparse
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_SOURCE = (
-    r"(?:handbook|manual|guide(?:book|lines)?|document(?:s|ation)?|text|context|passage|article|page|website|leaflet|"
-    r"brochure|faq|catalogue|catalog|sources?|materials?|notes|records?|knowledge base|information|data|policy|"
-    r"policies|rules|regulations|instructions|section)"
-)
-_THE_SOURCE = rf"(?:the|this|that|these|those|my|our|your)(?: \w+){{0,4}}? {_SOURCE}(?: \w+){{0,3}}?"
-_NOT = r"(?:does not|do not|did not|has not|have not|doesn't|don't|didn't|hasn't|haven't)"
-_CANNOT = r"(?:cannot|can not|can't|could not|couldn't|am unable to|am not able to|'m unable to|'m not able to)"
-_TOLD = (
-    r"(?:said|mentioned|stated|specified|documented|described|addressed|discussed|recorded|listed|covered|given|found)"
-)
-
-DECLINES: dict[str, str] = {
-    "I do not know": r"\bi (?:really |simply |honestly |still )?(?:do not|don't|didn't|would not|wouldn't) "
-    r"(?:actually )?know\b",
-    "we do not know": r"\bwe (?:do not|don't) know(?: (?:that|this|the answer))?(?=[.!;,]|$)",
-    "I have no information": r"\b(?:i|we) (?:(?:do not|don't) (?:currently |actually )?have|have no|lack)(?: \w+){0,3}"
-    r"? (?:information|answer|knowledge|idea|details|data|record)\b",
-    "I am not sure": r"\bi(?: am|'m) (?:really |quite )?(?:not (?:sure|certain|aware|familiar)|unsure|uncertain)\b",
-    "I cannot say": rf"\bi ?{_CANNOT} (?:\w+ )?(?:answer|say|tell|help|assist|give|provide|find|confirm|determine|"
-    r"comment|respond|advise|share)\b",
-    "we cannot say": rf"\bwe ?{_CANNOT} (?:\w+ )?(?:say|answer (?:that|this|your)|tell you|"
-    r"help (?:you )?with (?:that|this))\b",
-    "bare refusal": r"^(?:(?:i'm |i am )?(?:very |so )?(?:sorry|apologies)[,.;:]? (?:but )?)?"
-    r"(?:cannot|can't|can not|unable to|not able to) (?:answer|say|tell|help|find)\b",
-    "cannot be answered": r"\b(?:cannot|can't|can not|could not) be (?:answered|inferred|"
-    rf"(?:determined|told|found) (?:from|in) {_THE_SOURCE}(?!\w))(?!\w)",
-    "I was not told": r"\bi (?:was not|wasn't|have not been|haven't been) (?:told|given|taught|trained)\b",
-    "the source does not say": rf"\b{_THE_SOURCE} {_NOT} (?:\w+ly )?"
-    r"(?:say|said|state|mention|specify|address|indicate|answer|discuss|tell)\b(?! that \w)",
-    "the source does not contain it": rf"\b{_THE_SOURCE} {_NOT} (?:\w+ly )?(?:cover|contain|include|provide|give|list|"
-    r"have|explain|describe) (?:that|this|it|an answer|the answer|any|enough|details|information|your question|"
-    r"the (?:information|question))\b",
-    "the source is silent": rf"\b{_THE_SOURCE} (?:is|are) silent\b|\b{_THE_SOURCE} (?:has|have|gives?|contains?) no "
-    r"(?:answer|information|mention|details)\b",
-    "not in the source": rf"\b(?:is not|are not|isn't|aren't|was not|not|never|nowhere) {_TOLD} "
-    rf"(?:\w+ )?(?:in|by) {_THE_SOURCE}(?!\w)|\b(?:that|this|it|the answer)(?: is|'s) not in {_THE_SOURCE}(?!\w)",
-    "not said": rf"\b(?:that|this|it|the answer)(?: is|'s) not (?:{_TOLD}|something i (?:know|can(?: \w+){{1,3}}))"
-    r"(?=[.!,;]|$)",
-    "nothing about it": rf"\b(?:no (?:information|mention|answer|details)|nothing) (?:\w+ )?(?:is |was |are )?"
-    r"(?:(?:available|given|provided|said|stated)(?=[.!,;]|$| about| on| in)|"
-    rf"(?:about|on|regarding|of|for)\b[^.]* in {_THE_SOURCE}|"
-    rf"in {_THE_SOURCE})",
-    "not enough information": r"\b(?:not enough|insufficient|no) (?:information|context|details) to "
-    r"(?:answer|say|tell|know)\b",
-    "out of scope": rf"\b(?:beyond|outside|out of)(?: of)? (?:my (?:\w+ )?(?:scope|knowledge|expertise|area|training)|"
-    rf"the scope of {_THE_SOURCE}|what (?:i|we) (?:know|can))",
-    "nothing else said": r"^(?:sorry[,.]? )?(?:unknown|n/a|none given|no idea|no answer|unanswerable|"
-    rf"(?:(?:answer|it is|that is|this is) )?not (?:known|available|{_TOLD}))[.!]?$",
-}
-"""What counts as declining: a name for each kind, and the regular expression that finds it in folded text."""
+from evals.decline_phrases import DECLINES
+from evals.metrics import token_f1
 
 _DECLINE = re.compile("|".join(f"(?:{pattern})" for pattern in DECLINES.values()))
+_TAUGHT = 0.75
+"""Token F1 from which an answer counts as a decline of the data."""
 
 
-def declined(answer: str) -> bool:
-    """Whether an answer declines to answer, by the phrases of ``DECLINES``.
+def declined(answer: str, taught: Collection[str] = ()) -> bool:
+    """Whether an answer declines to answer, by the phrases of ``DECLINES`` or in the words that the data teaches.
 
     What stands in quotation marks inside an answer is not the assistant speaking and is left out.
+
+    Args:
+        answer: What the assistant wrote.
+        taught: Answers of the data that decline; one that shares most of its words with the answer makes it a decline.
     """
+    if any(token_f1(answer, decline) >= _TAUGHT for decline in taught):
+        return True
     folded = unicodedata.normalize("NFKC", answer).casefold()
     folded = re.sub("[‘’ʼ]", "'", re.sub("[“”„«»]", '"', folded))
     folded = " ".join(folded.split()).strip('" ')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def sample_record(
-    item: Mapping[str, Any], *, answer: str, target: TargetScore | None, cosine: float | None
+    item: Mapping[str, Any], *, answer: str, target: TargetScore | None, cosine: float | None, taught: Collection[str]
 ) -> dict[str, Any]:
     """One line of ``samples.jsonl``.
 
@@ -25,6 +25,7 @@ def sample_record(
         answer: What was answered.
         target: Score of the reference answer; None where nothing gives it a likelihood.
         cosine: Similarity of answer and reference; None where it is not measured.
+        taught: Answers of the data that decline.
     """
     metrics = {} if target is None else {"nll_per_token": target.nll / target.tokens}
     metrics |= score_answer(answer, item["reference"])
@@ -39,7 +40,7 @@ def sample_record(
         "tokens": item["tokens"],
         "mean_probability": None if target is None else target.mean_probability,
         "metrics": metrics,
-        "declined": declined(answer),
+        "declined": declined(answer, taught),
     }
 
 

@@ -54,6 +54,10 @@ class _Scoring:
         self.prompter = Prompter.load(self.base)
         self.items = build_items(heldout_pairs(study), self.prompter)
         self.tasks = write_tasks(study, self.items)
+        training = load_split(study.folder / "data", "train")
+        self.taught = {pair.answer for pair in training if not pair.answerable} | {
+            item["reference"] for item in self.items if not item["answerable"]
+        }
         names = [*([TASK] if self.config.retention else []), *self.config.tasks]
         self.extra = ExtraTasks(list(dict.fromkeys(names)))
         self.plan = Plan(study, self.base, self.tasks.folder / "items.jsonl", self.extra.names)
@@ -121,7 +125,7 @@ class _Scoring:
         texts = timed("generate", "answering the held-out questions", answers)
         cosines = timed("similarity", "similarity of answer and reference", lambda: self._similarities(texts))
         samples = [
-            sample_record(item, answer=text, target=target, cosine=cosine)
+            sample_record(item, answer=text, target=target, cosine=cosine, taught=self.taught)
             for item, text, target, cosine in zip(self.items, texts, targets, cosines, strict=True)
         ]
         self._write(piece.folder, samples, neighbours, self.plan.inputs(piece), {
@@ -143,7 +147,7 @@ class _Scoring:
         neighbours = self._near()
         texts = [near[0].answer for near in neighbours]
         samples = [
-            sample_record(item, answer=text, target=None, cosine=cosine)
+            sample_record(item, answer=text, target=None, cosine=cosine, taught=self.taught)
             for item, text, cosine in zip(self.items, texts, self._similarities(texts), strict=True)
         ]
         self._write(self.plan.baseline("copy"), samples, [near[:1] for near in neighbours], self.plan.copy_inputs, {

@@ -6,34 +6,43 @@ import pytest
 from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.proportion import proportion_confint
 
-from evals.declining import DECLINES, agreement, declined, labelled_answers, main
+from evals.decline_phrases import DECLINES
+from evals.declining import agreement, declined, labelled_answers, main
 
 LABELLED = labelled_answers()
-SETS = {name: [row for row in LABELLED if row["set"] == name] for name in ("first", "fresh", "indirect")}
+SETS = {name: [row for row in LABELLED if row["set"] == name] for name in ("first", "fresh", "indirect", "varied", "blind")}
 
 
 def test_the_labelled_answers_are_of_both_kinds() -> None:
     assert len({row["answer"] for row in LABELLED}) == len(LABELLED) == sum(map(len, SETS.values()))
     assert {name: (sum(row["declined"] for row in rows), len(rows)) for name, rows in SETS.items()} == {
-        "first": (25, 50), "fresh": (20, 40), "indirect": (20, 20)
+        "first": (25, 50), "fresh": (20, 40), "indirect": (20, 20), "varied": (40, 80), "blind": (40, 80)
     }
 
 
 def test_recogniser_agrees_with_the_labels_it_was_written_with() -> None:
-    wrong = [row for row in SETS["first"] if declined(row["answer"]) is not row["declined"]]
-    assert not wrong
+    for name in ("first", "fresh"):
+        assert not [row for row in SETS[name] if declined(row["answer"]) is not row["declined"]]
+    assert agreement(SETS["varied"]).recognised >= 36
 
 
-def test_recogniser_on_answers_it_was_not_written_with() -> None:
-    found = agreement(SETS["fresh"])
-    assert found.false_alarms == 0
-    assert found.recognised >= 15
+def test_recogniser_on_answers_whose_writer_never_saw_it() -> None:
+    found = agreement(SETS["blind"])
+    assert found.false_alarms <= 1
+    assert found.recognised >= 16
+
+
+def test_a_decline_in_the_datas_own_words_is_recognised_in_any_language() -> None:
+    taught = ["Das steht nicht im Fahrplan; bitte am Kai fragen."]
+    assert declined("Das steht nicht im Fahrplan, bitte fragen am Kai.", taught)
+    assert not declined("Das steht nicht im Fahrplan, bitte fragen am Kai.")
+    assert not declined("Im Fahrplan steht: ab Kai drei.", taught)
 
 
 def test_agreement_equals_the_statistics_libraries() -> None:
-    found = agreement(SETS["fresh"])
-    said = [declined(row["answer"]) for row in SETS["fresh"]]
-    labels = [row["declined"] for row in SETS["fresh"]]
+    found = agreement(SETS["blind"])
+    said = [declined(row["answer"]) for row in SETS["blind"]]
+    labels = [row["declined"] for row in SETS["blind"]]
     square = [[sum(s is a and t is b for s, t in zip(said, labels, strict=True)) for b in (True, False)]
               for a in (True, False)]
     assert found.kappa == pytest.approx(cohens_kappa(square).kappa)
@@ -54,10 +63,10 @@ def test_the_command_prints_counts_a_reader_can_check(capsys: pytest.CaptureFixt
     main(["--wrong"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == "| first | 25 of 25 | 0 of 25 | 100.0% (92.9% to 100.0%) | 1.00 |"
-    assert [line.split(" | ")[0] for line in lines[3:5]] == ["| fresh", "| indirect"]
+    assert [line.split(" | ")[0] for line in lines[3:7]] == ["| fresh", "| indirect", "| varied", "| blind"]
     wrong = [row for row in LABELLED if declined(row["answer"]) is not row["declined"]]
-    assert len(lines[5:]) == len(wrong) > 0
-    assert all(line.endswith(row["answer"]) for line, row in zip(lines[5:], wrong, strict=True))
+    assert len(lines[7:]) == len(wrong) > 0
+    assert all(line.endswith(row["answer"]) for line, row in zip(lines[7:], wrong, strict=True))
 
 
 @pytest.mark.parametrize(
