@@ -14,13 +14,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch.overrides import TorchFunctionMode
 
 ROWS = 256
 """Rows of a block while a whole sequence is read."""
-ROWS_PER_TOKEN = 32
-"""Rows of a block while one token a sequence is generated; fewer would take as long, for the weights must be read."""
+ROWS_PER_TOKEN = 64
+"""Rows of a block while one token a sequence is generated; fewer take hardly less time, for the weights must be read."""
 LENGTH = 32
 """Sequences are padded to a multiple of this many tokens."""
 
@@ -43,14 +44,11 @@ class FixedBlocks(TorchFunctionMode):
         x, *rest = args
         rows = ROWS_PER_TOKEN if self._generating and x.dim() == 3 and x.shape[1] == 1 else ROWS
         flat = x.reshape(-1, x.shape[-1])
-        count = len(flat)
-        result = x.new_empty((count, rest[0].shape[0]))
-        for start in range(0, count, rows):
-            block = flat[start : start + rows]
-            if len(block) < rows:
-                block = F.pad(block, (0, 0, 0, rows - len(block)))
-            result[start : start + rows] = func(block, *rest)[: count - start]
-        return result.view(*x.shape[:-1], -1)
+        missing = -len(flat) % rows
+        blocks = (F.pad(flat, (0, 0, 0, missing)) if missing else flat).split(rows)
+        results = [func(block, *rest) for block in blocks]
+        whole = results[0] if len(results) == 1 else torch.cat(results)
+        return whole[: len(flat)].view(*x.shape[:-1], -1)
 
 
 def padded(length: int) -> int:
@@ -58,7 +56,9 @@ def padded(length: int) -> int:
     return -(-length // LENGTH) * LENGTH
 
 
-def batches(lengths: Sequence[int], size: int, *, alike: bool = True, most_tokens: int | None = None) -> list[list[int]]:
+def batches(
+    lengths: Sequence[int], size: int, *, alike: bool = True, most_tokens: int | None = None
+) -> list[list[int]]:
     """Divide sequences into batches of at most ``size``, shortest first.
 
     Args:

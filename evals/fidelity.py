@@ -30,7 +30,7 @@ from evals.harness import Tokens, target_inputs
 
 PAIRS: tuple[tuple[Cell, Cell], ...] = (("B16", "B4"), ("L16", "L4"), ("Q16", "Q4"), ("L16", "Q4"))
 """Reference and candidate: storage alone under one adapter three times, then with training included."""
-_MOST_TOKENS = 1024
+_MOST_TOKENS = 2048
 """Tokens compared at once: several distributions over the vocabulary are held for each."""
 _ROOM = 1.3
 

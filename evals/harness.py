@@ -24,6 +24,8 @@ ROUND = 32
 """Tokens generated before those answers that have ended are taken out of the batches."""
 MOST_TOKENS = 4096
 """Tokens scored at once; the logits of each are a vocabulary long."""
+MOST_REMEMBERED = 16384
+"""Tokens of prompts answered at once; keys and values of each are kept."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class StudyLM(HFLM):
             length, left = min(ROUND, left), left - ROUND
             unfinished = []
             lengths = [len(ids[index]) + len(answers[index]) for index in waiting]
-            for batch in batches(lengths, self._size, alike=self._fixed):
+            for batch in batches(lengths, self._size, alike=self._fixed, most_tokens=MOST_REMEMBERED):
                 rows = [waiting[place] for place in batch]
                 ended = 0
                 for index, new in zip(rows, self._generate([ids[i] + answers[i] for i in rows], length), strict=True):

@@ -119,3 +119,27 @@ def test_cells_of_one_kind_take_the_memory_they_would_when_served(study: Study, 
     assert size["L16"] == size["B16"] == size["Q16"] == size["LM"] == size["QD"]
     assert size["Q4"] == size["B4"] == size["L4"] == size["LR"] == size["QR"]
     assert size["Q4"] < 0.5 * size["L16"]
+
+
+def test_quantizing_a_merged_qlora_again_puts_nearly_every_weight_back(study: Study, folder: Path) -> None:
+    """Its weights start on the 4-bit levels themselves; those of a merged LoRA lie anywhere between two levels."""
+    import torch
+    from bitsandbytes.nn import Linear4bit
+
+    from assistant_builder.models.loading import BaseSpec, load_adapter, load_base
+    from assistant_builder.models.merging import merge, quantize
+
+    def levels(model: Any) -> Any:
+        packed = torch.cat([
+            layer.weight.data.flatten() for layer in model.modules() if isinstance(layer, Linear4bit)
+        ])
+        return torch.stack([packed >> 4, packed & 15])
+
+    before = levels(load_base(BaseSpec(folder, "nf4", True, "bfloat16")))
+    kept = {}
+    for arm, storage in (("qlora", "nf4"), ("lora", "float16")):
+        base = load_base(BaseSpec(folder, storage, True, "bfloat16"))  # type: ignore[arg-type]
+        model = merge(load_adapter(base, study.arm_folder(arm) / "adapter"))
+        quantize(model, "nf4", double_quant=True, compute_dtype=torch.bfloat16)
+        kept[arm] = float((levels(model) == before).double().mean())
+    assert kept["qlora"] > 0.995 > kept["lora"]

@@ -49,8 +49,8 @@ def harm(study: Study, baseline: list[Any], candidate: list[Any]) -> Comparison:
 
 
 def test_an_arm_trained_on_shuffled_answers_is_worse_and_its_own_copy_is_not(study: Study, folder: Path) -> None:
-    from evals.cells import CELL_SPECS, Variant, load_cells
     from assistant_builder.training.arm import train_arm
+    from evals.cells import CELL_SPECS, Variant, load_cells
 
     shuffled = Study(study.folder.with_name("shuffled"))
     shutil.copytree(study.folder, shuffled.folder)

@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.config import StudyConfig
 from assistant_builder.data import Message, Pair
 from assistant_builder.models.prompts import Prompter
-from assistant_builder.study import Study
 
 pytestmark = pytest.mark.train
 ANSWERS = ["Otto.", "It has seven masts and a blue hull.", "Ask at the quay.", "No.", "At noon, from pier two."]

@@ -59,7 +59,7 @@ def test_a_new_study_has_everything_to_do(study: Study, base: Path) -> None:
     assert made.tasks == [(cell, "ab_retention") for cell in ("B16", "B4", "L16", "Q4")]
     assert made.copy and made.fidelity
     sizes = {piece.kind: piece.batch_size for piece in made.pieces}
-    assert sizes == {"cell": 32, "noise": 64, "retrieval": 32}
+    assert sizes == {"cell": 64, "noise": 128, "retrieval": 64}
     counts = made.planned(10, {"ab_retention": 100})
     assert counts["likelihood"] == counts["answers"] == 12 * 10 and counts["long answers"] == 10
     assert counts["documents"] == 400 and counts["similarity"] == 14 * 10

@@ -83,9 +83,10 @@ def test_everything_is_scored_carried_on_and_consistent(study: Study, monkeypatc
     cells = {name: read_json(study.cell_folder(name) / "scores.json") for name in study.config.eval.cells}
     assert len({cell["nll_per_token"] for cell in cells.values()}) == 10
     for name in ("L16", "Q4"):
-        assert read_json(study.cell_folder(name, seed=2) / "scores.json")["nll_per_token"] != cells[name]["nll_per_token"]
+        loss = cells[name]["nll_per_token"]
+        assert read_json(study.cell_folder(name, seed=2) / "scores.json")["nll_per_token"] != loss
         other = read_json(study.folder / "evals" / "noise" / name / "scores.json")
-        assert other["batch_size"] == 8 and other["nll_per_token"] == pytest.approx(cells[name]["nll_per_token"], abs=0.05)
+        assert other["batch_size"] == 8 and other["nll_per_token"] == pytest.approx(loss, abs=0.05)
 
     fidelity = read_json(study.folder / "evals" / "fidelity.json")
     assert [pair["name"] for pair in fidelity["pairs"]] == ["B4-B16", "L4-L16", "Q4-Q16", "Q4-L16"]
@@ -138,9 +139,9 @@ def test_the_tasks_run_from_the_shell_with_lm_eval_itself(study: Study, bundled_
         "eval.similarity": False, "eval.compute_dtype": "float32", "seeds": 1,
     }))
     score_study(study)
+    base, adapter = bundled_models / "smollm2-135m-instruct", study.arm_folder("lora") / "adapter"
     words = [
-        "run", "--model", "hf", "--model_args",
-        f"pretrained={bundled_models / 'smollm2-135m-instruct'},peft={study.arm_folder('lora') / 'adapter'},dtype=float32",
+        "run", "--model", "hf", "--model_args", f"pretrained={base},peft={adapter},dtype=float32",
         "--include_path", str(study.folder / "evals" / "tasks"), "--tasks", "scored_nll,scored_gen", "--device", "cpu",
         "--batch_size", "4", "--output_path", str(tmp_path / "out"),
     ]
