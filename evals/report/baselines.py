@@ -45,24 +45,33 @@ def beats_untuned(
     return found
 
 
-def shortfall(record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
-    """Where a tuned arm does not beat an untuned baseline: ``16-bit LoRA is worse in … and not clearly better in …``.
+def shortfall_in_short(record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """On how many metrics a tuned arm does not beat an untuned baseline, with the figures of one.
 
     Args:
         record: One of :func:`beats_untuned` with something ``worse`` or ``not_beaten``.
         figures: The report's cells and baselines.
     """
-    parts = [f"{words} in {_listed(record, key, figures)}"
+    total = sum(len(record[key]) for key in ("worse", "not_beaten", "beaten"))
+    parts = [f"{words} on {len(record[key])} of {total} metrics"
+             for key, words in (("worse", "worse"), ("not_beaten", "not clearly better")) if record[key]]
+    example = _listed([*record["worse"], *record["not_beaten"]][:1], record, figures)
+    return f"{_arm(record)} is {' and '.join(parts)}, for one in {example}"
+
+
+def _shortfall(record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """Where a tuned arm does not beat an untuned baseline: ``16-bit LoRA is worse in … and not clearly better in …``."""
+    parts = [f"{words} in {_listed(record[key], record, figures)}"
              for key, words in (("worse", "worse"), ("not_beaten", "not clearly better")) if record[key]]
     return f"{_arm(record)} is {' and '.join(parts)}"
 
 
 def _sentence(record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
-    beaten = _listed(record, "beaten", figures) if record["beaten"] else ""
+    beaten = _listed(record["beaten"], record, figures) if record["beaten"] else ""
     rival = NAMES[record["baseline"]]
     if not record["worse"] and not record["not_beaten"]:
         return f"{_arm(record)} clearly beats {rival} in {beaten}."
-    text = f"Against {rival}, {shortfall(record, figures)}"
+    text = f"Against {rival}, {_shortfall(record, figures)}"
     return f"{text}; it is clearly better in {beaten}." if beaten else f"{text}."
 
 
@@ -70,9 +79,9 @@ def _arm(record: Mapping[str, Any]) -> str:
     return next(name for _, cell, name in _ARMS if cell == record["cell"])
 
 
-def _listed(record: Mapping[str, Any], key: str, figures: Mapping[str, Mapping[str, Any]]) -> str:
+def _listed(metrics: Sequence[str], record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
     texts = [
         f"{SHOWN[metric].phrase} ({number(figures[record['cell']]['metrics'][metric], metric)} against "
-        f"{number(figures[record['baseline']]['metrics'][metric], metric)})" for metric in record[key]
+        f"{number(figures[record['baseline']]['metrics'][metric], metric)})" for metric in metrics
     ]
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"

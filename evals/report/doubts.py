@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from evals.report.baselines import NAMES, shortfall
+from evals.report.baselines import NAMES, shortfall_in_short
 from evals.report.contrasts import HEADLINE, clearly_worse
 from evals.report.reading import BASELINE, CANDIDATE
 from evals.report.wording import SIGNIFICANT, difference, interval, percent, plural, shown, signed
@@ -44,8 +44,8 @@ def _untuned(report: Mapping[str, Any]) -> Iterator[Doubt]:
         failing = [record for record in report["beats_untuned"]
                    if record["baseline"] == baseline and (record["not_beaten"] or record["worse"])]
         if failing:
-            text = (f"Tuning does not beat {name} throughout: "
-                    f"{'; '.join(shortfall(record, figures) for record in failing)}.")
+            text = (f"Tuning does not beat {name}: "
+                    f"{'; '.join(shortfall_in_short(record, figures) for record in failing)}.")
             if few and not any(record["worse"] for record in failing):
                 text += " With so few items that may be for want of evidence."
             yield f"not_better_than_{baseline}", "serious", text

@@ -36,7 +36,8 @@ EXPORTS = (
     Export("QD", "qlora", "Q4", False, "QLoRA's adapter merged into the base it was trained on (4-bit weights "
            "widened to 16 bits), served in 16 bits."),
     Export("QR", "qlora", "Q4", False, "QLoRA's adapter merged into the base it was trained on, the result quantized "
-           "to 4 bits again for serving."),
+           "to 4 bits again for serving. The merged weights lie close to the 4-bit levels they came from, so rounding "
+           "them again can undo the merge."),
     Export("L16", "lora", "L16", True, "LoRA's adapter, served on the 16-bit base as in training."),
     Export("L4", "lora", "L16", True, "LoRA's adapter, served on the base in 4 bits."),
     Export("LM", "lora", "L16", False, "LoRA's adapter merged into the 16-bit base, served in 16 bits."),

@@ -134,15 +134,15 @@ def _beside(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sources(report: Mapping[str, Any]) -> dict[str, Any]:
     margin = report["verdict"]["margin"]
-    tuned, untuned = (cells.contrast_rows(report, untuned=flag) for flag in (False, True))
+    groups = cells.contrast_rows(report)
     return {
         "waterfall": diagrams.waterfall(report.get("attribution"),
                                         {name: cell["label"] for name, cell in report["cells"].items()}),
         "attribution": sources.attribution_rows(report),
         "identities": sources.identity_line(report),
         "cell_table": cells.cell_table(report),
-        "contrasts": [*tuned, *untuned],
-        "contrast_panels": [panel for panel in (diagrams.contrast_panel(rows, margin) for rows in (tuned, untuned))
+        "contrasts": [row for rows in groups for row in rows],
+        "contrast_panels": [panel for panel in (diagrams.contrast_panel(rows, margin) for rows in groups)
                             if panel],
         "every_difference": cells.every_difference(report),
         "exports": sources.export_table(report),

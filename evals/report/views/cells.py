@@ -11,7 +11,8 @@ from evals.report.views.headline import HEADLINE, of_contrast, reading
 from evals.report.wording import SHOWN, difference, interval, number
 
 Report = Mapping[str, Any]
-UNTUNED = ("B16", "B4", "copy", "retrieval")
+_LARGE = 10
+"""How many times the margin, or the reach of the headline's interval, a difference may be to share its axis."""
 
 
 def cell_table(report: Report) -> dict[str, Any]:
@@ -52,25 +53,25 @@ def figure_of(report: Report, name: str, metric: str) -> float | None:
     return None if value is None else float(value)
 
 
-def contrast_rows(report: Report, *, untuned: bool) -> list[dict[str, Any]]:
-    """Every difference on the metric of the verdict: between tuned cells, or those with an untuned cell in them.
-
-    Args:
-        report: The report.
-        untuned: Which of the two.
+def contrast_rows(report: Report) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Every difference on the metric of the verdict, in two groups, as one axis cannot show both.
 
     Returns:
-        The report's own rows with ``title from to text interval reading`` added; the headline first.
+        Differences of the margin's order of size, the headline first, and those more than ten times as large: the
+        report's own rows with ``title from to text interval reading`` added.
     """
     metric = report["primary_metric"]
-    return [
+    rows = [
         {**row, "title": f"{row['candidate']} − {row['baseline']}",
          "from": number(figure_of(report, row["baseline"], metric), metric),
          "to": number(figure_of(report, row["candidate"], metric), metric),
          "text": difference(row["delta"], metric, row), "interval": interval(row, metric), "reading": reading(row)}
-        for row in report["contrasts"]
-        if row["metric"] == metric and (row["baseline"] in UNTUNED or row["candidate"] in UNTUNED) == untuned
+        for row in report["contrasts"] if row["metric"] == metric
     ]
+    reach = [max(abs(row["ci_low"]), abs(row["ci_high"])) for row in rows]
+    limit = _LARGE * max(report["verdict"]["margin"], reach[0])
+    near = [row for row, far in zip(rows, reach, strict=True) if far <= limit]
+    return near, [row for row, far in zip(rows, reach, strict=True) if far > limit]
 
 
 def every_difference(report: Report) -> dict[str, Any]:
