@@ -16,12 +16,14 @@ from lm_eval.models.huggingface import HFLM
 
 from assistant_builder.models.prompts import Prompter
 from assistant_builder.training.batches import IGNORED, LeftPadding, supervised_logits
-from evals.blocks import LENGTH, FixedBlocks, batches
+from evals.blocks import LENGTH, FixedBlocks, batches, padded
 
 Tokens = tuple[Sequence[int], Sequence[int]]
 """Ids of a prompt and of the target that follows it."""
 ROUND = 32
 """Tokens generated before those answers that have ended are taken out of the batches."""
+LONG = 256
+"""Tokens beyond which a prompt is read but once."""
 MOST_TOKENS = 4096
 """Tokens scored at once; the logits of each are a vocabulary long."""
 MOST_REMEMBERED = 16384
@@ -111,26 +113,24 @@ class StudyLM(HFLM):
     def answer(self, prompts: Sequence[str]) -> list[str]:
         """The greedy answer to each prompt.
 
-        Answers that have not ended after ``ROUND`` tokens go on in batches of their own, so that a few long ones do not
-        keep all others waiting.
+        Answers to short prompts that have not ended after ``ROUND`` tokens go on in batches of their own, so that a few
+        long ones do not keep all others waiting; long prompts would take longer to read again.
         """
         ids = [list(self._prompter.split_ids(prompt, "")[0]) for prompt in prompts]
         answers: list[list[int]] = [[] for _ in prompts]
-        waiting, left = list(range(len(prompts))), self._max_new_tokens
+        waiting = list(range(len(prompts)))
         while waiting:
-            length, left = min(ROUND, left), left - ROUND
             unfinished = []
             lengths = [len(ids[index]) + len(answers[index]) for index in waiting]
             for batch in batches(lengths, self._size, alike=self._fixed, most_tokens=MOST_REMEMBERED):
                 rows = [waiting[place] for place in batch]
-                ended = 0
+                left = self._max_new_tokens - len(answers[rows[0]])  # the same for all that wait
+                length = left if padded(max(lengths[place] for place in batch)) > LONG else min(ROUND, left)
                 for index, new in zip(rows, self._generate([ids[i] + answers[i] for i in rows], length), strict=True):
                     answers[index] += new
-                    if len(new) == length and new[-1] not in self._prompter.stop_ids and left > 0:
+                    if length < left and len(new) == length and new[-1] not in self._prompter.stop_ids:
                         unfinished.append(index)
-                    else:
-                        ended += 1
-                self._tick("answers", ended)
+                self._tick("answers", len(rows) - len(set(rows) & set(unfinished)))
             waiting = sorted(unfinished)
         return [self._prompter.decode(answer) for answer in answers]
 

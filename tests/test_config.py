@@ -77,3 +77,14 @@ def test_a_yaml_that_is_no_config_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError):
         load_config(path)
+
+
+@pytest.mark.parametrize(("url", "says"), [
+    ("judge.example/v1", "no web address"), ("ftp://judge.example", "no web address"),
+    ("http://anna:secret@judge.example/v1", "ASSISTANT_BUILDER_JUDGE_KEY"),
+    ("http://judge.example/v1?key=secret", "ASSISTANT_BUILDER_JUDGE_KEY"), ("http://judge.example/v1", "judge_model"),
+])
+def test_a_judge_needs_an_address_without_secrets_and_a_model(url: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        StudyConfig().with_changes({"eval.judge_url": url})
+    assert StudyConfig().with_changes({"eval.judge_url": "http://judge.example/v1", "eval.judge_model": "m"})

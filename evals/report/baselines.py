@@ -60,7 +60,7 @@ def shortfall_in_short(record: Mapping[str, Any], figures: Mapping[str, Mapping[
 
 
 def _shortfall(record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
-    """Where a tuned arm does not beat an untuned baseline: ``16-bit LoRA is worse in … and not clearly better in …``."""
+    """Where a tuned arm does not beat a baseline: ``16-bit LoRA is worse in … and not clearly better in …``."""
     parts = [f"{words} in {_listed(record[key], record, figures)}"
              for key, words in (("worse", "worse"), ("not_beaten", "not clearly better")) if record[key]]
     return f"{_arm(record)} is {' and '.join(parts)}"

@@ -148,7 +148,8 @@ def _declining(report: Mapping[str, Any]) -> Iterator[Doubt]:
     if inventing:
         asked = plural(cells[BASELINE]["unanswerable_items"], "question")
         yield ("invents", "serious",
-               f"Of {asked} that should be declined, {' and '.join(inventing)}. What is said there is made up.")
+               f"Of {asked} that should be declined, {' and '.join(inventing)}. What is said there is made up, but for "
+               "declines in words that are not recognised: look at those answers.")
 
 
 def _judge(report: Mapping[str, Any]) -> Iterator[Doubt]:

@@ -10,7 +10,9 @@ from evals.decline_phrases import DECLINES
 from evals.declining import agreement, declined, labelled_answers, main
 
 LABELLED = labelled_answers()
-SETS = {name: [row for row in LABELLED if row["set"] == name] for name in ("first", "fresh", "indirect", "varied", "blind")}
+SETS = {
+    name: [row for row in LABELLED if row["set"] == name] for name in ("first", "fresh", "indirect", "varied", "blind")
+}
 
 
 def test_the_labelled_answers_are_of_both_kinds() -> None:

@@ -11,7 +11,8 @@ from assistant_builder.chat.client import Reply
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import Message, Pair, Rejection
 from assistant_builder.errors import DataError
-from assistant_builder.study import Progress, StepRecord, Study
+from assistant_builder.steps import Progress, StepRecord
+from assistant_builder.study import Study
 from assistant_builder.ui.figures import MOST_POINTS, latest_by_step, loss_figure, thin
 from assistant_builder.ui.markup import callout, error_callout, table, toast
 from assistant_builder.ui.report_tab import report_frame
@@ -132,8 +133,8 @@ def test_evaluation_says_what_comes_first() -> None:
     for arm in ("lora", "qlora"):
         done(study, f"train-{arm}", 1)
     assert "Trained, not evaluated" in evaluation_panel(take_snapshot(study))
-    running(study, "evaluate", Progress(3, 12, "batches", "Scoring Q4", 40.0))
-    assert "Scoring Q4: 3 of 12 batches, 40 s left" in plain(evaluation_panel(take_snapshot(study)))
+    running(study, "evaluate", Progress(25, 100, "%", "Scoring Q4", 40.0))
+    assert "Scoring Q4: 25 %, 40 s left" in plain(evaluation_panel(take_snapshot(study)))
 
 
 # settings
@@ -179,7 +180,8 @@ def test_findings_and_split_are_told(finished: Snapshot) -> None:
     assert "Usable pairs 8 80%" in said and "2 rows odd" in said and "semicolons" in said and "11 …" in said
     counts = {"train": 70, "validation": 10, "heldout": 20}
     split = {"counts": counts, "clusters": {"heldout": 5}, "notes": ["by group"]}
-    power = {"minimum_detectable": 0.28, "flip_rate": 0.2, "target": 0.02, "items_needed": 3925}
+    power = {"items": 20, "clusters": 5, "minimum_detectable": 0.28, "flip_rate": 0.2, "target": 0.02,
+             "items_needed": 3925}
     said = plain(split_view(split, power))
     assert "20%, 5 clusters" in said and "By group" in said and "28.0 points" in said and "3,925" in said
 

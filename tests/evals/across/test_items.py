@@ -108,7 +108,8 @@ def test_held_out_items_the_other_was_trained_on(a: Study, home: Path) -> None:
 
 def test_differences_are_settings_data_and_what_it_ran_on(a: Study, b: Study) -> None:
     b.write_config(b.config.with_changes({
-        "eval.judge_url": "http://anna:secret@judge.example/v1", "eval.price_per_hour": 2, "eval.max_new_tokens": 99,
+        "eval.judge_url": "http://judge.example/v1", "eval.judge_model": "judge", "eval.price_per_hour": 2,
+        "eval.max_new_tokens": 99,
         "train.preset": "thorough",
     }))
     write_json(b.folder / "provenance.json", {"packages": {"torch": "2.13"}, "hardware": {"cpu": "Zen", "gpu": None}})
@@ -118,6 +119,6 @@ def test_differences_are_settings_data_and_what_it_ran_on(a: Study, b: Study) ->
         "train.rank": (16, 32), "train.alpha": (32.0, 64.0), "train.epochs": (3.0, 6.0), "train.evaluations": (4, 6),
         "eval.max_new_tokens": (64, 99), "torch": (None, "2.13"), "processor": (None, "Zen"),
     }
-    assert "secret" not in json.dumps(found) and ["torch", "–", "2.13"] in difference_rows(found)
+    assert "judge" not in json.dumps(found) and ["torch", "–", "2.13"] in difference_rows(found)
     assert note(found, "differ in more than one thing (train.rank, train.alpha, train.epochs, train.evaluations)")
     assert note(found, "not scored alike (eval.max_new_tokens)")
