@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 ROWS = 256
 """Rows of a block while a whole sequence is read."""
 ROWS_PER_TOKEN = 64
-"""Rows of a block while one token a sequence is generated; fewer take hardly less time, for the weights must be read."""
+"""Rows of a block while one token a sequence is generated; fewer save little time, for the weights must be read."""
 LENGTH = 32
 """Sequences are padded to a multiple of this many tokens."""
 

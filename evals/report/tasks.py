@@ -39,15 +39,15 @@ Documents = dict[DocId, dict[str, Any]]
 
 
 def task_records(study: Study, cells: Mapping[str, Cell]) -> dict[str, dict[str, Any]]:
-    """Every task that was run on the study's cells, or was to be.
+    """Every task that was run on the study's cells.
 
     Args:
         study: The study.
         cells: The scored cells.
 
     Returns:
-        Task → ``label about metric items cells contrasts flips listed sentence error``. A task that could not be run
-        has an ``error`` and no figures. ``p_value_holm`` is adjusted over the tasks of the same contrast.
+        Task → ``label about metric items cells contrasts flips listed sentence error``. A task without figures
+        has an ``error`` that says why. ``p_value_holm`` is adjusted over the tasks of the same contrast.
     """
     config = study.config.eval
     wanted = dict.fromkeys([RETENTION] * config.retention + config.tasks)
@@ -58,11 +58,8 @@ def task_records(study: Study, cells: Mapping[str, Cell]) -> dict[str, dict[str,
             lines = read_jsonl(study.cell_folder(name) / "tasks" / f"{task}.jsonl") if name in cells else []
             if lines:
                 found[name] = {line["doc_id"]: line for line in lines}
-        errors = [error for cell in cells.values() if (error := (cell.scores.get("task_errors") or {}).get(task))]
         if found:
             records[task] = _record(task, found, config)
-        elif errors:
-            records[task] = _failed(task, errors[0])
     _adjust(records)
     for task, record in records.items():
         record["sentence"] = _sentence(task, record)
@@ -75,14 +72,10 @@ def _base(task: str) -> dict[str, Any]:
             "listed": [], "sentence": "", "error": None}
 
 
-def _failed(task: str, error: str) -> dict[str, Any]:
-    return {**_base(task), "error": error}
-
-
 def _record(task: str, found: Mapping[str, Documents], config: EvalConfig) -> dict[str, Any]:
     metric = _metric(found)
     if metric is None:
-        return _failed(task, "none of its scores is a number for each document")
+        return {**_base(task), "error": "none of its scores is a number for each document"}
     common = set.intersection(*(
         {doc_id for doc_id, document in documents.items() if _value(document, metric) is not None}
         for documents in found.values()
@@ -158,7 +151,7 @@ def _chosen(document: Mapping[str, Any]) -> int | None:
 
 def _sentence(task: str, record: Mapping[str, Any]) -> str:
     if record["error"]:
-        return f"{record['label']} could not be run: {record['error'].rstrip('.')}."
+        return f"{record['label']} cannot be shown: {record['error'].rstrip('.')}."
     metric, rows = record["metric"], {row["name"]: row for row in record["contrasts"]}
     parts = []
     for candidate, baseline, name, untuned in _TUNING:

@@ -88,7 +88,7 @@ def test_tasks(render: Render, rich: Report) -> None:
     text = shown(render, rich)
     for said in ("62.5%", "58.3%", "53.3%", "−4.2", "−8.0 to −0.4", "0.040", "Tuning forgot 2 of 120.", "Which lamp?",
                  "B16: Accra; L16: Quito", "21.500", "25.000",
-                 "Could not be run: Which lamp? its data set cannot be had"):
+                 "Cannot be shown: Which lamp? its data set cannot be had"):
         assert said in text
     assert text.index("62.5%") < text.index("21.500")
 
