@@ -1,6 +1,6 @@
 """One question to an OpenAI-compatible server: ``POST {base}/chat/completions``, with patience and with no secret told.
 
-Errors name the server's host and nothing else of its address, whose user info and query may hold a password.
+Errors name the server's host and nothing else of its address.
 """
 
 from __future__ import annotations
@@ -63,33 +63,29 @@ class ChatEndpoint:
     """A model behind a chat-completions address; an asynchronous context manager that holds the connections.
 
     Args:
-        url: Base URL, such as ``http://127.0.0.1:8000/v1``. A query is sent along; user info is used for basic
-            authentication unless there is a key.
+        url: Base URL as ``eval.judge_url`` holds it, such as ``http://127.0.0.1:8000/v1``.
         model: Name of the model.
         key: Sent as a bearer token; None or empty: none.
         patience: How long to wait.
 
     Raises:
-        EvaluationError: The URL is not one of HTTP, or the key cannot be sent in a header.
+        EvaluationError: The key cannot be sent in a header.
     """
 
     def __init__(self, url: str, model: str, *, key: str | None = None, patience: Patience = PATIENCE) -> None:
-        base = _parsed(url)
+        base = httpx.URL(url)
         path = base.path.rstrip("/")
         self.host = base.netloc.decode("ascii")
         self.model = model
-        self._url = base.copy_with(
-            userinfo=b"", path=path if path.endswith("/chat/completions") else f"{path}/chat/completions"
-        )
+        self._url = base.copy_with(path=path if path.endswith("/chat/completions") else f"{path}/chat/completions")
         self._patience = patience
         key = (key or "").strip()
         if not key.isascii() or not key.isprintable():
             raise EvaluationError("the key holds characters that cannot be sent", where=f"judge {self.host}",
                                   remedy="Copy it again; keys are plain letters, digits and marks")
-        self._secrets = [text for text in (key, base.password, *base.params.values()) if len(text) >= 4]
+        self._secret = key
         self._client = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            auth=(base.username, base.password) if base.userinfo and not key else None,
             timeout=patience.timeout_seconds,
             trust_env=base.host not in _LOOPBACK,  # no proxy leads to this machine
         )
@@ -154,21 +150,11 @@ class ChatEndpoint:
                           wait_seconds=float(wait) if wait.isdecimal() else 0.0)
 
     def _clean(self, text: str) -> str:
-        """The text without secrets, and without the halves of characters that no file can hold."""
-        for secret in self._secrets:
-            text = text.replace(secret, "[hidden]")
+        """The text without the key, and without the halves of characters that no file can hold."""
+        if self._secret:
+            text = text.replace(self._secret, "[hidden]")
         return text.encode("utf-8", errors="replace").decode()
 
-
-def _parsed(url: str) -> httpx.URL:
-    try:
-        base = httpx.URL(url.strip())
-    except httpx.InvalidURL:
-        base = httpx.URL()
-    if base.scheme not in ("http", "https") or not base.host:
-        raise EvaluationError("the judge's address is no http:// or https:// URL", where="eval.judge_url",
-                              remedy="It looks like http://127.0.0.1:8000/v1")
-    return base
 
 
 def _text_of(content: bytes) -> str:

@@ -65,17 +65,13 @@ def judge_study(
         What ``judge.json`` holds.
 
     Raises:
-        EvaluationError: No model is named, the cells have no answers, or the endpoint cannot be reached, refuses, or
+        EvaluationError: The cells have no answers, or the endpoint cannot be reached, refuses, or
             has stopped answering. Verdicts so far are kept.
         Cancelled: The user asked for it; likewise.
     """
     config = study.config.eval
-    if not config.judge_url or not config.judge_model.strip():
-        raise EvaluationError("the judge needs an address and the name of a model", where="eval.judge_model",
-                              remedy="Set both eval.judge_url and eval.judge_model, or neither")
-    endpoint = ChatEndpoint(
-        config.judge_url, config.judge_model.strip(), key=os.environ.get(KEY_VARIABLE), patience=patience
-    )
+    assert config.judge_url is not None  # whoever asks for judging has looked
+    endpoint = ChatEndpoint(config.judge_url, config.judge_model, key=os.environ.get(KEY_VARIABLE), patience=patience)
     questions = _questions(study, endpoint)
     path = study.folder / "evals" / "judge.jsonl"
     path.with_suffix(".json").unlink(missing_ok=True)  # speaks of the verdicts of an earlier run

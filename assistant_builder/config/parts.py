@@ -224,12 +224,15 @@ class EvalConfig(Part):
     def _judge_is_whole_and_holds_no_secret(self) -> EvalConfig:
         if self.judge_url is None:
             return self
-        parts = urlsplit(self.judge_url)
+        try:
+            parts = urlsplit(self.judge_url)
+        except ValueError:  # brackets that do not match, say
+            parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"judge_url is no web address: {self.judge_url!r}; an example is http://127.0.0.1:8000/v1")
         if parts.username or parts.password or parts.query:
             raise ValueError("judge_url must not hold a password or key, for it is written down; put the key into the "
                              "environment variable ASSISTANT_BUILDER_JUDGE_KEY")
-        if not self.judge_model:
+        if not self.judge_model.strip():
             raise ValueError("judge_url needs judge_model, the name of the model that shall judge")
         return self

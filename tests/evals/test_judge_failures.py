@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
 import json
 import logging
@@ -125,17 +124,8 @@ def test_an_unreachable_endpoint_is_said_at_once(home: Path) -> None:
     assert "eval.judge_url" in caught.value.remedy
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000/v1", "ftp://x/v1", "http://", "http://[::1/v1"])
-def test_an_address_that_is_none(home: Path, url: str) -> None:
-    with pytest.raises(EvaluationError, match=r"eval\.judge_url"):
-        run(make_study(3), url)
-
-
-def test_a_model_must_be_named_and_answers_be_there(home: Path) -> None:
-    study = make_study(3, judge_model='""')
-    with pytest.raises(EvaluationError, match="name of a model"):
-        run(study, "http://127.0.0.1:9/v1")
-    study.write_config(study.config.with_changes({"eval.judge_model": "judge-7b"}))
+def test_answers_must_be_there(home: Path) -> None:
+    study = make_study(3)
     write_jsonl(study.cell_folder("Q4") / "samples.jsonl",
                 [sample | {"answer": None} for sample in read_jsonl(study.cell_folder("Q4") / "samples.jsonl")])
     with pytest.raises(EvaluationError, match="no answers of L16 and Q4"):
@@ -161,23 +151,6 @@ def test_the_key_is_sent_and_told_to_no_one(
         with pytest.raises(EvaluationError, match=r"bad key \[hidden\]") as caught:
             run(study, server.url)
     assert KEY not in str(caught.value) + everything_on_disk(study)
-
-
-def test_user_info_and_query_are_sent_and_only_the_host_is_written(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = make_study(3)
-    with judge_server() as server:
-        host = server.url.split("/")[2]
-        record = run(study, f"http://anna:pass-word@{host}/v1/?token=topsecret&v=1")
-    assert server.paths[0] == "/v1/chat/completions?token=topsecret&v=1"
-    assert server.headers[0]["authorization"] == "Basic " + base64.b64encode(b"anna:pass-word").decode()
-    assert record["url_host"] == host
-    monkeypatch.setenv("ASSISTANT_BUILDER_JUDGE_KEY", KEY)
-    with judge_server() as server:
-        run(study, f"http://anna:pass-word@{server.url.split('/')[2]}/v1")
-    assert server.headers[0]["authorization"] == f"Bearer {KEY}"
-    assert not [word for word in ("anna", "pass-word", "topsecret") if word in everything_on_disk(study)]
 
 
 def test_a_key_that_cannot_be_sent(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
