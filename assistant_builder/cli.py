@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,9 @@ import typer
 from assistant_builder import __version__, console
 from assistant_builder.config import ARMS, DataConfig, option_fields
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ConfigError, StudyError
-from assistant_builder.study import Study, arm_runs
+from assistant_builder.jobs.local import Event
+from assistant_builder.steps import arm_runs
+from assistant_builder.study import Study
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -84,18 +87,18 @@ def data_check(
     """Show what of a file would be accepted; exit code 0 if a study can start from it, 1 if not."""
     from assistant_builder.config import StudyConfig
     from assistant_builder.data import check_pairs, load_pairs
+    from evals.power import planned_power, power_sentence
 
     config: DataConfig = StudyConfig().with_changes(_changes(settings)).data
     dataset = load_pairs(file, columns=config.columns, system=config.system)
     findings = check_pairs(dataset, near_duplicate_threshold=config.near_duplicate_threshold)
+    power = planned_power(findings.usable, config)
     if as_json:
-        console.print_json(findings.to_record())
+        console.print_json({**findings.to_record(), "power": power.to_record() if power else None})
     else:
-        columns = {role: name for role, name in dataset.columns.items() if name}
-        typer.echo(f"{file.name}: {dataset.format}, {dataset.rows} rows, {len(findings.usable)} usable")
-        typer.echo("columns: " + ", ".join(f"{role} = {name}" for role, name in columns.items()))
-        for problem in findings.problems:
-            typer.echo(f"{problem['severity']}: {problem['title']}. {problem['detail']}")
+        console.print_findings(findings)
+        if power:
+            typer.echo(f"power: {power_sentence(power.to_record())}")
     findings.require_start()
 
 
@@ -118,12 +121,28 @@ def run(
             run_study(study, redo=redo, check=_check_tasks)
         else:
             with console.run_display() as display:
-                run_study(study, redo=redo, on_event=display, check=_check_tasks)
+                run_study(study, redo=redo, on_event=_telling_power(study, display), check=_check_tasks)
     finally:
         if as_json:
             console.print_json(study.status())
     if not as_json:
         _print_outcome(study)
+
+
+def _telling_power(study: Study, display: Callable[[Event], None]) -> Callable[[Event], None]:
+    """Show what happens, and before training what the held-out set will be able to tell."""
+
+    def show(event: Event) -> None:
+        display(event)
+        if event.step == "data" and event.state == "succeeded" and not event.kept:
+            from assistant_builder.files import read_json
+            from evals.power import power_sentence, split_power
+
+            power = split_power(read_json(study.folder / "data" / "split.json"))
+            if power:
+                typer.echo(power_sentence(power.to_record()))
+
+    return show
 
 
 def _check_tasks(study: Study) -> None:

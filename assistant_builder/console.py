@@ -6,7 +6,8 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -14,6 +15,9 @@ from rich.table import Table
 
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.jobs.local import Event
+
+if TYPE_CHECKING:
+    from assistant_builder.data import Findings
 
 MARKS = {"queued": "·", "running": "▸", "succeeded": "✓", "failed": "✗", "cancelled": "■", "lost": "?"}
 
@@ -46,6 +50,16 @@ def print_table(columns: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*(_literal(cell) for cell in row))
     Console().print(table, markup=False)
+
+
+def print_findings(findings: Findings) -> None:
+    """What checking a data file found, on standard output."""
+    dataset = findings.dataset
+    columns = ", ".join(f"{role} = {name}" for role, name in dataset.columns.items() if name)
+    lines = [f"{Path(dataset.source).name}: {dataset.format}, {dataset.rows} rows, {len(findings.usable)} usable",
+             f"columns: {columns}"]
+    lines += [f"{problem['severity']}: {problem['title']}. {problem['detail']}" for problem in findings.problems]
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 def _literal(text: str) -> str:

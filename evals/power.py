@@ -7,7 +7,7 @@ For right/wrong scores the paired difference of one item has variance close to t
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from assistant_builder.errors import EvaluationError
+from assistant_builder.config import DataConfig
+from assistant_builder.data import Pair, split_pairs
+from assistant_builder.errors import DataError, EvaluationError
 from evals.units import make_units
 
 FACTOR = float(stats.norm.ppf(0.975) + stats.norm.ppf(0.8))
@@ -190,6 +192,53 @@ def heldout_power(
         minimum_detectable=minimum_detectable_difference(items / effect, flip_rate),
         target=target,
         items_needed=items_needed(target, flip_rate=flip_rate, design_effect=effect),
+    )
+
+
+def split_power(split: Mapping[str, Any]) -> Power | None:
+    """What the held-out set of a split can show, told from its counts alone: nothing reads the set before scoring.
+
+    Args:
+        split: What ``data/split.json`` holds. Every assistant turn is an item; where the file has no clusters but
+            conversations, each of these is one. Clusters are taken to be of equal size.
+
+    Returns:
+        ``None`` where there is no held-out item.
+    """
+    pairs, items = split["counts"]["heldout"], split["turns"]["heldout"]
+    clusters = split["clusters"]["heldout"] or (pairs if items > pairs else 0)
+    if not items:
+        return None
+    return heldout_power(items, clusters=[place % clusters for place in range(items)] if clusters else None)
+
+
+def planned_power(pairs: Sequence[Pair], config: DataConfig) -> Power | None:
+    """What the held-out set could show that a study would cut from these pairs.
+
+    Args:
+        pairs: ``Findings.usable``.
+        config: How they would be split.
+
+    Returns:
+        ``None`` where they cannot be split.
+    """
+    try:
+        return split_power(split_pairs(pairs, config).to_record())
+    except DataError:
+        return None
+
+
+def power_sentence(power: Mapping[str, Any]) -> str:
+    """What a held-out set can show, in words.
+
+    Args:
+        power: ``Power.to_record()``.
+    """
+    clusters = f" in {power['clusters']:,} clusters" if power["clusters"] < power["items"] else ""
+    return (
+        f"{power['items']:,} held-out answers{clusters} show a difference of {100 * power['minimum_detectable']:.1f} "
+        f"points in right answers (80% power), if the two assistants differ on {power['flip_rate']:.0%} of them; a "
+        f"claim of {100 * power['target']:.0f} points would need {power['items_needed']:,}."
     )
 
 

@@ -106,15 +106,12 @@ def power_of(split: Mapping[str, Any]) -> dict[str, Any] | None:
     """What the held-out set can show, told from its size and number of clusters alone: nothing reads it before scoring.
 
     Args:
-        split: ``Split.to_record()``; clusters are taken to be of equal size.
+        split: ``Split.to_record()``.
     """
-    from evals.power import heldout_power
+    from evals.power import split_power
 
-    held_out, clusters = split["counts"]["heldout"], split["clusters"]["heldout"]
-    if not held_out:
-        return None
-    labels = [place % clusters for place in range(held_out)] if clusters else None
-    return heldout_power(held_out, clusters=labels).to_record()
+    power = split_power(split)
+    return power.to_record() if power else None
 
 
 @dataclass(frozen=True)

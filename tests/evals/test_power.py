@@ -3,7 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import statsmodels.api as sm
+from statsmodels.stats.power import NormalIndPower
 
+from assistant_builder.config import DataConfig
+from assistant_builder.data import Message, Pair, split_pairs
 from assistant_builder.errors import EvaluationError
 from evals.power import (
     design_effect,
@@ -12,6 +15,9 @@ from evals.power import (
     items_needed,
     minimum_detectable_difference,
     minimum_detectable_mean,
+    planned_power,
+    power_sentence,
+    split_power,
 )
 
 
@@ -24,6 +30,18 @@ def test_detecting_and_needing_are_inverse() -> None:
     assert items_needed(-minimum_detectable_mean(80, 0.4), sd=0.4) == 80
     assert items_needed(0.02, flip_rate=0.2) == 3925
     assert items_needed(0.02, flip_rate=0.2, design_effect=3.0) == pytest.approx(3 * 3925, abs=3)
+
+
+@pytest.mark.parametrize("n", [30, 200, 5000])
+def test_detectable_mean_has_the_power_that_statsmodels_says(n: int) -> None:
+    effect = minimum_detectable_mean(n, 0.4) / 0.4
+    # of one sample; the other tail adds a few millionths to theirs
+    theirs = NormalIndPower(ddof=0).power(effect, nobs1=n, alpha=0.05, ratio=0)
+    assert theirs == pytest.approx(0.8, abs=1e-5)
+    needed = NormalIndPower(ddof=0).solve_power(effect, alpha=0.05, power=0.8, ratio=0)
+    assert items_needed(effect, sd=1.0) == pytest.approx(needed, abs=0.01 * n)
+    flipping = minimum_detectable_difference(n, 0.16)  # flips both ways: standard deviation 0.4
+    assert flipping == pytest.approx(minimum_detectable_mean(n, 0.4))
 
 
 def test_promised_power_is_had() -> None:
@@ -68,6 +86,35 @@ def test_power_of_a_clustered_heldout_set() -> None:
     assert clustered.effective_items == pytest.approx(200 / 3)
     assert clustered.minimum_detectable == pytest.approx(plain.minimum_detectable * 3**0.5)
     assert clustered.to_record()["items_needed"] > plain.items_needed
+
+
+def split_record(heldout: int, *, turns: int | None = None, clusters: int = 0) -> dict:
+    return {"counts": {"heldout": heldout}, "turns": {"heldout": turns or heldout}, "clusters": {"heldout": clusters}}
+
+
+def test_power_of_a_split_goes_by_its_counts() -> None:
+    assert split_power(split_record(0)) is None
+    assert split_power(split_record(100)) == heldout_power(100)
+    assert split_power(split_record(100, clusters=20)) == heldout_power(100, clusters=[i % 20 for i in range(100)])
+    # of a file of conversations every assistant turn is scored, and each conversation is a cluster
+    assert split_power(split_record(50, turns=150)) == heldout_power(150, clusters=[i % 50 for i in range(150)])
+
+
+def test_power_is_told_in_words() -> None:
+    plain = power_sentence(heldout_power(100).to_record())
+    assert plain == (
+        "100 held-out answers show a difference of 12.5 points in right answers (80% power), if the two assistants "
+        "differ on 20% of them; a claim of 2 points would need 3,925."
+    )
+    assert "100 held-out answers in 20 clusters show" in power_sentence(
+        heldout_power(100, clusters=[i % 20 for i in range(100)]).to_record()
+    )
+
+
+def test_pairs_that_cannot_be_split_have_no_power() -> None:
+    pairs = [Pair(row, (Message("user", f"What is {row}?"), Message("assistant", f"A {row}."))) for row in range(1, 41)]
+    assert planned_power(pairs, DataConfig()) == heldout_power(len(split_pairs(pairs, DataConfig()).heldout))
+    assert planned_power(pairs[:1], DataConfig()) is None
 
 
 @pytest.mark.parametrize(

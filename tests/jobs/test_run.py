@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from assistant_builder.config import CELLS
+
 CARDS = Path(__file__).resolve().parents[2] / "datasets_cards"
 SMALL = CARDS / "thimble-row-library" / "data.csv"
 QUICK = {
     "train.max_steps": "2", "train.batch_size": "4", "train.micro_batch_size": "2", "train.evaluations": "1",
     "train.rank": "4", "train.max_length": "96", "data.max_heldout": "4", "eval.max_new_tokens": "8",
-    "eval.bootstrap_resamples": "500",
+    "eval.bootstrap_resamples": "500", "eval.retention": "false",
 }
 
 
@@ -48,7 +50,9 @@ def test_a_study_from_file_to_report_and_again(bundled_models: Path) -> None:
     written = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
     report = json.loads(cli("report", "tiny", "--format", "json").stdout)
-    assert set(report["cells"]) == {"B16", "B4", "L16", "Q4"}
+    assert set(report["cells"]) == set(CELLS) and set(report["baselines"]) == {"copy", "retrieval"}
+    assert report["identities"] and all(entry["error"] <= 1e-12 for entry in report["identities"])
+    assert len(report["fidelity"]["pairs"]) == 4 and report["flips"]["noise_floor"]["cells"].keys() == {"L16", "Q4"}
     headline = next(row for row in report["contrasts"] if (row["name"], row["metric"]) == ("Q4-L16", "nll_per_token"))
     cells = report["cells"]
     assert headline["delta"] == pytest.approx(cells["Q4"]["nll_per_token"] - cells["L16"]["nll_per_token"], abs=1e-12)
@@ -69,6 +73,21 @@ def test_a_study_from_file_to_report_and_again(bundled_models: Path) -> None:
 
     answer = json.loads(cli("ask", "tiny", "How much is the late fee?", "--arm", "qlora", "--json").stdout)
     assert answer["answers"]["qlora"]["tokens"] > 0 and set(answer["answers"]) == {"qlora"}
+
+    scored = {path: path.stat().st_mtime_ns for path in (folder / "evals").rglob("scores.json")}
+    more = json.loads(cli("run", "tiny", "--set", "seeds=2", "--json").stdout)
+    assert [step["name"] for step in more["steps"]][2:6] == [
+        "train-lora", "train-qlora", "train-lora-2", "train-qlora-2"
+    ]
+    assert {path: path.stat().st_mtime_ns for path in scored} == scored  # only what is new was scored
+    report = json.loads(cli("report", "tiny", "--format", "json").stdout)
+    assert [run["training_seed"] for run in report["seeds"]["runs"]] == [0, 1]
+    assert len({run["L16"] for run in report["seeds"]["runs"]}) == 2 and report["seeds"]["spread"]
+    again = more
+
+    same = json.loads(cli("compare", "tiny", "tiny", "--json").stdout)
+    assert {row["delta"] for row in same["contrasts"]} == {0.0}
+    assert {verdict["outcome"] for verdict in same["verdicts"]} == {"no worse"}
 
     changed = cli("run", "tiny", "--set", "eval.margin=0.5", "--redo", "--json")
     assert changed.returncode == 0, changed.stderr

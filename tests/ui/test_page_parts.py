@@ -16,7 +16,8 @@ from assistant_builder.chat.asking import default_system
 from assistant_builder.config import DataConfig, StudyConfig
 from assistant_builder.data.records import COLUMN_ROLES
 from assistant_builder.errors import ConfigError, StudyError
-from assistant_builder.study import STEPS, StepRecord, Study
+from assistant_builder.steps import STEPS, StepRecord
+from assistant_builder.study import Study
 from assistant_builder.ui import runs
 from assistant_builder.ui.app import chosen, studies
 from assistant_builder.ui.data_tab import AUTOMATIC, UNUSED, column_mapping, study_data
@@ -238,10 +239,10 @@ def test_shipped_datasets_can_be_studied() -> None:
 
 
 def test_the_power_of_a_held_out_set_is_told_from_its_size() -> None:
-    record = {"counts": {"heldout": 100}, "clusters": {"heldout": 0}}
+    record = {"counts": {"heldout": 100}, "turns": {"heldout": 100}, "clusters": {"heldout": 0}}
     power = power_of(record)
     assert power is not None and power["minimum_detectable"] == pytest.approx(2.8 * (0.2 / 100) ** 0.5, rel=0.01)
-    assert power_of({"counts": {"heldout": 0}, "clusters": {"heldout": 0}}) is None
+    assert power_of({"counts": {"heldout": 0}, "turns": {"heldout": 0}, "clusters": {"heldout": 0}}) is None
 
 
 @pytest.mark.parametrize(

@@ -131,11 +131,9 @@ def split_view(record: Mapping[str, Any], power: Mapping[str, Any] | None) -> Ma
     ]
     said = [note[:1].upper() + note[1:] for note in record.get("notes", ())]
     if power is not None:
-        said.append(
-            f"A held-out set of this size shows a difference of {100 * power['minimum_detectable']:.1f} points in "
-            f"right answers, if the two assistants differ on {percent(power['flip_rate'], 0)} of them; a claim of "
-            f"{100 * power['target']:.0f} points would need {count(power['items_needed'])} held-out pairs."
-        )
+        from evals.power import power_sentence
+
+        said.append(power_sentence(power))
     return join([Markup('<div class="ab-split" role="img" aria-label="Sizes of the sets">{}</div>').format(parts),
                  tiles(figures), items(said) if said else ""])
 

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from assistant_builder.cli import app
+from assistant_builder.files import write_json
+from assistant_builder.jobs.local import Event
+from assistant_builder.study import Study
+
+FERRIES = Path(__file__).parents[1] / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
+SPLIT = {"counts": {"heldout": 100}, "turns": {"heldout": 100}, "clusters": {"heldout": 20}}
+TOLD = "100 held-out answers in 20 clusters show a difference of"
+
+
+def test_data_check_tells_what_the_held_out_set_can_detect() -> None:
+    shown = CliRunner().invoke(app, ["data", "check", str(FERRIES)])
+    assert shown.exit_code == 0
+    (line,) = [line for line in shown.stdout.splitlines() if line.startswith("power: ")]
+    power = json.loads(CliRunner().invoke(app, ["data", "check", str(FERRIES), "--json"]).stdout)["power"]
+    assert (power["items"], power["clusters"]) == (228, 72)
+    assert f"{100 * power['minimum_detectable']:.1f} points" in line and f"need {power['items_needed']:,}." in line
+
+
+def test_data_check_goes_by_the_settings() -> None:
+    words = ["data", "check", str(FERRIES), "--json", "--set", "data.max_heldout=40"]
+    assert json.loads(CliRunner().invoke(app, words).stdout)["power"]["items"] <= 40
+
+
+def test_data_check_has_no_power_where_no_study_can_start(tmp_path: Path) -> None:
+    file = tmp_path / "one.csv"
+    file.write_text("question,answer\nWhat is it?,A thing.\n", encoding="utf-8")
+    checked = CliRunner().invoke(app, ["data", "check", str(file), "--json"])
+    assert json.loads(checked.stdout)["power"] is None
+    assert "power" not in CliRunner().invoke(app, ["data", "check", str(file)]).stdout
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_run_tells_it_before_training(kept: bool, as_json: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def run_study(
+        study: Study, *, on_event: Callable[[Event], None] = lambda event: None, **_: object
+    ) -> None:
+        write_json(study.folder / "data" / "split.json", SPLIT)
+        write_json(study.folder / "report.json", {"sentence": "The verdict."})
+        for step in ("data", "train-lora"):
+            on_event(Event(step, "running"))
+            seen.append(f"{step} runs")
+            on_event(Event(step, "succeeded", kept=kept))
+
+    monkeypatch.setattr("assistant_builder.jobs.local.run_study", run_study)
+    monkeypatch.setattr("typer.echo", seen.append)
+    done = CliRunner().invoke(app, ["run", str(FERRIES), "--name", "told", *(["--json"] if as_json else [])])
+    assert done.exit_code == 0, done.output
+    told = [place for place, text in enumerate(seen) if text.startswith(TOLD)]
+    assert told == ([] if kept or as_json else [seen.index("data runs") + 1])
+    assert seen.index("data runs") + bool(told) < seen.index("train-lora runs")
+    if as_json:
+        assert json.loads(done.stdout)["name"] == "told"
