@@ -3,6 +3,7 @@
 # make test    all tests                    (ARGS='-k catalog' passes arguments to pytest)
 # make check   lint, types, import layers
 # make bench   training speed beside plain and tuned TRL scripts, 10 to 15 minutes  (ARGS=--quick for a trial)
+# make coverage   remake the tables of evals/README.md by simulation, about half an hour on one core
 
 PYTHON ?= python3
 DEMO ?= datasets_cards/ostrel-sound-ferries/study.yaml
@@ -13,7 +14,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := demo
-.PHONY: demo app test check bench
+.PHONY: demo app test check bench coverage
 
 demo: $(READY)
 	$(BIN)/assistant-builder run $(DEMO)
@@ -34,6 +35,9 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m evals.bench $(ARGS)
+
+coverage: $(READY)
+	$(BIN)/python -m evals.simulate --write $(ARGS)
 
 # one stamp for all targets: a second make installs nothing unless the requirements changed
 $(READY): pyproject.toml constraints.txt

@@ -6,10 +6,11 @@ What is used when:
 | --- | --- | --- |
 | right/wrong, no clusters, equal weights | Bonett–Price | exact McNemar |
 | anything else, no clusters | BCa bootstrap, carried out to the t interval where that reaches further | sign flips |
-| the same, scores with limits, few of them differing | t with one unseen difference each way | sign flips |
+| the same, very skewed | the same, carried out to bootstrap-t as well | sign flips |
+| no clusters, scores with limits, few differing or all alike | t with one unseen difference each way | sign flips |
 | clusters | cluster-robust t, G − 1 degrees of freedom | sign flips of whole clusters |
-| clusters with very skewed sums | the same, carried out to the whole-cluster BCa interval | the same |
-| clusters, scores with limits, few clusters differing | the same, with one unseen difference each way | the same |
+| clusters with very skewed sums | the same, carried out to the whole-cluster bootstrap-t | the same |
+| clusters, scores with limits, few differing or all alike | the same, one unseen difference each way | the same |
 
 "Few" is fewer than 20 and fewer than half. Plain BCa, measured, covers 92 % on lognormal differences at n = 100, 89 %
 when those are weighted by uneven answer lengths, and 88 % when nine differences in ten are zero, hence the additions.
@@ -43,6 +44,7 @@ Verdict = Literal["no worse", "worse", "inconclusive"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 ENOUGH_ITEMS = 100
 ENOUGH_CLUSTERS = 20
+ENOUGH_SKEWED_CLUSTERS = 40
 _ROUNDING = 1e-5  # a float32 cosine may pass 1 by that much
 SATURATED = 0.05
 """A right/wrong metric below this share, or above one minus it, in both arms cannot show that nothing was lost."""
@@ -118,8 +120,8 @@ def paired_comparison(
             needs an interval that excludes any harm.
         higher_is_better: Whether a larger score is a better one.
         seed: Seed of the bootstrap and of the random sign flips.
-        bounds: Lowest and highest possible score. ``None``: 0 and 1 where every score lies there and at least one of
-            the two ends occurs, otherwise unlimited.
+        bounds: Lowest and highest possible score; an infinite one is no limit. ``None``: 0 and 1 where every score lies
+            there and at least one of the two ends occurs, otherwise unlimited.
         resamples: Bootstrap samples, and random sign patterns.
 
     Returns:
@@ -142,6 +144,7 @@ def paired_comparison(
         interval, p_value, method = _compare_binary(before, after)
     else:
         interval, p_value, method = _compare_units(units, span, seed, resamples)
+        interval = _possible(interval, span)
     low, high = (0.0 - interval[1], 0.0 - interval[0]) if higher_is_better else interval
     rates = [float(np.average(scores, weights=weight)) for scores in (before, after)]
     saturated = binary and (max(rates) < SATURATED or min(rates) > 1 - SATURATED)
@@ -155,7 +158,7 @@ def paired_comparison(
         verdict=verdict,
         method=method,
         n_clusters=units.count if units.clustered else None,
-        warnings=tuple(_warnings(units, saturated, max(rates) < SATURATED)),
+        warnings=tuple(_warnings(units, interval, span, saturated, max(rates) < SATURATED)),
         within_margin_but_worse=verdict == "no worse" and low > 0,
         margin=margin,
         higher_is_better=higher_is_better,
@@ -206,7 +209,7 @@ def _checked(
 def _span(before: Floats, after: Floats, bounds: tuple[float, float] | None) -> float | None:
     """Largest possible difference of one item, ``None`` where a score has no known limits."""
     if bounds is not None:
-        return bounds[1] - bounds[0]
+        return bounds[1] - bounds[0] if math.isfinite(bounds[1] - bounds[0]) else None
     scores = np.concatenate([before, after])
     limited = scores.min() >= 0 and scores.max() <= 1 and (scores.min() == 0 or scores.max() == 1)
     return 1.0 if limited else None
@@ -223,16 +226,23 @@ def _compare_units(units: Units, span: float | None, seed: int, resamples: int) 
     p_value = sign_flip_test(units, flips=resamples, seed=seed)
     base = f"cluster-robust t interval ({units.count - 1} degrees of freedom)"
     test = "whole-cluster sign-flip test" if units.clustered else "sign-flip permutation test"
-    if span is not None and units.rare:
+    if span is not None and (units.rare or units.spread_is_zero):
         kind = base if units.clustered else "t interval"
         return rare_interval(units, span), p_value, f"{kind} with one unseen difference each way; {test}"
     if units.spread_is_zero:
         return (units.delta, units.delta), p_value, f"no interval, all differences are equal; {test}"
     if not units.clustered:
-        interval = item_interval(units, resamples=resamples, seed=seed)
-        return interval, p_value, f"BCa bootstrap interval ({resamples:,} resamples), at least the t interval; {test}"
+        interval, skewed = item_interval(units, resamples=resamples, seed=seed)
+        also = " and bootstrap-t" if skewed else ""
+        kind = f"BCa bootstrap interval ({resamples:,} resamples), at least the t{also} interval"
+        return interval, p_value, f"{kind}; {test}"
     interval, skewed = cluster_interval(units, resamples=resamples, seed=seed)
-    return interval, p_value, f"{base}{', widened by whole-cluster BCa bootstrap' if skewed else ''}; {test}"
+    return interval, p_value, f"{base}{', at least the whole-cluster bootstrap-t interval' if skewed else ''}; {test}"
+
+
+def _possible(interval: Interval, span: float | None) -> Interval:
+    """The part of an interval in which a difference of scores with limits can lie."""
+    return interval if span is None else (max(-span, interval[0]), min(span, interval[1]))
 
 
 def _verdict(low: float, high: float, margin: float, saturated: bool) -> Verdict:
@@ -242,7 +252,7 @@ def _verdict(low: float, high: float, margin: float, saturated: bool) -> Verdict
     return "worse" if low > 0 else "inconclusive"
 
 
-def _warnings(units: Units, saturated: bool, low: bool) -> list[str]:
+def _warnings(units: Units, interval: Interval, span: float | None, saturated: bool, low: bool) -> list[str]:
     found = []
     if units.clustered and units.count < ENOUGH_CLUSTERS:
         found.append(
@@ -251,15 +261,20 @@ def _warnings(units: Units, saturated: bool, low: bool) -> list[str]:
         )
     elif not units.clustered and units.count < ENOUGH_ITEMS:
         found.append(f"too few items: {units.count}, and below {ENOUGH_ITEMS} a 95 % interval covers less than it says")
+    elif units.clustered and units.count < ENOUGH_SKEWED_CLUSTERS and units.skewed and not (span and units.rare):
+        found.append(
+            f"too few items: the {units.count} clusters differ so unevenly that below {ENOUGH_SKEWED_CLUSTERS} of them "
+            "a 95 % interval covers less than it says"
+        )
     elif units.effective < (0.75 * ENOUGH_CLUSTERS if units.clustered else 0.5 * ENOUGH_ITEMS):
         kind = "clusters" if units.clustered else "items"
         found.append(
             f"too few items: the {units.count} {kind} are of such uneven weight that they count as "
             f"{units.effective:.0f} equal ones"
         )
-    if not units.differing:
+    if not units.items_differing:
         found.append("no item differs between the two")
-    elif units.spread_is_zero:
+    elif interval[0] == interval[1]:
         found.append("all differences are equal, so the interval cannot show any uncertainty")
     if saturated:
         where = f"below {SATURATED:.0%}" if low else f"above {1 - SATURATED:.0%}"

@@ -6,6 +6,7 @@ Coverage of each, measured: ``python -m evals.simulate``.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
@@ -14,8 +15,8 @@ from evals.units import Floats, Units
 
 LEVEL = 0.95
 RESAMPLES = 10_000
-SKEWED = 1.0
-"""Clusters whose sums have more sample skewness than this get the wider of the t and the BCa interval."""
+_STUDENTIZED_UNITS = 10
+"""With fewer units too many resamples hold hardly any spread, and bootstrap-t is at their whim."""
 _DRAWS_AT_ONCE = 2_000_000
 
 Interval = tuple[float, float]
@@ -32,49 +33,91 @@ def t_interval(units: Units, *, degrees_of_freedom: int | None = None) -> Interv
         units: At least two.
         degrees_of_freedom: G − 1 unless given.
     """
-    count = units.count
-    variance = count / (count - 1) * float(np.square(units.residuals).sum()) / float(units.weights.sum()) ** 2
-    critical = float(stats.t.ppf(0.5 + LEVEL / 2, degrees_of_freedom or count - 1))
-    half = critical * math.sqrt(variance)
+    half = float(stats.t.ppf(0.5 + LEVEL / 2, degrees_of_freedom or units.count - 1)) * _standard_error(units)
     return units.delta - half, units.delta + half
 
 
-def bca_interval(units: Units, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+def _standard_error(units: Units) -> float:
+    count = units.count
+    return math.sqrt(count / (count - 1) * float(np.square(units.residuals).sum())) / float(units.weights.sum())
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """Units drawn with replacement, many times over.
+
+    Attributes:
+        shifts: Ratio of each resample minus that of the units, shape ``[resamples]``.
+        errors: Standard error of each resample's ratio, shape ``[resamples]``.
+    """
+
+    shifts: Floats
+    errors: Floats
+
+
+def resample(units: Units, *, resamples: int = RESAMPLES, seed: int = 0) -> Resamples:
+    """Draw units with their weights, so that the ratio's denominator varies as it would in another sample."""
+    rng = np.random.default_rng(seed)
+    residuals, weights, count = units.residuals, units.weights, units.count
+    equal = bool((weights == weights[0]).all())
+    shifts, errors = np.empty(resamples), np.empty(resamples)
+    at_once = max(1, _DRAWS_AT_ONCE // count)
+    for start in range(0, resamples, at_once):
+        rows = slice(start, min(start + at_once, resamples))
+        drawn = rng.integers(count, size=(rows.stop - start, count))
+        r = residuals[drawn]
+        total = r.sum(axis=1)
+        if equal:
+            weight, cross, own = weights[0] * count, weights[0] * total, weights[0] ** 2 * count
+        else:
+            w = weights[drawn]
+            weight, cross, own = w.sum(axis=1), _dot(r, w), _dot(w, w)
+        shift = shifts[rows] = total / weight
+        # squared residuals of the resample about its own ratio, multiplied out
+        squares = (_dot(r, r) - 2 * shift * cross + shift**2 * own).clip(0)
+        errors[rows] = np.sqrt(count / (count - 1) * squares) / weight
+    return Resamples(shifts, errors)
+
+
+def _dot(one: Floats, other: Floats) -> Floats:
+    return np.einsum("ij,ij->i", one, other)
+
+
+def bca_interval(units: Units, drawn: Resamples) -> Interval:
     """Bias-corrected and accelerated bootstrap interval (Efron 1987) for the ratio ``sum(sums) / sum(weights)``.
 
-    Units are drawn with their weights, so the ratio's denominator varies as it would in another sample; the
-    acceleration comes from the jackknife. Equals ``scipy.stats.bootstrap(method="BCa")`` but for the draws.
+    The acceleration comes from the jackknife. Equals ``scipy.stats.bootstrap(method="BCa")`` but for the draws.
 
     Args:
         units: At least two, not all alike.
-        resamples: Bootstrap samples.
-        seed: Seed of the draws.
+        drawn: Resamples of them.
     """
-    shifts = _bootstrap_shifts(units, resamples, seed)
-    below = (np.count_nonzero(shifts < 0) + 0.5 * np.count_nonzero(shifts == 0)) / resamples
-    bias = stats.norm.ppf(np.clip(below, 1 / (resamples + 1), resamples / (resamples + 1)))
+    count = len(drawn.shifts)
+    below = (np.count_nonzero(drawn.shifts < 0) + 0.5 * np.count_nonzero(drawn.shifts == 0)) / count
+    bias = stats.norm.ppf(np.clip(below, 1 / (count + 1), count / (count + 1)))
     total, weight = float(units.sums.sum()), float(units.weights.sum())
     left_out = (total - units.sums) / (weight - units.weights)
     influence = left_out.mean() - left_out
     acceleration = float((influence**3).sum() / (6 * np.square(influence).sum() ** 1.5))
     z = bias + stats.norm.ppf([0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
-    low, high = np.quantile(shifts, stats.norm.cdf(bias + z / (1 - acceleration * z)))
+    low, high = np.quantile(drawn.shifts, stats.norm.cdf(bias + z / (1 - acceleration * z)))
     return units.delta + float(low), units.delta + float(high)
 
 
-def _bootstrap_shifts(units: Units, resamples: int, seed: int) -> Floats:
-    """Bootstrap ratio minus observed ratio, shape ``[resamples]``."""
-    rng = np.random.default_rng(seed)
-    residuals = units.residuals
-    equal = bool((units.weights == units.weights[0]).all())
-    shifts = np.empty(resamples)
-    at_once = max(1, _DRAWS_AT_ONCE // units.count)
-    for start in range(0, resamples, at_once):
-        rows = min(at_once, resamples - start)
-        drawn = rng.integers(units.count, size=(rows, units.count), dtype=np.int32)
-        weight = units.weights[0] * units.count if equal else units.weights[drawn].sum(axis=1)
-        shifts[start : start + rows] = residuals[drawn].sum(axis=1) / weight
-    return shifts
+def bootstrap_t_interval(units: Units, drawn: Resamples) -> Interval:
+    """Studentized bootstrap interval (Efron 1982, Hall 1988) for the ratio ``sum(sums) / sum(weights)``.
+
+    The t interval with critical values taken from resamples, so that it reaches further to the side on which skewed
+    differences have their rare large values.
+
+    Args:
+        units: At least two, not all alike.
+        drawn: Resamples of them; those with hardly any spread in them give no scale and are left out.
+    """
+    error = _standard_error(units)
+    scaled = drawn.errors > 1e-6 * error
+    low, high = np.quantile(drawn.shifts[scaled] / drawn.errors[scaled], [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+    return units.delta - float(high) * error, units.delta - float(low) * error
 
 
 def bonett_price_interval(gained: int, lost: int, n: int) -> Interval:
@@ -103,30 +146,42 @@ def rare_interval(units: Units, span: float) -> Interval:
         units: At least two.
         span: Largest possible difference of one item's score.
     """
-    low, high = t_interval(units.with_unseen(span), degrees_of_freedom=units.count - 1)
-    return max(-span, low), min(span, high)
+    return t_interval(units.with_unseen(span), degrees_of_freedom=units.count - 1)
 
 
-def item_interval(units: Units, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """BCa interval, carried out to the t interval on a side where that reaches further.
+def item_interval(units: Units, *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[Interval, bool]:
+    """BCa interval, carried out to the t interval, and to bootstrap-t where differences are very skewed.
 
-    BCa alone is too short where weights are uneven or many differences are zero, and just long enough on lognormal
-    differences at n = 100; the t interval is too short on the long side of skewed differences. Together they keep 95 %
-    on symmetric and about 94 % on lognormal differences.
+    BCa alone is too short where weights are uneven or many differences are zero; the t interval is too short on the
+    long side of skewed differences. Together they hold 95 % on symmetric differences, and with bootstrap-t about as
+    much on lognormal ones.
+
+    Returns:
+        The interval, and whether skewness brought bootstrap-t in.
     """
-    return _outer(bca_interval(units, resamples=resamples, seed=seed), t_interval(units))
+    drawn = resample(units, resamples=resamples, seed=seed)
+    interval = _outer(bca_interval(units, drawn), t_interval(units))
+    if not _studentized(units):
+        return interval, False
+    return _outer(interval, bootstrap_t_interval(units, drawn)), True
 
 
 def cluster_interval(units: Units, *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[Interval, bool]:
-    """Cluster-robust t interval, widened by a whole-cluster BCa interval where the cluster sums are visibly skewed.
+    """Cluster-robust t interval, carried out to the whole-cluster bootstrap-t where their sums are very skewed.
+
+    On lognormal effects of 20 clusters t covers 87 to 89 %, BCa 90 % and bootstrap-t 91 to 93 %.
 
     Returns:
-        The interval, and whether skewness brought the bootstrap in.
+        The interval, and whether skewness brought bootstrap-t in.
     """
-    plain = t_interval(units)
-    if abs(float(stats.skew(units.residuals))) <= SKEWED:
-        return plain, False
-    return _outer(plain, bca_interval(units, resamples=resamples, seed=seed)), True
+    if not _studentized(units):
+        return t_interval(units), False
+    drawn = resample(units, resamples=resamples, seed=seed)
+    return _outer(t_interval(units), bootstrap_t_interval(units, drawn)), True
+
+
+def _studentized(units: Units) -> bool:
+    return units.count >= _STUDENTIZED_UNITS and units.skewed
 
 
 def _outer(one: Interval, other: Interval) -> Interval:

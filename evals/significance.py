@@ -48,7 +48,8 @@ def sign_flip_test(units: Units, *, flips: int = FLIPS, seed: int = 0) -> float:
     reached = 0
     for start in range(0, flips, at_once):
         rows = min(at_once, flips - start)
-        swapped = rng.integers(2, size=(rows, len(values)), dtype=np.int8)
+        bits = np.frombuffer(rng.bytes(-(-rows * len(values) // 8)), dtype=np.uint8)
+        swapped = np.unpackbits(bits, count=rows * len(values)).reshape(rows, len(values))
         reached += int(np.count_nonzero(np.abs(values.sum() - 2 * (swapped @ values)) >= bar))
     return (reached + 1) / (flips + 1)
 

@@ -184,6 +184,28 @@ class TestDegenerate:
         assert result.verdict == "worse"
         assert any("all differences are equal" in warning for warning in result.warnings)
 
+    def test_no_limit_given_in_numbers(self) -> None:
+        scores = np.append(np.linspace(0.1, 0.9, 100), 0.0)
+        assert paired_comparison(scores, scores).ci_high > 0
+        assert paired_comparison(scores, scores, bounds=(0.0, np.inf)).ci_high == 0
+
+    def test_flips_that_cancel_in_every_cluster_are_not_called_no_difference(self) -> None:
+        baseline = np.tile([1.0, 0.0, 1.0, 0.0], 30)
+        candidate = np.tile([0.0, 1.0, 1.0, 0.0], 30)
+        result = paired_comparison(baseline, candidate, clusters=[i // 4 for i in range(120)])
+        assert result.delta == 0 and result.ci_low < 0 < result.ci_high and result.warnings == ()
+
+    def test_clusters_that_all_lose_alike_still_leave_room_for_the_unseen(self) -> None:
+        baseline, candidate = np.ones(120), np.tile([0.0, 1.0, 1.0, 1.0], 30)
+        result = paired_comparison(baseline, candidate, clusters=[i // 4 for i in range(120)])
+        assert result.delta == -0.25 and result.ci_low < -0.25 < result.ci_high < 0
+        assert result.verdict == "worse" and not any("equal" in warning for warning in result.warnings)
+
+    def test_no_interval_reaches_beyond_what_is_possible(self) -> None:
+        few = paired_comparison([0.1, 0.9, 0.4], [0.2, 0.2, 0.9], bounds=(0, 1))
+        assert (few.ci_low, few.ci_high) == (-1, 1)
+        assert paired_comparison([0.1, 0.9, 0.4], [0.2, 0.2, 0.9]).ci_high > 1
+
     def test_two_items(self) -> None:
         result = paired_comparison([1.0, 2.0], [1.5, 1.9])
         assert result.p_value == 1.0 and result.ci_low < result.delta < result.ci_high
@@ -244,6 +266,19 @@ class TestWarnings:
         baseline, candidate, _ = losses(200, 0.0)
         assert self.warned(paired_comparison(baseline, candidate, clusters=[max(0, i - 170) for i in range(200)]))
         assert self.warned(paired_comparison(baseline, candidate, weights=[1000.0] * 10 + [1.0] * 190))
+
+    def test_few_clusters_of_which_some_lie_far_out(self) -> None:
+        for count, expected in ((39, True), (40, False)):
+            shifts = np.linspace(0, 1, count)
+            shifts[0] = 20
+            labels = [i % count for i in range(4 * count)]
+            baseline, candidate, _ = losses(4 * count, 0.0)
+            result = paired_comparison(baseline, candidate + shifts[labels], clusters=labels)
+            assert self.warned(result) is expected and "bootstrap-t" in result.method
+
+    def test_few_flips_in_clusters_are_allowed_for_and_need_no_warning(self) -> None:
+        baseline, candidate = flips(150, gained=0, lost=3, right=80)
+        assert not self.warned(paired_comparison(baseline, candidate, clusters=[i % 30 for i in range(150)]))
 
     def test_record_is_json(self) -> None:
         baseline, candidate, _ = losses(30, 0.0)

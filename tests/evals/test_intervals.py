@@ -5,7 +5,16 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from evals.intervals import bca_interval, bonett_price_interval, cluster_interval, item_interval, t_interval
+from evals.intervals import (
+    bca_interval,
+    bonett_price_interval,
+    bootstrap_t_interval,
+    cluster_interval,
+    item_interval,
+    rare_interval,
+    resample,
+    t_interval,
+)
 from evals.units import Units, make_units
 
 
@@ -18,7 +27,8 @@ def units_of(differences: np.ndarray, weights: np.ndarray | None = None, cluster
 def test_bca_agrees_with_scipy(draw: str) -> None:
     rng = np.random.default_rng(3)
     x = rng.normal(0.2, 1, 120) if draw == "normal" else rng.lognormal(0, 1, 120)
-    ours = bca_interval(units_of(x), resamples=20_000, seed=1)
+    units = units_of(x)
+    ours = bca_interval(units, resample(units, resamples=20_000, seed=1))
     theirs = stats.bootstrap((x,), np.mean, method="BCa", n_resamples=20_000, rng=np.random.default_rng(2))
     width = theirs.confidence_interval.high - theirs.confidence_interval.low
     assert ours == pytest.approx(tuple(theirs.confidence_interval), abs=0.03 * width)
@@ -32,7 +42,8 @@ def test_weighted_bca_agrees_with_scipy_on_the_ratio() -> None:
     def ratio(d: np.ndarray, w: np.ndarray, axis: int = -1) -> np.ndarray:
         return (d * w).sum(axis) / w.sum(axis)
 
-    ours = bca_interval(units_of(d, w), resamples=20_000, seed=1)
+    units = units_of(d, w)
+    ours = bca_interval(units, resample(units, resamples=20_000, seed=1))
     theirs = stats.bootstrap(
         (d, w), ratio, paired=True, vectorized=True, method="BCa", n_resamples=20_000, rng=np.random.default_rng(2)
     )
@@ -41,10 +52,27 @@ def test_weighted_bca_agrees_with_scipy_on_the_ratio() -> None:
 
 
 def test_bootstrap_in_pieces_is_the_same_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = np.random.default_rng(0).normal(size=50)
-    whole = bca_interval(units_of(x), resamples=3000, seed=5)
+    units = units_of(np.random.default_rng(0).normal(size=50))
+    whole = resample(units, resamples=3000, seed=5)
     monkeypatch.setattr("evals.intervals._DRAWS_AT_ONCE", 50 * 700)
-    assert bca_interval(units_of(x), resamples=3000, seed=5) == whole
+    pieces = resample(units, resamples=3000, seed=5)
+    assert (pieces.shifts == whole.shifts).all() and (pieces.errors == whole.errors).all()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_standard_errors_of_resamples_are_those_of_statsmodels(weighted: bool) -> None:
+    rng = np.random.default_rng(8)
+    d, w = rng.lognormal(0, 1, 12), rng.integers(1, 9, 12).astype(float) if weighted else np.ones(12)
+    units = units_of(d, w)
+    found = resample(units, resamples=5, seed=3)
+    for shift, error, drawn in zip(
+        found.shifts, found.errors, np.random.default_rng(3).integers(12, size=(5, 12)), strict=True
+    ):
+        fit = sm.WLS(d[drawn], np.ones(12), weights=w[drawn]).fit(
+            cov_type="cluster", cov_kwds={"groups": np.arange(12)}, use_t=True
+        )
+        assert shift + units.delta == pytest.approx(fit.params[0], abs=1e-12)
+        assert error == pytest.approx(fit.bse[0], rel=1e-9)
 
 
 def test_t_interval_is_the_paired_t_interval() -> None:
@@ -53,11 +81,63 @@ def test_t_interval_is_the_paired_t_interval() -> None:
     assert t_interval(units_of(x)) == pytest.approx(tuple(expected), abs=1e-12)
 
 
-def test_item_interval_holds_both_of_its_parts() -> None:
+def test_weighted_t_interval_is_that_of_weighted_least_squares() -> None:
+    rng = np.random.default_rng(9)
+    d, w = rng.normal(0.3, 1, 60), rng.integers(3, 40, 60).astype(float)
+    fit = sm.WLS(d, np.ones(60), weights=w).fit(cov_type="HC1", use_t=True)
+    assert t_interval(units_of(d, w)) == pytest.approx(tuple(fit.conf_int()[0]), abs=1e-12)
+
+
+def test_item_interval_holds_all_of_its_parts() -> None:
     units = units_of(np.random.default_rng(1).lognormal(size=100))
-    low, high = item_interval(units, resamples=2000)
-    for part in (t_interval(units), bca_interval(units, resamples=2000)):
-        assert low <= part[0] and part[1] <= high
+    (low, high), skewed = item_interval(units, resamples=2000)
+    assert skewed
+    drawn = resample(units, resamples=2000)
+    parts = (t_interval(units), bca_interval(units, drawn), bootstrap_t_interval(units, drawn))
+    assert (low, high) == (min(part[0] for part in parts), max(part[1] for part in parts))
+
+
+def test_bootstrap_t_reaches_to_the_long_side_and_is_the_t_interval_where_there_is_none() -> None:
+    rng = np.random.default_rng(2)
+    even, skewed = units_of(rng.normal(size=200)), units_of(rng.lognormal(size=200))
+    width = t_interval(even)[1] - t_interval(even)[0]
+    found = bootstrap_t_interval(even, resample(even, resamples=20_000))
+    assert found == pytest.approx(t_interval(even), abs=0.03 * width)
+    low, high = bootstrap_t_interval(skewed, resample(skewed))
+    assert high - skewed.delta > 1.2 * (skewed.delta - low)
+
+
+def test_a_lone_outlier_leaves_the_interval_finite() -> None:
+    d = np.zeros(40)
+    d[7] = 3.0
+    units = units_of(d, clusters=[i // 2 for i in range(40)])
+    (low, high), skewed = cluster_interval(units, resamples=2000)
+    assert skewed and np.isfinite([low, high]).all()
+
+
+@pytest.mark.parametrize(("clusters", "widened"), [(9, False), (10, True)])
+def test_few_clusters_are_not_resampled(clusters: int, widened: bool) -> None:
+    d = np.repeat(np.append(np.linspace(0, 1, clusters - 1), 30.0), 3)
+    units = units_of(d, clusters=np.repeat(np.arange(clusters), 3).tolist())
+    interval, skewed = cluster_interval(units, resamples=500)
+    assert skewed is widened and (interval != t_interval(units)) is widened
+
+
+def test_where_single_items_of_few_clusters_flip_half_a_cluster_is_added_each_way() -> None:
+    d = np.zeros(300)
+    d[[0, 50, 100]] = -1
+    units = units_of(d, clusters=[i // 5 for i in range(300)])
+    # 60 clusters of 5 with three sums of -1, and two more of 3 items that flip all up or all down
+    sums, sizes = np.array([-1.0] * 3 + [0.0] * 57 + [3.0, -3.0]), np.array([5.0] * 60 + [3.0] * 2)
+    delta = sums.sum() / sizes.sum()
+    error = np.sqrt(62 / 61 * np.square(sums - delta * sizes).sum()) / sizes.sum()
+    half = stats.t.ppf(0.975, 59) * error
+    assert rare_interval(units, 1.0) == pytest.approx((delta - half, delta + half), abs=1e-12)
+
+
+def test_flips_that_cancel_in_their_cluster_still_count_as_differences() -> None:
+    units = units_of(np.array([1.0, -1.0, 0.0, 0.0]), clusters=["a", "a", "b", "b"])
+    assert (units.differing, units.items_differing) == (0, 2)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

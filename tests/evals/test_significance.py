@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
 from assistant_builder.errors import EvaluationError
 from evals.significance import holm, mcnemar_exact, sign_flip_test, sign_test
@@ -39,6 +40,19 @@ def test_large_samples_agree_with_scipy() -> None:
         rng=np.random.default_rng(1),
     )
     assert flip(x) == pytest.approx(theirs.pvalue, abs=0.015)
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_weights_and_clusters_agree_with_scipy_on_the_sums(clustered: bool) -> None:
+    rng = np.random.default_rng(4)
+    x, w = rng.normal(0.4, 1, 40), rng.integers(1, 30, 40).astype(float)
+    labels = np.arange(40) // 4 if clustered else np.arange(40)
+    sums = np.bincount(labels, w * x)[:12]
+    theirs = stats.permutation_test(
+        (sums, np.zeros(len(sums))), mean, permutation_type="samples", vectorized=True, n_resamples=np.inf
+    )
+    kept = labels < 12
+    assert flip(x[kept], labels[kept].tolist(), w[kept]) == pytest.approx(theirs.pvalue, abs=1e-12)
 
 
 def test_sign_flips_of_right_wrong_scores_are_mcnemar() -> None:
@@ -81,7 +95,8 @@ def test_sign_test_is_the_binomial_test() -> None:
     result = sign_test(14, 4, ties=6)
     assert result.p_value == pytest.approx(stats.binomtest(14, 18).pvalue)
     assert result.share == pytest.approx(14 / 18)
-    assert 0 < result.ci_low < 14 / 18 < result.ci_high < 1
+    wilson = proportion_confint(14, 18, method="wilson")
+    assert (result.ci_low, result.ci_high) == pytest.approx(wilson, abs=1e-12)
     assert result.ties == 6
 
 
