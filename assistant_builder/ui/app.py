@@ -17,7 +17,7 @@ from assistant_builder.ui.policy import StayAtHome
 from assistant_builder.ui.report_tab import ReportTab
 from assistant_builder.ui.sections import Look, Section, refresh
 from assistant_builder.ui.snapshots import state_of
-from assistant_builder.ui.theme import STYLE_SHEET, make_theme
+from assistant_builder.ui.theme import STYLE_SHEETS, make_theme
 from assistant_builder.ui.train_tab import TrainTab
 from assistant_builder.ui.views.study import damaged, no_study, picker_label, study_strip
 
@@ -69,9 +69,8 @@ def build_app(pool: WorkerPool | None = None) -> gr.Blocks:
         sections = [Section("strip", [strip], lambda look: look.mark, _draw_strip)]
         for tab in (data, train, evaluate, chat, report):
             sections += tab.sections()
-        data.wire(picker, tabs)
-        for tab in (train, evaluate, chat):
-            tab.wire(picker)
+        for tab in (data, train, evaluate, chat):
+            tab.wire(picker, tabs)
         _follow(demo, picker, new, tabs, opened, sections)
     return demo
 
@@ -157,7 +156,7 @@ def serve(
         auth=auth,
         prevent_thread_lock=not block,
         theme=make_theme(),
-        css_paths=[STYLE_SHEET],
+        css_paths=STYLE_SHEETS,
         app_kwargs={"middleware": [Middleware(StayAtHome)]},
         footer_links=[],
         quiet=True,

@@ -110,11 +110,12 @@ class ChatTab:
 
     # events
 
-    def wire(self, picker: gr.Dropdown) -> None:
+    def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the components.
 
         Args:
             picker: Holds the name of the chosen study.
+            tabs: The tabs, to move on to another one.
         """
         panes = list(self.panes.values())
         gr.on(

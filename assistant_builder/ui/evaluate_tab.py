@@ -35,7 +35,7 @@ class EvaluateTab:
         ready = seen.trained and not seen.running and seen.step("evaluate").state != "succeeded"
         return [gr.update(visible=ready, interactive=True), evaluation_panel(seen)]
 
-    def wire(self, picker: gr.Dropdown) -> None:
+    def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the components."""
         self.start.click(told(self._start), picker, self.start, show_progress="hidden", api_visibility="private")
 

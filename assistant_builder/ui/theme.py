@@ -6,7 +6,9 @@ from pathlib import Path
 
 import gradio as gr
 
-STYLE_SHEET = Path(__file__).with_name("style.css")
+_STYLES = Path(__file__).parent / "styles"
+STYLE_SHEETS = sorted(_STYLES.glob("*.css"), key=lambda path: (path.name != "page.css", path.name))
+"""``page.css`` holds what all tabs share and comes first, the others what one tab needs."""
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 

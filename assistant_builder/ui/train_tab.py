@@ -150,11 +150,12 @@ class TrainTab:
 
     # events
 
-    def wire(self, picker: gr.Dropdown) -> None:
+    def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the components.
 
         Args:
             picker: Holds the name of the chosen study.
+            tabs: The tabs, to move on to another one.
         """
         form = self.form
         preset = form.components["train.preset"]
