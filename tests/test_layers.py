@@ -22,6 +22,7 @@ LEVELS = {
     "assistant_builder.files": 1,
     "assistant_builder.steps": 1,
     "assistant_builder.study": 1,
+    "assistant_builder.shelf": 1,
     "assistant_builder.data": 1,
     "assistant_builder.models": 2,
     "assistant_builder.doctor": 3,
