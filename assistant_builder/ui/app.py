@@ -1,22 +1,25 @@
-"""The page as a whole: a study chosen on top, five tabs under it, and a timer that follows the study's files."""
+"""The page as a whole: the studies, or one of them step by step, and a timer that follows the files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
 
 from assistant_builder.chat.client import WorkerPool
-from assistant_builder.study import Study
+from assistant_builder.shelf import empty_bin
 from assistant_builder.ui.chat_tab import ChatTab
 from assistant_builder.ui.data_tab import DataTab
+from assistant_builder.ui.entries import read_shelf
 from assistant_builder.ui.evaluate_tab import EvaluateTab
+from assistant_builder.ui.home import NEW_STUDY, Home
 from assistant_builder.ui.policy import StayAtHome
 from assistant_builder.ui.report_tab import ReportTab
 from assistant_builder.ui.sections import Look, Section, refresh
-from assistant_builder.ui.snapshots import state_of
+from assistant_builder.ui.snapshots import both_trained
 from assistant_builder.ui.theme import STYLE_SHEETS, make_theme
 from assistant_builder.ui.train_tab import TrainTab
 from assistant_builder.ui.views.study import damaged, no_study, picker_label, study_strip
@@ -28,15 +31,21 @@ LARGEST_UPLOAD = "500mb"
 _BRAND = """<div class="ab-brand"><svg viewBox="0 0 40 40" aria-hidden="true"><rect x="2" y="2" width="36" height="36"
 rx="9"/><path d="M11 27V13l9 9 9-9v14"/></svg><div><h1>Assistant Builder</h1><p>One dataset, two assistants: 4-bit QLoRA
 and its 16-bit twin, measured against each other.</p></div></div>"""
-_REMEMBER = """(name) => {{ if (!window.abArrived) return; const url = new URL(window.location);
-url.searchParams.set("{key}", {value}); window.history.replaceState(null, "", url); }}"""
+_REMEMBER_STUDY = """(name) => { if (!window.abArrived) return; const url = new URL(window.location);
+if (name === null || name === undefined) { url.searchParams.delete("study"); url.searchParams.delete("tab"); }
+else url.searchParams.set("study", name);
+window.history.replaceState(null, "", url); }"""
+_REMEMBER_TAB = """() => {{ if (!window.abArrived) return; const url = new URL(window.location);
+if (!url.searchParams.has("study")) return;
+url.searchParams.set("tab", "{}"); window.history.replaceState(null, "", url); }}"""
 _ARRIVED = "() => { window.abArrived = true; }"
 """Until the page has read its address, the tab that opens first must not write itself into it."""
 
 
-def studies() -> list[tuple[str, str]]:
-    """Every study with its state, the last changed first, as choices of the picker."""
-    return [(picker_label(study.name, state_of(study)), study.name) for study in Study.all()]
+def choices() -> list[tuple[str, str]]:
+    """What the picker offers: every study with its state, the last changed first, and the way to a new one."""
+    entries = read_shelf().entries
+    return [("New study…", NEW_STUDY), *((picker_label(entry.name, entry.state), entry.name) for entry in entries)]
 
 
 def build_app(pool: WorkerPool | None = None) -> gr.Blocks:
@@ -46,33 +55,108 @@ def build_app(pool: WorkerPool | None = None) -> gr.Blocks:
         pool: Starts the chat's worker process; by default the one that loads the models.
     """
     pool = pool or WorkerPool()
+    empty_bin()
     with gr.Blocks(title="Assistant Builder", analytics_enabled=False, delete_cache=(3600, 86_400)) as demo:
         with gr.Row(elem_id="ab-top"):
             gr.HTML(_BRAND)
+            home_button = gr.Button("All studies", size="sm", min_width=110, scale=0, visible=False, elem_id="ab-home")
             picker = gr.Dropdown(
-                studies(), value=None, label="Study", interactive=True, min_width=260, elem_id="ab-picker"
+                choices(), value=None, label="Study", interactive=True, min_width=260, visible=False,
+                elem_id="ab-picker",
             )
-            new = gr.Button("New study", size="sm", min_width=110, scale=0, elem_id="ab-new")
-        strip = gr.HTML(no_study(), elem_id="ab-strip")
-        with gr.Tabs(elem_id="ab-tabs") as tabs:
-            opened = {name: gr.Tab(name.capitalize(), id=name) for name in TABS}
-            with opened["data"]:
-                data = DataTab()
-            with opened["train"]:
-                train = TrainTab()
-            with opened["evaluate"]:
-                evaluate = EvaluateTab()
-            with opened["chat"]:
-                chat = ChatTab(pool)
-            with opened["report"]:
-                report = ReportTab()
-        sections = [Section("strip", [strip], lambda look: look.mark, _draw_strip)]
-        for tab in (data, train, evaluate, chat, report):
-            sections += tab.sections()
-        for tab in (data, train, evaluate, chat):
-            tab.wire(picker, tabs)
-        _follow(demo, picker, new, tabs, opened, sections)
+        with gr.Column(elem_id="ab-shelf") as shelf:
+            home = Home()
+        with gr.Column(visible=False, elem_id="ab-study") as study:
+            strip = gr.HTML(no_study(), elem_id="ab-strip")
+            with gr.Tabs(elem_id="ab-tabs") as tabs:
+                steps = Steps(pool)
+        sections = [
+            Section("frame", [shelf, study, picker, home_button], _frame_mark, _draw_frame),
+            Section("strip", [strip], lambda look: look.mark, _draw_strip),
+            *home.sections(), *steps.sections(),
+        ]
+        home.wire(picker, tabs)
+        steps.wire(picker, tabs)
+        _follow(demo, picker, home_button, tabs, steps, sections)
     return demo
+
+
+class Steps:
+    """The tabs in the order in which a study goes through them, each with the way to the next.
+
+    Args:
+        pool: Starts the chat's worker process.
+    """
+
+    def __init__(self, pool: WorkerPool) -> None:
+        makers: dict[str, Callable[[], Any]] = {
+            "data": DataTab, "train": TrainTab, "evaluate": EvaluateTab, "chat": lambda: ChatTab(pool),
+            "report": ReportTab,
+        }
+        self.opened = {name: gr.Tab(name.capitalize(), id=name) for name in TABS}
+        self.tabs: dict[str, Any] = {}
+        self.onward: dict[str, gr.Button] = {}
+        for name, following in zip(TABS, [*TABS[1:], ""], strict=True):
+            with self.opened[name]:
+                self.tabs[name] = makers[name]()
+                if following:
+                    with gr.Row(elem_classes="ab-onward"):
+                        self.onward[following] = gr.Button(
+                            f"Next: {following.capitalize()} →", visible=False, elem_id=f"ab-to-{following}"
+                        )
+
+    def sections(self) -> list[Section]:
+        """What follows the study."""
+        found = [Section("steps", [*self.opened.values(), *self.onward.values()], _steps_mark, self._draw)]
+        for tab in self.tabs.values():
+            found += tab.sections()
+        return found
+
+    def _draw(self, look: Look) -> Sequence[Any]:
+        ready = ready_steps(look)
+        return [*(gr.update(interactive=name in ready) for name in self.opened),
+                *(gr.update(visible=name in ready) for name in self.onward)]
+
+    def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
+        """Connect the components.
+
+        Args:
+            picker: Holds the name of the chosen study.
+            tabs: The tabs, to move on to another one.
+        """
+        for tab in self.tabs.values():
+            if hasattr(tab, "wire"):
+                tab.wire(picker, tabs)
+        for name, button in self.onward.items():
+            button.click(partial(gr.Tabs, selected=name), None, tabs, show_progress="hidden", queue=False,
+                         api_visibility="private")
+        for name, tab in self.opened.items():
+            tab.select(None, None, None, js=_REMEMBER_TAB.format(name))
+
+
+def ready_steps(look: Look) -> set[str]:
+    """The steps that can be opened: those before, and the next one once what it needs is there."""
+    if look.study is None:
+        return {"data"}
+    ready = {"data", "train"}
+    if both_trained(look.study):
+        ready |= {"evaluate", "chat"}
+    if (look.study.folder / "report.html").is_file():
+        ready |= {"evaluate", "report"}
+    return ready
+
+
+def _steps_mark(look: Look) -> str:
+    return " ".join(sorted(ready_steps(look)))
+
+
+def _frame_mark(look: Look) -> str:
+    return "home" if look.name is None else "study"
+
+
+def _draw_frame(look: Look) -> Sequence[Any]:
+    at_home = look.name is None
+    return [gr.update(visible=at_home), *[gr.update(visible=not at_home)] * 3]
 
 
 def _draw_strip(look: Look) -> Sequence[Any]:
@@ -82,8 +166,7 @@ def _draw_strip(look: Look) -> Sequence[Any]:
 
 
 def _follow(
-    demo: gr.Blocks, picker: gr.Dropdown, new: gr.Button, tabs: gr.Tabs, opened: dict[str, gr.Tab],
-    sections: list[Section],
+    demo: gr.Blocks, picker: gr.Dropdown, home_button: gr.Button, tabs: gr.Tabs, steps: Steps, sections: list[Section]
 ) -> None:
     """Keep everything up to date with the chosen study, and the choice in the address of the page."""
     seen = gr.State({})
@@ -93,36 +176,39 @@ def _follow(
         return refresh(sections, name, marks)
 
     def arrive(request: gr.Request) -> list[Any]:
-        choices = studies()
-        name = chosen(request.query_params.get("study"), [name for _, name in choices])
-        tab = request.query_params.get("tab")
-        return [
-            gr.update(choices=choices, value=name), gr.Tabs(selected=tab if tab in TABS else "data"),
-            *refresh(sections, name, {}),
-        ]
+        offered = choices()
+        name = chosen(request.query_params.get("study"), [name for _, name in offered])
+        tab = opening_tab(name, request.query_params.get("tab"))
+        return [gr.update(choices=offered, value=name), gr.Tabs(selected=tab), *refresh(sections, name, {})]
 
     # Not queued: the queue keeps a record of every event, and the timers make one a second.
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
     demo.load(arrive, None, [picker, tabs, *outputs], **quiet).then(None, None, None, js=_ARRIVED)
     picker.change(follow, [picker, seen], outputs, trigger_mode="always_last", **quiet)
-    picker.change(None, picker, None, js=_REMEMBER.format(key="study", value='name ?? ""'))
+    picker.change(None, picker, None, js=_REMEMBER_STUDY)
     gr.Timer(POLL_SECONDS).tick(follow, [picker, seen], outputs, **quiet)
-    gr.Timer(LIST_SECONDS).tick(lambda name: gr.update(choices=studies(), value=name), picker, picker, **quiet)
-    new.click(lambda: (gr.update(value=None), gr.Tabs(selected="data")), None, [picker, tabs], **quiet)
-    for name, tab in opened.items():
-        tab.select(None, None, None, js=_REMEMBER.format(key="tab", value=f'"{name}"'))
+    gr.Timer(LIST_SECONDS).tick(_offer, picker, picker, **quiet)
+    home_button.click(lambda: gr.update(value=None), None, picker, **quiet)
+
+
+def _offer(name: str | None) -> Any:
+    """The picker's choices anew; at home it is hidden, and nothing has to be read for it."""
+    return gr.skip() if name is None else gr.update(choices=choices(), value=name)
 
 
 def chosen(asked: str | None, names: Sequence[str]) -> str | None:
-    """The study that the page opens on.
+    """The study that the page opens on, None for the home screen.
 
     Args:
         asked: ``study`` of the page's address; empty for a new study, None where it does not say.
-        names: The studies, the last changed first.
+        names: What the picker offers.
     """
-    if asked is not None:
-        return asked if asked in names else None
-    return names[0] if names else None
+    return asked if asked in names else None
+
+
+def opening_tab(name: str | None, asked: str | None) -> str:
+    """The tab that the page opens on: the one of its address, where that can be opened."""
+    return asked if asked is not None and asked in ready_steps(Look(name)) else "data"
 
 
 def launch(host: str = "127.0.0.1", port: int = 7860, auth: tuple[str, str] | None = None) -> None:

@@ -19,13 +19,13 @@ from assistant_builder.errors import ConfigError, StudyError
 from assistant_builder.steps import STEPS, StepRecord
 from assistant_builder.study import Study
 from assistant_builder.ui import runs
-from assistant_builder.ui.app import chosen, studies
+from assistant_builder.ui.app import TABS, choices, chosen, opening_tab, ready_steps
 from assistant_builder.ui.data_tab import AUTOMATIC, UNUSED, column_mapping, study_data
 from assistant_builder.ui.downloads import offer
 from assistant_builder.ui.inspection import free_name, inspect_file, power_of, preview_split, shipped_datasets
 from assistant_builder.ui.policy import CONTENT_SECURITY_POLICY, StayAtHome
 from assistant_builder.ui.sections import Look, Section, refresh, told
-from tests.fabricated import LARGE, SMALL, finished_study, new_study, running, with_data
+from tests.fabricated import LARGE, SMALL, finished_study, new_study, running, trained, with_data
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,15 +116,23 @@ def test_the_list_of_studies_survives_a_damaged_one() -> None:
     bad = new_study("bad")
     bad.write_step(StepRecord("data"))
     (bad.folder / "data" / "status.json").write_text("nonsense")
-    assert {label.split("  ·  ")[1] for label, _ in studies()} == {"not run yet", "damaged"}
+    assert {label.split("  ·  ")[1] for label, _ in choices()[1:]} == {"not run yet", "damaged"}
 
 
-@pytest.mark.parametrize(
-    ("asked", "names", "opened"),
-    [(None, ["b", "a"], "b"), (None, [], None), ("a", ["b", "a"], "a"), ("", ["b"], None), ("gone", ["b"], None)],
-)
-def test_which_study_the_page_opens_on(asked: str | None, names: list[str], opened: str | None) -> None:
-    assert chosen(asked, names) == opened
+@pytest.mark.parametrize(("asked", "opened"), [(None, None), ("a", "a"), ("", ""), ("gone", None)])
+def test_which_study_the_page_opens_on(asked: str | None, opened: str | None) -> None:
+    assert chosen(asked, ["", "b", "a"]) == opened
+
+
+def test_the_next_step_opens_when_this_one_is_ready() -> None:
+    assert ready_steps(Look("")) == {"data"}
+    study = new_study("way")
+    assert ready_steps(Look("way")) == {"data", "train"}
+    trained(with_data(study))
+    assert ready_steps(Look("way")) == {"data", "train", "evaluate", "chat"}
+    assert ready_steps(Look(finished_study("done").name)) == set(TABS)
+    assert opening_tab("way", "report") == "data" and opening_tab("way", "chat") == "chat"
+    assert opening_tab("way", None) == "data" and opening_tab("done", "nonsense") == "data"
 
 
 # starting
