@@ -8,20 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.browser.serving import Site, free_port, leaves, start_site
+from tests.browser.serving import Site, free_port, leaves, serving
+
+expect.set_options(timeout=15_000)  # a busy machine draws late
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The page, served by ``app.py`` on a free port."""
     home = tmp_path_factory.mktemp("site") / "home"
-    site = start_site(home, free_port())
-    yield site
-    assert site.process is not None
-    site.process.terminate()
-    site.process.wait(timeout=20)
+    with serving(home, free_port()) as site:
+        yield site
 
 
 @pytest.fixture

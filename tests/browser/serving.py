@@ -9,7 +9,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,18 @@ def start_site(home: Path, port: int, command: Sequence[str] = (sys.executable, 
             time.sleep(0.1)
     process.kill()
     raise RuntimeError(f"app.py did not answer at {url}")
+
+
+@contextmanager
+def serving(home: Path, port: int) -> Iterator[Site]:
+    """:func:`start_site`, ended afterwards whatever happens."""
+    site = start_site(home, port)
+    assert site.process is not None
+    try:
+        yield site
+    finally:
+        site.process.terminate()
+        site.process.wait(timeout=20)
 
 
 def leaves(url: str) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from assistant_builder.models import bundled
-from tests.browser.serving import Site, free_port, start_site
+from tests.browser.serving import Site, free_port, serving
 
 pytestmark = [pytest.mark.browser, pytest.mark.train, pytest.mark.timeout(600)]
 MINUTES = 60_000.0
@@ -22,11 +22,8 @@ def real_site(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> It
     (home / "models").mkdir(parents=True)
     for bundle in bundled.BUNDLES:
         (home / "models" / bundle.name).symlink_to(model_cache / "models" / bundle.name)
-    site = start_site(home, free_port())
-    yield site
-    assert site.process is not None
-    site.process.terminate()
-    site.process.wait(timeout=20)
+    with serving(home, free_port()) as site:
+        yield site
 
 
 def test_from_upload_to_chat(page: Page, real_site: Site, tmp_path: Path) -> None:

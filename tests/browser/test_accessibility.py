@@ -1,0 +1,71 @@
+"""axe-core on every step of a study in each of its states: nothing serious, in light and in dark, wide and narrow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page
+
+from assistant_builder.steps import Progress, StepRecord
+from tests.browser.serving import Site
+from tests.fabricated import finished_study, new_study, running, with_data, with_metrics
+
+pytestmark = pytest.mark.browser
+
+STANDARD = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}}
+GRADIOS_OWN = (("aria-prohibited-attr", 'aria-label="Empty value"'),)
+"""Rule and a part of the element's HTML: what Gradio renders and we cannot set."""
+
+
+@pytest.fixture(scope="module")
+def stocked(site: Site) -> Site:
+    """The page with one study in each state."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASSISTANT_BUILDER_HOME", str(site.home))
+        finished_study("finished")
+        running(with_metrics(with_data(new_study("busy")), "lora", 20), "train-lora", Progress(20, 60, "steps"))
+        failed = with_metrics(with_data(new_study("broken")), "lora", 9)
+        error = {"type": "ResourceError", "what": "memory ran out", "where": "step train-lora",
+                 "remedy": "Lower train.micro_batch_size"}
+        failed.write_step(StepRecord("train-lora", state="failed", error=error))
+        failed.write_runner("failed")
+        new_study("fresh")
+    return site
+
+
+def serious(page: Page) -> list[str]:
+    """What axe finds that keeps someone out, as lines to read."""
+    found: list[dict[str, Any]] = Axe().run(page, options=STANDARD).response["violations"]
+    return [
+        f"{violation['id']}: {node['html'][:200]} {node['failureSummary'][:300]}"
+        for violation in found if violation["impact"] in ("serious", "critical")
+        for node in violation["nodes"]
+        if not any(violation["id"] == rule and part in node["html"] for rule, part in GRADIOS_OWN)
+    ]
+
+
+def places() -> list[str]:
+    steps = {
+        "": ["data"], "fresh": ["data", "train"], "busy": ["data", "train"], "broken": ["train"],
+        "finished": ["data", "train", "evaluate", "chat", "report"],
+    }
+    return ["", *(f"?study={name}&tab={tab}" for name, tabs in steps.items() for tab in tabs)]
+
+
+@pytest.mark.parametrize(
+    ("width", "scheme", "part"), [(1280, "light", ""), (1280, "dark", "finished"), (400, "light", "finished")]
+)
+def test_no_serious_violation(browser: Browser, stocked: Site, width: int, scheme: Any, part: str) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    found = {}
+    for place in (place for place in places() if part in place):
+        page.goto(stocked.url + place)
+        page.wait_for_function("window.abArrived")
+        page.wait_for_timeout(700)
+        if violations := serious(page):
+            found[place] = violations
+    context.close()
+    assert not found, "\n".join(f"{place}\n  " + "\n  ".join(lines) for place, lines in found.items())
