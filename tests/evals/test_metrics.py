@@ -45,6 +45,15 @@ def test_rouge_and_chrf_equal_their_libraries_on_200_pairs() -> None:
         assert chrf(answer, reference) == pytest.approx(expected, abs=1e-12)
 
 
+def test_token_f1_and_exact_match_equal_squads_script_on_200_pairs() -> None:
+    from lm_eval.tasks.qasper.metrics import f1_abstractive, normalize_answer  # SQuAD's script, as lm-eval ships it
+
+    for answer, reference in random_pairs():
+        assert token_f1(answer, reference) == pytest.approx(f1_abstractive([answer], [reference]), abs=1e-12)
+        for text in (answer, reference.upper()):
+            assert exact_match(text, reference) == (normalize_answer(text) == normalize_answer(reference))
+
+
 def test_every_metric_of_the_config_is_described() -> None:
     assert tuple(METRIC_INFO) == METRICS
     assert all(info.name == name and info.meaning and info.blind_spots for name, info in METRIC_INFO.items())
