@@ -49,6 +49,10 @@ FORMULAS: tuple[Formula, ...] = (
             "Δ* are the differences of resampled items, weights included; z_0 corrects the bias, a the skewness "
             "(jackknife). Used for continuous scores without clusters, and carried out to the t interval on a side "
             "where that reaches further, since plain intervals are too short below a few hundred items.", (6, 2)),
+    Formula("Bootstrap-t interval", "Δ − se · quantiles 0.975 and 0.025 of (Δ* − Δ) ÷ se*",
+            "se is the standard error of the t interval, se* that of a resample. Where differences are very skewed "
+            "(sample skewness beyond 1), BCa and t intervals alike are carried out to it, for it reaches further to "
+            "the side of the rare large differences.", (16,)),
     Formula("Bonett–Price interval",
             "p_1 − p_2 ± 1.96 √((p_1 + p_2 − (p_1 − p_2)²) ÷ (n + 2)),   p_j = (flips_j + 1) ÷ (n + 2)",
             "For right/wrong scores without clusters: flips_1 and flips_2 count the items that only the candidate, or "
@@ -56,7 +60,7 @@ FORMULAS: tuple[Formula, ...] = (
     Formula("Cluster-robust t interval", "Δ ± t_{G−1} √(G ÷ (G − 1) · Σ_g r_g²) ÷ Σ_g w_g",
             "With clusters: G of them, r_g the weighted sum of a cluster's deviations from Δ, w_g its weight. Where "
             "few clusters or items differ at all, one unseen difference each way is added; where cluster sums are very "
-            "skewed, the interval is carried out to the whole-cluster BCa interval.", (1,)),
+            "skewed, the interval is carried out to bootstrap-t over whole clusters.", (1,)),
     Formula("Sign-flip test", "p = share of sign patterns s with |Σ_i s_i d_i| ≥ |Σ_i d_i|",
             "Swaps the two assistants item by item, with clusters whole cluster by whole cluster; all patterns up to "
             "13 differing units, otherwise random ones, the observed pattern among them."),
@@ -114,5 +118,6 @@ REFERENCES: tuple[str, ...] = (
     "Wilson, E. B. (1927). Probable Inference, the Law of Succession, and Statistical Inference. Journal of the "
     "American Statistical Association 22, 209–212",
     "Brier, G. W. (1950). Verification of Forecasts Expressed in Terms of Probability. Monthly Weather Review 78, 1–3",
+    "Hall, P. (1988). Theoretical Comparison of Bootstrap Confidence Intervals. The Annals of Statistics 16, 927–953",
 )
 """What the methods are taken from, cited by number from 1; QLoRA and LoRA themselves among them."""
