@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,6 @@ from evals.retention import FOLDER, TASK
 
 if TYPE_CHECKING:
     from evals.harness import StudyLM
-
 
 
 class ExtraTasks:
@@ -34,6 +34,8 @@ class ExtraTasks:
             return
         from lm_eval.tasks import TaskManager
 
+        # a hub out of reach is told by the error below, not by a dozen warnings of its client's retries before it
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         self._manager = TaskManager(include_path=str(FOLDER), include_defaults=set(self.names) != {TASK})
         for name in self.names:
             try:
@@ -80,7 +82,8 @@ def _size(task: Any) -> int:
 
 
 def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # else within quotes
+    return next(iter(text.strip().splitlines()), type(error).__name__)
 
 
 def _document(part: str, sample: Mapping[str, Any], *, several: bool) -> dict[str, Any]:
