@@ -50,8 +50,8 @@ CONTEXT: tuple[dict[str, str], ...] = (
 """Published 16-bit LoRA and QLoRA results. Other models, data and metrics: orders of magnitude, not targets."""
 
 GLOSSARY: tuple[tuple[str, str], ...] = (
-    ("16-bit, 4-bit", "How many bits store one weight of the frozen base model. 4-bit here is NF4, which QLoRA uses: "
-     "about a quarter of the memory, and each weight is rounded to one of 16 values."),
+    ("16-bit, 4-bit", "How many bits store one weight of the frozen base model. In 4 bits (QLoRA's are called NF4) a "
+     "weight takes about a quarter of the memory, and is rounded to one of 16 values."),
     ("95% interval", "The range of differences that fit the data. Were the study repeated with new questions of the "
      "same kind, 95 of 100 such ranges would hold the true difference."),
     ("adapter", "The small set of weights that training changes (LoRA). The base model itself stays frozen."),

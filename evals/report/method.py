@@ -34,8 +34,9 @@ def subscripts(text: str) -> list[tuple[str, bool]]:
 
 FORMULAS: tuple[Formula, ...] = (
     Formula("The two arms", "h = W x + (α ÷ r) B A x",
-            "Training changes A and B alone, of rank r. LoRA keeps the frozen W in float16, QLoRA in NF4 with double "
-            "quantization, made from the same float16 weights. Nothing else differs.", (5, 4)),
+            "Training changes A and B alone, of rank r. LoRA keeps the frozen W in float16, QLoRA in 4 bits made "
+            "from the same float16 weights (NF4 with double quantization, unless the settings say otherwise). Nothing "
+            "else differs.", (5, 4)),
     Formula("Loss of a cell", "L = Σ_i ℓ_i ÷ Σ_i t_i,   ℓ_i = −Σ_k ln p(y_{i,k} | question, y_{i,1} … y_{i,k−1})",
             "ℓ_i is the summed negative log-probability of the reference answer's tokens, fed in token by token "
             "(teacher forcing), t_i their number. So an item weighs by its tokens. Perplexity is exp L, never the mean "
