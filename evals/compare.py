@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -41,7 +41,6 @@ from evals.units import Floats, Units, make_units
 __all__ = ["Comparison", "SignTest", "Verdict", "holm", "paired_comparison", "sign_test"]
 
 Verdict = Literal["no worse", "worse", "inconclusive"]
-VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 ENOUGH_ITEMS = 100
 ENOUGH_CLUSTERS = 20
 ENOUGH_SKEWED_CLUSTERS = 40

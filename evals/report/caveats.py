@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from assistant_builder.models.bundled import BASE_MODEL
-from evals.power import FACTOR, TARGET, heldout_power
+from evals.power import TARGET, heldout_power, intraclass_correlation, items_needed, minimum_detectable_mean
 from evals.report.doubts import doubts
 from evals.report.reading import BASELINE, CANDIDATE
 from evals.report.wording import SHOWN, plural
@@ -30,28 +30,38 @@ def power(
     Returns:
         For the primary metric and exact match: ``standard_error`` and ``detectable``, the true difference found in 80 %
         of such studies, both in the metric's units; ``target``, the margin or 2 points; and ``needed``, the units
-        (clusters where there are any, else items) at which ``detectable`` equals the target. ``planned`` is what could
-        be said of exact match before the run (:class:`evals.power.Power`), ``None`` for other metrics.
+        (clusters where there are any, else items) at which ``detectable`` equals the target. For exact match also what
+        could be said before the run, ``planned`` (:class:`evals.power.Power`), and how its assumptions came out,
+        ``seen`` (``flip_rate``, ``icc``); ``None`` for other metrics.
     """
     found = []
     clusters = [item["cluster"] for item in items]
     for row in rows:
-        is_primary = row["metric"] == primary
-        if not is_primary and row["metric"] != "exact_match":
+        is_primary, is_exact = row["metric"] == primary, row["metric"] == "exact_match"
+        if not is_primary and not is_exact:
             continue
         error = (row["ci_high"] - row["ci_low"]) / (2 * _Z95)
         target = margin if is_primary else TARGET
         units = row["n_clusters"] or row["n"]
-        ratio = FACTOR * error / target if target > 0 else None
+        scatter = error * math.sqrt(units)
         found.append({
             "metric": row["metric"], "n": row["n"], "units": units,
             "unit": "clusters" if row["n_clusters"] else "items",
-            "standard_error": error, "detectable": FACTOR * error, "target": target,
-            "needed": max(math.ceil(units * ratio**2), 2) if ratio else None,
-            "planned": heldout_power(len(items), clusters=clusters).to_record()
-            if row["metric"] == "exact_match" else None,
+            "standard_error": error, "detectable": minimum_detectable_mean(units, scatter), "target": target,
+            "needed": items_needed(target, sd=scatter) if target > 0 else None,
+            "planned": heldout_power(len(items), clusters=clusters).to_record() if is_exact else None,
+            "seen": _flips_seen(items) if is_exact else None,
         })
     return found
+
+
+def _flips_seen(items: list[dict[str, Any]]) -> dict[str, float]:
+    """The share of items that flipped, and how alike flips within a cluster were."""
+    scored = [(item["metrics"][CANDIDATE]["exact_match"] - item["metrics"][BASELINE]["exact_match"], item["cluster"])
+              for item in items if all("exact_match" in item["metrics"][cell] for cell in (BASELINE, CANDIDATE))]
+    flips = [flip for flip, _ in scored]
+    return {"flip_rate": sum(flip != 0 for flip in flips) / len(flips),
+            "icc": intraclass_correlation(flips, [cluster for _, cluster in scored])}
 
 
 def warnings(report: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -51,14 +51,22 @@ def power_rows(report: Report) -> list[dict[str, str]]:
 
 
 def planned_sentence(report: Report) -> str:
-    """What could be told before the run, from the number of items alone; empty where that is not on record."""
-    plan = next((entry["planned"] for entry in report["power"] if entry.get("planned")), None)
-    if not plan:
+    """What could be told before the run, and how its assumptions came out; empty where that is not on record."""
+    entry = next((entry for entry in report["power"] if entry.get("planned")), None)
+    if entry is None:
         return ""
-    return (f"Before the run, with {wording.percent(plan['flip_rate'], 0)} of the answers taken to flip: "
+    plan = entry["planned"]
+    text = (f"Before the run, with {wording.percent(plan['flip_rate'], 0)} of the answers taken to flip: "
             f"{plural(plan['items'], 'item')}, worth about {count(plan['effective_items'])} independent ones, detect "
             f"{wording.rough(100 * plan['minimum_detectable'])} points in right answers; "
             f"{plain(100 * plan['target'])} points would take {count(plan['items_needed'])} items.")
+    seen = entry.get("seen")
+    if not seen:
+        return text
+    alike = ("" if plan["clusters"] == plan["items"] else
+             f", and flips within a cluster were alike with an intraclass correlation of {seen['icc']:.2f} (taken: "
+             f"{plan['icc']:.2f})")
+    return f"{text} In the run {wording.percent(seen['flip_rate'])} flipped{alike}."
 
 
 def data_rows(report: Report) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from assistant_builder.files import read_json, read_jsonl, write_jsonl
 from assistant_builder.study import Study
 from evals.compare import holm, paired_comparison
 from evals.report import build_report
+from evals.report.views.record import planned_sentence
 from tests.evals.report.handmade import Recipe, full_recipe, write_study
 from tests.measured import samples_of
 
@@ -146,12 +147,21 @@ def test_cost_and_time_of_every_run() -> None:
 
 
 def test_what_the_plan_could_have_said_stands_beside_what_was_seen(study: Study) -> None:
-    loss, exact = build_report(study)["power"]
+    report = build_report(study)
+    loss, exact = report["power"]
     sizes = np.array([25 // 5] * 40 + [1] * 8)
     effect = 1 + ((sizes**2).sum() / sizes.sum() - 1) * 0.5
-    assert loss["planned"] is None
+    assert loss["planned"] is None and loss["seen"] is None
     assert exact["planned"]["minimum_detectable"] == pytest.approx(2.8016 * np.sqrt(0.2 * effect / 208), rel=1e-4)
     assert (exact["planned"]["items"], exact["planned"]["clusters"]) == (208, 48)
+    flipped = len(report["flips"]["lost"]) + len(report["flips"]["gained"])
+    assert exact["seen"]["flip_rate"] == pytest.approx(flipped / 208) and 0 <= exact["seen"]["icc"] <= 1
+    exact["seen"]["icc"] = 0.31
+    said = f"In the run {100 * flipped / 208:.1f}% flipped"
+    assert f"{said}, and flips within a cluster were alike with an intraclass correlation of 0.31 (taken: 0.50)." in (
+        planned_sentence(report))
+    exact["planned"]["clusters"] = exact["planned"]["items"]
+    assert planned_sentence(report).endswith(f"{said}.")
 
 
 def test_scores_of_cells_no_longer_asked_for_are_left_out(full: Study) -> None:
