@@ -147,8 +147,10 @@ def test_untuned_baselines_stand_beside_the_cells(render: Render, rich: Report) 
 
 @both
 def test_cost(render: Render, rich: Report) -> None:
+    assert NOT_MEASURED["cost"] in shown(render, rich)
     rich["config"]["eval"]["price_per_hour"] = 2.0
     text = shown(render, rich)
+    assert NOT_MEASURED["cost"] not in text
     for said in ("Cost of training, at 2 an hour", "0.079", "2.35 s", "2 min 21 s, 2 min 24 s, 2 min 27 s"):
         assert said in text
 
