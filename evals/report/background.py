@@ -126,6 +126,6 @@ NOT_MEASURED: dict[str, str] = {
     "exports": "No export beside the assistants as trained was scored. Add Q16, QD, QR, L4, LM and LR to eval.cells.",
     "untuned": "What one gets without tuning was not measured. eval.baselines: true turns that on.",
     "power": "What this held-out set can detect is not on record.",
-    "cost": "What an hour of this machine costs was not told, so nothing is said of money. eval.price_per_hour sets it.",
+    "cost": "What an hour of this machine costs was not told, so there is no price here. eval.price_per_hour sets it.",
 }
 """Said where a section has nothing to show, with the setting that changes that."""

@@ -159,6 +159,7 @@ def _about_data(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         missing = " or ".join(name for name, key in (("text", "text"), ("sentence embedding", "embedding"))
                               if leaks[key] is None)
         yield "leaks_unknown", "note", f"No search for leaks by {missing} is on record."
+    yield from _about_groups(report)
     unanswerable = sum(not row["answerable"] for row in report["items"])
     if unanswerable:
         yield ("unanswerable", "note",
@@ -170,3 +171,16 @@ def _about_data(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
             yield ("fewer_items", "note",
                    f"{SHOWN[row['metric']].label} is figured on {row['n']:,} of {everything:,} items; the others carry "
                    "no such score.")
+
+
+def _about_groups(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Groups keep the splits apart and no more; the intervals heed clusters alone."""
+    units, counts = report["data"]["split"]["units"] or {}, report["data"]["split"]["counts"] or {}
+    if units.get("kind") != "group" or report["verdict"]["n_clusters"] is not None:
+        return
+    groups, column = units["counts"]["heldout"], report["data"]["columns"].get("group", "group")
+    if groups < counts["heldout"]:
+        yield ("groups_are_no_clusters", "note",
+               f"The {counts['heldout']:,} held-out questions come from {plural(groups, 'group')} (column {column}) "
+               "and are taken as independent. If answers of one group turn right or wrong together, the intervals are "
+               f"too short: name the column as cluster too (data.columns.cluster: {column}).")
