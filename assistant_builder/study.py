@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -223,8 +224,16 @@ class Study:
         """``data/embedding.json``: held-out questions whose embeddings say that they leak."""
         return self.folder / "data" / "embedding.json"
 
-    def write_runner(self, state: State, error: AssistantBuilderError | None = None) -> None:
-        """Say which process runs the study's steps, and how that stands (``run.json``)."""
+    def write_runner(
+        self, state: State, error: AssistantBuilderError | None = None, behind: Sequence[str] = ()
+    ) -> None:
+        """Say which process runs the study's steps, and how that stands (``run.json``).
+
+        Args:
+            state: How it stands; ``queued`` while it waits for other studies.
+            error: What it failed with.
+            behind: The studies it waits for, the next to run first.
+        """
         process = psutil.Process()
         write_json(
             self.folder / "run.json",
@@ -234,6 +243,7 @@ class Study:
                 "process_started": process.create_time(),
                 "time": time.time(),
                 "error": error.to_record() if error else None,
+                "behind": list(behind),
             },
         )
 
@@ -252,8 +262,11 @@ class Study:
         """``succeeded`` once every step has, ``running`` while the process of one lives; else what the runner said.
 
         A step's process outlives a runner that was killed, so that it can be cancelled, or waited for by a new runner.
+        ``queued`` is a study that was never run, and one whose runner waits for other studies (see :attr:`behind`).
         """
         states: set[State] = {self.step(step).state for step in self.steps}
+        if self.behind and "running" not in states:
+            return "queued"
         if states == {"succeeded"}:
             return "succeeded"
         if "running" in states:
@@ -265,6 +278,12 @@ class Study:
             return runner["state"]
         return next((state for state in _ENDED if state in states), "lost")
 
+    @property
+    def behind(self) -> list[str]:
+        """The studies that this one's runner waits for, the next to run first; empty unless it waits."""
+        runner = self.runner()
+        return list(runner.get("behind", ())) if runner is not None and runner["state"] == "queued" else []
+
     def status(self) -> dict[str, Any]:
         """The document that ``run --json`` and ``status --json`` print."""
         records = [self.step(step) for step in self.steps]
@@ -275,6 +294,7 @@ class Study:
                 {"name": record.step, "state": record.state, "seconds": round(record.seconds, 3)} for record in records
             ],
             "folder": str(self.folder),
+            "behind": self.behind,
         }
 
     # cancelling
