@@ -109,19 +109,25 @@ def run(
     settings: Settings = [],  # noqa: B006 - typer reads the default and never changes it
     redo: Annotated[bool, typer.Option("--redo", help="Run steps whose inputs changed again, and all after them; "
                                        "where none changed, run everything again.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Do not wait for the runs of other studies.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train both arms, score them and write the report; carries on where it stopped."""
+    """Train both arms, score them and write the report; carries on where it stopped.
+
+    One study runs at a time; others wait for their turn in the order in which they were started.
+    """
     from assistant_builder.jobs.local import run_study
     from assistant_builder.jobs.starting import open_or_create
 
     study = open_or_create(source, name=name, changes=_changes(settings), redo=redo)
     try:
         if as_json:
-            run_study(study, redo=redo, check=_check_tasks)
+            run_study(study, redo=redo, now=now, check=_check_tasks)
         else:
             with console.run_display() as display:
-                run_study(study, redo=redo, on_event=_telling_power(study, display), check=_check_tasks)
+                run_study(
+                    study, redo=redo, now=now, on_event=_telling_power(study, display), check=_check_tasks
+                )
     finally:
         if as_json:
             console.print_json(study.status())
@@ -165,11 +171,13 @@ def _print_outcome(study: Study) -> None:
 @app.command()
 def status(name: Name, as_json: Json = False) -> None:
     """Show how a study stands."""
+    from assistant_builder.jobs.local import waiting_sentence
+
     study = Study.open(name)
     document = study.status()
     if as_json:
         return console.print_json(document)
-    typer.echo(f"{study.name}: {document['state']}")
+    typer.echo(", ".join(filter(None, (f"{study.name}: {document['state']}", waiting_sentence(document["behind"])))))
     console.print_table(["step", "state", "time"], console.step_rows(document))
     runner = study.runner()
     if runner and runner["error"]:
@@ -179,13 +187,13 @@ def status(name: Name, as_json: Json = False) -> None:
 
 @app.command()
 def cancel(name: Name) -> None:
-    """Ask a running study to stop; what is done is kept."""
+    """Pause a running study after the optimizer step it is at, or take a waiting one out of the queue; all is kept."""
     study = Study.open(name)
     if study.state not in ("running", "queued"):
         raise StudyError(f"the study is not running ({study.state})", where=f"study {name}",
                          remedy=f"Start it with 'assistant-builder run {name}'")
     study.request_cancel()
-    typer.echo(f"{name}: asked to stop; 'assistant-builder run {name}' carries on.")
+    typer.echo(f"{name}: asked to stop after the step it is at; 'assistant-builder run {name}' carries on.")
 
 
 @app.command("list")

@@ -6,6 +6,7 @@ no run. The process that runs the steps leaves the step's inputs in its status f
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -24,6 +25,8 @@ from assistant_builder.study import Study
 
 Work = Callable[[], Iterable[Path] | None]
 """Does the step; returns the files it made, or None when it has to wait for another step."""
+_NICENESS = 10
+"""Of 19: a process at 0 beside it gets nine times its share of a core, and all of it is used where nobody else asks."""
 
 
 def run_as_step(study: Study, step: str, work: Work) -> int:
@@ -77,6 +80,17 @@ def child_environment() -> dict[str, str]:
     each other down more than ten-fold. A short spin keeps the speed of a process that has the cores for itself.
     """
     return {"GOMP_SPINCOUNT": "10000", **os.environ}
+
+
+def step_back(pid: int) -> None:
+    """Let a process that computes give way to the page and to whatever else the user does.
+
+    Args:
+        pid: The process, just started: what it starts later inherits the priority.
+    """
+    with contextlib.suppress(psutil.Error):  # it has ended, or the system does not let us
+        process = psutil.Process(pid)
+        process.nice(psutil.BELOW_NORMAL_PRIORITY_CLASS if psutil.WINDOWS else max(process.nice(), _NICENESS))
 
 
 def quiet_libraries() -> None:

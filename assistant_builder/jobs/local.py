@@ -13,14 +13,21 @@ from filelock import FileLock, Timeout
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ChangedInputsError, StudyError
+from assistant_builder.jobs.queue import our_turn
 from assistant_builder.jobs.steps import command, step_inputs
 from assistant_builder.steps import Progress, State, StepRecord, changed_inputs, steps_of
 from assistant_builder.study import Study
-from assistant_builder.worker import child_environment
+from assistant_builder.worker import child_environment, step_back
 
 _POLL_SECONDS = 0.25
-_GRACE_SECONDS = 60.0
-"""How long a cancelled step may take to finish what it is at before it is ended."""
+_GRACE_SECONDS = 600.0
+"""How long a cancelled step may take to finish what it is at before it is ended.
+
+Ending it costs the work since its last checkpoint, which is at most about as much; an optimizer step of a large model
+on a slow machine takes minutes, and is kept.
+"""
+WAITING = "queue"
+"""The step that events name while a run waits for its turn."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Event:
 
 
 def start_run(name: str, *, redo: bool = False) -> int:
-    """Start ``assistant-builder run NAME`` as a process that outlives this one.
+    """Start ``assistant-builder run NAME`` as a process that outlives this one and gives way to it.
 
     Returns:
         Its process id. How it fares is told by the files of the study.
@@ -52,18 +59,20 @@ def start_run(name: str, *, redo: bool = False) -> int:
         process = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
+    step_back(process.pid)
     return process.pid
 
 
 def run_study(
-    study: Study, *, redo: bool = False, on_event: Callable[[Event], None] = lambda event: None,
+    study: Study, *, redo: bool = False, now: bool = False, on_event: Callable[[Event], None] = lambda event: None,
     check: Callable[[Study], None] = lambda study: None,
 ) -> None:
-    """Run every step that is not done, in order.
+    """Run every step that is not done, in order, once the runs of other studies that came before are done.
 
     Args:
         study: The study.
         redo: Run steps whose inputs changed, and all after them, again; where none changed, run all of them again.
+        now: Do not wait for the runs of other studies.
         on_event: Told what happens.
         check: Called before anything is run or given up; raises what would make a later step fail.
 
@@ -85,9 +94,11 @@ def run_study(
     try:
         study.clear_cancel()
         check(study)
-        _prepare(study, redo)
-        study.write_runner("running")
-        _run_all(study, on_event)
+        first_changed(study, redo=redo)  # refused before it waits
+        with our_turn(study, now=now, waiting=lambda names: _wait(study, names, on_event)):
+            _prepare(study, redo)
+            study.write_runner("running")
+            _run_all(study, on_event)
         study.write_runner("succeeded")
     except Cancelled:
         study.write_runner("cancelled")
@@ -99,6 +110,25 @@ def run_study(
     finally:
         study.clear_cancel()
         lock.release()
+
+
+def _wait(study: Study, before: list[str], on_event: Callable[[Event], None]) -> None:
+    """Say whom the run waits for; with nobody left, that it goes on."""
+    study.raise_if_cancelled()
+    runner = study.runner()
+    if before and (runner is None or runner["state"] != "queued" or runner.get("behind") != before):
+        study.write_runner("queued", behind=before)
+    on_event(Event(WAITING, "queued" if before else "succeeded", Progress(0, 0, "runs", waiting_sentence(before))))
+
+
+def waiting_sentence(before: list[str]) -> str:
+    """``waits for study rivers and 2 more``.
+
+    Args:
+        before: Names of the studies before, the one that runs first.
+    """
+    more = f" and {len(before) - 1} more" if len(before) > 1 else ""
+    return f"waits for study {before[0]}{more}" if before else ""
 
 
 def _prepare(study: Study, redo: bool) -> None:
@@ -180,6 +210,7 @@ def _run_step(study: Study, step: str, on_event: Callable[[Event], None]) -> Non
                 command(study, step), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 start_new_session=True, env=child_environment(),
             )
+        step_back(process.pid)
     cancelled_at: float | None = None
     while _alive(study, step, process):
         try:
