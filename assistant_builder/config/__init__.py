@@ -17,6 +17,7 @@ from assistant_builder.config.parts import (
     TrainConfig,
 )
 from assistant_builder.config.study_config import (
+    PRESET_WORDS,
     PRESETS,
     StudyConfig,
     check_name,
@@ -27,6 +28,7 @@ from assistant_builder.config.study_config import (
 )
 
 __all__ = [
-    "ARMS", "CELLS", "METRICS", "PRESETS", "Arm", "Cell", "DataConfig", "EvalConfig", "Metric", "ModelConfig",
-    "StudyConfig", "TrainConfig", "check_name", "load_config", "option_fields", "parse_config", "read_value",
+    "ARMS", "CELLS", "METRICS", "PRESETS", "PRESET_WORDS", "Arm", "Cell", "DataConfig", "EvalConfig", "Metric",
+    "ModelConfig", "StudyConfig", "TrainConfig", "check_name", "load_config", "option_fields", "parse_config",
+    "read_value",
 ]

@@ -124,16 +124,19 @@ class TrainConfig(Part):
         "balanced", title="Preset", description="A named set of values (epochs, rank, alpha, validations) that the "
         "other settings start from.",
     )
-    rank: int = Field(16, ge=1, le=1024, title="LoRA rank", description="Rank of the adapters (QLoRA paper: 64).",
+    rank: int = Field(16, ge=1, le=1024, title="LoRA rank", description="Size of the adapters: how much "
+                      "they can take in (QLoRA paper: 64).",
                       json_schema_extra=BASIC)
-    alpha: float = Field(32, gt=0, title="LoRA alpha", description="Adapter output is scaled by alpha / rank.")
+    alpha: float = Field(32, gt=0, title="LoRA alpha", description="How strongly the adapters act: their "
+                         "output is scaled by alpha / rank.")
     dropout: float = Field(0.05, ge=0, lt=1, title="LoRA dropout", description="Dropout before each adapter "
                            "(QLoRA paper: 0.05 for 33B and 65B, 0.1 for 7B and 13B).")
     target_modules: Annotated[str, AfterValidator(str.strip)] = Field(
         "all-linear", min_length=1, title="Adapted layers",
         description="'all-linear' (QLoRA paper) or a comma-separated list of module names.",
     )
-    epochs: float = Field(3.0, gt=0, le=1000, title="Epochs", description="Passes over the training pairs.",
+    epochs: float = Field(3.0, gt=0, le=1000, title="Epochs", description="Passes over the training pairs: "
+                          "too few and the answers stay vague, too many and the pairs are learnt by heart.",
                           json_schema_extra=BASIC)
     max_steps: int | None = Field(None, ge=1, title="Most steps", description="Stop after this many optimizer steps.")
     learning_rate: float = Field(5e-4, gt=0, le=1, title="Learning rate", description="Peak learning rate of AdamW.",
@@ -159,6 +162,9 @@ class TrainConfig(Part):
     )
     evaluations: int = Field(4, ge=1, le=1000, title="Validations", description="How often the validation loss is "
                              "computed (and a checkpoint kept) in the run, evenly spaced.")
+    sample_answers: int = Field(3, ge=0, le=20, title="Sample answers", description="How many validation questions "
+                                "both assistants answer at every validation, to be read as training goes; no result "
+                                "depends on it.")
     early_stopping: bool = Field(False, title="Early stop", description="Stop both arms at the same step once neither "
                                  "improves.")
     patience: int = Field(2, ge=1, title="Patience", description="Validations without improvement before early stop.")

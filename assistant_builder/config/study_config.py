@@ -80,6 +80,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "thorough": {"epochs": 6.0, "rank": 32, "alpha": 64.0, "evaluations": 6},
 }
 """What each preset changes in ``train``; everything else keeps its default."""
+PRESET_WORDS: dict[str, tuple[str, str]] = {
+    "quick": ("Quick look", "does it work with these pairs at all? Do not judge the answers by it."),
+    "balanced": ("Balanced", "right for most data, and where to begin."),
+    "thorough": ("Thorough", "for hard or plentiful data; takes twice as long as balanced."),
+    "custom": ("Custom", "values of your own, as they stand in the settings."),
+}
+"""Each preset's name on the page, and what it is for."""
 
 
 def option_fields() -> dict[str, tuple[Any, Any]]:

@@ -23,6 +23,7 @@ from assistant_builder.steps import Progress, split_run
 from assistant_builder.study import Study
 from assistant_builder.training import checkpoints
 from assistant_builder.training.progress import peak_memory_bytes, validation_losses
+from assistant_builder.training.samples import choose_samples
 from assistant_builder.training.schedule import best_step, next_move
 from assistant_builder.training.twin import ArmConfig, twin
 
@@ -127,6 +128,9 @@ def _trainer(
         after_validation=lambda step, losses: train.early_stopping
         and _move(study, run, step, plan.steps, losses) != "train",
         on_step=on_step,
+        samples=choose_samples(
+            load_split(study.folder / "data", "validation"), prompter, train.sample_answers, train.max_length
+        ),
     )
     return TwinTrainer(model, plan, prompter)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,14 @@ class MetricsLog:
             "event": "validation", "step": step, "steps": self._steps, "loss": loss, "best": best,
             "elapsed_seconds": round(self.elapsed, 3),
         })
+
+    def record_samples(self, step: int, samples: Iterable[Mapping[str, Any]]) -> None:
+        """Append what the arm answers after ``step``: one event a question, with its row, text, reference, answer."""
+        for sample in samples:
+            append_jsonl(self._path, {
+                "event": "sample", "step": step, "steps": self._steps, **sample,
+                "elapsed_seconds": round(self.elapsed, 3),
+            })
 
 
 def validation_losses(path: Path) -> dict[int, float]:

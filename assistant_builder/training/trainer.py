@@ -29,6 +29,7 @@ from assistant_builder.models.prompts import Example, Prompter
 from assistant_builder.training import checkpoints
 from assistant_builder.training.batches import IGNORED, FixedOrder, LeftPadding, supervised_logits, to_dataset
 from assistant_builder.training.progress import MetricsLog, memory_bytes
+from assistant_builder.training.samples import SampleQuestion, sample_answers
 from assistant_builder.training.schedule import best_step, sample_order, total_steps, validation_steps
 
 _CHECKPOINT_SECONDS = 600.0
@@ -49,6 +50,7 @@ class Plan:
         cancelled: Asked after every optimizer step.
         after_validation: Asked with the step and the validation losses so far; True ends the run there.
         on_step: Told the step, the number of steps and the estimated seconds to the end.
+        samples: Validation questions that are answered at every validation, for the user to read.
     """
 
     train: TrainConfig
@@ -60,6 +62,7 @@ class Plan:
     cancelled: Callable[[], bool]
     after_validation: Callable[[int, dict[int, float]], bool]
     on_step: Callable[[int, int, float], None]
+    samples: Sequence[SampleQuestion] = ()
 
     @property
     def steps(self) -> int:
@@ -88,6 +91,7 @@ class TwinTrainer(SFTTrainer):
         self.step_tokens = 0
         self.step_grad_norm = 0.0
         adapters = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
+        self._prompter = prompter
         super().__init__(
             model=model,
             args=_arguments(plan, self.root),
@@ -145,6 +149,16 @@ class TwinTrainer(SFTTrainer):
                 tokens += int((batch["labels"] != IGNORED).sum())
         model.train()
         return total / tokens
+
+    def answer_samples(self) -> list[dict[str, Any]]:
+        """What the arm answers to the plan's sample questions as it stands."""
+        if not self.plan.samples:
+            return []
+        answers = sample_answers(self.model, self._prompter, self.data_collator, self.plan.samples)
+        return [
+            {"row": asked.row, "question": asked.question, "reference": asked.reference, "answer": answer}
+            for asked, answer in zip(self.plan.samples, answers, strict=True)
+        ]
 
     # what is kept
 
@@ -207,6 +221,7 @@ class _Events(TrainerCallback):
         ends = False
         if step in self._validations:
             trainer.metrics.record_validation(step, trainer.validation_loss())
+            trainer.metrics.record_samples(step, trainer.answer_samples())
             ends = trainer.plan.after_validation(step, trainer.metrics.validation)
             control.should_save = True
         if trainer.plan.cancelled():
