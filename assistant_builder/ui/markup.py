@@ -15,10 +15,11 @@ Tone = Literal["info", "good", "warn", "bad"]
 ARM_TITLES = {"qlora": "QLoRA · 4-bit", "lora": "LoRA · 16-bit"}
 STATE_WORDS = {
     "queued": "not run yet",
+    "waiting": "waiting",
     "running": "running",
     "succeeded": "done",
     "failed": "failed",
-    "cancelled": "cancelled",
+    "cancelled": "paused",
     "lost": "interrupted",
 }
 

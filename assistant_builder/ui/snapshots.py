@@ -29,12 +29,14 @@ class ArmSnapshot:
         points: ``step`` events of metrics.jsonl, oldest first.
         validations: ``validation`` events.
         summary: summary.json, once it is trained.
+        samples: ``sample`` events: what it answers to a few validation questions.
     """
 
     step: StepRecord
     points: list[dict[str, Any]] = field(default_factory=list)
     validations: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] | None = None
+    samples: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def last(self) -> dict[str, Any] | None:
@@ -56,6 +58,7 @@ class Snapshot:
         arms: Both arms.
         scores: Cell → scores.json.
         report: report.json.
+        behind: The studies that its run waits for, the next to run first.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Snapshot:
     arms: dict[str, ArmSnapshot]
     scores: dict[str, dict[str, Any]]
     report: dict[str, Any] | None
+    behind: tuple[str, ...] = ()
 
     def step(self, name: str) -> StepRecord:
         """The record of one step."""
@@ -76,6 +80,16 @@ class Snapshot:
     def running(self) -> bool:
         """Whether a run is under way."""
         return self.state == "running"
+
+    @property
+    def shown_state(self) -> str:
+        """The state as the page names it: ``waiting`` apart from a study that was never run."""
+        return "waiting" if self.behind and self.state == "queued" else self.state
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is under way or waits for its turn."""
+        return self.shown_state in ("running", "waiting")
 
     @property
     def touched(self) -> bool:
@@ -111,6 +125,7 @@ def take_snapshot(study: Study) -> Snapshot:
             cell: read_json(path) for cell in CELLS if (path := study.cell_folder(cell) / "scores.json").exists()
         },
         report=read_json(report) if report.exists() else None,
+        behind=tuple(study.behind),
     )
 
 
@@ -123,7 +138,15 @@ def _arm(study: Study, arm: str) -> ArmSnapshot:
         points=[event for event in events if event["event"] == "step"],
         validations=[event for event in events if event["event"] == "validation"],
         summary=read_json(summary) if summary.exists() else None,
+        samples=[event for event in events if event["event"] == "sample"],
     )
+
+
+def samples_stamp(study: Study) -> str:
+    """A text that changes whenever a sample answer comes or goes."""
+    paths = [study.arm_folder(arm) / "metrics.jsonl" for arm in SHOWN_ARMS]
+    asked = [[event for event in _events(str(path), stamp([path])) if event["event"] == "sample"] for path in paths]
+    return ".".join(f"{len(events)}@{events[-1]['step'] if events else 0}" for events in asked)
 
 
 @functools.lru_cache(maxsize=16)
@@ -159,9 +182,10 @@ def study_stamp(study: Study) -> str:
 
 
 def state_of(study: Study) -> str:
-    """The study's state, ``damaged`` where its files cannot be read."""
+    """The study's state; ``waiting`` where its run waits for its turn, ``damaged`` where its files cannot be read."""
     try:
-        return study.state
+        state = study.state
+        return "waiting" if state == "queued" and study.behind else state
     except (AssistantBuilderError, KeyError, TypeError):
         return "damaged"
 

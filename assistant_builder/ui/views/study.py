@@ -34,7 +34,7 @@ def study_strip(snapshot: Snapshot) -> Markup:
     steps = join(_step(snapshot, record) for record in snapshot.steps)
     return Markup(
         '<div class="ab-strip"><div class="ab-strip-head"><h2>{}</h2>{}</div><ol class="ab-steps">{}</ol></div>'
-    ).format(snapshot.name, badge(snapshot.state), steps)
+    ).format(snapshot.name, badge(snapshot.shown_state), steps)
 
 
 def _step(snapshot: Snapshot, record: StepRecord) -> Markup:
