@@ -13,7 +13,6 @@ from typing import Any
 from assistant_builder.config import DataConfig, check_name
 from assistant_builder.data import Dataset, Findings, Split, check_pairs, column_names, load_pairs, split_pairs
 from assistant_builder.errors import DataError
-from assistant_builder.files import read_json
 from assistant_builder.study import Study
 from assistant_builder.ui.snapshots import stamp
 
@@ -77,29 +76,6 @@ def preview_split(findings: Findings, config: DataConfig) -> Split | dict[str, A
         return split_pairs(findings.usable, config)
     except DataError as error:
         return error.to_record()
-
-
-def training_pairs(study: Study, config: DataConfig) -> int:
-    """How many pairs the study trains on: as split, or as these settings would split it; 0 where that cannot be told.
-
-    Args:
-        study: The study.
-        config: Data settings, as they stand on the form.
-    """
-    split = study.folder / "data" / "split.json"
-    if split.exists():
-        return int(read_json(split)["counts"]["train"])
-    if study.source is None:
-        return 0
-    return _planned_pairs(str(study.source), stamp([study.source]), config.model_dump_json())
-
-
-@functools.lru_cache(maxsize=32)
-def _planned_pairs(path: str, seen: str, settings: str) -> int:
-    config = DataConfig.model_validate_json(settings)
-    findings = inspect_file(Path(path), config.columns).findings
-    split = preview_split(findings, config) if findings else {}
-    return 0 if isinstance(split, dict) else len(split.train)
 
 
 def power_of(split: Mapping[str, Any]) -> dict[str, Any] | None:
