@@ -47,14 +47,15 @@ class Event:
     kept: bool = False
 
 
-def start_run(name: str, *, redo: bool = False) -> int:
+def start_run(name: str, *, redo: bool = False, now: bool = False) -> int:
     """Start ``assistant-builder run NAME`` as a process that outlives this one and gives way to it.
 
     Returns:
         Its process id. How it fares is told by the files of the study.
     """
     study = Study.open(name)
-    words = [sys.executable, "-m", "assistant_builder", "run", name, *(["--redo"] if redo else [])]
+    flags = [*(["--redo"] if redo else []), *(["--now"] if now else [])]
+    words = [sys.executable, "-m", "assistant_builder", "run", name, *flags]
     with (study.folder / "run.log.txt").open("ab") as log:
         process = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True

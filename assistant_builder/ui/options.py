@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import annotated_types
 from pydantic.fields import FieldInfo
 
-from assistant_builder.config import PRESETS, StudyConfig, option_fields, parse_config
+from assistant_builder.config import PRESET_WORDS, StudyConfig, option_fields, parse_config
 
 Kind = Literal["integer", "number", "text", "flag", "choice", "choices", "list", "mapping"]
 
@@ -179,10 +179,6 @@ def step_of(option: Option) -> float:
 
 
 def preset_label(name: str) -> str:
-    """A preset with every value it sets: ``Quick: 1 epoch, rank 8, …``."""
-    values = PRESETS.get(name)
-    if not values:
-        return f"{name.capitalize()}: as set below"
-    options = study_options()
-    said = (f"{options[f'train.{key}'].title.removeprefix('LoRA ').lower()} {value:g}" for key, value in values.items())
-    return f"{name.capitalize()}: {', '.join(said)}"
+    """A preset and what it is for: ``Quick look: does it work at all?``."""
+    title, purpose = PRESET_WORDS[name]
+    return f"{title}: {purpose}"

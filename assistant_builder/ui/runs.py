@@ -1,4 +1,4 @@
-"""What the page's buttons do to a study: start, carry on, cancel, save as new; through files and processes only."""
+"""What the page's buttons do to a study: start, carry on, pause, save as new; through files and processes only."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _started: dict[str, tuple[int, float]] = {}
 """Study → process id and time of a start from this page that its files do not tell of yet."""
 
 
-def start_run(name: str, *, redo: bool = False) -> None:
+def start_run(name: str, *, redo: bool = False, now: bool = False) -> None:
     """Start the study's run as a process of its own, which outlives the page."""
     from assistant_builder.jobs.local import start_run as start_detached
 
     begun = time.time()
-    _started[name] = (start_detached(name, redo=redo), begun)
+    _started[name] = (start_detached(name, redo=redo, now=now), begun)
 
 
 def start_phase(study: Study) -> Phase:
@@ -63,19 +63,23 @@ def last_words(study: Study) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def go(study: Study, read: Callable[[StudyConfig], StudyConfig], *, replace: bool) -> tuple[Markup, bool]:
+def go(
+    study: Study, read: Callable[[StudyConfig], StudyConfig], *, replace: bool, now: bool = False
+) -> tuple[Markup, bool]:
     """Start or carry on, with the settings of the form.
 
     Args:
         study: The study.
         read: The form's settings over those of the study.
         replace: Whether finished steps may be run again with changed settings.
+        now: Whether to go ahead although other studies run.
 
     Returns:
         What to tell the user, and whether a run was started.
     """
-    if study.state == "running" or start_phase(study) == "starting":
-        raise StudyError("the study is running already", remedy="Wait until it is done, or cancel it first")
+    if study.state == "running" or study.behind or start_phase(study) == "starting":
+        raise StudyError("the study is running already, or waits for its turn",
+                         remedy="Wait until it is done, or pause it first")
     old = study.config
     try:
         new = read(old)
@@ -87,7 +91,7 @@ def go(study: Study, read: Callable[[StudyConfig], StudyConfig], *, replace: boo
     if stale:
         study.write_config(old)
         return refused_changes(stale), False
-    start_run(study.name, redo=replace)
+    start_run(study.name, redo=replace, now=now)
     return Markup(""), True
 
 
@@ -108,10 +112,25 @@ def stale_changes(study: Study) -> list[str]:
     return []
 
 
-def cancel_run(name: str | None) -> dict[str, object]:
-    """Ask the run to stop; the running step does so between two pieces of work."""
-    Study.open(name or "").request_cancel()
-    return gr.update(value="Cancelling…", interactive=True)
+def others_before(study: Study) -> list[str]:
+    """The studies that run or wait now and that a start of this one would come after."""
+    from assistant_builder.jobs.queue import tickets
+
+    return [ticket.study.name for ticket in tickets() if ticket.study != study.folder]
+
+
+def pause_label(study: Study) -> str:
+    """What the button that stops a run says: everything is kept either way."""
+    if study.behind:
+        return "Leaving the queue…" if study.cancel_requested else "Leave the queue"
+    return "Pausing…" if study.cancel_requested else "Pause"
+
+
+def pause_run(name: str | None) -> dict[str, object]:
+    """Ask the run to stop; the step at hand keeps what it has done, and a waiting run leaves the queue."""
+    study = Study.open(name or "")
+    study.request_cancel()
+    return gr.update(value=pause_label(study), interactive=True)
 
 
 def save_as_new(study: Study, config: StudyConfig, name: str) -> Study:

@@ -1,11 +1,13 @@
-"""The Train tab: choose, see the exact command, start, watch, cancel, carry on. It wires; the views draw."""
+"""The Train tab: choose, see what it comes to, start, watch, pause, carry on. It wires; the views draw."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, ConfigError
@@ -13,14 +15,29 @@ from assistant_builder.models.catalog import CATALOG
 from assistant_builder.study import Study
 from assistant_builder.ui.figures import loss_figure
 from assistant_builder.ui.forms import OptionForm, keys_of, preset_values
-from assistant_builder.ui.inspection import training_pairs
 from assistant_builder.ui.markup import Markup, callout, card, error_callout
-from assistant_builder.ui.runs import GO_LABELS, cancel_run, go, last_words, save_as_new, start_phase
+from assistant_builder.ui.pace import Left, pace_of, time_left
+from assistant_builder.ui.readiness import Note, Planned, Readiness, assess, planned_data
+from assistant_builder.ui.runs import (
+    GO_LABELS,
+    go,
+    last_words,
+    others_before,
+    pause_label,
+    pause_run,
+    save_as_new,
+    start_phase,
+)
 from assistant_builder.ui.sections import Look, Section, told
-from assistant_builder.ui.snapshots import log_tail, stamp
+from assistant_builder.ui.snapshots import Snapshot, log_tail, samples_stamp, stamp, state_of
+from assistant_builder.ui.views.readiness import not_ready, preset_table, readiness_card, unticked
+from assistant_builder.ui.views.samples import samples_card
 from assistant_builder.ui.views.study import needs_study, stopped_step
-from assistant_builder.ui.views.training import command_lines, model_note, plan_line, resources_table, run_panel
+from assistant_builder.ui.views.training import command_lines, model_note, resources_table, run_panel
 
+_NOTIFY = (Path(__file__).parent / "scripts" / "notify.js").read_text(encoding="utf-8")
+_BELL = "Tell me when it is done"
+_PROCEED = "Proceed anyhow: I have read the warnings"
 NOT_HERE = ("data.source",)
 """Settings that are fixed once the study is made."""
 
@@ -54,6 +71,7 @@ class TrainTab:
             self.form.show(["model.base"])
             self.note = gr.HTML(elem_classes="ab-note")
             self.form.show(["train.preset"])
+            self.presets = gr.HTML(preset_table(StudyConfig()), elem_classes="ab-note")
         with gr.Group(elem_classes="ab-group ab-grid"):
             self.form.show([*keys_of("train", basic=True), "seeds", *keys_of("eval", basic=True)])
         with gr.Accordion("All settings", open=False):
@@ -74,7 +92,13 @@ class TrainTab:
         self.plan = gr.HTML(elem_classes="ab-plan")
         with gr.Row(elem_classes="ab-actions"):
             self.start = gr.Button("Start", variant="primary", elem_id="ab-start")
-            self.cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="ab-cancel")
+            self.pause = gr.Button("Pause", visible=False, elem_id="ab-pause")
+            self.bell = gr.Button(_BELL, size="md", visible=False, elem_id="ab-bell")
+        self.proceed = gr.Checkbox(False, label=_PROCEED, visible=False, elem_id="ab-proceed")
+        self.now = gr.Checkbox(
+            False, label="Do not wait: run beside the studies that run now, which slows all of them down",
+            visible=False, elem_id="ab-now",
+        )
         self.replace = gr.Checkbox(
             False, label="Replace results: run again what the changes touch (everything, where nothing changed)",
             visible=False,
@@ -82,6 +106,7 @@ class TrainTab:
         self.message = gr.HTML()
         self.panel = gr.HTML(elem_id="ab-run")
         self.plot = gr.Plot(show_label=False, visible=False, elem_id="ab-loss", elem_classes="ab-card")
+        self.samples = gr.HTML(elem_id="ab-samples")
         self.resources = gr.HTML()
         with gr.Accordion("The command line of this", open=False):
             self.command = gr.Code(language="shell", show_label=False, interactive=False, wrap_lines=True)
@@ -91,10 +116,10 @@ class TrainTab:
         return [
             Section("train-body", [self.empty, self.body], lambda look: str(look.name), self._draw_body),
             Section("train-form", self.form.inputs, lambda look: str(look.name), self._draw_form),
-            Section("train-plan", [self.note, self.plan, self.command], _split_mark, self._draw_plan),
-            Section("train-run", [self.start, self.cancel, self.replace, self.panel, self.resources],
-                    _run_mark, self._draw_run),
+            Section("train-plan", self._plan_outputs, _plan_mark, self._draw_plan),
+            Section("train-run", self._run_outputs, _run_mark, self._draw_run),
             Section("train-plot", [self.plot], _metrics_mark, self._draw_plot),
+            Section("train-samples", [self.samples], _samples_mark, self._draw_samples),
             Section("train-message", [self.message], lambda look: str(look.name), lambda look: [""]),
         ]
 
@@ -108,29 +133,41 @@ class TrainTab:
             config = StudyConfig()
         return self.form.values(config)
 
+    @property
+    def _plan_outputs(self) -> list[Component]:
+        return [self.note, self.presets, self.plan, self.proceed, self.command]
+
     def _draw_plan(self, look: Look) -> Sequence[Any]:
         if look.study is None or look.snapshot is None:
-            return ["", "", ""]
+            return ["", gr.skip(), "", gr.update(visible=False), ""]
         return self._planned(look.study, look.snapshot.config)
 
+    @property
+    def _run_outputs(self) -> list[Component]:
+        return [self.start, self.pause, self.bell, self.now, self.replace, self.panel, self.resources]
+
     def _draw_run(self, look: Look) -> Sequence[Any]:
-        seen = look.snapshot
-        if look.study is None or seen is None:
+        seen, study = look.snapshot, look.study
+        if study is None or seen is None:
             shown = error_callout(look.error) if look.error else ""
-            return [gr.update(interactive=False), gr.update(visible=False), gr.update(visible=False), shown, ""]
+            hidden = [gr.update(visible=False)] * 4
+            return [gr.update(interactive=False), *hidden, shown, ""]
         stopped = stopped_step(seen)
         table = resources_table(seen)
-        phase = start_phase(look.study)
+        phase = start_phase(study)
         if phase == "refused":
-            refusal = callout("bad", "The run did not start", last_words(look.study))
+            refusal = callout("bad", "The run did not start", last_words(study))
         else:
             refusal = Markup("")
+        others = others_before(study)
         label = "Starting…" if phase == "starting" else GO_LABELS[seen.state]
         return [
-            gr.update(value=label, visible=not seen.running, interactive=phase != "starting"),
-            gr.update(visible=seen.running, value="Cancelling…" if look.study.cancel_requested else "Cancel"),
-            gr.update(visible=seen.touched and not seen.running),
-            refusal + run_panel(seen, log_tail(look.study, stopped.step) if stopped else ""),
+            gr.update(value=label, visible=not seen.busy, interactive=phase != "starting"),
+            gr.update(visible=seen.busy, value=pause_label(study)),
+            gr.update(visible=True) if seen.busy else gr.update(visible=False, value=_BELL),
+            gr.update(visible=True) if others and not seen.busy else gr.update(visible=False, value=False),
+            gr.update(visible=seen.touched and not seen.busy),
+            refusal + run_panel(seen, log_tail(study, stopped.step) if stopped else "", _left(seen)),
             card("What training took", table) if table else "",
         ]
 
@@ -140,12 +177,19 @@ class TrainTab:
             return [gr.update(value=None, visible=False)]
         return [gr.update(value=loss_figure(seen.arms), visible=True)]
 
-    def _planned(self, study: Study, config: StudyConfig, redo: bool = False) -> list[str]:
+    def _draw_samples(self, look: Look) -> Sequence[Any]:
+        return [samples_card(look.snapshot.arms) if look.snapshot else ""]
+
+    def _planned(self, study: Study, config: StudyConfig, redo: bool = False, now: bool = False) -> list[Any]:
         source = study.config.data.source or (study.source.name if study.source else "")
+        seen = assess(study, config)
+        before = [] if now else others_before(study)
         return [
             model_note(config.model.base),
-            plan_line(config, training_pairs(study, config.data)),
-            command_lines(study.name, config, source=source, redo=redo),
+            preset_table(config),
+            readiness_card(seen, before=before) if _may_start(study, redo) else "",
+            gr.update(visible=bool(_to_overrule(study, seen, redo)), value=False),
+            command_lines(study.name, config, source=source, redo=redo, now=now),
         ]
 
     # events
@@ -161,33 +205,46 @@ class TrainTab:
         preset = form.components["train.preset"]
         preset.input(preset_values, preset, form.preset_targets(), show_progress="hidden", api_visibility="private")
         gr.on(
-            [component.change for component in form.inputs] + [self.replace.change], self._changed,
-            [picker, self.replace, *form.inputs], [self.note, self.plan, self.command], show_progress="hidden",
+            [component.change for component in [*form.inputs, self.replace, self.now]], self._changed,
+            [picker, self.replace, self.now, *form.inputs], self._plan_outputs, show_progress="hidden",
             trigger_mode="always_last", api_visibility="private",
         )
         self.start.click(
-            told(self._start), [picker, self.replace, *form.inputs], [self.message, self.start, self.replace],
-            api_visibility="private", show_progress_on=self.message,
+            told(self._start), [picker, self.replace, self.now, self.proceed, *form.inputs],
+            [self.message, self.start, self.replace], api_visibility="private", show_progress_on=self.message,
         )
-        self.cancel.click(told(cancel_run), picker, self.cancel, show_progress="hidden", api_visibility="private")
+        self.pause.click(told(pause_run), picker, self.pause, show_progress="hidden", api_visibility="private")
+        self.bell.click(None, None, self.bell, js=_NOTIFY)
         self.save.click(
             told(self._save), [picker, self.new_name, *form.inputs], [picker, self.new_name], api_visibility="private"
         )
 
-    def _changed(self, name: str | None, redo: bool, *shown: Any) -> list[Any]:
+    def _changed(self, name: str | None, redo: bool, now: bool, *shown: Any) -> list[Any]:
+        nothing = [gr.skip()] * len(self._plan_outputs)
         if not name:
-            return [gr.skip()] * 3
+            return nothing
         try:
             study = Study.open(name)
-            return self._planned(study, self.form.read(shown, study.config), redo)
+            return self._planned(study, self.form.read(shown, study.config), redo, now)
         except ConfigError as error:
-            return [gr.skip(), callout("bad", "These settings do not fit", error.what), gr.skip()]
+            wrong = not_ready([Note(error.what, "Correct it in the settings.")])
+            return [gr.skip(), gr.skip(), wrong, gr.update(visible=False), gr.skip()]
         except AssistantBuilderError:
-            return [gr.skip()] * 3
+            return nothing
 
-    def _start(self, name: str | None, replace: bool, *shown: Any) -> list[Any]:
+    def _start(self, name: str | None, replace: bool, now: bool, proceed: bool, *shown: Any) -> list[Any]:
         study = Study.open(name or "")
-        message, started = go(study, lambda base: self.form.read(shown, base), replace=replace)
+        try:
+            seen = assess(study, self.form.read(shown, study.config))
+        except ConfigError as error:
+            return [callout("bad", "These settings do not fit", error.what, "Correct them and press again."),
+                    gr.skip(), gr.skip()]
+        if seen.errors:
+            return [not_ready(seen.errors), gr.skip(), gr.skip()]
+        warnings = _to_overrule(study, seen, replace)
+        if warnings and not proceed:
+            return [unticked(warnings), gr.skip(), gr.skip()]
+        message, started = go(study, lambda base: self.form.read(shown, base), replace=replace, now=now)
         button = gr.update(interactive=False, value="Starting…") if started else gr.skip()
         return [message, button, gr.update(value=False) if started else gr.skip()]
 
@@ -197,15 +254,44 @@ class TrainTab:
         return [gr.update(choices=[made.name], value=made.name), ""]
 
 
-def _split_mark(look: Look) -> str:
-    return f"{look.name}:{stamp([look.study.folder / 'data' / 'split.json'])}" if look.study else f"none:{look.name}"
+def _may_start(study: Study, redo: bool) -> bool:
+    """Whether what a start would be is worth showing: not while it runs, nor beside results that nobody replaces."""
+    state = study.state
+    return state != "running" and not study.behind and (redo or state != "succeeded")
+
+
+def _to_overrule(study: Study, seen: Readiness, redo: bool) -> Sequence[Note]:
+    """Warnings that have to be overruled: those of a new start, as what is carried on was started in spite of them."""
+    touched = any(study.step(step).state != "queued" for step in study.steps)
+    return seen.warnings if not seen.errors and (redo or not touched) and _may_start(study, redo) else ()
+
+
+def _left(seen: Snapshot) -> Left | None:
+    if not seen.running:
+        return None
+    study = Study.open(seen.name)
+    planned = planned_data(study, seen.config.data)
+    return time_left(seen, pace_of(seen.config.model.base), planned.heldout if isinstance(planned, Planned) else 0)
+
+
+def _plan_mark(look: Look) -> str:
+    if look.study is None:
+        return f"none:{look.name}"
+    split = stamp([look.study.folder / "data" / "split.json"])
+    return f"{look.name}:{split}:{state_of(look.study)}:{others_before(look.study)}"
 
 
 def _run_mark(look: Look) -> str:
-    return f"{look.mark}:{start_phase(look.study)}:{look.study.cancel_requested}" if look.study else look.mark
+    if look.study is None:
+        return look.mark
+    return f"{look.mark}:{start_phase(look.study)}:{look.study.cancel_requested}:{others_before(look.study)}"
 
 
 def _metrics_mark(look: Look) -> str:
     if look.study is None:
         return f"none:{look.name}"
     return f"{look.name}:{stamp(look.study.arm_folder(arm) / 'metrics.jsonl' for arm in ('qlora', 'lora'))}"
+
+
+def _samples_mark(look: Look) -> str:
+    return f"{look.name}:{samples_stamp(look.study) if look.study else ''}"

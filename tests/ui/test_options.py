@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
+from markupsafe import escape
 
-from assistant_builder.config import PRESETS, StudyConfig, option_fields
+from assistant_builder.config import PRESET_WORDS, PRESETS, StudyConfig, option_fields
 from assistant_builder.errors import ConfigError
 from assistant_builder.ui.data_tab import DataTab
 from assistant_builder.ui.forms import OptionForm, component_of, preset_keys, preset_values
@@ -21,6 +23,7 @@ from assistant_builder.ui.options import (
     study_options,
 )
 from assistant_builder.ui.train_tab import NOT_HERE, TrainTab
+from assistant_builder.ui.views.readiness import preset_table
 from tests.ui.blocks import inside_blocks
 
 CHANGED: dict[str, Any] = {
@@ -119,13 +122,26 @@ def test_untouched_values_are_kept_as_they_are() -> None:
     assert read_form({"data.system": ""}, config).data.system == config.data.system
 
 
-def test_presets_say_and_set_every_value() -> None:
+def test_presets_are_named_in_words_and_every_value_is_shown() -> None:
     for name, values in PRESETS.items():
-        label = preset_label(name)
-        assert all(f"{value:g}" in label for value in values.values())
         assert dict(zip(preset_keys(), preset_values(name), strict=True)) == values
-    assert preset_label("custom") == "Custom: as set below"
+        config = StudyConfig().with_changes({"train.preset": name})
+        rows = re.findall(r"<tr>(.*?)</tr>", preset_table(config))[1:]
+        assert len(rows) == len(values)
+        for key, row in zip(values, rows, strict=True):
+            option = study_options()[f"train.{key}"]
+            assert escape(option.title) in row and escape(option.help) in row
+            cells = re.findall(r'<td class="ab-num"[^>]*>(.*?)</td>', row)
+            assert cells == [*(f"{other[key]:g}" for other in PRESETS.values()), f"{values[key]:g}"]
+    assert set(PRESET_WORDS) == set(study_options()["train.preset"].choices)
+    assert preset_label("quick").startswith("Quick look: ")
     assert all(isinstance(update, dict) for update in preset_values("custom"))
+
+
+def test_a_value_that_differs_from_its_preset_stands_out() -> None:
+    table = preset_table(StudyConfig().with_changes({"train.preset": "quick", "train.rank": 12}))
+    assert re.findall(r"<em[^>]*>(.*?)</em>", table) == ["12"]
+    assert "<em" not in preset_table(StudyConfig().with_changes({"train.preset": "custom", "train.rank": 12}))
 
 
 def test_bounds_are_told_in_words() -> None:

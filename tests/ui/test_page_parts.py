@@ -49,7 +49,7 @@ def made_from(study: Study) -> Study:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
     calls: list[tuple[str, bool]] = []
     monkeypatch.setattr("assistant_builder.jobs.steps.step_inputs", inputs_of)
-    monkeypatch.setattr(runs, "start_run", lambda name, redo=False: calls.append((name, redo)))
+    monkeypatch.setattr(runs, "start_run", lambda name, redo=False, now=False: calls.append((name, redo)))
     return calls
 
 
@@ -184,10 +184,28 @@ def test_a_running_study_is_not_started_twice(started: list[tuple[str, bool]]) -
     assert not started
 
 
+def test_a_waiting_study_is_not_started_twice_and_can_leave_the_queue(started: list[tuple[str, bool]]) -> None:
+    study = new_study()
+    study.write_runner("queued", behind=["rivers"])
+    with pytest.raises(StudyError, match="waits for its turn"):
+        runs.go(study, unchanged, replace=False)
+    assert not started
+    assert runs.pause_label(study) == "Leave the queue"
+    assert runs.pause_run(study.name)["value"] == "Leaving the queue…"
+    assert study.cancel_requested
+
+
+def test_pause_says_what_it_is_at() -> None:
+    study = with_data(new_study())
+    running(study, "train-lora")
+    assert runs.pause_label(study) == "Pause"
+    assert runs.pause_run(study.name)["value"] == "Pausing…"
+
+
 def test_a_start_is_followed_until_its_files_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     study = new_study()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        monkeypatch.setattr("assistant_builder.jobs.local.start_run", lambda name, redo: process.pid)
+        monkeypatch.setattr("assistant_builder.jobs.local.start_run", lambda name, redo, now: process.pid)
         assert runs.start_phase(study) == ""
         runs.start_run(study.name)
         assert runs.start_phase(study) == "starting"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -13,18 +16,28 @@ from assistant_builder.data import Message, Pair, Rejection
 from assistant_builder.errors import DataError
 from assistant_builder.steps import Progress, StepRecord
 from assistant_builder.study import Study
+from assistant_builder.training.progress import MetricsLog
 from assistant_builder.ui.figures import MOST_POINTS, latest_by_step, loss_figure, thin
 from assistant_builder.ui.markup import callout, error_callout, table, toast
+from assistant_builder.ui.pace import Left
 from assistant_builder.ui.report_tab import report_frame
-from assistant_builder.ui.snapshots import Snapshot, log_tail, stamp, study_stamp, take_snapshot
+from assistant_builder.ui.snapshots import (
+    Snapshot,
+    log_tail,
+    samples_stamp,
+    stamp,
+    state_of,
+    study_stamp,
+    take_snapshot,
+)
 from assistant_builder.ui.views.chat import pane, reference_note, speed_line, suggestions
 from assistant_builder.ui.views.data import findings_view, preview_view, rejected_view, split_view, unreadable_view
 from assistant_builder.ui.views.evaluation import evaluation_panel
+from assistant_builder.ui.views.samples import samples_card
 from assistant_builder.ui.views.study import picker_label, study_strip
 from assistant_builder.ui.views.training import (
     command_lines,
     model_note,
-    plan_line,
     resources_table,
     run_panel,
 )
@@ -95,10 +108,58 @@ def test_an_unfinished_run_says_how_to_carry_on() -> None:
     study = with_data(new_study())
     study.write_step(StepRecord("train-lora", state="running", pid=1, process_started=0.0))
     study.write_runner("running")
+    study.write_step(StepRecord("train-lora", state="failed", error={"what": "x", "where": "", "remedy": ""}))
     seen = replace(take_snapshot(study), state="lost")
     assert "Carry on" in plain(run_panel(seen, ""))
-    assert "Carry on" in plain(run_panel(replace(seen, state="cancelled"), ""))
+    paused = plain(run_panel(replace(seen, state="cancelled"), ""))
+    assert "Paused" in paused and "Carry on" in paused and "Everything is kept" in paused
     assert "Not trained yet" in plain(run_panel(take_snapshot(new_study("other")), ""))
+
+
+def test_a_waiting_study_says_for_whom() -> None:
+    study = new_study()
+    study.write_runner("queued", behind=["rivers", HOSTILE])
+    seen = take_snapshot(study)
+    assert (seen.state, seen.shown_state, seen.busy, seen.running) == ("queued", "waiting", True, False)
+    said = run_panel(seen, "")
+    assert "number 2 in the queue" in said and "Study rivers is running. Then &lt;img" in said
+    assert "waiting" in plain(study_strip(seen)) and state_of(study) == "waiting"
+    left = replace(take_snapshot(new_study("left")), state="cancelled")
+    assert "Taken out of the queue" in run_panel(left, "")
+
+
+def test_a_running_study_says_where_it_is_and_how_long_it_takes() -> None:
+    study = with_metrics(with_data(new_study()), "lora", 30)
+    running(study, "train-lora", Progress(30, 60, "steps", "Training lora", 90.0))
+    seen = take_snapshot(study)
+    told = plain(run_panel(seen, "", Left(270.0, whole=False)))
+    assert "Step 3 of 6: Train LoRA · 16-bit" in told
+    assert "About 4 min 30 s left for the whole study, and scoring on top." in told
+    assert "shows once training has begun" in plain(run_panel(seen, "", None))
+
+
+# sample answers
+
+
+def test_sample_answers_stand_side_by_side_over_time() -> None:
+    study = with_data(new_study())
+    for arm, steps in (("lora", (15, 30)), ("qlora", (15,))):
+        log = MetricsLog(study.arm_folder(arm) / "metrics.jsonl", step=0, steps=60)
+        for step in steps:
+            log.record_samples(step, [
+                {"row": row, "question": f"q{row} {HOSTILE}", "reference": "ref", "answer": f"{arm} {step} {row}"}
+                for row in (3, 9)
+            ])
+    before = samples_stamp(study)
+    said = samples_card(take_snapshot(study).arms)
+    assert "<img" not in said and said.count("<details") == 2 and said.count(" open>") == 1
+    first = plain(said).split("q9")[0]
+    assert first.index("Reference ref") < first.index("After step 30") < first.index("After step 15")
+    assert "QLoRA · 4-bit not there yet LoRA · 16-bit lora 30 3" in first
+    assert "QLoRA · 4-bit qlora 15 3 LoRA · 16-bit lora 15 3" in first
+    with_metrics(study, "lora", 1)
+    assert samples_stamp(study) == before  # steps alone leave what the reader has opened as it is
+    assert samples_card(take_snapshot(new_study("none")).arms) == ""
 
 
 def test_a_failure_shows_what_where_remedy_and_the_log() -> None:
@@ -140,25 +201,26 @@ def test_evaluation_says_what_comes_first() -> None:
 # settings
 
 
-def test_the_command_line_gives_the_same_study() -> None:
-    config = StudyConfig().with_changes(
-        {"train.rank": 8, "data.columns.group": "the focus", "eval.cells": ["B16", "Q4"], "data.max_train": 50}
-    )
-    said = command_lines("rivers", config, source="my file.csv", redo=True)
-    assert said.startswith("assistant-builder run rivers --redo\n")
-    last = said.splitlines()[-1]
-    assert last.startswith("assistant-builder run 'my file.csv' --name rivers")
-    for words in ("--set train.rank=8", "--set 'data.columns.group=the focus'", "--set eval.cells=B16,Q4",
-                  "--set data.max_train=50"):
-        assert words in last
-    assert "train.alpha" not in last
+ODD_SETTINGS: list[dict[str, Any]] = [
+    {"train.rank": 8, "data.columns.group": "the focus", "eval.cells": ["B16", "Q4"], "data.max_train": 50},
+    {"train.preset": "quick"},
+    {"train.preset": "quick", "train.rank": 16, "train.epochs": 3.0},  # back to values that are the defaults
+    {"train.preset": "custom", "train.learning_rate": 3.3e-5, "data.columns.context": "''"},
+    *({"data.system": json.dumps(text)} for text in ("null", "'quoted'", "two\nlines: {a}", "@odd", "Hör zu!")),
+]
 
 
-def test_the_plan_counts_steps_and_accumulation() -> None:
-    config = StudyConfig()
-    assert plan_line(config, 0) == "8 pairs × 2 = 16 pairs a step"
-    assert plan_line(config, 344).endswith("about 65 steps an arm")
-    assert "5 steps an arm" in plan_line(config.with_changes({"train.max_steps": 5}), 344)
+@pytest.mark.parametrize("changes", ODD_SETTINGS)
+def test_the_command_line_gives_the_same_study(changes: dict[str, Any]) -> None:
+    config = StudyConfig().with_changes(changes)
+    said = command_lines("rivers", config, source="my file.csv", redo=True, now=True)
+    button, _, whole = said.partition("\n\n# the same from the file alone\n")
+    assert button == "assistant-builder run rivers --redo --now"
+    program, command, source, *words = shlex.split(whole)
+    assert (program, command, source, words[:2]) == ("assistant-builder", "run", "my file.csv", ["--name", "rivers"])
+    assert words[2::2] == ["--set"] * (len(words[2:]) // 2)
+    given = dict(word.split("=", 1) for word in words[3::2])
+    assert StudyConfig().with_changes(given) == config
 
 
 def test_a_catalogued_model_is_introduced() -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
-from assistant_builder.config import StudyConfig
+from assistant_builder.config import StudyConfig, read_value
+from assistant_builder.errors import ConfigError
 from assistant_builder.models.catalog import CATALOG
-from assistant_builder.training.schedule import total_steps
 from assistant_builder.ui.markup import (
     ARM_TITLES,
     arm_chip,
@@ -24,27 +25,33 @@ from assistant_builder.ui.markup import (
     join,
     table,
 )
-from assistant_builder.ui.options import flat, study_options
+from assistant_builder.ui.options import flat
+from assistant_builder.ui.pace import Left
 from assistant_builder.ui.snapshots import ArmSnapshot, Snapshot
 from assistant_builder.ui.views.study import elapsed, step_title, stopped_step
 from evals.report.wording import count, duration, percent, rate, size
 
 
-def run_panel(snapshot: Snapshot, log: str) -> Markup:
+def run_panel(snapshot: Snapshot, log: str, left: Left | None = None) -> Markup:
     """Where the run stands.
 
     Args:
         snapshot: The study.
         log: The end of the log of the step that stopped, if one did.
+        left: How long a running study still takes, where that can be told.
     """
-    return join([_headline(snapshot, log), _arms(snapshot)])
+    return join([_headline(snapshot, log, left), _arms(snapshot)])
 
 
-def _headline(snapshot: Snapshot, log: str) -> Markup:
+def _headline(snapshot: Snapshot, log: str, left: Left | None) -> Markup:
     stopped = stopped_step(snapshot)
+    if snapshot.shown_state == "waiting":
+        return _waiting(snapshot)
     if snapshot.state == "queued":
         return empty("Not trained yet", "Choose a base model and a preset, then press Start. Both assistants are "
                      "trained one after the other, then scored and reported.")
+    if snapshot.state == "running":
+        return _running(snapshot, left)
     if snapshot.state == "failed":
         name = step_title(stopped.step) if stopped else "the run"
         record = snapshot.error or {"what": f"{name} failed", "remedy": "The log below says more"}
@@ -56,9 +63,41 @@ def _headline(snapshot: Snapshot, log: str) -> Markup:
             fold("End of its log", code(log)) if log else "",
         ])
     if snapshot.state == "cancelled":
-        return callout("warn", "The run was cancelled", "What was finished is kept.",
-                       "Press “Carry on” to continue from the last checkpoint.")
+        if not snapshot.touched:
+            return callout("info", "Taken out of the queue before it began", "Nothing was run and nothing is lost.",
+                           "Press “Carry on” to queue again.")
+        return callout("warn", "Paused", "Everything is kept, the last optimizer step included. Carried on, the run "
+                       "ends with the same assistants, bit for bit, as one that was never paused.",
+                       "Press “Carry on” whenever you like, also after a restart of the computer.")
     return Markup("")
+
+
+def _waiting(snapshot: Snapshot) -> Markup:
+    first, *more = snapshot.behind
+    line = f"Study {first} is running." + (f" Then {', '.join(more)}." if more else "")
+    return callout(
+        "info", f"Waiting for its turn: number {len(snapshot.behind)} in the queue",
+        f"{line} This study starts by itself, also when this page is closed.",
+        "To run both at once, which slows both down: leave the queue, tick “Do not wait”, and press Start.",
+    )
+
+
+def _running(snapshot: Snapshot, left: Left | None) -> Markup:
+    """The step at hand, and how long the whole still takes."""
+    record = next((record for record in snapshot.steps if record.state == "running"), None)
+    if record is None:
+        return Markup("")
+    number = [step.step for step in snapshot.steps].index(record.step) + 1
+    progress = snapshot.progress.get(record.step)
+    said = progress.message if progress and progress.message and not record.step.startswith("train-") else ""
+    rest = "The time left shows once training has begun." if left is None else (
+        f"About {duration(left.seconds)} left for the whole study" + ("." if left.whole else ", and scoring on top.")
+    )
+    meter = bar(progress.done / progress.total, step_title(record.step)) if progress and progress.total else ""
+    title = f"Step {number} of {len(snapshot.steps)}: {step_title(record.step)}"
+    return Markup('<section class="ab-card ab-now"><strong>{}</strong><span>{}</span>{}<p>{}</p></section>').format(
+        title, said, meter, rest
+    )
 
 
 def _arms(snapshot: Snapshot) -> Markup:
@@ -141,7 +180,9 @@ def _share(done: Mapping[str, Any]) -> str:
     return percent(done["trainable_parameters"] / done["total_parameters"])
 
 
-def command_lines(name: str, config: StudyConfig, *, source: str = "", redo: bool = False) -> str:
+def command_lines(
+    name: str, config: StudyConfig, *, source: str = "", redo: bool = False, now: bool = False
+) -> str:
     """What the button runs, and the one command that gives the same from the data file alone.
 
     Args:
@@ -149,49 +190,47 @@ def command_lines(name: str, config: StudyConfig, *, source: str = "", redo: boo
         config: The settings on the form.
         source: Name of the data file.
         redo: Whether finished steps are run again.
+        now: Whether other studies are not waited for.
     """
-    button = shlex.join(["assistant-builder", "run", name, *(["--redo"] if redo else [])])
+    flags = [*(["--redo"] if redo else []), *(["--now"] if now else [])]
+    button = shlex.join(["assistant-builder", "run", name, *flags])
     whole = ["assistant-builder", "run", source or "FILE", "--name", name, *_settings(config)]
     return f"{button}\n\n# the same from the file alone\n{shlex.join(whole)}"
 
 
 def _settings(config: StudyConfig) -> list[str]:
+    """``--set`` for everything that is not what the defaults and the preset make it."""
+    usual = flat(StudyConfig().with_changes({"train.preset": config.train.preset}))
+    usual["train.preset"] = StudyConfig().train.preset
     arguments: list[str] = []
-    for key, option in study_options().items():
-        value = flat(config)[key]
-        if key in ("name", "data.source") or value == option.default:
+    for key, value in flat(config).items():
+        if key in ("name", "data.source") or value == usual[key]:
             continue
         if isinstance(value, dict):
             pairs = [(f"{key}.{role}", column) for role, column in value.items()]
         else:
             pairs = [(key, value)]
         for dotted, item in pairs:
-            arguments += ["--set", f"{dotted}={_yaml(item)}"]
+            arguments += ["--set", f"{dotted}={_yaml(dotted, item)}"]
     return arguments
 
 
-def _yaml(value: Any) -> str:
+def _yaml(key: str, value: Any) -> str:
+    """The text that ``--set`` reads as this very value."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def plan_line(config: StudyConfig, pairs: int) -> str:
-    """What the settings come to: ``about 60 steps an arm``.
-
-    Args:
-        config: The settings on the form.
-        pairs: Training pairs, 0 where that is not known yet.
-    """
-    train = config.train
-    micro = min(train.micro_batch_size, train.batch_size)
-    batch = f"{micro} pairs × {train.batch_size // micro} = {train.batch_size} pairs a step"
-    if not pairs:
-        return batch
-    used = min(pairs, config.data.max_train or pairs)
-    return f"{count(used)} training pairs, {batch}: about {count(total_steps(train, used))} steps an arm"
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "[]"
+    text = str(value)
+    if not isinstance(value, str):
+        return text
+    try:
+        plain = read_value(key, text) == text
+    except ConfigError:  # no YAML as it stands
+        plain = False
+    return text if plain else json.dumps(text, ensure_ascii=False)
 
 
 def refused_changes(changes: Sequence[str]) -> Markup:

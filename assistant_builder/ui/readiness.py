@@ -1,0 +1,204 @@
+"""Whether a study is ready to start: what its settings come to, what speaks against it, what forbids it.
+
+Warnings can be overruled, errors cannot. Pure: no gradio, no model.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.config import DataConfig, ModelConfig, StudyConfig, TrainConfig
+from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.files import read_json
+from assistant_builder.models.bundled import BASE
+from assistant_builder.models.catalog import ModelRef, resolve
+from assistant_builder.models.memory import activation_bytes, free_bytes
+from assistant_builder.study import Study
+from assistant_builder.training.schedule import total_steps
+from assistant_builder.ui.inspection import inspect_file, preview_split
+from assistant_builder.ui.pace import Pace, pace_of
+from assistant_builder.ui.snapshots import stamp
+
+FEW_PAIRS = 50
+"""Training pairs below which an assistant mostly learns a manner of speaking, and few facts."""
+FEW_HELDOUT = 30
+"""Held-out answers below which only a gross difference between the assistants shows."""
+FEW_STEPS = 10
+_CHARACTERS_A_TOKEN = 4.0
+_TEMPLATE_TOKENS = 20
+"""Rough: what a chat template adds to a pair."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that speaks against starting: what, and what to do about it."""
+
+    what: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What the data gives.
+
+    Attributes:
+        train: Training pairs.
+        validation: Validation pairs.
+        heldout: Held-out answers.
+        tokens: Mean tokens of a pair, rough until the data step has counted.
+    """
+
+    train: int
+    validation: int
+    heldout: int
+    tokens: float
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """What a start with these settings would be.
+
+    Attributes:
+        config: The settings.
+        data: What the data gives; None where it cannot be used.
+        steps: Optimizer steps of an arm.
+        pace: How fast this machine is with the base model, where that can be told.
+        needed_bytes: Memory a training step takes beside the libraries, where it can be told.
+        free_bytes: Memory that is free.
+        errors: What forbids it.
+        warnings: What speaks against it.
+    """
+
+    config: StudyConfig
+    data: Planned | None
+    steps: int
+    pace: Pace | None
+    needed_bytes: int | None
+    free_bytes: int
+    errors: tuple[Note, ...] = ()
+    warnings: tuple[Note, ...] = ()
+
+    @property
+    def training_seconds(self) -> float | None:
+        """Both arms with all seeds, one after the other."""
+        if self.data is None or self.pace is None:
+            return None
+        tokens = self.steps * self.config.train.batch_size * min(self.data.tokens, self.config.train.max_length)
+        return self.config.seeds * tokens * sum(self.pace.training.values())
+
+    @property
+    def scoring_seconds(self) -> float | None:
+        """The evaluation of the first seed, where an earlier run tells."""
+        if self.data is None or self.pace is None or self.pace.scoring is None:
+            return None
+        return self.pace.scoring * self.data.heldout * len(self.config.eval.cells)
+
+
+def assess(study: Study, config: StudyConfig) -> Readiness:
+    """Look at what a start would be.
+
+    Args:
+        study: The study.
+        config: Its settings as they stand on the form.
+    """
+    errors: list[Note] = []
+    ref = needed = None
+    try:
+        ref = resolve(config.model.base, trust_remote_code=config.model.trust_remote_code)
+        needed = memory_needed(config.model, config.train, ref)
+    except AssistantBuilderError as error:
+        errors.append(Note(error.what, error.remedy))
+    data: Planned | None = None
+    planned = planned_data(study, config.data)
+    if isinstance(planned, Planned):
+        data = planned
+    else:
+        errors.append(planned)
+    seen = Readiness(
+        config=config, data=data, steps=total_steps(config.train, data.train) if data else 0,
+        pace=pace_of(config.model.base) if ref else None, needed_bytes=needed, free_bytes=free_bytes("cpu"),
+        errors=tuple(errors),
+    )
+    return Readiness(**{**vars(seen), "warnings": tuple(_warnings(seen))})
+
+
+def _warnings(seen: Readiness) -> list[Note]:
+    found = []
+    data, train = seen.data, seen.config.train
+    if data is not None:
+        if data.train < FEW_PAIRS:
+            found.append(Note(f"Very few training pairs: {data.train}",
+                              f"From about {FEW_PAIRS} on an assistant learns more than a manner of speaking."))
+        if data.heldout < FEW_HELDOUT:
+            found.append(Note(f"The held-out set is small: {data.heldout} answers",
+                              f"With fewer than {FEW_HELDOUT} only a gross difference shows. Raise the held-out share, "
+                              "or bring more pairs."))
+        if data.validation < 2:
+            found.append(Note("No validation worth the name",
+                              "The best checkpoint cannot be told from the last. Raise the validation share."))
+        if seen.steps < FEW_STEPS:
+            found.append(Note(f"Only {seen.steps} training steps", "Raise the epochs, or lower the batch size."))
+    if seen.needed_bytes is not None and seen.needed_bytes > seen.free_bytes:
+        found.append(Note("Training would probably not fit into the free memory",
+                          f"Close other programs, lower the micro-batch size ({train.micro_batch_size}) or the longest "
+                          f"pair ({train.max_length}), or choose a smaller base model."))
+    return found
+
+
+def memory_needed(model: ModelConfig, train: TrainConfig, ref: ModelRef) -> int | None:
+    """Bytes that training the 16-bit arm, the larger one, takes beside the libraries.
+
+    None for a model that is not here yet, and on a machine with a GPU.
+
+    Args:
+        model: The base model's settings.
+        train: The training's settings.
+        ref: The base model.
+    """
+    if shutil.which("nvidia-smi"):
+        return None  # what counts then is the memory of the GPU
+    folder = BASE.folder if ref.kind == "bundled" else ref.folder
+    if folder is None or not (folder / "config.json").is_file():
+        return None
+    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return weights + activation_bytes(train, read_json(folder / "config.json"))
+
+
+def planned_data(study: Study, config: DataConfig) -> Planned | Note:
+    """What the study trains on: as split, or as these settings would split it; else why not.
+
+    Args:
+        study: The study.
+        config: Data settings, as they stand on the form.
+    """
+    split, findings = study.folder / "data" / "split.json", study.folder / "data" / "findings.json"
+    if split.exists() and findings.exists() and config == study.config.data:
+        record = read_json(split)
+        lengths = read_json(findings).get("token_lengths") or {}
+        mean = float(lengths.get("mean") or 0) or 100.0
+        return Planned(record["counts"]["train"], record["counts"]["validation"], record["turns"]["heldout"], mean)
+    if study.source is None:
+        return Note("The study has lost its data file", "Start a new study from the file.")
+    found = _planned(str(study.source), stamp([study.source]), config.model_dump_json())
+    return found if isinstance(found, Planned) else Note(found["what"], found["remedy"])
+
+
+@functools.lru_cache(maxsize=32)
+def _planned(path: str, seen: str, settings: str) -> Planned | dict[str, Any]:
+    """``seen`` is the file's stamp, so that a replaced file is read again."""
+    config = DataConfig.model_validate(json.loads(settings))
+    inspected = inspect_file(Path(path), config.columns)
+    if inspected.findings is None:
+        return inspected.error or {"what": "The data file cannot be read", "remedy": "See the Data tab."}
+    split = preview_split(inspected.findings, config)
+    if isinstance(split, dict):
+        return split
+    characters = sum(len(message.content) for pair in split.train for message in pair.messages)
+    mean = characters / _CHARACTERS_A_TOKEN / max(1, len(split.train)) + _TEMPLATE_TOKENS
+    answers = sum(pair.turns for pair in split.heldout)
+    return Planned(len(split.train), len(split.validation), answers, mean)

@@ -1,0 +1,34 @@
+/* Tell the user when the run of the study shown now comes to an end: a notification where it is allowed, and a tone.
+   Asked for by a click, as browsers demand for both; reads nothing but the study strip, which is on every tab. */
+() => {
+  const strip = document.getElementById("ab-strip");
+  const shown = () => ({
+    study: strip.querySelector("h2")?.textContent ?? "",
+    badge: strip.querySelector(".ab-strip-head .ab-badge"),
+  });
+  const busy = (badge) => badge?.classList.contains("ab-running") || badge?.classList.contains("ab-waiting");
+  const { study } = shown();
+  const sound = new AudioContext();
+  if ("Notification" in window && Notification.permission === "default") Notification.requestPermission();
+  const tone = () => {
+    const oscillator = sound.createOscillator();
+    const volume = sound.createGain();
+    volume.gain.setValueAtTime(0.15, sound.currentTime);
+    volume.gain.exponentialRampToValueAtTime(0.001, sound.currentTime + 1.2);
+    oscillator.frequency.value = 660;
+    oscillator.connect(volume).connect(sound.destination);
+    oscillator.start();
+    oscillator.stop(sound.currentTime + 1.2);
+  };
+  window.abBell?.disconnect();
+  window.abBell = new MutationObserver(() => {
+    const now = shown();
+    if (now.study !== study || !now.badge || busy(now.badge)) return; // another study is looked at, or it goes on
+    window.abBell.disconnect();
+    tone();
+    if ("Notification" in window && Notification.permission === "granted")
+      new Notification(`${study}: ${now.badge.textContent}`, { body: "Assistant Builder" });
+  });
+  window.abBell.observe(strip, { childList: true, subtree: true, characterData: true });
+  return "You will be told, while this page is open";
+}

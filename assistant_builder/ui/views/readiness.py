@@ -1,0 +1,122 @@
+"""Before a run: what the presets set, what the settings come to, and what speaks against starting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from assistant_builder.config import PRESET_WORDS, PRESETS, StudyConfig
+from assistant_builder.ui.markup import callout, card, items, join, table, tiles
+from assistant_builder.ui.options import get_value, study_options
+from assistant_builder.ui.readiness import Note, Readiness
+from evals.report.wording import count, duration, plural, size
+
+
+def preset_table(config: StudyConfig) -> Markup:
+    """Every value that a preset sets, what it means, and what the form holds now.
+
+    Args:
+        config: The settings on the form.
+    """
+    options = study_options()
+    rows = []
+    for key in dict.fromkeys(key for values in PRESETS.values() for key in values):
+        option, now = options[f"train.{key}"], get_value(config, f"train.{key}")
+        named = Markup("<b>{}</b><small>{}</small>").format(option.title, option.help)
+        shown = f"{now:g}"
+        if now != PRESETS.get(config.train.preset, {}).get(key, now):
+            shown = Markup('<em title="differs from the preset">{}</em>').format(shown)
+        rows.append((named, *(f"{values[key]:g}" for values in PRESETS.values()), shown))
+    headers = ("", *(PRESET_WORDS[name][0] for name in PRESETS), "Now")
+    return Markup('<div class="ab-preset-table">{}</div>').format(table(headers, rows, numeric=range(1, len(headers))))
+
+
+def readiness_card(seen: Readiness, *, before: Sequence[str] = ()) -> Markup:
+    """Ready or not, with the figures a start would have.
+
+    Args:
+        seen: The settings, assessed.
+        before: Studies that run or wait now and come first.
+    """
+    if seen.errors:
+        return not_ready(seen.errors)
+    assert seen.data is not None  # an error otherwise
+    warned = join(_finding(note) for note in seen.warnings)
+    title = "Ready, with a warning" if len(seen.warnings) == 1 else "Ready, with warnings"
+    queue = (
+        Markup('<p class="ab-ready-note">{}</p>').format(
+            f"{_names(before)} first: this study will wait for its turn and then start by itself."
+        )
+        if before else ""
+    )
+    return Markup('<div class="ab-ready ab-{}">{}</div>').format(
+        "warn" if seen.warnings else "good",
+        card(title if seen.warnings else "Ready to start", tiles(_figures(seen)), _basis(seen), queue, warned),
+    )
+
+
+def not_ready(errors: Sequence[Note]) -> Markup:
+    """What has to be put right before anything can be started."""
+    body = items(f"{note.what.rstrip('.')}. {note.remedy}" for note in errors)
+    return Markup('<div class="ab-ready ab-bad">{}</div>').format(card("Not ready", body))
+
+
+def _figures(seen: Readiness) -> list[tuple[str, str, str]]:
+    config, data = seen.config, seen.data
+    assert data is not None
+    train = config.train
+    micro = min(train.micro_batch_size, train.batch_size)
+    arms = 2 * config.seeds
+    seconds, scoring = seen.training_seconds, seen.scoring_seconds
+    if seconds is None:
+        time = ("Time", "–", "told by the first run with this model")
+    elif scoring is None:
+        time = ("Time", f"about {duration(_rounded(seconds))}", f"{arms} trainings; scoring comes on top")
+    else:
+        time = ("Time", f"about {duration(_rounded(seconds + scoring))}",
+                f"{duration(_rounded(seconds))} to train, {duration(_rounded(scoring))} to score")
+    needed = seen.needed_bytes
+    memory = ("Memory", f"about {size(needed)}" if needed else "–",
+              f"{size(seen.free_bytes)} free" if needed else "told once the model is here")
+    return [
+        ("Pairs", count(data.train), f"{count(data.validation)} to validate, {count(data.heldout)} held out"),
+        ("Steps", count(seen.steps), f"in each of {arms} trainings"),
+        ("Effective batch", plural(train.batch_size, "pair"), f"{micro} at once × {train.batch_size // micro}"),
+        time, memory,
+    ]
+
+
+def _basis(seen: Readiness) -> Markup:
+    if seen.pace is None:
+        return Markup("")
+    basis = (
+        f"Time as measured on this machine by study {seen.pace.source}." if seen.pace.source
+        else "Time is rough: no run with this model has finished on this machine yet, so it is scaled from a two-core "
+        "laptop; it can be off by a factor of three."
+    )
+    return Markup('<p class="ab-ready-note">{}</p>').format(basis)
+
+
+def _rounded(seconds: float) -> float:
+    """To what an estimate deserves: ten seconds, a minute, five minutes."""
+    grain = 10 if seconds < 120 else 60 if seconds < 3600 else 300
+    return max(grain, round(seconds / grain) * grain)
+
+
+def _finding(note: Note) -> Markup:
+    return Markup('<div class="ab-finding ab-warn"><strong>{}</strong> <span>{}</span></div>').format(
+        note.what, note.remedy
+    )
+
+
+def _names(before: Sequence[str]) -> str:
+    return f"Study {before[0]} is" if len(before) == 1 else f"Studies {', '.join(before[:-1])} and {before[-1]} are"
+
+
+def unticked(warnings: Sequence[Note]) -> Markup:
+    """Why Start did nothing: warnings nobody has overruled."""
+    return callout(
+        "warn", "Nothing was started: there are warnings", " ".join(f"{note.what.rstrip('.')}." for note in warnings),
+        "Put them right, or tick “Proceed anyhow” and press Start again.",
+    )

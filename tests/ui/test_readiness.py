@@ -1,0 +1,194 @@
+"""Ready or not: what a start would be, what speaks against it, and how long it would take."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from assistant_builder.config import StudyConfig
+from assistant_builder.files import write_json
+from assistant_builder.steps import Progress, StepRecord
+from assistant_builder.study import Study
+from assistant_builder.ui import readiness, train_tab
+from assistant_builder.ui.pace import Left, Pace, pace_of, time_left
+from assistant_builder.ui.readiness import Note, Planned, assess, planned_data
+from assistant_builder.ui.snapshots import take_snapshot
+from assistant_builder.ui.train_tab import TrainTab
+from assistant_builder.ui.views.readiness import readiness_card, unticked
+from evals.report.wording import size
+from tests.fabricated import LARGE, finished_study, new_study, running, trained, with_data, with_metrics
+from tests.ui.blocks import inside_blocks
+
+BASE = StudyConfig().model.base
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+
+
+def plain(markup: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", markup))
+
+
+def provenance(study: Study, **changes: int) -> None:
+    hardware = {"cores": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total, **changes}
+    write_json(study.folder / "provenance.json", {"hardware": hardware})
+
+
+def whats(notes: tuple[Note, ...]) -> list[str]:
+    return [note.what for note in notes]
+
+
+def test_a_good_study_is_ready_with_its_figures() -> None:
+    study = new_study("ferries", LARGE)
+    seen = assess(study, study.config)
+    assert seen.errors == seen.warnings == ()
+    assert (seen.data.train, seen.data.validation, seen.data.heldout) == (344, 56, 228)  # type: ignore[union-attr]
+    said = plain(readiness_card(seen))
+    assert "Ready to start" in said and "8 at once × 2" in said and "16 pairs" in said
+    assert "Steps 65 in each of 2 trainings" in said and "Time is rough" in said
+    assert "Proceed" not in said
+
+
+def test_the_estimate_before_and_after_the_data_step_are_of_a_kind() -> None:
+    study = new_study("ferries", LARGE)
+    before = planned_data(study, study.config.data)
+    after = planned_data(with_data(study), study.config.data)
+    assert isinstance(before, Planned) and isinstance(after, Planned)
+    assert (before.train, before.validation, before.heldout) == (after.train, after.validation, after.heldout)
+    other = planned_data(study, study.config.data.model_copy(update={"max_train": 10}))
+    assert isinstance(other, Planned) and other.train == 10  # what the form says, not what was split
+
+
+def test_little_data_is_warned_of_and_can_be_overruled() -> None:
+    study = new_study()  # 48 pairs
+    seen = assess(study, study.config)
+    said = " ".join(whats(seen.warnings))
+    assert not seen.errors
+    assert "Very few training pairs" in said and "held-out set is small" in said and "training steps" in said
+    assert "Ready, with warnings" in readiness_card(seen)
+    assert "Proceed anyhow" in unticked(seen.warnings)
+
+
+def test_a_run_that_would_not_fit_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = new_study("ferries", LARGE)
+    monkeypatch.setattr(readiness, "memory_needed", lambda model, train, ref: 5_000_000_000)
+    monkeypatch.setattr(readiness, "free_bytes", lambda device: 4_000_000_000)
+    seen = assess(study, study.config)
+    assert whats(seen.warnings) == ["Training would probably not fit into the free memory"]
+    assert f"about {size(5e9)}" in readiness_card(seen) and f"{size(4e9)} free" in readiness_card(seen)
+
+
+def test_errors_forbid_a_start(tmp_path: Path) -> None:
+    study = new_study()
+    config = study.config.with_changes({"model.base": "smollm9", "data.columns.question": "nowhere"})
+    seen = assess(study, config)
+    assert len(seen.errors) == 2 and "smollm9" in seen.errors[0].what
+    card = readiness_card(replace(seen, errors=(*seen.errors, Note("<b>bad</b>", "Mend it"))))
+    assert "Not ready" in card and "&lt;b&gt;bad" in card and "Effective batch" not in card
+
+
+def test_the_queue_is_told_before_one_joins_it() -> None:
+    study = new_study("ferries", LARGE)
+    seen = assess(study, study.config)
+    assert "Study rivers is first" in plain(readiness_card(seen, before=["rivers"]))
+    assert "Studies a, b and c are first" in plain(readiness_card(seen, before=["a", "b", "c"]))
+
+
+# starting from the tab
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool, bool]]:
+    calls: list[tuple[str, bool, bool]] = []
+    monkeypatch.setattr(
+        "assistant_builder.ui.runs.start_run",
+        lambda name, redo=False, now=False: calls.append((name, redo, now)),
+    )
+    return calls
+
+
+def press_start(tab: TrainTab, study: Study, *, proceed: bool, now: bool = False, **changes: object) -> str:
+    config = study.config.with_changes({key.replace("__", "."): value for key, value in changes.items()})
+    return str(tab._start(study.name, False, now, proceed, *tab.form.values(config))[0])
+
+
+def test_warnings_must_be_overruled_and_errors_cannot(begun: list[tuple[str, bool, bool]]) -> None:
+    tab, study = inside_blocks(TrainTab), new_study()
+    assert "there are warnings" in press_start(tab, study, proceed=False)
+    assert "Not ready" in press_start(tab, study, proceed=True, model__base="smollm9")
+    assert begun == [] and study.config.model.base == BASE
+    assert press_start(tab, study, proceed=True, now=True) == "" and begun == [("library", False, True)]
+
+
+def test_what_is_carried_on_is_not_asked_again(begun: list[tuple[str, bool, bool]]) -> None:
+    tab, study = inside_blocks(TrainTab), new_study()
+    study.write_step(StepRecord("data", state="cancelled"))
+    study.write_runner("cancelled")
+    assert press_start(tab, study, proceed=False) == "" and begun == [("library", False, False)]
+
+
+# time
+
+
+def test_the_pace_is_that_of_the_last_run_on_this_machine() -> None:
+    assert pace_of("someone/some-model") is None
+    rough = pace_of(BASE)
+    assert rough is not None and rough.source == "" and rough.scoring is None
+    study = finished_study()
+    assert pace_of(BASE) == rough  # it does not say where it ran
+    provenance(study, cores=999)
+    assert pace_of(BASE) == rough  # elsewhere
+    provenance(study)
+    pace = pace_of(BASE)
+    assert pace is not None and pace.source == "library"
+    assert pace.training == pytest.approx({"lora": 186 / 54_000, "qlora": 214 / 54_000})
+    answers = len((study.folder / "data" / "heldout.jsonl").read_text().splitlines())
+    assert pace.scoring == pytest.approx(164 / (answers * 10))
+    (study.folder / "study.yaml").write_text("nonsense: [")
+    assert pace_of(BASE) == rough  # a damaged study tells nothing
+
+
+def test_a_gpu_has_no_rough_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    assert pace_of(BASE) is None
+    study = new_study("ferries", LARGE)
+    said = plain(readiness_card(assess(study, study.config)))
+    assert "told by the first run" in said
+
+
+def test_training_time_is_tokens_at_the_pace() -> None:
+    study = new_study("ferries", LARGE)
+    seen = replace(assess(study, study.config), pace=Pace({"lora": 0.01, "qlora": 0.02}, scoring=0.5))
+    tokens = 65 * 16 * seen.data.tokens  # type: ignore[union-attr]
+    assert seen.training_seconds == pytest.approx(tokens * 0.03)
+    assert seen.scoring_seconds == pytest.approx(0.5 * 228 * 10)
+    assert replace(seen, config=study.config.with_changes({"seeds": 3})).training_seconds == pytest.approx(
+        3 * tokens * 0.03
+    )
+    assert "to score" in plain(readiness_card(seen))
+
+
+def test_the_time_left_counts_what_has_not_begun() -> None:
+    study = with_data(new_study())
+    running(study, "train-lora")
+    assert time_left(take_snapshot(study), None, 20) is None
+    with_metrics(study, "lora", 30)  # 90 s done, 90 s to go: the twin takes 180 s
+    study.write_progress("train-lora", Progress(30, 60, "steps", "", 90.0))
+    seen = take_snapshot(study)
+    assert time_left(seen, None, 20) == Left(90.0 + 180.0, whole=False)
+    assert time_left(seen, Pace({}, scoring=0.5), 20) == Left(90.0 + 180.0 + 0.5 * 20 * 10, whole=True)
+
+
+def test_the_time_left_of_a_trained_study_is_that_of_scoring() -> None:
+    study = trained(with_data(new_study()))
+    running(study, "evaluate", Progress(1, 2, "cells", "Scoring", 33.0))
+    assert time_left(take_snapshot(study), None, 20) == Left(33.0, whole=True)
+    assert train_tab._left(take_snapshot(study)) == Left(33.0, whole=True)
