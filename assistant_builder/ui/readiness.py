@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.config import DataConfig, ModelConfig, StudyConfig, TrainConfig
+from assistant_builder.config import DataConfig, StudyConfig, TrainConfig
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.files import read_json
 from assistant_builder.models.bundled import BASE
@@ -32,6 +33,8 @@ FEW_STEPS = 10
 _CHARACTERS_A_TOKEN = 4.0
 _TEMPLATE_TOKENS = 20
 """Rough: what a chat template adds to a pair."""
+_TYPICAL_TOKENS = 100.0
+"""Where the data step has not counted them."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,14 @@ class Planned:
         validation: Validation pairs.
         heldout: Held-out answers.
         tokens: Mean tokens of a pair, rough until the data step has counted.
+        longest: Tokens of the longest pair, likewise.
     """
 
     train: int
     validation: int
     heldout: int
     tokens: float
+    longest: float
 
 
 @dataclass(frozen=True)
@@ -108,16 +113,14 @@ def assess(study: Study, config: StudyConfig) -> Readiness:
     """
     errors: list[Note] = []
     ref = needed = None
+    planned = planned_data(study, config.data)
+    data = planned if isinstance(planned, Planned) else None
     try:
         ref = resolve(config.model.base, trust_remote_code=config.model.trust_remote_code)
-        needed = memory_needed(config.model, config.train, ref)
+        needed = memory_needed(ref, config.train, data.longest if data else config.train.max_length)
     except AssistantBuilderError as error:
         errors.append(Note(error.what, error.remedy))
-    data: Planned | None = None
-    planned = planned_data(study, config.data)
-    if isinstance(planned, Planned):
-        data = planned
-    else:
+    if isinstance(planned, Note):
         errors.append(planned)
     seen = Readiness(
         config=config, data=data, steps=total_steps(config.train, data.train) if data else 0,
@@ -150,15 +153,15 @@ def _warnings(seen: Readiness) -> list[Note]:
     return found
 
 
-def memory_needed(model: ModelConfig, train: TrainConfig, ref: ModelRef) -> int | None:
+def memory_needed(ref: ModelRef, train: TrainConfig, longest: float) -> int | None:
     """Bytes that training the 16-bit arm, the larger one, takes beside the libraries.
 
     None for a model that is not here yet, and on a machine with a GPU.
 
     Args:
-        model: The base model's settings.
-        train: The training's settings.
         ref: The base model.
+        train: The training's settings.
+        longest: Tokens of the longest pair, uncut.
     """
     if shutil.which("nvidia-smi"):
         return None  # what counts then is the memory of the GPU
@@ -166,7 +169,8 @@ def memory_needed(model: ModelConfig, train: TrainConfig, ref: ModelRef) -> int 
     if folder is None or not (folder / "config.json").is_file():
         return None
     weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    return weights + activation_bytes(train, read_json(folder / "config.json"))
+    reached = train.model_copy(update={"max_length": min(train.max_length, math.ceil(longest))})
+    return weights + activation_bytes(reached, read_json(folder / "config.json"))
 
 
 def planned_data(study: Study, config: DataConfig) -> Planned | Note:
@@ -180,8 +184,9 @@ def planned_data(study: Study, config: DataConfig) -> Planned | Note:
     if split.exists() and findings.exists() and config == study.config.data:
         record = read_json(split)
         lengths = read_json(findings).get("token_lengths") or {}
-        mean = float(lengths.get("mean") or 0) or 100.0
-        return Planned(record["counts"]["train"], record["counts"]["validation"], record["turns"]["heldout"], mean)
+        mean, longest = lengths.get("mean") or _TYPICAL_TOKENS, lengths.get("max") or _TYPICAL_TOKENS
+        return Planned(record["counts"]["train"], record["counts"]["validation"], record["turns"]["heldout"],
+                       float(mean), float(longest))
     if study.source is None:
         return Note("The study has lost its data file", "Start a new study from the file.")
     found = _planned(str(study.source), stamp([study.source]), config.model_dump_json())
@@ -198,7 +203,11 @@ def _planned(path: str, seen: str, settings: str) -> Planned | dict[str, Any]:
     split = preview_split(inspected.findings, config)
     if isinstance(split, dict):
         return split
-    characters = sum(len(message.content) for pair in split.train for message in pair.messages)
-    mean = characters / _CHARACTERS_A_TOKEN / max(1, len(split.train)) + _TEMPLATE_TOKENS
+    lengths = [
+        sum(len(message.content) for message in pair.messages) / _CHARACTERS_A_TOKEN + _TEMPLATE_TOKENS
+        for pair in split.train
+    ]
     answers = sum(pair.turns for pair in split.heldout)
-    return Planned(len(split.train), len(split.validation), answers, mean)
+    return Planned(
+        len(split.train), len(split.validation), answers, sum(lengths) / max(1, len(lengths)), max(lengths, default=0.0)
+    )

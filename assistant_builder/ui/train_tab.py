@@ -93,7 +93,7 @@ class TrainTab:
         with gr.Row(elem_classes="ab-actions"):
             self.start = gr.Button("Start", variant="primary", elem_id="ab-start")
             self.pause = gr.Button("Pause", visible=False, elem_id="ab-pause")
-            self.bell = gr.Button(_BELL, size="md", visible=False, elem_id="ab-bell")
+            self.bell = gr.Button(_BELL, visible=False, elem_id="ab-bell")
         self.proceed = gr.Checkbox(False, label=_PROCEED, visible=False, elem_id="ab-proceed")
         self.now = gr.Checkbox(
             False, label="Do not wait: run beside the studies that run now, which slows all of them down",
@@ -182,13 +182,17 @@ class TrainTab:
 
     def _planned(self, study: Study, config: StudyConfig, redo: bool = False, now: bool = False) -> list[Any]:
         source = study.config.data.source or (study.source.name if study.source else "")
-        seen = assess(study, config)
-        before = [] if now else others_before(study)
+        shown, asks = "", False
+        if _worth_showing(study, redo):
+            seen = assess(study, config)
+            before = [] if now else others_before(study)
+            shown = readiness_card(seen, before=before, again=_touched(study) and not redo)
+            asks = not seen.errors and bool(_to_overrule(study, seen, redo))
         return [
             model_note(config.model.base),
             preset_table(config),
-            readiness_card(seen, before=before) if _may_start(study, redo) else "",
-            gr.update(visible=bool(_to_overrule(study, seen, redo)), value=False),
+            shown,
+            gr.update(visible=asks, value=False),
             command_lines(study.name, config, source=source, redo=redo, now=now),
         ]
 
@@ -254,16 +258,21 @@ class TrainTab:
         return [gr.update(choices=[made.name], value=made.name), ""]
 
 
-def _may_start(study: Study, redo: bool) -> bool:
-    """Whether what a start would be is worth showing: not while it runs, nor beside results that nobody replaces."""
+def _touched(study: Study) -> bool:
+    return any(study.step(step).state != "queued" for step in study.steps)
+
+
+def _worth_showing(study: Study, redo: bool) -> bool:
+    """Whether what a start would be is worth showing: not while it runs, nor beside results or a run to carry on."""
     state = study.state
-    return state != "running" and not study.behind and (redo or state != "succeeded")
+    if state == "running" or study.behind:
+        return False
+    return redo or state in ("queued", "failed") or not _touched(study)
 
 
 def _to_overrule(study: Study, seen: Readiness, redo: bool) -> Sequence[Note]:
     """Warnings that have to be overruled: those of a new start, as what is carried on was started in spite of them."""
-    touched = any(study.step(step).state != "queued" for step in study.steps)
-    return seen.warnings if not seen.errors and (redo or not touched) and _may_start(study, redo) else ()
+    return seen.warnings if redo or not _touched(study) else ()
 
 
 def _left(seen: Snapshot) -> Left | None:

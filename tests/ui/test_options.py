@@ -130,7 +130,7 @@ def test_presets_are_named_in_words_and_every_value_is_shown() -> None:
         assert len(rows) == len(values)
         for key, row in zip(values, rows, strict=True):
             option = study_options()[f"train.{key}"]
-            assert escape(option.title) in row and escape(option.help) in row
+            assert escape(option.title) in row and escape(option_fields()[f"train.{key}"][0].description) in row
             cells = re.findall(r'<td class="ab-num"[^>]*>(.*?)</td>', row)
             assert cells == [*(f"{other[key]:g}" for other in PRESETS.values()), f"{values[key]:g}"]
     assert set(PRESET_WORDS) == set(study_options()["train.preset"].choices)

@@ -13,11 +13,12 @@ import pytest
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.files import write_json
+from assistant_builder.models.catalog import resolve
 from assistant_builder.steps import Progress, StepRecord
 from assistant_builder.study import Study
 from assistant_builder.ui import readiness, train_tab
 from assistant_builder.ui.pace import Left, Pace, pace_of, time_left
-from assistant_builder.ui.readiness import Note, Planned, assess, planned_data
+from assistant_builder.ui.readiness import Note, Planned, assess, memory_needed, planned_data
 from assistant_builder.ui.snapshots import take_snapshot
 from assistant_builder.ui.train_tab import TrainTab
 from assistant_builder.ui.views.readiness import readiness_card, unticked
@@ -73,17 +74,27 @@ def test_little_data_is_warned_of_and_can_be_overruled() -> None:
     said = " ".join(whats(seen.warnings))
     assert not seen.errors
     assert "Very few training pairs" in said and "held-out set is small" in said and "training steps" in said
-    assert "Ready, with warnings" in readiness_card(seen)
+    assert "Ready to start, with warnings" in readiness_card(seen)
     assert "Proceed anyhow" in unticked(seen.warnings)
 
 
 def test_a_run_that_would_not_fit_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     study = new_study("ferries", LARGE)
-    monkeypatch.setattr(readiness, "memory_needed", lambda model, train, ref: 5_000_000_000)
+    monkeypatch.setattr(readiness, "memory_needed", lambda ref, train, longest: 5_000_000_000)
     monkeypatch.setattr(readiness, "free_bytes", lambda device: 4_000_000_000)
     seen = assess(study, study.config)
     assert whats(seen.warnings) == ["Training would probably not fit into the free memory"]
-    assert f"about {size(5e9)}" in readiness_card(seen) and f"{size(4e9)} free" in readiness_card(seen)
+    assert f"≈ {size(5e9)}" in readiness_card(seen) and f"{size(4e9)} free" in readiness_card(seen)
+
+
+def test_memory_is_that_of_the_longest_pair_there_is(bundled_models: Path) -> None:
+    study = new_study("ferries", LARGE)
+    train, ref = study.config.train, resolve(BASE)
+    weights = sum(path.stat().st_size for path in (bundled_models / BASE).glob("*.safetensors"))
+    short, long, cut = (memory_needed(ref, train, longest) for longest in (60, 500, 5_000))
+    assert short is not None and long is not None and cut is not None
+    assert weights < short < long < cut == memory_needed(ref, train, train.max_length)
+    assert memory_needed(resolve("qwen3-8b"), train, 60) is None  # not here
 
 
 def test_errors_forbid_a_start(tmp_path: Path) -> None:

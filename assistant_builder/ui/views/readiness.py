@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from assistant_builder.config import PRESET_WORDS, PRESETS, StudyConfig
+from assistant_builder.config import PRESET_WORDS, PRESETS, StudyConfig, option_fields
 from assistant_builder.ui.markup import callout, card, items, join, table, tiles
 from assistant_builder.ui.options import get_value, study_options
 from assistant_builder.ui.readiness import Note, Readiness
@@ -23,7 +23,8 @@ def preset_table(config: StudyConfig) -> Markup:
     rows = []
     for key in dict.fromkeys(key for values in PRESETS.values() for key in values):
         option, now = options[f"train.{key}"], get_value(config, f"train.{key}")
-        named = Markup("<b>{}</b><small>{}</small>").format(option.title, option.help)
+        meaning = option_fields()[f"train.{key}"][0].description
+        named = Markup("<b>{}</b><small>{}</small>").format(option.title, meaning)
         shown = f"{now:g}"
         if now != PRESETS.get(config.train.preset, {}).get(key, now):
             shown = Markup('<em title="differs from the preset">{}</em>').format(shown)
@@ -32,27 +33,29 @@ def preset_table(config: StudyConfig) -> Markup:
     return Markup('<div class="ab-preset-table">{}</div>').format(table(headers, rows, numeric=range(1, len(headers))))
 
 
-def readiness_card(seen: Readiness, *, before: Sequence[str] = ()) -> Markup:
+def readiness_card(seen: Readiness, *, before: Sequence[str] = (), again: bool = False) -> Markup:
     """Ready or not, with the figures a start would have.
 
     Args:
         seen: The settings, assessed.
         before: Studies that run or wait now and come first.
+        again: Whether the study has been started before, in spite of any warning.
     """
     if seen.errors:
         return not_ready(seen.errors)
     assert seen.data is not None  # an error otherwise
-    warned = join(_finding(note) for note in seen.warnings)
-    title = "Ready, with a warning" if len(seen.warnings) == 1 else "Ready, with warnings"
+    title = "Ready to carry on" if again else "Ready to start"
+    if seen.warnings:
+        title += ", with a warning" if len(seen.warnings) == 1 else ", with warnings"
     queue = (
         Markup('<p class="ab-ready-note">{}</p>').format(
             f"{_names(before)} first: this study will wait for its turn and then start by itself."
         )
         if before else ""
     )
+    warned = join(_finding(note) for note in seen.warnings)
     return Markup('<div class="ab-ready ab-{}">{}</div>').format(
-        "warn" if seen.warnings else "good",
-        card(title if seen.warnings else "Ready to start", tiles(_figures(seen)), _basis(seen), queue, warned),
+        "warn" if seen.warnings else "good", card(title, tiles(_figures(seen)), _basis(seen), queue, warned)
     )
 
 
@@ -72,12 +75,12 @@ def _figures(seen: Readiness) -> list[tuple[str, str, str]]:
     if seconds is None:
         time = ("Time", "–", "told by the first run with this model")
     elif scoring is None:
-        time = ("Time", f"about {duration(_rounded(seconds))}", f"{arms} trainings; scoring comes on top")
+        time = ("Time", f"≈ {duration(_rounded(seconds))}", f"{arms} trainings; scoring comes on top")
     else:
-        time = ("Time", f"about {duration(_rounded(seconds + scoring))}",
+        time = ("Time", f"≈ {duration(_rounded(seconds + scoring))}",
                 f"{duration(_rounded(seconds))} to train, {duration(_rounded(scoring))} to score")
     needed = seen.needed_bytes
-    memory = ("Memory", f"about {size(needed)}" if needed else "–",
+    memory = ("Memory", f"≈ {size(_two_digits(needed))}" if needed else "–",
               f"{size(seen.free_bytes)} free" if needed else "told once the model is here")
     return [
         ("Pairs", count(data.train), f"{count(data.validation)} to validate, {count(data.heldout)} held out"),
@@ -102,6 +105,10 @@ def _rounded(seconds: float) -> float:
     """To what an estimate deserves: ten seconds, a minute, five minutes."""
     grain = 10 if seconds < 120 else 60 if seconds < 3600 else 300
     return max(grain, round(seconds / grain) * grain)
+
+
+def _two_digits(value: float) -> float:
+    return float(f"{value:.1e}")
 
 
 def _finding(note: Note) -> Markup:
