@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +49,28 @@ def load_pairs(
         DataError: The file cannot be read, its encoding or separator cannot be told, or the columns are not found.
     """
     source = Path(path)
-    table = _read_table(source, {name for name in (columns or {}).values() if name})
+    table, roles = load_rows(source, columns)
+    return _dataset(str(source), table, roles, system)
+
+
+def load_rows(source: Path, columns: Mapping[str, str] | None = None) -> tuple[Table, Roles]:
+    """The rows of a data file as they stand in it, with every column, and what its columns mean.
+
+    Args:
+        source: As in :func:`load_pairs`.
+        columns: As in :func:`load_pairs`.
+
+    Raises:
+        DataError: As in :func:`load_pairs`.
+    """
+    table = read_table(source, {name for name in (columns or {}).values() if name})
     if not table.rows:
         raise DataError("the file has a header, but no rows" if table.columns else "the file has no rows",
                         where=str(source), remedy="Give a file with at least a few question-answer pairs")
     if not table.columns:
         raise DataError(f"none of its {len(table.rows)} rows can be read (row 1: {table.rows[0].problem})",
                         where=str(source), remedy="Give one object with a question and an answer for each pair")
-    roles = find_roles(table.columns, columns, str(source))
-    return _dataset(str(source), table, roles, system)
+    return table, find_roles(table.columns, columns, str(source))
 
 
 def column_names(path: str | Path) -> tuple[str, ...]:
@@ -66,10 +79,19 @@ def column_names(path: str | Path) -> tuple[str, ...]:
     Raises:
         DataError: The file cannot be read.
     """
-    return _read_table(Path(path), set()).columns
+    return read_table(Path(path)).columns
 
 
-def _read_table(path: Path, mapped: set[str]) -> Table:
+def read_table(path: Path, mapped: Collection[str] = ()) -> Table:
+    """The rows of a data file, before anything is known about questions and answers.
+
+    Args:
+        path: As in :func:`load_pairs`.
+        mapped: Column names that the user gave; they help to tell the separator.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
     where = str(path)
     data, suffix, notes = load_bytes(path)
     kind = kind_of(data, where)
