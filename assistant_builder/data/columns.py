@@ -221,7 +221,7 @@ def _check(columns: dict[str, str], names: Sequence[str], where: str) -> None:
     sets = " ".join(f"--set data.columns.{role}=NAME" for role in missing)
     raise DataError(
         f"no column for {' and '.join(missing)} found among: {_listed(names)}", where=where,
-        remedy=f"Say which they are, {sets}, or name them question and answer in a header row",
+        remedy=f"Say which they are ({sets}), or name them question and answer in a header row",
     )
 
 

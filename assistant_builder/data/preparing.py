@@ -9,13 +9,14 @@ from typing import Any
 
 from assistant_builder.config import DataConfig
 from assistant_builder.data.card import dataset_card
+from assistant_builder.data.card_file import write_generated
 from assistant_builder.data.checking import TokenCounter, check_pairs
 from assistant_builder.data.findings import Findings
 from assistant_builder.data.reading import load_pairs
 from assistant_builder.data.records import Dataset
 from assistant_builder.data.splitting import Split, split_pairs
 from assistant_builder.errors import DataError
-from assistant_builder.files import write_json, write_jsonl, write_text
+from assistant_builder.files import write_json, write_jsonl
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class PreparedData:
     def write(self, folder: Path, *, title: str) -> Mapping[str, Any]:
         """Write ``{train,validation,heldout,rejected}.jsonl``, ``findings.json``, ``card.md``, last ``split.json``.
 
+        A card that a person has edited stays; see :mod:`assistant_builder.data.card_file`.
+
         Args:
             folder: The study's ``data`` folder.
             title: Heading of the card.
@@ -49,7 +52,7 @@ class PreparedData:
             folder / "rejected.jsonl", ({**rejection.to_record(), "record": rejection.record} for rejection in left_out)
         )
         write_json(folder / "findings.json", self.findings.to_record())
-        write_text(folder / "card.md", dataset_card(self.findings, self.split, title=title))
+        write_generated(folder, dataset_card(self.findings, self.split, title=title))
         write_json(folder / "split.json", record)
         return record
 

@@ -6,6 +6,7 @@ turn is the answer and its end-of-turn token.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -146,13 +147,16 @@ class Prompter:
         """Every assistant turn of a pair, each with all that came before it as prompt."""
         found = []
         for index, message in enumerate(pair.messages):
-            if message.role != "assistant":
-                continue
-            prompt = self.text(pair.messages[:index], prompt=True)
-            whole = self.text(pair.messages[: index + 1], prompt=False)
-            answer = self._answer_text(prompt, whole, message.content)
-            found.append(Turn(*self.split_ids(prompt, answer), message.content, prompt, answer))
+            if message.role == "assistant":
+                prompt, answer = self._turn_text(pair.messages[: index + 1])
+                found.append(Turn(*self.split_ids(prompt, answer), message.content, prompt, answer))
         return found
+
+    def _turn_text(self, messages: Sequence[Message]) -> tuple[str, str]:
+        """Prompt and answer, as text, of the assistant turn that ends these messages."""
+        prompt = self.text(messages[:-1], prompt=True)
+        whole = self.text(messages, prompt=False)
+        return prompt, self._answer_text(prompt, whole, messages[-1].content)
 
     def split_ids(self, prompt: str, answer: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Tokens of a prompt and of the answer that follows it.
@@ -193,8 +197,33 @@ class Prompter:
 
     def count_tokens(self, pair: Pair) -> int:
         """Tokens of the pair's longest sequence, uncut."""
-        last = self.turns(pair)[-1]
-        return len(last.prompt_ids) + len(last.answer_ids)
+        return sum(self.lengths([pair])[0])
+
+    def lengths(self, pairs: Sequence[Pair]) -> list[tuple[int, int]]:
+        """Tokens of each pair's last prompt and of its last answer, uncut: the lengths of the last of :meth:`turns`.
+
+        All are tokenized in one go, which is several times faster than one by one.
+        """
+        texts = [self._turn_text(pair.messages) for pair in pairs]
+        prompts = self._all_ids([prompt for prompt, _ in texts])
+        joints = self._all_ids([prompt + answer for prompt, answer in texts])
+        return [
+            (len(alone), len(joint) - len(alone) if joint[: len(alone)] == alone else len(self._ids(answer)))
+            for (_, answer), alone, joint in zip(texts, prompts, joints, strict=True)
+        ]
+
+    def _all_ids(self, texts: list[str]) -> list[list[int]]:
+        return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+
+    @functools.cached_property
+    def control_ids(self) -> frozenset[int]:
+        """Tokens of the template that stand for no text."""
+        added = {index for index, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        return frozenset(added | set(self.tokenizer.all_special_ids))
+
+    def spell(self, ids: Sequence[int]) -> str:
+        """Text of tokens with control tokens spelled out, as :meth:`text` has them."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated tokens without control tokens."""

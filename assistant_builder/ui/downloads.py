@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import atexit
 import functools
+import hashlib
 import shutil
 import tempfile
 from pathlib import Path
 
+from assistant_builder.files import write_bytes
 from assistant_builder.ui.snapshots import stamp
 
 
@@ -34,4 +36,22 @@ def offer(path: Path, name: str) -> str | None:
     if not copy.exists():
         copy.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, copy)
+    return str(copy)
+
+
+def new_folder() -> Path:
+    """A folder of the page's own for a file that is made here, such as edited rows; it goes with the process."""
+    return Path(tempfile.mkdtemp(dir=_folder()))
+
+
+def offer_bytes(content: bytes, name: str) -> str:
+    """Content made for download.
+
+    Args:
+        content: The bytes of the file.
+        name: What the download is called.
+    """
+    copy = _folder() / hashlib.sha256(content).hexdigest()[:16] / name
+    if not copy.exists():
+        write_bytes(copy, content)
     return str(copy)

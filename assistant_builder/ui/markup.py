@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from markupsafe import Markup, escape
 
+from assistant_builder.ui.page_words import page_words
+
 Tone = Literal["info", "good", "warn", "bad"]
 ARM_TITLES = {"qlora": "QLoRA · 4-bit", "lora": "LoRA · 16-bit"}
 STATE_WORDS = {
@@ -51,9 +53,12 @@ def callout(tone: Tone, title: str, body: str = "", remedy: str = "") -> Markup:
 
 
 def error_callout(record: Mapping[str, Any]) -> Markup:
-    """An ``AssistantBuilderError.to_record()``: what, where, remedy."""
+    """An ``AssistantBuilderError.to_record()``: what, where, remedy; settings go by their names on the page."""
     where = record.get("where")
-    return callout("bad", str(record["what"]), f"Where: {where}" if where else "", str(record.get("remedy") or ""))
+    return callout(
+        "bad", page_words(str(record["what"])), f"Where: {where}" if where else "",
+        page_words(str(record.get("remedy") or "")),
+    )
 
 
 def empty(title: str, body: str) -> Markup:
@@ -136,4 +141,4 @@ def cut(text: str, length: int = 280) -> str:
 
 def toast(what: str, remedy: str = "") -> str:
     """Text of a pop-up message, which gradio would otherwise render as HTML and fetch its images."""
-    return str(escape(f"{what.rstrip('.')}. {remedy}" if remedy else what))
+    return str(escape(page_words(f"{what.rstrip('.')}. {remedy}" if remedy else what)))

@@ -34,8 +34,8 @@ def test_not_found_lists_the_columns_and_tells_to_map_them():
     with pytest.raises(DataError) as caught:
         find_roles(["thema", "text"], None, "f.csv")
     assert str(caught.value) == (
-        "f.csv: no column for question and answer found among: thema, text. Say which they are, --set "
-        "data.columns.question=NAME --set data.columns.answer=NAME, or name them question and answer in a header row"
+        "f.csv: no column for question and answer found among: thema, text. Say which they are (--set "
+        "data.columns.question=NAME --set data.columns.answer=NAME), or name them question and answer in a header row"
     )
     with pytest.raises(DataError, match="no column for answer found.*--set data.columns.answer=NAME"):
         find_roles(["question", "text"], None, "f.csv")

@@ -46,15 +46,15 @@ def test_everything_is_written_and_agrees(write, tmp_path):
 
 
 def test_split_json_is_written_last(write, tmp_path, monkeypatch):
-    from assistant_builder.data import preparing
+    from assistant_builder.data import card_file, preparing
 
     written = []
 
     def spied(original):
         return lambda path, content: (written.append(path.name), original(path, content))
 
-    for name in ("write_json", "write_jsonl", "write_text"):
-        monkeypatch.setattr(preparing, name, spied(getattr(preparing, name)))
+    for module, name in ((preparing, "write_json"), (preparing, "write_jsonl"), (card_file, "write_text")):
+        monkeypatch.setattr(module, name, spied(getattr(module, name)))
     prepare(write("a.jsonl", jsonl(records(20))), DataConfig(), folder=tmp_path / "data")
     assert written[-1] == "split.json"
 

@@ -74,7 +74,7 @@ def test_every_option_of_the_config_is_on_the_page() -> None:
     train, data = inside_blocks(lambda: (TrainTab(), DataTab()))
     shown = set(train.form.components)
     assert shown == set(study_options()) - {"name", *NOT_HERE}
-    assert set(data.form.components) == {
+    assert set(data.new.bring.form.components) == {
         key for key in study_options() if key.startswith("data.") and key not in ("data.source", "data.columns")
     }
 

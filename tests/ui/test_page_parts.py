@@ -20,11 +20,12 @@ from assistant_builder.steps import STEPS, StepRecord
 from assistant_builder.study import Study
 from assistant_builder.ui import runs
 from assistant_builder.ui.app import TABS, choices, chosen, opening_tab, ready_steps
-from assistant_builder.ui.data_tab import AUTOMATIC, UNUSED, column_mapping, study_data
+from assistant_builder.ui.data_source import AUTOMATIC, UNUSED, column_mapping
 from assistant_builder.ui.downloads import offer
 from assistant_builder.ui.inspection import free_name, inspect_file, power_of, preview_split, shipped_datasets
 from assistant_builder.ui.policy import CONTENT_SECURITY_POLICY, StayAtHome
 from assistant_builder.ui.sections import Look, Section, refresh, told
+from assistant_builder.ui.study_data import study_data
 from tests.fabricated import LARGE, SMALL, finished_study, new_study, running, trained, with_data
 
 ROOT = Path(__file__).parents[2]
@@ -282,8 +283,9 @@ def test_a_study_is_named_after_its_file(wish: str, name: str) -> None:
 def test_the_data_of_a_study_is_shown_before_and_after_it_ran() -> None:
     study = new_study()
     before = study_data(study)
-    assert "Dataset card" not in before and "What was found" in before and "Held-out" in before
-    assert "Dataset card" in study_data(with_data(study))
+    assert "What was found" in before and "Held-out" in before
+    after = study_data(with_data(study))
+    assert "What was found" in after and "Held-out" in after
 
 
 def test_the_system_prompt_is_that_of_training() -> None:

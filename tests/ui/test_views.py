@@ -31,8 +31,9 @@ from assistant_builder.ui.snapshots import (
     take_snapshot,
 )
 from assistant_builder.ui.views.chat import pane, reference_note, speed_line, suggestions
-from assistant_builder.ui.views.data import findings_view, preview_view, rejected_view, split_view, unreadable_view
+from assistant_builder.ui.views.data import findings_view, rejected_view, split_view, unreadable_view
 from assistant_builder.ui.views.evaluation import evaluation_panel
+from assistant_builder.ui.views.prompted import plain_view
 from assistant_builder.ui.views.samples import samples_card
 from assistant_builder.ui.views.study import picker_label, study_strip
 from assistant_builder.ui.views.training import (
@@ -77,7 +78,7 @@ def failed_study() -> Study:
         pane("lora", [Message("user", HOSTILE), Message("assistant", HOSTILE)], Reply("answering", HOSTILE)),
         pane("lora", [Message("user", HOSTILE)], Reply("failed", error={"what": HOSTILE, "remedy": HOSTILE})),
         reference_note(HOSTILE, HOSTILE),
-        preview_view([Pair(1, (Message("user", HOSTILE), Message("assistant", HOSTILE)), group=HOSTILE)]),
+        plain_view([Pair(1, (Message("user", HOSTILE), Message("assistant", HOSTILE)))], HOSTILE),
         rejected_view([Rejection(1, HOSTILE, {HOSTILE: HOSTILE})], 1),
         unreadable_view({"what": HOSTILE}, [HOSTILE]),
         report_frame(HOSTILE),
@@ -165,7 +166,7 @@ def test_sample_answers_stand_side_by_side_over_time() -> None:
 def test_a_failure_shows_what_where_remedy_and_the_log() -> None:
     study = failed_study()
     said = run_panel(take_snapshot(study), log_tail(study, "train-lora"))
-    assert "memory ran out at step 23" in said and "arm lora" in said and "Lower train.micro_batch_size" in said
+    assert "memory ran out at step 23" in said and "arm lora" in said and "Lower “Micro-batch size”" in said
     assert "RuntimeError: no memory &lt;b&gt;" in said
     assert log_tail(study, "train-lora", lines=2) == "RuntimeError: no memory <b>"
     assert log_tail(study, "report") == ""

@@ -8,25 +8,17 @@ from typing import Any
 
 from markupsafe import Markup
 
-from assistant_builder.data import Pair, Rejection
+from assistant_builder.data import Rejection
 from assistant_builder.ui.markup import Tone, callout, card, cut, error_callout, fold, items, join, table, tiles
+from assistant_builder.ui.page_words import MAPPING_TITLE, ROLE_TITLES, page_words
 from evals.report.wording import count, percent
 
-ROLE_TITLES = {
-    "question": "Question",
-    "answer": "Answer",
-    "context": "Context",
-    "messages": "Conversation",
-    "group": "Group, kept together",
-    "cluster": "Cluster, one fact",
-    "split": "Split",
-    "answerable": "Answerable",
-    "system": "System prompt",
-}
 SPLIT_TITLES = {"train": "Training", "validation": "Validation", "heldout": "Held-out"}
 _TONES: dict[str, Tone] = {"error": "bad", "warning": "warn", "info": "info"}
 _MOST_ROWS = 200
-_MOST_PREVIEW = 8
+_MOST_LISTED = 50
+_GOOD_POINTS, _FAIR_POINTS = 5.0, 12.0
+"""Differences, in points, up to which a held-out set counts as telling much, and something."""
 
 
 def findings_view(record: Mapping[str, Any]) -> Markup:
@@ -44,14 +36,37 @@ def findings_view(record: Mapping[str, Any]) -> Markup:
         ("Conflicts", count(record["conflicts"]), "one question, several answers"),
     ]
     found = join(_problem(problem) for problem in record.get("problems", ()))
-    notes = fold("How the file was read", items(record["notes"])) if record["notes"] else Markup("")
-    return join([tiles(figures), found, notes])
+    notes = fold("How the file was read", items(map(page_words, record["notes"]))) if record["notes"] else Markup("")
+    return join([tiles(figures), found, _examples(record.get("details", {})), notes])
+
+
+def _examples(details: Mapping[str, Any]) -> Markup:
+    """Rows that repeat or contradict each other, one by one."""
+    copies = [(str(entry["row"]), str(entry["of"])) for entry in details.get("exact_duplicates", ())]
+    near = [
+        (str(entry["row"]), cut(entry["question"], 160), str(entry["of"]), cut(entry["other"], 160),
+         percent(entry["similarity"], 0))
+        for entry in details.get("near_duplicates", ())
+    ]
+    conflicts = [
+        (cut(entry["text"], 160), ", ".join(map(str, entry["rows"][:12]))) for entry in details.get("conflicts", ())
+    ]
+    kinds = (
+        ("Exact copies", ("Row", "Copy of row"), copies, (0, 1)),
+        ("Near-duplicates", ("Row", "Question", "Is like row", "Its question", "Words shared"), near, (0, 2, 4)),
+        ("Questions with several answers", ("Question", "Rows"), conflicts, ()),
+    )
+    return join(
+        fold(f"{title}, one by one", table(headers, rows[:_MOST_LISTED], numeric=numeric))
+        for title, headers, rows, numeric in kinds
+        if rows
+    )
 
 
 def _problem(problem: Mapping[str, Any]) -> Markup:
     rows = _rows(problem.get("rows") or ())
     return Markup('<div class="ab-finding ab-{}"><strong>{}</strong> <span>{}</span>{}</div>').format(
-        _TONES[problem["severity"]], problem["title"], problem["detail"],
+        _TONES[problem["severity"]], page_words(problem["title"]), page_words(problem["detail"]),
         Markup("<small>{}</small>").format(rows) if rows else "",
     )
 
@@ -69,47 +84,29 @@ def columns_view(columns: Mapping[str, str | None]) -> Markup:
     return table(("Role", "Column in the file"), rows)
 
 
-def preview_view(pairs: Sequence[Pair]) -> Markup:
-    """The first rows as the assistants will see them."""
-    if not pairs:
-        return Markup("")
-    rows = [(str(pair.row), _conversation(pair), cut(pair.answer), _labels(pair)) for pair in pairs[:_MOST_PREVIEW]]
-    title = f"First {min(len(pairs), _MOST_PREVIEW)} of {count(len(pairs))} pairs"
-    return card(title, table(("Row", "Question", "Answer", "Labels"), rows, numeric=(0,)))
-
-
-def _conversation(pair: Pair) -> str:
-    more = f" (+ {pair.turns - 1} more turns)" if pair.turns > 1 else ""
-    return cut(pair.question) + more
-
-
-def _labels(pair: Pair) -> str:
-    found = [
-        f"{name} {value}"
-        for name, value in (("group", pair.group), ("cluster", pair.cluster), ("split", pair.split))
-        if value is not None
-    ]
-    return cut(" · ".join([*found, *([] if pair.answerable else ["to be declined"])]), 120)
-
-
 def rejected_view(rejected: Sequence[Rejection], of: int) -> Markup:
     """Every row that is left out, with its reason and what stood there."""
     if not rejected:
         return Markup("")
     rows = [
-        (str(entry.row), entry.reason, cut(_cells(entry.record), 160))
-        for entry in rejected[:_MOST_ROWS]
+        (str(entry.row), page_words(entry.reason), cut(_cells(entry.record), 160)) for entry in rejected[:_MOST_ROWS]
     ]
     title = f"{count(len(rejected))} of {count(of)} rows left out"
     body = table(("Row", "Why", "What stands there"), rows, numeric=(0,))
     if len(rejected) > _MOST_ROWS:
-        body = join([body, Markup("<p>The first {} are shown; the file has all of them.</p>").format(_MOST_ROWS)])
+        body += Markup("<p>The first {} are shown; the download has all of them.</p>").format(_MOST_ROWS)
     return card(title, body)
 
 
 def _cells(record: Any) -> str:
+    """What stood in a row, without the signs of the file's format."""
     if record is None:
         return ""
+    if isinstance(record, dict) and isinstance(record.get("messages"), list):  # a pair that was read, and then left out
+        texts = [turn["content"] for turn in record["messages"] if isinstance(turn, dict) and turn.get("content")]
+        return " · ".join(map(str, texts))
+    if isinstance(record, dict):
+        return " · ".join(f"{name}: {_cells(value)}" for name, value in record.items() if value not in (None, ""))
     return record if isinstance(record, str) else json.dumps(record, ensure_ascii=False)
 
 
@@ -129,13 +126,43 @@ def split_view(record: Mapping[str, Any], power: Mapping[str, Any] | None) -> Ma
     figures = [
         (SPLIT_TITLES[name], count(number), _share_of(record, name, number, total)) for name, number in counts.items()
     ]
-    said = [note[:1].upper() + note[1:] for note in record.get("notes", ())]
-    if power is not None:
-        from evals.power import power_sentence
+    said = [page_words(note[:1].upper() + note[1:]) for note in record.get("notes", ())]
+    told = ", ".join(f"{SPLIT_TITLES[name]} {count(number)}" for name, number in counts.items())
+    return join([
+        Markup('<div class="ab-split" role="img" aria-label="Sizes of the sets: {}">{}</div>').format(told, parts),
+        tiles(figures), power_view(power) if power is not None else "", items(said) if said else "",
+    ])
 
-        said.append(power_sentence(power))
-    return join([Markup('<div class="ab-split" role="img" aria-label="Sizes of the sets">{}</div>').format(parts),
-                 tiles(figures), items(said) if said else ""])
+
+def power_view(power: Mapping[str, Any]) -> Markup:
+    """What a held-out set of this size can show, in everyday words; the statistician's sentence opens on a click.
+
+    Args:
+        power: ``evals.power.Power.to_record()``.
+    """
+    from evals.power import power_sentence
+
+    points = 100 * power["minimum_detectable"]
+    tone: Tone = "good" if points <= _GOOD_POINTS else "info" if points <= _FAIR_POINTS else "warn"
+    whole = count(max(1, round(points)))
+    title = f"The test can show a difference of about {whole} right answers in a hundred"
+    if points >= 100:
+        title = "The test is too small to show any difference"
+    body = (
+        f"The {count(power['items'])} held-out questions are kept from training and asked afterwards, to find out "
+        "whether 4-bit made the assistant worse. A smaller difference than this would go unnoticed."
+    )
+    remedy = "" if tone == "good" else (
+        f"To notice {count(100 * power['target'])} in a hundred, some {count(_rounded(power['items_needed']))} "
+        "held-out questions would be needed: add pairs, or raise “Held-out share”."
+    )
+    reckoned = fold("How this is reckoned", Markup("<p>{}</p>").format(power_sentence(power)))
+    return callout(tone, title, body, remedy) + reckoned
+
+
+def _rounded(number: float) -> float:
+    """To two digits, for a number that is an estimate."""
+    return float(f"{number:.2g}")
 
 
 def _share_of(record: Mapping[str, Any], name: str, number: int, total: int) -> str:
@@ -147,40 +174,45 @@ def leaks_view(leaks: Sequence[Mapping[str, Any]], removed: int) -> Markup:
     """Held-out questions that also stand in training or validation."""
     if not leaks:
         return Markup("")
+    kinds = {"exact": "the same", "near": "nearly the same words", "embedding": "the same meaning"}
     rows = [
         (
-            str(leak.get("heldout_row", "")), str(leak.get("other_row", "")), str(leak.get("kind", "")),
-            f"{leak['similarity']:.2f}" if isinstance(leak.get("similarity"), float) else "",
-            "removed" if leak.get("removed") else "kept",
+            str(leak["heldout_row"]), cut(leak["heldout_question"], 160), str(leak["other_row"]),
+            cut(leak["other_question"], 160), kinds[leak["kind"]], "removed" if leak["removed"] else "kept",
         )
-        for leak in leaks[:_MOST_ROWS]
+        for leak in leaks[:_MOST_LISTED]
     ]
-    title = f"{count(len(leaks))} leaks between held-out and training, {count(removed)} removed"
-    return card(title, table(("Held-out row", "Is like row", "How", "Similarity", ""), rows, numeric=(0, 1, 3)))
+    one = len(leaks) == 1
+    what = f"{'question' if one else 'questions'} of the test {'stands' if one else 'stand'} in training too"
+    done = f"{count(removed)} removed from the test" if removed else "kept in the test"
+    note = Markup(
+        "<p>A question that was learned by heart says nothing about what the assistant can do with a new one.</p>"
+    )
+    body = fold(
+        "One by one", table(("Row", "Question of the test", "Is like row", "Question in training", "How", ""), rows,
+                            numeric=(0, 2)), opened=len(rows) <= 5,
+    )
+    return card(f"{count(len(leaks))} {what}, {done}", note, body)
 
 
 def study_data_view(
     findings: Mapping[str, Any] | None, split: Mapping[str, Any] | None, power: Mapping[str, Any] | None,
-    pairs: Sequence[Pair], rejected: Sequence[Rejection], text: str,
+    rejected: Sequence[Rejection],
 ) -> Markup:
-    """Everything the Data tab shows of a study.
+    """What the Data tab tells of a study's data.
 
     Args:
         findings: data/findings.json.
         split: data/split.json.
-        power: See :func:`split_view`.
-        pairs: The first training pairs.
+        power: See :func:`power_view`.
         rejected: The rows left out.
-        text: The dataset card.
     """
     parts: Iterable[str] = (
         card("What was found", findings_view(findings)) if findings else "",
-        card("Columns", columns_view(findings["columns"])) if findings else "",
-        card("Split", split_view(split, power)) if split else "",
+        card("How it is split", split_view(split, power)) if split else "",
         leaks_view(split["leaks"], split["leaks_removed"]) if split else "",
-        preview_view(pairs),
         rejected_view(rejected, findings["rows"] if findings else len(rejected)),
-        fold("Dataset card", Markup('<pre class="ab-code ab-wrap">{}</pre>').format(text)) if text else "",
+        card("Columns", columns_view(findings["columns"])) if findings else "",
     )
     return join(parts)
 
@@ -191,6 +223,6 @@ def unreadable_view(error: Mapping[str, Any], columns: Sequence[str]) -> Markup:
         return error_callout(error)
     named = callout(
         "info", "Columns in the file: " + ", ".join(columns),
-        remedy="On this page, say which is which under “Which column is which”.",
+        remedy=f"Say which is which under “{MAPPING_TITLE}”.",
     )
     return join([error_callout(error), named])

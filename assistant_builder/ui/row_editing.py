@@ -1,0 +1,184 @@
+"""What the row editor shows of a data file, and the file that editing makes. No gradio."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from assistant_builder.data import Findings
+from assistant_builder.data.editing import Edits, apply_edits, grid
+from assistant_builder.data.exporting import left_out_csv
+from assistant_builder.data.reading import read_table
+from assistant_builder.data.rewriting import SUFFIX, write_rows
+from assistant_builder.data.table import Table
+from assistant_builder.ui.downloads import new_folder, offer_bytes
+from assistant_builder.ui.inspection import inspect_file
+from assistant_builder.ui.page_words import page_words
+from assistant_builder.ui.snapshots import stamp
+from evals.report.wording import count
+
+Which = Literal["left out", "worth a look", "all"]
+MOST_ROWS = 300
+"""Rows in the editor at a time: a browser stays quick, and nobody edits more by hand."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Which rows of which file are in the editor, so that what is typed there is never put into another file.
+
+    Attributes:
+        path: The data file; empty for none.
+        rows: The rows' numbers.
+    """
+
+    path: str
+    rows: list[int]
+
+
+NOTHING = Held("", [])
+
+
+@dataclass(frozen=True)
+class EditorView:
+    """What the editor shows.
+
+    Attributes:
+        columns: The file's columns.
+        lines: See :func:`assistant_builder.data.editing.grid`.
+        numbers: The rows in ``lines``.
+        fitting: Rows that were asked for, shown or not.
+        counts: How many rows there are of each kind.
+    """
+
+    columns: tuple[str, ...]
+    lines: list[list[str]]
+    numbers: list[int]
+    fitting: int
+    counts: dict[Which, int]
+
+    @property
+    def note(self) -> str:
+        """How many of the rows are shown, in words."""
+        if not self.fitting:
+            return "No such row."
+        if self.fitting > len(self.numbers):
+            return (
+                f"The first {count(len(self.numbers))} of {count(self.fitting)} such rows are shown; search to see "
+                "others. Rows that are not shown stay as they are."
+            )
+        return f"{count(self.fitting)} of {count(self.counts['all'])} rows. Rows that are not shown stay as they are."
+
+
+def editor_view(path: Path, columns: Mapping[str, str], which: Which | None, search: str) -> EditorView:
+    """Rows of a file to be edited.
+
+    Args:
+        path: The data file.
+        columns: Role → column, as mapped.
+        which: Which rows; None: those left out, or all where none is.
+        search: Only rows with this text in a cell, in any case.
+    """
+    table = _table(str(path), stamp([path]), tuple(name for name in columns.values() if name))
+    findings = inspect_file(path, columns).findings
+    reasons = reasons_of(findings) if findings else {}
+    left_out = {row.row for row in findings.left_out} if findings else set()
+    groups: dict[Which, list[int]] = {
+        "left out": [row.row for row in table.rows if row.row in left_out],
+        "worth a look": [row.row for row in table.rows if row.row in reasons.keys() - left_out],
+        "all": [row.row for row in table.rows],
+    }
+    numbers = groups[which or ("left out" if groups["left out"] else "all")]
+    if search.strip():
+        wanted = search.strip().casefold()
+        lines = grid(table, numbers, reasons)
+        numbers = [int(line[0]) for line in lines if any(wanted in cell.casefold() for cell in line[1:])]
+    shown = numbers[:MOST_ROWS]
+    return EditorView(
+        table.columns, grid(table, shown, reasons), shown, len(numbers),
+        {kind: len(rows) for kind, rows in groups.items()},
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _table(path: str, seen: str, mapped: tuple[str, ...]) -> Table:
+    """``seen`` is the file's stamp."""
+    return read_table(Path(path), set(mapped))
+
+
+def reasons_of(findings: Findings) -> dict[int, str]:
+    """Row → what is the matter with it: why it is left out, or what is to be looked at."""
+    reasons = {row: "; ".join(titles) for row, titles in _remarks(findings).items()}
+    return reasons | {entry.row: f"Left out: {page_words(entry.reason)}" for entry in findings.left_out}
+
+
+def _remarks(findings: Findings) -> dict[int, list[str]]:
+    remarks: dict[int, list[str]] = {}
+
+    def remark(row: int, text: str) -> None:
+        remarks.setdefault(row, []).append(text)
+
+    for near in findings.near_duplicates:
+        remark(near.row, f"nearly the question of row {near.of}")
+    for conflict in findings.conflicts:
+        for row in conflict.rows:
+            others = ", ".join(str(other) for other in conflict.rows[:6] if other != row)
+            remark(row, f"row {others} answers the same question otherwise")
+    for row in findings.one_word_answers:
+        remark(row, "the answer is one word")
+    for what, rows in findings.odd_texts.items():
+        for row in rows:
+            remark(row, what)
+    return remarks
+
+
+def edited_file(
+    path: Path, columns: Mapping[str, str], held: Held, lines: Sequence[Sequence[Any]]
+) -> tuple[Path, Edits]:
+    """The file with the edits, or the file itself where there are none.
+
+    Args:
+        path: The data file that is edited; it stays as it is.
+        columns: Role → column, as mapped.
+        held: What the editor was given; its edits are of no concern where that is another file.
+        lines: What it holds now.
+    """
+    if held.path != str(path):
+        return path, Edits()
+    table = _table(str(path), stamp([path]), tuple(name for name in columns.values() if name))
+    rows, edits = apply_edits(table, held.rows, lines)
+    if not edits:
+        return path, edits
+    target = new_folder() / f"{path.name.split('.')[0]}{SUFFIX}"
+    write_rows(rows, target)
+    return target, edits
+
+
+def told(edits: Edits) -> str:
+    """What was edited, in words."""
+    parts = [
+        f"{count(number)} {noun}{'s' if number != 1 else ''} {verb}"
+        for number, noun, verb in (
+            (edits.cells, "cell", "changed"), (edits.added, "row", "added"), (edits.removed, "row", "removed"),
+        )
+        if number
+    ]
+    return ", ".join(parts)
+
+
+def left_out_download(path: Path, columns: Mapping[str, str], name: str) -> str | None:
+    """The rows that are left out as a CSV file for download; None where there are none.
+
+    Args:
+        path: The data file.
+        columns: Role → column, as mapped.
+        name: Begins the name of the download.
+    """
+    findings = inspect_file(path, columns).findings
+    if findings is None or not findings.left_out:
+        return None
+    table = _table(str(path), stamp([path]), tuple(value for value in columns.values() if value))
+    reasons = {entry.row: page_words(entry.reason) for entry in findings.left_out}
+    return offer_bytes(left_out_csv(table, reasons), f"{name}-left-out.csv")
