@@ -9,102 +9,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import IO, Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import IO, Any
 
+from assistant_builder.chat.replies import Exchange
 from assistant_builder.chat.session import Sampling
 from assistant_builder.data import Message
 from assistant_builder.study import Study
 from assistant_builder.worker import child_environment
-
-ReplyState = Literal["starting", "waiting", "loading", "answering", "stop", "length", "cancelled", "failed"]
-FINISHED = frozenset(("stop", "length", "cancelled", "failed"))
-PACE_SECONDS = 0.08
-
-
-@dataclass(frozen=True)
-class Reply:
-    """One arm's answer as far as it has come.
-
-    Attributes:
-        state: ``starting`` the process, ``waiting`` behind another question, ``loading`` the model, ``answering``, or
-            how it ended: ``stop`` (complete), ``length`` (cut at the longest answer), ``cancelled``, ``failed``.
-        text: The answer so far.
-        tokens: Its tokens.
-        first_token_seconds: From the start of the answer to its first token; waiting and loading not counted.
-        seconds: From the start of the answer until now.
-        error: ``AssistantBuilderError.to_record()`` of a failed answer.
-    """
-
-    state: ReplyState = "starting"
-    text: str = ""
-    tokens: int = 0
-    first_token_seconds: float | None = None
-    seconds: float = 0.0
-    error: dict[str, Any] | None = None
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing more will come."""
-        return self.state in FINISHED
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Tokens of the answer over the whole time it took."""
-        return self.tokens / self.seconds if self.tokens and self.seconds > 0 else None
-
-
-class Exchange:
-    """One question put to several arms. Iterate over it for ``{arm: Reply}`` until all have ended."""
-
-    def __init__(self, worker: ChatWorker, requests: Mapping[str, dict[str, Any]]) -> None:
-        self._worker = worker
-        self._arm_of = {identity: request["arm"] for identity, request in requests.items()}
-        self._replies = {arm: Reply() for arm in self._arm_of.values()}
-        self._changed = threading.Condition()
-
-    def __iter__(self) -> Iterator[dict[str, Reply]]:
-        """Yield the state of all arms whenever it changed, a dozen times a second at most."""
-        seen: dict[str, Reply] = {}
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._replies != seen)  # noqa: B023 - asked within this turn
-                seen = dict(self._replies)
-            yield seen
-            if all(reply.finished for reply in seen.values()):
-                return
-            time.sleep(PACE_SECONDS)
-
-    def stop(self) -> None:
-        """Ask every arm to end its answer; what has come stays."""
-        for identity, arm in self._arm_of.items():
-            if not self._replies[arm].finished:
-                self._worker.stop(identity)
-
-    def take(self, event: Mapping[str, Any]) -> bool:
-        """Take in one event of the worker; True when that arm has ended."""
-        arm = self._arm_of[event["id"]]
-        with self._changed:
-            self._replies[arm] = _advance(self._replies[arm], event)
-            self._changed.notify_all()
-            return self._replies[arm].finished
-
-
-def _advance(reply: Reply, event: Mapping[str, Any]) -> Reply:
-    if event["event"] == "state":
-        return replace(reply, state=event["state"])
-    if event["event"] == "error":
-        return replace(reply, state="failed", error=event["error"])
-    return replace(
-        reply,
-        state=event["finish"] or "answering",
-        text=reply.text + event["text"],
-        tokens=event["tokens"],
-        first_token_seconds=event["first_token_seconds"],
-        seconds=event["seconds"],
-    )
 
 
 @dataclass
@@ -141,20 +54,25 @@ class ChatWorker:
             conversations: Arm → the conversation, ending with the user's turn.
             sampling: How to generate.
         """
-        requests: dict[str, dict[str, Any]] = {}
-        for arm, messages in conversations.items():
-            identity = str(next(self._numbers))
-            requests[identity] = {
+        return self._request({
+            arm: {
                 "op": "ask",
-                "id": identity,
-                "arm": arm,
                 "messages": [{"role": turn.role, "content": turn.content} for turn in messages],
                 "sampling": asdict(sampling),
             }
-        exchange = Exchange(self, requests)
+            for arm, messages in conversations.items()
+        })
+
+    def load(self, arms: Sequence[str]) -> Exchange:
+        """Bring models into memory before anything is asked; the replies end as ``loaded``."""
+        return self._request({arm: {"op": "load"} for arm in arms})
+
+    def _request(self, wanted: Mapping[str, dict[str, Any]]) -> Exchange:
+        requests = {str(next(self._numbers)): {**request, "arm": arm} for arm, request in wanted.items()}
+        exchange = Exchange(self.stop, requests)
         with self._lock:
-            for request in requests.values():
-                self._put(exchange, request)
+            for identity, request in requests.items():
+                self._put(exchange, {**request, "id": identity})
         return exchange
 
     def stop(self, identity: str) -> None:
@@ -289,6 +207,12 @@ class WorkerPool:
                     self._worker.close()
                 self._worker, self._key = ChatWorker(study, self._command), key
             return self._worker
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is under way."""
+        with self._lock:
+            return self._worker is not None and self._worker.busy
 
     def close(self) -> None:
         """End the process, if there is one."""

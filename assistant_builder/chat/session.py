@@ -1,26 +1,28 @@
-"""Both trained assistants of a study, answering token by token.
+"""Both trained assistants of a study, and their base model untuned, answering token by token.
 
 Torch is imported when the first answer is asked for, so that the page's process can import the types here.
 """
 
 from __future__ import annotations
 
-import queue
+import copy
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from assistant_builder.config import ARMS, Arm
+from assistant_builder.chat.generating import context_of, tokens_of
+from assistant_builder.config import ARMS
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError
 from assistant_builder.study import Study
 
-if TYPE_CHECKING:
-    import torch
-
 Finish = Literal["stop", "length", "cancelled"]
+BASE = "base"
+"""The third that can be asked: the float16 base without any adapter, as cell B16 of the evaluation."""
+SPEAKERS = (*ARMS, BASE)
+MOST_SEEDS = 2**32
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,13 @@ class Sampling:
         max_new_tokens: Most tokens of an answer.
         temperature: 0 is greedy, as in the evaluation; above 0 divides the logits before sampling.
         top_p: Sample from the smallest set of tokens whose probability reaches this (nucleus sampling, Holtzman 2020).
+        seed: Of the random draws; the same seed gives the same answer again. None: another one each time.
     """
 
     max_new_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse values out of bounds, all of them together.
@@ -50,6 +54,8 @@ class Sampling:
             problems.append(f"temperature={self.temperature} must lie between 0 and 5")
         if not 0 < self.top_p <= 1:
             problems.append(f"top_p={self.top_p} must lie above 0 and not above 1")
+        if self.seed is not None and not 0 <= self.seed < MOST_SEEDS:
+            problems.append(f"seed={self.seed} must lie between 0 and {MOST_SEEDS - 1}")
         if problems:
             raise ConfigError("; ".join(problems), where="sampling", remedy="Correct it and ask again")
 
@@ -74,43 +80,89 @@ class Chunk:
     finish: Finish | None = None
 
 
+@dataclass(frozen=True)
+class Memory:
+    """What an assistant's weights occupy.
+
+    Attributes:
+        base_bytes: Of the base as it is held now; on a CPU it is unpacked into the compute dtype, for speed.
+        adapter_bytes: Of the adapter.
+        shared: The base is that of the LoRA assistant, and costs nothing more.
+    """
+
+    base_bytes: int
+    adapter_bytes: int
+    shared: bool = False
+
+
+Report = Callable[[str, float], None]
+"""Told what loading does now, and the share of it that is done before."""
+
+
 class Answering(Protocol):
     """What the worker process needs of a session."""
 
-    def ready(self, arm: str) -> bool:
-        """Whether the arm's model is in memory."""
+    def ready(self, speaker: str) -> bool:
+        """Whether its model is in memory."""
+
+    def load(self, speaker: str, report: Report) -> Memory:
+        """Bring its model into memory, if it is not there."""
 
     def stream(
-        self, arm: str, messages: Sequence[Message], sampling: Sampling, stop_event: threading.Event
+        self, speaker: str, messages: Sequence[Message], sampling: Sampling, stop_event: threading.Event
     ) -> Iterator[Chunk]:
         """Answer piece by piece."""
 
 
 class ChatSession:
-    """Loads the arms of a study on demand and streams their answers.
+    """Loads the assistants of a study on demand and streams their answers.
+
+    One float16 and one 4-bit base are held at most: the untuned base model is that of the LoRA assistant, seen without
+    its adapter.
 
     Args:
         study: A study whose arms are trained.
-        arms: The arms that may be asked.
+        speakers: Those who may be asked: ``qlora``, ``lora``, ``base``.
     """
 
-    def __init__(self, study: Study, arms: Sequence[Arm] = ARMS) -> None:
+    def __init__(self, study: Study, speakers: Sequence[str] = SPEAKERS) -> None:
         self._study = study
-        self._arms = tuple(arms)
+        self._speakers = tuple(speakers)
         self._loaded: dict[str, tuple[Any, Any]] = {}
+        self._memory: dict[str, Memory] = {}
         self._loading = threading.Lock()
 
-    def ready(self, arm: str) -> bool:
-        """Whether the arm's model is in memory."""
-        return arm in self._loaded
+    def ready(self, speaker: str) -> bool:
+        """Whether the model is in memory."""
+        return speaker in self._loaded
+
+    def load(self, speaker: str, report: Report = lambda phase, fraction: None) -> Memory:
+        """Bring a model into memory, if it is not there.
+
+        Args:
+            speaker: ``qlora``, ``lora`` or ``base``.
+            report: Told what is being done.
+
+        Raises:
+            ModelError: It is not trained, or cannot be loaded.
+        """
+        if speaker not in self._speakers:
+            raise ModelError(f"no arm {speaker!r}", where=f"study {self._study.name}",
+                             remedy=f"Ask {' or '.join(self._speakers)}")
+        if speaker not in self._memory:
+            report("Waiting for the other model to load", 0.0)
+            with self._loading:  # transformers sets the default dtype of the whole process while it loads
+                self._load(speaker, report)
+                self._memory[speaker] = _memory(self._loaded[speaker][0], shared=speaker == BASE)
+        return self._memory[speaker]
 
     def stream(
-        self, arm: str, messages: Sequence[Message], sampling: Sampling, stop_event: threading.Event
+        self, speaker: str, messages: Sequence[Message], sampling: Sampling, stop_event: threading.Event
     ) -> Iterator[Chunk]:
         """Answer the last message of a conversation.
 
         Args:
-            arm: ``qlora`` or ``lora``.
+            speaker: ``qlora``, ``lora`` or ``base``.
             messages: The conversation, ending with the user's turn.
             sampling: How to generate.
             stop_event: Set it to end the answer after the token at hand.
@@ -121,29 +173,35 @@ class ChatSession:
         Raises:
             ModelError: The arm is not trained, its model cannot be loaded, or the conversation is too long for it.
         """
-        model, prompter = self._load(arm)
+        if not self.ready(speaker):
+            self.load(speaker)
+        model, prompter = self._loaded[speaker]
         if stop_event.is_set():  # while it waited or loaded
             yield Chunk("", 0, None, 0.0, "cancelled")
             return
         ids = prompter.prompt_ids(list(messages))
-        room = _context(model) - len(ids)
+        room = context_of(model) - len(ids)
         if room < 1:
             raise ModelError(
-                f"the conversation has {len(ids)} tokens, and the model reads {_context(model)}", where="chat",
+                f"the conversation has {len(ids)} tokens, and the model reads {context_of(model)}", where="chat",
                 remedy="Clear the conversation and ask a shorter question",
             )
         limit = min(sampling.max_new_tokens, room)
         yield from self._answer(model, prompter, ids, limit, sampling, stop_event)
 
-    def _load(self, arm: str) -> tuple[Any, Any]:
-        if arm not in self._arms:
-            raise ModelError(f"no arm {arm!r}", where=f"study {self._study.name}", remedy=f"Ask {' or '.join(ARMS)}")
-        with self._loading:  # transformers sets the default dtype of the whole process while it loads
-            if arm not in self._loaded:
-                from assistant_builder.models.loading import load_arm
+    def _load(self, speaker: str, report: Report) -> None:
+        if speaker in self._loaded:
+            return
+        report("Starting PyTorch", 0.05)
+        from assistant_builder.models.loading import load_arm
 
-                self._loaded[arm] = load_arm(self._study, arm, hold=True)
-            return self._loaded[arm]
+        if speaker != BASE:
+            report("Reading the 4-bit base" if speaker == "qlora" else "Reading the 16-bit base", 0.4)
+            self._loaded[speaker] = load_arm(self._study, speaker, hold=True)
+            return
+        self._load("lora", report)
+        model, prompter = self._loaded["lora"]
+        self._loaded[BASE] = (without_adapter(model), prompter)
 
     def _answer(
         self, model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling,
@@ -154,7 +212,7 @@ class ChatSession:
         generated: list[int] = []
         shown = ""
         finish: Finish = "length"
-        for token in _tokens(model, prompter, ids, limit, sampling, stop_event):
+        for token in tokens_of(model, prompter, ids, limit, sampling, stop_event):
             if first is None:
                 first = time.perf_counter() - started
             if token in prompter.stop_ids:
@@ -173,77 +231,25 @@ class ChatSession:
         yield Chunk(rest, len(generated), first, time.perf_counter() - started, finish)
 
 
-class _Handover:
-    """Takes tokens from ``generate`` in its thread and hands them to the one that streams them."""
+def without_adapter(model: Any) -> Any:
+    """The base of an adapted model as a model of its own over the same weights, so that both can answer at once.
 
-    def __init__(self) -> None:
-        self._queue: queue.Queue[int | BaseException | None] = queue.Queue()
-        self._prompt_came = False
+    Copied is the tree of modules alone: parameters and buffers are shared, and each adapted layer is replaced by the
+    layer that it wraps. Switching the adapter off instead would switch it off for the answer being generated beside.
 
-    def put(self, tokens: torch.Tensor) -> None:
-        """Called by ``generate``: first with the prompt, then with each new token [1]."""
-        if self._prompt_came:
-            self._queue.put(int(tokens[0]))
-        self._prompt_came = True
+    Args:
+        model: A ``PeftModel`` whose adapters are not merged.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
-    def end(self, error: BaseException | None = None) -> None:
-        """Called by ``generate`` at the end, or by its thread when it failed."""
-        self._queue.put(error)
-
-    def __iter__(self) -> Iterator[int]:
-        """Token ids as they come.
-
-        Raises:
-            BaseException: What ``generate`` failed with.
-        """
-        while True:
-            token = self._queue.get()
-            if token is None:
-                return
-            if isinstance(token, BaseException):
-                raise token
-            yield token
+    base = model.get_base_model()
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
+    shared |= {id(layer): layer.get_base_layer() for layer in base.modules() if isinstance(layer, BaseTunerLayer)}
+    return copy.deepcopy(base, shared)
 
 
-def _tokens(
-    model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling, stop_event: threading.Event
-) -> Iterator[int]:
-    """Token ids one by one, generated as the evaluation does it."""
-    import torch
-    from transformers import StoppingCriteria, StoppingCriteriaList
+def _memory(model: Any, *, shared: bool) -> Memory:
+    from assistant_builder.models.loading import model_bytes
 
-    class Asked(StoppingCriteria):
-        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **options: Any) -> torch.Tensor:
-            asked = stop_event.is_set() or abandoned.is_set()
-            return torch.full((len(input_ids),), asked, device=input_ids.device)
-
-    abandoned = threading.Event()
-    handover = _Handover()
-    prompt = torch.tensor([list(ids)], device=model.device)
-    greedy = sampling.temperature == 0
-    chosen = {"temperature": None, "top_p": None, "top_k": None} if greedy else {
-        "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0,
-    }
-
-    def generate() -> None:
-        try:
-            model.generate(
-                input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=limit, do_sample=not greedy,
-                num_beams=1, pad_token_id=prompter.pad_id, eos_token_id=prompter.stop_ids, streamer=handover,
-                stopping_criteria=StoppingCriteriaList([Asked()]), **chosen,
-            )
-        except BaseException as error:  # handed to the thread that reads the tokens
-            handover.end(error)
-
-    thread = threading.Thread(target=generate, name="generate", daemon=True)
-    thread.start()
-    try:
-        yield from handover
-    finally:
-        abandoned.set()
-        thread.join()
-
-
-def _context(model: Any) -> int:
-    """Tokens that the model can read and write in one conversation."""
-    return int(getattr(model.config, "max_position_embeddings", None) or 2048)
+    adapter = sum(parameter.nbytes for name, parameter in model.named_parameters() if "lora_" in name)
+    return Memory(model_bytes(model) - adapter, adapter, shared)

@@ -6,11 +6,15 @@ never holds a model, gets the memory back, and survives a crash here.
 Requests::
 
     {"op": "ask", "id": "7", "arm": "qlora", "messages": [{"role", "content"}, …], "sampling": {…}}
+    {"op": "load", "id": "8", "arm": "base"}          bring the model into memory before anything is asked
     {"op": "stop", "id": "7"}
 
 Events::
 
     {"event": "state", "id": "7", "state": "waiting" | "loading" | "answering"}
+    {"event": "loading", "id": "7", "phase": "Reading the 4-bit base", "fraction": 0.4}
+    {"event": "memory", "id": "7", "base_bytes": 269000000, "adapter_bytes": 19500000, "shared": false}
+    {"event": "loaded", "id": "8"}                    the end of what "load" asked for
     {"event": "chunk", "id": "7", "text": "…", "tokens": 3, "first_token_seconds": 0.2, "seconds": 0.4}
     {"event": "end",   "id": "7", "text": "…", …as in chunk, "finish": "stop" | "length" | "cancelled"}
     {"event": "error", "id": "7", "error": {"type", "what", "where", "remedy"}}
@@ -28,6 +32,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +91,11 @@ class Server:
             if operation == "stop":
                 self._stops.get(identity, threading.Event()).set()
                 return
-            if operation != "ask":
+            if operation not in ("ask", "load"):
                 raise ValueError(f"no operation {operation!r}")
             arm = str(request["arm"])
-            messages = [Message(turn["role"], turn["content"]) for turn in request["messages"]]
-            sampling = Sampling(**request["sampling"])
+            messages = [Message(turn["role"], turn["content"]) for turn in request.get("messages", ())]
+            sampling = Sampling(**request.get("sampling", {}))
         except AssistantBuilderError as error:
             self._emit({"event": "error", "id": identity, "error": error.to_record()})
             return
@@ -100,24 +105,43 @@ class Server:
         self._stops[identity] = threading.Event()
         self._emit({"event": "state", "id": identity, "state": "waiting"})
         executor = self._arms.setdefault(arm, ThreadPoolExecutor(max_workers=1, thread_name_prefix=arm))
-        executor.submit(self._answer, identity, arm, messages, sampling)
+        if operation == "ask":
+            executor.submit(self._guarded, identity, arm, lambda: self._answer(identity, arm, messages, sampling))
+        else:
+            executor.submit(self._guarded, identity, arm, lambda: self._load(identity, arm))
+
+    def _load(self, identity: str, arm: str) -> None:
+        self._bring(identity, arm)
+        self._emit({"event": "loaded", "id": identity})
+
+    def _bring(self, identity: str, arm: str) -> None:
+        if not self._session.ready(arm):
+            self._emit({"event": "state", "id": identity, "state": "loading"})
+
+        def report(phase: str, fraction: float) -> None:
+            self._emit({"event": "loading", "id": identity, "phase": phase, "fraction": fraction})
+
+        self._emit({"event": "memory", "id": identity, **asdict(self._session.load(arm, report))})
 
     def _answer(self, identity: str, arm: str, messages: list[Message], sampling: Sampling) -> None:
+        self._bring(identity, arm)
+        self._emit({"event": "state", "id": identity, "state": "answering"})
+        for chunk in self._session.stream(arm, messages, sampling, self._stops[identity]):
+            self._emit(
+                {
+                    "event": "end" if chunk.finish else "chunk",
+                    "id": identity,
+                    "text": chunk.text_delta,
+                    "tokens": chunk.tokens,
+                    "first_token_seconds": chunk.first_token_seconds,
+                    "seconds": chunk.seconds,
+                    "finish": chunk.finish,
+                }
+            )
+
+    def _guarded(self, identity: str, arm: str, work: Callable[[], None]) -> None:
         try:
-            state = "answering" if self._session.ready(arm) else "loading"
-            self._emit({"event": "state", "id": identity, "state": state})
-            for chunk in self._session.stream(arm, messages, sampling, self._stops[identity]):
-                self._emit(
-                    {
-                        "event": "end" if chunk.finish else "chunk",
-                        "id": identity,
-                        "text": chunk.text_delta,
-                        "tokens": chunk.tokens,
-                        "first_token_seconds": chunk.first_token_seconds,
-                        "seconds": chunk.seconds,
-                        "finish": chunk.finish,
-                    }
-                )
+            work()
         except AssistantBuilderError as error:
             self._emit({"event": "error", "id": identity, "error": error.to_record()})
         except Exception as error:  # the edge of the process: whatever fails becomes an event

@@ -1,34 +1,34 @@
-"""The Chat tab: one question box over two panes, both assistants answering at once, each from the worker process."""
+"""The Chat tab: one question box over two or three panes, all answering at once, each from the worker process."""
 
 from __future__ import annotations
 
-import itertools
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gradio as gr
 
-from assistant_builder.chat.asking import default_system
-from assistant_builder.chat.client import Exchange, Reply, WorkerPool
-from assistant_builder.chat.session import Sampling
-from assistant_builder.data import Message
+from assistant_builder.chat.client import WorkerPool
+from assistant_builder.chat.conversation import Choice, Conversation
+from assistant_builder.chat.session import BASE
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.files import read_jsonl
 from assistant_builder.study import Study
-from assistant_builder.ui.markup import Markup, cut, empty, toast
+from assistant_builder.ui.chat_corrections import Corrections
+from assistant_builder.ui.chat_settings import ChatSettings
+from assistant_builder.ui.chat_talk import Talk, editing_notice, refused
+from assistant_builder.ui.chat_votes import VoteBar
+from assistant_builder.ui.markup import cut, empty
 from assistant_builder.ui.sections import Look, Section, told
 from assistant_builder.ui.snapshots import SHOWN_ARMS, both_trained, stamp
-from assistant_builder.ui.views.chat import pane, reference_note, suggestions
+from assistant_builder.ui.views.chat import SIDES, readiness, reference_note, speaker_at, suggestions
 from assistant_builder.ui.views.study import needs_study
 
-Talk = dict[str, list[Message]]
 EMPTY = "Here you talk to both trained assistants."
-GREEDY = Sampling()
-
-
-def no_talk() -> Talk:
-    """A conversation with both arms that has not begun."""
-    return {arm: [] for arm in SHOWN_ARMS}
+_ON_CHAT = "(...all) => [new URL(window.location).searchParams.get('tab') === 'chat' ? all[0] : null, ...all.slice(1)]"
+"""Names no study while another tab is open, so that no model is loaded for a chat that nobody looks at."""
+_NOBODY = "nobody"
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 class ChatTab:
@@ -39,56 +39,36 @@ class ChatTab:
     """
 
     def __init__(self, pool: WorkerPool) -> None:
-        self._pool = pool
-        self._under_way: dict[str, Exchange] = {}
-        self.talk = gr.State(no_talk())
+        self.mark = gr.Textbox("", visible=False)
+        self.settings = ChatSettings()
         self.empty = gr.HTML(needs_study(EMPTY))
         with gr.Column(visible=False) as self.body:
-            with gr.Row(elem_classes="ab-panes"):
-                self.panes = {
-                    arm: gr.HTML(pane(arm, []), elem_id=f"ab-pane-{arm}", min_width=300) for arm in SHOWN_ARMS
-                }
-            with gr.Row(elem_classes="ab-ask"):
-                self.question = gr.Textbox(
-                    label="Your question", placeholder="Ask both assistants…", lines=2, max_lines=6, scale=8,
-                    submit_btn=False, elem_id="ab-question", max_length=20_000,
-                )
-                with gr.Column(scale=1, min_width=120):
-                    self.send = gr.Button("Ask both", variant="primary", elem_id="ab-send")
-                    self.stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="ab-stop")
+            with gr.Row(elem_classes="ab-modes"):
+                self.settings.modes()
+            self.ready = gr.HTML(elem_id="ab-ready")
+            panes_here = gr.Column()
+            self.votes = VoteBar()
+            self.talk = Talk(pool, self.votes)
+            with panes_here:
+                self.talk.place_panes()
+            self.talk.place_box()
             self.suggested = gr.Dropdown(
                 [], label="Held-out questions to try", info="Neither assistant was trained on their wording.",
                 interactive=True, visible=False, elem_id="ab-suggested",
             )
-            self.reference = gr.HTML()
-            with gr.Row(elem_classes="ab-actions"):
-                self.clear = gr.Button("Clear the conversation", size="sm")
-            self._sampling()
-
-    def _sampling(self) -> None:
-        with gr.Accordion("System prompt and decoding", open=False):
-            self.system = gr.Textbox(
-                label="System prompt", info="Put before the conversation. Empty: the base model's own default.", lines=2
-            )
-            with gr.Row():
-                self.temperature = gr.Number(
-                    GREEDY.temperature, label="Temperature", step=0.1, min_width=140,
-                    info="0: always the likeliest token, as in the evaluation.",
-                )
-                self.top_p = gr.Number(
-                    GREEDY.top_p, label="Top-p", info="Counts above temperature 0.", step=0.05, min_width=140
-                )
-                self.longest = gr.Number(
-                    GREEDY.max_new_tokens, label="Longest answer", info="Tokens.", step=16, min_width=140
-                )
+            self.reference = gr.HTML(elem_id="ab-reference")
+            self.corrections = Corrections()
+            self.corrections.editor()
+            self.corrections.collection()
+            self.settings.decoding()
 
     def sections(self) -> list[Section]:
         """What follows the study."""
         return [
             Section("chat-body", [self.empty, self.body], _trained_mark, self._draw_body),
-            Section("chat-talk", [self.talk, *self.panes.values(), self.reference, self.system], _trained_mark,
-                    self._draw_talk),
+            Section("chat-mark", [self.mark], _trained_mark, lambda look: [_trained_mark(look)]),
             Section("chat-suggested", [self.suggested], _evaluated_mark, self._draw_suggested),
+            Section("chat-report", self.votes.tally_outputs, _reported_mark, self._draw_tally),
         ]
 
     def _draw_body(self, look: Look) -> Sequence[Any]:
@@ -100,13 +80,12 @@ class ChatTab:
         trained = _trained(look)
         return [gr.update(value=shown, visible=not trained), gr.update(visible=trained)]
 
-    def _draw_talk(self, look: Look) -> Sequence[Any]:
-        system = default_system(look.study) if look.study and _trained(look) else ""
-        return [no_talk(), *(pane(arm, []) for arm in SHOWN_ARMS), "", system]
-
     def _draw_suggested(self, look: Look) -> Sequence[Any]:
         offered = [(cut(question, 140), question) for question, _ in _suggestions(look.study)]
         return [gr.update(choices=offered, value=None, visible=bool(offered))]
+
+    def _draw_tally(self, look: Look) -> Sequence[Any]:
+        return self.votes.counted(look.study if _trained(look) else None, blind=False)
 
     # events
 
@@ -117,85 +96,137 @@ class ChatTab:
             picker: Holds the name of the chosen study.
             tabs: The tabs, to move on to another one.
         """
-        panes = list(self.panes.values())
+        talk, options = self.talk, self.settings.inputs
+        talk.kept.render()
+        self.settings.kept.render()
+        now = [picker, self.mark, talk.kept, *options]
+        asked = [talk.kept, *talk.outputs, talk.question, talk.editing, talk.banner]
         gr.on(
-            [self.send.click, self.question.submit], self._ask,
-            [picker, self.question, self.talk, self.system, self.temperature, self.top_p, self.longest],
-            [self.talk, *panes, self.question, self.send, self.stop], show_progress="hidden",
-            concurrency_limit=None, api_visibility="private",
+            [talk.send.click, talk.question.submit], self._ask, [talk.question, talk.editing, *now], asked,
+            concurrency_limit=None, **_QUIET,
         )
-        self.stop.click(self._stop, None, None, show_progress="hidden", api_visibility="private")
-        self.clear.click(
-            self._clear, None, [self.talk, *panes, self.reference, self.suggested], show_progress="hidden",
-            api_visibility="private",
-        )
-        self.suggested.input(
-            told(self._suggest), [picker, self.suggested], [self.question, self.reference], show_progress="hidden",
-            api_visibility="private",
-        )
+        talk.again.click(self._again, now, asked, concurrency_limit=None, **_QUIET)
+        talk.stop.click(talk.halt, None, None, **_QUIET)
+        talk.clear.click(told(self._clear), now, [*asked, self.reference, self.suggested], **_QUIET)
+        talk.leave.click(lambda: ["", None, gr.update(visible=False)], None, asked[-3:], queue=False, **_QUIET)
+        for choice, button in self.votes.buttons.items():
+            button.click(
+                told(functools.partial(self._vote, choice)), now,
+                [talk.kept, *talk.outputs, *self.votes.tally_outputs], **_QUIET,
+            )
+        for shown in talk.panes.values():
+            shown.click(
+                told(self._act), [talk.question, talk.editing, *now],
+                [talk.question, talk.editing, talk.banner, talk.notice, *self.corrections.opened], **_QUIET,
+            )
+        gr.on([self.settings.blind.input, self.settings.base.input], told(self._redraw), now, talk.outputs, **_QUIET)
+        self.suggested.input(told(self._suggest), [picker, self.suggested], [talk.question, self.reference], **_QUIET)
+        self.mark.change(
+            told(self._restore), [self.mark, talk.kept, self.settings.kept],
+            [*options, *asked[1:], self.reference, self.ready, *self.votes.tally_outputs, *self.corrections.listed,
+             self.corrections.name, self.corrections.box], **_QUIET,
+        ).then(self._warm, [picker, self.settings.base], self.ready, js=_ON_CHAT, concurrency_limit=None, **_QUIET)
+        opened = next(tab for tab in tabs.children if getattr(tab, "id", None) == "chat")
+        gr.on([opened.select, self.settings.base.input], self._warm, [picker, self.settings.base], self.ready,
+              concurrency_limit=None, **_QUIET)
+        self.settings.wire(picker)
+        self.votes.wire(picker)
+        self.corrections.wire(picker, tabs)
 
     def _ask(
-        self, name: str | None, question: str, talk: Talk, system: str, temperature: float, top_p: float,
-        longest: float, request: gr.Request,
+        self, question: str, editing: int | None, name: str | None, mark: str, kept: Any, request: gr.Request,
+        *shown: Any,
     ) -> Iterator[list[Any]]:
-        if not question.strip():
+        session = request.session_hash or ""
+        if not question.strip() or self.talk.busy(session):
             return
-        asked = {arm: [*talk[arm], Message("user", question.strip())] for arm in SHOWN_ARMS}
-        before = [Message("system", system.strip())] if system.strip() else []
+        conversation = self.talk.conversation(kept, name, mark)
+        if editing is not None:
+            conversation = conversation.before(editing)
+        boxes = [["", None, gr.update(visible=False)]]
         try:
-            exchange = self._pool.worker(Study.open(name or "")).ask(
-                {arm: [*before, *messages] for arm, messages in asked.items()}, _sampling(temperature, top_p, longest)
-            )
+            settings = self.settings.read(shown)
+            for values in self.talk.ask(name or "", mark, kept, conversation, question.strip(), settings, session):
+                yield [*values, *(boxes.pop() if boxes else [gr.skip()] * 3)]
         except AssistantBuilderError as error:
-            raise gr.Error(toast(error.what, error.remedy), print_exception=False) from error
-        self._under_way[request.session_hash or ""] = exchange
-        replies: dict[str, Reply] = {}
-        first = [gr.skip(), *_drawn(asked, {arm: Reply() for arm in SHOWN_ARMS}), "", *_buttons(busy=True)]
+            raise refused(error) from error
+
+    def _again(
+        self, name: str | None, mark: str, kept: Any, request: gr.Request, *shown: Any
+    ) -> Iterator[list[Any]]:
+        turns = self.talk.conversation(kept, name, mark).turns
+        if turns:
+            yield from self._ask(turns[-1].question, len(turns) - 1, name, mark, kept, request, *shown)
+
+    def _clear(self, name: str | None, mark: str, kept: Any, *shown: Any) -> list[Any]:
+        drawn = self.talk.drawn(Study.open(name or ""), Conversation(), self.settings.read(shown))
+        return [self.talk.keep(kept, name or "", mark, Conversation()), *drawn, "", None, gr.update(visible=False), "",
+                None]
+
+    def _vote(self, choice: Choice, name: str | None, mark: str, kept: Any, *shown: Any) -> list[Any]:
+        settings = self.settings.read(shown)
+        values = self.talk.vote(choice, name or "", mark, kept, settings)
+        return [*values, *self.votes.counted(Study.open(name or ""), blind=settings.blind)]
+
+    def _act(
+        self, question: str, editing: int | None, name: str | None, mark: str, kept: Any, event: gr.EventData,
+        *shown: Any,
+    ) -> list[Any]:
+        """Edit a question, or correct an answer: what was pressed in a pane."""
+        nothing = [gr.skip()] * (4 + len(self.corrections.opened))
+        conversation = self.talk.conversation(kept, name, mark)
+        place, side = event.turn, event.side
+        if not isinstance(place, int) or not 0 <= place < len(conversation.turns) or side not in SIDES:
+            return nothing
+        turn = conversation.turns[place]
+        if event.action == "edit":
+            notice = editing_notice(place, conversation)
+            return [turn.question, place, gr.update(visible=True), notice, *nothing[4:]]
+        speaker = speaker_at(side, turn)
+        if event.action != "correct" or turn.hidden or speaker not in turn.answers:
+            return nothing
+        study = Study.open(name or "")
+        return [*nothing[:4], *self.corrections.open(study, turn.question, turn.answers[speaker].text, speaker)]
+
+    def _redraw(self, name: str | None, mark: str, kept: Any, request: gr.Request, *shown: Any) -> list[Any]:
+        if not name or self.talk.busy(request.session_hash or ""):
+            return [gr.skip()] * len(self.talk.outputs)
+        conversation = self.talk.conversation(kept, name, mark)
+        return self.talk.drawn(Study.open(name), conversation, self.settings.read(shown))
+
+    def _restore(self, mark: str, kept: Any, kept_settings: Any) -> list[Any]:
+        """Everything as the browser kept it for the study of this mark; the picker may not show its name yet."""
+        name, _, trained = mark.partition(":")
+        study = None if trained == _NOBODY else Study.open(name)
+        shown = self.settings.restored(study.name if study else None, kept_settings)
         try:
-            for replies in itertools.chain(exchange):
-                yield [*first[:1], *_drawn(asked, replies), *first[3:]]
-                first[3:] = [gr.skip()] * 3
-        finally:
-            self._under_way.pop(request.session_hash or "", None)
-        yield [_after(talk, asked, replies), *_drawn(asked, replies), gr.skip(), *_buttons(busy=False)]
+            settings = self.settings.read(tuple(shown))
+        except AssistantBuilderError:  # kept while they did not fit
+            shown = self.settings.restored(study.name if study else None, {})
+            settings = self.settings.read(tuple(shown))
+        conversation = self.talk.conversation(kept, name, mark)
+        return [
+            *shown, *self.talk.drawn(study, conversation, settings), "", None, gr.update(visible=False), "", "",
+            *self.votes.counted(study, blind=settings.blind), *self.corrections.drawn(study),
+            self.corrections.proposed(study), gr.update(visible=False),
+        ]
 
-    def _stop(self, request: gr.Request) -> None:
-        exchange = self._under_way.get(request.session_hash or "")
-        if exchange is not None:
-            exchange.stop()
-
-    def _clear(self, request: gr.Request) -> list[Any]:
-        self._stop(request)
-        return [no_talk(), *(pane(arm, []) for arm in SHOWN_ARMS), "", None]
+    def _warm(self, name: str | None, base: bool) -> Iterator[Any]:
+        """Load the models before anything is asked, while nothing else needs the machine."""
+        try:
+            study = Study.open(name) if name else None
+            if study is None or not _loadable(study) or study.state == "running" or self.talk.pool.busy:
+                return
+            for replies in self.talk.pool.worker(study).load([*SHOWN_ARMS, *([BASE] if base else [])]):
+                yield readiness(replies)
+        except AssistantBuilderError as error:
+            raise refused(error) from error
 
     def _suggest(self, name: str | None, question: str | None) -> list[Any]:
         if not question:
             return [gr.skip(), ""]
         references = dict(_suggestions(Study.open(name or "")))
-        return [question, reference_note(question, references.get(question, ""))]
-
-
-def _sampling(temperature: float | None, top_p: float | None, longest: float | None) -> Sampling:
-    return Sampling(
-        max_new_tokens=int(GREEDY.max_new_tokens if longest is None else longest),
-        temperature=GREEDY.temperature if temperature is None else float(temperature),
-        top_p=GREEDY.top_p if top_p is None else float(top_p),
-    )
-
-
-def _drawn(asked: Talk, replies: dict[str, Reply]) -> list[Markup]:
-    return [pane(arm, asked[arm], replies.get(arm)) for arm in SHOWN_ARMS]
-
-
-def _buttons(*, busy: bool) -> list[Any]:
-    return [gr.update(interactive=not busy), gr.update(interactive=busy)]
-
-
-def _after(talk: Talk, asked: Talk, replies: dict[str, Reply]) -> Talk:
-    """The conversations to go on from; a question that got no answer is not part of them."""
-    return {
-        arm: [*asked[arm], Message("assistant", replies[arm].text)] if replies[arm].text else talk[arm] for arm in talk
-    }
+        return [question, reference_note(references.get(question, ""))]
 
 
 def _suggestions(study: Study | None) -> list[tuple[str, str]]:
@@ -205,6 +236,10 @@ def _suggestions(study: Study | None) -> list[tuple[str, str]]:
     return suggestions(read_jsonl(study.cell_folder("Q4") / "samples.jsonl"))
 
 
+def _loadable(study: Study) -> bool:
+    return all((study.arm_folder(arm) / "adapter" / "adapter_model.safetensors").is_file() for arm in SHOWN_ARMS)
+
+
 def _trained(look: Look) -> bool:
     return look.study is not None and both_trained(look.study)
 
@@ -212,9 +247,14 @@ def _trained(look: Look) -> bool:
 def _trained_mark(look: Look) -> str:
     """Changes when the adapters do, and with them whom one talks to."""
     if look.study is None or not both_trained(look.study):
-        return f"{look.name}:nobody"
+        return f"{look.name}:{_NOBODY}"
     return f"{look.name}:" + stamp(look.study.arm_folder(arm) / "summary.json" for arm in SHOWN_ARMS)
 
 
 def _evaluated_mark(look: Look) -> str:
     return f"{look.name}:" + (stamp([look.study.status_file("evaluate")]) if look.study else "nothing")
+
+
+def _reported_mark(look: Look) -> str:
+    """Changes when the report does, and with it whether it holds the votes."""
+    return f"{look.name}:" + (stamp([look.study.folder / "report.json"]) if look.study else "nothing")

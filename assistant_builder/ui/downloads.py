@@ -55,3 +55,13 @@ def offer_bytes(content: bytes, name: str) -> str:
     if not copy.exists():
         write_bytes(copy, content)
     return str(copy)
+
+
+def offer_text(text: str, name: str) -> str:
+    """A text as a file for download.
+
+    Args:
+        text: Its content.
+        name: What the download is called.
+    """
+    return offer_bytes(text.encode("utf-8", errors="backslashreplace"), name)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from assistant_builder.chat.client import ChatWorker, Exchange, Reply, WorkerPool, death
+from assistant_builder.chat.client import ChatWorker, WorkerPool, death
+from assistant_builder.chat.replies import Exchange, Reply
 from assistant_builder.chat.session import Sampling
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError

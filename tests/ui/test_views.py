@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.chat.client import Reply
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import Message, Pair, Rejection
 from assistant_builder.errors import DataError
@@ -30,7 +29,6 @@ from assistant_builder.ui.snapshots import (
     study_stamp,
     take_snapshot,
 )
-from assistant_builder.ui.views.chat import pane, reference_note, speed_line, suggestions
 from assistant_builder.ui.views.data import findings_view, rejected_view, split_view, unreadable_view
 from assistant_builder.ui.views.evaluation import evaluation_panel
 from assistant_builder.ui.views.prompted import plain_view
@@ -75,9 +73,6 @@ def failed_study() -> Study:
         error_callout({"what": HOSTILE, "where": HOSTILE, "remedy": HOSTILE}),
         table([HOSTILE], [[HOSTILE]]),
         toast(HOSTILE, HOSTILE),
-        pane("lora", [Message("user", HOSTILE), Message("assistant", HOSTILE)], Reply("answering", HOSTILE)),
-        pane("lora", [Message("user", HOSTILE)], Reply("failed", error={"what": HOSTILE, "remedy": HOSTILE})),
-        reference_note(HOSTILE, HOSTILE),
         plain_view([Pair(1, (Message("user", HOSTILE), Message("assistant", HOSTILE)))], HOSTILE),
         rejected_view([Rejection(1, HOSTILE, {HOSTILE: HOSTILE})], 1),
         unreadable_view({"what": HOSTILE}, [HOSTILE]),
@@ -253,34 +248,6 @@ def test_rejected_rows_show_reason_and_content() -> None:
     said = plain(rejected_view([Rejection(7, "the answer is empty", {"question": "Why?"})], 9))
     assert "1 of 9 rows left out" in said and "7 the answer is empty" in said and "Why?" in said
     assert rejected_view([], 9) == ""
-
-
-# the chat
-
-
-def test_the_speed_line_tells_how_it_went() -> None:
-    reply = Reply("stop", "text", 10, 0.25, 2.0)
-    assert speed_line(reply) == "5.0 tokens/s · first token 0.25 s · 10 tokens"
-    assert speed_line(replace(reply, state="length")).endswith("cut at the longest answer")
-    assert speed_line(replace(reply, state="cancelled")).endswith("stopped")
-    assert speed_line(Reply()) == speed_line(None) == ""
-
-
-def test_a_pane_shows_what_it_is_waiting_for() -> None:
-    question = [Message("user", "Why?")]
-    assert "Loading the model" in pane("lora", question, Reply("loading"))
-    assert "ab-caret" in pane("lora", question, Reply("answering", "Be"))
-    assert "ab-caret" not in pane("lora", question, Reply("stop", "Because."))
-    assert "Ask below" in pane("lora", [])
-    assert "secret instruction" not in pane("lora", [Message("system", "secret instruction"), *question])
-
-
-def test_suggestions_take_one_question_a_cluster() -> None:
-    samples = [
-        {"item": str(n), "cluster": f"c{n // 2}", "turn": 0, "question": f"q{n}", "reference": f"r{n}"}
-        for n in range(6)
-    ]
-    assert suggestions(samples, most=2) == [("q0", "r0"), ("q2", "r2")]
 
 
 # figures and marks

@@ -1,71 +1,234 @@
-"""One pane of the chat: a conversation with one assistant, as text and never as markup."""
+"""The panes of the chat: one conversation seen from each side, as text and never as markup."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from markupsafe import Markup
 
-from assistant_builder.chat.client import Reply
-from assistant_builder.data import Message
-from assistant_builder.ui.markup import arm_chip, error_callout, join
+from assistant_builder.chat.conversation import TITLES, Answer, Conversation, Turn
+from assistant_builder.chat.replies import Reply
+from assistant_builder.chat.session import BASE, Memory
+from assistant_builder.ui.markup import bar, error_callout, fold, join
+from evals.report.wording import size
 
+Side = Literal["a", "b", "base"]
+SIDES: tuple[Side, ...] = ("a", "b", "base")
 _WORDS = {
     "starting": "Starting the chat process…",
     "waiting": "Waiting for the answer before this one…",
     "loading": "Loading the model…",
-    "answering": "",
+    "answering": "Reading the question…",
 }
+_ENDINGS = {"length": "cut at the longest answer", "cancelled": "stopped"}
 
 
-def pane(arm: str, history: Sequence[Message], reply: Reply | None = None) -> Markup:
-    """The conversation so far.
+@dataclass(frozen=True)
+class Shown:
+    """What the panes show.
 
-    Args:
-        arm: Whose.
-        history: Finished turns, and the question that is being answered.
-        reply: The answer under way, or how the last one ended.
+    Attributes:
+        conversation: The turns.
+        blind: Whether blind mode is on.
+        replies: Answers to the last turn that are under way or ended badly.
+        stored: Speaker → bytes of base and adapter as stored.
+        held: Speaker → what it occupies in memory now, where that is known.
     """
-    turns = [_turn(message.role, message.content) for message in history if message.role != "system"]
-    if reply is not None and not (reply.finished and history and history[-1].role == "assistant"):
-        turns.append(_answer(reply))
-    if not turns:
-        turns = [Markup('<p class="ab-hint">Ask below: both assistants get the same question.</p>')]
+
+    conversation: Conversation
+    blind: bool = False
+    replies: Mapping[str, Reply] = field(default_factory=dict)
+    stored: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    held: Mapping[str, Memory] = field(default_factory=dict)
+
+
+def speaker_at(side: Side, turn: Turn) -> str:
+    """Who stands on a side in a turn."""
+    return BASE if side == "base" else turn.sides["ab".index(side)]
+
+
+def pane(side: Side, shown: Shown) -> Markup:
+    """One side of the conversation.
+
+    In blind mode nothing on it tells who it is before the vote: no name, no colour, no figure, and no difference in
+    pace (:func:`even`).
+    """
+    turns = shown.conversation.turns
+    hidden = side != "base" and (shown.blind or (bool(turns) and turns[-1].hidden))
+    who = f"side-{side}" if hidden else BASE if side == "base" else speaker_at(side, Turn(""))
+    title = _title(who)
+    replies = even(shown.replies) if turns and turns[-1].hidden else shown.replies
+    said: list[Markup] = []
+    for place, turn in enumerate(turns):
+        live = replies.get(speaker_at(side, turn)) if place == len(turns) - 1 else None
+        said += _turn(side, place, turn, live, title)
+    if not said:
+        hint = "Ask below: nobody tells you who answers here until you have voted." if hidden else (
+            "Ask below: all get the same question." if side == "base" else
+            "Ask below: both assistants get the same question.")
+        said = [Markup('<p class="ab-hint">{}</p>').format(hint)]
     # Newest first in the markup, turned round by the style sheet, so that the end stays in view while it grows.
-    body = join(reversed(turns))
     return Markup(
-        '<section class="ab-pane ab-arm-{}" aria-label="{}"><header>{}<span class="ab-speed">{}</span></header>'
-        '<div class="ab-talk" tabindex="0" aria-live="polite">{}</div></section>'
-    ).format(arm, arm, arm_chip(arm), speed_line(reply), body)
+        '<section class="ab-pane ab-arm-{}" id="ab-pane-{}" aria-label="{}"><header><span class="ab-chip">{}</span>'
+        '</header><div class="ab-talk" tabindex="0" role="log" aria-label="{}">{}</div><div class="ab-figures">{}</div>'
+        "</section>"
+    ).format(who, who, title, title, f"Conversation with {title}", join(reversed(said)), _figures(side, shown, hidden))
 
 
-def _turn(role: str, text: str) -> Markup:
-    return Markup('<div class="ab-turn ab-{}" dir="auto">{}</div>').format(role, text)
+def _title(who: str) -> str:
+    return {"side-a": "Assistant A", "side-b": "Assistant B"}.get(who, TITLES.get(who, who))
 
 
-def _answer(reply: Reply) -> Markup:
+def _turn(side: Side, place: int, turn: Turn, live: Reply | None, title: str) -> list[Markup]:
+    speaker = speaker_at(side, turn)
+    question = Markup(
+        '<div class="ab-turn ab-user" dir="auto">{}</div><div class="ab-tools ab-of-user">{}</div>'
+    ).format(turn.question, _tool("edit", "Edit", f"Edit question {place + 1}", place, side))
+    answer = turn.answers.get(speaker)
+    if live is not None and not (answer is not None and live.finished and live.state != "failed"):
+        return [_block(question), _live(live, speaker, turn)]
+    if answer is None:
+        if side == "base" and turn.answers:
+            return [_block(question), _note("The base model was not asked this.")]
+        return [_block(question), _note("This was not answered: the page was left, or the process ended. "
+                                        "“Ask again” asks it anew.")]
+    return [_block(question), _answer(side, place, turn, speaker, answer, title)]
+
+
+def _block(content: Markup) -> Markup:
+    return Markup('<div class="ab-asked">{}</div>').format(content)
+
+
+def _note(text: str) -> Markup:
+    return Markup('<p class="ab-turn ab-assistant ab-quiet">{}</p>').format(text)
+
+
+def _answer(side: Side, place: int, turn: Turn, speaker: str, answer: Answer, title: str) -> Markup:
+    tools = [_tool("copy", "Copy", f"Copy answer {place + 1} of {title}", place, side)]
+    if not turn.hidden:
+        tools.append(_tool("correct", "Correct", f"Correct answer {place + 1} of {title}", place, side))
+    label = Markup("")
+    if turn.blind and side != "base" and not turn.hidden:
+        won = turn.vote == side
+        label = Markup('<span class="ab-was ab-arm-{}">{}{}</span>').format(
+            speaker, TITLES[speaker], " · your choice" if won else "")
+    ending = Markup("<small>{}</small>").format(_ENDINGS[answer.ending]) if answer.ending in _ENDINGS else ""
+    return Markup(
+        '<div class="ab-said ab-arm-{}">{}<div class="ab-turn ab-assistant" dir="auto" data-text>{}</div>'
+        '<div class="ab-tools">{}{}</div></div>'
+    ).format(f"side-{side}" if turn.hidden and side != "base" else speaker, label, answer.text, join(tools), ending)
+
+
+def _tool(action: str, text: str, label: str, place: int, side: Side) -> Markup:
+    return Markup(
+        '<button type="button" class="ab-tool" data-action="{}" data-turn="{}" data-side="{}" aria-label="{}">{}'
+        "</button>"
+    ).format(action, place, side, label, text)
+
+
+def _live(reply: Reply, speaker: str, turn: Turn) -> Markup:
+    who = "hidden" if turn.hidden and speaker != BASE else speaker
     if reply.state == "failed":
-        partial = _turn("assistant", reply.text) if reply.text else Markup("")
-        return join([partial, error_callout(reply.error or {"what": "the answer failed"})])
-    if not reply.text and not reply.finished:
-        return Markup('<div class="ab-turn ab-assistant ab-pending">{}</div>').format(_WORDS[reply.state] or "…")
-    caret = Markup("") if reply.finished else Markup('<i class="ab-caret"></i>')
-    return Markup('<div class="ab-turn ab-assistant" dir="auto">{}{}</div>').format(reply.text, caret)
+        partial = Markup('<div class="ab-turn ab-assistant" dir="auto">{}</div>').format(reply.text)
+        body = join([partial if reply.text else "", error_callout(reply.error or {"what": "the answer failed"})])
+    elif not reply.text and not reply.finished:
+        meter = bar(reply.fraction, "Loading") if reply.state == "loading" else Markup("")
+        words = f"{reply.phase}…" if reply.state == "loading" and reply.phase else _WORDS[reply.state]
+        body = Markup('<div class="ab-turn ab-assistant ab-pending">{}{}</div>').format(words, meter)
+    else:
+        caret = Markup("") if reply.finished else Markup('<i class="ab-caret"></i>')
+        body = Markup('<div class="ab-turn ab-assistant" dir="auto">{}{}</div>').format(reply.text, caret)
+    # the tools come with the end of the answer; their place is kept, so that nothing moves then
+    return Markup('<div class="ab-said ab-arm-{}">{}<div class="ab-tools"></div></div>').format(who, body)
 
 
-def speed_line(reply: Reply | None) -> str:
+def even(replies: Mapping[str, Reply]) -> dict[str, Reply]:
+    """Both assistants' answers at one pace, so that neither its speed nor its loading tells an arm.
+
+    Shown of both is as much text as the slower one has; an answer that has ended holds up no other, and how it ended is
+    told when both have. The base model, which has a pane of its own with its name on it, is left alone.
+    """
+    arms = {speaker: reply for speaker, reply in replies.items() if speaker != BASE}
+    going = [reply for reply in arms.values() if not reply.finished]
+    if not going:
+        return dict(replies)
+    shortest = min(len(reply.text) for reply in going)
+    if shortest == 0:
+        slowest = min(going, key=lambda reply: (list(_WORDS).index(reply.state), reply.fraction))
+        common = Reply(slowest.state, phase="Loading the assistants" if slowest.phase else "",
+                       fraction=slowest.fraction)
+        return {**replies, **dict.fromkeys(arms, common)}
+    paced = {
+        speaker: replace(reply, text=reply.text[:shortest], state="answering", error=None)
+        for speaker, reply in arms.items()
+    }
+    return {**replies, **paced}
+
+
+def _figures(side: Side, shown: Shown, hidden: bool) -> Markup:
+    turns = shown.conversation.turns
+    if hidden and (not turns or turns[-1].hidden):
+        return Markup('<span class="ab-speed">Speed and memory are shown after the vote.</span>')
+    speaker = speaker_at(side, turns[-1]) if turns else speaker_at(side, Turn(""))
+    answer = turns[-1].answers.get(speaker) if turns else None
+    reply = shown.replies.get(speaker)
+    if reply is not None and reply.tokens:
+        answer = Answer(reply.text, reply.state, reply.tokens, reply.seconds, reply.first_token_seconds)
+    return Markup('<span class="ab-speed">{}</span><span class="ab-memory">{}</span>').format(
+        speed_line(answer) or "Not asked yet" if not turns else speed_line(answer) or "\N{NO-BREAK SPACE}",
+        memory_line(speaker, shown.stored.get(speaker), shown.held.get(speaker)),
+    )
+
+
+def speed_line(answer: Answer | None) -> str:
     """Tokens per second, time to the first token, length, and how it ended."""
-    if reply is None or not reply.tokens:
+    if answer is None or not answer.tokens:
         return ""
     parts = []
-    if reply.tokens_per_second is not None:
-        parts.append(f"{reply.tokens_per_second:.1f} tokens/s")
-    if reply.first_token_seconds is not None:
-        parts.append(f"first token {reply.first_token_seconds:.2f} s")
-    parts.append(f"{reply.tokens} tokens")
-    ending = {"length": "cut at the longest answer", "cancelled": "stopped"}.get(reply.state)
-    return " · ".join([*parts, ending] if ending else parts)
+    if answer.seconds > 0:
+        parts.append(f"{answer.tokens / answer.seconds:.1f} tokens/s")
+    if answer.first_token_seconds is not None:
+        parts.append(f"first token {answer.first_token_seconds:.2f} s")
+    parts.append(f"{answer.tokens} tokens")
+    return " · ".join([*parts, *([_ENDINGS[answer.ending]] if answer.ending in _ENDINGS else [])])
+
+
+def memory_line(speaker: str, stored: tuple[int, int] | None, held: Memory | None) -> str:
+    """What the base and the adapter occupy as stored, and, where that is more, in this chat's memory."""
+    if speaker == BASE:
+        return "memory: the 16-bit base of LoRA, none of its own"
+    if stored is None:
+        return ""
+    base, adapter = stored
+    text = f"memory: {size(base)} base + {size(adapter)} adapter"
+    if held is not None and held.base_bytes > 1.2 * base:
+        text += f" (unpacked here: {size(held.base_bytes)})"
+    return text
+
+
+def readiness(replies: Mapping[str, Reply]) -> Markup:
+    """How far the models are that load before anything is asked."""
+    if all(reply.state == "loaded" for reply in replies.values()):
+        return Markup('<p class="ab-ready ab-good">Both assistants are loaded and wait for your question.</p>')
+    failed = next((reply for reply in replies.values() if reply.state == "failed"), None)
+    if failed is not None:
+        return error_callout(failed.error or {"what": "the assistants could not be loaded"})
+    fraction = sum(1.0 if reply.finished else reply.fraction for reply in replies.values()) / max(len(replies), 1)
+    doing = [f"{TITLES[speaker]}: {reply.phase or _WORDS.get(reply.state, '')}".rstrip("…")
+             for speaker, reply in replies.items() if not reply.finished]
+    return Markup('<div class="ab-ready" role="status"><span>{}</span>{}</div>').format(
+        "Loading the assistants. " + " · ".join(doing), bar(fraction, "Loading the assistants"))
+
+
+def revealed(turn: Turn) -> Markup:
+    """Who was who, said after the vote."""
+    chosen = {"tie": "You found both as good.", "both bad": "You found both bad."}.get(turn.vote or "", "")
+    if turn.vote in ("a", "b"):
+        chosen = f"You preferred {TITLES[turn.sides['ab'.index(turn.vote)]]}."
+    return Markup('<p class="ab-revealed" role="status"><b>A was {}, B was {}.</b> {}</p>').format(
+        TITLES[turn.sides[0]], TITLES[turn.sides[1]], chosen)
 
 
 def suggestions(samples: Sequence[Mapping[str, Any]], most: int = 40) -> list[tuple[str, str]]:
@@ -88,9 +251,11 @@ def suggestions(samples: Sequence[Mapping[str, Any]], most: int = 40) -> list[tu
     return chosen
 
 
-def reference_note(question: str, reference: str) -> Markup:
-    """The reference answer of a held-out question."""
-    return Markup(
-        '<div class="ab-reference" dir="auto"><b>Reference answer</b><p>{}</p><small>Held-out question: neither '
-        "assistant was trained on this wording.</small></div>"
-    ).format(reference) if reference else Markup("")
+def reference_note(reference: str) -> Markup:
+    """The reference answer of a held-out question, behind a click."""
+    if not reference:
+        return Markup("")
+    return fold("Show the reference answer", Markup(
+        '<div class="ab-reference"><p dir="auto">{}</p><small>Held-out question: neither assistant was trained on this '
+        "wording.</small></div>"
+    ).format(reference))

@@ -1,0 +1,209 @@
+"""A conversation with the assistants of a study: turns, each with the question and what every one answered.
+
+It is plain data that the browser keeps, so everything read back is checked: what does not fit is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from assistant_builder.chat.session import BASE, SPEAKERS, Sampling
+from assistant_builder.config import ARMS
+from assistant_builder.data import Message
+from assistant_builder.errors import ConfigError
+
+Choice = Literal["a", "b", "tie", "both bad"]
+CHOICES: tuple[Choice, ...] = ("a", "b", "tie", "both bad")
+PLAIN_SIDES = ("qlora", "lora")
+"""Who stands left and right where nothing is hidden."""
+TITLES = {"qlora": "QLoRA · 4-bit", "lora": "LoRA · 16-bit", BASE: "Base model, untuned · 16-bit"}
+MOST_TURNS = 100
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer.
+
+    Attributes:
+        text: What was said.
+        ending: ``stop``, ``length``, ``cancelled`` or ``failed``.
+        tokens: Tokens of it.
+        seconds: From its start to its end.
+        first_token_seconds: From its start to the first token.
+    """
+
+    text: str
+    ending: str = "stop"
+    tokens: int = 0
+    seconds: float = 0.0
+    first_token_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question and its answers.
+
+    Attributes:
+        question: What the user asked.
+        answers: Speaker → answer; empty while it is being answered, or when that was interrupted.
+        sides: Who stands left (A) and right (B).
+        blind: Asked in blind mode: alone, without the turns before it, and the sides hidden until the vote.
+        vote: The vote of a blind turn.
+        system: The system prompt it was asked under.
+        sampling: How it was generated.
+    """
+
+    question: str
+    answers: dict[str, Answer] = field(default_factory=dict)
+    sides: tuple[str, str] = PLAIN_SIDES
+    blind: bool = False
+    vote: Choice | None = None
+    system: str = ""
+    sampling: Sampling = field(default_factory=Sampling)
+
+    @property
+    def hidden(self) -> bool:
+        """Whether who is who must not be told yet."""
+        return self.blind and self.vote is None
+
+    @property
+    def votable(self) -> bool:
+        """Whether both assistants have answered and the vote is still to come."""
+        return self.hidden and all(
+            arm in self.answers and self.answers[arm].text and self.answers[arm].ending in ("stop", "length")
+            for arm in ARMS
+        )
+
+    @property
+    def alike(self) -> bool:
+        """Whether both assistants said the same, word for word."""
+        return self.answers["qlora"].text == self.answers["lora"].text if self.votable else False
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """The turns so far, oldest first."""
+
+    turns: tuple[Turn, ...] = ()
+
+    def messages(self, speaker: str, question: str, *, system: str, blind: bool) -> list[Message]:
+        """What a speaker is sent: the system prompt, its own earlier turns, and the question.
+
+        A blind question stands alone, so that no earlier answer tells a side, both read the same, and one vote has
+        nothing to do with another.
+
+        Args:
+            speaker: Who is asked.
+            question: The new question.
+            system: The system prompt; empty for none.
+            blind: Whether it is asked in blind mode.
+        """
+        sent = [Message("system", system)] if system else []
+        for turn in () if blind else self.turns:
+            if speaker in turn.answers and turn.answers[speaker].text and not turn.blind:
+                sent += [Message("user", turn.question), Message("assistant", turn.answers[speaker].text)]
+        return [*sent, Message("user", question)]
+
+    def before(self, place: int) -> Conversation:
+        """The conversation as it stood before a turn."""
+        return Conversation(self.turns[:place])
+
+    def with_turn(self, turn: Turn) -> Conversation:
+        """With one more turn; the oldest are forgotten where there are very many."""
+        return Conversation((*self.turns, turn)[-MOST_TURNS:])
+
+    def with_vote(self, vote: Choice) -> Conversation:
+        """With the vote on the last turn."""
+        return Conversation((*self.turns[:-1], replace(self.turns[-1], vote=vote)))
+
+    def to_record(self) -> list[dict[str, Any]]:
+        """As the browser keeps it."""
+        return [asdict(turn) for turn in self.turns]
+
+
+def conversation_from(record: Any) -> Conversation:
+    """The reverse of :meth:`Conversation.to_record`; what the browser sends may be anything, and is then left out."""
+    turns = []
+    for entry in record if isinstance(record, list) else []:
+        try:
+            turns.append(_turn(entry))
+        except (KeyError, TypeError, ValueError, AttributeError, ConfigError):
+            continue
+    return Conversation(tuple(turns[-MOST_TURNS:]))
+
+
+def _turn(entry: Mapping[str, Any]) -> Turn:
+    answers = {speaker: Answer(**entry["answers"][speaker]) for speaker in SPEAKERS if speaker in entry["answers"]}
+    for answer in answers.values():
+        if not isinstance(answer.text, str) or not isinstance(answer.tokens, int):
+            raise ValueError("an answer is a text")
+        float(answer.seconds), float(answer.first_token_seconds or 0)
+    sides = tuple(entry["sides"])
+    if sorted(sides) != sorted(PLAIN_SIDES) or not isinstance(entry["question"], str):
+        raise ValueError("sides are both arms, a question is a text")
+    vote = entry["vote"]
+    if vote is not None and vote not in CHOICES:
+        raise ValueError(f"no vote {vote!r}")
+    return Turn(
+        entry["question"], answers, (sides[0], sides[1]), bool(entry["blind"]), vote, str(entry["system"]),
+        Sampling(**entry["sampling"]),
+    )
+
+
+# taking it away
+
+
+def as_json(study: str, conversation: Conversation) -> str:
+    """The conversation as a JSON document; who answered a blind question is left open until the vote."""
+    turns = [
+        {
+            "question": turn.question,
+            "system": turn.system,
+            "blind": turn.blind,
+            "vote": _voted(turn),
+            "sampling": asdict(turn.sampling),
+            "answers": {name: asdict(answer) for name, answer in _named(turn)},
+        }
+        for turn in conversation.turns
+    ]
+    return json.dumps({"study": study, "turns": turns}, ensure_ascii=False, indent=2) + "\n"
+
+
+def as_markdown(study: str, conversation: Conversation) -> str:
+    """The conversation as Markdown, every text in a block of its own, so that nothing in it becomes markup."""
+    parts = [f"# Conversation with the assistants of {study}"]
+    system = None
+    for number, turn in enumerate(conversation.turns, start=1):
+        if turn.system != system and turn.system:
+            parts += ["System prompt:", _quoted(turn.system)]
+        system = turn.system
+        parts += [f"## Question {number}", _quoted(turn.question)]
+        for name, answer in _named(turn):
+            parts += [f"**{TITLES.get(name, name)}**", _quoted(answer.text)]
+        voted = _voted(turn)
+        if voted:
+            parts.append(f"Blind vote: {voted}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _named(turn: Turn) -> list[tuple[str, Answer]]:
+    order = [*turn.sides, BASE]
+    names = {side: f"Assistant {letter}" for side, letter in zip(turn.sides, "AB", strict=True)} if turn.hidden else {}
+    return [(names.get(speaker, speaker), turn.answers[speaker]) for speaker in order if speaker in turn.answers]
+
+
+def _voted(turn: Turn) -> str | None:
+    if turn.vote in ("a", "b"):
+        return TITLES[turn.sides["ab".index(turn.vote)]]
+    return turn.vote
+
+
+def _quoted(text: str) -> str:
+    """A fenced block, its fence longer than any run of backticks in the text."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}text\n{text}\n{fence}"

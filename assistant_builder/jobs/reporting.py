@@ -1,0 +1,48 @@
+"""Write the report of a finished study once more, when something came in after its run: blind votes.
+
+Votes are no input of any step, so that voting never makes a finished study look changed.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from assistant_builder.errors import AssistantBuilderError, StudyError
+from assistant_builder.jobs.steps import command
+from assistant_builder.study import Study
+from assistant_builder.worker import child_environment
+
+
+def report_is_older_than(study: Study, path: Path) -> bool:
+    """Whether the study has a report, and the file was changed after it."""
+    report = study.folder / "report.json"
+    return report.is_file() and path.is_file() and path.stat().st_mtime_ns > report.stat().st_mtime_ns
+
+
+def write_report_again(study: Study) -> None:
+    """Run the report's step again, in a process of its own, and wait for it: a few seconds.
+
+    Raises:
+        StudyError: The study has no report yet, or it is running.
+        AssistantBuilderError: The step failed, with its reason.
+    """
+    if study.step("report").state != "succeeded":
+        raise StudyError("there is no report yet", where=f"study {study.name}",
+                         remedy=f"Finish it with 'assistant-builder run {study.name}'; its report holds the votes")
+    lock = FileLock(study.folder / ".lock")
+    try:
+        with lock.acquire(timeout=0), study.log_file("report").open("ab") as log:
+            subprocess.run(
+                command(study, "report"), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                env=child_environment(), check=False,
+            )
+    except Timeout:
+        raise StudyError("the study is running", where=f"study {study.name}",
+                         remedy="Its report will hold the votes when it is done") from None
+    record = study.step("report")
+    if record.state != "succeeded":
+        error = record.error or {"what": "its process ended without a word", "remedy": ""}
+        raise AssistantBuilderError(error["what"], where="step report", remedy=error["remedy"])

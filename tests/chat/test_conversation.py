@@ -1,0 +1,94 @@
+"""A conversation as the browser keeps it, and as it is taken away."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from assistant_builder.chat.conversation import (
+    MOST_TURNS,
+    Answer,
+    Conversation,
+    Turn,
+    as_json,
+    as_markdown,
+    conversation_from,
+)
+from assistant_builder.chat.session import BASE, Sampling
+from assistant_builder.data import Message
+
+
+def turn(question: str = "Why?", **changes: Any) -> Turn:
+    answers = {"qlora": Answer("Because 4.", "stop", 3, 0.5, 0.1), "lora": Answer("Because 16.", "length", 3, 0.4, 0.2)}
+    return Turn(question, **{"answers": answers, **changes})
+
+
+def test_it_comes_back_from_the_browser_as_it_went() -> None:
+    held = Conversation((
+        turn(system="Be brief.", sampling=Sampling(temperature=0.7, seed=4)),
+        turn("متى؟", blind=True, sides=("lora", "qlora"), vote="b"),
+        Turn("left unanswered"),
+    ))
+    assert conversation_from(json.loads(json.dumps(held.to_record()))) == held
+
+
+@pytest.mark.parametrize("damage", [
+    {"question": 7}, {"answers": {"lora": {"text": 1}}}, {"answers": {"lora": {"tokens": 1}}}, {"vote": "c"},
+    {"sides": ["lora", "lora"]}, {"sampling": {"temperature": -1}}, {"sampling": {"beams": 4}}, {"answers": None},
+    {"answers": {"lora": {"text": "x", "seconds": "soon"}}},
+])
+def test_what_does_not_fit_is_left_out_and_the_rest_stays(damage: dict[str, Any]) -> None:
+    good, bad = Conversation((turn(),)).to_record()[0], Conversation((turn("other"),)).to_record()[0]
+    assert [found.question for found in conversation_from([{**bad, **damage}, good, "nonsense"]).turns] == ["Why?"]
+    assert conversation_from({"turns": 1}) == Conversation()
+
+
+def test_each_is_sent_its_own_answers_and_none_that_it_did_not_give() -> None:
+    asked_base = turn("Two?", answers={**turn().answers, BASE: Answer("I think")})
+    held = Conversation((turn("One?"), asked_base, Turn("unanswered"), turn("secret", blind=True)))
+    assert held.messages("lora", "Three?", system="S", blind=False) == [
+        Message("system", "S"), Message("user", "One?"), Message("assistant", "Because 16."),
+        Message("user", "Two?"), Message("assistant", "Because 16."), Message("user", "Three?"),
+    ]
+    assert [m.content for m in held.messages(BASE, "Three?", system="", blind=False)] == ["Two?", "I think", "Three?"]
+
+
+def test_a_blind_question_stands_alone() -> None:
+    held = Conversation((turn("One?"),))
+    sent = [held.messages(arm, "Two?", system="S", blind=True) for arm in ("qlora", "lora")]
+    assert sent[0] == sent[1] == [Message("system", "S"), Message("user", "Two?")]
+
+
+def test_what_can_be_voted_on() -> None:
+    blind = turn(blind=True)
+    assert blind.hidden and blind.votable and not blind.alike
+    assert not turn().votable and not turn(blind=True, vote="tie").votable
+    assert not turn(blind=True, answers={"lora": Answer("x")}).votable
+    assert not turn(blind=True, answers={"lora": Answer("x"), "qlora": Answer("y", "cancelled")}).votable
+    assert turn(blind=True, answers={"lora": Answer("x"), "qlora": Answer("x")}).alike
+
+
+def test_very_long_conversations_forget_their_beginning() -> None:
+    held = Conversation()
+    for number in range(MOST_TURNS + 3):
+        held = held.with_turn(turn(str(number)))
+    assert len(held.turns) == MOST_TURNS and held.turns[0].question == "3"
+    assert [found.question for found in held.before(2).turns] == ["3", "4"]
+
+
+def test_taken_away_it_tells_no_side_before_the_vote() -> None:
+    hidden, voted = turn(blind=True, sides=("lora", "qlora")), turn(blind=True, sides=("lora", "qlora"), vote="a")
+    document = json.loads(as_json("s", Conversation((hidden, voted))))
+    assert list(document["turns"][0]["answers"]) == ["Assistant A", "Assistant B"]
+    assert document["turns"][0]["answers"]["Assistant A"]["text"] == "Because 16."
+    assert list(document["turns"][1]["answers"]) == ["lora", "qlora"]
+    assert "LoRA" not in as_markdown("s", Conversation((hidden,)))
+    assert "Blind vote: LoRA · 16-bit" in as_markdown("s", Conversation((voted,)))
+
+
+def test_markdown_keeps_hostile_text_in_its_block() -> None:
+    text = "```\n# heading\n![x](http://evil/x.png)\n````"
+    said = as_markdown("s", Conversation((turn(answers={"lora": Answer(text)}),)))
+    assert f"`````text\n{text}\n`````" in said

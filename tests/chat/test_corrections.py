@@ -1,0 +1,120 @@
+"""Corrected answers, and the new study that is trained on them without losing a fair test."""
+
+from __future__ import annotations
+
+import pytest
+
+from assistant_builder.chat.corrections import (
+    add_correction,
+    heldout_like,
+    plan_retraining,
+    read_corrections,
+    remove_correction,
+    retrained_study,
+)
+from assistant_builder.data import load_split, prepare
+from assistant_builder.data.similarity import normalised
+from assistant_builder.errors import ConfigError, DataError, StudyError
+from assistant_builder.study import Study
+from tests.fabricated import LARGE, SMALL, new_study, with_data
+
+NEW = "Where can I park a bicycle?"
+
+
+@pytest.fixture
+def study() -> Study:
+    return with_data(new_study())
+
+
+def pairs(study: Study, split: str) -> list[tuple[str, str]]:
+    return [(pair.question, pair.answer) for pair in load_split(study.folder / "data", split)]  # type: ignore[arg-type]
+
+
+def rerun(study: Study) -> Study:
+    """The split that the new study's data step makes."""
+    assert study.source is not None
+    prepare(study.source, study.config.data, folder=study.folder / "data", title=study.name)
+    return study
+
+
+def retrained(study: Study, *, drop: bool = True) -> Study:
+    return rerun(retrained_study(study, plan_retraining(study, read_corrections(study), drop_heldout=drop), "again"))
+
+
+def test_corrections_are_kept_replaced_and_removed(study: Study) -> None:
+    add_correction(study, NEW, "By the gate.", wrong="No idea.", arm="lora")
+    second = add_correction(study, "متى؟", "غدا")
+    add_correction(study, "where can i park a bicycle", "By the north gate.")
+    assert [(one.question, one.answer) for one in read_corrections(study)] == [
+        ("متى؟", "غدا"), ("where can i park a bicycle", "By the north gate."),
+    ]
+    remove_correction(study, second.time)
+    assert len(read_corrections(study)) == 1
+
+
+@pytest.mark.parametrize(("question", "answer", "said"), [
+    (" ", "", "question and the better answer are empty"), ("Q", "same ", "is the one that the assistant gave"),
+])
+def test_what_corrects_nothing_is_refused(study: Study, question: str, answer: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        add_correction(study, question, answer, wrong="same")
+    assert read_corrections(study) == []
+
+
+@pytest.mark.parametrize("source", [SMALL, LARGE])
+def test_a_new_study_keeps_the_split_and_trains_on_the_corrections(source: object) -> None:
+    study = with_data(new_study(source=source, train__rank=4, data__max_train=20))  # type: ignore[arg-type]
+    add_correction(study, NEW, "By the gate.")
+    new = retrained(study)
+    assert pairs(new, "heldout") == pairs(study, "heldout")
+    assert pairs(new, "validation") == pairs(study, "validation")
+    assert pairs(new, "train") == [*pairs(study, "train"), (NEW, "By the gate.")]
+    assert new.config.train == study.config.train and new.config.model == study.config.model
+    systems = {pair.system for pair in load_split(new.folder / "data", "train")}
+    assert systems == {pair.system for pair in load_split(study.folder / "data", "train")}
+
+
+def test_a_corrected_training_question_gets_the_better_answer_only(study: Study) -> None:
+    question = pairs(study, "train")[0][0]
+    add_correction(study, question.upper(), "Better.")
+    new = retrained(study)
+    answers = [answer for asked, answer in pairs(new, "train") if normalised(asked) == normalised(question)]
+    assert answers == ["Better."]
+
+
+def test_a_corrected_held_out_question_leaves_the_test(study: Study) -> None:
+    question = pairs(study, "heldout")[0][0]
+    add_correction(study, question + "??", "Better.")
+    assert heldout_like(study, [question, NEW]).keys() == {0}
+    new = retrained(study)
+    assert pairs(new, "heldout") == [pair for pair in pairs(study, "heldout") if pair[0] != question]
+    assert (question + "??", "Better.") in pairs(new, "train")
+
+
+def test_or_stays_in_the_test_and_is_not_trained_on(study: Study) -> None:
+    question = pairs(study, "heldout")[0][0]
+    add_correction(study, question, "Better.")
+    with pytest.raises(DataError, match="all of them answer held-out questions"):
+        plan_retraining(study, read_corrections(study), drop_heldout=False)
+    add_correction(study, NEW, "By the gate.")
+    new = retrained(study, drop=False)
+    assert pairs(new, "heldout") == pairs(study, "heldout")
+    assert "Better." not in [answer for _, answer in pairs(new, "train")]
+
+
+def test_a_test_without_questions_is_refused(study: Study) -> None:
+    for question, _ in pairs(study, "heldout"):
+        add_correction(study, question, "Better.")
+    with pytest.raises(DataError, match="held-out questions would be left"):
+        plan_retraining(study, read_corrections(study), drop_heldout=True)
+    with pytest.raises(DataError, match="no correction yet"):
+        plan_retraining(study, [], drop_heldout=True)
+
+
+def test_a_name_that_is_taken_or_none_is_refused(study: Study) -> None:
+    add_correction(study, NEW, "By the gate.")
+    plan = plan_retraining(study, read_corrections(study), drop_heldout=True)
+    with pytest.raises(StudyError, match="exists already"):
+        retrained_study(study, plan, study.name)
+    with pytest.raises(ConfigError):
+        retrained_study(study, plan, "No Name!")

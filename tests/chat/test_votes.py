@@ -1,0 +1,107 @@
+"""Blind votes: what is recorded, which count, and what they show."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from scipy.stats import binomtest
+
+from assistant_builder.chat.conversation import Answer, Choice, Turn
+from assistant_builder.chat.session import Sampling
+from assistant_builder.chat.votes import (
+    Tally,
+    counting,
+    model_of,
+    read_votes,
+    record_vote,
+    sign_p_value,
+    tally,
+    tally_sentence,
+    votes_file,
+)
+from assistant_builder.data import Message
+from assistant_builder.errors import StudyError
+from assistant_builder.files import read_json, write_json
+from assistant_builder.study import Study
+from tests.fabricated import new_study, trained
+
+
+@pytest.fixture
+def study() -> Study:
+    return trained(new_study())
+
+
+def asked(question: str = "Why?", sides: tuple[str, str] = ("lora", "qlora"), **answers: str) -> Turn:
+    said = {"qlora": "four", "lora": "sixteen", **answers}
+    return Turn(question, {arm: Answer(text) for arm, text in said.items()}, sides, blind=True,
+                sampling=Sampling(temperature=0.5, seed=9))
+
+
+def cast(study: Study, vote: Choice, question: str, **changes: Any) -> None:
+    record_vote(study, asked(question, **changes), [Message("user", question)], vote)
+
+
+def test_a_vote_is_one_line_that_tells_all(study: Study) -> None:
+    cast(study, "a", "متى يفتح؟")
+    (line,) = votes_file(study).read_text(encoding="utf-8").splitlines()
+    record = json.loads(line)
+    assert record.pop("time").endswith("+00:00")
+    assert record == {
+        "question": "متى يفتح؟", "conversation": [{"role": "user", "content": "متى يفتح؟"}],
+        "answers": {"qlora": "four", "lora": "sixteen"}, "sides": {"a": "lora", "b": "qlora"}, "vote": "a",
+        "sampling": {"max_new_tokens": 256, "temperature": 0.5, "top_p": 1.0, "seed": 9}, "model": model_of(study),
+    }
+    assert read_votes(study)[0].winner == "lora"
+
+
+def test_sides_are_turned_back_into_arms(study: Study) -> None:
+    cast(study, "a", "1")
+    cast(study, "a", "2", sides=("qlora", "lora"))
+    cast(study, "b", "3", sides=("qlora", "lora"))
+    cast(study, "tie", "4")
+    cast(study, "both bad", "5")
+    assert tally(study) == Tally(qlora=1, lora=2, ties=1, both_bad=1, p_value=1.0)
+
+
+def test_votes_on_other_adapters_and_second_votes_on_the_same_answers_do_not_count(study: Study) -> None:
+    cast(study, "a", "1")
+    cast(study, "b", "1", sides=("lora", "qlora"))  # the voter knows by now
+    cast(study, "b", "1", qlora="five")
+    assert tally(study) == replace(Tally(), qlora=1, lora=1, repeated=1)
+    path = study.arm_folder("lora") / "summary.json"
+    write_json(path, {**read_json(path), "adapter_sha256": "new"})
+    assert tally(study) == replace(Tally(), outdated=3)
+    assert counting(read_votes(study), {}) == []
+
+
+def test_what_cannot_be_voted_on_is_refused(study: Study) -> None:
+    refused = [asked(qlora="sixteen"), replace(asked(), vote="tie"), replace(asked(), blind=False), Turn("Why?")]
+    for turn in refused:
+        with pytest.raises(StudyError):
+            record_vote(study, turn, [], "a")
+    record_vote(study, refused[0], [], "both bad")
+    assert tally(study).both_bad == 1
+
+
+def test_a_damaged_file_is_told(study: Study) -> None:
+    votes_file(study).write_text('{"time": 1}\n')
+    with pytest.raises(StudyError, match="another version or damaged"):
+        tally(study)
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(7, 9), (0, 6), (12, 1), (5, 5)])
+def test_the_sign_test_is_the_binomial_test_of_one_half(wins: int, losses: int) -> None:
+    assert sign_p_value(wins, losses) == pytest.approx(binomtest(wins, wins + losses, 0.5).pvalue)
+
+
+def test_the_tally_is_told_in_words() -> None:
+    assert tally_sentence(Tally()) == "No votes yet."
+    shown = Tally(7, 9, 4, 0, p_value=sign_p_value(7, 9))
+    assert tally_sentence(shown) == "QLoRA 7, LoRA 9, 4 ties: no preference shown, p = 0.80."
+    clear = Tally(1, 12, 1, 2, p_value=sign_p_value(1, 12))
+    assert tally_sentence(clear) == "QLoRA 1, LoRA 12, 1 tie, 2 both bad: LoRA is preferred, p = 0.003."
+    assert tally_sentence(Tally(ties=2)) == "QLoRA 0, LoRA 0, 2 ties: no vote prefers one yet."
+    assert "p < 0.001" in tally_sentence(Tally(20, 0, p_value=sign_p_value(20, 0)))
