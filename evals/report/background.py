@@ -118,6 +118,8 @@ NOT_MEASURED: dict[str, str] = {
     "reliability": "Confidence was not set against correctness: no answers were scored together with their "
                    "probabilities. It needs generated answers of L16 and Q4; evaluate again to get them.",
     "judge": "No judge was asked. eval.judge_url and eval.judge_model name one.",
+    "votes": "Nobody has voted. On the Chat tab, turn on blind mode, ask, and say which answer is better; then write "
+             "the votes into the report.",
     "noise": "What another scoring batch alone would change was not measured. eval.noise_floor: true turns that on.",
     "seeds": "Each arm was trained once, so how much luck there is in training is unknown: seeds: 3 trains each arm "
              "three times.",

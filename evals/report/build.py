@@ -29,6 +29,7 @@ from evals.report.seeds import seeds
 from evals.report.sentences import audience, objection, summary, verdict_sentence
 from evals.report.tasks import task_records
 from evals.report.training import arm_records, curves, resources, twins
+from evals.report.votes import votes
 
 VERSION = 1
 
@@ -131,6 +132,7 @@ def _beside(study: Study, cells: dict[str, Cell], items: list[str]) -> dict[str,
         "reliability": reliability(cells),
         "seeds": seeds(study, cells, items),
         "judge": judged(study, cells),
+        "votes": votes(study),
         "declining": declining(cells),
     }
 

@@ -124,6 +124,7 @@ def _beside(report: Mapping[str, Any]) -> dict[str, Any]:
         "calibration": diagrams.reliability_chart(report.get("reliability")),
         "judge": asked.judge_rows(report),
         "preference": diagrams.preference_bar(report.get("judge")),
+        "votes": asked.vote_rows(report),
         "seeds": asked.seed_rows(report),
         "seeds_note": (seeds or {}).get("sentence") or NOT_MEASURED["seeds"],
         "spread": asked.spread_row(report),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from assistant_builder.files import write_text
 from tests.browser.serving import Site, free_port, start_site
 from tests.chat.parrot import parrot_command
 from tests.fabricated import finished_study, new_study
@@ -18,6 +22,8 @@ pytestmark = pytest.mark.browser
 SERVE = """
 import os, sys
 from assistant_builder.chat.client import WorkerPool
+from assistant_builder.ui import chat_corrections
+chat_corrections.start_run = lambda name: None  # nothing is trained here
 from assistant_builder.ui.app import build_app, serve
 serve(build_app(WorkerPool(sys.argv[1:])), "127.0.0.1", int(os.environ["GRADIO_SERVER_PORT"]))
 """
@@ -29,7 +35,9 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     home = tmp_path_factory.mktemp("chat") / "home"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ASSISTANT_BUILDER_HOME", str(home))
-        finished_study("parrots")
+        for study in (finished_study("parrots"), finished_study("spare")):
+            for arm in ("qlora", "lora"):
+                write_text(study.arm_folder(arm) / "adapter" / "adapter_model.safetensors", "feathers")
         new_study("untrained")
     site = start_site(home, free_port(), [sys.executable, "-c", SERVE, *parrot_command(home)])
     yield site
@@ -89,11 +97,15 @@ def test_a_crash_is_told_and_the_next_question_is_answered(page: Page, chat: Sit
     expect(page.locator("#ab-pane-qlora")).to_contain_text("qlora:still")
 
 
-def test_a_held_out_question_comes_with_its_reference(page: Page, chat: Site) -> None:
+def test_a_held_out_question_comes_with_its_reference_a_click_away(page: Page, chat: Site) -> None:
     page.goto(f"{chat.url}?study=parrots&tab=chat")
     page.locator("#ab-suggested input").click()
     page.get_by_role("option").locator("visible=true").first.click()
-    expect(page.get_by_text("Reference answer")).to_be_visible()
+    shown = page.locator("#ab-reference details")
+    expect(shown).to_be_visible()
+    expect(shown.locator(".ab-reference")).to_be_hidden()
+    shown.locator("summary").press("Enter")
+    expect(shown.locator(".ab-reference")).to_be_visible()
     assert page.locator("#ab-question textarea").input_value()
 
 
@@ -101,3 +113,115 @@ def test_an_untrained_study_has_nobody_to_talk_to(page: Page, chat: Site) -> Non
     page.goto(f"{chat.url}?study=untrained&tab=chat")
     expect(page.get_by_text("Nobody to talk to yet")).to_be_visible()
     expect(page.locator("#ab-question")).to_be_hidden()
+
+
+def test_a_blind_vote_tells_who_is_who_only_afterwards(page: Page, chat: Site) -> None:
+    page.goto(f"{chat.url}?study=parrots&tab=chat")
+    expect(page.locator("#ab-ready")).to_contain_text("loaded")
+    page.get_by_label("Blind mode").check()
+    seen = []
+    for number in (1, 2):
+        ask(page, f"blind question {number}")
+        expect(page.locator("#ab-vote-a")).to_be_enabled()
+        said = {side: page.locator(f"#ab-side-{side} [data-text]").last.inner_text() for side in "ab"}
+        arms = {side: text.partition(":")[0] for side, text in said.items()}
+        seen.append(arms)
+        for side, text in said.items():
+            shown = page.locator(f"#ab-pane-side-{side}").evaluate("pane => pane.outerHTML").replace(text, "")
+            # the turns come newest first; the first of them has been voted on by the second
+            assert not re.search("lora|tokens/s|MB", shown.partition("blind question 1")[0].partition("question 1")[0]
+                                 if number == 2 else shown, re.IGNORECASE)
+        page.locator("#ab-vote-b").press("Enter")
+        winner = {"qlora": "QLoRA · 4-bit", "lora": "LoRA · 16-bit"}[arms["b"]]
+        expect(page.locator("#ab-outcome")).to_contain_text(f"You preferred {winner}")
+        expect(page.locator("#ab-side-b .ab-was").last).to_have_text(f"{winner} · your choice")
+        expect(page.locator("#ab-side-b .ab-speed")).to_contain_text("tokens/s")
+    lines = (chat.home / "studies" / "parrots" / "votes.jsonl").read_text(encoding="utf-8").splitlines()
+    recorded = [json.loads(line) for line in lines]
+    assert [(vote["question"], vote["sides"], vote["vote"]) for vote in recorded] == [
+        (f"blind question {number}", arms, "b") for number, arms in enumerate(seen, start=1)
+    ]
+    assert all(vote["answers"][arm].startswith(arm) for vote in recorded for arm in ("qlora", "lora"))
+    won = [arms["b"] for arms in seen]
+    expect(page.locator("#ab-tally")).to_contain_text(f"QLoRA {won.count('qlora')}, LoRA {won.count('lora')}: no pref")
+    page.reload()
+    expect(page.get_by_label("Blind mode")).to_be_checked()
+    expect(page.locator("#ab-tally")).to_contain_text("no preference shown")
+    page.locator("#ab-votes-report").click()
+    expect(page.get_by_text("The report holds the votes now")).to_be_visible(timeout=60_000)
+    assert json.loads((chat.home / "studies" / "parrots" / "report.json").read_text("utf-8"))["votes"]["votes"] == 2
+
+
+def test_a_reload_in_mid_chat_keeps_what_was_finished(page: Page, chat: Site) -> None:
+    page.goto(f"{chat.url}?study=parrots&tab=chat")
+    page.get_by_text("System prompt and sampling").click()
+    page.locator("#ab-system textarea").fill("Be a bird.")
+    ask(page, "first")
+    expect(page.locator("#ab-pane-lora")).to_contain_text("lora:first")
+    expect(page.locator("#ab-send")).to_be_enabled()
+    ask(page, "long story")
+    expect(page.locator("#ab-pane-lora")).to_contain_text("lora:story")
+    page.reload()
+    expect(page.locator("#ab-pane-lora")).to_contain_text("lora:first")
+    expect(page.locator("#ab-pane-lora")).to_contain_text("was not answered")
+    expect(page.locator("#ab-system textarea")).to_have_value("Be a bird.")
+    page.locator("#ab-again").click()
+    expect(page.locator("#ab-pane-lora")).to_contain_text("lora:story")
+    page.locator("#ab-stop").click()
+    expect(page.locator("#ab-pane-lora .ab-speed")).to_contain_text("stopped")
+    expect(page.locator("#ab-pane-lora .ab-user")).to_have_count(2)
+
+
+def test_an_earlier_question_is_edited_and_an_answer_copied(page: Page, chat: Site) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.goto(f"{chat.url}?study=parrots&tab=chat")
+    for question in ("one", "two", "three"):
+        ask(page, question)
+        expect(page.locator("#ab-pane-lora")).to_contain_text(f"lora:{question} ✓")
+        expect(page.locator("#ab-send")).to_be_enabled()
+    page.locator("#ab-pane-lora").get_by_role("button", name="Edit question 2").click()
+    expect(page.locator("#ab-editing")).to_contain_text("the question after it")
+    expect(page.locator("#ab-question textarea")).to_have_value("two")
+    ask(page, "zwei")
+    expect(page.locator("#ab-pane-lora")).to_contain_text("lora:zwei ✓")
+    expect(page.locator("#ab-pane-lora .ab-user")).to_have_text(["zwei", "one"])  # newest first in the markup
+    expect(page.locator("#ab-editing")).to_be_hidden()
+    page.get_by_role("button", name="Copy answer 2 of LoRA").click()
+    expect(page.get_by_role("button", name="Copy answer 2 of LoRA")).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == "lora:zwei ✓"
+
+
+def test_the_base_model_answers_in_a_third_pane_and_the_talk_is_taken_away(
+    page: Page, chat: Site, tmp_path: Path
+) -> None:
+    page.goto(f"{chat.url}?study=parrots&tab=chat")
+    expect(page.locator("#ab-pane-base")).to_be_hidden()
+    page.get_by_label("Ask the base model too").check()
+    expect(page.locator("#ab-pane-base")).to_be_visible()
+    ask(page, "متى يفتح؟")
+    expect(page.locator("#ab-pane-base")).to_contain_text("base:متى")
+    expect(page.locator("#ab-send")).to_be_enabled()
+    for ending in ("md", "json"):
+        with page.expect_download() as download:
+            page.locator(f"#ab-talk-{ending}").click()
+        download.value.save_as(tmp_path / ending)
+    turns = json.loads((tmp_path / "json").read_text("utf-8"))["turns"]
+    assert turns[0]["answers"]["base"]["text"] == "base:متى base:يفتح؟ ✓"
+    assert "lora:متى lora:يفتح؟ ✓" in (tmp_path / "md").read_text("utf-8")
+
+
+def test_a_wrong_answer_is_corrected_and_a_new_study_made_with_it(page: Page, chat: Site) -> None:
+    page.goto(f"{chat.url}?study=spare&tab=chat")
+    ask(page, "Where do bicycles go?")
+    page.get_by_role("button", name="Correct answer 1 of LoRA").click()
+    expect(page.locator("#ab-correct-question textarea")).to_have_value("Where do bicycles go?")
+    page.locator("#ab-correct-answer textarea").fill("Behind the house.")
+    page.locator("#ab-correct-keep").click()
+    expect(page.locator(".ab-corrections")).to_contain_text("Behind the house.")
+    expect(page.locator("#ab-retrain-name textarea, #ab-retrain-name input")).to_have_value("spare-corrected")
+    page.get_by_role("button", name="Retrain with 1 correction as a new study").click()
+    expect(page.get_by_text("compare spare spare-corrected")).to_be_visible()
+    expect(page.get_by_role("tab", name="Train")).to_have_attribute("aria-selected", "true")
+    source = chat.home / "studies" / "spare-corrected" / "data" / "source.jsonl"
+    last = json.loads(source.read_text("utf-8").splitlines()[-1])
+    assert (last["question"], last["answer"], last["split"]) == ("Where do bicycles go?", "Behind the house.", "train")

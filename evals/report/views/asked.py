@@ -1,4 +1,4 @@
-"""What else was asked of the cells: other tasks, declining, calibration, training seeds, a judge."""
+"""What else was asked of the cells: other tasks, declining, calibration, training seeds, a judge, people."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evals.report.views.headline import OUTCOMES, reading
-from evals.report.wording import count, difference, duration, interval, number, p_value, percent, shown, signed
+from evals.report.wording import count, difference, duration, interval, number, p_value, percent, plural, shown, signed
 from evals.retention import TASK as RETENTION
 
 Report = Mapping[str, Any]
@@ -151,3 +151,25 @@ def judge_rows(report: Report) -> list[tuple[str, str]]:
         ("Chose the answer shown first", _UNKNOWN if first is None else f"{percent(first)} of single judgements"),
         ("Time", duration(judge.get("seconds"))),
     ]
+
+
+def vote_rows(report: Report) -> list[tuple[str, str]]:
+    """What people voted, in numbers; empty without votes."""
+    votes = report.get("votes")
+    if not votes:
+        return []
+    whole = votes["votes"]
+    rows = [
+        ("Votes", f"{count(whole)} on {plural(votes['questions'], 'question')}, sides at random, who is who hidden"),
+        ("QLoRA preferred", _share(votes["qlora"], whole)),
+        ("LoRA preferred", _share(votes["lora"], whole)),
+        ("Ties", _share(votes["ties"], whole)),
+        ("Both bad", _share(votes["both_bad"], whole)),
+        ("Sign test", f"p = {p_value(votes['p_value'])}; ties and both bad are no part of it"),
+        ("Chose the answer on the left", _share(votes["left"], votes["qlora"] + votes["lora"])),
+        ("When", " to ".join(dict.fromkeys(votes[end][:10] for end in ("first", "last")))),
+    ]
+    left_out = [(votes["outdated"], "on adapters trained before"),
+                (votes["repeated"], "on answers that had been voted on already")]
+    told = [f"{count(number)} {what}" for number, what in left_out if number]
+    return [*rows, *([("Not counted", ", ".join(told))] if told else [])]
