@@ -10,7 +10,7 @@ from assistant_builder.files import append_jsonl, read_json, write_json
 from assistant_builder.study import Study
 from evals.report import build_report
 from evals.report.charts import Scale, interval_panels, loss_chart, ticks
-from evals.report.diffing import changed_words
+from evals.report.diffing import changed_words, pieces, word_diff
 from evals.report.training import curves
 from evals.report.wording import decimals, difference, duration, interval, p_value, size
 from tests.evals.report.handmade import DECLINE, Recipe, write_study
@@ -90,6 +90,40 @@ def test_changed_words_are_marked() -> None:
 def test_marked_runs_give_the_texts_back(first: str, second: str) -> None:
     runs = changed_words(first, second)
     assert ["".join(text for text, _ in side) for side in runs] == [first, second]
+
+
+@given(st.text(), st.text())
+def test_an_alignment_holds_both_texts(first: str, second: str) -> None:
+    found = word_diff(first, second)
+    assert "".join(text for text, side in found if side != "second") == first
+    assert "".join(text for text, side in found if side != "first") == second
+    assert all(text for text, _ in found)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "found"),
+    [
+        ("the cat sat", "the dog sat",
+         [("the ", "both"), ("cat", "first"), ("dog", "second"), (" sat", "both")]),
+        ("one two three", "one 2 3", [("one ", "both"), ("two three", "first"), ("2 3", "second")]),
+        ("明日は晴れ", "今日は晴れ", [("明", "first"), ("今", "second"), ("日は晴れ", "both")]),
+        ("น้ำเย็น", "น้ำร้อน", [("น้ำ", "both"), ("เย็", "first"), ("ร้อ", "second"), ("น", "both")]),
+        ("हिन्दी में पानी", "हिन्दी में आग", [("हिन्दी में ", "both"), ("पानी", "first"), ("आग", "second")]),
+        ("שלום עולם", "שלום לך", [("שלום ", "both"), ("עולם", "first"), ("לך", "second")]),
+    ],
+)
+def test_words_are_aligned_in_any_script(first: str, second: str, found: list[tuple[str, str]]) -> None:
+    assert word_diff(first, second) == found
+
+
+def test_what_belongs_to_a_character_is_not_parted_from_it() -> None:
+    assert pieces("cafe\u0301!  👩‍🔬👍🏽") == ["cafe\u0301", "!", "  ", "👩‍🔬", "👍🏽"]
+    assert pieces("हिन्दी") == ["हिन्दी"]
+
+
+def test_very_long_texts_are_not_aligned() -> None:
+    first, second = "a b " * 3000, "a c " * 3000
+    assert word_diff(first, second) == [(first, "first"), (second, "second")]
 
 
 def test_numbers_in_words() -> None:
