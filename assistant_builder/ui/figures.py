@@ -14,7 +14,17 @@ if TYPE_CHECKING:
 ARM_COLORS = {"qlora": "#0d9488", "lora": "#d97706"}
 """Told apart by every common kind of colour vision; the style sheet has the same two."""
 MOST_POINTS = 600
-_GREY = "#7b8494"
+GREY = "#7b8494"
+LAYOUT: dict[str, Any] = {
+    "template": "none", "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
+    "font": {"family": "system-ui, sans-serif", "size": 13, "color": GREY},
+    "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},
+}
+"""No ground of its own, so that a figure shows on light and on dark alike; the style sheet sets the texts of class
+``ab-figure`` in the theme's own colour."""
+AXIS: dict[str, Any] = {
+    "gridcolor": "rgba(123,132,148,0.2)", "zeroline": False, "linecolor": "rgba(123,132,148,0.4)",
+}
 
 
 def loss_figure(arms: Mapping[str, ArmSnapshot]) -> Figure:
@@ -45,15 +55,11 @@ def loss_figure(arms: Mapping[str, ArmSnapshot]) -> Figure:
                 hovertemplate="step %{x}: %{y:.3f}",
             )
     figure.update_layout(
-        template="none", height=360, margin={"l": 56, "r": 12, "t": 12, "b": 44}, hovermode="x unified",
-        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 13, "color": _GREY},
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},
+        **LAYOUT, height=360, margin={"l": 56, "r": 12, "t": 12, "b": 44}, hovermode="x unified",
         uirevision="loss",  # keeps zoom and hidden curves when points are added
     )
-    line = {"gridcolor": "rgba(123,132,148,0.2)", "zeroline": False, "linecolor": "rgba(123,132,148,0.4)"}
-    figure.update_xaxes(title_text="optimizer step", rangemode="tozero", **line)
-    figure.update_yaxes(title_text="loss (nats per token)", **line)
+    figure.update_xaxes(title_text="optimizer step", rangemode="tozero", **AXIS)
+    figure.update_yaxes(title_text="loss (nats per token)", **AXIS)
     return figure
 
 

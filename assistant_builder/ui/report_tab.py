@@ -1,4 +1,4 @@
-"""The Report tab: the report as it is, and its three files to take away."""
+"""The Report tab: the report as it is, its three files to take away, printing it, and making it again."""
 
 from __future__ import annotations
 
@@ -8,14 +8,34 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
+from assistant_builder.study import Study
 from assistant_builder.ui.downloads import offer
-from assistant_builder.ui.markup import empty
-from assistant_builder.ui.sections import Look, Section
-from assistant_builder.ui.snapshots import stamp
+from assistant_builder.ui.markup import callout, code, empty, error_callout, fold, join
+from assistant_builder.ui.runs import last_words, remake_report, start_phase
+from assistant_builder.ui.sections import Look, Section, told
+from assistant_builder.ui.snapshots import Snapshot, log_tail, stamp
 from assistant_builder.ui.views.study import needs_study
 
 EMPTY = "The report is shown here."
 FORMATS = ("html", "md", "json")
+HINT = "In the print window, “Save as PDF” makes a file of it. It prints in light colours whatever the page shows."
+_PRINT = """() => {
+  const shown = document.querySelector("iframe.ab-report");
+  if (!shown) return;
+  const frame = document.createElement("iframe");
+  frame.setAttribute("sandbox", "allow-same-origin allow-modals");
+  frame.setAttribute("aria-hidden", "true");
+  frame.tabIndex = -1;
+  frame.className = "ab-printing";
+  frame.srcdoc = shown.srcdoc;
+  frame.onload = () => {
+    frame.contentWindow.addEventListener("afterprint", () => frame.remove());
+    frame.contentWindow.print();
+  };
+  document.body.append(frame);
+}"""
+"""Prints a second copy: the frame that is shown may neither be reached from here nor open a window. No script runs in
+the copy either, for it is not allowed any; it may be reached, so that it can be told to print."""
 
 
 class ReportTab:
@@ -24,14 +44,21 @@ class ReportTab:
     def __init__(self) -> None:
         with gr.Row(visible=False, elem_classes="ab-actions") as self.bar:
             self.buttons = [gr.DownloadButton(f"Download .{ending}", size="sm") for ending in FORMATS]
+            self.printing = gr.Button("Print or save as PDF", size="sm", elem_id="ab-print")
+            self.again = gr.Button("Make the report again", size="sm", elem_id="ab-remake")
+        self.hint = gr.HTML(Markup('<p class="ab-print-hint">{}</p>').format(HINT), visible=False)
+        self.message = gr.HTML(elem_id="ab-report-state")
         self.frame = gr.HTML(needs_study(EMPTY), elem_id="ab-report")
 
     def sections(self) -> list[Section]:
         """What follows the study."""
-        return [Section("report", [self.bar, *self.buttons, self.frame], _report_mark, self._draw)]
+        return [
+            Section("report", [self.bar, self.hint, *self.buttons, self.frame], _report_mark, self._draw),
+            Section("report-state", [self.again, self.message], _state_mark, self._draw_state),
+        ]
 
     def _draw(self, look: Look) -> Sequence[Any]:
-        nothing = [gr.update(visible=False), *(gr.update(value=None) for _ in FORMATS)]
+        nothing = [gr.update(visible=False), gr.update(visible=False), *(gr.update(value=None) for _ in FORMATS)]
         if look.study is None:
             return [*nothing, needs_study(EMPTY)]
         page = look.study.folder / "report.html"
@@ -42,7 +69,54 @@ class ReportTab:
             gr.update(value=offer(look.study.folder / f"report.{ending}", f"{look.study.name}-report.{ending}"))
             for ending in FORMATS
         ]
-        return [gr.update(visible=True), *files, report_frame(page.read_text(encoding="utf-8"))]
+        shown = gr.update(visible=True)
+        return [shown, shown, *files, report_frame(page.read_text(encoding="utf-8"))]
+
+    def _draw_state(self, look: Look) -> Sequence[Any]:
+        if look.study is None or look.snapshot is None:
+            return [gr.update(interactive=False), ""]
+        phase = start_phase(look.study)
+        said = report_state(look.snapshot, log_tail(look.study, "report"))
+        if phase == "refused":
+            said = callout("bad", "The report could not be made", last_words(look.study))
+        evaluated = look.snapshot.step("evaluate").state == "succeeded"
+        busy = look.snapshot.running or phase == "starting"
+        return [gr.update(interactive=evaluated and not busy), said]
+
+    def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
+        """Connect the components.
+
+        Args:
+            picker: Holds the name of the chosen study.
+            tabs: The tabs, to move on to another one.
+        """
+        self.printing.click(None, None, None, js=_PRINT)
+        self.again.click(told(_remake), picker, [self.message, self.again], show_progress="hidden",
+                         api_visibility="private")
+
+
+def _remake(name: str | None) -> list[Any]:
+    refused = remake_report(Study.open(name or ""))
+    return [refused or callout("info", "Making the report again…"), gr.update(interactive=bool(refused))]
+
+
+def report_state(snapshot: Snapshot, log: str = "") -> Markup:
+    """What there is to say of the making of the report, beside the report itself.
+
+    Args:
+        snapshot: The study.
+        log: The end of the step's log.
+    """
+    record = snapshot.step("report")
+    if record.state == "running":
+        return callout("info", "The report is being made", "It takes some seconds; it comes here by itself.")
+    if record.state == "failed":
+        told = error_callout(record.error or {"what": "the report could not be made"})
+        return join([told, fold("Log of “Report”", code(log)) if log else ""])
+    if snapshot.report and snapshot.step("evaluate").state != "succeeded":
+        return callout("warn", "This report is of an earlier evaluation",
+                       remedy="Finish the evaluation, and it is made again.")
+    return Markup("")
 
 
 def report_frame(page: str) -> Markup:
@@ -58,3 +132,11 @@ def report_frame(page: str) -> Markup:
 
 def _report_mark(look: Look) -> str:
     return f"{look.name}:{stamp([look.study.folder / 'report.html'])}" if look.study else f"none:{look.name}"
+
+
+def _state_mark(look: Look) -> str:
+    if look.study is None:
+        return f"none:{look.name}"
+    study = look.study
+    files = [study.status_file(step) for step in ("evaluate", "report")]
+    return f"{look.name}:{look.mark.split(':')[1]}:{stamp([*files, study.folder / 'run.json'])}:{start_phase(study)}"

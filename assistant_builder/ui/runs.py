@@ -112,6 +112,30 @@ def stale_changes(study: Study) -> list[str]:
     return []
 
 
+def remake_report(study: Study) -> Markup:
+    """Write the report anew from the scores that there are; the old one stays until the new one is whole.
+
+    Args:
+        study: A study that has been evaluated.
+
+    Returns:
+        Why it was not begun; empty when it was.
+
+    Raises:
+        StudyError: The study is running, or was never evaluated.
+    """
+    if study.state == "running" or start_phase(study) == "starting":
+        raise StudyError("the study is running already", remedy="Wait until it is done: it ends with the report")
+    if study.step("evaluate").state != "succeeded":
+        raise StudyError("the study has not been evaluated", remedy="Evaluate it first")
+    stale = stale_changes(study)
+    if stale:
+        return refused_changes(stale)
+    study.status_file("report").unlink(missing_ok=True)  # the next run finds everything done but this
+    start_run(study.name)
+    return Markup("")
+
+
 def others_before(study: Study) -> list[str]:
     """The studies that run or wait now and that a start of this one would come after."""
     from assistant_builder.jobs.queue import tickets

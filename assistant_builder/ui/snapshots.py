@@ -112,7 +112,6 @@ def take_snapshot(study: Study) -> Snapshot:
     progress = {step.step: found for step in steps if (found := study.progress(step.step)) is not None}
     runner = study.runner() or {}
     failed = next((record.error for record in steps if record.state == "failed" and record.error), None)
-    report = study.folder / "report.json"
     return Snapshot(
         name=study.name,
         config=study.config,
@@ -124,7 +123,7 @@ def take_snapshot(study: Study) -> Snapshot:
         scores={
             cell: read_json(path) for cell in CELLS if (path := study.cell_folder(cell) / "scores.json").exists()
         },
-        report=read_json(report) if report.exists() else None,
+        report=study_report(study),
         behind=tuple(study.behind),
     )
 
@@ -147,6 +146,18 @@ def samples_stamp(study: Study) -> str:
     paths = [study.arm_folder(arm) / "metrics.jsonl" for arm in SHOWN_ARMS]
     asked = [[event for event in _events(str(path), stamp([path])) if event["event"] == "sample"] for path in paths]
     return ".".join(f"{len(events)}@{events[-1]['step'] if events else 0}" for events in asked)
+
+
+def study_report(study: Study) -> dict[str, Any] | None:
+    """report.json, parsed once as long as it stays the same; nobody may change what is returned."""
+    path = study.folder / "report.json"
+    return _report(path, stamp([path])) if path.exists() else None
+
+
+@functools.lru_cache(maxsize=4)
+def _report(path: Path, seen: str) -> dict[str, Any]:
+    found: dict[str, Any] = read_json(path)
+    return found
 
 
 @functools.lru_cache(maxsize=16)

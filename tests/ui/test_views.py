@@ -30,7 +30,6 @@ from assistant_builder.ui.snapshots import (
     take_snapshot,
 )
 from assistant_builder.ui.views.data import findings_view, rejected_view, split_view, unreadable_view
-from assistant_builder.ui.views.evaluation import evaluation_panel
 from assistant_builder.ui.views.prompted import plain_view
 from assistant_builder.ui.views.samples import samples_card
 from assistant_builder.ui.views.study import picker_label, study_strip
@@ -40,7 +39,7 @@ from assistant_builder.ui.views.training import (
     resources_table,
     run_panel,
 )
-from tests.fabricated import done, finished_study, new_study, running, with_data, with_metrics
+from tests.fabricated import finished_study, new_study, running, with_data, with_metrics
 
 HOSTILE = '<img src="http://evil.invalid/a.png"><script>alert(1)</script>" onload="x'
 
@@ -172,26 +171,6 @@ def test_both_arms_show_their_figures(finished: Snapshot) -> None:
     for figure in ("60 of 60", "301 tokens/s", "1.9 GB", "QLoRA · 4-bit", "LoRA · 16-bit"):
         assert figure in said
     assert "110 MB" in plain(resources_table(finished)) and "269 MB" in plain(resources_table(finished))
-
-
-def test_evaluation_shows_cells_intervals_and_verdict(finished: Snapshot) -> None:
-    assert finished.report is not None
-    said = plain(evaluation_panel(finished))
-    assert finished.report["sentence"] in said.replace("&#39;", "'")
-    for words in ("B16", "QLoRA on the 4-bit base", "95 % interval", "Q4 \N{MINUS SIGN} L16", "Exact match"):
-        assert words in said
-    unfinished = replace(finished, report=None)
-    assert "Every cell" in plain(evaluation_panel(unfinished))
-
-
-def test_evaluation_says_what_comes_first() -> None:
-    study = with_data(new_study())
-    assert "Nothing to evaluate yet" in evaluation_panel(take_snapshot(study))
-    for arm in ("lora", "qlora"):
-        done(study, f"train-{arm}", 1)
-    assert "Trained, not evaluated" in evaluation_panel(take_snapshot(study))
-    running(study, "evaluate", Progress(25, 100, "%", "Scoring Q4", 40.0))
-    assert "Scoring Q4: 25 %, 40 s left" in plain(evaluation_panel(take_snapshot(study)))
 
 
 # settings

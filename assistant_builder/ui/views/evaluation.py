@@ -1,4 +1,4 @@
-"""The scores of every cell, the differences with their intervals, and the verdict."""
+"""The scores of every cell, the differences with their intervals, and the verdict; how far an evaluation is."""
 
 from __future__ import annotations
 
@@ -8,99 +8,163 @@ from typing import Any
 from markupsafe import Markup
 
 from assistant_builder.config import METRICS
-from assistant_builder.ui.markup import Tone, bar, callout, card, empty, error_callout, fold, items, join, table
+from assistant_builder.ui.markup import (
+    Tone,
+    badge,
+    bar,
+    callout,
+    card,
+    code,
+    empty,
+    error_callout,
+    fold,
+    items,
+    join,
+    table,
+)
 from assistant_builder.ui.snapshots import Snapshot
 from assistant_builder.ui.views.study import step_title
 from evals.metrics import METRIC_INFO
-from evals.report.wording import SHOWN, count, difference, duration, interval, number, p_value
+from evals.report.background import BASELINE_TEXTS, CELL_TEXTS
+from evals.report.wording import SHOWN, count, difference, duration, interval, number, p_value, size
 
 MINUS = " \N{MINUS SIGN} "
-CELL_MEANINGS = {
-    "B16": "16-bit base, untuned",
-    "B4": "4-bit base, untuned",
-    "L16": "LoRA on the 16-bit base",
-    "Q4": "QLoRA on the 4-bit base",
-    "L4": "LoRA's adapter on the 4-bit base",
-    "Q16": "QLoRA's adapter on the 16-bit base",
-    "QD": "QLoRA merged into its dequantized base",
-    "QR": "the same, quantized again",
-    "LM": "LoRA merged into the 16-bit base",
-    "LR": "the same, quantized to 4 bits",
-}
 _OUTCOMES: dict[str, tuple[Tone, str]] = {
     "no worse": ("good", "4-bit is no worse"),
     "worse": ("bad", "4-bit is worse"),
     "inconclusive": ("warn", "Cannot be told yet"),
 }
+_KEEPS = {"measured": "is what was measured", "yes": "✓ yes", "no": "✕ no", "cannot be told": "cannot be told"}
 
 
-def evaluation_panel(snapshot: Snapshot) -> Markup:
-    """Everything the Evaluate tab shows."""
+def evaluation_state(snapshot: Snapshot, log: str = "") -> Markup:
+    """Where the evaluation stands, unless it is done: not begun, under way, failed, stopped.
+
+    Args:
+        snapshot: The study.
+        log: The end of the log of the step that failed.
+    """
+    record, report = snapshot.step("evaluate"), snapshot.step("report")
+    if record.state == "running":
+        return _progress(snapshot)
+    for step in (record, report):
+        if step.state == "failed":
+            told = error_callout(step.error or {"what": f"“{step_title(step.step)}” failed"})
+            return join([told, fold(f"Log of “{step_title(step.step)}”", code(log)) if log else "",
+                         _so_far(snapshot)])
+    if record.state in ("cancelled", "lost"):
+        title = "The evaluation was cancelled" if record.state == "cancelled" else "The evaluation was interrupted"
+        return join([callout("warn", title, "What was scored is kept.",
+                             "Press “Carry on”: it goes on with the cell at which it stopped."), _so_far(snapshot)])
+    if record.state == "queued" and not snapshot.scores:
+        return _not_begun(snapshot)
+    if record.state == "succeeded" and snapshot.report is None:
+        if report.state == "running":
+            return join([callout("info", "All scored", "The report is being written; its verdict comes here."),
+                         _so_far(snapshot)])
+        return join([callout("warn", "Scored, without a report", remedy="Press “Carry on”: the verdict needs it."),
+                     _so_far(snapshot)])
+    return Markup("") if snapshot.report else _so_far(snapshot)
+
+
+def _not_begun(snapshot: Snapshot) -> Markup:
+    if snapshot.trained and not snapshot.running:
+        return empty("Trained, not evaluated", "Press “Evaluate now”: both assistants answer the held-out questions, "
+                     "and their untuned bases too.")
+    if snapshot.running:
+        return empty("Nothing to evaluate yet", "The run is under way; the evaluation follows by itself once both "
+                     "assistants are trained, and its scores come here as they are made.")
+    return empty("Nothing to evaluate yet", "Train both assistants on the Train tab; the evaluation follows by itself.")
+
+
+def _progress(snapshot: Snapshot) -> Markup:
+    progress = snapshot.progress.get("evaluate")
+    if progress is None or not progress.total:
+        return join([callout("info", "Evaluating", "Loading the models."), _so_far(snapshot)])
+    left = f", {duration(progress.eta_seconds)} left" if progress.eta_seconds is not None else ""
+    said = f"{progress.message or 'Scoring'}: {progress.done} %{left}"
     return join([
-        _state(snapshot),
-        verdict_callout(snapshot.report) if snapshot.report else "",
-        card("Every cell", cells_table(snapshot)) if snapshot.scores else "",
-        card("Differences", contrasts_table(snapshot.report)) if snapshot.report else "",
-        _warnings(snapshot.report) if snapshot.report else "",
+        callout("info", "Evaluating", said), bar(progress.done / progress.total, step_title("evaluate")),
+        _stages(snapshot, progress.message), _so_far(snapshot),
     ])
 
 
-def _state(snapshot: Snapshot) -> Markup:
-    record = snapshot.step("evaluate")
-    if record.state == "running":
-        progress = snapshot.progress.get("evaluate")
-        if progress is None or not progress.total:
-            return callout("info", "Evaluating", "Loading the models.")
-        left = f", {duration(progress.eta_seconds)} left" if progress.eta_seconds is not None else ""
-        said = f"{progress.message or 'Scoring'}: {progress.done} %{left}"
-        return join([callout("info", "Evaluating", said), bar(progress.done / progress.total, step_title("evaluate"))])
-    if record.state == "failed":
-        return error_callout(record.error or {"what": "the evaluation failed"})
-    if record.state in ("cancelled", "lost"):
-        return callout("warn", "The evaluation did not finish", remedy="Press “Carry on” on the Train tab.")
-    if record.state == "queued" and not snapshot.scores:
-        if snapshot.trained:
-            return empty("Trained, not evaluated", "Press “Evaluate now”: both assistants answer the held-out "
-                         "questions, and their untuned bases too.")
-        return empty("Nothing to evaluate yet", "Train both assistants on the Train tab; the evaluation follows by "
-                     "itself.")
-    return Markup("")
+def _stages(snapshot: Snapshot, message: str) -> Markup:
+    """Each cell with its state and the time it took, in the order in which reports show them."""
+    now, _, doing = message.partition(": ")
+    rows = []
+    for cell in CELL_TEXTS:
+        if cell not in snapshot.config.eval.cells:
+            continue
+        scores = snapshot.scores.get(cell)
+        if scores is not None:
+            state, note = "succeeded", duration(sum((scores.get("seconds") or {}).values()))
+        elif cell == now:
+            state, note = "running", doing
+        else:
+            state, note = "queued", ""
+        rows.append(Markup('<li><b>{}</b><span>{}</span>{}<small>{}</small></li>').format(
+            cell, CELL_TEXTS[cell].label, badge(state), note))
+    return Markup('<ol class="ab-stages" aria-label="Cells">{}</ol>').format(join(rows))
+
+
+def _so_far(snapshot: Snapshot) -> Markup:
+    """The scores that there are before there is a report."""
+    if not snapshot.scores or snapshot.report:
+        return Markup("")
+    return card(f"Scored so far: {len(snapshot.scores)} of {len(snapshot.config.eval.cells)} cells",
+                cells_table(snapshot.scores))
 
 
 def verdict_callout(report: Mapping[str, Any]) -> Markup:
     """The verdict in one sentence, and what else a reader asks first."""
     tone, title = _OUTCOMES[report["verdict"]["outcome"]]
+    if report["verdict"].get("within_margin_but_worse"):
+        title = "Measurably worse, within the margin"
     summary = report.get("summary") or []
     return Markup('<div class="ab-callout ab-verdict ab-{}" role="status"><strong>{}</strong><p>{}</p>{}</div>').format(
         tone, title, report.get("sentence") or "", items(summary) if summary else ""
     )
 
 
-def cells_table(snapshot: Snapshot) -> Markup:
-    """One row a cell, one column a metric that any of them has."""
-    shown = [metric for metric in METRICS if any(_figure(scores, metric) is not None for scores in _cells(snapshot))]
+def report_tables(report: Mapping[str, Any]) -> Markup:
+    """What the pictures show in figures, and what a careful reader must know."""
+    return join([
+        card("Every cell", cells_table({**report["cells"], **report["baselines"]})),
+        card("Differences", contrasts_table(report)),
+        exports_card(report),
+        _warnings(report),
+    ])
+
+
+def cells_table(scores: Mapping[str, Mapping[str, Any]]) -> Markup:
+    """One row a cell, one column a metric that any of them has.
+
+    Args:
+        scores: Cell or baseline → its scores.json, or its record of the report.
+    """
+    shown = [metric for metric in METRICS if any(_figure(found, metric) is not None for found in scores.values())]
     headers = ["Cell", "What it is", "Items", "Perplexity", *(SHOWN[metric].label for metric in shown)]
+    texts = {**CELL_TEXTS, **BASELINE_TEXTS}
     rows = [
         (
             Markup('<b class="ab-cell">{}</b>').format(cell),
-            CELL_MEANINGS.get(cell, ""),
-            str(scores["items"]),
-            f"{scores['perplexity']:.2f}",
-            *(number(_figure(scores, metric), metric) for metric in shown),
+            Markup("<b>{}</b><small>{}</small>").format(texts[cell].label, texts[cell].about) if cell in texts else "",
+            count(found["items"]),
+            "–" if found.get("perplexity") is None else f"{found['perplexity']:.2f}",
+            *("–" if (value := _figure(found, metric)) is None else number(value, metric) for metric in shown),
         )
-        for cell, scores in snapshot.scores.items()
+        for cell, found in scores.items()
     ]
     meanings = (METRIC_INFO[metric] for metric in shown)
     legend = fold("What the columns mean", items(f"{m.label}: {m.meaning} {m.blind_spots}" for m in meanings))
-    return join([table(headers, rows, numeric=range(2, len(headers))), legend])
-
-
-def _cells(snapshot: Snapshot) -> list[dict[str, Any]]:
-    return list(snapshot.scores.values())
+    figures = table(headers, rows, numeric=range(2, len(headers)))
+    return Markup('<div class="ab-cells">{}</div>{}').format(figures, legend)
 
 
 def _figure(scores: Mapping[str, Any], metric: str) -> float | None:
-    return scores["nll_per_token"] if metric == "nll_per_token" else scores["metrics"].get(metric)
+    value = scores["nll_per_token"] if metric == "nll_per_token" else scores["metrics"].get(metric)
+    return None if value is None else float(value)
 
 
 def contrasts_table(report: Mapping[str, Any]) -> Markup:
@@ -127,6 +191,47 @@ def _contrast_rows(rows: list[Mapping[str, Any]]) -> Markup:
         for row in rows
     ]
     return table(("Metric", "Difference", "95 % interval", "p (Holm)", "n"), cells, numeric=(1, 2, 3, 4))
+
+
+def exports_card(report: Mapping[str, Any]) -> Markup:
+    """Which export keeps the quality that was measured."""
+    found = report.get("exports") or []
+    if not found:
+        return Markup("")
+    rows = [
+        (
+            Markup('<b class="ab-cell">{}</b>').format(row["cell"]), row["how"], size(row.get("bytes")),
+            number(row["figure"], row["metric"]),
+            "–" if row["delta"] is None else f"{difference(row['delta'], row['metric'], row)} "
+            f"({interval(row, row['metric'])})",
+            _KEEPS.get(row["keeps"], row["keeps"]),
+        )
+        for row in found
+    ]
+    metric = SHOWN[found[0]["metric"]].label
+    headers = ("Cell", "How it is served", "Weights", metric, "Difference from what was measured", "Keeps it?")
+    figures = Markup('<div class="ab-cells">{}</div>').format(table(headers, rows, numeric=(2, 3, 4)))
+    return card("Which export keeps the quality you measured", figures)
+
+
+def interval_key(report: Mapping[str, Any]) -> str:
+    """How the interval pictures are read."""
+    how, margin = SHOWN[report["primary_metric"]], report["verdict"]["margin"]
+    allowed = f"{margin * how.factor:.3g} {how.unit}"
+    return (f"A line is where the true difference probably lies; right of zero is worse. ▶ clearly worse, ◀ clearly "
+            f"better, ● cannot be told from no difference. Green, up to the dashed line: the {allowed} of "
+            f"{how.phrase} that the study allows.")
+
+
+def power_sentence(report: Mapping[str, Any]) -> str:
+    """What this evaluation could have seen, by the metric of the verdict; empty where that is not known."""
+    row = next((row for row in report.get("power") or [] if row["metric"] == report["primary_metric"]), None)
+    if row is None or row.get("detectable") is None:
+        return ""
+    how = SHOWN[row["metric"]]
+    smallest = f"{row['detectable'] * how.factor:.2g} {how.unit}"
+    return (f"With {count(row['n'])} items ({count(row['units'])} independent {row['unit']}) this evaluation would "
+            f"usually see a true difference of {smallest} or more in {how.phrase}.")
 
 
 def _warnings(report: Mapping[str, Any]) -> Markup:

@@ -1,0 +1,179 @@
+"""The other pictures of the Evaluate tab: the waterfall, every cell, reliability, seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from assistant_builder.ui.drawing import Drawing, spread
+from assistant_builder.ui.figures import ARM_COLORS, AXIS, GREY
+from assistant_builder.ui.interval_figures import TONES, contrast_row, unit_of
+from assistant_builder.ui.markup import ARM_TITLES, cut
+from evals.metrics import METRIC_INFO
+from evals.report.wording import capitalised, difference, interval, number, percent, shown
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+ARM_OF_CELL = {"L16": "lora", "Q4": "qlora"}
+SYMBOLS = {"lora": "circle", "qlora": "diamond"}
+_STORED = {"16-bit base": (ARM_COLORS["lora"], SYMBOLS["lora"]), "4-bit base": (ARM_COLORS["qlora"], SYMBOLS["qlora"]),
+           "no tuning": (GREY, "square")}
+_THIN = {"color": GREY, "width": 1, "dash": "dot"}
+
+
+def waterfall_figure(attribution: Mapping[str, Any]) -> Figure:
+    """From the 16-bit twin to QLoRA in two steps: storing the base in 4 bits, and training on it.
+
+    Args:
+        attribution: ``report["attribution"]``.
+    """
+    metric, steps = attribution["metric"], attribution["steps"]
+    how, backwards = shown(metric), METRIC_INFO[metric].higher_is_better
+    drawing = Drawing(62 * len(steps) + 80)
+    level, marks = 0.0, []
+    for y, step in enumerate(steps):
+        title = f"<b>{capitalised(step['label'])}</b>  "
+        if step["kind"] == "level":
+            level = step["value"] * how.factor
+            marks.append(level)
+            arm = ARM_OF_CELL[step["key"]]
+            drawing.traces.append({
+                "type": "scatter", "mode": "markers", "x": [level], "y": [y],
+                "marker": {"size": 14, "symbol": SYMBOLS[arm], "color": ARM_COLORS[arm]},
+                "hovertemplate": f"{step['label']} ({step['key']}): {number(step['value'], metric)}<extra></extra>",
+            })
+            drawing.label(y, title + number(step["value"], metric))
+        else:
+            row = contrast_row({**step, "metric": metric, "higher_is_better": backwards}, step["label"], "")
+            start, level = level, level + row.delta
+            marks += [start + row.low, start + row.high, level]
+            color, _, words = TONES[row.tone]
+            drawing.traces.append({
+                "type": "bar", "orientation": "h", "x": [row.delta], "y": [y], "base": [start], "width": 0.3,
+                "marker": {"color": color, "opacity": 0.75},
+                "error_x": spread([row.high - row.delta], [row.delta - row.low], GREY),
+                "hovertemplate": f"{row.title}: {row.text}, {words}<extra></extra>",
+            })
+            drawing.line(start, start, y - 1, y, _THIN)
+            drawing.line(level, level, y, y + 1, _THIN)
+            drawing.label(y, title + difference(step["delta"], metric, step),
+                          f"95 % interval {interval(step, metric)}, {words}")
+    pad = 0.1 * (max(marks) - min(marks)) or 10.0 ** -how.decimals
+    ends = [min(marks) - pad, max(marks) + pad]
+    drawing.across(f"{unit_of(metric)}  ·  worse →", nticks=6, range=ends[::-1] if backwards else ends)
+    drawing.rows(len(steps) - 0.5)
+    drawing.layout["barmode"] = "overlay"
+    return drawing.figure()
+
+
+def cells_figure(cells: Mapping[str, Mapping[str, Any]], metric: str) -> Figure | None:
+    """One metric of every cell as dots on one axis: colour and mark say how its base is stored.
+
+    Args:
+        cells: Cell or baseline → its record of the report.
+        metric: The metric.
+
+    Returns:
+        ``None`` where no cell has the metric.
+    """
+    how = shown(metric)
+    rows = [(name, record, record["metrics"][metric]) for name, record in cells.items()
+            if record["metrics"].get(metric) is not None]
+    if not rows:
+        return None
+    drawing = Drawing(36 * len(rows) + 110)
+    for stored, (color, symbol) in _STORED.items():
+        drawn = [(y, *row) for y, row in enumerate(rows) if _stored(row[1]) == stored]
+        if drawn:
+            drawing.traces.append({
+                "type": "scatter", "mode": "markers", "name": stored,
+                "x": [value * how.factor for *_, value in drawn], "y": [y for y, *_ in drawn],
+                "marker": {"color": color, "symbol": symbol, "size": 11},
+                "customdata": [[name, cut(record["about"], 110), number(value, metric)]
+                               for _, name, record, value in drawn],
+                "hovertemplate": "%{customdata[0]}: %{customdata[2]}<br>%{customdata[1]}<extra></extra>",
+            })
+    for y, (name, record, value) in enumerate(rows):
+        drawing.label(y, f"<b>{name}</b>  {record['label']}  {number(value, metric)}")
+    drawing.across(f"{unit_of(metric)}  ·  worse →", nticks=6, **_direction(metric))
+    drawing.rows(len(rows) - 0.5)
+    drawing.layout |= {"showlegend": True, "margin": {"l": 8, "r": 8, "t": 30, "b": 48}}
+    return drawing.figure()
+
+
+def _stored(record: Mapping[str, Any]) -> str:
+    base = record.get("base")
+    return "no tuning" if base is None else "4-bit base" if base == "4-bit" else "16-bit base"
+
+
+def _direction(metric: str) -> dict[str, Any]:
+    """Right is worse."""
+    return {"autorange": "reversed"} if METRIC_INFO[metric].higher_is_better else {}
+
+
+def reliability_figure(reliability: Mapping[str, Any]) -> Figure:
+    """Share of right answers over the mean token probability, a point a bin with its interval, for both assistants.
+
+    Args:
+        reliability: ``report["reliability"]``.
+    """
+    drawing = Drawing(360)
+    drawing.traces.append({
+        "type": "scatter", "mode": "lines", "x": [0, 1], "y": [0, 1], "name": "perfectly calibrated",
+        "hoverinfo": "skip", "line": {"color": GREY, "dash": "dash", "width": 1.5},
+    })
+    for cell, found in reliability["cells"].items():
+        bins, arm = [one for one in found["bins"] if one["n"]], ARM_OF_CELL[cell]
+        drawing.traces.append({
+            "type": "scatter", "mode": "lines+markers", "name": ARM_TITLES[arm],
+            "x": [one["mean_probability"] for one in bins], "y": [one["correct"] for one in bins],
+            "line": {"color": ARM_COLORS[arm], "width": 2}, "marker": {"size": 9, "symbol": SYMBOLS[arm]},
+            "error_y": spread([one["ci"][1] - one["correct"] for one in bins],
+                              [one["correct"] - one["ci"][0] for one in bins], ARM_COLORS[arm]),
+            "customdata": [one["n"] for one in bins],
+            "hovertemplate": "%{customdata} items: probability %{x:.0%}, right %{y:.0%}",
+        })
+    drawing.across("mean token probability of the answer", range=[0, 1], tickformat=".0%")
+    drawing.layout |= {
+        "yaxis": {**AXIS, "title": {"text": "right answers", "font": {"size": 12}}, "range": [-0.03, 1.03],
+                  "tickformat": ".0%", "fixedrange": True},
+        "showlegend": True, "margin": {"l": 62, "r": 8, "t": 40, "b": 48},
+    }
+    return drawing.figure()
+
+
+def seeds_figure(seeds: Mapping[str, Any]) -> Figure:
+    """Each training run of either arm as a dot on one axis, the arm's mean as a bar.
+
+    Args:
+        seeds: ``report["seeds"]`` of a study with several.
+    """
+    metric, spreads = seeds["metric"], seeds.get("spread") or {}
+    how, drawing = shown(metric), Drawing(190)
+    for y, (cell, arm) in enumerate(ARM_OF_CELL.items()):
+        drawing.traces.append({
+            "type": "scatter", "mode": "markers", "name": ARM_TITLES[arm],
+            "x": [run[cell] * how.factor for run in seeds["runs"]], "y": [y] * len(seeds["runs"]),
+            "marker": {"size": 11, "color": ARM_COLORS[arm], "symbol": SYMBOLS[arm]},
+            "customdata": [[run["seed"], number(run[cell], metric)] for run in seeds["runs"]],
+            "hovertemplate": "seed %{customdata[0]}: %{customdata[1]}<extra></extra>",
+        })
+        text = f"<b>{ARM_TITLES[arm]}</b>"
+        if cell in spreads:
+            mean = spreads[cell]["mean"] * how.factor
+            drawing.line(mean, mean, y - 0.2, y + 0.2, {"color": ARM_COLORS[arm], "width": 3})
+            text += f"  mean {number(spreads[cell]['mean'], metric)}"
+        drawing.label(y, text)
+    drawing.across(f"{unit_of(metric)}  ·  worse →", nticks=6, **_direction(metric))
+    drawing.rows(1.5)
+    return drawing.figure()
+
+
+def reliability_rows(reliability: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """The reliability picture in figures: assistant, mean probability, share right, items."""
+    return [
+        (ARM_TITLES[ARM_OF_CELL[cell]], percent(one["mean_probability"], 0),
+         f"{percent(one['correct'], 0)} ({percent(one['ci'][0], 0)} to {percent(one['ci'][1], 0)})", str(one["n"]))
+        for cell, found in reliability["cells"].items() for one in found["bins"] if one["n"]
+    ]
