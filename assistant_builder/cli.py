@@ -270,6 +270,35 @@ def ask(
 
 
 @app.command()
+def export(
+    name: Name,
+    arm: Annotated[str, typer.Option(help="qlora or lora.")],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make; new or empty.")],
+    format: Annotated[str, typer.Option(help="adapter: the adapter alone, with a zip; merged: the whole model in 16 "
+                                        "bits, with an Ollama Modelfile.")] = "adapter",
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty: files of the same name "
+                                        "are replaced, all others stay.")] = False,
+    sample: Annotated[int, typer.Option(min=1, help="Held-out items to score again after writing.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Write a trained assistant to a folder, with model card, scored again after writing."""
+    from evals.export.command import export_to, told_lines
+    from evals.export.kinds import parse_kind
+
+    try:
+        kind = parse_kind(arm, format)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if as_json:
+        return console.print_json(export_to(Study.open(name), kind, to, force=force, sample=sample))
+    with console.run_display() as display:
+        record = export_to(Study.open(name), kind, to, force=force, sample=sample,
+                           on_progress=lambda at: display(Event("export", "running", at)))
+    for line in told_lines(record):
+        typer.echo(line)
+
+
+@app.command()
 def settings(as_json: Json = False) -> None:
     """List every setting of study.yaml with its default and meaning."""
     rows: list[dict[str, Any]] = []

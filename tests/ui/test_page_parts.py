@@ -130,7 +130,7 @@ def test_the_next_step_opens_when_this_one_is_ready() -> None:
     study = new_study("way")
     assert ready_steps(Look("way")) == {"data", "train"}
     trained(with_data(study))
-    assert ready_steps(Look("way")) == {"data", "train", "evaluate", "chat"}
+    assert ready_steps(Look("way")) == {"data", "train", "evaluate", "chat", "export"}
     assert ready_steps(Look(finished_study("done").name)) == set(TABS)
     assert opening_tab("way", "report") == "data" and opening_tab("way", "chat") == "chat"
     assert opening_tab("way", None) == "data" and opening_tab("done", "nonsense") == "data"

@@ -1,0 +1,83 @@
+"""``python -m evals.export``: write one export in a process of its own, and say in ``status.json`` how it stands."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+
+from assistant_builder.errors import AssistantBuilderError, Cancelled, ResourceError
+from assistant_builder.study import Study
+from assistant_builder.worker import quiet_libraries
+from evals.export.job import ExportJob, JobRecord
+from evals.export.kinds import FORMATS, Kind
+from evals.export.rescore import DEFAULT_SAMPLE
+
+
+def main() -> int:
+    """Export; exit code 0 done, 1 failed, 3 cancelled."""
+    parser = argparse.ArgumentParser(prog="python -m evals.export", description=__doc__)
+    parser.add_argument("--study", type=Path, required=True, help="the study's folder")
+    parser.add_argument("--arm", choices=["qlora", "lora"], required=True)
+    parser.add_argument("--format", choices=FORMATS, required=True)
+    parser.add_argument("--to", type=Path, required=True, help="the folder to make")
+    parser.add_argument("--force", action="store_true", help="replace files in it")
+    parser.add_argument("--zip", type=Path, help="an archive to write as well")
+    parser.add_argument("--sample", type=int, default=DEFAULT_SAMPLE, help="held-out items to score again")
+    arguments = parser.parse_args()
+    quiet_libraries()
+    process = psutil.Process()
+    record = JobRecord("running", str(arguments.to), time.time(), pid=process.pid,
+                       process_started=process.create_time(), message="Starting")
+    job = ExportJob(Study(arguments.study), Kind(arguments.arm, arguments.format))
+    return _run(job, record, arguments)
+
+
+def _run(job: ExportJob, record: JobRecord, arguments: argparse.Namespace) -> int:
+    from evals.export.run import write_export
+
+    def report(percent: int, message: str) -> None:
+        nonlocal record
+        record = replace(record, percent=percent, message=message)
+        job.write(record)
+        if job.cancel_requested:
+            raise Cancelled("the export was cancelled; nothing was written", remedy="Start it again when you like")
+
+    def finish(state: str, error: AssistantBuilderError | None = None) -> None:
+        job.write(replace(record, state=state, seconds=time.time() - record.started,  # type: ignore[arg-type]
+                          error=error.to_record() if error else None))
+
+    try:
+        write_export(job.study, job.kind, arguments.to, force=arguments.force, sample=arguments.sample, report=report,
+                     archive=arguments.zip)
+    except Cancelled as stop:
+        finish("cancelled", stop)
+        return 3
+    except BaseException as error:
+        traceback.print_exc()
+        finish("failed", _explained(error, job))
+        return 1
+    record = replace(record, percent=100, message="Done")
+    finish("succeeded")
+    return 0
+
+
+def _explained(error: BaseException, job: ExportJob) -> AssistantBuilderError:
+    """The error as the user is told it; what we did not foresee keeps its own words."""
+    if isinstance(error, AssistantBuilderError):
+        return error
+    text, name = str(error), type(error).__name__
+    if isinstance(error, MemoryError) or "OutOfMemory" in name or "can't allocate memory" in text:
+        return ResourceError("memory ran out", where=f"export {job.kind.name}",
+                             remedy="Close other programs and try again, or export the adapter, which needs less")
+    return AssistantBuilderError(f"{name}: {text}" if text else name, where=f"export {job.kind.name}",
+                                 remedy=f"The log has the details: {job.log_file}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""An Ollama Modelfile over the merged weights, its template checked against the model's own chat template.
+
+The families' formats are data. A family is recognised by rendering conversations both ways: where no family gives the
+very text of the chat template, the Modelfile says so and leaves the template out, because a prompt that is nearly right
+costs quality without anyone noticing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from assistant_builder.data import Message
+from assistant_builder.models.prompts import Prompter
+
+Turns = Sequence[tuple[str, str]]
+_PROBES: tuple[Turns, ...] = (
+    (("user", "Is this one question?"),),
+    (("user", "First question?\n\nIn two parts."), ("assistant", "First answer."), ("user", "And now?")),
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a family of models writes a conversation.
+
+    Attributes:
+        name: What people call it.
+        user: What stands before and after a question.
+        assistant: What stands before and after an answer.
+        system: What stands before and after the system prompt; None: it stands in a question.
+        system_in: In which question it stands then.
+        opening: What the answer to be generated begins after; None: what stands before an answer.
+        stops: Texts at which generation ends.
+    """
+
+    name: str
+    user: tuple[str, str]
+    assistant: tuple[str, str]
+    system: tuple[str, str] | None = None
+    system_in: Literal["first", "last"] = "first"
+    opening: str | None = None
+    stops: tuple[str, ...] = ()
+
+    @property
+    def header(self) -> str:
+        """What the answer to be generated begins after."""
+        return self.assistant[0] if self.opening is None else self.opening
+
+    def render(self, system: str | None, turns: Turns) -> str:
+        """The prompt for the answer to the last of ``turns``."""
+        parts = [self.system[0], system, self.system[1]] if self.system and system is not None else []
+        bearer = 0 if self.system_in == "first" else len(turns) - 1
+        for place, (role, text) in enumerate(turns):
+            before, after = self.user if role == "user" else self.assistant
+            if system and self.system is None and place == bearer:
+                text = f"{system}\n\n{text}"
+            parts += [before, text, after]
+        return "".join([*parts, self.header])
+
+    def go_template(self) -> str:
+        """The same as a template of Go's text/template, over Ollama's ``.Messages`` and ``.System``.
+
+        Without trim markers: line breaks of the format stand in it as they are.
+        """
+        user = "{{ .Content }}"
+        if self.system is None:
+            where = "le $i 1" if self.system_in == "first" else "eq (len (slice $.Messages $i)) 1"
+            user = f"{{{{ if and $.System ({where}) }}}}{{{{ $.System }}}}\n\n{{{{ end }}}}{{{{ .Content }}}}"
+        branches = [("user", self.user, user), ("assistant", self.assistant, "{{ .Content }}")]
+        if self.system is not None:
+            branches.insert(0, ("system", self.system, "{{ .Content }}"))
+        body = "".join(
+            f'{{{{ {"else " if place else ""}if eq .Role "{role}" }}}}{before}{content}{after}'
+            for place, (role, (before, after), content) in enumerate(branches)
+        )
+        return "{{ range $i, $m := .Messages }}" + body + "{{ end }}{{ end }}" + self.header
+
+
+def _chatml(name: str, opening: str | None = None) -> Family:
+    head = "<|im_start|>"
+    return Family(
+        name, user=(f"{head}user\n", "<|im_end|>\n"), assistant=(f"{head}assistant\n", "<|im_end|>\n"),
+        system=(f"{head}system\n", "<|im_end|>\n"), opening=opening, stops=("<|im_end|>",),
+    )
+
+
+def _headed(name: str, head: str, tail: str, end: str) -> Family:
+    """A family in which every role has a header of the same form."""
+    system, user, assistant = ((head.format(role) + tail, end) for role in ("system", "user", "assistant"))
+    return Family(name, user=user, assistant=assistant, system=system, stops=(end.strip(),))
+
+
+FAMILIES = (
+    _chatml("ChatML (SmolLM2, Qwen)"),
+    _chatml("ChatML without thinking (Qwen3)", "<|im_start|>assistant\n<think>\n\n</think>\n\n"),
+    _headed("Llama 3", "<|start_header_id|>{}<|end_header_id|>", "\n\n", "<|eot_id|>"),
+    Family("Gemma", user=("<start_of_turn>user\n", "<end_of_turn>\n"),
+           assistant=("<start_of_turn>model\n", "<end_of_turn>\n"), stops=("<end_of_turn>",)),
+    Family("Mistral", user=("[INST] ", "[/INST]"), assistant=(" ", "</s>"), opening="", stops=("</s>",)),
+    Family("Mistral, system prompt last", user=("[INST] ", "[/INST]"), assistant=(" ", "</s>"), opening="",
+           system_in="last", stops=("</s>",)),
+    _headed("Phi-3", "<|{}|>", "\n", "<|end|>\n"),
+    _headed("Phi-4-mini", "<|{}|>", "", "<|end|>"),
+    _headed("Granite", "<|start_of_role|>{}<|end_of_role|>", "", "<|end_of_text|>\n"),
+)
+
+
+@dataclass(frozen=True)
+class Match:
+    """A family that renders exactly what the chat template renders.
+
+    Attributes:
+        family: Which.
+        system: The system prompt as the template writes it: the study's, or the model's own default; None: none.
+        adds_bos: Whether the template begins with the token that begins a sequence, which Ollama adds by itself.
+    """
+
+    family: Family
+    system: str | None
+    adds_bos: bool
+
+
+def recognise(prompter: Prompter, system: str) -> Match | None:
+    """Find the family of a chat template.
+
+    Args:
+        prompter: Renders it.
+        system: The study's system prompt; empty without one.
+    """
+    before = [Message("system", system)] if system else []
+    wanted = [
+        prompter.text([*before, *(Message(role, text) for role, text in turns)], prompt=True)  # type: ignore[arg-type]
+        for turns in _PROBES
+    ]
+    bos = str(prompter.tokenizer.bos_token or "")
+    for adds_bos in (False, True):
+        if adds_bos and not (bos and all(text.startswith(bos) for text in wanted)):
+            continue
+        texts = [text[len(bos):] if adds_bos else text for text in wanted]
+        for family in FAMILIES:
+            slot = _system_slot(family, texts[0], system)
+            if all(family.render(slot, turns) == text for turns, text in zip(_PROBES, texts, strict=True)):
+                return Match(family, slot, adds_bos)
+    return None
+
+
+def _system_slot(family: Family, text: str, system: str) -> str | None:
+    """What the chat template puts where the family has its system prompt; a template may add a date or a default."""
+    if family.system is None:
+        return system or None
+    head, tail = family.system
+    end = text.find(tail + family.user[0] + _PROBES[0][0][1])
+    return text[len(head):end] if text.startswith(head) and end >= len(head) else None
+
+
+def modelfile(match: Match | None, prompter: Prompter, *, system: str, title: str, varied: bool) -> str:
+    """The Modelfile.
+
+    Args:
+        match: The family, if it was recognised.
+        prompter: For the stops of an unknown family.
+        system: The study's system prompt.
+        title: What is exported, in a line.
+        varied: Whether training pairs brought system prompts of their own.
+    """
+    lines = [f"# {title}", "# ollama create NAME -f Modelfile", "FROM ."]
+    if match is None:
+        lines += [
+            "# TEMPLATE is left out: no family known to Assistant Builder renders the prompts that this model was",
+            "# trained on, and a guess would cost quality unnoticed. Write one after chat_template.jinja, or use an",
+            "# Ollama that renders the chat template in tokenizer_config.json itself.",
+        ]
+    else:
+        lines += [
+            f"# Checked: this template ({match.family.name}) gives the prompts that chat_template.jinja gives.",
+            f'TEMPLATE """{match.family.go_template()}"""',
+        ]
+    shown = system if match is None else match.system
+    if shown:
+        lines.append(f'SYSTEM """{_without_quotes(shown)}"""')
+    if varied:
+        lines.append("# The training pairs brought system prompts of their own: send one with each question, as there.")
+    stops = match.family.stops if match else [
+        str(prompter.tokenizer.convert_ids_to_tokens(token)) for token in prompter.stop_ids
+    ]
+    lines.append("# Greedy, as evaluated.")
+    lines.append("PARAMETER temperature 0")
+    lines += [f'PARAMETER stop "{stop}"' for stop in stops]
+    return "\n".join(lines) + "\n"
+
+
+def _without_quotes(text: str) -> str:
+    """Three quotation marks would end the value."""
+    return text.replace('"""', "'''")
