@@ -102,6 +102,42 @@ def data_check(
     findings.require_start()
 
 
+@app.command("plan")
+def plan_command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name, a hub id, or a folder with a config.json.")],
+    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Plan for a GPU with this memory, as in 24GB.")]
+    = None,
+    card: Annotated[str | None, typer.Option(metavar="NAME", help="Plan for a GPU of the catalog, as in 'A100 80 GB'.")]
+    = None,
+    pairs: Annotated[int, typer.Option(min=0, help="Training pairs; 0: 10,000.")] = 0,
+    tokens: Annotated[int, typer.Option(min=0, help="Mean tokens of a pair; 0: half of train.max_length.")] = 0,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the chart and tables as one HTML file.")]
+    = None,
+    settings: Settings = [],  # noqa: B006 - typer reads the default and never changes it
+    as_json: Json = False,
+) -> None:
+    """Show memory, time and cost of each method before anything is downloaded or trained; here, or on a GPU."""
+    from assistant_builder.config import StudyConfig
+    from assistant_builder.planning.machines import choose_machine
+    from assistant_builder.planning.plan import Lengths
+    from assistant_builder.planning.planner import plan_study, to_document
+
+    config = StudyConfig().with_changes({**_changes(settings), "model.base": model})
+    lengths = Lengths.about(tokens, config.train.max_length) if tokens else None
+    plan = plan_study(config, pairs, lengths, choose_machine(memory, card))
+    if html is not None:
+        from assistant_builder.ui.views.plan_file import write_plan_file
+
+        write_plan_file(plan, html)
+    if as_json:
+        return console.print_json(to_document(plan))
+    from assistant_builder.ui.views.plan import plan_text
+
+    columns, rows, lines = plan_text(plan)
+    console.print_table(columns, rows)
+    typer.echo("\n".join([*lines, *([f"Chart and tables: {html}"] if html else [])]))
+
+
 @app.command()
 def run(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A data file, a study.yaml, or a study's name.")],

@@ -28,6 +28,7 @@ LEVELS = {
     "assistant_builder.doctor": 3,
     "assistant_builder.provenance": 3,
     "assistant_builder.worker": 3,
+    "assistant_builder.planning": 3,
     "assistant_builder.training": 3,
     "assistant_builder.chat": 3,
     "assistant_builder.jobs": 4,
@@ -44,6 +45,7 @@ FORBIDDEN = {
     "assistant_builder.training": ("assistant_builder.chat",),
     "assistant_builder.chat": ("assistant_builder.training",),
     "assistant_builder.study": ("assistant_builder.data",),
+    "assistant_builder.planning": ("assistant_builder.training", "assistant_builder.chat"),
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "lm_eval", "sentence_transformers"}
 # Modules that only worker processes import; every other module must do without the heavy libraries, also indirectly.
@@ -51,6 +53,7 @@ WORKERS = (
     "assistant_builder.models.layers",
     "assistant_builder.models.loading",
     "assistant_builder.models.merging",
+    "assistant_builder.planning.probe",
     "assistant_builder.training",
     "assistant_builder.chat",
     "evals",

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from assistant_builder.errors import ModelError
 from assistant_builder.models.bundled import BASE_MODEL
@@ -35,6 +36,7 @@ class CatalogEntry:
         good_for: Whom it suits, in a few words.
         gated: Whether its terms must be accepted on the hub before it can be downloaded.
         multimodal: Whether it also takes images; the vision part is frozen weight that text never uses.
+        config: The values of its config.json that decide sizes, so that a plan needs no hub.
     """
 
     name: str
@@ -43,86 +45,141 @@ class CatalogEntry:
     licence: str
     context_length: int
     good_for: str
+    config: Mapping[str, Any]
     gated: bool = False
     multimodal: bool = False
 
+
+def sizes(
+    model_type: str, vocabulary: int, hidden: int, intermediate: int, layers: int, heads: int, key_value_heads: int,
+    *, tied: bool = False, head: int | None = None, context: int | None = None, **more: Any,
+) -> dict[str, Any]:
+    """The values of a config.json that decide a model's sizes.
+
+    Args:
+        model_type: The architecture's family.
+        vocabulary: Tokens.
+        hidden: Width of the residual stream.
+        intermediate: Width of the feed-forward part.
+        layers: Decoder blocks.
+        heads: Query heads.
+        key_value_heads: Key-value heads; fewer than ``heads`` is grouped-query attention.
+        tied: Whether the head is the embedding.
+        head: Size of a head; None: ``hidden / heads``.
+        context: Longest input.
+        more: Further entries as they are.
+    """
+    return {
+        "model_type": model_type, "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": intermediate,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": key_value_heads,
+        "tie_word_embeddings": tied, **({} if head is None else {"head_dim": head}),
+        **({} if context is None else {"max_position_embeddings": context}), **more,
+    }
+
+
+_GEMMA_4B: dict[str, Any] = {
+    "model_type": "gemma3",
+    "text_config": sizes("gemma3_text", 262_208, 2560, 10_240, 34, 8, 4, tied=True, head=256),
+    "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304,
+                      "num_hidden_layers": 27, "num_attention_heads": 16, "image_size": 896, "patch_size": 14,
+                      "vision_use_head": False},
+}
 
 _ENTRIES = (
     CatalogEntry(
         BASE_MODEL, "HuggingFaceTB/SmolLM2-135M-Instruct", 134_515_008, "apache-2.0", 8_192,
         "first steps and CPUs: bundled, trains in minutes on two cores; knows little by itself",
+        sizes("llama", 49_152, 576, 1536, 30, 9, 3, tied=True),
     ),
     CatalogEntry(
         "smollm2-360m-instruct", "HuggingFaceTB/SmolLM2-360M-Instruct", 361_821_120, "apache-2.0", 8_192,
         "CPUs with some patience; English",
+        sizes("llama", 49_152, 960, 2560, 32, 15, 5, tied=True),
     ),
     CatalogEntry(
         "smollm2-1.7b-instruct", "HuggingFaceTB/SmolLM2-1.7B-Instruct", 1_711_376_384, "apache-2.0", 8_192,
         "small GPUs; English",
+        sizes("llama", 49_152, 2048, 8192, 24, 32, 32, tied=True),
     ),
     CatalogEntry(
         "smollm3-3b", "HuggingFaceTB/SmolLM3-3B", 3_075_098_624, "apache-2.0", 65_536,
         "GPUs from 12 GB; six European languages; can reason at length",
+        sizes("smollm3", 128_256, 2048, 11_008, 36, 16, 4, tied=True),
     ),
     CatalogEntry(
         "qwen3-0.6b", "Qwen/Qwen3-0.6B", 596_049_920, "apache-2.0", 32_768,
         "smallest with many languages; CPUs with patience or any GPU",
+        sizes("qwen3", 151_936, 1024, 3072, 28, 16, 8, tied=True, head=128),
     ),
     CatalogEntry(
         "qwen3-1.7b", "Qwen/Qwen3-1.7B", 1_720_574_976, "apache-2.0", 32_768,
         "small GPUs; many languages",
+        sizes("qwen3", 151_936, 2048, 6144, 28, 16, 8, tied=True, head=128),
     ),
     CatalogEntry(
         "qwen3-4b-instruct-2507", "Qwen/Qwen3-4B-Instruct-2507", 4_022_468_096, "apache-2.0", 262_144,
         "GPUs from 12 GB; answers directly, without reasoning first; very long inputs",
+        sizes("qwen3", 151_936, 2560, 9728, 36, 32, 8, tied=True, head=128),
     ),
     CatalogEntry(
         "qwen3-8b", "Qwen/Qwen3-8B", 8_190_735_360, "apache-2.0", 32_768,
         "GPUs from 24 GB; strong all-rounder, many languages",
+        sizes("qwen3", 151_936, 4096, 12_288, 36, 32, 8, head=128),
     ),
     CatalogEntry(
         "llama-3.2-1b-instruct", "meta-llama/Llama-3.2-1B-Instruct", 1_235_814_400, "llama3.2", 131_072,
-        "small GPUs; eight languages", gated=True,
+        "small GPUs; eight languages",
+        sizes("llama", 128_256, 2048, 8192, 16, 32, 8, tied=True), gated=True,
     ),
     CatalogEntry(
         "llama-3.2-3b-instruct", "meta-llama/Llama-3.2-3B-Instruct", 3_212_749_824, "llama3.2", 131_072,
-        "GPUs from 12 GB; eight languages", gated=True,
+        "GPUs from 12 GB; eight languages",
+        sizes("llama", 128_256, 3072, 8192, 28, 24, 8, tied=True), gated=True,
     ),
     CatalogEntry(
         "llama-3.1-8b-instruct", "meta-llama/Llama-3.1-8B-Instruct", 8_030_261_248, "llama3.1", 131_072,
-        "GPUs from 24 GB; widely used, eight languages", gated=True,
+        "GPUs from 24 GB; widely used, eight languages",
+        sizes("llama", 128_256, 4096, 14_336, 32, 32, 8), gated=True,
     ),
     CatalogEntry(
         "llama-3.3-70b-instruct", "meta-llama/Llama-3.3-70B-Instruct", 70_553_706_496, "llama3.3", 131_072,
-        "data-centre GPUs: QLoRA on one of 80 GB, the float16 twin on several", gated=True,
+        "data-centre GPUs: QLoRA on one of 80 GB, the float16 twin on several",
+        sizes("llama", 128_256, 8192, 28_672, 80, 64, 8), gated=True,
     ),
     CatalogEntry(
         "gemma-3-270m-it", "google/gemma-3-270m-it", 268_098_176, "gemma", 32_768,
-        "CPUs; meant to be tuned for one task; most of it is a vocabulary for many languages", gated=True,
+        "CPUs; meant to be tuned for one task; most of it is a vocabulary for many languages",
+        sizes("gemma3_text", 262_144, 640, 2048, 18, 4, 1, tied=True, head=256), gated=True,
     ),
     CatalogEntry(
         "gemma-3-1b-it", "google/gemma-3-1b-it", 999_885_952, "gemma", 32_768,
-        "small GPUs; text only", gated=True,
+        "small GPUs; text only",
+        sizes("gemma3_text", 262_144, 1152, 6912, 26, 4, 1, tied=True, head=256), gated=True,
     ),
     CatalogEntry(
         "gemma-3-4b-it", "google/gemma-3-4b-it", 4_300_079_472, "gemma", 131_072,
-        "GPUs from 12 GB; many languages; takes images too, which are not used here", gated=True, multimodal=True,
+        "GPUs from 12 GB; many languages; takes images too, which are not used here",
+        _GEMMA_4B, gated=True, multimodal=True,
     ),
     CatalogEntry(
         "mistral-7b-instruct-v0.3", "mistralai/Mistral-7B-Instruct-v0.3", 7_248_023_552, "apache-2.0", 32_768,
         "GPUs from 24 GB; much-studied, permissive licence",
+        sizes("mistral", 32_768, 4096, 14_336, 32, 32, 8),
     ),
     CatalogEntry(
         "phi-4-mini-instruct", "microsoft/Phi-4-mini-instruct", 3_836_021_760, "mit", 131_072,
         "GPUs from 12 GB; reasoning and mathematics for its size",
+        sizes("phi3", 200_064, 3072, 8192, 32, 24, 8, tied=True),
     ),
     CatalogEntry(
         "olmo-2-1b-instruct", "allenai/OLMo-2-0425-1B-Instruct", 1_484_916_736, "apache-2.0", 4_096,
         "small GPUs; fully open: training data and code are published",
+        sizes("olmo2", 100_352, 2048, 8192, 16, 16, 16),
     ),
     CatalogEntry(
         "granite-3.3-2b-instruct", "ibm-granite/granite-3.3-2b-instruct", 2_533_539_840, "apache-2.0", 131_072,
         "small GPUs; business text, twelve languages",
+        sizes("granite", 49_159, 2048, 8192, 40, 32, 8, tied=True),
     ),
 )  # fmt: skip
 

@@ -43,6 +43,29 @@ def fetch(
     return _from_hub(ref.hub_id, revision, trust_remote_code, report)
 
 
+def fetch_config(hub_id: str, revision: str | None = None) -> Path:
+    """The folder in the hub's cache that holds a hub model's config.json; the weights are not needed for it.
+
+    Raises:
+        ModelError: The model cannot be had; names what is at hand.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    try:
+        cached = try_to_load_from_cache(hub_id, "config.json", revision=revision)
+        if isinstance(cached, str):
+            return Path(cached).parent
+        if hub.offline():
+            raise ModelError(f"{hub_id} is not in the hub's cache, and HF_HUB_OFFLINE is set",
+                             remedy=f"Unset HF_HUB_OFFLINE. {at_hand_sentence()}")
+        hub.model_info(hub_id, revision)  # gives up at once where the download would try again and again
+        return Path(hf_hub_download(hub_id, "config.json", revision=revision)).parent
+    except AssistantBuilderError:
+        raise
+    except Exception as error:  # see hub.py: the client's errors differ between its releases
+        raise _explained(error, hub_id, revision) from error
+
+
 def _from_hub(hub_id: str, revision: str | None, trust_remote_code: bool, report: Report) -> Path:
     cached = _usable(hub_id, revision, trust_remote_code)
     if cached is not None:

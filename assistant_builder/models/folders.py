@@ -33,8 +33,8 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> dict[str, 
         ModelError: config.json is missing or damaged, the model is no causal language model, needs code of its own,
             is quantized already, has pickled weights only, or lacks weight files or tokenizer.json.
     """
-    config = _read_config(folder)
-    _check_architecture(config, folder)
+    config = read_config(folder)
+    check_architecture(config, folder)
     if "quantization_config" in config:
         method = config["quantization_config"].get("quant_method", "an unknown method")
         raise ModelError(
@@ -56,7 +56,12 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> dict[str, 
     return config
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """Content of a folder's config.json.
+
+    Raises:
+        ModelError: It is missing or damaged.
+    """
     path = folder / "config.json"
     if not path.is_file():
         if (folder / "adapter_config.json").is_file():
@@ -74,7 +79,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _check_architecture(config: dict[str, Any], folder: Path) -> None:
+def check_architecture(config: dict[str, Any], folder: Path) -> None:
+    """Check that a config is that of a causal language model.
+
+    Raises:
+        ModelError: It is not.
+    """
     names = [str(name) for name in config.get("architectures") or []]
     causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
     if not causal and config.get("model_type") not in _WRAPPERS:

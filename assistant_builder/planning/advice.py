@@ -1,0 +1,203 @@
+"""What a plan recommends and warns of, in words: one method with its reason, and what to change where none fits."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from assistant_builder.errors import ResourceError
+from assistant_builder.models.catalog import CATALOG
+from assistant_builder.planning.families import build
+from assistant_builder.planning.machines import CARDS
+from assistant_builder.planning.plan import FULL, MethodPlan, Plan
+
+_TITLES = {"qlora": "QLoRA", "lora": "float16 LoRA", "full": "full fine-tuning"}
+_MOSTLY_16_BIT = 0.4
+"""Share of the 4-bit base's bytes that is 16-bit, from which on a warning says how little 4-bit saves."""
+_SHORTEST = 128
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A recommendation.
+
+    Attributes:
+        method: ``lora``, ``qlora``, or ``neither``.
+        why: The reason in a sentence or two.
+        changes: Settings that would make a method fit, where neither does; in order of what they cost.
+        remedies: What else would help, in words.
+    """
+
+    method: str
+    why: str
+    changes: dict[str, Any]
+    remedies: tuple[str, ...] = ()
+
+    def to_record(self) -> dict[str, Any]:
+        """The ``recommendation`` of ``plan --json``."""
+        return {"method": self.method, "why": self.why, "changes": self.changes, "remedies": list(self.remedies)}
+
+
+def advise(plan: Plan) -> Advice:
+    """Recommend a method for a plan."""
+    lora, qlora = plan.lora, plan.qlora
+    memory = _gb(plan.memory_bytes)
+    if lora.fit == "room":
+        spared = lora.expected_bytes - qlora.expected_bytes
+        return Advice("lora", f"float16 LoRA needs {_gb(lora.expected_bytes)} of {memory} and fits with room, so 4-bit "
+                      f"would risk quality for {_gb(max(spared, 0))} that nobody needs.", {})
+    if qlora.fit != "no":
+        short = "leaves no room" if lora.fit == "tight" else "does not fit"
+        return Advice("qlora", f"QLoRA needs {_gb(qlora.expected_bytes)} of {memory}; float16 LoRA with "
+                      f"{_gb(lora.expected_bytes)} {short}.", {})
+    if lora.fit == "tight":
+        return Advice("lora", f"float16 LoRA needs {_gb(lora.expected_bytes)} of {memory}, and 4-bit would save "
+                      "nothing here.", {})
+    return _neither(plan)
+
+
+def _neither(plan: Plan) -> Advice:
+    smaller = min((plan.qlora, plan.lora), key=lambda method: method.expected_bytes)
+    why = (f"Neither fits: {_TITLES[smaller.method]} needs {_gb(smaller.expected_bytes)}, and {_gb(plan.memory_bytes)} "
+           "are there.")
+    remedies: list[str] = []
+    found = next(_fitting(plan), None)
+    changes: dict[str, Any] = {}
+    if found is not None:
+        changes, fitted = found
+        settings = " ".join(f"--set {key}={value}" for key, value in changes.items())
+        which = "float16 LoRA" if fitted.lora.fit != "no" else "QLoRA"
+        remedies.append(f"With {settings} {which} fits.")
+    other = _largest_that_fits(plan)
+    if other and other != plan.model:
+        remedies.append(f"The largest model of the catalog that fits as it is: {other}.")
+    cards = _cards_for(plan)
+    if cards:
+        remedies.append(cards)
+    return Advice("neither", why, changes, tuple(remedies))
+
+
+def _fitting(plan: Plan) -> Iterator[tuple[dict[str, Any], Plan]]:
+    """Plans with less memory that fit, those first that cost least: time, then what the model sees."""
+    train = plan.config.train
+    micro = [size for size in _halvings(min(train.micro_batch_size, train.batch_size), 1)
+             if train.batch_size % size == 0]
+    for length, recompute, rows in itertools.product(_halvings(train.max_length, _SHORTEST), ("as is", "on"), micro):
+        changes: dict[str, Any] = {}
+        if rows != min(train.micro_batch_size, train.batch_size):
+            changes["train.micro_batch_size"] = rows
+        if recompute == "on" and not plan.lora.checkpointing:
+            changes["train.gradient_checkpointing"] = "on"
+        if length != train.max_length:
+            changes["train.max_length"] = length
+        if changes:
+            tried = plan.with_changes(changes)
+            if "no" not in (tried.qlora.fit, tried.lora.fit) or tried.qlora.fit != "no":
+                yield changes, tried
+
+
+def _halvings(value: int, least: int) -> list[int]:
+    found = [value]
+    while found[-1] // 2 >= least:
+        found.append(found[-1] // 2)
+    return found
+
+
+def _largest_that_fits(plan: Plan) -> str | None:
+    for entry in sorted(CATALOG.values(), key=lambda entry: -entry.parameters):
+        if entry.parameters < plan.architecture.parameters:
+            tried = replace(plan, model=entry.name, architecture=build(entry.config))
+            if tried.qlora.fit != "no":
+                return entry.name
+    return None
+
+
+def _cards_for(plan: Plan) -> str:
+    needed = plan.qlora.expected_bytes
+    enough = [card for card in CARDS.values() if needed <= FULL * card.memory_bytes]
+    if enough:
+        card = min(enough, key=lambda card: (card.price_per_hour or math.inf, card.memory_bytes))
+        return f"QLoRA fits one {card.name}."
+    card = max(CARDS.values(), key=lambda card: card.memory_bytes)
+    return (f"No single card holds it: {cards_needed(needed, card.memory_bytes)} × {card.name} would, with the model "
+            "split among them; this trainer uses one.")
+
+
+def cards_needed(needed: int, memory_bytes: int) -> int:
+    """Cards that hold a training split evenly among them."""
+    return math.ceil(needed / (FULL * memory_bytes))
+
+
+def warnings(plan: Plan) -> list[str]:
+    """What a careful user should know of this plan."""
+    said = [*_about_arithmetic(plan), *_about_storage(plan)]
+    train, context = plan.config.train, plan.architecture.context
+    if train.optimizer != "adamw" and plan.machine.device == "cpu":
+        said.append(f"train.optimizer={train.optimizer} needs a CUDA GPU; on this processor use adamw.")
+    if context and train.max_length > context:
+        said.append(f"train.max_length={train.max_length} is longer than the model's context of {context} tokens.")
+    if not plan.architecture.known:
+        said.append(f"The family {plan.architecture.model_type!r} has no formula of its own here: weights and adapters "
+                    "are counted from its code, activations as for a Llama of its sizes.")
+    return said
+
+
+def _about_arithmetic(plan: Plan) -> Iterator[str]:
+    dtype, machine = plan.compute_dtype, plan.machine
+    if dtype == "float32":
+        chosen = "was asked for" if plan.config.model.compute_dtype == "float32" else "is all this hardware has"
+        yield (f"Compute in float32 {chosen}: about half the speed and twice the activations of bfloat16, for no "
+               "measurable quality. The 4-bit weights themselves stay the same size.")
+    if dtype == "float16" and machine.device == "cpu":
+        yield ("Processors compute float16 about ten times slower than bfloat16 or float32; leave "
+               "model.compute_dtype=auto.")
+    if dtype == "bfloat16" and not machine.bfloat16:
+        yield f"{machine.name} has no bfloat16 arithmetic; set model.compute_dtype=float16 or leave it on auto."
+    if dtype == "float16" and machine.device == "cuda":
+        yield ("Compute in float16 overflows beyond 65,504: watch for a loss of nan, and prefer hardware with bfloat16 "
+               "(Ampere or later).")
+
+
+def _about_storage(plan: Plan) -> Iterator[str]:
+    architecture, qlora, lora = plan.architecture, plan.qlora, plan.lora
+    linear = {module.name for module in architecture.linear()}
+    kept = sum(stored for name, _, stored in qlora.layers if name not in linear)
+    ratio = lora.weights_bytes / qlora.weights_bytes
+    if architecture.share("experts") > 0:
+        yield (f"{architecture.share('experts'):.0%} of this model are experts in fused weights, which bitsandbytes "
+               f"leaves in 16 bits: QLoRA's base is only {ratio:.1f} times smaller.")
+    elif kept > _MOSTLY_16_BIT * qlora.weights_bytes:
+        yield (f"{kept / qlora.weights_bytes:.0%} of the 4-bit base's bytes are embeddings, which stay 16-bit on a "
+               f"model this small: 4-bit makes it {ratio:.1f} times smaller, not 4.")
+    if plan.machine.device == "cpu":
+        yield ("On a processor chat and evaluation hold either base in the compute dtype, for speed: 4-bit saves "
+               "memory in training only.")
+
+
+def require_fit(plan: Plan, *methods: str) -> None:
+    """Refuse a training that cannot fit; whoever knows better does not call this.
+
+    Args:
+        plan: The plan of the study.
+        methods: The arms that shall be trained; by default both.
+
+    Raises:
+        ResourceError: One of them does not fit the memory; says what would.
+    """
+    chosen: list[MethodPlan] = [plan.methods[name] for name in plan.methods if name in (methods or ("qlora", "lora"))]
+    lacking = [method for method in chosen if method.fit == "no"]
+    if lacking:
+        worst = max(lacking, key=lambda method: method.expected_bytes)
+        help_by = " ".join(_neither(plan).remedies)
+        raise ResourceError(
+            f"{_TITLES[worst.method]} of {plan.model} needs about {_gb(worst.expected_bytes)} of memory, and "
+            f"{_gb(plan.memory_bytes)} are free on {plan.machine.name}",
+            remedy=help_by or "Choose a smaller base model",
+        )
+
+
+def _gb(value: float) -> str:
+    return f"{value / 1e9:.3g} GB"

@@ -1,0 +1,292 @@
+"""The plan of a training: memory of each method part by part, whether it fits, how long it takes, what to choose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from assistant_builder.config import StudyConfig
+from assistant_builder.errors import ModelError
+from assistant_builder.planning.activations import Activations, Arithmetic, Batch, activations
+from assistant_builder.planning.architecture import Architecture, Module
+from assistant_builder.planning.history import Experience
+from assistant_builder.planning.machines import Machine
+from assistant_builder.planning.storage import (
+    DTYPE_BYTES,
+    Method,
+    adapted_modules,
+    module_bytes,
+    optimizer_bytes,
+)
+from assistant_builder.planning.timing import ACHIEVED, Work, training_work
+
+METHODS: tuple[Method, ...] = ("qlora", "lora", "full")
+FULL = 0.95
+"""Share of the memory that a training may take at most; the rest is for what no formula knows."""
+ROOMY = 0.90
+"""Share of the memory below which a method fits with room."""
+PROCESS_BYTES = {"cpu": 900_000_000, "cuda": 700_000_000}
+"""What a training process holds before the model: on a CPU the libraries (Python, torch, transformers, bitsandbytes,
+peft, trl), measured by ``python -m evals.bench.peaks`` as resident memory after the imports; on a GPU CUDA's context
+and the workspaces of its matrix library."""
+Fit = Literal["room", "tight", "no"]
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long the training sequences are, in tokens.
+
+    Attributes:
+        mean: On average.
+        longest: The longest, before it is cut to ``train.max_length``.
+        supervised: Positions of a sequence that the loss counts, on average.
+        longest_answer: Positions that the loss counts in a batch of the longest.
+        assumed: Whether nothing is known of the data and these are guesses.
+    """
+
+    mean: float
+    longest: int
+    supervised: float
+    longest_answer: int
+    assumed: bool = False
+
+    @classmethod
+    def assume(cls, longest: int) -> Lengths:
+        """Without data: sequences up to the longest allowed, half that on average, half of each an answer."""
+        return cls(longest / 2, longest, longest / 4, longest // 2, assumed=True)
+
+    @classmethod
+    def about(cls, mean: int, longest: int) -> Lengths:
+        """From the mean alone: half of each sequence an answer, the longest as long as is allowed."""
+        return cls(min(mean, longest), longest, min(mean, longest) / 2, longest // 2, assumed=True)
+
+
+@dataclass(frozen=True)
+class MethodPlan:
+    """One method on one machine.
+
+    Attributes:
+        method: ``qlora``, ``lora`` or ``full`` (fine-tuning of all weights).
+        layers: Name, parameters and stored bytes of every module of the base.
+        adapter_bytes: Trained weights beside the base.
+        gradient_bytes: Their gradients.
+        optimizer_bytes: AdamW's states.
+        activations: What a step keeps, part by part.
+        overhead_bytes: What the process holds before the model.
+        trained_parameters: How many values are trained.
+        inference_bytes: Memory of answering one question afterwards, on the same machine.
+        checkpointing: Whether activations are recomputed.
+        work: Operations of the whole training.
+        seconds: Time of the whole training, None where the machine's speed is not known.
+        memory_bytes: Memory there is.
+        factor: What this machine's finished runs took over what was predicted for them.
+    """
+
+    method: Method
+    layers: tuple[tuple[str, int, int], ...]
+    adapter_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    activations: Activations
+    overhead_bytes: int
+    trained_parameters: int
+    inference_bytes: int
+    checkpointing: bool
+    work: Work
+    seconds: float | None
+    memory_bytes: int
+    factor: float = 1.0
+
+    @property
+    def weights_bytes(self) -> int:
+        """The frozen base as stored."""
+        return sum(stored for _, _, stored in self.layers)
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Bytes of each part of the peak, in the order in which they are stacked."""
+        return {
+            "weights": self.weights_bytes, "adapters": self.adapter_bytes, "gradients": self.gradient_bytes,
+            "optimizer": self.optimizer_bytes, "activations": self.activations.total, "overhead": self.overhead_bytes,
+        }
+
+    @property
+    def total_bytes(self) -> int:
+        """Predicted peak of training."""
+        return sum(self.parts.values())
+
+    @property
+    def expected_bytes(self) -> int:
+        """The predicted peak, corrected by what this machine's finished runs took."""
+        return round(self.total_bytes * self.factor)
+
+    @property
+    def fit(self) -> Fit:
+        """Whether it fits the memory there is."""
+        share = self.expected_bytes / self.memory_bytes
+        return "room" if share <= ROOMY else "tight" if share <= FULL else "no"
+
+    def cost(self, price_per_hour: float | None) -> float | None:
+        """What the training costs, in the currency of the price."""
+        return None if self.seconds is None or price_per_hour is None else self.seconds / 3600 * price_per_hour
+
+    def to_record(self) -> dict[str, Any]:
+        """The method's part of ``plan --json``."""
+        return {
+            "weights_bytes": self.weights_bytes, "adapter_bytes": self.adapter_bytes,
+            "gradient_bytes": self.gradient_bytes, "optimizer_bytes": self.optimizer_bytes,
+            "activation_bytes": self.activations.total, "overhead_bytes": self.overhead_bytes,
+            "total_bytes": self.total_bytes, "expected_bytes": self.expected_bytes, "fit": self.fit,
+            "trained_parameters": self.trained_parameters, "gradient_checkpointing": self.checkpointing,
+            "inference_bytes": self.inference_bytes, "seconds": self.seconds, "flops": self.work.flops,
+            "layers": [{"name": name, "parameters": parameters, "bytes": stored}
+                       for name, parameters, stored in self.layers],
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All methods for one model, one set of settings, one machine.
+
+    Attributes:
+        model: What the model is called.
+        architecture: What it consists of.
+        config: The settings.
+        machine: Where it would run.
+        pairs: Training pairs.
+        lengths: Their lengths.
+        experience: What this machine's finished runs taught.
+    """
+
+    model: str
+    architecture: Architecture
+    config: StudyConfig
+    machine: Machine
+    pairs: int
+    lengths: Lengths
+    experience: Experience = field(default_factory=Experience)
+
+    @cached_property
+    def adapted(self) -> tuple[Module, ...]:
+        """The layers with an adapter."""
+        return adapted_modules(self.architecture, self.config.train)
+
+    @cached_property
+    def compute_dtype(self) -> str:
+        """The arithmetic of both arms."""
+        wanted = self.config.model.compute_dtype
+        return self.machine.compute_dtype if wanted == "auto" else wanted
+
+    @cached_property
+    def batch(self) -> Batch:
+        """The largest micro-batch."""
+        train = self.config.train
+        rows, length = min(train.micro_batch_size, train.batch_size), min(self.lengths.longest, train.max_length)
+        answer = max(1, min(self.lengths.longest_answer, length - 1))
+        return Batch(rows, length, rows * answer, answer, padded=rows > 1 and not self.lengths.assumed)
+
+    @cached_property
+    def methods(self) -> dict[Method, MethodPlan]:
+        """Each method; both arms recompute activations or neither does, or they would not be twins.
+
+        With ``train.gradient_checkpointing=auto`` the 16-bit arm decides, or where it is out of question the 4-bit one.
+        """
+        wanted = self.config.train.gradient_checkpointing
+        plain = {method: self._method(method, checkpointing=wanted == "on") for method in METHODS}
+        if wanted != "auto":
+            return plain
+        again = {method: self._method(method, checkpointing=True) for method in METHODS}
+        decides: Method = "qlora" if again["lora"].fit == "no" else "lora"
+        return again if plain[decides].fit == "no" else plain
+
+    @property
+    def qlora(self) -> MethodPlan:
+        """The 4-bit arm."""
+        return self.methods["qlora"]
+
+    @property
+    def lora(self) -> MethodPlan:
+        """The 16-bit arm."""
+        return self.methods["lora"]
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory a training could take: what is free here, all of a card elsewhere."""
+        return self.machine.free_bytes
+
+    def with_changes(self, changes: Mapping[str, Any]) -> Plan:
+        """The plan of other settings."""
+        return replace(self, config=self.config.with_changes(dict(changes)))
+
+    def _method(self, method: Method, *, checkpointing: bool) -> MethodPlan:
+        full, model, train = method == "full", self.config.model, self.config.train
+        tensors = self._tensors(full)
+        trained = sum(tensors)
+        how = Arithmetic(
+            2 if full else DTYPE_BYTES[self.compute_dtype], self.machine.device, 0 if full else train.rank,
+            train.dropout > 0 and not full, checkpointing,
+        )
+        needs_cast = method == "qlora" or (method == "lora" and self.compute_dtype != "float16")
+        kept = activations(
+            self.architecture, self.architecture.linear() if full else self.adapted, self.batch, how,
+            stored_bytes=int(needs_cast),
+        )
+        work = training_work(
+            self.architecture, self.adapted, train, pairs=self.pairs, tokens_per_pair=self.lengths.mean,
+            supervised_per_pair=self.lengths.supervised, checkpointing=checkpointing, full=full,
+        )
+        speed = self.experience.flops(self.machine, method)
+        speed = speed or self.machine.flops * ACHIEVED[self.machine.device][method]
+        layers = tuple((module.name, module.parameters, module_bytes(module, method, model, self.compute_dtype))
+                       for module in self.architecture.modules)
+        return MethodPlan(
+            method=method, layers=layers,
+            adapter_bytes=0 if full else 4 * trained,
+            gradient_bytes=(2 if full else 4) * trained,
+            # full fine-tuning in 16 bits trains a float32 copy of the weights (mixed precision, 16 bytes a parameter)
+            optimizer_bytes=optimizer_bytes(tensors, train.optimizer) + (4 * trained if full else 0),
+            activations=kept, overhead_bytes=PROCESS_BYTES[self.machine.device], trained_parameters=trained,
+            inference_bytes=self._inference_bytes(method, trained), checkpointing=checkpointing, work=work,
+            seconds=work.flops / speed if speed else None, memory_bytes=self.memory_bytes,
+            factor=self.experience.memory_factor(self.machine, method),
+        )
+
+    def _tensors(self, full: bool) -> list[int]:
+        """Values of each trained tensor.
+
+        Raises:
+            ModelError: No layer has one of the target names.
+        """
+        if full:
+            return [module.parameters for module in self.architecture.modules if module.parameters]
+        if not self.adapted:
+            names = sorted({module.name.rpartition(".")[2] for module in self.architecture.linear()})
+            raise ModelError(
+                f"train.target_modules={self.config.train.target_modules!r} matches no layer of {self.model}",
+                remedy=f"Use 'all-linear' or some of: {', '.join(names)}",
+            )
+        rank = self.config.train.rank
+        return [size for module in self.adapted for size in (rank * module.inputs, rank * module.outputs)]
+
+    def _inference_bytes(self, method: Method, trained: int) -> int:
+        """Memory of answering: on a CPU the chat holds either base in the compute dtype, for speed."""
+        wide = DTYPE_BYTES[self.compute_dtype]
+        if self.machine.device == "cpu" and method != "full":
+            weights = self.architecture.parameters * wide
+        else:
+            weights = sum(module_bytes(module, method, self.config.model, self.compute_dtype)
+                          for module in self.architecture.modules)
+        tokens = self.config.train.max_length + self.config.eval.max_new_tokens
+        cache = sum(2 * wide * block.key_value * tokens for block in self.architecture.blocks)
+        largest = max(module.weights for module in self.architecture.modules)
+        adapters = 0 if method == "full" else 4 * trained
+        logits = (wide + 4) * self.architecture.vocabulary
+        unpacked = wide * largest if self.machine.device == "cuda" and method == "qlora" else 0
+        return weights + adapters + cache + logits + unpacked + PROCESS_BYTES[self.machine.device]
+
+    def price_per_hour(self) -> float | None:
+        """The study's price of an hour, else the list price of the machine."""
+        own = self.config.eval.price_per_hour
+        return self.machine.price_per_hour if own is None else own

@@ -1,0 +1,83 @@
+"""The two ways into the planner: a model by name, and a study; and the document that a plan is written as."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from assistant_builder.config import StudyConfig
+from assistant_builder.planning.advice import advise, cards_needed, warnings
+from assistant_builder.planning.calibration import processor_flops
+from assistant_builder.planning.history import learn
+from assistant_builder.planning.machines import CARDS, Machine, this_machine
+from assistant_builder.planning.plan import Lengths, Plan
+from assistant_builder.planning.sources import architecture_of
+
+ASSUMED_PAIRS = 10_000
+"""Pairs that a plan without data is made for."""
+COMPARED_CARD = "A100 80 GB"
+
+
+def plan_study(
+    config: StudyConfig, pairs: int = 0, lengths: Lengths | None = None, machine: Machine | None = None
+) -> Plan:
+    """Plan the training of a study; loads nothing and asks the hub only for a config.json that is not here.
+
+    Args:
+        config: The settings, the base model among them.
+        pairs: Training pairs; 0: not known, 10,000 are taken.
+        lengths: Lengths of the sequences; None: guessed from ``train.max_length``.
+        machine: Where it would run; None: here.
+
+    Raises:
+        ModelError: The base is unknown or out of reach, or its config is broken.
+    """
+    name, architecture = architecture_of(config.model.base, config.model.revision)
+    where = machine or this_machine()
+    if where.here and where.device == "cpu":
+        where = replace(where, flops=processor_flops(where.cores, where.bfloat16))
+    return Plan(
+        name, architecture, config, where, pairs or ASSUMED_PAIRS, lengths or Lengths.assume(config.train.max_length),
+        learn(),
+    )
+
+
+def to_document(plan: Plan) -> dict[str, Any]:
+    """What ``plan --json`` prints: bytes, seconds, and the recommendation."""
+    price = plan.price_per_hour()
+    methods = {name: {**method.to_record(), "cost": method.cost(price)} for name, method in plan.methods.items()}
+    machine, lengths = plan.machine, plan.lengths
+    return {
+        "model": plan.model,
+        "parameters": plan.architecture.parameters,
+        "methods": {name: methods[name] for name in ("qlora", "lora")},
+        "recommendation": advise(plan).to_record(),
+        "warnings": warnings(plan),
+        "full_fine_tuning": methods["full"],
+        "machine": {
+            "name": machine.name, "device": machine.device, "memory_bytes": machine.memory_bytes,
+            "free_bytes": machine.free_bytes, "price_per_hour": price, "compute_dtype": plan.compute_dtype,
+        },
+        "training": {
+            "pairs": plan.pairs, "steps": plan.lora.work.steps, "tokens": plan.lora.work.tokens,
+            "mean_tokens": lengths.mean, "longest_tokens": plan.batch.length, "assumed": lengths.assumed,
+            "micro_batch_size": plan.batch.rows, "rank": plan.config.train.rank,
+        },
+        "correction": {
+            "runs": plan.experience.runs, "memory": {name: plan.methods[name].factor for name in ("qlora", "lora")},
+        },
+        "cards": card_comparison(plan),
+    }
+
+
+def card_comparison(plan: Plan) -> dict[str, Any]:
+    """How many 80 GB cards each method takes, and what an hour of them costs beside an hour of one."""
+    card = CARDS[COMPARED_CARD]
+    there = Plan(plan.model, plan.architecture, plan.config, card, plan.pairs, plan.lengths)
+    price = card.price_per_hour or 0.0
+    counts = {name: cards_needed(method.total_bytes, card.memory_bytes) for name, method in there.methods.items()}
+    return {
+        "card": card.name, "price_per_hour": card.price_per_hour, "needed": counts,
+        "price_of_hour": {name: number * price for name, number in counts.items()},
+        "seconds_on_one": {name: method.seconds for name, method in there.methods.items()},
+    }

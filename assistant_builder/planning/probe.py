@@ -1,0 +1,126 @@
+"""Architectures of families that have no closed form here: built from their own code on the meta device, weightless.
+
+The build runs in a child process, so that nobody who plans has to import torch.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.errors import ModelError
+from assistant_builder.planning.architecture import Architecture, Block, Module, text_part
+
+_SECONDS = 60
+_ALIASES = {
+    "hidden_size": ("hidden_size", "n_embd", "d_model"),
+    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "heads": ("num_attention_heads", "n_head", "n_heads"),
+    "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"),
+    "vocab_size": ("vocab_size",),
+}
+"""What models call the same size."""
+
+
+def probe(folder: Path) -> Architecture:
+    """The architecture of a folder's config.json, asked of transformers in a child process.
+
+    Raises:
+        ModelError: transformers does not know the architecture, or cannot build it from this config.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "assistant_builder.planning.probe", str(folder)], capture_output=True, text=True,
+            timeout=_SECONDS, check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ModelError(f"its architecture could not be built within {_SECONDS} seconds", where=str(folder),
+                         remedy="Choose a model of the catalog") from error
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise ModelError(f"transformers cannot build this architecture: {said}", where=str(folder / "config.json"),
+                         remedy="Correct config.json, or choose another model")
+    record = json.loads(done.stdout.splitlines()[-1])
+    return Architecture(
+        record["model_type"], tuple(Module(**module) for module in record["modules"]),
+        tuple(Block(**block) for block in record["blocks"]), record["vocabulary"], record["context"], known=False,
+    )
+
+
+def main() -> None:
+    """Print the architecture of the folder in ``sys.argv`` as one line of JSON."""
+    from assistant_builder.worker import quiet_libraries
+
+    quiet_libraries()
+    try:
+        print(json.dumps(_record(Path(sys.argv[1]))))
+    except Exception as error:  # whatever the model's code makes of a config it was not written for
+        said = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise SystemExit(f"{said[0] if said else type(error).__name__}") from error
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    head = model.get_output_embeddings()
+    seen: set[int] = set()
+    modules = [
+        found for name, layer in model.named_modules() if (found := _module(name, layer, layer is head, seen))
+    ]
+    values = {name: _first(text_part(config.to_dict()), names) for name, names in _ALIASES.items()}
+    missing = [name for name in ("hidden_size", "layers", "vocab_size") if not values[name]]
+    if missing:
+        raise ValueError(f"config.json does not say {', '.join(missing)}")
+    hidden, heads = values["hidden_size"], values["heads"] or 1
+    size = _first(text_part(config.to_dict()), ("head_dim",)) or hidden // heads
+    kept = _first(text_part(config.to_dict()), ("num_key_value_heads", "num_kv_heads")) or heads
+    block = {
+        "hidden": hidden, "attention": heads * size, "key_value": kept * size, "heads": heads,
+        "intermediate": values["intermediate_size"] or 4 * hidden,
+    }
+    return {
+        "model_type": str(config.model_type), "modules": modules, "blocks": [block] * values["layers"],
+        "vocabulary": values["vocab_size"],
+        "context": _first(text_part(config.to_dict()), ("max_position_embeddings", "n_positions")),
+    }
+
+
+def _module(name: str, layer: Any, is_head: bool, seen: set[int]) -> dict[str, Any] | None:
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    own = dict(layer.named_parameters(recurse=False))
+    weight = own.pop("weight", None)
+    rest = sum(value.numel() for value in own.values() if id(value) not in seen)
+    seen.update(map(id, own.values()))
+    if weight is None:
+        fused = "expert" in name
+        return {"name": name, "kind": "experts" if fused else "norm", "outputs": rest} if rest else None
+    tied = id(weight) in seen
+    seen.add(id(weight))
+    kind = "norm"
+    if is_head:
+        kind = "head"
+    elif type(layer) is nn.Linear or isinstance(layer, Conv1D):
+        kind = "linear"
+    elif isinstance(layer, nn.Embedding):
+        kind = "embedding"
+    shape = tuple(reversed(weight.shape)) if isinstance(layer, Conv1D) else tuple(weight.shape)
+    inputs = weight.numel() // shape[0]
+    return {"name": name, "kind": kind, "outputs": shape[0], "inputs": inputs, "bias": rest, "tied": tied}
+
+
+def _first(config: Mapping[str, Any], names: tuple[str, ...]) -> int:
+    return next((int(config[name]) for name in names if isinstance(config.get(name), int)), 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""A plan in words and tables: which method, why, what each part takes, how long it lasts and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from markupsafe import Markup
+
+from assistant_builder.planning.advice import Advice, advise, warnings
+from assistant_builder.planning.plan import Fit, Method, MethodPlan, Plan
+from assistant_builder.planning.planner import card_comparison
+from assistant_builder.ui.markup import Tone, arm_chip, callout, card, fold, items, join, table
+from evals.report.wording import count, duration, money, plural, size
+
+TITLES: dict[Method, str] = {"qlora": "QLoRA · 4-bit", "lora": "LoRA · 16-bit", "full": "Full fine-tuning"}
+PARTS = {
+    "weights": "Frozen base", "adapters": "Adapters", "gradients": "Gradients", "optimizer": "Optimizer",
+    "activations": "Activations", "overhead": "Program",
+}
+PART_MEANINGS = {
+    "weights": "the base as stored: linear layers in 4 or 16 bits, embeddings, norms and head in the compute dtype",
+    "adapters": "the trained float32 matrices, rank × (in + out) values for each adapted layer",
+    "gradients": "one float32 value for each trained value",
+    "optimizer": "AdamW's two moments for each trained value",
+    "activations": "what the forward pass keeps for the backward pass, the logits and unpacked weights",
+    "overhead": "Python and the libraries, or CUDA's context, before any model is loaded",
+}
+_FITS: dict[Fit, str] = {"room": "fits with room", "tight": "fits, barely", "no": "does not fit"}
+_VERDICTS: dict[str, tuple[Tone, str]] = {
+    "lora": ("good", "Train LoRA on the 16-bit base"),
+    "qlora": ("info", "Train QLoRA on the 4-bit base"),
+    "neither": ("bad", "This does not fit"),
+}
+
+
+def verdict(plan: Plan, advice: Advice) -> Markup:
+    """The recommendation and its reason."""
+    tone, title = _VERDICTS[advice.method]
+    both = "" if "no" in (plan.lora.fit, plan.qlora.fit) else (
+        "A study trains both and measures what 4-bit cost; both fit."
+    )
+    remedy = " ".join(advice.remedies) or both
+    return callout(tone, f"{title} on {plan.machine.name}", advice.why, remedy)
+
+
+def plan_panel(plan: Plan) -> Markup:
+    """Everything but the chart: warnings, methods, layers, time and cost, and what was assumed."""
+    said = warnings(plan)
+    return join([
+        card("What to keep in mind", items(said)) if said else "",
+        card("One training step, part by part", parts_table(plan),
+             fold("What the parts are", items(f"{PARTS[key]}: {meaning}." for key, meaning in PART_MEANINGS.items())),
+             fold(f"Layer by layer ({plural(len(plan.architecture.modules), 'module')})", layers_table(plan))),
+        card("Time and cost", time_table(plan), Markup("<p>{}</p>").format(assumptions(plan))),
+        card("One card or many", cards_table(plan)),
+    ])
+
+
+def parts_table(plan: Plan) -> Markup:
+    """Bytes of each part of the peak, one row a method."""
+    rows = [
+        (_chip(name), *(size(method.parts[part]) for part in PARTS), _peak(method), _FITS[method.fit])
+        for name, method in plan.methods.items()
+    ]
+    return table(("", *PARTS.values(), "Peak", ""), rows, numeric=range(1, 8))
+
+
+def _peak(method: MethodPlan) -> str:
+    if method.factor == 1.0:
+        return size(method.total_bytes)
+    return f"{size(method.total_bytes)} → {size(method.expected_bytes)}"
+
+
+def layers_table(plan: Plan) -> Markup:
+    """Every module with its parameters and its bytes under each method; equal blocks are shown once."""
+    rows = []
+    for name, many, parameters, sizes in layer_rows(plan):
+        rows.append((name, str(many), count(parameters), *(size(stored) for stored in sizes)))
+    total = [size(method.weights_bytes) for method in plan.methods.values()]
+    rows.append(("All", "", count(plan.architecture.parameters), *total))
+    return table(("Module", "×", "Parameters of one", *(f"{TITLES[name]}" for name in plan.methods)), rows,
+                 numeric=range(1, 6))
+
+
+def layer_rows(plan: Plan) -> Iterable[tuple[str, int, int, tuple[int, ...]]]:
+    """(name, how often, parameters of one, bytes of one under each method), block numbers left out."""
+    merged: dict[tuple[str, int], tuple[int, tuple[int, ...]]] = {}
+    columns = [method.layers for method in plan.methods.values()]
+    for entries in zip(*columns, strict=True):
+        name, parameters, _ = entries[0]
+        if not parameters:
+            continue
+        pattern = ".".join("*" if part.isdigit() else part for part in name.split("."))
+        many, _ = merged.get((pattern, parameters), (0, ()))
+        merged[pattern, parameters] = (many + 1, tuple(stored for _, _, stored in entries))
+    for (pattern, parameters), (many, sizes) in merged.items():
+        yield pattern, many, parameters, sizes
+
+
+def time_table(plan: Plan) -> Markup:
+    """How long each method takes and what it costs."""
+    price = plan.price_per_hour()
+    rows = [
+        (_chip(name), count(method.work.steps), f"{method.work.flops / 1e15:,.3g}", duration(method.seconds),
+         money(method.cost(price)), size(method.inference_bytes), "yes" if method.checkpointing else "no")
+        for name, method in plan.methods.items()
+    ]
+    return table(("", "Steps", "10¹⁵ operations", "Time", "Cost", "Memory to chat", "Recomputes activations"), rows,
+                 numeric=range(1, 6))
+
+
+def assumptions(plan: Plan) -> str:
+    """What the figures rest on."""
+    lengths, batch = plan.lengths, plan.batch
+    data = (f"{plural(plan.pairs, 'pair')} of {lengths.mean:,.0f} tokens on average, the longest {batch.length:,}, "
+            f"{batch.rows} at once, rank {plan.config.train.rank}, {plan.compute_dtype} arithmetic.")
+    guessed = " Lengths are assumed, as no data is known." if lengths.assumed else ""
+    runs = plan.experience.runs
+    if not plan.machine.here:
+        learnt = " Speed: the share of the card's peak that such trainers reach; prices are list prices, change them."
+    elif runs:
+        learnt = f" Speed and peak are corrected by {plural(runs, 'finished run')} on this machine ({_factors(plan)})."
+    else:
+        learnt = " No run has finished on this machine yet: the time may be off by a factor of two."
+    return data + guessed + learnt
+
+
+def _factors(plan: Plan) -> str:
+    return ", ".join(f"{TITLES[name]} peak × {plan.methods[name].factor:.2f}" for name in ("qlora", "lora")
+                     if name in plan.methods)
+
+
+def cards_table(plan: Plan) -> Markup:
+    """How many 80 GB cards each method takes, and what an hour of them costs."""
+    compared = card_comparison(plan)
+    cheapest = min(compared["price_of_hour"].values())
+    rows = [
+        (_chip(name), f"{compared['needed'][name]} × {compared['card']}", money(compared["price_of_hour"][name]),
+         f"{compared['price_of_hour'][name] / cheapest:.0f} ×", duration(compared["seconds_on_one"][name])
+         if compared["needed"][name] == 1 else "–")
+        for name in plan.methods
+    ]
+    note = ("An hour of n cards costs n hours of one; any other ratio comes from different prices. This trainer uses "
+            "one card.")
+    return join([table(("", "Cards", "US$ an hour", "Ratio", "Time on one"), rows, numeric=(2, 3, 4)),
+                 Markup("<p>{}</p>").format(note)])
+
+
+def _chip(name: str) -> Markup:
+    return Markup('<span class="ab-chip ab-arm-full">{}</span>').format(TITLES["full"]) if name == "full" else (
+        arm_chip(name)
+    )
+
+
+def plan_text(plan: Plan) -> tuple[list[str], list[list[str]], list[str]]:
+    """The plan for a terminal: columns and rows of a table, and the lines under it."""
+    price, advice = plan.price_per_hour(), advise(plan)
+    methods = plan.methods
+    columns = ["", *(TITLES[name] for name in methods)]
+    rows = [[title, *(size(method.parts[part]) for method in methods.values())] for part, title in PARTS.items()]
+    rows += [
+        ["Peak", *(_peak(method) for method in methods.values())],
+        ["", *(_FITS[method.fit] for method in methods.values())],
+        ["Time", *(duration(method.seconds) for method in methods.values())],
+        ["Cost", *(money(method.cost(price)) for method in methods.values())],
+    ]
+    lines = [
+        f"{plan.model}: {count(plan.architecture.parameters)} parameters. {plan.machine.name}: "
+        f"{size(plan.memory_bytes)} free.",
+        f"Recommended: {advice.method}. {advice.why}", *advice.remedies,
+        *(f"Note: {said}" for said in warnings(plan)), assumptions(plan),
+    ]
+    return columns, rows, lines
