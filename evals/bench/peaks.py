@@ -1,0 +1,150 @@
+"""``python -m evals.bench.peaks``: measure what training takes in memory over a grid of settings, beside the plan.
+
+Each run is a process of its own, because memory is told per process. It trains for a few steps as the product does, on
+sequences that all have the full length, the latter half of each supervised.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.config import ARMS, StudyConfig
+from assistant_builder.errors import EvaluationError
+from assistant_builder.files import read_json, write_json
+from assistant_builder.worker import child_environment, quiet_libraries
+
+BATCHES = (1, 4, 8)
+LENGTHS = (128, 512)
+_STEPS = 3
+"""The optimizer's states exist from the second step on."""
+_LOG_LINES = 5
+
+
+def grid(batches: Sequence[int] = BATCHES, lengths: Sequence[int] = LENGTHS) -> Iterator[dict[str, Any]]:
+    """Every combination of arm, micro-batch, length and checkpointing."""
+    for batch, length, recompute, arm in itertools.product(batches, lengths, ("off", "on"), ARMS):
+        yield {"arm": arm, "batch": batch, "length": length, "checkpointing": recompute}
+
+
+def config_of(case: dict[str, Any], changes: dict[str, Any]) -> StudyConfig:
+    """The study settings of one combination."""
+    return StudyConfig().with_changes({
+        "train.batch_size": case["batch"], "train.micro_batch_size": case["batch"],
+        "train.max_length": case["length"], "train.max_steps": _STEPS, "train.evaluations": 1,
+        "train.gradient_checkpointing": case["checkpointing"], **changes,
+    })
+
+
+def measure_all(
+    cases: Sequence[dict[str, Any]], changes: dict[str, Any], on_run: Callable[[dict[str, Any]], None]
+) -> None:
+    """Run every combination in a process of its own.
+
+    Args:
+        cases: Entries of :func:`grid`.
+        changes: Settings that differ from the defaults, by dotted key.
+        on_run: Told each record of :func:`measure` when it is done.
+
+    Raises:
+        EvaluationError: A run failed.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        result = Path(scratch) / "result.json"
+        for case in cases:
+            command = [sys.executable, "-m", "evals.bench.peaks", "--case", json.dumps(case),
+                       "--changes", json.dumps(changes), "--out", str(result)]
+            done = subprocess.run(command, capture_output=True, text=True, env=child_environment(), check=False)
+            if done.returncode:
+                raise EvaluationError(f"the run {case} failed: {' '.join(done.stderr.splitlines()[-_LOG_LINES:])}",
+                                      remedy="Run again with less: --batches 1 --lengths 128")
+            on_run(read_json(result))
+
+
+def measure(case: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Train one combination for a few steps in this process.
+
+    Returns:
+        The case, with ``imports_bytes`` (resident once all libraries are imported), ``ready_bytes`` (resident when
+        training starts), ``load_peak_bytes``, ``peak_memory_bytes``, ``base_bytes``, ``adapter_bytes``, ``parameters``,
+        ``trainable_parameters``, ``step_seconds``, ``tokens_per_step``, ``device`` and ``compute_dtype``.
+    """
+    from assistant_builder.models import loading
+    from assistant_builder.models.catalog import resolve
+    from assistant_builder.models.fetching import fetch
+    from assistant_builder.models.prompts import Example, Prompter
+    from assistant_builder.training.progress import memory_bytes, peak_memory_bytes
+    from assistant_builder.training.trainer import Plan, TwinTrainer
+    from assistant_builder.training.twin import twin
+
+    imports_bytes = memory_bytes("cpu")
+    config = config_of(case, changes)
+    settings = twin(config)[case["arm"]]
+    folder = fetch(resolve(config.model.base))
+    prompter = Prompter.load(folder)
+    spec = loading.base_spec(config.model, folder, settings.base_storage)
+    base = loading.load_base(spec)
+    base_bytes, parameters = loading.model_bytes(base), loading.count_parameters(base)
+    model = loading.add_adapter(base, settings.train, settings.train.seed)
+    adapters = [value for value in model.parameters() if value.requires_grad]
+    length = case["length"]
+    example = Example(tuple(range(1000, 1000 + length)), tuple(place >= length // 2 for place in range(length)))
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = TwinTrainer(model, Plan(
+            train=settings.train, train_examples=[example] * case["batch"] * _STEPS, validation_examples=[example],
+            folder=Path(scratch), device=spec.device, gradient_checkpointing=case["checkpointing"] == "on",
+            cancelled=lambda: False, after_validation=lambda step, losses: False, on_step=lambda step, steps, eta: None,
+        ), prompter)
+        ready_bytes, load_peak = memory_bytes(spec.device), peak_memory_bytes(spec.device)
+        trainer.run()
+        events = [event for event in trainer_events(Path(scratch)) if event["event"] == "step"]
+    busy = [event["busy_seconds"] for event in events]
+    return {
+        **case, "imports_bytes": imports_bytes, "ready_bytes": ready_bytes, "load_peak_bytes": load_peak,
+        "peak_memory_bytes": peak_memory_bytes(spec.device), "base_bytes": base_bytes,
+        "adapter_bytes": sum(value.nbytes for value in adapters), "parameters": parameters,
+        "trainable_parameters": sum(value.numel() for value in adapters),
+        "step_seconds": [after - before for before, after in zip([0.0, *busy], busy, strict=False)],
+        "tokens_per_step": case["batch"] * length, "device": spec.device, "compute_dtype": spec.compute_dtype,
+    }
+
+
+def trainer_events(folder: Path) -> list[dict[str, Any]]:
+    """Events of ``metrics.jsonl``."""
+    from assistant_builder.files import read_jsonl
+
+    return read_jsonl(folder / "metrics.jsonl")
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure the grid, or, started by it, one case."""
+    parser = argparse.ArgumentParser(prog="python -m evals.bench.peaks", description=__doc__)
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
+    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
+    parser.add_argument("--changes", type=json.loads, default={}, help=argparse.SUPPRESS)
+    parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=Path("bench-results") / "peaks.json")
+    given = parser.parse_args(words)
+    quiet_libraries()
+    if given.case is not None:
+        write_json(given.out, measure(given.case, given.changes))
+        return
+    runs: list[dict[str, Any]] = []
+
+    def on_run(run: dict[str, Any]) -> None:
+        runs.append(run)
+        write_json(given.out, runs)
+        print(json.dumps(run), flush=True)
+
+    measure_all(list(grid(given.batches, given.lengths)), given.changes, on_run)
+
+
+if __name__ == "__main__":
+    main()
