@@ -182,8 +182,8 @@ def test_a_run_is_followed_and_cancelled(page: Page, at_site: Site) -> None:
     assert page.locator("#ab-start").is_hidden()
     with_metrics(study, "lora", 9)
     expect(page.locator("#ab-run")).to_contain_text("9 of 60")
-    page.locator("#ab-cancel").click()
-    expect(page.locator("#ab-cancel")).to_have_text("Cancelling…")
+    page.locator("#ab-pause").click()
+    expect(page.locator("#ab-pause")).to_have_text("Pausing…")
     assert study.cancel_requested
 
 
@@ -197,8 +197,8 @@ def test_two_tabs_on_one_study_show_the_same(page: Page, at_site: Site) -> None:
     with_metrics(study, "lora", 7)
     for one in (page, other):
         expect(one.locator("#ab-run")).to_contain_text("7 of 60")
-    page.locator("#ab-cancel").click()
-    expect(other.locator("#ab-cancel")).to_have_text("Cancelling…")
+    page.locator("#ab-pause").click()
+    expect(other.locator("#ab-pause")).to_have_text("Pausing…")
 
 
 def test_a_restart_of_the_server_loses_nothing(

@@ -244,7 +244,7 @@ def test_the_button_says_what_it_will_do(tab: EvaluateTab, study: Study) -> None
     bar, start, cancel, *_ = state.draw(Look(study.name))
     assert bar["visible"] and not start["visible"] and cancel["visible"]
     study.request_cancel()
-    assert state.draw(Look(study.name))[2]["value"] == "Cancelling…"
+    assert state.draw(Look(study.name))[2]["value"] == "Pausing…"
 
 
 def test_training_that_goes_on_draws_nothing_here_anew(tab: EvaluateTab, study: Study) -> None:
