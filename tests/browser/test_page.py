@@ -174,7 +174,7 @@ def test_a_finished_study_shows_everything(page: Page, at_site: Site) -> None:
     assert json.loads(download.value.path().read_text()) == json.loads((study.folder / "report.json").read_text())
 
 
-def test_a_run_is_followed_and_cancelled(page: Page, at_site: Site) -> None:
+def test_a_run_is_followed_and_paused(page: Page, at_site: Site) -> None:
     study = with_metrics(with_data(new_study("under-way")), "lora", 5)
     running(study, "train-lora", Progress(5, 60, "steps", "training", 100.0))
     page.goto(f"{at_site.url}?study=under-way&tab=train")

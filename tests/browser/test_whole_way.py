@@ -40,6 +40,10 @@ def test_from_upload_to_chat(page: Page, real_site: Site, tmp_path: Path) -> Non
     page.get_by_role("button", name="All settings").click()
     for option, value in (("train-max_steps", "2"), ("train-evaluations", "1"), ("eval-max_new_tokens", "8")):
         page.locator(f"#ab-{option}").locator("input:visible, textarea:visible").first.fill(value)
+    expect(page.get_by_text("Very few training pairs")).to_be_visible()
+    page.locator("#ab-start").click()
+    expect(page.get_by_text("Nothing was started: there are warnings")).to_be_visible()
+    page.get_by_label("Proceed anyhow").check()
     page.locator("#ab-start").click()
     expect(page.locator("#ab-run")).to_contain_text("Training", timeout=3 * MINUTES)
     page.reload()  # the run is no child of the page, and is found again
