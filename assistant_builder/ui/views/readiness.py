@@ -75,10 +75,9 @@ def _figures(seen: Readiness) -> list[tuple[str, str, str]]:
     if seconds is None:
         time = ("Time", "–", "told by the first run with this model")
     elif scoring is None:
-        time = ("Time", f"≈ {duration(_rounded(seconds))}", f"{arms} trainings; scoring comes on top")
+        time = ("Time", f"≈ {_about(seconds)}", f"{arms} trainings; scoring comes on top")
     else:
-        time = ("Time", f"≈ {duration(_rounded(seconds + scoring))}",
-                f"{duration(_rounded(seconds))} to train, {duration(_rounded(scoring))} to score")
+        time = ("Time", f"≈ {_about(seconds + scoring)}", f"{_about(seconds)} to train, {_about(scoring)} to score")
     needed = seen.needed_bytes
     memory = ("Memory", f"≈ {size(_two_digits(needed))}" if needed else "–",
               f"{size(seen.free_bytes)} free" if needed else "told once the model is here")
@@ -101,10 +100,10 @@ def _basis(seen: Readiness) -> Markup:
     return Markup('<p class="ab-ready-note">{}</p>').format(basis)
 
 
-def _rounded(seconds: float) -> float:
-    """To what an estimate deserves: ten seconds, a minute, five minutes."""
+def _about(seconds: float) -> str:
+    """A time as an estimate deserves it: to ten seconds, a minute, five minutes."""
     grain = 10 if seconds < 120 else 60 if seconds < 3600 else 300
-    return max(grain, round(seconds / grain) * grain)
+    return duration(max(grain, round(seconds / grain) * grain)).removesuffix(" 0 s")
 
 
 def _two_digits(value: float) -> float:
