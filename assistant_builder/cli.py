@@ -225,7 +225,7 @@ def status(name: Name, as_json: Json = False) -> None:
 def cancel(name: Name) -> None:
     """Pause a running study after the optimizer step it is at, or take a waiting one out of the queue; all is kept."""
     study = Study.open(name)
-    if study.state not in ("running", "queued"):
+    if study.state != "running" and not study.behind:
         raise StudyError(f"the study is not running ({study.state})", where=f"study {name}",
                          remedy=f"Start it with 'assistant-builder run {name}'")
     study.request_cancel()

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
-from assistant_builder.errors import Cancelled
+from assistant_builder.cli import app
+from assistant_builder.errors import Cancelled, StudyError
 from assistant_builder.files import write_json
 from assistant_builder.jobs import local, queue
 from assistant_builder.jobs.local import Event, run_study, waiting_sentence
@@ -162,6 +164,15 @@ def test_a_run_that_died_while_it_waited_no_longer_waits() -> None:
     assert record is not None
     write_json(study.folder / "run.json", {**record, "process_started": 0.0})
     assert study.state == "lost" and study.behind == []
+
+
+def test_only_what_runs_or_waits_can_be_paused_from_the_command_line() -> None:
+    study = new_study()
+    refused = CliRunner().invoke(app, ["cancel", study.name])
+    assert isinstance(refused.exception, StudyError) and not study.cancel_requested
+    study.write_runner("queued", behind=["rivers", "lakes"])
+    assert "queued, waits for study rivers and 1 more" in CliRunner().invoke(app, ["status", study.name]).stdout
+    assert CliRunner().invoke(app, ["cancel", study.name]).exit_code == 0 and study.cancel_requested
 
 
 def test_the_line_is_told_in_words() -> None:

@@ -29,7 +29,7 @@ def preset_table(config: StudyConfig) -> Markup:
         if now != PRESETS.get(config.train.preset, {}).get(key, now):
             shown = Markup('<em title="differs from the preset">{}</em>').format(shown)
         rows.append((named, *(f"{values[key]:g}" for values in PRESETS.values()), shown))
-    headers = ("", *(PRESET_WORDS[name][0] for name in PRESETS), "Now")
+    headers = ("Setting", *(PRESET_WORDS[name][0] for name in PRESETS), "Now")
     return Markup('<div class="ab-preset-table">{}</div>').format(table(headers, rows, numeric=range(1, len(headers))))
 
 
