@@ -62,6 +62,8 @@ class EvaluateTab:
                     self.across = AcrossPanel()
 
     def _pictures(self) -> None:
+        self.pending = gr.HTML(empty("The verdict and its pictures come with the report", "It is written by itself "
+                                     "when all cells are scored. The answers can be looked at already."))
         with gr.Column(visible=False) as self.result:
             with gr.Row(elem_classes="ab-figures"):
                 with gr.Column(min_width=300):
@@ -91,8 +93,9 @@ class EvaluateTab:
             Section("evaluate", [self.actions, self.start, self.pause, self.state, self.verdict, self.parts],
                     _state_mark, self._draw_state),
             Section("evaluate-result", [
-                self.result, self.headline, self.key, self.waterfall, self.origin, self.metric, self.contrasts,
-                self.cells, self.trust, self.reliability, self.trusted, self.seeds, self.seeded, self.tables,
+                self.pending, self.result, self.headline, self.key, self.waterfall, self.origin, self.metric,
+                self.contrasts, self.cells, self.trust, self.reliability, self.trusted, self.seeds, self.seeded,
+                self.tables,
             ], _result_mark, self._draw_result),
             Section("evaluate-items", [self.no_items, self.browsing, *self.browser.outputs], _items_mark,
                     self._draw_items),
@@ -123,12 +126,12 @@ class EvaluateTab:
     def _draw_result(self, look: Look) -> Sequence[Any]:
         report = look.snapshot.report if look.snapshot else None
         if report is None:
-            return [gr.update(visible=False), *[gr.skip()] * 13]
+            return [gr.update(visible=True), gr.update(visible=False), *[gr.skip()] * 13]
         primary, waterfall, trust = report["primary_metric"], report["attribution"], report["reliability"]
         metrics = list(dict.fromkeys(row["metric"] for row in report["contrasts"]))
         several = report["seeds"]["count"] > 1
         return [
-            gr.update(visible=True),
+            gr.update(visible=False), gr.update(visible=True),
             interval_figure(headline_panels(report)),
             _told([interval_key(report)]),
             gr.update(value=waterfall_figure(waterfall) if waterfall else None, visible=bool(waterfall)),

@@ -49,7 +49,7 @@ class ItemBrowser:
     def __init__(self, load: Load, elem_id: str) -> None:
         self._load, self._id = load, elem_id
         self.page = gr.State(1)
-        with gr.Group(elem_classes="ab-group ab-grid"):
+        with gr.Group(elem_classes="ab-group ab-grid ab-browse"):
             self.first = gr.Dropdown([], label="Compare", interactive=True, min_width=180)
             self.second = gr.Dropdown([], label="with", interactive=True, min_width=180)
             self.show = gr.Dropdown([], label="Show", interactive=True, filterable=False, min_width=180)

@@ -237,11 +237,9 @@ def _asked(path: Path, seen: str) -> frozenset[int]:
 
 
 def made_from(study: Study) -> str | None:
-    """Name of the study that this one is a corrected copy of, where ``provenance.json`` says so."""
-    path = study.folder / "provenance.json"
-    record = read_json(path) if path.is_file() else {}
-    said = record.get("made_from") or record.get("parent")
-    name = said.get("study") if isinstance(said, dict) else said
+    """Name of the study that this one is a corrected copy of, where ``made_from.json`` says so: ``{"study": name}``."""
+    path = study.folder / "made_from.json"
+    name = read_json(path).get("study") if path.is_file() else None
     return name if isinstance(name, str) else None
 
 

@@ -77,9 +77,9 @@ def test_the_study_it_was_made_from_is_proposed_first(a: Study, b: Study) -> Non
     edit(other, each(lambda sample: {"reference": "elsewhere"}))
     assert comparable(third) == {"narrow": 12, "wide": 12, "other-data": 0}
     assert made_from(third) is None
-    write_json(third.folder / "provenance.json", {"made_from": "narrow"})
+    write_json(third.folder / "made_from.json", {"study": "narrow"})
     assert made_from(third) == "narrow" and next(iter(comparable(third))) == "narrow"
-    write_json(third.folder / "provenance.json", {"made_from": "wide"})
+    write_json(third.folder / "made_from.json", {"study": "wide"})
     assert next(iter(comparable(third))) == "wide"
 
 

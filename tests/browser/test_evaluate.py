@@ -1,0 +1,86 @@
+"""The Evaluate and Report tabs in a real browser: pictures, answers, another study, printing, dark and narrow."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from assistant_builder.files import read_jsonl, write_jsonl
+from assistant_builder.steps import Progress
+from assistant_builder.study import Study
+from tests.browser.serving import Site
+from tests.evals.across.scored import make
+from tests.fabricated import evaluated, new_study, reported, running, trained, with_data
+
+pytestmark = pytest.mark.browser
+HOSTILE = '<img src="http://evil.invalid/a.png" onerror="window.bad=1"><script>window.bad=2</script>'
+
+
+def with_hostile_answers(study: Study) -> Study:
+    for cell in ("L16", "Q4"):
+        path = study.cell_folder(cell) / "samples.jsonl"
+        write_jsonl(path, [{**sample, "answer": f"{cell} says {HOSTILE} پاسخ"} for sample in read_jsonl(path)])
+    return study
+
+
+def open_at(page: Page, site: Site, name: str, tab: str, more: str = "") -> None:
+    page.goto(f"{site.url}?study={name}&tab={tab}{more}")
+    page.wait_for_function("window.abArrived")
+
+
+def test_a_finished_evaluation_is_read_from_verdict_to_words(page: Page, at_site: Site) -> None:
+    study = with_hostile_answers(evaluated(trained(with_data(new_study("looked-at", eval__bootstrap_resamples=400)))))
+    reported(study)
+    make("beside", train__rank=64)
+    open_at(page, at_site, "looked-at", "evaluate", "&__theme=dark")
+    expect(page.locator("#ab-verdict .ab-verdict")).to_be_visible()
+    expect(page.locator(".ab-figure .js-plotly-plot:visible")).to_have_count(4)
+    label = page.locator(".ab-figure .annotation-text").first
+    assert label.evaluate("text => getComputedStyle(text).fill") == page.evaluate(
+        "getComputedStyle(document.querySelector('.gradio-container')).color"
+    ), "the words of a picture are as light as those of the page"
+    page.get_by_role("tab", name="Answers").click()
+    items = page.locator("#ab-items article")
+    expect(items).to_have_count(10)
+    expect(items.first.locator("mark.ab-own").first).to_be_visible()
+    assert page.evaluate("window.bad") is None and page.locator("#ab-items img").count() == 0
+    page.locator("#ab-items-next").click()
+    expect(items).to_have_count(2)
+    page.locator("#ab-items-search textarea, #ab-items-search input").fill("no such words")
+    expect(page.locator("#ab-items")).to_contain_text("No item is like that")
+    page.get_by_role("tab", name="Compare studies").click()
+    expect(page.locator("#ab-other input")).to_have_value(re.compile("beside"))
+    page.locator("#ab-compare").click()
+    expect(page.locator("#ab-comparison .ab-verdict")).to_have_count(2)
+    expect(page.locator("#ab-across-items article")).to_have_count(10)
+
+
+def test_an_evaluation_is_followed_and_cancelled(page: Page, at_site: Site) -> None:
+    study = evaluated(trained(with_data(new_study("scoring"))))
+    (study.cell_folder("Q4") / "scores.json").rename(study.folder / "later.json")
+    running(study, "evaluate", Progress(40, 100, "%", "Q4: answering the held-out questions", 90.0))
+    open_at(page, at_site, "scoring", "evaluate")
+    expect(page.locator(".ab-stages")).to_contain_text("answering the held-out questions")
+    (study.folder / "later.json").rename(study.cell_folder("Q4") / "scores.json")
+    study.write_progress("evaluate", Progress(80, 100, "%", "QR: likelihood of the reference answers", 20.0))
+    expect(page.locator("#ab-evaluation")).to_contain_text("Scored so far: 10 of 10 cells")
+    expect(page.get_by_role("tab", name="Answers")).to_be_visible()
+    page.locator("#ab-evaluate-cancel").click()
+    expect(page.locator("#ab-evaluate-cancel")).to_have_text("Cancelling…")
+    assert study.cancel_requested
+
+
+def test_the_report_prints_a_copy_of_itself(page: Page, at_site: Site) -> None:
+    study = evaluated(trained(with_data(new_study("printed"))))
+    for ending in ("html", "md", "json"):
+        (study.folder / f"report.{ending}").write_text('{"version": 1}' if ending == "json" else "<h1>Cost</h1>")
+    open_at(page, at_site, "printed", "report")
+    expect(page.frame_locator("iframe.ab-report").get_by_text("Cost")).to_be_visible()
+    page.evaluate("""() => { const append = document.body.append.bind(document.body);
+        document.body.append = frame => { frame.addEventListener("load", () => {
+            frame.contentWindow.print = () => { window.printed = frame.contentDocument.body.textContent; }; },
+            {capture: true}); append(frame); }; }""")
+    page.locator("#ab-print").click()
+    page.wait_for_function("window.printed === 'Cost'")
