@@ -132,7 +132,7 @@ def block_bytes(block: Block, batch: Batch, how: Arithmetic) -> int:
         attention = wide * (2 * block.attention + 2 * repeated) + 4 * block.heads
         attention += wide * length if batch.padded else 0
     gate = 3 * wide * block.intermediate
-    routed = 2 * wide * block.experts * block.hidden
+    routed = wide * block.experts * block.hidden  # each expert's output, to be weighed
     return batch.tokens * (norms + attention + gate + routed)
 
 
@@ -145,7 +145,8 @@ def adapter_input_bytes(layers: Sequence[Module], how: Arithmetic) -> int:
     shared: dict[object, int] = {}
     for layer in layers:
         name = layer.name.rpartition(".")[2]
-        shared[_GROUPS.get(name, layer.name)] = layer.inputs
+        if name != "o_proj":  # its input is the attention's output, which attention keeps anyway
+            shared[_GROUPS.get(name, layer.name)] = layer.inputs
     return ranks + how.width * sum(shared.values())
 
 

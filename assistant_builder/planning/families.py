@@ -76,6 +76,8 @@ FAMILIES: dict[str, Family] = {
                         bias="config", query_norm="head", experts="num_experts"),
 }
 """``model_type`` → family. ``gemma3`` is ``gemma3_text`` with a vision part before it."""
+_OTHER_NAMES = {"num_experts": ("num_local_experts",), "num_local_experts": ("num_experts",)}
+"""transformers writes back some values under another name than models were published with."""
 _SIGLIP = {
     "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_channels": 3, "image_size": 224,
     "patch_size": 16,
@@ -158,7 +160,10 @@ class _Sizes:
         return FAMILIES[self.kind]
 
     def get(self, name: str) -> Any:
-        return self.config.get(name, self.family.defaults.get(name))
+        for key in (name, *_OTHER_NAMES.get(name, ())):
+            if key in self.config:
+                return self.config[key]
+        return self.family.defaults.get(name)
 
     @property
     def vocabulary(self) -> int:

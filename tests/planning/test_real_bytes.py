@@ -1,0 +1,123 @@
+"""The plan's bytes against tiny models that are really built, quantized, adapted and run as the trainer does it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assistant_builder.config import StudyConfig
+from assistant_builder.planning.activations import Arithmetic, Batch, activations
+from assistant_builder.planning.machines import this_machine
+from assistant_builder.planning.plan import Lengths, Plan
+from assistant_builder.planning.sources import architecture_of
+
+pytestmark = pytest.mark.train
+SIZES = {
+    "vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 256, "pad_token_id": 0, "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+MODELS = {
+    "llama": {"tie_word_embeddings": True},
+    "qwen3": {"tie_word_embeddings": True},
+    "gemma3_text": {"tie_word_embeddings": True, "sliding_window": 128},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64},
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(request.param, **SIZES, **MODELS[request.param]))
+    path = tmp_path_factory.mktemp(request.param)
+    model.to(torch.float16).save_pretrained(path)
+    return path
+
+
+def settings(folder: Path, **changes: Any) -> StudyConfig:
+    """Adapters on attention alone where there are experts, on which PEFT would put some too, and not with dropout."""
+    targets = "q_proj,k_proj,v_proj,o_proj" if folder.name.startswith("qwen3_moe") else "all-linear"
+    return StudyConfig().with_changes({
+        "train.target_modules": targets, "model.compute_dtype": "bfloat16",
+        **{key.replace("__", "."): value for key, value in changes.items()},
+    })
+
+
+def plan_of(folder: Path, config: StudyConfig) -> Plan:
+    name, architecture = architecture_of(str(folder))
+    return Plan(name, architecture, config, this_machine(), 100, Lengths.assume(config.train.max_length))
+
+
+def adapted(folder: Path, config: StudyConfig, storage: str) -> tuple[Any, int]:
+    from assistant_builder.models import loading
+
+    spec = loading.BaseSpec(folder, storage, config.model.double_quant, "bfloat16")
+    base = loading.load_base(spec)
+    size = loading.model_bytes(base)
+    return loading.add_adapter(base, config.train, 0), size
+
+
+@pytest.mark.parametrize("double_quant", [True, False])
+def test_base_and_adapters_take_the_bytes_that_were_planned(folder: Path, double_quant: bool):
+    config = settings(folder, model__double_quant=double_quant)
+    plan = plan_of(folder, config)
+    arms: tuple[tuple[Any, str], ...] = (("qlora", "nf4"), ("lora", "float16"))
+    for method, storage in arms:
+        model, size = adapted(folder, config, storage)
+        assert plan.methods[method].weights_bytes == size
+        trained = [value for value in model.parameters() if value.requires_grad]
+        assert plan.methods[method].adapter_bytes == sum(value.nbytes for value in trained)
+        assert plan.methods[method].trained_parameters == sum(value.numel() for value in trained)
+
+
+def saved_bytes(model: Any, batch: Batch) -> int:
+    """Bytes of the distinct tensors that autograd keeps for the backward pass, the model's own weights left out."""
+    import torch
+    import torch.nn.functional as F  # noqa: N812
+
+    from assistant_builder.training.batches import supervised_logits
+
+    owned = {value.untyped_storage().data_ptr() for value in [*model.parameters(), *model.buffers()]}
+    kept: dict[int, tuple[int, Any]] = {}
+
+    def pack(tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in owned:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    ids = torch.randint(3, 500, (batch.rows, batch.length))
+    labels = ids.clone()
+    labels[:, : batch.length - batch.columns] = -100
+    mask = torch.ones_like(ids)
+    if batch.padded:
+        mask[0, :7] = 0
+    inputs = {"input_ids": ids, "labels": labels, "attention_mask": mask,
+              "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        logits, targets = supervised_logits(model, inputs)
+        loss = F.cross_entropy(logits, targets)
+    assert loss.isfinite()
+    return sum(size for size, _ in kept.values())
+
+
+@pytest.mark.parametrize(("storage", "padded", "dropout"), [
+    ("nf4", False, 0.05), ("nf4", True, 0.0), ("float16", True, 0.05),
+])
+def test_the_blocks_keep_what_was_planned(folder: Path, storage: str, padded: bool, dropout: float):
+    config = settings(folder, train__dropout=dropout)
+    model, _ = adapted(folder, config, storage)
+    model.train()
+    batch = Batch(3, 64, 3 * 20, 20, padded)
+    plan = plan_of(folder, config)
+    how = Arithmetic(2, "cpu", config.train.rank, dropout > 0, checkpointing=False)
+    planned = activations(plan.architecture, plan.adapted, batch, how, stored_bytes=2)
+    # of the head autograd keeps the log-probabilities alone, 4 bytes each, and the last norm its input
+    head = 4 * batch.supervised * plan.architecture.vocabulary + 4 * batch.tokens * plan.architecture.hidden
+    measured = saved_bytes(model, batch)
+    assert planned.kept + planned.casts + head == pytest.approx(measured, rel=0.05)
