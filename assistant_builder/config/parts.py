@@ -163,8 +163,8 @@ class TrainConfig(Part):
     evaluations: int = Field(4, ge=1, le=1000, title="Validations", description="How often the validation loss is "
                              "computed (and a checkpoint kept) in the run, evenly spaced.")
     sample_answers: int = Field(3, ge=0, le=20, title="Sample answers", description="How many validation questions "
-                                "both assistants answer at every validation, to be read as training goes; no result "
-                                "depends on it.")
+                                "both assistants answer at the validations (at eight of them at most), to be read as "
+                                "training goes; no result depends on it.")
     early_stopping: bool = Field(False, title="Early stop", description="Stop both arms at the same step once neither "
                                  "improves.")
     patience: int = Field(2, ge=1, title="Patience", description="Validations without improvement before early stop.")

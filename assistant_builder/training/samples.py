@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from assistant_builder.training.batches import LeftPadding
 
 MAX_NEW_TOKENS = 48
-"""Tokens of an answer, which may be cut short by it."""
+"""Most tokens of an answer."""
+_SPARE_TOKENS = 8
+"""How much longer than the longest reference an answer may grow before it is cut: an untrained model never ends."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,14 @@ class SampleQuestion:
         question: The question as text.
         reference: The answer that the data gives.
         prompt_ids: The prompt's tokens.
+        reference_tokens: Tokens of the reference.
     """
 
     row: int
     question: str
     reference: str
     prompt_ids: tuple[int, ...]
+    reference_tokens: int
 
 
 def choose_samples(pairs: Iterable[Pair], prompter: Prompter, wanted: int, max_length: int) -> list[SampleQuestion]:
@@ -53,7 +57,9 @@ def choose_samples(pairs: Iterable[Pair], prompter: Prompter, wanted: int, max_l
         turn = prompter.turns(pair)[0]
         if len(turn.prompt_ids) <= max_length:
             question = next((message.content for message in pair.messages if message.role == "user"), "")
-            found.append(SampleQuestion(pair.row, question, turn.reference, turn.prompt_ids))
+            found.append(
+                SampleQuestion(pair.row, question, turn.reference, turn.prompt_ids, len(turn.answer_ids))
+            )
     count = min(wanted, len(found))
     return [found[len(found) * index // count] for index in range(count)]
 
@@ -76,12 +82,13 @@ def sample_answers(
     rows = [{"input_ids": list(asked.prompt_ids), "labels": [IGNORED] * len(asked.prompt_ids)} for asked in questions]
     batch = padding(rows)
     longest = batch["input_ids"].shape[1]
+    wanted = max(asked.reference_tokens for asked in questions) + _SPARE_TOKENS
     model.eval()
     with torch.random.fork_rng(), torch.no_grad():
         output = model.generate(
             input_ids=batch["input_ids"].to(model.device), attention_mask=batch["attention_mask"].to(model.device),
-            max_new_tokens=MAX_NEW_TOKENS, do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None,
-            pad_token_id=prompter.pad_id, eos_token_id=prompter.stop_ids,
+            max_new_tokens=min(wanted, MAX_NEW_TOKENS), do_sample=False, num_beams=1, temperature=None, top_p=None,
+            top_k=None, pad_token_id=prompter.pad_id, eos_token_id=prompter.stop_ids,
         )
     model.train()
     return [prompter.decode(_until_end(row[longest:].tolist(), prompter.stop_ids)) for row in output]

@@ -15,6 +15,9 @@ from assistant_builder.config import TrainConfig
 _POOL = 8
 """Batches whose pairs are sorted by length together: little padding, and still a random order of batches."""
 
+_MOST_SAMPLINGS = 8
+"""Sample answers cost seconds, and more of them tell a reader no more."""
+
 
 def total_steps(train: TrainConfig, examples: int) -> int:
     """Optimizer steps of a full run over ``examples`` training sequences."""
@@ -55,6 +58,13 @@ def validation_steps(train: TrainConfig, steps: int) -> list[int]:
     """Steps after which the validation loss is computed: ``train.evaluations``, evenly spaced, the last included."""
     count = min(train.evaluations, steps)
     return sorted({round(steps * (index + 1) / count) for index in range(count)})
+
+
+def sample_steps(train: TrainConfig, steps: int) -> list[int]:
+    """The validations at which sample answers are given: all, or, of many, a few evenly spaced, the last included."""
+    at = validation_steps(train, steps)
+    count = min(len(at), _MOST_SAMPLINGS)
+    return [at[len(at) * (index + 1) // count - 1] for index in range(count)]
 
 
 def best_step(losses: Mapping[int, float]) -> int | None:

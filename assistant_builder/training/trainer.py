@@ -30,7 +30,7 @@ from assistant_builder.training import checkpoints
 from assistant_builder.training.batches import IGNORED, FixedOrder, LeftPadding, supervised_logits, to_dataset
 from assistant_builder.training.progress import MetricsLog, memory_bytes
 from assistant_builder.training.samples import SampleQuestion, sample_answers
-from assistant_builder.training.schedule import best_step, sample_order, total_steps, validation_steps
+from assistant_builder.training.schedule import best_step, sample_order, sample_steps, total_steps, validation_steps
 
 _CHECKPOINT_SECONDS = 600.0
 """Longest work that a crash may cost, apart from the checkpoints at each validation."""
@@ -50,7 +50,7 @@ class Plan:
         cancelled: Asked after every optimizer step.
         after_validation: Asked with the step and the validation losses so far; True ends the run there.
         on_step: Told the step, the number of steps and the estimated seconds to the end.
-        samples: Validation questions that are answered at every validation, for the user to read.
+        samples: Validation questions that are answered now and then, for the user to read.
     """
 
     train: TrainConfig
@@ -185,6 +185,7 @@ class _Events(TrainerCallback):
     def __init__(self, trainer: TwinTrainer) -> None:
         self._trainer = trainer
         self._validations = set(validation_steps(trainer.plan.train, trainer.plan.steps))
+        self._samplings = set(sample_steps(trainer.plan.train, trainer.plan.steps))
         self._step_started = 0.0
         self._saved = time.monotonic()
 
@@ -221,7 +222,8 @@ class _Events(TrainerCallback):
         ends = False
         if step in self._validations:
             trainer.metrics.record_validation(step, trainer.validation_loss())
-            trainer.metrics.record_samples(step, trainer.answer_samples())
+            if step in self._samplings:
+                trainer.metrics.record_samples(step, trainer.answer_samples())
             ends = trainer.plan.after_validation(step, trainer.metrics.validation)
             control.should_save = True
         if trainer.plan.cancelled():

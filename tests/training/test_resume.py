@@ -111,7 +111,7 @@ def test_both_arms_stop_early_together(small_study: Study) -> None:
     })
     small_study.write_config(config)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("assistant_builder.jobs.local.STEPS", STEPS[:4])
+        patch.setattr(Study, "steps", STEPS[:4])
         run_study(small_study)
     summaries = [read_json(small_study.arm_folder(arm) / "summary.json") for arm in ("lora", "qlora")]
     assert [summary["steps"] for summary in summaries] == [2, 2]

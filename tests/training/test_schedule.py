@@ -11,6 +11,7 @@ from assistant_builder.training.schedule import (
     is_stale,
     next_move,
     sample_order,
+    sample_steps,
     total_steps,
     validation_steps,
 )
@@ -54,6 +55,13 @@ def test_validations_are_spread_evenly_and_end_the_run(steps: int, evaluations: 
     assert len(at) == min(evaluations, steps)
     gaps = [b - a for a, b in zip([0, *at], at, strict=False)]
     assert max(gaps) - min(gaps) <= 1
+
+
+@given(st.integers(1, 500), st.integers(1, 40))
+def test_samples_are_taken_at_validations_a_few_times(steps: int, evaluations: int) -> None:
+    settings = train(evaluations=evaluations)
+    at, validations = sample_steps(settings, steps), validation_steps(settings, steps)
+    assert set(at) <= set(validations) and at[-1] == steps and len(at) == len(set(at)) == min(8, len(validations))
 
 
 def test_best_step_takes_the_earliest_of_equals() -> None:
