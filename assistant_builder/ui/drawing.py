@@ -39,7 +39,7 @@ class Drawing:
             "hoverlabel": {"align": "left"}, "dragmode": False,
         }
 
-    def label(self, y: float, text: str, about: str = "", *, axis: str = "") -> None:
+    def label(self, y: float, text: str, about: str = "", *, axis: str = "", lift: int = 7) -> None:
         """Put words above a row's mark, from the left edge on.
 
         Args:
@@ -47,11 +47,12 @@ class Drawing:
             text: The words.
             about: A second line, cut to what a telephone shows.
             axis: Number of the axis, empty for the first.
+            lift: Pixels between the row and its words.
         """
         more = f"<br><span style='font-size:11px'>{cut(about, _LONGEST_LABEL)}</span>" if about else ""
         self._annotations.append({
             "x": 0, "xref": f"x{axis} domain", "y": y, "yref": f"y{axis}", "xanchor": "left", "yanchor": "bottom",
-            "yshift": 7, "text": text + more, "showarrow": False, "align": "left", "font": {"size": 12},
+            "yshift": lift, "text": text + more, "showarrow": False, "align": "left", "font": {"size": 12},
         })
 
     def line(self, x0: float, x1: float, y0: float, y1: float, line: dict[str, Any]) -> None:

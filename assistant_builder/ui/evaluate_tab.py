@@ -21,7 +21,7 @@ from assistant_builder.ui.evaluation_figures import (
 )
 from assistant_builder.ui.interval_figures import contrast_panels, headline_panels, interval_figure
 from assistant_builder.ui.item_browser import ItemBrowser
-from assistant_builder.ui.item_sets import ItemSet, study_items
+from assistant_builder.ui.item_sets import ItemSet, amounts, study_items
 from assistant_builder.ui.markup import callout, empty, error_callout, fold, table
 from assistant_builder.ui.runs import last_words, pause_label, pause_run, start_phase, start_run
 from assistant_builder.ui.sections import Look, Section, told
@@ -151,7 +151,9 @@ class EvaluateTab:
         if items is None:
             said = empty("No answers to compare yet", "They come as soon as both assistants, L16 and Q4, are scored.")
             return [gr.update(value=said, visible=True), gr.update(visible=False), *self.browser.opened(None)]
-        return [gr.update(visible=False), gr.update(visible=True), *self.browser.opened(items)]
+        differ = amounts(items, *items.pair)["different"] > 0
+        shown = self.browser.opened(items, "different" if differ else "all")
+        return [gr.update(visible=False), gr.update(visible=True), *shown]
 
     # events
 

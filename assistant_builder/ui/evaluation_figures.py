@@ -10,6 +10,7 @@ from assistant_builder.ui.figures import ARM_COLORS, AXIS, GREY
 from assistant_builder.ui.interval_figures import TONES, contrast_row, unit_of
 from assistant_builder.ui.markup import ARM_TITLES, cut
 from evals.metrics import METRIC_INFO
+from evals.report.background import BASELINE_TEXTS
 from evals.report.wording import capitalised, difference, interval, number, percent, shown
 
 if TYPE_CHECKING:
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
 
 ARM_OF_CELL = {"L16": "lora", "Q4": "qlora"}
 SYMBOLS = {"lora": "circle", "qlora": "diamond"}
-_STORED = {"16-bit base": (ARM_COLORS["lora"], SYMBOLS["lora"]), "4-bit base": (ARM_COLORS["qlora"], SYMBOLS["qlora"]),
-           "no tuning": (GREY, "square")}
+_IN_4_BITS = ("B4", "Q4", "L4", "QR", "LR")
+_STORED = {"served in 16 bits": (ARM_COLORS["lora"], SYMBOLS["lora"]),
+           "in 4 bits": (ARM_COLORS["qlora"], SYMBOLS["qlora"]), "no tuning": (GREY, "square")}
+_OVER_BAR = 14
+"""Pixels from the middle of a bar to its label."""
 _THIN = {"color": GREY, "width": 1, "dash": "dot"}
 
 
@@ -30,7 +34,7 @@ def waterfall_figure(attribution: Mapping[str, Any]) -> Figure:
     """
     metric, steps = attribution["metric"], attribution["steps"]
     how, backwards = shown(metric), METRIC_INFO[metric].higher_is_better
-    drawing = Drawing(62 * len(steps) + 80)
+    drawing = Drawing(64 * len(steps) + 80)
     level, marks = 0.0, []
     for y, step in enumerate(steps):
         title = f"<b>{capitalised(step['label'])}</b>  "
@@ -43,7 +47,7 @@ def waterfall_figure(attribution: Mapping[str, Any]) -> Figure:
                 "marker": {"size": 14, "symbol": SYMBOLS[arm], "color": ARM_COLORS[arm]},
                 "hovertemplate": f"{step['label']} ({step['key']}): {number(step['value'], metric)}<extra></extra>",
             })
-            drawing.label(y, title + number(step["value"], metric))
+            drawing.label(y, title + number(step["value"], metric), lift=_OVER_BAR)
         else:
             row = contrast_row({**step, "metric": metric, "higher_is_better": backwards}, step["label"], "")
             start, level = level, level + row.delta
@@ -58,7 +62,7 @@ def waterfall_figure(attribution: Mapping[str, Any]) -> Figure:
             drawing.line(start, start, y - 1, y, _THIN)
             drawing.line(level, level, y, y + 1, _THIN)
             drawing.label(y, title + difference(step["delta"], metric, step),
-                          f"95 % interval {interval(step, metric)}, {words}")
+                          f"95 % interval {interval(step, metric)}, {words}", lift=_OVER_BAR)
     pad = 0.1 * (max(marks) - min(marks)) or 10.0 ** -how.decimals
     ends = [min(marks) - pad, max(marks) + pad]
     drawing.across(f"{unit_of(metric)}  ·  worse →", nticks=6, range=ends[::-1] if backwards else ends)
@@ -68,7 +72,7 @@ def waterfall_figure(attribution: Mapping[str, Any]) -> Figure:
 
 
 def cells_figure(cells: Mapping[str, Mapping[str, Any]], metric: str) -> Figure | None:
-    """One metric of every cell as dots on one axis: colour and mark say how its base is stored.
+    """One metric of every cell as dots on one axis: colour and mark say how it is served.
 
     Args:
         cells: Cell or baseline → its record of the report.
@@ -84,7 +88,7 @@ def cells_figure(cells: Mapping[str, Mapping[str, Any]], metric: str) -> Figure 
         return None
     drawing = Drawing(36 * len(rows) + 110)
     for stored, (color, symbol) in _STORED.items():
-        drawn = [(y, *row) for y, row in enumerate(rows) if _stored(row[1]) == stored]
+        drawn = [(y, *row) for y, row in enumerate(rows) if _stored(row[0]) == stored]
         if drawn:
             drawing.traces.append({
                 "type": "scatter", "mode": "markers", "name": stored,
@@ -102,9 +106,8 @@ def cells_figure(cells: Mapping[str, Mapping[str, Any]], metric: str) -> Figure 
     return drawing.figure()
 
 
-def _stored(record: Mapping[str, Any]) -> str:
-    base = record.get("base")
-    return "no tuning" if base is None else "4-bit base" if base == "4-bit" else "16-bit base"
+def _stored(name: str) -> str:
+    return "no tuning" if name in BASELINE_TEXTS else "in 4 bits" if name in _IN_4_BITS else "served in 16 bits"
 
 
 def _direction(metric: str) -> dict[str, Any]:
@@ -134,7 +137,9 @@ def reliability_figure(reliability: Mapping[str, Any]) -> Figure:
             "customdata": [one["n"] for one in bins],
             "hovertemplate": "%{customdata} items: probability %{x:.0%}, right %{y:.0%}",
         })
-    drawing.across("mean token probability of the answer", range=[0, 1], tickformat=".0%")
+    least = min((one["mean_probability"] for found in reliability["cells"].values() for one in found["bins"]
+                 if one["n"]), default=0.0)
+    drawing.across("mean token probability of the answer", range=[max(0.0, least - 0.08), 1.01], tickformat=".0%")
     drawing.layout |= {
         "yaxis": {**AXIS, "title": {"text": "right answers", "font": {"size": 12}}, "range": [-0.03, 1.03],
                   "tickformat": ".0%", "fixedrange": True},

@@ -104,7 +104,7 @@ class ItemBrowser:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
         inputs = [key, *self._inputs]
         changes = [part.input for part in (self.first, self.second, self.show, self.order, self.metric, self.marks)]
-        gr.on([*changes, self.search.input], told(self._changed), inputs, self._drawn, trigger_mode="always_last",
+        gr.on([*changes, self.search.change], told(self._changed), inputs, self._drawn, trigger_mode="always_last",
               **quiet)
         top = f"() => document.getElementById('{self._id}').scrollIntoView({{block: 'start'}})"
         for button, by in ((self.back, -1), (self.next, 1)):

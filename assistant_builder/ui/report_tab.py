@@ -108,7 +108,7 @@ def report_state(snapshot: Snapshot, log: str = "") -> Markup:
         log: The end of the step's log.
     """
     record = snapshot.step("report")
-    if record.state == "running":
+    if record.state == "running" or (snapshot.running and snapshot.step("evaluate").state == "succeeded"):
         return callout("info", "The report is being made", "It takes some seconds; it comes here by itself.")
     if record.state == "failed":
         told = error_callout(record.error or {"what": "the report could not be made"})

@@ -133,7 +133,7 @@ def reference_marks(found: Diff) -> Markup:
 
 
 def _scores(items: ItemSet, row: Row, wish: Wish) -> Markup:
-    """Each metric of both answers, with the difference, told by sign and by arrow who is better."""
+    """Each metric of both answers, once where they are equal; else with the difference, by sign and arrow."""
     lines = join(_score(row, wish, metric) for metric in items.metrics)
     return Markup('<dl class="ab-scores">{}</dl>').format(lines) if lines else Markup("")
 
@@ -143,14 +143,15 @@ def _score(row: Row, wish: Wish, metric: str) -> Markup:
     if first is None and second is None:
         return Markup("")
     how, worse = shown(metric), harm(row, wish.first, wish.second, metric)
-    moved = Markup("")
+    told, moved = f"{_figure(first, metric)} → {_figure(second, metric)}", Markup("")
     if worse is not None:
-        text = signed((second - first) * how.factor, how.decimals)
-        tone = "quiet" if float(f"{worse * how.factor:.{how.decimals}f}") == 0 else "bad" if worse > 0 else "good"
-        words = {"bad": "▼ worse", "good": "▲ better", "quiet": ""}[tone]
-        moved = Markup(' <span class="ab-moved ab-{}">{} {}</span>').format(tone, text, words)
-    return Markup("<div><dt>{}</dt><dd>{} → {}{}</dd></div>").format(
-        how.label, _figure(first, metric), _figure(second, metric), moved)
+        if round(worse * how.factor, how.decimals) == 0:
+            told = _figure(first, metric)
+        else:
+            tone, words = ("bad", "▼ worse") if worse > 0 else ("good", "▲ better")
+            moved = Markup(' <span class="ab-moved ab-{}">{} {}</span>').format(
+                tone, signed((second - first) * how.factor, how.decimals), words)
+    return Markup("<div><dt>{}</dt><dd>{}{}</dd></div>").format(how.label, told, moved)
 
 
 def _figure(value: float | None, metric: str) -> str:

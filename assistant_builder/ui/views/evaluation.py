@@ -117,14 +117,17 @@ def _so_far(snapshot: Snapshot) -> Markup:
 
 
 def verdict_callout(report: Mapping[str, Any]) -> Markup:
-    """The verdict in one sentence, and what else a reader asks first."""
+    """The verdict in one sentence, what else a reader asks first, and what speaks against taking it at its word."""
     tone, title = _OUTCOMES[report["verdict"]["outcome"]]
     if report["verdict"].get("within_margin_but_worse"):
         title = "Measurably worse, within the margin"
     summary = report.get("summary") or []
-    return Markup('<div class="ab-callout ab-verdict ab-{}" role="status"><strong>{}</strong><p>{}</p>{}</div>').format(
+    said = Markup('<div class="ab-callout ab-verdict ab-{}" role="status"><strong>{}</strong><p>{}</p>{}</div>').format(
         tone, title, report.get("sentence") or "", items(summary) if summary else ""
     )
+    minded = [Markup("<li><b>Mind:</b> {}</li>").format(entry["text"]) for entry in report.get("warnings", [])
+              if entry["level"] == "serious"]
+    return join([said, Markup('<ul class="ab-mind">{}</ul>').format(join(minded)) if minded else ""])
 
 
 def report_tables(report: Mapping[str, Any]) -> Markup:
@@ -235,5 +238,6 @@ def power_sentence(report: Mapping[str, Any]) -> str:
 
 
 def _warnings(report: Mapping[str, Any]) -> Markup:
-    said = [entry if isinstance(entry, str) else str(entry.get("text", "")) for entry in report.get("warnings", [])]
+    """The lesser ones; the serious stand under the verdict."""
+    said = [entry["text"] for entry in report.get("warnings", []) if entry["level"] != "serious"]
     return card("What to keep in mind", items(said)) if said else Markup("")
