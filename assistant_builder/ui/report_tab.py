@@ -108,12 +108,13 @@ def report_state(snapshot: Snapshot, log: str = "") -> Markup:
         log: The end of the step's log.
     """
     record = snapshot.step("report")
-    if record.state == "running" or (snapshot.running and snapshot.step("evaluate").state == "succeeded"):
+    evaluated = snapshot.step("evaluate").state == "succeeded"
+    if record.state == "running" or (record.state == "queued" and snapshot.running and evaluated):
         return callout("info", "The report is being made", "It takes some seconds; it comes here by itself.")
     if record.state == "failed":
         told = error_callout(record.error or {"what": "the report could not be made"})
         return join([told, fold("Log of “Report”", code(log)) if log else ""])
-    if snapshot.report and snapshot.step("evaluate").state != "succeeded":
+    if snapshot.report and not evaluated:
         return callout("warn", "This report is of an earlier evaluation",
                        remedy="Finish the evaluation, and it is made again.")
     return Markup("")

@@ -123,9 +123,13 @@ def test_the_verdict_comes_with_the_tables_behind_it(finished: Snapshot, report:
     assert evaluation_state(finished) == ""
     said = plain(verdict_callout(report)).replace("&#39;", "'")
     assert report["sentence"] in said and report["summary"][0] in said
+    levels: dict[str, list[str]] = {"serious": [], "note": []}
+    for warning in report["warnings"]:
+        levels[warning["level"]].append(warning["text"][:60].replace("'", "&#39;"))
+    assert levels["serious"] and all(f"Mind: {text}".replace("&#39;", "'") in said for text in levels["serious"])
     tables = plain(report_tables(report))
     for words in ("B16", "QLoRA, 4-bit", "95 % interval", "Q4 \N{MINUS SIGN} L16", "Exact match", "copy",
-                  "Which export keeps", report["warnings"][0]["text"][:40]):
+                  "Which export keeps", *levels["note"]):
         assert words in tables
     assert power_sentence(report).startswith("With 12 items")
     assert power_sentence({**report, "power": []}) == ""
@@ -268,4 +272,4 @@ def test_a_thousand_items_are_drawn_quickly(tab: EvaluateTab, study: Study) -> N
         part.draw(look)
     took = time.process_time() - began
     assert look.snapshot is not None and look.snapshot.report == report
-    assert took < 0.4, "measured: 0.15 s"
+    assert took < 0.8, "it takes 0.15 s of a processor that has nothing else to do"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ def written(study: Study) -> Study:
 @pytest.fixture
 def study() -> Study:
     return written(evaluated(trained(with_data(new_study()))))
+
+
+def done_but_report(study: Study) -> Study:
+    study.status_file("report").unlink()
+    return study
 
 
 @pytest.fixture
@@ -72,6 +78,8 @@ def test_what_happens_to_the_report_is_said(study: Study) -> None:
     assert report_state(take_snapshot(study)) == ""
     running(study, "report")
     assert "is being made" in report_state(take_snapshot(study))
+    about_to = replace(take_snapshot(done_but_report(study)), state="running")
+    assert "is being made" in report_state(about_to)
     study.write_step(StepRecord("report", state="failed", error={"what": "the disk is full", "remedy": "Free space"}))
     said = report_state(take_snapshot(study), "OSError <b>")
     assert "the disk is full" in said and "OSError &lt;b&gt;" in said
