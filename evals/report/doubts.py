@@ -8,7 +8,7 @@ from typing import Any
 from evals.report.baselines import NAMES, shortfall_in_short
 from evals.report.contrasts import HEADLINE, clearly_worse
 from evals.report.reading import BASELINE, CANDIDATE
-from evals.report.wording import SIGNIFICANT, difference, interval, percent, plural, shown, signed
+from evals.report.wording import SIGNIFICANT, difference, interval, percent, plural, share_lost, shown, signed
 from evals.retention import TASK as RETENTION
 
 Doubt = tuple[str, str, str]
@@ -44,7 +44,8 @@ def _untuned(report: Mapping[str, Any]) -> Iterator[Doubt]:
         failing = [record for record in report["beats_untuned"]
                    if record["baseline"] == baseline and (record["not_beaten"] or record["worse"])]
         if failing:
-            text = (f"Tuning does not beat {name}: "
+            beaten = "beat" if any(record["worse"] or not record["beaten"] for record in failing) else "clearly beat"
+            text = (f"Tuning does not {beaten} {name}: "
                     f"{'; '.join(shortfall_in_short(record, figures) for record in failing)}.")
             if few and not any(record["worse"] for record in failing):
                 text += " With so few items that may be for want of evidence."
@@ -117,8 +118,8 @@ def _exports(report: Mapping[str, Any]) -> Iterator[Doubt]:
     for row in report["exports"]:
         if row["keeps"] == "no":
             yield ("export_loses", "note",
-                   f"{row['cell']} does not keep what {row['measured']} was measured at ({_measured(row)}). "
-                   f"{row['how']}")
+                   f"{row['cell']} does not keep what {row['measured']} was measured at ({_measured(row)}): it loses "
+                   f"{share_lost(row)}. {row['how']}")
 
 
 def _tasks(report: Mapping[str, Any]) -> Iterator[Doubt]:

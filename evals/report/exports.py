@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from assistant_builder.config import Arm
-from evals.compare import Verdict
+from evals.compare import Comparison, Verdict
 from evals.report.contrasts import Comparisons
 
 
@@ -44,6 +44,8 @@ EXPORTS = (
     Export("LR", "lora", "L16", False, "LoRA's adapter merged into the 16-bit base, the result quantized to 4 bits for "
            "serving."),
 )
+_UNTUNED: dict[Arm, str] = {"lora": "B16", "qlora": "B4"}
+"""What each arm's tuning started from."""
 _KEEPS: dict[Verdict, str] = {"no worse": "yes", "worse": "no", "inconclusive": "cannot be told"}
 
 
@@ -61,8 +63,9 @@ def exports(
         margin: Largest harm that counts as kept.
 
     Returns:
-        Records as in the report; ``keeps`` is the verdict's own rule against the measured cell, ``bytes`` the weights
-        as served, the adapter included where it stays apart.
+        Records as in the report; ``keeps`` is the verdict's own rule against the measured cell, ``lost_share`` the harm
+        as a share of what tuning had gained (``None`` where that is unknown or nothing), ``bytes`` the weights as
+        served, the adapter included where it stays apart.
     """
     found = []
     for export in EXPORTS:
@@ -77,9 +80,21 @@ def exports(
             "delta": result.delta if result else None,
             "ci_low": result.ci_low if result else None, "ci_high": result.ci_high if result else None,
             "keeps": "measured" if own else _KEEPS[result.verdict] if result else "cannot be told",
+            "lost_share": _lost_share(export, result, cells, primary) if result else None,
             "exact_match": cell["metrics"].get("exact_match"),
         })
     return found
+
+
+def _lost_share(
+    export: Export, result: Comparison, cells: Mapping[str, Mapping[str, Any]], primary: str
+) -> float | None:
+    untuned, tuned = (cells[name]["metrics"].get(primary) if name in cells else None
+                      for name in (_UNTUNED[export.arm], export.measured))
+    if untuned is None or tuned is None:
+        return None
+    gained = tuned - untuned if result.higher_is_better else untuned - tuned
+    return result.harm[0] / gained if gained > 0 else None
 
 
 def _bytes(export: Export, cell: Mapping[str, Any], summaries: Mapping[str, Mapping[str, Any]]) -> int | None:

@@ -151,8 +151,8 @@ def _declining(report: Mapping[str, Any]) -> list[str]:
         return []
     lora, qlora = cells[BASELINE], cells[CANDIDATE]
     return [f"Of {plural(lora['unanswerable_items'], 'question')} that should be declined, 16-bit LoRA declined "
-            f"{lora['declined']:,} and QLoRA {qlora['declined']:,}; of {lora['answerable_items']:,} others, "
-            f"{lora['false_declines']:,} and {qlora['false_declines']:,}."]
+            f"{lora['declined']:,} and QLoRA {qlora['declined']:,}; of the {lora['answerable_items']:,} that should be "
+            f"answered, they declined {lora['false_declines']:,} and {qlora['false_declines']:,}."]
 
 
 def _untuned(report: Mapping[str, Any]) -> list[str]:

@@ -169,6 +169,20 @@ def rate(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f} tokens/s"
 
 
+def share_lost(export: Mapping[str, Any]) -> str:
+    """What an export loses, measured by what tuning had gained: ``85% of what tuning gained``.
+
+    Args:
+        export: An entry of ``report["exports"]`` that does not keep the quality.
+    """
+    share = export.get("lost_share")
+    if share is None:
+        return "some"
+    if share >= 1:
+        return "all that tuning gained"
+    return f"{percent(share, 0) if share >= 0.01 else 'less than 1%'} of what tuning gained"
+
+
 def plural(number_of: int, one: str, many: str | None = None) -> str:
     """``1 item``, ``2 items``."""
     return f"{number_of:,} {one if number_of == 1 else many or one + 's'}"

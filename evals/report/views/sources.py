@@ -10,8 +10,7 @@ from evals.report.views.headline import of_contrast, reading
 from evals.report.wording import SHOWN, difference, interval, number
 
 Report = Mapping[str, Any]
-KEEPS = {"yes": "yes", "no": "no, it loses some", "cannot be told": "cannot be told",
-         "measured": "this is what you measured"}
+KEEPS = {"yes": "yes", "cannot be told": "cannot be told", "measured": "this is what you measured"}
 
 
 def attribution_rows(report: Report) -> list[dict[str, str]]:
@@ -60,7 +59,7 @@ def export_table(report: Report) -> dict[str, Any] | None:
             "difference": difference(row["delta"], metric, row) if compared else "",
             "interval": interval(row, metric) if compared else "",
             "exact": "–" if row["exact_match"] is None else number(row["exact_match"], "exact_match"),
-            "keeps": row["keeps"], "verdict": KEEPS[row["keeps"]],
+            "keeps": row["keeps"], "verdict": KEEPS.get(row["keeps"]) or f"no, it loses {wording.share_lost(row)}",
         })
     unit = f" {how.unit}" if metric != "nll_per_token" else " nats per token"
     return {"rows": rows, "metric": how.label, "exact": metric != "exact_match",

@@ -190,4 +190,5 @@ def test_declining_is_told_at_the_top(study: Study) -> None:
     report = build_report(study)
     cells = report["declining"]["cells"]
     assert (f"Of 8 questions that should be declined, 16-bit LoRA declined {cells['L16']['declined']} and QLoRA "
-            f"{cells['Q4']['declined']}; of 200 others, 0 and 0.") in report["summary"]
+            f"{cells['Q4']['declined']}; of the 200 that should be answered, they declined 0 and 0."
+            ) in report["summary"]

@@ -13,6 +13,7 @@ from assistant_builder.study import Study
 from evals.compare import holm, paired_comparison
 from evals.report import build_report
 from evals.report.views.record import planned_sentence
+from evals.report.wording import share_lost
 from tests.evals.report.handmade import Recipe, full_recipe, write_study
 from tests.measured import samples_of
 
@@ -99,6 +100,23 @@ def test_exports_are_judged_by_the_rule_of_the_verdict(full: Study) -> None:
     assert {row["keeps"] for row in rows.values()} >= {"yes", "no", "measured"}
     assert rows["Q4"]["bytes"] == 110_000_000 + 19_500_000 and rows["QR"]["bytes"] == 110_000_000
     assert rows["L4"]["exact_match"] is None and rows["LM"]["exact_match"] is not None
+    loss = {name: cell["nll_per_token"] for name, cell in report["cells"].items()}
+    assert rows["QR"]["lost_share"] == pytest.approx((loss["QR"] - loss["Q4"]) / (loss["B4"] - loss["Q4"]))
+    assert rows["LR"]["lost_share"] == pytest.approx((loss["LR"] - loss["L16"]) / (loss["B16"] - loss["L16"]))
+    assert rows["Q4"]["lost_share"] is None
+
+
+def test_what_an_export_loses_is_told_as_a_share_of_what_tuning_gained() -> None:
+    told = {share: share_lost({"lost_share": share}) for share in (None, 0.004, 0.021, 0.853, 1.2)}
+    assert list(told.values()) == [
+        "some", "less than 1% of what tuning gained", "2% of what tuning gained", "85% of what tuning gained",
+        "all that tuning gained",
+    ]
+    right = build_report(write_study(full_recipe(
+        forced=(), settings={"eval.primary_metric": "exact_match", "eval.margin": 0.02})))
+    share = {name: cell["metrics"]["exact_match"] for name, cell in right["cells"].items()}
+    row = next(row for row in right["exports"] if row["cell"] == "QR")
+    assert row["lost_share"] == pytest.approx((share["Q4"] - share["QR"]) / (share["Q4"] - share["B4"]))
 
 
 def test_tuning_is_set_against_each_baseline() -> None:
@@ -122,7 +140,8 @@ def test_tuning_is_set_against_each_baseline() -> None:
     assert not found["L16", "retrieval"]["not_beaten"]
     assert found["L16", "retrieval"]["sentence"].startswith("16-bit LoRA clearly beats the untuned base")
     warning = next(entry for entry in report["warnings"] if entry["code"] == "not_better_than_copy")
-    assert warning["level"] == "serious" and "; QLoRA is worse on 1 of 6 metrics" in warning["text"]
+    assert warning["level"] == "serious" and warning["text"].startswith("Tuning does not beat copying")
+    assert "; QLoRA is worse on 1 of 6 metrics" in warning["text"]
     assert "want of evidence" not in warning["text"]
     assert not any(entry["code"] == "not_better_than_retrieval" for entry in report["warnings"])
 
