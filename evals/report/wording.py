@@ -170,17 +170,17 @@ def rate(value: float | None) -> str:
 
 
 def share_lost(export: Mapping[str, Any]) -> str:
-    """What an export loses, measured by what tuning had gained: ``85% of what tuning gained``.
+    """What an export loses, in words: ``some``, or most or all of what tuning had gained.
+
+    No figure, for a small share of the loss can be a large one of the right answers.
 
     Args:
         export: An entry of ``report["exports"]`` that does not keep the quality.
     """
-    share = export.get("lost_share")
-    if share is None:
+    share = export.get("lost_share") or 0.0
+    if share < 0.5:
         return "some"
-    if share >= 1:
-        return "all that tuning gained"
-    return f"{percent(share, 0) if share >= 0.01 else 'less than 1%'} of what tuning gained"
+    return f"{'all that' if share >= 1 else 'most of what'} tuning gained"
 
 
 def plural(number_of: int, one: str, many: str | None = None) -> str:
