@@ -14,6 +14,7 @@ from assistant_builder.data.table import has_text
 
 _CJK = re.compile("[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 _MOJIBAKE = re.compile("Ã[\x80-\xbf‚ƒ„…†‡ˆ‰Š‹Œ©¤¶¼¨ª«®±²³´µ¹º»]|â€[\x80-\xbf™œžš¦“”˜]|Â[\xa0°»«£§©®±²³·]")
+_HTML = re.compile(r"</(?:p|div|span|a|b|i|em|strong|ul|ol|li|table|tr|td|h[1-6])>|<br ?/?>", re.IGNORECASE)
 
 
 class TokenCounter(Protocol):
@@ -145,8 +146,9 @@ def _odd_texts(pairs: Sequence[Pair]) -> dict[str, tuple[int, ...]]:
         "text that looks decoded wrongly (such as Ã© for é)": [],
         "characters that were lost earlier (�)": [],
         "the answer only repeats the question": [],
+        "HTML tags in the text (such as <p>), which an assistant learns to write": [],
     }
-    garbled, lost, echoed = kinds.values()
+    garbled, lost, echoed, tagged = kinds.values()
     for pair in pairs:
         texts = [message.content for message in pair.messages if message.role != "system"]
         if any(_MOJIBAKE.search(text) for text in texts):
@@ -155,6 +157,8 @@ def _odd_texts(pairs: Sequence[Pair]) -> dict[str, tuple[int, ...]]:
             lost.append(pair.row)
         if normalised(pair.answer) == normalised(pair.question):
             echoed.append(pair.row)
+        if any(_HTML.search(text) for text in texts):
+            tagged.append(pair.row)
     return {what: tuple(rows) for what, rows in kinds.items() if rows}
 
 

@@ -10,6 +10,7 @@ alike they look, and never count as near.
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 import zlib
@@ -38,6 +39,7 @@ def folded(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
+@functools.lru_cache(maxsize=2**15)  # checking and splitting ask for the same texts several times over
 def normalised(text: str) -> str:
     """A text after :func:`folded`, without case and sentence punctuation: what counts as the same question."""
     bare = folded(text).replace("’", "'").casefold()

@@ -7,8 +7,12 @@ import io
 import zipfile
 from typing import Any
 
+from assistant_builder.data.columns import is_known_name
 from assistant_builder.data.table import RawRow, Table, header_names, is_empty
 from assistant_builder.errors import DataError
+
+_TITLE_ROWS = 10
+"""Rows from the first content on in which the column names must begin."""
 
 
 def read_xlsx(data: bytes, where: str) -> Table:
@@ -47,7 +51,9 @@ def _sheet(rows: list[list[str | None]], title: str, sheets: int, uncomputed: in
             "and save it"
         )
     blank = [not any(cell is not None for cell in row) for row in rows]
-    top = blank.index(False)
+    top = _header_row(rows)
+    if top > blank.index(False):
+        notes.append(f"the column names are taken from row {top + 1} of the sheet; what stands above is a title")
     last = len(rows) - blank[::-1].index(False)
     width = max(place + 1 for row in rows[top:last] for place, cell in enumerate(row) if cell is not None)
     header = [cell or "" for cell in rows[top][:width]]
@@ -60,6 +66,15 @@ def _sheet(rows: list[list[str | None]], title: str, sheets: int, uncomputed: in
         else:
             table_rows.append(RawRow(number, dict(zip(names, cells, strict=True))))
     return Table("xlsx", names, table_rows, notes)
+
+
+def _header_row(rows: list[list[str | None]]) -> int:
+    """Place of the column names: the first row with content, or the one below a title that fills a single cell."""
+    filled = [sum(cell is not None for cell in row) for row in rows]
+    top = next(place for place, number in enumerate(filled) if number)
+    if any(is_known_name(cell) for cell in rows[top] if cell is not None):
+        return top
+    return next((place for place in range(top, min(top + _TITLE_ROWS, len(rows))) if filled[place] > 1), top)
 
 
 def _uncomputed(data: bytes, title: str) -> int:

@@ -29,6 +29,7 @@ class DataSource:
             self.file = gr.File(
                 label="CSV, TSV, JSON, JSONL, XLSX or Parquet", file_types=FILE_TYPES, height=150, elem_id="ab-file"
             )
+            self.brief = gr.HTML(elem_id="ab-brief")
             self._paste()
             self.example = gr.Dropdown(
                 [(shipped.title, shipped.name) for shipped in self.shipped], label="Nothing at hand?",

@@ -29,7 +29,8 @@ class DataTab:
                 self.revise = gr.Button("Edit a copy for a new study", size="sm", elem_id="ab-revise")
             self.seen = ModelView("ab-held-preview")
             self.card = CardEditor()
-            self.drawn = gr.State("")  # set when the study's data changes; what takes longer to draw follows it
+            # Set when the study's data changes; what takes longer to draw follows it, and keeps nothing else waiting.
+            self.drawn = gr.Textbox("", visible="hidden", label="Data drawn")
 
     def sections(self) -> list[Section]:
         """What follows the study."""
@@ -57,15 +58,15 @@ class DataTab:
         self.new.wire(picker, tabs, self.revise)
         self.card.wire(picker)
         gr.on(
-            [self.drawn.change, self.seen.rows.input], told(self._study_view), [picker, self.seen.rows],
+            [self.drawn.change, self.seen.rows.input], told(self._study_view), [self.drawn, self.seen.rows],
             [self.left_out, *self.seen.outputs], show_progress="hidden", trigger_mode="always_last",
             api_visibility="private",
         )
 
-    def _study_view(self, name: str | None, rows: int) -> list[Any]:
-        if not name:
+    def _study_view(self, drawn: str, rows: int) -> list[Any]:
+        if not drawn:
             return [gr.skip()] * 4
-        study = Study.open(name)
+        study = Study.open(drawn.partition(":")[0])  # not the picker's: it may be set after this one
         csv = study_left_out(study)
         text, lengths = study_seen_by_model(study, rows)
         return [gr.update(value=csv, visible=csv is not None), gr.update(visible=bool(text)), text, lengths]

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from assistant_builder.config import DataConfig, check_name
-from assistant_builder.data import Dataset, Findings, Split, check_pairs, column_names, load_pairs, split_pairs
+from assistant_builder.data import Dataset, Findings, Split, check_pairs, load_pairs, split_pairs
+from assistant_builder.data.editing import cell_text
+from assistant_builder.data.reading import read_table
 from assistant_builder.errors import DataError
 from assistant_builder.study import Study
 from assistant_builder.ui.snapshots import stamp
+
+_PEEK = 3
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,13 @@ class Inspection:
         findings: What checking found; None when the file cannot be read.
         columns: The file's columns, as far as they can be told.
         error: Why it cannot be read.
+        peek: The cells of its first rows as text, where it cannot be read for want of knowing its columns.
     """
 
     findings: Findings | None
     columns: tuple[str, ...] = ()
     error: dict[str, Any] | None = None
+    peek: tuple[tuple[str, ...], ...] = ()
 
     @property
     def dataset(self) -> Dataset | None:
@@ -54,14 +60,17 @@ def _inspect(path: str, seen: str, columns: tuple[tuple[str, str], ...]) -> Insp
         dataset = load_pairs(path, columns=dict(columns))
         return Inspection(check_pairs(dataset), dataset.column_names)
     except DataError as error:
-        return Inspection(None, _columns(path), _named(error, path))
+        return Inspection(None, *_peek(path, error))
 
 
-def _columns(path: str) -> tuple[str, ...]:
+def _peek(path: str, error: DataError) -> tuple[tuple[str, ...], dict[str, Any], tuple[tuple[str, ...], ...]]:
     try:
-        return column_names(path)
+        table = read_table(Path(path))
     except DataError:
-        return ()
+        return (), _named(error, path), ()
+    first = [row.cells for row in table.rows if row.cells is not None][:_PEEK]
+    rows = tuple(tuple(cell_text(cells.get(name)) for name in table.columns) for cells in first)
+    return table.columns, _named(error, path), rows
 
 
 def _named(error: DataError, path: str) -> dict[str, Any]:

@@ -22,11 +22,18 @@ from assistant_builder.ui.inspection import Inspection, free_name, inspect_file,
 from assistant_builder.ui.markup import Markup, callout, card, empty, error_callout
 from assistant_builder.ui.model_view import ModelView
 from assistant_builder.ui.prompting import seen_by_model
-from assistant_builder.ui.row_editing import Held, edited_file, left_out_download
+from assistant_builder.ui.row_editing import edited_file, left_out_download
 from assistant_builder.ui.row_editing import told as edits_told
 from assistant_builder.ui.row_editor import RowEditor
 from assistant_builder.ui.sections import told
-from assistant_builder.ui.views.data import findings_view, leaks_view, rejected_view, split_view, unreadable_view
+from assistant_builder.ui.views.data import (
+    brief_view,
+    findings_view,
+    leaks_view,
+    rejected_view,
+    split_view,
+    unreadable_view,
+)
 
 NOTHING_YET = empty(
     "What the file holds is shown here",
@@ -34,7 +41,7 @@ NOTHING_YET = empty(
     "stored until you create the study.",
 )
 _ROLES = len(COLUMN_ROLES)
-_SHOWN = 8 + _ROLES
+_SHOWN = 9 + _ROLES
 """Outputs of a look at the data."""
 _PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 
@@ -71,8 +78,8 @@ class NewData:
         """
         bring, editor, seen = self.bring, self.editor, self.seen
         roles, form = list(bring.roles.values()), bring.form.inputs
-        shown = [self.found, self.split, self.rejected, self.left_out, bring.mapping, bring.naming, editor.body,
-                 bring.add_pasted, *roles]
+        shown = [bring.brief, self.found, self.split, self.rejected, self.left_out, bring.mapping, bring.naming,
+                 editor.body, bring.add_pasted, *roles]
         new = [self.source, self.origin, bring.name, bring.message, editor.message, *shown]
         looked: dict[str, Any] = {**_PRIVATE, "show_progress_on": self.found}
         settled: dict[str, Any] = {**_PRIVATE, "show_progress": "hidden", "trigger_mode": "always_last"}
@@ -131,7 +138,7 @@ class NewData:
         return [callout("info", note), None, *self._new(path, form)]
 
     def _add_pasted(
-        self, text: str, source: str | None, held: Held, lines: Sequence[Sequence[Any]], *shown: Any
+        self, text: str, source: str | None, held: str, lines: Sequence[Sequence[Any]], *shown: Any
     ) -> list[Any]:
         columns = column_mapping(shown[:_ROLES])
         try:
@@ -168,7 +175,7 @@ class NewData:
 
     def _forget(self) -> list[Any]:
         hidden = gr.update(visible=False)
-        return [None, None, "", "", "", NOTHING_YET, "", "", *[hidden] * 5, *[gr.skip()] * _ROLES]
+        return [None, None, "", "", "", "", NOTHING_YET, "", "", *[hidden] * 5, *[gr.skip()] * _ROLES]
 
     # looking at it
 
@@ -187,12 +194,14 @@ class NewData:
         opened = gr.update(visible=bool(seen.columns), open=seen.findings is None or said)
         hidden, readable = gr.update(visible=False), gr.update(visible=True)
         if seen.findings is None:
-            view = unreadable_view(seen.error or {"what": "the file cannot be read"}, seen.columns)
-            return [view, "", "", hidden, opened, hidden, hidden, hidden, *roles]
+            view = unreadable_view(seen.error or {"what": "the file cannot be read"}, seen.columns, seen.peek)
+            return [brief_view(None), view, "", "", hidden, opened, hidden, hidden, hidden, *roles]
         findings = seen.findings
         csv = left_out_download(Path(path), columns, Path(path).name.split(".")[0])
+        record = findings.to_record()
         return [
-            card(f"What was found in {Path(path).name}", findings_view(findings.to_record())),
+            brief_view(record),
+            card(f"What was found in {Path(path).name}", findings_view(record)),
             self._split_of(seen, form),
             rejected_view(findings.left_out, findings.dataset.rows),
             gr.update(value=csv, visible=csv is not None),
@@ -204,7 +213,7 @@ class NewData:
         ]
 
     def _remap(
-        self, path: str | None, held: Held, lines: Sequence[Sequence[Any]], *shown: Any
+        self, path: str | None, held: str, lines: Sequence[Sequence[Any]], *shown: Any
     ) -> list[Any]:
         if path:
             path = str(edited_file(Path(path), column_mapping(shown[:_ROLES]), held, lines)[0])
@@ -249,7 +258,7 @@ class NewData:
         return self.editor.values(path, column_mapping(mapped), which, search)
 
     def _recheck(
-        self, path: str | None, held: Held, lines: Sequence[Sequence[Any]], *shown: Any, asked: bool = True
+        self, path: str | None, held: str, lines: Sequence[Sequence[Any]], *shown: Any, asked: bool = True
     ) -> list[Any]:
         said = callout("info", "No cell was changed") if asked else gr.skip()
         unchanged = [gr.skip(), said, *[gr.skip()] * _SHOWN]
@@ -269,7 +278,7 @@ class NewData:
     # making a study
 
     def _create(
-        self, name: str, path: str | None, held: Held, lines: Sequence[Sequence[Any]], *shown: Any
+        self, name: str, path: str | None, held: str, lines: Sequence[Sequence[Any]], *shown: Any
     ) -> list[Any]:
         if not path:
             raise DataError("there is no data file yet", remedy="Upload one, or try the example")

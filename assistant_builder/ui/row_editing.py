@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,9 @@ MOST_ROWS = 300
 class Held:
     """Which rows of which file are in the editor, so that what is typed there is never put into another file.
 
+    It travels through the browser beside the table: the server may have moved on while the browser still shows, and
+    sends, the rows of before.
+
     Attributes:
         path: The data file; empty for none.
         rows: The rows' numbers.
@@ -36,6 +40,19 @@ class Held:
 
     path: str
     rows: list[int]
+
+    def to_text(self) -> str:
+        """The form in which the browser holds it."""
+        return json.dumps([self.path, self.rows])
+
+    @classmethod
+    def from_text(cls, text: str) -> Held:
+        """The reverse of :meth:`to_text`; of anything else, nothing is held."""
+        try:
+            path, rows = json.loads(text)
+            return cls(str(path), [int(row) for row in rows])
+        except (TypeError, ValueError):
+            return NOTHING
 
 
 NOTHING = Held("", [])
@@ -135,20 +152,21 @@ def _remarks(findings: Findings) -> dict[int, list[str]]:
 
 
 def edited_file(
-    path: Path, columns: Mapping[str, str], held: Held, lines: Sequence[Sequence[Any]]
+    path: Path, columns: Mapping[str, str], held: str, lines: Sequence[Sequence[Any]]
 ) -> tuple[Path, Edits]:
     """The file with the edits, or the file itself where there are none.
 
     Args:
         path: The data file that is edited; it stays as it is.
         columns: Role → column, as mapped.
-        held: What the editor was given; its edits are of no concern where that is another file.
+        held: :meth:`Held.to_text` of what the editor was given; where that is another file, there are no edits.
         lines: What it holds now.
     """
-    if held.path != str(path):
+    given = Held.from_text(held)
+    if given.path != str(path):
         return path, Edits()
     table = _table(str(path), stamp([path]), tuple(name for name in columns.values() if name))
-    rows, edits = apply_edits(table, held.rows, lines)
+    rows, edits = apply_edits(table, given.rows, lines)
     if not edits:
         return path, edits
     target = new_folder() / f"{path.name.split('.')[0]}{SUFFIX}"

@@ -19,7 +19,7 @@ class RowEditor:
     """Components; the Data tab wires them, for an edit changes the file that the whole tab looks at."""
 
     def __init__(self) -> None:
-        self.held = gr.State(NOTHING)
+        self.held = gr.Textbox(NOTHING.to_text(), visible=False, label="Rows in the editor")
         with gr.Accordion("Edit rows, and check again", open=False, visible=False, elem_id="ab-edit") as self.body:
             gr.HTML(
                 "<p class='ab-note'>Double-click a cell, or press Enter on it, to edit it; a right click adds or takes "
@@ -52,14 +52,14 @@ class RowEditor:
     def values(self, path: str | None, columns: Mapping[str, str], which: Which | None, search: str) -> list[Any]:
         """Show rows of a file; see :func:`~assistant_builder.ui.row_editing.editor_view`."""
         if not path or inspect_file(Path(path), columns).findings is None:
-            return [gr.skip(), "", gr.skip(), NOTHING]
+            return [gr.skip(), "", gr.skip(), NOTHING.to_text()]
         view = editor_view(Path(path), columns, which, search)
         shown = which or ("left out" if view.counts["left out"] else "all")
         choices = [(f"{_KINDS[kind]} ({view.counts[kind]:,})", kind) for kind in get_args(Which)]
         table = gr.update(
             value={"headers": [NUMBER, REASON, *view.columns], "data": _lines(view)}, column_widths=_widths(view)
         )
-        return [gr.update(choices=choices, value=shown), view.note, table, Held(path, view.numbers)]
+        return [gr.update(choices=choices, value=shown), view.note, table, Held(path, view.numbers).to_text()]
 
 
 def _lines(view: EditorView) -> list[list[str]]:

@@ -48,7 +48,7 @@ def _source_view(study: Study, columns: Mapping[str, str]) -> Markup:
         return empty("The data file is not in the study's folder", f"It is read from {study.config.data.source}.")
     seen = inspect_file(study.source, columns)
     if seen.findings is None:
-        return unreadable_view(seen.error or {"what": "the file cannot be read"}, seen.columns)
+        return unreadable_view(seen.error or {"what": "the file cannot be read"}, seen.columns, seen.peek)
     split = preview_split(seen.findings, study.config.data)
     record = None if isinstance(split, dict) else split.to_record()
     return study_data_view(

@@ -177,8 +177,9 @@ def leaks_view(leaks: Sequence[Mapping[str, Any]], removed: int) -> Markup:
     kinds = {"exact": "the same", "near": "nearly the same words", "embedding": "the same meaning"}
     rows = [
         (
-            str(leak["heldout_row"]), cut(leak["heldout_question"], 160), str(leak["other_row"]),
-            cut(leak["other_question"], 160), kinds[leak["kind"]], "removed" if leak["removed"] else "kept",
+            f"{leak['heldout_row']}: {cut(leak['heldout_question'], 160)}",
+            f"{leak['other_row']}: {cut(leak['other_question'], 160)}",
+            f"{kinds[leak['kind']]}, {'removed' if leak['removed'] else 'kept'}",
         )
         for leak in leaks[:_MOST_LISTED]
     ]
@@ -189,8 +190,7 @@ def leaks_view(leaks: Sequence[Mapping[str, Any]], removed: int) -> Markup:
         "<p>A question that was learned by heart says nothing about what the assistant can do with a new one.</p>"
     )
     body = fold(
-        "One by one", table(("Row", "Question of the test", "Is like row", "Question in training", "How", ""), rows,
-                            numeric=(0, 2)), opened=len(rows) <= 5,
+        "One by one", table(("Row of the test", "Is like row of training", "How"), rows), opened=len(rows) <= 5
     )
     return card(f"{count(len(leaks))} {what}, {done}", note, body)
 
@@ -217,12 +217,34 @@ def study_data_view(
     return join(parts)
 
 
-def unreadable_view(error: Mapping[str, Any], columns: Sequence[str]) -> Markup:
-    """Why no study can be made from the file, with the columns that it has."""
+def unreadable_view(error: Mapping[str, Any], columns: Sequence[str], peek: Sequence[Sequence[str]] = ()) -> Markup:
+    """Why no study can be made from the file, with the columns that it has and its first rows.
+
+    Args:
+        error: ``AssistantBuilderError.to_record()``.
+        columns: The file's columns.
+        peek: The cells of the first rows.
+    """
     if not columns:
         return error_callout(error)
-    named = callout(
-        "info", "Columns in the file: " + ", ".join(columns),
-        remedy=f"Say which is which under “{MAPPING_TITLE}”.",
+    rows = [[cut(cell, 120) for cell in row] for row in peek]
+    return error_callout(error) + card(
+        "The first rows of the file", Markup("<p>Say which column is which under “{}”.</p>").format(MAPPING_TITLE),
+        table(columns, rows),
     )
-    return join([error_callout(error), named])
+
+
+def brief_view(record: Mapping[str, Any] | None) -> Markup:
+    """One line under the upload: whether a study can be made.
+
+    Args:
+        record: ``Findings.to_record()``; None where the file cannot be read.
+    """
+    if record is None:
+        return Markup('<p class="ab-brief ab-bad" role="status">{}</p>').format("This cannot be used yet: see why")
+    tone, said = "good", f"{count(record['usable'])} of {count(record['rows'])} rows can be used"
+    if not record["can_start"]:
+        tone, said = "bad", f"{said}, too few for a study"
+    elif record["usable"] < record["rows"]:
+        tone = "warn"
+    return Markup('<p class="ab-brief ab-{}" role="status">{}</p>').format(tone, said)
