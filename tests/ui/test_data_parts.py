@@ -1,0 +1,142 @@
+"""The parts of the Data tab without a browser: the editor's rows, page words, lengths, and the study's data."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from assistant_builder.data import Message, Pair
+from assistant_builder.models.preview import Lengths, Rendered, Segment
+from assistant_builder.ui.data_source import AUTOMATIC, UNUSED, column_mapping, mapped_roles
+from assistant_builder.ui.inspection import inspect_file
+from assistant_builder.ui.page_words import page_words
+from assistant_builder.ui.prompting import with_system
+from assistant_builder.ui.row_editing import NOTHING, Held, edited_file, editor_view, left_out_download
+from assistant_builder.ui.study_data import study_left_out, study_seen_by_model
+from assistant_builder.ui.views.data import brief_view, leaks_view, power_view, unreadable_view
+from assistant_builder.ui.views.prompted import bins, lengths_view, prompted_view
+from tests.fabricated import new_study, with_data
+
+HOSTILE = '<img src="x" onerror=1>'
+
+
+def plain(markup: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", markup))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "pairs.csv"
+    rows = "".join(f"What is number {n}?,It is {n}.\n" for n in range(400))
+    path.write_text(f"question,answer\n{rows}Why?,\nWhat is number 3?,Another.\nWhat is number 4?,It is 4.\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("Say which (--set data.columns.question=NAME --set data.columns.answer=NAME), or",
+         "Say which (“Question” and “Answer” under “Which column is which”), or"),
+        ("none (--set data.columns.group='')",
+         "none (“Group, kept together” under “Which column is which” (not used))"),
+        ("Raise train.max_length to keep", "Raise “Longest pair” to keep"),
+        ("with data.remove_leaks=never", "with “Remove leaks” (never)"),
+        ("file data.csv and data.parquet.gz", "file data.csv and data.parquet.gz"),
+    ],
+)
+def test_settings_go_by_their_names_on_the_page(said: str, shown: str) -> None:
+    assert page_words(said) == shown
+
+
+def test_the_editor_shows_rows_left_out_first_and_says_what_it_does_not_show(file: Path) -> None:
+    first = editor_view(file, {}, None, "")
+    assert first.numbers == [401, 403] and "empty" in first.lines[0][1]
+    assert first.counts == {"left out": 2, "worth a look": 2, "all": 403}
+    whole = editor_view(file, {}, "all", "")
+    assert len(whole.lines) == 300 and "first 300 of 403" in whole.note
+    assert editor_view(file, {}, "all", "NUMBER 399").numbers == [400]
+    assert editor_view(file, {}, "all", "nowhere").note == "No such row."
+
+
+def test_edits_make_a_new_file_and_never_of_another_one(file: Path) -> None:
+    view = editor_view(file, {}, None, "")
+    view.lines[0][3] = "Because."
+    held = Held(str(file), view.numbers).to_text()
+    before = file.read_bytes()
+    edited, edits = edited_file(file, {}, held, view.lines)
+    assert edits.cells == 1 and edited != file and file.read_bytes() == before
+    assert inspect_file(edited, {}).findings.dataset.rows == 403  # type: ignore[union-attr]
+    for stale in (Held("elsewhere", view.numbers).to_text(), NOTHING.to_text(), "", "nonsense"):
+        assert edited_file(file, {}, stale, view.lines)[0] == file
+    assert "left-out" in (left_out_download(edited, {}, "pairs") or "")
+
+
+def test_roles_go_to_the_dropdowns_and_back() -> None:
+    columns = {"question": "stem", "group": ""}
+    shown = mapped_roles(columns)
+    assert UNUSED in shown and AUTOMATIC in shown and column_mapping(shown) == columns
+
+
+def test_what_is_learned_is_marked_by_more_than_colour() -> None:
+    shown = Rendered((Segment("given", "<|s|>", True), Segment("given", HOSTILE), Segment("learned", HOSTILE),
+                      Segment("cut", HOSTILE)), 700, 9)
+    said = prompted_view([Pair(7, (Message("user", "q"), Message("assistant", "a")))], [[shown]], HOSTILE, 512)
+    assert "<img" not in said and '<mark class="ab-learned">&lt;img' in said and '<del class="ab-cut">' in said
+    assert "Row 7" in said and "700 tokens, 9 of them learned, cut after 512" in plain(said)
+    assert "Struck out" in plain(said)
+
+
+def test_the_histogram_counts_every_pair_and_has_a_bar_end_at_the_line() -> None:
+    lengths = sorted([*range(20, 600), 9_000])
+    bars = bins(lengths, 512)
+    assert sum(number for _, _, number in bars) == len(lengths)
+    assert 512 in {high for _, high, _ in bars} and bars[-1][1] is None
+    short = bins([5, 6, 7], 512)
+    assert sum(number for _, _, number in short) == 3 and short[-1][1] is not None and short[-1][1] < 512
+    assert bins([1], 32) == [(1, 1, 1)]
+    said = lengths_view(Lengths(6_000, tuple(lengths), tuple(lengths), 512, 88, 2), 64)
+    assert "88 pairs" in said and "2 are left out" in said and "cut after 512" in said
+    assert "581 of the 6,000 pairs" in plain(said)
+    assert lengths_view(Lengths(0, (), (), 512, 0, 0), 64) == ""
+
+
+def test_the_held_out_set_is_told_in_everyday_words() -> None:
+    power = {"items": 100, "clusters": 100, "minimum_detectable": 0.125, "flip_rate": 0.2, "target": 0.02,
+             "items_needed": 3925}
+    said = plain(power_view(power))
+    assert "about 12 right answers in a hundred" in said and "3,900" in said
+    assert "too small" in power_view({**power, "minimum_detectable": 1.3})
+
+
+def test_leaks_and_unknown_columns_are_shown_with_examples() -> None:
+    leak = {"heldout_row": 3, "other_row": 9, "split": "train", "kind": "near", "similarity": 0.9,
+            "heldout_question": HOSTILE, "other_question": "Why?", "removed": True}
+    said = leaks_view([leak], 1)
+    assert "<img" not in said and "9: Why?" in said and "1 removed from the test" in plain(said)
+    assert leaks_view([], 0) == ""
+    peek = unreadable_view({"what": "no columns"}, ["a", "b"], [[HOSTILE, "x"]])
+    assert "<img" not in peek and "Which column is which" in peek
+    assert "too few" in brief_view({"usable": 1, "rows": 4, "can_start": False})
+
+
+def test_a_file_without_known_columns_shows_its_first_rows(tmp_path: Path) -> None:
+    (tmp_path / "odd.csv").write_text("stem,key\nWhat?,That.\n")
+    assert inspect_file(tmp_path / "odd.csv", {}).peek == (("What?", "That."),)
+
+
+def test_the_system_prompt_of_the_study_goes_to_rows_without_one() -> None:
+    pair = Pair(1, (Message("user", "q"), Message("assistant", "a")))
+    told = with_system(pair, "Be brief.")
+    assert told.system == "Be brief." and with_system(told, "Other.") is told and with_system(pair, None) is pair
+
+
+def test_a_study_shows_training_rows_only_and_says_when_the_model_is_not_here() -> None:
+    study = with_data(new_study())
+    text, lengths = study_seen_by_model(study, 3)
+    heldout = [json.loads(line)["messages"] for line in study.split_file("heldout").read_text().splitlines()]
+    assert "not on this machine yet" in text and lengths == ""
+    assert not any(turns[-1]["content"] in text for turns in heldout if len(turns[-1]["content"]) > 20)
+    assert (study_left_out(study) is None) == (not study.split_file("rejected").read_text())
