@@ -30,7 +30,8 @@ class DataTab:
             self.seen = ModelView("ab-held-preview")
             self.card = CardEditor()
             # Set when the study's data changes; what takes longer to draw follows it, and keeps nothing else waiting.
-            self.drawn = gr.Textbox("", visible="hidden", label="Data drawn")
+            # Off stage by style, for an invisible component is not there to tell of a change.
+            self.drawn = gr.Textbox("", label="Data drawn", elem_classes="ab-offstage")
 
     def sections(self) -> list[Section]:
         """What follows the study."""
@@ -75,5 +76,5 @@ class DataTab:
 def _data_mark(look: Look) -> str:
     if look.study is None:
         return f"none:{look.name}"
-    files = ("study.yaml", "data/split.json", "data/findings.json", "data/embed.status.json")
+    files = ("study.yaml", "data/split.json", "data/findings.json", "data/embedding.json")
     return f"{look.name}:{stamp(look.study.folder / file for file in files)}"

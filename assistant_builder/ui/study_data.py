@@ -25,8 +25,10 @@ def study_data(study: Study) -> Markup:
     try:
         if is_prepared(study):
             split = read_json(study.folder / "data" / "split.json")
+            by_meaning = read_json(study.embedding_file)["leaks"] if study.embedding_file.is_file() else []
             return study_data_view(
-                read_json(study.folder / "data" / "findings.json"), split, power_of(split), _rejected(study)
+                read_json(study.folder / "data" / "findings.json"), split, power_of(split), _rejected(study),
+                [*split["leaks"], *by_meaning],
             )
         return _source_view(study, study.config.data.columns)
     except AssistantBuilderError as error:
@@ -52,7 +54,8 @@ def _source_view(study: Study, columns: Mapping[str, str]) -> Markup:
     split = preview_split(seen.findings, study.config.data)
     record = None if isinstance(split, dict) else split.to_record()
     return study_data_view(
-        seen.findings.to_record(), record, power_of(record) if record else None, seen.findings.left_out
+        seen.findings.to_record(), record, power_of(record) if record else None, seen.findings.left_out,
+        record["leaks"] if record else (),
     )
 
 

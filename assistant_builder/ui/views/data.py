@@ -197,7 +197,7 @@ def leaks_view(leaks: Sequence[Mapping[str, Any]], removed: int) -> Markup:
 
 def study_data_view(
     findings: Mapping[str, Any] | None, split: Mapping[str, Any] | None, power: Mapping[str, Any] | None,
-    rejected: Sequence[Rejection],
+    rejected: Sequence[Rejection], leaks: Sequence[Mapping[str, Any]] = (),
 ) -> Markup:
     """What the Data tab tells of a study's data.
 
@@ -206,11 +206,12 @@ def study_data_view(
         split: data/split.json.
         power: See :func:`power_view`.
         rejected: The rows left out.
+        leaks: Of split.json, and those found by meaning.
     """
     parts: Iterable[str] = (
         card("What was found", findings_view(findings)) if findings else "",
         card("How it is split", split_view(split, power)) if split else "",
-        leaks_view(split["leaks"], split["leaks_removed"]) if split else "",
+        leaks_view(leaks, sum(leak["removed"] for leak in leaks)),
         rejected_view(rejected, findings["rows"] if findings else len(rejected)),
         card("Columns", columns_view(findings["columns"])) if findings else "",
     )
@@ -241,7 +242,9 @@ def brief_view(record: Mapping[str, Any] | None) -> Markup:
         record: ``Findings.to_record()``; None where the file cannot be read.
     """
     if record is None:
-        return Markup('<p class="ab-brief ab-bad" role="status">{}</p>').format("This cannot be used yet: see why")
+        return Markup(
+            '<p class="ab-brief ab-bad" role="status">This cannot be used yet: <a href="#ab-found">see why</a></p>'
+        )
     tone, said = "good", f"{count(record['usable'])} of {count(record['rows'])} rows can be used"
     if not record["can_start"]:
         tone, said = "bad", f"{said}, too few for a study"

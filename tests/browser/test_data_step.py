@@ -1,0 +1,51 @@
+"""Mending data in the page: pasted pairs, an edited cell, and a study made of what stands in the table."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from assistant_builder.data import load_pairs
+from assistant_builder.study import Study
+from tests.browser.serving import Site
+
+pytestmark = pytest.mark.browser
+
+PASTED = "متى يفتح المكتب؟\tيفتح في الثامنة.\nWo ist das Büro?\tAm Pier.\nHow much?\t\nWho?\tThe clerk does it.\n"
+
+
+def test_pasted_pairs_are_mended_and_become_a_study(page: Page, at_site: Site) -> None:
+    page.goto(f"{at_site.url}?study=&tab=data")
+    page.wait_for_function("window.abArrived")
+    page.get_by_role("button", name="Or paste pairs").click()
+    page.locator("#ab-paste-text textarea").fill(PASTED)
+    page.locator("#ab-paste-use").click()
+    expect(page.locator("#ab-brief")).to_contain_text("3 of 4 rows can be used")
+    expect(page.locator("#ab-preview")).to_contain_text("not on this machine yet")
+    with page.expect_download() as download:
+        page.locator("#ab-left-out").click()
+    assert "3,the answer is empty,How much?," in download.value.path().read_text(encoding="utf-8-sig")
+
+    page.get_by_role("button", name="Edit rows, and check again").click()
+    empty = page.locator("#ab-edit-table [role=row][aria-rowindex='2'] [aria-colindex='4']").first
+    empty.dblclick()
+    page.keyboard.type("=5 Euro")
+    page.keyboard.press("Enter")
+    page.locator("#ab-edit-check").click()
+    expect(page.locator("#ab-edit-message")).to_contain_text("1 cell changed")
+    expect(page.locator("#ab-brief")).to_contain_text("4 of 4 rows can be used")
+    expect(page.locator("#ab-edit-table")).to_contain_text("Am Pier.")
+
+    page.locator("#ab-edit-table [role=row][aria-rowindex='3'] [aria-colindex='4']").first.dblclick()
+    page.keyboard.press("End")
+    page.keyboard.type(" Rechts.")
+    page.keyboard.press("Enter")
+    page.locator("#ab-name input, #ab-name textarea").fill("mended")
+    page.locator("#ab-create").click()  # what was typed and not checked goes into the study all the same
+    expect(page.locator("#ab-strip")).to_contain_text("mended")
+    source = Study.open("mended").source
+    assert source is not None
+    assert [(pair.question, pair.answer) for pair in load_pairs(source).pairs] == [
+        ("متى يفتح المكتب؟", "يفتح في الثامنة."), ("Wo ist das Büro?", "Am Pier. Rechts."),
+        ("How much?", "=5 Euro"), ("Who?", "The clerk does it."),
+    ]
