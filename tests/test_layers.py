@@ -69,6 +69,7 @@ LIGHT = (
     "evals.simulate",
     "evals.report",
     "evals.across",
+    "evals.export",
     "evals.judge",
 )
 

@@ -43,9 +43,9 @@ class ExportPanel:
         with gr.Column(visible=False, elem_id=f"ab-export-{kind.name}") as self.column:
             self.state = gr.HTML(elem_classes="ab-export-state")
             with gr.Row(elem_classes="ab-actions"):
+                self.download = gr.DownloadButton("Download", variant="primary", visible=False)
                 self.start = gr.Button("Export", variant="primary")
                 self.cancel = gr.Button("Cancel", variant="stop", visible=False)
-                self.download = gr.DownloadButton("Download", visible=False)
             self.ways = [
                 gr.Code(language="python" if place == 0 else "shell", interactive=False, visible=False, lines=1,
                         wrap_lines=True, show_line_numbers=False, buttons=["copy"])
@@ -102,7 +102,8 @@ class ExportPanel:
         busy = record is not None and record.state == "running"
         label = "Export again" if record is not None else f"Export {kind_title(kind)}"
         return [
-            shown, gr.update(visible=not busy, interactive=True, value=label),
+            shown, gr.update(visible=not busy, interactive=True, value=label,
+                             variant="secondary" if export else "primary"),
             gr.update(visible=busy, value="Cancelling…" if job.cancel_requested else "Cancel"),
             self._offered(job, export), *self._shown_ways(study, export), command_line(study.name, kind),
         ]

@@ -13,7 +13,7 @@ from assistant_builder.ui.export_panel import ExportPanel
 from assistant_builder.ui.markup import ARM_TITLES, empty
 from assistant_builder.ui.sections import Look, Section
 from assistant_builder.ui.snapshots import both_trained, stamp
-from assistant_builder.ui.views.export import FORMAT_TITLES, advice_card
+from assistant_builder.ui.views.export import FORMAT_TITLES, advice_card, keeping_card
 from assistant_builder.ui.views.study import needs_study
 from evals.export.job import ExportJob
 from evals.export.kinds import KINDS, Kind, advice
@@ -28,26 +28,28 @@ class ExportTab:
         self.empty = gr.HTML(needs_study(EMPTY))
         with gr.Column(visible=False) as self.body:
             with gr.Row(elem_id="ab-export"):
-                with gr.Column(scale=4, min_width=300), gr.Group(elem_classes="ab-group"):
-                    gr.HTML("<h3>What to take along</h3>")
-                    self.arm = gr.Radio(
-                        [(ARM_TITLES[arm], arm) for arm in ("qlora", "lora")], value="qlora", label="Assistant",
-                        elem_id="ab-export-arm", elem_classes="ab-presets",
-                    )
-                    self.format = gr.Radio(
-                        [(title, format) for format, title in FORMAT_TITLES.items()], value="adapter", label="Form",
-                        elem_id="ab-export-format", elem_classes="ab-presets",
-                    )
+                with gr.Column(scale=4, min_width=300):
+                    with gr.Group(elem_classes="ab-group"):
+                        gr.HTML("<h3>What to take along</h3>")
+                        self.arm = gr.Radio(
+                            [(ARM_TITLES[arm], arm) for arm in ("qlora", "lora")], value="qlora", label="Assistant",
+                            elem_id="ab-export-arm", elem_classes="ab-presets",
+                        )
+                        self.format = gr.Radio(
+                            [(title, format) for format, title in FORMAT_TITLES.items()], value="adapter",
+                            label="Form", elem_id="ab-export-format", elem_classes="ab-presets",
+                        )
+                    self.advice = gr.HTML(elem_id="ab-export-advice")
                 with gr.Column(scale=7, min_width=300):
                     self.panels = [ExportPanel(kind) for kind in KINDS]
-            self.advice = gr.HTML(elem_id="ab-export-advice")
+            self.keeping = gr.HTML(elem_id="ab-export-keeping")
 
     def sections(self) -> list[Section]:
         """What follows the study."""
         return [
             Section("export-body", [self.empty, self.body], _trained_mark, self._draw_body),
-            Section("export-choice", [self.arm, self.format, *(panel.column for panel in self.panels), self.advice],
-                    _choice_mark, self._draw_choice),
+            Section("export-choice", [self.arm, self.format, *(panel.column for panel in self.panels), self.advice,
+                                      self.keeping], _choice_mark, self._draw_choice),
             *(panel.section(_trained) for panel in self.panels),
         ]
 
@@ -63,12 +65,12 @@ class ExportTab:
 
     def _draw_choice(self, look: Look) -> Sequence[Any]:
         if look.study is None or not _trained(look):
-            return [gr.skip()] * (3 + len(self.panels))
+            return [gr.skip()] * (4 + len(self.panels))
         path = look.study.folder / "report.json"
         report = read_json(path) if path.is_file() else None
         said = advice(report)
         kind = _latest(look.study) or Kind(said.adapter, "adapter")
-        return [kind.arm, kind.format, *_visible(kind.arm, kind.format), advice_card(said, report)]
+        return [kind.arm, kind.format, *_visible(kind.arm, kind.format), advice_card(said), keeping_card(report)]
 
     # events
 

@@ -122,8 +122,8 @@ def advice(report: Mapping[str, Any] | None) -> Advice:
                       "will be served in 4 bits, where it saves memory. A merged model is 16-bit in either case and of "
                       "the same size: there LoRA has the better of it.")
     if verdict["outcome"] == "worse":
-        return Advice("lora", "lora", "4-bit made the assistant worse than you allowed: take 16-bit LoRA, unless it "
-                      "does not fit where it is to run.")
+        return Advice("lora", "lora", "4-bit made the assistant measurably worse: take 16-bit LoRA, unless it does not "
+                      "fit where it is to run.")
     return Advice("lora", "lora", "It could not be told whether 4-bit cost more than you allowed: 16-bit LoRA is the "
                   "safe choice; QLoRA's adapter needs less memory where it is served.")
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from assistant_builder.ui.markup import ARM_TITLES, bar, callout, card, code, error_callout, fold, join, table
 from evals.export.job import JobRecord
 from evals.export.kinds import FORMATS, Advice, Format, Kind
-from evals.report.wording import SHOWN, difference, duration, interval, number, size
+from evals.report.wording import SHOWN, difference, duration, interval, size
 
 FORMAT_TITLES: dict[Format, str] = {
     "adapter": "Adapter: the trained part alone, small, to be put on its base model",
@@ -26,31 +26,35 @@ _CONTENTS: dict[Format, str] = {
 }
 
 
-def advice_card(advice: Advice, report: Mapping[str, Any] | None) -> Markup:
-    """Which export to take, and which keeps the quality that was measured."""
+def advice_card(advice: Advice) -> Markup:
+    """Which export to take."""
     picks = join(
         Markup("<li>{}: <b>{}</b></li>").format(
             FORMAT_TITLES[format].partition(":")[0], ARM_TITLES[getattr(advice, format)]
         ) for format in FORMATS
     )
-    said = Markup('<p class="ab-export-why">{}</p><ul class="ab-export-picks">{}</ul>').format(advice.why, picks)
+    return card("Which one to take", Markup("<p>{}</p><ul>{}</ul>").format(advice.why, picks))
+
+
+def keeping_card(report: Mapping[str, Any] | None) -> Markup:
+    """Which export keeps the quality that was measured; nothing before the report."""
     if not report or not report.get("exports"):
-        return card("Which one to take", said)
+        return Markup("")
     rows = [_export_row(row) for row in report["exports"]]
-    headers = ("Export", "What it is", "Keeps the measured quality?", "Difference", "95 % interval", "Weights")
+    headers = ("Export", "What it is", "Keeps the quality?", "Difference", "95 % interval", "Weights")
     metric = SHOWN[report["primary_metric"]]
     note = Markup('<p class="ab-note-line">Differences in {} ({}), each against the assistant that was judged: Q4 for '
                   "QLoRA, L16 for LoRA. Exported here are Q4 and L16 (adapters), QD and LM (whole models).</p>").format(
         metric.phrase, metric.unit)
-    return card("Which one to take", said, table(headers, rows, numeric=(3, 4, 5)), note)
+    return card("Which export keeps the quality you measured", table(headers, rows, numeric=(3, 4, 5)), note)
 
 
 def _export_row(row: Mapping[str, Any]) -> tuple[str, ...]:
     own = row["delta"] is None
     return (
         Markup('<b class="ab-cell">{}</b>').format(row["cell"]), row["how"], _KEEPS.get(row["keeps"], row["keeps"]),
-        number(row["figure"], row["metric"]) if own else difference(row["delta"], row["metric"], row),
-        "" if own else interval(row, row["metric"]), size(row["bytes"]),
+        "–" if own else difference(row["delta"], row["metric"], row),
+        "–" if own else interval(row, row["metric"]), size(row["bytes"]),
     )
 
 
