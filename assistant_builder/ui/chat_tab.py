@@ -218,6 +218,7 @@ class ChatTab:
             if study is None or not _loadable(study) or study.state == "running" or self.talk.pool.busy:
                 return
             for replies in self.talk.pool.worker(study).load([*SHOWN_ARMS, *([BASE] if base else [])]):
+                self.talk.note_memory(study.name, replies)
                 yield readiness(replies)
         except AssistantBuilderError as error:
             raise refused(error) from error

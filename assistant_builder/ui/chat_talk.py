@@ -111,14 +111,18 @@ class Talk:
     def _panes(
         self, study: Study | None, conversation: Conversation, settings: Settings, replies: Mapping[str, Reply]
     ) -> list[Any]:
-        name = study.name if study else ""
-        held = self._held.setdefault(name, {})
-        held |= {speaker: reply.memory for speaker, reply in replies.items() if reply.memory}
+        held = self.note_memory(study.name if study else "", replies)
         shown = Shown(conversation, settings.blind, replies, _stored(study), held)
         return [
             gr.update(value=pane(side, shown), visible=settings.base) if side == "base" else pane(side, shown)
             for side in SIDES
         ]
+
+    def note_memory(self, name: str, replies: Mapping[str, Reply]) -> dict[str, Memory]:
+        """Take note of what a study's models occupy, as the worker process tells; returns all that is known."""
+        held = self._held.setdefault(name, {})
+        held |= {speaker: reply.memory for speaker, reply in replies.items() if reply.memory}
+        return held
 
     def _downloads(self, study: Study | None, conversation: Conversation) -> list[Any]:
         if study is None or not conversation.turns:

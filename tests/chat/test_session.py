@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.chat.session import ChatSession, Chunk, Sampling
+from assistant_builder.chat.generating import drawing_processors
+from assistant_builder.chat.session import BASE, ChatSession, Chunk, Memory, Sampling, without_adapter
 from assistant_builder.data import Message
 from assistant_builder.errors import ModelError
 from assistant_builder.study import Study
@@ -152,9 +153,77 @@ def test_sampling_differs_and_top_p_narrows_it(llama: Any) -> None:
     def said(**sampling: Any) -> str:
         return "".join(chunk.text_delta for chunk in answer(session, max_new_tokens=12, **sampling))
 
-    torch.manual_seed(0)
     assert len({said(temperature=2.0) for _ in range(4)}) > 1
     assert said(temperature=2.0, top_p=1e-9) == said()
+    assert said(temperature=2.0, seed=5) == said(temperature=2.0, seed=5) != said(temperature=2.0, seed=6)
+
+
+def test_draws_follow_the_distribution_at_its_temperature() -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+    processors = drawing_processors(Sampling(temperature=0.7, seed=0))
+    counts = torch.zeros(4)
+    for _ in range(4000):
+        scores = logits.clone()
+        for process in processors:
+            scores = process(None, scores)
+        counts[scores.argmax()] += 1
+    expected = torch.softmax(logits[0] / 0.7, 0)
+    assert torch.allclose(counts / 4000, expected, atol=4 * 0.5 / 4000**0.5)
+
+
+def test_an_answer_beside_does_not_disturb_a_seeded_one(llama: Any) -> None:
+    session = session_with(llama, BytePrompter())
+    alone = [chunk.text_delta for chunk in answer(session, max_new_tokens=12, temperature=2.0, seed=5)]
+    beside = session.stream("lora", ASK, Sampling(max_new_tokens=12, temperature=2.0, seed=8), threading.Event())
+    mixed = []
+    for chunk in session.stream("lora", ASK, Sampling(max_new_tokens=12, temperature=2.0, seed=5), threading.Event()):
+        mixed.append(chunk.text_delta)
+        next(beside, None)
+    beside.close()
+    assert mixed == alone
+
+
+@pytest.fixture(scope="module")
+def adapted(llama: Any) -> Any:
+    from copy import deepcopy
+
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(1)
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    return get_peft_model(deepcopy(llama), config).eval()
+
+
+def test_the_base_is_the_adapted_model_without_its_adapter_and_holds_no_weight_of_its_own(adapted: Any) -> None:
+    base = without_adapter(adapted)
+    ids = torch.tensor([[1, 20, 30, 40]])
+    with torch.no_grad():
+        with adapted.disable_adapter():
+            expected = adapted(ids).logits
+        assert torch.equal(base(ids).logits, expected)
+        assert not torch.equal(adapted(ids).logits, expected)  # and the adapter is still on
+    held = {parameter.data_ptr() for parameter in adapted.parameters()}
+    assert {parameter.data_ptr() for parameter in base.parameters()} <= held
+    assert not any("lora_" in name for name, _ in base.named_parameters())
+
+
+def test_asking_the_base_loads_one_base_and_tells_what_it_does(
+    adapted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    def load_arm(study: Study, arm: str, *, hold: bool) -> Any:
+        loaded.append(arm)
+        return adapted, BytePrompter()
+
+    monkeypatch.setattr("assistant_builder.models.loading.load_arm", load_arm)
+    session, told = ChatSession(Study(Path("nowhere"))), []
+    memory = session.load(BASE, lambda phase, fraction: told.append((fraction, phase)))
+    lora = session.load("lora")
+    assert loaded == ["lora"] and session.ready("lora") and session.ready(BASE)
+    assert told == sorted(told) and "Reading the 16-bit base" in [phase for _, phase in told]
+    adapter = sum(p.nbytes for name, p in adapted.named_parameters() if "lora_" in name)
+    assert lora == Memory(memory.base_bytes, adapter) and memory == Memory(memory.base_bytes, 0, shared=True)
 
 
 def test_a_failure_while_generating_reaches_the_reader() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from assistant_builder.chat.client import ChatWorker, WorkerPool, death
 from assistant_builder.chat.replies import Exchange, Reply
-from assistant_builder.chat.session import Sampling
+from assistant_builder.chat.session import Memory, Sampling
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError
 from assistant_builder.steps import StepRecord
@@ -58,6 +58,18 @@ def test_the_arms_answer_at_the_same_time(worker: ChatWorker) -> None:
             break
     assert not any(reply.finished for reply in replies.values())
     exchange.stop()
+
+
+def test_models_are_loaded_before_anything_is_asked(worker: ChatWorker) -> None:
+    states = list(worker.load(("qlora", "base")))
+    assert states[-1]["qlora"].phase == "Teaching the parrot" and states[-1]["qlora"].fraction == 1.0
+    assert {reply.state for reply in states[-1].values()} == {"loaded"}
+    assert states[-1]["qlora"].memory == Memory(269_000_000, 19_500_000)
+    assert states[-1]["base"].memory == Memory(269_000_000, 0, shared=True)
+    assert not worker.busy
+    again = list(ask(worker, "hello", ("base",)))
+    assert not any(replies["base"].state == "loading" for replies in again)
+    assert again[-1]["base"].text == "base:hello ✓" and again[-1]["base"].memory is not None
 
 
 def test_stop_keeps_what_has_come(worker: ChatWorker) -> None:
@@ -159,8 +171,8 @@ def test_unreadable_requests_are_skipped(command: list[str]) -> None:
 
 
 def test_sampling_reports_all_problems_together() -> None:
-    with pytest.raises(ConfigError, match=r"max_new_tokens=0.*temperature=9.*top_p=0"):
-        Sampling(max_new_tokens=0, temperature=9, top_p=0)
+    with pytest.raises(ConfigError, match=r"max_new_tokens=0.*temperature=9.*top_p=0.*seed=-1"):
+        Sampling(max_new_tokens=0, temperature=9, top_p=0, seed=-1)
 
 
 @pytest.mark.parametrize("code", [-9, -11, 0, 1])

@@ -122,7 +122,7 @@ def test_the_vote_gives_name_and_colour_back() -> None:
 def test_loading_ahead_tells_how_far_it_is() -> None:
     loading = readiness({"lora": Reply("loaded"), "qlora": Reply("loading", phase="Reading", fraction=0.4)})
     assert "QLoRA · 4-bit: Reading" in loading and 'aria-valuenow="70.0"' in loading
-    assert "wait for your question" in readiness({"lora": Reply("loaded")})
+    assert "are loaded" in readiness({"lora": Reply("loaded")})
     assert "no adapter" in readiness({"lora": Reply("failed", error={"what": "no adapter"})})
 
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from assistant_builder.chat.conversation import TITLES, Answer, Conversation, Turn
 from assistant_builder.chat.replies import Reply
 from assistant_builder.chat.session import BASE, Memory
+from assistant_builder.chat.worker import IDLE_SECONDS
 from assistant_builder.ui.markup import bar, error_callout, fold, join
 from evals.report.wording import size
 
@@ -18,7 +19,7 @@ Side = Literal["a", "b", "base"]
 SIDES: tuple[Side, ...] = ("a", "b", "base")
 _WORDS = {
     "starting": "Starting the chat process…",
-    "waiting": "Waiting for the answer before this one…",
+    "waiting": "Waiting until the model is free…",
     "loading": "Loading the model…",
     "answering": "Reading the question…",
 }
@@ -60,6 +61,7 @@ def pane(side: Side, shown: Shown) -> Markup:
     who = f"side-{side}" if hidden else BASE if side == "base" else speaker_at(side, Turn(""))
     title = _title(who)
     replies = even(shown.replies) if turns and turns[-1].hidden else shown.replies
+    going = any(not reply.finished for reply in replies.values())  # read aloud when it has ended, not with every token
     said: list[Markup] = []
     for place, turn in enumerate(turns):
         live = replies.get(speaker_at(side, turn)) if place == len(turns) - 1 else None
@@ -72,9 +74,10 @@ def pane(side: Side, shown: Shown) -> Markup:
     # Newest first in the markup, turned round by the style sheet, so that the end stays in view while it grows.
     return Markup(
         '<section class="ab-pane ab-arm-{}" id="ab-pane-{}" aria-label="{}"><header><span class="ab-chip">{}</span>'
-        '</header><div class="ab-talk" tabindex="0" role="log" aria-label="{}">{}</div><div class="ab-figures">{}</div>'
-        "</section>"
-    ).format(who, who, title, title, f"Conversation with {title}", join(reversed(said)), _figures(side, shown, hidden))
+        '</header><div class="ab-talk" tabindex="0" role="log" aria-busy="{}" aria-label="{}">{}</div>'
+        '<div class="ab-figures">{}</div></section>'
+    ).format(who, who, title, title, "true" if going else "false", f"Conversation with {title}",
+             join(reversed(said)), _figures(side, shown, hidden))
 
 
 def _title(who: str) -> str:
@@ -211,7 +214,8 @@ def memory_line(speaker: str, stored: tuple[int, int] | None, held: Memory | Non
 def readiness(replies: Mapping[str, Reply]) -> Markup:
     """How far the models are that load before anything is asked."""
     if all(reply.state == "loaded" for reply in replies.values()):
-        return Markup('<p class="ab-ready ab-good">Both assistants are loaded and wait for your question.</p>')
+        return Markup('<p class="ab-ready ab-good" role="status">Both assistants are loaded. They leave the memory {} '
+                      "minutes after the last question.</p>").format(round(IDLE_SECONDS / 60))
     failed = next((reply for reply in replies.values() if reply.state == "failed"), None)
     if failed is not None:
         return error_callout(failed.error or {"what": "the assistants could not be loaded"})

@@ -1,0 +1,92 @@
+"""What the chat keeps: settings and conversations in the browser, the key to them at home."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assistant_builder.chat.client import WorkerPool
+from assistant_builder.chat.conversation import Answer, Conversation, Turn
+from assistant_builder.chat.session import Sampling
+from assistant_builder.errors import ConfigError
+from assistant_builder.ui.browser_memory import browser_state
+from assistant_builder.ui.chat_settings import ChatSettings, Settings
+from assistant_builder.ui.chat_talk import KEPT_STUDIES, Talk, editing_notice
+from assistant_builder.ui.chat_votes import VoteBar
+from tests.fabricated import LARGE, new_study, with_data
+from tests.ui.blocks import inside_blocks
+
+
+def test_the_browser_keeps_under_one_key_across_starts_and_only_the_owner_reads_it(home: Path) -> None:
+    one, other = (inside_blocks(lambda: browser_state("talks", {})) for _ in range(2))
+    assert one.secret == other.secret and one.storage_key == other.storage_key
+    assert stat.S_IMODE((home / "browser.key").stat().st_mode) == 0o600
+    assert one.secret not in one.storage_key
+
+
+def test_servers_with_other_homes_have_other_entries(home: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    one = inside_blocks(lambda: browser_state("talks", {}))
+    monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path / "other"))
+    assert inside_blocks(lambda: browser_state("talks", {})).storage_key != one.storage_key
+
+
+def placed_settings() -> ChatSettings:
+    settings = ChatSettings()
+    settings.modes()
+    settings.decoding()
+    return settings
+
+
+def test_settings_come_back_as_they_were_and_the_system_prompt_by_study() -> None:
+    settings = inside_blocks(placed_settings)
+    name, other = (with_data(new_study(wish, LARGE)).name for wish in ("one", "two"))
+    own = "You answer questions about Ostrel Sound Ferries."
+    assert settings.restored(name, None) == [own, 0.0, 1.0, 256, "", False, False]
+    shown = ["Be brief.", 0.7, 0.9, 100, "5", True, True]
+    kept = settings.remember(name, None, *shown)
+    assert settings.restored(name, kept) == shown
+    assert settings.restored(other, kept)[0] == own
+    back = settings.remember(name, kept, own, *shown[1:])
+    assert back["systems"] == {}
+    assert settings.read(tuple(shown)) == Settings("Be brief.", True, True, Sampling(100, 0.7, 0.9, 5))
+
+
+@pytest.mark.parametrize("kept", [7, {"temperature": "hot", "systems": 3, "blind": "yes"}, {"systems": {"one": 4}}])
+def test_what_the_browser_sends_may_be_anything(kept: Any) -> None:
+    settings = inside_blocks(placed_settings)
+    name = with_data(new_study("one", LARGE)).name
+    shown = settings.restored(name, kept)
+    assert settings.read(tuple(shown)).sampling == Sampling() and shown[5] is False
+    assert settings.remember(None, kept, *shown)["blind"] is False
+
+
+def test_a_seed_is_drawn_where_none_is_given_and_something_is_drawn() -> None:
+    settings = inside_blocks(placed_settings)
+    assert settings.read(("", 0, 1, 9, "", False, False)).drawn() == Sampling(9)
+    assert settings.read(("", 0.5, 1, 9, "3", False, False)).drawn().seed == 3
+    assert len({settings.read(("", 0.5, 1, 9, "", False, False)).drawn().seed for _ in range(3)}) > 1
+    with pytest.raises(ConfigError, match="'many' is no whole number"):
+        settings.read(("", 0, 1, 9, "many", False, False))
+
+
+def test_conversations_are_kept_by_study_and_adapters() -> None:
+    talk = inside_blocks(lambda: Talk(WorkerPool(), VoteBar()))
+    held = Conversation((Turn("Why?", {"lora": Answer("So.")}),))
+    kept: Any = None
+    for number in range(KEPT_STUDIES + 2):
+        kept = talk.keep(kept, f"s{number}", "mark", held)
+    assert list(kept) == [f"s{number}" for number in range(2, KEPT_STUDIES + 2)]
+    assert talk.conversation(kept, "s3", "mark") == held
+    assert talk.conversation(kept, "s3", "trained anew") == talk.conversation(kept, "s0", "mark") == Conversation()
+    assert talk.conversation("nonsense", "s3", "mark") == Conversation()
+    assert "s3" not in talk.keep(kept, "s3", "mark", Conversation())
+
+
+def test_editing_tells_what_it_replaces() -> None:
+    held = Conversation((Turn("1"), Turn("2"), Turn("3")))
+    assert "question 3. Sending it takes the place of the old one." in editing_notice(2, held)
+    assert "and the question after it" in editing_notice(1, held)
+    assert "and the 2 questions after it" in editing_notice(0, held)
