@@ -65,20 +65,19 @@ class ChatTab:
     def sections(self) -> list[Section]:
         """What follows the study."""
         return [
-            Section("chat-body", [self.empty, self.body], _trained_mark, self._draw_body),
+            Section("chat-empty", [self.empty], _trained_mark, self._draw_empty),
             Section("chat-mark", [self.mark], _trained_mark, lambda look: [_trained_mark(look)]),
             Section("chat-suggested", [self.suggested], _evaluated_mark, self._draw_suggested),
             Section("chat-report", self.votes.tally_outputs, _reported_mark, self._draw_tally),
         ]
 
-    def _draw_body(self, look: Look) -> Sequence[Any]:
+    def _draw_empty(self, look: Look) -> Sequence[Any]:
         if look.study is None:
             shown = needs_study(EMPTY)
         else:
             shown = empty("Nobody to talk to yet", "Train both assistants on the Train tab. As soon as they are "
                           "trained, they answer here side by side.")
-        trained = _trained(look)
-        return [gr.update(value=shown, visible=not trained), gr.update(visible=trained)]
+        return [gr.update(value=shown, visible=not _trained(look))]
 
     def _draw_suggested(self, look: Look) -> Sequence[Any]:
         offered = [(cut(question, 140), question) for question, _ in _suggestions(look.study)]
@@ -123,8 +122,8 @@ class ChatTab:
         self.suggested.input(told(self._suggest), [picker, self.suggested], [talk.question, self.reference], **_QUIET)
         self.mark.change(
             told(self._restore), [self.mark, talk.kept, self.settings.kept],
-            [*options, *asked[1:], self.reference, self.ready, *self.votes.tally_outputs, *self.corrections.listed,
-             self.corrections.name, self.corrections.box], **_QUIET,
+            [*options, *talk.outputs, talk.editing, talk.banner, self.reference, self.ready, *self.votes.tally_outputs,
+             *self.corrections.listed, self.corrections.name, self.corrections.box, self.body], **_QUIET,
         ).then(self._warm, [picker, self.settings.base], self.ready, js=_ON_CHAT, concurrency_limit=None, **_QUIET)
         opened = next(tab for tab in tabs.children if getattr(tab, "id", None) == "chat")
         gr.on([opened.select, self.settings.base.input], self._warm, [picker, self.settings.base], self.ready,
@@ -195,7 +194,10 @@ class ChatTab:
         return self.talk.drawn(Study.open(name), conversation, self.settings.read(shown))
 
     def _restore(self, mark: str, kept: Any, kept_settings: Any) -> list[Any]:
-        """Everything as the browser kept it for the study of this mark; the picker may not show its name yet."""
+        """Everything as the browser kept it for the study of this mark; the picker may not show its name yet.
+
+        The tab is shown by this and not before: what was typed or ticked earlier would be overwritten.
+        """
         name, _, trained = mark.partition(":")
         study = None if trained == _NOBODY else Study.open(name)
         shown = self.settings.restored(study.name if study else None, kept_settings)
@@ -206,9 +208,9 @@ class ChatTab:
             settings = self.settings.read(tuple(shown))
         conversation = self.talk.conversation(kept, name, mark)
         return [
-            *shown, *self.talk.drawn(study, conversation, settings), "", None, gr.update(visible=False), "", "",
+            *shown, *self.talk.drawn(study, conversation, settings), None, gr.update(visible=False), "", "",
             *self.votes.counted(study, blind=settings.blind), *self.corrections.drawn(study),
-            self.corrections.proposed(study), gr.update(visible=False),
+            self.corrections.proposed(study), gr.update(visible=False), gr.update(visible=study is not None),
         ]
 
     def _warm(self, name: str | None, base: bool) -> Iterator[Any]:
