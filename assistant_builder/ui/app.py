@@ -17,6 +17,7 @@ from assistant_builder.ui.entries import read_shelf
 from assistant_builder.ui.evaluate_tab import EvaluateTab
 from assistant_builder.ui.export_tab import ExportTab
 from assistant_builder.ui.home import NEW_STUDY, Home
+from assistant_builder.ui.plan_tab import PlanTab
 from assistant_builder.ui.policy import StayAtHome
 from assistant_builder.ui.report_tab import ReportTab
 from assistant_builder.ui.sections import Look, Section, refresh
@@ -25,7 +26,7 @@ from assistant_builder.ui.theme import STYLE_SHEETS, make_theme
 from assistant_builder.ui.train_tab import TrainTab
 from assistant_builder.ui.views.study import damaged, no_study, picker_label, study_strip
 
-TABS = ("data", "train", "evaluate", "chat", "report", "export")
+TABS = ("data", "plan", "train", "evaluate", "chat", "report", "export")
 POLL_SECONDS = 1.0
 LIST_SECONDS = 5.0
 LARGEST_UPLOAD = "500mb"
@@ -91,7 +92,7 @@ class Steps:
 
     def __init__(self, pool: WorkerPool) -> None:
         makers: dict[str, Callable[[], Any]] = {
-            "data": DataTab, "train": TrainTab, "evaluate": EvaluateTab, "chat": lambda: ChatTab(pool),
+            "data": DataTab, "plan": PlanTab, "train": TrainTab, "evaluate": EvaluateTab, "chat": lambda: ChatTab(pool),
             "report": ReportTab, "export": ExportTab,
         }
         self.opened = {name: gr.Tab(name.capitalize(), id=name) for name in TABS}
@@ -139,7 +140,7 @@ def ready_steps(look: Look) -> set[str]:
     """The steps that can be opened: those before, and the next one once what it needs is there."""
     if look.study is None:
         return {"data"}
-    ready = {"data", "train"}
+    ready = {"data", "plan", "train"}
     if both_trained(look.study):
         ready |= {"evaluate", "chat", "export"}
     if (look.study.folder / "report.html").is_file():

@@ -128,9 +128,9 @@ def test_which_study_the_page_opens_on(asked: str | None, opened: str | None) ->
 def test_the_next_step_opens_when_this_one_is_ready() -> None:
     assert ready_steps(Look("")) == {"data"}
     study = new_study("way")
-    assert ready_steps(Look("way")) == {"data", "train"}
+    assert ready_steps(Look("way")) == {"data", "plan", "train"}
     trained(with_data(study))
-    assert ready_steps(Look("way")) == {"data", "train", "evaluate", "chat", "export"}
+    assert ready_steps(Look("way")) == {"data", "plan", "train", "evaluate", "chat", "export"}
     assert ready_steps(Look(finished_study("done").name)) == set(TABS)
     assert opening_tab("way", "report") == "data" and opening_tab("way", "chat") == "chat"
     assert opening_tab("way", None) == "data" and opening_tab("done", "nonsense") == "data"

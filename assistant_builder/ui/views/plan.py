@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from markupsafe import Markup
 
@@ -52,14 +53,20 @@ def plan_panel(plan: Plan) -> Markup:
              fold("What the parts are", items(f"{PARTS[key]}: {meaning}." for key, meaning in PART_MEANINGS.items())),
              fold(f"Layer by layer ({plural(len(plan.architecture.modules), 'module')})", layers_table(plan))),
         card("Time and cost", time_table(plan), Markup("<p>{}</p>").format(assumptions(plan))),
-        card("One card or many", cards_table(plan)),
+        _cards(plan),
     ])
+
+
+def _cards(plan: Plan) -> Markup:
+    """How many cards each method takes, where it is not one for all of them."""
+    compared = card_comparison(plan)
+    return card("One card or many", cards_table(plan, compared)) if max(compared["needed"].values()) > 1 else Markup("")
 
 
 def parts_table(plan: Plan) -> Markup:
     """Bytes of each part of the peak, one row a method."""
     rows = [
-        (_chip(name), *(size(method.parts[part]) for part in PARTS), _peak(method), _FITS[method.fit])
+        (_chip(name), *(size(method.parts[part] or None) for part in PARTS), _peak(method), _FITS[method.fit])
         for name, method in plan.methods.items()
     ]
     return table(("", *PARTS.values(), "Peak", ""), rows, numeric=range(1, 8))
@@ -130,9 +137,13 @@ def _factors(plan: Plan) -> str:
                      if name in plan.methods)
 
 
-def cards_table(plan: Plan) -> Markup:
-    """How many 80 GB cards each method takes, and what an hour of them costs."""
-    compared = card_comparison(plan)
+def cards_table(plan: Plan, compared: Mapping[str, Any]) -> Markup:
+    """How many 80 GB cards each method takes, and what an hour of them costs.
+
+    Args:
+        plan: The plan.
+        compared: See :func:`~assistant_builder.planning.planner.card_comparison`.
+    """
     cheapest = min(compared["price_of_hour"].values())
     rows = [
         (_chip(name), f"{compared['needed'][name]} × {compared['card']}", money(compared["price_of_hour"][name]),
@@ -157,7 +168,8 @@ def plan_text(plan: Plan) -> tuple[list[str], list[list[str]], list[str]]:
     price, advice = plan.price_per_hour(), advise(plan)
     methods = plan.methods
     columns = ["", *(TITLES[name] for name in methods)]
-    rows = [[title, *(size(method.parts[part]) for method in methods.values())] for part, title in PARTS.items()]
+    rows = [[title, *(size(method.parts[part] or None) for method in methods.values())]
+            for part, title in PARTS.items()]
     rows += [
         ["Peak", *(_peak(method) for method in methods.values())],
         ["", *(_FITS[method.fit] for method in methods.values())],

@@ -1,0 +1,111 @@
+"""The Plan tab: the study's settings on this machine and on others, as chart, tables, words and one file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from assistant_builder.config import StudyConfig
+from assistant_builder.errors import ConfigError
+from assistant_builder.planning.machines import CARDS
+from assistant_builder.planning.plan import Plan
+from assistant_builder.planning.planner import plan_study
+from assistant_builder.ui.plan_figure import plan_figure
+from assistant_builder.ui.plan_tab import HERE, PlanTab, study_plan
+from assistant_builder.ui.sections import Look
+from assistant_builder.ui.views.plan import PARTS, TITLES, layer_rows, plan_panel, plan_text
+from assistant_builder.ui.views.plan_file import write_plan_file
+from tests.fabricated import new_study, with_data
+from tests.ui.blocks import inside_blocks
+
+
+def plan_for(model: str, card: str = "RTX 4090 24 GB") -> Plan:
+    return plan_study(StudyConfig().with_changes({"model.base": model}), machine=CARDS[card])
+
+
+def test_the_chart_stacks_every_part_up_to_the_peak():
+    plan = plan_for("llama-3.1-8b-instruct")
+    figure = plan_figure(plan)
+    bars = [trace for trace in figure.data if trace.type == "bar"]
+    assert [bar.name for bar in bars] == list(PARTS.values())
+    for place, label in enumerate(bars[0].y):
+        method = next(name for name, title in TITLES.items() if title == label)
+        assert sum(bar.x[place] for bar in bars) == pytest.approx(plan.methods[method].total_bytes / 1e9)
+    assert figure.layout.shapes[0].x0 == pytest.approx(plan.memory_bytes / 1e9)
+
+
+def test_full_fine_tuning_is_left_out_where_it_would_dwarf_the_rest():
+    assert TITLES["full"] not in plan_figure(plan_for("llama-3.1-8b-instruct")).data[0].y
+    assert TITLES["full"] in plan_figure(plan_for("smollm2-135m-instruct")).data[0].y
+
+
+def test_the_layer_table_leaves_nothing_out():
+    plan = plan_for("qwen3-4b-instruct-2507")
+    rows = list(layer_rows(plan))
+    assert sum(many * parameters for _, many, parameters, _ in rows) == plan.architecture.parameters
+    assert len(rows) < 20
+
+
+def test_the_file_needs_nothing_beside_it(tmp_path: Path):
+    write_plan_file(plan_for("llama-3.3-70b-instruct", "A100 80 GB"), tmp_path / "plan.html")
+    page = (tmp_path / "plan.html").read_text(encoding="utf-8")
+    assert "Plotly.newPlot" in page and "model.layers.*.mlp.down_proj" in page
+    assert not re.search(r'<(script|link|img)[^>]+(src|href)="http', page)
+
+
+def test_a_hostile_model_name_is_shown_as_text(tmp_path: Path):
+    plan = plan_for("qwen3-0.6b")
+    hostile = Plan("<img src=x onerror=alert(1)>", plan.architecture, plan.config, plan.machine, 10, plan.lengths)
+    write_plan_file(hostile, tmp_path / "plan.html")
+    assert "<img src=x" not in (tmp_path / "plan.html").read_text(encoding="utf-8")
+
+
+def test_the_terminal_says_the_same():
+    plan = plan_for("llama-3.3-70b-instruct", "A100 80 GB")
+    columns, rows, lines = plan_text(plan)
+    assert columns[1:] == list(TITLES.values())
+    assert {row[0] for row in rows} >= {*PARTS.values(), "Peak", "Time", "Cost"}
+    assert any(line.startswith("Recommended: qlora.") for line in lines)
+
+
+def test_the_panel_warns_of_embeddings_that_dominate():
+    assert "embeddings" in plan_panel(plan_for("smollm2-135m-instruct"))
+    assert "embeddings, which" not in plan_panel(plan_for("llama-3.1-8b-instruct"))
+
+
+def test_a_study_is_planned_from_its_own_data(home: Path):
+    plan = study_plan(with_data(new_study()))
+    assert not plan.lengths.assumed and 10 < plan.pairs < 200
+    assert plan.machine.here
+
+
+def test_what_the_user_puts_in_replaces_what_is_known(home: Path):
+    study = new_study()
+    plan = study_plan(study, "A100 80 GB", "40GB", "3.5", "10,000")
+    assert (plan.memory_bytes, plan.price_per_hour(), plan.pairs) == (40_000_000_000, 3.5, 10_000)
+    assert study.config.eval.price_per_hour is None, "a plan changes nothing"
+
+
+@pytest.mark.parametrize(("field", "text"), [("memory", "lots"), ("price", "cheap"), ("pairs", "many")])
+def test_a_value_that_is_none_is_refused(home: Path, field: str, text: str):
+    with pytest.raises(ConfigError, match=text):
+        study_plan(new_study(), **{field: text})
+
+
+def test_the_tab_draws_a_study_and_says_what_is_wrong(home: Path):
+    new_study("library")
+    tab = inside_blocks(PlanTab)
+    section = next(section for section in tab.sections() if section.key == "plan")
+    drawn = section.draw(Look("library"))
+    assert len(drawn) == len(section.outputs) and "LoRA" in drawn[4]
+    refused = tab._changed("library", HERE, "no", "", "")
+    assert "no amount of memory" in refused[0] and refused[1]["visible"] is False
+
+
+def test_a_model_that_nobody_knows_is_said_in_the_tab(home: Path):
+    new_study("library", model__base="qwen9-1b")
+    tab = inside_blocks(PlanTab)
+    section = next(section for section in tab.sections() if section.key == "plan")
+    assert "unknown base model" in section.draw(Look("library"))[4]
