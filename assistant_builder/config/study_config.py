@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import AfterValidator, Field, ValidationError
@@ -112,6 +112,8 @@ def read_value(dotted: str, text: str) -> Any:
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         return float(value)  # YAML 1.1 reads 1e-4 as text
     annotation = option_fields().get(dotted, (None, None))[0]
+    if isinstance(value, bool) and annotation is not None and text in get_args(annotation.annotation):
+        return text  # YAML 1.1 reads on and off as booleans
     wants_text = annotation is not None and "str" in str(annotation.annotation) and "dict" not in str(
         annotation.annotation
     ) and "list" not in str(annotation.annotation)
