@@ -158,6 +158,7 @@ class Plan:
         pairs: Training pairs.
         lengths: Their lengths.
         experience: What this machine's finished runs taught.
+        largest: The micro-batch that needs most, where every sequence is known.
     """
 
     model: str
@@ -167,6 +168,7 @@ class Plan:
     pairs: int
     lengths: Lengths
     experience: Experience = field(default_factory=Experience)
+    largest: Batch | None = None
 
     @cached_property
     def adapted(self) -> tuple[Module, ...]:
@@ -182,6 +184,8 @@ class Plan:
     @cached_property
     def batch(self) -> Batch:
         """The largest micro-batch."""
+        if self.largest is not None:
+            return self.largest
         train = self.config.train
         rows, length = min(train.micro_batch_size, train.batch_size), min(self.lengths.longest, train.max_length)
         answer = max(1, min(self.lengths.longest_answer, length - 1))

@@ -33,13 +33,17 @@ def plan_study(
         ModelError: The base is unknown or out of reach, or its config is broken.
     """
     name, architecture = architecture_of(config.model.base, config.model.revision)
-    where = machine or this_machine()
-    if where.here and where.device == "cpu":
-        where = replace(where, flops=processor_flops(where.cores, where.bfloat16))
     return Plan(
-        name, architecture, config, where, pairs or ASSUMED_PAIRS, lengths or Lengths.assume(config.train.max_length),
-        learn(),
+        name, architecture, config, with_speed(machine or this_machine()), pairs or ASSUMED_PAIRS,
+        lengths or Lengths.assume(config.train.max_length), learn(),
     )
+
+
+def with_speed(machine: Machine) -> Machine:
+    """This machine's processor with its peak, measured; any other machine as it is."""
+    if not machine.here or machine.device != "cpu":
+        return machine
+    return replace(machine, flops=processor_flops(machine.cores, machine.bfloat16))
 
 
 def to_document(plan: Plan) -> dict[str, Any]:

@@ -11,20 +11,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assistant_builder.config import ARMS
+from assistant_builder.config import ARMS, StudyConfig
 from assistant_builder.data import load_split
 from assistant_builder.errors import Cancelled, DataError
-from assistant_builder.files import file_hash, read_json, write_json
+from assistant_builder.files import file_hash, write_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
-from assistant_builder.models.memory import needs_checkpointing
 from assistant_builder.models.prompts import Example, Prompter
+from assistant_builder.planning.grading import plan_run, prediction
+from assistant_builder.planning.plan import Plan as MemoryPlan
 from assistant_builder.steps import Progress, split_run
 from assistant_builder.study import Study
 from assistant_builder.training import checkpoints
 from assistant_builder.training.progress import peak_memory_bytes, validation_losses
 from assistant_builder.training.samples import choose_samples
-from assistant_builder.training.schedule import best_step, next_move
+from assistant_builder.training.schedule import best_step, next_move, sample_order
 from assistant_builder.training.twin import ArmConfig, twin
 
 if TYPE_CHECKING:
@@ -57,10 +58,11 @@ def train_arm(study: Study, run: str) -> Iterable[Path] | None:
     base = fetch(ref, revision=config.model.revision, trust_remote_code=config.model.trust_remote_code)
     prompter = Prompter.load(base)
     examples = {split: _examples(study, split, prompter) for split in ("train", "validation")}
+    planned = _planned(config, base, examples["train"])
+    recompute = planned.methods[arm].checkpointing
     spec = loading.base_spec(config.model, base, settings.base_storage)
     model = loading.load_base(spec)
     base_bytes = loading.model_bytes(model)
-    recompute = needs_checkpointing(config.train, read_json(base / "config.json"), base_bytes, spec.device)
     adapted = loading.add_adapter(model, settings.train, settings.train.seed)
     adapted.peft_config["default"].base_model_name_or_path = ref.hub_id or ref.name
     write_json(folder / "config.json", {
@@ -94,8 +96,15 @@ def train_arm(study: Study, run: str) -> Iterable[Path] | None:
         "train_seconds": trainer.metrics.elapsed,
         "tokens_per_second": trainer.metrics.tokens / trainer.metrics.busy,
         "peak_memory_bytes": peak_memory_bytes(spec.device),
+        "predicted": prediction(planned, arm),
     }
     return _publish(folder, trainer, summary)
+
+
+def _planned(config: StudyConfig, base: Path, examples: list[Example]) -> MemoryPlan:
+    """What memory and time the training will take, told before the base is loaded."""
+    sequences = [(len(example.input_ids), sum(example.supervised)) for example in examples]
+    return plan_run(config, base, sequences, sample_order([length for length, _ in sequences], config.train))
 
 
 def _examples(study: Study, split: SplitName, prompter: Prompter) -> list[Example]:

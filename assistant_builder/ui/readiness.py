@@ -8,17 +8,17 @@ from __future__ import annotations
 import functools
 import json
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.config import DataConfig, StudyConfig, TrainConfig
+from assistant_builder.config import DataConfig, StudyConfig
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.files import read_json
-from assistant_builder.models.bundled import BASE
 from assistant_builder.models.catalog import ModelRef, resolve
-from assistant_builder.models.memory import activation_bytes, free_bytes
+from assistant_builder.planning.machines import this_machine
+from assistant_builder.planning.plan import Lengths
+from assistant_builder.planning.planner import plan_study
 from assistant_builder.study import Study
 from assistant_builder.training.schedule import total_steps
 from assistant_builder.ui.inspection import inspect_file, preview_split
@@ -73,7 +73,7 @@ class Readiness:
         data: What the data gives; None where it cannot be used.
         steps: Optimizer steps of an arm.
         pace: How fast this machine is with the base model, where that can be told.
-        needed_bytes: Memory a training step takes beside the libraries, where it can be told.
+        needed_bytes: Peak memory of training the 16-bit arm, the larger one, where it can be told.
         free_bytes: Memory that is free.
         errors: What forbids it.
         warnings: What speaks against it.
@@ -117,14 +117,14 @@ def assess(study: Study, config: StudyConfig) -> Readiness:
     data = planned if isinstance(planned, Planned) else None
     try:
         ref = resolve(config.model.base, trust_remote_code=config.model.trust_remote_code)
-        needed = memory_needed(ref, config.train, data.longest if data else config.train.max_length)
+        needed = memory_needed(ref, config, data.longest if data else config.train.max_length)
     except AssistantBuilderError as error:
         errors.append(Note(error.what, error.remedy))
     if isinstance(planned, Note):
         errors.append(planned)
     seen = Readiness(
         config=config, data=data, steps=total_steps(config.train, data.train) if data else 0,
-        pace=pace_of(config.model.base) if ref else None, needed_bytes=needed, free_bytes=free_bytes("cpu"),
+        pace=pace_of(config.model.base) if ref else None, needed_bytes=needed, free_bytes=this_machine().free_bytes,
         errors=tuple(errors),
     )
     return Readiness(**{**vars(seen), "warnings": tuple(_warnings(seen))})
@@ -153,24 +153,18 @@ def _warnings(seen: Readiness) -> list[Note]:
     return found
 
 
-def memory_needed(ref: ModelRef, train: TrainConfig, longest: float) -> int | None:
-    """Bytes that training the 16-bit arm, the larger one, takes beside the libraries.
-
-    None for a model that is not here yet, and on a machine with a GPU.
+def memory_needed(ref: ModelRef, config: StudyConfig, longest: float) -> int | None:
+    """Peak bytes of training the 16-bit arm, the larger one, as the plan tells; None where that asks the hub.
 
     Args:
         ref: The base model.
-        train: The training's settings.
+        config: The settings.
         longest: Tokens of the longest pair, uncut.
     """
-    if shutil.which("nvidia-smi"):
-        return None  # what counts then is the memory of the GPU
-    folder = BASE.folder if ref.kind == "bundled" else ref.folder
-    if folder is None or not (folder / "config.json").is_file():
+    if ref.kind == "hub" and ref.entry is None:
         return None
-    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    reached = train.model_copy(update={"max_length": min(train.max_length, math.ceil(longest))})
-    return weights + activation_bytes(reached, read_json(folder / "config.json"))
+    reached = min(config.train.max_length, math.ceil(longest))
+    return plan_study(config, lengths=Lengths.about(reached, reached)).lora.expected_bytes
 
 
 def planned_data(study: Study, config: DataConfig) -> Planned | Note:

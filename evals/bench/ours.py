@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from assistant_builder.config import Arm, StudyConfig
-from assistant_builder.files import read_json, read_jsonl
+from assistant_builder.files import read_jsonl
 from assistant_builder.models import loading
-from assistant_builder.models.memory import needs_checkpointing
 from assistant_builder.models.prompts import Prompter
+from assistant_builder.planning.grading import plan_run
+from assistant_builder.training.schedule import sample_order
 from assistant_builder.training.trainer import Plan, TwinTrainer
 from assistant_builder.training.twin import twin
 from evals.bench.job import Job
@@ -32,11 +33,11 @@ def train(job: Job, arm: Arm, scratch: Path, watch: Stopwatch) -> Trained:
     prompter = Prompter.load(job.folder)
     spec = loading.base_spec(job.model, job.folder, settings.base_storage)
     base = loading.load_base(spec)
-    recompute = needs_checkpointing(
-        job.train, read_json(job.folder / "config.json"), loading.model_bytes(base), spec.device
-    )
     model = loading.add_adapter(base, job.train, job.train.seed)
     examples = job.examples(prompter)
+    sequences = [(len(example.input_ids), sum(example.supervised)) for example in examples]
+    order = sample_order([length for length, _ in sequences], job.train)
+    recompute = plan_run(StudyConfig(model=job.model, train=job.train), job.folder, sequences, order).lora.checkpointing
     plan = Plan(
         train=job.train, train_examples=examples,
         validation_examples=examples[:1],  # the trainer insists on a validation; it comes after the last stamp

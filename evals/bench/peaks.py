@@ -23,7 +23,7 @@ from assistant_builder.worker import child_environment, quiet_libraries
 
 BATCHES = (1, 4, 8)
 LENGTHS = (128, 512)
-_STEPS = 3
+_STEPS = 2
 """The optimizer's states exist from the second step on."""
 _LOG_LINES = 5
 

@@ -13,7 +13,8 @@ import pytest
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.files import write_json
-from assistant_builder.models.catalog import resolve
+from assistant_builder.models.catalog import CATALOG, resolve
+from assistant_builder.planning.machines import CARDS
 from assistant_builder.steps import Progress, StepRecord
 from assistant_builder.study import Study
 from assistant_builder.ui import readiness, train_tab
@@ -80,21 +81,23 @@ def test_little_data_is_warned_of_and_can_be_overruled() -> None:
 
 def test_a_run_that_would_not_fit_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     study = new_study("ferries", LARGE)
-    monkeypatch.setattr(readiness, "memory_needed", lambda ref, train, longest: 5_000_000_000)
-    monkeypatch.setattr(readiness, "free_bytes", lambda device: 4_000_000_000)
+    monkeypatch.setattr(readiness, "memory_needed", lambda ref, config, longest: 5_000_000_000)
+    monkeypatch.setattr(readiness, "this_machine", lambda: CARDS["T4 16 GB"].with_memory(4_000_000_000))
     seen = assess(study, study.config)
     assert whats(seen.warnings) == ["Training would probably not fit into the free memory"]
     assert f"≈ {size(5e9)}" in readiness_card(seen) and f"{size(4e9)} free" in readiness_card(seen)
 
 
-def test_memory_is_that_of_the_longest_pair_there_is(bundled_models: Path) -> None:
+def test_memory_is_that_of_the_longest_pair_there_is() -> None:
     study = new_study("ferries", LARGE)
-    train, ref = study.config.train, resolve(BASE)
-    weights = sum(path.stat().st_size for path in (bundled_models / BASE).glob("*.safetensors"))
-    short, long, cut = (memory_needed(ref, train, longest) for longest in (60, 500, 5_000))
+    config, ref = study.config, resolve(BASE)
+    short, long, cut = (memory_needed(ref, config, longest) for longest in (60, 500, 5_000))
     assert short is not None and long is not None and cut is not None
-    assert weights < short < long < cut == memory_needed(ref, train, train.max_length)
-    assert memory_needed(resolve("qwen3-8b"), train, 60) is None  # not here
+    weights = 2 * CATALOG[BASE].parameters
+    assert weights < short < long < cut == memory_needed(ref, config, config.train.max_length)
+    larger = memory_needed(resolve("qwen3-8b"), config.with_changes({"model.base": "qwen3-8b"}), 60)
+    assert larger is not None and larger > 2 * CATALOG["qwen3-8b"].parameters  # told before it is here
+    assert memory_needed(resolve("nobody/nothing"), config, 60) is None  # would ask the hub
 
 
 def test_errors_forbid_a_start(tmp_path: Path) -> None:
