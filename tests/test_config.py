@@ -24,11 +24,12 @@ def test_every_option_has_a_title_a_help_text_and_a_place_in_the_yaml() -> None:
 
 def test_a_config_survives_yaml(tmp_path: Path) -> None:
     config = StudyConfig(name="trip").with_changes({
-        "train.learning_rate": "1e-4", "data.columns.group": "focus", "eval.cells": "B16,Q4", "data.system": "007", "train.gradient_checkpointing": "on",
-        "data.max_train": "400", "train.early_stopping": "true",
+        "train.learning_rate": "1e-4", "data.columns.group": "focus", "eval.cells": "B16,Q4", "data.system": "007",
+        "train.gradient_checkpointing": "on", "data.max_train": "400", "train.early_stopping": "true",
     })
     assert config.train.learning_rate == 1e-4 and config.data.columns == {"group": "focus"}
     assert config.eval.cells == ["B16", "Q4"]
+    assert config.train.gradient_checkpointing == "on"  # a boolean in YAML 1.1
     assert config.data.system == "007" and config.data.max_train == 400 and config.train.early_stopping
     path = tmp_path / "study.yaml"
     path.write_text(config.to_yaml(), encoding="utf-8")
