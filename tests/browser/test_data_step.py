@@ -20,8 +20,8 @@ def test_pasted_pairs_are_mended_and_become_a_study(page: Page, at_site: Site) -
     page.get_by_role("button", name="Or paste pairs").click()
     page.locator("#ab-paste-text textarea").fill(PASTED)
     page.locator("#ab-paste-use").click()
-    expect(page.locator("#ab-brief")).to_contain_text("3 of 4 rows can be used")
-    expect(page.locator("#ab-preview")).to_contain_text("not on this machine yet")
+    expect(page.locator("#ab-brief")).to_contain_text("3 of 4 rows can be used", timeout=20_000)
+    expect(page.locator("#ab-preview")).to_contain_text("not on this machine yet", timeout=20_000)
     with page.expect_download() as download:
         page.locator("#ab-left-out").click()
     assert "3,the answer is empty,How much?," in download.value.path().read_text(encoding="utf-8-sig")
@@ -32,9 +32,9 @@ def test_pasted_pairs_are_mended_and_become_a_study(page: Page, at_site: Site) -
     page.keyboard.type("=5 Euro")
     page.keyboard.press("Enter")
     page.locator("#ab-edit-check").click()
-    expect(page.locator("#ab-edit-message")).to_contain_text("1 cell changed")
-    expect(page.locator("#ab-brief")).to_contain_text("4 of 4 rows can be used")
-    expect(page.locator("#ab-edit-table")).to_contain_text("Am Pier.")
+    expect(page.locator("#ab-edit-message")).to_contain_text("1 cell changed", timeout=20_000)
+    expect(page.locator("#ab-brief")).to_contain_text("4 of 4 rows can be used", timeout=20_000)
+    expect(page.locator("#ab-edit-table")).to_contain_text("Am Pier.", timeout=20_000)
 
     page.locator("#ab-edit-table [role=row][aria-rowindex='3'] [aria-colindex='4']").first.dblclick()
     page.keyboard.press("End")
@@ -42,7 +42,7 @@ def test_pasted_pairs_are_mended_and_become_a_study(page: Page, at_site: Site) -
     page.keyboard.press("Enter")
     page.locator("#ab-name input, #ab-name textarea").fill("mended")
     page.locator("#ab-create").click()  # what was typed and not checked goes into the study all the same
-    expect(page.locator("#ab-strip")).to_contain_text("mended")
+    expect(page.locator("#ab-strip")).to_contain_text("mended", timeout=20_000)
     source = Study.open("mended").source
     assert source is not None
     assert [(pair.question, pair.answer) for pair in load_pairs(source).pairs] == [
