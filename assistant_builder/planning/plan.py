@@ -27,10 +27,11 @@ FULL = 0.95
 """Share of the memory that a training may take at most; the rest is for what no formula knows."""
 ROOMY = 0.90
 """Share of the memory below which a method fits with room."""
-PROCESS_BYTES = {"cpu": 900_000_000, "cuda": 700_000_000}
-"""What a training process holds before the model: on a CPU the libraries (Python, torch, transformers, bitsandbytes,
-peft, trl), measured by ``python -m evals.bench.peaks`` as resident memory after the imports; on a GPU CUDA's context
-and the workspaces of its matrix library."""
+PROCESS_BYTES = {"cpu": 1_420_000_000, "cuda": 700_000_000}
+"""What a training process takes beside what the formulas count. On a CPU: 0.6 GB of libraries (resident once Python,
+torch, transformers, bitsandbytes, peft and trl are imported), and what the allocator and oneDNN's caches hold on to;
+measured once, as the median over finished runs of the default model (see README.md). On a GPU: CUDA's context and the workspaces
+of its matrix library."""
 Fit = Literal["room", "tight", "no"]
 
 
@@ -58,7 +59,7 @@ class Lengths:
         return cls(longest / 2, longest, longest / 4, longest // 2, assumed=True)
 
     @classmethod
-    def about(cls, mean: int, longest: int) -> Lengths:
+    def about(cls, mean: float, longest: int) -> Lengths:
         """From the mean alone: half of each sequence an answer, the longest as long as is allowed."""
         return cls(min(mean, longest), longest, min(mean, longest) / 2, longest // 2, assumed=True)
 
@@ -221,8 +222,12 @@ class Plan:
         return self.machine.free_bytes
 
     def with_changes(self, changes: Mapping[str, Any]) -> Plan:
-        """The plan of other settings."""
-        return replace(self, config=self.config.with_changes(dict(changes)))
+        """The plan of other settings; lengths that are only assumed follow ``train.max_length``."""
+        config = self.config.with_changes(dict(changes))
+        longest = config.train.max_length
+        follows = self.lengths.assumed and longest != self.config.train.max_length
+        return replace(self, config=config,
+                       lengths=Lengths.about(self.lengths.mean, longest) if follows else self.lengths)
 
     def _method(self, method: Method, *, checkpointing: bool) -> MethodPlan:
         full, model, train = method == "full", self.config.model, self.config.train

@@ -19,7 +19,15 @@ from typing import Any
 from assistant_builder.config import ARMS, StudyConfig
 from assistant_builder.errors import EvaluationError
 from assistant_builder.files import read_json, write_json
+from assistant_builder.planning.activations import Batch
+from assistant_builder.planning.grading import prediction
+from assistant_builder.planning.machines import this_machine
+from assistant_builder.planning.plan import Lengths, Plan
+from assistant_builder.planning.sources import architecture_of
 from assistant_builder.worker import child_environment, quiet_libraries
+from evals.founding import README
+from evals.readme import write_part
+from evals.report.wording import percent, signed_percent, size
 
 BATCHES = (1, 4, 8)
 LENGTHS = (128, 512)
@@ -116,6 +124,31 @@ def measure(case: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def predicted_bytes(run: dict[str, Any], changes: dict[str, Any]) -> int:
+    """The peak that the plan tells for one combination, without any correction learnt here."""
+    config, length = config_of(run, changes), run["length"]
+    answer = length - length // 2
+    name, architecture = architecture_of(config.model.base)
+    largest = Batch(run["batch"], length, run["batch"] * answer, answer)
+    plan = Plan(name, architecture, config, this_machine(), run["batch"] * _STEPS, Lengths.assume(length),
+                largest=largest)
+    return int(prediction(plan, run["arm"])["peak_memory_bytes"])
+
+
+def table(runs: Sequence[dict[str, Any]], changes: dict[str, Any]) -> str:
+    """Predicted beside measured, a row a combination, with the signed error."""
+    lines = ["| arm | rows | tokens | checkpointing | predicted | measured | error |",
+             "| --- | ---: | ---: | --- | ---: | ---: | ---: |"]
+    worst = 0.0
+    for run in runs:
+        told, seen = predicted_bytes(run, changes), run["peak_memory_bytes"]
+        error = told / seen - 1
+        worst = max(worst, abs(error))
+        lines.append(f"| {run['arm']} | {run['batch']} | {run['length']} | {run['checkpointing']} | {size(told)} | "
+                     f"{size(seen)} | {signed_percent(error)} |")
+    return "\n".join([*lines, "", f"The largest error is {percent(worst)} of {len(runs)} runs."])
+
+
 def trainer_events(folder: Path) -> list[dict[str, Any]]:
     """Events of ``metrics.jsonl``."""
     from assistant_builder.files import read_jsonl
@@ -130,6 +163,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--changes", type=json.loads, default={}, help=argparse.SUPPRESS)
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="measure nothing, take these results of --out")
+    parser.add_argument("--write", action="store_true", help="put the table into the planner's README")
     parser.add_argument("--out", type=Path, default=Path("bench-results") / "peaks.json")
     given = parser.parse_args(words)
     quiet_libraries()
@@ -143,7 +178,14 @@ def main(words: Sequence[str] | None = None) -> None:
         write_json(given.out, runs)
         print(json.dumps(run), flush=True)
 
-    measure_all(list(grid(given.batches, given.lengths)), given.changes, on_run)
+    for path in given.runs:
+        runs += read_json(path)
+    if not runs:
+        measure_all(list(grid(given.batches, given.lengths)), given.changes, on_run)
+    said = table(runs, given.changes)
+    print(said)
+    if given.write:
+        write_part("peaks", said, README)
 
 
 if __name__ == "__main__":

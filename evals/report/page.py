@@ -160,6 +160,7 @@ def _arms(report: Mapping[str, Any]) -> dict[str, Any]:
         "validations": cost.validation_rows(report),
         "resources": [row for row in resources if row["key"] not in _BARS],
         "costs": resources,
+        "graded": cost.graded_rows(report),
         "steps": cost.step_rows(report),
         "bars": charts.bars([(row["label"], row["values"], row["texts"], row["ratio"])
                              for row in resources if row["key"] in _BARS]),

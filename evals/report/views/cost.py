@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from assistant_builder.planning.grading import grades
 from evals.report import wording
 from evals.report.wording import count, number, signed_percent
 
@@ -38,6 +39,30 @@ def resource_rows(report: Report) -> list[dict[str, Any]]:
                 "label": label, "key": key, "values": values,
                 "texts": {arm: "–" if values.get(arm) is None else say(values[arm]) for arm in ARM_NAMES},
                 "ratio": _ratio(lora, qlora),
+            })
+    return rows
+
+
+_GRADED = {
+    "base_bytes": ("Base weights", wording.size), "adapter_bytes": ("Adapter", wording.size),
+    "peak_memory_bytes": ("Peak memory in training", wording.size),
+    "train_seconds": ("Training time", wording.duration),
+}
+
+
+def graded_rows(report: Report) -> list[dict[str, str]]:
+    """What the plan said before each arm was trained, beside what was measured; empty for runs that were not planned.
+
+    Returns:
+        ``quantity``, ``arm``, ``predicted``, ``measured`` and ``error``, the signed error in percent of the measured.
+    """
+    rows = []
+    for arm in ARM_NAMES:
+        for grade in grades(report["resources"].get(arm, {})):
+            label, say = _GRADED[grade["quantity"]]
+            rows.append({
+                "quantity": label, "arm": ARM_NAMES[arm], "predicted": say(grade["predicted"]),
+                "measured": say(grade["measured"]), "error": signed_percent(grade["error"]),
             })
     return rows
 

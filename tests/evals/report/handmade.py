@@ -193,6 +193,8 @@ def _write_arm(study: Study, arm: str, storage: str, offset: float) -> None:
         "trainable_parameters": 4_884_480, "total_parameters": 139_400_000, "best_step": 60,
         "best_validation_loss": 0.85 + offset, "gradient_checkpointing": False, "device": "cpu", "seed": 0,
         "train_pairs": 384, "adapter_sha256": "ab" * 32,
+        "predicted": {"base_bytes": 269_000_000 if storage == "float16" else 110_000_000, "adapter_bytes": 19_500_000,
+                      "peak_memory_bytes": 2_600_000_000, "train_seconds": 150.0, "flops": 2e13},
     })
 
 

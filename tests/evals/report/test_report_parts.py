@@ -11,7 +11,10 @@ from assistant_builder.study import Study
 from evals.report import build_report
 from evals.report.charts import Scale, interval_panels, loss_chart, ticks
 from evals.report.diffing import changed_words, pieces, word_diff
+from evals.report.markdown import render_markdown
+from evals.report.page import render_html
 from evals.report.training import curves
+from evals.report.views.cost import graded_rows
 from evals.report.wording import decimals, difference, duration, interval, p_value, size
 from tests.evals.report.handmade import DECLINE, Recipe, write_study
 
@@ -70,6 +73,18 @@ def test_checkpointing_in_one_arm_leaves_them_twins(study: Study) -> None:
     report = build_report(study)
     assert report["twins"]["matched"]
     assert any(entry["code"] == "checkpointing_differs" for entry in report["warnings"])
+
+
+def test_the_plan_is_graded_with_a_signed_error(study: Study) -> None:
+    report = build_report(study)
+    rows = {(row["arm"], row["quantity"]): row for row in graded_rows(report)}
+    peak = rows["LoRA, 16-bit", "Peak memory in training"]
+    assert (peak["predicted"], peak["measured"], peak["error"]) == ("2.6 GB", "2.95 GB", "\N{MINUS SIGN}11.9%")
+    assert rows["QLoRA, 4-bit", "Adapter"]["error"] == "0.0%"
+    assert "What the plan said" in render_html(report) and "What the plan said" in render_markdown(report)
+    for record in report["resources"].values():
+        del record["predicted"]
+    assert graded_rows(report) == [] and "What the plan said" not in render_html(report)
 
 
 def test_a_step_logged_twice_counts_once(study: Study) -> None:

@@ -1,0 +1,200 @@
+"""Bytes, fits, advice and time of a plan, by hand-computed figures and by what must not change."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from assistant_builder.config import StudyConfig
+from assistant_builder.errors import ConfigError, ModelError, ResourceError
+from assistant_builder.planning.activations import Batch
+from assistant_builder.planning.advice import advise, cards_needed, require_fit, warnings
+from assistant_builder.planning.machines import CARDS, Machine, choose_machine, parse_memory
+from assistant_builder.planning.plan import Plan
+from assistant_builder.planning.planner import plan_study, to_document
+from assistant_builder.planning.storage import four_bit_bytes, optimizer_bytes
+from assistant_builder.planning.timing import extrapolated_seconds
+
+
+def plan_for(model: str, card: str | Machine = "A100 80 GB", **changes: Any) -> Plan:
+    keys = {key.replace("__", "."): value for key, value in changes.items()}
+    machine = CARDS[card] if isinstance(card, str) else card
+    return plan_study(StudyConfig().with_changes({"model.base": model, **keys}), machine=machine)
+
+
+def test_block_constants_take_0_127_bits_with_double_quantization():
+    weights = 4096 * 4096
+    assert 8 * four_bit_bytes(weights, double_quant=False) / weights == pytest.approx(4.5, abs=0.001)
+    assert 8 * four_bit_bytes(weights, double_quant=True) / weights == pytest.approx(4.127, abs=0.001)
+
+
+def test_adamw_keeps_eight_bytes_and_its_8_bit_kind_two_and_a_bit():
+    assert optimizer_bytes([100_000], "adamw") == optimizer_bytes([100_000], "paged_adamw_32bit") == 800_000
+    assert optimizer_bytes([100_000], "paged_adamw_8bit") / 100_000 == pytest.approx(2 + 8 / 256, abs=0.001)
+    assert optimizer_bytes([100], "paged_adamw_8bit") == 800  # too small to be worth it
+
+
+def test_the_parts_add_up_to_the_total_and_the_layers_to_the_weights():
+    document = to_document(plan_for("qwen3-8b"))
+    for method in (*document["methods"].values(), document["full_fine_tuning"]):
+        parts = ("weights", "adapter", "gradient", "optimizer", "activation", "overhead")
+        assert method["total_bytes"] == sum(method[f"{part}_bytes"] for part in parts)
+        assert method["weights_bytes"] == sum(layer["bytes"] for layer in method["layers"])
+        assert document["parameters"] == sum(layer["parameters"] for layer in method["layers"])
+
+
+def test_rank_16_of_the_default_model_is_4_88_million_values():
+    plan = plan_for("smollm2-135m-instruct")
+    assert plan.lora.trained_parameters == plan.qlora.trained_parameters == 4_884_480
+    assert plan.with_changes({"train.rank": 64}).lora.adapter_bytes == 4 * plan.lora.adapter_bytes
+
+
+def test_more_of_anything_takes_more_and_checkpointing_less():
+    plan = plan_for("llama-3.2-1b-instruct", train__gradient_checkpointing="off")
+    for larger in ({"train.max_length": 1024}, {"train.micro_batch_size": 16}, {"train.rank": 64}):
+        assert plan.with_changes(larger).qlora.total_bytes > plan.qlora.total_bytes
+    assert plan.with_changes({"train.gradient_checkpointing": "on"}).qlora.total_bytes < plan.qlora.total_bytes
+    assert plan.with_changes({"train.dropout": 0.0}).qlora.total_bytes < plan.qlora.total_bytes
+
+
+def test_the_logits_are_the_peak_of_a_small_model_with_a_large_vocabulary():
+    plan = plan_for("gemma-3-270m-it", train__gradient_checkpointing="on")
+    assert plan.lora.activations.head > plan.lora.activations.kept + plan.lora.activations.block
+
+
+def test_only_target_modules_take_adapters():
+    plan = plan_for("llama-3-8b", train__target_modules="q_proj, v_proj")
+    assert plan.lora.trained_parameters == 32 * 16 * ((4096 + 4096) + (4096 + 1024))  # peft's 6.8 million
+    with pytest.raises(ModelError, match="q_proj"):
+        plan_for("llama-3-8b", train__target_modules="wq").qlora  # noqa: B018 - computed at access
+
+
+@pytest.mark.parametrize(("model", "card", "method"), [
+    ("llama-3.1-8b-instruct", "A100 80 GB", "lora"), ("llama-3.1-8b-instruct", "T4 16 GB", "qlora"),
+    ("llama-3.3-70b-instruct", "A100 80 GB", "qlora"), ("llama-3.3-70b-instruct", "RTX 4090 24 GB", "neither"),
+])
+def test_float16_where_it_fits_with_room_qlora_where_only_it_does(model: str, card: str, method: str):
+    small = {"train__micro_batch_size": 1}
+    advice = advise(plan_for(model, card, **small))
+    assert advice.method == method and "GB" in advice.why
+
+
+def test_what_would_help_does_help():
+    plan = plan_for("gemma-2-9b-it", "T4 16 GB", train__gradient_checkpointing="off")
+    advice = advise(plan)
+    assert advice.method == "neither" and advice.changes and len(advice.remedies) == 3
+    assert plan.with_changes(advice.changes).qlora.fit != "no"
+    settings = " ".join(f"--set {key}={value}" for key, value in advice.changes.items())
+    assert settings in advice.remedies[0]
+
+
+def test_training_refuses_what_cannot_fit():
+    require_fit(plan_for("llama-3.1-8b-instruct"))
+    plan = plan_for("llama-3.3-70b-instruct")
+    require_fit(plan, "qlora")
+    with pytest.raises(ResourceError, match="float16 LoRA") as error:
+        require_fit(plan)
+    assert error.value.remedy
+
+
+def test_twins_recompute_alike_and_the_16_bit_arm_decides():
+    forced = plan_for("llama-2-7b", "RTX 3090 24 GB", train__max_length=2048, train__micro_batch_size=4,
+                      train__batch_size=16)
+    assert forced.lora.checkpointing and forced.qlora.checkpointing
+    hopeless = plan_for("llama-3.3-70b-instruct", train__micro_batch_size=1, train__max_length=128)
+    assert not hopeless.qlora.checkpointing, "the 16-bit arm is out of question, so the 4-bit one decides"
+
+
+def test_warnings_name_what_hardware_lacks():
+    old = plan_for("llama-3.1-8b-instruct", "T4 16 GB")
+    assert old.compute_dtype == "float16" and any("65,504" in said for said in warnings(old))
+    asked = plan_for("llama-3.1-8b-instruct", "T4 16 GB", model__compute_dtype="bfloat16")
+    assert any("no bfloat16" in said for said in warnings(asked))
+    laptop = Machine("laptop", "cpu", 16 * 10**9, 12 * 10**9, bfloat16=False)
+    wide = plan_for("smollm2-360m-instruct", laptop, train__optimizer="paged_adamw_8bit")
+    said = " ".join(warnings(wide))
+    assert "float32" in said and "needs a CUDA GPU" in said
+    slow = plan_for("smollm2-360m-instruct", laptop, model__compute_dtype="float16")
+    assert any("ten times slower" in text for text in warnings(slow))
+
+
+def test_float32_compute_leaves_the_4_bit_weights_as_they_are():
+    plain = {"model__allow_float32_compute": True, "train__gradient_checkpointing": "off"}
+    half, full = (plan_for("llama-3-8b", model__compute_dtype=dtype, **plain) for dtype in ("bfloat16", "float32"))
+    linear = {module.name for module in half.architecture.linear()}
+    for (name, _, narrow), (_, _, wide) in zip(half.qlora.layers, full.qlora.layers, strict=True):
+        assert wide == narrow if name in linear else wide == 2 * narrow or not narrow
+    assert full.qlora.activations.kept > 1.5 * half.qlora.activations.kept
+
+
+def test_experts_stay_16_bit_and_the_plan_says_so():
+    plan = plan_for("mixtral-8x7b", "H200 141 GB")
+    assert plan.qlora.weights_bytes > 0.95 * plan.lora.weights_bytes
+    assert any("experts" in said for said in warnings(plan))
+
+
+@pytest.mark.parametrize(("text", "size"), [
+    ("24GB", 24 * 10**9), ("24 gib", 24 * 2**30), ("16", 16 * 10**9), ("0.5TB", 5 * 10**11), ("8g", 8 * 10**9),
+])
+def test_memory_as_people_write_it(text: str, size: int):
+    assert parse_memory(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "much", "-3GB", "0GB", "12 parsecs"])
+def test_memory_that_is_none_is_refused(text: str):
+    with pytest.raises(ConfigError):
+        parse_memory(text)
+
+
+def test_a_card_is_found_by_a_part_of_its_name():
+    assert choose_machine(None, "rtx 4090") is CARDS["RTX 4090 24 GB"]
+    assert choose_machine("40GB", "h100").memory_bytes == 40 * 10**9
+    assert choose_machine("24GB").device == "cuda"
+    with pytest.raises(ConfigError, match="no card"):
+        choose_machine(None, "Voodoo 2")
+
+
+def test_cards_are_counted_with_some_room():
+    assert cards_needed(70 * 10**9, 80 * 10**9) == 1
+    assert cards_needed(160 * 10**9, 80 * 10**9) == 3
+
+
+def test_time_is_proportional_to_work_and_cost_to_time():
+    plan = plan_for("llama-3-8b")
+    once = plan.qlora
+    thrice = plan.with_changes({"train.epochs": 3 * plan.config.train.epochs}).qlora
+    assert once.seconds and thrice.seconds and thrice.seconds == pytest.approx(3 * once.seconds, rel=0.001)
+    assert once.cost(2.0) == pytest.approx(once.seconds / 1800)
+    plain = plan.with_changes({"train.gradient_checkpointing": "off"}).lora.work.flops
+    again = plan.with_changes({"train.gradient_checkpointing": "on"}).lora.work.flops
+    assert 1.3 < again / plain < 1.5  # 6N instead of 4N
+
+
+def test_after_five_steps_time_is_extrapolated():
+    assert extrapolated_seconds([9.0, 2.0, 2.0, 2.0], 100) is None
+    assert extrapolated_seconds([9.0, 2.0, 2.0, 2.0, 2.0], 100) == pytest.approx(17 + 95 * 2)
+
+
+def test_the_largest_batch_replaces_the_longest_allowed():
+    plan = plan_for("llama-3-8b")
+    assert replace(plan, largest=Batch(2, 40, 20, 10)).qlora.total_bytes < plan.qlora.total_bytes
+
+
+def test_the_command_answers_with_one_document_and_no_torch():
+    code = ("import sys; from assistant_builder.cli import app\n"
+            "try: app(['plan', 'llama-3.3-70b-instruct', '--memory', '80GB', '--json'])\n"
+            "except SystemExit: pass\n"
+            "assert not sys.modules.keys() & {'torch', 'transformers', 'gradio', 'plotly', 'pandas'}, 'heavy'\n")
+    started = time.process_time()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert {"model", "parameters", "methods", "recommendation"} <= document.keys()
+    assert set(document["methods"]) == {"qlora", "lora"} and document["recommendation"]["method"] == "qlora"
+    assert time.process_time() - started < 1.5
