@@ -39,7 +39,7 @@ class Deleted:
 
 
 def rename_study(study: Study, name: str) -> Study:
-    """Give a study another name; its results stay, and its report has to be written anew.
+    """Give a study another name; its results stay, and its report speaks of the old one until it is written again.
 
     Raises:
         ConfigError: The name cannot name a study.
@@ -55,8 +55,6 @@ def rename_study(study: Study, name: str) -> Study:
             text = path.read_text(encoding="utf-8").replace(f"task: {old}_", f"task: {config.name}_", 1)
             write_text(path.with_name(config.name + path.name.removeprefix(old)), text)
             path.unlink()
-        if study.step("report").state == "succeeded":
-            study.forget_step("report")
         study.write_config(config)
         os.rename(study.folder, target)
     return Study(target)

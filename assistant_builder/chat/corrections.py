@@ -20,7 +20,7 @@ from assistant_builder.data.reading import load_rows
 from assistant_builder.data.rewriting import write_rows
 from assistant_builder.data.similarity import normalised
 from assistant_builder.errors import DataError, StudyError
-from assistant_builder.files import append_jsonl, read_jsonl, write_jsonl
+from assistant_builder.files import append_jsonl, read_jsonl, write_json, write_jsonl
 from assistant_builder.study import Study
 
 FEWEST_HELDOUT = 2
@@ -201,7 +201,9 @@ def retrained_study(study: Study, plan: Plan, name: str) -> Study:
             "max_train": None, "max_heldout": None,  # the split is already the sampled one
             "remove_leaks": "always",  # a question given away in other words is found, and left out, in the run
         }
-        return Study.create(parse_config(tree, where="settings"), whole)
+        made = Study.create(parse_config(tree, where="settings"), whole)
+        write_json(made.folder / "made_from.json", {"study": study.name})
+        return made
 
 
 def _write_kept(source: Path, columns: Mapping[str, str], rows: Iterable[int], target: Path) -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""Write the report of a finished study once more, when something came in after its run: blind votes.
+"""Write the report of an evaluated study once more: blind votes came in after its run, or it has got another name.
 
-Votes are no input of any step, so that voting never makes a finished study look changed.
+Neither is an input of any step, so that a finished study does not look changed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from assistant_builder.errors import AssistantBuilderError, StudyError
+from assistant_builder.jobs.local import first_changed
 from assistant_builder.jobs.steps import command
 from assistant_builder.study import Study
 from assistant_builder.worker import child_environment
@@ -26,12 +27,14 @@ def write_report_again(study: Study) -> None:
     """Run the report's step again, in a process of its own, and wait for it: a few seconds.
 
     Raises:
-        StudyError: The study has no report yet, or it is running.
+        StudyError: The study has not been evaluated, or it is running.
+        ChangedInputsError: Its scores were made with other settings than those it has now.
         AssistantBuilderError: The step failed, with its reason.
     """
-    if study.step("report").state != "succeeded":
-        raise StudyError("there is no report yet", where=f"study {study.name}",
-                         remedy=f"Finish it with 'assistant-builder run {study.name}'; its report holds the votes")
+    if study.step("evaluate").state != "succeeded":
+        raise StudyError("the study has not been evaluated", where=f"study {study.name}",
+                         remedy=f"Finish it with 'assistant-builder run {study.name}'; that ends with the report")
+    first_changed(study, redo=False)
     lock = FileLock(study.folder / ".lock")
     try:
         with lock.acquire(timeout=0), study.log_file("report").open("ab") as log:
@@ -41,7 +44,7 @@ def write_report_again(study: Study) -> None:
             )
     except Timeout:
         raise StudyError("the study is running", where=f"study {study.name}",
-                         remedy="Its report will hold the votes when it is done") from None
+                         remedy="Wait until it is done: it ends with the report") from None
     record = study.step("report")
     if record.state != "succeeded":
         error = record.error or {"what": "its process ended without a word", "remedy": ""}

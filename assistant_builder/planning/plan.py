@@ -30,8 +30,8 @@ ROOMY = 0.90
 PROCESS_BYTES = {"cpu": 1_420_000_000, "cuda": 700_000_000}
 """What a training process takes beside what the formulas count. On a CPU: 0.6 GB of libraries (resident once Python,
 torch, transformers, bitsandbytes, peft and trl are imported), and what the allocator and oneDNN's caches hold on to;
-measured once, as the median over finished runs of the default model (see README.md). On a GPU: CUDA's context and the workspaces
-of its matrix library."""
+measured once, as the median over finished runs of the default model (see README.md). On a GPU: CUDA's context and the
+workspaces of its matrix library."""
 Fit = Literal["room", "tight", "no"]
 
 

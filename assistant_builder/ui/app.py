@@ -127,8 +127,7 @@ class Steps:
             tabs: The tabs, to move on to another one.
         """
         for tab in self.tabs.values():
-            if hasattr(tab, "wire"):
-                tab.wire(picker, tabs)
+            tab.wire(picker, tabs)
         for name, button in self.onward.items():
             button.click(partial(gr.Tabs, selected=name), None, tabs, show_progress="hidden", queue=False,
                          api_visibility="private")
@@ -195,7 +194,7 @@ def _follow(
 
 def _offer(name: str | None) -> Any:
     """The picker's choices anew; at home it is hidden, and nothing has to be read for it."""
-    return gr.skip() if name is None else gr.update(choices=choices(), value=name)
+    return gr.skip() if name is None else gr.update(choices=choices())
 
 
 def chosen(asked: str | None, names: Sequence[str]) -> str | None:

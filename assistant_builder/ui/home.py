@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from assistant_builder.errors import StudyError
+from assistant_builder.jobs.reporting import write_report_again
 from assistant_builder.jobs.starting import open_or_create
 from assistant_builder.shelf import delete_study, deleted_studies, duplicate_study, rename_study, restore_study
 from assistant_builder.study import Study
@@ -114,8 +115,8 @@ class Home:
             duplicate_study(Study.open(name), wish)
         else:
             study = rename_study(Study.open(name), wish)
-            if study.step("evaluate").state == "succeeded" and study.step("report").state == "queued":
-                start_run(study.name)  # its report speaks of it by name
+            if study.step("report").state == "succeeded":
+                write_report_again(study)  # it speaks of the study by name
         return [gr.update(visible=False), *self._shown(read_shelf())]
 
 

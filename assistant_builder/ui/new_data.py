@@ -295,4 +295,4 @@ class NewData:
             study = Study.create(parse_config(tree, where="settings"), source)
         except AssistantBuilderError as error:
             return [gr.skip(), gr.skip(), error_callout(error.to_record())]
-        return [gr.update(choices=[study.name], value=study.name), gr.Tabs(selected="train"), ""]
+        return [gr.update(choices=[study.name], value=study.name), gr.Tabs(selected="plan"), ""]

@@ -8,10 +8,10 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
+from assistant_builder.jobs.reporting import write_report_again
 from assistant_builder.study import Study
 from assistant_builder.ui.downloads import offer
 from assistant_builder.ui.markup import callout, code, empty, error_callout, fold, join
-from assistant_builder.ui.runs import last_words, remake_report, start_phase
 from assistant_builder.ui.sections import Look, Section, told
 from assistant_builder.ui.snapshots import Snapshot, log_tail, stamp
 from assistant_builder.ui.views.study import needs_study
@@ -75,13 +75,9 @@ class ReportTab:
     def _draw_state(self, look: Look) -> Sequence[Any]:
         if look.study is None or look.snapshot is None:
             return [gr.update(interactive=False), ""]
-        phase = start_phase(look.study)
-        said = report_state(look.snapshot, log_tail(look.study, "report"))
-        if phase == "refused":
-            said = callout("bad", "The report could not be made", last_words(look.study))
         evaluated = look.snapshot.step("evaluate").state == "succeeded"
-        busy = look.snapshot.running or phase == "starting"
-        return [gr.update(interactive=evaluated and not busy), said]
+        said = report_state(look.snapshot, log_tail(look.study, "report"))
+        return [gr.update(interactive=evaluated and not look.snapshot.running), said]
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the components.
@@ -91,13 +87,12 @@ class ReportTab:
             tabs: The tabs, to move on to another one.
         """
         self.printing.click(None, None, None, js=_PRINT)
-        self.again.click(told(_remake), picker, [self.message, self.again], show_progress="hidden",
-                         api_visibility="private")
+        self.again.click(told(_remake), picker, self.message, show_progress_on=self.message, api_visibility="private")
 
 
-def _remake(name: str | None) -> list[Any]:
-    refused = remake_report(Study.open(name or ""))
-    return [refused or callout("info", "Making the report again…"), gr.update(interactive=bool(refused))]
+def _remake(name: str | None) -> Markup:
+    write_report_again(Study.open(name or ""))
+    return callout("good", "The report was made again")
 
 
 def report_state(snapshot: Snapshot, log: str = "") -> Markup:
@@ -140,4 +135,4 @@ def _state_mark(look: Look) -> str:
         return f"none:{look.name}"
     study = look.study
     files = [study.status_file(step) for step in ("evaluate", "report")]
-    return f"{look.name}:{look.mark.split(':')[1]}:{stamp([*files, study.folder / 'run.json'])}:{start_phase(study)}"
+    return f"{look.name}:{look.mark.split(':')[1]}:{stamp([*files, study.folder / 'run.json'])}"

@@ -10,7 +10,7 @@ import gradio as gr
 import psutil
 from markupsafe import Markup
 
-from assistant_builder.config import StudyConfig, parse_config
+from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError, StudyError
 from assistant_builder.steps import changed_inputs
 from assistant_builder.study import Study
@@ -112,30 +112,6 @@ def stale_changes(study: Study) -> list[str]:
     return []
 
 
-def remake_report(study: Study) -> Markup:
-    """Write the report anew from the scores that there are; the old one stays until the new one is whole.
-
-    Args:
-        study: A study that has been evaluated.
-
-    Returns:
-        Why it was not begun; empty when it was.
-
-    Raises:
-        StudyError: The study is running, or was never evaluated.
-    """
-    if study.state == "running" or start_phase(study) == "starting":
-        raise StudyError("the study is running already", remedy="Wait until it is done: it ends with the report")
-    if study.step("evaluate").state != "succeeded":
-        raise StudyError("the study has not been evaluated", remedy="Evaluate it first")
-    stale = stale_changes(study)
-    if stale:
-        return refused_changes(stale)
-    study.status_file("report").unlink(missing_ok=True)  # the next run finds everything done but this
-    start_run(study.name)
-    return Markup("")
-
-
 def others_before(study: Study) -> list[str]:
     """The studies that run or wait now and that a start of this one would come after."""
     from assistant_builder.jobs.queue import tickets
@@ -155,20 +131,3 @@ def pause_run(name: str | None) -> dict[str, object]:
     study = Study.open(name or "")
     study.request_cancel()
     return gr.update(value=pause_label(study), interactive=True)
-
-
-def save_as_new(study: Study, config: StudyConfig, name: str) -> Study:
-    """A new study with these settings and the same data file.
-
-    Args:
-        study: Where the data file comes from.
-        config: The settings.
-        name: The new study's name.
-
-    Raises:
-        ConfigError: The name cannot name a study.
-        StudyError: There is one of that name.
-    """
-    tree = config.model_dump(mode="json")
-    tree["name"] = name.strip()
-    return Study.create(parse_config(tree, where="settings"), study.source)

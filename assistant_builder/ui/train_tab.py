@@ -12,6 +12,7 @@ from gradio.components import Component
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.models.catalog import CATALOG
+from assistant_builder.shelf import duplicate_study
 from assistant_builder.study import Study
 from assistant_builder.ui.figures import loss_figure
 from assistant_builder.ui.forms import OptionForm, keys_of, preset_values
@@ -25,7 +26,6 @@ from assistant_builder.ui.runs import (
     others_before,
     pause_label,
     pause_run,
-    save_as_new,
     start_phase,
 )
 from assistant_builder.ui.sections import Look, Section, told
@@ -254,7 +254,7 @@ class TrainTab:
 
     def _save(self, name: str | None, new_name: str, *shown: Any) -> list[Any]:
         study = Study.open(name or "")
-        made = save_as_new(study, self.form.read(shown, study.config), new_name)
+        made = duplicate_study(study, new_name, self.form.read(shown, study.config))
         return [gr.update(choices=[made.name], value=made.name), ""]
 
 

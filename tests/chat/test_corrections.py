@@ -16,6 +16,7 @@ from assistant_builder.data import load_split, prepare
 from assistant_builder.data.similarity import normalised
 from assistant_builder.errors import ConfigError, DataError, StudyError
 from assistant_builder.study import Study
+from assistant_builder.ui.item_sets import made_from
 from tests.fabricated import LARGE, SMALL, new_study, with_data
 
 NEW = "Where can I park a bicycle?"
@@ -118,3 +119,8 @@ def test_a_name_that_is_taken_or_none_is_refused(study: Study) -> None:
         retrained_study(study, plan, study.name)
     with pytest.raises(ConfigError):
         retrained_study(study, plan, "No Name!")
+
+
+def test_the_new_study_says_which_it_was_made_from(study: Study) -> None:
+    add_correction(study, NEW, "By the gate.")
+    assert made_from(retrained(study)) == study.name and made_from(study) is None

@@ -107,17 +107,17 @@ def test_a_study_is_opened_where_it_stands(screen: Home) -> None:
 
 
 def test_rename_and_duplicate_ask_for_a_name_first(screen: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[str] = []
-    monkeypatch.setattr(home_module, "start_run", started.append)
+    reported: list[str] = []
+    monkeypatch.setattr(home_module, "write_report_again", lambda study: reported.append(study.name))
     finished_study("one")
     naming, wish, _, asked = press(screen, "rename", "one")[2:6]
     assert naming["visible"] and wish["value"] == "one" and asked == ("rename", "one")
     screen._name(("rename", "one"), "two")
-    assert [study.name for study in Study.all()] == ["two"] and started == ["two"]
+    assert [study.name for study in Study.all()] == ["two"] and reported == ["two"]
     wish = press(screen, "duplicate", "two")[3]
     assert wish["value"] == "two-2"
     screen._name(("duplicate", "two"), wish["value"])
-    assert {study.name for study in Study.all()} == {"two", "two-2"} and started == ["two"]
+    assert {study.name for study in Study.all()} == {"two", "two-2"} and reported == ["two"]
 
 
 def test_delete_and_restore(screen: Home) -> None:

@@ -217,17 +217,6 @@ def test_a_start_is_followed_until_its_files_tell(monkeypatch: pytest.MonkeyPatc
     assert runs.start_phase(study) == ""
 
 
-def test_settings_are_saved_as_a_new_study_with_the_same_file() -> None:
-    study = new_study()
-    made = runs.save_as_new(study, rank_8(study.config), " second ")
-    assert made.name == "second" and made.config.train.rank == 8
-    assert made.source is not None and made.source.read_bytes() == SMALL.read_bytes()
-    with pytest.raises(StudyError, match="exists already"):
-        runs.save_as_new(study, study.config, "second")
-    with pytest.raises(ConfigError):
-        runs.save_as_new(study, study.config, "../up")
-
-
 # files
 
 

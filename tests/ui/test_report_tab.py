@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.errors import StudyError
 from assistant_builder.steps import StepRecord
 from assistant_builder.study import Study
-from assistant_builder.ui import report_tab, runs
+from assistant_builder.ui import report_tab
 from assistant_builder.ui.report_tab import FORMATS, ReportTab, report_state
 from assistant_builder.ui.sections import Look
 from assistant_builder.ui.snapshots import take_snapshot
@@ -39,39 +38,6 @@ def study() -> Study:
 def done_but_report(study: Study) -> Study:
     study.status_file("report").unlink()
     return study
-
-
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    names: list[str] = []
-    monkeypatch.setattr(runs, "start_run", names.append)
-    monkeypatch.setattr("assistant_builder.jobs.steps.step_inputs", lambda study, step: {})
-    return names
-
-
-def test_making_it_again_keeps_the_old_one_until_then(study: Study, started: list[str]) -> None:
-    assert runs.remake_report(study) == "" and started == [study.name]
-    assert study.step("report").state == "queued" and study.step("evaluate").state == "succeeded"
-    assert all((study.folder / f"report.{ending}").is_file() for ending in FORMATS)
-
-
-def test_it_is_not_made_of_scores_that_no_longer_fit(
-    study: Study, started: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("assistant_builder.jobs.steps.step_inputs", lambda study, step: {"train.rank": 8})
-    assert "train.rank" in runs.remake_report(study)
-    assert not started and study.step("report").state == "succeeded"
-
-
-def test_it_is_not_made_in_the_midst_of_a_run(study: Study, started: list[str]) -> None:
-    running(study, "evaluate")
-    with pytest.raises(StudyError, match="running already"):
-        runs.remake_report(study)
-    study.write_step(StepRecord("evaluate", state="failed"))
-    study.write_runner("failed")
-    with pytest.raises(StudyError, match="has not been evaluated"):
-        runs.remake_report(study)
-    assert not started
 
 
 def test_what_happens_to_the_report_is_said(study: Study) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from filelock import FileLock
 
 from assistant_builder.chat.conversation import Answer, Choice, Turn
 from assistant_builder.chat.votes import record_vote, votes_file
 from assistant_builder.data import Message
+from assistant_builder.errors import ChangedInputsError, StudyError
 from assistant_builder.files import read_json
+from assistant_builder.jobs import local
 from assistant_builder.jobs.reporting import report_is_older_than, write_report_again
+from assistant_builder.shelf import rename_study
 from assistant_builder.steps import StepRecord
 from assistant_builder.study import Study
 from evals.report import render_html, render_markdown
@@ -39,7 +43,13 @@ def test_votes_are_added_up_with_their_test_and_interval() -> None:
     assert "75.0% of the votes" in found["sentence"]
 
 
-def test_votes_come_into_the_report_afterwards_without_making_the_study_look_changed() -> None:
+@pytest.fixture
+def unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs of every step as its record has them."""
+    monkeypatch.setattr(local, "step_inputs", lambda study, step, **_: study.step(step).inputs)
+
+
+def test_votes_come_into_the_report_afterwards_without_making_the_study_look_changed(unchanged: None) -> None:
     study = finished_study()
     report = read_json(study.folder / "report.json")
     assert report["votes"] is None
@@ -59,8 +69,23 @@ def test_votes_come_into_the_report_afterwards_without_making_the_study_look_cha
         assert "QLoRA 3, LoRA 1" in said and "Chose the answer on the left" in said
 
 
-def test_a_study_without_a_report_gets_none_by_voting() -> None:
+def test_a_renamed_study_has_its_report_written_again_under_its_new_name(unchanged: None) -> None:
+    study = rename_study(finished_study("before"), "after")
+    assert read_json(study.folder / "report.json")["study"] == "before"
+    write_report_again(study)
+    assert read_json(study.folder / "report.json")["study"] == "after" and study.state == "succeeded"
+
+
+def test_no_report_of_scores_that_are_not_there_or_no_longer_fit(unchanged: None) -> None:
     study = finished_study()
-    study.write_step(StepRecord("report", state="failed"))
-    with pytest.raises(Exception, match="there is no report yet"):
+    before = (study.folder / "report.html").read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "step_inputs", lambda study, step, **_: {"train.rank": 8})
+        with pytest.raises(ChangedInputsError):
+            write_report_again(study)
+    with FileLock(study.folder / ".lock"), pytest.raises(StudyError, match="is running"):
         write_report_again(study)
+    study.write_step(StepRecord("evaluate", state="failed"))
+    with pytest.raises(StudyError, match="has not been evaluated"):
+        write_report_again(study)
+    assert (study.folder / "report.html").read_bytes() == before
