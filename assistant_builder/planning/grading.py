@@ -6,13 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.config import StudyConfig
+from assistant_builder.config import StudyConfig, TrainConfig
+from assistant_builder.files import read_jsonl
 from assistant_builder.planning.activations import Batch
 from assistant_builder.planning.history import learn
 from assistant_builder.planning.machines import this_machine
 from assistant_builder.planning.plan import Lengths, Method, Plan
 from assistant_builder.planning.planner import with_speed
 from assistant_builder.planning.sources import from_folder
+from assistant_builder.planning.timing import extrapolated_seconds
 
 GRADED = ("base_bytes", "adapter_bytes", "peak_memory_bytes", "train_seconds")
 """What is predicted and measured under the same name."""
@@ -71,6 +73,25 @@ def prediction(plan: Plan, method: Method) -> dict[str, Any]:
         "corrected_peak_bytes": planned.expected_bytes, "train_seconds": planned.seconds,
         "flops": planned.work.flops, "parts": planned.parts,
     }
+
+
+def measured_seconds(arm_folder: Path, train: TrainConfig, validation_pairs: int) -> float | None:
+    """Seconds of an arm's whole training, from the steps it has made so far; None before the fifth.
+
+    Args:
+        arm_folder: ``arms/<run>``, with its metrics.jsonl.
+        train: Batch size and number of validations.
+        validation_pairs: Pairs of the validation split.
+    """
+    events = [event for event in read_jsonl(arm_folder / "metrics.jsonl")
+              if event["event"] == "step" and "busy_seconds" in event]
+    if not events:
+        return None
+    busy = [0.0, *(float(event["busy_seconds"]) for event in events)]
+    seconds = [after - before for before, after in zip(busy, busy[1:], strict=False)]
+    steps = int(events[-1]["steps"])
+    validated = min(train.evaluations, steps) * validation_pairs / (steps * train.batch_size)
+    return extrapolated_seconds(seconds, steps, validated)
 
 
 def grades(summary: Mapping[str, Any]) -> list[dict[str, Any]]:

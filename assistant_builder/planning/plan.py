@@ -160,6 +160,7 @@ class Plan:
         lengths: Their lengths.
         experience: What this machine's finished runs taught.
         largest: The micro-batch that needs most, where every sequence is known.
+        measured: Seconds of each method's whole training, extrapolated from the steps of a run that is under way.
     """
 
     model: str
@@ -170,6 +171,7 @@ class Plan:
     lengths: Lengths
     experience: Experience = field(default_factory=Experience)
     largest: Batch | None = None
+    measured: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def adapted(self) -> tuple[Module, ...]:
@@ -258,7 +260,7 @@ class Plan:
             optimizer_bytes=optimizer_bytes(tensors, train.optimizer) + (4 * trained if full else 0),
             activations=kept, overhead_bytes=PROCESS_BYTES[self.machine.device], trained_parameters=trained,
             inference_bytes=self._inference_bytes(method, trained), checkpointing=checkpointing, work=work,
-            seconds=work.flops / speed if speed else None, memory_bytes=self.memory_bytes,
+            seconds=self.measured.get(method, work.flops / speed if speed else None), memory_bytes=self.memory_bytes,
             factor=self.experience.memory_factor(self.machine, method),
         )
 

@@ -92,7 +92,7 @@ def training_work(
     return Work(round(tokens), round(supervised), steps, tokens * body + supervised * head)
 
 
-def extrapolated_seconds(step_seconds: Sequence[float], steps: int) -> float | None:
+def extrapolated_seconds(step_seconds: Sequence[float], steps: int, validated: float = 0.0) -> float | None:
     """Seconds that ``steps`` optimizer steps take, from those measured so far.
 
     The first step pays for what is made once (kernels, buffers), so the rest are taken, their mean: the steps' lengths
@@ -101,6 +101,7 @@ def extrapolated_seconds(step_seconds: Sequence[float], steps: int) -> float | N
     Args:
         step_seconds: Wall time of each step so far.
         steps: Steps of the whole run.
+        validated: Sequences validated in the whole run over those trained on; each costs half, the forward pass.
 
     Returns:
         None before :data:`MEASURED_STEPS` steps.
@@ -108,4 +109,4 @@ def extrapolated_seconds(step_seconds: Sequence[float], steps: int) -> float | N
     if len(step_seconds) < MEASURED_STEPS:
         return None
     rest = step_seconds[1:]
-    return sum(step_seconds) + sum(rest) / len(rest) * (steps - len(step_seconds))
+    return (sum(step_seconds) + sum(rest) / len(rest) * (steps - len(step_seconds))) * (1 + validated / 2)

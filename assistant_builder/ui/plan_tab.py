@@ -9,8 +9,10 @@ from typing import Any
 
 import gradio as gr
 
+from assistant_builder.config import ARMS
 from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.planning.advice import advise
+from assistant_builder.planning.grading import measured_seconds
 from assistant_builder.planning.machines import CARDS, Machine, parse_memory, this_machine
 from assistant_builder.planning.plan import Lengths, Plan
 from assistant_builder.planning.planner import plan_study
@@ -103,7 +105,7 @@ def _mark(look: Look) -> str:
     if look.study is None:
         return f"none:{look.name}"
     folder = look.study.folder
-    trained = (look.study.arm_folder(arm) / "summary.json" for arm in ("qlora", "lora"))
+    trained = (look.study.arm_folder(arm) / "summary.json" for arm in ARMS)
     return f"{look.name}:{stamp([folder / 'study.yaml', folder / 'data' / 'split.json', *trained])}"
 
 
@@ -140,7 +142,11 @@ def study_plan(study: Study, machine: str = HERE, memory: str = "", price: str =
         known = found.train
         longest = min(math.ceil(found.longest), config.train.max_length)
         lengths = replace(Lengths.about(math.ceil(found.tokens), longest), assumed=False)
-    return plan_study(config, _count(pairs) or known, lengths, where)
+    plan = plan_study(config, _count(pairs) or known, lengths, where)
+    if not where.here or _count(pairs) or not isinstance(found, Planned):
+        return plan
+    told = {arm: measured_seconds(study.arm_folder(arm), config.train, found.validation) for arm in ARMS}
+    return replace(plan, measured={arm: seconds for arm, seconds in told.items() if seconds is not None})
 
 
 def _count(text: str) -> int:

@@ -49,7 +49,7 @@ def serious(page: Page) -> list[str]:
 def places() -> list[str]:
     steps = {
         "": ["data"], "fresh": ["data", "train"], "busy": ["data", "train"], "broken": ["train"],
-        "finished": ["data", "train", "evaluate", "chat", "report"],
+        "finished": ["data", "plan", "train", "evaluate", "chat", "report"],
     }
     return ["", *(f"?study={name}&tab={tab}" for name, tabs in steps.items() for tab in tabs)]
 

@@ -179,6 +179,7 @@ def test_time_is_proportional_to_work_and_cost_to_time():
 def test_after_five_steps_time_is_extrapolated():
     assert extrapolated_seconds([9.0, 2.0, 2.0, 2.0], 100) is None
     assert extrapolated_seconds([9.0, 2.0, 2.0, 2.0, 2.0], 100) == pytest.approx(17 + 95 * 2)
+    assert extrapolated_seconds([2.0] * 5, 10, validated=0.1) == pytest.approx(20 * 1.05)
 
 
 def test_the_largest_batch_replaces_the_longest_allowed():

@@ -9,6 +9,7 @@ import pytest
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError
+from assistant_builder.files import append_jsonl
 from assistant_builder.planning.machines import CARDS
 from assistant_builder.planning.plan import Plan
 from assistant_builder.planning.planner import plan_study
@@ -79,6 +80,18 @@ def test_a_study_is_planned_from_its_own_data(home: Path):
     plan = study_plan(with_data(new_study()))
     assert not plan.lengths.assumed and 10 < plan.pairs < 200
     assert plan.machine.here
+
+
+def test_after_five_steps_the_study_s_own_speed_counts(home: Path):
+    study = with_data(new_study())
+    for step in range(1, 8):
+        append_jsonl(study.arm_folder("qlora") / "metrics.jsonl",
+                     {"event": "step", "step": step, "steps": 60, "busy_seconds": 3.0 * step})
+    plan = study_plan(study)
+    assert set(plan.measured) == {"qlora"} and plan.qlora.seconds == plan.measured["qlora"]
+    assert 180 < plan.measured["qlora"] < 200, "60 steps of 3 seconds, and some validation"
+    assert "extrapolated" in plan_panel(plan)
+    assert study_plan(study, "L4 24 GB").measured == {}, "another machine has its own speed"
 
 
 def test_what_the_user_puts_in_replaces_what_is_known(home: Path):

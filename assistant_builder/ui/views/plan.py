@@ -125,6 +125,8 @@ def assumptions(plan: Plan) -> str:
     runs = plan.experience.runs
     if not plan.machine.here:
         learnt = " Speed: the share of the card's peak that such trainers reach; prices are list prices, change them."
+    elif plan.measured:
+        learnt = " Time is extrapolated from the steps this study has made."
     elif runs:
         learnt = f" Speed and peak are corrected by {plural(runs, 'finished run')} on this machine ({_factors(plan)})."
     else:
