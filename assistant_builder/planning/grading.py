@@ -38,9 +38,10 @@ def plan_run(config: StudyConfig, folder: Path, sequences: Sequence[tuple[int, i
         padded / len(trained), max(length for length, _ in trained), sum(counted for _, counted in trained)
         / len(trained), max(counted for _, counted in trained),
     )
+    architecture = from_folder(folder)
     return Plan(
-        config.model.base, from_folder(folder), config, with_speed(this_machine()), len(sequences), lengths, learn(),
-        largest=largest_batch(batches),
+        config.model.base, architecture, config, with_speed(this_machine()), len(sequences), lengths,
+        learn(architecture.parameters), largest=largest_batch(batches),
     )
 
 

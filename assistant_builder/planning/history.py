@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _MOST_RUNS = 40
 """Only the latest runs count, so that a change of library or hardware is soon learnt."""
+_SIZES = 4.0
+_LONG_ENOUGH = 60.0
+"""Seconds of training below which start-up tells more of the time than the machine's speed does."""
 _BOUNDS = (0.5, 2.0)
 """A correction beyond these says that something else is wrong than the constants; it is cut to them."""
 
@@ -55,13 +58,16 @@ class Experience:
         return known.get((machine.device, "lora" if method == "full" else method))
 
 
-def learn(folders: Iterable[Path] | None = None) -> Experience:
-    """Read the runs of all studies on this machine.
+def learn(parameters: int, folders: Iterable[Path] | None = None) -> Experience:
+    """Read the runs of all studies on this machine with a model of about this size.
 
     Args:
+        parameters: Parameters of the model that is planned; a model of another size has other constants and another
+            speed, so that runs count only within a factor of :data:`_SIZES` of it.
         folders: Folders of studies; None: all in the home folder.
     """
-    found = list(_runs(folders if folders is not None else _all_studies()))
+    all_runs = _runs(folders if folders is not None else _all_studies())
+    found = [run for run in all_runs if 1 / _SIZES <= run["total_parameters"] / parameters <= _SIZES]
     memory: dict[tuple[str, str], list[float]] = {}
     speed: dict[tuple[str, str], list[float]] = {}
     for run in found:
@@ -69,7 +75,7 @@ def learn(folders: Iterable[Path] | None = None) -> Experience:
         if predicted.get("peak_memory_bytes"):
             ratio = run["peak_memory_bytes"] / predicted["peak_memory_bytes"]
             memory.setdefault(key, []).append(min(max(ratio, _BOUNDS[0]), _BOUNDS[1]))
-        if predicted.get("flops") and run["train_seconds"]:
+        if predicted.get("flops") and run["train_seconds"] >= _LONG_ENOUGH:
             speed.setdefault(key, []).append(predicted["flops"] / run["train_seconds"])
     return Experience(
         {key: statistics.median(values) for key, values in memory.items()},
@@ -84,7 +90,7 @@ def _all_studies() -> list[Path]:
 def _runs(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
     """``summary.json`` of the latest runs that hold a prediction."""
     paths = [path for folder in folders for path in folder.glob("arms/*/summary.json")]
-    needed = {"device", "arm", "peak_memory_bytes", "train_seconds"}
+    needed = {"device", "arm", "peak_memory_bytes", "train_seconds", "total_parameters"}
     for path in sorted(paths, key=lambda path: -path.stat().st_mtime)[:_MOST_RUNS]:
         try:
             record = read_json(path)

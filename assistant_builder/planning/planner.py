@@ -35,7 +35,7 @@ def plan_study(
     name, architecture = architecture_of(config.model.base, config.model.revision)
     return Plan(
         name, architecture, config, with_speed(machine or this_machine()), pairs or ASSUMED_PAIRS,
-        lengths or Lengths.assume(config.train.max_length), learn(),
+        lengths or Lengths.assume(config.train.max_length), learn(architecture.parameters),
     )
 
 

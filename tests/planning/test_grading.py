@@ -17,12 +17,14 @@ from assistant_builder.planning.history import Experience, learn
 from assistant_builder.planning.machines import CARDS, this_machine
 from assistant_builder.planning.planner import plan_study
 
+PARAMETERS = CATALOG["smollm2-135m-instruct"].parameters
+
 
 def run_of(folder: Path, name: str, arm: str = "lora", **record: Any) -> None:
     write_json(folder / "study.yaml", {})
     write_json(folder / "arms" / name / "summary.json", {
         "arm": arm, "device": "cpu", "peak_memory_bytes": 3_000_000_000, "train_seconds": 100.0,
-        "predicted": {"peak_memory_bytes": 2_500_000_000, "flops": 2e13}, **record,
+        "total_parameters": 139_399_488, "predicted": {"peak_memory_bytes": 2_500_000_000, "flops": 2e13}, **record,
     })
 
 
@@ -37,7 +39,7 @@ def test_grades_are_signed_and_relative_to_what_was_measured():
 def test_a_machine_learns_the_median_of_its_runs(home: Path):
     for number, peak in enumerate((2_600_000_000, 3_000_000_000, 9_900_000_000)):
         run_of(home / "studies" / f"s{number}", "lora", peak_memory_bytes=peak)
-    seen = learn()
+    seen = learn(PARAMETERS)
     assert seen.runs == 3 and seen.memory[("cpu", "lora")] == pytest.approx(1.2)
     assert seen.speed[("cpu", "lora")] == pytest.approx(2e11)
 
@@ -46,13 +48,20 @@ def test_damaged_and_unplanned_runs_teach_nothing(home: Path):
     run_of(home / "studies" / "old", "lora", predicted=None)
     (home / "studies" / "old" / "arms" / "qlora").mkdir()
     (home / "studies" / "old" / "arms" / "qlora" / "summary.json").write_text("{")
-    assert learn() == Experience()
+    assert learn(PARAMETERS) == Experience()
+
+
+def test_a_model_of_another_size_and_a_run_of_seconds_teach_nothing(home: Path):
+    run_of(home / "studies" / "large", "lora", total_parameters=8_000_000_000)
+    assert learn(PARAMETERS) == Experience()
+    run_of(home / "studies" / "short", "lora", train_seconds=5.0)
+    assert learn(PARAMETERS).speed == {} and learn(PARAMETERS).runs == 1
 
 
 def test_what_is_learnt_here_is_said_here_and_not_of_a_rented_card(home: Path):
     run_of(home / "studies" / "s", "lora")
     here = replace(this_machine(), device="cpu", flops=1e11)
-    plan = replace(plan_study(StudyConfig()), machine=here, experience=learn())
+    plan = replace(plan_study(StudyConfig()), machine=here, experience=learn(PARAMETERS))
     assert plan.lora.expected_bytes == round(1.2 * plan.lora.total_bytes)
     assert plan.lora.seconds == pytest.approx(plan.lora.work.flops / 2e11)
     assert replace(plan, machine=CARDS["L4 24 GB"]).lora.factor == 1.0
@@ -60,7 +69,8 @@ def test_what_is_learnt_here_is_said_here_and_not_of_a_rented_card(home: Path):
 
 def test_corrections_are_never_learnt_from_themselves(home: Path):
     run_of(home / "studies" / "s", "lora")
-    plan = replace(plan_study(StudyConfig()), machine=replace(this_machine(), device="cpu"), experience=learn())
+    here = replace(this_machine(), device="cpu")
+    plan = replace(plan_study(StudyConfig()), machine=here, experience=learn(PARAMETERS))
     told = prediction(plan, "lora")
     assert told["peak_memory_bytes"] == plan.lora.total_bytes
     assert told["corrected_peak_bytes"] == plan.lora.expected_bytes != plan.lora.total_bytes
