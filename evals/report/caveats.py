@@ -181,6 +181,6 @@ def _about_groups(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     groups, column = units["counts"]["heldout"], report["data"]["columns"].get("group", "group")
     if groups < counts["heldout"]:
         yield ("groups_are_no_clusters", "note",
-               f"The {counts['heldout']:,} held-out questions come from {plural(groups, 'group')} (column {column}) "
+               f"The {counts['heldout']:,} questions kept aside come from {plural(groups, 'group')} (column {column}) "
                "and are taken as independent. If answers of one group turn right or wrong together, the intervals are "
                f"too short: name the column as cluster too (data.columns.cluster: {column}).")

@@ -51,7 +51,7 @@ def test_groups_that_are_no_clusters_are_told_of() -> None:
         return [entry["text"] for entry in report["warnings"] if entry["code"] == "groups_are_no_clusters"]
 
     (text,) = told(clustered=False)  # 208 questions of 48 groups
-    assert text.startswith("The 208 held-out questions come from 48 groups (column group) and are taken as independent")
+    assert text.startswith("The 208 questions kept aside come from 48 groups (column group) and are taken as")
     assert told(clustered=True) == []
 
 
