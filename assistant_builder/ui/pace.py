@@ -1,4 +1,4 @@
-"""How long things take on this machine, told from the runs it has finished, or from a stated rough rate.
+"""How long things take on this machine, told from the runs it has finished; what training takes is told by the plan.
 
 Pure reading of files: no gradio, no model.
 """
@@ -6,78 +6,38 @@ Pure reading of files: no gradio, no model.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
-from assistant_builder.config import ARMS
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.files import read_json
-from assistant_builder.models.catalog import CATALOG
 from assistant_builder.study import Study
 from assistant_builder.ui.snapshots import Snapshot
 
-_ROUGH_RATE = 250.0
-"""Training tokens a second of the bundled model on :data:`_ROUGH_CORES` cores (Zen 4, bfloat16), all included."""
-_ROUGH_CORES = 2
-_ROUGH_PARAMETERS = 134_515_008
-_MOST_CORES = 16
-"""Beyond this many a small model trains no faster."""
 
-
-@dataclass(frozen=True)
-class Pace:
-    """How fast this machine works with one base model.
-
-    Attributes:
-        training: Seconds an arm takes for a training token, validations included.
-        scoring: Seconds the evaluation takes for a held-out answer and cell; None where no run has told.
-        source: The study that told it; empty for the rough rate.
-    """
-
-    training: Mapping[str, float]
-    scoring: float | None = None
-    source: str = ""
-
-
-def pace_of(base: str) -> Pace | None:
-    """The pace with a base model: of the last run on this machine, else rough, else (a GPU, an unknown model) None."""
+def scoring_seconds(base: str) -> float | None:
+    """Seconds the evaluation took for a held-out answer and cell in the last run with a base model on this machine."""
     for study in Study.all():
         try:
-            pace = _measured(study, base)
+            seconds = _measured(study, base)
         except (AssistantBuilderError, KeyError, TypeError, ZeroDivisionError, OSError):
             continue  # a damaged study tells nothing
-        if pace is not None:
-            return pace
-    entry = CATALOG.get(base)
-    if entry is None or shutil.which("nvidia-smi"):
+        if seconds is not None:
+            return seconds
+    return None
+
+
+def _measured(study: Study, base: str) -> float | None:
+    provenance, evaluated = study.folder / "provenance.json", study.step("evaluate")
+    if not provenance.exists() or evaluated.state != "succeeded" or study.config.model.base != base:
         return None
-    cores = min(os.cpu_count() or 1, _MOST_CORES)
-    rate = _ROUGH_RATE * _ROUGH_PARAMETERS / entry.parameters * cores / _ROUGH_CORES
-    return Pace({str(arm): 1 / rate for arm in ARMS})
-
-
-def _measured(study: Study, base: str) -> Pace | None:
-    summaries = {arm: study.arm_folder(arm) / "summary.json" for arm in ARMS}
-    provenance = study.folder / "provenance.json"
-    if not provenance.exists() or not all(path.exists() for path in summaries.values()):
+    if not _same_machine(read_json(provenance)["hardware"]):
         return None
-    if study.config.model.base != base or not _same_machine(read_json(provenance)["hardware"]):
-        return None
-    training = {str(arm): _seconds_a_token(read_json(path)) for arm, path in summaries.items()}
-    scoring = None
-    evaluated = study.step("evaluate")
-    if evaluated.state == "succeeded":
-        answers = read_json(study.folder / "data" / "split.json")["turns"]["heldout"]
-        scoring = evaluated.seconds / (answers * len(study.config.eval.cells))
-    return Pace(training, scoring, study.name)
-
-
-def _seconds_a_token(summary: Mapping[str, Any]) -> float:
-    return float(summary["train_seconds"]) / float(summary["tokens"])
+    answers = read_json(study.folder / "data" / "split.json")["turns"]["heldout"]
+    return evaluated.seconds / (answers * len(study.config.eval.cells))
 
 
 def _same_machine(hardware: Mapping[str, Any]) -> bool:
@@ -97,14 +57,14 @@ class Left:
     whole: bool
 
 
-def time_left(snapshot: Snapshot, pace: Pace | None, answers: int) -> Left | None:
+def time_left(snapshot: Snapshot, scoring: float | None, answers: int) -> Left | None:
     """How long a running study still takes; None until its first training step tells.
 
     An arm that has not begun is taken to need what its twin needs.
 
     Args:
         snapshot: The study.
-        pace: Of its base model.
+        scoring: Seconds the evaluation takes for an answer and cell, where that is known.
         answers: Held-out answers that are scored.
     """
     seconds, whole, total = 0.0, True, _arm_seconds(snapshot)
@@ -118,8 +78,8 @@ def time_left(snapshot: Snapshot, pace: Pace | None, answers: int) -> Left | Non
             if total is None:
                 return None
             seconds += total
-        elif pace is not None and pace.scoring is not None:
-            seconds += pace.scoring * answers * len(snapshot.config.eval.cells)
+        elif scoring is not None:
+            seconds += scoring * answers * len(snapshot.config.eval.cells)
         else:
             whole = False
     return Left(seconds, whole)

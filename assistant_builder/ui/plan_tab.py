@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,12 +13,12 @@ from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.planning.advice import advise
 from assistant_builder.planning.grading import measured_seconds
 from assistant_builder.planning.machines import CARDS, Machine, parse_memory, this_machine
-from assistant_builder.planning.plan import Lengths, Plan
+from assistant_builder.planning.plan import Plan
 from assistant_builder.planning.planner import plan_study
 from assistant_builder.study import Study
 from assistant_builder.ui.markup import Markup, error_callout
 from assistant_builder.ui.plan_figure import plan_figure
-from assistant_builder.ui.readiness import Planned, planned_data
+from assistant_builder.ui.readiness import Planned, lengths_of, planned_data
 from assistant_builder.ui.sections import Look, Section
 from assistant_builder.ui.snapshots import stamp
 from assistant_builder.ui.views.plan import plan_panel, verdict
@@ -140,8 +139,7 @@ def study_plan(study: Study, machine: str = HERE, memory: str = "", price: str =
     known, lengths = 0, None
     if isinstance(found, Planned):
         known = found.train
-        longest = min(math.ceil(found.longest), config.train.max_length)
-        lengths = replace(Lengths.about(math.ceil(found.tokens), longest), assumed=False)
+        lengths = lengths_of(found, config)
     plan = plan_study(config, _count(pairs) or known, lengths, where)
     if not where.here or _count(pairs) or not isinstance(found, Planned):
         return plan

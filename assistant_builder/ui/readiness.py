@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.files import read_json
 from assistant_builder.models.catalog import ModelRef, resolve
 from assistant_builder.planning.machines import this_machine
-from assistant_builder.planning.plan import Lengths
+from assistant_builder.planning.plan import Lengths, Plan
 from assistant_builder.planning.planner import plan_study
 from assistant_builder.study import Study
 from assistant_builder.training.schedule import total_steps
 from assistant_builder.ui.inspection import inspect_file, preview_split
-from assistant_builder.ui.pace import Pace, pace_of
+from assistant_builder.ui.pace import scoring_seconds
 from assistant_builder.ui.snapshots import stamp
 
 FEW_PAIRS = 50
@@ -72,8 +72,8 @@ class Readiness:
         config: The settings.
         data: What the data gives; None where it cannot be used.
         steps: Optimizer steps of an arm.
-        pace: How fast this machine is with the base model, where that can be told.
-        needed_bytes: Peak memory of training the 16-bit arm, the larger one, where it can be told.
+        plan: Memory and time of both arms; None where the model's shape is not known without the hub.
+        scoring: Seconds the evaluation takes for an answer and cell, where an earlier run tells.
         free_bytes: Memory that is free.
         errors: What forbids it.
         warnings: What speaks against it.
@@ -82,8 +82,8 @@ class Readiness:
     config: StudyConfig
     data: Planned | None
     steps: int
-    pace: Pace | None
-    needed_bytes: int | None
+    plan: Plan | None
+    scoring: float | None
     free_bytes: int
     errors: tuple[Note, ...] = ()
     warnings: tuple[Note, ...] = ()
@@ -91,17 +91,20 @@ class Readiness:
     @property
     def training_seconds(self) -> float | None:
         """Both arms with all seeds, one after the other."""
-        if self.data is None or self.pace is None:
-            return None
-        tokens = self.steps * self.config.train.batch_size * min(self.data.tokens, self.config.train.max_length)
-        return self.config.seeds * tokens * sum(self.pace.training.values())
+        told = [self.plan.lora.seconds, self.plan.qlora.seconds] if self.plan and self.data else [None]
+        return None if None in told else self.config.seeds * sum(seconds for seconds in told if seconds is not None)
+
+    @property
+    def needed_bytes(self) -> int | None:
+        """Peak memory of training the 16-bit arm, the larger one."""
+        return self.plan.lora.expected_bytes if self.plan else None
 
     @property
     def scoring_seconds(self) -> float | None:
         """The evaluation of the first seed, where an earlier run tells."""
-        if self.data is None or self.pace is None or self.pace.scoring is None:
+        if self.data is None or self.scoring is None:
             return None
-        return self.pace.scoring * self.data.heldout * len(self.config.eval.cells)
+        return self.scoring * self.data.heldout * len(self.config.eval.cells)
 
 
 def assess(study: Study, config: StudyConfig) -> Readiness:
@@ -112,19 +115,18 @@ def assess(study: Study, config: StudyConfig) -> Readiness:
         config: Its settings as they stand on the form.
     """
     errors: list[Note] = []
-    ref = needed = None
+    plan = None
     planned = planned_data(study, config.data)
     data = planned if isinstance(planned, Planned) else None
     try:
-        ref = resolve(config.model.base, trust_remote_code=config.model.trust_remote_code)
-        needed = memory_needed(ref, config, data.longest if data else config.train.max_length)
+        plan = plan_of(resolve(config.model.base, trust_remote_code=config.model.trust_remote_code), config, data)
     except AssistantBuilderError as error:
         errors.append(Note(error.what, error.remedy))
     if isinstance(planned, Note):
         errors.append(planned)
     seen = Readiness(
         config=config, data=data, steps=total_steps(config.train, data.train) if data else 0,
-        pace=pace_of(config.model.base) if ref else None, needed_bytes=needed, free_bytes=this_machine().free_bytes,
+        plan=plan, scoring=scoring_seconds(config.model.base), free_bytes=this_machine().free_bytes,
         errors=tuple(errors),
     )
     return Readiness(**{**vars(seen), "warnings": tuple(_warnings(seen))})
@@ -153,18 +155,25 @@ def _warnings(seen: Readiness) -> list[Note]:
     return found
 
 
-def memory_needed(ref: ModelRef, config: StudyConfig, longest: float) -> int | None:
-    """Peak bytes of training the 16-bit arm, the larger one, as the plan tells; None where that asks the hub.
+def plan_of(ref: ModelRef, config: StudyConfig, data: Planned | None) -> Plan | None:
+    """Memory and time of both arms on this machine; None where the model's shape would be asked of the hub.
 
     Args:
         ref: The base model.
         config: The settings.
-        longest: Tokens of the longest pair, uncut.
+        data: What is trained on, where that is known.
     """
     if ref.kind == "hub" and ref.entry is None:
         return None
-    reached = min(config.train.max_length, math.ceil(longest))
-    return plan_study(config, lengths=Lengths.about(reached, reached)).lora.expected_bytes
+    if data is None:
+        return plan_study(config)
+    return plan_study(config, data.train, lengths_of(data, config))
+
+
+def lengths_of(data: Planned, config: StudyConfig) -> Lengths:
+    """The lengths of the training pairs as the model gets them, cut at ``train.max_length``."""
+    longest = min(math.ceil(data.longest), config.train.max_length)
+    return replace(Lengths.about(math.ceil(data.tokens), longest), assumed=False)
 
 
 def planned_data(study: Study, config: DataConfig) -> Planned | Note:

@@ -17,7 +17,7 @@ from assistant_builder.study import Study
 from assistant_builder.ui.figures import loss_figure
 from assistant_builder.ui.forms import OptionForm, keys_of, preset_values
 from assistant_builder.ui.markup import Markup, callout, card, error_callout
-from assistant_builder.ui.pace import Left, pace_of, time_left
+from assistant_builder.ui.pace import Left, scoring_seconds, time_left
 from assistant_builder.ui.readiness import Note, Planned, Readiness, assess, planned_data
 from assistant_builder.ui.runs import (
     GO_LABELS,
@@ -280,7 +280,8 @@ def _left(seen: Snapshot) -> Left | None:
         return None
     study = Study.open(seen.name)
     planned = planned_data(study, seen.config.data)
-    return time_left(seen, pace_of(seen.config.model.base), planned.heldout if isinstance(planned, Planned) else 0)
+    answers = planned.heldout if isinstance(planned, Planned) else 0
+    return time_left(seen, scoring_seconds(seen.config.model.base), answers)
 
 
 def _plan_mark(look: Look) -> str:

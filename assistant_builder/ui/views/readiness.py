@@ -90,12 +90,13 @@ def _figures(seen: Readiness) -> list[tuple[str, str, str]]:
 
 
 def _basis(seen: Readiness) -> Markup:
-    if seen.pace is None:
+    if seen.plan is None or seen.training_seconds is None:
         return Markup("")
+    known = seen.plan.experience.flops(seen.plan.machine, "lora") is not None
     basis = (
-        f"Time as measured on this machine by study {seen.pace.source}." if seen.pace.source
-        else "Time is rough: no run with this model has finished on this machine yet, so it is scaled from a two-core "
-        "laptop; it can be off by a factor of three."
+        "Time as learnt from the trainings that this machine has finished." if known
+        else "Time is rough: no training with a model of this size has finished on this machine yet, so it is reckoned "
+        "from the operations and what the processor can do; it can be off by a factor of two."
     )
     return Markup('<p class="ab-ready-note">{}</p>').format(basis)
 
