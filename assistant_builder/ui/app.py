@@ -170,17 +170,20 @@ def _follow(
     demo: gr.Blocks, picker: gr.Dropdown, home_button: gr.Button, tabs: gr.Tabs, steps: Steps, sections: list[Section]
 ) -> None:
     """Keep everything up to date with the chosen study, and the choice in the address of the page."""
-    seen = gr.State({})
+    # What was drawn is kept where it was drawn: answers that overtake each other then mend themselves at the next tick.
+    seen = gr.Textbox("", visible="hidden")
     outputs = [seen, *(output for section in sections for output in section.outputs)]
 
-    def follow(name: str | None, marks: dict[str, str]) -> list[Any]:
+    def follow(name: str | None, marks: str) -> list[Any]:
+        if not marks:  # the page has not read its address yet
+            return [gr.skip()] * len(outputs)
         return refresh(sections, name, marks)
 
     def arrive(request: gr.Request) -> list[Any]:
         offered = choices()
         name = chosen(request.query_params.get("study"), [name for _, name in offered])
         tab = opening_tab(name, request.query_params.get("tab"))
-        return [gr.update(choices=offered, value=name), gr.Tabs(selected=tab), *refresh(sections, name, {})]
+        return [gr.update(choices=offered, value=name), gr.Tabs(selected=tab), *refresh(sections, name, "")]
 
     # Not queued: the queue keeps a record of every event, and the timers make one a second.
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}

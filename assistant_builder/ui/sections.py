@@ -7,6 +7,8 @@ and what the user opened stays open.
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -80,27 +82,28 @@ class Section:
     draw: Callable[[Look], Sequence[Any]]
 
 
-def refresh(sections: Sequence[Section], name: str | None, seen: dict[str, str]) -> list[Any]:
+def refresh(sections: Sequence[Section], name: str | None, drawn: str) -> list[Any]:
     """Draw what has changed.
 
     Args:
         sections: The parts of the page.
         name: The chosen study.
-        seen: Section → mark at its last drawing, for this browser session.
+        drawn: Section → mark at its last drawing in this window, as JSON; empty where nothing was drawn yet.
 
     Returns:
-        The new marks, then values for all outputs in order, unchanged ones skipped.
+        The new marks, likewise, then values for all outputs in order, unchanged ones skipped.
     """
-    look = Look(name)
+    look, seen = Look(name), json.loads(drawn or "{}")
     marks: dict[str, str] = {}
     values: list[Any] = []
     for section in sections:
-        marks[section.key] = mark = section.mark(look)
+        mark = hashlib.blake2b(section.mark(look).encode(), digest_size=9).hexdigest()  # it travels every second
+        marks[section.key] = mark
         if seen.get(section.key) == mark:
             values += [gr.skip()] * len(section.outputs)
         else:
             values += _draw(section, look)
-    return [gr.skip() if marks == seen else marks, *values]
+    return [gr.skip() if marks == seen else json.dumps(marks), *values]
 
 
 def _draw(section: Section, look: Look) -> Sequence[Any]:

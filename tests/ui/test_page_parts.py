@@ -71,10 +71,11 @@ def test_only_what_changed_is_drawn() -> None:
     def section(key: str, mark: str) -> Section:
         return Section(key, [object()], lambda look: mark, lambda look: [drawn.append(key) or key])  # type: ignore[list-item]
 
-    marks, *values = refresh([section("a", "1"), section("b", "2")], None, {"a": "1", "b": "old"})
-    assert drawn == ["b"] and values[1] == "b" and marks == {"a": "1", "b": "2"}
-    assert values[0] == gr.skip()
-    assert refresh([section("a", "1")], None, {"a": "1"}) == [gr.skip(), gr.skip()]
+    before, *_ = refresh([section("a", "1"), section("b", "old")], None, "")
+    assert drawn == ["a", "b"]
+    after, *values = refresh([section("a", "1"), section("b", "2")], None, before)
+    assert drawn == ["a", "b", "b"] and values == [gr.skip(), "b"] and after != before
+    assert refresh([section("a", "1"), section("b", "2")], None, after) == [gr.skip()] * 3
 
 
 def test_one_part_that_fails_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +87,7 @@ def test_one_part_that_fails_leaves_the_others_alone(monkeypatch: pytest.MonkeyP
 
     parts = [Section("bad", [object()], lambda look: "1", broken),  # type: ignore[list-item]
              Section("good", [object()], lambda look: "1", lambda look: ["drawn"])]  # type: ignore[list-item]
-    _, bad, good = refresh(parts, None, {})
+    _, bad, good = refresh(parts, None, "")
     assert good == "drawn" and bad == gr.skip()
     assert "&lt;b&gt;" in warned[0]
 
