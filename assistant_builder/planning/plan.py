@@ -27,11 +27,16 @@ FULL = 0.95
 """Share of the memory that a training may take at most; the rest is for what no formula knows."""
 ROOMY = 0.90
 """Share of the memory below which a method fits with room."""
-PROCESS_BYTES = {"cpu": 1_420_000_000, "cuda": 700_000_000}
-"""What a training process takes beside what the formulas count. On a CPU: 0.6 GB of libraries (resident once Python,
-torch, transformers, bitsandbytes, peft and trl are imported), and what the allocator and oneDNN's caches hold on to;
-measured once, as the median over finished runs of the default model (see README.md). On a GPU: CUDA's context and the
-workspaces of its matrix library."""
+PROCESS_BYTES = {"cpu": 650_000_000, "cuda": 700_000_000}
+"""What a training process holds before the model. On a CPU: the libraries (0.56 GB resident once Python, torch,
+transformers, bitsandbytes, peft and trl are imported) and what the first matrix products set up. On a GPU: CUDA's
+context and the workspaces of its matrix library."""
+SLACK = {"cpu": 0.18, "cuda": 0.0}
+"""What the allocator holds beyond the activations alive, as a share of them: on a CPU resident memory is measured,
+freed pieces and oneDNN's scratch included; on a GPU what is allocated."""
+VARIED_BYTES = {"cpu": 580_000_000, "cuda": 0}
+"""What batches of differing lengths leave behind on a CPU: pieces of the heap that fit no later batch, and oneDNN's
+primitives, one set for each length."""
 Fit = Literal["room", "tight", "no"]
 
 
@@ -75,7 +80,7 @@ class MethodPlan:
         gradient_bytes: Their gradients.
         optimizer_bytes: AdamW's states.
         activations: What a step keeps, part by part.
-        overhead_bytes: What the process holds before the model.
+        overhead_bytes: What the process and the allocator hold besides.
         trained_parameters: How many values are trained.
         inference_bytes: Memory of answering one question afterwards, on the same machine.
         checkpointing: Whether activations are recomputed.
@@ -258,11 +263,16 @@ class Plan:
             gradient_bytes=(2 if full else 4) * trained,
             # full fine-tuning in 16 bits trains a float32 copy of the weights (mixed precision, 16 bytes a parameter)
             optimizer_bytes=optimizer_bytes(tensors, train.optimizer) + (4 * trained if full else 0),
-            activations=kept, overhead_bytes=PROCESS_BYTES[self.machine.device], trained_parameters=trained,
+            activations=kept, overhead_bytes=self._overhead_bytes(kept), trained_parameters=trained,
             inference_bytes=self._inference_bytes(method, trained), checkpointing=checkpointing, work=work,
             seconds=self.measured.get(method, work.flops / speed if speed else None), memory_bytes=self.memory_bytes,
             factor=self.experience.memory_factor(self.machine, method),
         )
+
+    def _overhead_bytes(self, kept: Activations) -> int:
+        device = self.machine.device
+        varied = self.batch.padded or self.lengths.assumed
+        return PROCESS_BYTES[device] + round(SLACK[device] * kept.total) + VARIED_BYTES[device] * varied
 
     def _tensors(self, full: bool) -> list[int]:
         """Values of each trained tensor.

@@ -130,8 +130,8 @@ def predicted_bytes(run: dict[str, Any], changes: dict[str, Any]) -> int:
     answer = length - length // 2
     name, architecture = architecture_of(config.model.base)
     largest = Batch(run["batch"], length, run["batch"] * answer, answer)
-    plan = Plan(name, architecture, config, this_machine(), run["batch"] * _STEPS, Lengths.assume(length),
-                largest=largest)
+    plan = Plan(name, architecture, config, this_machine(), run["batch"] * _STEPS,
+                Lengths(length, length, answer, answer), largest=largest)
     return int(prediction(plan, run["arm"])["peak_memory_bytes"])
 
 

@@ -24,7 +24,7 @@ PART_MEANINGS = {
     "gradients": "one float32 value for each trained value",
     "optimizer": "AdamW's two moments for each trained value",
     "activations": "what the forward pass keeps for the backward pass, the logits and unpacked weights",
-    "overhead": "Python and the libraries, or CUDA's context, before any model is loaded",
+    "overhead": "Python, the libraries and what the allocator holds back; on a GPU CUDA's context",
 }
 _FITS: dict[Fit, str] = {"room": "fits with room", "tight": "fits, barely", "no": "does not fit"}
 _VERDICTS: dict[str, tuple[Tone, str]] = {
