@@ -11,13 +11,13 @@ from markupsafe import Markup
 from assistant_builder.ui.markup import ARM_TITLES, bar, callout, card, code, error_callout, fold, join, table
 from evals.export.job import JobRecord
 from evals.export.kinds import FORMATS, Advice, Format, Kind
-from evals.report.wording import SHOWN, difference, duration, interval, size
+from evals.report.wording import SHOWN, difference, duration, interval, share_lost, size
 
 FORMAT_TITLES: dict[Format, str] = {
     "adapter": "Adapter: the trained part alone, small, to be put on its base model",
     "merged": "Whole model: adapter and base in one, for Ollama, vLLM and transformers",
 }
-_KEEPS = {"measured": "measured itself", "yes": "keeps it", "no": "loses some", "cannot be told": "cannot be told"}
+_KEEPS = {"measured": "measured itself", "yes": "keeps it", "cannot be told": "cannot be told"}
 _CONTENTS: dict[Format, str] = {
     "adapter": "Adapter weights and settings, tokenizer and chat template, a model card with the study's numbers, and "
     "how to load it; as a folder and as one zip.",
@@ -50,9 +50,9 @@ def keeping_card(report: Mapping[str, Any] | None) -> Markup:
 
 
 def _export_row(row: Mapping[str, Any]) -> tuple[str, ...]:
-    own = row["delta"] is None
+    own, kept = row["delta"] is None, _KEEPS.get(row["keeps"]) or f"loses {share_lost(row)}"
     return (
-        Markup('<b class="ab-cell">{}</b>').format(row["cell"]), row["how"], _KEEPS.get(row["keeps"], row["keeps"]),
+        Markup('<b class="ab-cell">{}</b>').format(row["cell"]), row["how"], kept,
         "–" if own else difference(row["delta"], row["metric"], row),
         "–" if own else interval(row, row["metric"]), size(row["bytes"]),
     )
