@@ -6,7 +6,6 @@ Imports torch: only worker processes import this module.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from lm_eval.models.huggingface import HFLM
 
 from assistant_builder.models.prompts import Prompter
 from assistant_builder.training.batches import IGNORED, LeftPadding, supervised_logits
-from evals.blocks import LENGTH, FixedBlocks, batches, padded
+from evals.blocks import LENGTH, FixedBlocks, WholeRows, batches, padded
 
 Tokens = tuple[Sequence[int], Sequence[int]]
 """Ids of a prompt and of the target that follows it."""
@@ -144,7 +143,8 @@ class StudyLM(HFLM):
         self, context: Any, max_length: int, stop: list[str], **generation_kwargs: Any
     ) -> torch.Tensor:
         """As lm-eval's, counting the documents of other tasks."""
-        ids: torch.Tensor = super()._model_generate(context, max_length, stop, **generation_kwargs)
+        with WholeRows():
+            ids: torch.Tensor = super()._model_generate(context, max_length, stop, **generation_kwargs)
         self._count(len(context))
         return ids
 
@@ -156,7 +156,7 @@ class StudyLM(HFLM):
         return all(request.task_name in self._own_tasks for request in requests)
 
     def _kernels(self, *, generating: bool) -> Any:
-        return FixedBlocks(generating=generating) if self._fixed else nullcontext()
+        return FixedBlocks(generating=generating) if self._fixed else WholeRows()
 
     @torch.no_grad()
     def _score(self, pairs: Sequence[Tokens]) -> list[TargetScore]:
