@@ -48,8 +48,8 @@ def serious(page: Page) -> list[str]:
 
 def places() -> list[str]:
     steps = {
-        "": ["data"], "fresh": ["data", "train"], "busy": ["data", "train"], "broken": ["train"],
-        "finished": ["data", "plan", "train", "evaluate", "chat", "report"],
+        "": ["data"], "fresh": ["data", "plan", "train"], "busy": ["data", "train"], "broken": ["train"],
+        "finished": ["data", "plan", "train", "evaluate", "chat", "report", "export"],
     }
     return ["", *(f"?study={name}&tab={tab}" for name, tabs in steps.items() for tab in tabs)]
 

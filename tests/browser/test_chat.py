@@ -23,7 +23,9 @@ SERVE = """
 import os, sys
 from assistant_builder.chat.client import WorkerPool
 from assistant_builder.ui import chat_corrections
+from assistant_builder.jobs import local
 chat_corrections.start_run = lambda name: None  # nothing is trained here
+local.step_inputs = lambda study, step, **_: study.step(step).inputs  # the study is made by hand, of no inputs
 from assistant_builder.ui.app import build_app, serve
 serve(build_app(WorkerPool(sys.argv[1:])), "127.0.0.1", int(os.environ["GRADIO_SERVER_PORT"]))
 """
@@ -111,7 +113,8 @@ def test_a_held_out_question_comes_with_its_reference_a_click_away(page: Page, c
 
 def test_an_untrained_study_has_nobody_to_talk_to(page: Page, chat: Site) -> None:
     page.goto(f"{chat.url}?study=untrained&tab=chat")
-    expect(page.get_by_text("Nobody to talk to yet")).to_be_visible()
+    expect(page.get_by_role("tab", name="Chat")).to_be_disabled()
+    expect(page.get_by_role("tab", name="Data", selected=True)).to_be_visible()
     expect(page.locator("#ab-question")).to_be_hidden()
 
 

@@ -67,8 +67,8 @@ def test_an_evaluation_is_followed_and_cancelled(page: Page, at_site: Site) -> N
     study.write_progress("evaluate", Progress(80, 100, "%", "QR: likelihood of the reference answers", 20.0))
     expect(page.locator("#ab-evaluation")).to_contain_text("Scored so far: 10 of 10 cells")
     expect(page.get_by_role("tab", name="Answers")).to_be_visible()
-    page.locator("#ab-evaluate-cancel").click()
-    expect(page.locator("#ab-evaluate-cancel")).to_have_text("Cancelling…")
+    page.locator("#ab-evaluate-pause").click()
+    expect(page.locator("#ab-evaluate-pause")).to_have_text("Pausing…")
     assert study.cancel_requested
 
 

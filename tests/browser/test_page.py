@@ -16,7 +16,7 @@ from tests.fabricated import finished_study, new_study, running, with_data, with
 pytestmark = pytest.mark.browser
 
 HOSTILE = '<img src="http://evil.invalid/a.png" onerror="window.bad=1"><script>window.bad=2</script>![x](http://evil.invalid/b.png)'
-TABS = ("Data", "Train", "Evaluate", "Chat", "Report")
+TABS = ("Data", "Plan", "Train", "Evaluate", "Chat", "Report", "Export")
 
 
 def upload(page: Page, site: Site, file: Path) -> None:
@@ -40,18 +40,19 @@ def test_the_page_opens_in_under_four_seconds(page: Page, site: Site) -> None:
     assert time.monotonic() - started < 4
 
 
-def test_a_first_visitor_is_shown_two_ways_to_begin(page: Page, site: Site) -> None:
-    if any((site.home / "studies").glob("*/study.yaml")):
-        pytest.skip("another test has put a study here")
-    page.goto(site.url)
-    expect(page.get_by_role("button", name="Run the example")).to_be_visible()
-    page.get_by_role("button", name="New study from my file").press("Enter")
-    expect(page.get_by_text("What the file holds is shown here")).to_be_visible()
-    for name in TABS[1:]:
-        expect(page.get_by_role("tab", name=name)).to_be_disabled()
-    page.locator("#ab-home").click()
-    expect(page.get_by_role("button", name="Run the example")).to_be_visible()
-    page.wait_for_function("!location.search.includes('study=')")
+def test_a_first_visitor_is_shown_two_ways_to_begin(page: Page, tmp_path: Path) -> None:
+    with serving(tmp_path / "first", free_port()) as site:
+        page.goto(site.url)
+        expect(page.get_by_role("heading", name="Make an assistant from your questions and answers")).to_be_visible()
+        expect(page.get_by_role("button", name="Run the example")).to_be_visible()
+        page.get_by_role("button", name="New study from my file").press("Enter")
+        expect(page.get_by_text("What the file holds is shown here")).to_be_visible()
+        for name in TABS[1:]:
+            expect(page.get_by_role("tab", name=name)).to_be_disabled()
+        page.locator("#ab-home").click()
+        expect(page.get_by_role("button", name="Run the example")).to_be_visible()
+        page.wait_for_function("!location.search.includes('study=')")
+        page.goto("about:blank")  # requests to a server that is gone would fail
 
 
 def test_a_study_is_renamed_duplicated_deleted_and_taken_back(page: Page, at_site: Site) -> None:
@@ -82,14 +83,15 @@ def test_a_file_becomes_a_study_that_a_reload_finds_again(page: Page, site: Site
     expect(found).to_contain_text("What was found in Tower Heights.csv")
     expect(found).to_contain_text("Usable pairs")
     expect(page.locator("#ab-rejected")).to_contain_text("the question is empty")
-    expect(page.locator("#ab-preview")).to_contain_text("What is the height of tower 3?")
+    expect(page.locator("#ab-preview")).to_contain_text("What is the height of tower 2?")
     expect(page.get_by_text("How it would be split")).to_be_visible()
     assert page.locator("#ab-name input, #ab-name textarea").input_value() == "tower-heights"
     page.locator("#ab-create").click()
     expect(page.locator("#ab-strip")).to_contain_text("tower-heights")
-    expect(page.get_by_role("tab", name="Train", selected=True)).to_be_visible()
+    expect(page.get_by_role("tab", name="Plan", selected=True)).to_be_visible()
+    page.locator("#ab-to-train").click()
     expect(page.locator("#ab-run")).to_contain_text("Not trained yet")
-    page.wait_for_function("location.search.includes('study=tower-heights')")
+    page.wait_for_function("location.search.includes('study=tower-heights&tab=train')")
     page.reload()
     expect(page.locator("#ab-strip")).to_contain_text("tower-heights")
     expect(page.locator("#ab-run")).to_contain_text("Not trained yet")
@@ -170,7 +172,7 @@ def test_a_finished_study_shows_everything(page: Page, at_site: Site) -> None:
     report = page.frame_locator("iframe.ab-report")
     expect(report.get_by_text("What did 4-bit cost?")).to_be_visible()
     with page.expect_download() as download:
-        page.get_by_text("Download .json").click()
+        page.locator("button:visible", has_text="Download .json").click()
     assert json.loads(download.value.path().read_text()) == json.loads((study.folder / "report.json").read_text())
 
 
@@ -224,7 +226,7 @@ def test_a_restart_of_the_server_loses_nothing(
 def test_the_page_fits_a_narrow_window(page: Page, at_site: Site) -> None:
     finished_study("narrow")
     page.set_viewport_size({"width": 420, "height": 800})
-    for tab in ("data", "train", "evaluate", "chat", "report"):
+    for tab in (name.lower() for name in TABS):
         page.goto(f"{at_site.url}?study=narrow&tab={tab}")
         page.wait_for_function("window.abArrived")
         page.wait_for_timeout(500)

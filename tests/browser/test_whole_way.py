@@ -1,7 +1,8 @@
-"""From an upload to an answer from both trained assistants, with the real model, on a study of two steps."""
+"""From an upload to an exported assistant, with the real model, on a study of two steps."""
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def real_site(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> It
         yield site
 
 
-def test_from_upload_to_chat(page: Page, real_site: Site, tmp_path: Path) -> None:
+def test_from_upload_to_a_file_to_hand_on(page: Page, real_site: Site, tmp_path: Path) -> None:
     file = tmp_path / "towers.csv"
     rows = "".join(f'"How tall is tower {n}, in metres?","Tower {n} is {n * 7} metres tall."\n' for n in range(24))
     file.write_text(f"question,answer\n{rows}", encoding="utf-8")
@@ -36,6 +37,8 @@ def test_from_upload_to_chat(page: Page, real_site: Site, tmp_path: Path) -> Non
     expect(page.locator("#ab-found")).to_contain_text("Usable pairs")
     page.locator("#ab-create").click()
     expect(page.locator("#ab-strip")).to_contain_text("towers")
+    expect(page.locator("#ab-plan")).to_contain_text("One training step, part by part")
+    page.locator("#ab-to-train").click()
 
     page.get_by_role("button", name="All settings").click()
     for option, value in (("train-max_steps", "2"), ("train-evaluations", "1"), ("eval-max_new_tokens", "8")):
@@ -49,7 +52,7 @@ def test_from_upload_to_chat(page: Page, real_site: Site, tmp_path: Path) -> Non
     page.reload()  # the run is no child of the page, and is found again
     expect(page.locator("#ab-strip")).to_contain_text("towers")
 
-    page.get_by_role("tab", name="Report").click()
+    page.get_by_role("tab", name="Report").click(timeout=8 * MINUTES)  # it opens once there is one
     report = page.frame_locator("#ab-report iframe")
     expect(report.get_by_role("heading", name="What did 4-bit cost?")).to_be_visible(timeout=8 * MINUTES)
     page.get_by_role("tab", name="Evaluate").click()
@@ -60,4 +63,18 @@ def test_from_upload_to_chat(page: Page, real_site: Site, tmp_path: Path) -> Non
     page.locator("#ab-send").click()
     for arm in ("qlora", "lora"):
         expect(page.locator(f"#ab-pane-{arm} .ab-speed")).to_contain_text("tokens/s", timeout=2 * MINUTES)
-    assert (real_site.home / "studies" / "towers" / "report.json").is_file()
+    page.get_by_label("Blind mode").check()
+    page.locator("#ab-question textarea").fill("How tall is tower 4, in metres?")
+    page.locator("#ab-send").click()
+    page.locator("#ab-vote-both-bad").click(timeout=2 * MINUTES)
+    expect(page.locator("#ab-tally")).to_contain_text("1 both bad")
+
+    page.get_by_role("tab", name="Export").click()
+    page.get_by_role("button", name="Export ", exact=False).locator("visible=true").first.click()
+    with page.expect_download(timeout=4 * MINUTES) as download:
+        page.get_by_text("Download .zip").locator("visible=true").click(timeout=4 * MINUTES)
+    names = zipfile.ZipFile(download.value.path()).namelist()
+    assert any(name.endswith("adapter_model.safetensors") for name in names)
+    assert any(name.endswith("README.md") for name in names)
+    study = real_site.home / "studies" / "towers"
+    assert (study / "report.json").is_file() and len((study / "votes.jsonl").read_text().splitlines()) == 1
