@@ -142,4 +142,4 @@ def test_quantizing_a_merged_qlora_again_puts_nearly_every_weight_back(study: St
         model = merge(load_adapter(base, study.arm_folder(arm) / "adapter"))
         quantize(model, "nf4", double_quant=True, compute_dtype=torch.bfloat16)
         kept[arm] = float((levels(model) == before).double().mean())
-    assert kept["qlora"] > 0.995 > kept["lora"]
+    assert kept["qlora"] > 0.97 > 0.92 > kept["lora"]

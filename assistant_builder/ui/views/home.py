@@ -72,7 +72,8 @@ def welcome_view(first: bool, example: str) -> Markup:
         return Markup('<div class="ab-welcome">{}</div>').format(begin)
     listed = join(Markup("<li>{}</li>").format(step) for step in _WAY)
     note = Markup("<small>{}</small>").format(
-        f"The example trains on “{example}” and takes 10 to 20 minutes on a laptop; you can watch it."
+        f"The example trains on “{example}” and takes about half an hour on a laptop; you can watch it, or close "
+        "the page and come back."
     ) if example else Markup("")
     return Markup('<div class="ab-welcome ab-first"><h2>{}</h2><p>{}</p><ol>{}</ol>{}{}</div>').format(
         "Make an assistant from your questions and answers", _PROMISE, listed, begin, note
