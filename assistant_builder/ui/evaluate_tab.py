@@ -65,7 +65,7 @@ class EvaluateTab:
         self.pending = gr.HTML(empty("The verdict and its pictures come with the report", "It is written by itself "
                                      "when all cells are scored. The answers can be looked at already."))
         with gr.Column(visible=False) as self.result:
-            with gr.Row(elem_classes="ab-figures"):
+            with gr.Row(elem_classes="ab-pictures"):
                 with gr.Column(min_width=300):
                     self.headline = gr.Plot(label="QLoRA minus LoRA, 95 % intervals", elem_classes="ab-figure")
                     self.key = gr.HTML(elem_classes="ab-note")
@@ -75,7 +75,7 @@ class EvaluateTab:
             with gr.Group(elem_classes="ab-group", elem_id="ab-metric"):
                 self.metric = gr.Dropdown([], label="Metric of the next two pictures", interactive=True,
                                           filterable=False)
-            with gr.Row(elem_classes="ab-figures"):
+            with gr.Row(elem_classes="ab-pictures"):
                 with gr.Column(min_width=300):
                     self.contrasts = gr.Plot(label="Every difference between cells", elem_classes="ab-figure")
                 with gr.Column(min_width=300):

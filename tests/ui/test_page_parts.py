@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -26,6 +27,7 @@ from assistant_builder.ui.inspection import free_name, inspect_file, power_of, p
 from assistant_builder.ui.policy import CONTENT_SECURITY_POLICY, StayAtHome
 from assistant_builder.ui.sections import Look, Section, refresh, told
 from assistant_builder.ui.study_data import study_data
+from assistant_builder.ui.theme import STYLE_SHEETS
 from tests.fabricated import LARGE, SMALL, finished_study, new_study, running, trained, with_data
 
 ROOT = Path(__file__).parents[2]
@@ -318,3 +320,12 @@ def test_the_page_starts_without_the_model_stack() -> None:
 def test_studies_are_found_by_name() -> None:
     new_study("one")
     assert [study.name for study in Study.all()] == ["one"]
+
+
+def test_no_two_tabs_style_the_same_class() -> None:
+    sheets: dict[str, set[str]] = {}
+    for path in STYLE_SHEETS:
+        if path.name != "page.css":  # what all tabs share
+            for name in set(re.findall(r"^[a-z]*(\.ab-[a-z-]+)(?=[ ,:] ?[{:>]?)", path.read_text(), re.MULTILINE)):
+                sheets.setdefault(name, set()).add(path.name)
+    assert {name: found for name, found in sheets.items() if len(found) > 1} == {}

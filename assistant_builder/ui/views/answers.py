@@ -73,7 +73,7 @@ def item_view(items: ItemSet, row: Row, wish: Wish, marks: Marks) -> Markup:
     return Markup(
         '<article class="ab-item"><header><small>{}</small><span class="ab-kind ab-{}">{}</span></header>{}'
         '<p class="ab-asked" dir="auto">{}</p>'
-        '<div class="ab-reference"><span>Reference</span><p dir="auto">{}</p></div>'
+        '<div class="ab-item-reference"><span>Reference</span><p dir="auto">{}</p></div>'
         '<div class="ab-sides">{}</div>{}</article>'
     ).format(
         " · ".join(notes), tone, words, _context(row), _short(row["question"]), _short(row["reference"]), sides,

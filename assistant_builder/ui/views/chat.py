@@ -214,7 +214,7 @@ def memory_line(speaker: str, stored: tuple[int, int] | None, held: Memory | Non
 def readiness(replies: Mapping[str, Reply]) -> Markup:
     """How far the models are that load before anything is asked."""
     if all(reply.state == "loaded" for reply in replies.values()):
-        return Markup('<p class="ab-ready ab-good" role="status">Both assistants are loaded. They leave the memory {} '
+        return Markup('<p class="ab-loaded ab-good" role="status">Both assistants are loaded. They leave the memory {} '
                       "minutes after the last question.</p>").format(round(IDLE_SECONDS / 60))
     failed = next((reply for reply in replies.values() if reply.state == "failed"), None)
     if failed is not None:
@@ -222,7 +222,7 @@ def readiness(replies: Mapping[str, Reply]) -> Markup:
     fraction = sum(1.0 if reply.finished else reply.fraction for reply in replies.values()) / max(len(replies), 1)
     doing = [f"{TITLES[speaker]}: {reply.phase or _WORDS.get(reply.state, '')}".rstrip("…")
              for speaker, reply in replies.items() if not reply.finished]
-    return Markup('<div class="ab-ready" role="status"><span>{}</span>{}</div>').format(
+    return Markup('<div class="ab-loaded" role="status"><span>{}</span>{}</div>').format(
         "Loading the assistants. " + " · ".join(doing), bar(fraction, "Loading the assistants"))
 
 

@@ -94,7 +94,7 @@ def plain_view(pairs: Sequence[Pair], model: str) -> Markup:
         Markup('<figure class="ab-seen"><figcaption>Row {}</figcaption>{}</figure>').format(
             pair.row,
             join(
-                Markup('<div class="ab-turn"><b>{}</b><div class="ab-seen-text">{}</div></div>').format(
+                Markup('<div class="ab-seen-turn"><b>{}</b><div class="ab-seen-text">{}</div></div>').format(
                     _TURNS[message.role],
                     Markup('<mark class="ab-learned">{}</mark>' if message.role == "assistant" else "{}").format(
                         _shortened(message.content)
