@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from assistant_builder.models import bundled
 from tests.browser.serving import Site, free_port, serving
 
-pytestmark = [pytest.mark.browser, pytest.mark.train, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.browser, pytest.mark.train, pytest.mark.timeout(1500)]
 MINUTES = 60_000.0
 
 

@@ -195,7 +195,7 @@ def test_a_failure_in_the_child_reaches_the_command(base: Path, home: Path, tmp_
 
     study = scored(tiny_study(base), base)
     path = study.cell_folder("L16") / "samples.jsonl"
-    write_jsonl(path, [{**sample, "nll": sample["nll"] + 5.0} for sample in read_jsonl(path)])
+    write_jsonl(path, [{**sample, "nll": sample["nll"] - 5.0} for sample in read_jsonl(path)])
     with pytest.raises(StudyError.__mro__[1], match="is not the one that was measured"):
         export_to(study, Kind("lora", "adapter"), tmp_path / "out", force=False, sample=3)
     assert not (tmp_path / "out").exists()

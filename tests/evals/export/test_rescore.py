@@ -34,10 +34,14 @@ def test_an_item_beyond_the_tolerance_is_a_warning() -> None:
     assert (found.outcome, found.moved, found.largest_item) == ("moved", 1, "3")
 
 
-@pytest.mark.parametrize("shift", [2 * TOLERANCE, -2 * TOLERANCE])
-def test_a_sample_beyond_the_tolerance_is_another_model(shift: float) -> None:
+def test_a_sample_worse_by_more_than_the_tolerance_is_another_model() -> None:
     with pytest.raises(EvaluationError, match="not the one that was measured"):
-        compare("QD", WAS, moved(shift, shift, shift))
+        compare("QD", WAS, moved(2 * TOLERANCE, 2 * TOLERANCE, 2 * TOLERANCE))
+
+
+def test_a_sample_that_is_better_by_more_is_a_warning() -> None:
+    found = compare("QD", WAS, moved(-2 * TOLERANCE, -2 * TOLERANCE, -2 * TOLERANCE))
+    assert (found.outcome, found.moved) == ("moved", 3)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
