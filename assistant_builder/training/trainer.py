@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,8 @@ class TwinTrainer(SFTTrainer):
             processing_class=prompter.tokenizer,
             callbacks=[_Events(self)],
         )
+        # adapters hold no embeddings; to find that out by itself PEFT asks the hub for the base's config at every save
+        model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
         for name, value in model.named_parameters():
             if value.requires_grad:  # SFTTrainer rounds them to bfloat16 over a 4-bit base, and only there
                 value.data = adapters[name]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from assistant_builder.data import load_split
-from assistant_builder.files import read_jsonl, write_jsonl
+from assistant_builder.files import file_hash, read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.models.prompts import Prompter
 from assistant_builder.study import Study
 from evals.compare import Comparison, paired_comparison
@@ -59,6 +59,9 @@ def test_an_arm_trained_on_shuffled_answers_is_worse_and_its_own_copy_is_not(stu
     for pair, answer in zip(pairs, answers[len(answers) // 2 :] + answers[: len(answers) // 2], strict=True):
         pair["messages"][-1]["content"] = answer
     write_jsonl(shuffled.split_file("train"), pairs)
+    split = shuffled.folder / "data" / "split.json"
+    record = read_json(split)
+    write_json(split, {**record, "hashes": {**record["hashes"], "train": file_hash(shuffled.split_file("train"))}})
     prompter = Prompter.load(folder)
     found = {}
     for subject in (study, shuffled):
