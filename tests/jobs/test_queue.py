@@ -189,5 +189,6 @@ def test_processes_that_compute_give_way() -> None:
         step_back(process.pid)
         assert process.nice() == max(before, 10)
         group = Path(f"/proc/{process.pid}/autogroup")
-        assert not group.is_file() or group.read_text().split()[-1] == "10"  # niceness alone counts in its session only
+        said = group.read_text().split() if group.is_file() else []  # empty on systems that do not share by session
+        assert not said or said[-1] == "10"  # niceness alone counts in its session only
     step_back(process.pid)  # it has ended
