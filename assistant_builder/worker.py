@@ -91,9 +91,11 @@ def step_back(pid: int) -> None:
     with contextlib.suppress(psutil.Error):  # it has ended, or the system does not let us
         process = psutil.Process(pid)
         process.nice(psutil.BELOW_NORMAL_PRIORITY_CLASS if psutil.WINDOWS else max(process.nice(), _NICENESS))
-    # Linux shares the processor among sessions first, and niceness counts only within one; every step has its own
+    # Linux shares the processor among sessions first, and niceness counts only within one; every step has its own.
+    # The session of a process that leads none is somebody else's, the user's terminal say.
     with contextlib.suppress(OSError):
-        Path(f"/proc/{pid}/autogroup").write_text(str(_NICENESS), encoding="ascii")
+        if not psutil.WINDOWS and os.getsid(pid) == pid:
+            Path(f"/proc/{pid}/autogroup").write_text(str(_NICENESS), encoding="ascii")
 
 
 def quiet_libraries() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -32,9 +33,10 @@ def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def living() -> Iterator[psutil.Process]:
+def living(*, own_session: bool = False) -> Iterator[psutil.Process]:
     """A process that does nothing until the end of the block."""
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+    words = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=own_session) as process:
         yield psutil.Process(process.pid)
 
 
@@ -181,14 +183,27 @@ def test_the_line_is_told_in_words() -> None:
     assert waiting_sentence(["a", "b", "c"]) == "waits for study a and 2 more"
 
 
+def session_niceness(pid: int) -> str | None:
+    """What the kernel says of the process's session; None where it does not share the processor by session."""
+    file = Path(f"/proc/{pid}/autogroup")
+    said = file.read_text().split() if file.is_file() else []
+    return said[-1] if said else None
+
+
 def test_processes_that_compute_give_way() -> None:
-    with living() as process:
+    with living(own_session=True) as process:
         before = process.nice()
         step_back(process.pid)
         assert process.nice() == max(before, 10)
         step_back(process.pid)
         assert process.nice() == max(before, 10)
-        group = Path(f"/proc/{process.pid}/autogroup")
-        said = group.read_text().split() if group.is_file() else []  # empty on systems that do not share by session
-        assert not said or said[-1] == "10"  # niceness alone counts in its session only
+        assert session_niceness(process.pid) in (None, "10")  # niceness alone counts in its session only
     step_back(process.pid)  # it has ended
+
+
+def test_the_session_of_another_keeps_its_priority() -> None:
+    before = session_niceness(os.getpid())
+    with living() as process:
+        step_back(process.pid)
+        assert process.nice() >= 10
+    assert session_niceness(os.getpid()) == before
