@@ -37,7 +37,7 @@ class Parrot:
             raise ModelError("there is no trained adapter", where="arm " + arm, remedy="Train the study first")
         if question == "bug":
             raise RuntimeError("shape mismatch")
-        words = question.split() * (200 if question.startswith("long") else 1)
+        words = question.split() * (3000 if question.startswith("long") else 1)
         for number, word in enumerate(words, start=1):
             time.sleep(0.02)
             if stop_event.is_set():
@@ -51,7 +51,7 @@ run_server(Parrot(), idle_seconds=float(sys.argv[1]))
 
 
 def parrot_command(folder: Path, idle_seconds: float = 60) -> list[str]:
-    """The command line of the worker; the question "long …" makes a long answer, "die" and "kill" end the process.
+    """The command line of the worker; "long …" makes an answer of minutes, "die" and "kill" end the process.
 
     Args:
         folder: Where the script is put.

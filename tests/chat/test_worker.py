@@ -79,7 +79,7 @@ def test_stop_keeps_what_has_come(worker: ChatWorker) -> None:
             exchange.stop()
     assert {reply.state for reply in replies.values()} == {"cancelled"}
     assert replies["qlora"].text.startswith("qlora:long")
-    assert replies["qlora"].tokens < 400
+    assert replies["qlora"].tokens < 6000
 
 
 def test_two_questions_at_once_do_not_mix(worker: ChatWorker) -> None:
