@@ -1,0 +1,57 @@
+"""The command line. Its commands are thin: each calls the library and prints what it returns."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from assistant_builder import __version__, console
+from assistant_builder.cli import before, results, running
+from assistant_builder.errors import AssistantBuilderError, Cancelled
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Fine-tune a domain assistant with QLoRA, train its float16 LoRA twin beside it, and measure what 4-bit cost.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look at a data file.")
+app.add_typer(data_app, name="data")
+
+data_app.command("check")(before.data_check)
+app.command()(before.doctor)
+app.command("settings")(before.list_settings)
+app.command()(before.plan)
+app.command()(running.run)
+app.command()(running.status)
+app.command()(running.cancel)
+app.command("list")(running.list_studies)
+app.command()(results.report)
+app.command()(results.compare)
+app.command()(results.ask)
+app.command()(results.export)
+app.command("app")(results.open_page)
+app.command("step", hidden=True)(running.step)
+
+
+def main() -> None:
+    """Run the command line; errors meant for the user become one line and exit code 1."""
+    try:
+        app()
+    except Cancelled as stop:
+        console.fail(stop)
+    except AssistantBuilderError as error:
+        console.fail(error)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
+    = False,
+) -> None:
+    pass
