@@ -10,13 +10,13 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from assistant_builder import __version__, study
 from assistant_builder.models import bundled, hub, inventory, wheels
+from assistant_builder.processor import cpu_flags, usable_cores
 
 DISTRIBUTION = "assistant-builder"
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16")
@@ -120,26 +120,11 @@ def _kernels() -> Check:
 
 
 def _processor() -> Check:
-    flags = _cpu_flags()
+    flags = cpu_flags()
     shown = " ".join(flag for flag in _FLAGS if flag in flags) or "no vector extensions recognised"
     bfloat16 = "avx512_bf16" in flags or "amx_bf16" in flags
     note = "" if bfloat16 or not flags else "; no bfloat16 arithmetic, so a study without a GPU computes in float32"
-    return Check("processor", True, f"{_cpu_count()} usable cores, {platform.machine()}, {shown}{note}")
-
-
-def _cpu_count() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return set()
-    line = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-    return set(line.partition(":")[2].split())
+    return Check("processor", True, f"{usable_cores()} usable cores, {platform.machine()}, {shown}{note}")
 
 
 def _memory() -> Check:

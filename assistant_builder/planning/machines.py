@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import platform
 import re
 import shutil
 import subprocess
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
 from typing import Literal
 
 import psutil
 
 from assistant_builder.errors import ConfigError
+from assistant_builder.processor import computes_bfloat16, usable_cores
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30,
           "tib": 2**40, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -152,25 +150,8 @@ def _peak_of(name: str) -> float:
 
 def _cpu() -> Machine:
     memory = psutil.virtual_memory()
-    cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count() or 1
+    cores = usable_cores()
     return Machine(
-        f"this computer's processor ({cores} cores)", "cpu", memory.total, memory.available, _cpu_bfloat16(),
+        f"this computer's processor ({cores} cores)", "cpu", memory.total, memory.available, computes_bfloat16(),
         here=True, cores=cores,
     )
-
-
-@lru_cache(maxsize=1)
-def _cpu_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16, as oneDNN asks before it uses it."""
-    if platform.machine().lower() in ("arm64", "aarch64"):
-        return "bf16" in _flags()
-    return bool({"avx512_bf16", "amx_bf16", "avx512bw"} & _flags())
-
-
-def _flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return set()
-    line = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-    return set(line.partition(":")[2].split())
