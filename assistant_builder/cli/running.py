@@ -39,9 +39,7 @@ def run(
             run_study(study, redo=redo, now=now, check=_check_tasks)
         else:
             with console.run_display() as display:
-                run_study(
-                    study, redo=redo, now=now, on_event=_telling_power(study, display), check=_check_tasks
-                )
+                run_study(study, redo=redo, now=now, on_event=_telling(study, display), check=_check_tasks)
     finally:
         if as_json:
             console.print_json(study.status())
@@ -49,18 +47,20 @@ def run(
         _print_outcome(study)
 
 
-def _telling_power(study: Study, display: Callable[[Event], None]) -> Callable[[Event], None]:
-    """Show what happens, and before training what the held-out set will be able to tell."""
+def _telling(study: Study, display: Callable[[Event], None]) -> Callable[[Event], None]:
+    """Show what happens, and before training what the held-out set will be able to tell and what memory it takes."""
 
     def show(event: Event) -> None:
         display(event)
         if event.step == "data" and event.state == "succeeded" and not event.kept:
             from assistant_builder.files import read_json
+            from assistant_builder.planning.fitting import memory_note
             from evals.power import power_sentence, split_power
 
             power = split_power(read_json(study.folder / "data" / "split.json"))
-            if power:
-                typer.echo(power_sentence(power.to_record()))
+            for said in (power_sentence(power.to_record()) if power else "", memory_note(study)):
+                if said:
+                    typer.echo(said)
 
     return show
 

@@ -160,6 +160,10 @@ class TrainConfig(Part):
         description="Recompute activations in the backward pass: less memory, a third more arithmetic. auto: only "
         "when the estimate does not fit the memory that is free.",
     )
+    allow_low_memory: bool = Field(
+        False, title="Start without enough memory", description="Start even where the plan says that the training "
+        "cannot fit this machine's memory; it may then crawl, or be ended by the system.",
+    )
     evaluations: int = Field(4, ge=1, le=1000, title="Validations", description="How often the validation loss is "
                              "computed (and a checkpoint kept) in the run, evenly spaced.")
     sample_answers: int = Field(3, ge=0, le=20, title="Sample answers", description="How many validation questions "

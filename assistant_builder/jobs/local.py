@@ -15,6 +15,7 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ChangedInputsError, StudyError
 from assistant_builder.jobs.queue import our_turn
 from assistant_builder.jobs.steps import command, step_inputs
+from assistant_builder.planning.fitting import require_study_fit
 from assistant_builder.steps import Progress, State, StepRecord, changed_inputs, steps_of
 from assistant_builder.study import Study
 from assistant_builder.worker import child_environment, step_back
@@ -79,6 +80,7 @@ def run_study(
 
     Raises:
         StudyError: Another process runs the study.
+        ResourceError: Its training cannot fit the memory of this machine.
         ChangedInputsError: A finished step was made from other inputs, and ``redo`` is off.
         AssistantBuilderError: A step failed, with its reason.
         Cancelled: The user asked for it.
@@ -95,6 +97,7 @@ def run_study(
     try:
         study.clear_cancel()
         check(study)
+        require_study_fit(study)
         first_changed(study, redo=redo)  # refused before it waits
         with our_turn(study, now=now, waiting=lambda names: _wait(study, names, on_event)):
             _prepare(study, redo)

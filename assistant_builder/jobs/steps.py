@@ -21,8 +21,8 @@ from assistant_builder.study import Study
 
 _REPORT_ONLY = {"primary_metric", "margin", "bootstrap_resamples", "price_per_hour"}
 """Settings of ``eval`` that change how scores are judged, and no score."""
-_SHOWN_ONLY = {"preset", "sample_answers"}
-"""Settings of ``train`` that change what is shown, and no adapter."""
+_NO_ADAPTER = {"preset", "sample_answers", "allow_low_memory"}
+"""Settings of ``train`` that change what is shown or allowed, and no adapter."""
 
 
 def command(study: Study, step: str) -> list[str]:
@@ -68,7 +68,7 @@ def step_inputs(
         return {
             **common, "train data": split["train"], "validation data": split["validation"],
             "base model": base_model(config.model), **_flat("model", config.model),
-            **_flat("train", config.train, leave_out=_SHOWN_ONLY), "train.seed": config.train.seed + seed - 1,
+            **_flat("train", config.train, leave_out=_NO_ADAPTER), "train.seed": config.train.seed + seed - 1,
         }
     adapters = {f"{run} adapter": _read(study, f"arms/{run}/summary.json")["adapter_sha256"]
                 for run in arm_runs(config.seeds)}

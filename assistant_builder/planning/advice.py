@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from assistant_builder.errors import ResourceError
 from assistant_builder.models.catalog import CATALOG
 from assistant_builder.planning.families import build
 from assistant_builder.planning.machines import CARDS
-from assistant_builder.planning.plan import FULL, MethodPlan, Plan
+from assistant_builder.planning.method import FULL
+from assistant_builder.planning.plan import Plan
+from assistant_builder.planning.saving import cheapest_saving, written
 
-_TITLES = {"qlora": "QLoRA", "lora": "float16 LoRA", "full": "full fine-tuning"}
+TITLES = {"qlora": "QLoRA", "lora": "float16 LoRA", "full": "full fine-tuning"}
+"""What sentences call the methods."""
 _MOSTLY_16_BIT = 0.4
 """Share of the 4-bit base's bytes that is 16-bit, from which on a warning says how little 4-bit saves."""
-_SHORTEST = 128
 
 
 @dataclass(frozen=True)
@@ -44,33 +44,34 @@ class Advice:
 def advise(plan: Plan) -> Advice:
     """Recommend a method for a plan."""
     lora, qlora = plan.lora, plan.qlora
-    memory = _gb(plan.memory_bytes)
+    memory = gigabytes(plan.memory_bytes)
     if lora.fit == "room":
         spared = lora.expected_bytes - qlora.expected_bytes
-        return Advice("lora", f"float16 LoRA needs {_gb(lora.expected_bytes)} of {memory} and fits with room, so 4-bit "
-                      f"would risk quality for {_gb(max(spared, 0))} that nobody needs.", {})
+        return Advice("lora", f"float16 LoRA needs {gigabytes(lora.expected_bytes)} of {memory} and fits with room, so "
+                      f"4-bit would risk quality for {gigabytes(max(spared, 0))} that nobody needs.", {})
     if qlora.fit != "no":
         short = "leaves no room" if lora.fit == "tight" else "does not fit"
-        return Advice("qlora", f"QLoRA needs {_gb(qlora.expected_bytes)} of {memory}; float16 LoRA with "
-                      f"{_gb(lora.expected_bytes)} {short}.", {})
+        return Advice("qlora", f"QLoRA needs {gigabytes(qlora.expected_bytes)} of {memory}; float16 LoRA with "
+                      f"{gigabytes(lora.expected_bytes)} {short}.", {})
     if lora.fit == "tight":
-        return Advice("lora", f"float16 LoRA needs {_gb(lora.expected_bytes)} of {memory}, and 4-bit would save "
+        return Advice("lora", f"float16 LoRA needs {gigabytes(lora.expected_bytes)} of {memory}, and 4-bit would save "
                       "nothing here.", {})
-    return _neither(plan)
+    return neither(plan)
 
 
-def _neither(plan: Plan) -> Advice:
+def neither(plan: Plan) -> Advice:
+    """What to say, and to change, where no method fits."""
     smaller = min((plan.qlora, plan.lora), key=lambda method: method.expected_bytes)
-    why = (f"Neither fits: {_TITLES[smaller.method]} needs {_gb(smaller.expected_bytes)}, and {_gb(plan.memory_bytes)} "
-           "are there.")
+    why = (f"Neither fits: {TITLES[smaller.method]} needs {gigabytes(smaller.expected_bytes)}, and "
+           f"{gigabytes(plan.memory_bytes)} are there.")
     remedies: list[str] = []
-    found = next(_fitting(plan), None)
-    changes: dict[str, Any] = {}
-    if found is not None:
-        changes, fitted = found
-        settings = " ".join(f"--set {key}={value}" for key, value in changes.items())
-        which = "float16 LoRA" if fitted.lora.fit != "no" else "QLoRA"
-        remedies.append(f"With {settings} {which} fits.")
+    changes = cheapest_saving(plan, "qlora", "lora")
+    if changes:
+        remedies.append(f"With {written(changes)} both arms fit.")
+    else:
+        changes = cheapest_saving(plan, "qlora")
+        if changes:
+            remedies.append(f"With {written(changes)} QLoRA fits.")
     other = _largest_that_fits(plan)
     if other and other != plan.model:
         remedies.append(f"The largest model of the catalog that fits as it is: {other}.")
@@ -78,32 +79,6 @@ def _neither(plan: Plan) -> Advice:
     if cards:
         remedies.append(cards)
     return Advice("neither", why, changes, tuple(remedies))
-
-
-def _fitting(plan: Plan) -> Iterator[tuple[dict[str, Any], Plan]]:
-    """Plans with less memory that fit, those first that cost least: time, then what the model sees."""
-    train = plan.config.train
-    micro = [size for size in _halvings(min(train.micro_batch_size, train.batch_size), 1)
-             if train.batch_size % size == 0]
-    for length, recompute, rows in itertools.product(_halvings(train.max_length, _SHORTEST), ("as is", "on"), micro):
-        changes: dict[str, Any] = {}
-        if rows != min(train.micro_batch_size, train.batch_size):
-            changes["train.micro_batch_size"] = rows
-        if recompute == "on" and not plan.lora.checkpointing:
-            changes["train.gradient_checkpointing"] = "on"
-        if length != train.max_length:
-            changes["train.max_length"] = length
-        if changes:
-            tried = plan.with_changes(changes)
-            if "no" not in (tried.qlora.fit, tried.lora.fit) or tried.qlora.fit != "no":
-                yield changes, tried
-
-
-def _halvings(value: int, least: int) -> list[int]:
-    found = [value]
-    while found[-1] // 2 >= least:
-        found.append(found[-1] // 2)
-    return found
 
 
 def _largest_that_fits(plan: Plan) -> str | None:
@@ -180,27 +155,6 @@ def _about_storage(plan: Plan) -> Iterator[str]:
                "memory in training only.")
 
 
-def require_fit(plan: Plan, *methods: str) -> None:
-    """Refuse a training that cannot fit; whoever knows better does not call this.
-
-    Args:
-        plan: The plan of the study.
-        methods: The arms that shall be trained; by default both.
-
-    Raises:
-        ResourceError: One of them does not fit the memory; says what would.
-    """
-    chosen: list[MethodPlan] = [plan.methods[name] for name in plan.methods if name in (methods or ("qlora", "lora"))]
-    lacking = [method for method in chosen if method.fit == "no"]
-    if lacking:
-        worst = max(lacking, key=lambda method: method.expected_bytes)
-        help_by = " ".join(_neither(plan).remedies)
-        raise ResourceError(
-            f"{_TITLES[worst.method]} of {plan.model} needs about {_gb(worst.expected_bytes)} of memory, and "
-            f"{_gb(plan.memory_bytes)} are free on {plan.machine.name}",
-            remedy=help_by or "Choose a smaller base model",
-        )
-
-
-def _gb(value: float) -> str:
+def gigabytes(value: float) -> str:
+    """Bytes in a sentence: ``12.3 GB``."""
     return f"{value / 1e9:.3g} GB"

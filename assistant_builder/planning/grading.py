@@ -11,9 +11,10 @@ from assistant_builder.files import read_jsonl
 from assistant_builder.planning.activations import Batch
 from assistant_builder.planning.history import learn
 from assistant_builder.planning.machines import this_machine
-from assistant_builder.planning.plan import Lengths, Method, Plan
+from assistant_builder.planning.plan import Lengths, Plan
 from assistant_builder.planning.planner import with_speed
 from assistant_builder.planning.sources import from_folder
+from assistant_builder.planning.storage import Method
 from assistant_builder.planning.timing import extrapolated_seconds
 
 GRADED = ("base_bytes", "adapter_bytes", "peak_memory_bytes", "train_seconds")

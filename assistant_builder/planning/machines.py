@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import psutil
@@ -16,6 +17,8 @@ from assistant_builder.processor import computes_bfloat16, usable_cores
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30,
           "tib": 2**40, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _SECONDS = 5
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Where Linux says how much memory a container may take, in versions 2 and 1 of its control groups."""
 
 
 @dataclass(frozen=True)
@@ -149,9 +152,19 @@ def _peak_of(name: str) -> float:
 
 
 def _cpu() -> Machine:
-    memory = psutil.virtual_memory()
-    cores = usable_cores()
+    memory, cores = psutil.virtual_memory(), usable_cores()
+    total = min(memory.total, _container_limit() or memory.total)
     return Machine(
-        f"this computer's processor ({cores} cores)", "cpu", memory.total, memory.available, computes_bfloat16(),
+        f"this computer's processor ({cores} cores)", "cpu", total, min(memory.available, total), computes_bfloat16(),
         here=True, cores=cores,
     )
+
+
+def _container_limit() -> int | None:
+    """Memory that a container allows, which psutil does not know of."""
+    for path in _LIMITS:
+        try:
+            return int(path.read_text(encoding="ascii"))
+        except (OSError, ValueError):  # "max": no limit
+            continue
+    return None

@@ -1,11 +1,11 @@
-"""The plan of a training: memory of each method part by part, whether it fits, how long it takes, what to choose."""
+"""The plan of a training: every method for one model, one set of settings and one machine."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ModelError
@@ -13,6 +13,7 @@ from assistant_builder.planning.activations import Activations, Arithmetic, Batc
 from assistant_builder.planning.architecture import Architecture, Module
 from assistant_builder.planning.history import Experience
 from assistant_builder.planning.machines import Machine
+from assistant_builder.planning.method import MethodPlan
 from assistant_builder.planning.storage import (
     DTYPE_BYTES,
     Method,
@@ -20,13 +21,9 @@ from assistant_builder.planning.storage import (
     module_bytes,
     optimizer_bytes,
 )
-from assistant_builder.planning.timing import ACHIEVED, Work, training_work
+from assistant_builder.planning.timing import ACHIEVED, training_work
 
 METHODS: tuple[Method, ...] = ("qlora", "lora", "full")
-FULL = 0.95
-"""Share of the memory that a training may take at most; the rest is for what no formula knows."""
-ROOMY = 0.90
-"""Share of the memory below which a method fits with room."""
 PROCESS_BYTES = {"cpu": 650_000_000, "cuda": 700_000_000}
 """What a training process holds before the model. On a CPU: the libraries (0.56 GB resident once Python, torch,
 transformers, bitsandbytes, peft and trl are imported) and what the first matrix products set up. On a GPU: CUDA's
@@ -37,7 +34,6 @@ freed pieces and oneDNN's scratch included; on a GPU what is allocated."""
 VARIED_BYTES = {"cpu": 580_000_000, "cuda": 0}
 """What batches of differing lengths leave behind on a CPU: pieces of the heap that fit no later batch, and oneDNN's
 primitives, one set for each length."""
-Fit = Literal["room", "tight", "no"]
 
 
 @dataclass(frozen=True)
@@ -67,89 +63,6 @@ class Lengths:
     def about(cls, mean: float, longest: int) -> Lengths:
         """From the mean alone: half of each sequence an answer, the longest as long as is allowed."""
         return cls(min(mean, longest), longest, min(mean, longest) / 2, longest // 2, assumed=True)
-
-
-@dataclass(frozen=True)
-class MethodPlan:
-    """One method on one machine.
-
-    Attributes:
-        method: ``qlora``, ``lora`` or ``full`` (fine-tuning of all weights).
-        layers: Name, parameters and stored bytes of every module of the base.
-        adapter_bytes: Trained weights beside the base.
-        gradient_bytes: Their gradients.
-        optimizer_bytes: AdamW's states.
-        activations: What a step keeps, part by part.
-        overhead_bytes: What the process and the allocator hold besides.
-        trained_parameters: How many values are trained.
-        inference_bytes: Memory of answering one question afterwards, on the same machine.
-        checkpointing: Whether activations are recomputed.
-        work: Operations of the whole training.
-        seconds: Time of the whole training, None where the machine's speed is not known.
-        memory_bytes: Memory there is.
-        factor: What this machine's finished runs took over what was predicted for them.
-    """
-
-    method: Method
-    layers: tuple[tuple[str, int, int], ...]
-    adapter_bytes: int
-    gradient_bytes: int
-    optimizer_bytes: int
-    activations: Activations
-    overhead_bytes: int
-    trained_parameters: int
-    inference_bytes: int
-    checkpointing: bool
-    work: Work
-    seconds: float | None
-    memory_bytes: int
-    factor: float = 1.0
-
-    @property
-    def weights_bytes(self) -> int:
-        """The frozen base as stored."""
-        return sum(stored for _, _, stored in self.layers)
-
-    @property
-    def parts(self) -> dict[str, int]:
-        """Bytes of each part of the peak, in the order in which they are stacked."""
-        return {
-            "weights": self.weights_bytes, "adapters": self.adapter_bytes, "gradients": self.gradient_bytes,
-            "optimizer": self.optimizer_bytes, "activations": self.activations.total, "overhead": self.overhead_bytes,
-        }
-
-    @property
-    def total_bytes(self) -> int:
-        """Predicted peak of training."""
-        return sum(self.parts.values())
-
-    @property
-    def expected_bytes(self) -> int:
-        """The predicted peak, corrected by what this machine's finished runs took."""
-        return round(self.total_bytes * self.factor)
-
-    @property
-    def fit(self) -> Fit:
-        """Whether it fits the memory there is."""
-        share = self.expected_bytes / self.memory_bytes
-        return "room" if share <= ROOMY else "tight" if share <= FULL else "no"
-
-    def cost(self, price_per_hour: float | None) -> float | None:
-        """What the training costs, in the currency of the price."""
-        return None if self.seconds is None or price_per_hour is None else self.seconds / 3600 * price_per_hour
-
-    def to_record(self) -> dict[str, Any]:
-        """The method's part of ``plan --json``."""
-        return {
-            "weights_bytes": self.weights_bytes, "adapter_bytes": self.adapter_bytes,
-            "gradient_bytes": self.gradient_bytes, "optimizer_bytes": self.optimizer_bytes,
-            "activation_bytes": self.activations.total, "overhead_bytes": self.overhead_bytes,
-            "total_bytes": self.total_bytes, "expected_bytes": self.expected_bytes, "fit": self.fit,
-            "trained_parameters": self.trained_parameters, "gradient_checkpointing": self.checkpointing,
-            "inference_bytes": self.inference_bytes, "seconds": self.seconds, "flops": self.work.flops,
-            "layers": [{"name": name, "parameters": parameters, "bytes": stored}
-                       for name, parameters, stored in self.layers],
-        }
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from assistant_builder.files import file_hash, write_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.prompts import Example, Prompter
+from assistant_builder.planning.fitting import require_fit
 from assistant_builder.planning.grading import plan_run, prediction
 from assistant_builder.planning.plan import Plan as MemoryPlan
 from assistant_builder.steps import Progress, split_run
@@ -46,6 +47,7 @@ def train_arm(study: Study, run: str) -> Iterable[Path] | None:
     Raises:
         Cancelled: The user asked for it; the last step is kept.
         DataError: No training pair fits into ``train.max_length``.
+        ResourceError: The training cannot fit the memory of this machine.
     """
     from assistant_builder.models import loading
 
@@ -59,6 +61,7 @@ def train_arm(study: Study, run: str) -> Iterable[Path] | None:
     prompter = Prompter.load(base)
     examples = {split: _examples(study, split, prompter) for split in ("train", "validation")}
     planned = _planned(config, base, examples["train"])
+    require_fit(planned, arm)
     recompute = planned.methods[arm].checkpointing
     spec = loading.base_spec(config.model, base, settings.base_storage)
     model = loading.load_base(spec)

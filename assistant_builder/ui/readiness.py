@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.config import DataConfig, StudyConfig
+from assistant_builder.config import ARMS, DataConfig, StudyConfig
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.files import read_json
 from assistant_builder.models.catalog import ModelRef, resolve
+from assistant_builder.planning.fitting import refusal
 from assistant_builder.planning.machines import this_machine
 from assistant_builder.planning.plan import Lengths, Plan
 from assistant_builder.planning.planner import plan_study
@@ -96,8 +97,8 @@ class Readiness:
 
     @property
     def needed_bytes(self) -> int | None:
-        """Peak memory of training the 16-bit arm, the larger one."""
-        return self.plan.lora.expected_bytes if self.plan else None
+        """Peak memory of training the larger arm."""
+        return max(self.plan.lora.expected_bytes, self.plan.qlora.expected_bytes) if self.plan else None
 
     @property
     def scoring_seconds(self) -> float | None:
@@ -124,12 +125,22 @@ def assess(study: Study, config: StudyConfig) -> Readiness:
         errors.append(Note(error.what, error.remedy))
     if isinstance(planned, Note):
         errors.append(planned)
+    refused = refusal(plan) if plan is not None and _trains(study, config) else None
+    if refused is not None:
+        errors.append(Note(refused.what, refused.remedy))
     seen = Readiness(
         config=config, data=data, steps=total_steps(config.train, data.train) if data else 0,
         plan=plan, scoring=scoring_seconds(config.model.base), free_bytes=this_machine().free_bytes,
         errors=tuple(errors),
     )
     return Readiness(**{**vars(seen), "warnings": tuple(_warnings(seen))})
+
+
+def _trains(study: Study, config: StudyConfig) -> bool:
+    """Whether a start with these settings would train, or only score and report anew."""
+    now = study.config
+    return (config.train, config.model) != (now.train, now.model) or any(
+        study.step(f"train-{arm}").state != "succeeded" for arm in ARMS)
 
 
 def _warnings(seen: Readiness) -> list[Note]:

@@ -11,8 +11,8 @@ from assistant_builder.study import Study
 from evals.report.reading import Cell
 
 _NO_MATTER = (
-    "name", "version", "data.source", "train.preset", "train.sample_answers", "eval.judge_url", "eval.judge_model",
-    "eval.judge_items", "eval.price_per_hour",
+    "name", "version", "data.source", "train.preset", "train.sample_answers", "train.allow_low_memory",
+    "eval.judge_url", "eval.judge_model", "eval.judge_items", "eval.price_per_hour",
 )
 """Settings that change no score of a cell."""
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")

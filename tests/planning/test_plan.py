@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from assistant_builder.config import StudyConfig
-from assistant_builder.errors import ConfigError, ModelError, ResourceError
+from assistant_builder.errors import ConfigError, ModelError
 from assistant_builder.planning.activations import Batch
-from assistant_builder.planning.advice import advise, cards_needed, require_fit, warnings
+from assistant_builder.planning.advice import advise, cards_needed, warnings
 from assistant_builder.planning.machines import CARDS, Machine, choose_machine, parse_memory
 from assistant_builder.planning.plan import Plan
 from assistant_builder.planning.planner import plan_study, to_document
@@ -92,15 +92,6 @@ def test_what_would_help_does_help():
     assert plan.with_changes(advice.changes).qlora.fit != "no"
     settings = " ".join(f"--set {key}={value}" for key, value in advice.changes.items())
     assert settings in advice.remedies[0]
-
-
-def test_training_refuses_what_cannot_fit():
-    require_fit(plan_for("llama-3.1-8b-instruct"))
-    plan = plan_for("llama-3.3-70b-instruct")
-    require_fit(plan, "qlora")
-    with pytest.raises(ResourceError, match="float16 LoRA") as error:
-        require_fit(plan)
-    assert error.value.remedy
 
 
 def test_twins_recompute_alike_and_the_16_bit_arm_decides():

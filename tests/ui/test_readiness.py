@@ -14,6 +14,7 @@ import pytest
 from assistant_builder.config import StudyConfig
 from assistant_builder.files import write_json
 from assistant_builder.models.catalog import CATALOG, resolve
+from assistant_builder.planning import planner
 from assistant_builder.planning.machines import CARDS
 from assistant_builder.steps import Progress, StepRecord
 from assistant_builder.study import Study
@@ -81,12 +82,33 @@ def test_little_data_is_warned_of_and_can_be_overruled() -> None:
 
 def test_a_run_that_would_not_fit_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     study = new_study("ferries", LARGE)
-    monkeypatch.setattr(readiness, "this_machine", lambda: CARDS["T4 16 GB"].with_memory(1_000_000_000))
+    busy = replace(CARDS["T4 16 GB"], free_bytes=1_000_000_000)
+    for module in (readiness, planner):
+        monkeypatch.setattr(module, "this_machine", lambda: busy)
     seen = assess(study, study.config)
-    assert whats(seen.warnings) == ["Training would probably not fit into the free memory"]
+    assert not seen.errors and whats(seen.warnings) == ["Training would probably not fit into the free memory"]
     assert seen.needed_bytes is not None and seen.needed_bytes > 1e9
     assert f"≈ {size(float(f'{seen.needed_bytes:.1e}'))}" in readiness_card(seen)
     assert f"{size(1e9)} free" in readiness_card(seen)
+
+
+def test_a_run_that_cannot_fit_is_refused_unless_it_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, begun: list[tuple[str, bool, bool]]
+) -> None:
+    tab, study = inside_blocks(TrainTab), new_study("ferries", LARGE)
+    tiny = CARDS["T4 16 GB"].with_memory(500_000_000)
+    for module in (readiness, planner):
+        monkeypatch.setattr(module, "this_machine", lambda: tiny)
+    refused = press_start(tab, study, proceed=True)
+    assert "Not ready" in refused and "Start without enough memory" in refused and begun == []
+    assert press_start(tab, study, proceed=True, train__allow_low_memory=True) == "" and len(begun) == 1
+
+
+def test_what_is_trained_is_not_refused_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = trained(new_study("ferries", LARGE))
+    monkeypatch.setattr(planner, "this_machine", lambda: CARDS["T4 16 GB"].with_memory(500_000_000))
+    assert not assess(study, study.config.with_changes({"eval.margin": 0.05})).errors
+    assert assess(study, study.config.with_changes({"train.rank": 8})).errors
 
 
 def test_memory_is_that_of_the_longest_pair_there_is() -> None:

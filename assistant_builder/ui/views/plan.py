@@ -8,8 +8,10 @@ from typing import Any
 from markupsafe import Markup
 
 from assistant_builder.planning.advice import Advice, advise, warnings
-from assistant_builder.planning.plan import Fit, Method, MethodPlan, Plan
+from assistant_builder.planning.method import Fit, MethodPlan
+from assistant_builder.planning.plan import Plan
 from assistant_builder.planning.planner import card_comparison
+from assistant_builder.planning.storage import Method
 from assistant_builder.ui.markup import Tone, arm_chip, callout, card, fold, items, join, table
 from evals.report.wording import count, duration, money, plural, size
 

@@ -1,0 +1,124 @@
+"""Whether a training may start: what cannot fit the machine's memory is refused, unless the user wants it all the same.
+
+A plan is an estimate. Refused is only what would not fit even if the estimate were too high by all that is known of its
+error; what fits the machine but not the memory that is free at the moment is warned of.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from assistant_builder.errors import ModelError, ResourceError
+from assistant_builder.files import read_json
+from assistant_builder.planning.advice import TITLES, gigabytes, neither
+from assistant_builder.planning.history import learn
+from assistant_builder.planning.machines import this_machine
+from assistant_builder.planning.method import MethodPlan
+from assistant_builder.planning.plan import Lengths, Plan
+from assistant_builder.planning.sources import architecture_of
+from assistant_builder.study import Study
+
+KNOWN_ERROR = 0.15
+"""Share of its peak by which a plan may be wrong. README.md has the measured errors: the largest is smaller."""
+_SHORTEST = 32
+"""Tokens of the pairs that are taken where the data is not counted yet, so that no data could take less."""
+OVERRULE = "train.allow_low_memory=true (on the page “Start without enough memory”, under All settings)"
+
+
+def misfits(plan: Plan, *methods: str) -> list[MethodPlan]:
+    """The methods that even at their lowest do not fit the machine, the largest first.
+
+    Args:
+        plan: The plan of a study.
+        methods: The arms that are to be trained; by default both.
+    """
+    chosen = [plan.methods[name] for name in plan.methods if name in (methods or ("qlora", "lora"))]
+    lacking = [method for method in chosen if least_bytes(method) > plan.machine.memory_bytes]
+    return sorted(lacking, key=lambda method: -method.expected_bytes)
+
+
+def least_bytes(method: MethodPlan) -> int:
+    """The peak of training if the plan were too high by all that is known of its error."""
+    return round(method.expected_bytes * (1 - KNOWN_ERROR))
+
+
+def refusal(plan: Plan, *methods: str) -> ResourceError | None:
+    """Why a training cannot start on this machine, with what would help; None where it can, or is wanted all the same.
+
+    Args:
+        plan: The plan of a study.
+        methods: The arms that are to be trained; by default both.
+    """
+    lacking = misfits(plan, *methods)
+    if not lacking or plan.config.train.allow_low_memory:
+        return None
+    worst, remedies = lacking[0], neither(plan).remedies
+    helps = " ".join(remedies) or "Choose a smaller base model."
+    if worst.method == "lora" and not misfits(plan, "qlora"):
+        helps = f"QLoRA alone would fit, but a study trains its float16 twin beside it. {helps}"
+    return ResourceError(
+        f"{TITLES[worst.method]} of {plan.model} needs about {gigabytes(worst.expected_bytes)} of memory, "
+        f"{gigabytes(least_bytes(worst))} at the very least, and {plan.machine.name} has "
+        f"{gigabytes(plan.machine.memory_bytes)}",
+        remedy=f"{helps} To start all the same, set {OVERRULE}",
+    )
+
+
+def require_fit(plan: Plan, *methods: str) -> None:
+    """Refuse a training that cannot fit the machine.
+
+    Raises:
+        ResourceError: See :func:`refusal`.
+    """
+    refused = refusal(plan, *methods)
+    if refused is not None:
+        raise refused
+
+
+def require_study_fit(study: Study) -> None:
+    """Refuse a study whose training cannot fit, before anything is downloaded; a study that is trained may go on.
+
+    Until the data step has counted tokens the pairs are taken to be as short as pairs can be.
+
+    Raises:
+        ResourceError: An arm that is still to be trained cannot fit.
+    """
+    arms = [arm for arm in ("lora", "qlora") if study.step(f"train-{arm}").state != "succeeded"]
+    if arms and not study.config.train.allow_low_memory:
+        plan = _plan_here(study, Lengths(_SHORTEST, _SHORTEST, _SHORTEST / 2, _SHORTEST // 2))
+        if plan is not None:
+            require_fit(plan, *arms)
+
+
+def memory_note(study: Study) -> str:
+    """A sentence where a training fits the machine but not the memory that is free now; else empty."""
+    plan = _plan_here(study, Lengths.assume(study.config.train.max_length))
+    if plan is None:
+        return ""
+    needed = max(plan.lora.expected_bytes, plan.qlora.expected_bytes)
+    if needed <= plan.memory_bytes:
+        return ""
+    return (f"Training needs about {gigabytes(needed)} of memory, and {gigabytes(plan.memory_bytes)} are free: close "
+            "other programs, or lower train.micro_batch_size.")
+
+
+def _plan_here(study: Study, without_data: Lengths) -> Plan | None:
+    """The memory plan of a study on this machine; None where its base is unknown, which the first step will say."""
+    config = study.config
+    try:
+        name, architecture = architecture_of(config.model.base, config.model.revision)
+    except ModelError:
+        return None
+    return Plan(name, architecture, config, this_machine(), 0, _counted(study) or without_data,
+                learn(architecture.parameters))
+
+
+def _counted(study: Study) -> Lengths | None:
+    """Lengths of the pairs as the data step counted them."""
+    path = study.folder / "data" / "findings.json"
+    counted: dict[str, Any] = (read_json(path).get("token_lengths") or {}) if path.exists() else {}
+    if not counted.get("max"):
+        return None
+    longest = min(int(counted["max"]), study.config.train.max_length)
+    mean = min(float(counted.get("mean") or longest), longest)
+    return Lengths(mean, longest, mean / 2, longest // 2)
