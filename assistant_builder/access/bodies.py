@@ -1,0 +1,131 @@
+"""What requests carry: not too much, and no name of a file that was not uploaded.
+
+Gradio looks after the files that a component takes, but copies whatever file of the working or temporary folder a
+value names on its way *out*; a value that merely passes through would fetch them. So no such name comes in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from assistant_builder.access.limits import Limits, shown_size
+
+
+class Bodies:
+    """ASGI middleware for every request but uploads, which have a limit of their own.
+
+    Args:
+        app: What is behind it.
+        limits: How much may be sent.
+        uploads: The folder of uploaded files.
+        upload_path: Where uploads are sent to.
+    """
+
+    def __init__(self, app: ASGIApp, limits: Limits, uploads: Path, upload_path: str) -> None:
+        self._app = app
+        self._limits = limits
+        self._uploads = uploads
+        self._upload_path = upload_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read the body, judge it, and pass it on whole."""
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD") or scope["path"] == self._upload_path:
+            return await self._app(scope, receive, send)
+        told = Headers(scope=scope).get("content-length", "")
+        body = b"" if not told.isdigit() or int(told) <= self._limits.message_bytes else None
+        if body is not None:
+            body = await _read(receive, self._limits.message_bytes)
+        refusal = self._judged(scope, body)
+        if refusal is not None:
+            return await refusal(scope, receive, send)
+        given = False
+
+        async def receive_again() -> Message:
+            nonlocal given
+            if given:
+                return await receive()
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self._app(scope, receive_again, send)
+
+    def _judged(self, scope: Scope, body: bytes | None) -> Response | None:
+        if body is None:
+            most = shown_size(self._limits.message_bytes)
+            return JSONResponse({"detail": f"The request is larger than {most}"}, status_code=413)
+        if not body:
+            return None
+        try:
+            tree = json.loads(body)
+        except (ValueError, RecursionError):
+            return JSONResponse({"detail": "The request is not JSON"}, status_code=400)
+        host = Headers(scope=scope).get("host", "")
+        if all(is_uploaded(path, self._uploads) for path in file_names(tree, host)):
+            return None
+        return JSONResponse({"detail": "The request names a file that was not uploaded here"}, status_code=403)
+
+
+def file_names(tree: Any, host: str) -> Iterator[str]:
+    """Every file that gradio would find named in a request, at any depth; an empty name for one elsewhere.
+
+    Args:
+        tree: The request.
+        host: Its Host header.
+    """
+    waiting = [tree]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, Mapping):
+            waiting += part.values()
+            meta = part.get("meta")
+            if isinstance(meta, Mapping) and meta.get("_type") == "gradio.FileData":
+                yield str(part.get("path") or "")
+                if part.get("url"):
+                    yield _behind_address(str(part["url"]), host)
+        elif isinstance(part, list):
+            waiting += part
+
+
+def is_uploaded(path: str, uploads: Path) -> bool:
+    """Whether a path is that of a file in the folder of uploads, links resolved."""
+    if not path or "\0" in path or not os.path.isabs(path):
+        return False
+    try:
+        return Path(path).resolve().is_relative_to(uploads.resolve())
+    except (OSError, RuntimeError):
+        return False
+
+
+def _behind_address(url: str, host: str) -> str:
+    """The file that an address of ours stands for."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
+    ours = parts.netloc == host if parts.scheme or parts.netloc else True
+    return unquote(parts.path.partition("/gradio_api/file=")[2]) if ours else ""
+
+
+async def _read(receive: Receive, most: int) -> bytes | None:
+    """The body, None where it is larger than allowed; no more than that is held of it."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return b""  # the client is gone
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > most:
+            return None
+        if not message.get("more_body", False):
+            return b"".join(parts)

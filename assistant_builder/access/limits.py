@@ -1,0 +1,64 @@
+"""How much a request may bring, and how much is kept of what was brought."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+from assistant_builder.errors import ConfigError
+
+SIZE_VARIABLE, COUNT_VARIABLE = "ASSISTANT_BUILDER_MAX_UPLOAD", "ASSISTANT_BUILDER_MAX_UPLOADS"
+_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes are in bytes.
+
+    Attributes:
+        file_bytes: Largest file that can be uploaded.
+        files_at_once: Files in one request.
+        kept_files: Uploaded files that are kept at a time, of everyone together.
+        message_bytes: Largest request of another kind; edited rows and kept conversations travel in these.
+    """
+
+    file_bytes: int = 500 * 10**6
+    files_at_once: int = 4
+    kept_files: int = 100
+    message_bytes: int = 32 * 10**6
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of uploaded files that are kept at a time: room for four of the largest."""
+        return 4 * self.file_bytes
+
+    @classmethod
+    def from_environment(cls) -> Limits:
+        """The limits, with the file size of :data:`SIZE_VARIABLE` and the number of files of :data:`COUNT_VARIABLE`.
+
+        Raises:
+            ConfigError: A variable holds no size or number.
+        """
+        standard = cls()
+        size, count = os.environ.get(SIZE_VARIABLE, "").strip(), os.environ.get(COUNT_VARIABLE, "").strip()
+        if count and not (count.isascii() and count.isdigit() and int(count) > 0):
+            raise ConfigError(f"{count!r} is no number of files", where=COUNT_VARIABLE, remedy="Write one, as in 100")
+        return cls(file_bytes=_bytes(size) if size else standard.file_bytes,
+                   kept_files=int(count) if count else standard.kept_files)
+
+
+def shown_size(size: int) -> str:
+    """``500 MB``."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= unit:
+            return f"{size / unit:.3g} {name}"
+    return f"{size} bytes"
+
+
+def _bytes(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(|kb|mb|gb)", text.lower())
+    size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
+    if size <= 0:
+        raise ConfigError(f"{text!r} is no size", where=SIZE_VARIABLE, remedy="Write one, as in 500MB")
+    return size

@@ -1,0 +1,155 @@
+"""Passwords, kept as scrypt hashes only: in memory for the page that runs, in a file of the home where asked to.
+
+A password comes from the environment, from a prompt, or from that file; never from an argument, which everyone on the
+machine can read.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from assistant_builder.errors import ConfigError
+from assistant_builder.files import read_json
+from assistant_builder.study import home
+
+VARIABLE = "ASSISTANT_BUILDER_PASSWORD"
+SHORTEST = 8
+"""Characters of a password worth storing."""
+_LOG_N, _R, _P = 15, 8, 3
+"""2^15 · 8 · 128 bytes = 32 MiB and three passes: OWASP's "Password Storage" cheat sheet, its scrypt row for 32 MiB."""
+_MEMORY = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class PasswordHash:
+    """What is kept of a password.
+
+    Attributes:
+        log_n: Binary logarithm of scrypt's N.
+        r: scrypt's block size.
+        p: scrypt's parallelization.
+        salt: 16 random bytes.
+        digest: 32 bytes.
+    """
+
+    log_n: int
+    r: int
+    p: int
+    salt: bytes
+    digest: bytes
+
+    @classmethod
+    def of(cls, password: str) -> PasswordHash:
+        """Hash a password with a new salt."""
+        salt = secrets.token_bytes(16)
+        return cls(_LOG_N, _R, _P, salt, _scrypt(password, salt, _LOG_N, _R, _P))
+
+    def matches(self, password: str) -> bool:
+        """Whether it is the password; takes as long for a wrong one."""
+        tried = _scrypt(password, self.salt, self.log_n, self.r, self.p)
+        return hmac.compare_digest(tried, self.digest)
+
+    def to_text(self) -> str:
+        """One line, ``scrypt$15$8$3$salt$digest``."""
+        salt, digest = (base64.b64encode(part).decode("ascii") for part in (self.salt, self.digest))
+        return f"scrypt${self.log_n}${self.r}${self.p}${salt}${digest}"
+
+    @classmethod
+    def from_text(cls, text: str) -> PasswordHash:
+        """The reverse of :meth:`to_text`.
+
+        Raises:
+            ValueError: The text is no such line, or its cost is out of bounds.
+        """
+        name, log_n, r, p, salt, digest = text.split("$")
+        found = cls(int(log_n), int(r), int(p), base64.b64decode(salt, validate=True),
+                    base64.b64decode(digest, validate=True))
+        if name != "scrypt" or not (10 <= found.log_n <= 15 and 1 <= found.r <= 8 and 1 <= found.p <= 8):
+            raise ValueError("not a scrypt hash of bearable cost")
+        if len(found.salt) < 8 or len(found.digest) != 32:
+            raise ValueError("salt or digest are too short")
+        return found
+
+
+def _scrypt(password: str, salt: bytes, log_n: int, r: int, p: int) -> bytes:
+    given = password.encode("utf-8", errors="surrogatepass")
+    return hashlib.scrypt(given, salt=salt, n=2**log_n, r=r, p=p, maxmem=_MEMORY, dklen=32)
+
+
+def password_file() -> Path:
+    """``passwords.json`` of the home: user → hash, readable by its owner alone."""
+    return home() / "passwords.json"
+
+
+def store_password(user: str, password: str) -> Path:
+    """Keep the hash of a user's password in :func:`password_file`.
+
+    Raises:
+        ConfigError: The password is too short, or the file is damaged or cannot be written.
+    """
+    if len(password) < SHORTEST:
+        raise ConfigError(f"the password has {len(password)} characters",
+                          remedy=f"Take at least {SHORTEST}; four random words are easy to keep in mind")
+    path = password_file()
+    known = _read_file(path) if path.exists() else {}
+    content = json.dumps({**known, user: PasswordHash.of(password).to_text()}, ensure_ascii=False, indent=2) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".passwords.")  # readable by its owner alone
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ConfigError(f"the password cannot be stored: {error.strerror}", where=str(path),
+                          remedy="Free space, or set ASSISTANT_BUILDER_HOME to a folder you may write to") from error
+    return path
+
+
+def stored_password(user: str) -> PasswordHash | None:
+    """The hash kept for a user, None where there is none.
+
+    Raises:
+        ConfigError: Others can read the file, or it is damaged.
+    """
+    path = password_file()
+    if not path.exists():
+        return None
+    if os.name == "posix" and path.stat().st_mode & 0o077:
+        raise ConfigError("others on this machine can read the stored passwords", where=str(path),
+                          remedy=f"Take it from them: chmod 600 {path}")
+    text = _read_file(path).get(user)
+    try:
+        return PasswordHash.from_text(text) if text is not None else None
+    except ValueError as error:
+        raise _damaged(path, user) from error
+
+
+def _read_file(path: Path) -> dict[str, str]:
+    tree = read_json(path)
+    if not isinstance(tree, dict) or not all(isinstance(text, str) for text in tree.values()):
+        raise _damaged(path, "USER")
+    return tree
+
+
+def _damaged(path: Path, user: str) -> ConfigError:
+    return ConfigError("the stored passwords are damaged", where=str(path),
+                       remedy=f"Remove the file and store them anew with 'assistant-builder password {user}'")
+
+
+def take_from_environment() -> str | None:
+    """The password of :data:`VARIABLE`, which is then forgotten, so that no process started later inherits it."""
+    return os.environ.pop(VARIABLE, None) or None

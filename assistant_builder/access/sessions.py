@@ -1,0 +1,99 @@
+"""Logins that last a while: random tokens that mean something to this process alone, and end with it."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+IDLE_SECONDS = 3600.0
+"""A session ends this long after its person last did something; that the page asks for news does not count."""
+LONGEST_SECONDS = 12 * 3600.0
+"""A session ends this long after the login in any case."""
+_MOST_SESSIONS = 1000
+
+
+def steady_clock() -> float:
+    """Seconds that never go backwards, and go on while the machine sleeps where the system counts that."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+@dataclass
+class Session:
+    """One login.
+
+    Attributes:
+        user: Who logged in.
+        started: When.
+        active: When its person last did something.
+        open_answers: Ends an answer that is still being sent, such as a stream of events.
+    """
+
+    user: str
+    started: float
+    active: float
+    open_answers: set[Callable[[], None]] = field(default_factory=set)
+
+
+class Sessions:
+    """All logins of this process; only hashes of their tokens are kept.
+
+    Args:
+        idle_seconds: See :data:`IDLE_SECONDS`.
+        longest_seconds: See :data:`LONGEST_SECONDS`.
+        clock: Seconds, never going backwards.
+    """
+
+    def __init__(
+        self, idle_seconds: float = IDLE_SECONDS, longest_seconds: float = LONGEST_SECONDS,
+        clock: Callable[[], float] = steady_clock,
+    ) -> None:
+        self.longest_seconds = longest_seconds
+        self._idle = idle_seconds
+        self._clock = clock
+        self._sessions: dict[bytes, Session] = {}
+
+    def begin(self, user: str) -> str:
+        """Start a session; returns its token."""
+        now = self._clock()
+        for key in [key for key, session in self._sessions.items() if self._over(session, now)]:
+            self._end(key)
+        if len(self._sessions) >= _MOST_SESSIONS:
+            self._end(min(self._sessions, key=lambda key: self._sessions[key].active))
+        token = secrets.token_urlsafe(32)
+        self._sessions[_key(token)] = Session(user, now, now)
+        return token
+
+    def find(self, token: str | None) -> Session | None:
+        """The session of a token, None where it never was or is over."""
+        if not token:
+            return None
+        key = _key(token)
+        session = self._sessions.get(key)
+        if session is not None and self._over(session, self._clock()):
+            self._end(key)
+            return None
+        return session
+
+    def touch(self, session: Session) -> None:
+        """Its person did something."""
+        session.active = self._clock()
+
+    def end(self, token: str | None) -> None:
+        """End a session, and with it every answer that is still being sent to it."""
+        if token:
+            self._end(_key(token))
+
+    def _end(self, key: bytes) -> None:
+        session = self._sessions.pop(key, None)
+        for close in list(session.open_answers) if session is not None else ():
+            close()
+
+    def _over(self, session: Session, now: float) -> bool:
+        return now - session.active >= self._idle or now - session.started >= self.longest_seconds
+
+
+def _key(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", errors="replace")).digest()
