@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from assistant_builder import __version__, console
-from assistant_builder.cli import before, results, running
+from assistant_builder.cli import before, page, results, running
 from assistant_builder.errors import AssistantBuilderError, Cancelled
 
 app = typer.Typer(
@@ -29,7 +29,8 @@ app.command()(results.report)
 app.command()(results.compare)
 app.command()(results.ask)
 app.command()(results.export)
-app.command("app")(results.open_page)
+app.command("app")(page.open_page)
+app.command("password")(page.store_a_password)
 app.command("step", hidden=True)(running.step)
 
 

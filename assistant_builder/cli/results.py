@@ -1,8 +1,7 @@
-"""Commands that use what a study made: its report, comparisons, answers, exports, and the page."""
+"""Commands that use what a study made: its report, comparisons, answers and exports."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -100,22 +99,3 @@ def export(
                            on_progress=lambda at: display(Event("export", "running", at)))
     for line in told_lines(record):
         typer.echo(line)
-
-
-def open_page(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 7860,
-    auth: Annotated[str | None, typer.Option(metavar="USER", help="Ask for this user; the password comes from "
-                                             "ASSISTANT_BUILDER_PASSWORD or is asked for.")] = None,
-) -> None:
-    """Open the page."""
-    if host not in ("127.0.0.1", "localhost", "::1") and auth is None:
-        raise ConfigError(f"the page would be open to everyone who reaches {host}",
-                          remedy="Add --auth USER, or leave --host at 127.0.0.1")
-    login = None
-    if auth is not None:
-        password = os.environ.get("ASSISTANT_BUILDER_PASSWORD") or typer.prompt("Password", hide_input=True)
-        login = (auth, password)
-    from assistant_builder.ui.app import launch
-
-    launch(host, port, login)

@@ -7,8 +7,9 @@ from functools import partial
 from typing import Any
 
 import gradio as gr
-from starlette.middleware import Middleware
 
+from assistant_builder.access.passwords import PasswordHash
+from assistant_builder.access.rules import Access
 from assistant_builder.chat.client import WorkerPool
 from assistant_builder.shelf import empty_bin
 from assistant_builder.ui.chat_tab import ChatTab
@@ -17,19 +18,19 @@ from assistant_builder.ui.entries import read_shelf
 from assistant_builder.ui.evaluate_tab import EvaluateTab
 from assistant_builder.ui.export_tab import ExportTab
 from assistant_builder.ui.home import NEW_STUDY, Home
+from assistant_builder.ui.markup import Markup
+from assistant_builder.ui.own_folder import uploads_folder
 from assistant_builder.ui.plan_tab import PlanTab
-from assistant_builder.ui.policy import StayAtHome
 from assistant_builder.ui.report_tab import ReportTab
 from assistant_builder.ui.sections import Look, Section, refresh
+from assistant_builder.ui.server import Serving, serve_page
 from assistant_builder.ui.snapshots import both_trained
-from assistant_builder.ui.theme import STYLE_SHEETS, make_theme
 from assistant_builder.ui.train_tab import TrainTab
 from assistant_builder.ui.views.study import damaged, no_study, picker_label, study_strip
 
 TABS = ("data", "plan", "train", "evaluate", "chat", "report", "export")
 POLL_SECONDS = 1.0
 LIST_SECONDS = 5.0
-LARGEST_UPLOAD = "500mb"
 _BRAND = """<div class="ab-brand"><svg viewBox="0 0 40 40" aria-hidden="true"><rect x="2" y="2" width="36" height="36"
 rx="9"/><path d="M11 27V13l9 9 9-9v14"/></svg><div><h1>Assistant Builder</h1><p>One dataset, two assistants: 4-bit QLoRA
 and its 16-bit twin, measured against each other.</p></div></div>"""
@@ -57,6 +58,7 @@ def build_app(pool: WorkerPool | None = None) -> gr.Blocks:
         pool: Starts the chat's worker process; by default the one that loads the models.
     """
     pool = pool or WorkerPool()
+    uploads_folder()
     empty_bin()
     with gr.Blocks(title="Assistant Builder", analytics_enabled=False, delete_cache=(3600, 86_400)) as demo:
         with gr.Row(elem_id="ab-top"):
@@ -66,6 +68,7 @@ def build_app(pool: WorkerPool | None = None) -> gr.Blocks:
                 choices(), value=None, label="Study", interactive=True, min_width=260, visible=False,
                 elem_id="ab-picker",
             )
+            session = gr.HTML(visible=False, elem_id="ab-session")
         with gr.Column(elem_id="ab-shelf") as shelf:
             home = Home()
         with gr.Column(visible=False, elem_id="ab-study") as study:
@@ -80,7 +83,16 @@ def build_app(pool: WorkerPool | None = None) -> gr.Blocks:
         home.wire(picker, tabs)
         steps.wire(picker, tabs)
         _follow(demo, picker, home_button, tabs, steps, sections)
+        demo.load(_session, None, session, show_progress="hidden", api_visibility="private", queue=False)
     return demo
+
+
+def _session(request: gr.Request) -> Any:
+    """Who is logged in, with the way out; nothing where nobody has to log in."""
+    if not request.username:
+        return gr.skip()
+    shown = Markup('<form method="post" action="/logout"><span dir="auto">{}</span><button>Log out</button></form>')
+    return gr.update(value=shown.format(request.username), visible=True)
 
 
 class Steps:
@@ -215,47 +227,32 @@ def opening_tab(name: str | None, asked: str | None) -> str:
     return asked if asked is not None and asked in ready_steps(Look(name)) else "data"
 
 
-def launch(host: str = "127.0.0.1", port: int = 7860, auth: tuple[str, str] | None = None) -> None:
+def launch(access: Access) -> None:
     """Serve the page until it is interrupted.
 
     Args:
-        host: Address to bind to; the default is reachable from this machine only.
-        port: Port.
-        auth: User and password, where more than this machine can reach it.
+        access: Where, and to whom.
+
+    Raises:
+        ConfigError: It would be open to everyone, or cannot listen there.
     """
-    serve(build_app(), host, port, auth)
+    serve_page(build_app, access)
 
 
 def serve(
     demo: gr.Blocks, host: str, port: int, auth: tuple[str, str] | None = None, *, block: bool = True
-) -> None:
-    """Serve a built page; see :func:`launch`.
+) -> Serving:
+    """Serve a built page.
 
     Args:
         demo: The page.
-        host: As in :func:`launch`.
-        port: As in :func:`launch`.
-        auth: As in :func:`launch`.
-        block: Return when it is interrupted; else at once, and serve from threads.
+        host: Address to listen on.
+        port: Port to listen on; 0: one that is free.
+        auth: User and password.
+        block: Return when it is interrupted; else at once, and serve from a thread.
+
+    Raises:
+        ConfigError: It would be open to everyone, or cannot listen there.
     """
-    if block:
-        print(f"Assistant Builder is at http://{host}:{port} (Ctrl-C ends the page; runs go on)", flush=True)
-    demo.queue(default_concurrency_limit=8).launch(
-        server_name=host,
-        server_port=port,
-        auth=auth,
-        prevent_thread_lock=not block,
-        theme=make_theme(),
-        css_paths=STYLE_SHEETS,
-        app_kwargs={"middleware": [Middleware(StayAtHome)]},
-        footer_links=[],
-        quiet=True,
-        max_file_size=LARGEST_UPLOAD,
-        ssr_mode=False,
-        share=False,
-        show_error=False,
-        enable_monitoring=False,
-        run_history=False,
-        mcp_server=False,
-        pwa=False,
-    )
+    user, password = (auth[0], PasswordHash.of(auth[1])) if auth is not None else (None, None)
+    return serve_page(lambda: demo, Access(host, port, user, password), block=block)

@@ -5,22 +5,14 @@ The page serves no study folder: what is offered is copied into a folder of the 
 
 from __future__ import annotations
 
-import atexit
-import functools
 import hashlib
 import shutil
 import tempfile
 from pathlib import Path
 
 from assistant_builder.files import write_bytes
+from assistant_builder.ui.own_folder import own_folder
 from assistant_builder.ui.snapshots import stamp
-
-
-@functools.cache
-def _folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="assistant-builder-page-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
 
 
 def offer(path: Path, name: str) -> str | None:
@@ -32,7 +24,7 @@ def offer(path: Path, name: str) -> str | None:
     """
     if not path.is_file():
         return None
-    copy = _folder() / stamp([path]) / name
+    copy = own_folder() / stamp([path]) / name
     if not copy.exists():
         copy.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, copy)
@@ -41,7 +33,7 @@ def offer(path: Path, name: str) -> str | None:
 
 def new_folder() -> Path:
     """A folder of the page's own for a file that is made here, such as edited rows; it goes with the process."""
-    return Path(tempfile.mkdtemp(dir=_folder()))
+    return Path(tempfile.mkdtemp(dir=own_folder()))
 
 
 def offer_bytes(content: bytes, name: str) -> str:
@@ -51,7 +43,7 @@ def offer_bytes(content: bytes, name: str) -> str:
         content: The bytes of the file.
         name: What the download is called.
     """
-    copy = _folder() / hashlib.sha256(content).hexdigest()[:16] / name
+    copy = own_folder() / hashlib.sha256(content).hexdigest()[:16] / name
     if not copy.exists():
         write_bytes(copy, content)
     return str(copy)

@@ -1,0 +1,159 @@
+"""Uploads: limited in size and number, each in a folder that nobody can guess, and nothing left of one that fails.
+
+It stands where gradio has its own, which knows no limit but that of one file, names the folders by content, and keeps
+what came of an upload that broke off.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import secrets
+import shutil
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import anyio
+import gradio as gr
+from gradio.route_utils import GradioMultiPartParser
+from gradio.routes import file_upload_statuses
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from assistant_builder.access.limits import SIZE_VARIABLE, Limits, shown_size
+
+PATH = "/gradio_api/upload"
+_PREFIX = "upload-"
+_FRAME_BYTES = 64 * 1024
+"""What a form may have around its files."""
+_KEPT_SECONDS = 3600.0
+"""Younger uploads are not removed to make room: somebody may still be looking at them."""
+
+
+class Uploads:
+    """Takes uploads in.
+
+    Args:
+        folder: Where they go.
+        limits: How large and how many they may be.
+        demo: The page; it removes old ones.
+    """
+
+    def __init__(self, folder: Path, limits: Limits, demo: gr.Blocks) -> None:
+        self._folder = folder
+        self._limits = limits
+        self._demo = demo
+        self._coming_bytes = 0
+        self._coming_files = 0
+
+    async def answer(self, request: Request) -> Response:
+        """Take one request in; the answer is the list of the files' paths, as gradio's client expects it."""
+        told = request.headers.get("content-length", "")
+        most = self._limits.file_bytes + _FRAME_BYTES
+        expected = int(told) if told.isdigit() else most
+        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            return PlainTextResponse("An upload is a form with files", status_code=400)
+        if expected > most:
+            return self._too_large()
+        if not await anyio.to_thread.run_sync(self._has_room, expected):
+            return PlainTextResponse("Too many uploaded files are kept at the moment. Try again in an hour, or start "
+                                     "Assistant Builder anew: it begins with none.", status_code=507)
+        folder = self._folder / f"{_PREFIX}{secrets.token_urlsafe(16)}"
+        self._coming_bytes += expected
+        self._coming_files += 1
+        kept = False
+        try:
+            folder.mkdir(parents=True)
+            files = await self._receive(request, folder, most)
+            kept = bool(files)
+            self._demo.upload_file_set.update(files)
+            return JSONResponse(files)
+        except MultiPartException as error:
+            return self._too_large() if "maximum allowed size" in error.message else PlainTextResponse(
+                error.message, status_code=400)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            return PlainTextResponse("The server's disk is full; nothing was kept of the upload", status_code=507)
+        finally:
+            self._coming_bytes -= expected
+            self._coming_files -= 1
+            if not kept:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    async def _receive(self, request: Request, folder: Path, most: int) -> list[str]:
+        progress = request.query_params.get("upload_id", "")[:64] or None
+        try:
+            form = await GradioMultiPartParser(
+                request.headers, _at_most(request, most), max_files=self._limits.files_at_once, max_fields=0,
+                upload_dir=folder, max_file_size=self._limits.file_bytes, upload_id=progress,
+                upload_progress=file_upload_statuses if progress else None,
+            ).parse()
+        except (OSError, MultiPartException, ClientDisconnect):
+            raise
+        except Exception as error:  # the parser lets those of the library under it through
+            raise MultiPartException("The form cannot be read") from error
+        finally:
+            if progress:
+                file_upload_statuses.set_done(progress)
+        files = []
+        for number, part in enumerate(form.getlist("files")):
+            if isinstance(part, UploadFile):
+                place = folder / str(number) / safe_name(part.filename or "")
+                place.parent.mkdir()
+                part.file.close()
+                Path(part.file.name).rename(place)
+                files.append(str(place))
+        return files
+
+    def _has_room(self, size: int) -> bool:
+        """Whether an upload may be taken in; removes old ones where it may not otherwise."""
+        found = sorted(
+            ((path.stat().st_mtime, _size(path), path) for path in self._folder.glob(f"{_PREFIX}*")), reverse=True
+        )
+        while found and not self._fits(len(found), sum(entry[1] for entry in found), size):
+            changed, _, path = found.pop()
+            if time.time() - changed < _KEPT_SECONDS:
+                return False
+            shutil.rmtree(path, ignore_errors=True)
+        return self._fits(len(found), sum(entry[1] for entry in found), size)
+
+    def _fits(self, files: int, kept: int, size: int) -> bool:
+        limits = self._limits
+        return files + self._coming_files < limits.kept_files and kept + self._coming_bytes + size <= limits.kept_bytes
+
+    def _too_large(self) -> Response:
+        return PlainTextResponse(
+            f"The file is larger than {shown_size(self._limits.file_bytes)}, which is the most that is taken here. "
+            f"Whoever runs the server can change it ({SIZE_VARIABLE}), or start from the file: assistant-builder run "
+            "FILE.", status_code=413,
+        )
+
+
+def safe_name(name: str) -> str:
+    """A file name that is one on every system, its ending kept, from what a browser says it is."""
+    last = re.split(r"[/\\]", name)[-1]
+    kept = "".join(letter for letter in last if letter.isprintable() and letter not in '<>:"|?*')
+    stem, dot, ending = kept.strip().rstrip(". ").rpartition(".")
+    stem, ending = (stem, ending) if dot else (ending, "")
+    short = stem.encode("utf-8", errors="ignore")[:150].decode("utf-8", errors="ignore")
+    return f"{short or 'file'}{dot}{ending.encode('utf-8', errors='ignore')[:20].decode('utf-8', errors='ignore')}"
+
+
+async def _at_most(request: Request, most: int) -> AsyncGenerator[bytes, None]:
+    """The body, up to a size: one that is sent in pieces says no length beforehand."""
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > most:
+            raise MultiPartException("The form exceeded the maximum allowed size.")
+        yield chunk
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,305 @@
+"""A real server over real HTTP: who gets in, what it gives away, what it takes, and how it starts and stops."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from assistant_builder.ui.own_folder import PREFIX, sweep
+
+ROOT = Path(__file__).parents[2]
+PASSWORD = "canary-correct-horse"
+HTML = {"accept": "text/html"}
+START_SECONDS = 300  # a machine may be busy
+ADDRESS = "/gradio_api/file="
+
+
+@dataclass
+class Site:
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+    home: Path
+    temporary: Path
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=120)
+
+    @contextmanager
+    def logged_in(self) -> Iterator[httpx.Client]:
+        with self.client() as client:
+            assert client.post("/login", data={"username": "ann", "password": PASSWORD}).status_code == 200
+            yield client
+
+    def folder(self) -> Path:
+        return next(self.temporary.glob(f"{PREFIX}*"))
+
+
+def start(folder: Path, *words: str, **environment: str) -> Site:
+    """``assistant-builder app`` in a home and a temporary folder of its own."""
+    temporary, home, log = folder / "tmp", folder / "home", folder / "log.txt"
+    temporary.mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = {**os.environ, "ASSISTANT_BUILDER_HOME": str(home), "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT),
+                **environment}  # fmt: skip
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "assistant_builder", "app", "--port", str(port), *words], stdout=output,
+            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=settings, cwd=folder,
+        )
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None and b"Assistant Builder is at" not in log.read_bytes():
+        time.sleep(0.1)
+    return Site(process, f"http://127.0.0.1:{port}", log, home, temporary)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    limits = {"ASSISTANT_BUILDER_MAX_UPLOAD": "200kB", "ASSISTANT_BUILDER_MAX_UPLOADS": "30"}
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "secret.txt").write_text("not for the page", encoding="utf-8")  # in the server's working folder
+    site = start(folder, "--auth", "ann", ASSISTANT_BUILDER_PASSWORD=PASSWORD, **limits)
+    yield site
+    site.process.send_signal(signal.SIGINT)
+    assert site.process.wait(timeout=60) == 0
+
+
+@pytest.fixture
+def inside(site: Site) -> Iterator[httpx.Client]:
+    with site.logged_in() as client:
+        yield client
+
+
+def upload(client: httpx.Client, *files: tuple[str, bytes], **options: Any) -> httpx.Response:
+    return client.post("/gradio_api/upload", files=[("files", file) for file in files], **options)
+
+
+def test_nothing_is_answered_before_the_login(site: Site) -> None:
+    with site.client() as client:
+        for path in ("/config", "/gradio_api/info", "/assets/x.js", "/theme.css", "/gradio_api/startup-events",
+                     "/gradio_api/heartbeat/x", "/gradio_api/queue/data?session_hash=x"):  # fmt: skip
+            assert client.get(path).status_code == 401, path
+        assert upload(client, ("a.csv", b"a")).status_code == 401
+        assert client.post("/gradio_api/queue/join", json={"data": []}).status_code == 401
+        assert client.get("/", headers=HTML).headers["location"] == "/login"
+
+
+def test_the_page_is_whole_inside_and_strict(inside: httpx.Client) -> None:
+    page = inside.get("/", headers=HTML)
+    assert page.status_code == 200 and "window.gradio_config" in page.text and "ab-session" in page.text
+    policy = page.headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in policy and "http" not in policy and "*" not in policy
+    assert page.headers["x-content-type-options"] == "nosniff" and page.headers["cache-control"] == "no-store"
+    assert page.headers["referrer-policy"] == "same-origin" and "server" not in page.headers
+    assert inside.get("/config").json()["username"] == "ann"
+
+
+@pytest.mark.parametrize("path", [
+    "/monitoring", "/monitoring/summary", "/gradio_api/proxy=https://x.hf.space/", "/gradio_api/vibe-code",
+    "/gradio_api/file=http://127.0.0.1:1/", "/gradio_api/token", "/gradio_api/deep_link?session_hash=x", "/docs",
+    "/gradio_api/dev/reload", "/gradio_api/runs", "/openapi.json", "/gradio_api/openapi.json", "/gradio_api/mcp",
+    "/gradio_api/startup-events", "/gradio_api/custom_component/a/client/b/c", "/pwa_icon", "/redoc",
+    "/gradio_api/run-history/records", "/gradio_api/call/x", "/gradio_api/stream/a/b/1/playlist-file",
+])  # fmt: skip
+def test_what_the_page_does_not_use_is_not_there(inside: httpx.Client, path: str) -> None:
+    assert inside.get(path).status_code == 404
+    assert inside.post(path, json={}).status_code == 404
+
+
+def test_no_file_of_the_machine_is_given_away(inside: httpx.Client, site: Site) -> None:
+    mine = upload(inside, ("mine.csv", b"question,answer\n")).json()[0]
+    assert inside.get(ADDRESS + mine).text == "question,answer\n"
+    folder = site.folder() / "files"
+    (folder / "link").symlink_to("/etc")
+    secrets = ["/etc/passwd", str(site.home / "browser.key"), str(site.log), "browser.key", "log.txt", "secret.txt",
+               "/proc/self/environ", str(ROOT / "app.py"), f"{mine}/../../../../.in-use", f"{folder}/../.in-use",
+               f"{folder}/link/passwd", str(folder), "../../secret.txt", "~/.bashrc", "file:///etc/passwd"]  # fmt: skip
+    for secret in secrets:
+        for written in (secret, secret.replace("/", "%2f"), secret.replace("..", "%2e%2e"),
+                        secret.replace("/", "%252f"), secret.replace("/", "\\")):  # fmt: skip
+            for route in (ADDRESS, "/file=", "/gradio_api/file/", "/gradio_api/download/", "/static/", "/assets/",
+                          "/svelte/", "/static/../"):  # fmt: skip
+                answer = inside.get(route + written)
+                assert answer.status_code in (403, 404), (route, written)
+                assert not any(word in answer.text for word in ("root:", "not for the page", "import")), written
+
+
+def test_a_file_that_only_passes_through_is_not_fetched(inside: httpx.Client, site: Site) -> None:
+    """Gradio would copy what a value names on its way out, from the working folder or the temporary one."""
+    config = inside.get("/config").json()
+    named = {"path": str(site.log.parent / "secret.txt"), "meta": {"_type": "gradio.FileData"}}
+    files = [entry["id"] for entry in config["components"] if entry["type"] in ("file", "browserstate")]
+    events = [entry for entry in config["dependencies"] if set(files) & set(entry["inputs"])]
+    assert events
+    for event in events:
+        data = [named if entry in files else None for entry in event["inputs"]]
+        body = {"data": data, "fn_index": event["id"], "session_hash": "thief"}
+        for path in ("/gradio_api/queue/join", "/gradio_api/run/predict"):
+            answer = inside.post(path, json=body)
+            assert answer.status_code == 403 and "not uploaded here" in answer.text
+
+
+def test_uploads_are_unguessable_and_stay_inside(inside: httpx.Client, site: Site) -> None:
+    names = ["a.csv", "../../b.csv", "..\\c.csv", "/etc/d.csv", "..", ".", "e\n.csv", "f" * 300 + ".csv", "שלום.csv"]
+    places = [Path(upload(inside, (name, b"x")).json()[0]) for name in names]
+    for place in places:
+        assert place.is_relative_to(site.folder() / "files") and place.read_bytes() == b"x"
+        assert len(place.parent.parent.name) >= len("upload-") + 22
+    assert len({place.parent.parent for place in places}) == len(places), "the same content, and yet apart"
+    assert places[0].name == "a.csv" and places[1].name == "b.csv" and places[8].name == "שלום.csv"
+    assert (site.folder().stat().st_mode & 0o777) == 0o700
+
+
+def kept(site: Site) -> set[str]:
+    return {str(path) for path in (site.folder() / "files").rglob("*")}
+
+
+def test_uploads_are_limited_and_leave_nothing_behind(inside: httpx.Client, site: Site) -> None:
+    before = kept(site)
+    large = upload(inside, ("large.csv", b"x" * 300_000))
+    assert large.status_code == 413 and "larger than 200 kB" in large.text
+
+    def endless() -> Iterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="files"; filename="x.csv"\r\n\r\n'
+        for _ in range(40):
+            yield b"x" * 10_000
+
+    form = {"content-type": "multipart/form-data; boundary=b"}
+    assert inside.post("/gradio_api/upload", content=endless(), headers=form).status_code == 413
+    many = upload(inside, *((f"{number}.csv", b"x") for number in range(5)))
+    assert many.status_code == 400 and "Too many files" in many.text
+    assert inside.post("/gradio_api/upload", files={"files": (None, "x" * 50_000)}).status_code == 400
+    assert inside.post("/gradio_api/upload", content=b"broken", headers=form).status_code == 400
+    assert inside.post("/gradio_api/upload", json={}).status_code == 400
+    _break_off(inside, site)
+    deadline = time.monotonic() + 20
+    while kept(site) != before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert kept(site) == before
+
+
+def _break_off(client: httpx.Client, site: Site) -> None:
+    """Send half an upload and go, once the server has begun to write it."""
+    head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="half.csv"\r\n\r\n' + b"x" * 90_000
+    cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+    lines = ["POST /gradio_api/upload HTTP/1.1", f"Host: {client.base_url.netloc.decode()}", f"Cookie: {cookie}",
+             "Content-Type: multipart/form-data; boundary=b", "Content-Length: 150000", "", ""]  # fmt: skip
+    before = kept(site)
+    with socket.create_connection((client.base_url.host, client.base_url.port or 80)) as raw:
+        raw.sendall("\r\n".join(lines).encode() + head)
+        deadline = time.monotonic() + 20
+        while kept(site) == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_no_more_files_are_kept_than_allowed(inside: httpx.Client, site: Site) -> None:
+    answers = [upload(inside, (f"{number}.csv", b"x")) for number in range(31)]
+    full = [answer for answer in answers if answer.status_code != 200]
+    assert full and {answer.status_code for answer in full} == {507} and "Try again" in full[0].text
+    folders = list((site.folder() / "files").glob("upload-*"))
+    assert len(folders) == 30
+    for folder in folders:
+        os.utime(folder, (time.time() - 7200,) * 2)
+    assert upload(inside, ("new.csv", b"x")).status_code == 200, "what is old makes room"
+    for folder in folders:
+        os.utime(folder, (time.time() - 7200,) * 2) if folder.exists() else None
+
+
+def test_streams_end_with_the_session(site: Site) -> None:
+    with site.logged_in() as client, site.client() as other:
+        other.cookies = client.cookies
+        with client.stream("GET", "/gradio_api/heartbeat/x") as heart:
+            news = heart.iter_text()
+            assert "ALIVE" in next(news)
+            assert other.post("/logout").status_code == 303
+            began = time.monotonic()
+            assert "".join(news) == "" and time.monotonic() - began < 10
+
+
+def test_the_password_is_nowhere(site: Site) -> None:
+    with site.client() as client:
+        client.post("/login", data={"username": PASSWORD, "password": "canary-typed"})
+        client.get(f"/?password={PASSWORD}")
+    process = psutil.Process(site.process.pid)
+    assert PASSWORD not in " ".join(process.cmdline())
+    log = site.log.read_text(encoding="utf-8")
+    assert "login refused from 127.0.0.1" in log and "canary" not in log
+    for path in (*site.home.rglob("*"), *site.temporary.rglob("*")):
+        assert not path.is_file() or b"canary" not in path.read_bytes(), path
+
+
+def test_it_listens_on_this_machine_alone(site: Site) -> None:
+    port = int(site.url.rpartition(":")[2])
+    found = psutil.Process(site.process.pid).net_connections()
+    assert [tuple(entry.laddr) for entry in found if entry.status == "LISTEN"] == [("127.0.0.1", port)]
+
+
+def run_app(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    settings = {**os.environ, "ASSISTANT_BUILDER_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run([sys.executable, "-m", "assistant_builder", "app", *words], env=settings, cwd=folder,
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=START_SECONDS)  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--host", "0.0.0.0"], "open to everyone who reaches 0.0.0.0"),
+    (["--auth", "ann"], "there is no password for 'ann'"),
+    (["--certificate", "c.pem"], "belong together"),
+    (["--host", "no-such-host.invalid", "--auth", "ann"], "no address of this machine"),
+])  # fmt: skip
+def test_it_refuses_to_start_with_a_sentence(tmp_path: Path, words: list[str], said: str) -> None:
+    given = {"ASSISTANT_BUILDER_PASSWORD": "x"} if "no-such-host.invalid" in words else {}
+    done = run_app(tmp_path, "--port", "0", *words, **given)
+    assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_taken_port_is_told(site: Site, tmp_path: Path) -> None:
+    port = site.url.rpartition(":")[2]
+    done = run_app(tmp_path, "--port", port)
+    assert done.returncode == 1 and f"port {port} is in use" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_it_stops_cleanly_with_streams_open(tmp_path: Path) -> None:
+    site = start(tmp_path)
+    with site.client() as client, client.stream("GET", "/gradio_api/heartbeat/x") as heart:
+        assert "ALIVE" in next(heart.iter_text())
+        site.process.terminate()
+        assert site.process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert "Traceback" not in site.log.read_text(encoding="utf-8")
+    assert list(site.temporary.glob(f"{PREFIX}*")) == [], "what was uploaded goes with the server"
+
+
+def test_what_a_killed_server_left_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = ("import os, sys\nfrom assistant_builder.ui.own_folder import own_folder\nprint(own_folder(), flush=True)\n"
+            "if sys.argv[1] == 'die':\n    os._exit(9)\nsys.stdin.read()")  # fmt: skip
+    words = [sys.executable, "-c", code]
+    settings = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    dead = Path(subprocess.run([*words, "die"], capture_output=True, text=True, env=settings).stdout.strip())
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([*words, "live"], text=True, env=settings, **pipes) as it:
+        assert it.stdout is not None and it.stdin is not None
+        live = Path(it.stdout.readline().strip())
+        assert sweep() == 0, "what is new may be just being made"
+        for folder in (dead, live):
+            os.utime(folder, (time.time() - 3600,) * 2)
+        assert sweep() == 1 and live.exists() and not dead.exists()
+        it.stdin.close()
+    assert not live.exists()
