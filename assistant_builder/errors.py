@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from assistant_builder.tokens import without_tokens
+
 
 class AssistantBuilderError(Exception):
     """Base of every error that is meant for the user.
@@ -26,10 +28,8 @@ class AssistantBuilderError(Exception):
     """
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
-        super().__init__(what)
-        self.what = what
-        self.where = where
-        self.remedy = remedy
+        self.what, self.where, self.remedy = (without_tokens(text) for text in (what, where, remedy))
+        super().__init__(self.what)
 
     def __str__(self) -> str:
         """One line: ``where: what. remedy``."""

@@ -22,6 +22,7 @@ from assistant_builder.errors import AssistantBuilderError, Cancelled, ResourceE
 from assistant_builder.files import file_hash
 from assistant_builder.steps import State
 from assistant_builder.study import Study
+from assistant_builder.tokens import without_tokens
 
 Work = Callable[[], Iterable[Path] | None]
 """Does the step; returns the files it made, or None when it has to wait for another step."""
@@ -63,7 +64,7 @@ def run_as_step(study: Study, step: str, work: Work) -> int:
         finish("cancelled")
         return 3
     except BaseException as error:
-        traceback.print_exc()
+        sys.stderr.write(without_tokens(traceback.format_exc()))
         finish("failed", error=_explained(error).to_record())
         return 1
     if files is None:
@@ -99,8 +100,7 @@ def step_back(pid: int) -> None:
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries off the network and their chatter out of the logs, before they are imported."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    """Keep the libraries' chatter out of the logs, before they are imported."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)

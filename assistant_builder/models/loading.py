@@ -9,7 +9,6 @@ Imports torch: only worker processes import this module.
 from __future__ import annotations
 
 import gc
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -107,7 +106,6 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
         ModelError: The folder holds no loadable causal language model.
         ResourceError: Memory does not suffice.
     """
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     dtype = DTYPES[spec.compute_dtype]
     options: dict[str, Any] = {"dtype": torch.float16, "use_safetensors": True}
     if spec.storage != "float16":

@@ -13,6 +13,7 @@ import psutil
 
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ResourceError
 from assistant_builder.study import Study
+from assistant_builder.tokens import without_tokens
 from assistant_builder.worker import quiet_libraries
 from evals.export.job import ExportJob, JobRecord
 from evals.export.kinds import FORMATS, Kind
@@ -59,7 +60,7 @@ def _run(job: ExportJob, record: JobRecord, arguments: argparse.Namespace) -> in
         finish("cancelled", stop)
         return 3
     except BaseException as error:
-        traceback.print_exc()
+        sys.stderr.write(without_tokens(traceback.format_exc()))
         finish("failed", _explained(error, job))
         return 1
     record = replace(record, percent=100, message="Done")

@@ -1,0 +1,35 @@
+"""Tokens of the model hub and keys of a judge come from the environment, and are in nothing that is told or written.
+
+A server may repeat in its error what it was sent, and libraries put errors of servers into their own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "ASSISTANT_BUILDER_JUDGE_KEY", "ASSISTANT_BUILDER_PASSWORD")
+MASK = "[hidden]"
+_HUB_TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}")
+_SHORTEST = 6
+"""Shorter ones are words, and what is a secret there would be told by leaving the word out."""
+
+
+def without_tokens(text: str) -> str:
+    """A text with every token taken out that is in the environment, in the hub's own file, or looks like one."""
+    for token in _known():
+        text = text.replace(token, MASK)
+    return _HUB_TOKEN.sub(MASK, text)
+
+
+def _known() -> Iterator[str]:
+    yield from (value for name in VARIABLES if len(value := os.environ.get(name, "").strip()) >= _SHORTEST)
+    file = os.environ.get("HF_TOKEN_PATH") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface") / "token"
+    try:
+        token = Path(file).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, ValueError, RuntimeError):
+        return
+    if len(token) >= _SHORTEST:
+        yield token

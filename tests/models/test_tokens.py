@@ -1,0 +1,108 @@
+"""A canary for a token: steps run with it, and a hub repeats it in its errors, and it is found nowhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from assistant_builder.config import StudyConfig
+from assistant_builder.errors import ModelError
+from assistant_builder.study import Study
+from assistant_builder.tokens import MASK, without_tokens
+
+ROOT = Path(__file__).parents[2]
+FERRIES = ROOT / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
+TOKEN = "hf_canaryCANARYcanaryCANARYcanary1234"
+KEY = "judge-canary-key"
+
+
+class Repeating(BaseHTTPRequestHandler):
+    """A hub that answers every request with an error that holds what it was sent."""
+
+    asked: list[str] = []
+
+    def do_GET(self) -> None:
+        sent = self.headers.get("Authorization", "")
+        self.asked.append(sent)
+        body = f"no: {sent}".encode()
+        self.send_response(418, f"refused {sent}")  # the reason stands in the first line of what the library raises
+        self.send_header("X-Error-Message", f"refused {sent}")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_POST = do_GET  # noqa: N815 - the names are those of the library
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    Repeating.asked.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Repeating)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def command(home: Path, hub: str, *words: str) -> subprocess.CompletedProcess[str]:
+    settings = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    settings |= {"HF_TOKEN": TOKEN, "HF_ENDPOINT": hub, "HF_HOME": str(home / "hub"), "PYTHONPATH": str(ROOT),
+                 "ASSISTANT_BUILDER_JUDGE_KEY": KEY}  # fmt: skip
+    return subprocess.run([sys.executable, "-m", "assistant_builder", *words], env=settings, capture_output=True,
+                          text=True, timeout=300, cwd=home.parent)  # fmt: skip
+
+
+def assert_nowhere(home: Path, *done: subprocess.CompletedProcess[str]) -> None:
+    for process in done:
+        assert "canary" not in (process.stdout + process.stderr).lower()
+    for path in home.rglob("*"):
+        assert not path.is_file() or b"canary" not in path.read_bytes().lower(), path
+
+
+def test_a_hub_that_repeats_the_token_gets_it_into_no_answer(home: Path, hub: str) -> None:
+    home.mkdir()
+    planned = command(home, hub, "plan", "me/echo")
+    assert planned.returncode == 1 and MASK in planned.stderr
+    assert f"Bearer {TOKEN}" in Repeating.asked, "the canary was sent, and came back"
+    assert_nowhere(home, planned)
+
+
+@pytest.mark.parametrize(("base", "code"), [("me/echo", 1), ("smollm2-135m-instruct", 0)])
+def test_a_step_writes_no_token(bundled_models: Path, home: Path, hub: str, base: str, code: int) -> None:
+    study = Study.create(StudyConfig().with_changes({"name": "told", "model.base": base}), FERRIES)
+    done = command(home, hub, "step", "data", "--study", str(study.folder))
+    assert done.returncode == code, done.stderr
+    record = study.step("data")
+    assert record.state == ("failed" if code else "succeeded")
+    if record.error is not None:
+        assert MASK in record.error["what"] and MASK in done.stderr
+        assert f"Bearer {TOKEN}" in Repeating.asked
+    assert_nowhere(study.folder, done)
+
+
+def test_tokens_are_taken_out_of_errors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("my-own-token\n", encoding="utf-8")
+    monkeypatch.setenv("HF_TOKEN_PATH", str(file))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("ASSISTANT_BUILDER_JUDGE_KEY", KEY)
+    text = f"{TOKEN}, {KEY}, my-own-token, hf_anotherTokenOfSomebody, hf_hub, a word"
+    assert without_tokens(text) == f"{MASK}, {MASK}, {MASK}, {MASK}, hf_hub, a word"
+    error = ModelError(f"the hub said {TOKEN}", where=f"me/{KEY}", remedy="hf_anotherTokenOfSomebody")
+    assert str(error) == f"me/{MASK}: the hub said {MASK}. {MASK}"
+    assert "canary" not in str(error.to_record()) and "canary" not in repr(error)
+    monkeypatch.setenv("ASSISTANT_BUILDER_JUDGE_KEY", "a")
+    assert without_tokens("a cat") == "a cat", "what is too short to be a token is no token"
