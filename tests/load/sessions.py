@@ -1,0 +1,245 @@
+"""Many people at once, over the page's own HTTP interface: ``python -m tests.load.sessions --seconds 600``.
+
+Each talker asks question after question in a window of its own, each uploader brings file after file. Both check that
+what comes back is theirs, whole, and nobody else's. The assistants are parrots, so that the server is what is tried.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from assistant_builder.files import write_text
+from tests.browser.serving import free_port
+from tests.chat.parrot import parrot_command
+from tests.fabricated import finished_study
+
+ROOT = Path(__file__).parents[2]
+STUDY = "parrots"
+SERVE = """
+import sys
+from assistant_builder.chat.client import WorkerPool
+from assistant_builder.ui.app import build_app, serve
+serve(build_app(WorkerPool(sys.argv[2:])), "127.0.0.1", int(sys.argv[1]))
+"""
+_TAG = re.compile(r"\bt\d+q\d+\b")
+
+
+@dataclass
+class Tally:
+    """What happened.
+
+    Attributes:
+        answers: Questions answered by both assistants, in full and in order.
+        uploads: Files brought and read again, byte for byte.
+        wrong: Sentences about what was lost, cut or somebody else's.
+        seconds: How long each answer took.
+        ranks: Places in a queue that were told.
+        memory: Bytes of the server and what it started, at each look.
+    """
+
+    answers: int = 0
+    uploads: int = 0
+    wrong: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    ranks: int = 0
+    memory: list[int] = field(default_factory=list)
+
+
+class Page:
+    """What one window of the page knows: which event asks, and with which values.
+
+    Args:
+        client: Asks the server.
+    """
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self.client = client
+        self.session = secrets.token_hex(6)
+        self.values: dict[int, Any] = {}
+
+    async def open(self) -> None:
+        """Read the page, and let it draw the study, as the picker does."""
+        config = (await self.client.get("/config")).json()
+        parts = {part["id"]: part["props"] for part in config["components"]}
+        named = {props.get("elem_id"): number for number, props in parts.items()}
+        self.values = {number: props.get("value") for number, props in parts.items()}
+        self._ask = _event(config, named["ab-send"], "click")
+        follow = next(event for event in _events(config, named["ab-picker"], "change") if len(event["inputs"]) == 2)
+        drawn = await self._run(follow, [STUDY, "{}"])
+        self._mark = self._ask["inputs"][3]
+        self.values[self._mark] = drawn[follow["outputs"].index(self._mark)]
+        self.values[named["ab-picker"]] = STUDY
+
+    async def _run(self, event: dict[str, Any], data: list[Any]) -> list[Any]:
+        body = {"data": data, "fn_index": event["id"], "session_hash": self.session}
+        answer = await self.client.post("/gradio_api/run/predict", json=body)
+        answer.raise_for_status()
+        found: list[Any] = answer.json()["data"]
+        return [part["value"] if isinstance(part, dict) and "value" in part else part for part in found]
+
+    async def ask(self, question: str) -> AsyncIterator[dict[str, Any]]:
+        """Ask, and give what the stream of events says until it ends."""
+        data = [self.values[number] for number in self._ask["inputs"]]
+        data[0] = question
+        body = {"data": data, "fn_index": self._ask["id"], "session_hash": self.session}
+        (await self.client.post("/gradio_api/queue/join", json=body)).raise_for_status()
+        place = f"/gradio_api/queue/data?session_hash={self.session}"
+        async with self.client.stream("GET", place) as stream:
+            async for line in stream.aiter_lines():
+                if line.startswith("data: "):
+                    yield json.loads(line.removeprefix("data: "))
+
+    def keep(self, kept: Any) -> None:
+        """Keep the conversation, as the browser does."""
+        self.values[self._ask["inputs"][4]] = kept
+
+
+def _events(config: dict[str, Any], component: int, kind: str) -> list[dict[str, Any]]:
+    return [event for event in config["dependencies"] if [component, kind] in event["targets"]]
+
+
+def _event(config: dict[str, Any], component: int, kind: str) -> dict[str, Any]:
+    return next(event for event in _events(config, component, kind) if event["backend_fn"])
+
+
+async def talk(url: str, talker: int, until: float, tally: Tally) -> None:
+    """One person's conversation."""
+    async with httpx.AsyncClient(base_url=url, timeout=600) as client:
+        page = Page(client)
+        await page.open()
+        asked: list[str] = []
+        while time.monotonic() < until:
+            asked.append(f"t{talker}q{len(asked)} is all of it here?")
+            began = time.monotonic()
+            await _one_answer(page, asked, tally)
+            tally.seconds.append(time.monotonic() - began)
+
+
+async def _one_answer(page: Page, asked: list[str], tally: Tally) -> None:
+    mine = {question.split()[0] for question in asked}
+    completed: dict[str, Any] | None = None
+    async for message in page.ask(asked[-1]):
+        foreign = set(_TAG.findall(json.dumps(message))) - mine
+        if foreign:
+            tally.wrong.append(f"{asked[-1]}: was told of {sorted(foreign)}")
+        tally.ranks += message.get("rank") is not None
+        if message["msg"] == "process_completed":
+            completed = message
+    if completed is None or not completed["success"]:
+        tally.wrong.append(f"{asked[-1]}: no answer, but {completed}")
+        asked.pop()
+        return
+    kept = completed["output"]["data"][0]
+    turns = kept[STUDY]["turns"]
+    page.keep(kept)
+    for question, turn in zip(asked, turns, strict=False):
+        for arm in ("qlora", "lora"):
+            expected = " ".join(f"{arm}:{word}" for word in question.split()) + " \u2713"
+            if turn["question"] != question or turn["answers"][arm]["text"] != expected:
+                tally.wrong.append(f"{question}: {turn['question']!r} got {turn['answers'].get(arm)}")
+    if len(turns) != len(asked):
+        tally.wrong.append(f"{asked[-1]}: {len(turns)} turns of {len(asked)} are kept")
+    tally.answers += 1
+
+
+async def bring(url: str, uploader: int, until: float, tally: Tally) -> None:
+    """One person's uploads, each read again."""
+    async with httpx.AsyncClient(base_url=url, timeout=600) as client:
+        number = 0
+        while time.monotonic() < until:
+            number += 1
+            content = f"question,answer\n{uploader}-{number},{secrets.token_hex(50_000)}\n".encode()
+            sent = await client.post("/gradio_api/upload", files={"files": ("same-name.csv", content)})
+            read = await client.get("/gradio_api/file=" + sent.json()[0]) if sent.status_code == 200 else sent
+            if read.content != content:
+                tally.wrong.append(f"upload {uploader}-{number}: {read.status_code}, {len(read.content)} bytes back")
+            tally.uploads += 1
+            await asyncio.sleep(1)
+
+
+async def watch(process: int, until: float, tally: Tally) -> None:
+    """Look at the memory of the server and what it started."""
+    server = psutil.Process(process)
+    while time.monotonic() < until:
+        tally.memory.append(sum(part.memory_info().rss for part in (server, *server.children(recursive=True))))
+        await asyncio.sleep(1)
+
+
+@asynccontextmanager
+async def parrots(home: Path) -> AsyncIterator[tuple[str, int]]:
+    """The page with a study whose assistants repeat the question; its address and process id."""
+    os.environ["ASSISTANT_BUILDER_HOME"] = str(home)
+    study = finished_study(STUDY)
+    for arm in ("qlora", "lora"):
+        write_text(study.arm_folder(arm) / "adapter" / "adapter_model.safetensors", "feathers")
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", SERVE, str(port), *parrot_command(home), stdout=asyncio.subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "ASSISTANT_BUILDER_MAX_UPLOADS": "10000"},
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        async with httpx.AsyncClient(base_url=url, timeout=10) as client:
+            for _ in range(3000):
+                try:
+                    await client.get("/theme.css")
+                    break
+                except httpx.HTTPError:
+                    await asyncio.sleep(0.1)
+        yield url, process.pid
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def crowd(home: Path, talkers: int, uploaders: int, seconds: float) -> Tally:
+    """Everyone at once, for a while."""
+    tally = Tally()
+    async with parrots(home) as (url, process):
+        until = time.monotonic() + seconds
+        await asyncio.gather(
+            *(talk(url, number, until, tally) for number in range(talkers)),
+            *(bring(url, number, until, tally) for number in range(uploaders)), watch(process, until, tally),
+        )
+    return tally
+
+
+def main() -> int:
+    """Run it and print what happened; exit code 1 where anything was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--talkers", type=int, default=20)
+    parser.add_argument("--uploaders", type=int, default=5)
+    words = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        tally = asyncio.run(crowd(Path(folder) / "home", words.talkers, words.uploaders, words.seconds))
+    slowest, middle = max(tally.seconds), sorted(tally.seconds)[len(tally.seconds) // 2]
+    print(json.dumps({
+        "answers": tally.answers, "uploads": tally.uploads, "wrong": len(tally.wrong), "queue_places_told": tally.ranks,
+        "answer_seconds": {"median": round(middle, 2), "slowest": round(slowest, 2)},
+        "memory_mb": {"first": tally.memory[0] // 10**6, "most": max(tally.memory) // 10**6,
+                      "last": tally.memory[-1] // 10**6},
+    }, indent=2))
+    for sentence in tally.wrong[:20]:
+        print(sentence)
+    return 1 if tally.wrong or not tally.answers else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
