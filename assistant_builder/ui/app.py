@@ -1,7 +1,9 @@
-"""The page as a whole: the studies, or one of them step by step, and a timer that follows the files."""
+"""The page as a whole: the studies, or one of them step by step, following the files."""
 
 from __future__ import annotations
 
+import functools
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -21,15 +23,15 @@ from assistant_builder.ui.home import NEW_STUDY, Home
 from assistant_builder.ui.markup import Markup
 from assistant_builder.ui.own_folder import uploads_folder
 from assistant_builder.ui.plan_tab import PlanTab
+from assistant_builder.ui.pulse import ASK_EVERY_SECOND, FOLLOW_ID, REMEMBER_DRAWN
 from assistant_builder.ui.report_tab import ReportTab
-from assistant_builder.ui.sections import Look, Section, refresh
+from assistant_builder.ui.sections import Look, Page, Section, refresh
 from assistant_builder.ui.server import Serving, serve_page
 from assistant_builder.ui.snapshots import both_trained
 from assistant_builder.ui.train_tab import TrainTab
 from assistant_builder.ui.views.study import damaged, no_study, picker_label, study_strip
 
 TABS = ("data", "plan", "train", "evaluate", "chat", "report", "export")
-POLL_SECONDS = 1.0
 LIST_SECONDS = 5.0
 _BRAND = """<div class="ab-brand"><svg viewBox="0 0 40 40" aria-hidden="true"><rect x="2" y="2" width="36" height="36"
 rx="9"/><path d="M11 27V13l9 9 9-9v14"/></svg><div><h1>Assistant Builder</h1><p>One dataset, two assistants: 4-bit QLoRA
@@ -41,8 +43,6 @@ window.history.replaceState(null, "", url); }"""
 _REMEMBER_TAB = """() => {{ if (!window.abArrived) return; const url = new URL(window.location);
 if (!url.searchParams.has("study")) return;
 url.searchParams.set("tab", "{}"); window.history.replaceState(null, "", url); }}"""
-_ARRIVED = "() => { window.abArrived = true; }"
-"""Until the page has read its address, the tab that opens first must not write itself into it."""
 
 
 def choices() -> list[tuple[str, str]]:
@@ -51,7 +51,7 @@ def choices() -> list[tuple[str, str]]:
     return [("New study…", NEW_STUDY), *((picker_label(entry.name, entry.state), entry.name) for entry in entries)]
 
 
-def build_app(pool: WorkerPool | None = None) -> gr.Blocks:
+def build_app(pool: WorkerPool | None = None) -> Page:
     """Build the page; :func:`launch` serves it.
 
     Args:
@@ -84,7 +84,7 @@ def build_app(pool: WorkerPool | None = None) -> gr.Blocks:
         steps.wire(picker, tabs)
         _follow(demo, picker, home_button, tabs, steps, sections)
         demo.load(_session, None, session, show_progress="hidden", api_visibility="private", queue=False)
-    return demo
+    return Page(demo, sections)
 
 
 def _session(request: gr.Request) -> Any:
@@ -163,13 +163,21 @@ def _steps_mark(look: Look) -> str:
     return " ".join(sorted(ready_steps(look)))
 
 
+@functools.lru_cache(maxsize=1)
+def _choices_at(tick: int) -> list[tuple[str, str]]:
+    """What the picker offers, read once for all windows and every :data:`LIST_SECONDS`."""
+    return choices()
+
+
 def _frame_mark(look: Look) -> str:
-    return "home" if look.name is None else "study"
+    return "home" if look.name is None else repr(_choices_at(int(time.monotonic() / LIST_SECONDS)))
 
 
 def _draw_frame(look: Look) -> Sequence[Any]:
-    at_home = look.name is None
-    return [gr.update(visible=at_home), *[gr.update(visible=not at_home)] * 3]
+    if look.name is None:
+        return [gr.update(visible=True), *[gr.update(visible=False)] * 3]
+    return [gr.update(visible=False), gr.update(visible=True), gr.update(visible=True, choices=choices()),
+            gr.update(visible=True)]
 
 
 def _draw_strip(look: Look) -> Sequence[Any]:
@@ -197,19 +205,16 @@ def _follow(
         tab = opening_tab(name, request.query_params.get("tab"))
         return [gr.update(choices=offered, value=name), gr.Tabs(selected=tab), *refresh(sections, name, "")]
 
-    # Not queued: the queue keeps a record of every event, and the timers make one a second.
+    # Not queued: the queue keeps a record of every event, and while a run goes on there is one a second.
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-    demo.load(arrive, None, [picker, tabs, *outputs], **quiet).then(None, None, None, js=_ARRIVED)
+    news = gr.Button("Look again", visible="hidden", elem_id=FOLLOW_ID)
+    # until the page has read its address, the tab that opens first must not write itself into it
+    demo.load(arrive, None, [picker, tabs, *outputs], **quiet).then(None, picker, None, js=ASK_EVERY_SECOND)
+    seen.change(None, seen, None, js=REMEMBER_DRAWN)
     picker.change(follow, [picker, seen], outputs, trigger_mode="always_last", **quiet)
     picker.change(None, picker, None, js=_REMEMBER_STUDY)
-    gr.Timer(POLL_SECONDS).tick(follow, [picker, seen], outputs, **quiet)
-    gr.Timer(LIST_SECONDS).tick(_offer, picker, picker, **quiet)
+    news.click(follow, [picker, seen], outputs, **quiet)
     home_button.click(lambda: gr.update(value=None), None, picker, **quiet)
-
-
-def _offer(name: str | None) -> Any:
-    """The picker's choices anew; at home it is hidden, and nothing has to be read for it."""
-    return gr.skip() if name is None else gr.update(choices=choices())
 
 
 def chosen(asked: str | None, names: Sequence[str]) -> str | None:
@@ -240,12 +245,12 @@ def launch(access: Access) -> None:
 
 
 def serve(
-    demo: gr.Blocks, host: str, port: int, auth: tuple[str, str] | None = None, *, block: bool = True
+    page: Page, host: str, port: int, auth: tuple[str, str] | None = None, *, block: bool = True
 ) -> Serving:
     """Serve a built page.
 
     Args:
-        demo: The page.
+        page: The page.
         host: Address to listen on.
         port: Port to listen on; 0: one that is free.
         auth: User and password.
@@ -255,4 +260,4 @@ def serve(
         ConfigError: It would be open to everyone, or cannot listen there.
     """
     user, password = (auth[0], PasswordHash.of(auth[1])) if auth is not None else (None, None)
-    return serve_page(lambda: demo, Access(host, port, user, password), block=block)
+    return serve_page(lambda: page, Access(host, port, user, password), block=block)

@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from assistant_builder.access.bodies import is_uploaded
+from assistant_builder.ui import pulse
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -45,7 +46,7 @@ _LASTING = ("/assets/", "/static/", "/svelte/")
 _API = "/gradio_api"
 _FILE = f"{_API}/file="
 _USED = {
-    "/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt",
+    pulse.PATH, "/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt",
     f"{_API}/info", f"{_API}/theme.css", f"{_API}/app_id", f"{_API}/upload", f"{_API}/upload_progress",
     f"{_API}/queue/join", f"{_API}/queue/data", f"{_API}/queue/status", f"{_API}/cancel", f"{_API}/reset",
     f"{_API}/run/predict",

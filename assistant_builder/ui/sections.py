@@ -1,7 +1,7 @@
 """Parts of the page that follow a study: each says when it must be drawn anew, and draws itself from files.
 
-The page holds no job. A timer asks all sections; those whose mark is unchanged are left alone, so that nothing flickers
-and what the user opened stays open.
+The page holds no job. When something has changed (see :mod:`assistant_builder.ui.pulse`), all sections are asked; those
+whose mark is unchanged are left alone, so that nothing flickers and what the user opened stays open.
 """
 
 from __future__ import annotations
@@ -82,28 +82,73 @@ class Section:
     draw: Callable[[Look], Sequence[Any]]
 
 
+@dataclass(frozen=True)
+class Page:
+    """The page, built.
+
+    Attributes:
+        demo: Its components.
+        sections: Its parts that follow a study.
+    """
+
+    demo: gr.Blocks
+    sections: Sequence[Section]
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What a window shows of a study.
+
+    Attributes:
+        whole: A text that changes whenever one of the parts does.
+        parts: Section → its mark, shortened.
+    """
+
+    whole: str
+    parts: dict[str, str]
+
+    def to_json(self) -> str:
+        """The marks as a window keeps them."""
+        return json.dumps({"whole": self.whole, "parts": self.parts})
+
+
+def marks_of(sections: Sequence[Section], look: Look) -> Marks:
+    """What a window would show if it were drawn now.
+
+    Args:
+        sections: The parts of the page.
+        look: A look at the chosen study.
+    """
+    parts = {section.key: _shortened(section.mark(look)) for section in sections}
+    return Marks(_shortened(json.dumps([look.name, parts])), parts)
+
+
 def refresh(sections: Sequence[Section], name: str | None, drawn: str) -> list[Any]:
     """Draw what has changed.
 
     Args:
         sections: The parts of the page.
         name: The chosen study.
-        drawn: Section → mark at its last drawing in this window, as JSON; empty where nothing was drawn yet.
+        drawn: :class:`Marks` of the last drawing in this window, as JSON; empty where nothing was drawn yet.
 
     Returns:
         The new marks, likewise, then values for all outputs in order, unchanged ones skipped.
     """
-    look, seen = Look(name), json.loads(drawn or "{}")
-    marks: dict[str, str] = {}
+    look = Look(name)
+    seen = json.loads(drawn)["parts"] if drawn else {}
+    marks = marks_of(sections, look)
     values: list[Any] = []
     for section in sections:
-        mark = hashlib.blake2b(section.mark(look).encode(), digest_size=9).hexdigest()  # it travels every second
-        marks[section.key] = mark
-        if seen.get(section.key) == mark:
+        if seen.get(section.key) == marks.parts[section.key]:
             values += [gr.skip()] * len(section.outputs)
         else:
             values += _draw(section, look)
-    return [gr.skip() if marks == seen else json.dumps(marks), *values]
+    shown = marks.to_json()
+    return [gr.skip() if shown == drawn else shown, *values]
+
+
+def _shortened(mark: str) -> str:
+    return hashlib.blake2b(mark.encode("utf-8", errors="surrogatepass"), digest_size=9).hexdigest()
 
 
 def _draw(section: Section, look: Look) -> Sequence[Any]:

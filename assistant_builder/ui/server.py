@@ -28,9 +28,10 @@ from assistant_builder.access.hosts import Hosts
 from assistant_builder.access.login import Login, user_of
 from assistant_builder.access.rules import Access
 from assistant_builder.errors import ConfigError
-from assistant_builder.ui import uploads
+from assistant_builder.ui import pulse, uploads
 from assistant_builder.ui.own_folder import uploads_folder
 from assistant_builder.ui.policy import OnlyWhatIsUsed, StayAtHome
+from assistant_builder.ui.sections import Page
 from assistant_builder.ui.theme import STYLE_SHEETS, make_theme
 
 _QUEUE_LIMIT = 8
@@ -83,7 +84,7 @@ class Serving:
             self._thread.join()
 
 
-def serve_page(build: Callable[[], gr.Blocks], access: Access, *, block: bool = True) -> Serving:
+def serve_page(build: Callable[[], Page], access: Access, *, block: bool = True) -> Serving:
     """Serve a page.
 
     Args:
@@ -115,16 +116,17 @@ def serve_page(build: Callable[[], gr.Blocks], access: Access, *, block: bool = 
     return serving
 
 
-def page_app(demo: gr.Blocks, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
+def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
     """Everything that answers a request, from the outermost layer to gradio.
 
     Returns:
         The ASGI app, and what to call as soon as it is to stop.
     """
-    folder = uploads_folder()
+    folder, demo = uploads_folder(), page.demo
     login = Login(access.user, access.password) if access.user is not None and access.password is not None else None
     outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     outer.add_route(uploads.PATH, uploads.Uploads(folder, access.limits, demo).answer, methods=["POST"])
+    outer.add_route(pulse.PATH, pulse.pulse_route(page.sections), methods=["GET"])
     gr.mount_gradio_app(
         outer, demo.queue(default_concurrency_limit=_QUEUE_LIMIT), path="/", server_name=access.host,
         server_port=access.port, theme=make_theme(), css_paths=STYLE_SHEETS, footer_links=[], show_error=False,
