@@ -6,6 +6,7 @@ appended to.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -49,10 +50,40 @@ def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
-    """Append one line; a line that a crash left half-written is skipped by :func:`read_jsonl`."""
+    """Append one line, whole or not at all; what a crash left half-written before it is cut off.
+
+    Raises:
+        OSError: It could not be written, on a full disk for example; the file is then as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8", errors="backslashreplace") + b"\n"
+    _end_last_line(path)
+    with path.open("ab", buffering=0) as file:  # one write, so that the lines of two writers do not mix
+        before = file.tell()
+        try:
+            written = file.write(line)
+            if written != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            file.truncate(before)
+            raise
+
+
+def _end_last_line(path: Path) -> None:
+    """Give a whole last line its end, or cut off half of one: the next line must not be glued to it."""
+    if not path.exists() or not path.stat().st_size:
+        return
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read() == b"\n":
+            return
+    content = path.read_bytes()
+    start = content.rfind(b"\n") + 1
+    try:
+        json.loads(content[start:])
+        write_bytes(path, content + b"\n")
+    except ValueError:
+        write_bytes(path, content[:start])
 
 
 def read_json(path: Path) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import psutil
@@ -44,7 +46,7 @@ class StepRecord:
         started: Unix time of the first start.
         seconds: Wall time spent so far, all attempts together.
         pid: Process that wrote the record.
-        process_started: Start time of that process, so that a reused pid is not mistaken for it.
+        process_started: What :func:`process_mark` said of it, so that a reused pid is not mistaken for it.
         error: ``AssistantBuilderError.to_record()`` of a failed step.
         outputs: File below the study folder → SHA-256.
         peak_memory_bytes: Highest resident set of the process (CPU), highest allocation (GPU) if there is one.
@@ -56,7 +58,7 @@ class StepRecord:
     started: float | None = None
     seconds: float = 0.0
     pid: int | None = None
-    process_started: float | None = None
+    process_started: str | float | None = None
     error: dict[str, Any] | None = None
     outputs: dict[str, str] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
@@ -88,12 +90,52 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:12] + "…"
 
 
-def process_alive(pid: int | None, started: float | None) -> bool:
-    """Whether the very process that wrote a record still runs."""
+def process_mark(pid: int) -> str | float:
+    """What tells a process from every other that has, had or will have its id, on this machine.
+
+    On Linux it is the boot and the moment within it, which no change of the clock moves. The start time in seconds
+    since 1970 does move, and a run would seem dead once the clock was set; it has to do where there is no other.
+
+    Raises:
+        psutil.NoSuchProcess: There is no such process.
+    """
+    boot, ticks = _boot(), _stat(pid)
+    return f"{boot}/{ticks[1]}" if boot and ticks else float(psutil.Process(pid).create_time())
+
+
+def process_alive(pid: int | None, started: str | float | None) -> bool:
+    """Whether the very process that wrote a record still runs.
+
+    Args:
+        pid: Its id.
+        started: Its :func:`process_mark`; a number where the system tells no better, and in records of older versions.
+    """
     if pid is None or started is None:
         return False
     try:
+        if isinstance(started, str):
+            stat = _stat(pid)
+            return stat is not None and process_mark(pid) == started and stat[0] not in ("Z", "X")
         process = psutil.Process(pid)
         return abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
+
+
+def _stat(pid: int) -> tuple[str, int] | None:
+    """State of a process, and its start in clock ticks since the boot; None where the system does not tell."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        fields = text.rpartition(")")[2].split()  # the name before may hold spaces and brackets
+        return fields[0], int(fields[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+@cache
+def _boot() -> str:
+    """Name of this boot, other after every start of the machine; empty where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

@@ -5,6 +5,7 @@ Every file has one writer. The done-marker of a step (its status file) is writte
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -12,15 +13,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
-
-import psutil
-from pydantic import ValidationError
+from typing import Any, Literal, get_args
 
 from assistant_builder.config import StudyConfig, check_name, load_config
 from assistant_builder.errors import AssistantBuilderError, Cancelled, StudyError
-from assistant_builder.files import read_json, write_json, write_text
-from assistant_builder.steps import Progress, State, StepRecord, process_alive, steps_of
+from assistant_builder.files import read_json, write_bytes, write_json, write_text
+from assistant_builder.steps import Progress, State, StepRecord, process_alive, process_mark, steps_of
 
 _STATUS_FILES: dict[str, str] = {
     "data": "data/status.json",
@@ -29,6 +27,7 @@ _STATUS_FILES: dict[str, str] = {
     "report": "report.status.json",
 }
 _ENDED: tuple[State, ...] = ("failed", "cancelled")
+_RESERVE_BYTES = 65_536
 
 
 def home() -> Path:
@@ -50,6 +49,14 @@ class Study:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def _require_folder(self) -> None:
+        """Raise unless the study is still there: what is written after that would make a ruin in its place."""
+        if not (self.folder / "study.yaml").is_file():
+            raise StudyError(
+                f"the folder of study {self.name} is gone", where=str(self.folder),
+                remedy="Put it back where it was, or connect its disk again; then run again, and it carries on",
+            )
 
     # opening and creating
 
@@ -111,8 +118,8 @@ class Study:
     @staticmethod
     def all() -> list[Study]:
         """Every study, the last changed first."""
-        folders = [path.parent for path in studies_folder().glob("[!.]*/study.yaml")]
-        return [Study(folder) for folder in sorted(folders, key=lambda path: -path.stat().st_mtime)]
+        found = [(_changed(path.parent), path.parent) for path in studies_folder().glob("[!.]*/study.yaml")]
+        return [Study(folder) for _, folder in sorted(found, key=lambda entry: -entry[0])]
 
     # what is where
 
@@ -178,16 +185,17 @@ class Study:
         tree = read_json(path)
         try:
             record = StepRecord(**tree)
-        except (TypeError, ValidationError) as error:
-            raise StudyError(
-                "the status file is of another version or damaged", where=str(path), remedy="Run again with --redo"
-            ) from error
+        except TypeError as error:
+            raise _unreadable_status(path) from error
+        if record.state not in get_args(State) or record.step != step:
+            raise _unreadable_status(path)
         if record.state == "running" and not process_alive(record.pid, record.process_started):
             return StepRecord(**{**tree, "state": "lost"})
         return record
 
     def write_step(self, record: StepRecord) -> None:
         """Write the status file of a step; for ``succeeded`` this is the done-marker and comes last."""
+        self._require_folder()
         write_json(self.status_file(record.step), asdict(record))
 
     def forget_step(self, step: str, *, scores: bool = True) -> None:
@@ -209,12 +217,16 @@ class Study:
                 self.split_file(split).unlink(missing_ok=True)
 
     def progress(self, step: str) -> Progress | None:
-        """How far the step is, if it says so."""
+        """How far the step is, if it says so; nothing depends on it, so that a damaged file says nothing."""
         path = self.step_folder(step) / f"{step}.progress.json"
-        return Progress(**read_json(path)) if path.exists() else None
+        try:
+            return Progress(**read_json(path))
+        except (OSError, StudyError, TypeError):
+            return None
 
     def write_progress(self, step: str, progress: Progress) -> None:
         """Say how far the step is."""
+        self._require_folder()
         write_json(self.step_folder(step) / f"{step}.progress.json", asdict(progress))
 
     # the run as a whole
@@ -234,13 +246,13 @@ class Study:
             error: What it failed with.
             behind: The studies it waits for, the next to run first.
         """
-        process = psutil.Process()
+        self._require_folder()
         write_json(
             self.folder / "run.json",
             {
                 "state": state,
-                "pid": process.pid,
-                "process_started": process.create_time(),
+                "pid": os.getpid(),
+                "process_started": process_mark(os.getpid()),
                 "time": time.time(),
                 "error": error.to_record() if error else None,
                 "behind": list(behind),
@@ -248,14 +260,21 @@ class Study:
         )
 
     def runner(self) -> dict[str, Any] | None:
-        """The last record of :meth:`write_runner`; ``running`` by a dead process is ``lost``."""
+        """The last record of :meth:`write_runner`; ``running`` by a dead process is ``lost``, and so is a damaged one.
+
+        No result depends on it, and the next run writes it anew.
+        """
         path = self.folder / "run.json"
         if not path.exists():
             return None
-        record = read_json(path)
-        if record["state"] in ("running", "queued") and not process_alive(record["pid"], record["process_started"]):
-            record["state"] = "lost"
-        return record
+        lost = {"state": "lost", "pid": None, "process_started": None, "time": 0.0, "error": None, "behind": []}
+        try:
+            record = read_json(path)
+            if record["state"] in ("running", "queued") and not process_alive(record["pid"], record["process_started"]):
+                record["state"] = "lost"
+            return {**lost, **record} if record["state"] in get_args(State) else lost
+        except (OSError, StudyError, KeyError, TypeError):
+            return lost
 
     @property
     def state(self) -> State:
@@ -297,6 +316,22 @@ class Study:
             "behind": self.behind,
         }
 
+    # a full disk
+
+    @property
+    def _reserve(self) -> Path:
+        return self.folder / ".reserve"
+
+    def take_reserve(self) -> None:
+        """Occupy a little disk, which is given back when the disk is full, so that this can be written down."""
+        self._require_folder()
+        write_bytes(self._reserve, bytes(_RESERVE_BYTES))
+
+    def release_reserve(self) -> None:
+        """Give the little disk back."""
+        with contextlib.suppress(OSError):
+            self._reserve.unlink(missing_ok=True)
+
     # cancelling
 
     @property
@@ -320,3 +355,17 @@ class Study:
         """Raise Cancelled if someone asked the run to stop."""
         if self.cancel_requested:
             raise Cancelled("cancelled on request", remedy=f"Carry on with 'assistant-builder run {self.name}'")
+
+
+def _changed(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except OSError:  # it was deleted a moment ago
+        return 0.0
+
+
+def _unreadable_status(path: Path) -> StudyError:
+    return StudyError(
+        "the status file is of another version or damaged", where=str(path),
+        remedy="Run the study again with --redo to run that step anew",
+    )

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import psutil
 
-from assistant_builder.errors import AssistantBuilderError, Cancelled, ResourceError
+from assistant_builder.errors import Cancelled
 from assistant_builder.files import file_hash
-from assistant_builder.steps import State
+from assistant_builder.mishaps import explained
+from assistant_builder.steps import State, process_mark
 from assistant_builder.study import Study
 from assistant_builder.tokens import without_tokens
 
@@ -42,10 +43,9 @@ def run_as_step(study: Study, step: str, work: Work) -> int:
         Exit code: 0 done or waiting, 1 failed, 3 cancelled.
     """
     quiet_libraries()
-    process = psutil.Process()
     before = study.step(step)
     record = replace(
-        before, state="running", pid=process.pid, process_started=process.create_time(),
+        before, state="running", pid=os.getpid(), process_started=process_mark(os.getpid()),
         started=before.started or time.time(), error=None,
     )
     study.write_step(record)
@@ -64,8 +64,10 @@ def run_as_step(study: Study, step: str, work: Work) -> int:
         finish("cancelled")
         return 3
     except BaseException as error:
-        sys.stderr.write(without_tokens(traceback.format_exc()))
-        finish("failed", error=_explained(error).to_record())
+        study.release_reserve()
+        finish("failed", error=explained(error).to_record())
+        with contextlib.suppress(OSError):  # the log lies on the same disk
+            sys.stderr.write(without_tokens("".join(traceback.format_exception(error))))
         return 1
     if files is None:
         finish("queued")
@@ -113,24 +115,3 @@ def _peak_memory() -> int:
     from assistant_builder.training.progress import peak_memory_bytes
 
     return peak_memory_bytes("cpu")
-
-
-def _explained(error: BaseException) -> AssistantBuilderError:
-    """The error as the user is told it; what we did not foresee keeps its own words."""
-    if isinstance(error, AssistantBuilderError):
-        return error
-    text = str(error)
-    name = type(error).__name__
-    if isinstance(error, MemoryError) or "OutOfMemory" in name or "can't allocate memory" in text:
-        return ResourceError(
-            "memory ran out",
-            remedy="Lower train.micro_batch_size, train.max_length or eval.batch_size, set "
-            "train.gradient_checkpointing=on, or choose a smaller base model; then run again",
-        )
-    if isinstance(error, OSError) and error.errno == 28:
-        return ResourceError(
-            "the disk is full", where=str(error.filename or ""), remedy="Free space, then run again; nothing is lost"
-        )
-    return AssistantBuilderError(
-        f"{name}: {text}" if text else name, remedy="The log has the details; running again carries on"
-    )

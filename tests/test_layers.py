@@ -21,6 +21,7 @@ LEVELS = {
     "assistant_builder.telemetry": 0,
     "assistant_builder.tokens": 0,
     "assistant_builder.config": 0,
+    "assistant_builder.mishaps": 0,
     "assistant_builder.files": 1,
     "assistant_builder.steps": 1,
     "assistant_builder.study": 1,

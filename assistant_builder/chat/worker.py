@@ -39,6 +39,7 @@ from typing import Any
 from assistant_builder.chat.session import Answering, ChatSession, Sampling
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.mishaps import CHAT_MEMORY, explained
 from assistant_builder.study import Study
 
 IDLE_SECONDS = 900.0
@@ -142,14 +143,14 @@ class Server:
     def _guarded(self, identity: str, arm: str, work: Callable[[], None]) -> None:
         try:
             work()
-        except AssistantBuilderError as error:
-            self._emit({"event": "error", "id": identity, "error": error.to_record()})
         except Exception as error:  # the edge of the process: whatever fails becomes an event
-            record = AssistantBuilderError(
-                f"the answer failed: {type(error).__name__}: {error}", where=f"arm {arm}",
-                remedy="Ask again; if it fails again, train the study anew with --redo",
-            ).to_record()
-            self._emit({"event": "error", "id": identity, "error": record})
+            told = explained(error, memory=CHAT_MEMORY)
+            if type(told) is AssistantBuilderError:  # not foreseen
+                told = AssistantBuilderError(
+                    f"the answer failed: {type(error).__name__}: {error}", where=f"arm {arm}",
+                    remedy="Ask again; if it fails again, train the study anew with --redo",
+                )
+            self._emit({"event": "error", "id": identity, "error": told.to_record()})
         finally:
             self._stops.pop(identity, None)
 

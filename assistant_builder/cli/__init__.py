@@ -9,6 +9,7 @@ import typer
 from assistant_builder import __version__, console
 from assistant_builder.cli import before, page, results, running
 from assistant_builder.errors import AssistantBuilderError, Cancelled
+from assistant_builder.mishaps import explained
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -40,8 +41,8 @@ def main() -> None:
         app()
     except Cancelled as stop:
         console.fail(stop)
-    except AssistantBuilderError as error:
-        console.fail(error)
+    except (AssistantBuilderError, OSError, MemoryError) as error:
+        console.fail(explained(error))
 
 
 def _version(wanted: bool) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,8 +16,10 @@ from filelock import FileLock, Timeout
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ChangedInputsError, StudyError
+from assistant_builder.jobs.integrity import damage, damaged_outputs, forget_unreadable
 from assistant_builder.jobs.queue import our_turn
 from assistant_builder.jobs.steps import command, step_inputs
+from assistant_builder.mishaps import explained
 from assistant_builder.planning.fitting import require_study_fit
 from assistant_builder.steps import Progress, State, StepRecord, changed_inputs, steps_of
 from assistant_builder.study import Study
@@ -27,6 +32,8 @@ _GRACE_SECONDS = 600.0
 Ending it costs the work since its last checkpoint, which is at most about as much; an optimizer step of a large model
 on a slow machine takes minutes, and is kept.
 """
+_MEMORY_SIGNALS = (-signal.SIGABRT, -9)
+"""Memory that a library cannot get ends its process with an abort; the system ends one with signal 9."""
 WAITING = "queue"
 """The step that events name while a run waits for its turn."""
 
@@ -57,10 +64,13 @@ def start_run(name: str, *, redo: bool = False, now: bool = False) -> int:
     study = Study.open(name)
     flags = [*(["--redo"] if redo else []), *(["--now"] if now else [])]
     words = [sys.executable, "-m", "assistant_builder", "run", name, *flags]
-    with (study.folder / "run.log.txt").open("ab") as log:
-        process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
+    try:
+        with (study.folder / "run.log.txt").open("ab") as log:
+            process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+    except OSError as error:
+        raise explained(error) from error
     step_back(process.pid)
     return process.pid
 
@@ -79,11 +89,47 @@ def run_study(
         check: Called before anything is run or given up; raises what would make a later step fail.
 
     Raises:
-        StudyError: Another process runs the study.
-        ResourceError: Its training cannot fit the memory of this machine.
+        StudyError: Another process runs the study, its folder cannot be written to, or a finished step's files are
+            damaged and ``redo`` is off.
         ChangedInputsError: A finished step was made from other inputs, and ``redo`` is off.
+        ResourceError: Its training cannot fit the memory of this machine, or disk or memory ran out.
         AssistantBuilderError: A step failed, with its reason.
         Cancelled: The user asked for it.
+    """
+    with held(study):
+        try:
+            study.take_reserve()
+            study.clear_cancel()
+            if redo:
+                forget_unreadable(study)
+            check(study)
+            require_study_fit(study)
+            first_changed(study, redo=redo)  # refused before it waits
+            with our_turn(study, now=now, waiting=lambda names: _wait(study, names, on_event)):
+                _prepare(study, redo)
+                study.write_runner("running")
+                _run_all(study, on_event)
+            study.write_runner("succeeded")
+        except Cancelled:
+            study.write_runner("cancelled")
+            raise
+        except (AssistantBuilderError, OSError) as error:
+            told = explained(error)
+            if not isinstance(told, ChangedInputsError):
+                _note_failure(study, told)
+            raise told from error
+        finally:
+            study.release_reserve()
+            with contextlib.suppress(OSError):  # a folder that cannot be written to holds no request either
+                study.clear_cancel()
+
+
+@contextmanager
+def held(study: Study) -> Iterator[None]:
+    """Hold a study for this process alone; the system lets go of it where the process dies.
+
+    Raises:
+        StudyError: Another process runs the study, or its folder cannot be written to.
     """
     lock = FileLock(study.folder / ".lock")
     try:
@@ -94,26 +140,19 @@ def run_study(
             remedy=f"Watch it with 'assistant-builder status {study.name}' or stop it with "
             f"'assistant-builder cancel {study.name}'",
         ) from None
+    except OSError as error:
+        raise explained(error) from error
     try:
-        study.clear_cancel()
-        check(study)
-        require_study_fit(study)
-        first_changed(study, redo=redo)  # refused before it waits
-        with our_turn(study, now=now, waiting=lambda names: _wait(study, names, on_event)):
-            _prepare(study, redo)
-            study.write_runner("running")
-            _run_all(study, on_event)
-        study.write_runner("succeeded")
-    except Cancelled:
-        study.write_runner("cancelled")
-        raise
-    except AssistantBuilderError as error:
-        if not isinstance(error, ChangedInputsError):
-            study.write_runner("failed", error)
-        raise
+        yield
     finally:
-        study.clear_cancel()
         lock.release()
+
+
+def _note_failure(study: Study, error: AssistantBuilderError) -> None:
+    """Write down what ended the run, as far as the disk lets us: the caller raises it in any case."""
+    study.release_reserve()
+    with contextlib.suppress(OSError, StudyError):
+        study.write_runner("failed", error)
 
 
 def _wait(study: Study, before: list[str], on_event: Callable[[Event], None]) -> None:
@@ -138,8 +177,8 @@ def waiting_sentence(before: list[str]) -> str:
 def _prepare(study: Study, redo: bool) -> None:
     """Refuse finished steps with other inputs, or make room for running them again."""
     step = first_changed(study, redo=redo)
-    if step is not None:
-        _forget_from(study, step)
+    if step is not None:  # scores go only where they are what is damaged: they know themselves what they were made from
+        _forget_from(study, step, scores=step == "evaluate" and bool(damaged_outputs(study, study.step(step))))
     elif redo and study.state == "succeeded":
         _forget_from(study, study.steps[0], scores=True)
 
@@ -147,7 +186,7 @@ def _prepare(study: Study, redo: bool) -> None:
 def first_changed(
     study: Study, *, redo: bool, config: StudyConfig | None = None, source: Path | None = None
 ) -> str | None:
-    """The first finished step whose inputs are not those it was made from.
+    """The first finished step whose inputs are not those it was made from, or whose files are not as it left them.
 
     Args:
         study: The study.
@@ -156,12 +195,23 @@ def first_changed(
         source: Data file to assume instead of the study's own.
 
     Raises:
-        ChangedInputsError: There is one, and ``redo`` is off.
+        ChangedInputsError: There is one whose inputs changed, and ``redo`` is off.
+        StudyError: There is one whose files are damaged, and ``redo`` is off; or a status file is.
     """
     for step in steps_of((config or study.config).seeds):
-        record = study.step(step)
+        try:
+            record = study.step(step)
+        except StudyError:
+            if redo:
+                return step
+            raise
         if record.state != "succeeded":
             return None
+        damaged = damaged_outputs(study, record)
+        if damaged and not redo:
+            raise damage(record, damaged, study)
+        if damaged:
+            return step
         changes = changed_inputs(record.inputs, step_inputs(study, step, config=config, source=source))
         if changes and not redo:
             raise ChangedInputsError(step, changes, study.name)
@@ -182,11 +232,11 @@ def _run_all(study: Study, on_event: Callable[[Event], None]) -> None:
             if step in ("evaluate", "report") and any(other.startswith("train-") for other in waiting):
                 break  # with early stop the arms wait for each other, and what follows needs both
             kept = _kept(study, step)
-            if not kept:
-                _run_step(study, step, on_event)
+            ours = kept or _run_step(study, step, on_event)
             record = study.step(step)
-            on_event(Event(step, record.state, study.progress(step), kept=kept))
-            if record.state == "succeeded":
+            if ours:  # else look once more: it may have been started with other settings than those of now
+                on_event(Event(step, record.state, study.progress(step), kept=kept))
+            if ours and record.state == "succeeded":
                 waiting.remove(step)
 
 
@@ -204,7 +254,8 @@ def _kept(study: Study, step: str) -> bool:
     return False
 
 
-def _run_step(study: Study, step: str, on_event: Callable[[Event], None]) -> None:
+def _run_step(study: Study, step: str, on_event: Callable[[Event], None]) -> bool:
+    """Run a step, or wait for the process of a run that died; returns whether this run started it."""
     process: subprocess.Popen[bytes] | None = None
     if study.step(step).state != "running":  # else its process outlived the one that started it: wait for it
         log_file = study.log_file(step)
@@ -227,6 +278,7 @@ def _run_step(study: Study, step: str, on_event: Callable[[Event], None]) -> Non
         except KeyboardInterrupt:
             study.request_cancel()
     _judge(study, step, process.returncode if process is not None else None)
+    return process is not None
 
 
 def _alive(study: Study, step: str, process: subprocess.Popen[bytes] | None) -> bool:
@@ -251,8 +303,8 @@ def _judge(study: Study, step: str, returncode: int | None) -> None:
         f"its process was ended by signal {-returncode}" if killed and returncode is not None
         else f"its process ended with code {returncode} and no word",
         where=f"step {step}",
-        remedy=("Signal 9 mostly means that memory ran out: lower train.micro_batch_size or eval.batch_size. "
-                if returncode == -9 else "")
+        remedy=(f"Signal {-returncode} mostly means that memory ran out: lower train.micro_batch_size or "
+                "eval.batch_size. " if returncode in _MEMORY_SIGNALS else "")
         + f"Running again carries on; the log is {study.log_file(step)}",
     )
     study.write_step(replace(record, state="failed", error=error.to_record()))

@@ -6,18 +6,18 @@ files are all there is to the queue: it outlives the page, and what a run that d
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 from filelock import FileLock
 
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.files import read_json, write_json
-from assistant_builder.steps import process_alive
+from assistant_builder.steps import process_alive, process_mark
 from assistant_builder.study import Study, home
 
 _POLL_SECONDS = 0.5
@@ -32,14 +32,14 @@ class Ticket:
         path: The file that says so.
         study: Folder of the study.
         pid: The process that runs the study's steps.
-        process_started: Start time of that process, so that a reused pid is not mistaken for it.
+        process_started: What tells that process from a later one with the same id.
     """
 
     number: int
     path: Path
     study: Path
     pid: int
-    process_started: float
+    process_started: str | float
 
     @property
     def holds(self) -> bool:
@@ -106,7 +106,7 @@ def _take_number(study: Study) -> Ticket:
     """
     folder = queue_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    process = psutil.Process()
+    pid, mark = os.getpid(), process_mark(os.getpid())
     with FileLock(folder / ".lock"):  # held for a moment; the system frees it where its holder dies
         living = tickets()
         for path in {*folder.glob("[0-9]*.json")} - {ticket.path for ticket in living}:
@@ -114,6 +114,6 @@ def _take_number(study: Study) -> Ticket:
         own = next((ticket.number for ticket in living if ticket.study == study.folder), None)
         number = own or (living[-1].number + 1 if living else 1)
         path = folder / f"{number:06d}.json"
-        record = {"study": str(study.folder), "pid": process.pid, "process_started": process.create_time()}
+        record = {"study": str(study.folder), "pid": pid, "process_started": mark}
         write_json(path, record)
-    return Ticket(number, path, study.folder, process.pid, process.create_time())
+    return Ticket(number, path, study.folder, pid, mark)

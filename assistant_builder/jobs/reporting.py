@@ -6,7 +6,6 @@ Neither is an input of any step, so that a finished study does not look changed.
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -15,12 +14,6 @@ from assistant_builder.jobs.local import first_changed
 from assistant_builder.jobs.steps import command
 from assistant_builder.study import Study
 from assistant_builder.worker import child_environment
-
-
-def report_is_older_than(study: Study, path: Path) -> bool:
-    """Whether the study has a report, and the file was changed after it."""
-    report = study.folder / "report.json"
-    return report.is_file() and path.is_file() and path.stat().st_mtime_ns > report.stat().st_mtime_ns
 
 
 def write_report_again(study: Study) -> None:

@@ -11,7 +11,8 @@ from assistant_builder.config import StudyConfig, load_config
 from assistant_builder.data import prepare
 from assistant_builder.errors import ConfigError, StudyError
 from assistant_builder.files import file_hash, write_bytes
-from assistant_builder.jobs.local import first_changed
+from assistant_builder.jobs.integrity import forget_unreadable
+from assistant_builder.jobs.local import first_changed, held
 from assistant_builder.models.catalog import resolve
 from assistant_builder.study import Study, studies_folder
 
@@ -74,10 +75,17 @@ def _enter(config: StudyConfig, source: Path | None, redo: bool) -> Study:
         return Study.create(config, source)
     study = Study.open(config.name)
     first_changed(study, redo=redo, config=config, source=source)
-    if source is not None and (study.source is None or file_hash(source) != file_hash(study.source)):
-        _replace_source(study, source)
-    if config != study.config:
-        study.write_config(config)
+    other_source = source is not None and (study.source is None or file_hash(source) != file_hash(study.source))
+    if other_source or config != study.config:
+        with held(study):  # the steps still to come of a run under way would be made from other settings
+            if redo:
+                forget_unreadable(study)
+            if study.state == "running":
+                raise StudyError("a step of the study still runs, with the settings that it was started with",
+                                 where=f"study {study.name}", remedy="Wait until it is done, or cancel it first")
+            if source is not None and other_source:
+                _replace_source(study, source)
+            study.write_config(config)
     return study
 
 

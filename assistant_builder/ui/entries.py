@@ -82,7 +82,7 @@ def _files(folder: Path) -> list[Path]:
 def _read(folder: str, seen: str) -> Entry:
     """``seen`` is the stamp of the study's files, so that a changed study is read again."""
     study = Study(Path(folder))
-    changed = max((path.stat().st_mtime for path in _files(study.folder) if path.exists()), default=0.0)
+    changed = max(map(_changed, _files(study.folder)), default=0.0)
     try:
         model = study.config.model.base
         report = _optional(study.folder / "report.json")
@@ -92,8 +92,15 @@ def _read(folder: str, seen: str) -> Entry:
             study.name, state_of(study), model, split["counts"]["train"] if split else None,
             str(verdict.get("outcome", "")), str(report.get("sentence", "")), changed,
         )
-    except (AssistantBuilderError, KeyError, TypeError, AttributeError):
+    except (AssistantBuilderError, KeyError, TypeError, ValueError, AttributeError, OSError):
         return Entry(study.name, "damaged", changed=changed)
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # not there, or gone since
+        return 0.0
 
 
 def _optional(path: Path) -> dict[str, Any]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Literal
 
 import gradio as gr
-import psutil
 from markupsafe import Markup
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError, StudyError
-from assistant_builder.steps import changed_inputs
+from assistant_builder.steps import changed_inputs, process_alive, process_mark
 from assistant_builder.study import Study
 from assistant_builder.ui.markup import callout
+from assistant_builder.ui.snapshots import stamp
 from assistant_builder.ui.views.training import refused_changes
 
 GO_LABELS = {
@@ -29,31 +28,32 @@ GO_LABELS = {
 
 
 Phase = Literal["", "starting", "refused"]
-_started: dict[str, tuple[int, float]] = {}
-"""Study → process id and time of a start from this page that its files do not tell of yet."""
+_started: dict[str, tuple[int, str | float, str]] = {}
+"""Study → process id and mark of a start from this page, and the stamp of ``run.json`` before it."""
 
 
 def start_run(name: str, *, redo: bool = False, now: bool = False) -> None:
     """Start the study's run as a process of its own, which outlives the page."""
     from assistant_builder.jobs.local import start_run as start_detached
 
-    begun = time.time()
-    _started[name] = (start_detached(name, redo=redo, now=now), begun)
+    before = _told(Study.open(name))
+    pid = start_detached(name, redo=redo, now=now)
+    _started[name] = (pid, process_mark(pid), before)  # nobody has waited for it: it is there, though it may have ended
 
 
 def start_phase(study: Study) -> Phase:
     """Between the button and the first file of the run: ``starting``, or ``refused`` when it ended without one."""
     if study.name not in _started:
         return ""
-    pid, begun = _started[study.name]
-    runner = study.folder / "run.json"
-    if runner.exists() and runner.stat().st_mtime >= begun:
+    pid, mark, before = _started[study.name]
+    if _told(study) != before:
         del _started[study.name]
         return ""
-    try:
-        return "refused" if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE else "starting"
-    except psutil.NoSuchProcess:
-        return "refused"
+    return "starting" if process_alive(pid, mark) else "refused"
+
+
+def _told(study: Study) -> str:
+    return stamp([study.folder / "run.json"])
 
 
 def last_words(study: Study) -> str:

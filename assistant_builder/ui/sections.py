@@ -18,6 +18,7 @@ import gradio as gr
 from gradio.blocks import Block
 
 from assistant_builder.errors import AssistantBuilderError, StudyError
+from assistant_builder.mishaps import explained
 from assistant_builder.study import Study
 from assistant_builder.ui.markup import toast
 from assistant_builder.ui.snapshots import Snapshot, study_stamp, take_snapshot
@@ -172,8 +173,9 @@ def told(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     def handler(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         try:
             return function(*args, **kwargs)
-        except AssistantBuilderError as error:
-            raise gr.Error(toast(error.what, error.remedy), print_exception=False) from error
+        except (AssistantBuilderError, OSError, MemoryError) as error:
+            said = explained(error)
+            raise gr.Error(toast(said.what, said.remedy), print_exception=False) from error
         except gr.Error:
             raise
         except Exception as error:

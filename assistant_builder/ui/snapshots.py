@@ -172,7 +172,8 @@ def stamp(paths: Iterable[Path]) -> str:
     for path in paths:
         try:
             status = path.stat()
-            marks.append(f"{status.st_mtime_ns}.{status.st_size}")
+            # a file replaced within one tick of the clock, or after the clock was set back, is another file still
+            marks.append(f"{status.st_mtime_ns}.{status.st_size}.{status.st_ino}")
         except OSError:
             marks.append("-")
     return "/".join(marks)
@@ -197,7 +198,7 @@ def state_of(study: Study) -> str:
     try:
         state = study.state
         return "waiting" if state == "queued" and study.behind else state
-    except (AssistantBuilderError, KeyError, TypeError):
+    except (AssistantBuilderError, KeyError, TypeError, OSError):
         return "damaged"
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
-
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ResourceError
+from assistant_builder.steps import process_mark
 from assistant_builder.study import Study
 from assistant_builder.tokens import without_tokens
 from assistant_builder.worker import quiet_libraries
@@ -32,9 +32,8 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=DEFAULT_SAMPLE, help="held-out items to score again")
     arguments = parser.parse_args()
     quiet_libraries()
-    process = psutil.Process()
-    record = JobRecord("running", str(arguments.to), time.time(), pid=process.pid,
-                       process_started=process.create_time(), message="Starting")
+    record = JobRecord("running", str(arguments.to), time.time(), pid=os.getpid(),
+                       process_started=process_mark(os.getpid()), message="Starting")
     job = ExportJob(Study(arguments.study), Kind(arguments.arm, arguments.format))
     return _run(job, record, arguments)
 

@@ -15,11 +15,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.files import read_json, write_json, write_text
-from assistant_builder.steps import State, process_alive
+from assistant_builder.steps import State, process_alive, process_mark
 from assistant_builder.study import Study
 from assistant_builder.worker import child_environment
 from evals.export.folders import check_target
@@ -42,7 +40,7 @@ class JobRecord:
         percent: How far it is.
         message: What it is at.
         pid: Its process.
-        process_started: Start time of that process, so that a reused pid is not mistaken for it.
+        process_started: What tells that process from a later one with the same id.
         error: ``AssistantBuilderError.to_record()`` of a failed one.
     """
 
@@ -53,7 +51,7 @@ class JobRecord:
     percent: int = 0
     message: str = ""
     pid: int | None = None
-    process_started: float | None = None
+    process_started: str | float | None = None
     error: dict[str, Any] | None = None
 
 
@@ -136,7 +134,7 @@ class ExportJob:
                 )
             # Before the child can write: from now on its death is noticed, even where it never gets to its own record.
             self.write(JobRecord("running", str(target), time.time(), message="Starting", pid=process.pid,
-                                 process_started=psutil.Process(process.pid).create_time()))
+                                 process_started=process_mark(process.pid)))
         except OSError as error:
             raise StudyError(f"the export cannot be started: {error.strerror or error}", where=str(self.folder),
                              remedy="Free disk space, or make the study's folder writable") from error

@@ -17,6 +17,7 @@ from assistant_builder.chat.replies import Exchange, Reply
 from assistant_builder.chat.session import Memory, Sampling
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError
+from assistant_builder.files import write_text
 from assistant_builder.steps import StepRecord
 from assistant_builder.study import Study
 from tests.chat.parrot import ROOT, parrot_command
@@ -184,6 +185,7 @@ def test_every_death_has_a_remedy(code: int) -> None:
 def test_the_pool_keeps_one_process_and_renews_it_when_adapters_change(tmp_path: Path) -> None:
     pool = WorkerPool()
     study = Study(tmp_path / "one")
+    write_text(study.folder / "study.yaml", "name: one\n")
     first = pool.worker(study)
     assert pool.worker(study) is first
     study.write_step(StepRecord("train-lora", state="succeeded", outputs={"arms/lora/adapter": "abc"}))
