@@ -163,6 +163,8 @@ def _publish(folder: Path, trainer: TwinTrainer, summary: dict[str, Any]) -> lis
     best = best_step(losses)
     assert best is not None  # the last step is always validated
     source = checkpoints.checkpoint_folder(folder / "checkpoints", best)
+    for left in folder.glob(".adapter-*"):  # of a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(dir=folder, prefix=".adapter-"))
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copyfile(source / name, scratch / name)

@@ -1,6 +1,6 @@
 """Checkpoints on disk: which are whole, which is the last, which may go.
 
-A checkpoint counts only with its marker, which is written last and names the files and their sizes.
+A checkpoint counts only with its marker, which is written last and names the files with their sizes and hashes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import shutil
 from pathlib import Path
 
 from assistant_builder.errors import StudyError
-from assistant_builder.files import read_json, write_json
+from assistant_builder.files import file_hash, read_json, read_jsonl, write_json
+from assistant_builder.training.schedule import best_step
 
 MARKER = "complete.json"
 
@@ -20,17 +21,19 @@ def checkpoint_folder(root: Path, step: int) -> Path:
 
 
 def mark_complete(folder: Path) -> None:
-    """Write the marker of a checkpoint whose files are all written."""
-    files = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != MARKER}
+    """Write the marker of a checkpoint whose files are all written: name → [bytes, SHA-256]."""
+    files = {path.name: [path.stat().st_size, file_hash(path)]
+             for path in sorted(folder.iterdir()) if path.name != MARKER}
     write_json(folder / MARKER, files)
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether the marker is there and every file it names has its size."""
+    """Whether the marker is there, and every file that it names is as it was when the marker was written."""
     try:
         files = read_json(folder / MARKER)
-        return all((folder / name).stat().st_size == size for name, size in files.items())
-    except (OSError, StudyError):
+        return all((folder / name).stat().st_size == size and file_hash(folder / name) == digest
+                   for name, (size, digest) in files.items())
+    except (OSError, StudyError, AttributeError, TypeError, ValueError):
         return False
 
 
@@ -42,6 +45,27 @@ def complete_steps(root: Path) -> list[int]:
         if number.isdecimal() and is_complete(folder):
             steps.append(int(number))
     return sorted(steps)
+
+
+def resume_step(root: Path, metrics: Path) -> int:
+    """The step that training carries on from: 0 without a checkpoint that can be trusted.
+
+    The best checkpoint so far becomes the adapter in the end, so that one behind a damaged best is of no use; nor is
+    one that the metrics do not reach, for they tell which is the best.
+
+    Args:
+        root: The folder of the checkpoints.
+        metrics: The arm's ``metrics.jsonl``.
+    """
+    events = read_jsonl(metrics)
+    reached = max((event["step"] for event in events if event["event"] == "step"), default=0)
+    losses = {event["step"]: event["loss"] for event in events if event["event"] == "validation"}
+    whole = complete_steps(root)
+    for step in (step for step in reversed(whole) if step <= reached):
+        best = best_step({at: loss for at, loss in losses.items() if at <= step})
+        if best is None or best in whole:
+            return step
+    return 0
 
 
 def remove_all_but(root: Path, keep: set[int]) -> None:

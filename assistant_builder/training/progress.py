@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from assistant_builder.errors import StudyError
 from assistant_builder.files import append_jsonl, read_jsonl, write_jsonl
 
 
@@ -83,7 +84,7 @@ class MetricsLog:
         self._busy += seconds
         done = step - self._first_step
         eta = (time.monotonic() - self._started) / done * (self._steps - step)
-        append_jsonl(self._path, {
+        self._append({
             "event": "step", "step": step, "steps": self._steps, **values,
             "tokens_per_second": round(tokens / seconds, 2), "tokens": self.tokens,
             "busy_seconds": round(self.busy, 3), "elapsed_seconds": round(self.elapsed, 3),
@@ -95,7 +96,7 @@ class MetricsLog:
         """Append a validation; ``loss`` is in nats a token."""
         best = not self.validation or loss < min(self.validation.values())
         self.validation[step] = loss
-        append_jsonl(self._path, {
+        self._append({
             "event": "validation", "step": step, "steps": self._steps, "loss": loss, "best": best,
             "elapsed_seconds": round(self.elapsed, 3),
         })
@@ -103,10 +104,18 @@ class MetricsLog:
     def record_samples(self, step: int, samples: Iterable[Mapping[str, Any]]) -> None:
         """Append what the arm answers after ``step``: one event a question, with its row, text, reference, answer."""
         for sample in samples:
-            append_jsonl(self._path, {
+            self._append({
                 "event": "sample", "step": step, "steps": self._steps, **sample,
                 "elapsed_seconds": round(self.elapsed, 3),
             })
+
+    def _append(self, event: Mapping[str, Any]) -> None:
+        if not self._path.parent.is_dir():  # appending would make a ruin in place of the study
+            raise StudyError(
+                "the folder of the training is gone", where=str(self._path.parent),
+                remedy="Put it back where it was, or connect its disk again; then run again, and it carries on",
+            )
+        append_jsonl(self._path, event)
 
 
 def validation_losses(path: Path) -> dict[int, float]:
