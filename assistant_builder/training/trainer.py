@@ -86,7 +86,7 @@ class TwinTrainer(SFTTrainer):
     def __init__(self, model: PeftModel, plan: Plan, prompter: Prompter) -> None:
         self.plan = plan
         self.root = plan.folder / "checkpoints"
-        self.start = max(checkpoints.complete_steps(self.root), default=0)
+        self.start = checkpoints.resume_step(self.root, plan.folder / "metrics.jsonl")
         self.metrics = MetricsLog(plan.folder / "metrics.jsonl", step=self.start, steps=plan.steps)
         self.step_loss = 0.0
         self.step_tokens = 0
@@ -110,7 +110,8 @@ class TwinTrainer(SFTTrainer):
 
     def run(self) -> None:
         """Train from the last whole checkpoint, or from the beginning."""
-        checkpoints.remove_all_but(self.root, set(checkpoints.complete_steps(self.root)))
+        whole = checkpoints.complete_steps(self.root)
+        checkpoints.remove_all_but(self.root, {step for step in whole if step <= self.start})
         self.train(resume_from_checkpoint=str(checkpoints.checkpoint_folder(self.root, self.start))
                    if self.start else None)
 
