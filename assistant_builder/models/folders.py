@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +140,7 @@ def _check_weights(folder: Path) -> None:
 def base_model_hash(folder: Path) -> str:
     """SHA-256 over the names and bytes of the files that make a model what it is.
 
-    Config, weights, tokenizer and chat template count; a README does not. The hash of each file is kept in
-    ``models/.hashes/`` of the home folder and used again while the file's size and time of change stay the same.
+    Config, weights, tokenizer and chat template count; a README does not.
 
     Args:
         folder: A base model's folder.
@@ -147,21 +148,39 @@ def base_model_hash(folder: Path) -> str:
     Returns:
         64 hex digits.
     """
-    sidecar = study.home() / "models" / ".hashes" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()}.json"
-    try:
-        known = files.read_json(sidecar)["files"]
-    except (OSError, StudyError, KeyError, TypeError):
-        known = {}
-    hashes: dict[str, list[Any]] = {}
-    for path in sorted({path for pattern in _IDENTITY for path in folder.glob(pattern) if path.is_file()}):
-        stat = path.stat()
-        stamp = [stat.st_size, stat.st_mtime_ns]
-        entry = known.get(path.name)
-        fresh = entry is None or entry[:2] != stamp
-        hashes[path.name] = [*stamp, files.file_hash(path) if fresh else entry[2]]
-    if hashes != known:
-        files.write_json(sidecar, {"folder": str(folder.resolve()), "files": hashes})
+    paths = {path for pattern in _IDENTITY for path in folder.glob(pattern) if path.is_file()}
     digest = hashlib.sha256()
-    for name, (_, _, sha256) in hashes.items():
+    for name, sha256 in file_hashes(folder, sorted(path.name for path in paths)).items():
         digest.update(f"{name}\0{sha256}\n".encode())
     return digest.hexdigest()
+
+
+def file_hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """SHA-256 of files of a model's folder, in the order of ``names``.
+
+    The hash of each file is kept in ``models/.hashes/`` of the home folder and used again while the file's size and
+    time of change stay the same; where that cannot be written, files are read each time.
+
+    Args:
+        folder: The folder.
+        names: Paths below it.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    sidecar = study.home() / "models" / ".hashes" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()}.json"
+    try:
+        known = dict(files.read_json(sidecar)["files"])
+    except (OSError, StudyError, KeyError, TypeError, ValueError):
+        known = {}
+    hashes: dict[str, list[Any]] = {}
+    for name in names:
+        stat = (folder / name).stat()
+        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]  # the second can be set back, the third cannot
+        entry = known.get(name)
+        fresh = not isinstance(entry, list) or entry[:-1] != stamp
+        hashes[name] = [*stamp, files.file_hash(folder / name) if fresh else entry[-1]]
+    if {**known, **hashes} != known:
+        with contextlib.suppress(OSError):
+            files.write_json(sidecar, {"folder": str(folder.resolve()), "files": {**known, **hashes}})
+    return {name: sha256 for name, (*_, sha256) in hashes.items()}

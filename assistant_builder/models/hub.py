@@ -6,14 +6,16 @@ is neither an answer of the hub nor ours counts as "not in reach".
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from assistant_builder.files import file_hash
 from assistant_builder.models.wheels import Report, quiet
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 SECONDS = 6.0
 """How long the hub may take to answer before it counts as out of reach."""
+STALLED_SECONDS = 90.0
+"""How long a download may bring nothing before it is given up; the client's own patience with a broken line is less."""
 _POLL_SECONDS = 0.2
 _IGNORED = ["*/*", "consolidated*"]
 """Files in folders (other formats), and Mistral's second copy of all weights."""
@@ -127,6 +131,9 @@ def download(
 
     Returns:
         The snapshot's folder.
+
+    Raises:
+        TimeoutError: Nothing came for :data:`STALLED_SECONDS`; what did come is kept for the next time.
     """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -134,9 +141,15 @@ def download(
     disable_progress_bars()  # ``report`` tells the progress; the client's own bars would write over it
     blobs = Path(constants.HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}" / "blobs"
     total = sum(sizes.values())
+    seen, since = -1, time.monotonic()
 
     def tell() -> None:
-        done = sum(path.stat().st_size for path in blobs.glob("*") if path.is_file())
+        nonlocal seen, since
+        done = sum(_bytes_of(path) for path in blobs.glob("*"))
+        if done != seen:
+            seen, since = done, time.monotonic()
+        elif time.monotonic() - since > STALLED_SECONDS:
+            raise TimeoutError(f"nothing came for {STALLED_SECONDS:g} seconds")
         report(min(done, total), total, f"Downloading {hub_id}")
 
     return Path(
@@ -148,6 +161,46 @@ def download(
             tell,
         )
     )  # fmt: skip
+
+
+def damaged_files(folder: Path, info: ModelInfo, *, code: bool) -> list[str]:
+    """Names of the files that are not those the hub described, by its own hashes: SHA-256, or git's of small files.
+
+    Args:
+        folder: A snapshot just downloaded.
+        info: What :func:`model_info` said of it.
+        code: Whether Python files came along.
+    """
+    damaged = []
+    for file in info.siblings or []:
+        if not wanted(file.rfilename, code=code):
+            continue
+        path = folder / file.rfilename
+        if file.lfs is not None:
+            same = file_hash(path) == file.lfs.sha256
+        elif file.blob_id:
+            content = path.read_bytes()
+            same = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == file.blob_id
+        else:
+            same = True
+        if not same:
+            damaged.append(file.rfilename)
+    return damaged
+
+
+def forget_files(folder: Path, names: Sequence[str]) -> None:
+    """Remove files of a snapshot from the cache, so that the next download brings them anew."""
+    for name in names:
+        path = folder / name
+        path.resolve().unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+
+def _bytes_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # the client has just moved it
+        return 0
 
 
 def within(seconds: float | None, work: Callable[[], Result], meanwhile: Callable[[], None] | None = None) -> Result:

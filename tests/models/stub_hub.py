@@ -21,6 +21,10 @@ class StubHub(ThreadingHTTPServer):
         self.served: list[str] = []
         super().__init__(("127.0.0.1", 0), _Handler)
 
+    def spoil(self, path: str, data: bytes) -> bytes:
+        """What is sent in place of a file's bytes; tests of a hub that errs replace this."""
+        return data
+
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
@@ -58,7 +62,8 @@ class _Handler(BaseHTTPRequestHandler):
                 {"type": "file", "path": path, "size": len(data), "oid": _hash(data)} for path, data in files.items()
             ]
             return self._send(200, json.dumps(tree).encode(), body=body)
-        siblings = [{"rfilename": path, "size": len(data), "blobId": _hash(data)} for path, data in files.items()]
+        siblings = [{"rfilename": path, "size": len(data), "blobId": _hash(data), **_lfs(path, data)}
+                    for path, data in files.items()]
         info = {"_id": "1", "id": name, "modelId": name, "sha": COMMIT, "siblings": siblings}
         self._send(200, json.dumps(info).encode(), body=body)
 
@@ -68,8 +73,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(404, b"", {"X-Error-Code": "EntryNotFound"}, body)
         if body:
             self.server.served.append(path)
-        data = files[path]
-        self._send(200, data, {"ETag": f'"{_hash(data)}"', "X-Repo-Commit": COMMIT}, body)
+        named = _hash(files[path])
+        data = self.server.spoil(path, files[path]) if body else files[path]
+        self._send(200, data, {"ETag": f'"{named}"', "X-Repo-Commit": COMMIT}, body)
 
     def _send(self, status: int, data: bytes, headers: dict[str, str] | None = None, body: bool = True) -> None:
         self.send_response(status)
@@ -85,4 +91,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _hash(data: bytes) -> str:
-    return hashlib.sha1(data).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # as git names it
+
+
+def _lfs(path: str, data: bytes) -> dict[str, object]:
+    """What the hub says besides of a large file."""
+    if not path.endswith(".safetensors"):
+        return {}
+    return {"lfs": {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}}
