@@ -13,6 +13,8 @@ from pydantic import AfterValidator, Field, ValidationError
 from assistant_builder.config.parts import BASIC, DataConfig, EvalConfig, ModelConfig, Part, TrainConfig
 from assistant_builder.errors import ConfigError
 
+VERSION: Literal[1] = 1
+"""Version of the settings and of the study folder around them."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
@@ -30,7 +32,7 @@ def check_name(name: str) -> str:
 class StudyConfig(Part):
     """One study: one data file, one base model, two arms that differ in how the frozen base is stored."""
 
-    version: Literal[1] = 1
+    version: Literal[1] = VERSION
     name: Annotated[str, AfterValidator(check_name)] = Field(
         "study", title="Name", description="Name of the study and of its folder.", json_schema_extra=BASIC
     )
@@ -133,6 +135,7 @@ def parse_config(tree: Any, *, where: str = "study.yaml") -> StudyConfig:
     """
     if not isinstance(tree, dict):
         raise ConfigError("the file holds no settings", where=where, remedy="It should look like 'train: {epochs: 2}'")
+    _require_version(tree.get("version", VERSION), where)
     try:
         return StudyConfig.model_validate(tree)
     except ValidationError as error:
@@ -147,6 +150,19 @@ def parse_config(tree: Any, *, where: str = "study.yaml") -> StudyConfig:
             else:
                 problems.append(f"{key}={item['input']!r}: {message}")
         raise ConfigError("; ".join(problems), where=where, remedy="Correct it and run again") from error
+
+
+def _require_version(version: Any, where: str) -> None:
+    """Refuse settings of another version with a sentence, instead of naming each setting that is new."""
+    if version == VERSION and not isinstance(version, bool):
+        return
+    newer = isinstance(version, int) and not isinstance(version, bool) and version > VERSION
+    raise ConfigError(
+        f"the settings are of version {version!r}, and this release of Assistant Builder reads version {VERSION}",
+        where=where,
+        remedy="Update Assistant Builder to the release that wrote them" if newer
+        else f"Write 'version: {VERSION}' if they are of this release; no release wrote another one before it",
+    )
 
 
 def load_config(path: Path) -> StudyConfig:
