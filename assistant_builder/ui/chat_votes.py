@@ -7,12 +7,13 @@ from typing import Any
 import gradio as gr
 
 from assistant_builder.chat.conversation import CHOICES, Choice, Turn
-from assistant_builder.chat.votes import tally, tally_sentence, votes_file
+from assistant_builder.chat.votes import tally, tally_sentence
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.jobs.reporting import report_is_older_than, write_report_again
+from assistant_builder.jobs.reporting import write_report_again
 from assistant_builder.study import Study
 from assistant_builder.ui.markup import Markup, error_callout
 from assistant_builder.ui.sections import told
+from evals.report.votes import report_lacks_votes
 
 _LABELS: dict[Choice, str] = {"a": "A is better", "b": "B is better", "tie": "A tie", "both bad": "Both are bad"}
 
@@ -89,7 +90,7 @@ class VoteBar:
         note = Markup(" <small>({})</small>").format("; ".join(notes)) if notes else ""
         shown = Markup('<p class="ab-tally" role="status"><b>Blind votes</b> {}{}</p>').format(
             tally_sentence(found), note)
-        return [shown, gr.update(visible=report_is_older_than(study, votes_file(study)), interactive=True,
+        return [shown, gr.update(visible=report_lacks_votes(study), interactive=True,
                                  value="Write the votes into the report")]
 
     def wire(self, picker: gr.Dropdown) -> None:

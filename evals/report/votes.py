@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from assistant_builder.chat.votes import counting, model_of, read_votes, tally, tally_sentence
+from assistant_builder.files import read_json
 from assistant_builder.study import Study
 from evals.report.wording import percent
 from evals.significance import sign_test
@@ -30,6 +31,18 @@ def votes(study: Study) -> dict[str, Any] | None:
         "left": sum(vote.vote == "a" for vote in kept),
     }
     return {**record, "sentence": _sentence(record, tally_sentence(found))}
+
+
+def report_lacks_votes(study: Study) -> bool:
+    """Whether the study has a report that speaks of fewer votes, or of more, than there are now.
+
+    They are counted: by the times of the files, a clock that was set back would make new votes look old.
+    """
+    path = study.folder / "report.json"
+    if not path.is_file():
+        return False
+    told = read_json(path).get("votes") or {}
+    return bool(tally(study).counted != told.get("votes", 0))
 
 
 def _sentence(record: dict[str, Any], counts: str) -> str:
