@@ -267,7 +267,9 @@ class Study:
         path = self.folder / "run.json"
         if not path.exists():
             return None
-        lost = {"state": "lost", "pid": None, "process_started": None, "time": 0.0, "error": None, "behind": []}
+        lost: dict[str, Any] = {
+            "state": "lost", "pid": None, "process_started": None, "time": 0.0, "error": None, "behind": [],
+        }
         try:
             record = read_json(path)
             if record["state"] in ("running", "queued") and not process_alive(record["pid"], record["process_started"]):

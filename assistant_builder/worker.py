@@ -48,23 +48,27 @@ def run_as_step(study: Study, step: str, work: Work) -> int:
         before, state="running", pid=os.getpid(), process_started=process_mark(os.getpid()),
         started=before.started or time.time(), error=None,
     )
-    study.write_step(record)
     began = time.monotonic()
 
     def finish(state: State, **changes: object) -> None:
-        study.write_step(replace(
+        ended = replace(
             record, state=state, seconds=before.seconds + time.monotonic() - began,
             peak_memory_bytes=max(before.peak_memory_bytes or 0, _peak_memory()), **changes,  # type: ignore[arg-type]
-        ))
+        )
+        try:
+            study.write_step(ended)
+        except OSError:
+            study.release_reserve()  # a full disk must not hide how the step ended
+            study.write_step(ended)
 
     try:
+        study.write_step(record)
         files = work()
         outputs = {str(path.relative_to(study.folder)): file_hash(path) for path in files or ()}
     except Cancelled:
         finish("cancelled")
         return 3
     except BaseException as error:
-        study.release_reserve()
         finish("failed", error=explained(error).to_record())
         with contextlib.suppress(OSError):  # the log lies on the same disk
             sys.stderr.write(without_tokens("".join(traceback.format_exception(error))))

@@ -207,7 +207,7 @@ def first_changed(
             raise
         if record.state != "succeeded":
             return None
-        damaged = damaged_outputs(study, record)
+        damaged = damaged_outputs(study, record) if step != "report" else []  # that one is written anew in seconds
         if damaged and not redo:
             raise damage(record, damaged, study)
         if damaged:
@@ -245,7 +245,7 @@ def _kept(study: Study, step: str) -> bool:
     record = study.step(step)
     if record.state != "running":
         inputs = step_inputs(study, step)
-        if record.state == "succeeded" and record.inputs == inputs:
+        if record.state == "succeeded" and record.inputs == inputs and not damaged_outputs(study, record):
             return True
         if record.inputs and record.inputs != inputs:
             study.forget_step(step, scores=False)
@@ -298,13 +298,13 @@ def _judge(study: Study, step: str, returncode: int | None) -> None:
         )
     if record.state == "succeeded" or (record.state == "queued" and returncode == 0):
         return
-    killed = returncode is not None and returncode < 0
     error = AssistantBuilderError(
-        f"its process was ended by signal {-returncode}" if killed and returncode is not None
+        "its process, which an earlier run had started, is gone without a word" if returncode is None
+        else f"its process was ended by signal {-returncode}" if returncode < 0
         else f"its process ended with code {returncode} and no word",
         where=f"step {step}",
-        remedy=(f"Signal {-returncode} mostly means that memory ran out: lower train.micro_batch_size or "
-                "eval.batch_size. " if returncode in _MEMORY_SIGNALS else "")
+        remedy=("Most likely memory ran out: lower train.micro_batch_size or eval.batch_size. "
+                if returncode in _MEMORY_SIGNALS else "")
         + f"Running again carries on; the log is {study.log_file(step)}",
     )
     study.write_step(replace(record, state="failed", error=error.to_record()))
