@@ -170,7 +170,7 @@ def file_hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
     """
     sidecar = study.home() / "models" / ".hashes" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()}.json"
     try:
-        known = dict(files.read_json(sidecar)["files"])
+        known: dict[str, Any] = dict(files.read_json(sidecar)["hashes"])
     except (OSError, StudyError, KeyError, TypeError, ValueError):
         known = {}
     hashes: dict[str, list[Any]] = {}
@@ -178,9 +178,9 @@ def file_hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
         stat = (folder / name).stat()
         stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]  # the second can be set back, the third cannot
         entry = known.get(name)
-        fresh = not isinstance(entry, list) or entry[:-1] != stamp
-        hashes[name] = [*stamp, files.file_hash(folder / name) if fresh else entry[-1]]
+        same = isinstance(entry, list) and entry[:-1] == stamp
+        hashes[name] = entry if same else [*stamp, files.file_hash(folder / name)]
     if {**known, **hashes} != known:
         with contextlib.suppress(OSError):
-            files.write_json(sidecar, {"folder": str(folder.resolve()), "files": {**known, **hashes}})
+            files.write_json(sidecar, {"folder": str(folder.resolve()), "hashes": {**known, **hashes}})
     return {name: sha256 for name, (*_, sha256) in hashes.items()}
