@@ -27,6 +27,7 @@ from assistant_builder.ui.runs import (
     pause_label,
     pause_run,
     start_phase,
+    start_run,
 )
 from assistant_builder.ui.sections import Look, Section, told
 from assistant_builder.ui.snapshots import Snapshot, log_tail, samples_stamp, stamp, state_of
@@ -150,8 +151,9 @@ class TrainTab:
         seen, study = look.snapshot, look.study
         if study is None or seen is None:
             shown = error_callout(look.error) if look.error else ""
-            hidden = [gr.update(visible=False)] * 4
-            return [gr.update(interactive=False), *hidden, shown, ""]
+            hidden = [gr.update(visible=False)] * 3
+            damaged = study is not None  # what cannot be read can be made anew
+            return [gr.update(interactive=damaged, visible=True), *hidden, gr.update(visible=damaged), shown, ""]
         stopped = stopped_step(seen)
         table = resources_table(seen)
         phase = start_phase(study)
@@ -238,6 +240,9 @@ class TrainTab:
 
     def _start(self, name: str | None, replace: bool, now: bool, proceed: bool, *shown: Any) -> list[Any]:
         study = Study.open(name or "")
+        if replace and state_of(study) == "damaged":
+            start_run(study.name, redo=True, now=now)
+            return ["", gr.update(interactive=False, value="Starting…"), gr.update(value=False)]
         try:
             seen = assess(study, self.form.read(shown, study.config))
         except ConfigError as error:
