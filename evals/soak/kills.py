@@ -1,0 +1,124 @@
+"""SIGKILL: in every step of a study, and at seeded moments of a training. Running again must end the same.
+
+After some of the kills a file of a checkpoint is damaged too, as a machine that loses its power may leave it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+from assistant_builder.study import Study
+from evals.soak.damage import strike
+from evals.soak.moments import Moment, step_moment, training_moment
+from evals.soak.results import Row
+from evals.soak.subject import copy_of, differences, run, start
+
+_MOST_TRIES = 6
+"""Kills that one study gets before it may end."""
+
+
+def kill_every_step(reference: Study, wanted: dict[str, Any], seed: int, tell: Callable[[str], None]) -> Row:
+    """Kill each step of one study once, by turns the step, its runner, and both; then let it end."""
+    draw = random.Random(f"steps/{seed}")
+    study = copy_of(reference, "every-step", without=tuple(reversed(reference.steps)))
+    row = Row("SIGKILL in every step")
+    for place, step in enumerate(study.steps):
+        victim = ("step", "runner", "both")[place % 3]
+        moment = step_moment(study, step, draw)
+        row.add(_struck(study, step, moment, victim, tell), f"{step}: it ended before it could be struck")
+    finish(study, wanted, row, "after a kill in every step")
+    return row
+
+
+def kill_training(
+    reference: Study, wanted: dict[str, Any], kills: int, seed: int, tell: Callable[[str], None]
+) -> Row:
+    """Kill trainings at seeded moments, several times in a row, and compare what running again ends with."""
+    row = Row("SIGKILL at random moments of training")
+    number = 0
+    while row.injected < kills:
+        arm = ("lora", "qlora")[number % 2]
+        draw = random.Random(f"training/{seed}/{number}")
+        study = copy_of(reference, f"killed-{number}", without=("report", "evaluate", f"train-{arm}"))
+        number += 1
+        for _ in range(min(_MOST_TRIES, kills - row.injected)):
+            moment = training_moment(study, arm, draw)
+            if not _struck(study, f"train-{arm}", moment, draw.choice(["step", "runner", "both"]), tell):
+                break  # it ended before: the next study is begun
+            row.add(True, "")
+            _damage_checkpoint(study, arm, draw, tell)
+        finish(study, {key: value for key, value in wanted.items() if key == arm}, row, f"{arm}, study {number}",
+                until=f"train-{arm}")
+    return row
+
+
+def _damage_checkpoint(study: Study, arm: str, draw: random.Random, tell: Callable[[str], None]) -> None:
+    """Damage a checkpoint after one kill in three, unless the step has outlived it and still writes."""
+    files = [path for path in sorted(study.arm_folder(arm).glob("checkpoints/*/*")) if path.stat().st_size]
+    if files and draw.random() < 1 / 3 and study.step(f"train-{arm}").state != "running":
+        path = draw.choice(files)
+        tell(f"{study.name}: {strike(path, draw)} in {path.parent.name}/{path.name}")
+
+
+def _struck(study: Study, step: str, moment: Moment, victim: str, tell: Callable[[str], None]) -> bool:
+    """Run the study and kill the step, its runner, or both, at a moment; False if it ended before."""
+    runner = start(study)
+
+    def pid() -> int | None:
+        record = study.step(step)
+        return record.pid if record.state == "running" else None
+
+    def alive() -> bool:
+        return runner.poll() is None and study.step(step).state != "succeeded"
+
+    came = Moment("running", lambda: pid() is not None, poll=0.03).wait(alive) and moment.wait(alive)
+    target = pid()
+    if came and target is not None:
+        tell(f"{study.name}: SIGKILL {victim} of {step}, {moment.name}")
+        if victim in ("runner", "both"):
+            runner.kill()
+        if victim in ("step", "both"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(target, signal.SIGKILL)
+    else:
+        came = False
+        _end(study, runner)
+    _wait(runner, study, victim)
+    return came
+
+
+def _wait(runner: subprocess.Popen[str], study: Study, victim: str) -> None:
+    """Wait for the runner, which says what happened; a step whose runner was killed goes on by itself."""
+    runner.communicate()
+    if victim == "step":
+        assert study.state in ("failed", "lost", "succeeded"), study.state
+
+
+def _end(study: Study, runner: subprocess.Popen[str]) -> None:
+    """Stop a run that went past the step that was to be struck."""
+    while runner.poll() is None:
+        study.request_cancel()
+        time.sleep(0.1)
+
+
+def finish(study: Study, wanted: dict[str, Any], row: Row, what: str, until: str = "") -> None:
+    """Run to the end, or until one step is done, and compare."""
+    if not until:
+        code, said = run(study)
+        problems = differences(study, wanted) if code == 0 else [said.strip().splitlines()[-1]]
+    else:
+        runner = start(study)
+        Moment("done", lambda: study.step(until).state in ("succeeded", "failed"), poll=0.1).wait(
+            lambda: runner.poll() is None
+        )
+        _end(study, runner)
+        runner.communicate()
+        problems = differences(study, wanted)
+    row.compare(problems, what)

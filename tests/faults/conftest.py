@@ -1,0 +1,71 @@
+"""What the fault tests share: a small disk, a process under limits, and a way to break files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of eight megabytes of its own; the test is skipped where the system lets nobody mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no small disk can be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[list[Path]]:
+    """Folders put into this list with :func:`lock` are writable again at the end."""
+    folders: list[Path] = []
+    yield folders
+    for folder in folders:
+        subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def lock(folder: Path, locked: list[Path]) -> None:
+    """Make a folder read-only, for root too."""
+    bound = subprocess.run(["mount", "--bind", str(folder), str(folder)], capture_output=True, check=False)
+    if bound.returncode:
+        pytest.skip("no folder can be made read-only here")
+    locked.append(folder)
+    subprocess.run(["mount", "-o", "remount,ro,bind", str(folder)], check=True)
+
+
+def fill(disk: Path) -> None:
+    """Write until the disk is full to the last byte."""
+    with (disk / "filler").open("wb", buffering=0) as file:
+        for size in (65_536, 4096, 512, 1):
+            try:
+                while file.write(bytes(size)):
+                    pass
+            except OSError:
+                continue
+
+
+def python(code: str, *, limits: str = "") -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own, under limits set before anything else."""
+    return subprocess.run(
+        [sys.executable, "-c", f"import resource\n{limits}\n{code}"], capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
+    )
+
+
+def flip(path: Path, at: int | None = None) -> None:
+    """Turn one bit of a file, in its middle unless told where; its size and time of change stay."""
+    status = path.stat()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if at is None else at] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))

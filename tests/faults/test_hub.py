@@ -1,0 +1,127 @@
+"""A hub that hangs, lies or breaks off: nothing it sent is taken for a model, and the refusal says what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from tests.models.stub_hub import StubHub
+
+CONFIG = json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}).encode()
+WHOLE = {"config.json": CONFIG, "model.safetensors": b"w" * 1000, "tokenizer.json": b"{}"}
+CHILD = """
+import json, sys
+from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.models import hub
+from assistant_builder.models.catalog import resolve
+from assistant_builder.models.fetching import fetch
+hub.STALLED_SECONDS = 2.0
+for turn in range(int(sys.argv[1])):
+    try:
+        print(json.dumps({"files": sorted(path.name for path in fetch(resolve("me/whole")).iterdir())}), flush=True)
+    except AssistantBuilderError as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+"""
+
+
+class Spoiling(StubHub):
+    """Sends something else in place of files, the first times it is asked."""
+
+    def __init__(self, spoil: object, times: int = 99) -> None:
+        self._spoil, self._left = spoil, times
+        super().__init__({"me/whole": dict(WHOLE)})
+
+    def spoil(self, path: str, data: bytes) -> bytes:
+        if self._left <= 0:
+            return data
+        spoilt: bytes = self._spoil(path, data)  # type: ignore[operator]
+        self._left -= spoilt != data
+        return spoilt
+
+
+@contextmanager
+def serving(hub: StubHub) -> Iterator[str]:
+    thread = threading.Thread(target=hub.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield hub.endpoint
+    finally:
+        hub.shutdown()
+        hub.server_close()
+
+
+def fetch(endpoint: str, home: Path, times: int = 1) -> list[dict[str, object]]:
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "TRANSFORMERS"))}
+    env |= {"HF_HOME": str(home / "hub"), "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+    done = subprocess.run([sys.executable, "-c", CHILD, str(times)], capture_output=True, text=True, env=env,
+                          timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def flipped(path: str, data: bytes) -> bytes:
+    return b"v" + data[1:] if path == "model.safetensors" else data
+
+
+def garbled_config(path: str, data: bytes) -> bytes:
+    return b"<" * len(data) if path == "config.json" else data
+
+
+@pytest.mark.parametrize("spoil", [flipped, garbled_config])
+def test_a_file_that_comes_damaged_is_refused_and_fetched_anew(home: Path, spoil: object) -> None:
+    with serving(Spoiling(spoil, times=1)) as endpoint:
+        first, second = fetch(endpoint, home, 2)
+    assert "came damaged from the hub" in str(first["error"]) and "Run again" in str(first["error"])
+    assert second["files"] == ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+def hang(path: str, data: bytes) -> bytes:
+    if path == "model.safetensors":
+        time.sleep(15)
+    return data
+
+
+def test_a_hub_that_hangs_in_a_download_is_given_up(home: Path) -> None:
+    with serving(Spoiling(hang)) as endpoint:
+        began = time.monotonic()
+        (found,) = fetch(endpoint, home)
+    assert "no model hub in reach for me/whole (nothing came for 2 seconds)" in str(found["error"])
+    assert "smollm2-135m-instruct" in str(found["error"]) and time.monotonic() - began < 120
+
+
+def test_a_hub_that_breaks_off_is_not_believed(home: Path) -> None:
+    with serving(Spoiling(lambda path, data: data[:100] if path == "model.safetensors" else data)) as endpoint:
+        (found,) = fetch(endpoint, home)
+    assert "error" in found and not list((home / "hub").glob("hub/models--*/snapshots/*/model.safetensors"))
+
+
+def test_a_web_page_in_place_of_the_hub_is_said(home: Path) -> None:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b"<html>Please log in to this network</html>"
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    portal = StubHub({})
+    portal.RequestHandlerClass = Page  # type: ignore[assignment]
+    with serving(portal) as endpoint:
+        (found,) = fetch(endpoint, home)
+    assert "no model hub in reach for me/whole" in str(found["error"]) and "\n" not in str(found["error"])
