@@ -178,8 +178,10 @@ def file_hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
         stat = (folder / name).stat()
         stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]  # the second can be set back, the third cannot
         entry = known.get(name)
-        same = isinstance(entry, list) and entry[:-1] == stamp
-        hashes[name] = entry if same else [*stamp, files.file_hash(folder / name)]
+        if isinstance(entry, list) and entry[:-1] == stamp:
+            hashes[name] = entry
+        else:
+            hashes[name] = [*stamp, files.file_hash(folder / name)]
     if {**known, **hashes} != known:
         with contextlib.suppress(OSError):
             files.write_json(sidecar, {"folder": str(folder.resolve()), "hashes": {**known, **hashes}})
