@@ -11,7 +11,7 @@ import typer
 
 from assistant_builder import console
 from assistant_builder.cli.options import Json, Name, Settings, changes_of
-from assistant_builder.errors import StudyError
+from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.jobs.local import Event
 from assistant_builder.steps import arm_runs
 from assistant_builder.study import Study
@@ -92,10 +92,22 @@ def status(name: Name, as_json: Json = False) -> None:
         return console.print_json(document)
     typer.echo(", ".join(filter(None, (f"{study.name}: {document['state']}", waiting_sentence(document["behind"])))))
     console.print_table(["step", "state", "time"], console.step_rows(document))
-    runner = study.runner()
-    if runner and runner["error"]:
-        error = runner["error"]
-        typer.echo(f"{error['where']}: {error['what']}. {error['remedy']}")
+    why = _why_stopped(study)
+    if why:
+        typer.echo(why)
+
+
+def _why_stopped(study: Study) -> str:
+    """One line on what ended the study's run, and what to do; empty unless something did."""
+    state, runner = study.state, study.runner() or {}
+    if state not in ("failed", "lost"):
+        return ""
+    errors = (runner.get("error"), *(study.step(step).error for step in study.steps))
+    error = next(filter(None, errors), None)
+    if error is not None:
+        return str(AssistantBuilderError(error["what"], where=error["where"], remedy=error["remedy"]))
+    return ("its process is gone: the machine was restarted, or memory ran out and the system ended it. "
+            f"'assistant-builder run {study.name}' carries on from where it was")
 
 
 def cancel(name: Name) -> None:
