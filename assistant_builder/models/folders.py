@@ -177,7 +177,7 @@ def file_hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
     for name in names:
         stat = (folder / name).stat()
         stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]  # the second can be set back, the third cannot
-        entry = known.get(name)
+        entry: Any = known.get(name)
         if isinstance(entry, list) and entry[:-1] == stamp:
             hashes[name] = entry
         else:

@@ -95,16 +95,17 @@ def test_a_report_on_a_full_disk_leaves_the_old_one_whole(small_disk: Path, monk
 def test_a_run_that_waits_for_an_orphan_says_when_it_died(monkeypatch: pytest.MonkeyPatch) -> None:
     study = new_study()
     monkeypatch.setattr(Study, "steps", ("data",))
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    study.write_step(StepRecord("data", "running", pid=process.pid, process_started=process_mark(process.pid)))
     monkeypatch.setattr("assistant_builder.jobs.local._POLL_SECONDS", 0.01)
+    gone = "an earlier run had started, is gone.*Running again carries on"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        study.write_step(StepRecord("data", "running", pid=process.pid, process_started=process_mark(process.pid)))
 
-    def watch(event: object) -> None:
-        process.kill()
-        process.wait()
+        def watch(event: object) -> None:
+            process.kill()
+            process.wait()
 
-    with pytest.raises(AssistantBuilderError, match="an earlier run had started, is gone.*Running again carries on"):
-        run_study(study, on_event=watch)
+        with pytest.raises(AssistantBuilderError, match=gone):
+            run_study(study, on_event=watch)
     assert study.state == "failed"
 
 
@@ -259,7 +260,7 @@ def test_a_run_outlives_the_page_that_started_it(home: Path) -> None:
     )
     assert server.stdout is not None and int(server.stdout.readline()) > 0
     server.kill()
-    server.communicate()
+    server.communicate()  # also closes its pipes
     deadline = time.monotonic() + 60
     while not (home / "done.txt").exists():
         assert time.monotonic() < deadline
