@@ -9,7 +9,7 @@ Imports torch: only worker processes import this module.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
@@ -17,6 +17,13 @@ from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
+
+
+class ComputesTogether(Protocol):
+    """What computes an adapted layer together with others that share its input."""
+
+    def output(self, layer: TwinLoraLinear, x: torch.Tensor) -> torch.Tensor:
+        """What ``layer`` puts out for ``x`` [..., in]."""
 
 
 class _MatmulFromStorage(torch.autograd.Function):
@@ -46,31 +53,22 @@ class StoredLinear(nn.Linear):
         return result if self.bias is None else result + self.bias.to(x.dtype)
 
 
-def dropout(x: torch.Tensor, p: float) -> torch.Tensor:
-    """Inverted dropout: zero each element with probability ``p`` and scale the rest by 1 / (1 − p).
-
-    On a CPU random bits are drawn by one thread and cost a quarter of a training step of a small model. Four elements
-    share one draw of 64 bits here, which rounds ``p`` to a multiple of 2⁻¹⁶ and halves that cost.
-    """
-    if p == 0.0 or x.device.type != "cpu":
-        return F.dropout(x, p, training=p > 0.0)
-    threshold = round(p * 65536)
-    draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    bits = draws.view(torch.int16)[: x.numel()].view(x.shape)
-    return x * ((bits >= threshold - 32768).to(x.dtype) * (65536 / (65536 - threshold)))
-
-
 class TwinLoraLinear(LoraLinear):
     """LoRA over either storage: float32 parameters, arithmetic in the dtype of the input."""
 
+    group: ComputesTogether | None = None
+    """Set where training on a CPU computes the layer together with those that share its input."""
+
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return base(x) + scaling · B(A(dropout(x))); ``x`` is [..., in], the result [..., out]."""
+        if self.group is not None and not self.disable_adapters:
+            return self.group.output(self, x)
         result = self.base_layer(x)
         if self.disable_adapters or self.merged:
             return result
         for name in self.active_adapters:
             if name in self.lora_A:
-                dropped = dropout(x, getattr(self.lora_dropout[name], "p", 0.0)) if self.training else x
+                dropped = self.lora_dropout[name](x)
                 hidden = F.linear(dropped, self.lora_A[name].weight.to(x.dtype))
                 weight = self.lora_B[name].weight.to(x.dtype)
                 result = result + F.linear(hidden, weight) * self.scaling[name]
@@ -94,6 +92,12 @@ def forbid_packed_kernel(layer: Linear4bit, compute_dtype: torch.dtype) -> None:
 def dequantized(layer: Linear4bit) -> torch.Tensor:
     """The [out, in] weight that a 4-bit layer stands for, in the dtype it is computed with."""
     weight: torch.Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    return weight
+
+
+def computed_weight(layer: nn.Module) -> torch.Tensor:
+    """The [out, in] weight of a frozen linear layer of any storage; the caller casts it to the compute dtype."""
+    weight: torch.Tensor = dequantized(layer) if isinstance(layer, Linear4bit) else layer.weight.data
     return weight
 
 

@@ -3,11 +3,13 @@
 Frozen weights save no input, so that a layer's own memory is what norms, adapters, attention and the gate need. The
 formulas count what ``autograd`` saves in models/layers.py and transformers' decoders:
 
-* a norm keeps its input in float32;
-* an adapter keeps its dropped-out input, the dropout's mask (a value each on a CPU, a byte on a GPU) and A's output;
-* fused attention keeps q, k, v, its output and one float32 a head; soft-capped attention keeps its weights;
+* a norm keeps its input, in float32 on a GPU;
+* an adapter keeps its dropped-out input and A's output; on a CPU layers that share an input keep it once, with the
+  places that were dropped, on a GPU each keeps its own and a mask of a byte a value;
+* fused attention keeps q, k, v, its output and one float32 a head; attention over short rows on a CPU keeps q, k, v
+  and its weights; soft-capped attention keeps its weights too;
 * the gate keeps gate, its activation and up;
-* the head's loss keeps three float32 copies of the supervised logits at once when its backward pass begins.
+* the head's loss keeps the supervised logits twice.
 """
 
 from __future__ import annotations
@@ -20,7 +22,11 @@ from assistant_builder.planning.architecture import VISION, Architecture, Block,
 _QKV = ("q_proj", "k_proj", "v_proj", "qkv_proj")
 _GATES = ("gate_proj", "up_proj", "gate_up_proj")
 _GROUPS = {name: place for place, names in enumerate((_QKV, _GATES)) for name in names}
-"""Layers that share one input: without dropout it is kept once."""
+"""Layers that share one input."""
+_SHORT_ROW = 256
+"""Tokens of a row up to which a CPU writes the attention weights down (training.fusing.LONGEST_SHORT_ROW)."""
+_LOSS_ROWS = 8
+"""Rows of logits that the loss has in float32 at once, three times (training.kernels)."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +61,14 @@ class Arithmetic:
         width: Bytes of a value in the compute dtype.
         device: ``cpu`` or ``cuda``.
         rank: Rank of the adapters.
-        dropout: Whether adapters drop inputs.
+        dropout: Probability with which adapters drop inputs.
         checkpointing: Whether activations are recomputed.
     """
 
     width: int
     device: str
     rank: int
-    dropout: bool
+    dropout: float
     checkpointing: bool
 
 
@@ -75,7 +81,8 @@ class Activations:
         block: What one block adds while it is recomputed or run backwards.
         head: What the last norm, the logits and their gradient take.
         casts: The adapters in the compute dtype.
-        dequantized: The largest frozen weight, brought to the compute dtype at use.
+        dequantized: Frozen weights in the compute dtype: on a CPU with room all of them, less what they replace;
+            else the largest, brought to it at use.
     """
 
     kept: int
@@ -91,7 +98,7 @@ class Activations:
 
 
 def activations(
-    architecture: Architecture, adapted: Sequence[Module], batch: Batch, how: Arithmetic, *, stored_bytes: int
+    architecture: Architecture, adapted: Sequence[Module], batch: Batch, how: Arithmetic, *, unpacked_bytes: int
 ) -> Activations:
     """Bytes of one training step.
 
@@ -100,7 +107,7 @@ def activations(
         adapted: The layers with an adapter; none of them for full fine-tuning, which keeps each layer's input instead.
         batch: The micro-batch.
         how: The trainer's arithmetic.
-        stored_bytes: Bytes a weight of the frozen linear layers, 0 where they are computed with as they are stored.
+        unpacked_bytes: Frozen weights in the compute dtype beside the stored ones.
     """
     by_block = _by_block(architecture, adapted)
     blocks = [
@@ -110,23 +117,25 @@ def activations(
     gradients = max(batch.tokens * how.width * (5 * block.intermediate + 4 * block.hidden)
                     for block in architecture.blocks)
     inputs = batch.tokens * how.width * architecture.hidden * len(blocks)
-    largest = max((module.weights for module in architecture.linear()), default=0)
     casts = 0 if how.width == 4 else how.width * how.rank * sum(layer.inputs + layer.outputs for layer in adapted)
     return Activations(
         kept=inputs if how.checkpointing else sum(blocks),
         block=gradients + (max(blocks) if how.checkpointing else 0),
         head=head_bytes(architecture, batch, how),
         casts=casts // len(blocks) if how.checkpointing else casts,
-        dequantized=how.width * largest if stored_bytes else 0,
+        dequantized=unpacked_bytes,
     )
 
 
 def block_bytes(block: Block, batch: Batch, how: Arithmetic) -> int:
     """What one block keeps for a micro-batch, its adapters left out."""
     wide, length = how.width, batch.length
-    norms = 4 * block.norms * block.hidden + 4 * block.head_norms * (block.attention + block.key_value)
+    norm = wide if how.device == "cpu" else 4
+    norms = norm * (block.norms * block.hidden + block.head_norms * (block.attention + block.key_value))
     if block.eager:  # scores, tanh, float32 softmax, weights
         attention = block.heads * length * (4 + 3 * wide) + wide * (2 * block.attention + 2 * block.key_value)
+    elif how.device == "cpu" and length <= _SHORT_ROW:
+        attention = wide * (block.attention + 2 * block.key_value + block.heads * length)
     else:
         repeated = block.attention if batch.padded else block.key_value  # a mask rules out grouped queries
         attention = wide * (2 * block.attention + 2 * repeated) + 4 * block.heads
@@ -139,24 +148,22 @@ def block_bytes(block: Block, batch: Batch, how: Arithmetic) -> int:
 def adapter_input_bytes(layers: Sequence[Module], how: Arithmetic) -> int:
     """What the adapters of one block keep for each token."""
     ranks = how.width * how.rank * len(layers)
-    if how.dropout:
-        mask = how.width if how.device == "cpu" else 1
-        return ranks + (how.width + mask) * sum(layer.inputs for layer in layers)
+    if how.dropout and how.device != "cpu":
+        return ranks + (how.width + 1) * sum(layer.inputs for layer in layers)
     shared: dict[object, int] = {}
     for layer in layers:
         name = layer.name.rpartition(".")[2]
-        if name != "o_proj":  # its input is the attention's output, which attention keeps anyway
+        if name != "o_proj" or how.device == "cpu":  # a GPU's attention keeps its output anyway
             shared[_GROUPS.get(name, layer.name)] = layer.inputs
-    return ranks + how.width * sum(shared.values())
+    return ranks + round((how.width + 8 * how.dropout) * sum(shared.values()))  # a dropped place is an int64
 
 
 def head_bytes(architecture: Architecture, batch: Batch, how: Arithmetic) -> int:
     """What the last norm, the logits and their gradients take at their highest."""
     scored, vocabulary = batch.rows * batch.columns, architecture.vocabulary
-    forward = how.width * scored * vocabulary + (how.width + 4) * batch.supervised * vocabulary
-    backward = 12 * batch.supervised * vocabulary
+    logits = 2 * how.width * batch.supervised * vocabulary + 12 * _LOSS_ROWS * vocabulary
     norm = batch.tokens * (4 + how.width) * architecture.hidden + how.width * scored * architecture.hidden
-    return norm + max(forward, backward)
+    return norm + logits
 
 
 def _by_block(architecture: Architecture, adapted: Sequence[Module]) -> list[list[Module]]:

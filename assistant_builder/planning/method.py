@@ -31,6 +31,7 @@ class MethodPlan:
         trained_parameters: How many values are trained.
         inference_bytes: Memory of answering one question afterwards, on the same machine.
         checkpointing: Whether activations are recomputed.
+        held: Whether a CPU keeps the frozen weights in the compute dtype while it trains; counted with the activations.
         work: Operations of the whole training.
         seconds: Time of the whole training, None where the machine's speed is not known.
         memory_bytes: Memory there is.
@@ -47,6 +48,7 @@ class MethodPlan:
     trained_parameters: int
     inference_bytes: int
     checkpointing: bool
+    held: bool
     work: Work
     seconds: float | None
     memory_bytes: int

@@ -114,17 +114,18 @@ class Plan:
 
     @cached_property
     def methods(self) -> dict[Method, MethodPlan]:
-        """Each method; both arms recompute activations or neither does, or they would not be twins.
+        """Each method; both arms hold weights and recompute activations or neither does, or they would not be twins.
 
-        With ``train.gradient_checkpointing=auto`` the 16-bit arm decides, or where it is out of question the 4-bit one.
+        The fastest way that fits is taken: on a CPU weights held in the compute dtype, then cast at every use, then,
+        with ``train.gradient_checkpointing=auto``, activations recomputed. The 16-bit arm decides, or where it is out
+        of question the 4-bit one.
         """
-        wanted = self.config.train.gradient_checkpointing
-        plain = {method: self._method(method, checkpointing=wanted == "on") for method in METHODS}
-        if wanted != "auto":
-            return plain
-        again = {method: self._method(method, checkpointing=True) for method in METHODS}
-        decides: Method = "qlora" if again["lora"].fit == "no" else "lora"
-        return again if plain[decides].fit == "no" else plain
+        recomputing = {"on": (True,), "off": (False,), "auto": (False, True)}[self.config.train.gradient_checkpointing]
+        holding = (True, False) if self.machine.device == "cpu" else (False,)
+        ways = [{method: self._method(method, checkpointing=again, hold=hold) for method in METHODS}
+                for again in recomputing for hold in holding]
+        decides: Method = "qlora" if ways[-1]["lora"].fit == "no" else "lora"
+        return next((way for way in ways if way[decides].fit != "no"), ways[-1])
 
     @property
     def qlora(self) -> MethodPlan:
@@ -149,18 +150,17 @@ class Plan:
         return replace(self, config=config,
                        lengths=Lengths.about(self.lengths.mean, longest) if follows else self.lengths)
 
-    def _method(self, method: Method, *, checkpointing: bool) -> MethodPlan:
+    def _method(self, method: Method, *, checkpointing: bool, hold: bool) -> MethodPlan:
         full, model, train = method == "full", self.config.model, self.config.train
         tensors = self._tensors(full)
         trained = sum(tensors)
         how = Arithmetic(
             2 if full else DTYPE_BYTES[self.compute_dtype], self.machine.device, 0 if full else train.rank,
-            train.dropout > 0 and not full, checkpointing,
+            0.0 if full else train.dropout, checkpointing,
         )
-        needs_cast = method == "qlora" or (method == "lora" and self.compute_dtype != "float16")
         kept = activations(
             self.architecture, self.architecture.linear() if full else self.adapted, self.batch, how,
-            stored_bytes=int(needs_cast),
+            unpacked_bytes=0 if full else self._unpacked_bytes(method, hold),
         )
         work = training_work(
             self.architecture, self.adapted, train, pairs=self.pairs, tokens_per_pair=self.lengths.mean,
@@ -177,10 +177,23 @@ class Plan:
             # full fine-tuning in 16 bits trains a float32 copy of the weights (mixed precision, 16 bytes a parameter)
             optimizer_bytes=optimizer_bytes(tensors, train.optimizer) + (4 * trained if full else 0),
             activations=kept, overhead_bytes=self._overhead_bytes(kept), trained_parameters=trained,
-            inference_bytes=self._inference_bytes(method, trained), checkpointing=checkpointing, work=work,
+            inference_bytes=self._inference_bytes(method, trained), checkpointing=checkpointing,
+            held=hold and not full, work=work,
             seconds=self.measured.get(method, work.flops / speed if speed else None), memory_bytes=self.memory_bytes,
             factor=self.experience.memory_factor(self.machine, method),
         )
+
+    def _unpacked_bytes(self, method: Method, hold: bool) -> int:
+        """Frozen weights in the compute dtype: all, less the stored ones they replace, or the largest while in use."""
+        wide, model = DTYPE_BYTES[self.compute_dtype], self.config.model
+        linear = self.architecture.linear()
+        if hold:
+            adapters = sum(self.config.train.rank * module.outputs for module in self.adapted)  # B stands beside them
+            stored = sum(module_bytes(module, method, model, self.compute_dtype) for module in linear)
+            return max(0, wide * (sum(module.weights for module in linear) + adapters) - stored)
+        if method == "lora" and self.compute_dtype == "float16":
+            return 0
+        return wide * max((module.weights for module in linear), default=0)
 
     def _overhead_bytes(self, kept: Activations) -> int:
         device = self.machine.device

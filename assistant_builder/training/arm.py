@@ -20,6 +20,7 @@ from assistant_builder.models.fetching import fetch
 from assistant_builder.models.prompts import Example, Prompter
 from assistant_builder.planning.fitting import require_fit
 from assistant_builder.planning.grading import plan_run, prediction
+from assistant_builder.planning.method import MethodPlan
 from assistant_builder.planning.plan import Plan as MemoryPlan
 from assistant_builder.steps import Progress, split_run
 from assistant_builder.study import Study
@@ -62,7 +63,7 @@ def train_arm(study: Study, run: str) -> Iterable[Path] | None:
     examples = {split: _examples(study, split, prompter) for split in ("train", "validation")}
     planned = _planned(config, base, examples["train"])
     require_fit(planned, arm)
-    recompute = planned.methods[arm].checkpointing
+    method = planned.methods[arm]
     spec = loading.base_spec(config.model, base, settings.base_storage)
     model = loading.load_base(spec)
     base_bytes = loading.model_bytes(model)
@@ -71,7 +72,7 @@ def train_arm(study: Study, run: str) -> Iterable[Path] | None:
     write_json(folder / "config.json", {
         "arm": arm, **settings.model_dump(mode="json"), "compute_dtype": spec.compute_dtype, "device": spec.device,
     })
-    trainer = _trainer(study, run, settings, adapted, examples, prompter, spec.device, recompute)
+    trainer = _trainer(study, run, settings, adapted, examples, prompter, spec.device, method)
     steps, reached = trainer.plan.steps, trainer.start
     early = config.train.early_stopping
     if reached < steps and not (early and reached and _move(study, run, reached, steps) != "train"):
@@ -87,7 +88,8 @@ def train_arm(study: Study, run: str) -> Iterable[Path] | None:
         "compute_dtype": spec.compute_dtype,
         "device": spec.device,
         "seed": settings.train.seed,
-        "gradient_checkpointing": recompute,
+        "gradient_checkpointing": method.checkpointing,
+        "held": method.held,
         "base_bytes": base_bytes,
         "adapter_bytes": sum(value.nbytes for value in adapted.parameters() if value.requires_grad),
         "trainable_parameters": sum(value.numel() for value in adapted.parameters() if value.requires_grad),
@@ -124,7 +126,7 @@ def _examples(study: Study, split: SplitName, prompter: Prompter) -> list[Exampl
 
 def _trainer(
     study: Study, run: str, settings: ArmConfig, model: Any, examples: dict[str, list[Example]], prompter: Prompter,
-    device: str, recompute: bool,
+    device: str, method: MethodPlan,
 ) -> TwinTrainer:
     from assistant_builder.training.trainer import Plan, TwinTrainer
 
@@ -135,7 +137,7 @@ def _trainer(
 
     plan = Plan(
         train=train, train_examples=examples["train"], validation_examples=examples["validation"],
-        folder=study.arm_folder(run), device=device, gradient_checkpointing=recompute,
+        folder=study.arm_folder(run), device=device, gradient_checkpointing=method.checkpointing, hold=method.held,
         cancelled=lambda: study.cancel_requested,
         after_validation=lambda step, losses: train.early_stopping
         and _move(study, run, step, plan.steps, losses) != "train",

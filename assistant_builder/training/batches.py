@@ -13,6 +13,7 @@ from datasets import Dataset
 from torch.utils.data import Sampler
 
 from assistant_builder.models.prompts import Example
+from assistant_builder.training.kernels import SummedNll
 
 IGNORED = -100
 
@@ -86,13 +87,38 @@ def supervised_logits(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torc
     """
     targets = inputs["labels"][:, 1:]
     columns = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
-    outputs = model(
+    targets = targets[:, columns]
+    counted = targets != IGNORED
+    return _forward(model, inputs, columns).logits[counted].float(), targets[counted]
+
+
+def summed_nll(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Summed NLL of the supervised positions, a float32 scalar, at the least cost in time and memory.
+
+    The head runs over the supervised positions of each row and no others.
+
+    Args:
+        model: Any causal language model of transformers.
+        inputs: A batch of :class:`LeftPadding`.
+    """
+    targets = inputs["labels"][:, 1:]
+    columns = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
+    targets = targets[:, columns]
+    counted = targets != IGNORED
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, given: (given[0][counted].unsqueeze(0),))
+    try:
+        logits = _forward(model, inputs, columns).logits.squeeze(0)
+    finally:
+        hook.remove()
+    loss: torch.Tensor = SummedNll.apply(logits, targets[counted])
+    return loss
+
+
+def _forward(model: Any, inputs: dict[str, torch.Tensor], columns: torch.Tensor) -> Any:
+    return model(
         input_ids=inputs["input_ids"],
         attention_mask=inputs["attention_mask"],
         position_ids=inputs["position_ids"],
         logits_to_keep=columns,
         use_cache=False,
     )
-    targets = targets[:, columns]
-    counted = targets != IGNORED
-    return outputs.logits[counted].float(), targets[counted]

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch.utils.data import Sampler
@@ -26,9 +25,11 @@ from trl import SFTConfig, SFTTrainer
 
 from assistant_builder.config import TrainConfig
 from assistant_builder.errors import StudyError
+from assistant_builder.models.layers import hold_in_compute_dtype
 from assistant_builder.models.prompts import Example, Prompter
 from assistant_builder.training import checkpoints
-from assistant_builder.training.batches import IGNORED, FixedOrder, LeftPadding, supervised_logits, to_dataset
+from assistant_builder.training.batches import IGNORED, FixedOrder, LeftPadding, summed_nll, to_dataset
+from assistant_builder.training.fusing import fuse
 from assistant_builder.training.progress import MetricsLog, memory_bytes
 from assistant_builder.training.samples import SampleQuestion, sample_answers
 from assistant_builder.training.schedule import best_step, sample_order, sample_steps, total_steps, validation_steps
@@ -48,6 +49,7 @@ class Plan:
         folder: ``arms/<arm>``.
         device: ``cpu`` or ``cuda``.
         gradient_checkpointing: Whether activations are recomputed.
+        hold: Whether the frozen weights are kept in the compute dtype while a CPU trains.
         cancelled: Asked after every optimizer step.
         after_validation: Asked with the step and the validation losses so far; True ends the run there.
         on_step: Told the step, the number of steps and the estimated seconds to the end.
@@ -60,6 +62,7 @@ class Plan:
     folder: Path
     device: str
     gradient_checkpointing: bool
+    hold: bool
     cancelled: Callable[[], bool]
     after_validation: Callable[[int, dict[int, float]], bool]
     on_step: Callable[[int, int, float], None]
@@ -91,6 +94,10 @@ class TwinTrainer(SFTTrainer):
         self.step_loss = 0.0
         self.step_tokens = 0
         self.step_grad_norm = 0.0
+        if plan.device == "cpu":
+            if plan.hold:
+                hold_in_compute_dtype(model, model.config.dtype)
+            fuse(model, model.config.dtype)
         adapters = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
         self._prompter = prompter
         super().__init__(
@@ -125,8 +132,7 @@ class TwinTrainer(SFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Summed NLL of the micro-batch over the supervised tokens of the whole optimizer step."""
-        logits, targets = supervised_logits(model, inputs)
-        loss = F.cross_entropy(logits, targets, reduction="sum") / num_items_in_batch
+        loss = summed_nll(model, inputs) / num_items_in_batch
         self.step_loss += loss.item()
         self.step_tokens += int(inputs["attention_mask"].sum())
         return loss * self.accelerator.num_processes if self.accelerator.num_processes > 1 else loss
@@ -146,10 +152,7 @@ class TwinTrainer(SFTTrainer):
         with torch.no_grad():
             for at in range(0, len(rows), size):
                 batch = self.data_collator([rows[index] for index in range(at, min(at + size, len(rows)))])
-                logits, targets = supervised_logits(
-                    model, {key: value.to(self.args.device) for key, value in batch.items()}
-                )
-                total += F.cross_entropy(logits, targets, reduction="sum").item()
+                total += summed_nll(model, {key: value.to(self.args.device) for key, value in batch.items()}).item()
                 tokens += int((batch["labels"] != IGNORED).sum())
         model.train()
         return total / tokens

@@ -37,11 +37,11 @@ def train(job: Job, arm: Arm, scratch: Path, watch: Stopwatch) -> Trained:
     examples = job.examples(prompter)
     sequences = [(len(example.input_ids), sum(example.supervised)) for example in examples]
     order = sample_order([length for length, _ in sequences], job.train)
-    recompute = plan_run(StudyConfig(model=job.model, train=job.train), job.folder, sequences, order).lora.checkpointing
+    method = plan_run(StudyConfig(model=job.model, train=job.train), job.folder, sequences, order).methods[arm]
     plan = Plan(
         train=job.train, train_examples=examples,
         validation_examples=examples[:1],  # the trainer insists on a validation; it comes after the last stamp
-        folder=scratch, device=spec.device, gradient_checkpointing=recompute,
+        folder=scratch, device=spec.device, gradient_checkpointing=method.checkpointing, hold=method.held,
         cancelled=lambda: False, after_validation=lambda step, losses: False, on_step=lambda step, steps, eta: None,
     )
     trainer = TwinTrainer(model, plan, prompter)

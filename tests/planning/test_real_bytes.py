@@ -78,9 +78,8 @@ def test_base_and_adapters_take_the_bytes_that_were_planned(folder: Path, double
 def saved_bytes(model: Any, batch: Batch) -> int:
     """Bytes of the distinct tensors that autograd keeps for the backward pass, the model's own weights left out."""
     import torch
-    import torch.nn.functional as F  # noqa: N812
 
-    from assistant_builder.training.batches import supervised_logits
+    from assistant_builder.training.batches import summed_nll
 
     owned = {value.untyped_storage().data_ptr() for value in [*model.parameters(), *model.buffers()]}
     kept: dict[int, tuple[int, Any]] = {}
@@ -100,8 +99,7 @@ def saved_bytes(model: Any, batch: Batch) -> int:
     inputs = {"input_ids": ids, "labels": labels, "attention_mask": mask,
               "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        logits, targets = supervised_logits(model, inputs)
-        loss = F.cross_entropy(logits, targets)
+        loss = summed_nll(model, inputs)
     assert loss.isfinite()
     return sum(size for size, _ in kept.values())
 
@@ -110,14 +108,18 @@ def saved_bytes(model: Any, batch: Batch) -> int:
     ("nf4", False, 0.05), ("nf4", True, 0.0), ("float16", True, 0.05),
 ])
 def test_the_blocks_keep_what_was_planned(folder: Path, storage: str, padded: bool, dropout: float):
+    import torch
+
+    from assistant_builder.training.fusing import fuse
+
     config = settings(folder, train__dropout=dropout)
     model, _ = adapted(folder, config, storage)
-    model.train()
+    fuse(model.train(), torch.bfloat16)
     batch = Batch(3, 64, 3 * 20, 20, padded)
     plan = plan_of(folder, config)
-    how = Arithmetic(2, "cpu", config.train.rank, dropout > 0, checkpointing=False)
-    planned = activations(plan.architecture, plan.adapted, batch, how, stored_bytes=2)
-    # of the head autograd keeps the log-probabilities alone, 4 bytes each, and the last norm its input
-    head = 4 * batch.supervised * plan.architecture.vocabulary + 4 * batch.tokens * plan.architecture.hidden
+    how = Arithmetic(2, "cpu", config.train.rank, dropout, checkpointing=False)
+    planned = activations(plan.architecture, plan.adapted, batch, how, unpacked_bytes=0)
+    # of the head autograd keeps the gradient of the logits alone, and the last norm its input
+    head = 2 * batch.supervised * plan.architecture.vocabulary + 2 * batch.tokens * plan.architecture.hidden
     measured = saved_bytes(model, batch)
     assert planned.kept + planned.casts + head == pytest.approx(measured, rel=0.05)
