@@ -12,6 +12,7 @@ import json
 import os
 import re
 import secrets
+import statistics
 import sys
 import tempfile
 import time
@@ -124,7 +125,7 @@ async def talk(url: str, talker: int, until: float, tally: Tally) -> None:
         page = Page(client)
         await page.open()
         asked: list[str] = []
-        while time.monotonic() < until:
+        while not asked or time.monotonic() < until:
             asked.append(f"t{talker}q{len(asked)} is all of it here?")
             began = time.monotonic()
             await _one_answer(page, asked, tally)
@@ -162,7 +163,7 @@ async def bring(url: str, uploader: int, until: float, tally: Tally) -> None:
     """One person's uploads, each read again."""
     async with httpx.AsyncClient(base_url=url, timeout=600) as client:
         number = 0
-        while time.monotonic() < until:
+        while number == 0 or time.monotonic() < until:
             number += 1
             content = f"question,answer\n{uploader}-{number},{secrets.token_hex(50_000)}\n".encode()
             sent = await client.post("/gradio_api/upload", files={"files": ("same-name.csv", content)})
@@ -176,7 +177,7 @@ async def bring(url: str, uploader: int, until: float, tally: Tally) -> None:
 async def watch(process: int, until: float, tally: Tally) -> None:
     """Look at the memory of the server and what it started."""
     server = psutil.Process(process)
-    while time.monotonic() < until:
+    while not tally.memory or time.monotonic() < until:
         tally.memory.append(sum(part.memory_info().rss for part in (server, *server.children(recursive=True))))
         await asyncio.sleep(1)
 
@@ -229,7 +230,7 @@ def main() -> int:
     words = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         tally = asyncio.run(crowd(Path(folder) / "home", words.talkers, words.uploaders, words.seconds))
-    slowest, middle = max(tally.seconds), sorted(tally.seconds)[len(tally.seconds) // 2]
+    slowest, middle = max(tally.seconds), statistics.median(tally.seconds)
     print(json.dumps({
         "answers": tally.answers, "uploads": tally.uploads, "wrong": len(tally.wrong), "queue_places_told": tally.ranks,
         "answer_seconds": {"median": round(middle, 2), "slowest": round(slowest, 2)},
