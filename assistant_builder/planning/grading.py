@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.config import StudyConfig, TrainConfig
-from assistant_builder.files import read_jsonl
+from assistant_builder.config import StudyConfig
+from assistant_builder.files import read_json, read_jsonl, write_json
 from assistant_builder.planning.activations import Batch
+from assistant_builder.planning.extrapolation import Ahead, extrapolated_seconds
 from assistant_builder.planning.history import learn
 from assistant_builder.planning.machines import this_machine
 from assistant_builder.planning.plan import Lengths, Plan
 from assistant_builder.planning.planner import with_speed
 from assistant_builder.planning.sources import from_folder
 from assistant_builder.planning.storage import Method
-from assistant_builder.planning.timing import extrapolated_seconds
 
 GRADED = ("base_bytes", "adapter_bytes", "peak_memory_bytes", "train_seconds")
 """What is predicted and measured under the same name."""
+PLAN_FILE = "plan.json"
 
 
 def plan_run(config: StudyConfig, folder: Path, sequences: Sequence[tuple[int, int]], order: Sequence[int]) -> Plan:
@@ -77,23 +79,21 @@ def prediction(plan: Plan, method: Method) -> dict[str, Any]:
     }
 
 
-def measured_seconds(arm_folder: Path, train: TrainConfig, validation_pairs: int) -> float | None:
+def write_plan(arm_folder: Path, plan: Plan, method: Method, ahead: Ahead) -> None:
+    """Keep what was planned beside the run (``plan.json``), so that a run under way can be judged by it."""
+    write_json(arm_folder / PLAN_FILE, {"predicted": prediction(plan, method), "ahead": asdict(ahead)})
+
+
+def measured_seconds(arm_folder: Path) -> float | None:
     """Seconds of an arm's whole training, from the steps it has made so far; None before the fifth.
 
     Args:
-        arm_folder: ``arms/<run>``, with its metrics.jsonl.
-        train: Batch size and number of validations.
-        validation_pairs: Pairs of the validation split.
+        arm_folder: ``arms/<run>``, with its metrics.jsonl and plan.json.
     """
-    events = [event for event in read_jsonl(arm_folder / "metrics.jsonl")
-              if event["event"] == "step" and "busy_seconds" in event]
-    if not events:
+    path = arm_folder / PLAN_FILE
+    if not path.exists():
         return None
-    busy = [0.0, *(float(event["busy_seconds"]) for event in events)]
-    seconds = [after - before for before, after in zip(busy, busy[1:], strict=False)]
-    steps = int(events[-1]["steps"])
-    validated = min(train.evaluations, steps) * validation_pairs / (steps * train.batch_size)
-    return extrapolated_seconds(seconds, steps, validated)
+    return extrapolated_seconds(read_jsonl(arm_folder / "metrics.jsonl"), Ahead(**read_json(path)["ahead"]))
 
 
 def grades(summary: Mapping[str, Any]) -> list[dict[str, Any]]:

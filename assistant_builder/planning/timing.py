@@ -14,8 +14,6 @@ ACHIEVED = {"cuda": {"lora": 0.35, "qlora": 0.25, "full": 0.40}, "cpu": {"lora":
 """Share of the peak that a training step reaches, until this machine's own runs say better. GPU: what the authors of
 QLoRA-style trainers publish for 7B to 70B (30 to 45 % at 16 bits; 4-bit pays a third for dequantizing). CPU: the ratio
 of 281 to 860 tokens a second of the default model on two Zen 4 cores (263 with a 4-bit base)."""
-MEASURED_STEPS = 5
-"""From this many measured steps on their time is extrapolated, whatever was planned."""
 
 
 @dataclass(frozen=True)
@@ -90,23 +88,3 @@ def training_work(
     head = head_flops_per_position(architecture, full=full)
     tokens, supervised = sequences * tokens_per_pair, sequences * supervised_per_pair
     return Work(round(tokens), round(supervised), steps, tokens * body + supervised * head)
-
-
-def extrapolated_seconds(step_seconds: Sequence[float], steps: int, validated: float = 0.0) -> float | None:
-    """Seconds that ``steps`` optimizer steps take, from those measured so far.
-
-    The first step pays for what is made once (kernels, buffers), so the rest are taken, their mean: the steps' lengths
-    differ because their pairs do, and a total is what is wanted.
-
-    Args:
-        step_seconds: Wall time of each step so far.
-        steps: Steps of the whole run.
-        validated: Sequences validated in the whole run over those trained on; each costs half, the forward pass.
-
-    Returns:
-        None before :data:`MEASURED_STEPS` steps.
-    """
-    if len(step_seconds) < MEASURED_STEPS:
-        return None
-    rest = step_seconds[1:]
-    return (sum(step_seconds) + sum(rest) / len(rest) * (steps - len(step_seconds))) * (1 + validated / 2)

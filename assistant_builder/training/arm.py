@@ -19,7 +19,7 @@ from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.prompts import Example, Prompter
 from assistant_builder.planning.fitting import require_fit
-from assistant_builder.planning.grading import plan_run, prediction
+from assistant_builder.planning.grading import plan_run, prediction, write_plan
 from assistant_builder.planning.method import MethodPlan
 from assistant_builder.planning.plan import Plan as MemoryPlan
 from assistant_builder.steps import Progress, split_run
@@ -73,6 +73,7 @@ def train_arm(study: Study, run: str) -> Iterable[Path] | None:
         "arm": arm, **settings.model_dump(mode="json"), "compute_dtype": spec.compute_dtype, "device": spec.device,
     })
     trainer = _trainer(study, run, settings, adapted, examples, prompter, spec.device, method)
+    write_plan(folder, planned, arm, trainer.plan.ahead)
     steps, reached = trainer.plan.steps, trainer.start
     early = config.train.early_stopping
     if reached < steps and not (early and reached and _move(study, run, reached, steps) != "train"):

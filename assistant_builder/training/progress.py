@@ -13,6 +13,7 @@ import psutil
 
 from assistant_builder.errors import StudyError
 from assistant_builder.files import append_jsonl, read_jsonl, write_jsonl
+from assistant_builder.planning.extrapolation import Ahead, Pace
 
 
 def memory_bytes(device: str) -> int:
@@ -41,11 +42,13 @@ class MetricsLog:
         path: ``metrics.jsonl``.
         step: The step training carries on from; later events belong to lost work and are dropped.
         steps: Steps of the full run.
+        ahead: What the full run does; without it the time left is told from the steps alone.
     """
 
-    def __init__(self, path: Path, *, step: int, steps: int) -> None:
+    def __init__(self, path: Path, *, step: int, steps: int, ahead: Ahead | None = None) -> None:
         self._path = path
         self._steps = steps
+        self._pace = Pace(ahead) if ahead is not None else None
         kept = [event for event in read_jsonl(path) if event["step"] <= step]
         if path.exists():
             write_jsonl(path, kept)
@@ -57,6 +60,9 @@ class MetricsLog:
         self._busy = 0.0
         self._first_step = step
         self.validation = {event["step"]: event["loss"] for event in kept if event["event"] == "validation"}
+        if self._pace is not None:
+            for event in kept:
+                self._pace.add(event)
 
     @property
     def elapsed(self) -> float:
@@ -82,32 +88,45 @@ class MetricsLog:
         """
         self.tokens += tokens
         self._busy += seconds
-        done = step - self._first_step
-        eta = (time.monotonic() - self._started) / done * (self._steps - step)
-        self._append({
+        event = {
             "event": "step", "step": step, "steps": self._steps, **values,
             "tokens_per_second": round(tokens / seconds, 2), "tokens": self.tokens,
             "busy_seconds": round(self.busy, 3), "elapsed_seconds": round(self.elapsed, 3),
-            "eta_seconds": round(eta, 1),
-        })
+        }
+        eta = self._follow(event)
+        if eta is None:
+            done = step - self._first_step
+            eta = (time.monotonic() - self._started) / done * (self._steps - step)
+        self._append({**event, "eta_seconds": round(eta, 1)})
         return eta
+
+    def _follow(self, event: Mapping[str, Any]) -> float | None:
+        """Seconds to the end by the run's own pace, where it can be told already."""
+        if self._pace is None:
+            return None
+        self._pace.add(event)
+        return self._pace.left_seconds()
 
     def record_validation(self, step: int, loss: float) -> None:
         """Append a validation; ``loss`` is in nats a token."""
         best = not self.validation or loss < min(self.validation.values())
         self.validation[step] = loss
-        self._append({
+        event = {
             "event": "validation", "step": step, "steps": self._steps, "loss": loss, "best": best,
             "elapsed_seconds": round(self.elapsed, 3),
-        })
+        }
+        self._follow(event)
+        self._append(event)
 
     def record_samples(self, step: int, samples: Iterable[Mapping[str, Any]]) -> None:
         """Append what the arm answers after ``step``: one event a question, with its row, text, reference, answer."""
         for sample in samples:
-            self._append({
+            event = {
                 "event": "sample", "step": step, "steps": self._steps, **sample,
                 "elapsed_seconds": round(self.elapsed, 3),
-            })
+            }
+            self._follow(event)
+            self._append(event)
 
     def _append(self, event: Mapping[str, Any]) -> None:
         if not self._path.parent.is_dir():  # appending would make a ruin in place of the study

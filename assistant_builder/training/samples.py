@@ -64,6 +64,11 @@ def choose_samples(pairs: Iterable[Pair], prompter: Prompter, wanted: int, max_l
     return [found[len(found) * index // count] for index in range(count)]
 
 
+def written_tokens(questions: Sequence[SampleQuestion]) -> int:
+    """Tokens that are written at most, one after the other, to answer all questions at once."""
+    return min(max(asked.reference_tokens for asked in questions) + _SPARE_TOKENS, MAX_NEW_TOKENS)
+
+
 def sample_answers(
     model: Any, prompter: Prompter, padding: LeftPadding, questions: Sequence[SampleQuestion]
 ) -> list[str]:
@@ -82,12 +87,11 @@ def sample_answers(
     rows = [{"input_ids": list(asked.prompt_ids), "labels": [IGNORED] * len(asked.prompt_ids)} for asked in questions]
     batch = padding(rows)
     longest = batch["input_ids"].shape[1]
-    wanted = max(asked.reference_tokens for asked in questions) + _SPARE_TOKENS
     model.eval()
     with torch.random.fork_rng(), torch.no_grad():
         output = model.generate(
             input_ids=batch["input_ids"].to(model.device), attention_mask=batch["attention_mask"].to(model.device),
-            max_new_tokens=min(wanted, MAX_NEW_TOKENS), do_sample=False, num_beams=1, temperature=None, top_p=None,
+            max_new_tokens=written_tokens(questions), do_sample=False, num_beams=1, temperature=None, top_p=None,
             top_k=None, pad_token_id=prompter.pad_id, eos_token_id=prompter.stop_ids,
         )
     model.train()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,12 @@ from assistant_builder.config import TrainConfig
 from assistant_builder.errors import StudyError
 from assistant_builder.models.layers import hold_in_compute_dtype
 from assistant_builder.models.prompts import Example, Prompter
+from assistant_builder.planning.extrapolation import Ahead
 from assistant_builder.training import checkpoints
 from assistant_builder.training.batches import IGNORED, FixedOrder, LeftPadding, summed_nll, to_dataset
 from assistant_builder.training.fusing import fuse
 from assistant_builder.training.progress import MetricsLog, memory_bytes
-from assistant_builder.training.samples import SampleQuestion, sample_answers
+from assistant_builder.training.samples import SampleQuestion, sample_answers, written_tokens
 from assistant_builder.training.schedule import best_step, sample_order, sample_steps, total_steps, validation_steps
 
 _CHECKPOINT_SECONDS = 600.0
@@ -73,6 +74,18 @@ class Plan:
         """Optimizer steps of the full run."""
         return total_steps(self.train, len(self.train_examples))
 
+    @cached_property
+    def ahead(self) -> Ahead:
+        """What the full run does, so that its time can be told from its first steps."""
+        lengths = [len(example.input_ids) for example in self.train_examples]
+        return Ahead(
+            steps=self.steps, tokens=sum(lengths[index] for index in sample_order(lengths, self.train)),
+            validations=len(validation_steps(self.train, self.steps)),
+            validation_tokens=sum(len(example.input_ids) for example in self.validation_examples),
+            samplings=len(sample_steps(self.train, self.steps)) if self.samples else 0,
+            sample_tokens=written_tokens(self.samples) if self.samples else 0,
+        )
+
 
 class TwinTrainer(SFTTrainer):
     """Trains one arm.
@@ -90,7 +103,9 @@ class TwinTrainer(SFTTrainer):
         self.plan = plan
         self.root = plan.folder / "checkpoints"
         self.start = checkpoints.resume_step(self.root, plan.folder / "metrics.jsonl")
-        self.metrics = MetricsLog(plan.folder / "metrics.jsonl", step=self.start, steps=plan.steps)
+        self.metrics = MetricsLog(
+            plan.folder / "metrics.jsonl", step=self.start, steps=plan.steps, ahead=plan.ahead
+        )
         self.step_loss = 0.0
         self.step_tokens = 0
         self.step_grad_norm = 0.0

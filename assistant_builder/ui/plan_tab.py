@@ -143,7 +143,7 @@ def study_plan(study: Study, machine: str = HERE, memory: str = "", price: str =
     plan = plan_study(config, _count(pairs) or known, lengths, where)
     if not where.here or _count(pairs) or not isinstance(found, Planned):
         return plan
-    told = {arm: measured_seconds(study.arm_folder(arm), config.train, found.validation) for arm in ARMS}
+    told = {arm: measured_seconds(study.arm_folder(arm)) for arm in ARMS}
     return replace(plan, measured={arm: seconds for arm, seconds in told.items() if seconds is not None})
 
 

@@ -19,7 +19,6 @@ from assistant_builder.planning.machines import CARDS, Machine, choose_machine, 
 from assistant_builder.planning.plan import Plan
 from assistant_builder.planning.planner import plan_study, to_document
 from assistant_builder.planning.storage import four_bit_bytes, optimizer_bytes
-from assistant_builder.planning.timing import extrapolated_seconds
 
 
 def plan_for(model: str, card: str | Machine = "A100 80 GB", **changes: Any) -> Plan:
@@ -165,12 +164,6 @@ def test_time_is_proportional_to_work_and_cost_to_time():
     plain = plan.with_changes({"train.gradient_checkpointing": "off"}).lora.work.flops
     again = plan.with_changes({"train.gradient_checkpointing": "on"}).lora.work.flops
     assert 1.3 < again / plain < 1.5  # 6N instead of 4N
-
-
-def test_after_five_steps_time_is_extrapolated():
-    assert extrapolated_seconds([9.0, 2.0, 2.0, 2.0], 100) is None
-    assert extrapolated_seconds([9.0, 2.0, 2.0, 2.0, 2.0], 100) == pytest.approx(17 + 95 * 2)
-    assert extrapolated_seconds([2.0] * 5, 10, validated=0.1) == pytest.approx(20 * 1.05)
 
 
 def test_the_largest_batch_replaces_the_longest_allowed():

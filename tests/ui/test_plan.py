@@ -9,7 +9,7 @@ import pytest
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError
-from assistant_builder.files import append_jsonl
+from assistant_builder.files import append_jsonl, write_json
 from assistant_builder.planning.machines import CARDS
 from assistant_builder.planning.plan import Plan
 from assistant_builder.planning.planner import plan_study
@@ -86,10 +86,12 @@ def test_after_five_steps_the_study_s_own_speed_counts(home: Path):
     study = with_data(new_study())
     for step in range(1, 8):
         append_jsonl(study.arm_folder("qlora") / "metrics.jsonl",
-                     {"event": "step", "step": step, "steps": 60, "busy_seconds": 3.0 * step})
+                     {"event": "step", "step": step, "steps": 60, "tokens": 100 * step, "busy_seconds": 3.0 * step,
+                      "elapsed_seconds": 3.0 * step})
+    write_json(study.arm_folder("qlora") / "plan.json", {"ahead": {"steps": 60, "tokens": 6000}})
     plan = study_plan(study)
     assert set(plan.measured) == {"qlora"} and plan.qlora.seconds == plan.measured["qlora"]
-    assert 180 < plan.measured["qlora"] < 200, "60 steps of 3 seconds, and some validation"
+    assert plan.measured["qlora"] == pytest.approx(180), "60 steps of 3 seconds"
     assert "extrapolated" in plan_panel(plan)
     assert study_plan(study, "L4 24 GB").measured == {}, "another machine has its own speed"
 
