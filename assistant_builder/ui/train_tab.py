@@ -11,11 +11,9 @@ from gradio.components import Component
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, ConfigError
-from assistant_builder.models.catalog import CATALOG
-from assistant_builder.shelf import duplicate_study
 from assistant_builder.study import Study
 from assistant_builder.ui.figures import loss_figure
-from assistant_builder.ui.forms import OptionForm, keys_of, preset_values
+from assistant_builder.ui.forms import OptionForm
 from assistant_builder.ui.markup import Markup, callout, card, error_callout
 from assistant_builder.ui.pace import Left, scoring_seconds, time_left
 from assistant_builder.ui.readiness import Note, Planned, Readiness, assess, planned_data
@@ -31,63 +29,27 @@ from assistant_builder.ui.runs import (
 )
 from assistant_builder.ui.sections import Look, Section, told
 from assistant_builder.ui.snapshots import Snapshot, log_tail, samples_stamp, stamp, state_of
-from assistant_builder.ui.views.readiness import not_ready, preset_table, readiness_card, unticked
+from assistant_builder.ui.train_settings import TrainSettings, starting_config
+from assistant_builder.ui.views.readiness import not_ready, readiness_card, unticked
 from assistant_builder.ui.views.samples import samples_card
 from assistant_builder.ui.views.study import needs_study, stopped_step
-from assistant_builder.ui.views.training import command_lines, model_note, resources_table, run_panel
+from assistant_builder.ui.views.training import command_lines, resources_table, run_panel
 
 _NOTIFY = (Path(__file__).parent / "scripts" / "notify.js").read_text(encoding="utf-8")
 _BELL = "Tell me when it is done"
 _PROCEED = "Proceed anyhow: I have read the warnings"
-NOT_HERE = ("data.source",)
-"""Settings that are fixed once the study is made."""
-
-
-def base_model_choices() -> list[tuple[str, str]]:
-    """The catalog by name and size."""
-    return [
-        (f"{entry.name}  ·  {_billions(entry.parameters)}", entry.name) for entry in CATALOG.values()
-    ]
-
-
-def _billions(parameters: int) -> str:
-    return f"{parameters / 1e9:.2g} B" if parameters >= 1e9 else f"{parameters / 1e6:.0f} M"
 
 
 class TrainTab:
     """Components of the tab; the caller has opened the ``gr.Tab``."""
 
     def __init__(self) -> None:
-        self.form = OptionForm({"model.base": base_model_choices()})
         self.empty = gr.HTML(needs_study("Training needs a study with its question–answer file."))
         with gr.Row(visible=False, elem_id="ab-train") as self.body:
             with gr.Column(scale=5, min_width=300):
-                self._settings()
+                self.settings = TrainSettings()
             with gr.Column(scale=7, min_width=300):
                 self._watch()
-
-    def _settings(self) -> None:
-        with gr.Group(elem_classes="ab-group"):
-            gr.HTML("<h3>Base model and preset</h3>")
-            self.form.show(["model.base"])
-            self.note = gr.HTML(elem_classes="ab-note")
-            self.form.show(["train.preset"])
-            self.presets = gr.HTML(preset_table(StudyConfig()), elem_classes="ab-note")
-        with gr.Group(elem_classes="ab-group ab-grid"):
-            self.form.show([*keys_of("train", basic=True), "seeds", *keys_of("eval", basic=True)])
-        with gr.Accordion("All settings", open=False):
-            for title, keys in (
-                ("Model", keys_of("model", basic=False)),
-                ("Training", keys_of("train", basic=False, without=("train.preset",))),
-                ("Evaluation", keys_of("eval", basic=False)),
-                ("Data and split", keys_of("data", without=NOT_HERE)),
-            ):
-                gr.HTML(Markup("<h4>{}</h4>").format(title))
-                with gr.Group(elem_classes="ab-group ab-grid"):
-                    self.form.show(keys)
-        with gr.Accordion("Save these settings as a new study", open=False):
-            self.new_name = gr.Textbox(label="Name of the new study", info="It uses the same data file.")
-            self.save = gr.Button("Save as new study", size="sm")
 
     def _watch(self) -> None:
         self.plan = gr.HTML(elem_classes="ab-plan")
@@ -112,11 +74,16 @@ class TrainTab:
         with gr.Accordion("The command line of this", open=False):
             self.command = gr.Code(language="shell", show_label=False, interactive=False, wrap_lines=True)
 
+    @property
+    def form(self) -> OptionForm:
+        """Every setting."""
+        return self.settings.form
+
     def sections(self) -> list[Section]:
         """What follows the study."""
         return [
             Section("train-body", [self.empty, self.body], lambda look: str(look.name), self._draw_body),
-            Section("train-form", self.form.inputs, lambda look: str(look.name), self._draw_form),
+            Section("train-form", self.form.inputs, lambda look: str(look.name), self.settings.draw_form),
             Section("train-plan", self._plan_outputs, _plan_mark, self._draw_plan),
             Section("train-run", self._run_outputs, _run_mark, self._draw_run),
             Section("train-plot", [self.plot], _metrics_mark, self._draw_plot),
@@ -127,21 +94,14 @@ class TrainTab:
     def _draw_body(self, look: Look) -> Sequence[Any]:
         return [gr.update(visible=look.study is None), gr.update(visible=look.study is not None)]
 
-    def _draw_form(self, look: Look) -> Sequence[Any]:
-        try:
-            config = look.study.config if look.study else StudyConfig()
-        except AssistantBuilderError:
-            config = StudyConfig()
-        return self.form.values(config)
-
     @property
     def _plan_outputs(self) -> list[Component]:
-        return [self.note, self.presets, self.plan, self.proceed, self.command]
+        return [*self.settings.notes, self.plan, self.proceed, self.command]
 
     def _draw_plan(self, look: Look) -> Sequence[Any]:
         if look.study is None or look.snapshot is None:
-            return ["", gr.skip(), "", gr.update(visible=False), ""]
-        return self._planned(look.study, look.snapshot.config)
+            return ["", gr.skip(), "", "", gr.update(visible=False), ""]
+        return self._planned(look.study, starting_config(look.study))
 
     @property
     def _run_outputs(self) -> list[Component]:
@@ -191,8 +151,7 @@ class TrainTab:
             shown = readiness_card(seen, before=before, again=_touched(study) and not redo)
             asks = not seen.errors and bool(_to_overrule(study, seen, redo))
         return [
-            model_note(config.model.base),
-            preset_table(config),
+            *self.settings.said(study, config),
             shown,
             gr.update(visible=asks, value=False),
             command_lines(study.name, config, source=source, redo=redo, now=now),
@@ -208,8 +167,7 @@ class TrainTab:
             tabs: The tabs, to move on to another one.
         """
         form = self.form
-        preset = form.components["train.preset"]
-        preset.input(preset_values, preset, form.preset_targets(), show_progress="hidden", api_visibility="private")
+        self.settings.wire(picker)
         gr.on(
             [component.change for component in [*form.inputs, self.replace, self.now]], self._changed,
             [picker, self.replace, self.now, *form.inputs], self._plan_outputs, show_progress="hidden",
@@ -221,9 +179,6 @@ class TrainTab:
         )
         self.pause.click(told(pause_run), picker, self.pause, show_progress="hidden", api_visibility="private")
         self.bell.click(None, None, self.bell, js=_NOTIFY)
-        self.save.click(
-            told(self._save), [picker, self.new_name, *form.inputs], [picker, self.new_name], api_visibility="private"
-        )
 
     def _changed(self, name: str | None, redo: bool, now: bool, *shown: Any) -> list[Any]:
         nothing = [gr.skip()] * len(self._plan_outputs)
@@ -234,7 +189,7 @@ class TrainTab:
             return self._planned(study, self.form.read(shown, study.config), redo, now)
         except ConfigError as error:
             wrong = not_ready([Note(error.what, "Correct it in the settings.")])
-            return [gr.skip(), gr.skip(), wrong, gr.update(visible=False), gr.skip()]
+            return [gr.skip(), gr.skip(), gr.skip(), wrong, gr.update(visible=False), gr.skip()]
         except AssistantBuilderError:
             return nothing
 
@@ -256,11 +211,6 @@ class TrainTab:
         message, started = go(study, lambda base: self.form.read(shown, base), replace=replace, now=now)
         button = gr.update(interactive=False, value="Starting…") if started else gr.skip()
         return [message, button, gr.update(value=False) if started else gr.skip()]
-
-    def _save(self, name: str | None, new_name: str, *shown: Any) -> list[Any]:
-        study = Study.open(name or "")
-        made = duplicate_study(study, new_name, self.form.read(shown, study.config))
-        return [gr.update(choices=[made.name], value=made.name), ""]
 
 
 def _touched(study: Study) -> bool:

@@ -22,7 +22,8 @@ from assistant_builder.ui.options import (
     step_of,
     study_options,
 )
-from assistant_builder.ui.train_tab import NOT_HERE, TrainTab
+from assistant_builder.ui.train_settings import NOT_HERE
+from assistant_builder.ui.train_tab import TrainTab
 from assistant_builder.ui.views.readiness import preset_table
 from tests.ui.blocks import inside_blocks
 
