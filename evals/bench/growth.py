@@ -1,0 +1,201 @@
+"""``python -m evals.bench.growth [FILE]``: time and memory of each step but training, against pairs, length and rank.
+
+Everything but training must grow no worse than linearly. Each size is measured in a process of its own, in processor
+seconds, so that what else runs does not count. Without a file the pairs are made up: of a few hundred words drawn at
+random, one in ten of them a question asked before in other words.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from assistant_builder.config import StudyConfig
+from assistant_builder.errors import EvaluationError
+from assistant_builder.files import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
+from assistant_builder.planning.planner import plan_study
+from assistant_builder.worker import child_environment
+from evals.readme import write_part
+from evals.report.wording import size
+
+README = Path(__file__).with_name("GROWTH.md")
+ROWS = (100, 1_000, 10_000)
+LENGTHS = (1, 4)
+"""How often each answer is repeated."""
+RANKS = (8, 16, 64, 256)
+LENGTH_ROWS = 1_000
+_WORDS = 400
+_LOG_LINES = 5
+
+
+def made_up(rows: int, seed: int = 0) -> Iterator[dict[str, str]]:
+    """Pairs that no two runs differ in, one in ten a question asked before with a word more."""
+    rng = random.Random(seed)
+    words = ["".join(rng.choices("abcdefghijklmnoprstuvw", k=rng.randint(3, 9))) for _ in range(_WORDS)]
+    asked: list[str] = []
+    for _ in range(rows):
+        if asked and rng.random() < 0.1:
+            question = f"{rng.choice(asked)} please"
+        else:
+            question = " ".join(rng.choices(words, k=12))
+            asked.append(question)
+        yield {"question": question, "answer": " ".join(rng.choices(words, k=30))}
+
+
+def pairs_of(file: Path | None, rows: int, length: int) -> list[dict[str, Any]]:
+    """The first rows of a JSONL file, gzipped or not, over again where it has too few; answers are repeated."""
+    if file is None:
+        found: list[dict[str, Any]] = list(made_up(rows))
+    else:
+        opened = gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8")
+        with opened as lines:
+            found = [json.loads(line) for _, line in zip(range(rows), lines, strict=False)]
+        found += [{**found[at % len(found)], "question": f"{found[at % len(found)]['question']} ({at})"}
+                  for at in range(len(found), rows)]
+    return [{**pair, "answer": " ".join([str(pair["answer"])] * length)} for pair in found]
+
+
+def measure(file: Path | None, rows: int, length: int) -> dict[str, Any]:
+    """Every step that touches all pairs, in this process.
+
+    Returns:
+        ``{"rows", "length", "seconds": {step: processor seconds}, "bytes": highest memory beyond what the libraries
+        take}``.
+    """
+    from assistant_builder.data import check_pairs, load_pairs, load_split, prepare, split_pairs
+    from assistant_builder.models.bundled import ensure_base_model
+    from assistant_builder.models.prompts import Prompter
+    from assistant_builder.training.schedule import sample_order
+    from assistant_builder.ui.inspection import inspect_file
+
+    config = StudyConfig()
+    prompter = Prompter.load(ensure_base_model())
+    seconds: dict[str, float] = {}
+    before = psutil.Process().memory_info().rss
+    with tempfile.TemporaryDirectory() as scratch:
+        source, folder = Path(scratch) / "pairs.jsonl", Path(scratch) / "data"
+        write_jsonl(source, pairs_of(file, rows, length))
+
+        def timed(step: str, work: Callable[[], Any]) -> Any:
+            started = time.process_time()
+            result = work()
+            seconds[step] = time.process_time() - started
+            return result
+
+        dataset = timed("read", lambda: load_pairs(source))
+        findings = timed("check, near-duplicates included", lambda: check_pairs(dataset))
+        timed("split", lambda: split_pairs(findings.usable, config.data))
+        timed("the page looks at an upload", lambda: inspect_file(source, {}))
+        timed("data step, tokens counted", lambda: prepare(
+            source, config.data, tokenizer=prompter, max_length=config.train.max_length, folder=folder, title="growth"))
+        examples = timed("tokenise for training", lambda: [
+            example for pair in load_split(folder, "train") for example in prompter.examples(pair, 512)])
+        timed("order of training", lambda: sample_order([len(one.input_ids) for one in examples], config.train))
+    return {"rows": rows, "length": length, "seconds": seconds, "bytes": max(0, _peak() - before)}
+
+
+def _peak() -> int:
+    """Highest resident memory so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def measure_all(
+    file: Path | None, rows: Sequence[int], lengths: Sequence[int], on_run: Callable[[dict[str, Any]], None]
+) -> None:
+    """Measure every number of rows, and at one of them every length, each in a process of its own.
+
+    Raises:
+        EvaluationError: A process failed.
+    """
+    cases = [(many, 1) for many in rows] + [(LENGTH_ROWS, length) for length in lengths if length > 1]
+    with tempfile.TemporaryDirectory() as scratch:
+        result = Path(scratch) / "result.json"
+        for many, length in cases:
+            command = [sys.executable, "-m", "evals.bench.growth", *([str(file)] if file else []),
+                       "--case", json.dumps([many, length]), "--out", str(result)]
+            done = subprocess.run(command, capture_output=True, text=True, env=child_environment(), check=False)
+            if done.returncode:
+                said = " ".join(done.stderr.splitlines()[-_LOG_LINES:])
+                raise EvaluationError(f"{many} rows failed: {said}", remedy="Run again with fewer: --rows 100 1000")
+            on_run(read_json(result))
+
+
+def exponent(few: float, many: float, times: float) -> float:
+    """The power with which a quantity grows: 1 is linear, 2 is quadratic."""
+    return math.log(max(many, 1e-9) / max(few, 1e-9)) / math.log(times)
+
+
+def table(runs: Sequence[dict[str, Any]]) -> str:
+    """Seconds of each step against rows, the growth of the last two, and memory; then length, and rank."""
+    plain = sorted((run for run in runs if run["length"] == 1), key=lambda run: run["rows"])
+    wide = [run for run in runs if run["length"] > 1]
+    heads = [f"{run['rows']:,} pairs" for run in plain]
+    heads += [f"{run['rows']:,}, answers {run['length']} × as long" for run in wide]
+    lines = [f"| step | {' | '.join(heads)} | grows with the power |", "| --- |" + " ---: |" * (len(heads) + 1)]
+    times = plain[-1]["rows"] / plain[-2]["rows"] if len(plain) > 1 else 0.0
+    for step in plain[0]["seconds"]:
+        told = [f"{run['seconds'][step]:.2f} s" for run in (*plain, *wide)]
+        power = exponent(plain[-2]["seconds"][step], plain[-1]["seconds"][step], times) if times else 0.0
+        lines.append(f"| {step} | {' | '.join(told)} | {power:.2f} |")
+    peaks = [size(run["bytes"]) for run in (*plain, *wide)]
+    power = exponent(plain[-2]["bytes"], plain[-1]["bytes"], times) if times else 0.0
+    lines.append(f"| memory, libraries left out | {' | '.join(peaks)} | {power:.2f} |")
+    return "\n".join([*lines, "", *rank_table()])
+
+
+def rank_table() -> list[str]:
+    """What the adapters' rank adds, as planned: values trained, and bytes of adapters, gradients and optimizer."""
+    lines = ["| rank | trained values | adapters, gradients, optimizer | work of a training |",
+             "| ---: | ---: | ---: | ---: |"]
+    plans = {rank: plan_study(StudyConfig().with_changes({"train.rank": rank})).lora for rank in RANKS}
+    least = plans[RANKS[0]].work.flops
+    for rank, plan in plans.items():
+        held = plan.adapter_bytes + plan.gradient_bytes + plan.optimizer_bytes
+        lines.append(f"| {rank} | {plan.trained_parameters:,} | {size(held)} | {plan.work.flops / least:.2f} × |")
+    return lines
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure, or, started by it, one case."""
+    parser = argparse.ArgumentParser(prog="python -m evals.bench.growth", description=__doc__)
+    parser.add_argument("file", type=Path, nargs="?", help="JSONL of question and answer, gzipped or not")
+    parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
+    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
+    parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="measure nothing, take these results of --out")
+    parser.add_argument("--write", action="store_true", help="put the table into evals/bench/GROWTH.md")
+    parser.add_argument("--out", type=Path, default=Path("bench-results") / "growth.jsonl")
+    given = parser.parse_args(words)
+    if given.case is not None:
+        write_json(given.out, measure(given.file, *given.case))
+        return
+    runs: list[dict[str, Any]] = [run for path in given.runs for run in read_jsonl(path)]
+
+    def on_run(run: dict[str, Any]) -> None:
+        runs.append(run)
+        append_jsonl(given.out, run)
+
+    if not runs:
+        given.out.unlink(missing_ok=True)
+        measure_all(given.file, given.rows, given.lengths, on_run)
+    said = table(runs)
+    print(said)
+    if given.write:
+        write_part("growth", said, README)
+
+
+if __name__ == "__main__":
+    main()
