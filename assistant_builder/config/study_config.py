@@ -16,6 +16,8 @@ from assistant_builder.errors import ConfigError
 VERSION: Literal[1] = 1
 """Version of the settings and of the study folder around them."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml reads as safely and ten times as fast: the home screen reads every study's settings."""
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
@@ -168,7 +170,7 @@ def _require_version(version: Any, where: str) -> None:
 def load_config(path: Path) -> StudyConfig:
     """Read and validate a ``study.yaml``; a relative ``data.source`` is taken from the file's folder."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        tree = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_LOADER)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"not readable as YAML: {error}", where=str(path), remedy="Correct the syntax") from error
     except OSError as error:
