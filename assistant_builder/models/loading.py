@@ -8,6 +8,7 @@ Imports torch: only worker processes import this module.
 
 from __future__ import annotations
 
+import copy
 import gc
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -176,11 +178,16 @@ def add_adapter(model: PreTrainedModel, train: TrainConfig, seed: int) -> PeftMo
     """Attach freshly initialised float32 adapters; the same seed gives the same values over either storage.
 
     Raises:
-        ModelError: No layer of the base has one of the target names.
+        ModelError: No layer of the base has one of the target names, or one of them takes no adapter.
     """
     try:
-        adapted = get_peft_model(model, lora_config(train))
+        adapted = get_peft_model(model, _sparing_experts(lora_config(train), model))
     except ValueError as error:
+        if "not found" not in str(error):
+            raise ModelError(
+                f"train.target_modules={train.target_modules!r} takes no adapters: {error}",
+                remedy="Use 'all-linear', which leaves fused experts as they are",
+            ) from error
         linear = sorted({name.rsplit(".", 1)[-1] for name, layer in model.named_modules()
                          if isinstance(layer, (nn.Linear, Linear4bit))})
         raise ModelError(
@@ -196,6 +203,21 @@ def add_adapter(model: PreTrainedModel, train: TrainConfig, seed: int) -> PeftMo
         if isinstance(layer, TwinLoraLinear):
             layer.reset_lora_parameters("default", True)
     return adapted
+
+
+def _sparing_experts(config: LoraConfig, model: PreTrainedModel) -> LoraConfig:
+    """The config with 'all-linear' kept to linear layers, where a mixture's experts are fused weights.
+
+    PEFT means the experts by it too, as they once were linear layers, and refuses adapters there together with dropout:
+    no mixture could be trained with default settings. Both arms leave the experts as they are, as the plan says.
+    """
+    if config.target_modules != "all-linear":
+        return config
+    meant = copy.deepcopy(config)
+    convert_peft_config_for_transformers(meant, model, None)
+    if meant.target_parameters:
+        config.target_modules = meant.target_modules
+    return config
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, name: str = "default") -> PeftModel:

@@ -145,8 +145,8 @@ def _about_storage(plan: Plan) -> Iterator[str]:
         yield (f"{architecture.share('experts'):.0%} of this model are experts in fused weights, which bitsandbytes "
                f"leaves in 16 bits: QLoRA's base is only {ratio:.1f} times smaller.")
         if plan.config.train.target_modules == "all-linear":
-            yield ("PEFT puts adapters on fused experts too and refuses to with dropout: set "
-                   "train.target_modules=q_proj,k_proj,v_proj,o_proj. The figures are for the linear layers alone.")
+            yield ("Adapters go on the linear layers alone, mostly those of attention; the experts themselves stay as "
+                   "they are, so this model learns with fewer trained values than a dense one of its size.")
     elif kept > _MOSTLY_16_BIT * qlora.weights_bytes:
         yield (f"{kept / qlora.weights_bytes:.0%} of the 4-bit base's bytes are embeddings, which stay 16-bit on a "
                f"model this small: 4-bit makes it {ratio:.1f} times smaller, not 4.")

@@ -40,10 +40,8 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def settings(folder: Path, **changes: Any) -> StudyConfig:
-    """Adapters on attention alone where there are experts, on which PEFT would put some too, and not with dropout."""
-    targets = "q_proj,k_proj,v_proj,o_proj" if folder.name.startswith("qwen3_moe") else "all-linear"
     return StudyConfig().with_changes({
-        "train.target_modules": targets, "model.compute_dtype": "bfloat16",
+        "model.compute_dtype": "bfloat16",
         **{key.replace("__", "."): value for key, value in changes.items()},
     })
 
@@ -123,3 +121,36 @@ def test_the_blocks_keep_what_was_planned(folder: Path, storage: str, padded: bo
     head = 2 * batch.supervised * plan.architecture.vocabulary + 2 * batch.tokens * plan.architecture.hidden
     measured = saved_bytes(model, batch)
     assert planned.kept + planned.casts + head == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.parametrize("storage", ["nf4", "float16"])
+def test_a_mixture_trains_with_default_settings_and_comes_back_with_its_adapters(
+    tmp_path: Path, storage: str
+):
+    """PEFT means fused experts by 'all-linear' too, and refuses to put adapters on them together with dropout."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from assistant_builder.models import loading
+
+    torch.manual_seed(0)
+    built = AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen3_moe", **SIZES, **MODELS["qwen3_moe"]))
+    built.to(torch.float16).save_pretrained(tmp_path / "base")
+    config = settings(tmp_path)
+    assert config.train.dropout > 0 and config.train.target_modules == "all-linear"
+    spec = loading.BaseSpec(tmp_path / "base", storage, True, "bfloat16")
+    model = loading.add_adapter(loading.load_base(spec), config.train, 0).train()
+    places = {name.partition(".lora_")[0].rpartition(".")[2]
+              for name, value in model.named_parameters() if value.requires_grad}
+    assert places == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    ids = torch.randint(3, 500, (2, 16))
+    model(input_ids=ids, labels=ids).loss.backward()
+    trained = [value for value in model.parameters() if value.requires_grad]
+    assert all(value.grad is not None for value in trained)
+    with torch.no_grad():
+        for value in trained:
+            value += 0.01
+    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    again = loading.load_adapter(loading.load_base(spec), tmp_path / "adapter")
+    with torch.no_grad():
+        assert torch.equal(model.eval()(input_ids=ids).logits, again(input_ids=ids).logits)
