@@ -79,7 +79,6 @@ def measure(file: Path | None, rows: int, length: int) -> dict[str, Any]:
     from assistant_builder.models.bundled import ensure_base_model
     from assistant_builder.models.prompts import Prompter
     from assistant_builder.training.schedule import sample_order
-    from assistant_builder.ui.inspection import inspect_file
 
     config = StudyConfig()
     prompter = Prompter.load(ensure_base_model())
@@ -98,7 +97,6 @@ def measure(file: Path | None, rows: int, length: int) -> dict[str, Any]:
         dataset = timed("read", lambda: load_pairs(source))
         findings = timed("check, near-duplicates included", lambda: check_pairs(dataset))
         timed("split", lambda: split_pairs(findings.usable, config.data))
-        timed("the page looks at an upload", lambda: inspect_file(source, {}))
         timed("data step, tokens counted", lambda: prepare(
             source, config.data, tokenizer=prompter, max_length=config.train.max_length, folder=folder, title="growth"))
         examples = timed("tokenise for training", lambda: [

@@ -125,7 +125,9 @@ def assumptions(plan: Plan) -> str:
             f"{batch.rows} at once, rank {plan.config.train.rank}, {plan.compute_dtype} arithmetic.")
     guessed = " Lengths are assumed, as no data is known." if lengths.assumed else ""
     runs = plan.experience.runs
-    if not plan.machine.here:
+    if not plan.machine.here and not plan.machine.flops:
+        learnt = " Only the memory of this GPU is known, so its time is not: name a card of the catalog for that."
+    elif not plan.machine.here:
         learnt = " Speed: the share of the card's peak that such trainers reach; prices are list prices, change them."
     elif plan.measured:
         learnt = " Time is extrapolated from the steps this study has made."

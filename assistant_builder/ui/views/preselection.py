@@ -21,7 +21,7 @@ def selected_note(seen: Preselection, now: StudyConfig) -> Markup:
         now: The settings on the form.
     """
     machine = seen.after.machine
-    memory = f"{_needed(seen.after)} of the {size(seen.after.memory_bytes)} that are free on {machine.name}"
+    memory = f"{_needed(seen.after)}, and {size(seen.after.memory_bytes)} are free on {machine.name}"
     if seen.changes:
         title = f"Selected for {machine.name}"
         chosen = ", ".join(f"{study_options()[key].title} {value} instead of {get_value(seen.before.config, key)}"
@@ -29,8 +29,8 @@ def selected_note(seen: Preselection, now: StudyConfig) -> Markup:
         reason = (f"{chosen}. As it was, training would take {_needed(seen.before)}; so it takes {memory}.")
     else:
         title = "Nothing had to be changed for memory" if _fits(seen.after) else "No setting makes this fit"
-        again = ", recomputing activations" if seen.after.lora.checkpointing else ""
-        reason = f"Training takes {memory}{again}."
+        again = "Activations are recomputed to that end. " if seen.after.lora.checkpointing else ""
+        reason = f"{again}Training takes {memory}."
     if seen.advice.method in TITLES:
         reason += f" Recommended of the two arms: {TITLES[seen.advice.method]}. {seen.advice.why}"
     differing = [study_options()[key].title for key, value in seen.changes.items() if get_value(now, key) != value]
