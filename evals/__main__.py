@@ -21,7 +21,7 @@ def main() -> int:
         from evals.score import score_study
 
         return run_as_step(study, "evaluate", lambda: score_study(study))
-    from evals.report import write_report
+    from evals.report.build import write_report
 
     def report() -> list[Path]:
         path = write_report(study)

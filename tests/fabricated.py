@@ -148,7 +148,7 @@ def _sample(cell: str, level: float, place: int, pair: Pair) -> dict[str, Any]:
 
 def reported(study: Study) -> Study:
     """Add the report, made by the very code that a run uses."""
-    from evals.report import write_report
+    from evals.report.build import write_report
 
     write_report(study)
     done(study, "report", 0.8)

@@ -25,11 +25,15 @@ def cheapest_saving(plan: Plan, *methods: Method) -> dict[str, Any]:
     """
     if all(plan.methods[name].fit != "no" for name in methods):
         return {}
-    for changes in _smaller(plan):
+
+    def fits(changes: dict[str, Any]) -> bool:
         tried = plan.with_changes(changes)
-        if all(tried.methods[name].fit != "no" for name in methods):
-            return changes
-    return {}
+        return all(tried.methods[name].fit != "no" for name in methods)
+
+    smaller = list(_smaller(plan))
+    if not smaller or not fits(smaller[-1]):  # the last takes least: where it does not fit, none does
+        return {}
+    return next(changes for changes in smaller if fits(changes))
 
 
 def _smaller(plan: Plan) -> Iterator[dict[str, Any]]:

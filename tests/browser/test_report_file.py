@@ -9,7 +9,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from assistant_builder.ui.report_tab import report_frame
-from evals.report import build_report, render_html
+from evals.report.build import build_report
+from evals.report.page import render_html
 from tests.evals.report.additions import with_additions
 from tests.evals.report.handmade import ALL_CELLS, Recipe, write_study
 

@@ -14,7 +14,7 @@ from assistant_builder.errors import EvaluationError
 from assistant_builder.files import read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.study import Study
 from evals.compare import holm, paired_comparison
-from evals.report import build_report
+from evals.report.build import build_report
 from evals.report.reading import read_cells
 from evals.report.reliability import reliability
 from tests.evals.report.handmade import Recipe, full_recipe, write_study

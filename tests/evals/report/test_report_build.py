@@ -13,7 +13,9 @@ import pytest
 from assistant_builder.errors import EvaluationError
 from assistant_builder.files import read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.study import Study
-from evals.report import build_report, render_html, render_markdown, write_report
+from evals.report.build import build_report, write_report
+from evals.report.markdown import render_markdown
+from evals.report.page import render_html
 from tests.evals.report.handmade import Recipe, write_study
 
 

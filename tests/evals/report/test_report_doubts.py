@@ -10,7 +10,7 @@ import pytest
 
 from assistant_builder.files import read_json, write_json
 from assistant_builder.study import Study
-from evals.report import build_report
+from evals.report.build import build_report
 from evals.report.doubts import doubts
 from tests.evals.report.handmade import Recipe, full_recipe, write_study
 from tests.measured import with_judge, with_noise, with_seeds, with_tasks

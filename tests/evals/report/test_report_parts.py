@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from assistant_builder.files import append_jsonl, read_json, write_json
 from assistant_builder.study import Study
-from evals.report import build_report
+from evals.report.build import build_report
 from evals.report.charts import Scale, interval_panels, loss_chart, ticks
 from evals.report.diffing import changed_words, pieces, word_diff
 from evals.report.markdown import render_markdown

@@ -9,7 +9,9 @@ import pytest
 from markdown_it import MarkdownIt
 
 from assistant_builder.study import Study
-from evals.report import build_report, render_html, render_markdown
+from evals.report.build import build_report
+from evals.report.markdown import render_markdown
+from evals.report.page import render_html
 from tests.evals.report.handmade import Recipe, write_study
 
 VOID = {"meta", "br", "link", "input"}

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from evals.report import build_report, render_html, render_markdown
 from evals.report.background import GLOSSARY, NOT_MEASURED
+from evals.report.build import build_report
 from evals.report.contents import CONTENTS
+from evals.report.markdown import render_markdown
 from evals.report.method import FORMULAS, REFERENCES, subscripts
+from evals.report.page import render_html
 from evals.report.wording import difference, interval
 from tests.evals.report.additions import with_additions
 from tests.evals.report.handmade import ALL_CELLS, Recipe, write_study

@@ -11,7 +11,7 @@ from assistant_builder.config import METRICS
 from assistant_builder.files import read_json, read_jsonl, write_jsonl
 from assistant_builder.study import Study
 from evals.compare import holm, paired_comparison
-from evals.report import build_report
+from evals.report.build import build_report
 from evals.report.views.record import planned_sentence
 from evals.report.wording import share_lost
 from tests.evals.report.handmade import Recipe, full_recipe, write_study

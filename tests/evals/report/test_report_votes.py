@@ -17,7 +17,8 @@ from assistant_builder.jobs.reporting import write_report_again
 from assistant_builder.shelf import rename_study
 from assistant_builder.steps import StepRecord
 from assistant_builder.study import Study
-from evals.report import render_html, render_markdown
+from evals.report.markdown import render_markdown
+from evals.report.page import render_html
 from evals.report.votes import report_lacks_votes, votes
 from evals.significance import sign_test
 from tests.fabricated import finished_study
