@@ -15,12 +15,13 @@ MEASURED_STEPS = 5
 """From this many measured steps on their time is extrapolated, whatever was planned."""
 _WARMING = 2
 """First steps that set the pace only where there are no others: kernels and buffers are made in them."""
-_FORWARD = 0.37
+_FORWARD = 0.3
 """Time of validating a token over that of training on one, until a validation has been measured: the forward pass alone
-of the frozen base's 2 + 2, without dropout, gradients and optimizer (0.33 to 0.40 on two Zen 4 cores)."""
-_WRITTEN = 10.0
+of the frozen base's 2 + 2, without dropout, gradients and optimizer. Measured in README.md's runs: 0.19 to 0.42,
+the median 0.30."""
+_WRITTEN = 15.0
 """Trained tokens that take as long as writing one token of the sample answers, until the first have been written: a
-token at a time is bound by reading the weights. Measured: 6 to 13 on two Zen 4 cores."""
+token at a time is bound by reading the weights. Measured in the same runs: 8 to 27."""
 
 
 @dataclass(frozen=True)
