@@ -22,7 +22,7 @@ from assistant_builder.steps import Progress, StepRecord, process_mark
 from assistant_builder.study import Study
 from assistant_builder.training.progress import MetricsLog
 from assistant_builder.worker import run_as_step
-from evals.report import write_report
+from evals.report.build import write_report
 from tests.fabricated import finished_study, new_study, running
 from tests.faults.conftest import fill, lock, python
 
