@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -11,13 +12,15 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
 from assistant_builder.config.parts import BASIC, DataConfig, EvalConfig, ModelConfig, Part, TrainConfig
+from assistant_builder.config.plain_yaml import MOST_CHARACTERS, YamlError, read_yaml
 from assistant_builder.errors import ConfigError
 
 VERSION: Literal[1] = 1
 """Version of the settings and of the study folder around them."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml reads as safely and ten times as fast: the home screen reads every study's settings."""
+_MOST_PROBLEMS = 20
+_SHORT = reprlib.Repr()  # a value of any size in a few words
+_SHORT.maxstring = _SHORT.maxother = 120
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
@@ -110,9 +113,9 @@ def option_fields() -> dict[str, tuple[Any, Any]]:
 def read_value(dotted: str, text: str) -> Any:
     """Read the text of ``--set key=text`` as YAML, so that numbers, null, true and lists come out typed."""
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{text!r} is not a value", where=dotted, remedy="Quote it") from error
+        value = read_yaml(text)
+    except YamlError as error:
+        raise ConfigError(f"{_SHORT.repr(text)} is not a value: {error}", where=dotted, remedy="Quote it") from error
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         return float(value)  # YAML 1.1 reads 1e-4 as text
     annotation = option_fields().get(dotted, (None, None))[0]
@@ -142,15 +145,18 @@ def parse_config(tree: Any, *, where: str = "study.yaml") -> StudyConfig:
         return StudyConfig.model_validate(tree)
     except ValidationError as error:
         problems = []
-        for item in error.errors():
-            key = ".".join(str(part) for part in item["loc"]) or "config"
+        found = error.errors()
+        for item in found[:_MOST_PROBLEMS]:
+            key = ".".join(str(part)[:80] for part in item["loc"]) or "config"
             message = item["msg"].removeprefix("Value error, ")
             if item["type"] == "extra_forbidden":
                 problems.append(f"{key}: no such setting{_nearest(key)}")
             elif item["type"] == "value_error" and isinstance(item["input"], dict):
                 problems.append(f"{key}: {message}")
             else:
-                problems.append(f"{key}={item['input']!r}: {message}")
+                problems.append(f"{key}={_SHORT.repr(item['input'])}: {message}")
+        if len(found) > _MOST_PROBLEMS:
+            problems.append(f"and {len(found) - _MOST_PROBLEMS} more")
         raise ConfigError("; ".join(problems), where=where, remedy="Correct it and run again") from error
 
 
@@ -170,8 +176,9 @@ def _require_version(version: Any, where: str) -> None:
 def load_config(path: Path) -> StudyConfig:
     """Read and validate a ``study.yaml``; a relative ``data.source`` is taken from the file's folder."""
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_LOADER)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        with path.open(encoding="utf-8-sig") as file:
+            tree = read_yaml(file.read(MOST_CHARACTERS + 1))
+    except (YamlError, UnicodeDecodeError) as error:
         raise ConfigError(f"not readable as YAML: {error}", where=str(path), remedy="Correct the syntax") from error
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=str(path), remedy="Check the path") from error

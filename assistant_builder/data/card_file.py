@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import yaml
-
+from assistant_builder.config.plain_yaml import YamlError, read_yaml
 from assistant_builder.errors import DataError
 from assistant_builder.files import write_text
 
@@ -48,10 +47,9 @@ def save_edited(folder: Path, text: str, generated: str) -> None:
     """
     head = _FRONT_MATTER.match(text)
     try:
-        tree = yaml.safe_load(head.group(1)) if head else {}
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" in line {mark.line + 2}" if mark is not None else ""
+        tree = read_yaml(head.group(1)) if head else {}
+    except YamlError as error:
+        place = f" in line {error.line + 1}" if error.line else ""
         raise DataError(
             f"the part between the two lines --- at the top of the card cannot be read{place}",
             remedy="Write one name: value a line there, values with a colon in quotes",
