@@ -94,7 +94,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise StudyError(
             "the file is damaged", where=str(path), remedy="Run the study again with --redo to make it anew"
         ) from error
@@ -114,7 +114,7 @@ def _iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             continue
         try:
             yield json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 return
             raise StudyError(

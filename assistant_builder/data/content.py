@@ -9,10 +9,10 @@ import zlib
 from pathlib import Path
 from typing import Literal
 
+from assistant_builder.data.bounds import MOST_BYTES, check_bytes
 from assistant_builder.errors import DataError
 
 Kind = Literal["text", "xlsx", "parquet"]
-_MOST_BYTES = 4 * 2**30
 _READABLE = "Give a CSV, TSV, JSON, JSONL, XLSX or Parquet file"
 _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel file (.xls), or a workbook locked with a password",
@@ -32,6 +32,7 @@ _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the data",
      "Fetch the file itself with 'git lfs pull'"),
 )
+_MEMBER, _MOST_MEMBERS = b"PK\x01\x02", 10_000
 _WEB_PAGE = (b"<!doctype html", b"<html", b"<?xml")
 
 
@@ -48,11 +49,15 @@ def load_bytes(path: Path) -> tuple[bytes, str, list[str]]:
     try:
         if path.is_dir():
             raise DataError("this is a folder, not a file", where=where, remedy=_READABLE)
-        data = path.read_bytes()
-    except FileNotFoundError as error:
+        if path.exists() and not path.is_file():  # a pipe or a device never ends
+            raise DataError("this is no regular file", where=where, remedy=_READABLE)
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        check_bytes(len(data), where)
+    except (FileNotFoundError, ValueError) as error:  # a path with a NUL byte names no file
         raise DataError("no such file", where=where, remedy="Check the path") from error
     except OSError as error:
-        raise DataError(f"the file cannot be read: {error.strerror}", where=where) from error
+        raise DataError(f"the file cannot be read: {error.strerror}", where=where, remedy="Copy it anew") from error
     suffix, notes = path.suffix.lower(), []
     if data.startswith(b"\x1f\x8b"):
         if suffix in (".gz", ".gzip"):
@@ -71,11 +76,10 @@ def load_bytes(path: Path) -> tuple[bytes, str, list[str]]:
 def _unpack(data: bytes, where: str) -> bytes:
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
-            unpacked = stream.read(_MOST_BYTES + 1)
+            unpacked = stream.read(MOST_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"the gzip stream is damaged: {error}", where=where, remedy="Pack or copy it again") from error
-    if len(unpacked) > _MOST_BYTES:
-        raise DataError("the unpacked file is larger than 4 GiB", where=where, remedy="Give a part of it")
+    check_bytes(len(unpacked), where)
     return unpacked
 
 
@@ -101,10 +105,16 @@ def kind_of(data: bytes, where: str) -> Kind:
 
 def _zip_kind(data: bytes, where: str) -> Kind:
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            names = archive.namelist()
-    except zipfile.BadZipFile as error:
+        members = [] if data.count(_MEMBER) > _MOST_MEMBERS else zipfile.ZipFile(io.BytesIO(data)).infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError) as error:
         raise DataError("the workbook or archive is damaged", where=where, remedy="Save or copy it again") from error
+    if not members:
+        raise DataError(f"this is a zip archive of no files or of more than {_MOST_MEMBERS:,}", where=where,
+                        remedy=_READABLE)
+    names = [member.filename for member in members]
+    check_bytes(sum(member.file_size for member in members), where)  # nothing beyond its declared size is unpacked
+    if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+        raise DataError("the archive is packed in a way that no workbook is", where=where, remedy="Save it anew")
     if any(name.startswith("xl/workbook") for name in names):
         return "xlsx"
     if "mimetype" in names or any(name.startswith("word/") for name in names):

@@ -11,6 +11,7 @@ import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from assistant_builder.data.bounds import check_cells, check_columns
 from assistant_builder.data.table import RawRow, Table, header_names
 from assistant_builder.errors import DataError
 
@@ -61,6 +62,7 @@ def read_delimited(text: str, suffix: str, where: str, is_known: Callable[[str],
     Raises:
         DataError: No separator, or more than one, fits the rows.
     """
+    check_cells(max(text.count(sign) for sign in (*SEPARATORS, "\n", "\r")), where)
     lines = list(io.StringIO(text, newline=""))  # \n, \r\n and \r end a line; U+2028 and form feed do not
     notes: list[str] = []
     declared = None
@@ -75,6 +77,7 @@ def read_delimited(text: str, suffix: str, where: str, is_known: Callable[[str],
     if header is None or header.problem:
         problem = header.problem if header else "there is no header row"
         raise DataError(f"the header row cannot be read: {problem}", where=where, remedy="Mend the first line")
+    check_columns(len(header.cells), where)
     names = header_names(header.cells, notes)
     table = Table("tsv" if separator == "\t" else "csv", names, [], notes)
     blank = 0
@@ -166,6 +169,7 @@ def _find_separator(
         if not records or len(records[0].cells) < 2:
             continue
         header, width = records[0].cells, len(records[0].cells)
+        check_columns(width, where)
         even = sum(len(record.cells) == width for record in records[1:]) / max(1, len(records) - 1)
         found[separator] = (sum(is_known(name) for name in header), even, width)
     if not found:

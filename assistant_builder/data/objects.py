@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from assistant_builder.data.bounds import DEEPEST, check_cells, is_deep
 from assistant_builder.data.table import RawRow, Table
 from assistant_builder.errors import DataError
 
@@ -26,9 +27,10 @@ def parse_json(text: str) -> Any:
         ValueError: It is none, or is nested too deeply.
     """
     try:
-        return json.loads(text, parse_float=str, parse_int=str, parse_constant=lambda name: None)
+        document = json.loads(text, parse_float=str, parse_int=str, parse_constant=lambda name: None)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    return _shallow(text, document)
 
 
 def parse_cell(text: str) -> Any:
@@ -41,9 +43,16 @@ def parse_cell(text: str) -> Any:
         return parse_json(text)
     except ValueError:
         try:
-            return ast.literal_eval(text)
+            return _shallow(text, ast.literal_eval(text))
         except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError) as error:
             raise ValueError("neither JSON nor a Python literal") from error
+
+
+def _shallow(text: str, value: Any) -> Any:
+    """A value that later steps can walk through; only a text with many brackets needs a look."""
+    if sum(map(text.count, "[{(")) > DEEPEST and is_deep(value):
+        raise ValueError(f"nested more than {DEEPEST} deep")
+    return value
 
 
 def looks_like_json(text: str) -> bool:
@@ -67,6 +76,7 @@ def read_json_text(text: str, suffix: str, where: str, split_of: Callable[[str],
     Raises:
         DataError: The document is broken, or holds no list of rows.
     """
+    check_cells(sum(map(text.count, "[{,\n")), where)
     try:
         document = parse_json(text)
     except ValueError as error:
@@ -102,7 +112,7 @@ def _one_after_another(text: str) -> list[Any] | None:
                 place += 1
                 continue
             document, place = decoder.raw_decode(text, place)
-            documents.append(document)
+            documents.append(_shallow(text, document))
     except (ValueError, RecursionError):
         return None
     return documents

@@ -41,7 +41,7 @@ def write_pasted(text: str, folder: Path, *, name: str = "pasted") -> tuple[Path
         write_text(path, bare + "\n")
         return path, "Read as JSON."
     separator = "\t" if "\t" in bare else _separator(bare)
-    first = next(csv.reader(io.StringIO(bare), delimiter=separator))
+    first = next(csv.reader(io.StringIO(bare, newline=""), delimiter=separator))
     if len(first) < 2:
         raise DataError("the pasted text has only one column", remedy=_REMEDY)
     path = folder / f"{name}.{'tsv' if separator == chr(9) else 'csv'}"

@@ -7,11 +7,13 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.data.bounds import check_bytes, check_cells, check_columns
 from assistant_builder.data.columns import Roles, canonical_split, find_roles, is_known_name, plain_name, truth
 from assistant_builder.data.content import kind_of, load_bytes
 from assistant_builder.data.conversations import RowError, is_conversation, ordered, read_turns
 from assistant_builder.data.decoding import decode
 from assistant_builder.data.delimited import SEPARATORS, read_delimited
+from assistant_builder.data.formulas import restore
 from assistant_builder.data.objects import looks_like_json, read_json_text
 from assistant_builder.data.records import Dataset, Message, Pair, Rejection
 from assistant_builder.data.table import RawRow, Table, has_text, is_empty, storable
@@ -101,6 +103,10 @@ def read_table(path: Path, mapped: Collection[str] = ()) -> Table:
         table = read_parquet(data, where)
     else:
         table = _read_text(data, suffix, where, {plain_name(name) for name in mapped})
+    restore(table)
+    check_columns(len(table.columns), where)
+    check_cells(len(table.rows) * len(table.columns), where)  # objects of keys of their own make a wide, empty table
+    check_bytes(_characters(table), where)  # one text that many cells share is written once a cell
     named = _SUFFIXES.get(suffix)
     alike = {named, table.format} <= {"csv", "tsv"}  # a .csv with tabs is told by the separator already
     if named != table.format and not alike:
@@ -108,6 +114,13 @@ def read_table(path: Path, mapped: Collection[str] = ()) -> Table:
         table.notes.insert(0, f"read as {table.format.upper()}, which the content is, though {said}")
     table.notes[:0] = notes
     return table
+
+
+def _characters(table: Table) -> int:
+    """Characters of all text cells."""
+    return sum(
+        len(cell) for row in table.rows if row.cells is not None for cell in row.cells.values() if isinstance(cell, str)
+    )
 
 
 def _read_text(data: bytes, suffix: str, where: str, mapped: set[str]) -> Table:
