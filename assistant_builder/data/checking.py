@@ -30,6 +30,7 @@ def check_pairs(
     tokenizer: TokenCounter | None = None,
     max_length: int = 512,
     near_duplicate_threshold: float = 0.8,
+    room: int | None = None,
 ) -> Findings:
     """Check a dataset.
 
@@ -39,9 +40,18 @@ def check_pairs(
         max_length: Tokens beyond which a pair is over-long.
         near_duplicate_threshold: Jaccard similarity of the word pairs of two questions from which they are
             near-duplicates.
+        room: Tokens that the base model can read; longer pairs are left out. None: any length.
     """
     rejected = [*dataset.rejected, *_unusable(dataset.pairs)]
     out = {rejection.row for rejection in rejected}
+    counted = [pair for pair in dataset.pairs if tokenizer and pair.row not in out]
+    tokens = {pair.row: tokenizer.count_tokens(pair) for pair in counted} if tokenizer else {}
+    too_long = [pair for pair in counted if room is not None and tokens[pair.row] > room]
+    rejected += (
+        Rejection(pair.row, f"it has {tokens[pair.row]:,} tokens, and the model reads {room:,}", pair.to_record())
+        for pair in too_long
+    )
+    out |= {pair.row for pair in too_long}
     usable, duplicates = _each_once(pair for pair in dataset.pairs if pair.row not in out)
     conflicts, reworded = _repeated_questions(usable)
     near = reworded + _near_duplicates(usable, near_duplicate_threshold)
@@ -56,7 +66,7 @@ def check_pairs(
         answers_shared=tuple(_shared_answers(usable)),
         odd_texts=_odd_texts(usable),
         straddling_groups=tuple(_straddling(usable)),
-        tokens={pair.row: tokenizer.count_tokens(pair) for pair in usable} if tokenizer else {},
+        tokens={pair.row: tokens[pair.row] for pair in usable} if tokens else {},
         max_length=max_length,
         threshold=near_duplicate_threshold,
     )

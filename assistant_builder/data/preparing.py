@@ -63,6 +63,7 @@ def prepare(
     *,
     tokenizer: TokenCounter | None = None,
     max_length: int = 512,
+    room: int | None = None,
     folder: Path | None = None,
     title: str = "",
 ) -> PreparedData:
@@ -75,6 +76,7 @@ def prepare(
         config: Columns, system prompt, fractions, limits, thresholds, seed.
         tokenizer: Counts the tokens of a pair; None leaves lengths unchecked.
         max_length: Tokens beyond which a pair is over-long.
+        room: Tokens that the base model can read; longer pairs are left out.
         folder: Where the files go; None writes nothing.
         title: Heading of the card; by default the file's name.
 
@@ -83,7 +85,8 @@ def prepare(
     """
     dataset = load_pairs(source, columns=config.columns, system=config.system)
     findings = check_pairs(
-        dataset, tokenizer=tokenizer, max_length=max_length, near_duplicate_threshold=config.near_duplicate_threshold
+        dataset, tokenizer=tokenizer, max_length=max_length, room=room,
+        near_duplicate_threshold=config.near_duplicate_threshold,
     )
     findings.require_start()
     try:

@@ -10,6 +10,7 @@ from assistant_builder.data import SplitName, load_split, prepare
 from assistant_builder.files import read_json, write_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
+from assistant_builder.models.folders import room_for_pair
 from assistant_builder.models.prompts import Prompter
 from assistant_builder.provenance import collect_provenance
 from assistant_builder.steps import Progress
@@ -33,7 +34,7 @@ def prepare_data(study: Study) -> Iterable[Path]:
     assert source is not None  # the runner refuses a study without one
     prepare(
         source, config.data, tokenizer=Prompter.load(folder), max_length=config.train.max_length,
-        folder=study.folder / "data", title=study.name,
+        room=room_for_pair(folder, config.eval.max_new_tokens), folder=study.folder / "data", title=study.name,
     )
     study.write_progress("data", Progress(1, 1, "file", "Data ready"))
     names = ("train.jsonl", "validation.jsonl", "heldout.jsonl", "rejected.jsonl", "findings.json", "split.json")

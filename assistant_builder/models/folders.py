@@ -73,12 +73,29 @@ def read_config(folder: Path) -> dict[str, Any]:
                          remedy="Name a folder as save_pretrained() writes it: config.json, *.safetensors, tokenizer")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ModelError(f"config.json cannot be read: {error}", where=str(path),
                          remedy="Copy the model again") from error
     if not isinstance(config, dict):
         raise ModelError("config.json holds no JSON object", where=str(path), remedy="Copy the model again")
     return config
+
+
+def room_for_pair(folder: Path, answer: int) -> int | None:
+    """Tokens of the longest pair after which a base model can still write an answer; None where it does not say.
+
+    Args:
+        folder: The model's folder.
+        answer: Tokens of the longest answer.
+
+    Raises:
+        ModelError: config.json is missing or damaged.
+    """
+    config = read_config(folder)
+    inner = config.get("text_config")
+    sizes = inner if isinstance(inner, dict) else config
+    said = next((sizes[key] for key in ("max_position_embeddings", "n_positions") if sizes.get(key)), None)
+    return max(said - answer, said // 2) if isinstance(said, int) else None
 
 
 def check_architecture(config: dict[str, Any], folder: Path) -> None:
@@ -114,7 +131,7 @@ def _check_weights(folder: Path) -> None:
     if index.is_file():
         try:
             shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise ModelError("the index of the weights is damaged", where=str(index),
                              remedy="Copy the model again") from error
         missing = sorted(name for name in shards if not (folder / name).is_file())

@@ -242,3 +242,11 @@ def test_templates_take_time_in_proportion_to_their_length():
     assert len(found.usable) == 1200
     numbered = [pair(i, f"What is the price of item {i} in the long list of all the items?") for i in range(1200)]
     assert check_pairs(dataset(numbered)).near_duplicates == ()
+
+
+def test_a_pair_longer_than_the_model_reads_is_left_out_with_both_lengths():
+    pairs = [*honest(3), pair(7, words(40, 7) + "?", words(5, 8))]
+    found = check_pairs(dataset(pairs), tokenizer=Counter(), room=30)
+    assert [kept.row for kept in found.usable] == [100, 101, 102] == list(found.tokens)
+    assert [left.reason for left in found.rejected] == ["it has 53 tokens, and the model reads 30"]
+    assert len(check_pairs(dataset(pairs), tokenizer=Counter()).usable) == 4
