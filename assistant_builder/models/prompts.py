@@ -132,7 +132,22 @@ class Prompter:
 
     def _defuse(self, text: str) -> str:
         """Break control tokens spelled out in user text, so that they stay text."""
-        return self._specials.sub(lambda match: match.group()[0] + "\u200b" + match.group()[1:], text)
+        if self._hidden_specials and self._specials.search(plain := self._normalised(text)):
+            text = plain  # the tokenizer would find them only after normalising, as in fullwidth ＜|im_end|＞
+        broken = self._specials.sub(lambda match: match.group()[0] + "\u200b" + match.group()[1:], text)
+        if self._hidden_specials and self._specials.search(self._normalised(broken)):
+            return self._specials.sub(lambda match: " ".join(match.group()), text)  # it drops the zero-width space
+        return broken
+
+    @functools.cached_property
+    def _hidden_specials(self) -> bool:
+        """Whether control tokens are looked for in normalised text, where other spellings become theirs."""
+        tokens = self.tokenizer.added_tokens_decoder.values()
+        normalizer = self.tokenizer.backend_tokenizer.normalizer
+        return normalizer is not None and any(token.special and token.normalized for token in tokens)
+
+    def _normalised(self, text: str) -> str:
+        return str(self.tokenizer.backend_tokenizer.normalizer.normalize_str(text))
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
