@@ -1,0 +1,168 @@
+"""Text of others on the page: on every tab nothing of it runs, and nothing is fetched for it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+from playwright.sync_api import Page, expect
+
+from assistant_builder.data.card_file import save_edited
+from assistant_builder.files import read_json, read_jsonl, write_jsonl, write_text
+from assistant_builder.study import Study
+from evals.export.card import model_card
+from evals.export.kinds import KINDS
+from evals.export.rescore import compare
+from evals.export.snippets import Snippet
+from tests.browser.serving import Site, free_port, start_site
+from tests.browser.test_chat import SERVE
+from tests.chat.parrot import parrot_command
+from tests.fabricated import evaluated, new_study, reported, trained, with_data
+
+pytestmark = pytest.mark.browser
+
+EVIL = "http://evil.invalid"
+PLANTED = (
+    f'<img src="{EVIL}/1.png" onerror="window.bad=1">',
+    "<script>window.bad=2</script>",
+    f"![picture]({EVIL}/3.png)",
+    "[link](javascript:window.bad=4) <a href='javascript:window.bad=5' autofocus onfocus='window.bad=5'>go</a>",
+    f"<div style=\"background:url('{EVIL}/6.png')\" onmouseover='window.bad=6'>hover</div>",
+    f"<style>@import '{EVIL}/7.css'; body {{ background: url({EVIL}/8.png) }}</style>",
+    f"<svg onload='window.bad=9'><image href='{EVIL}/9.png'/></svg>",
+    "<iframe srcdoc='<script>top.bad=11</script>'></iframe>",
+    f"$$\\href{{javascript:window.bad=10}}{{x}} \\includegraphics{{{EVIL}/10.png}}$$ $\\htmlData{{a=b}}{{c}}$",
+    f"<base href='{EVIL}/'><link rel='prefetch' href='{EVIL}/11'><meta http-equiv='refresh' content='0;url={EVIL}/12'>",
+    f"</textarea></template></script></style>--><object data='{EVIL}/13'></object><video src='{EVIL}/14' autoplay>",
+    "{{ 7*7 }} {% raw %} \u202eright to left\u202c \u200bzero\u200b width",
+)
+ALL = " ".join(PLANTED)
+TABS = ("data", "plan", "train", "evaluate", "chat", "report", "export")
+RAN = "() => [window.bad ?? null, ...[...document.querySelectorAll('iframe')].map(f => f.contentWindow?.bad ?? null)]"
+LIVE = """evil => [...document.querySelectorAll('*')].filter(element => [...element.attributes].some(attribute =>
+  attribute.name.startsWith('on') && attribute.value.includes('window.bad')
+  || ['src', 'href', 'data', 'poster'].includes(attribute.name) && /javascript:|evil/.test(attribute.value)
+  || attribute.name === 'style' && attribute.value.includes(evil))).map(element => element.outerHTML.slice(0, 200))"""
+
+
+def hostile_data(folder: Path) -> Path:
+    """A data file whose questions, answers, focuses and column names are planted."""
+    rows = []
+    for number in range(60):
+        planted = PLANTED[number % len(PLANTED)]
+        rows.append({
+            "question": f"Question {number}: what of shelf {number * 7919} {planted}?",
+            "answer": f"Answer {number}: row {number * 104729 % 1000} of it {planted}",
+            "group": f"g{number} {planted}", ALL: "x",
+        })
+    rows.append({"question": "", "answer": ALL})
+    path = folder / "hostile.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The page on a finished study in which every text is planted; its assistants repeat the question."""
+    home = tmp_path_factory.mktemp("hostile") / "home"
+    home.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASSISTANT_BUILDER_HOME", str(home))
+        study = new_study("planted", hostile_data(home), data__system=ALL, eval__bootstrap_resamples=200)
+        evaluated(trained(with_data(study)))
+        for samples in (study.folder / "evals").glob("*/samples.jsonl"):
+            write_jsonl(samples, [
+                {**sample, "answer": None if sample["answer"] is None else f"{samples.parent.name} says {ALL}"}
+                for sample in read_jsonl(samples)
+            ])
+        reported(study)
+        for arm in ("qlora", "lora"):
+            write_text(study.arm_folder(arm) / "adapter" / "adapter_model.safetensors", "feathers")
+            write_text(study.arm_folder(arm) / "log.txt", ALL)
+        card = study.folder / "data" / "card.md"
+        save_edited(card.parent, card.read_text(encoding="utf-8") + "\n" + ALL, card.read_text(encoding="utf-8"))
+    site = start_site(home, free_port(), [sys.executable, "-c", SERVE, *parrot_command(home)])
+    yield site
+    assert site.process is not None
+    site.process.terminate()
+    site.process.wait(timeout=20)
+
+
+@pytest.fixture
+def watched(page: Page) -> Iterator[Page]:
+    """A page that may open no dialog and no window; requests that leave are noted by ``page`` itself."""
+    opened: list[str] = []
+    page.on("dialog", lambda dialog: (opened.append(dialog.message), dialog.dismiss()))
+    page.on("popup", lambda popup: opened.append(popup.url))
+    page.on("framenavigated", lambda frame: opened.append(frame.url) if "evil" in frame.url else None)
+    yield page
+    assert opened == []
+
+
+def nothing_ran(page: Page) -> None:
+    assert set(page.evaluate(RAN)) == {None}
+    assert page.evaluate(LIVE, EVIL) == []
+
+
+def test_no_tab_runs_or_fetches_anything(watched: Page, hostile: Site) -> None:
+    page = watched
+    shown = 0
+    for tab in TABS:
+        page.goto(f"{hostile.url}?study=planted&tab={tab}")
+        page.wait_for_function("window.abArrived")
+        page.wait_for_timeout(1_000)
+        for summary in page.locator("summary:visible").all():
+            summary.click()
+        nothing_ran(page)
+        shown += page.locator("body").inner_text().count("window.bad")
+    assert shown > 20, "what was planted is shown as the text it is"
+
+
+def test_a_conversation_runs_and_fetches_nothing(watched: Page, hostile: Site) -> None:
+    page = watched
+    page.goto(f"{hostile.url}?study=planted&tab=chat")
+    page.locator("#ab-question textarea").fill(ALL)
+    page.locator("#ab-send").click()
+    pane = page.locator("#ab-pane-lora")
+    expect(pane).to_contain_text("lora:<script>window.bad=2</script>")
+    expect(pane.locator(".ab-speed")).to_contain_text("tokens/s")
+    nothing_ran(page)
+
+
+def test_an_upload_runs_and_fetches_nothing(watched: Page, hostile: Site) -> None:
+    page = watched
+    page.goto(f"{hostile.url}?tab=data")
+    page.wait_for_function("window.abArrived")
+    page.locator("input[type=file]").first.set_input_files(str(hostile.home / "hostile.jsonl"))
+    expect(page.locator("#ab-data")).to_contain_text("window.bad")
+    page.wait_for_timeout(500)
+    nothing_ran(page)
+
+
+def test_the_report_and_the_cards_carry_nothing_live(
+    watched: Page, hostile: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(hostile.home))
+    study, page = Study.open("planted"), watched
+    page.goto((study.folder / "report.html").as_uri())
+    for summary in page.locator("summary:visible").all():
+        summary.click()
+    nothing_ran(page)
+    report = read_json(study.folder / "report.json")
+    report["sentence"] = ALL
+    scored = replace(compare("Q4", [("1", 10.0, 10)], [(10.1, 10)]), compute_dtype=ALL)
+    loader = [Snippet("text", ALL, "python", ALL)]
+    texts = [
+        (study.folder / "report.md").read_text(encoding="utf-8"),
+        (study.folder / "data" / "card.generated.md").read_text(encoding="utf-8"),
+        *(model_card(study, kind, report, scored, loader).split("---", 2)[2] for kind in KINDS),
+    ]
+    for text in texts:
+        page.set_content(MarkdownIt("commonmark").enable("table").render(text))  # lets HTML through, as a site might
+        page.wait_for_timeout(200)
+        nothing_ran(page)
