@@ -162,10 +162,11 @@ def reader(model: Any, prompter: Prompter, size: int, *, fixed: bool = True) -> 
         model: Any causal language model of transformers.
         prompter: Its tokenizer.
         size: Most sequences at once.
-        fixed: Off: scores depend on what is computed together.
+        fixed: Off: by transformers' own batches, whose scores depend on what is computed together.
     """
-    way = Reader if readable(model) else Rectangles
-    return way(model, prompter.pad_id, prompter.stop_ids, size, fixed=fixed)
+    if fixed and readable(model):
+        return Reader(model, prompter.pad_id, prompter.stop_ids, size)
+    return Rectangles(model, prompter.pad_id, prompter.stop_ids, size, fixed=fixed)
 
 
 def _target_score(target: Sequence[int], log_probabilities: torch.Tensor, likeliest: Sequence[int]) -> TargetScore:

@@ -82,16 +82,12 @@ class Reader:
         pad_id: Token that fills missing rows.
         stop_ids: Tokens that end an answer.
         size: Most sequences at once.
-        fixed: Off: passes have as many rows as there are tokens, so that scores depend on what is computed together.
     """
 
-    def __init__(
-        self, model: Any, pad_id: int, stop_ids: Sequence[int], size: int, *, fixed: bool = True
-    ) -> None:
+    def __init__(self, model: Any, pad_id: int, stop_ids: Sequence[int], size: int) -> None:
         self._rows = RowModel(model, pad_id)
         self._stop = set(stop_ids)
-        self._size = min(size, ANSWERS) if fixed else size
-        self._fixed = fixed
+        self._size = min(size, ANSWERS)
         self._most_tokens = MOST_BYTES // bytes_per_token(model)
         self._begin: tuple[int, ...] = ()
         self._start: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -208,8 +204,8 @@ class Reader:
         return Read([index for index, _, _ in read], logits, followed, counts)
 
     def _pass(self, slots: Slots, pieces: Sequence[Piece], keep: Sequence[int]) -> torch.Tensor:
-        step = self._rows.read(slots, pieces, rows=ROWS if self._fixed else None)
-        return self._rows.logits(slots, step, keep, block=HEAD_ROWS if self._fixed else None)
+        step = self._rows.read(slots, pieces, rows=ROWS)
+        return self._rows.logits(slots, step, keep, block=HEAD_ROWS)
 
     def _read(self, slots: Slots, rows: Sequence[_Row], sequences: Sequence[Tokens]) -> dict[int, Scored]:
         began = time.monotonic()
@@ -234,9 +230,9 @@ class Reader:
         rows = [active[slot] for slot in sorted(active)]
         step = self._rows.go_on(
             slots, [Piece(row.slot, row.next_place, row.answer[-1:]) for row in rows],
-            rows=ANSWERS if self._fixed else None,
+            rows=ANSWERS,
         )
-        logits = self._rows.logits(slots, step, range(ANSWERS if self._fixed else len(rows)))
+        logits = self._rows.logits(slots, step, range(ANSWERS))
         for row, token in zip(rows, logits.argmax(dim=-1).tolist(), strict=False):
             row.next_place += 1
             row.answer.append(token)
