@@ -103,7 +103,7 @@ def tokens_of(
 
     if readable(model):
         return _row_by_row(model, prompter, ids, limit, sampling, stop_event, conversation or Conversation())
-    return _by_generate(model, prompter, ids, limit, sampling, stop_event)
+    return by_generate(model, prompter, ids, limit, sampling, stop_event)
 
 
 def _row_by_row(
@@ -137,9 +137,10 @@ def _row_by_row(
         conversation.ids.append(token)
 
 
-def _by_generate(
+def by_generate(
     model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling, stop_event: threading.Event
 ) -> Iterator[int]:
+    """Tokens from transformers' own ``generate``, for models that cannot be run over rows."""
     import torch
     from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
