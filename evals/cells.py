@@ -146,6 +146,8 @@ def held_base(study: Study, spec: BaseSpec, runs: Sequence[str]) -> tuple[Any, i
     """
     from assistant_builder.models import loading
     from assistant_builder.models.layers import hold_in_compute_dtype
+    from assistant_builder.models.packed import hold_adapters, pack
+    from assistant_builder.models.rows import readable
 
     dtype = loading.DTYPES[spec.compute_dtype]
     model: Any = loading.load_base(spec)
@@ -154,9 +156,9 @@ def held_base(study: Study, spec: BaseSpec, runs: Sequence[str]) -> tuple[Any, i
         hold_in_compute_dtype(model, dtype)
     for run in runs:
         model = loading.load_adapter(model, study.arm_folder(run) / "adapter", _name(run))
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            parameter.data = parameter.data.to(dtype)
+    hold_adapters(model, dtype)
+    if readable(model):
+        pack(model)
     return model, stored
 
 
@@ -195,6 +197,8 @@ def _merged_cell(study: Study, spec: BaseSpec, variant: Variant) -> LoadedCell:
     from assistant_builder.models import loading
     from assistant_builder.models.layers import hold_in_compute_dtype
     from assistant_builder.models.merging import merge, quantize
+    from assistant_builder.models.packed import pack
+    from assistant_builder.models.rows import readable
 
     began = time.monotonic()
     dtype = loading.DTYPES[spec.compute_dtype]
@@ -206,5 +210,7 @@ def _merged_cell(study: Study, spec: BaseSpec, variant: Variant) -> LoadedCell:
     base_bytes = loading.model_bytes(model)
     if spec.device == "cpu":
         hold_in_compute_dtype(model, dtype)
+    if readable(model):
+        pack(model)
     seconds = time.monotonic() - began
     return LoadedCell(variant.cell, variant.seed, model, spec.compute_dtype, base_bytes, seconds)

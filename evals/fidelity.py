@@ -8,8 +8,7 @@ Imports torch: only worker processes import this module.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,13 @@ from assistant_builder.files import write_json, write_jsonl
 from assistant_builder.models import loading
 from assistant_builder.models.prompts import Prompter
 from assistant_builder.study import Study
-from assistant_builder.training.batches import LeftPadding, supervised_logits
-from evals.blocks import LENGTH, FixedBlocks, batches
 from evals.cells import CELL_SPECS, activated, base_of, held_base
 from evals.clock import Clock
-from evals.harness import Tokens, target_inputs
+from evals.harness import reader
+from evals.reading import Tokens
 
 PAIRS: tuple[tuple[Cell, Cell], ...] = (("B16", "B4"), ("L16", "L4"), ("Q16", "Q4"), ("L16", "Q4"))
 """Reference and candidate: storage alone under one adapter three times, then with training included."""
-_MOST_TOKENS = 2048
-"""Tokens compared at once: several distributions over the vocabulary are held for each."""
 _ROOM = 1.3
 
 
@@ -61,25 +57,17 @@ def compare_bases(
         write_json(evals / "fidelity.json", {"pairs": [], "skipped": f"both bases are needed at once: {what}",
                                              "inputs": dict(inputs)})
         return
-    tokens: dict[tuple[str, str], list[np.ndarray]] = {pair: [] for pair in pairs}
-    lines: dict[int, dict[str, Any]] = {}
     ids = [prompter.split_ids(item["prompt"], item["target"]) for item in items]
-    padding = LeftPadding(prompter.pad_id, LENGTH)
-    lengths = [len(prompt) + len(target) for prompt, target in ids]
-    for batch in batches(lengths, study.config.eval.batch_size, most_tokens=_MOST_TOKENS):
-        for pair, table in _compare(models, [ids[index] for index in batch], padding, pairs).items():
-            tokens[pair].append(table)
-            ends = np.cumsum([len(ids[index][1]) for index in batch])
-            for index, part in zip(batch, np.split(table, ends[:-1]), strict=True):
-                line = lines.setdefault(index, {"item": items[index]["item"], "tokens": len(part), "pairs": {}})
-                line["pairs"][_name(pair)] = {
-                    "kl_mean": float(part[:, 0].mean()), "kl_max": float(part[:, 0].max()),
-                    "top1_agreement": float(part[:, 1].mean()), "delta_nll": float(part[:, 2].sum()),
-                }
-        clock.tick("fidelity", len(batch))
-    write_jsonl(evals / "fidelity.jsonl", [lines[index] for index in sorted(lines)])
+    parts: dict[int, list[dict[tuple[Cell, Cell], np.ndarray]]] = {}
+    for index, part, whole in _compare(models, prompter, ids, study.config.eval.batch_size, pairs):
+        parts.setdefault(index, []).append(part)
+        clock.tick("fidelity", whole)
+    tables = {index: {pair: np.concatenate([part[pair] for part in parts[index]]) for pair in pairs}
+              for index in sorted(parts)}
+    write_jsonl(evals / "fidelity.jsonl", [_line(items[index], table) for index, table in tables.items()])
     write_json(evals / "fidelity.json", {
-        "pairs": [_summary(pair, np.concatenate(tokens[pair])) for pair in pairs], "skipped": None,
+        "pairs": [_summary(pair, np.concatenate([table[pair] for table in tables.values()])) for pair in pairs],
+        "skipped": None,
         "compute_dtype": specs["float16"].compute_dtype, "seconds": time.monotonic() - began, "inputs": dict(inputs),
     })
 
@@ -96,35 +84,55 @@ def _check_room(spec: loading.BaseSpec) -> None:
                                     remedy="Close other programs, or set eval.fidelity=false")
 
 
-def _compare(
-    models: Mapping[str, Any], part: Sequence[Tokens], padding: LeftPadding, pairs: Sequence[tuple[Cell, Cell]]
-) -> dict[tuple[Cell, Cell], np.ndarray]:
-    """For each pair a table [tokens, 3]: KL(reference ‖ candidate) in nats, same top token, rise of the loss."""
-    known: dict[str, torch.Tensor] = {}
-    found: dict[tuple[Cell, Cell], np.ndarray] = {}
-    targets = torch.empty(0)
-    for name in CELL_SPECS:  # those over float16 come first, so that few distributions are held at a time
-        if any(name in pair for pair in pairs):
-            known[name], targets = _log_probabilities(models, name, part, padding)
-        for pair in pairs:
-            if pair[1] == name:
-                found[pair] = _table(known[pair[0]], known[name], targets)
-        if CELL_SPECS[name].base == "4-bit":
-            known.pop(name, None)
-    return found
-
-
 @torch.no_grad()
-def _log_probabilities(
-    models: Mapping[str, Any], name: str, part: Sequence[Tokens], padding: LeftPadding
-) -> tuple[torch.Tensor, torch.Tensor]:
-    spec = CELL_SPECS[name]
-    model = models[spec.base]
-    with ExitStack() as stack:
-        stack.enter_context(activated(model, spec.adapter))
-        stack.enter_context(FixedBlocks(generating=False))
-        logits, targets = supervised_logits(model, target_inputs(part, padding, model.device))
-    return torch.log_softmax(logits, dim=-1), targets
+def _compare(
+    models: Mapping[str, Any], prompter: Prompter, sequences: Sequence[Tokens], size: int,
+    pairs: Sequence[tuple[Cell, Cell]],
+) -> Iterator[tuple[int, dict[tuple[Cell, Cell], np.ndarray], float]]:
+    """Compare pass by pass.
+
+    Yields:
+        The number of a sequence; for each pair a table [tokens, 3] of KL(reference ‖ candidate) in nats, same top
+        token, and rise of the loss; and which share of the sequence's tokens that is.
+    """
+    # those over float16 come first, so that few distributions are held at a time
+    names = [name for name in CELL_SPECS if any(name in pair for pair in pairs)]
+    cells = {name: reader(models[CELL_SPECS[name].base], prompter, size).passes(sequences) for name in names}
+    while True:
+        known: dict[str, torch.Tensor] = {}
+        found: dict[tuple[Cell, Cell], np.ndarray] = {}
+        read = None
+        for name in names:
+            spec = CELL_SPECS[name]
+            with activated(models[spec.base], spec.adapter):
+                read = next(cells[name], None)
+            if read is None:
+                return
+            known[name] = torch.log_softmax(read.logits, dim=-1)
+            for pair in pairs:
+                if pair[1] == name:
+                    found[pair] = _table(known[pair[0]], known[name], read.targets)
+            if spec.base == "4-bit":
+                del known[name]
+        if read is None:
+            return
+        ends = np.cumsum(read.counts)[:-1]
+        divided = {pair: np.split(table, ends) for pair, table in found.items()}
+        for place, index in enumerate(read.sequences):
+            yield (index, {pair: tables[place] for pair, tables in divided.items()},
+                   read.counts[place] / len(sequences[index][1]))
+
+
+def _line(item: Mapping[str, Any], tables: Mapping[tuple[Cell, Cell], np.ndarray]) -> dict[str, Any]:
+    return {
+        "item": item["item"], "tokens": item["tokens"], "pairs": {
+            _name(pair): {
+                "kl_mean": float(table[:, 0].mean()), "kl_max": float(table[:, 0].max()),
+                "top1_agreement": float(table[:, 1].mean()), "delta_nll": float(table[:, 2].sum()),
+            }
+            for pair, table in tables.items()
+        },
+    }
 
 
 def _table(reference: torch.Tensor, candidate: torch.Tensor, targets: torch.Tensor) -> np.ndarray:

@@ -104,26 +104,18 @@ class _Scoring:
             self.clock.say(f"{title}: finding them")
             prompts, neighbours = self._retrieval_prompts()
 
-        def timed(what: str, message: str, work: Any) -> Any:
-            began = time.monotonic()
-            self.clock.say(f"{title}: {message}")
-            result = work()
-            seconds[what] = time.monotonic() - began
-            return result
-
-        def likelihoods() -> Any:
-            if neighbours is None:
-                return run_own_tasks(lm, self.tasks, self.items, self.config.seed, generate=False)
-            return lm.score_targets([(text, item["target"]) for text, item in zip(prompts, self.items, strict=True)])
-
-        def answers() -> list[str]:
-            if neighbours is None:
-                return run_own_tasks(lm, self.tasks, self.items, self.config.seed, generate=True)
-            return lm.answer(prompts)
-
-        targets = timed("nll", "likelihood of the reference answers", likelihoods)
-        texts = timed("generate", "answering the held-out questions", answers)
-        cosines = timed("similarity", "similarity of answer and reference", lambda: self._similarities(texts))
+        self.clock.say(f"{title}: likelihood of the reference answers, and answering the held-out questions")
+        if neighbours is None:
+            targets, texts = run_own_tasks(lm, self.tasks, self.items, self.config.seed)
+        else:
+            pairs = [(text, item["target"]) for text, item in zip(prompts, self.items, strict=True)]
+            lm.read(pairs, answers=True)
+            targets, texts = [lm.targets[pair] for pair in pairs], lm.answer(prompts)
+        seconds |= lm.seconds
+        self.clock.say(f"{title}: similarity of answer and reference")
+        began = time.monotonic()
+        cosines = self._similarities(texts)
+        seconds["similarity"] = time.monotonic() - began
         samples = [
             sample_record(item, answer=text, target=target, cosine=cosine, taught=self.taught)
             for item, text, target, cosine in zip(self.items, texts, targets, cosines, strict=True)
@@ -181,7 +173,7 @@ class _Scoring:
 
         return StudyLM(
             cell.model, self.prompter, own_tasks=(self.tasks.nll, self.tasks.generation), batch_size=batch_size,
-            max_new_tokens=self.config.max_new_tokens, fixed_blocks=fixed_blocks,
+            max_new_tokens=self.config.max_new_tokens, fixed_blocks=fixed_blocks, answering=True,
             tick=lambda kind, items: self.clock.tick(f"{prefix}{kind}", items),
         )
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import datasets
 
     from assistant_builder.models.prompts import Prompter
-    from evals.harness import StudyLM
+    from evals.harness import StudyLM, TargetScore
 
 _FUNCTIONS = '''"""How lm-eval reads and scores this study's held-out items; needs assistant-builder installed."""
 
@@ -148,9 +148,9 @@ def write_tasks(study: Study, items: Sequence[Mapping[str, Any]]) -> OwnTasks:
 
 
 def run_own_tasks(
-    lm: StudyLM, tasks: OwnTasks, items: Sequence[Mapping[str, Any]], seed: int, *, generate: bool
-) -> list[Any]:
-    """Have lm-eval run one of the two tasks on a cell, with every sample kept.
+    lm: StudyLM, tasks: OwnTasks, items: Sequence[Mapping[str, Any]], seed: int
+) -> tuple[list[TargetScore], list[str]]:
+    """Have lm-eval run both tasks on a cell, with every sample kept.
 
     lm-eval's own bootstrap is left out: it knows no pairs.
 
@@ -159,24 +159,22 @@ def run_own_tasks(
         tasks: The study's tasks.
         items: The items they were written from.
         seed: Of lm-eval's generators.
-        generate: Whether to run the task of answers rather than that of likelihoods.
 
     Returns:
-        One result an item, in their order: the answer's text, or the ``TargetScore`` of the reference answer.
+        The scores of the reference answers and the assistant's own answers, one an item, in their order.
     """
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    name = tasks.generation if generate else tasks.nll
     results = simple_evaluate(
-        lm, tasks=[name], task_manager=TaskManager(include_path=str(tasks.folder), include_defaults=False),
+        lm, tasks=[tasks.nll, tasks.generation],
+        task_manager=TaskManager(include_path=str(tasks.folder), include_defaults=False),
         bootstrap_iters=0, log_samples=True, random_seed=seed, verbosity="WARNING",
     )
     assert results is not None  # only other ranks of a distributed run get nothing
-    if not generate:
-        return [lm.targets[(item["prompt"], item["target"])] for item in items]
-    answers = {sample["doc"]["item"]: sample["resps"][0][0] for sample in results["samples"][name]}
-    return [answers[item["item"]] for item in items]
+    answers = {sample["doc"]["item"]: sample["resps"][0][0] for sample in results["samples"][tasks.generation]}
+    return ([lm.targets[(item["prompt"], item["target"])] for item in items],
+            [answers[item["item"]] for item in items])
 
 
 def items_dataset(path: Path) -> datasets.Dataset:

@@ -1,10 +1,11 @@
-"""Tokens one by one from a model's ``generate``, greedy as in the evaluation or drawn at random.
+"""Tokens one by one, greedy as in the evaluation or drawn at random.
 
 Imports torch inside functions: the page's process imports the types beside it.
 """
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     import torch
 
     from assistant_builder.chat.session import Sampling
+
+_SLOT = 256
+"""Room for a conversation is a multiple of this many tokens."""
+_READ = 512
+"""Tokens of a prompt read at once."""
 
 
 class Handover:
@@ -48,10 +54,93 @@ class Handover:
             yield token
 
 
+class Conversation:
+    """What a model remembers of the last conversation: a question that goes on with it reads what is new alone."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.slots: Any = None
+
+    def resume(self, ids: Sequence[int], limit: int) -> int:
+        """Make room for a prompt and its answer.
+
+        Args:
+            ids: The prompt.
+            limit: Most tokens of the answer.
+
+        Returns:
+            How many of the prompt's tokens need not be read; the last one always is.
+        """
+        from assistant_builder.models.rows import Slots
+
+        known = len(os.path.commonprefix([self.ids, list(ids[:-1])]))
+        needed = -(-(len(ids) + limit) // _SLOT) * _SLOT
+        if self.slots is None or self.slots.length < needed:
+            slots = Slots(1, needed)
+            if known:
+                slots.begin_with(self.slots.first(known))
+            self.slots = slots
+        self.ids = list(ids[:known])
+        return known
+
+
 def tokens_of(
+    model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling, stop_event: threading.Event,
+    conversation: Conversation | None = None,
+) -> Iterator[int]:
+    """Token ids one by one, generated as the evaluation does it.
+
+    Args:
+        model: Any causal language model of transformers.
+        prompter: Its tokenizer.
+        ids: The prompt.
+        limit: Most tokens.
+        sampling: How to choose them.
+        stop_event: Ends the answer when set.
+        conversation: What the model remembers; changed.
+    """
+    from assistant_builder.models.rows import readable
+
+    if readable(model):
+        return _row_by_row(model, prompter, ids, limit, sampling, stop_event, conversation or Conversation())
+    return by_generate(model, prompter, ids, limit, sampling, stop_event)
+
+
+def _row_by_row(
+    model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling, stop_event: threading.Event,
+    conversation: Conversation,
+) -> Iterator[int]:
+    import torch
+
+    from assistant_builder.models.rows import Piece, RowModel
+
+    rows = RowModel(model, prompter.pad_id)
+    drawing = [] if sampling.temperature == 0 else drawing_processors(sampling)
+    known = conversation.resume(ids, limit)
+    slots = conversation.slots
+    for start in range(known, len(ids), _READ):
+        part = list(ids[start : start + _READ])
+        logits = rows.logits(slots, rows.read(slots, [Piece(0, start, part)]), [len(part) - 1])
+        conversation.ids += part
+        if stop_event.is_set():
+            return
+    for count in range(1, limit + 1):
+        scores = logits.float()
+        for processor in drawing:
+            scores = processor(torch.tensor([conversation.ids]), scores)
+        token = int(scores.argmax())
+        yield token
+        if count == limit or token in prompter.stop_ids or stop_event.is_set():
+            return
+        step = rows.go_on(slots, [Piece(0, len(conversation.ids), [token])])
+        logits = rows.logits(slots, step, [0])
+        conversation.ids.append(token)
+
+
+def by_generate(
     model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling, stop_event: threading.Event
 ) -> Iterator[int]:
-    """Token ids one by one, generated as the evaluation does it."""
+    """Tokens from transformers' own ``generate``, for models that cannot be run over rows."""
     import torch
     from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from assistant_builder.chat.generating import context_of, tokens_of
+from assistant_builder.chat.generating import Conversation, context_of, tokens_of
 from assistant_builder.config import ARMS
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError
@@ -130,6 +130,7 @@ class ChatSession:
         self._speakers = tuple(speakers)
         self._loaded: dict[str, tuple[Any, Any]] = {}
         self._memory: dict[str, Memory] = {}
+        self._conversations: dict[str, Conversation] = {}
         self._loading = threading.Lock()
 
     def ready(self, speaker: str) -> bool:
@@ -187,7 +188,11 @@ class ChatSession:
                 remedy="Clear the conversation and ask a shorter question",
             )
         limit = min(sampling.max_new_tokens, room)
-        yield from self._answer(model, prompter, ids, limit, sampling, stop_event)
+        # taken out while it is used: an answer that fails, or one given beside, leaves it to nobody
+        conversation = self._conversations.pop(speaker, Conversation())
+        tokens = tokens_of(model, prompter, ids, limit, sampling, stop_event, conversation)
+        yield from _chunks(tokens, prompter, stop_event)
+        self._conversations[speaker] = conversation
 
     def _load(self, speaker: str, report: Report) -> None:
         if speaker in self._loaded:
@@ -198,21 +203,21 @@ class ChatSession:
         if speaker != BASE:
             report("Reading the 4-bit base" if speaker == "qlora" else "Reading the 16-bit base", 0.4)
             self._loaded[speaker] = load_arm(self._study, speaker, hold=True)
+            ready_to_answer(self._loaded[speaker][0])
             return
         self._load("lora", report)
         model, prompter = self._loaded["lora"]
         self._loaded[BASE] = (without_adapter(model), prompter)
 
-    def _answer(
-        self, model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling,
-        stop_event: threading.Event,
-    ) -> Iterator[Chunk]:
-        started = time.perf_counter()
-        first: float | None = None
-        generated: list[int] = []
-        shown = ""
-        finish: Finish = "length"
-        for token in tokens_of(model, prompter, ids, limit, sampling, stop_event):
+
+def _chunks(tokens: Iterator[int], prompter: Any, stop_event: threading.Event) -> Iterator[Chunk]:
+    started = time.perf_counter()
+    first: float | None = None
+    generated: list[int] = []
+    shown = ""
+    finish: Finish = "length"
+    try:
+        for token in tokens:
             if first is None:
                 first = time.perf_counter() - started
             if token in prompter.stop_ids:
@@ -227,8 +232,10 @@ class ChatSession:
             if stop_event.is_set():
                 finish = "cancelled"
                 break
-        rest = prompter.decode(generated)[len(shown):]
-        yield Chunk(rest, len(generated), first, time.perf_counter() - started, finish)
+    finally:
+        tokens.close()  # type: ignore[attr-defined]
+    rest = prompter.decode(generated)[len(shown):]
+    yield Chunk(rest, len(generated), first, time.perf_counter() - started, finish)
 
 
 def without_adapter(model: Any) -> Any:
@@ -248,8 +255,19 @@ def without_adapter(model: Any) -> Any:
     return copy.deepcopy(base, shared)
 
 
+def ready_to_answer(model: Any) -> None:
+    """Do once what would otherwise be done at every token: cast the adapter, put the weights in order."""
+    from assistant_builder.models.packed import hold_adapters, pack
+    from assistant_builder.models.rows import readable
+
+    hold_adapters(model, model.dtype)
+    if readable(model):
+        pack(model)
+
+
 def _memory(model: Any, *, shared: bool) -> Memory:
     from assistant_builder.models.loading import model_bytes
+    from assistant_builder.models.packed import packed_bytes
 
     adapter = sum(parameter.nbytes for name, parameter in model.named_parameters() if "lora_" in name)
-    return Memory(model_bytes(model) - adapter, adapter, shared)
+    return Memory(model_bytes(model) + packed_bytes(model) - adapter, adapter, shared)

@@ -1,0 +1,74 @@
+"""Linear layers for answering on a CPU, their weights kept in the order in which the multiplication reads them.
+
+Torch otherwise brings a weight into that order at every call; for one row that takes longer than the multiplication.
+The results are the same to the last digit.
+
+Imports torch: only worker processes import this module.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners.lora.layer import LoraLayer
+from torch import nn
+
+_ROWS = 64
+"""Rows that the order is chosen for; others compute with it as well."""
+
+
+class PackedLinear(nn.Module):
+    """A frozen linear layer for inference.
+
+    Args:
+        layer: What it stands for; its weight is not kept.
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.bias = layer.bias
+        self.packed_bytes = layer.weight.nbytes
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.data, _ROWS)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``x @ weight.T + bias``; ``x`` is [..., in], the result [..., out]."""
+        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), self._weight, self.bias, "none", [],
+                                                                  "")
+        return result
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PackedLinear:
+        """Itself: nothing in it changes, and the packed weight cannot be copied."""
+        return self
+
+
+def pack(model: nn.Module) -> None:
+    """Replace every frozen bfloat16 linear layer on a CPU; what trains or merges must be done before.
+
+    The head keeps its weight too where the embeddings share it.
+
+    Args:
+        model: Changed in place; adapters stay as they are.
+    """
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return
+    adapters = {id(part) for layer in model.modules() if isinstance(layer, LoraLayer)
+                for parts in (layer.lora_A, layer.lora_B) for part in parts.values()}
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            plain = type(layer) is nn.Linear and id(layer) not in adapters
+            if plain and layer.weight.dtype == torch.bfloat16 and layer.weight.device.type == "cpu":
+                setattr(parent, name, PackedLinear(layer))
+
+
+def packed_bytes(model: nn.Module) -> int:
+    """Bytes of the weights that :func:`pack` has taken over."""
+    return sum(layer.packed_bytes for layer in model.modules() if isinstance(layer, PackedLinear))
+
+
+def hold_adapters(model: nn.Module, dtype: torch.dtype) -> None:
+    """Keep adapters in the dtype of the arithmetic, so that they are not cast at every token."""
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.to(dtype)

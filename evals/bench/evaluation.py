@@ -1,0 +1,174 @@
+"""``python -m evals.bench.evaluation STUDY``: how fast a study is evaluated, beside what a user would otherwise run.
+
+Two ratios, each of runs that alternate: answers to held-out questions one at a time by ``generate`` over answers given
+together; and a fresh ``lm-eval run`` of the study's own tasks for each of the four main cells over the same four cells
+as the evaluation scores them, each way with its imports and its loading.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.errors import EvaluationError
+from assistant_builder.files import read_jsonl, write_json
+from assistant_builder.models.catalog import resolve
+from assistant_builder.models.fetching import fetch
+from assistant_builder.models.prompts import Prompter
+from assistant_builder.study import Study
+from assistant_builder.worker import child_environment, quiet_libraries
+from evals.plan import ASKED
+
+_ONE_AT_A_TIME = 12
+"""Questions answered one at a time in a round: enough to tell tokens a second."""
+_LOG_LINES = 5
+
+
+def answering(study: Study, base: Path, items: Sequence[dict[str, Any]], rounds: int) -> list[dict[str, float]]:
+    """Tokens a second of the 16-bit assistant, one question at a time and many together, round by round."""
+    from assistant_builder.chat.generating import by_generate
+    from assistant_builder.chat.session import Sampling
+    from evals.cells import CELL_SPECS, Variant, load_cells
+    from evals.harness import reader
+
+    prompter = Prompter.load(base)
+    longest = study.config.eval.max_new_tokens
+    ids = [prompter.split_ids(item["prompt"], "")[0] for item in items]
+    found: list[dict[str, float]] = []
+    for cell in load_cells(study, base, [Variant(CELL_SPECS["L16"])]):
+        for _ in range(rounds + 1):  # the first is for warming up
+            began, tokens = time.perf_counter(), 0
+            for prompt in ids[:_ONE_AT_A_TIME]:
+                tokens += len(list(by_generate(cell.model, prompter, prompt, longest, Sampling(), threading.Event())))
+            alone = tokens / (time.perf_counter() - began)
+            together: dict[int, list[int]] = {}
+            began = time.perf_counter()
+            reader(cell.model, prompter, study.config.eval.batch_size).run(
+                [(prompt, ()) for prompt in ids], longest_answer=longest, on_scores=lambda scores: None,
+                on_answers=together.update,
+            )
+            seconds = time.perf_counter() - began
+            found.append({"alone": alone, "together": sum(map(len, together.values())) / seconds})
+    return found[1:]
+
+
+def lm_eval_run(study: Study, base: Path, cell: str, items: int, scratch: Path) -> float:
+    """Seconds of a fresh ``lm-eval run`` of the study's tasks on one cell.
+
+    Raises:
+        EvaluationError: It failed.
+    """
+    from evals.cells import CELL_SPECS
+
+    spec, model = CELL_SPECS[cell], study.config.model
+    words = [f"pretrained={base}", "dtype=bfloat16"]
+    if spec.base == "4-bit":
+        words += ["load_in_4bit=True", f"bnb_4bit_quant_type={model.quant_type}", "bnb_4bit_compute_dtype=bfloat16",
+                  f"bnb_4bit_use_double_quant={model.double_quant}"]
+    if spec.adapter:
+        words.append(f"peft={study.arm_folder(spec.adapter) / 'adapter'}")
+    began = time.perf_counter()
+    _run([
+        "-m", "lm_eval", "run", "--model", "hf", "--model_args", ",".join(words), "--include_path",
+        str(study.folder / "evals" / "tasks"), "--tasks", f"{study.name}_nll,{study.name}_gen", "--limit", str(items),
+        "--batch_size", str(study.config.eval.batch_size), "--output_path", str(scratch / cell),
+    ])
+    return time.perf_counter() - began
+
+
+def score_four(study: Study, base: Path, items: Sequence[dict[str, Any]]) -> None:
+    """Score the four main cells through lm-eval, as the evaluation does."""
+    from evals.cells import CELL_SPECS, Variant, load_cells
+    from evals.harness import StudyLM
+    from evals.tasks import run_own_tasks, write_tasks
+
+    prompter = Prompter.load(base)
+    with tempfile.TemporaryDirectory() as scratch:
+        shortened = Study(Path(scratch) / study.name)
+        shortened.write_config(study.config)
+        tasks = write_tasks(shortened, items)
+        for cell in load_cells(study, base, [Variant(CELL_SPECS[name]) for name in ASKED]):
+            lm = StudyLM(cell.model, prompter, own_tasks=(tasks.nll, tasks.generation), answering=True,
+                         batch_size=study.config.eval.batch_size, max_new_tokens=study.config.eval.max_new_tokens,
+                         tick=lambda kind, count: None)
+            run_own_tasks(lm, tasks, items, study.config.eval.seed)
+
+
+def four_cells(study: Study, base: Path, items: int, rounds: int) -> list[dict[str, float]]:
+    """Seconds for the four main cells through fresh ``lm-eval run`` processes and by the evaluation, round by round."""
+    found = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for _ in range(rounds):
+            fresh = sum(lm_eval_run(study, base, cell, items, Path(scratch)) for cell in ASKED)
+            began = time.perf_counter()
+            _run(["-m", "evals.bench.evaluation", str(study.folder), "--items", str(items), "--only-score"])
+            found.append({"lm_eval": fresh, "ours": time.perf_counter() - began})
+    return found
+
+
+def table(record: dict[str, Any]) -> str:
+    """Both ratios, medians of the rounds."""
+    lines = [f"{record['items']} held-out items of the study {record['study']}, answers of up to "
+             f"{record['max_new_tokens']} tokens, {record['processors']} processors.", "",
+             "| | otherwise | here | ratio |", "| --- | ---: | ---: | ---: |"]
+    for title, unit, part, slower, faster in (
+        ("answers, one at a time and together", "tokens/s", "answering", "alone", "together"),
+        ("four main cells, fresh `lm-eval run` and evaluation", "s", "cells", "lm_eval", "ours"),
+    ):
+        rounds = record[part]
+        if not rounds:
+            continue
+        before, after = (statistics.median(each[key] for each in rounds) for key in (slower, faster))
+        power = 1 if unit == "s" else -1  # of seconds less is faster, of tokens a second more
+        ratio = statistics.median((each[slower] / each[faster]) ** power for each in rounds)
+        lines.append(f"| {title} | {before:.1f} {unit} | {after:.1f} {unit} | {ratio:.1f} |")
+    return "\n".join(lines)
+
+
+def _run(words: Sequence[str]) -> None:
+    environment = {**os.environ, **child_environment(), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise EvaluationError(f"{' '.join(words[:3])} failed: {' '.join(done.stderr.splitlines()[-_LOG_LINES:])}",
+                              remedy="Run it by hand to see more")
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(prog="python -m evals.bench.evaluation", description=__doc__)
+    parser.add_argument("study", type=Path, help="folder of a study that has been evaluated")
+    parser.add_argument("--items", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--parts", nargs="+", choices=["answering", "cells"], default=["answering", "cells"])
+    parser.add_argument("--only-score", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=Path("bench-results") / "evaluation.json")
+    given = parser.parse_args(words)
+    quiet_libraries()
+    study = Study(given.study.resolve())
+    model = study.config.model
+    base = fetch(resolve(model.base, trust_remote_code=model.trust_remote_code), revision=model.revision)
+    items = read_jsonl(study.folder / "evals" / "tasks" / "items.jsonl")[: given.items]
+    if given.only_score:
+        score_four(study, base, items)
+        return
+    record = {
+        "study": study.name, "items": len(items), "max_new_tokens": study.config.eval.max_new_tokens,
+        "processors": os.cpu_count(),
+        "answering": answering(study, base, items, given.rounds) if "answering" in given.parts else [],
+        "cells": four_cells(study, base, len(items), given.rounds) if "cells" in given.parts else [],
+    }
+    write_json(given.out, record)
+    print(table(record))
+
+
+if __name__ == "__main__":
+    main()
