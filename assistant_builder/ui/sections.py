@@ -136,7 +136,7 @@ def refresh(sections: Sequence[Section], name: str | None, drawn: str) -> list[A
         The new marks, likewise, then values for all outputs in order, unchanged ones skipped.
     """
     look = Look(name)
-    seen = json.loads(drawn)["parts"] if drawn else {}
+    seen = json.loads(drawn).get("parts", {}) if drawn else {}  # a window can be older than the server
     marks = marks_of(sections, look)
     values: list[Any] = []
     for section in sections:

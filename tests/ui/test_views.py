@@ -139,6 +139,7 @@ def test_a_running_study_says_where_it_is_and_how_long_it_takes() -> None:
 def test_sample_answers_stand_side_by_side_over_time() -> None:
     study = with_data(new_study())
     for arm, steps in (("lora", (15, 30)), ("qlora", (15,))):
+        study.arm_folder(arm).mkdir(parents=True)
         log = MetricsLog(study.arm_folder(arm) / "metrics.jsonl", step=0, steps=60)
         for step in steps:
             log.record_samples(step, [
