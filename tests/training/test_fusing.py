@@ -226,7 +226,7 @@ def test_barely_trained_adapters_keep_their_output() -> None:
     import torch
 
     layer, model = one_layer(64, 512, dropout=0.0, dtype=torch.bfloat16)
-    layer.lora_B["default"].weight.data.normal_(0, 2e-4)
+    layer.lora_B["default"].weight.data.normal_(0, 2e-5)
     x = torch.randn(256, 64).to(torch.bfloat16)
     base = layer.base_layer(x).float()
     down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
@@ -236,9 +236,9 @@ def test_barely_trained_adapters_keep_their_output() -> None:
     def share(output: Any) -> float:
         return float(((output.float() - base) * wanted).sum() / wanted.square().sum())
 
-    assert share(layer(x)) < 0.6
+    assert share(layer(x)) < 0.7
     fuse_it(model, torch.bfloat16)
-    assert share(layer(x)) == pytest.approx(1.0, abs=0.15)
+    assert share(layer(x)) == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 2, 9), (3, 6, 6, 5), (1, 4, 1, 33)])
