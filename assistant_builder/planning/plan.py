@@ -29,8 +29,8 @@ PROCESS_BYTES = {"cpu": 650_000_000, "cuda": 700_000_000}
 transformers, bitsandbytes, peft and trl are imported) and what the first matrix products set up. On a GPU: CUDA's
 context and the workspaces of its matrix library."""
 SLACK = {"cpu": 0.18, "cuda": 0.0}
-"""What the allocator holds beyond the activations alive, as a share of them: on a CPU resident memory is measured,
-freed pieces and oneDNN's scratch included; on a GPU what is allocated."""
+"""What the allocator holds beyond the activations that come and go, as a share of them: on a CPU resident memory is
+measured, freed pieces and oneDNN's scratch included; on a GPU what is allocated."""
 VARIED_BYTES = {"cpu": 580_000_000, "cuda": 0}
 """What batches of differing lengths leave behind on a CPU: pieces of the heap that fit no later batch, and oneDNN's
 primitives, one set for each length."""
@@ -198,7 +198,8 @@ class Plan:
     def _overhead_bytes(self, kept: Activations) -> int:
         device = self.machine.device
         varied = self.batch.padded or self.lengths.assumed
-        return PROCESS_BYTES[device] + round(SLACK[device] * kept.total) + VARIED_BYTES[device] * varied
+        slack = round(SLACK[device] * (kept.total - kept.dequantized))
+        return PROCESS_BYTES[device] + slack + VARIED_BYTES[device] * varied
 
     def _tensors(self, full: bool) -> list[int]:
         """Values of each trained tensor.

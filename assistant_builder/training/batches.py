@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from datasets import Dataset
 from torch.utils.data import Sampler
 
@@ -105,7 +106,8 @@ def summed_nll(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     columns = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
     targets = targets[:, columns]
     counted = targets != IGNORED
-    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, given: (given[0][counted].unsqueeze(0),))
+    head = extract_model_from_parallel(model).get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, given: (given[0][counted].unsqueeze(0),))
     try:
         logits = _forward(model, inputs, columns).logits.squeeze(0)
     finally:

@@ -126,8 +126,8 @@ def fuse(model: PeftModel, dtype: torch.dtype) -> None:
         group = InputGroup(layers, dtype)
         for layer in layers:
             layer.group = group
-    for norm, eps in _norms(model):
-        norm.forward = lambda x, norm=norm, eps=eps: RmsNorm.apply(x, norm.weight, eps)  # type: ignore[method-assign]
+    for norm, scale, eps in _norms(model):
+        norm.forward = lambda x, scale=scale, eps=eps: RmsNorm.apply(x, scale, eps)  # type: ignore[method-assign]
     base = model.get_base_model()
     if getattr(base.config, "_attn_implementation", None) == "sdpa":
         AttentionInterface.register(ATTENTION, short_attention)
@@ -147,17 +147,20 @@ def _groups(model: nn.Module) -> Iterator[list[TwinLoraLinear]]:
         yield from found.values()
 
 
-def _norms(model: nn.Module) -> Iterator[tuple[nn.Module, float]]:
-    """Norms that compute what :class:`RmsNorm` does, tried on random numbers, with their epsilon."""
+def _norms(model: nn.Module) -> Iterator[tuple[nn.Module, torch.Tensor, float]]:
+    """Norms that compute what :class:`RmsNorm` does, tried on random numbers, with their scale and epsilon."""
     for layer in model.modules():
         eps = getattr(layer, "variance_epsilon", getattr(layer, "eps", None))
         weight = getattr(layer, "weight", None)
         if not type(layer).__name__.endswith("RMSNorm") or not isinstance(eps, float) or weight is None:
             continue
-        x = torch.randn((4, len(weight)), generator=torch.Generator().manual_seed(0)).to(weight.dtype)
+        x = torch.randn((4, weight.shape[-1]), generator=torch.Generator().manual_seed(0)).to(weight.dtype)
         with torch.no_grad():
-            if weight.dim() == 1 and torch.allclose(layer(x).float(), RmsNorm.apply(x, weight, eps).float(), rtol=0.01):
-                yield layer, eps
+            wanted = layer(x).float()
+            for scale in (weight.float(), weight.float() + 1):  # the latter in Gemma's family
+                if weight.dim() == 1 and torch.allclose(wanted, RmsNorm.apply(x, scale, eps).float(), rtol=0.02):
+                    yield layer, scale, eps
+                    break
 
 
 def short_attention(
@@ -166,7 +169,8 @@ def short_attention(
 ) -> tuple[torch.Tensor, None]:
     """Transformers' interface to attention; what :class:`ShortAttention` does not do goes to torch's own kernel."""
     length = query.shape[2]
-    plain = dropout == 0.0 and kwargs.get("position_bias") is None and kwargs.get("is_causal") in (None, True)
+    plain = (dropout == 0.0 and kwargs.get("is_causal") in (None, True)
+             and all(kwargs.get(name) is None for name in ("position_bias", "softcap", "s_aux")))
     if not (plain and 1 < length == key.shape[2] <= LONGEST_SHORT_ROW and query.device.type == "cpu"
             and query.shape[-1] == value.shape[-1] and getattr(module, "is_causal", True)):
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,

@@ -97,23 +97,22 @@ class AdaptedProducts(torch.autograd.Function):
 
 
 class RmsNorm(torch.autograd.Function):
-    """``x / rms(x) · weight`` over the last dimension, weight frozen; keeps the input as it came, not in float32."""
+    """``x / rms(x) · scale`` over the last dimension, scale frozen; keeps the input as it came, not in float32."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:  # type: ignore[override]
-        """Return the normed ``x``, in its dtype and shape."""
+    def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:  # type: ignore[override]
+        """Return the normed ``x``, in its dtype and shape; ``scale`` is float32 [last dimension of x]."""
         wide = x.float()
         inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        ctx.save_for_backward(x, weight, inverse)
-        # transformers rounds before it multiplies by the weight
-        return (wide * inverse).to(x.dtype).mul_(weight)
+        ctx.save_for_backward(x, scale, inverse)
+        return (wide * inverse).mul_(scale).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
         """Gradient of the input."""
-        x, weight, inverse = ctx.saved_tensors
-        normed = x.float().mul_(inverse)
-        wide = (grad * weight).float()
+        x, scale, inverse = ctx.saved_tensors
+        normed = x.float() * inverse  # not in place: a float32 input is its own float()
+        wide = grad.float() * scale
         along = torch.linalg.vecdot(wide, normed).div_(x.shape[-1]).unsqueeze(-1)
         return wide.addcmul_(normed, along, value=-1).mul_(inverse).to(x.dtype), None, None
 

@@ -49,8 +49,9 @@ DIFFERENCES: tuple[str, ...] = (
     "Same for all: base model, pairs (each trained on once), rank, alpha, dropout, adapted layers, pairs a step and a "
     "micro-batch, peak learning rate, AdamW, gradient clipping, bfloat16 arithmetic, seed of the round, threads. The "
     "loss of a step is the mean over its answer tokens.",
-    "Assistant Builder: base stored as float16 or NF4 and cast at every use, float32 adapters, left padding, pairs "
-    "sorted by length within eight steps, the head on answer positions only, cosine schedule.",
+    "Assistant Builder: base read as float16 or NF4, float32 adapters, left padding, pairs sorted by length within "
+    "eight steps, the head on answer positions only, cosine schedule. On a CPU the base is held in bfloat16 while it "
+    "trains (counted in the peak, where NF4 therefore saves nothing), and layers with one input share its dropout.",
     "TRL, plain: SFTTrainer as its documentation shows it, every setting at its default that is not named above: "
     "gradient checkpointing, bfloat16 autocast, random order, linear schedule; on a CPU the head on every "
     "position.",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from evals.bench.peaks import config_of, grid, predicted_bytes, table
 
 
@@ -24,7 +26,9 @@ def test_a_case_is_trained_as_it_says():
 def test_predictions_differ_as_the_settings_do():
     plain = predicted_bytes(run(), {})
     assert predicted_bytes(run(checkpointing="on"), {}) < plain < predicted_bytes(run(length=512), {})
-    assert predicted_bytes(run(arm="qlora"), {}) < plain < predicted_bytes(run(batch=8), {})
+    assert plain < predicted_bytes(run(batch=8), {})
+    # a CPU with room trains on weights held in the compute dtype, whatever they are stored in
+    assert predicted_bytes(run(arm="qlora"), {}) == pytest.approx(plain, rel=0.001)
 
 
 def test_the_table_shows_the_signed_error_and_the_worst():

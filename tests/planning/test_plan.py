@@ -15,7 +15,7 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError, ModelError
 from assistant_builder.planning.activations import Batch
 from assistant_builder.planning.advice import advise, cards_needed, warnings
-from assistant_builder.planning.machines import CARDS, Machine, choose_machine, parse_memory
+from assistant_builder.planning.machines import CARDS, Machine, choose_machine, parse_memory, this_machine
 from assistant_builder.planning.plan import Plan
 from assistant_builder.planning.planner import plan_study, to_document
 from assistant_builder.planning.storage import four_bit_bytes, optimizer_bytes
@@ -185,3 +185,15 @@ def test_the_command_answers_with_one_document_and_no_torch():
     assert set(document["methods"]) == {"qlora", "lora"} and document["recommendation"]["method"] == "qlora"
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime - before.ru_utime < 1.5  # processor time: what else runs does not count
+
+
+def test_a_cpu_holds_weights_in_the_compute_dtype_only_where_they_fit():
+    def on_a_cpu(gigabytes: int) -> Plan:
+        size = gigabytes * 10**9
+        return plan_for("qwen3-8b", replace(this_machine(), device="cpu", memory_bytes=size, free_bytes=size))
+
+    roomy, tight = on_a_cpu(100), on_a_cpu(14)
+    assert roomy.lora.held and roomy.qlora.held and roomy.qlora.weights_bytes < roomy.qlora.activations.dequantized
+    assert roomy.qlora.total_bytes == pytest.approx(roomy.lora.total_bytes, rel=0.01)
+    assert tight.lora.fit == "no" != tight.qlora.fit and not tight.qlora.held and not tight.lora.held
+    assert not plan_for("qwen3-8b", "A100 80 GB").qlora.held

@@ -1,4 +1,4 @@
-"""The fast arithmetic of training on a CPU gives the losses and gradients of the plain one; on tiny models, dropout off."""
+"""The fast arithmetic of training on a CPU gives the losses and gradients of the plain one; on tiny models."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ def fused(model: Any, inputs: dict[str, Any], dtype: Any) -> tuple[float, Any]:
     from assistant_builder.training.batches import summed_nll
     from assistant_builder.training.fusing import fuse
 
-    fuse(model, dtype)
+    if not any(getattr(layer, "group", None) for layer in model.modules()):
+        fuse(model, dtype)
     model.zero_grad()
     loss = summed_nll(model, inputs)
     loss.backward()
@@ -102,11 +103,13 @@ def test_losses_and_gradients_are_those_of_the_plain_forward(folder: Path, stora
 def test_in_bfloat16_the_gradients_are_as_near_to_float32_as_the_plain_ones(folder: Path) -> None:
     import torch
 
-    _, exact = plain(adapted(folder, "float16", "float32", hold=True), batch())
-    model = adapted(folder, "float16", "bfloat16", hold=True)
-    _, rounded = plain(model, batch())
-    _, ours = fused(model, batch(), torch.bfloat16)
-    assert (ours - exact).norm() < 1.25 * (rounded - exact).norm()
+    wide, narrow, ours = (adapted(folder, "float16", dtype, hold=True) for dtype in ("float32", "bfloat16", "bfloat16"))
+    far = {"plain": 0.0, "ours": 0.0}
+    for lengths in ((12, 20, 19), (30, 33), (9, 14, 50), (40, 40, 40)):  # one batch alone differs by chance
+        _, exact = plain(wide, batch(lengths))
+        far["plain"] += float((plain(narrow, batch(lengths))[1] - exact).norm() / exact.norm())
+        far["ours"] += float((fused(ours, batch(lengths), torch.bfloat16)[1] - exact).norm() / exact.norm())
+    assert far["ours"] < 1.5 * far["plain"]
 
 
 @pytest.mark.parametrize("storage", ["float16", "nf4"])
@@ -133,7 +136,7 @@ def test_evaluation_and_checkpointing_go_through_the_same_arithmetic(folder: Pat
     loss, gradients = fused(model, batch(), torch.float32)
     with torch.no_grad():
         assert summed_nll(model.eval(), batch()).item() != loss
-    model.train().gradient_checkpointing_enable({"use_reentrant": False})
+    model.train().activation_checkpointing_enable({"use_reentrant": False})
     model.enable_input_require_grads()
     model.zero_grad()
     torch.manual_seed(5)
@@ -142,14 +145,21 @@ def test_evaluation_and_checkpointing_go_through_the_same_arithmetic(folder: Pat
     assert (again - gradients).norm() / gradients.norm() < 1e-5
 
 
-def test_what_is_not_recognised_stays_as_it_is() -> None:
+def test_norms_are_recognised_by_what_they_compute() -> None:
+    import torch
     from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
     from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
     from assistant_builder.training.fusing import _norms
 
-    assert [eps for _, eps in _norms(LlamaRMSNorm(8, eps=1e-3))] == [1e-3]
-    assert not list(_norms(GemmaRMSNorm(8)))  # multiplies by 1 + weight
+    class ShiftedRMSNorm(LlamaRMSNorm):
+        def forward(self, hidden_states: Any) -> Any:
+            return super().forward(hidden_states) + 1
+
+    found = {type(norm): (scale, eps) for norm, scale, eps in _norms(
+        torch.nn.ModuleList([LlamaRMSNorm(8, eps=1e-3), GemmaRMSNorm(8), ShiftedRMSNorm(8)]))}
+    assert found.keys() == {LlamaRMSNorm, GemmaRMSNorm} and found[LlamaRMSNorm][1] == 1e-3
+    assert all(torch.equal(scale, torch.ones(8)) for scale, _ in found.values())
 
 
 def test_dropped_places_have_the_probability_and_no_pattern() -> None:
@@ -173,27 +183,62 @@ def test_dropped_places_have_the_probability_and_no_pattern() -> None:
     assert all(int(dropped_places(size, 0.9).numel()) <= size for size in (1, 2, 7))
 
 
+def one_layer(inputs: int, outputs: int, *, dropout: float, dtype: Any) -> tuple[Any, Any]:
+    """An adapted linear layer, and the PEFT model it is in."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from assistant_builder.models.layers import ADAPTER_LAYERS
+
+    torch.manual_seed(0)
+    config = LoraConfig(r=2, lora_alpha=4, lora_dropout=dropout, target_modules=["down_proj"])
+    config._register_custom_module(ADAPTER_LAYERS)
+    base = LlamaForCausalLM(LlamaConfig(
+        vocab_size=8, hidden_size=outputs, intermediate_size=inputs, num_hidden_layers=1, num_attention_heads=2,
+    )).to(dtype)
+    base.requires_grad_(False)
+    model = get_peft_model(base, config, autocast_adapter_dtype=True)
+    return model.base_model.model.model.layers[0].mlp.down_proj, model
+
+
+def fuse_it(model: Any, dtype: Any) -> None:
+    from assistant_builder.training.fusing import fuse
+
+    fuse(model, dtype)
+
+
 def test_dropout_scales_what_it_keeps() -> None:
     """Over many draws the adapter's mean output is that without dropout."""
     import torch
-    from peft import LoraConfig, get_peft_model
 
-    from assistant_builder.models.layers import ADAPTER_LAYERS
-    from assistant_builder.training.fusing import fuse
-
-    torch.manual_seed(0)
-    config = LoraConfig(r=2, lora_alpha=4, lora_dropout=0.3, target_modules=["0"])
-    config._register_custom_module(ADAPTER_LAYERS)
-    base = torch.nn.Sequential(torch.nn.Linear(8, 6))
-    base.config = type("Config", (), {"to_dict": dict, "get": lambda *_: None})()
-    model = get_peft_model(base, config)
-    layer = model.base_model.model[0]
+    layer, model = one_layer(8, 6, dropout=0.3, dtype=torch.float32)
     layer.lora_B["default"].weight.data.normal_()
-    fuse(model.train(), torch.float32)
+    fuse_it(model.train(), torch.float32)
     x = torch.randn(1, 8)
     many = layer(x.expand(40_000, 8)).mean(0)
     kept = layer.eval()(x)[0]
     assert torch.allclose(many, kept, atol=0.05) and not torch.allclose(kept, layer.base_layer(x)[0], atol=0.2)
+
+
+def test_barely_trained_adapters_keep_their_output() -> None:
+    """Added after the base's output was rounded, a tenth of a rounding step is lost; added before, it counts."""
+    import torch
+
+    layer, model = one_layer(64, 512, dropout=0.0, dtype=torch.bfloat16)
+    layer.lora_B["default"].weight.data.normal_(0, 2e-5)
+    x = torch.randn(256, 64).to(torch.bfloat16)
+    base = layer.base_layer(x).float()
+    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    wanted = layer.scaling["default"] * x.float() @ down.T @ up.T
+
+    @torch.no_grad()
+    def share(output: Any) -> float:
+        return float(((output.float() - base) * wanted).sum() / wanted.square().sum())
+
+    assert share(layer(x)) < 0.7
+    fuse_it(model, torch.bfloat16)
+    assert share(layer(x)) == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 2, 9), (3, 6, 6, 5), (1, 4, 1, 33)])
@@ -215,7 +260,8 @@ def test_short_attention_is_attention(shape: tuple[int, int, int, int]) -> None:
     theirs = F.scaled_dot_product_attention(query, key, value, seen, scale=0.3, enable_gqa=True).transpose(1, 2)
     assert torch.allclose(ours, theirs, atol=1e-6)
     grad = torch.randn(ours.shape, generator=generator)
-    for one, other in zip(*(torch.autograd.grad(out, (query, key, value), grad) for out in (ours, theirs)), strict=True):
+    gradients = [torch.autograd.grad(out, (query, key, value), grad) for out in (ours, theirs)]
+    for one, other in zip(*gradients, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
 
 
