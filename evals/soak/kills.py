@@ -108,9 +108,8 @@ def finish(study: Study, wanted: dict[str, Any], row: Row, what: str, until: str
         problems = differences(study, wanted) if code == 0 else [said.strip().splitlines()[-1]]
     else:
         runner = start(study)
-        Moment("done", lambda: study.step(until).state in ("succeeded", "failed"), poll=0.1).wait(
-            lambda: runner.poll() is None
-        )
+        done = Moment("done", lambda: study.step(until).state == "succeeded", poll=0.1)
+        done.wait(lambda: runner.poll() is None)  # where it fails, the runner ends
         _end(study, runner)
         runner.communicate()
         problems = differences(study, wanted)
