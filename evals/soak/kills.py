@@ -90,15 +90,8 @@ def _struck(study: Study, step: str, moment: Moment, victim: str, tell: Callable
     else:
         came = False
         _end(study, runner)
-    _wait(runner, study, victim)
+    runner.communicate()  # a step whose runner was killed goes on by itself
     return came
-
-
-def _wait(runner: subprocess.Popen[str], study: Study, victim: str) -> None:
-    """Wait for the runner, which says what happened; a step whose runner was killed goes on by itself."""
-    runner.communicate()
-    if victim == "step":
-        assert study.state in ("failed", "lost", "succeeded"), study.state
 
 
 def _end(study: Study, runner: subprocess.Popen[str]) -> None:
@@ -115,9 +108,8 @@ def finish(study: Study, wanted: dict[str, Any], row: Row, what: str, until: str
         problems = differences(study, wanted) if code == 0 else [said.strip().splitlines()[-1]]
     else:
         runner = start(study)
-        Moment("done", lambda: study.step(until).state in ("succeeded", "failed"), poll=0.1).wait(
-            lambda: runner.poll() is None
-        )
+        done = Moment("done", lambda: study.step(until).state == "succeeded", poll=0.1)
+        done.wait(lambda: runner.poll() is None)  # where it fails, the runner ends
         _end(study, runner)
         runner.communicate()
         problems = differences(study, wanted)

@@ -16,13 +16,11 @@ from assistant_builder.jobs.local import first_changed, run_study
 from assistant_builder.steps import StepRecord
 from assistant_builder.study import Study
 from assistant_builder.training import checkpoints
-from assistant_builder.ui import train_tab
 from assistant_builder.ui.sections import Look
 from assistant_builder.ui.snapshots import take_snapshot
 from assistant_builder.ui.views.training import run_panel
 from tests.fabricated import new_study, with_data
 from tests.faults.conftest import flip
-from tests.ui.blocks import inside_blocks
 
 
 @pytest.fixture
@@ -212,16 +210,3 @@ def test_a_status_file_with_more_in_it_says_that_it_is_of_another_version() -> N
     write_json(study.status_file("data"), {**record, "cluster": "node-7"})
     with pytest.raises(StudyError, match="another version or damaged"):
         study.step("data")
-
-
-def test_the_page_leads_out_of_a_damaged_study(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[tuple[str, bool]] = []
-    monkeypatch.setattr(train_tab, "start_run", lambda name, redo, now: begun.append((name, redo)))
-    tab, study = inside_blocks(train_tab.TrainTab), new_study()
-    write_text(study.folder / "data" / "status.json", "{")
-    start, *_, replace, shown, _ = tab._draw_run(Look(study.name))
-    assert start["interactive"] and replace["visible"]
-    assert "tick “Replace results” on the Train tab" in shown and "--redo" not in shown
-    values = tab.form.values(study.config)
-    tab._start(study.name, True, False, False, *values)
-    assert begun == [(study.name, True)]

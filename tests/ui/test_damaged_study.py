@@ -1,0 +1,24 @@
+"""What the page makes of a study whose files cannot be read."""
+
+from __future__ import annotations
+
+import pytest
+
+from assistant_builder.files import write_text
+from assistant_builder.ui import train_tab
+from assistant_builder.ui.sections import Look
+from tests.fabricated import new_study
+from tests.ui.blocks import inside_blocks
+
+
+def test_the_page_leads_out_of_a_damaged_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[tuple[str, bool]] = []
+    monkeypatch.setattr(train_tab, "start_run", lambda name, redo, now: begun.append((name, redo)))
+    tab, study = inside_blocks(train_tab.TrainTab), new_study()
+    write_text(study.folder / "data" / "status.json", "{")
+    start, *_, replace, shown, _ = tab._draw_run(Look(study.name))
+    assert start["interactive"] and replace["visible"]
+    assert "tick “Replace results” on the Train tab" in shown and "--redo" not in shown
+    values = tab.form.values(study.config)
+    tab._start(study.name, True, False, False, *values)
+    assert begun == [(study.name, True)]
