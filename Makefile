@@ -3,6 +3,7 @@
 # make test    all tests                    (ARGS='-k catalog' passes arguments to pytest)
 # make check   lint, types, import layers
 # make bench   training speed beside plain and tuned TRL scripts, 10 to 15 minutes  (ARGS=--quick for a trial)
+# make soak     faults by the dozen, then ten minutes of a crowd; both print what they counted (RELIABILITY.md)
 # make coverage   remake the tables of evals/README.md by simulation, about half an hour on one core
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := demo
-.PHONY: demo app test check bench coverage
+.PHONY: demo app test check bench soak coverage
 
 demo: $(READY)
 	$(BIN)/assistant-builder run $(DEMO)
@@ -35,6 +36,12 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m evals.bench $(ARGS)
+
+soak: $(READY)
+	$(BIN)/python -m evals.soak $(ARGS)
+	$(BIN)/python -m tests.load.sessions
+	@if $(BIN)/python -c 'import atheris' 2>/dev/null; then $(BIN)/python -m tests.fuzz --seconds 120; else \
+	  echo "With atheris the readers are fuzzed too: $(BIN)/pip install -e '.[fuzz]'"; fi
 
 coverage: $(READY)
 	$(BIN)/python -m evals.simulate --write $(ARGS)

@@ -23,7 +23,7 @@ class Limits:
         message_bytes: Largest request of another kind; edited rows and kept conversations travel in these.
     """
 
-    file_bytes: int = 500 * 10**6
+    file_bytes: int = 250 * 10**6  # the readers take no more either
     files_at_once: int = 4
     kept_files: int = 100
     message_bytes: int = 32 * 10**6
@@ -49,7 +49,7 @@ class Limits:
 
 
 def shown_size(size: int) -> str:
-    """``500 MB``."""
+    """``250 MB``."""
     for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if size >= unit:
             return f"{size / unit:.3g} {name}"
@@ -60,5 +60,5 @@ def _bytes(text: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(|kb|mb|gb)", text.lower())
     size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
     if size <= 0:
-        raise ConfigError(f"{text!r} is no size", where=SIZE_VARIABLE, remedy="Write one, as in 500MB")
+        raise ConfigError(f"{text!r} is no size", where=SIZE_VARIABLE, remedy="Write one, as in 250MB")
     return size
