@@ -34,7 +34,7 @@ def study(bundled_models: Path) -> Study:
     write_json(study.embedding_file, {"leaks": []})
     folder = bundled_models / "smollm2-135m-instruct"
     for seed, run in enumerate(("lora", "qlora", "lora-2", "qlora-2")):
-        model = add_adapter(load_base(BaseSpec(folder, "float16", True, "bfloat16")), study.config.train, seed)
+        model = add_adapter(load_base(BaseSpec(folder, "float16", True, "float32")), study.config.train, seed)
         generator = torch.Generator().manual_seed(seed)
         for name, value in model.named_parameters():
             if "lora_B" in name:
