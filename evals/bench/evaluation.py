@@ -26,7 +26,7 @@ from assistant_builder.models.fetching import fetch
 from assistant_builder.models.prompts import Prompter
 from assistant_builder.planning.machines import this_machine
 from assistant_builder.study import Study
-from assistant_builder.worker import child_environment, quiet_libraries
+from assistant_builder.worker import child_environment, prepare_libraries
 from evals.plan import ASKED
 
 _ONE_AT_A_TIME = 12
@@ -154,7 +154,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--only-score", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path("bench-results") / "evaluation.json")
     given = parser.parse_args(words)
-    quiet_libraries()
+    prepare_libraries()
     study = Study(given.study.resolve())
     model = study.config.model
     base = fetch(resolve(model.base, trust_remote_code=model.trust_remote_code), revision=model.revision)
