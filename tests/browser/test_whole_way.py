@@ -45,6 +45,8 @@ def test_from_upload_to_a_file_to_hand_on(page: Page, real_site: Site, tmp_path:
         page.locator(f"#ab-{option}").locator("input:visible, textarea:visible").first.fill(value)
     for option in ("eval-retention", "eval-noise_floor", "eval-fidelity", "eval-baselines"):  # test_run has them all
         page.locator(f"#ab-{option} input[type=checkbox]").uncheck()
+    for cell in ("L4", "Q16", "QD", "QR", "LM", "LR"):
+        page.locator("#ab-eval-cells").get_by_label(cell, exact=True).uncheck()
     expect(page.get_by_text("Very few training pairs")).to_be_visible()
     page.locator("#ab-start").click()
     expect(page.get_by_text("Nothing was started: there are warnings")).to_be_visible()
