@@ -76,6 +76,7 @@ LIGHT = (
     "evals.across",
     "evals.export",
     "evals.judge",
+    "evals.sweep",
 )
 
 
