@@ -39,7 +39,7 @@ def sweep(
     from evals.sweep import open_sweep, run_sweep
     from evals.sweep.ahead import ahead
     from evals.sweep.defining import Judge, Prune
-    from evals.sweep.wording import study_rows
+    from evals.sweep.wording import comparison_rows, study_rows
 
     for option, given, known in (("--arm", arm, get_args(Judge)), ("--prune", prune, get_args(Prune))):
         if given is not None and given not in known:
@@ -52,6 +52,8 @@ def sweep(
         typer.echo(f"{begun.name}: {ahead(begun).sentence()}")
         record = run_sweep(begun, telling=_telling, check=check_tasks)
         console.print_table(*study_rows(record))
+        if record["comparisons"]:
+            console.print_table(*comparison_rows(record))
         typer.echo("\n".join([record["sentence"], *(f"note: {note}." for note in record["notes"]),
                               f"Sweep: {begun.folder / 'sweep.html'}"]))
     _refuse_failures(record)

@@ -13,24 +13,24 @@ from typing import Any
 
 from assistant_builder.config import METRICS
 from assistant_builder.errors import AssistantBuilderError, EvaluationError
-from assistant_builder.files import read_json, write_json
+from assistant_builder.files import read_json, write_json, write_text
 from assistant_builder.steps import arm_runs, split_run
 from assistant_builder.study import Study
 from evals.across import compare_studies
 from evals.compare import holm
-from evals.report.reading import BASELINE, CANDIDATE
 from evals.report.wording import SIGNIFICANT
 from evals.sweep.defining import VERSION, Sweep
 from evals.sweep.grid import Trial
-from evals.sweep.wording import notes, sentence
+from evals.sweep.page import render_page
+from evals.sweep.wording import ARM_OF, notes, sentence
 
-CELL_OF = {"lora": BASELINE, "qlora": CANDIDATE}
+CELL_OF = {arm: cell for cell, (arm, _) in ARM_OF.items()}
 Errors = Mapping[str, AssistantBuilderError]
 _KEPT = ("metric", "delta", "p_value", "n", "n_clusters", "higher_is_better", "warnings")
 
 
 def write_results(sweep: Sweep, errors: Errors, *, compared: bool = True) -> dict[str, Any]:
-    """Write ``sweep.json``.
+    """Write ``sweep.json``, and with the comparisons ``sweep.html``.
 
     Args:
         sweep: The sweep.
@@ -42,6 +42,8 @@ def write_results(sweep: Sweep, errors: Errors, *, compared: bool = True) -> dic
     """
     record = results(sweep, errors, compared=compared)
     write_json(sweep.folder / "sweep.json", record)
+    if compared:
+        write_text(sweep.folder / "sweep.html", render_page(record))
     return record
 
 

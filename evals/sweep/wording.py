@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from evals.across.wording import metric_shown
+from evals.report.reading import BASELINE, CANDIDATE
 from evals.report.wording import capitalised, difference, interval, number, p_value, percent, plural
 from evals.sweep.grid import label
 
-ARM_NAMES = {"lora": "16-bit LoRA", "qlora": "QLoRA"}
+ARM_OF = {BASELINE: ("lora", "16-bit LoRA"), CANDIDATE: ("qlora", "QLoRA")}
+"""Cell → the arm that it is, and what that is called."""
 STATES = {
     "succeeded": "done", "stopped": "stopped early", "failed": "failed", "queued": "not run", "running": "running",
     "cancelled": "cancelled", "lost": "interrupted",
@@ -92,28 +94,29 @@ def notes(record: Mapping[str, Any], *, seeds: int) -> list[str]:
 
 
 def study_rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The table of a sweep: columns, and one row a study, the chosen one first, then by validation loss.
-
-    Differences are the study's figure minus the chosen one's.
-    """
-    compared = {(row["study"], row["cell"]): row for row in record["comparisons"]}
-    cells = list(dict.fromkeys(row["cell"] for row in record["comparisons"]))
+    """The studies as a table: columns, and one row each, the chosen one first, then by validation loss."""
+    rows = ordered(record)
+    cells = [cell for cell in ARM_OF if any(cell in row["heldout"] for row in rows)]
     how = metric_shown(record["metric"])
-    columns = ["study", *record["sweep"], "validation loss"]
-    for cell in cells:
-        columns += [f"{cell} {how.label.lower()}", "difference", "95% interval", "p (Holm)"]
-    rows = []
-    for row in ordered(record):
-        cells_of = [f"{row['name']}{' *' if row['name'] == record['selected'] else ''}",
-                    *(str(value) for value in row["settings"].values()), validation_text(row)]
-        for cell in cells:
-            found = compared.get((row["name"], cell))
-            value = row["heldout"].get(cell)
-            cells_of.append(number(value, record["metric"]) if value is not None else "–")
-            cells_of += [difference(found["delta"], record["metric"], found), interval(found, record["metric"]),
-                         p_value(found["p_value_holm"])] if found else ["–"] * 3
-        rows.append(cells_of)
-    return columns, rows
+    columns = ["study", *record["sweep"], "validation loss",
+               *(f"held-out {how.phrase}, {ARM_OF[cell][1]}" for cell in cells)]
+    return columns, [
+        [f"{row['name']}{' *' if row['name'] == record['selected'] else ''}", *map(str, row["settings"].values()),
+         validation_text(row),
+         *(number(row["heldout"][cell], record["metric"]) if cell in row["heldout"] else "–" for cell in cells)]
+        for row in rows
+    ]
+
+
+def comparison_rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The tests as a table: columns, and one row each; differences are the study's figure minus the chosen one's."""
+    columns = ["study", "arm", f"difference from {record['selected']}", "95% interval", "p (Holm)", ""]
+    place = {row["name"]: number_of for number_of, row in enumerate(ordered(record))}
+    return columns, [
+        [row["study"], ARM_OF[row["cell"]][1], difference(row["delta"], row["metric"], row),
+         interval(row, row["metric"]), p_value(row["p_value_holm"]), row["outcome"]]
+        for row in sorted(record["comparisons"], key=lambda row: (place[row["study"]], list(ARM_OF).index(row["cell"])))
+    ]
 
 
 def ordered(record: Mapping[str, Any]) -> list[dict[str, Any]]:

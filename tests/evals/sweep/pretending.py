@@ -77,7 +77,8 @@ def _finish(study: Study, number: int, validation: float, shift: float) -> None:
     for arm, curve in curves.items():
         (study.arm_folder(arm) / "metrics.jsonl").write_bytes(curve)
         summary = study.arm_folder(arm) / "summary.json"
-        write_json(summary, {**read_json(summary), "best_validation_loss": validation + (0.01 if arm == "qlora" else 0)})
+        loss = validation + (0.01 if arm == "qlora" else 0)
+        write_json(summary, {**read_json(summary), "best_validation_loss": loss})
     evaluated(study)
     for folder in (study.folder / "evals").iterdir():
         if folder.is_dir() and folder.name not in CELLS:

@@ -1,4 +1,4 @@
-"""A sweep from its definition to its results, with made-up studies: the choice, the tests, what stops and carries on."""
+"""A sweep from its definition to its results, with made-up studies: the choice, the tests, what stops."""
 
 from __future__ import annotations
 
