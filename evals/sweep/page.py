@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from evals.report.charts import interval_panel
 from evals.sweep.grid import label
-from evals.sweep.picture import parallel_coordinates
+from evals.sweep.picture import axes, parallel_coordinates
 from evals.sweep.wording import ARM_OF, STATES, comparison_rows, ordered, study_outcomes, study_rows
 
 
@@ -27,7 +27,7 @@ def render_page(record: Mapping[str, Any]) -> str:
     picture = figure.to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False})
     return _environment().get_template("sweep.html.j2").render(
         record=record, studies=study_rows(record), tests=comparison_rows(record), picture=Markup(picture),
-        panels=_panels(record), tone=_tone(record),
+        axes=len(axes(record)), panels=_panels(record), tone=_tone(record),
         states=STATES, unfinished=[row for row in ordered(record) if row["state"] != "succeeded"],
     )
 
@@ -52,11 +52,13 @@ def _tone(record: Mapping[str, Any]) -> str:
 
 def _panels(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The differences from the chosen study with their intervals, one axis for each arm that decides."""
-    settings = {row["name"]: label(row["settings"]) for row in record["studies"]}
+    settings = {row["name"]: label(row["settings"]) for row in ordered(record)}
+    place = {name: number for number, name in enumerate(settings)}
     panels = []
     for cell, (_, name) in ARM_OF.items():
         rows = [{**row, "label": row["study"], "about": settings[row["study"]], "note": row["outcome"],
-                 "primary": False, "margin": None} for row in record["comparisons"] if row["cell"] == cell]
+                 "primary": False, "margin": None}
+                for row in sorted(record["comparisons"], key=lambda row: place[row["study"]]) if row["cell"] == cell]
         if rows:
             panels.append({"name": name, **interval_panel(rows, f"← better than {record['selected']}", "worse →",
                                                           "difference (95% interval)")})

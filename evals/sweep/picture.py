@@ -68,7 +68,8 @@ def parallel_coordinates(record: Mapping[str, Any]) -> Figure:
         figure.add_shape(type="line", x0=where, x1=where, y0=-0.04, y1=1.04, line={"color": _LINE}, layer="below")
         figure.add_annotation(x=where, y=1.07, text=f"<b>{axis.title}</b>", showarrow=False, yanchor="bottom")
         for at, text in axis.ticks:
-            figure.add_annotation(x=where, y=at, text=text, showarrow=False, xanchor="right", xshift=-8)
+            figure.add_annotation(x=where, y=at, text=text, showarrow=False, xanchor="right", xshift=-6,
+                                  yshift=9)
     figure.update_layout(
         template="none", height=460, margin={"l": 70, "r": 40, "t": 64, "b": 70}, hovermode="closest",
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
