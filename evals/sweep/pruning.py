@@ -36,7 +36,7 @@ def require_optuna() -> None:
     """
     if not available():
         raise ConfigError("stopping hopeless studies early needs Optuna, which is not installed", where="--prune",
-                          remedy="pip install 'assistant-builder[sweep]', or pass --prune off to run every study whole")
+                          remedy="pip install 'assistant-builder[sweep]'; a new sweep does without it with --prune off")
 
 
 def curve_of(folder: Path) -> Curve:

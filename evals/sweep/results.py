@@ -6,12 +6,11 @@ each test of another study against it is a test that was set before the held-out
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from assistant_builder.config import METRICS
 from assistant_builder.errors import AssistantBuilderError, EvaluationError
 from assistant_builder.files import read_json, write_json, write_text
 from assistant_builder.steps import arm_runs, split_run
@@ -108,7 +107,7 @@ def _heldout(study: Study) -> dict[str, float]:
     figures = {}
     for cell in CELL_OF.values():
         scores = report["cells"][cell]
-        value = scores["nll_per_token"] if metric == METRICS[0] else scores["metrics"].get(metric)
+        value = scores["nll_per_token"] if metric == "nll_per_token" else scores["metrics"].get(metric)
         if value is not None:
             figures[cell] = value
     return figures
@@ -135,7 +134,7 @@ def _split_file(study: Study | None) -> Path | None:
 
 
 def _comparisons(sweep: Sweep, studies: list[dict[str, Any]], chosen: str) -> list[dict[str, Any]]:
-    """Every other finished study against the chosen one; p-values are adjusted over all of these tests (Holm)."""
+    """Every other finished study against the chosen one, as :func:`judged`."""
     by_name = {trial.name: sweep.study(trial) for trial in sweep.trials}
     cells = [CELL_OF[arm] for arm in sweep.judges]
     rows: list[dict[str, Any]] = []
@@ -153,6 +152,15 @@ def _comparisons(sweep: Sweep, studies: list[dict[str, Any]], chosen: str) -> li
              "ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1]}
             for verdict in found["verdicts"] if verdict["cell"] in cells
         ]
+    return judged(rows)
+
+
+def judged(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The comparisons of a sweep with p-values adjusted over all of them (Holm), and what each of them says.
+
+    Args:
+        rows: Comparisons with the chosen study: ``p_value delta ci_low ci_high higher_is_better`` and more.
+    """
     adjusted = holm([row["p_value"] for row in rows])
     return [{**row, "p_value_holm": float(value), "outcome": outcome(row, float(value))}
             for row, value in zip(rows, adjusted, strict=True)]

@@ -40,17 +40,23 @@ def sentence(record: Mapping[str, Any]) -> str:
     if not outcomes:
         return said
     counts = {what: [name for name, found in outcomes.items() if found == what] for what in _TELLS}
-    told = [f"{len(names)} of the {len(outcomes)} others {'is' if len(names) == 1 else 'are'} {_TELLS[what]}"
-            for what, names in counts.items() if names]
+    told = [f"{_share(len(names), len(outcomes))} {_TELLS[what]}" for what, names in counts.items() if names]
     said += (f" On the {record['comparisons'][0]['n']} held-out questions, which had no part in the choice, "
              f"{'; '.join(told)} (Holm over {plural(len(record['comparisons']), 'test')}).")
     if counts["not told apart"] and not counts["better"]:
-        said += " Those that cannot be told from it may be as good: prefer the cheapest of them."
+        said += " What cannot be told from it may be as good: prefer the cheapest."
     if counts["better"]:
         said += (f" Validation has missed {', '.join(counts['better'])}; whoever takes "
                  f"{'it' if len(counts['better']) == 1 else 'one of them'} now chooses by the held-out questions, and "
                  "its score on them flatters it.")
     return said
+
+
+def _share(number_of: int, total: int) -> str:
+    """``2 of the 5 others are``, ``all 5 others are``, ``the other one is``."""
+    if number_of == total:
+        return "the other one is" if total == 1 else f"all {total} others are"
+    return f"{number_of} of the {total} others {'is' if number_of == 1 else 'are'}"
 
 
 def study_outcomes(record: Mapping[str, Any]) -> dict[str, str]:

@@ -59,6 +59,13 @@ def test_the_choice_is_by_validation_and_the_others_are_tested_on_the_held_out(s
     assert "(Holm over 6 tests)" in record["sentence"] and "may be as good" in record["sentence"]
 
 
+def test_all_others_may_be_worse_and_there_may_be_one_other_only(scenario: Scenario) -> None:
+    scenario.heldout = {1: 0.5, 2: 0.3, 4: 0.4}
+    assert "all 3 others are clearly worse than it (Holm" in run_sweep(opened())["sentence"]
+    pair = run_sweep(opened("train.rank=1,2", name="pair"))
+    assert "the other one is clearly worse" in pair["sentence"] and "may be as good" not in pair["sentence"]
+
+
 def test_one_arm_alone_can_decide(scenario: Scenario) -> None:
     record = run_sweep(opened(arm="qlora"))
     assert {row["cell"] for row in record["comparisons"]} == {"Q4"} and len(record["comparisons"]) == 3
