@@ -15,6 +15,7 @@ from evals.sweep.defining import Sweep
 from evals.sweep.grid import Trial
 from evals.sweep.pruning import Curve, curve_of, hopeless, require_optuna
 from evals.sweep.results import write_results
+from evals.sweep.sharing import take_split
 
 Telling = Callable[[Event], None]
 
@@ -49,6 +50,7 @@ def run_sweep(
             try:
                 study = enter(trial.config, sweep.data)
                 if study.state != "succeeded":
+                    take_split(sweep, study)
                     with telling(trial) as tell:
                         _run(sweep, trial, study, tell, check)
             except Cancelled as stop:
