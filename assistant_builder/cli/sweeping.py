@@ -39,6 +39,7 @@ def sweep(
     from evals.sweep import open_sweep, run_sweep
     from evals.sweep.ahead import ahead
     from evals.sweep.defining import Judge, Prune
+    from evals.sweep.pruning import available
     from evals.sweep.wording import comparison_rows, study_rows
 
     for option, given, known in (("--arm", arm, get_args(Judge)), ("--prune", prune, get_args(Prune))):
@@ -50,6 +51,9 @@ def sweep(
         console.print_json(record)
     else:
         typer.echo(f"{begun.name}: {ahead(begun).sentence()}")
+        if prune is None and begun.prune == "off" and not available():
+            typer.echo("Optuna is not installed, so every study runs to its end; with the extra 'sweep' hopeless ones "
+                       "are stopped early.")
         record = run_sweep(begun, telling=_telling, check=check_tasks)
         console.print_table(*study_rows(record))
         if record["comparisons"]:

@@ -21,6 +21,7 @@ from assistant_builder.models.catalog import resolve
 from assistant_builder.steps import changed_inputs
 from assistant_builder.study import Study, home, studies_folder
 from evals.sweep.grid import Trial, combinations, read_grid
+from evals.sweep.pruning import available, require_optuna
 
 VERSION = 1
 Judge = Literal["both", "qlora", "lora"]
@@ -106,7 +107,7 @@ def open_sweep(
         prune: How hopeless studies are stopped early; None: by the median where optuna is installed, or as begun.
 
     Raises:
-        ConfigError: A setting is wrong, or the source is no file.
+        ConfigError: A setting is wrong, the source is no file, or studies are to be stopped early without Optuna.
         DataError: No study can start from the data file.
         ModelError: The base model is unknown.
         StudyError: A sweep of that name has other settings, or a study's name is taken.
@@ -121,7 +122,9 @@ def open_sweep(
     folder = home() / "sweeps" / trials[0].name.rpartition("-")[0]
     begun = _read(folder / "sweep.yaml")
     sweep = Sweep(folder, data, tuple(trials), arm or (begun or {}).get("arm") or "both",
-                  prune or (begun or {}).get("prune") or _pruning())
+                  prune or (begun or {}).get("prune") or ("median" if available() else "off"))
+    if sweep.prune != "off":
+        require_optuna()
     definition = _definition(sweep)
     if begun is not None:
         _refuse_other(sweep, begun, definition)
@@ -131,12 +134,6 @@ def open_sweep(
     prepare(data, trials[0].config.data)  # refuses what no study can start from
     write_text(folder / "sweep.yaml", yaml.safe_dump(definition, sort_keys=False, allow_unicode=True))
     return sweep
-
-
-def _pruning() -> Prune:
-    from evals.sweep.pruning import available
-
-    return "median" if available() else "off"
 
 
 def _definition(sweep: Sweep) -> dict[str, Any]:

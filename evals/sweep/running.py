@@ -13,7 +13,7 @@ from assistant_builder.mishaps import explained
 from assistant_builder.study import Study
 from evals.sweep.defining import Sweep
 from evals.sweep.grid import Trial
-from evals.sweep.pruning import Curve, curve_of, hopeless, require_optuna
+from evals.sweep.pruning import Curve, curve_of, hopeless
 from evals.sweep.results import write_results
 from evals.sweep.sharing import take_split
 
@@ -37,11 +37,8 @@ def run_sweep(
 
     Raises:
         StudyError: Another process runs the sweep, or its folder cannot be written to.
-        ConfigError: Studies are to be stopped early, and Optuna is not installed.
         Cancelled: The user asked for it; running the sweep again carries on.
     """
-    if sweep.prune != "off":
-        require_optuna()
     with sweep.held():
         errors: dict[str, AssistantBuilderError] = {}
         for trial in sweep.trials:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
 from assistant_builder.cli import main
-from evals.sweep import pruning
+from evals.sweep import defining, pruning
 from tests.evals.sweep.pretending import Scenario, pretend
 from tests.fabricated import SMALL
 
@@ -49,7 +50,7 @@ def test_failed_studies_are_told_after_the_results(
 
 
 def test_a_wrong_call_is_told_in_one_line_and_starts_nothing(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     scenario = pretend(Scenario(), monkeypatch)
     assert call(monkeypatch, capfd, *WORDS, "--arm", "dora")[0] == 2
@@ -61,3 +62,15 @@ def test_a_wrong_call_is_told_in_one_line_and_starts_nothing(
     monkeypatch.setattr(pruning, "available", lambda: False)
     code, out, err = call(monkeypatch, capfd, *WORDS, "--prune", "median")
     assert code == 1 and "assistant-builder[sweep]" in err and not scenario.ran
+    assert not (home / "sweeps").exists()
+
+
+def test_without_optuna_it_says_so_and_runs_every_study_whole(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pretend(Scenario(), monkeypatch)
+    for module in (pruning, defining):
+        monkeypatch.setattr(module, "available", lambda: False)
+    code, out, _ = call(monkeypatch, capfd, *WORDS)
+    assert code == 0 and "Optuna is not installed" in out
+    assert json.loads(call(monkeypatch, capfd, *WORDS, "--json")[1])["prune"] == "off"
