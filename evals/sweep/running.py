@@ -49,7 +49,7 @@ def run_sweep(
                 if study.state != "succeeded":
                     take_split(sweep, study)
                     with telling(trial) as tell:
-                        _run(sweep, trial, study, tell, check)
+                        run_trial(sweep, trial, study, tell, check)
             except Cancelled as stop:
                 write_results(sweep, errors)
                 raise Cancelled(stop.what, where=f"study {trial.name}",
@@ -60,8 +60,19 @@ def run_sweep(
         return write_results(sweep, errors)
 
 
-def _run(sweep: Sweep, trial: Trial, study: Study, tell: Telling, check: Callable[[Study], None]) -> None:
-    """Run one study to its end, or until it is hopeless."""
+def run_trial(sweep: Sweep, trial: Trial, study: Study, tell: Telling, check: Callable[[Study], None]) -> None:
+    """Run one study to its end, or until it is hopeless.
+
+    Args:
+        sweep: The sweep.
+        trial: One of its trials.
+        study: The trial's study.
+        tell: Told what happens in the run.
+        check: See :func:`assistant_builder.jobs.local.run_study`.
+
+    Raises:
+        AssistantBuilderError: What ended the run, unless the study was given up as hopeless.
+    """
     watch = _Watch(sweep, trial, study, tell)
     try:
         run_study(study, on_event=watch, check=check)

@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.fabricated import SMALL
+from assistant_builder.files import append_jsonl
+from assistant_builder.jobs.starting import enter
+from evals.sweep import open_sweep, running
+from evals.sweep.pruning import curve_of
+from tests.fabricated import SMALL, done
 
 QUICK = {
     "train.rank": "2,8", "train.max_steps": "2", "train.batch_size": "4", "train.micro_batch_size": "2",
@@ -24,6 +28,28 @@ def cli(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "assistant_builder", *words], capture_output=True, text=True, env=dict(os.environ)
     )
+
+
+@pytest.mark.train
+def test_a_real_training_is_stopped_at_the_validation_at_which_it_is_hopeless(bundled_models: Path) -> None:
+    pytest.importorskip("optuna")
+    quick = {**QUICK, "train.rank": "2", "train.learning_rate": "1e-3,2e-3,3e-3,1e-7", "train.max_steps": "8",
+             "train.evaluations": "8"}
+    sweep = open_sweep(str(SMALL), name="hopeless", settings=[f"{k}={v}" for k, v in quick.items()], prune="median")
+    for trial in sweep.trials[:3]:  # finished trainings, made up: far better at every place
+        study = enter(trial.config, sweep.data)
+        for step in range(1, 9):
+            append_jsonl(study.arm_folder("lora") / "metrics.jsonl", {
+                "event": "validation", "step": step, "steps": 8, "loss": 0.5, "best": True,
+            })
+        done(study, "train-lora", 1.0)
+    last = sweep.trials[3]
+    study = enter(last.config, sweep.data)
+    running.run_trial(sweep, last, study, lambda event: None, lambda study: None)
+    stopped = sweep.stopped["hopeless-4"]
+    assert stopped["run"] == "lora" and 0.25 <= stopped["share"] < 1 and stopped["loss"] > 0.5
+    assert study.step("train-lora").state == "cancelled" and study.step("train-qlora").state == "queued"
+    assert study.state == "cancelled" and 2 <= len(curve_of(study.arm_folder("lora"))) < 8
 
 
 @pytest.mark.train
