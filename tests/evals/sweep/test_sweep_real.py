@@ -17,9 +17,9 @@ from evals.sweep.pruning import curve_of
 from tests.fabricated import SMALL, done
 
 QUICK = {
-    "train.rank": "2,8", "train.max_steps": "2", "train.batch_size": "4", "train.micro_batch_size": "2",
+    "train.rank": "2,8", "train.max_steps": "1", "train.batch_size": "2", "train.micro_batch_size": "2",
     "train.evaluations": "1", "train.max_length": "96", "train.sample_answers": "0", "data.max_heldout": "4",
-    "eval.max_new_tokens": "4", "eval.bootstrap_resamples": "500", "eval.retention": "false", "eval.cells": "[L16,Q4]",
+    "eval.max_new_tokens": "1", "eval.bootstrap_resamples": "500", "eval.retention": "false", "eval.cells": "[L16,Q4]",
     "eval.fidelity": "false", "eval.noise_floor": "false", "eval.baselines": "false", "eval.similarity": "false",
 }
 
