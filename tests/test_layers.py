@@ -78,6 +78,7 @@ LIGHT = (
     "evals.across",
     "evals.export",
     "evals.judge",
+    "evals.sweep",
 )
 
 

@@ -16,6 +16,8 @@ import assistant_builder
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 REQUIREMENTS = [Requirement(text) for text in PROJECT["dependencies"]]
+EXTRAS = [Requirement(text) for name in ("sweep",) for text in PROJECT["optional-dependencies"][name]]
+"""What parts of the product import where it is installed."""
 CONSTRAINTS = [
     Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
 ]
@@ -28,7 +30,7 @@ def test_version_and_licence():
     assert "The Assistant Builder authors" in licence
 
 
-@pytest.mark.parametrize("requirement", REQUIREMENTS, ids=lambda requirement: requirement.name)
+@pytest.mark.parametrize("requirement", [*REQUIREMENTS, *EXTRAS], ids=lambda requirement: requirement.name)
 def test_every_dependency_is_bounded_on_both_sides(requirement: Requirement):
     operators = {specifier.operator for specifier in requirement.specifier}
     assert operators == {">=", "<"}
@@ -36,7 +38,7 @@ def test_every_dependency_is_bounded_on_both_sides(requirement: Requirement):
 
 def test_constraints_fit_the_bounds():
     exact = {constraint.name.lower().replace("_", "-"): constraint for constraint in CONSTRAINTS}
-    for requirement in REQUIREMENTS:
+    for requirement in [*REQUIREMENTS, *EXTRAS]:
         constraint = exact[requirement.name.lower()]
         if requirement.name == "torch":  # which build fits is the machine's matter
             assert {specifier.operator for specifier in constraint.specifier} == {">=", "<"}
@@ -47,7 +49,7 @@ def test_constraints_fit_the_bounds():
 
 
 def test_every_import_is_a_declared_dependency():
-    declared = {requirement.name.lower().replace("_", "-") for requirement in REQUIREMENTS}
+    declared = {requirement.name.lower().replace("_", "-") for requirement in [*REQUIREMENTS, *EXTRAS]}
     providers = importlib.metadata.packages_distributions()
     undeclared = set()
     for path in [*ROOT.glob("assistant_builder/**/*.py"), *ROOT.glob("evals/**/*.py"), *ROOT.glob("app.py")]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from assistant_builder import __version__, console
-from assistant_builder.cli import before, page, results, running
+from assistant_builder.cli import before, page, results, running, sweeping
 from assistant_builder.errors import AssistantBuilderError, Cancelled
 from assistant_builder.mishaps import explained
 
@@ -28,6 +28,7 @@ app.command()(running.cancel)
 app.command("list")(running.list_studies)
 app.command()(results.report)
 app.command()(results.compare)
+app.command()(sweeping.sweep)
 app.command()(results.ask)
 app.command()(results.export)
 app.command("app")(page.open_page)

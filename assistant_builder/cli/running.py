@@ -36,10 +36,10 @@ def run(
     study = open_or_create(source, name=name, changes=changes_of(settings), redo=redo)
     try:
         if as_json:
-            run_study(study, redo=redo, now=now, check=_check_tasks)
+            run_study(study, redo=redo, now=now, check=check_tasks)
         else:
             with console.run_display() as display:
-                run_study(study, redo=redo, now=now, on_event=_telling(study, display), check=_check_tasks)
+                run_study(study, redo=redo, now=now, on_event=_telling(study, display), check=check_tasks)
     finally:
         if as_json:
             console.print_json(study.status())
@@ -65,7 +65,7 @@ def _telling(study: Study, display: Callable[[Event], None]) -> Callable[[Event]
     return show
 
 
-def _check_tasks(study: Study) -> None:
+def check_tasks(study: Study) -> None:
     """Refuse lm-eval tasks that cannot be run before hours are spent on training."""
     tasks = study.config.eval.tasks
     if tasks and study.step("evaluate").state != "succeeded":

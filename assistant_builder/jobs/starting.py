@@ -50,22 +50,40 @@ def open_or_create(source: str, *, name: str | None, changes: Mapping[str, Any],
         study = Study.open(source)
         if name is not None and name != study.name:
             copied = study.config.with_changes({**changes, "name": name})
-            return _enter(copied, study.source, redo)
-        return _enter(study.config.with_changes(dict(changes)), None, redo)
-    if path.suffix.lower() in (".yaml", ".yml"):
-        config = load_config(path)
-        data = Path(config.data.source)
-        if not config.data.source or not data.is_file():
-            raise ConfigError(f"data.source={config.data.source!r} is no file", where=str(path),
-                              remedy="Name the data file, from the folder of the study.yaml")
-    else:
-        config, data = StudyConfig(name=study_name(path)), path.resolve()
+            return enter(copied, study.source, redo=redo)
+        return enter(study.config.with_changes(dict(changes)), None, redo=redo)
+    config, data = read_source(path)
     named = {"name": name} if name is not None else {}
-    return _enter(config.with_changes({**changes, **named, "data.source": str(data)}), data, redo)
+    return enter(config.with_changes({**changes, **named, "data.source": str(data)}), data, redo=redo)
 
 
-def _enter(config: StudyConfig, source: Path | None, redo: bool) -> Study:
-    """Make the study, or go on with it where it exists, refusing what differs unless it may be redone."""
+def read_source(path: Path) -> tuple[StudyConfig, Path]:
+    """The settings and the data file that a ``study.yaml``, or a data file alone, stands for.
+
+    Raises:
+        ConfigError: A setting is wrong, or the ``study.yaml`` names no data file.
+    """
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return StudyConfig(name=study_name(path)), path.resolve()
+    config = load_config(path)
+    data = Path(config.data.source)
+    if not config.data.source or not data.is_file():
+        raise ConfigError(f"data.source={config.data.source!r} is no file", where=str(path),
+                          remedy="Name the data file, from the folder of the study.yaml")
+    return config, data
+
+
+def enter(config: StudyConfig, source: Path | None, *, redo: bool = False) -> Study:
+    """Make the study, or go on with it where it exists, refusing what differs unless it may be redone.
+
+    Args:
+        config: Its settings.
+        source: Its data file; None: the one that it has.
+        redo: Whether finished steps with other inputs may be run again.
+
+    Raises:
+        AssistantBuilderError: See :func:`open_or_create`.
+    """
     resolve(config.model.base, trust_remote_code=config.model.trust_remote_code)
     folder = studies_folder() / config.name
     if not folder.exists():

@@ -1,0 +1,25 @@
+"""The page of a sweep as a file in a browser: the picture is drawn under its content policy, and nothing is asked."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from evals.sweep import open_sweep, run_sweep
+from tests.evals.sweep.pretending import Scenario, pretend
+from tests.fabricated import SMALL
+
+pytestmark = pytest.mark.browser
+
+
+def test_the_picture_is_drawn_from_the_file_alone(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(Scenario(validation={2: 0.8}, failing={3}), monkeypatch)
+    settings = ["train.rank=4,8,16", "data.heldout_fraction=0.5", "eval.bootstrap_resamples=400"]
+    sweep = open_sweep(str(SMALL), name="drawn", settings=settings, prune="off")
+    record = run_sweep(sweep)
+    page.set_content((sweep.folder / "sweep.html").read_text(encoding="utf-8"), timeout=120_000)
+    expect(page.locator(".js-plotly-plot .scatterlayer .trace")).to_have_count(3)
+    expect(page.locator(".js-plotly-plot")).to_contain_text("train.rank")
+    expect(page.locator(".verdict")).to_contain_text(record["sentence"])
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390, "wide parts scroll inside their own boxes"
