@@ -14,6 +14,7 @@ from assistant_builder.files import append_jsonl
 from assistant_builder.jobs.starting import enter
 from evals.sweep import open_sweep, running
 from evals.sweep.pruning import curve_of
+from tests.evals.export.tiny import tiny_base
 from tests.fabricated import SMALL, done
 
 QUICK = {
@@ -24,6 +25,12 @@ QUICK = {
 }
 
 
+@pytest.fixture
+def base(bundled_models: Path, tmp_path: Path) -> str:
+    """A base of two layers; the bundled embedder is at hand for the data."""
+    return str(tiny_base(tmp_path / "base"))
+
+
 def cli(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "assistant_builder", *words], capture_output=True, text=True, env=dict(os.environ)
@@ -31,10 +38,10 @@ def cli(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.train
-def test_a_real_training_is_stopped_at_the_validation_at_which_it_is_hopeless(bundled_models: Path) -> None:
+def test_a_real_training_is_stopped_at_the_validation_at_which_it_is_hopeless(base: str) -> None:
     pytest.importorskip("optuna")
-    quick = {**QUICK, "train.rank": "2", "train.learning_rate": "1e-3,2e-3,3e-3,1e-7", "train.max_steps": "8",
-             "train.evaluations": "8"}
+    quick = {**QUICK, "model.base": base, "train.rank": "2", "train.learning_rate": "1e-3,2e-3,3e-3,1e-7",
+             "train.max_steps": "8", "train.evaluations": "8"}
     sweep = open_sweep(str(SMALL), name="hopeless", settings=[f"{k}={v}" for k, v in quick.items()], prune="median")
     for trial in sweep.trials[:3]:  # finished trainings, made up: far better at every place
         study = enter(trial.config, sweep.data)
@@ -53,8 +60,9 @@ def test_a_real_training_is_stopped_at_the_validation_at_which_it_is_hopeless(bu
 
 
 @pytest.mark.train
-def test_two_studies_are_trained_compared_and_kept(home: Path, bundled_models: Path) -> None:
-    words = ["sweep", str(SMALL), "--name", "tiny", *(w for k, v in QUICK.items() for w in ("--set", f"{k}={v}"))]
+def test_two_studies_are_trained_compared_and_kept(home: Path, base: str) -> None:
+    quick = {**QUICK, "model.base": base}
+    words = ["sweep", str(SMALL), "--name", "tiny", *(w for k, v in quick.items() for w in ("--set", f"{k}={v}"))]
     first = cli(*words, "--json")
     assert first.returncode == 0, first.stderr
     record = json.loads(first.stdout)
