@@ -90,6 +90,7 @@ class _Run:
         self._ours: set[str] = set()
         self._flying = {step for step, outcome in self._keeper.look().items() if outcome is None}
         self._ends: dict[str, int] = {}
+        self._losses = 0
         self._errors: list[AssistantBuilderError] = []
 
     @property
@@ -105,12 +106,18 @@ class _Run:
 
     def go_on(self) -> None:
         """Start what can be started, and look at what is under way."""
-        for step in list(self._ready()):
-            self._start(step)
+        try:
+            for step in list(self._ready()):
+                self._start(step)
+            if not self._flying:
+                self._study.raise_if_cancelled()
+        except AssistantBuilderError as error:
+            self._errors.append(error)
         outcomes = self._keeper.look()
         for step in sorted(self._flying, key=self._study.steps.index):
-            outcome = outcomes.get(step, Outcome(lost="the node that kept the study's tasks was lost"))
-            if outcome is None:
+            if step not in outcomes:
+                self._start_again(step)
+            elif (outcome := outcomes[step]) is None:
                 self._tell(step)
             else:
                 self._ended(step, outcome)
@@ -140,6 +147,13 @@ class _Run:
         self._keeper.start(step, command(self._study, step)[1:], ask, self._executor.retries)
         self._ours.add(step)
         self._flying.add(step)
+
+    def _start_again(self, step: str) -> None:
+        """Let a step start again whose task was lost with the actor that kept it."""
+        self._losses += 1
+        if self._losses > self._executor.retries * len(self._study.steps):
+            self._ended(step, Outcome(lost="the node that kept the study's tasks was lost too often"))
+        self._flying.discard(step)
 
     def _tell(self, step: str) -> None:
         if self._study.step(step).state == "running":
@@ -200,9 +214,12 @@ class Keeper:
 
     def _find(self) -> Any:
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         actor = ray.remote(TaskKeeper).options(
             name=self._folder, namespace=_NAMESPACE, lifetime="detached", get_if_exists=True, num_cpus=0,
+            scheduling_strategy=here,  # where this process is, so that another node's loss does not touch it
         )
         return actor.remote(self._folder)
 
@@ -229,17 +246,22 @@ class Keeper:
             ray.kill(self._actor)
 
     def _ask(self, call: Callable[[Any], Any]) -> Any:
+        """Ask the actor; what is asked may be asked twice."""
         import ray
-        from ray.exceptions import GetTimeoutError, RayActorError, RayError
+        from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 
-        try:
+        deadline = time.monotonic() + _ANSWER_SECONDS
+        while True:
             try:
-                return ray.get(call(self._actor), timeout=_ANSWER_SECONDS)
-            except RayActorError:
-                self._actor = self._find()
-                return ray.get(call(self._actor), timeout=_ANSWER_SECONDS)
-        except (RayError, GetTimeoutError) as error:
-            raise _gone(str(error)) from error
+                return ray.get(call(self._actor), timeout=max(1.0, deadline - time.monotonic()))
+            except RayActorError as error:
+                if time.monotonic() > deadline:
+                    raise _gone(str(error)) from error
+                if not isinstance(error, ActorUnavailableError):  # that one may come back, or turn out to be dead
+                    self._actor = self._find()
+                time.sleep(_POLL_SECONDS)
+            except RayError as error:
+                raise _gone(str(error)) from error
 
 
 def connect(address: str) -> None:
