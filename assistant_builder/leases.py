@@ -31,16 +31,20 @@ class Lease:
         path: The lease's file.
         holder: What tells this holder from every other.
         node: The node it is on.
+        attempt: 1, and one more than that of a holder before who did not give the lease back.
     """
 
     path: Path
     holder: str
     node: str
+    attempt: int = field(default=1, init=False)
     _renewed: float = field(default=0.0, init=False)
 
     def take(self) -> None:
         """Make the lease one's own; waits where somebody else may still hold it."""
         other = _read(self.path)
+        before = (other or {}).get("attempt", 0)
+        self.attempt = before + 1 if isinstance(before, int) else 1
         self._write()
         until = time.monotonic() + (TAKEOVER_SECONDS if other else 0.0)
         while time.monotonic() < until:
@@ -67,7 +71,9 @@ class Lease:
             self.path.unlink(missing_ok=True)
 
     def _write(self) -> None:
-        write_json(self.path, {"holder": self.holder, "node": self.node, "time": time.time()})
+        write_json(self.path, {
+            "holder": self.holder, "node": self.node, "attempt": self.attempt, "time": time.time(),
+        })
         self._renewed = time.monotonic()
 
 

@@ -42,7 +42,10 @@ def test_who_takes_over_waits_until_the_holder_before_has_seen_it(tmp_path: Path
     time.sleep(0.03)
     assert not one.renew() and two.renew()
     one.release()
-    assert read_json(two.path)["holder"] == "two"
+    assert read_json(two.path)["holder"] == "two" and (one.attempt, two.attempt) == (1, 2)
+    two.release()
+    one.take()
+    assert one.attempt == 1  # what was given back was not lost
 
 
 def test_a_lease_of_a_study_that_is_gone_makes_no_ruin(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import assistant_builder
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-REQUIREMENTS = [Requirement(text) for text in PROJECT["dependencies"]]
+REQUIREMENTS = [Requirement(text) for text in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["ray"])]
 CONSTRAINTS = [
     Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
 ]

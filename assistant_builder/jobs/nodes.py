@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.errors import AssistantBuilderError, StudyError
+from assistant_builder.errors import AssistantBuilderError, ResourceError, StudyError
 from assistant_builder.leases import Lease
-from assistant_builder.mishaps import explained
+from assistant_builder.mishaps import TRAINING_MEMORY, explained
 from assistant_builder.study import Study
 from assistant_builder.worker import NODE_VARIABLE, child_environment, step_back
 
@@ -46,7 +46,7 @@ class Outcome:
     lost: str = ""
 
 
-def run_on_node(folder: str, step: str, words: list[str], environment: dict[str, str]) -> Outcome:
+def run_on_node(folder: str, step: str, words: list[str], environment: dict[str, str], tries: int) -> Outcome:
     """Run a step of a study on this node and wait for it; what a Ray task does.
 
     Args:
@@ -54,6 +54,8 @@ def run_on_node(folder: str, step: str, words: list[str], environment: dict[str,
         step: The step.
         words: Its command, after the interpreter, which is this node's.
         environment: Variables that the step's process has besides those of the node.
+        tries: How often the step may be begun; Ray counts the nodes that were lost, but not the tasks that it ended
+            itself because a node's memory ran out.
     """
     import ray
 
@@ -69,6 +71,11 @@ def run_on_node(folder: str, step: str, words: list[str], environment: dict[str,
         try:
             if study.cancel_requested:
                 return Outcome()
+            if lease.attempt > tries:
+                raise ResourceError(
+                    f"it was lost {tries} times: nodes went, or their memory ran out and Ray ended it",
+                    where=f"step {step}", remedy=f"Add nodes with more memory. {TRAINING_MEMORY}",
+                )
             return Outcome(_run_process(study, step, lease, words, {**environment, NODE_VARIABLE: name}))
         finally:
             lease.release()
@@ -137,7 +144,8 @@ class TaskKeeper:
         self._looked_at = time.monotonic()
         if self._outcome(step, missing=Outcome()) is not None:
             task = ray.remote(run_on_node).options(**options)
-            self._tasks[step] = task.remote(str(self._study.folder), step, words, environment)
+            tries = options["max_retries"] + 1
+            self._tasks[step] = task.remote(str(self._study.folder), step, words, environment, tries)
 
     def look(self) -> dict[str, Outcome | None]:
         """What the task of each step ended with, None while it is under way."""
