@@ -101,7 +101,8 @@ def _run_process(study: Study, step: str, lease: Lease, words: list[str], enviro
                 cancelled_at = cancelled_at or time.monotonic()
                 if time.monotonic() - cancelled_at > GRACE_SECONDS:
                     break
-            time.sleep(_POLL_SECONDS)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_POLL_SECONDS)
     finally:
         _end(process)
     return process.returncode

@@ -16,6 +16,7 @@ import pytest
 from assistant_builder.config import StudyConfig
 from assistant_builder.jobs import cluster as driver
 from assistant_builder.jobs import standing
+from assistant_builder.jobs.room import Ask
 from assistant_builder.jobs.running import run_study
 from assistant_builder.study import Study
 from tests.fabricated import SMALL, new_study
@@ -84,7 +85,7 @@ def sleeping(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stu
     """Makes studies whose steps do as ``fake_step.py`` says, and nothing else."""
     monkeypatch.setattr(standing, "step_inputs", lambda study, step, **_: {})
     monkeypatch.setattr(driver, "command", fake_command)
-    monkeypatch.setattr(driver, "ask_of", lambda study, step, nodes: driver.Ask(1.0))
+    monkeypatch.setattr(driver, "ask_of", lambda study, step, nodes: Ask(1.0))
 
     def make(name: str, **changes: Any) -> Study:
         return new_study(name, SMALL, executor__kind="ray", executor__address=nodes.address, **changes)

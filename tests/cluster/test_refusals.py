@@ -44,7 +44,7 @@ def test_a_step_that_no_node_can_run_is_refused_with_what_there_is(monkeypatch: 
         with pytest.raises(ResourceError, match=f"asks for {words}.*nodes with .*8 CPUs.*executor.train_cpus"):
             require_node(ask, [SMALL, LARGE], "train-lora")
     monkeypatch.setattr(cluster, "connect", lambda address: None)
-    monkeypatch.setattr(cluster, "_nodes", lambda: [LARGE])
+    monkeypatch.setattr(cluster, "alive_nodes", lambda: [LARGE])
     study = new_study("greedy", executor__kind="ray", executor__evaluate_cpus=16)
     with pytest.raises(ResourceError, match="step evaluate.*16 CPUs.*executor.evaluate_cpus"):
         run_study(study)

@@ -131,12 +131,13 @@ def test_cancelling_frees_the_cluster_within_ten_seconds(nodes: Nodes, sleeping:
 DRIVER = """
 import sys
 from assistant_builder.jobs import cluster, standing
+from assistant_builder.jobs.room import Ask
 from assistant_builder.jobs.running import run_study
 from assistant_builder.study import Study
 from tests.cluster.conftest import fake_command
 standing.step_inputs = lambda study, step, **_: {}
 cluster.command = fake_command
-cluster.ask_of = lambda study, step, nodes: cluster.Ask(1.0)
+cluster.ask_of = lambda study, step, nodes: Ask(1.0)
 run_study(Study.open(sys.argv[1]))
 """
 
