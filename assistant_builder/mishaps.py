@@ -23,7 +23,7 @@ _MEMORY_SIGNS = (
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DISK_SIGNS = (
     "No space left on device", "os error 28", "os error 27", "Disk quota exceeded", "File too large",
-    "PytorchStreamWriter failed", "file write failed", "unexpected pos",
+    "PytorchStreamWriter failed", "file write failed", "unexpected pos", "iostream error",
 )
 _LOCKED_ERRORS = {errno.EROFS, errno.EACCES, errno.EPERM}
 

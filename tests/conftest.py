@@ -29,6 +29,14 @@ def model_cache() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def compute_dtype() -> str:
+    """What models compute in on this machine: bfloat16 where the processor has it, else float32."""
+    from assistant_builder.models.loading import resolve_compute_dtype
+
+    return resolve_compute_dtype("auto", "cpu")
+
+
 @pytest.fixture
 def bundled_models(home: Path, model_cache: Path) -> Path:
     """Put the bundled models into the test's home, as links; returns the home's ``models`` folder."""

@@ -59,6 +59,8 @@ WORKERS = (
     "assistant_builder.models.layers",
     "assistant_builder.models.loading",
     "assistant_builder.models.merging",
+    "assistant_builder.models.packed",
+    "assistant_builder.models.rows",
     "assistant_builder.planning.probe",
     "assistant_builder.training",
     "assistant_builder.chat",

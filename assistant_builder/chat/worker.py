@@ -41,6 +41,7 @@ from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.mishaps import CHAT_MEMORY, explained
 from assistant_builder.study import Study
+from assistant_builder.worker import prepare_libraries
 
 IDLE_SECONDS = 900.0
 
@@ -194,6 +195,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--study", type=Path, required=True, help="the study's folder")
     parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS, help="end after this long unasked")
     options = parser.parse_args(arguments)
+    prepare_libraries()
     run_server(ChatSession(Study(options.study)), options.idle_seconds)
 
 

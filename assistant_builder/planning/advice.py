@@ -46,9 +46,10 @@ def advise(plan: Plan) -> Advice:
     lora, qlora = plan.lora, plan.qlora
     memory = gigabytes(plan.memory_bytes)
     if lora.fit == "room":
-        spared = lora.expected_bytes - qlora.expected_bytes
+        spared = gigabytes(max(lora.expected_bytes - qlora.expected_bytes, 0))
+        gain = "nothing" if spared == gigabytes(0) else f"{spared} that nobody needs"
         return Advice("lora", f"float16 LoRA needs {gigabytes(lora.expected_bytes)} of {memory} and fits with room, so "
-                      f"4-bit would risk quality for {gigabytes(max(spared, 0))} that nobody needs.", {})
+                      f"4-bit would risk quality for {gain}.", {})
     if qlora.fit != "no":
         short = "leaves no room" if lora.fit == "tight" else "does not fit"
         return Advice("qlora", f"QLoRA needs {gigabytes(qlora.expected_bytes)} of {memory}; float16 LoRA with "
@@ -148,11 +149,12 @@ def _about_storage(plan: Plan) -> Iterator[str]:
             yield ("Adapters go on the linear layers alone, mostly those of attention; the experts themselves stay as "
                    "they are, so this model learns with fewer trained values than a dense one of its size.")
     elif kept > _MOSTLY_16_BIT * qlora.weights_bytes:
-        yield (f"{kept / qlora.weights_bytes:.0%} of the 4-bit base's bytes are embeddings, which stay 16-bit on a "
-               f"model this small: 4-bit makes it {ratio:.1f} times smaller, not 4.")
+        yield (f"{kept / qlora.weights_bytes:.0%} of the 4-bit base's bytes are embeddings, which stay as they are; on "
+               f"a model this small 4-bit makes it {ratio:.1f} times smaller, not 4.")
     if plan.machine.device == "cpu":
-        yield ("On a processor chat and evaluation hold either base in the compute dtype, for speed: 4-bit saves "
-               "memory in training only.")
+        where = "training, chat and evaluation" if plan.qlora.held else "chat and evaluation"
+        yield (f"On a processor {where} hold either base in the compute dtype, for speed: 4-bit saves "
+               f"{'no memory there' if plan.qlora.held else 'memory in training only'}.")
 
 
 def gigabytes(value: float) -> str:

@@ -157,9 +157,9 @@ def write(out: Path, job: Job, runs: Sequence[Run], rows: Sequence[Row]) -> None
 
 
 def _caption(job: Job, runs: Sequence[Run]) -> str:
-    run = runs[0]
-    return (f"{job.model.base}, rank {job.train.rank}, {job.train.batch_size} pairs a step in micro-batches of "
-            f"{min(job.train.micro_batch_size, job.train.batch_size)}, {len(runs)} runs, {run['device_name']}, "
+    run, batch = runs[0], job.train.batch_size
+    return (f"{job.model.base} in {job.model.compute_dtype}, rank {job.train.rank}, {batch} pairs a step in "
+            f"micro-batches of {min(job.train.micro_batch_size, batch)}, {len(runs)} runs, {run['device_name']}, "
             f"{run['threads']} threads")
 
 

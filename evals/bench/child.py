@@ -12,7 +12,7 @@ from typing import Any
 
 from assistant_builder.files import write_json
 from assistant_builder.models.prompts import Prompter
-from assistant_builder.worker import quiet_libraries
+from assistant_builder.worker import prepare_libraries
 from evals.bench.contenders import CONTENDERS, NAMES, Contender
 from evals.bench.job import Job
 
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("seed", type=int)
     parser.add_argument("result", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
-    quiet_libraries()
+    prepare_libraries()
     contender = CONTENDERS[NAMES.index(arguments.contender)]
     write_json(arguments.result, measure(Job.read(arguments.job).with_seed(arguments.seed), contender))
 

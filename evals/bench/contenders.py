@@ -47,18 +47,19 @@ NAMES = tuple(contender.name for contender in CONTENDERS)
 
 DIFFERENCES: tuple[str, ...] = (
     "Same for all: base model, pairs (each trained on once), rank, alpha, dropout, adapted layers, pairs a step and a "
-    "micro-batch, peak learning rate, AdamW, gradient clipping, bfloat16 arithmetic, seed of the round, threads. The "
+    "micro-batch, peak learning rate, AdamW, gradient clipping, arithmetic, seed of the round, threads. The "
     "loss of a step is the mean over its answer tokens.",
     "Assistant Builder: base read as float16 or NF4, float32 adapters, left padding, pairs sorted by length within "
-    "eight steps, the head on answer positions only, cosine schedule. On a CPU the base is held in bfloat16 while it "
-    "trains (counted in the peak, where NF4 therefore saves nothing), and layers with one input share its dropout.",
+    "eight steps, the head on answer positions only, cosine schedule. On a CPU the base is held in the compute dtype "
+    "while it trains (counted in the peak, where NF4 therefore saves nothing), and layers with one input share its "
+    "dropout.",
     "TRL, plain: SFTTrainer as its documentation shows it, every setting at its default that is not named above: "
-    "gradient checkpointing, bfloat16 autocast, random order, linear schedule; on a CPU the head on every "
-    "position.",
+    "gradient checkpointing, autocast where 16 bits are computed in, random order, linear schedule; on a CPU the head "
+    "on every position.",
     "TRL, tuned: the same without gradient checkpointing, all pairs sorted by length into batches.",
-    "TRL stores the 16-bit base as bfloat16, keeps adapters over a 4-bit base in bfloat16 (float32 over a 16-bit one), "
-    "and also trains on the line break that the chat template puts after an answer: one token more a pair, counted in "
-    "its tokens and in its training loss, not in the validation loss.",
+    "TRL stores the 16-bit base in the compute dtype, keeps adapters over a 4-bit base in bfloat16 (float32 over a "
+    "16-bit one), and also trains on the line break that the chat template puts after an answer: one token more a "
+    "pair, counted in its tokens and in its training loss, not in the validation loss.",
     "Switched off for all: checkpoints and evaluations during the timed steps. On: a log line a step.",
 )
 """What a reader has to know to judge the table; printed under it."""

@@ -24,8 +24,9 @@ from assistant_builder.files import read_jsonl, write_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.prompts import Prompter
+from assistant_builder.planning.machines import this_machine
 from assistant_builder.study import Study
-from assistant_builder.worker import child_environment, quiet_libraries
+from assistant_builder.worker import child_environment, prepare_libraries
 from evals.plan import ASKED
 
 _ONE_AT_A_TIME = 12
@@ -70,9 +71,10 @@ def lm_eval_run(study: Study, base: Path, cell: str, items: int, scratch: Path) 
     from evals.cells import CELL_SPECS
 
     spec, model = CELL_SPECS[cell], study.config.model
-    words = [f"pretrained={base}", "dtype=bfloat16"]
+    dtype = this_machine().compute_dtype if model.compute_dtype == "auto" else model.compute_dtype
+    words = [f"pretrained={base}", f"dtype={dtype}"]
     if spec.base == "4-bit":
-        words += ["load_in_4bit=True", f"bnb_4bit_quant_type={model.quant_type}", "bnb_4bit_compute_dtype=bfloat16",
+        words += ["load_in_4bit=True", f"bnb_4bit_quant_type={model.quant_type}", f"bnb_4bit_compute_dtype={dtype}",
                   f"bnb_4bit_use_double_quant={model.double_quant}"]
     if spec.adapter:
         words.append(f"peft={study.arm_folder(spec.adapter) / 'adapter'}")
@@ -152,7 +154,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--only-score", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path("bench-results") / "evaluation.json")
     given = parser.parse_args(words)
-    quiet_libraries()
+    prepare_libraries()
     study = Study(given.study.resolve())
     model = study.config.model
     base = fetch(resolve(model.base, trust_remote_code=model.trust_remote_code), revision=model.revision)

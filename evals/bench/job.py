@@ -15,6 +15,7 @@ from assistant_builder.files import read_json, write_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.prompts import Example, Prompter
+from assistant_builder.planning.machines import this_machine
 
 _SEED = 0
 """Of the choice of pairs; the same in every round."""
@@ -25,7 +26,7 @@ class Job:
     """One training task.
 
     Attributes:
-        model: Base model settings.
+        model: Base model settings; the compute dtype is never ``auto``.
         train: Training settings; ``max_steps`` is the number of steps of a run, warm-up included.
         folder: Where the base lies.
         warmup_steps: First steps of a run, which are not timed.
@@ -104,7 +105,10 @@ def make_job(config: StudyConfig, *, warmup_steps: int, timed_steps: int, valida
             remedy="Ask for fewer --steps, or name a larger file with --data",
         )
     rng = random.Random(_SEED)
-    model = config.model.model_copy(update={"compute_dtype": "bfloat16"})  # that of the TRL scripts, on any hardware
+    model = config.model  # what is computed in is settled here, so that no contender settles it in another way
+    if model.compute_dtype == "auto":
+        settled = {"compute_dtype": this_machine().compute_dtype, "allow_float32_compute": True}
+        model = model.model_copy(update=settled)
     validation = _comparable(split.validation, prompter, train.max_length)
     return Job(model, train, folder, warmup_steps, tuple(rng.sample(pairs, wanted)),
                tuple(rng.sample(validation, min(validation_pairs, len(validation)))))

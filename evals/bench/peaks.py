@@ -24,7 +24,7 @@ from assistant_builder.planning.grading import prediction
 from assistant_builder.planning.machines import this_machine
 from assistant_builder.planning.plan import Lengths, Plan
 from assistant_builder.planning.sources import architecture_of
-from assistant_builder.worker import child_environment, quiet_libraries
+from assistant_builder.worker import child_environment, prepare_libraries
 from evals.founding import README
 from evals.readme import write_part
 from evals.report.wording import percent, signed_percent, size
@@ -168,7 +168,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--write", action="store_true", help="put the table into the planner's README")
     parser.add_argument("--out", type=Path, default=Path("bench-results") / "peaks.json")
     given = parser.parse_args(words)
-    quiet_libraries()
+    prepare_libraries()
     if given.case is not None:
         write_json(given.out, measure(given.case, given.changes))
         return

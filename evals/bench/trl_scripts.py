@@ -35,7 +35,7 @@ def train(job: Job, arm: Arm, scratch: Path, watch: Stopwatch, device: str, *, t
 
     Args:
         job: What to train.
-        arm: Over which base: ``lora`` bfloat16, ``qlora`` NF4 with double quantization.
+        arm: Over which base: ``lora`` in the compute dtype, ``qlora`` NF4 with double quantization.
         scratch: Folder for what the trainer writes.
         watch: Stamps the steps.
         device: ``cpu`` or ``cuda``.
@@ -61,6 +61,8 @@ def train(job: Job, arm: Arm, scratch: Path, watch: Stopwatch, device: str, *, t
             report_to="none",
             disable_tqdm=True,
             use_cpu=device == "cpu",  # without a GPU its bfloat16 default is refused otherwise
+            bf16=job.model.compute_dtype == "bfloat16",
+            fp16=job.model.compute_dtype == "float16",
             **(_TUNED if tuned else {}),
         ),
         train_dataset=Dataset.from_list([{"prompt": row[:-1], "completion": row[-1:]} for row in rows]),
@@ -86,10 +88,11 @@ def _batches_of_similar_length(job: Job) -> list[Pair]:
 
 
 def _base(job: Job, arm: Arm) -> Any:
+    dtype = getattr(torch, job.model.compute_dtype)
     if arm == "lora":
-        return AutoModelForCausalLM.from_pretrained(job.folder, dtype=torch.bfloat16)
+        return AutoModelForCausalLM.from_pretrained(job.folder, dtype=dtype)
     four_bit = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type=job.model.quant_type, bnb_4bit_compute_dtype=torch.bfloat16,
+        load_in_4bit=True, bnb_4bit_quant_type=job.model.quant_type, bnb_4bit_compute_dtype=dtype,
         bnb_4bit_use_double_quant=job.model.double_quant,
     )
-    return AutoModelForCausalLM.from_pretrained(job.folder, dtype=torch.bfloat16, quantization_config=four_bit)
+    return AutoModelForCausalLM.from_pretrained(job.folder, dtype=dtype, quantization_config=four_bit)

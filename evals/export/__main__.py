@@ -14,7 +14,7 @@ from assistant_builder.errors import AssistantBuilderError, Cancelled, ResourceE
 from assistant_builder.steps import process_mark
 from assistant_builder.study import Study
 from assistant_builder.tokens import without_tokens
-from assistant_builder.worker import quiet_libraries
+from assistant_builder.worker import prepare_libraries
 from evals.export.job import ExportJob, JobRecord
 from evals.export.kinds import FORMATS, Kind
 from evals.export.rescore import DEFAULT_SAMPLE
@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--zip", type=Path, help="an archive to write as well")
     parser.add_argument("--sample", type=int, default=DEFAULT_SAMPLE, help="held-out items to score again")
     arguments = parser.parse_args()
-    quiet_libraries()
+    prepare_libraries()
     record = JobRecord("running", str(arguments.to), time.time(), pid=os.getpid(),
                        process_started=process_mark(os.getpid()), message="Starting")
     job = ExportJob(Study(arguments.study), Kind(arguments.arm, arguments.format))

@@ -78,4 +78,4 @@ def serving(home: Path, port: int) -> Iterator[Site]:
 
 def leaves(url: str) -> bool:
     """Whether a request goes to another machine."""
-    return not url.startswith(("http://127.0.0.1:", "data:", "blob:", "about:"))
+    return not url.startswith(("http://127.0.0.1:", "data:", "blob:", "about:", "file:"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,7 +42,7 @@ PLANTED = (
 )
 ALL = " ".join(PLANTED)
 TABS = ("data", "plan", "train", "evaluate", "chat", "report", "export")
-RAN = "() => [window.bad ?? null, ...[...document.querySelectorAll('iframe')].map(f => f.contentWindow?.bad ?? null)]"
+UNFOLD = "document.querySelectorAll('details').forEach(part => { part.open = true; })"
 LIVE = """evil => [...document.querySelectorAll('*')].filter(element => [...element.attributes].some(attribute =>
   attribute.name.startsWith('on') && attribute.value.includes('window.bad')
   || ['src', 'href', 'data', 'poster'].includes(attribute.name) && /javascript:|evil/.test(attribute.value)
@@ -105,8 +104,9 @@ def watched(page: Page) -> Iterator[Page]:
 
 
 def nothing_ran(page: Page) -> None:
-    assert set(page.evaluate(RAN)) == {None}
-    assert page.evaluate(LIVE, EVIL) == []
+    for frame in page.frames:  # the report lies in a frame whose inside the page itself may not see
+        assert frame.evaluate("window.bad ?? null") is None, frame.url
+        assert frame.evaluate(LIVE, EVIL) == [], frame.url
 
 
 def test_no_tab_runs_or_fetches_anything(watched: Page, hostile: Site) -> None:
@@ -116,8 +116,8 @@ def test_no_tab_runs_or_fetches_anything(watched: Page, hostile: Site) -> None:
         page.goto(f"{hostile.url}?study=planted&tab={tab}")
         page.wait_for_function("window.abArrived")
         page.wait_for_timeout(1_000)
-        for summary in page.locator("summary:visible").all():
-            summary.click()
+        page.evaluate(UNFOLD)
+        page.wait_for_timeout(200)
         nothing_ran(page)
         shown += page.locator("body").inner_text().count("window.bad")
     assert shown > 20, "what was planted is shown as the text it is"
@@ -136,10 +136,10 @@ def test_a_conversation_runs_and_fetches_nothing(watched: Page, hostile: Site) -
 
 def test_an_upload_runs_and_fetches_nothing(watched: Page, hostile: Site) -> None:
     page = watched
-    page.goto(f"{hostile.url}?tab=data")
+    page.goto(f"{hostile.url}?study=&tab=data")
     page.wait_for_function("window.abArrived")
-    page.locator("input[type=file]").first.set_input_files(str(hostile.home / "hostile.jsonl"))
-    expect(page.locator("#ab-data")).to_contain_text("window.bad")
+    page.locator("#ab-file input[type=file]").set_input_files(str(hostile.home / "hostile.jsonl"))
+    expect(page.locator("#ab-preview")).to_contain_text("window.bad")
     page.wait_for_timeout(500)
     nothing_ran(page)
 
@@ -150,12 +150,11 @@ def test_the_report_and_the_cards_carry_nothing_live(
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(hostile.home))
     study, page = Study.open("planted"), watched
     page.goto((study.folder / "report.html").as_uri())
-    for summary in page.locator("summary:visible").all():
-        summary.click()
+    page.evaluate(UNFOLD)
     nothing_ran(page)
     report = read_json(study.folder / "report.json")
     report["sentence"] = ALL
-    scored = replace(compare("Q4", [("1", 10.0, 10)], [(10.1, 10)]), compute_dtype=ALL)
+    scored = compare("Q4", [("1", 10.0, 10)], [(10.1, 10)])
     loader = [Snippet("text", ALL, "python", ALL)]
     texts = [
         (study.folder / "report.md").read_text(encoding="utf-8"),

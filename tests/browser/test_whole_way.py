@@ -43,6 +43,8 @@ def test_from_upload_to_a_file_to_hand_on(page: Page, real_site: Site, tmp_path:
     page.get_by_role("button", name="All settings").click()
     for option, value in (("train-max_steps", "2"), ("train-evaluations", "1"), ("eval-max_new_tokens", "8")):
         page.locator(f"#ab-{option}").locator("input:visible, textarea:visible").first.fill(value)
+    for option in ("eval-retention", "eval-noise_floor", "eval-fidelity", "eval-baselines"):  # test_run has them all
+        page.locator(f"#ab-{option} input[type=checkbox]").uncheck()
     expect(page.get_by_text("Very few training pairs")).to_be_visible()
     page.locator("#ab-start").click()
     expect(page.get_by_text("Nothing was started: there are warnings")).to_be_visible()

@@ -19,7 +19,7 @@ def folder(bundled_models: Path) -> Path:
 
 
 @pytest.fixture
-def study(folder: Path) -> Study:
+def study(folder: Path, compute_dtype: str) -> Study:
     """A study whose adapters hold random values; nothing was trained."""
     import torch
 
@@ -27,7 +27,7 @@ def study(folder: Path) -> Study:
 
     study = Study.create(StudyConfig(name="cells").with_changes({"train.rank": 4}))
     for seed, arm in enumerate(("lora", "qlora")):
-        model = add_adapter(load_base(BaseSpec(folder, "float16", True, "bfloat16")), study.config.train, seed)
+        model = add_adapter(load_base(BaseSpec(folder, "float16", True, compute_dtype)), study.config.train, seed)
         generator = torch.Generator().manual_seed(seed)
         for name, value in model.named_parameters():
             if "lora_B" in name:
@@ -50,7 +50,7 @@ def all_logits(study: Study, folder: Path, cells: tuple[str, ...] = CELLS) -> di
     return {cell.spec.name: logits_of(cell.model) for cell in load_cells(study, folder, wanted)}
 
 
-def test_cells_share_their_base_and_use_their_own_adapter(study: Study, folder: Path) -> None:
+def test_cells_share_their_base_and_use_their_own_adapter(study: Study, folder: Path, compute_dtype: str) -> None:
     import torch
 
     from assistant_builder.models.loading import BaseSpec, load_adapter, load_base
@@ -64,14 +64,16 @@ def test_cells_share_their_base_and_use_their_own_adapter(study: Study, folder: 
     assert [name for name, spent in seconds.items() if spent > 0] == ["B16", "B4"]
     for name, storage, arm in (("L16", "float16", "lora"), ("Q4", "nf4", "qlora"), ("L4", "nf4", "lora"),
                                ("Q16", "float16", "qlora"), ("B16", "float16", None), ("B4", "nf4", None)):
-        model = load_base(BaseSpec(folder, storage, True, "bfloat16", hold=True))  # type: ignore[arg-type]
+        model = load_base(BaseSpec(folder, storage, True, compute_dtype, hold=True))  # type: ignore[arg-type]
         if arm:
             model = load_adapter(model, study.arm_folder(arm) / "adapter")
         assert torch.equal(logits[name], logits_of(model)), name
     assert len({values.float().numpy().tobytes() for values in logits.values()}) == len(wanted)
 
 
-def test_merged_cells_are_what_their_exports_give_back(study: Study, folder: Path, tmp_path: Path) -> None:
+def test_merged_cells_are_what_their_exports_give_back(
+    study: Study, folder: Path, compute_dtype: str, tmp_path: Path
+) -> None:
     """Save a merged model as a float16 checkpoint, load it as a user would, in 16 and in 4 bits: the same logits."""
     import shutil
 
@@ -82,7 +84,7 @@ def test_merged_cells_are_what_their_exports_give_back(study: Study, folder: Pat
 
     found = all_logits(study, folder, ("LM", "LR", "QD", "QR"))
     for arm, storage, merged, requantized in (("lora", "float16", "LM", "LR"), ("qlora", "nf4", "QD", "QR")):
-        base = load_base(BaseSpec(folder, storage, True, "bfloat16"))  # type: ignore[arg-type]
+        base = load_base(BaseSpec(folder, storage, True, compute_dtype))  # type: ignore[arg-type]
         model = merge(load_adapter(base, study.arm_folder(arm) / "adapter"))
         export = tmp_path / merged
         shutil.copytree(folder, export)
@@ -92,7 +94,7 @@ def test_merged_cells_are_what_their_exports_give_back(study: Study, folder: Pat
         save_file({name: value.contiguous() for name, value in tensors.items() if name != "lm_head.weight"},
                   export / "model.safetensors", metadata={"format": "pt"})
         for cell, kind in ((merged, "float16"), (requantized, "nf4")):
-            again = load_base(BaseSpec(export, kind, True, "bfloat16", hold=True))  # type: ignore[arg-type]
+            again = load_base(BaseSpec(export, kind, True, compute_dtype, hold=True))  # type: ignore[arg-type]
             assert torch.equal(found[cell], logits_of(again)), cell
 
 
@@ -118,10 +120,12 @@ def test_cells_of_one_kind_take_the_memory_they_would_when_served(study: Study, 
     size = {cell.spec.name: cell.base_bytes for cell in load_cells(study, folder, wanted)}
     assert size["L16"] == size["B16"] == size["Q16"] == size["LM"] == size["QD"]
     assert size["Q4"] == size["B4"] == size["L4"] == size["LR"] == size["QR"]
-    assert size["Q4"] < 0.5 * size["L16"]
+    assert size["Q4"] < 0.6 * size["L16"]  # the embeddings stay wide, float32 where that is computed in
 
 
-def test_quantizing_a_merged_qlora_again_puts_nearly_every_weight_back(study: Study, folder: Path) -> None:
+def test_quantizing_a_merged_qlora_again_puts_nearly_every_weight_back(
+    study: Study, folder: Path, compute_dtype: str
+) -> None:
     """Its weights start on the 4-bit levels themselves; those of a merged LoRA lie anywhere between two levels."""
     import torch
     from bitsandbytes.nn import Linear4bit
@@ -135,11 +139,11 @@ def test_quantizing_a_merged_qlora_again_puts_nearly_every_weight_back(study: St
         ])
         return torch.stack([packed >> 4, packed & 15])
 
-    before = levels(load_base(BaseSpec(folder, "nf4", True, "bfloat16")))
+    before = levels(load_base(BaseSpec(folder, "nf4", True, compute_dtype)))
     kept = {}
     for arm, storage in (("qlora", "nf4"), ("lora", "float16")):
-        base = load_base(BaseSpec(folder, storage, True, "bfloat16"))  # type: ignore[arg-type]
+        base = load_base(BaseSpec(folder, storage, True, compute_dtype))  # type: ignore[arg-type]
         model = merge(load_adapter(base, study.arm_folder(arm) / "adapter"))
-        quantize(model, "nf4", double_quant=True, compute_dtype=torch.bfloat16)
+        quantize(model, "nf4", double_quant=True, compute_dtype=getattr(torch, compute_dtype))
         kept[arm] = float((levels(model) == before).double().mean())
     assert kept["qlora"] > 0.97 > 0.92 > kept["lora"]

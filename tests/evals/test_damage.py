@@ -78,12 +78,12 @@ def test_an_arm_trained_on_shuffled_answers_is_worse_and_its_own_copy_is_not(stu
     assert same.delta == 0.0 and same.verdict == "no worse"
 
 
-def test_fp4_without_double_quantization_is_worse_than_float16(study: Study, folder: Path) -> None:
+def test_fp4_without_double_quantization_is_worse_than_float16(study: Study, folder: Path, compute_dtype: str) -> None:
     from assistant_builder.models.loading import BaseSpec, load_base
 
     prompter = Prompter.load(folder)
     scores = {
-        kind: scores_of(study, load_base(BaseSpec(folder, kind, kind == "nf4", "bfloat16", hold=True)), prompter)
+        kind: scores_of(study, load_base(BaseSpec(folder, kind, kind == "nf4", compute_dtype, hold=True)), prompter)
         for kind in ("float16", "nf4", "fp4")
     }
     harms = {}

@@ -92,13 +92,15 @@ def test_generation_is_greedy_and_does_not_depend_on_its_neighbours(folder: Path
     assert answers[0] == answers[1] and all(answers[0])
 
 
-def test_scores_and_answers_are_the_same_to_the_last_digit_in_batches_of_any_size(folder: Path) -> None:
+def test_scores_and_answers_are_the_same_to_the_last_digit_in_batches_of_any_size(
+    folder: Path, compute_dtype: str
+) -> None:
     from assistant_builder.models.loading import BaseSpec, load_base
     from evals.harness import StudyLM
     from evals.tasks import build_items
 
     prompter = Prompter.load(folder)
-    model = load_base(BaseSpec(folder, "float16", True, "bfloat16", hold=True))
+    model = load_base(BaseSpec(folder, "float16", True, compute_dtype, hold=True))
     items = build_items([
         Pair(row, (Message("user", "Where do the ferries go? " * (row % 4)), Message("assistant", "North. " * row)))
         for row in range(1, 12)

@@ -1,4 +1,4 @@
-"""The evaluation step on the real bundled model, with adapters that change something."""
+"""The evaluation step on a model of two layers, with adapters that change something."""
 
 from __future__ import annotations
 
@@ -14,13 +14,19 @@ import pytest
 from assistant_builder.errors import Cancelled, EvaluationError
 from assistant_builder.files import read_json, read_jsonl, write_json
 from assistant_builder.study import Study
+from tests.evals.export.tiny import tiny_base
 from tests.fabricated import new_study, with_data
 
 pytestmark = pytest.mark.train
 
 
 @pytest.fixture
-def study(bundled_models: Path) -> Study:
+def base(bundled_models: Path, tmp_path: Path) -> Path:
+    return tiny_base(tmp_path / "base")
+
+
+@pytest.fixture
+def study(base: Path) -> Study:
     """A study with data and adapters of random values; nothing was trained."""
     import torch
 
@@ -29,16 +35,15 @@ def study(bundled_models: Path) -> Study:
 
     study = with_data(new_study(
         "scored", data__max_heldout=5, train__rank=4, eval__max_new_tokens=4, eval__batch_size=4, eval__retention=False,
-        seeds=2,
+        seeds=2, model__base=str(base),
     ))
     write_json(study.embedding_file, {"leaks": []})
-    folder = bundled_models / "smollm2-135m-instruct"
     for seed, run in enumerate(("lora", "qlora", "lora-2", "qlora-2")):
-        model = add_adapter(load_base(BaseSpec(folder, "float16", True, "bfloat16")), study.config.train, seed)
+        model = add_adapter(load_base(BaseSpec(base, "float16", True, "float32")), study.config.train, seed)
         generator = torch.Generator().manual_seed(seed)
         for name, value in model.named_parameters():
             if "lora_B" in name:
-                value.data.normal_(0, 0.01, generator=generator)
+                value.data.normal_(0, 0.05, generator=generator)
         adapter = study.arm_folder(run) / "adapter"
         model.save_pretrained(str(adapter))
         digest = file_hash(adapter / "adapter_model.safetensors")
@@ -131,7 +136,7 @@ def test_a_task_that_cannot_be_had_is_told_before_anything_is_scored(study: Stud
     assert not list((study.folder / "evals").rglob("scores.json"))
 
 
-def test_the_tasks_run_from_the_shell_with_lm_eval_itself(study: Study, bundled_models: Path, tmp_path: Path) -> None:
+def test_the_tasks_run_from_the_shell_with_lm_eval_itself(study: Study, base: Path, tmp_path: Path) -> None:
     from evals.score import score_study
 
     study.write_config(study.config.with_changes({
@@ -139,7 +144,7 @@ def test_the_tasks_run_from_the_shell_with_lm_eval_itself(study: Study, bundled_
         "eval.similarity": False, "eval.compute_dtype": "float32", "seeds": 1,
     }))
     score_study(study)
-    base, adapter = bundled_models / "smollm2-135m-instruct", study.arm_folder("lora") / "adapter"
+    adapter = study.arm_folder("lora") / "adapter"
     words = [
         "run", "--model", "hf", "--model_args", f"pretrained={base},peft={adapter},dtype=float32",
         "--include_path", str(study.folder / "evals" / "tasks"), "--tasks", "scored_nll,scored_gen", "--device", "cpu",

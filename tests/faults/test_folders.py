@@ -130,6 +130,7 @@ def test_what_libraries_say_of_a_full_disk_or_memory_is_understood() -> None:
         OSError(28, "No space left on device", "/somewhere"),
         RuntimeError("PytorchStreamWriter failed writing file data/17: file write failed"),
         RuntimeError("[enforce fail at inline_container.cc:626] . unexpected pos 64 vs 0"),
+        RuntimeError("basic_ios::clear: iostream error"),
         Exception('Error while serializing: I/O error: No space left on device (os error 28)'),
     ]
     for error in full:

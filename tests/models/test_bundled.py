@@ -193,7 +193,7 @@ def test_base_model_folder(bundled_models: Path):
     assert folder == bundled_models / bundled.BASE_MODEL
     assert {path.name for path in folder.iterdir()} == {
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
-        "chat_template.jinja", "origin.json",
+        "chat_template.jinja", "origin.json", bundled.SUMS,
     }  # fmt: skip
     config = json.loads((folder / "config.json").read_text())
     assert (config["rms_norm_eps"], config["rope_parameters"]["rope_theta"]) == (1e-05, 100_000.0)

@@ -190,7 +190,8 @@ def test_the_command_answers_with_one_document_and_no_torch():
 def test_a_cpu_holds_weights_in_the_compute_dtype_only_where_they_fit():
     def on_a_cpu(gigabytes: int) -> Plan:
         size = gigabytes * 10**9
-        return plan_for("qwen3-8b", replace(this_machine(), device="cpu", memory_bytes=size, free_bytes=size))
+        machine = replace(this_machine(), device="cpu", memory_bytes=size, free_bytes=size, bfloat16=True)
+        return plan_for("qwen3-8b", machine)
 
     roomy, tight = on_a_cpu(100), on_a_cpu(14)
     assert roomy.lora.held and roomy.qlora.held and roomy.qlora.weights_bytes < roomy.qlora.activations.dequantized

@@ -18,6 +18,7 @@ from assistant_builder.jobs.steps import command
 from assistant_builder.study import Study
 from assistant_builder.training import checkpoints
 from assistant_builder.worker import run_as_step
+from tests.evals.export.tiny import tiny_base
 
 pytestmark = pytest.mark.train
 
@@ -101,13 +102,14 @@ def test_a_half_written_checkpoint_is_not_taken_for_whole(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
 
 
-def test_both_arms_stop_early_together(small_study: Study) -> None:
-    """With a learning rate so small that no validation improves, both stop at the second."""
+def test_both_arms_stop_early_together(small_study: Study, tmp_path: Path) -> None:
+    """With a learning rate so small that no weight moves, no validation improves, and both stop at the second."""
     from assistant_builder.jobs.running import run_study
     from assistant_builder.steps import STEPS
 
     config = small_study.config.with_changes({
-        "train.early_stopping": True, "train.patience": 1, "train.evaluations": 6, "train.learning_rate": 1e-12,
+        "train.early_stopping": True, "train.patience": 1, "train.evaluations": 6, "train.learning_rate": 1e-40,
+        "model.base": str(tiny_base(tmp_path / "base")), "train.sample_answers": 0,
     })
     small_study.write_config(config)
     with pytest.MonkeyPatch.context() as patch:

@@ -23,14 +23,14 @@ def test_twin_replaces_one_field() -> None:
 
 
 @pytest.fixture(scope="module")
-def adapted(model_cache: Path) -> Iterator[dict[str, Any]]:
+def adapted(model_cache: Path, compute_dtype: str) -> Iterator[dict[str, Any]]:
     """Both arms' real models with fresh adapters, as training starts with them."""
     from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
 
     train = StudyConfig().train
     folder = model_cache / "models" / "smollm2-135m-instruct"
     yield {
-        arm: add_adapter(load_base(BaseSpec(folder, settings.base_storage, True, "bfloat16")), train, train.seed)
+        arm: add_adapter(load_base(BaseSpec(folder, settings.base_storage, True, compute_dtype)), train, train.seed)
         for arm, settings in twin(StudyConfig()).items()
     }
 
@@ -84,7 +84,7 @@ def test_adapters_start_equal_and_in_float32(adapted: dict[str, Any]) -> None:
         assert value.dtype == torch.float32 and torch.equal(value, trained[1][name])
 
 
-def test_every_module_puts_out_the_same_dtype(adapted: dict[str, Any]) -> None:
+def test_every_module_puts_out_the_same_dtype(adapted: dict[str, Any], compute_dtype: str) -> None:
     import torch
 
     found: dict[str, dict[str, Any]] = {}
@@ -103,7 +103,7 @@ def test_every_module_puts_out_the_same_dtype(adapted: dict[str, Any]) -> None:
         found[arm] = dtypes
     assert found["lora"] == found["qlora"]
     tensors = {dtype for dtype in found["lora"].values() if dtype is not None}
-    assert tensors == {torch.bfloat16}
+    assert tensors == {getattr(torch, compute_dtype)}
 
 
 @pytest.mark.parametrize("arm", ["lora", "qlora"])
@@ -141,7 +141,7 @@ def test_bitsandbytes_would_ruin_training_after_an_evaluation(model_cache: Path)
 
 
 @pytest.mark.parametrize("arm", ["lora", "qlora"])
-def test_holding_weights_in_the_compute_dtype_changes_no_bit(model_cache: Path, arm: str) -> None:
+def test_holding_weights_in_the_compute_dtype_changes_no_bit(model_cache: Path, compute_dtype: str, arm: str) -> None:
     import torch
 
     from assistant_builder.models.layers import hold_in_compute_dtype
@@ -149,17 +149,17 @@ def test_holding_weights_in_the_compute_dtype_changes_no_bit(model_cache: Path, 
 
     folder = model_cache / "models" / "smollm2-135m-instruct"
     storage = twin(StudyConfig())[arm].base_storage  # type: ignore[index]
-    model = add_adapter(load_base(BaseSpec(folder, storage, True, "bfloat16")), StudyConfig().train, 0)
+    model = add_adapter(load_base(BaseSpec(folder, storage, True, compute_dtype)), StudyConfig().train, 0)
     cast = gradients(model)
     with torch.no_grad():
         logits = model.eval()(input_ids=batch()).logits
-    hold_in_compute_dtype(model, torch.bfloat16)
+    hold_in_compute_dtype(model, getattr(torch, compute_dtype))
     with torch.no_grad():
         assert torch.equal(logits, model.eval()(input_ids=batch()).logits)
     assert torch.equal(cast, gradients(model))
 
 
-def test_a_4bit_base_is_counted_by_its_parameters_and_its_bytes(adapted: dict[str, Any]) -> None:
+def test_a_4bit_base_is_counted_by_its_parameters_and_its_bytes(adapted: dict[str, Any], compute_dtype: str) -> None:
     from assistant_builder.models.loading import count_parameters, model_bytes
 
     bases = {arm: adapted[arm].get_base_model() for arm in adapted}
@@ -168,7 +168,10 @@ def test_a_4bit_base_is_counted_by_its_parameters_and_its_bytes(adapted: dict[st
     counts = {arm: count_parameters(base) - frozen[arm] for arm, base in bases.items()}
     assert counts["lora"] == counts["qlora"] == 134_515_008
     stored = {arm: model_bytes(base) - 4 * frozen[arm] for arm, base in bases.items()}
-    assert 0.40 < stored["qlora"] / stored["lora"] < 0.43
+    linear = 106_168_320
+    wide = (counts["lora"] - linear) * (4 if compute_dtype == "float32" else 2)  # embeddings and norms
+    assert stored["lora"] == wide + 2 * linear
+    assert stored["qlora"] == pytest.approx(wide + 4.127 / 8 * linear, rel=2e-3)  # code tables beside
 
 
 def test_loss_over_supervised_positions_equals_the_plain_loss(model_cache: Path) -> None:
