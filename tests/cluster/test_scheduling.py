@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from evals.bench.scheduling import Scheduling, measure
 from tests.cluster.conftest import Nodes
 
+STEPS, SLOTS, SECONDS = 24, 4, 4.0
+
+
+def plainly() -> float:
+    """Seconds that the same processes take here, four at a time: 24, and what starting them costs at the moment."""
+    began = time.monotonic()
+    with ThreadPoolExecutor(SLOTS) as pool:
+        words = [sys.executable, "-c", f"import time; time.sleep({SECONDS})"]
+        list(pool.map(lambda _: subprocess.run(words, check=True), range(STEPS)))
+    return time.monotonic() - began
+
 
 def test_twenty_four_steps_on_four_slots_take_little_more_than_they_sleep(nodes: Nodes) -> None:
-    found = []
-    while len(found) < 3 and not (found and found[-1].excess < 0.15):  # whatever else the machine does is measured too
-        found.append(measure(nodes.address, steps=24, slots=4, seconds=4.0))
-    assert found[-1].ideal_seconds == 24.0
-    assert found[-1].excess < 0.15, found
-    assert found[-1].overhead_seconds < 3.0, found
+    shares = []
+    while len(shares) < 3 and not (shares and shares[-1] < 1.15):  # whatever else the machine does is measured too
+        floor = plainly()
+        found = measure(nodes.address, STEPS, SLOTS, SECONDS)
+        shares.append(found.wall_seconds / floor)
+    assert shares[-1] < 1.15, shares
+    assert found.overhead_seconds < 3.0 and found.wall_seconds >= found.ideal_seconds == 24.0
 
 
 def test_the_figures_are_those_of_a_slot() -> None:
