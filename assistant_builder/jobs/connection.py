@@ -90,18 +90,18 @@ def connect(address: str) -> None:
         AssistantBuilderError: Ray is not installed, or the cluster does not answer.
     """
     try:
-        import ray
+        from ray import init, is_initialized  # by name: Ray's scratch folder /tmp/ray is importable from /tmp
     except ImportError as error:
         raise AssistantBuilderError(
             f"executor.kind=ray needs Ray, which cannot be imported: {error}", where="executor",
             remedy="Install it with pip install 'assistant-builder[ray]', on every node",
         ) from error
-    if ray.is_initialized():
+    if is_initialized():
         return
     _knock(address)
     os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")  # tries, each of most of a minute; else twenty
     try:
-        ray.init(address=address, namespace=_NAMESPACE, log_to_driver=False, logging_level="ERROR")
+        init(address=address, namespace=_NAMESPACE, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # it raises what its many layers do: ConnectionError, RuntimeError, ValueError, …
         raise _silent(address, str(error)) from error
 
