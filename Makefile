@@ -3,6 +3,7 @@
 # make test    all tests                    (ARGS='-k catalog' passes arguments to pytest)
 # make check   lint, types, import layers
 # make bench   training speed beside plain and tuned TRL scripts, 10 to 15 minutes  (ARGS=--quick for a trial)
+# make cluster   the tests that start a Ray cluster of three nodes on this machine, about six minutes
 # make soak     faults by the dozen, then ten minutes of a crowd; both print what they counted (RELIABILITY.md)
 # make coverage   remake the tables of evals/README.md by simulation, about half an hour on one core
 
@@ -15,7 +16,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := demo
-.PHONY: demo app test check bench soak coverage
+.PHONY: demo app test check bench soak coverage cluster
 
 demo: $(READY)
 	$(BIN)/assistant-builder run $(DEMO)
@@ -33,6 +34,9 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layers.py
+
+cluster: $(READY)
+	@GOMP_SPINCOUNT=10000 $(BIN)/python -m pytest -m cluster $(ARGS)
 
 bench: $(READY)
 	$(BIN)/python -m evals.bench $(ARGS)

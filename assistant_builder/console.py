@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.jobs.local import Event
+from assistant_builder.jobs.events import Event
 
 if TYPE_CHECKING:
     from assistant_builder.data import Findings
@@ -110,10 +110,16 @@ def run_display() -> Iterator[RunDisplay]:
         yield RunDisplay(progress)
 
 
+def on_nodes(status: dict[str, Any]) -> bool:
+    """Whether a step of a study ran on a node of a cluster."""
+    return any("node" in step for step in status["steps"])
+
+
 def step_rows(status: dict[str, Any]) -> list[list[str]]:
     """Rows of the steps' table of ``status``."""
     return [
-        [f"{MARKS[step['state']]} {step['name']}", step["state"], human_seconds(step["seconds"])]
+        [f"{MARKS[step['state']]} {step['name']}", step["state"], human_seconds(step["seconds"]),
+         *([step.get("node", "")] if on_nodes(status) else [])]
         for step in status["steps"]
     ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -31,6 +31,12 @@ def steps_of(seeds: int) -> tuple[str, ...]:
     return "data", "data-embed", *(f"train-{run}" for run in arm_runs(seeds)), "evaluate", "report"
 
 
+def needed_before(step: str, steps: Sequence[str]) -> list[str]:
+    """The steps that have to be done before one can start: all before it, but trainings do not need one another."""
+    trains = step.startswith("train-")
+    return [other for other in steps[:steps.index(step)] if not (trains and other.startswith("train-"))]
+
+
 STEPS = steps_of(1)
 """The steps of a study of one seed."""
 
@@ -50,6 +56,7 @@ class StepRecord:
         error: ``AssistantBuilderError.to_record()`` of a failed step.
         outputs: File below the study folder → SHA-256.
         peak_memory_bytes: Highest resident set of the process (CPU), highest allocation (GPU) if there is one.
+        node: Node of the cluster that it ran on; None where it ran beside the process that runs the study.
     """
 
     step: str
@@ -62,6 +69,7 @@ class StepRecord:
     error: dict[str, Any] | None = None
     outputs: dict[str, str] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
+    node: str | None = None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 from assistant_builder.config import StudyConfig, check_name, load_config
 from assistant_builder.errors import AssistantBuilderError, Cancelled, StudyError
 from assistant_builder.files import read_json, write_bytes, write_json, write_text
+from assistant_builder.leases import is_fresh
 from assistant_builder.steps import Progress, State, StepRecord, process_alive, process_mark, steps_of
 
 _STATUS_FILES: dict[str, str] = {
@@ -175,10 +176,14 @@ class Study:
         folder = self.step_folder(step)
         return folder / ("log.txt" if step.startswith("train-") else f"{step}.log.txt")
 
+    def lease_file(self, step: str) -> Path:
+        """Who runs the step on a node of a cluster; there only while somebody does."""
+        return self.step_folder(step) / f"{step}.lease.json"
+
     # steps
 
     def step(self, step: str) -> StepRecord:
-        """The record of a step as it stands now: ``running`` by a dead process is ``lost``."""
+        """The record of a step as it stands now: ``running`` by a dead process, or on a lost node, is ``lost``."""
         path = self.status_file(step)
         if not path.exists():
             return StepRecord(step)
@@ -189,9 +194,15 @@ class Study:
             raise _unreadable_status(path) from error
         if record.state not in get_args(State) or record.step != step:
             raise _unreadable_status(path)
-        if record.state == "running" and not process_alive(record.pid, record.process_started):
+        if record.state == "running" and not self._computes(record):
             return StepRecord(**{**tree, "state": "lost"})
         return record
+
+    def _computes(self, record: StepRecord) -> bool:
+        """Whether the process that wrote a record lives; what runs on another node is told by who watches it there."""
+        if record.node is not None:
+            return is_fresh(self.lease_file(record.step))
+        return process_alive(record.pid, record.process_started)
 
     def write_step(self, record: StepRecord) -> None:
         """Write the status file of a step; for ``succeeded`` this is the done-marker and comes last."""
@@ -312,7 +323,9 @@ class Study:
             "name": self.name,
             "state": self.state,
             "steps": [
-                {"name": record.step, "state": record.state, "seconds": round(record.seconds, 3)} for record in records
+                {"name": record.step, "state": record.state, "seconds": round(record.seconds, 3),
+                 **({"node": record.node} if record.node else {})}
+                for record in records
             ],
             "folder": str(self.folder),
             "behind": self.behind,

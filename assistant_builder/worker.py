@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
@@ -27,6 +29,8 @@ from assistant_builder.tokens import without_tokens
 
 Work = Callable[[], Iterable[Path] | None]
 """Does the step; returns the files it made, or None when it has to wait for another step."""
+NODE_VARIABLE = "ASSISTANT_BUILDER_NODE"
+"""Names the node of the cluster to the step's process that a task started there."""
 _NICENESS = 10
 """Of 19: a process at 0 beside it gets nine times its share of a core, and all of it is used where nobody else asks."""
 
@@ -43,10 +47,13 @@ def run_as_step(study: Study, step: str, work: Work) -> int:
         Exit code: 0 done or waiting, 1 failed, 3 cancelled.
     """
     prepare_libraries()
+    node = os.environ.get(NODE_VARIABLE)
+    if node is not None:
+        threading.Thread(target=_end_with_watcher, daemon=True).start()
     before = study.step(step)
     record = replace(
         before, state="running", pid=os.getpid(), process_started=process_mark(os.getpid()),
-        started=before.started or time.time(), error=None,
+        started=before.started or time.time(), error=None, node=node,
     )
     began = time.monotonic()
 
@@ -78,6 +85,17 @@ def run_as_step(study: Study, step: str, work: Work) -> int:
     else:
         finish("succeeded", outputs=outputs)
     return 0
+
+
+def _end_with_watcher() -> None:
+    """End this process once the task that watches it is gone: nobody would know that it still writes.
+
+    The watcher holds the other end of standard input, which the system closes however the watcher ends.
+    """
+    with contextlib.suppress(OSError):
+        while os.read(0, 1):
+            pass
+    os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
 def child_environment() -> dict[str, str]:

@@ -23,6 +23,7 @@ LEVELS = {
     "assistant_builder.config": 0,
     "assistant_builder.mishaps": 0,
     "assistant_builder.files": 1,
+    "assistant_builder.leases": 1,
     "assistant_builder.steps": 1,
     "assistant_builder.study": 1,
     "assistant_builder.shelf": 1,

@@ -11,7 +11,7 @@ from assistant_builder import console
 from assistant_builder.cli.options import Json, Name
 from assistant_builder.config import ARMS
 from assistant_builder.errors import ConfigError, StudyError
-from assistant_builder.jobs.local import Event
+from assistant_builder.jobs.events import Event
 from assistant_builder.study import Study
 
 

@@ -12,7 +12,7 @@ import typer
 from assistant_builder import console
 from assistant_builder.cli.options import Json, Name, Settings, changes_of
 from assistant_builder.errors import AssistantBuilderError, StudyError
-from assistant_builder.jobs.local import Event
+from assistant_builder.jobs.events import Event
 from assistant_builder.steps import arm_runs
 from assistant_builder.study import Study
 
@@ -30,7 +30,7 @@ def run(
 
     One study runs at a time; others wait for their turn in the order in which they were started.
     """
-    from assistant_builder.jobs.local import run_study
+    from assistant_builder.jobs.running import run_study
     from assistant_builder.jobs.starting import open_or_create
 
     study = open_or_create(source, name=name, changes=changes_of(settings), redo=redo)
@@ -84,14 +84,15 @@ def _print_outcome(study: Study) -> None:
 
 def status(name: Name, as_json: Json = False) -> None:
     """Show how a study stands."""
-    from assistant_builder.jobs.local import waiting_sentence
+    from assistant_builder.jobs.events import waiting_sentence
 
     study = Study.open(name)
     document = study.status()
     if as_json:
         return console.print_json(document)
     typer.echo(", ".join(filter(None, (f"{study.name}: {document['state']}", waiting_sentence(document["behind"])))))
-    console.print_table(["step", "state", "time"], console.step_rows(document))
+    columns = ["step", "state", "time", *(["node"] if console.on_nodes(document) else [])]
+    console.print_table(columns, console.step_rows(document))
     why = _why_stopped(study)
     if why:
         typer.echo(why)

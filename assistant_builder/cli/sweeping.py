@@ -12,7 +12,7 @@ from assistant_builder import console
 from assistant_builder.cli.options import Json
 from assistant_builder.cli.running import check_tasks
 from assistant_builder.errors import StudyError
-from assistant_builder.jobs.local import Event
+from assistant_builder.jobs.events import Event
 
 if TYPE_CHECKING:
     from evals.sweep.grid import Trial

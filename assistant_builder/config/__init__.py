@@ -12,6 +12,7 @@ from assistant_builder.config.parts import (
     Cell,
     DataConfig,
     EvalConfig,
+    ExecutorConfig,
     Metric,
     ModelConfig,
     TrainConfig,
@@ -28,7 +29,7 @@ from assistant_builder.config.study_config import (
 )
 
 __all__ = [
-    "ARMS", "CELLS", "METRICS", "PRESETS", "PRESET_WORDS", "Arm", "Cell", "DataConfig", "EvalConfig", "Metric",
-    "ModelConfig", "StudyConfig", "TrainConfig", "check_name", "load_config", "option_fields", "parse_config",
+    "ARMS", "CELLS", "METRICS", "PRESETS", "PRESET_WORDS", "Arm", "Cell", "DataConfig", "EvalConfig", "ExecutorConfig",
+    "Metric", "ModelConfig", "StudyConfig", "TrainConfig", "check_name", "load_config", "option_fields", "parse_config",
     "read_value",
 ]

@@ -1,4 +1,4 @@
-"""The four parts of a study's settings: each option with its default, bounds and help text.
+"""The parts of a study's settings: each option with its default, bounds and help text.
 
 ``Field(title=…)`` is the label, ``description`` the help text; ``json_schema_extra={"level": "basic"}`` marks what the
 page shows without opening the advanced pane.
@@ -246,3 +246,35 @@ class EvalConfig(Part):
         if not self.judge_model.strip():
             raise ValueError("judge_url needs judge_model, the name of the model that shall judge")
         return self
+
+
+class ExecutorConfig(Part):
+    """Where the steps of a study run; no result depends on it."""
+
+    kind: Literal["local", "ray"] = Field(
+        "local", title="Executor", description="local: one step after the other on this machine. ray: as tasks of a "
+        "Ray cluster, both arms and all seeds at once where there is room; the home folder has to lie on a path that "
+        "all nodes see.",
+    )
+    address: str = Field(
+        "auto", min_length=1, title="Ray address", description="Address of the cluster's head (host:port). auto: the "
+        "cluster that this machine is a node of.",
+    )
+    train_cpus: float = Field(1.0, gt=0, title="CPUs of a training", description="Processors that each training step "
+                              "asks a node of the cluster for, and uses.")
+    train_gpus: float = Field(0.0, ge=0, title="GPUs of a training", description="GPUs that each training step asks "
+                              "for.")
+    train_memory_gb: float | None = Field(
+        None, gt=0, title="Memory of a training, GB", description="Main memory that each training step asks for. "
+        "Empty: what the plan says of a training on processors, and nothing where it asks for GPUs.",
+    )
+    evaluate_cpus: float = Field(1.0, gt=0, title="CPUs of the evaluation", description="Processors that the "
+                                 "evaluation asks a node of the cluster for, and uses.")
+    evaluate_gpus: float = Field(0.0, ge=0, title="GPUs of the evaluation", description="GPUs that the evaluation asks "
+                                 "for.")
+    evaluate_memory_gb: float | None = Field(
+        None, gt=0, title="Memory of the evaluation, GB", description="Main memory that the evaluation asks for. "
+        "Empty: room for both bases at once, and nothing where it asks for GPUs.",
+    )
+    retries: int = Field(3, ge=0, le=100, title="Tries after a loss", description="How often a step is tried again, "
+                         "from its last checkpoint, after the node that it ran on was lost.")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, field_validator
 
-from assistant_builder.config.parts import BASIC, DataConfig, EvalConfig, ModelConfig, Part, TrainConfig
+from assistant_builder.config.parts import BASIC, DataConfig, EvalConfig, ExecutorConfig, ModelConfig, Part, TrainConfig
 from assistant_builder.config.plain_yaml import MOST_CHARACTERS, YamlError, read_yaml
 from assistant_builder.errors import ConfigError
 
@@ -48,6 +48,13 @@ class StudyConfig(Part):
     model: ModelConfig = Field(default_factory=ModelConfig, title="Model", description="Base model.")
     train: TrainConfig = Field(default_factory=TrainConfig, title="Training", description="LoRA and optimization.")
     eval: EvalConfig = Field(default_factory=EvalConfig, title="Evaluation", description="Scoring and verdict.")
+    executor: ExecutorConfig = Field(default_factory=ExecutorConfig, title="Executor", description="Where steps run.")
+
+    @field_validator("executor", mode="before")
+    @classmethod
+    def _kind_alone(cls, value: Any) -> Any:
+        """``executor: ray`` says what ``executor: {kind: ray}`` does."""
+        return {_WHOLE["executor"].split(".")[1]: value} if isinstance(value, str) else value
 
     def to_yaml(self) -> str:
         """The whole config, every default written out."""
@@ -58,7 +65,8 @@ class StudyConfig(Part):
 
         Args:
             changes: ``{"train.epochs": 2, "data.columns.group": "focus"}``; text values are read as YAML scalars.
-                ``train.preset`` brings the values of the preset, which other changes then replace.
+                ``train.preset`` brings the values of the preset, which other changes then replace; ``executor`` alone
+                means ``executor.kind``.
 
         Raises:
             ConfigError: A key is unknown or a value does not fit; all of them are named.
@@ -67,7 +75,7 @@ class StudyConfig(Part):
         problems: list[str] = []
         tree["train"] |= PRESETS.get(str(changes.get("train.preset")), {})
         for dotted, value in changes.items():
-            *parents, leaf = dotted.split(".")
+            *parents, leaf = _WHOLE.get(dotted, dotted).split(".")
             node: Any = tree
             for key in parents:
                 node = node.get(key) if isinstance(node, dict) else None
@@ -81,6 +89,8 @@ class StudyConfig(Part):
         return parse_config(tree)
 
 
+_WHOLE = {"executor": "executor.kind"}
+"""The option that is meant where a part of the settings is given one value."""
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"epochs": 1.0, "rank": 8, "alpha": 16.0, "evaluations": 2},
     "balanced": {"epochs": 3.0, "rank": 16, "alpha": 32.0, "evaluations": 4},

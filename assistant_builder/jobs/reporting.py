@@ -10,7 +10,7 @@ import subprocess
 from filelock import FileLock, Timeout
 
 from assistant_builder.errors import AssistantBuilderError, StudyError
-from assistant_builder.jobs.local import first_changed
+from assistant_builder.jobs.standing import first_changed
 from assistant_builder.jobs.steps import command
 from assistant_builder.study import Study
 from assistant_builder.worker import child_environment

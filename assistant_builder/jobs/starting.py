@@ -12,7 +12,8 @@ from assistant_builder.data import prepare
 from assistant_builder.errors import ConfigError, StudyError
 from assistant_builder.files import file_hash, write_bytes
 from assistant_builder.jobs.integrity import forget_unreadable
-from assistant_builder.jobs.local import first_changed, held
+from assistant_builder.jobs.running import held
+from assistant_builder.jobs.standing import first_changed
 from assistant_builder.models.catalog import resolve
 from assistant_builder.study import Study, studies_folder
 

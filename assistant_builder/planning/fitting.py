@@ -6,16 +6,18 @@ error; what fits the machine but not the memory that is free at the moment is wa
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from assistant_builder.errors import ModelError, ResourceError
 from assistant_builder.files import read_json
 from assistant_builder.planning.advice import TITLES, gigabytes, neither
 from assistant_builder.planning.history import learn
-from assistant_builder.planning.machines import this_machine
+from assistant_builder.planning.machines import Machine, this_machine
 from assistant_builder.planning.method import MethodPlan
-from assistant_builder.planning.plan import Lengths, Plan
+from assistant_builder.planning.plan import PROCESS_BYTES, Lengths, Plan
 from assistant_builder.planning.sources import architecture_of
+from assistant_builder.steps import split_run
 from assistant_builder.study import Study
 
 KNOWN_ERROR = 0.15
@@ -91,7 +93,9 @@ def require_study_fit(study: Study) -> None:
 
 
 def memory_note(study: Study) -> str:
-    """A sentence where a training fits the machine but not the memory that is free now; else empty."""
+    """A sentence where a training here fits the machine but not the memory that is free now; else empty."""
+    if study.config.executor.kind != "local":
+        return ""
     plan = _plan_here(study, Lengths.assume(study.config.train.max_length))
     if plan is None:
         return ""
@@ -102,14 +106,53 @@ def memory_note(study: Study) -> str:
             "other programs, or lower train.micro_batch_size.")
 
 
+@dataclass(frozen=True)
+class StepMemory:
+    """Main memory that a step takes on a node that computes on its processors.
+
+    Attributes:
+        expected_bytes: As planned.
+        least_bytes: If the plan were too high by all that is known of its error.
+    """
+
+    expected_bytes: int
+    least_bytes: int
+
+
+def step_memory(study: Study, step: str, node_bytes: int) -> StepMemory | None:
+    """The memory plan of a training step or of the evaluation, which holds both bases at once.
+
+    Args:
+        study: The study; until its data step has counted tokens the pairs are taken to be as short as pairs can be.
+        step: ``train-…`` or ``evaluate``.
+        node_bytes: Memory of the node; a training that does not fit recomputes activations, and so on.
+
+    Returns:
+        None where the base is unknown, which the first step will say.
+    """
+    node = Machine("a node", "cpu", node_bytes, node_bytes)
+    plan = _plan_on(node, study, Lengths(_SHORTEST, _SHORTEST, _SHORTEST / 2, _SHORTEST // 2))
+    if plan is None:
+        return None
+    if step == "evaluate":
+        bases = sum(method.weights_bytes + method.adapter_bytes for method in (plan.lora, plan.qlora))
+        return StepMemory(bases + PROCESS_BYTES["cpu"], bases)
+    method = plan.methods[split_run(step.removeprefix("train-"))[0]]
+    return StepMemory(method.expected_bytes, least_bytes(method))
+
+
 def _plan_here(study: Study, without_data: Lengths) -> Plan | None:
     """The memory plan of a study on this machine; None where its base is unknown, which the first step will say."""
+    return _plan_on(this_machine(), study, without_data)
+
+
+def _plan_on(machine: Machine, study: Study, without_data: Lengths) -> Plan | None:
     config = study.config
     try:
         name, architecture = architecture_of(config.model.base, config.model.revision)
     except ModelError:
         return None
-    return Plan(name, architecture, config, this_machine(), 0, _counted(study) or without_data,
+    return Plan(name, architecture, config, machine, 0, _counted(study) or without_data,
                 learn(architecture.parameters))
 
 

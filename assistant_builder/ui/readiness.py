@@ -125,7 +125,8 @@ def assess(study: Study, config: StudyConfig) -> Readiness:
         errors.append(Note(error.what, error.remedy))
     if isinstance(planned, Note):
         errors.append(planned)
-    refused = refusal(plan) if plan is not None and _trains(study, config) else None
+    here = config.executor.kind == "local"  # else the nodes' memory counts, which the run asks for
+    refused = refusal(plan) if plan is not None and here and _trains(study, config) else None
     if refused is not None:
         errors.append(Note(refused.what, refused.remedy))
     seen = Readiness(

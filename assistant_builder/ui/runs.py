@@ -34,7 +34,7 @@ _started: dict[str, tuple[int, str | float, str]] = {}
 
 def start_run(name: str, *, redo: bool = False, now: bool = False) -> None:
     """Start the study's run as a process of its own, which outlives the page."""
-    from assistant_builder.jobs.local import start_run as start_detached
+    from assistant_builder.jobs.running import start_run as start_detached
 
     before = _told(Study.open(name))
     pid = start_detached(name, redo=redo, now=now)

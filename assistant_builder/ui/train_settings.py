@@ -56,6 +56,7 @@ class TrainSettings:
                 ("Training", keys_of("train", basic=False, without=("train.preset",))),
                 ("Evaluation", keys_of("eval", basic=False)),
                 ("Data and split", keys_of("data", without=NOT_HERE)),
+                ("Where the steps run", keys_of("executor")),
             ):
                 gr.HTML(Markup("<h4>{}</h4>").format(title))
                 with gr.Group(elem_classes="ab-group ab-grid"):

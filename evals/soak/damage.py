@@ -11,7 +11,7 @@ from typing import Any
 
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.jobs.integrity import damaged_outputs
-from assistant_builder.jobs.local import first_changed
+from assistant_builder.jobs.standing import first_changed
 from assistant_builder.study import Study
 from evals.soak.results import Row
 from evals.soak.subject import copy_of, differences, run

@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from assistant_builder.errors import AssistantBuilderError, Cancelled
-from assistant_builder.jobs.local import Event, run_study
+from assistant_builder.jobs.events import Event
+from assistant_builder.jobs.running import run_study
 from assistant_builder.jobs.starting import enter
 from assistant_builder.mishaps import explained
 from assistant_builder.study import Study
@@ -30,7 +31,7 @@ def run_sweep(
     Args:
         sweep: The sweep.
         telling: Called before each study that is run; gives what is told of its events.
-        check: See :func:`assistant_builder.jobs.local.run_study`.
+        check: See :func:`assistant_builder.jobs.running.run_study`.
 
     Returns:
         What ``sweep.json`` holds.
@@ -68,7 +69,7 @@ def run_trial(sweep: Sweep, trial: Trial, study: Study, tell: Telling, check: Ca
         trial: One of its trials.
         study: The trial's study.
         tell: Told what happens in the run.
-        check: See :func:`assistant_builder.jobs.local.run_study`.
+        check: See :func:`assistant_builder.jobs.running.run_study`.
 
     Raises:
         AssistantBuilderError: What ended the run, unless the study was given up as hopeless.

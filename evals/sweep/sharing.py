@@ -8,7 +8,7 @@ from dataclasses import replace
 from assistant_builder.data.card import inline
 from assistant_builder.files import write_text
 from assistant_builder.jobs.integrity import damaged_outputs
-from assistant_builder.jobs.local import held
+from assistant_builder.jobs.running import held
 from assistant_builder.jobs.steps import step_inputs
 from assistant_builder.study import Study
 from evals.sweep.defining import Sweep

@@ -11,8 +11,10 @@ from typer.testing import CliRunner
 from assistant_builder.cli import app
 from assistant_builder.errors import AssistantBuilderError, ConfigError, StudyError
 from assistant_builder.files import append_jsonl, file_hash, read_json, read_jsonl, write_json, write_text
-from assistant_builder.jobs import local
-from assistant_builder.jobs.local import first_changed, run_study
+from assistant_builder.jobs import standing
+from assistant_builder.jobs.local import LocalRunner
+from assistant_builder.jobs.running import run_study
+from assistant_builder.jobs.standing import first_changed
 from assistant_builder.steps import StepRecord
 from assistant_builder.study import Study
 from assistant_builder.training import checkpoints
@@ -26,7 +28,7 @@ from tests.faults.conftest import flip
 @pytest.fixture
 def no_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every step look as if made from the inputs of now: these tests are about what it made."""
-    monkeypatch.setattr(local, "step_inputs", lambda study, step, config=None, source=None: {})
+    monkeypatch.setattr(standing, "step_inputs", lambda study, step, config=None, source=None: {})
 
 
 def trained_twin(study: Study) -> Path:
@@ -60,16 +62,16 @@ def test_a_damaged_report_is_written_anew_unasked(no_inputs: None) -> None:
     for step in study.steps:
         outputs = {"report.json": file_hash(path)} if step == "report" else {}
         study.write_step(StepRecord(step, "succeeded", outputs=outputs))
-    assert local._kept(study, "report")
+    assert standing.kept(study, "report")
     flip(path)
     assert first_changed(study, redo=False) is None
-    assert not local._kept(study, "report") and study.step("report").state == "queued"
+    assert not standing.kept(study, "report") and study.step("report").state == "queued"
 
 
 def test_a_damaged_status_file_is_said_on_every_side_and_mended_by_redo(
     no_inputs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "_run_all", lambda study, on_event: None)
+    monkeypatch.setattr(LocalRunner, "run_steps", lambda self, study, on_event: None)
     for content in ('{"step": "data', "[]", '{"step": "data", "state": "succeedec"}', '{"step": "report"}', ""):
         study = new_study(f"study{len(Study.all())}")
         trained_twin(study)
@@ -88,7 +90,7 @@ def test_a_damaged_status_file_is_said_on_every_side_and_mended_by_redo(
 
 
 def test_a_damaged_late_status_file_is_mended_too(no_inputs: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_run_all", lambda study, on_event: None)
+    monkeypatch.setattr(LocalRunner, "run_steps", lambda self, study, on_event: None)
     study = new_study()
     write_text(study.status_file("evaluate"), "{")
     run_study(study, redo=True)
@@ -195,7 +197,7 @@ def test_a_settings_file_of_another_version_is_refused_with_one_sentence() -> No
 
 def test_steps_of_an_older_release_are_kept_until_redone(monkeypatch: pytest.MonkeyPatch) -> None:
     study = new_study()
-    monkeypatch.setattr(local, "step_inputs", lambda *_, **__: {"code": "0.2.0"})
+    monkeypatch.setattr(standing, "step_inputs", lambda *_, **__: {"code": "0.2.0"})
     for step in study.steps:
         study.write_step(StepRecord(step, "succeeded", inputs={"code": "0.1.0"}))
     with pytest.raises(StudyError, match=r"code: 0.1.0 -> 0.2.0.*--name NEW.*--redo"):

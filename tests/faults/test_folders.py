@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from assistant_builder.cli import app, main
 from assistant_builder.errors import AssistantBuilderError, ResourceError, StudyError
 from assistant_builder.files import append_jsonl, read_json, read_jsonl
-from assistant_builder.jobs.local import run_study, start_run
+from assistant_builder.jobs.running import run_study, start_run
 from assistant_builder.jobs.starting import open_or_create
 from assistant_builder.mishaps import explained
 from assistant_builder.steps import Progress, StepRecord, process_mark
@@ -189,7 +189,7 @@ def test_a_study_that_vanishes_while_it_runs_leaves_no_ruin() -> None:
 
 def test_a_run_whose_study_vanishes_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     study = new_study()
-    monkeypatch.setattr("assistant_builder.jobs.local._run_all", lambda *_: shutil.rmtree(study.folder))
+    monkeypatch.setattr("assistant_builder.jobs.local.LocalRunner.run_steps", lambda *_: shutil.rmtree(study.folder))
     with pytest.raises(StudyError, match="gone.*Put it back"):
         run_study(study)
     assert not study.folder.exists()
@@ -225,7 +225,7 @@ def test_a_step_that_outlived_its_run_with_other_settings_is_run_again(monkeypat
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         study.write_step(StepRecord("data", "running", inputs={"rank": 4}, pid=process.pid,
                                     process_started=process_mark(process.pid)))
-        monkeypatch.setattr("assistant_builder.jobs.local.step_inputs", lambda *_, **__: {"rank": 8})
+        monkeypatch.setattr("assistant_builder.jobs.standing.step_inputs", lambda *_, **__: {"rank": 8})
         monkeypatch.setattr(Study, "steps", ("data",))
         made: list[str] = []
 
@@ -250,12 +250,12 @@ def test_a_run_outlives_the_page_that_started_it(home: Path) -> None:
     server = subprocess.Popen(
         [sys.executable, "-c",
          "import subprocess, sys\n"
-         "from assistant_builder.jobs import local\n"
+         "from assistant_builder.jobs import running\n"
          "real = subprocess.Popen\n"
          "slow = 'import time, pathlib, sys; time.sleep(1.5); pathlib.Path(sys.argv[1]).write_text(\"done\")'\n"
          f"mark = {str(home / 'done.txt')!r}\n"
-         "local.subprocess.Popen = lambda words, **more: real([sys.executable, '-c', slow, mark], **more)\n"
-         f"print(local.start_run({study.name!r}), flush=True)\n"
+         "running.subprocess.Popen = lambda words, **more: real([sys.executable, '-c', slow, mark], **more)\n"
+         f"print(running.start_run({study.name!r}), flush=True)\n"
          "input()\n"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )

@@ -18,9 +18,11 @@ from typer.testing import CliRunner
 from assistant_builder.cli import app
 from assistant_builder.errors import Cancelled, StudyError
 from assistant_builder.files import write_json
-from assistant_builder.jobs import local, queue
-from assistant_builder.jobs.local import Event, run_study, waiting_sentence
+from assistant_builder.jobs import queue
+from assistant_builder.jobs.events import WAITING, Event, waiting_sentence
+from assistant_builder.jobs.local import LocalRunner
 from assistant_builder.jobs.queue import our_turn, queue_folder, tickets
+from assistant_builder.jobs.running import run_study
 from assistant_builder.steps import StepRecord
 from assistant_builder.study import Study
 from assistant_builder.worker import step_back
@@ -138,12 +140,12 @@ def test_now_does_not_wait_and_is_waited_for() -> None:
 
 
 def test_a_waiting_run_is_queued_for_all_to_see_and_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_run_all", lambda study, on_event: pytest.fail("it ran"))
+    monkeypatch.setattr(LocalRunner, "run_steps", lambda self, study, on_event: pytest.fail("it ran"))
     busy, study = new_study("busy"), with_data(new_study("waiting"))
     seen: list[tuple[str, dict[str, object]]] = []
 
     def watch(event: Event) -> None:
-        assert event.step == local.WAITING and event.state == "queued" and event.progress is not None
+        assert event.step == WAITING and event.state == "queued" and event.progress is not None
         seen.append((event.progress.message, study.status()))
         study.request_cancel()
 

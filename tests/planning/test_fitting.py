@@ -10,7 +10,7 @@ import pytest
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ResourceError
 from assistant_builder.files import write_json
-from assistant_builder.jobs.local import run_study
+from assistant_builder.jobs.running import run_study
 from assistant_builder.planning import fitting, machines
 from assistant_builder.planning.fitting import least_bytes, memory_note, misfits, require_fit, require_study_fit
 from assistant_builder.planning.machines import CARDS, Machine

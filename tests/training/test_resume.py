@@ -104,7 +104,7 @@ def test_a_half_written_checkpoint_is_not_taken_for_whole(tmp_path: Path) -> Non
 
 def test_both_arms_stop_early_together(small_study: Study, tmp_path: Path) -> None:
     """With a learning rate so small that no weight moves, no validation improves, and both stop at the second."""
-    from assistant_builder.jobs.local import run_study
+    from assistant_builder.jobs.running import run_study
     from assistant_builder.steps import STEPS
 
     config = small_study.config.with_changes({

@@ -209,7 +209,7 @@ def test_pause_says_what_it_is_at() -> None:
 def test_a_start_is_followed_until_its_files_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     study = new_study()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        monkeypatch.setattr("assistant_builder.jobs.local.start_run", lambda name, redo, now: process.pid)
+        monkeypatch.setattr("assistant_builder.jobs.running.start_run", lambda name, redo, now: process.pid)
         assert runs.start_phase(study) == ""
         runs.start_run(study.name)
         assert runs.start_phase(study) == "starting"

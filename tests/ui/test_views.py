@@ -13,6 +13,7 @@ import pytest
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import Message, Pair, Rejection
 from assistant_builder.errors import DataError
+from assistant_builder.leases import Lease
 from assistant_builder.steps import Progress, StepRecord
 from assistant_builder.study import Study
 from assistant_builder.training.progress import MetricsLog
@@ -131,6 +132,15 @@ def test_a_running_study_says_where_it_is_and_how_long_it_takes() -> None:
     assert "Step 3 of 6: Train LoRA · 16-bit" in told
     assert "About 4 min 30 s left for the whole study, and scoring on top." in told
     assert "shows once training has begun" in plain(run_panel(seen, "", None))
+
+
+def test_a_step_on_a_node_of_a_cluster_says_on_which() -> None:
+    study = with_metrics(with_data(new_study()), "lora", 30)
+    assert " Node " not in plain(run_panel(take_snapshot(study), ""))
+    running(study, "train-lora")
+    study.write_step(replace(study.step("train-lora"), node="10.0.0.7 (4f60fd7c)"))
+    Lease(study.lease_file("train-lora"), "task", "10.0.0.7 (4f60fd7c)").take()
+    assert "Node 10.0.0.7 (4f60fd7c)" in plain(run_panel(take_snapshot(study), ""))
 
 
 # sample answers

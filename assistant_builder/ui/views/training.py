@@ -90,6 +90,7 @@ def _running(snapshot: Snapshot, left: Left | None) -> Markup:
     number = [step.step for step in snapshot.steps].index(record.step) + 1
     progress = snapshot.progress.get(record.step)
     said = progress.message if progress and progress.message and not record.step.startswith("train-") else ""
+    said += f" (on {record.node})" if record.node else ""
     rest = "The time left shows once training has begun." if left is None else (
         f"About {duration(left.seconds)} left for the whole study" + ("." if left.whole else ", and scoring on top.")
     )
@@ -131,6 +132,8 @@ def _arm(snapshot: Snapshot, arm: str, seen: ArmSnapshot) -> Markup:
             lines.append(("Now", progress.message if progress and progress.message else "loading the base model"))
     elif seen.step.state == "succeeded":
         lines.append(("Took", duration(seen.step.seconds)))
+    if seen.step.node is not None:
+        lines.append(("Node", seen.step.node))
     rows = join(Markup("<dt>{}</dt><dd>{}</dd>").format(name, value) for name, value in lines)
     return Markup('<section class="ab-card ab-arm ab-arm-{}"><header>{}{}</header>{}<dl>{}</dl></section>').format(
         arm, arm_chip(arm), badge(seen.step.state), meter, rows

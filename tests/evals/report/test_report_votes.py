@@ -12,7 +12,7 @@ from assistant_builder.chat.votes import record_vote, votes_file
 from assistant_builder.data import Message
 from assistant_builder.errors import ChangedInputsError, StudyError
 from assistant_builder.files import read_json
-from assistant_builder.jobs import local
+from assistant_builder.jobs import standing
 from assistant_builder.jobs.reporting import write_report_again
 from assistant_builder.shelf import rename_study
 from assistant_builder.steps import StepRecord
@@ -49,7 +49,7 @@ def test_votes_are_added_up_with_their_test_and_interval() -> None:
 @pytest.fixture
 def unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inputs of every step as its record has them."""
-    monkeypatch.setattr(local, "step_inputs", lambda study, step, **_: study.step(step).inputs)
+    monkeypatch.setattr(standing, "step_inputs", lambda study, step, **_: study.step(step).inputs)
 
 
 def test_votes_come_into_the_report_afterwards_without_making_the_study_look_changed(unchanged: None) -> None:
@@ -84,7 +84,7 @@ def test_no_report_of_scores_that_are_not_there_or_no_longer_fit(unchanged: None
     study = finished_study()
     before = (study.folder / "report.html").read_bytes()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local, "step_inputs", lambda study, step, **_: {"train.rank": 8})
+        patch.setattr(standing, "step_inputs", lambda study, step, **_: {"train.rank": 8})
         with pytest.raises(ChangedInputsError):
             write_report_again(study)
     with FileLock(study.folder / ".lock"), pytest.raises(StudyError, match="is running"):

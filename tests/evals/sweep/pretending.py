@@ -13,7 +13,7 @@ import pytest
 from assistant_builder.errors import Cancelled, ResourceError
 from assistant_builder.files import append_jsonl, read_json, write_json
 from assistant_builder.jobs import starting
-from assistant_builder.jobs.local import Event
+from assistant_builder.jobs.events import Event
 from assistant_builder.steps import Progress
 from assistant_builder.study import Study
 from evals.sweep import running

@@ -1,0 +1,163 @@
+"""A run of a study from its start to its end, whatever runs its steps."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+from filelock import FileLock, Timeout
+
+from assistant_builder.config import ExecutorConfig
+from assistant_builder.errors import AssistantBuilderError, Cancelled, ChangedInputsError, StudyError
+from assistant_builder.jobs.cluster import RayRunner
+from assistant_builder.jobs.events import WAITING, Event, waiting_sentence
+from assistant_builder.jobs.integrity import forget_unreadable
+from assistant_builder.jobs.local import LocalRunner
+from assistant_builder.jobs.standing import first_changed, prepare_steps
+from assistant_builder.mishaps import explained
+from assistant_builder.steps import Progress
+from assistant_builder.study import Study
+from assistant_builder.worker import step_back
+
+
+class Runner(Protocol):
+    """Runs the steps of a study somewhere: the same commands, and the same files to tell how they stand."""
+
+    def require_room(self, study: Study) -> None:
+        """Refuse a study that could never run there.
+
+        Raises:
+            AssistantBuilderError: What is lacking.
+        """
+
+    def turn(
+        self, study: Study, *, now: bool, waiting: Callable[[list[str]], None]
+    ) -> AbstractContextManager[None]:
+        """Hold what is given to one study at a time; see :func:`our_turn`."""
+
+    def run_steps(self, study: Study, on_event: Callable[[Event], None]) -> None:
+        """Run every step that is not done.
+
+        Raises:
+            AssistantBuilderError: A step failed, with its reason.
+            Cancelled: The user asked for it.
+        """
+
+
+def runner_of(executor: ExecutorConfig) -> Runner:
+    """What runs steps as the settings say."""
+    return RayRunner(executor) if executor.kind == "ray" else LocalRunner()
+
+
+def start_run(name: str, *, redo: bool = False, now: bool = False) -> int:
+    """Start ``assistant-builder run NAME`` as a process that outlives this one and gives way to it.
+
+    Returns:
+        Its process id. How it fares is told by the files of the study.
+    """
+    study = Study.open(name)
+    flags = [*(["--redo"] if redo else []), *(["--now"] if now else [])]
+    words = [sys.executable, "-m", "assistant_builder", "run", name, *flags]
+    try:
+        with (study.folder / "run.log.txt").open("ab") as log:
+            process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+    except OSError as error:
+        raise explained(error) from error
+    step_back(process.pid)
+    return process.pid
+
+
+def run_study(
+    study: Study, *, redo: bool = False, now: bool = False, on_event: Callable[[Event], None] = lambda event: None,
+    check: Callable[[Study], None] = lambda study: None,
+) -> None:
+    """Run every step that is not done, in order, once the runs of other studies that came before are done.
+
+    Args:
+        study: The study.
+        redo: Run steps whose inputs changed, and all after them, again; where none changed, run all of them again.
+        now: Do not wait for the runs of other studies.
+        on_event: Told what happens.
+        check: Called before anything is run or given up; raises what would make a later step fail.
+
+    Raises:
+        StudyError: Another process runs the study, its folder cannot be written to, or a finished step's files are
+            damaged and ``redo`` is off.
+        ChangedInputsError: A finished step was made from other inputs, and ``redo`` is off.
+        ResourceError: Its training cannot fit the memory there is, or disk or memory ran out.
+        AssistantBuilderError: A step failed, with its reason.
+        Cancelled: The user asked for it.
+    """
+    with held(study):
+        try:
+            study.take_reserve()
+            study.clear_cancel()
+            if redo:
+                forget_unreadable(study)
+            check(study)
+            runner = runner_of(study.config.executor)
+            runner.require_room(study)
+            first_changed(study, redo=redo)  # refused before it waits
+            with runner.turn(study, now=now, waiting=lambda names: _wait(study, names, on_event)):
+                prepare_steps(study, redo)
+                study.write_runner("running")
+                runner.run_steps(study, on_event)
+            study.write_runner("succeeded")
+        except Cancelled:
+            study.write_runner("cancelled")
+            raise
+        except (AssistantBuilderError, OSError) as error:
+            told = explained(error)
+            if not isinstance(told, ChangedInputsError):
+                _note_failure(study, told)
+            raise told from error
+        finally:
+            study.release_reserve()
+            with contextlib.suppress(OSError):  # a folder that cannot be written to holds no request either
+                study.clear_cancel()
+
+
+@contextmanager
+def held(study: Study) -> Iterator[None]:
+    """Hold a study for this process alone; the system lets go of it where the process dies.
+
+    Raises:
+        StudyError: Another process runs the study, or its folder cannot be written to.
+    """
+    lock = FileLock(study.folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StudyError(
+            "another process runs this study", where=f"study {study.name}",
+            remedy=f"Watch it with 'assistant-builder status {study.name}' or stop it with "
+            f"'assistant-builder cancel {study.name}'",
+        ) from None
+    except OSError as error:
+        raise explained(error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _note_failure(study: Study, error: AssistantBuilderError) -> None:
+    """Write down what ended the run, as far as the disk lets us: the caller raises it in any case."""
+    study.release_reserve()
+    with contextlib.suppress(OSError, StudyError):
+        study.write_runner("failed", error)
+
+
+def _wait(study: Study, before: list[str], on_event: Callable[[Event], None]) -> None:
+    """Say whom the run waits for; with nobody left, that it goes on."""
+    study.raise_if_cancelled()
+    runner = study.runner()
+    if before and (runner is None or runner["state"] != "queued" or runner.get("behind") != before):
+        study.write_runner("queued", behind=before)
+    on_event(Event(WAITING, "queued" if before else "succeeded", Progress(0, 0, "runs", waiting_sentence(before))))

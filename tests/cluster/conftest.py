@@ -1,0 +1,134 @@
+"""A real Ray cluster of three nodes on this machine, and steps that only sleep."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assistant_builder.config import StudyConfig
+from assistant_builder.jobs import cluster as driver
+from assistant_builder.jobs import standing
+from assistant_builder.jobs.room import Ask
+from assistant_builder.jobs.running import run_study
+from assistant_builder.study import Study
+from tests.fabricated import SMALL, new_study
+
+ROOT = Path(__file__).resolve().parents[2]
+NODE = {"include_dashboard": False, "object_store_memory": 80 * 2**20, "memory": 8 * 10**9}
+STEP = ROOT / "tests" / "cluster" / "fake_step.py"
+
+
+class Nodes:
+    """Three nodes with four processors together: two on the head, one on each of the others."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.cluster = _patiently(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **NODE}))
+        self.others: list[Any] = []
+        self.mend()
+
+    @property
+    def address(self) -> str:
+        return str(self.cluster.address)
+
+    def lose(self, shown: str) -> None:
+        """Kill a node other than the head, by the name that a step's record shows; another takes its place."""
+        node = next(node for node in self.others if f"({node.node_id[:8]})" in shown)
+        self.cluster.remove_node(node, allow_graceful=False)
+        self.others.remove(node)
+
+    def mend(self) -> None:
+        """Add nodes until there are three."""
+        while len(self.others) < 2:
+            self.others.append(_patiently(lambda: self.cluster.add_node(num_cpus=1, **NODE)))
+
+
+def _patiently(start: Callable[[], Any]) -> Any:
+    """Start a node, again where a busy machine took longer than the 30 seconds that Ray gives it."""
+    for _ in range(4):
+        with contextlib.suppress(Exception):
+            return start()
+    return start()
+
+
+@pytest.fixture(scope="session")
+def running_nodes() -> Iterator[Nodes]:
+    pytest.importorskip("ray")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        try:
+            nodes = Nodes()
+        except Exception as error:
+            pytest.skip(f"no Ray cluster can be started here: {error}")
+        yield nodes
+        import ray
+
+        ray.shutdown()
+        nodes.cluster.shutdown()
+
+
+@pytest.fixture
+def nodes(running_nodes: Nodes) -> Iterator[Nodes]:
+    running_nodes.mend()
+    yield running_nodes
+
+
+@pytest.fixture
+def sleeping(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Study]:
+    """Makes studies whose steps do as ``fake_step.py`` says, and nothing else."""
+    monkeypatch.setattr(standing, "step_inputs", lambda study, step, **_: {})
+    monkeypatch.setattr(driver, "command", fake_command)
+    monkeypatch.setattr(driver, "ask_of", lambda study, step, nodes: Ask(1.0))
+
+    def make(name: str, **changes: Any) -> Study:
+        return new_study(name, SMALL, executor__kind="ray", executor__address=nodes.address, **changes)
+
+    return make
+
+
+def fake_command(study: Study, step: str) -> list[str]:
+    return [sys.executable, str(STEP), str(study.folder), step]
+
+
+class Background:
+    """A run in a thread of its own."""
+
+    def __init__(self, study: Study) -> None:
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(study,), daemon=True)
+        self._thread.start()
+
+    def _run(self, study: Study) -> None:
+        try:
+            run_study(study)
+        except BaseException as error:
+            self.error = error
+
+    def wait(self, seconds: float = 400.0) -> BaseException | None:
+        self._thread.join(seconds)
+        assert not self._thread.is_alive(), "it has not ended"
+        return self.error
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 400.0) -> Any:
+    """What the condition says once it says something; fails after a time."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+def executor(nodes: Nodes, **changes: Any) -> StudyConfig:
+    """Settings of a study that runs on the nodes."""
+    return StudyConfig().with_changes({"executor": "ray", "executor.address": nodes.address, **changes})

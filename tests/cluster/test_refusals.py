@@ -1,0 +1,78 @@
+"""What cannot run on a cluster is refused in one line that says how to mend it; none of this needs a cluster."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import pytest
+
+from assistant_builder.config import StudyConfig
+from assistant_builder.errors import AssistantBuilderError, ResourceError
+from assistant_builder.jobs import cluster
+from assistant_builder.jobs.room import Ask, Node, ask_of, require_node
+from assistant_builder.jobs.running import run_study, runner_of
+from assistant_builder.jobs.steps import step_inputs
+from assistant_builder.planning.fitting import step_memory
+from tests.fabricated import new_study, with_data
+
+LARGE = Node("10.0.0.1", 8, 0, 64 * 10**9)
+SMALL = Node("10.0.0.2", 2, 1, 10**9)
+
+
+def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    study = new_study("without", executor__kind="ray")
+    with pytest.raises(AssistantBuilderError, match=r"needs Ray.*pip install 'assistant-builder\[ray\]'"):
+        run_study(study)
+    assert study.state == "failed"
+
+
+def test_an_address_where_nobody_listens_is_told_at_once() -> None:
+    pytest.importorskip("ray")
+    with socket.socket() as taken:  # bound and not listening: nobody else has the port
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        study = new_study("nobody", executor__kind="ray", executor__address=address)
+        with pytest.raises(AssistantBuilderError, match=f"no Ray cluster answers at .*{address}.*ray start"):
+            run_study(study)
+
+
+def test_a_step_that_no_node_can_run_is_refused_with_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_node(Ask(8, 0, 60 * 10**9), [SMALL, LARGE], "train-lora")
+    for ask, words in ((Ask(9), "9 CPUs"), (Ask(4, 1), "4 CPUs, 1 GPU"), (Ask(1, 0, 65 * 10**9), "1 CPU, 65")):
+        with pytest.raises(ResourceError, match=f"asks for {words}.*nodes with .*8 CPUs.*executor.train_cpus"):
+            require_node(ask, [SMALL, LARGE], "train-lora")
+    monkeypatch.setattr(cluster, "connect", lambda address: None)
+    monkeypatch.setattr(cluster, "alive_nodes", lambda: [LARGE])
+    study = new_study("greedy", executor__kind="ray", executor__evaluate_cpus=16)
+    with pytest.raises(ResourceError, match="step evaluate.*16 CPUs.*executor.evaluate_cpus"):
+        run_study(study)
+
+
+def test_memory_is_asked_for_as_planned_unless_the_settings_say(bundled_models: object) -> None:
+    study = with_data(new_study("planned", executor__kind="ray", executor__train_cpus=2))
+    asked = ask_of(study, "train-qlora-2", [SMALL, LARGE])
+    planned = step_memory(study, "train-qlora", LARGE.memory_bytes)
+    assert planned is not None and asked == Ask(2, 0, planned.expected_bytes) and planned.expected_bytes > 10**9
+    assert ask_of(study, "data", [LARGE]) == ask_of(study, "report", [LARGE]) == Ask(1)
+    assert 0 < ask_of(study, "evaluate", [LARGE]).memory_bytes < LARGE.memory_bytes
+    with pytest.raises(ResourceError, match="at the very least, and no node.*allow_low_memory"):
+        ask_of(study, "train-lora", [SMALL])
+    study.write_config(study.config.with_changes({"train.allow_low_memory": "true"}))
+    assert ask_of(study, "train-lora", [SMALL]).memory_bytes == SMALL.memory_bytes
+    study.write_config(study.config.with_changes({"executor.train_memory_gb": "3", "executor.evaluate_gpus": "1"}))
+    assert ask_of(study, "train-lora", [SMALL]) == Ask(2, 0, 3 * 10**9)
+    assert ask_of(study, "evaluate", [SMALL]) == Ask(1, 1)
+
+
+def test_the_executor_is_one_line_and_the_input_of_no_step(bundled_models: object) -> None:
+    short = StudyConfig.model_validate({"executor": "ray"})
+    assert short == StudyConfig().with_changes({"executor": "ray"}) and short.executor.kind == "ray"
+    other = short.with_changes({"executor.address": "10.0.0.1:6379", "executor": "local"})
+    assert other.executor.address == "10.0.0.1:6379" and other.executor.kind == "local"
+    assert isinstance(runner_of(short.executor), cluster.RayRunner)
+    study = with_data(new_study("same"))
+    changed = study.config.with_changes({"executor": "ray", "executor.train_cpus": "8", "executor.retries": "0"})
+    for step in ("data", "train-lora"):
+        assert step_inputs(study, step) == step_inputs(study, step, config=changed)

@@ -1,0 +1,76 @@
+"""A tiny study on three nodes ends with the bytes of the local run, also when a node and the driver are lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assistant_builder.study import Study
+from evals.soak.subject import copy_of, differences, new_subject, outcome, run, start
+from tests.cluster.conftest import Nodes, wait_until
+from tests.evals.export.tiny import tiny_base
+
+Local = tuple[Path, str, dict[str, Any]]
+pytestmark = [pytest.mark.train, pytest.mark.cluster]
+
+
+@pytest.fixture(scope="module")
+def local(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Local:
+    """A home with what the local executor ends with, and the base it was trained on."""
+    home = tmp_path_factory.mktemp("shared")
+    (home / "models").symlink_to(model_cache / "models")
+    base = str(tiny_base(home / "base"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASSISTANT_BUILDER_HOME", str(home))
+        study = new_subject("local", base, eval__similarity=False)
+        code, said = run(study)  # with one thread, as many as a step has that asks a node for one processor
+    assert code == 0, said
+    wanted = outcome(study)
+    assert {"lora", "qlora", "L16", "Q4", "verdict"} <= wanted.keys()
+    return home, base, wanted
+
+
+def test_three_nodes_end_with_the_bytes_of_one_machine(
+    local: Local, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, base, wanted = local
+    monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(home))
+    study = new_subject("nodes", base, eval__similarity=False, executor__kind="ray", executor__address=nodes.address)
+    code, said = run(study)
+    assert code == 0, said
+    assert differences(study, wanted) == []
+    assert study.step("train-lora").node and study.step("train-lora").node != study.step("train-qlora").node
+
+
+def test_a_lost_node_and_a_killed_run_change_nothing(
+    local: Local, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, _, wanted = local
+    monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(home))
+    assert strike(Study.open("local"), nodes, wanted) == []
+
+
+def strike(done: Study, nodes: Nodes, wanted: dict[str, Any]) -> list[str]:
+    """Train a finished study anew on the nodes, kill its run and then a node in mid-training; what then differs."""
+    study = copy_of(done, "struck", without=("report", "evaluate", "train-qlora", "train-lora"))
+    study.write_config(study.config.with_changes({"executor": "ray", "executor.address": nodes.address}))
+    killed = start(study)
+
+    def trains_elsewhere() -> str | None:
+        for step in ("train-lora", "train-qlora"):
+            record, progress = study.step(step), study.progress(step)
+            elsewhere = any(node.node_id[:8] in (record.node or "") for node in nodes.others)
+            if record.state == "running" and elsewhere and progress and 2 <= progress.done < progress.total:
+                return record.node
+        return None
+
+    node = wait_until(trains_elsewhere, 800)
+    killed.kill()
+    killed.communicate()
+    nodes.lose(node)
+    code, said = run(study)
+    assert code == 0, said
+    assert node not in (study.step("train-lora").node, study.step("train-qlora").node)
+    return differences(study, wanted)
