@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Protocol
 
 from filelock import FileLock, Timeout
@@ -130,15 +131,30 @@ def held(study: Study) -> Iterator[None]:
     Raises:
         StudyError: Another process runs the study, or its folder cannot be written to.
     """
-    lock = FileLock(study.folder / ".lock")
+    with locked(study.folder, StudyError(
+        "another process runs this study", where=f"study {study.name}",
+        remedy=f"Watch it with 'assistant-builder status {study.name}' or stop it with "
+        f"'assistant-builder cancel {study.name}'",
+    )):
+        yield
+
+
+@contextmanager
+def locked(folder: Path, taken: StudyError) -> Iterator[None]:
+    """Hold a folder for this process alone.
+
+    Args:
+        folder: The folder.
+        taken: Raised where another process holds it.
+
+    Raises:
+        StudyError: It is ``taken``, or the folder cannot be written to.
+    """
+    lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise StudyError(
-            "another process runs this study", where=f"study {study.name}",
-            remedy=f"Watch it with 'assistant-builder status {study.name}' or stop it with "
-            f"'assistant-builder cancel {study.name}'",
-        ) from None
+        raise taken from None
     except OSError as error:
         raise explained(error) from error
     try:

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from filelock import FileLock, Timeout
 
 from assistant_builder.config.plain_yaml import YamlError, read_yaml
 from assistant_builder.data import prepare
 from assistant_builder.errors import ConfigError, StudyError
 from assistant_builder.files import file_hash, read_json, write_json, write_text
+from assistant_builder.jobs.running import locked
 from assistant_builder.jobs.starting import read_source
-from assistant_builder.mishaps import explained
 from assistant_builder.models.catalog import resolve
 from assistant_builder.steps import changed_inputs
 from assistant_builder.study import Study, home, studies_folder
@@ -80,18 +79,11 @@ class Sweep:
         Raises:
             StudyError: Another process runs it, or its folder cannot be written to.
         """
-        lock = FileLock(self.folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise StudyError("another process runs this sweep", where=f"sweep {self.name}",
-                             remedy="Wait until it is done; 'assistant-builder list' shows its studies") from None
-        except OSError as error:
-            raise explained(error) from error
-        try:
+        with locked(self.folder, StudyError(
+            "another process runs this sweep", where=f"sweep {self.name}",
+            remedy="Wait until it is done; 'assistant-builder list' shows its studies",
+        )):
             yield
-        finally:
-            lock.release()
 
 
 def open_sweep(
