@@ -11,6 +11,8 @@ from assistant_builder.config import ExecutorConfig
 from assistant_builder.errors import AssistantBuilderError, Cancelled
 from assistant_builder.jobs.connection import Keeper, alive_nodes, connect
 from assistant_builder.jobs.events import Event
+from assistant_builder.jobs.following import FollowedStore
+from assistant_builder.jobs.mirror import Mirror
 from assistant_builder.jobs.nodes import Outcome
 from assistant_builder.jobs.room import ask_of, require_node
 from assistant_builder.jobs.standing import judge, kept
@@ -26,10 +28,12 @@ class RayRunner:
 
     Args:
         executor: The cluster's address, and what steps ask for.
+        mirror: The study's folder and its store; None where the nodes share the folder.
     """
 
-    def __init__(self, executor: ExecutorConfig) -> None:
+    def __init__(self, executor: ExecutorConfig, mirror: Mirror | None = None) -> None:
         self._executor = executor
+        self._mirror = mirror
 
     def require_room(self, study: Study) -> None:
         """Refuse a study of which a step asks for more than any node has.
@@ -58,7 +62,7 @@ class RayRunner:
             Cancelled: The user asked for it.
         """
         connect(self._executor.address)
-        run = _Run(study, self._executor, on_event)
+        run = _Run(study, self._executor, FollowedStore(self._mirror), on_event)
         while not run.done:
             try:
                 run.go_on()
@@ -74,11 +78,15 @@ class _Run:
     Early stop makes an arm wait for its twin: its process ends, and is started again once that of the twin has ended.
     """
 
-    def __init__(self, study: Study, executor: ExecutorConfig, on_event: Callable[[Event], None]) -> None:
+    def __init__(
+        self, study: Study, executor: ExecutorConfig, store: FollowedStore, on_event: Callable[[Event], None]
+    ) -> None:
         self._study = study
         self._executor = executor
+        self._store = store
         self._on_event = on_event
-        self._keeper = Keeper(study)
+        store.push()  # steps that are to be run again are forgotten there too
+        self._keeper = Keeper(study, store.url)
         self._waiting = list(study.steps)
         self._ours: set[str] = set()
         self._flying = {step for step, outcome in self._keeper.look().items() if outcome is None}
@@ -107,6 +115,7 @@ class _Run:
         except AssistantBuilderError as error:
             self._errors.append(error)
         outcomes = self._keeper.look()
+        self._store.follow(self._flying, cancelled=self._study.cancel_requested)
         for step in sorted(self._flying, key=self._study.steps.index):
             if step not in outcomes:
                 self._start_again(step)
@@ -137,6 +146,7 @@ class _Run:
         nodes = alive_nodes()
         ask = ask_of(self._study, step, nodes)
         require_node(ask, nodes, step)
+        self._store.push()
         self._keeper.start(step, command(self._study, step)[1:], ask, self._executor.retries)
         self._ours.add(step)
         self._flying.add(step)
@@ -158,7 +168,11 @@ class _Run:
         self._flying.discard(step)
         self._ends[step] = max(self._ends.values(), default=0) + 1
         try:
-            _judge(self._study, step, outcome)
+            self._store.pull(step)
+            try:
+                _judge(self._study, step, outcome)
+            finally:
+                self._store.push()
         except AssistantBuilderError as error:
             self._errors.append(error)
         record = self._study.step(step)

@@ -25,10 +25,15 @@ class Keeper:
     """The actor that keeps a study's tasks, found by the study's folder, made where there is none.
 
     Where its node is lost its tasks are lost with it; it is made anew, and the steps start again.
+
+    Args:
+        study: The study.
+        url: Its URL in a store, by which it is then found from every machine; empty: nodes share its folder.
     """
 
-    def __init__(self, study: Study) -> None:
-        self._folder = str(study.folder.resolve())
+    def __init__(self, study: Study, url: str = "") -> None:
+        self._given, self._folder = str(study.folder), str(study.folder.resolve())
+        self._url = url
         self._actor = self._find()
 
     def _find(self) -> Any:
@@ -37,10 +42,10 @@ class Keeper:
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         actor = ray.remote(TaskKeeper).options(
-            name=self._folder, namespace=_NAMESPACE, lifetime="detached", get_if_exists=True, num_cpus=0,
+            name=self._url or self._folder, namespace=_NAMESPACE, lifetime="detached", get_if_exists=True, num_cpus=0,
             scheduling_strategy=here,  # where this process is, so that another node's loss does not touch it
         )
-        return actor.remote(self._folder)
+        return actor.remote(self._folder, self._url)
 
     def start(self, step: str, words: list[str], ask: Ask, retries: int) -> None:
         """Start the task of a step, whose command is ``words`` after the interpreter."""
@@ -49,7 +54,9 @@ class Keeper:
             "max_retries": retries,
         }
         threads = str(max(1, int(ask.cpus)))
-        environment = {"ASSISTANT_BUILDER_HOME": str(home().resolve()), "OMP_NUM_THREADS": threads}
+        shared = {} if self._url else {"ASSISTANT_BUILDER_HOME": str(home().resolve())}
+        environment = {**shared, "OMP_NUM_THREADS": threads}
+        words = [self._folder if word == self._given else word for word in words]
         self._ask(lambda actor: actor.start.remote(step, words, options, environment))
 
     def look(self) -> dict[str, Outcome | None]:

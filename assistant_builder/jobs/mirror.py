@@ -128,6 +128,13 @@ class Mirror:
         if changed:
             self._write_record()
 
+    def leave_checkpoints(self) -> None:
+        """Leave checkpoints to the store alone, because the trainings go on elsewhere."""
+        for name in {*files_of(self.study.folder), *self._same}:
+            if is_checkpoint(name):
+                self._drop(name)
+        self._write_record()
+
     def settle(self) -> None:
         """Note what the store says of the objects that were put, so that nothing of it is fetched again."""
         marks = self.store.marks()

@@ -18,9 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.errors import AssistantBuilderError, ResourceError, StudyError
-from assistant_builder.leases import Lease, SharedFile
+from assistant_builder.errors import AssistantBuilderError, ResourceError, StoreError, StudyError
+from assistant_builder.jobs.node_copy import NodeCopy, at_hand
+from assistant_builder.jobs.storing import cancel_told, tell_cancel
+from assistant_builder.leases import Lease
 from assistant_builder.mishaps import TRAINING_MEMORY, explained
+from assistant_builder.stores import Store
 from assistant_builder.study import Study
 from assistant_builder.worker import NODE_VARIABLE, child_environment, step_back
 
@@ -46,11 +49,14 @@ class Outcome:
     lost: str = ""
 
 
-def run_on_node(folder: str, step: str, words: list[str], environment: dict[str, str], tries: int) -> Outcome:
+def run_on_node(
+    folder: str, url: str, step: str, words: list[str], environment: dict[str, str], tries: int
+) -> Outcome:
     """Run a step of a study on this node and wait for it; what a Ray task does.
 
     Args:
         folder: The study's folder.
+        url: URL of the study in its store, from which it is brought here; empty: all nodes see the folder.
         step: The step.
         words: Its command, after the interpreter, which is this node's.
         environment: Variables that the step's process has besides those of the node.
@@ -59,33 +65,33 @@ def run_on_node(folder: str, step: str, words: list[str], environment: dict[str,
     """
     import ray
 
-    study = Study(Path(folder))
     name = f"{ray.util.get_node_ip_address()} ({ray.get_runtime_context().get_node_id()[:8]})"
     try:
-        if not (study.folder / "study.yaml").is_file():
-            raise StudyError(f"node {name} does not see the study's folder", where=folder,
-                             remedy="Set ASSISTANT_BUILDER_HOME to a path that all nodes of the cluster share")
-        study.step_folder(step).mkdir(parents=True, exist_ok=True)
-        lease = Lease(SharedFile(study.lease_file(step)), uuid.uuid4().hex, name)
-        lease.take()
-        try:
-            if study.cancel_requested:
-                return Outcome()
-            if lease.attempt > tries:
-                raise ResourceError(
-                    f"it was lost {tries} times: nodes went, or their memory ran out and Ray ended it",
-                    where=f"step {step}", remedy=f"Add nodes with more memory. {TRAINING_MEMORY}",
-                )
-            return Outcome(_run_process(study, step, lease, words, {**environment, NODE_VARIABLE: name}))
-        finally:
-            lease.release()
+        with at_hand(folder, url, step, name) as copy:
+            words = [str(copy.study.folder) if word == folder else word for word in words]
+            lease = Lease(copy.place, uuid.uuid4().hex, name)
+            lease.take()
+            try:
+                if copy.cancel_requested:
+                    return Outcome()
+                if lease.attempt > tries:
+                    raise ResourceError(
+                        f"it was lost {tries} times: nodes went, or their memory ran out and Ray ended it",
+                        where=f"step {step}", remedy=f"Add nodes with more memory. {TRAINING_MEMORY}",
+                    )
+                with copy.work(lease):
+                    return Outcome(_run_process(copy, step, lease, words, {**environment, NODE_VARIABLE: name}))
+            finally:
+                lease.release()
     except (AssistantBuilderError, OSError) as error:
         return Outcome(error=explained(error).to_record())
 
 
-def _run_process(study: Study, step: str, lease: Lease, words: list[str], environment: dict[str, str]) -> int:
+def _run_process(copy: NodeCopy, step: str, lease: Lease, words: list[str], environment: dict[str, str]) -> int:
     """Run the step's process to its end."""
-    with study.log_file(step).open("ab") as log:
+    log_file = copy.study.log_file(step)
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    with log_file.open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, *words], stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
             start_new_session=True, env={**child_environment(), **environment},
@@ -94,10 +100,10 @@ def _run_process(study: Study, step: str, lease: Lease, words: list[str], enviro
     try:
         step_back(process.pid)
         while process.poll() is None:
-            with contextlib.suppress(OSError):  # a full disk is the step's to tell
+            with contextlib.suppress(OSError, StoreError):  # a full disk is the step's to tell; a store comes back
                 if not lease.renew():
                     raise StudyError("another node has taken it over", where=f"step {step}")
-            if study.cancel_requested:
+            if copy.cancel_requested:
                 cancelled_at = cancelled_at or time.monotonic()
                 if time.monotonic() - cancelled_at > GRACE_SECONDS:
                     break
@@ -123,10 +129,12 @@ class TaskKeeper:
 
     Args:
         folder: The study's folder.
+        url: URL of the study in its store; empty: all nodes see the folder.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, url: str = "") -> None:
         self._study = Study(Path(folder))
+        self._url = url
         self._tasks: dict[str, Any] = {}
         self._looked_at = time.monotonic()
         threading.Thread(target=self._mind, daemon=True).start()
@@ -146,7 +154,8 @@ class TaskKeeper:
         if self._outcome(step, missing=Outcome()) is not None:
             task = ray.remote(run_on_node).options(**options)
             tries = options["max_retries"] + 1
-            self._tasks[step] = task.remote(str(self._study.folder), step, words, environment, tries)
+            folder = str(self._study.folder)
+            self._tasks[step] = task.remote(folder, self._url, step, words, environment, tries)
 
     def look(self) -> dict[str, Outcome | None]:
         """What the task of each step ended with, None while it is under way."""
@@ -178,9 +187,29 @@ class TaskKeeper:
         while True:
             time.sleep(1.0)
             unfinished = [step for step in list(self._tasks) if self._outcome(step) is None]
-            if self._study.cancel_requested:
+            if unfinished and self._cancel_requested():
                 for step in unfinished:
-                    if not self._study.lease_file(step).exists():
+                    if not self._begun(step):
                         ray.cancel(self._tasks[step])
             if not unfinished and time.monotonic() - self._looked_at > _IDLE_SECONDS:
                 ray.kill(ray.get_runtime_context().current_actor)
+
+    def _cancel_requested(self) -> bool:
+        """Whether the user asked for it here or, where the study is in a store, anywhere."""
+        if not self._url:
+            return self._study.cancel_requested
+        with contextlib.suppress(StoreError):
+            store = Store(self._url)
+            if self._study.cancel_requested:
+                tell_cancel(store)
+            return cancel_told(store)
+        return False
+
+    def _begun(self, step: str) -> bool:
+        """Whether a node has begun the step."""
+        path = self._study.lease_file(step)
+        if not self._url:
+            return path.exists()
+        with contextlib.suppress(StoreError):
+            return Store(self._url).read(path.relative_to(self._study.folder).as_posix()) is not None
+        return True

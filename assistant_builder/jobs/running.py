@@ -18,6 +18,7 @@ from assistant_builder.jobs.cluster import RayRunner
 from assistant_builder.jobs.events import WAITING, Event, waiting_sentence
 from assistant_builder.jobs.integrity import forget_unreadable
 from assistant_builder.jobs.local import LocalRunner
+from assistant_builder.jobs.mirror import Mirror
 from assistant_builder.jobs.standing import first_changed, prepare_steps
 from assistant_builder.jobs.storing import kept_in_store
 from assistant_builder.mishaps import explained
@@ -50,9 +51,9 @@ class Runner(Protocol):
         """
 
 
-def runner_of(executor: ExecutorConfig) -> Runner:
-    """What runs steps as the settings say."""
-    return RayRunner(executor) if executor.kind == "ray" else LocalRunner()
+def runner_of(executor: ExecutorConfig, mirror: Mirror | None = None) -> Runner:
+    """What runs steps as the settings say; ``mirror`` is the study's folder and its store, where it has one."""
+    return RayRunner(executor, mirror) if executor.kind == "ray" else LocalRunner()
 
 
 def start_run(name: str, *, redo: bool = False, now: bool = False) -> int:
@@ -101,11 +102,11 @@ def run_study(
         try:
             study.take_reserve()
             study.clear_cancel()
-            with kept_in_store(study):
+            with kept_in_store(study) as mirror:
                 if redo:
                     forget_unreadable(study)
                 check(study)
-                runner = runner_of(study.config.executor)
+                runner = runner_of(study.config.executor, mirror)
                 runner.require_room(study)
                 first_changed(study, redo=redo)  # refused before it waits
                 with runner.turn(study, now=now, waiting=lambda names: _wait(study, names, on_event)):

@@ -7,11 +7,12 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from assistant_builder.errors import StoreError, StudyError
 from assistant_builder.jobs.mirror import Mirror
+from assistant_builder.jobs.stored_files import STEP_LEASE, is_checkpoint
 from assistant_builder.leases import Lease
 from assistant_builder.stores import Store, StoredFile
 from assistant_builder.study import Study
@@ -22,6 +23,7 @@ _LOOK_SECONDS = 0.25
 _LEASE = ".lease.json"
 _NEWEST = ".newest.json"
 """The object that names the copy which may be ahead of the store; without one the store is ahead of them all."""
+_CANCEL = ".cancel"
 _LOG = logging.getLogger(__name__)
 
 
@@ -48,10 +50,11 @@ def catch_up(mirror: Mirror) -> None:
         )
     if _newest(store) == mirror.copy:
         return
-    if study.state == "running":
+    if any(record.state == "running" and record.node is None for record in map(study.step, study.steps)):
         raise StudyError("a step still runs here, and the study was carried on elsewhere", where=f"study {study.name}",
                          remedy=f"Stop it with 'assistant-builder cancel {study.name}', then run again")
-    mirror.pull()
+    alone = study.config.executor.kind == "local"
+    mirror.pull(lambda name: alone or not is_checkpoint(name))  # nodes of a cluster bring them where they are needed
 
 
 @contextmanager
@@ -81,9 +84,15 @@ def kept_in_store(study: Study) -> Iterator[Mirror | None]:
     lease.take()
     try:
         catch_up(mirror)
+        here = executor.kind == "local"
+        if here:
+            _require_no_node(mirror.store)
         _say_newest(mirror)
         mirror.push()
-        keeping = Keeping(mirror, lease)
+        if not here:
+            mirror.leave_checkpoints()
+            mirror.store.remove([_NEWEST, _CANCEL])
+        keeping = Keeping(mirror, lease, pushes=here)
         failed = True
         try:
             yield mirror
@@ -104,15 +113,21 @@ class Keeping:
     Args:
         mirror: The folder and the store.
         lease: The lease, taken.
+        pushes: Whether it brings anything to the store; else it renews the lease alone.
+        beside: What else to do as often as that.
     """
 
-    def __init__(self, mirror: Mirror, lease: Lease) -> None:
+    def __init__(
+        self, mirror: Mirror, lease: Lease, *, pushes: bool = True, beside: Callable[[], None] = lambda: None
+    ) -> None:
         self._mirror = mirror
+        self._beside = beside
         self._lease = lease
         self._ended = threading.Event()
         self._lost = False
         mirror.ours = lambda: not self._lost
-        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._renew, self._push)]
+        work = [self._renew, *([self._push] if pushes else [])]
+        self._threads = [threading.Thread(target=each, daemon=True) for each in work]
         for thread in self._threads:
             thread.start()
 
@@ -141,11 +156,32 @@ class Keeping:
         while not self._ended.wait(PUSH_SECONDS):
             try:
                 self._mirror.push()
+                self._beside()
                 answers = True
             except (StoreError, StudyError, OSError) as error:
                 if answers:
                     _LOG.warning("the study runs on, and is not kept in its store at the moment: %s", error)
                 answers = False
+
+
+def tell_cancel(store: Store) -> None:
+    """Ask the steps of a study to stop, on whatever machine they run."""
+    store.write(_CANCEL, b"")
+
+
+def cancel_told(store: Store) -> bool:
+    """Whether someone asked the steps of a study to stop."""
+    return store.read(_CANCEL) is not None
+
+
+def _require_no_node(store: Store) -> None:
+    """Refuse to run beside steps that nodes of a cluster still compute, for a run of before."""
+    for name in store.marks():
+        if name.endswith(STEP_LEASE):
+            node = Lease(StoredFile(store, name), "", "").held_by()
+            if node:
+                raise StudyError(f"node {node} still runs a step of it", where=store.url,
+                                 remedy="Run it with executor.kind=ray, which waits for that step, or cancels it")
 
 
 def _taken_over(study: Study) -> StudyError:

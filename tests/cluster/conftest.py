@@ -20,6 +20,7 @@ from assistant_builder.jobs.room import Ask
 from assistant_builder.jobs.running import run_study
 from assistant_builder.study import Study
 from tests.fabricated import SMALL, new_study
+from tests.s3 import s3_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 NODE = {"include_dashboard": False, "object_store_memory": 80 * 2**20, "memory": 8 * 10**9}
@@ -61,9 +62,18 @@ def _patiently(start: Callable[[], Any]) -> Any:
 
 
 @pytest.fixture(scope="session")
-def running_nodes() -> Iterator[Nodes]:
+def node_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The nodes' own home, where they are not told another one."""
+    return tmp_path_factory.mktemp("node-home")
+
+
+@pytest.fixture(scope="session")
+def running_nodes(node_home: Path, s3_endpoint: str) -> Iterator[Nodes]:
     pytest.importorskip("ray")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASSISTANT_BUILDER_HOME", str(node_home))
+        for name, value in s3_environment(s3_endpoint).items():
+            patch.setenv(name, value)
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
         patch.setenv("OMP_NUM_THREADS", "1")
         nodes = Nodes()

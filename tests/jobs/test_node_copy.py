@@ -1,0 +1,133 @@
+"""Steps on nodes that share no path with the run: each in scratch of its node, seen through the study's store.
+
+The nodes are threads here; ``tests/cluster/test_stored.py`` has real ones.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from assistant_builder.errors import AssistantBuilderError, Cancelled, StudyError
+from assistant_builder.jobs import cluster, nodes
+from assistant_builder.jobs.nodes import Outcome, run_on_node
+from assistant_builder.jobs.room import Ask, Node
+from assistant_builder.jobs.running import run_study
+from assistant_builder.jobs.starting import open_or_create
+from assistant_builder.leases import Lease
+from assistant_builder.stores import Store, StoredFile
+from assistant_builder.study import Study
+from tests.cluster.conftest import Background, fake_command, wait_until
+from tests.fabricated import new_study
+from tests.jobs.test_storing import TRAIN, slept, starts, tell
+
+
+class Threads:
+    """Stands for the actor that keeps a study's tasks."""
+
+    def __init__(self, study: Study, url: str = "") -> None:
+        self._folder, self._url = str(study.folder), url
+        self._tasks: dict[str, Future[Outcome]] = {}
+        self._pool = ThreadPoolExecutor(4)
+
+    def start(self, step: str, words: list[str], ask: Ask, retries: int) -> None:
+        self._tasks[step] = self._pool.submit(run_on_node, self._folder, self._url, step, words, {}, retries + 1)
+
+    def look(self) -> dict[str, Outcome | None]:
+        return {step: task.result() if task.done() else None for step, task in self._tasks.items()}
+
+    def end(self) -> None:
+        self._pool.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def nodes_in_threads(monkeypatch: pytest.MonkeyPatch, sleeping_steps: None, quick_leases: None) -> None:
+    ray: Any = ModuleType("ray")
+    ray.util = SimpleNamespace(get_node_ip_address=lambda: "10.0.0.1")
+    ray.get_runtime_context = lambda: SimpleNamespace(get_node_id=lambda: "0123456789")
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(cluster, "connect", lambda address: None)
+    monkeypatch.setattr(cluster, "alive_nodes", lambda: [Node("10.0.0.1", 4, 0, 10**10)])
+    monkeypatch.setattr(cluster, "ask_of", lambda study, step, nodes: Ask(1.0))
+    monkeypatch.setattr(cluster, "command", fake_command)
+    monkeypatch.setattr(cluster, "Keeper", Threads)
+    monkeypatch.setattr(nodes, "GRACE_SECONDS", 2.0)
+
+
+def test_the_run_sees_what_nodes_do_and_another_machine_carries_on(
+    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = new_study("nodes", executor__kind="ray", executor__store=memory)
+    checkpoint = "arms/lora/checkpoints/checkpoint-1/complete.json"
+    tell(study, TRAIN, sleep=5)
+    (study.folder / checkpoint).parent.mkdir(parents=True)
+    (study.folder / checkpoint).write_text("{}")
+    run = Background(study)
+    wait_until(lambda: len(slept(study)) >= 5 and study.step(TRAIN).state == "running", 60)  # in a folder no node sees
+    record = study.step(TRAIN)
+    assert record.state == "running" and record.node == "10.0.0.1 (01234567)" and record.pid is not None
+    os.kill(record.pid, signal.SIGKILL)
+    error = run.wait(60)
+    assert isinstance(error, AssistantBuilderError) and "ended by signal 9" in str(error)
+    assert study.step("train-qlora").state == "succeeded"
+    assert not (study.folder / checkpoint).exists() and Store(f"{memory}/nodes").read(checkpoint) == b"{}"
+
+    monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path / "another machine"))
+    other = open_or_create(f"{memory}/nodes", name=None, changes={}, redo=False)
+    run_study(other)
+    assert other.state == "succeeded" and (starts(other, TRAIN), starts(other, "train-qlora")) == (2, 1)
+    assert len(slept(other)) == 50 and slept(other).count(1) >= 5
+    assert not [name for name in Store(f"{memory}/nodes").marks() if name.endswith(".lease.json")]
+    assert not list(Path(os.environ.get("TMPDIR", "/tmp")).glob("assistant-builder-*/nodes"))
+
+    monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(study.folder.parents[1]))
+    alone = open_or_create("nodes", name=None, changes={"executor": "local"}, redo=False)
+    assert (alone.folder, alone.state) == (study.folder, "succeeded")
+
+
+def test_cancelling_reaches_a_node_that_shares_no_path(memory: str) -> None:
+    study = new_study("stopped", executor__kind="ray", executor__store=memory)
+    tell(study, TRAIN, sleep=600)
+    run = Background(study)
+    wait_until(lambda: study.step(TRAIN).state == "running" and len(slept(study)), 60)
+    asked = time.monotonic()
+    study.request_cancel()
+    assert isinstance(run.wait(60), Cancelled) and time.monotonic() - asked < 20
+    assert study.step(TRAIN).state == "cancelled"
+    Store(f"{memory}/stopped").write("arms/lora/train-lora.sleep", b"0")  # the store is ahead of the folder by now
+    run_study(study)
+    assert study.state == "succeeded"
+
+
+def test_without_a_store_nodes_work_in_the_folder_itself() -> None:
+    study = new_study("shared", executor__kind="ray")
+    run_study(study)
+    assert study.state == "succeeded" and study.step(TRAIN).node and not list(study.folder.rglob("*.lease.json"))
+
+
+def test_a_step_that_a_node_still_computes_is_not_computed_here(memory: str) -> None:
+    study = new_study("elsewhere", executor__store=memory)
+    run_study(study)
+    lease = Lease(StoredFile(Store(f"{memory}/elsewhere"), "arms/lora/train-lora.lease.json"), "x", "10.0.0.2")
+    stop = False
+
+    def renew() -> None:
+        while not stop:
+            lease.take()
+            time.sleep(0.05)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(renew)
+        try:
+            with pytest.raises(StudyError, match="node 10.0.0.2 still runs a step"):
+                run_study(study)
+        finally:
+            stop = True
