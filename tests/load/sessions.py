@@ -268,8 +268,8 @@ def main() -> int:
         tally = asyncio.run(crowd(home, words.talkers, words.uploaders, words.seconds, reference))
     slowest, middle = max(tally.seconds), statistics.median(tally.seconds)
     print(json.dumps({
-        "answers": tally.answers, "uploads": tally.uploads, "wrong": len(tally.wrong), "queue_places_told": tally.places,
-        "runs_beside": tally.runs,
+        "answers": tally.answers, "uploads": tally.uploads, "wrong": len(tally.wrong),
+        "queue_places_told": tally.places, "runs_beside": tally.runs,
         "answer_seconds": {"median": round(middle, 2), "slowest": round(slowest, 2)},
         "memory_mb": {"first": tally.memory[0] // 10**6, "most": max(tally.memory) // 10**6,
                       "last": tally.memory[-1] // 10**6},
