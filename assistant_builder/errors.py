@@ -5,6 +5,7 @@ AssistantBuilderError
 ├── DataError            a data file cannot be read, or too little of it can be used
 ├── StudyError           a study is missing, exists already, is locked, or its folder is damaged
 │   └── ChangedInputsError   the inputs of a finished step differ from those it was made from
+├── StoreError           a store cannot be reached, refuses the credentials, or holds another study
 ├── ModelError           a base model or embedder is unknown, unreachable, refused or damaged
 ├── ResourceError        memory or disk does not suffice
 ├── EvaluationError      an evaluation cannot be run as asked
@@ -72,6 +73,10 @@ class ChangedInputsError(StudyError):
             remedy="Keep the old result and start a new study with --name NEW, "
             "or pass --redo to run this step and all after it again",
         )
+
+
+class StoreError(AssistantBuilderError):
+    """A store cannot be reached, refuses the credentials, or holds another study."""
 
 
 class ModelError(AssistantBuilderError):

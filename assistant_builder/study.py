@@ -27,6 +27,8 @@ _STATUS_FILES: dict[str, str] = {
     "evaluate": "evals/status.json",
     "report": "report.status.json",
 }
+CHECKPOINT_MARKER = "complete.json"
+"""The file that is written last into a checkpoint, which counts only with it."""
 _ENDED: tuple[State, ...] = ("failed", "cancelled")
 _RESERVE_BYTES = 65_536
 

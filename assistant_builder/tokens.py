@@ -1,4 +1,4 @@
-"""Tokens of the model hub and keys of a judge come from the environment, and are in nothing that is told or written.
+"""Tokens of a hub, keys of a judge or store come from the environment and are in nothing that is told or written.
 
 A server may repeat in its error what it was sent, and libraries put errors of servers into their own.
 """
@@ -10,7 +10,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "ASSISTANT_BUILDER_JUDGE_KEY", "ASSISTANT_BUILDER_PASSWORD")
+VARIABLES = (
+    "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "ASSISTANT_BUILDER_JUDGE_KEY", "ASSISTANT_BUILDER_PASSWORD",
+    "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "FSSPEC_S3_SECRET", "FSSPEC_S3_TOKEN", "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_CLIENT_SECRET",
+)
 MASK = "[hidden]"
 _HUB_TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}")
 _SHORTEST = 6

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from assistant_builder import leases
+from assistant_builder.jobs import storing
 from assistant_builder.models import bundled
+from tests.s3 import s3_environment
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -51,3 +55,39 @@ def bundled_models(home: Path, model_cache: Path) -> Path:
     for bundle in bundled.BUNDLES:
         (models / bundle.name).symlink_to(model_cache / "models" / bundle.name)
     return models
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """Address of an S3-compatible server on the loopback."""
+    pytest.importorskip("moto.server")
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """URL of a folder in a bucket there; the environment holds what it takes to get in."""
+    import fsspec
+
+    for name, value in s3_environment(s3_endpoint).items():
+        monkeypatch.setenv(name, value)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # they remember address and credentials
+    s3 = fsspec.filesystem("s3")
+    s3.mkdir("of-tests")
+    yield "s3://of-tests/studies"
+    s3.rm("of-tests", recursive=True)
+
+
+@pytest.fixture
+def quick_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is lost is known to be within seconds."""
+    monkeypatch.setattr(leases, "RENEW_SECONDS", 0.1)
+    monkeypatch.setattr(leases, "TAKEOVER_SECONDS", 0.5)
+    monkeypatch.setattr(leases, "STALE_SECONDS", 1.0)
+    monkeypatch.setattr(storing, "PUSH_SECONDS", 0.2)

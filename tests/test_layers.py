@@ -25,6 +25,7 @@ LEVELS = {
     "assistant_builder.files": 1,
     "assistant_builder.leases": 1,
     "assistant_builder.steps": 1,
+    "assistant_builder.stores": 1,
     "assistant_builder.study": 1,
     "assistant_builder.shelf": 1,
     "assistant_builder.access": 2,

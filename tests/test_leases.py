@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from assistant_builder import leases
 from assistant_builder.files import read_json, write_json
-from assistant_builder.leases import Lease, is_fresh
+from assistant_builder.leases import Lease, SharedFile, is_fresh
 from assistant_builder.steps import StepRecord
 from tests.fabricated import new_study
 
@@ -22,19 +23,21 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_free_lease_is_taken_at_once_and_given_back(tmp_path: Path) -> None:
-    lease = Lease(tmp_path / "step.lease.json", "one", "node")
+    path = tmp_path / "step.lease.json"
+    lease = Lease(SharedFile(path), "one", "node")
     began = time.monotonic()
     lease.take()
-    assert time.monotonic() - began < 0.2 and is_fresh(lease.path) and read_json(lease.path)["holder"] == "one"
-    written = lease.path.stat().st_ino
+    assert time.monotonic() - began < 0.2 and is_fresh(path) and read_json(path)["holder"] == "one"
+    written = path.stat().st_ino
     time.sleep(0.03)
-    assert lease.renew() and lease.path.stat().st_ino != written
+    assert lease.renew() and path.stat().st_ino != written
     lease.release()
-    assert not lease.path.exists() and not is_fresh(lease.path)
+    assert not path.exists() and not is_fresh(path)
 
 
 def test_who_takes_over_waits_until_the_holder_before_has_seen_it(tmp_path: Path) -> None:
-    one, two = (Lease(tmp_path / "step.lease.json", name, "node") for name in ("one", "two"))
+    path = tmp_path / "step.lease.json"
+    one, two = (Lease(SharedFile(path), name, "node") for name in ("one", "two"))
     one.take()
     began = time.monotonic()
     two.take()
@@ -42,18 +45,41 @@ def test_who_takes_over_waits_until_the_holder_before_has_seen_it(tmp_path: Path
     time.sleep(0.03)
     assert not one.renew() and two.renew()
     one.release()
-    assert read_json(two.path)["holder"] == "two" and (one.attempt, two.attempt) == (1, 2)
+    assert read_json(path)["holder"] == "two" and (one.attempt, two.attempt) == (1, 2)
     two.release()
     one.take()
     assert one.attempt == 1  # what was given back was not lost
 
 
+def test_who_renews_is_told_and_who_does_not_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "STALE_SECONDS", 0.4)
+    one, two = (Lease(SharedFile(tmp_path / "study.lease.json"), name, f"node {name}") for name in ("one", "two"))
+    assert two.held_by() == ""
+    one.take()
+    stop = threading.Event()
+
+    def renew() -> None:
+        while not stop.wait(0.03):
+            one.renew()
+
+    renewing = threading.Thread(target=renew)
+    renewing.start()
+    assert two.held_by() == "node one" and one.held_by() == ""
+    stop.set()
+    renewing.join()
+    began = time.monotonic()
+    assert two.held_by() == "" and 0.3 < time.monotonic() - began < 2
+    began = time.monotonic()
+    assert two.held_by() == "" and time.monotonic() - began < 0.3  # by now it is old at first sight
+
+
 def test_a_lease_of_a_study_that_is_gone_makes_no_ruin(tmp_path: Path) -> None:
     folder = tmp_path / "study"
     folder.mkdir()
-    lease = Lease(folder / "step.lease.json", "one", "node")
+    path = folder / "step.lease.json"
+    lease = Lease(SharedFile(path), "one", "node")
     lease.take()
-    lease.path.unlink()
+    path.unlink()
     folder.rmdir()
     time.sleep(0.03)
     assert not lease.renew() and not folder.exists()

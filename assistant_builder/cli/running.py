@@ -18,7 +18,8 @@ from assistant_builder.study import Study
 
 
 def run(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A data file, a study.yaml, or a study's name.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A data file, a study.yaml, a study's "
+                                          "name, or its URL in a store.")],
     name: Annotated[str | None, typer.Option(help="Name of the study; by default the file's.")] = None,
     settings: Settings = [],  # noqa: B006 - typer reads the default and never changes it
     redo: Annotated[bool, typer.Option("--redo", help="Run steps whose inputs changed again, and all after them; "

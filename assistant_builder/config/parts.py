@@ -253,8 +253,13 @@ class ExecutorConfig(Part):
 
     kind: Literal["local", "ray"] = Field(
         "local", title="Executor", description="local: one step after the other on this machine. ray: as tasks of a "
-        "Ray cluster, both arms and all seeds at once where there is room; the home folder has to lie on a path that "
-        "all nodes see.",
+        "Ray cluster, both arms and all seeds at once where there is room; the home folder has to lie on a path "
+        "that all nodes see, with a store too.",
+    )
+    store: str | None = Field(
+        None, title="Store", description="URL of a place for studies (s3://bucket/folder, or another that fsspec "
+        "reaches), which this one is kept in while it runs: another machine can carry it on from there. Empty: none. "
+        "Credentials are read from the environment.",
     )
     address: str = Field(
         "auto", min_length=1, title="Ray address", description="Address of the cluster's head (host:port). auto: the "
@@ -287,3 +292,19 @@ class ExecutorConfig(Part):
     )
     retries: int = Field(3, ge=0, le=100, title="Tries after a loss", description="How often a step is tried again, "
                          "from its last checkpoint, after the node that it ran on was lost.")
+
+    @model_validator(mode="after")
+    def _store_is_a_url_without_secrets(self) -> ExecutorConfig:
+        if self.store is None:
+            return self
+        try:
+            parts = urlsplit(self.store)
+        except ValueError:  # brackets that do not match, say
+            parts = urlsplit("")
+        if parts.password or parts.query or parts.fragment or "::" in self.store:
+            raise ValueError("store must be a plain URL without a password, key or query, for it is written down; the "
+                             "environment holds the credentials, for S3 as AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY "
+                             "and, where it is not Amazon's, AWS_ENDPOINT_URL")
+        if not parts.scheme or "://" not in self.store or not (parts.netloc + parts.path).strip("/"):
+            raise ValueError("store is no URL; an example is s3://bucket/folder")
+        return self

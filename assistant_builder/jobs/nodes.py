@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from assistant_builder.errors import AssistantBuilderError, ResourceError, StudyError
-from assistant_builder.leases import Lease
+from assistant_builder.leases import Lease, SharedFile
 from assistant_builder.mishaps import TRAINING_MEMORY, explained
 from assistant_builder.study import Study
 from assistant_builder.worker import NODE_VARIABLE, child_environment, step_back
@@ -66,7 +66,7 @@ def run_on_node(folder: str, step: str, words: list[str], environment: dict[str,
             raise StudyError(f"node {name} does not see the study's folder", where=folder,
                              remedy="Set ASSISTANT_BUILDER_HOME to a path that all nodes of the cluster share")
         study.step_folder(step).mkdir(parents=True, exist_ok=True)
-        lease = Lease(study.lease_file(step), uuid.uuid4().hex, name)
+        lease = Lease(SharedFile(study.lease_file(step)), uuid.uuid4().hex, name)
         lease.take()
         try:
             if study.cancel_requested:

@@ -19,6 +19,7 @@ from assistant_builder.jobs.events import WAITING, Event, waiting_sentence
 from assistant_builder.jobs.integrity import forget_unreadable
 from assistant_builder.jobs.local import LocalRunner
 from assistant_builder.jobs.standing import first_changed, prepare_steps
+from assistant_builder.jobs.storing import kept_in_store
 from assistant_builder.mishaps import explained
 from assistant_builder.steps import Progress
 from assistant_builder.study import Study
@@ -91,6 +92,7 @@ def run_study(
         StudyError: Another process runs the study, its folder cannot be written to, or a finished step's files are
             damaged and ``redo`` is off.
         ChangedInputsError: A finished step was made from other inputs, and ``redo`` is off.
+        StoreError: Its store does not answer; what was computed is here.
         ResourceError: Its training cannot fit the memory there is, or disk or memory ran out.
         AssistantBuilderError: A step failed, with its reason.
         Cancelled: The user asked for it.
@@ -99,16 +101,17 @@ def run_study(
         try:
             study.take_reserve()
             study.clear_cancel()
-            if redo:
-                forget_unreadable(study)
-            check(study)
-            runner = runner_of(study.config.executor)
-            runner.require_room(study)
-            first_changed(study, redo=redo)  # refused before it waits
-            with runner.turn(study, now=now, waiting=lambda names: _wait(study, names, on_event)):
-                prepare_steps(study, redo)
-                study.write_runner("running")
-                runner.run_steps(study, on_event)
+            with kept_in_store(study):
+                if redo:
+                    forget_unreadable(study)
+                check(study)
+                runner = runner_of(study.config.executor)
+                runner.require_room(study)
+                first_changed(study, redo=redo)  # refused before it waits
+                with runner.turn(study, now=now, waiting=lambda names: _wait(study, names, on_event)):
+                    prepare_steps(study, redo)
+                    study.write_runner("running")
+                    runner.run_steps(study, on_event)
             study.write_runner("succeeded")
         except Cancelled:
             study.write_runner("cancelled")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 from assistant_builder.config import StudyConfig, load_config
 from assistant_builder.data import prepare
-from assistant_builder.errors import ConfigError, StudyError
+from assistant_builder.errors import ConfigError, StoreError, StudyError
 from assistant_builder.files import file_hash, write_bytes
+from assistant_builder.jobs.from_store import bring_news, fetch_study
 from assistant_builder.jobs.integrity import forget_unreadable
 from assistant_builder.jobs.running import held
 from assistant_builder.jobs.standing import first_changed
@@ -33,7 +35,7 @@ def open_or_create(source: str, *, name: str | None, changes: Mapping[str, Any],
     """Find the study that is meant, or make it; nothing is written when anything is wrong.
 
     Args:
-        source: A data file, a ``study.yaml``, or a study's name.
+        source: A data file, a ``study.yaml``, a study's name, or its URL in a store.
         name: Name of the study, instead of the one that the source says.
         changes: Settings by dotted key, as ``--set`` gives them.
         redo: Whether finished steps with other inputs may be run again.
@@ -43,19 +45,32 @@ def open_or_create(source: str, *, name: str | None, changes: Mapping[str, Any],
         DataError: No study can start from the data file.
         ModelError: The base model is unknown.
         ChangedInputsError: The study exists with other inputs, and ``redo`` is off.
+        StoreError: The study's store does not answer.
     """
     path = Path(source).expanduser()
+    if "://" in source:
+        changes = {**changes, "executor.store": source.rstrip("/").rpartition("/")[0]}
+        StudyConfig().with_changes(changes)  # a URL that holds a secret is refused before anybody is asked
+        return _go_on(fetch_study(source), name, changes, redo=redo)
     if not path.is_file():
         if "/" in source or path.suffix:
             raise ConfigError(f"there is no file {source}", remedy="Check the path")
         study = Study.open(source)
-        if name is not None and name != study.name:
-            copied = study.config.with_changes({**changes, "name": name})
-            return enter(copied, study.source, redo=redo)
-        return enter(study.config.with_changes(dict(changes)), None, redo=redo)
+        store = study.config.with_changes(dict(changes)).executor.store
+        if store is not None:
+            with contextlib.suppress(StoreError, StudyError):  # the run meets it again, and then it is written down
+                bring_news(study, store)
+        return _go_on(study, name, changes, redo=redo)
     config, data = read_source(path)
     named = {"name": name} if name is not None else {}
     return enter(config.with_changes({**changes, **named, "data.source": str(data)}), data, redo=redo)
+
+
+def _go_on(study: Study, name: str | None, changes: Mapping[str, Any], *, redo: bool) -> Study:
+    """The study with its settings changed; where another name is given, a new one from its data and settings."""
+    if name is not None and name != study.name:
+        return enter(study.config.with_changes({**changes, "name": name}), study.source, redo=redo)
+    return enter(study.config.with_changes(dict(changes)), None, redo=redo)
 
 
 def read_source(path: Path) -> tuple[StudyConfig, Path]:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from assistant_builder.errors import StudyError
 from assistant_builder.files import file_hash, read_json, read_jsonl, write_json
+from assistant_builder.study import CHECKPOINT_MARKER
 from assistant_builder.training.schedule import best_step
-
-MARKER = "complete.json"
 
 
 def checkpoint_folder(root: Path, step: int) -> Path:
@@ -23,14 +22,14 @@ def checkpoint_folder(root: Path, step: int) -> Path:
 def mark_complete(folder: Path) -> None:
     """Write the marker of a checkpoint whose files are all written: name → [bytes, SHA-256]."""
     files = {path.name: [path.stat().st_size, file_hash(path)]
-             for path in sorted(folder.iterdir()) if path.name != MARKER}
-    write_json(folder / MARKER, files)
+             for path in sorted(folder.iterdir()) if path.name != CHECKPOINT_MARKER}
+    write_json(folder / CHECKPOINT_MARKER, files)
 
 
 def is_complete(folder: Path) -> bool:
     """Whether the marker is there, and every file that it names is as it was when the marker was written."""
     try:
-        files = read_json(folder / MARKER)
+        files = read_json(folder / CHECKPOINT_MARKER)
         return all((folder / name).stat().st_size == size and file_hash(folder / name) == digest
                    for name, (size, digest) in files.items())
     except (OSError, StudyError, AttributeError, TypeError, ValueError):

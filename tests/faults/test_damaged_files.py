@@ -16,7 +16,7 @@ from assistant_builder.jobs.local import LocalRunner
 from assistant_builder.jobs.running import run_study
 from assistant_builder.jobs.standing import first_changed
 from assistant_builder.steps import StepRecord
-from assistant_builder.study import Study
+from assistant_builder.study import CHECKPOINT_MARKER, Study
 from assistant_builder.training import checkpoints
 from assistant_builder.ui.sections import Look
 from assistant_builder.ui.snapshots import take_snapshot
@@ -151,7 +151,7 @@ def metrics(path: Path, losses: dict[int, float]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.pt", "rng_state.pth", checkpoints.MARKER])
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.pt", "rng_state.pth", CHECKPOINT_MARKER])
 def test_training_carries_on_from_no_damaged_checkpoint(tmp_path: Path, name: str) -> None:
     told = metrics(tmp_path / "metrics.jsonl", {2: 3.0, 4: 2.0})
     root = tmp_path / "checkpoints"

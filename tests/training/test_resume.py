@@ -15,7 +15,7 @@ import pytest
 from assistant_builder.files import file_hash, read_json, read_jsonl
 from assistant_builder.jobs.data_steps import prepare_data
 from assistant_builder.jobs.steps import command
-from assistant_builder.study import Study
+from assistant_builder.study import CHECKPOINT_MARKER, Study
 from assistant_builder.training import checkpoints
 from assistant_builder.worker import run_as_step
 from tests.evals.export.tiny import tiny_base
@@ -102,7 +102,7 @@ def test_a_half_written_checkpoint_is_not_taken_for_whole(tmp_path: Path) -> Non
         (folder / "adapter_model.safetensors").write_bytes(b"weights" * step)
         checkpoints.mark_complete(folder)
     os.truncate(checkpoints.checkpoint_folder(tmp_path, 6) / "adapter_model.safetensors", 3)
-    (checkpoints.checkpoint_folder(tmp_path, 4) / checkpoints.MARKER).write_text("{")
+    (checkpoints.checkpoint_folder(tmp_path, 4) / CHECKPOINT_MARKER).write_text("{")
     assert checkpoints.complete_steps(tmp_path) == [2]
     checkpoints.remove_all_but(tmp_path, {2})
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
