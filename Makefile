@@ -1,9 +1,9 @@
 # make demo    set everything up, run the whole study on a shipped dataset, open the page (SERVE=0: do not open it)
 # make app     the page at 127.0.0.1:7860
-# make test    all tests                    (ARGS='-k catalog' passes arguments to pytest)
+# make test    all tests, file by file on two workers   (ARGS='-k catalog' passes arguments to pytest; WORKERS=0: on none)
 # make check   lint, types, import layers
 # make bench   training speed beside plain and tuned TRL scripts, 10 to 15 minutes  (ARGS=--quick for a trial)
-# make cluster   the tests that start a Ray cluster of three nodes on this machine, about six minutes
+# make cluster   the tests that start a Ray cluster of three nodes on this machine, or kill shared trainings, ten minutes
 # make soak     faults by the dozen, then ten minutes of a crowd; both print what they counted (RELIABILITY.md)
 # make coverage   remake the tables of evals/README.md by simulation, about half an hour on one core
 
@@ -11,6 +11,7 @@ PYTHON ?= python3
 DEMO ?= datasets_cards/ostrel-sound-ferries/study.yaml
 SERVE ?= 1
 ARGS ?=
+WORKERS ?= 2
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -28,7 +29,7 @@ app: $(READY)
 	$(BIN)/assistant-builder app
 
 test: $(READY)
-	@GOMP_SPINCOUNT=10000 $(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

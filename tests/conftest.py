@@ -14,6 +14,12 @@ from assistant_builder.models import bundled
 from tests.s3 import s3_environment
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take long first, so that no worker is left with one at the end."""
+    slow = {item.path for item in items if any(item.get_closest_marker(name) for name in ("browser", "train"))}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Point the product at an empty home, so that no test touches the user's studies."""

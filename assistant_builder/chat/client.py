@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import IO, Any
@@ -73,6 +74,7 @@ class ChatWorker:
         with self._lock:
             for identity, request in requests.items():
                 self._put(exchange, {**request, "id": identity})
+            self._tell_places()
         return exchange
 
     def stop(self, identity: str) -> None:
@@ -143,6 +145,14 @@ class ChatWorker:
             asked = self._open.get(event["id"])
             if asked is not None and asked.exchange.take(event):
                 del self._open[event["id"]]
+                self._tell_places()
+
+    def _tell_places(self) -> None:
+        """Tell everybody who waits how many come first; a model answers one question after the other."""
+        ahead: Counter[str] = Counter()
+        for identity, asked in self._open.items():
+            asked.exchange.take({"event": "ahead", "id": identity, "ahead": ahead[asked.request["arm"]]})
+            ahead[asked.request["arm"]] += 1
 
 
 def _write(process: subprocess.Popen[str], request: dict[str, Any]) -> None:

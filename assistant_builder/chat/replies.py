@@ -22,7 +22,7 @@ class Reply:
     """One arm's answer as far as it has come.
 
     Attributes:
-        state: ``starting`` the process, ``waiting`` behind another question, ``loading`` the model, ``answering``, or
+        state: ``starting`` the process, ``waiting`` behind other questions, ``loading`` the model, ``answering``, or
             how it ended: ``stop`` (complete), ``length`` (cut at the longest answer), ``cancelled``, ``failed``, or,
             where loading was all that was asked for, ``loaded``.
         text: The answer so far.
@@ -33,6 +33,7 @@ class Reply:
         phase: What loading does now.
         fraction: Share of the loading that is done.
         memory: What the model occupies, once it is loaded.
+        ahead: Questions, of whomever, that are answered before this one.
     """
 
     state: ReplyState = "starting"
@@ -44,6 +45,7 @@ class Reply:
     phase: str = ""
     fraction: float = 0.0
     memory: Memory | None = None
+    ahead: int = 0
 
     @property
     def finished(self) -> bool:
@@ -100,6 +102,8 @@ class Exchange:
 def _advance(reply: Reply, event: Mapping[str, Any]) -> Reply:
     if event["event"] == "state":
         return replace(reply, state=event["state"])
+    if event["event"] == "ahead":
+        return replace(reply, ahead=event["ahead"])
     if event["event"] == "loading":
         return replace(reply, phase=event["phase"], fraction=event["fraction"])
     if event["event"] == "memory":

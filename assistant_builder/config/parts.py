@@ -249,12 +249,12 @@ class EvalConfig(Part):
 
 
 class ExecutorConfig(Part):
-    """Where the steps of a study run; no result depends on it."""
+    """Where the steps of a study run; no result depends on it, but for the rounding of sums over several devices."""
 
     kind: Literal["local", "ray"] = Field(
         "local", title="Executor", description="local: one step after the other on this machine. ray: as tasks of a "
-        "Ray cluster, both arms and all seeds at once where there is room; without a store the home folder has to lie "
-        "on a path that all nodes see.",
+        "Ray cluster, both arms and all seeds at once where there is room; the home folder has to lie on a path "
+        "that all nodes see, with a store too.",
     )
     store: str | None = Field(
         None, title="Store", description="URL of a place for studies (s3://bucket/folder, or another that fsspec "
@@ -264,6 +264,15 @@ class ExecutorConfig(Part):
     address: str = Field(
         "auto", min_length=1, title="Ray address", description="Address of the cluster's head (host:port). auto: the "
         "cluster that this machine is a node of.",
+    )
+    devices: int | None = Field(
+        None, ge=1, le=64, title="Devices of a training", description="GPUs that train one assistant together, or "
+        "processes where there is no GPU; they share out each step's pairs, so that batch_size has to be a multiple. "
+        "Empty: all GPUs that the training sees and that divide batch_size.",
+    )
+    spread: Literal["auto", "ddp", "fsdp"] = Field(
+        "auto", title="How devices share", description="ddp: each device holds the whole model. fsdp: each holds a "
+        "part of every layer, for a model that does not fit one device. auto: ddp where both arms fit.",
     )
     train_cpus: float = Field(1.0, gt=0, title="CPUs of a training", description="Processors that each training step "
                               "asks a node of the cluster for, and uses.")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from assistant_builder.config.parts import BASIC, DataConfig, EvalConfig, ExecutorConfig, ModelConfig, Part, TrainConfig
 from assistant_builder.config.plain_yaml import MOST_CHARACTERS, YamlError, read_yaml
@@ -55,6 +55,16 @@ class StudyConfig(Part):
     def _kind_alone(cls, value: Any) -> Any:
         """``executor: ray`` says what ``executor: {kind: ray}`` does."""
         return {_WHOLE["executor"].split(".")[1]: value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _devices_share_evenly(self) -> StudyConfig:
+        devices, batch = self.executor.devices, self.train.batch_size
+        if devices is not None and batch % devices:
+            raise ValueError(
+                f"executor.devices={devices} cannot share out the {batch} pairs of a step evenly: "
+                "make train.batch_size a multiple of it"
+            )
+        return self
 
     def to_yaml(self) -> str:
         """The whole config, every default written out."""

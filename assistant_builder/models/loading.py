@@ -55,6 +55,8 @@ class BaseSpec:
         device: ``cpu`` or ``cuda``.
         hold: Keep the linear weights in the compute dtype after loading (see layers.hold_in_compute_dtype).
         trust_remote_code: Run Python code that the folder brings along.
+        parted: Whether devices shall hold parts of the weights; 4-bit ones are then kept in words of the compute dtype,
+            because only floating point can be parted.
     """
 
     folder: Path
@@ -64,6 +66,7 @@ class BaseSpec:
     device: str = "cpu"
     hold: bool = False
     trust_remote_code: bool = False
+    parted: bool = False
 
 
 def pick_device() -> str:
@@ -116,10 +119,11 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
             bnb_4bit_quant_type=spec.storage,
             bnb_4bit_use_double_quant=spec.double_quant,
             bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_quant_storage=dtype if spec.parted else None,
         )
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            spec.folder, device_map={"": spec.device}, trust_remote_code=spec.trust_remote_code,
+            spec.folder, device_map={"": _place(spec.device)}, trust_remote_code=spec.trust_remote_code,
             local_files_only=True, **options,
         )
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -140,6 +144,11 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
     if spec.hold:
         hold_in_compute_dtype(model, dtype)
     return model.eval()
+
+
+def _place(device: str) -> str | int:
+    """The device of this process: of several GPUs each process has one of its own."""
+    return torch.cuda.current_device() if device == "cuda" else device
 
 
 def _cast_all_but_linear(model: PreTrainedModel, dtype: torch.dtype) -> None:

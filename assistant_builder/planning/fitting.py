@@ -17,6 +17,7 @@ from assistant_builder.planning.machines import Machine, this_machine
 from assistant_builder.planning.method import MethodPlan
 from assistant_builder.planning.plan import PROCESS_BYTES, Lengths, Plan
 from assistant_builder.planning.sources import architecture_of
+from assistant_builder.planning.spreading import shared
 from assistant_builder.steps import split_run
 from assistant_builder.study import Study
 
@@ -152,8 +153,8 @@ def _plan_on(machine: Machine, study: Study, without_data: Lengths) -> Plan | No
         name, architecture = architecture_of(config.model.base, config.model.revision)
     except ModelError:
         return None
-    return Plan(name, architecture, config, machine, 0, _counted(study) or without_data,
-                learn(architecture.parameters))
+    return shared(Plan(name, architecture, config, machine, 0, _counted(study) or without_data,
+                       learn(architecture.parameters)))
 
 
 def _counted(study: Study) -> Lengths | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -35,6 +36,7 @@ class Machine:
         price_per_hour: List price of an hour in US dollars, None where nobody rents it out.
         here: Whether it is this machine.
         cores: Usable processor cores, of a CPU.
+        devices: How many GPUs like this it has that may be used.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Machine:
     price_per_hour: float | None = None
     here: bool = False
     cores: int = 0
+    devices: int = 1
 
     @property
     def compute_dtype(self) -> str:
@@ -135,9 +138,14 @@ def _gpu() -> Machine | None:
     try:
         done = subprocess.run(["nvidia-smi", query, "--format=csv,noheader,nounits"], capture_output=True, text=True,
                               timeout=_SECONDS, check=True)
-        name, total, free, capability = (part.strip() for part in done.stdout.splitlines()[0].split(","))
+        cards = done.stdout.splitlines()
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+        devices = len(cards) if shown is None else len([card for card in shown.split(",") if card.strip()])
+        if not devices:
+            return None
+        name, total, free, capability = (part.strip() for part in cards[0].split(","))
         return Machine(name, "cuda", int(total) * 2**20, int(free) * 2**20, float(capability) >= 8.0, _peak_of(name),
-                       here=True)
+                       here=True, devices=devices)
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return None
 

@@ -36,6 +36,8 @@ class MethodPlan:
         seconds: Time of the whole training, None where the machine's speed is not known.
         memory_bytes: Memory there is.
         factor: What this machine's finished runs took over what was predicted for them.
+        shards: Devices that each hold a part of every layer; 1: the device holds all.
+        gathered_bytes: Layers that a device puts together from all parts while it computes them.
     """
 
     method: Method
@@ -53,6 +55,8 @@ class MethodPlan:
     seconds: float | None
     memory_bytes: int
     factor: float = 1.0
+    shards: int = 1
+    gathered_bytes: int = 0
 
     @property
     def weights_bytes(self) -> int:
@@ -61,10 +65,12 @@ class MethodPlan:
 
     @property
     def parts(self) -> dict[str, int]:
-        """Bytes of each part of the peak, in the order in which they are stacked."""
+        """Bytes of each part of the peak on one device, in the order in which they are stacked."""
         return {
-            "weights": self.weights_bytes, "adapters": self.adapter_bytes, "gradients": self.gradient_bytes,
-            "optimizer": self.optimizer_bytes, "activations": self.activations.total, "overhead": self.overhead_bytes,
+            "weights": self.weights_bytes // self.shards + self.gathered_bytes,
+            "adapters": self.adapter_bytes // self.shards, "gradients": self.gradient_bytes // self.shards,
+            "optimizer": self.optimizer_bytes // self.shards, "activations": self.activations.total,
+            "overhead": self.overhead_bytes,
         }
 
     @property

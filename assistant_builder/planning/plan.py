@@ -14,6 +14,7 @@ from assistant_builder.planning.architecture import Architecture, Module
 from assistant_builder.planning.history import Experience
 from assistant_builder.planning.machines import Machine
 from assistant_builder.planning.method import MethodPlan
+from assistant_builder.planning.spreading import gathered_bytes
 from assistant_builder.planning.storage import (
     DTYPE_BYTES,
     Method,
@@ -78,6 +79,7 @@ class Plan:
         lengths: Their lengths.
         experience: What this machine's finished runs taught.
         largest: The micro-batch that needs most, where every sequence is known.
+        shards: Devices that each hold a part of every layer (FSDP).
         measured: Seconds of each method's whole training, extrapolated from the steps of a run that is under way.
     """
 
@@ -89,6 +91,7 @@ class Plan:
     lengths: Lengths
     experience: Experience = field(default_factory=Experience)
     largest: Batch | None = None
+    shards: int = 1
     measured: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
@@ -121,7 +124,7 @@ class Plan:
         of question the 4-bit one.
         """
         recomputing = {"on": (True,), "off": (False,), "auto": (False, True)}[self.config.train.gradient_checkpointing]
-        holding = (True, False) if self.machine.device == "cpu" else (False,)
+        holding = (True, False) if self.machine.device == "cpu" and self.shards == 1 else (False,)
         ways = [{method: self._method(method, checkpointing=again, hold=hold) for method in METHODS}
                 for again in recomputing for hold in holding]
         decides: Method = "qlora" if ways[-1]["lora"].fit == "no" else "lora"
@@ -181,6 +184,7 @@ class Plan:
             held=hold and not full, work=work,
             seconds=self.measured.get(method, work.flops / speed if speed else None), memory_bytes=self.memory_bytes,
             factor=self.experience.memory_factor(self.machine, method),
+            shards=self.shards, gathered_bytes=gathered_bytes(layers) if self.shards > 1 else 0,
         )
 
     def _unpacked_bytes(self, method: Method, hold: bool) -> int:

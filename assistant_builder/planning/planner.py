@@ -12,6 +12,7 @@ from assistant_builder.planning.history import learn
 from assistant_builder.planning.machines import CARDS, Machine, this_machine
 from assistant_builder.planning.plan import Lengths, Plan
 from assistant_builder.planning.sources import architecture_of
+from assistant_builder.planning.spreading import shared
 
 ASSUMED_PAIRS = 10_000
 """Pairs that a plan without data is made for."""
@@ -31,12 +32,13 @@ def plan_study(
 
     Raises:
         ModelError: The base is unknown or out of reach, or its config is broken.
+        ResourceError: More GPUs are asked for than the machine has.
     """
     name, architecture = architecture_of(config.model.base, config.model.revision)
-    return Plan(
+    return shared(Plan(
         name, architecture, config, with_speed(machine or this_machine()), pairs or ASSUMED_PAIRS,
         lengths or Lengths.assume(config.train.max_length), learn(architecture.parameters),
-    )
+    ))
 
 
 def with_speed(machine: Machine) -> Machine:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,10 @@ from assistant_builder.models.fetching import fetch
 from assistant_builder.models.prompts import Example, Prompter
 from assistant_builder.planning.fitting import require_fit
 from assistant_builder.planning.grading import plan_run, prediction, write_plan
+from assistant_builder.planning.machines import this_machine
 from assistant_builder.planning.method import MethodPlan
 from assistant_builder.planning.plan import Plan as MemoryPlan
+from assistant_builder.planning.spreading import Spread, choose_spread, devices_to_use, micro_rows
 from assistant_builder.steps import Progress, split_run
 from assistant_builder.study import Study
 from assistant_builder.training import checkpoints
@@ -35,8 +38,31 @@ if TYPE_CHECKING:
     from assistant_builder.training.trainer import TwinTrainer
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """What a training starts from.
+
+    Attributes:
+        config: The study's settings, with the pairs that a device computes at once.
+        base: Where the base lies.
+        base_name: What adapters call it.
+        prompter: Its tokenizer.
+        examples: Training and validation sequences.
+        planned: What memory and time it will take.
+        spread: How devices share it.
+    """
+
+    config: StudyConfig
+    base: Path
+    base_name: str
+    prompter: Prompter
+    examples: dict[str, list[Example]]
+    planned: MemoryPlan
+    spread: Spread
+
+
 def train_arm(study: Study, run: str) -> Iterable[Path] | None:
-    """Train an arm, or carry on where it stopped.
+    """Train an arm, or carry on where it stopped, on as many devices as the settings and the planner say.
 
     Args:
         study: The study, its data prepared.
@@ -48,63 +74,101 @@ def train_arm(study: Study, run: str) -> Iterable[Path] | None:
     Raises:
         Cancelled: The user asked for it; the last step is kept.
         DataError: No training pair fits into ``train.max_length``.
-        ResourceError: The training cannot fit the memory of this machine.
+        ResourceError: The training cannot fit the memory of this machine, or it lacks the devices.
     """
-    from assistant_builder.models import loading
-
-    config = study.config
-    arm, seed = split_run(run)
-    settings = twin(config, seed)[arm]
-    folder = study.arm_folder(run)
     study.write_progress(f"train-{run}", Progress(0, 1, "steps", "Loading the base model"))
+    prepared = _prepare(study, None)
+    require_fit(prepared.planned, split_run(run)[0])
+    if prepared.spread.devices == 1:
+        return _train(study, run, prepared)
+    from assistant_builder.training.ranks import train_on_ranks
+
+    return train_on_ranks(study, run, prepared.spread)
+
+
+def train_here(study: Study, run: str, spread: Spread) -> Iterable[Path] | None:
+    """What each of several processes does that share a training; see :func:`train_arm`.
+
+    Args:
+        study: The study.
+        run: The training run.
+        spread: How they share it.
+    """
+    return _train(study, run, _prepare(study, spread))
+
+
+def _prepare(study: Study, spread: Spread | None) -> _Prepared:
+    """Read the data and plan; how devices share the training is chosen where it is not given."""
+    config = study.config
     ref = resolve(config.model.base, trust_remote_code=config.model.trust_remote_code)
     base = fetch(ref, revision=config.model.revision, trust_remote_code=config.model.trust_remote_code)
     prompter = Prompter.load(base)
     examples = {split: _examples(study, split, prompter) for split in ("train", "validation")}
+    devices = spread.devices if spread else devices_to_use(config, this_machine())
+    config = config.with_changes({"train.micro_batch_size": micro_rows(config.train, devices)})
     planned = _planned(config, base, examples["train"])
-    require_fit(planned, arm)
-    method = planned.methods[arm]
-    spec = loading.base_spec(config.model, base, settings.base_storage)
+    spread = spread or choose_spread(planned, devices)
+    return _Prepared(
+        config, base, ref.hub_id or ref.name, prompter, examples, replace(planned, shards=spread.shards), spread
+    )
+
+
+def _train(study: Study, run: str, prepared: _Prepared) -> Iterable[Path] | None:
+    """Train on this process's device: all of it, or its share."""
+    from assistant_builder.models import loading
+
+    config, spread, examples = prepared.config, prepared.spread, prepared.examples
+    arm, seed = split_run(run)
+    settings = twin(config, seed)[arm]
+    folder = study.arm_folder(run)
+    method = prepared.planned.methods[arm]
+    spec = replace(loading.base_spec(config.model, prepared.base, settings.base_storage), parted=spread.kind == "fsdp")
     model = loading.load_base(spec)
-    base_bytes = loading.model_bytes(model)
     adapted = loading.add_adapter(model, settings.train, settings.train.seed)
-    adapted.peft_config["default"].base_model_name_or_path = ref.hub_id or ref.name
-    write_json(folder / "config.json", {
-        "arm": arm, **settings.model_dump(mode="json"), "compute_dtype": spec.compute_dtype, "device": spec.device,
-    })
-    trainer = _trainer(study, run, settings, adapted, examples, prompter, spec.device, method)
-    write_plan(folder, planned, arm, trainer.plan.ahead)
-    steps, reached = trainer.plan.steps, trainer.start
-    early = config.train.early_stopping
-    if reached < steps and not (early and reached and _move(study, run, reached, steps) != "train"):
-        trainer.run()
-        reached = trainer.state.global_step
-    if study.cancel_requested:
-        raise Cancelled("cancelled on request")
-    if early and _move(study, run, reached, steps) == "wait":
-        return None
+    adapted.peft_config["default"].base_model_name_or_path = prepared.base_name
+    trainable = [value for value in adapted.parameters() if value.requires_grad]
     summary = {
         "arm": arm,
         "base_storage": settings.base_storage,
         "compute_dtype": spec.compute_dtype,
         "device": spec.device,
+        "devices": spread.devices,
+        "spread": spread.kind,
         "seed": settings.train.seed,
         "gradient_checkpointing": method.checkpointing,
         "held": method.held,
-        "base_bytes": base_bytes,
-        "adapter_bytes": sum(value.nbytes for value in adapted.parameters() if value.requires_grad),
-        "trainable_parameters": sum(value.numel() for value in adapted.parameters() if value.requires_grad),
+        "base_bytes": loading.model_bytes(model),
+        "adapter_bytes": sum(value.nbytes for value in trainable),
+        "trainable_parameters": sum(value.numel() for value in trainable),
         "total_parameters": loading.count_parameters(model),
         "train_pairs": len(examples["train"]),
+    }
+    trainer = _trainer(study, run, settings, adapted, prepared, spec.device, method)
+    if trainer.leads:
+        write_json(folder / "config.json", {
+            "arm": arm, **settings.model_dump(mode="json"), "compute_dtype": spec.compute_dtype, "device": spec.device,
+            "devices": spread.devices, "spread": spread.kind,
+        })
+        write_plan(folder, prepared.planned, arm, trainer.plan.ahead)
+    steps, reached = trainer.plan.steps, trainer.start
+    early = config.train.early_stopping
+    if reached < steps and not (early and reached and trainer.move(reached) != "train"):
+        trainer.run()
+        reached = trainer.state.global_step
+    if trainer.agreed(study.cancel_requested):
+        raise Cancelled("cancelled on request")
+    if early and trainer.move(reached) == "wait":
+        return None
+    summary |= {
         "steps": reached,
         "epochs": reached * config.train.batch_size / len(examples["train"]),
         "tokens": trainer.metrics.tokens,
         "train_seconds": trainer.metrics.elapsed,
         "tokens_per_second": trainer.metrics.tokens / trainer.metrics.busy,
-        "peak_memory_bytes": peak_memory_bytes(spec.device),
-        "predicted": prediction(planned, arm),
+        "peak_memory_bytes": trainer.highest(peak_memory_bytes(spec.device)),
+        "predicted": prediction(prepared.planned, arm),
     }
-    return _publish(folder, trainer, summary)
+    return _publish(folder, trainer, summary) if trainer.leads else []
 
 
 def _planned(config: StudyConfig, base: Path, examples: list[Example]) -> MemoryPlan:
@@ -126,10 +190,10 @@ def _examples(study: Study, split: SplitName, prompter: Prompter) -> list[Exampl
 
 
 def _trainer(
-    study: Study, run: str, settings: ArmConfig, model: Any, examples: dict[str, list[Example]], prompter: Prompter,
-    device: str, method: MethodPlan,
+    study: Study, run: str, settings: ArmConfig, model: Any, prepared: _Prepared, device: str, method: MethodPlan
 ) -> TwinTrainer:
-    from assistant_builder.training.trainer import Plan, TwinTrainer
+    from assistant_builder.training.arguments import Plan
+    from assistant_builder.training.trainer import TwinTrainer
 
     train = settings.train
 
@@ -137,25 +201,22 @@ def _trainer(
         study.write_progress(f"train-{run}", Progress(step, steps, "steps", f"Training {run}", eta))
 
     plan = Plan(
-        train=train, train_examples=examples["train"], validation_examples=examples["validation"],
+        train=train, train_examples=prepared.examples["train"], validation_examples=prepared.examples["validation"],
         folder=study.arm_folder(run), device=device, gradient_checkpointing=method.checkpointing, hold=method.held,
-        cancelled=lambda: study.cancel_requested,
-        after_validation=lambda step, losses: train.early_stopping
-        and _move(study, run, step, plan.steps, losses) != "train",
-        on_step=on_step,
+        spread=prepared.spread, cancelled=lambda: study.cancel_requested,
+        next_move=lambda step, losses: _move(study, run, step, plan.steps, losses), on_step=on_step,
         samples=choose_samples(
-            load_split(study.folder / "data", "validation"), prompter, train.sample_answers, train.max_length
+            load_split(study.folder / "data", "validation"), prepared.prompter, train.sample_answers, train.max_length
         ),
     )
-    return TwinTrainer(model, plan, prompter)
+    return TwinTrainer(model, plan, prepared.prompter)
 
 
-def _move(study: Study, run: str, step: int, steps: int, own: dict[int, float] | None = None) -> str:
+def _move(study: Study, run: str, step: int, steps: int, losses: dict[int, float]) -> str:
     """What the run does after ``step`` when early stop is on: twins of one seed stop together."""
     arm, seed = split_run(run)
     (twin_arm,) = (name for name in ARMS if name != arm)
     other = twin_arm if seed == 1 else f"{twin_arm}-{seed}"
-    losses = own if own is not None else validation_losses(study.arm_folder(run) / "metrics.jsonl")
     others = validation_losses(study.arm_folder(other) / "metrics.jsonl")
     return next_move(losses, others, step, steps, study.config.train.patience)
 

@@ -43,14 +43,18 @@ class MetricsLog:
         step: The step training carries on from; later events belong to lost work and are dropped.
         steps: Steps of the full run.
         ahead: What the full run does; without it the time left is told from the steps alone.
+        writes: Whether this process is the one that writes, of those that share a training.
     """
 
-    def __init__(self, path: Path, *, step: int, steps: int, ahead: Ahead | None = None) -> None:
+    def __init__(
+        self, path: Path, *, step: int, steps: int, ahead: Ahead | None = None, writes: bool = True
+    ) -> None:
         self._path = path
+        self._writes = writes
         self._steps = steps
         self._pace = Pace(ahead) if ahead is not None else None
         kept = [event for event in read_jsonl(path) if event["step"] <= step]
-        if path.exists():
+        if writes and path.exists():
             write_jsonl(path, kept)
         last = kept[-1] if kept else {}
         self.tokens = int(next((event["tokens"] for event in reversed(kept) if event["event"] == "step"), 0))
@@ -129,6 +133,8 @@ class MetricsLog:
             self._append(event)
 
     def _append(self, event: Mapping[str, Any]) -> None:
+        if not self._writes:
+            return
         if not self._path.parent.is_dir():  # appending would make a ruin in place of the study
             raise StudyError(
                 "the folder of the training is gone", where=str(self._path.parent),

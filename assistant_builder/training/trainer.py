@@ -9,82 +9,35 @@ Imports torch: only worker processes import this module.
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from trl import SFTConfig, SFTTrainer
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
+from trl import SFTTrainer
 
-from assistant_builder.config import TrainConfig
 from assistant_builder.errors import StudyError
 from assistant_builder.models.layers import hold_in_compute_dtype
-from assistant_builder.models.prompts import Example, Prompter
-from assistant_builder.planning.extrapolation import Ahead
+from assistant_builder.models.prompts import Prompter
 from assistant_builder.training import checkpoints
+from assistant_builder.training.arguments import Plan, arguments_of
 from assistant_builder.training.batches import IGNORED, FixedOrder, LeftPadding, summed_nll, to_dataset
 from assistant_builder.training.fusing import fuse
 from assistant_builder.training.progress import MetricsLog, memory_bytes
-from assistant_builder.training.samples import SampleQuestion, sample_answers, written_tokens
-from assistant_builder.training.schedule import best_step, sample_order, sample_steps, total_steps, validation_steps
+from assistant_builder.training.samples import sample_answers
+from assistant_builder.training.schedule import best_step, sample_order, sample_steps, validation_steps
+from assistant_builder.training.sharding import like, parted_state, whole, whole_adapters
 
 _CHECKPOINT_SECONDS = 600.0
 """Longest work that a crash may cost, apart from the checkpoints at each validation."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One arm's run.
-
-    Attributes:
-        train: The settings.
-        train_examples: Training sequences.
-        validation_examples: Validation sequences.
-        folder: ``arms/<arm>``.
-        device: ``cpu`` or ``cuda``.
-        gradient_checkpointing: Whether activations are recomputed.
-        hold: Whether the frozen weights are kept in the compute dtype while a CPU trains.
-        cancelled: Asked after every optimizer step.
-        after_validation: Asked with the step and the validation losses so far; True ends the run there.
-        on_step: Told the step, the number of steps and the estimated seconds to the end.
-        samples: Validation questions that are answered now and then, for the user to read.
-    """
-
-    train: TrainConfig
-    train_examples: Sequence[Example]
-    validation_examples: Sequence[Example]
-    folder: Path
-    device: str
-    gradient_checkpointing: bool
-    hold: bool
-    cancelled: Callable[[], bool]
-    after_validation: Callable[[int, dict[int, float]], bool]
-    on_step: Callable[[int, int, float], None]
-    samples: Sequence[SampleQuestion] = ()
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of the full run."""
-        return total_steps(self.train, len(self.train_examples))
-
-    @cached_property
-    def ahead(self) -> Ahead:
-        """What the full run does, so that its time can be told from its first steps."""
-        lengths = [len(example.input_ids) for example in self.train_examples]
-        return Ahead(
-            steps=self.steps, tokens=sum(lengths[index] for index in sample_order(lengths, self.train)),
-            validations=len(validation_steps(self.train, self.steps)),
-            validation_tokens=sum(len(example.input_ids) for example in self.validation_examples),
-            samplings=len(sample_steps(self.train, self.steps)) if self.samples else 0,
-            sample_tokens=written_tokens(self.samples) if self.samples else 0,
-        )
 
 
 class TwinTrainer(SFTTrainer):
@@ -97,19 +50,22 @@ class TwinTrainer(SFTTrainer):
 
     Attributes:
         start: Step of the last whole checkpoint, from which :meth:`run` carries on; 0 without one.
+        leads: Whether this process, of those that share the training, writes what it tells and keeps.
     """
 
     def __init__(self, model: PeftModel, plan: Plan, prompter: Prompter) -> None:
         self.plan = plan
         self.root = plan.folder / "checkpoints"
+        self._sharded = plan.spread.kind == "fsdp"
+        arguments = arguments_of(plan, self.root, model)
+        self.leads = arguments.process_index == 0
         self.start = checkpoints.resume_step(self.root, plan.folder / "metrics.jsonl")
         self.metrics = MetricsLog(
-            plan.folder / "metrics.jsonl", step=self.start, steps=plan.steps, ahead=plan.ahead
+            plan.folder / "metrics.jsonl", step=self.start, steps=plan.steps, ahead=plan.ahead, writes=self.leads
         )
-        self.step_loss = 0.0
-        self.step_tokens = 0
+        self.begin_step()
         self.step_grad_norm = 0.0
-        if plan.device == "cpu":
+        if plan.device == "cpu" and not self._sharded:
             if plan.hold:
                 hold_in_compute_dtype(model, model.config.dtype)
             fuse(model, model.config.dtype)
@@ -117,7 +73,7 @@ class TwinTrainer(SFTTrainer):
         self._prompter = prompter
         super().__init__(
             model=model,
-            args=_arguments(plan, self.root),
+            args=arguments,
             train_dataset=to_dataset(plan.train_examples),
             data_collator=LeftPadding(prompter.pad_id),
             processing_class=prompter.tokenizer,
@@ -132,10 +88,27 @@ class TwinTrainer(SFTTrainer):
 
     def run(self) -> None:
         """Train from the last whole checkpoint, or from the beginning."""
-        whole = checkpoints.complete_steps(self.root)
-        checkpoints.remove_all_but(self.root, {step for step in whole if step <= self.start})
+        self.accelerator.wait_for_everyone()  # until all have seen where to start
+        if self.leads:
+            whole = checkpoints.complete_steps(self.root)
+            checkpoints.remove_all_but(self.root, {step for step in whole if step <= self.start})
         self.train(resume_from_checkpoint=str(checkpoints.checkpoint_folder(self.root, self.start))
                    if self.start else None)
+
+    # what the processes agree on
+
+    def agreed(self, answer: Any) -> Any:
+        """The leading process's answer, in every process: what is read from disk or a clock may differ between them."""
+        return broadcast_object_list([answer])[0] if self.plan.spread.devices > 1 else answer
+
+    def highest(self, value: int) -> int:
+        """The highest of all processes' values."""
+        return int(self.accelerator.gather(torch.tensor([value], device=self.args.device)).max())
+
+    def move(self, step: int) -> str:
+        """What early stop means by the validations up to ``step``; see :attr:`Plan.next_move`."""
+        move: str = self.agreed(self.plan.next_move(step, self.metrics.validation))
+        return move
 
     # what a step computes
 
@@ -146,30 +119,57 @@ class TwinTrainer(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Summed NLL of the micro-batch over the supervised tokens of the whole optimizer step."""
+        """Summed NLL of the micro-batch over the supervised tokens of the whole optimizer step.
+
+        Dropout's draws follow from the seed, the step and the micro-batch's place in it alone, so that they are the
+        same after a pause, and for any number of devices.
+        """
+        place = self._micro_batches * self.args.world_size + self.args.process_index
+        torch.manual_seed(random.Random(f"{self.plan.train.seed}/{self.state.global_step}/{place}").getrandbits(62))
+        self._micro_batches += 1
         loss = summed_nll(model, inputs) / num_items_in_batch
         self.step_loss += loss.item()
         self.step_tokens += int(inputs["attention_mask"].sum())
-        return loss * self.accelerator.num_processes if self.accelerator.num_processes > 1 else loss
+        return loss * self.args.world_size  # gradients are averaged over the processes
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        norm = super()._clip_grad_norm(model)
+        norm = whole(super()._clip_grad_norm(model))
         self.step_grad_norm = float(norm)
         return norm
 
+    def begin_step(self) -> None:
+        """Forget what the last optimizer step counted."""
+        self.step_loss, self.step_tokens, self._micro_batches = 0.0, 0, 0
+
+    def end_step(self) -> None:
+        """Sum what the processes counted in the optimizer step."""
+        counted = torch.tensor([self.step_loss, self.step_tokens], dtype=torch.float64, device=self.args.device)
+        loss, tokens = self.accelerator.reduce(counted, "sum").tolist()
+        self.step_loss, self.step_tokens = loss, int(tokens)
+
     def validation_loss(self) -> float:
-        """Token-weighted NLL of the validation pairs, in nats a token, in a fixed order of batches."""
+        """Token-weighted NLL of the validation pairs, in nats a token, in a fixed order of batches.
+
+        Processes that share the training take a batch each in turn; who has none left computes the last once more,
+        which FSDP needs everybody for, and does not count it.
+        """
         examples = sorted(self.plan.validation_examples, key=lambda example: len(example.input_ids))
         rows = to_dataset(examples)
         size = self.args.per_device_train_batch_size
         model = self.model.eval()
         total, tokens = 0.0, 0
         with torch.no_grad():
-            for at in range(0, len(rows), size):
+            for first in range(0, len(rows), size * self.args.world_size):
+                own = first + size * self.args.process_index
+                at = own if own < len(rows) else (len(rows) - 1) // size * size
                 batch = self.data_collator([rows[index] for index in range(at, min(at + size, len(rows)))])
-                total += summed_nll(model, {key: value.to(self.args.device) for key, value in batch.items()}).item()
-                tokens += int((batch["labels"] != IGNORED).sum())
+                nll = summed_nll(model, {key: value.to(self.args.device) for key, value in batch.items()}).item()
+                if at == own:
+                    total += nll
+                    tokens += int((batch["labels"] != IGNORED).sum())
         model.train()
+        counted = torch.tensor([total, tokens], dtype=torch.float64, device=self.args.device)
+        total, tokens = self.accelerator.reduce(counted, "sum").tolist()
         return total / tokens
 
     def answer_samples(self) -> list[dict[str, Any]]:
@@ -187,12 +187,38 @@ class TwinTrainer(SFTTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         step = self.state.global_step
         Trainer._save_checkpoint(self, model, trial)  # SFTTrainer's own only adds a model card
-        checkpoints.mark_complete(checkpoints.checkpoint_folder(self.root, step))
-        best = best_step(self.metrics.validation)
-        checkpoints.remove_all_but(self.root, {step} | ({best} if best is not None else set()))
+        self.accelerator.wait_for_everyone()
+        if self.leads:
+            checkpoints.mark_complete(checkpoints.checkpoint_folder(self.root, step))
+            best = best_step(self.metrics.validation)
+            checkpoints.remove_all_but(self.root, {step} | ({best} if best is not None else set()))
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the adapters, whole."""
+        adapters = whole_adapters(self.model) if self._sharded else None
+        if self.leads:
+            self._save(output_dir, state_dict=adapters)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        state = whole(self.optimizer.state_dict())
+        if self.leads:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        state = torch.load(Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True)
+        self.optimizer.load_state_dict(parted_state(state, self.optimizer))
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        weights = load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors")
+        adapters = {name.replace(".default.", "."): value for name, value in self.model.named_parameters()
+                    if value.requires_grad}
+        weights = {
+            name: like(value, adapters[name]) if name in adapters else value
+            for name, value in load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors").items()
+        }
         outcome = set_peft_model_state_dict(self.model, weights)
         if outcome.unexpected_keys:
             raise StudyError(
@@ -215,8 +241,7 @@ class _Events(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         """Start the clock of the step."""
-        trainer = self._trainer
-        trainer.step_loss, trainer.step_tokens = 0.0, 0
+        self._trainer.begin_step()
         self._step_started = time.monotonic()
         return control
 
@@ -225,6 +250,7 @@ class _Events(TrainerCallback):
     ) -> TrainerControl:
         """Record the step; validate, save and stop where due."""
         trainer, step = self._trainer, state.global_step
+        trainer.end_step()
         if not torch.isfinite(torch.tensor(trainer.step_loss)):
             raise StudyError(
                 f"the training loss is {trainer.step_loss} at step {step}", where=str(trainer.plan.folder),
@@ -240,52 +266,20 @@ class _Events(TrainerCallback):
                 "memory_bytes": memory_bytes(trainer.plan.device),
             },
         )
-        trainer.plan.on_step(step, trainer.plan.steps, eta)
+        if trainer.leads:
+            trainer.plan.on_step(step, trainer.plan.steps, eta)
         ends = False
         if step in self._validations:
             trainer.metrics.record_validation(step, trainer.validation_loss())
             if step in self._samplings:
                 trainer.metrics.record_samples(step, trainer.answer_samples())
-            ends = trainer.plan.after_validation(step, trainer.metrics.validation)
+            ends = trainer.plan.train.early_stopping and trainer.move(step) != "train"
             control.should_save = True
-        if trainer.plan.cancelled():
-            ends = control.should_save = True
-        if time.monotonic() - self._saved > _CHECKPOINT_SECONDS:
-            control.should_save = True
+        overdue = time.monotonic() - self._saved > _CHECKPOINT_SECONDS
+        cancelled, overdue = trainer.agreed((trainer.plan.cancelled(), overdue))
+        ends |= cancelled
+        control.should_save |= cancelled or overdue
         if control.should_save:
             self._saved = time.monotonic()
         control.should_training_stop = ends or step >= trainer.plan.steps
         return control
-
-
-def _arguments(plan: Plan, root: Path) -> SFTConfig:
-    train = plan.train
-    micro = min(train.micro_batch_size, train.batch_size)
-    optimizer = {"adamw": "adamw_torch_fused" if plan.device == "cuda" else "adamw_torch"}
-    return SFTConfig(
-        output_dir=str(root),
-        num_train_epochs=1,  # the fixed order holds all epochs
-        max_steps=plan.steps,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=train.batch_size // micro,
-        learning_rate=train.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=round(train.warmup_fraction * plan.steps),
-        weight_decay=train.weight_decay,
-        max_grad_norm=train.max_grad_norm,
-        optim=optimizer.get(train.optimizer, train.optimizer),
-        gradient_checkpointing=plan.gradient_checkpointing,
-        seed=train.seed,
-        bf16=False,  # dtypes are set on the model itself, the same in both arms; autocast would differ between them
-        fp16=False,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
-        logging_strategy="no",
-        save_strategy="no",
-        eval_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=plan.device == "cuda",
-        use_cpu=plan.device == "cpu",
-    )

@@ -1,8 +1,9 @@
 """``python -m evals.bench.evaluation STUDY``: how fast a study is evaluated, beside what a user would otherwise run.
 
-Two ratios, each of runs that alternate: answers to held-out questions one at a time by ``generate`` over answers given
-together; and a fresh ``lm-eval run`` of the study's own tasks for each of the four main cells over the same four cells
-as the evaluation scores them, each way with its imports and its loading.
+Three ratios, each of runs that alternate: answers to held-out questions one at a time by ``generate`` over answers
+given together; a fresh ``lm-eval run`` of the study's own tasks for each of the four main cells over the same four
+cells as the evaluation scores them, each way with its imports and its loading; and bringing an assistant into the chat
+over bringing the base that it shares.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from evals.plan import ASKED
 _ONE_AT_A_TIME = 12
 """Questions answered one at a time in a round: enough to tell tokens a second."""
 _LOG_LINES = 5
+PARTS = ["answering", "cells", "switching"]
 
 
 def answering(study: Study, base: Path, items: Sequence[dict[str, Any]], rounds: int) -> list[dict[str, float]]:
@@ -117,14 +119,33 @@ def four_cells(study: Study, base: Path, items: int, rounds: int) -> list[dict[s
     return found
 
 
+def switching(study: Study, rounds: int) -> list[dict[str, float]]:
+    """Seconds until the chat can ask the 16-bit assistant, and then the base under it, round by round."""
+    from assistant_builder.chat.session import BASE, ChatSession
+    from assistant_builder.models import loading
+
+    found = []
+    for _ in range(rounds + 1):  # the first imports
+        session = ChatSession(study)
+        began = time.perf_counter()
+        session.load("lora")
+        loaded = time.perf_counter()
+        session.load(BASE)
+        found.append({"load": loaded - began, "switch": time.perf_counter() - loaded})
+        del session
+        loading.release()
+    return found[1:]
+
+
 def table(record: dict[str, Any]) -> str:
-    """Both ratios, medians of the rounds."""
+    """The ratios, medians of the rounds."""
     lines = [f"{record['items']} held-out items of the study {record['study']}, answers of up to "
              f"{record['max_new_tokens']} tokens, {record['processors']} processors.", "",
              "| | otherwise | here | ratio |", "| --- | ---: | ---: | ---: |"]
     for title, unit, part, slower, faster in (
         ("answers, one at a time and together", "tokens/s", "answering", "alone", "together"),
         ("four main cells, fresh `lm-eval run` and evaluation", "s", "cells", "lm_eval", "ours"),
+        ("another assistant in the chat, loaded and on a shared base", "s", "switching", "load", "switch"),
     ):
         rounds = record[part]
         if not rounds:
@@ -132,7 +153,7 @@ def table(record: dict[str, Any]) -> str:
         before, after = (statistics.median(each[key] for each in rounds) for key in (slower, faster))
         power = 1 if unit == "s" else -1  # of seconds less is faster, of tokens a second more
         ratio = statistics.median((each[slower] / each[faster]) ** power for each in rounds)
-        lines.append(f"| {title} | {before:.1f} {unit} | {after:.1f} {unit} | {ratio:.1f} |")
+        lines.append(f"| {title} | {before:.3g} {unit} | {after:.3g} {unit} | {ratio:.1f} |")
     return "\n".join(lines)
 
 
@@ -150,7 +171,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("study", type=Path, help="folder of a study that has been evaluated")
     parser.add_argument("--items", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--parts", nargs="+", choices=["answering", "cells"], default=["answering", "cells"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--only-score", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path("bench-results") / "evaluation.json")
     given = parser.parse_args(words)
@@ -167,6 +188,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "processors": os.cpu_count(),
         "answering": answering(study, base, items, given.rounds) if "answering" in given.parts else [],
         "cells": four_cells(study, base, len(items), given.rounds) if "cells" in given.parts else [],
+        "switching": switching(study, given.rounds) if "switching" in given.parts else [],
     }
     write_json(given.out, record)
     print(table(record))

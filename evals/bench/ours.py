@@ -12,8 +12,9 @@ from assistant_builder.files import read_jsonl
 from assistant_builder.models import loading
 from assistant_builder.models.prompts import Prompter
 from assistant_builder.planning.grading import plan_run
+from assistant_builder.training.arguments import Plan
 from assistant_builder.training.schedule import sample_order
-from assistant_builder.training.trainer import Plan, TwinTrainer
+from assistant_builder.training.trainer import TwinTrainer
 from assistant_builder.training.twin import twin
 from evals.bench.job import Job
 from evals.bench.ruler import Trained
@@ -42,7 +43,7 @@ def train(job: Job, arm: Arm, scratch: Path, watch: Stopwatch) -> Trained:
         train=job.train, train_examples=examples,
         validation_examples=examples[:1],  # the trainer insists on a validation; it comes after the last stamp
         folder=scratch, device=spec.device, gradient_checkpointing=method.checkpointing, hold=method.held,
-        cancelled=lambda: False, after_validation=lambda step, losses: False, on_step=lambda step, steps, eta: None,
+        cancelled=lambda: False, next_move=lambda step, losses: "train", on_step=lambda step, steps, eta: None,
     )
     trainer = TwinTrainer(model, plan, prompter)
     trainer.callback_handler.callbacks.insert(0, watch)  # before the callback that validates and saves

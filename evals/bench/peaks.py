@@ -88,8 +88,9 @@ def measure(case: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     from assistant_builder.models.catalog import resolve
     from assistant_builder.models.fetching import fetch
     from assistant_builder.models.prompts import Example, Prompter
+    from assistant_builder.training.arguments import Plan
     from assistant_builder.training.progress import memory_bytes, peak_memory_bytes
-    from assistant_builder.training.trainer import Plan, TwinTrainer
+    from assistant_builder.training.trainer import TwinTrainer
     from assistant_builder.training.twin import twin
 
     imports_bytes = memory_bytes("cpu")
@@ -109,7 +110,7 @@ def measure(case: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
             train=settings.train, train_examples=[example] * case["batch"] * _STEPS, validation_examples=[example],
             folder=Path(scratch), device=spec.device, gradient_checkpointing=case["checkpointing"] == "on",
             hold=spec.device == "cpu",
-            cancelled=lambda: False, after_validation=lambda step, losses: False, on_step=lambda step, steps, eta: None,
+            cancelled=lambda: False, next_move=lambda step, losses: "train", on_step=lambda step, steps, eta: None,
         ), prompter)
         ready_bytes, load_peak = memory_bytes(spec.device), peak_memory_bytes(spec.device)
         trainer.run()

@@ -136,6 +136,12 @@ def _about_training(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]
         yield ("checkpointing_differs", "note",
                "Only one arm had to recompute activations (gradient checkpointing) to fit into memory. That changes no "
                "result, but time and memory of the two arms are not alike for it.")
+    devices = max((record.get("devices") or 1 for record in report["resources"].values()), default=1)
+    if devices > 1:
+        yield ("several_devices", "note",
+               f"{devices} devices trained each arm together and shared out each step's pairs. The figures of memory "
+               "are those of one device; the losses are those of a single one but for the order in which sums are "
+               "rounded.")
     dtypes = sorted({str(record["compute_dtype"]) for record in report["arms"].values() if record.get("compute_dtype")})
     if dtypes:
         yield ("compute_dtype", "note",

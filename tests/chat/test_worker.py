@@ -89,6 +89,15 @@ def test_two_questions_at_once_do_not_mix(worker: ChatWorker) -> None:
     assert last(first)["lora"].text == "lora:one lora:two ✓"
 
 
+def test_who_waits_is_told_how_many_come_first(worker: ChatWorker) -> None:
+    first, second, third = (ask(worker, question, ("lora",)) for question in ("long talk", "two", "three"))
+    assert next(iter(third))["lora"].ahead == 2
+    assert next(iter(ask(worker, "of the other", ("qlora",))))["qlora"].ahead == 0
+    first.stop()
+    assert last(second)["lora"].state == last(third)["lora"].state == "stop"
+    assert last(third)["lora"].ahead == 0
+
+
 def test_a_question_can_be_stopped_while_it_waits(worker: ChatWorker) -> None:
     first, second = ask(worker, "long talk", ("lora",)), ask(worker, "next", ("lora",))
     second.stop()

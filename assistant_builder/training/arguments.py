@@ -1,0 +1,117 @@
+"""One arm's run, and what it comes to as arguments of the trainer.
+
+Imports torch: only worker processes import this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from peft import PeftModel
+from trl import SFTConfig
+
+from assistant_builder.config import TrainConfig
+from assistant_builder.models.prompts import Example
+from assistant_builder.planning.extrapolation import Ahead
+from assistant_builder.planning.spreading import Spread
+from assistant_builder.training.samples import SampleQuestion, written_tokens
+from assistant_builder.training.schedule import sample_order, sample_steps, total_steps, validation_steps
+from assistant_builder.training.sharding import fsdp_settings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One arm's run.
+
+    Attributes:
+        train: The settings.
+        train_examples: Training sequences.
+        validation_examples: Validation sequences.
+        folder: ``arms/<arm>``.
+        device: ``cpu`` or ``cuda``.
+        gradient_checkpointing: Whether activations are recomputed.
+        hold: Whether the frozen weights are kept in the compute dtype while a CPU trains.
+        cancelled: Asked after every optimizer step.
+        next_move: Told a step and the validation losses up to it, says what early stop means by it: ``train``,
+            ``wait`` for the twin, or ``stop``.
+        on_step: Told the step, the number of steps and the estimated seconds to the end.
+        samples: Validation questions that are answered now and then, for the user to read.
+        spread: How devices share the training; each runs a trainer with the same plan.
+    """
+
+    train: TrainConfig
+    train_examples: Sequence[Example]
+    validation_examples: Sequence[Example]
+    folder: Path
+    device: str
+    gradient_checkpointing: bool
+    hold: bool
+    cancelled: Callable[[], bool]
+    next_move: Callable[[int, dict[int, float]], str]
+    on_step: Callable[[int, int, float], None]
+    samples: Sequence[SampleQuestion] = ()
+    spread: Spread = field(default_factory=Spread)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the full run."""
+        return total_steps(self.train, len(self.train_examples))
+
+    @cached_property
+    def ahead(self) -> Ahead:
+        """What the full run does, so that its time can be told from its first steps."""
+        lengths = [len(example.input_ids) for example in self.train_examples]
+        return Ahead(
+            steps=self.steps, tokens=sum(lengths[index] for index in sample_order(lengths, self.train)),
+            validations=len(validation_steps(self.train, self.steps)),
+            validation_tokens=sum(len(example.input_ids) for example in self.validation_examples),
+            samplings=len(sample_steps(self.train, self.steps)) if self.samples else 0,
+            sample_tokens=written_tokens(self.samples) if self.samples else 0,
+        )
+
+
+def arguments_of(plan: Plan, root: Path, model: PeftModel) -> SFTConfig:
+    """The trainer's arguments.
+
+    Args:
+        plan: The run.
+        root: The folder of the checkpoints.
+        model: The frozen base with adapters.
+    """
+    train = plan.train
+    micro = min(train.micro_batch_size, train.batch_size)
+    optimizer = {"adamw": "adamw_torch_fused" if plan.device == "cuda" else "adamw_torch"}
+    return SFTConfig(
+        output_dir=str(root),
+        num_train_epochs=1,  # the fixed order holds all epochs
+        max_steps=plan.steps,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=train.batch_size // (micro * plan.spread.devices),
+        learning_rate=train.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(train.warmup_fraction * plan.steps),
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        optim=optimizer.get(train.optimizer, train.optimizer),
+        gradient_checkpointing=plan.gradient_checkpointing,
+        seed=train.seed,
+        bf16=False,  # dtypes are set on the model itself, the same in both arms; autocast would differ between them
+        fp16=False,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        logging_strategy="no",
+        save_strategy="no",
+        eval_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=plan.device == "cuda",
+        use_cpu=plan.device == "cpu",
+        ddp_backend=("nccl" if plan.device == "cuda" else "gloo") if plan.spread.devices > 1 else None,
+        ddp_find_unused_parameters=False,
+        fsdp=plan.spread.kind == "fsdp",
+        fsdp_config=fsdp_settings(model) if plan.spread.kind == "fsdp" else None,
+    )
