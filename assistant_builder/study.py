@@ -250,7 +250,7 @@ class Study:
         return self.folder / "data" / "embedding.json"
 
     def write_runner(
-        self, state: State, error: AssistantBuilderError | None = None, behind: Sequence[str] = ()
+        self, state: State, error: AssistantBuilderError | None = None, behind: Sequence[str] = (), dashboard: str = "",
     ) -> None:
         """Say which process runs the study's steps, and how that stands (``run.json``).
 
@@ -258,6 +258,7 @@ class Study:
             state: How it stands; ``queued`` while it waits for other studies.
             error: What it failed with.
             behind: The studies it waits for, the next to run first.
+            dashboard: URL of the page of the cluster that runs it; empty without one.
         """
         self._require_folder()
         write_json(
@@ -269,6 +270,7 @@ class Study:
                 "time": time.time(),
                 "error": error.to_record() if error else None,
                 "behind": list(behind),
+                "dashboard": dashboard,
             },
         )
 
@@ -282,6 +284,7 @@ class Study:
             return None
         lost: dict[str, Any] = {
             "state": "lost", "pid": None, "process_started": None, "time": 0.0, "error": None, "behind": [],
+            "dashboard": "",
         }
         try:
             record = read_json(path)
@@ -318,6 +321,12 @@ class Study:
         runner = self.runner()
         return list(runner.get("behind", ())) if runner is not None and runner["state"] == "queued" else []
 
+    @property
+    def dashboard(self) -> str:
+        """URL of the page of the cluster that runs the study now; empty without one."""
+        runner = self.runner()
+        return str(runner["dashboard"]) if runner is not None and runner["state"] == "running" else ""
+
     def status(self) -> dict[str, Any]:
         """The document that ``run --json`` and ``status --json`` print."""
         records = [self.step(step) for step in self.steps]
@@ -331,6 +340,7 @@ class Study:
             ],
             "folder": str(self.folder),
             "behind": self.behind,
+            "dashboard": self.dashboard,
         }
 
     # a full disk

@@ -94,6 +94,8 @@ def status(name: Name, as_json: Json = False) -> None:
     typer.echo(", ".join(filter(None, (f"{study.name}: {document['state']}", waiting_sentence(document["behind"])))))
     columns = ["step", "state", "time", *(["node"] if console.on_nodes(document) else [])]
     console.print_table(columns, console.step_rows(document))
+    if document["dashboard"]:
+        typer.echo(f"The cluster's dashboard: {document['dashboard']}")
     why = _why_stopped(study)
     if why:
         typer.echo(why)

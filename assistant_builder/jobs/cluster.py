@@ -29,11 +29,15 @@ class RayRunner:
     Args:
         executor: The cluster's address, and what steps ask for.
         mirror: The study's folder and its store; None where the nodes share the folder.
+
+    Attributes:
+        dashboard: URL of Ray's dashboard, once :meth:`require_room` has asked the cluster; empty without one.
     """
 
     def __init__(self, executor: ExecutorConfig, mirror: Mirror | None = None) -> None:
         self._executor = executor
         self._mirror = mirror
+        self.dashboard = ""
 
     def require_room(self, study: Study) -> None:
         """Refuse a study of which a step asks for more than any node has.
@@ -42,7 +46,7 @@ class RayRunner:
             ResourceError: One does.
             AssistantBuilderError: Ray is not installed, or the cluster does not answer.
         """
-        connect(self._executor.address)
+        self.dashboard = connect(self._executor.address)
         nodes = alive_nodes()
         for step in study.steps:
             if study.step(step).state != "succeeded":

@@ -90,8 +90,11 @@ class Keeper:
                 raise _gone(str(error)) from error
 
 
-def connect(address: str) -> None:
+def connect(address: str) -> str:
     """Become a driver of the cluster, once for this process.
+
+    Returns:
+        URL of Ray's dashboard; empty where the cluster has none.
 
     Raises:
         AssistantBuilderError: Ray is not installed, or the cluster does not answer.
@@ -103,14 +106,16 @@ def connect(address: str) -> None:
             f"executor.kind=ray needs Ray, which cannot be imported: {error}", where="executor",
             remedy="Install it with pip install 'assistant-builder[ray]', on every node",
         ) from error
-    if is_initialized():
-        return
-    _knock(address)
+    if not is_initialized():
+        _knock(address)
     os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")  # tries, each of most of a minute; else twenty
     try:
-        init(address=address, namespace=_NAMESPACE, log_to_driver=False, logging_level="ERROR")
+        context = init(
+            address=address, namespace=_NAMESPACE, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True,
+        )
     except Exception as error:  # it raises what its many layers do: ConnectionError, RuntimeError, ValueError, …
         raise _silent(address, str(error)) from error
+    return f"http://{context.dashboard_url}" if context.dashboard_url else ""  # Ray leaves the scheme out
 
 
 def _knock(address: str) -> None:

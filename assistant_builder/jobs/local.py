@@ -27,6 +27,8 @@ on a slow machine takes minutes, and is kept.
 class LocalRunner:
     """Runs steps as processes of this machine, which one study has for itself at a time."""
 
+    dashboard = ""
+
     def require_room(self, study: Study) -> None:
         """Refuse a study whose training cannot fit this machine.
 

@@ -30,6 +30,10 @@ from assistant_builder.worker import step_back
 class Runner(Protocol):
     """Runs the steps of a study somewhere: the same commands, and the same files to tell how they stand."""
 
+    @property
+    def dashboard(self) -> str:
+        """URL of a page that shows the machines at work, known once there is room there; empty without one."""
+
     def require_room(self, study: Study) -> None:
         """Refuse a study that could never run there.
 
@@ -111,7 +115,7 @@ def run_study(
                 first_changed(study, redo=redo)  # refused before it waits
                 with runner.turn(study, now=now, waiting=lambda names: _wait(study, names, on_event)):
                     prepare_steps(study, redo)
-                    study.write_runner("running")
+                    study.write_runner("running", dashboard=runner.dashboard)
                     runner.run_steps(study, on_event)
             study.write_runner("succeeded")
         except Cancelled:

@@ -124,6 +124,13 @@ def fold(summary: str, body: str, *, opened: bool = False) -> Markup:
     return Markup('<details class="ab-fold"{}><summary>{}</summary>{}</details>').format(attribute, summary, body)
 
 
+def link(url: str, text: str) -> Markup:
+    """A page elsewhere, opened beside this one; nothing where the URL is none of a page."""
+    if not url.startswith(("http://", "https://")):
+        return Markup("")
+    return Markup('<a href="{}" target="_blank" rel="noopener noreferrer">{}</a>').format(url, text)
+
+
 def code(text: str) -> Markup:
     """Text to be copied or read as written."""
     return Markup('<pre class="ab-code">{}</pre>').format(text)

@@ -59,6 +59,7 @@ class Snapshot:
         scores: Cell → scores.json.
         report: report.json.
         behind: The studies that its run waits for, the next to run first.
+        dashboard: URL of the page of the cluster that runs it now.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Snapshot:
     scores: dict[str, dict[str, Any]]
     report: dict[str, Any] | None
     behind: tuple[str, ...] = ()
+    dashboard: str = ""
 
     def step(self, name: str) -> StepRecord:
         """The record of one step."""
@@ -125,6 +127,7 @@ def take_snapshot(study: Study) -> Snapshot:
         },
         report=study_report(study),
         behind=tuple(study.behind),
+        dashboard=study.dashboard,
     )
 
 

@@ -124,6 +124,18 @@ def test_a_waiting_study_says_for_whom() -> None:
     assert "Taken out of the queue" in run_panel(left, "")
 
 
+@pytest.mark.parametrize(("url", "shown"), [
+    ("http://10.0.0.1:8265", '<a href="http://10.0.0.1:8265" target="_blank" rel="noopener noreferrer">'),
+    (f"https://{HOSTILE}", '<a href="https://&lt;img src=&#34;http'), ("javascript:alert(1)", ""), ("", ""),
+])
+def test_a_study_on_a_cluster_links_its_dashboard(url: str, shown: str) -> None:
+    study = with_metrics(with_data(new_study()), "lora", 30)
+    running(study, "train-lora")
+    study.write_runner("running", dashboard=url)
+    said = run_panel(take_snapshot(study), "")
+    assert shown in said and ("<a " in said) == bool(shown) and "<img" not in said
+
+
 def test_a_running_study_says_where_it_is_and_how_long_it_takes() -> None:
     study = with_metrics(with_data(new_study()), "lora", 30)
     running(study, "train-lora", Progress(30, 60, "steps", "Training lora", 90.0))

@@ -23,6 +23,7 @@ from assistant_builder.ui.markup import (
     error_callout,
     fold,
     join,
+    link,
     table,
 )
 from assistant_builder.ui.options import flat
@@ -96,8 +97,9 @@ def _running(snapshot: Snapshot, left: Left | None) -> Markup:
     )
     meter = bar(progress.done / progress.total, step_title(record.step)) if progress and progress.total else ""
     title = f"Step {number} of {len(snapshot.steps)}: {step_title(record.step)}"
-    return Markup('<section class="ab-card ab-now"><strong>{}</strong><span>{}</span>{}<p>{}</p></section>').format(
-        title, said, meter, rest
+    cluster = link(snapshot.dashboard, "The cluster’s dashboard")
+    return Markup('<section class="ab-card ab-now"><strong>{}</strong><span>{} {}</span>{}<p>{}</p></section>').format(
+        title, said, cluster, meter, rest
     )
 
 
