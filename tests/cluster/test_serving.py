@@ -22,7 +22,8 @@ from assistant_builder.study import Study
 from tests.cluster.conftest import Nodes
 from tests.evals.export.tiny import tiny_base, tiny_study
 
-pytestmark = pytest.mark.cluster
+# what the modules of Ray Serve warn of as they are imported is not ours
+pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("default")]
 KEY = "sixteen-letters-and-more"
 QUESTION = "What are the opening hours?"
 
