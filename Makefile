@@ -3,7 +3,7 @@
 # make test    all tests                    (ARGS='-k catalog' passes arguments to pytest)
 # make check   lint, types, import layers
 # make bench   training speed beside plain and tuned TRL scripts, 10 to 15 minutes  (ARGS=--quick for a trial)
-# make cluster   the tests that start a Ray cluster of three nodes on this machine, about eight minutes
+# make cluster   the tests that start a Ray cluster of three nodes on this machine, about six minutes
 # make soak     faults by the dozen, then ten minutes of a crowd; both print what they counted (RELIABILITY.md)
 # make coverage   remake the tables of evals/README.md by simulation, about half an hour on one core
 
