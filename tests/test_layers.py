@@ -41,6 +41,7 @@ LEVELS = {
     "assistant_builder.jobs": 4,
     "assistant_builder.serving": 4,
     "evals": 4,
+    "evals.capacity": 5,  # times the page's listing; nothing imports it
     "assistant_builder.cli": 5,
     "assistant_builder.console": 5,
     "assistant_builder.ui": 5,
@@ -85,6 +86,7 @@ LIGHT = (
     "evals.export",
     "evals.judge",
     "evals.sweep",
+    "evals.capacity",
 )
 
 
