@@ -39,7 +39,9 @@ LEVELS = {
     "assistant_builder.training": 3,
     "assistant_builder.chat": 3,
     "assistant_builder.jobs": 4,
+    "assistant_builder.serving": 4,
     "evals": 4,
+    "evals.capacity": 5,  # times the page's listing; nothing imports it
     "assistant_builder.cli": 5,
     "assistant_builder.console": 5,
     "assistant_builder.ui": 5,
@@ -48,7 +50,10 @@ LEVELS = {
 }
 # jobs start processes by argument list, so that a step's memory is given back and closing the page ends no run
 FORBIDDEN = {
-    "assistant_builder.jobs": ("assistant_builder.training", "assistant_builder.chat", "evals"),
+    "assistant_builder.jobs": (
+        "assistant_builder.training", "assistant_builder.chat", "assistant_builder.serving", "evals",
+    ),
+    "assistant_builder.serving": ("assistant_builder.training",),
     "assistant_builder.training": ("assistant_builder.chat",),
     "assistant_builder.chat": ("assistant_builder.training",),
     "assistant_builder.study": ("assistant_builder.data",),
@@ -81,6 +86,7 @@ LIGHT = (
     "evals.export",
     "evals.judge",
     "evals.sweep",
+    "evals.capacity",
 )
 
 

@@ -43,20 +43,11 @@ class Bodies:
         told = Headers(scope=scope).get("content-length", "")
         body = b"" if not told.isdigit() or int(told) <= self._limits.message_bytes else None
         if body is not None:
-            body = await _read(receive, self._limits.message_bytes)
+            body = await read_body(receive, self._limits.message_bytes)
         refusal = self._judged(scope, body)
         if refusal is not None:
             return await refusal(scope, receive, send)
-        given = False
-
-        async def receive_again() -> Message:
-            nonlocal given
-            if given:
-                return await receive()
-            given = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        await self._app(scope, receive_again, send)
+        await self._app(scope, replayed(body or b"", receive), send)
 
     def _judged(self, scope: Scope, body: bytes | None) -> Response | None:
         if body is None:
@@ -115,8 +106,13 @@ def _behind_address(url: str, host: str) -> str:
     return unquote(parts.path.partition("/gradio_api/file=")[2]) if ours else ""
 
 
-async def _read(receive: Receive, most: int) -> bytes | None:
-    """The body, None where it is larger than allowed; no more than that is held of it."""
+async def read_body(receive: Receive, most: int) -> bytes | None:
+    """The body, None where it is larger than allowed; no more than that is held of it.
+
+    Args:
+        receive: Of the request.
+        most: Bytes.
+    """
     parts: list[bytes] = []
     size = 0
     while True:
@@ -129,3 +125,17 @@ async def _read(receive: Receive, most: int) -> bytes | None:
             return None
         if not message.get("more_body", False):
             return b"".join(parts)
+
+
+def replayed(body: bytes, receive: Receive) -> Receive:
+    """What gives a body that was read already once more, and then what comes after it."""
+    given = False
+
+    async def receive_again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive_again

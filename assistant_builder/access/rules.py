@@ -7,6 +7,7 @@ from pathlib import Path
 
 from assistant_builder.access.hosts import is_loopback
 from assistant_builder.access.limits import Limits
+from assistant_builder.access.listening import url_of
 from assistant_builder.access.passwords import PasswordHash
 from assistant_builder.errors import ConfigError
 
@@ -42,8 +43,7 @@ class Access:
     @property
     def url(self) -> str:
         """Where a person on this machine finds the page."""
-        scheme = "https" if self.certificate is not None else "http"
-        return f"{scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        return url_of(self.host, self.port, "https" if self.certificate is not None else "http")
 
     def check(self) -> list[str]:
         """Refuse what would let in everyone.

@@ -30,18 +30,20 @@ class _Asked:
     process: subprocess.Popen[str]
 
 
+def worker_command(study: Study) -> list[str]:
+    """The command line of the process that answers for a study."""
+    return [sys.executable, "-m", "assistant_builder.chat.worker", "--study", str(study.folder)]
+
+
 class ChatWorker:
-    """The worker process of one study. It starts with the first question, and again after it ended.
+    """A worker process. It starts with the first question, and again after it ended.
 
     Args:
-        study: The study.
-        command: Another command line that speaks the protocol of :mod:`assistant_builder.chat.worker`.
+        command: A command line that speaks the protocol of :mod:`assistant_builder.chat.worker`.
     """
 
-    def __init__(self, study: Study, command: Sequence[str] | None = None) -> None:
-        self._command = list(
-            command or (sys.executable, "-m", "assistant_builder.chat.worker", "--study", str(study.folder))
-        )
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = list(command)
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
         self._process: subprocess.Popen[str] | None = None
@@ -100,6 +102,12 @@ class ChatWorker:
     def busy(self) -> bool:
         """Whether an answer is under way."""
         return bool(self._open)
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process."""
+        with self._lock:
+            return self._process is not None and self._process.poll() is None
 
     def _put(self, exchange: Exchange, request: dict[str, Any]) -> None:
         if self._process is None or self._process.poll() is not None:
@@ -198,7 +206,7 @@ class WorkerPool:
     """At most one worker process at a time: two bases of one study fill enough memory.
 
     Args:
-        command: See :class:`ChatWorker`.
+        command: Instead of the study's own, see :class:`ChatWorker`.
     """
 
     def __init__(self, command: Sequence[str] | None = None) -> None:
@@ -215,7 +223,7 @@ class WorkerPool:
             if self._worker is None or key != self._key:
                 if self._worker is not None:
                     self._worker.close()
-                self._worker, self._key = ChatWorker(study, self._command), key
+                self._worker, self._key = ChatWorker(self._command or worker_command(study)), key
             return self._worker
 
     @property

@@ -71,6 +71,18 @@ class Exchange:
         self._arm_of = {identity: request["arm"] for identity, request in requests.items()}
         self._replies = {arm: Reply() for arm in self._arm_of.values()}
         self._changed = threading.Condition()
+        self._told: list[Callable[[], None]] = []
+
+    @property
+    def now(self) -> dict[str, Reply]:
+        """Every arm's reply as far as it has come."""
+        with self._changed:
+            return dict(self._replies)
+
+    def listen(self, told: Callable[[], None]) -> None:
+        """Have ``told`` called after every change, in the thread that brings it; it must not wait for anything."""
+        with self._changed:
+            self._told.append(told)
 
     def __iter__(self) -> Iterator[dict[str, Reply]]:
         """Yield the state of all arms whenever it changed, a dozen times a second at most."""
@@ -96,7 +108,10 @@ class Exchange:
         with self._changed:
             self._replies[arm] = _advance(self._replies[arm], event)
             self._changed.notify_all()
-            return self._replies[arm].finished
+            finished, listeners = self._replies[arm].finished, list(self._told)
+        for told in listeners:
+            told()
+        return finished
 
 
 def _advance(reply: Reply, event: Mapping[str, Any]) -> Reply:

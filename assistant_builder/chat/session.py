@@ -5,6 +5,7 @@ Torch is imported when the first answer is asked for, so that the page's process
 
 from __future__ import annotations
 
+import abc
 import copy
 import threading
 import time
@@ -114,20 +115,17 @@ class Answering(Protocol):
         """Answer piece by piece."""
 
 
-class ChatSession:
-    """Loads the assistants of a study on demand and streams their answers.
-
-    One float16 and one 4-bit base are held at most: the untuned base model is that of the LoRA assistant, seen without
-    its adapter.
+class Session(abc.ABC):
+    """Loads models on demand and streams their answers; which model a speaker is, is for a subclass to say.
 
     Args:
-        study: A study whose arms are trained.
-        speakers: Those who may be asked: ``qlora``, ``lora``, ``base``.
+        speakers: Those who may be asked.
+        where: Whose speakers they are, for errors.
     """
 
-    def __init__(self, study: Study, speakers: Sequence[str] = SPEAKERS) -> None:
-        self._study = study
+    def __init__(self, speakers: Sequence[str], where: str) -> None:
         self._speakers = tuple(speakers)
+        self._where = where
         self._loaded: dict[str, tuple[Any, Any]] = {}
         self._memory: dict[str, Memory] = {}
         self._conversations: dict[str, Conversation] = {}
@@ -148,13 +146,12 @@ class ChatSession:
             ModelError: It is not trained, or cannot be loaded.
         """
         if speaker not in self._speakers:
-            raise ModelError(f"no arm {speaker!r}", where=f"study {self._study.name}",
-                             remedy=f"Ask {' or '.join(self._speakers)}")
+            raise ModelError(f"no arm {speaker!r}", where=self._where, remedy=f"Ask {' or '.join(self._speakers)}")
         if speaker not in self._memory:
             report("Waiting for the other model to load", 0.0)
             with self._loading:  # transformers sets the default dtype of the whole process while it loads
-                self._load(speaker, report)
-                self._memory[speaker] = _memory(self._loaded[speaker][0], shared=speaker == BASE)
+                shared = self._load(speaker, report)
+                self._memory[speaker] = _memory(self._loaded[speaker][0], shared=shared)
         return self._memory[speaker]
 
     def stream(
@@ -163,7 +160,7 @@ class ChatSession:
         """Answer the last message of a conversation.
 
         Args:
-            speaker: ``qlora``, ``lora`` or ``base``.
+            speaker: Who is asked.
             messages: The conversation, ending with the user's turn.
             sampling: How to generate.
             stop_event: Set it to end the answer after the token at hand.
@@ -194,9 +191,29 @@ class ChatSession:
         yield from _chunks(tokens, prompter, stop_event)
         self._conversations[speaker] = conversation
 
-    def _load(self, speaker: str, report: Report) -> None:
+    @abc.abstractmethod
+    def _load(self, speaker: str, report: Report) -> bool:
+        """Put model and tokenizer of a speaker into ``_loaded``, unless they are there; whether the base was there."""
+
+
+class ChatSession(Session):
+    """The assistants of a study.
+
+    One float16 and one 4-bit base are held at most: the untuned base model is that of the LoRA assistant, seen without
+    its adapter.
+
+    Args:
+        study: A study whose arms are trained.
+        speakers: Those who may be asked: ``qlora``, ``lora``, ``base``.
+    """
+
+    def __init__(self, study: Study, speakers: Sequence[str] = SPEAKERS) -> None:
+        super().__init__(speakers, f"study {study.name}")
+        self._study = study
+
+    def _load(self, speaker: str, report: Report) -> bool:
         if speaker in self._loaded:
-            return
+            return speaker == BASE
         report("Starting PyTorch", 0.05)
         from assistant_builder.models.loading import load_arm
 
@@ -204,10 +221,11 @@ class ChatSession:
             report("Reading the 4-bit base" if speaker == "qlora" else "Reading the 16-bit base", 0.4)
             self._loaded[speaker] = load_arm(self._study, speaker, hold=True)
             ready_to_answer(self._loaded[speaker][0])
-            return
+            return False
         self._load("lora", report)
         model, prompter = self._loaded["lora"]
-        self._loaded[BASE] = (without_adapter(model), prompter)
+        self._loaded[BASE] = (over_same_weights(model.get_base_model()), prompter)
+        return True
 
 
 def _chunks(tokens: Iterator[int], prompter: Any, stop_event: threading.Event) -> Iterator[Chunk]:
@@ -238,31 +256,35 @@ def _chunks(tokens: Iterator[int], prompter: Any, stop_event: threading.Event) -
     yield Chunk(rest, len(generated), first, time.perf_counter() - started, finish)
 
 
-def without_adapter(model: Any) -> Any:
-    """The base of an adapted model as a model of its own over the same weights, so that both can answer at once.
+def over_same_weights(base: Any) -> Any:
+    """A base, without adapters, as a model of its own over the same weights, so that both can answer at once.
 
     Copied is the tree of modules alone: parameters and buffers are shared, and each adapted layer is replaced by the
-    layer that it wraps. Switching the adapter off instead would switch it off for the answer being generated beside.
+    layer that it wraps. Switching adapters off or over instead would do so for the answer being generated beside.
 
     Args:
-        model: A ``PeftModel`` whose adapters are not merged.
+        base: A model of transformers, or that inside a ``PeftModel`` whose adapters are not merged.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    base = model.get_base_model()
     shared: dict[int, Any] = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
     shared |= {id(layer): layer.get_base_layer() for layer in base.modules() if isinstance(layer, BaseTunerLayer)}
     return copy.deepcopy(base, shared)
 
 
-def ready_to_answer(model: Any) -> None:
-    """Do once what would otherwise be done at every token: cast the adapter, put the weights in order."""
+def ready_to_answer(*models: Any) -> None:
+    """Do once what would otherwise be done at every token: cast the adapters, put the weights in order.
+
+    Args:
+        models: Changed in place; several where they stand over the same weights.
+    """
     from assistant_builder.models.packed import hold_adapters, pack
     from assistant_builder.models.rows import readable
 
-    hold_adapters(model, model.dtype)
-    if readable(model):
-        pack(model)
+    for model in models:
+        hold_adapters(model, model.dtype)
+    if readable(models[0]):
+        pack(*models)
 
 
 def _memory(model: Any, *, shared: bool) -> Memory:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from assistant_builder import __version__, console
-from assistant_builder.cli import before, page, results, running, sweeping
+from assistant_builder.cli import before, page, results, running, serving, sweeping
 from assistant_builder.errors import AssistantBuilderError, Cancelled
 from assistant_builder.mishaps import explained
 
@@ -31,6 +31,7 @@ app.command()(results.compare)
 app.command()(sweeping.sweep)
 app.command()(results.ask)
 app.command()(results.export)
+app.command()(serving.serve)
 app.command("app")(page.open_page)
 app.command("password")(page.store_a_password)
 app.command("step", hidden=True)(running.step)

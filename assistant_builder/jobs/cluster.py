@@ -20,7 +20,8 @@ from assistant_builder.jobs.steps import command
 from assistant_builder.steps import Progress, needed_before
 from assistant_builder.study import Study
 
-_POLL_SECONDS = 0.25
+POLL_SECONDS = 0.25
+"""How often a run looks how its steps stand."""
 
 
 class RayRunner:
@@ -70,7 +71,7 @@ class RayRunner:
         while not run.done:
             try:
                 run.go_on()
-                time.sleep(_POLL_SECONDS)
+                time.sleep(POLL_SECONDS)
             except KeyboardInterrupt:
                 study.request_cancel()
         run.finish()

@@ -29,7 +29,10 @@ from assistant_builder.worker import NODE_VARIABLE, child_environment, step_back
 
 GRACE_SECONDS = 6.0
 """How long a cancelled step may take to finish what it is at; other people wait for the nodes of a cluster."""
-_POLL_SECONDS = 0.25
+POLL_SECONDS = 0.25
+"""How often a task looks whether its step has ended or is cancelled."""
+MIND_SECONDS = 1.0
+"""How often the actor looks whether tasks that wait are cancelled."""
 _IDLE_SECONDS = 60.0
 """After how long an actor goes that has no task left, and whose study nobody runs."""
 
@@ -108,7 +111,7 @@ def _run_process(copy: NodeCopy, step: str, lease: Lease, words: list[str], envi
                 if time.monotonic() - cancelled_at > GRACE_SECONDS:
                     break
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_POLL_SECONDS)
+                process.wait(POLL_SECONDS)
     finally:
         _end(process)
     return process.returncode
@@ -185,7 +188,7 @@ class TaskKeeper:
         import ray
 
         while True:
-            time.sleep(1.0)
+            time.sleep(MIND_SECONDS)
             unfinished = [step for step in list(self._tasks) if self._outcome(step) is None]
             if unfinished and self._cancel_requested():
                 for step in unfinished:

@@ -297,13 +297,29 @@ def load_arm(study: Study, arm: str, *, hold: bool = True) -> tuple[PeftModel, P
     Raises:
         ModelError: The arm is not trained, or its base cannot be had.
     """
-    model = study.config.model
     adapter = study.arm_folder(arm) / "adapter"
     if not adapter.is_dir():
         raise ModelError(f"the {arm} assistant is not trained yet", where=f"study {study.name}",
                          remedy=f"Train it with 'assistant-builder run {study.name}'")
+    spec = arm_spec(study, arm, hold=hold)
+    return load_adapter(load_base(spec), adapter), Prompter.load(spec.folder)
+
+
+def arm_spec(study: Study, arm: str, *, hold: bool) -> BaseSpec:
+    """The spec of the base that an assistant answers on; equal ones are the same base.
+
+    Args:
+        study: The study.
+        arm: ``qlora`` or ``lora``.
+        hold: See :func:`load_arm`.
+
+    Raises:
+        ModelError: The base cannot be had.
+    """
+    model = study.config.model
     ref = resolve(model.base, trust_remote_code=model.trust_remote_code)
     folder = fetch(ref, revision=model.revision, trust_remote_code=model.trust_remote_code)
     spec = base_spec(model, folder, "float16" if arm == "lora" else model.quant_type)
-    base = load_base(replace(spec, hold=hold and spec.device == "cpu"))
-    return load_adapter(base, adapter), Prompter.load(folder)
+    return replace(
+        spec, hold=hold and spec.device == "cpu", double_quant=spec.double_quant and spec.storage != "float16"
+    )

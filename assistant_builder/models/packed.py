@@ -8,6 +8,7 @@ Imports torch: only worker processes import this module.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -43,23 +44,36 @@ class PackedLinear(nn.Module):
         return self
 
 
-def pack(model: nn.Module) -> None:
+def pack(*models: nn.Module) -> None:
     """Replace every frozen bfloat16 linear layer on a CPU; what trains or merges must be done before.
 
-    The head keeps its weight too where the embeddings share it.
+    The head keeps its weight too where the embeddings share it. What several models share they share afterwards.
 
     Args:
-        model: Changed in place; adapters stay as they are.
+        models: Changed in place; adapters stay as they are.
     """
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return
+    places: dict[tuple[int, int], list[tuple[nn.Module, str]]] = {}
+    for model in models:
+        for parent, name, layer in _plain_layers(model):
+            places.setdefault((id(layer.weight), id(layer.bias)), []).append((parent, name))
+    for shared in places.values():
+        parent, name = shared[0]
+        packed = PackedLinear(getattr(parent, name))
+        for parent, name in shared:
+            setattr(parent, name, packed)
+
+
+def _plain_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    """The layers to pack, each with its parent and its name there."""
     adapters = {id(part) for layer in model.modules() if isinstance(layer, LoraLayer)
                 for parts in (layer.lora_A, layer.lora_B) for part in parts.values()}
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             plain = type(layer) is nn.Linear and id(layer) not in adapters
             if plain and layer.weight.dtype == torch.bfloat16 and layer.weight.device.type == "cpu":
-                setattr(parent, name, PackedLinear(layer))
+                yield parent, name, layer
 
 
 def packed_bytes(model: nn.Module) -> int:

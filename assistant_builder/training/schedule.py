@@ -12,6 +12,8 @@ from typing import Literal
 
 from assistant_builder.config import TrainConfig
 
+CHECKPOINT_SECONDS = 600.0
+"""Longest work that a crash may cost, apart from the checkpoints at each validation."""
 _POOL = 8
 """Batches whose pairs are sorted by length together: little padding, and still a random order of batches."""
 

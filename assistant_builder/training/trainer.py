@@ -33,11 +33,14 @@ from assistant_builder.training.batches import IGNORED, FixedOrder, LeftPadding,
 from assistant_builder.training.fusing import fuse
 from assistant_builder.training.progress import MetricsLog, memory_bytes
 from assistant_builder.training.samples import sample_answers
-from assistant_builder.training.schedule import best_step, sample_order, sample_steps, validation_steps
+from assistant_builder.training.schedule import (
+    CHECKPOINT_SECONDS,
+    best_step,
+    sample_order,
+    sample_steps,
+    validation_steps,
+)
 from assistant_builder.training.sharding import like, parted_state, whole, whole_adapters
-
-_CHECKPOINT_SECONDS = 600.0
-"""Longest work that a crash may cost, apart from the checkpoints at each validation."""
 
 
 class TwinTrainer(SFTTrainer):
@@ -275,7 +278,7 @@ class _Events(TrainerCallback):
                 trainer.metrics.record_samples(step, trainer.answer_samples())
             ends = trainer.plan.train.early_stopping and trainer.move(step) != "train"
             control.should_save = True
-        overdue = time.monotonic() - self._saved > _CHECKPOINT_SECONDS
+        overdue = time.monotonic() - self._saved > CHECKPOINT_SECONDS
         cancelled, overdue = trainer.agreed((trainer.plan.cancelled(), overdue))
         ends |= cancelled
         control.should_save |= cancelled or overdue

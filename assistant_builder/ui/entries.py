@@ -14,6 +14,8 @@ from assistant_builder.shelf import Deleted, deleted_studies
 from assistant_builder.study import Study
 from assistant_builder.ui.snapshots import stamp, state_of
 
+KEPT_ENTRIES = 2048
+"""Studies whose entries are kept; where there are more, all are read again at every look."""
 UNDO_SECONDS = 600.0
 """How long the home screen offers to take back a deletion with one button on top."""
 
@@ -78,7 +80,7 @@ def _files(folder: Path) -> list[Path]:
     return [*(folder / name for name in fixed), *sorted(folder.glob("arms/*/status.json"))]
 
 
-@functools.lru_cache(maxsize=2048)
+@functools.lru_cache(maxsize=KEPT_ENTRIES)
 def _read(folder: str, seen: str) -> Entry:
     """``seen`` is the stamp of the study's files, so that a changed study is read again."""
     study = Study(Path(folder))

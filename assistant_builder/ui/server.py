@@ -6,7 +6,6 @@ machine, it trusts headers that any client can send, and it answers what is neve
 
 from __future__ import annotations
 
-import errno
 import signal
 import socket
 import sys
@@ -25,9 +24,9 @@ from starlette.types import ASGIApp
 from assistant_builder.access.bodies import Bodies
 from assistant_builder.access.gate import Gate
 from assistant_builder.access.hosts import Hosts
+from assistant_builder.access.listening import listen
 from assistant_builder.access.login import Login, user_of
 from assistant_builder.access.rules import Access
-from assistant_builder.errors import ConfigError
 from assistant_builder.ui import pulse, uploads
 from assistant_builder.ui.own_folder import uploads_folder
 from assistant_builder.ui.policy import OnlyWhatIsUsed, StayAtHome
@@ -96,7 +95,7 @@ def serve_page(build: Callable[[], Page], access: Access, *, block: bool = True)
         ConfigError: It would be open to everyone, or cannot listen there.
     """
     warnings = access.check()
-    listener = _listen(access)  # who connects from now on waits until the page is ready
+    listener = listen(access.host, access.port)  # who connects from now on waits until the page is ready
     access = replace(access, port=listener.getsockname()[1])
     app, stop = page_app(build(), access)
     config = uvicorn.Config(
@@ -165,45 +164,6 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._stop()
         await super().shutdown(sockets)
-
-
-def _listen(access: Access) -> socket.socket:
-    """A socket that listens; connections wait in it until the server is ready.
-
-    Raises:
-        ConfigError: The port is taken or not ours to take, or the host is not of this machine.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            access.host, access.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise ConfigError(f"{access.host!r} is no address of this machine", where="--host",
-                          remedy="Leave --host at 127.0.0.1, or give an address of this machine") from error
-    try:
-        if sys.platform != "win32":  # where it would let two servers share a port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(2048)
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise _refused(access, error) from error
-    return listener
-
-
-def _refused(access: Access, error: OSError | OverflowError) -> ConfigError:
-    number = getattr(error, "errno", None)
-    if number == errno.EADDRINUSE:
-        return ConfigError(f"port {access.port} is in use", where=access.url,
-                           remedy=f"Another Assistant Builder may be open there; else take --port {access.port + 1}")
-    if number == errno.EACCES:
-        return ConfigError(f"port {access.port} is not for every user", remedy="Take a --port above 1023")
-    if number == errno.EADDRNOTAVAIL:
-        return ConfigError(f"{access.host!r} is no address of this machine", where="--host",
-                           remedy="Leave --host at 127.0.0.1, or give an address of this machine")
-    return ConfigError(f"cannot listen at {access.host} port {access.port}: {error}",
-                       remedy="Choose another --host or --port")
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

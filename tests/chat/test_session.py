@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from assistant_builder.chat.generating import drawing_processors
-from assistant_builder.chat.session import BASE, ChatSession, Chunk, Memory, Sampling, without_adapter
+from assistant_builder.chat.session import BASE, ChatSession, Chunk, Memory, Sampling, over_same_weights
 from assistant_builder.data import Message
 from assistant_builder.errors import ModelError
 from assistant_builder.study import Study
@@ -195,7 +195,7 @@ def adapted(llama: Any) -> Any:
 
 
 def test_the_base_is_the_adapted_model_without_its_adapter_and_holds_no_weight_of_its_own(adapted: Any) -> None:
-    base = without_adapter(adapted)
+    base = over_same_weights(adapted.get_base_model())
     ids = torch.tensor([[1, 20, 30, 40]])
     with torch.no_grad():
         with adapted.disable_adapter():

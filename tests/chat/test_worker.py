@@ -29,8 +29,8 @@ def command(tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture
-def worker(tmp_path: Path, command: list[str]) -> Iterator[ChatWorker]:
-    worker = ChatWorker(Study(tmp_path / "study"), command)
+def worker(command: list[str]) -> Iterator[ChatWorker]:
+    worker = ChatWorker(command)
     yield worker
     worker.close()
 
@@ -131,13 +131,13 @@ def test_a_killed_process_is_said_to_have_run_out_of_memory(worker: ChatWorker) 
 
 
 def test_a_command_that_cannot_speak_is_told(tmp_path: Path) -> None:
-    worker = ChatWorker(Study(tmp_path), [sys.executable, "-c", "raise SystemExit('no such study')"])
+    worker = ChatWorker([sys.executable, "-c", "raise SystemExit('no such study')"])
     error = last(ask(worker, "hello"))["lora"].error
     assert error is not None and "no such study" in error["what"]
 
 
 def test_an_idle_process_ends_and_is_started_again(tmp_path: Path) -> None:
-    worker = ChatWorker(Study(tmp_path), parrot_command(tmp_path, 0.2))
+    worker = ChatWorker(parrot_command(tmp_path, 0.2))
     assert last(ask(worker, "one"))["lora"].state == "stop"
     process = worker._process
     assert process is not None

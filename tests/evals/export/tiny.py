@@ -47,17 +47,17 @@ def tiny_base(folder: Path) -> Path:
     return folder
 
 
-def tiny_study(base: Path, name: str = "tiny") -> Study:
-    """A study whose two adapters hold random values; nothing was trained."""
+def tiny_study(base: Path, name: str = "tiny", *, seed: int = 0, system: str | None = None) -> Study:
+    """A study whose two adapters hold random values, other ones with each seed; nothing was trained."""
     import torch
 
     from assistant_builder.models.loading import BaseSpec, add_adapter, count_parameters, load_base
 
-    study = with_data(new_study(name, train__rank=4, data__max_heldout=6, model__base=str(base)))
-    for seed, arm in enumerate(("lora", "qlora")):
+    study = with_data(new_study(name, train__rank=4, data__max_heldout=6, model__base=str(base), data__system=system))
+    for own, arm in enumerate(("lora", "qlora"), start=seed):
         model = load_base(BaseSpec(base, "float16", True, "bfloat16"))
-        adapted = add_adapter(model, study.config.train, seed)
-        generator = torch.Generator().manual_seed(seed)
+        adapted = add_adapter(model, study.config.train, own)
+        generator = torch.Generator().manual_seed(own)
         for key, value in adapted.named_parameters():
             if "lora_B" in key:
                 value.data.normal_(0, 0.05, generator=generator)

@@ -1,0 +1,48 @@
+"""Several assistants over as few bases as they need, answering side by side.
+
+Torch is imported when a model is asked for, so that other processes can import the types here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from assistant_builder.chat.session import Report, Session, over_same_weights, ready_to_answer
+from assistant_builder.study import Study
+
+
+class SharedSession(Session):
+    """Assistants whose bases are the same, and stored the same way, share one.
+
+    Each is a tree of modules of its own over the shared weights. No adapter is switched on or off, so that all of them
+    can answer at the same time and none can be taken for another.
+
+    Args:
+        assistants: Id → study and arm.
+    """
+
+    def __init__(self, assistants: Mapping[str, tuple[Study, str]]) -> None:
+        super().__init__(tuple(assistants), "the server")
+        self._assistants = dict(assistants)
+
+    def _load(self, speaker: str, report: Report) -> bool:
+        if speaker in self._loaded:
+            return True
+        report("Starting PyTorch", 0.05)
+        from assistant_builder.models.loading import arm_spec, load_adapter, load_base
+        from assistant_builder.models.prompts import Prompter
+
+        specs = {name: arm_spec(study, arm, hold=True) for name, (study, arm) in self._assistants.items()}
+        spec = specs[speaker]
+        report(f"Reading the {'16-bit' if spec.storage == 'float16' else '4-bit'} base", 0.4)
+        base, prompter = load_base(spec), Prompter.load(spec.folder)
+        # all at once: weights that are in order for answering take no further adapter
+        models: dict[str, Any] = {}
+        for name, (study, arm) in self._assistants.items():
+            if specs[name] == spec:
+                models[name] = load_adapter(over_same_weights(base), study.arm_folder(arm) / "adapter")
+        del base
+        ready_to_answer(*models.values())
+        self._loaded |= {name: (model, prompter) for name, model in models.items()}
+        return False

@@ -1,0 +1,92 @@
+"""The endpoint on a Ray cluster: replicas on its nodes, as many as the questions ask for."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from assistant_builder.chat.asking import ask_arms
+from assistant_builder.config.serving import ServingConfig
+from assistant_builder.serving.door import digest_of
+from assistant_builder.serving.on_ray import APPLICATION, deployed
+from assistant_builder.serving.roster import choose
+from assistant_builder.study import Study
+from tests.cluster.conftest import Nodes
+from tests.evals.export.tiny import tiny_base, tiny_study
+
+# what the modules of Ray Serve warn of as they are imported is not ours
+pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("default")]
+KEY = "sixteen-letters-and-more"
+QUESTION = "What are the opening hours?"
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> list[Study]:
+    base = tiny_base(tmp_path / "base")
+    return [tiny_study(base, "one"), tiny_study(base, "two", seed=2)]
+
+
+@pytest.fixture
+def url(nodes: Nodes, studies: list[Study]) -> Iterator[str]:
+    from ray import serve
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = ServingConfig(port=port, min_replicas=1, max_replicas=2, ongoing=1, cpus=1)
+    roster = choose(["one:qlora", "two:qlora"], lambda study: "qlora")
+    with deployed(roster, config, digest_of(KEY), nodes.address) as url:
+        yield url
+    assert APPLICATION not in serve.status().applications
+    serve.shutdown()
+
+
+def replicas() -> int:
+    from ray import serve
+
+    found = serve.status().applications[APPLICATION].deployments["assistants"].replica_states
+    return found.get("RUNNING", 0)
+
+
+def test_two_adapters_stream_replicas_grow_and_strangers_stay_out(url: str, studies: list[Study]) -> None:
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(base_url=url, api_key=KEY, timeout=300, max_retries=5)
+    expected = {f"{study.name}-qlora": ask_arms(study, QUESTION, ["qlora"])["qlora"]["text"] for study in studies}
+    assert len(set(expected.values())) == 2
+
+    def ask(model: str) -> str:
+        stream = client.chat.completions.create(
+            model=model, messages=[{"role": "user", "content": QUESTION}], stream=True
+        )
+        return "".join(piece.choices[0].delta.content or "" for piece in stream).strip()
+
+    with ThreadPoolExecutor(2) as pool:
+        assert dict(zip(expected, pool.map(ask, expected), strict=True)) == expected
+    assert httpx.get(f"{url}/models").status_code == 401
+    assert httpx.get(f"{url.removesuffix('/v1')}/health").json() == {"status": "ok"}
+    assert replicas() == 1
+
+    enough, wrong = threading.Event(), list[Any]()
+
+    def keep_asking(model: str) -> None:
+        while not enough.is_set():
+            if (text := ask(model)) != expected[model]:
+                wrong.append(text)
+
+    with ThreadPoolExecutor(6) as pool:
+        for model in [*expected] * 3:
+            pool.submit(keep_asking, model)
+        deadline = time.monotonic() + 240
+        while replicas() < 2 and time.monotonic() < deadline:
+            time.sleep(1)
+        grown = replicas()
+        enough.set()
+    assert grown == 2 and not wrong

@@ -1,0 +1,101 @@
+"""A server of the real app, whose assistants repeat the question (tests/chat/parrot.py)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from assistant_builder.access.listening import listen
+from assistant_builder.chat.client import ChatWorker
+from assistant_builder.config.serving import ServingConfig
+from assistant_builder.serving.app import make_app
+from assistant_builder.serving.desks import Desk
+from assistant_builder.serving.door import digest_of
+from assistant_builder.serving.engine import Engine
+from assistant_builder.serving.roster import Assistant, Roster
+from tests.chat.parrot import parrot_command
+
+LONGEST = 50
+"""Words of the longest prompt."""
+
+
+def roster(folder: Path) -> Roster:
+    """Both assistants of one study and one of another."""
+    named = [("library-qlora", "qlora"), ("library-lora", "lora"), ("ferries-qlora", "qlora")]
+    assistants = tuple(Assistant(name, folder, arm, 1_700_000_000) for name, arm in named)  # type: ignore[arg-type]
+    return Roster(assistants, {"library": "library-lora", "ferries": "ferries-qlora"})
+
+
+def desk() -> Desk:
+    return Desk(lambda messages: sum(len(turn.content.split()) for turn in messages), LONGEST, "Be brief.")
+
+
+@dataclass
+class Served:
+    """A server that runs."""
+
+    url: str
+    engine: Engine
+    worker: ChatWorker
+
+    def ask(self, content: str = "hello you", **body: Any) -> httpx.Response:
+        """Ask one assistant one question."""
+        asked = {"model": "library-lora", "messages": [{"role": "user", "content": content}], **body}
+        return httpx.post(f"{self.url}/v1/chat/completions", json=asked, timeout=60)
+
+    def stream(self, content: str, **body: Any) -> Any:
+        """The same as a stream, for a ``with``."""
+        asked = {"model": "library-lora", "messages": [{"role": "user", "content": content}], "stream": True, **body}
+        return httpx.stream("POST", f"{self.url}/v1/chat/completions", json=asked, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Served]]:
+    """Starts servers, which end with the module's tests."""
+    ends: list[Callable[[], None]] = []
+
+    def start(command: list[str] | None = None, key: str | None = None, waiting: int = 4) -> Served:
+        folder = tmp_path_factory.mktemp("served")
+        worker = ChatWorker(command or parrot_command(folder))
+        served = roster(folder)
+        engine = Engine(served, dict.fromkeys(served.ids, desk()), waiting, worker)
+        app = make_app(engine, ServingConfig(), digest_of(key) if key else None)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=1))
+        listener = listen("127.0.0.1", 0)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+
+        def end() -> None:
+            server.should_exit = True
+            thread.join()
+            listener.close()
+
+        ends.append(end)
+        return Served(f"http://127.0.0.1:{listener.getsockname()[1]}", engine, worker)
+
+    yield start
+    for end in ends:
+        end()
+
+
+@pytest.fixture(scope="module")
+def served(serve: Callable[..., Served]) -> Served:
+    """A server for the tests that leave it as it is."""
+    return serve()
+
+
+def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """What the condition says once it says something; fails after a time."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found

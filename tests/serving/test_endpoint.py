@@ -1,0 +1,258 @@
+"""The endpoint over a real socket and a real worker process, with assistants that repeat the question."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.serving.conftest import LONGEST, Served, until
+
+
+def events(response: httpx.Response) -> list[Any]:
+    """What a stream said, without its last word."""
+    lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def error_of(response: httpx.Response) -> dict[str, Any]:
+    found = response.json()["error"]
+    assert found.keys() == {"message", "type", "param", "code"}
+    return dict(found)
+
+
+def test_every_assistant_is_listed_and_found(served: Served) -> None:
+    listed = httpx.get(f"{served.url}/v1/models").json()
+    assert listed["object"] == "list"
+    assert [model["id"] for model in listed["data"]] == ["library-qlora", "library-lora", "ferries-qlora"]
+    assert httpx.get(f"{served.url}/v1/models/ferries").json() == {
+        "id": "ferries-qlora", "object": "model", "created": 1_700_000_000, "owned_by": "assistant-builder",
+    }
+    missing = httpx.get(f"{served.url}/v1/models/other")
+    assert missing.status_code == 404 and error_of(missing)["code"] == "model_not_found"
+
+
+def test_an_answer_says_who_gave_it_and_what_it_took(served: Served) -> None:
+    answer = served.ask("hello you", model="library").json()
+    assert answer["object"] == "chat.completion" and answer["id"].startswith("chatcmpl-")
+    assert answer["model"] == "library-lora"
+    (choice,) = answer["choices"]
+    assert choice["message"]["content"] == "library-lora:hello library-lora:you \u2713"
+    assert choice["message"]["role"] == "assistant" and choice["finish_reason"] == "stop"
+    # "Be brief." of the study and the question's two words
+    assert answer["usage"] == {"prompt_tokens": 4, "completion_tokens": 2, "total_tokens": 6}
+
+
+def test_a_system_prompt_of_the_request_replaces_that_of_the_study(served: Served) -> None:
+    turns = [{"role": "developer", "content": "One two three."}, {"role": "user", "content": "hello"}]
+    assert served.ask(messages=turns).json()["usage"]["prompt_tokens"] == 4
+
+
+def test_a_stream_comes_in_pieces_and_ends_with_its_usage(served: Served) -> None:
+    with served.stream("one two three four five six", stream_options={"include_usage": True}) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        first, *pieces, end, used = events(response)
+    assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert len(pieces) > 1 and all(piece["choices"][0]["finish_reason"] is None for piece in pieces)
+    text = "".join(piece["choices"][0]["delta"]["content"] for piece in pieces)
+    assert text == "".join(f"library-lora:{word} " for word in "one two three four five six".split()) + "\u2713"
+    assert end["choices"][0] == {"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"}
+    assert used["choices"] == [] and used["usage"]["completion_tokens"] == 6
+    assert {event["id"] for event in (first, *pieces, end, used)} == {first["id"]}
+
+
+def test_a_stop_text_ends_the_answer_before_it_and_frees_the_assistant(served: Served) -> None:
+    with served.stream("long talk of many words", stop=["never", "a:of library"]) as response:
+        *pieces, end = events(response)
+    text = "".join(piece["choices"][0]["delta"]["content"] for piece in pieces)
+    assert text == "library-lora:long library-lora:talk library-lor" and "usage" not in end
+    assert end["choices"][0]["finish_reason"] == "stop"
+    until(lambda: not served.worker.busy)
+
+
+def test_two_assistants_answer_at_once_and_do_not_mix(served: Served) -> None:
+    with served.stream("long first") as one, served.stream("long second", model="ferries-qlora") as other:
+        # kept, for a connection closes with its iterator
+        answers = [filter(None, answer.iter_lines()) for answer in (one, other)]
+        parts = [[next(lines) for _ in range(6)] for lines in answers]
+        assert served.worker.busy
+    for lines, name, word in ((parts[0], "library-lora", "first"), (parts[1], "ferries-qlora", "second")):
+        text = "".join(json.loads(line.removeprefix("data: "))["choices"][0]["delta"]["content"] for line in lines)
+        assert set(text.split()) <= {f"{name}:long", f"{name}:{word}"} and text
+    until(lambda: not served.worker.busy)
+
+
+@pytest.mark.parametrize(("body", "param", "says"), [
+    ({"model": 7}, "model", "string"),
+    ({"messages": []}, "messages", "at least 1"),
+    ({"messages": [{"role": "user", "content": " "}]}, None, "must be the user's"),
+    ({"messages": [{"role": "assistant", "content": "hm"}]}, None, "must be the user's"),
+    ({"messages": [{"role": "tool", "content": "7"}]}, "messages.0.role", "system"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+     "messages.0.content", "only text is supported, not 'image_url'"),
+    ({"messages": [{"role": "user", "content": "a \ud800 surrogate"}]}, "messages.0.content", "no text"),
+    ({"n": 2}, "n", "1"), ({"logprobs": True}, "logprobs", "False"), ({"tools": [{}]}, "tools", "0 items"),
+    ({"presence_penalty": 0.5}, "presence_penalty", "0"), ({"response_format": {"type": "json_object"}}, None, "text"),
+    ({"temperature": 3}, "temperature", "2"), ({"temperature": float("nan")}, "temperature", "2"),
+    ({"top_p": 0}, "top_p", "0"), ({"max_tokens": 0}, "max_tokens", "1"), ({"stop": [""]}, None, "none of them empty"),
+    ({"stop": ["a", "b", "c", "d", "e"]}, None, "at most 4"), ({"best_of": 3}, "best_of", "not supported here"),
+])
+def test_what_is_not_supported_is_refused_in_openais_shape(
+    served: Served, body: dict[str, Any], param: str | None, says: str
+) -> None:
+    asked = {"model": "library-lora", "messages": [{"role": "user", "content": "hello"}], **body}
+    refused = httpx.post(f"{served.url}/v1/chat/completions", content=json.dumps(asked),
+                         headers={"Content-Type": "application/json"})
+    assert refused.status_code == 400, refused.text
+    error = error_of(refused)
+    assert error["type"] == "invalid_request_error" and says in error["message"], error
+    assert param is None or param in error["param"]
+
+
+def test_what_changes_nothing_may_be_sent(served: Served) -> None:
+    answer = served.ask(
+        [{"type": "text", "text": "hello "}, {"type": "text", "text": "you"}],  # type: ignore[arg-type]
+        n=1, stream=False, temperature=0.7, top_p=0.9, seed=-5, max_completion_tokens=9, max_tokens=5, stop=None,
+        presence_penalty=0, frequency_penalty=0.0, logit_bias={}, logprobs=False, tools=[], tool_choice="auto",
+        response_format={"type": "text"}, user="me", metadata={"a": "b"}, store=False, service_tier="auto",
+    )
+    assert answer.status_code == 200 and "library-lora:you" in answer.text, answer.text
+
+
+def test_what_is_no_json_or_no_route_is_refused_in_openais_shape(served: Served) -> None:
+    address = f"{served.url}/v1/chat/completions"
+    for content in (b"{", b"", b"[" * 100_000, b"7"):
+        refused = httpx.post(address, content=content, headers={"Content-Type": "application/json"})
+        assert refused.status_code == 400 and error_of(refused)["type"] == "invalid_request_error"
+    assert error_of(httpx.get(address))["message"] == "Method Not Allowed"
+    assert httpx.post(f"{served.url}/v1/embeddings", json={}).status_code == 404
+    assert httpx.get(f"{served.url}/docs").status_code == 404
+
+
+def test_an_unknown_model_is_told_with_those_there_are(served: Served) -> None:
+    refused = served.ask(model="gpt-5")
+    assert refused.status_code == 404 and error_of(refused)["code"] == "model_not_found"
+    assert "library-qlora, library-lora, ferries-qlora" in error_of(refused)["message"]
+
+
+def test_a_prompt_that_is_too_long_is_refused_before_it_is_asked(served: Served) -> None:
+    assert served.ask("w " * (LONGEST - 2)).status_code == 200
+    refused = served.ask("w " * (LONGEST - 1))
+    assert refused.status_code == 400 and error_of(refused)["code"] == "context_length_exceeded"
+
+
+def test_a_request_that_is_too_large_is_refused(served: Served) -> None:
+    refused = served.ask("w" * 4_000_001)
+    assert refused.status_code == 413 and "4 MB" in error_of(refused)["message"]
+
+    def unsized() -> Any:
+        for _ in range(5):
+            yield b" " * 10**6
+
+    refused = httpx.post(f"{served.url}/v1/chat/completions", content=unsized())
+    assert refused.status_code == 413
+
+
+@pytest.mark.parametrize(("headers", "status"), [
+    ({"Host": "evil.example"}, 421), ({"Origin": "https://evil.example"}, 403), ({"Sec-Fetch-Site": "cross-site"}, 403),
+    ({"Host": "localhost:8000"}, 200),
+])
+def test_other_names_and_pages_of_others_are_refused(served: Served, headers: dict[str, str], status: int) -> None:
+    answer = httpx.get(f"{served.url}/v1/models", headers=headers)
+    assert answer.status_code == status
+    assert status == 200 or error_of(answer)["type"] == "invalid_request_error"
+
+
+def test_an_answer_that_fails_has_a_status_and_the_next_is_given(served: Served) -> None:
+    failed = served.ask("refuse")
+    assert failed.status_code == 503 and "no trained adapter" in error_of(failed)["message"]
+    assert error_of(failed)["type"] == "server_error"
+    with served.stream("refuse") as response:
+        assert response.status_code == 503
+    bug = served.ask("bug")
+    assert bug.status_code == 500 and "shape mismatch" in error_of(bug)["message"]
+    assert served.ask("die").status_code == 503
+    assert served.ask().status_code == 200
+
+
+def test_a_process_that_dies_in_a_stream_is_told_in_it(serve: Callable[..., Served]) -> None:
+    served = serve()
+    with served.stream("long talk") as response:
+        lines = filter(None, response.iter_lines())
+        next(lines), next(lines)
+        process = served.worker._process
+        assert process is not None
+        process.kill()
+        rest = list(lines)
+    assert "memory ran out" in json.loads(rest[-2].removeprefix("data: "))["error"]["message"]
+    assert rest[-1] == "data: [DONE]"
+    # whoever watches the server brings the models back
+    assert httpx.get(f"{served.url}/health").status_code == 503
+    until(lambda: httpx.get(f"{served.url}/health").status_code == 200)
+
+
+def test_a_full_queue_is_refused_and_waiting_ends_when_the_client_goes(serve: Callable[..., Served]) -> None:
+    served = serve(waiting=1)
+    with served.stream("long talk") as first:
+        lines = first.iter_lines()
+        next(lines)
+        with pytest.raises(httpx.ReadTimeout):  # it waits behind the first
+            httpx.post(f"{served.url}/v1/chat/completions", timeout=0.5, json={
+                "model": "library", "messages": [{"role": "user", "content": "hello"}],
+            })
+        until(lambda: served.engine._open["library-lora"] == 1)  # its client went, so its place is free
+        waiting = httpx.Client(timeout=60)
+        with pytest.raises(httpx.ReadTimeout):
+            waiting.post(f"{served.url}/v1/chat/completions", timeout=0.3, json={
+                "model": "library", "messages": [{"role": "user", "content": "hello"}], "stream": True,
+            })
+        until(lambda: served.engine._open["library-lora"] == 1)
+        served.engine._open["library-lora"] += 1  # as if another waited
+        full = served.ask()
+        assert full.status_code == 429 and error_of(full)["code"] == "rate_limit_exceeded"
+        assert full.headers["retry-after"] == "2"
+        assert served.ask(model="ferries").status_code == 200  # its own queue is empty
+        served.engine._open["library-lora"] -= 1
+        waiting.close()
+    until(lambda: not served.worker.busy and not served.engine._open["library-lora"])
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_ends_its_answer(serve: Callable[..., Served], stream: bool) -> None:
+    served = serve()
+    body = {"model": "library", "messages": [{"role": "user", "content": "long talk"}], "stream": stream}
+    with pytest.raises(httpx.ReadTimeout) if not stream else _nothing():
+        with httpx.stream("POST", f"{served.url}/v1/chat/completions", json=body, timeout=3) as response:
+            lines = response.iter_lines()
+            next(lines)
+            assert served.worker.busy
+    until(lambda: not served.worker.busy and not served.engine._open["library-lora"], 20)
+
+
+def _nothing() -> Any:
+    from contextlib import nullcontext
+
+    return nullcontext()
+
+
+def test_a_key_is_asked_for_where_there_is_one(serve: Callable[..., Served]) -> None:
+    key = "k" * 24
+    served = serve(key=key)
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": key}, {"Authorization": f"Basic {key}"}):
+        refused = httpx.get(f"{served.url}/v1/models", headers=headers)
+        assert refused.status_code == 401 and error_of(refused)["code"] == "invalid_api_key", headers
+    assert httpx.get(f"{served.url}/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+    health = until(lambda: (found := httpx.get(f"{served.url}/health")).status_code == 200 and found)
+    assert health.json() == {"status": "ok"}
+
+
+def test_models_that_cannot_be_loaded_are_told(serve: Callable[..., Served], capfd: pytest.CaptureFixture[str]) -> None:
+    served = serve([sys.executable, "-c", "raise SystemExit('no such study')"])
+    until(lambda: "no such study" in capfd.readouterr().err)
+    until(lambda: httpx.get(f"{served.url}/health").json() == {"status": "failed"})
+    assert served.ask().status_code == 503

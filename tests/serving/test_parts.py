@@ -1,0 +1,199 @@
+"""The parts of the endpoint that need no server."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from assistant_builder.cli import app
+from assistant_builder.config.serving import ServingConfig
+from assistant_builder.data import Message
+from assistant_builder.errors import ConfigError, ModelError, StudyError
+from assistant_builder.files import read_json, write_json
+from assistant_builder.serving.asked import ChatRequest
+from assistant_builder.serving.door import VARIABLE, check_access, take_key
+from assistant_builder.serving.roster import choose
+from assistant_builder.serving.stopping import Cutter
+from assistant_builder.study import Study
+from tests.fabricated import new_study, trained, with_data
+
+
+def with_adapters(name: str, **changes: object) -> Study:
+    """A study with two trained arms, as far as files go."""
+    study = trained(with_data(new_study(name, **changes)))
+    for arm in ("lora", "qlora"):
+        folder = study.arm_folder(arm) / "adapter"
+        folder.mkdir(parents=True)
+        (folder / "adapter_model.safetensors").write_bytes(b"")
+    return study
+
+
+# who is served
+
+
+def test_a_study_brings_both_arms_and_its_name_means_the_better_one() -> None:
+    with_adapters("library")
+    with_adapters("ferries")
+    roster = choose(["library", "ferries:lora"], lambda study: "qlora")
+    assert roster.ids == ["library-qlora", "library-lora", "ferries-lora"]
+    assert roster.aliases == {"library": "library-qlora", "ferries": "ferries-lora"}
+    found = roster.find("ferries")
+    assert found is not None and found.arm == "lora" and found.created == 1_700_000_000
+    assert roster.find("ferries-qlora") is None
+    assert choose(["library:lora", "library"], lambda study: "lora").ids == ["library-lora", "library-qlora"]
+
+
+def test_what_cannot_be_served_is_refused() -> None:
+    with pytest.raises(StudyError, match="no study named"):
+        choose(["nowhere"], lambda study: "qlora")
+    study = with_adapters("library")
+    with pytest.raises(ConfigError, match="'base' is none of"):
+        choose(["library:base"], lambda study: "qlora")
+    with_adapters("library-lora")
+    with pytest.raises(ConfigError, match="two assistants .* 'library-lora'"):
+        choose(["library", "library-lora"], lambda study: "qlora")
+    (study.arm_folder("lora") / "adapter" / "adapter_model.safetensors").unlink()
+    with pytest.raises(ModelError, match="lora assistant is not trained yet"):
+        choose(["library"], lambda study: "qlora")
+
+
+# what is asked
+
+
+def asked(*turns: tuple[str, str], **body: object) -> ChatRequest:
+    messages = [{"role": role, "content": content} for role, content in turns or [("user", "hello")]]
+    return ChatRequest.model_validate({"model": "m", "messages": messages, **body})
+
+
+def test_the_studys_system_prompt_stands_in_where_there_is_none() -> None:
+    hello = Message("user", "hello")
+    assert asked().conversation("Be brief.") == [Message("system", "Be brief."), hello]
+    assert asked().conversation("") == [hello]
+    own = asked(("developer", "Rhyme."), ("user", "hello"))
+    assert own.conversation("Be brief.") == [Message("system", "Rhyme."), hello]
+
+
+def test_answers_are_greedy_unless_the_request_says_otherwise() -> None:
+    assert asked().sampling().temperature == 0 and asked().sampling().max_new_tokens == 256
+    told = asked(temperature=0.5, top_p=0.9, seed=-1, max_tokens=7, max_completion_tokens=9).sampling()
+    assert (told.temperature, told.top_p, told.seed, told.max_new_tokens) == (0.5, 0.9, 2**32 - 1, 9)
+
+
+@given(st.text("abc", max_size=30), st.lists(st.text("abc", min_size=1, max_size=3), max_size=3),
+       st.lists(st.integers(0, 30), max_size=6))
+def test_a_text_is_cut_at_the_first_stop_however_it_comes(text: str, stops: list[str], steps: list[int]) -> None:
+    whole = text[: min([place for stop in stops if (place := text.find(stop)) >= 0], default=len(text))]
+    cutter, shown = Cutter(stops), ""
+    for end in sorted(step for step in steps if step < len(text)):
+        shown += cutter.take(text[:end], last=False)
+        assert whole.startswith(shown)
+        if cutter.cut:
+            break
+    else:
+        shown += cutter.take(text, last=True)
+    assert shown == whole and cutter.cut == (len(whole) < len(text))
+
+
+# who may ask
+
+
+def test_other_machines_need_a_key() -> None:
+    assert check_access(ServingConfig(), None) == []
+    with pytest.raises(ConfigError, match=f"everyone who reaches 0.0.0.0.*{VARIABLE}"):
+        check_access(ServingConfig(host="0.0.0.0"), None)
+    (warning,) = check_access(ServingConfig(host="0.0.0.0"), "k" * 16)
+    assert "unencrypted" in warning
+
+
+def test_a_key_comes_from_the_environment_and_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert take_key() is None
+    monkeypatch.setenv(VARIABLE, " sixteen-letters! ")
+    assert take_key() == "sixteen-letters!" and VARIABLE not in os.environ
+    for wrong in ("short", "sixteen letters and spaces", "s\u00fcchzehn-zeichen-"):
+        monkeypatch.setenv(VARIABLE, wrong)
+        with pytest.raises(ConfigError, match="at least 16 characters"):
+            take_key()
+
+
+# the command
+
+
+def run(*words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["serve", *words])
+    return done.exit_code, str(done.exception) if isinstance(done.exception, Exception) else done.output
+
+
+def test_the_command_refuses_before_anything_is_loaded() -> None:
+    with_adapters("library")
+    assert "no study named 'nowhere'" in run("nowhere")[1]
+    assert "min_replicas=3 is more than max_replicas=2" in run("library", "--min-replicas", "3")[1]
+    assert run("library", "--port", "70000")[0] == 2
+    assert "--on moon: Input should be" in run("library", "--on", "moon")[1]
+    assert "--host : String should have" in run("library", "--host", "")[1]
+    assert "everyone who reaches 0.0.0.0" in run("library", "--host", "0.0.0.0")[1]
+
+
+def test_every_option_of_the_server_is_one_of_the_command() -> None:
+    told = run("--help")[1]
+    for key, field in ServingConfig.model_fields.items():
+        assert f"--{key.replace('_', '-')}" in told, key
+        assert field.title and field.description and field.description.endswith("."), key
+
+
+# vLLM
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> str:
+    """A base as far as vLLM's command needs one."""
+    from tests.evals.export.tiny import tiny_base
+
+    return str(tiny_base(tmp_path / "base"))
+
+
+def command(*words: str) -> list[str]:
+    code, shown = run(*words, "--on", "vllm", "--json")
+    assert code == 0, shown
+    return list(json.loads(shown)["command"])
+
+
+@pytest.mark.train
+def test_vllm_is_told_base_storage_adapters_and_rank(base: str) -> None:
+    study = with_adapters("library", model__base=base, train__rank=24)
+    with_adapters("ferries", model__base=base, train__rank=4)
+    found = command("library:qlora", "ferries:qlora", "--port", "9000")
+    assert found[:7] == ["vllm", "serve", base, "--host", "127.0.0.1", "--port", "9000"]
+    options = dict(zip(found[3::2], found[4::2], strict=False))
+    assert found[found.index("--quantization") + 1] == "bitsandbytes" and options["--dtype"] == "bfloat16"
+    assert found[found.index("--max-lora-rank") + 1] == "32" and found[found.index("--max-loras") + 1] == "2"
+    assert [json.loads(text) for text in found[found.index("--lora-modules") + 1 :]] == [
+        {"name": f"{name}-qlora", "path": str(study.folder.parent / name / "arms" / "qlora" / "adapter")}
+        for name in ("library", "ferries")
+    ]
+    assert "--quantization" not in command("library:lora") and "--chat-template" not in found
+    tokenizer = Path(base) / "chat_template.jinja"
+    tokenizer.unlink()
+    assert "### Question" in command("library:lora")[command("library:lora").index("--chat-template") + 1]
+
+
+@pytest.mark.train
+def test_what_vllm_cannot_make_is_refused(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = with_adapters("library", model__base=base)
+    assert "needs several" in run("library", "--on", "vllm")[1] or "need several" in run("library", "--on", "vllm")[1]
+    monkeypatch.setenv("PATH", "")
+    assert "vLLM is not installed" in run("library:qlora", "--on", "vllm")[1]
+    assert "everyone who reaches" in run("library:qlora", "--on", "vllm", "--host", "0.0.0.0")[1]
+    study.write_config(study.config.with_changes({"train.rank": 600}))
+    assert "rank 512 at most, not 600" in run("library:qlora", "--on", "vllm")[1]
+    study.write_config(study.config.with_changes({"model.quant_type": "fp4", "train.rank": 8}))
+    assert "trained over fp4" in run("library:qlora", "--on", "vllm")[1]
+    assert "--quantization" not in command("library:lora")
+    summary = study.arm_folder("lora") / "summary.json"
+    write_json(summary, {**read_json(summary), "compute_dtype": "float32"})
+    assert command("library:lora")[command("library:lora").index("--dtype") + 1] == "auto"
