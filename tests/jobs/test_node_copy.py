@@ -129,6 +129,7 @@ def test_without_a_store_nodes_work_in_the_folder_itself() -> None:
 def test_a_step_that_a_node_still_computes_is_not_computed_here(memory: str) -> None:
     study = new_study("elsewhere", executor__store=memory)
     lease = Lease(StoredFile(Store(f"{memory}/elsewhere"), "arms/lora/train-lora.lease.json"), "x", "10.0.0.2")
+    lease.take()
     stop = False
 
     def renew() -> None:
