@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,12 +29,17 @@ STEP = ROOT / "tests" / "cluster" / "fake_step.py"
 
 
 class Nodes:
-    """Three nodes with four processors together: two on the head, one on each of the others."""
+    """Three nodes with four processors together: two on the head, one on each of the others.
 
-    def __init__(self) -> None:
+    Args:
+        homes: Where the nodes have their homes, each its own, unless the driver tells a step another one.
+    """
+
+    def __init__(self, homes: Path) -> None:
         from ray.cluster_utils import Cluster
 
-        self.cluster = _patiently(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **NODE}))
+        self._homes = homes
+        self.cluster = _patiently(lambda: Cluster(initialize_head=True, head_node_args=self._node(2)))
         self.others: list[Any] = []
         self.mend()
 
@@ -50,7 +56,11 @@ class Nodes:
     def mend(self) -> None:
         """Add nodes until there are three."""
         while len(self.others) < 2:
-            self.others.append(_patiently(lambda: self.cluster.add_node(num_cpus=1, **NODE)))
+            self.others.append(_patiently(lambda: self.cluster.add_node(**self._node(1))))
+
+    def _node(self, cpus: int) -> dict[str, Any]:
+        home = tempfile.mkdtemp(dir=self._homes)
+        return {"num_cpus": cpus, "env_vars": {"ASSISTANT_BUILDER_HOME": home}, **NODE}
 
 
 def _patiently(start: Callable[[], Any]) -> Any:
@@ -62,21 +72,20 @@ def _patiently(start: Callable[[], Any]) -> Any:
 
 
 @pytest.fixture(scope="session")
-def node_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The nodes' own home, where they are not told another one."""
-    return tmp_path_factory.mktemp("node-home")
+def node_homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the nodes' homes."""
+    return tmp_path_factory.mktemp("node-homes")
 
 
 @pytest.fixture(scope="session")
-def running_nodes(node_home: Path, s3_endpoint: str) -> Iterator[Nodes]:
+def running_nodes(node_homes: Path, s3_endpoint: str) -> Iterator[Nodes]:
     pytest.importorskip("ray")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ASSISTANT_BUILDER_HOME", str(node_home))
         for name, value in s3_environment(s3_endpoint).items():
             patch.setenv(name, value)
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
         patch.setenv("OMP_NUM_THREADS", "1")
-        nodes = Nodes()
+        nodes = Nodes(node_homes)
         yield nodes
         import ray
 

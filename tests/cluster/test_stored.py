@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +15,16 @@ from assistant_builder.files import read_jsonl
 from assistant_builder.jobs.running import run_study
 from assistant_builder.jobs.starting import open_or_create
 from assistant_builder.stores import Store
-from assistant_builder.study import Study
-from evals.soak.subject import differences, new_subject, outcome, run
+from assistant_builder.study import CHECKPOINT_MARKER, Study
+from evals.soak.subject import differences, new_subject, outcome, run, start
 from tests.cluster.conftest import Background, Nodes, wait_until
 from tests.cluster.test_steps import TRAINS, on_other_node, starts, tell
 from tests.evals.export.tiny import tiny_base
 
 Make = Callable[..., Study]
 pytestmark = pytest.mark.cluster
+LONG = {"train__max_steps": 60, "train__evaluations": 6, "train__epochs": 50, "eval__similarity": False}
+"""Long enough to be caught between its first checkpoint and its end."""
 
 
 def test_a_lost_node_costs_no_work_and_the_run_sees_all_of_it(
@@ -65,20 +68,54 @@ def test_cancelling_reaches_nodes_that_share_no_path(nodes: Nodes, sleeping: Mak
     assert study.state == "cancelled"
 
 
+def training(study: Study, run: subprocess.Popen[str]) -> psutil.Process | None:
+    """The process that trains the LoRA arm, in scratch of whatever node."""
+    assert run.poll() is None, run.communicate()[0]
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or [""]
+        if "train-lora" in words and Path(words[-1]).name == study.name:
+            return process
+    return None
+
+
+def whole_checkpoints(step: psutil.Process) -> list[Path]:
+    """Markers of the checkpoints that a training has."""
+    return list(Path(step.cmdline()[-1]).glob(f"arms/lora/checkpoints/*/{CHECKPOINT_MARKER}"))
+
+
 @pytest.mark.train
-def test_nodes_that_share_nothing_end_with_the_bytes_of_one_machine(
-    nodes: Nodes, bucket: str, bundled_models: Path, node_home: Path, model_cache: Path
+def test_nodes_that_share_nothing_end_with_the_bytes_of_one_machine_though_a_worker_is_killed(
+    nodes: Nodes, bucket: str, bundled_models: Path, node_homes: Path, model_cache: Path, tmp_path: Path
 ) -> None:
-    if not (node_home / "models").exists():
-        (node_home / "models").symlink_to(model_cache / "models")
-    base = str(tiny_base(node_home / "base"))
-    study = new_subject("here", base, eval__similarity=False)
-    code, said = run(study)
+    for home in node_homes.iterdir():
+        if not (home / "models").exists():
+            (home / "models").symlink_to(model_cache / "models")
+    base = str(tiny_base(tmp_path / "base"))
+    here = new_subject("here", base, **LONG)
+    code, said = run(here)
     assert code == 0, said
-    wanted = outcome(study)
-    stored = new_subject("there", base, eval__similarity=False, executor__kind="ray", executor__store=bucket,
-                         executor__address=nodes.address)
-    code, said = run(stored)
-    assert code == 0, said
-    assert differences(stored, wanted) == [] and stored.step("train-lora").node
-    assert not list(stored.folder.rglob("checkpoint-*/*"))
+    wanted = outcome(here)
+    assert {"lora", "qlora", "verdict"} <= wanted.keys()
+
+    study = new_subject("there", base, executor__kind="ray", executor__store=bucket, executor__address=nodes.address,
+                        **LONG)
+    store = Store(f"{bucket}/there")
+    going = start(study)
+    step = wait_until(lambda: training(study, going), 800)
+    wait_until(lambda: whole_checkpoints(step))
+    folder = step.cmdline()[-1]
+    step.suspend()  # else it could end before the store has the checkpoint
+    wait_until(lambda: any("arms/lora/checkpoints/" in name and name.endswith(CHECKPOINT_MARKER)
+                           for name in store.marks()))
+    worker = step.parent()
+    assert worker is not None and "run_on_node" in " ".join(worker.cmdline())
+    worker.kill()
+    step.resume()
+    step.wait(60)  # nobody would know that it still writes
+    again = wait_until(lambda: training(study, going))
+    assert again.cmdline()[-1] != folder and whole_checkpoints(again)  # brought there before it began
+    said, _ = going.communicate()
+    assert going.returncode == 0, said
+    assert study.step("train-lora").node and study.step("train-lora").pid == again.pid
+    assert differences(study, wanted) == []
+    assert not list(study.folder.rglob("checkpoint-*/*")) and not list(node_homes.glob("*/studies"))
