@@ -26,7 +26,7 @@ def folder(bundled_models: Path) -> Path:
 @pytest.fixture
 def study(folder: Path) -> Study:
     return with_data(new_study(
-        "right", LARGE, data__max_train=96, data__max_heldout=80, train__max_steps=20, train__batch_size=8,
+        "right", LARGE, data__max_train=96, data__max_heldout=80, train__max_steps=14, train__batch_size=8,
         train__micro_batch_size=8, train__evaluations=1, train__rank=8,
     ))
 
