@@ -124,6 +124,7 @@ def _train(study: Study, run: str, prepared: _Prepared) -> Iterable[Path] | None
     method = prepared.planned.methods[arm]
     spec = replace(loading.base_spec(config.model, prepared.base, settings.base_storage), parted=spread.kind == "fsdp")
     model = loading.load_base(spec)
+    base_bytes = loading.model_bytes(model)
     adapted = loading.add_adapter(model, settings.train, settings.train.seed)
     adapted.peft_config["default"].base_model_name_or_path = prepared.base_name
     trainable = [value for value in adapted.parameters() if value.requires_grad]
@@ -137,7 +138,7 @@ def _train(study: Study, run: str, prepared: _Prepared) -> Iterable[Path] | None
         "seed": settings.train.seed,
         "gradient_checkpointing": method.checkpointing,
         "held": method.held,
-        "base_bytes": loading.model_bytes(model),
+        "base_bytes": base_bytes,
         "adapter_bytes": sum(value.nbytes for value in trainable),
         "trainable_parameters": sum(value.numel() for value in trainable),
         "total_parameters": loading.count_parameters(model),

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from assistant_builder.config import StudyConfig
+from assistant_builder.files import read_jsonl
 from assistant_builder.jobs import cluster as driver
 from assistant_builder.jobs import standing
 from assistant_builder.jobs.room import Ask
@@ -134,6 +135,19 @@ class Background:
         self._thread.join(seconds)
         assert not self._thread.is_alive(), "it has not ended"
         return self.error
+
+
+def tell(study: Study, step: str, **words: object) -> None:
+    """Tell a sleeping step what to do."""
+    folder = study.step_folder(step)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, word in words.items():
+        (folder / f"{step}.{name}").write_text(str(word))
+
+
+def starts(study: Study, step: str) -> int:
+    """How often a sleeping step was started."""
+    return len(read_jsonl(study.step_folder(step) / f"{step}.starts"))
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 400.0) -> Any:

@@ -20,23 +20,11 @@ from assistant_builder.errors import AssistantBuilderError, Cancelled
 from assistant_builder.files import read_jsonl
 from assistant_builder.jobs.running import run_study
 from assistant_builder.study import Study
-from tests.cluster.conftest import ROOT, Background, Nodes, wait_until
+from tests.cluster.conftest import ROOT, Background, Nodes, starts, tell, wait_until
 
 Make = Callable[..., Study]
 pytestmark = pytest.mark.cluster
 TRAINS = ("train-lora", "train-qlora", "train-lora-2", "train-qlora-2")
-
-
-def tell(study: Study, step: str, **words: object) -> None:
-    """Tell a sleeping step what to do."""
-    folder = study.step_folder(step)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, word in words.items():
-        (folder / f"{step}.{name}").write_text(str(word))
-
-
-def starts(study: Study, step: str) -> int:
-    return len(read_jsonl(study.step_folder(step) / f"{step}.starts"))
 
 
 def on_other_node(study: Study, nodes: Nodes) -> tuple[str, str] | None:

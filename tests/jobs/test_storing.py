@@ -22,22 +22,11 @@ from assistant_builder.jobs.starting import open_or_create
 from assistant_builder.leases import Lease
 from assistant_builder.stores import Store, StoredFile
 from assistant_builder.study import Study
-from tests.cluster.conftest import Background, wait_until
+from tests.cluster.conftest import Background, starts, tell, wait_until
 from tests.fabricated import new_study
 from tests.s3 import SECRET
 
 TRAIN = "train-lora"
-
-
-def tell(study: Study, step: str, **words: object) -> None:
-    folder = study.step_folder(step)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, word in words.items():
-        (folder / f"{step}.{name}").write_text(str(word))
-
-
-def starts(study: Study, step: str) -> int:
-    return len(read_jsonl(study.step_folder(step) / f"{step}.starts"))
 
 
 def slept(study: Study) -> list[int]:

@@ -26,6 +26,7 @@ from typing import Any
 import httpx
 import psutil
 
+from assistant_builder.chat.conversation import MOST_TURNS
 from assistant_builder.files import write_text
 from assistant_builder.models.bundled import ensure_base_model, ensure_embedder
 from assistant_builder.study import Study
@@ -156,13 +157,14 @@ async def _one_answer(page: Page, asked: list[str], tally: Tally) -> None:
     kept = completed["output"]["data"][0]
     turns = kept[STUDY]["turns"]
     page.keep(kept)
-    for question, turn in zip(asked, turns, strict=False):
+    remembered = asked[-MOST_TURNS:]
+    for question, turn in zip(remembered, turns, strict=False):
         for arm in ("qlora", "lora"):
             expected = " ".join(f"{arm}:{word}" for word in question.split()) + " \u2713"
             if turn["question"] != question or turn["answers"][arm]["text"] != expected:
                 tally.wrong.append(f"{question}: {turn['question']!r} got {turn['answers'].get(arm)}")
-    if len(turns) != len(asked):
-        tally.wrong.append(f"{asked[-1]}: {len(turns)} turns of {len(asked)} are kept")
+    if len(turns) != len(remembered):
+        tally.wrong.append(f"{asked[-1]}: {len(turns)} turns of {len(remembered)} are kept")
     tally.answers += 1
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,12 +89,3 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
 def served(serve: Callable[..., Served]) -> Served:
     """A server for the tests that leave it as it is."""
     return serve()
-
-
-def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """What the condition says once it says something; fails after a time."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found

@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.serving.conftest import LONGEST, Served, until
+from tests.cluster.conftest import wait_until
+from tests.serving.conftest import LONGEST, Served
 
 
 def events(response: httpx.Response) -> list[Any]:
@@ -72,7 +73,7 @@ def test_a_stop_text_ends_the_answer_before_it_and_frees_the_assistant(served: S
     text = "".join(piece["choices"][0]["delta"]["content"] for piece in pieces)
     assert text == "library-lora:long library-lora:talk library-lor" and "usage" not in end
     assert end["choices"][0]["finish_reason"] == "stop"
-    until(lambda: not served.worker.busy)
+    wait_until(lambda: not served.worker.busy)
 
 
 def test_two_assistants_answer_at_once_and_do_not_mix(served: Served) -> None:
@@ -84,7 +85,7 @@ def test_two_assistants_answer_at_once_and_do_not_mix(served: Served) -> None:
     for lines, name, word in ((parts[0], "library-lora", "first"), (parts[1], "ferries-qlora", "second")):
         text = "".join(json.loads(line.removeprefix("data: "))["choices"][0]["delta"]["content"] for line in lines)
         assert set(text.split()) <= {f"{name}:long", f"{name}:{word}"} and text
-    until(lambda: not served.worker.busy)
+    wait_until(lambda: not served.worker.busy)
 
 
 @pytest.mark.parametrize(("body", "param", "says"), [
@@ -193,7 +194,7 @@ def test_a_process_that_dies_in_a_stream_is_told_in_it(serve: Callable[..., Serv
     assert rest[-1] == "data: [DONE]"
     # whoever watches the server brings the models back
     assert httpx.get(f"{served.url}/health").status_code == 503
-    until(lambda: httpx.get(f"{served.url}/health").status_code == 200)
+    wait_until(lambda: httpx.get(f"{served.url}/health").status_code == 200)
 
 
 def test_a_full_queue_is_refused_and_waiting_ends_when_the_client_goes(serve: Callable[..., Served]) -> None:
@@ -205,13 +206,13 @@ def test_a_full_queue_is_refused_and_waiting_ends_when_the_client_goes(serve: Ca
             httpx.post(f"{served.url}/v1/chat/completions", timeout=0.5, json={
                 "model": "library", "messages": [{"role": "user", "content": "hello"}],
             })
-        until(lambda: served.engine._open["library-lora"] == 1)  # its client went, so its place is free
+        wait_until(lambda: served.engine._open["library-lora"] == 1)  # its client went, so its place is free
         waiting = httpx.Client(timeout=60)
         with pytest.raises(httpx.ReadTimeout):
             waiting.post(f"{served.url}/v1/chat/completions", timeout=0.3, json={
                 "model": "library", "messages": [{"role": "user", "content": "hello"}], "stream": True,
             })
-        until(lambda: served.engine._open["library-lora"] == 1)
+        wait_until(lambda: served.engine._open["library-lora"] == 1)
         served.engine._open["library-lora"] += 1  # as if another waited
         full = served.ask()
         assert full.status_code == 429 and error_of(full)["code"] == "rate_limit_exceeded"
@@ -219,7 +220,7 @@ def test_a_full_queue_is_refused_and_waiting_ends_when_the_client_goes(serve: Ca
         assert served.ask(model="ferries").status_code == 200  # its own queue is empty
         served.engine._open["library-lora"] -= 1
         waiting.close()
-    until(lambda: not served.worker.busy and not served.engine._open["library-lora"])
+    wait_until(lambda: not served.worker.busy and not served.engine._open["library-lora"])
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -231,7 +232,7 @@ def test_a_client_that_goes_ends_its_answer(serve: Callable[..., Served], stream
             lines = response.iter_lines()
             next(lines)
             assert served.worker.busy
-    until(lambda: not served.worker.busy and not served.engine._open["library-lora"], 20)
+    wait_until(lambda: not served.worker.busy and not served.engine._open["library-lora"], 20)
 
 
 def _nothing() -> Any:
@@ -247,12 +248,12 @@ def test_a_key_is_asked_for_where_there_is_one(serve: Callable[..., Served]) -> 
         refused = httpx.get(f"{served.url}/v1/models", headers=headers)
         assert refused.status_code == 401 and error_of(refused)["code"] == "invalid_api_key", headers
     assert httpx.get(f"{served.url}/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code == 200
-    health = until(lambda: (found := httpx.get(f"{served.url}/health")).status_code == 200 and found)
+    health = wait_until(lambda: (found := httpx.get(f"{served.url}/health")).status_code == 200 and found)
     assert health.json() == {"status": "ok"}
 
 
 def test_models_that_cannot_be_loaded_are_told(serve: Callable[..., Served], capfd: pytest.CaptureFixture[str]) -> None:
     served = serve([sys.executable, "-c", "raise SystemExit('no such study')"])
-    until(lambda: "no such study" in capfd.readouterr().err)
-    until(lambda: httpx.get(f"{served.url}/health").json() == {"status": "failed"})
+    wait_until(lambda: "no such study" in capfd.readouterr().err)
+    wait_until(lambda: httpx.get(f"{served.url}/health").json() == {"status": "failed"})
     assert served.ask().status_code == 503

@@ -13,7 +13,7 @@ import pytest
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import Message, Pair, Rejection
 from assistant_builder.errors import DataError
-from assistant_builder.leases import Lease
+from assistant_builder.leases import Lease, SharedFile
 from assistant_builder.steps import Progress, StepRecord
 from assistant_builder.study import Study
 from assistant_builder.training.progress import MetricsLog
@@ -151,7 +151,7 @@ def test_a_step_on_a_node_of_a_cluster_says_on_which() -> None:
     assert " Node " not in plain(run_panel(take_snapshot(study), ""))
     running(study, "train-lora")
     study.write_step(replace(study.step("train-lora"), node="10.0.0.7 (4f60fd7c)"))
-    Lease(study.lease_file("train-lora"), "task", "10.0.0.7 (4f60fd7c)").take()
+    Lease(SharedFile(study.lease_file("train-lora")), "task", "10.0.0.7 (4f60fd7c)").take()
     assert "Node 10.0.0.7 (4f60fd7c)" in plain(run_panel(take_snapshot(study), ""))
 
 
