@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import psutil
 
-from assistant_builder.config import ARMS, Arm
+from assistant_builder.config import ARMS, Arm, StudyConfig
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled", "lost"]
 
@@ -26,19 +26,26 @@ def split_run(run: str) -> tuple[Arm, int]:
     return ("qlora" if arm == "qlora" else "lora"), int(seed or 1)
 
 
-def steps_of(seeds: int) -> tuple[str, ...]:
-    """The steps of a study that trains each arm ``seeds`` times, in order of running."""
-    return "data", "data-embed", *(f"train-{run}" for run in arm_runs(seeds)), "evaluate", "report"
+def steps_of(config: StudyConfig) -> tuple[str, ...]:
+    """The steps of a study in order of running: ``score-1``, ``score-2`` are what a cluster scores at once."""
+    trains = (f"train-{run}" for run in arm_runs(config.seeds))
+    scores = (f"score-{part}" for part in range(1, config.scorings + 1))
+    return "data", "data-embed", *trains, *scores, "evaluate", "report"
 
 
 def needed_before(step: str, steps: Sequence[str]) -> list[str]:
-    """The steps that have to be done before one can start: all before it, but trainings do not need one another."""
-    trains = step.startswith("train-")
-    return [other for other in steps[:steps.index(step)] if not (trains and other.startswith("train-"))]
+    """The steps that have to be done before one can start: all before it, but those of its kind that run at once."""
+    kind = next((kind for kind in ("train-", "score-") if step.startswith(kind)), None)
+    return [other for other in steps[:steps.index(step)] if kind is None or not other.startswith(kind)]
 
 
-STEPS = steps_of(1)
-"""The steps of a study of one seed."""
+def evaluates(step: str) -> bool:
+    """Whether a step scores: the evaluation itself, or a part of it."""
+    return step == "evaluate" or step.startswith("score-")
+
+
+STEPS = steps_of(StudyConfig())
+"""The steps of a study of one seed on this machine."""
 
 
 @dataclass(frozen=True)

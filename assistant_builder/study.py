@@ -161,13 +161,13 @@ class Study:
     @property
     def steps(self) -> tuple[str, ...]:
         """The steps of this study in order of running."""
-        return steps_of(self.config.seeds)
+        return steps_of(self.config)
 
     def status_file(self, step: str) -> Path:
         """The done-marker of a step."""
         if step.startswith("train-"):
             return self.arm_folder(step.removeprefix("train-")) / "status.json"
-        return self.folder / _STATUS_FILES[step]
+        return self.folder / (_STATUS_FILES.get(step) or f"evals/{step}.status.json")
 
     def step_folder(self, step: str) -> Path:
         """The folder in which the step's status file lies."""

@@ -14,13 +14,15 @@ def main() -> int:
     """Run one step; the exit code is that of :func:`assistant_builder.worker.run_as_step`."""
     parser = argparse.ArgumentParser(prog="python -m evals", description=__doc__)
     parser.add_argument("step", choices=["score", "report"])
+    parser.add_argument("--part", type=int, help="of scoring: the part of the cells, from 1; without it, all")
     parser.add_argument("--study", type=Path, required=True, help="the study's folder")
     arguments = parser.parse_args()
     study = Study(arguments.study)
     if arguments.step == "score":
         from evals.score import score_study
 
-        return run_as_step(study, "evaluate", lambda: score_study(study))
+        part = arguments.part
+        return run_as_step(study, f"score-{part}" if part else "evaluate", lambda: score_study(study, part=part))
     from evals.report.build import write_report
 
     def report() -> list[Path]:

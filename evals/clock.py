@@ -22,10 +22,12 @@ class Clock:
     Args:
         study: The study; its progress is written and its request to cancel is heeded.
         planned: Items of each kind of work that are to be done.
+        step: The step that does it.
     """
 
-    def __init__(self, study: Study, planned: Mapping[str, int]) -> None:
+    def __init__(self, study: Study, planned: Mapping[str, int], step: str = "evaluate") -> None:
         self._study = study
+        self._step = step
         self._left = {kind: float(items) for kind, items in planned.items()}
         self._done = dict.fromkeys(planned, 0.0)
         self._seconds = dict.fromkeys(planned, 0.0)
@@ -68,4 +70,4 @@ class Clock:
         left = self.left()
         spent = sum(self._seconds.values())
         done = int(100 * spent / (spent + left)) if left is not None and spent + left else 0
-        self._study.write_progress("evaluate", Progress(done, 100, "%", self._message, left))
+        self._study.write_progress(self._step, Progress(done, 100, "%", self._message, left))

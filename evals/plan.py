@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,10 @@ COMPARED = ("L16", "Q4")
 """The two assistants: scored for every seed, and for the noise floor."""
 ASKED = ("B16", "B4", "L16", "Q4")
 """The cells that tasks beyond the held-out set are run on: they tell what tuning and storage changed."""
+
+
+_OF_STEPS = ("status", "evaluate", "score-")
+"""How names of files begin that tell of steps, and hold no scores."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +54,27 @@ class Plan:
         base: The base model's folder.
         items: ``items.jsonl`` of the study's task folder.
         tasks: Names of the tasks beyond the held-out set.
+        part: Which part of the cells, from 1, of as many as the settings ask for; None: all, and what compares cells.
     """
 
-    def __init__(self, study: Study, base: Path, items: Path, tasks: Sequence[str]) -> None:
+    def __init__(self, study: Study, base: Path, items: Path, tasks: Sequence[str], part: int | None = None) -> None:
         self._study, self._base, self._items = study, base, items
         self._config = study.config.eval
         self._tasks = tuple(tasks)
-        self.pieces = [piece for piece in self._all_pieces() if not _done(piece.folder / "scores.json",
-                                                                          self.inputs(piece))]
+        self._part = part
+        whole, pieces = part is None, self._all_pieces()
+        self._wanted = pieces if part is None else parted(pieces, study.config.scorings)[part - 1]
+        variants = {piece.variant for piece in self._wanted}
+        self.pieces = [piece for piece in self._wanted if not _done(piece.folder / "scores.json", self.inputs(piece))]
         self.tasks = [
-            (cell, task) for cell in ASKED if cell in self._config.cells for task in tasks
-            if not _done(self.task_folder(cell) / f"{task}.json", self.task_inputs(cell))
+            (cell, task) for cell in ASKED if Variant(CELL_SPECS[cell]) in variants and cell in self._config.cells
+            for task in tasks if not _done(self.task_folder(cell) / f"{task}.json", self.task_inputs(cell))
         ]
-        self.copy = self._config.baselines and not _done(self.baseline("copy") / "scores.json", self.copy_inputs)
-        self.fidelity = self._config.fidelity and not _done(self.evals / "fidelity.json", self.fidelity_inputs)
+        self.copy = whole and self._config.baselines and not _done(
+            self.baseline("copy") / "scores.json", self.copy_inputs)
+        self.fidelity = whole and self._config.fidelity and not _done(
+            self.evals / "fidelity.json", self.fidelity_inputs)
+        self.judges = whole and bool(self._config.judge_url)
 
     @property
     def evals(self) -> Path:
@@ -84,7 +96,12 @@ class Plan:
         ]))
 
     def unwanted(self) -> list[Path]:
-        """What an earlier run left and the settings no longer ask for; a report must not show it as if it were new."""
+        """What an earlier run left and the settings no longer ask for; a report must not show it as if it were new.
+
+        Nothing for a part, beside which others score.
+        """
+        if self._part is not None:
+            return []
         config, seeds = self._config, range(2, self._study.config.seeds + 1)
         optional = [
             (config.noise_floor, ["noise"]), (config.baselines, ["baselines"]),
@@ -97,6 +114,13 @@ class Plan:
         found += [path for cell in config.cells for path in self.task_folder(cell).glob("*")
                   if path.stem not in self._tasks or cell not in ASKED]
         return [path for path in found if path.exists()]
+
+    def made(self) -> list[Path]:
+        """Every file of scores that is there, of a part those of its cells."""
+        whole = self._part is None
+        folders = [self.evals] if whole else [piece.folder for piece in self._wanted]
+        found = {path for folder in folders for path in folder.rglob("*.json*")}
+        return sorted(path for path in found if not path.name.startswith(_OF_STEPS))
 
     def planned(self, items: int, documents: Mapping[str, int]) -> dict[str, int]:
         """Amount of each kind of work, for the clock.
@@ -112,7 +136,7 @@ class Plan:
             "likelihood": items * plain, "answers": items * plain, "similarity": items * embedded,
             "long likelihood": items * long, "long answers": items * long,
             "documents": sum(documents[task] for _, task in self.tasks), "fidelity": items * self.fidelity,
-            "judgements": min(items, self._config.judge_items) if self._config.judge_url else 0,
+            "judgements": min(items, self._config.judge_items) if self.judges else 0,
         }
 
     def _all_pieces(self) -> list[Piece]:
@@ -170,6 +194,29 @@ class Plan:
 
     def _adapter(self, run: str | None) -> str | None:
         return run and read_json(self._study.arm_folder(run) / "summary.json")["adapter_sha256"]
+
+
+def parted(pieces: Sequence[Piece], parts: int) -> list[list[Piece]]:
+    """Share pieces out among processes: each cell's go to one, cells of one base next to one another.
+
+    Args:
+        pieces: The pieces.
+        parts: How many shares, as near to equal as whole cells allow; some are empty where there are fewer cells.
+    """
+    order = list(CELL_SPECS)
+
+    def base(piece: Piece) -> tuple[Any, ...]:
+        cell = piece.variant.cell  # as cells are loaded: those that share a base, then those merged
+        return cell.merged is not None, cell.base != "float16", order.index(cell.name), piece.variant.seed
+
+    shares: list[list[Piece]] = [[] for _ in range(parts)]
+    before = 0
+    for _, together in groupby(sorted(pieces, key=base), key=base):
+        cell = list(together)
+        middle = before + len(cell) / 2
+        shares[int(middle * parts / len(pieces))] += cell
+        before += len(cell)
+    return shares
 
 
 def _done(path: Path, inputs: Mapping[str, Any]) -> bool:

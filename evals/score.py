@@ -30,8 +30,13 @@ _LONGEST_PROMPT = 2048
 """Tokens of a prompt with retrieved pairs and its reference answer, at most, where the model could take more."""
 
 
-def score_study(study: Study) -> Iterable[Path]:
+def score_study(study: Study, *, part: int | None = None) -> Iterable[Path]:
     """Score what is not scored yet.
+
+    Args:
+        study: The study, its arms trained.
+        part: Which part of the cells, from 1, of as many as the settings ask for, which other processes may score at
+            the same time; None: all, and what compares cells.
 
     Returns:
         The files made.
@@ -40,13 +45,13 @@ def score_study(study: Study) -> Iterable[Path]:
         EvaluationError: No held-out item is left, or a task named in the settings cannot be run.
         Cancelled: The user asked for it; finished pieces are kept.
     """
-    return _Scoring(study).run()
+    return _Scoring(study, part).run()
 
 
 class _Scoring:
     """One run of the evaluation step."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, part: int | None) -> None:
         self.study, self.config = study, study.config.eval
         model = study.config.model
         ref = resolve(model.base, trust_remote_code=model.trust_remote_code)
@@ -60,8 +65,9 @@ class _Scoring:
         }
         names = [*([TASK] if self.config.retention else []), *self.config.tasks]
         self.extra = ExtraTasks(list(dict.fromkeys(names)))
-        self.plan = Plan(study, self.base, self.tasks.folder / "items.jsonl", self.extra.names)
-        self.clock = Clock(study, self.plan.planned(len(self.items), self.extra.documents))
+        self.plan = Plan(study, self.base, self.tasks.folder / "items.jsonl", self.extra.names, part)
+        step = "evaluate" if part is None else f"score-{part}"
+        self.clock = Clock(study, self.plan.planned(len(self.items), self.extra.documents), step)
         self._embedder: Any = None
         self._references: Any = None
         self._neighbours: list[list[Neighbour]] | None = None
@@ -84,10 +90,9 @@ class _Scoring:
 
             self.clock.say("Fidelity: the 16-bit and the 4-bit model side by side")
             compare_bases(self.study, self.base, self.prompter, self.items, self.clock, self.plan.fidelity_inputs)
-        if self.config.judge_url:
+        if self.plan.judges:
             self._judge()
-        made = (path for path in self.plan.evals.rglob("*.json*") if not path.name.startswith(("status", "evaluate")))
-        return sorted(made)
+        return self.plan.made()
 
     # one piece
 

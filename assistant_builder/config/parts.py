@@ -290,6 +290,10 @@ class ExecutorConfig(Part):
         None, gt=0, title="Memory of the evaluation, GB", description="Main memory that the evaluation asks for. "
         "Empty: room for both bases at once, and nothing where it asks for GPUs.",
     )
+    evaluate_tasks: int = Field(
+        2, ge=1, le=64, title="Parts of the evaluation", description="Tasks of a Ray cluster that score cells at once, "
+        "those of one base together; what compares cells is done after them. 1: one task scores all.",
+    )
     retries: int = Field(3, ge=0, le=100, title="Tries after a loss", description="How often a step is tried again, "
                          "from its last checkpoint, after the node that it ran on was lost.")
 

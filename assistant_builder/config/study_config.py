@@ -66,6 +66,12 @@ class StudyConfig(Part):
             )
         return self
 
+    @property
+    def scorings(self) -> int:
+        """Steps that score cells at once, before the evaluation goes over them all: none on one machine."""
+        parts = min(self.executor.evaluate_tasks, len(self.eval.cells))
+        return parts if self.executor.kind == "ray" and parts > 1 else 0
+
     def to_yaml(self) -> str:
         """The whole config, every default written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from assistant_builder.errors import ResourceError
 from assistant_builder.planning.advice import gigabytes
 from assistant_builder.planning.fitting import OVERRULE, StepMemory, step_memory
+from assistant_builder.steps import evaluates
 from assistant_builder.study import Study
 
 
@@ -50,7 +51,7 @@ def ask_of(study: Study, step: str, nodes: Sequence[Node]) -> Ask:
     executor = study.config.executor
     if step.startswith("train-"):
         cpus, gpus, asked = executor.train_cpus, executor.train_gpus, executor.train_memory_gb
-    elif step == "evaluate":
+    elif evaluates(step):
         cpus, gpus, asked = executor.evaluate_cpus, executor.evaluate_gpus, executor.evaluate_memory_gb
     else:
         return Ask(1.0)
@@ -82,7 +83,7 @@ def require_node(ask: Ask, nodes: Sequence[Node], step: str) -> None:
     """
     if any(ask.fits(node) for node in nodes):
         return
-    kind = "evaluate" if step == "evaluate" else "train"
+    kind = "evaluate" if evaluates(step) else "train"
     there = "; ".join(sorted({_words(node.cpus, node.gpus, node.memory_bytes) for node in nodes})[:4])
     raise ResourceError(
         f"it asks for {_words(ask.cpus, ask.gpus, ask.memory_bytes)}, and no node of the cluster has that; there are "

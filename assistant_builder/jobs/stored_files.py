@@ -14,7 +14,6 @@ Stamp = tuple[int, int]
 """Bytes of a file, and when it was last written, in nanoseconds."""
 _LOCAL = ("cancel", "run.json", "run.log.txt")
 _LOCAL_FOLDERS = ("exports",)
-_STATUSES = ("status.json", "embed.status.json", "report.status.json")
 
 
 def is_own(name: str) -> bool:
@@ -29,7 +28,7 @@ def is_own(name: str) -> bool:
 
 def is_status(name: str) -> bool:
     """Whether a file says how a step stands: where it succeeded, it is the step's done-marker."""
-    return name.rpartition("/")[2] in _STATUSES
+    return name.endswith("status.json")
 
 
 def is_checkpoint(name: str) -> bool:

@@ -18,7 +18,7 @@ from assistant_builder.planning.method import MethodPlan
 from assistant_builder.planning.plan import PROCESS_BYTES, Lengths, Plan
 from assistant_builder.planning.sources import architecture_of
 from assistant_builder.planning.spreading import shared
-from assistant_builder.steps import split_run
+from assistant_builder.steps import evaluates, split_run
 from assistant_builder.study import Study
 
 KNOWN_ERROR = 0.15
@@ -121,11 +121,11 @@ class StepMemory:
 
 
 def step_memory(study: Study, step: str, node_bytes: int) -> StepMemory | None:
-    """The memory plan of a training step or of the evaluation, which holds both bases at once.
+    """The memory plan of a training step or of the evaluation, which holds both bases at once; its parts hold one.
 
     Args:
         study: The study; until its data step has counted tokens the pairs are taken to be as short as pairs can be.
-        step: ``train-…`` or ``evaluate``.
+        step: ``train-…``, ``score-…`` or ``evaluate``.
         node_bytes: Memory of the node; a training that does not fit recomputes activations, and so on.
 
     Returns:
@@ -135,8 +135,9 @@ def step_memory(study: Study, step: str, node_bytes: int) -> StepMemory | None:
     plan = _plan_on(node, study, Lengths(_SHORTEST, _SHORTEST, _SHORTEST / 2, _SHORTEST // 2))
     if plan is None:
         return None
-    if step == "evaluate":
-        bases = sum(method.weights_bytes + method.adapter_bytes for method in (plan.lora, plan.qlora))
+    if evaluates(step):
+        held = [method.weights_bytes + method.adapter_bytes for method in (plan.lora, plan.qlora)]
+        bases = sum(held) if step == "evaluate" else max(held)
         return StepMemory(bases + PROCESS_BYTES["cpu"], bases)
     method = plan.methods[split_run(step.removeprefix("train-"))[0]]
     return StepMemory(method.expected_bytes, least_bytes(method))

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from assistant_builder.config import CELLS
 from assistant_builder.errors import StudyError
+from assistant_builder.steps import evaluates
 from assistant_builder.study import Study
 from assistant_builder.ui.across_panel import AcrossPanel
 from assistant_builder.ui.evaluation_figures import (
@@ -107,7 +108,7 @@ class EvaluateTab:
         if seen is None or look.study is None:
             said = error_callout(look.error) if look.error else needs_study(EMPTY)
             return [hidden, hidden, hidden, gr.update(value=said, visible=True), hidden, hidden]
-        running = seen.step("evaluate").state == "running"
+        running = any(step.state == "running" for step in seen.steps if evaluates(step.step))
         stopped = stopped_step(seen)
         log = log_tail(look.study, stopped.step) if stopped and stopped.state == "failed" else ""
         said = evaluation_state(seen, log)
@@ -191,7 +192,7 @@ def _start_button(seen: Snapshot, phase: str, ready: bool) -> dict[str, Any]:
     """One button: begin, or carry on with what stopped at the evaluation or the report."""
     if phase == "starting":
         return gr.update(visible=ready, interactive=False, value="Starting…")
-    begun = seen.step("evaluate").state in (*_STOPPED, "succeeded")
+    begun = any(step.state in (*_STOPPED, "succeeded") for step in seen.steps if evaluates(step.step))
     return gr.update(visible=ready, interactive=True, value="Carry on" if begun else "Evaluate now")
 
 
@@ -226,7 +227,7 @@ def _state_mark(look: Look) -> str:
     files = [study.folder / "study.yaml", study.folder / "run.json", study.folder / "report.json"]
     files += sorted((study.folder / "arms").glob("*/status.json"))
     files += [study.cell_folder(cell) / "scores.json" for cell in CELLS]
-    files += [path for step in ("evaluate", "report")
+    files += [path for step in study.steps if evaluates(step) or step == "report"
               for path in (study.status_file(step), study.step_folder(step) / f"{step}.progress.json")]
     return f"{look.name}:{state}:{stamp(files)}:{start_phase(study)}:{study.cancel_requested}"
 

@@ -14,6 +14,7 @@ import psutil
 
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.files import read_json
+from assistant_builder.steps import evaluates
 from assistant_builder.study import Study
 from assistant_builder.ui.snapshots import Snapshot
 
@@ -31,13 +32,14 @@ def scoring_seconds(base: str) -> float | None:
 
 
 def _measured(study: Study, base: str) -> float | None:
-    provenance, evaluated = study.folder / "provenance.json", study.step("evaluate")
-    if not provenance.exists() or evaluated.state != "succeeded" or study.config.model.base != base:
+    provenance = study.folder / "provenance.json"
+    if not provenance.exists() or study.step("evaluate").state != "succeeded" or study.config.model.base != base:
         return None
     if not _same_machine(read_json(provenance)["hardware"]):
         return None
     answers = read_json(study.folder / "data" / "split.json")["turns"]["heldout"]
-    return evaluated.seconds / (answers * len(study.config.eval.cells))
+    seconds = sum(study.step(step).seconds for step in study.steps if evaluates(step))
+    return seconds / (answers * len(study.config.eval.cells))
 
 
 def _same_machine(hardware: Mapping[str, Any]) -> bool:
@@ -68,9 +70,11 @@ def time_left(snapshot: Snapshot, scoring: float | None, answers: int) -> Left |
         answers: Held-out answers that are scored.
     """
     seconds, whole, total = 0.0, True, _arm_seconds(snapshot)
+    parts = snapshot.config.scorings
+    quick = {"data", "data-embed", "report", *(["evaluate"] if parts else [])}
     for record in snapshot.steps:
         progress = snapshot.progress.get(record.step)
-        if record.state == "succeeded" or record.step in ("data", "data-embed", "report"):
+        if record.state == "succeeded" or record.step in quick:
             continue
         if record.state == "running" and progress is not None and progress.eta_seconds is not None:
             seconds += progress.eta_seconds
@@ -79,7 +83,7 @@ def time_left(snapshot: Snapshot, scoring: float | None, answers: int) -> Left |
                 return None
             seconds += total
         elif scoring is not None:
-            seconds += scoring * answers * len(snapshot.config.eval.cells)
+            seconds += scoring * answers * len(snapshot.config.eval.cells) / (parts or 1)
         else:
             whole = False
     return Left(seconds, whole)

@@ -24,10 +24,20 @@ from typing import Any
 import psutil
 
 from assistant_builder.config import StudyConfig
+from assistant_builder.data import (
+    SplitName,
+    check_pairs,
+    find_embedding_leaks,
+    load_pairs,
+    load_split,
+    prepare,
+    split_pairs,
+)
 from assistant_builder.errors import EvaluationError
 from assistant_builder.files import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.planning.planner import plan_study
 from assistant_builder.worker import child_environment
+from evals.compare import paired_comparison
 from evals.readme import write_part
 from evals.report.wording import size
 
@@ -37,6 +47,7 @@ LENGTHS = (1, 4)
 """How often each answer is repeated."""
 RANKS = (8, 16, 64, 256)
 LENGTH_ROWS = 1_000
+_OUTSIDE: tuple[SplitName, ...] = ("train", "validation")
 _WORDS = 400
 _LOG_LINES = 5
 
@@ -75,15 +86,16 @@ def measure(file: Path | None, rows: int, length: int) -> dict[str, Any]:
         ``{"rows", "length", "seconds": {step: processor seconds}, "bytes": highest memory beyond what the libraries
         take}``.
     """
-    from assistant_builder.data import check_pairs, load_pairs, load_split, prepare, split_pairs
     from assistant_builder.models.bundled import ensure_base_model
+    from assistant_builder.models.embedding import Embedder
     from assistant_builder.models.prompts import Prompter
     from assistant_builder.training.schedule import sample_order
 
     config = StudyConfig()
-    prompter = Prompter.load(ensure_base_model())
+    prompter, embedder = Prompter.load(ensure_base_model()), Embedder.load()
+    embedder.encode(["what is loaded only when it is used"])
     seconds: dict[str, float] = {}
-    before = psutil.Process().memory_info().rss
+    held = psutil.Process().memory_info().rss
     with tempfile.TemporaryDirectory() as scratch:
         source, folder = Path(scratch) / "pairs.jsonl", Path(scratch) / "data"
         write_jsonl(source, pairs_of(file, rows, length))
@@ -102,7 +114,22 @@ def measure(file: Path | None, rows: int, length: int) -> dict[str, Any]:
         examples = timed("tokenise for training", lambda: [
             example for pair in load_split(folder, "train") for example in prompter.examples(pair, 512)])
         timed("order of training", lambda: sample_order([len(one.input_ids) for one in examples], config.train))
-    return {"rows": rows, "length": length, "seconds": seconds, "bytes": max(0, _peak() - before)}
+        heldout = load_split(folder, "heldout")
+        outside = [(pair, split) for split in _OUTSIDE for pair in load_split(folder, split)]
+
+        def compare_by_meaning() -> None:
+            vectors = embedder.encode([pair.compared_question for pair in (*heldout, *(pair for pair, _ in outside))])
+            find_embedding_leaks(heldout, outside, vectors[: len(heldout)], vectors[len(heldout):],
+                                 config.data.embedding_threshold)
+
+        timed("compare questions by meaning", compare_by_meaning)
+        rng = random.Random(0)
+        before = [rng.gauss(1.0, 0.3) for _ in range(rows)]
+        after = [loss + rng.gauss(0.0, 0.1) for loss in before]
+        clusters = [item // 3 for item in range(rows)]
+        timed("compare two assistants on as many items", lambda: paired_comparison(
+            before, after, clusters=clusters, margin=0.03, higher_is_better=False))
+    return {"rows": rows, "length": length, "seconds": seconds, "bytes": max(0, _peak() - held)}
 
 
 def _peak() -> int:

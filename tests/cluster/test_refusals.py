@@ -46,7 +46,7 @@ def test_a_step_that_no_node_can_run_is_refused_with_what_there_is(monkeypatch: 
     monkeypatch.setattr(cluster, "connect", lambda address: None)
     monkeypatch.setattr(cluster, "alive_nodes", lambda: [LARGE])
     study = new_study("greedy", executor__kind="ray", executor__evaluate_cpus=16)
-    with pytest.raises(ResourceError, match="step evaluate.*16 CPUs.*executor.evaluate_cpus"):
+    with pytest.raises(ResourceError, match="step score-1.*16 CPUs.*executor.evaluate_cpus"):
         run_study(study)
 
 
@@ -56,7 +56,8 @@ def test_memory_is_asked_for_as_planned_unless_the_settings_say(bundled_models: 
     planned = step_memory(study, "train-qlora", LARGE.memory_bytes)
     assert planned is not None and asked == Ask(2, 0, planned.expected_bytes) and planned.expected_bytes > 10**9
     assert ask_of(study, "data", [LARGE]) == ask_of(study, "report", [LARGE]) == Ask(1)
-    assert 0 < ask_of(study, "evaluate", [LARGE]).memory_bytes < LARGE.memory_bytes
+    whole, part = (ask_of(study, step, [LARGE]).memory_bytes for step in ("evaluate", "score-1"))
+    assert 0 < part < whole < LARGE.memory_bytes  # a part holds one base at a time
     with pytest.raises(ResourceError, match="at the very least, and no node.*allow_low_memory"):
         ask_of(study, "train-lora", [SMALL])
     study.write_config(study.config.with_changes({"train.allow_low_memory": "true"}))

@@ -25,6 +25,7 @@ from tests.cluster.conftest import ROOT, Background, Nodes, starts, tell, wait_u
 Make = Callable[..., Study]
 pytestmark = pytest.mark.cluster
 TRAINS = ("train-lora", "train-qlora", "train-lora-2", "train-qlora-2")
+SCORES = ("score-1", "score-2")
 
 
 def on_other_node(study: Study, nodes: Nodes) -> tuple[str, str] | None:
@@ -41,13 +42,16 @@ def test_all_trainings_run_at_once_and_what_follows_waits(sleeping: Make) -> Non
     study = sleeping("at-once", seeds=2)
     for step in TRAINS:
         tell(study, step, meets="lora qlora lora-2 qlora-2")
+    for step in SCORES:
+        tell(study, step, sleep=4)
     run_study(study)
     records = {step: study.step(step) for step in study.steps}
     assert {record.state for record in records.values()} == {"succeeded"} and study.state == "succeeded"
     began = {step: record.started or 0 for step, record in records.items()}
     ended = {step: began[step] + record.seconds for step, record in records.items()}
-    assert began["evaluate"] >= max(ended[step] for step in TRAINS)
-    order = ("data", "data-embed", "train-lora", "evaluate", "report")
+    assert min(began[step] for step in SCORES) >= max(ended[step] for step in TRAINS)
+    assert max(began[step] for step in SCORES) < min(ended[step] for step in SCORES)  # both at once
+    order = ("data", "data-embed", "train-lora", *SCORES[:1], "evaluate", "report")
     assert all(ended[first] <= began[then] for first, then in pairwise(order))
     assert len({records[step].node for step in TRAINS}) == 3
     assert not list(study.folder.rglob("*.lease.json"))

@@ -41,6 +41,7 @@ def test_three_nodes_end_with_the_bytes_of_one_machine(
     code, said = run(study)
     assert code == 0, said
     assert differences(study, wanted) == []
+    assert [study.step(step).state for step in ("score-1", "score-2")] == ["succeeded"] * 2
     assert study.step("train-lora").node and study.step("train-lora").node != study.step("train-qlora").node
 
 

@@ -10,7 +10,7 @@ import pytest
 from assistant_builder.config import CELLS
 from assistant_builder.files import write_json, write_jsonl
 from assistant_builder.study import Study
-from evals.plan import Plan
+from evals.plan import Plan, parted
 from tests.fabricated import new_study, trained, with_data
 
 
@@ -28,11 +28,13 @@ def study(tmp_path: Path) -> Study:
     return trained(with_data(new_study()))
 
 
-def plan(study: Study, base: Path, tasks: tuple[str, ...] = ("ab_retention",)) -> Plan:
+def plan(
+    study: Study, base: Path, tasks: tuple[str, ...] = ("ab_retention",), part: int | None = None
+) -> Plan:
     items = study.folder / "evals" / "tasks" / "items.jsonl"
     if not items.exists():
         write_jsonl(items, [{"item": "1"}])
-    return Plan(study, base, items, tasks)
+    return Plan(study, base, items, tasks, part)
 
 
 def names(made: Plan) -> list[str]:
@@ -113,3 +115,39 @@ def test_what_is_no_longer_asked_for_is_taken_away(study: Study, base: Path) -> 
         "judge.json", "fidelity.json", "noise", "seeds/2", "L16/tasks/ab_retention.json", "Q4/tasks/ab_retention.json",
         *(name for name in CELLS if name not in ("L16", "Q4", "LM")),
     }
+
+
+def test_parts_share_out_all_cells_those_of_one_base_together(study: Study, base: Path) -> None:
+    change(study, executor="ray", executor__evaluate_tasks="3", seeds="2")
+    for arm in ("lora", "qlora"):
+        write_json(study.arm_folder(f"{arm}-2") / "summary.json", {"adapter_sha256": f"second {arm}"})
+    assert study.steps[-5:] == ("score-1", "score-2", "score-3", "evaluate", "report")
+    whole, parts = plan(study, base), [plan(study, base, part=part) for part in (1, 2, 3)]
+    assert sorted(name for part in parts for name in names(part)) == names(whole)
+    assert sorted(task for part in parts for task in part.tasks) == sorted(whole.tasks)
+    shares = [{piece.variant for piece in part.pieces} for part in parts]
+    assert not shares[0] & shares[1] and not shares[1] & shares[2] and not shares[0] & shares[2]
+    assert max(len(part.pieces) for part in parts) - min(len(part.pieces) for part in parts) <= 2
+    loads = sum(len({(cell.cell.base, cell.cell.merged or "") for cell in share}) for share in shares)
+    assert loads <= 2 + 4 + 2  # a base loaded once for each part that has cells of it
+    for part in parts:
+        assert not (part.copy or part.fidelity or part.judges or part.unwanted())
+        for piece in part.pieces:
+            write_json(piece.folder / "scores.json", {"inputs": part.inputs(piece)})
+        for cell, task in part.tasks:
+            write_json(part.task_folder(cell) / f"{task}.json", {"inputs": part.task_inputs(cell)})
+    (study.folder / "evals" / "score-1.progress.json").write_text("{}")
+    again = [plan(study, base, part=part) for part in (1, 2, 3)]
+    assert not any(part.variants() for part in again) and not plan(study, base).variants()
+    made = [path for part in again for path in part.made()]
+    assert sorted(made) == [path for path in plan(study, base).made() if path.name != "items.jsonl"]
+    assert len(made) == len(whole.pieces) + len(whole.tasks)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4, 20])
+def test_no_cell_is_in_two_parts_and_none_is_left_out(study: Study, base: Path, parts: int) -> None:
+    pieces = plan(study, base).pieces
+    shares = parted(pieces, parts)
+    assert len(shares) == parts and sum(map(len, shares)) == len(pieces)
+    assert {piece for share in shares for piece in share} == set(pieces)
+    assert sum(len({piece.variant for piece in share}) for share in shares) == len({piece.variant for piece in pieces})

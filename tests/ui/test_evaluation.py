@@ -100,6 +100,23 @@ def test_a_running_evaluation_shows_each_cell_and_what_there_is() -> None:
     assert "Scored so far: 7 of 10 cells" in said
 
 
+def test_parts_that_score_at_once_are_shown_side_by_side_and_one_that_failed_is_told() -> None:
+    study = half_scored()
+    study.status_file("evaluate").unlink(missing_ok=True)
+    study.write_config(study.config.with_changes({"executor": "ray"}))
+    running(study, "score-1", Progress(25, 100, "%", "Q16: answering the held-out questions", 40.0))
+    running(study, "score-2", Progress(50, 100, "%", "Q4: similarity of answer and reference", 20.0))
+    shown = evaluation_state(take_snapshot(study))
+    said = plain(shown)
+    assert "Q16: answering the held-out questions: 25 %, 40 s left" in said
+    assert "Q4: similarity of answer and reference: 50 %, 20 s left" in said
+    assert "Q4 QLoRA, 4-bit running similarity of answer and reference" in said
+    assert "Score cells · part 1" in shown and "Score cells · part 2" in shown
+    done(study, "score-2", 30)
+    study.write_step(StepRecord("score-1", state="failed", error={"what": "memory ran out"}))
+    assert "memory ran out" in plain(evaluation_state(take_snapshot(study)))
+
+
 @pytest.mark.parametrize(("state", "words"), [("failed", "memory ran out"), ("cancelled", "was cancelled"),
                                               ("lost", "was interrupted")])
 def test_an_evaluation_that_stopped_keeps_its_scores(state: str, words: str) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
 from assistant_builder.config import METRICS
+from assistant_builder.steps import StepRecord, evaluates
 from assistant_builder.ui.markup import (
     Tone,
     badge,
@@ -44,9 +45,10 @@ def evaluation_state(snapshot: Snapshot, log: str = "") -> Markup:
         snapshot: The study.
         log: The end of the log of the step that failed.
     """
-    record, report = snapshot.step("evaluate"), snapshot.step("report")
+    scoring = [each for each in snapshot.steps if evaluates(each.step)]
+    record, report = _telling(scoring), snapshot.step("report")
     if record.state == "running":
-        return _progress(snapshot)
+        return _progress(snapshot, [each.step for each in scoring if each.state == "running"])
     for step in (record, report):
         if step.state == "failed":
             told = error_callout(step.error or {"what": f"“{step_title(step.step)}” failed"})
@@ -77,21 +79,28 @@ def _not_begun(snapshot: Snapshot) -> Markup:
     return empty("Nothing to evaluate yet", "Train both assistants on the Train tab; the evaluation follows by itself.")
 
 
-def _progress(snapshot: Snapshot) -> Markup:
-    progress = snapshot.progress.get("evaluate")
-    if progress is None or not progress.total:
+def _telling(scoring: Sequence[StepRecord]) -> StepRecord:
+    """The step that tells where the evaluation stands, of several that score at once: one that runs, or that stopped."""
+    told = (each for state in ("running", "failed", "cancelled", "lost") for each in scoring if each.state == state)
+    return next(told, scoring[-1])
+
+
+def _progress(snapshot: Snapshot, steps: Sequence[str]) -> Markup:
+    """How far the steps are that score now."""
+    going = {step: found for step in steps if (found := snapshot.progress.get(step)) is not None and found.total}
+    if not going:
         return join([callout("info", "Evaluating", "Loading the models."), _so_far(snapshot)])
-    left = f", {duration(progress.eta_seconds)} left" if progress.eta_seconds is not None else ""
-    said = f"{progress.message or 'Scoring'}: {progress.done} %{left}"
-    return join([
-        callout("info", "Evaluating", said), bar(progress.done / progress.total, step_title("evaluate")),
-        _stages(snapshot, progress.message), _so_far(snapshot),
-    ])
+    said = []
+    for step, progress in going.items():
+        left = f", {duration(progress.eta_seconds)} left" if progress.eta_seconds is not None else ""
+        said += [callout("info", "Evaluating", f"{progress.message or 'Scoring'}: {progress.done} %{left}"),
+                 bar(progress.done / progress.total, step_title(step))]
+    return join([*said, _stages(snapshot, [progress.message for progress in going.values()]), _so_far(snapshot)])
 
 
-def _stages(snapshot: Snapshot, message: str) -> Markup:
+def _stages(snapshot: Snapshot, messages: Sequence[str]) -> Markup:
     """Each cell with its state and the time it took, in the order in which reports show them."""
-    now, _, doing = message.partition(": ")
+    doing = {cell: what for cell, _, what in (message.partition(": ") for message in messages)}
     rows = []
     for cell in CELL_TEXTS:
         if cell not in snapshot.config.eval.cells:
@@ -99,8 +108,8 @@ def _stages(snapshot: Snapshot, message: str) -> Markup:
         scores = snapshot.scores.get(cell)
         if scores is not None:
             state, note = "succeeded", duration(sum((scores.get("seconds") or {}).values()))
-        elif cell == now:
-            state, note = "running", doing
+        elif cell in doing:
+            state, note = "running", doing[cell]
         else:
             state, note = "queued", ""
         rows.append(Markup('<li><b>{}</b><span>{}</span>{}<small>{}</small></li>').format(

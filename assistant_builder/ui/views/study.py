@@ -20,6 +20,8 @@ def step_title(step: str) -> str:
     """What the page calls a step."""
     if step in _TITLES:
         return _TITLES[step]
+    if step.startswith("score-"):
+        return f"Score cells · part {step.removeprefix('score-')}"
     arm, seed = split_run(step.removeprefix("train-"))
     return _ARM_TITLES[arm] + (f" · seed {seed}" if seed > 1 else "")
 

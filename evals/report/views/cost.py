@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from assistant_builder.planning.grading import grades
+from assistant_builder.steps import evaluates
 from evals.report import wording
 from evals.report.wording import count, number, signed_percent
 
@@ -95,8 +96,9 @@ def step_rows(report: Report) -> list[dict[str, str]]:
 
 def scored_at(report: Report) -> str | None:
     """When scoring began, in UTC: ``2026-03-01 14:05 UTC``; ``None`` where that is not on record."""
-    step = next((step for step in report["steps"] if step["name"] == "evaluate" and step["started"]), None)
-    return None if step is None else f"{datetime.fromtimestamp(step['started'], UTC):%Y-%m-%d %H:%M} UTC"
+    started = min((step["started"] for step in report["steps"] if evaluates(step["name"]) and step["started"]),
+                  default=None)
+    return None if started is None else f"{datetime.fromtimestamp(started, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def validation_rows(report: Report) -> list[dict[str, Any]]:
