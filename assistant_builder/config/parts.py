@@ -155,6 +155,11 @@ class TrainConfig(Part):
         "adamw", title="Optimizer", description="Paged optimizers move their state to RAM when the GPU is full "
         "(QLoRA paper) and need CUDA.",
     )
+    kernels: Literal["plain", "liger", "compile"] = Field(
+        "plain", title="GPU kernels", description="plain: PyTorch's and transformers' own. liger: those of "
+        "liger-kernel, for many families of models. compile: torch.compile, layer by layer; pays in long trainings. "
+        "Both need CUDA; a processor has fused arithmetic of its own in any case.",
+    )
     gradient_checkpointing: Literal["auto", "on", "off"] = Field(
         "auto", title="Gradient checkpointing",
         description="Recompute activations in the backward pass: less memory, a third more arithmetic. auto: only "

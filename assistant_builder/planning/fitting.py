@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from assistant_builder.errors import ModelError, ResourceError
+from assistant_builder.config import TrainConfig
+from assistant_builder.errors import ConfigError, ModelError, ResourceError
 from assistant_builder.files import read_json
 from assistant_builder.planning.advice import TITLES, gigabytes, neither
 from assistant_builder.planning.history import learn
@@ -78,15 +79,35 @@ def require_fit(plan: Plan, *methods: str) -> None:
         raise refused
 
 
+def require_device(train: TrainConfig, device: str) -> None:
+    """Refuse settings that only a GPU can follow.
+
+    Args:
+        train: The settings.
+        device: ``cpu`` or ``cuda``: what the training will run on.
+
+    Raises:
+        ConfigError: There is one, and no GPU.
+    """
+    for key, everywhere in (("optimizer", "adamw"), ("kernels", "plain")):
+        value = getattr(train, key)
+        if device != "cuda" and value != everywhere:
+            raise ConfigError(f"train.{key}={value} needs a GPU, and there is none", where=f"train.{key}",
+                              remedy=f"Set train.{key}={everywhere}")
+
+
 def require_study_fit(study: Study) -> None:
     """Refuse a study whose training cannot fit, before anything is downloaded; a study that is trained may go on.
 
     Until the data step has counted tokens the pairs are taken to be as short as pairs can be.
 
     Raises:
-        ResourceError: An arm that is still to be trained cannot fit.
+        ConfigError: An arm that is still to be trained needs a GPU.
+        ResourceError: One cannot fit.
     """
     arms = [arm for arm in ("lora", "qlora") if study.step(f"train-{arm}").state != "succeeded"]
+    if arms:
+        require_device(study.config.train, this_machine().device)
     if arms and not study.config.train.allow_low_memory:
         plan = _plan_here(study, Lengths(_SHORTEST, _SHORTEST, _SHORTEST / 2, _SHORTEST // 2))
         if plan is not None:

@@ -19,7 +19,7 @@ from assistant_builder.files import file_hash, write_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.prompts import Example, Prompter
-from assistant_builder.planning.fitting import require_fit
+from assistant_builder.planning.fitting import require_device, require_fit
 from assistant_builder.planning.grading import plan_run, prediction, write_plan
 from assistant_builder.planning.machines import this_machine
 from assistant_builder.planning.method import MethodPlan
@@ -73,6 +73,7 @@ def train_arm(study: Study, run: str) -> Iterable[Path] | None:
 
     Raises:
         Cancelled: The user asked for it; the last step is kept.
+        ConfigError: The settings ask for what only a GPU can do.
         DataError: No training pair fits into ``train.max_length``.
         ResourceError: The training cannot fit the memory of this machine, or it lacks the devices.
     """
@@ -100,6 +101,7 @@ def train_here(study: Study, run: str, spread: Spread) -> Iterable[Path] | None:
 def _prepare(study: Study, spread: Spread | None) -> _Prepared:
     """Read the data and plan; how devices share the training is chosen where it is not given."""
     config = study.config
+    require_device(config.train, this_machine().device)
     ref = resolve(config.model.base, trust_remote_code=config.model.trust_remote_code)
     base = fetch(ref, revision=config.model.revision, trust_remote_code=config.model.trust_remote_code)
     prompter = Prompter.load(base)

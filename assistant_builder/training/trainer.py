@@ -31,6 +31,7 @@ from assistant_builder.training import checkpoints
 from assistant_builder.training.arguments import Plan, arguments_of
 from assistant_builder.training.batches import IGNORED, FixedOrder, LeftPadding, summed_nll, to_dataset
 from assistant_builder.training.fusing import fuse
+from assistant_builder.training.gpu_kernels import choose_kernels
 from assistant_builder.training.progress import MetricsLog, memory_bytes
 from assistant_builder.training.samples import sample_answers
 from assistant_builder.training.schedule import (
@@ -72,6 +73,7 @@ class TwinTrainer(SFTTrainer):
             if plan.hold:
                 hold_in_compute_dtype(model, model.config.dtype)
             fuse(model, model.config.dtype)
+        choose_kernels(model.get_base_model(), plan.train.kernels)
         adapters = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
         self._prompter = prompter
         super().__init__(

@@ -8,11 +8,18 @@ from pathlib import Path
 import pytest
 
 from assistant_builder.config import StudyConfig
-from assistant_builder.errors import ResourceError
+from assistant_builder.errors import ConfigError, ResourceError
 from assistant_builder.files import write_json
 from assistant_builder.jobs.running import run_study
 from assistant_builder.planning import fitting, machines
-from assistant_builder.planning.fitting import least_bytes, memory_note, misfits, require_fit, require_study_fit
+from assistant_builder.planning.fitting import (
+    least_bytes,
+    memory_note,
+    misfits,
+    require_device,
+    require_fit,
+    require_study_fit,
+)
 from assistant_builder.planning.machines import CARDS, Machine
 from assistant_builder.planning.plan import Plan
 from assistant_builder.planning.planner import plan_study
@@ -110,3 +117,16 @@ def test_a_container_has_the_memory_that_it_is_allowed(tmp_path: Path, monkeypat
     monkeypatch.setattr(machines, "_LIMITS", (none, limit))
     here = machines.this_machine()
     assert here.memory_bytes == 2_000_000_000 < whole and here.free_bytes <= here.memory_bytes
+
+
+@pytest.mark.parametrize(("setting", "value"), [("optimizer", "paged_adamw_8bit"), ("kernels", "liger"),
+                                                ("kernels", "compile")])
+def test_what_only_a_gpu_can_do_is_refused_without_one(
+    setting: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = new_study(f"gpu-{setting}-{value}".replace("_", "-"), **{f"train__{setting}": value})
+    monkeypatch.setattr(fitting, "this_machine", lambda: LAPTOP)
+    with pytest.raises(ConfigError, match=rf"train.{setting}={value} needs a GPU.*Set train.{setting}="):
+        run_study(study)
+    assert study.state == "failed" and study.step("data").state == "queued"
+    require_device(study.config.train, "cuda")

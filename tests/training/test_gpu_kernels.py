@@ -1,0 +1,59 @@
+"""Other people's kernels: applied to the model and nothing else of it, or refused in a sentence. No GPU is needed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from assistant_builder.errors import AssistantBuilderError, ModelError
+from assistant_builder.training.gpu_kernels import choose_kernels
+
+
+def model() -> LlamaForCausalLM:
+    return LlamaForCausalLM(LlamaConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, vocab_size=64))
+
+
+def liger(monkeypatch: pytest.MonkeyPatch, kinds: dict[str, Any], apply: Callable[..., None]) -> None:
+    patches: Any = ModuleType("liger_kernel.transformers.monkey_patch")
+    patches.MODEL_TYPE_TO_APPLY_LIGER_FN = kinds
+    patches._apply_liger_kernel_to_instance = apply
+    for name in ("liger_kernel", "liger_kernel.transformers"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, patches.__name__, patches)
+
+
+def test_liger_changes_this_model_and_leaves_the_loss_to_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, seen = model(), []
+    liger(monkeypatch, {"llama": None}, lambda **given: seen.append(given))
+    choose_kernels(base, "liger")
+    assert seen == [{"model": base, "cross_entropy": False, "fused_linear_cross_entropy": False}]
+    choose_kernels(base, "plain")
+    assert len(seen) == 1
+
+
+def test_liger_without_the_model_or_the_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    liger(monkeypatch, {"qwen2": None}, lambda **given: None)
+    with pytest.raises(ModelError, match="'llama'.*train.kernels=plain"):
+        choose_kernels(model(), "liger")
+    monkeypatch.setitem(sys.modules, "liger_kernel", None)
+    monkeypatch.delitem(sys.modules, "liger_kernel.transformers")
+    monkeypatch.delitem(sys.modules, "liger_kernel.transformers.monkey_patch")
+    with pytest.raises(AssistantBuilderError, match=r"pip install 'assistant-builder\[gpu\]'"):
+        choose_kernels(model(), "liger")
+
+
+def test_every_decoder_layer_is_compiled_for_rows_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, seen = model(), []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **given: seen.append((self, given)))
+    choose_kernels(base, "compile")
+    assert seen == [(layer, {"dynamic": True}) for layer in base.model.layers]
+    del base.model.layers
+    with pytest.raises(ModelError, match="train.kernels=plain"):
+        choose_kernels(base, "compile")
