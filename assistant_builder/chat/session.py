@@ -215,7 +215,7 @@ class ChatSession(Session):
         if speaker in self._loaded:
             return speaker == BASE
         report("Starting PyTorch", 0.05)
-        from assistant_builder.models.loading import load_arm
+        from assistant_builder.models.assistants import load_arm
 
         if speaker != BASE:
             report("Reading the 4-bit base" if speaker == "qlora" else "Reading the 16-bit base", 0.4)

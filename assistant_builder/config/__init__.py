@@ -4,6 +4,7 @@ The command line, ``study.yaml`` and the page are generated from these fields. I
 torch.
 """
 
+from assistant_builder.config.executor import ExecutorConfig
 from assistant_builder.config.parts import (
     ARMS,
     CELLS,
@@ -12,7 +13,6 @@ from assistant_builder.config.parts import (
     Cell,
     DataConfig,
     EvalConfig,
-    ExecutorConfig,
     Metric,
     ModelConfig,
     TrainConfig,

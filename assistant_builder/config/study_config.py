@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
-from assistant_builder.config.parts import BASIC, DataConfig, EvalConfig, ExecutorConfig, ModelConfig, Part, TrainConfig
+from assistant_builder.config.executor import ExecutorConfig
+from assistant_builder.config.parts import BASIC, DataConfig, EvalConfig, ModelConfig, Part, TrainConfig
 from assistant_builder.config.plain_yaml import MOST_CHARACTERS, YamlError, read_yaml
 from assistant_builder.errors import ConfigError
 

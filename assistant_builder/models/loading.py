@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import gc
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,8 +23,6 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from assistant_builder.config import ModelConfig, TrainConfig
 from assistant_builder.errors import ModelError, ResourceError
-from assistant_builder.models.catalog import resolve
-from assistant_builder.models.fetching import fetch
 from assistant_builder.models.layers import (
     ADAPTER_LAYERS,
     StoredLinear,
@@ -33,8 +31,6 @@ from assistant_builder.models.layers import (
     hold_in_compute_dtype,
     stored_bytes,
 )
-from assistant_builder.models.prompts import Prompter
-from assistant_builder.study import Study
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -284,42 +280,3 @@ def release() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def load_arm(study: Study, arm: str, *, hold: bool = True) -> tuple[PeftModel, Prompter]:
-    """Load a trained assistant for inference.
-
-    Args:
-        study: A study with this arm trained.
-        arm: ``qlora`` or ``lora``.
-        hold: On a CPU, keep the weights in the compute dtype, so that both arms answer at the speed of the arithmetic.
-
-    Raises:
-        ModelError: The arm is not trained, or its base cannot be had.
-    """
-    adapter = study.arm_folder(arm) / "adapter"
-    if not adapter.is_dir():
-        raise ModelError(f"the {arm} assistant is not trained yet", where=f"study {study.name}",
-                         remedy=f"Train it with 'assistant-builder run {study.name}'")
-    spec = arm_spec(study, arm, hold=hold)
-    return load_adapter(load_base(spec), adapter), Prompter.load(spec.folder)
-
-
-def arm_spec(study: Study, arm: str, *, hold: bool) -> BaseSpec:
-    """The spec of the base that an assistant answers on; equal ones are the same base.
-
-    Args:
-        study: The study.
-        arm: ``qlora`` or ``lora``.
-        hold: See :func:`load_arm`.
-
-    Raises:
-        ModelError: The base cannot be had.
-    """
-    model = study.config.model
-    ref = resolve(model.base, trust_remote_code=model.trust_remote_code)
-    folder = fetch(ref, revision=model.revision, trust_remote_code=model.trust_remote_code)
-    spec = base_spec(model, folder, "float16" if arm == "lora" else model.quant_type)
-    return replace(
-        spec, hold=hold and spec.device == "cpu", double_quant=spec.double_quant and spec.storage != "float16"
-    )

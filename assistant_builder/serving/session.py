@@ -30,7 +30,8 @@ class SharedSession(Session):
         if speaker in self._loaded:
             return True
         report("Starting PyTorch", 0.05)
-        from assistant_builder.models.loading import arm_spec, load_adapter, load_base
+        from assistant_builder.models.assistants import arm_spec
+        from assistant_builder.models.loading import load_adapter, load_base
         from assistant_builder.models.prompts import Prompter
 
         specs = {name: arm_spec(study, arm, hold=True) for name, (study, arm) in self._assistants.items()}

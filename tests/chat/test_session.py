@@ -216,7 +216,7 @@ def test_asking_the_base_loads_one_base_and_tells_what_it_does(
         loaded.append(arm)
         return adapted, BytePrompter()
 
-    monkeypatch.setattr("assistant_builder.models.loading.load_arm", load_arm)
+    monkeypatch.setattr("assistant_builder.models.assistants.load_arm", load_arm)
     session, told = ChatSession(Study(Path("nowhere"))), []
     memory = session.load(BASE, lambda phase, fraction: told.append((fraction, phase)))
     lora = session.load("lora")
