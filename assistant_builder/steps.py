@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import psutil
 
-from assistant_builder.config import ARMS, Arm, StudyConfig
+from assistant_builder.config import ARMS, Arm
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled", "lost"]
 
@@ -26,11 +26,15 @@ def split_run(run: str) -> tuple[Arm, int]:
     return ("qlora" if arm == "qlora" else "lora"), int(seed or 1)
 
 
-def steps_of(config: StudyConfig) -> tuple[str, ...]:
-    """The steps of a study in order of running: ``score-1``, ``score-2`` are what a cluster scores at once."""
-    trains = (f"train-{run}" for run in arm_runs(config.seeds))
-    scores = (f"score-{part}" for part in range(1, config.scorings + 1))
-    return "data", "data-embed", *trains, *scores, "evaluate", "report"
+def steps_of(seeds: int) -> tuple[str, ...]:
+    """The steps of a study that trains each arm ``seeds`` times, in order of running."""
+    return "data", "data-embed", *(f"train-{run}" for run in arm_runs(seeds)), "evaluate", "report"
+
+
+def with_parts(steps: Sequence[str], parts: Sequence[str]) -> tuple[str, ...]:
+    """Steps in order of running, with parts of the evaluation that are computed at once before it."""
+    at = steps.index("evaluate")
+    return (*steps[:at], *parts, *steps[at:])
 
 
 def needed_before(step: str, steps: Sequence[str]) -> list[str]:
@@ -44,8 +48,8 @@ def evaluates(step: str) -> bool:
     return step == "evaluate" or step.startswith("score-")
 
 
-STEPS = steps_of(StudyConfig())
-"""The steps of a study of one seed on this machine."""
+STEPS = steps_of(1)
+"""The steps of a study of one seed."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import json
 import os
 import posixpath
 import tempfile
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ _MARKS = ("ETag", "etag", "md5Hash", "generation", "created", "mtime", "LastModi
 """What file systems tell of an object that changes when the object does."""
 _NO_CREDENTIALS = ("NoCredentials", "PartialCredentials", "CredentialRetrieval", "DefaultCredentials")
 _REFUSED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "Forbidden", "ExpiredToken", "InvalidToken")
+_PATIENCE_SECONDS, _AGAIN_SECONDS = 120.0, 1.0
 _EXTRAS = {"s3": "assistant-builder[store]", "s3a": "assistant-builder[store]"}
 
 
@@ -191,6 +193,25 @@ class StoredFile:
     def stands(self) -> bool:
         """True: a store has no folder that could be gone."""
         return True
+
+
+def patiently(work: Callable[[], None]) -> None:
+    """Do something with a store, and again for two minutes where it does not answer: hours of work may hang on it.
+
+    Args:
+        work: What is done; it may be done twice.
+
+    Raises:
+        StoreError: The store does not answer.
+    """
+    until = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return work()
+        except StoreError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(_AGAIN_SECONDS)
 
 
 def _file_system(url: str) -> tuple[Any, str]:

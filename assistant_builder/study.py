@@ -19,7 +19,7 @@ from assistant_builder.config import StudyConfig, check_name, load_config
 from assistant_builder.errors import AssistantBuilderError, Cancelled, StudyError
 from assistant_builder.files import read_json, write_bytes, write_json, write_text
 from assistant_builder.leases import is_fresh
-from assistant_builder.steps import Progress, State, StepRecord, process_alive, process_mark, steps_of
+from assistant_builder.steps import Progress, State, StepRecord, process_alive, process_mark, steps_of, with_parts
 
 _STATUS_FILES: dict[str, str] = {
     "data": "data/status.json",
@@ -161,7 +161,21 @@ class Study:
     @property
     def steps(self) -> tuple[str, ...]:
         """The steps of this study in order of running."""
-        return steps_of(self.config)
+        return steps_of(self.config.seeds)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of the evaluation that a cluster computes at once, before it: ``score-1``, …; else none.
+
+        They are no steps: nothing vouches for what they make but the evaluation, which looks it over, and once that is
+        done they matter no more.
+        """
+        return tuple(f"score-{part}" for part in range(1, self.config.scorings + 1))
+
+    @property
+    def shown_steps(self) -> tuple[str, ...]:
+        """The steps, and the parts of the evaluation that a cluster has begun."""
+        return with_parts(self.steps, [part for part in self.parts if self.status_file(part).exists()])
 
     def status_file(self, step: str) -> Path:
         """The done-marker of a step."""
@@ -220,6 +234,9 @@ class Study:
         """
         self.status_file(step).unlink(missing_ok=True)
         (self.step_folder(step) / f"{step}.progress.json").unlink(missing_ok=True)
+        if step == "evaluate":
+            for path in self.step_folder(step).glob("score-*.json"):
+                path.unlink(missing_ok=True)
         if step.startswith("train-") or (step == "evaluate" and scores):
             shutil.rmtree(self.step_folder(step), ignore_errors=True)
         elif step == "report":
@@ -302,11 +319,12 @@ class Study:
         ``queued`` is a study that was never run, and one whose runner waits for other studies (see :attr:`behind`).
         """
         states: set[State] = {self.step(step).state for step in self.steps}
+        states_of_parts = {self.step(part).state for part in self.parts}
         if self.behind and "running" not in states:
             return "queued"
         if states == {"succeeded"}:
             return "succeeded"
-        if "running" in states:
+        if "running" in states | states_of_parts:
             return "running"
         runner = self.runner()
         if runner is None:
@@ -329,7 +347,7 @@ class Study:
 
     def status(self) -> dict[str, Any]:
         """The document that ``run --json`` and ``status --json`` print."""
-        records = [self.step(step) for step in self.steps]
+        records = [self.step(step) for step in self.shown_steps]
         return {
             "name": self.name,
             "state": self.state,

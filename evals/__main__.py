@@ -14,15 +14,17 @@ def main() -> int:
     """Run one step; the exit code is that of :func:`assistant_builder.worker.run_as_step`."""
     parser = argparse.ArgumentParser(prog="python -m evals", description=__doc__)
     parser.add_argument("step", choices=["score", "report"])
-    parser.add_argument("--part", type=int, help="of scoring: the part of the cells, from 1; without it, all")
+    parser.add_argument("--part", help="of scoring: 1/3 for the first of three parts of the cells; without it, all")
     parser.add_argument("--study", type=Path, required=True, help="the study's folder")
     arguments = parser.parse_args()
     study = Study(arguments.study)
     if arguments.step == "score":
         from evals.score import score_study
 
-        part = arguments.part
-        return run_as_step(study, f"score-{part}" if part else "evaluate", lambda: score_study(study, part=part))
+        if arguments.part is None:
+            return run_as_step(study, "evaluate", lambda: score_study(study))
+        number, of = map(int, arguments.part.split("/"))
+        return run_as_step(study, f"score-{number}", lambda: score_study(study, part=(number, of)))
     from evals.report.build import write_report
 
     def report() -> list[Path]:

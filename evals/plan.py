@@ -54,18 +54,20 @@ class Plan:
         base: The base model's folder.
         items: ``items.jsonl`` of the study's task folder.
         tasks: Names of the tasks beyond the held-out set.
-        part: Which part of the cells, from 1, of as many as the settings ask for; None: all, and what compares cells.
+        part: Which part of the cells, from 1, and of how many; None: all, and what compares cells.
     """
 
-    def __init__(self, study: Study, base: Path, items: Path, tasks: Sequence[str], part: int | None = None) -> None:
+    def __init__(self, study: Study, base: Path, items: Path, tasks: Sequence[str],
+                 part: tuple[int, int] | None = None) -> None:
         self._study, self._base, self._items = study, base, items
         self._config = study.config.eval
         self._tasks = tuple(tasks)
         self._part = part
-        whole, pieces = part is None, self._all_pieces()
-        self._wanted = pieces if part is None else parted(pieces, study.config.scorings)[part - 1]
-        variants = {piece.variant for piece in self._wanted}
-        self.pieces = [piece for piece in self._wanted if not _done(piece.folder / "scores.json", self.inputs(piece))]
+        whole, wanted = part is None, self._all_pieces()
+        if part is not None:
+            wanted = parted(wanted, part[1])[part[0] - 1]
+        variants = {piece.variant for piece in wanted}
+        self.pieces = [piece for piece in wanted if not _done(piece.folder / "scores.json", self.inputs(piece))]
         self.tasks = [
             (cell, task) for cell in ASKED if Variant(CELL_SPECS[cell]) in variants and cell in self._config.cells
             for task in tasks if not _done(self.task_folder(cell) / f"{task}.json", self.task_inputs(cell))
@@ -116,10 +118,8 @@ class Plan:
         return [path for path in found if path.exists()]
 
     def made(self) -> list[Path]:
-        """Every file of scores that is there, of a part those of its cells."""
-        whole = self._part is None
-        folders = [self.evals] if whole else [piece.folder for piece in self._wanted]
-        found = {path for folder in folders for path in folder.rglob("*.json*")}
+        """Every file of scores that is there; none for a part, which vouches for nothing."""
+        found = [] if self._part is not None else self.evals.rglob("*.json*")
         return sorted(path for path in found if not path.name.startswith(_OF_STEPS))
 
     def planned(self, items: int, documents: Mapping[str, int]) -> dict[str, int]:

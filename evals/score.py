@@ -30,16 +30,16 @@ _LONGEST_PROMPT = 2048
 """Tokens of a prompt with retrieved pairs and its reference answer, at most, where the model could take more."""
 
 
-def score_study(study: Study, *, part: int | None = None) -> Iterable[Path]:
+def score_study(study: Study, *, part: tuple[int, int] | None = None) -> Iterable[Path]:
     """Score what is not scored yet.
 
     Args:
         study: The study, its arms trained.
-        part: Which part of the cells, from 1, of as many as the settings ask for, which other processes may score at
-            the same time; None: all, and what compares cells.
+        part: Which part of the cells, from 1, and of how many, which other processes may score at the same time; None:
+            all, and what compares cells.
 
     Returns:
-        The files made.
+        The files that there are; none for a part, after which all of them are looked over.
 
     Raises:
         EvaluationError: No held-out item is left, or a task named in the settings cannot be run.
@@ -51,7 +51,7 @@ def score_study(study: Study, *, part: int | None = None) -> Iterable[Path]:
 class _Scoring:
     """One run of the evaluation step."""
 
-    def __init__(self, study: Study, part: int | None) -> None:
+    def __init__(self, study: Study, part: tuple[int, int] | None) -> None:
         self.study, self.config = study, study.config.eval
         model = study.config.model
         ref = resolve(model.base, trust_remote_code=model.trust_remote_code)
@@ -66,7 +66,7 @@ class _Scoring:
         names = [*([TASK] if self.config.retention else []), *self.config.tasks]
         self.extra = ExtraTasks(list(dict.fromkeys(names)))
         self.plan = Plan(study, self.base, self.tasks.folder / "items.jsonl", self.extra.names, part)
-        step = "evaluate" if part is None else f"score-{part}"
+        step = "evaluate" if part is None else f"score-{part[0]}"
         self.clock = Clock(study, self.plan.planned(len(self.items), self.extra.documents), step)
         self._embedder: Any = None
         self._references: Any = None
@@ -83,6 +83,7 @@ class _Scoring:
             for name, task in self.plan.tasks:
                 if (name, 1) == (cell.spec.name, cell.seed):
                     self._ask(task, cell)
+            del cell  # else it would live on beside the next base
         if self.plan.copy:
             self._copy()
         if self.plan.fidelity:

@@ -13,6 +13,7 @@ from assistant_builder import console
 from assistant_builder.cli.options import Json, Name, Settings, changes_of
 from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.jobs.events import Event
+from assistant_builder.jobs.storing import cancel_nodes
 from assistant_builder.steps import arm_runs
 from assistant_builder.study import Study
 
@@ -106,7 +107,7 @@ def _why_stopped(study: Study) -> str:
     state, runner = study.state, study.runner() or {}
     if state not in ("failed", "lost"):
         return ""
-    errors = (runner.get("error"), *(study.step(step).error for step in study.steps))
+    errors = (runner.get("error"), *(study.step(step).error for step in study.shown_steps))
     error = next(filter(None, errors), None)
     if error is not None:
         return str(AssistantBuilderError(error["what"], where=error["where"], remedy=error["remedy"]))
@@ -117,7 +118,7 @@ def _why_stopped(study: Study) -> str:
 def cancel(name: Name) -> None:
     """Pause a running study after the optimizer step it is at, or take a waiting one out of the queue; all is kept."""
     study = Study.open(name)
-    if study.state != "running" and not study.behind:
+    if study.state != "running" and not study.behind and not cancel_nodes(study):
         raise StudyError(f"the study is not running ({study.state})", where=f"study {name}",
                          remedy=f"Start it with 'assistant-builder run {name}'")
     study.request_cancel()

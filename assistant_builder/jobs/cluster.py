@@ -17,7 +17,7 @@ from assistant_builder.jobs.nodes import Outcome
 from assistant_builder.jobs.room import ask_of, require_node
 from assistant_builder.jobs.standing import judge, kept
 from assistant_builder.jobs.steps import command
-from assistant_builder.steps import Progress, needed_before
+from assistant_builder.steps import Progress, StepRecord, needed_before, with_parts
 from assistant_builder.study import Study
 
 POLL_SECONDS = 0.25
@@ -49,7 +49,8 @@ class RayRunner:
         """
         self.dashboard = connect(self._executor.address)
         nodes = alive_nodes()
-        for step in study.steps:
+        parts = study.parts if study.step("evaluate").state != "succeeded" else ()
+        for step in with_parts(study.steps, parts):
             if study.step(step).state != "succeeded":
                 require_node(ask_of(study, step, nodes), nodes, step)
 
@@ -90,9 +91,11 @@ class _Run:
         self._executor = executor
         self._store = store
         self._on_event = on_event
+        self._parts = study.parts
+        self._order = with_parts(study.steps, self._parts)
         store.push()  # steps that are to be run again are forgotten there too
         self._keeper = Keeper(study, store.url)
-        self._waiting = list(study.steps)
+        self._waiting = list(self._order)
         self._ours: set[str] = set()
         self._flying = {step for step, outcome in self._keeper.look().items() if outcome is None}
         self._ends: dict[str, int] = {}
@@ -121,8 +124,10 @@ class _Run:
             self._errors.append(error)
         outcomes = self._keeper.look()
         self._store.follow(self._flying, cancelled=self._study.cancel_requested)
-        for step in sorted(self._flying, key=self._study.steps.index):
-            if step not in outcomes:
+        for step in sorted(self._flying, key=lambda step: (step in self._order and self._order.index(step), step)):
+            if step not in self._order:
+                self._flying -= {step} if outcomes.get(step) is not None else set()
+            elif step not in outcomes:
                 self._start_again(step)
             elif (outcome := outcomes[step]) is None:
                 self._tell(step)
@@ -133,9 +138,9 @@ class _Run:
         """Steps that nothing holds up."""
         if self._errors or self._study.cancel_requested:
             return
-        steps = self._study.steps
+        strangers = self._flying - set(self._order)  # parts that a run with other settings had started
         for step in self._waiting:
-            held_up = set(needed_before(step, steps)) & set(self._waiting)
+            held_up = strangers or set(needed_before(step, self._order)) & set(self._waiting)
             if step not in self._flying and not held_up and not self._waits_for_twin(step):
                 yield step
 
@@ -144,14 +149,18 @@ class _Run:
         return step in self._ends and twin in self._waiting and self._ends.get(twin, 0) < self._ends[step]
 
     def _start(self, step: str) -> None:
-        if kept(self._study, step):
+        part = step in self._parts
+        if kept(self._study, "evaluate" if part else step):
             self._waiting.remove(step)
-            self._on_event(Event(step, "succeeded", self._study.progress(step), kept=True))
+            if not part:
+                self._on_event(Event(step, "succeeded", self._study.progress(step), kept=True))
             return
+        if part:
+            self._study.write_step(StepRecord(step))
         nodes = alive_nodes()
         ask = ask_of(self._study, step, nodes)
         require_node(ask, nodes, step)
-        self._store.push()
+        self._store.ready(step)
         self._keeper.start(step, command(self._study, step)[1:], ask, self._executor.retries)
         self._ours.add(step)
         self._flying.add(step)
@@ -159,7 +168,7 @@ class _Run:
     def _start_again(self, step: str) -> None:
         """Let a step start again whose task was lost with the actor that kept it."""
         self._losses += 1
-        if self._losses > self._executor.retries * len(self._study.steps):
+        if self._losses > self._executor.retries * len(self._order):
             self._ended(step, Outcome(lost="the node that kept the study's tasks was lost too often"))
         self._flying.discard(step)
 

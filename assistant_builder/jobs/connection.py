@@ -57,7 +57,7 @@ class Keeper:
         shared = {} if self._url else {"ASSISTANT_BUILDER_HOME": str(home().resolve())}
         environment = {**shared, "OMP_NUM_THREADS": threads}
         words = [self._folder if word == self._given else word for word in words]
-        self._ask(lambda actor: actor.start.remote(step, words, options, environment))
+        self._ask(lambda actor: actor.start.remote(self._folder, step, words, options, environment))
 
     def look(self) -> dict[str, Outcome | None]:
         """What each task ended with, None while it is under way."""

@@ -8,8 +8,9 @@ from collections.abc import Collection
 
 from assistant_builder.errors import StoreError
 from assistant_builder.jobs.mirror import Mirror
-from assistant_builder.jobs.stored_files import is_checkpoint
+from assistant_builder.jobs.stored_files import is_checkpoint, rank
 from assistant_builder.jobs.storing import tell_cancel
+from assistant_builder.stores import patiently
 
 _FOLLOW_SECONDS = 2.0
 
@@ -32,18 +33,26 @@ class FollowedStore:
         return self._mirror.store.url if self._mirror is not None else ""
 
     def push(self) -> None:
-        """Bring to the store what this process wrote."""
+        """Bring to the store what this process wrote; a store that does not answer is waited for."""
         if self._mirror is not None:
-            self._mirror.push()
+            patiently(self._mirror.push)
 
-    def pull(self, *steps: str) -> None:
-        """Bring here what steps have made so far, without their checkpoints."""
-        if self._mirror is None:
+    def ready(self, step: str) -> None:
+        """Bring to the store what a step starts from; of a training that begins anew, take what it had kept before."""
+        self.push()
+        if self._mirror is None or not step.startswith("train-"):
             return
-        study = self._mirror.study
-        folders = [study.step_folder(step).relative_to(study.folder).as_posix() for step in steps]
-        self._mirror.pull(lambda name: not is_checkpoint(name) and any(
-            folder == "." or name.startswith(f"{folder}/") for folder in folders))
+        arm = self._mirror.study.step_folder(step)
+        if not (arm / "metrics.jsonl").exists():
+            store, folder = self._mirror.store, f"{arm.relative_to(self._mirror.study.folder).as_posix()}/checkpoints/"
+            patiently(lambda: store.remove(sorted(
+                (name for name in store.marks() if name.startswith(folder)), key=rank, reverse=True)))
+
+    def pull(self, step: str) -> None:
+        """Bring here what a step has made, without its checkpoints; a store that does not answer is waited for."""
+        if self._mirror is not None:
+            mirror = self._mirror
+            patiently(lambda: _pull(mirror, [step]))
 
     def follow(self, steps: Collection[str], *, cancelled: bool) -> None:
         """Bring here now and then how steps stand, and pass on that the user wants them to stop.
@@ -57,5 +66,13 @@ class FollowedStore:
                 tell_cancel(self._mirror.store)
                 self._told = True
             if steps and time.monotonic() - self._looked > _FOLLOW_SECONDS:
-                self.pull(*steps)
+                _pull(self._mirror, steps)
                 self._looked = time.monotonic()
+
+
+def _pull(mirror: Mirror, steps: Collection[str]) -> None:
+    """Bring here what steps have made so far, without their checkpoints."""
+    study = mirror.study
+    folders = [study.step_folder(step).relative_to(study.folder).as_posix() for step in steps]
+    mirror.pull(lambda name: not is_checkpoint(name) and any(
+        folder == "." or name.startswith(f"{folder}/") for folder in folders))

@@ -7,7 +7,7 @@ ways, so that a copy that was broken off is taken for unfinished, and never for 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from assistant_builder.jobs.stored_files import (
     STEP_LEASE,
     Stamp,
     files_of,
+    is_asked,
     is_checkpoint,
     is_own,
     is_record,
@@ -83,12 +84,13 @@ class Mirror:
         self._logs = self._logs or {}
         objects = {name: mark for name, mark in marks.items() if not _is_part(name)}
         here = {name: stamp for name, stamp in files_of(self.study.folder).items() if wanted(name)}
-        stale = [name for name, mark in objects.items() if self._same.get(name) != (here.get(name), mark)]
+        stale = [name for name, mark in objects.items()
+                 if self._same.get(name) != (here.get(name), mark) and not self._asked_here(name, here, mark)]
         for name in filter(is_status, here):
             if name not in objects or (name in stale and succeeded(self._read(name))):
                 self._drop(name)
         for name in here.keys() - objects.keys() - logs.keys():
-            if name != "votes.jsonl":
+            if name != "votes.jsonl" and not self._asked_here(name, here, None):
                 self._drop(name)
         for log, parts in logs.items():
             self._pull_log(log, parts)
@@ -142,6 +144,19 @@ class Mirror:
         self._write_record()
 
     # one way
+
+    def _asked_here(self, name: str, here: Mapping[str, Stamp], mark: str | None) -> bool:
+        """Whether it is settings or data that the user changed here, and nobody elsewhere since the two were the same.
+
+        Args:
+            name: The file.
+            here: The files here.
+            mark: That of the object; None where there is none.
+        """
+        known = self._same.get(name)
+        if not is_asked(name) or known is None or mark is None:
+            return is_asked(name) and known is None and mark is None
+        return known[1] == mark and known[0] != here.get(name)
 
     def _put_status(self, name: str, content: bytes, stamp: Stamp) -> None:
         """Put a status file as it was read: by now it may promise more than is there."""

@@ -14,12 +14,10 @@ from assistant_builder.jobs.mirror import Mirror
 from assistant_builder.jobs.stored_files import is_checkpoint
 from assistant_builder.jobs.storing import Keeping, cancel_told
 from assistant_builder.leases import Lease, Place, SharedFile
-from assistant_builder.stores import Store, StoredFile
+from assistant_builder.stores import Store, StoredFile, patiently
 from assistant_builder.study import Study
 
 _LOOK_SECONDS = 1.0
-_PATIENCE_SECONDS = 120.0
-"""How long a step that is done waits for a store that does not answer."""
 
 
 class NodeCopy:
@@ -77,30 +75,20 @@ class StoreCopy(NodeCopy):
             StoreError: The store does not answer.
             StudyError: Another node has taken the step over.
         """
-        self._mirror.pull(lambda name: name.startswith(self._own) or not is_checkpoint(name))
+        patiently(lambda: self._mirror.pull(lambda name: name.startswith(self._own) or not is_checkpoint(name)))
         early = self.study.config.train.early_stopping
         keeping = Keeping(self._mirror, lease, beside=self._look_at_twins if early else lambda: None)
         try:
             yield
         finally:
             keeping.end()
-            self._push_last()
+            patiently(self._mirror.push)
 
     def _look_at_twins(self) -> None:
         """Early stop asks how the other trainings stand."""
         self._mirror.pull(
             lambda name: "/metrics" in name and name.startswith("arms/") and not name.startswith(self._own)
         )
-
-    def _push_last(self) -> None:
-        until = time.monotonic() + _PATIENCE_SECONDS
-        while True:
-            try:
-                return self._mirror.push()
-            except StoreError:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(_LOOK_SECONDS)
 
 
 @contextmanager

@@ -142,10 +142,13 @@ class TaskKeeper:
         self._looked_at = time.monotonic()
         threading.Thread(target=self._mind, daemon=True).start()
 
-    def start(self, step: str, words: list[str], options: dict[str, Any], environment: dict[str, str]) -> None:
+    def start(
+        self, folder: str, step: str, words: list[str], options: dict[str, Any], environment: dict[str, str]
+    ) -> None:
         """Start the task of a step, unless it is under way.
 
         Args:
+            folder: The study's folder, of the machine that asks, as it stands in ``words``.
             step: The step.
             words: Its command, after the interpreter.
             options: Ray's options of the task: what it asks for, and how often it is tried again.
@@ -157,7 +160,6 @@ class TaskKeeper:
         if self._outcome(step, missing=Outcome()) is not None:
             task = ray.remote(run_on_node).options(**options)
             tries = options["max_retries"] + 1
-            folder = str(self._study.folder)
             self._tasks[step] = task.remote(folder, self._url, step, words, environment, tries)
 
     def look(self) -> dict[str, Outcome | None]:

@@ -10,7 +10,7 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ChangedInputsError, StudyError
 from assistant_builder.jobs.integrity import damage, damaged_outputs
 from assistant_builder.jobs.steps import step_inputs
-from assistant_builder.steps import StepRecord, changed_inputs, evaluates, needed_before, steps_of
+from assistant_builder.steps import StepRecord, changed_inputs, needed_before, steps_of
 from assistant_builder.study import Study
 
 _MEMORY_SIGNALS = (-signal.SIGABRT, -9)
@@ -21,7 +21,7 @@ def prepare_steps(study: Study, redo: bool) -> None:
     """Refuse finished steps with other inputs, or make room for running them again."""
     step = first_changed(study, redo=redo)
     if step is not None:  # scores go only where they are what is damaged: they know themselves what they were made from
-        _forget_from(study, step, scores=evaluates(step) and bool(damaged_outputs(study, study.step(step))))
+        _forget_from(study, step, scores=step == "evaluate" and bool(damaged_outputs(study, study.step(step))))
     elif redo and study.state == "succeeded":
         _forget_from(study, study.steps[0], scores=True)
 
@@ -42,7 +42,7 @@ def first_changed(
         StudyError: There is one whose files are damaged, and ``redo`` is off; or a status file is.
     """
     undone: set[str] = set()
-    steps = steps_of(config or study.config)
+    steps = steps_of((config or study.config).seeds)
     for step in steps:
         if undone.intersection(needed_before(step, steps)):
             return None

@@ -16,7 +16,7 @@ from assistant_builder.files import file_hash, read_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.folders import base_model_hash
-from assistant_builder.steps import arm_runs, evaluates, split_run
+from assistant_builder.steps import arm_runs, split_run
 from assistant_builder.study import Study
 
 _REPORT_ONLY = {"primary_metric", "margin", "bootstrap_resamples", "price_per_hour"}
@@ -28,7 +28,7 @@ _NO_ADAPTER = {"preset", "sample_answers", "allow_low_memory"}
 def command(study: Study, step: str) -> list[str]:
     """The argument vector that runs a step in a process of its own."""
     if step.startswith("score-"):
-        module, *words = "evals", "score", "--part", step.removeprefix("score-")
+        module, *words = "evals", "score", "--part", f"{step.removeprefix('score-')}/{study.config.scorings}"
     else:
         module, *words = {"evaluate": ("evals", "score"), "report": ("evals", "report")}.get(
             step, ("assistant_builder", "step", step)
@@ -68,17 +68,17 @@ def step_inputs(
                 "data.remove_leaks": config.data.remove_leaks}
     if step.startswith("train-"):
         _, seed = split_run(step.removeprefix("train-"))
+        plain = {"kernels"} if config.train.kernels == "plain" else set()  # adapters of before there was a choice
         return {
             **common, "train data": split["train"], "validation data": split["validation"],
             "base model": base_model(config.model), **_flat("model", config.model),
-            **_flat("train", config.train, leave_out=_NO_ADAPTER), "train.seed": config.train.seed + seed - 1,
+            **_flat("train", config.train, leave_out=_NO_ADAPTER | plain), "train.seed": config.train.seed + seed - 1,
         }
     adapters = {f"{run} adapter": _read(study, f"arms/{run}/summary.json")["adapter_sha256"]
                 for run in arm_runs(config.seeds)}
-    if evaluates(step):
-        part = {} if step == "evaluate" else {"part": f"{step.removeprefix('score-')} of {config.scorings}"}
+    if step == "evaluate":
         return {
-            **common, **part, "held-out data": split["heldout"], "embedding leaks": file_hash(study.embedding_file),
+            **common, "held-out data": split["heldout"], "embedding leaks": file_hash(study.embedding_file),
             **adapters, "base model": base_model(config.model), **_flat("model", config.model),
             **_flat("eval", config.eval, leave_out=_REPORT_ONLY),
         }

@@ -31,6 +31,11 @@ def is_status(name: str) -> bool:
     return name.endswith("status.json")
 
 
+def is_asked(name: str) -> bool:
+    """Whether a file is what the user asks for, and no step makes: the settings and the data file."""
+    return name == "study.yaml" or name.startswith("data/source.")
+
+
 def is_checkpoint(name: str) -> bool:
     """Whether a file belongs to a checkpoint."""
     return name.startswith("arms/") and "/checkpoints/" in name

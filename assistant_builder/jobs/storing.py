@@ -71,11 +71,11 @@ def kept_in_store(study: Study) -> Iterator[Mirror | None]:
         StoreError: The store does not answer.
         StudyError: Another machine runs the study or has taken it over, or the store holds another one of that name.
     """
-    executor = study.config.executor
-    if executor.store is None:
+    store_url = study.config.executor.store
+    if store_url is None:
         yield None
         return
-    mirror = Mirror(study, Store(study_url(executor.store, study.name)))
+    mirror = Mirror(study, Store(study_url(store_url, study.name)))
     lease = Lease(StoredFile(mirror.store, _LEASE), mirror.copy, socket.gethostname())
     other = lease.held_by()
     if other:
@@ -84,7 +84,7 @@ def kept_in_store(study: Study) -> Iterator[Mirror | None]:
     lease.take()
     try:
         catch_up(mirror)
-        here = executor.kind == "local"
+        here = study.config.executor.kind == "local"
         if here:
             _require_no_node(mirror.store)
         _say_newest(mirror)
@@ -174,14 +174,37 @@ def cancel_told(store: Store) -> bool:
     return store.read(_CANCEL) is not None
 
 
+def cancel_nodes(study: Study) -> bool:
+    """Ask nodes to stop that compute steps for a run that is gone, and that only the study's store tells of.
+
+    Returns:
+        Whether there is such a node.
+
+    Raises:
+        StoreError: The store does not answer.
+    """
+    executor = study.config.executor
+    if executor.kind == "local" or executor.store is None:
+        return False
+    store = Store(study_url(executor.store, study.name))
+    if not _node_at_work(store):
+        return False
+    tell_cancel(store)
+    return True
+
+
+def _node_at_work(store: Store) -> str:
+    """A node of a cluster that computes a step of the study; empty without one."""
+    leases = (Lease(StoredFile(store, name), "", "").held_by() for name in store.marks() if name.endswith(STEP_LEASE))
+    return next(filter(None, leases), "")
+
+
 def _require_no_node(store: Store) -> None:
     """Refuse to run beside steps that nodes of a cluster still compute, for a run of before."""
-    for name in store.marks():
-        if name.endswith(STEP_LEASE):
-            node = Lease(StoredFile(store, name), "", "").held_by()
-            if node:
-                raise StudyError(f"node {node} still runs a step of it", where=store.url,
-                                 remedy="Run it with executor.kind=ray, which waits for that step, or cancels it")
+    node = _node_at_work(store)
+    if node:
+        raise StudyError(f"node {node} still runs a step of it", where=store.url,
+                         remedy="Run it with executor.kind=ray, which waits for that step, or cancels it")
 
 
 def _taken_over(study: Study) -> StudyError:

@@ -7,6 +7,7 @@ supervised positions in chunks. Imports torch: only worker processes import this
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from torch import nn
@@ -29,6 +30,7 @@ def choose_kernels(base: PreTrainedModel, kernels: Literal["plain", "liger", "co
     if kernels == "liger":
         _apply_liger(base)
     elif kernels == "compile":
+        os.environ.pop("TORCHDYNAMO_DISABLE", None)  # steps set it, for the libraries that would compile unasked
         for layer in _decoder_layers(base):
             layer.compile(dynamic=True)  # rows differ in length; compiled for each they would be compiled for hours
 

@@ -227,7 +227,7 @@ def _state_mark(look: Look) -> str:
     files = [study.folder / "study.yaml", study.folder / "run.json", study.folder / "report.json"]
     files += sorted((study.folder / "arms").glob("*/status.json"))
     files += [study.cell_folder(cell) / "scores.json" for cell in CELLS]
-    files += [path for step in study.steps if evaluates(step) or step == "report"
+    files += [path for step in (*study.parts, "evaluate", "report")
               for path in (study.status_file(step), study.step_folder(step) / f"{step}.progress.json")]
     return f"{look.name}:{state}:{stamp(files)}:{start_phase(study)}:{study.cancel_requested}"
 

@@ -38,7 +38,7 @@ def _measured(study: Study, base: str) -> float | None:
     if not _same_machine(read_json(provenance)["hardware"]):
         return None
     answers = read_json(study.folder / "data" / "split.json")["turns"]["heldout"]
-    seconds = sum(study.step(step).seconds for step in study.steps if evaluates(step))
+    seconds = sum(study.step(step).seconds for step in study.shown_steps if evaluates(step))
     return seconds / (answers * len(study.config.eval.cells))
 
 

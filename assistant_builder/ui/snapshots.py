@@ -14,7 +14,7 @@ from typing import Any
 from assistant_builder.config import CELLS, StudyConfig
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.files import read_json, read_jsonl
-from assistant_builder.steps import STEPS, Progress, StepRecord
+from assistant_builder.steps import STEPS, Progress, StepRecord, with_parts
 from assistant_builder.study import Study
 
 SHOWN_ARMS = ("qlora", "lora")
@@ -110,7 +110,7 @@ def take_snapshot(study: Study) -> Snapshot:
     Raises:
         AssistantBuilderError: A file is damaged.
     """
-    steps = tuple(study.step(step) for step in study.steps)
+    steps = tuple(study.step(step) for step in study.shown_steps)
     progress = {step.step: found for step in steps if (found := study.progress(step.step)) is not None}
     runner = study.runner() or {}
     failed = next((record.error for record in steps if record.state == "failed" and record.error), None)
@@ -186,7 +186,7 @@ def study_stamp(study: Study) -> str:
     """A text that changes whenever what :func:`take_snapshot` reads does, dead processes included."""
     paths = [study.folder / "study.yaml", study.folder / "run.json", study.folder / "report.json"]
     try:
-        steps = study.steps
+        steps = with_parts(study.steps, study.parts)
     except AssistantBuilderError:  # the settings are damaged
         steps = STEPS
     for step in steps:

@@ -123,9 +123,11 @@ def _records(study: Study) -> Iterator[tuple[str, StepFigures]]:
         elif step == "evaluate":
             parts = len(study.config.eval.cells)  # a scored cell is kept
         cpus, gpus = _share(study, step)
+        records = [record, *(study.step(part) for part in study.parts if step == "evaluate")]
+        seconds = sum(each.seconds for each in records)
         yield name, StepFigures(
-            seconds=record.seconds, cpus=cpus, gpus=gpus, peak_memory_bytes=record.peak_memory_bytes or 0,
-            kept_seconds=max(record.seconds / parts, 0.001),
+            seconds=seconds, cpus=cpus, gpus=gpus, kept_seconds=max(seconds / parts, 0.001),
+            peak_memory_bytes=max(each.peak_memory_bytes or 0 for each in records),
         )
 
 

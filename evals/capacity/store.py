@@ -40,8 +40,8 @@ class Requests:
         return cls(*(sum(getattr(part, name) for part in found) for name in ("reads", "writes", "looks")))
 
 
-RUN_LOOK = Requests(reads=2, looks=1)
-"""One look of a run at its study: the settings for the steps that wait and for those under way; a cancel."""
+RUN_LOOK = Requests(looks=1)
+"""One look of a run at its study: a cancel."""
 STEP_LOOK = Requests(reads=3, looks=1)
 """What each step under way adds to it: its status, its lease, its progress."""
 RENEWAL = Requests(reads=1, writes=1, looks=1)

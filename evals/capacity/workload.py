@@ -8,7 +8,6 @@ from itertools import groupby
 
 import numpy as np
 
-from assistant_builder.config import StudyConfig
 from assistant_builder.jobs.room import Ask
 from assistant_builder.steps import needed_before, split_run, steps_of
 from assistant_builder.training.schedule import CHECKPOINT_SECONDS
@@ -54,7 +53,7 @@ class Arrival:
 
 def stages_of(measured: Measured, seeds: int) -> Stages:
     """The steps of a study as they were measured; the seeds of an arm take the same."""
-    steps = steps_of(StudyConfig(seeds=seeds))
+    steps = steps_of(seeds)
     alike = groupby(steps, key=lambda step: len(needed_before(step, steps)))
     return tuple(tuple(_task(measured, step) for step in stage) for _, stage in alike)
 

@@ -168,7 +168,7 @@ def _arms(study: Study) -> dict[str, Any]:
 
 def _steps(study: Study) -> list[dict[str, Any]]:
     """What each finished step took; the report's own is still running when this is written."""
-    records = [study.step(step) for step in study.steps if step != "report"]
+    records = [study.step(step) for step in study.shown_steps if step != "report"]
     return [{"name": record.step, "started": record.started, "seconds": record.seconds,
              "peak_memory_bytes": record.peak_memory_bytes} for record in records if record.state == "succeeded"]
 

@@ -29,7 +29,7 @@ def study(tmp_path: Path) -> Study:
 
 
 def plan(
-    study: Study, base: Path, tasks: tuple[str, ...] = ("ab_retention",), part: int | None = None
+    study: Study, base: Path, tasks: tuple[str, ...] = ("ab_retention",), part: tuple[int, int] | None = None
 ) -> Plan:
     items = study.folder / "evals" / "tasks" / "items.jsonl"
     if not items.exists():
@@ -121,8 +121,8 @@ def test_parts_share_out_all_cells_those_of_one_base_together(study: Study, base
     change(study, executor="ray", executor__evaluate_tasks="3", seeds="2")
     for arm in ("lora", "qlora"):
         write_json(study.arm_folder(f"{arm}-2") / "summary.json", {"adapter_sha256": f"second {arm}"})
-    assert study.steps[-5:] == ("score-1", "score-2", "score-3", "evaluate", "report")
-    whole, parts = plan(study, base), [plan(study, base, part=part) for part in (1, 2, 3)]
+    assert study.parts == ("score-1", "score-2", "score-3") and study.shown_steps == study.steps
+    whole, parts = plan(study, base), [plan(study, base, part=(part, 3)) for part in (1, 2, 3)]
     assert sorted(name for part in parts for name in names(part)) == names(whole)
     assert sorted(task for part in parts for task in part.tasks) == sorted(whole.tasks)
     shares = [{piece.variant for piece in part.pieces} for part in parts]
@@ -131,16 +131,15 @@ def test_parts_share_out_all_cells_those_of_one_base_together(study: Study, base
     loads = sum(len({(cell.cell.base, cell.cell.merged or "") for cell in share}) for share in shares)
     assert loads <= 2 + 4 + 2  # a base loaded once for each part that has cells of it
     for part in parts:
-        assert not (part.copy or part.fidelity or part.judges or part.unwanted())
+        assert not (part.copy or part.fidelity or part.judges or part.unwanted() or part.made())
         for piece in part.pieces:
             write_json(piece.folder / "scores.json", {"inputs": part.inputs(piece)})
         for cell, task in part.tasks:
             write_json(part.task_folder(cell) / f"{task}.json", {"inputs": part.task_inputs(cell)})
     (study.folder / "evals" / "score-1.progress.json").write_text("{}")
-    again = [plan(study, base, part=part) for part in (1, 2, 3)]
-    assert not any(part.variants() for part in again) and not plan(study, base).variants()
-    made = [path for part in again for path in part.made()]
-    assert sorted(made) == [path for path in plan(study, base).made() if path.name != "items.jsonl"]
+    again = plan(study, base)
+    assert not again.variants() and not any(plan(study, base, part=(part, 3)).variants() for part in (1, 2, 3))
+    made = [path for path in again.made() if path.name != "items.jsonl"]
     assert len(made) == len(whole.pieces) + len(whole.tasks)
 
 

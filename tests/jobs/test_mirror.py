@@ -214,3 +214,27 @@ def test_a_copy_that_was_taken_over_puts_nothing_any_more() -> None:
     with pytest.raises(StudyError, match="taken the study over"):
         mirror.push()
     assert "data/card.md" not in mirror.store.marks()
+
+
+def test_what_the_user_changes_here_is_not_taken_back_while_nobody_changes_it_there(tmp_path: Path) -> None:
+    study = new_study("library")
+    write_text(study.folder / "data" / "source.csv", "question,answer\n")
+    mirror = Mirror(study, Store(URL))
+    mirror.push()
+    mirror.settle()
+    study.write_config(study.config.with_changes({"train.rank": 4}))
+    (study.folder / "data" / "source.csv").unlink()
+    write_text(study.folder / "data" / "source.jsonl", "{}\n")
+    Mirror(study, Store(URL)).pull()
+    assert study.config.train.rank == 4
+    assert [path.name for path in (study.folder / "data").glob("source.*")] == ["source.jsonl"]
+    Mirror(study, Store(URL)).push()
+    assert {"data/source.jsonl"} == {name for name in Store(URL).marks() if name.startswith("data/source")}
+
+    other = fetched(tmp_path / "library")
+    assert other.config.train.rank == 4
+    other.write_config(other.config.with_changes({"train.rank": 8}))
+    Mirror(other, Store(URL)).push()
+    study.write_config(study.config.with_changes({"train.rank": 2}))
+    Mirror(study, Store(URL)).pull()
+    assert study.config.train.rank == 8  # changed on both sides: the store is what machines meet in

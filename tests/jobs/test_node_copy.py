@@ -13,15 +13,16 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from typer.testing import CliRunner
 
 from assistant_builder import leases
 from assistant_builder.cli import app
-from assistant_builder.errors import AssistantBuilderError, Cancelled, StudyError
+from assistant_builder.errors import AssistantBuilderError, Cancelled, StoreError, StudyError
 from assistant_builder.jobs import cluster, following, nodes
+from assistant_builder.jobs.mirror import Mirror
 from assistant_builder.jobs.nodes import Outcome, run_on_node
 from assistant_builder.jobs.room import Ask, Node
 from assistant_builder.jobs.running import run_study
@@ -39,6 +40,9 @@ DASHBOARD = "http://10.0.0.1:8265"
 class Threads:
     """Stands for the actor that keeps a study's tasks."""
 
+    left_over: ClassVar[dict[str, Outcome | None]] = {}
+    """Tasks that another run had started."""
+
     def __init__(self, study: Study, url: str = "") -> None:
         self._folder, self._url = str(study.folder), url
         self._tasks: dict[str, Outcome | None] = {}
@@ -52,7 +56,7 @@ class Threads:
         self._tasks[step] = run_on_node(self._folder, self._url, step, words, {}, retries + 1)
 
     def look(self) -> dict[str, Outcome | None]:
-        return dict(self._tasks)
+        return {**self.left_over, **self._tasks}
 
     def end(self) -> None:
         assert None not in self._tasks.values()
@@ -118,6 +122,78 @@ def test_cancelling_reaches_a_node_that_shares_no_path(memory: str) -> None:
     Store(f"{memory}/stopped").write("arms/lora/train-lora.sleep", b"0")  # the store is ahead of the folder by now
     run_study(study)
     assert study.state == "succeeded"
+
+
+def test_settings_of_now_are_followed_after_a_run_on_nodes(memory: str) -> None:
+    study = new_study("changed", executor__kind="ray", executor__store=memory)
+    run_study(study)
+    study.write_config(study.config.with_changes({"train.rank": 4}))
+    study.forget_step("evaluate")
+    run_study(study)
+    assert study.state == "succeeded" and study.config.train.rank == 4
+    assert b"rank: 4" in (Store(f"{memory}/changed").read("study.yaml") or b"")
+
+
+def test_a_training_that_begins_anew_finds_no_checkpoint_of_before(memory: str) -> None:
+    study = new_study("anew", executor__kind="ray", executor__store=memory)
+    store, old = Store(f"{memory}/anew"), "arms/lora/checkpoints/checkpoint-1/complete.json"
+    tell(study, TRAIN, sleep=1)
+    (study.folder / old).parent.mkdir(parents=True)
+    (study.folder / old).write_text("{}")
+    run_study(study)  # without metrics nothing was trained
+    assert store.read(old) is None and store.read("arms/lora/train-lora.made")
+
+
+def test_parts_of_the_evaluation_run_before_it_and_matter_no_more_once_it_is_done(memory: str) -> None:
+    study = new_study("parts", executor__kind="ray", executor__store=memory)
+    assert study.parts == ("score-1", "score-2")
+    tell(study, "score-2", broken=1)
+    with pytest.raises(AssistantBuilderError, match="score-2: it is broken"):
+        run_study(study)
+    assert study.step("score-1").state == "succeeded" and study.step("evaluate").state == "queued"
+    assert "score-2" in CliRunner().invoke(app, ["status", study.name]).stdout
+    Store(f"{memory}/parts").remove(["evals/score-2.broken"])
+    (study.step_folder("score-2") / "score-2.broken").unlink(missing_ok=True)
+    run_study(study)
+    assert study.state == "succeeded" and starts(study, "evaluate") == 1
+    before = [starts(study, part) for part in study.parts]
+    study.write_config(study.config.with_changes({"executor.evaluate_tasks": 4}))
+    run_study(study)  # no setting of the executor makes anything anew
+    assert study.state == "succeeded" and [starts(study, part) for part in ("score-1", "score-2")] == before
+    assert not study.status_file("score-3").exists()
+    study.forget_step("evaluate")
+    assert study.shown_steps == study.steps
+
+
+def test_an_evaluation_waits_for_parts_that_other_settings_had_started(
+    memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Threads, "left_over", {"score-3": None})
+    study = new_study("strangers", executor__kind="ray", executor__store=memory)
+    run = Background(study)
+    wait_until(lambda: study.step("train-lora").state == study.step("train-qlora").state == "queued")
+    time.sleep(1)
+    assert study.step("data").state == "queued"  # nothing starts beside it
+    Threads.left_over["score-3"] = Outcome(0)
+    assert run.wait() is None and study.state == "succeeded"
+
+
+@pytest.mark.parametrize("away", [1, 2, 3])
+def test_a_store_that_does_not_answer_for_a_moment_ends_no_run(
+    memory: str, away: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = new_study("away", executor__kind="ray", executor__store=memory)
+    asked, whole = [], Mirror.push
+
+    def push(self: Mirror) -> None:
+        asked.append(1)
+        if len(asked) == 2 + away:
+            raise StoreError("it does not answer")
+        whole(self)
+
+    monkeypatch.setattr(Mirror, "push", push)
+    run_study(study)
+    assert study.state == "succeeded" and len(asked) > 2 + away
 
 
 def test_without_a_store_nodes_work_in_the_folder_itself() -> None:

@@ -8,11 +8,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from assistant_builder.errors import AssistantBuilderError, ModelError
 from assistant_builder.training.gpu_kernels import choose_kernels
+from assistant_builder.worker import prepare_libraries
 
 
 def model() -> LlamaForCausalLM:
@@ -50,10 +52,22 @@ def test_liger_without_the_model_or_the_package_is_refused(monkeypatch: pytest.M
 
 
 def test_every_decoder_layer_is_compiled_for_rows_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    base, seen = model(), []
-    monkeypatch.setattr(nn.Module, "compile", lambda self, **given: seen.append((self, given)))
+    from torch._dynamo.testing import CompileCounter
+
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    prepare_libraries()  # as every step does
+    base, counter, seen = model(), CompileCounter(), []
+    ids = torch.arange(12).view(2, 6)
+    wanted, whole = base(input_ids=ids).logits, nn.Module.compile
+
+    def counted(self: nn.Module, **given: Any) -> None:  # a backend that compiles to nothing and counts
+        seen.append((self, given))
+        whole(self, backend=counter, **given)
+
+    monkeypatch.setattr(nn.Module, "compile", counted)
     choose_kernels(base, "compile")
     assert seen == [(layer, {"dynamic": True}) for layer in base.model.layers]
+    assert torch.allclose(base(input_ids=ids).logits, wanted, atol=1e-5) and counter.frame_count > 0
     del base.model.layers
     with pytest.raises(ModelError, match="train.kernels=plain"):
         choose_kernels(base, "compile")

@@ -13,6 +13,7 @@ import pytest
 from assistant_builder import files
 from assistant_builder.config import load_config
 from assistant_builder.jobs import cluster
+from assistant_builder.jobs.following import FollowedStore
 from assistant_builder.leases import Lease, SharedFile
 from assistant_builder.steps import Progress, StepRecord
 from assistant_builder.study import Study
@@ -61,7 +62,7 @@ class Counting:
 class Quiet:
     """Tasks that are under way for ever."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, url: str) -> None:
         self.study = study
 
     def look(self) -> dict[str, None]:
@@ -81,7 +82,7 @@ def training() -> Study:
 
 def test_a_look_of_a_run_reads_what_is_said(training: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "Keeper", Quiet)
-    run = cluster._Run(training, training.config.executor, lambda event: None)
+    run = cluster._Run(training, training.config.executor, FollowedStore(None), lambda event: None)
     run._waiting = [*TRAININGS, "evaluate", "report"]
     counted = Counting(monkeypatch)
     run.go_on()
