@@ -174,8 +174,12 @@ class Study:
 
     @property
     def shown_steps(self) -> tuple[str, ...]:
-        """The steps, and the parts of the evaluation that a cluster has begun."""
-        return with_parts(self.steps, [part for part in self.parts if self.status_file(part).exists()])
+        """The steps, and the parts of the evaluation that a cluster has begun; once it is done, those that ended well."""
+        done = self.step("evaluate").state == "succeeded"
+        return with_parts(self.steps, [
+            part for part in self.parts
+            if self.status_file(part).exists() and (not done or self.step(part).state == "succeeded")
+        ])
 
     def status_file(self, step: str) -> Path:
         """The done-marker of a step."""
@@ -199,7 +203,21 @@ class Study:
     # steps
 
     def step(self, step: str) -> StepRecord:
-        """The record of a step as it stands now: ``running`` by a dead process, or on a lost node, is ``lost``."""
+        """The record of a step as it stands now: ``running`` by a dead process, or on a lost node, is ``lost``.
+
+        A part of the evaluation whose record cannot be read has none; nothing depends on it.
+
+        Raises:
+            StudyError: The record of a step cannot be read.
+        """
+        try:
+            return self._recorded(step)
+        except StudyError:
+            if step.startswith("score-"):
+                return StepRecord(step)
+            raise
+
+    def _recorded(self, step: str) -> StepRecord:
         path = self.status_file(step)
         if not path.exists():
             return StepRecord(step)

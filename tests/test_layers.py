@@ -62,6 +62,7 @@ FORBIDDEN = {
 HEAVY = {"torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "lm_eval", "sentence_transformers"}
 # Modules that only worker processes import; every other module must do without the heavy libraries, also indirectly.
 WORKERS = (
+    "assistant_builder.models.assistants",
     "assistant_builder.models.layers",
     "assistant_builder.models.loading",
     "assistant_builder.models.merging",

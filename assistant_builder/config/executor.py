@@ -15,8 +15,8 @@ class ExecutorConfig(Part):
 
     kind: Literal["local", "ray"] = Field(
         "local", title="Executor", description="local: one step after the other on this machine. ray: as tasks of a "
-        "Ray cluster, both arms and all seeds at once where there is room; the home folder has to lie on a path "
-        "that all nodes see, with a store too.",
+        "Ray cluster, both arms, all seeds and the cells of the evaluation at once where there is room; the home "
+        "folder has to lie on a path that all nodes see, or store be set.",
     )
     store: str | None = Field(
         None, title="Store", description="URL of a place for studies (s3://bucket/folder, or another that fsspec "

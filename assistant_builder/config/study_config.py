@@ -69,7 +69,7 @@ class StudyConfig(Part):
 
     @property
     def scorings(self) -> int:
-        """Steps that score cells at once, before the evaluation goes over them all: none on one machine."""
+        """Parts of the evaluation that a cluster computes at once, before it goes over them all; 0 on one machine."""
         parts = min(self.executor.evaluate_tasks, len(self.eval.cells))
         return parts if self.executor.kind == "ray" and parts > 1 else 0
 

@@ -17,7 +17,7 @@ from assistant_builder.jobs.nodes import Outcome
 from assistant_builder.jobs.room import ask_of, require_node
 from assistant_builder.jobs.standing import judge, kept
 from assistant_builder.jobs.steps import command
-from assistant_builder.steps import Progress, StepRecord, needed_before, with_parts
+from assistant_builder.steps import Progress, evaluates, needed_before, with_parts
 from assistant_builder.study import Study
 
 POLL_SECONDS = 0.25
@@ -126,7 +126,8 @@ class _Run:
         self._store.follow(self._flying, cancelled=self._study.cancel_requested)
         for step in sorted(self._flying, key=lambda step: (step in self._order and self._order.index(step), step)):
             if step not in self._order:
-                self._flying -= {step} if outcomes.get(step) is not None else set()
+                if outcomes.get(step, Outcome()) is not None:
+                    self._flying.discard(step)
             elif step not in outcomes:
                 self._start_again(step)
             elif (outcome := outcomes[step]) is None:
@@ -138,9 +139,10 @@ class _Run:
         """Steps that nothing holds up."""
         if self._errors or self._study.cancel_requested:
             return
-        strangers = self._flying - set(self._order)  # parts that a run with other settings had started
+        # what a run of before had started, with other settings maybe, scores the same cells
+        others = {step for step in self._flying - self._ours if evaluates(step)}
         for step in self._waiting:
-            held_up = strangers or set(needed_before(step, self._order)) & set(self._waiting)
+            held_up = set(needed_before(step, self._order)) & set(self._waiting) or (evaluates(step) and others)
             if step not in self._flying and not held_up and not self._waits_for_twin(step):
                 yield step
 
@@ -156,7 +158,7 @@ class _Run:
                 self._on_event(Event(step, "succeeded", self._study.progress(step), kept=True))
             return
         if part:
-            self._study.write_step(StepRecord(step))
+            self._study.write_step(replace(self._study.step(step), state="queued", error=None))
         nodes = alive_nodes()
         ask = ask_of(self._study, step, nodes)
         require_node(ask, nodes, step)

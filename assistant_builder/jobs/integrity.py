@@ -7,7 +7,7 @@ from pathlib import Path
 
 from assistant_builder.errors import StudyError
 from assistant_builder.files import file_hash
-from assistant_builder.steps import StepRecord, with_parts
+from assistant_builder.steps import StepRecord
 from assistant_builder.study import Study
 
 
@@ -28,7 +28,7 @@ def damage(record: StepRecord, names: list[str], study: Study) -> StudyError:
 
 def forget_unreadable(study: Study) -> None:
     """Forget the steps whose status files say nothing: each is run again from the beginning."""
-    for step in reversed(with_parts(study.steps, study.parts)):
+    for step in reversed(study.steps):
         try:
             study.step(step)
         except StudyError:

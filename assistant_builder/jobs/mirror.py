@@ -126,7 +126,8 @@ class Mirror:
             if succeeded(content) and self._vouched(content, put=True):
                 self._put_status(name, content, here[name])
         if whole:  # else one of them went while we looked, and another may have come that is not there yet
-            self._remove({*self._same, *(self._logs or ())} - here.keys())
+            gone = {*self._same, *(self._logs or ())} - here.keys()
+            self._remove(name for name in gone if not name.endswith(STEP_LEASE))  # whoever holds one writes it there
         if changed:
             self._write_record()
 

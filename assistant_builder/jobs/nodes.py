@@ -23,7 +23,7 @@ from assistant_builder.jobs.node_copy import NodeCopy, at_hand
 from assistant_builder.jobs.storing import cancel_told, tell_cancel
 from assistant_builder.leases import Lease
 from assistant_builder.mishaps import TRAINING_MEMORY, explained
-from assistant_builder.stores import Store
+from assistant_builder.stores import Store, patiently
 from assistant_builder.study import Study
 from assistant_builder.worker import NODE_VARIABLE, child_environment, step_back
 
@@ -73,7 +73,7 @@ def run_on_node(
         with at_hand(folder, url, step, name) as copy:
             words = [str(copy.study.folder) if word == folder else word for word in words]
             lease = Lease(copy.place, uuid.uuid4().hex, name)
-            lease.take()
+            patiently(lease.take)
             try:
                 if copy.cancel_requested:
                     return Outcome()
@@ -85,7 +85,8 @@ def run_on_node(
                 with copy.work(lease):
                     return Outcome(_run_process(copy, step, lease, words, {**environment, NODE_VARIABLE: name}))
             finally:
-                lease.release()
+                with contextlib.suppress(StoreError):  # it ends by itself
+                    lease.release()
     except (AssistantBuilderError, OSError) as error:
         return Outcome(error=explained(error).to_record())
 

@@ -90,6 +90,7 @@ def kept_in_store(study: Study) -> Iterator[Mirror | None]:
         _say_newest(mirror)
         mirror.push()
         if not here:
+            mirror.settle()
             mirror.leave_checkpoints()
             mirror.store.remove([_NEWEST, _CANCEL])
         keeping = Keeping(mirror, lease, pushes=here)

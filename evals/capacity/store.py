@@ -40,8 +40,8 @@ class Requests:
         return cls(*(sum(getattr(part, name) for part in found) for name in ("reads", "writes", "looks")))
 
 
-RUN_LOOK = Requests(looks=1)
-"""One look of a run at its study: a cancel."""
+RUN_LOOK = Requests(looks=2)
+"""One look of a run at its study: whether it is cancelled, for what could start and for what is under way."""
 STEP_LOOK = Requests(reads=3, looks=1)
 """What each step under way adds to it: its status, its lease, its progress."""
 RENEWAL = Requests(reads=1, writes=1, looks=1)

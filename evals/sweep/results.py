@@ -84,7 +84,7 @@ def _study_row(sweep: Sweep, trial: Trial, error: AssistantBuilderError | None) 
         "validation_losses": losses,
         "validation_loss": fmean(deciding) if len(deciding) == len(sweep.judges) else None,
         "heldout": _heldout(study) if study is not None and state == "succeeded" else {},
-        "seconds": round(sum(study.step(step).seconds for step in study.steps), 3) if study is not None else 0.0,
+        "seconds": round(sum(study.step(step).seconds for step in study.shown_steps), 3) if study is not None else 0.0,
         "stopped": stopped if state == "stopped" else None,
         "error": error.to_record() if error is not None else None,
     }

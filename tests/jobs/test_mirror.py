@@ -228,7 +228,9 @@ def test_what_the_user_changes_here_is_not_taken_back_while_nobody_changes_it_th
     Mirror(study, Store(URL)).pull()
     assert study.config.train.rank == 4
     assert [path.name for path in (study.folder / "data").glob("source.*")] == ["source.jsonl"]
-    Mirror(study, Store(URL)).push()
+    mirror = Mirror(study, Store(URL))
+    mirror.push()
+    mirror.settle()
     assert {"data/source.jsonl"} == {name for name in Store(URL).marks() if name.startswith("data/source")}
 
     other = fetched(tmp_path / "library")

@@ -31,7 +31,7 @@ from assistant_builder.leases import Lease
 from assistant_builder.stores import Store, StoredFile
 from assistant_builder.study import Study
 from tests.cluster.conftest import Background, fake_command, wait_until
-from tests.fabricated import new_study
+from tests.fabricated import new_study, with_metrics
 from tests.jobs.test_storing import TRAIN, slept, starts, tell
 
 DASHBOARD = "http://10.0.0.1:8265"
@@ -86,6 +86,7 @@ def test_the_run_sees_what_nodes_do_and_another_machine_carries_on(
     tell(study, TRAIN, sleep=5)
     (study.folder / checkpoint).parent.mkdir(parents=True)
     (study.folder / checkpoint).write_text("{}")
+    with_metrics(study, "lora", 1)  # without them it would begin anew
     run = Background(study)
     wait_until(lambda: len(slept(study)) >= 5 and study.step(TRAIN).state == "running")  # in a folder no node sees
     record = study.step(TRAIN)
@@ -161,8 +162,10 @@ def test_parts_of_the_evaluation_run_before_it_and_matter_no_more_once_it_is_don
     run_study(study)  # no setting of the executor makes anything anew
     assert study.state == "succeeded" and [starts(study, part) for part in ("score-1", "score-2")] == before
     assert not study.status_file("score-3").exists()
-    study.forget_step("evaluate")
-    assert study.shown_steps == study.steps
+    study.forget_step("evaluate", scores=False)
+    assert study.shown_steps == study.steps and study.step_folder("evaluate").is_dir()
+    (study.step_folder("score-1") / "score-1.status.json").write_text("{")
+    assert study.step("score-1").state == "queued"  # a part that cannot be read costs nothing
 
 
 def test_an_evaluation_waits_for_parts_that_other_settings_had_started(
@@ -171,9 +174,9 @@ def test_an_evaluation_waits_for_parts_that_other_settings_had_started(
     monkeypatch.setattr(Threads, "left_over", {"score-3": None})
     study = new_study("strangers", executor__kind="ray", executor__store=memory)
     run = Background(study)
-    wait_until(lambda: study.step("train-lora").state == study.step("train-qlora").state == "queued")
+    wait_until(lambda: study.step("train-lora").state == study.step("train-qlora").state == "succeeded")
     time.sleep(1)
-    assert study.step("data").state == "queued"  # nothing starts beside it
+    assert not study.status_file("score-1").exists()  # nothing scores beside it
     Threads.left_over["score-3"] = Outcome(0)
     assert run.wait() is None and study.state == "succeeded"
 
