@@ -99,11 +99,13 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each step sleeps")
     given = parser.parse_args(words)
     try:
-        if not given.address:
+        address = given.address
+        if not address:
             import ray
 
             ray.init(num_cpus=given.slots, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-        found = measure(given.address, given.steps, given.slots, given.seconds)
+            address = ray.get_runtime_context().gcs_address
+        found = measure(address, given.steps, given.slots, given.seconds)
     except AssistantBuilderError as error:
         sys.stderr.write(f"{error}\n")
         return 1
