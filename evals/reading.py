@@ -32,7 +32,7 @@ ANSWERS = 64
 """Rows of a pass that goes on with answers: so many are given at once."""
 MOST_BYTES = 1 << 30
 """Of keys and values held at once."""
-_SHORT, _LONG = 32, 256
+_SHORT, _LONG = 128, 256
 """Slots hold a multiple of the first, beyond 512 tokens of the second."""
 _SHORTEST_START = 8
 

@@ -45,18 +45,17 @@ class PackedLinear(nn.Module):
 
 
 def pack(*models: nn.Module) -> None:
-    """Replace every frozen bfloat16 linear layer on a CPU; what trains or merges must be done before.
+    """Replace every frozen linear layer on a CPU in a dtype that it computes in fast; what trains or merges must be done before.
 
     The head keeps its weight too where the embeddings share it. What several models share they share afterwards.
 
     Args:
         models: Changed in place; adapters stay as they are.
     """
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return
+    dtypes = _packed_dtypes()
     places: dict[tuple[int, int], list[tuple[nn.Module, str]]] = {}
     for model in models:
-        for parent, name, layer in _plain_layers(model):
+        for parent, name, layer in _plain_layers(model, dtypes):
             places.setdefault((id(layer.weight), id(layer.bias)), []).append((parent, name))
     for shared in places.values():
         parent, name = shared[0]
@@ -65,14 +64,20 @@ def pack(*models: nn.Module) -> None:
             setattr(parent, name, packed)
 
 
-def _plain_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+def _packed_dtypes() -> set[torch.dtype]:
+    if not torch.backends.mkldnn.is_available():
+        return set()
+    return {torch.float32, *([torch.bfloat16] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else [])}
+
+
+def _plain_layers(model: nn.Module, dtypes: set[torch.dtype]) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
     """The layers to pack, each with its parent and its name there."""
     adapters = {id(part) for layer in model.modules() if isinstance(layer, LoraLayer)
                 for parts in (layer.lora_A, layer.lora_B) for part in parts.values()}
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             plain = type(layer) is nn.Linear and id(layer) not in adapters
-            if plain and layer.weight.dtype == torch.bfloat16 and layer.weight.device.type == "cpu":
+            if plain and layer.weight.dtype in dtypes and layer.weight.device.type == "cpu":
                 yield parent, name, layer
 
 

@@ -64,20 +64,40 @@ def answering(study: Study, base: Path, items: Sequence[dict[str, Any]], rounds:
     return found[1:]
 
 
-def lm_eval_run(study: Study, base: Path, cell: str, items: int, scratch: Path) -> float:
+def stored_in_4_bits(study: Study, base: Path, folder: Path) -> Path:
+    """The base as transformers stores it in 4 bits: what lm-eval loads, which asks transformers 5 for it in vain."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    model, dtype = study.config.model, _dtype(study)
+    how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=model.quant_type, bnb_4bit_compute_dtype=dtype,
+                             bnb_4bit_use_double_quant=model.double_quant)
+    AutoModelForCausalLM.from_pretrained(base, quantization_config=how, dtype=dtype).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    return folder
+
+
+def _dtype(study: Study) -> str:
+    wanted = study.config.model.compute_dtype
+    return this_machine().compute_dtype if wanted == "auto" else wanted
+
+
+def lm_eval_run(study: Study, bases: dict[str, Path], cell: str, items: int, scratch: Path) -> float:
     """Seconds of a fresh ``lm-eval run`` of the study's tasks on one cell.
+
+    Args:
+        study: The study.
+        bases: ``float16`` and ``4-bit``: folder of the base stored so.
+        cell: The cell.
+        items: Held-out items.
+        scratch: Where lm-eval writes its results.
 
     Raises:
         EvaluationError: It failed.
     """
     from evals.cells import CELL_SPECS
 
-    spec, model = CELL_SPECS[cell], study.config.model
-    dtype = this_machine().compute_dtype if model.compute_dtype == "auto" else model.compute_dtype
-    words = [f"pretrained={base}", f"dtype={dtype}"]
-    if spec.base == "4-bit":
-        words += ["load_in_4bit=True", f"bnb_4bit_quant_type={model.quant_type}", f"bnb_4bit_compute_dtype={dtype}",
-                  f"bnb_4bit_use_double_quant={model.double_quant}"]
+    spec = CELL_SPECS[cell]
+    words = [f"pretrained={bases[spec.base]}", f"dtype={_dtype(study)}"]
     if spec.adapter:
         words.append(f"peft={study.arm_folder(spec.adapter) / 'adapter'}")
     began = time.perf_counter()
@@ -111,8 +131,9 @@ def four_cells(study: Study, base: Path, items: int, rounds: int) -> list[dict[s
     """Seconds for the four main cells through fresh ``lm-eval run`` processes and by the evaluation, round by round."""
     found = []
     with tempfile.TemporaryDirectory() as scratch:
+        bases = {"float16": base, "4-bit": stored_in_4_bits(study, base, Path(scratch) / "4-bit")}
         for _ in range(rounds):
-            fresh = sum(lm_eval_run(study, base, cell, items, Path(scratch)) for cell in ASKED)
+            fresh = sum(lm_eval_run(study, bases, cell, items, Path(scratch)) for cell in ASKED)
             began = time.perf_counter()
             _run(["-m", "evals.bench.evaluation", str(study.folder), "--items", str(items), "--only-score"])
             found.append({"lm_eval": fresh, "ours": time.perf_counter() - began})
