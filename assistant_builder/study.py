@@ -174,7 +174,7 @@ class Study:
 
     @property
     def shown_steps(self) -> tuple[str, ...]:
-        """The steps, and the parts of the evaluation that a cluster has begun; once it is done, those that ended well."""
+        """The steps, and the parts of the evaluation that a cluster has begun; once it is done, those that are too."""
         done = self.step("evaluate").state == "succeeded"
         return with_parts(self.steps, [
             part for part in self.parts

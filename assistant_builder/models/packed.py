@@ -45,7 +45,9 @@ class PackedLinear(nn.Module):
 
 
 def pack(*models: nn.Module) -> None:
-    """Replace every frozen linear layer on a CPU in a dtype that it computes in fast; what trains or merges must be done before.
+    """Replace every frozen linear layer on a CPU in a dtype that it computes in fast.
+
+    What trains or merges must be done before.
 
     The head keeps its weight too where the embeddings share it. What several models share they share afterwards.
 

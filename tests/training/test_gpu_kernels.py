@@ -51,6 +51,7 @@ def test_liger_without_the_model_or_the_package_is_refused(monkeypatch: pytest.M
         choose_kernels(model(), "liger")
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the compiler looks at it everywhere
 def test_every_decoder_layer_is_compiled_for_rows_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._dynamo.testing import CompileCounter
 

@@ -80,7 +80,7 @@ def _not_begun(snapshot: Snapshot) -> Markup:
 
 
 def _telling(scoring: Sequence[StepRecord]) -> StepRecord:
-    """The step that tells where the evaluation stands, of several that score at once: one that runs, or that stopped."""
+    """Of several steps that score at once the one that tells how the evaluation stands: it runs, or it stopped."""
     told = (each for state in ("running", "failed", "cancelled", "lost") for each in scoring if each.state == state)
     return next(told, scoring[-1])
 

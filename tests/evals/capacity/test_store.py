@@ -108,7 +108,7 @@ def test_an_optimizer_step_writes_what_is_said(training: Study, monkeypatch: pyt
 
 def test_requests_of_a_study_by_hand() -> None:
     found = study_requests(made_up(), Assumptions())
-    computing, turnaround = 5 + 10 + 3 * 600 + 5, 1220
+    computing = 5 + 10 + 3 * 600 + 5
     assert found.reads == pytest.approx(4 * 3 * computing + computing)
     assert found.writes == pytest.approx(computing + 2 * 2 * 60)
     twice = sources(made_up(), Assumptions(seeds=2))
