@@ -69,8 +69,12 @@ def test_cancelling_reaches_nodes_that_share_no_path(nodes: Nodes, sleeping: Mak
 
 
 def training(study: Study, run: subprocess.Popen[str]) -> psutil.Process | None:
-    """The process that trains the LoRA arm, in scratch of whatever node."""
+    """The process that trains the LoRA arm, in scratch of whatever node, while the study is run."""
     assert run.poll() is None, run.communicate()[0]
+    return training_of(study)
+
+
+def training_of(study: Study) -> psutil.Process | None:
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or [""]
         if "train-lora" in words and Path(words[-1]).name == study.name:
@@ -101,21 +105,27 @@ def test_nodes_that_share_nothing_end_with_the_bytes_of_one_machine_though_a_wor
                         **LONG)
     store = Store(f"{bucket}/there")
     going = start(study)
-    step = wait_until(lambda: training(study, going), 800)
-    wait_until(lambda: whole_checkpoints(step))
-    folder = step.cmdline()[-1]
-    step.suspend()  # else it could end before the store has the checkpoint
-    wait_until(lambda: any("arms/lora/checkpoints/" in name and name.endswith(CHECKPOINT_MARKER)
-                           for name in store.marks()))
-    worker = step.parent()
-    assert worker is not None and worker.name() == "ray::train-lora"
-    worker.kill()
-    step.resume()
-    step.wait(60)  # nobody would know that it still writes
-    again = wait_until(lambda: training(study, going))
-    assert again.cmdline()[-1] != folder and whole_checkpoints(again)  # brought there before it began
-    said, _ = going.communicate()
-    assert going.returncode == 0, said
-    assert study.step("train-lora").node and study.step("train-lora").pid == again.pid
+    try:
+        step = wait_until(lambda: training(study, going), 800)
+        wait_until(lambda: whole_checkpoints(step))
+        folder = step.cmdline()[-1]
+        step.suspend()  # else it could end before the store has the checkpoint
+        wait_until(lambda: any("arms/lora/checkpoints/" in name and name.endswith(CHECKPOINT_MARKER)
+                               for name in store.marks()))
+        worker = step.parent()
+        assert worker is not None and worker.name() == "ray::train-lora"
+        worker.kill()
+        step.resume()
+        step.wait(60)  # nobody would know that it still writes
+        again = wait_until(lambda: training(study, going))
+        assert again.cmdline()[-1] != folder and whole_checkpoints(again)  # brought there before it began
+        said, _ = going.communicate()
+        assert going.returncode == 0, said
+        assert study.step("train-lora").node and study.step("train-lora").pid == again.pid
+    finally:  # a test that fails leaves nothing behind that computes, or is suspended
+        going.kill()
+        left = training_of(study)
+        if left is not None:
+            left.kill()
     assert differences(study, wanted) == []
     assert not list(study.folder.rglob("checkpoint-*/*")) and not list(node_homes.glob("*/studies"))
