@@ -183,7 +183,7 @@ class Engine:
             )
             async for replies in _follow(asked[0]):
                 reply = replies[name]
-                if not begun and (reply.finished or reply.state == "answering"):
+                if not begun and (reply.finished or reply.tokens):  # before its first token it may still be refused
                     if reply.error is not None:
                         raise refusal_from(reply.error)
                     begun = True

@@ -37,9 +37,10 @@ def test_the_last_position_of_every_prompt_is_multiplied_as_one_piece_of_memory(
                 gaps.append(not args[0].is_contiguous())
             return func(*args, **(kwargs or {}))
 
+    torch.manual_seed(0)
     hidden, weight = torch.randn(4, 7, 8), torch.randn(16, 8)
     with Watch():
         plain = F.linear(hidden[:, -1:], weight)
         with WholeRows():
             whole = F.linear(hidden[:, -1:], weight)
-    assert gaps == [True, False] and torch.allclose(plain, whole)
+    assert gaps == [True, False] and torch.allclose(plain, whole, atol=1e-6)
