@@ -16,7 +16,8 @@ import assistant_builder
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 REQUIREMENTS = [Requirement(text) for text in PROJECT["dependencies"]]
-EXTRAS = [Requirement(text) for name in ("ray", "gpu", "sweep", "capacity") for text in PROJECT["optional-dependencies"][name]]
+EXTRAS = [Requirement(text) for name in ("ray", "gpu", "sweep", "capacity")
+          for text in PROJECT["optional-dependencies"][name]]
 """What parts of the product import where it is installed."""
 CONSTRAINTS = [
     Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
