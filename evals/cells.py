@@ -158,7 +158,7 @@ def held_base(study: Study, spec: BaseSpec, runs: Sequence[str]) -> tuple[Any, i
         model = loading.load_adapter(model, study.arm_folder(run) / "adapter", _name(run))
     hold_adapters(model, dtype)
     if readable(model):
-        pack(model)
+        pack(model, batches=True)
     return model, stored
 
 
@@ -211,6 +211,6 @@ def _merged_cell(study: Study, spec: BaseSpec, variant: Variant) -> LoadedCell:
     if spec.device == "cpu":
         hold_in_compute_dtype(model, dtype)
     if readable(model):
-        pack(model)
+        pack(model, batches=True)
     seconds = time.monotonic() - began
     return LoadedCell(variant.cell, variant.seed, model, spec.compute_dtype, base_bytes, seconds)

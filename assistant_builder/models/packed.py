@@ -44,7 +44,7 @@ class PackedLinear(nn.Module):
         return self
 
 
-def pack(*models: nn.Module) -> None:
+def pack(*models: nn.Module, batches: bool = False) -> None:
     """Replace every frozen linear layer on a CPU in a dtype that it computes in fast.
 
     What trains or merges must be done before.
@@ -53,8 +53,9 @@ def pack(*models: nn.Module) -> None:
 
     Args:
         models: Changed in place; adapters stay as they are.
+        batches: Whether many rows are computed at once; then it pays in float32 too, where single rows are slower.
     """
-    dtypes = _packed_dtypes()
+    dtypes = _packed_dtypes(batches)
     places: dict[tuple[int, int], list[tuple[nn.Module, str]]] = {}
     for model in models:
         for parent, name, layer in _plain_layers(model, dtypes):
@@ -66,10 +67,10 @@ def pack(*models: nn.Module) -> None:
             setattr(parent, name, packed)
 
 
-def _packed_dtypes() -> set[torch.dtype]:
-    if not torch.backends.mkldnn.is_available():
-        return set()
-    return {torch.float32, *([torch.bfloat16] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else [])}
+def _packed_dtypes(batches: bool) -> set[torch.dtype]:
+    supported = {torch.float32: batches and torch.backends.mkldnn.is_available(),
+                 torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported()}
+    return {dtype for dtype, packs in supported.items() if packs}
 
 
 def _plain_layers(model: nn.Module, dtypes: set[torch.dtype]) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
