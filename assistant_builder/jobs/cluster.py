@@ -124,11 +124,10 @@ class _Run:
             self._errors.append(error)
         outcomes = self._keeper.look()
         self._store.follow(self._flying, cancelled=self._study.cancel_requested)
-        for step in sorted(self._flying, key=lambda step: (step in self._order and self._order.index(step), step)):
-            if step not in self._order:
-                if outcomes.get(step, Outcome()) is not None:
-                    self._flying.discard(step)
-            elif step not in outcomes:
+        strangers = self._flying - set(self._order)  # parts of a run that had other settings
+        self._flying -= {step for step in strangers if outcomes.get(step, Outcome()) is not None}
+        for step in [step for step in self._order if step in self._flying]:
+            if step not in outcomes:
                 self._start_again(step)
             elif (outcome := outcomes[step]) is None:
                 self._tell(step)

@@ -154,10 +154,8 @@ class Mirror:
             here: The files here.
             mark: That of the object; None where there is none.
         """
-        known = self._same.get(name)
-        if not is_asked(name) or known is None or mark is None:
-            return is_asked(name) and known is None and mark is None
-        return known[1] == mark and known[0] != here.get(name)
+        stamp, known = self._same.get(name, (None, None))
+        return is_asked(name) and known == mark and stamp != here.get(name)
 
     def _put_status(self, name: str, content: bytes, stamp: Stamp) -> None:
         """Put a status file as it was read: by now it may promise more than is there."""

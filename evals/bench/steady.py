@@ -1,6 +1,6 @@
 """``python -m evals.bench.steady STUDY``: whether a long training gets slower or bigger as it goes.
 
-Reads what each training of a study wrote as it ran, and compares its first minutes with its last. Let the windows be
+Reads what a training of a study wrote as it ran, and compares its first minutes with its last. Let the windows be
 longer than an epoch, because the speed follows the lengths of the pairs, and let nothing else compute while they last.
 """
 
@@ -75,7 +75,7 @@ def compare(events: Sequence[dict[str, Any]], settle: float, seconds: float) -> 
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Compare every training of a study that was long enough, and print one JSON document."""
+    """Compare, and print one JSON document."""
     parser = argparse.ArgumentParser(prog="python -m evals.bench.steady", description=__doc__)
     parser.add_argument("study", type=Path, help="folder of a study that trains or was trained")
     parser.add_argument("--run", default="lora", help="the training: lora, qlora, lora-2, …")
