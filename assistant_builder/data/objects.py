@@ -130,6 +130,17 @@ def _has_whole_lines(text: str) -> bool:
     return good * 2 >= len(lines) > 0
 
 
+def holds_an_object(text: str) -> bool:
+    """Whether a line of a text is a JSON object by itself, however many others are broken."""
+    for line in text.split("\n"):
+        if line.lstrip().startswith("{"):
+            try:
+                return isinstance(parse_json(line), dict)
+            except ValueError:
+                continue
+    return False
+
+
 def _lines(text: str, where: str) -> Table:
     rows = []
     for number, line in enumerate(text.split("\n"), start=1):

@@ -14,7 +14,7 @@ from assistant_builder.data.conversations import RowError, is_conversation, orde
 from assistant_builder.data.decoding import decode
 from assistant_builder.data.delimited import SEPARATORS, read_delimited
 from assistant_builder.data.formulas import restore
-from assistant_builder.data.objects import looks_like_json, read_json_text
+from assistant_builder.data.objects import holds_an_object, looks_like_json, read_json_text
 from assistant_builder.data.records import Dataset, Message, Pair, Rejection
 from assistant_builder.data.table import RawRow, Table, has_text, is_empty, storable
 from assistant_builder.data.workbooks import read_parquet, read_xlsx
@@ -130,7 +130,7 @@ def _read_text(data: bytes, suffix: str, where: str, mapped: set[str]) -> Table:
     if not as_json and _SUFFIXES.get(suffix) in ("json", "jsonl"):
         first = text.lstrip().split("\n", 1)[0]
         cells = re.split(f"[{re.escape(''.join(SEPARATORS))}]", first)
-        as_json = not any(is_known_name(cell.strip(' "\r')) for cell in cells)
+        as_json = not any(is_known_name(cell.strip(' "\r')) for cell in cells) or holds_an_object(text)
     if as_json:
         table = read_json_text(text, suffix, where, canonical_split)
     else:

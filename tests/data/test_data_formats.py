@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from assistant_builder.data import check_pairs, column_names, load_pairs
+from assistant_builder.data.reading import load_rows
+from assistant_builder.data.rewriting import write_rows
 from assistant_builder.errors import DataError
 from tests.data.making_data import ROWS, jsonl
 
@@ -317,6 +319,17 @@ def test_damage_of_any_kind_is_a_rejection_or_one_error(write, form):
         else:
             assert found.rows == len(found.pairs) + len(found.rejected)
             json.dumps(check_pairs(found).to_record(), allow_nan=False)
+
+
+def test_a_broken_first_line_among_other_broken_ones_is_no_header(write, tmp_path):
+    """As it came and as it is written back, where what is broken is a quoted text that names a column."""
+    bad = '{"messages": [{"role": ,user", "content": "Where?"}'
+    good = json.dumps({"question": "Where is the pier?", "answer": "Beside the hut."})
+    path = write("a.jsonl", f"{bad}\n{good}\n{bad}\n{bad}\n".encode())
+    again = tmp_path / "again.jsonl"
+    write_rows(load_rows(path)[0].rows, again)
+    for found in (load_pairs(path), load_pairs(again)):
+        assert [pair.row for pair in found.pairs] == [2] and [row.row for row in found.rejected] == [1, 3, 4]
 
 
 def test_column_names_for_a_file_that_has_no_known_ones(write):
