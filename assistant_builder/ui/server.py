@@ -32,6 +32,7 @@ from assistant_builder.ui.own_folder import uploads_folder
 from assistant_builder.ui.policy import OnlyWhatIsUsed, StayAtHome
 from assistant_builder.ui.sections import Page
 from assistant_builder.ui.theme import STYLE_SHEETS, make_theme
+from assistant_builder.ui.windows import Windows
 
 _QUEUE_LIMIT = 8
 """Events of one kind that are worked on at a time, where the event itself does not say."""
@@ -136,6 +137,8 @@ def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
     # mounting leaves this off, and without it gradio checks no file that a request names
     demo.has_launched = True
     inner = outer.routes[-1].app  # type: ignore[attr-defined]
+    inner.state_holder = Windows()
+    inner.state_holder.set_blocks(demo)
 
     def stop() -> None:
         demo.is_running = False

@@ -43,6 +43,8 @@ from assistant_builder.chat.client import WorkerPool
 from assistant_builder.ui.app import build_app, serve
 serve(build_app(WorkerPool(sys.argv[2:])), "127.0.0.1", int(sys.argv[1]))
 """
+GROWTH = 1.1
+"""What the peak of memory in the last quarter may be of that in the one before."""
 _PLACE = re.compile(r"Waiting: \d+ questions? before this one")
 _TAG = re.compile(r"\bt\d+q\d+\b")
 
@@ -257,6 +259,11 @@ async def crowd(
     return tally
 
 
+def _peaks_of_quarters(memory: list[int]) -> list[int]:
+    quarter = max(len(memory) // 4, 1)
+    return [max(memory[first : first + quarter] or memory) for first in range(0, 4 * quarter, quarter)]
+
+
 def main() -> int:
     """Run it and print what happened; exit code 1 where anything was wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -268,17 +275,19 @@ def main() -> int:
         home = Path(folder) / "home"
         reference = undisturbed(home)
         tally = asyncio.run(crowd(home, words.talkers, words.uploaders, words.seconds, reference))
+    peaks = _peaks_of_quarters(tally.memory)
     slowest, middle = max(tally.seconds), statistics.median(tally.seconds)
     print(json.dumps({
         "answers": tally.answers, "uploads": tally.uploads, "wrong": len(tally.wrong),
         "queue_places_told": tally.places, "runs_beside": tally.runs,
         "answer_seconds": {"median": round(middle, 2), "slowest": round(slowest, 2)},
-        "memory_mb": {"first": tally.memory[0] // 10**6, "most": max(tally.memory) // 10**6,
-                      "last": tally.memory[-1] // 10**6},
+        "memory_mb_of_quarters": [peak // 10**6 for peak in peaks],
     }, indent=2))
     for sentence in tally.wrong[:20]:
         print(sentence)
-    return 1 if tally.wrong or not tally.answers else 0
+    if grows := peaks[-1] > GROWTH * peaks[-2]:
+        print(f"memory grows: its peak in the last quarter is more than {GROWTH} times that in the one before")
+    return 1 if tally.wrong or not tally.answers or grows else 0
 
 
 if __name__ == "__main__":
