@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -14,7 +15,9 @@ def main() -> int:
     """Run one step; the exit code is that of :func:`assistant_builder.worker.run_as_step`."""
     parser = argparse.ArgumentParser(prog="python -m evals", description=__doc__)
     parser.add_argument("step", choices=["score", "report"])
-    parser.add_argument("--part", help="of scoring: 1/3 for the first of three parts of the cells; without it, all")
+    parser.add_argument(
+        "--part", type=_part, help="of scoring: 1/3 for the first of three parts of the cells; without it, all"
+    )
     parser.add_argument("--study", type=Path, required=True, help="the study's folder")
     arguments = parser.parse_args()
     study = Study(arguments.study)
@@ -23,8 +26,7 @@ def main() -> int:
 
         if arguments.part is None:
             return run_as_step(study, "evaluate", lambda: score_study(study))
-        number, of = map(int, arguments.part.split("/"))
-        return run_as_step(study, f"score-{number}", lambda: score_study(study, part=(number, of)))
+        return run_as_step(study, f"score-{arguments.part[0]}", lambda: score_study(study, part=arguments.part))
     from evals.report.build import write_report
 
     def report() -> list[Path]:
@@ -32,6 +34,13 @@ def main() -> int:
         return [path, path.with_suffix(".json"), path.with_suffix(".md")]
 
     return run_as_step(study, "report", report)
+
+
+def _part(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
+    if found is None or int(found[1]) > int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part: write 1/3 for the first of three")
+    return int(found[1]), int(found[2])
 
 
 if __name__ == "__main__":
