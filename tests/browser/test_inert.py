@@ -18,7 +18,7 @@ from evals.export.card import model_card
 from evals.export.kinds import KINDS
 from evals.export.rescore import compare
 from evals.export.snippets import Snippet
-from tests.browser.serving import Site, free_port, start_site
+from tests.browser.serving import Site, free_port, start_site, tabs_of
 from tests.browser.test_chat import SERVE
 from tests.chat.parrot import parrot_command
 from tests.fabricated import evaluated, new_study, reported, trained, with_data
@@ -112,10 +112,8 @@ def nothing_ran(page: Page) -> None:
 def test_no_tab_runs_or_fetches_anything(watched: Page, hostile: Site) -> None:
     page = watched
     shown = 0
-    for tab in TABS:
-        page.goto(f"{hostile.url}?study=planted&tab={tab}")
-        page.wait_for_function("window.abArrived")
-        page.wait_for_timeout(1_000)
+    for _ in tabs_of(page, hostile.url, "planted", TABS):
+        page.wait_for_timeout(300)
         page.evaluate(UNFOLD)
         page.wait_for_timeout(200)
         nothing_ran(page)

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.serving import ROOT, START_SECONDS, Site, free_port
+from tests.browser.serving import ROOT, START_SECONDS, App, guarded_app, log_in
 
 pytestmark = pytest.mark.browser
 SLOW = 240_000
@@ -23,36 +18,17 @@ FERRIES = ROOT / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     """The page with a password, and uploads of at most 300 kB."""
-    home, port = tmp_path_factory.mktemp("guarded") / "home", free_port()
-    settings = {**os.environ, "ASSISTANT_BUILDER_HOME": str(home), "ASSISTANT_BUILDER_PASSWORD": "correct horse",
-                "PYTHONPATH": str(ROOT), "ASSISTANT_BUILDER_MAX_UPLOAD": "300kB"}  # fmt: skip
-    words = [sys.executable, "-m", "assistant_builder", "app", "--auth", "ann", "--port", str(port)]
-    process = subprocess.Popen(words, env=settings, cwd=home.parent)
-    deadline = time.monotonic() + 3 * START_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            break
-        except OSError:
-            time.sleep(0.1)
-    yield Site(f"http://127.0.0.1:{port}/", home, process)
-    process.terminate()
-    process.wait(timeout=120)
+    with guarded_app(tmp_path_factory.mktemp("guarded"), ASSISTANT_BUILDER_MAX_UPLOAD="300kB") as app:
+        yield app
 
 
-def log_in(page: Page, password: str = "correct horse") -> None:
-    page.get_by_label("User").fill("ann")
-    page.get_by_label("Password").fill(password)
-    page.keyboard.press("Enter")
-
-
-def test_one_logs_in_works_and_logs_out(guarded: Site, page: Page, tmp_path: Path) -> None:
+def test_one_logs_in_works_and_logs_out(guarded: App, page: Page, tmp_path: Path) -> None:
     """The page fixture sees to it that nothing comes from elsewhere; here, that the policy stops nothing of ours."""
     stopped: list[str] = []
     page.on("console", lambda message: stopped.append(message.text) if "Content Security" in message.text else None)
-    page.goto(f"{guarded.url}?study=none", timeout=START_SECONDS * 1000)
+    page.goto(f"{guarded.url}/?study=none", timeout=START_SECONDS * 1000)
     expect(page.get_by_role("heading", name="Assistant Builder")).to_be_visible()
     assert Axe().run(page).violations_count == 0
     log_in(page, "wrong")
@@ -77,7 +53,7 @@ def test_one_logs_in_works_and_logs_out(guarded: Site, page: Page, tmp_path: Pat
     assert stopped == []
 
 
-def test_a_link_from_another_site_finds_one_logged_in(guarded: Site, browser: Browser, tmp_path: Path) -> None:
+def test_a_link_from_another_site_finds_one_logged_in(guarded: App, browser: Browser, tmp_path: Path) -> None:
     """The strict cookie is not sent along the link; the page is opened once more from here, with it."""
     context = browser.new_context()
     page = context.new_page()
@@ -86,11 +62,11 @@ def test_a_link_from_another_site_finds_one_logged_in(guarded: Site, browser: Br
     expect(page.get_by_role("button", name="Log out")).to_be_visible(timeout=SLOW)
     other = context.new_page()
     other.route("http://other.example/*", lambda route: route.fulfill(
-        content_type="text/html", body=f'<a href="{guarded.url}">open</a><iframe src="{guarded.url}"></iframe>'))
+        content_type="text/html", body=f'<a href="{guarded.url}/">open</a><iframe src="{guarded.url}/"></iframe>'))
     other.goto("http://other.example/")
     assert "Assistant Builder" not in (other.frames[1].content() if len(other.frames) > 1 else "")
     sent = other.evaluate(
-        "url => fetch(url + 'gradio_api/queue/join', {method: 'POST', mode: 'no-cors', credentials: 'include', "
+        "url => fetch(url + '/gradio_api/queue/join', {method: 'POST', mode: 'no-cors', credentials: 'include', "
         "body: '{}'}).then(answer => answer.type, error => 'failed')", guarded.url,
     )
     assert sent in ("opaque", "failed")
@@ -99,7 +75,7 @@ def test_a_link_from_another_site_finds_one_logged_in(guarded: Site, browser: Br
     context.close()
 
 
-def test_a_page_whose_session_ended_leads_to_the_login(guarded: Site, page: Page) -> None:
+def test_a_page_whose_session_ended_leads_to_the_login(guarded: App, page: Page) -> None:
     page.goto(guarded.url, timeout=START_SECONDS * 1000)
     log_in(page)
     expect(page.get_by_role("button", name="Log out")).to_be_visible(timeout=SLOW)

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from assistant_builder.steps import Progress
-from tests.browser.serving import Site, free_port, serving
+from tests.browser.serving import Site, free_port, serving, tabs_of
 from tests.fabricated import finished_study, new_study, running, with_data, with_metrics
 
 pytestmark = pytest.mark.browser
@@ -239,9 +239,6 @@ def test_a_restart_of_the_server_loses_nothing(
 
 def test_the_page_fits_a_narrow_window(page: Page, at_site: Site) -> None:
     finished_study("narrow")
-    page.set_viewport_size({"width": 420, "height": 800})
-    for tab in (name.lower() for name in TABS):
-        page.goto(f"{at_site.url}?study=narrow&tab={tab}")
-        page.wait_for_function("window.abArrived")
-        page.wait_for_timeout(500)
+    page.set_viewport_size({"width": 420, "height": 900})
+    for tab in tabs_of(page, at_site.url, "narrow", (name.lower() for name in TABS), width=420):
         assert page.evaluate("document.documentElement.scrollWidth") <= 420, tab

@@ -1,4 +1,4 @@
-"""From an upload to an exported assistant, with the real model, on a study of two steps."""
+"""From an upload to an exported assistant, with four real layers, on a study of two steps."""
 
 from __future__ import annotations
 
@@ -17,21 +17,25 @@ MINUTES = 60_000.0
 
 
 @pytest.fixture(scope="module")
-def real_site(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Iterator[Site]:
-    """The page, with the bundled models at hand."""
+def real_sites(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Iterator[tuple[Site, Site]]:
+    """The page, served twice over one home, with the bundled models at hand."""
     home = tmp_path_factory.mktemp("whole") / "home"
     (home / "models").mkdir(parents=True)
     for bundle in bundled.BUNDLES:
         (home / "models" / bundle.name).symlink_to(model_cache / "models" / bundle.name)
-    with serving(home, free_port()) as site:
-        yield site
+    with serving(home, free_port()) as one, serving(home, free_port()) as other:
+        yield one, other
 
 
-def test_from_upload_to_a_file_to_hand_on(page: Page, real_site: Site, tmp_path: Path) -> None:
+def test_from_upload_to_a_file_to_hand_on(
+    page: Page, real_sites: tuple[Site, Site], short_base: Path, tmp_path: Path
+) -> None:
+    """The server that began it is killed while an arm is trained; the other one shows the same and goes on with it."""
+    site, other = real_sites
     file = tmp_path / "towers.csv"
     rows = "".join(f'"How tall is tower {n}, in metres?","Tower {n} is {n * 7} metres tall."\n' for n in range(24))
     file.write_text(f"question,answer\n{rows}", encoding="utf-8")
-    page.goto(f"{real_site.url}?study=&tab=data")
+    page.goto(f"{site.url}?study=&tab=data")
     page.wait_for_function("window.abArrived")
     page.locator("#ab-file input[type=file]").set_input_files(str(file))
     expect(page.locator("#ab-found")).to_contain_text("Usable pairs")
@@ -40,6 +44,9 @@ def test_from_upload_to_a_file_to_hand_on(page: Page, real_site: Site, tmp_path:
     expect(page.locator("#ab-plan")).to_contain_text("One training step, part by part")
     page.locator("#ab-to-train").click()
 
+    base = page.locator("#ab-model-base input")
+    base.fill(str(short_base))
+    base.press("Enter")
     page.get_by_role("button", name="All settings").click()
     for option, value in (("train-max_steps", "2"), ("train-evaluations", "1"), ("eval-max_new_tokens", "8")):
         page.locator(f"#ab-{option}").locator("input:visible, textarea:visible").first.fill(value)
@@ -53,8 +60,12 @@ def test_from_upload_to_a_file_to_hand_on(page: Page, real_site: Site, tmp_path:
     page.get_by_label("Proceed anyhow").check()
     page.locator("#ab-start").click()
     expect(page.locator("#ab-run")).to_contain_text("Training", timeout=3 * MINUTES)
-    page.reload()  # the run is no child of the page, and is found again
+    page.goto(f"{other.url}?study=towers&tab=train")
     expect(page.locator("#ab-strip")).to_contain_text("towers")
+    expect(page.locator("#ab-run")).to_contain_text("Training")
+    expect(page.locator("#ab-start")).to_be_hidden()  # it runs, whoever began it
+    assert site.process is not None
+    site.process.kill()
 
     page.get_by_role("tab", name="Report").click(timeout=8 * MINUTES)  # it opens once there is one
     report = page.frame_locator("#ab-report iframe")
@@ -80,5 +91,5 @@ def test_from_upload_to_a_file_to_hand_on(page: Page, real_site: Site, tmp_path:
     names = zipfile.ZipFile(download.value.path()).namelist()
     assert any(name.endswith("adapter_model.safetensors") for name in names)
     assert any(name.endswith("README.md") for name in names)
-    study = real_site.home / "studies" / "towers"
+    study = site.home / "studies" / "towers"
     assert (study / "report.json").is_file() and len((study / "votes.jsonl").read_text().splitlines()) == 1

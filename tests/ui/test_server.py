@@ -10,8 +10,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,68 +18,25 @@ import psutil
 import pytest
 
 from assistant_builder.ui.own_folder import PREFIX, sweep
+from tests.browser.serving import PASSWORD, PATIENCE_SECONDS, ROOT, USER, App, start_app
 
-ROOT = Path(__file__).parents[2]
-PASSWORD = "canary-correct-horse"
 HTML = {"accept": "text/html"}
-START_SECONDS = 300  # a machine may be busy
 ADDRESS = "/gradio_api/file="
 
 
-@dataclass
-class Site:
-    process: subprocess.Popen[bytes]
-    url: str
-    log: Path
-    home: Path
-    temporary: Path
-
-    def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=120)
-
-    @contextmanager
-    def logged_in(self) -> Iterator[httpx.Client]:
-        with self.client() as client:
-            assert client.post("/login", data={"username": "ann", "password": PASSWORD}).status_code == 200
-            yield client
-
-    def folder(self) -> Path:
-        return next(self.temporary.glob(f"{PREFIX}*"))
-
-
-def start(folder: Path, *words: str, **environment: str) -> Site:
-    """``assistant-builder app`` in a home and a temporary folder of its own."""
-    temporary, home, log = folder / "tmp", folder / "home", folder / "log.txt"
-    temporary.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = {**os.environ, "ASSISTANT_BUILDER_HOME": str(home), "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT),
-                **environment}  # fmt: skip
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "assistant_builder", "app", "--port", str(port), *words], stdout=output,
-            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=settings, cwd=folder,
-        )
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None and b"Assistant Builder is at" not in log.read_bytes():
-        time.sleep(0.1)
-    return Site(process, f"http://127.0.0.1:{port}", log, home, temporary)
-
-
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     limits = {"ASSISTANT_BUILDER_MAX_UPLOAD": "200kB", "ASSISTANT_BUILDER_MAX_UPLOADS": "30"}
     folder = tmp_path_factory.mktemp("server")
     (folder / "secret.txt").write_text("not for the page", encoding="utf-8")  # in the server's working folder
-    site = start(folder, "--auth", "ann", ASSISTANT_BUILDER_PASSWORD=PASSWORD, **limits)
+    site = start_app(folder, "--auth", USER, ASSISTANT_BUILDER_PASSWORD=PASSWORD, **limits)
     yield site
     site.process.send_signal(signal.SIGINT)
     assert site.process.wait(timeout=60) == 0
 
 
 @pytest.fixture
-def inside(site: Site) -> Iterator[httpx.Client]:
+def inside(site: App) -> Iterator[httpx.Client]:
     with site.logged_in() as client:
         yield client
 
@@ -90,7 +45,7 @@ def upload(client: httpx.Client, *files: tuple[str, bytes], **options: Any) -> h
     return client.post("/gradio_api/upload", files=[("files", file) for file in files], **options)
 
 
-def test_nothing_is_answered_before_the_login(site: Site) -> None:
+def test_nothing_is_answered_before_the_login(site: App) -> None:
     with site.client() as client:
         for path in ("/config", "/gradio_api/info", "/assets/x.js", "/theme.css", "/gradio_api/startup-events",
                      "/gradio_api/heartbeat/x", "/gradio_api/queue/data?session_hash=x"):  # fmt: skip
@@ -122,7 +77,7 @@ def test_what_the_page_does_not_use_is_not_there(inside: httpx.Client, path: str
     assert inside.post(path, json={}).status_code == 404
 
 
-def test_no_file_of_the_machine_is_given_away(inside: httpx.Client, site: Site) -> None:
+def test_no_file_of_the_machine_is_given_away(inside: httpx.Client, site: App) -> None:
     mine = upload(inside, ("mine.csv", b"question,answer\n")).json()[0]
     assert inside.get(ADDRESS + mine).text == "question,answer\n"
     folder = site.folder() / "files"
@@ -140,7 +95,7 @@ def test_no_file_of_the_machine_is_given_away(inside: httpx.Client, site: Site) 
                 assert not any(word in answer.text for word in ("root:", "not for the page", "import")), written
 
 
-def test_a_file_that_only_passes_through_is_not_fetched(inside: httpx.Client, site: Site) -> None:
+def test_a_file_that_only_passes_through_is_not_fetched(inside: httpx.Client, site: App) -> None:
     """Gradio would copy what a value names on its way out, from the working folder or the temporary one."""
     config = inside.get("/config").json()
     named = {"path": str(site.log.parent / "secret.txt"), "meta": {"_type": "gradio.FileData"}}
@@ -155,7 +110,7 @@ def test_a_file_that_only_passes_through_is_not_fetched(inside: httpx.Client, si
             assert answer.status_code == 403 and "not uploaded here" in answer.text
 
 
-def test_uploads_are_unguessable_and_stay_inside(inside: httpx.Client, site: Site) -> None:
+def test_uploads_are_unguessable_and_stay_inside(inside: httpx.Client, site: App) -> None:
     names = ["a.csv", "../../b.csv", "..\\c.csv", "/etc/d.csv", "..", ".", "e\n.csv", "f" * 300 + ".csv", "שלום.csv"]
     places = [Path(upload(inside, (name, b"x")).json()[0]) for name in names]
     for place in places:
@@ -166,13 +121,13 @@ def test_uploads_are_unguessable_and_stay_inside(inside: httpx.Client, site: Sit
     assert (site.folder().stat().st_mode & 0o777) == 0o700
 
 
-def kept(site: Site) -> set[str]:
+def kept(site: App) -> set[str]:
     """What lies in its folder of uploads; what goes while it is looked at does not count."""
     return {os.path.join(folder, name) for folder, folders, files in os.walk(site.folder() / "files")
             for name in (*folders, *files)}
 
 
-def test_uploads_are_limited_and_leave_nothing_behind(inside: httpx.Client, site: Site) -> None:
+def test_uploads_are_limited_and_leave_nothing_behind(inside: httpx.Client, site: App) -> None:
     before = kept(site)
     large = upload(inside, ("large.csv", b"x" * 300_000))
     assert large.status_code == 413 and "larger than 200 kB" in large.text
@@ -196,7 +151,7 @@ def test_uploads_are_limited_and_leave_nothing_behind(inside: httpx.Client, site
     assert kept(site) == before
 
 
-def _break_off(client: httpx.Client, site: Site) -> None:
+def _break_off(client: httpx.Client, site: App) -> None:
     """Send half an upload and go, once the server has begun to write it."""
     head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="half.csv"\r\n\r\n' + b"x" * 90_000
     cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
@@ -211,7 +166,7 @@ def _break_off(client: httpx.Client, site: Site) -> None:
             time.sleep(0.05)
 
 
-def test_no_more_files_are_kept_than_allowed(inside: httpx.Client, site: Site) -> None:
+def test_no_more_files_are_kept_than_allowed(inside: httpx.Client, site: App) -> None:
     answers = [upload(inside, (f"{number}.csv", b"x")) for number in range(31)]
     full = [answer for answer in answers if answer.status_code != 200]
     assert full and {answer.status_code for answer in full} == {507} and "Try again" in full[0].text
@@ -224,7 +179,7 @@ def test_no_more_files_are_kept_than_allowed(inside: httpx.Client, site: Site) -
         os.utime(folder, (time.time() - 7200,) * 2) if folder.exists() else None
 
 
-def test_streams_end_with_the_session(site: Site) -> None:
+def test_streams_end_with_the_session(site: App) -> None:
     with site.logged_in() as client, site.client() as other:
         other.cookies = client.cookies
         with client.stream("GET", "/gradio_api/heartbeat/x") as heart:
@@ -235,7 +190,7 @@ def test_streams_end_with_the_session(site: Site) -> None:
             assert "".join(news) == "" and time.monotonic() - began < 10
 
 
-def test_the_password_is_nowhere(site: Site) -> None:
+def test_the_password_is_nowhere(site: App) -> None:
     with site.client() as client:
         client.post("/login", data={"username": PASSWORD, "password": "canary-typed"})
         client.get(f"/?password={PASSWORD}")
@@ -247,7 +202,7 @@ def test_the_password_is_nowhere(site: Site) -> None:
         assert not path.is_file() or b"canary" not in path.read_bytes(), path
 
 
-def test_it_listens_on_this_machine_alone(site: Site) -> None:
+def test_it_listens_on_this_machine_alone(site: App) -> None:
     port = int(site.url.rpartition(":")[2])
     found = psutil.Process(site.process.pid).net_connections()
     assert [tuple(entry.laddr) for entry in found if entry.status == "LISTEN"] == [("127.0.0.1", port)]
@@ -256,7 +211,7 @@ def test_it_listens_on_this_machine_alone(site: Site) -> None:
 def run_app(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     settings = {**os.environ, "ASSISTANT_BUILDER_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run([sys.executable, "-m", "assistant_builder", "app", *words], env=settings, cwd=folder,
-                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=START_SECONDS)  # fmt: skip
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
 
 @pytest.mark.parametrize(("words", "said"), [
@@ -272,14 +227,14 @@ def test_it_refuses_to_start_with_a_sentence(tmp_path: Path, words: list[str], s
     assert done.stderr.count("\n") == 1
 
 
-def test_a_taken_port_is_told(site: Site, tmp_path: Path) -> None:
+def test_a_taken_port_is_told(site: App, tmp_path: Path) -> None:
     port = site.url.rpartition(":")[2]
     done = run_app(tmp_path, "--port", port)
     assert done.returncode == 1 and f"port {port} is in use" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_it_stops_cleanly_with_streams_open(tmp_path: Path) -> None:
-    site = start(tmp_path)
+    site = start_app(tmp_path)
     with site.client() as client, client.stream("GET", "/gradio_api/heartbeat/x") as heart:
         assert "ALIVE" in next(heart.iter_text())
         site.process.terminate()
