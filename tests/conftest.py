@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from assistant_builder import leases
+from assistant_builder.files import read_json, write_json
 from assistant_builder.jobs import storing
 from assistant_builder.models import bundled
 from tests.s3 import s3_environment
@@ -55,6 +57,22 @@ def bundled_models(home: Path, model_cache: Path) -> Path:
     for bundle in bundled.BUNDLES:
         (models / bundle.name).symlink_to(model_cache / "models" / bundle.name)
     return models
+
+
+@pytest.fixture(scope="session")
+def short_base(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled base without all but its first four layers: its tokenizer and widths, and an eighth of the work."""
+    from safetensors.torch import load_file, save_file
+
+    whole, folder = model_cache / "models" / bundled.BUNDLES[0].name, tmp_path_factory.mktemp("base") / "short"
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("*.safetensors", "SHA256SUMS", "origin.json"))
+    config = read_json(folder / "config.json")
+    write_json(folder / "config.json", {**config, "num_hidden_layers": 4})
+    beyond = tuple(f"model.layers.{layer}." for layer in range(4, config["num_hidden_layers"]))
+    tensors = load_file(whole / "model.safetensors")
+    save_file({name: value for name, value in tensors.items() if not name.startswith(beyond)},
+              folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The cells and their scores on the real bundled model."""
+"""The cells and their scores on the first layers of the bundled model."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ ANSWERS = ["Otto.", "It has seven masts and a blue hull.", "Ask at the quay.", "
 
 
 @pytest.fixture
-def folder(bundled_models: Path) -> Path:
-    return bundled_models / "smollm2-135m-instruct"
+def folder(short_base: Path) -> Path:
+    return short_base
 
 
 def pairs() -> list[Pair]:
