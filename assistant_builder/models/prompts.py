@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ PLAIN_TEMPLATE = (
 )
 """For base models that bring no chat template."""
 
+_IMPORTING = threading.Lock()
+"""Transformers puts another module in its place as it is imported: who imports it at the same moment gets the first one,
+which holds nothing."""
 _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
 """Tokens that end a turn in templates whose tokenizer calls another one the end of the sequence."""
 
@@ -89,7 +93,8 @@ class Prompter:
         Raises:
             ModelError: The folder has no fast tokenizer.
         """
-        from transformers import PreTrainedTokenizerFast  # the tokenizers' half of transformers imports no torch
+        with _IMPORTING:
+            from transformers import PreTrainedTokenizerFast  # the tokenizers' half of transformers imports no torch
 
         if not (folder / "tokenizer.json").is_file():
             raise ModelError(

@@ -23,6 +23,18 @@ def prompter(folder: Path) -> Prompter:
     return Prompter.load(folder)
 
 
+def test_several_windows_may_want_the_tokenizer_at_once(folder: Path) -> None:
+    code = (
+        "import sys, pathlib\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from assistant_builder.models.prompts import Prompter\n"
+        "with ThreadPoolExecutor(8) as threads:\n"
+        "    print(len(list(threads.map(Prompter.load, [pathlib.Path(sys.argv[1])] * 8))))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
+    assert found.stdout == "8\n", found.stderr[-2000:]
+
+
 def pair(*contents: str, system: str | None = None) -> Pair:
     roles = ("user", "assistant")
     messages = [Message(roles[place % 2], text) for place, text in enumerate(contents)]  # type: ignore[arg-type]
