@@ -74,6 +74,10 @@ def test_from_upload_to_a_file_to_hand_on(
     expect(page.locator("#ab-evaluation")).to_contain_text("On your")
 
     page.get_by_role("tab", name="Chat").click()
+    page.get_by_text("System prompt and sampling").click()
+    longest = page.locator("#ab-chat-settings").get_by_label("Longest answer")
+    longest.fill("8")  # four layers find no end by themselves
+    longest.press("Tab")
     page.locator("#ab-question textarea").fill("How tall is tower 3, in metres?")
     page.locator("#ab-send").click()
     for arm in ("qlora", "lora"):
