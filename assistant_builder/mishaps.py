@@ -18,7 +18,7 @@ TRAINING_MEMORY = (
 CHAT_MEMORY = "Close other programs, or wait until training ends; then ask again"
 _MEMORY_SIGNS = (
     "can't allocate memory", "Cannot allocate memory", "os error 12", "std::bad_alloc", "bad allocation",
-    "out of memory", "can't start new thread", "failed to map segment",
+    "out of memory", "can't start new thread", "failed to map segment", "could not create a primitive",
 )
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DISK_SIGNS = (

@@ -38,12 +38,13 @@ from typing import Any
 
 from assistant_builder.chat.session import Answering, ChatSession, Sampling
 from assistant_builder.data import Message
-from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.errors import AssistantBuilderError, ResourceError
 from assistant_builder.mishaps import CHAT_MEMORY, explained
 from assistant_builder.study import Study
 from assistant_builder.worker import prepare_libraries
 
 IDLE_SECONDS = 900.0
+_LEAVE = object()
 
 
 class Server:
@@ -64,27 +65,29 @@ class Server:
         self._idle_seconds = idle_seconds
         self._stops: dict[str, threading.Event] = {}
         self._arms: dict[str, ThreadPoolExecutor] = {}
+        self._inbox: queue.Queue[str | object | None] = queue.Queue()
+        self._spoiled = False
 
     def serve(self, lines: Iterable[str]) -> None:
-        """Work until ``lines`` end or nothing is asked for the idle time.
+        """Work until ``lines`` end, nothing is asked for the idle time, or memory ran out.
 
         Args:
             lines: One request each.
         """
-        inbox: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=_forward, args=(lines, inbox), daemon=True).start()
+        threading.Thread(target=_forward, args=(lines, self._inbox), daemon=True).start()
         while True:
             try:
-                line = inbox.get(timeout=self._idle_seconds)
+                line = self._inbox.get(timeout=self._idle_seconds)
             except queue.Empty:
-                if not self._stops:
-                    self._emit({"event": "idle"})
-                    return
-                continue
+                line = _LEAVE
             if line is None:
                 return
-            if line.strip():
-                self._handle(line)
+            if isinstance(line, str):
+                if line.strip():
+                    self._handle(line)
+            elif not self._stops:
+                self._emit({"event": "idle"})  # who asks at this very moment has the question put again
+                return
 
     def _handle(self, line: str) -> None:
         try:
@@ -151,16 +154,20 @@ class Server:
                     f"the answer failed: {type(error).__name__}: {error}", where=f"arm {arm}",
                     remedy="Ask again; if it fails again, train the study anew with --redo",
                 )
+            self._spoiled |= isinstance(told, ResourceError) and "OutOfMemory" not in type(error).__name__
             self._emit({"event": "error", "id": identity, "error": told.to_record()})
         finally:
             self._stops.pop(identity, None)
+            if self._spoiled and not self._stops:
+                # oneDNN does not try again what it once had no memory to make; a GPU's memory is free again
+                self._inbox.put(_LEAVE)
 
     def _emit(self, event: dict[str, Any]) -> None:
         with self._write_lock:
             self._write(event)
 
 
-def _forward(lines: Iterable[str], inbox: queue.Queue[str | None]) -> None:
+def _forward(lines: Iterable[str], inbox: queue.Queue[str | object | None]) -> None:
     for line in lines:
         inbox.put(line)
     inbox.put(None)

@@ -30,8 +30,8 @@ PLAIN_TEMPLATE = (
 """For base models that bring no chat template."""
 
 _IMPORTING = threading.Lock()
-"""Transformers puts another module in its place as it is imported: who imports it at the same moment gets the first one,
-which holds nothing."""
+"""Transformers puts another module in its place as it is imported: who imports it at the same moment gets the first
+one, which holds nothing."""
 _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
 """Tokens that end a turn in templates whose tokenizer calls another one the end of the sequence."""
 

@@ -37,6 +37,8 @@ class Parrot:
             raise ModelError("there is no trained adapter", where="arm " + arm, remedy="Train the study first")
         if question == "bug":
             raise RuntimeError("shape mismatch")
+        if question == "starve":
+            raise RuntimeError("could not create a primitive")
         words = question.split() * (3000 if question.startswith("long") else 1)
         for number, word in enumerate(words, start=1):
             time.sleep(0.02)

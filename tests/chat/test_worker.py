@@ -130,6 +130,17 @@ def test_a_killed_process_is_said_to_have_run_out_of_memory(worker: ChatWorker) 
     assert error is not None and "memory" in error["what"] and "ask again" in error["remedy"]
 
 
+def test_a_process_whose_memory_ran_out_finishes_what_it_is_at_and_makes_way_for_a_new_one(worker: ChatWorker) -> None:
+    under_way = ask(worker, "one two three four five", ("lora",))
+    error = last(ask(worker, "starve", ("qlora",)))["qlora"].error
+    assert error is not None and error["what"] == "memory ran out" and "ask again" in error["remedy"]
+    process = worker._process
+    assert last(under_way)["lora"].text.endswith("lora:five \u2713")
+    assert process is not None and process.wait(timeout=10) == 0
+    assert last(ask(worker, "better?"))["lora"].text == "lora:better? \u2713"
+    assert worker._process is not process
+
+
 def test_a_command_that_cannot_speak_is_told(tmp_path: Path) -> None:
     worker = ChatWorker([sys.executable, "-c", "raise SystemExit('no such study')"])
     error = last(ask(worker, "hello"))["lora"].error

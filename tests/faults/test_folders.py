@@ -139,6 +139,7 @@ def test_what_libraries_say_of_a_full_disk_or_memory_is_understood() -> None:
         MemoryError(), OSError(12, "Cannot allocate memory"), Exception("Cannot allocate memory (os error 12)"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried ..."),
         RuntimeError("can't start new thread"), RuntimeError("std::bad_alloc"),
+        RuntimeError("could not create a primitive"),  # of oneDNN
         ImportError("libtorch_cpu.so: failed to map segment from shared object"),
     ]
     for error in short:

@@ -171,7 +171,9 @@ def test_a_4bit_base_is_counted_by_its_parameters_and_its_bytes(adapted: dict[st
     linear = 106_168_320
     wide = (counts["lora"] - linear) * (4 if compute_dtype == "float32" else 2)  # embeddings and norms
     assert stored["lora"] == wide + 2 * linear
-    assert stored["qlora"] == pytest.approx(wide + 4.127 / 8 * linear, rel=2e-3)  # code tables beside
+    in_4_bits = linear * (4 + 8 / 64 + 32 / (64 * 256)) / 8  # a scale of 8 bits a block, one of 32 for 256 of them
+    tables = 210 * 4 * (16 + 256)  # of each layer: its 4-bit levels, and those of its scales
+    assert stored["qlora"] == pytest.approx(wide + in_4_bits + tables, rel=1e-5)
 
 
 def test_loss_over_supervised_positions_equals_the_plain_loss(model_cache: Path) -> None:
