@@ -111,7 +111,6 @@ def test_a_half_written_checkpoint_is_not_taken_for_whole(tmp_path: Path) -> Non
 def test_both_arms_stop_early_together(small_study: Study, tmp_path: Path) -> None:
     """With a learning rate so small that no weight moves, no validation improves, and both stop at the second."""
     from assistant_builder.jobs.running import run_study
-    from assistant_builder.steps import STEPS
 
     config = small_study.config.with_changes({
         "train.early_stopping": True, "train.patience": 1, "train.evaluations": 6, "train.learning_rate": 1e-40,
@@ -119,7 +118,7 @@ def test_both_arms_stop_early_together(small_study: Study, tmp_path: Path) -> No
     })
     small_study.write_config(config)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Study, "steps", STEPS[:4])
+        patch.setattr(Study, "steps", ("data", "train-lora", "train-qlora"))
         run_study(small_study)
     summaries = [read_json(small_study.arm_folder(arm) / "summary.json") for arm in ("lora", "qlora")]
     assert [summary["steps"] for summary in summaries] == [2, 2]
