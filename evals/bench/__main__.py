@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ from rich.console import Console
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.files import write_json, write_text
-from evals.bench import picture, table
+from assistant_builder.planning.machines import this_machine
+from evals.bench import factory, picture, table
 from evals.bench.contenders import CONTENDERS, DIFFERENCES, NAMES, Contender
 from evals.bench.job import Job, make_job
 from evals.bench.results import Row, Run, arms_ratio, remarks, summarize
@@ -37,6 +39,7 @@ class Options:
         warmup: Steps before them, not timed.
         validation: Pairs for the loss after training.
         contenders: Who takes part.
+        llama_factory: Python of LLaMA-Factory's environment; None: it takes no part.
         changes: Settings to change, ``{"train.rank": "8"}``.
         out: Folder for ``bench.json`` and ``bench.svg``.
     """
@@ -47,6 +50,7 @@ class Options:
     warmup: int
     validation: int
     contenders: tuple[Contender, ...]
+    llama_factory: Path | None
     changes: dict[str, str]
     out: Path
 
@@ -60,6 +64,8 @@ def parse(words: Sequence[str]) -> Options:
     parser.add_argument("--warmup", type=_positive, default=1, help="steps before them that are not timed (1)")
     parser.add_argument("--contenders", type=_contenders, default=CONTENDERS,
                         help=f"comma-separated, of {', '.join(NAMES)} (all)")
+    parser.add_argument("--llama-factory", type=Path, metavar="PYTHON",
+                        help="also LLaMA-Factory, by the Python of an environment in which it is installed")
     parser.add_argument("--set", action="append", type=_change, default=[], metavar="KEY=VALUE", dest="changes",
                         help="change a setting for all contenders, for example train.rank=8")
     parser.add_argument("--quick", action="store_true", help="a trial of under three minutes on two cores")
@@ -71,7 +77,8 @@ def parse(words: Sequence[str]) -> Options:
         steps=given.steps or (1 if given.quick else 2),
         warmup=given.warmup,
         validation=8 if given.quick else 32,
-        contenders=given.contenders,
+        contenders=given.contenders + (factory.taking_part(this_machine().device) if given.llama_factory else ()),
+        llama_factory=given.llama_factory,
         changes=dict(given.changes),
         out=given.out,
     )
@@ -109,6 +116,8 @@ def bench(options: Options, console: Console) -> None:
     job = make_job(
         config, warmup_steps=options.warmup, timed_steps=options.steps, validation_pairs=options.validation
     )
+    if options.llama_factory is not None:
+        os.environ[factory.VARIABLE] = str(options.llama_factory.absolute())
     count = options.rounds * len(options.contenders)
     console.print(
         f"{count} runs of {job.steps} steps of {job.train.batch_size} pairs, {options.warmup} of them not timed",

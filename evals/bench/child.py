@@ -13,7 +13,7 @@ from typing import Any
 from assistant_builder.files import write_json
 from assistant_builder.models.prompts import Prompter
 from assistant_builder.worker import prepare_libraries
-from evals.bench.contenders import CONTENDERS, NAMES, Contender
+from evals.bench.contenders import EVERYONE, Contender
 from evals.bench.job import Job
 
 
@@ -21,12 +21,12 @@ def main() -> None:
     """Train, measure, write the record of :func:`measure`."""
     parser = argparse.ArgumentParser(prog="python -m evals.bench.child", description=__doc__)
     parser.add_argument("job", type=Path, help="file that Job.write wrote")
-    parser.add_argument("contender", choices=NAMES)
+    parser.add_argument("contender", choices=[contender.name for contender in EVERYONE])
     parser.add_argument("seed", type=int)
     parser.add_argument("result", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     prepare_libraries()
-    contender = CONTENDERS[NAMES.index(arguments.contender)]
+    contender = next(contender for contender in EVERYONE if contender.name == arguments.contender)
     write_json(arguments.result, measure(Job.read(arguments.job).with_seed(arguments.seed), contender))
 
 
@@ -41,7 +41,7 @@ def measure(job: Job, contender: Contender) -> dict[str, Any]:
     import torch
 
     from assistant_builder.models.loading import pick_device
-    from evals.bench import ours, trl_scripts
+    from evals.bench import factory, ours, trl_scripts
     from evals.bench.ruler import validation_loss
     from evals.bench.stopwatch import Stopwatch
 
@@ -50,6 +50,8 @@ def measure(job: Job, contender: Contender) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         if contender.family == "ours":
             trained = ours.train(job, contender.arm, Path(scratch), watch)
+        elif contender.family == "factory":
+            trained = factory.train(job, contender.arm, Path(scratch), watch)
         else:
             tuned = contender.family == "tuned"
             trained = trl_scripts.train(job, contender.arm, Path(scratch), watch, device, tuned=tuned)

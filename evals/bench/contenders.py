@@ -8,7 +8,7 @@ from typing import Literal
 
 from assistant_builder.config import ARMS, Arm
 
-Family = Literal["ours", "plain", "tuned"]
+Family = Literal["ours", "plain", "tuned", "factory"]
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,17 @@ _TITLES: dict[Family, str] = {
     "ours": "Assistant Builder",
     "plain": "TRL, plain",
     "tuned": "TRL, tuned",
+    "factory": "LLaMA-Factory",
 }
 BASES: dict[Arm, str] = {"lora": "16-bit base", "qlora": "NF4 base"}
 CONTENDERS: tuple[Contender, ...] = tuple(
     Contender(family, arm) for arm in ARMS for family in ("plain", "tuned", "ours")
 )
+OPTIONAL: tuple[Contender, ...] = tuple(Contender("factory", arm) for arm in ARMS)
+"""Those that need an environment of their own."""
 NAMES = tuple(contender.name for contender in CONTENDERS)
+EVERYONE = tuple(sorted((*CONTENDERS, *OPTIONAL), key=lambda contender: ARMS.index(contender.arm)))
+"""In the order of the table."""
 
 DIFFERENCES: tuple[str, ...] = (
     "Same for all: base model, pairs (each trained on once), rank, alpha, dropout, adapted layers, pairs a step and a "
@@ -57,6 +62,8 @@ DIFFERENCES: tuple[str, ...] = (
     "gradient checkpointing, autocast where 16 bits are computed in, random order, linear schedule; on a CPU the head "
     "on every position.",
     "TRL, tuned: the same without gradient checkpointing, all pairs sorted by length into batches.",
+    "LLaMA-Factory, where it takes part (--llama-factory): its defaults for LoRA, gradient checkpointing among them; "
+    "its own chatml template and its own, older libraries. On a CPU over the 16-bit base alone.",
     "TRL stores the 16-bit base in the compute dtype, keeps adapters over a 4-bit base in bfloat16 (float32 over a "
     "16-bit one), and also trains on the line break that the chat template puts after an answer: one token more a "
     "pair, counted in its tokens and in its training loss, not in the validation loss.",

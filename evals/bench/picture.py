@@ -10,7 +10,7 @@ from evals.bench.contenders import BASES
 from evals.bench.results import Row
 
 _WIDTH, _BAR, _GAP, _LEFT, _RIGHT, _TOP = 760, 26, 10, 150, 225, 58
-_COLORS = {"plain": "#9aa3b2", "tuned": "#64748b", "ours": "#0d9488"}
+_COLORS = {"plain": "#9aa3b2", "tuned": "#64748b", "ours": "#0d9488", "factory": "#b45309"}
 _INK = "#1f2937"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from assistant_builder.config import ARMS
 from assistant_builder.errors import EvaluationError
-from evals.bench.contenders import BASES, CONTENDERS, Contender, Family
+from evals.bench.contenders import BASES, EVERYONE, Contender, Family
 
 Run = Mapping[str, Any]
 """What ``evals.bench.child.measure`` returns, with the ``round`` it belongs to."""
@@ -78,7 +78,7 @@ def summarize(runs: Sequence[Run]) -> list[Row]:
         EvaluationError: The contenders did not train on the same amount of text, so their speeds cannot be compared.
     """
     _require_same_tokens(runs)
-    return [_row(contender, runs) for contender in CONTENDERS if _of(runs, contender)]
+    return [_row(contender, runs) for contender in EVERYONE if _of(runs, contender)]
 
 
 def _of(runs: Sequence[Run], contender: Contender) -> dict[int, Run]:
@@ -144,7 +144,8 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     if any(row.rounds < 5 for row in rows):
         said.append("Fewer than five rounds: a trial, not a measurement.")
     for arm in ARMS:
-        losses = {row.contender.family: row.validation_loss.median for row in rows if row.contender.arm == arm}
+        losses = {row.contender.family: row.validation_loss.median for row in rows
+                  if row.contender.arm == arm and row.contender.family != "factory"}
         if "ours" in losses and len(losses) > 1:
             best = min(loss for family, loss in losses.items() if family != "ours")
             gap = losses["ours"] - best

@@ -6,7 +6,7 @@ Imports transformers: only child processes import this module.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import psutil
@@ -47,6 +47,15 @@ class Stopwatch(TrainerCallback):
         """Stamp the clocks; the memory is that of training alone, whatever comes after the last step."""
         self._stamp()
         self.peak_memory_bytes = peak_memory_bytes(self._device)
+
+    def to_record(self) -> dict[str, Any]:
+        """What :meth:`take` takes, in another process."""
+        return {"stamps": [asdict(stamp) for stamp in self._stamps], "peak_memory_bytes": self.peak_memory_bytes}
+
+    def take(self, record: dict[str, Any]) -> None:
+        """Show what another process's stopwatch showed."""
+        self._stamps = [_Stamp(**stamp) for stamp in record["stamps"]]
+        self.peak_memory_bytes = record["peak_memory_bytes"]
 
     def _stamp(self) -> None:
         if self._device == "cuda":

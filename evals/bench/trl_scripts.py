@@ -47,7 +47,7 @@ def train(job: Job, arm: Arm, scratch: Path, watch: Stopwatch, device: str, *, t
     pairs = _batches_of_similar_length(job) if tuned else job.pairs
     rows = [[{"role": message.role, "content": message.content} for message in pair.messages] for pair in pairs]
     trainer = SFTTrainer(
-        model=_base(job, arm),
+        model=load_base(job, arm),
         args=SFTConfig(
             output_dir=str(scratch),
             num_train_epochs=1,
@@ -87,7 +87,13 @@ def _batches_of_similar_length(job: Job) -> list[Pair]:
     return [pair for batch in batches for pair in batch]
 
 
-def _base(job: Job, arm: Arm) -> Any:
+def load_base(job: Job, arm: Arm) -> Any:
+    """A base as transformers loads it.
+
+    Args:
+        job: Which one.
+        arm: ``lora`` in the compute dtype, ``qlora`` NF4.
+    """
     dtype = getattr(torch, job.model.compute_dtype)
     if arm == "lora":
         return AutoModelForCausalLM.from_pretrained(job.folder, dtype=dtype)

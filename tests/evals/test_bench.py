@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
@@ -15,14 +16,15 @@ from rich.console import Console
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, EvaluationError
 from assistant_builder.files import read_json
+from assistant_builder.planning.machines import Machine
 from assistant_builder.worker import child_environment
 from evals.bench import __main__ as command
-from evals.bench import picture, running, table
+from evals.bench import factory, picture, running, table
 from evals.bench.contenders import CONTENDERS, NAMES, Contender, interleaved
 from evals.bench.job import Job, make_job
 from evals.bench.results import Spread, arms_ratio, remarks, summarize
 
-SPEEDS = {"plain": 50.0, "tuned": 80.0, "ours": 100.0}
+SPEEDS = {"plain": 50.0, "tuned": 80.0, "ours": 100.0, "factory": 40.0}
 
 
 def run(contender: Contender, number: int, **changes: Any) -> dict[str, Any]:
@@ -53,7 +55,7 @@ def test_each_round_has_everyone_once_and_every_second_round_runs_backwards() ->
 
 def test_every_family_trains_both_arms_under_its_own_name() -> None:
     assert len(set(NAMES)) == len(CONTENDERS) == 6
-    assert set(NAMES) == {f"{family}-{arm}" for family in SPEEDS for arm in ("lora", "qlora")}
+    assert set(NAMES) == {f"{family}-{arm}" for family in ("plain", "tuned", "ours") for arm in ("lora", "qlora")}
 
 
 def test_spread_is_the_median_and_the_extremes() -> None:
@@ -140,6 +142,40 @@ def test_command_line_reads_contenders_and_settings() -> None:
     options = command.parse(["--contenders", "ours-qlora, plain-lora", "--set", "train.rank=8", "--set", "a=b=c"])
     assert [contender.name for contender in options.contenders] == ["plain-lora", "ours-qlora"]
     assert options.changes == {"train.rank": "8", "a": "b=c"}
+
+
+def test_llama_factory_takes_part_where_it_is_named(monkeypatch: pytest.MonkeyPatch, job: Job, tmp_path: Path) -> None:
+    assert not any(contender.family == "factory" for contender in command.parse([]).contenders)
+    monkeypatch.setattr(command, "this_machine", lambda: Machine("it", "cuda", 10**9, 10**9))
+    on_gpu = command.parse(["--llama-factory", "python9", "--contenders", "ours-lora"])
+    assert [contender.name for contender in on_gpu.contenders] == ["ours-lora", "factory-lora", "factory-qlora"]
+    monkeypatch.setattr(command, "this_machine", lambda: Machine("it", "cpu", 10**9, 10**9))
+    assert [contender.name for contender in command.parse(["--llama-factory", "p"]).contenders[6:]] == ["factory-lora"]
+
+    job.write(tmp_path / "job.json")
+    record = read_json(tmp_path / "job.json")
+    told = {arm: factory.settings(record, arm, tmp_path, "cpu") for arm in ("lora", "qlora")}
+    assert told["qlora"].items() > told["lora"].items() and told["qlora"]["quantization_type"] == "nf4"
+    size = told["lora"]["per_device_train_batch_size"] * told["lora"]["gradient_accumulation_steps"]
+    assert (size, told["lora"]["lora_rank"]) == (job.train.batch_size, job.train.rank)
+    third = Contender("factory", "lora")
+    records = [*runs(), *(run(third, number) for number in range(1, 6))]
+    rows = summarize(records)
+    assert [row.contender.name for row in rows][:4] == ["plain-lora", "tuned-lora", "ours-lora", "factory-lora"]
+    assert rows[3].versus_plain is not None and rows[3].versus_plain.median == 0.8
+    assert rows[3].contender.title in picture.draw(rows, {row.contender.name: [1.0] for row in rows}, "caption")
+
+
+def test_one_stopwatch_shows_what_another_showed() -> None:
+    from evals.bench.stopwatch import Stopwatch
+
+    one, other = Stopwatch("cpu"), Stopwatch("cpu")
+    for _ in range(3):
+        one._stamp()
+    one.peak_memory_bytes = 7
+    other.take(json.loads(json.dumps(one.to_record())))
+    assert other.step_seconds == one.step_seconds and other.cpu_seconds(1) == one.cpu_seconds(1)
+    assert len(other.step_seconds) == 2 and other.peak_memory_bytes == 7
 
 
 @pytest.mark.parametrize("words", [["--rounds", "0"], ["--contenders", "theirs"], ["--set", "rank"], ["--steps", "x"]])

@@ -1,0 +1,121 @@
+"""LLaMA-Factory as a contender, if it is installed: it wants older libraries, so it has an environment of its own.
+
+``python -m evals.bench --llama-factory PYTHON`` names the Python of that environment, in which this module is run as
+``python -m evals.bench.factory JOB ARM FOLDER``; what it trained is measured like what the others trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evals.bench.contenders import OPTIONAL, Contender
+
+if TYPE_CHECKING:
+    from assistant_builder.config import Arm
+    from evals.bench.job import Job
+    from evals.bench.ruler import Trained
+    from evals.bench.stopwatch import Stopwatch
+
+VARIABLE = "ASSISTANT_BUILDER_LLAMA_FACTORY"
+"""Environment variable that holds the Python of its environment."""
+_ROOT = Path(__file__).resolve().parents[2]
+_LOG_LINES = 5
+
+
+def taking_part(device: str) -> tuple[Contender, ...]:
+    """Its contenders: on a CPU over the 16-bit base alone, since its 4-bit training fails there (release 0.9.5)."""
+    return tuple(contender for contender in OPTIONAL if device == "cuda" or contender.arm == "lora")
+
+
+def train(job: Job, arm: Arm, scratch: Path, watch: Stopwatch) -> Trained:
+    """Have LLaMA-Factory train, and load what it saved.
+
+    Args:
+        job: What to train.
+        arm: Over which base.
+        scratch: Folder for what it writes.
+        watch: Takes the stamps of its steps.
+
+    Raises:
+        EvaluationError: It failed.
+    """
+    from peft import PeftModel
+
+    from assistant_builder.errors import EvaluationError
+    from evals.bench.ruler import Trained
+    from evals.bench.trl_scripts import load_base
+
+    job.write(scratch / "job.json")
+    done = subprocess.run(
+        [os.environ[VARIABLE], "-m", "evals.bench.factory", str(scratch / "job.json"), arm, str(scratch)],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(_ROOT)}, check=False,
+    )
+    if done.returncode:
+        raise EvaluationError(f"LLaMA-Factory failed: {' | '.join(done.stderr.splitlines()[-_LOG_LINES:])}",
+                              remedy="Leave --llama-factory out")
+    watch.take(json.loads((scratch / "stamps.json").read_text(encoding="utf-8")))
+    state = json.loads((scratch / "trained" / "trainer_state.json").read_text(encoding="utf-8"))
+    logs = [entry for entry in state["log_history"] if "loss" in entry]
+    model = PeftModel.from_pretrained(load_base(job, arm), str(scratch / "trained"))
+    return Trained(model, [entry["loss"] for entry in logs], [int(entry["num_input_tokens_seen"]) for entry in logs])
+
+
+def settings(job: dict[str, Any], arm: str, folder: Path, device: str) -> dict[str, Any]:
+    """What LLaMA-Factory is told; what is not named keeps its default.
+
+    Args:
+        job: What ``Job.write`` wrote.
+        arm: Over which base.
+        folder: Where it writes.
+        device: ``cpu`` or ``cuda``.
+    """
+    config, dtype = job["train"], job["model"]["compute_dtype"]
+    micro = min(config["micro_batch_size"], config["batch_size"])
+    four_bit = {"quantization_bit": 4, "quantization_method": "bnb", "quantization_type": job["model"]["quant_type"],
+                "double_quantization": job["model"]["double_quant"]}
+    return {
+        "stage": "sft", "do_train": True, "finetuning_type": "lora", "model_name_or_path": job["folder"],
+        "template": "chatml", "dataset": "pairs", "dataset_dir": str(folder), "output_dir": str(folder / "trained"),
+        "lora_target": "all", "lora_rank": config["rank"], "lora_alpha": int(config["alpha"]),
+        "lora_dropout": config["dropout"], "cutoff_len": config["max_length"], "seed": config["seed"],
+        "per_device_train_batch_size": micro, "gradient_accumulation_steps": config["batch_size"] // micro,
+        "learning_rate": config["learning_rate"], "num_train_epochs": 1.0, "logging_steps": 1, "report_to": "none",
+        "include_num_input_tokens_seen": "non_padding", "use_cpu": device == "cpu",
+        "bf16": dtype == "bfloat16", "fp16": dtype == "float16",
+        **(four_bit if arm == "qlora" else {}),
+    }
+
+
+def main() -> None:
+    """Train, in LLaMA-Factory's own environment."""
+    parser = argparse.ArgumentParser(prog="python -m evals.bench.factory", description=__doc__)
+    parser.add_argument("job", type=Path, help="file that Job.write wrote")
+    parser.add_argument("arm", choices=["lora", "qlora"])
+    parser.add_argument("folder", type=Path, help="where it writes")
+    given = parser.parse_args()
+    import torch
+
+    from evals.bench.stopwatch import Stopwatch
+
+    job = json.loads(given.job.read_text(encoding="utf-8"))
+    (given.folder / "pairs.json").write_text(json.dumps([{"messages": pair["messages"]} for pair in job["pairs"]]))
+    tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
+            "system_tag": "system"}
+    (given.folder / "dataset_info.json").write_text(json.dumps({"pairs": {
+        "file_name": "pairs.json", "formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": tags,
+    }}))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    watch = Stopwatch(device)
+    tuner = importlib.import_module("llamafactory.train.tuner")  # of that environment, never a dependency of this one
+    tuner.run_exp(settings(job, given.arm, given.folder, device), callbacks=[watch])
+    (given.folder / "stamps.json").write_text(json.dumps(watch.to_record()))
+
+
+if __name__ == "__main__":
+    main()
