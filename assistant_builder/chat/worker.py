@@ -45,6 +45,7 @@ from assistant_builder.worker import prepare_libraries
 
 IDLE_SECONDS = 900.0
 _LEAVE = object()
+"""Stands among the requests where the process is to end once nobody waits for an answer."""
 
 
 class Server:
@@ -65,7 +66,7 @@ class Server:
         self._idle_seconds = idle_seconds
         self._stops: dict[str, threading.Event] = {}
         self._arms: dict[str, ThreadPoolExecutor] = {}
-        self._inbox: queue.Queue[str | object | None] = queue.Queue()
+        self._inbox: queue.Queue[object] = queue.Queue()
         self._spoiled = False
 
     def serve(self, lines: Iterable[str]) -> None:
@@ -167,7 +168,7 @@ class Server:
             self._write(event)
 
 
-def _forward(lines: Iterable[str], inbox: queue.Queue[str | object | None]) -> None:
+def _forward(lines: Iterable[str], inbox: queue.Queue[object]) -> None:
     for line in lines:
         inbox.put(line)
     inbox.put(None)

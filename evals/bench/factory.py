@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from assistant_builder.errors import EvaluationError
+from assistant_builder.files import read_json, write_json
 from evals.bench.contenders import OPTIONAL, Contender
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ def train(job: Job, arm: Arm, scratch: Path, watch: Stopwatch) -> Trained:
     """
     from peft import PeftModel
 
-    from assistant_builder.errors import EvaluationError
     from evals.bench.ruler import Trained
     from evals.bench.trl_scripts import load_base
 
@@ -59,8 +59,8 @@ def train(job: Job, arm: Arm, scratch: Path, watch: Stopwatch) -> Trained:
     if done.returncode:
         raise EvaluationError(f"LLaMA-Factory failed: {' | '.join(done.stderr.splitlines()[-_LOG_LINES:])}",
                               remedy="Leave --llama-factory out")
-    watch.take(json.loads((scratch / "stamps.json").read_text(encoding="utf-8")))
-    state = json.loads((scratch / "trained" / "trainer_state.json").read_text(encoding="utf-8"))
+    watch.take(read_json(scratch / "stamps.json"))
+    state = read_json(scratch / "trained" / "trainer_state.json")
     logs = [entry for entry in state["log_history"] if "loss" in entry]
     model = PeftModel.from_pretrained(load_base(job, arm), str(scratch / "trained"))
     return Trained(model, [entry["loss"] for entry in logs], [int(entry["num_input_tokens_seen"]) for entry in logs])
@@ -103,18 +103,18 @@ def main() -> None:
 
     from evals.bench.stopwatch import Stopwatch
 
-    job = json.loads(given.job.read_text(encoding="utf-8"))
-    (given.folder / "pairs.json").write_text(json.dumps([{"messages": pair["messages"]} for pair in job["pairs"]]))
+    job = read_json(given.job)
+    write_json(given.folder / "pairs.json", [{"messages": pair["messages"]} for pair in job["pairs"]])
     tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
             "system_tag": "system"}
-    (given.folder / "dataset_info.json").write_text(json.dumps({"pairs": {
+    write_json(given.folder / "dataset_info.json", {"pairs": {
         "file_name": "pairs.json", "formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": tags,
-    }}))
+    }})
     device = "cuda" if torch.cuda.is_available() else "cpu"
     watch = Stopwatch(device)
     tuner = importlib.import_module("llamafactory.train.tuner")  # of that environment, never a dependency of this one
     tuner.run_exp(settings(job, given.arm, given.folder, device), callbacks=[watch])
-    (given.folder / "stamps.json").write_text(json.dumps(watch.to_record()))
+    write_json(given.folder / "stamps.json", watch.to_record())
 
 
 if __name__ == "__main__":
