@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -64,7 +65,7 @@ def parse(words: Sequence[str]) -> Options:
     parser.add_argument("--warmup", type=_positive, default=1, help="steps before them that are not timed (1)")
     parser.add_argument("--contenders", type=_contenders, default=CONTENDERS,
                         help=f"comma-separated, of {', '.join(NAMES)} (all)")
-    parser.add_argument("--llama-factory", type=Path, metavar="PYTHON",
+    parser.add_argument("--llama-factory", type=_program, metavar="PYTHON",
                         help="also LLaMA-Factory, by the Python of an environment in which it is installed")
     parser.add_argument("--set", action="append", type=_change, default=[], metavar="KEY=VALUE", dest="changes",
                         help="change a setting for all contenders, for example train.rank=8")
@@ -89,6 +90,13 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
     return number
+
+
+def _program(text: str) -> Path:
+    found = shutil.which(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text} is no program")
+    return Path(found).absolute()
 
 
 def _contenders(text: str) -> tuple[Contender, ...]:
@@ -117,7 +125,7 @@ def bench(options: Options, console: Console) -> None:
         config, warmup_steps=options.warmup, timed_steps=options.steps, validation_pairs=options.validation
     )
     if options.llama_factory is not None:
-        os.environ[factory.VARIABLE] = str(options.llama_factory.absolute())
+        os.environ[factory.VARIABLE] = str(options.llama_factory)
     count = options.rounds * len(options.contenders)
     console.print(
         f"{count} runs of {job.steps} steps of {job.train.batch_size} pairs, {options.warmup} of them not timed",

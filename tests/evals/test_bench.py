@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
@@ -147,10 +148,11 @@ def test_command_line_reads_contenders_and_settings() -> None:
 def test_llama_factory_takes_part_where_it_is_named(monkeypatch: pytest.MonkeyPatch, job: Job, tmp_path: Path) -> None:
     assert not any(contender.family == "factory" for contender in command.parse([]).contenders)
     monkeypatch.setattr(command, "this_machine", lambda: Machine("it", "cuda", 10**9, 10**9))
-    on_gpu = command.parse(["--llama-factory", "python9", "--contenders", "ours-lora"])
+    on_gpu = command.parse(["--llama-factory", sys.executable, "--contenders", "ours-lora"])
     assert [contender.name for contender in on_gpu.contenders] == ["ours-lora", "factory-lora", "factory-qlora"]
     monkeypatch.setattr(command, "this_machine", lambda: Machine("it", "cpu", 10**9, 10**9))
-    assert [contender.name for contender in command.parse(["--llama-factory", "p"]).contenders[6:]] == ["factory-lora"]
+    on_cpu = command.parse(["--llama-factory", sys.executable])
+    assert [contender.name for contender in on_cpu.contenders[6:]] == ["factory-lora"]
 
     job.write(tmp_path / "job.json")
     record = read_json(tmp_path / "job.json")
@@ -178,7 +180,9 @@ def test_one_stopwatch_shows_what_another_showed() -> None:
     assert len(other.step_seconds) == 2 and other.peak_memory_bytes == 7
 
 
-@pytest.mark.parametrize("words", [["--rounds", "0"], ["--contenders", "theirs"], ["--set", "rank"], ["--steps", "x"]])
+@pytest.mark.parametrize("words", [
+    ["--rounds", "0"], ["--contenders", "theirs"], ["--set", "rank"], ["--steps", "x"], ["--llama-factory", "/nowhere"],
+])  # fmt: skip
 def test_a_wrong_call_exits_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         command.parse(words)
