@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from assistant_builder import __version__, study
+from assistant_builder import __version__, gpus, study
 from assistant_builder.models import bundled, hub, inventory, wheels
 from assistant_builder.processor import cpu_flags, usable_cores
 
@@ -26,23 +26,23 @@ _MEMORY_NEEDED = 5_000_000_000
 """The shipped demo stays below these (bundled model and study; peak of a step)."""
 _TORCH_SECONDS = 60
 _TORCH_PROBE = """
-import json, torch
-gpus = []
-for index in range(torch.cuda.device_count()):
-    device = torch.cuda.get_device_properties(index)
-    gpus.append({"name": device.name, "bytes": device.total_memory,
-                 "bfloat16": torch.cuda.is_bf16_supported(including_emulation=False)})
+import json
+import torch
+from assistant_builder import gpus
+found = gpus.describe()
+device = gpus.torch_device()
 problem = ""
 try:
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
-    weight = torch.randn(64, 64, device="cuda" if gpus else "cpu")
+    weight = torch.randn(64, 64, device=device)
     restored = dequantize_4bit(*quantize_4bit(weight, quant_type="nf4", compress_statistics=True))
     if not torch.allclose(weight, restored, atol=1.0):
         problem = "what it quantizes does not come back"
 except Exception as error:
     problem = str(error) or type(error).__name__
-print(json.dumps({"cuda": torch.version.cuda, "gpus": gpus, "problem": problem}))
+print(json.dumps({"found": found, "device": device, "backend": problem}))
 """
+_MAC = "Apple's GPU is not used, as 4-bit training on it is untested: models train and answer on the processor"
 
 
 @dataclass(frozen=True)
@@ -149,24 +149,50 @@ def _disk() -> Check:
 def _torch() -> list[Check]:
     """GPU and 4-bit backend, asked in a child process so that this one stays without torch."""
     try:
-        done = subprocess.run([sys.executable, "-c", _TORCH_PROBE], capture_output=True, text=True,
+        done = subprocess.run([sys.executable, "-P", "-c", _TORCH_PROBE], capture_output=True, text=True,
                               timeout=_TORCH_SECONDS, check=True)
-        found = json.loads(done.stdout.splitlines()[-1])
+        answer = json.loads(done.stdout.splitlines()[-1])
     except (subprocess.SubprocessError, OSError, ValueError, IndexError) as error:
         said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
         return [Check("torch", False, f"cannot be imported: {said[-1] if said else error}",
                       "Install torch anew for this machine")]
-    gpus = [
-        f"{gpu['name']}, {gpu['bytes'] / 1e9:.0f} GB, {'bfloat16' if gpu['bfloat16'] else 'float16 only'}"
-        for gpu in found["gpus"]
-    ]
-    where = f"CUDA {found['cuda']}" if gpus else "the processor"
-    problem = " ".join(found["problem"].split())[:200]
+    found = gpus.read(answer["found"])
+    where = found.build if answer["device"] == "cuda" else "the processor"
+    problem = " ".join(answer["backend"].split())[:200]
     return [
-        Check("gpu", True, "; ".join(gpus) or "none: models train and answer on the processor"),
+        _gpu(found),
         Check("4-bit backend", not problem, problem or f"bitsandbytes works on {where}",
               "pip install --force-reinstall bitsandbytes" if problem else ""),
     ]  # fmt: skip
+
+
+def _gpu(found: gpus.Found) -> Check:
+    """The GPUs that torch sees and what it can do with them; where it sees none but nvidia-smi does, why."""
+    shown = [
+        f"{gpu.name}, {gpu.memory_bytes / 1e9:.0f} GB, {'bfloat16' if gpu.bfloat16 else 'float16 only'}"
+        + (f", not usable: {gpu.problem}" if gpu.problem else "")
+        for gpu in found.gpus
+    ]
+    if shown:
+        ok = len(found.usable) == len(found.gpus)
+        note = "" if found.usable else "; models train and answer on the processor"
+        return Check("gpu", ok, "; ".join(shown) + note, "" if ok else
+                     "Install a build of torch for this card (https://pytorch.org/get-started/locally), or leave it "
+                     "out of CUDA_VISIBLE_DEVICES")
+    none = "none: models train and answer on the processor"
+    if sys.platform == "darwin":
+        return Check("gpu", True, _MAC if platform.machine() == "arm64" else none)
+    hidden = next((name for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+                   if name in os.environ), None)
+    if hidden:
+        return Check("gpu", True, f"{none} ({hidden} is {os.environ[hidden]!r})")
+    cards = gpus.installed_cards()
+    if cards:
+        return Check("gpu", False, f"{', '.join(cards)} cannot be used by PyTorch"
+                     + (f": {found.problem}" if found.problem else "") + "; models train and answer on the processor",
+                     "Install a build of torch for this card and its driver (https://pytorch.org/get-started/locally), "
+                     "or set CUDA_VISIBLE_DEVICES= to train on the processor")
+    return Check("gpu", True, none)
 
 
 def _bundles() -> list[Check]:

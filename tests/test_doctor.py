@@ -22,7 +22,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def probed(monkeypatch: pytest.MonkeyPatch, **found: object) -> None:
-    answer = json.dumps({"cuda": None, "gpus": [], "problem": "", **found})
+    answer = json.dumps({"found": {"gpus": [], "build": "", "problem": ""}, "device": "cpu", "backend": "", **found})
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: SimpleNamespace(stdout=answer))
 
 
@@ -71,8 +71,9 @@ def test_kernels_is_flagged(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_gpu_and_broken_backend(monkeypatch: pytest.MonkeyPatch):
-    gpu = {"name": "Some GPU", "bytes": 24_000_000_000, "bfloat16": False}
-    probed(monkeypatch, gpus=[gpu], cuda="12.8", problem="no kernel\nimage")
+    gpu = {"name": "Some GPU", "uuid": "", "memory_bytes": 24_000_000_000, "bfloat16": False}
+    probed(monkeypatch, found={"gpus": [gpu], "build": "CUDA 12.8", "problem": ""}, device="cuda",
+           backend="no kernel\nimage")
     cards, backend = doctor._torch()
     assert cards.value == "Some GPU, 24 GB, float16 only"
     assert not backend.ok and backend.value == "no kernel image" and backend.remedy

@@ -32,6 +32,7 @@ LEVELS = {
     "assistant_builder.data": 1,
     "assistant_builder.models": 2,
     "assistant_builder.processor": 2,
+    "assistant_builder.gpus": 2,
     "assistant_builder.doctor": 3,
     "assistant_builder.provenance": 3,
     "assistant_builder.worker": 3,

@@ -12,7 +12,7 @@ from assistant_builder.files import read_json, read_jsonl, write_json
 from assistant_builder.planning.activations import Batch
 from assistant_builder.planning.extrapolation import Ahead, extrapolated_seconds
 from assistant_builder.planning.history import learn
-from assistant_builder.planning.machines import this_machine
+from assistant_builder.planning.machines import Machine, this_machine
 from assistant_builder.planning.plan import Lengths, Plan
 from assistant_builder.planning.planner import with_speed
 from assistant_builder.planning.sources import from_folder
@@ -23,7 +23,10 @@ GRADED = ("base_bytes", "adapter_bytes", "peak_memory_bytes", "train_seconds")
 PLAN_FILE = "plan.json"
 
 
-def plan_run(config: StudyConfig, folder: Path, sequences: Sequence[tuple[int, int]], order: Sequence[int]) -> Plan:
+def plan_run(
+    config: StudyConfig, folder: Path, sequences: Sequence[tuple[int, int]], order: Sequence[int],
+    machine: Machine | None = None,
+) -> Plan:
     """The plan of a training whose data is known token by token.
 
     Args:
@@ -31,6 +34,7 @@ def plan_run(config: StudyConfig, folder: Path, sequences: Sequence[tuple[int, i
         folder: Where the base lies.
         sequences: Tokens, and positions that the loss counts, of each training sequence.
         order: Indices of the sequences in the order they are trained on.
+        machine: Where it runs; None: here.
     """
     train = config.train
     rows = min(train.micro_batch_size, train.batch_size)
@@ -43,7 +47,7 @@ def plan_run(config: StudyConfig, folder: Path, sequences: Sequence[tuple[int, i
     )
     architecture = from_folder(folder)
     return Plan(
-        config.model.base, architecture, config, with_speed(this_machine()), len(sequences), lengths,
+        config.model.base, architecture, config, with_speed(machine or this_machine()), len(sequences), lengths,
         learn(architecture.parameters), largest=largest_batch(batches),
     )
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import psutil
 
+from assistant_builder import gpus
 from assistant_builder.errors import ConfigError
 from assistant_builder.processor import computes_bfloat16, usable_cores
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30,
           "tib": 2**40, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_SECONDS = 5
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Where Linux says how much memory a container may take, in versions 2 and 1 of its control groups."""
 
@@ -37,6 +34,7 @@ class Machine:
         here: Whether it is this machine.
         cores: Usable processor cores, of a CPU.
         devices: How many GPUs like this it has that may be used.
+        cards: Every GPU that training sees here, in torch's order; this is the first of them.
     """
 
     name: str
@@ -49,6 +47,7 @@ class Machine:
     here: bool = False
     cores: int = 0
     devices: int = 1
+    cards: tuple[Machine, ...] = ()
 
     @property
     def compute_dtype(self) -> str:
@@ -56,6 +55,18 @@ class Machine:
         if self.bfloat16:
             return "bfloat16"
         return "float16" if self.device == "cuda" else "float32"
+
+    def sharing(self, devices: int) -> Machine:
+        """What the first ``devices`` cards allow together: of cards that differ the least memory and arithmetic."""
+        used = self.cards[:devices]
+        if not used:
+            return self
+        names = list(dict.fromkeys(card.name for card in used))
+        return replace(
+            self, name=" and ".join(names), memory_bytes=min(card.memory_bytes for card in used),
+            free_bytes=min(card.free_bytes for card in used), bfloat16=all(card.bfloat16 for card in used),
+            flops=min(card.flops for card in used),
+        )
 
     def with_memory(self, memory_bytes: int) -> Machine:
         """The same with another amount of memory."""
@@ -90,7 +101,7 @@ lets the user put in another."""
 
 
 def this_machine() -> Machine:
-    """The device that training would use here: the first GPU, else the processor."""
+    """The device that training would use here: the first GPU that torch sees, else the processor."""
     return _gpu() or _cpu()
 
 
@@ -132,22 +143,15 @@ def parse_memory(text: str) -> int:
 
 
 def _gpu() -> Machine | None:
-    if shutil.which("nvidia-smi") is None:
+    usable = gpus.find().usable
+    if not usable:
         return None
-    query = "--query-gpu=name,memory.total,memory.free,compute_cap"
-    try:
-        done = subprocess.run(["nvidia-smi", query, "--format=csv,noheader,nounits"], capture_output=True, text=True,
-                              timeout=_SECONDS, check=True)
-        cards = done.stdout.splitlines()
-        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-        devices = len(cards) if shown is None else len([card for card in shown.split(",") if card.strip()])
-        if not devices:
-            return None
-        name, total, free, capability = (part.strip() for part in cards[0].split(","))
-        return Machine(name, "cuda", int(total) * 2**20, int(free) * 2**20, float(capability) >= 8.0, _peak_of(name),
-                       here=True, devices=devices)
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return None
+    cards = tuple(
+        Machine(gpu.name, "cuda", gpu.memory_bytes, free, gpu.bfloat16, _peak_of(gpu.name), here=True)
+        for gpu, free in zip(usable, gpus.free_bytes(usable), strict=True)
+    )
+    alike = next((place for place, card in enumerate(cards) if card.name != cards[0].name), len(cards))
+    return replace(cards[0], devices=alike, cards=cards)
 
 
 def _peak_of(name: str) -> float:

@@ -41,12 +41,15 @@ class Spread:
 def devices_to_use(config: StudyConfig, machine: Machine) -> int:
     """How many devices train one arm: those asked for, else all that can share out a step's pairs evenly.
 
+    Cards that differ from the first are used only where they are asked for.
+
     Raises:
         ResourceError: More GPUs are asked for than there are; a CPU can be shared by any number of processes.
     """
     wanted, there = config.executor.devices, machine.devices
     if wanted is None:
         return max(count for count in range(1, there + 1) if config.train.batch_size % count == 0)
+    there = max(there, len(machine.cards))
     if machine.device == "cuda" and wanted > there:
         raise ResourceError(
             f"executor.devices={wanted}, and the training sees {there} GPU{'s' if there != 1 else ''}",
@@ -89,6 +92,7 @@ def shared(plan: Plan) -> Plan:
     if devices == 1:
         return plan
     alone = plan.with_changes({"train.micro_batch_size": micro_rows(plan.config.train, devices)})
+    alone = replace(alone, machine=plan.machine.sharing(devices))
     return replace(alone, shards=choose_spread(alone, devices).shards)
 
 

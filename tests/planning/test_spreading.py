@@ -79,17 +79,15 @@ def test_a_plan_of_eight_cards_parts_what_one_cannot_hold() -> None:
     assert plan_study(config, 1000, Lengths(200, 400, 100, 200), CARDS["A100 80 GB"]).lora.fit == "no"
 
 
-def test_gpus_that_may_be_used_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    from subprocess import CompletedProcess
-
-    from assistant_builder.planning import machines
-
-    listed = "NVIDIA A100-SXM4-80GB, 81920, 81000, 8.0\n" * 4
-    monkeypatch.setattr(machines.shutil, "which", lambda name: name)
-    monkeypatch.setattr(machines.subprocess, "run", lambda *_, **__: CompletedProcess([], 0, listed))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert machines.this_machine().devices == 4
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
-    assert machines.this_machine().devices == 2
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert machines.this_machine().device == "cpu"
+def test_cards_that_differ_share_a_training_as_the_weakest_allows() -> None:
+    big, small = CARDS["A100 80 GB"], replace(CARDS["T4 16 GB"], free_bytes=10**10)
+    here = replace(big, cards=(big, small), here=True)  # devices=1: the second is not like the first
+    config = StudyConfig().with_changes({"model.base": "llama-3.1-8b-instruct"})
+    assert devices_to_use(config, here) == 1
+    assert plan_study(config, 1000, machine=here).machine.memory_bytes == big.memory_bytes
+    two = config.with_changes({"executor.devices": 2})
+    plan = plan_study(two, 1000, machine=here)
+    assert (plan.machine.memory_bytes, plan.memory_bytes, plan.compute_dtype) == (small.memory_bytes, 10**10, "float16")
+    assert plan.machine.name == "A100 80 GB and T4 16 GB"
+    with pytest.raises(ResourceError, match="sees 2 GPUs"):
+        devices_to_use(config.with_changes({"executor.devices": 4}), here)
