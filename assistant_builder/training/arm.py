@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from assistant_builder.config import ARMS, StudyConfig
 from assistant_builder.data import load_split
-from assistant_builder.errors import Cancelled, DataError
+from assistant_builder.errors import Cancelled, DataError, ResourceError
 from assistant_builder.files import file_hash, write_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.prompts import Example, Prompter
 from assistant_builder.planning.fitting import require_device, require_fit
 from assistant_builder.planning.grading import plan_run, prediction, write_plan
-from assistant_builder.planning.machines import this_machine
+from assistant_builder.planning.machines import Machine, this_machine
 from assistant_builder.planning.method import MethodPlan
 from assistant_builder.planning.plan import Plan as MemoryPlan
 from assistant_builder.planning.spreading import Spread, choose_spread, devices_to_use, micro_rows
@@ -78,41 +78,69 @@ def train_arm(study: Study, run: str) -> Iterable[Path] | None:
         ResourceError: The training cannot fit the memory of this machine, or it lacks the devices.
     """
     study.write_progress(f"train-{run}", Progress(0, 1, "steps", "Loading the base model"))
-    prepared = _prepare(study, None)
+    prepared = _prepare(study)
     require_fit(prepared.planned, split_run(run)[0])
     if prepared.spread.devices == 1:
+        _require_planned_device(prepared.planned.machine)
         return _train(study, run, prepared)
     from assistant_builder.training.ranks import train_on_ranks
 
-    return train_on_ranks(study, run, prepared.spread)
+    return train_on_ranks(study, run, prepared.spread, prepared.planned)
 
 
-def train_here(study: Study, run: str, spread: Spread) -> Iterable[Path] | None:
+def train_here(
+    study: Study, run: str, spread: Spread, planned: MemoryPlan | None = None
+) -> Iterable[Path] | None:
     """What each of several processes does that share a training; see :func:`train_arm`.
 
     Args:
         study: The study.
         run: The training run.
         spread: How they share it.
+        planned: The plan that the step's process made; None: made here. Plans made by each of several processes may
+            differ, as each sees another free memory, and processes that disagree on recomputing activations hang.
     """
-    return _train(study, run, _prepare(study, spread))
+    prepared = _prepare(study, spread, planned)
+    _require_planned_device(prepared.planned.machine)
+    return _train(study, run, prepared)
 
 
-def _prepare(study: Study, spread: Spread | None) -> _Prepared:
-    """Read the data and plan; how devices share the training is chosen where it is not given."""
-    config = study.config
-    require_device(config.train, this_machine().device)
+def _prepare(study: Study, spread: Spread | None = None, planned: MemoryPlan | None = None) -> _Prepared:
+    """Read the data; plan, and choose how devices share the training, where that is not given."""
+    config = planned.config if planned else study.config
+    machine = planned.machine if planned else this_machine()
+    require_device(config.train, machine.device)
     ref = resolve(config.model.base, trust_remote_code=config.model.trust_remote_code)
     base = fetch(ref, revision=config.model.revision, trust_remote_code=config.model.trust_remote_code)
     prompter = Prompter.load(base)
     examples = {split: _examples(study, split, prompter) for split in ("train", "validation")}
-    devices = spread.devices if spread else devices_to_use(config, this_machine())
-    config = config.with_changes({"train.micro_batch_size": micro_rows(config.train, devices)})
-    planned = _planned(config, base, examples["train"])
-    spread = spread or choose_spread(planned, devices)
-    return _Prepared(
-        config, base, ref.hub_id or ref.name, prompter, examples, replace(planned, shards=spread.shards), spread
-    )
+    if spread is None or planned is None:
+        devices = spread.devices if spread else devices_to_use(config, machine)
+        machine = machine.sharing(devices)
+        config = config.with_changes({"train.micro_batch_size": micro_rows(config.train, devices)})
+        planned = _planned(config, base, examples["train"], machine)
+        if len({card.bfloat16 for card in machine.cards[:devices]}) > 1:  # or each would choose its own arithmetic
+            config = config.with_changes({"model.compute_dtype": planned.compute_dtype})
+        spread = spread or choose_spread(planned, devices)
+        planned = replace(planned, config=config, shards=spread.shards)
+    return _Prepared(config, base, ref.hub_id or ref.name, prompter, examples, planned, spread)
+
+
+def _require_planned_device(machine: Machine) -> None:
+    """Refuse to train on another device than the plan was made for: its memory and its arithmetic differ.
+
+    Raises:
+        ResourceError: The plan is for a GPU and torch sees none in this process, or the other way round.
+    """
+    from assistant_builder.models.loading import pick_device
+
+    device = pick_device()
+    if device != machine.device:
+        names = {"cpu": "the processor", "cuda": "a GPU"}
+        raise ResourceError(
+            f"the training was planned for {machine.name}, and PyTorch would compute on {names[device]}",
+            remedy="Run it again; if this comes back, look at the line 'gpu' of 'assistant-builder doctor'",
+        )
 
 
 def _train(study: Study, run: str, prepared: _Prepared) -> Iterable[Path] | None:
@@ -174,10 +202,10 @@ def _train(study: Study, run: str, prepared: _Prepared) -> Iterable[Path] | None
     return _publish(folder, trainer, summary) if trainer.leads else []
 
 
-def _planned(config: StudyConfig, base: Path, examples: list[Example]) -> MemoryPlan:
+def _planned(config: StudyConfig, base: Path, examples: list[Example], machine: Machine) -> MemoryPlan:
     """What memory and time the training will take, told before the base is loaded."""
     sequences = [(len(example.input_ids), sum(example.supervised)) for example in examples]
-    return plan_run(config, base, sequences, sample_order([length for length, _ in sequences], config.train))
+    return plan_run(config, base, sequences, sample_order([length for length, _ in sequences], config.train), machine)
 
 
 def _examples(study: Study, split: SplitName, prompter: Prompter) -> list[Example]:

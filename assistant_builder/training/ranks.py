@@ -19,6 +19,7 @@ from typing import Any
 from assistant_builder.errors import AssistantBuilderError, Cancelled
 from assistant_builder.files import read_json, write_json
 from assistant_builder.mishaps import explained
+from assistant_builder.planning.plan import Plan
 from assistant_builder.planning.spreading import Spread
 from assistant_builder.processor import usable_cores
 from assistant_builder.study import Study
@@ -29,13 +30,14 @@ _WATCH_SECONDS = 0.5
 _CANCELLED = "cancelled"
 
 
-def train_on_ranks(study: Study, run: str, spread: Spread) -> list[Path] | None:
+def train_on_ranks(study: Study, run: str, spread: Spread, planned: Plan | None = None) -> list[Path] | None:
     """Train an arm with one process a device.
 
     Args:
         study: The study, its data prepared.
         run: The training run.
         spread: More than one device.
+        planned: The plan that all of them follow; None: each makes its own.
 
     Returns:
         The files made; None when early stop is on and the arm has to wait for its twin.
@@ -55,7 +57,7 @@ def train_on_ranks(study: Study, run: str, spread: Spread) -> list[Path] | None:
         rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1", start_method="spawn",
     )
     try:
-        ended = elastic_launch(launch, _rank)(str(study.folder), run, spread)
+        ended = elastic_launch(launch, _rank)(str(study.folder), run, spread, planned)
     except ChildFailedError as error:
         if told.exists():
             said = read_json(told)
@@ -72,7 +74,7 @@ def train_on_ranks(study: Study, run: str, spread: Spread) -> list[Path] | None:
     return None if ended[0] is None else [Path(name) for name in ended[0]]
 
 
-def _rank(folder: str, run: str, spread: Spread) -> list[str] | str | None:
+def _rank(folder: str, run: str, spread: Spread, planned: Plan | None) -> list[str] | str | None:
     """What each process does: train its share; the launcher's environment says which it is."""
     threading.Thread(target=_end_with_launcher, args=(os.getppid(),), daemon=True).start()
     from assistant_builder.training.arm import train_here
@@ -81,7 +83,7 @@ def _rank(folder: str, run: str, spread: Spread) -> list[str] | str | None:
     prepare_libraries()
     study = Study(Path(folder))
     try:
-        files = train_here(study, run, spread)
+        files = train_here(study, run, spread, planned)
         return None if files is None else [str(path) for path in files]
     except Cancelled:
         return _CANCELLED

@@ -1,0 +1,74 @@
+"""One plan decides for every process of a training, and a training keeps to the device that it was planned for."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assistant_builder.errors import ResourceError
+from assistant_builder.models import loading
+from assistant_builder.planning import grading
+from assistant_builder.planning.machines import Machine
+from assistant_builder.study import Study
+from assistant_builder.training import arm, ranks
+from tests.evals.export.tiny import tiny_base
+from tests.fabricated import new_study, with_data
+
+ROOMY = Machine("a node", "cpu", 64 * 10**9, 64 * 10**9, here=True, cores=2, flops=1e11)
+FULL = replace(ROOMY, free_bytes=10**8)
+"""The same as another process sees it, once the first has loaded the base: nothing fits."""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    base = tiny_base(tmp_path / "base")
+    return with_data(new_study("planned", model__base=str(base), executor__devices=2, train__max_length=96))
+
+
+def seeing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (arm, grading):
+        monkeypatch.setattr(module, "this_machine", lambda: machine)
+    monkeypatch.setattr(grading, "with_speed", lambda given: given)
+
+
+def test_every_process_follows_the_plan_of_the_first(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    handed: list[tuple[Any, ...]] = []
+    trained: list[Any] = []
+    monkeypatch.setattr(ranks, "train_on_ranks", lambda *given: handed.append(given))
+    monkeypatch.setattr(arm, "_train", lambda study, run, prepared: trained.append(prepared))
+    seeing(ROOMY, monkeypatch)
+    arm.train_arm(study, "lora")
+    seeing(FULL, monkeypatch)
+    arm.train_here(*pickle.loads(pickle.dumps(handed[0])))
+    (prepared,) = trained
+    assert not prepared.planned.lora.checkpointing and prepared.planned.lora.held
+    assert prepared.planned.machine == ROOMY
+    assert prepared.config.train.micro_batch_size == prepared.planned.config.train.micro_batch_size == 8
+    assert prepared.spread.devices == 2
+
+
+@pytest.mark.parametrize(("planned", "seen"), [(replace(ROOMY, name="a card", device="cuda"), "cpu"), (ROOMY, "cuda")])
+def test_a_training_on_another_device_than_planned_is_refused(
+    study: Study, monkeypatch: pytest.MonkeyPatch, planned: Machine, seen: str
+) -> None:
+    study.write_config(study.config.with_changes({"executor.devices": 1}))
+    seeing(planned, monkeypatch)
+    monkeypatch.setattr(loading, "pick_device", lambda: seen)
+    monkeypatch.setattr(loading, "load_base", lambda spec: pytest.fail("it was loaded all the same"))
+    with pytest.raises(ResourceError, match=f"planned for {planned.name}, and PyTorch would compute on"):
+        arm.train_arm(study, "lora")
+
+
+def test_cards_of_which_one_lacks_bfloat16_compute_alike(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    new = Machine("a new card", "cuda", 24 * 10**9, 24 * 10**9, here=True)
+    old = replace(new, name="an old card", bfloat16=False)
+    seeing(replace(new, cards=(new, old)), monkeypatch)
+    handed: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(ranks, "train_on_ranks", lambda *given: handed.append(given))
+    arm.train_arm(study, "lora")
+    assert handed[0][3].compute_dtype == "float16"
+    assert handed[0][3].config.model.compute_dtype == "float16"  # or each process would ask its own card
