@@ -23,7 +23,7 @@ class Embedder:
 
     Args:
         folder: The embedder's folder, as :func:`~assistant_builder.models.bundled.ensure_embedder` returns it.
-        device: ``cpu`` or ``cuda``; None takes a GPU where there is one.
+        device: ``cpu`` or ``cuda``; None takes what training takes: a CUDA GPU where torch can use one, never a Mac's.
 
     Raises:
         ModelError: The folder cannot be loaded.
@@ -32,8 +32,10 @@ class Embedder:
     def __init__(self, folder: Path, *, device: str | None = None) -> None:
         from sentence_transformers import SentenceTransformer
 
+        from assistant_builder.gpus import torch_device
+
         try:
-            self._model = SentenceTransformer(str(folder), device=device, local_files_only=True)
+            self._model = SentenceTransformer(str(folder), device=device or torch_device(), local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"the embedder cannot be loaded: {error}", where=str(folder),
                              remedy="Remove that folder; it is made anew") from error

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from assistant_builder.config import ModelConfig, TrainConfig
 from assistant_builder.errors import ModelError, ResourceError
+from assistant_builder.gpus import torch_device
 from assistant_builder.models.layers import (
     ADAPTER_LAYERS,
     StoredLinear,
@@ -31,6 +32,7 @@ from assistant_builder.models.layers import (
     hold_in_compute_dtype,
     stored_bytes,
 )
+from assistant_builder.models.packed import multiplies_bfloat16
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -67,7 +69,7 @@ class BaseSpec:
 
 def pick_device() -> str:
     """``cuda`` where a GPU is usable, else ``cpu``."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return torch_device()
 
 
 def resolve_compute_dtype(wanted: str, device: str) -> str:
@@ -76,7 +78,7 @@ def resolve_compute_dtype(wanted: str, device: str) -> str:
         return wanted
     if device == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
+    return "bfloat16" if multiplies_bfloat16() else "float32"
 
 
 def base_spec(model: ModelConfig, folder: Path, storage: Storage, *, compute_dtype: str | None = None) -> BaseSpec:

@@ -69,8 +69,15 @@ def pack(*models: nn.Module, batches: bool = False) -> None:
 
 def _packed_dtypes(batches: bool) -> set[torch.dtype]:
     supported = {torch.float32: batches and torch.backends.mkldnn.is_available(),
-                 torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported()}
+                 torch.bfloat16: multiplies_bfloat16()}
     return {dtype for dtype, packs in supported.items() if packs}
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether torch multiplies bfloat16 on this processor with oneDNN, which builds for Macs do not contain."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _plain_layers(model: nn.Module, dtypes: set[torch.dtype]) -> Iterator[tuple[nn.Module, str, nn.Linear]]:

@@ -1,0 +1,62 @@
+"""On a Mac: its builds of torch have no oneDNN, its GPU is there but not used, and nothing fails for either."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from assistant_builder import doctor
+from assistant_builder.models import embedding, loading
+from assistant_builder.models.packed import PackedLinear, pack
+from assistant_builder.planning.machines import this_machine
+
+
+@pytest.fixture(autouse=True)
+def mac(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())  # its operators are registered with oneDNN alone
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+
+
+def test_it_computes_on_its_processor_in_float32() -> None:
+    assert loading.pick_device() == "cpu"
+    assert loading.resolve_compute_dtype("auto", "cpu") == "float32"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_layers_that_cannot_be_packed_stay_as_they_are(dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Linear(8, 8, dtype=dtype))
+    pack(model, batches=True)
+    assert type(model[0]) is nn.Linear and not isinstance(model[0], PackedLinear)
+    assert model(torch.ones(1, 8, dtype=dtype)).shape == (1, 8)
+
+
+def test_the_embedder_computes_where_training_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sentence_transformers
+
+    asked: list[Any] = []
+    monkeypatch.setattr(sentence_transformers, "SentenceTransformer", lambda folder, **given: asked.append(given))
+    embedding.Embedder(Path("/nowhere"))
+    assert asked[0]["device"] == "cpu"  # left to itself it takes a Mac's GPU
+
+
+def test_doctor_and_the_planner_say_that_its_gpu_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = '{"found": {"gpus": [], "build": "", "problem": ""}, "device": "cpu", "backend": "", '
+    answer += '"cuda": null, "problem": ""}'
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=answer, stderr=""))
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    gpu, backend = doctor._torch()
+    assert gpu.ok and gpu.value == (
+        "Apple's GPU is not used, as 4-bit training on it is untested: models train and answer on the processor")
+    assert backend.value == "bitsandbytes works on the processor"
+    here = this_machine()
+    assert here.device == "cpu" and here.compute_dtype == "float32"
