@@ -126,10 +126,14 @@ def step_back(pid: int) -> None:
 def prepare_libraries() -> None:
     """Before the libraries are imported: keep their chatter out of the logs, and a compiler that nobody needs out.
 
+    cuBLAS reads its workspace setting when CUDA starts; with a fixed one its sums have one order, and torch's
+    deterministic algorithms are refused without it.
+
     bitsandbytes decorates two fallbacks with ``torch.compile``, which alone imports all of PyTorch's inductor, a fifth
     of the time that a process takes to start.
     """
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)

@@ -30,6 +30,7 @@ from assistant_builder.models.prompts import Prompter
 from assistant_builder.training import checkpoints
 from assistant_builder.training.arguments import Plan, arguments_of
 from assistant_builder.training.batches import IGNORED, FixedOrder, LeftPadding, summed_nll, to_dataset
+from assistant_builder.training.determinism import deterministic_algorithms, has_deterministic_algorithms
 from assistant_builder.training.fusing import fuse
 from assistant_builder.training.gpu_kernels import choose_kernels
 from assistant_builder.training.progress import MetricsLog, memory_bytes
@@ -42,6 +43,9 @@ from assistant_builder.training.schedule import (
     validation_steps,
 )
 from assistant_builder.training.sharding import like, parted_state, whole, whole_adapters
+
+_TRIED_TOKENS = (16, 12)
+"""Lengths of two rows that show which operations a step runs, padding included, at little memory."""
 
 
 class TwinTrainer(SFTTrainer):
@@ -69,6 +73,7 @@ class TwinTrainer(SFTTrainer):
         )
         self.begin_step()
         self.step_grad_norm = 0.0
+        self._deterministic = False
         if plan.device == "cpu" and not self._sharded:
             if plan.hold:
                 hold_in_compute_dtype(model, model.config.dtype)
@@ -97,6 +102,8 @@ class TwinTrainer(SFTTrainer):
         if self.leads:
             whole = checkpoints.complete_steps(self.root)
             checkpoints.remove_all_but(self.root, {step for step in whole if step <= self.start})
+        if self.plan.device == "cuda" and not self._sharded and self.plan.train.kernels != "compile":
+            self._deterministic = has_deterministic_algorithms(self._try_step)
         self.train(resume_from_checkpoint=str(checkpoints.checkpoint_folder(self.root, self.start))
                    if self.start else None)
 
@@ -120,6 +127,23 @@ class TwinTrainer(SFTTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         lengths = [len(example.input_ids) for example in self.plan.train_examples]
         return FixedOrder(sample_order(lengths, self.plan.train))
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Forward and backward pass of a micro-batch; on a GPU with deterministic algorithms where there are."""
+        with deterministic_algorithms(self._deterministic):
+            loss: torch.Tensor = super().training_step(*args, **kwargs)
+        return loss
+
+    def _try_step(self) -> None:
+        """Do what a training step does with the ends of two pairs, of different lengths; leave no gradients."""
+        rows = to_dataset(self.plan.train_examples[:2])
+        ends = [{key: values[-length:] for key, values in row.items()}
+                for row, length in zip(rows, _TRIED_TOKENS, strict=False)]
+        batch = {key: value.to(self.args.device) for key, value in self.data_collator(ends).items()}
+        try:
+            summed_nll(self.model.train(), batch).backward()
+        finally:
+            self.model.zero_grad(set_to_none=True)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -1,0 +1,119 @@
+"""A GPU's training steps ask torch for deterministic algorithms; no document promises equal bytes of a GPU.
+
+What a GPU would do is shown on the CPU, with a plan that names the GPU: torch's switch is the same for both.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from assistant_builder.config import StudyConfig
+from assistant_builder.data.records import Message, Pair
+from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
+from assistant_builder.models.prompts import Prompter
+from assistant_builder.training.arguments import Plan
+from assistant_builder.training.trainer import TwinTrainer
+from assistant_builder.worker import prepare_libraries
+from tests.evals.export.tiny import tiny_base
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 2
+CLAIM = re.compile(r"(?i)byte for byte|same bytes|no byte of|the bytes and scores")
+
+
+def trainer(folder: Path, device: str, **changes: Any) -> TwinTrainer:
+    base = tiny_base(folder / "base")
+    prompter = Prompter.load(base)
+    config = StudyConfig().with_changes({"train.max_steps": STEPS, "train.batch_size": 2, "train.micro_batch_size": 2,
+                                         "train.rank": 2, "train.evaluations": 1, **changes})
+    model = add_adapter(load_base(BaseSpec(base, "float16", True, "float32")), config.train, 0)
+    examples = [example for words in ("one", "two and", "three and more", "four") for example in prompter.examples(
+        Pair(1, (Message("user", f"Which is {words}?"), Message("assistant", f"It is {words}."))),
+        config.train.max_length)]
+    plan = Plan(
+        train=config.train, train_examples=examples, validation_examples=examples, folder=folder, device=device,
+        gradient_checkpointing=False, hold=False, cancelled=lambda: False, next_move=lambda *_: "train",
+        on_step=lambda *_: None,
+    )
+    return TwinTrainer(model, plan, prompter)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether deterministic algorithms were asked for, at each micro-batch."""
+    seen: list[bool] = []
+    compute_loss = TwinTrainer.compute_loss
+
+    def spied(self: TwinTrainer, *args: Any, **kwargs: Any) -> Any:
+        seen.append(torch.are_deterministic_algorithms_enabled()
+                    and not torch.is_deterministic_algorithms_warn_only_enabled())
+        return compute_loss(self, *args, **kwargs)
+
+    monkeypatch.setattr(TwinTrainer, "compute_loss", spied)
+    return seen
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
+@pytest.mark.parametrize(("device", "expected"), [("cuda", True), ("cpu", False)])
+def test_a_gpus_steps_are_deterministic(tmp_path: Path, asked: list[bool], device: str, expected: bool) -> None:
+    made = trainer(tmp_path, device)
+    made.run()
+    assert asked == [expected] * STEPS
+    assert not torch.are_deterministic_algorithms_enabled()  # validation and samples may do what they like
+    assert made.state.global_step == STEPS
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
+def test_a_model_without_deterministic_algorithms_is_trained_all_the_same(
+    tmp_path: Path, asked: list[bool], caplog: pytest.LogCaptureFixture
+) -> None:
+    made = trainer(tmp_path, "cuda")
+
+    def put(*_: Any) -> None:
+        torch.zeros(4).put_(torch.tensor([0]), torch.ones(1))  # torch has no deterministic algorithm for it
+
+    made.model.get_input_embeddings().register_forward_hook(put)
+    with caplog.at_level(logging.WARNING):
+        made.run()
+    assert asked == [False] * STEPS
+    assert "Trained without deterministic algorithms" in caplog.text and "put_" in caplog.text
+    assert all(value.grad is None for value in made.model.parameters())
+
+
+def test_another_failure_is_not_taken_for_a_lack_of_algorithms(tmp_path: Path) -> None:
+    made = trainer(tmp_path, "cuda")
+
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    made.model.get_input_embeddings().register_forward_hook(fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        made.run()
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, ":4096:8"), (":16:8", ":16:8")])
+def test_cublas_is_told_before_cuda_starts(monkeypatch: pytest.MonkeyPatch, own: str | None, expected: str) -> None:
+    monkeypatch.setattr(os, "environ", {"CUBLAS_WORKSPACE_CONFIG": own} if own else {})
+    prepare_libraries()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == expected
+
+
+@pytest.mark.parametrize("name", ["README.md", "evals/README.md"])
+def test_equal_bytes_are_promised_of_cpus_alone(name: str) -> None:
+    for paragraph in (ROOT / name).read_text(encoding="utf-8").split("\n\n"):
+        if CLAIM.search(paragraph):
+            assert re.search(r"\bCPUs?\b|\bprocessors?\b", paragraph), paragraph
+
+
+def test_the_table_of_promises_says_so_before_it_promises() -> None:
+    before, _, promises = (ROOT / "RELIABILITY.md").read_text(encoding="utf-8").partition("| promise |")
+    assert CLAIM.search(promises) and not CLAIM.search(before)
+    assert "Equal bytes are promised of CPUs alone" in before
