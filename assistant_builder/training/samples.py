@@ -88,7 +88,8 @@ def sample_answers(
     batch = padding(rows)
     longest = batch["input_ids"].shape[1]
     model.eval()
-    with torch.random.fork_rng(), torch.no_grad():
+    # its own device alone: by default the state of every GPU is read, and a process that shares a training has but one
+    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []), torch.no_grad():
         output = model.generate(
             input_ids=batch["input_ids"].to(model.device), attention_mask=batch["attention_mask"].to(model.device),
             max_new_tokens=written_tokens(questions), do_sample=False, num_beams=1, temperature=None, top_p=None,

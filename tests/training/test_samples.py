@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from assistant_builder.data import Message, Pair
 from assistant_builder.files import read_jsonl
 from assistant_builder.models.prompts import Prompter
+from assistant_builder.training.batches import LeftPadding
 from assistant_builder.training.progress import MetricsLog
-from assistant_builder.training.samples import choose_samples
+from assistant_builder.training.samples import choose_samples, sample_answers
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +53,20 @@ def test_samples_of_lost_work_are_dropped_with_it(tmp_path: Path) -> None:
         log.record_samples(step, [{"row": 1, "question": "q", "reference": "r", "answer": f"after {step}"}])
     assert MetricsLog(path, step=2, steps=4).validation == {2: 1.0}
     assert [line["answer"] for line in read_jsonl(path) if line["event"] == "sample"] == ["after 2"]
+
+
+def test_the_random_state_of_other_gpus_is_left_alone(prompter: Prompter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that shares a training has one of the GPUs; torch's default is to read the state of all."""
+    class Model(torch.nn.Module):
+        device = torch.device("cpu")
+
+        def generate(self, input_ids: torch.Tensor, **_: object) -> torch.Tensor:
+            torch.rand(1)
+            return torch.cat([input_ids, torch.full((len(input_ids), 1), prompter.stop_ids[0])], dim=1)
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: pytest.fail(f"the state of GPU {device} was read"))
+    monkeypatch.setattr("torch.random._fork_rng_warned_already", True)
+    before = torch.get_rng_state()
+    assert sample_answers(Model(), prompter, LeftPadding(prompter.pad_id), choose_samples([pair(1)], prompter, 1, 128))
+    assert torch.equal(torch.get_rng_state(), before)
