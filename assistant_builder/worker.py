@@ -140,9 +140,9 @@ def prepare_libraries() -> None:
 
 
 def _peak_memory() -> int:
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
     from assistant_builder.training.progress import peak_memory_bytes
 
-    return peak_memory_bytes("cpu")
+    torch = sys.modules.get("torch")
+    # zero where this process has left the GPU alone: a step that starts others to train, or computes on the processor
+    allocated = peak_memory_bytes("cuda") if torch is not None and torch.cuda.is_available() else 0
+    return allocated or peak_memory_bytes("cpu")

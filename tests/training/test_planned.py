@@ -72,3 +72,16 @@ def test_cards_of_which_one_lacks_bfloat16_compute_alike(study: Study, monkeypat
     arm.train_arm(study, "lora")
     assert handed[0][3].compute_dtype == "float16"
     assert handed[0][3].config.model.compute_dtype == "float16"  # or each process would ask its own card
+
+
+def test_a_step_that_lets_others_use_the_gpu_has_the_memory_of_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from assistant_builder import worker
+
+    allocated = 0
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: allocated)
+    assert worker._peak_memory() > 10**7  # the resident set
+    allocated = 10**12
+    assert worker._peak_memory() == 10**12
