@@ -15,6 +15,8 @@ from assistant_builder.processor import computes_bfloat16, usable_cores
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30,
           "tib": 2**40, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_MIG_PARTS = 7
+"""Slices of computation that a card with MIG has."""
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Where Linux says how much memory a container may take, in versions 2 and 1 of its control groups."""
 
@@ -155,11 +157,12 @@ def _gpu() -> Machine | None:
 
 
 def _peak_of(name: str) -> float:
-    """Peak of the catalog's card that the driver's name contains, the longest match first."""
-    told = name.casefold().replace(" ", "")
+    """Peak of the catalog's card that the driver's name contains; of a part of a card (MIG) the part of it."""
+    told = name.casefold()
+    part = re.search(r"\bmig (\d)g\.", told)
     for card in sorted(CARDS.values(), key=lambda card: -len(card.name)):
-        if card.name.rsplit(" ", 2)[0].casefold().replace(" ", "") in told:
-            return card.flops
+        if re.search(rf"{card.name.rsplit(' ', 2)[0].casefold()}\b", told):  # an A1000 is no A100, an L40 no L4
+            return card.flops * (int(part[1]) / _MIG_PARTS if part else 1)
     return 0.0
 
 

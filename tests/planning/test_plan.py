@@ -13,6 +13,7 @@ import pytest
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError, ModelError
+from assistant_builder.planning import machines
 from assistant_builder.planning.activations import Batch
 from assistant_builder.planning.advice import advise, cards_needed, warnings
 from assistant_builder.planning.machines import CARDS, Machine, choose_machine, parse_memory, this_machine
@@ -148,6 +149,17 @@ def test_a_card_is_found_by_a_part_of_its_name():
     assert choose_machine("24GB").device == "cuda"
     with pytest.raises(ConfigError, match="no card"):
         choose_machine(None, "Voodoo 2")
+
+
+@pytest.mark.parametrize(("name", "card", "share"), [
+    ("NVIDIA A100-SXM4-80GB", "A100 80 GB", 1), ("NVIDIA A100-SXM4-80GB MIG 1g.10gb", "A100 80 GB", 1 / 7),
+    ("NVIDIA H100 80GB HBM3 MIG 3g.40gb", "H100 80 GB", 3 / 7), ("NVIDIA L40S", "L40S 48 GB", 1),
+    ("Tesla V100-SXM2-16GB", "V100 16 GB", 1), ("NVIDIA GeForce RTX 4090", "RTX 4090 24 GB", 1),
+    ("NVIDIA RTX A1000", None, 0), ("NVIDIA L40", None, 0), ("NVIDIA T400 4GB", None, 0),
+])
+def test_the_speed_of_a_card_is_that_of_its_model(name: str, card: str | None, share: float) -> None:
+    assert machines._peak_of(name) == pytest.approx(CARDS[card].flops * share if card else 0.0)
+
 
 
 def test_cards_are_counted_with_some_room():
