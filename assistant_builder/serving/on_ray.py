@@ -58,6 +58,9 @@ def application(roster: Roster, config: ServingConfig, key: bytes | None) -> Any
     from ray import serve
 
     most = (config.waiting + 1) * len(roster.assistants)
+    variables = {"ASSISTANT_BUILDER_HOME": str(home().resolve())}
+    if not config.gpus:  # Ray leaves all GPUs of the node visible to an actor that asks for none
+        variables["CUDA_VISIBLE_DEVICES"] = ""
     deployment = serve.deployment(
         serve.ingress()(Replica),
         name="assistants",
@@ -70,7 +73,7 @@ def application(roster: Roster, config: ServingConfig, key: bytes | None) -> Any
         health_check_period_s=_HEALTH_SECONDS,
         ray_actor_options={
             "num_cpus": config.cpus, "num_gpus": config.gpus,
-            "runtime_env": {"env_vars": {"ASSISTANT_BUILDER_HOME": str(home().resolve())}},
+            "runtime_env": {"env_vars": variables},
         },
     )
     return deployment.bind(roster, config, key)

@@ -22,6 +22,7 @@ from assistant_builder.serving.roster import choose
 from assistant_builder.serving.stopping import Cutter
 from assistant_builder.study import Study
 from tests.fabricated import new_study, trained, with_data
+from tests.serving.conftest import roster
 
 
 def with_adapters(name: str, **changes: object) -> Study:
@@ -197,3 +198,12 @@ def test_what_vllm_cannot_make_is_refused(base: str, monkeypatch: pytest.MonkeyP
     summary = study.arm_folder("lora") / "summary.json"
     write_json(summary, {**read_json(summary), "compute_dtype": "float32"})
     assert command("library:lora")[command("library:lora").index("--dtype") + 1] == "auto"
+
+
+@pytest.mark.parametrize(("gpus", "shown"), [(0.0, ""), (1.0, None)])
+def test_replicas_that_ask_for_no_gpu_see_none(tmp_path: Path, gpus: float, shown: str | None) -> None:
+    pytest.importorskip("ray.serve")
+    from assistant_builder.serving.on_ray import application
+
+    options = application(roster(tmp_path), ServingConfig(gpus=gpus), None)._bound_deployment.ray_actor_options
+    assert options["runtime_env"]["env_vars"].get("CUDA_VISIBLE_DEVICES") == shown
