@@ -29,6 +29,9 @@ LENGTH = 32
 class FixedBlocks(TorchFunctionMode):
     """While entered, ``torch.nn.functional.linear`` computes in blocks of a fixed number of rows.
 
+    So does a 4-bit layer on a GPU, which has a product of its own and chooses its kernel by the number of rows
+    (bitsandbytes/backends/cuda/ops.py, ``_gemm_4bit_use_custom_cuda``). On a CPU those layers are scored as plain ones.
+
     Args:
         generating: Whether answers are generated, so that inputs of one token a sequence get the smaller blocks.
     """
@@ -39,16 +42,22 @@ class FixedBlocks(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Divide the rows of a linear layer's input; leave every other function as it is."""
-        if func is not F.linear or kwargs:
-            return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        plain = func is F.linear and not kwargs
+        if not plain and not (_is_4bit_product(func) and args[0].device.type != "cpu"):
+            return func(*args, **kwargs)
         x, *rest = args
         rows = ROWS_PER_TOKEN if self._generating and x.dim() == 3 and x.shape[1] == 1 else ROWS
         flat = x.reshape(-1, x.shape[-1])
         missing = -len(flat) % rows
         blocks = (F.pad(flat, (0, 0, 0, missing)) if missing else flat).split(rows)
-        results = [func(block, *rest) for block in blocks]
+        results = [func(block, *rest, **kwargs) for block in blocks]
         whole = results[0] if len(results) == 1 else torch.cat(results)
         return whole[: len(flat)].view(*x.shape[:-1], -1)
+
+
+def _is_4bit_product(func: Any) -> bool:
+    return isinstance(func, torch._ops.OpOverload) and func.name() == "bitsandbytes::gemm_4bit"
 
 
 class WholeRows(TorchFunctionMode):

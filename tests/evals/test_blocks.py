@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch.overrides import TorchFunctionMode
 
-from evals.blocks import LENGTH, WholeRows, batches, padded
+from evals.blocks import LENGTH, ROWS, ROWS_PER_TOKEN, FixedBlocks, WholeRows, batches, padded
 
 
 def test_a_sequence_is_padded_to_a_length_of_its_own() -> None:
@@ -44,3 +44,31 @@ def test_the_last_position_of_every_prompt_is_multiplied_as_one_piece_of_memory(
         with WholeRows():
             whole = F.linear(hidden[:, -1:], weight)
     assert gaps == [True, False] and torch.allclose(plain, whole, atol=1e-6)
+
+
+def test_4bit_products_of_a_gpu_have_a_fixed_number_of_rows_too() -> None:
+    """On the meta device, which stands for a GPU: shapes are all that counts."""
+    import bitsandbytes  # noqa: F401 - registers the product
+
+    product = torch.ops.bitsandbytes.gemm_4bit.default
+    seen: list[int] = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is product:
+                seen.append(args[0].numel() // args[0].shape[-1])
+            return func(*args, **(kwargs or {}))
+
+    def results(*shape: int, generating: bool) -> torch.Size:
+        x = torch.empty(*shape, 64, dtype=torch.bfloat16, device="meta")
+        packed = torch.empty(32 * 64 // 2, 1, dtype=torch.uint8, device="meta")
+        absmax = torch.empty(32, dtype=torch.float32, device="meta")
+        with Watch(), FixedBlocks(generating=generating):
+            found: torch.Tensor = product(x, packed, (32, 64), absmax, 64, "nf4", bias=None)
+        return found.shape
+
+    assert results(3, 100, generating=False) == (3, 100, 32)
+    assert seen == [ROWS, ROWS]
+    seen.clear()
+    assert results(5, 1, generating=True) == (5, 1, 32)
+    assert seen == [ROWS_PER_TOKEN]
