@@ -1,0 +1,81 @@
+"""Tensors that the code makes are put where the model is: found without a GPU, on a device that torch only pretends.
+
+``FakeTensorMode`` follows shapes and devices without computing, and refuses to mix devices. A build without CUDA cannot
+pretend CUDA; the device of its lazy tensors will do, as no code here knows that one either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
+
+from assistant_builder.models.rows import Piece, RowModel, Slots
+from assistant_builder.training import kernels
+from assistant_builder.training.batches import LeftPadding
+
+DEVICE = torch.device("lazy:0")
+SIZES = {"vocab_size": 128, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+         "num_attention_heads": 4, "num_key_value_heads": 2}
+
+
+@pytest.fixture(autouse=True)
+def pretending() -> Iterator[None]:
+    with FakeTensorMode(shape_env=ShapeEnv()):
+        yield
+
+
+def moved(model: Any) -> Any:
+    """The model on the device: only tensors that are made there may be there."""
+    for layer in model.modules():
+        for name, value in list(layer.named_parameters(recurse=False)):
+            there = torch.empty(value.shape, dtype=torch.bfloat16, device=DEVICE)
+            setattr(layer, name, torch.nn.Parameter(there, requires_grad=False))
+        for name, value in list(layer.named_buffers(recurse=False)):
+            layer.register_buffer(name, torch.empty(value.shape, dtype=value.dtype, device=DEVICE), persistent=False)
+    return model
+
+
+def llama() -> Any:
+    return moved(LlamaForCausalLM(LlamaConfig(**SIZES)))
+
+
+def gemma() -> Any:
+    return moved(Gemma3ForCausalLM(Gemma3TextConfig(**SIZES, head_dim=16, sliding_window=16)))
+
+
+def test_devices_may_not_be_mixed_here() -> None:
+    with pytest.raises(Exception, match="same device"):
+        torch.empty(3, device=DEVICE) + torch.empty(3)
+
+
+@pytest.mark.parametrize("make", [llama, gemma])
+def test_rows_are_read_where_the_model_is(make: Any) -> None:
+    model = make()
+    rows, slots = RowModel(model, 0), Slots(3, 128)
+    step = rows.read(slots, [Piece(0, 0, [1, 2, 3]), Piece(2, 0, [4, 5])], rows=16)
+    assert rows.logits(slots, step, [2, 4], block=8).device == DEVICE
+    step = rows.go_on(slots, [Piece(0, 3, [1]), Piece(2, 2, [4])], rows=8)
+    assert rows.logits(slots, step, [0, 1]).device == DEVICE
+    others = Slots(2, 256)
+    others.begin_with(slots.first(2))
+    assert {tensor.device for pair in others.stored for tensor in pair} == {DEVICE}
+
+
+def test_a_padded_batch_is_computed_where_the_model_is() -> None:
+    batch = LeftPadding(0)([{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}, {"input_ids": [1, 2], "labels": [1, 2]}])
+    given = {key: batch[key].to(DEVICE) for key in ("input_ids", "attention_mask", "position_ids")}
+    assert llama()(**given, logits_to_keep=torch.tensor([0, 1], device=DEVICE), use_cache=False).logits.device == DEVICE
+
+
+def test_the_loss_is_computed_where_the_logits_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(kernels._CHUNK, DEVICE.type, 4)
+    logits = torch.empty(10, 128, dtype=torch.bfloat16, device=DEVICE, requires_grad=True)
+    loss = kernels.SummedNll.apply(logits, torch.zeros(10, dtype=torch.long, device=DEVICE))
+    loss.backward()
+    assert loss.device == logits.grad.device == DEVICE
