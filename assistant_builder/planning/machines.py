@@ -72,7 +72,7 @@ class Machine:
 
     def with_memory(self, memory_bytes: int) -> Machine:
         """The same with another amount of memory."""
-        return replace(self, memory_bytes=memory_bytes, free_bytes=memory_bytes, name=f"{self.name}, "
+        return replace(self, memory_bytes=memory_bytes, free_bytes=memory_bytes, cards=(), name=f"{self.name}, "
                        f"{memory_bytes / 1e9:.3g} GB")
 
 

@@ -89,5 +89,6 @@ def test_cards_that_differ_share_a_training_as_the_weakest_allows() -> None:
     plan = plan_study(two, 1000, machine=here)
     assert (plan.machine.memory_bytes, plan.memory_bytes, plan.compute_dtype) == (small.memory_bytes, 10**10, "float16")
     assert plan.machine.name == "A100 80 GB and T4 16 GB"
+    assert here.with_memory(10**9).sharing(2).memory_bytes == 10**9
     with pytest.raises(ResourceError, match="sees 2 GPUs"):
         devices_to_use(config.with_changes({"executor.devices": 4}), here)
