@@ -182,7 +182,7 @@ def lora_config(train: TrainConfig) -> LoraConfig:
 
 
 def add_adapter(model: PreTrainedModel, train: TrainConfig, seed: int) -> PeftModel:
-    """Attach freshly initialised float32 adapters; the same seed gives the same values over either storage.
+    """Attach freshly initialised float32 adapters; the same seed gives the same values over either storage and device.
 
     Raises:
         ModelError: No layer of the base has one of the target names, or one of them takes no adapter.
@@ -208,7 +208,13 @@ def add_adapter(model: PreTrainedModel, train: TrainConfig, seed: int) -> PeftMo
     torch.manual_seed(seed)
     for layer in adapted.modules():
         if isinstance(layer, TwinLoraLinear):
+            # on the CPU: a GPU draws other numbers, and where weights are sharded the arms are loaded differently
+            down = layer.lora_A["default"]
+            weight = down.weight
+            down.weight = nn.Parameter(torch.empty_like(weight, device="cpu"))
             layer.reset_lora_parameters("default", True)
+            weight.data.copy_(down.weight.data)
+            down.weight = weight
     return adapted
 
 
