@@ -8,8 +8,12 @@ Imports torch: only worker processes import this module.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
+import os
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -167,8 +171,14 @@ def _cast_all_but_linear(model: PreTrainedModel, dtype: torch.dtype) -> None:
     model.config.dtype = dtype
 
 
-def lora_config(train: TrainConfig) -> LoraConfig:
-    """PEFT's config of the study's adapters, with one adapter layer for either storage."""
+def lora_config(train: TrainConfig, model: PreTrainedModel) -> LoraConfig:
+    """PEFT's config of the study's adapters, with one adapter layer for either storage.
+
+    Args:
+        train: The settings.
+        model: The base. Layers outside of its text decoder (a vision tower, say) get no adapter: text never passes
+            through them, so they would get no gradient, which DDP refuses.
+    """
     names = [name.strip() for name in train.target_modules.split(",") if name.strip()]
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -176,9 +186,19 @@ def lora_config(train: TrainConfig) -> LoraConfig:
         lora_alpha=train.alpha,
         lora_dropout=train.dropout,
         target_modules="all-linear" if names == ["all-linear"] else names,
+        exclude_modules=_outside_decoder(model),
     )
     config._register_custom_module(ADAPTER_LAYERS)
     return config
+
+
+def _outside_decoder(model: PreTrainedModel) -> str | None:
+    """A pattern of the modules outside of text decoder and head; None where no linear layer is outside of them."""
+    names = {module: name for name, module in model.named_modules()}
+    decoder, head = names[model.get_decoder()], names.get(model.get_output_embeddings(), "")
+    inside = re.compile(rf"(?:{re.escape(decoder)}\..*|{re.escape(head)})")
+    outside = [name for module, name in names.items() if isinstance(module, nn.Linear) and not inside.fullmatch(name)]
+    return f"(?!{inside.pattern}$).*" if decoder and outside else None
 
 
 def add_adapter(model: PreTrainedModel, train: TrainConfig, seed: int) -> PeftModel:
@@ -188,7 +208,7 @@ def add_adapter(model: PreTrainedModel, train: TrainConfig, seed: int) -> PeftMo
         ModelError: No layer of the base has one of the target names, or one of them takes no adapter.
     """
     try:
-        adapted = get_peft_model(model, _sparing_experts(lora_config(train), model))
+        adapted = get_peft_model(model, _sparing_experts(lora_config(train, model), model))
     except ValueError as error:
         if "not found" not in str(error):
             raise ModelError(

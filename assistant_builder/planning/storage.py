@@ -11,7 +11,7 @@ import math
 from typing import Literal
 
 from assistant_builder.config import ModelConfig, TrainConfig
-from assistant_builder.planning.architecture import Architecture, Module
+from assistant_builder.planning.architecture import VISION, Architecture, Module
 
 Method = Literal["qlora", "lora", "full"]
 BLOCK, NESTED_BLOCK = 64, 256
@@ -51,14 +51,14 @@ def module_bytes(module: Module, method: Method, model: ModelConfig, compute_dty
 
 
 def adapted_modules(architecture: Architecture, train: TrainConfig) -> tuple[Module, ...]:
-    """The layers that take an adapter: all linear ones but the head, or those named."""
+    """The layers that take an adapter: all linear ones of the text decoder, or those named; never the vision part's."""
     names = [name.strip() for name in train.target_modules.split(",") if name.strip()]
     if names == ["all-linear"]:
-        return architecture.linear()
+        return tuple(module for module in architecture.linear() if not module.name.startswith(VISION))
     return tuple(
         module for module in architecture.modules
-        if module.kind in ("linear", "head") and any(module.name == name or module.name.endswith(f".{name}")
-                                                     for name in names)
+        if module.kind in ("linear", "head") and not module.name.startswith(VISION)
+        and any(module.name == name or module.name.endswith(f".{name}") for name in names)
     )
 
 
