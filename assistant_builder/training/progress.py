@@ -85,7 +85,8 @@ class MetricsLog:
             step: 1-based optimizer step.
             tokens: Non-padding tokens of the step.
             seconds: Wall time of the step.
-            values: Further fields (loss, learning_rate, grad_norm, memory_bytes, epoch).
+            values: Further fields (loss, learning_rate, grad_norm, memory_bytes, epoch). The norm is None where the
+                step was skipped, because a float16 gradient overflowed.
 
         Returns:
             Estimated seconds to the end of the run.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, broadcast_object_list
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch.utils.data import Sampler
@@ -46,6 +46,8 @@ from assistant_builder.training.sharding import like, parted_state, whole, whole
 
 _TRIED_TOKENS = (16, 12)
 """Lengths of two rows that show which operations a step runs, padding included, at little memory."""
+LOSS_SCALE = 2.0**14
+"""First factor of a float16 loss; halved when a gradient overflows, doubled after 2,000 steps without one."""
 
 
 class TwinTrainer(SFTTrainer):
@@ -72,7 +74,7 @@ class TwinTrainer(SFTTrainer):
             plan.folder / "metrics.jsonl", step=self.start, steps=plan.steps, ahead=plan.ahead, writes=self.leads
         )
         self.begin_step()
-        self.step_grad_norm = 0.0
+        self.step_grad_norm: float | None = 0.0
         self._deterministic = False
         if plan.device == "cpu" and not self._sharded:
             if plan.hold:
@@ -95,6 +97,17 @@ class TwinTrainer(SFTTrainer):
             if value.requires_grad:  # SFTTrainer rounds them to bfloat16 over a 4-bit base, and only there
                 value.data = adapters[name]
         self.model_accepts_loss_kwargs = True  # the loss below divides by the tokens of the whole optimizer step
+        if model.config.dtype == torch.float16:  # a token's share of the loss has gradients below float16's range
+            self.accelerator.scaler = torch.amp.GradScaler(self.args.device.type, init_scale=LOSS_SCALE)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Create the accelerator; let it shard on CPUs too, which accelerate 1.15 leaves out (state.py:983)."""
+        super().create_accelerator_and_postprocess()
+        state = self.accelerator.state
+        if self._sharded and state.distributed_type == DistributedType.MULTI_CPU:
+            state.distributed_type = DistributedType.FSDP
+            state.fsdp_plugin = FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
+            self.is_fsdp_enabled = True
 
     def run(self) -> None:
         """Train from the last whole checkpoint, or from the beginning."""
@@ -162,8 +175,12 @@ class TwinTrainer(SFTTrainer):
         return loss * self.args.world_size  # gradients are averaged over the processes
 
     def _clip_grad_norm(self, model: Any) -> Any:
+        scaler = self.accelerator.scaler
+        if scaler is not None:
+            scaler.unscale_(self.optimizer.optimizer)  # accelerate does it under autocast only
         norm = whole(super()._clip_grad_norm(model))
-        self.step_grad_norm = float(norm)
+        # an overflow in float16: the scaler skips this step and halves the scale
+        self.step_grad_norm = float(norm) if scaler is None or torch.isfinite(norm) else None
         return norm
 
     def begin_step(self) -> None:
