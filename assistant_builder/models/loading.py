@@ -24,6 +24,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.integrations.bitsandbytes import Bnb4bitQuantize
+from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
 from assistant_builder.config import ModelConfig, TrainConfig
 from assistant_builder.errors import ModelError, ResourceError
@@ -57,8 +59,9 @@ class BaseSpec:
         device: ``cpu`` or ``cuda``.
         hold: Keep the linear weights in the compute dtype after loading (see layers.hold_in_compute_dtype).
         trust_remote_code: Run Python code that the folder brings along.
-        parted: Whether devices shall hold parts of the weights; 4-bit ones are then kept in words of the compute dtype,
-            because only floating point can be parted.
+        parted: Whether FSDP will shard the weights. They are then loaded into main memory, from which ``fully_shard``
+            moves one block at a time to the device; 4-bit ones are kept in words of the compute dtype, because only
+            floating point can be sharded.
     """
 
     folder: Path
@@ -124,10 +127,11 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
             bnb_4bit_quant_storage=dtype if spec.parted else None,
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            spec.folder, device_map={"": _place(spec.device)}, trust_remote_code=spec.trust_remote_code,
-            local_files_only=True, **options,
-        )
+        with _quantized_on_device(spec):
+            model = AutoModelForCausalLM.from_pretrained(
+                spec.folder, device_map={"": _place(spec)}, trust_remote_code=spec.trust_remote_code,
+                local_files_only=True, **options,
+            )
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ResourceError(
             "memory does not suffice to load the base model", where=str(spec.folder),
@@ -148,9 +152,56 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
     return model.eval()
 
 
-def _place(device: str) -> str | int:
-    """The device of this process: of several GPUs each process has one of its own."""
-    return torch.cuda.current_device() if device == "cuda" else device
+def loads_on_leader(spec: BaseSpec) -> bool:
+    """Whether the first process alone reads the weights, and accelerate broadcasts them while it shards the model.
+
+    accelerate (1.15, ``fsdp2_prepare_model``) cannot do it for 4-bit weights: every process loads those.
+    """
+    return spec.parted and spec.storage == "float16"
+
+
+def _place(spec: BaseSpec) -> str | int:
+    """Where this process loads the weights: its own GPU, or main memory where FSDP will shard them."""
+    if loads_on_leader(spec) and os.environ.get("LOCAL_RANK", "0") != "0":
+        return "meta"
+    if spec.parted or spec.device == "cpu":
+        return "cpu"
+    return torch.cuda.current_device()
+
+
+@contextlib.contextmanager
+def _quantized_on_device(spec: BaseSpec) -> Iterator[None]:
+    """While a 4-bit base is loaded into main memory, quantize each weight on the device that will compute with it.
+
+    A GPU quantizes thousands of times as fast as a processor (about 20 million weights a second a core), and has to
+    hold one 16-bit weight for it instead of the whole model.
+    """
+    if not spec.parted or spec.storage == "float16" or spec.device == "cpu":
+        yield
+        return
+    plain = Bnb4BitHfQuantizer.get_quantize_ops
+    device = torch.device(spec.device, torch.cuda.current_device())
+    Bnb4BitHfQuantizer.get_quantize_ops = lambda quantizer: _QuantizeOnDevice(quantizer, device)
+    try:
+        yield
+    finally:
+        Bnb4BitHfQuantizer.get_quantize_ops = plain
+
+
+class _QuantizeOnDevice(Bnb4bitQuantize):
+    """Quantizes a weight on a device and brings the 4-bit result back to where the weight was."""
+
+    def __init__(self, quantizer: Any, device: torch.device) -> None:
+        super().__init__(quantizer)
+        self._device = device
+
+    def convert(self, input_dict: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        """See :class:`transformers.core_model_loading.ConversionOps`."""
+        moved, home = {}, torch.device("cpu")
+        for name, given in input_dict.items():
+            weight = given[0] if isinstance(given, list) else given
+            moved[name], home = weight.to(self._device), weight.device
+        return {name: weight.to(home) for name, weight in super().convert(moved, *args, **kwargs).items()}
 
 
 def _cast_all_but_linear(model: PreTrainedModel, dtype: torch.dtype) -> None:
@@ -221,6 +272,11 @@ def add_adapter(model: PreTrainedModel, train: TrainConfig, seed: int) -> PeftMo
             f"train.target_modules={train.target_modules!r} matches no layer of the base",
             remedy=f"Use 'all-linear' or some of: {', '.join(linear)}",
         ) from error
+    for layer in adapted.modules():
+        if isinstance(layer, TwinLoraLinear):
+            for part in (layer.lora_A, layer.lora_B):
+                if part["default"].weight.is_meta:  # over weights that another process has read
+                    part.to_empty(device="cpu")  # accelerate tells the optimizer's parameters apart by their address
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

@@ -40,6 +40,7 @@ class Plan:
         on_step: Told the step, the number of steps and the estimated seconds to the end.
         samples: Validation questions that are answered now and then, for the user to read.
         spread: How devices share the training; each runs a trainer with the same plan.
+        on_leader: Whether FSDP broadcasts weights that the first process alone has read.
     """
 
     train: TrainConfig
@@ -54,6 +55,7 @@ class Plan:
     on_step: Callable[[int, int, float], None]
     samples: Sequence[SampleQuestion] = ()
     spread: Spread = field(default_factory=Spread)
+    on_leader: bool = False
 
     @property
     def steps(self) -> int:
@@ -84,7 +86,7 @@ def arguments_of(plan: Plan, root: Path, model: PeftModel) -> SFTConfig:
     train = plan.train
     micro = min(train.micro_batch_size, train.batch_size)
     optimizer = {"adamw": "adamw_torch_fused" if plan.device == "cuda" else "adamw_torch"}
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=str(root),
         num_train_epochs=1,  # the fixed order holds all epochs
         max_steps=plan.steps,
@@ -113,5 +115,8 @@ def arguments_of(plan: Plan, root: Path, model: PeftModel) -> SFTConfig:
         ddp_backend=("nccl" if plan.device == "cuda" else "gloo") if plan.spread.devices > 1 else None,
         ddp_find_unused_parameters=False,
         fsdp=plan.spread.kind == "fsdp",
-        fsdp_config=fsdp_settings(model) if plan.spread.kind == "fsdp" else None,
+        fsdp_config=fsdp_settings(model, on_leader=plan.on_leader) if plan.spread.kind == "fsdp" else None,
     )
+    if arguments.n_gpu > 1:  # transformers counts the visible GPUs; one process computes on one of them
+        arguments._n_gpu = 1
+    return arguments

@@ -5,6 +5,7 @@ Imports torch inside functions.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -100,6 +101,10 @@ def train_here(
         planned: The plan that the step's process made; None: made here. Plans made by each of several processes may
             differ, as each sees another free memory, and processes that disagree on recomputing activations hang.
     """
+    import torch
+
+    if torch.cuda.is_available():  # before anything is put on a GPU: all processes would use the first
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     prepared = _prepare(study, spread, planned)
     _require_planned_device(prepared.planned.machine)
     return _train(study, run, prepared)
@@ -153,6 +158,11 @@ def _train(study: Study, run: str, prepared: _Prepared) -> Iterable[Path] | None
     folder = study.arm_folder(run)
     method = prepared.planned.methods[arm]
     spec = replace(loading.base_spec(config.model, prepared.base, settings.base_storage), parted=spread.kind == "fsdp")
+    on_leader = loading.loads_on_leader(spec)
+    if spec.parted:
+        from assistant_builder.training.sharding import start_sharded
+
+        start_sharded(spec.device, on_leader=on_leader)
     model = loading.load_base(spec)
     base_bytes = loading.model_bytes(model)
     adapted = loading.add_adapter(model, settings.train, settings.train.seed)
@@ -174,7 +184,7 @@ def _train(study: Study, run: str, prepared: _Prepared) -> Iterable[Path] | None
         "total_parameters": loading.count_parameters(model),
         "train_pairs": len(examples["train"]),
     }
-    trainer = _trainer(study, run, settings, adapted, prepared, spec.device, method)
+    trainer = _trainer(study, run, settings, adapted, prepared, spec.device, method, on_leader)
     if trainer.leads:
         write_json(folder / "config.json", {
             "arm": arm, **settings.model_dump(mode="json"), "compute_dtype": spec.compute_dtype, "device": spec.device,
@@ -221,7 +231,8 @@ def _examples(study: Study, split: SplitName, prompter: Prompter) -> list[Exampl
 
 
 def _trainer(
-    study: Study, run: str, settings: ArmConfig, model: Any, prepared: _Prepared, device: str, method: MethodPlan
+    study: Study, run: str, settings: ArmConfig, model: Any, prepared: _Prepared, device: str, method: MethodPlan,
+    on_leader: bool,
 ) -> TwinTrainer:
     from assistant_builder.training.arguments import Plan
     from assistant_builder.training.trainer import TwinTrainer
@@ -234,7 +245,7 @@ def _trainer(
     plan = Plan(
         train=train, train_examples=prepared.examples["train"], validation_examples=prepared.examples["validation"],
         folder=study.arm_folder(run), device=device, gradient_checkpointing=method.checkpointing, hold=method.held,
-        spread=prepared.spread, cancelled=lambda: study.cancel_requested,
+        spread=prepared.spread, on_leader=on_leader, cancelled=lambda: study.cancel_requested,
         next_move=lambda step, losses: _move(study, run, step, plan.steps, losses), on_step=on_step,
         samples=choose_samples(
             load_split(study.folder / "data", "validation"), prepared.prompter, train.sample_answers, train.max_length

@@ -8,20 +8,39 @@ Imports torch: only worker processes import this module.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from peft import PeftModel
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 
 
-def fsdp_settings(model: PeftModel) -> dict[str, Any]:
-    """How transformers' ``fsdp_config`` has to be for a base of any family: a unit for each block of layers."""
+def start_sharded(device: str, *, on_leader: bool) -> None:
+    """Start the process group before the base is loaded, and have transformers load it as FSDP wants it.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        on_leader: Whether the first process alone reads the weights (see ``models.loading.loads_on_leader``).
+    """
+    PartialState(cpu=device == "cpu", backend="gloo" if device == "cpu" else "nccl")
+    os.environ["ACCELERATE_USE_FSDP"] = "true"
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = str(on_leader).lower()
+
+
+def fsdp_settings(model: PeftModel, *, on_leader: bool) -> dict[str, Any]:
+    """How transformers' ``fsdp_config`` has to be for a base of any family: a unit for each block of layers.
+
+    Args:
+        model: The frozen base with adapters.
+        on_leader: Whether the first process alone has read the weights, which are then broadcast.
+    """
     blocks = getattr(model.get_base_model(), "_no_split_modules", None) or []
     return {"version": 2, "reshard_after_forward": True, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-            "transformer_layer_cls_to_wrap": sorted(blocks), "cpu_ram_efficient_loading": False}
+            "transformer_layer_cls_to_wrap": sorted(blocks), "cpu_ram_efficient_loading": on_leader}
 
 
 def whole(tree: Any) -> Any:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,36 @@ def train_all(folders: list[str], spread: Spread) -> None:
             train_here(Study(Path(folder)), arm, spread)
 
 
-def launch(studies: list[Study], spread: Spread) -> None:
+def train_sharded(folders: list[str], spread: Spread) -> list[float]:
+    """The same; returns the share of the decoder blocks' weights that this process holds, at each checkpoint."""
+    from torch.distributed.tensor import DTensor
+
+    from assistant_builder.training.trainer import TwinTrainer
+
+    shares: list[float] = []
+    save = TwinTrainer._save_optimizer_and_scheduler
+
+    def measure(trainer: TwinTrainer, output_dir: str) -> None:
+        blocks = [value for name, value in trainer.model.named_parameters() if ".layers." in name]
+        local = [value.to_local() if isinstance(value, DTensor) else value for value in blocks]
+        shares.append(sum(value.numel() for value in local) / sum(value.numel() for value in blocks))
+        save(trainer, output_dir)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TwinTrainer, "_save_optimizer_and_scheduler", measure)
+        train_all(folders, spread)
+    return shares
+
+
+def launch(studies: list[Study], spread: Spread, work: Callable[..., Any] = train_all) -> dict[int, Any]:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     config = LaunchConfig(1, 1, spread.devices, run_id="test", max_restarts=0, rdzv_backend="c10d",
                           rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
-        elastic_launch(config, train_all)([str(study.folder) for study in studies], spread)
+        ended: dict[int, Any] = elastic_launch(config, work)([str(study.folder) for study in studies], spread)
+    return ended
 
 
 def curves(study: Study, arm: str) -> dict[str, list[float]]:
@@ -111,7 +134,8 @@ def test_fsdp_gives_the_loss_curve_of_one_process(base: Path) -> None:
     alone = a_study("alone", base, "bfloat16", train__dropout=0)
     shared = a_study("shared", base, "bfloat16", train__dropout=0)
     train_all([str(alone.folder)], Spread())
-    launch([shared], Spread("fsdp", 2))
+    shares = launch([shared], Spread("fsdp", 2), train_sharded)
+    assert len(shares) == 2 and all(share == pytest.approx(0.5, abs=0.01) for each in shares.values() for share in each)
     for arm in ("lora", "qlora"):
         assert_same_curves(alone, shared, arm, TOLERANCE["bfloat16"])
     one, two = ({path.name for path in checkpoints.checkpoint_folder(
