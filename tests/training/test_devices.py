@@ -1,0 +1,219 @@
+"""What a training on GPUs needs, tested without one: devices, sharded loading, float16, vision towers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assistant_builder.config import TrainConfig
+from assistant_builder.files import read_json, read_jsonl
+from assistant_builder.planning.sources import architecture_of
+from assistant_builder.planning.spreading import Spread
+from assistant_builder.planning.storage import adapted_modules, adapter_parameters
+from assistant_builder.study import Study
+from tests.evals.export.tiny import tiny_base
+from tests.training.test_ranks import a_study, launch
+
+pytestmark = pytest.mark.train
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return tiny_base(tmp_path / "base")
+
+
+def test_a_rank_selects_its_gpu_before_it_loads_the_base(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from assistant_builder.models import loading
+    from assistant_builder.training.arm import train_here
+
+    class Loaded(Exception):
+        pass
+
+    calls: list[Any] = []
+
+    def load(spec: Any) -> None:
+        calls.append("load")
+        raise Loaded
+
+    study = a_study("rank", base, "float32")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(device))
+    monkeypatch.setattr(loading, "load_base", load)
+    with pytest.raises(Loaded):
+        train_here(study, "lora", Spread("ddp", 2))
+    assert calls == [1, "load"]
+
+
+@pytest.mark.parametrize(("storage", "rank", "place"), [
+    ("float16", 0, "cpu"), ("float16", 1, "meta"), ("nf4", 0, "cpu"), ("nf4", 1, "cpu"),
+])
+def test_a_base_that_is_to_be_sharded_is_not_loaded_onto_one_gpu(
+    base: Path, monkeypatch: pytest.MonkeyPatch, storage: Any, rank: int, place: str
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from assistant_builder.models import loading
+
+    class Spied(Exception):
+        pass
+
+    def spy(*_: Any, device_map: dict[str, Any], **__: Any) -> None:
+        raise Spied(device_map)
+
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: rank)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", spy)
+    spec = loading.BaseSpec(base, storage, True, "bfloat16", device="cuda")
+    with pytest.raises(Spied) as alone:
+        loading.load_base(spec)
+    assert alone.value.args[0] == {"": rank}
+    with pytest.raises(Spied) as sharded:
+        loading.load_base(replace(spec, parted=True))
+    assert sharded.value.args[0] == {"": place}
+
+
+def test_4_bit_weights_to_be_sharded_are_quantized_one_at_a_time_on_the_gpu(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from bitsandbytes.nn import Linear4bit
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from transformers.integrations.bitsandbytes import Bnb4bitQuantize
+
+    from assistant_builder.models import loading
+
+    asked: list[str] = []
+
+    class OnCpuAfterAll(loading._QuantizeOnDevice):
+        def __init__(self, quantizer: Any, device: Any) -> None:
+            asked.append(str(device))
+            super().__init__(quantizer, torch.device("cpu"))
+
+    spec = loading.BaseSpec(base, "nf4", True, "bfloat16")
+    plain = loading.load_base(replace(spec, parted=True))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "current_device", lambda: 1)
+        patch.setattr(loading, "_QuantizeOnDevice", OnCpuAfterAll)
+        sharded = loading.load_base(replace(spec, device="cuda", parted=True))
+    layers = [(one, two) for one, two in zip(plain.modules(), sharded.modules(), strict=True)
+              if isinstance(one, Linear4bit)]
+    assert len(layers) == 14 and set(asked) == {"cuda:1"}
+    assert all(torch.equal(one.weight.data.view(torch.uint8), two.weight.data.view(torch.uint8)) for one, two in layers)
+
+    # and where each weight is meanwhile
+    seen: list[str] = []
+
+    def convert(self: Any, input_dict: dict[str, Any], **_: Any) -> dict[str, Any]:
+        seen.extend(weight.device.type for weight in input_dict.values())
+        return input_dict
+
+    monkeypatch.setattr(Bnb4bitQuantize, "convert", convert)
+    with FakeTensorMode():
+        quantize = loading._QuantizeOnDevice(None, torch.device("cuda", 0))
+        given = {"a": [torch.empty(4, 4)], "b": torch.empty(4, 4)}
+        assert [weight.device.type for weight in quantize.convert(given).values()] == ["cpu", "cpu"]
+    assert seen == ["cuda", "cuda"]
+
+
+def one_step(study: Study, arm: str = "lora") -> Any:
+    """Train one step; return the first moments of the optimizer, a tenth of the gradients."""
+    import torch
+
+    from assistant_builder.training.arm import train_here
+
+    train_here(study, arm, Spread())
+    state = torch.load(study.arm_folder(arm) / "checkpoints" / "checkpoint-1" / "optimizer.pt", weights_only=True)
+    return torch.cat([entry["exp_avg"].flatten() for entry in state["state"].values()])
+
+
+def test_one_process_that_sees_two_gpus_computes_on_one(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import TrainingArguments
+
+    class SeesTwo:
+        """What transformers finds out about the devices, with a second GPU."""
+
+        def __init__(self, found: Any) -> None:
+            self.found = found
+
+        def __get__(self, arguments: Any, owner: type) -> Any:
+            if arguments is None:
+                return self
+            device = self.found.__get__(arguments, owner)
+            if "seen" not in arguments.__dict__:  # as at its first look, and never again
+                arguments.__dict__["seen"] = True
+                arguments._n_gpu = 2
+            return device
+
+    alone = a_study("alone", base, "float32", train__max_steps=1)
+    seeing = a_study("seeing", base, "float32", train__max_steps=1)
+    wanted = one_step(alone)
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", SeesTwo(TrainingArguments.__dict__["_setup_devices"]))
+    assert one_step(seeing).equal(wanted)
+
+
+def test_float16_gradients_are_those_of_float32(short_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """About 200 supervised tokens a step: their shares of the loss have gradients that float16 rounds to nothing."""
+    wanted = one_step(a_study("wide", short_base, "float32", train__max_steps=1, train__batch_size=16))
+    found = one_step(a_study("narrow", short_base, "float16", train__max_steps=1, train__batch_size=16))
+    error = float((found - wanted).norm() / wanted.norm())
+    assert error < 0.01
+
+
+def test_a_step_whose_float16_gradients_overflow_is_skipped(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from assistant_builder.training import trainer
+    from assistant_builder.training.arm import train_here
+
+    monkeypatch.setattr(trainer, "LOSS_SCALE", 2.0**40)
+    study = a_study("steep", base, "float16", train__max_steps=40, train__epochs=20)
+    train_here(study, "lora", Spread())
+    steps = [event for event in read_jsonl(study.arm_folder("lora") / "metrics.jsonl") if event["event"] == "step"]
+    norms = [event["grad_norm"] for event in steps]
+    skipped = norms.count(None)
+    assert 5 < skipped < 35 and norms[:skipped] == [None] * skipped
+    assert steps[-1]["loss"] < steps[0]["loss"]
+
+
+def base_that_sees(folder: Path) -> Path:
+    """A Gemma 3 of two layers with a vision tower of two layers, over the tiny base's tokenizer."""
+    import torch
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    tiny_base(folder)
+    torch.manual_seed(0)
+    text = {
+        "vocab_size": 258, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 512, "initializer_range": 0.2,
+    }
+    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+              "patch_size": 14, "image_size": 56, "vision_use_head": False}
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=257,
+                          boi_token_index=256, eoi_token_index=255, bos_token_id=0, eos_token_id=1, pad_token_id=1)
+    Gemma3ForConditionalGeneration(config).to(torch.float16).save_pretrained(str(folder))
+    return folder
+
+
+@pytest.mark.timeout(400)
+def test_a_vision_tower_gets_no_adapters_and_ddp_trains_without_it(tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    base = base_that_sees(tmp_path / "base")
+    study = a_study("seen", base, "float32", train__max_steps=2)
+    launch([study], Spread("ddp", 2))
+    for arm in ("lora", "qlora"):
+        with safe_open(study.arm_folder(arm) / "adapter" / "adapter_model.safetensors", "pt") as adapter:
+            names = list(adapter.keys())
+        assert len(names) == 2 * 7 * 2  # A and B of the seven linear layers of two decoder blocks
+        assert not [name for name in names if "vision" in name]
+    architecture = architecture_of(str(base))[1]
+    planned = sum(adapter_parameters(module, 4) for module in adapted_modules(architecture, TrainConfig(rank=4)))
+    assert planned == read_json(study.arm_folder("lora") / "summary.json")["trainable_parameters"]
+    assert planned == sum(adapter_parameters(module, 4) for module in adapted_modules(
+        architecture, TrainConfig(rank=4, target_modules="q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj")))
