@@ -7,6 +7,7 @@ costs quality without anyone noticing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +16,8 @@ from assistant_builder.data import Message
 from assistant_builder.models.prompts import Prompter
 
 Turns = Sequence[tuple[str, str]]
+_SHOWN = 80
+"""Characters of a token that a message shows at most."""
 _PROBES: tuple[Turns, ...] = (
     (("user", "Is this one question?"),),
     (("user", "First question?\n\nIn two parts."), ("assistant", "First answer."), ("user", "And now?")),
@@ -165,7 +168,8 @@ def modelfile(match: Match | None, prompter: Prompter, *, system: str, title: st
         title: What is exported, in a line.
         varied: Whether training pairs brought system prompts of their own.
     """
-    lines = [f"# {title}", "# ollama create NAME -f Modelfile", "FROM ."]
+    shown, stops = _model_values(match, prompter, system)
+    lines = [f"# {_one_line(title)}", "# ollama create NAME -f Modelfile", "FROM ."]
     if match is None:
         lines += [
             "# TEMPLATE is left out: no family known to Assistant Builder renders the prompts that this model was",
@@ -175,22 +179,69 @@ def modelfile(match: Match | None, prompter: Prompter, *, system: str, title: st
     else:
         lines += [
             f"# Checked: this template ({match.family.name}) gives the prompts that chat_template.jinja gives.",
-            f'TEMPLATE """{match.family.go_template()}"""',
+            f"TEMPLATE {_quoted(match.family.go_template())}",
         ]
-    shown = system if match is None else match.system
-    if shown:
-        lines.append(f'SYSTEM """{_without_quotes(shown)}"""')
+    if shown and not _unreadable(shown):
+        lines.append(f"SYSTEM {_quoted(shown)}")
     if varied:
         lines.append("# The training pairs brought system prompts of their own: send one with each question, as there.")
-    stops = match.family.stops if match else [
-        str(prompter.tokenizer.convert_ids_to_tokens(token)) for token in prompter.stop_ids
-    ]
     lines.append("# Greedy, as evaluated.")
     lines.append("PARAMETER temperature 0")
-    lines += [f'PARAMETER stop "{stop}"' for stop in stops]
+    lines += [f"PARAMETER stop {_quoted(stop)}" for stop in stops if not _unreadable(stop)]
+    lines += [f"# {sentence}" for sentence in left_out(match, prompter, system)]
     return "\n".join(lines) + "\n"
 
 
-def _without_quotes(text: str) -> str:
-    """Three quotation marks would end the value."""
-    return text.replace('"""', "'''")
+def left_out(match: Match | None, prompter: Prompter, system: str) -> list[str]:
+    """The values that the Modelfile leaves out, because Ollama would not read them back as they are.
+
+    Args:
+        match: The family, if it was recognised.
+        prompter: For the stops of an unknown family.
+        system: The study's system prompt.
+
+    Returns:
+        A sentence for each, of one line, with what to do.
+    """
+    shown, stops = _model_values(match, prompter, system)
+    sentences = []
+    if shown and (why := _unreadable(shown)):
+        sentences.append(f"The Modelfile has no SYSTEM command: in the system prompt {why}. Send the system prompt "
+                         "with each question.")
+    sentences += [
+        f"The Modelfile has no stop for the token {ascii(stop)[:_SHOWN]}: in it {why}. Give the stop with each request."
+        for stop in stops if (why := _unreadable(stop))
+    ]
+    return sentences
+
+
+def _model_values(match: Match | None, prompter: Prompter, system: str) -> tuple[str | None, list[str]]:
+    """System prompt and stops, as the model and the study have them."""
+    if match is not None:
+        return match.system, list(match.family.stops)
+    stops = [str(prompter.tokenizer.convert_ids_to_tokens(token)) for token in prompter.stop_ids]
+    return system, [stop for stop in stops if stop]  # an empty stop would end every answer before it begins
+
+
+def _quoted(text: str) -> str:
+    """A value of a Modelfile, always in three quotation marks: in one, a quotation mark and a line break end it."""
+    return f'"""{text}"""'
+
+
+def _unreadable(text: str) -> str:
+    """Why Ollama would not read a value back as it is, in words; empty if it would.
+
+    Its parser (``ParseFile`` and ``unquote`` in ``parser/parser.go``) has no escapes. It ends a value in three
+    quotation marks at the first line that ends with three, and what follows is a command. It drops every character that
+    Go's ``strconv.IsPrint`` rejects, apart from tabs and line breaks.
+    """
+    *ended, _ = re.split(r"[\r\n]", text)
+    if any(line.rstrip(" \t").endswith('"""') for line in ended):
+        return "a line ends with three quotation marks, which would end the value"
+    dropped = next((character for character in text if not character.isprintable() and character not in "\t\r\n"), "")
+    return f"there is the character U+{ord(dropped):04X}, which Ollama drops" if dropped else ""
+
+
+def _one_line(text: str) -> str:
+    """Text for a comment, which ends with its line."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())

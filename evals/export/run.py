@@ -10,6 +10,7 @@ from typing import Any
 
 from assistant_builder import __version__
 from assistant_builder.chat.asking import default_system
+from assistant_builder.data.card import inline
 from assistant_builder.errors import AssistantBuilderError, ResourceError
 from assistant_builder.files import read_json, read_jsonl, write_json
 from assistant_builder.models.catalog import resolve
@@ -20,7 +21,7 @@ from evals.export import weights
 from evals.export.card import DATA_CARD, model_card, rescore_sentences, shareable_data_card, title
 from evals.export.folders import RECORD, describe_files, put_whole
 from evals.export.kinds import Kind, base_name, planned_bytes, require_trained
-from evals.export.ollama import modelfile, recognise
+from evals.export.ollama import left_out, modelfile, recognise
 from evals.export.rescore import Rescore, measured, rescore
 from evals.export.snippets import Snippet, Subject, loading_document, snippets
 
@@ -86,13 +87,16 @@ def _fill(study: Study, kind: Kind, folder: Path, sample: int, report: Report) -
     match = recognise(prompter, system)
     report(_LOADED, "Merging adapter and base" if kind.format == "merged" else "Copying the adapter")
     shared, _ = base_name(study)
+    notes: list[str] = []
     if kind.format == "merged":
         weights.write_merged(study, kind, base, folder)
         weights.write_generation_config(base, folder, prompter)
         varied = not system and _own_systems(study)
         (folder / "Modelfile").write_text(
-            modelfile(match, prompter, system=system, title=title(study, kind), varied=varied), encoding="utf-8"
+            modelfile(match, prompter, system=system, title=title(study, kind), varied=varied), encoding="utf-8",
+            newline="\n",
         )
+        notes = left_out(match, prompter, system)
     else:
         weights.copy_adapter(study, kind, folder, base=shared, revision=model.revision)
     weights.copy_tokenizer(base, folder, prompter, adds_bos=match.adds_bos if match else None)
@@ -103,21 +107,24 @@ def _fill(study: Study, kind: Kind, folder: Path, sample: int, report: Report) -
 
     found = rescore(study, kind, base, folder, sample=sample, tick=tick)
     report(_SCORED, "Writing the model card")
-    return _describe(study, kind, folder, found, template=match.family.name if match else None)
+    return _describe(study, kind, folder, found, template=match.family.name if match else None, notes=notes)
 
 
-def _describe(study: Study, kind: Kind, folder: Path, found: Rescore, *, template: str | None) -> dict[str, Any]:
+def _describe(
+    study: Study, kind: Kind, folder: Path, found: Rescore, *, template: str | None, notes: list[str]
+) -> dict[str, Any]:
     """Write the texts; what ``export.json`` says of them."""
     path = study.folder / "report.json"
     summary = read_json(path) if path.is_file() else None
     ways = ways_to_load(study, kind, folder=".", base=base_name(study)[0])
     (folder / "README.md").write_text(model_card(study, kind, summary, found, ways), encoding="utf-8")
-    notes = ["Run these in the folder of the export, or put its path for the dot."]
+    hints = ["Run these in the folder of the export, or put its path for the dot."]
     if kind.format == "adapter":
-        notes.append("Where the base comes from, and how to get the very weights that were measured, says README.md. "
+        hints.append("Where the base comes from, and how to get the very weights that were measured, says README.md. "
                      "Ollama and most other programs want one whole model: export the merged form for them.")
-    (folder / "LOADING.md").write_text(loading_document(ways, notes, f"How to load {title(study, kind)}"),
-                                       encoding="utf-8")
+    (folder / "LOADING.md").write_text(
+        loading_document(ways, [*hints, *map(inline, notes)], f"How to load {title(study, kind)}"), encoding="utf-8"
+    )
     card = study.folder / "data" / "card.md"
     (folder / DATA_CARD).write_text(
         shareable_data_card(card.read_text(encoding="utf-8") if card.is_file() else "# Data\n\nNot described.\n"),
@@ -127,7 +134,7 @@ def _describe(study: Study, kind: Kind, folder: Path, found: Rescore, *, templat
         "version": VERSION, "study": study.name, "arm": kind.arm, "format": kind.format, "cell": kind.cell,
         "assistant_builder": __version__, "base_model": base_name(study)[0],
         "adapter_sha256": read_json(study.arm_folder(kind.arm) / "summary.json")["adapter_sha256"],
-        "chat_template": template, "rescore": found.to_record(), "sentences": rescore_sentences(found),
+        "chat_template": template, "rescore": found.to_record(), "sentences": [*rescore_sentences(found), *notes],
     }
 
 

@@ -110,14 +110,14 @@ def _adapter_lines(subject: Subject) -> str:
 def _adapter_server(subject: Subject) -> str:
     return "\n".join([
         f"vllm serve {_word(subject.base)} --enable-lora --max-lora-rank {_rank(subject.rank)} "
-        f"--lora-modules {subject.name}={_word(subject.folder)}",
+        f"--lora-modules {_word(f'{subject.name}={subject.folder}')}",
         _curl(subject, 8000, subject.name),
     ])
 
 
 def _merged_server(subject: Subject) -> str:
     return "\n".join([
-        f"vllm serve {_word(subject.folder)} --served-model-name {subject.name} --port 8000",
+        f"vllm serve {_word(subject.folder)} --served-model-name {_word(subject.name)} --port 8000",
         f"# or: transformers serve {_word(subject.folder)} --port 8000",
         _curl(subject, 8000, subject.name),
     ])
@@ -126,8 +126,8 @@ def _merged_server(subject: Subject) -> str:
 def _ollama_lines(subject: Subject) -> str:
     return "\n".join([
         f"cd {_word(subject.folder)}",
-        f"ollama create {subject.name} -f Modelfile",
-        f'ollama run {subject.name} "{QUESTION}"',
+        f"ollama create {_word(subject.name)} -f Modelfile",
+        f'ollama run {_word(subject.name)} "{QUESTION}"',
     ])
 
 
@@ -135,6 +135,8 @@ def _curl(subject: Subject, port: int, name: str) -> str:
     messages = [{"role": "system", "content": subject.system}] if subject.system else []
     body = json.dumps({"model": name, "messages": [*messages, {"role": "user", "content": QUESTION}],
                        "temperature": 0}, ensure_ascii=False)
+    # a terminal may act on control characters that JSON leaves as they are
+    body = "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in body)
     return f"curl http://127.0.0.1:{port}/v1/chat/completions -H 'Content-Type: application/json' -d {_word(body)}"
 
 
@@ -144,8 +146,8 @@ def _rank(rank: int) -> int:
 
 
 def _word(text: str) -> str:
-    """One word of a shell."""
-    return shlex.quote(text)
+    """One word of a shell that no program takes for an option."""
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def loading_document(found: Sequence[Snippet], notes: Sequence[str], title: str) -> str:

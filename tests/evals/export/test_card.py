@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
 
+from assistant_builder.config import ModelConfig
 from assistant_builder.data.card import inline
 from assistant_builder.files import read_json, write_json
 from assistant_builder.study import Study
@@ -15,6 +18,7 @@ from evals.export.card import model_card, shareable_data_card
 from evals.export.kinds import KINDS, Kind, advice, parse_kind
 from evals.export.rescore import Rescore, compare
 from evals.export.run import ways_to_load
+from evals.export.snippets import Subject, snippets
 from tests.fabricated import finished_study, new_study, trained, with_data
 
 SCORED = replace(compare("Q4", [("1", 10.0, 10)], [(10.1, 10)]), compute_dtype="bfloat16")
@@ -67,6 +71,24 @@ def test_before_the_evaluation_the_card_claims_nothing() -> None:
 def test_the_data_card_goes_along_without_examples() -> None:
     text = "# Data\n\n## Splits\n\n10\n\n## Examples from training\n\nsecret\n\n## Notes\n\nkept\n"
     assert shareable_data_card(text) == "# Data\n\n## Splits\n\n10\n\n## Notes\n\nkept\n"
+
+
+def test_names_and_prompts_add_no_words_to_the_commands() -> None:
+    base = Subject(
+        kind=Kind("lora", "merged"), folder="--host=0.0.0.0; touch a", base="--trust-remote-code", name="b; touch c",
+        system="Ring \x9b2J and quote ' \" $(touch d)\n`touch e`", model=ModelConfig(), compute_dtype="bfloat16",
+        longest=64, rank=16,
+    )
+    subjects = (base, replace(base, kind=Kind("lora", "adapter")))
+    lines = {snippet.title: snippet.text.splitlines() for subject in subjects for snippet in snippets(subject)}
+    commands = [shlex.split(line, comments=True)
+                for title, text in lines.items() if "Python" not in title for line in text]
+    words = {word for command in commands for word in command}
+    assert "./--host=0.0.0.0; touch a" in words and "./--trust-remote-code" in words and "b; touch c" in words
+    assert not words & {"touch", "a", "c", "d", "e", "--trust-remote-code", "--host=0.0.0.0"}
+    (body,) = {json.loads(word)["messages"][0]["content"] for word in words if word.startswith("{")}
+    assert body == base.system
+    assert all(line.isprintable() for text in lines.values() for line in text)
 
 
 def verdict(outcome: str, low: float, high: float) -> dict[str, Any]:
