@@ -1,16 +1,22 @@
-"""One question to the trained assistants, in this process."""
+"""One question to the trained assistants, in this process, and what is to be known of them before."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from assistant_builder.chat.session import ChatSession, Sampling
-from assistant_builder.config import Arm
+from assistant_builder.config import Arm, StudyConfig
 from assistant_builder.data import Message
+from assistant_builder.errors import ConfigError
 from assistant_builder.files import read_jsonl
 from assistant_builder.study import Study
+
+CONVERSATION = 4096
+"""Tokens of a prompt and its answer that are served where the studies' own pairs are shorter: several questions and
+answers. The KV cache of one such conversation takes 0.5 GiB with Llama-3.1-8B (32 layers, 8 heads of 128, keys and
+values in 16 bits), and 16 GiB at all the 131,072 tokens that the model reads."""
 
 
 def ask_arms(study: Study, question: str, arms: Sequence[Arm]) -> dict[str, dict[str, Any]]:
@@ -51,3 +57,25 @@ def default_system(study: Study) -> str:
     records = read_jsonl(study.split_file("train"))
     found = {turn["content"] for record in records for turn in record["messages"] if turn["role"] == "system"}
     return found.pop() if len(found) == 1 and all(r["messages"][0]["role"] == "system" for r in records) else ""
+
+
+def context_tokens(configs: Iterable[StudyConfig], limit: int, wanted: int | None = None) -> int:
+    """Tokens that a prompt and its answer may take together, whatever serves them.
+
+    By default these are what the studies' own pairs take: ``train.max_length`` and the longest answer that is scored
+    or given to a request that names no limit. They are at least those of a conversation, and at most what the model
+    reads.
+
+    Args:
+        configs: Settings of the studies that are served over one base.
+        limit: Tokens that the base model reads.
+        wanted: What the user asks for; None: the default.
+
+    Raises:
+        ConfigError: More than the model reads is asked for.
+    """
+    if wanted is not None and wanted > limit:
+        raise ConfigError(f"--context {wanted} is more than the {limit} tokens that the base model reads",
+                          where="serve", remedy=f"Give {limit} or less, or leave it out")
+    pairs = [config.train.max_length + max(config.eval.max_new_tokens, Sampling().max_new_tokens) for config in configs]
+    return wanted or min(limit, max(CONVERSATION, *pairs))

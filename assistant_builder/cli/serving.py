@@ -36,6 +36,7 @@ def serve(
     port: Annotated[int, _option("port")] = _DEFAULTS.port,
     allow_host: Annotated[list[str], _option("allow_host")] = [],  # noqa: B006 - typer never changes it
     waiting: Annotated[int, _option("waiting")] = _DEFAULTS.waiting,
+    context: Annotated[int | None, _option("context")] = _DEFAULTS.context,
     min_replicas: Annotated[int, _option("min_replicas")] = _DEFAULTS.min_replicas,
     max_replicas: Annotated[int, _option("max_replicas")] = _DEFAULTS.max_replicas,
     ongoing: Annotated[float, _option("ongoing")] = _DEFAULTS.ongoing,
@@ -53,7 +54,7 @@ def serve(
     key = take_key()
     try:
         config = ServingConfig(
-            on=on, host=host, port=port, allow_host=tuple(allow_host), waiting=waiting,
+            on=on, host=host, port=port, allow_host=tuple(allow_host), waiting=waiting, context=context,
             min_replicas=min_replicas, max_replicas=max_replicas, ongoing=ongoing, cpus=cpus, gpus=gpus,
         )
     except ValidationError as error:

@@ -29,6 +29,10 @@ class ServingConfig(Part):
         16, ge=0, le=1000, title="Queue", description="Questions to one assistant that may wait for their turn; "
         "further ones are refused.",
     )
+    context: int | None = Field(
+        None, ge=64, title="Context", description="Most tokens of a prompt and its answer together. Empty: "
+        "train.max_length and the longest answer, 4096 at least, and never more than the base model reads.",
+    )
     min_replicas: int = Field(1, ge=1, le=1000, title="Fewest replicas", description="ray: replicas that are always "
                               "there; each holds every base once.")
     max_replicas: int = Field(2, ge=1, le=1000, title="Most replicas", description="ray: replicas at most.")

@@ -18,6 +18,8 @@ _IDENTITY = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.py")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _WRAPPERS = {"gemma3", "gemma3n", "gemma4", "gemma4_unified", "llama4", "qwen3_5", "qwen3_5_moe"}
 """Model types with more than text that transformers' AutoModelForCausalLM loads nevertheless."""
+_UNKNOWN_LENGTH = 2048
+"""Tokens that a model is taken to read where it does not say; the chat and vLLM take it so too."""
 _ELSEWHERE = "Choose a causal language model with safetensors weights"
 
 
@@ -96,6 +98,25 @@ def room_for_pair(folder: Path, answer: int) -> int | None:
     sizes = inner if isinstance(inner, dict) else config
     said = next((sizes[key] for key in ("max_position_embeddings", "n_positions") if sizes.get(key)), None)
     return max(said - answer, said // 2) if isinstance(said, int) else None
+
+
+def context_length(folder: Path) -> int:
+    """Tokens that a base model reads: what config.json says, or tokenizer_config.json where that is less.
+
+    vLLM starts with no more than either (``vllm/config/model.py``, ``_get_and_verify_max_len``).
+
+    Args:
+        folder: The model's folder.
+
+    Raises:
+        ModelError: config.json is missing or damaged.
+        StudyError: tokenizer_config.json is damaged.
+    """
+    limit = room_for_pair(folder, 0) or _UNKNOWN_LENGTH
+    path = folder / "tokenizer_config.json"
+    settings = files.read_json(path) if path.is_file() else None
+    said = settings.get("model_max_length") if isinstance(settings, dict) else None
+    return min(limit, said) if type(said) is int and said > 0 else limit
 
 
 def check_architecture(config: dict[str, Any], folder: Path) -> None:

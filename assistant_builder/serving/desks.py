@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from assistant_builder.chat.asking import default_system
+from assistant_builder.chat.asking import context_tokens, default_system
 from assistant_builder.data import Message
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
-from assistant_builder.models.folders import room_for_pair
+from assistant_builder.models.folders import context_length
 from assistant_builder.models.prompts import Prompter
 from assistant_builder.serving.roster import Roster
 from assistant_builder.study import Study
-
-_UNTOLD = 2048
-"""Tokens that a model is taken to read where it does not say; the chat takes it so too."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,8 @@ class Desk:
 
     Attributes:
         count: Tokens of the prompt that a conversation becomes.
-        longest: Tokens of the longest prompt after which there is room for an answer.
+        longest: Tokens of the longest prompt after which there is room for an answer; one less than a prompt and its
+            answer may take together.
         system: The system prompt that the assistants were trained with; empty: none.
     """
 
@@ -33,19 +31,25 @@ class Desk:
     system: str
 
 
-def desks_of(roster: Roster) -> dict[str, Desk]:
+def desks_of(roster: Roster, context: int | None = None) -> dict[str, Desk]:
     """The desk of every assistant, by its id.
 
+    Args:
+        roster: Who is served.
+        context: See :func:`assistant_builder.chat.asking.context_tokens`.
+
     Raises:
+        ConfigError: More context is asked for than a base reads.
         ModelError: A base cannot be had, or has no tokenizer.
     """
-    found = {assistant.folder: desk_of(assistant.study) for assistant in roster.assistants}
+    found = {assistant.folder: desk_of(assistant.study, context) for assistant in roster.assistants}
     return {assistant.id: found[assistant.folder] for assistant in roster.assistants}
 
 
-def desk_of(study: Study) -> Desk:
+def desk_of(study: Study, context: int | None = None) -> Desk:
     """The desk of a study's assistants; reads the tokenizer of its base."""
-    model = study.config.model
+    config = study.config
+    model = config.model
     ref = resolve(model.base, trust_remote_code=model.trust_remote_code)
     folder = fetch(ref, revision=model.revision, trust_remote_code=model.trust_remote_code)
     prompter = Prompter.load(folder)
@@ -53,4 +57,4 @@ def desk_of(study: Study) -> Desk:
     def count(messages: Sequence[Message]) -> int:
         return len(prompter.prompt_ids(messages))
 
-    return Desk(count, room_for_pair(folder, 1) or _UNTOLD - 1, default_system(study))
+    return Desk(count, context_tokens([config], context_length(folder), context) - 1, default_system(study))

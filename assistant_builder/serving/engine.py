@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import anyio.to_thread
@@ -158,6 +158,8 @@ class Engine:
                 400, f"the prompt has {tokens} tokens, and {assistant.id} reads {desk.longest} at most",
                 code="context_length_exceeded", param="messages",
             )
+        most = desk.longest + 1 - tokens  # prompt and answer together, as with vLLM
+        sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, most))
         return Question(assistant, messages, sampling, asked.stops, tokens)
 
     async def answer(self, question: Question) -> AsyncGenerator[Piece, None]:

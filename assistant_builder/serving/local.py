@@ -37,7 +37,7 @@ def serve_here(roster: Roster, config: ServingConfig, key: bytes | None, *, as_j
     warnings = check_access(config, key)
     listener = listen(config.host, config.port)
     with listener:
-        engine = Engine(roster, desks_of(roster), config.waiting, worker_of(roster))
+        engine = Engine(roster, desks_of(roster, config.context), config.waiting, worker_of(roster))
         base = f"{url_of(config.host, listener.getsockname()[1])}/v1"
         said = ready_text(roster, base, as_json=as_json)
         server = _Server(

@@ -36,7 +36,7 @@ class Replica:
     def __init__(self, roster: Roster, config: ServingConfig, key: bytes | None) -> None:
         self._config = config
         self._key = key
-        self._engine = Engine(roster, desks_of(roster), config.waiting, worker_of(roster))
+        self._engine = Engine(roster, desks_of(roster, config.context), config.waiting, worker_of(roster))
         self._engine.wait()  # Ray sends no question before this returns
 
     def __serve_build_asgi_app__(self) -> ASGIApp:  # noqa: D105 - Ray's name for it

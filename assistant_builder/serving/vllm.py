@@ -1,9 +1,14 @@
 """Serving by vLLM: the command that serves the same adapters over the same base on a GPU.
 
 What vLLM does with them: it applies adapters per request, many in one batch, and quantizes a 16-bit base to NF4 with
-double quantization while it loads (``vllm/model_executor/model_loader/bitsandbytes_loader.py``), which is how QLoRA
-bases are stored here unless a study says otherwise. It knows neither a study's system prompt nor that text of a user
-may spell control tokens.
+double quantization while it loads (``bitsandbytes_loader.py``, part of vLLM up to release 0.27 and of the package
+vllm-bnb-plugin since), which is how QLoRA bases are stored here unless a study says otherwise. It knows neither a
+study's system prompt nor that text of a user may spell control tokens.
+
+``--quantization bitsandbytes`` sets the load format of that name, too (``vllm/engine/arg_utils.py``,
+``create_load_config``; the plugin's ``__init__.py``). vLLM does not start unless the KV cache has space for one request
+of the longest context (``vllm/v1/core/kv_cache_utils.py``, ``_check_enough_kv_cache_memory``). Left alone, that is all
+that the model reads: more than 24 GB hold in addition to the weights of an 8B model.
 """
 
 from __future__ import annotations
@@ -14,11 +19,13 @@ import shutil
 import sys
 from typing import NoReturn
 
+from assistant_builder.chat.asking import context_tokens
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.files import read_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
+from assistant_builder.models.folders import context_length
 from assistant_builder.models.prompts import PLAIN_TEMPLATE, Prompter
 from assistant_builder.serving.door import check_access
 from assistant_builder.serving.roster import Assistant, Roster
@@ -35,7 +42,7 @@ def vllm_command(roster: Roster, config: ServingConfig) -> list[str]:
         config: Where to listen.
 
     Raises:
-        ConfigError: They need several bases, or one that vLLM cannot make.
+        ConfigError: They need several bases, or one that vLLM cannot make, or more context than it reads.
         ModelError: The base cannot be had.
     """
     needs = {_need(assistant) for assistant in roster.assistants}
@@ -44,12 +51,14 @@ def vllm_command(roster: Roster, config: ServingConfig) -> list[str]:
                           remedy="Serve them apart, as in 'serve NAME:qlora' and 'serve NAME:lora'")
     (base, revision, trust, storage, dtype), = needs
     folder = fetch(resolve(base, trust_remote_code=trust), revision=revision, trust_remote_code=trust)
-    rank = max(assistant.study.config.train.rank for assistant in roster.assistants)
+    configs = [assistant.study.config for assistant in roster.assistants]
+    rank = max(study.train.rank for study in configs)
     if rank > RANKS[-1]:
         raise ConfigError(f"vLLM serves adapters of rank {RANKS[-1]} at most, not {rank}", where="train.rank",
                           remedy="Serve it on this machine, or export the merged model")
     words = [
         "vllm", "serve", str(folder), "--host", config.host, "--port", str(config.port), "--dtype", dtype,
+        "--max-model-len", str(context_tokens(configs, context_length(folder), config.context)),
         "--enable-lora", "--max-loras", str(len(roster.assistants)),
         "--max-lora-rank", str(next(known for known in RANKS if known >= rank)),
         # greedy where a request does not say otherwise, as the assistants were evaluated
@@ -96,6 +105,6 @@ def serve_by_vllm(command: list[str], config: ServingConfig, key: str | None) ->
     program = shutil.which(command[0])
     if program is None:
         raise ConfigError("vLLM is not installed", where="serve",
-                          remedy="Install it where there is a GPU (pip install vllm bitsandbytes), or look at its "
-                          "command with --json")
+                          remedy="Install it where there is a GPU (pip install vllm vllm-bnb-plugin; up to vLLM 0.27 "
+                          "bitsandbytes in the plugin's place), or look at its command with --json")
     os.execve(program, command, {**os.environ, **({"VLLM_API_KEY": key} if key is not None else {})})

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from assistant_builder import __version__
-from assistant_builder.chat.asking import default_system
+from assistant_builder.chat.asking import context_tokens, default_system
 from assistant_builder.data.card import inline
 from assistant_builder.errors import AssistantBuilderError, ResourceError
 from assistant_builder.files import read_json, read_jsonl, write_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
+from assistant_builder.models.folders import context_length
 from assistant_builder.models.prompts import Prompter
 from assistant_builder.study import Study
 from evals.export import weights
@@ -154,7 +155,18 @@ def ways_to_load(study: Study, kind: Kind, *, folder: str, base: str) -> list[Sn
     return snippets(Subject(
         kind=kind, folder=folder, base=base, name=study.name, system=default_system(study), model=config.model,
         compute_dtype=dtype, longest=config.eval.max_new_tokens, rank=config.train.rank,
+        context=context_tokens([config], _model_context(study)),
     ))
+
+
+def _model_context(study: Study) -> int:
+    """Tokens that the base reads: what its folder says, or the catalog; else at least what the study needs of it."""
+    model = study.config.model
+    ref = resolve(model.base, trust_remote_code=model.trust_remote_code)
+    folder = base_name(study)[1]
+    if folder is not None and (folder / "config.json").is_file():
+        return context_length(folder)
+    return ref.entry.context_length if ref.entry else study.config.train.max_length
 
 
 def read_export(folder: Path) -> dict[str, Any] | None:

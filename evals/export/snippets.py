@@ -48,6 +48,7 @@ class Subject:
         compute_dtype: Dtype of the evaluation's arithmetic.
         longest: Tokens of the longest answer in the evaluation.
         rank: Rank of the adapter.
+        context: Tokens that a server lets a prompt and its answer take together.
     """
 
     kind: Kind
@@ -59,6 +60,7 @@ class Subject:
     compute_dtype: str
     longest: int
     rank: int
+    context: int
 
 
 def snippets(subject: Subject) -> list[Snippet]:
@@ -109,7 +111,8 @@ def _adapter_lines(subject: Subject) -> str:
 
 def _adapter_server(subject: Subject) -> str:
     return "\n".join([
-        f"vllm serve {_word(subject.base)} --enable-lora --max-lora-rank {_rank(subject.rank)} "
+        f"vllm serve {_word(subject.base)} --max-model-len {subject.context} --enable-lora "
+        f"--max-lora-rank {_rank(subject.rank)} "
         f"--lora-modules {_word(f'{subject.name}={subject.folder}')}",
         _curl(subject, 8000, subject.name),
     ])
@@ -117,7 +120,8 @@ def _adapter_server(subject: Subject) -> str:
 
 def _merged_server(subject: Subject) -> str:
     return "\n".join([
-        f"vllm serve {_word(subject.folder)} --served-model-name {_word(subject.name)} --port 8000",
+        f"vllm serve {_word(subject.folder)} --max-model-len {subject.context} "
+        f"--served-model-name {_word(subject.name)} --port 8000",
         f"# or: transformers serve {_word(subject.folder)} --port 8000",
         _curl(subject, 8000, subject.name),
     ])

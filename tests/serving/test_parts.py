@@ -6,23 +6,31 @@ import json
 import os
 from pathlib import Path
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from assistant_builder.chat.asking import CONVERSATION, context_tokens
+from assistant_builder.chat.client import ChatWorker
+from assistant_builder.chat.session import Sampling
 from assistant_builder.cli import app
+from assistant_builder.config import StudyConfig
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError, StudyError
 from assistant_builder.files import read_json, write_json
+from assistant_builder.models.folders import context_length
 from assistant_builder.serving.asked import ChatRequest
+from assistant_builder.serving.desks import desks_of
 from assistant_builder.serving.door import VARIABLE, check_access, take_key
+from assistant_builder.serving.engine import Engine
 from assistant_builder.serving.roster import choose
 from assistant_builder.serving.stopping import Cutter
 from assistant_builder.study import Study
 from tests.fabricated import new_study, trained, with_data
-from tests.serving.conftest import roster
+from tests.serving.conftest import LONGEST, desk, roster
 
 
 def with_adapters(name: str, **changes: object) -> Study:
@@ -147,6 +155,46 @@ def test_every_option_of_the_server_is_one_of_the_command() -> None:
         assert field.title and field.description and field.description.endswith("."), key
 
 
+# how much is read
+
+
+def test_the_context_follows_from_the_studies_and_the_model() -> None:
+    study = StudyConfig(name="library").with_changes({"train.max_length": 512})
+    longer = study.with_changes({"train.max_length": 6000, "eval.max_new_tokens": 700})
+    assert context_tokens([study], 131_072) == CONVERSATION > 512 + 256
+    assert context_tokens([longer], 131_072) == 6700 == context_tokens([study, longer], 131_072)
+    short = longer.with_changes({"eval.max_new_tokens": 64})
+    assert context_tokens([short], 131_072) == 6000 + Sampling().max_new_tokens
+    assert context_tokens([longer], 2048) == context_tokens([study], 2048) == 2048
+    assert context_tokens([study], 131_072, 100_000) == 100_000 and context_tokens([longer], 8192, 1024) == 1024
+    with pytest.raises(ConfigError, match="--context 9000 is more than the 8192 tokens"):
+        context_tokens([study], 8192, 9000)
+
+
+@pytest.mark.parametrize(("config", "tokenizer", "length"), [
+    ({"max_position_embeddings": 8192}, None, 8192), ({"n_positions": 1024}, {}, 1024), ({}, {}, 2048),
+    ({"max_position_embeddings": 8192}, {"model_max_length": 2048}, 2048),
+    ({"max_position_embeddings": 8192}, {"model_max_length": int(1e30)}, 8192),
+    ({"max_position_embeddings": 8192}, {"model_max_length": 1e30}, 8192),
+    ({"max_position_embeddings": 8192}, ["x"], 8192), ({"text_config": {"max_position_embeddings": 9}}, None, 9),
+])
+def test_what_a_model_reads(tmp_path: Path, config: object, tokenizer: object, length: int) -> None:
+    write_json(tmp_path / "config.json", config)
+    if tokenizer is not None:
+        write_json(tmp_path / "tokenizer_config.json", tokenizer)
+    assert context_length(tmp_path) == length
+
+
+def test_an_answer_ends_where_prompt_and_answer_fill_the_context(tmp_path: Path) -> None:
+    served = roster(tmp_path)
+    engine = Engine(served, dict.fromkeys(served.ids, desk()), 4, ChatWorker([]))
+    for words, most in ((LONGEST - 2, 1), (LONGEST - 12, 11)):  # with the study's "Be brief." before them
+        request = asked(("user", "w " * words)).model_copy(update={"model": "library-lora"})
+        assert anyio.run(engine.question, request).sampling.max_new_tokens == most
+        request = asked(("user", "w " * words), max_tokens=1).model_copy(update={"model": "library-lora"})
+        assert anyio.run(engine.question, request).sampling.max_new_tokens == 1
+
+
 # vLLM
 
 
@@ -177,10 +225,34 @@ def test_vllm_is_told_base_storage_adapters_and_rank(base: str) -> None:
         {"name": f"{name}-qlora", "path": str(study.folder.parent / name / "arms" / "qlora" / "adapter")}
         for name in ("library", "ferries")
     ]
+    assert options["--max-model-len"] == "2048"  # all that the tiny base reads
     assert "--quantization" not in command("library:lora") and "--chat-template" not in found
     tokenizer = Path(base) / "chat_template.jinja"
     tokenizer.unlink()
     assert "### Question" in command("library:lora")[command("library:lora").index("--chat-template") + 1]
+
+
+@pytest.mark.train
+def test_vllm_and_this_machine_read_as_much(base: str) -> None:
+    with_adapters("library", model__base=base, train__max_length=700)
+    with_adapters("ferries", model__base=base, train__max_length=6000)
+    config = Path(base) / "config.json"
+    write_json(config, {**read_json(config), "max_position_embeddings": 131_072})
+
+    def context(*words: str) -> tuple[int, set[int]]:
+        """Tokens that vLLM is told, and those of each assistant here."""
+        found = command(*words)
+        wanted = int(words[-1]) if "--context" in words else None
+        roster = choose([word for word in words if ":" in word], lambda study: "qlora")
+        here = {desk.longest + 1 for desk in desks_of(roster, wanted).values()}
+        return int(found[found.index("--max-model-len") + 1]), here
+
+    assert context("library:lora") == (CONVERSATION, {CONVERSATION})
+    assert context("library:lora", "ferries:lora") == (6256, {CONVERSATION, 6256})
+    assert context("library:lora", "ferries:lora", "--context", "9000") == (9000, {9000})
+    write_json(config, {**read_json(config), "max_position_embeddings": 2048})
+    assert context("library:lora", "ferries:lora") == (2048, {2048})
+    assert "--context 9000 is more than the 2048" in run("library:lora", "--on", "vllm", "--context", "9000")[1]
 
 
 @pytest.mark.train

@@ -77,7 +77,7 @@ def test_names_and_prompts_add_no_words_to_the_commands() -> None:
     base = Subject(
         kind=Kind("lora", "merged"), folder="--host=0.0.0.0; touch a", base="--trust-remote-code", name="b; touch c",
         system="Ring \x9b2J and quote ' \" $(touch d)\n`touch e`", model=ModelConfig(), compute_dtype="bfloat16",
-        longest=64, rank=16,
+        longest=64, rank=16, context=4096,
     )
     subjects = (base, replace(base, kind=Kind("lora", "adapter")))
     lines = {snippet.title: snippet.text.splitlines() for subject in subjects for snippet in snippets(subject)}
@@ -88,6 +88,8 @@ def test_names_and_prompts_add_no_words_to_the_commands() -> None:
     assert not words & {"touch", "a", "c", "d", "e", "--trust-remote-code", "--host=0.0.0.0"}
     (body,) = {json.loads(word)["messages"][0]["content"] for word in words if word.startswith("{")}
     assert body == base.system
+    assert all(command[command.index("--max-model-len") + 1] == "4096"
+               for command in commands if command[:2] == ["vllm", "serve"])
     assert all(line.isprintable() for text in lines.values() for line in text)
 
 
