@@ -19,7 +19,9 @@ CHAT_MEMORY = "Close other programs, or wait until training ends; then ask again
 _MEMORY_SIGNS = (
     "can't allocate memory", "Cannot allocate memory", "os error 12", "std::bad_alloc", "bad allocation",
     "out of memory", "can't start new thread", "failed to map segment", "could not create a primitive",
+    "STATUS_ALLOC_FAILED",  # of cuBLAS and cuDNN
 )
+_ONEDNN_SIGN = "could not create a primitive"
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DISK_SIGNS = (
     "No space left on device", "os error 28", "os error 27", "Disk quota exceeded", "File too large",
@@ -35,9 +37,11 @@ def explained(error: BaseException, *, memory: str = TRAINING_MEMORY) -> Assista
         error: What was raised.
         memory: What to do where memory ran out.
     """
-    chain = list(_causes(error))
-    if any(_is_memory(cause) for cause in chain):
+    if isinstance(error, ResourceError):
+        return error
+    if ran_out_of_memory(error):
         return ResourceError("memory ran out", remedy=memory)
+    chain = list(_causes(error))
     full = next((cause for cause in chain if _is_disk(cause)), None)
     if full is not None:
         return ResourceError("the disk is full", where=_file_of(full),
@@ -50,6 +54,16 @@ def explained(error: BaseException, *, memory: str = TRAINING_MEMORY) -> Assista
     return AssistantBuilderError(
         f"{name}: {text}" if text else name, remedy="The log has the details; running again carries on"
     )
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether main memory or a GPU's memory did not suffice: the error, or one that it was raised from, says so."""
+    return any(_is_memory(cause) for cause in _causes(error))
+
+
+def spoils_process(error: BaseException) -> bool:
+    """Whether only another process can do what failed: oneDNN does not try again what it once had no memory for."""
+    return any(_ONEDNN_SIGN in str(cause) for cause in _causes(error))
 
 
 def _of_the_system(error: OSError) -> AssistantBuilderError:

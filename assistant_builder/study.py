@@ -38,6 +38,11 @@ def home() -> Path:
     return Path(os.environ.get("ASSISTANT_BUILDER_HOME") or Path.home() / ".assistant-builder").expanduser()
 
 
+def run_marker() -> Path:
+    """The file that a run touches when it begins on this machine; processes that only keep models loaded end then."""
+    return home() / "queue" / "started"
+
+
 def studies_folder() -> Path:
     """The folder that holds one folder a study."""
     return home() / "studies"

@@ -200,6 +200,7 @@ def _merged_cell(study: Study, spec: BaseSpec, variant: Variant) -> LoadedCell:
     from assistant_builder.models.packed import pack
     from assistant_builder.models.rows import readable
 
+    loading.release()  # the merged model before this one
     began = time.monotonic()
     dtype = loading.DTYPES[spec.compute_dtype]
     assert variant.run is not None  # only tuned cells are merged

@@ -7,6 +7,7 @@ Imports torch: only worker processes import this module.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,9 +16,12 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from safetensors import safe_open
 
 from assistant_builder.config import Cell
-from assistant_builder.files import write_json, write_jsonl
+from assistant_builder.errors import ResourceError
+from assistant_builder.files import read_json, write_json, write_jsonl
+from assistant_builder.mishaps import ran_out_of_memory
 from assistant_builder.models import loading
 from assistant_builder.models.prompts import Prompter
 from assistant_builder.study import Study
@@ -29,6 +33,8 @@ from evals.reading import Tokens
 PAIRS: tuple[tuple[Cell, Cell], ...] = (("B16", "B4"), ("L16", "L4"), ("Q16", "Q4"), ("L16", "Q4"))
 """Reference and candidate: storage alone under one adapter three times, then with training included."""
 _ROOM = 1.3
+_STORED_BYTES = (16 + 4.127) / 8
+"""Bytes that each parameter takes on a GPU: in float16, and in NF4 with double quantization."""
 
 
 def compare_bases(
@@ -49,19 +55,26 @@ def compare_bases(
     evals = study.folder / "evals"
     pairs = [pair for pair in PAIRS if set(pair) <= set(study.config.eval.cells)]
     specs = {base: base_of(study, folder, base) for base in ("float16", "4-bit")}
+    ids = [prompter.split_ids(item["prompt"], item["target"]) for item in items]
+    parts: dict[int, list[dict[tuple[Cell, Cell], np.ndarray]]] = {}
+    models: dict[str, Any] = {}
+    skipped = ""
     try:
         _check_room(specs["float16"])
         models = {base: held_base(study, spec, ["lora", "qlora"])[0] for base, spec in specs.items()}
-    except (loading.ResourceError, torch.OutOfMemoryError) as error:
-        what = getattr(error, "what", "the GPU's memory does not hold them")
-        write_json(evals / "fidelity.json", {"pairs": [], "skipped": f"both bases are needed at once: {what}",
+        for index, part, whole in _compare(models, prompter, ids, study.config.eval.batch_size, pairs):
+            parts.setdefault(index, []).append(part)
+            clock.tick("fidelity", whole)
+    except Exception as error:
+        if not (isinstance(error, ResourceError) or ran_out_of_memory(error)):
+            raise
+        skipped = error.what if isinstance(error, ResourceError) else "memory ran out"
+    if skipped:
+        models.clear()
+        loading.release()  # outside of the handler, whose error holds them, too
+        write_json(evals / "fidelity.json", {"pairs": [], "skipped": f"both bases are needed at once: {skipped}",
                                              "inputs": dict(inputs)})
         return
-    ids = [prompter.split_ids(item["prompt"], item["target"]) for item in items]
-    parts: dict[int, list[dict[tuple[Cell, Cell], np.ndarray]]] = {}
-    for index, part, whole in _compare(models, prompter, ids, study.config.eval.batch_size, pairs):
-        parts.setdefault(index, []).append(part)
-        clock.tick("fidelity", whole)
     tables = {index: {pair: np.concatenate([part[pair] for part in parts[index]]) for pair in pairs}
               for index in sorted(parts)}
     write_jsonl(evals / "fidelity.jsonl", [_line(items[index], table) for index, table in tables.items()])
@@ -73,15 +86,34 @@ def compare_bases(
 
 
 def _check_room(spec: loading.BaseSpec) -> None:
-    """Refuse before the system starts to swap, which would look like a hang."""
-    if spec.device != "cpu":
-        return
-    stored = sum(path.stat().st_size for path in spec.folder.glob("*.safetensors"))
-    needed = int(2 * stored * loading.DTYPES[spec.compute_dtype].itemsize / 2 * _ROOM)
-    free = psutil.virtual_memory().available
+    """Refuse before the system starts to swap, which would look like a hang, or a GPU is filled to no end.
+
+    Raises:
+        ResourceError: The memory that is free does not hold both bases.
+    """
+    parameters = _parameters(spec.folder)
+    if spec.device == "cpu":  # both are held in the compute dtype
+        needed = int(2 * parameters * loading.DTYPES[spec.compute_dtype].itemsize * _ROOM)
+        free = psutil.virtual_memory().available
+    else:
+        needed = int(parameters * _STORED_BYTES * _ROOM)
+        loading.release()  # what the cells left
+        free, _ = torch.cuda.mem_get_info()
     if needed > free:
-        raise loading.ResourceError(f"that takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free",
-                                    remedy="Close other programs, or set eval.fidelity=false")
+        raise ResourceError(f"that takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free",
+                            remedy="Close other programs, or set eval.fidelity=false")
+
+
+def _parameters(folder: Path) -> int:
+    """Parameters of the weights in a folder, whatever they are stored as."""
+    index = folder / "model.safetensors.index.json"
+    shards = set(read_json(index)["weight_map"].values()) if index.is_file() else None
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        if shards is None or path.name in shards:
+            with safe_open(path, framework="pt") as file:
+                total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return total
 
 
 @torch.no_grad()

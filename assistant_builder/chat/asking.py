@@ -9,8 +9,9 @@ from typing import Any
 from assistant_builder.chat.session import ChatSession, Sampling
 from assistant_builder.config import Arm, StudyConfig
 from assistant_builder.data import Message
-from assistant_builder.errors import ConfigError
+from assistant_builder.errors import ConfigError, ResourceError
 from assistant_builder.files import read_jsonl
+from assistant_builder.mishaps import ran_out_of_memory
 from assistant_builder.study import Study
 
 CONVERSATION = 4096
@@ -32,6 +33,7 @@ def ask_arms(study: Study, question: str, arms: Sequence[Arm]) -> dict[str, dict
 
     Raises:
         ModelError: An arm is not trained or cannot be loaded.
+        ResourceError: Memory does not suffice for an arm.
     """
     session = ChatSession(study, arms)
     messages = [Message("user", question)]
@@ -40,7 +42,13 @@ def ask_arms(study: Study, question: str, arms: Sequence[Arm]) -> dict[str, dict
         messages.insert(0, Message("system", system))
     answers: dict[str, dict[str, Any]] = {}
     for arm in arms:
-        chunks = list(session.stream(arm, messages, Sampling(), threading.Event()))
+        try:
+            chunks = list(session.stream(arm, messages, Sampling(), threading.Event()))
+        except Exception as error:
+            if not ran_out_of_memory(error):
+                raise
+            alone = f"Ask one arm alone, with --arm {arm}, or close" if len(arms) > 1 else "Close"
+            raise ResourceError("memory ran out", where=f"arm {arm}", remedy=f"{alone} other programs") from error
         answers[arm] = {
             "text": "".join(chunk.text_delta for chunk in chunks).strip(),
             "tokens": chunks[-1].tokens,

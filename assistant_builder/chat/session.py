@@ -219,8 +219,9 @@ class ChatSession(Session):
 
         if speaker != BASE:
             report("Reading the 4-bit base" if speaker == "qlora" else "Reading the 16-bit base", 0.4)
-            self._loaded[speaker] = load_arm(self._study, speaker, hold=True)
-            ready_to_answer(self._loaded[speaker][0])
+            model, prompter = load_arm(self._study, speaker, hold=True)
+            ready_to_answer(model)
+            self._loaded[speaker] = model, prompter  # only whole: memory may run out in either line before
             return False
         self._load("lora", report)
         model, prompter = self._loaded["lora"]

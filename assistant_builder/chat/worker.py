@@ -18,18 +18,21 @@ Events::
     {"event": "chunk", "id": "7", "text": "…", "tokens": 3, "first_token_seconds": 0.2, "seconds": 0.4}
     {"event": "end",   "id": "7", "text": "…", …as in chunk, "finish": "stop" | "length" | "cancelled"}
     {"event": "error", "id": "7", "error": {"type", "what", "where", "remedy"}}
-    {"event": "idle"}                       the process ends because nothing was asked for a while
+    {"event": "idle"}                       the process ends because nothing was asked for a while, or a run has begun
 
-It ends when standard input closes, so no worker outlives its page.
+It ends when standard input closes, so no worker outlives its page. A model that does not fit the memory leaves those
+that are loaded as they are.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -39,11 +42,13 @@ from typing import Any
 from assistant_builder.chat.session import Answering, ChatSession, Sampling
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError, ResourceError
-from assistant_builder.mishaps import CHAT_MEMORY, explained
-from assistant_builder.study import Study
+from assistant_builder.mishaps import CHAT_MEMORY, explained, ran_out_of_memory, spoils_process
+from assistant_builder.study import Study, run_marker
 from assistant_builder.worker import prepare_libraries
 
 IDLE_SECONDS = 900.0
+_LOOK_SECONDS = 1.0
+"""How often an idle process looks whether a run has begun: sooner than a training step has imported PyTorch."""
 _LEAVE = object()
 """Stands among the requests where the process is to end once nobody waits for an answer."""
 
@@ -55,12 +60,15 @@ class Server:
         session: What answers.
         write: Takes one event; called from several threads, one at a time.
         idle_seconds: End after this long without a question.
+        unwanted: Asked now and then whether to end as soon as nobody waits for an answer.
     """
 
     def __init__(
-        self, session: Answering, write: Callable[[dict[str, Any]], None], idle_seconds: float = IDLE_SECONDS
+        self, session: Answering, write: Callable[[dict[str, Any]], None], idle_seconds: float = IDLE_SECONDS,
+        unwanted: Callable[[], bool] = lambda: False,
     ) -> None:
         self._session = session
+        self._unwanted = unwanted
         self._write = write
         self._write_lock = threading.Lock()
         self._idle_seconds = idle_seconds
@@ -70,16 +78,23 @@ class Server:
         self._spoiled = False
 
     def serve(self, lines: Iterable[str]) -> None:
-        """Work until ``lines`` end, nothing is asked for the idle time, or memory ran out.
+        """Work until ``lines`` end, nothing is asked for the idle time, the process is unwanted, or memory ran out.
 
         Args:
             lines: One request each.
         """
         threading.Thread(target=_forward, args=(lines, self._inbox), daemon=True).start()
+        asked = time.monotonic()
         while True:
             try:
-                line = self._inbox.get(timeout=self._idle_seconds)
+                line = self._inbox.get(timeout=min(_LOOK_SECONDS, self._idle_seconds))
+                asked = time.monotonic()
             except queue.Empty:
+                if self._stops:
+                    asked = time.monotonic()
+                    continue
+                if time.monotonic() - asked < self._idle_seconds and not self._unwanted():
+                    continue
                 line = _LEAVE
             if line is None:
                 return
@@ -146,22 +161,33 @@ class Server:
             )
 
     def _guarded(self, identity: str, arm: str, work: Callable[[], None]) -> None:
+        short = False
         try:
             work()
         except Exception as error:  # the edge of the process: whatever fails becomes an event
-            told = explained(error, memory=CHAT_MEMORY)
+            short = ran_out_of_memory(error)
+            told = self._short_of_memory(arm) if short else explained(error)
             if type(told) is AssistantBuilderError:  # not foreseen
                 told = AssistantBuilderError(
                     f"the answer failed: {type(error).__name__}: {error}", where=f"arm {arm}",
                     remedy="Ask again; if it fails again, train the study anew with --redo",
                 )
-            self._spoiled |= isinstance(told, ResourceError) and "OutOfMemory" not in type(error).__name__
+            self._spoiled |= spoils_process(error)
             self._emit({"event": "error", "id": identity, "error": told.to_record()})
         finally:
+            if short:
+                _release()
             self._stops.pop(identity, None)
             if self._spoiled and not self._stops:
-                # oneDNN does not try again what it once had no memory to make; a GPU's memory is free again
                 self._inbox.put(_LEAVE)
+
+    def _short_of_memory(self, arm: str) -> ResourceError:
+        """Which model did not fit, or whose answer, and who can still be asked."""
+        if self._session.ready(arm):
+            return ResourceError("memory ran out", where=f"arm {arm}", remedy=CHAT_MEMORY)
+        loaded = [other for other in self._arms if other != arm and self._session.ready(other)]
+        stays = f"; {' and '.join(loaded)} can still be asked" if loaded else ""
+        return ResourceError(f"memory ran out while {arm} was loaded{stays}", where=f"arm {arm}", remedy=CHAT_MEMORY)
 
     def _emit(self, event: dict[str, Any]) -> None:
         with self._write_lock:
@@ -174,12 +200,34 @@ def _forward(lines: Iterable[str], inbox: queue.Queue[object]) -> None:
     inbox.put(None)
 
 
-def run_server(session: Answering, idle_seconds: float = IDLE_SECONDS) -> None:
+def _release() -> None:
+    """Give back the memory of what failed: parts of a model are held by cycles, and PyTorch keeps a GPU's memory."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _run_began() -> Callable[[], bool]:
+    """Tells whether a run has begun on this machine since now: what it plans with is the memory that is free."""
+
+    def touched() -> int:
+        try:
+            return run_marker().stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    before = touched()
+    return lambda: touched() != before
+
+
+def run_server(session: Answering, idle_seconds: float = IDLE_SECONDS, *, yields: bool = True) -> None:
     """Serve on standard input and output until the page closes them, then end the process at once.
 
     Args:
         session: What answers.
         idle_seconds: End after this long without a question.
+        yields: Whether to end, once nobody waits for an answer, when a run begins on this machine.
     """
     # Libraries print; what they print must not end up between the events.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -190,7 +238,7 @@ def run_server(session: Answering, idle_seconds: float = IDLE_SECONDS) -> None:
         events.flush()
 
     requests = open(0, encoding="utf-8", closefd=False)
-    Server(session, write, idle_seconds).serve(requests)
+    Server(session, write, idle_seconds, _run_began() if yields else lambda: False).serve(requests)
     # Not by the ordinary way out: it would wait for answers under way, and for the thread that reads requests.
     os._exit(0)
 

@@ -9,7 +9,7 @@ import typer
 from assistant_builder import __version__, console
 from assistant_builder.cli import before, page, results, running, serving, sweeping
 from assistant_builder.errors import AssistantBuilderError, Cancelled
-from assistant_builder.mishaps import explained
+from assistant_builder.mishaps import explained, ran_out_of_memory
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -43,7 +43,9 @@ def main() -> None:
         app()
     except Cancelled as stop:
         console.fail(stop)
-    except (AssistantBuilderError, OSError, MemoryError) as error:
+    except Exception as error:
+        if not (isinstance(error, AssistantBuilderError | OSError) or ran_out_of_memory(error)):
+            raise
         console.fail(explained(error))
 
 

@@ -6,6 +6,7 @@ files are all there is to the queue: it outlives the page, and what a run that d
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from filelock import FileLock
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.files import read_json, write_json
 from assistant_builder.steps import process_alive, process_mark
-from assistant_builder.study import Study, home
+from assistant_builder.study import Study, home, run_marker
 
 _POLL_SECONDS = 0.5
 
@@ -94,6 +95,8 @@ def our_turn(study: Study, *, now: bool = False, waiting: Callable[[list[str]], 
                 study.request_cancel()
         if before:
             waiting([])
+        with contextlib.suppress(OSError):  # then an idle chat keeps its memory until it ends by itself
+            run_marker().touch()
         yield
     finally:
         ticket.path.unlink(missing_ok=True)

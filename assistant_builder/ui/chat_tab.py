@@ -19,6 +19,7 @@ from assistant_builder.ui.chat_settings import ChatSettings
 from assistant_builder.ui.chat_talk import Talk, editing_notice, refused
 from assistant_builder.ui.chat_votes import VoteBar
 from assistant_builder.ui.markup import cut, empty
+from assistant_builder.ui.runs import others_before
 from assistant_builder.ui.sections import Look, Section, told
 from assistant_builder.ui.snapshots import SHOWN_ARMS, both_trained, stamp
 from assistant_builder.ui.views.chat import SIDES, readiness, reference_note, speaker_at, suggestions
@@ -218,6 +219,8 @@ class ChatTab:
         try:
             study = Study.open(name) if name else None
             if study is None or not _loadable(study) or study.state == "running" or self.talk.pool.busy:
+                return
+            if others_before(study):  # a run of another study plans with the memory that is free
                 return
             for replies in self.talk.pool.worker(study).load([*SHOWN_ARMS, *([BASE] if base else [])]):
                 self.talk.note_memory(study.name, replies)

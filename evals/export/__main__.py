@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ResourceError
+from assistant_builder.mishaps import ran_out_of_memory
 from assistant_builder.steps import process_mark
 from assistant_builder.study import Study
 from assistant_builder.tokens import without_tokens
@@ -69,12 +70,12 @@ def _run(job: ExportJob, record: JobRecord, arguments: argparse.Namespace) -> in
 
 def _explained(error: BaseException, job: ExportJob) -> AssistantBuilderError:
     """The error as the user is told it; what we did not foresee keeps its own words."""
+    if ran_out_of_memory(error):
+        return ResourceError("memory ran out", where=f"export {job.kind.name}",
+                             remedy="Close other programs and try again, or export the adapter, which needs less")
     if isinstance(error, AssistantBuilderError):
         return error
     text, name = str(error), type(error).__name__
-    if isinstance(error, MemoryError) or "OutOfMemory" in name or "can't allocate memory" in text:
-        return ResourceError("memory ran out", where=f"export {job.kind.name}",
-                             remedy="Close other programs and try again, or export the adapter, which needs less")
     return AssistantBuilderError(f"{name}: {text}" if text else name, where=f"export {job.kind.name}",
                                  remedy=f"The log has the details: {job.log_file}")
 

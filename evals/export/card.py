@@ -188,6 +188,9 @@ def _kept(report: Mapping[str, Any] | None, kind: Kind) -> str:
 
 def rescore_sentences(rescore: Rescore) -> list[str]:
     """What scoring the written files again found, in words."""
+    if rescore.outcome == "not measured" and rescore.reason:
+        return [f"Warning: these files were not scored again, because {rescore.reason}. Export again where more memory "
+                "is free."]
     if rescore.outcome == "not measured":
         return ["These files were not scored again: the study has no scores of this adapter to compare with."]
     assert rescore.largest_move is not None and rescore.nll_per_token is not None

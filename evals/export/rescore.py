@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from assistant_builder.errors import EvaluationError
 from assistant_builder.files import file_hash, read_json, read_jsonl
+from assistant_builder.mishaps import ran_out_of_memory
 from assistant_builder.models.prompts import Prompter
 from assistant_builder.study import Study
 from evals.export.kinds import Kind
@@ -36,7 +37,7 @@ class Rescore:
     Attributes:
         outcome: ``as measured``: no item moved by more than the tolerance; ``moved``: at least one did, but the sample
             as a whole is not worse by more; ``not measured``: the evaluation has no scores of this adapter to compare
-            with.
+            with, or ``reason``.
         cell: The cell compared with.
         items: Items in the sample.
         tokens: Tokens of their answers.
@@ -48,6 +49,7 @@ class Rescore:
         moved: How many items moved by more than the tolerance.
         compute_dtype: Dtype of the arithmetic, the evaluation's.
         largest_activation: Largest absolute value between layers; None for an adapter.
+        reason: Why nothing was measured, where the evaluation has scores; else empty.
     """
 
     outcome: Outcome
@@ -62,6 +64,7 @@ class Rescore:
     moved: int = 0
     compute_dtype: str | None = None
     largest_activation: float | None = None
+    reason: str = ""
 
     def to_record(self) -> dict[str, Any]:
         """The form in which ``export.json`` carries it."""
@@ -121,6 +124,9 @@ def rescore(study: Study, kind: Kind, base: Path, folder: Path, *, sample: int, 
         sample: Items to score.
         tick: Told how many are done, of how many; may raise Cancelled.
 
+    Returns:
+        What was found; where memory does not suffice, that nothing was: the files are whole all the same.
+
     Raises:
         EvaluationError: What was written is not the assistant that was measured.
     """
@@ -130,6 +136,18 @@ def rescore(study: Study, kind: Kind, base: Path, folder: Path, *, sample: int, 
     prompter = Prompter.load(folder)
     chosen = spread(known.items, sample)
     _require_same_prompts(chosen, prompter, folder)
+    try:
+        return _score_again(study, kind, base, folder, known, chosen, prompter, tick)
+    except Exception as error:
+        if not ran_out_of_memory(error):
+            raise
+        return Rescore("not measured", reason="memory ran out when the written model was loaded or scored")
+
+
+def _score_again(
+    study: Study, kind: Kind, base: Path, folder: Path, known: Measured, chosen: Sequence[dict[str, Any]],
+    prompter: Prompter, tick: Tick,
+) -> Rescore:
     from evals.harness import StudyLM
 
     model, dtype = _load(study, kind, base, folder, str(known.scores["compute_dtype"]))

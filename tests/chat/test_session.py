@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 
+from assistant_builder.chat import session as session_module
 from assistant_builder.chat.generating import drawing_processors
 from assistant_builder.chat.session import BASE, ChatSession, Chunk, Memory, Sampling, over_same_weights
+from assistant_builder.cli import main
 from assistant_builder.data import Message
 from assistant_builder.errors import ModelError
 from assistant_builder.study import Study
+from tests.fabricated import new_study, trained, with_data
 
 torch = pytest.importorskip("torch")
 EOS = 3
@@ -124,6 +127,39 @@ def test_stop_ends_the_answer_and_keeps_it() -> None:
 def test_an_unknown_arm_is_refused() -> None:
     with pytest.raises(ModelError, match="no arm 'dora'"):
         list(ChatSession(Study(Path("nowhere"))).stream("dora", ASK, Sampling(), threading.Event()))
+
+
+def test_a_model_that_memory_does_not_suffice_for_counts_as_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    from assistant_builder.models import assistants
+
+    def short(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(assistants, "load_arm", lambda *_, **__: (Scripted([]), BytePrompter()))
+    monkeypatch.setattr(session_module, "ready_to_answer", short)
+    session = ChatSession(Study(Path("nowhere")))
+    for _ in range(2):  # the second time it is tried again
+        with pytest.raises(torch.OutOfMemoryError):
+            session.load("lora")
+        assert not session.ready("lora")
+
+
+def test_a_question_from_the_shell_that_memory_does_not_suffice_for_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stream(self: ChatSession, speaker: str, *_: Any) -> Any:
+        if speaker == "lora":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        yield Chunk("Yes.", 1, 0.1, 0.2, "stop")
+
+    monkeypatch.setattr(ChatSession, "stream", stream)
+    study = trained(with_data(new_study("short")))
+    monkeypatch.setattr("sys.argv", ["assistant-builder", "ask", study.name, "Why?"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    error = capsys.readouterr().err
+    assert ended.value.code == 1 and error.count("\n") == 1
+    assert "arm lora: memory ran out. Ask one arm alone" in error
 
 
 @pytest.fixture(scope="module")

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import queue
 import subprocess
 import sys
 import textwrap
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from assistant_builder.chat.client import ChatWorker, WorkerPool, death
 from assistant_builder.chat.replies import Exchange, Reply
-from assistant_builder.chat.session import Memory, Sampling
+from assistant_builder.chat.session import Chunk, Memory, Report, Sampling
+from assistant_builder.chat.worker import Server
 from assistant_builder.data import Message
-from assistant_builder.errors import ConfigError
+from assistant_builder.errors import ConfigError, ResourceError
 from assistant_builder.files import write_text
+from assistant_builder.jobs.queue import our_turn
 from assistant_builder.steps import StepRecord
 from assistant_builder.study import Study
 from tests.chat.parrot import ROOT, parrot_command
+from tests.fabricated import new_study
 
 
 @pytest.fixture
@@ -139,6 +146,102 @@ def test_a_process_whose_memory_ran_out_finishes_what_it_is_at_and_makes_way_for
     assert process is not None and process.wait(timeout=10) == 0
     assert last(ask(worker, "better?"))["lora"].text == "lora:better? \u2713"
     assert worker._process is not process
+
+
+class Short:
+    """A session in which one arm loads, and the other is too large."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+        self._loaded: set[str] = set()
+
+    def ready(self, speaker: str) -> bool:
+        return speaker in self._loaded
+
+    def load(self, speaker: str, report: Report) -> Memory:
+        if speaker == "lora":
+            raise self._error
+        self._loaded.add(speaker)
+        return Memory(1, 1)
+
+    def stream(
+        self, speaker: str, messages: Sequence[Message], sampling: Sampling, stop_event: threading.Event
+    ) -> Iterator[Chunk]:
+        if messages[-1].content == "long":
+            raise self._error
+        yield Chunk("yes", 1, 0.1, 0.1, "stop")
+
+
+class OutOfMemoryError(RuntimeError):
+    """As PyTorch names it, which this test does without."""
+
+
+def wrapped(cause: Exception) -> ResourceError:
+    """As the loading of a base raises it."""
+    error = ResourceError("memory does not suffice to load the base model", where="base", remedy="Close programs")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize("error", [
+    OutOfMemoryError("CUDA out of memory"), wrapped(OutOfMemoryError("CUDA out of memory")), MemoryError(),
+    wrapped(MemoryError()), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+])
+def test_an_arm_that_does_not_fit_leaves_the_other_one_loaded(error: Exception) -> None:
+    numbers = itertools.count(1)
+    asked: queue.Queue[str | None] = queue.Queue()
+    events: queue.Queue[dict[str, Any]] = queue.Queue()
+    server = Server(Short(error), events.put)
+    thread = threading.Thread(target=server.serve, args=(iter(asked.get, None),), daemon=True)
+    thread.start()
+
+    def ended(operation: str, arm: str, question: str = "short") -> dict[str, Any]:
+        """How the worker ends what it was asked."""
+        asked.put(json.dumps({"op": operation, "id": str(next(numbers)), "arm": arm,
+                              "messages": [{"role": "user", "content": question}]}))
+        while True:
+            event = events.get(timeout=10)
+            if event["event"] in ("loaded", "end", "error", "idle"):
+                return event
+
+    assert ended("load", "qlora")["event"] == "loaded"
+    failed = ended("load", "lora")["error"]
+    assert [ended("ask", arm)["event"] for arm in ("qlora", "lora", "qlora")] == ["end", "error", "end"]
+    assert failed["type"] == "ResourceError" and failed["where"] == "arm lora"
+    assert failed["what"] == "memory ran out while lora was loaded; qlora can still be asked"
+    assert "Close other programs" in failed["remedy"]
+    assert ended("ask", "qlora", "long")["error"]["what"] == "memory ran out"
+    assert ended("ask", "qlora")["text"] == "yes"
+    assert thread.is_alive()
+    asked.put(None)
+    thread.join(timeout=10)
+    assert not thread.is_alive()
+
+
+def test_an_idle_process_leaves_its_memory_to_a_run(command: list[str]) -> None:
+    pool = WorkerPool(command)
+    study = new_study("running")
+    worker = pool.worker(study)
+    assert last(ask(worker, "one"))["lora"].state == "stop"
+    process = worker._process
+    assert process is not None and process.poll() is None
+    with our_turn(study, waiting=lambda names: None):
+        assert process.wait(timeout=10) == 0
+    assert last(ask(worker, "two"))["lora"].text == "lora:two \u2713"  # who asks all the same gets an answer
+    pool.close()
+
+
+def test_an_answer_under_way_is_not_cut_by_a_run(worker: ChatWorker) -> None:
+    under_way = ask(worker, "long talk", ("lora",))
+    next(replies for replies in under_way if replies["lora"].tokens)
+    process = worker._process
+    assert process is not None
+    with our_turn(new_study("running"), waiting=lambda names: None):
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=2.5)  # it has looked twice by then
+        under_way.stop()
+        assert process.wait(timeout=10) == 0
+    assert last(under_way)["lora"].state == "cancelled"
 
 
 def test_a_command_that_cannot_speak_is_told(tmp_path: Path) -> None:

@@ -141,12 +141,16 @@ def test_what_libraries_say_of_a_full_disk_or_memory_is_understood() -> None:
         RuntimeError("can't start new thread"), RuntimeError("std::bad_alloc"),
         RuntimeError("could not create a primitive"),  # of oneDNN
         ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ]
     for error in short:
         assert explained(error).what == "memory ran out", error
     wrapped = StudyError("not loadable: Cannot allocate memory")
     wrapped.__cause__ = OSError(12, "Cannot allocate memory")
     assert isinstance(explained(wrapped), ResourceError)
+    own = ResourceError("the base does not fit", remedy="choose a smaller one")
+    own.__cause__ = MemoryError()
+    assert explained(own).remedy == "choose a smaller one"
     assert explained(StudyError("as it was", remedy="do this")).remedy == "do this"
 
 

@@ -173,6 +173,22 @@ def test_scores_of_an_earlier_adapter_are_not_compared_with(base: Path, tmp_path
     assert "before its evaluation" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("kind", [Kind("lora", "adapter"), Kind("qlora", "merged")], ids=lambda kind: kind.name)
+def test_an_export_that_memory_does_not_suffice_to_score_again_is_kept(
+    study: Study, kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    def short(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("evals.harness.StudyLM.score_targets", short)
+    record = export(study, kind, tmp_path / "out")
+    assert record["rescore"]["outcome"] == "not measured" and "memory ran out" in record["rescore"]["reason"]
+    assert list((tmp_path / "out").glob("*.safetensors"))
+    assert "Warning: these files were not scored again" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_the_command_exports_and_tells(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(study.folder.parents[1]))
     words = [sys.executable, "-m", "assistant_builder", "export", "tiny", "--arm", "lora", "--format", "merged", "--to",
