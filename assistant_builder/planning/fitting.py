@@ -46,13 +46,15 @@ def least_bytes(method: MethodPlan) -> int:
     return round(method.expected_bytes * (1 - KNOWN_ERROR))
 
 
-def refusal(plan: Plan, *methods: str) -> ResourceError | None:
+def refusal(plan: Plan, *methods: str) -> ResourceError | ConfigError | None:
     """Why a training cannot start on this machine, with what would help; None where it can, or is wanted all the same.
 
     Args:
         plan: The plan of a study.
         methods: The arms that are to be trained; by default both.
     """
+    if plan.shards > 1 and plan.config.train.optimizer.startswith("paged_"):
+        return _paged_shards(plan)
     lacking = misfits(plan, *methods)
     if not lacking or plan.config.train.allow_low_memory:
         return None
@@ -68,11 +70,23 @@ def refusal(plan: Plan, *methods: str) -> ResourceError | None:
     )
 
 
+def _paged_shards(plan: Plan) -> ConfigError:
+    """Paged optimizers are those of bitsandbytes, which know no sharded tensors (``DTensor``)."""
+    train, spread = plan.config.train, plan.config.executor.spread
+    why = "is set" if spread == "fsdp" else "is chosen, because an arm does not fit one device"
+    also = "; or set executor.spread=ddp, if both arms fit one device" if spread == "fsdp" else ""
+    return ConfigError(
+        f"train.optimizer={train.optimizer} cannot be sharded, and executor.spread=fsdp {why}", where="train.optimizer",
+        remedy=f"Set train.optimizer=adamw, whose state {plan.shards} devices share out as they do the weights{also}",
+    )
+
+
 def require_fit(plan: Plan, *methods: str) -> None:
-    """Refuse a training that cannot fit the machine.
+    """Refuse a training that cannot fit the machine, or whose optimizer cannot be sharded.
 
     Raises:
-        ResourceError: See :func:`refusal`.
+        ConfigError: See :func:`refusal`.
+        ResourceError: Likewise.
     """
     refused = refusal(plan, *methods)
     if refused is not None:
@@ -102,13 +116,14 @@ def require_study_fit(study: Study) -> None:
     Until the data step has counted tokens the pairs are taken to be as short as pairs can be.
 
     Raises:
-        ConfigError: An arm that is still to be trained needs a GPU.
+        ConfigError: An arm that is still to be trained needs a GPU, or its optimizer cannot be sharded.
         ResourceError: One cannot fit.
     """
     arms = [arm for arm in ("lora", "qlora") if study.step(f"train-{arm}").state != "succeeded"]
     if arms:
         require_device(study.config.train, this_machine().device)
-    if arms and not study.config.train.allow_low_memory:
+    train = study.config.train
+    if arms and (train.optimizer.startswith("paged_") or not train.allow_low_memory):
         plan = _plan_here(study, Lengths(_SHORTEST, _SHORTEST, _SHORTEST / 2, _SHORTEST // 2))
         if plan is not None:
             require_fit(plan, *arms)

@@ -33,6 +33,7 @@ from assistant_builder.training.batches import IGNORED, FixedOrder, LeftPadding,
 from assistant_builder.training.determinism import deterministic_algorithms, has_deterministic_algorithms
 from assistant_builder.training.fusing import fuse
 from assistant_builder.training.gpu_kernels import choose_kernels
+from assistant_builder.training.paging import is_paged, load_paged_state
 from assistant_builder.training.progress import MetricsLog, memory_bytes
 from assistant_builder.training.samples import sample_answers
 from assistant_builder.training.schedule import (
@@ -255,7 +256,10 @@ class TwinTrainer(SFTTrainer):
         if checkpoint is None:
             return
         state = torch.load(Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True)
-        self.optimizer.load_state_dict(parted_state(state, self.optimizer))
+        if is_paged(self.optimizer):
+            load_paged_state(self.optimizer, state)
+        else:
+            self.optimizer.load_state_dict(parted_state(state, self.optimizer))
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

@@ -119,6 +119,37 @@ def test_a_container_has_the_memory_that_it_is_allowed(tmp_path: Path, monkeypat
     assert here.memory_bytes == 2_000_000_000 < whole and here.free_bytes <= here.memory_bytes
 
 
+@pytest.mark.parametrize(("base", "spread", "says"), [
+    ("smollm2-135m-instruct", "fsdp", "executor.spread=fsdp is set"),
+    ("llama-3.3-70b-instruct", "auto", "an arm does not fit one device"),
+])
+@pytest.mark.parametrize("optimizer", ["paged_adamw_32bit", "paged_adamw_8bit"])
+def test_a_paged_optimizer_is_refused_where_the_training_is_sharded(
+    optimizer: str, base: str, spread: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = new_study("paged", model__base=base, executor__spread=spread, train__optimizer=optimizer)
+    eight = replace(CARDS["A100 80 GB"], devices=8)
+    monkeypatch.setattr(fitting, "this_machine", lambda: eight)
+    with pytest.raises(ConfigError, match=f"train.optimizer={optimizer} cannot be sharded.*{says}.*=adamw"):
+        run_study(study, now=True)
+    assert study.state == "failed" and study.step("data").state == "queued"
+    config = study.config.with_changes({"train.allow_low_memory": True})
+    study.write_config(config)
+    with pytest.raises(ConfigError):  # that is no matter of memory
+        require_study_fit(study)
+    with pytest.raises(ConfigError):  # as the training step asks
+        require_fit(plan_study(config, machine=eight), "qlora")
+    study.write_config(config.with_changes({"train.optimizer": "adamw"}))
+    require_study_fit(study)
+
+
+def test_a_paged_optimizer_is_allowed_where_each_device_holds_the_whole_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = new_study("paged", train__optimizer="paged_adamw_8bit")
+    for devices in (1, 8):
+        monkeypatch.setattr(fitting, "this_machine", lambda count=devices: replace(CARDS["A100 80 GB"], devices=count))
+        require_study_fit(study)
+
+
 @pytest.mark.parametrize(("setting", "value"), [("optimizer", "paged_adamw_8bit"), ("kernels", "liger"),
                                                 ("kernels", "compile")])
 def test_what_only_a_gpu_can_do_is_refused_without_one(
