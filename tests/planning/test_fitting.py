@@ -130,7 +130,10 @@ def test_a_paged_optimizer_is_refused_where_the_training_is_sharded(
     study = new_study("paged", model__base=base, executor__spread=spread, train__optimizer=optimizer)
     eight = replace(CARDS["A100 80 GB"], devices=8)
     monkeypatch.setattr(fitting, "this_machine", lambda: eight)
-    with pytest.raises(ConfigError, match=f"train.optimizer={optimizer} cannot be sharded.*{says}.*=adamw"):
+    told = f"train.optimizer={optimizer} cannot be sharded.*{says}.*=adamw"
+    with pytest.raises(ConfigError, match=told):
+        require_study_fit(study)
+    with pytest.raises(ConfigError, match=told):
         run_study(study, now=True)
     assert study.state == "failed" and study.step("data").state == "queued"
     config = study.config.with_changes({"train.allow_low_memory": True})
