@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -43,7 +44,10 @@ class Bodies:
         told = Headers(scope=scope).get("content-length", "")
         body = b"" if not told.isdigit() or int(told) <= self._limits.message_bytes else None
         if body is not None:
-            body = await read_body(receive, self._limits.message_bytes)
+            try:
+                body = await read_body(receive, self._limits.message_bytes)
+            except ClientDisconnect:
+                return
         refusal = self._judged(scope, body)
         if refusal is not None:
             return await refusal(scope, receive, send)
@@ -112,13 +116,16 @@ async def read_body(receive: Receive, most: int) -> bytes | None:
     Args:
         receive: Of the request.
         most: Bytes.
+
+    Raises:
+        ClientDisconnect: The client went before all of it had come.
     """
     parts: list[bytes] = []
     size = 0
     while True:
         message = await receive()
         if message["type"] != "http.request":
-            return b""  # the client is gone
+            raise ClientDisconnect
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > most:

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from assistant_builder.access.connections import mark_trusted
 from assistant_builder.access.hosts import Hosts, from_elsewhere
 from assistant_builder.access.login import PATHS, Login
 from assistant_builder.access.sessions import Session
@@ -47,6 +48,7 @@ class Gate:
             refusal = self._login.refuse(Request({**scope, "type": "http", "method": scope.get("method", "WEBSOCKET")}))
         if refusal is not None:
             return await _answer(refusal, scope, receive, send)
+        mark_trusted(scope)
         trusted = [pair for pair in scope["headers"] if not pair[0].lower().startswith(_UNTRUSTED)]
         inside = {**scope, "headers": trusted, "assistant_builder.user": session.user if session else None}
         if self._login is None or session is None:

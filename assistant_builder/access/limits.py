@@ -48,6 +48,37 @@ class Limits:
                    kept_files=int(count) if count else standard.kept_files)
 
 
+@dataclass(frozen=True)
+class ConnectionLimits:
+    """How long and how often a client may keep a connection of the page or of the endpoint waiting.
+
+    A connection waits while the next step is the client's: the TLS handshake, the header of a request, its body, or
+    reading the answer. A browser opens at most six connections to a server, for all of its tabs together.
+
+    Attributes:
+        header_seconds: Until the header of a request is complete, from the start of the connection (its handshake
+            included) or the end of the last answer. uvicorn closes idle connections earlier, after 5 seconds.
+        header_bytes: Largest header.
+        body_seconds: Interval in which a body must arrive at :attr:`body_bytes_per_second`.
+        body_bytes_per_second: See there.
+        stalled_seconds: Until a client that does not read its answer is closed.
+        waiting_per_client: Waiting connections of one address (IPv6: of one /64 network) whose last request was not
+            let in, or that have sent none; beyond it the longest waiting one is closed.
+        waiting: The same of all clients together; the client with the most loses one.
+        all: Connections of every kind; beyond it requests are answered with 503. Larger than :attr:`waiting` by what
+            is kept for those who are in.
+    """
+
+    header_seconds: float = 10.0
+    header_bytes: int = 64 * 1024
+    body_seconds: float = 20.0
+    body_bytes_per_second: int = 500
+    stalled_seconds: float = 60.0
+    waiting_per_client: int = 64
+    waiting: int = 256
+    all: int = 768
+
+
 def shown_size(size: int) -> str:
     """``250 MB``."""
     for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):

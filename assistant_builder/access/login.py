@@ -7,7 +7,7 @@ import logging
 from urllib.parse import parse_qsl, urlencode
 
 import anyio
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import Scope
 
@@ -75,7 +75,10 @@ class Login:
         return _page(page)
 
     async def _try(self, request: Request) -> Response:
-        form = await _small_form(request)
+        try:
+            form = await _small_form(request)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
         if form is None:
             return JSONResponse({"detail": "Not a login form"}, status_code=413)
         after = form.get("next", "")

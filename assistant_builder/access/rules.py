@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from assistant_builder.access.hosts import is_loopback
-from assistant_builder.access.limits import Limits
+from assistant_builder.access.limits import ConnectionLimits, Limits
 from assistant_builder.access.listening import url_of
 from assistant_builder.access.passwords import PasswordHash
 from assistant_builder.errors import ConfigError
@@ -27,6 +27,7 @@ class Access:
         certificate: PEM file with the certificate and its chain, to speak https.
         key: PEM file with the certificate's key.
         limits: How much a request may bring.
+        connections: How long and how often clients may keep connections waiting.
     """
 
     host: str = "127.0.0.1"
@@ -39,6 +40,7 @@ class Access:
     certificate: Path | None = None
     key: Path | None = None
     limits: Limits = field(default_factory=Limits.from_environment)
+    connections: ConnectionLimits = ConnectionLimits()
 
     @property
     def url(self) -> str:

@@ -7,9 +7,11 @@ import hmac
 import os
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from assistant_builder.access.bodies import read_body, replayed
+from assistant_builder.access.connections import mark_trusted
 from assistant_builder.access.hosts import Hosts, from_elsewhere, is_loopback
 from assistant_builder.access.limits import shown_size
 from assistant_builder.config.serving import ServingConfig
@@ -83,9 +85,13 @@ class Door:
         headers = Headers(scope=scope)
         try:
             self._check(scope, headers)
+            if scope["path"] != OPEN:
+                mark_trusted(scope)
             if scope["method"] != "POST":
                 return await self._app(scope, receive, send)
             body = await _body(headers, receive)
+        except ClientDisconnect:
+            return
         except Refusal as refusal:
             return await refusal.response()(scope, receive, send)
         await self._app(scope, replayed(body, receive), send)

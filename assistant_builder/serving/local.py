@@ -8,6 +8,8 @@ import sys
 
 import uvicorn
 
+from assistant_builder.access.connections import bounded_config
+from assistant_builder.access.limits import ConnectionLimits
 from assistant_builder.access.listening import listen, url_of
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.serving.app import make_app
@@ -18,7 +20,6 @@ from assistant_builder.serving.roster import Roster
 
 _LEAVE_SECONDS = 3
 """How long a server that was asked to stop waits for the answers it has begun."""
-_MOST_CONNECTIONS = 500
 
 
 def serve_here(roster: Roster, config: ServingConfig, key: bytes | None, *, as_json: bool = False) -> None:
@@ -41,10 +42,9 @@ def serve_here(roster: Roster, config: ServingConfig, key: bytes | None, *, as_j
         base = f"{url_of(config.host, listener.getsockname()[1])}/v1"
         said = ready_text(roster, base, as_json=as_json)
         server = _Server(
-            uvicorn.Config(
-                make_app(engine, config, key), log_level="warning", access_log=False, server_header=False,
-                lifespan="on", proxy_headers=False, timeout_graceful_shutdown=_LEAVE_SECONDS,
-                limit_concurrency=_MOST_CONNECTIONS,
+            bounded_config(
+                make_app(engine, config, key), ConnectionLimits(), log_level="warning", access_log=False,
+                server_header=False, lifespan="on", proxy_headers=False, timeout_graceful_shutdown=_LEAVE_SECONDS,
             ),
             [f"warning: {line}" for line in warnings], said,
         )

@@ -22,6 +22,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from assistant_builder.access.bodies import Bodies
+from assistant_builder.access.connections import bounded_config
 from assistant_builder.access.gate import Gate
 from assistant_builder.access.hosts import Hosts
 from assistant_builder.access.listening import listen
@@ -36,7 +37,6 @@ from assistant_builder.ui.windows import Windows
 
 _QUEUE_LIMIT = 8
 """Events of one kind that are worked on at a time, where the event itself does not say."""
-_MOST_WAITING = 500
 _LEAVE_SECONDS = 3
 """How long a server that was asked to stop waits for the answers it has begun."""
 _LOG_IN_AGAIN = (Path(__file__).parent / "log_in_again.js").read_text(encoding="utf-8")
@@ -99,11 +99,10 @@ def serve_page(build: Callable[[], Page], access: Access, *, block: bool = True)
     listener = listen(access.host, access.port)  # who connects from now on waits until the page is ready
     access = replace(access, port=listener.getsockname()[1])
     app, stop = page_app(build(), access)
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, lifespan="on",
-        proxy_headers=bool(access.proxy), forwarded_allow_ips=access.proxy or None,
-        timeout_graceful_shutdown=_LEAVE_SECONDS, limit_concurrency=_MOST_WAITING,
-        ssl_certfile=access.certificate, ssl_keyfile=access.key,
+    config = bounded_config(
+        app, access.connections, proxy=access.proxy, log_level="warning", access_log=False, server_header=False,
+        lifespan="on", proxy_headers=bool(access.proxy), forwarded_allow_ips=access.proxy or None,
+        timeout_graceful_shutdown=_LEAVE_SECONDS, ssl_certfile=access.certificate, ssl_keyfile=access.key,
     )
     ready = [f"warning: {line}" for line in warnings]
     if block:

@@ -46,6 +46,10 @@ backend app
 
 @pytest.fixture(scope="module")
 def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_pem(tmp_path_factory.mktemp("certificate"))
+
+
+def make_pem(folder: Path) -> Path:
     """A certificate of the page's name and of this machine, and its key, in one file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
@@ -59,7 +63,7 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True).sign(key, hashes.SHA256())
     )
     encoding = serialization.Encoding.PEM
-    file = tmp_path_factory.mktemp("certificate") / "page.pem"
+    file = folder / "page.pem"
     file.write_bytes(certificate.public_bytes(encoding) + key.private_bytes(
         encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
     return file
