@@ -5,6 +5,7 @@ What is not supported may be sent with the value that changes nothing, as many c
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -22,10 +23,16 @@ def _text_of(content: Any) -> Any:
     """Text that comes in parts as one text."""
     if not isinstance(content, list):
         return content
-    kinds = {part.get("type") if isinstance(part, dict) else type(part).__name__ for part in content} - {"text"}
-    if kinds:
-        raise ValueError(f"only text is supported, not {kinds.pop()!r}")
-    return "".join(str(part.get("text", "")) for part in content)
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+        if kind != "text":  # any JSON, and not to be repeated at length
+            raise ValueError(f"only text is supported, not {reprlib.repr(kind)}")
+        text = part.get("text")
+        if not isinstance(text, str):
+            raise ValueError("a part of type 'text' needs a text")
+        texts.append(text)
+    return "".join(texts)
 
 
 def _is_text(content: str | None) -> str | None:
