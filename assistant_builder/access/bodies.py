@@ -7,8 +7,8 @@ value names on its way *out*; a value that merely passes through would fetch the
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -19,6 +19,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from assistant_builder.access.limits import Limits, shown_size
+from assistant_builder.access.ownership import may_read
+from assistant_builder.access.sessions import SESSION
+
+_SURROGATE = re.compile(rb"\\ud[89a-f]", re.IGNORECASE)
+"""What JSON spells characters with that are no text by themselves."""
 
 
 class Bodies:
@@ -29,13 +34,18 @@ class Bodies:
         limits: How much may be sent.
         uploads: The folder of uploaded files.
         upload_path: Where uploads are sent to.
+        judge: Gives the response that refuses a request, from its scope and its JSON; None: it may pass.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, uploads: Path, upload_path: str) -> None:
+    def __init__(
+        self, app: ASGIApp, limits: Limits, uploads: Path, upload_path: str,
+        judge: Callable[[Scope, Any], Response | None] = lambda scope, tree: None,
+    ) -> None:
         self._app = app
         self._limits = limits
         self._uploads = uploads
         self._upload_path = upload_path
+        self._judge = judge
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body, judge it, and pass it on whole."""
@@ -61,11 +71,15 @@ class Bodies:
             return None
         try:
             tree = json.loads(body)
+            if _SURROGATE.search(body):
+                json.dumps(tree, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            return JSONResponse({"detail": "Half of a surrogate pair is not text"}, status_code=400)
         except (ValueError, RecursionError):
             return JSONResponse({"detail": "The request is not JSON"}, status_code=400)
-        host = Headers(scope=scope).get("host", "")
-        if all(is_uploaded(path, self._uploads) for path in file_names(tree, host)):
-            return None
+        host, session = Headers(scope=scope).get("host", ""), scope.get(SESSION)
+        if all(may_read(path, self._uploads, session) for path in file_names(tree, host)):
+            return self._judge(scope, tree)
         return JSONResponse({"detail": "The request names a file that was not uploaded here"}, status_code=403)
 
 
@@ -88,16 +102,6 @@ def file_names(tree: Any, host: str) -> Iterator[str]:
                     yield _behind_address(str(part["url"]), host)
         elif isinstance(part, list):
             waiting += part
-
-
-def is_uploaded(path: str, uploads: Path) -> bool:
-    """Whether a path is that of a file in the folder of uploads, links resolved."""
-    if not path or "\0" in path or not os.path.isabs(path):
-        return False
-    try:
-        return Path(path).resolve().is_relative_to(uploads.resolve())
-    except (OSError, RuntimeError):
-        return False
 
 
 def _behind_address(url: str, host: str) -> str:

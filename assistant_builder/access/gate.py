@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from assistant_builder.access.connections import mark_trusted
 from assistant_builder.access.hosts import Hosts, from_elsewhere
 from assistant_builder.access.login import PATHS, Login
-from assistant_builder.access.sessions import Session
+from assistant_builder.access.sessions import SESSION, Session
 
 _UNTRUSTED = (b"x-forwarded-", b"x-gradio-", b"forwarded")
 """Headers from which gradio would make the addresses of its links; a proxy's were read by the server before."""
@@ -50,7 +50,8 @@ class Gate:
             return await _answer(refusal, scope, receive, send)
         mark_trusted(scope)
         trusted = [pair for pair in scope["headers"] if not pair[0].lower().startswith(_UNTRUSTED)]
-        inside = {**scope, "headers": trusted, "assistant_builder.user": session.user if session else None}
+        inside = {**scope, "headers": trusted, "assistant_builder.user": session.user if session else None,
+                  SESSION: session}
         if self._login is None or session is None:
             return await self._app(inside, receive, send)
         if scope["type"] == "http" and scope["path"] == "/":

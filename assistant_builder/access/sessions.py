@@ -13,6 +13,8 @@ IDLE_SECONDS = 3600.0
 LONGEST_SECONDS = 12 * 3600.0
 """A session ends this long after the login in any case."""
 _MOST_SESSIONS = 1000
+SESSION = "assistant_builder.session"
+"""Key of a request's scope: its :class:`Session`, None where nobody has to log in."""
 
 
 def steady_clock() -> float:
@@ -29,12 +31,14 @@ class Session:
         started: When.
         active: When its person last did something.
         open_answers: Ends an answer that is still being sent, such as a stream of events.
+        name: Tells it from others; random, and no secret.
     """
 
     user: str
     started: float
     active: float
     open_answers: set[Callable[[], None]] = field(default_factory=set)
+    name: str = field(default_factory=lambda: secrets.token_hex(8))
 
 
 class Sessions:

@@ -10,7 +10,8 @@
   };
   window.fetch = async (...all) => {
     const answer = await ask.apply(window, all);
-    if (answer.status === 401 && answer.headers.has("X-Log-In")) leave();
+    // without a session, or with another than the one that opened this window: then the page comes back at once
+    if (answer.headers.has("X-Log-In")) leave();
     return answer;
   };
   // That the page asks for news is no sign of a person; these are, and keep the session alive.

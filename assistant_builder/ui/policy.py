@@ -11,7 +11,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from assistant_builder.access.bodies import is_uploaded
+from assistant_builder.access.ownership import may_read
+from assistant_builder.access.sessions import SESSION
 from assistant_builder.ui import pulse
 
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -104,5 +105,5 @@ class OnlyWhatIsUsed:
         if scope["type"] != "http":
             return False
         if path.startswith(_FILE):
-            return is_uploaded(path.removeprefix(_FILE), self._files)
+            return may_read(path.removeprefix(_FILE), self._files, scope.get(SESSION))
         return path in _USED or path.rstrip("/") in _USED or path.startswith(_USED_BELOW)

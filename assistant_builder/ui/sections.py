@@ -136,7 +136,7 @@ def refresh(sections: Sequence[Section], name: str | None, drawn: str) -> list[A
         The new marks, likewise, then values for all outputs in order, unchanged ones skipped.
     """
     look = Look(name)
-    seen = json.loads(drawn).get("parts", {}) if drawn else {}  # a window can be older than the server
+    seen = _parts_of(drawn)
     marks = marks_of(sections, look)
     values: list[Any] = []
     for section in sections:
@@ -146,6 +146,15 @@ def refresh(sections: Sequence[Section], name: str | None, drawn: str) -> list[A
             values += _draw(section, look)
     shown = marks.to_json()
     return [gr.skip() if shown == drawn else shown, *values]
+
+
+def _parts_of(drawn: str) -> dict[str, Any]:
+    """Marks of the parts that a window shows; none where it sends something else, so that all is drawn."""
+    try:
+        parts = json.loads(drawn)["parts"]  # a window can be older than the server
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return {}
+    return parts if isinstance(parts, dict) else {}
 
 
 def _shortened(mark: str) -> str:

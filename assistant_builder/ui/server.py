@@ -29,6 +29,7 @@ from assistant_builder.access.listening import listen
 from assistant_builder.access.login import Login, user_of
 from assistant_builder.access.rules import Access
 from assistant_builder.ui import pulse, uploads
+from assistant_builder.ui.events import Events
 from assistant_builder.ui.own_folder import uploads_folder
 from assistant_builder.ui.policy import OnlyWhatIsUsed, StayAtHome
 from assistant_builder.ui.sections import Page
@@ -136,15 +137,17 @@ def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
     # mounting leaves this off, and without it gradio checks no file that a request names
     demo.has_launched = True
     inner = outer.routes[-1].app  # type: ignore[attr-defined]
-    inner.state_holder = Windows()
-    inner.state_holder.set_blocks(demo)
+    windows = Windows()
+    inner.state_holder = windows
+    windows.set_blocks(demo)
 
     def stop() -> None:
         demo.is_running = False
         demo._queue.close()
         inner.stop_event.set()
 
-    app: ASGIApp = Bodies(outer, access.limits, folder, uploads.PATH)
+    events = Events(outer, demo, windows)
+    app: ASGIApp = Bodies(events, access.limits, folder, uploads.PATH, events.judge)
     app = OnlyWhatIsUsed(app, folder)
     app = Gate(app, Hosts(access.host, access.allowed_hosts), login)
     return StayAtHome(app), stop

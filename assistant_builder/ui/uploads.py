@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import re
-import secrets
 import shutil
 import time
 from collections.abc import AsyncGenerator
@@ -24,9 +23,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from assistant_builder.access.limits import SIZE_VARIABLE, Limits, shown_size
+from assistant_builder.access.ownership import UPLOAD_PREFIX, new_upload_name
+from assistant_builder.access.sessions import SESSION
 
 PATH = "/gradio_api/upload"
-_PREFIX = "upload-"
 _FRAME_BYTES = 64 * 1024
 """What a form may have around its files."""
 _KEPT_SECONDS = 3600.0
@@ -61,7 +61,7 @@ class Uploads:
         if not await anyio.to_thread.run_sync(self._has_room, expected):
             return PlainTextResponse("Too many uploaded files are kept at the moment. Try again in an hour, or start "
                                      "Assistant Builder anew: it begins with none.", status_code=507)
-        folder = self._folder / f"{_PREFIX}{secrets.token_urlsafe(16)}"
+        folder = self._folder / new_upload_name(request.scope.get(SESSION))
         self._coming_bytes += expected
         self._coming_files += 1
         kept = False
@@ -114,7 +114,7 @@ class Uploads:
     def _has_room(self, size: int) -> bool:
         """Whether an upload may be taken in; removes old ones where it may not otherwise."""
         found = sorted(
-            ((path.stat().st_mtime, _size(path), path) for path in self._folder.glob(f"{_PREFIX}*")), reverse=True
+            ((path.stat().st_mtime, _size(path), path) for path in self._folder.glob(f"{UPLOAD_PREFIX}*")), reverse=True
         )
         while found and not self._fits(len(found), sum(entry[1] for entry in found), size):
             changed, _, path = found.pop()

@@ -33,6 +33,12 @@ class Windows(StateHolder):
             self.session_data[session_id] = Window(self.blocks)
         return super().__getitem__(session_id)
 
+    def forget(self, session_id: str) -> None:
+        """Drop what is kept of a window."""
+        with self.lock:
+            self.session_data.pop(session_id, None)
+            self.time_last_used.pop(session_id, None)
+
     def update(self, session_id: str) -> None:
         """Note that a window is used, and forget closed ones that have not been for longest."""
         super().update(session_id)

@@ -11,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from assistant_builder.access.bodies import Bodies, is_uploaded
+from assistant_builder.access.bodies import Bodies
 from assistant_builder.access.limits import Limits
+from assistant_builder.access.ownership import may_read
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,7 +57,7 @@ def test_no_other_file_is(tmp_path: Path, named: dict[str, Any], place: Any) -> 
 
 @pytest.mark.parametrize("path", ["", "relative", "/", "/proc/self/environ", "\0", "/" + "a" * 5000])
 def test_paths_outside_are_no_uploads(tmp_path: Path, path: str) -> None:
-    assert not is_uploaded(path, tmp_path)
+    assert not may_read(path, tmp_path, None)
 
 
 def test_requests_are_limited_and_whole(tmp_path: Path) -> None:

@@ -1,0 +1,103 @@
+"""Requests for events that do not exist, or with values that the page never sends: 4xx, and the page goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.browser.serving import App, guarded_app
+
+PREDICT, JOIN, CANCEL = "/gradio_api/run/predict", "/gradio_api/queue/join", "/gradio_api/cancel"
+ODD: list[Any] = [None, "", "x", "[", "null", 5, -1.5, 1e308, [], ["a"], {}, {"a": 1}, True, "\u202e", [[]], {"path": 1}]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    with guarded_app(tmp_path_factory.mktemp("odd")) as app:
+        yield app
+
+
+@pytest.fixture(scope="module")
+def inside(site: App) -> Iterator[httpx.Client]:
+    with site.logged_in() as client:
+        yield client
+
+
+def events(client: httpx.Client) -> list[dict[str, Any]]:
+    """What the page can ask its server to do."""
+    return [event for event in client.get("/config").json()["dependencies"] if event["backend_fn"]]
+
+
+def send(client: httpx.Client, path: str, body: Any) -> httpx.Response:
+    content = body if isinstance(body, str) else json.dumps(body)
+    return client.post(path, content=content, headers={"content-type": "application/json"})
+
+
+@pytest.mark.parametrize("path", [PREDICT, JOIN])
+@pytest.mark.parametrize("number", [-1, 99_999, 10**30, None, "0", 1.0, True, [], {}, "\ud800"])
+def test_an_event_that_does_not_exist_is_not_found(inside: httpx.Client, path: str, number: Any) -> None:
+    answer = send(inside, path, {"data": [], "fn_index": number, "session_hash": "odd"})
+    assert 400 <= answer.status_code < 500, answer.text
+
+
+def test_an_event_of_the_browser_alone_is_not_found(inside: httpx.Client) -> None:
+    of_the_browser = [event for event in inside.get("/config").json()["dependencies"] if not event["backend_fn"]]
+    assert of_the_browser
+    for event in of_the_browser:
+        body = {"data": [None] * len(event["inputs"]), "fn_index": event["id"], "session_hash": "odd"}
+        assert send(inside, PREDICT, body).status_code == 404
+
+
+@pytest.mark.parametrize("path", [PREDICT, JOIN, CANCEL, "/gradio_api/reset"])
+@pytest.mark.parametrize("body", [
+    "[]", "null", "7", '"x"', "{}", '{"data": null}', '{"data": "x", "fn_index": 0}', '{"session_hash": {}}',
+    '{"session_hash": "\\ud800", "data": [], "fn_index": 0}', '{"data": ["\\udfff"], "fn_index": 0}',
+    '{"\\ud800": 1}', '{"session_hash": "odd", "event_id": [], "fn_index": 0}', '{"data": ' + "[" * 900 + "]" * 900 + "}",
+    '{"session_hash": "' + "x" * 5000 + '", "data": [], "fn_index": 0, "event_id": "a"}',
+])  # fmt: skip
+def test_odd_bodies_are_refused(inside: httpx.Client, path: str, body: str) -> None:
+    answer = send(inside, path, body)
+    assert 400 <= answer.status_code < 500, answer.text
+
+
+def test_too_few_values_are_refused(inside: httpx.Client) -> None:
+    for event in events(inside):
+        if event["inputs"]:
+            for path in (PREDICT, JOIN):
+                body = {"data": [None] * (len(event["inputs"]) - 1), "fn_index": event["id"], "session_hash": "odd"}
+                assert send(inside, path, body).status_code == 400
+
+
+@pytest.mark.parametrize("value", ODD, ids=repr)
+def test_odd_values_are_no_failure(inside: httpx.Client, value: Any) -> None:
+    direct = [event for event in events(inside) if event["queue"] is False]
+    assert direct
+    for event in direct:
+        body = {"data": [value] * len(event["inputs"]), "fn_index": event["id"], "session_hash": "odd"}
+        answer = send(inside, PREDICT, body)
+        assert answer.status_code < 500, (event["api_name"], answer.text)
+
+
+@pytest.mark.parametrize("marks", ["[", "null", "[]", "7", '{"parts": 3}', "{}", "[" * 100_000])
+def test_marks_that_are_none_draw_the_page_again(inside: httpx.Client, marks: str) -> None:
+    follow = next(event for event in events(inside) if event["api_name"] == "follow")
+    body = {"data": [None, marks], "fn_index": follow["id"], "session_hash": "odd"}
+    answer = send(inside, PREDICT, body)
+    assert answer.status_code == 200 and json.loads(answer.json()["data"][0])["parts"]
+
+
+@pytest.mark.parametrize("study", ["\ud800", "%ED%A0%80", "..%2F..", "%00", "x" * 5000, "no-such", "a&study=b"])
+def test_the_pulse_of_odd_names(inside: httpx.Client, study: str) -> None:
+    query = study.encode("utf-8", errors="surrogatepass").decode("latin-1") if study == "\ud800" else study
+    assert inside.get(f"/pulse?study={query}").status_code < 500
+
+
+def test_an_event_stream_that_nobody_waits_for_ends_quietly(site: App, inside: httpx.Client) -> None:
+    before = site.log.read_text(encoding="utf-8").count("Traceback")
+    answer = inside.get("/gradio_api/queue/data", params={"session_hash": "waits for nothing"})
+    assert answer.status_code == 200 and '"session_not_found": true' in answer.text
+    assert site.log.read_text(encoding="utf-8").count("Traceback") == before
