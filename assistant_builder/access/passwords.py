@@ -151,5 +151,31 @@ def _damaged(path: Path, user: str) -> ConfigError:
 
 
 def take_from_environment() -> str | None:
-    """The password of :data:`VARIABLE`, which is then forgotten, so that no process started later inherits it."""
-    return os.environ.pop(VARIABLE, None) or None
+    """The password of :data:`VARIABLE`; see :func:`take_secret`."""
+    return take_secret(VARIABLE)
+
+
+def take_secret(variable: str) -> str | None:
+    """What a variable holds, or the file that the variable of the same name with ``_FILE`` names.
+
+    The variable is taken out of the environment, so that no process started later inherits it. Those who may read
+    ``/proc/PID/environ`` of this process or of its parents still find it there, until they end; not so with a file.
+
+    Args:
+        variable: Its name.
+
+    Raises:
+        ConfigError: The file cannot be read, or others on this machine can read it too.
+    """
+    given, named = os.environ.pop(variable, ""), os.environ.get(f"{variable}_FILE", "")
+    if given or not named:
+        return given or None
+    try:
+        mode, text = Path(named).stat().st_mode, Path(named).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the file cannot be read: {getattr(error, 'strerror', None) or error}", where=named,
+                          remedy=f"Correct {variable}_FILE") from error
+    if os.name == "posix" and mode & 0o077:
+        raise ConfigError("others on this machine can read the file", where=named,
+                          remedy=f"Take it from them: chmod 600 {named}")
+    return text.rstrip("\r\n") or None

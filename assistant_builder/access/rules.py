@@ -62,6 +62,9 @@ class Access:
             if file is not None and not file.is_file():
                 raise ConfigError("there is no such file", where=str(file), remedy="Correct --certificate and --key")
         if is_loopback(self.host):
+            if self.user is not None and self.allowed_hosts and not self.proxy:
+                return ["all clients of a reverse proxy on this machine count as one, and one that guesses passwords "
+                        "holds up the logins of all; name the proxy with --proxy 127.0.0.1"]
             return []
         if self.user is None:
             if not self.open_to_all:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
@@ -14,6 +13,7 @@ from assistant_builder.access.bodies import read_body, replayed
 from assistant_builder.access.connections import mark_trusted
 from assistant_builder.access.hosts import Hosts, from_elsewhere, is_loopback
 from assistant_builder.access.limits import shown_size
+from assistant_builder.access.passwords import take_secret
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.serving.refusals import Refusal
@@ -28,12 +28,12 @@ OPEN = "/health"
 
 
 def take_key() -> str | None:
-    """The key of :data:`VARIABLE`, which is then forgotten, so that no process inherits it.
+    """The key of :data:`VARIABLE` or of the file it names; see :func:`~assistant_builder.access.passwords.take_secret`.
 
     Raises:
-        ConfigError: The key is too short, or holds what cannot stand in a header.
+        ConfigError: The key is too short, holds what cannot stand in a header, or its file cannot be read.
     """
-    key = os.environ.pop(VARIABLE, "").strip()
+    key = (take_secret(VARIABLE) or "").strip()
     if not key:
         return None
     if len(key) < SHORTEST or not (key.isascii() and key.isprintable() and " " not in key):
@@ -60,7 +60,7 @@ def check_access(config: ServingConfig, key: str | bytes | None) -> list[str]:
         return []
     if key is None:
         raise ConfigError(f"the assistants would answer everyone who reaches {config.host}",
-                          remedy=f"Set a key in {VARIABLE}, or leave --host at 127.0.0.1")
+                          remedy=f"Set a key in {VARIABLE} or {VARIABLE}_FILE, or leave --host at 127.0.0.1")
     return ["the key and all that is said cross the network unencrypted; put a proxy that speaks https in front"]
 
 

@@ -130,6 +130,21 @@ def test_a_key_comes_from_the_environment_and_leaves_it(monkeypatch: pytest.Monk
             take_key()
 
 
+def test_a_key_comes_from_a_file_that_is_its_owners_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    monkeypatch.setenv(f"{VARIABLE}_FILE", str(file))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        take_key()
+    file.write_text("sixteen-letters!\n", encoding="utf-8")
+    file.chmod(0o644)
+    with pytest.raises(ConfigError, match="others on this machine can read"):
+        take_key()
+    file.chmod(0o600)
+    assert take_key() == "sixteen-letters!"
+    monkeypatch.setenv(VARIABLE, "another-key-of-the-variable")
+    assert take_key() == "another-key-of-the-variable"
+
+
 # the command
 
 
