@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from assistant_builder.control_characters import visible
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.jobs.events import Event
 
@@ -38,7 +39,7 @@ def print_json(document: Any) -> None:
 
 def fail(error: AssistantBuilderError) -> NoReturn:
     """One line on standard error, exit code 1."""
-    sys.stderr.write(f"assistant-builder: {error}\n")
+    sys.stderr.write(f"assistant-builder: {visible(str(error))}\n")
     raise SystemExit(1)
 
 
@@ -59,13 +60,13 @@ def print_findings(findings: Findings) -> None:
     lines = [f"{Path(dataset.source).name}: {dataset.format}, {dataset.rows} rows, {len(findings.usable)} usable",
              f"columns: {columns}"]
     lines += [f"{problem['severity']}: {problem['title']}. {problem['detail']}" for problem in findings.problems]
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write(visible("\n".join(lines)) + "\n")
 
 
 def _literal(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text)
+    return escape(visible(text))
 
 
 class RunDisplay:

@@ -18,6 +18,7 @@ PACKAGES = ("assistant_builder", "evals")
 LEVELS = {
     "assistant_builder": 0,
     "assistant_builder.errors": 0,
+    "assistant_builder.control_characters": 0,
     "assistant_builder.telemetry": 0,
     "assistant_builder.tokens": 0,
     "assistant_builder.config": 0,

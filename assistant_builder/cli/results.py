@@ -10,6 +10,7 @@ import typer
 from assistant_builder import console
 from assistant_builder.cli.options import Json, Name
 from assistant_builder.config import ARMS
+from assistant_builder.control_characters import visible
 from assistant_builder.errors import ConfigError, StudyError
 from assistant_builder.jobs.events import Event
 from assistant_builder.study import Study
@@ -70,7 +71,7 @@ def ask(
         return console.print_json({"question": question, "answers": answers})
     for asked, answer in answers.items():
         label = {"qlora": "QLoRA · 4-bit", "lora": "LoRA · 16-bit"}[asked]
-        typer.echo(f"{label} ({answer['tokens']} tokens, {answer['seconds']:.1f} s): {answer['text']}")
+        typer.echo(f"{label} ({answer['tokens']} tokens, {answer['seconds']:.1f} s): {visible(answer['text'])}")
 
 
 def export(

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from assistant_builder.control_characters import visible
 from evals.report.page import check_version, page_context, shown_value
 
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$#@])")
@@ -37,7 +38,7 @@ def escape(value: Any) -> Any:
         return value
     text = str(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = _LINK.sub(r"\1\\\2", _SPECIAL.sub(r"\\\1", text))
-    return Markup("<br>".join(line.strip() for line in text.splitlines()))  # noqa: S704 - escaped above
+    return Markup("<br>".join(visible(line.strip()) for line in text.splitlines()))  # noqa: S704 - escaped above
 
 
 @cache

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from assistant_builder.control_characters import visible
 from assistant_builder.errors import EvaluationError
 from evals.report import charts, diagrams, wording
 from evals.report.answers import answer_groups
@@ -52,13 +53,17 @@ def check_version(report: Mapping[str, Any]) -> None:
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("evals.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=StrictUndefined,
+        undefined=StrictUndefined, finalize=_printable,
     )
     sources_of = environment.loader.get_source if environment.loader else None
     style = "".join(sources_of(environment, name)[0] for name in ("style.css", "print.css")) if sources_of else ""
     environment.globals |= {"style": Markup(style), "plural": wording.plural}
     environment.filters |= {"value": shown_value, "subscripts": subscripts}
     return environment
+
+
+def _printable(value: Any) -> Any:
+    return visible(value.replace("\r\n", "\n")) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def shown_value(value: Any) -> str:
