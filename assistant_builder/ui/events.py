@@ -1,4 +1,4 @@
-"""Requests for gradio's events, looked at before gradio sees them: whose window it is, and whether there is such an event.
+"""Checks of requests for gradio's events, before gradio sees them: whose window it is, and whether the event exists.
 
 Gradio answers with the status 500 and a traceback in the log where an event does not exist or gets too few values, and
 keeps no window from whoever names it.

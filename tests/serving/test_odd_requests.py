@@ -22,8 +22,9 @@ ODD = st.recursive(SCALARS, lambda parts: st.lists(parts, max_size=3) | st.dicti
     TEXTS | st.sampled_from(["type", "text", "role", "content"]), parts, max_size=3), max_leaves=6)
 PARTS = st.lists(st.fixed_dictionaries({}, optional={"type": ODD | st.just("text"), "text": ODD, "image_url": ODD})
                  | ODD, max_size=3)
+FREE = [name for name in AskedTurn.model_fields if name not in ("role", "content")]
 TURNS = st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": st.just("hi")},
-                              optional={name: ODD for name in AskedTurn.model_fields if name not in ("role", "content")})
+                              optional=dict.fromkeys(FREE, ODD))
 PROFILE = settings(max_examples=15, deadline=None, derandomize=True,
                    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 

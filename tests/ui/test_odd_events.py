@@ -12,7 +12,8 @@ import pytest
 from tests.browser.serving import App, guarded_app
 
 PREDICT, JOIN, CANCEL = "/gradio_api/run/predict", "/gradio_api/queue/join", "/gradio_api/cancel"
-ODD: list[Any] = [None, "", "x", "[", "null", 5, -1.5, 1e308, [], ["a"], {}, {"a": 1}, True, "\u202e", [[]], {"path": 1}]
+ODD: list[Any] = [None, "", "x", "[", "null", 5, -1.5, 1e308, [], ["a"], {}, {"a": 1}, True, "\u202e", [[]],
+                  {"path": 1}]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,8 @@ def test_an_event_of_the_browser_alone_is_not_found(inside: httpx.Client) -> Non
 @pytest.mark.parametrize("body", [
     "[]", "null", "7", '"x"', "{}", '{"data": null}', '{"data": "x", "fn_index": 0}', '{"session_hash": {}}',
     '{"session_hash": "\\ud800", "data": [], "fn_index": 0}', '{"data": ["\\udfff"], "fn_index": 0}',
-    '{"\\ud800": 1}', '{"session_hash": "odd", "event_id": [], "fn_index": 0}', '{"data": ' + "[" * 900 + "]" * 900 + "}",
+    '{"\\ud800": 1}', '{"session_hash": "odd", "event_id": [], "fn_index": 0}',
+    '{"data": ' + "[" * 900 + "]" * 900 + "}",
     '{"session_hash": "' + "x" * 5000 + '", "data": [], "fn_index": 0, "event_id": "a"}',
 ])  # fmt: skip
 def test_odd_bodies_are_refused(inside: httpx.Client, path: str, body: str) -> None:

@@ -38,7 +38,8 @@ def follow(client: httpx.Client, window: str) -> httpx.Response:
     """What the page does every now and then."""
     events = client.get("/config").json()["dependencies"]
     number = next(event["id"] for event in events if event["api_name"] == "follow")
-    return client.post("/gradio_api/run/predict", json={"data": [None, "{}"], "fn_index": number, "session_hash": window})
+    body = {"data": [None, "{}"], "fn_index": number, "session_hash": window}
+    return client.post("/gradio_api/run/predict", json=body)
 
 
 def join(client: httpx.Client, window: str) -> httpx.Response:

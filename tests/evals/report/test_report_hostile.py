@@ -24,7 +24,8 @@ PLANTED = (
     "[l](javascript:window.bad=4)", "</script><script>window.bad=5</script>", "\"'><b onmouseover=window.bad=6>x</b>",
     f"</style><style>@import '//{EVIL}/7'</style>", "<svg onload=window.bad=8></svg>", "--><!-- x",
     "</textarea></template></title></details></table>", f"<base href=//{EVIL}/>", "javascript:window.bad=9",
-    f"<a href='http://{EVIL}/10'>l</a>", "{{ 7*7 }}{% raw %}${7*7}", "\n# heading\n\n| a | b |\n|---|---|\n<div id=bad>\n",
+    f"<a href='http://{EVIL}/10'>l</a>", "{{ 7*7 }}{% raw %}${7*7}",
+    "\n# heading\n\n| a | b |\n|---|---|\n<div id=bad>\n",
     "`` ` ```", f"[r]: http://{EVIL}/11 \"t\"\n[r]", f"<http://{EVIL}/12>", "&lt;script&gt; &#60;i&#62;", "\\<i>\\",
 )
 ESCAPES = "\x1b[31mred\x1b]0;title\x07\x9b2J\b\r"
