@@ -4,6 +4,7 @@
 # make check   lint, types, import layers
 # make bench   training speed beside plain and tuned TRL scripts, 10 to 15 minutes  (ARGS=--quick for a trial)
 # make cluster   the tests that start a Ray cluster of three nodes on this machine, or kill shared trainings, ten minutes
+# make gpu     the suite that needs a GPU, five minutes on one card; without one it says so (docs/gpu.md)
 # make soak     faults by the dozen, then ten minutes of a crowd; both print what they counted (RELIABILITY.md)
 # make coverage   remake the tables of evals/README.md by simulation, about half an hour on one core
 
@@ -17,7 +18,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := demo
-.PHONY: demo app test check bench soak coverage cluster
+.PHONY: demo app test check bench soak coverage cluster gpu
 
 demo: $(READY)
 	$(BIN)/assistant-builder run $(DEMO)
@@ -38,6 +39,11 @@ check: $(READY)
 
 cluster: $(READY)
 	@GOMP_SPINCOUNT=10000 $(BIN)/python -m pytest -m cluster $(ARGS)
+
+# no case chosen (exit 5, as with ARGS='-k nothing') is no failure of the machine
+gpu: $(READY)
+	@$(BIN)/python -m pytest tests/gpu -m gpu -n $(WORKERS) --dist loadfile $(ARGS); code=$$?; \
+	  if [ $$code -eq 5 ]; then echo "No case of the GPU suite was chosen: nothing was run."; exit 0; fi; exit $$code
 
 bench: $(READY)
 	$(BIN)/python -m evals.bench $(ARGS)
