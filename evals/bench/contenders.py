@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from assistant_builder.config import ARMS, Arm
 
 Family = Literal["ours", "plain", "tuned", "factory"]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ DIFFERENCES: tuple[str, ...] = (
 """What a reader has to know to judge the table; printed under it."""
 
 
-def interleaved(contenders: Sequence[Contender], rounds: int) -> list[tuple[int, Contender]]:
+def interleaved(contenders: Sequence[_T], rounds: int) -> list[tuple[int, _T]]:
     """The order of the runs: every round has each contender once, every second round backwards.
 
     A machine that slowly gets warmer or busier then favours nobody.
@@ -80,7 +81,7 @@ def interleaved(contenders: Sequence[Contender], rounds: int) -> list[tuple[int,
     Returns:
         Pairs of round (from 1) and contender.
     """
-    order = []
+    order: list[tuple[int, _T]] = []
     for number in range(1, rounds + 1):
         order += [(number, contender) for contender in (contenders if number % 2 else reversed(contenders))]
     return order

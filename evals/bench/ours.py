@@ -32,13 +32,14 @@ def train(job: Job, arm: Arm, scratch: Path, watch: Stopwatch) -> Trained:
     """
     settings = twin(StudyConfig(model=job.model, train=job.train))[arm]
     prompter = Prompter.load(job.folder)
-    spec = loading.base_spec(job.model, job.folder, settings.base_storage)
-    base = loading.load_base(spec)
-    model = loading.add_adapter(base, job.train, job.train.seed)
     examples = job.examples(prompter)
     sequences = [(len(example.input_ids), sum(example.supervised)) for example in examples]
     order = sample_order([length for length, _ in sequences], job.train)
+    # before the base takes memory that the plan counts as free
     method = plan_run(StudyConfig(model=job.model, train=job.train), job.folder, sequences, order).methods[arm]
+    spec = loading.base_spec(job.model, job.folder, settings.base_storage)
+    base = loading.load_base(spec)
+    model = loading.add_adapter(base, job.train, job.train.seed)
     plan = Plan(
         train=job.train, train_examples=examples,
         validation_examples=examples[:1],  # the trainer insists on a validation; it comes after the last stamp

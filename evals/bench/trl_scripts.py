@@ -6,6 +6,7 @@ Imports torch: only child processes import this module.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ weights without autocast, twice the micro-batch, and ``group_by_length``, which 
 """
 
 
-def train(job: Job, arm: Arm, scratch: Path, watch: Stopwatch, device: str, *, tuned: bool) -> Trained:
+def train(job: Job, arm: Arm, scratch: Path, watch: Stopwatch, device: str, *, tuned: bool,
+          more: Mapping[str, Any] | None = None) -> Trained:
     """Train with ``SFTTrainer`` on conversational prompt-completion rows.
 
     Args:
@@ -41,6 +43,7 @@ def train(job: Job, arm: Arm, scratch: Path, watch: Stopwatch, device: str, *, t
         device: ``cpu`` or ``cuda``.
         tuned: Without checkpointing and with batches of similar length; else every setting that the comparison does
             not fix keeps the default of ``SFTConfig``.
+        more: Further arguments of ``SFTConfig``.
     """
     config = job.train
     micro = min(config.micro_batch_size, config.batch_size)
@@ -64,6 +67,7 @@ def train(job: Job, arm: Arm, scratch: Path, watch: Stopwatch, device: str, *, t
             bf16=job.model.compute_dtype == "bfloat16",
             fp16=job.model.compute_dtype == "float16",
             **(_TUNED if tuned else {}),
+            **(more or {}),
         ),
         train_dataset=Dataset.from_list([{"prompt": row[:-1], "completion": row[-1:]} for row in rows]),
         processing_class=AutoTokenizer.from_pretrained(job.folder),

@@ -1,0 +1,305 @@
+"""``python benchmarks/gpu.py``: speed, memory and loss of both arms on a GPU, beside TRL and Unsloth.
+
+Trains a model of the shape of Llama 3.1 8B with random weights, or any model by its folder. Every contender is a
+process of its own, in turn with the others, several rounds long. Prints a Markdown table for the documentation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))  # `python benchmarks/gpu.py` puts this file's folder there instead
+
+from assistant_builder.config import ModelConfig, TrainConfig  # noqa: E402
+from assistant_builder.data import Message, Pair  # noqa: E402
+from assistant_builder.errors import AssistantBuilderError, ConfigError  # noqa: E402
+from assistant_builder.files import read_json, read_jsonl  # noqa: E402
+from assistant_builder.models import bundled  # noqa: E402
+from assistant_builder.models.prompts import Prompter  # noqa: E402
+from assistant_builder.planning.machines import Machine, this_machine  # noqa: E402
+from assistant_builder.worker import child_environment  # noqa: E402
+from benchmarks.contenders import CONTENDERS, NAMES, Contender, Run, markdown, summarize  # noqa: E402
+from benchmarks.random_model import SHAPES, write_model  # noqa: E402
+from evals.bench.contenders import interleaved  # noqa: E402
+from evals.bench.job import Job  # noqa: E402
+
+TEXT = ROOT / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl", "liger-kernel", "unsloth", "flash-attn")
+LENGTHS = (128, 2048)
+_SHORTEST = 0.5
+"""Rows have between this share of the longest and all of it, evenly spread: real pairs differ in length."""
+_LOG_LINES = 5
+NO_GPU = ("benchmark: there is no CUDA device, and speed on a CPU is measured by `make bench`; `--device cpu --shape "
+          "tiny` tries this script itself")
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Read the command line.
+
+    Raises:
+        SystemExit: It cannot be read (code 2).
+    """
+    parser = argparse.ArgumentParser(prog="python benchmarks/gpu.py", description=__doc__)
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="8b", help="of the random model (8b)")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="train this model instead, from its folder")
+    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="folder of a model whose tokenizer the random "
+                        "model gets (the bundled model's)")
+    parser.add_argument("--scratch", type=Path, metavar="DIR", help="folder for the random model, kept and used again "
+                        "(8b: 16 GB; a temporary folder)")
+    parser.add_argument("--tokens", type=_positive, nargs="+", default=list(LENGTHS), help="longest rows (128 2048)")
+    parser.add_argument("--contenders", type=_contenders, default=CONTENDERS, metavar="NAMES",
+                        help=f"comma-separated, of {', '.join(NAMES)} (all)")
+    parser.add_argument("--rounds", type=_positive, default=3, help="runs of each contender (3)")
+    parser.add_argument("--steps", type=_positive, default=8, help="timed optimizer steps of a run (8)")
+    parser.add_argument("--warmup", type=_positive, default=2, help="steps before them that are not timed (2)")
+    parser.add_argument("--batch", type=_positive, default=16, help="rows a step (16)")
+    parser.add_argument("--micro-batch", type=_positive, default=4, help="rows computed at once (4)")
+    parser.add_argument("--rank", type=_positive, default=16, help="of the adapters (16)")
+    parser.add_argument("--kernels", choices=["plain", "liger", "compile"], default="plain",
+                        help="train.kernels of Assistant Builder (plain)")
+    parser.add_argument("--unsloth", metavar="PYTHON", help="Python of an environment in which Unsloth is installed")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu tries the script itself (cuda)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
+    given = parser.parse_args(words)
+    if given.batch % min(given.batch, given.micro_batch):
+        parser.error(f"--batch {given.batch} is not a multiple of --micro-batch {given.micro_batch}")
+    if given.device == "cpu" and given.kernels != "plain":
+        parser.error(f"--kernels {given.kernels} needs a GPU")
+    if given.unsloth is not None and shutil.which(given.unsloth) is None:
+        parser.error(f"--unsloth: {given.unsloth} is no program")
+    return given
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
+
+
+def _contenders(text: str) -> tuple[Contender, ...]:
+    wanted = [name.strip() for name in text.split(",")]
+    unknown = [name for name in wanted if name not in NAMES]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: choose from {', '.join(NAMES)}")
+    return tuple(contender for contender in CONTENDERS if contender.name in wanted)
+
+
+def taking_part(given: argparse.Namespace) -> tuple[tuple[Contender, ...], list[str]]:
+    """Who can run here, and a line for each that cannot or runs with less."""
+    said = []
+    here = list(given.contenders)
+    why = ""
+    if given.device == "cpu":
+        why = "does not run on a CPU"
+    elif given.unsloth is None and importlib.util.find_spec("unsloth") is None:
+        why = "is not installed (--unsloth names the Python of another environment)"
+    if why and any(contender.family == "unsloth" for contender in here):
+        said.append(f"Unsloth {why}: left out.")
+        here = [contender for contender in here if contender.family != "unsloth"]
+    liger = importlib.util.find_spec("liger_kernel") is not None and given.device == "cuda"
+    if not liger and any(contender.family == "tuned" for contender in here):
+        said.append("liger-kernel is not installed (pip install 'assistant-builder[gpu]') or has no GPU: TRL, tuned "
+                    "trains without it.")
+    return tuple(here), said
+
+
+def rows(count: int, tokens: int, prompter: Prompter, *, seed: int = 0) -> tuple[Pair, ...]:
+    """Pairs of words of a shipped dataset, half question, half answer, between half and all of ``tokens`` long.
+
+    Args:
+        count: How many.
+        tokens: Longest pair, one less where a trainer adds a line break.
+        prompter: The base's tokenizer and template.
+        seed: Of lengths and words.
+
+    Raises:
+        ConfigError: The template alone takes more.
+    """
+    words = [word for record in read_jsonl(TEXT) for key in ("question", "answer") for word in str(record[key]).split()]
+    luck = random.Random(seed)
+    return tuple(_row(number, luck.randint(round(_SHORTEST * tokens), tokens - 1), words, luck, prompter)
+                 for number in range(1, count + 1))
+
+
+def _row(number: int, wanted: int, words: Sequence[str], luck: random.Random, prompter: Prompter) -> Pair:
+    start = luck.randrange(len(words))
+
+    def pair(length: int) -> Pair:
+        taken = [words[(start + place) % len(words)] for place in range(length)]
+        half = length // 2
+        return Pair(number, (Message("user", " ".join(taken[:half])), Message("assistant", " ".join(taken[half:]))))
+
+    low, high = 2, wanted  # a word has at least one token
+    if prompter.count_tokens(pair(low)) > wanted:
+        raise ConfigError(f"a row of {wanted} tokens is shorter than the model's chat template", where="--tokens",
+                          remedy="Ask for longer rows")
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if prompter.count_tokens(pair(middle)) <= wanted else (low, middle - 1)
+    return pair(low)
+
+
+def job_of(given: argparse.Namespace, folder: Path, tokens: int, machine: Machine) -> Job:
+    """What every contender is given for rows of one length."""
+    steps = given.warmup + given.steps
+    train = TrainConfig(
+        preset="custom", rank=given.rank, alpha=2 * given.rank, dropout=0.0, epochs=1.0, max_steps=steps,
+        batch_size=given.batch, micro_batch_size=min(given.batch, given.micro_batch), max_length=tokens,
+        evaluations=1, sample_answers=0, learning_rate=2e-4, kernels=given.kernels, allow_low_memory=True,
+    )
+    model = ModelConfig(base=str(folder), compute_dtype=machine.compute_dtype, allow_float32_compute=True)  # type: ignore[arg-type]
+    pairs = rows(steps * given.batch, tokens, Prompter.load(folder))
+    return Job(model, train, folder, given.warmup, pairs, ())
+
+
+def run_all(
+    jobs: dict[int, Job], contenders: Sequence[Contender], given: argparse.Namespace,
+    on_run: Callable[[dict[str, Any]], None],
+) -> list[dict[str, Any]]:
+    """Run every contender once a round and length, interleaved; who fails is noted and left out from then on."""
+    found: list[dict[str, Any]] = []
+    gone: set[tuple[int, Contender]] = set()
+    with tempfile.TemporaryDirectory() as scratch:
+        for tokens, job in jobs.items():
+            path = Path(scratch) / f"job-{tokens}.json"
+            job.write(path)
+            for number, contender in interleaved(contenders, given.rounds):
+                if (tokens, contender) in gone:
+                    continue
+                run = {"round": number, "tokens": tokens, **_run(path, contender, number, given)}
+                if run.get("failed"):
+                    gone.add((tokens, contender))
+                found.append(run)
+                on_run(run)
+    return found
+
+
+def _run(job: Path, contender: Contender, seed: int, given: argparse.Namespace) -> dict[str, Any]:
+    result, log = job.with_name("result.json"), job.with_name("log.txt")
+    result.unlink(missing_ok=True)
+    words = [sys.executable, str(Path(__file__).with_name("contender.py")), str(job), contender.name, str(seed),
+             str(result), *(["--unsloth", given.unsloth] if given.unsloth else [])]
+    environment = {**child_environment(), **({"CUDA_VISIBLE_DEVICES": ""} if given.device == "cpu" else {})}
+    with log.open("wb") as stream:
+        code = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
+                              env=environment, check=False).returncode
+    if code == 0 and result.is_file():
+        record: dict[str, Any] = read_json(result)
+        return record
+    said = log.read_text(encoding="utf-8", errors="replace")
+    if "OutOfMemoryError" in said or code == -9:
+        return {"contender": contender.name, "failed": "out of memory"}
+    last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), f"exit code {code}")
+    sys.stderr.write("\n".join(said.splitlines()[-_LOG_LINES:]) + "\n")
+    return {"contender": contender.name, "failed": last[:120]}
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """Card, driver and versions."""
+    found: dict[str, Any] = {"device": device, "versions": {}}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found["versions"][name] = importlib.metadata.version(name)
+    if device == "cuda":
+        import torch
+
+        properties = torch.cuda.get_device_properties(0)
+        found |= {"name": properties.name, "memory_bytes": properties.total_memory, "cuda": torch.version.cuda,
+                  "driver": _driver()}
+    else:
+        found |= {"name": this_machine().name}
+    return found
+
+
+def _driver() -> str:
+    try:
+        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        return subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return "unknown"
+
+
+def caption(given: argparse.Namespace, found: dict[str, Any], job: Job, said: Sequence[str]) -> list[str]:
+    """What the figures were measured on and with, a line each."""
+    card = found["name"]
+    if found["device"] == "cuda":
+        card += f" ({found['memory_bytes'] / 1e9:.0f} GB), driver {found['driver']}, CUDA {found['cuda']}"
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    model = f"{given.model.name}" if given.model else f"random weights of shape {given.shape}"
+    return [
+        f"{model} in {job.model.compute_dtype}, rank {given.rank}, {given.batch} rows a step, "
+        f"{job.train.micro_batch_size} at once, {given.steps} timed steps after {given.warmup}, {given.rounds} "
+        f"round{'s' if given.rounds > 1 else ''}, kernels {given.kernels}.", f"{card}; {versions}.", *said,
+    ]
+
+
+def benchmark(given: argparse.Namespace) -> str:
+    """Measure; the table, or the document of ``--json``.
+
+    Raises:
+        AssistantBuilderError: The model or its tokenizer cannot be used.
+    """
+    if given.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    contenders, said = taking_part(given)
+    found = hardware(given.device)
+    with contextlib.ExitStack() as stack:
+        folder = given.model
+        if folder is None:
+            scratch = given.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            print(f"writing random weights of shape {given.shape} to {scratch}", file=sys.stderr)
+            tokenizer = given.tokenizer or bundled.ensure_base_model()
+            folder = write_model(scratch / given.shape, given.shape, tokenizer, device=given.device)
+        elif not (folder / "config.json").is_file():
+            raise ConfigError(f"{folder} has no config.json", where="--model", remedy="Name the folder of a model")
+        machine = this_machine()
+        jobs = {tokens: job_of(given, folder.resolve(), tokens, machine) for tokens in given.tokens}
+        runs = run_all(jobs, contenders, given, _report)
+    table = summarize(runs)
+    job = jobs[given.tokens[0]]
+    if not given.json:
+        return markdown(table, caption(given, found, job, said))
+    return json.dumps({
+        "version": 1, "hardware": found, "model": str(given.model or given.shape), "notes": said,
+        "train": job.train.model_dump(mode="json", exclude={"seed", "max_length"}),
+        "compute_dtype": job.model.compute_dtype, "rows": [row.to_record() for row in table], "runs": runs,
+    }, indent=2)
+
+
+def _report(run: Run) -> None:
+    told = run.get("failed") or f"{run['tokens_per_second']:.0f} tokens/s, {run['peak_memory_bytes'] / 1e9:.2f} GB"
+    print(f"round {run['round']}, {run['tokens']} tokens, {run['contender']}: {told}", file=sys.stderr, flush=True)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the benchmark; exit code 1 with one sentence if it cannot be made."""
+    given = parse(sys.argv[1:] if words is None else words)
+    try:
+        if given.device == "cuda" and this_machine().device != "cuda":
+            print(NO_GPU, file=sys.stderr)
+            return 1
+        print(benchmark(given))
+    except AssistantBuilderError as error:
+        print(f"benchmark: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
