@@ -52,8 +52,9 @@ def test_twenty_steps_follow_the_curve_of_the_cpu(
 
     summary = read_json(study.arm_folder(arm) / "summary.json")
     assert (summary["device"], summary["compute_dtype"], summary["steps"]) == (DEVICE, dtype, STEPS)
-    for event in ours:
-        assert math.isfinite(event["loss"]) and math.isfinite(event["grad_norm"]), event
+    for event in ours:  # without a norm a step was skipped, because a gradient overflowed
+        assert event["grad_norm"] is not None and math.isfinite(event["grad_norm"]), event
+        assert math.isfinite(event["loss"]), event
     assert finite_adapter(study, arm)
 
     apart = [abs(own["loss"] - other["loss"]) for own, other in zip(ours[1:], theirs[1:], strict=True)]
