@@ -163,7 +163,7 @@ def job_of(given: argparse.Namespace, folder: Path, tokens: int, machine: Machin
         batch_size=given.batch, micro_batch_size=min(given.batch, given.micro_batch), max_length=tokens,
         evaluations=1, sample_answers=0, learning_rate=2e-4, kernels=given.kernels, allow_low_memory=True,
     )
-    model = ModelConfig(base=str(folder), compute_dtype=machine.compute_dtype, allow_float32_compute=True)  # type: ignore[arg-type]
+    model = ModelConfig(base=str(folder), compute_dtype=machine.compute_dtype, allow_float32_compute=True)
     pairs = rows(steps * given.batch, tokens, Prompter.load(folder))
     return Job(model, train, folder, given.warmup, pairs, ())
 
