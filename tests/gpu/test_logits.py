@@ -6,17 +6,21 @@ bitsandbytes picks other kernels for one row, for some dozens and for hundreds (
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.gpu.conftest import DEVICE, TOLERANCE
+from tests.gpu.conftest import DEVICE
 
 pytestmark = [pytest.mark.gpu, pytest.mark.train]
-KL = {"bfloat16": 5e-3, "float16": 5e-4}
-"""Mean divergence in nats. bfloat16 rounds 30 layers to 3 digits; float16 has an eighth of its rounding error."""
+KL = {"bfloat16": 1e-2, "float16": 1e-2 / 64}
+"""Mean divergence in nats. A CPU in bfloat16 is 3.5e-3 from itself in float32, in float16 4e-5 (the dry run prints it):
+divergence goes with the square of the rounding error, which is an eighth as large in float16."""
+_READ = 32
+"""Tokens that are read at once before single ones follow."""
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +40,27 @@ def load(model_cache: Path) -> Callable[[str, str, str], Any]:
     return get
 
 
-def log_probabilities(model: Any, tokens: int) -> Any:
-    """Log-probabilities [tokens, vocabulary], float32 on the CPU, after a text of so many tokens."""
+def log_probabilities(model: Any, rows: int) -> Any:
+    """Log-probabilities [positions, vocabulary], float32 on the CPU, computed so many rows at a time."""
     import torch
 
-    ids = torch.arange(tokens).reshape(1, -1) * 311 % 49_000
+    ids = (torch.arange(max(rows, 2 * _READ)) * 311 % 49_000).reshape(1, -1).to(model.device)
     with torch.no_grad():
-        logits = model(input_ids=ids.to(model.device), use_cache=False).logits[0]
+        logits = model(input_ids=ids, use_cache=False).logits[0] if rows > 1 else one_by_one(model, ids)
     assert bool(logits.isfinite().all())
     return torch.log_softmax(logits.float().cpu(), dim=-1)
+
+
+def one_by_one(model: Any, ids: Any) -> Any:
+    """Logits of the tokens after the first ones, each computed by itself as in a chat."""
+    import torch
+    from transformers import DynamicCache
+
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    cache = {name: DynamicCache(config=model.config), "use_cache": True}
+    model(input_ids=ids[:, :_READ], **cache)
+    return torch.cat([model(input_ids=ids[:, place : place + 1], **cache).logits[0]
+                      for place in range(_READ, ids.shape[1])])
 
 
 @pytest.mark.parametrize("rows", [1, 64, 512])
@@ -55,11 +71,8 @@ def test_logits_are_those_of_the_cpu(
     expected = log_probabilities(load(storage, "float32", "cpu"), rows)
     found = log_probabilities(load(storage, dtype, DEVICE), rows)
     divergence = float((expected.exp() * (expected - found)).sum(dim=-1).mean())
-    likely = expected.argmax(dim=-1, keepdim=True)
-    moved = float((expected.gather(1, likely) - found.gather(1, likely)).mean().abs())
-    tell(f"{storage} in {dtype}, {rows} rows: mean divergence from the CPU {divergence:.1e} nats, "
-         f"loss of its top token moved by {moved:.1e}")
-    assert divergence < KL[dtype] and moved < TOLERANCE[dtype]
+    tell(f"{storage} in {dtype}, {rows} rows: mean divergence from the CPU in float32 {divergence:.1e} nats")
+    assert divergence < KL[dtype]
 
 
 def test_4bit_weights_are_those_of_the_cpu(load: Callable[[str, str, str], Any]) -> None:
