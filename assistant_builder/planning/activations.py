@@ -25,8 +25,11 @@ _GROUPS = {name: place for place, names in enumerate((_QKV, _GATES)) for name in
 """Layers that share one input."""
 _SHORT_ROW = 256
 """Tokens of a row up to which a CPU writes the attention weights down (training.fusing.LONGEST_SHORT_ROW)."""
-_LOSS_ROWS = 8
-"""Rows of logits that the loss has in float32 at once, three times (training.kernels)."""
+LOSS_ROWS = {"cpu": 8, "cuda": 512}
+"""Rows of logits that the loss turns into float32 at once, by device; ``training.kernels`` computes in chunks of these.
+As float32 they stay in a CPU's cache, and take little of a GPU's memory. Three such chunks exist at the same time: the
+probabilities of the chunk before, this one's logits, and this one's probabilities."""
+_LOSS_COPIES = 3
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,8 @@ def adapter_input_bytes(layers: Sequence[Module], how: Arithmetic) -> int:
 def head_bytes(architecture: Architecture, batch: Batch, how: Arithmetic) -> int:
     """What the last norm, the logits and their gradients take at their highest."""
     scored, vocabulary = batch.rows * batch.columns, architecture.vocabulary
-    logits = 2 * how.width * batch.supervised * vocabulary + 12 * _LOSS_ROWS * vocabulary
+    chunk = 4 * _LOSS_COPIES * min(LOSS_ROWS[how.device], batch.supervised) * vocabulary
+    logits = 2 * how.width * batch.supervised * vocabulary + chunk
     norm = batch.tokens * (4 + how.width) * architecture.hidden + how.width * scored * architecture.hidden
     return norm + logits
 

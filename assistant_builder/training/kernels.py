@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
+from assistant_builder.planning.activations import LOSS_ROWS
+
 if TYPE_CHECKING:
     from assistant_builder.training.fusing import InputGroup
 
 _SPARE_DEVIATIONS = 6
 """Standard deviations above the expected number of places that are drawn: one time in 10⁹ they do not suffice."""
-_CHUNK = {"cpu": 8, "cuda": 512}
-"""Rows of logits worked on at once: as float32 they stay in a CPU's cache, and in little of a GPU's memory."""
 
 
 def dropped_places(count: int, p: float) -> torch.Tensor:
@@ -172,7 +172,7 @@ class SummedNll(torch.autograd.Function):
         """Return a float32 scalar; ``logits`` are [positions, vocabulary], ``targets`` [positions]."""
         total = logits.new_zeros((), dtype=torch.float32)
         grad = torch.empty_like(logits)
-        rows = _CHUNK[logits.device.type]
+        rows = LOSS_ROWS[logits.device.type]
         for at in range(0, len(logits), rows):
             part = torch.log_softmax(logits[at : at + rows].float(), dim=1)
             aimed = targets[at : at + rows].unsqueeze(1)
