@@ -15,9 +15,14 @@ from assistant_builder.config import ARMS, Arm
 State = Literal["queued", "running", "succeeded", "failed", "cancelled", "lost"]
 
 
-def arm_runs(seeds: int) -> tuple[str, ...]:
+def arm_runs(seeds: int, arms: Sequence[Arm] = ARMS) -> tuple[str, ...]:
     """The training runs of a study in order: ``lora``, ``qlora``, then ``lora-2``, ``qlora-2`` of the second seed."""
-    return tuple(arm if seed == 1 else f"{arm}-{seed}" for seed in range(1, seeds + 1) for arm in ARMS)
+    return tuple(run_of(arm, seed) for seed in range(1, seeds + 1) for arm in arms)
+
+
+def run_of(arm: str, seed: int = 1) -> str:
+    """Name of the training run of an arm and the number of a seed: ``lora``, ``lora-2``."""
+    return arm if seed == 1 else f"{arm}-{seed}"
 
 
 def split_run(run: str) -> tuple[Arm, int]:
@@ -26,9 +31,9 @@ def split_run(run: str) -> tuple[Arm, int]:
     return ("qlora" if arm == "qlora" else "lora"), int(seed or 1)
 
 
-def steps_of(seeds: int) -> tuple[str, ...]:
+def steps_of(seeds: int, arms: Sequence[Arm] = ARMS) -> tuple[str, ...]:
     """The steps of a study that trains each arm ``seeds`` times, in order of running."""
-    return "data", "data-embed", *(f"train-{run}" for run in arm_runs(seeds)), "evaluate", "report"
+    return "data", "data-embed", *(f"train-{run}" for run in arm_runs(seeds, arms)), "evaluate", "report"
 
 
 def with_parts(steps: Sequence[str], parts: Sequence[str]) -> tuple[str, ...]:
@@ -49,7 +54,7 @@ def evaluates(step: str) -> bool:
 
 
 STEPS = steps_of(1)
-"""The steps of a study of one seed."""
+"""The steps of a study of both arms and one seed."""
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,8 @@ class Study:
     @property
     def steps(self) -> tuple[str, ...]:
         """The steps of this study in order of running."""
-        return steps_of(self.config.seeds)
+        config = self.config
+        return steps_of(config.seeds, config.arms)
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -18,6 +18,14 @@ METRICS: tuple[Metric, ...] = get_args(Metric)
 ComputeDtype = Literal["auto", "bfloat16", "float16", "float32"]
 Arm = Literal["lora", "qlora"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
+CELL_ARMS: dict[Cell, frozenset[Arm]] = {
+    "B16": frozenset({"lora"}), "B4": frozenset(), "L16": frozenset({"lora"}), "Q4": frozenset({"qlora"}),
+    "L4": frozenset({"lora"}), "Q16": frozenset({"lora", "qlora"}), "QD": frozenset({"lora", "qlora"}),
+    "QR": frozenset({"lora", "qlora"}), "LM": frozenset({"lora"}), "LR": frozenset({"lora"}),
+}
+"""The arms that a study has to train for each cell to be scored: the one whose adapter the cell uses, and ``lora``
+where all of the base's 16-bit weights have to be in memory at once. A study without that arm may run where they do not
+fit. Merging is such a case too: it widens the 4-bit base."""
 BASIC: dict[str, Any] = {"level": "basic"}
 
 

@@ -12,7 +12,18 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from assistant_builder.config.executor import ExecutorConfig
-from assistant_builder.config.parts import BASIC, DataConfig, EvalConfig, ModelConfig, Part, TrainConfig
+from assistant_builder.config.parts import (
+    ARMS,
+    BASIC,
+    CELL_ARMS,
+    Arm,
+    Cell,
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    Part,
+    TrainConfig,
+)
 from assistant_builder.config.plain_yaml import MOST_CHARACTERS, YamlError, read_yaml
 from assistant_builder.errors import ConfigError
 
@@ -36,11 +47,16 @@ def check_name(name: str) -> str:
 
 
 class StudyConfig(Part):
-    """One study: one data file, one base model, two arms that differ in how the frozen base is stored."""
+    """One study: one data file, one base model, arms that differ in how the frozen base is stored: both, or one."""
 
     version: Literal[1] = VERSION
     name: Annotated[str, AfterValidator(check_name)] = Field(
         "study", title="Name", description="Name of the study and of its folder.", json_schema_extra=BASIC
+    )
+    arms: list[Arm] = Field(
+        default_factory=lambda: list(ARMS), min_length=1, title="Arms",
+        description="The assistants that are trained. With both, the report says what 4-bit cost. qlora alone is for "
+        "a machine that holds no more than the 4-bit base: nothing is compared then, and lora can be added later.",
     )
     seeds: int = Field(1, ge=1, le=20, title="Seeds", description="How often each arm is trained, with training seeds "
                        "train.seed, train.seed + 1, …; more than one shows how much luck there is in a difference.",
@@ -57,6 +73,12 @@ class StudyConfig(Part):
         """``executor: ray`` says what ``executor: {kind: ray}`` does."""
         return {_WHOLE["executor"].split(".")[1]: value} if isinstance(value, str) else value
 
+    @field_validator("arms")
+    @classmethod
+    def _in_order_of_training(cls, value: list[Arm]) -> list[Arm]:
+        """Each arm once, in the order of ``ARMS``: however they were written, it is the same study."""
+        return [arm for arm in ARMS if arm in value]
+
     @model_validator(mode="after")
     def _devices_share_evenly(self) -> StudyConfig:
         devices, batch = self.executor.devices, self.train.batch_size
@@ -68,9 +90,19 @@ class StudyConfig(Part):
         return self
 
     @property
+    def compares(self) -> bool:
+        """Whether the study says what 4-bit cost: it trains QLoRA and its 16-bit twin."""
+        return {"lora", "qlora"} <= set(self.arms)
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The cells of ``eval.cells`` that can be scored with the arms of the study, see :data:`CELL_ARMS`."""
+        return [cell for cell in self.eval.cells if CELL_ARMS[cell] <= set(self.arms)]
+
+    @property
     def scorings(self) -> int:
         """Parts of the evaluation that a cluster computes at once, before it goes over them all; 0 on one machine."""
-        parts = min(self.executor.evaluate_tasks, len(self.eval.cells))
+        parts = min(self.executor.evaluate_tasks, len(self.cells))
         return parts if self.executor.kind == "ray" and parts > 1 else 0
 
     def to_yaml(self) -> str:

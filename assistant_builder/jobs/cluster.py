@@ -17,7 +17,7 @@ from assistant_builder.jobs.nodes import Outcome
 from assistant_builder.jobs.room import ask_of, require_node
 from assistant_builder.jobs.standing import judge, kept
 from assistant_builder.jobs.steps import command
-from assistant_builder.steps import Progress, evaluates, needed_before, with_parts
+from assistant_builder.steps import Progress, evaluates, needed_before, split_run, with_parts
 from assistant_builder.study import Study
 
 POLL_SECONDS = 0.25
@@ -146,8 +146,8 @@ class _Run:
                 yield step
 
     def _waits_for_twin(self, step: str) -> bool:
-        twin = _twin(step)
-        return step in self._ends and twin in self._waiting and self._ends.get(twin, 0) < self._ends[step]
+        return step in self._ends and any(
+            self._ends.get(twin, 0) < self._ends[step] for twin in self._waiting if _are_twins(step, twin))
 
     def _start(self, step: str) -> None:
         part = step in self._parts
@@ -198,10 +198,11 @@ class _Run:
             del self._ends[step]
 
 
-def _twin(step: str) -> str:
-    """The training that early stop makes one wait for."""
-    arm, dash, seed = step.removeprefix("train-").partition("-")
-    return f"train-{'lora' if arm == 'qlora' else 'qlora'}{dash}{seed}"
+def _are_twins(step: str, other: str) -> bool:
+    """Whether two steps train different arms with the same seed; early stop makes them wait for each other."""
+    if step == other or not (step.startswith("train-") and other.startswith("train-")):
+        return False
+    return split_run(step.removeprefix("train-"))[1] == split_run(other.removeprefix("train-"))[1]
 
 
 def _judge(study: Study, step: str, outcome: Outcome) -> None:

@@ -42,7 +42,8 @@ def first_changed(
         StudyError: There is one whose files are damaged, and ``redo`` is off; or a status file is.
     """
     undone: set[str] = set()
-    steps = steps_of((config or study.config).seeds)
+    wanted = config or study.config
+    steps = steps_of(wanted.seeds, wanted.arms)
     for step in steps:
         if undone.intersection(needed_before(step, steps)):
             return None

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from assistant_builder import __version__
-from assistant_builder.config import ModelConfig, StudyConfig
+from assistant_builder.config import ARMS, ModelConfig, StudyConfig
 from assistant_builder.errors import StudyError
 from assistant_builder.files import file_hash, read_json
 from assistant_builder.models.catalog import resolve
@@ -69,13 +69,16 @@ def step_inputs(
     if step.startswith("train-"):
         _, seed = split_run(step.removeprefix("train-"))
         plain = {"kernels"} if config.train.kernels == "plain" else set()  # adapters of before there was a choice
+        # with early stop an arm ends where its twin does, so that adding or removing the twin changes the adapter
+        stops = {"stops with": list(config.arms)} if config.train.early_stopping and config.arms != list(ARMS) else {}
         return {
             **common, "train data": split["train"], "validation data": split["validation"],
             "base model": base_model(config.model), **_flat("model", config.model),
             **_flat("train", config.train, leave_out=_NO_ADAPTER | plain), "train.seed": config.train.seed + seed - 1,
+            **stops,
         }
     adapters = {f"{run} adapter": _read(study, f"arms/{run}/summary.json")["adapter_sha256"]
-                for run in arm_runs(config.seeds)}
+                for run in arm_runs(config.seeds, config.arms)}
     if step == "evaluate":
         return {
             **common, "held-out data": split["heldout"], "embedding leaks": file_hash(study.embedding_file),

@@ -9,10 +9,11 @@ from typing import Any
 
 from assistant_builder.models.catalog import CATALOG
 from assistant_builder.planning.families import build
-from assistant_builder.planning.machines import CARDS
+from assistant_builder.planning.machines import CARDS, Machine
 from assistant_builder.planning.method import FULL
 from assistant_builder.planning.plan import Plan
 from assistant_builder.planning.saving import cheapest_saving, written
+from assistant_builder.planning.storage import Method
 
 TITLES = {"qlora": "QLoRA", "lora": "float16 LoRA", "full": "full fine-tuning"}
 """What sentences call the methods."""
@@ -53,11 +54,29 @@ def advise(plan: Plan) -> Advice:
     if qlora.fit != "no":
         short = "leaves no room" if lora.fit == "tight" else "does not fit"
         return Advice("qlora", f"QLoRA needs {gigabytes(qlora.expected_bytes)} of {memory}; float16 LoRA with "
-                      f"{gigabytes(lora.expected_bytes)} {short}.", {})
+                      f"{gigabytes(lora.expected_bytes)} {short}.", {},
+                      advise_without_twin(plan) if lora.fit == "no" else ())
     if lora.fit == "tight":
         return Advice("lora", f"float16 LoRA needs {gigabytes(lora.expected_bytes)} of {memory}, and 4-bit would save "
                       "nothing here.", {})
     return neither(plan)
+
+
+def advise_without_twin(plan: Plan) -> tuple[str, ...]:
+    """What to do where QLoRA fits and its 16-bit twin does not: what would hold both, and a study without the twin."""
+    remedies = []
+    changes = cheapest_saving(plan, "qlora", "lora")
+    if changes:
+        remedies.append(f"With {written(changes)} both arms fit.")
+    card = cheapest_card(plan, "qlora", "lora")
+    if card is not None:
+        remedies.append(f"One {card.name} holds the float16 twin too.")
+    elif not changes:
+        remedies.append("No single card holds the float16 twin.")
+    if "lora" in plan.config.arms:
+        remedies.append("QLoRA alone would fit: --set arms=qlora trains it without its float16 twin. The report then "
+                        "cannot say what 4-bit cost.")
+    return tuple(remedies)
 
 
 def neither(plan: Plan) -> Advice:
@@ -66,13 +85,14 @@ def neither(plan: Plan) -> Advice:
     why = (f"Neither fits: {TITLES[smaller.method]} needs {gigabytes(smaller.expected_bytes)}, and "
            f"{gigabytes(plan.memory_bytes)} are there.")
     remedies: list[str] = []
-    changes = cheapest_saving(plan, "qlora", "lora")
+    arms = plan.config.arms
+    changes = cheapest_saving(plan, *arms)
     if changes:
-        remedies.append(f"With {written(changes)} both arms fit.")
-    else:
+        remedies.append(f"With {written(changes)} {'both arms fit' if len(arms) > 1 else f'{TITLES[arms[0]]} fits'}.")
+    elif len(arms) > 1:
         changes = cheapest_saving(plan, "qlora")
         if changes:
-            remedies.append(f"With {written(changes)} QLoRA fits.")
+            remedies.append(f"With {written(changes)} --set arms=qlora QLoRA fits, without its float16 twin.")
     other = _largest_that_fits(plan)
     if other and other != plan.model:
         remedies.append(f"The largest model of the catalog that fits as it is: {other}.")
@@ -93,13 +113,25 @@ def _largest_that_fits(plan: Plan) -> str | None:
 
 def _cards_for(plan: Plan) -> str:
     needed = plan.qlora.expected_bytes
-    enough = [card for card in CARDS.values() if needed <= FULL * card.memory_bytes]
-    if enough:
-        card = min(enough, key=lambda card: (card.price_per_hour or math.inf, card.memory_bytes))
-        return f"QLoRA fits one {card.name}."
+    alone, both = cheapest_card(plan, "qlora"), cheapest_card(plan, "qlora", "lora")
+    if alone is not None:
+        if both == alone:
+            return f"QLoRA and its float16 twin each fit one {both.name}."
+        return f"QLoRA fits one {alone.name}, its float16 twin " + (
+            f"one {both.name}." if both is not None else "no single card.")
     card = max(CARDS.values(), key=lambda card: card.memory_bytes)
     return (f"No single card holds it: {cards_needed(needed, card.memory_bytes)} × {card.name} would, with the model "
             "split among them; this trainer uses one.")
+
+
+def cheapest_card(plan: Plan, *methods: Method) -> Machine | None:
+    """The cheapest card on which each of these methods fits as the settings are; None: there is none."""
+    enough = []
+    for card in CARDS.values():
+        there = replace(plan, machine=card, shards=1, measured={})
+        if all(there.methods[method].fit != "no" for method in methods):
+            enough.append(card)
+    return min(enough, key=lambda card: (card.price_per_hour or math.inf, card.memory_bytes), default=None)
 
 
 def cards_needed(needed: int, memory_bytes: int) -> int:
@@ -151,6 +183,10 @@ def _about_storage(plan: Plan) -> Iterator[str]:
     elif kept > _MOSTLY_16_BIT * qlora.weights_bytes:
         yield (f"{kept / qlora.weights_bytes:.0%} of the 4-bit base's bytes are embeddings, which stay as they are; on "
                f"a model this small 4-bit makes it {ratio:.1f} times smaller, not 4.")
+    host = max(method.loading_host_bytes for method in plan.arms)
+    if host:
+        yield (f"While the base is loaded, each of the {plan.shards} processes holds all of it in main memory: about "
+               f"{gigabytes(host)} together, before the devices get their shards.")
     if plan.machine.device == "cpu":
         where = "training, chat and evaluation" if plan.qlora.held else "chat and evaluation"
         yield (f"On a processor {where} hold either base in the compute dtype, for speed: 4-bit saves "

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from assistant_builder.config import TrainConfig
+from assistant_builder.config import ARMS, StudyConfig, TrainConfig
 from assistant_builder.errors import ConfigError, ModelError, ResourceError
 from assistant_builder.files import read_json
-from assistant_builder.planning.advice import TITLES, gigabytes, neither
+from assistant_builder.planning.advice import TITLES, advise_without_twin, cheapest_card, gigabytes, neither
 from assistant_builder.planning.history import learn
 from assistant_builder.planning.machines import Machine, this_machine
 from assistant_builder.planning.method import MethodPlan
@@ -34,9 +34,9 @@ def misfits(plan: Plan, *methods: str) -> list[MethodPlan]:
 
     Args:
         plan: The plan of a study.
-        methods: The arms that are to be trained; by default both.
+        methods: The arms that are to be trained; by default those of the study.
     """
-    chosen = [plan.methods[name] for name in plan.methods if name in (methods or ("qlora", "lora"))]
+    chosen = [plan.methods[name] for name in plan.methods if name in (methods or plan.config.arms)]
     lacking = [method for method in chosen if least_bytes(method) > plan.machine.memory_bytes]
     return sorted(lacking, key=lambda method: -method.expected_bytes)
 
@@ -51,17 +51,16 @@ def refusal(plan: Plan, *methods: str) -> ResourceError | ConfigError | None:
 
     Args:
         plan: The plan of a study.
-        methods: The arms that are to be trained; by default both.
+        methods: The arms that are to be trained; by default those of the study.
     """
     if plan.shards > 1 and plan.config.train.optimizer.startswith("paged_"):
         return _paged_shards(plan)
     lacking = misfits(plan, *methods)
     if not lacking or plan.config.train.allow_low_memory:
         return None
-    worst, remedies = lacking[0], neither(plan).remedies
+    worst = lacking[0]
+    remedies = advise_without_twin(plan) if not misfits(plan, "qlora") else neither(plan).remedies
     helps = " ".join(remedies) or "Choose a smaller base model."
-    if worst.method == "lora" and not misfits(plan, "qlora"):
-        helps = f"QLoRA alone would fit, but a study trains its float16 twin beside it. {helps}"
     return ResourceError(
         f"{TITLES[worst.method]} of {plan.model} needs about {gigabytes(worst.expected_bytes)} of memory, "
         f"{gigabytes(least_bytes(worst))} at the very least, and {plan.machine.name} has "
@@ -119,7 +118,7 @@ def require_study_fit(study: Study) -> None:
         ConfigError: An arm that is still to be trained needs a GPU, or its optimizer cannot be sharded.
         ResourceError: One cannot fit.
     """
-    arms = [arm for arm in ("lora", "qlora") if study.step(f"train-{arm}").state != "succeeded"]
+    arms = [arm for arm in study.config.arms if study.step(f"train-{arm}").state != "succeeded"]
     if arms:
         require_device(study.config.train, this_machine().device)
     train = study.config.train
@@ -136,11 +135,24 @@ def memory_note(study: Study) -> str:
     plan = _plan_here(study, Lengths.assume(study.config.train.max_length))
     if plan is None:
         return ""
-    needed = max(plan.lora.expected_bytes, plan.qlora.expected_bytes)
+    needed = max(method.expected_bytes for method in plan.arms)
     if needed <= plan.memory_bytes:
         return ""
     return (f"Training needs about {gigabytes(needed)} of memory, and {gigabytes(plan.memory_bytes)} are free: close "
             "other programs, or lower train.micro_batch_size.")
+
+
+def where_both_fit(study: Study) -> str:
+    """Where a study of one arm could train both: ``here``, the cheapest card that holds both, or empty for neither."""
+    config = study.config.with_changes({"arms": list(ARMS)})
+    lengths = Lengths.assume(config.train.max_length)
+    plan = _plan_on(this_machine(), study, lengths, config=config)
+    if plan is None:
+        return ""
+    if config.executor.kind == "local" and not misfits(plan):
+        return "here"
+    card = cheapest_card(plan, *ARMS)
+    return card.name if card is not None else ""
 
 
 @dataclass(frozen=True)
@@ -157,7 +169,8 @@ class StepMemory:
 
 
 def step_memory(study: Study, step: str, node_bytes: int) -> StepMemory | None:
-    """The memory plan of a training step or of the evaluation, which holds both bases at once; its parts hold one.
+    """The memory plan of a training step or of the evaluation, which holds the bases of all arms at once; its parts
+    hold one.
 
     Args:
         study: The study; until its data step has counted tokens the pairs are taken to be as short as pairs can be.
@@ -172,7 +185,7 @@ def step_memory(study: Study, step: str, node_bytes: int) -> StepMemory | None:
     if plan is None:
         return None
     if evaluates(step):
-        held = [method.weights_bytes + method.adapter_bytes for method in (plan.lora, plan.qlora)]
+        held = [method.weights_bytes + method.adapter_bytes for method in plan.arms]
         bases = sum(held) if step == "evaluate" else max(held)
         return StepMemory(bases + PROCESS_BYTES["cpu"], bases)
     method = plan.methods[split_run(step.removeprefix("train-"))[0]]
@@ -184,8 +197,10 @@ def _plan_here(study: Study, without_data: Lengths) -> Plan | None:
     return _plan_on(this_machine(), study, without_data)
 
 
-def _plan_on(machine: Machine, study: Study, without_data: Lengths) -> Plan | None:
-    config = study.config
+def _plan_on(
+    machine: Machine, study: Study, without_data: Lengths, *, config: StudyConfig | None = None
+) -> Plan | None:
+    config = config or study.config
     try:
         name, architecture = architecture_of(config.model.base, config.model.revision)
     except ModelError:

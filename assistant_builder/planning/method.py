@@ -38,6 +38,9 @@ class MethodPlan:
         factor: What this machine's finished runs took over what was predicted for them.
         shards: Devices that each hold a part of every layer; 1: the device holds all.
         gathered_bytes: Layers that a device puts together from all parts while it computes them.
+        loading_bytes: Peak on one device while the base is loaded, before anything is trained.
+        loading_host_bytes: Main memory that the processes of a sharded training take together to load the base, each
+            its own copy of all of it, before the devices get their shards; 0 where files go straight to the device.
     """
 
     method: Method
@@ -57,6 +60,8 @@ class MethodPlan:
     factor: float = 1.0
     shards: int = 1
     gathered_bytes: int = 0
+    loading_bytes: int = 0
+    loading_host_bytes: int = 0
 
     @property
     def weights_bytes(self) -> int:
@@ -65,17 +70,22 @@ class MethodPlan:
 
     @property
     def parts(self) -> dict[str, int]:
-        """Bytes of each part of the peak on one device, in the order in which they are stacked."""
-        return {
+        """Bytes of each part of the peak on one device, in the order in which they are stacked.
+
+        The last one, ``loading``, is there only where loading takes more than training: what it takes more.
+        """
+        training = {
             "weights": self.weights_bytes // self.shards + self.gathered_bytes,
             "adapters": self.adapter_bytes // self.shards, "gradients": self.gradient_bytes // self.shards,
             "optimizer": self.optimizer_bytes // self.shards, "activations": self.activations.total,
             "overhead": self.overhead_bytes,
         }
+        beyond = self.loading_bytes - sum(training.values())
+        return {**training, "loading": beyond} if beyond > 0 else training
 
     @property
     def total_bytes(self) -> int:
-        """Predicted peak of training."""
+        """Predicted peak of loading and training."""
         return sum(self.parts.values())
 
     @property
@@ -100,6 +110,7 @@ class MethodPlan:
             "gradient_bytes": self.gradient_bytes, "optimizer_bytes": self.optimizer_bytes,
             "activation_bytes": self.activations.total, "overhead_bytes": self.overhead_bytes,
             "total_bytes": self.total_bytes, "expected_bytes": self.expected_bytes, "fit": self.fit,
+            "loading_bytes": self.loading_bytes, "loading_host_bytes": self.loading_host_bytes,
             "trained_parameters": self.trained_parameters, "gradient_checkpointing": self.checkpointing,
             "inference_bytes": self.inference_bytes, "seconds": self.seconds, "flops": self.work.flops,
             "layers": [{"name": name, "parameters": parameters, "bytes": stored}

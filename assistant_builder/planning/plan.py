@@ -19,6 +19,7 @@ from assistant_builder.planning.storage import (
     DTYPE_BYTES,
     Method,
     adapted_modules,
+    loading_extra_bytes,
     module_bytes,
     optimizer_bytes,
 )
@@ -121,13 +122,14 @@ class Plan:
 
         The fastest way that fits is taken: on a CPU weights held in the compute dtype, then cast at every use, then,
         with ``train.gradient_checkpointing=auto``, activations recomputed. The 16-bit arm decides, or where it is out
-        of question the 4-bit one.
+        of question, or not trained, the 4-bit one.
         """
         recomputing = {"on": (True,), "off": (False,), "auto": (False, True)}[self.config.train.gradient_checkpointing]
         holding = (True, False) if self.machine.device == "cpu" and self.shards == 1 else (False,)
         ways = [{method: self._method(method, checkpointing=again, hold=hold) for method in METHODS}
                 for again in recomputing for hold in holding]
-        decides: Method = "qlora" if ways[-1]["lora"].fit == "no" else "lora"
+        arms = self.config.arms
+        decides: Method = "lora" if "lora" in arms and (ways[-1]["lora"].fit != "no" or arms == ["lora"]) else "qlora"
         return next((way for way in ways if way[decides].fit != "no"), ways[-1])
 
     @property
@@ -139,6 +141,11 @@ class Plan:
     def lora(self) -> MethodPlan:
         """The 16-bit arm."""
         return self.methods["lora"]
+
+    @property
+    def arms(self) -> list[MethodPlan]:
+        """The arms that the study trains."""
+        return [self.methods[arm] for arm in self.config.arms]
 
     @property
     def memory_bytes(self) -> int:
@@ -185,7 +192,18 @@ class Plan:
             seconds=self.measured.get(method, work.flops / speed if speed else None), memory_bytes=self.memory_bytes,
             factor=self.experience.memory_factor(self.machine, method),
             shards=self.shards, gathered_bytes=gathered_bytes(layers) if self.shards > 1 else 0,
+            **self._loading(method, sum(stored for _, _, stored in layers)),
         )
+
+    def _loading(self, method: Method, stored: int) -> dict[str, int]:
+        """Peaks of loading the base, on one device and in main memory; ``stored`` are its bytes once loaded."""
+        program = PROCESS_BYTES[self.machine.device]
+        extra = loading_extra_bytes(self.architecture, method, self.compute_dtype)
+        if self.shards == 1:
+            return {"loading_bytes": program + stored + extra}
+        # fully_shard moves each block's shard to the device; until then every process has the whole base on the host
+        return {"loading_bytes": program + stored // self.shards + extra,
+                "loading_host_bytes": self.shards * (PROCESS_BYTES["cpu"] + stored + extra)}
 
     def _unpacked_bytes(self, method: Method, hold: bool) -> int:
         """Frozen weights in the compute dtype: all, less the stored ones they replace, or the largest while in use."""

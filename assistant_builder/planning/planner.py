@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from assistant_builder.config import StudyConfig
+from assistant_builder.config import ARMS, StudyConfig
 from assistant_builder.planning.advice import advise, cards_needed, warnings
 from assistant_builder.planning.calibration import processor_flops
 from assistant_builder.planning.history import learn
@@ -57,7 +57,9 @@ def to_document(plan: Plan) -> dict[str, Any]:
         "model": plan.model,
         "parameters": plan.architecture.parameters,
         "methods": {name: methods[name] for name in ("qlora", "lora")},
-        "recommendation": advise(plan).to_record(),
+        "recommendation": {
+            **advise(plan).to_record(), "arms_that_fit": [arm for arm in ARMS if plan.methods[arm].fit != "no"],
+        },
         "warnings": warnings(plan),
         "full_fine_tuning": methods["full"],
         "machine": {

@@ -68,7 +68,7 @@ def micro_rows(train: TrainConfig, devices: int) -> int:
 
 
 def choose_spread(plan: Plan, devices: int) -> Spread:
-    """How ``devices`` share the training: both arms of a study the same way, or they would not be twins.
+    """How ``devices`` share the training: all arms of a study the same way, or they would not be twins.
 
     Args:
         plan: The plan for one device.
@@ -78,7 +78,7 @@ def choose_spread(plan: Plan, devices: int) -> Spread:
         return Spread()
     wanted = plan.config.executor.spread
     if wanted == "auto":
-        wanted = "ddp" if "no" not in (plan.lora.fit, plan.qlora.fit) else "fsdp"
+        wanted = "ddp" if all(method.fit != "no" for method in plan.arms) else "fsdp"
     return Spread(wanted, devices)
 
 

@@ -50,6 +50,23 @@ def module_bytes(module: Module, method: Method, model: ModelConfig, compute_dty
     return 2 * module.parameters
 
 
+def loading_extra_bytes(architecture: Architecture, method: Method, compute_dtype: str) -> int:
+    """Bytes in use while a base is loaded, on top of what is stored of it by then.
+
+    Safetensors are read tensor by tensor straight onto the target device. On top of the stored weights there is at most
+    one tensor at a time: the 16-bit weight that is being quantized (transformers reads without worker threads while it
+    quantizes, core_model_loading.convert_and_load_state_dict_in_model); a block's experts before they are stacked into
+    one fused weight; or, afterwards, the float16 original of an embedding or head that is being cast to another compute
+    dtype (models.loading).
+    """
+    kinds = {"experts"}
+    if method == "qlora":
+        kinds.add("linear")
+    if method != "full" and compute_dtype != "float16":
+        kinds |= {"embedding", "head"}
+    return 2 * max((module.weights for module in architecture.modules if module.kind in kinds), default=0)
+
+
 def adapted_modules(architecture: Architecture, train: TrainConfig) -> tuple[Module, ...]:
     """The layers that take an adapter: all linear ones of the text decoder, or those named; never the vision part's."""
     names = [name.strip() for name in train.target_modules.split(",") if name.strip()]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assistant_builder.config import ARMS, StudyConfig
+from assistant_builder.config import StudyConfig
 from assistant_builder.data import load_split
 from assistant_builder.errors import Cancelled, DataError, ResourceError
 from assistant_builder.files import file_hash, write_json
@@ -26,7 +26,7 @@ from assistant_builder.planning.machines import Machine, this_machine
 from assistant_builder.planning.method import MethodPlan
 from assistant_builder.planning.plan import Plan as MemoryPlan
 from assistant_builder.planning.spreading import Spread, choose_spread, devices_to_use, micro_rows
-from assistant_builder.steps import Progress, split_run
+from assistant_builder.steps import Progress, run_of, split_run
 from assistant_builder.study import Study
 from assistant_builder.training import checkpoints
 from assistant_builder.training.progress import peak_memory_bytes, validation_losses
@@ -256,11 +256,11 @@ def _trainer(
 
 def _move(study: Study, run: str, step: int, steps: int, losses: dict[int, float]) -> str:
     """What the run does after ``step`` when early stop is on: twins of one seed stop together."""
+    config = study.config
     arm, seed = split_run(run)
-    (twin_arm,) = (name for name in ARMS if name != arm)
-    other = twin_arm if seed == 1 else f"{twin_arm}-{seed}"
-    others = validation_losses(study.arm_folder(other) / "metrics.jsonl")
-    return next_move(losses, others, step, steps, study.config.train.patience)
+    others = [validation_losses(study.arm_folder(run_of(twin_arm, seed)) / "metrics.jsonl")
+              for twin_arm in config.arms if twin_arm != arm]
+    return next_move(losses, others, step, steps, config.train.patience)
 
 
 def _publish(folder: Path, trainer: TwinTrainer, summary: dict[str, Any]) -> list[Path]:

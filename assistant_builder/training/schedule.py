@@ -83,16 +83,16 @@ def is_stale(losses: Mapping[int, float], step: int, patience: int) -> bool:
 
 
 def next_move(
-    own: Mapping[int, float], twin: Mapping[int, float], step: int, steps: int, patience: int
+    own: Mapping[int, float], twins: Sequence[Mapping[int, float]], step: int, steps: int, patience: int
 ) -> Literal["train", "wait", "stop"]:
     """What an arm does after the validation at ``step`` when early stop is on.
 
-    The arms stop together, at the first validation at which neither has improved for ``patience`` validations. An arm
-    that cannot know yet, because its twin has not come so far, waits for it.
+    The arms stop together, at the first validation at which none has improved for ``patience`` validations. An arm
+    that cannot know yet, because a twin has not come so far, waits for it; an arm without a twin decides alone.
 
     Args:
         own: Validation losses of this arm by step.
-        twin: Those of the other arm.
+        twins: Those of each other arm of the study.
         step: The step this arm has reached.
         steps: The last step of a full run.
         patience: Validations without improvement.
@@ -101,6 +101,6 @@ def next_move(
         return "stop"
     if not is_stale(own, step, patience):
         return "train"
-    if step not in twin:
-        return "wait"
-    return "stop" if is_stale(twin, step, patience) else "train"
+    if any(step in twin and not is_stale(twin, step, patience) for twin in twins):
+        return "train"
+    return "stop" if all(step in twin for twin in twins) else "wait"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from assistant_builder.planning.plan import Plan
-from assistant_builder.ui.views.plan import PARTS, TITLES
+from assistant_builder.ui.views.plan import TITLES, parts_of
 from evals.report.wording import size
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 PART_COLORS = {
     "weights": "#4477aa", "adapters": "#ee6677", "gradients": "#ccbb44", "optimizer": "#228833",
-    "activations": "#66ccee", "overhead": "#aa9fb1",
+    "activations": "#66ccee", "overhead": "#aa9fb1", "loading": "#bbbbbb",
 }
 """Paul Tol's bright scheme: told apart by every common kind of colour vision, on white and on black."""
 _GREY, _LINE = "#7b8494", "#c2410c"
@@ -35,8 +35,8 @@ def plan_figure(plan: Plan) -> Figure:
              if name != "full" or method.total_bytes <= _BEYOND * reach}
     labels = [TITLES[name] for name in shown]
     figure = go.Figure()
-    for part, title in PARTS.items():
-        values = [method.parts[part] for method in shown.values()]
+    for part, title in parts_of(plan).items():
+        values = [method.parts.get(part, 0) for method in shown.values()]
         figure.add_bar(
             y=labels, x=[value / 1e9 for value in values], name=title, orientation="h",
             marker={"color": PART_COLORS[part]}, customdata=[size(value) for value in values],

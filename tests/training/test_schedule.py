@@ -85,7 +85,7 @@ def run_jointly(lora: list[float], qlora: list[float], patience: int) -> tuple[i
         for arm, other in (("lora", "qlora"), ("qlora", "lora")):
             while arm not in done:
                 reached = max(seen[arm], default=0)
-                move = next_move(seen[arm], seen[other], reached, steps, patience) if reached else "train"
+                move = next_move(seen[arm], [seen[other]], reached, steps, patience) if reached else "train"
                 if move == "stop":
                     done[arm] = reached
                 elif move == "train":

@@ -27,7 +27,16 @@ PART_MEANINGS = {
     "optimizer": "AdamW's two moments for each trained value",
     "activations": "what the forward pass keeps for the backward pass, the logits and unpacked weights",
     "overhead": "Python, the libraries and what the allocator holds back; on a GPU CUDA's context",
+    "loading": "what loading the base takes more than training, where it does: one 16-bit tensor that is being converted",
 }
+
+
+def parts_of(plan: Plan) -> dict[str, str]:
+    """The parts of the plan's methods with their titles: those of training, and loading where it takes more."""
+    loads = any("loading" in method.parts for method in plan.methods.values())
+    return {**PARTS, "loading": "Loading"} if loads else PARTS
+
+
 _FITS: dict[Fit, str] = {"room": "fits with room", "tight": "fits, barely", "no": "does not fit"}
 _VERDICTS: dict[str, tuple[Tone, str]] = {
     "lora": ("good", "Train LoRA on the 16-bit base"),
@@ -39,7 +48,10 @@ _VERDICTS: dict[str, tuple[Tone, str]] = {
 def verdict(plan: Plan, advice: Advice) -> Markup:
     """The recommendation and its reason."""
     tone, title = _VERDICTS[advice.method]
+    alone = len(plan.config.arms) == 1
     both = "" if "no" in (plan.lora.fit, plan.qlora.fit) else (
+        "Both arms fit. This study trains one of them, so that it cannot say what 4-bit cost: choose both under Arms, "
+        "among the settings of the Train tab." if alone else
         "A study trains both and measures what 4-bit cost; both fit."
     )
     remedy = " ".join(advice.remedies) or both
@@ -52,7 +64,7 @@ def plan_panel(plan: Plan) -> Markup:
     return join([
         card("What to keep in mind", items(said)) if said else "",
         card("One training step, part by part", parts_table(plan),
-             fold("What the parts are", items(f"{PARTS[key]}: {meaning}." for key, meaning in PART_MEANINGS.items())),
+             fold("What the parts are", items(f"{title}: {PART_MEANINGS[key]}." for key, title in parts_of(plan).items())),
              fold(f"Layer by layer ({plural(len(plan.architecture.modules), 'module')})", layers_table(plan))),
         card("Time and cost", time_table(plan), Markup("<p>{}</p>").format(assumptions(plan))),
         _cards(plan),
@@ -67,11 +79,12 @@ def _cards(plan: Plan) -> Markup:
 
 def parts_table(plan: Plan) -> Markup:
     """Bytes of each part of the peak, one row a method."""
+    parts = parts_of(plan)
     rows = [
-        (_chip(name), *(size(method.parts[part] or None) for part in PARTS), _peak(method), _FITS[method.fit])
+        (_chip(name), *(size(method.parts.get(part) or None) for part in parts), _peak(method), _FITS[method.fit])
         for name, method in plan.methods.items()
     ]
-    return table(("", *PARTS.values(), "Peak", ""), rows, numeric=range(1, 8))
+    return table(("", *parts.values(), "Peak", ""), rows, numeric=range(1, len(parts) + 2))
 
 
 def _peak(method: MethodPlan) -> str:
@@ -174,8 +187,8 @@ def plan_text(plan: Plan) -> tuple[list[str], list[list[str]], list[str]]:
     price, advice = plan.price_per_hour(), advise(plan)
     methods = plan.methods
     columns = ["", *(TITLES[name] for name in methods)]
-    rows = [[title, *(size(method.parts[part] or None) for method in methods.values())]
-            for part, title in PARTS.items()]
+    rows = [[title, *(size(method.parts.get(part) or None) for method in methods.values())]
+            for part, title in parts_of(plan).items()]
     rows += [
         ["Peak", *(_peak(method) for method in methods.values())],
         ["", *(_FITS[method.fit] for method in methods.values())],
