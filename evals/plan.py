@@ -20,7 +20,7 @@ from assistant_builder.study import Study
 from evals.cells import CELL_SPECS, Variant
 
 COMPARED = ("L16", "Q4")
-"""The two assistants: scored for every seed, and for the noise floor."""
+"""The two assistants: scored for every seed, and, where they are compared, for the noise floor."""
 ASKED = ("B16", "B4", "L16", "Q4")
 """The cells that tasks beyond the held-out set are run on: they tell what tuning and storage changed."""
 
@@ -60,7 +60,9 @@ class Plan:
     def __init__(self, study: Study, base: Path, items: Path, tasks: Sequence[str],
                  part: tuple[int, int] | None = None) -> None:
         self._study, self._base, self._items = study, base, items
-        self._config = study.config.eval
+        whole_config = study.config
+        self._config, self._cells, self._compares = whole_config.eval, whole_config.cells, whole_config.compares
+        self._seeds, self._arms = whole_config.seeds, whole_config.arms
         self._tasks = tuple(tasks)
         self._part = part
         whole, wanted = part is None, self._all_pieces()
@@ -69,14 +71,14 @@ class Plan:
         variants = {piece.variant for piece in wanted}
         self.pieces = [piece for piece in wanted if not _done(piece.folder / "scores.json", self.inputs(piece))]
         self.tasks = [
-            (cell, task) for cell in ASKED if Variant(CELL_SPECS[cell]) in variants and cell in self._config.cells
+            (cell, task) for cell in ASKED if Variant(CELL_SPECS[cell]) in variants and cell in self._cells
             for task in tasks if not _done(self.task_folder(cell) / f"{task}.json", self.task_inputs(cell))
         ]
         self.copy = whole and self._config.baselines and not _done(
             self.baseline("copy") / "scores.json", self.copy_inputs)
-        self.fidelity = whole and self._config.fidelity and not _done(
+        self.fidelity = whole and self._config.fidelity and self._compares and not _done(
             self.evals / "fidelity.json", self.fidelity_inputs)
-        self.judges = whole and bool(self._config.judge_url)
+        self.judges = whole and self._compares and bool(self._config.judge_url)
 
     @property
     def evals(self) -> Path:
@@ -104,16 +106,17 @@ class Plan:
         """
         if self._part is not None:
             return []
-        config, seeds = self._config, range(2, self._study.config.seeds + 1)
+        config, seeds = self._config, range(2, self._seeds + 1)
         optional = [
-            (config.noise_floor, ["noise"]), (config.baselines, ["baselines"]),
-            (config.fidelity, ["fidelity.json", "fidelity.jsonl"]), (config.judge_url, ["judge.json"]),
+            (config.noise_floor and self._compares, ["noise"]), (config.baselines, ["baselines"]),
+            (config.fidelity and self._compares, ["fidelity.json", "fidelity.jsonl"]),
+            (config.judge_url and self._compares, ["judge.json"]),
         ]
         found = [self.evals / name for wanted, names in optional if not wanted for name in names]
-        found += [self._study.cell_folder(cell) for cell in CELL_SPECS if cell not in config.cells]
-        found += [self.evals / "noise" / cell for cell in COMPARED if cell not in config.cells]
+        found += [self._study.cell_folder(cell) for cell in CELL_SPECS if cell not in self._cells]
+        found += [self.evals / "noise" / cell for cell in COMPARED if cell not in self._cells]
         found += [path for path in self.evals.glob("seeds/*") if path.name not in map(str, seeds)]
-        found += [path for cell in config.cells for path in self.task_folder(cell).glob("*")
+        found += [path for cell in self._cells for path in self.task_folder(cell).glob("*")
                   if path.stem not in self._tasks or cell not in ASKED]
         return [path for path in found if path.exists()]
 
@@ -142,17 +145,18 @@ class Plan:
     def _all_pieces(self) -> list[Piece]:
         size, found = self._config.batch_size, []
         for name, spec in CELL_SPECS.items():
-            if name not in self._config.cells:
+            if name not in self._cells:
                 continue
             found.append(Piece("cell", Variant(spec), self._study.cell_folder(name), size))
-            if name in COMPARED and self._config.noise_floor:
+            if name in COMPARED and self._config.noise_floor and self._compares:
                 other = 2 * size
                 found.append(Piece("noise", Variant(spec), self.evals / "noise" / name, other))
             if name in COMPARED:
                 found += [Piece("cell", Variant(spec, seed), self._study.cell_folder(name, seed=seed), size)
-                          for seed in range(2, self._study.config.seeds + 1)]
+                          for seed in range(2, self._seeds + 1)]
         if self._config.baselines:
-            found.append(Piece("retrieval", Variant(CELL_SPECS["B16"]), self.baseline("retrieval"), size))
+            base = "B16" if "lora" in self._arms else "B4"
+            found.append(Piece("retrieval", Variant(CELL_SPECS[base]), self.baseline("retrieval"), size))
         return found
 
     # what each is made from
@@ -160,7 +164,10 @@ class Plan:
     def inputs(self, piece: Piece) -> dict[str, Any]:
         """What the scores of a piece are made from."""
         inputs = {**self._common, "adapter": self._adapter(piece.variant.run), "batch_size": piece.batch_size}
-        return inputs if piece.kind != "retrieval" else {**inputs, "training": self._training}
+        if piece.kind != "retrieval":
+            return inputs
+        base = piece.variant.cell.base
+        return {**inputs, "training": self._training, **({} if base == "float16" else {"base": base})}
 
     def task_inputs(self, cell: str) -> dict[str, Any]:
         """What a cell's answers to a task beyond the held-out set are made from."""

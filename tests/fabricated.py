@@ -11,9 +11,9 @@ import psutil
 from assistant_builder.config import StudyConfig, parse_config
 from assistant_builder.data import Pair, prepare
 from assistant_builder.files import append_jsonl, read_jsonl, write_json, write_jsonl
-from assistant_builder.steps import STEPS, Progress, StepRecord
+from assistant_builder.steps import Progress, StepRecord
 from assistant_builder.study import Study
-from tests.measured import with_everything
+from tests.measured import with_everything, with_what_one_arm_has
 
 CARDS = Path(__file__).parents[1] / "datasets_cards"
 SMALL = CARDS / "thimble-row-library" / "data.csv"
@@ -79,8 +79,8 @@ def with_metrics(study: Study, arm: str, steps: int, of: int = 60) -> Study:
 
 
 def trained(study: Study) -> Study:
-    """Add two trained arms."""
-    for arm in ("lora", "qlora"):
+    """Add the trained arms of the study."""
+    for arm in study.config.arms:
         with_metrics(study, arm, 60)
         write_json(study.arm_folder(arm) / "summary.json", {
             "arm": arm, "base_storage": "float16" if arm == "lora" else "nf4", "compute_dtype": "bfloat16",
@@ -103,7 +103,8 @@ def trained(study: Study) -> Study:
 def evaluated(study: Study) -> Study:
     """Add scored cells: the tuned ones mostly right, the untuned ones wrong; and what is measured beside them."""
     pairs = [Pair.from_record(record, "heldout") for record in read_jsonl(study.split_file("heldout"))]
-    for cell, level in _LEVELS.items():
+    for cell in study.config.cells:
+        level = _LEVELS[cell]
         samples = [_sample(cell, level, place, pair) for place, pair in enumerate(pairs)]
         write_jsonl(study.cell_folder(cell) / "samples.jsonl", samples)
         tokens = sum(sample["tokens"] for sample in samples)
@@ -120,7 +121,10 @@ def evaluated(study: Study) -> Study:
             "base_bytes": 110_000_000 if cell in _FOUR_BIT else 269_000_000, "compute_dtype": "bfloat16",
             "seconds": {"load": 1.0, "nll": 8.0, "generate": 30.0, "similarity": 2.0}, "batch_size": 16,
         })
-    with_everything(study, seeds=study.config.seeds)
+    if study.config.compares:
+        with_everything(study, seeds=study.config.seeds)
+    else:
+        with_what_one_arm_has(study)
     done(study, "evaluate", 164.0)
     return study
 
@@ -155,8 +159,8 @@ def reported(study: Study) -> Study:
     return study
 
 
-def finished_study(name: str = "library", source: Path = SMALL) -> Study:
-    """A study whose every step has succeeded."""
-    study = reported(evaluated(trained(with_data(new_study(name, source)))))
-    assert all(study.step(step).state == "succeeded" for step in STEPS)
+def finished_study(name: str = "library", source: Path = SMALL, **changes: Any) -> Study:
+    """A study whose every step has succeeded; ``changes`` as of :func:`new_study`."""
+    study = reported(evaluated(trained(with_data(new_study(name, source, **changes)))))
+    assert all(study.step(step).state == "succeeded" for step in study.steps)
     return study

@@ -26,6 +26,14 @@ def with_everything(study: Study, *, seeds: int = 1, judge: bool = True) -> Stud
     return with_judge(study) if judge else study
 
 
+def with_what_one_arm_has(study: Study) -> Study:
+    """What is measured beside the cells of a study that trains one arm, and compares nothing."""
+    if study.config.eval.baselines:
+        with_baselines(study)
+    with_tasks(study)
+    return with_seeds(study, study.config.seeds)
+
+
 def samples_of(study: Study, cell: str) -> list[Sample]:
     """The samples of a scored cell."""
     return read_jsonl(study.cell_folder(cell) / "samples.jsonl")
@@ -59,7 +67,8 @@ def _scored(sample: Mapping[str, Any], answer: str, right: bool, partial: float)
 def with_baselines(study: Study) -> Study:
     """Copying the nearest answer, right one time in four; and retrieval, better than that and worse than tuning."""
     luck = random.Random("baselines")
-    samples, rows = samples_of(study, "L16"), samples_of(study, "B16")
+    tuned, untuned_cell = ("L16", "B16") if "lora" in study.config.arms else ("Q4", "B4")
+    samples, rows = samples_of(study, tuned), samples_of(study, untuned_cell)
     for name, hit, partial in (("copy", 0.25, 0.45), ("retrieval", 0.4, 0.5)):
         made = []
         for sample, untuned in zip(samples, rows, strict=True):
@@ -75,7 +84,8 @@ def with_baselines(study: Study) -> Study:
                 "mean_probability": None if name == "copy" else math.exp(-per_token),
                 "metrics": metrics if name == "copy" else {"nll_per_token": per_token, **metrics},
             })
-        write_scored(study, f"baselines/{name}", made, compute_dtype="bfloat16")
+        base = {} if name == "copy" or untuned_cell == "B16" else {"base": "4-bit"}
+        write_scored(study, f"baselines/{name}", made, compute_dtype="bfloat16", **base)
     return study
 
 
@@ -174,6 +184,8 @@ def with_seeds(study: Study, count: int, move: Callable[[int, str], float] | Non
     """
     for run in range(2, count + 1):
         for arm, cell in (("lora", "L16"), ("qlora", "Q4")):
+            if arm not in study.config.arms:
+                continue
             luck = random.Random(f"{run} {cell}")
             moved = luck.uniform(-0.02, 0.02) if move is None else move(run, cell)
             made = []

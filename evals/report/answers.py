@@ -20,6 +20,7 @@ _TITLES = {
     "different": ("Answers that differ otherwise", "Both right or both wrong, in other words."),
     "same": ("Same answer from both", "Word for word."),
     "not generated": ("Scored by loss only", "No answers were generated for these."),
+    "alone": ("Every answer", "One assistant was trained, so that its answers stand alone."),
 }
 
 
@@ -53,21 +54,24 @@ def cut(text: str) -> str:
 
 
 def _item(row: Mapping[str, Any]) -> dict[str, Any]:
-    answers = row["answers"]
-    pair = None
+    answers, alone = row["answers"], row["change"] == "alone"
+    runs: dict[str, Runs] = {}
     if BASELINE in answers and CANDIDATE in answers:
-        pair = marked(cut(answers[BASELINE]), cut(answers[CANDIDATE]))
+        runs = dict(zip((BASELINE, CANDIDATE), marked(cut(answers[BASELINE]), cut(answers[CANDIDATE])), strict=True))
+    elif alone:
+        runs = {name: [(cut(answers[name]), False)] for name in (BASELINE, CANDIDATE) if answers.get(name)}
     sides = [
-        {"arm": arm, "label": label, "runs": None if pair is None else pair[index], "loss": _loss(row, name),
+        {"arm": arm, "label": label, "runs": runs.get(name), "loss": _loss(row, name),
          "exact": row["metrics"].get(name, {}).get("exact_match") == 1, "declined": row["declined"].get(name, False)}
-        for index, (arm, name, label) in enumerate(
-            (("lora", BASELINE, "LoRA, 16-bit"), ("qlora", CANDIDATE, "QLoRA, 4-bit")))
+        for arm, name, label in (("lora", BASELINE, "LoRA, 16-bit"), ("qlora", CANDIDATE, "QLoRA, 4-bit"))
+        if not alone or name in row["nll"]
     ]
+    untuned = next((name for name in ("B16", "B4") if name in answers), "") if alone else "B16"
     return {
         "row": row["row"], "turn": row["turn"], "cluster": row["cluster"], "answerable": row["answerable"],
         "question": cut(row["question"]), "reference": cut(row["reference"]), "sides": sides,
         "context": [{"role": message["role"], "content": cut(message["content"])} for message in row["context"]],
-        "untuned": cut(answers["B16"]) if "B16" in answers else None,
+        "untuned": cut(answers[untuned]) if untuned in answers else None,
     }
 
 

@@ -34,6 +34,18 @@ BASELINE_TEXTS: dict[str, CellText] = {
 }
 """What anybody gets without tuning; told apart from the cells, which are combinations of base and adapter."""
 
+
+def baseline_text(name: str, base: str | None) -> CellText:
+    """How an untuned baseline is called.
+
+    Args:
+        name: A key of ``BASELINE_TEXTS``.
+        base: How its base is stored, ``float16`` or ``4-bit``; None: it has none, or the record does not say.
+    """
+    text = BASELINE_TEXTS[name]
+    return text if base != "4-bit" else CellText(text.label, text.about.replace("float16 base", "4-bit base"))
+
+
 CONTEXT: tuple[dict[str, str], ...] = (
     {"what": "Mean 5-shot MMLU over 8 tunings", "lora": "53.0", "qlora": "53.1",
      "note": "single tunings between −1.3 and +1.4", "source": "QLoRA paper, arXiv:2305.14314"},

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.config import METRICS
+from assistant_builder.config import ARMS, METRICS
 from assistant_builder.errors import EvaluationError
 from assistant_builder.files import read_json, write_json, write_text
 from assistant_builder.study import Study
 from evals.report import contrasts as comparing
 from evals.report.attribution import attribution, identities
-from evals.report.background import BASELINE_TEXTS, CELL_TEXTS, CONTEXT
+from evals.report.background import CELL_TEXTS, CONTEXT, baseline_text
 from evals.report.baselines import beats_untuned
 from evals.report.caveats import power, warnings
 from evals.report.data import data_summary
@@ -23,10 +24,11 @@ from evals.report.items import declining, flips, item_rows
 from evals.report.judged import judged
 from evals.report.markdown import render_markdown
 from evals.report.page import render_html
-from evals.report.reading import BASELINE, CANDIDATE, Cell, figure, metrics_of, read_baselines, read_cells
+from evals.report.reading import TUNED, UNTUNED, Cell, figure, metrics_of, read_baselines, read_cells, tuned_cells
 from evals.report.reliability import reliability
 from evals.report.seeds import seeds
 from evals.report.sentences import audience, objection, summary, verdict_sentence
+from evals.report.single_arm import not_compared, verdict_alone
 from evals.report.tasks import task_records
 from evals.report.training import arm_records, curves, resources, twins
 from evals.report.votes import votes
@@ -42,39 +44,44 @@ def build_report(study: Study) -> dict[str, Any]:
     """
     config = study.config
     cells = read_cells(study)
-    baselines = read_baselines(study, cells[BASELINE])
+    tuned = tuned_cells(config.arms)
+    baselines = read_baselines(study, cells[tuned[0]])
     usable = _usable(study, cells, baselines)
     primary = config.eval.primary_metric
     compared = comparing.comparisons({**cells, **baselines}, usable, config.eval)
     rows = comparing.contrasts(compared, primary)
     rows_of_headline = [row for row in rows if row["name"] == comparing.HEADLINE]
-    judged_row = next(row for row in rows_of_headline if "verdict" in row)
-    items = item_rows(cells, list(usable))
+    judged_row = next((row for row in rows_of_headline if "verdict" in row), None)
+    items = item_rows(cells, list(usable), tuned)
     report: dict[str, Any] = {
         "version": VERSION,
         "study": study.name,
         "primary_metric": primary,
-        "verdict": comparing.verdict(judged_row, config.eval.margin),
+        "verdict": comparing.verdict(judged_row, config.eval.margin) if judged_row is not None
+        else verdict_alone(study, _lead_row(rows, tuned, primary), len(usable[primary])),
         "cells": {name: _cell_record(cell, usable) for name, cell in cells.items()},
         "baselines": {name: _cell_record(cell, usable) for name, cell in baselines.items()},
         "contrasts": rows,
         "identities": identities(rows),
         **_arms(study),
-        "flips": _flips(study, cells, usable, items),
+        "flips": _flips(study, cells, usable, items) if config.compares else None,
         **_beside(study, cells, usable[primary]),
         "power": power(rows_of_headline, items, primary, config.eval.margin),
         "data": data_summary(study),
         "items": items,
         "steps": _steps(study),
         "provenance": _provenance(study),
-        "config": config.model_dump(mode="json"),
+        # both arms are what every report was about before there was a choice
+        "config": config.model_dump(mode="json", exclude={"arms"} if config.arms == list(ARMS) else None),
         "context": list(CONTEXT),
     }
+    if not config.compares:
+        report["not_compared"] = not_compared(config.arms[0])
     report["attribution"] = attribution(rows, report["cells"], primary)
     report["exports"] = exports(compared, report["cells"], report["resources"], primary, config.eval.margin)
     report["beats_untuned"] = beats_untuned(rows, {**report["cells"], **report["baselines"]})
     report["warnings"] = warnings(report)
-    report["objection"] = objection(rows_of_headline, judged_row["verdict"])
+    report["objection"] = objection(rows_of_headline, report["verdict"]["outcome"])
     said = verdict_sentence(report["verdict"], audience(items, report["verdict"]))
     report["sentence"] = f"{said} {report['objection']}".strip()
     report["summary"] = summary(report)
@@ -101,13 +108,21 @@ def write_report(study: Study) -> Path:
     return path
 
 
+def _lead_row(rows: list[dict[str, Any]], tuned: Sequence[str], primary: str) -> dict[str, Any] | None:
+    """The contrast of a lone arm's assistant with the untuned base on the primary metric."""
+    name = next(f"{TUNED[arm]}-{UNTUNED[arm]}" for arm in TUNED if TUNED[arm] in tuned)
+    return next((row for row in rows if (row["name"], row["metric"]) == (name, primary)), None)
+
+
 def _usable(study: Study, cells: dict[str, Cell], baselines: dict[str, Cell]) -> dict[str, list[str]]:
     """Metric → the items it is figured on; the primary one must be among them."""
-    usable = metrics_of({**cells, **baselines}, METRICS)
+    tuned = tuned_cells(study.config.arms)
+    usable = metrics_of({**cells, **baselines}, METRICS, tuned)
     primary = study.config.eval.primary_metric
     if primary not in usable:
+        where = " and ".join(reversed(tuned))
         raise EvaluationError(
-            f"the primary metric {primary} was not scored on both {CANDIDATE} and {BASELINE}",
+            f"the primary metric {primary} was not scored on {f'both {where}' if len(tuned) > 1 else where}",
             where=str(study.folder / "evals"),
             remedy=f"Scored were: {', '.join(usable) or 'none'}. Set eval.primary_metric to one of them, or score "
             f"again with 'assistant-builder run {study.name} --redo'",
@@ -142,7 +157,7 @@ def _cell_record(cell: Cell, usable: dict[str, list[str]]) -> dict[str, Any]:
     figures = {metric: figure(cell, metric, items) for metric, items in usable.items() if cell.has(metric)}
     loss = figures.get("nll_per_token")
     kept = ("base", "adapter", "base_bytes", "compute_dtype", "batch_size", "seconds")
-    text = CELL_TEXTS.get(cell.name) or BASELINE_TEXTS[cell.name]
+    text = CELL_TEXTS.get(cell.name) or baseline_text(cell.name, cell.scores.get("base"))
     return {
         "items": len(cell.samples),
         "tokens": sum(sample["tokens"] for sample in cell.samples),

@@ -10,7 +10,7 @@ from typing import Any
 from assistant_builder.models.bundled import BASE_MODEL
 from evals.power import TARGET, heldout_power, intraclass_correlation, items_needed, minimum_detectable_mean
 from evals.report.doubts import doubts
-from evals.report.reading import BASELINE, CANDIDATE
+from evals.report.reading import BASELINE, CANDIDATE, arms_of, is_compared, lead_pair, tuned_cells
 from evals.report.wording import SHOWN, plural
 
 _Z95 = 1.959964
@@ -83,15 +83,16 @@ def _about_statistics(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str
     for text in verdict["warnings"]:
         yield "statistics", "serious", _statistics(verdict["metric"], text)
     said = set(verdict["warnings"])
+    lead = "-".join(lead_pair(report))
     for row in report["contrasts"]:
-        if row["name"] == verdict["contrast"] and row["metric"] != verdict["metric"]:
+        if row["name"] == lead and (row["metric"] != verdict["metric"] or not is_compared(report)):
             for text in row["warnings"]:
                 if text not in said:
                     said.add(text)
                     yield "statistics", "note", _statistics(row["metric"], text)
     if report["seeds"]["count"] == 1:
         yield "one_seed", "note", report["seeds"]["sentence"]
-    if "similarity" in report["cells"][CANDIDATE]["metrics"]:
+    if any("similarity" in report["cells"][name]["metrics"] for name in tuned_cells(arms_of(report))):
         yield ("similarity_blind", "note",
                "Similarity is blind to negation and to numbers: “31 metres” and “13 metres” score almost alike. Do not "
                "read it as correctness.")
@@ -106,8 +107,10 @@ def _statistics(metric: str, text: str) -> str:
 
 
 def _about_training(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    twins = report["twins"]
-    if twins is None:
+    twins, both = report["twins"], is_compared(report)
+    if not both:
+        pass  # without a twin there is nothing to match
+    elif twins is None:
         yield ("twins_unknown", "serious",
                "The settings of both arms are not on record, so that they were twins is unproven.")
     elif not twins["matched"]:
@@ -119,15 +122,16 @@ def _about_training(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]
     if came_through_gguf or report["config"]["model"]["base"].strip().casefold() == BASE_MODEL:
         yield ("base_requantized", "serious",
                "The base model reached this study through a 4-bit GGUF file: “float16” here means those 4-bit weights "
-               "widened to float16. Both arms start from them, but the cost of 4-bit on weights that were never "
-               "rounded before may differ.")
+               "widened to float16. " + (
+                   "Both arms start from them, but the cost of 4-bit on weights that were never rounded before may "
+                   "differ." if both else "On weights that were never rounded before the assistant may be another."))
     for untuned, tuned in (("B16", BASELINE), ("B4", CANDIDATE)):
-        if untuned in report["cells"] and (
+        if {untuned, tuned} <= report["cells"].keys() and (
             report["cells"][tuned]["nll_per_token"] >= report["cells"][untuned]["nll_per_token"]
         ):
             yield ("tuning_did_not_help", "serious",
-                   f"Tuning did not lower the loss ({tuned} against {untuned}). Comparing two assistants that learned "
-                   "nothing says little about 4-bit.")
+                   f"Tuning did not lower the loss ({tuned} against {untuned})." + (
+                       " Comparing two assistants that learned nothing says little about 4-bit." if both else ""))
     if any(record.get("device") == "cpu" for record in report["arms"].values()):
         yield ("cpu_memory", "note",
                "Trained on a CPU. Peak memory is the resident set of the training process, Python and libraries "
@@ -139,14 +143,18 @@ def _about_training(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]
     devices = max((record.get("devices") or 1 for record in report["resources"].values()), default=1)
     if devices > 1:
         yield ("several_devices", "note",
-               f"{devices} devices trained each arm together and shared out each step's pairs. The figures of memory "
+               f"{devices} devices trained {'each' if both else 'the'} arm together and shared out each step's pairs. The figures of memory "
                "are those of one device; the losses are those of a single one but for the order in which sums are "
                "rounded.")
     dtypes = sorted({str(record["compute_dtype"]) for record in report["arms"].values() if record.get("compute_dtype")})
     if dtypes:
         yield ("compute_dtype", "note",
-               "Storage and arithmetic are separate: the base is stored in float16 or in 4 bits, and both arms compute "
-               f"in {' and '.join(dtypes)}.")
+               f"Storage and arithmetic are separate: the base is stored in {_storages(report)}, and "
+               f"{'both arms compute' if both else 'the arm computes'} in {' and '.join(dtypes)}.")
+
+
+def _storages(report: Mapping[str, Any]) -> str:
+    return " or ".join({"lora": "float16", "qlora": "in 4 bits"}[arm] for arm in arms_of(report)).removeprefix("in ")
 
 
 def _about_data(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -160,7 +168,7 @@ def _about_data(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield ("leaks_left", "serious",
                f"{plural(leaks['left'], 'held-out question')} also stand, or nearly stand, in training and were left in"
                f"{why}. Where these are phrasings of one fact on purpose, the test is one of rephrasing; otherwise the "
-               "scores of both arms are flattered.")
+               f"scores {'of both arms ' if is_compared(report) else ''}are flattered.")
     if leaks["text"] is None or leaks["embedding"] is None:
         missing = " or ".join(name for name, key in (("text", "text"), ("sentence embedding", "embedding"))
                               if leaks[key] is None)
@@ -173,7 +181,7 @@ def _about_data(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
                "and wherever else they carry a score.")
     everything = len(report["items"])
     for row in report["contrasts"]:
-        if row["name"] == report["verdict"]["contrast"] and row["n"] < everything:
+        if row["name"] == "-".join(lead_pair(report)) and row["n"] < everything:
             yield ("fewer_items", "note",
                    f"{SHOWN[row['metric']].label} is figured on {row['n']:,} of {everything:,} items; the others carry "
                    "no such score.")

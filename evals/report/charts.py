@@ -50,15 +50,19 @@ def axis(scale: Scale, wanted: int = 5) -> list[dict[str, Any]]:
     return [{"at": scale(mark), "text": text} for mark, text in zip(marks, texts, strict=True)]
 
 
-def interval_panels(contrasts: Sequence[dict[str, Any]], primary: str, margin: float) -> list[dict[str, Any]]:
+def interval_panels(
+    contrasts: Sequence[dict[str, Any]], primary: str, margin: float,
+    names: tuple[str, str, str] = ("← QLoRA better", "QLoRA worse →", "QLoRA − LoRA (95% interval)"),
+) -> list[dict[str, Any]]:
     """The difference of each metric with its interval: losses on one axis, scores of 0 to 100 on another.
 
     On every axis right is where the candidate is worse, so the axis of a higher-is-better metric is mirrored.
 
     Args:
         contrasts: The headline's entry for each metric.
-        primary: The metric of the verdict; its row carries the margin.
+        primary: The metric of the verdict; its row carries the margin. Empty where there is no verdict.
         margin: Largest harm that counts as no worse, in the metric's own units.
+        names: What stands at the left end of an axis, at the right end, and over the figures.
     """
     panels = []
     for higher_is_better in (False, True):
@@ -68,7 +72,7 @@ def interval_panels(contrasts: Sequence[dict[str, Any]], primary: str, margin: f
             for row in contrasts if row["higher_is_better"] == higher_is_better
         ]
         if rows:
-            panels.append(interval_panel(rows, "← QLoRA better", "QLoRA worse →", "QLoRA − LoRA (95% interval)"))
+            panels.append(interval_panel(rows, *names))
     return panels
 
 

@@ -13,12 +13,12 @@ from evals.report.wording import count, difference, interval, number, percent, p
 _ARMS = {"L16": "lora", "Q4": "qlora"}
 
 
-def contrast_panel(rows: Sequence[dict[str, Any]], margin: float) -> dict[str, Any] | None:
+def contrast_panel(rows: Sequence[dict[str, Any]], margin: float | None) -> dict[str, Any] | None:
     """Differences between cells on the metric of the verdict, each with the margin drawn in; ``None`` without any.
 
     Args:
         rows: What :func:`evals.report.views.cells.contrast_rows` returns.
-        margin: Largest harm that counts as no worse.
+        margin: Largest harm that counts as no worse; None where there is no verdict.
     """
     if not rows:
         return None
@@ -111,7 +111,8 @@ def seed_dots(seeds: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     metric = seeds["metric"]
     how = shown(metric)
-    values = [run[cell] * how.factor for run in seeds["runs"] for cell in _ARMS]
+    arms = {cell: arm for cell, arm in _ARMS.items() if cell in seeds["runs"][0]}
+    values = [run[cell] * how.factor for run in seeds["runs"] for cell in arms]
     pad = 0.12 * (max(values) - min(values)) or 10.0 ** -how.decimals
     scale = Scale(min(values) - pad, max(values) + pad, METRIC_INFO[metric].higher_is_better)
     spread = seeds.get("spread") or {}
@@ -122,14 +123,14 @@ def seed_dots(seeds: Mapping[str, Any] | None) -> dict[str, Any] | None:
                  for run in seeds["runs"]],
         "text": f"{number(min(run[cell] for run in seeds['runs']), metric)} to "
                 f"{number(max(run[cell] for run in seeds['runs']), metric)}",
-    } for cell, arm in _ARMS.items()]
+    } for cell, arm in arms.items()]
     return {"rows": rows, "unit": how.unit if how.factor == 1 else how.label,
             "ticks": axis(scale)}
 
 
 def seed_panel(seeds: Mapping[str, Any] | None, margin: float) -> dict[str, Any] | None:
     """The difference of each training run over the items, and of all runs together over the seeds."""
-    if not seeds or seeds["count"] < 2:
+    if not seeds or seeds["count"] < 2 or "delta" not in seeds["runs"][0]:
         return None
     metric = seeds["metric"]
     shared = {"metric": metric, "higher_is_better": METRIC_INFO[metric].higher_is_better, "primary": False,

@@ -7,7 +7,7 @@ from typing import Any
 
 from evals.report.baselines import NAMES, shortfall_in_short
 from evals.report.contrasts import HEADLINE, clearly_worse
-from evals.report.reading import BASELINE, CANDIDATE
+from evals.report.reading import BASELINE, CANDIDATE, arms_of, is_compared, tuned_cells
 from evals.report.wording import SIGNIFICANT, difference, interval, percent, plural, share_lost, shown, signed
 from evals.retention import TASK as RETENTION
 
@@ -91,7 +91,7 @@ def _noise(report: Mapping[str, Any]) -> Iterator[Doubt]:
 
 def _seeds(report: Mapping[str, Any]) -> Iterator[Doubt]:
     seeds, verdict = report["seeds"], report["verdict"]
-    if seeds["spread"] is None:
+    if seeds["spread"] is None or not is_compared(report):
         return
     unlike = [str(run["seed"]) for run in seeds["runs"][1:] if run["twins"] is False]
     if unlike:
@@ -147,7 +147,7 @@ def _declining(report: Mapping[str, Any]) -> Iterator[Doubt]:
                  for name, label in ((BASELINE, "16-bit LoRA"), (CANDIDATE, "QLoRA"))
                  if (cell := cells.get(name)) and 2 * cell["declined"] < cell["unanswerable_items"]]
     if inventing:
-        asked = plural(cells[BASELINE]["unanswerable_items"], "question")
+        asked = plural(cells[tuned_cells(arms_of(report))[0]]["unanswerable_items"], "question")
         yield ("invents", "serious",
                f"Of {asked} that should be declined, {' and '.join(inventing)}. What is said there is made up, but for "
                "declines in words that are not recognised: look at those answers.")

@@ -9,6 +9,7 @@ from typing import Any
 from assistant_builder.config import Arm
 from evals.compare import Comparison, Verdict
 from evals.report.contrasts import Comparisons
+from evals.report.reading import UNTUNED
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,6 @@ EXPORTS = (
     Export("LR", "lora", "L16", False, "LoRA's adapter merged into the 16-bit base, the result quantized to 4 bits for "
            "serving."),
 )
-_UNTUNED: dict[Arm, str] = {"lora": "B16", "qlora": "B4"}
-"""What each arm's tuning started from."""
 _KEEPS: dict[Verdict, str] = {"no worse": "yes", "worse": "no", "inconclusive": "cannot be told"}
 
 
@@ -90,7 +89,7 @@ def _lost_share(
     export: Export, result: Comparison, cells: Mapping[str, Mapping[str, Any]], primary: str
 ) -> float | None:
     untuned, tuned = (cells[name]["metrics"].get(primary) if name in cells else None
-                      for name in (_UNTUNED[export.arm], export.measured))
+                      for name in (UNTUNED[export.arm], export.measured))
     if untuned is None or tuned is None:
         return None
     gained = tuned - untuned if result.higher_is_better else untuned - tuned

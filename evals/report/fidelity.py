@@ -27,7 +27,7 @@ def fidelity(study: Study) -> dict[str, Any] | None:
     ``skipped`` says why it could not be made; there are no pairs then.
     """
     path = study.folder / "evals" / "fidelity.json"
-    if not study.config.eval.fidelity or not path.exists():
+    if not study.config.compares or not study.config.eval.fidelity or not path.exists():
         return None
     record = {key: value for key, value in read_json(path).items() if key != "inputs"}
     pairs = [{**pair, "label": _LABELS.get(pair["name"], pair["name"])} for pair in record.get("pairs", [])]
@@ -55,7 +55,9 @@ def _moved(pair: Mapping[str, Any]) -> str:
 
 
 def worst_items(study: Study, cells: Mapping[str, Cell]) -> list[dict[str, Any]]:
-    """The items on which QLoRA's loss exceeds its twin's the most, in summed nats, largest first."""
+    """The items on which QLoRA's loss exceeds its twin's the most, in summed nats, largest first; none without its twin."""
+    if not study.config.compares:
+        return []
     path = study.folder / "evals" / "fidelity.jsonl"
     known = read_jsonl(path) if study.config.eval.fidelity else []
     lines = {str(line["item"]): line["pairs"] for line in known}

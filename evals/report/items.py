@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evals.report.reading import BASELINE, CANDIDATE, Cell
 
-ORDER = ("lost", "gained", "different", "same", "not generated")
-"""How the items are sorted: right under LoRA only, right under QLoRA only, other differences, no difference."""
+ORDER = ("lost", "gained", "different", "same", "not generated", "alone")
+"""How the items are sorted: right under LoRA only, right under QLoRA only, other differences, no difference; alone: the
+study trains one arm, so that no answer is compared."""
 
 
-def item_rows(cells: Mapping[str, Cell], metrics: list[str]) -> list[dict[str, Any]]:
+def item_rows(
+    cells: Mapping[str, Cell], metrics: list[str], tuned: Sequence[str] = (BASELINE, CANDIDATE)
+) -> list[dict[str, Any]]:
     """One record an item, those on which the two assistants differ first.
 
     Args:
         cells: The scored cells.
         metrics: The metrics to copy.
+        tuned: The cells of the arms' assistants.
 
     Returns:
         Records with ``item row turn cluster answerable question context reference change`` (one of ``ORDER``) and
         ``answers declined tokens nll metrics``, the latter by cell.
     """
-    rows = [_item_row(cells, item, metrics) for item in cells[BASELINE].by_item]
+    rows = [_item_row(cells, item, metrics, tuned) for item in cells[tuned[0]].by_item]
     return sorted(rows, key=lambda row: ORDER.index(row["change"]))
 
 
-def _item_row(cells: Mapping[str, Cell], item: str, metrics: list[str]) -> dict[str, Any]:
-    sample = cells[BASELINE].by_item[item]
+def _item_row(cells: Mapping[str, Cell], item: str, metrics: list[str], tuned: Sequence[str]) -> dict[str, Any]:
+    sample = cells[tuned[0]].by_item[item]
     samples = {name: cell.by_item[item] for name, cell in cells.items()}
     return {
         "item": item,
@@ -38,7 +42,7 @@ def _item_row(cells: Mapping[str, Cell], item: str, metrics: list[str]) -> dict[
         "question": sample["question"],
         "context": [message for message in sample["prompt"][:-1] if message["role"] != "system"],
         "reference": sample["reference"],
-        "change": change(cells[BASELINE], cells[CANDIDATE], item),
+        "change": change(cells[BASELINE], cells[CANDIDATE], item) if len(tuned) > 1 else "alone",
         "answers": {name: s["answer"] for name, s in samples.items() if s.get("answer") is not None},
         "declined": {name: bool(s["declined"]) for name, s in samples.items() if s.get("declined") is not None},
         "tokens": sample["tokens"],

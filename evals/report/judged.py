@@ -17,7 +17,7 @@ from evals.significance import sign_test
 def judged(study: Study, cells: Mapping[str, Cell]) -> dict[str, Any] | None:
     """``evals/judge.json`` with the preference for QLoRA, its interval and test; ``None`` without a judge."""
     path, config = study.folder / "evals" / "judge.json", study.config.eval
-    if not config.judge_url or not path.exists():
+    if not study.config.compares or not config.judge_url or not path.exists():
         return None
     lines = [line for line in read_jsonl(path.with_suffix(".jsonl")) if str(line["item"]) in cells[BASELINE].by_item]
     clusters = [cells[BASELINE].by_item[str(line["item"])].get("cluster") for line in lines]

@@ -16,6 +16,7 @@ from evals.report.answers import answer_groups
 from evals.report.background import CELL_TEXTS, GLOSSARY, NOT_MEASURED
 from evals.report.contents import contents
 from evals.report.method import FORMULAS, REFERENCES, subscripts
+from evals.report.reading import arms_of, is_compared, lead_pair
 from evals.report.training import flatten
 from evals.report.views import asked, cells, cost, headline, likeness, record, sources
 
@@ -57,7 +58,7 @@ def _environment() -> Environment:
     )
     sources_of = environment.loader.get_source if environment.loader else None
     style = "".join(sources_of(environment, name)[0] for name in ("style.css", "print.css")) if sources_of else ""
-    environment.globals |= {"style": Markup(style), "plural": wording.plural}
+    environment.globals |= {"style": Markup(style), "plural": wording.plural, "nbsp": Markup("&nbsp;")}
     environment.filters |= {"value": shown_value, "subscripts": subscripts}
     return environment
 
@@ -79,12 +80,14 @@ def shown_value(value: Any) -> str:
 
 def page_context(report: Mapping[str, Any], *, listed: int = LISTED) -> dict[str, Any]:
     """Everything the templates print, with at most ``listed`` held-out items."""
-    groups = answer_groups(report, listed)
+    groups, groups_of_sections = answer_groups(report, listed), contents(report)
     flipped = ("lost", "gained") if report["flips"] else ()
     return {
         "report": report,
-        "contents": contents(report),
-        "arm_names": cost.ARM_NAMES,
+        "contents": groups_of_sections,
+        "shown": {section["anchor"] for group in groups_of_sections for section in group["sections"]},
+        "compared": is_compared(report),
+        "arm_names": {arm: name for arm, name in cost.ARM_NAMES.items() if arm in arms_of(report)},
         "missing": NOT_MEASURED,
         "flipped": [group for group in groups if group["change"] in flipped],
         "groups": [group for group in groups if group["change"] not in flipped],
@@ -105,7 +108,10 @@ def _headline(report: Mapping[str, Any]) -> dict[str, Any]:
         "tone": headline.tone(report),
         "tiles": headline.tiles(report),
         "table": headline.metric_table(report),
-        "panels": charts.interval_panels(headline.of_contrast(report, headline.HEADLINE), primary, margin),
+        "panels": charts.interval_panels(headline.of_contrast(report, headline.HEADLINE), primary, margin)
+        if is_compared(report) else charts.interval_panels(
+            headline.of_contrast(report, "-".join(lead_pair(report))), "", margin,
+            ("← better than untuned", "worse →", "Tuned − untuned (95% interval)")),
         "in_short": headline.in_short(report),
         "power": record.power_sentences(report),
         "power_rows": record.power_rows(report),
@@ -139,7 +145,7 @@ def _beside(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sources(report: Mapping[str, Any]) -> dict[str, Any]:
-    margin = report["verdict"]["margin"]
+    margin = report["verdict"]["margin"] if is_compared(report) else None
     groups = cells.contrast_rows(report)
     return {
         "waterfall": diagrams.waterfall(report.get("attribution"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.config import ARMS, Arm
 from assistant_builder.errors import EvaluationError
 from assistant_builder.files import read_json, read_jsonl
 from assistant_builder.study import Study
@@ -17,6 +18,31 @@ from evals.report.background import BASELINE_TEXTS, CELL_TEXTS
 
 BASELINE, CANDIDATE = "L16", "Q4"
 """The two cells of the headline: float16 LoRA, and QLoRA as served."""
+TUNED: dict[Arm, str] = {"lora": BASELINE, "qlora": CANDIDATE}
+"""The cell of each arm's assistant as it was trained."""
+UNTUNED: dict[Arm, str] = {"lora": "B16", "qlora": "B4"}
+"""The cell of what each arm's tuning started from."""
+
+
+def arms_of(report: Mapping[str, Any]) -> tuple[Arm, ...]:
+    """The arms of the study that a report is about; reports name them where it does not train both."""
+    return tuple(report["config"].get("arms", ARMS))
+
+
+def is_compared(report: Mapping[str, Any]) -> bool:
+    """Whether a report compares QLoRA with its 16-bit twin; else the study trains one arm alone."""
+    return report["verdict"]["contrast"] is not None
+
+
+def lead_pair(report: Mapping[str, Any]) -> tuple[str, str]:
+    """The cells whose difference a report shows first, candidate and baseline.
+
+    QLoRA and its twin; of an arm alone its assistant and the base it started from.
+    """
+    if is_compared(report):
+        return CANDIDATE, BASELINE
+    (arm,) = arms_of(report)
+    return TUNED[arm], UNTUNED[arm]
 
 
 @dataclass(frozen=True)
@@ -66,21 +92,29 @@ def read_cells(study: Study) -> dict[str, Cell]:
     """Every scored cell that the study asks for, in the order of ``CELL_TEXTS``; scores of others may be out of date.
 
     Raises:
-        EvaluationError: The headline's cells are not both there, the cells were scored on different items, or a
+        EvaluationError: The cells of the arms' assistants are not all there, the cells were scored on different items, or a
             cell's summary contradicts its samples.
     """
-    asked = study.config.eval.cells
-    cells = _read({name: study.cell_folder(name) for name in CELL_TEXTS if name in asked})
-    missing = [name for name in (BASELINE, CANDIDATE) if name not in cells]
+    config = study.config
+    tuned = tuned_cells(config.arms)
+    cells = _read({name: study.cell_folder(name) for name in CELL_TEXTS if name in config.cells})
+    missing = [name for name in tuned if name not in cells]
     if missing:
+        needed = " and ".join(reversed(tuned))
+        does = f"compares cells {needed}" if len(tuned) > 1 else f"is about cell {needed}"
         raise EvaluationError(
-            f"the report compares cells {CANDIDATE} and {BASELINE}, but {' and '.join(missing)} "
+            f"the report {does}, but {' and '.join(missing)} "
             f"{'has' if len(missing) == 1 else 'have'} not been scored",
             where=str(study.folder / "evals"),
-            remedy=f"Keep {CANDIDATE} and {BASELINE} in eval.cells and run 'assistant-builder run {study.name}'",
+            remedy=f"Keep {needed} in eval.cells and run 'assistant-builder run {study.name}'",
         )
-    _refuse_contradictions(study, cells[BASELINE], cells)
+    _refuse_contradictions(study, cells[tuned[0]], cells)
     return cells
+
+
+def tuned_cells(arms: Sequence[Arm]) -> tuple[str, ...]:
+    """The cells of the arms' assistants; items, tokens and metrics of a report are those of the first."""
+    return tuple(TUNED[arm] for arm in arms)
 
 
 def read_baselines(study: Study, like: Cell) -> dict[str, Cell]:
@@ -101,7 +135,7 @@ def read_baselines(study: Study, like: Cell) -> dict[str, Cell]:
 
 
 def read_again(study: Study, like: Cell, *, seed: int | None = None) -> dict[str, Cell]:
-    """The headline's cells as they came out another time; empty unless both did.
+    """The cells of the arms' assistants as they came out another time; empty unless all did.
 
     Args:
         study: The study.
@@ -111,11 +145,12 @@ def read_again(study: Study, like: Cell, *, seed: int | None = None) -> dict[str
     Raises:
         EvaluationError: They were scored on other items.
     """
+    tuned = tuned_cells(study.config.arms)
     cells = _read({name: study.cell_folder(f"noise/{name}") if seed is None else study.cell_folder(name, seed=seed)
-                   for name in (BASELINE, CANDIDATE)})
+                   for name in tuned})
     where = "in other batches" if seed is None else f"of seed {seed}"
     _refuse_contradictions(study, like, {f"{name} {where}": cell for name, cell in cells.items()})
-    return cells if len(cells) == 2 else {}
+    return cells if len(cells) == len(tuned) else {}
 
 
 def _read(folders: Mapping[str, Path]) -> dict[str, Cell]:
@@ -159,24 +194,28 @@ def _agrees(cell: Cell) -> bool:
     return math.isclose(claimed, nll / tokens, rel_tol=1e-6)
 
 
-def metrics_of(cells: Mapping[str, Cell], order: tuple[str, ...]) -> dict[str, list[str]]:
+def metrics_of(
+    cells: Mapping[str, Cell], order: tuple[str, ...], tuned: Sequence[str] = (BASELINE, CANDIDATE)
+) -> dict[str, list[str]]:
     """The items each metric is figured on: those with a number in every cell that has the metric at all.
 
     Args:
         cells: The scored cells.
         order: Names of metrics, in the order wanted.
+        tuned: The cells of the arms' assistants.
 
     Returns:
-        Metric → items in file order; metrics that the headline's cells do not both have are left out, as are those on
+        Metric → items in file order; metrics that not all of the ``tuned`` cells have are left out, as are those on
         so few items that nothing could be compared.
     """
-    items = list(cells[BASELINE].by_item)
+    first = cells[tuned[0]]
+    items = list(first.by_item)
     usable = {}
     for metric in order:
         having = [cell for cell in cells.values() if cell.has(metric)]
-        if {BASELINE, CANDIDATE} <= {cell.name for cell in having}:
+        if set(tuned) <= {cell.name for cell in having}:
             kept = [item for item in items if all(cell.value(item, metric) is not None for cell in having)]
-            if len(kept) == len(items) or _units(cells[BASELINE], kept) > 1:
+            if len(kept) == len(items) or _units(first, kept) > 1:
                 usable[metric] = kept
     return usable
 

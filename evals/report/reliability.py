@@ -21,7 +21,7 @@ _Z95 = float(stats.norm.ppf(0.975))
 
 
 def reliability(cells: Mapping[str, Cell]) -> dict[str, Any] | None:
-    """The reliability curve of both assistants.
+    """The reliability curve of each arm's assistant.
 
     Args:
         cells: The scored cells.
@@ -31,11 +31,12 @@ def reliability(cells: Mapping[str, Cell]) -> dict[str, Any] | None:
         calibration error ``ece`` over these bins, ``brier`` score and ``n``; ``None`` where probabilities or answers
         are missing, or the items would not fill two bins.
     """
-    rates = [_rate(cells[name], "exact_match") for name in (BASELINE, CANDIDATE)]
+    tuned = [name for name in (BASELINE, CANDIDATE) if name in cells]
+    rates = [_rate(cells[name], "exact_match") for name in tuned]
     known = [rate for rate in rates if rate is not None]
-    saturated = len(known) < 2 or max(known) < SATURATED or min(known) > 1 - SATURATED
+    saturated = len(known) < len(tuned) or max(known) < SATURATED or min(known) > 1 - SATURATED
     metric, threshold = ("token_f1", PARTIAL) if saturated else ("exact_match", 1.0)
-    points = {name: _points(cells[name], metric, threshold) for name in (BASELINE, CANDIDATE)}
+    points = {name: _points(cells[name], metric, threshold) for name in tuned}
     if min(len(probability) for probability, _ in points.values()) < 2 * _FEWEST_IN_BIN:
         return None
     return {

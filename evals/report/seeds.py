@@ -12,7 +12,7 @@ from scipy import stats
 from assistant_builder.config import StudyConfig
 from assistant_builder.study import Study
 from evals.report.contrasts import compare
-from evals.report.reading import BASELINE, CANDIDATE, Cell, figure, read_again
+from evals.report.reading import BASELINE, CANDIDATE, Cell, figure, read_again, tuned_cells
 from evals.report.training import arm_records, twins
 from evals.report.wording import shown, signed
 
@@ -35,6 +35,8 @@ def seeds(study: Study, cells: Mapping[str, Cell], items: list[str]) -> dict[str
     """
     config = study.config
     metric = config.eval.primary_metric
+    if not config.compares:
+        return _alone(study, cells, items)
     runs = [_run(1, cells, items, config)]
     for number in range(2, config.seeds + 1):
         again = read_again(study, cells[BASELINE], seed=number)
@@ -45,6 +47,28 @@ def seeds(study: Study, cells: Mapping[str, Cell], items: list[str]) -> dict[str
     for run in runs:
         run["twins"] = _twins(study, run["seed"])
     return {"count": len(runs), "metric": metric, "runs": runs, "spread": spread, "sentence": sentence}
+
+
+def _alone(study: Study, cells: Mapping[str, Cell], items: list[str]) -> dict[str, Any]:
+    """The figure of the one arm of a study once for each training seed; nothing to compare it with."""
+    config = study.config
+    metric = config.eval.primary_metric
+    (name,) = tuned_cells(config.arms)
+    found = {1: cells[name]}
+    for number in range(2, config.seeds + 1):
+        again = read_again(study, cells[name], seed=number)
+        if again and all(again[name].value(item, metric) is not None for item in items):
+            found[number] = again[name]
+    runs = [{"seed": number, "training_seed": config.train.seed + number - 1, name: figure(cell, metric, items)}
+            for number, cell in found.items()]
+    if len(runs) == 1:
+        return {"count": 1, "metric": metric, "runs": runs, "spread": None, "sentence": _ONE_ARM_ONCE}
+    spread, how = _spread_of([run[name] for run in runs]), shown(metric)
+    places = how.decimals + 1
+    return {"count": len(runs), "metric": metric, "runs": runs, "spread": {name: spread}, "sentence":
+            f"Over {len(runs)} training seeds the {how.phrase} is {spread['mean'] * how.factor:.{places}f}"
+            f"{how.suffix or f' {how.unit}'} on average (standard deviation {spread['sd'] * how.factor:.{places}f}, "
+            f"from {spread['min'] * how.factor:.{places}f} to {spread['max'] * how.factor:.{places}f})."}
 
 
 def _run(number: int, cells: Mapping[str, Cell], items: list[str], config: StudyConfig) -> dict[str, Any]:
@@ -67,14 +91,21 @@ def _spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean and standard deviation over the runs; the difference with a t interval of k − 1 degrees of freedom."""
     found: dict[str, Any] = {}
     for name in (BASELINE, CANDIDATE):
-        values = [run[name] for run in runs]
-        found[name] = {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)), "min": min(values),
-                       "max": max(values)}
+        found[name] = _spread_of([run[name] for run in runs])
     deltas, count = [run["delta"] for run in runs], len(runs)
     mean, sd = float(np.mean(deltas)), float(np.std(deltas, ddof=1))
     half = float(stats.t.ppf(0.975, count - 1)) * sd / math.sqrt(count)
     return {**found, "delta": {"mean": mean, "sd": sd, "ci": [mean - half, mean + half]},
             "within_arm_sd": math.sqrt((found[BASELINE]["sd"] ** 2 + found[CANDIDATE]["sd"] ** 2) / 2)}
+
+
+def _spread_of(values: Sequence[float]) -> dict[str, float]:
+    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)), "min": min(values),
+            "max": max(values)}
+
+
+_ONE_ARM_ONCE = ("The assistant was trained once. The intervals are over held-out items and leave out how much the "
+                 "training itself varies. To see it, train with more seeds: seeds: 3 in study.yaml, or --set seeds=3.")
 
 
 def _one_seed() -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evals.report.baselines import NAMES
-from evals.report.reading import BASELINE, CANDIDATE
+from evals.report.reading import BASELINE, CANDIDATE, UNTUNED, arms_of, is_compared, tuned_cells
 from evals.report.wording import (
     SHOWN,
     SIGNIFICANT,
@@ -19,6 +19,9 @@ from evals.report.wording import (
     plural,
     signed_percent,
 )
+
+
+_NAMES = {BASELINE: "16-bit LoRA", CANDIDATE: "QLoRA"}
 
 
 def audience(rows: list[dict[str, Any]], verdict: Mapping[str, Any]) -> str:
@@ -35,7 +38,12 @@ def verdict_sentence(verdict: Mapping[str, Any], asked: str) -> str:
     Args:
         verdict: The report's ``verdict``.
         asked: What was asked, such as ``208 held-out questions``.
+
+    Returns:
+        Where nothing is compared, why not and what to do about it.
     """
+    if verdict["contrast"] is None:
+        return f"{verdict['reason']} {verdict['action']}"
     low, high = harm_interval(verdict)
     margin = verdict["margin"]
     measured, allowed = _measured(verdict), _amount(margin, verdict)
@@ -130,14 +138,15 @@ def number_of(perplexity: float) -> str:
 
 
 def _right_answers(report: Mapping[str, Any]) -> list[str]:
-    cells = report["cells"]
+    cells, tuned = report["cells"], tuned_cells(arms_of(report))
     share = {name: cell["metrics"].get("exact_match") for name, cell in cells.items()}
-    if share.get(BASELINE) is None or share.get(CANDIDATE) is None:
+    if any(share.get(name) is None for name in tuned):
         return ["Whether whole answers are right was not scored."]
-    total = next(row["n"] for row in report["contrasts"] if row["metric"] == "exact_match")
-    text = (f"Exactly right answers: 16-bit LoRA {_of(share[BASELINE], total)}, QLoRA {_of(share[CANDIDATE], total)}")
-    if share.get("B16") is not None:
-        text += f", the untuned base {_of(share['B16'], total)}"
+    total = next((row["n"] for row in report["contrasts"] if row["metric"] == "exact_match"), len(report["items"]))
+    text = "Exactly right answers: " + ", ".join(f"{_NAMES[name]} {_of(share[name], total)}" for name in tuned)
+    untuned = UNTUNED[arms_of(report)[0]]
+    if share.get(untuned) is not None:
+        text += f", the untuned base {_of(share[untuned], total)}"
     flips = report["flips"]
     if flips:
         text += (f". {plural(len(flips['lost']), 'question')} right under LoRA alone, "
@@ -146,9 +155,14 @@ def _right_answers(report: Mapping[str, Any]) -> list[str]:
 
 
 def _declining(report: Mapping[str, Any]) -> list[str]:
-    cells = (report["declining"] or {"cells": {}})["cells"]
-    if not {BASELINE, CANDIDATE} <= cells.keys() or not cells[BASELINE]["unanswerable_items"]:
+    cells, tuned = (report["declining"] or {"cells": {}})["cells"], tuned_cells(arms_of(report))
+    if not set(tuned) <= cells.keys() or not cells[tuned[0]]["unanswerable_items"]:
         return []
+    if len(tuned) == 1:
+        found = cells[tuned[0]]
+        return [f"Of {plural(found['unanswerable_items'], 'question')} that should be declined, {_NAMES[tuned[0]]} "
+                f"declined {found['declined']:,}; of the {found['answerable_items']:,} that should be answered, it "
+                f"declined {found['false_declines']:,}."]
     lora, qlora = cells[BASELINE], cells[CANDIDATE]
     return [f"Of {plural(lora['unanswerable_items'], 'question')} that should be declined, 16-bit LoRA declined "
             f"{lora['declined']:,} and QLoRA {qlora['declined']:,}; of the {lora['answerable_items']:,} that should be "
@@ -161,7 +175,8 @@ def _untuned(report: Mapping[str, Any]) -> list[str]:
     if not found or any(record["not_beaten"] or record["worse"] for record in found):
         return []
     rivals = " and ".join(NAMES[name] for name in dict.fromkeys(record["baseline"] for record in found))
-    return [f"Both assistants clearly beat {rivals} by every measure."]
+    who = "Both assistants clearly beat" if is_compared(report) else "The assistant clearly beats"
+    return [f"{who} {rivals} by every measure."]
 
 
 def _seeds(report: Mapping[str, Any]) -> list[str]:

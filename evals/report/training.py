@@ -7,6 +7,7 @@ from typing import Any
 
 from assistant_builder.config import ARMS
 from assistant_builder.files import read_json, read_jsonl
+from assistant_builder.steps import run_of
 from assistant_builder.study import Study
 
 INTENDED = ("arm", "base_storage")
@@ -18,7 +19,7 @@ _CONTRACT = ("base_bytes", "adapter_bytes", "peak_memory_bytes", "train_seconds"
 
 def arm_records(study: Study, file: str, *, seed: int = 1) -> dict[str, dict[str, Any]]:
     """``arms/<arm>/<file>`` of each arm that has it; of later seeds ``arms/<arm>-<seed>/<file>``."""
-    paths = {arm: study.arm_folder(arm if seed == 1 else f"{arm}-{seed}") / file for arm in ARMS}
+    paths = {arm: study.arm_folder(run_of(arm, seed)) / file for arm in study.config.arms}
     return {arm: read_json(path) for arm, path in paths.items() if path.exists()}
 
 
@@ -115,7 +116,7 @@ def curves(study: Study) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """
     kept = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second", "elapsed_seconds")
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for arm in ARMS:
+    for arm in study.config.arms:
         events: dict[str, dict[int, dict[str, Any]]] = {"step": {}, "validation": {}}
         for line in read_jsonl(study.arm_folder(arm) / "metrics.jsonl"):
             if line.get("event") in events and line.get("loss") is not None:

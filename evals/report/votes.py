@@ -17,6 +17,8 @@ def votes(study: Study) -> dict[str, Any] | None:
     The share is of votes that prefer one; ties and "both bad" say nothing about which is preferred and are counted
     beside it.
     """
+    if not study.config.compares:
+        return None
     found = tally(study)
     if not found.counted:
         return None
@@ -40,6 +42,8 @@ def report_lacks_votes(study: Study) -> bool:
     """
     path = study.folder / "report.json"
     if not path.is_file():
+        return False
+    if not study.config.compares:
         return False
     told = read_json(path).get("votes") or {}
     return bool(tally(study).counted != told.get("votes", 0))

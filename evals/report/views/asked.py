@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from evals.report.reading import is_compared
 from evals.report.views.headline import OUTCOMES, reading
 from evals.report.wording import count, difference, duration, interval, number, p_value, percent, plural, shown, signed
 from evals.retention import TASK as RETENTION
@@ -96,7 +97,7 @@ def reliability_rows(report: Report) -> list[dict[str, Any]]:
 def seed_rows(report: Report) -> list[dict[str, str]]:
     """Each training run of both arms with the difference between them; empty with a single run."""
     seeds = report.get("seeds")
-    if not seeds or seeds["count"] < 2:
+    if not seeds or seeds["count"] < 2 or not is_compared(report):
         return []
     metric, rows = seeds["metric"], []
     for run in seeds["runs"]:
@@ -112,7 +113,7 @@ def seed_rows(report: Report) -> list[dict[str, str]]:
 def spread_row(report: Report) -> dict[str, str] | None:
     """Mean and spread over the training runs, and the interval of the mean difference; ``None`` with a single run."""
     seeds = report.get("seeds")
-    if not seeds or not seeds.get("spread"):
+    if not seeds or not seeds.get("spread") or not is_compared(report):
         return None
     metric, spread = seeds["metric"], seeds["spread"]
     how, delta = shown(metric), spread["delta"]

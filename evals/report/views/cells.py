@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evals.report import wording
+from evals.report.reading import is_compared
 from evals.report.sentences import number_of
 from evals.report.views.headline import HEADLINE, of_contrast, reading
 from evals.report.wording import SHOWN, difference, interval, number
@@ -69,7 +70,7 @@ def contrast_rows(report: Report) -> tuple[list[dict[str, Any]], list[dict[str, 
         for row in report["contrasts"] if row["metric"] == metric
     ]
     reach = [max(abs(row["ci_low"]), abs(row["ci_high"])) for row in rows]
-    limit = _LARGE * max(report["verdict"]["margin"], reach[0])
+    limit = _LARGE * max(report["verdict"]["margin"], reach[0] if is_compared(report) else max(reach, default=0.0))
     near = [row for row, far in zip(rows, reach, strict=True) if far <= limit]
     return near, [row for row, far in zip(rows, reach, strict=True) if far > limit]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from evals.metrics import METRIC_INFO
 from evals.report import wording
-from evals.report.reading import BASELINE, CANDIDATE
+from evals.report.reading import BASELINE, CANDIDATE, TUNED, arms_of, is_compared, lead_pair
 from evals.report.sentences import harm_interval, number_of
 from evals.report.views.cost import resource_rows
 from evals.report.wording import SHOWN, difference, interval, number, signed_percent
@@ -15,12 +16,15 @@ from evals.report.wording import SHOWN, difference, interval, number, signed_per
 Report = Mapping[str, Any]
 HEADLINE = f"{CANDIDATE}-{BASELINE}"
 MAIN_CELLS = ("B16", "B4", BASELINE, CANDIDATE)
+NOT_COMPARED = "Not compared"
 OUTCOMES = {"no worse": "No worse", "worse": "Worse", "inconclusive": "Cannot be told"}
 
 
 def outcome_label(report: Report) -> str:
     """``No worse``, with the addition of a difference that was measured all the same."""
     verdict = report["verdict"]
+    if not is_compared(report):
+        return NOT_COMPARED
     label = OUTCOMES[verdict["outcome"]]
     if verdict["within_margin_but_worse"]:
         label += ": measurably worse, within the margin"
@@ -49,12 +53,15 @@ def reading(row: Mapping[str, Any]) -> str:
 
 
 def metric_table(report: Report, names: tuple[str, ...] = MAIN_CELLS) -> dict[str, Any]:
-    """Cells as columns, metrics as rows, and the headline's difference with its interval."""
+    """Cells as columns, metrics as rows, and the difference of the two leading cells with its interval.
+
+    That is the headline's, or where one arm was trained what tuning changed.
+    """
     cells = [(name, report["cells"][name]) for name in names if name in report["cells"]]
     rows = []
-    for row in of_contrast(report, HEADLINE):
+    for row in of_contrast(report, "-".join(lead_pair(report))):
         metric = row["metric"]
-        primary = metric == report["primary_metric"]
+        primary = is_compared(report) and metric == report["primary_metric"]
         rows.append({
             "label": SHOWN[metric].label, "primary": primary,
             "scale": (f"{'nats per token, ' if metric == 'nll_per_token' else ''}"
@@ -67,7 +74,27 @@ def metric_table(report: Report, names: tuple[str, ...] = MAIN_CELLS) -> dict[st
         })
         if metric == "nll_per_token":
             rows.append(_perplexity_row(row, [cell for _, cell in cells]))
-    return {"cells": [{"name": name, "label": cell["label"]} for name, cell in cells], "rows": rows}
+    if not rows:  # one arm was trained, and its untuned base is not among eval.cells
+        rows = [_row_alone(metric, [cell for _, cell in cells]) for metric in SHOWN
+                if any(cell["metrics"].get(metric) is not None for _, cell in cells)]
+    return {"cells": [{"name": name, "label": cell["label"]} for name, cell in cells], "rows": rows,
+            "difference": _difference_names(report)}
+
+
+def _row_alone(metric: str, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {"label": SHOWN[metric].label, "primary": False,
+            "scale": f"{'higher' if METRIC_INFO[metric].higher_is_better else 'lower'} is better",
+            "figures": [number(cell["metrics"].get(metric), metric) for cell in cells],
+            "difference": "–", "interval": "–", "p": "", "holm": "", "reading": "the untuned base was not scored"}
+
+
+def _difference_names(report: Report) -> dict[str, str]:
+    """What the difference of the table is called: in its caption, in the signs of the cells, and in words."""
+    candidate, baseline = lead_pair(report)
+    if is_compared(report):
+        return {"caption": "QLoRA minus LoRA", "signs": f"{candidate} − {baseline}", "words": "QLoRA − LoRA"}
+    return {"caption": "the assistant minus the untuned base", "signs": f"{candidate} − {baseline}",
+            "words": "Tuned − untuned"}
 
 
 def _perplexity_row(row: Mapping[str, Any], cells: list[Mapping[str, Any]]) -> dict[str, Any]:
@@ -84,6 +111,8 @@ def _perplexity_row(row: Mapping[str, Any], cells: list[Mapping[str, Any]]) -> d
 def in_short(report: Report) -> dict[str, str]:
     """What answers each of the three questions of the page, in a line."""
     verdict = report["verdict"]
+    if not is_compared(report):
+        return {"did": verdict["reason"], "from": ""}
     how = SHOWN[verdict["metric"]]
     row = {"ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1]}
     attribution = report.get("attribution") or {}
@@ -99,6 +128,8 @@ def in_short(report: Report) -> dict[str, str]:
 def tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
     """The four or five figures at the top: what it is, its value, and what it stands against."""
     verdict = report["verdict"]
+    if not is_compared(report):
+        return _tiles_alone(report)
     judged = of_contrast(report, verdict["contrast"], verdict["metric"])[0]
     shown = wording.SHOWN[verdict["metric"]]
     found = [{
@@ -119,3 +150,24 @@ def tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
             found.append({"label": names[line["key"]], "value": line["texts"]["qlora"],
                           "note": f"{line['texts']['lora']} with 16-bit LoRA ({line['ratio']})"})
     return found
+
+
+def _tiles_alone(report: Report) -> list[dict[str, str]]:
+    """The figures at the top of a report on one arm, each against the untuned base where that was scored."""
+    (arm,) = arms_of(report)
+    cell = report["cells"][TUNED[arm]]
+    rows = {row["metric"]: row for row in of_contrast(report, "-".join(lead_pair(report)))}
+    found = []
+    for metric in dict.fromkeys((report["primary_metric"], "exact_match")):
+        value, row = cell["metrics"].get(metric), rows.get(metric)
+        if value is not None:
+            found.append({
+                "label": "Exactly right answers" if metric == "exact_match" else SHOWN[metric].label,
+                "value": number(value, metric),
+                "note": f"{difference(row['delta'], metric, row)} by tuning (95% interval {interval(row, metric)})"
+                if row else "",
+            })
+    names = {"base_bytes": "Base weights as stored", "peak_memory_bytes": "Peak memory in training",
+             "train_seconds": "Training time"}
+    return found + [{"label": names[line["key"]], "value": line["texts"][arm], "note": ""}
+                    for line in resource_rows(report) if line["key"] in names and line["values"].get(arm) is not None]

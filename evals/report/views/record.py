@@ -7,7 +7,8 @@ from typing import Any
 
 from evals.metrics import METRIC_INFO
 from evals.report import wording
-from evals.report.views.headline import HEADLINE, of_contrast
+from evals.report.reading import lead_pair
+from evals.report.views.headline import of_contrast
 from evals.report.wording import SHOWN, count, plain, plural
 
 Report = Mapping[str, Any]
@@ -109,6 +110,6 @@ def _by_split(counts: Mapping[str, int]) -> str:
 
 def method_rows(report: Report) -> list[tuple[str, str, str, str]]:
     """What each metric of the headline is, what it does not see, and which interval and test it got."""
-    rows = of_contrast(report, HEADLINE)
+    rows = of_contrast(report, "-".join(lead_pair(report)))
     infos = [METRIC_INFO[row["metric"]] for row in rows]
     return [(info.label, info.meaning, info.blind_spots, row["method"]) for info, row in zip(infos, rows, strict=True)]
