@@ -6,7 +6,7 @@ It is plain data that the browser keeps, so everything read back is checked: wha
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -21,6 +21,17 @@ PLAIN_SIDES = ("qlora", "lora")
 """Who stands left and right where nothing is hidden."""
 TITLES = {"qlora": "QLoRA · 4-bit", "lora": "LoRA · 16-bit", BASE: "Base model, untuned · 16-bit"}
 MOST_TURNS = 100
+
+
+def plain_sides(arms: Sequence[str]) -> tuple[str, str]:
+    """Who stands left and right where nothing is hidden: of a study with one arm that one stands left."""
+    first, second = sorted(PLAIN_SIDES, key=lambda arm: arm not in arms)
+    return first, second
+
+
+def titles_of(arms: Sequence[str]) -> dict[str, str]:
+    """What those who answer are called in a study with these arms: the untuned base is that of LoRA if there is one."""
+    return TITLES if "lora" in arms else {**TITLES, BASE: "Base model, untuned · 4-bit"}
 
 
 @dataclass(frozen=True)
@@ -172,9 +183,16 @@ def as_json(study: str, conversation: Conversation) -> str:
     return json.dumps({"study": study, "turns": turns}, ensure_ascii=False, indent=2) + "\n"
 
 
-def as_markdown(study: str, conversation: Conversation) -> str:
-    """The conversation as Markdown, every text in a block of its own, so that nothing in it becomes markup."""
-    parts = [f"# Conversation with the assistants of {study}"]
+def as_markdown(study: str, conversation: Conversation, arms: Sequence[str] = ARMS) -> str:
+    """The conversation as Markdown, every text in a block of its own, so that nothing in it becomes markup.
+
+    Args:
+        study: Name of the study.
+        conversation: Its turns.
+        arms: Arms of the study.
+    """
+    titles = titles_of(arms)
+    parts = [f"# Conversation with the assistant{'s' if len(arms) > 1 else ''} of {study}"]
     system = None
     for number, turn in enumerate(conversation.turns, start=1):
         if turn.system != system and turn.system:
@@ -182,7 +200,7 @@ def as_markdown(study: str, conversation: Conversation) -> str:
         system = turn.system
         parts += [f"## Question {number}", _quoted(turn.question)]
         for name, answer in _named(turn):
-            parts += [f"**{TITLES.get(name, name)}**", _quoted(answer.text)]
+            parts += [f"**{titles.get(name, name)}**", _quoted(answer.text)]
         voted = _voted(turn)
         if voted:
             parts.append(f"Blind vote: {voted}")

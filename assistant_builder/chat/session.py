@@ -21,7 +21,8 @@ from assistant_builder.study import Study
 
 Finish = Literal["stop", "length", "cancelled"]
 BASE = "base"
-"""The third that can be asked: the float16 base without any adapter, as cell B16 of the evaluation."""
+"""The third that can be asked: the base without any adapter, as cell B16 of the evaluation; B4 where the study does
+not train the 16-bit arm."""
 SPEAKERS = (*ARMS, BASE)
 MOST_SEEDS = 2**32
 
@@ -199,12 +200,12 @@ class Session(abc.ABC):
 class ChatSession(Session):
     """The assistants of a study.
 
-    One float16 and one 4-bit base are held at most: the untuned base model is that of the LoRA assistant, seen without
-    its adapter.
+    One float16 and one 4-bit base are held at most: the untuned base model is that of the LoRA assistant, or of the
+    only one there is, seen without its adapter.
 
     Args:
         study: A study whose arms are trained.
-        speakers: Those who may be asked: ``qlora``, ``lora``, ``base``.
+        speakers: Those who may be asked: arms that the study trains, and ``base``.
     """
 
     def __init__(self, study: Study, speakers: Sequence[str] = SPEAKERS) -> None:
@@ -223,8 +224,9 @@ class ChatSession(Session):
             ready_to_answer(model)
             self._loaded[speaker] = model, prompter  # only whole: memory may run out in either line before
             return False
-        self._load("lora", report)
-        model, prompter = self._loaded["lora"]
+        arm = next(arm for arm in ARMS if arm in self._speakers)
+        self._load(arm, report)
+        model, prompter = self._loaded[arm]
         self._loaded[BASE] = (over_same_weights(model.get_base_model()), prompter)
         return True
 
@@ -270,6 +272,8 @@ def over_same_weights(base: Any) -> Any:
 
     shared: dict[int, Any] = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
     shared |= {id(layer): layer.get_base_layer() for layer in base.modules() if isinstance(layer, BaseTunerLayer)}
+    states = (getattr(layer, "quant_state", None) for layer in base.modules())  # block constants of 4-bit layers
+    shared |= {id(state): state for state in states if state is not None}
     return copy.deepcopy(base, shared)
 
 

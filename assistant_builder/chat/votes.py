@@ -160,7 +160,7 @@ def counting(votes: Iterable[Vote], model: Mapping[str, str]) -> list[Vote]:
 def tally(study: Study) -> Tally:
     """Count a study's votes and test whether they prefer one assistant."""
     votes = read_votes(study)
-    if not votes:
+    if not votes or not study.config.compares:
         return Tally()
     model = model_of(study)
     kept = counting(votes, model)

@@ -39,7 +39,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.chat.session import Answering, ChatSession, Sampling
+from assistant_builder.chat.session import BASE, Answering, ChatSession, Sampling
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError, ResourceError
 from assistant_builder.mishaps import CHAT_MEMORY, explained, ran_out_of_memory, spoils_process
@@ -252,7 +252,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS, help="end after this long unasked")
     options = parser.parse_args(arguments)
     prepare_libraries()
-    run_server(ChatSession(Study(options.study)), options.idle_seconds)
+    study = Study(options.study)
+    run_server(ChatSession(study, (*study.config.arms, BASE)), options.idle_seconds)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def compare(
 def ask(
     name: Name,
     question: Annotated[str, typer.Argument(metavar="QUESTION")],
-    arm: Annotated[str, typer.Option(help="qlora, lora or both.")] = "both",
+    arm: Annotated[str, typer.Option(help="qlora, lora, or both: every arm that the study trains.")] = "both",
     as_json: Json = False,
 ) -> None:
     """Put one question to the trained assistants."""
@@ -66,7 +66,13 @@ def ask(
         raise ConfigError("the question is empty", remedy="Write one between quotes")
     from assistant_builder.chat.asking import ask_arms
 
-    answers = ask_arms(Study.open(name), question, [known for known in ARMS if arm in (known, "both")])
+    study = Study.open(name)
+    trained = study.config.arms
+    if arm not in (*trained, "both"):
+        raise ConfigError(f"study {name} trains {' and '.join(trained)} alone, and has no {arm} assistant",
+                          where="--arm", remedy=f"Ask with --arm {trained[0]}, or train both with "
+                          f"'assistant-builder run {name} --set arms={','.join(ARMS)}'")
+    answers = ask_arms(study, question, [known for known in trained if arm in (known, "both")])
     if as_json:
         return console.print_json({"question": question, "answers": answers})
     for asked, answer in answers.items():

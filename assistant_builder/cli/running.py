@@ -149,7 +149,8 @@ def step(
     work: dict[str, Work] = {
         "data": lambda: prepare_data(subject),
         "data-embed": lambda: embed_data(subject),
-        **{f"train-{run}": partial(train_arm, subject, run) for run in arm_runs(subject.config.seeds, subject.config.arms)},
+        **{f"train-{run}": partial(train_arm, subject, run)
+           for run in arm_runs(subject.config.seeds, subject.config.arms)},
     }
     if step not in work:
         raise typer.BadParameter(f"{step!r} is none of {', '.join(work)}", param_hint="STEP")

@@ -89,8 +89,9 @@ def _wrong(error: ValidationError) -> ConfigError:
 
 
 def _recommended(study: Study) -> Arm:
-    """The arm whose adapter the report recommends; QLoRA where there is no report."""
+    """The arm whose adapter the report recommends; where there is no report QLoRA, or the only arm there is."""
     from evals.export.kinds import advice
 
     report = study.folder / "report.json"
-    return advice(read_json(report)).adapter if report.is_file() else "qlora"
+    arms = study.config.arms
+    return advice(read_json(report), arms).adapter if report.is_file() else arms[-1]

@@ -74,8 +74,8 @@ def advise_without_twin(plan: Plan) -> tuple[str, ...]:
     elif not changes:
         remedies.append("No single card holds the float16 twin.")
     if "lora" in plan.config.arms:
-        remedies.append("QLoRA alone would fit: --set arms=qlora trains it without its float16 twin. The report then "
-                        "cannot say what 4-bit cost.")
+        remedies.append("QLoRA alone would fit: --set arms=qlora (on the page “Arms”, under All settings) trains it "
+                        "without its float16 twin. The report then cannot say what 4-bit cost.")
     return tuple(remedies)
 
 

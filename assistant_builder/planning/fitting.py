@@ -169,8 +169,9 @@ class StepMemory:
 
 
 def step_memory(study: Study, step: str, node_bytes: int) -> StepMemory | None:
-    """The memory plan of a training step or of the evaluation, which holds the bases of all arms at once; its parts
-    hold one.
+    """The memory plan of a training step or of the evaluation.
+
+    The evaluation holds the bases of all arms at once; its parts hold one.
 
     Args:
         study: The study; until its data step has counted tokens the pairs are taken to be as short as pairs can be.

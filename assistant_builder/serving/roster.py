@@ -62,7 +62,7 @@ class Roster:
 
 
 def choose(wanted: Sequence[str], recommended: Callable[[Study], Arm]) -> Roster:
-    """The assistants of ``NAME`` (both arms) and ``NAME:ARM``.
+    """The assistants of ``NAME`` (all arms that its study trains) and ``NAME:ARM``.
 
     Args:
         wanted: What shall be served.
@@ -70,16 +70,21 @@ def choose(wanted: Sequence[str], recommended: Callable[[Study], Arm]) -> Roster
 
     Raises:
         StudyError: There is no study of that name.
-        ModelError: An arm is not trained.
+        ModelError: An arm is not trained, or the study does not train it at all.
         ConfigError: There is no arm of that name, or two assistants would have one name.
     """
     arms: dict[str, list[Arm]] = {}
-    for text in wanted:
+    for text in wanted:  # NAME alone: all arms that its study trains
         name, colon, arm = text.partition(":")
         if colon and arm not in ARMS:
             raise ConfigError(f"{arm!r} is none of {', '.join(ARMS)}", where=text, remedy="Write NAME or NAME:qlora")
         chosen = arms.setdefault(name, [])
-        chosen += [known for known in reversed(ARMS) if arm in ("", known) and known not in chosen]
+        trained = Study.open(name).config.arms
+        if colon and arm not in trained:
+            raise ModelError(f"the study trains {' and '.join(trained)} alone, and has no {arm} assistant",
+                             where=f"study {name}", remedy=f"Serve {name}, or train both with 'assistant-builder run "
+                             f"{name} --set arms={','.join(ARMS)}'")
+        chosen += [known for known in reversed(trained) if arm in ("", known) and known not in chosen]
     assistants, aliases = [], {}
     for name, chosen in arms.items():
         study = Study.open(name)

@@ -27,7 +27,7 @@ from assistant_builder.ui.pulse import ASK_EVERY_SECOND, FOLLOW_ID, REMEMBER_DRA
 from assistant_builder.ui.report_tab import ReportTab
 from assistant_builder.ui.sections import Look, Page, Section, refresh
 from assistant_builder.ui.server import Serving, serve_page
-from assistant_builder.ui.snapshots import both_trained
+from assistant_builder.ui.snapshots import all_trained
 from assistant_builder.ui.train_tab import TrainTab
 from assistant_builder.ui.views.study import damaged, no_study, picker_label, study_strip
 
@@ -152,7 +152,7 @@ def ready_steps(look: Look) -> set[str]:
     if look.study is None:
         return {"data"}
     ready = {"data", "plan", "train"}
-    if both_trained(look.study):
+    if all_trained(look.study):
         ready |= {"evaluate", "chat", "export"}
     if (look.study.folder / "report.html").is_file():
         ready |= {"evaluate", "report"}

@@ -59,7 +59,7 @@ class ChatSettings:
             False, label="Blind mode", info="Who answers is hidden until you vote.", elem_id="ab-blind", min_width=200,
         )
         self.base = gr.Checkbox(
-            False, label="Ask the base model too", info="The same 16-bit base, its adapter left off.",
+            False, label="Ask the base model too", info="The same base, its adapter left off.",
             elem_id="ab-base", min_width=200,
         )
 

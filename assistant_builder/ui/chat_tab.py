@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -15,17 +16,18 @@ from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.files import read_jsonl
 from assistant_builder.study import Study
 from assistant_builder.ui.chat_corrections import Corrections
-from assistant_builder.ui.chat_settings import ChatSettings
+from assistant_builder.ui.chat_settings import ChatSettings, Settings
 from assistant_builder.ui.chat_talk import Talk, editing_notice, refused
 from assistant_builder.ui.chat_votes import VoteBar
 from assistant_builder.ui.markup import cut, empty
 from assistant_builder.ui.runs import others_before
 from assistant_builder.ui.sections import Look, Section, told
-from assistant_builder.ui.snapshots import SHOWN_ARMS, both_trained, stamp
+from assistant_builder.ui.snapshots import all_trained, shown_arms, stamp
 from assistant_builder.ui.views.chat import SIDES, readiness, reference_note, speaker_at, suggestions
 from assistant_builder.ui.views.study import needs_study
+from evals.report.reading import TUNED
 
-EMPTY = "Here you talk to both trained assistants."
+EMPTY = "Here you talk to the trained assistants."
 _ON_CHAT = "(...all) => [new URL(window.location).searchParams.get('tab') === 'chat' ? all[0] : null, ...all.slice(1)]"
 """Names no study while another tab is open, so that no model is loaded for a chat that nobody looks at."""
 _NOBODY = "nobody"
@@ -76,8 +78,8 @@ class ChatTab:
         if look.study is None:
             shown = needs_study(EMPTY)
         else:
-            shown = empty("Nobody to talk to yet", "Train both assistants on the Train tab. As soon as they are "
-                          "trained, they answer here side by side.")
+            shown = empty("Nobody to talk to yet", "Train the study on the Train tab. As soon as its assistants "
+                          "are trained, they answer here side by side.")
         return [gr.update(value=shown, visible=not _trained(look))]
 
     def _draw_suggested(self, look: Look) -> Sequence[Any]:
@@ -145,7 +147,7 @@ class ChatTab:
             conversation = conversation.before(editing)
         boxes = [["", None, gr.update(visible=False)]]
         try:
-            settings = self.settings.read(shown)
+            settings = self._settings(name, shown)
             for values in self.talk.ask(name or "", mark, kept, conversation, question.strip(), settings, session):
                 yield [*values, *(boxes.pop() if boxes else [gr.skip()] * 3)]
         except AssistantBuilderError as error:
@@ -159,12 +161,12 @@ class ChatTab:
             yield from self._ask(turns[-1].question, len(turns) - 1, name, mark, kept, request, *shown)
 
     def _clear(self, name: str | None, mark: str, kept: Any, *shown: Any) -> list[Any]:
-        drawn = self.talk.drawn(Study.open(name or ""), Conversation(), self.settings.read(shown))
+        drawn = self.talk.drawn(Study.open(name or ""), Conversation(), self._settings(name, shown))
         return [self.talk.keep(kept, name or "", mark, Conversation()), *drawn, "", None, gr.update(visible=False), "",
                 None]
 
     def _vote(self, choice: Choice, name: str | None, mark: str, kept: Any, *shown: Any) -> list[Any]:
-        settings = self.settings.read(shown)
+        settings = self._settings(name, shown)
         values = self.talk.vote(choice, name or "", mark, kept, settings)
         return [*values, *self.votes.counted(Study.open(name or ""), blind=settings.blind)]
 
@@ -192,7 +194,12 @@ class ChatTab:
         if not name or self.talk.busy(request.session_hash or ""):
             return [gr.skip()] * len(self.talk.outputs)
         conversation = self.talk.conversation(kept, name, mark)
-        return self.talk.drawn(Study.open(name), conversation, self.settings.read(shown))
+        return self.talk.drawn(Study.open(name), conversation, self._settings(name, shown))
+
+    def _settings(self, name: str | None, shown: tuple[Any, ...]) -> Settings:
+        """How to answer; blind mode hides which of two answers, and does nothing where there is one."""
+        settings = self.settings.read(shown)
+        return settings if not name or len(Study.open(name).config.arms) > 1 else replace(settings, blind=False)
 
     def _restore(self, mark: str, kept: Any, kept_settings: Any) -> list[Any]:
         """Everything as the browser kept it for the study of this mark; the picker may not show its name yet.
@@ -203,11 +210,14 @@ class ChatTab:
         study = None if trained == _NOBODY else Study.open(name)
         shown = self.settings.restored(study.name if study else None, kept_settings)
         try:
-            settings = self.settings.read(tuple(shown))
+            settings = self._settings(study.name if study else None, tuple(shown))
         except AssistantBuilderError:  # kept while they did not fit
             shown = self.settings.restored(study.name if study else None, {})
-            settings = self.settings.read(tuple(shown))
+            settings = self._settings(study.name if study else None, tuple(shown))
         conversation = self.talk.conversation(kept, name, mark)
+        pair = study is None or len(study.config.arms) > 1
+        shown = [gr.update(value=settings.blind, visible=pair) if component is self.settings.blind else value
+                 for component, value in zip(self.settings.inputs, shown, strict=True)]
         return [
             *shown, *self.talk.drawn(study, conversation, settings), None, gr.update(visible=False), "", "",
             *self.votes.counted(study, blind=settings.blind), *self.corrections.drawn(study),
@@ -222,9 +232,9 @@ class ChatTab:
                 return
             if others_before(study):  # a run of another study plans with the memory that is free
                 return
-            for replies in self.talk.pool.worker(study).load([*SHOWN_ARMS, *([BASE] if base else [])]):
+            for replies in self.talk.pool.worker(study).load([*shown_arms(study.config), *([BASE] if base else [])]):
                 self.talk.note_memory(study.name, replies)
-                yield readiness(replies)
+                yield readiness(replies, study.config.arms)
         except AssistantBuilderError as error:
             raise refused(error) from error
 
@@ -239,22 +249,24 @@ def _suggestions(study: Study | None) -> list[tuple[str, str]]:
     """From the scored held-out items, so that nothing reads the held-out file before the evaluation has."""
     if study is None or study.step("evaluate").state != "succeeded":
         return []
-    return suggestions(read_jsonl(study.cell_folder("Q4") / "samples.jsonl"))
+    return suggestions(read_jsonl(study.cell_folder(TUNED[study.config.arms[-1]]) / "samples.jsonl"))
 
 
 def _loadable(study: Study) -> bool:
-    return all((study.arm_folder(arm) / "adapter" / "adapter_model.safetensors").is_file() for arm in SHOWN_ARMS)
+    return all((study.arm_folder(arm) / "adapter" / "adapter_model.safetensors").is_file()
+               for arm in shown_arms(study.config))
 
 
 def _trained(look: Look) -> bool:
-    return look.study is not None and both_trained(look.study)
+    return look.study is not None and all_trained(look.study)
 
 
 def _trained_mark(look: Look) -> str:
     """Changes when the adapters do, and with them whom one talks to."""
-    if look.study is None or not both_trained(look.study):
+    if look.study is None or not all_trained(look.study):
         return f"{look.name}:{_NOBODY}"
-    return f"{look.name}:" + stamp(look.study.arm_folder(arm) / "summary.json" for arm in SHOWN_ARMS)
+    return f"{look.name}:" + stamp(look.study.arm_folder(arm) / "summary.json"
+                                   for arm in shown_arms(look.study.config))
 
 
 def _evaluated_mark(look: Look) -> str:

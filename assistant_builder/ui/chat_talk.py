@@ -19,6 +19,7 @@ from assistant_builder.chat.conversation import (
     as_json,
     as_markdown,
     conversation_from,
+    plain_sides,
 )
 from assistant_builder.chat.replies import Exchange, Reply
 from assistant_builder.chat.session import BASE, Memory
@@ -112,11 +113,10 @@ class Talk:
         self, study: Study | None, conversation: Conversation, settings: Settings, replies: Mapping[str, Reply]
     ) -> list[Any]:
         held = self.note_memory(study.name if study else "", replies)
-        shown = Shown(conversation, settings.blind, replies, _stored(study), held)
-        return [
-            gr.update(value=pane(side, shown), visible=settings.base) if side == "base" else pane(side, shown)
-            for side in SIDES
-        ]
+        arms = tuple(study.config.arms) if study else ARMS
+        shown = Shown(conversation, settings.blind, replies, _stored(study), held, arms)
+        there = {"a": True, "b": len(arms) > 1, "base": settings.base}
+        return [gr.update(value=pane(side, shown), visible=there[side]) for side in SIDES]
 
     def note_memory(self, name: str, replies: Mapping[str, Reply]) -> dict[str, Memory]:
         """Take note of what a study's models occupy, as the worker process tells; returns all that is known."""
@@ -127,11 +127,11 @@ class Talk:
     def _downloads(self, study: Study | None, conversation: Conversation) -> list[Any]:
         if study is None or not conversation.turns:
             return [gr.update(value=None, interactive=False)] * 2
-        written = {"md": as_markdown, "json": as_json}
+        written = {"md": as_markdown(study.name, conversation, study.config.arms),
+                   "json": as_json(study.name, conversation)}
         return [
-            gr.update(interactive=True,
-                      value=offer_text(write(study.name, conversation), f"{study.name}-chat.{ending}"))
-            for ending, write in written.items()
+            gr.update(interactive=True, value=offer_text(text, f"{study.name}-chat.{ending}"))
+            for ending, text in written.items()
         ]
 
     # what the browser keeps
@@ -167,12 +167,13 @@ class Talk:
             session: Tells this window from others.
         """
         study = Study.open(name)
-        sides = random.sample(PLAIN_SIDES, 2) if settings.blind else PLAIN_SIDES
+        arms = study.config.arms
+        sides = random.sample(PLAIN_SIDES, 2) if settings.blind else plain_sides(arms)
         turn = Turn(question, {}, (sides[0], sides[1]), settings.blind, None, settings.system, settings.drawn())
         asked = conversation.with_turn(turn)
         sent = {
             speaker: conversation.messages(speaker, question, system=settings.system, blind=settings.blind)
-            for speaker in (*turn.sides, *([BASE] if settings.base else []))
+            for speaker in (*(side for side in turn.sides if side in arms), *([BASE] if settings.base else []))
         }
         exchange = self.pool.worker(study).ask(sent, turn.sampling)
         self._under_way[session] = exchange
@@ -237,7 +238,7 @@ def _answers(replies: Mapping[str, Reply]) -> dict[str, Answer]:
 def _stored(study: Study | None) -> dict[str, tuple[int, int]]:
     """Bytes of base and adapter as stored, by arm."""
     found: dict[str, tuple[int, int]] = {}
-    for arm in ARMS if study else ():
+    for arm in study.config.arms if study else ():
         path = study.arm_folder(arm) / "summary.json" if study else None
         if path is not None and path.is_file():
             summary = read_json(path)

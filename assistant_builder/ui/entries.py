@@ -29,7 +29,8 @@ class Entry:
         state: Its state, or ``damaged``.
         model: Its base model; empty where the settings cannot be read.
         pairs: Training pairs; None before the split is made.
-        outcome: The report's verdict, ``no worse``, ``worse`` or ``inconclusive``; empty before there is one.
+        outcome: The report's verdict, ``no worse``, ``worse`` or ``inconclusive``, or ``not compared`` where one
+            arm was trained; empty before there is one.
         sentence: The verdict as a sentence.
         changed: Unix time of the last change.
     """
@@ -90,9 +91,11 @@ def _read(folder: str, seen: str) -> Entry:
         report = _optional(study.folder / "report.json")
         split = _optional(study.folder / "data" / "split.json")
         verdict = report.get("verdict") or {}
+        alone = verdict.get("contrast", "") is None
+        outcome = "not compared" if alone else str(verdict.get("outcome", ""))
         return Entry(
             study.name, state_of(study), model, split["counts"]["train"] if split else None,
-            str(verdict.get("outcome", "")), str(report.get("sentence", "")), changed,
+            outcome, str(report.get("sentence", "")), changed,
         )
     except (AssistantBuilderError, KeyError, TypeError, ValueError, AttributeError, OSError):
         return Entry(study.name, "damaged", changed=changed)

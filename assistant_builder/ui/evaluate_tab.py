@@ -36,9 +36,9 @@ from assistant_builder.ui.views.evaluation import (
     verdict_callout,
 )
 from assistant_builder.ui.views.study import needs_study, stopped_step
-from evals.report.reading import BASELINE, CANDIDATE
+from evals.report.reading import is_compared, tuned_cells
 
-EMPTY = "The scores of both assistants are shown here."
+EMPTY = "The scores of the assistants are shown here."
 _STOPPED = ("failed", "cancelled", "lost")
 
 
@@ -121,7 +121,7 @@ class EvaluateTab:
             gr.update(visible=running, value=pause_label(look.study), interactive=not cancelling),
             gr.update(value=said, visible=bool(said)),
             gr.update(value=verdict_callout(seen.report) if seen.report else "", visible=bool(seen.report)),
-            gr.update(visible=bool(seen.report) or {BASELINE, CANDIDATE} <= seen.scores.keys()),
+            gr.update(visible=bool(seen.report) or set(tuned_cells(seen.config.arms)) <= seen.scores.keys()),
         ]
 
     def _draw_result(self, look: Look) -> Sequence[Any]:
@@ -131,9 +131,11 @@ class EvaluateTab:
         primary, waterfall, trust = report["primary_metric"], report["attribution"], report["reliability"]
         metrics = list(dict.fromkeys(row["metric"] for row in report["contrasts"]))
         several = report["seeds"]["count"] > 1
+        panels = headline_panels(report)
         return [
             gr.update(visible=False), gr.update(visible=True),
-            interval_figure(headline_panels(report)),
+            gr.update(value=interval_figure(panels) if panels else None, visible=bool(panels),
+                      label=f"{'QLoRA minus LoRA' if is_compared(report) else 'Tuned minus untuned'}, 95 % intervals"),
             _told([interval_key(report)]),
             gr.update(value=waterfall_figure(waterfall) if waterfall else None, visible=bool(waterfall)),
             _told([waterfall["sentence"] if waterfall else "", power_sentence(report)]),
@@ -150,7 +152,7 @@ class EvaluateTab:
     def _draw_items(self, look: Look) -> Sequence[Any]:
         items = study_items(look.study) if look.study is not None else None
         if items is None:
-            said = empty("No answers to compare yet", "They come as soon as both assistants, L16 and Q4, are scored.")
+            said = empty("No answers to compare yet", "They come as soon as the assistants are scored.")
             return [gr.update(value=said, visible=True), gr.update(visible=False), *self.browser.opened(None)]
         differ = amounts(items, *items.pair)["different"] > 0
         shown = self.browser.opened(items, "different" if differ else "all")

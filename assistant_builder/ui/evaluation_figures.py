@@ -156,7 +156,8 @@ def seeds_figure(seeds: Mapping[str, Any]) -> Figure:
     """
     metric, spreads = seeds["metric"], seeds.get("spread") or {}
     how, drawing = shown(metric), Drawing(190)
-    for y, (cell, arm) in enumerate(ARM_OF_CELL.items()):
+    arms = {cell: arm for cell, arm in ARM_OF_CELL.items() if cell in seeds["runs"][0]}
+    for y, (cell, arm) in enumerate(arms.items()):
         drawing.traces.append({
             "type": "scatter", "mode": "markers", "name": ARM_TITLES[arm],
             "x": [run[cell] * how.factor for run in seeds["runs"]], "y": [y] * len(seeds["runs"]),
@@ -171,7 +172,7 @@ def seeds_figure(seeds: Mapping[str, Any]) -> Figure:
             text += f"  mean {number(spreads[cell]['mean'], metric)}"
         drawing.label(y, text)
     drawing.across(f"{unit_of(metric)}  ·  worse →", nticks=6, **_direction(metric))
-    drawing.rows(1.5)
+    drawing.rows(len(arms) - 0.5)
     return drawing.figure()
 
 

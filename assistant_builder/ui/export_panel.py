@@ -62,8 +62,11 @@ class ExportPanel:
             trained: Tells from a look whether there is something to export.
         """
 
+        def there(look: Look) -> bool:
+            return look.study is not None and trained(look) and self.kind.arm in look.study.config.arms
+
         def mark(look: Look) -> str:
-            if look.study is None or not trained(look):
+            if not there(look) or look.study is None:
                 return f"{look.name}:nothing"
             job = ExportJob(look.study, self.kind)
             files = [job.status_file, look.study.folder / "report.json",
@@ -71,7 +74,7 @@ class ExportPanel:
             return f"{look.name}:{stamp(files)}:{job.running}:{job.cancel_requested}"
 
         def draw(look: Look) -> Sequence[Any]:
-            return self._draw(look.study) if look.study is not None and trained(look) else self._blank()
+            return self._draw(look.study) if look.study is not None and there(look) else self._blank()
 
         outputs = [self.state, self.start, self.cancel, self.download, *self.ways, self.command]
         return Section(f"export-{self.kind.name}", outputs, mark, draw)
@@ -87,7 +90,7 @@ class ExportPanel:
         if record is None:
             path = study.folder / "report.json"
             report = read_json(path) if path.is_file() else None
-            shown: Markup = ready_panel(kind, planned_bytes(study, kind), advice(report))
+            shown: Markup = ready_panel(kind, planned_bytes(study, kind), advice(report, study.config.arms))
         elif record.state == "running":
             shown = running_panel(kind, record)
         elif record.state == "succeeded":

@@ -12,7 +12,7 @@ from assistant_builder.study import Study
 from assistant_builder.ui.export_panel import ExportPanel
 from assistant_builder.ui.markup import ARM_TITLES, empty
 from assistant_builder.ui.sections import Look, Section
-from assistant_builder.ui.snapshots import both_trained, stamp
+from assistant_builder.ui.snapshots import all_trained, shown_arms, stamp
 from assistant_builder.ui.views.export import FORMAT_TITLES, advice_card, keeping_card
 from assistant_builder.ui.views.study import needs_study
 from evals.export.job import ExportJob
@@ -57,9 +57,9 @@ class ExportTab:
         if look.study is None:
             shown = needs_study(EMPTY)
         else:
-            shown = empty("Nothing to take along yet", "Train both assistants on the Train tab. As soon as they are "
-                          "trained, they can be exported here: as a small adapter, or as a whole model that Ollama and "
-                          "other programs load.")
+            who = "both assistants" if len(look.study.config.arms) > 1 else "the assistant"
+            shown = empty("Nothing to take along yet", f"Train {who} on the Train tab. What is trained can be exported "
+                          "here: as a small adapter, or as a whole model that Ollama and other programs load.")
         trained = _trained(look)
         return [gr.update(value=shown, visible=not trained), gr.update(visible=trained)]
 
@@ -68,9 +68,12 @@ class ExportTab:
             return [gr.skip()] * (4 + len(self.panels))
         path = look.study.folder / "report.json"
         report = read_json(path) if path.is_file() else None
-        said = advice(report)
-        kind = _latest(look.study) or Kind(said.adapter, "adapter")
-        return [kind.arm, kind.format, *_visible(kind.arm, kind.format), advice_card(said), keeping_card(report)]
+        arms = shown_arms(look.study.config)
+        said = advice(report, look.study.config.arms)
+        kind = _latest(look.study, arms) or Kind(said.adapter, "adapter")
+        choices = [(ARM_TITLES[arm], arm) for arm in arms]
+        return [gr.update(choices=choices, value=kind.arm), kind.format, *_visible(kind.arm, kind.format),
+                advice_card(said), keeping_card(report)]
 
     # events
 
@@ -93,15 +96,15 @@ def _visible(arm: str, format: str) -> list[Any]:
     return [gr.update(visible=(kind.arm, kind.format) == (arm, format)) for kind in KINDS]
 
 
-def _latest(study: Study) -> Kind | None:
+def _latest(study: Study, arms: Sequence[str]) -> Kind | None:
     """The export that is under way, else the last one started: what a reload should show."""
     found = [(record.state == "running", record.started, kind) for kind in KINDS
-             if (record := ExportJob(study, kind).record()) is not None]
+             if kind.arm in arms and (record := ExportJob(study, kind).record()) is not None]
     return max(found, key=lambda entry: entry[:2])[2] if found else None
 
 
 def _trained(look: Look) -> bool:
-    return look.study is not None and both_trained(look.study)
+    return look.study is not None and all_trained(look.study)
 
 
 def _trained_mark(look: Look) -> str:

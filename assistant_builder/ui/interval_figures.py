@@ -14,7 +14,8 @@ from assistant_builder.ui.drawing import Drawing, spread
 from assistant_builder.ui.figures import GREY
 from assistant_builder.ui.markup import cut
 from evals.metrics import METRIC_INFO
-from evals.report.contrasts import HEADLINE, clearly_better, clearly_worse
+from evals.report.contrasts import clearly_better, clearly_worse
+from evals.report.reading import is_compared, lead_pair
 from evals.report.wording import difference, interval, shown
 
 if TYPE_CHECKING:
@@ -92,11 +93,15 @@ def contrast_row(contrast: Mapping[str, Any], title: str, about: str, metric: st
 
 
 def headline_panels(report: Report) -> list[Panel]:
-    """QLoRA against its twin on every metric: losses on one axis, scores of 0 to 100 on another."""
+    """QLoRA against its twin on every metric: losses on one axis, scores of 0 to 100 on another.
+
+    Where one arm was trained, that assistant against the untuned base.
+    """
     found = []
+    lead = "-".join(lead_pair(report))
     for backwards in (False, True):
         rows = [row for row in report["contrasts"]
-                if row["name"] == HEADLINE and row["higher_is_better"] == backwards]
+                if row["name"] == lead and row["higher_is_better"] == backwards]
         if rows:
             primary = next((row for row in rows if row["metric"] == report["primary_metric"]), None)
             found.append(Panel(
@@ -180,4 +185,5 @@ def unit_of(metric: str) -> str:
 
 def _margin(report: Report, metric: str) -> float | None:
     margin = report["verdict"]["margin"]
-    return margin * shown(metric).factor if metric == report["primary_metric"] else None
+    judged = metric == report["primary_metric"] and is_compared(report)
+    return margin * shown(metric).factor if judged else None

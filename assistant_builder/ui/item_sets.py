@@ -16,7 +16,7 @@ from assistant_builder.study import Study
 from assistant_builder.ui.snapshots import stamp, study_report
 from evals.metrics import METRIC_INFO
 from evals.report.background import CELL_TEXTS
-from evals.report.reading import BASELINE, CANDIDATE
+from evals.report.reading import CANDIDATE, UNTUNED, tuned_cells
 
 Row = Mapping[str, Any]
 """An item as ``evals.report.items.item_rows`` makes it."""
@@ -64,7 +64,9 @@ class Wish:
 
 
 def study_items(study: Study) -> ItemSet | None:
-    """The items of a study as soon as both assistants are scored, ``None`` before.
+    """The items of a study as soon as all its assistants are scored, ``None`` before.
+
+    Of one assistant alone the answers are compared with those of the untuned base, where that was scored.
 
     Raises:
         AssistantBuilderError: Its scores are damaged or contradict each other.
@@ -78,19 +80,22 @@ def study_items(study: Study) -> ItemSet | None:
 def _study_items(folder: Path, seen: str) -> ItemSet | None:
     """``seen`` is the stamp of the files, so that they are read once as long as they stay."""
     study = Study(folder)
-    report = study_report(study)
+    report, arms = study_report(study), study.config.arms
+    tuned = tuned_cells(arms)
     if report is not None:
         rows = report["items"]
-    elif all((study.cell_folder(cell) / "scores.json").is_file() for cell in (BASELINE, CANDIDATE)):
+    elif all((study.cell_folder(cell) / "scores.json").is_file() for cell in tuned):
         from evals.report.items import item_rows
         from evals.report.reading import metrics_of, read_cells
 
         cells = read_cells(study)
-        rows = item_rows(cells, list(metrics_of(cells, METRICS)))
+        rows = item_rows(cells, list(metrics_of(cells, METRICS, tuned)), tuned)
     else:
         return None
     names = {cell: f"{cell} · {text.label}" for cell, text in CELL_TEXTS.items()}
-    return make_set(rows, names, (BASELINE, CANDIDATE))
+    scored = {cell for row in rows for cell in row["nll"]}
+    pair = tuned if len(tuned) > 1 else (UNTUNED[arms[0]] if UNTUNED[arms[0]] in scored else tuned[0], tuned[0])
+    return make_set(rows, names, (pair[0], pair[1]))
 
 
 def make_set(rows: Iterable[Row], names: Mapping[str, str], pair: tuple[str, str]) -> ItemSet:
@@ -184,19 +189,23 @@ def across_items(a: Study, b: Study) -> ItemSet:
 
 @functools.lru_cache(maxsize=2)
 def _across_items(a: Path, b: Path, seen: str) -> ItemSet:
-    from evals.across.matching import match_items
+    from evals.across.matching import match_items, shared_cell
     from evals.report.items import item_rows
     from evals.report.reading import read_cells
 
-    cells = [read_cells(Study(folder)) for folder in (a, b)]
-    matching = match_items(*(found[BASELINE] for found in cells))
-    rows = [{row["item"]: row for row in item_rows(found, list(METRICS))} for found in cells]
+    studies = [Study(folder) for folder in (a, b)]
+    cells = [read_cells(study) for study in studies]
+    shared = shared_cell(*cells)
+    matching = match_items(*(found[shared] for found in cells))
+    rows = [{row["item"]: row for row in item_rows(found, list(METRICS), tuned_cells(study.config.arms))}
+            for study, found in zip(studies, cells, strict=True)]
     names = {
         f"{side}:{cell}": f"{side} · {folder.name} · {cell}"
         for cell in CELL_TEXTS for side, folder in zip(SIDES, (a, b), strict=True)
     }
     joined = [_joined(rows[0][one], rows[1][other]) for one, other in matching.shared]
-    return make_set(joined, names, (f"A:{CANDIDATE}", f"B:{CANDIDATE}"))
+    compared = CANDIDATE if all(CANDIDATE in found for found in cells) else shared
+    return make_set(joined, names, (f"A:{compared}", f"B:{compared}"))
 
 
 def _joined(one: Row, other: Row) -> Row:
@@ -222,7 +231,7 @@ def comparable(study: Study) -> dict[str, int]:
 
 
 def _asked_of(study: Study) -> frozenset[int]:
-    path = study.cell_folder(BASELINE) / "samples.jsonl"
+    path = study.cell_folder(tuned_cells(study.config.arms)[0]) / "samples.jsonl"
     return _asked(path, stamp([path]))
 
 

@@ -39,7 +39,7 @@ def _measured(study: Study, base: str) -> float | None:
         return None
     answers = read_json(study.folder / "data" / "split.json")["turns"]["heldout"]
     seconds = sum(study.step(step).seconds for step in study.shown_steps if evaluates(step))
-    return seconds / (answers * len(study.config.eval.cells))
+    return seconds / (answers * len(study.config.cells))
 
 
 def _same_machine(hardware: Mapping[str, Any]) -> bool:
@@ -83,7 +83,7 @@ def time_left(snapshot: Snapshot, scoring: float | None, answers: int) -> Left |
                 return None
             seconds += total
         elif scoring is not None:
-            seconds += scoring * answers * len(snapshot.config.eval.cells) / (parts or 1)
+            seconds += scoring * answers * len(snapshot.config.cells) / (parts or 1)
         else:
             whole = False
     return Left(seconds, whole)

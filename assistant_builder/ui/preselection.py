@@ -43,7 +43,7 @@ class Preselection:
 
 
 def preselect(study: Study, config: StudyConfig | None = None) -> Preselection | None:
-    """Select what makes both arms fit, or where that is out of question the 4-bit one; change nothing else.
+    """Select what makes the study's arms fit, or where that is out of question the 4-bit one; change nothing else.
 
     Args:
         study: The study; where the planner's own settings come from, before anything is selected.
@@ -60,7 +60,8 @@ def preselect(study: Study, config: StudyConfig | None = None) -> Preselection |
         plan = plan_of(ref, start, data if isinstance(data, Planned) else None)
         if plan is None:
             return None
-        changes = cheapest_saving(plan, "qlora", "lora") or cheapest_saving(plan, "qlora")
+        arms = start.arms
+        changes = cheapest_saving(plan, *arms) or (cheapest_saving(plan, "qlora") if "qlora" in arms else {})
         after = plan.with_changes(changes)
     except AssistantBuilderError:
         return None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.config import ARMS, DataConfig, StudyConfig
+from assistant_builder.config import DataConfig, StudyConfig
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.files import read_json
 from assistant_builder.models.catalog import ModelRef, resolve
@@ -91,21 +91,21 @@ class Readiness:
 
     @property
     def training_seconds(self) -> float | None:
-        """Both arms with all seeds, one after the other."""
-        told = [self.plan.lora.seconds, self.plan.qlora.seconds] if self.plan and self.data else [None]
+        """All arms with all seeds, one after the other."""
+        told = [method.seconds for method in self.plan.arms] if self.plan and self.data else [None]
         return None if None in told else self.config.seeds * sum(seconds for seconds in told if seconds is not None)
 
     @property
     def needed_bytes(self) -> int | None:
         """Peak memory of training the larger arm."""
-        return max(self.plan.lora.expected_bytes, self.plan.qlora.expected_bytes) if self.plan else None
+        return max(method.expected_bytes for method in self.plan.arms) if self.plan else None
 
     @property
     def scoring_seconds(self) -> float | None:
         """The evaluation of the first seed, where an earlier run tells."""
         if self.data is None or self.scoring is None:
             return None
-        return self.scoring * self.data.heldout * len(self.config.eval.cells)
+        return self.scoring * self.data.heldout * len(self.config.cells)
 
 
 def assess(study: Study, config: StudyConfig) -> Readiness:
@@ -141,7 +141,7 @@ def _trains(study: Study, config: StudyConfig) -> bool:
     """Whether a start with these settings would train, or only score and report anew."""
     now = study.config
     return (config.train, config.model) != (now.train, now.model) or any(
-        study.step(f"train-{arm}").state != "succeeded" for arm in ARMS)
+        study.step(f"train-{arm}").state != "succeeded" for arm in config.arms)
 
 
 def _warnings(seen: Readiness) -> list[Note]:

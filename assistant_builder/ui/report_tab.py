@@ -63,7 +63,7 @@ class ReportTab:
             return [*nothing, needs_study(EMPTY)]
         page = look.study.folder / "report.html"
         if not page.is_file():
-            return [*nothing, empty("No report yet", "It is written by itself once both assistants are trained and "
+            return [*nothing, empty("No report yet", "It is written by itself once the assistants are trained and "
                                     "evaluated.")]
         files = [
             gr.update(value=offer(look.study.folder / f"report.{ending}", f"{look.study.name}-report.{ending}"))

@@ -20,6 +20,11 @@ from assistant_builder.study import Study
 SHOWN_ARMS = ("qlora", "lora")
 
 
+def shown_arms(config: StudyConfig) -> tuple[str, ...]:
+    """The arms that a study trains, in the order in which the page shows them."""
+    return tuple(arm for arm in SHOWN_ARMS if arm in config.arms)
+
+
 @dataclass(frozen=True)
 class ArmSnapshot:
     """One arm's training.
@@ -55,7 +60,7 @@ class Snapshot:
         steps: Records of its steps, in order.
         progress: Step → how far it is, where it says so.
         error: The run's error, or that of its failed step, as a record.
-        arms: Both arms.
+        arms: The arms that the study trains.
         scores: Cell → scores.json.
         report: report.json.
         behind: The studies that its run waits for, the next to run first.
@@ -100,8 +105,8 @@ class Snapshot:
 
     @property
     def trained(self) -> bool:
-        """Whether both assistants can be talked to."""
-        return all(self.step(f"train-{arm}").state == "succeeded" for arm in SHOWN_ARMS)
+        """Whether all assistants of the study can be talked to."""
+        return all(self.step(f"train-{arm}").state == "succeeded" for arm in shown_arms(self.config))
 
 
 def take_snapshot(study: Study) -> Snapshot:
@@ -121,7 +126,7 @@ def take_snapshot(study: Study) -> Snapshot:
         steps=steps,
         progress=progress,
         error=failed or runner.get("error"),
-        arms={arm: _arm(study, arm) for arm in SHOWN_ARMS},
+        arms={arm: _arm(study, arm) for arm in shown_arms(study.config)},
         scores={
             cell: read_json(path) for cell in CELLS if (path := study.cell_folder(cell) / "scores.json").exists()
         },
@@ -205,10 +210,10 @@ def state_of(study: Study) -> str:
         return "damaged"
 
 
-def both_trained(study: Study) -> bool:
-    """Whether both assistants can be talked to; cheaper than a snapshot."""
+def all_trained(study: Study) -> bool:
+    """Whether all assistants of the study can be talked to; cheaper than a snapshot."""
     try:
-        return all(study.step(f"train-{arm}").state == "succeeded" for arm in SHOWN_ARMS)
+        return all(study.step(f"train-{arm}").state == "succeeded" for arm in shown_arms(study.config))
     except AssistantBuilderError:
         return False
 

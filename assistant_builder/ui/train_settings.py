@@ -53,7 +53,7 @@ class TrainSettings:
         with gr.Accordion("All settings", open=False):
             for title, keys in (
                 ("Model", keys_of("model", basic=False)),
-                ("Training", keys_of("train", basic=False, without=("train.preset",))),
+                ("Training", ["arms", *keys_of("train", basic=False, without=("train.preset",))]),
                 ("Evaluation", keys_of("eval", basic=False)),
                 ("Data and split", keys_of("data", without=NOT_HERE)),
                 ("Where the steps run", keys_of("executor")),
@@ -88,8 +88,9 @@ class TrainSettings:
         preset = self.form.components["train.preset"]
         preset.input(preset_values, preset, self.form.preset_targets(), show_progress="hidden",
                      api_visibility="private")
-        self.form.components["model.base"].input(
-            self._model_chosen, [picker, *self.form.inputs], [self.form.components[key] for key in PLANNED_KEYS],
+        gr.on(
+            [self.form.components[key].input for key in ("model.base", "arms")], self._model_chosen,
+            [picker, *self.form.inputs], [self.form.components[key] for key in PLANNED_KEYS],
             show_progress="hidden", trigger_mode="always_last", api_visibility="private",
         )
         self.save.click(
@@ -98,7 +99,7 @@ class TrainSettings:
         )
 
     def _model_chosen(self, name: str | None, *shown: Any) -> list[Any]:
-        """Another base takes other memory: select for it anew."""
+        """Another base or another choice of arms takes other memory: select for it again."""
         nothing = [gr.skip()] * len(PLANNED_KEYS)
         try:
             study = Study.open(name or "")

@@ -73,7 +73,10 @@ def _about_the_metric(record: Mapping[str, Any], a: Study, b: Study) -> Iterator
         yield (f"{b.name} was set up to be judged on {metric_shown(theirs[0]).phrase} with a margin of "
                f"{plain(theirs[1])}; the verdicts go by {a.name}: {metric_shown(ours[0]).phrase}, margin "
                f"{plain(ours[1])}")
-    if not record["verdicts"]:
+    if not set(a.config.arms) & set(b.config.arms):
+        yield (f"{a.name} trains {a.config.arms[0]} alone and {b.name} {b.config.arms[0]} alone, so that there are no "
+               "two assistants to compare: no verdict")
+    elif not record["verdicts"]:
         yield f"{metric_shown(ours[0]).label}, which decides the verdict, was not scored in both studies: no verdict"
 
 

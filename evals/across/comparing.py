@@ -11,7 +11,7 @@ from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study
 from evals.across.caveats import warnings
 from evals.across.differing import differences
-from evals.across.matching import Matching, match_items
+from evals.across.matching import Matching, match_items, shared_cell
 from evals.across.wording import summary, verdict_sentence
 from evals.compare import holm
 from evals.report.background import CELL_TEXTS
@@ -46,15 +46,17 @@ def compare_studies(a: Study, b: Study) -> dict[str, Any]:
     Returns:
         ``a``, ``b`` (names), ``shared_items``, ``only_a``, ``only_b`` (counts), ``loss`` (``nll_per_token``, or
         ``nll_per_byte`` where the two count tokens differently), ``differences`` (``setting, a, b``), ``verdicts`` (one
-        for each of Q4 and L16), ``contrasts`` (as in ``report.json``, named ``Q4: B-A``, with the figures ``a`` and
-        ``b``), ``warnings`` and ``sentence``.
+        for each of Q4 and L16 that both have), ``contrasts`` (as in ``report.json``, named ``Q4: B-A``, with the
+        figures ``a`` and ``b``), ``warnings`` and ``sentence``.
 
     Raises:
-        EvaluationError: A study has not been evaluated, its scores contradict themselves, or the two share too little.
+        EvaluationError: A study has not been evaluated, its scores contradict themselves, or the two share too little,
+            no cell among it: studies of one arm each, and not the same.
         DataError: A split of a study was changed after it was frozen.
     """
     cells_a, cells_b = _evaluated(a), _evaluated(b)
-    matching = match_items(cells_a[BASELINE], cells_b[BASELINE])
+    like = shared_cell(cells_a, cells_b)
+    matching = match_items(cells_a[like], cells_b[like])
     if len(matching.shared) < 2:
         raise EvaluationError(
             f"studies {a.name} and {b.name} share {len(matching.shared) or 'no'} held-out "
@@ -62,7 +64,7 @@ def compare_studies(a: Study, b: Study) -> dict[str, Any]:
             remedy="Items are shared where question and reference are the same: give both studies the same data file, "
             "with a split column or the same data.seed and data.heldout_fraction",
         )
-    pairs = [(cells_a[BASELINE].by_item[one], cells_b[BASELINE].by_item[other]) for one, other in matching.shared]
+    pairs = [(cells_a[like].by_item[one], cells_b[like].by_item[other]) for one, other in matching.shared]
     per_byte = any(one["tokens"] != other["tokens"] for one, other in pairs)
     weights = [len(one["reference"].encode("utf-8", "surrogatepass")) or 1 if per_byte else one["tokens"]
                for one, _ in pairs]
@@ -77,12 +79,12 @@ def compare_studies(a: Study, b: Study) -> dict[str, Any]:
         "a": a.name, "b": b.name, "shared_items": len(pairs),
         "only_a": len(matching.only_a), "only_b": len(matching.only_b),
         "loss": PER_BYTE if per_byte else "nll_per_token",
-        "differences": differences(a, b, cells_a[BASELINE], cells_b[BASELINE]),
+        "differences": differences(a, b, cells_a[like], cells_b[like]),
         **_compared(sides, config, per_byte=per_byte),
     }
     for verdict in record["verdicts"]:
         verdict["sentence"] = verdict_sentence(verdict, a.name, b.name)
-    record["warnings"] = warnings(record, a, b, (cells_a[BASELINE], cells_b[BASELINE]), matching)
+    record["warnings"] = warnings(record, a, b, (cells_a[like], cells_b[like]), matching)
     record["sentence"] = summary(record)
     return record
 

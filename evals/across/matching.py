@@ -8,8 +8,9 @@ from typing import Any
 
 from assistant_builder.data import load_split
 from assistant_builder.data.similarity import normalised
+from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study
-from evals.report.reading import Cell
+from evals.report.reading import BASELINE, CANDIDATE, Cell
 
 Sample = Mapping[str, Any]
 
@@ -29,6 +30,21 @@ class Matching:
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
     other_system: int
+
+
+def shared_cell(a: Mapping[str, Cell], b: Mapping[str, Cell]) -> str:
+    """A cell that two studies both have, by whose items they are matched: that of an assistant, if there is one.
+
+    Raises:
+        EvaluationError: There is none.
+    """
+    found = next((name for name in (BASELINE, CANDIDATE, *a) if name in a and name in b), None)
+    if found is None:
+        raise EvaluationError(
+            f"the studies share no cell: scored are {', '.join(a)} and {', '.join(b)}", where="compare",
+            remedy="Train the same arms in both (arms), or score the same cells (eval.cells)",
+        )
+    return found
 
 
 def match_items(a: Cell, b: Cell) -> Matching:

@@ -16,6 +16,8 @@ from assistant_builder.study import Study
 from evals.export.kinds import Kind
 from evals.export.rescore import FLOAT16_MAX, Rescore
 from evals.export.snippets import Snippet
+from evals.report.contrasts import HEADLINE
+from evals.report.reading import is_compared, lead_pair
 from evals.report.wording import SHOWN, difference, duration, interval, number, plain, size
 
 ARMS = {"qlora": "QLoRA (4-bit base)", "lora": "LoRA (16-bit base)"}
@@ -55,7 +57,8 @@ def model_card(
     ).get_template("card.md.j2")
     body = template.render(
         title=title(study, kind), kind=kind, arm=ARMS[kind.arm], study=study.name, base=_base_words(ref, kind, config),
-        report=report, verdict=_verdict(report), cells=_cells(report, kind), contrasts=_contrasts(report),
+        report=report, verdict=_verdict(report), both=config.compares, cells=_cells(report, kind),
+        contrasts=_contrasts(report),
         kept=_kept(report, kind), rescore=rescore_sentences(rescore), snippet=fenced(found[0].text, found[0].language),
         settings=table(["Setting", "Value"], [[key, str(getattr(config.train, key))] for key in _SETTINGS]),
         made=_made(study, kind), data=_data(study), inline=inline, data_card=DATA_CARD,
@@ -134,13 +137,14 @@ def _verdict(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if report is None:
         return None
     verdict = report["verdict"]
+    compared = is_compared(report)
     shown = SHOWN[verdict["metric"]]
     row = {"delta": verdict["delta"], "ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1]}
     return {
         "sentence": inline(report["sentence"], 2000), "summary": [inline(line, 1000) for line in report["summary"]],
         "warnings": [inline(text if isinstance(text, str) else text.get("text", ""), 1000)
                      for text in report["warnings"]],
-        "facts": table(["", ""], [
+        "facts": "" if not compared else table(["", ""], [
             ["Outcome", verdict["outcome"]], ["Metric", shown.label],
             ["Difference (QLoRA − LoRA)", f"{difference(row['delta'], verdict['metric'], row)} {shown.unit}"],
             ["95 % interval", interval(row, verdict["metric"])], ["Held-out answers", f"{verdict['n']:,}"],
@@ -163,9 +167,10 @@ def _cells(report: Mapping[str, Any] | None, kind: Kind) -> str:
 
 
 def _contrasts(report: Mapping[str, Any] | None) -> str:
-    """The headline, metric by metric."""
-    rows = [] if report is None else [row for row in report["contrasts"] if row["name"] == "Q4-L16"]
-    return table(["Metric", "QLoRA − LoRA", "95 % interval", "n"], [
+    """The headline, metric by metric; where one arm was trained what tuning changed."""
+    lead = "" if report is None else "-".join(lead_pair(report))
+    rows = [] if report is None else [row for row in report["contrasts"] if row["name"] == lead]
+    return table(["Metric", "QLoRA − LoRA" if lead == HEADLINE else "Tuned − untuned", "95 % interval", "n"], [
         [SHOWN[row["metric"]].label, difference(row["delta"], row["metric"], row), interval(row, row["metric"]),
          f"{row['n']:,}"] for row in rows
     ]) if rows else ""

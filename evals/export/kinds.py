@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -66,8 +66,17 @@ def require_trained(study: Study, kind: Kind) -> dict[str, Any]:
     """The arm's ``summary.json``.
 
     Raises:
-        StudyError: The arm is not trained, or its adapter is not the one that the summary is about.
+        StudyError: The study does not train the arm, or has not yet, or its adapter is not the one that the summary is
+            about.
     """
+    arms = study.config.arms
+    if kind.arm not in arms:
+        raise StudyError(
+            f"the study trains {' and '.join(arms)} alone, and has no {kind.arm} assistant",
+            where=f"study {study.name}",
+            remedy=f"Export --arm {arms[0]}, or train both with 'assistant-builder run {study.name} --set "
+            f"arms={','.join(ARMS)}'",
+        )
     folder = study.arm_folder(kind.arm)
     trained = study.step(f"train-{kind.arm}").state == "succeeded"
     if not trained or not (folder / "adapter" / "adapter_model.safetensors").is_file():
@@ -100,7 +109,16 @@ class Advice:
     why: str
 
 
-def advice(report: Mapping[str, Any] | None) -> Advice:
+_ALONE: dict[Arm, str] = {
+    "qlora": "This study trains QLoRA alone, so that it is what there is to take. Whether its 16-bit twin would be "
+    "better was not measured. Its adapter is served on the base in 4 bits; merged, it is a 16-bit model.",
+    "lora": "This study trains 16-bit LoRA alone, so that it is what there is to take. What 4-bit would cost was not "
+    "measured.",
+}
+"""What to say where there is one arm to take."""
+
+
+def advice(report: Mapping[str, Any] | None, arms: Sequence[Arm] = ARMS) -> Advice:
     """What the verdict says about which export to take.
 
     In 16 bits both merged models are of one size, so merging QLoRA gives its saving up and keeps its loss: there LoRA
@@ -108,7 +126,11 @@ def advice(report: Mapping[str, Any] | None) -> Advice:
 
     Args:
         report: ``report.json``; None before the evaluation.
+        arms: The arms that the study trains.
     """
+    if len(arms) == 1:
+        (arm,) = arms
+        return Advice(arm, arm, _ALONE[arm])
     if report is None:
         return Advice("lora", "lora", "Nothing is measured yet: until the evaluation is done, nobody knows what 4-bit "
                       "cost, and 16-bit LoRA is the safe choice.")

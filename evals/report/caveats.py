@@ -143,9 +143,9 @@ def _about_training(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]
     devices = max((record.get("devices") or 1 for record in report["resources"].values()), default=1)
     if devices > 1:
         yield ("several_devices", "note",
-               f"{devices} devices trained {'each' if both else 'the'} arm together and shared out each step's pairs. The figures of memory "
-               "are those of one device; the losses are those of a single one but for the order in which sums are "
-               "rounded.")
+               f"{devices} devices trained {'each' if both else 'the'} arm together and shared out each step's pairs. "
+               "The figures of memory are those of one device; the losses are those of a single one but for the order "
+               "in which sums are rounded.")
     dtypes = sorted({str(record["compute_dtype"]) for record in report["arms"].values() if record.get("compute_dtype")})
     if dtypes:
         yield ("compute_dtype", "note",

@@ -15,8 +15,8 @@ FROM = ("from", "Where does the loss come from?")
 BEHIND = ("behind", "Behind the numbers")
 
 CONTENTS: tuple[tuple[tuple[str, str], tuple[tuple[str, str], ...]], ...] = (
-    (DID, (("quality", "Quality"), ("alone", "Not compared"), ("flips", "Flips"), ("fidelity", "Fidelity"), ("worst", "Worst items"),
-           ("retention", "Forgetting"), ("tasks", "Other tasks"), ("declining", "Declining"),
+    (DID, (("quality", "Quality"), ("alone", "Not compared"), ("flips", "Flips"), ("fidelity", "Fidelity"),
+           ("worst", "Worst items"), ("retention", "Forgetting"), ("tasks", "Other tasks"), ("declining", "Declining"),
            ("reliability", "Reliability"), ("judge", "Judge"), ("votes", "Votes"))),
     (SEEN, (("power", "Power"), ("noise", "Noise floor"), ("seeds", "Seeds"), ("caveats", "Caveats"))),
     (FROM, (("waterfall", "Waterfall"), ("differences", "Every difference"), ("cells", "Every cell"),

@@ -55,7 +55,10 @@ def _moved(pair: Mapping[str, Any]) -> str:
 
 
 def worst_items(study: Study, cells: Mapping[str, Cell]) -> list[dict[str, Any]]:
-    """The items on which QLoRA's loss exceeds its twin's the most, in summed nats, largest first; none without its twin."""
+    """The items on which QLoRA's loss exceeds its twin's the most, in summed nats, largest first.
+
+    None in a study without the twin.
+    """
     if not study.config.compares:
         return []
     path = study.folder / "evals" / "fidelity.jsonl"

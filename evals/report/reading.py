@@ -31,7 +31,7 @@ def arms_of(report: Mapping[str, Any]) -> tuple[Arm, ...]:
 
 def is_compared(report: Mapping[str, Any]) -> bool:
     """Whether a report compares QLoRA with its 16-bit twin; else the study trains one arm alone."""
-    return report["verdict"]["contrast"] is not None
+    return report["verdict"].get("contrast", "") is not None
 
 
 def lead_pair(report: Mapping[str, Any]) -> tuple[str, str]:
@@ -92,8 +92,8 @@ def read_cells(study: Study) -> dict[str, Cell]:
     """Every scored cell that the study asks for, in the order of ``CELL_TEXTS``; scores of others may be out of date.
 
     Raises:
-        EvaluationError: The cells of the arms' assistants are not all there, the cells were scored on different items, or a
-            cell's summary contradicts its samples.
+        EvaluationError: The cells of the arms' assistants are not all there, the cells were scored on different items,
+            or a cell's summary contradicts its samples.
     """
     config = study.config
     tuned = tuned_cells(config.arms)

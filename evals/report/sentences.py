@@ -20,7 +20,6 @@ from evals.report.wording import (
     signed_percent,
 )
 
-
 _NAMES = {BASELINE: "16-bit LoRA", CANDIDATE: "QLoRA"}
 
 

@@ -64,7 +64,7 @@ def ahead(sweep: Sweep) -> Ahead:
             continue
         studies += 1
         plan = plan_study(trial.config, len(pairs), lengths)
-        for run in arm_runs(trial.config.seeds):
+        for run in arm_runs(trial.config.seeds, trial.config.arms):
             if study is None or study.step(f"train-{run}").state != "succeeded":
                 trainings += 1
                 seconds.append(plan.methods[split_run(run)[0]].seconds)

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
+from assistant_builder.config import ARMS
 from assistant_builder.config.plain_yaml import YamlError, read_yaml
 from assistant_builder.data import prepare
 from assistant_builder.errors import ConfigError, StudyError
@@ -24,7 +25,7 @@ from evals.sweep.pruning import available, require_optuna
 
 VERSION = 1
 Judge = Literal["both", "qlora", "lora"]
-"""By whose validation loss a study is chosen; both: the mean of the two."""
+"""By whose validation loss a study is chosen; both: the mean of all arms that are trained."""
 Prune = Literal["median", "off"]
 """How hopeless studies are stopped early."""
 
@@ -55,7 +56,7 @@ class Sweep:
     @property
     def judges(self) -> tuple[str, ...]:
         """The arms that decide."""
-        return ("lora", "qlora") if self.arm == "both" else (self.arm,)
+        return tuple(self.trials[0].config.arms) if self.arm == "both" else (self.arm,)
 
     def study(self, trial: Trial) -> Study | None:
         """A trial's study, None while there is none."""
@@ -117,6 +118,10 @@ def open_sweep(
                   prune or (begun or {}).get("prune") or ("median" if available() else "off"))
     if sweep.prune != "off":
         require_optuna()
+    arms = trials[0].config.arms
+    if sweep.arm not in ("both", *arms):
+        raise ConfigError(f"the studies train {' and '.join(arms)} alone", where=f"--arm {sweep.arm}",
+                          remedy=f"Choose by --arm {arms[0]}, or have both trained with arms: [lora, qlora]")
     definition = _definition(sweep)
     if begun is not None:
         _refuse_other(sweep, begun, definition)
@@ -131,8 +136,8 @@ def open_sweep(
 def _definition(sweep: Sweep) -> dict[str, Any]:
     """What ``sweep.yaml`` holds: as much as decides the results."""
     first = sweep.trials[0]
-    study = first.config.model_dump(mode="json", include={"seeds", "data", "model", "train", "eval"},
-                                    exclude={"data": {"source"}})
+    told = {"seeds", "data", "model", "train", "eval", *(() if first.config.arms == list(ARMS) else ("arms",))}
+    study = first.config.model_dump(mode="json", include=told, exclude={"data": {"source"}})
     for key in first.settings:
         part, leaf = key.split(".")
         del study[part][leaf]

@@ -20,6 +20,7 @@ _NOT_SWEPT = {
     "eval": "it changes how an assistant is scored, not the assistant",
     "name": "the studies are named after the sweep",
     "seeds": "every study is to be trained equally often",
+    "arms": "every study is to train the same arms",
     "model.base": "validation losses per token of different models cannot be compared",
     "model.revision": "validation losses per token of different models cannot be compared",
     "train.max_length": "it changes which tokens the validation loss is taken over",

@@ -93,7 +93,7 @@ def _study_row(sweep: Sweep, trial: Trial, error: AssistantBuilderError | None) 
 def _validation_losses(study: Study) -> dict[str, float]:
     """The validation loss of each arm whose trainings are done: that of the kept checkpoint, the mean over seeds."""
     found: dict[str, list[float]] = {}
-    for run in arm_runs(study.config.seeds):
+    for run in arm_runs(study.config.seeds, study.config.arms):
         path = study.arm_folder(run) / "summary.json"
         if path.exists() and study.step(f"train-{run}").state == "succeeded":
             found.setdefault(split_run(run)[0], []).append(read_json(path)["best_validation_loss"])
@@ -105,7 +105,7 @@ def _heldout(study: Study) -> dict[str, float]:
     report = read_json(study.folder / "report.json")
     metric = report["primary_metric"]
     figures = {}
-    for cell in CELL_OF.values():
+    for cell in (CELL_OF[arm] for arm in study.config.arms):
         scores = report["cells"][cell]
         value = scores["nll_per_token"] if metric == "nll_per_token" else scores["metrics"].get(metric)
         if value is not None:

@@ -60,7 +60,8 @@ def test_every_state_is_drawn_and_the_latest_is_chosen() -> None:
     study = finished_study()
     tab = inside_blocks(ExportTab)
     ready = drawn(tab, study)
-    assert ready["export-choice"][1:3] == ["lora", "adapter"]  # as advised: 4-bit was worse
+    arm, form = ready["export-choice"][1:3]
+    assert (arm["value"], form) == ("lora", "adapter")  # as advised: 4-bit was worse
     _, state, start, cancel, download, *_ = ready["export-lora-merged"]
     assert "About <b>275 MB</b>" in state and start["visible"] and not cancel["visible"] and not download["visible"]
     assert "into the original weights it would be another" in ready["export-qlora-merged"][1]

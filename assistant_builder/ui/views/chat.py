@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 from markupsafe import Markup
 
-from assistant_builder.chat.conversation import TITLES, Answer, Conversation, Turn
+from assistant_builder.chat.conversation import TITLES, Answer, Conversation, Turn, plain_sides, titles_of
 from assistant_builder.chat.replies import Reply
 from assistant_builder.chat.session import BASE, Memory
 from assistant_builder.chat.worker import IDLE_SECONDS
+from assistant_builder.config import ARMS
 from assistant_builder.ui.markup import bar, error_callout, fold, join
 from evals.report.wording import plural, size
 
@@ -36,6 +37,7 @@ class Shown:
         replies: Answers to the last turn that are under way or ended badly.
         stored: Speaker → bytes of base and adapter as stored.
         held: Speaker → what it occupies in memory now, where that is known.
+        arms: The arms of the study; one of them alone stands on side a.
     """
 
     conversation: Conversation
@@ -43,6 +45,7 @@ class Shown:
     replies: Mapping[str, Reply] = field(default_factory=dict)
     stored: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     held: Mapping[str, Memory] = field(default_factory=dict)
+    arms: Sequence[str] = ARMS
 
 
 def speaker_at(side: Side, turn: Turn) -> str:
@@ -58,8 +61,8 @@ def pane(side: Side, shown: Shown) -> Markup:
     """
     turns = shown.conversation.turns
     hidden = side != "base" and (shown.blind or (bool(turns) and turns[-1].hidden))
-    who = f"side-{side}" if hidden else BASE if side == "base" else speaker_at(side, Turn(""))
-    title = _title(who)
+    who = f"side-{side}" if hidden else BASE if side == "base" else speaker_at(side, _next_turn(shown))
+    title = _title(who, shown.arms)
     replies = even(shown.replies) if turns and turns[-1].hidden else shown.replies
     going = any(not reply.finished for reply in replies.values())  # read aloud when it has ended, not with every token
     said: list[Markup] = []
@@ -69,7 +72,8 @@ def pane(side: Side, shown: Shown) -> Markup:
     if not said:
         hint = "Ask below: nobody tells you who answers here until you have voted." if hidden else (
             "Ask below: all get the same question." if side == "base" else
-            "Ask below: both assistants get the same question.")
+            "Ask below: both assistants get the same question." if len(shown.arms) > 1 else
+            "Ask below: the assistant answers here.")
         said = [Markup('<p class="ab-hint">{}</p>').format(hint)]
     # Newest first in the markup, turned round by the style sheet, so that the end stays in view while it grows.
     return Markup(
@@ -80,8 +84,13 @@ def pane(side: Side, shown: Shown) -> Markup:
              join(reversed(said)), _figures(side, shown, hidden))
 
 
-def _title(who: str) -> str:
-    return {"side-a": "Assistant A", "side-b": "Assistant B"}.get(who, TITLES.get(who, who))
+def _next_turn(shown: Shown) -> Turn:
+    """A turn that nobody has asked yet, for who stands where."""
+    return Turn("", sides=plain_sides(shown.arms))
+
+
+def _title(who: str, arms: Sequence[str]) -> str:
+    return {"side-a": "Assistant A", "side-b": "Assistant B"}.get(who, titles_of(arms).get(who, who))
 
 
 def _turn(side: Side, place: int, turn: Turn, live: Reply | None, title: str) -> list[Markup]:
@@ -183,14 +192,14 @@ def _figures(side: Side, shown: Shown, hidden: bool) -> Markup:
     turns = shown.conversation.turns
     if hidden and (not turns or turns[-1].hidden):
         return Markup('<span class="ab-speed">Speed and memory are shown after the vote.</span>')
-    speaker = speaker_at(side, turns[-1]) if turns else speaker_at(side, Turn(""))
+    speaker = speaker_at(side, turns[-1] if turns else _next_turn(shown))
     answer = turns[-1].answers.get(speaker) if turns else None
     reply = shown.replies.get(speaker)
     if reply is not None and reply.tokens:
         answer = Answer(reply.text, reply.state, reply.tokens, reply.seconds, reply.first_token_seconds)
     return Markup('<span class="ab-speed">{}</span><span class="ab-memory">{}</span>').format(
         speed_line(answer) or "Not asked yet" if not turns else speed_line(answer) or "\N{NO-BREAK SPACE}",
-        memory_line(speaker, shown.stored.get(speaker), shown.held.get(speaker)),
+        memory_line(speaker, shown.stored.get(speaker), shown.held.get(speaker), shown.arms),
     )
 
 
@@ -207,10 +216,13 @@ def speed_line(answer: Answer | None) -> str:
     return " · ".join([*parts, *([_ENDINGS[answer.ending]] if answer.ending in _ENDINGS else [])])
 
 
-def memory_line(speaker: str, stored: tuple[int, int] | None, held: Memory | None) -> str:
+def memory_line(
+    speaker: str, stored: tuple[int, int] | None, held: Memory | None, arms: Sequence[str] = ARMS
+) -> str:
     """What the base and the adapter occupy as stored, and, where that is more, in this chat's memory."""
     if speaker == BASE:
-        return "memory: the 16-bit base of LoRA, none of its own"
+        owner = "16-bit base of LoRA" if "lora" in arms else "4-bit base of QLoRA"
+        return f"memory: the {owner}, none of its own"
     if stored is None:
         return ""
     base, adapter = stored
@@ -220,11 +232,13 @@ def memory_line(speaker: str, stored: tuple[int, int] | None, held: Memory | Non
     return text
 
 
-def readiness(replies: Mapping[str, Reply]) -> Markup:
+def readiness(replies: Mapping[str, Reply], arms: Sequence[str] = ARMS) -> Markup:
     """How far the models are that load before anything is asked."""
     if all(reply.state == "loaded" for reply in replies.values()):
-        return Markup('<p class="ab-loaded ab-good" role="status">Both assistants are loaded. They leave the memory {} '
-                      "minutes after the last question.</p>").format(round(IDLE_SECONDS / 60))
+        who = "Both assistants are loaded. They leave" if len(arms) > 1 else (
+            "The assistant is loaded. It leaves")
+        return Markup('<p class="ab-loaded ab-good" role="status">{} the memory {} '
+                      "minutes after the last question.</p>").format(who, round(IDLE_SECONDS / 60))
     failed = next((reply for reply in replies.values() if reply.state == "failed"), None)
     if failed is not None:
         return error_callout(failed.error or {"what": "the assistants could not be loaded"})

@@ -27,6 +27,8 @@ from assistant_builder.ui.snapshots import Snapshot
 from assistant_builder.ui.views.study import step_title
 from evals.metrics import METRIC_INFO
 from evals.report.background import BASELINE_TEXTS, CELL_TEXTS
+from evals.report.reading import is_compared
+from evals.report.views.headline import NOT_COMPARED
 from evals.report.wording import SHOWN, count, difference, duration, interval, number, p_value, size
 
 MINUS = " \N{MINUS SIGN} "
@@ -70,13 +72,17 @@ def evaluation_state(snapshot: Snapshot, log: str = "") -> Markup:
 
 
 def _not_begun(snapshot: Snapshot) -> Markup:
+    both = len(snapshot.config.arms) > 1
     if snapshot.trained and not snapshot.running:
         return empty("Trained, not evaluated", "Press “Evaluate now”: both assistants answer the held-out questions, "
-                     "and their untuned bases too.")
+                     "and their untuned bases too." if both else "Press “Evaluate now”: the assistant answers the "
+                     "held-out questions, and its untuned base too.")
     if snapshot.running:
-        return empty("Nothing to evaluate yet", "The run is under way; the evaluation follows by itself once both "
-                     "assistants are trained, and its scores come here as they are made.")
-    return empty("Nothing to evaluate yet", "Train both assistants on the Train tab; the evaluation follows by itself.")
+        return empty("Nothing to evaluate yet", "The run is under way; the evaluation follows by itself once "
+                     f"{'both assistants are' if both else 'the assistant is'} trained, and its scores come here as "
+                     "they are made.")
+    return empty("Nothing to evaluate yet", f"Train {'both assistants' if both else 'the assistant'} on the Train tab; "
+                 "the evaluation follows by itself.")
 
 
 def _telling(scoring: Sequence[StepRecord]) -> StepRecord:
@@ -103,7 +109,7 @@ def _stages(snapshot: Snapshot, messages: Sequence[str]) -> Markup:
     doing = {cell: what for cell, _, what in (message.partition(": ") for message in messages)}
     rows = []
     for cell in CELL_TEXTS:
-        if cell not in snapshot.config.eval.cells:
+        if cell not in snapshot.config.cells:
             continue
         scores = snapshot.scores.get(cell)
         if scores is not None:
@@ -121,13 +127,13 @@ def _so_far(snapshot: Snapshot) -> Markup:
     """The scores that there are before there is a report."""
     if not snapshot.scores or snapshot.report:
         return Markup("")
-    return card(f"Scored so far: {len(snapshot.scores)} of {len(snapshot.config.eval.cells)} cells",
+    return card(f"Scored so far: {len(snapshot.scores)} of {len(snapshot.config.cells)} cells",
                 cells_table(snapshot.scores))
 
 
 def verdict_callout(report: Mapping[str, Any]) -> Markup:
     """The verdict in one sentence, what else a reader asks first, and what speaks against taking it at its word."""
-    tone, title = _OUTCOMES[report["verdict"]["outcome"]]
+    tone, title = _OUTCOMES[report["verdict"]["outcome"]] if is_compared(report) else ("info", NOT_COMPARED)
     if report["verdict"].get("within_margin_but_worse"):
         title = "Measurably worse, within the margin"
     summary = report.get("summary") or []
@@ -228,6 +234,10 @@ def exports_card(report: Mapping[str, Any]) -> Markup:
 
 def interval_key(report: Mapping[str, Any]) -> str:
     """How the interval pictures are read."""
+    if not is_compared(report):
+        return ("A line is where the true difference between the tuned assistant and the untuned base probably lies; "
+                "right of zero the tuned one is worse. ▶ clearly worse, ◀ clearly better, ● cannot be told from no "
+                "difference.")
     how, margin = SHOWN[report["primary_metric"]], report["verdict"]["margin"]
     allowed = f"{margin * how.factor:.3g} {how.unit}"
     return (f"A line is where the true difference probably lies; right of zero is worse. ▶ clearly worse, ◀ clearly "

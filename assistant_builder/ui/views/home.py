@@ -15,6 +15,7 @@ OUTCOMES = {
     "no worse": ("good", "4-bit was no worse"),
     "worse": ("bad", "4-bit was worse"),
     "inconclusive": ("warn", "not decided: too little to tell"),
+    "not compared": ("info", "one assistant, not compared"),
 }
 _PROMISE = (
     "Bring questions with their answers and get two assistants trained on them: one whose base model is stored in 4 "

@@ -27,7 +27,7 @@ PART_MEANINGS = {
     "optimizer": "AdamW's two moments for each trained value",
     "activations": "what the forward pass keeps for the backward pass, the logits and unpacked weights",
     "overhead": "Python, the libraries and what the allocator holds back; on a GPU CUDA's context",
-    "loading": "what loading the base takes more than training, where it does: one 16-bit tensor that is being converted",
+    "loading": "what loading the base takes more than training, where it does: one more 16-bit tensor, being converted",
 }
 
 
@@ -64,7 +64,8 @@ def plan_panel(plan: Plan) -> Markup:
     return join([
         card("What to keep in mind", items(said)) if said else "",
         card("One training step, part by part", parts_table(plan),
-             fold("What the parts are", items(f"{title}: {PART_MEANINGS[key]}." for key, title in parts_of(plan).items())),
+             fold("What the parts are",
+                  items(f"{title}: {PART_MEANINGS[key]}." for key, title in parts_of(plan).items())),
              fold(f"Layer by layer ({plural(len(plan.architecture.modules), 'module')})", layers_table(plan))),
         card("Time and cost", time_table(plan), Markup("<p>{}</p>").format(assumptions(plan))),
         _cards(plan),

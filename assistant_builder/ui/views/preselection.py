@@ -32,15 +32,18 @@ def selected_note(seen: Preselection, now: StudyConfig) -> Markup:
         again = "Activations are recomputed to that end. " if seen.after.lora.checkpointing else ""
         reason = f"{again}Training takes {memory}."
     if seen.advice.method in TITLES:
-        reason += f" Recommended of the two arms: {TITLES[seen.advice.method]}. {seen.advice.why}"
+        if len(seen.after.config.arms) > 1:
+            reason += f" Recommended of the two arms: {TITLES[seen.advice.method]}. {seen.advice.why}"
+        if not _fits(seen.after) and seen.after.qlora.fit != "no":
+            reason += " QLoRA alone fits: choose it under Arms, among all settings."
     differing = [study_options()[key].title for key, value in seen.changes.items() if get_value(now, key) != value]
     remedy = f"You have changed: {', '.join(differing)}." if differing else "You may change all of it below."
     return callout("info" if _fits(seen.after) else "warn", title, reason, remedy)
 
 
 def _fits(plan: Plan) -> bool:
-    return "no" not in (plan.lora.fit, plan.qlora.fit)
+    return all(method.fit != "no" for method in plan.arms)
 
 
 def _needed(plan: Plan) -> str:
-    return size(max(plan.lora.expected_bytes, plan.qlora.expected_bytes))
+    return size(max(method.expected_bytes for method in plan.arms))

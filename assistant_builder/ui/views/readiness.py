@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from assistant_builder.config import PRESET_WORDS, PRESETS, StudyConfig, option_fields
-from assistant_builder.ui.markup import callout, card, items, join, table, tiles
+from assistant_builder.ui.markup import ARM_TITLES, callout, card, items, join, table, tiles
 from assistant_builder.ui.options import get_value, study_options
 from assistant_builder.ui.readiness import Note, Readiness
 from evals.report.wording import count, duration, plural, size
@@ -55,7 +55,8 @@ def readiness_card(seen: Readiness, *, before: Sequence[str] = (), again: bool =
     )
     warned = join(_finding(note) for note in seen.warnings)
     return Markup('<div class="ab-ready ab-{}">{}</div>').format(
-        "warn" if seen.warnings else "good", card(title, tiles(_figures(seen)), _basis(seen), queue, warned)
+        "warn" if seen.warnings else "good",
+        card(title, tiles(_figures(seen)), _alone(seen.config), _basis(seen), queue, warned),
     )
 
 
@@ -70,12 +71,12 @@ def _figures(seen: Readiness) -> list[tuple[str, str, str]]:
     assert data is not None
     train = config.train
     micro = min(train.micro_batch_size, train.batch_size)
-    arms = 2 * config.seeds
+    arms = len(config.arms) * config.seeds
     seconds, scoring = seen.training_seconds, seen.scoring_seconds
     if seconds is None:
         time = ("Time", "–", "told by the first run with this model")
     elif scoring is None:
-        time = ("Time", f"≈ {_about(seconds)}", f"{arms} trainings; scoring comes on top")
+        time = ("Time", f"≈ {_about(seconds)}", f"{plural(arms, 'training')}; scoring comes on top")
     else:
         time = ("Time", f"≈ {_about(seconds + scoring)}", f"{_about(seconds)} to train, {_about(scoring)} to score")
     needed = seen.needed_bytes
@@ -83,16 +84,25 @@ def _figures(seen: Readiness) -> list[tuple[str, str, str]]:
               f"{size(seen.free_bytes)} free" if needed else "told once the model is here")
     return [
         ("Pairs", count(data.train), f"{count(data.validation)} to validate, {count(data.heldout)} held out"),
-        ("Steps", count(seen.steps), f"in each of {arms} trainings"),
+        ("Steps", count(seen.steps), f"in each of {arms} trainings" if arms > 1 else "in one training"),
         ("Effective batch", plural(train.batch_size, "pair"), f"{micro} at once × {train.batch_size // micro}"),
         time, memory,
     ]
 
 
+def _alone(config: StudyConfig) -> Markup:
+    """That a study of one arm compares nothing."""
+    if config.compares:
+        return Markup("")
+    return Markup('<p class="ab-ready-note">{}</p>').format(
+        f"Trains {ARM_TITLES[config.arms[0]]} alone: what 4-bit costs is not measured. Tick both under Arms, among all "
+        "settings, to compare; an arm that is trained already is kept.")
+
+
 def _basis(seen: Readiness) -> Markup:
     if seen.plan is None or seen.training_seconds is None:
         return Markup("")
-    known = seen.plan.experience.flops(seen.plan.machine, "lora") is not None
+    known = seen.plan.experience.flops(seen.plan.machine, seen.config.arms[0]) is not None
     basis = (
         "Time as learnt from the trainings that this machine has finished." if known
         else "Time is rough: no training with a model of this size has finished on this machine yet, so it is reckoned "

@@ -49,8 +49,10 @@ def _headline(snapshot: Snapshot, log: str, left: Left | None) -> Markup:
     if snapshot.shown_state == "waiting":
         return _waiting(snapshot)
     if snapshot.state == "queued":
-        return empty("Not trained yet", "Choose a base model and a preset, then press Start. Both assistants are "
-                     "trained one after the other, then scored and reported.")
+        both = len(snapshot.config.arms) > 1
+        return empty("Not trained yet", "Choose a base model and a preset, then press Start. " + (
+            "Both assistants are trained one after the other, then scored and reported." if both else
+            "The assistant is trained, then scored and reported."))
     if snapshot.state == "running":
         return _running(snapshot, left)
     if snapshot.state == "failed":
