@@ -7,15 +7,17 @@ from functools import lru_cache
 from pathlib import Path
 
 import assistant_builder.planning
-from assistant_builder.config import StudyConfig
-from assistant_builder.planning.machines import CARDS
+from assistant_builder.config import ARMS, StudyConfig
+from assistant_builder.planning.machines import CARDS, choose_machine
 from assistant_builder.planning.plan import Lengths, Plan
 from assistant_builder.planning.planner import plan_study
+from assistant_builder.planning.references import PROMISES
 from evals.power import items_needed
 from evals.readme import write_part
 from evals.report.wording import count
 
 README = Path(assistant_builder.planning.__file__).with_name("README.md")
+PROJECT_README = Path(assistant_builder.__file__).parents[1] / "README.md"
 FLIP_RATES = (0.10, 0.15, 0.20, 0.25, 0.30)
 QUOTED_DIFFERENCE = 0.04
 """86 % against 82 %."""
@@ -117,8 +119,25 @@ def figures() -> list[Figure]:
 def _fit(model: str, card: str) -> str:
     seen = plan(model, card=card)
     verdict = {"room": "with room", "tight": "barely", "no": "not"}
-    return (f"QLoRA {seen.qlora.total_bytes / 1e9:.1f} GB: {verdict[seen.qlora.fit]}; float16 LoRA "
+    both = "QLoRA and its twin" if seen.lora.fit != "no" else "QLoRA alone"
+    return (f"{both}. QLoRA {seen.qlora.total_bytes / 1e9:.1f} GB: {verdict[seen.qlora.fit]}; float16 LoRA "
             f"{seen.lora.total_bytes / 1e9:.1f} GB: {verdict[seen.lora.fit]}")
+
+
+def promises() -> str:
+    """The table of README.md: what fits which memory with default settings, and whether its twin does."""
+    rows = ["| you have | base model | 4-bit QLoRA | float16 LoRA, its twin | a study of | told by |",
+            "| --- | --- | --- | --- | --- | --- |"]
+    words = {"room": "fits with room", "tight": "fits, barely", "no": "does not fit"}
+    for promise in PROMISES:
+        config = StudyConfig().with_changes({"model.base": promise.model})
+        seen = plan_study(config, machine=choose_machine(promise.memory))
+        told = [f"{method.total_bytes / 1e9:.1f} GB: {words[method.fit]}" for method in (seen.qlora, seen.lora)]
+        fitting = [arm for arm in ARMS if seen.methods[arm].fit != "no"]
+        study = "both arms" if len(fitting) == len(ARMS) else f"{' and '.join(fitting)} alone: `--set arms=qlora`"
+        rows.append(f"| a GPU with {promise.memory.replace('GB', ' GB')} | {promise.size} | {' | '.join(told)} | "
+                    f"{study} | `assistant-builder plan {promise.model} --memory {promise.memory}` |")
+    return "\n".join(rows)
 
 
 def _rest(seen: Plan) -> float:
@@ -152,8 +171,9 @@ def markdown() -> str:
 
 
 def main() -> None:
-    """Remake the part of planning/README.md."""
+    """Remake the parts of planning/README.md and of the project's README.md."""
     write_part("founding", markdown(), README)
+    write_part("promises", promises(), PROJECT_README)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,8 @@ def with_baselines(study: Study) -> Study:
     """Copying the nearest answer, right one time in four; and retrieval, better than that and worse than tuning."""
     luck = random.Random("baselines")
     tuned, untuned_cell = ("L16", "B16") if "lora" in study.config.arms else ("Q4", "B4")
-    samples, rows = samples_of(study, tuned), samples_of(study, untuned_cell)
+    samples = samples_of(study, tuned)
+    rows = samples_of(study, untuned_cell) or samples
     for name, hit, partial in (("copy", 0.25, 0.45), ("retrieval", 0.4, 0.5)):
         made = []
         for sample, untuned in zip(samples, rows, strict=True):

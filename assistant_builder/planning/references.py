@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from assistant_builder.config import Arm
 from assistant_builder.models.catalog import sizes
 
 
@@ -27,6 +28,23 @@ class Reference:
     hub_id: str
     parameters: int
     config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A size of model that is said to fit a size of memory, and which arms of a study that holds for.
+
+    Attributes:
+        size: As people say it.
+        model: A reference of that size.
+        memory: As ``plan --memory`` takes it.
+        arms: The arms that fit with default settings: QLoRA and its 16-bit twin, or QLoRA alone.
+    """
+
+    size: str
+    model: str
+    memory: str
+    arms: tuple[Arm, ...]
 
 
 _LIST = (
@@ -71,3 +89,10 @@ _LIST = (
 )  # fmt: skip
 REFERENCES: dict[str, Reference] = {entry.name: entry for entry in _LIST}
 """Every reference by its name."""
+PROMISES = (
+    Promise("7B", "llama-2-7b", "24GB", ("lora", "qlora")),
+    Promise("8B", "llama-3-8b", "24GB", ("lora", "qlora")),
+    Promise("13B", "llama-2-13b", "48GB", ("lora", "qlora")),
+    Promise("70B", "llama-3-70b", "80GB", ("qlora",)),
+)
+"""What README.md promises; a test holds the planner to it."""

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from evals.founding import README, double_quant_saving, four_bit_gigabytes, hours_for, items_table, markdown, plan
+from evals.founding import (
+    PROJECT_README,
+    README,
+    double_quant_saving,
+    four_bit_gigabytes,
+    hours_for,
+    items_table,
+    markdown,
+    plan,
+    promises,
+)
 from evals.readme import read_part
 
 
@@ -52,3 +62,4 @@ def test_86_against_82_needs_hundreds_of_answers():
 
 def test_the_page_of_the_docs_is_up_to_date():
     assert read_part("founding", README) == markdown()
+    assert read_part("promises", PROJECT_README) == promises()

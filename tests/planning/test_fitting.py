@@ -19,6 +19,8 @@ from assistant_builder.planning.fitting import (
     require_device,
     require_fit,
     require_study_fit,
+    step_memory,
+    where_both_fit,
 )
 from assistant_builder.planning.machines import CARDS, Machine
 from assistant_builder.planning.plan import Plan
@@ -164,3 +166,28 @@ def test_what_only_a_gpu_can_do_is_refused_without_one(
         run_study(study)
     assert study.state == "failed" and study.step("data").state == "queued"
     require_device(study.config.train, "cuda")
+
+
+def test_a_study_that_trains_qlora_alone_needs_room_for_qlora_alone(monkeypatch: pytest.MonkeyPatch):
+    study = new_study(model__base="llama-3.3-70b-instruct")
+    monkeypatch.setattr(fitting, "this_machine", lambda: CARDS["A100 80 GB"])
+    with pytest.raises(ResourceError, match="float16 LoRA") as error:
+        require_study_fit(study)
+    assert "--set arms=qlora" in error.value.remedy and "holds the float16 twin" in error.value.remedy
+    study.write_config(study.config.with_changes({"arms": "qlora"}))
+    require_study_fit(study)
+    assert memory_note(study) == ""
+    assert where_both_fit(study) == "B200 180 GB"  # the only card of the catalog that holds 141 GB of weights
+    monkeypatch.setattr(fitting, "this_machine", lambda: LAPTOP)
+    with pytest.raises(ResourceError, match="QLoRA of .*a laptop has 16 GB"):
+        require_study_fit(study)
+
+
+def test_the_evaluation_of_one_arm_asks_for_one_base():
+    study = new_study(model__base="llama-3.1-8b-instruct")
+    both = step_memory(study, "evaluate", 10**11)
+    study.write_config(study.config.with_changes({"arms": "qlora"}))
+    alone = step_memory(study, "evaluate", 10**11)
+    assert both is not None and alone is not None
+    plan = plan_for("llama-3.1-8b-instruct", Machine("a node", "cpu", 10**11, 10**11))
+    assert both.least_bytes - alone.least_bytes == plan.lora.weights_bytes + plan.lora.adapter_bytes

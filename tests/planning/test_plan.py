@@ -15,10 +15,12 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError, ModelError
 from assistant_builder.planning import machines
 from assistant_builder.planning.activations import Batch
-from assistant_builder.planning.advice import advise, cards_needed, warnings
+from assistant_builder.planning.advice import advise, cards_needed, gigabytes, warnings
 from assistant_builder.planning.machines import CARDS, Machine, choose_machine, parse_memory, this_machine
-from assistant_builder.planning.plan import Plan
+from assistant_builder.planning.plan import PROCESS_BYTES, Plan
 from assistant_builder.planning.planner import plan_study, to_document
+from assistant_builder.planning.references import PROMISES, Promise
+from assistant_builder.planning.spreading import choose_spread
 from assistant_builder.planning.storage import four_bit_bytes, optimizer_bytes
 
 
@@ -210,3 +212,87 @@ def test_a_cpu_holds_weights_in_the_compute_dtype_only_where_they_fit():
     assert roomy.qlora.total_bytes == pytest.approx(roomy.lora.total_bytes, rel=0.01)
     assert tight.lora.fit == "no" != tight.qlora.fit and not tight.qlora.held and not tight.lora.held
     assert not plan_for("qwen3-8b", "A100 80 GB").qlora.held
+
+
+def head_of(plan: Plan, supervised: int) -> int:
+    """Bytes of the head for one row of 2,048 tokens with so many supervised positions at its end."""
+    return replace(plan, largest=Batch(1, 2048, supervised, supervised)).lora.activations.head
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-8b-instruct", "gemma-3-4b-it"])
+def test_a_gpus_loss_counts_the_rows_that_its_kernel_turns_into_float32_at_once(model: str) -> None:
+    plan = plan_for(model)
+    assert plan.machine.device == "cuda"
+    vocabulary, hidden = plan.architecture.vocabulary, plan.architecture.hidden
+    logits = 2 * 2 * vocabulary + 2 * hidden  # bytes of a supervised position: two copies, and its row of the last norm
+    for supervised in (100, 512):  # one chunk: three times float32
+        assert head_of(plan, supervised) - head_of(plan, supervised - 1) == logits + 12 * vocabulary
+    assert head_of(plan, 1024) - head_of(plan, 512) == 512 * logits  # a second chunk takes the place of the first
+
+
+def test_a_processors_loss_counts_eight_rows() -> None:
+    here = Machine("a processor", "cpu", 24 * 10**9, 24 * 10**9)
+    plan = replace(plan_for("llama-3.2-1b-instruct"), machine=here)
+    vocabulary, hidden = plan.architecture.vocabulary, plan.architecture.hidden
+    for supervised in (8, 100, 1024):
+        norms = 2048 * (4 + 2) * hidden + 2 * hidden * supervised
+        assert head_of(plan, supervised) == norms + 2 * 2 * supervised * vocabulary + 12 * 8 * vocabulary
+
+
+def test_loading_takes_the_stored_base_and_one_16_bit_tensor_more() -> None:
+    plan = plan_for("llama-3.1-8b-instruct")
+    embedding = 2 * 128_256 * 4096
+    for method in (plan.qlora, plan.lora):
+        assert method.loading_bytes == PROCESS_BYTES["cuda"] + method.weights_bytes + embedding
+        assert method.loading_host_bytes == 0 and "loading" not in method.parts
+    half = plan.with_changes({"model.compute_dtype": "float16"})  # nothing is cast, and so the largest 4-bit one counts
+    assert half.qlora.loading_bytes == PROCESS_BYTES["cuda"] + half.qlora.weights_bytes + 2 * 4096 * 14_336
+    assert half.lora.loading_bytes == PROCESS_BYTES["cuda"] + half.lora.weights_bytes
+
+
+def test_loading_counts_in_the_peak_where_training_takes_less() -> None:
+    tiny = {"train__max_length": 32, "train__micro_batch_size": 1, "train__rank": 1, "train__target_modules": "q_proj"}
+    document = to_document(plan_for("gemma-3-1b-it", **tiny))
+    qlora = document["methods"]["qlora"]
+    trained = sum(qlora[f"{part}_bytes"] for part in
+                  ("weights", "adapter", "gradient", "optimizer", "activation", "overhead"))
+    assert qlora["total_bytes"] == qlora["loading_bytes"] > trained
+    plan = plan_for("gemma-3-1b-it", **tiny)
+    assert sum(plan.qlora.parts.values()) == plan.qlora.total_bytes and plan.qlora.parts["loading"] > 0
+
+
+def test_sharded_processes_each_hold_the_whole_base_on_the_host_first() -> None:
+    alone = plan_for("llama-3.3-70b-instruct")
+    plan = replace(alone, shards=4)
+    for before, method in ((alone.qlora, plan.qlora), (alone.lora, plan.lora)):
+        assert method.loading_host_bytes > 4 * before.weights_bytes
+        assert method.loading_bytes < before.loading_bytes
+    said = next(text for text in warnings(plan) if "main memory" in text)
+    assert "each of the 4 processes" in said and gigabytes(plan.lora.loading_host_bytes) in said
+    assert not any("main memory" in text for text in warnings(alone))
+
+
+@pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: f"{promise.size} in {promise.memory}")
+def test_a_promise_holds_for_the_arms_that_it_names_and_no_others(promise: Promise) -> None:
+    config = StudyConfig().with_changes({"model.base": promise.model})
+    document = to_document(plan_study(config, machine=choose_machine(promise.memory)))
+    assert tuple(document["recommendation"]["arms_that_fit"]) == promise.arms
+
+
+def test_where_the_twin_does_not_fit_the_advice_names_what_holds_it_and_the_setting_that_does_without() -> None:
+    config = StudyConfig().with_changes({"model.base": "llama-3-70b"})
+    plan = plan_study(config, machine=choose_machine("80GB"))
+    said = advise(plan)
+    assert said.method == "qlora"
+    assert any("holds the float16 twin" in text for text in said.remedies)
+    assert any("--set arms=qlora" in text for text in said.remedies)
+    card = next(card for card in CARDS.values() if any(card.name in text for text in said.remedies))
+    assert replace(plan, machine=card).lora.fit != "no"
+
+
+def test_a_study_of_one_arm_is_planned_and_spread_by_that_arm() -> None:
+    plan = plan_for("llama-3.3-70b-instruct", arms=["qlora"])
+    assert [method.method for method in plan.arms] == ["qlora"]
+    card = replace(plan, machine=CARDS["A100 80 GB"])
+    assert choose_spread(card, 2).kind == "ddp"
+    assert choose_spread(card.with_changes({"arms": ["lora", "qlora"]}), 2).kind == "fsdp"

@@ -1,0 +1,73 @@
+"""A study that trains QLoRA alone, from the data file to the export, by the commands; and its twin, added later."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assistant_builder.files import read_json
+from assistant_builder.study import Study
+from tests.evals.export.tiny import tiny_base
+from tests.fabricated import SMALL
+
+pytestmark = pytest.mark.train
+QUICK = {
+    "data.max_train": 24, "data.max_heldout": 6, "train.max_steps": 3, "train.evaluations": 1, "train.rank": 4,
+    "train.micro_batch_size": 4, "train.batch_size": 8, "train.sample_answers": 1, "eval.max_new_tokens": 4,
+    "eval.batch_size": 8, "eval.retention": False, "eval.bootstrap_resamples": 200,
+}
+
+
+def command(*words: str, ends: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([sys.executable, "-m", "assistant_builder", *words], capture_output=True, text=True,
+                          env=dict(os.environ), check=False)
+    assert done.returncode == ends, done.stdout + done.stderr
+    return done
+
+
+def told(*words: str) -> Any:
+    return json.loads(command(*words, "--json").stdout)
+
+
+def test_qlora_alone_goes_the_whole_way_and_its_twin_can_follow(bundled_models: Path, tmp_path: Path) -> None:
+    values = {**QUICK, "arms": "qlora", "model.base": str(tiny_base(tmp_path / "base"))}
+    sets = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+    status = told("run", str(SMALL), "--name", "alone", *sets)
+    assert status["state"] == "succeeded"
+    assert [step["name"] for step in status["steps"]] == ["data", "data-embed", "train-qlora", "evaluate", "report"]
+    study = Study.open("alone")
+    assert not study.arm_folder("lora").exists()
+
+    report = json.loads(command("report", "alone", "--format", "json").stdout)
+    assert set(report["cells"]) == {"B4", "Q4"} and report["baselines"].keys() == {"copy", "retrieval"}
+    assert report["verdict"]["outcome"] == "inconclusive" and "alone" in report["verdict"]["reason"]
+    assert read_json(study.folder / "evals" / "baselines" / "retrieval" / "scores.json")["base"] == "4-bit"
+    assert not (study.folder / "evals" / "noise").exists() and not (study.folder / "evals" / "fidelity.json").exists()
+    assert Path(command("report", "alone").stdout.strip()).is_file()
+
+    assert set(told("ask", "alone", "Where are the maps?")["answers"]) == {"qlora"}
+    refused = command("ask", "alone", "Where are the maps?", "--arm", "lora", ends=1).stderr
+    assert "trains qlora alone" in refused and "--set arms=lora,qlora" in refused
+
+    command("export", "alone", "--arm", "qlora", "--to", str(tmp_path / "taken"), "--sample", "2")
+    card = (tmp_path / "taken" / "README.md").read_text(encoding="utf-8")
+    assert "trained it alone" in card and "untuned base, metric by metric" in card
+    refused = command("export", "alone", "--arm", "lora", "--to", str(tmp_path / "other"), ends=1).stderr
+    assert "has no lora assistant" in refused and not (tmp_path / "other").exists()
+
+    before = {name: (study.folder / name).read_bytes() for name in (
+        "arms/qlora/adapter/adapter_model.safetensors", "arms/qlora/summary.json", "evals/Q4/scores.json")}
+    status = told("run", "alone", "--set", "arms=lora,qlora")
+    assert status["state"] == "succeeded" and "train-lora" in {step["name"] for step in status["steps"]}
+    assert before == {name: (study.folder / name).read_bytes() for name in before}
+    report = read_json(study.folder / "report.json")
+    assert report["verdict"]["delta"] is not None and "reason" not in report["verdict"]
+    assert "arms" not in report["config"] and {"B16", "L16", "QD"} <= report["cells"].keys()
+    assert "float16 base" in report["baselines"]["retrieval"]["about"]
+    assert report["twins"]["matched"]

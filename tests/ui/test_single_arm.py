@@ -1,0 +1,146 @@
+"""The page of a study that trains one arm: every tab, without the other arm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from assistant_builder.chat.conversation import Answer, Conversation, Turn, as_markdown, plain_sides
+from assistant_builder.planning.advice import advise
+from assistant_builder.study import Study
+from assistant_builder.ui.chat_tab import ChatTab
+from assistant_builder.ui.entries import entry_of
+from assistant_builder.ui.evaluate_tab import EvaluateTab
+from assistant_builder.ui.evaluation_figures import seeds_figure
+from assistant_builder.ui.export_tab import ExportTab
+from assistant_builder.ui.interval_figures import headline_panels
+from assistant_builder.ui.item_sets import across_items, comparable, study_items
+from assistant_builder.ui.plan_tab import study_plan
+from assistant_builder.ui.readiness import assess
+from assistant_builder.ui.sections import Look
+from assistant_builder.ui.snapshots import all_trained, take_snapshot
+from assistant_builder.ui.train_tab import TrainTab
+from assistant_builder.ui.views.chat import Shown, pane
+from assistant_builder.ui.views.evaluation import evaluation_state, interval_key, report_tables, verdict_callout
+from assistant_builder.ui.views.home import OUTCOMES
+from assistant_builder.ui.views.plan import plan_panel, verdict
+from assistant_builder.ui.views.readiness import readiness_card
+from assistant_builder.ui.views.study import study_strip
+from assistant_builder.ui.views.training import run_panel
+from evals.across import compare_studies
+from tests.fabricated import LARGE, evaluated, finished_study, new_study, trained, with_data, with_metrics
+from tests.ui.blocks import inside_blocks
+
+
+def drawn(tab: Any, study: Study) -> dict[str, Sequence[Any]]:
+    """What the sections of a tab draw for a study."""
+    look = Look(study.name)
+    return {section.key: [section.mark(look), *section.draw(look)] for section in tab.sections()}
+
+
+@pytest.fixture
+def alone() -> Study:
+    return finished_study("alone", LARGE, arms=["qlora"])
+
+
+def test_strip_and_training_show_the_one_arm(alone: Study) -> None:
+    seen = take_snapshot(alone)
+    assert list(seen.arms) == ["qlora"] and seen.trained and all_trained(alone)
+    for shown in (study_strip(seen), run_panel(seen, "")):
+        assert "16-bit" not in shown
+    half = with_metrics(with_data(new_study("half", arms=["qlora"])), "qlora", 5)
+    assert "ab-arm-qlora" in run_panel(take_snapshot(half), "") and not take_snapshot(half).trained
+
+
+def test_before_a_start_it_is_planned_and_described_by_the_one_arm() -> None:
+    study = new_study("fresh", arms=["qlora"])
+    seen = assess(study, study.config)
+    assert seen.plan is not None and seen.needed_bytes == seen.plan.qlora.expected_bytes
+    assert seen.training_seconds == seen.plan.qlora.seconds
+    card = readiness_card(seen)
+    assert "in one training" in card and "what 4-bit costs is not measured" in card
+    plan = study_plan(study)
+    assert "choose both under Arms" in verdict(plan, advise(plan)) and plan_panel(plan)
+    tab = inside_blocks(TrainTab)
+    assert tab.settings.form.components["arms"].value == ["lora", "qlora"]
+
+
+def test_evaluate_shows_what_tuning_changed(alone: Study) -> None:
+    seen = take_snapshot(alone)
+    report = seen.report
+    assert report is not None
+    assert "Not compared" in verdict_callout(report) and "Cannot be told" not in verdict_callout(report)
+    assert "untuned base" in interval_key(report)
+    panels = headline_panels(report)
+    assert [row.tone for panel in panels for row in panel.rows].count("better") >= 2
+    assert all(panel.margin is None for panel in panels)
+    assert report_tables(report) and not evaluation_state(seen)
+    shown = drawn(inside_blocks(EvaluateTab), alone)
+    assert shown["evaluate"][-1]["visible"] and shown["evaluate-result"][3]["label"].startswith("Tuned minus untuned")
+
+
+def test_answers_are_read_beside_those_of_the_untuned_base(alone: Study) -> None:
+    items = study_items(alone)
+    assert items is not None and items.pair == ("B4", "Q4") and set(items.cells) == {"B4", "Q4"}
+
+
+def test_two_studies_are_compared_in_what_both_have(alone: Study) -> None:
+    both = finished_study("both", LARGE)
+    record = compare_studies(both, alone)
+    assert [found["cell"] for found in record["verdicts"]] == ["Q4"]
+    assert {row["cell"] for row in record["contrasts"]} == {"Q4", "B4"}
+    assert across_items(both, alone).pair == ("A:Q4", "B:Q4")
+    assert comparable(alone)["both"] == comparable(both)["alone"] > 0
+    other = finished_study("other", LARGE, arms=["lora"])
+    record = compare_studies(other, alone)
+    assert not record["verdicts"] and any("alone" in text for text in record["warnings"])
+    assert across_items(other, alone).pair == ("A:B4", "B:B4")
+
+
+def test_several_seeds_have_a_row_for_the_one_arm() -> None:
+    study = finished_seeds()
+    report = take_snapshot(study).report
+    assert report is not None
+    assert [trace.name for trace in seeds_figure(report["seeds"]).data] == ["QLoRA · 4-bit"]
+
+
+def finished_seeds() -> Study:
+    from tests.fabricated import done, reported
+
+    study = evaluated(trained(with_data(new_study("seeds", LARGE, arms=["qlora"], seeds=2))))
+    done(study, "train-qlora-2", 100.0)
+    return reported(study)
+
+
+def test_export_offers_the_one_arm(alone: Study) -> None:
+    shown = drawn(inside_blocks(ExportTab), alone)
+    arm, form = shown["export-choice"][1:3]
+    assert [value for _, value in arm["choices"]] == ["qlora"] and (arm["value"], form) == ("qlora", "adapter")
+    assert not shown["export-lora-adapter"][2]["visible"] and shown["export-qlora-adapter"][2]["visible"]
+
+
+def test_chat_has_one_pane_for_the_assistant_and_one_for_its_base(alone: Study) -> None:
+    arms = alone.config.arms
+    talk = Conversation((Turn("Where?", {"qlora": Answer("Here."), "base": Answer("Hm.")}, plain_sides(arms)),))
+    shown = Shown(talk, arms=arms)
+    assert "QLoRA · 4-bit" in pane("a", shown) and "Here." in pane("a", shown)
+    base = pane("base", shown)
+    assert "untuned · 4-bit" in base and "16-bit" not in base
+    assert "untuned · 4-bit" in as_markdown("alone", talk, arms) and "16-bit" not in as_markdown("alone", talk, arms)
+    assert "LoRA · 16-bit" in pane("a", Shown(Conversation(), arms=["lora"]))
+    tab = inside_blocks(ChatTab_)
+    values = tab.talk.drawn(alone, talk, tab.settings.read(("", 0, 1, 16, "", False, True)))
+    assert [values[place]["visible"] for place in range(3)] == [True, False, True]
+
+
+def ChatTab_() -> ChatTab:  # noqa: N802 - made like a class
+    from assistant_builder.chat.client import WorkerPool
+
+    return ChatTab(WorkerPool(["false"]))
+
+
+def test_home_says_that_nothing_was_compared(alone: Study) -> None:
+    entry: Any = entry_of(alone)
+    assert entry.outcome == "not compared" and entry.outcome in OUTCOMES
