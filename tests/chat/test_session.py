@@ -274,3 +274,35 @@ def test_an_abandoned_answer_ends_its_generation() -> None:
     stream.close()
     assert model.generated < 50
     assert not any(thread.name == "generate" for thread in threading.enumerate())
+
+
+def test_the_untuned_base_is_that_of_the_only_arm_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from assistant_builder.models import assistants
+
+    loaded: list[str] = []
+
+    class Adapted(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 2)
+
+        def get_base_model(self) -> torch.nn.Module:
+            return self.layer
+
+    def load_arm(study: Study, arm: str, *, hold: bool) -> tuple[Any, Any]:
+        loaded.append(arm)
+        return Adapted(), BytePrompter()
+
+    monkeypatch.setattr(assistants, "load_arm", load_arm)
+    monkeypatch.setattr("assistant_builder.chat.session.ready_to_answer", lambda *models: None)
+    for arms, expected in ((("qlora", BASE), "qlora"), (("lora", "qlora", BASE), "lora")):
+        loaded.clear()
+        session = ChatSession(Study(Path("nowhere")), arms)
+        session._load(BASE, lambda phase, fraction: None)
+        assert loaded == [expected] and session.ready(BASE)
+
+
+def test_a_base_in_4_bits_shares_its_block_constants_too() -> None:
+    layer = torch.nn.Linear(2, 2)
+    layer.quant_state = object()
+    assert over_same_weights(torch.nn.Sequential(layer))[0].quant_state is layer.quant_state

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.config import CELLS
+from assistant_builder.config import CELL_ARMS, CELLS
 from assistant_builder.files import write_json, write_jsonl
 from assistant_builder.study import Study
+from evals.cells import CELL_SPECS
 from evals.plan import Plan, parted
 from tests.fabricated import new_study, trained, with_data
 
@@ -150,3 +151,43 @@ def test_no_cell_is_in_two_parts_and_none_is_left_out(study: Study, base: Path, 
     assert len(shares) == parts and sum(map(len, shares)) == len(pieces)
     assert {piece for share in shares for piece in share} == set(pieces)
     assert sum(len({piece.variant for piece in share}) for share in shares) == len({piece.variant for piece in pieces})
+
+
+def test_a_study_of_one_arm_scores_what_needs_no_other_base(base: Path) -> None:
+    study = trained(with_data(new_study("alone", arms=["qlora"], seeds=2)))
+    write_json(study.arm_folder("qlora-2") / "summary.json", {"adapter_sha256": "q2"})
+    change(study, eval__judge_url="http://127.0.0.1:9", eval__judge_model="judge")
+    made = plan(study, base)
+    assert names(made) == sorted(["B4", "Q4", "baselines/retrieval", "seeds/2/Q4"])
+    assert {variant.cell.base for variant in made.variants()} == {"4-bit"}
+    assert [cell for cell, _ in made.tasks] == ["B4", "Q4"]
+    assert made.copy and not made.fidelity and not made.judges
+
+
+def test_when_the_twin_is_added_only_what_is_new_is_scored(base: Path) -> None:
+    study = trained(with_data(new_study("both")))
+    change(study, arms=["qlora"])
+    made = plan(study, base)
+    for piece in made.pieces:
+        write_json(piece.folder / "scores.json", {"inputs": made.inputs(piece)})
+    assert plan(study, base).pieces == [] and plan(study, base).unwanted() == []
+    change(study, arms=["lora", "qlora"])
+    left = names(plan(study, base))
+    assert "B4" not in left and "Q4" not in left and {"B16", "L16", "QD", "noise/L16", "noise/Q4"} <= set(left)
+    assert "baselines/retrieval" in left  # it ran on the 4-bit base before
+
+
+def test_what_the_taken_away_arm_left_is_unwanted(study: Study, base: Path) -> None:
+    finish(plan(study, base))
+    change(study, arms=["qlora"])
+    left = {str(path.relative_to(study.folder / "evals")) for path in plan(study, base).unwanted()}
+    assert {"L16", "B16", "QD", "noise", "fidelity.json"} <= left and not {"Q4", "B4", "baselines"} & left
+
+
+def test_a_cell_belongs_to_its_adapters_arm_and_to_that_of_the_16_bit_base_where_it_needs_it_whole() -> None:
+    for name, spec in CELL_SPECS.items():
+        needed = {spec.adapter} if spec.adapter else set()
+        if spec.base == "float16" or spec.merged:
+            needed.add("lora")
+        assert CELL_ARMS[name] == needed, name  # type: ignore[index]
+    assert CELL_ARMS.keys() == CELL_SPECS.keys()

@@ -154,3 +154,19 @@ def test_a_mixture_trains_with_default_settings_and_comes_back_with_its_adapters
     again = loading.load_adapter(loading.load_base(spec), tmp_path / "adapter")
     with torch.no_grad():
         assert torch.equal(model.eval()(input_ids=ids).logits, again(input_ids=ids).logits)
+
+
+def test_a_4_bit_base_is_read_one_tensor_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the plan's peak of loading rests on: transformers quantizes a tensor before it reads the next."""
+    from transformers import core_model_loading
+
+    pools: list[object] = []
+    read = core_model_loading.spawn_materialize
+
+    def spawn(thread_pool: Any, *words: Any, **more: Any) -> Any:
+        pools.append(thread_pool)
+        return read(thread_pool, *words, **more)
+
+    monkeypatch.setattr(core_model_loading, "spawn_materialize", spawn)
+    adapted(folder, settings(folder), "nf4")
+    assert pools and set(pools) == {None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import anyio
@@ -294,3 +295,14 @@ def test_replicas_that_ask_for_no_gpu_see_none(tmp_path: Path, gpus: float, show
 
     options = application(roster(tmp_path), ServingConfig(gpus=gpus), None)._bound_deployment.ray_actor_options
     assert options["runtime_env"]["env_vars"].get("CUDA_VISIBLE_DEVICES") == shown
+
+
+def test_a_study_with_one_arm_brings_that_one_under_both_names() -> None:
+    study = with_adapters("alone", arms=["qlora"])
+    roster = choose(["alone"], lambda study: "lora")
+    assert roster.ids == ["alone-qlora"] and roster.aliases == {"alone": "alone-qlora"}
+    with pytest.raises(ModelError, match="trains qlora alone.*no lora assistant"):
+        choose(["alone:lora"], lambda study: "qlora")
+    shutil.rmtree(study.arm_folder("qlora"))
+    with pytest.raises(ModelError, match="qlora assistant is not trained yet"):
+        choose(["alone"], lambda study: "qlora")

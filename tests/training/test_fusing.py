@@ -277,3 +277,23 @@ def test_the_loss_is_cross_entropy() -> None:
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
     assert torch.allclose(*(torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)), atol=1e-6)
 
+
+
+def test_the_loss_works_on_as_many_rows_at_once_as_the_plan_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from assistant_builder.planning.activations import LOSS_ROWS
+    from assistant_builder.training.kernels import SummedNll
+
+    rows: list[int] = []
+    softmax = torch.log_softmax
+
+    def counted(logits: Any, **more: Any) -> Any:
+        rows.append(len(logits))
+        return softmax(logits, **more)
+
+    monkeypatch.setattr(torch, "log_softmax", counted)
+    logits, targets = torch.randn(3 * LOSS_ROWS["cpu"] + 1, 11), torch.zeros(3 * LOSS_ROWS["cpu"] + 1, dtype=torch.long)
+    loss = SummedNll.apply(logits.requires_grad_(), targets)
+    assert rows == [LOSS_ROWS["cpu"]] * 3 + [1]
+    assert float(loss) == pytest.approx(float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum")))

@@ -53,7 +53,7 @@ class Scenario:
             study.write_runner("cancelled")
             raise Cancelled("cancelled on request")
         with_data(study)
-        for arm in ("lora", "qlora"):
+        for arm in study.config.arms:
             self._train(study, arm, self.validation.get(number, 1.0), on_event)
         _finish(study, number, self.validation.get(number, 1.0), self.heldout.get(number, 0.0))
 
@@ -72,7 +72,7 @@ class Scenario:
 
 
 def _finish(study: Study, number: int, validation: float, shift: float) -> None:
-    curves = {arm: (study.arm_folder(arm) / "metrics.jsonl").read_bytes() for arm in ("lora", "qlora")}
+    curves = {arm: (study.arm_folder(arm) / "metrics.jsonl").read_bytes() for arm in study.config.arms}
     trained(study)
     for arm, curve in curves.items():
         (study.arm_folder(arm) / "metrics.jsonl").write_bytes(curve)
@@ -83,8 +83,9 @@ def _finish(study: Study, number: int, validation: float, shift: float) -> None:
     for folder in (study.folder / "evals").iterdir():
         if folder.is_dir() and folder.name not in CELLS:
             shutil.rmtree(folder)
-    edit(study, lambda samples: shifted(samples, shift, number))
-    cells = {cell: read_json(study.cell_folder(cell) / "scores.json") for cell in CELLS}
+    there = tuple(cell for cell in CELLS if cell in study.config.cells)
+    edit(study, lambda samples: shifted(samples, shift, number), there)
+    cells = {cell: read_json(study.cell_folder(cell) / "scores.json") for cell in there}
     write_json(study.folder / "report.json", {"primary_metric": study.config.eval.primary_metric, "cells": cells})
     done(study, "report", 1.0)
     study.write_runner("succeeded")

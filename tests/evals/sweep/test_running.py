@@ -188,3 +188,20 @@ def test_a_study_yaml_names_the_sweep(scenario: Scenario, tmp_path: Path) -> Non
     assert sweep.name == "library" and [trial.name for trial in sweep.trials][::3] == ["library-1", "library-4"]
     assert {trial.config.data.heldout_fraction for trial in sweep.trials} == {0.4}
     json.dumps(run_sweep(sweep))
+
+
+def test_a_sweep_of_studies_with_one_arm_goes_by_that_arm(scenario: Scenario) -> None:
+    with pytest.raises(ConfigError, match="train qlora alone"):
+        opened(RANKS, "arms=qlora", arm="lora")
+    sweep = opened(RANKS, "arms=qlora")
+    assert sweep.judges == ("qlora",)
+    assert yaml.safe_load((sweep.folder / "sweep.yaml").read_text())["study"]["arms"] == ["qlora"]
+    record = run_sweep(sweep)
+    assert record["selected"] == "ranks-3"
+    assert {row["cell"] for row in record["comparisons"]} == {"Q4"} and set(rows(record, "heldout")[3]) == {"Q4"}
+    with pytest.raises(ConfigError, match="arms cannot be swept"):
+        opened("arms=lora,qlora", name="other")
+
+
+def test_the_definition_of_a_sweep_of_both_arms_is_as_before_there_was_a_choice() -> None:
+    assert "arms" not in yaml.safe_load((opened().folder / "sweep.yaml").read_text())["study"]
