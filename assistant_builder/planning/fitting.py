@@ -146,7 +146,10 @@ def where_both_fit(study: Study) -> str:
     """Where a study of one arm could train both: ``here``, the cheapest card that holds both, or empty for neither."""
     config = study.config.with_changes({"arms": list(ARMS)})
     lengths = Lengths.assume(config.train.max_length)
-    plan = _plan_on(this_machine(), study, lengths, config=config)
+    try:
+        plan = _plan_on(this_machine(), study, lengths, config=config)
+    except ResourceError:  # the settings ask for more devices than this machine has
+        plan = _plan_on(this_machine(), study, lengths, config=config.with_changes({"executor.devices": 1}))
     if plan is None:
         return ""
     if config.executor.kind == "local" and not misfits(plan):

@@ -178,6 +178,9 @@ def test_a_study_that_trains_qlora_alone_needs_room_for_qlora_alone(monkeypatch:
     require_study_fit(study)
     assert memory_note(study) == ""
     assert where_both_fit(study) == "B200 180 GB"  # the only card of the catalog that holds 141 GB of weights
+    study.write_config(study.config.with_changes({"executor.devices": 4}))  # a report may be written anywhere
+    assert where_both_fit(study) == "B200 180 GB"
+    study.write_config(study.config.with_changes({"executor.devices": "null"}))
     monkeypatch.setattr(fitting, "this_machine", lambda: LAPTOP)
     with pytest.raises(ResourceError, match="QLoRA of .*a laptop has 16 GB"):
         require_study_fit(study)
