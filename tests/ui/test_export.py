@@ -26,6 +26,12 @@ def drawn(tab: ExportTab, study: Study) -> dict[str, list[Any]]:
     return {section.key: [section.mark(look), *section.draw(look)] for section in tab.sections()}
 
 
+def chosen(shown: dict[str, list[Any]]) -> tuple[str, str]:
+    """Arm and form that the tab has selected."""
+    arm, form = shown["export-choice"][1:3]
+    return arm["value"], form
+
+
 def record_of(job: ExportJob, **more: Any) -> None:
     process = psutil.Process()
     values = {"state": "running", "target": str(job.files), "started": time.time(), "pid": process.pid,
@@ -60,8 +66,7 @@ def test_every_state_is_drawn_and_the_latest_is_chosen() -> None:
     study = finished_study()
     tab = inside_blocks(ExportTab)
     ready = drawn(tab, study)
-    arm, form = ready["export-choice"][1:3]
-    assert (arm["value"], form) == ("lora", "adapter")  # as advised: 4-bit was worse
+    assert chosen(ready) == ("lora", "adapter")  # as advised: 4-bit was worse
     _, state, start, cancel, download, *_ = ready["export-lora-merged"]
     assert "About <b>275 MB</b>" in state and start["visible"] and not cancel["visible"] and not download["visible"]
     assert "into the original weights it would be another" in ready["export-qlora-merged"][1]
@@ -70,7 +75,7 @@ def test_every_state_is_drawn_and_the_latest_is_chosen() -> None:
     job = ExportJob(study, KIND)
     record_of(job, percent=62, message="Scoring it again: 8 of 20 items")
     busy = drawn(tab, study)
-    assert busy["export-choice"][1:3] == ["lora", "merged"]
+    assert chosen(busy) == ("lora", "merged")
     assert [update["visible"] for update in busy["export-choice"][3:7]] == [kind == KIND for kind in KINDS]
     _, state, start, cancel, download, *_ = busy["export-lora-merged"]
     assert "62 %: Scoring it again: 8 of 20 items" in state and not start["visible"] and cancel["visible"]
