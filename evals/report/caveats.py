@@ -124,7 +124,8 @@ def _about_training(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]
                "The base model reached this study through a 4-bit GGUF file: “float16” here means those 4-bit weights "
                "widened to float16. " + (
                    "Both arms start from them, but the cost of 4-bit on weights that were never rounded before may "
-                   "differ." if both else "From weights that were never rounded before, training may give another result."))
+                   "differ." if both else "From weights that were never rounded before training may give "
+                   "another result."))
     for untuned, tuned in (("B16", BASELINE), ("B4", CANDIDATE)):
         if {untuned, tuned} <= report["cells"].keys() and (
             report["cells"][tuned]["nll_per_token"] >= report["cells"][untuned]["nll_per_token"]
