@@ -59,7 +59,8 @@ def _telling(study: Study, display: Callable[[Event], None]) -> Callable[[Event]
             from assistant_builder.planning.fitting import memory_note
             from evals.power import power_sentence, split_power
 
-            power = split_power(read_json(study.folder / "data" / "split.json"))
+            split = read_json(study.folder / "data" / "split.json")
+            power = split_power(split) if study.config.compares else None  # it is that of comparing two assistants
             for said in (power_sentence(power.to_record()) if power else "", memory_note(study)):
                 if said:
                     typer.echo(said)
