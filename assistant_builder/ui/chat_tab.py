@@ -56,7 +56,7 @@ class ChatTab:
                 self.talk.place_panes()
             self.talk.place_box()
             self.suggested = gr.Dropdown(
-                [], label="Held-out questions to try", info="Neither assistant was trained on their wording.",
+                [], label="Held-out questions to try", info="No assistant was trained on their wording.",
                 interactive=True, visible=False, elem_id="ab-suggested",
             )
             self.reference = gr.HTML(elem_id="ab-reference")

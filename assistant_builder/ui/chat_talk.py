@@ -73,7 +73,7 @@ class Talk:
             self.leave = gr.Button("Leave it as it was", size="sm", scale=0)
         with gr.Row(elem_classes="ab-ask"):
             self.question = gr.Textbox(
-                label="Your question", placeholder="Ask all at once… (Enter sends, Shift+Enter starts a new line)",
+                label="Your question", placeholder="Ask… (Enter sends, Shift+Enter starts a new line)",
                 lines=1, max_lines=6, scale=8, submit_btn=False, elem_id="ab-question", max_length=20_000,
             )
             with gr.Column(scale=1, min_width=120, elem_classes="ab-send"):

@@ -283,6 +283,6 @@ def reference_note(reference: str) -> Markup:
     if not reference:
         return Markup("")
     return fold("Show the reference answer", Markup(
-        '<div class="ab-reference"><p dir="auto">{}</p><small>Held-out question: neither assistant was trained on this '
+        '<div class="ab-reference"><p dir="auto">{}</p><small>Held-out question: no assistant was trained on this '
         "wording.</small></div>"
     ).format(reference))

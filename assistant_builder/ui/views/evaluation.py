@@ -214,7 +214,7 @@ def _contrast_rows(rows: list[Mapping[str, Any]]) -> Markup:
 def exports_card(report: Mapping[str, Any]) -> Markup:
     """Which export keeps the quality that was measured."""
     found = report.get("exports") or []
-    if not found:
+    if all(row["keeps"] == "measured" for row in found):
         return Markup("")
     rows = [
         (

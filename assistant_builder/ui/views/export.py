@@ -38,7 +38,8 @@ def advice_card(advice: Advice) -> Markup:
 
 def keeping_card(report: Mapping[str, Any] | None) -> Markup:
     """Which export keeps the quality that was measured; nothing before the report."""
-    if not report or not report.get("exports"):
+    found = (report or {}).get("exports") or []
+    if not report or all(row["keeps"] == "measured" for row in found):
         return Markup("")
     rows = [_export_row(row) for row in report["exports"]]
     headers = ("Export", "What it is", "Keeps the quality?", "Difference", "95 % interval", "Weights")
