@@ -1,6 +1,20 @@
-"""``python -m assistant_builder``: the command line."""
+"""``python -m assistant_builder``: the command line.
 
-from assistant_builder.cli import main
+``-m`` puts the working directory first on ``sys.path``. It is taken off again before anything else is imported, unless
+the program itself was loaded from there. What Python imports before this file cannot be kept from coming from there:
+the package itself, and a few modules of the standard library. ``assistant-builder`` and ``python -P -m
+assistant_builder`` never look there.
+"""
+
+import os
+import sys
+
+if __name__ == "__main__":
+    _root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if not sys.flags.safe_path and sys.path[0] == os.getcwd() != _root:
+        del sys.path[0]
+
+from assistant_builder.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     main()

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from assistant_builder import __version__, gpus, study
+from assistant_builder.child_process import python_command, python_environment
 from assistant_builder.models import bundled, hub, inventory, wheels
 from assistant_builder.processor import cpu_flags, usable_cores
 
@@ -149,8 +150,8 @@ def _disk() -> Check:
 def _torch() -> list[Check]:
     """GPU and 4-bit backend, asked in a child process so that this one stays without torch."""
     try:
-        done = subprocess.run([sys.executable, "-P", "-c", _TORCH_PROBE], capture_output=True, text=True,
-                              timeout=_TORCH_SECONDS, check=True)
+        done = subprocess.run(python_command("-c", _TORCH_PROBE), capture_output=True, text=True,
+                              timeout=_TORCH_SECONDS, check=True, env=python_environment())
         answer = json.loads(done.stdout.splitlines()[-1])
     except (subprocess.SubprocessError, OSError, ValueError, IndexError) as error:
         said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()

@@ -21,6 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.child_process import python_command, python_environment
+
 _VARIABLES = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES",
               "GPU_DEVICE_ORDINAL")
 """What decides which cards torch sees, and in which order."""
@@ -132,8 +134,8 @@ def _driver_present() -> bool:
 
 def _ask_torch(*options: str) -> Found:
     try:
-        done = subprocess.run([sys.executable, "-P", "-m", "assistant_builder.gpus", *options], capture_output=True,
-                              text=True, timeout=_TORCH_SECONDS, check=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run(python_command("-m", "assistant_builder.gpus", *options), capture_output=True, text=True,
+                              timeout=_TORCH_SECONDS, check=True, stdin=subprocess.DEVNULL, env=python_environment())
         record = json.loads(done.stdout.splitlines()[-1])
         return read(record)
     except subprocess.TimeoutExpired:

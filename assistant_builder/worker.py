@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from assistant_builder.child_process import python_environment
 from assistant_builder.errors import Cancelled
 from assistant_builder.files import file_hash
 from assistant_builder.mishaps import explained
@@ -104,7 +105,7 @@ def child_environment() -> dict[str, str]:
     Threads of PyTorch that wait for one another spin, by default for so long that two processes on the same cores slow
     each other down more than ten-fold. A short spin keeps the speed of a process that has the cores for itself.
     """
-    return {"GOMP_SPINCOUNT": "10000", **os.environ}
+    return {"GOMP_SPINCOUNT": "10000", **python_environment()}
 
 
 def step_back(pid: int) -> None:

@@ -21,6 +21,7 @@ LEVELS = {
     "assistant_builder.control_characters": 0,
     "assistant_builder.telemetry": 0,
     "assistant_builder.tokens": 0,
+    "assistant_builder.child_process": 0,
     "assistant_builder.config": 0,
     "assistant_builder.mishaps": 0,
     "assistant_builder.files": 1,

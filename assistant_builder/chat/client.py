@@ -6,7 +6,6 @@ import itertools
 import json
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections import Counter
@@ -16,6 +15,7 @@ from typing import IO, Any
 
 from assistant_builder.chat.replies import Exchange
 from assistant_builder.chat.session import Sampling
+from assistant_builder.child_process import python_command
 from assistant_builder.data import Message
 from assistant_builder.study import Study
 from assistant_builder.worker import child_environment
@@ -32,7 +32,7 @@ class _Asked:
 
 def worker_command(study: Study) -> list[str]:
     """The command line of the process that answers for a study."""
-    return [sys.executable, "-m", "assistant_builder.chat.worker", "--study", str(study.folder)]
+    return python_command("-m", "assistant_builder.chat.worker", "--study", str(study.folder))
 
 
 class ChatWorker:

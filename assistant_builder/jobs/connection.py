@@ -112,10 +112,25 @@ def connect(address: str) -> str:
     try:
         context = init(
             address=address, namespace=_NAMESPACE, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True,
+            **({} if "://" in address else {"job_config": _job_config()}),  # Ray Client's server looks in no folder
         )
     except Exception as error:  # it raises what its many layers do: ConnectionError, RuntimeError, ValueError, …
         raise _silent(address, str(error)) from error
     return f"http://{context.dashboard_url}" if context.dashboard_url else ""  # Ray leaves the scheme out
+
+
+def _job_config() -> Any:
+    """Ray's description of this driver, without the driver's working directory.
+
+    Ray puts that directory first on the ``sys.path`` of every worker, ``PYTHONSAFEPATH`` or not, unless the driver's
+    runtime environment names a folder (Ray 2.60: ``ray/_private/worker.py:2716``). Nodes have the program installed and
+    need nothing from there.
+    """
+    from ray.job_config import JobConfig
+
+    config = JobConfig()
+    config._runtime_env_has_working_dir = lambda: True  # read by that place alone; no option of Ray's says it
+    return config
 
 
 def _knock(address: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Protocol
 
 from filelock import FileLock, Timeout
 
+from assistant_builder.child_process import python_command, python_environment
 from assistant_builder.config import ExecutorConfig
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ChangedInputsError, StudyError
 from assistant_builder.jobs.cluster import RayRunner
@@ -68,11 +68,12 @@ def start_run(name: str, *, redo: bool = False, now: bool = False) -> int:
     """
     study = Study.open(name)
     flags = [*(["--redo"] if redo else []), *(["--now"] if now else [])]
-    words = [sys.executable, "-m", "assistant_builder", "run", name, *flags]
+    words = python_command("-m", "assistant_builder", "run", name, *flags)
     try:
         with (study.folder / "run.log.txt").open("ab") as log:
             process = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                env=python_environment(),
             )
     except OSError as error:
         raise explained(error) from error

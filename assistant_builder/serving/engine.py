@@ -17,6 +17,7 @@ import anyio.to_thread
 from assistant_builder.chat.client import ChatWorker
 from assistant_builder.chat.replies import Exchange, Reply
 from assistant_builder.chat.session import Sampling
+from assistant_builder.child_process import python_command
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.serving.asked import ChatRequest
@@ -232,4 +233,4 @@ async def _follow(exchange: Exchange) -> AsyncIterator[dict[str, Reply]]:
 def worker_of(roster: Roster) -> ChatWorker:
     """The process that holds the models of these assistants."""
     assistants = [[assistant.id, str(assistant.folder), assistant.arm] for assistant in roster.assistants]
-    return ChatWorker([sys.executable, "-m", "assistant_builder.serving.worker", json.dumps(assistants)])
+    return ChatWorker(python_command("-m", "assistant_builder.serving.worker", json.dumps(assistants)))

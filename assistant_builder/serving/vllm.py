@@ -20,6 +20,7 @@ import sys
 from typing import NoReturn
 
 from assistant_builder.chat.asking import context_tokens
+from assistant_builder.child_process import python_environment
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.files import read_json
@@ -107,4 +108,4 @@ def serve_by_vllm(command: list[str], config: ServingConfig, key: str | None) ->
         raise ConfigError("vLLM is not installed", where="serve",
                           remedy="Install it where there is a GPU (pip install vllm vllm-bnb-plugin; up to vLLM 0.27 "
                           "bitsandbytes in the plugin's place), or look at its command with --json")
-    os.execve(program, command, {**os.environ, **({"VLLM_API_KEY": key} if key is not None else {})})
+    os.execve(program, command, {**python_environment(), **({"VLLM_API_KEY": key} if key is not None else {})})

@@ -12,7 +12,6 @@ import argparse
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -20,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.child_process import python_command
 from assistant_builder.errors import EvaluationError
 from assistant_builder.files import read_jsonl, write_json
 from assistant_builder.models.catalog import resolve
@@ -180,7 +180,7 @@ def table(record: dict[str, Any]) -> str:
 
 def _run(words: Sequence[str]) -> None:
     environment = {**os.environ, **child_environment(), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(python_command(*words), capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise EvaluationError(f"{' '.join(words[:3])} failed: {' '.join(done.stderr.splitlines()[-_LOG_LINES:])}",
                               remedy="Run it by hand to see more")

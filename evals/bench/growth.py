@@ -23,6 +23,7 @@ from typing import Any
 
 import psutil
 
+from assistant_builder.child_process import python_command
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import (
     SplitName,
@@ -149,8 +150,8 @@ def measure_all(
     with tempfile.TemporaryDirectory() as scratch:
         result = Path(scratch) / "result.json"
         for many, length in cases:
-            command = [sys.executable, "-m", "evals.bench.growth", *([str(file)] if file else []),
-                       "--case", json.dumps([many, length]), "--out", str(result)]
+            command = python_command("-m", "evals.bench.growth", *([str(file)] if file else []),
+                                     "--case", json.dumps([many, length]), "--out", str(result))
             done = subprocess.run(command, capture_output=True, text=True, env=child_environment(), check=False)
             if done.returncode:
                 said = " ".join(done.stderr.splitlines()[-_LOG_LINES:])

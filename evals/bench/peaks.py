@@ -10,12 +10,12 @@ import argparse
 import itertools
 import json
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.child_process import python_command
 from assistant_builder.config import ARMS, StudyConfig
 from assistant_builder.errors import EvaluationError
 from assistant_builder.files import read_json, write_json
@@ -67,8 +67,8 @@ def measure_all(
     with tempfile.TemporaryDirectory() as scratch:
         result = Path(scratch) / "result.json"
         for case in cases:
-            command = [sys.executable, "-m", "evals.bench.peaks", "--case", json.dumps(case),
-                       "--changes", json.dumps(changes), "--out", str(result)]
+            command = python_command("-m", "evals.bench.peaks", "--case", json.dumps(case),
+                                     "--changes", json.dumps(changes), "--out", str(result))
             done = subprocess.run(command, capture_output=True, text=True, env=child_environment(), check=False)
             if done.returncode:
                 raise EvaluationError(f"the run {case} failed: {' '.join(done.stderr.splitlines()[-_LOG_LINES:])}",

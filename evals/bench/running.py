@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 import psutil
 
+from assistant_builder.child_process import python_command
 from assistant_builder.errors import EvaluationError
 from assistant_builder.files import read_json
 from assistant_builder.provenance import PACKAGES
@@ -59,7 +59,7 @@ def _run(folder: Path, contender: Contender, seed: int) -> dict[str, Any]:
     inputs = [str(folder / "job.json"), contender.name, str(seed), str(result)]
     with log.open("wb") as stream:
         code = subprocess.run(
-            [sys.executable, "-m", "evals.bench.child", *inputs],
+            python_command("-m", "evals.bench.child", *inputs),
             stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, env=child_environment(), check=False,
         ).returncode
     if code != 0 or not result.is_file():

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.child_process import python_command
 from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.files import read_json, write_json, write_text
 from assistant_builder.steps import State, process_alive, process_mark
@@ -112,8 +112,8 @@ class ExportJob:
         if self.running:
             raise StudyError(f"the {self.kind.arm} assistant is being exported already ({self.kind.format})",
                              where=f"study {self.study.name}", remedy="Wait until that is done")
-        words = [sys.executable, "-m", "evals.export", "--study", str(self.study.folder), "--arm", self.kind.arm,
-                 "--format", self.kind.format, "--sample", str(sample)]
+        words = python_command("-m", "evals.export", "--study", str(self.study.folder), "--arm", self.kind.arm,
+                               "--format", self.kind.format, "--sample", str(sample))
         if target is not None:
             check_target(target, force=force)
             words += ["--to", str(target), *(["--force"] if force else [])]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.child_process import python_command, python_environment
 from assistant_builder.config import StudyConfig
 from assistant_builder.files import file_hash, read_json
 from assistant_builder.study import Study
@@ -58,8 +57,9 @@ def copy_of(study: Study, name: str, *, without: Sequence[str] = ()) -> Study:
 
 def start(study: Study, *words: str) -> subprocess.Popen[str]:
     """Start ``assistant-builder run`` on a study; one thread, so that other work on the machine slows it down less."""
-    command = [sys.executable, "-m", "assistant_builder", "run", study.name, "--now", *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ASSISTANT_BUILDER_HOME": str(study.folder.parents[1])}
+    command = python_command("-m", "assistant_builder", "run", study.name, "--now", *words)
+    home = str(study.folder.parents[1])
+    environment = {**python_environment(), "OMP_NUM_THREADS": "1", "ASSISTANT_BUILDER_HOME": home}
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env=environment, start_new_session=True,

@@ -1,0 +1,171 @@
+"""No code of the current folder is run, whatever is started there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from assistant_builder.chat.client import ChatWorker, worker_command
+from assistant_builder.chat.session import Sampling
+from assistant_builder.data import Message
+from assistant_builder.doctor import diagnose
+from assistant_builder.jobs.reporting import write_report_again
+from assistant_builder.jobs.steps import command
+from assistant_builder.models import wheels
+from assistant_builder.planning.probe import probe
+from assistant_builder.study import Study
+from evals.export.command import export_to
+from evals.export.kinds import Kind
+from tests.evals.export.tiny import tiny_base
+from tests.fabricated import SMALL, new_study
+from tests.models.test_bundled import CONTENT, MEMBER, TOY, write_wheel
+from tests.shadows import Shadows, installed_command
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICK = {
+    "train.max_steps": "2", "train.batch_size": "4", "train.micro_batch_size": "2", "train.evaluations": "1",
+    "train.rank": "4", "train.max_length": "96", "data.max_heldout": "4", "eval.max_new_tokens": "8",
+    "eval.bootstrap_resamples": "500", "eval.fidelity": "false", "eval.noise_floor": "false", "eval.baselines": "false",
+    "eval.similarity": "false", "eval.cells": "L16,Q4",
+}
+
+
+@pytest.fixture
+def shadows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shadows:
+    """The current folder."""
+    made = Shadows(tmp_path / "handed-on")
+    monkeypatch.chdir(made.folder)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    return made
+
+
+def cli(*words: str) -> str:
+    """Standard output of the installed command, run in the current folder."""
+    done = subprocess.run(installed_command(*words), capture_output=True, text=True, env=dict(os.environ), timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.train
+def test_a_study_is_run_asked_served_and_exported(
+    bundled_models: Path, shadows: Shadows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    values = {**QUICK, "model.base": str(tiny_base(tmp_path / "base"))}
+    settings = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+    document = json.loads(cli("run", str(SMALL), "--name", "shadowed", *settings, "--json"))
+    assert document["state"] == "succeeded" and shadows.run == []
+
+    study = Study(Path(document["folder"]))
+    write_report_again(study)
+    answer = json.loads(cli("ask", "shadowed", "How much is the late fee?", "--arm", "qlora", "--json"))
+    assert answer["answers"]["qlora"]["tokens"] > 0 and shadows.run == []
+
+    worker = ChatWorker(worker_command(study))
+    *_, replies = worker.ask({"lora": [Message("user", "How much?")]}, Sampling(max_new_tokens=2))
+    worker.close()
+    assert replies["lora"].error is None and shadows.run == []
+
+    export_to(study, Kind("lora", "adapter"), tmp_path / "exported", force=False, sample=2)
+    assert shadows.run == []
+
+    words = installed_command("serve", "shadowed:lora", "--port", "0", "--json")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) as process:
+        assert process.stdout is not None
+        said = "".join(iter(process.stdout.readline, "}\n")) + "}"
+        said += process.stdout.readline() if said.count("{") > said.count("}") else ""
+        asked = {"model": "shadowed-lora", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
+        found = httpx.post(f"{json.loads(said)['url']}/chat/completions", json=asked, timeout=120)
+        process.send_signal(signal.SIGINT)
+    assert found.status_code == 200 and shadows.run == []
+
+
+def test_a_wheel_is_fetched(tmp_path: Path, shadows: Shadows, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_wheel(tmp_path / "links")
+    monkeypatch.delenv("ASSISTANT_BUILDER_WHEELS", raising=False)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "links"))
+    (tmp_path / "scratch").mkdir()
+    assert wheels.extract(TOY, tmp_path / "scratch")[MEMBER].read_bytes() == CONTENT
+    assert shadows.run == []
+
+
+def test_a_plan_asks_transformers_and_the_doctor_asks_torch(tmp_path: Path, shadows: Shadows) -> None:
+    folder = tmp_path / "pythia"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({
+        "model_type": "gpt_neox", "architectures": ["GPTNeoXForCausalLM"], "vocab_size": 64, "hidden_size": 8,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+    }))
+    assert probe(folder).vocabulary == 64
+    assert next(check["ok"] for check in diagnose()["checks"] if check["name"] == "torch")
+    assert shadows.run == []
+
+
+@pytest.mark.parametrize("step", ["data", "data-embed", "train-lora", "evaluate", "score-1", "report"])
+def test_every_step_starts_without_the_current_folder(step: str, shadows: Shadows) -> None:
+    words = command(new_study(), step)
+    looked = subprocess.run(
+        [*words[: words.index("-m")], "-c", "import sys; print(sys.flags.safe_path, sys.path[0])"], text=True,
+        capture_output=True, check=True,
+    )
+    assert looked.stdout.startswith("True ") and looked.stdout.split()[1] != str(shadows.folder)
+
+
+def test_what_children_start_does_not_look_there_and_the_users_path_stays(
+    tmp_path: Path, shadows: Shadows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from assistant_builder.child_process import python_command, python_environment
+
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "of_the_user.py").write_text("", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", str(tmp_path / "own"), "", str(ROOT)]))
+    grandchild = "import of_the_user, queue, platform"
+    code = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {grandchild!r}], check=True)"
+    subprocess.run(python_command("-c", code), check=True, env=python_environment())
+    assert shadows.run == [] and "PYTHONSAFEPATH" not in os.environ
+
+
+def test_what_a_step_spawns_does_not_look_there(tmp_path: Path, shadows: Shadows) -> None:
+    """Torchrun's launcher spawns the processes of a training; the flag of the step is enough for them."""
+    script = tmp_path / "spawning.py"
+    script.write_text(
+        "import multiprocessing\n"
+        "if __name__ == '__main__':\n"
+        "    process = multiprocessing.get_context('spawn').Process(target=print, args=('spawned',))\n"
+        "    process.start(), process.join()\n"
+        "    raise SystemExit(process.exitcode)\n", encoding="utf-8",
+    )
+    words = command(new_study(), "train-lora")
+    done = subprocess.run([*words[: words.index("-m")], str(script)], capture_output=True, text=True)
+    assert done.stdout == "spawned\n", done.stderr
+    assert shadows.run == []
+
+
+def test_python_m_takes_the_current_folder_off_its_path(tmp_path: Path, shadows: Shadows) -> None:
+    # nothing of ours can run before the package is found, so the folder holds none of that name
+    for name in ("assistant_builder", "random", "queue", "socket", "tempfile", "statistics", "platform"):
+        for path in (shadows.folder / name, shadows.folder / f"{name}.py"):
+            path.rename(tmp_path / path.name) if path.exists() else None
+    done = subprocess.run([sys.executable, "-m", "assistant_builder", "list", "--json"], capture_output=True, text=True,
+                          env=dict(os.environ))
+    assert done.returncode == 0 and json.loads(done.stdout) == [], done.stderr
+    assert shadows.run == []
+
+
+def test_every_python_process_is_started_in_one_way() -> None:
+    """What starts Python by its path goes past ``-P``; a task of a cluster is given a command that has it."""
+    started = {
+        path.relative_to(ROOT).as_posix()
+        for package in ("assistant_builder", "evals") for path in (ROOT / package).rglob("*.py")
+        if re.search(r"\[\s*sys\.executable", path.read_text(encoding="utf-8"))
+    }
+    assert started == {"assistant_builder/child_process.py", "assistant_builder/jobs/nodes.py"}
