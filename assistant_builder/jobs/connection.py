@@ -55,7 +55,7 @@ class Keeper:
         }
         threads = str(max(1, int(ask.cpus)))
         shared = {} if self._url else {"ASSISTANT_BUILDER_HOME": str(home().resolve())}
-        environment = {**shared, "OMP_NUM_THREADS": threads}
+        environment = {**shared, **gpu_environment(ask.gpus), "OMP_NUM_THREADS": threads}
         words = [self._folder if word == self._given else word for word in words]
         self._ask(lambda actor: actor.start.remote(self._folder, step, words, options, environment))
 
@@ -117,6 +117,18 @@ def connect(address: str) -> str:
     except Exception as error:  # it raises what its many layers do: ConnectionError, RuntimeError, ValueError, …
         raise _silent(address, str(error)) from error
     return f"http://{context.dashboard_url}" if context.dashboard_url else ""  # Ray leaves the scheme out
+
+
+def gpu_environment(gpus: float) -> dict[str, str]:
+    """Variables that hide a node's GPUs from a process that asks for none.
+
+    Ray sets ``CUDA_VISIBLE_DEVICES`` for tasks that ask for GPUs and leaves it as it is for all others, which then see
+    every GPU of the node (Ray 2.60: ``ray/_private/utils.py:292``, unless ``RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO`` is 1).
+
+    Args:
+        gpus: How many the process asks for.
+    """
+    return {} if gpus else {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def _job_config() -> Any:

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 from assistant_builder.access.listening import url_of
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.jobs.connection import connect
+from assistant_builder.jobs.connection import connect, gpu_environment
 from assistant_builder.serving.app import make_app
 from assistant_builder.serving.desks import desks_of
 from assistant_builder.serving.door import check_access
@@ -58,9 +58,6 @@ def application(roster: Roster, config: ServingConfig, key: bytes | None) -> Any
     from ray import serve
 
     most = (config.waiting + 1) * len(roster.assistants)
-    variables = {"ASSISTANT_BUILDER_HOME": str(home().resolve())}
-    if not config.gpus:  # Ray leaves all GPUs of the node visible to an actor that asks for none
-        variables["CUDA_VISIBLE_DEVICES"] = ""
     deployment = serve.deployment(
         serve.ingress()(Replica),
         name="assistants",
@@ -73,7 +70,9 @@ def application(roster: Roster, config: ServingConfig, key: bytes | None) -> Any
         health_check_period_s=_HEALTH_SECONDS,
         ray_actor_options={
             "num_cpus": config.cpus, "num_gpus": config.gpus,
-            "runtime_env": {"env_vars": variables},
+            "runtime_env": {"env_vars": {
+                "ASSISTANT_BUILDER_HOME": str(home().resolve()), **gpu_environment(config.gpus),
+            }},
         },
     )
     return deployment.bind(roster, config, key)

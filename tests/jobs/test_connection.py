@@ -1,0 +1,55 @@
+"""What a step's process on a node of a cluster is given besides the node's own environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assistant_builder.jobs.connection import Keeper
+from assistant_builder.jobs.room import Ask
+from tests.fabricated import new_study
+
+
+class Actor:
+    """Keeps what it is asked to start."""
+
+    def __init__(self) -> None:
+        self.environments: list[dict[str, str]] = []
+        self.start = self
+
+    def remote(self, folder: str, step: str, words: list[str], options: Any, environment: dict[str, str]) -> None:
+        self.environments.append(environment)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Actor:
+    actor = Actor()
+    monkeypatch.setattr(Keeper, "_find", lambda self: actor)
+    monkeypatch.setattr(Keeper, "_ask", lambda self, call: call(actor))
+    return actor
+
+
+def test_steps_that_ask_for_no_gpu_see_none(asked: Actor) -> None:
+    keeper = Keeper(new_study())
+    for gpus in (0.0, 0.5, 2.0):
+        keeper.start("train-lora", ["-m", "evals"], Ask(1.0, gpus), 0)
+    seen = [environment.get("CUDA_VISIBLE_DEVICES", "as Ray sets it") for environment in asked.environments]
+    assert seen == ["", "as Ray sets it", "as Ray sets it"]
+
+
+def test_replicas_that_ask_for_no_gpu_see_none(tmp_path: Path) -> None:
+    pytest.importorskip("ray.serve")
+    from assistant_builder.config.serving import ServingConfig
+    from assistant_builder.serving.on_ray import application
+    from assistant_builder.serving.roster import Assistant, Roster
+
+    roster = Roster((Assistant("library-lora", tmp_path, "lora", 0),), {})
+
+    def environment(gpus: float) -> dict[str, str]:
+        app = application(roster, ServingConfig(on="ray", gpus=gpus), None)
+        variables: dict[str, str] = app._bound_deployment.ray_actor_options["runtime_env"]["env_vars"]
+        return variables
+
+    assert environment(0.0)["CUDA_VISIBLE_DEVICES"] == "" and "CUDA_VISIBLE_DEVICES" not in environment(1.0)
