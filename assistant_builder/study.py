@@ -35,7 +35,8 @@ _RESERVE_BYTES = 65_536
 
 def home() -> Path:
     """The folder that holds ``studies/`` and ``models/``; read from the environment at every call."""
-    return Path(os.environ.get("ASSISTANT_BUILDER_HOME") or Path.home() / ".assistant-builder").expanduser()
+    folder = Path(os.environ.get("ASSISTANT_BUILDER_HOME") or Path.home() / ".assistant-builder").expanduser()
+    return folder.absolute()  # lm-eval's tasks are loaded and run in another current folder
 
 
 def run_marker() -> Path:

@@ -20,7 +20,7 @@ def main() -> int:
     )
     parser.add_argument("--study", type=Path, required=True, help="the study's folder")
     arguments = parser.parse_args()
-    study = Study(arguments.study)
+    study = Study(arguments.study.absolute())  # lm-eval's tasks are run in another folder
     if arguments.step == "score":
         from evals.score import score_study
 

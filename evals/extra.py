@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +39,17 @@ class ExtraTasks:
         # a hub out of reach is told by the error below, not by a dozen warnings of its client's retries before it
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         self._manager = TaskManager(include_path=str(FOLDER), include_defaults=set(self.names) != {TASK})
+        known = set(self._manager.all_tasks)
         for name in self.names:
+            if name not in known:  # lm-eval would take it for the path of a YAML file, whose functions it runs
+                raise EvaluationError(
+                    f"lm-eval knows no task {name!r}", where="eval.tasks",
+                    remedy="'lm-eval ls tasks' lists the names; files are not accepted, because they can run code",
+                )
             try:
-                loaded = self._manager.load([name])["tasks"]
-                self.documents[name] = sum(_size(task) for task in loaded.values())
+                with _empty_folder():
+                    loaded = self._manager.load([name])["tasks"]
+                    self.documents[name] = sum(_size(task) for task in loaded.values())
             except Exception as error:  # each task reads its data its own way
                 raise EvaluationError(
                     f"the lm-eval task {name!r} cannot be run: {_first_line(error)}", where="eval.tasks",
@@ -60,10 +69,11 @@ class ExtraTasks:
         """
         from lm_eval import simple_evaluate
 
-        results = simple_evaluate(
-            lm, tasks=[name], task_manager=self._manager, bootstrap_iters=0, log_samples=True, random_seed=seed,
-            numpy_random_seed=seed, torch_random_seed=seed, fewshot_random_seed=seed, verbosity="WARNING",
-        )
+        with _empty_folder():
+            results = simple_evaluate(
+                lm, tasks=[name], task_manager=self._manager, bootstrap_iters=0, log_samples=True, random_seed=seed,
+                numpy_random_seed=seed, torch_random_seed=seed, fewshot_random_seed=seed, verbosity="WARNING",
+            )
         assert results is not None  # only other ranks of a distributed run get nothing
         several = len(results["samples"]) > 1
         lines = [
@@ -75,6 +85,13 @@ class ExtraTasks:
             "task": name, "documents": len(lines), "results": _numbers(results["results"]),
             "versions": results["versions"], "inputs": dict(inputs),
         })
+
+
+@contextlib.contextmanager
+def _empty_folder() -> Iterator[None]:
+    """Work in an empty folder: tasks load metrics by name, and ``evaluate.load`` runs a script of that name there."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        yield
 
 
 def _size(task: Any) -> int:
