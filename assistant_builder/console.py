@@ -43,6 +43,11 @@ def fail(error: AssistantBuilderError) -> NoReturn:
     raise SystemExit(1)
 
 
+def note(line: str) -> None:
+    """One line on standard error that is no error."""
+    sys.stderr.write(f"assistant-builder: {line}\n")
+
+
 def print_table(columns: list[str], rows: list[list[str]]) -> None:
     """A plain table on standard output; texts are shown as they are."""
     table = Table(box=None, pad_edge=False)

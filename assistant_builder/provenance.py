@@ -18,6 +18,7 @@ from assistant_builder.files import file_hash, read_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.folders import base_model_hash
+from assistant_builder.models.trust import allows_code
 from assistant_builder.study import Study
 
 PACKAGES = (
@@ -29,8 +30,8 @@ PACKAGES = (
 def collect_provenance(study: Study) -> dict[str, Any]:
     """Everything a reader needs to run the study again and get the same digits."""
     model = study.config.model
-    ref = resolve(model.base, trust_remote_code=model.trust_remote_code)
-    folder = fetch(ref, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    ref = resolve(model.base, trust_remote_code=allows_code(model))
+    folder = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
     source = study.source
     origin = folder / "origin.json"
     return {

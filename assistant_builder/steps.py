@@ -99,10 +99,14 @@ class Progress:
     eta_seconds: float | None = None
 
 
+_NO_INPUT = {"model.trust_remote_code"}
+"""Keys that records hold and that change no result: the base model's hash covers its code."""
+
+
 def changed_inputs(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """One line, ``key: old -> new``, for each input that differs."""
     shown = []
-    for key in sorted(old.keys() | new.keys()):
+    for key in sorted((old.keys() | new.keys()) - _NO_INPUT):
         before, after = old.get(key), new.get(key)
         if before != after:
             shown.append(f"{key}: {_short(before)} -> {_short(after)}")

@@ -13,6 +13,7 @@ from assistant_builder.files import read_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.prompts import Prompter
+from assistant_builder.models.trust import allows_code
 from assistant_builder.study import Study
 from evals.baselines import Neighbour, nearest, retrieval_prompt
 from evals.cells import LoadedCell, Variant, load_cells
@@ -54,8 +55,8 @@ class _Scoring:
     def __init__(self, study: Study, part: tuple[int, int] | None) -> None:
         self.study, self.config = study, study.config.eval
         model = study.config.model
-        ref = resolve(model.base, trust_remote_code=model.trust_remote_code)
-        self.base = fetch(ref, revision=model.revision, trust_remote_code=model.trust_remote_code)
+        ref = resolve(model.base, trust_remote_code=allows_code(model))
+        self.base = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
         self.prompter = Prompter.load(self.base)
         self.items = build_items(heldout_pairs(study), self.prompter)
         self.tasks = write_tasks(study, self.items)

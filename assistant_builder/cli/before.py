@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from assistant_builder import console
-from assistant_builder.cli.options import Json, Settings, changes_of
+from assistant_builder.cli.options import Json, Settings, TrustRemoteCode, changes_of, consent_of
 from assistant_builder.config import DataConfig, option_fields
 
 
@@ -73,6 +73,7 @@ def plan(
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the chart and tables as one HTML file.")]
     = None,
     settings: Settings = [],  # noqa: B006 - typer reads the default and never changes it
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Show memory, time and cost of each method before anything is downloaded or trained; here, or on a GPU."""
@@ -81,7 +82,9 @@ def plan(
     from assistant_builder.planning.plan import Lengths
     from assistant_builder.planning.planner import plan_study, to_document
 
+    settings, consent = consent_of(settings, trust_remote_code)
     config = StudyConfig().with_changes({**changes_of(settings), "model.base": model})
+    consent.allow(config)
     lengths = Lengths.about(tokens, config.train.max_length) if tokens else None
     planned = plan_study(config, pairs, lengths, choose_machine(memory, card))
     if html is not None:

@@ -6,12 +6,61 @@ from typing import Annotated
 
 import typer
 
+from assistant_builder import console
+from assistant_builder.config import StudyConfig, printable, read_value
+from assistant_builder.models.trust import allow_code
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a study.")]
 Settings = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="A setting by its dotted key; may be given several "
                             "times. 'assistant-builder settings' lists them all.")
 ]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the Python code that the base model's folder or repository "
+                       "brings along, in this command alone. Read it first.")
+]
+_TRUST_KEY = "model.trust_remote_code"
+
+
+class Consent:
+    """What the user of a command agrees to, and what is said of it on standard error, each line once.
+
+    Args:
+        trust: Whether the base model's own code may run.
+    """
+
+    def __init__(self, trust: bool) -> None:
+        self._trust = trust
+        self._said: set[str] = set()
+
+    def __call__(self, config: StudyConfig) -> None:
+        """Say which addresses a run with these settings contacts, and allow the base model's code if that was asked."""
+        for key, what in config.contacts.items():
+            self.say(f"this run {what} ({key})")
+        self.allow(config)
+
+    def allow(self, config: StudyConfig) -> None:
+        """Allow the base model's code if that was asked, for a command that contacts no address."""
+        if self._trust:
+            self.say(f"this command may run the Python code of {allow_code(config.model)} (--trust-remote-code)")
+
+    def say(self, line: str) -> None:
+        """Say a line, once."""
+        if line not in self._said:
+            self._said.add(line)
+            console.note(printable(line))
+
+
+def consent_of(settings: list[str], trust: bool) -> tuple[list[str], Consent]:
+    """What the user agrees to, and the settings without it.
+
+    ``--set model.trust_remote_code=true`` is typed by the user just as ``--trust-remote-code`` is, and means the same:
+    nothing of it is written down.
+    """
+    asked = [text for text in settings if text.partition("=")[0] == _TRUST_KEY
+             and read_value(_TRUST_KEY, text.partition("=")[2]) is True]
+    return [text for text in settings if text not in asked], Consent(trust or bool(asked))
 
 
 def changes_of(settings: list[str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from assistant_builder import console
-from assistant_builder.cli.options import Json, Name
+from assistant_builder.cli.options import Consent, Json, Name, TrustRemoteCode
 from assistant_builder.config import ARMS
 from assistant_builder.control_characters import visible
 from assistant_builder.errors import ConfigError, StudyError
@@ -57,6 +57,7 @@ def ask(
     name: Name,
     question: Annotated[str, typer.Argument(metavar="QUESTION")],
     arm: Annotated[str, typer.Option(help="qlora, lora, or both: every arm that the study trains.")] = "both",
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Put one question to the trained assistants."""
@@ -72,6 +73,7 @@ def ask(
         raise ConfigError(f"study {name} trains {' and '.join(trained)} alone, and has no {arm} assistant",
                           where="--arm", remedy=f"Ask with --arm {trained[0]}, or train both with "
                           f"'assistant-builder run {name} --set arms={','.join(ARMS)}'")
+    Consent(trust_remote_code).allow(study.config)
     answers = ask_arms(study, question, [known for known in trained if arm in (known, "both")])
     if as_json:
         return console.print_json({"question": question, "answers": answers})
@@ -89,6 +91,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty: files of the same name "
                                         "are replaced, all others stay.")] = False,
     sample: Annotated[int, typer.Option(min=1, help="Held-out items to score again after writing.")] = 20,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Write a trained assistant to a folder, with model card, scored again after writing."""
@@ -99,10 +102,12 @@ def export(
         kind = parse_kind(arm, format)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    study = Study.open(name)
+    Consent(trust_remote_code).allow(study.config)
     if as_json:
-        return console.print_json(export_to(Study.open(name), kind, to, force=force, sample=sample))
+        return console.print_json(export_to(study, kind, to, force=force, sample=sample))
     with console.run_display() as display:
-        record = export_to(Study.open(name), kind, to, force=force, sample=sample,
+        record = export_to(study, kind, to, force=force, sample=sample,
                            on_progress=lambda at: display(Event("export", "running", at)))
     for line in told_lines(record):
         typer.echo(line)

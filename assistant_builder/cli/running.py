@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from assistant_builder import console
-from assistant_builder.cli.options import Json, Name, Settings, changes_of
+from assistant_builder.cli.options import Consent, Json, Name, Settings, TrustRemoteCode, changes_of, consent_of
 from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.jobs.events import Event
 from assistant_builder.jobs.storing import cancel_nodes
@@ -26,6 +26,7 @@ def run(
     redo: Annotated[bool, typer.Option("--redo", help="Run steps whose inputs changed again, and all after them; "
                                        "where none changed, run everything again.")] = False,
     now: Annotated[bool, typer.Option("--now", help="Do not wait for the runs of other studies.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Train both arms, score them and write the report; carries on where it stopped.
@@ -35,7 +36,8 @@ def run(
     from assistant_builder.jobs.running import run_study
     from assistant_builder.jobs.starting import open_or_create
 
-    study = open_or_create(source, name=name, changes=changes_of(settings), redo=redo)
+    settings, consent = consent_of(settings, trust_remote_code)
+    study = open_or_create(source, name=name, changes=changes_of(settings), redo=redo, before=consent)
     try:
         if as_json:
             run_study(study, redo=redo, now=now, check=check_tasks)
@@ -119,7 +121,12 @@ def _why_stopped(study: Study) -> str:
 def cancel(name: Name) -> None:
     """Pause a running study after the optimizer step it is at, or take a waiting one out of the queue; all is kept."""
     study = Study.open(name)
-    if study.state != "running" and not study.behind and not cancel_nodes(study):
+    idle = study.state != "running" and not study.behind
+    executor = study.config.executor
+    if idle and executor.kind != "local" and executor.store is not None:
+        Consent(False).say(f"looks into {study.config.contacts['executor.store'].removeprefix('keeps the study in ')} "
+                           "(executor.store)")
+    if idle and not cancel_nodes(study):
         raise StudyError(f"the study is not running ({study.state})", where=f"study {name}",
                          remedy=f"Start it with 'assistant-builder run {name}'")
     study.request_cancel()

@@ -10,8 +10,8 @@ import typer
 from pydantic import ValidationError
 
 from assistant_builder import console
-from assistant_builder.cli.options import Json
-from assistant_builder.config import Arm
+from assistant_builder.cli.options import Consent, Json, TrustRemoteCode
+from assistant_builder.config import Arm, printable
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.files import read_json
@@ -42,6 +42,7 @@ def serve(
     ongoing: Annotated[float, _option("ongoing")] = _DEFAULTS.ongoing,
     cpus: Annotated[float, _option("cpus")] = _DEFAULTS.cpus,
     gpus: Annotated[float, _option("gpus")] = _DEFAULTS.gpus,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Serve trained assistants to OpenAI clients, as the models NAME-qlora and NAME-lora, and NAME for the better one.
@@ -60,6 +61,9 @@ def serve(
     except ValidationError as error:
         raise _wrong(error) from error
     roster = choose(names, _recommended)
+    consent = Consent(trust_remote_code)
+    for assistant in roster.assistants:
+        consent.allow(assistant.study.config)
     if on == "vllm":
         from assistant_builder.serving.vllm import serve_by_vllm, vllm_command
 
@@ -75,7 +79,9 @@ def serve(
             print(text if warning else ready_text(roster, text, as_json=as_json), flush=True,
                   file=sys.stderr if warning else sys.stdout)
 
-        address = roster.assistants[0].study.config.executor.address
+        first = roster.assistants[0].study
+        address = first.config.executor.address
+        consent.say(f"serves on the Ray cluster at {printable(address)} (executor.address of study {first.name})")
         return serve_on_ray(roster, config, digest, address, ready)
     from assistant_builder.serving.local import serve_here
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from assistant_builder import console
-from assistant_builder.cli.options import Json
+from assistant_builder.cli.options import Json, TrustRemoteCode, consent_of
 from assistant_builder.cli.running import check_tasks
 from assistant_builder.errors import StudyError
 from assistant_builder.jobs.events import Event
@@ -30,6 +30,7 @@ def sweep(
     prune: Annotated[str | None, typer.Option(help="median: stop a training that is worse than the median of those "
                                               "before it (needs the extra 'sweep'); off: run all of them to the end. "
                                               "[default: median where Optuna is installed]")] = None,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Run every combination of some settings as a study of its own on one split; carries on where it stopped.
@@ -45,7 +46,9 @@ def sweep(
     for option, given, known in (("--arm", arm, get_args(Judge)), ("--prune", prune, get_args(Prune))):
         if given is not None and given not in known:
             raise typer.BadParameter(f"{given!r} is none of {', '.join(known)}", param_hint=option)
-    begun = open_sweep(source, name=name, settings=settings, arm=arm, prune=prune)  # type: ignore[arg-type]
+    settings, consent = consent_of(settings, trust_remote_code)
+    begun = open_sweep(source, name=name, settings=settings, arm=arm, prune=prune,  # type: ignore[arg-type]
+                       before=consent)
     if as_json:
         record = run_sweep(begun, check=check_tasks)
         console.print_json(record)

@@ -26,11 +26,12 @@ from assistant_builder.config.study_config import (
     load_config,
     option_fields,
     parse_config,
+    printable,
     read_value,
 )
 
 __all__ = [
     "ARMS", "CELLS", "CELL_ARMS", "METRICS", "PRESETS", "PRESET_WORDS", "Arm", "Cell", "DataConfig", "EvalConfig",
     "ExecutorConfig", "Metric", "ModelConfig", "StudyConfig", "TrainConfig", "check_name", "load_config",
-    "option_fields", "parse_config", "read_value",
+    "option_fields", "parse_config", "printable", "read_value",
 ]

@@ -96,7 +96,8 @@ class ModelConfig(Part):
     )
     revision: str | None = Field(None, title="Revision", description="Hub revision (branch, tag or commit).")
     trust_remote_code: bool = Field(
-        False, title="Trust remote code", description="Run Python code that the model's repository brings along."
+        False, title="Trust remote code", description="Ask to run Python code that the model's folder or repository "
+        "brings along. No file allows it: --trust-remote-code does for one command, a tick on the page for one run.",
     )
     quant_type: Literal["nf4", "fp4"] = Field(
         "nf4", title="4-bit type", description="How the QLoRA arm's base is stored (QLoRA paper: NF4)."

@@ -105,6 +105,18 @@ class StudyConfig(Part):
         parts = min(self.executor.evaluate_tasks, len(self.cells))
         return parts if self.executor.kind == "ray" and parts > 1 else 0
 
+    @property
+    def contacts(self) -> dict[str, str]:
+        """What a run with these settings sends to addresses that they name: dotted key → what it sends where."""
+        executor, found = self.executor, {}
+        if executor.kind == "ray":
+            found["executor.address"] = f"computes on the Ray cluster at {executor.address}"
+        if executor.store is not None:
+            found["executor.store"] = f"keeps the study in {executor.store}"
+        if self.eval.judge_url is not None:
+            found["eval.judge_url"] = f"sends held-out questions and their answers to {self.eval.judge_url}"
+        return {key: printable(text) for key, text in found.items()}
+
     def to_yaml(self) -> str:
         """The whole config, every default written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -136,6 +148,11 @@ class StudyConfig(Part):
         if problems:
             raise ConfigError("; ".join(problems), remedy="'assistant-builder settings' lists all of them")
         return parse_config(tree)
+
+
+def printable(text: str) -> str:
+    """A text with control and formatting characters spelled out, so that it shows the address that it holds."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 _WHOLE = {"executor": "executor.kind"}

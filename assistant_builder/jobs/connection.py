@@ -12,6 +12,7 @@ from typing import Any
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.jobs.nodes import Outcome, TaskKeeper
 from assistant_builder.jobs.room import Ask, Node
+from assistant_builder.models.trust import trust_environment
 from assistant_builder.study import Study, home
 
 _NAMESPACE = "assistant-builder"
@@ -55,7 +56,7 @@ class Keeper:
         }
         threads = str(max(1, int(ask.cpus)))
         shared = {} if self._url else {"ASSISTANT_BUILDER_HOME": str(home().resolve())}
-        environment = {**shared, **gpu_environment(ask.gpus), "OMP_NUM_THREADS": threads}
+        environment = {**shared, **trust_environment(), **gpu_environment(ask.gpus), "OMP_NUM_THREADS": threads}
         words = [self._folder if word == self._given else word for word in words]
         self._ask(lambda actor: actor.start.remote(self._folder, step, words, options, environment))
 

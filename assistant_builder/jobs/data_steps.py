@@ -12,6 +12,7 @@ from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.folders import room_for_pair
 from assistant_builder.models.prompts import Prompter
+from assistant_builder.models.trust import allows_code
 from assistant_builder.provenance import collect_provenance
 from assistant_builder.steps import Progress
 from assistant_builder.study import Study
@@ -20,14 +21,14 @@ from assistant_builder.study import Study
 def prepare_data(study: Study) -> Iterable[Path]:
     """Bring the base model here, then read, check and split the data file."""
     config = study.config
-    ref = resolve(config.model.base, trust_remote_code=config.model.trust_remote_code)
+    ref = resolve(config.model.base, trust_remote_code=allows_code(config.model))
 
     def report(done: int, total: int, message: str) -> None:
         study.write_progress("data", Progress(done, total, "bytes", message))
         study.raise_if_cancelled()
 
     folder = fetch(
-        ref, revision=config.model.revision, trust_remote_code=config.model.trust_remote_code, report=report
+        ref, revision=config.model.revision, trust_remote_code=allows_code(config.model), report=report
     )
     study.write_progress("data", Progress(0, 1, "file", "Reading and checking the data"))
     source = study.source

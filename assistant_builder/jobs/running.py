@@ -22,6 +22,7 @@ from assistant_builder.jobs.mirror import Mirror
 from assistant_builder.jobs.standing import first_changed, prepare_steps
 from assistant_builder.jobs.storing import kept_in_store
 from assistant_builder.mishaps import explained
+from assistant_builder.models.trust import VARIABLE as TRUST_VARIABLE
 from assistant_builder.steps import Progress
 from assistant_builder.study import Study
 from assistant_builder.worker import step_back
@@ -60,20 +61,27 @@ def runner_of(executor: ExecutorConfig, mirror: Mirror | None = None) -> Runner:
     return RayRunner(executor, mirror) if executor.kind == "ray" else LocalRunner()
 
 
-def start_run(name: str, *, redo: bool = False, now: bool = False) -> int:
+def start_run(name: str, *, redo: bool = False, now: bool = False, trust: bool = False) -> int:
     """Start ``assistant-builder run NAME`` as a process that outlives this one and gives way to it.
+
+    Args:
+        name: The study.
+        redo: Whether finished steps may be run again.
+        now: Whether to go ahead although other studies run.
+        trust: Whether the user allowed the base model's own code for this run. What this process allows does not count.
 
     Returns:
         Its process id. How it fares is told by the files of the study.
     """
     study = Study.open(name)
-    flags = [*(["--redo"] if redo else []), *(["--now"] if now else [])]
+    wanted = {"--redo": redo, "--now": now, "--trust-remote-code": trust}
+    flags = [flag for flag, asked in wanted.items() if asked]
     words = python_command("-m", "assistant_builder", "run", name, *flags)
     try:
         with (study.folder / "run.log.txt").open("ab") as log:
             process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                env=python_environment(),
+                env={key: value for key, value in python_environment().items() if key != TRUST_VARIABLE},
             )
     except OSError as error:
         raise explained(error) from error

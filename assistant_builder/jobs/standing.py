@@ -79,9 +79,10 @@ def kept(study: Study, step: str) -> bool:
     record = study.step(step)
     if record.state != "running":
         inputs = step_inputs(study, step)
-        if record.state == "succeeded" and record.inputs == inputs and not damaged_outputs(study, record):
+        changed = bool(changed_inputs(record.inputs, inputs))
+        if record.state == "succeeded" and not changed and not damaged_outputs(study, record):
             return True
-        if record.inputs and record.inputs != inputs:
+        if record.inputs and changed:
             study.forget_step(step, scores=False)
             record = StepRecord(step)
         study.write_step(replace(record, state="queued", inputs=inputs))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from assistant_builder.jobs.integrity import forget_unreadable
 from assistant_builder.jobs.running import held
 from assistant_builder.jobs.standing import first_changed
 from assistant_builder.models.catalog import resolve
+from assistant_builder.models.trust import allows_code
 from assistant_builder.study import Study, studies_folder
 
 _SAYS_LITTLE = {"data", "dataset", "train", "pairs", "qa"}
@@ -31,7 +32,10 @@ def study_name(path: Path) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")[:64] or "study"
 
 
-def open_or_create(source: str, *, name: str | None, changes: Mapping[str, Any], redo: bool) -> Study:
+def open_or_create(
+    source: str, *, name: str | None, changes: Mapping[str, Any], redo: bool,
+    before: Callable[[StudyConfig], None] = lambda config: None,
+) -> Study:
     """Find the study that is meant, or make it; nothing is written when anything is wrong.
 
     Args:
@@ -39,6 +43,8 @@ def open_or_create(source: str, *, name: str | None, changes: Mapping[str, Any],
         name: Name of the study, instead of the one that the source says.
         changes: Settings by dotted key, as ``--set`` gives them.
         redo: Whether finished steps with other inputs may be run again.
+        before: Called with the settings before an address that they name is contacted, and before the base model is
+            looked at; called again where a store has brought other settings.
 
     Raises:
         ConfigError: A setting is wrong, or the source is none of the three.
@@ -51,26 +57,30 @@ def open_or_create(source: str, *, name: str | None, changes: Mapping[str, Any],
     if "://" in source:
         changes = {**changes, "executor.store": source.rstrip("/").rpartition("/")[0]}
         StudyConfig().with_changes(changes)  # a URL that holds a secret is refused before anybody is asked
-        return _go_on(fetch_study(source), name, changes, redo=redo)
+        return _go_on(fetch_study(source), name, changes, redo=redo, before=before)
     if not path.is_file():
         if "/" in source or path.suffix:
             raise ConfigError(f"there is no file {source}", remedy="Check the path")
         study = Study.open(source)
-        store = study.config.with_changes(dict(changes)).executor.store
+        config = study.config.with_changes(dict(changes))
+        before(config)
+        store = config.executor.store
         if store is not None:
             with contextlib.suppress(StoreError, StudyError):  # the run meets it again, and then it is written down
                 bring_news(study, store)
-        return _go_on(study, name, changes, redo=redo)
+        return _go_on(study, name, changes, redo=redo, before=before)
     config, data = read_source(path)
     named = {"name": name} if name is not None else {}
-    return enter(config.with_changes({**changes, **named, "data.source": str(data)}), data, redo=redo)
+    return enter(config.with_changes({**changes, **named, "data.source": str(data)}), data, redo=redo, before=before)
 
 
-def _go_on(study: Study, name: str | None, changes: Mapping[str, Any], *, redo: bool) -> Study:
+def _go_on(
+    study: Study, name: str | None, changes: Mapping[str, Any], *, redo: bool, before: Callable[[StudyConfig], None]
+) -> Study:
     """The study with its settings changed; where another name is given, a new one from its data and settings."""
     if name is not None and name != study.name:
-        return enter(study.config.with_changes({**changes, "name": name}), study.source, redo=redo)
-    return enter(study.config.with_changes(dict(changes)), None, redo=redo)
+        return enter(study.config.with_changes({**changes, "name": name}), study.source, redo=redo, before=before)
+    return enter(study.config.with_changes(dict(changes)), None, redo=redo, before=before)
 
 
 def read_source(path: Path) -> tuple[StudyConfig, Path]:
@@ -89,18 +99,24 @@ def read_source(path: Path) -> tuple[StudyConfig, Path]:
     return config, data
 
 
-def enter(config: StudyConfig, source: Path | None, *, redo: bool = False) -> Study:
+def enter(
+    config: StudyConfig, source: Path | None, *, redo: bool = False,
+    before: Callable[[StudyConfig], None] = lambda config: None,
+) -> Study:
     """Make the study, or go on with it where it exists, refusing what differs unless it may be redone.
 
     Args:
         config: Its settings.
         source: Its data file; None: the one that it has.
         redo: Whether finished steps with other inputs may be run again.
+        before: See :func:`open_or_create`.
 
     Raises:
         AssistantBuilderError: See :func:`open_or_create`.
     """
-    resolve(config.model.base, trust_remote_code=config.model.trust_remote_code)
+    before(config)
+    resolve(config.model.base, trust_remote_code=allows_code(config.model))
+    config = config.with_changes({"model.trust_remote_code": False})  # allowed for this run, and never written down
     folder = studies_folder() / config.name
     if not folder.exists():
         if source is None:

@@ -16,6 +16,7 @@ from assistant_builder.files import file_hash, read_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.folders import base_model_hash
+from assistant_builder.models.trust import allows_code
 from assistant_builder.steps import arm_runs, split_run
 from assistant_builder.study import Study
 
@@ -92,8 +93,8 @@ def step_inputs(
 
 def base_model(model: ModelConfig) -> str:
     """SHA-256 identity of a study's base model, brought here if it is not."""
-    ref = resolve(model.base, trust_remote_code=model.trust_remote_code)
-    return base_model_hash(fetch(ref, revision=model.revision, trust_remote_code=model.trust_remote_code))
+    ref = resolve(model.base, trust_remote_code=allows_code(model))
+    return base_model_hash(fetch(ref, revision=model.revision, trust_remote_code=allows_code(model)))
 
 
 def _flat(prefix: str, part: BaseModel, leave_out: set[str] | None = None) -> dict[str, Any]:

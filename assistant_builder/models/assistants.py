@@ -14,6 +14,7 @@ from assistant_builder.models import loading
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.prompts import Prompter
+from assistant_builder.models.trust import allows_code
 from assistant_builder.study import Study
 
 
@@ -48,8 +49,8 @@ def arm_spec(study: Study, arm: str, *, hold: bool) -> loading.BaseSpec:
         ModelError: The base cannot be had.
     """
     model = study.config.model
-    ref = resolve(model.base, trust_remote_code=model.trust_remote_code)
-    folder = fetch(ref, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    ref = resolve(model.base, trust_remote_code=allows_code(model))
+    folder = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
     spec = loading.base_spec(model, folder, "float16" if arm == "lora" else model.quant_type)
     return replace(
         spec, hold=hold and spec.device == "cpu", double_quant=spec.double_quant and spec.storage != "float16"

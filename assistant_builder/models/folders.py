@@ -20,6 +20,8 @@ _WRAPPERS = {"gemma3", "gemma3n", "gemma4", "gemma4_unified", "llama4", "qwen3_5
 """Model types with more than text that transformers' AutoModelForCausalLM loads nevertheless."""
 _UNKNOWN_LENGTH = 2048
 """Tokens that a model is taken to read where it does not say; the chat and vLLM take it so too."""
+ALLOW_CODE = "allow it for one run: give --trust-remote-code to the command, or tick it on the page's Train tab"
+"""How the user lets a model's own Python code run."""
 _ELSEWHERE = "Choose a causal language model with safetensors weights"
 
 
@@ -45,10 +47,10 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> dict[str, 
             f"the weights are quantized already ({method}), so there is no 16-bit base to compare with",
             where=str(folder), remedy="Choose the model that it was quantized from",
         )
-    if _needs_own_code(config) and not trust_remote_code:
+    if needs_own_code(config) and not trust_remote_code:
         raise ModelError(
             f"the model runs Python code of its own ({config['auto_map']})", where=str(folder),
-            remedy="Choose another model, or read that code and set model.trust_remote_code=true",
+            remedy=f"Choose another model; or read that code, then {ALLOW_CODE}",
         )
     _check_weights(folder)
     if not (folder / "tokenizer.json").is_file():
@@ -133,7 +135,7 @@ def check_architecture(config: dict[str, Any], folder: Path) -> None:
                          remedy=_ELSEWHERE)
 
 
-def _needs_own_code(config: dict[str, Any]) -> bool:
+def needs_own_code(config: dict[str, Any]) -> bool:
     """Whether the code of ``auto_map`` is needed: not where transformers has the architecture itself.
 
     Asked of the installed package's folders, because importing its registry imports torch.

@@ -39,6 +39,7 @@ from assistant_builder.models.layers import (
     stored_bytes,
 )
 from assistant_builder.models.packed import multiplies_bfloat16
+from assistant_builder.models.trust import allows_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -105,7 +106,7 @@ def base_spec(model: ModelConfig, folder: Path, storage: Storage, *, compute_dty
         double_quant=model.double_quant,
         compute_dtype=resolve_compute_dtype(wanted, device),
         device=device,
-        trust_remote_code=model.trust_remote_code,
+        trust_remote_code=allows_code(model),
     )
 
 

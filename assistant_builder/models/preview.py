@@ -14,6 +14,7 @@ from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.models import bundled, hub
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.prompts import Prompter
+from assistant_builder.models.trust import allows_code
 
 MEASURED = 3_000
 """Pairs that are measured at most: tokenizing twelve thousand takes several seconds."""
@@ -76,11 +77,11 @@ class Lengths:
 def model_at_hand(model: ModelConfig) -> Path | None:
     """The folder of a base model that is on this machine, None if it would have to be fetched or does not exist."""
     try:
-        ref = resolve(model.base, trust_remote_code=model.trust_remote_code)
+        ref = resolve(model.base, trust_remote_code=allows_code(model))
         if ref.kind == "bundled":
             return bundled.BASE.folder if bundled.BASE.ready() else None
         if ref.hub_id is not None:
-            return hub.cached_snapshot(ref.hub_id, model.revision, code=model.trust_remote_code)
+            return hub.cached_snapshot(ref.hub_id, model.revision, code=allows_code(model))
         return ref.folder
     except (AssistantBuilderError, ValueError):
         return None

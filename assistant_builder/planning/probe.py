@@ -14,6 +14,7 @@ from typing import Any
 
 from assistant_builder.child_process import python_command, python_environment
 from assistant_builder.errors import ModelError
+from assistant_builder.models.trust import is_allowed
 from assistant_builder.planning.architecture import Architecture, Block, Module, text_part
 
 _SECONDS = 60
@@ -68,9 +69,10 @@ def _record(folder: Path) -> dict[str, Any]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    trust = is_allowed(str(folder.absolute()))
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
     head = model.get_output_embeddings()
     seen: set[int] = set()
     modules = [

@@ -11,6 +11,7 @@ from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.folders import context_length
 from assistant_builder.models.prompts import Prompter
+from assistant_builder.models.trust import allows_code
 from assistant_builder.serving.roster import Roster
 from assistant_builder.study import Study
 
@@ -50,8 +51,8 @@ def desk_of(study: Study, context: int | None = None) -> Desk:
     """The desk of a study's assistants; reads the tokenizer of its base."""
     config = study.config
     model = config.model
-    ref = resolve(model.base, trust_remote_code=model.trust_remote_code)
-    folder = fetch(ref, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    ref = resolve(model.base, trust_remote_code=allows_code(model))
+    folder = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
     prompter = Prompter.load(folder)
 
     def count(messages: Sequence[Message]) -> int:

@@ -13,6 +13,7 @@ from assistant_builder.access.listening import url_of
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.jobs.connection import connect, gpu_environment
+from assistant_builder.models.trust import trust_environment
 from assistant_builder.serving.app import make_app
 from assistant_builder.serving.desks import desks_of
 from assistant_builder.serving.door import check_access
@@ -71,7 +72,7 @@ def application(roster: Roster, config: ServingConfig, key: bytes | None) -> Any
         ray_actor_options={
             "num_cpus": config.cpus, "num_gpus": config.gpus,
             "runtime_env": {"env_vars": {
-                "ASSISTANT_BUILDER_HOME": str(home().resolve()), **gpu_environment(config.gpus),
+                "ASSISTANT_BUILDER_HOME": str(home().resolve()), **trust_environment(), **gpu_environment(config.gpus),
             }},
         },
     )

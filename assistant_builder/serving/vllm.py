@@ -28,6 +28,7 @@ from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.folders import context_length
 from assistant_builder.models.prompts import PLAIN_TEMPLATE, Prompter
+from assistant_builder.models.trust import allows_code
 from assistant_builder.serving.door import check_access
 from assistant_builder.serving.roster import Assistant, Roster
 
@@ -87,7 +88,7 @@ def _need(assistant: Assistant) -> tuple[str, str | None, bool, str, str]:
     storage = "float16" if assistant.arm == "lora" else "nf4"
     trained = str(read_json(assistant.study.arm_folder(assistant.arm) / "summary.json")["compute_dtype"])
     dtype = trained if trained in ("float16", "bfloat16") else "auto"  # vLLM takes no other for adapters
-    return model.base, model.revision, model.trust_remote_code, storage, dtype
+    return model.base, model.revision, allows_code(model), storage, dtype
 
 
 def serve_by_vllm(command: list[str], config: ServingConfig, key: str | None) -> NoReturn:

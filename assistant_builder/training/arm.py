@@ -20,6 +20,7 @@ from assistant_builder.files import file_hash, write_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.prompts import Example, Prompter
+from assistant_builder.models.trust import allows_code
 from assistant_builder.planning.fitting import require_device, require_fit
 from assistant_builder.planning.grading import plan_run, prediction, write_plan
 from assistant_builder.planning.machines import Machine, this_machine
@@ -115,8 +116,8 @@ def _prepare(study: Study, spread: Spread | None = None, planned: MemoryPlan | N
     config = planned.config if planned else study.config
     machine = planned.machine if planned else this_machine()
     require_device(config.train, machine.device)
-    ref = resolve(config.model.base, trust_remote_code=config.model.trust_remote_code)
-    base = fetch(ref, revision=config.model.revision, trust_remote_code=config.model.trust_remote_code)
+    ref = resolve(config.model.base, trust_remote_code=allows_code(config.model))
+    base = fetch(ref, revision=config.model.revision, trust_remote_code=allows_code(config.model))
     prompter = Prompter.load(base)
     examples = {split: _examples(study, split, prompter) for split in ("train", "validation")}
     if spread is None or planned is None:

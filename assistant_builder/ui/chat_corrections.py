@@ -17,6 +17,7 @@ from assistant_builder.chat.corrections import (
     retrained_study,
 )
 from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.models.trust import code_to_allow
 from assistant_builder.study import Study
 from assistant_builder.ui.inspection import free_name
 from assistant_builder.ui.markup import error_callout, toast
@@ -138,6 +139,10 @@ class Corrections:
         study = Study.open(name or "")
         plan = plan_retraining(study, read_corrections(study), drop_heldout=heldout == _DROP)
         made = retrained_study(study, plan, new or self.proposed(study))
-        start_run(made.name)
-        gr.Info(toast(retrained_note(made.name, plan, study.name)), duration=30, title="A new study is running")
+        if made.config.contacts or code_to_allow(made.config.model) is not None:  # shown, and allowed, on the Train tab
+            gr.Info(toast("Its settings name other machines, or a model with code of its own: look at them here, and "
+                          "press Start."), duration=30, title="A new study is made, and not started")
+        else:
+            start_run(made.name)
+            gr.Info(toast(retrained_note(made.name, plan, study.name)), duration=30, title="A new study is running")
         return [gr.update(choices=[made.name], value=made.name), gr.Tabs(selected="train"), ""]

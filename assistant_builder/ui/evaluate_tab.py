@@ -35,6 +35,7 @@ from assistant_builder.ui.views.evaluation import (
     report_tables,
     verdict_callout,
 )
+from assistant_builder.ui.views.readiness import contacts_note
 from assistant_builder.ui.views.study import needs_study, stopped_step
 from evals.report.reading import is_compared, tuned_cells
 
@@ -116,6 +117,8 @@ class EvaluateTab:
         if phase == "refused":
             said = callout("bad", "The run did not start", last_words(look.study)) + said
         cancelling, ready = look.study.cancel_requested, _can_start(seen)
+        if ready:
+            said = contacts_note(seen.config) + said
         return [
             gr.update(visible=ready or running), _start_button(seen, phase, ready),
             gr.update(visible=running, value=pause_label(look.study), interactive=not cancelling),

@@ -18,8 +18,8 @@ from assistant_builder.config import PRESET_WORDS, StudyConfig, option_fields, p
 
 Kind = Literal["integer", "number", "text", "flag", "choice", "choices", "list", "mapping"]
 
-NOT_OPTIONS = frozenset(("version",))
-"""Fields of the config that nobody chooses."""
+NOT_OPTIONS = frozenset(("version", "model.trust_remote_code"))
+"""Fields of the config that nobody chooses: no setting allows a model's own code, see ``models/trust.py``."""
 
 
 @dataclass(frozen=True)

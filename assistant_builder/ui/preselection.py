@@ -12,6 +12,7 @@ from typing import Any
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.models.catalog import resolve
+from assistant_builder.models.trust import allows_code
 from assistant_builder.planning.advice import Advice, advise
 from assistant_builder.planning.plan import Plan
 from assistant_builder.planning.saving import cheapest_saving
@@ -56,7 +57,7 @@ def preselect(study: Study, config: StudyConfig | None = None) -> Preselection |
     try:
         start = (config or own).with_changes({key: get_value(own, key) for key in PLANNED_KEYS})
         data = planned_data(study, start.data)
-        ref = resolve(start.model.base, trust_remote_code=start.model.trust_remote_code)
+        ref = resolve(start.model.base, trust_remote_code=allows_code(start.model))
         plan = plan_of(ref, start, data if isinstance(data, Planned) else None)
         if plan is None:
             return None

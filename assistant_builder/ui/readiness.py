@@ -16,6 +16,7 @@ from assistant_builder.config import DataConfig, StudyConfig
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.files import read_json
 from assistant_builder.models.catalog import ModelRef, resolve
+from assistant_builder.models.trust import allows_code
 from assistant_builder.planning.fitting import refusal
 from assistant_builder.planning.machines import this_machine
 from assistant_builder.planning.plan import Lengths, Plan
@@ -120,7 +121,7 @@ def assess(study: Study, config: StudyConfig) -> Readiness:
     planned = planned_data(study, config.data)
     data = planned if isinstance(planned, Planned) else None
     try:
-        plan = plan_of(resolve(config.model.base, trust_remote_code=config.model.trust_remote_code), config, data)
+        plan = plan_of(resolve(config.model.base, trust_remote_code=allows_code(config.model)), config, data)
     except AssistantBuilderError as error:
         errors.append(Note(error.what, error.remedy))
     if isinstance(planned, Note):

@@ -32,12 +32,19 @@ _started: dict[str, tuple[int, str | float, str]] = {}
 """Study → process id and mark of a start from this page, and the stamp of ``run.json`` before it."""
 
 
-def start_run(name: str, *, redo: bool = False, now: bool = False) -> None:
-    """Start the study's run as a process of its own, which outlives the page."""
+def start_run(name: str, *, redo: bool = False, now: bool = False, trust: bool = False) -> None:
+    """Start the study's run as a process of its own, which outlives the page.
+
+    Args:
+        name: The study.
+        redo: Whether finished steps may be run again.
+        now: Whether to go ahead although other studies run.
+        trust: Whether the user has ticked that the base model's own code may run.
+    """
     from assistant_builder.jobs.running import start_run as start_detached
 
     before = _told(Study.open(name))
-    pid = start_detached(name, redo=redo, now=now)
+    pid = start_detached(name, redo=redo, now=now, trust=trust)
     _started[name] = (pid, process_mark(pid), before)  # nobody has waited for it: it is there, though it may have ended
 
 
@@ -64,7 +71,7 @@ def last_words(study: Study) -> str:
 
 
 def go(
-    study: Study, read: Callable[[StudyConfig], StudyConfig], *, replace: bool, now: bool = False
+    study: Study, read: Callable[[StudyConfig], StudyConfig], *, replace: bool, now: bool = False, trust: bool = False,
 ) -> tuple[Markup, bool]:
     """Start or carry on, with the settings of the form.
 
@@ -73,6 +80,7 @@ def go(
         read: The form's settings over those of the study.
         replace: Whether finished steps may be run again with changed settings.
         now: Whether to go ahead although other studies run.
+        trust: Whether the user has ticked that the base model's own code may run.
 
     Returns:
         What to tell the user, and whether a run was started.
@@ -91,7 +99,7 @@ def go(
     if stale:
         study.write_config(old)
         return refused_changes(stale), False
-    start_run(study.name, redo=replace, now=now)
+    start_run(study.name, redo=replace, now=now, trust=trust)
     return Markup(""), True
 
 

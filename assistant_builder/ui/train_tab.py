@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from gradio.components import Component
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, ConfigError
+from assistant_builder.models.trust import allow_code, code_to_allow, is_allowed
 from assistant_builder.study import Study
 from assistant_builder.ui.figures import loss_figure
 from assistant_builder.ui.forms import OptionForm
@@ -30,13 +32,17 @@ from assistant_builder.ui.runs import (
 from assistant_builder.ui.sections import Look, Section, told
 from assistant_builder.ui.snapshots import Snapshot, log_tail, samples_stamp, stamp, state_of
 from assistant_builder.ui.train_settings import TrainSettings, starting_config
-from assistant_builder.ui.views.readiness import not_ready, readiness_card, unticked
+from assistant_builder.ui.views.readiness import contacts_note, not_ready, readiness_card, unticked
 from assistant_builder.ui.views.samples import samples_card
 from assistant_builder.ui.views.study import needs_study, stopped_step
 from assistant_builder.ui.views.training import command_lines, resources_table, run_panel
 
 _NOTIFY = (Path(__file__).parent / "scripts" / "notify.js").read_text(encoding="utf-8")
 _BELL = "Tell me when it is done"
+_TRUST = (
+    "I have read the Python code of {} and let it run: in this run, and in chats and exports until the page's server "
+    "ends"
+)
 _PROCEED = "Proceed anyhow: I have read the warnings"
 
 
@@ -62,6 +68,7 @@ class TrainTab:
             False, label="Do not wait: run beside the studies that run now, which slows all of them down",
             visible=False, elem_id="ab-now",
         )
+        self.trust = gr.Checkbox(False, visible=False, elem_id="ab-trust")
         self.replace = gr.Checkbox(
             False, label="Replace results: run again what the changes touch (everything, where nothing changed)",
             visible=False,
@@ -96,11 +103,11 @@ class TrainTab:
 
     @property
     def _plan_outputs(self) -> list[Component]:
-        return [*self.settings.notes, self.plan, self.proceed, self.command]
+        return [*self.settings.notes, self.plan, self.proceed, self.trust, self.command]
 
     def _draw_plan(self, look: Look) -> Sequence[Any]:
         if look.study is None or look.snapshot is None:
-            return ["", gr.skip(), "", "", gr.update(visible=False), ""]
+            return ["", gr.skip(), "", "", gr.update(visible=False), gr.update(visible=False, value=False), ""]
         return self._planned(look.study, starting_config(look.study))
 
     @property
@@ -142,19 +149,26 @@ class TrainTab:
     def _draw_samples(self, look: Look) -> Sequence[Any]:
         return [samples_card(look.snapshot.arms) if look.snapshot else ""]
 
-    def _planned(self, study: Study, config: StudyConfig, redo: bool = False, now: bool = False) -> list[Any]:
+    def _planned(
+        self, study: Study, config: StudyConfig, redo: bool = False, now: bool = False, trust: bool = False
+    ) -> list[Any]:
         source = study.config.data.source or (study.source.name if study.source else "")
         shown, asks = "", False
+        code = code_to_allow(config.model)
+        ticked = trust and code is not None and is_allowed(code.source)  # else it was ticked for another model
         if _worth_showing(study, redo):
             seen = assess(study, config)
             before = [] if now else others_before(study)
             shown = readiness_card(seen, before=before, again=_touched(study) and not redo)
             asks = not seen.errors and bool(_to_overrule(study, seen, redo))
+        if study.state != "running" and not study.behind:
+            shown = contacts_note(config) + shown
         return [
             *self.settings.said(study, config),
             shown,
             gr.update(visible=asks, value=False),
-            command_lines(study.name, config, source=source, redo=redo, now=now),
+            gr.update(visible=code is not None, value=ticked, label=_TRUST.format(code)),
+            command_lines(study.name, config, source=source, redo=redo, now=now, trust=ticked),
         ]
 
     # events
@@ -170,45 +184,67 @@ class TrainTab:
         self.settings.wire(picker)
         gr.on(
             [component.change for component in [*form.inputs, self.replace, self.now]], self._changed,
-            [picker, self.replace, self.now, *form.inputs], self._plan_outputs, show_progress="hidden",
+            [picker, self.replace, self.now, self.trust, *form.inputs], self._plan_outputs, show_progress="hidden",
             trigger_mode="always_last", api_visibility="private",
         )
+        self.trust.input(
+            self._ticked, [picker, self.replace, self.now, self.trust, *form.inputs], self._plan_outputs,
+            show_progress="hidden", api_visibility="private",
+        )
         self.start.click(
-            told(self._start), [picker, self.replace, self.now, self.proceed, *form.inputs],
+            told(self._start), [picker, self.replace, self.now, self.proceed, self.trust, *form.inputs],
             [self.message, self.start, self.replace], api_visibility="private", show_progress_on=self.message,
         )
         self.pause.click(told(pause_run), picker, self.pause, show_progress="hidden", api_visibility="private")
         self.bell.click(None, None, self.bell, js=_NOTIFY)
 
-    def _changed(self, name: str | None, redo: bool, now: bool, *shown: Any) -> list[Any]:
+    def _ticked(self, name: str | None, redo: bool, now: bool, trust: bool, *shown: Any) -> list[Any]:
+        """Allow the code of the model on the form, and of no other, until the page's server ends."""
+        if trust and name:
+            with contextlib.suppress(AssistantBuilderError):  # said by what follows
+                model = self.form.read(shown, Study.open(name).config).model
+                if code_to_allow(model) is not None:
+                    allow_code(model)
+        return self._changed(name, redo, now, trust, *shown)
+
+    def _changed(self, name: str | None, redo: bool, now: bool, trust: bool, *shown: Any) -> list[Any]:
         nothing = [gr.skip()] * len(self._plan_outputs)
         if not name:
             return nothing
         try:
             study = Study.open(name)
-            return self._planned(study, self.form.read(shown, study.config), redo, now)
+            return self._planned(study, self.form.read(shown, study.config), redo, now, trust)
         except ConfigError as error:
             wrong = not_ready([Note(error.what, "Correct it in the settings.")])
-            return [gr.skip(), gr.skip(), gr.skip(), wrong, gr.update(visible=False), gr.skip()]
+            return [gr.skip(), gr.skip(), gr.skip(), wrong, gr.update(visible=False), gr.skip(), gr.skip()]
         except AssistantBuilderError:
             return nothing
 
-    def _start(self, name: str | None, replace: bool, now: bool, proceed: bool, *shown: Any) -> list[Any]:
+    def _start(
+        self, name: str | None, replace: bool, now: bool, proceed: bool, trust: bool, *shown: Any
+    ) -> list[Any]:
         study = Study.open(name or "")
         if replace and state_of(study) == "damaged":
             start_run(study.name, redo=True, now=now)
             return ["", gr.update(interactive=False, value="Starting…"), gr.update(value=False)]
         try:
-            seen = assess(study, self.form.read(shown, study.config))
+            config = self.form.read(shown, study.config)
         except ConfigError as error:
             return [callout("bad", "These settings do not fit", error.what, "Correct them and press again."),
                     gr.skip(), gr.skip()]
+        code = code_to_allow(config.model)
+        if code is not None and not (trust and is_allowed(code.source)):
+            return [callout("bad", "Nothing was started", f"The base model runs Python code of its own: {code}.",
+                            "Read that code; to run it, tick the box that names it and press again."),
+                    gr.skip(), gr.skip()]
+        seen = assess(study, config)
         if seen.errors:
             return [not_ready(seen.errors), gr.skip(), gr.skip()]
         warnings = _to_overrule(study, seen, replace)
         if warnings and not proceed:
             return [unticked(warnings), gr.skip(), gr.skip()]
-        message, started = go(study, lambda base: self.form.read(shown, base), replace=replace, now=now)
+        message, started = go(study, lambda base: self.form.read(shown, base), replace=replace, now=now,
+                              trust=code is not None)
         button = gr.update(interactive=False, value="Starting…") if started else gr.skip()
         return [message, button, gr.update(value=False) if started else gr.skip()]
 

@@ -25,6 +25,7 @@ from assistant_builder.files import read_jsonl, write_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.prompts import Prompter
+from assistant_builder.models.trust import allows_code
 from assistant_builder.planning.machines import this_machine
 from assistant_builder.study import Study
 from assistant_builder.worker import child_environment, prepare_libraries
@@ -199,7 +200,7 @@ def main(words: Sequence[str] | None = None) -> None:
     prepare_libraries()
     study = Study(given.study.resolve())
     model = study.config.model
-    base = fetch(resolve(model.base, trust_remote_code=model.trust_remote_code), revision=model.revision)
+    base = fetch(resolve(model.base, trust_remote_code=allows_code(model)), revision=model.revision)
     items = read_jsonl(study.folder / "evals" / "tasks" / "items.jsonl")[: given.items]
     if given.only_score:
         score_four(study, base, items)

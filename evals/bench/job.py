@@ -15,6 +15,7 @@ from assistant_builder.files import read_json, write_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.prompts import Example, Prompter
+from assistant_builder.models.trust import allows_code
 from assistant_builder.planning.machines import this_machine
 
 _SEED = 0
@@ -90,8 +91,8 @@ def make_job(config: StudyConfig, *, warmup_steps: int, timed_steps: int, valida
         ModelError: The base cannot be had.
     """
     steps = warmup_steps + timed_steps
-    folder = fetch(resolve(config.model.base, trust_remote_code=config.model.trust_remote_code),
-                   revision=config.model.revision, trust_remote_code=config.model.trust_remote_code)
+    folder = fetch(resolve(config.model.base, trust_remote_code=allows_code(config.model)),
+                   revision=config.model.revision, trust_remote_code=allows_code(config.model))
     prompter = Prompter.load(folder)
     source = Path(config.data.source)
     split = prepare(source, config.data, tokenizer=prompter, max_length=config.train.max_length).split

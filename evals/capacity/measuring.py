@@ -20,6 +20,7 @@ from assistant_builder.errors import EvaluationError
 from assistant_builder.files import read_json, read_jsonl
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
+from assistant_builder.models.trust import allows_code
 from assistant_builder.steps import arm_runs, split_run
 from assistant_builder.study import Study
 from assistant_builder.ui.entries import KEPT_ENTRIES, read_shelf
@@ -85,8 +86,8 @@ def _middle(values: Iterable[float]) -> int:
 
 def _base_bytes(study: Study) -> int:
     model = study.config.model
-    ref = resolve(model.base, trust_remote_code=model.trust_remote_code)
-    folder = fetch(ref, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    ref = resolve(model.base, trust_remote_code=allows_code(model))
+    folder = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 

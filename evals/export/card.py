@@ -12,6 +12,7 @@ from assistant_builder import __version__
 from assistant_builder.data.card import fenced, inline, table
 from assistant_builder.files import read_json
 from assistant_builder.models.catalog import ModelRef, resolve
+from assistant_builder.models.trust import allows_code
 from assistant_builder.study import Study
 from evals.export.kinds import Kind
 from evals.export.rescore import FLOAT16_MAX, Rescore
@@ -50,7 +51,7 @@ def model_card(
     from huggingface_hub import ModelCard
 
     config = study.config
-    ref = resolve(config.model.base, trust_remote_code=config.model.trust_remote_code)
+    ref = resolve(config.model.base, trust_remote_code=allows_code(config.model))
     template = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined, autoescape=False,  # Markdown: text of others passes inline() or fenced()

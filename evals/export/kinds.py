@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from assistant_builder.config import ARMS, Arm
 from assistant_builder.errors import StudyError
 from assistant_builder.files import read_json
+from assistant_builder.models.trust import allows_code
 from assistant_builder.study import Study
 
 Format = Literal["adapter", "merged"]
@@ -156,7 +157,7 @@ def base_name(study: Study) -> tuple[str, Path | None]:
     from assistant_builder.models.catalog import resolve
 
     model = study.config.model
-    ref = resolve(model.base, trust_remote_code=model.trust_remote_code)
+    ref = resolve(model.base, trust_remote_code=allows_code(model))
     if ref.kind == "bundled":
         assert ref.entry is not None
         return ref.entry.hub_id, BASE.folder

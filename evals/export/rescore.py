@@ -16,6 +16,7 @@ from assistant_builder.errors import EvaluationError
 from assistant_builder.files import file_hash, read_json, read_jsonl
 from assistant_builder.mishaps import ran_out_of_memory
 from assistant_builder.models.prompts import Prompter
+from assistant_builder.models.trust import allows_code
 from assistant_builder.study import Study
 from evals.export.kinds import Kind
 
@@ -233,7 +234,7 @@ def _load(study: Study, kind: Kind, base: Path, folder: Path, dtype: str) -> tup
     model = study.config.model
     options: dict[str, Any] = {
         "dtype": DTYPES[dtype], "device_map": {"": device}, "local_files_only": True, "use_safetensors": True,
-        "trust_remote_code": model.trust_remote_code,
+        "trust_remote_code": allows_code(model),
     }
     if kind.format == "merged":
         return AutoModelForCausalLM.from_pretrained(folder, **options).eval(), dtype

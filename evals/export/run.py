@@ -17,6 +17,7 @@ from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.folders import context_length
 from assistant_builder.models.prompts import Prompter
+from assistant_builder.models.trust import allows_code
 from assistant_builder.study import Study
 from evals.export import weights
 from evals.export.card import DATA_CARD, model_card, rescore_sentences, shareable_data_card, title
@@ -81,8 +82,8 @@ def write_export(
 def _fill(study: Study, kind: Kind, folder: Path, sample: int, report: Report) -> dict[str, Any]:
     model = study.config.model
     report(0, "Looking for the base model")
-    ref = resolve(model.base, trust_remote_code=model.trust_remote_code)
-    base = fetch(ref, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    ref = resolve(model.base, trust_remote_code=allows_code(model))
+    base = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
     prompter = Prompter.load(base)
     system = default_system(study)
     match = recognise(prompter, system)

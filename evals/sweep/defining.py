@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
 
-from assistant_builder.config import ARMS
+from assistant_builder.config import ARMS, StudyConfig
 from assistant_builder.config.plain_yaml import YamlError, read_yaml
 from assistant_builder.data import prepare
 from assistant_builder.errors import ConfigError, StudyError
@@ -18,6 +18,7 @@ from assistant_builder.files import file_hash, read_json, write_json, write_text
 from assistant_builder.jobs.running import locked
 from assistant_builder.jobs.starting import read_source
 from assistant_builder.models.catalog import resolve
+from assistant_builder.models.trust import allows_code
 from assistant_builder.steps import changed_inputs
 from assistant_builder.study import Study, home, studies_folder
 from evals.sweep.grid import Trial, combinations, read_grid
@@ -88,7 +89,8 @@ class Sweep:
 
 
 def open_sweep(
-    source: str, *, name: str | None, settings: Sequence[str], arm: Judge | None = None, prune: Prune | None = None
+    source: str, *, name: str | None, settings: Sequence[str], arm: Judge | None = None, prune: Prune | None = None,
+    before: Callable[[StudyConfig], None] = lambda config: None,
 ) -> Sweep:
     """Define a sweep, or find the one that was begun; nothing is written when anything is wrong.
 
@@ -98,6 +100,7 @@ def open_sweep(
         settings: ``KEY=VALUE,VALUE,…`` as ``--set`` gives them.
         arm: By whose validation loss it chooses; None: both, or as it was begun.
         prune: How hopeless studies are stopped early; None: by the median where optuna is installed, or as begun.
+        before: Called with the settings of the studies before the base model is looked at.
 
     Raises:
         ConfigError: A setting is wrong, the source is no file, or studies are to be stopped early without Optuna.
@@ -112,6 +115,10 @@ def open_sweep(
     config, data = read_source(path)
     named = {"name": name} if name is not None else {}
     trials = combinations(config.with_changes({**named, "data.source": str(data)}), grid)
+    before(trials[0].config)
+    allows_code(trials[0].config.model)
+    never = {"model.trust_remote_code": False}  # allowed for this command, and not written down
+    trials = [replace(trial, config=trial.config.with_changes(never)) for trial in trials]
     folder = home() / "sweeps" / trials[0].name.rpartition("-")[0]
     begun = _read(folder / "sweep.yaml")
     sweep = Sweep(folder, data, tuple(trials), arm or (begun or {}).get("arm") or "both",
@@ -127,7 +134,7 @@ def open_sweep(
         _refuse_other(sweep, begun, definition)
         return sweep
     _refuse_taken(sweep)
-    resolve(trials[0].config.model.base, trust_remote_code=trials[0].config.model.trust_remote_code)
+    resolve(trials[0].config.model.base, trust_remote_code=allows_code(trials[0].config.model))
     prepare(data, trials[0].config.data)  # refuses what no study can start from
     write_text(folder / "sweep.yaml", yaml.safe_dump(definition, sort_keys=False, allow_unicode=True))
     return sweep

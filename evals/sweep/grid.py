@@ -23,6 +23,7 @@ _NOT_SWEPT = {
     "arms": "every study is to train the same arms",
     "model.base": "validation losses per token of different models cannot be compared",
     "model.revision": "validation losses per token of different models cannot be compared",
+    "model.trust_remote_code": "no study can allow it",
     "train.max_length": "it changes which tokens the validation loss is taken over",
 }
 """Settings, or whole parts of them, that may have one value only, and why."""

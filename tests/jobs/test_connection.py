@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from assistant_builder.config import ModelConfig
 from assistant_builder.jobs.connection import Keeper
 from assistant_builder.jobs.room import Ask
+from assistant_builder.study import Study
 from tests.fabricated import new_study
 
 
@@ -29,6 +32,17 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Actor:
     monkeypatch.setattr(Keeper, "_find", lambda self: actor)
     monkeypatch.setattr(Keeper, "_ask", lambda self, call: call(actor))
     return actor
+
+
+def test_steps_on_a_node_know_what_is_allowed(asked: Actor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from assistant_builder.models.trust import VARIABLE, allow_code
+
+    monkeypatch.setenv(VARIABLE, "[]")
+    allow_code(ModelConfig(base=str(tmp_path)))
+    Keeper(new_study()).start("train-lora", ["-m", "evals"], Ask(1.0), 0)
+    monkeypatch.delenv(VARIABLE)
+    Keeper(Study.open("library")).start("train-lora", ["-m", "evals"], Ask(1.0), 0)
+    assert json.loads(asked.environments[0][VARIABLE]) == [str(tmp_path)] and VARIABLE not in asked.environments[1]
 
 
 def test_steps_that_ask_for_no_gpu_see_none(asked: Actor) -> None:

@@ -20,5 +20,5 @@ def test_the_page_leads_out_of_a_damaged_study(monkeypatch: pytest.MonkeyPatch) 
     assert start["interactive"] and replace["visible"]
     assert "tick “Replace results” on the Train tab" in shown and "--redo" not in shown
     values = tab.form.values(study.config)
-    tab._start(study.name, True, False, False, *values)
+    tab._start(study.name, True, False, False, False, *values)
     assert begun == [(study.name, True)]

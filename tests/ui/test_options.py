@@ -38,7 +38,6 @@ CHANGED: dict[str, Any] = {
     "data.remove_leaks": "never",
     "model.base": "someone/some-model",
     "model.revision": "main",
-    "model.trust_remote_code": True,
     "model.compute_dtype": "bfloat16",
     "train.preset": "custom",
     "train.rank": 7,

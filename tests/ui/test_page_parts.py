@@ -52,7 +52,7 @@ def made_from(study: Study) -> Study:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
     calls: list[tuple[str, bool]] = []
     monkeypatch.setattr("assistant_builder.jobs.steps.step_inputs", inputs_of)
-    monkeypatch.setattr(runs, "start_run", lambda name, redo=False, now=False: calls.append((name, redo)))
+    monkeypatch.setattr(runs, "start_run", lambda name, redo=False, now=False, trust=False: calls.append((name, redo)))
     return calls
 
 
@@ -209,7 +209,7 @@ def test_pause_says_what_it_is_at() -> None:
 def test_a_start_is_followed_until_its_files_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     study = new_study()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        monkeypatch.setattr("assistant_builder.jobs.running.start_run", lambda name, redo, now: process.pid)
+        monkeypatch.setattr("assistant_builder.jobs.running.start_run", lambda name, **flags: process.pid)
         assert runs.start_phase(study) == ""
         runs.start_run(study.name)
         assert runs.start_phase(study) == "starting"

@@ -150,14 +150,16 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool, bool]]:
     calls: list[tuple[str, bool, bool]] = []
     monkeypatch.setattr(
         "assistant_builder.ui.runs.start_run",
-        lambda name, redo=False, now=False: calls.append((name, redo, now)),
+        lambda name, redo=False, now=False, trust=False: calls.append((name, redo, now)),
     )
     return calls
 
 
-def press_start(tab: TrainTab, study: Study, *, proceed: bool, now: bool = False, **changes: object) -> str:
+def press_start(
+    tab: TrainTab, study: Study, *, proceed: bool, now: bool = False, trust: bool = False, **changes: object
+) -> str:
     config = study.config.with_changes({key.replace("__", "."): value for key, value in changes.items()})
-    return str(tab._start(study.name, False, now, proceed, *tab.form.values(config))[0])
+    return str(tab._start(study.name, False, now, proceed, trust, *tab.form.values(config))[0])
 
 
 def test_warnings_must_be_overruled_and_errors_cannot(begun: list[tuple[str, bool, bool]]) -> None:

@@ -60,6 +60,15 @@ def readiness_card(seen: Readiness, *, before: Sequence[str] = (), again: bool =
     )
 
 
+def contacts_note(config: StudyConfig) -> Markup:
+    """Which addresses a run contacts, by the settings that name them; empty where it contacts none."""
+    if not config.contacts:
+        return Markup("")
+    titles = study_options()
+    sent = "; ".join(f"it {what} ({titles[key].title})" for key, what in config.contacts.items())
+    return callout("info", "A run of this study contacts other machines", f"{sent[:1].upper()}{sent[1:]}.")
+
+
 def not_ready(errors: Sequence[Note]) -> Markup:
     """What has to be put right before anything can be started."""
     body = items(f"{note.what.rstrip('.')}. {note.remedy}" for note in errors)

@@ -188,7 +188,7 @@ def _share(done: Mapping[str, Any]) -> str:
 
 
 def command_lines(
-    name: str, config: StudyConfig, *, source: str = "", redo: bool = False, now: bool = False
+    name: str, config: StudyConfig, *, source: str = "", redo: bool = False, now: bool = False, trust: bool = False,
 ) -> str:
     """What the button runs, and the one command that gives the same from the data file alone.
 
@@ -198,10 +198,12 @@ def command_lines(
         source: Name of the data file.
         redo: Whether finished steps are run again.
         now: Whether other studies are not waited for.
+        trust: Whether the base model's own code is allowed.
     """
-    flags = [*(["--redo"] if redo else []), *(["--now"] if now else [])]
+    trusted = ["--trust-remote-code"] if trust else []
+    flags = [*(["--redo"] if redo else []), *(["--now"] if now else []), *trusted]
     button = shlex.join(["assistant-builder", "run", name, *flags])
-    whole = ["assistant-builder", "run", source or "FILE", "--name", name, *_settings(config)]
+    whole = ["assistant-builder", "run", source or "FILE", "--name", name, *_settings(config), *trusted]
     return f"{button}\n\n# the same from the file alone\n{shlex.join(whole)}"
 
 
