@@ -163,7 +163,7 @@ def ways_to_load(study: Study, kind: Kind, *, folder: str, base: str) -> list[Sn
 def _model_context(study: Study) -> int:
     """Tokens that the base reads: what its folder says, or the catalog; else at least what the study needs of it."""
     model = study.config.model
-    ref = resolve(model.base, trust_remote_code=model.trust_remote_code)
+    ref = resolve(model.base, trust_remote_code=allows_code(model))
     folder = base_name(study)[1]
     if folder is not None and (folder / "config.json").is_file():
         return context_length(folder)
