@@ -10,8 +10,12 @@ import os
 import sys
 
 if __name__ == "__main__":
+    try:
+        _here = os.getcwd()
+    except OSError:  # the folder is gone, and nothing is imported from there
+        _here = ""
     _root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    if not sys.flags.safe_path and sys.path[0] == os.getcwd() != _root:
+    if not sys.flags.safe_path and sys.path[0] == _here != _root:
         del sys.path[0]
 
 from assistant_builder.cli import main  # noqa: E402

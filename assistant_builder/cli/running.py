@@ -124,8 +124,7 @@ def cancel(name: Name) -> None:
     idle = study.state != "running" and not study.behind
     executor = study.config.executor
     if idle and executor.kind != "local" and executor.store is not None:
-        Consent(False).say(f"looks into {study.config.contacts['executor.store'].removeprefix('keeps the study in ')} "
-                           "(executor.store)")
+        Consent(False).say(f"looks into {executor.store} (executor.store)")
     if idle and not cancel_nodes(study):
         raise StudyError(f"the study is not running ({study.state})", where=f"study {name}",
                          remedy=f"Start it with 'assistant-builder run {name}'")

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from assistant_builder import console
 from assistant_builder.cli.options import Consent, Json, TrustRemoteCode
-from assistant_builder.config import Arm, printable
+from assistant_builder.config import Arm
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.files import read_json
@@ -81,7 +81,7 @@ def serve(
 
         first = roster.assistants[0].study
         address = first.config.executor.address
-        consent.say(f"serves on the Ray cluster at {printable(address)} (executor.address of study {first.name})")
+        consent.say(f"serves on the Ray cluster at {address} (executor.address of study {first.name})")
         return serve_on_ray(roster, config, digest, address, ready)
     from assistant_builder.serving.local import serve_here
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from assistant_builder.config import ModelConfig
 from assistant_builder.errors import ModelError
+from assistant_builder.models import hub
+from assistant_builder.models.catalog import CATALOG
 from assistant_builder.models.folders import ALLOW_CODE, needs_own_code, read_config
 
 VARIABLE = "ASSISTANT_BUILDER_TRUST_REMOTE_CODE"
@@ -51,9 +53,15 @@ def code_to_allow(model: ModelConfig) -> ModelCode | None:
     code = model_code(model)
     if model.trust_remote_code:
         return code
+    folder = Path(code.source)
+    if not folder.is_dir() and "/" in model.base and model.base.strip().casefold() not in CATALOG:
+        try:
+            folder = hub.cached_snapshot(model.base.strip(), model.revision, code=False) or folder
+        except ValueError:  # no hub id
+            return None
     try:
-        return code if needs_own_code(read_config(Path(code.source))) else None
-    except ModelError:  # no folder: what a repository needs is known once it is here
+        return code if needs_own_code(read_config(folder)) else None
+    except ModelError:  # what a repository needs is known once its config is here
         return None
 
 

@@ -124,6 +124,21 @@ def test_own_code_comes_along_only_if_trusted(home: Path, hub: StubHub):
     assert "modeling_own.py" in fetch("me/own", home, hub.endpoint, trust_remote_code=True)["files"]
 
 
+def test_own_code_is_fetched_once_it_is_allowed(
+    home: Path, hub: StubHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "runs Python code of its own" in str(fetch("me/own", home, hub.endpoint)["error"])
+    assert "modeling_own.py" in str(fetch("me/own", home, hub.endpoint, trust_remote_code=True)["files"])
+    # and what a run was refused for is known to the page, which asks no network
+    code = ("from assistant_builder.config import ModelConfig\n"
+            "from assistant_builder.models.trust import code_to_allow\n"
+            "bases = 'me/own', 'me/whole', '/no/where', 'qwen3-8b'\n"
+            "print(*[code_to_allow(ModelConfig(base=base)) for base in bases])")
+    monkeypatch.setenv("HF_HOME", str(home / "hub"))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["me/own", "None", "None", "None"]
+
+
 def test_no_hub_in_reach_says_so_soon(home: Path):
     start = time.monotonic()
     found = fetch("me/whole", home, "http://127.0.0.1:9")
