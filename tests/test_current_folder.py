@@ -24,7 +24,7 @@ from assistant_builder.planning.probe import probe
 from assistant_builder.study import Study
 from evals.export.command import export_to
 from evals.export.kinds import Kind
-from tests.evals.export.tiny import tiny_base
+from tests.evals.export.tiny import tiny_base, tiny_study
 from tests.fabricated import SMALL, new_study
 from tests.models.test_bundled import CONTENT, MEMBER, TOY, write_wheel
 from tests.shadows import Shadows, installed_command
@@ -55,7 +55,7 @@ def cli(*words: str) -> str:
 
 
 @pytest.mark.train
-def test_a_study_is_run_asked_served_and_exported(
+def test_a_study_is_run_reported_again_and_exported(
     bundled_models: Path, shadows: Shadows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -63,9 +63,18 @@ def test_a_study_is_run_asked_served_and_exported(
     settings = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
     document = json.loads(cli("run", str(SMALL), "--name", "shadowed", *settings, "--json"))
     assert document["state"] == "succeeded" and shadows.run == []
-
     study = Study(Path(document["folder"]))
     write_report_again(study)
+    export_to(study, Kind("lora", "adapter"), tmp_path / "exported", force=False, sample=2)
+    assert shadows.run == []
+
+
+@pytest.mark.train
+def test_a_trained_study_is_asked_talked_to_and_served(
+    shadows: Shadows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    study = tiny_study(tiny_base(tmp_path / "base"), "shadowed")
     answer = json.loads(cli("ask", "shadowed", "How much is the late fee?", "--arm", "qlora", "--json"))
     assert answer["answers"]["qlora"]["tokens"] > 0 and shadows.run == []
 
@@ -74,14 +83,14 @@ def test_a_study_is_run_asked_served_and_exported(
     worker.close()
     assert replies["lora"].error is None and shadows.run == []
 
-    export_to(study, Kind("lora", "adapter"), tmp_path / "exported", force=False, sample=2)
-    assert shadows.run == []
-
     words = installed_command("serve", "shadowed:lora", "--port", "0", "--json")
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) as process:
         assert process.stdout is not None
-        said = "".join(iter(process.stdout.readline, "}\n")) + "}"
-        said += process.stdout.readline() if said.count("{") > said.count("}") else ""
+        said = ""
+        while not said.endswith("}\n}\n"):
+            line = process.stdout.readline()
+            assert line, "the server ended"
+            said += line
         asked = {"model": "shadowed-lora", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
         found = httpx.post(f"{json.loads(said)['url']}/chat/completions", json=asked, timeout=120)
         process.send_signal(signal.SIGINT)

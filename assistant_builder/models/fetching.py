@@ -8,7 +8,7 @@ from pathlib import Path
 from assistant_builder.errors import AssistantBuilderError, ModelError, ResourceError
 from assistant_builder.models import bundled, hub
 from assistant_builder.models.catalog import ModelRef
-from assistant_builder.models.folders import check_folder, needs_own_code
+from assistant_builder.models.folders import check_folder
 from assistant_builder.models.inventory import at_hand_sentence
 from assistant_builder.models.wheels import Report, quiet
 
@@ -105,9 +105,7 @@ def _usable(hub_id: str, revision: str | None, trust_remote_code: bool) -> Path 
     try:
         folder = hub.cached_snapshot(hub_id, revision, code=trust_remote_code)
         if folder is not None:
-            config = check_folder(folder, trust_remote_code=trust_remote_code)
-            if trust_remote_code and needs_own_code(config) and not any(folder.glob("*.py")):
-                return None  # it was downloaded before its code was allowed
+            check_folder(folder, trust_remote_code=trust_remote_code)
     except ModelError:
         if hub.offline():
             raise
