@@ -19,7 +19,7 @@ from assistant_builder.study import Study
 from assistant_builder.ui import train_tab
 from assistant_builder.ui.train_tab import TrainTab
 from evals.sweep import open_sweep
-from tests.evals.export.tiny import tiny_base
+from tests.evals.export.tiny import tiny_base, tiny_study
 from tests.fabricated import SMALL, new_study
 from tests.own_code import with_own_code
 from tests.shadows import installed_command
@@ -162,16 +162,21 @@ def test_code_runs_with_the_flag_and_not_without(bundled_models: Path, tmp_path:
     assert json.loads(done.stdout)["state"] == "succeeded" and f"Python code of {base}" in done.stderr
     assert "modeling_own" in mark.read_text()
     assert "trust_remote_code: true" not in Study.open("own").folder.joinpath("study.yaml").read_text(encoding="utf-8")
+    assert json.loads(cli("run", "own", "--trust-remote-code", "--json").stdout)["state"] == "succeeded"
 
-    mark.unlink()
-    for words in (["ask", "own", "How much?", "--arm", "lora"], ["run", "own"], ["serve", "own", "--port", "0"],
-                  ["export", "own", "--arm", "lora", "--to", str(tmp_path / "exported")]):
+
+@pytest.mark.train
+def test_a_trained_study_answers_with_the_flag_and_not_without(tmp_path: Path) -> None:
+    study = tiny_study(tiny_base(tmp_path / "base"), "own")
+    mark = with_own_code(tmp_path / "base")
+    for words in (["ask", "own", "How much?", "--arm", "lora"], ["run", "own"], ["serve", "own", "--port", "0"]):
         refused = cli(*words)
         assert refused.returncode == 1 and "--trust-remote-code" in refused.stderr, words
+        assert str(tmp_path / "base") in refused.stderr.splitlines()[-1] and "Traceback" not in refused.stderr
     assert not mark.exists()
     answer = cli("ask", "own", "How much?", "--arm", "lora", "--trust-remote-code", "--json")
-    assert json.loads(answer.stdout)["answers"]["lora"]["tokens"] > 0 and mark.exists()
-    assert json.loads(cli("run", "own", "--trust-remote-code", "--json").stdout)["state"] == "succeeded"
+    assert json.loads(answer.stdout)["answers"]["lora"]["tokens"] > 0 and "modeling_own" in mark.read_text()
+    assert not study.config.model.trust_remote_code
 
 
 # the page
