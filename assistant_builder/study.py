@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -27,6 +28,7 @@ _STATUS_FILES: dict[str, str] = {
     "evaluate": "evals/status.json",
     "report": "report.status.json",
 }
+_TEMPLATE_DATE = "template_date.json"
 CHECKPOINT_MARKER = "complete.json"
 """The file that is written last into a checkpoint, which counts only with it."""
 _ENDED: tuple[State, ...] = ("failed", "cancelled")
@@ -206,6 +208,44 @@ class Study:
     def lease_file(self, step: str) -> Path:
         """Who runs the step on a node of a cluster; there only while somebody does."""
         return self.step_folder(step) / f"{step}.lease.json"
+
+    # the date in its prompts
+
+    @property
+    def template_date(self) -> date:
+        """What chat templates write in this study's prompts where they ask for today's date.
+
+        That of the study's first step (see :meth:`keep_template_date`). A study of before it was written down has the
+        day on which its first training began, else the day on which its data were prepared; one that has not begun has
+        the current day.
+
+        Raises:
+            StudyError: The file of the date is damaged.
+        """
+        path = self.folder / _TEMPLATE_DATE
+        if path.is_file():
+            try:
+                return date.fromisoformat(read_json(path)["date"])
+            except (KeyError, TypeError, ValueError, IndexError) as error:
+                raise StudyError(
+                    "the file holds no date", where=str(path),
+                    remedy='Write {"date": "YYYY-MM-DD"} into it, with the day on which the study was trained',
+                ) from error
+        for steps in ([step for step in self.steps if step.startswith("train-")], ["data"]):
+            times = [self.step(step).started for step in steps]
+            begun = [when for when in times if isinstance(when, int | float) and 0 < when < time.time()]
+            if begun:
+                return date.fromtimestamp(min(begun))
+        return date.today()
+
+    def keep_template_date(self) -> date:
+        """The same, written down so that every later prompt of the study has it; steps call this before they render."""
+        day = self.template_date
+        if not (self.folder / _TEMPLATE_DATE).exists():
+            self._require_folder()
+            with contextlib.suppress(OSError):  # a folder that can only be read: what is recorded gives the same again
+                write_json(self.folder / _TEMPLATE_DATE, {"date": day.isoformat()})
+        return day
 
     # steps
 

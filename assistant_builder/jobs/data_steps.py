@@ -27,6 +27,7 @@ def prepare_data(study: Study) -> Iterable[Path]:
         study.write_progress("data", Progress(done, total, "bytes", message))
         study.raise_if_cancelled()
 
+    day = study.keep_template_date()
     folder = fetch(
         ref, revision=config.model.revision, trust_remote_code=allows_code(config.model), report=report
     )
@@ -34,7 +35,7 @@ def prepare_data(study: Study) -> Iterable[Path]:
     source = study.source
     assert source is not None  # the runner refuses a study without one
     prepare(
-        source, config.data, tokenizer=Prompter.load(folder), max_length=config.train.max_length,
+        source, config.data, tokenizer=Prompter.load(folder, day), max_length=config.train.max_length,
         room=room_for_pair(folder, config.eval.max_new_tokens), folder=study.folder / "data", title=study.name,
     )
     study.write_progress("data", Progress(1, 1, "file", "Data ready"))

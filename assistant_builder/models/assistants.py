@@ -34,7 +34,7 @@ def load_arm(study: Study, arm: str, *, hold: bool = True) -> tuple[PeftModel, P
         raise ModelError(f"the {arm} assistant is not trained yet", where=f"study {study.name}",
                          remedy=f"Train it with 'assistant-builder run {study.name}'")
     spec = arm_spec(study, arm, hold=hold)
-    return loading.load_adapter(loading.load_base(spec), adapter), Prompter.load(spec.folder)
+    return loading.load_adapter(loading.load_base(spec), adapter), Prompter.load(spec.folder, study.template_date)
 
 
 def arm_spec(study: Study, arm: str, *, hold: bool) -> loading.BaseSpec:

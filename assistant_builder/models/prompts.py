@@ -11,11 +11,13 @@ import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assistant_builder.data import Message, Pair
 from assistant_builder.errors import ModelError
+from assistant_builder.models.template_date import with_date
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -73,12 +75,15 @@ class Prompter:
 
     Args:
         tokenizer: A fast tokenizer of transformers.
+        day: What its chat template writes as today's date, where it asks for it; None: the current day.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, day: date | None = None) -> None:
         self.tokenizer = tokenizer
         if not tokenizer.chat_template:
             tokenizer.chat_template = PLAIN_TEMPLATE
+        if day is not None:
+            tokenizer.chat_template = _dated(tokenizer.chat_template, day)
         special = sorted({str(token) for token in tokenizer.all_special_tokens} | _added_specials(tokenizer), key=len)
         self._specials = re.compile("|".join(re.escape(token) for token in reversed(special)) or r"(?!)")
         self.eos_id: int = tokenizer.eos_token_id
@@ -87,8 +92,12 @@ class Prompter:
         self.stop_ids: list[int] = sorted({end for end in ends if end is not None and end != tokenizer.unk_token_id})
 
     @classmethod
-    def load(cls, folder: Path) -> Prompter:
+    def load(cls, folder: Path, day: date | None = None) -> Prompter:
         """Read the tokenizer of a base model's folder; nothing is fetched.
+
+        Args:
+            folder: The folder.
+            day: See :class:`Prompter`; a study's is :attr:`~assistant_builder.study.Study.template_date`.
 
         Raises:
             ModelError: The folder has no fast tokenizer.
@@ -102,7 +111,7 @@ class Prompter:
                 remedy="Save it with AutoTokenizer.from_pretrained(…).save_pretrained(folder)",
             )
         try:
-            return cls(PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True))
+            return cls(PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True), day)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(
                 f"the tokenizer cannot be read: {error}", where=str(folder), remedy="Choose another base model"
@@ -249,6 +258,12 @@ class Prompter:
         """Text of generated tokens without control tokens."""
         text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return str(text).strip()
+
+
+def _dated(template: Any, day: date) -> Any:
+    if isinstance(template, dict):
+        return {name: _dated(one, day) for name, one in template.items()}
+    return with_date(template, day) if isinstance(template, str) else template
 
 
 def _added_specials(tokenizer: Any) -> set[str]:

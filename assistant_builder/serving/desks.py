@@ -53,7 +53,7 @@ def desk_of(study: Study, context: int | None = None) -> Desk:
     model = config.model
     ref = resolve(model.base, trust_remote_code=allows_code(model))
     folder = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
-    prompter = Prompter.load(folder)
+    prompter = Prompter.load(folder, study.template_date)
 
     def count(messages: Sequence[Message]) -> int:
         return len(prompter.prompt_ids(messages))

@@ -6,6 +6,7 @@ Torch is imported when a model is asked for, so that other processes can import 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Any
 
 from assistant_builder.chat.session import Report, Session, over_same_weights, ready_to_answer
@@ -37,13 +38,18 @@ class SharedSession(Session):
         specs = {name: arm_spec(study, arm, hold=True) for name, (study, arm) in self._assistants.items()}
         spec = specs[speaker]
         report(f"Reading the {'16-bit' if spec.storage == 'float16' else '4-bit'} base", 0.4)
-        base, prompter = load_base(spec), Prompter.load(spec.folder)
+        base = load_base(spec)
         # all at once: weights that are in order for answering take no further adapter
         models: dict[str, Any] = {}
+        prompters: dict[date, Prompter] = {}
+        prompter_of: dict[str, Prompter] = {}
         for name, (study, arm) in self._assistants.items():
             if specs[name] == spec:
                 models[name] = load_adapter(over_same_weights(base), study.arm_folder(arm) / "adapter")
+                if (day := study.template_date) not in prompters:
+                    prompters[day] = Prompter.load(spec.folder, day)
+                prompter_of[name] = prompters[day]
         del base
         ready_to_answer(*models.values())
-        self._loaded |= {name: (model, prompter) for name, model in models.items()}
+        self._loaded |= {name: (model, prompter_of[name]) for name, model in models.items()}
         return False

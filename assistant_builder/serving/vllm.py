@@ -28,6 +28,7 @@ from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.folders import context_length
 from assistant_builder.models.prompts import PLAIN_TEMPLATE, Prompter
+from assistant_builder.models.template_date import asks_for_date
 from assistant_builder.models.trust import allows_code
 from assistant_builder.serving.door import check_access
 from assistant_builder.serving.roster import Assistant, Roster
@@ -70,8 +71,11 @@ def vllm_command(roster: Roster, config: ServingConfig) -> list[str]:
         words += ["--quantization", "bitsandbytes"]
     if trust:
         words.append("--trust-remote-code")
-    if Prompter.load(folder).tokenizer.chat_template == PLAIN_TEMPLATE:  # the base brings none
-        words += ["--chat-template", PLAIN_TEMPLATE]
+    # vLLM has one template for all: of several dates, the latest study's
+    prompter = Prompter.load(folder, max(assistant.study.template_date for assistant in roster.assistants))
+    template = prompter.tokenizer.chat_template
+    if template == PLAIN_TEMPLATE or (isinstance(template, str) and asks_for_date(template)):  # not what the base brings
+        words += ["--chat-template", template]
     modules = [json.dumps({"name": assistant.id, "path": str(assistant.adapter)}) for assistant in roster.assistants]
     return [*words, "--lora-modules", *modules]
 

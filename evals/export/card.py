@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 
 def model_card(
     study: Study, kind: Kind, report: Mapping[str, Any] | None, rescore: Rescore, found: list[Snippet],
+    *, template_date: date | None = None,
 ) -> str:
     """``README.md`` of the export.
 
@@ -44,6 +46,7 @@ def model_card(
         report: ``report.json``; None before the evaluation.
         rescore: What scoring it again found.
         found: How to load it.
+        template_date: What the export's chat template writes as today's date; None where it writes none.
 
     Returns:
         Markdown with YAML front matter.
@@ -62,7 +65,7 @@ def model_card(
         contrasts=_contrasts(report),
         kept=_kept(report, kind), rescore=rescore_sentences(rescore), snippet=fenced(found[0].text, found[0].language),
         settings=table(["Setting", "Value"], [[key, str(getattr(config.train, key))] for key in _SETTINGS]),
-        made=_made(study, kind), data=_data(study), inline=inline, data_card=DATA_CARD,
+        made=_made(study, kind), data=_data(study), inline=inline, data_card=DATA_CARD, template_date=template_date and template_date.isoformat(),
     )
     metadata = _metadata(study, kind, ref, report)
     card = ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}")  # parsed by the hub's own rules

@@ -217,8 +217,7 @@ def _require_same_prompts(items: Sequence[Mapping[str, Any]], prompter: Prompter
         if prompter.text(messages, prompt=True) != item["prompt"]:
             raise EvaluationError(
                 f"the written chat template renders held-out item {item['item']} in another way than the evaluation's",
-                where=str(folder), remedy="If the template holds a date, evaluate and export on one day: run the study "
-                "again with --redo",
+                where=str(folder), remedy="Run the study again with --redo, so that it is evaluated with this template",
             )
 
 

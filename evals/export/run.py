@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import zipfile
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.folders import context_length
 from assistant_builder.models.prompts import Prompter
+from assistant_builder.models.template_date import asks_for_date
 from assistant_builder.models.trust import allows_code
 from assistant_builder.study import Study
 from evals.export import weights
@@ -84,7 +86,7 @@ def _fill(study: Study, kind: Kind, folder: Path, sample: int, report: Report) -
     report(0, "Looking for the base model")
     ref = resolve(model.base, trust_remote_code=allows_code(model))
     base = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
-    prompter = Prompter.load(base)
+    prompter = Prompter.load(base, study.keep_template_date())
     system = default_system(study)
     match = recognise(prompter, system)
     report(_LOADED, "Merging adapter and base" if kind.format == "merged" else "Copying the adapter")
@@ -109,17 +111,21 @@ def _fill(study: Study, kind: Kind, folder: Path, sample: int, report: Report) -
 
     found = rescore(study, kind, base, folder, sample=sample, tick=tick)
     report(_SCORED, "Writing the model card")
-    return _describe(study, kind, folder, found, template=match.family.name if match else None, notes=notes)
+    dated = study.template_date if asks_for_date(prompter.tokenizer.chat_template) else None
+    return _describe(study, kind, folder, found, template=match.family.name if match else None, notes=notes,
+                     dated=dated)
 
 
 def _describe(
-    study: Study, kind: Kind, folder: Path, found: Rescore, *, template: str | None, notes: list[str]
+    study: Study, kind: Kind, folder: Path, found: Rescore, *, template: str | None, notes: list[str],
+    dated: date | None,
 ) -> dict[str, Any]:
-    """Write the texts; what ``export.json`` says of them."""
+    """Write the texts; what ``export.json`` says of them. ``dated`` is the date that the chat template writes."""
     path = study.folder / "report.json"
     summary = read_json(path) if path.is_file() else None
     ways = ways_to_load(study, kind, folder=".", base=base_name(study)[0])
-    (folder / "README.md").write_text(model_card(study, kind, summary, found, ways), encoding="utf-8")
+    card = model_card(study, kind, summary, found, ways, template_date=dated)
+    (folder / "README.md").write_text(card, encoding="utf-8")
     hints = ["Run these in the folder of the export, or put its path for the dot."]
     if kind.format == "adapter":
         hints.append("Where the base comes from, and how to get the very weights that were measured, says README.md. "
@@ -127,11 +133,9 @@ def _describe(
     (folder / "LOADING.md").write_text(
         loading_document(ways, [*hints, *map(inline, notes)], f"How to load {title(study, kind)}"), encoding="utf-8"
     )
-    card = study.folder / "data" / "card.md"
-    (folder / DATA_CARD).write_text(
-        shareable_data_card(card.read_text(encoding="utf-8") if card.is_file() else "# Data\n\nNot described.\n"),
-        encoding="utf-8",
-    )
+    data_card = study.folder / "data" / "card.md"
+    described = data_card.read_text(encoding="utf-8") if data_card.is_file() else "# Data\n\nNot described.\n"
+    (folder / DATA_CARD).write_text(shareable_data_card(described), encoding="utf-8")
     return {
         "version": VERSION, "study": study.name, "arm": kind.arm, "format": kind.format, "cell": kind.cell,
         "assistant_builder": __version__, "base_model": base_name(study)[0],

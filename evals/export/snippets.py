@@ -113,7 +113,8 @@ def _adapter_server(subject: Subject) -> str:
     return "\n".join([
         f"vllm serve {_word(subject.base)} --max-model-len {subject.context} --enable-lora "
         f"--max-lora-rank {_rank(subject.rank)} "
-        f"--lora-modules {_word(f'{subject.name}={subject.folder}')}",
+        f"--lora-modules {_word(f'{subject.name}={subject.folder}')} "
+        f"--chat-template {_word(subject.folder)}/chat_template.jinja",  # with the study's date, where it writes one
         _curl(subject, 8000, subject.name),
     ])
 
