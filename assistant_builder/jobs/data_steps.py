@@ -11,7 +11,7 @@ from assistant_builder.files import read_json, write_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.folders import room_for_pair
-from assistant_builder.models.prompts import Prompter
+from assistant_builder.models.prompt_process import LimitedPrompter, PromptProcess
 from assistant_builder.models.trust import allows_code
 from assistant_builder.provenance import collect_provenance
 from assistant_builder.steps import Progress
@@ -34,10 +34,15 @@ def prepare_data(study: Study) -> Iterable[Path]:
     study.write_progress("data", Progress(0, 1, "file", "Reading and checking the data"))
     source = study.source
     assert source is not None  # the runner refuses a study without one
-    prepare(
-        source, config.data, tokenizer=Prompter.load(folder, day), max_length=config.train.max_length,
-        room=room_for_pair(folder, config.eval.max_new_tokens), folder=study.folder / "data", title=study.name,
-    )
+    process = PromptProcess(folder)
+    try:
+        # within limits, so that a template or tokenizer that grows beyond them ends the first step, with a sentence
+        prepare(
+            source, config.data, tokenizer=LimitedPrompter(process, day), max_length=config.train.max_length,
+            room=room_for_pair(folder, config.eval.max_new_tokens), folder=study.folder / "data", title=study.name,
+        )
+    finally:
+        process.close()
     study.write_progress("data", Progress(1, 1, "file", "Data ready"))
     names = ("train.jsonl", "validation.jsonl", "heldout.jsonl", "rejected.jsonl", "findings.json", "split.json")
     return [study.folder / "data" / name for name in names]

@@ -109,10 +109,15 @@ def _sequence(prompter: Prompter, ids: Sequence[int], marks: Sequence[bool], max
     return Rendered(segments, len(ids), sum(marks[:max_length]))
 
 
+def measured_of(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs that are measured: at most :data:`MEASURED`, evenly spaced over the data."""
+    stride = -(-len(pairs) // MEASURED) or 1
+    return list(pairs[::stride])
+
+
 def measure(prompter: Prompter, pairs: Sequence[Pair], max_length: int) -> Lengths:
     """Tokens of pairs, and what the cut at ``max_length`` does to them."""
-    stride = -(-len(pairs) // MEASURED) or 1
-    measured = list(pairs[::stride])
+    measured = measured_of(pairs)
     lengths = prompter.lengths(measured)
     over = [
         (pair, prompt) for pair, (prompt, answer) in zip(measured, lengths, strict=True) if prompt + answer > max_length

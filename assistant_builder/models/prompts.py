@@ -31,6 +31,15 @@ PLAIN_TEMPLATE = (
 )
 """For base models that bring no chat template."""
 
+MOST_TEMPLATE_TEXT = 1_000_000
+MOST_TIMES_TEXT = 16
+"""Characters that a template may add to a conversation, and how many times it may write each of the conversation's."""
+MOST_TOKENS_A_CHARACTER = 100
+"""A character takes four tokens at most where tokens are bytes, and Unicode decomposes one into 18 at most."""
+MOST_CHARACTERS_A_TOKEN = 4_096
+"""The longest tokens of published vocabularies are runs of some hundred spaces."""
+_LONGEST_REASON = 500
+
 _IMPORTING = threading.Lock()
 """Transformers puts another module in its place as it is imported: who imports it at the same moment gets the first
 one, which holds nothing."""
@@ -112,9 +121,14 @@ class Prompter:
             )
         try:
             return cls(PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True), day)
-        except (OSError, ValueError, KeyError) as error:
+        except (MemoryError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # RecursionError, TypeError …; PanicException of the Rust part is no Exception
+            said = f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
             raise ModelError(
-                f"the tokenizer cannot be read: {error}", where=str(folder), remedy="Choose another base model"
+                f"the tokenizer cannot be read ({said})", where=str(folder),
+                remedy="Copy tokenizer.json, tokenizer_config.json and chat_template.jinja again from where the model "
+                "came from, or choose another base model",
             ) from error
 
     # text
@@ -125,15 +139,30 @@ class Prompter:
         Args:
             messages: Turns in order.
             prompt: Whether to end with the header of the assistant's next turn.
+
+        Raises:
+            ModelError: The template refuses the conversation, or makes far too much of it.
         """
         turns = [{"role": message.role, "content": self._defuse(message.content)} for message in messages]
+        given = sum(len(turn["content"]) for turn in turns)
+        rendered = self._rendered(turns, prompt)
+        if len(rendered) > MOST_TIMES_TEXT * given + MOST_TEMPLATE_TEXT:
+            raise ModelError(
+                f"the base model's chat template makes {len(rendered):,} characters of a conversation of {given:,}",
+                remedy="Choose another base model, or correct its chat template",
+            )
+        return rendered
+
+    def _rendered(self, turns: list[dict[str, str]], prompt: bool) -> str:
         try:
             return self._render(turns, prompt)
+        except MemoryError:
+            raise
         except Exception as error:  # a template may raise whatever its author chose
-            if turns and turns[0]["role"] == "system":
-                return self._render(_system_into_user(turns), prompt)
+            if turns and turns[0]["role"] == "system" and len(turns) > 1:
+                return self._rendered(_system_into_user(turns), prompt)
             raise ModelError(
-                f"the base model's chat template refuses the conversation: {error}",
+                f"the base model's chat template refuses the conversation: {str(error)[:_LONGEST_REASON]}",
                 remedy="Use turns that alternate between user and assistant",
             ) from error
 
@@ -141,7 +170,8 @@ class Prompter:
         rendered = self.tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=prompt, enable_thinking=False
         )
-        assert isinstance(rendered, str)
+        if not isinstance(rendered, str):
+            raise TypeError(f"it gives no text but {type(rendered).__name__}")
         return rendered
 
     def _defuse(self, text: str) -> str:
@@ -164,7 +194,7 @@ class Prompter:
         return str(self.tokenizer.backend_tokenizer.normalizer.normalize_str(text))
 
     def _ids(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return tuple(self._all_ids([text])[0])
 
     # tokens
 
@@ -242,7 +272,14 @@ class Prompter:
         ]
 
     def _all_ids(self, texts: list[str]) -> list[list[int]]:
-        return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+        found = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+        for text, ids in zip(texts, found, strict=True):
+            if len(ids) > MOST_TOKENS_A_CHARACTER * len(text):
+                raise ModelError(
+                    f"the base model's tokenizer makes {len(ids):,} tokens of {len(text):,} characters",
+                    remedy="Choose another base model, or correct its tokenizer.json",
+                )
+        return found
 
     @functools.cached_property
     def control_ids(self) -> frozenset[int]:
@@ -252,12 +289,20 @@ class Prompter:
 
     def spell(self, ids: Sequence[int]) -> str:
         """Text of tokens with control tokens spelled out, as :meth:`text` has them."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        return self._decoded(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated tokens without control tokens."""
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return str(text).strip()
+        return self._decoded(ids, skip_special_tokens=True).strip()
+
+    def _decoded(self, ids: Sequence[int], **options: bool) -> str:
+        text = str(self.tokenizer.decode(list(ids), **options))
+        if len(text) > MOST_CHARACTERS_A_TOKEN * len(ids):
+            raise ModelError(
+                f"the base model's tokenizer makes {len(text):,} characters of {len(ids):,} tokens",
+                remedy="Choose another base model, or correct its tokenizer.json",
+            )
+        return text
 
 
 def _dated(template: Any, day: date) -> Any:

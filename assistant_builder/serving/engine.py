@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import anyio.to_thread
@@ -21,12 +22,14 @@ from assistant_builder.child_process import python_command
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.serving.asked import ChatRequest
-from assistant_builder.serving.desks import Desk
+from assistant_builder.serving.desks import Desk, is_long
 from assistant_builder.serving.refusals import Refusal, refusal_from
 from assistant_builder.serving.roster import Assistant, Roster
 from assistant_builder.serving.stopping import Cutter
 
 Health = Literal["ok", "loading", "failed"]
+_COUNTING = 2
+"""Threads that wait for the tokenizer of one study, for its short prompts and for its long ones."""
 _RETRY_SECONDS = 2
 """After which a client whose question found the queue full may try again."""
 
@@ -82,6 +85,7 @@ class Engine:
         self._worker = worker
         self._open: Counter[str] = Counter()
         self._loading: Exchange | None = None
+        self._counting: dict[tuple[Path, bool], anyio.CapacityLimiter] = {}
 
     # the models
 
@@ -151,7 +155,9 @@ class Engine:
         desk, sampling = self._desks[assistant.id], asked.sampling()
         messages = asked.conversation(desk.system)
         try:
-            tokens = await anyio.to_thread.run_sync(desk.count, messages)
+            # a limit for each: who waits for one assistant's tokenizer takes no thread from the others
+            limiter = self._counting.setdefault((assistant.folder, is_long(messages)), anyio.CapacityLimiter(_COUNTING))
+            tokens = await anyio.to_thread.run_sync(desk.count, messages, limiter=limiter)
         except AssistantBuilderError as error:  # the chat template takes no such order of turns
             raise Refusal(400, str(error), param="messages") from error
         if tokens > desk.longest:

@@ -27,7 +27,8 @@ from assistant_builder.files import read_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
 from assistant_builder.models.folders import context_length
-from assistant_builder.models.prompts import PLAIN_TEMPLATE, Prompter
+from assistant_builder.models.prompt_process import LimitedPrompter, PromptProcess
+from assistant_builder.models.prompts import PLAIN_TEMPLATE
 from assistant_builder.models.template_date import asks_for_date
 from assistant_builder.models.trust import allows_code
 from assistant_builder.serving.door import check_access
@@ -72,9 +73,13 @@ def vllm_command(roster: Roster, config: ServingConfig) -> list[str]:
     if trust:
         words.append("--trust-remote-code")
     # vLLM has one template for all: of several dates, the latest study's
-    prompter = Prompter.load(folder, max(assistant.study.template_date for assistant in roster.assistants))
-    template = prompter.tokenizer.chat_template
-    if template == PLAIN_TEMPLATE or (isinstance(template, str) and asks_for_date(template)):  # not what the base brings
+    process = PromptProcess(folder)
+    try:
+        day = max(assistant.study.template_date for assistant in roster.assistants)
+        template = LimitedPrompter(process, day).chat_template()
+    finally:
+        process.close()
+    if template == PLAIN_TEMPLATE or asks_for_date(template):  # not what the base brings
         words += ["--chat-template", template]
     modules = [json.dumps({"name": assistant.id, "path": str(assistant.adapter)}) for assistant in roster.assistants]
     return [*words, "--lora-modules", *modules]

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import functools
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 from assistant_builder.config import ModelConfig, StudyConfig
 from assistant_builder.data import Message, Pair
 from assistant_builder.errors import ModelError
-from assistant_builder.models.preview import Lengths, measure, model_at_hand, render
-from assistant_builder.models.prompts import Prompter
+from assistant_builder.models.preview import Lengths, model_at_hand
+from assistant_builder.models.prompt_process import LimitedPrompter, PromptProcess
 from assistant_builder.ui.inspection import inspect_file
 from assistant_builder.ui.markup import Markup, error_callout
 from assistant_builder.ui.snapshots import stamp
 from assistant_builder.ui.views.prompted import lengths_view, plain_view, prompted_view
 
+_IDLE_SECONDS = 300.0
+_MOST_PROCESSES = 4
+"""Base models that are rendered and tokenized for at the same time."""
+
 
 def seen_by_model(
-    path: Path, config: StudyConfig, rows: int, *, first: Sequence[Pair] | None = None
+    path: Path, config: StudyConfig, rows: int, *, first: Sequence[Pair] | None = None, day: date | None = None
 ) -> tuple[Markup, Markup]:
     """The first rows of a data file as its base model is trained on them, and how long its pairs are.
 
@@ -28,6 +35,7 @@ def seen_by_model(
         config: Columns, system prompt, base model and longest length.
         rows: How many rows.
         first: The rows themselves; None: the first usable ones of the file.
+        day: What the model's chat template writes as today's date; None: the current day.
     """
     findings = inspect_file(path, config.data.columns).findings
     if findings is None or not findings.usable:
@@ -38,11 +46,10 @@ def seen_by_model(
     if folder is None:
         return plain_view(first, config.model.base), Markup("")
     try:
-        prompter = _prompter(str(folder), stamp([folder / "tokenizer.json", folder / "chat_template.jinja"]))
-        limit = config.train.max_length
-        rendered = [render(prompter, pair, limit) for pair in first]
+        limit, seen = config.train.max_length, _stamp(folder)
+        rendered = LimitedPrompter(_process(str(folder), seen), day).render(first, limit)
         columns = tuple(config.data.columns.items())
-        lengths = _lengths(str(path), stamp([path]), columns, config.data.system, config.model, limit)
+        lengths = _lengths(str(path), stamp([path]), columns, config.data.system, config.model, limit, seen, day)
     except ModelError as error:
         return error_callout(error.to_record()) + plain_view(first, config.model.base), Markup("")
     return (
@@ -58,19 +65,32 @@ def with_system(pair: Pair, system: str | None) -> Pair:
     return replace(pair, messages=(Message("system", system), *pair.messages))
 
 
-@functools.lru_cache(maxsize=2)
-def _prompter(folder: str, seen: str) -> Prompter:
-    """``seen`` is the stamp of the tokenizer's files."""
-    return Prompter.load(Path(folder))
+_processes: OrderedDict[tuple[str, str], PromptProcess] = OrderedDict()
+_processes_lock = threading.Lock()
+
+
+def _process(folder: str, seen: str) -> PromptProcess:
+    """The process that renders and tokenizes for a base model; ``seen`` is the stamp of its files."""
+    with _processes_lock:
+        process = _processes.pop((folder, seen), None) or PromptProcess(Path(folder), idle_seconds=_IDLE_SECONDS)
+        _processes[folder, seen] = process
+        while len(_processes) > _MOST_PROCESSES:
+            _processes.popitem(last=False)[1].close()
+        return process
+
+
+def _stamp(folder: Path) -> str:
+    return stamp(folder / name for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"))
 
 
 @functools.lru_cache(maxsize=8)
 def _lengths(
-    path: str, seen: str, columns: tuple[tuple[str, str], ...], system: str | None, model: ModelConfig, limit: int
+    path: str, seen: str, columns: tuple[tuple[str, str], ...], system: str | None, model: ModelConfig, limit: int,
+    model_seen: str, day: date | None,
 ) -> Lengths:
-    """``seen`` is the stamp of the data file."""
+    """``seen`` is the stamp of the data file, ``model_seen`` that of the model's files."""
     findings = inspect_file(Path(path), dict(columns)).findings
     folder = model_at_hand(model)
     assert findings is not None and folder is not None  # the caller has looked
-    prompter = _prompter(str(folder), stamp([folder / "tokenizer.json", folder / "chat_template.jinja"]))
-    return measure(prompter, [with_system(pair, system) for pair in findings.usable], limit)
+    prompter = LimitedPrompter(_process(str(folder), model_seen), day)
+    return prompter.measure([with_system(pair, system) for pair in findings.usable], limit)

@@ -71,7 +71,7 @@ def study_seen_by_model(study: Study, rows: int) -> tuple[Markup, Markup]:
     first: Sequence[Pair] | None = None
     if is_prepared(study):
         first = [Pair.from_record(record, "train") for record in read_jsonl(study.split_file("train"))[:rows]]
-    return seen_by_model(study.source, study.config, rows, first=first)
+    return seen_by_model(study.source, study.config, rows, first=first, day=study.template_date)
 
 
 def study_left_out(study: Study) -> str | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 
-from assistant_builder.data import prepare
+from assistant_builder.data import Pair, prepare
 from assistant_builder.models.preview import Lengths as Measured
-from assistant_builder.models.preview import measure, model_at_hand
-from assistant_builder.models.prompts import Prompter
+from assistant_builder.models.preview import model_at_hand
+from assistant_builder.models.prompt_process import LimitedPrompter, PromptProcess
 from assistant_builder.planning.plan import Lengths
 from assistant_builder.planning.planner import plan_study
 from assistant_builder.steps import arm_runs, split_run
@@ -54,7 +56,7 @@ def ahead(sweep: Sweep) -> Ahead:
     first = sweep.trials[0].config
     pairs = prepare(sweep.data, first.data).split.pairs("train")
     folder = model_at_hand(first.model)
-    measured = measure(Prompter.load(folder), pairs, first.train.max_length) if folder is not None else None
+    measured = _measured(folder, pairs, first.train.max_length) if folder is not None else None
     lengths = _lengths(measured) if measured is not None else None
     studies = trainings = 0
     seconds: list[float | None] = []
@@ -71,6 +73,14 @@ def ahead(sweep: Sweep) -> Ahead:
     known = [second for second in seconds if second is not None]
     return Ahead(studies, len(sweep.trials), trainings, sum(known) if len(known) == len(seconds) and known else None,
                  measured is None)
+
+
+def _measured(folder: Path, pairs: Sequence[Pair], max_length: int) -> Measured:
+    process = PromptProcess(folder)
+    try:
+        return LimitedPrompter(process).measure(pairs, max_length)
+    finally:
+        process.close()
 
 
 def _lengths(measured: Measured) -> Lengths:

@@ -1,0 +1,143 @@
+"""A base whose template or tokenizer was made to exhaust the server: a sentence, and the others are answered meanwhile."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+
+from assistant_builder.access.listening import listen
+from assistant_builder.chat.client import ChatWorker
+from assistant_builder.config.serving import ServingConfig
+from assistant_builder.errors import ModelError
+from assistant_builder.serving.app import make_app
+from assistant_builder.serving.desks import Desk, desk_of
+from assistant_builder.serving.engine import Engine
+from assistant_builder.serving.roster import Assistant, Roster
+from tests.chat.parrot import parrot_command
+from tests.fabricated import new_study, with_data
+from tests.models.hostile_base import ENDLESS, hostile_base, multiplying
+from tests.models.test_hostile_models import TEMPLATE
+
+COUNT = """
+import json, resource, sys
+from assistant_builder.data import Message
+from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.serving.desks import desk_of
+from assistant_builder.study import Study
+
+resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
+desk = desk_of(Study.open("library"))
+desk.count([Message("user", "hello")])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+try:
+    said = str(desk.count([Message("user", "q" * 20)]))
+except AssistantBuilderError as error:
+    said = str(error)
+print(json.dumps({"growth": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, "said": said}))
+"""
+
+
+def test_twenty_characters_that_become_millions_of_tokens_are_a_sentence(tmp_path: Path) -> None:
+    base = hostile_base(tmp_path / "base", normalizer=multiplying())
+    with_data(new_study(model__base=str(base)))
+    done = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2_000:]
+    found = json.loads(done.stdout)
+    assert found["growth"] < 200_000_000, f"the server grew by {found['growth']} bytes"
+    assert "tokenizer" in found["said"] and "Choose another base model" in found["said"]
+
+
+@pytest.fixture
+def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server of one assistant over a base whose template never ends where it is asked to, and of a sound one."""
+    from assistant_builder.models import prompt_process
+
+    monkeypatch.setattr(prompt_process, "SECONDS", 3.0)
+    template = ENDLESS.replace("{% for i", "{% if 'loop' in messages[-1]['content'] %}{% for i", 1).replace(
+        TEMPLATE, "{% endif %}" + TEMPLATE)
+    studies = [
+        with_data(new_study(name, model__base=str(hostile_base(tmp_path / name, template=text))))
+        for name, text in (("hostile", template), ("sound", TEMPLATE))
+    ]
+    desks: dict[str, Desk] = {f"{study.name}-lora": desk_of(study) for study in studies}
+    roster = Roster(tuple(Assistant(f"{study.name}-lora", study.folder, "lora", 1) for study in studies), {})
+    engine = Engine(roster, desks, 4, ChatWorker(parrot_command(tmp_path)))
+    server = uvicorn.Server(uvicorn.Config(
+        make_app(engine, ServingConfig(), None), log_level="warning", lifespan="on", timeout_graceful_shutdown=1))
+    with listen("127.0.0.1", 0) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1/chat/completions"
+        server.should_exit = True
+        thread.join()
+
+
+def ask(url: str, model: str, content: str, timeout: float = 40) -> httpx.Response:
+    body = {"model": model, "messages": [{"role": "user", "content": content}]}
+    return httpx.post(url, json=body, timeout=timeout)
+
+
+def test_others_are_answered_while_a_template_does_not_end(url: str) -> None:
+    assert ask(url, "sound-lora", "hello").status_code == 200
+    found: list[httpx.Response | Exception] = []
+
+    def loop(number: int) -> None:
+        try:
+            found.append(ask(url, "hostile-lora", f"loop {number % 2}"))
+        except httpx.HTTPError as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=loop, args=(number,), daemon=True) for number in range(60)]  # more than anyio's
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    began = time.monotonic()
+    for _ in range(3):
+        assert ask(url, "sound-lora", "hello").status_code == 200
+    assert not found or time.monotonic() - began < 3.0, "they were answered while the others waited"
+    for thread in threads:
+        thread.join(60)
+    assert [answer.status_code for answer in found if isinstance(answer, httpx.Response)] == [400] * len(threads), found
+    assert all("took longer than 3 seconds" in answer.json()["error"]["message"] for answer in found)  # type: ignore[union-attr]
+    assert ask(url, "hostile-lora", "hello").status_code == 200
+
+
+def test_the_first_request_finds_the_process_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from assistant_builder.data import Message
+    from assistant_builder.models import prompt_process
+
+    started: list[object] = []
+    popen: Callable[..., object] = subprocess.Popen
+    monkeypatch.setattr(prompt_process.subprocess, "Popen", lambda *words, **more: started.append(1) or popen(*words, **more))
+    desk = desk_of(with_data(new_study(model__base=str(hostile_base(tmp_path / "base")))))
+    assert started == [1]
+    assert desk.count([Message("user", "hello")]) > 5 and started == [1]
+    assert desk.count([Message("user", "hello " * 20_000)]) > 20_000 and started == [1, 1]
+
+
+def test_a_tokenizer_that_cannot_be_read_is_said_at_the_start(tmp_path: Path) -> None:
+    base = hostile_base(tmp_path / "base")
+    (base / "tokenizer.json").write_text("[" * 100_000)
+    study = with_data(new_study(model__base=str(base)))
+    with pytest.raises(ModelError, match="tokenizer cannot be read"):
+        desk_of(study)
+
+
+def test_the_data_step_fails_with_a_sentence(tmp_path: Path) -> None:
+    from assistant_builder.jobs.data_steps import prepare_data
+
+    study = new_study(model__base=str(hostile_base(tmp_path / "base", normalizer=multiplying())))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelError, match="Choose another base model"):
+        prepare_data(study)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
