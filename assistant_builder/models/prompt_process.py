@@ -42,6 +42,8 @@ SECONDS = 30.0
 """Longest time for one request."""
 REPLY_BYTES = 8 * 2**20
 """Longest reply."""
+START_SECONDS = 120.0
+"""Longest time for the process to import its libraries."""
 MEASURE_SECONDS = 90.0
 """Longest time for the lengths of all pairs of a data file."""
 REMEMBERED_SECONDS = 600.0
@@ -88,6 +90,7 @@ class PromptProcess:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._replies: queue.Queue[bytes | _Ended] = queue.Queue()
+        self._ready = False
         self._timer: threading.Timer | None = None
         self._used = time.monotonic()
         self._closed = False
@@ -169,27 +172,34 @@ class PromptProcess:
     def _exchange(self, line: bytes) -> Any:
         process = self._start()
         assert process.stdin is not None
-        end = time.monotonic() + self._seconds
+        if not self._ready:  # importing the libraries is not the model's doing, and has a limit of its own
+            self._reply(process, START_SECONDS)
+            self._ready = True
         threading.Thread(target=_write, args=(process.stdin, line), daemon=True).start()
-        while True:
-            try:
-                reply = self._replies.get(timeout=_LOOK_SECONDS)
-                break
-            except queue.Empty:
-                if time.monotonic() > end:
-                    raise _LimitReached(f"took longer than {self._seconds:g} seconds") from None
-                if _resident(process) > self._memory:
-                    raise _LimitReached(self._too_much) from None
-        if isinstance(reply, _Ended):
-            raise _LimitReached(self._how_it_ended(reply))
-        if not reply.endswith(b"\n"):
-            raise _LimitReached("gave too long a result")
+        reply = self._reply(process, self._seconds)
         record = json.loads(reply)
         if record.get("memory"):
             raise _LimitReached(self._too_much)
         if "result" not in record:
             raise ModelError(record["what"], where=record["where"] or self.where, remedy=record["remedy"])
         return record["result"]
+
+    def _reply(self, process: subprocess.Popen[bytes], seconds: float) -> bytes:
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                reply = self._replies.get(timeout=_LOOK_SECONDS)
+                break
+            except queue.Empty:
+                if time.monotonic() > end:
+                    raise _LimitReached(f"took longer than {seconds:g} seconds") from None
+                if _resident(process) > self._memory:
+                    raise _LimitReached(self._too_much) from None
+        if isinstance(reply, _Ended):
+            raise _LimitReached(self._how_it_ended(reply))
+        if not reply.endswith(b"\n"):
+            raise _LimitReached("gave too long a result")
+        return reply
 
     @property
     def _too_much(self) -> str:
@@ -199,7 +209,7 @@ class PromptProcess:
         if self._process is not None and self._process.poll() is None:
             return self._process
         log = tempfile.TemporaryFile()
-        self._replies = queue.Queue()
+        self._replies, self._ready = queue.Queue(), False
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", __name__, str(self.folder), str(self._memory), str(self._seconds)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
@@ -393,6 +403,8 @@ def main() -> None:
     _limit(memory)
     import transformers.tokenization_utils_tokenizers  # noqa: F401 - before a request waits for it
 
+    replies.write("\n")  # ready
+    replies.flush()
     worker = _Worker(folder)
     for line in open(0, encoding="utf-8", closefd=False):
         if hasattr(signal, "setitimer"):  # where nobody is left to end it

@@ -25,7 +25,7 @@ from assistant_builder.serving.engine import Engine
 from assistant_builder.serving.roster import Assistant, Roster
 from tests.chat.parrot import parrot_command
 from tests.fabricated import new_study, with_data
-from tests.models.hostile_base import ENDLESS, hostile_base, multiplying
+from tests.models.hostile_base import ENDLESS, LONG_STRING, hostile_base, multiplying
 from tests.models.test_hostile_models import TEMPLATE
 
 COUNT = """
@@ -136,7 +136,7 @@ def test_a_tokenizer_that_cannot_be_read_is_said_at_the_start(tmp_path: Path) ->
 def test_the_data_step_fails_with_a_sentence(tmp_path: Path) -> None:
     from assistant_builder.jobs.data_steps import prepare_data
 
-    study = new_study(model__base=str(hostile_base(tmp_path / "base", normalizer=multiplying())))
+    study = new_study(model__base=str(hostile_base(tmp_path / "base", template=LONG_STRING)))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ModelError, match="Choose another base model"):
         prepare_data(study)
