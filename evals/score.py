@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assistant_builder.data import load_split
-from assistant_builder.files import read_json
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.fetching import fetch
+from assistant_builder.models.folders import read_config
 from assistant_builder.models.prompts import Prompter
 from assistant_builder.models.trust import allows_code
 from assistant_builder.study import Study
@@ -212,8 +212,9 @@ class _Scoring:
         return self._neighbours
 
     def _retrieval_prompts(self) -> tuple[list[str], list[list[Neighbour]]]:
-        context = read_json(self.base / "config.json").get("max_position_embeddings", _LONGEST_PROMPT)
-        room = min(context, _LONGEST_PROMPT) - self.config.max_new_tokens
+        context = read_config(self.base).get("max_position_embeddings")
+        longest = min(context, _LONGEST_PROMPT) if isinstance(context, int) else _LONGEST_PROMPT
+        room = longest - self.config.max_new_tokens
         found = [
             retrieval_prompt(item, near, self.prompter, room)
             for item, near in zip(self.items, self._near(), strict=True)

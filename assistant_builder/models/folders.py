@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ _UNKNOWN_LENGTH = 2048
 """Tokens that a model is taken to read where it does not say; the chat and vLLM take it so too."""
 ALLOW_CODE = "allow it for one run: give --trust-remote-code to the command, or tick it on the page's Train tab"
 """How the user lets a model's own Python code run."""
+_SHARD = re.compile(r"[^/\\\0:]+\.safetensors")
+_LONGEST_SHOWN = 200
 _ELSEWHERE = "Choose a causal language model with safetensors weights"
 
 
@@ -41,15 +44,16 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> dict[str, 
     """
     config = read_config(folder)
     check_architecture(config, folder)
-    if "quantization_config" in config:
-        method = config["quantization_config"].get("quant_method", "an unknown method")
+    if config.get("quantization_config") is not None:
+        quantized = config["quantization_config"]
+        method = _brief(quantized.get("quant_method") if isinstance(quantized, dict) else quantized)
         raise ModelError(
             f"the weights are quantized already ({method}), so there is no 16-bit base to compare with",
             where=str(folder), remedy="Choose the model that it was quantized from",
         )
     if needs_own_code(config) and not trust_remote_code:
         raise ModelError(
-            f"the model runs Python code of its own ({config['auto_map']})", where=str(folder),
+            f"the model runs Python code of its own ({_brief(config['auto_map'])})", where=str(folder),
             remedy=f"Choose another model; or read that code, then {ALLOW_CODE}",
         )
     _check_weights(folder)
@@ -75,14 +79,29 @@ def read_config(folder: Path) -> dict[str, Any]:
                              remedy="Name the base model that it was trained on")
         raise ModelError("there is no config.json", where=str(folder),
                          remedy="Name a folder as save_pretrained() writes it: config.json, *.safetensors, tokenizer")
+    return read_object(path)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that came with a model, as all of them are one object.
+
+    Raises:
+        ModelError: It cannot be read, or holds something else.
+    """
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
-        raise ModelError(f"config.json cannot be read: {error}", where=str(path),
+        raise ModelError(f"{path.name} cannot be read: {error}", where=str(path),
                          remedy="Copy the model again") from error
-    if not isinstance(config, dict):
-        raise ModelError("config.json holds no JSON object", where=str(path), remedy="Copy the model again")
-    return config
+    if not isinstance(found, dict):
+        raise ModelError(f"{path.name} holds no JSON object", where=str(path), remedy="Copy the model again")
+    return found
+
+
+def _brief(value: object) -> str:
+    """A value of a file that is not ours, for an error."""
+    text = str(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
 def room_for_pair(folder: Path, answer: int) -> int | None:
@@ -99,7 +118,7 @@ def room_for_pair(folder: Path, answer: int) -> int | None:
     inner = config.get("text_config")
     sizes = inner if isinstance(inner, dict) else config
     said = next((sizes[key] for key in ("max_position_embeddings", "n_positions") if sizes.get(key)), None)
-    return max(said - answer, said // 2) if isinstance(said, int) else None
+    return max(said - answer, said // 2) if isinstance(said, int) and said > 1 else None
 
 
 def context_length(folder: Path) -> int:
@@ -127,10 +146,16 @@ def check_architecture(config: dict[str, Any], folder: Path) -> None:
     Raises:
         ModelError: It is not.
     """
-    names = [str(name) for name in config.get("architectures") or []]
+    listed, model_type = config.get("architectures") or [], config.get("model_type") or ""
+    if not isinstance(listed, list) or not isinstance(model_type, str):
+        raise ModelError(
+            f"architectures={_brief(listed)!r} is no list, or model_type={_brief(model_type)!r} is no text",
+            where=str(folder / "config.json"), remedy="Copy the model again",
+        )
+    names = [str(name) for name in listed]
     causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
-    if not causal and config.get("model_type") not in _WRAPPERS:
-        kind = ", ".join(names) or config.get("model_type") or "unnamed"
+    if not causal and model_type not in _WRAPPERS:
+        kind = _brief(", ".join(names) or model_type or "unnamed")
         raise ModelError(f"the model is no causal language model (architecture: {kind})", where=str(folder),
                          remedy=_ELSEWHERE)
 
@@ -152,11 +177,17 @@ def needs_own_code(config: dict[str, Any]) -> bool:
 def _check_weights(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        try:
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-            raise ModelError("the index of the weights is damaged", where=str(index),
-                             remedy="Copy the model again") from error
+        weight_map = read_object(index).get("weight_map")
+        shards = list(weight_map.values()) if isinstance(weight_map, dict) else []
+        if not shards or not all(isinstance(name, str) for name in shards):
+            raise ModelError("the index of the weights is damaged", where=str(index), remedy="Copy the model again")
+        shards = sorted(set(shards))
+        elsewhere = [name for name in shards if not _SHARD.fullmatch(name)]
+        if elsewhere:  # transformers follows ../ and absolute paths
+            raise ModelError(
+                f"the index of the weights names {_brief(elsewhere[0])!r}, which is no safetensors file of this folder",
+                where=str(index), remedy="Copy the model again from a place that you trust",
+            )
         missing = sorted(name for name in shards if not (folder / name).is_file())
         if missing:
             raise ModelError(f"{len(missing)} of {len(shards)} weight files are missing, the first is {missing[0]}",

@@ -138,7 +138,7 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
             "memory does not suffice to load the base model", where=str(spec.folder),
             remedy="Close other programs or choose a smaller base model",
         ) from error
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # SafetensorError, TypeError …: what transformers makes of files made to mislead it
         raise ModelError(
             f"not loadable as a causal language model: {error}", where=str(spec.folder),
             remedy="Choose a model whose config.json names a ForCausalLM architecture and that ships safetensors",
@@ -331,7 +331,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, name: str = "default") ->
             adapted = model
         else:
             adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=name, config=config)
-    except (RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # SafetensorError, TypeError …: what PEFT makes of files made to mislead it
         raise ModelError(
             f"the adapter does not fit the base: {error}", where=str(folder),
             remedy="Train the study again with --redo",

@@ -37,7 +37,7 @@ from assistant_builder.models import preview
 from assistant_builder.models.prompts import Prompter
 
 MEMORY_BYTES = 2 * 2**30
-"""Memory of the process: a tokenizer with 262,000 tokens takes a quarter, and 4 MB of text cut into letters two thirds."""
+"""Memory of the process: a tokenizer of 262,000 tokens takes a quarter, and 4 MB of text cut into bytes two thirds."""
 SECONDS = 30.0
 """Longest time for one request."""
 REPLY_BYTES = 8 * 2**20
@@ -390,7 +390,8 @@ def _limit(memory: int) -> None:
     with suppress(ImportError):
         import resource
 
-        for kind, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, _LOG_BYTES), (resource.RLIMIT_CORE, 0)):
+        limits = ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, _LOG_BYTES), (resource.RLIMIT_CORE, 0))
+        for kind, most in limits:
             with suppress(OSError, ValueError):  # not every system lets itself be limited so
                 resource.setrlimit(kind, (most, most))
 

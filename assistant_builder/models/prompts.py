@@ -272,7 +272,17 @@ class Prompter:
         ]
 
     def _all_ids(self, texts: list[str]) -> list[list[int]]:
-        found = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+        if not texts:
+            return []
+        try:
+            found = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        except MemoryError:
+            raise
+        except Exception as error:  # settings of a wrong kind in tokenizer_config.json come up here
+            raise ModelError(
+                f"the base model's tokenizer fails ({type(error).__name__}: {str(error)[:_LONGEST_REASON]})",
+                remedy="Copy the tokenizer's files again from where the model came from, or choose another base model",
+            ) from error
         for text, ids in zip(texts, found, strict=True):
             if len(ids) > MOST_TOKENS_A_CHARACTER * len(text):
                 raise ModelError(

@@ -6,8 +6,8 @@ from day to day. The function cannot be passed to ``apply_chat_template``: trans
 arguments by a placeholder. So the template is given a macro of the same name, which every renderer of Jinja prefers to
 the global function.
 
-A template that takes the date from the variable ``date_string`` needs nothing: the variable is never set here, so such a
-template writes its own fixed default (Llama 3.1), or calls ``strftime_now`` for it (Llama 3.2).
+A template that takes the date from the variable ``date_string`` needs nothing: the variable is never set here, so that
+it writes its own fixed default (Llama 3.1), or calls ``strftime_now`` for it (Llama 3.2).
 """
 
 from __future__ import annotations

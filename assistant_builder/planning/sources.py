@@ -59,11 +59,15 @@ def _from_file(folder: str, seen: str) -> Architecture:
     """``seen`` is the file's hash, so that the model's own code is asked once."""
     config = read_config(Path(folder))
     check_architecture(config, Path(folder))
-    if is_known(config):
-        try:
+    where = str(Path(folder) / "config.json")
+    try:
+        if is_known(config):
             return build(config)
-        except ModelError as error:
-            raise ModelError(error.what, where=str(Path(folder) / "config.json"), remedy=error.remedy) from error
+    except ModelError as error:
+        raise ModelError(error.what, where=where, remedy=error.remedy) from error
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+        raise ModelError(f"a value is of a wrong kind: {str(error)[:200]}", where=where,
+                         remedy="Copy config.json again from where the model came from") from error
     return probe(Path(folder))
 
 

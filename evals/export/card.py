@@ -65,7 +65,8 @@ def model_card(
         contrasts=_contrasts(report),
         kept=_kept(report, kind), rescore=rescore_sentences(rescore), snippet=fenced(found[0].text, found[0].language),
         settings=table(["Setting", "Value"], [[key, str(getattr(config.train, key))] for key in _SETTINGS]),
-        made=_made(study, kind), data=_data(study), inline=inline, data_card=DATA_CARD, template_date=template_date and template_date.isoformat(),
+        made=_made(study, kind), data=_data(study), inline=inline, data_card=DATA_CARD,
+        template_date=template_date.isoformat() if template_date else None,
     )
     metadata = _metadata(study, kind, ref, report)
     card = ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}")  # parsed by the hub's own rules

@@ -14,6 +14,7 @@ from typing import Any
 
 from assistant_builder.errors import ModelError
 from assistant_builder.files import file_hash, read_json
+from assistant_builder.models.folders import read_config, read_object
 from assistant_builder.models.prompts import Prompter
 from assistant_builder.study import Study
 from evals.export.kinds import Kind
@@ -33,7 +34,7 @@ def copy_adapter(study: Study, kind: Kind, folder: Path, *, base: str, revision:
     """
     source = _trained_adapter(study, kind)
     shutil.copyfile(source / "adapter_model.safetensors", folder / "adapter_model.safetensors")
-    config = read_json(source / "adapter_config.json")
+    config = read_object(source / "adapter_config.json")
     config |= {"base_model_name_or_path": base, "revision": revision}
     _write_json(folder / "adapter_config.json", config)
 
@@ -67,7 +68,7 @@ def write_merged(study: Study, kind: Kind, base: Path, folder: Path) -> None:
     model.save_pretrained(str(folder), max_shard_size=_SHARD)
     del model
     loading.release()
-    _write_json(folder / "config.json", _config(read_json(base / "config.json")))
+    _write_json(folder / "config.json", _config(read_config(base)))
 
 
 def _trained_adapter(study: Study, kind: Kind) -> Path:
@@ -117,7 +118,7 @@ def copy_tokenizer(base: Path, folder: Path, prompter: Prompter, *, adds_bos: bo
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
     template = prompter.tokenizer.chat_template
-    settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    settings = read_object(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     if isinstance(template, str):
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
         settings["chat_template"] = template  # Ollama's converter and older readers look here
@@ -129,7 +130,7 @@ def copy_tokenizer(base: Path, folder: Path, prompter: Prompter, *, adds_bos: bo
 def write_generation_config(base: Path, folder: Path, prompter: Prompter) -> None:
     """Write ``generation_config.json``: greedy, as evaluated, and ending where the assistant was taught to end."""
     path = base / "generation_config.json"
-    config = read_json(path) if path.is_file() else {}
+    config = read_object(path) if path.is_file() else {}
     kept = {key: config[key] for key in ("bos_token_id", "pad_token_id") if key in config}
     ends = prompter.stop_ids
     _write_json(folder / "generation_config.json", {

@@ -65,7 +65,9 @@ def test_training_resumed_on_another_day_and_scoring_see_the_same_date(
     assert all("Today Date: 02 Mar 2026" in text for text in prompts_of_scoring(study))
 
 
-def test_answers_and_exports_have_the_date_of_training(base: Path, tmp_path: Path, today: Callable[[date], None]) -> None:
+def test_answers_and_exports_have_the_date_of_training(
+    base: Path, tmp_path: Path, today: Callable[[date], None]
+) -> None:
     from assistant_builder.models.assistants import load_arm
     from evals.export.kinds import KINDS
     from evals.export.run import write_export

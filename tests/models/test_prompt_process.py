@@ -23,7 +23,7 @@ from tests.models.test_hostile_models import TEMPLATE
 
 ASKED = [Message("user", "Who rows? qqqqq")]
 PAIRS = [
-    Pair(row, (Message("system", "Be brief."), Message("user", f"Who rows {row}?"), Message("assistant", "Otto." * row)))
+    Pair(row, (Message("system", "Brief."), Message("user", f"Who rows {row}?"), Message("assistant", "Otto." * row)))
     for row in range(1, 40)
 ]
 
@@ -50,7 +50,8 @@ def test_results_are_those_of_the_prompter(processes: list[PromptProcess], tmp_p
     assert there.render(PAIRS, 200) == [preview.render(own, pair, 200) for pair in PAIRS]
     assert there.measure(PAIRS, 200) == preview.measure(own, PAIRS, 200)
     other = LimitedPrompter(processes[0], date(2026, 11, 6))
-    assert other.prompt_ids(ASKED) == Prompter.load(folder, date(2026, 11, 6)).prompt_ids(ASKED) != own.prompt_ids(ASKED)
+    later = Prompter.load(folder, date(2026, 11, 6)).prompt_ids(ASKED)
+    assert other.prompt_ids(ASKED) == later != own.prompt_ids(ASKED)
 
 
 def test_lengths_are_measured_in_portions(

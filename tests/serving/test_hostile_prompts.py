@@ -1,4 +1,4 @@
-"""A base whose template or tokenizer was made to exhaust the server: a sentence, and the others are answered meanwhile."""
+"""A base whose template or tokenizer was made to exhaust the server: a sentence, and others are answered meanwhile."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -118,7 +119,12 @@ def test_the_first_request_finds_the_process_started(tmp_path: Path, monkeypatch
 
     started: list[object] = []
     popen: Callable[..., object] = subprocess.Popen
-    monkeypatch.setattr(prompt_process.subprocess, "Popen", lambda *words, **more: started.append(1) or popen(*words, **more))
+
+    def start(*words: Any, **more: Any) -> object:
+        started.append(1)
+        return popen(*words, **more)
+
+    monkeypatch.setattr(prompt_process.subprocess, "Popen", start)
     desk = desk_of(with_data(new_study(model__base=str(hostile_base(tmp_path / "base")))))
     assert started == [1]
     assert desk.count([Message("user", "hello")]) > 5 and started == [1]

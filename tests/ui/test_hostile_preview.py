@@ -1,4 +1,4 @@
-"""Base models made to exhaust the page: its preview says so in a sentence, and the page's own memory stays as it was."""
+"""Base models made to exhaust the page: its preview says so in a sentence, and the page stays as large as it was."""
 
 from __future__ import annotations
 
