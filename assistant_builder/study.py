@@ -238,9 +238,16 @@ class Study:
                 return date.fromtimestamp(min(begun))
         return date.today()
 
-    def keep_template_date(self) -> date:
-        """The same, written down so that every later prompt of the study has it; steps call this before they render."""
-        day = self.template_date
+    def keep_template_date(self, like: Study | None = None) -> date:
+        """The same, written down so that every later prompt of the study has it; steps call this before they render.
+
+        Args:
+            like: A study with which this one will be compared, and whose date it takes unless it has its own.
+        """
+        if like is not None and not (self.folder / _TEMPLATE_DATE).exists():
+            day = like.template_date
+        else:
+            day = self.template_date
         if not (self.folder / _TEMPLATE_DATE).exists():
             self._require_folder()
             with contextlib.suppress(OSError):  # a folder that can only be read: what is recorded gives the same again

@@ -203,6 +203,7 @@ def retrained_study(study: Study, plan: Plan, name: str) -> Study:
         }
         made = Study.create(parse_config(tree, where="settings"), whole)
         write_json(made.folder / "made_from.json", {"study": study.name})
+        made.keep_template_date(like=study)
         return made
 
 

@@ -122,7 +122,7 @@ class PromptProcess:
         with self._lock:
             since, error = self._refused.get(key, (0.0, None))
             if error is not None and time.monotonic() - since < REMEMBERED_SECONDS:
-                raise error
+                raise ModelError(error.what, where=error.where, remedy=error.remedy)
             try:
                 return self._exchange(line)
             except _LimitReached as reached:
@@ -136,6 +136,11 @@ class PromptProcess:
                 if not self._closed:
                     self._start()  # so that the next request does not wait for the libraries
                 raise error from None
+            except ModelError:
+                raise
+            except BaseException:  # else its reply would be taken for that of the next request
+                self._end()
+                raise
             finally:
                 self._used = time.monotonic()
                 if self._closed:

@@ -43,6 +43,7 @@ def _take(step: str, donor: Study, study: Study) -> bool:
     for name in record.outputs:
         shutil.copyfile(donor.folder / name, study.folder / name)
     if step == "data":
+        study.keep_template_date(like=donor)
         card = (donor.folder / "data" / "card.md").read_text(encoding="utf-8")
         card = card.replace(f"pretty_name: {donor.name}\n", f"pretty_name: {study.name}\n", 1)
         card = card.replace(f"# {inline(donor.name)}\n", f"# {inline(study.name)}\n", 1)

@@ -111,8 +111,8 @@ def test_tokenizer_config(folder: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["version", "truncation", "added_tokens", "normalizer", "pre_tokenizer", "model", "decoder", "post_processor",
-            "padding"],
+    "key", ["version", "truncation", "added_tokens", "normalizer", "pre_tokenizer", "model", "decoder",
+            "post_processor", "padding"],
 )
 def test_tokenizer(folder: Path, key: str) -> None:
     whole = read_json(folder / "tokenizer.json")

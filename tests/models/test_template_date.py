@@ -97,6 +97,16 @@ def test_a_study_of_before_has_the_day_of_its_training(monkeypatch: pytest.Monke
     assert study.template_date == date(2026, 2, 20)
 
 
+def test_a_study_to_be_compared_takes_the_date_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    today, first, second = calendar(monkeypatch), new_study(), new_study("second")
+    today(MONDAY)
+    first.keep_template_date()
+    today(FRIDAY)
+    assert second.keep_template_date(like=first) == MONDAY == second.template_date
+    third = new_study("third")
+    assert third.keep_template_date() == FRIDAY == third.keep_template_date(like=first)
+
+
 @pytest.mark.parametrize("record", [[], {}, {"date": 5}, {"date": "soon"}, {"date": None}, "x", 7])
 def test_a_date_that_is_none_is_a_sentence(record: object) -> None:
     study = new_study()

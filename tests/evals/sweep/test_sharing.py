@@ -50,6 +50,7 @@ def test_the_others_take_the_split_as_it_was_frozen(sweep: Sweep) -> None:
     card = (study.folder / "data" / "card.md").read_text()
     assert "# one\\_more-2\n" in card and "pretty_name: one_more-2" in card and "more-1" not in card
     assert (study.folder / "provenance.json").is_file()
+    assert study.template_date == first.template_date and (study.folder / "template_date.json").is_file()
 
 
 def test_what_would_be_made_from_other_inputs_is_not_taken(sweep: Sweep) -> None:
