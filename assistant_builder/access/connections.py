@@ -161,8 +161,7 @@ class _Http(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     """
 
     def __init__(self, connections: Connections, **state: Any) -> None:
-        super().__init__(**state)
-        self.app_state = {**self.app_state, _KEY: self}  # copied into every scope
+        super().__init__(**{**state, "app_state": {**state["app_state"], _KEY: self}})  # copied into every scope
         self.trusted = False
         self.peer = ""
         self.since = connections.clock()
@@ -193,7 +192,7 @@ class _Http(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         """Close at once, with whatever has not been sent."""
         self.transport.abort()
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         self.peer = _peer(transport)
         self._connections.add(self)

@@ -118,6 +118,9 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
         ResourceError: Memory does not suffice.
     """
     dtype = DTYPES[spec.compute_dtype]
+    if spec.device == "cuda":  # cuBLAS may add partial sums in 16 bits by default; 4-bit kernels do without cuBLAS
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     options: dict[str, Any] = {"dtype": torch.float16, "use_safetensors": True}
     if spec.storage != "float16":
         options["quantization_config"] = BitsAndBytesConfig(

@@ -31,6 +31,7 @@ from typing import IO, Any
 
 import psutil
 
+from assistant_builder.child_process import python_command, python_environment
 from assistant_builder.data import Message, Pair
 from assistant_builder.errors import AssistantBuilderError, ModelError
 from assistant_builder.models import preview
@@ -216,9 +217,9 @@ class PromptProcess:
         log = tempfile.TemporaryFile()
         self._replies, self._ready = queue.Queue(), False
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", __name__, str(self.folder), str(self._memory), str(self._seconds)],
+            python_command("-m", __name__, str(self.folder), str(self._memory), str(self._seconds)),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
-            env={**os.environ, **_environment()},
+            env={**python_environment(), **_environment()},
         )
         threading.Thread(target=_read, args=(self._process, self._replies, log), daemon=True).start()
         return self._process

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from peft import PeftModel
 from trl import SFTConfig
 
@@ -85,7 +86,9 @@ def arguments_of(plan: Plan, root: Path, model: PeftModel) -> SFTConfig:
     """
     train = plan.train
     micro = min(train.micro_batch_size, train.batch_size)
-    optimizer = {"adamw": "adamw_torch_fused" if plan.device == "cuda" else "adamw_torch"}
+    # the fused one hides from accelerate that a float16 step was skipped, and the schedule would go on without it
+    fused = plan.device == "cuda" and model.config.dtype != torch.float16
+    optimizer = {"adamw": "adamw_torch_fused" if fused else "adamw_torch"}
     arguments = SFTConfig(
         output_dir=str(root),
         num_train_epochs=1,  # the fixed order holds all epochs

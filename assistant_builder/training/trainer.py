@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -223,7 +224,10 @@ class TwinTrainer(SFTTrainer):
         """What the arm answers to the plan's sample questions as it stands."""
         if not self.plan.samples:
             return []
-        answers = sample_answers(self.model, self._prompter, self.data_collator, self.plan.samples)
+        # compiled layers would be compiled again for each state of the cache, up to dynamo's limit
+        stance = torch.compiler.set_stance("force_eager") if self.plan.train.kernels == "compile" else nullcontext()
+        with stance:
+            answers = sample_answers(self.model, self._prompter, self.data_collator, self.plan.samples)
         return [
             {"row": asked.row, "question": asked.question, "reference": asked.reference, "answer": answer}
             for asked, answer in zip(self.plan.samples, answers, strict=True)

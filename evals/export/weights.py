@@ -131,7 +131,7 @@ def write_generation_config(base: Path, folder: Path, prompter: Prompter) -> Non
     """Write ``generation_config.json``: greedy, as evaluated, and ending where the assistant was taught to end."""
     path = base / "generation_config.json"
     config = read_object(path) if path.is_file() else {}
-    kept = {key: config[key] for key in ("bos_token_id", "pad_token_id") if key in config}
+    kept: dict[str, Any] = {key: config[key] for key in ("bos_token_id", "pad_token_id") if key in config}
     ends = prompter.stop_ids
     _write_json(folder / "generation_config.json", {
         "pad_token_id": prompter.pad_id, **kept, "eos_token_id": ends[0] if len(ends) == 1 else ends,

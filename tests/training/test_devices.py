@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -62,8 +63,8 @@ def test_a_base_that_is_to_be_sharded_is_not_loaded_onto_one_gpu(
 
     from assistant_builder.models import loading
 
-    class Spied(Exception):
-        pass
+    class Spied(BaseException):
+        """No error of loading, which would be translated."""
 
     def spy(*_: Any, device_map: dict[str, Any], **__: Any) -> None:
         raise Spied(device_map)
@@ -72,8 +73,12 @@ def test_a_base_that_is_to_be_sharded_is_not_loaded_onto_one_gpu(
     monkeypatch.setattr(torch.cuda, "current_device", lambda: rank)
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", spy)
     spec = loading.BaseSpec(base, storage, True, "bfloat16", device="cuda")
+    exact = ("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction")
+    for name in exact:
+        setattr(torch.backends.cuda.matmul, name, True)
     with pytest.raises(Spied) as alone:
         loading.load_base(spec)
+    assert not any(getattr(torch.backends.cuda.matmul, name) for name in exact)
     assert alone.value.args[0] == {"": rank}
     with pytest.raises(Spied) as sharded:
         loading.load_base(replace(spec, parted=True))
@@ -223,3 +228,43 @@ def test_a_vision_tower_gets_no_adapters_and_ddp_trains_without_it(tmp_path: Pat
     assert planned == read_json(study.arm_folder("lora") / "summary.json")["trainable_parameters"]
     assert planned == sum(adapter_parameters(module, 4) for module in adapted_modules(
         architecture, TrainConfig(rank=4, target_modules="q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj")))
+
+
+@pytest.mark.parametrize(("device", "dtype", "optimizer"), [
+    ("cuda", "bfloat16", "adamw_torch_fused"), ("cuda", "float16", "adamw_torch"), ("cpu", "bfloat16", "adamw_torch"),
+])
+def test_the_fused_optimizer_is_left_out_where_steps_may_be_skipped(
+    tmp_path: Path, device: str, dtype: str, optimizer: str
+) -> None:
+    """It always counts as a step, and the learning rate would go on where float16 overflowed."""
+    import torch
+
+    from assistant_builder.models.prompts import Example
+    from assistant_builder.training.arguments import Plan, arguments_of
+
+    example = Example((1, 2), (False, True))
+    plan = Plan(TrainConfig(), [example] * 8, [example], tmp_path, device, False, False, lambda: False,
+                lambda *_: "train", lambda *_: None)
+    model: Any = SimpleNamespace(config=SimpleNamespace(dtype=getattr(torch, dtype)))
+    assert arguments_of(plan, tmp_path, model).optim == optimizer
+
+
+@pytest.mark.parametrize(("kernels", "stance"), [("compile", "force_eager"), ("plain", "default")])
+def test_sample_answers_run_no_compiled_layers(monkeypatch: pytest.MonkeyPatch, kernels: str, stance: str) -> None:
+    from torch._dynamo import eval_frame
+
+    from assistant_builder.training import trainer
+
+    stances: list[str] = []
+
+    def answer(*_: Any) -> list[str]:
+        stances.append(eval_frame._stance.stance)
+        return []
+
+    monkeypatch.setattr(trainer, "sample_answers", answer)
+    question = SimpleNamespace(row=1, question="?", reference="!")
+    training: Any = SimpleNamespace(plan=SimpleNamespace(samples=[question], train=TrainConfig(kernels=kernels)),
+                                    model=None, _prompter=None, data_collator=None)
+    with pytest.raises(ValueError, match="zip"):  # one question, no answer
+        trainer.TwinTrainer.answer_samples(training)
+    assert stances == [stance]
