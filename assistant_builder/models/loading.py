@@ -141,6 +141,8 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
             "memory does not suffice to load the base model", where=str(spec.folder),
             remedy="Close other programs or choose a smaller base model",
         ) from error
+    except torch.AcceleratorError:  # the GPU's fault, not the files'
+        raise
     except Exception as error:  # SafetensorError, TypeError …: what transformers makes of files made to mislead it
         raise ModelError(
             f"not loadable as a causal language model: {error}", where=str(spec.folder),
