@@ -14,7 +14,7 @@ from assistant_builder.models.prompts import Prompter
 from assistant_builder.steps import StepRecord
 from assistant_builder.study import Study
 from tests.evals.export.tiny import tiny_base, tiny_study
-from tests.models.calendar import LLAMA32, calendar
+from tests.models.mocked_days import LLAMA32, calendar
 
 DAYS = [date(2026, 3, day) for day in (2, 3, 4, 5)]
 QUESTION = [Message("user", "Who rows?")]

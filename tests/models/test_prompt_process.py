@@ -17,8 +17,8 @@ from assistant_builder.errors import ModelError
 from assistant_builder.models import preview, prompt_process
 from assistant_builder.models.prompt_process import LimitedPrompter, PromptProcess
 from assistant_builder.models.prompts import Prompter
-from tests.models.calendar import LLAMA32
 from tests.models.hostile_base import ENDLESS, FAILING, LONG_STRING, hostile_base, multiplying
+from tests.models.mocked_days import LLAMA32
 from tests.models.test_hostile_models import TEMPLATE
 
 ASKED = [Message("user", "Who rows? qqqqq")]

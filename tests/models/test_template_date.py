@@ -16,7 +16,7 @@ from assistant_builder.models.prompts import PLAIN_TEMPLATE, Prompter
 from assistant_builder.models.template_date import asks_for_date, with_date
 from assistant_builder.steps import StepRecord
 from tests.fabricated import done, new_study
-from tests.models.calendar import GRANITE, LLAMA32, SMOLLM3, calendar
+from tests.models.mocked_days import GRANITE, LLAMA32, SMOLLM3, calendar
 from tests.models.test_hostile_models import TEMPLATE
 from tests.models.test_hostile_models import prompter as small_prompter
 
