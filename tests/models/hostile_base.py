@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
+import psutil
 from tokenizers import normalizers
 
 from tests.models.test_hostile_models import TEMPLATE, prompter
@@ -41,3 +46,31 @@ def write_weights(path: Path) -> None:
     """A safetensors file that holds one number."""
     header = json.dumps({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+
+
+def watched(code: str, *words: str, most: int = 600_000_000, seconds: float = 120.0) -> Any:
+    """Run a program that prints one JSON document, and end it as soon as its own memory grows beyond a limit.
+
+    Args:
+        code: The program.
+        words: Its arguments.
+        most: Bytes of its resident set, that of its child processes not counted.
+        seconds: How long it may take.
+    """
+    end = time.monotonic() + seconds
+    with subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            while process.poll() is None:
+                try:
+                    resident = psutil.Process(process.pid).memory_info().rss
+                except psutil.Error:
+                    continue
+                assert resident < most, f"the program grew to {resident / 1e6:.0f} MB"
+                assert time.monotonic() < end, f"the program took longer than {seconds:g} seconds"
+                time.sleep(0.02)
+            assert process.stdout is not None
+            said = process.stdout.read()
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    return json.loads(said)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,36 +24,29 @@ from assistant_builder.serving.engine import Engine
 from assistant_builder.serving.roster import Assistant, Roster
 from tests.chat.parrot import parrot_command
 from tests.fabricated import new_study, with_data
-from tests.models.hostile_base import ENDLESS, LONG_STRING, hostile_base, multiplying
+from tests.models.hostile_base import ENDLESS, LONG_STRING, hostile_base, multiplying, watched
 from tests.models.test_hostile_models import TEMPLATE
 
 COUNT = """
-import json, resource, sys
+import json
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.serving.desks import desk_of
 from assistant_builder.study import Study
 
-resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
 desk = desk_of(Study.open("library"))
 desk.count([Message("user", "hello")])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 try:
-    said = str(desk.count([Message("user", "q" * 20)]))
+    print(json.dumps(desk.count([Message("user", "q" * 20)])))
 except AssistantBuilderError as error:
-    said = str(error)
-print(json.dumps({"growth": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, "said": said}))
+    print(json.dumps(str(error)))
 """
 
 
 def test_twenty_characters_that_become_millions_of_tokens_are_a_sentence(tmp_path: Path) -> None:
-    base = hostile_base(tmp_path / "base", normalizer=multiplying())
-    with_data(new_study(model__base=str(base)))
-    done = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2_000:]
-    found = json.loads(done.stdout)
-    assert found["growth"] < 200_000_000, f"the server grew by {found['growth']} bytes"
-    assert "tokenizer" in found["said"] and "Choose another base model" in found["said"]
+    with_data(new_study(model__base=str(hostile_base(tmp_path / "base", normalizer=multiplying()))))
+    said = str(watched(COUNT))
+    assert "tokenizer" in said and "Choose another base model" in said
 
 
 @pytest.fixture
