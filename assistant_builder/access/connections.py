@@ -161,7 +161,8 @@ class _Http(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     """
 
     def __init__(self, connections: Connections, **state: Any) -> None:
-        super().__init__(**{**state, "app_state": {**state["app_state"], _KEY: self}})  # copied into every scope
+        super().__init__(**state)
+        self.app_state = {**state["app_state"], _KEY: self}  # copied into every scope
         self.trusted = False
         self.peer = ""
         self.since = connections.clock()
