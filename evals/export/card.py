@@ -147,7 +147,8 @@ def _verdict(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
     row = {"delta": verdict["delta"], "ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1]}
     return {
         # what to do about it is for whoever has the study, and no reader of the card
-        "sentence": inline(report["sentence"] if compared else verdict["reason"], 2000), "summary": [inline(line, 1000) for line in report["summary"]],
+        "sentence": inline(report["sentence"] if compared else verdict["reason"], 2000),
+        "summary": [inline(line, 1000) for line in report["summary"]],
         "warnings": [inline(text if isinstance(text, str) else text.get("text", ""), 1000)
                      for text in report["warnings"]],
         "facts": "" if not compared else table(["", ""], [
