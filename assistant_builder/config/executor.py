@@ -38,16 +38,20 @@ class ExecutorConfig(Part):
     )
     train_cpus: float = Field(1.0, gt=0, title="CPUs of a training", description="Processors that each training step "
                               "asks a node of the cluster for, and uses.")
-    train_gpus: float = Field(0.0, ge=0, title="GPUs of a training", description="GPUs that each training step asks "
-                              "for.")
+    train_gpus: float | None = Field(
+        None, ge=0, title="GPUs of a training", description="GPUs that each training step asks for, and sees. Empty: "
+        "as many as executor.devices, else one, where a node of the cluster has them.",
+    )
     train_memory_gb: float | None = Field(
         None, gt=0, title="Memory of a training, GB", description="Main memory that each training step asks for. "
         "Empty: what the plan says of a training on processors, and nothing where it asks for GPUs.",
     )
     evaluate_cpus: float = Field(1.0, gt=0, title="CPUs of the evaluation", description="Processors that the "
                                  "evaluation asks a node of the cluster for, and uses.")
-    evaluate_gpus: float = Field(0.0, ge=0, title="GPUs of the evaluation", description="GPUs that the evaluation asks "
-                                 "for.")
+    evaluate_gpus: float | None = Field(
+        None, ge=0, title="GPUs of the evaluation", description="GPUs that the evaluation asks for, and sees. Empty: "
+        "one, where a node of the cluster has one.",
+    )
     evaluate_memory_gb: float | None = Field(
         None, gt=0, title="Memory of the evaluation, GB", description="Main memory that the evaluation asks for. "
         "Empty: room for both bases at once, and nothing where it asks for GPUs.",

@@ -50,11 +50,13 @@ def ask_of(study: Study, step: str, nodes: Sequence[Node]) -> Ask:
     """
     executor = study.config.executor
     if step.startswith("train-"):
-        cpus, gpus, asked = executor.train_cpus, executor.train_gpus, executor.train_memory_gb
+        cpus, wanted, asked = executor.train_cpus, executor.train_gpus, executor.train_memory_gb
     elif evaluates(step):
-        cpus, gpus, asked = executor.evaluate_cpus, executor.evaluate_gpus, executor.evaluate_memory_gb
+        cpus, wanted, asked = executor.evaluate_cpus, executor.evaluate_gpus, executor.evaluate_memory_gb
     else:
         return Ask(1.0)
+    usual = float(executor.devices or 1) if step.startswith("train-") else 1.0
+    gpus = wanted if wanted is not None else usual * any(node.gpus >= usual for node in nodes)
     if asked is not None or gpus:
         return Ask(cpus, gpus, round((asked or 0) * 1e9))
     most = max((node.memory_bytes for node in nodes), default=0)

@@ -144,7 +144,7 @@ def _share(study: Study, step: str) -> tuple[int, int]:
         (executor.evaluate_cpus, executor.evaluate_gpus) if step == "evaluate"
         else (executor.train_cpus, executor.train_gpus)
     )
-    return max(1, int(cpus)), round(gpus)
+    return max(1, int(cpus)), round(gpus or 0)
 
 
 # the files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -52,12 +53,17 @@ def test_a_step_that_no_node_can_run_is_refused_with_what_there_is(monkeypatch: 
 
 def test_memory_is_asked_for_as_planned_unless_the_settings_say(bundled_models: object) -> None:
     study = with_data(new_study("planned", executor__kind="ray", executor__train_cpus=2))
-    asked = ask_of(study, "train-qlora-2", [SMALL, LARGE])
+    asked = ask_of(study, "train-qlora-2", [replace(SMALL, gpus=0), LARGE])
     planned = step_memory(study, "train-qlora", LARGE.memory_bytes)
     assert planned is not None and asked == Ask(2, 0, planned.expected_bytes) and planned.expected_bytes > 10**9
     assert ask_of(study, "data", [LARGE]) == ask_of(study, "report", [LARGE]) == Ask(1)
     whole, part = (ask_of(study, step, [LARGE]).memory_bytes for step in ("evaluate", "score-1"))
     assert 0 < part < whole < LARGE.memory_bytes  # a part holds one base at a time
+    assert ask_of(study, "train-lora", [LARGE, SMALL]) == Ask(2, 1) and ask_of(study, "score-1", [SMALL]) == Ask(1, 1)
+    study.write_config(study.config.with_changes({"executor.devices": "2"}))
+    assert ask_of(study, "train-lora", [Node("pair", 8, 2, 0), SMALL]) == Ask(2, 2)
+    assert ask_of(study, "train-lora", [LARGE, SMALL]).gpus == 0  # no node has two
+    study.write_config(study.config.with_changes({"executor.devices": "null", "executor.train_gpus": "0"}))
     with pytest.raises(ResourceError, match="at the very least, and no node.*allow_low_memory"):
         ask_of(study, "train-lora", [SMALL])
     study.write_config(study.config.with_changes({"train.allow_low_memory": "true"}))
