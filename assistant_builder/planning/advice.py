@@ -185,7 +185,7 @@ def _about_storage(plan: Plan) -> Iterator[str]:
                f"a model this small 4-bit makes it {ratio:.1f} times smaller, not 4.")
     host = max(method.loading_host_bytes for method in plan.arms)
     if host:
-        yield (f"While the base is loaded, each of the {plan.shards} processes holds all of it in main memory: about "
+        yield (f"While the base is loaded, the {plan.shards} processes hold it in main memory, about "
                f"{gigabytes(host)} together, before the devices get their shards.")
     if plan.machine.device == "cpu":
         where = "training, chat and evaluation" if plan.qlora.held else "chat and evaluation"

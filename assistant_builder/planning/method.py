@@ -39,8 +39,8 @@ class MethodPlan:
         shards: Devices that each hold a part of every layer; 1: the device holds all.
         gathered_bytes: Layers that a device puts together from all parts while it computes them.
         loading_bytes: Peak on one device while the base is loaded, before anything is trained.
-        loading_host_bytes: Main memory that the processes of a sharded training take together to load the base, each
-            its own copy of all of it, before the devices get their shards; 0 where files go straight to the device.
+        loading_host_bytes: Main memory that the processes of a sharded training take together to load the base, of a
+            4-bit one each its own copy, before the devices get their shards; 0 where files go straight to the device.
     """
 
     method: Method

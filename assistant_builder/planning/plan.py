@@ -201,9 +201,10 @@ class Plan:
         extra = loading_extra_bytes(self.architecture, method, self.compute_dtype)
         if self.shards == 1:
             return {"loading_bytes": program + stored + extra}
-        # fully_shard moves each block's shard to the device; until then every process has the whole base on the host
+        # until fully_shard has moved all blocks, 16-bit weights are in the memory of one process, 4-bit ones in each
+        readers = self.shards if method == "qlora" else 1
         return {"loading_bytes": program + stored // self.shards + extra,
-                "loading_host_bytes": self.shards * (PROCESS_BYTES["cpu"] + stored + extra)}
+                "loading_host_bytes": self.shards * PROCESS_BYTES["cpu"] + readers * (stored + extra)}
 
     def _unpacked_bytes(self, method: Method, hold: bool) -> int:
         """Frozen weights in the compute dtype: all, less the stored ones they replace, or the largest while in use."""
