@@ -97,7 +97,7 @@ from tests.serving.conftest import desk, roster
 
 folder = Path(sys.argv[1])
 served = roster(folder)
-local.desks_of = lambda roster: dict.fromkeys(roster.ids, desk())
+local.desks_of = lambda roster, context: dict.fromkeys(roster.ids, desk())
 local.worker_of = lambda roster: ChatWorker(parrot_command(folder))
 local.serve_here(served, ServingConfig(port=int(sys.argv[2])), digest_of(sys.argv[3]))
 """

@@ -218,7 +218,7 @@ def test_contenders_run_in_the_environment_of_the_products_steps(
 def test_a_failed_run_names_the_contender_and_shows_its_last_words(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(running.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(EvaluationError, match="plain-lora ended with code 1"):
         running._run(tmp_path, CONTENDERS[0], 1)
 

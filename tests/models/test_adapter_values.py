@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._lazy.ts_backend
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from assistant_builder.config import StudyConfig
@@ -35,10 +36,17 @@ def adapted(device: str, monkeypatch: pytest.MonkeyPatch) -> tuple[list[torch.Te
 
 
 def test_they_are_drawn_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The meta device stands for a GPU, which draws others from the same seed."""
+    """Lazy tensors stand for a GPU, which draws others from the same seed."""
+    torch._lazy.ts_backend.init()
     here, drawn_here = adapted("cpu", monkeypatch)
-    there, drawn_there = adapted("meta", monkeypatch)
-    assert {value.device.type for value in there} == {"meta"}
-    assert all(torch.equal(one, other) for one, other in zip(here, drawn_here, strict=True))
+    there, drawn_there = adapted("lazy", monkeypatch)
+    assert {value.device.type for value in there} == {"lazy"}
     assert {value.device.type for value in drawn_there} == {"cpu"}
-    assert all(torch.equal(one, other) for one, other in zip(drawn_here, drawn_there, strict=True))
+    for one, drawn, other, drawn_other in zip(here, drawn_here, there, drawn_there, strict=True):
+        assert torch.equal(one, drawn) and torch.equal(one, drawn_other) and torch.equal(one, other.cpu())
+
+
+def test_they_have_values_over_a_base_that_another_process_has_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, _ = adapted("cpu", monkeypatch)
+    there, _ = adapted("meta", monkeypatch)
+    assert all(torch.equal(one, other) for one, other in zip(here, there, strict=True))

@@ -16,6 +16,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
 
 from assistant_builder.models.rows import Piece, RowModel, Slots
+from assistant_builder.planning import activations
 from assistant_builder.training import kernels
 from assistant_builder.training.batches import LeftPadding
 
@@ -74,7 +75,7 @@ def test_a_padded_batch_is_computed_where_the_model_is() -> None:
 
 
 def test_the_loss_is_computed_where_the_logits_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(kernels._CHUNK, DEVICE.type, 4)
+    monkeypatch.setitem(activations.LOSS_ROWS, DEVICE.type, 4)
     logits = torch.empty(10, 128, dtype=torch.bfloat16, device=DEVICE, requires_grad=True)
     loss = kernels.SummedNll.apply(logits, torch.zeros(10, dtype=torch.long, device=DEVICE))
     loss.backward()

@@ -86,7 +86,7 @@ def test_the_page_exports_into_the_study(monkeypatch: pytest.MonkeyPatch) -> Non
         job.start()
         record = job.record()
         assert record is not None and record.state == "running" and Path(record.target) == job.files
-    assert all(["-m", "evals.export"] == words[1:3] and "--force" in words for words in started)
+    assert all(["-P", "-m", "evals.export"] == words[1:4] and "--force" in words for words in started)
     assert "--zip" not in started[0] and "--zip" in started[1]
 
 
