@@ -336,6 +336,8 @@ def load_adapter(model: PreTrainedModel, folder: Path, name: str = "default") ->
             adapted = model
         else:
             adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=name, config=config)
+    except (torch.AcceleratorError, torch.OutOfMemoryError, MemoryError):  # no fault of the files
+        raise
     except Exception as error:  # SafetensorError, TypeError …: what PEFT makes of files made to mislead it
         raise ModelError(
             f"the adapter does not fit the base: {error}", where=str(folder),

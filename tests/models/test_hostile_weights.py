@@ -97,3 +97,24 @@ def test_an_adapter_config_of_a_wrong_kind_is_refused(sound: Path, tmp_path: Pat
     with pytest.raises(ModelError) as caught:
         load_adapter(load_base(spec), tmp_path / "adapter")
     assert caught.value.where and caught.value.remedy
+
+
+@pytest.mark.parametrize("error", ["OutOfMemoryError", "AcceleratorError"])
+def test_a_fault_of_the_gpu_is_not_laid_to_the_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    import torch
+    from peft import LoraConfig, PeftModel
+
+    from assistant_builder.models.loading import load_adapter
+
+    kind = getattr(torch, error)
+
+    def fail(*_: object, **__: object) -> None:
+        raise kind("CUDA error")
+
+    LoraConfig().save_pretrained(tmp_path)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    monkeypatch.setattr(PeftModel, "from_pretrained", fail)
+    with pytest.raises(kind, match="CUDA error"):
+        load_adapter(torch.nn.Linear(1, 1), tmp_path)  # type: ignore[arg-type]
