@@ -37,7 +37,7 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     home = tmp_path_factory.mktemp("chat") / "home"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ASSISTANT_BUILDER_HOME", str(home))
-        for study in (finished_study("parrots"), finished_study("spare")):
+        for study in (finished_study("parrots"), finished_study("spare", eval__judge_url=None)):
             for arm in ("qlora", "lora"):
                 write_text(study.arm_folder(arm) / "adapter" / "adapter_model.safetensors", "feathers")
         new_study("untrained")

@@ -46,6 +46,7 @@ def test_a_rank_selects_its_gpu_before_it_loads_the_base(base: Path, monkeypatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(device))
+    monkeypatch.setattr(loading, "pick_device", lambda: "cpu")  # as planned: there is no GPU
     monkeypatch.setattr(loading, "load_base", load)
     with pytest.raises(Loaded):
         train_here(study, "lora", Spread("ddp", 2))
