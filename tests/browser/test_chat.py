@@ -37,9 +37,10 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     home = tmp_path_factory.mktemp("chat") / "home"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ASSISTANT_BUILDER_HOME", str(home))
-        for study in (finished_study("parrots"), finished_study("spare", eval__judge_url=None)):
+        for study in (finished_study("parrots"), finished_study("spare")):
             for arm in ("qlora", "lora"):
                 write_text(study.arm_folder(arm) / "adapter" / "adapter_model.safetensors", "feathers")
+        study.write_config(study.config.with_changes({"eval.judge_url": None}))  # else it is not started unasked
         new_study("untrained")
     site = start_site(home, free_port(), [sys.executable, "-c", SERVE, *parrot_command(home)])
     yield site
