@@ -16,9 +16,8 @@ import pytest
 from tests.gpu.conftest import DEVICE
 
 pytestmark = [pytest.mark.gpu, pytest.mark.train]
-KL = {"bfloat16": 1e-2, "float16": 1e-2 / 64}
-"""Mean divergence in nats. A CPU in bfloat16 is 3.5e-3 from itself in float32, in float16 4e-5 (the dry run prints it):
-divergence goes with the square of the rounding error, which is an eighth as large in float16."""
+TIMES = 3.0
+"""How much farther from the CPU in float32 the device may be than the CPU in the same dtype: both only round."""
 _READ = 32
 """Tokens that are read at once before single ones follow."""
 
@@ -69,10 +68,13 @@ def test_logits_are_those_of_the_cpu(
     load: Callable[[str, str, str], Any], storage: str, rows: int, dtype: str, tell
 ) -> None:
     expected = log_probabilities(load(storage, "float32", "cpu"), rows)
-    found = log_probabilities(load(storage, dtype, DEVICE), rows)
-    divergence = float((expected.exp() * (expected - found)).sum(dim=-1).mean())
-    tell(f"{storage} in {dtype}, {rows} rows: mean divergence from the CPU in float32 {divergence:.1e} nats")
-    assert divergence < KL[dtype]
+    found, usual = (
+        float((expected.exp() * (expected - log_probabilities(load(storage, dtype, device), rows))).sum(dim=-1).mean())
+        for device in (DEVICE, "cpu")
+    )
+    tell(f"{storage} in {dtype}, {rows} rows: mean divergence from the CPU in float32 {found:.1e} nats, "
+         f"of the CPU itself {usual:.1e}")
+    assert found < TIMES * usual
 
 
 def test_4bit_weights_are_those_of_the_cpu(load: Callable[[str, str, str], Any]) -> None:
