@@ -102,8 +102,8 @@ def free_bytes(gpus: Sequence[Gpu]) -> list[int]:
     Args:
         gpus: Cards of :func:`find`, in its order.
     """
-    told = _free_by_uuid()
-    known: list[int | None] = [told.get(gpu.uuid.casefold()) if gpu.uuid else None for gpu in gpus]
+    by_uuid = _free_by_uuid()
+    known: list[int | None] = [by_uuid.get(gpu.uuid.casefold()) if gpu.uuid else None for gpu in gpus]
     if None in known:  # a part of a card (MIG), memory shared with the processor, an AMD card
         measured = _measured()
         known = [free if free is not None else measured[place] if place < len(measured) else None
@@ -174,8 +174,8 @@ def _nvidia_smi(query: str) -> list[str]:
         process = subprocess.Popen(["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"],
                                    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         try:
-            told, _ = process.communicate(timeout=_SMI_SECONDS)
-            lines = None if process.returncode else told.splitlines()
+            output, _ = process.communicate(timeout=_SMI_SECONDS)
+            lines = None if process.returncode else output.splitlines()
         except subprocess.TimeoutExpired:
             process.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):  # in a driver call it ends when that returns

@@ -126,7 +126,7 @@ def _fit(model: str, card: str) -> str:
 
 def promises() -> str:
     """The table of README.md: what fits which memory with default settings, and whether its twin does."""
-    rows = ["| you have | base model | 4-bit QLoRA | float16 LoRA, its twin | a study of | told by |",
+    rows = ["| you have | base model | 4-bit QLoRA | float16 LoRA, its twin | a study of | command |",
             "| --- | --- | --- | --- | --- | --- |"]
     words = {"room": "fits with room", "tight": "fits, barely", "no": "does not fit"}
     for promise in PROMISES:
