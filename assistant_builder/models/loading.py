@@ -179,8 +179,8 @@ def _place(spec: BaseSpec) -> str | int:
 def _quantized_on_device(spec: BaseSpec) -> Iterator[None]:
     """While a 4-bit base is loaded into main memory, quantize each weight on the device that will compute with it.
 
-    A GPU quantizes thousands of times as fast as a processor (about 20 million weights a second a core), and has to
-    hold one 16-bit weight for it instead of the whole model.
+    bitsandbytes is slow at it on a processor, and a base that has to be sharded is large. The GPU has to hold
+    one 16-bit weight for it instead of the whole model.
     """
     if not spec.parted or spec.storage == "float16" or spec.device == "cpu":
         yield
