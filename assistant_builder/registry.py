@@ -1,0 +1,104 @@
+"""Registries: what a study can be built from (arms, metrics, export formats, ...), each listed in one place.
+
+A package outside this repository adds entries by registering them when one of its modules is imported. Two ways lead to
+such a module: the entry point group ``assistant_builder.plugins`` of an installed package, and the environment variable
+``ASSISTANT_BUILDER_PLUGINS`` (module names separated by commas). Child processes inherit both.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+from collections.abc import Iterator, Mapping
+from typing import Protocol, TypeVar
+
+from assistant_builder.errors import ConfigError
+
+PLUGIN_GROUP = "assistant_builder.plugins"
+PLUGIN_VARIABLE = "ASSISTANT_BUILDER_PLUGINS"
+
+_loaded: set[str] = set()
+
+
+class Named(Protocol):
+    """An entry of a registry."""
+
+    @property
+    def name(self) -> str:
+        """The key under which configuration, files and command line know the entry."""
+
+
+Entry = TypeVar("Entry", bound=Named)
+
+
+class Registry(Mapping[str, Entry]):
+    """Entries by name, in the order of their registration; plugins are imported before the first look-up.
+
+    Args:
+        kind: What an entry is, for messages: ``arm``, ``metric``.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, Entry] = {}
+
+    def register(self, entry: Entry) -> Entry:
+        """Add an entry.
+
+        Raises:
+            ValueError: Another entry has this name.
+        """
+        if self._entries.setdefault(entry.name, entry) != entry:
+            raise ValueError(f"{self.kind} {entry.name!r} is registered already")
+        return entry
+
+    def __getitem__(self, name: str) -> Entry:
+        """The entry of this name.
+
+        Raises:
+            KeyError: There is none; use :meth:`find` for names that a user wrote.
+        """
+        load_plugins()
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        load_plugins()
+        return iter(tuple(self._entries))
+
+    def __len__(self) -> int:
+        load_plugins()
+        return len(self._entries)
+
+    def find(self, name: str) -> Entry:
+        """The entry of a name that a user wrote.
+
+        Raises:
+            ConfigError: There is none; the message lists the names.
+        """
+        if name not in self:
+            raise ConfigError(f"{self.kind} {name!r} is unknown", remedy=f"Choose one of {', '.join(self)}")
+        return self[name]
+
+
+def load_plugins() -> None:
+    """Import the modules that register entries from outside, each once a process.
+
+    Raises:
+        ConfigError: A module named in ``ASSISTANT_BUILDER_PLUGINS``, or by an installed package, cannot be imported.
+    """
+    named = [name.strip() for name in os.environ.get(PLUGIN_VARIABLE, "").split(",") if name.strip()]
+    if PLUGIN_GROUP not in _loaded:  # reading the metadata of all packages takes a while
+        _loaded.add(PLUGIN_GROUP)
+        named += [point.module for point in importlib.metadata.entry_points(group=PLUGIN_GROUP)]
+    for name in named:
+        if name in _loaded:
+            continue
+        _loaded.add(name)  # before the import: the module registers entries, which may look others up
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            raise ConfigError(
+                f"plugin {name} cannot be imported: {type(error).__name__}: {error}",
+                remedy=f"Remove it from {PLUGIN_VARIABLE}, or uninstall its package",
+            ) from error
