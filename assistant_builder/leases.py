@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.errors import StudyError
-from assistant_builder.files import read_json, write_json
 
 RENEW_SECONDS = 1.0
 """How often a holder renews its lease, and looks whether it still is its own."""

@@ -14,11 +14,11 @@ from typing import Any
 import psutil
 
 from assistant_builder import __version__
-from assistant_builder.files import file_hash, read_json
+from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.models.catalog import resolve
-from assistant_builder.models.fetching import fetch
-from assistant_builder.models.folders import base_model_hash
-from assistant_builder.models.trust import allows_code
+from assistant_builder.models.checkpoint_dir import base_model_hash
+from assistant_builder.models.download import fetch
+from assistant_builder.models.remote_code import allows_code
 from assistant_builder.study import Study
 
 PACKAGES = (

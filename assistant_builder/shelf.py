@@ -13,9 +13,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from assistant_builder.atomic_io import write_text
 from assistant_builder.config import StudyConfig, parse_config
 from assistant_builder.errors import StudyError
-from assistant_builder.files import write_text
 from assistant_builder.study import Study, studies_folder
 
 KEPT_DAYS = 7

@@ -16,9 +16,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from assistant_builder.atomic_io import read_json, write_bytes, write_json, write_text
 from assistant_builder.config import StudyConfig, check_name, load_config
 from assistant_builder.errors import AssistantBuilderError, Cancelled, StudyError
-from assistant_builder.files import read_json, write_bytes, write_json, write_text
 from assistant_builder.leases import is_fresh
 from assistant_builder.steps import Progress, State, StepRecord, process_alive, process_mark, steps_of, with_parts
 

@@ -20,13 +20,13 @@ from pathlib import Path
 
 import psutil
 
+from assistant_builder.atomic_io import file_hash
 from assistant_builder.child_process import python_environment
+from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import Cancelled
-from assistant_builder.files import file_hash
-from assistant_builder.mishaps import explained
+from assistant_builder.redaction import without_tokens
 from assistant_builder.steps import State, process_mark
 from assistant_builder.study import Study
-from assistant_builder.tokens import without_tokens
 
 Work = Callable[[], Iterable[Path] | None]
 """Does the step; returns the files it made, or None when it has to wait for another step."""
@@ -77,7 +77,7 @@ def run_as_step(study: Study, step: str, work: Work) -> int:
         finish("cancelled")
         return 3
     except BaseException as error:
-        finish("failed", error=explained(error).to_record())
+        finish("failed", error=translate_error(error).to_record())
         with contextlib.suppress(OSError):  # the log lies on the same disk
             sys.stderr.write(without_tokens("".join(traceback.format_exception(error))))
         return 1

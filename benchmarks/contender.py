@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # it is started as a file
 
-from assistant_builder.files import read_json, write_json  # noqa: E402
+from assistant_builder.atomic_io import read_json, write_json  # noqa: E402
 from assistant_builder.worker import prepare_libraries  # noqa: E402
 from benchmarks.contenders import CONTENDERS, Contender  # noqa: E402
 from evals.bench.job import Job  # noqa: E402
@@ -89,11 +89,11 @@ def tuned_settings(job: Job, contender: Contender) -> dict[str, Any]:
     import torch
 
     from assistant_builder.config import StudyConfig
-    from assistant_builder.models.prompts import Prompter
-    from assistant_builder.planning.grading import plan_run
+    from assistant_builder.models.chat_template import ChatTokenizer
+    from assistant_builder.planning.memory_check import plan_run
     from assistant_builder.training.schedule import sample_order
 
-    examples = job.examples(Prompter.load(job.folder))
+    examples = job.examples(ChatTokenizer.load(job.folder))
     sequences = [(len(example.input_ids), sum(example.supervised)) for example in examples]
     order = sample_order([length for length, _ in sequences], job.train)
     plan = plan_run(StudyConfig(model=job.model, train=job.train), job.folder, sequences, order)

@@ -25,13 +25,13 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # `python benchmarks/gpu.py` puts this file's folder there instead
 
+from assistant_builder.atomic_io import read_json, read_jsonl  # noqa: E402
 from assistant_builder.config import ModelConfig, TrainConfig  # noqa: E402
 from assistant_builder.data import Message, Pair  # noqa: E402
 from assistant_builder.errors import AssistantBuilderError, ConfigError  # noqa: E402
-from assistant_builder.files import read_json, read_jsonl  # noqa: E402
 from assistant_builder.models import bundled  # noqa: E402
-from assistant_builder.models.prompts import Prompter  # noqa: E402
-from assistant_builder.planning.machines import Machine, this_machine  # noqa: E402
+from assistant_builder.models.chat_template import ChatTokenizer  # noqa: E402
+from assistant_builder.planning.hardware import Machine, this_machine  # noqa: E402
 from assistant_builder.worker import child_environment  # noqa: E402
 from benchmarks.contenders import CONTENDERS, NAMES, Contender, Run, markdown, summarize  # noqa: E402
 from benchmarks.random_model import SHAPES, write_model  # noqa: E402
@@ -119,7 +119,7 @@ def taking_part(given: argparse.Namespace) -> tuple[tuple[Contender, ...], list[
     return tuple(here), said
 
 
-def rows(count: int, tokens: int, prompter: Prompter, *, seed: int = 0) -> tuple[Pair, ...]:
+def rows(count: int, tokens: int, prompter: ChatTokenizer, *, seed: int = 0) -> tuple[Pair, ...]:
     """Pairs of words of a shipped dataset, half question, half answer, between half and all of ``tokens`` long.
 
     Args:
@@ -137,7 +137,7 @@ def rows(count: int, tokens: int, prompter: Prompter, *, seed: int = 0) -> tuple
                  for number in range(1, count + 1))
 
 
-def _row(number: int, wanted: int, words: Sequence[str], luck: random.Random, prompter: Prompter) -> Pair:
+def _row(number: int, wanted: int, words: Sequence[str], luck: random.Random, prompter: ChatTokenizer) -> Pair:
     start = luck.randrange(len(words))
 
     def pair(length: int) -> Pair:
@@ -164,7 +164,7 @@ def job_of(given: argparse.Namespace, folder: Path, tokens: int, machine: Machin
         evaluations=1, sample_answers=0, learning_rate=2e-4, kernels=given.kernels, allow_low_memory=True,
     )
     model = ModelConfig(base=str(folder), compute_dtype=machine.compute_dtype, allow_float32_compute=True)
-    pairs = rows(steps * given.batch, tokens, Prompter.load(folder))
+    pairs = rows(steps * given.batch, tokens, ChatTokenizer.load(folder))
     return Job(model, train, folder, given.warmup, pairs, ())
 
 

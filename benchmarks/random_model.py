@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.files import read_json, write_json
+from assistant_builder.atomic_io import read_json, write_json
 
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 2 * 10**9

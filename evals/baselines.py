@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from assistant_builder.data import Message, Pair
-from assistant_builder.models.prompts import Prompter
+from assistant_builder.models.chat_template import ChatTokenizer
 
 if TYPE_CHECKING:
     from assistant_builder.models.embedding import Embedder
@@ -66,12 +66,12 @@ def nearest(questions: Sequence[str], training: Sequence[Pair], embedder: Embedd
 
 
 def retrieval_prompt(
-    item: Mapping[str, Any], neighbours: Sequence[Neighbour], prompter: Prompter, room: int
+    item: Mapping[str, Any], neighbours: Sequence[Neighbour], prompter: ChatTokenizer, room: int
 ) -> tuple[str, list[Neighbour]]:
     """The item's prompt with training pairs before it as earlier turns, the nearest last.
 
     Args:
-        item: As :func:`evals.tasks.build_items` made it.
+        item: As :func:`evals.tasks.held_out.build_items` made it.
         neighbours: The nearest first.
         prompter: Tokenizer and template of the base.
         room: Most tokens of prompt and reference answer together.

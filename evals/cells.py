@@ -130,7 +130,7 @@ def base_of(study: Study, folder: Path, base: str) -> BaseSpec:
     return loading.base_spec(model, folder, storage, compute_dtype=study.config.eval.compute_dtype)
 
 
-def held_base(study: Study, spec: BaseSpec, runs: Sequence[str]) -> tuple[Any, int]:
+def load_dequantized_base(study: Study, spec: BaseSpec, runs: Sequence[str]) -> tuple[Any, int]:
     """A base with adapters, both computed from the weights and adapters as trained.
 
     On a CPU everything is held in the compute dtype, in the 4-bit arm too, so that neither is credited with the speed
@@ -144,20 +144,20 @@ def held_base(study: Study, spec: BaseSpec, runs: Sequence[str]) -> tuple[Any, i
     Returns:
         The model and the bytes of the base as stored.
     """
+    from assistant_builder.inference.packed_batch import supports_packing
+    from assistant_builder.inference.prepacked_linear import hold_adapters, pack
     from assistant_builder.models import loading
-    from assistant_builder.models.layers import hold_in_compute_dtype
-    from assistant_builder.models.packed import hold_adapters, pack
-    from assistant_builder.models.rows import readable
+    from assistant_builder.models.lora_layers import dequantize_to_compute_dtype
 
     dtype = loading.DTYPES[spec.compute_dtype]
     model: Any = loading.load_base(spec)
     stored = loading.model_bytes(model)
     if spec.device == "cpu":
-        hold_in_compute_dtype(model, dtype)
+        dequantize_to_compute_dtype(model, dtype)
     for run in runs:
         model = loading.load_adapter(model, study.arm_folder(run) / "adapter", _name(run))
     hold_adapters(model, dtype)
-    if readable(model):
+    if supports_packing(model):
         pack(model, batches=True)
     return model, stored
 
@@ -169,17 +169,17 @@ def _cells_of_base(study: Study, spec: BaseSpec, variants: Sequence[Variant]) ->
 
     began = time.monotonic()
     runs = list(dict.fromkeys(variant.run for variant in variants if variant.run))
-    model, base_bytes = held_base(study, spec, runs)
+    model, base_bytes = load_dequantized_base(study, spec, runs)
     seconds = time.monotonic() - began
     for variant in variants:
-        with activated(model, variant.run if runs else ""):
+        with with_adapter(model, variant.run if runs else ""):
             yield LoadedCell(variant.cell, variant.seed, model, spec.compute_dtype, base_bytes, seconds)
         seconds = 0.0
     del model
     loading.release()
 
 
-def activated(model: Any, run: str | None) -> Any:
+def with_adapter(model: Any, run: str | None) -> Any:
     """A context in which the adapter of ``run`` is active; None: no adapter is; "": the model never had any."""
     if run:
         model.set_adapter(_name(run))
@@ -194,11 +194,11 @@ def _name(run: str) -> str:
 def _merged_cell(study: Study, spec: BaseSpec, variant: Variant) -> LoadedCell:
     import time
 
+    from assistant_builder.inference.packed_batch import supports_packing
+    from assistant_builder.inference.prepacked_linear import pack
     from assistant_builder.models import loading
-    from assistant_builder.models.layers import hold_in_compute_dtype
+    from assistant_builder.models.lora_layers import dequantize_to_compute_dtype
     from assistant_builder.models.merging import merge, quantize
-    from assistant_builder.models.packed import pack
-    from assistant_builder.models.rows import readable
 
     loading.release()  # the merged model before this one
     began = time.monotonic()
@@ -210,8 +210,8 @@ def _merged_cell(study: Study, spec: BaseSpec, variant: Variant) -> LoadedCell:
         quantize(model, study.config.model.quant_type, double_quant=spec.double_quant, compute_dtype=dtype)
     base_bytes = loading.model_bytes(model)
     if spec.device == "cpu":
-        hold_in_compute_dtype(model, dtype)
-    if readable(model):
+        dequantize_to_compute_dtype(model, dtype)
+    if supports_packing(model):
         pack(model, batches=True)
     seconds = time.monotonic() - began
     return LoadedCell(variant.cell, variant.seed, model, spec.compute_dtype, base_bytes, seconds)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import assistant_builder.planning
 from assistant_builder.config import ARMS, StudyConfig
-from assistant_builder.planning.machines import CARDS, choose_machine
+from assistant_builder.planning.hardware import CARDS, choose_machine
 from assistant_builder.planning.plan import Lengths, Plan
 from assistant_builder.planning.planner import plan_study
-from assistant_builder.planning.references import PROMISES
+from assistant_builder.planning.published_models import PROMISES
 from evals.power import items_needed
 from evals.readme import write_part
-from evals.report.wording import count
+from evals.report.format import count
 
 README = Path(assistant_builder.planning.__file__).with_name("README.md")
 PROJECT_README = Path(assistant_builder.__file__).parents[1] / "README.md"

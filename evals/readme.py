@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from assistant_builder.atomic_io import write_text
 from assistant_builder.errors import EvaluationError
-from assistant_builder.files import write_text
 from evals.declining import labelled_answers
 from evals.declining import table as declining_table
 from evals.metrics import METRIC_INFO

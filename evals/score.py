@@ -10,22 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from assistant_builder.data import load_split
 from assistant_builder.models.catalog import resolve
-from assistant_builder.models.fetching import fetch
-from assistant_builder.models.folders import read_config
-from assistant_builder.models.prompts import Prompter
-from assistant_builder.models.trust import allows_code
+from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.models.checkpoint_dir import read_config
+from assistant_builder.models.download import fetch
+from assistant_builder.models.remote_code import allows_code
 from assistant_builder.study import Study
 from evals.baselines import Neighbour, nearest, retrieval_prompt
 from evals.cells import LoadedCell, Variant, load_cells
-from evals.clock import Clock
-from evals.extra import ExtraTasks
-from evals.plan import Piece, Plan
-from evals.retention import TASK
-from evals.samples import sample_record, write_scores
-from evals.tasks import build_items, heldout_pairs, run_own_tasks, write_tasks
+from evals.records import sample_record, write_scores
+from evals.tasks.extra import ExtraTasks
+from evals.tasks.general_knowledge import TASK
+from evals.tasks.held_out import build_items, heldout_pairs, run_own_tasks, write_tasks
+from evals.work_items import EvaluationPlan, ProgressTracker, WorkItem
 
 if TYPE_CHECKING:
-    from evals.harness import StudyLM
+    from evals.lm_eval_model import StudyLM
 
 _LONGEST_PROMPT = 2048
 """Tokens of a prompt with retrieved pairs and its reference answer, at most, where the model could take more."""
@@ -57,7 +56,7 @@ class _Scoring:
         model = study.config.model
         ref = resolve(model.base, trust_remote_code=allows_code(model))
         self.base = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
-        self.prompter = Prompter.load(self.base, study.keep_template_date())
+        self.prompter = ChatTokenizer.load(self.base, study.keep_template_date())
         self.items = build_items(heldout_pairs(study), self.prompter)
         self.tasks = write_tasks(study, self.items)
         training = load_split(study.folder / "data", "train")
@@ -66,9 +65,9 @@ class _Scoring:
         }
         names = [*([TASK] if self.config.retention else []), *self.config.tasks]
         self.extra = ExtraTasks(list(dict.fromkeys(names)))
-        self.plan = Plan(study, self.base, self.tasks.folder / "items.jsonl", self.extra.names, part)
+        self.plan = EvaluationPlan(study, self.base, self.tasks.folder / "items.jsonl", self.extra.names, part)
         step = "evaluate" if part is None else f"score-{part[0]}"
-        self.clock = Clock(study, self.plan.planned(len(self.items), self.extra.documents), step)
+        self.clock = ProgressTracker(study, self.plan.planned(len(self.items), self.extra.documents), step)
         self._embedder: Any = None
         self._references: Any = None
         self._neighbours: list[list[Neighbour]] | None = None
@@ -88,7 +87,7 @@ class _Scoring:
         if self.plan.copy:
             self._copy()
         if self.plan.fidelity:
-            from evals.fidelity import compare_bases
+            from evals.kl_divergence import compare_bases
 
             self.clock.say("Fidelity: the 16-bit and the 4-bit model side by side")
             compare_bases(self.study, self.base, self.prompter, self.items, self.clock, self.plan.fidelity_inputs)
@@ -98,7 +97,7 @@ class _Scoring:
 
     # one piece
 
-    def _score(self, piece: Piece, cell: LoadedCell) -> None:
+    def _score(self, piece: WorkItem, cell: LoadedCell) -> None:
         title = {
             "cell": cell.spec.name, "noise": f"{cell.spec.name} in batches of another size",
             "retrieval": "Untuned base with retrieved pairs",
@@ -154,7 +153,7 @@ class _Scoring:
         })
 
     def _judge(self) -> None:
-        from evals.judge import judge_study
+        from evals.judge.pairwise import judge_study
 
         self.clock.say("The judge compares the answers")
         judged = 0
@@ -176,7 +175,7 @@ class _Scoring:
 
     def _lm(self, cell: LoadedCell, batch_size: int, prefix: str, *, fixed_blocks: bool) -> StudyLM:
         """A cell for lm-eval; its likelihoods and answers count as work of the kinds with that prefix."""
-        from evals.harness import StudyLM
+        from evals.lm_eval_model import StudyLM
 
         return StudyLM(
             cell.model, self.prompter, own_tasks=(self.tasks.nll, self.tasks.generation), batch_size=batch_size,

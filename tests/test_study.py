@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from assistant_builder.atomic_io import append_jsonl, read_json, read_jsonl, write_json, write_text
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import Cancelled, StudyError
-from assistant_builder.files import append_jsonl, read_json, read_jsonl, write_json, write_text
 from assistant_builder.steps import STEPS, StepRecord, changed_inputs
 from assistant_builder.study import Study
 from assistant_builder.worker import run_as_step

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from assistant_builder.chat.session import BASE, SPEAKERS, Sampling
 from assistant_builder.config import ARMS
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError
+from assistant_builder.inference.session import BASE, MODELS, Sampling
 
 Choice = Literal["a", "b", "tie", "both bad"]
 CHOICES: tuple[Choice, ...] = ("a", "b", "tie", "both bad")
@@ -147,7 +147,7 @@ def conversation_from(record: Any) -> Conversation:
 
 
 def _turn(entry: Mapping[str, Any]) -> Turn:
-    answers = {speaker: Answer(**entry["answers"][speaker]) for speaker in SPEAKERS if speaker in entry["answers"]}
+    answers = {speaker: Answer(**entry["answers"][speaker]) for speaker in MODELS if speaker in entry["answers"]}
     for answer in answers.values():
         if not isinstance(answer.text, str) or not isinstance(answer.tokens, int):
             raise ValueError("an answer is a text")

@@ -39,10 +39,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.chat.session import BASE, Answering, ChatSession, Sampling
 from assistant_builder.data import Message
+from assistant_builder.error_translation import CHAT_MEMORY, ran_out_of_memory, spoils_process, translate_error
 from assistant_builder.errors import AssistantBuilderError, ResourceError
-from assistant_builder.mishaps import CHAT_MEMORY, explained, ran_out_of_memory, spoils_process
+from assistant_builder.inference.session import BASE, ChatBackend, ChatSession, Sampling
 from assistant_builder.study import Study, run_marker
 from assistant_builder.worker import prepare_libraries
 
@@ -64,7 +64,7 @@ class Server:
     """
 
     def __init__(
-        self, session: Answering, write: Callable[[dict[str, Any]], None], idle_seconds: float = IDLE_SECONDS,
+        self, session: ChatBackend, write: Callable[[dict[str, Any]], None], idle_seconds: float = IDLE_SECONDS,
         unwanted: Callable[[], bool] = lambda: False,
     ) -> None:
         self._session = session
@@ -166,7 +166,7 @@ class Server:
             work()
         except Exception as error:  # the edge of the process: whatever fails becomes an event
             short = ran_out_of_memory(error)
-            told = self._short_of_memory(arm) if short else explained(error)
+            told = self._short_of_memory(arm) if short else translate_error(error)
             if type(told) is AssistantBuilderError:  # not foreseen
                 told = AssistantBuilderError(
                     f"the answer failed: {type(error).__name__}: {error}", where=f"arm {arm}",
@@ -221,7 +221,7 @@ def _run_began() -> Callable[[], bool]:
     return lambda: touched() != before
 
 
-def run_server(session: Answering, idle_seconds: float = IDLE_SECONDS, *, yields: bool = True) -> None:
+def run_server(session: ChatBackend, idle_seconds: float = IDLE_SECONDS, *, yields: bool = True) -> None:
     """Serve on standard input and output until the page closes them, then end the process at once.
 
     Args:

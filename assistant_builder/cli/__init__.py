@@ -6,10 +6,14 @@ from typing import Annotated
 
 import typer
 
-from assistant_builder import __version__, console
-from assistant_builder.cli import before, page, results, running, serving, sweeping
+from assistant_builder import __version__
+from assistant_builder.cli import app as cli_app
+from assistant_builder.cli import before, output, results
+from assistant_builder.cli import run as cli_run
+from assistant_builder.cli import serve as cli_serve
+from assistant_builder.cli import sweep as cli_sweep
+from assistant_builder.error_translation import ran_out_of_memory, translate_error
 from assistant_builder.errors import AssistantBuilderError, Cancelled
-from assistant_builder.mishaps import explained, ran_out_of_memory
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -22,19 +26,19 @@ data_app.command("check")(before.data_check)
 app.command()(before.doctor)
 app.command("settings")(before.list_settings)
 app.command()(before.plan)
-app.command()(running.run)
-app.command()(running.status)
-app.command()(running.cancel)
-app.command("list")(running.list_studies)
+app.command()(cli_run.run)
+app.command()(cli_run.status)
+app.command()(cli_run.cancel)
+app.command("list")(cli_run.list_studies)
 app.command()(results.report)
 app.command()(results.compare)
-app.command()(sweeping.sweep)
+app.command()(cli_sweep.sweep)
 app.command()(results.ask)
 app.command()(results.export)
-app.command()(serving.serve)
-app.command("app")(page.open_page)
-app.command("password")(page.store_a_password)
-app.command("step", hidden=True)(running.step)
+app.command()(cli_serve.serve)
+app.command("app")(cli_app.open_page)
+app.command("password")(cli_app.store_a_password)
+app.command("step", hidden=True)(cli_run.step)
 
 
 def main() -> None:
@@ -42,11 +46,11 @@ def main() -> None:
     try:
         app()
     except Cancelled as stop:
-        console.fail(stop)
+        output.fail(stop)
     except Exception as error:
         if not (isinstance(error, AssistantBuilderError | OSError) or ran_out_of_memory(error)):
             raise
-        console.fail(explained(error))
+        output.fail(translate_error(error))
 
 
 def _version(wanted: bool) -> None:

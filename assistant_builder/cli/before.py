@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from assistant_builder import console
+from assistant_builder.cli import output
 from assistant_builder.cli.options import Json, Settings, TrustRemoteCode, changes_of, consent_of
 from assistant_builder.config import DataConfig, option_fields
 
@@ -18,8 +18,8 @@ def doctor(as_json: Json = False) -> None:
 
     report = diagnose()
     if as_json:
-        return console.print_json(report)
-    console.print_table(
+        return output.print_json(report)
+    output.print_table(
         ["", "check", "found", "remedy"],
         [["✓" if check["ok"] else "✗", check["name"], str(check["value"]), check["remedy"] or ""]
          for check in report["checks"]],
@@ -33,8 +33,8 @@ def list_settings(as_json: Json = False) -> None:
         value = default if isinstance(default, str | int | float | bool | None) else str(default)
         rows.append({"key": key, "default": value, "help": field.description or ""})
     if as_json:
-        return console.print_json(rows)
-    console.print_table(["setting", "default", "meaning"],
+        return output.print_json(rows)
+    output.print_table(["setting", "default", "meaning"],
                         [[row["key"], "" if row["default"] is None else str(row["default"]), row["help"]]
                          for row in rows])
 
@@ -54,9 +54,9 @@ def data_check(
     findings = check_pairs(dataset, near_duplicate_threshold=config.near_duplicate_threshold)
     power = planned_power(findings.usable, config)
     if as_json:
-        console.print_json({**findings.to_record(), "power": power.to_record() if power else None})
+        output.print_json({**findings.to_record(), "power": power.to_record() if power else None})
     else:
-        console.print_findings(findings)
+        output.print_findings(findings)
         if power:
             typer.echo(f"power: {power_sentence(power.to_record())}")
     findings.require_start()
@@ -78,7 +78,7 @@ def plan(
 ) -> None:
     """Show memory, time and cost of each method before anything is downloaded or trained; here, or on a GPU."""
     from assistant_builder.config import StudyConfig
-    from assistant_builder.planning.machines import choose_machine
+    from assistant_builder.planning.hardware import choose_machine
     from assistant_builder.planning.plan import Lengths
     from assistant_builder.planning.planner import plan_study, to_document
 
@@ -88,13 +88,13 @@ def plan(
     lengths = Lengths.about(tokens, config.train.max_length) if tokens else None
     planned = plan_study(config, pairs, lengths, choose_machine(memory, card))
     if html is not None:
-        from assistant_builder.ui.views.plan_file import write_plan_file
+        from assistant_builder.ui.plan.view import write_plan_file
 
         write_plan_file(planned, html)
     if as_json:
-        return console.print_json(to_document(planned))
-    from assistant_builder.ui.views.plan import plan_text
+        return output.print_json(to_document(planned))
+    from assistant_builder.ui.plan.view import plan_text
 
     columns, rows, lines = plan_text(planned)
-    console.print_table(columns, rows)
+    output.print_table(columns, rows)
     typer.echo("\n".join([*lines, *([f"Chart and tables: {html}"] if html else [])]))

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from assistant_builder import console
+from assistant_builder.cli import output
 from assistant_builder.config import StudyConfig, printable, read_value
-from assistant_builder.models.trust import allow_code
+from assistant_builder.models.remote_code import allow_code
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a study.")]
@@ -49,7 +49,7 @@ class Consent:
         """Say a line, once."""
         if line not in self._said:
             self._said.add(line)
-            console.note(printable(line))
+            output.note(printable(line))
 
 
 def consent_of(settings: list[str], trust: bool) -> tuple[list[str], Consent]:

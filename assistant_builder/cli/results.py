@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from assistant_builder import console
+from assistant_builder.cli import output
 from assistant_builder.cli.options import Consent, Json, Name, TrustRemoteCode
 from assistant_builder.config import ARMS
-from assistant_builder.control_characters import visible
 from assistant_builder.errors import ConfigError, StudyError
 from assistant_builder.jobs.events import Event
+from assistant_builder.redaction import visible
 from assistant_builder.study import Study
 
 
@@ -38,15 +38,15 @@ def compare(
 ) -> None:
     """Compare two studies, item by item, on the held-out questions that both have."""
     first, second = Study.open(a), Study.open(b)
-    from evals.across import compare_studies, contrast_rows, difference_rows
+    from evals.study_compare import compare_studies, contrast_rows, difference_rows
 
     comparison = compare_studies(first, second)
     if as_json:
-        return console.print_json(comparison)
+        return output.print_json(comparison)
     typer.echo(f"A = {a}, B = {b}")
     if comparison["differences"]:
-        console.print_table(["what differs", "A", "B"], difference_rows(comparison))
-    console.print_table(["cell", "metric", "A", "B", "B \u2212 A", "95% interval", "p (Holm)"],
+        output.print_table(["what differs", "A", "B"], difference_rows(comparison))
+    output.print_table(["cell", "metric", "A", "B", "B \u2212 A", "95% interval", "p (Holm)"],
                         contrast_rows(comparison))
     typer.echo(comparison["sentence"])
     for warning in comparison["warnings"]:
@@ -65,7 +65,7 @@ def ask(
         raise typer.BadParameter(f"{arm!r} is none of qlora, lora, both", param_hint="--arm")
     if not question.strip():
         raise ConfigError("the question is empty", remedy="Write one between quotes")
-    from assistant_builder.chat.asking import ask_arms
+    from assistant_builder.chat.ask import ask_arms
 
     study = Study.open(name)
     trained = study.config.arms
@@ -76,7 +76,7 @@ def ask(
     Consent(trust_remote_code).allow(study.config)
     answers = ask_arms(study, question, [known for known in trained if arm in (known, "both")])
     if as_json:
-        return console.print_json({"question": question, "answers": answers})
+        return output.print_json({"question": question, "answers": answers})
     for asked, answer in answers.items():
         label = {"qlora": "QLoRA · 4-bit", "lora": "LoRA · 16-bit"}[asked]
         typer.echo(f"{label} ({answer['tokens']} tokens, {answer['seconds']:.1f} s): {visible(answer['text'])}")
@@ -105,8 +105,8 @@ def export(
     study = Study.open(name)
     Consent(trust_remote_code).allow(study.config)
     if as_json:
-        return console.print_json(export_to(study, kind, to, force=force, sample=sample))
-    with console.run_display() as display:
+        return output.print_json(export_to(study, kind, to, force=force, sample=sample))
+    with output.run_display() as display:
         record = export_to(study, kind, to, force=force, sample=sample,
                            on_progress=lambda at: display(Event("export", "running", at)))
     for line in told_lines(record):

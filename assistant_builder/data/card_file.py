@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from assistant_builder.atomic_io import write_text
 from assistant_builder.config.plain_yaml import YamlError, read_yaml
 from assistant_builder.errors import DataError
-from assistant_builder.files import write_text
 
 CARD, GENERATED = "card.md", "card.generated.md"
 _FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)

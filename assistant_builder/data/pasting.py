@@ -6,11 +6,11 @@ import csv
 import io
 from pathlib import Path
 
+from assistant_builder.atomic_io import write_text
 from assistant_builder.data.columns import is_known_name
 from assistant_builder.data.content import kind_of
 from assistant_builder.data.objects import looks_like_json
 from assistant_builder.errors import DataError
-from assistant_builder.files import write_text
 
 _REMEDY = (
     "Copy two columns of a spreadsheet, question and answer, and paste them here; or paste CSV or JSON Lines"

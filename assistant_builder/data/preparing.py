@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.atomic_io import write_json, write_jsonl
 from assistant_builder.config import DataConfig
 from assistant_builder.data.card import dataset_card
 from assistant_builder.data.card_file import write_generated
@@ -16,7 +17,6 @@ from assistant_builder.data.reading import load_pairs
 from assistant_builder.data.records import Dataset
 from assistant_builder.data.splitting import Split, split_pairs
 from assistant_builder.errors import DataError
-from assistant_builder.files import write_json, write_jsonl
 
 
 @dataclass(frozen=True)

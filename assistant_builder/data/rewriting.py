@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.atomic_io import write_text
 from assistant_builder.data.table import RawRow, storable
-from assistant_builder.files import write_text
 
 SUFFIX = ".jsonl"
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_jsonl
 from assistant_builder.config import DataConfig
 from assistant_builder.data.grouping import gives_split, shortage, unit_of, units
 from assistant_builder.data.leaks import Leak, find_leaks
 from assistant_builder.data.records import SPLITS, Pair, SplitName
 from assistant_builder.errors import DataError
-from assistant_builder.files import file_hash, read_json, read_jsonl, write_jsonl
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.jobs.nodes import Outcome, TaskKeeper
 from assistant_builder.jobs.room import Ask, Node
-from assistant_builder.models.trust import trust_environment
+from assistant_builder.models.remote_code import trust_environment
 from assistant_builder.study import Study, home
 
 _NAMESPACE = "assistant-builder"

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.data import SplitName, load_split, prepare
-from assistant_builder.files import read_json, write_json
 from assistant_builder.models.catalog import resolve
-from assistant_builder.models.fetching import fetch
-from assistant_builder.models.folders import room_for_pair
-from assistant_builder.models.prompt_process import LimitedPrompter, PromptProcess
-from assistant_builder.models.trust import allows_code
+from assistant_builder.models.checkpoint_dir import max_pair_tokens
+from assistant_builder.models.download import fetch
+from assistant_builder.models.remote_code import allows_code
+from assistant_builder.models.template_process import LimitedPrompter, PromptProcess
 from assistant_builder.provenance import collect_provenance
 from assistant_builder.steps import Progress
 from assistant_builder.study import Study
@@ -39,7 +39,7 @@ def prepare_data(study: Study) -> Iterable[Path]:
         # within limits, so that a template or tokenizer that grows beyond them ends the first step, with a sentence
         prepare(
             source, config.data, tokenizer=LimitedPrompter(process, day), max_length=config.train.max_length,
-            room=room_for_pair(folder, config.eval.max_new_tokens), folder=study.folder / "data", title=study.name,
+            room=max_pair_tokens(folder, config.eval.max_new_tokens), folder=study.folder / "data", title=study.name,
         )
     finally:
         process.close()

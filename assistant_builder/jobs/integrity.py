@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
+from assistant_builder.atomic_io import file_hash
 from assistant_builder.errors import StudyError
-from assistant_builder.files import file_hash
 from assistant_builder.steps import StepRecord
 from assistant_builder.study import Study
 

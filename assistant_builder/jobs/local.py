@@ -11,7 +11,7 @@ from assistant_builder.jobs.events import Event
 from assistant_builder.jobs.queue import our_turn
 from assistant_builder.jobs.standing import judge, kept
 from assistant_builder.jobs.steps import command
-from assistant_builder.planning.fitting import require_study_fit
+from assistant_builder.planning.memory_check import require_study_fit
 from assistant_builder.study import Study
 from assistant_builder.worker import child_environment, step_back
 

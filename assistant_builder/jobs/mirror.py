@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.atomic_io import file_hash, read_json, write_bytes, write_json
 from assistant_builder.errors import StudyError
-from assistant_builder.files import file_hash, read_json, write_bytes, write_json
 from assistant_builder.jobs.log_parts import Part, is_log, joined, next_part, parts_of
 from assistant_builder.jobs.stored_files import (
     STEP_LEASE,

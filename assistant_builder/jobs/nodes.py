@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.error_translation import TRAINING_MEMORY, translate_error
 from assistant_builder.errors import AssistantBuilderError, ResourceError, StoreError, StudyError
 from assistant_builder.jobs.node_copy import NodeCopy, at_hand
 from assistant_builder.jobs.storing import cancel_told, tell_cancel
 from assistant_builder.leases import Lease
-from assistant_builder.mishaps import TRAINING_MEMORY, explained
 from assistant_builder.stores import Store, patiently
 from assistant_builder.study import Study
 from assistant_builder.worker import NODE_VARIABLE, child_environment, step_back
@@ -88,7 +88,7 @@ def run_on_node(
                 with contextlib.suppress(StoreError):  # it ends by itself
                     lease.release()
     except (AssistantBuilderError, OSError) as error:
-        return Outcome(error=explained(error).to_record())
+        return Outcome(error=translate_error(error).to_record())
 
 
 def _run_process(copy: NodeCopy, step: str, lease: Lease, words: list[str], environment: dict[str, str]) -> int:
@@ -182,7 +182,7 @@ class TaskKeeper:
         except TaskCancelledError:
             return Outcome()
         except RayTaskError as error:
-            return Outcome(error=explained(error.cause if isinstance(error.cause, Exception) else error).to_record())
+            return Outcome(error=translate_error(error.cause if isinstance(error.cause, Exception) else error).to_record())
         except RayError as error:
             return Outcome(lost=str(error).strip().splitlines()[0])
 

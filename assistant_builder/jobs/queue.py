@@ -16,8 +16,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.files import read_json, write_json
 from assistant_builder.steps import process_alive, process_mark
 from assistant_builder.study import Study, home, run_marker
 

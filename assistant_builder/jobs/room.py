@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from assistant_builder.errors import ResourceError
 from assistant_builder.planning.advice import gigabytes
-from assistant_builder.planning.fitting import OVERRULE, StepMemory, step_memory
+from assistant_builder.planning.memory_check import OVERRULE, StepMemory, step_memory
 from assistant_builder.steps import evaluates
 from assistant_builder.study import Study
 

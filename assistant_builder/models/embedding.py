@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from assistant_builder.errors import ModelError
 from assistant_builder.models.bundled import ensure_embedder
-from assistant_builder.models.wheels import Report, quiet
+from assistant_builder.models.wheel_download import Report, quiet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +32,7 @@ class Embedder:
     def __init__(self, folder: Path, *, device: str | None = None) -> None:
         from sentence_transformers import SentenceTransformer
 
-        from assistant_builder.gpus import torch_device
+        from assistant_builder.devices import torch_device
 
         try:
             self._model = SentenceTransformer(str(folder), device=device or torch_device(), local_files_only=True)

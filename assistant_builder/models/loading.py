@@ -4,6 +4,10 @@ Both storages start from the same float16 weights; embeddings, norms and the hea
 so that the arms differ in the linear layers' storage and in nothing else.
 
 Imports torch: only worker processes import this module.
+
+Trained assistants, loaded to answer: the base of their arm, and their adapter over it.
+
+Imports torch: only worker processes import this module.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import gc
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,18 +32,22 @@ from transformers.integrations.bitsandbytes import Bnb4bitQuantize
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
 from assistant_builder.config import ModelConfig, TrainConfig
+from assistant_builder.devices import torch_device
 from assistant_builder.errors import ModelError, ResourceError
-from assistant_builder.gpus import torch_device
-from assistant_builder.models.layers import (
+from assistant_builder.inference.prepacked_linear import multiplies_bfloat16
+from assistant_builder.models.catalog import resolve
+from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.models.download import fetch
+from assistant_builder.models.lora_layers import (
     ADAPTER_LAYERS,
-    StoredLinear,
+    CastOnUseLinear,
     TwinLoraLinear,
-    forbid_packed_kernel,
-    hold_in_compute_dtype,
+    dequantize_to_compute_dtype,
+    disable_avx512_kernel,
     stored_bytes,
 )
-from assistant_builder.models.packed import multiplies_bfloat16
-from assistant_builder.models.trust import allows_code
+from assistant_builder.models.remote_code import allows_code
+from assistant_builder.study import Study
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -72,7 +80,7 @@ class BaseSpec:
     device: str = "cpu"
     hold: bool = False
     trust_remote_code: bool = False
-    parted: bool = False
+    sharded: bool = False
 
 
 def pick_device() -> str:
@@ -128,7 +136,7 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
             bnb_4bit_quant_type=spec.storage,
             bnb_4bit_use_double_quant=spec.double_quant,
             bnb_4bit_compute_dtype=dtype,
-            bnb_4bit_quant_storage=dtype if spec.parted else None,
+            bnb_4bit_quant_storage=dtype if spec.sharded else None,
         )
     try:
         with _quantized_on_device(spec):
@@ -152,9 +160,9 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
     _cast_all_but_linear(model, dtype)
     for layer in model.modules():
         if isinstance(layer, Linear4bit):
-            forbid_packed_kernel(layer, dtype)
+            disable_avx512_kernel(layer, dtype)
     if spec.hold:
-        hold_in_compute_dtype(model, dtype)
+        dequantize_to_compute_dtype(model, dtype)
     return model.eval()
 
 
@@ -163,14 +171,14 @@ def loads_on_leader(spec: BaseSpec) -> bool:
 
     accelerate (1.15, ``fsdp2_prepare_model``) cannot do it for 4-bit weights: every process loads those.
     """
-    return spec.parted and spec.storage == "float16"
+    return spec.sharded and spec.storage == "float16"
 
 
 def _place(spec: BaseSpec) -> str | int:
     """Where this process loads the weights: its own GPU, or main memory where FSDP will shard them."""
     if loads_on_leader(spec) and os.environ.get("LOCAL_RANK", "0") != "0":
         return "meta"
-    if spec.parted or spec.device == "cpu":
+    if spec.sharded or spec.device == "cpu":
         return "cpu"
     return torch.cuda.current_device()
 
@@ -182,7 +190,7 @@ def _quantized_on_device(spec: BaseSpec) -> Iterator[None]:
     bitsandbytes is slow at it on a processor, and a base that has to be sharded is large. The GPU has to hold
     one 16-bit weight for it instead of the whole model.
     """
-    if not spec.parted or spec.storage == "float16" or spec.device == "cpu":
+    if not spec.sharded or spec.storage == "float16" or spec.device == "cpu":
         yield
         return
     plain = Bnb4BitHfQuantizer.get_quantize_ops
@@ -218,7 +226,7 @@ def _cast_all_but_linear(model: PreTrainedModel, dtype: torch.dtype) -> None:
             continue
         if type(layer) is nn.Linear and layer is not head:
             if layer.weight.dtype != dtype:
-                layer.__class__ = StoredLinear
+                layer.__class__ = CastOnUseLinear
             continue
         for parameter in layer.parameters(recurse=False):
             parameter.data = parameter.data.to(dtype)
@@ -265,7 +273,7 @@ def add_adapter(model: PreTrainedModel, train: TrainConfig, seed: int) -> PeftMo
         ModelError: No layer of the base has one of the target names, or one of them takes no adapter.
     """
     try:
-        adapted = get_peft_model(model, _sparing_experts(lora_config(train, model), model))
+        adapted = get_peft_model(model, _exclude_fused_experts(lora_config(train, model), model))
     except ValueError as error:
         if "not found" not in str(error):
             raise ModelError(
@@ -300,7 +308,7 @@ def add_adapter(model: PreTrainedModel, train: TrainConfig, seed: int) -> PeftMo
     return adapted
 
 
-def _sparing_experts(config: LoraConfig, model: PreTrainedModel) -> LoraConfig:
+def _exclude_fused_experts(config: LoraConfig, model: PreTrainedModel) -> LoraConfig:
     """The config with 'all-linear' kept to linear layers, where a mixture's experts are fused weights.
 
     PEFT means the experts by it too, as they once were linear layers, and refuses adapters there together with dropout:
@@ -372,3 +380,42 @@ def release() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def load_arm(study: Study, arm: str, *, hold: bool = True) -> tuple[PeftModel, ChatTokenizer]:
+    """Load a trained assistant for inference.
+
+    Args:
+        study: A study with this arm trained.
+        arm: ``qlora`` or ``lora``.
+        hold: On a CPU, keep the weights in the compute dtype, so that both arms answer at the speed of the arithmetic.
+
+    Raises:
+        ModelError: The arm is not trained, or its base cannot be had.
+    """
+    adapter = study.arm_folder(arm) / "adapter"
+    if not adapter.is_dir():
+        raise ModelError(f"the {arm} assistant is not trained yet", where=f"study {study.name}",
+                         remedy=f"Train it with 'assistant-builder run {study.name}'")
+    spec = arm_spec(study, arm, hold=hold)
+    return load_adapter(load_base(spec), adapter), ChatTokenizer.load(spec.folder, study.template_date)
+
+
+def arm_spec(study: Study, arm: str, *, hold: bool) -> BaseSpec:
+    """The spec of the base that an assistant answers on; equal ones are the same base.
+
+    Args:
+        study: The study.
+        arm: ``qlora`` or ``lora``.
+        hold: See :func:`load_arm`.
+
+    Raises:
+        ModelError: The base cannot be had.
+    """
+    model = study.config.model
+    ref = resolve(model.base, trust_remote_code=allows_code(model))
+    folder = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
+    spec = base_spec(model, folder, "float16" if arm == "lora" else model.quant_type)
+    return replace(
+        spec, hold=hold and spec.device == "cpu", double_quant=spec.double_quant and spec.storage != "float16"
+    )

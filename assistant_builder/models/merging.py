@@ -18,7 +18,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
-from assistant_builder.models.layers import StoredLinear, TwinLoraLinear, forbid_packed_kernel
+from assistant_builder.models.lora_layers import CastOnUseLinear, TwinLoraLinear, disable_avx512_kernel
 
 
 def merge(adapted: PeftModel, name: str = "default") -> PreTrainedModel:
@@ -53,7 +53,7 @@ def quantize(model: PreTrainedModel, quant_type: str, *, double_quant: bool, com
         compute_dtype: Dtype of the arithmetic.
     """
     for parent, child, layer in _children(model):
-        if isinstance(layer, StoredLinear):
+        if isinstance(layer, CastOnUseLinear):
             quantized = Linear4bit(
                 layer.in_features, layer.out_features, bias=False, compute_dtype=compute_dtype,
                 compress_statistics=double_quant, quant_type=quant_type, device="meta",
@@ -63,7 +63,7 @@ def quantize(model: PreTrainedModel, quant_type: str, *, double_quant: bool, com
                 module=quantized,
             ).to(layer.weight.device)
             quantized.bias = layer.bias
-            forbid_packed_kernel(quantized, compute_dtype)
+            disable_avx512_kernel(quantized, compute_dtype)
             setattr(parent, child, quantized.train(layer.training))
 
 
@@ -84,8 +84,8 @@ def _float32_weight(layer: nn.Module) -> torch.Tensor:
     return layer.weight.data.to(torch.float32, copy=True)
 
 
-def _stored(layer: nn.Module, weight: torch.Tensor) -> StoredLinear:
-    merged = StoredLinear(layer.in_features, layer.out_features, bias=False, device="meta", dtype=torch.float16)
+def _stored(layer: nn.Module, weight: torch.Tensor) -> CastOnUseLinear:
+    merged = CastOnUseLinear(layer.in_features, layer.out_features, bias=False, device="meta", dtype=torch.float16)
     merged.weight = nn.Parameter(weight.to(torch.float16), requires_grad=False)
     merged.bias = layer.bias
     return merged.train(layer.training)

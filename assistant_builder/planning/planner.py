@@ -7,12 +7,11 @@ from typing import Any
 
 from assistant_builder.config import ARMS, StudyConfig
 from assistant_builder.planning.advice import advise, cards_needed, warnings
-from assistant_builder.planning.calibration import processor_flops
-from assistant_builder.planning.history import learn
-from assistant_builder.planning.machines import CARDS, Machine, this_machine
+from assistant_builder.planning.hardware import CARDS, Machine, processor_flops, this_machine
+from assistant_builder.planning.load_architecture import architecture_of
+from assistant_builder.planning.memory import shared
 from assistant_builder.planning.plan import Lengths, Plan
-from assistant_builder.planning.sources import architecture_of
-from assistant_builder.planning.spreading import shared
+from assistant_builder.planning.training_time import load_measured_runs
 
 ASSUMED_PAIRS = 10_000
 """Pairs that a plan without data is made for."""
@@ -37,7 +36,7 @@ def plan_study(
     name, architecture = architecture_of(config.model.base, config.model.revision)
     return shared(Plan(
         name, architecture, config, with_speed(machine or this_machine()), pairs or ASSUMED_PAIRS,
-        lengths or Lengths.assume(config.train.max_length), learn(architecture.parameters),
+        lengths or Lengths.assume(config.train.max_length), load_measured_runs(architecture.parameters),
     ))
 
 

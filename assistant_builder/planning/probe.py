@@ -14,7 +14,7 @@ from typing import Any
 
 from assistant_builder.child_process import python_command, python_environment
 from assistant_builder.errors import ModelError
-from assistant_builder.models.trust import is_allowed
+from assistant_builder.models.remote_code import is_allowed
 from assistant_builder.planning.architecture import Architecture, Block, Module, text_part
 from assistant_builder.planning.families import MOST_LAYERS
 

@@ -14,13 +14,13 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from assistant_builder.access.hosts import Hosts
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.serving import wire
 from assistant_builder.serving.asked import ChatRequest, refusal_for
 from assistant_builder.serving.door import OPEN, Door
 from assistant_builder.serving.engine import Engine, Piece, Question
 from assistant_builder.serving.refusals import Refusal
+from assistant_builder.web.access import AllowedHosts
 
 _CLIENT_GONE = 499
 """nginx's number for a request whose client did not wait; nobody reads it."""
@@ -65,7 +65,7 @@ def make_app(engine: Engine, config: ServingConfig, key: bytes | None) -> ASGIAp
             return Response(status_code=_CLIENT_GONE)
         return _Stream(_events(question, pieces, asked.with_usage), pieces)
 
-    return Door(app, Hosts(config.host, config.allow_host), key)
+    return Door(app, AllowedHosts(config.host, config.allow_host), key)
 
 
 def _lifespan(engine: Engine) -> Any:

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from assistant_builder.chat.session import MOST_SEEDS, Sampling
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError
+from assistant_builder.inference.session import MOST_SEEDS, Sampling
 from assistant_builder.serving.refusals import Refusal, refusal_of
 
 MOST_STOPS = 4

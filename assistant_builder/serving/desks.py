@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from assistant_builder.chat.asking import context_tokens, default_system
+from assistant_builder.chat.ask import context_tokens, default_system
 from assistant_builder.data import Message
 from assistant_builder.models.catalog import resolve
-from assistant_builder.models.fetching import fetch
-from assistant_builder.models.folders import context_length
-from assistant_builder.models.prompt_process import LimitedPrompter, PromptProcess
-from assistant_builder.models.trust import allows_code
+from assistant_builder.models.checkpoint_dir import context_length
+from assistant_builder.models.download import fetch
+from assistant_builder.models.remote_code import allows_code
+from assistant_builder.models.template_process import LimitedPrompter, PromptProcess
 from assistant_builder.serving.roster import Roster
 from assistant_builder.study import Study
 
@@ -40,7 +40,7 @@ def desks_of(roster: Roster, context: int | None = None) -> dict[str, Desk]:
 
     Args:
         roster: Who is served.
-        context: See :func:`assistant_builder.chat.asking.context_tokens`.
+        context: See :func:`assistant_builder.chat.ask.context_tokens`.
 
     Raises:
         ConfigError: More context is asked for than a base reads.

@@ -9,14 +9,13 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from assistant_builder.access.bodies import read_body, replayed
-from assistant_builder.access.connections import mark_trusted
-from assistant_builder.access.hosts import Hosts, from_elsewhere, is_loopback
-from assistant_builder.access.limits import shown_size
-from assistant_builder.access.passwords import take_secret
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.serving.refusals import Refusal
+from assistant_builder.web.access import AllowedHosts, is_cross_origin, is_loopback
+from assistant_builder.web.middleware import read_body, replay_body
+from assistant_builder.web.passwords import take_secret
+from assistant_builder.web.request_limits import mark_trusted, shown_size
 
 VARIABLE = "ASSISTANT_BUILDER_API_KEY"
 SHORTEST = 16
@@ -28,7 +27,7 @@ OPEN = "/health"
 
 
 def take_key() -> str | None:
-    """The key of :data:`VARIABLE` or of the file it names; see :func:`~assistant_builder.access.passwords.take_secret`.
+    """The key of :data:`VARIABLE` or of the file it names; see :func:`~assistant_builder.web.passwords.take_secret`.
 
     Raises:
         ConfigError: The key is too short, holds what cannot stand in a header, or its file cannot be read.
@@ -73,7 +72,7 @@ class Door:
         key: Digest of the key; None: nobody is asked for one.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Hosts, key: bytes | None) -> None:
+    def __init__(self, app: ASGIApp, hosts: AllowedHosts, key: bytes | None) -> None:
         self._app = app
         self._hosts = hosts
         self._key = key
@@ -94,13 +93,13 @@ class Door:
             return
         except Refusal as refusal:
             return await refusal.response()(scope, receive, send)
-        await self._app(scope, replayed(body, receive), send)
+        await self._app(scope, replay_body(body, receive), send)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         if not self._hosts.knows(headers.get("host")) or len(headers.getlist("host")) != 1:
             raise Refusal(421, "this server is not asked by that name; if it is its name, start it with "
                           "--allow-host NAME")
-        if from_elsewhere(scope, headers):
+        if is_cross_origin(scope, headers):
             raise Refusal(403, "this request was sent by a web page of another origin")
         if self._key is not None and scope["path"] != OPEN:
             kind, _, given = headers.get("authorization", "").partition(" ")

@@ -15,12 +15,11 @@ from typing import Literal
 
 import anyio.to_thread
 
-from assistant_builder.chat.client import ChatWorker
-from assistant_builder.chat.replies import Exchange, Reply
-from assistant_builder.chat.session import Sampling
+from assistant_builder.chat.client import ChatWorker, Reply, ReplyStream
 from assistant_builder.child_process import python_command
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.inference.session import Sampling
 from assistant_builder.serving.asked import ChatRequest
 from assistant_builder.serving.desks import Desk, is_long
 from assistant_builder.serving.refusals import Refusal, refusal_from
@@ -84,7 +83,7 @@ class Engine:
         self._waiting = waiting
         self._worker = worker
         self._open: Counter[str] = Counter()
-        self._loading: Exchange | None = None
+        self._loading: ReplyStream | None = None
         self._counting: dict[tuple[Path, bool], anyio.CapacityLimiter] = {}
 
     # the models
@@ -183,7 +182,7 @@ class Engine:
             raise Refusal(429, f"{self._waiting} questions to {name} wait already", code="rate_limit_exceeded",
                           retry_seconds=_RETRY_SECONDS)
         self._open[name] += 1
-        asked: list[Exchange] = []
+        asked: list[ReplyStream] = []
         cutter, begun = Cutter(question.stops), False
         try:
             # in a thread: a long conversation waits in the pipe until the process has started and reads it
@@ -218,7 +217,7 @@ def _piece(reply: Reply, cutter: Cutter) -> Piece:
     return Piece(text, reply.tokens)
 
 
-async def _follow(exchange: Exchange) -> AsyncIterator[dict[str, Reply]]:
+async def _follow(exchange: ReplyStream) -> AsyncIterator[dict[str, Reply]]:
     """The replies whenever they changed, until all have ended."""
     loop, changed = asyncio.get_running_loop(), asyncio.Event()
 

@@ -8,15 +8,14 @@ import sys
 
 import uvicorn
 
-from assistant_builder.access.connections import bounded_config
-from assistant_builder.access.limits import ConnectionLimits
-from assistant_builder.access.listening import listen, url_of
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.serving.app import make_app
 from assistant_builder.serving.desks import desks_of
 from assistant_builder.serving.door import check_access
 from assistant_builder.serving.engine import Engine, worker_of
 from assistant_builder.serving.roster import Roster
+from assistant_builder.web.access import listen, url_of
+from assistant_builder.web.request_limits import ConnectionLimits, bounded_config
 
 _LEAVE_SECONDS = 3
 """How long a server that was asked to stop waits for the answers it has begun."""

@@ -9,17 +9,17 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from assistant_builder.access.listening import url_of
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.jobs.connection import connect, gpu_environment
-from assistant_builder.models.trust import trust_environment
+from assistant_builder.models.remote_code import trust_environment
 from assistant_builder.serving.app import make_app
 from assistant_builder.serving.desks import desks_of
 from assistant_builder.serving.door import check_access
 from assistant_builder.serving.engine import Engine, worker_of
 from assistant_builder.serving.roster import Roster
 from assistant_builder.study import home
+from assistant_builder.web.access import url_of
 
 APPLICATION = "assistant-builder"
 _HEALTH_SECONDS = 10.0

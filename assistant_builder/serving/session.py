@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
-from assistant_builder.chat.session import Report, Session, over_same_weights, ready_to_answer
+from assistant_builder.inference.session import Report, Session, clone_sharing_weights, prepare_for_inference
 from assistant_builder.study import Study
 
 
@@ -31,9 +31,8 @@ class SharedSession(Session):
         if speaker in self._loaded:
             return True
         report("Starting PyTorch", 0.05)
-        from assistant_builder.models.assistants import arm_spec
-        from assistant_builder.models.loading import load_adapter, load_base
-        from assistant_builder.models.prompts import Prompter
+        from assistant_builder.models.chat_template import ChatTokenizer
+        from assistant_builder.models.loading import arm_spec, load_adapter, load_base
 
         specs = {name: arm_spec(study, arm, hold=True) for name, (study, arm) in self._assistants.items()}
         spec = specs[speaker]
@@ -41,15 +40,15 @@ class SharedSession(Session):
         base = load_base(spec)
         # all at once: weights that are in order for answering take no further adapter
         models: dict[str, Any] = {}
-        prompters: dict[date, Prompter] = {}
-        prompter_of: dict[str, Prompter] = {}
+        prompters: dict[date, ChatTokenizer] = {}
+        prompter_of: dict[str, ChatTokenizer] = {}
         for name, (study, arm) in self._assistants.items():
             if specs[name] == spec:
-                models[name] = load_adapter(over_same_weights(base), study.arm_folder(arm) / "adapter")
+                models[name] = load_adapter(clone_sharing_weights(base), study.arm_folder(arm) / "adapter")
                 if (day := study.template_date) not in prompters:
-                    prompters[day] = Prompter.load(spec.folder, day)
+                    prompters[day] = ChatTokenizer.load(spec.folder, day)
                 prompter_of[name] = prompters[day]
         del base
-        ready_to_answer(*models.values())
+        prepare_for_inference(*models.values())
         self._loaded |= {name: (model, prompter_of[name]) for name, model in models.items()}
         return False

@@ -19,18 +19,17 @@ import shutil
 import sys
 from typing import NoReturn
 
-from assistant_builder.chat.asking import context_tokens
+from assistant_builder.atomic_io import read_json
+from assistant_builder.chat.ask import context_tokens
 from assistant_builder.child_process import python_environment
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import ConfigError
-from assistant_builder.files import read_json
 from assistant_builder.models.catalog import resolve
-from assistant_builder.models.fetching import fetch
-from assistant_builder.models.folders import context_length
-from assistant_builder.models.prompt_process import LimitedPrompter, PromptProcess
-from assistant_builder.models.prompts import PLAIN_TEMPLATE
-from assistant_builder.models.template_date import asks_for_date
-from assistant_builder.models.trust import allows_code
+from assistant_builder.models.chat_template import PLAIN_TEMPLATE, asks_for_date
+from assistant_builder.models.checkpoint_dir import context_length
+from assistant_builder.models.download import fetch
+from assistant_builder.models.remote_code import allows_code
+from assistant_builder.models.template_process import LimitedPrompter, PromptProcess
 from assistant_builder.serving.door import check_access
 from assistant_builder.serving.roster import Assistant, Roster
 

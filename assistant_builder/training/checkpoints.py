@@ -8,8 +8,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_json
 from assistant_builder.errors import StudyError
-from assistant_builder.files import file_hash, read_json, read_jsonl, write_json
 from assistant_builder.study import CHECKPOINT_MARKER
 from assistant_builder.training.schedule import best_step
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import psutil
 
+from assistant_builder.atomic_io import append_jsonl, read_jsonl, write_jsonl
 from assistant_builder.errors import StudyError
-from assistant_builder.files import append_jsonl, read_jsonl, write_jsonl
-from assistant_builder.planning.extrapolation import Ahead, Pace
+from assistant_builder.planning.training_time import Pace, WorkRemaining
 
 
 def memory_bytes(device: str) -> int:
@@ -47,7 +47,7 @@ class MetricsLog:
     """
 
     def __init__(
-        self, path: Path, *, step: int, steps: int, ahead: Ahead | None = None, writes: bool = True
+        self, path: Path, *, step: int, steps: int, ahead: WorkRemaining | None = None, writes: bool = True
     ) -> None:
         self._path = path
         self._writes = writes

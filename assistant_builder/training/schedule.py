@@ -82,7 +82,7 @@ def is_stale(losses: Mapping[int, float], step: int, patience: int) -> bool:
     return min(seen[-patience:]) >= min(seen[:-patience])
 
 
-def next_move(
+def early_stop_decision(
     own: Mapping[int, float], twins: Sequence[Mapping[int, float]], step: int, steps: int, patience: int
 ) -> Literal["train", "wait", "stop"]:
     """What an arm does after the validation at ``step`` when early stop is on.

@@ -26,17 +26,21 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from trl import SFTTrainer
 
 from assistant_builder.errors import StudyError
-from assistant_builder.models.layers import hold_in_compute_dtype
-from assistant_builder.models.prompts import Prompter
+from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.models.lora_layers import dequantize_to_compute_dtype
 from assistant_builder.training import checkpoints
-from assistant_builder.training.arguments import Plan, arguments_of
-from assistant_builder.training.batches import IGNORED, FixedOrder, LeftPadding, summed_nll, to_dataset
-from assistant_builder.training.determinism import deterministic_algorithms, has_deterministic_algorithms
-from assistant_builder.training.fusing import fuse
-from assistant_builder.training.gpu_kernels import choose_kernels
-from assistant_builder.training.paging import is_paged, load_paged_state
+from assistant_builder.training.collate import IGNORED, FixedOrder, LeftPadding, summed_nll, to_dataset
+from assistant_builder.training.cpu_kernels import fuse
+from assistant_builder.training.distributed import shard_like, shard_optimizer_state, unshard, whole_adapters
+from assistant_builder.training.gpu import (
+    choose_kernels,
+    deterministic_algorithms,
+    has_deterministic_algorithms,
+    is_paged,
+    load_paged_state,
+)
 from assistant_builder.training.progress import MetricsLog, memory_bytes
-from assistant_builder.training.samples import sample_answers
+from assistant_builder.training.sample_generations import sample_answers
 from assistant_builder.training.schedule import (
     CHECKPOINT_SECONDS,
     best_step,
@@ -44,7 +48,7 @@ from assistant_builder.training.schedule import (
     sample_steps,
     validation_steps,
 )
-from assistant_builder.training.sharding import like, parted_state, whole, whole_adapters
+from assistant_builder.training.sft_config import TrainingRun, arguments_of
 
 _TRIED_TOKENS = (16, 12)
 """Lengths of two rows that show which operations a step runs, padding included, at little memory."""
@@ -65,22 +69,22 @@ class TwinTrainer(SFTTrainer):
         leads: Whether this process, of those that share the training, writes what it tells and keeps.
     """
 
-    def __init__(self, model: PeftModel, plan: Plan, prompter: Prompter) -> None:
+    def __init__(self, model: PeftModel, plan: TrainingRun, prompter: ChatTokenizer) -> None:
         self.plan = plan
         self.root = plan.folder / "checkpoints"
         self._sharded = plan.spread.kind == "fsdp"
         arguments = arguments_of(plan, self.root, model)
-        self.leads = arguments.process_index == 0
+        self.is_main_process = arguments.process_index == 0
         self.start = checkpoints.resume_step(self.root, plan.folder / "metrics.jsonl")
         self.metrics = MetricsLog(
-            plan.folder / "metrics.jsonl", step=self.start, steps=plan.steps, ahead=plan.ahead, writes=self.leads
+            plan.folder / "metrics.jsonl", step=self.start, steps=plan.steps, ahead=plan.ahead, writes=self.is_main_process
         )
         self.begin_step()
         self.step_grad_norm: float | None = 0.0
         self._deterministic = False
         if plan.device == "cpu" and not self._sharded:
             if plan.hold:
-                hold_in_compute_dtype(model, model.config.dtype)
+                dequantize_to_compute_dtype(model, model.config.dtype)
             fuse(model, model.config.dtype)
         choose_kernels(model.get_base_model(), plan.train.kernels)
         adapters = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
@@ -114,7 +118,7 @@ class TwinTrainer(SFTTrainer):
     def run(self) -> None:
         """Train from the last whole checkpoint, or from the beginning."""
         self.accelerator.wait_for_everyone()  # until all have seen where to start
-        if self.leads:
+        if self.is_main_process:
             whole = checkpoints.complete_steps(self.root)
             checkpoints.remove_all_but(self.root, {step for step in whole if step <= self.start})
         if self.plan.device == "cuda" and not self._sharded and self.plan.train.kernels != "compile":
@@ -124,17 +128,17 @@ class TwinTrainer(SFTTrainer):
 
     # what the processes agree on
 
-    def agreed(self, answer: Any) -> Any:
+    def broadcast_from_main(self, answer: Any) -> Any:
         """The leading process's answer, in every process: what is read from disk or a clock may differ between them."""
         return broadcast_object_list([answer])[0] if self.plan.spread.devices > 1 else answer
 
-    def highest(self, value: int) -> int:
+    def all_reduce_max(self, value: int) -> int:
         """The highest of all processes' values."""
         return int(self.accelerator.gather(torch.tensor([value], device=self.args.device)).max())
 
     def move(self, step: int) -> str:
         """What early stop means by the validations up to ``step``; see :attr:`Plan.next_move`."""
-        move: str = self.agreed(self.plan.next_move(step, self.metrics.validation))
+        move: str = self.broadcast_from_main(self.plan.next_move(step, self.metrics.validation))
         return move
 
     # what a step computes
@@ -180,7 +184,7 @@ class TwinTrainer(SFTTrainer):
         scaler = self.accelerator.scaler
         if scaler is not None:
             scaler.unscale_(self.optimizer.optimizer)  # accelerate does it under autocast only
-        norm = whole(super()._clip_grad_norm(model))
+        norm = unshard(super()._clip_grad_norm(model))
         # an overflow in float16: the scaler skips this step and halves the scale
         self.step_grad_norm = float(norm) if scaler is None or torch.isfinite(norm) else None
         return norm
@@ -239,7 +243,7 @@ class TwinTrainer(SFTTrainer):
         step = self.state.global_step
         Trainer._save_checkpoint(self, model, trial)  # SFTTrainer's own only adds a model card
         self.accelerator.wait_for_everyone()
-        if self.leads:
+        if self.is_main_process:
             checkpoints.mark_complete(checkpoints.checkpoint_folder(self.root, step))
             best = best_step(self.metrics.validation)
             checkpoints.remove_all_but(self.root, {step} | ({best} if best is not None else set()))
@@ -247,12 +251,12 @@ class TwinTrainer(SFTTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the adapters, whole."""
         adapters = whole_adapters(self.model) if self._sharded else None
-        if self.leads:
+        if self.is_main_process:
             self._save(output_dir, state_dict=adapters)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        state = whole(self.optimizer.state_dict())
-        if self.leads:
+        state = unshard(self.optimizer.state_dict())
+        if self.is_main_process:
             torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
@@ -263,14 +267,14 @@ class TwinTrainer(SFTTrainer):
         if is_paged(self.optimizer):
             load_paged_state(self.optimizer, state)
         else:
-            self.optimizer.load_state_dict(parted_state(state, self.optimizer))
+            self.optimizer.load_state_dict(shard_optimizer_state(state, self.optimizer))
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         adapters = {name.replace(".default.", "."): value for name, value in self.model.named_parameters()
                     if value.requires_grad}
         weights = {
-            name: like(value, adapters[name]) if name in adapters else value
+            name: shard_like(value, adapters[name]) if name in adapters else value
             for name, value in load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors").items()
         }
         outcome = set_peft_model_state_dict(self.model, weights)
@@ -320,7 +324,7 @@ class _Events(TrainerCallback):
                 "memory_bytes": memory_bytes(trainer.plan.device),
             },
         )
-        if trainer.leads:
+        if trainer.is_main_process:
             trainer.plan.on_step(step, trainer.plan.steps, eta)
         ends = False
         if step in self._validations:
@@ -330,7 +334,7 @@ class _Events(TrainerCallback):
             ends = trainer.plan.train.early_stopping and trainer.move(step) != "train"
             control.should_save = True
         overdue = time.monotonic() - self._saved > CHECKPOINT_SECONDS
-        cancelled, overdue = trainer.agreed((trainer.plan.cancelled(), overdue))
+        cancelled, overdue = trainer.broadcast_from_main((trainer.plan.cancelled(), overdue))
         ends |= cancelled
         control.should_save |= cancelled or overdue
         if control.should_save:

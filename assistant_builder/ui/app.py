@@ -10,26 +10,32 @@ from typing import Any
 
 import gradio as gr
 
-from assistant_builder.access.passwords import PasswordHash
-from assistant_builder.access.rules import Access
 from assistant_builder.chat.client import WorkerPool
 from assistant_builder.shelf import empty_bin
-from assistant_builder.ui.chat_tab import ChatTab
-from assistant_builder.ui.data_tab import DataTab
-from assistant_builder.ui.entries import read_shelf
-from assistant_builder.ui.evaluate_tab import EvaluateTab
-from assistant_builder.ui.export_tab import ExportTab
-from assistant_builder.ui.home import NEW_STUDY, Home
-from assistant_builder.ui.markup import Markup
-from assistant_builder.ui.own_folder import uploads_folder
-from assistant_builder.ui.plan_tab import PlanTab
-from assistant_builder.ui.pulse import ASK_EVERY_SECOND, FOLLOW_ID, REMEMBER_DRAWN
-from assistant_builder.ui.report_tab import ReportTab
-from assistant_builder.ui.sections import Look, Page, Section, refresh
+from assistant_builder.ui.chat.tab import ChatTab
+from assistant_builder.ui.data.tab import DataTab
+from assistant_builder.ui.evaluate.tab import EvaluateTab
+from assistant_builder.ui.export.tab import ExportTab
+from assistant_builder.ui.home.study_list import read_shelf
+from assistant_builder.ui.home.tab import NEW_STUDY, Home
+from assistant_builder.ui.html import Markup
+from assistant_builder.ui.plan.tab import PlanTab
+from assistant_builder.ui.refresh import (
+    ASK_EVERY_SECOND,
+    FOLLOW_ID,
+    REMEMBER_DRAWN,
+    LiveRegion,
+    Page,
+    StudyView,
+    refresh,
+)
+from assistant_builder.ui.report.tab import ReportTab
 from assistant_builder.ui.server import Serving, serve_page
-from assistant_builder.ui.snapshots import all_trained
-from assistant_builder.ui.train_tab import TrainTab
-from assistant_builder.ui.views.study import damaged, no_study, picker_label, study_strip
+from assistant_builder.ui.study_snapshot import all_trained, damaged, no_study, picker_label, study_strip
+from assistant_builder.ui.train.tab import TrainTab
+from assistant_builder.ui.uploads import uploads_folder
+from assistant_builder.web.access import Access
+from assistant_builder.web.passwords import PasswordHash
 
 TABS = ("data", "plan", "train", "evaluate", "chat", "report", "export")
 LIST_SECONDS = 5.0
@@ -76,8 +82,8 @@ def build_app(pool: WorkerPool | None = None) -> Page:
             with gr.Tabs(elem_id="ab-tabs") as tabs:
                 steps = Steps(pool)
         sections = [
-            Section("frame", [shelf, study, picker, home_button], _frame_mark, _draw_frame),
-            Section("strip", [strip], lambda look: look.mark, _draw_strip),
+            LiveRegion("frame", [shelf, study, picker, home_button], _frame_mark, _draw_frame),
+            LiveRegion("strip", [strip], lambda look: look.mark, _draw_strip),
             *home.sections(), *steps.sections(),
         ]
         home.wire(picker, tabs)
@@ -119,14 +125,14 @@ class Steps:
                             f"Next: {following.capitalize()} →", visible=False, elem_id=f"ab-to-{following}"
                         )
 
-    def sections(self) -> list[Section]:
+    def sections(self) -> list[LiveRegion]:
         """What follows the study."""
-        found = [Section("steps", [*self.opened.values(), *self.onward.values()], _steps_mark, self._draw)]
+        found = [LiveRegion("steps", [*self.opened.values(), *self.onward.values()], _steps_mark, self._draw)]
         for tab in self.tabs.values():
             found += tab.sections()
         return found
 
-    def _draw(self, look: Look) -> Sequence[Any]:
+    def _draw(self, look: StudyView) -> Sequence[Any]:
         ready = ready_steps(look)
         return [*(gr.update(interactive=name in ready) for name in self.opened),
                 *(gr.update(visible=name in ready) for name in self.onward)]
@@ -147,7 +153,7 @@ class Steps:
             tab.select(None, None, None, js=_REMEMBER_TAB.format(name))
 
 
-def ready_steps(look: Look) -> set[str]:
+def ready_steps(look: StudyView) -> set[str]:
     """The steps that can be opened: those before, and the next one once what it needs is there."""
     if look.study is None:
         return {"data"}
@@ -159,7 +165,7 @@ def ready_steps(look: Look) -> set[str]:
     return ready
 
 
-def _steps_mark(look: Look) -> str:
+def _steps_mark(look: StudyView) -> str:
     return " ".join(sorted(ready_steps(look)))
 
 
@@ -169,25 +175,25 @@ def _choices_at(tick: int) -> list[tuple[str, str]]:
     return choices()
 
 
-def _frame_mark(look: Look) -> str:
+def _frame_mark(look: StudyView) -> str:
     return "home" if look.name is None else repr(_choices_at(int(time.monotonic() / LIST_SECONDS)))
 
 
-def _draw_frame(look: Look) -> Sequence[Any]:
+def _draw_frame(look: StudyView) -> Sequence[Any]:
     if look.name is None:
         return [gr.update(visible=True), *[gr.update(visible=False)] * 3]
     return [gr.update(visible=False), gr.update(visible=True), gr.update(visible=True, choices=choices()),
             gr.update(visible=True)]
 
 
-def _draw_strip(look: Look) -> Sequence[Any]:
+def _draw_strip(look: StudyView) -> Sequence[Any]:
     if look.study is not None and look.snapshot is not None:
         return [study_strip(look.snapshot)]
     return [damaged(look.name or "", look.error) if look.error else no_study()]
 
 
 def _follow(
-    demo: gr.Blocks, picker: gr.Dropdown, home_button: gr.Button, tabs: gr.Tabs, steps: Steps, sections: list[Section]
+    demo: gr.Blocks, picker: gr.Dropdown, home_button: gr.Button, tabs: gr.Tabs, steps: Steps, sections: list[LiveRegion]
 ) -> None:
     """Keep everything up to date with the chosen study, and the choice in the address of the page."""
     # What was drawn is kept where it was drawn: answers that overtake each other then mend themselves at the next tick.
@@ -229,7 +235,7 @@ def chosen(asked: str | None, names: Sequence[str]) -> str | None:
 
 def opening_tab(name: str | None, asked: str | None) -> str:
     """The tab that the page opens on: the one of its address, where that can be opened."""
-    return asked if asked is not None and asked in ready_steps(Look(name)) else "data"
+    return asked if asked is not None and asked in ready_steps(StudyView(name)) else "data"
 
 
 def launch(access: Access) -> None:

@@ -1,20 +1,35 @@
-"""Uploads: limited in size and number, each in a folder that nobody can guess, and nothing left of one that fails.
+"""A folder of this server's own for what it offers and what is uploaded; it goes with the process.
+
+Gradio would keep uploads of all its servers on a machine, and of all their users, in one folder. Ours nobody else may
+enter. What a server that was killed left behind goes when the next one starts.
+
+Uploads: limited in size and number, each in a folder that nobody can guess, and nothing left of one that fails.
 
 It stands where gradio has its own, which knows no limit but that of one file, names the folders by content, and keeps
 what came of an upload that broke off.
+
+Files of a study as downloads.
+
+The page serves no study folder: what is offered is copied into a folder of the page's own, which goes with the process.
 """
 
 from __future__ import annotations
 
+import atexit
 import errno
+import functools
+import hashlib
+import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import anyio
 import gradio as gr
+from filelock import FileLock, Timeout
 from gradio.route_utils import GradioMultiPartParser
 from gradio.routes import file_upload_statuses
 from starlette.datastructures import UploadFile
@@ -22,9 +37,55 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from assistant_builder.access.limits import SIZE_VARIABLE, Limits, shown_size
-from assistant_builder.access.ownership import UPLOAD_PREFIX, new_upload_name
-from assistant_builder.access.sessions import SESSION
+from assistant_builder.atomic_io import write_bytes
+from assistant_builder.ui.study_snapshot import stamp
+from assistant_builder.web.request_limits import SIZE_VARIABLE, Limits, shown_size
+from assistant_builder.web.sessions import SESSION, UPLOAD_PREFIX, new_upload_name
+
+PREFIX = "assistant-builder-page-"
+_LOCK = ".in-use"
+_NEW_SECONDS = 60.0
+_held: list[FileLock] = []
+
+
+@functools.cache
+def own_folder() -> Path:
+    """The folder; made when it is first asked for."""
+    sweep()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))  # readable by its owner alone
+    lock = FileLock(folder / _LOCK)
+    lock.acquire()
+    _held.append(lock)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def uploads_folder() -> Path:
+    """Where uploads and gradio's copies of offered files go; gradio is told so by its environment variable.
+
+    Call it before components are built: they note the folder then.
+    """
+    folder = own_folder().resolve() / "files"
+    folder.mkdir(exist_ok=True)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    return folder
+
+
+def sweep() -> int:
+    """Remove the folders of servers that are gone; returns how many there were."""
+    removed = 0
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        try:
+            ours = not folder.is_symlink() and folder.stat().st_uid == os.getuid() if os.name == "posix" else True
+            if not ours or time.time() - folder.stat().st_mtime < _NEW_SECONDS:
+                continue
+            with FileLock(folder / _LOCK, timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)
+                removed += 1
+        except (OSError, Timeout):  # in use, or somebody else removes it
+            continue
+    return removed
+
 
 PATH = "/gradio_api/upload"
 _FRAME_BYTES = 64 * 1024
@@ -157,3 +218,47 @@ async def _at_most(request: Request, most: int) -> AsyncGenerator[bytes, None]:
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def offer(path: Path, name: str) -> str | None:
+    """A copy of a file for download, None where there is no such file.
+
+    Args:
+        path: The file.
+        name: What the download is called.
+    """
+    if not path.is_file():
+        return None
+    copy = own_folder() / stamp([path]) / name
+    if not copy.exists():
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, copy)
+    return str(copy)
+
+
+def new_folder() -> Path:
+    """A folder of the page's own for a file that is made here, such as edited rows; it goes with the process."""
+    return Path(tempfile.mkdtemp(dir=own_folder()))
+
+
+def offer_bytes(content: bytes, name: str) -> str:
+    """Content made for download.
+
+    Args:
+        content: The bytes of the file.
+        name: What the download is called.
+    """
+    copy = own_folder() / hashlib.sha256(content).hexdigest()[:16] / name
+    if not copy.exists():
+        write_bytes(copy, content)
+    return str(copy)
+
+
+def offer_text(text: str, name: str) -> str:
+    """A text as a file for download.
+
+    Args:
+        text: Its content.
+        name: What the download is called.
+    """
+    return offer_bytes(text.encode("utf-8", errors="backslashreplace"), name)

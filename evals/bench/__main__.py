@@ -14,10 +14,10 @@ from typing import Any
 
 from rich.console import Console
 
+from assistant_builder.atomic_io import write_json, write_text
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.files import write_json, write_text
-from assistant_builder.planning.machines import this_machine
+from assistant_builder.planning.hardware import this_machine
 from evals.bench import factory, picture, table
 from evals.bench.contenders import CONTENDERS, DIFFERENCES, NAMES, Contender
 from evals.bench.job import Job, make_job

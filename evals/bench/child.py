@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.files import write_json
-from assistant_builder.models.prompts import Prompter
+from assistant_builder.atomic_io import write_json
+from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.worker import prepare_libraries
 from evals.bench.contenders import EVERYONE, Contender
 from evals.bench.job import Job
@@ -55,7 +55,7 @@ def measure(job: Job, contender: Contender) -> dict[str, Any]:
         else:
             tuned = contender.family == "tuned"
             trained = trl_scripts.train(job, contender.arm, Path(scratch), watch, device, tuned=tuned)
-    prompter = Prompter.load(job.folder)
+    prompter = ChatTokenizer.load(job.folder)
     held = [example for pair in job.validation for example in prompter.examples(pair, job.train.max_length)]
     first = job.warmup_steps
     tokens = [after - before for before, after in zip([0, *trained.tokens], trained.tokens, strict=False)]

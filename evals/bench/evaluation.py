@@ -19,17 +19,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.atomic_io import read_jsonl, write_json
 from assistant_builder.child_process import python_command
 from assistant_builder.errors import EvaluationError
-from assistant_builder.files import read_jsonl, write_json
 from assistant_builder.models.catalog import resolve
-from assistant_builder.models.fetching import fetch
-from assistant_builder.models.prompts import Prompter
-from assistant_builder.models.trust import allows_code
-from assistant_builder.planning.machines import this_machine
+from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.models.download import fetch
+from assistant_builder.models.remote_code import allows_code
+from assistant_builder.planning.hardware import this_machine
 from assistant_builder.study import Study
 from assistant_builder.worker import child_environment, prepare_libraries
-from evals.plan import ASKED
+from evals.work_items import EXTRA_TASK_CELLS
 
 _ONE_AT_A_TIME = 12
 """Questions answered one at a time in a round: enough to tell tokens a second."""
@@ -39,12 +39,12 @@ PARTS = ["answering", "cells", "switching"]
 
 def answering(study: Study, base: Path, items: Sequence[dict[str, Any]], rounds: int) -> list[dict[str, float]]:
     """Tokens a second of the 16-bit assistant, one question at a time and many together, round by round."""
-    from assistant_builder.chat.generating import by_generate
-    from assistant_builder.chat.session import Sampling
+    from assistant_builder.inference.generate import generate_with_transformers
+    from assistant_builder.inference.session import Sampling
     from evals.cells import CELL_SPECS, Variant, load_cells
-    from evals.harness import reader
+    from evals.lm_eval_model import reader
 
-    prompter = Prompter.load(base)
+    prompter = ChatTokenizer.load(base)
     longest = study.config.eval.max_new_tokens
     ids = [prompter.split_ids(item["prompt"], "")[0] for item in items]
     found: list[dict[str, float]] = []
@@ -52,7 +52,7 @@ def answering(study: Study, base: Path, items: Sequence[dict[str, Any]], rounds:
         for _ in range(rounds + 1):  # the first is for warming up
             began, tokens = time.perf_counter(), 0
             for prompt in ids[:_ONE_AT_A_TIME]:
-                tokens += len(list(by_generate(cell.model, prompter, prompt, longest, Sampling(), threading.Event())))
+                tokens += len(list(generate_with_transformers(cell.model, prompter, prompt, longest, Sampling(), threading.Event())))
             alone = tokens / (time.perf_counter() - began)
             together: dict[int, list[int]] = {}
             began = time.perf_counter()
@@ -113,15 +113,15 @@ def lm_eval_run(study: Study, bases: dict[str, Path], cell: str, items: int, scr
 def score_four(study: Study, base: Path, items: Sequence[dict[str, Any]]) -> None:
     """Score the four main cells through lm-eval, as the evaluation does."""
     from evals.cells import CELL_SPECS, Variant, load_cells
-    from evals.harness import StudyLM
-    from evals.tasks import run_own_tasks, write_tasks
+    from evals.lm_eval_model import StudyLM
+    from evals.tasks.held_out import run_own_tasks, write_tasks
 
-    prompter = Prompter.load(base)
+    prompter = ChatTokenizer.load(base)
     with tempfile.TemporaryDirectory() as scratch:
         shortened = Study(Path(scratch) / study.name)
         shortened.write_config(study.config)
         tasks = write_tasks(shortened, items)
-        for cell in load_cells(study, base, [Variant(CELL_SPECS[name]) for name in ASKED]):
+        for cell in load_cells(study, base, [Variant(CELL_SPECS[name]) for name in EXTRA_TASK_CELLS]):
             lm = StudyLM(cell.model, prompter, own_tasks=(tasks.nll, tasks.generation), answering=True,
                          batch_size=study.config.eval.batch_size, max_new_tokens=study.config.eval.max_new_tokens,
                          tick=lambda kind, count: None)
@@ -134,7 +134,7 @@ def four_cells(study: Study, base: Path, items: int, rounds: int) -> list[dict[s
     with tempfile.TemporaryDirectory() as scratch:
         bases = {"float16": base, "4-bit": stored_in_4_bits(study, base, Path(scratch) / "4-bit")}
         for _ in range(rounds):
-            fresh = sum(lm_eval_run(study, bases, cell, items, Path(scratch)) for cell in ASKED)
+            fresh = sum(lm_eval_run(study, bases, cell, items, Path(scratch)) for cell in EXTRA_TASK_CELLS)
             began = time.perf_counter()
             _run(["-m", "evals.bench.evaluation", str(study.folder), "--items", str(items), "--only-score"])
             found.append({"lm_eval": fresh, "ours": time.perf_counter() - began})
@@ -143,7 +143,7 @@ def four_cells(study: Study, base: Path, items: int, rounds: int) -> list[dict[s
 
 def switching(study: Study, rounds: int) -> list[dict[str, float]]:
     """Seconds until the chat can ask the 16-bit assistant, and then the base under it, round by round."""
-    from assistant_builder.chat.session import BASE, ChatSession
+    from assistant_builder.inference.session import BASE, ChatSession
     from assistant_builder.models import loading
 
     found = []

@@ -13,8 +13,8 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.errors import EvaluationError
-from assistant_builder.files import read_json, write_json
 from evals.bench.contenders import OPTIONAL, Contender
 
 if TYPE_CHECKING:

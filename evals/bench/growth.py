@@ -23,6 +23,7 @@ from typing import Any
 
 import psutil
 
+from assistant_builder.atomic_io import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.child_process import python_command
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import (
@@ -35,12 +36,11 @@ from assistant_builder.data import (
     split_pairs,
 )
 from assistant_builder.errors import EvaluationError
-from assistant_builder.files import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.planning.planner import plan_study
 from assistant_builder.worker import child_environment
 from evals.compare import paired_comparison
 from evals.readme import write_part
-from evals.report.wording import size
+from evals.report.format import size
 
 README = Path(__file__).with_name("GROWTH.md")
 ROWS = (100, 1_000, 10_000)
@@ -88,12 +88,12 @@ def measure(file: Path | None, rows: int, length: int) -> dict[str, Any]:
         take}``.
     """
     from assistant_builder.models.bundled import ensure_base_model
+    from assistant_builder.models.chat_template import ChatTokenizer
     from assistant_builder.models.embedding import Embedder
-    from assistant_builder.models.prompts import Prompter
     from assistant_builder.training.schedule import sample_order
 
     config = StudyConfig()
-    prompter, embedder = Prompter.load(ensure_base_model()), Embedder.load()
+    prompter, embedder = ChatTokenizer.load(ensure_base_model()), Embedder.load()
     embedder.encode(["what is loaded only when it is used"])
     seconds: dict[str, float] = {}
     held = psutil.Process().memory_info().rss

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.config import ModelConfig, StudyConfig, TrainConfig
 from assistant_builder.data import Pair, prepare
 from assistant_builder.errors import DataError
-from assistant_builder.files import read_json, write_json
 from assistant_builder.models.catalog import resolve
-from assistant_builder.models.fetching import fetch
-from assistant_builder.models.prompts import Example, Prompter
-from assistant_builder.models.trust import allows_code
-from assistant_builder.planning.machines import this_machine
+from assistant_builder.models.chat_template import ChatTokenizer, Example
+from assistant_builder.models.download import fetch
+from assistant_builder.models.remote_code import allows_code
+from assistant_builder.planning.hardware import this_machine
 
 _SEED = 0
 """Of the choice of pairs; the same in every round."""
@@ -47,7 +47,7 @@ class Job:
         """Optimizer steps of a run, warm-up included."""
         return len(self.pairs) // self.train.batch_size
 
-    def examples(self, prompter: Prompter) -> list[Example]:
+    def examples(self, prompter: ChatTokenizer) -> list[Example]:
         """The training pairs as token sequences."""
         return [example for pair in self.pairs for example in prompter.examples(pair, self.train.max_length)]
 
@@ -93,7 +93,7 @@ def make_job(config: StudyConfig, *, warmup_steps: int, timed_steps: int, valida
     steps = warmup_steps + timed_steps
     folder = fetch(resolve(config.model.base, trust_remote_code=allows_code(config.model)),
                    revision=config.model.revision, trust_remote_code=allows_code(config.model))
-    prompter = Prompter.load(folder)
+    prompter = ChatTokenizer.load(folder)
     source = Path(config.data.source)
     split = prepare(source, config.data, tokenizer=prompter, max_length=config.train.max_length).split
     train = config.train.model_copy(update={"epochs": 1.0, "max_steps": steps, "evaluations": 1})
@@ -115,7 +115,7 @@ def make_job(config: StudyConfig, *, warmup_steps: int, timed_steps: int, valida
                tuple(rng.sample(validation, min(validation_pairs, len(validation)))))
 
 
-def _comparable(pairs: Sequence[Pair], prompter: Prompter, max_length: int) -> list[Pair]:
+def _comparable(pairs: Sequence[Pair], prompter: ChatTokenizer, max_length: int) -> list[Pair]:
     """Pairs that every contender trains on in the same way: one answer, and no token cut off."""
     return [
         pair for pair in pairs

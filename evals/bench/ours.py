@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from assistant_builder.atomic_io import read_jsonl
 from assistant_builder.config import Arm, StudyConfig
-from assistant_builder.files import read_jsonl
 from assistant_builder.models import loading
-from assistant_builder.models.prompts import Prompter
-from assistant_builder.planning.grading import plan_run
-from assistant_builder.training.arguments import Plan
+from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.planning.memory_check import plan_run
 from assistant_builder.training.schedule import sample_order
+from assistant_builder.training.sft_config import TrainingRun, twin
 from assistant_builder.training.trainer import TwinTrainer
-from assistant_builder.training.twin import twin
 from evals.bench.job import Job
 from evals.bench.ruler import Trained
 from evals.bench.stopwatch import Stopwatch
@@ -31,7 +30,7 @@ def train(job: Job, arm: Arm, scratch: Path, watch: Stopwatch) -> Trained:
         watch: Stamps the steps.
     """
     settings = twin(StudyConfig(model=job.model, train=job.train))[arm]
-    prompter = Prompter.load(job.folder)
+    prompter = ChatTokenizer.load(job.folder)
     examples = job.examples(prompter)
     sequences = [(len(example.input_ids), sum(example.supervised)) for example in examples]
     order = sample_order([length for length, _ in sequences], job.train)
@@ -40,7 +39,7 @@ def train(job: Job, arm: Arm, scratch: Path, watch: Stopwatch) -> Trained:
     spec = loading.base_spec(job.model, job.folder, settings.base_storage)
     base = loading.load_base(spec)
     model = loading.add_adapter(base, job.train, job.train.seed)
-    plan = Plan(
+    plan = TrainingRun(
         train=job.train, train_examples=examples,
         validation_examples=examples[:1],  # the trainer insists on a validation; it comes after the last stamp
         folder=scratch, device=spec.device, gradient_checkpointing=method.checkpointing, hold=method.held,

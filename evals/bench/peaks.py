@@ -15,19 +15,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.child_process import python_command
 from assistant_builder.config import ARMS, StudyConfig
 from assistant_builder.errors import EvaluationError
-from assistant_builder.files import read_json, write_json
-from assistant_builder.planning.activations import Batch
-from assistant_builder.planning.grading import prediction
-from assistant_builder.planning.machines import this_machine
+from assistant_builder.planning.hardware import this_machine
+from assistant_builder.planning.load_architecture import architecture_of
+from assistant_builder.planning.memory import Batch
+from assistant_builder.planning.memory_check import prediction
 from assistant_builder.planning.plan import Lengths, Plan
-from assistant_builder.planning.sources import architecture_of
 from assistant_builder.worker import child_environment, prepare_libraries
 from evals.founding import README
 from evals.readme import write_part
-from evals.report.wording import percent, signed_percent, size
+from evals.report.format import percent, signed_percent, size
 
 BATCHES = (1, 4, 8)
 LENGTHS = (128, 512)
@@ -86,18 +86,17 @@ def measure(case: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """
     from assistant_builder.models import loading
     from assistant_builder.models.catalog import resolve
-    from assistant_builder.models.fetching import fetch
-    from assistant_builder.models.prompts import Example, Prompter
-    from assistant_builder.training.arguments import Plan
+    from assistant_builder.models.chat_template import ChatTokenizer, Example
+    from assistant_builder.models.download import fetch
     from assistant_builder.training.progress import memory_bytes, peak_memory_bytes
+    from assistant_builder.training.sft_config import TrainingRun, twin
     from assistant_builder.training.trainer import TwinTrainer
-    from assistant_builder.training.twin import twin
 
     imports_bytes = memory_bytes("cpu")
     config = config_of(case, changes)
     settings = twin(config)[case["arm"]]
     folder = fetch(resolve(config.model.base))
-    prompter = Prompter.load(folder)
+    prompter = ChatTokenizer.load(folder)
     spec = loading.base_spec(config.model, folder, settings.base_storage)
     base = loading.load_base(spec)
     base_bytes, parameters = loading.model_bytes(base), loading.count_parameters(base)
@@ -106,7 +105,7 @@ def measure(case: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     length = case["length"]
     example = Example(tuple(range(1000, 1000 + length)), tuple(place >= length // 2 for place in range(length)))
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = TwinTrainer(model, Plan(
+        trainer = TwinTrainer(model, TrainingRun(
             train=settings.train, train_examples=[example] * case["batch"] * _STEPS, validation_examples=[example],
             folder=Path(scratch), device=spec.device, gradient_checkpointing=case["checkpointing"] == "on",
             hold=spec.device == "cpu",
@@ -153,7 +152,7 @@ def table(runs: Sequence[dict[str, Any]], changes: dict[str, Any]) -> str:
 
 def trainer_events(folder: Path) -> list[dict[str, Any]]:
     """Events of ``metrics.jsonl``."""
-    from assistant_builder.files import read_jsonl
+    from assistant_builder.atomic_io import read_jsonl
 
     return read_jsonl(folder / "metrics.jsonl")
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import psutil
 
+from assistant_builder.atomic_io import read_json
 from assistant_builder.child_process import python_command
 from assistant_builder.errors import EvaluationError
-from assistant_builder.files import read_json
 from assistant_builder.provenance import PACKAGES
 from assistant_builder.worker import child_environment
 from evals.bench.contenders import Contender, interleaved

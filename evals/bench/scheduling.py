@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from assistant_builder.atomic_io import write_text
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.files import write_text
 from assistant_builder.jobs.connection import Keeper, connect
 from assistant_builder.jobs.room import Ask
 from assistant_builder.study import Study

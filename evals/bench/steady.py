@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.atomic_io import read_jsonl
 from assistant_builder.errors import AssistantBuilderError, EvaluationError
-from assistant_builder.files import read_jsonl
 from assistant_builder.study import Study
 
 

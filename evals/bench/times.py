@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.atomic_io import read_json, read_jsonl, write_json
 from assistant_builder.config import ARMS, StudyConfig
 from assistant_builder.errors import EvaluationError
-from assistant_builder.files import read_json, read_jsonl, write_json
 from assistant_builder.jobs.steps import command
-from assistant_builder.planning.extrapolation import MEASURED_STEPS, Ahead, extrapolated_seconds
-from assistant_builder.planning.grading import PLAN_FILE
+from assistant_builder.planning.memory_check import PLAN_FILE
+from assistant_builder.planning.training_time import MEASURED_STEPS, WorkRemaining, extrapolated_seconds
 from assistant_builder.study import Study, home
 from assistant_builder.worker import child_environment
 from evals.founding import README
 from evals.readme import write_part
-from evals.report.wording import count, percent, signed_percent
+from evals.report.format import count, percent, signed_percent
 
 SHIPPED = Path(__file__).resolve().parents[2] / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
 SHAPES: dict[str, dict[str, Any]] = {
@@ -57,7 +57,7 @@ def told_seconds(run: Mapping[str, Any]) -> float:
         steps += event["event"] == "step"
         if steps == MEASURED_STEPS:
             break
-    told = extrapolated_seconds(seen, Ahead(**run["ahead"]))
+    told = extrapolated_seconds(seen, WorkRemaining(**run["ahead"]))
     assert told is not None  # runs of fewer steps are left out
     return told
 

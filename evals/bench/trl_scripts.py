@@ -18,7 +18,7 @@ from trl import SFTConfig, SFTTrainer
 
 from assistant_builder.config import Arm
 from assistant_builder.data import Pair
-from assistant_builder.models.prompts import Prompter
+from assistant_builder.models.chat_template import ChatTokenizer
 from evals.bench.job import Job
 from evals.bench.ruler import Trained
 from evals.bench.stopwatch import Stopwatch
@@ -83,7 +83,7 @@ def train(job: Job, arm: Arm, scratch: Path, watch: Stopwatch, device: str, *, t
 
 
 def _batches_of_similar_length(job: Job) -> list[Pair]:
-    prompter = Prompter.load(job.folder)
+    prompter = ChatTokenizer.load(job.folder)
     pairs = sorted(job.pairs, key=prompter.count_tokens)
     size = job.train.batch_size
     batches = [pairs[at : at + size] for at in range(0, len(pairs), size)]

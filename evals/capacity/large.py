@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from assistant_builder.config import StudyConfig
-from assistant_builder.planning.machines import CARDS
-from assistant_builder.planning.method import Fit, MethodPlan
-from assistant_builder.planning.plan import Lengths, Plan
+from assistant_builder.planning.hardware import CARDS
+from assistant_builder.planning.load_architecture import architecture_of
+from assistant_builder.planning.memory import choose_spread, per_device_batch_size, shared
+from assistant_builder.planning.plan import Fit, Lengths, MethodPlan, Plan
 from assistant_builder.planning.planner import ASSUMED_PAIRS
-from assistant_builder.planning.sources import architecture_of
-from assistant_builder.planning.spreading import choose_spread, micro_rows, shared
 
 MODEL = "llama-3.3-70b-instruct"
 DEVICES = 8
@@ -80,7 +79,7 @@ def gather_seconds(plan: Plan, method: MethodPlan) -> float:
     if method.shards == 1:
         return 0.0
     train = plan.config.train
-    micro_batches = method.work.steps * train.batch_size / DEVICES / micro_rows(train, DEVICES)
+    micro_batches = method.work.steps * train.batch_size / DEVICES / per_device_batch_size(train, DEVICES)
     passes = 3 if method.checkpointing else 2
     foreign = method.weights_bytes * (DEVICES - 1) / DEVICES
     return micro_batches * passes * foreign / GATHERED_PER_SECOND[plan.machine.name]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from assistant_builder.jobs import cluster
-from assistant_builder.ui.entries import KEPT_ENTRIES
+from assistant_builder.ui.home.study_list import KEPT_ENTRIES
 from evals.capacity.assumptions import DAY_SECONDS, Assumptions
 from evals.capacity.measured import Measured
 from evals.capacity.store import kept_bytes, read_bytes, study_requests, written_bytes

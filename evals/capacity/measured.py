@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.errors import EvaluationError, StudyError
-from assistant_builder.files import read_json, write_json
 
 MEASURED = Path(__file__).with_name("measured.json")
 STEPS = ("data", "data-embed", "train-lora", "train-qlora", "evaluate", "report")

@@ -16,14 +16,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.errors import EvaluationError
-from assistant_builder.files import read_json, read_jsonl
 from assistant_builder.models.catalog import resolve
-from assistant_builder.models.fetching import fetch
-from assistant_builder.models.trust import allows_code
+from assistant_builder.models.download import fetch
+from assistant_builder.models.remote_code import allows_code
 from assistant_builder.steps import arm_runs, split_run
 from assistant_builder.study import Study
-from assistant_builder.ui.entries import KEPT_ENTRIES, read_shelf
+from assistant_builder.ui.home.study_list import KEPT_ENTRIES, read_shelf
 from evals.capacity.measured import KINDS, Measured, Scheduling, StepFigures
 
 LISTED = 200

@@ -27,7 +27,7 @@ from evals.capacity.store import (
     study_requests,
     written_bytes,
 )
-from evals.report.wording import count, duration, money, percent, plural, rough, size
+from evals.report.format import count, duration, money, percent, plural, size, two_significant_digits
 from evals.simulate.tables import table
 
 NOT_MEASURED = (
@@ -133,7 +133,7 @@ def requests_table(measured: Measured, assumptions: Assumptions) -> str:
 
 
 def _three(requests: Requests) -> tuple[str, str, str]:
-    reads, writes, looks = (rough(value) for value in (requests.reads, requests.writes, requests.looks))
+    reads, writes, looks = (two_significant_digits(value) for value in (requests.reads, requests.writes, requests.looks))
     return reads, writes, looks
 
 
@@ -148,7 +148,7 @@ def limits_table(measured: Measured, assumptions: Assumptions, nodes: int) -> st
 
 
 def _studies(value: float) -> str:
-    return rough(value) if value < 10 else count(float(f"{value:.3g}"))
+    return two_significant_digits(value) if value < 10 else count(float(f"{value:.3g}"))
 
 
 def large_table() -> str:

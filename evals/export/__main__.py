@@ -10,11 +10,11 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 
+from assistant_builder.error_translation import ran_out_of_memory
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ResourceError
-from assistant_builder.mishaps import ran_out_of_memory
+from assistant_builder.redaction import without_tokens
 from assistant_builder.steps import process_mark
 from assistant_builder.study import Study
-from assistant_builder.tokens import without_tokens
 from assistant_builder.worker import prepare_libraries
 from evals.export.job import ExportJob, JobRecord
 from evals.export.kinds import FORMATS, Kind

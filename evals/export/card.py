@@ -10,17 +10,17 @@ from typing import Any
 import jinja2
 
 from assistant_builder import __version__
+from assistant_builder.atomic_io import read_json
 from assistant_builder.data.card import fenced, inline, table
-from assistant_builder.files import read_json
 from assistant_builder.models.catalog import ModelRef, resolve
-from assistant_builder.models.trust import allows_code
+from assistant_builder.models.remote_code import allows_code
 from assistant_builder.study import Study
 from evals.export.kinds import Kind
 from evals.export.rescore import FLOAT16_MAX, Rescore
 from evals.export.snippets import Snippet
 from evals.report.contrasts import HEADLINE
-from evals.report.reading import is_compared, lead_pair
-from evals.report.wording import SHOWN, difference, duration, interval, number, plain, size
+from evals.report.format import SHOWN, difference, duration, interval, number, plain, size
+from evals.report.load import is_compared, lead_pair
 
 ARMS = {"qlora": "QLoRA (4-bit base)", "lora": "LoRA (16-bit base)"}
 DATA_CARD = "DATA.md"

@@ -12,7 +12,7 @@ from assistant_builder.study import Study
 from evals.export.job import ExportJob, JobRecord, follow
 from evals.export.kinds import Kind
 from evals.export.run import read_export
-from evals.report.wording import size
+from evals.report.format import size
 
 
 def export_to(

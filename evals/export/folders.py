@@ -13,8 +13,8 @@ from typing import Any
 
 import psutil
 
+from assistant_builder.atomic_io import read_json
 from assistant_builder.errors import AssistantBuilderError, ConfigError, ResourceError, StudyError
-from assistant_builder.files import read_json
 
 RECORD = "export.json"
 """What the folder is; written last, so that a folder without it is none of ours, or not whole."""

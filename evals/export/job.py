@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.atomic_io import read_json, write_json, write_text
 from assistant_builder.child_process import python_command
 from assistant_builder.errors import AssistantBuilderError, StudyError
-from assistant_builder.files import read_json, write_json, write_text
 from assistant_builder.steps import State, process_alive, process_mark
 from assistant_builder.study import Study
 from assistant_builder.worker import child_environment

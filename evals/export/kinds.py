@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from assistant_builder.atomic_io import read_json
 from assistant_builder.config import ARMS, Arm
 from assistant_builder.errors import StudyError
-from assistant_builder.files import read_json
-from assistant_builder.models.trust import allows_code
+from assistant_builder.models.remote_code import allows_code
 from assistant_builder.study import Study
 
 Format = Literal["adapter", "merged"]

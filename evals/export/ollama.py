@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from assistant_builder.data import Message
-from assistant_builder.models.prompts import Prompter
+from assistant_builder.models.chat_template import ChatTokenizer
 
 Turns = Sequence[tuple[str, str]]
 _SHOWN = 80
@@ -125,7 +125,7 @@ class Match:
     adds_bos: bool
 
 
-def recognise(prompter: Prompter, system: str) -> Match | None:
+def recognise(prompter: ChatTokenizer, system: str) -> Match | None:
     """Find the family of a chat template.
 
     Args:
@@ -158,7 +158,7 @@ def _system_slot(family: Family, text: str, system: str) -> str | None:
     return text[len(head):end] if text.startswith(head) and end >= len(head) else None
 
 
-def modelfile(match: Match | None, prompter: Prompter, *, system: str, title: str, varied: bool) -> str:
+def modelfile(match: Match | None, prompter: ChatTokenizer, *, system: str, title: str, varied: bool) -> str:
     """The Modelfile.
 
     Args:
@@ -192,7 +192,7 @@ def modelfile(match: Match | None, prompter: Prompter, *, system: str, title: st
     return "\n".join(lines) + "\n"
 
 
-def left_out(match: Match | None, prompter: Prompter, system: str) -> list[str]:
+def left_out(match: Match | None, prompter: ChatTokenizer, system: str) -> list[str]:
     """The values that the Modelfile leaves out, because Ollama would not read them back as they are.
 
     Args:
@@ -215,7 +215,7 @@ def left_out(match: Match | None, prompter: Prompter, system: str) -> list[str]:
     return sentences
 
 
-def _model_values(match: Match | None, prompter: Prompter, system: str) -> tuple[str | None, list[str]]:
+def _model_values(match: Match | None, prompter: ChatTokenizer, system: str) -> tuple[str | None, list[str]]:
     """System prompt and stops, as the model and the study have them."""
     if match is not None:
         return match.system, list(match.family.stops)

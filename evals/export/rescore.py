@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from assistant_builder.atomic_io import file_hash, read_json, read_jsonl
+from assistant_builder.error_translation import ran_out_of_memory
 from assistant_builder.errors import EvaluationError
-from assistant_builder.files import file_hash, read_json, read_jsonl
-from assistant_builder.mishaps import ran_out_of_memory
-from assistant_builder.models.prompts import Prompter
-from assistant_builder.models.trust import allows_code
+from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.models.remote_code import allows_code
 from assistant_builder.study import Study
 from evals.export.kinds import Kind
 
@@ -134,7 +134,7 @@ def rescore(study: Study, kind: Kind, base: Path, folder: Path, *, sample: int, 
     known = measured(study, kind)
     if known is None:
         return Rescore("not measured")
-    prompter = Prompter.load(folder)
+    prompter = ChatTokenizer.load(folder)
     chosen = spread(known.items, sample)
     _require_same_prompts(chosen, prompter, folder)
     try:
@@ -147,9 +147,9 @@ def rescore(study: Study, kind: Kind, base: Path, folder: Path, *, sample: int, 
 
 def _score_again(
     study: Study, kind: Kind, base: Path, folder: Path, known: Measured, chosen: Sequence[dict[str, Any]],
-    prompter: Prompter, tick: Tick,
+    prompter: ChatTokenizer, tick: Tick,
 ) -> Rescore:
-    from evals.harness import StudyLM
+    from evals.lm_eval_model import StudyLM
 
     model, dtype = _load(study, kind, base, folder, str(known.scores["compute_dtype"]))
     done = 0
@@ -209,7 +209,7 @@ def compare(
     )
 
 
-def _require_same_prompts(items: Sequence[Mapping[str, Any]], prompter: Prompter, folder: Path) -> None:
+def _require_same_prompts(items: Sequence[Mapping[str, Any]], prompter: ChatTokenizer, folder: Path) -> None:
     from assistant_builder.data import Message
 
     for item in items:

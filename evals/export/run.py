@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from assistant_builder import __version__
-from assistant_builder.chat.asking import context_tokens, default_system
+from assistant_builder.atomic_io import read_json, read_jsonl, write_json
+from assistant_builder.chat.ask import context_tokens, default_system
 from assistant_builder.data.card import inline
 from assistant_builder.errors import AssistantBuilderError, ResourceError
-from assistant_builder.files import read_json, read_jsonl, write_json
 from assistant_builder.models.catalog import resolve
-from assistant_builder.models.fetching import fetch
-from assistant_builder.models.folders import context_length
-from assistant_builder.models.prompts import Prompter
-from assistant_builder.models.template_date import asks_for_date
-from assistant_builder.models.trust import allows_code
+from assistant_builder.models.chat_template import ChatTokenizer, asks_for_date
+from assistant_builder.models.checkpoint_dir import context_length
+from assistant_builder.models.download import fetch
+from assistant_builder.models.remote_code import allows_code
 from assistant_builder.study import Study
 from evals.export import weights
 from evals.export.card import DATA_CARD, model_card, rescore_sentences, shareable_data_card, title
@@ -86,7 +85,7 @@ def _fill(study: Study, kind: Kind, folder: Path, sample: int, report: Report) -
     report(0, "Looking for the base model")
     ref = resolve(model.base, trust_remote_code=allows_code(model))
     base = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
-    prompter = Prompter.load(base, study.keep_template_date())
+    prompter = ChatTokenizer.load(base, study.keep_template_date())
     system = default_system(study)
     match = recognise(prompter, system)
     report(_LOADED, "Merging adapter and base" if kind.format == "merged" else "Copying the adapter")

@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.errors import ModelError
-from assistant_builder.files import file_hash, read_json
-from assistant_builder.models.folders import read_config, read_object
-from assistant_builder.models.prompts import Prompter
+from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.models.checkpoint_dir import read_config, read_object
 from assistant_builder.study import Study
 from evals.export.kinds import Kind
 
@@ -105,7 +105,7 @@ def _config(base: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
-def copy_tokenizer(base: Path, folder: Path, prompter: Prompter, *, adds_bos: bool | None) -> None:
+def copy_tokenizer(base: Path, folder: Path, prompter: ChatTokenizer, *, adds_bos: bool | None) -> None:
     """Write tokenizer and chat template as the study used them.
 
     Args:
@@ -127,7 +127,7 @@ def copy_tokenizer(base: Path, folder: Path, prompter: Prompter, *, adds_bos: bo
     _write_json(folder / "tokenizer_config.json", settings)
 
 
-def write_generation_config(base: Path, folder: Path, prompter: Prompter) -> None:
+def write_generation_config(base: Path, folder: Path, prompter: ChatTokenizer) -> None:
     """Write ``generation_config.json``: greedy, as evaluated, and ending where the assistant was taught to end."""
     path = base / "generation_config.json"
     config = read_object(path) if path.is_file() else {}

@@ -7,31 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.atomic_io import read_json, write_json, write_text
 from assistant_builder.config import ARMS, METRICS
 from assistant_builder.errors import EvaluationError
-from assistant_builder.files import read_json, write_json, write_text
 from assistant_builder.study import Study
 from evals.report import contrasts as comparing
-from evals.report.attribution import attribution, identities
-from evals.report.background import CELL_TEXTS, CONTEXT, baseline_text
-from evals.report.baselines import beats_untuned
-from evals.report.caveats import power, warnings
-from evals.report.data import data_summary
-from evals.report.exports import exports
-from evals.report.fidelity import fidelity, worst_items
-from evals.report.floor import noise_floor
+from evals.report.contrasts import attribution, identities, not_compared, verdict_alone
+from evals.report.glossary import CELL_TEXTS, CONTEXT, baseline_text
 from evals.report.items import declining, flips, item_rows
-from evals.report.judged import judged
-from evals.report.markdown import render_markdown
-from evals.report.page import render_html
-from evals.report.reading import TUNED, UNTUNED, Cell, figure, metrics_of, read_baselines, read_cells, tuned_cells
-from evals.report.reliability import reliability
-from evals.report.seeds import seeds
-from evals.report.sentences import audience, objection, summary, verdict_sentence
-from evals.report.single_arm import not_compared, verdict_alone
-from evals.report.tasks import task_records
-from evals.report.training import arm_records, curves, resources, twins
-from evals.report.votes import votes
+from evals.report.load import TUNED, UNTUNED, Cell, figure, metrics_of, read_baselines, read_cells, tuned_cells
+from evals.report.other_results import beats_untuned, judged, reliability, task_records, votes
+from evals.report.render import render_html, render_markdown
+from evals.report.stability import fidelity, noise_floor, seeds, worst_items
+from evals.report.study_facts import arm_records, curves, data_summary, exports, resources, twins
+from evals.report.verdict import audience, counter_evidence, summary, verdict_sentence
+from evals.report.warnings import power, warnings
 
 VERSION = 1
 
@@ -81,7 +71,7 @@ def build_report(study: Study) -> dict[str, Any]:
     report["exports"] = exports(compared, report["cells"], report["resources"], primary, config.eval.margin)
     report["beats_untuned"] = beats_untuned(rows, {**report["cells"], **report["baselines"]})
     report["warnings"] = warnings(report)
-    report["objection"] = objection(rows_of_headline, report["verdict"]["outcome"])
+    report["objection"] = counter_evidence(rows_of_headline, report["verdict"]["outcome"])
     said = verdict_sentence(report["verdict"], audience(items, report["verdict"]))
     report["sentence"] = f"{said} {report['objection']}".strip()
     report["summary"] = summary(report)

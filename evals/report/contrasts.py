@@ -1,23 +1,31 @@
 """Every difference between two cells that the report shows, with its paired interval; the verdict.
 
 The arithmetic is that of ``evals.compare``; this module says which cells, items and weights go into it.
+
+Where the difference between the two assistants comes from, and proof that the parts add up to the whole.
+
+The report of a study that trains one arm: what was not compared, and what to do to have it compared.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from assistant_builder.config import EvalConfig
+from assistant_builder.config import ARMS, Arm, EvalConfig
+from assistant_builder.planning.memory_check import where_both_fit
+from assistant_builder.study import Study
 from evals.compare import Comparison, holm, paired_comparison
 from evals.metrics import METRIC_INFO
-from evals.report.reading import BASELINE, CANDIDATE, Cell
+from evals.report.format import decimals, interval, shown, signed
+from evals.report.glossary import CELL_TEXTS
+from evals.report.load import BASELINE, CANDIDATE, Cell
 
 
 @dataclass(frozen=True)
-class Pair:
+class Contrast:
     """Two cells to compare: ``candidate`` minus ``baseline``."""
 
     candidate: str
@@ -31,25 +39,25 @@ class Pair:
 
 
 PAIRS = (
-    Pair(CANDIDATE, BASELINE, "QLoRA as served, against its 16-bit twin"),
-    Pair("L4", "L16", "putting the 16-bit-trained adapter on the 4-bit base"),
-    Pair("Q4", "L4", "what training in 4-bit wins back or loses"),
-    Pair("B4", "B16", "storing the untuned base in 4 bits"),
-    Pair("Q16", "Q4", "moving QLoRA's adapter to the full base, as most tools export it"),
-    Pair("QD", "Q4", "merging QLoRA's adapter into its dequantized base for export"),
-    Pair("QR", "QD", "quantizing that export again"),
-    Pair("QR", "Q4", "that export, merged and quantized again, against QLoRA as served"),
-    Pair("LM", "L16", "merging the 16-bit adapter into the full base for export"),
-    Pair("LR", "LM", "quantizing that export"),
-    Pair("LR", "L16", "tuning in 16-bit and quantizing afterwards, against the 16-bit twin"),
-    Pair("Q4", "LR", "QLoRA against tuning in 16-bit and quantizing afterwards, at the same serving memory"),
-    Pair("QR", "LR", "the requantized export against tuning in 16-bit and quantizing afterwards"),
-    Pair("L16", "B16", "what tuning changed, 16-bit"),
-    Pair("Q4", "B4", "what tuning changed, 4-bit"),
-    Pair("L16", "copy", "16-bit LoRA against copying the answer of the nearest training question"),
-    Pair("Q4", "copy", "QLoRA against copying the answer of the nearest training question"),
-    Pair("L16", "retrieval", "16-bit LoRA against the untuned base shown three retrieved pairs"),
-    Pair("Q4", "retrieval", "QLoRA against the untuned base shown three retrieved pairs"),
+    Contrast(CANDIDATE, BASELINE, "QLoRA as served, against its 16-bit twin"),
+    Contrast("L4", "L16", "putting the 16-bit-trained adapter on the 4-bit base"),
+    Contrast("Q4", "L4", "what training in 4-bit wins back or loses"),
+    Contrast("B4", "B16", "storing the untuned base in 4 bits"),
+    Contrast("Q16", "Q4", "moving QLoRA's adapter to the full base, as most tools export it"),
+    Contrast("QD", "Q4", "merging QLoRA's adapter into its dequantized base for export"),
+    Contrast("QR", "QD", "quantizing that export again"),
+    Contrast("QR", "Q4", "that export, merged and quantized again, against QLoRA as served"),
+    Contrast("LM", "L16", "merging the 16-bit adapter into the full base for export"),
+    Contrast("LR", "LM", "quantizing that export"),
+    Contrast("LR", "L16", "tuning in 16-bit and quantizing afterwards, against the 16-bit twin"),
+    Contrast("Q4", "LR", "QLoRA against tuning in 16-bit and quantizing afterwards, at the same serving memory"),
+    Contrast("QR", "LR", "the requantized export against tuning in 16-bit and quantizing afterwards"),
+    Contrast("L16", "B16", "what tuning changed, 16-bit"),
+    Contrast("Q4", "B4", "what tuning changed, 4-bit"),
+    Contrast("L16", "copy", "16-bit LoRA against copying the answer of the nearest training question"),
+    Contrast("Q4", "copy", "QLoRA against copying the answer of the nearest training question"),
+    Contrast("L16", "retrieval", "16-bit LoRA against the untuned base shown three retrieved pairs"),
+    Contrast("Q4", "retrieval", "QLoRA against the untuned base shown three retrieved pairs"),
 )
 """The contrasts of a report, the headline first; those whose cells are both scored are shown."""
 HEADLINE = PAIRS[0].name
@@ -101,7 +109,7 @@ def contrasts(compared: Comparisons, primary: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _record(pair: Pair, metric: str, result: Comparison) -> dict[str, Any]:
+def _record(pair: Contrast, metric: str, result: Comparison) -> dict[str, Any]:
     return {
         "name": pair.name, "metric": metric, "baseline": pair.baseline, "candidate": pair.candidate,
         "meaning": pair.meaning, **figures_of(result),
@@ -161,3 +169,155 @@ def verdict(row: Mapping[str, Any], margin: float) -> dict[str, Any]:
             "share": math.expm1(row["delta"]), "ci": [math.expm1(row["ci_low"]), math.expm1(row["ci_high"])],
         },
     }
+
+
+IDENTITIES = (
+    (HEADLINE, "L4-L16", "Q4-L4"),
+    ("QR-Q4", "QR-QD", "QD-Q4"),
+    ("LR-L16", "LR-LM", "LM-L16"),
+)
+"""A contrast, and the two that sum to it exactly."""
+_PARTS = (("L4-L16", "storing the base in 4 bits"), ("Q4-L4", "training in 4 bits"))
+
+
+def identities(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Check on every metric that each whole is the sum of its parts.
+
+    Args:
+        rows: The report's contrasts.
+
+    Returns:
+        ``{"text", "metric", "error"}``: the identity in signs, and by how much its two sides differ, rounding only.
+    """
+    deltas = {(row["name"], row["metric"]): row["delta"] for row in rows}
+    found = []
+    for whole, first, second in IDENTITIES:
+        text = f"{_signs(whole)} = ({_signs(first)}) + ({_signs(second)})"
+        for metric in dict.fromkeys(row["metric"] for row in rows):
+            if all((name, metric) in deltas for name in (whole, first, second)):
+                error = abs(deltas[whole, metric] - (deltas[first, metric] + deltas[second, metric]))
+                found.append({"text": text, "metric": metric, "error": error})
+    return found
+
+
+def _signs(name: str) -> str:
+    return name.replace("-", " \N{MINUS SIGN} ")
+
+
+def attribution(
+    rows: Sequence[Mapping[str, Any]], cells: Mapping[str, Mapping[str, Any]], primary: str
+) -> dict[str, Any] | None:
+    """The way from the 16-bit twin to QLoRA, in two steps, on the metric of the verdict.
+
+    Args:
+        rows: The report's contrasts.
+        cells: The report's cells.
+        primary: Metric of the verdict.
+
+    Returns:
+        ``{"metric", "steps", "sentence"}``, or ``None`` unless L4 carries the metric. A step is a level of a cell or
+        the difference between two, with its interval.
+    """
+    of = {row["name"]: row for row in rows if row["metric"] == primary}
+    if not {HEADLINE, *(name for name, _ in _PARTS)} <= of.keys():
+        return None
+    steps = [
+        {"key": name, "kind": "step", "label": label, **{key: of[name][key] for key in ("delta", "ci_low", "ci_high")}}
+        for name, label in _PARTS
+    ]
+    first, last = (
+        {"key": cell, "kind": "level", "label": CELL_TEXTS[cell].label, "value": cells[cell]["metrics"][primary]}
+        for cell in (BASELINE, CANDIDATE)
+    )
+    return {"metric": primary, "steps": [first, *steps, last], "sentence": _sentence(of, primary)}
+
+
+def _sentence(of: Mapping[str, Mapping[str, Any]], primary: str) -> str:
+    whole = of[HEADLINE]
+    places, how = decimals(primary, whole), shown(primary)
+    parts = [
+        f"{label} accounts for {signed(of[name]['delta'] * how.factor, places)} "
+        f"(95% interval {interval(of[name], primary, plus=False)}{_weight(of[name])})"
+        for name, label in _PARTS
+    ]
+    return (f"From {BASELINE} to {CANDIDATE} the {how.phrase} moves by {signed(whole['delta'] * how.factor, places)} "
+            f"{how.unit}: {parts[0]}, {parts[1]}.")
+
+
+def _weight(row: Mapping[str, Any]) -> str:
+    if clearly_worse(row):
+        return ": a clear loss"
+    return ": a clear gain" if clearly_better(row) else ": not clearly different from nothing"
+
+
+ARM_NAMES: dict[Arm, str] = {"lora": "16-bit LoRA", "qlora": "QLoRA"}
+_MISSING: dict[Arm, str] = {"lora": "its 16-bit twin", "qlora": "QLoRA on the same data"}
+_NOT_COMPARED: dict[Arm, tuple[str, ...]] = {
+    "lora": (
+        "What 4-bit cost: QLoRA against 16-bit LoRA trained on the same pairs, in quality, answer by answer.",
+        "How far storing the base in 4 bits moves the predictions: the untuned 16-bit base was not loaded either.",
+        "Where a loss would come from, storing the base or training on it.",
+        "QLoRA's adapter on the 16-bit base, or merged into a 16-bit model.",
+        "What a judge, or people voting blind, would prefer.",
+    ),
+    "qlora": (
+        "What 4-bit would cost: QLoRA trained on the same pairs, in quality, answer by answer.",
+        "What a judge, or people voting blind, would prefer.",
+    ),
+}
+"""What a study does not compare, by the arm that it does not train."""
+
+
+def verdict_alone(study: Study, row: Mapping[str, Any] | None, items: int) -> dict[str, Any]:
+    """The verdict where there is nothing to compare with.
+
+    Args:
+        study: A study that trains one arm.
+        row: The contrast of its assistant with the untuned base on the primary metric; None: that is not scored.
+        items: Items that the primary metric is figured on.
+
+    Returns:
+        What :func:`evals.report.contrasts.verdict` returns, without figures; ``reason`` says what was not compared,
+        ``action`` what to do about it.
+    """
+    config = study.config
+    metric = config.eval.primary_metric
+    (arm,) = config.arms
+    missing = _missing(arm)
+    return {
+        "outcome": "inconclusive", "metric": metric, "margin": config.eval.margin, "delta": None, "ci": [None, None],
+        "p_value": None, "n": items, "n_clusters": row["n_clusters"] if row else None, "contrast": None,
+        "higher_is_better": METRIC_INFO[metric].higher_is_better, "within_margin_but_worse": False, "warnings": [],
+        "perplexity_change": None,
+        "reason": f"This study trains {ARM_NAMES[arm]} alone: without {_MISSING[missing]} it cannot say what 4-bit "
+                  f"{'cost' if arm == 'qlora' else 'would cost'}.",
+        "action": _action(study, missing),
+    }
+
+
+def not_compared(arm: Arm) -> list[str]:
+    """What the study of one arm leaves open, one sentence each."""
+    return list(_NOT_COMPARED[_missing(arm)])
+
+
+def _missing(arm: Arm) -> Arm:
+    """The arm that a study of ``arm`` alone would be compared with."""
+    return "lora" if arm == "qlora" else "qlora"
+
+
+def _action(study: Study, missing: Arm) -> str:
+    """How to add the missing arm, and where it fits."""
+    config = study.config
+    (arm,) = config.arms
+    together = config.train.early_stopping
+    command = f"'assistant-builder run {study.name} --set arms={','.join(ARMS)}{' --redo' if together else ''}'"
+    kept = ("Both are trained then, because with early stop they end at the same step." if together else
+            f"{ARM_NAMES[arm]} as it is trained here is kept.")
+    place = where_both_fit(study)
+    if place == "here":
+        return f"Add {_MISSING[missing]}, which fits this machine: {command}. {kept}"
+    if place:
+        return (f"Add {_MISSING[missing]} on a machine that holds both, such as one with one {place}: copy the study's "
+                f"folder there and run {command}. {kept}")
+    return (f"Add {_MISSING[missing]} on a machine whose GPUs hold it together (executor.spread=fsdp): copy the "
+            f"study's folder there and run {command}. {kept}")

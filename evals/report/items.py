@@ -1,11 +1,137 @@
-"""The held-out items one by one: what each cell answered, where the two assistants part, and who declined."""
+"""Which words two texts do not share, so that report and page can mark them.
+
+Words are compared whole, and character by character in scripts that put no spaces between them. A character that
+attaches to the one before it (a vowel sign, an accent, part of an emoji) is never parted from it.
+
+The held-out items one by one: what each cell answered, where the two assistants part, and who declined.
+
+The held-out questions with the reference and both answers, grouped for reading.
+"""
 
 from __future__ import annotations
 
+import difflib
+import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from evals.report.reading import BASELINE, CANDIDATE, Cell
+from evals.report.format import number
+from evals.report.load import BASELINE, CANDIDATE, Cell
+
+_LONGEST = 4000
+"""Words beyond which answers are not aligned: the matcher's time grows with the square of the length."""
+Runs = list[tuple[str, bool]]
+"""Pieces of a text, each with whether the other text lacks it."""
+Side = Literal["both", "first", "second"]
+Diff = list[tuple[str, Side]]
+"""Pieces of two texts in reading order, each with where it stands."""
+
+_UNSPACED = (
+    (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF),  # Thai and Lao; Burmese; Khmer
+    (0x3040, 0x30FF), (0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF),
+)
+"""Code points of scripts written without spaces between words: Kana and Han in the second line."""
+_OWN: tuple[Side, Side] = ("first", "second")
+_JOINERS = "\u200c\u200d"
+_SKIN_TONES = range(0x1F3FB, 0x1F400)
+
+
+def word_diff(first: str, second: str) -> Diff:
+    """Align two texts word by word.
+
+    Args:
+        first: One text.
+        second: The other.
+
+    Returns:
+        Pieces; those of ``both`` and ``first`` give the first text back, character by character, those of ``both`` and
+        ``second`` the second. What was replaced comes before what replaces it.
+    """
+    left, right = pieces(first), pieces(second)
+    if first == second:
+        return [(first, "both")] if first else []
+    if max(len(left), len(right)) > _LONGEST:
+        return [(first, "first"), (second, "second")]
+    found: Diff = []
+    for tag, a, b, c, d in difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
+        if tag == "equal":
+            found.append(("".join(left[a:b]), "both"))
+        else:
+            found += [("".join(left[a:b]), "first"), ("".join(right[c:d]), "second")]
+    return _spaces_marked([piece for piece in found if piece[0]])
+
+
+def changed_words(first: str, second: str) -> tuple[Runs, Runs]:
+    """Cut two texts into runs, each with whether it differs from the other text.
+
+    Args:
+        first: One answer.
+        second: The other.
+
+    Returns:
+        The runs of either text; joined they give the text back, character by character.
+    """
+    found = word_diff(first, second)
+    return _one_side(found, "first"), _one_side(found, "second")
+
+
+def pieces(text: str) -> list[str]:
+    """Cut a text into words, runs of white space, and single other characters, which joined give it back."""
+    found: list[str] = []
+    last = ""
+    for char in text:
+        kind = _kind(char)
+        if found and (kind == "mark" or found[-1][-1] == "\u200d" or (kind == last and kind in ("space", "word"))):
+            found[-1] += char
+        else:
+            found.append(char)
+            last = "other" if kind == "mark" else kind
+    return found
+
+
+def _kind(char: str) -> str:
+    if char.isspace():
+        return "space"
+    code = ord(char)
+    if char in _JOINERS or code in _SKIN_TONES or unicodedata.category(char).startswith("M"):
+        return "mark"
+    if any(low <= code <= high for low, high in _UNSPACED):
+        return "sign"
+    return "word" if char.isalnum() or char == "_" else "other"
+
+
+def _spaces_marked(found: Diff) -> Diff:
+    """Take a lone space between two changed words as changed on both sides, so that marks do not flicker."""
+    merged: Diff = []
+    for place, (text, side) in enumerate(found):
+        between = 0 < place < len(found) - 1 and found[place - 1][1] != "both" != found[place + 1][1]
+        merged += [(text, "first"), (text, "second")] if side == "both" and between and not text.strip() else [
+            (text, side)]
+    joined: Diff = []
+    waiting: dict[Side, str] = dict.fromkeys(_OWN, "")
+    for text, side in [*merged, ("", "both")]:
+        if side != "both":
+            waiting[side] += text
+            continue
+        joined += [(own, name) for name, own in waiting.items() if own]
+        waiting = dict.fromkeys(_OWN, "")
+        if text:
+            joined.append((text, "both"))
+    return joined
+
+
+def _one_side(found: Diff, side: Side) -> Runs:
+    runs: Runs = []
+    for text, where in found:
+        if where not in ("both", side):
+            continue
+        changed = where == side
+        if runs and runs[-1][1] == changed:
+            runs[-1] = (runs[-1][0] + text, changed)
+        else:
+            runs.append((text, changed))
+    return runs
+
 
 ORDER = ("lost", "gained", "different", "same", "not generated", "alone")
 """How the items are sorted: right under LoRA only, right under QLoRA only, other differences, no difference; alone: the
@@ -96,3 +222,85 @@ def declining(cells: Mapping[str, Cell]) -> dict[str, Any] | None:
                 "answerable_items": len(others), "false_declines": sum(bool(s["declined"]) for s in others),
             }
     return {"cells": by_cell} if by_cell else None
+
+
+_answer_LONGEST = 1500
+"""Characters of one text shown; ``report.json`` holds the whole."""
+_MOST_MARKED = 0.75
+_OPEN = 5
+"""Items of a group shown without unfolding it."""
+_TITLES = {
+    "lost": ("Right under 16-bit LoRA only", "What 4-bit lost, by exact match."),
+    "gained": ("Right under QLoRA only", "What 4-bit gained, by exact match."),
+    "different": ("Answers that differ otherwise", "Both right or both wrong, in other words."),
+    "same": ("Same answer from both", "Word for word."),
+    "not generated": ("Scored by loss only", "No answers were generated for these."),
+    "alone": ("Every answer", "One assistant was trained, so that its answers stand alone."),
+}
+
+
+def answer_groups(report: Mapping[str, Any], most: int) -> list[dict[str, Any]]:
+    """Items by how the two answers relate, differing ones first.
+
+    Args:
+        report: The report.
+        most: Items to show over all groups; the differing ones take precedence.
+
+    Returns:
+        Groups with ``change title about total``, ``first`` (shown at once) and ``more`` (folded away).
+    """
+    groups, left = [], most
+    for change, (title, about) in _TITLES.items():
+        rows = [row for row in report["items"] if row["change"] == change]
+        if change == "different" and report["flips"] is None:
+            title, about = "Answers that differ", "Worded otherwise."
+        if rows:
+            shown = [_item(row) for row in rows[:left]]
+            left -= len(shown)
+            at_once = len(shown) if change == "same" else _OPEN  # that group is folded as a whole
+            groups.append({"change": change, "title": title, "about": about, "total": len(rows),
+                           "shown": len(shown), "first": shown[:at_once], "more": shown[at_once:]})
+    return groups
+
+
+def cut(text: str) -> str:
+    """The text, or its beginning with a note of how much is missing."""
+    return text if len(text) <= _answer_LONGEST else f"{text[:_answer_LONGEST]} … ({len(text) - _answer_LONGEST:,} more characters)"
+
+
+def _item(row: Mapping[str, Any]) -> dict[str, Any]:
+    answers, alone = row["answers"], row["change"] == "alone"
+    runs: dict[str, Runs] = {}
+    if BASELINE in answers and CANDIDATE in answers:
+        runs = dict(zip((BASELINE, CANDIDATE), marked(cut(answers[BASELINE]), cut(answers[CANDIDATE])), strict=True))
+    elif alone:
+        runs = {name: [(cut(answers[name]), False)] for name in (BASELINE, CANDIDATE) if answers.get(name)}
+    sides = [
+        {"arm": arm, "label": label, "runs": runs.get(name), "loss": _loss(row, name),
+         "exact": row["metrics"].get(name, {}).get("exact_match") == 1, "declined": row["declined"].get(name, False)}
+        for arm, name, label in (("lora", BASELINE, "LoRA, 16-bit"), ("qlora", CANDIDATE, "QLoRA, 4-bit"))
+        if not alone or name in row["nll"]
+    ]
+    untuned = next((name for name in ("B16", "B4") if name in answers), "") if alone else "B16"
+    return {
+        "row": row["row"], "turn": row["turn"], "cluster": row["cluster"], "answerable": row["answerable"],
+        "question": cut(row["question"]), "reference": cut(row["reference"]), "sides": sides,
+        "context": [{"role": message["role"], "content": cut(message["content"])} for message in row["context"]],
+        "untuned": cut(answers[untuned]) if untuned in answers else None,
+    }
+
+
+def marked(first: str, second: str) -> tuple[Runs, Runs]:
+    """Both answers cut into runs, or left whole where they have so little in common that marks would cover them."""
+    runs = changed_words(first, second)
+    changed = max(sum(len(text) for text, differs in side if differs) / max(len(whole), 1)
+                  for side, whole in zip(runs, (first, second), strict=True))
+    if changed <= _MOST_MARKED:
+        return runs
+    return [(first, False)], [(second, False)]
+
+
+def _loss(row: Mapping[str, Any], name: str) -> str | None:
+    if not row["tokens"] or row["nll"].get(name) is None:
+        return None
+    return number(row["nll"][name] / row["tokens"], "nll_per_token")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from assistant_builder.files import read_json
+from assistant_builder.atomic_io import read_json
 from assistant_builder.study import Study
 
 _POLL_SECONDS = 0.003

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.child_process import python_command, python_environment
 from assistant_builder.config import StudyConfig
-from assistant_builder.files import file_hash, read_json
 from assistant_builder.study import Study
 
 DATA = Path(__file__).resolve().parents[2] / "datasets_cards" / "thimble-row-library" / "data.csv"

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from assistant_builder.atomic_io import read_json
 from assistant_builder.errors import ConfigError
-from assistant_builder.files import read_json
-from assistant_builder.models.prompts import Prompter
-from assistant_builder.planning.machines import Machine
+from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.planning.hardware import Machine
 from benchmarks import gpu
 from benchmarks.contenders import CONTENDERS, DIFFERENCES, Contender, markdown, summarize
 from benchmarks.random_model import INDEX, SHAPES, shards_of, write_model
@@ -128,7 +128,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_rows_are_between_half_and_all_of_the_length(base: Path):
-    prompter = Prompter.load(base)
+    prompter = ChatTokenizer.load(base)
     pairs = gpu.rows(12, 300, prompter)
     lengths = [prompter.count_tokens(pair) for pair in pairs]
     longest_word = 20  # a row ends before the word that would not fit

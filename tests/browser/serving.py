@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from assistant_builder.ui.own_folder import PREFIX
+from assistant_builder.ui.uploads import PREFIX
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page
 
 from assistant_builder.steps import Progress, StepRecord
 from tests.browser.serving import Site, tabs_of
-from tests.fabricated import finished_study, new_study, running, with_data, with_metrics
+from tests.synthetic_study import finished_study, new_study, running, with_data, with_metrics
 
 pytestmark = pytest.mark.browser
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from assistant_builder.files import write_text
+from assistant_builder.atomic_io import write_text
 from tests.browser.serving import Site, free_port, start_site
-from tests.chat.parrot import parrot_command
-from tests.fabricated import finished_study, new_study
+from tests.chat.fake_worker import parrot_command
+from tests.synthetic_study import finished_study, new_study
 
 pytestmark = pytest.mark.browser
 

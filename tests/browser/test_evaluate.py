@@ -7,12 +7,12 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from assistant_builder.files import read_jsonl, write_jsonl
+from assistant_builder.atomic_io import read_jsonl, write_jsonl
 from assistant_builder.steps import Progress
 from assistant_builder.study import Study
 from tests.browser.serving import Site
-from tests.evals.across.scored import make
-from tests.fabricated import evaluated, new_study, reported, running, trained, with_data
+from tests.evals.study_compare.scored_studies import make
+from tests.synthetic_study import evaluated, new_study, reported, running, trained, with_data
 
 pytestmark = pytest.mark.browser
 HOSTILE = '<img src="http://evil.invalid/a.png" onerror="window.bad=1"><script>window.bad=2</script>'

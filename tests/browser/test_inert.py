@@ -11,8 +11,8 @@ import pytest
 from markdown_it import MarkdownIt
 from playwright.sync_api import Page, expect
 
+from assistant_builder.atomic_io import read_json, read_jsonl, write_jsonl, write_text
 from assistant_builder.data.card_file import save_edited
-from assistant_builder.files import read_json, read_jsonl, write_jsonl, write_text
 from assistant_builder.study import Study
 from evals.export.card import model_card
 from evals.export.kinds import KINDS
@@ -20,8 +20,8 @@ from evals.export.rescore import compare
 from evals.export.snippets import Snippet
 from tests.browser.serving import Site, free_port, start_site, tabs_of
 from tests.browser.test_chat import SERVE
-from tests.chat.parrot import parrot_command
-from tests.fabricated import evaluated, new_study, reported, trained, with_data
+from tests.chat.fake_worker import parrot_command
+from tests.synthetic_study import evaluated, new_study, reported, trained, with_data
 
 pytestmark = pytest.mark.browser
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from assistant_builder.ui.report_tab import report_frame
+from assistant_builder.ui.report.tab import report_frame
 from evals.report.build import build_report
-from evals.report.page import render_html
+from evals.report.render import render_html
 from tests.evals.report.additions import with_additions
-from tests.evals.report.handmade import ALL_CELLS, Recipe, write_study
+from tests.evals.report.synthetic_study import ALL_CELLS, Recipe, write_study
 
 pytestmark = pytest.mark.browser
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
-from evals.sweep import open_sweep, run_sweep
-from tests.evals.sweep.pretending import Scenario, pretend
-from tests.fabricated import SMALL
+from assistant_builder.sweep import open_sweep, run_sweep
+from tests.sweep.simulated_runs import Scenario, pretend
+from tests.synthetic_study import SMALL
 
 pytestmark = pytest.mark.browser
 

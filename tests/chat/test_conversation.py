@@ -16,8 +16,8 @@ from assistant_builder.chat.conversation import (
     as_markdown,
     conversation_from,
 )
-from assistant_builder.chat.session import BASE, Sampling
 from assistant_builder.data import Message
+from assistant_builder.inference.session import BASE, Sampling
 
 
 def turn(question: str = "Why?", **changes: Any) -> Turn:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from assistant_builder.chat.corrections import (
+from assistant_builder.chat.feedback import (
     add_correction,
     heldout_like,
     plan_retraining,
@@ -16,8 +16,8 @@ from assistant_builder.data import load_split, prepare
 from assistant_builder.data.similarity import normalised
 from assistant_builder.errors import ConfigError, DataError, StudyError
 from assistant_builder.study import Study
-from assistant_builder.ui.item_sets import made_from
-from tests.fabricated import LARGE, SMALL, new_study, with_data
+from assistant_builder.ui.evaluate.item_filters import made_from
+from tests.synthetic_study import LARGE, SMALL, new_study, with_data
 
 NEW = "Where can I park a bicycle?"
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from scipy.stats import binomtest
 
+from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.chat.conversation import Answer, Choice, Turn
-from assistant_builder.chat.session import Sampling
-from assistant_builder.chat.votes import (
+from assistant_builder.chat.feedback import (
     Tally,
     counting,
     model_of,
@@ -24,9 +24,9 @@ from assistant_builder.chat.votes import (
 )
 from assistant_builder.data import Message
 from assistant_builder.errors import StudyError
-from assistant_builder.files import read_json, write_json
+from assistant_builder.inference.session import Sampling
 from assistant_builder.study import Study
-from tests.fabricated import new_study, trained
+from tests.synthetic_study import new_study, trained
 
 
 @pytest.fixture

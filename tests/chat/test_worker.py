@@ -16,18 +16,17 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.chat.client import ChatWorker, WorkerPool, death
-from assistant_builder.chat.replies import Exchange, Reply
-from assistant_builder.chat.session import Chunk, Memory, Report, Sampling
+from assistant_builder.atomic_io import write_text
+from assistant_builder.chat.client import ChatWorker, Reply, ReplyStream, WorkerPool, exit_error
 from assistant_builder.chat.worker import Server
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ResourceError
-from assistant_builder.files import write_text
+from assistant_builder.inference.session import Chunk, Memory, Report, Sampling
 from assistant_builder.jobs.queue import our_turn
 from assistant_builder.steps import StepRecord
 from assistant_builder.study import Study
-from tests.chat.parrot import ROOT, parrot_command
-from tests.fabricated import new_study
+from tests.chat.fake_worker import ROOT, parrot_command
+from tests.synthetic_study import new_study
 
 
 @pytest.fixture
@@ -42,11 +41,11 @@ def worker(command: list[str]) -> Iterator[ChatWorker]:
     worker.close()
 
 
-def ask(worker: ChatWorker, question: str, arms: tuple[str, ...] = ("qlora", "lora")) -> Exchange:
+def ask(worker: ChatWorker, question: str, arms: tuple[str, ...] = ("qlora", "lora")) -> ReplyStream:
     return worker.ask({arm: [Message("user", question)] for arm in arms}, Sampling())
 
 
-def last(exchange: Exchange) -> dict[str, Reply]:
+def last(exchange: ReplyStream) -> dict[str, Reply]:
     return list(exchange)[-1]
 
 
@@ -301,7 +300,7 @@ def test_sampling_reports_all_problems_together() -> None:
 
 @pytest.mark.parametrize("code", [-9, -11, 0, 1])
 def test_every_death_has_a_remedy(code: int) -> None:
-    record = death(code, "last words")
+    record = exit_error(code, "last words")
     assert record["what"] and record["remedy"]
 
 

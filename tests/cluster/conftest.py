@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
+from assistant_builder.atomic_io import read_jsonl
 from assistant_builder.config import StudyConfig
-from assistant_builder.files import read_jsonl
 from assistant_builder.jobs import cluster as driver
 from assistant_builder.jobs import standing
 from assistant_builder.jobs.room import Ask
 from assistant_builder.jobs.running import run_study
 from assistant_builder.study import Study
-from tests.fabricated import SMALL, new_study
 from tests.s3 import s3_environment
+from tests.synthetic_study import SMALL, new_study
 
 ROOT = Path(__file__).resolve().parents[2]
 NODE = {"include_dashboard": False, "object_store_memory": 80 * 2**20, "memory": 8 * 10**9}

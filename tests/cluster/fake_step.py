@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from assistant_builder.atomic_io import append_jsonl, read_jsonl
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.files import append_jsonl, read_jsonl
 from assistant_builder.study import Study
 from assistant_builder.worker import run_as_step
 

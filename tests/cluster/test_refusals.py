@@ -14,8 +14,8 @@ from assistant_builder.jobs import cluster
 from assistant_builder.jobs.room import Ask, Node, ask_of, require_node
 from assistant_builder.jobs.running import run_study, runner_of
 from assistant_builder.jobs.steps import step_inputs
-from assistant_builder.planning.fitting import step_memory
-from tests.fabricated import new_study, with_data
+from assistant_builder.planning.memory_check import step_memory
+from tests.synthetic_study import new_study, with_data
 
 LARGE = Node("10.0.0.1", 8, 0, 64 * 10**9)
 SMALL = Node("10.0.0.2", 2, 1, 10**9)

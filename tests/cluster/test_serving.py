@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from assistant_builder.chat.asking import ask_arms
+from assistant_builder.chat.ask import ask_arms
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.serving.door import digest_of
 from assistant_builder.serving.on_ray import APPLICATION, deployed

@@ -15,9 +15,9 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
+from assistant_builder.atomic_io import read_jsonl
 from assistant_builder.cli import app
 from assistant_builder.errors import AssistantBuilderError, Cancelled
-from assistant_builder.files import read_jsonl
 from assistant_builder.jobs.running import run_study
 from assistant_builder.study import Study
 from tests.cluster.conftest import ROOT, Background, Nodes, starts, tell, wait_until

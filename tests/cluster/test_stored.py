@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from assistant_builder.atomic_io import read_jsonl
 from assistant_builder.errors import Cancelled
-from assistant_builder.files import read_jsonl
 from assistant_builder.jobs.running import run_study
 from assistant_builder.jobs.starting import open_or_create
 from assistant_builder.stores import Store

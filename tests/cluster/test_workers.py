@@ -6,7 +6,7 @@ import pytest
 
 from assistant_builder.jobs.connection import connect
 from tests.cluster.conftest import Nodes
-from tests.shadows import Shadows
+from tests.shadowing_modules import Shadows
 
 
 @pytest.mark.cluster

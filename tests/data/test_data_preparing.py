@@ -11,11 +11,11 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
+from assistant_builder.atomic_io import file_hash, read_json, read_jsonl
 from assistant_builder.config import DataConfig
 from assistant_builder.data import dataset_card, load_split, prepare
 from assistant_builder.data.card import fenced, inline
 from assistant_builder.errors import DataError
-from assistant_builder.files import file_hash, read_json, read_jsonl
 from tests.data.making_data import Counter, jsonl, words
 
 ROOT = Path(__file__).parents[2]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from assistant_builder.data import Message, Pair
-from assistant_builder.models.prompts import Prompter
+from assistant_builder.models.chat_template import ChatTokenizer
 from evals.baselines import RETRIEVED, Neighbour, nearest, retrieval_prompt
-from evals.tasks import build_items
+from evals.tasks.held_out import build_items
 
 
 class Letters:
@@ -39,15 +39,15 @@ def test_the_nearest_questions_come_first_and_equal_ones_in_file_order() -> None
 
 
 @pytest.fixture
-def prompter(model_cache: Path) -> Prompter:
-    return Prompter.load(model_cache / "models" / "smollm2-135m-instruct")
+def prompter(model_cache: Path) -> ChatTokenizer:
+    return ChatTokenizer.load(model_cache / "models" / "smollm2-135m-instruct")
 
 
 def near(row: int, text: str) -> Neighbour:
     return Neighbour(row, f"Question {row}?", text, 0.5)
 
 
-def test_retrieved_pairs_stand_before_the_question_the_nearest_last(prompter: Prompter) -> None:
+def test_retrieved_pairs_stand_before_the_question_the_nearest_last(prompter: ChatTokenizer) -> None:
     pair = Pair(7, (Message("system", "Be kind."), Message("user", "Who rows?"), Message("assistant", "Otto.")))
     (item,) = build_items([pair], prompter)
     neighbours = [near(1, "Anna."), near(2, "Bea."), near(3, "Cleo.")]
@@ -58,7 +58,7 @@ def test_retrieved_pairs_stand_before_the_question_the_nearest_last(prompter: Pr
     assert prompt.endswith(item["prompt"][item["prompt"].index("Who rows?"):])
 
 
-def test_pairs_that_do_not_fit_are_left_out_the_farthest_first(prompter: Prompter) -> None:
+def test_pairs_that_do_not_fit_are_left_out_the_farthest_first(prompter: ChatTokenizer) -> None:
     (item,) = build_items([ask(7, "Who rows?", "Otto.")], prompter)
     alone = sum(map(len, prompter.split_ids(item["prompt"], item["target"])))
     long = [near(1, "Anna."), near(2, "word " * 400)]

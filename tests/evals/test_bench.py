@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from assistant_builder.atomic_io import read_json
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, EvaluationError
-from assistant_builder.files import read_json
-from assistant_builder.planning.machines import Machine
+from assistant_builder.planning.hardware import Machine
 from assistant_builder.worker import child_environment
 from evals.bench import __main__ as command
 from evals.bench import factory, picture, running, table

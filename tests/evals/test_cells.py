@@ -53,8 +53,8 @@ def all_logits(study: Study, folder: Path, cells: tuple[str, ...] = CELLS) -> di
 def test_cells_share_their_base_and_use_their_own_adapter(study: Study, folder: Path, compute_dtype: str) -> None:
     import torch
 
+    from assistant_builder.inference.prepacked_linear import pack
     from assistant_builder.models.loading import BaseSpec, load_adapter, load_base
-    from assistant_builder.models.packed import pack
     from evals.cells import CELL_SPECS, Variant, load_cells
 
     wanted = [Variant(CELL_SPECS[name]) for name in ("B16", "B4", "L16", "Q4", "L4", "Q16")]
@@ -81,9 +81,9 @@ def test_merged_cells_are_what_their_exports_give_back(
 
     import torch
 
+    from assistant_builder.inference.prepacked_linear import pack
     from assistant_builder.models.loading import BaseSpec, load_adapter, load_base
     from assistant_builder.models.merging import merge
-    from assistant_builder.models.packed import pack
 
     found = all_logits(study, folder, ("LM", "LR", "QD", "QR"))
     for arm, storage, merged, requantized in (("lora", "float16", "LM", "LR"), ("qlora", "nf4", "QD", "QR")):

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.data import load_split
-from assistant_builder.files import file_hash, read_json, read_jsonl, write_json, write_jsonl
-from assistant_builder.models.prompts import Prompter
+from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.study import Study
 from evals.compare import Comparison, paired_comparison
-from tests.fabricated import LARGE, new_study, with_data
+from tests.synthetic_study import LARGE, new_study, with_data
 
 pytestmark = pytest.mark.train
 
@@ -31,9 +31,9 @@ def study(folder: Path) -> Study:
     ))
 
 
-def scores_of(study: Study, model: Any, prompter: Prompter) -> list[Any]:
-    from evals.harness import StudyLM
-    from evals.tasks import build_items
+def scores_of(study: Study, model: Any, prompter: ChatTokenizer) -> list[Any]:
+    from evals.lm_eval_model import StudyLM
+    from evals.tasks.held_out import build_items
 
     items = build_items(load_split(study.folder / "data", "heldout"), prompter)
     lm = StudyLM(model, prompter, own_tasks=[], batch_size=32, max_new_tokens=4, tick=lambda kind, count: None)
@@ -49,7 +49,7 @@ def harm(study: Study, baseline: list[Any], candidate: list[Any]) -> Comparison:
 
 
 def test_an_arm_trained_on_shuffled_answers_is_worse_and_its_own_copy_is_not(study: Study, folder: Path) -> None:
-    from assistant_builder.training.arm import train_arm
+    from assistant_builder.training.train import train_arm
     from evals.cells import CELL_SPECS, Variant, load_cells
 
     shuffled = Study(study.folder.with_name("shuffled"))
@@ -62,7 +62,7 @@ def test_an_arm_trained_on_shuffled_answers_is_worse_and_its_own_copy_is_not(stu
     split = shuffled.folder / "data" / "split.json"
     record = read_json(split)
     write_json(split, {**record, "hashes": {**record["hashes"], "train": file_hash(shuffled.split_file("train"))}})
-    prompter = Prompter.load(folder)
+    prompter = ChatTokenizer.load(folder)
     found = {}
     for subject in (study, shuffled):
         train_arm(subject, "lora")
@@ -81,7 +81,7 @@ def test_an_arm_trained_on_shuffled_answers_is_worse_and_its_own_copy_is_not(stu
 def test_fp4_without_double_quantization_is_worse_than_float16(study: Study, folder: Path, compute_dtype: str) -> None:
     from assistant_builder.models.loading import BaseSpec, load_base
 
-    prompter = Prompter.load(folder)
+    prompter = ChatTokenizer.load(folder)
     scores = {
         kind: scores_of(study, load_base(BaseSpec(folder, kind, kind == "nf4", compute_dtype, hold=True)), prompter)
         for kind in ("float16", "nf4", "fp4")

@@ -196,7 +196,7 @@ def test_lm_eval_averages_over_the_items_that_hold_a_fact() -> None:
     from lm_eval.api.model import LM
     from lm_eval.tasks import TaskManager
 
-    from evals.tasks import build_items, write_tasks
+    from evals.tasks.held_out import build_items, write_tasks
 
     class Plain:
         """Stands in for the prompter of a model."""

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from assistant_builder.ui import entries
-from assistant_builder.ui.entries import read_shelf
+from assistant_builder.ui.home.study_list import read_shelf
+from assistant_builder.ui.home.tab import study_list
 from evals.bench.growth import exponent, made_up, pairs_of, rank_table, table
-from tests.fabricated import new_study
+from tests.synthetic_study import new_study
 
 
 def test_the_power_of_growth_is_told_from_two_sizes():
@@ -40,5 +40,5 @@ def test_a_shelf_that_is_polled_again_reads_no_study_again():
     for number in range(3):
         new_study(f"s{number}")
     first = read_shelf()
-    before = entries._read.cache_info().misses
-    assert read_shelf() == first and entries._read.cache_info().misses == before
+    before = study_list._read.cache_info().misses
+    assert read_shelf() == first and study_list._read.cache_info().misses == before

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from assistant_builder.atomic_io import read_json
 from assistant_builder.data import Message
-from assistant_builder.files import read_json
-from assistant_builder.models.prompts import Prompter
+from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.steps import StepRecord
 from assistant_builder.study import Study
 from tests.evals.export.tiny import tiny_base, tiny_study
@@ -39,7 +39,7 @@ def forget_when(study: Study) -> None:
 
 
 def prompts_of_training(study: Study) -> list[str]:
-    from assistant_builder.training.arm import _prepare
+    from assistant_builder.training.train import _prepare
 
     prepared = _prepare(study, None)
     return [prepared.prompter.spell(example.input_ids) for example in prepared.examples["train"]]
@@ -68,7 +68,7 @@ def test_training_resumed_on_another_day_and_scoring_see_the_same_date(
 def test_answers_and_exports_have_the_date_of_training(
     base: Path, tmp_path: Path, today: Callable[[date], None]
 ) -> None:
-    from assistant_builder.models.assistants import load_arm
+    from assistant_builder.models.loading import load_arm
     from evals.export.kinds import KINDS
     from evals.export.run import write_export
 
@@ -81,6 +81,6 @@ def test_answers_and_exports_have_the_date_of_training(
     assert "Today Date: 02 Mar 2026" in asked
     kind = next(kind for kind in KINDS if kind.name == "lora-adapter")
     write_export(study, kind, tmp_path / "out", force=False, sample=2, report=lambda *_: None)
-    assert Prompter.load(tmp_path / "out").text(QUESTION, prompt=True) == asked, "other programs render the same"
+    assert ChatTokenizer.load(tmp_path / "out").text(QUESTION, prompt=True) == asked, "other programs render the same"
     assert read_json(tmp_path / "out" / "tokenizer_config.json")["chat_template"].endswith(LLAMA32)
     assert "always writes 2026-03-02" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")

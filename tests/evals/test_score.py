@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from assistant_builder.atomic_io import read_json, read_jsonl, write_json
 from assistant_builder.errors import Cancelled, EvaluationError
-from assistant_builder.files import read_json, read_jsonl, write_json
 from assistant_builder.study import Study
 from tests.evals.export.tiny import tiny_base
-from tests.fabricated import new_study, with_data
+from tests.synthetic_study import new_study, with_data
 
 pytestmark = pytest.mark.train
 
@@ -30,7 +30,7 @@ def study(base: Path) -> Study:
     """A study with data and adapters of random values; nothing was trained."""
     import torch
 
-    from assistant_builder.files import file_hash
+    from assistant_builder.atomic_io import file_hash
     from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
 
     study = with_data(new_study(
@@ -65,18 +65,18 @@ def contents(study: Study) -> dict[str, object]:
 
 
 def test_everything_is_scored_carried_on_and_consistent(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    from evals.clock import Clock
     from evals.score import score_study
+    from evals.work_items import ProgressTracker
 
     calls = []
 
-    def stop_in_the_middle(clock: Clock, kind: str, items: float) -> None:
+    def stop_in_the_middle(clock: ProgressTracker, kind: str, items: float) -> None:
         calls.append(kind)
         if len(calls) == 25:
             raise Cancelled("cancelled on request")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Clock, "tick", stop_in_the_middle)
+        patch.setattr(ProgressTracker, "tick", stop_in_the_middle)
         with pytest.raises(Cancelled):
             score_study(study)
     kept = {path: path.stat().st_mtime_ns for path in (study.folder / "evals").rglob("scores.json")}

@@ -12,7 +12,7 @@ from evals.compare import Comparison
 from evals.metrics import METRIC_INFO
 from evals.readme import README, quick_parts, read_part, write_part
 from evals.report.contrasts import compare as compare_cells
-from evals.report.reading import Cell
+from evals.report.load import Cell
 from evals.simulate.__main__ import PARTS, main, note
 from evals.simulate.coverage import CASES, coverage
 from evals.simulate.drawing import SIZES, Draw, compare

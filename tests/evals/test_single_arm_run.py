@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.files import read_json
+from assistant_builder.atomic_io import read_json
 from assistant_builder.study import Study
 from tests.evals.export.tiny import tiny_base
-from tests.fabricated import SMALL
+from tests.synthetic_study import SMALL
 
 pytestmark = pytest.mark.train
 QUICK = {

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from assistant_builder.files import append_jsonl
+from assistant_builder.atomic_io import append_jsonl
 from evals.bench.steady import main
-from tests.fabricated import new_study
+from tests.synthetic_study import new_study
 
 
 def test_a_training_that_slows_down_and_grows_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from assistant_builder.atomic_io import append_jsonl, file_hash, read_json, read_jsonl, write_json, write_text
 from assistant_builder.cli import app
 from assistant_builder.errors import AssistantBuilderError, ConfigError, StudyError
-from assistant_builder.files import append_jsonl, file_hash, read_json, read_jsonl, write_json, write_text
 from assistant_builder.jobs import standing
 from assistant_builder.jobs.local import LocalRunner
 from assistant_builder.jobs.running import run_study
@@ -18,11 +18,11 @@ from assistant_builder.jobs.standing import first_changed
 from assistant_builder.steps import StepRecord
 from assistant_builder.study import CHECKPOINT_MARKER, Study
 from assistant_builder.training import checkpoints
-from assistant_builder.ui.sections import Look
-from assistant_builder.ui.snapshots import take_snapshot
-from assistant_builder.ui.views.training import run_panel
-from tests.fabricated import new_study, with_data
+from assistant_builder.ui.refresh import StudyView
+from assistant_builder.ui.study_snapshot import take_snapshot
+from assistant_builder.ui.train.view import run_panel
 from tests.faults.conftest import flip
+from tests.synthetic_study import new_study, with_data
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_damaged_status_file_is_said_on_every_side_and_mended_by_redo(
             study.step("data")
         result = CliRunner().invoke(app, ["status", study.name])
         assert isinstance(result.exception, StudyError), content
-        look = Look(study.name)
+        look = StudyView(study.name)
         assert look.snapshot is None and look.error is not None and "--redo" in look.error["remedy"]
         with pytest.raises(StudyError, match="--redo"):
             run_study(study)
@@ -118,7 +118,7 @@ def test_settings_that_cannot_be_read_name_the_file_and_the_place() -> None:
         assert "study.yaml" in str(caught.value) and caught.value.remedy, content
         result = CliRunner().invoke(app, ["status", study.name])
         assert isinstance(result.exception, AssistantBuilderError)
-        assert Look(study.name).snapshot is None
+        assert StudyView(study.name).snapshot is None
 
 
 def test_an_appended_line_is_whole_or_not_there(tmp_path: Path) -> None:

@@ -12,19 +12,19 @@ import pytest
 from filelock import FileLock
 from typer.testing import CliRunner
 
+from assistant_builder.atomic_io import append_jsonl, read_json, read_jsonl
 from assistant_builder.cli import app, main
+from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, ResourceError, StudyError
-from assistant_builder.files import append_jsonl, read_json, read_jsonl
 from assistant_builder.jobs.running import run_study, start_run
 from assistant_builder.jobs.starting import open_or_create
-from assistant_builder.mishaps import explained
 from assistant_builder.steps import Progress, StepRecord, process_mark
 from assistant_builder.study import Study
 from assistant_builder.training.progress import MetricsLog
 from assistant_builder.worker import run_as_step
 from evals.report.build import write_report
-from tests.fabricated import finished_study, new_study, running
 from tests.faults.conftest import fill, lock, python
+from tests.synthetic_study import finished_study, new_study, running
 
 
 def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
@@ -113,7 +113,7 @@ def test_a_file_that_grows_too_large_is_left_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     append_jsonl(path, {"step": 1})
     result = python(
-        f"from pathlib import Path\nfrom assistant_builder.files import append_jsonl, write_json\n"
+        f"from pathlib import Path\nfrom assistant_builder.atomic_io import append_jsonl, write_json\n"
         f"path = Path({str(path)!r})\n"
         "for write in (append_jsonl, lambda path, record: write_json(path.with_suffix('.json'), record)):\n"
         "    try: write(path, {'text': 'x' * 5000})\n"
@@ -134,7 +134,7 @@ def test_what_libraries_say_of_a_full_disk_or_memory_is_understood() -> None:
         Exception('Error while serializing: I/O error: No space left on device (os error 28)'),
     ]
     for error in full:
-        assert explained(error).what == "the disk is full", error
+        assert translate_error(error).what == "the disk is full", error
     short = [
         MemoryError(), OSError(12, "Cannot allocate memory"), Exception("Cannot allocate memory (os error 12)"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried ..."),
@@ -144,14 +144,14 @@ def test_what_libraries_say_of_a_full_disk_or_memory_is_understood() -> None:
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ]
     for error in short:
-        assert explained(error).what == "memory ran out", error
+        assert translate_error(error).what == "memory ran out", error
     wrapped = StudyError("not loadable: Cannot allocate memory")
     wrapped.__cause__ = OSError(12, "Cannot allocate memory")
-    assert isinstance(explained(wrapped), ResourceError)
+    assert isinstance(translate_error(wrapped), ResourceError)
     own = ResourceError("the base does not fit", remedy="choose a smaller one")
     own.__cause__ = MemoryError()
-    assert explained(own).remedy == "choose a smaller one"
-    assert explained(StudyError("as it was", remedy="do this")).remedy == "do this"
+    assert translate_error(own).remedy == "choose a smaller one"
+    assert translate_error(StudyError("as it was", remedy="do this")).remedy == "do this"
 
 
 def test_a_read_only_study_is_read_and_not_run(

@@ -16,7 +16,7 @@ from evals.soak.moments import Moment, training_moment
 from evals.soak.results import Row, table
 from evals.soak.subject import differences, new_subject, outcome, run
 from tests.evals.export.tiny import tiny_base
-from tests.fabricated import finished_study
+from tests.synthetic_study import finished_study
 
 
 @pytest.fixture(scope="module")

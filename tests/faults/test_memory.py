@@ -14,7 +14,7 @@ BEGIN = """
 import json, os
 import torch  # what the libraries take for themselves does not count
 from assistant_builder.jobs.data_steps import prepare_data
-from assistant_builder.chat.session import ChatSession
+from assistant_builder.inference.session import ChatSession
 from assistant_builder.chat.worker import Server
 from assistant_builder.models import loading
 from assistant_builder.study import Study

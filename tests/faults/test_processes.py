@@ -12,16 +12,15 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
+from assistant_builder.atomic_io import write_json
 from assistant_builder.cli import app
-from assistant_builder.files import write_json
 from assistant_builder.jobs.queue import our_turn, queue_folder, tickets
 from assistant_builder.steps import Progress, StepRecord, process_alive, process_mark
-from assistant_builder.ui.entries import read_shelf
-from assistant_builder.ui.snapshots import stamp, take_snapshot
-from assistant_builder.ui.views.study import study_strip
-from assistant_builder.ui.views.training import run_panel
+from assistant_builder.ui.home.study_list import read_shelf
+from assistant_builder.ui.study_snapshot import stamp, study_strip, take_snapshot
+from assistant_builder.ui.train.view import run_panel
 from assistant_builder.worker import run_as_step
-from tests.fabricated import new_study
+from tests.synthetic_study import new_study
 
 
 def test_a_clock_set_back_kills_no_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.config.study_config import load_config, read_value
 from assistant_builder.data.card_file import save_edited
 from assistant_builder.data.checking import check_pairs
@@ -21,7 +22,6 @@ from assistant_builder.data.pasting import write_pasted
 from assistant_builder.data.reading import load_pairs, load_rows
 from assistant_builder.data.rewriting import write_rows
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.files import read_json, read_jsonl
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".xlsx", ".parquet", ".csv.gz", "", ".txt")
 LONGEST_MESSAGE = 4_000

@@ -16,15 +16,15 @@ from typing import Any
 
 import pytest
 
+from assistant_builder.atomic_io import file_hash, read_jsonl, write_json
 from assistant_builder.config import StudyConfig
-from assistant_builder.files import file_hash, read_jsonl, write_json
 from assistant_builder.jobs.data_steps import prepare_data
 from assistant_builder.jobs.steps import command
 from assistant_builder.models import bundled
 from assistant_builder.study import Study
 from assistant_builder.worker import child_environment, run_as_step
 from tests.evals.export.tiny import tiny_base
-from tests.fabricated import SMALL
+from tests.synthetic_study import SMALL
 
 VARIABLE = "ASSISTANT_BUILDER_GPU_SUITE_DEVICE"
 DEVICE = os.environ.get(VARIABLE, "cuda")
@@ -34,7 +34,7 @@ TOLERANCE = {"bfloat16": 3e-2, "float16": 4e-3, "float32": 1e-4}
 """How far a loss curve may lie from the CPU's curve in float32, in nats a token.
 
 bfloat16 has 8 bits of mantissa: the same step in batches of another shape already moves the loss by 0.01, and the
-curves of one process and of two on a CPU are held to 3e-2 (tests/training/test_ranks.py). float16 has three bits more,
+curves of one process and of two on a CPU are held to 3e-2 (tests/training/test_distributed.py). float16 has three bits more,
 so its rounding errors are an eighth as large; gradients that underflow are what would show beyond that.
 """
 NO_GPU = f"no CUDA device: nothing was run ({VARIABLE}=cpu runs the suite's logic on the CPU, see docs/gpu.md)"

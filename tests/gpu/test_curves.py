@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant_builder.files import read_json
+from assistant_builder.atomic_io import read_json
 from assistant_builder.study import Study
 from tests.gpu.conftest import ARMS, DEVICE, ON_THE_CPU, TOLERANCE, change, copy_of, events, new_study, start, step
 

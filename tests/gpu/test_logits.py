@@ -82,7 +82,7 @@ def test_4bit_weights_are_those_of_the_cpu(load: Callable[[str, str, str], Any])
     import torch
     from bitsandbytes.nn import Linear4bit
 
-    from assistant_builder.models.layers import dequantized
+    from assistant_builder.models.lora_layers import dequantized
 
     cpu, device = (dict(load("nf4", "float32" if place == "cpu" else "bfloat16", place).named_modules())
                    for place in ("cpu", DEVICE))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.files import read_json
+from assistant_builder.atomic_io import read_json
 from assistant_builder.jobs.steps import command
 from assistant_builder.study import Study
 from tests.gpu.conftest import change, copy_of, environment, log_end, new_study, short_of_memory, start, step

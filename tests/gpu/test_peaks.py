@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.planning.fitting import KNOWN_ERROR
+from assistant_builder.planning.memory_check import KNOWN_ERROR
 from evals.bench.peaks import measure_all, predicted_bytes
 from tests.gpu.conftest import ARMS, DEVICE
 

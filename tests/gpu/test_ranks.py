@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.files import read_json, write_json
-from assistant_builder.planning.spreading import Spread
+from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.planning.memory import ParallelStrategy
 from assistant_builder.study import Study
-from assistant_builder.training.ranks import train_on_ranks
+from assistant_builder.training.distributed import train_distributed
 from tests.gpu.conftest import ARMS, DEVICE, ON_THE_CPU, TOLERANCE, copy_of, events, new_study, step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.train]
@@ -50,7 +50,7 @@ def watched(entry: Callable[..., Any], folder: str, *words: Any) -> Any:
     return entry(*words)
 
 
-def train(study: Study, arm: str, spread: Spread, folder: Path) -> list[dict[str, Any]]:
+def train(study: Study, arm: str, spread: ParallelStrategy, folder: Path) -> list[dict[str, Any]]:
     """Train on several processes by the product's own launcher; the notes of all, by rank."""
     from torch.distributed.launcher import api
 
@@ -58,7 +58,7 @@ def train(study: Study, arm: str, spread: Spread, folder: Path) -> list[dict[str
     with pytest.MonkeyPatch.context() as patch:
         launch = api.elastic_launch
         patch.setattr(api, "elastic_launch", lambda config, entry: partial(launch(config, watched), entry, str(folder)))
-        train_on_ranks(study, arm, spread)
+        train_distributed(study, arm, spread)
     return sorted((read_json(path) for path in folder.glob("rank-*.json")), key=lambda note: note["rank"])
 
 
@@ -73,7 +73,7 @@ def test_every_process_has_a_card_of_its_own(
     alone = new_study("alone", BUNDLED if DEVICE == "cuda" else base)
     shared = copy_of(alone, tmp_path / "shared")
     step(alone, f"train-{arm}")
-    notes = train(shared, arm, Spread(kind, 2), tmp_path / "notes")  # type: ignore[arg-type]
+    notes = train(shared, arm, ParallelStrategy(kind, 2), tmp_path / "notes")  # type: ignore[arg-type]
     assert [note["local_rank"] for note in notes] == [0, 1]
     summary = read_json(shared.arm_folder(arm) / "summary.json")
     assert (summary["devices"], summary["spread"], summary["device"]) == (2, kind, DEVICE)

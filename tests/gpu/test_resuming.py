@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant_builder.files import read_json
+from assistant_builder.atomic_io import read_json
 from assistant_builder.training import checkpoints
 from tests.gpu.conftest import ARMS, TOLERANCE, adapter_hash, copy_of, events, log_end, new_study, start, step
 

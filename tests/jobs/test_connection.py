@@ -12,7 +12,7 @@ from assistant_builder.config import ModelConfig
 from assistant_builder.jobs.connection import Keeper
 from assistant_builder.jobs.room import Ask
 from assistant_builder.study import Study
-from tests.fabricated import new_study
+from tests.synthetic_study import new_study
 
 
 class Actor:
@@ -35,7 +35,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Actor:
 
 
 def test_steps_on_a_node_know_what_is_allowed(asked: Actor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from assistant_builder.models.trust import VARIABLE, allow_code
+    from assistant_builder.models.remote_code import VARIABLE, allow_code
 
     monkeypatch.setenv(VARIABLE, "[]")
     allow_code(ModelConfig(base=str(tmp_path)))

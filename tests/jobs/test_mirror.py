@@ -9,13 +9,13 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from assistant_builder.atomic_io import append_jsonl, file_hash, read_json, read_jsonl, write_json, write_text
 from assistant_builder.errors import StoreError, StudyError
-from assistant_builder.files import append_jsonl, file_hash, read_json, read_jsonl, write_json, write_text
 from assistant_builder.jobs.mirror import Mirror
 from assistant_builder.steps import StepRecord
 from assistant_builder.stores import Store
 from assistant_builder.study import CHECKPOINT_MARKER, Study
-from tests.fabricated import new_study, with_metrics
+from tests.synthetic_study import new_study, with_metrics
 
 URL = "memory://bucket/library"
 ARM = "arms/lora"

@@ -31,8 +31,8 @@ from assistant_builder.leases import Lease
 from assistant_builder.stores import Store, StoredFile
 from assistant_builder.study import Study
 from tests.cluster.conftest import Background, fake_command, wait_until
-from tests.fabricated import new_study, with_metrics
 from tests.jobs.test_storing import TRAIN, slept, starts, tell
+from tests.synthetic_study import new_study, with_metrics
 
 DASHBOARD = "http://10.0.0.1:8265"
 

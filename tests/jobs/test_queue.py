@@ -15,9 +15,9 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
+from assistant_builder.atomic_io import write_json
 from assistant_builder.cli import app
 from assistant_builder.errors import Cancelled, StudyError
-from assistant_builder.files import write_json
 from assistant_builder.jobs import queue
 from assistant_builder.jobs.events import WAITING, Event, waiting_sentence
 from assistant_builder.jobs.local import LocalRunner
@@ -26,7 +26,7 @@ from assistant_builder.jobs.running import run_study
 from assistant_builder.steps import StepRecord
 from assistant_builder.study import Study
 from assistant_builder.worker import step_back
-from tests.fabricated import new_study, with_data
+from tests.synthetic_study import new_study, with_data
 
 
 @pytest.fixture(autouse=True)

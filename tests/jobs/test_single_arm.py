@@ -13,8 +13,8 @@ from assistant_builder.jobs.standing import first_changed, prepare_steps
 from assistant_builder.jobs.starting import open_or_create
 from assistant_builder.jobs.steps import step_inputs
 from assistant_builder.study import Study
-from assistant_builder.training.schedule import next_move
-from tests.fabricated import evaluated, new_study, reported, trained, with_data
+from assistant_builder.training.schedule import early_stop_decision
+from tests.synthetic_study import evaluated, new_study, reported, trained, with_data
 
 BOTH = ("data", "data-embed", "train-lora", "train-qlora", "evaluate", "report")
 ALONE = ("data", "data-embed", "train-qlora", "evaluate", "report")
@@ -105,8 +105,8 @@ def test_with_early_stop_the_arms_belong_together() -> None:
 
 def test_an_arm_without_a_twin_stops_by_itself() -> None:
     stale = {1: 1.0, 2: 1.1, 3: 1.2}
-    assert next_move(stale, [], 3, 10, patience=2) == "stop"
-    assert next_move({1: 1.0, 2: 0.9, 3: 0.8}, [], 3, 10, patience=2) == "train"
-    assert next_move(stale, [{1: 1.0}], 3, 10, patience=2) == "wait"
-    assert next_move(stale, [stale, {1: 1.0, 2: 0.9, 3: 0.8}], 3, 10, patience=2) == "train"
-    assert next_move(stale, [stale, {1: 1.0}], 3, 10, patience=2) == "wait"
+    assert early_stop_decision(stale, [], 3, 10, patience=2) == "stop"
+    assert early_stop_decision({1: 1.0, 2: 0.9, 3: 0.8}, [], 3, 10, patience=2) == "train"
+    assert early_stop_decision(stale, [{1: 1.0}], 3, 10, patience=2) == "wait"
+    assert early_stop_decision(stale, [stale, {1: 1.0, 2: 0.9, 3: 0.8}], 3, 10, patience=2) == "train"
+    assert early_stop_decision(stale, [stale, {1: 1.0}], 3, 10, patience=2) == "wait"

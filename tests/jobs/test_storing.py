@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from assistant_builder.atomic_io import read_jsonl
 from assistant_builder.cli import app
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, ConfigError, StoreError, StudyError
-from assistant_builder.files import read_jsonl
 from assistant_builder.jobs import mirror as mirrors
 from assistant_builder.jobs.running import run_study
 from assistant_builder.jobs.starting import open_or_create
@@ -23,8 +23,8 @@ from assistant_builder.leases import Lease
 from assistant_builder.stores import Store, StoredFile
 from assistant_builder.study import Study
 from tests.cluster.conftest import Background, starts, tell, wait_until
-from tests.fabricated import new_study
 from tests.s3 import SECRET
+from tests.synthetic_study import new_study
 
 TRAIN = "train-lora"
 

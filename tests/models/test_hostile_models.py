@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 from assistant_builder.data import Message, Pair
 from assistant_builder.errors import ModelError
-from assistant_builder.models.folders import check_folder, room_for_pair
-from assistant_builder.models.preview import render
-from assistant_builder.models.prompts import Prompter
+from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.models.checkpoint_dir import check_folder, max_pair_tokens
+from assistant_builder.models.template_preview import render
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEMPLATE = (
@@ -24,7 +24,7 @@ TEMPLATE = (
 )
 
 
-def prompter(*, normalizer: object = None, normalized: bool = False, template: str = TEMPLATE) -> Prompter:
+def prompter(*, normalizer: object = None, normalized: bool = False, template: str = TEMPLATE) -> ChatTokenizer:
     """A tokenizer of single bytes with control tokens, made in a millisecond."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(letters)}, merges=[]))
@@ -34,10 +34,10 @@ def prompter(*, normalizer: object = None, normalized: bool = False, template: s
     backend.add_special_tokens([AddedToken(token, special=True, normalized=normalized) for token in SPECIALS])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     tokenizer.chat_template = template
-    return Prompter(tokenizer)
+    return ChatTokenizer(tokenizer)
 
 
-def controls(of: Prompter, question: str, answer: str, system: str = "S") -> list[int]:
+def controls(of: ChatTokenizer, question: str, answer: str, system: str = "S") -> list[int]:
     asked = Pair(1, (Message("system", system), Message("user", question), Message("assistant", answer)))
     (example,) = of.examples(asked, 10**6)
     (shown,) = render(of, asked, 10**6)
@@ -114,7 +114,7 @@ def test_text_in_the_turns_is_no_template() -> None:
 )
 def test_a_pair_leaves_room_for_an_answer(tmp_path: Path, config: dict[str, object], room: int | None) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert room_for_pair(tmp_path, 128) == room
+    assert max_pair_tokens(tmp_path, 128) == room
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5_000, "\ufeff{}", "[]", "null", "\0", '{"a": \ud800'])

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.errors import ModelError
-from assistant_builder.files import read_json, write_json
 from tests.evals.export.tiny import tiny_base
 
 

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from assistant_builder import doctor
+from assistant_builder.inference.prepacked_linear import PackedLinear, pack
 from assistant_builder.models import embedding, loading
-from assistant_builder.models.packed import PackedLinear, pack
-from assistant_builder.planning.machines import this_machine
+from assistant_builder.planning.hardware import this_machine
 
 
 @pytest.fixture(autouse=True)

@@ -15,10 +15,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
 
-from assistant_builder.models.rows import Piece, RowModel, Slots
-from assistant_builder.planning import activations
-from assistant_builder.training import kernels
-from assistant_builder.training.batches import LeftPadding
+from assistant_builder.inference.packed_batch import PackedModel, SequenceChunk, SlottedKVCache
+from assistant_builder.planning import memory
+from assistant_builder.training import cpu_kernels
+from assistant_builder.training.collate import LeftPadding
 
 DEVICE = torch.device("lazy:0")
 SIZES = {"vocab_size": 128, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
@@ -58,12 +58,12 @@ def test_devices_may_not_be_mixed_here() -> None:
 @pytest.mark.parametrize("make", [llama, gemma])
 def test_rows_are_read_where_the_model_is(make: Any) -> None:
     model = make()
-    rows, slots = RowModel(model, 0), Slots(3, 128)
-    step = rows.read(slots, [Piece(0, 0, [1, 2, 3]), Piece(2, 0, [4, 5])], rows=16)
+    rows, slots = PackedModel(model, 0), SlottedKVCache(3, 128)
+    step = rows.read(slots, [SequenceChunk(0, 0, [1, 2, 3]), SequenceChunk(2, 0, [4, 5])], rows=16)
     assert rows.logits(slots, step, [2, 4], block=8).device == DEVICE
-    step = rows.go_on(slots, [Piece(0, 3, [1]), Piece(2, 2, [4])], rows=8)
+    step = rows.go_on(slots, [SequenceChunk(0, 3, [1]), SequenceChunk(2, 2, [4])], rows=8)
     assert rows.logits(slots, step, [0, 1]).device == DEVICE
-    others = Slots(2, 256)
+    others = SlottedKVCache(2, 256)
     others.begin_with(slots.first(2))
     assert {tensor.device for pair in others.stored for tensor in pair} == {DEVICE}
 
@@ -75,8 +75,8 @@ def test_a_padded_batch_is_computed_where_the_model_is() -> None:
 
 
 def test_the_loss_is_computed_where_the_logits_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(activations.LOSS_ROWS, DEVICE.type, 4)
+    monkeypatch.setitem(memory.LOSS_ROWS, DEVICE.type, 4)
     logits = torch.empty(10, 128, dtype=torch.bfloat16, device=DEVICE, requires_grad=True)
-    loss = kernels.SummedNll.apply(logits, torch.zeros(10, dtype=torch.long, device=DEVICE))
+    loss = cpu_kernels.ChunkedCrossEntropySum.apply(logits, torch.zeros(10, dtype=torch.long, device=DEVICE))
     loss.backward()
     assert loss.device == logits.grad.device == DEVICE

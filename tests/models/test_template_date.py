@@ -9,16 +9,15 @@ from pathlib import Path
 import pytest
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
+from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.data import Message
 from assistant_builder.errors import StudyError
-from assistant_builder.files import read_json, write_json
-from assistant_builder.models.prompts import PLAIN_TEMPLATE, Prompter
-from assistant_builder.models.template_date import asks_for_date, with_date
+from assistant_builder.models.chat_template import PLAIN_TEMPLATE, ChatTokenizer, asks_for_date, with_date
 from assistant_builder.steps import StepRecord
-from tests.fabricated import done, new_study
 from tests.models.mocked_days import GRANITE, LLAMA32, SMOLLM3, calendar
 from tests.models.test_hostile_models import TEMPLATE
 from tests.models.test_hostile_models import prompter as small_prompter
+from tests.synthetic_study import done, new_study
 
 MONDAY, FRIDAY = date(2026, 3, 2), date(2026, 11, 6)
 TALK = [Message("user", "Who rows?")]
@@ -66,7 +65,7 @@ def test_a_template_without_a_date_keeps_its_bytes(template: str) -> None:
 def test_a_template_that_takes_the_date_from_a_variable_writes_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     fixed = LLAMA32.replace("strftime_now is defined", "false").replace('strftime_now("%d %b %Y")', "''")
     calendar(monkeypatch)(FRIDAY)
-    text = Prompter(small_prompter(template=fixed).tokenizer, MONDAY).text(TALK, prompt=True)
+    text = ChatTokenizer(small_prompter(template=fixed).tokenizer, MONDAY).text(TALK, prompt=True)
     assert "Today Date: 26 Jul 2024" in text
 
 
@@ -76,11 +75,11 @@ def test_prompts_of_a_study_keep_the_date_of_its_first_step(tmp_path: Path, monk
     today(MONDAY)
     assert study.template_date == MONDAY and not (study.folder / "template_date.json").exists(), "asking writes nothing"
     assert study.keep_template_date() == MONDAY
-    first = Prompter.load(tmp_path / "base", study.template_date).prompt_ids(TALK)
+    first = ChatTokenizer.load(tmp_path / "base", study.template_date).prompt_ids(TALK)
     today(FRIDAY)
     assert study.keep_template_date() == MONDAY
-    assert Prompter.load(tmp_path / "base", study.template_date).prompt_ids(TALK) == first
-    assert Prompter.load(tmp_path / "base").prompt_ids(TALK) != first
+    assert ChatTokenizer.load(tmp_path / "base", study.template_date).prompt_ids(TALK) == first
+    assert ChatTokenizer.load(tmp_path / "base").prompt_ids(TALK) != first
 
 
 def test_a_study_of_before_has_the_day_of_its_training(monkeypatch: pytest.MonkeyPatch) -> None:

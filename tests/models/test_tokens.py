@@ -14,8 +14,8 @@ import pytest
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ModelError
+from assistant_builder.redaction import MASK, without_tokens
 from assistant_builder.study import Study
-from assistant_builder.tokens import MASK, without_tokens
 
 ROOT = Path(__file__).parents[2]
 FERRIES = ROOT / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"

@@ -10,7 +10,7 @@ import pytest
 
 from assistant_builder.errors import ModelError
 from assistant_builder.planning.families import FAMILIES, build
-from assistant_builder.planning.sources import architecture_of
+from assistant_builder.planning.load_architecture import architecture_of
 
 TINY = {
     "vocab_size": 320, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,

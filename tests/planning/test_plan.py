@@ -13,15 +13,13 @@ import pytest
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError, ModelError
-from assistant_builder.planning import machines
-from assistant_builder.planning.activations import Batch
+from assistant_builder.planning import hardware
 from assistant_builder.planning.advice import advise, cards_needed, gigabytes, warnings
-from assistant_builder.planning.machines import CARDS, Machine, choose_machine, parse_memory, this_machine
+from assistant_builder.planning.hardware import CARDS, Machine, choose_machine, parse_memory, this_machine
+from assistant_builder.planning.memory import Batch, choose_spread, four_bit_bytes, optimizer_bytes
 from assistant_builder.planning.plan import PROCESS_BYTES, Plan
 from assistant_builder.planning.planner import plan_study, to_document
-from assistant_builder.planning.references import PROMISES, Promise
-from assistant_builder.planning.spreading import choose_spread
-from assistant_builder.planning.storage import four_bit_bytes, optimizer_bytes
+from assistant_builder.planning.published_models import PROMISES, Promise
 
 
 def plan_for(model: str, card: str | Machine = "A100 80 GB", **changes: Any) -> Plan:
@@ -160,7 +158,7 @@ def test_a_card_is_found_by_a_part_of_its_name():
     ("NVIDIA RTX A1000", None, 0), ("NVIDIA L40", None, 0), ("NVIDIA T400 4GB", None, 0),
 ])
 def test_the_speed_of_a_card_is_that_of_its_model(name: str, card: str | None, share: float) -> None:
-    assert machines._peak_of(name) == pytest.approx(CARDS[card].flops * share if card else 0.0)
+    assert hardware._peak_of(name) == pytest.approx(CARDS[card].flops * share if card else 0.0)
 
 
 

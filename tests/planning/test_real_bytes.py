@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from assistant_builder.config import StudyConfig
-from assistant_builder.planning.activations import Arithmetic, Batch, activations
-from assistant_builder.planning.machines import this_machine
+from assistant_builder.planning.hardware import this_machine
+from assistant_builder.planning.load_architecture import architecture_of
+from assistant_builder.planning.memory import Batch, ComputeSettings, activations
 from assistant_builder.planning.plan import Lengths, Plan
-from assistant_builder.planning.sources import architecture_of
 
 pytestmark = pytest.mark.train
 SIZES = {
@@ -77,7 +77,7 @@ def saved_bytes(model: Any, batch: Batch) -> int:
     """Bytes of the distinct tensors that autograd keeps for the backward pass, the model's own weights left out."""
     import torch
 
-    from assistant_builder.training.batches import summed_nll
+    from assistant_builder.training.collate import summed_nll
 
     owned = {value.untyped_storage().data_ptr() for value in [*model.parameters(), *model.buffers()]}
     kept: dict[int, tuple[int, Any]] = {}
@@ -108,14 +108,14 @@ def saved_bytes(model: Any, batch: Batch) -> int:
 def test_the_blocks_keep_what_was_planned(folder: Path, storage: str, padded: bool, dropout: float):
     import torch
 
-    from assistant_builder.training.fusing import fuse
+    from assistant_builder.training.cpu_kernels import fuse
 
     config = settings(folder, train__dropout=dropout)
     model, _ = adapted(folder, config, storage)
     fuse(model.train(), torch.bfloat16)
     batch = Batch(3, 64, 3 * 20, 20, padded)
     plan = plan_of(folder, config)
-    how = Arithmetic(2, "cpu", config.train.rank, dropout, checkpointing=False)
+    how = ComputeSettings(2, "cpu", config.train.rank, dropout, checkpointing=False)
     planned = activations(plan.architecture, plan.adapted, batch, how, unpacked_bytes=0)
     # of the head autograd keeps the gradient of the logits alone, and the last norm its input
     head = 2 * batch.supervised * plan.architecture.vocabulary + 2 * batch.tokens * plan.architecture.hidden

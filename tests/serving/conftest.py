@@ -1,4 +1,4 @@
-"""A server of the real app, whose assistants repeat the question (tests/chat/parrot.py)."""
+"""A server of the real app, whose assistants repeat the question (tests/chat/fake_worker.py)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import httpx
 import pytest
 import uvicorn
 
-from assistant_builder.access.listening import listen
 from assistant_builder.chat.client import ChatWorker
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.serving.app import make_app
@@ -20,7 +19,8 @@ from assistant_builder.serving.desks import Desk
 from assistant_builder.serving.door import digest_of
 from assistant_builder.serving.engine import Engine
 from assistant_builder.serving.roster import Assistant, Roster
-from tests.chat.parrot import parrot_command
+from assistant_builder.web.access import listen
+from tests.chat.fake_worker import parrot_command
 
 LONGEST = 50
 """Words of the longest prompt."""

@@ -14,7 +14,6 @@ import httpx
 import pytest
 import uvicorn
 
-from assistant_builder.access.listening import listen
 from assistant_builder.chat.client import ChatWorker
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import ModelError
@@ -22,10 +21,11 @@ from assistant_builder.serving.app import make_app
 from assistant_builder.serving.desks import Desk, desk_of
 from assistant_builder.serving.engine import Engine
 from assistant_builder.serving.roster import Assistant, Roster
-from tests.chat.parrot import parrot_command
-from tests.fabricated import new_study, with_data
+from assistant_builder.web.access import listen
+from tests.chat.fake_worker import parrot_command
 from tests.models.hostile_base import ENDLESS, LONG_STRING, hostile_base, multiplying, watched
 from tests.models.test_hostile_models import TEMPLATE
+from tests.synthetic_study import new_study, with_data
 
 COUNT = """
 import json
@@ -52,9 +52,9 @@ def test_twenty_characters_that_become_millions_of_tokens_are_a_sentence(tmp_pat
 @pytest.fixture
 def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A server of one assistant over a base whose template never ends where it is asked to, and of a sound one."""
-    from assistant_builder.models import prompt_process
+    from assistant_builder.models import template_process
 
-    monkeypatch.setattr(prompt_process, "SECONDS", 3.0)
+    monkeypatch.setattr(template_process, "SECONDS", 3.0)
     template = ENDLESS.replace("{% for i", "{% if 'loop' in messages[-1]['content'] %}{% for i", 1).replace(
         TEMPLATE, "{% endif %}" + TEMPLATE)
     studies = [
@@ -106,7 +106,7 @@ def test_others_are_answered_while_a_template_does_not_end(url: str) -> None:
 
 def test_the_first_request_finds_the_process_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from assistant_builder.data import Message
-    from assistant_builder.models import prompt_process
+    from assistant_builder.models import template_process
 
     started: list[object] = []
     popen: Callable[..., object] = subprocess.Popen
@@ -115,7 +115,7 @@ def test_the_first_request_finds_the_process_started(tmp_path: Path, monkeypatch
         started.append(1)
         return popen(*words, **more)
 
-    monkeypatch.setattr(prompt_process.subprocess, "Popen", start)
+    monkeypatch.setattr(template_process.subprocess, "Popen", start)
     desk = desk_of(with_data(new_study(model__base=str(hostile_base(tmp_path / "base")))))
     assert started == [1]
     assert desk.count([Message("user", "hello")]) > 5 and started == [1]

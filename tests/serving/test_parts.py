@@ -13,16 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from assistant_builder.chat.asking import CONVERSATION, context_tokens
+from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.chat.ask import CONVERSATION, context_tokens
 from assistant_builder.chat.client import ChatWorker
-from assistant_builder.chat.session import Sampling
 from assistant_builder.cli import app
 from assistant_builder.config import StudyConfig
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError, StudyError
-from assistant_builder.files import read_json, write_json
-from assistant_builder.models.folders import context_length
+from assistant_builder.inference.session import Sampling
+from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.serving.asked import ChatRequest
 from assistant_builder.serving.desks import desks_of
 from assistant_builder.serving.door import VARIABLE, check_access, take_key
@@ -30,8 +30,8 @@ from assistant_builder.serving.engine import Engine
 from assistant_builder.serving.roster import choose
 from assistant_builder.serving.stopping import Cutter
 from assistant_builder.study import Study
-from tests.fabricated import new_study, trained, with_data
 from tests.serving.conftest import LONGEST, desk, roster
+from tests.synthetic_study import new_study, trained, with_data
 
 
 def with_adapters(name: str, **changes: object) -> Study:

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.chat.asking import ask_arms
+from assistant_builder.chat.ask import ask_arms
 from assistant_builder.data import Message
-from assistant_builder.models.prompts import Prompter
+from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.serving.session import SharedSession
 from assistant_builder.study import Study
 from tests.evals.export.tiny import tiny_base, tiny_study
@@ -86,7 +86,7 @@ def test_a_standard_client_is_answered_by_several_adapters_at_once(url: str, stu
     )
     assert whole.choices[0].message.content == again.choices[0].message.content
     assert whole.choices[0].finish_reason == "length" and whole.usage is not None
-    prompter = Prompter.load(Path(studies[0].config.model.base))
+    prompter = ChatTokenizer.load(Path(studies[0].config.model.base))
     assert whole.usage.prompt_tokens == len(prompter.prompt_ids([Message("user", QUESTION)]))
 
 

@@ -16,9 +16,9 @@ import torch
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.data.records import Message, Pair
+from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
-from assistant_builder.models.prompts import Prompter
-from assistant_builder.training.arguments import Plan
+from assistant_builder.training.sft_config import TrainingRun
 from assistant_builder.training.trainer import TwinTrainer
 from assistant_builder.worker import prepare_libraries
 from tests.evals.export.tiny import tiny_base
@@ -30,14 +30,14 @@ CLAIM = re.compile(r"(?i)byte for byte|same bytes|no byte of|the bytes and score
 
 def trainer(folder: Path, device: str, **changes: Any) -> TwinTrainer:
     base = tiny_base(folder / "base")
-    prompter = Prompter.load(base)
+    prompter = ChatTokenizer.load(base)
     config = StudyConfig().with_changes({"train.max_steps": STEPS, "train.batch_size": 2, "train.micro_batch_size": 2,
                                          "train.rank": 2, "train.evaluations": 1, **changes})
     model = add_adapter(load_base(BaseSpec(base, "float16", True, "float32")), config.train, 0)
     examples = [example for words in ("one", "two and", "three and more", "four") for example in prompter.examples(
         Pair(1, (Message("user", f"Which is {words}?"), Message("assistant", f"It is {words}."))),
         config.train.max_length)]
-    plan = Plan(
+    plan = TrainingRun(
         train=config.train, train_examples=examples, validation_examples=examples, folder=folder, device=device,
         gradient_checkpointing=False, hold=False, cancelled=lambda: False, next_move=lambda *_: "train",
         on_step=lambda *_: None,

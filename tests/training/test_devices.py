@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
+from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.config import TrainConfig
-from assistant_builder.files import read_json, read_jsonl
-from assistant_builder.planning.sources import architecture_of
-from assistant_builder.planning.spreading import Spread
-from assistant_builder.planning.storage import adapted_modules, adapter_parameters
+from assistant_builder.planning.load_architecture import architecture_of
+from assistant_builder.planning.memory import ParallelStrategy, adapted_modules, adapter_parameters
 from assistant_builder.study import Study
 from tests.evals.export.tiny import tiny_base
-from tests.training.test_ranks import a_study, launch
+from tests.training.test_distributed import a_study, launch
 
 pytestmark = pytest.mark.train
 
@@ -30,7 +29,7 @@ def test_a_rank_selects_its_gpu_before_it_loads_the_base(base: Path, monkeypatch
     import torch
 
     from assistant_builder.models import loading
-    from assistant_builder.training.arm import train_here
+    from assistant_builder.training.train import train_in_process
 
     class Loaded(Exception):
         pass
@@ -49,7 +48,7 @@ def test_a_rank_selects_its_gpu_before_it_loads_the_base(base: Path, monkeypatch
     monkeypatch.setattr(loading, "pick_device", lambda: "cpu")  # as planned: there is no GPU
     monkeypatch.setattr(loading, "load_base", load)
     with pytest.raises(Loaded):
-        train_here(study, "lora", Spread("ddp", 2))
+        train_in_process(study, "lora", ParallelStrategy("ddp", 2))
     assert calls == [1, "load"]
 
 
@@ -133,9 +132,9 @@ def one_step(study: Study, arm: str = "lora") -> Any:
     """Train one step; return the first moments of the optimizer, a tenth of the gradients."""
     import torch
 
-    from assistant_builder.training.arm import train_here
+    from assistant_builder.training.train import train_in_process
 
-    train_here(study, arm, Spread())
+    train_in_process(study, arm, ParallelStrategy())
     state = torch.load(study.arm_folder(arm) / "checkpoints" / "checkpoint-1" / "optimizer.pt", weights_only=True)
     return torch.cat([entry["exp_avg"].flatten() for entry in state["state"].values()])
 
@@ -181,11 +180,11 @@ def test_float16_gradients_are_those_of_float32(base: Path, monkeypatch: pytest.
 
 def test_a_step_whose_float16_gradients_overflow_is_skipped(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from assistant_builder.training import trainer
-    from assistant_builder.training.arm import train_here
+    from assistant_builder.training.train import train_in_process
 
     monkeypatch.setattr(trainer, "LOSS_SCALE", 2.0**40)
     study = a_study("steep", base, "float16", train__max_steps=40, train__epochs=20)
-    train_here(study, "lora", Spread())
+    train_in_process(study, "lora", ParallelStrategy())
     steps = [event for event in read_jsonl(study.arm_folder("lora") / "metrics.jsonl") if event["event"] == "step"]
     norms = [event["grad_norm"] for event in steps]
     skipped = norms.count(None)
@@ -218,7 +217,7 @@ def test_a_vision_tower_gets_no_adapters_and_ddp_trains_without_it(tmp_path: Pat
 
     base = base_that_sees(tmp_path / "base")
     study = a_study("seen", base, "float32", train__max_steps=2)
-    launch([study], Spread("ddp", 2))
+    launch([study], ParallelStrategy("ddp", 2))
     for arm in ("lora", "qlora"):
         with safe_open(study.arm_folder(arm) / "adapter" / "adapter_model.safetensors", "pt") as adapter:
             names = list(adapter.keys())
@@ -240,11 +239,11 @@ def test_the_fused_optimizer_is_left_out_where_steps_may_be_skipped(
     """It always counts as a step, and the learning rate would go on where float16 overflowed."""
     import torch
 
-    from assistant_builder.models.prompts import Example
-    from assistant_builder.training.arguments import Plan, arguments_of
+    from assistant_builder.models.chat_template import Example
+    from assistant_builder.training.sft_config import TrainingRun, arguments_of
 
     example = Example((1, 2), (False, True))
-    plan = Plan(TrainConfig(), [example] * 8, [example], tmp_path, device, False, False, lambda: False,
+    plan = TrainingRun(TrainConfig(), [example] * 8, [example], tmp_path, device, False, False, lambda: False,
                 lambda *_: "train", lambda *_: None)
     model: Any = SimpleNamespace(config=SimpleNamespace(dtype=getattr(torch, dtype)))
     assert arguments_of(plan, tmp_path, model).optim == optimizer

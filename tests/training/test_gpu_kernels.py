@@ -13,7 +13,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from assistant_builder.errors import AssistantBuilderError, ModelError
-from assistant_builder.training.gpu_kernels import choose_kernels
+from assistant_builder.training.gpu import choose_kernels
 from assistant_builder.worker import prepare_libraries
 
 

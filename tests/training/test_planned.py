@@ -11,12 +11,13 @@ import pytest
 
 from assistant_builder.errors import ResourceError
 from assistant_builder.models import loading
-from assistant_builder.planning import grading
-from assistant_builder.planning.machines import Machine
+from assistant_builder.planning import memory_check
+from assistant_builder.planning.hardware import Machine
 from assistant_builder.study import Study
-from assistant_builder.training import arm, ranks
+from assistant_builder.training import distributed
+from assistant_builder.training import train as training_train
 from tests.evals.export.tiny import tiny_base
-from tests.fabricated import new_study, with_data
+from tests.synthetic_study import new_study, with_data
 
 ROOMY = Machine("a node", "cpu", 64 * 10**9, 64 * 10**9, here=True, cores=2, flops=1e11)
 FULL = replace(ROOMY, free_bytes=10**8)
@@ -30,20 +31,20 @@ def study(tmp_path: Path) -> Study:
 
 
 def seeing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (arm, grading):
+    for module in (training_train, memory_check):
         monkeypatch.setattr(module, "this_machine", lambda: machine)
-    monkeypatch.setattr(grading, "with_speed", lambda given: given)
+    monkeypatch.setattr(memory_check, "with_speed", lambda given: given)
 
 
 def test_every_process_follows_the_plan_of_the_first(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     handed: list[tuple[Any, ...]] = []
     trained: list[Any] = []
-    monkeypatch.setattr(ranks, "train_on_ranks", lambda *given: handed.append(given))
-    monkeypatch.setattr(arm, "_train", lambda study, run, prepared: trained.append(prepared))
+    monkeypatch.setattr(distributed, "train_on_ranks", lambda *given: handed.append(given))
+    monkeypatch.setattr(training_train, "_train", lambda study, run, prepared: trained.append(prepared))
     seeing(ROOMY, monkeypatch)
-    arm.train_arm(study, "lora")
+    training_train.train_arm(study, "lora")
     seeing(FULL, monkeypatch)
-    arm.train_here(*pickle.loads(pickle.dumps(handed[0])))
+    training_train.train_in_process(*pickle.loads(pickle.dumps(handed[0])))
     (prepared,) = trained
     assert not prepared.planned.lora.checkpointing and prepared.planned.lora.held
     assert prepared.planned.machine == ROOMY
@@ -60,7 +61,7 @@ def test_a_training_on_another_device_than_planned_is_refused(
     monkeypatch.setattr(loading, "pick_device", lambda: seen)
     monkeypatch.setattr(loading, "load_base", lambda spec: pytest.fail("it was loaded all the same"))
     with pytest.raises(ResourceError, match=f"planned for {planned.name}, and PyTorch would compute on"):
-        arm.train_arm(study, "lora")
+        training_train.train_arm(study, "lora")
 
 
 def test_cards_of_which_one_lacks_bfloat16_compute_alike(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,8 +69,8 @@ def test_cards_of_which_one_lacks_bfloat16_compute_alike(study: Study, monkeypat
     old = replace(new, name="an old card", bfloat16=False)
     seeing(replace(new, cards=(new, old)), monkeypatch)
     handed: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(ranks, "train_on_ranks", lambda *given: handed.append(given))
-    arm.train_arm(study, "lora")
+    monkeypatch.setattr(distributed, "train_on_ranks", lambda *given: handed.append(given))
+    training_train.train_arm(study, "lora")
     assert handed[0][3].compute_dtype == "float16"
     assert handed[0][3].config.model.compute_dtype == "float16"  # or each process would ask its own card
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant_builder.files import file_hash, read_json, read_jsonl
+from assistant_builder.atomic_io import file_hash, read_json, read_jsonl
 from assistant_builder.jobs.data_steps import prepare_data
 from assistant_builder.jobs.steps import command
 from assistant_builder.study import CHECKPOINT_MARKER, Study

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from assistant_builder.config import TrainConfig
 from assistant_builder.training.schedule import (
     best_step,
+    early_stop_decision,
     is_stale,
-    next_move,
     sample_order,
     sample_steps,
     total_steps,
@@ -85,7 +85,7 @@ def run_jointly(lora: list[float], qlora: list[float], patience: int) -> tuple[i
         for arm, other in (("lora", "qlora"), ("qlora", "lora")):
             while arm not in done:
                 reached = max(seen[arm], default=0)
-                move = next_move(seen[arm], [seen[other]], reached, steps, patience) if reached else "train"
+                move = early_stop_decision(seen[arm], [seen[other]], reached, steps, patience) if reached else "train"
                 if move == "stop":
                     done[arm] = reached
                 elif move == "train":

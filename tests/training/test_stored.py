@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.errors import AssistantBuilderError, Cancelled
-from assistant_builder.files import read_json, read_jsonl
 from assistant_builder.jobs.events import Event
 from assistant_builder.jobs.running import run_study
 from assistant_builder.jobs.starting import open_or_create

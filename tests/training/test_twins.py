@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from assistant_builder.config import StudyConfig
-from assistant_builder.training.twin import twin
+from assistant_builder.training.sft_config import twin
 
 pytestmark = pytest.mark.train
 
@@ -55,7 +55,7 @@ def test_only_the_storage_of_the_linear_layers_differs(adapted: dict[str, Any]) 
     import torch
     from bitsandbytes.nn import Linear4bit
 
-    from assistant_builder.models.layers import StoredLinear
+    from assistant_builder.models.lora_layers import CastOnUseLinear
 
     lora, qlora = (dict(adapted[arm].named_modules()) for arm in ("lora", "qlora"))
     assert lora.keys() == qlora.keys()
@@ -63,7 +63,7 @@ def test_only_the_storage_of_the_linear_layers_differs(adapted: dict[str, Any]) 
     assert len(stored) == 30 * 7  # every linear layer of the default base, and not the head
     for name, layer in lora.items():
         if name in stored:
-            assert type(layer) is StoredLinear and layer.weight.dtype == torch.float16
+            assert type(layer) is CastOnUseLinear and layer.weight.dtype == torch.float16
             state = qlora[name].weight.quant_state
             assert state.quant_type == "nf4" and state.nested and state.shape == layer.weight.shape
         else:
@@ -144,8 +144,8 @@ def test_bitsandbytes_would_ruin_training_after_an_evaluation(model_cache: Path)
 def test_holding_weights_in_the_compute_dtype_changes_no_bit(model_cache: Path, compute_dtype: str, arm: str) -> None:
     import torch
 
-    from assistant_builder.models.layers import hold_in_compute_dtype
     from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
+    from assistant_builder.models.lora_layers import dequantize_to_compute_dtype
 
     folder = model_cache / "models" / "smollm2-135m-instruct"
     storage = twin(StudyConfig())[arm].base_storage  # type: ignore[index]
@@ -153,7 +153,7 @@ def test_holding_weights_in_the_compute_dtype_changes_no_bit(model_cache: Path, 
     cast = gradients(model)
     with torch.no_grad():
         logits = model.eval()(input_ids=batch()).logits
-    hold_in_compute_dtype(model, getattr(torch, compute_dtype))
+    dequantize_to_compute_dtype(model, getattr(torch, compute_dtype))
     with torch.no_grad():
         assert torch.equal(logits, model.eval()(input_ids=batch()).logits)
     assert torch.equal(cast, gradients(model))
@@ -179,9 +179,9 @@ def test_a_4bit_base_is_counted_by_its_parameters_and_its_bytes(adapted: dict[st
 def test_loss_over_supervised_positions_equals_the_plain_loss(model_cache: Path) -> None:
     import torch
 
+    from assistant_builder.models.chat_template import Example
     from assistant_builder.models.loading import BaseSpec, load_base
-    from assistant_builder.models.prompts import Example
-    from assistant_builder.training.batches import LeftPadding, supervised_logits, to_dataset
+    from assistant_builder.training.collate import LeftPadding, supervised_logits, to_dataset
 
     folder = model_cache / "models" / "smollm2-135m-instruct"
     model = load_base(BaseSpec(folder, "float16", True, "float32"))

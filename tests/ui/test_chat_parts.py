@@ -10,13 +10,13 @@ import pytest
 
 from assistant_builder.chat.client import WorkerPool
 from assistant_builder.chat.conversation import Answer, Conversation, Turn
-from assistant_builder.chat.session import Sampling
 from assistant_builder.errors import ConfigError
-from assistant_builder.ui.browser_memory import browser_state
-from assistant_builder.ui.chat_settings import ChatSettings, Settings
-from assistant_builder.ui.chat_talk import KEPT_STUDIES, Talk, editing_notice
-from assistant_builder.ui.chat_votes import VoteBar
-from tests.fabricated import LARGE, new_study, with_data
+from assistant_builder.inference.session import Sampling
+from assistant_builder.ui.chat.conversation import KEPT_STUDIES, ConversationPanel, editing_notice
+from assistant_builder.ui.chat.feedback import VoteBar
+from assistant_builder.ui.chat.settings import ChatSettings, Settings
+from assistant_builder.ui.refresh import browser_state
+from tests.synthetic_study import LARGE, new_study, with_data
 from tests.ui.blocks import inside_blocks
 
 
@@ -73,7 +73,7 @@ def test_a_seed_is_drawn_where_none_is_given_and_something_is_drawn() -> None:
 
 
 def test_conversations_are_kept_by_study_and_adapters() -> None:
-    talk = inside_blocks(lambda: Talk(WorkerPool(), VoteBar()))
+    talk = inside_blocks(lambda: ConversationPanel(WorkerPool(), VoteBar()))
     held = Conversation((Turn("Why?", {"lora": Answer("So.")}),))
     kept: Any = None
     for number in range(KEPT_STUDIES + 2):

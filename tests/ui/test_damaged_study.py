@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from assistant_builder.files import write_text
-from assistant_builder.ui import train_tab
-from assistant_builder.ui.sections import Look
-from tests.fabricated import new_study
+from assistant_builder.atomic_io import write_text
+from assistant_builder.ui.refresh import StudyView
+from assistant_builder.ui.train import tab as train_tab
+from tests.synthetic_study import new_study
 from tests.ui.blocks import inside_blocks
 
 
@@ -16,7 +16,7 @@ def test_the_page_leads_out_of_a_damaged_study(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(train_tab, "start_run", lambda name, redo, now: begun.append((name, redo)))
     tab, study = inside_blocks(train_tab.TrainTab), new_study()
     write_text(study.folder / "data" / "status.json", "{")
-    start, *_, replace, shown, _ = tab._draw_run(Look(study.name))
+    start, *_, replace, shown, _ = tab._draw_run(StudyView(study.name))
     assert start["interactive"] and replace["visible"]
     assert "tick “Replace results” on the Train tab" in shown and "--redo" not in shown
     values = tab.form.values(study.config)

@@ -9,16 +9,22 @@ from pathlib import Path
 import pytest
 
 from assistant_builder.data import Message, Pair
-from assistant_builder.models.preview import Lengths, Rendered, Segment
-from assistant_builder.ui.data_source import AUTOMATIC, UNUSED, column_mapping, mapped_roles
-from assistant_builder.ui.inspection import inspect_file
-from assistant_builder.ui.page_words import page_words
-from assistant_builder.ui.prompting import with_system
-from assistant_builder.ui.row_editing import NOTHING, Held, edited_file, editor_view, left_out_download
-from assistant_builder.ui.study_data import study_left_out, study_seen_by_model
-from assistant_builder.ui.views.data import brief_view, leaks_view, power_view, unreadable_view
-from assistant_builder.ui.views.prompted import bins, lengths_view, prompted_view
-from tests.fabricated import new_study, with_data
+from assistant_builder.models.template_preview import Lengths, Rendered, Segment
+from assistant_builder.ui.data.new_study import AUTOMATIC, UNUSED, column_mapping, mapped_roles
+from assistant_builder.ui.data.preview import inspect_file, with_system
+from assistant_builder.ui.data.row_editor import NOTHING, Held, edited_file, editor_view, left_out_download
+from assistant_builder.ui.data.tab import study_left_out, study_seen_by_model
+from assistant_builder.ui.data.view import (
+    bins,
+    brief_view,
+    leaks_view,
+    lengths_view,
+    power_view,
+    prompted_view,
+    unreadable_view,
+)
+from assistant_builder.ui.settings_form import page_words
+from tests.synthetic_study import new_study, with_data
 
 HOSTILE = '<img src="x" onerror=1>'
 

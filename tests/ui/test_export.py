@@ -7,22 +7,22 @@ from typing import Any
 
 import psutil
 
-from assistant_builder.files import read_json, write_json
+from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.study import Study
-from assistant_builder.ui.export_tab import ExportTab
-from assistant_builder.ui.sections import Look
+from assistant_builder.ui.export.tab import ExportTab
+from assistant_builder.ui.refresh import StudyView
 from evals.export.folders import describe_files
 from evals.export.job import ExportJob, JobRecord
 from evals.export.kinds import KINDS, Kind
 from evals.export.rescore import Rescore
-from tests.fabricated import finished_study, new_study
+from tests.synthetic_study import finished_study, new_study
 from tests.ui.blocks import inside_blocks
 
 KIND = Kind("lora", "merged")
 
 
 def drawn(tab: ExportTab, study: Study) -> dict[str, list[Any]]:
-    look = Look(study.name)
+    look = StudyView(study.name)
     return {section.key: [section.mark(look), *section.draw(look)] for section in tab.sections()}
 
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
+from assistant_builder.atomic_io import write_text
 from assistant_builder.errors import StudyError
-from assistant_builder.files import write_text
 from assistant_builder.shelf import delete_study
 from assistant_builder.study import Study
-from assistant_builder.ui import home as home_module
-from assistant_builder.ui.entries import UNDO_SECONDS, Entry, Shelf, read_shelf
-from assistant_builder.ui.home import NEW_STUDY, Home
-from assistant_builder.ui.views.home import ago, shelf_view, welcome_view
-from tests.fabricated import finished_study, new_study, running, with_data
+from assistant_builder.ui.home.study_list import UNDO_SECONDS, StudyList, StudySummary, read_shelf
+from assistant_builder.ui.home.tab import NEW_STUDY, Home
+from assistant_builder.ui.home.tab import tab as home_module
+from assistant_builder.ui.home.view import ago, shelf_view, welcome_view
+from tests.synthetic_study import finished_study, new_study, running, with_data
 from tests.ui.blocks import inside_blocks
 
 
@@ -67,18 +67,18 @@ def test_what_was_deleted_a_moment_ago_can_be_taken_back_on_top(home: Path) -> N
     shelf = read_shelf()
     assert shelf.undo is not None and shelf.undo.name == "gone"
     assert "Undo" in shelf_view(shelf) and "Restore" not in shelf_view(shelf)
-    later = Shelf((), None, shelf.deleted)
+    later = StudyList((), None, shelf.deleted)
     assert "Undo" not in shelf_view(later) and "Restore gone" in shelf_view(later)
     assert UNDO_SECONDS > 60
 
 
 def test_names_are_shown_as_the_text_they_are() -> None:
-    shown = shelf_view(Shelf((Entry("<b>x</b>", "damaged", changed=0.0),), None, ()), now=100.0)
+    shown = shelf_view(StudyList((StudySummary("<b>x</b>", "damaged", changed=0.0),), None, ()), now=100.0)
     assert "<b>" not in shown and "&lt;b&gt;" in shown
 
 
 def test_every_button_says_what_it_does_to_which_study() -> None:
-    shown = shelf_view(Shelf((Entry("one", "succeeded"), Entry("two", "failed")), None, ()), now=100.0)
+    shown = shelf_view(StudyList((StudySummary("one", "succeeded"), StudySummary("two", "failed")), None, ()), now=100.0)
     labels = re.findall(r'aria-label="([^"]+)"', shown)
     assert len(labels) == len(set(labels)) == 8
 

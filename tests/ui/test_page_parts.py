@@ -13,22 +13,22 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from assistant_builder.chat.asking import default_system
+from assistant_builder.chat.ask import default_system
 from assistant_builder.config import DataConfig, StudyConfig
 from assistant_builder.data.records import COLUMN_ROLES
 from assistant_builder.errors import ConfigError, StudyError
 from assistant_builder.steps import STEPS, StepRecord
 from assistant_builder.study import Study
-from assistant_builder.ui import runs
 from assistant_builder.ui.app import TABS, choices, chosen, opening_tab, ready_steps
-from assistant_builder.ui.data_source import AUTOMATIC, UNUSED, column_mapping
-from assistant_builder.ui.downloads import offer
-from assistant_builder.ui.inspection import free_name, inspect_file, power_of, preview_split, shipped_datasets
-from assistant_builder.ui.policy import CONTENT_SECURITY_POLICY, StayAtHome
-from assistant_builder.ui.sections import Look, Section, refresh, told
-from assistant_builder.ui.study_data import study_data
-from assistant_builder.ui.theme import STYLE_SHEETS
-from tests.fabricated import LARGE, SMALL, finished_study, new_study, running, trained, with_data
+from assistant_builder.ui.data.new_study import AUTOMATIC, UNUSED, column_mapping
+from assistant_builder.ui.data.preview import free_name, inspect_file, power_of, preview_split, shipped_datasets
+from assistant_builder.ui.data.tab import study_data
+from assistant_builder.ui.html import STYLE_SHEETS
+from assistant_builder.ui.refresh import LiveRegion, StudyView, refresh, user_facing_errors
+from assistant_builder.ui.train import actions as train_actions
+from assistant_builder.ui.uploads import offer
+from assistant_builder.web.headers import CONTENT_SECURITY_POLICY, SecurityHeadersMiddleware
+from tests.synthetic_study import LARGE, SMALL, finished_study, new_study, running, trained, with_data
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,7 +52,7 @@ def made_from(study: Study) -> Study:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
     calls: list[tuple[str, bool]] = []
     monkeypatch.setattr("assistant_builder.jobs.steps.step_inputs", inputs_of)
-    monkeypatch.setattr(runs, "start_run", lambda name, redo=False, now=False, trust=False: calls.append((name, redo)))
+    monkeypatch.setattr(train_actions, "start_run", lambda name, redo=False, now=False, trust=False: calls.append((name, redo)))
     return calls
 
 
@@ -70,8 +70,8 @@ def rank_8(config: StudyConfig) -> StudyConfig:
 def test_only_what_changed_is_drawn() -> None:
     drawn: list[str] = []
 
-    def section(key: str, mark: str) -> Section:
-        return Section(key, [object()], lambda look: mark, lambda look: [drawn.append(key) or key])  # type: ignore[list-item]
+    def section(key: str, mark: str) -> LiveRegion:
+        return LiveRegion(key, [object()], lambda look: mark, lambda look: [drawn.append(key) or key])  # type: ignore[list-item]
 
     before, *_ = refresh([section("a", "1"), section("b", "old")], None, "")
     assert drawn == ["a", "b"]
@@ -84,24 +84,24 @@ def test_one_part_that_fails_leaves_the_others_alone(monkeypatch: pytest.MonkeyP
     warned: list[str] = []
     monkeypatch.setattr(gr, "Warning", warned.append)
 
-    def broken(look: Look) -> list[Any]:
+    def broken(look: StudyView) -> list[Any]:
         raise KeyError("<b>gone</b>")
 
-    parts = [Section("bad", [object()], lambda look: "1", broken),  # type: ignore[list-item]
-             Section("good", [object()], lambda look: "1", lambda look: ["drawn"])]  # type: ignore[list-item]
+    parts = [LiveRegion("bad", [object()], lambda look: "1", broken),  # type: ignore[list-item]
+             LiveRegion("good", [object()], lambda look: "1", lambda look: ["drawn"])]  # type: ignore[list-item]
     _, bad, good = refresh(parts, None, "")
     assert good == "drawn" and bad == gr.skip()
     assert "&lt;b&gt;" in warned[0]
 
 
 def test_a_missing_or_damaged_study_is_told() -> None:
-    assert "no study named" in Look("nowhere").error["what"]  # type: ignore[index]
+    assert "no study named" in StudyView("nowhere").error["what"]  # type: ignore[index]
     study = finished_study()
     (study.folder / "report.json").write_text("{")
-    look = Look(study.name)
+    look = StudyView(study.name)
     assert look.snapshot is None and look.error is not None and "damaged" in look.error["what"]
     (study.folder / "study.yaml").write_text("train: {rank: many}")
-    assert Look(study.name).snapshot is None
+    assert StudyView(study.name).snapshot is None
 
 
 def test_errors_become_messages_with_their_remedy() -> None:
@@ -109,10 +109,10 @@ def test_errors_become_messages_with_their_remedy() -> None:
         raise StudyError("no <i>such</i> study", remedy="Choose another")
 
     with pytest.raises(gr.Error) as caught:
-        told(fails)()
+        user_facing_errors(fails)()
     assert caught.value.message == "no &lt;i&gt;such&lt;/i&gt; study. Choose another"
     with pytest.raises(gr.Error, match="the page failed"):
-        told(lambda: 1 / 0)()
+        user_facing_errors(lambda: 1 / 0)()
 
 
 def test_the_list_of_studies_survives_a_damaged_one() -> None:
@@ -129,12 +129,12 @@ def test_which_study_the_page_opens_on(asked: str | None, opened: str | None) ->
 
 
 def test_the_next_step_opens_when_this_one_is_ready() -> None:
-    assert ready_steps(Look("")) == {"data"}
+    assert ready_steps(StudyView("")) == {"data"}
     study = new_study("way")
-    assert ready_steps(Look("way")) == {"data", "plan", "train"}
+    assert ready_steps(StudyView("way")) == {"data", "plan", "train"}
     trained(with_data(study))
-    assert ready_steps(Look("way")) == {"data", "plan", "train", "evaluate", "chat", "export"}
-    assert ready_steps(Look(finished_study("done").name)) == set(TABS)
+    assert ready_steps(StudyView("way")) == {"data", "plan", "train", "evaluate", "chat", "export"}
+    assert ready_steps(StudyView(finished_study("done").name)) == set(TABS)
     assert opening_tab("way", "report") == "data" and opening_tab("way", "chat") == "chat"
     assert opening_tab("way", None) == "data" and opening_tab("done", "nonsense") == "data"
 
@@ -144,31 +144,31 @@ def test_the_next_step_opens_when_this_one_is_ready() -> None:
 
 def test_start_writes_changed_settings_of_an_untouched_study(started: list[tuple[str, bool]]) -> None:
     study = new_study()
-    message, begun = runs.go(study, rank_8, replace=False)
+    message, begun = train_actions.go(study, rank_8, replace=False)
     assert begun and message == "" and started == [("library", False)]
     assert study.config.train.rank == 8
 
 
 def test_results_are_never_replaced_unasked(started: list[tuple[str, bool]]) -> None:
     study = made_from(finished_study())
-    message, begun = runs.go(study, rank_8, replace=False)
+    message, begun = train_actions.go(study, rank_8, replace=False)
     assert not begun and not started and study.config.train.rank == 16
     assert "train.rank: 16 -&gt; 8" in message
-    assert runs.go(study, rank_8, replace=True)[1] and started == [("library", True)]
+    assert train_actions.go(study, rank_8, replace=True)[1] and started == [("library", True)]
     assert study.config.train.rank == 8
 
 
 def test_a_failed_step_takes_other_settings_when_carried_on(started: list[tuple[str, bool]]) -> None:
     study = made_from(with_data(new_study()))
     study.write_step(StepRecord("train-lora", state="failed", inputs={"train.rank": 16}))
-    assert runs.go(study, rank_8, replace=False)[1] and started == [("library", False)]
+    assert train_actions.go(study, rank_8, replace=False)[1] and started == [("library", False)]
     assert study.config.train.rank == 8
 
 
 def test_carrying_on_changes_nothing(started: list[tuple[str, bool]]) -> None:
     study = made_from(with_data(new_study()))
     before = (study.folder / "study.yaml").read_bytes()
-    assert runs.go(study, unchanged, replace=False)[1]
+    assert train_actions.go(study, unchanged, replace=False)[1]
     assert (study.folder / "study.yaml").read_bytes() == before
 
 
@@ -176,7 +176,7 @@ def test_settings_that_do_not_fit_start_nothing(started: list[tuple[str, bool]])
     def bad(config: StudyConfig) -> StudyConfig:
         raise ConfigError("train.rank=0: too small")
 
-    message, begun = runs.go(new_study(), bad, replace=False)
+    message, begun = train_actions.go(new_study(), bad, replace=False)
     assert not begun and not started and "train.rank=0" in message
 
 
@@ -184,7 +184,7 @@ def test_a_running_study_is_not_started_twice(started: list[tuple[str, bool]]) -
     study = with_data(new_study())
     running(study, "train-lora")
     with pytest.raises(StudyError, match="running already"):
-        runs.go(study, unchanged, replace=False)
+        train_actions.go(study, unchanged, replace=False)
     assert not started
 
 
@@ -192,32 +192,32 @@ def test_a_waiting_study_is_not_started_twice_and_can_leave_the_queue(started: l
     study = new_study()
     study.write_runner("queued", behind=["rivers"])
     with pytest.raises(StudyError, match="waits for its turn"):
-        runs.go(study, unchanged, replace=False)
+        train_actions.go(study, unchanged, replace=False)
     assert not started
-    assert runs.pause_label(study) == "Leave the queue"
-    assert runs.pause_run(study.name)["value"] == "Leaving the queue…"
+    assert train_actions.pause_label(study) == "Leave the queue"
+    assert train_actions.pause_run(study.name)["value"] == "Leaving the queue…"
     assert study.cancel_requested
 
 
 def test_pause_says_what_it_is_at() -> None:
     study = with_data(new_study())
     running(study, "train-lora")
-    assert runs.pause_label(study) == "Pause"
-    assert runs.pause_run(study.name)["value"] == "Pausing…"
+    assert train_actions.pause_label(study) == "Pause"
+    assert train_actions.pause_run(study.name)["value"] == "Pausing…"
 
 
 def test_a_start_is_followed_until_its_files_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     study = new_study()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         monkeypatch.setattr("assistant_builder.jobs.running.start_run", lambda name, **flags: process.pid)
-        assert runs.start_phase(study) == ""
-        runs.start_run(study.name)
-        assert runs.start_phase(study) == "starting"
+        assert train_actions.start_phase(study) == ""
+        train_actions.start_run(study.name)
+        assert train_actions.start_phase(study) == "starting"
     (study.folder / "run.log.txt").write_text("first\nError: no such model. Choose another\n")
-    assert runs.start_phase(study) == "refused"
-    assert runs.last_words(study) == "Error: no such model. Choose another"
+    assert train_actions.start_phase(study) == "refused"
+    assert train_actions.last_words(study) == "Error: no such model. Choose another"
     study.write_runner("running")
-    assert runs.start_phase(study) == ""
+    assert train_actions.start_phase(study) == ""
 
 
 # files
@@ -306,7 +306,7 @@ def test_every_response_forbids_other_hosts() -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(StayAtHome(app)({"type": "http"}, None, send))  # type: ignore[arg-type]
+    asyncio.run(SecurityHeadersMiddleware(app)({"type": "http"}, None, send))  # type: ignore[arg-type]
     headers = dict(sent[0]["headers"])
     assert headers[b"content-security-policy"].decode() == CONTENT_SECURITY_POLICY
     assert "http" not in CONTENT_SECURITY_POLICY and "*" not in CONTENT_SECURITY_POLICY

@@ -7,18 +7,24 @@ from pathlib import Path
 
 import pytest
 
+from assistant_builder.atomic_io import append_jsonl, write_json
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError
-from assistant_builder.files import append_jsonl, write_json
-from assistant_builder.planning.machines import CARDS
+from assistant_builder.planning.hardware import CARDS
 from assistant_builder.planning.plan import Plan
 from assistant_builder.planning.planner import plan_study
-from assistant_builder.ui.plan_figure import plan_figure
-from assistant_builder.ui.plan_tab import HERE, PlanTab, study_plan
-from assistant_builder.ui.sections import Look
-from assistant_builder.ui.views.plan import PARTS, TITLES, layer_rows, plan_panel, plan_text
-from assistant_builder.ui.views.plan_file import write_plan_file
-from tests.fabricated import new_study, with_data
+from assistant_builder.ui.plan.tab import HERE, PlanTab, study_plan
+from assistant_builder.ui.plan.view import (
+    PARTS,
+    TITLES,
+    layer_rows,
+    plan_figure,
+    plan_panel,
+    plan_text,
+    write_plan_file,
+)
+from assistant_builder.ui.refresh import StudyView
+from tests.synthetic_study import new_study, with_data
 from tests.ui.blocks import inside_blocks
 
 
@@ -113,7 +119,7 @@ def test_the_tab_draws_a_study_and_says_what_is_wrong(home: Path):
     new_study("library")
     tab = inside_blocks(PlanTab)
     section = next(section for section in tab.sections() if section.key == "plan")
-    drawn = section.draw(Look("library"))
+    drawn = section.draw(StudyView("library"))
     assert len(drawn) == len(section.outputs) and "LoRA" in drawn[4]
     refused = tab._changed("library", HERE, "no", "", "")
     assert "no amount of memory" in refused[0] and refused[1]["visible"] is False
@@ -123,4 +129,4 @@ def test_a_model_that_nobody_knows_is_said_in_the_tab(home: Path):
     new_study("library", model__base="qwen9-1b")
     tab = inside_blocks(PlanTab)
     section = next(section for section in tab.sections() if section.key == "plan")
-    assert "unknown base model" in section.draw(Look("library"))[4]
+    assert "unknown base model" in section.draw(StudyView("library"))[4]

@@ -11,11 +11,11 @@ import pytest
 
 from assistant_builder.steps import StepRecord
 from assistant_builder.study import Study
-from assistant_builder.ui import report_tab
-from assistant_builder.ui.report_tab import FORMATS, ReportTab, report_state
-from assistant_builder.ui.sections import Look
-from assistant_builder.ui.snapshots import take_snapshot
-from tests.fabricated import done, evaluated, new_study, running, trained, with_data
+from assistant_builder.ui.refresh import StudyView
+from assistant_builder.ui.report import tab as report_tab
+from assistant_builder.ui.report.tab import FORMATS, ReportTab, report_state
+from assistant_builder.ui.study_snapshot import take_snapshot
+from tests.synthetic_study import done, evaluated, new_study, running, trained, with_data
 from tests.ui.blocks import inside_blocks
 
 STYLES = Path(report_tab.__file__).parent / "styles"
@@ -60,7 +60,7 @@ def test_every_section_sets_all_its_components(study: Study) -> None:
     for name in (None, "nowhere", fresh.name, study.name):
         drawn: dict[str, Any] = {}
         for section in tab.sections():
-            values = section.draw(Look(name))
+            values = section.draw(StudyView(name))
             assert len(values) == len(section.outputs)
             drawn[section.key] = values
     assert drawn["report"][0]["visible"] and "What did 4-bit cost?" in drawn["report"][-1]

@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from assistant_builder.ui.own_folder import PREFIX, sweep
+from assistant_builder.ui.uploads import PREFIX, sweep
 from tests.browser.serving import PASSWORD, PATIENCE_SECONDS, ROOT, USER, App, start_app
 
 HTML = {"accept": "text/html"}
@@ -245,7 +245,7 @@ def test_it_stops_cleanly_with_streams_open(tmp_path: Path) -> None:
 
 def test_what_a_killed_server_left_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    code = ("import os, sys\nfrom assistant_builder.ui.own_folder import own_folder\nprint(own_folder(), flush=True)\n"
+    code = ("import os, sys\nfrom assistant_builder.ui.uploads import own_folder\nprint(own_folder(), flush=True)\n"
             "if sys.argv[1] == 'die':\n    os._exit(9)\nsys.stdin.read()")  # fmt: skip
     words = [sys.executable, "-c", code]
     settings = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}

@@ -10,33 +10,31 @@ import pytest
 from assistant_builder.chat.conversation import Answer, Conversation, Turn, as_markdown, plain_sides
 from assistant_builder.planning.advice import advise
 from assistant_builder.study import Study
-from assistant_builder.ui.chat_tab import ChatTab
-from assistant_builder.ui.entries import entry_of
-from assistant_builder.ui.evaluate_tab import EvaluateTab
-from assistant_builder.ui.evaluation_figures import seeds_figure
-from assistant_builder.ui.export_tab import ExportTab
-from assistant_builder.ui.interval_figures import headline_panels
-from assistant_builder.ui.item_sets import across_items, comparable, study_items
-from assistant_builder.ui.plan_tab import study_plan
-from assistant_builder.ui.readiness import assess
-from assistant_builder.ui.sections import Look
-from assistant_builder.ui.snapshots import all_trained, take_snapshot
-from assistant_builder.ui.train_tab import TrainTab
-from assistant_builder.ui.views.chat import Shown, pane
-from assistant_builder.ui.views.evaluation import evaluation_state, interval_key, report_tables, verdict_callout
-from assistant_builder.ui.views.home import OUTCOMES
-from assistant_builder.ui.views.plan import plan_panel, verdict
-from assistant_builder.ui.views.readiness import readiness_card
-from assistant_builder.ui.views.study import study_strip
-from assistant_builder.ui.views.training import run_panel
-from evals.across import compare_studies
-from tests.fabricated import LARGE, evaluated, finished_study, new_study, trained, with_data, with_metrics
+from assistant_builder.ui.chat.tab import ChatTab
+from assistant_builder.ui.chat.view import Shown, pane
+from assistant_builder.ui.evaluate.figures import headline_panels, seeds_figure
+from assistant_builder.ui.evaluate.item_filters import across_items, comparable, study_items
+from assistant_builder.ui.evaluate.tab import EvaluateTab
+from assistant_builder.ui.evaluate.view import evaluation_state, interval_key, report_tables, verdict_callout
+from assistant_builder.ui.export.tab import ExportTab
+from assistant_builder.ui.home.study_list import entry_of
+from assistant_builder.ui.home.view import OUTCOMES
+from assistant_builder.ui.plan.tab import study_plan
+from assistant_builder.ui.plan.view import plan_panel, verdict
+from assistant_builder.ui.refresh import StudyView
+from assistant_builder.ui.study_snapshot import all_trained, study_strip, take_snapshot
+from assistant_builder.ui.train.preflight import assess
+from assistant_builder.ui.train.preflight_view import readiness_card
+from assistant_builder.ui.train.tab import TrainTab
+from assistant_builder.ui.train.view import run_panel
+from evals.study_compare import compare_studies
+from tests.synthetic_study import LARGE, evaluated, finished_study, new_study, trained, with_data, with_metrics
 from tests.ui.blocks import inside_blocks
 
 
 def drawn(tab: Any, study: Study) -> dict[str, Sequence[Any]]:
     """What the sections of a tab draw for a study."""
-    look = Look(study.name)
+    look = StudyView(study.name)
     return {section.key: [section.mark(look), *section.draw(look)] for section in tab.sections()}
 
 
@@ -107,7 +105,7 @@ def test_several_seeds_have_a_row_for_the_one_arm() -> None:
 
 
 def finished_seeds() -> Study:
-    from tests.fabricated import done, reported
+    from tests.synthetic_study import done, reported
 
     study = evaluated(trained(with_data(new_study("seeds", LARGE, arms=["qlora"], seeds=2))))
     done(study, "train-qlora-2", 100.0)

@@ -17,30 +17,30 @@ from assistant_builder.leases import Lease, SharedFile
 from assistant_builder.steps import Progress, StepRecord
 from assistant_builder.study import Study
 from assistant_builder.training.progress import MetricsLog
-from assistant_builder.ui.figures import MOST_POINTS, latest_by_step, loss_figure, thin
-from assistant_builder.ui.markup import callout, error_callout, table, toast
-from assistant_builder.ui.pace import Left
-from assistant_builder.ui.report_tab import report_frame
-from assistant_builder.ui.snapshots import (
+from assistant_builder.ui.data.view import findings_view, plain_view, rejected_view, split_view, unreadable_view
+from assistant_builder.ui.html import callout, error_callout, table, toast
+from assistant_builder.ui.plots import MOST_POINTS, latest_by_step, loss_figure, thin
+from assistant_builder.ui.report.tab import report_frame
+from assistant_builder.ui.study_snapshot import (
     Snapshot,
     log_tail,
+    picker_label,
     samples_stamp,
     stamp,
     state_of,
     study_stamp,
+    study_strip,
     take_snapshot,
 )
-from assistant_builder.ui.views.data import findings_view, rejected_view, split_view, unreadable_view
-from assistant_builder.ui.views.prompted import plain_view
-from assistant_builder.ui.views.samples import samples_card
-from assistant_builder.ui.views.study import picker_label, study_strip
-from assistant_builder.ui.views.training import (
+from assistant_builder.ui.train.eta import TimeRemaining
+from assistant_builder.ui.train.view import (
     command_lines,
     model_note,
     resources_table,
     run_panel,
+    samples_card,
 )
-from tests.fabricated import finished_study, new_study, running, with_data, with_metrics
+from tests.synthetic_study import finished_study, new_study, running, with_data, with_metrics
 
 HOSTILE = '<img src="http://evil.invalid/a.png"><script>alert(1)</script>" onload="x'
 
@@ -140,7 +140,7 @@ def test_a_running_study_says_where_it_is_and_how_long_it_takes() -> None:
     study = with_metrics(with_data(new_study()), "lora", 30)
     running(study, "train-lora", Progress(30, 60, "steps", "Training lora", 90.0))
     seen = take_snapshot(study)
-    told = plain(run_panel(seen, "", Left(270.0, whole=False)))
+    told = plain(run_panel(seen, "", TimeRemaining(270.0, whole=False)))
     assert "Step 3 of 6: Train LoRA · 16-bit" in told
     assert "About 4 min 30 s left for the whole study, and scoring on top." in told
     assert "shows once training has begun" in plain(run_panel(seen, "", None))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from assistant_builder.planning.machines import CARDS
-from assistant_builder.planning.timing import ACHIEVED
+from assistant_builder.planning.hardware import CARDS
+from assistant_builder.planning.training_time import ACHIEVED
 from evals.capacity.large import DEVICES, GATHERED_PER_SECOND, arms_on, checkpoint_bytes, download_bytes, plan_on
 
 

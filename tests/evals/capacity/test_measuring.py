@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
+from assistant_builder.atomic_io import read_json, write_bytes, write_json
 from assistant_builder.errors import EvaluationError
-from assistant_builder.files import read_json, write_bytes, write_json
 from assistant_builder.steps import StepRecord
 from assistant_builder.study import Study
 from evals.capacity.__main__ import main
 from evals.capacity.measured import KINDS, STEPS, Measured, read_measured, write_measured
 from evals.capacity.measuring import kind_of, measure
 from tests.evals.capacity.numbers import made_up
-from tests.fabricated import finished_study
+from tests.synthetic_study import finished_study
 
 SCHEDULING = made_up().model_dump(mode="json")["scheduling"]
 

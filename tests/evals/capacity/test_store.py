@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from assistant_builder import files
+from assistant_builder import atomic_io
 from assistant_builder.config import load_config
 from assistant_builder.jobs import cluster
 from assistant_builder.jobs.following import FollowedStore
@@ -33,7 +33,7 @@ from evals.capacity.store import (
     written_bytes,
 )
 from tests.evals.capacity.numbers import made_up
-from tests.fabricated import new_study
+from tests.synthetic_study import new_study
 
 TRAININGS = ("train-lora", "train-qlora")
 
@@ -47,9 +47,9 @@ class Counting:
         self._patch = monkeypatch
         self._count("assistant_builder.study.load_config", self.reads, load_config)
         for place in ("study", "leases"):
-            self._count(f"assistant_builder.{place}.read_json", self.reads, files.read_json)
-            self._count(f"assistant_builder.{place}.write_json", self.writes, files.write_json)
-        self._count("assistant_builder.training.progress.append_jsonl", self.writes, files.append_jsonl)
+            self._count(f"assistant_builder.{place}.read_json", self.reads, atomic_io.read_json)
+            self._count(f"assistant_builder.{place}.write_json", self.writes, atomic_io.write_json)
+        self._count("assistant_builder.training.progress.append_jsonl", self.writes, atomic_io.append_jsonl)
 
     def _count(self, where: str, into: Counter[str], function: Callable[..., Any]) -> None:
         def counted(path: Path, *more: Any) -> Any:

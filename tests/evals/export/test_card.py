@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
+from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.config import ModelConfig
 from assistant_builder.data.card import inline
-from assistant_builder.files import read_json, write_json
 from assistant_builder.study import Study
 from evals.export.card import model_card, shareable_data_card
 from evals.export.kinds import KINDS, Kind, advice, parse_kind
 from evals.export.rescore import Rescore, compare
 from evals.export.run import ways_to_load
 from evals.export.snippets import Subject, snippets
-from tests.fabricated import finished_study, new_study, trained, with_data
+from tests.synthetic_study import finished_study, new_study, trained, with_data
 
 SCORED = replace(compare("Q4", [("1", 10.0, 10)], [(10.1, 10)]), compute_dtype="bfloat16")
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from assistant_builder.atomic_io import read_json, read_jsonl, write_jsonl
 from assistant_builder.errors import EvaluationError, ModelError, StudyError
-from assistant_builder.files import read_json, read_jsonl, write_jsonl
 from assistant_builder.study import Study
 from evals.export.kinds import KINDS, Kind
 from evals.export.run import read_export, ways_to_load, write_export
@@ -182,7 +182,7 @@ def test_an_export_that_memory_does_not_suffice_to_score_again_is_kept(
     def short(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("evals.harness.StudyLM.score_targets", short)
+    monkeypatch.setattr("evals.lm_eval_model.StudyLM.score_targets", short)
     record = export(study, kind, tmp_path / "out")
     assert record["rescore"]["outcome"] == "not measured" and "memory ran out" in record["rescore"]["reason"]
     assert list((tmp_path / "out").glob("*.safetensors"))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from assistant_builder.atomic_io import write_json
 from assistant_builder.errors import ConfigError, ResourceError, StudyError
-from assistant_builder.files import write_json
 from evals.export.folders import RECORD, put_whole
 
 

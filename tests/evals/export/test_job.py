@@ -15,7 +15,7 @@ from assistant_builder.errors import ConfigError, StudyError
 from assistant_builder.study import Study
 from evals.export.job import ExportJob, JobRecord
 from evals.export.kinds import KINDS, Kind, planned_bytes
-from tests.fabricated import finished_study, new_study, with_data
+from tests.synthetic_study import finished_study, new_study, with_data
 
 KIND = Kind("qlora", "adapter")
 

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from assistant_builder.data import Message
-from assistant_builder.models.prompts import Prompter
+from assistant_builder.models.chat_template import ChatTokenizer
 from evals.export.ollama import FAMILIES, Match, modelfile, recognise
 from tests.evals.export.go_template import render
 from tests.evals.export.modelfile_grammar import parse
@@ -81,11 +81,11 @@ TALKS = (
 )
 
 
-def prompter(template: str, bos: str | None = None, eos: str = "</s>") -> Prompter:
+def prompter(template: str, bos: str | None = None, eos: str = "</s>") -> ChatTokenizer:
     tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
     made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, unk_token="[UNK]")
     made.chat_template = template
-    return Prompter(made)
+    return ChatTokenizer(made)
 
 
 @pytest.mark.parametrize("system", ["", "Answer for the ferries.\n\nBe brief."])

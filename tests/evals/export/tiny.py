@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import load_split
-from assistant_builder.files import file_hash, read_json, write_json
-from assistant_builder.models.prompts import Prompter
+from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.study import Study
-from tests.fabricated import done, new_study, with_data
+from tests.synthetic_study import done, new_study, with_data
 
 CELLS = ("Q4", "L16", "QD", "LM")
 CHATML = (
@@ -77,11 +77,11 @@ def tiny_study(base: Path, name: str = "tiny", *, seed: int = 0, system: str | N
 def scored(study: Study, base: Path) -> Study:
     """Score the cells that exports stand for, as the evaluation does; no answers are generated."""
     from evals.cells import CELL_SPECS, Variant, load_cells
-    from evals.harness import StudyLM
-    from evals.samples import sample_record, write_scores
-    from evals.tasks import build_items, write_tasks
+    from evals.lm_eval_model import StudyLM
+    from evals.records import sample_record, write_scores
+    from evals.tasks.held_out import build_items, write_tasks
 
-    prompter = Prompter.load(base)
+    prompter = ChatTokenizer.load(base)
     items = build_items(load_split(study.folder / "data", "heldout"), prompter)
     tasks = write_tasks(study, items)
     for cell in load_cells(study, base, [Variant(CELL_SPECS[name]) for name in CELLS]):

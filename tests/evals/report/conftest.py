@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from assistant_builder.study import Study
-from tests.evals.report.handmade import ALL_CELLS, Recipe, full_recipe, write_study
+from tests.evals.report.synthetic_study import ALL_CELLS, Recipe, full_recipe, write_study
 
 
 @pytest.fixture

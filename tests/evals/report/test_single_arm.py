@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.files import read_json
+from assistant_builder.atomic_io import read_json
 from assistant_builder.study import Study
 from evals.export.kinds import advice
-from evals.report import single_arm
+from evals.report import contrasts
 from evals.report.build import build_report
-from evals.report.markdown import render_markdown
-from evals.report.page import render_html
-from tests.fabricated import LARGE, SMALL, evaluated, new_study, reported, trained, with_data
+from evals.report.render import render_html, render_markdown
+from tests.synthetic_study import LARGE, SMALL, evaluated, new_study, reported, trained, with_data
 
 COMPARING = ("flips", "fidelity", "worst", "judge", "votes", "power", "noise", "waterfall", "twins")
 """Sections of the page that need both assistants."""
@@ -86,7 +85,7 @@ def test_the_report_of_both_arms_does_not_mention_the_choice():
     ("here", "fits this machine"), ("H200 141 GB", "one with one H200 141 GB"), ("", "executor.spread=fsdp"),
 ])
 def test_the_action_says_where_the_twin_can_be_trained(place: str, words: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(single_arm, "where_both_fit", lambda study: place)
+    monkeypatch.setattr(contrasts, "where_both_fit", lambda study: place)
     study = evaluated(trained(with_data(new_study("alone", arms=["qlora"]))))
     action = build_report(study)["verdict"]["action"]
     assert words in action and "QLoRA as it is trained here is kept" in action and "--redo" not in action

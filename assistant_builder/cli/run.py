@@ -1,0 +1,164 @@
+"""Commands that run a study, say how it stands, and stop it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from assistant_builder.cli import output
+from assistant_builder.cli.options import Consent, Json, Name, Settings, TrustRemoteCode, changes_of, consent_of
+from assistant_builder.errors import AssistantBuilderError, StudyError
+from assistant_builder.jobs.events import Event
+from assistant_builder.jobs.storing import cancel_nodes
+from assistant_builder.steps import arm_runs
+from assistant_builder.study import Study
+
+
+def run(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A data file, a study.yaml, a study's "
+                                          "name, or its URL in a store.")],
+    name: Annotated[str | None, typer.Option(help="Name of the study; by default the file's.")] = None,
+    settings: Settings = [],  # noqa: B006 - typer reads the default and never changes it
+    redo: Annotated[bool, typer.Option("--redo", help="Run steps whose inputs changed again, and all after them; "
+                                       "where none changed, run everything again.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Do not wait for the runs of other studies.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+) -> None:
+    """Train both arms, score them and write the report; carries on where it stopped.
+
+    One study runs at a time; others wait for their turn in the order in which they were started.
+    """
+    from assistant_builder.jobs.running import run_study
+    from assistant_builder.jobs.starting import open_or_create
+
+    settings, consent = consent_of(settings, trust_remote_code)
+    study = open_or_create(source, name=name, changes=changes_of(settings), redo=redo, before=consent)
+    try:
+        if as_json:
+            run_study(study, redo=redo, now=now, check=check_tasks)
+        else:
+            with output.run_display() as display:
+                run_study(study, redo=redo, now=now, on_event=_telling(study, display), check=check_tasks)
+    finally:
+        if as_json:
+            output.print_json(study.status())
+    if not as_json:
+        _print_outcome(study)
+
+
+def _telling(study: Study, display: Callable[[Event], None]) -> Callable[[Event], None]:
+    """Show what happens, and before training what the held-out set will be able to tell and what memory it takes."""
+
+    def show(event: Event) -> None:
+        display(event)
+        if event.step == "data" and event.state == "succeeded" and not event.kept:
+            from assistant_builder.atomic_io import read_json
+            from assistant_builder.planning.memory_check import memory_note
+            from evals.power import power_sentence, split_power
+
+            split = read_json(study.folder / "data" / "split.json")
+            power = split_power(split) if study.config.compares else None  # it is that of comparing two assistants
+            for said in (power_sentence(power.to_record()) if power else "", memory_note(study)):
+                if said:
+                    typer.echo(said)
+
+    return show
+
+
+def check_tasks(study: Study) -> None:
+    """Refuse lm-eval tasks that cannot be run before hours are spent on training."""
+    tasks = study.config.eval.tasks
+    if tasks and study.step("evaluate").state != "succeeded":
+        from evals.tasks.extra import ExtraTasks
+
+        ExtraTasks(tasks)
+
+
+def _print_outcome(study: Study) -> None:
+    from assistant_builder.atomic_io import read_json
+
+    report = read_json(study.folder / "report.json")
+    typer.echo(report["sentence"])
+    typer.echo(f"Report: {study.folder / 'report.html'}")
+
+
+def status(name: Name, as_json: Json = False) -> None:
+    """Show how a study stands."""
+    from assistant_builder.jobs.events import waiting_sentence
+
+    study = Study.open(name)
+    document = study.status()
+    if as_json:
+        return output.print_json(document)
+    typer.echo(", ".join(filter(None, (f"{study.name}: {document['state']}", waiting_sentence(document["behind"])))))
+    columns = ["step", "state", "time", *(["node"] if output.on_nodes(document) else [])]
+    output.print_table(columns, output.step_rows(document))
+    if document["dashboard"]:
+        typer.echo(f"The cluster's dashboard: {document['dashboard']}")
+    why = _why_stopped(study)
+    if why:
+        typer.echo(why)
+
+
+def _why_stopped(study: Study) -> str:
+    """One line on what ended the study's run, and what to do; empty unless something did."""
+    state, runner = study.state, study.runner() or {}
+    if state not in ("failed", "lost"):
+        return ""
+    errors = (runner.get("error"), *(study.step(step).error for step in study.shown_steps))
+    error = next(filter(None, errors), None)
+    if error is not None:
+        return str(AssistantBuilderError(error["what"], where=error["where"], remedy=error["remedy"]))
+    return ("its process is gone: the machine was restarted, or memory ran out and the system ended it. "
+            f"'assistant-builder run {study.name}' carries on from where it was")
+
+
+def cancel(name: Name) -> None:
+    """Pause a running study after the optimizer step it is at, or take a waiting one out of the queue; all is kept."""
+    study = Study.open(name)
+    idle = study.state != "running" and not study.behind
+    executor = study.config.executor
+    if idle and executor.kind != "local" and executor.store is not None:
+        Consent(False).say(f"looks into {executor.store} (executor.store)")
+    if idle and not cancel_nodes(study):
+        raise StudyError(f"the study is not running ({study.state})", where=f"study {name}",
+                         remedy=f"Start it with 'assistant-builder run {name}'")
+    study.request_cancel()
+    typer.echo(f"{name}: asked to stop after the step it is at; 'assistant-builder run {name}' carries on.")
+
+
+def list_studies(as_json: Json = False) -> None:
+    """List the studies, the last changed first."""
+    studies = Study.all()
+    if as_json:
+        return output.print_json([study.status() for study in studies])
+    if not studies:
+        typer.echo("No studies yet. Start one with 'assistant-builder run FILE'.")
+        return None
+    output.print_table(["study", "state", "folder"], [[s.name, s.state, str(s.folder)] for s in studies])
+
+
+def step(
+    step: Annotated[str, typer.Argument(help="data, data-embed or one that trains, such as train-lora.")],
+    study: Annotated[Path, typer.Option(help="The study's folder.")],
+) -> None:
+    """Run one step in this process; the run command starts these."""
+    from assistant_builder.jobs.data_steps import embed_data, prepare_data
+    from assistant_builder.training.train import train_arm
+    from assistant_builder.worker import Work, run_as_step
+
+    subject = Study(study)
+    work: dict[str, Work] = {
+        "data": lambda: prepare_data(subject),
+        "data-embed": lambda: embed_data(subject),
+        **{f"train-{run}": partial(train_arm, subject, run)
+           for run in arm_runs(subject.config.seeds, subject.config.arms)},
+    }
+    if step not in work:
+        raise typer.BadParameter(f"{step!r} is none of {', '.join(work)}", param_hint="STEP")
+    raise SystemExit(run_as_step(subject, step, work[step]))

@@ -1,0 +1,107 @@
+"""What the machine does to a run, told as errors for the user: memory or disk that ran out, folders not to be written.
+
+Libraries report these in many ways: by ``errno``, as a ``RuntimeError`` with a sentence of C++, or as an error of their
+own. What is not recognised keeps its own words.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+from assistant_builder.errors import AssistantBuilderError, ResourceError, StudyError
+
+TRAINING_MEMORY = (
+    "Lower train.micro_batch_size, train.max_length or eval.batch_size, set train.gradient_checkpointing=on, or choose "
+    "a smaller base model; then run again"
+)
+CHAT_MEMORY = "Close other programs, or wait until training ends; then ask again"
+_MEMORY_SIGNS = (
+    "can't allocate memory", "Cannot allocate memory", "os error 12", "std::bad_alloc", "bad allocation",
+    "out of memory", "can't start new thread", "failed to map segment", "could not create a primitive",
+    "STATUS_ALLOC_FAILED",  # of cuBLAS and cuDNN
+)
+_ONEDNN_SIGN = "could not create a primitive"
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DISK_SIGNS = (
+    "No space left on device", "os error 28", "os error 27", "Disk quota exceeded", "File too large",
+    "PytorchStreamWriter failed", "file write failed", "unexpected pos", "iostream error",
+)
+_LOCKED_ERRORS = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def translate_error(error: BaseException, *, memory: str = TRAINING_MEMORY) -> AssistantBuilderError:
+    """The error as the user is told it.
+
+    Args:
+        error: What was raised.
+        memory: What to do where memory ran out.
+    """
+    if isinstance(error, ResourceError):
+        return error
+    if ran_out_of_memory(error):
+        return ResourceError("memory ran out", remedy=memory)
+    chain = list(_causes(error))
+    full = next((cause for cause in chain if _is_disk(cause)), None)
+    if full is not None:
+        return ResourceError("the disk is full", where=_file_of(full),
+                             remedy="Free space, then run again: it carries on, and nothing is lost")
+    if isinstance(error, AssistantBuilderError):
+        return error
+    if isinstance(error, OSError):
+        return _of_the_system(error)
+    name, text = type(error).__name__, str(error)
+    return AssistantBuilderError(
+        f"{name}: {text}" if text else name, remedy="The log has the details; running again carries on"
+    )
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether main memory or a GPU's memory did not suffice: the error, or one that it was raised from, says so."""
+    return any(_is_memory(cause) for cause in _causes(error))
+
+
+def spoils_process(error: BaseException) -> bool:
+    """Whether only another process can do what failed: oneDNN does not try again what it once had no memory for."""
+    return any(_ONEDNN_SIGN in str(cause) for cause in _causes(error))
+
+
+def _of_the_system(error: OSError) -> AssistantBuilderError:
+    said = error.strerror or str(error) or type(error).__name__
+    where = _file_of(error)
+    if error.errno in _LOCKED_ERRORS:
+        return StudyError(f"it may not be written to ({said})", where=where,
+                          remedy="Make the folder writable, or copy it to where you may write; then run again")
+    if isinstance(error, FileNotFoundError):
+        return StudyError("it is gone", where=where or said,
+                          remedy="Put it back, or connect its disk again; then run again")
+    return AssistantBuilderError(f"the system reports: {said}", where=where,
+                                 remedy="Check the disk; running again carries on")
+
+
+def _file_of(error: BaseException) -> str:
+    return str(error.filename or "") if isinstance(error, OSError) else ""
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and what it was raised from."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__
+
+
+def _is_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__:
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    return not isinstance(error, AssistantBuilderError) and any(sign in str(error) for sign in _MEMORY_SIGNS)
+
+
+def _is_disk(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        return True
+    return not isinstance(error, AssistantBuilderError) and any(sign in str(error) for sign in _DISK_SIGNS)

@@ -1,0 +1,208 @@
+"""Tokens one by one, greedy as in the evaluation or drawn at random.
+
+Imports torch inside functions: the page's process imports the types beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from assistant_builder.inference.session import Sampling
+
+_SLOT = 256
+"""Room for a conversation is a multiple of this many tokens."""
+_READ = 512
+"""Tokens of a prompt read at once."""
+
+
+class TokenQueueStreamer:
+    """Takes tokens from ``generate`` in its thread and hands them to the one that streams them."""
+
+    def __init__(self) -> None:
+        self._queue: queue.Queue[int | BaseException | None] = queue.Queue()
+        self._prompt_came = False
+
+    def put(self, tokens: torch.Tensor) -> None:
+        """Called by ``generate``: first with the prompt, then with each new token [1]."""
+        if self._prompt_came:
+            self._queue.put(int(tokens[0]))
+        self._prompt_came = True
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Called by ``generate`` at the end, or by its thread when it failed."""
+        self._queue.put(error)
+
+    def __iter__(self) -> Iterator[int]:
+        """Token ids as they come.
+
+        Raises:
+            BaseException: What ``generate`` failed with.
+        """
+        while True:
+            token = self._queue.get()
+            if token is None:
+                return
+            if isinstance(token, BaseException):
+                raise token
+            yield token
+
+
+class KVCacheState:
+    """What a model remembers of the last conversation: a question that goes on with it reads what is new alone."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.slots: Any = None
+
+    def resume(self, ids: Sequence[int], limit: int) -> int:
+        """Make room for a prompt and its answer.
+
+        Args:
+            ids: The prompt.
+            limit: Most tokens of the answer.
+
+        Returns:
+            How many of the prompt's tokens need not be read; the last one always is.
+        """
+        from assistant_builder.inference.packed_batch import SlottedKVCache
+
+        known = len(os.path.commonprefix([self.ids, list(ids[:-1])]))
+        needed = -(-(len(ids) + limit) // _SLOT) * _SLOT
+        if self.slots is None or self.slots.length < needed:
+            slots = SlottedKVCache(1, needed)
+            if known:
+                slots.begin_with(self.slots.first(known))
+            self.slots = slots
+        self.ids = list(ids[:known])
+        return known
+
+
+def generate_tokens(
+    model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling, stop_event: threading.Event,
+    conversation: KVCacheState | None = None,
+) -> Iterator[int]:
+    """Token ids one by one, generated as the evaluation does it.
+
+    Args:
+        model: Any causal language model of transformers.
+        prompter: Its tokenizer.
+        ids: The prompt.
+        limit: Most tokens.
+        sampling: How to choose them.
+        stop_event: Ends the answer when set.
+        conversation: What the model remembers; changed.
+    """
+    from assistant_builder.inference.packed_batch import supports_packing
+
+    if supports_packing(model):
+        return _row_by_row(model, prompter, ids, limit, sampling, stop_event, conversation or KVCacheState())
+    return generate_with_transformers(model, prompter, ids, limit, sampling, stop_event)
+
+
+def _row_by_row(
+    model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling, stop_event: threading.Event,
+    conversation: KVCacheState,
+) -> Iterator[int]:
+    import torch
+
+    from assistant_builder.inference.packed_batch import PackedModel, SequenceChunk
+
+    rows = PackedModel(model, prompter.pad_id)
+    drawing = [] if sampling.temperature == 0 else sampling_processors(sampling)
+    known = conversation.resume(ids, limit)
+    slots = conversation.slots
+    for start in range(known, len(ids), _READ):
+        part = list(ids[start : start + _READ])
+        logits = rows.logits(slots, rows.read(slots, [SequenceChunk(0, start, part)]), [len(part) - 1])
+        conversation.ids += part
+        if stop_event.is_set():
+            return
+    for count in range(1, limit + 1):
+        scores = logits.float()
+        for processor in drawing:
+            scores = processor(torch.tensor([conversation.ids]), scores)
+        token = int(scores.argmax())
+        yield token
+        if count == limit or token in prompter.stop_ids or stop_event.is_set():
+            return
+        step = rows.go_on(slots, [SequenceChunk(0, len(conversation.ids), [token])])
+        logits = rows.logits(slots, step, [0])
+        conversation.ids.append(token)
+
+
+def generate_with_transformers(
+    model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling, stop_event: threading.Event
+) -> Iterator[int]:
+    """Tokens from transformers' own ``generate``, for models that cannot be run over rows."""
+    import torch
+    from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+    class Asked(StoppingCriteria):
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **options: Any) -> torch.Tensor:
+            asked = stop_event.is_set() or abandoned.is_set()
+            return torch.full((len(input_ids),), asked, device=input_ids.device)
+
+    abandoned = threading.Event()
+    handover = TokenQueueStreamer()
+    prompt = torch.tensor([list(ids)], device=model.device)
+    drawing = [] if sampling.temperature == 0 else sampling_processors(sampling)
+
+    def generate() -> None:
+        try:
+            model.generate(
+                input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=limit, do_sample=False,
+                num_beams=1, temperature=None, top_p=None, top_k=None, pad_token_id=prompter.pad_id,
+                eos_token_id=prompter.stop_ids, streamer=handover, logits_processor=LogitsProcessorList(drawing),
+                stopping_criteria=StoppingCriteriaList([Asked()]),
+            )
+        except BaseException as error:  # handed to the thread that reads the tokens
+            handover.end(error)
+
+    thread = threading.Thread(target=generate, name="generate", daemon=True)
+    thread.start()
+    try:
+        yield from handover
+    finally:
+        abandoned.set()
+        thread.join()
+
+
+def sampling_processors(sampling: Sampling) -> list[Any]:
+    """Temperature, nucleus, and a draw by the Gumbel-max trick with a random generator of its own.
+
+    The largest of (log-probability + Gumbel noise) is a draw from the distribution (Gumbel 1954; Maddison et al. 2014).
+    Two answers generated at the same time thus do not share torch's one generator: a seed gives the same answer again,
+    and both assistants, asked with one seed, get the same noise, so that they differ by what they are and not by luck.
+
+    Args:
+        sampling: Temperature above 0, top-p, and the seed; without one a seed is drawn.
+    """
+    import torch
+    from transformers import LogitsProcessor, TemperatureLogitsWarper, TopPLogitsWarper
+
+    generator = torch.Generator()
+    if sampling.seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(sampling.seed)
+
+    class GumbelDraw(LogitsProcessor):
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            # Exponential noise is never exactly 0 in float64, and -log of it is Gumbel noise.
+            noise = torch.empty(scores.shape, dtype=torch.float64).exponential_(generator=generator).log().neg()
+            return scores.double() + noise.to(scores.device)
+
+    nucleus = [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
+    return [TemperatureLogitsWarper(sampling.temperature), *nucleus, GumbelDraw()]
+
+
+def max_context_length(model: Any) -> int:
+    """Tokens that the model can read and write in one conversation."""
+    return int(getattr(model.config, "max_position_embeddings", None) or 2048)

@@ -1,0 +1,259 @@
+"""What a base model's folder must hold, and the hash that identifies it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from assistant_builder import atomic_io, study
+from assistant_builder.errors import ModelError, StudyError
+
+_IDENTITY = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.py")
+"""Files that decide what a model says. Its README does not."""
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_WRAPPERS = {"gemma3", "gemma3n", "gemma4", "gemma4_unified", "llama4", "qwen3_5", "qwen3_5_moe"}
+"""Model types with more than text that transformers' AutoModelForCausalLM loads nevertheless."""
+_UNKNOWN_LENGTH = 2048
+"""Tokens that a model is taken to read where it does not say; the chat and vLLM take it so too."""
+ALLOW_CODE = "allow it for one run: give --trust-remote-code to the command, or tick it on the page's Train tab"
+"""How the user lets a model's own Python code run."""
+_SHARD = re.compile(r"[^/\\\0:]+\.safetensors")
+_LONGEST_SHOWN = 200
+_ELSEWHERE = "Choose a causal language model with safetensors weights"
+
+
+def check_folder(folder: Path, *, trust_remote_code: bool = False) -> dict[str, Any]:
+    """Check that a folder holds a base model that can be tuned in both arms.
+
+    Args:
+        folder: The folder.
+        trust_remote_code: Whether the user agreed to run the Python code that the model brings along.
+
+    Returns:
+        The content of its config.json.
+
+    Raises:
+        ModelError: config.json is missing or damaged, the model is no causal language model, needs code of its own,
+            is quantized already, has pickled weights only, or lacks weight files or tokenizer.json.
+    """
+    config = read_config(folder)
+    check_architecture(config, folder)
+    if config.get("quantization_config") is not None:
+        quantized = config["quantization_config"]
+        method = _brief(quantized.get("quant_method") if isinstance(quantized, dict) else quantized)
+        raise ModelError(
+            f"the weights are quantized already ({method}), so there is no 16-bit base to compare with",
+            where=str(folder), remedy="Choose the model that it was quantized from",
+        )
+    if needs_own_code(config) and not trust_remote_code:
+        raise ModelError(
+            f"the model runs Python code of its own ({_brief(config['auto_map'])})", where=str(folder),
+            remedy=f"Choose another model; or read that code, then {ALLOW_CODE}",
+        )
+    _check_weights(folder)
+    if not (folder / "tokenizer.json").is_file():
+        raise ModelError(
+            "tokenizer.json is missing", where=str(folder),
+            remedy="Write one where the model came from: "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
+        )
+    return config
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Content of a folder's config.json.
+
+    Raises:
+        ModelError: It is missing or damaged.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise ModelError("this is an adapter, not a base model", where=str(folder),
+                             remedy="Name the base model that it was trained on")
+        raise ModelError("there is no config.json", where=str(folder),
+                         remedy="Name a folder as save_pretrained() writes it: config.json, *.safetensors, tokenizer")
+    return read_object(path)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that came with a model, as all of them are one object.
+
+    Raises:
+        ModelError: It cannot be read, or holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise ModelError(f"{path.name} cannot be read: {error}", where=str(path),
+                         remedy="Copy the model again") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path.name} holds no JSON object", where=str(path), remedy="Copy the model again")
+    return found
+
+
+def _brief(value: object) -> str:
+    """A value of a file that is not ours, for an error."""
+    text = str(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
+
+
+def max_pair_tokens(folder: Path, answer: int) -> int | None:
+    """Tokens of the longest pair after which a base model can still write an answer; None where it does not say.
+
+    Args:
+        folder: The model's folder.
+        answer: Tokens of the longest answer.
+
+    Raises:
+        ModelError: config.json is missing or damaged.
+    """
+    config = read_config(folder)
+    inner = config.get("text_config")
+    sizes = inner if isinstance(inner, dict) else config
+    said = next((sizes[key] for key in ("max_position_embeddings", "n_positions") if sizes.get(key)), None)
+    return max(said - answer, said // 2) if isinstance(said, int) and said > 1 else None
+
+
+def context_length(folder: Path) -> int:
+    """Tokens that a base model reads: what config.json says, or tokenizer_config.json where that is less.
+
+    vLLM starts with no more than either (``vllm/config/model.py``, ``_get_and_verify_max_len``).
+
+    Args:
+        folder: The model's folder.
+
+    Raises:
+        ModelError: config.json is missing or damaged.
+        StudyError: tokenizer_config.json is damaged.
+    """
+    limit = max_pair_tokens(folder, 0) or _UNKNOWN_LENGTH
+    path = folder / "tokenizer_config.json"
+    settings = atomic_io.read_json(path) if path.is_file() else None
+    said = settings.get("model_max_length") if isinstance(settings, dict) else None
+    return min(limit, said) if type(said) is int and said > 0 else limit
+
+
+def check_architecture(config: dict[str, Any], folder: Path) -> None:
+    """Check that a config is that of a causal language model.
+
+    Raises:
+        ModelError: It is not.
+    """
+    listed, model_type = config.get("architectures") or [], config.get("model_type") or ""
+    if not isinstance(listed, list) or not isinstance(model_type, str):
+        raise ModelError(
+            f"architectures={_brief(listed)!r} is no list, or model_type={_brief(model_type)!r} is no text",
+            where=str(folder / "config.json"), remedy="Copy the model again",
+        )
+    names = [str(name) for name in listed]
+    causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
+    if not causal and model_type not in _WRAPPERS:
+        kind = _brief(", ".join(names) or model_type or "unnamed")
+        raise ModelError(f"the model is no causal language model (architecture: {kind})", where=str(folder),
+                         remedy=_ELSEWHERE)
+
+
+def needs_own_code(config: dict[str, Any]) -> bool:
+    """Whether the code of ``auto_map`` is needed: not where transformers has the architecture itself.
+
+    Asked of the installed package's folders, because importing its registry imports torch.
+    """
+    if "auto_map" not in config:
+        return False
+    package = importlib.util.find_spec("transformers")
+    if package is None or package.origin is None:
+        return True
+    model_type = str(config.get("model_type", "")).replace("-", "_")
+    return not model_type.isidentifier() or not (Path(package.origin).parent / "models" / model_type).is_dir()
+
+
+def _check_weights(folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        weight_map = read_object(index).get("weight_map")
+        shards = list(weight_map.values()) if isinstance(weight_map, dict) else []
+        if not shards or not all(isinstance(name, str) for name in shards):
+            raise ModelError("the index of the weights is damaged", where=str(index), remedy="Copy the model again")
+        shards = sorted(set(shards))
+        elsewhere = [name for name in shards if not _SHARD.fullmatch(name)]
+        if elsewhere:  # transformers follows ../ and absolute paths
+            raise ModelError(
+                f"the index of the weights names {_brief(elsewhere[0])!r}, which is no safetensors file of this folder",
+                where=str(index), remedy="Copy the model again from a place that you trust",
+            )
+        missing = sorted(name for name in shards if not (folder / name).is_file())
+        if missing:
+            raise ModelError(f"{len(missing)} of {len(shards)} weight files are missing, the first is {missing[0]}",
+                             where=str(folder), remedy="Copy the model again")
+        return
+    if any(folder.glob("*.safetensors")):
+        return
+    if any(path for pattern in _PICKLED for path in folder.glob(pattern)):
+        raise ModelError(
+            "the weights are pickled files, which can run code when they are loaded; only safetensors are accepted",
+            where=str(folder),
+            remedy="If you trust them, convert them once: AutoModelForCausalLM.from_pretrained(FOLDER, "
+            "use_safetensors=False).save_pretrained(NEW_FOLDER), and the same with AutoTokenizer",
+        )
+    if any(folder.glob("*.gguf")):
+        raise ModelError("the weights are GGUF files", where=str(folder),
+                         remedy="Choose the model with safetensors weights that they were made from")
+    raise ModelError("there are no weights (*.safetensors)", where=str(folder), remedy=_ELSEWHERE)
+
+
+def base_model_hash(folder: Path) -> str:
+    """SHA-256 over the names and bytes of the files that make a model what it is.
+
+    Config, weights, tokenizer and chat template count; a README does not.
+
+    Args:
+        folder: A base model's folder.
+
+    Returns:
+        64 hex digits.
+    """
+    paths = {path for pattern in _IDENTITY for path in folder.glob(pattern) if path.is_file()}
+    digest = hashlib.sha256()
+    for name, sha256 in file_hashes(folder, sorted(path.name for path in paths)).items():
+        digest.update(f"{name}\0{sha256}\n".encode())
+    return digest.hexdigest()
+
+
+def file_hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """SHA-256 of files of a model's folder, in the order of ``names``.
+
+    The hash of each file is kept in ``models/.hashes/`` of the home folder and used again while the file's size and
+    time of change stay the same; where that cannot be written, files are read each time.
+
+    Args:
+        folder: The folder.
+        names: Paths below it.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    sidecar = study.home() / "models" / ".hashes" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()}.json"
+    try:
+        known: dict[str, Any] = dict(atomic_io.read_json(sidecar)["hashes"])
+    except (OSError, StudyError, KeyError, TypeError, ValueError):
+        known = {}
+    hashes: dict[str, list[Any]] = {}
+    for name in names:
+        stat = (folder / name).stat()
+        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]  # the second can be set back, the third cannot
+        entry: Any = known.get(name)
+        if isinstance(entry, list) and entry[:-1] == stamp:
+            hashes[name] = entry
+        else:
+            hashes[name] = [*stamp, atomic_io.file_hash(folder / name)]
+    if {**known, **hashes} != known:
+        with contextlib.suppress(OSError):
+            atomic_io.write_json(sidecar, {"folder": str(folder.resolve()), "hashes": {**known, **hashes}})
+    return {name: sha256 for name, (*_, sha256) in hashes.items()}

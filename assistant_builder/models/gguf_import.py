@@ -1,0 +1,195 @@
+"""Turn the bundled GGUF file into a folder that transformers loads: float16 safetensors, config, tokenizer, template.
+
+Done here with ``gguf`` and ``numpy`` alone, because transformers 5.24 gets this file's tokenizer wrong: it knows no
+``smollm`` pre-tokenizer and silently falls back to that of GPT-2, which cuts whitespace before digits differently
+(a blank line before "1." becomes two tokens instead of the one the model was trained with).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from assistant_builder.errors import ModelError
+from assistant_builder.models.wheel_download import Report, quiet
+
+if TYPE_CHECKING:
+    import numpy as np
+    from gguf import GGUFReader
+    from numpy.typing import NDArray
+    from tokenizers import Tokenizer
+
+_CONTROL = 3
+"""The value of ``tokenizer.ggml.token_type`` that marks control tokens (llama.cpp)."""
+
+_LAYER = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+
+
+def convert_gguf(source: Path, folder: Path, report: Report = quiet) -> None:
+    """Write a Llama-architecture GGUF file with the ``smollm`` tokenizer as a transformers folder.
+
+    Quantized weights are dequantized in float32 and rounded to float16 once. Tied embeddings stay tied: the head is
+    not written a second time.
+
+    Args:
+        source: The GGUF file.
+        folder: An existing folder for config.json, generation_config.json, model.safetensors, tokenizer.json,
+            tokenizer_config.json and chat_template.jinja.
+        report: Told of the tensors done.
+
+    Raises:
+        ModelError: The file is of another architecture or has another tokenizer.
+    """
+    from gguf import GGUFReader
+
+    report(0, 1, "Reading the model file")
+    reader = GGUFReader(source)
+    metadata = {
+        name: field.contents()
+        for name, field in reader.fields.items()
+        if name.split(".")[0] in ("general", "llama", "tokenizer")
+    }
+    kind = (metadata["general.architecture"], metadata.get("tokenizer.ggml.pre"))
+    if kind != ("llama", "smollm"):
+        raise ModelError(f"the model file has architecture and tokenizer {kind}, not ('llama', 'smollm')",
+                         where=str(source), remedy="Use the bundled model, or a folder with safetensors")
+    write_tokenizer(metadata, folder)
+    _write_config(metadata, folder, tied=all(tensor.name != "output.weight" for tensor in reader.tensors))
+    _write_weights(reader, metadata, folder, report)
+
+
+def build_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
+    """The byte-level BPE tokenizer that a ``smollm`` GGUF file describes.
+
+    The pre-tokenizer splits every digit off, then splits and spells bytes as GPT-2 does: that is SmolLM2's published
+    ``tokenizer.json``, and llama.cpp's ``smollm``.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
+    merges = [(left, right) for left, right in (merge.split(" ") for merge in metadata["tokenizer.ggml.merges"])]
+    tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(
+        [
+            AddedToken(token, normalized=False, special=True)
+            for token, kind in zip(tokens, types, strict=True)
+            if kind == _CONTROL
+        ]
+    )
+    return tokenizer
+
+
+def write_tokenizer(metadata: Mapping[str, Any], folder: Path) -> None:
+    """Write tokenizer.json, tokenizer_config.json and chat_template.jinja from a GGUF file's metadata."""
+    build_tokenizer(metadata).save(str(folder / "tokenizer.json"))
+    tokens = metadata["tokenizer.ggml.tokens"]
+    # The generic class on purpose: the published "GPT2Tokenizer" makes transformers 5 rebuild the tokenizer with
+    # GPT-2's own pre-tokenizer and drop the digit splitting that stands in tokenizer.json.
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": tokens[metadata["tokenizer.ggml.bos_token_id"]],
+        "eos_token": tokens[metadata["tokenizer.ggml.eos_token_id"]],
+        "pad_token": tokens[metadata["tokenizer.ggml.padding_token_id"]],
+        "unk_token": tokens[metadata["tokenizer.ggml.unknown_token_id"]],
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": metadata["llama.context_length"],
+    }
+    _write_json(folder / "tokenizer_config.json", settings)
+    (folder / "chat_template.jinja").write_text(metadata["tokenizer.chat_template"], encoding="utf-8")
+
+
+def _write_config(metadata: Mapping[str, Any], folder: Path, *, tied: bool) -> None:
+    ids = {
+        "bos_token_id": metadata["tokenizer.ggml.bos_token_id"],
+        "eos_token_id": metadata["tokenizer.ggml.eos_token_id"],
+        "pad_token_id": metadata["tokenizer.ggml.padding_token_id"],
+    }
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "dtype": "float16",
+        "vocab_size": metadata["llama.vocab_size"],
+        "hidden_size": metadata["llama.embedding_length"],
+        "intermediate_size": metadata["llama.feed_forward_length"],
+        "num_hidden_layers": metadata["llama.block_count"],
+        "num_attention_heads": metadata["llama.attention.head_count"],
+        "num_key_value_heads": metadata["llama.attention.head_count_kv"],
+        "head_dim": metadata["llama.rope.dimension_count"],
+        "max_position_embeddings": metadata["llama.context_length"],
+        # stored as float32: the shortest decimal that means the same float32 is the published 1e-05
+        "rms_norm_eps": _shortest(metadata["llama.attention.layer_norm_rms_epsilon"]),
+        "rope_parameters": {"rope_type": "default", "rope_theta": _shortest(metadata["llama.rope.freq_base"])},
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": tied,
+        **ids,
+    }
+    _write_json(folder / "config.json", config)
+    _write_json(folder / "generation_config.json", ids)
+
+
+def _shortest(value: float) -> float:
+    import numpy as np
+
+    return float(str(np.float32(value)))
+
+
+def _write_weights(reader: GGUFReader, metadata: Mapping[str, Any], folder: Path, report: Report) -> None:
+    import numpy as np
+    from gguf import dequantize
+    from safetensors.numpy import save_file
+
+    heads = {
+        "attn_q": metadata["llama.attention.head_count"],
+        "attn_k": metadata["llama.attention.head_count_kv"],
+    }
+    weights: dict[str, NDArray[np.float16]] = {}
+    for done, tensor in enumerate(reader.tensors, start=1):
+        values = dequantize(tensor.data, tensor.tensor_type)
+        kind = tensor.name.split(".")[-2]
+        if kind in heads:
+            values = _unpermute(values, heads[kind])
+        weights[_target_name(tensor.name)] = np.ascontiguousarray(values, dtype=np.float16)
+        report(done, len(reader.tensors), "Turning the weights into float16")
+    target = folder / "model.safetensors"
+    save_file(weights, target, metadata={"format": "pt"})
+    target.chmod(0o644)  # safetensors writes it for its owner only
+
+
+def _target_name(name: str) -> str:
+    *front, kind, suffix = name.split(".")
+    if front:
+        return f"model.layers.{front[1]}.{_LAYER[kind]}.{suffix}"
+    return f"{_OUTER[kind]}.{suffix}"
+
+
+def _unpermute(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """Undo llama.cpp's reordering of query and key rows for its interleaved rotary embedding."""
+    rows, columns = values.shape
+    return values.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
+
+
+def _write_json(path: Path, record: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

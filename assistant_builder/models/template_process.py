@@ -1,0 +1,437 @@
+"""Templates and tokenizers of a base model in a process of their own, with limits on memory and time.
+
+A chat template is a program, and a tokenizer.json can hold rules that make twenty characters into millions of tokens.
+The page and ``serve`` hand conversations to this process, and get back what fits the limits or one error; their own
+memory does not grow, and who waits for another model is not kept waiting. The process is
+``python -m assistant_builder.models.template_process FOLDER``; it reads one request a line from standard input and writes
+one reply a line to standard output, both JSON.
+
+Linux enforces the limit on memory by ``RLIMIT_AS``; elsewhere the resident set is looked at ten times a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from assistant_builder.child_process import python_command, python_environment
+from assistant_builder.data import Message, Pair
+from assistant_builder.errors import AssistantBuilderError, ModelError
+from assistant_builder.models import template_preview
+from assistant_builder.models.chat_template import ChatTokenizer
+
+MEMORY_BYTES = 2 * 2**30
+"""Memory of the process: a tokenizer of 262,000 tokens takes a quarter, and 4 MB of text cut into bytes two thirds."""
+SECONDS = 30.0
+"""Longest time for one request."""
+REPLY_BYTES = 8 * 2**20
+"""Longest reply."""
+START_SECONDS = 120.0
+"""Longest time for the process to import its libraries."""
+MEASURE_SECONDS = 90.0
+"""Longest time for the lengths of all pairs of a data file."""
+REMEMBERED_SECONDS = 600.0
+"""How long a request that reached a limit is refused without another try."""
+_REMEMBERED = 32
+_PORTION_CHARACTERS = 1_000_000
+_LOG_BYTES = 2**20
+_LOOK_SECONDS = 0.1
+_REMEDY = "Choose another base model, or shorten the text"
+
+
+class _LimitReached(Exception):  # noqa: N818 - becomes a ModelError, which says whose limit it is
+    """The process has to end; says how the limit was reached."""
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """The process has ended: its exit code, and the last line of its standard error."""
+
+    code: int
+    said: str
+
+
+class PromptProcess:
+    """One process for one base model. It starts with the first request, and again after it ended.
+
+    Requests from several threads are answered one after the other.
+
+    Args:
+        folder: The base model's folder.
+        idle_seconds: End the process after this long without a request; None: never.
+        seconds: Longest time for one request; None: :data:`SECONDS`.
+        memory: Most memory of the process in bytes; None: :data:`MEMORY_BYTES`.
+    """
+
+    def __init__(
+        self, folder: Path, *, idle_seconds: float | None = None, seconds: float | None = None,
+        memory: int | None = None,
+    ) -> None:
+        self.folder = folder
+        self._idle_seconds = idle_seconds
+        self._seconds = SECONDS if seconds is None else seconds
+        self._memory = MEMORY_BYTES if memory is None else memory
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._replies: queue.Queue[bytes | _Ended] = queue.Queue()
+        self._ready = False
+        self._timer: threading.Timer | None = None
+        self._used = time.monotonic()
+        self._closed = False
+        self._refused: OrderedDict[bytes, tuple[float, ModelError]] = OrderedDict()
+
+    @property
+    def where(self) -> str:
+        """The place that errors name."""
+        return str(self.folder)
+
+    def __del__(self) -> None:
+        """End the process with its owner."""
+        process = getattr(self, "_process", None)
+        if process is not None:
+            process.kill()
+
+    def request(self, operation: str, **values: Any) -> Any:
+        """Ask for something and wait for it.
+
+        Args:
+            operation: One that :meth:`_Worker.answer` knows.
+            values: Its arguments, as JSON takes them.
+
+        Raises:
+            ModelError: The tokenizer cannot be read, the template refuses the conversation, or a limit was reached.
+        """
+        line = json.dumps({"op": operation, **values}).encode() + b"\n"
+        key = hashlib.sha256(line).digest()
+        with self._lock:
+            since, error = self._refused.get(key, (0.0, None))
+            if error is not None and time.monotonic() - since < REMEMBERED_SECONDS:
+                raise ModelError(error.what, where=error.where, remedy=error.remedy)
+            try:
+                return self._exchange(line)
+            except _LimitReached as reached:
+                error = ModelError(
+                    f"the base model's chat template or tokenizer {reached}", where=self.where, remedy=_REMEDY
+                )
+                self._refused[key] = (time.monotonic(), error)
+                while len(self._refused) > _REMEMBERED:
+                    self._refused.popitem(last=False)
+                self._end()
+                if not self._closed:
+                    self._start()  # so that the next request does not wait for the libraries
+                raise error from None
+            except ModelError:
+                raise
+            except BaseException:  # else its reply would be taken for that of the next request
+                self._end()
+                raise
+            finally:
+                self._used = time.monotonic()
+                if self._closed:
+                    self._end()
+                elif self._idle_seconds is not None:
+                    self._end_when_idle(self._idle_seconds)
+
+    def close(self) -> None:
+        """End the process, after the request that it answers."""
+        self._closed = True
+        if self._lock.acquire(blocking=False):
+            try:
+                self._end()
+            finally:
+                self._lock.release()
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def _end_when_idle(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = threading.Timer(seconds, self._end_if_idle)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _end_if_idle(self) -> None:
+        with self._lock:
+            if self._idle_seconds is not None and time.monotonic() - self._used >= self._idle_seconds:
+                self._end()
+
+    def _exchange(self, line: bytes) -> Any:
+        process = self._start()
+        assert process.stdin is not None
+        if not self._ready:  # importing the libraries is not the model's doing, and has a limit of its own
+            self._reply(process, START_SECONDS)
+            self._ready = True
+        threading.Thread(target=_write, args=(process.stdin, line), daemon=True).start()
+        reply = self._reply(process, self._seconds)
+        record = json.loads(reply)
+        if record.get("memory"):
+            raise _LimitReached(self._too_much)
+        if "result" not in record:
+            raise ModelError(record["what"], where=record["where"] or self.where, remedy=record["remedy"])
+        return record["result"]
+
+    def _reply(self, process: subprocess.Popen[bytes], seconds: float) -> bytes:
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                reply = self._replies.get(timeout=_LOOK_SECONDS)
+                break
+            except queue.Empty:
+                if time.monotonic() > end:
+                    raise _LimitReached(f"took longer than {seconds:g} seconds") from None
+                if _resident(process) > self._memory:
+                    raise _LimitReached(self._too_much) from None
+        if isinstance(reply, _Ended):
+            raise _LimitReached(self._how_it_ended(reply))
+        if not reply.endswith(b"\n"):
+            raise _LimitReached("gave too long a result")
+        return reply
+
+    @property
+    def _too_much(self) -> str:
+        return f"needed more than {self._memory / 2**30:.3g} GB of memory"
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        log = tempfile.TemporaryFile()
+        self._replies, self._ready = queue.Queue(), False
+        self._process = subprocess.Popen(
+            python_command("-m", __name__, str(self.folder), str(self._memory), str(self._seconds)),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
+            env={**python_environment(), **_environment()},
+        )
+        threading.Thread(target=_read, args=(self._process, self._replies, log), daemon=True).start()
+        return self._process
+
+    def _how_it_ended(self, ended: _Ended) -> str:
+        if ended.code == -signal.SIGABRT or "memory allocation" in ended.said:  # how Rust ends where it gets no memory
+            return self._too_much
+        named = signal.Signals(-ended.code).name if ended.code < 0 else f"exit code {ended.code}"
+        return f"ended its process ({named})" + (f": {ended.said}" if ended.said else "")
+
+
+class LimitedPrompter:
+    """What the page, ``serve`` and the data step need of a :class:`~assistant_builder.models.chat_template.Prompter`.
+
+    Every method raises ModelError where the template refuses the conversation or a limit was reached.
+
+    Args:
+        process: The process that renders and tokenizes.
+        day: What the template writes as today's date; None: the current day.
+    """
+
+    def __init__(self, process: PromptProcess, day: date | None = None) -> None:
+        self._process = process
+        self._day = day.isoformat() if day is not None else None
+
+    def chat_template(self) -> str:
+        """The chat template in use."""
+        return str(self._ask("template"))
+
+    def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Tokens of a conversation up to where the assistant's answer begins."""
+        return tuple(self._ask("prompt_ids", messages=_turns(messages)))
+
+    def prompt_tokens(self, messages: Sequence[Message]) -> int:
+        """Number of these tokens."""
+        return int(self._ask("prompt_tokens", messages=_turns(messages)))
+
+    def count_tokens(self, pair: Pair) -> int:
+        """Tokens of the pair's longest sequence, uncut."""
+        return int(self._ask("count_tokens", pair=_turns(pair.messages)))
+
+    def render(self, pairs: Sequence[Pair], max_length: int) -> list[list[template_preview.Rendered]]:
+        """The training sequences of each pair (see :func:`~assistant_builder.models.template_preview.render`)."""
+        return [[_rendered(one) for one in self._ask("render", pair=_turns(pair.messages), max_length=max_length)]
+                for pair in pairs]
+
+    def measure(self, pairs: Sequence[Pair], max_length: int) -> template_preview.Lengths:
+        """Tokens of pairs, and what the cut does to them (see :func:`~assistant_builder.models.template_preview.measure`)."""
+        end = time.monotonic() + MEASURE_SECONDS
+        parts = []
+        for some in _portions(template_preview.measured_of(pairs)):
+            if time.monotonic() > end:
+                raise ModelError(f"measuring {len(pairs):,} pairs took longer than {MEASURE_SECONDS:g} seconds",
+                                 where=self._process.where, remedy=_REMEDY)
+            parts.append(self._ask("measure", pairs=[_turns(pair.messages) for pair in some], max_length=max_length))
+        return template_preview.Lengths(
+            pairs=len(pairs), tokens=tuple(count for part in parts for count in part["tokens"]),
+            answers=tuple(count for part in parts for count in part["answers"]), max_length=max_length,
+            cut=sum(part["cut"] for part in parts), dropped=sum(part["dropped"] for part in parts),
+        )
+
+    def _ask(self, operation: str, **values: Any) -> Any:
+        return self._process.request(operation, day=self._day, **values)
+
+
+def _portions(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
+    """Pairs in their order, in portions of some megabytes of text: a request has its limits."""
+    portion: list[Pair] = []
+    size = 0
+    for pair in pairs:
+        size += sum(len(message.content) for message in pair.messages)
+        portion.append(pair)
+        if size > _PORTION_CHARACTERS:
+            yield portion
+            portion, size = [], 0
+    if portion:
+        yield portion
+
+
+def _rendered(record: Mapping[str, Any]) -> template_preview.Rendered:
+    segments = tuple(template_preview.Segment(**segment) for segment in record["segments"])
+    return template_preview.Rendered(segments, record["tokens"], record["learned"])
+
+
+def _turns(messages: Sequence[Message]) -> list[list[str]]:
+    return [[message.role, message.content] for message in messages]
+
+
+def _environment() -> dict[str, str]:
+    """Few threads: each takes address space, on a machine with many processors more than the limit."""
+    few = str(min(4, os.cpu_count() or 1))
+    return {"RAYON_NUM_THREADS": few, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+
+
+def _write(stdin: IO[bytes], line: bytes) -> None:
+    with suppress(OSError, ValueError):  # the process has ended, which its reader notices
+        stdin.write(line)
+        stdin.flush()
+
+
+def _read(process: subprocess.Popen[bytes], replies: queue.Queue[bytes | _Ended], log: IO[bytes]) -> None:
+    """Hand on replies until one is too long or the process ends; then tell how it ended."""
+    with process, log:
+        assert process.stdout is not None
+        reply = b"\n"
+        while reply.endswith(b"\n"):
+            reply = process.stdout.readline(REPLY_BYTES)
+            if reply:
+                replies.put(reply)
+        if reply:
+            process.kill()
+        replies.put(_Ended(process.wait(), _last_line(log)))
+
+
+def _resident(process: subprocess.Popen[bytes]) -> int:
+    try:
+        return int(psutil.Process(process.pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def _last_line(log: IO[bytes]) -> str:
+    log.seek(0)
+    lines = log.read(_LOG_BYTES).decode(errors="replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+# in the process
+
+
+class _Worker:
+    """Answers requests; the tokenizer is read with the first of them.
+
+    Args:
+        folder: The base model's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._prompters: dict[str | None, ChatTokenizer] = {}
+
+    def answer(self, request: Mapping[str, Any]) -> Any:
+        prompter = self._prompter(request["day"])
+        operation = request["op"]
+        if operation == "template":
+            return prompter.tokenizer.get_chat_template()
+        if operation == "prompt_ids":
+            return prompter.prompt_ids(_messages(request["messages"]))
+        if operation == "prompt_tokens":
+            return len(prompter.prompt_ids(_messages(request["messages"])))
+        if operation == "count_tokens":
+            return prompter.count_tokens(_pair(request["pair"]))
+        if operation == "render":
+            return [asdict(one) for one in template_preview.render(prompter, _pair(request["pair"]), request["max_length"])]
+        return asdict(template_preview.measure(prompter, [_pair(turns) for turns in request["pairs"]], request["max_length"]))
+
+    def _prompter(self, day: str | None) -> ChatTokenizer:
+        if day not in self._prompters:
+            if len(self._prompters) >= 4:
+                self._prompters.clear()
+            self._prompters[day] = ChatTokenizer.load(self._folder, date.fromisoformat(day) if day else None)
+        return self._prompters[day]
+
+
+def _messages(turns: Sequence[Sequence[str]]) -> tuple[Message, ...]:
+    return tuple(Message(role, content) for role, content in turns)  # type: ignore[arg-type]
+
+
+def _pair(turns: Sequence[Sequence[str]]) -> Pair:
+    return Pair(0, _messages(turns))
+
+
+def _limit(memory: int) -> None:
+    with suppress(ImportError):
+        import resource
+
+        limits = ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, _LOG_BYTES), (resource.RLIMIT_CORE, 0))
+        for kind, most in limits:
+            with suppress(OSError, ValueError):  # not every system lets itself be limited so
+                resource.setrlimit(kind, (most, most))
+
+
+def main() -> None:
+    """Answer requests until standard input closes."""
+    folder, memory, seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print must not end up between the replies
+    _limit(memory)
+    import transformers.tokenization_utils_tokenizers  # noqa: F401 - before a request waits for it
+
+    replies.write("\n")  # ready
+    replies.flush()
+    worker = _Worker(folder)
+    for line in open(0, encoding="utf-8", closefd=False):
+        if hasattr(signal, "setitimer"):  # where nobody is left to end it
+            signal.setitimer(signal.ITIMER_REAL, 2 * seconds)
+        try:
+            reply = json.dumps({"result": worker.answer(json.loads(line))})
+        except MemoryError:
+            reply = json.dumps({"memory": True})
+        except AssistantBuilderError as error:
+            reply = json.dumps(error.to_record())
+        except Exception as error:  # whatever the model's author made the libraries raise
+            said = f"{type(error).__name__}: {error}"[:500]
+            reply = json.dumps(ModelError(
+                f"the base model's chat template or tokenizer failed: {said}", where=str(folder), remedy=_REMEDY
+            ).to_record())
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        replies.write(reply + "\n")
+        replies.flush()
+
+
+if __name__ == "__main__":
+    main()

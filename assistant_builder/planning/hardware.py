@@ -1,0 +1,217 @@
+"""The machines a plan is made for: this one, and a catalog of cards that one can buy or rent. Without torch.
+
+How fast this processor multiplies, told from a product of two matrices: a first guess until a run has finished.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from assistant_builder import devices
+from assistant_builder.devices import computes_bfloat16, usable_cores
+from assistant_builder.errors import ConfigError
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30,
+          "tib": 2**40, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_MIG_PARTS = 7
+"""Slices of computation that a card with MIG has."""
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Where Linux says how much memory a container may take, in versions 2 and 1 of its control groups."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a training would run.
+
+    Attributes:
+        name: What people call it.
+        device: ``cpu`` or ``cuda``.
+        memory_bytes: Memory of one device.
+        free_bytes: What of it is free now; of a catalog entry, all.
+        bfloat16: Whether the hardware computes in bfloat16.
+        flops: Peak 16-bit multiply-adds a second, counted as two operations, dense; 0 where it is not known.
+        price_per_hour: List price of an hour in US dollars, None where nobody rents it out.
+        here: Whether it is this machine.
+        cores: Usable processor cores, of a CPU.
+        devices: How many GPUs like this it has that may be used.
+        cards: Every GPU that training sees here, in torch's order; this is the first of them.
+    """
+
+    name: str
+    device: Literal["cpu", "cuda"]
+    memory_bytes: int
+    free_bytes: int
+    bfloat16: bool = True
+    flops: float = 0.0
+    price_per_hour: float | None = None
+    here: bool = False
+    cores: int = 0
+    devices: int = 1
+    cards: tuple[Machine, ...] = ()
+
+    @property
+    def compute_dtype(self) -> str:
+        """What ``model.compute_dtype=auto`` comes to there."""
+        if self.bfloat16:
+            return "bfloat16"
+        return "float16" if self.device == "cuda" else "float32"
+
+    def sharing(self, devices: int) -> Machine:
+        """What the first ``devices`` cards allow together: of cards that differ the least memory and arithmetic."""
+        used = self.cards[:devices]
+        if not used:
+            return self
+        names = list(dict.fromkeys(card.name for card in used))
+        return replace(
+            self, name=" and ".join(names), memory_bytes=min(card.memory_bytes for card in used),
+            free_bytes=min(card.free_bytes for card in used), bfloat16=all(card.bfloat16 for card in used),
+            flops=min(card.flops for card in used),
+        )
+
+    def with_memory(self, memory_bytes: int) -> Machine:
+        """The same with another amount of memory."""
+        return replace(self, memory_bytes=memory_bytes, free_bytes=memory_bytes, cards=(), name=f"{self.name}, "
+                       f"{memory_bytes / 1e9:.3g} GB")
+
+
+def _card(name: str, gigabytes: float, teraflops: float, price: float | None, *, bfloat16: bool = True) -> Machine:
+    return Machine(name, "cuda", int(gigabytes * 1e9), int(gigabytes * 1e9), bfloat16, teraflops * 1e12, price)
+
+
+CARDS: dict[str, Machine] = {card.name: card for card in (
+    _card("T4 16 GB", 15.6, 65, 0.53, bfloat16=False),
+    _card("V100 16 GB", 16.9, 112, 3.06, bfloat16=False),
+    _card("RTX 3060 12 GB", 12.6, 25, None),
+    _card("RTX 3090 24 GB", 25.3, 71, 0.46),
+    _card("RTX 4090 24 GB", 25.3, 165, 0.69),
+    _card("RTX 5090 32 GB", 33.7, 209, 0.89),
+    _card("L4 24 GB", 23.6, 121, 0.80),
+    _card("A10G 24 GB", 23.7, 70, 1.01),
+    _card("RTX A6000 48 GB", 50.9, 155, 0.79),
+    _card("L40S 48 GB", 47.7, 362, 1.86),
+    _card("A100 40 GB", 42.3, 312, 1.29),
+    _card("A100 80 GB", 85.1, 312, 1.79),
+    _card("H100 80 GB", 85.0, 989, 2.99),
+    _card("H200 141 GB", 150.1, 989, 3.79),
+    _card("B200 180 GB", 191.5, 2250, 5.74),
+)}
+"""Common cards: memory as the driver reports it, dense bfloat16 (else float16) peak of the data sheets, and what an
+hour costs on demand at a common cloud. Prices move and differ three-fold between clouds: every place that shows one
+lets the user put in another."""
+
+
+def this_machine() -> Machine:
+    """The device that training would use here: the first GPU that torch sees, else the processor."""
+    return _gpu() or _cpu()
+
+
+def choose_machine(memory: str | None = None, card: str | None = None) -> Machine:
+    """The machine that a user names: a card of the catalog, a GPU with some memory, or (neither) this one.
+
+    Raises:
+        ConfigError: There is no such card, or the memory is no amount.
+    """
+    if card is not None:
+        wanted = _plain(card)
+        names = [name for name in CARDS if wanted and wanted in _plain(name)]
+        if not names:
+            raise ConfigError(f"no card {card!r} in the catalog", where="--card",
+                              remedy=f"There are: {', '.join(CARDS)}; or give --memory")
+        exact = [name for name in names if _plain(name) == wanted]
+        chosen = CARDS[(exact or names)[0]]
+        return chosen if memory is None else chosen.with_memory(parse_memory(memory))
+    if memory is None:
+        return this_machine()
+    size = parse_memory(memory)
+    return Machine(f"a GPU with {size / 1e9:.3g} GB", "cuda", size, size)
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace(" ", "").replace("-", "")
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of ``24GB``, ``24 GiB``, ``24`` (gigabytes).
+
+    Raises:
+        ConfigError: It is no amount of memory.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.casefold())
+    if found is None or found[2] not in _UNITS or not float(found[1]):
+        raise ConfigError(f"{text!r} is no amount of memory", where="--memory", remedy="Write it like 24GB or 16GiB")
+    return int(float(found[1]) * _UNITS[found[2] or "gb"])
+
+
+def _gpu() -> Machine | None:
+    usable = devices.find().usable
+    if not usable:
+        return None
+    cards = tuple(
+        Machine(gpu.name, "cuda", gpu.memory_bytes, free, gpu.bfloat16, _peak_of(gpu.name), here=True)
+        for gpu, free in zip(usable, devices.free_bytes(usable), strict=True)
+    )
+    alike = next((place for place, card in enumerate(cards) if card.name != cards[0].name), len(cards))
+    return replace(cards[0], devices=alike, cards=cards)
+
+
+def _peak_of(name: str) -> float:
+    """Peak of the catalog's card that the driver's name contains; of a part of a card (MIG) the part of it."""
+    told = name.casefold()
+    part = re.search(r"\bmig (\d)g\.", told)
+    for card in sorted(CARDS.values(), key=lambda card: -len(card.name)):
+        if re.search(rf"{card.name.rsplit(' ', 2)[0].casefold()}\b", told):  # an A1000 is no A100, an L40 no L4
+            return card.flops * (int(part[1]) / _MIG_PARTS if part else 1)
+    return 0.0
+
+
+def _cpu() -> Machine:
+    memory, cores = psutil.virtual_memory(), usable_cores()
+    total = min(memory.total, _container_limit() or memory.total)
+    return Machine(
+        f"this computer's processor ({cores} cores)", "cpu", total, min(memory.available, total), computes_bfloat16(),
+        here=True, cores=cores,
+    )
+
+
+def _container_limit() -> int | None:
+    """Memory that a container allows, which psutil does not know of."""
+    for path in _LIMITS:
+        try:
+            return int(path.read_text(encoding="ascii"))
+        except (OSError, ValueError):  # "max": no limit
+            continue
+    return None
+
+
+_SIZE = 768
+_REPEATS = 4
+_BFLOAT16_GAIN = 2.0
+"""bfloat16 instructions multiply twice as many values at a time as float32 ones."""
+
+
+@lru_cache(maxsize=2)
+def processor_flops(cores: int, bfloat16: bool) -> float:
+    """Operations a second of all cores in the compute dtype, the best of a few products; takes under 0.1 seconds.
+
+    Processor time counts, not wall time, so that what else runs at the moment does not make the machine look slow.
+
+    Args:
+        cores: Usable cores.
+        bfloat16: Whether they compute in bfloat16.
+    """
+    import numpy as np
+
+    matrix = np.ones((_SIZE, _SIZE), dtype=np.float32)
+    best = 0.0
+    for _ in range(_REPEATS):
+        started = time.process_time()
+        matrix @ matrix
+        best = max(best, 2 * _SIZE**3 / max(time.process_time() - started, 1e-6))
+    return best * cores * (_BFLOAT16_GAIN if bfloat16 else 1.0)

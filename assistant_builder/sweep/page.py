@@ -1,0 +1,328 @@
+"""A sweep in sentences and in rows of text.
+
+The sweep as parallel coordinates: an axis for each setting and each loss, a line for each study.
+
+Drawn from ordinary lines, because plotly's own parallel coordinates have no place for a study that was stopped before
+it had a loss, mark no line, and need WebGL.
+
+``sweep.html``: one file that fetches nothing, from ``sweep.json`` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from assistant_builder.sweep.spec import label
+from evals.report.charts import interval_panel
+from evals.report.format import capitalised, difference, interval, number, p_value, percent, plural
+from evals.report.load import BASELINE, CANDIDATE
+from evals.study_compare.messages import metric_shown
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+ARM_OF = {BASELINE: ("lora", "16-bit LoRA"), CANDIDATE: ("qlora", "QLoRA")}
+"""Cell → the arm that it is, and what that is called."""
+STATES = {
+    "succeeded": "done", "stopped": "stopped early", "failed": "failed", "queued": "not run", "running": "running",
+    "cancelled": "cancelled", "lost": "interrupted",
+}
+_BY = {
+    "both": "the mean validation loss of both arms", "qlora": "QLoRA's validation loss",
+    "lora": "16-bit LoRA's validation loss",
+}
+_TELLS = {
+    "worse": "clearly worse than it", "better": "clearly better than it",
+    "mixed": "clearly better with one arm and clearly worse with the other", "not told apart": "not to be told from it",
+}
+
+
+def sentence(record: Mapping[str, Any]) -> str:
+    """The choice, and what the held-out questions say of it."""
+    if record["selected"] is None:
+        return "No study has finished, so none is chosen."
+    rows = {row["name"]: row for row in record["studies"]}
+    chosen = rows[record["selected"]]
+    finished = [row for row in record["studies"] if row["state"] == "succeeded"]
+    said = (f"Chosen by {_BY[record['arm']]}: {chosen['name']} ({label(chosen['settings'])}), "
+            f"{number(chosen['validation_loss'], 'nll_per_token')} nats per token, the lowest of "
+            f"{plural(len(finished), 'finished study', 'finished studies')}.")
+    outcomes = study_outcomes(record)
+    if not outcomes:
+        return said
+    counts = {what: [name for name, found in outcomes.items() if found == what] for what in _TELLS}
+    told = [f"{_share(len(names), len(outcomes))} {_TELLS[what]}" for what, names in counts.items() if names]
+    said += (f" On the {record['comparisons'][0]['n']} held-out questions, which had no part in the choice, "
+             f"{'; '.join(told)} (Holm over {plural(len(record['comparisons']), 'test')}).")
+    if counts["not told apart"] and not counts["better"]:
+        said += " What cannot be told from it may be as good: prefer the cheapest."
+    if counts["better"]:
+        said += (f" Validation has missed {', '.join(counts['better'])}; whoever takes "
+                 f"{'it' if len(counts['better']) == 1 else 'one of them'} now chooses by the held-out questions, and "
+                 "its score on them flatters it.")
+    return said
+
+
+def _share(number_of: int, total: int) -> str:
+    """``2 of the 5 others are``, ``all 5 others are``, ``the other one is``."""
+    if number_of == total:
+        return "the other one is" if total == 1 else f"all {total} others are"
+    return f"{number_of} of the {total} others {'is' if number_of == 1 else 'are'}"
+
+
+def study_outcomes(record: Mapping[str, Any]) -> dict[str, str]:
+    """Each compared study's outcome over the arms that decide: worse, better, mixed or not told apart."""
+    found: dict[str, set[str]] = {}
+    for row in record["comparisons"]:
+        found.setdefault(row["study"], set()).add(row["outcome"])
+    clear = {name: outcomes - {"not told apart"} for name, outcomes in found.items()}
+    return {name: "mixed" if len(outcomes) > 1 else next(iter(outcomes), "not told apart")
+            for name, outcomes in clear.items()}
+
+
+def notes(record: Mapping[str, Any], *, seeds: int) -> list[str]:
+    """What a careful reader must know before believing the table.
+
+    Args:
+        record: The results.
+        seeds: How often each arm is trained in each study.
+    """
+    said = []
+    states = [row["state"] for row in record["studies"]]
+    for state, why in (("stopped", "stopped early by the median rule, never scored, and in no test"),
+                       ("failed", "failed, and in no test; run the sweep again to try once more")):
+        count = states.count(state)
+        if count:
+            said.append(f"{plural(count, 'study', 'studies')} {'was ' if state == 'stopped' and count == 1 else ''}"
+                        f"{'were ' if state == 'stopped' and count > 1 else ''}{why}")
+    left = len([state for state in states if state not in ("succeeded", "stopped", "failed")])
+    if left:
+        said.append(f"{plural(left, 'study', 'studies')} not run yet: the choice is that of those that are done")
+    if record["selected"]:
+        said.append("The chosen study's validation loss is the lowest of many, which flatters it; its held-out score "
+                    "had no part in the choice")
+    if record["comparisons"]:
+        said.append("Intervals are of 95% each, one by one; the p-values are adjusted for the number of tests")
+        said.append("Each arm was trained once in each study: the intervals are over questions and leave out how much "
+                    "another training seed would move the scores" if seeds == 1 else
+                    "The choice is by the mean over the training seeds, the held-out differences are the first one's")
+        said += dict.fromkeys(capitalised(text) for row in record["comparisons"] for text in row["warnings"])
+    return said
+
+
+def study_rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The studies as a table: columns, and one row each, the chosen one first, then by validation loss."""
+    rows = ordered(record)
+    cells = [cell for cell in ARM_OF if any(cell in row["heldout"] for row in rows)]
+    how = metric_shown(record["metric"])
+    columns = ["study", *record["sweep"], "validation loss",
+               *(f"held-out {how.phrase}, {ARM_OF[cell][1]}" for cell in cells)]
+    return columns, [
+        [f"{row['name']}{' *' if row['name'] == record['selected'] else ''}", *map(str, row["settings"].values()),
+         validation_text(row),
+         *(number(row["heldout"][cell], record["metric"]) if cell in row["heldout"] else "–" for cell in cells)]
+        for row in rows
+    ]
+
+
+def comparison_rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The tests as a table: columns, and one row each; differences are the study's figure minus the chosen one's."""
+    columns = ["study", "arm", f"difference from {record['selected']}", "95% interval", "p (Holm)", ""]
+    place = {row["name"]: number_of for number_of, row in enumerate(ordered(record))}
+    return columns, [
+        [row["study"], ARM_OF[row["cell"]][1], difference(row["delta"], row["metric"], row),
+         interval(row, row["metric"]), p_value(row["p_value_holm"]), row["outcome"]]
+        for row in sorted(record["comparisons"], key=lambda row: (place[row["study"]], list(ARM_OF).index(row["cell"])))
+    ]
+
+
+def ordered(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The studies: the chosen one, the other finished ones by validation loss, then the rest as they were defined."""
+    return sorted(record["studies"], key=lambda row: (
+        row["name"] != record["selected"], row["state"] != "succeeded",
+        row["validation_loss"] if row["state"] == "succeeded" else 0.0,
+    ))
+
+
+def validation_text(row: Mapping[str, Any]) -> str:
+    """A study's validation loss; of one that did not come to its end, how it ended."""
+    if row["state"] == "succeeded":
+        return number(row["validation_loss"], "nll_per_token")
+    if row["state"] == "stopped":
+        stopped = row["stopped"]
+        loss = number(stopped["loss"], "nll_per_token")
+        return f"stopped at {percent(stopped['share'], 0)} of {stopped['run']}: {loss}"
+    return STATES[row["state"]]
+
+
+_GREY, _LINE = "#7b8494", "rgba(123,132,148,0.45)"
+_SPREAD = 0.05
+"""How far apart lines through the same value of a setting lie at most, as a share of an axis."""
+_KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "chosen": ("chosen", {"color": "#ea580c", "width": 4}),
+    "better": ("clearly better", {"color": "#16a34a", "width": 2.5}),
+    "not told apart": ("not to be told from it", {"color": "#2563eb", "width": 2}),
+    "mixed": ("better with one arm, worse with the other", {"color": "#a855f7", "width": 2}),
+    "worse": ("clearly worse", {"color": _GREY, "width": 1.5}),
+    "unscored": ("not scored", {"color": _GREY, "width": 1.5, "dash": "dot"}),
+}
+"""Kind of a study → words of the legend, look of its line; the chosen one is drawn last, on top."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One vertical axis.
+
+    Attributes:
+        title: What it shows.
+        at: Study → place on it, 0 (bottom) to 1; studies without a value are missing.
+        ticks: Place and text of each tick.
+    """
+
+    title: str
+    at: dict[str, float]
+    ticks: tuple[tuple[float, str], ...]
+
+
+def parallel_coordinates(record: Mapping[str, Any]) -> Figure:
+    """The picture of a sweep's results."""
+    import plotly.graph_objects as go
+
+    drawn = axes(record)
+    kinds = kinds_of(record)
+    rows = {row["name"]: row for row in record["studies"]}
+    figure = go.Figure()
+    for kind in reversed(_KINDS):
+        words, line = _KINDS[kind]
+        for place, name in enumerate(name for name, found in kinds.items() if found == kind):
+            points = [(where, axis.at[name]) for where, axis in enumerate(drawn) if name in axis.at]
+            figure.add_scatter(
+                x=[where for where, _ in points], y=[at for _, at in points], mode="lines+markers", line=line,
+                marker={"size": 6, "color": line["color"]}, name=words, legendgroup=kind, showlegend=place == 0,
+                text=[_hover(rows[name])] * len(points), hovertemplate="%{text}<extra></extra>",
+            )
+    for where, axis in enumerate(drawn):
+        figure.add_shape(type="line", x0=where, x1=where, y0=-0.04, y1=1.04, line={"color": _LINE}, layer="below")
+        figure.add_annotation(x=where, y=1.07, text=f"<b>{axis.title}</b>", showarrow=False, yanchor="bottom")
+        for at, text in axis.ticks:
+            figure.add_annotation(x=where, y=at, text=text, showarrow=False, xanchor="right", xshift=-6,
+                                  yshift=9)
+    figure.update_layout(
+        template="none", height=460, margin={"l": 70, "r": 40, "t": 64, "b": 70}, hovermode="closest",
+        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, sans-serif", "size": 13, "color": _GREY},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.06, "x": 0, "traceorder": "reversed"},
+    )
+    figure.update_xaxes(visible=False, range=[-0.3, len(drawn) - 0.85], fixedrange=True)
+    figure.update_yaxes(visible=False, range=[-0.08, 1.2], fixedrange=True)
+    return figure
+
+
+def kinds_of(record: Mapping[str, Any]) -> dict[str, str]:
+    """What each study is drawn as; a finished one that was compared with nothing is not told from the chosen one."""
+    outcomes = study_outcomes(record)
+    return {
+        row["name"]: "chosen" if row["name"] == record["selected"] else "unscored" if row["state"] != "succeeded"
+        else outcomes.get(row["name"], "not told apart")
+        for row in record["studies"]
+    }
+
+
+def axes(record: Mapping[str, Any]) -> list[Axis]:
+    """The settings in the order given, the validation loss, and the held-out figure of each arm that decides."""
+    studies = record["studies"]
+    finished = [row for row in studies if row["state"] == "succeeded"]
+    cells = [cell for cell in ARM_OF if any(cell in row["heldout"] for row in finished)
+             and record["arm"] in ("both", ARM_OF[cell][0])]
+    found = [_setting_axis(key, values, studies) for key, values in record["sweep"].items()]
+    losses = {row["name"]: row["validation_loss"] for row in finished}
+    found.append(_figure_axis("validation loss", losses, "nll_per_token"))
+    how = metric_shown(record["metric"])
+    for cell in cells:
+        values = {row["name"]: row["heldout"][cell] for row in finished if cell in row["heldout"]}
+        found.append(_figure_axis(f"held-out {how.phrase},<br>{ARM_OF[cell][1]}", values, record["metric"]))
+    return [axis for axis in found if axis.ticks]
+
+
+def _setting_axis(key: str, values: Sequence[Any], studies: Sequence[Mapping[str, Any]]) -> Axis:
+    """The values at equal distances in the order given, whatever they are; lines through one value lie side by side."""
+    step = 1 / max(1, len(values) - 1)
+    at = {}
+    for place, value in enumerate(values):
+        names = [row["name"] for row in studies if row["settings"][key] == value]
+        for number_of, name in enumerate(names):
+            aside = (number_of / (len(names) - 1) - 0.5) if len(names) > 1 else 0.0
+            at[name] = place * step + _SPREAD * aside
+    return Axis(key, at, tuple((place * step, str(value)) for place, value in enumerate(values)))
+
+
+def _figure_axis(title: str, values: Mapping[str, float], metric: str) -> Axis:
+    if not values:
+        return Axis(title, {}, ())
+    low, high = min(values.values()), max(values.values())
+    reach = high - low
+    at = {name: (value - low) / reach if reach else 0.5 for name, value in values.items()}
+    marks = {0.0: low, 0.5: (low + high) / 2, 1.0: high} if reach else {0.5: low}
+    return Axis(title, at, tuple((place, number(value, metric)) for place, value in marks.items()))
+
+
+def _hover(row: Mapping[str, Any]) -> str:
+    loss = row["validation_loss"]
+    ended = f"validation loss {number(loss, 'nll_per_token')}" if row["state"] == "succeeded" else STATES[row["state"]]
+    return f"<b>{row['name']}</b><br>{label(row['settings']).replace(', ', '<br>')}<br>{ended}"
+
+
+def render_page(record: Mapping[str, Any]) -> str:
+    """The results of a sweep as a self-contained page.
+
+    Its one script is plotly's, which draws the picture; a content policy forbids every request.
+
+    Args:
+        record: What ``sweep.json`` holds.
+    """
+    figure = parallel_coordinates(record)
+    picture = figure.to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False})
+    return _environment().get_template("sweep.html.j2").render(
+        record=record, studies=study_rows(record), tests=comparison_rows(record), picture=Markup(picture),
+        axes=len(axes(record)), panels=_panels(record), tone=_tone(record),
+        states=STATES, unfinished=[row for row in ordered(record) if row["state"] != "succeeded"],
+    )
+
+
+@cache
+def _environment() -> Environment:
+    report = PackageLoader("evals.report")
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader("assistant_builder.sweep"), report]), autoescape=True, trim_blocks=True,
+        lstrip_blocks=True, undefined=StrictUndefined,
+    )
+    environment.globals["style"] = Markup("".join(report.get_source(environment, name)[0]
+                                                  for name in ("style.css", "print.css")))
+    return environment
+
+
+def _tone(record: Mapping[str, Any]) -> str:
+    """The look of the verdict: good where all others are clearly worse."""
+    outcomes = set(study_outcomes(record).values())
+    return "no-worse" if outcomes == {"worse"} else "inconclusive"
+
+
+def _panels(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The differences from the chosen study with their intervals, one axis for each arm that decides."""
+    settings = {row["name"]: label(row["settings"]) for row in ordered(record)}
+    place = {name: number for number, name in enumerate(settings)}
+    panels = []
+    for cell, (_, name) in ARM_OF.items():
+        rows = [{**row, "label": row["study"], "about": settings[row["study"]], "note": row["outcome"],
+                 "primary": False, "margin": None}
+                for row in sorted(record["comparisons"], key=lambda row: place[row["study"]]) if row["cell"] == cell]
+        if rows:
+            panels.append({"name": name, **interval_panel(rows, f"← better than {record['selected']}", "worse →",
+                                                          "difference (95% interval)")})
+    return panels

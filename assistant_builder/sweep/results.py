@@ -1,0 +1,185 @@
+"""What a sweep found: the choice by validation loss, and every other study against it on the held-out questions.
+
+The held-out questions have no part in the choice, so that the chosen study's held-out score is not flattered by it, and
+each test of another study against it is a test that was set before the held-out questions were looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from assistant_builder.atomic_io import read_json, write_json, write_text
+from assistant_builder.errors import AssistantBuilderError, EvaluationError
+from assistant_builder.steps import arm_runs, split_run
+from assistant_builder.study import Study
+from assistant_builder.sweep.page import ARM_OF, notes, render_page, sentence
+from assistant_builder.sweep.spec import VERSION, Sweep, Trial
+from evals.compare import holm
+from evals.report.format import SIGNIFICANT
+from evals.study_compare import compare_studies
+
+CELL_OF = {arm: cell for cell, (arm, _) in ARM_OF.items()}
+Errors = Mapping[str, AssistantBuilderError]
+_KEPT = ("metric", "delta", "p_value", "n", "n_clusters", "higher_is_better", "warnings")
+
+
+def write_results(sweep: Sweep, errors: Errors, *, compared: bool = True) -> dict[str, Any]:
+    """Write ``sweep.json``, and with the comparisons ``sweep.html``.
+
+    Args:
+        sweep: The sweep.
+        errors: What studies of this run failed with, by name.
+        compared: Whether the studies are compared, which takes about a second each.
+
+    Returns:
+        What was written.
+    """
+    record = results(sweep, errors, compared=compared)
+    write_json(sweep.folder / "sweep.json", record)
+    if compared:
+        write_text(sweep.folder / "sweep.html", render_page(record))
+    return record
+
+
+def results(sweep: Sweep, errors: Errors, *, compared: bool = True) -> dict[str, Any]:
+    """The results as they stand; the arguments are those of :func:`write_results`."""
+    studies = [_study_row(sweep, trial, errors.get(trial.name)) for trial in sweep.trials]
+    _require_one_split(sweep, studies)
+    record: dict[str, Any] = {
+        "version": VERSION, "name": sweep.name, "state": "", "folder": str(sweep.folder), "arm": sweep.arm,
+        "prune": sweep.prune, "metric": sweep.trials[0].config.eval.primary_metric,
+        "sweep": {key: list(dict.fromkeys(trial.settings[key] for trial in sweep.trials))
+                  for key in sweep.trials[0].settings},
+        "studies": studies, "selected": selected(studies), "comparisons": [],
+    }
+    if compared and record["selected"]:
+        record["comparisons"] = _comparisons(sweep, studies, record["selected"])
+    record["state"] = _state([row["state"] for row in studies])
+    record["sentence"] = sentence(record)
+    record["notes"] = notes(record, seeds=sweep.trials[0].config.seeds)
+    return record
+
+
+def selected(studies: list[dict[str, Any]]) -> str | None:
+    """The finished study with the lowest validation loss, the first of equals; None where none has finished."""
+    finished = [row for row in studies if row["state"] == "succeeded"]
+    return min(finished, key=lambda row: row["validation_loss"])["name"] if finished else None
+
+
+def _study_row(sweep: Sweep, trial: Trial, error: AssistantBuilderError | None) -> dict[str, Any]:
+    study = sweep.study(trial)
+    stopped = sweep.stopped.get(trial.name)
+    state: str = study.state if study is not None else "queued"
+    if state != "succeeded":
+        state = "failed" if error is not None else "stopped" if stopped else state
+    losses = _validation_losses(study) if study is not None else {}
+    deciding = [losses[arm] for arm in sweep.judges if arm in losses]
+    return {
+        "name": trial.name, "settings": trial.settings, "state": state,
+        "validation_losses": losses,
+        "validation_loss": fmean(deciding) if len(deciding) == len(sweep.judges) else None,
+        "heldout": _heldout(study) if study is not None and state == "succeeded" else {},
+        "seconds": round(sum(study.step(step).seconds for step in study.shown_steps), 3) if study is not None else 0.0,
+        "stopped": stopped if state == "stopped" else None,
+        "error": error.to_record() if error is not None else None,
+    }
+
+
+def _validation_losses(study: Study) -> dict[str, float]:
+    """The validation loss of each arm whose trainings are done: that of the kept checkpoint, the mean over seeds."""
+    found: dict[str, list[float]] = {}
+    for run in arm_runs(study.config.seeds, study.config.arms):
+        path = study.arm_folder(run) / "summary.json"
+        if path.exists() and study.step(f"train-{run}").state == "succeeded":
+            found.setdefault(split_run(run)[0], []).append(read_json(path)["best_validation_loss"])
+    return {arm: fmean(losses) for arm, losses in found.items() if len(losses) == study.config.seeds}
+
+
+def _heldout(study: Study) -> dict[str, float]:
+    """The figure of the primary metric in each arm's cell, from ``report.json``."""
+    report = read_json(study.folder / "report.json")
+    metric = report["primary_metric"]
+    figures = {}
+    for cell in (CELL_OF[arm] for arm in study.config.arms):
+        scores = report["cells"][cell]
+        value = scores["nll_per_token"] if metric == "nll_per_token" else scores["metrics"].get(metric)
+        if value is not None:
+            figures[cell] = value
+    return figures
+
+
+def _require_one_split(sweep: Sweep, studies: list[dict[str, Any]]) -> None:
+    """Call studies failed whose split is not that of the first: they were made anew with other data."""
+    first: dict[str, str] | None = None
+    for trial, row in zip(sweep.trials, studies, strict=True):
+        path = _split_file(sweep.study(trial))
+        if path is None or row["state"] != "succeeded":
+            continue
+        hashes = read_json(path)["hashes"]
+        first = first or hashes
+        if hashes != first:
+            error = EvaluationError("it stands on another split than the first study of the sweep",
+                                    where=f"study {trial.name}", remedy="Delete it and run the sweep again")
+            row |= {"state": "failed", "error": error.to_record()}
+
+
+def _split_file(study: Study | None) -> Path | None:
+    path = study.folder / "data" / "split.json" if study is not None else None
+    return path if path is not None and path.exists() else None
+
+
+def _comparisons(sweep: Sweep, studies: list[dict[str, Any]], chosen: str) -> list[dict[str, Any]]:
+    """Every other finished study against the chosen one, as :func:`judged`."""
+    by_name = {trial.name: sweep.study(trial) for trial in sweep.trials}
+    cells = [CELL_OF[arm] for arm in sweep.judges]
+    rows: list[dict[str, Any]] = []
+    for row in studies:
+        best, other = by_name[chosen], by_name[row["name"]]
+        if row["state"] != "succeeded" or row["name"] == chosen or best is None or other is None:
+            continue
+        try:
+            found = compare_studies(best, other)
+        except AssistantBuilderError as error:
+            row |= {"state": "failed", "error": error.to_record()}
+            continue
+        rows += [
+            {"study": row["name"], "cell": verdict["cell"], **{key: verdict[key] for key in _KEPT},
+             "ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1]}
+            for verdict in found["verdicts"] if verdict["cell"] in cells
+        ]
+    return judged(rows)
+
+
+def judged(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The comparisons of a sweep with p-values adjusted over all of them (Holm), and what each of them says.
+
+    Args:
+        rows: Comparisons with the chosen study: ``p_value delta ci_low ci_high higher_is_better`` and more.
+    """
+    adjusted = holm([row["p_value"] for row in rows])
+    return [{**row, "p_value_holm": float(value), "outcome": outcome(row, float(value))}
+            for row, value in zip(rows, adjusted, strict=True)]
+
+
+def outcome(row: Mapping[str, Any], p_value_holm: float) -> str:
+    """``worse``, ``better`` or ``not told apart``: clear only where the adjusted test and the interval both say so.
+
+    Args:
+        row: A comparison with the chosen study; ``delta`` is the other's figure minus the chosen one's.
+        p_value_holm: Its p-value, adjusted over the family.
+    """
+    if p_value_holm > SIGNIFICANT or row["ci_low"] <= 0 <= row["ci_high"]:
+        return "not told apart"
+    return "better" if (row["delta"] > 0) == row["higher_is_better"] else "worse"
+
+
+def _state(states: list[str]) -> str:
+    """How the sweep as a whole stands."""
+    if "cancelled" in states:
+        return "cancelled"
+    if set(states) <= {"succeeded", "stopped", "failed"}:
+        return "failed" if "failed" in states else "succeeded"
+    return "running"

@@ -1,0 +1,124 @@
+"""Settings for training on GPUs: deterministic algorithms, paged optimizers, and third-party kernels."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from assistant_builder.errors import AssistantBuilderError, ModelError
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def deterministic_algorithms(wanted: bool) -> Iterator[None]:
+    """Use torch's deterministic algorithms inside; where they are not wanted, change nothing."""
+    if not wanted:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs a pass over every new tensor
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def has_deterministic_algorithms(step: Callable[[], object]) -> bool:
+    """Whether torch has deterministic algorithms for everything that a model does in training.
+
+    Args:
+        step: Computes a loss and its gradients; what it raises for other reasons is passed on.
+    """
+    try:
+        with deterministic_algorithms(True):
+            step()
+    except RuntimeError as error:
+        if "determinis" not in str(error):
+            raise
+        logger.warning("Trained without deterministic algorithms, so another run may differ: %s", error)
+        return False
+    return True
+
+
+_STATES = ("state1", "state2")
+"""The moments, which are paged; what scales them is small and is not (``bitsandbytes/optim/optimizer.py``)."""
+
+
+def is_paged(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an optimizer, perhaps in accelerate's wrapper, pages its state."""
+    return bool(getattr(_inner(optimizer), "is_paged", False))
+
+
+def load_paged_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Restore the state of a paged optimizer into paged memory.
+
+    ``load_state_dict`` alone puts it into ordinary tensors on the GPU, where it stays: it would take the memory that
+    paging is to save, already while it is loaded.
+
+    Args:
+        optimizer: A paged optimizer that has not stepped yet, perhaps in accelerate's wrapper.
+        state: What its ``state_dict`` gave, on the CPU.
+    """
+    inner = _inner(optimizer)
+    inner.load_state_dict(state, move_to_device=False)  # the rest is moved by its first step
+    for parameter, entry in inner.state.items():
+        for name in _STATES:
+            if name in entry:
+                buffer = inner.get_state_buffer(parameter, dtype=entry[name].dtype)  # paged, unless it is small
+                entry[name] = buffer.copy_(entry[name])
+
+
+def _inner(optimizer: torch.optim.Optimizer) -> Any:
+    """The optimizer itself."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
+def choose_kernels(base: PreTrainedModel, kernels: Literal["plain", "liger", "compile"]) -> None:
+    """Let a model compute with the kernels that ``train.kernels`` names.
+
+    Args:
+        base: The base, on a GPU, adapters attached.
+        kernels: ``plain`` changes nothing.
+
+    Raises:
+        AssistantBuilderError: liger-kernel is not installed.
+        ModelError: liger-kernel does not know the model, or it has no list of decoder layers to compile.
+    """
+    if kernels == "liger":
+        _apply_liger(base)
+    elif kernels == "compile":
+        os.environ.pop("TORCHDYNAMO_DISABLE", None)  # steps set it, for the libraries that would compile unasked
+        for layer in _decoder_layers(base):
+            layer.compile(dynamic=True)  # rows differ in length; compiled for each they would be compiled for hours
+
+
+def _apply_liger(base: PreTrainedModel) -> None:
+    try:
+        from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN, _apply_liger_kernel_to_instance
+    except ImportError as error:
+        raise AssistantBuilderError(
+            f"train.kernels=liger needs liger-kernel, which cannot be imported: {error}", where="train.kernels",
+            remedy="Install it with pip install 'assistant-builder[gpu]', or set train.kernels=plain",
+        ) from error
+    kind = base.config.model_type
+    if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:
+        raise ModelError(f"liger-kernel does not know models of the kind {kind!r}", where="train.kernels",
+                         remedy="Set train.kernels=plain or train.kernels=compile")
+    _apply_liger_kernel_to_instance(model=base, cross_entropy=False, fused_linear_cross_entropy=False)
+
+
+def _decoder_layers(base: PreTrainedModel) -> nn.ModuleList:
+    layers = getattr(getattr(base, base.base_model_prefix, base), "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise ModelError(f"models of the kind {base.config.model_type!r} have no list of decoder layers to compile",
+                         where="train.kernels", remedy="Set train.kernels=plain")
+    return layers

@@ -1,0 +1,286 @@
+"""Train one arm of a study, in its own process: load, attach adapters, train, keep the best.
+
+Imports torch inside functions.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from assistant_builder.atomic_io import file_hash, write_json
+from assistant_builder.config import StudyConfig
+from assistant_builder.data import load_split
+from assistant_builder.errors import Cancelled, DataError, ResourceError
+from assistant_builder.models.catalog import resolve
+from assistant_builder.models.chat_template import ChatTokenizer, Example
+from assistant_builder.models.download import fetch
+from assistant_builder.models.remote_code import allows_code
+from assistant_builder.planning.hardware import Machine, this_machine
+from assistant_builder.planning.memory import ParallelStrategy, choose_spread, devices_to_use, per_device_batch_size
+from assistant_builder.planning.memory_check import plan_run, prediction, require_device, require_fit, write_plan
+from assistant_builder.planning.plan import MethodPlan
+from assistant_builder.planning.plan import Plan as MemoryPlan
+from assistant_builder.steps import Progress, run_of, split_run
+from assistant_builder.study import Study
+from assistant_builder.training import checkpoints
+from assistant_builder.training.progress import peak_memory_bytes, validation_losses
+from assistant_builder.training.sample_generations import choose_samples
+from assistant_builder.training.schedule import best_step, early_stop_decision, sample_order
+from assistant_builder.training.sft_config import ArmConfig, twin
+
+if TYPE_CHECKING:
+    from assistant_builder.data import SplitName
+    from assistant_builder.training.trainer import TwinTrainer
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What a training starts from.
+
+    Attributes:
+        config: The study's settings, with the pairs that a device computes at once.
+        base: Where the base lies.
+        base_name: What adapters call it.
+        prompter: Its tokenizer.
+        examples: Training and validation sequences.
+        planned: What memory and time it will take.
+        spread: How devices share it.
+    """
+
+    config: StudyConfig
+    base: Path
+    base_name: str
+    prompter: ChatTokenizer
+    examples: dict[str, list[Example]]
+    planned: MemoryPlan
+    spread: ParallelStrategy
+
+
+def train_arm(study: Study, run: str) -> Iterable[Path] | None:
+    """Train an arm, or carry on where it stopped, on as many devices as the settings and the planner say.
+
+    Args:
+        study: The study, its data prepared.
+        run: The training run: ``lora`` or ``qlora``, ``lora-2`` for the second seed.
+
+    Returns:
+        The files made; None when early stop is on and the arm has to wait for its twin.
+
+    Raises:
+        Cancelled: The user asked for it; the last step is kept.
+        ConfigError: The settings ask for what only a GPU can do.
+        DataError: No training pair fits into ``train.max_length``.
+        ResourceError: The training cannot fit the memory of this machine, or it lacks the devices.
+    """
+    study.write_progress(f"train-{run}", Progress(0, 1, "steps", "Loading the base model"))
+    prepared = _prepare(study)
+    require_fit(prepared.planned, split_run(run)[0])
+    if prepared.spread.devices == 1:
+        _require_planned_device(prepared.planned.machine)
+        return _train(study, run, prepared)
+    from assistant_builder.training.distributed import train_distributed
+
+    return train_distributed(study, run, prepared.spread, prepared.planned)
+
+
+def train_in_process(
+    study: Study, run: str, spread: ParallelStrategy, planned: MemoryPlan | None = None
+) -> Iterable[Path] | None:
+    """What each of several processes does that share a training; see :func:`train_arm`.
+
+    Args:
+        study: The study.
+        run: The training run.
+        spread: How they share it.
+        planned: The plan that the step's process made; None: made here. Plans made by each of several processes may
+            differ, as each sees another free memory, and processes that disagree on recomputing activations hang.
+    """
+    import torch
+
+    if torch.cuda.is_available():  # before anything is put on a GPU: all processes would use the first
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    prepared = _prepare(study, spread, planned)
+    _require_planned_device(prepared.planned.machine)
+    return _train(study, run, prepared)
+
+
+def _prepare(study: Study, spread: ParallelStrategy | None = None, planned: MemoryPlan | None = None) -> _Prepared:
+    """Read the data; plan, and choose how devices share the training, where that is not given."""
+    config = planned.config if planned else study.config
+    machine = planned.machine if planned else this_machine()
+    require_device(config.train, machine.device)
+    ref = resolve(config.model.base, trust_remote_code=allows_code(config.model))
+    base = fetch(ref, revision=config.model.revision, trust_remote_code=allows_code(config.model))
+    prompter = ChatTokenizer.load(base, study.keep_template_date())
+    examples = {split: _examples(study, split, prompter) for split in ("train", "validation")}
+    if spread is None or planned is None:
+        devices = spread.devices if spread else devices_to_use(config, machine)
+        machine = machine.sharing(devices)
+        config = config.with_changes({"train.micro_batch_size": per_device_batch_size(config.train, devices)})
+        planned = _planned(config, base, examples["train"], machine)
+        if len({card.bfloat16 for card in machine.cards[:devices]}) > 1:  # or each would choose its own arithmetic
+            config = config.with_changes({"model.compute_dtype": planned.compute_dtype})
+        spread = spread or choose_spread(planned, devices)
+        planned = replace(planned, config=config, shards=spread.shards)
+    return _Prepared(config, base, ref.hub_id or ref.name, prompter, examples, planned, spread)
+
+
+def _require_planned_device(machine: Machine) -> None:
+    """Refuse to train on another device than the plan was made for: its memory and its arithmetic differ.
+
+    Raises:
+        ResourceError: The plan is for a GPU and torch sees none in this process, or the other way round.
+    """
+    from assistant_builder.models.loading import pick_device
+
+    device = pick_device()
+    if device != machine.device:
+        names = {"cpu": "the processor", "cuda": "a GPU"}
+        raise ResourceError(
+            f"the training was planned for {machine.name}, and PyTorch would compute on {names[device]}",
+            remedy="Run it again; if this comes back, look at the line 'gpu' of 'assistant-builder doctor'",
+        )
+
+
+def _train(study: Study, run: str, prepared: _Prepared) -> Iterable[Path] | None:
+    """Train on this process's device: all of it, or its share."""
+    from assistant_builder.models import loading
+
+    config, spread, examples = prepared.config, prepared.spread, prepared.examples
+    arm, seed = split_run(run)
+    settings = twin(config, seed)[arm]
+    folder = study.arm_folder(run)
+    method = prepared.planned.methods[arm]
+    spec = replace(loading.base_spec(config.model, prepared.base, settings.base_storage), parted=spread.kind == "fsdp")
+    on_leader = loading.loads_on_leader(spec)
+    if spec.sharded:
+        from assistant_builder.training.distributed import start_sharded
+
+        start_sharded(spec.device, on_leader=on_leader)
+    model = loading.load_base(spec)
+    base_bytes = loading.model_bytes(model)
+    adapted = loading.add_adapter(model, settings.train, settings.train.seed)
+    adapted.peft_config["default"].base_model_name_or_path = prepared.base_name
+    trainable = [value for value in adapted.parameters() if value.requires_grad]
+    summary = {
+        "arm": arm,
+        "base_storage": settings.base_storage,
+        "compute_dtype": spec.compute_dtype,
+        "device": spec.device,
+        "devices": spread.devices,
+        "spread": spread.kind,
+        "seed": settings.train.seed,
+        "gradient_checkpointing": method.checkpointing,
+        "held": method.held,
+        "base_bytes": base_bytes,
+        "adapter_bytes": sum(value.nbytes for value in trainable),
+        "trainable_parameters": sum(value.numel() for value in trainable),
+        "total_parameters": loading.count_parameters(model),
+        "train_pairs": len(examples["train"]),
+    }
+    trainer = _trainer(study, run, settings, adapted, prepared, spec.device, method, on_leader)
+    if trainer.is_main_process:
+        write_json(folder / "config.json", {
+            "arm": arm, **settings.model_dump(mode="json"), "compute_dtype": spec.compute_dtype, "device": spec.device,
+            "devices": spread.devices, "spread": spread.kind,
+        })
+        write_plan(folder, prepared.planned, arm, trainer.plan.ahead)
+    steps, reached = trainer.plan.steps, trainer.start
+    early = config.train.early_stopping
+    if reached < steps and not (early and reached and trainer.move(reached) != "train"):
+        trainer.run()
+        reached = trainer.state.global_step
+    if trainer.broadcast_from_main(study.cancel_requested):
+        raise Cancelled("cancelled on request")
+    if early and trainer.move(reached) == "wait":
+        return None
+    summary |= {
+        "steps": reached,
+        "epochs": reached * config.train.batch_size / len(examples["train"]),
+        "tokens": trainer.metrics.tokens,
+        "train_seconds": trainer.metrics.elapsed,
+        "tokens_per_second": trainer.metrics.tokens / trainer.metrics.busy,
+        "peak_memory_bytes": trainer.all_reduce_max(peak_memory_bytes(spec.device)),
+        "predicted": prediction(prepared.planned, arm),
+    }
+    return _publish(folder, trainer, summary) if trainer.is_main_process else []
+
+
+def _planned(config: StudyConfig, base: Path, examples: list[Example], machine: Machine) -> MemoryPlan:
+    """What memory and time the training will take, told before the base is loaded."""
+    sequences = [(len(example.input_ids), sum(example.supervised)) for example in examples]
+    return plan_run(config, base, sequences, sample_order([length for length, _ in sequences], config.train), machine)
+
+
+def _examples(study: Study, split: SplitName, prompter: ChatTokenizer) -> list[Example]:
+    length = study.config.train.max_length
+    pairs = load_split(study.folder / "data", split)
+    examples = [example for pair in pairs for example in prompter.examples(pair, length)]
+    if not examples:
+        raise DataError(
+            f"no {split} pair leaves room for its answer in train.max_length={length} tokens",
+            where=f"study {study.name}", remedy="Raise train.max_length",
+        )
+    return examples
+
+
+def _trainer(
+    study: Study, run: str, settings: ArmConfig, model: Any, prepared: _Prepared, device: str, method: MethodPlan,
+    on_leader: bool,
+) -> TwinTrainer:
+    from assistant_builder.training.sft_config import TrainingRun
+    from assistant_builder.training.trainer import TwinTrainer
+
+    train = settings.train
+
+    def on_step(step: int, steps: int, eta: float) -> None:
+        study.write_progress(f"train-{run}", Progress(step, steps, "steps", f"Training {run}", eta))
+
+    plan = TrainingRun(
+        train=train, train_examples=prepared.examples["train"], validation_examples=prepared.examples["validation"],
+        folder=study.arm_folder(run), device=device, gradient_checkpointing=method.checkpointing, hold=method.held,
+        spread=prepared.spread, on_leader=on_leader, cancelled=lambda: study.cancel_requested,
+        next_move=lambda step, losses: _move(study, run, step, plan.steps, losses), on_step=on_step,
+        samples=choose_samples(
+            load_split(study.folder / "data", "validation"), prepared.prompter, train.sample_answers, train.max_length
+        ),
+    )
+    return TwinTrainer(model, plan, prepared.prompter)
+
+
+def _move(study: Study, run: str, step: int, steps: int, losses: dict[int, float]) -> str:
+    """What the run does after ``step`` when early stop is on: twins of one seed stop together."""
+    config = study.config
+    arm, seed = split_run(run)
+    others = [validation_losses(study.arm_folder(run_of(twin_arm, seed)) / "metrics.jsonl")
+              for twin_arm in config.arms if twin_arm != arm]
+    return early_stop_decision(losses, others, step, steps, config.train.patience)
+
+
+def _publish(folder: Path, trainer: TwinTrainer, summary: dict[str, Any]) -> list[Path]:
+    """Put the adapter with the lowest validation loss where it is looked for, and the summary beside it."""
+    losses = {step: loss for step, loss in trainer.metrics.validation.items() if step <= summary["steps"]}
+    best = best_step(losses)
+    assert best is not None  # the last step is always validated
+    source = checkpoints.checkpoint_folder(folder / "checkpoints", best)
+    for left in folder.glob(".adapter-*"):  # of a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder, prefix=".adapter-"))
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copyfile(source / name, scratch / name)
+    scratch.chmod(0o755)
+    target = folder / "adapter"
+    shutil.rmtree(target, ignore_errors=True)
+    scratch.rename(target)
+    summary |= {
+        "best_step": best, "best_validation_loss": losses[best],
+        "adapter_sha256": file_hash(target / "adapter_model.safetensors"),
+    }
+    write_json(folder / "summary.json", summary)
+    return [target / "adapter_model.safetensors", target / "adapter_config.json", folder / "summary.json"]

@@ -1,0 +1,162 @@
+"""How all in the chat answer: one system prompt, one set of sampling settings, and which modes are on.
+
+The browser remembers them; the system prompt by study, and only where it is not the study's own.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from assistant_builder.chat.ask import default_system
+from assistant_builder.errors import ConfigError
+from assistant_builder.inference.session import MOST_SEEDS, Sampling
+from assistant_builder.study import Study
+from assistant_builder.ui.refresh import browser_state
+
+GREEDY = Sampling()
+Kept = dict[str, Any]
+"""What the browser keeps: component → value, and ``systems``: study → system prompt."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings as they stand on the page.
+
+    Attributes:
+        system: The system prompt; empty for none.
+        blind: Whether blind mode is on.
+        base: Whether the base model is asked too.
+        sampling: How to generate, without a drawn seed yet.
+    """
+
+    system: str
+    blind: bool
+    base: bool
+    sampling: Sampling
+
+    def drawn(self) -> Sampling:
+        """The sampling with a seed, so that everyone draws with the same random numbers and it can be told later."""
+        if self.sampling.temperature == 0 or self.sampling.seed is not None:
+            return self.sampling
+        return Sampling(self.sampling.max_new_tokens, self.sampling.temperature, self.sampling.top_p,
+                        random.randrange(MOST_SEEDS))
+
+
+class ChatSettings:
+    """The components; the caller's layout says where the two parts stand."""
+
+    def __init__(self) -> None:
+        self.kept = browser_state("chat-settings", {})
+
+    def modes(self) -> None:
+        """Place the switches."""
+        self.blind = gr.Checkbox(
+            False, label="Blind mode", info="Who answers is hidden until you vote.", elem_id="ab-blind", min_width=200,
+        )
+        self.base = gr.Checkbox(
+            False, label="Ask the base model too", info="The same base, its adapter left off.",
+            elem_id="ab-base", min_width=200,
+        )
+
+    def decoding(self) -> None:
+        """Place the system prompt and the sampling settings."""
+        with gr.Accordion("System prompt and sampling", open=False, elem_id="ab-chat-settings"):
+            self.system = gr.Textbox(
+                label="System prompt", info="Put before the conversation, the same for all. Empty: the base model's "
+                "own default.", lines=2, max_lines=8, elem_id="ab-system",
+            )
+            self.reset = gr.Button("Back to the study's system prompt", size="sm", elem_id="ab-system-reset")
+            with gr.Row():
+                self.temperature = gr.Number(
+                    GREEDY.temperature, label="Temperature", step=0.1, min_width=140,
+                    info="0: always the likeliest token, as in the evaluation.", elem_id="ab-temperature",
+                )
+                self.top_p = gr.Number(
+                    GREEDY.top_p, label="Top-p", info="Counts above temperature 0.", step=0.05, min_width=140
+                )
+                self.longest = gr.Number(
+                    GREEDY.max_new_tokens, label="Longest answer", info="Tokens.", step=16, min_width=140
+                )
+                self.seed = gr.Textbox(
+                    "", label="Seed", placeholder="another each time", max_lines=1, min_width=140,
+                    info="Counts above temperature 0; all draw with the same random numbers.",
+                )
+
+    @property
+    def inputs(self) -> list[Component]:
+        """The components in the order of :meth:`read`."""
+        return [self.system, self.temperature, self.top_p, self.longest, self.seed, self.blind, self.base]
+
+    def read(self, shown: tuple[Any, ...]) -> Settings:
+        """What the components ask for.
+
+        Raises:
+            ConfigError: With every value that does not fit.
+        """
+        system, temperature, top_p, longest, seed, blind, base = shown
+        number: int | None = None
+        if str(seed or "").strip():
+            try:
+                number = int(str(seed).strip())
+            except ValueError:
+                raise ConfigError(f"seed={str(seed).strip()!r} is no whole number", where="sampling",
+                                  remedy="Give a whole number, or leave it empty") from None
+        sampling = Sampling(
+            max_new_tokens=int(GREEDY.max_new_tokens if longest is None else longest),
+            temperature=GREEDY.temperature if temperature is None else float(temperature),
+            top_p=GREEDY.top_p if top_p is None else float(top_p),
+            seed=number,
+        )
+        return Settings((system or "").strip(), bool(blind), bool(base), sampling)
+
+    def remember(self, name: str | None, kept: Any, *shown: Any) -> Kept:
+        """What the browser shall keep."""
+        system, temperature, top_p, longest, seed, blind, base = shown
+        systems = dict(_systems(kept))
+        if name:
+            systems.pop(name, None)
+            if (system or "").strip() != _own_system(name):
+                systems[name] = system
+        return {"temperature": temperature, "top_p": top_p, "longest": longest, "seed": seed, "blind": blind,
+                "base": base, "systems": dict(list(systems.items())[-20:])}
+
+    def restored(self, name: str | None, kept: Any) -> list[Any]:
+        """Values of the components for a study, from what the browser kept."""
+        found = kept if isinstance(kept, dict) else {}
+        own = _own_system(name) if name else ""
+        system = _systems(kept).get(name or "", own)
+        return [
+            system if isinstance(system, str) else own,
+            _number(found.get("temperature"), GREEDY.temperature), _number(found.get("top_p"), GREEDY.top_p),
+            _number(found.get("longest"), GREEDY.max_new_tokens), str(found.get("seed") or ""),
+            found.get("blind") is True, found.get("base") is True,
+        ]
+
+    def wire(self, picker: gr.Dropdown) -> None:
+        """Connect the components."""
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+        gr.on(
+            [component.input for component in self.inputs], self.remember, [picker, self.kept, *self.inputs],
+            self.kept, trigger_mode="always_last", **quiet,
+        )
+        self.reset.click(lambda name: _own_system(name) if name else "", picker, self.system, **quiet).then(
+            self.remember, [picker, self.kept, *self.inputs], self.kept, **quiet
+        )
+
+
+def _systems(kept: Any) -> dict[str, Any]:
+    found = kept.get("systems") if isinstance(kept, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _own_system(name: str) -> str:
+    return default_system(Study.open(name))
+
+
+def _number(value: Any, default: float) -> float:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else default

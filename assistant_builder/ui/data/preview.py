@@ -1,0 +1,223 @@
+"""A look into a data file before a study is made from it: what was read, what was found, how it would be split.
+
+Pairs seen through the base model's template, for the page: kept for as long as neither file nor settings change.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.config import DataConfig, ModelConfig, StudyConfig, check_name
+from assistant_builder.data import Dataset, Findings, Message, Pair, Split, check_pairs, load_pairs, split_pairs
+from assistant_builder.data.editing import cell_text
+from assistant_builder.data.reading import read_table
+from assistant_builder.errors import DataError, ModelError
+from assistant_builder.models.template_preview import Lengths, model_at_hand
+from assistant_builder.models.template_process import LimitedPrompter, PromptProcess
+from assistant_builder.study import Study
+from assistant_builder.ui.data.view import lengths_view, plain_view, prompted_view
+from assistant_builder.ui.html import Markup, error_callout
+from assistant_builder.ui.study_snapshot import stamp
+
+_PEEK = 3
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a file would give.
+
+    Attributes:
+        findings: What checking found; None when the file cannot be read.
+        columns: The file's columns, as far as they can be told.
+        error: Why it cannot be read.
+        peek: The cells of its first rows as text, where it cannot be read for want of knowing its columns.
+    """
+
+    findings: Findings | None
+    columns: tuple[str, ...] = ()
+    error: dict[str, Any] | None = None
+    peek: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def dataset(self) -> Dataset | None:
+        """The file as read."""
+        return self.findings.dataset if self.findings else None
+
+
+def inspect_file(path: Path, columns: Mapping[str, str]) -> Inspection:
+    """Read and check a file; a problem becomes part of the result.
+
+    Args:
+        path: The data file.
+        columns: Role → column, where the user has said so; an empty name leaves the role out.
+    """
+    return _inspect(str(path), stamp([path]), tuple(sorted(columns.items())))
+
+
+@functools.lru_cache(maxsize=8)
+def _inspect(path: str, seen: str, columns: tuple[tuple[str, str], ...]) -> Inspection:
+    """``seen`` is the file's stamp, so that a replaced file is read again."""
+    try:
+        dataset = load_pairs(path, columns=dict(columns))
+        return Inspection(check_pairs(dataset), dataset.column_names)
+    except DataError as error:
+        return Inspection(None, *_peek(path, error))
+
+
+def _peek(path: str, error: DataError) -> tuple[tuple[str, ...], dict[str, Any], tuple[tuple[str, ...], ...]]:
+    try:
+        table = read_table(Path(path))
+    except DataError:
+        return (), _named(error, path), ()
+    first = [row.cells for row in table.rows if row.cells is not None][:_PEEK]
+    rows = tuple(tuple(cell_text(cells.get(name)) for name in table.columns) for cells in first)
+    return table.columns, _named(error, path), rows
+
+
+def _named(error: DataError, path: str) -> dict[str, Any]:
+    """The error with the file's name instead of the place where the page put the upload."""
+    record = error.to_record()
+    return {**record, "where": record["where"].replace(path, Path(path).name)}
+
+
+def preview_split(findings: Findings, config: DataConfig) -> Split | dict[str, Any]:
+    """The split that a study would get, or the error that would stop it, as a record."""
+    try:
+        return split_pairs(findings.usable, config)
+    except DataError as error:
+        return error.to_record()
+
+
+def power_of(split: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the held-out set can show, told from its size and number of clusters alone: nothing reads it before scoring.
+
+    Args:
+        split: ``Split.to_record()``.
+    """
+    from evals.power import split_power
+
+    power = split_power(split)
+    return power.to_record() if power else None
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A dataset that comes with the program."""
+
+    name: str
+    title: str
+    file: Path
+
+
+def shipped_datasets() -> list[Shipped]:
+    """Every dataset of ``datasets_cards/``, the largest first; beside the package, or where it was installed."""
+    places = (Path(__file__).parents[3], Path(sys.prefix) / "share" / "assistant-builder")
+    folder = next((place / "datasets_cards" for place in places if (place / "datasets_cards").is_dir()), None)
+    if folder is None:
+        return []
+    found = [Shipped(path.parent.name, _title(path.parent), path) for path in folder.glob("*/data.*")]
+    return sorted(found, key=lambda shipped: -shipped.file.stat().st_size)
+
+
+def _title(folder: Path) -> str:
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    named = re.search(r"^pretty_name:\s*(.+)$", text, flags=re.MULTILINE)
+    return named.group(1).strip(" \"'") if named else folder.name
+
+
+def free_name(wish: str) -> str:
+    """A study name made from a file's name, with a number where there is such a study already."""
+    base = re.sub(r"[^a-z0-9]+", "-", wish.lower()).strip("-")[:48].strip("-") or "study"
+    try:
+        check_name(base)
+    except ValueError:
+        base = f"study-{base}"
+    taken = {study.name for study in Study.all()}
+    numbered = (f"{base}-{number}" for number in range(2, len(taken) + 3))
+    return base if base not in taken else next(name for name in numbered if name not in taken)
+
+
+_IDLE_SECONDS = 300.0
+_MOST_PROCESSES = 4
+"""Base models that are rendered and tokenized for at the same time."""
+
+
+def seen_by_model(
+    path: Path, config: StudyConfig, rows: int, *, first: Sequence[Pair] | None = None, day: date | None = None
+) -> tuple[Markup, Markup]:
+    """The first rows of a data file as its base model is trained on them, and how long its pairs are.
+
+    Args:
+        path: The data file.
+        config: Columns, system prompt, base model and longest length.
+        rows: How many rows.
+        first: The rows themselves; None: the first usable ones of the file.
+        day: What the model's chat template writes as today's date; None: the current day.
+    """
+    findings = inspect_file(path, config.data.columns).findings
+    if findings is None or not findings.usable:
+        return Markup(""), Markup("")
+    if first is None:
+        first = [with_system(pair, config.data.system) for pair in findings.usable[:rows]]
+    folder = model_at_hand(config.model)
+    if folder is None:
+        return plain_view(first, config.model.base), Markup("")
+    try:
+        limit, seen = config.train.max_length, _stamp(folder)
+        rendered = LimitedPrompter(_process(str(folder), seen), day).render(first, limit)
+        columns = tuple(config.data.columns.items())
+        lengths = _lengths(str(path), stamp([path]), columns, config.data.system, config.model, limit, seen, day)
+    except ModelError as error:
+        return error_callout(error.to_record()) + plain_view(first, config.model.base), Markup("")
+    return (
+        prompted_view(first, rendered, config.model.base, limit),
+        lengths_view(lengths, config.eval.max_new_tokens),
+    )
+
+
+def with_system(pair: Pair, system: str | None) -> Pair:
+    """The pair with the study's system prompt, unless it brings one of its own."""
+    if not system or pair.system is not None:
+        return pair
+    return replace(pair, messages=(Message("system", system), *pair.messages))
+
+
+_processes: OrderedDict[tuple[str, str], PromptProcess] = OrderedDict()
+_processes_lock = threading.Lock()
+
+
+def _process(folder: str, seen: str) -> PromptProcess:
+    """The process that renders and tokenizes for a base model; ``seen`` is the stamp of its files."""
+    with _processes_lock:
+        process = _processes.pop((folder, seen), None) or PromptProcess(Path(folder), idle_seconds=_IDLE_SECONDS)
+        _processes[folder, seen] = process
+        while len(_processes) > _MOST_PROCESSES:
+            _processes.popitem(last=False)[1].close()
+        return process
+
+
+def _stamp(folder: Path) -> str:
+    return stamp(folder / name for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"))
+
+
+@functools.lru_cache(maxsize=8)
+def _lengths(
+    path: str, seen: str, columns: tuple[tuple[str, str], ...], system: str | None, model: ModelConfig, limit: int,
+    model_seen: str, day: date | None,
+) -> Lengths:
+    """``seen`` is the stamp of the data file, ``model_seen`` that of the model's files."""
+    findings = inspect_file(Path(path), dict(columns)).findings
+    folder = model_at_hand(model)
+    assert findings is not None and folder is not None  # the caller has looked
+    prompter = LimitedPrompter(_process(str(folder), model_seen), day)
+    return prompter.measure([with_system(pair, system) for pair in findings.usable], limit)

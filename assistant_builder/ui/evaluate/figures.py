@@ -1,0 +1,360 @@
+"""Differences with their intervals as a picture, the harm that is allowed drawn in.
+
+Right is worse on every axis, so the axis of a metric whose high values are good runs backwards. Each row's label stands
+above its mark, not beside it, so that a picture fits a telephone; tone is told by the mark's shape too.
+
+The other pictures of the Evaluate tab: the waterfall, every cell, reliability, seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from assistant_builder.ui.html import ARM_TITLES, cut
+from assistant_builder.ui.plots import ARM_COLORS, AXIS, GREY, Drawing, spread
+from evals.metrics import METRIC_INFO
+from evals.report.contrasts import clearly_better, clearly_worse
+from evals.report.format import capitalised, difference, interval, number, percent, shown
+from evals.report.glossary import BASELINE_TEXTS
+from evals.report.load import is_compared, lead_pair
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+Report = Mapping[str, Any]
+MINUS = " \N{MINUS SIGN} "
+TONES = {
+    "worse": ("#dc2626", "triangle-right", "clearly worse"),
+    "better": ("#16a34a", "triangle-left", "clearly better"),
+    "open": (GREY, "circle", "not told apart from none"),
+}
+"""Tone of a difference → colour, which has a contrast of 3 : 1 and more on both grounds; mark; words."""
+_ROW, _ROW_WITH_TEXT, _GAP = 36, 50, 58
+"""Pixels: a row, a row whose label has two lines, and what lies between two axes."""
+_LARGE = 5
+"""How many times the margin, or the reach of the headline's interval, a difference may be to share its axis."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A difference with its interval, in the units in which it is shown.
+
+    Attributes:
+        title: What is compared.
+        text: Difference and interval as printed.
+        about: What that means.
+        delta: Difference.
+        low: Lower end of the 95 % interval.
+        high: Upper end.
+        tone: A key of :data:`TONES`.
+    """
+
+    title: str
+    text: str
+    about: str
+    delta: float
+    low: float
+    high: float
+    tone: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Rows that share an axis.
+
+    Attributes:
+        rows: The rows, uppermost first.
+        unit: Unit of the axis.
+        backwards: Whether low values are the worse ones.
+        margin: Harm that is allowed, in the unit of the axis; ``None`` where no verdict goes by it.
+    """
+
+    rows: tuple[Row, ...]
+    unit: str
+    backwards: bool
+    margin: float | None = None
+
+
+def contrast_row(contrast: Mapping[str, Any], title: str, about: str, metric: str | None = None) -> Row:
+    """A row of ``report["contrasts"]``, or of a comparison of two studies.
+
+    Args:
+        contrast: The row.
+        title: What is compared.
+        about: What that means.
+        metric: The metric whose digits it is shown with, where that is not its own.
+    """
+    metric = metric or contrast["metric"]
+    factor = shown(metric).factor
+    tone = "worse" if clearly_worse(contrast) else "better" if clearly_better(contrast) else "open"
+    low, delta, high = (contrast[key] * factor for key in ("ci_low", "delta", "ci_high"))
+    text = f"{difference(contrast['delta'], metric, contrast)} ({interval(contrast, metric, plus=False)})"
+    return Row(title, text, about, delta, low, high, tone)
+
+
+def headline_panels(report: Report) -> list[Panel]:
+    """QLoRA against its twin on every metric: losses on one axis, scores of 0 to 100 on another.
+
+    Where one arm was trained, that assistant against the untuned base.
+    """
+    found = []
+    lead = "-".join(lead_pair(report))
+    for backwards in (False, True):
+        rows = [row for row in report["contrasts"]
+                if row["name"] == lead and row["higher_is_better"] == backwards]
+        if rows:
+            primary = next((row for row in rows if row["metric"] == report["primary_metric"]), None)
+            found.append(Panel(
+                tuple(contrast_row(row, shown(row["metric"]).label, "") for row in rows),
+                unit_of(rows[0]["metric"]), backwards, _margin(report, primary["metric"]) if primary else None,
+            ))
+    return found
+
+
+def contrast_panels(report: Report, metric: str) -> list[Panel]:
+    """Every difference between two cells on one metric, those too large for the headline's axis on one of their own."""
+    rows = [row for row in report["contrasts"] if row["metric"] == metric]
+    if not rows:
+        return []
+    margin = _margin(report, metric)
+    drawn = [contrast_row(row, row["name"].replace("-", MINUS), row["meaning"]) for row in rows]
+    reach = max(abs(drawn[0].low), abs(drawn[0].high), margin or 0.0)
+    near = [row for row in drawn if max(abs(row.low), abs(row.high)) <= _LARGE * reach]
+    far = [row for row in drawn if row not in near]
+    panel = Panel((), unit_of(metric), METRIC_INFO[metric].higher_is_better, margin)
+    return [replace(panel, rows=tuple(group)) for group in (near, far) if group]
+
+
+def interval_figure(panels: Sequence[Panel]) -> Figure:
+    """Differences with their 95 % intervals around zero, the allowed harm drawn in.
+
+    Args:
+        panels: Groups of rows, one axis each.
+    """
+    heights = [sum(_ROW_WITH_TEXT if row.about else _ROW for row in panel.rows) + 16 for panel in panels]
+    inner = sum(heights) + _GAP * (len(panels) - 1)
+    drawing, top = Drawing(inner + 62), inner
+    for place, (panel, height) in enumerate(zip(panels, heights, strict=True), start=1):
+        name = "" if place == 1 else str(place)
+        domain = [max(0.0, top - height) / inner, top / inner]
+        _draw_panel(drawing, name, panel, domain)
+        top -= height + _GAP
+    return drawing.figure()
+
+
+def _draw_panel(drawing: Drawing, name: str, panel: Panel, domain: list[float]) -> None:
+    reach = 1.08 * max(
+        [abs(value) for row in panel.rows for value in (row.low, row.high)] + [abs(panel.margin or 0.0), 1e-6]
+    )
+    x, y = f"x{name}", f"y{name}"
+    whole = {"xref": x, "yref": f"{y} domain", "y0": 0, "y1": 1}
+    if panel.margin is not None:
+        harm, color = -panel.margin if panel.backwards else panel.margin, TONES["better"][0]
+        drawing.shapes += [
+            {**whole, "type": "rect", "x0": 0, "x1": harm, "fillcolor": color, "opacity": 0.13, "layer": "below",
+             "line": {"width": 0}},
+            {**whole, "type": "line", "x0": harm, "x1": harm, "line": {"color": color, "width": 2, "dash": "dash"}},
+        ]
+    drawing.shapes.append({**whole, "type": "line", "x0": 0, "x1": 0, "line": {"color": GREY, "width": 1.5}})
+    for tone, (color, symbol, words) in TONES.items():
+        drawn = [(place, row) for place, row in enumerate(panel.rows) if row.tone == tone]
+        if drawn:
+            drawing.traces.append({
+                "type": "scatter", "mode": "markers", "name": words, "xaxis": x, "yaxis": y,
+                "x": [row.delta for _, row in drawn], "y": [place for place, _ in drawn],
+                "marker": {"color": color, "symbol": symbol, "size": 11},
+                "error_x": spread([row.high - row.delta for _, row in drawn], [row.delta - row.low for _, row in drawn],
+                                  color),
+                "customdata": [[row.title, row.text, cut(row.about, 110)] for _, row in drawn],
+                "hovertemplate": f"%{{customdata[0]}}: %{{customdata[1]}}<br>{words}<br>%{{customdata[2]}}"
+                                 "<extra></extra>",
+            })
+    for place, row in enumerate(panel.rows):
+        drawing.label(place, f"<b>{row.title}</b>  {row.text}", row.about, axis=name)
+    ends = [-reach, reach]
+    drawing.across(f"← better  ·  {panel.unit}  ·  worse →", axis=name, anchor=y, nticks=6,
+                   range=ends[::-1] if panel.backwards else ends)
+    drawing.rows(len(panel.rows) - 0.4, axis=name, anchor=x, domain=domain)
+
+
+def unit_of(metric: str) -> str:
+    """Unit of a metric's axis."""
+    how = shown(metric)
+    return "points of 100" if how.unit == "points" else how.unit
+
+
+def _margin(report: Report, metric: str) -> float | None:
+    margin = report["verdict"]["margin"]
+    judged = metric == report["primary_metric"] and is_compared(report)
+    return margin * shown(metric).factor if judged else None
+
+
+ARM_OF_CELL = {"L16": "lora", "Q4": "qlora"}
+SYMBOLS = {"lora": "circle", "qlora": "diamond"}
+_IN_4_BITS = ("B4", "Q4", "L4", "QR", "LR")
+_STORED = {"served in 16 bits": (ARM_COLORS["lora"], SYMBOLS["lora"]),
+           "in 4 bits": (ARM_COLORS["qlora"], SYMBOLS["qlora"]), "no tuning": (GREY, "square")}
+_OVER_BAR = 14
+"""Pixels from the middle of a bar to its label."""
+_THIN = {"color": GREY, "width": 1, "dash": "dot"}
+
+
+def waterfall_figure(attribution: Mapping[str, Any]) -> Figure:
+    """From the 16-bit twin to QLoRA in two steps: storing the base in 4 bits, and training on it.
+
+    Args:
+        attribution: ``report["attribution"]``.
+    """
+    metric, steps = attribution["metric"], attribution["steps"]
+    how, backwards = shown(metric), METRIC_INFO[metric].higher_is_better
+    drawing = Drawing(64 * len(steps) + 80)
+    level, marks = 0.0, []
+    for y, step in enumerate(steps):
+        title = f"<b>{capitalised(step['label'])}</b>  "
+        if step["kind"] == "level":
+            level = step["value"] * how.factor
+            marks.append(level)
+            arm = ARM_OF_CELL[step["key"]]
+            drawing.traces.append({
+                "type": "scatter", "mode": "markers", "x": [level], "y": [y],
+                "marker": {"size": 14, "symbol": SYMBOLS[arm], "color": ARM_COLORS[arm]},
+                "hovertemplate": f"{step['label']} ({step['key']}): {number(step['value'], metric)}<extra></extra>",
+            })
+            drawing.label(y, title + number(step["value"], metric), lift=_OVER_BAR)
+        else:
+            row = contrast_row({**step, "metric": metric, "higher_is_better": backwards}, step["label"], "")
+            start, level = level, level + row.delta
+            marks += [start + row.low, start + row.high, level]
+            color, _, words = TONES[row.tone]
+            drawing.traces.append({
+                "type": "bar", "orientation": "h", "x": [row.delta], "y": [y], "base": [start], "width": 0.3,
+                "marker": {"color": color, "opacity": 0.75},
+                "error_x": spread([row.high - row.delta], [row.delta - row.low], GREY),
+                "hovertemplate": f"{row.title}: {row.text}, {words}<extra></extra>",
+            })
+            drawing.line(start, start, y - 1, y, _THIN)
+            drawing.line(level, level, y, y + 1, _THIN)
+            drawing.label(y, title + difference(step["delta"], metric, step),
+                          f"95 % interval {interval(step, metric)}, {words}", lift=_OVER_BAR)
+    pad = 0.1 * (max(marks) - min(marks)) or 10.0 ** -how.decimals
+    ends = [min(marks) - pad, max(marks) + pad]
+    drawing.across(f"{unit_of(metric)}  ·  worse →", nticks=6, range=ends[::-1] if backwards else ends)
+    drawing.rows(len(steps) - 0.5)
+    drawing.layout["barmode"] = "overlay"
+    return drawing.figure()
+
+
+def cells_figure(cells: Mapping[str, Mapping[str, Any]], metric: str) -> Figure | None:
+    """One metric of every cell as dots on one axis: colour and mark say how it is served.
+
+    Args:
+        cells: Cell or baseline → its record of the report.
+        metric: The metric.
+
+    Returns:
+        ``None`` where no cell has the metric.
+    """
+    how = shown(metric)
+    rows = [(name, record, record["metrics"][metric]) for name, record in cells.items()
+            if record["metrics"].get(metric) is not None]
+    if not rows:
+        return None
+    drawing = Drawing(36 * len(rows) + 110)
+    for stored, (color, symbol) in _STORED.items():
+        drawn = [(y, *row) for y, row in enumerate(rows) if _stored(row[0]) == stored]
+        if drawn:
+            drawing.traces.append({
+                "type": "scatter", "mode": "markers", "name": stored,
+                "x": [value * how.factor for *_, value in drawn], "y": [y for y, *_ in drawn],
+                "marker": {"color": color, "symbol": symbol, "size": 11},
+                "customdata": [[name, cut(record["about"], 110), number(value, metric)]
+                               for _, name, record, value in drawn],
+                "hovertemplate": "%{customdata[0]}: %{customdata[2]}<br>%{customdata[1]}<extra></extra>",
+            })
+    for y, (name, record, value) in enumerate(rows):
+        drawing.label(y, f"<b>{name}</b>  {record['label']}  {number(value, metric)}")
+    drawing.across(f"{unit_of(metric)}  ·  worse →", nticks=6, **_direction(metric))
+    drawing.rows(len(rows) - 0.5)
+    drawing.layout |= {"showlegend": True, "margin": {"l": 8, "r": 8, "t": 30, "b": 48}}
+    return drawing.figure()
+
+
+def _stored(name: str) -> str:
+    return "no tuning" if name in BASELINE_TEXTS else "in 4 bits" if name in _IN_4_BITS else "served in 16 bits"
+
+
+def _direction(metric: str) -> dict[str, Any]:
+    """Right is worse."""
+    return {"autorange": "reversed"} if METRIC_INFO[metric].higher_is_better else {}
+
+
+def reliability_figure(reliability: Mapping[str, Any]) -> Figure:
+    """Share of right answers over the mean token probability, a point a bin with its interval, for both assistants.
+
+    Args:
+        reliability: ``report["reliability"]``.
+    """
+    drawing = Drawing(360)
+    drawing.traces.append({
+        "type": "scatter", "mode": "lines", "x": [0, 1], "y": [0, 1], "name": "perfectly calibrated",
+        "hoverinfo": "skip", "line": {"color": GREY, "dash": "dash", "width": 1.5},
+    })
+    for cell, found in reliability["cells"].items():
+        bins, arm = [one for one in found["bins"] if one["n"]], ARM_OF_CELL[cell]
+        drawing.traces.append({
+            "type": "scatter", "mode": "lines+markers", "name": ARM_TITLES[arm],
+            "x": [one["mean_probability"] for one in bins], "y": [one["correct"] for one in bins],
+            "line": {"color": ARM_COLORS[arm], "width": 2}, "marker": {"size": 9, "symbol": SYMBOLS[arm]},
+            "error_y": spread([one["ci"][1] - one["correct"] for one in bins],
+                              [one["correct"] - one["ci"][0] for one in bins], ARM_COLORS[arm]),
+            "customdata": [one["n"] for one in bins],
+            "hovertemplate": "%{customdata} items: probability %{x:.0%}, right %{y:.0%}",
+        })
+    least = min((one["mean_probability"] for found in reliability["cells"].values() for one in found["bins"]
+                 if one["n"]), default=0.0)
+    drawing.across("mean token probability of the answer", range=[max(0.0, least - 0.08), 1.01], tickformat=".0%")
+    drawing.layout |= {
+        "yaxis": {**AXIS, "title": {"text": "right answers", "font": {"size": 12}}, "range": [-0.03, 1.03],
+                  "tickformat": ".0%", "fixedrange": True},
+        "showlegend": True, "margin": {"l": 62, "r": 8, "t": 40, "b": 48},
+    }
+    return drawing.figure()
+
+
+def seeds_figure(seeds: Mapping[str, Any]) -> Figure:
+    """Each training run of either arm as a dot on one axis, the arm's mean as a bar.
+
+    Args:
+        seeds: ``report["seeds"]`` of a study with several.
+    """
+    metric, spreads = seeds["metric"], seeds.get("spread") or {}
+    how, drawing = shown(metric), Drawing(190)
+    arms = {cell: arm for cell, arm in ARM_OF_CELL.items() if cell in seeds["runs"][0]}
+    for y, (cell, arm) in enumerate(arms.items()):
+        drawing.traces.append({
+            "type": "scatter", "mode": "markers", "name": ARM_TITLES[arm],
+            "x": [run[cell] * how.factor for run in seeds["runs"]], "y": [y] * len(seeds["runs"]),
+            "marker": {"size": 11, "color": ARM_COLORS[arm], "symbol": SYMBOLS[arm]},
+            "customdata": [[run["seed"], number(run[cell], metric)] for run in seeds["runs"]],
+            "hovertemplate": "seed %{customdata[0]}: %{customdata[1]}<extra></extra>",
+        })
+        text = f"<b>{ARM_TITLES[arm]}</b>"
+        if cell in spreads:
+            mean = spreads[cell]["mean"] * how.factor
+            drawing.line(mean, mean, y - 0.2, y + 0.2, {"color": ARM_COLORS[arm], "width": 3})
+            text += f"  mean {number(spreads[cell]['mean'], metric)}"
+        drawing.label(y, text)
+    drawing.across(f"{unit_of(metric)}  ·  worse →", nticks=6, **_direction(metric))
+    drawing.rows(len(arms) - 0.5)
+    return drawing.figure()
+
+
+def reliability_rows(reliability: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """The reliability picture in figures: assistant, mean probability, share right, items."""
+    return [
+        (ARM_TITLES[ARM_OF_CELL[cell]], percent(one["mean_probability"], 0),
+         f"{percent(one['correct'], 0)} ({percent(one['ci'][0], 0)} to {percent(one['ci'][1], 0)})", str(one["n"]))
+        for cell, found in reliability["cells"].items() for one in found["bins"] if one["n"]
+    ]

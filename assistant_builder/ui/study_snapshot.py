@@ -1,0 +1,317 @@
+"""What the study's files say at one moment, read for the page. No gradio, no model.
+
+The page polls: :func:`stamp` tells cheaply whether anything changed, so that nothing is read or drawn anew in vain.
+
+The study as a whole: its name, state and steps.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from assistant_builder.atomic_io import read_json, read_jsonl
+from assistant_builder.config import CELLS, StudyConfig
+from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.steps import STEPS, Progress, StepRecord, split_run, with_parts
+from assistant_builder.study import Study
+from assistant_builder.ui.html import STATE_WORDS, badge, bar, empty, error_callout, join
+from evals.report.format import duration
+
+SHOWN_ARMS = ("qlora", "lora")
+
+
+def shown_arms(config: StudyConfig) -> tuple[str, ...]:
+    """The arms that a study trains, in the order in which the page shows them."""
+    return tuple(arm for arm in SHOWN_ARMS if arm in config.arms)
+
+
+@dataclass(frozen=True)
+class ArmSnapshot:
+    """One arm's training.
+
+    Attributes:
+        step: Record of its training step.
+        points: ``step`` events of metrics.jsonl, oldest first.
+        validations: ``validation`` events.
+        summary: summary.json, once it is trained.
+        samples: ``sample`` events: what it answers to a few validation questions.
+    """
+
+    step: StepRecord
+    points: list[dict[str, Any]] = field(default_factory=list)
+    validations: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] | None = None
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def last(self) -> dict[str, Any] | None:
+        """The latest ``step`` event."""
+        return self.points[-1] if self.points else None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A study at one moment.
+
+    Attributes:
+        name: The study.
+        config: Its settings.
+        state: State of the whole.
+        steps: Records of its steps, in order.
+        progress: Step → how far it is, where it says so.
+        error: The run's error, or that of its failed step, as a record.
+        arms: The arms that the study trains.
+        scores: Cell → scores.json.
+        report: report.json.
+        behind: The studies that its run waits for, the next to run first.
+        dashboard: URL of the page of the cluster that runs it now.
+    """
+
+    name: str
+    config: StudyConfig
+    state: str
+    steps: tuple[StepRecord, ...]
+    progress: dict[str, Progress]
+    error: dict[str, Any] | None
+    arms: dict[str, ArmSnapshot]
+    scores: dict[str, dict[str, Any]]
+    report: dict[str, Any] | None
+    behind: tuple[str, ...] = ()
+    dashboard: str = ""
+
+    def step(self, name: str) -> StepRecord:
+        """The record of one step."""
+        return next(record for record in self.steps if record.step == name)
+
+    @property
+    def running(self) -> bool:
+        """Whether a run is under way."""
+        return self.state == "running"
+
+    @property
+    def shown_state(self) -> str:
+        """The state as the page names it: ``waiting`` apart from a study that was never run."""
+        return "waiting" if self.behind and self.state == "queued" else self.state
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is under way or waits for its turn."""
+        return self.shown_state in ("running", "waiting")
+
+    @property
+    def touched(self) -> bool:
+        """Whether any step has been started."""
+        return any(record.state != "queued" for record in self.steps)
+
+    @property
+    def trained(self) -> bool:
+        """Whether all assistants of the study can be talked to."""
+        return all(self.step(f"train-{arm}").state == "succeeded" for arm in shown_arms(self.config))
+
+
+def take_snapshot(study: Study) -> Snapshot:
+    """Read a study.
+
+    Raises:
+        AssistantBuilderError: A file is damaged.
+    """
+    steps = tuple(study.step(step) for step in study.shown_steps)
+    progress = {step.step: found for step in steps if (found := study.progress(step.step)) is not None}
+    runner = study.runner() or {}
+    failed = next((record.error for record in steps if record.state == "failed" and record.error), None)
+    return Snapshot(
+        name=study.name,
+        config=study.config,
+        state=study.state,
+        steps=steps,
+        progress=progress,
+        error=failed or runner.get("error"),
+        arms={arm: _arm(study, arm) for arm in shown_arms(study.config)},
+        scores={
+            cell: read_json(path) for cell in CELLS if (path := study.cell_folder(cell) / "scores.json").exists()
+        },
+        report=study_report(study),
+        behind=tuple(study.behind),
+        dashboard=study.dashboard,
+    )
+
+
+def _arm(study: Study, arm: str) -> ArmSnapshot:
+    folder = study.arm_folder(arm)
+    metrics, summary = folder / "metrics.jsonl", folder / "summary.json"
+    events = _events(str(metrics), stamp([metrics]))
+    return ArmSnapshot(
+        step=study.step(f"train-{arm}"),
+        points=[event for event in events if event["event"] == "step"],
+        validations=[event for event in events if event["event"] == "validation"],
+        summary=read_json(summary) if summary.exists() else None,
+        samples=[event for event in events if event["event"] == "sample"],
+    )
+
+
+def samples_stamp(study: Study) -> str:
+    """A text that changes whenever a sample answer comes or goes."""
+    paths = [study.arm_folder(arm) / "metrics.jsonl" for arm in SHOWN_ARMS]
+    asked = [[event for event in _events(str(path), stamp([path])) if event["event"] == "sample"] for path in paths]
+    return ".".join(f"{len(events)}@{events[-1]['step'] if events else 0}" for events in asked)
+
+
+def study_report(study: Study) -> dict[str, Any] | None:
+    """report.json, parsed once as long as it stays the same; nobody may change what is returned."""
+    path = study.folder / "report.json"
+    return _report(path, stamp([path])) if path.exists() else None
+
+
+@functools.lru_cache(maxsize=4)
+def _report(path: Path, seen: str) -> dict[str, Any]:
+    found: dict[str, Any] = read_json(path)
+    return found
+
+
+@functools.lru_cache(maxsize=16)
+def _events(path: str, seen: str) -> list[dict[str, Any]]:
+    """Lines of a metrics file; ``seen`` is its stamp, so that an unchanged file is parsed once."""
+    return read_jsonl(Path(path))
+
+
+def stamp(paths: Iterable[Path]) -> str:
+    """A text that changes whenever one of the files does."""
+    marks = []
+    for path in paths:
+        try:
+            status = path.stat()
+            # a file replaced within one tick of the clock, or after the clock was set back, is another file still
+            marks.append(f"{status.st_mtime_ns}.{status.st_size}.{status.st_ino}")
+        except OSError:
+            marks.append("-")
+    return "/".join(marks)
+
+
+def study_stamp(study: Study) -> str:
+    """A text that changes whenever what :func:`take_snapshot` reads does, dead processes included."""
+    paths = [study.folder / "study.yaml", study.folder / "run.json", study.folder / "report.json"]
+    try:
+        steps = with_parts(study.steps, study.parts)
+    except AssistantBuilderError:  # the settings are damaged
+        steps = STEPS
+    for step in steps:
+        paths += [study.status_file(step), study.step_folder(step) / f"{step}.progress.json"]
+    paths += [study.arm_folder(arm) / name for arm in SHOWN_ARMS for name in ("metrics.jsonl", "summary.json")]
+    paths += [study.cell_folder(cell) / "scores.json" for cell in CELLS]
+    return f"{study.name}:{state_of(study)}:{stamp(paths)}"
+
+
+def state_of(study: Study) -> str:
+    """The study's state; ``waiting`` where its run waits for its turn, ``damaged`` where its files cannot be read."""
+    try:
+        state = study.state
+        return "waiting" if state == "queued" and study.behind else state
+    except (AssistantBuilderError, KeyError, TypeError, OSError):
+        return "damaged"
+
+
+def all_trained(study: Study) -> bool:
+    """Whether all assistants of the study can be talked to; cheaper than a snapshot."""
+    try:
+        return all(study.step(f"train-{arm}").state == "succeeded" for arm in shown_arms(study.config))
+    except AssistantBuilderError:
+        return False
+
+
+def log_tail(study: Study, step: str, lines: int = 30) -> str:
+    """The end of the step's log."""
+    path = study.log_file(step)
+    if not path.exists():
+        return ""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 64_000))
+        text = file.read().decode("utf-8", errors="replace")
+    return "\n".join(text.replace("\r", "\n").split("\n")[-lines:]).strip("\n")
+
+
+_TITLES = {"data": "Check and split", "data-embed": "Find leaks", "evaluate": "Evaluate", "report": "Report"}
+_ARM_TITLES = {"lora": "Train LoRA · 16-bit", "qlora": "Train QLoRA · 4-bit"}
+_MARKS = {"queued": "○", "running": "●", "succeeded": "✓", "failed": "✕", "cancelled": "■", "lost": "!"}
+
+
+def step_title(step: str) -> str:
+    """What the page calls a step."""
+    if step in _TITLES:
+        return _TITLES[step]
+    if step.startswith("score-"):
+        return f"Score cells · part {step.removeprefix('score-')}"
+    arm, seed = split_run(step.removeprefix("train-"))
+    return _ARM_TITLES[arm] + (f" · seed {seed}" if seed > 1 else "")
+
+
+def picker_label(name: str, state: str) -> str:
+    """How a study stands in the list of studies."""
+    return f"{name}  ·  {STATE_WORDS.get(state, state)}"
+
+
+def study_strip(snapshot: Snapshot) -> Markup:
+    """Name, state, and every step with its state, time and progress."""
+    steps = join(_step(snapshot, record) for record in snapshot.steps)
+    return Markup(
+        '<div class="ab-strip"><div class="ab-strip-head"><h2>{}</h2>{}</div><ol class="ab-steps">{}</ol></div>'
+    ).format(snapshot.name, badge(snapshot.shown_state), steps)
+
+
+def _step(snapshot: Snapshot, record: StepRecord) -> Markup:
+    note = {"succeeded": duration(record.seconds), "queued": ""}.get(record.state, STATE_WORDS[record.state])
+    meter = Markup("")
+    progress = snapshot.progress.get(record.step)
+    if record.state == "running" and progress is not None and progress.total:
+        fraction = progress.done / progress.total
+        meter = bar(fraction, step_title(record.step))
+        note = f"{100 * fraction:.0f} %"
+        if progress.eta_seconds is not None:
+            note += f" · {duration(progress.eta_seconds)} left"
+    return Markup(
+        '<li class="ab-step ab-{}"><i aria-hidden="true">{}</i><div><b>{}</b><small>{}</small>{}</div></li>'
+    ).format(record.state, _MARKS[record.state], step_title(record.step), note, meter)
+
+
+def running_step(snapshot: Snapshot) -> StepRecord | None:
+    """The step that runs now."""
+    return next((record for record in snapshot.steps if record.state == "running"), None)
+
+
+def stopped_step(snapshot: Snapshot) -> StepRecord | None:
+    """The step at which the run came to a stop."""
+    return next((record for record in snapshot.steps if record.state in ("failed", "cancelled", "lost")), None)
+
+
+def elapsed(record: StepRecord) -> float:
+    """Seconds since a running step was started, or what a finished one took."""
+    if record.state == "running" and record.started is not None:
+        return max(record.seconds, time.time() - record.started)
+    return record.seconds
+
+
+def no_study() -> Markup:
+    """What the strip shows while a new study is being made."""
+    return Markup(
+        '<div class="ab-strip"><div class="ab-strip-head"><h2>New study</h2></div>'
+        "<p>Bring a question–answer file. Two assistants are trained on it, one over a 4-bit base and one over a "
+        "16-bit base, and compared on questions that neither has seen.</p></div>"
+    )
+
+
+def damaged(name: str, error: dict[str, str]) -> Markup:
+    """A study whose files cannot be read."""
+    return Markup('<div class="ab-strip"><div class="ab-strip-head"><h2>{}</h2></div>{}</div>').format(
+        name, error_callout(error)
+    )
+
+
+def needs_study(what: str) -> Markup:
+    """An empty tab when no study is chosen."""
+    return empty("No study chosen", f"{what} Choose a study above, or make one on the Data tab.")

@@ -1,1 +1,0 @@
-"""Records into markup and figures. Pure: no gradio, no files, no model."""

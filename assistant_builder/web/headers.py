@@ -1,0 +1,108 @@
+"""What leaves the server and what it answers at all: headers that keep the page to itself, and the routes it needs.
+
+Texts from files are escaped wherever the page shows them; the headers are the second wall, for what a library renders.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from starlette.datastructures import MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from assistant_builder.ui import refresh
+from assistant_builder.web.sessions import SESSION, may_read
+
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'self'",
+        # gradio starts from inline scripts and compiles its HTML templates; plotly compiles its number formats
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "font-src 'self' data:",
+        "connect-src 'self' data: blob:",
+        "media-src 'self' data: blob:",
+        "worker-src 'self' blob:",
+        "object-src 'none'",
+        "base-uri 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+    )
+)
+HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    # under "no-referrer" browsers send our own forms without saying that they are ours (Origin: null)
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
+}
+_LASTING = ("/assets/", "/static/", "/svelte/")
+"""Files of gradio's own, which a browser may keep; everything else may tell of studies."""
+_API = "/gradio_api"
+_FILE = f"{_API}/file="
+_USED = {
+    refresh.PATH, "/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt",
+    f"{_API}/info", f"{_API}/theme.css", f"{_API}/app_id", f"{_API}/upload", f"{_API}/upload_progress",
+    f"{_API}/queue/join", f"{_API}/queue/data", f"{_API}/queue/status", f"{_API}/cancel", f"{_API}/reset",
+    f"{_API}/run/predict",
+}
+_USED_BELOW = (*_LASTING, f"{_API}/heartbeat/")
+
+
+class SecurityHeadersMiddleware:
+    """ASGI middleware that puts :data:`HEADERS` on every response."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on and add the headers to its response."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+                if not scope.get("path", "").startswith(_LASTING):
+                    headers["Cache-Control"] = "no-store"
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+class RouteAllowlistMiddleware:
+    """ASGI middleware that leaves gradio only the routes the page uses, and of its files those it copied or took in.
+
+    What is left out fetches other hosts' files, records the screen, writes code, watches, deploys: nothing that is
+    asked for here, and each a way in.
+
+    Args:
+        app: What is behind it.
+        files: The folder of uploads and offered files.
+    """
+
+    def __init__(self, app: ASGIApp, files: Path) -> None:
+        self._app = app
+        self._files = files
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer that there is nothing."""
+        if scope["type"] == "lifespan" or self._used(scope):
+            return await self._app(scope, receive, send)
+        if scope["type"] == "websocket":
+            await receive()
+            return await send({"type": "websocket.close", "code": 1008, "reason": ""})
+        await PlainTextResponse("There is nothing here\n", status_code=404)(scope, receive, send)
+
+    def _used(self, scope: Scope) -> bool:
+        path: str = scope["path"]
+        if scope["type"] != "http":
+            return False
+        if path.startswith(_FILE):
+            return may_read(path.removeprefix(_FILE), self._files, scope.get(SESSION))
+        return path in _USED or path.rstrip("/") in _USED or path.startswith(_USED_BELOW)

@@ -1,0 +1,397 @@
+"""Limits on requests: size and number of uploads, and time limits of connections."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import os
+import re
+import ssl
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import uvicorn
+from starlette.types import Scope
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+from assistant_builder.errors import ConfigError
+from assistant_builder.web.passwords import client_of
+
+SIZE_VARIABLE, COUNT_VARIABLE = "ASSISTANT_BUILDER_MAX_UPLOAD", "ASSISTANT_BUILDER_MAX_UPLOADS"
+_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes are in bytes.
+
+    Attributes:
+        file_bytes: Largest file that can be uploaded.
+        files_at_once: Files in one request.
+        kept_files: Uploaded files that are kept at a time, of everyone together.
+        message_bytes: Largest request of another kind; edited rows and kept conversations travel in these.
+    """
+
+    file_bytes: int = 250 * 10**6  # the readers take no more either
+    files_at_once: int = 4
+    kept_files: int = 100
+    message_bytes: int = 32 * 10**6
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of uploaded files that are kept at a time: room for four of the largest."""
+        return 4 * self.file_bytes
+
+    @classmethod
+    def from_environment(cls) -> Limits:
+        """The limits, with the file size of :data:`SIZE_VARIABLE` and the number of files of :data:`COUNT_VARIABLE`.
+
+        Raises:
+            ConfigError: A variable holds no size or number.
+        """
+        standard = cls()
+        size, count = os.environ.get(SIZE_VARIABLE, "").strip(), os.environ.get(COUNT_VARIABLE, "").strip()
+        if count and not (count.isascii() and count.isdigit() and int(count) > 0):
+            raise ConfigError(f"{count!r} is no number of files", where=COUNT_VARIABLE, remedy="Write one, as in 100")
+        return cls(file_bytes=_bytes(size) if size else standard.file_bytes,
+                   kept_files=int(count) if count else standard.kept_files)
+
+
+@dataclass(frozen=True)
+class ConnectionLimits:
+    """How long and how often a client may keep a connection of the page or of the endpoint waiting.
+
+    A connection waits while the next step is the client's: the TLS handshake, the header of a request, its body, or
+    reading the answer. A browser opens at most six connections to a server, for all of its tabs together.
+
+    Attributes:
+        header_seconds: Until the header of a request is complete, from the start of the connection (its handshake
+            included) or the end of the last answer. uvicorn closes idle connections earlier, after 5 seconds.
+        header_bytes: Largest header.
+        body_seconds: Interval in which a body must arrive at :attr:`body_bytes_per_second`.
+        body_bytes_per_second: See there.
+        stalled_seconds: Until a client that does not read its answer is closed.
+        waiting_per_client: Waiting connections of one address (IPv6: of one /64 network) whose last request was not
+            let in, or that have sent none; beyond it the longest waiting one is closed.
+        waiting: The same of all clients together; the client with the most loses one.
+        all: Connections of every kind; beyond it requests are answered with 503. Larger than :attr:`waiting` by what
+            is kept for those who are in.
+    """
+
+    header_seconds: float = 10.0
+    header_bytes: int = 64 * 1024
+    body_seconds: float = 20.0
+    body_bytes_per_second: int = 500
+    stalled_seconds: float = 60.0
+    waiting_per_client: int = 64
+    waiting: int = 256
+    all: int = 768
+
+
+def shown_size(size: int) -> str:
+    """``250 MB``."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= unit:
+            return f"{size / unit:.3g} {name}"
+    return f"{size} bytes"
+
+
+def _bytes(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(|kb|mb|gb)", text.lower())
+    size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
+    if size <= 0:
+        raise ConfigError(f"{text!r} is no size", where=SIZE_VARIABLE, remedy="Write one, as in 250MB")
+    return size
+
+
+_KEY = "assistant_builder.connection"
+_LOG_SECONDS = 60.0
+_log = logging.getLogger(__name__)
+
+
+def mark_trusted(scope: Scope) -> None:
+    """Note that a request was let in: it has a session or a key, or the server asks for neither.
+
+    Args:
+        scope: The request. Without effect where the server does not limit connections, as in tests and on Ray.
+    """
+    connection = (scope.get("state") or {}).get(_KEY)
+    if connection is not None:
+        connection.trusted = True
+
+
+def bounded_config(app: Any, limits: ConnectionLimits, *, proxy: str = "", **options: Any) -> uvicorn.Config:
+    """A configuration of uvicorn whose connections are limited.
+
+    Args:
+        app: The ASGI app.
+        limits: The limits.
+        proxy: Addresses or networks of reverse proxies, separated by commas; ``*``: all. One address stands for many
+            clients there, so the limit per client does not apply to them.
+        options: Further options of :class:`uvicorn.Config`.
+    """
+    connections = Connections(limits, proxy)
+    encrypted = options.get("ssl_certfile") is not None
+    config = uvicorn.Config(
+        app, http=connections.protocol, ws="none", limit_concurrency=limits.all,  # type: ignore[arg-type]
+        callback_notify=connections.close_overdue, timeout_notify=0,  # about once a second
+        # start_tls() below must run before the first bytes are read, which asyncio's order of callbacks guarantees
+        loop="asyncio" if encrypted else "auto", **options,
+    )
+    config.load()
+    # handshakes are made here, so that those that never end are counted and closed
+    connections.tls, config.ssl = config.ssl, None
+    return config
+
+
+class _Connection(Protocol):
+    peer: str
+    since: float
+    trusted: bool
+
+    @property
+    def waits(self) -> bool: ...
+
+    def overdue(self, now: float) -> bool: ...
+
+    def abort(self) -> None: ...
+
+
+class Connections:
+    """All open connections of one server.
+
+    Args:
+        limits: The limits.
+        proxy: See :func:`bounded_config`.
+        clock: Seconds, never going backwards.
+    """
+
+    def __init__(
+        self, limits: ConnectionLimits, proxy: str = "", clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.limits = limits
+        self.tls: ssl.SSLContext | None = None
+        self.clock = clock
+        self._proxies = [part.strip() for part in proxy.split(",") if part.strip()]
+        self._open: dict[_Connection, None] = {}
+        self._closed = 0
+        self._logged = -_LOG_SECONDS
+
+    def protocol(self, config: uvicorn.Config, **state: Any) -> asyncio.Protocol:
+        """What uvicorn makes for each connection it accepts."""
+        http = _Http(self, config=config, **state)
+        return http if self.tls is None else _Handshake(self, http, self.tls)
+
+    def add(self, connection: _Connection) -> None:
+        """Count a connection, and close the longest waiting one of its client where there are too many."""
+        self._open[connection] = None
+        waiting = [entry for entry in self._open if entry.waits and not entry.trusted]
+        own = [entry for entry in waiting if entry.peer == connection.peer]
+        if len(own) > self.limits.waiting_per_client and not self._is_proxy(connection.peer):
+            self._close(min(own, key=lambda entry: entry.since), connection.peer)
+        elif len(waiting) > self.limits.waiting:
+            (most, _), = Counter(entry.peer for entry in waiting).most_common(1)
+            self._close(min((entry for entry in waiting if entry.peer == most), key=lambda entry: entry.since), most)
+
+    def remove(self, connection: _Connection) -> None:
+        """Forget a connection."""
+        self._open.pop(connection, None)
+
+    async def close_overdue(self) -> None:
+        """Close every connection whose time is up."""
+        now = self.clock()
+        for connection in list(self._open):
+            if connection.overdue(now):
+                self.remove(connection)
+                connection.abort()
+
+    def _close(self, connection: _Connection, client: str) -> None:
+        self.remove(connection)
+        connection.abort()
+        self._closed += 1
+        now = self.clock()
+        if now - self._logged >= _LOG_SECONDS:
+            _log.warning("%d connections closed that waited without a complete request, the last from %s; further "
+                         "ones are counted for a minute", self._closed, client)
+            self._closed, self._logged = 0, now
+
+    def _is_proxy(self, client: str) -> bool:
+        return any(proxy == "*" or _within(client, proxy) for proxy in self._proxies)
+
+
+def _within(peer: str, proxy: str) -> bool:
+    """Whether a client, as :func:`client_of` writes it, is a proxy's address or of its network."""
+    if "/" not in proxy:
+        return peer == client_of(proxy)
+    try:
+        network = ipaddress.ip_network(proxy, strict=False)
+        return ipaddress.ip_address(peer.partition("/")[0]) in network
+    except ValueError:
+        return False
+
+
+class _Http(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """uvicorn's protocol, which also knows since when it waits for its client, and for what.
+
+    Args:
+        connections: All connections of the server.
+        state: What uvicorn gives its protocol.
+    """
+
+    def __init__(self, connections: Connections, **state: Any) -> None:
+        super().__init__(**state)
+        self.app_state = {**state["app_state"], _KEY: self}  # copied into every scope
+        self.trusted = False
+        self.peer = ""
+        self.since = connections.clock()
+        self._connections = connections
+        self._received = 0
+        self._discards = False
+        self._stalled: float | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether the next step is the client's: to send a request or the rest of it, or to read its answer."""
+        return self._waits_for_request or self.cycle.more_body or self._stalled is not None
+
+    def overdue(self, now: float) -> bool:
+        """Whether the client took too long; begins the next interval of a body that arrives fast enough."""
+        limits = self._connections.limits
+        if self._stalled is not None:
+            return now - self._stalled >= limits.stalled_seconds
+        if self._waits_for_request and not self._discards:
+            return now - self.since >= limits.header_seconds
+        if not self.waits or now - self.since < limits.body_seconds:
+            return False
+        too_slow = self._received < limits.body_seconds * limits.body_bytes_per_second
+        self._wait_from(now)
+        return too_slow and not self.flow.read_paused  # it is not the client who takes its time then
+
+    def abort(self) -> None:
+        """Close at once, with whatever has not been sent."""
+        self.transport.abort()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self.peer = _peer(transport)
+        self._connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.remove(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        before, self._received = self.cycle, self._received + len(data)
+        super().data_received(data)
+        self._note_request(before)
+        if self._waits_for_request and not self._discards and self._received > self._connections.limits.header_bytes:
+            self.transport.abort()  # httptools reads headers of any size
+
+    def on_response_complete(self) -> None:
+        self._discards = self.cycle.more_body
+        self._wait_from(self._connections.clock())
+        before = self.cycle
+        super().on_response_complete()
+        self._note_request(before)  # one that was sent before its turn
+
+    def pause_writing(self) -> None:
+        self._stalled = self._connections.clock()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._stalled = None
+        super().resume_writing()
+
+    @property
+    def _waits_for_request(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _note_request(self, before: Any) -> None:
+        if self.cycle is not before:
+            self.trusted, self._discards = False, False
+            self._wait_from(self._connections.clock())
+
+    def _wait_from(self, now: float) -> None:
+        self.since, self._received = now, 0
+
+
+class _Handshake(asyncio.Protocol):
+    """A connection whose TLS handshake is under way, and which is uvicorn's once that is done.
+
+    Args:
+        connections: All connections of the server.
+        http: uvicorn's protocol for it.
+        tls: Certificate and key.
+    """
+
+    trusted = False
+    waits = True
+
+    def __init__(self, connections: Connections, http: _Http, tls: ssl.SSLContext) -> None:
+        self.peer = ""
+        self.since = connections.clock()
+        self._connections = connections
+        self._http = http
+        self._tls = tls
+
+    def overdue(self, now: float) -> bool:
+        """Whether the client took too long; handshake and header have the time of one header together."""
+        return now - self.since >= self._connections.limits.header_seconds
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._transport.abort()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._transport = transport
+        self.peer = _peer(transport)
+        self._connections.add(self)
+        self._task = asyncio.get_running_loop().create_task(self._encrypt(transport))
+
+    async def _encrypt(self, transport: asyncio.Transport) -> None:
+        early = _Early()
+        try:
+            secure = await asyncio.get_running_loop().start_tls(
+                transport, early, self._tls, server_side=True,
+                ssl_handshake_timeout=2 * self._connections.limits.header_seconds,  # overdue() comes first
+            )
+        except OSError:  # what is not TLS, and connections that end before: the client's affair
+            secure = None
+        finally:
+            self._connections.remove(self)
+        if secure is None or secure.is_closing():
+            return transport.abort()
+        self._http.since = self.since
+        self._http.connection_made(secure)
+        secure.set_protocol(self._http)
+        early.hand_over(self._http)
+
+
+class _Early(asyncio.Protocol):
+    """Keeps what arrives together with the end of a handshake."""
+
+    def __init__(self) -> None:
+        self._data = b""
+        self._lost: list[Exception | None] = []
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost.append(exc)
+
+    def hand_over(self, http: _Http) -> None:
+        """Give it to who should have had it."""
+        if self._data:
+            http.data_received(self._data)
+        if self._lost:
+            http.connection_lost(self._lost[0])
+
+
+def _peer(transport: asyncio.BaseTransport) -> str:
+    name = transport.get_extra_info("peername")
+    return client_of(str(name[0])) if isinstance(name, tuple) else ""

@@ -1,0 +1,189 @@
+"""Fidelity: how far the 4-bit model's next-token distribution is from the 16-bit model's, token by token.
+
+Both bases are loaded at once and compared batch by batch over the full vocabulary; logits are never stored.
+
+Imports torch: only worker processes import this module.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from safetensors import safe_open
+
+from assistant_builder.atomic_io import read_json, write_json, write_jsonl
+from assistant_builder.config import Cell
+from assistant_builder.error_translation import ran_out_of_memory
+from assistant_builder.errors import ResourceError
+from assistant_builder.inference.batch_scorer import Tokens
+from assistant_builder.models import loading
+from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.study import Study
+from evals.cells import CELL_SPECS, base_of, load_dequantized_base, with_adapter
+from evals.lm_eval_model import reader
+from evals.work_items import ProgressTracker
+
+PAIRS: tuple[tuple[Cell, Cell], ...] = (("B16", "B4"), ("L16", "L4"), ("Q16", "Q4"), ("L16", "Q4"))
+"""Reference and candidate: storage alone under one adapter three times, then with training included."""
+_ROOM = 1.3
+_STORED_BYTES = (16 + 4.127) / 8
+"""Bytes that each parameter takes on a GPU: in float16, and in NF4 with double quantization."""
+
+
+def compare_bases(
+    study: Study, folder: Path, prompter: ChatTokenizer, items: Sequence[Mapping[str, Any]], clock: ProgressTracker,
+    inputs: Mapping[str, Any],
+) -> None:
+    """Write ``fidelity.jsonl`` and ``fidelity.json`` of the pairs whose cells the study scores.
+
+    Args:
+        study: The study, with both adapters trained.
+        folder: The base model's folder.
+        prompter: Its tokenizer.
+        items: As :func:`evals.tasks.held_out.build_items` made them.
+        clock: Counts the items as ``fidelity``.
+        inputs: What the record is made from.
+    """
+    began = time.monotonic()
+    evals = study.folder / "evals"
+    pairs = [pair for pair in PAIRS if set(pair) <= set(study.config.eval.cells)]
+    specs = {base: base_of(study, folder, base) for base in ("float16", "4-bit")}
+    ids = [prompter.split_ids(item["prompt"], item["target"]) for item in items]
+    parts: dict[int, list[dict[tuple[Cell, Cell], np.ndarray]]] = {}
+    models: dict[str, Any] = {}
+    skipped = ""
+    try:
+        _check_room(specs["float16"])
+        models = {base: load_dequantized_base(study, spec, ["lora", "qlora"])[0] for base, spec in specs.items()}
+        for index, part, whole in _compare(models, prompter, ids, study.config.eval.batch_size, pairs):
+            parts.setdefault(index, []).append(part)
+            clock.tick("fidelity", whole)
+    except Exception as error:
+        if not (isinstance(error, ResourceError) or ran_out_of_memory(error)):
+            raise
+        skipped = error.what if isinstance(error, ResourceError) else "memory ran out"
+    if skipped:
+        models.clear()
+        loading.release()  # outside of the handler, whose error holds them, too
+        write_json(evals / "fidelity.json", {"pairs": [], "skipped": f"both bases are needed at once: {skipped}",
+                                             "inputs": dict(inputs)})
+        return
+    tables = {index: {pair: np.concatenate([part[pair] for part in parts[index]]) for pair in pairs}
+              for index in sorted(parts)}
+    write_jsonl(evals / "fidelity.jsonl", [_line(items[index], table) for index, table in tables.items()])
+    write_json(evals / "fidelity.json", {
+        "pairs": [_summary(pair, np.concatenate([table[pair] for table in tables.values()])) for pair in pairs],
+        "skipped": None,
+        "compute_dtype": specs["float16"].compute_dtype, "seconds": time.monotonic() - began, "inputs": dict(inputs),
+    })
+
+
+def _check_room(spec: loading.BaseSpec) -> None:
+    """Refuse before the system starts to swap, which would look like a hang, or a GPU is filled to no end.
+
+    Raises:
+        ResourceError: The memory that is free does not hold both bases.
+    """
+    parameters = _parameters(spec.folder)
+    if spec.device == "cpu":  # both are held in the compute dtype
+        needed = int(2 * parameters * loading.DTYPES[spec.compute_dtype].itemsize * _ROOM)
+        free = psutil.virtual_memory().available
+    else:
+        needed = int(parameters * _STORED_BYTES * _ROOM)
+        loading.release()  # what the cells left
+        free, _ = torch.cuda.mem_get_info()
+    if needed > free:
+        raise ResourceError(f"that takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free",
+                            remedy="Close other programs, or set eval.fidelity=false")
+
+
+def _parameters(folder: Path) -> int:
+    """Parameters of the weights in a folder, whatever they are stored as."""
+    index = folder / "model.safetensors.index.json"
+    shards = set(read_json(index)["weight_map"].values()) if index.is_file() else None
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        if shards is None or path.name in shards:
+            with safe_open(path, framework="pt") as file:
+                total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return total
+
+
+@torch.no_grad()
+def _compare(
+    models: Mapping[str, Any], prompter: ChatTokenizer, sequences: Sequence[Tokens], size: int,
+    pairs: Sequence[tuple[Cell, Cell]],
+) -> Iterator[tuple[int, dict[tuple[Cell, Cell], np.ndarray], float]]:
+    """Compare pass by pass.
+
+    Yields:
+        The number of a sequence; for each pair a table [tokens, 3] of KL(reference ‖ candidate) in nats, same top
+        token, and rise of the loss; and which share of the sequence's tokens that is.
+    """
+    # those over float16 come first, so that few distributions are held at a time
+    names = [name for name in CELL_SPECS if any(name in pair for pair in pairs)]
+    cells = {name: reader(models[CELL_SPECS[name].base], prompter, size).passes(sequences) for name in names}
+    while True:
+        known: dict[str, torch.Tensor] = {}
+        found: dict[tuple[Cell, Cell], np.ndarray] = {}
+        read = None
+        for name in names:
+            spec = CELL_SPECS[name]
+            with with_adapter(models[spec.base], spec.adapter):
+                read = next(cells[name], None)
+            if read is None:
+                return
+            known[name] = torch.log_softmax(read.logits, dim=-1)
+            for pair in pairs:
+                if pair[1] == name:
+                    found[pair] = _table(known[pair[0]], known[name], read.targets)
+            if spec.base == "4-bit":
+                del known[name]
+        if read is None:
+            return
+        ends = np.cumsum(read.counts)[:-1]
+        divided = {pair: np.split(table, ends) for pair, table in found.items()}
+        for place, index in enumerate(read.sequences):
+            yield (index, {pair: tables[place] for pair, tables in divided.items()},
+                   read.counts[place] / len(sequences[index][1]))
+
+
+def _line(item: Mapping[str, Any], tables: Mapping[tuple[Cell, Cell], np.ndarray]) -> dict[str, Any]:
+    return {
+        "item": item["item"], "tokens": item["tokens"], "pairs": {
+            _name(pair): {
+                "kl_mean": float(table[:, 0].mean()), "kl_max": float(table[:, 0].max()),
+                "top1_agreement": float(table[:, 1].mean()), "delta_nll": float(table[:, 2].sum()),
+            }
+            for pair, table in tables.items()
+        },
+    }
+
+
+def _table(reference: torch.Tensor, candidate: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+    divergence = (reference.exp() * (reference - candidate)).sum(dim=-1).clamp(min=0)
+    same = reference.argmax(dim=-1) == candidate.argmax(dim=-1)
+    at = targets.unsqueeze(1)
+    rise = (reference.gather(1, at).double() - candidate.gather(1, at).double()).squeeze(1)
+    return torch.stack([divergence.double(), same.double(), rise], dim=1).cpu().numpy()
+
+
+def _name(pair: tuple[str, str]) -> str:
+    return f"{pair[1]}-{pair[0]}"
+
+
+def _summary(pair: tuple[str, str], table: np.ndarray) -> dict[str, Any]:
+    divergence = table[:, 0]
+    return {
+        "name": _name(pair), "reference": pair[0], "candidate": pair[1], "tokens": len(table),
+        "kl_mean": float(divergence.mean()), "kl_median": float(np.median(divergence)),
+        "kl_p99": float(np.quantile(divergence, 0.99)), "kl_max": float(divergence.max()),
+        "top1_agreement": float(table[:, 1].mean()), "delta_nll": float(table[:, 2].mean()),
+    }

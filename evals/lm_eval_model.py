@@ -1,0 +1,180 @@
+"""The model that lm-eval drives: a cell of the study, scored on supervised tokens.
+
+Imports torch: only worker processes import this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+
+from assistant_builder.inference.batch_invariant import ContiguousLinear
+from assistant_builder.inference.batch_scorer import BatchScorer, PaddedBatchScorer, Scored
+from assistant_builder.inference.packed_batch import supports_packing
+from assistant_builder.models.chat_template import ChatTokenizer
+
+
+@dataclass(frozen=True)
+class ReferenceScore:
+    """Teacher-forced score of one reference answer.
+
+    Attributes:
+        nll: Summed negative log-likelihood, nats.
+        tokens: Tokens it is summed over, the end-of-turn token included.
+        mean_probability: Mean probability of the answer's tokens.
+        greedy: Whether every token was the likeliest.
+    """
+
+    nll: float
+    tokens: int
+    mean_probability: float
+    greedy: bool
+
+
+class StudyLM(HFLM):
+    """An lm-eval model over a loaded cell.
+
+    Requests of the study's own tasks are tokenised as in training and computed so that scores do not depend on the
+    batch size; those of other tasks go lm-eval's way. ``targets`` keeps the score of every target, ``answers`` the
+    answer to every prompt, ``seconds`` what each took, and ``documents`` counts what other tasks have asked.
+
+    Args:
+        model: The cell: a base with or without an active adapter.
+        prompter: Tokenizer of the base.
+        own_tasks: Names of the study's tasks.
+        batch_size: Most items at once.
+        max_new_tokens: Longest generated answer.
+        tick: Called after every batch with the kind of work (``likelihood``,
+            ``answers``, or ``documents`` of other tasks) and how many items were done; may raise Cancelled.
+        fixed_blocks: Off: scores depend on what is computed together, as they do where an assistant is served.
+        answering: Whether lm-eval, having asked for likelihoods of the study's items, will ask for answers to them:
+            they are given when the question is read, which then need not be read again.
+    """
+
+    def __init__(
+        self, model: Any, prompter: ChatTokenizer, *, own_tasks: Sequence[str], batch_size: int, max_new_tokens: int,
+        tick: Callable[[str, float], None], fixed_blocks: bool = True, answering: bool = False,
+    ) -> None:
+        super().__init__(pretrained=model, tokenizer=prompter.tokenizer, batch_size=batch_size)
+        self._prompter = prompter
+        self._own_tasks = set(own_tasks)
+        self._max_new_tokens = max_new_tokens
+        self._answering = answering
+        self._tick = tick
+        self._reader = reader(model, prompter, batch_size, fixed=fixed_blocks)
+        self.targets: dict[tuple[str, str], ReferenceScore] = {}
+        self.answers: dict[str, str] = {}
+        self.documents = 0.0
+        self._share = 0.0
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What likelihoods (``nll``) and answers (``generate``) of the study's own tasks took."""
+        return self._reader.seconds
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Summed log-likelihood of each target, and whether it is the greedy answer."""
+        if not self._all_own(requests):
+            self._share = _documents(requests) / len(requests)
+            return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        asked = list({request.doc_id: (request.doc["prompt"], request.doc["target"]) for request in requests}.values())
+        self.read(asked, answers=self._answering)
+        scores = [self.targets[(request.doc["prompt"], request.doc["target"])] for request in requests]
+        # the first request of an item is for the answer, a second one for the white space that belongs to the prompt
+        return [(-score.nll, score.greedy) if request.idx == 0 else (0.0, True)
+                for request, score in zip(requests, scores, strict=True)]
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """The greedy answer to each prompt, without control tokens."""
+        if not self._all_own(requests):
+            self._share = _documents(requests) / len(requests)
+            return super().generate_until(requests, disable_tqdm=disable_tqdm)
+        return self.answer([request.args[0] for request in requests])
+
+    def score_targets(self, pairs: Sequence[tuple[str, str]]) -> list[ReferenceScore]:
+        """Score each target after its prompt; the scores are also kept in ``targets``."""
+        self.read(pairs, answers=False)
+        return [self.targets[pair] for pair in pairs]
+
+    def answer(self, prompts: Sequence[str]) -> list[str]:
+        """The greedy answer to each prompt; those in ``answers`` are taken from there."""
+        new = list(dict.fromkeys(prompt for prompt in prompts if prompt not in self.answers))
+        if new:
+            self.read([(prompt, "") for prompt in new], answers=True)
+        return [self.answers[prompt] for prompt in prompts]
+
+    def read(self, pairs: Sequence[tuple[str, str]], *, answers: bool) -> None:
+        """Score targets after their prompts, and answer the prompts in the same go.
+
+        Args:
+            pairs: Prompt and target; an empty target is not scored.
+            answers: Whether to answer.
+        """
+        ids = [self._prompter.split_ids(prompt, target) for prompt, target in pairs]
+
+        def on_scores(scores: dict[int, Scored]) -> None:
+            for index, score in scores.items():
+                self.targets[pairs[index]] = _target_score(ids[index][1], *score)
+            self._tick("likelihood", len(scores))
+
+        def on_answers(found: dict[int, list[int]]) -> None:
+            for index, answer in found.items():
+                self.answers[pairs[index][0]] = self._prompter.decode(answer)
+            self._tick("answers", len(found))
+
+        self._reader.run(
+            ids, longest_answer=self._max_new_tokens if answers else 0, on_scores=on_scores, on_answers=on_answers
+        )
+
+    def _model_call(self, inps: torch.Tensor, attn_mask: Any = None, labels: Any = None) -> torch.Tensor:
+        """As lm-eval's, counting the documents of other tasks."""
+        logits: torch.Tensor = super()._model_call(inps, attn_mask, labels)
+        self._count(len(inps))
+        return logits
+
+    def _model_generate(
+        self, context: Any, max_length: int, stop: list[str], **generation_kwargs: Any
+    ) -> torch.Tensor:
+        """As lm-eval's, counting the documents of other tasks."""
+        with ContiguousLinear():
+            ids: torch.Tensor = super()._model_generate(context, max_length, stop, **generation_kwargs)
+        self._count(len(context))
+        return ids
+
+    def _count(self, requests: int) -> None:
+        self.documents += requests * self._share
+        self._tick("documents", requests * self._share)
+
+    def _all_own(self, requests: Sequence[Instance]) -> bool:
+        return all(request.task_name in self._own_tasks for request in requests)
+
+
+def reader(model: Any, prompter: ChatTokenizer, size: int, *, fixed: bool = True) -> BatchScorer | PaddedBatchScorer:
+    """What reads with a model: over rows, where its attention allows.
+
+    Args:
+        model: Any causal language model of transformers.
+        prompter: Its tokenizer.
+        size: Most sequences at once.
+        fixed: Off: by transformers' own batches, whose scores depend on what is computed together.
+    """
+    if fixed and supports_packing(model):
+        return BatchScorer(model, prompter.pad_id, prompter.stop_ids, size)
+    return PaddedBatchScorer(model, prompter.pad_id, prompter.stop_ids, size, fixed=fixed)
+
+
+def _target_score(target: Sequence[int], log_probabilities: torch.Tensor, likeliest: Sequence[int]) -> ReferenceScore:
+    chosen = log_probabilities.double()
+    return ReferenceScore(
+        nll=-float(chosen.sum()), tokens=len(target), mean_probability=float(chosen.exp().mean()),
+        greedy=list(likeliest) == list(target),
+    )
+
+
+def _documents(requests: Sequence[Instance]) -> int:
+    return len({(request.task_name, request.doc_id) for request in requests})

@@ -1,0 +1,86 @@
+"""The records that scoring leaves: one line an item, and the figures of a cell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from assistant_builder.atomic_io import write_json, write_jsonl
+from evals.declining import declined
+from evals.metrics import score_answer
+
+if TYPE_CHECKING:
+    from evals.lm_eval_model import ReferenceScore
+
+
+def sample_record(
+    item: Mapping[str, Any], *, answer: str, target: ReferenceScore | None, cosine: float | None, taught: Collection[str]
+) -> dict[str, Any]:
+    """One line of ``samples.jsonl``.
+
+    Args:
+        item: As :func:`evals.tasks.held_out.build_items` made it.
+        answer: What was answered.
+        target: Score of the reference answer; None where nothing gives it a likelihood.
+        cosine: Similarity of answer and reference; None where it is not measured.
+        taught: Answers of the data that decline.
+    """
+    metrics = {} if target is None else {"nll_per_token": target.nll / target.tokens}
+    metrics |= score_answer(answer, item["reference"])
+    if cosine is not None:
+        metrics["similarity"] = cosine
+    return {
+        **{key: item[key] for key in ("item", "row", "turn", "cluster", "answerable", "question")},
+        "prompt": item["messages"],
+        "reference": item["reference"],
+        "answer": answer,
+        "nll": None if target is None else target.nll,
+        "tokens": item["tokens"],
+        "mean_probability": None if target is None else target.mean_probability,
+        "metrics": metrics,
+        "declined": declined(answer, taught),
+    }
+
+
+def figures(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of ``scores.json``: items, tokens, loss, the mean of each metric over the items that have it."""
+    tokens = sum(sample["tokens"] for sample in samples)
+    scored = all(sample["nll"] is not None for sample in samples)
+    nll = sum(sample["nll"] for sample in samples) / tokens if scored else None
+    values: dict[str, list[float]] = {}
+    for sample in samples:
+        for name, value in sample["metrics"].items():
+            values.setdefault(name, []).append(value)
+    means = {name: sum(found) / len(found) for name, found in values.items()}
+    answerable = [sample for sample in samples if sample["answerable"]]
+    unanswerable = [sample for sample in samples if not sample["answerable"]]
+    return {
+        "items": len(samples),
+        "tokens": tokens,
+        "nll_per_token": nll,
+        "perplexity": None if nll is None else math.exp(min(nll, 700.0)),  # beyond that a float overflows
+        "metrics": means if nll is None else {**means, "nll_per_token": nll},
+        "declining": {
+            "answerable_items": len(answerable),
+            "false_declines": sum(sample["declined"] for sample in answerable),
+            "unanswerable_items": len(unanswerable),
+            "declined": sum(sample["declined"] for sample in unanswerable),
+        },
+    }
+
+
+def write_scores(
+    folder: Path, samples: Sequence[Mapping[str, Any]], record: Mapping[str, Any], inputs: Mapping[str, Any]
+) -> None:
+    """Write ``samples.jsonl`` and then, as the mark that the folder is whole, ``scores.json``.
+
+    Args:
+        folder: Where to.
+        samples: One an item.
+        record: What else ``scores.json`` says.
+        inputs: What the scores were made from.
+    """
+    write_jsonl(folder / "samples.jsonl", samples)
+    write_json(folder / "scores.json", {**record, **figures(samples), "inputs": dict(inputs)})

@@ -1,0 +1,193 @@
+"""How numbers and verdicts are put into words for a reader who is no statistician."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from evals.metrics import METRIC_INFO
+
+
+@dataclass(frozen=True)
+class MetricFormat:
+    """How a metric appears on the page; what it means is said in ``METRIC_INFO``.
+
+    Attributes:
+        label: Name in tables.
+        phrase: Name inside a sentence.
+        factor: What its values are multiplied by for display; scores of 0 to 1 are shown as 0 to 100.
+        suffix: Put after a value.
+        unit: Unit of a difference.
+        decimals: Fewest decimals shown.
+    """
+
+    label: str
+    phrase: str
+    factor: float
+    suffix: str
+    unit: str
+    decimals: int
+
+
+SIGNIFICANT = 0.05
+"""Adjusted p-value up to which a difference is called clear."""
+
+
+_PHRASES = {
+    "exact_match": "share of exactly right answers", "token_f1": "token F1", "rouge_l": "ROUGE-L", "chrf": "chrF",
+    "facts_kept": "share of facts kept", "similarity": "similarity",
+}
+_PERCENT = ("exact_match", "facts_kept")
+
+SHOWN: dict[str, MetricFormat] = {
+    name: MetricFormat(info.label, "loss", 1, "", "nats per token", 3) if name == "nll_per_token" else
+    MetricFormat(info.label, _PHRASES[name], 100, "%" if name in _PERCENT else "", "points", 1)
+    for name, info in METRIC_INFO.items()
+}
+_OF_TASKS = {"acc": "Accuracy", "acc_norm": "Accuracy, length-normalised", "exact_match": "Exact match", "f1": "F1"}
+"""Metrics of lm-eval that are shares of 0 to 1, and what people call them."""
+
+
+def shown(metric: str) -> MetricFormat:
+    """How a metric appears: one of the study's own, or one that an lm-eval task brings (``acc``, ``acc_norm,none``)."""
+    if metric in SHOWN:
+        return SHOWN[metric]
+    name = metric.partition(",")[0]
+    if name in _OF_TASKS:
+        return MetricFormat(_OF_TASKS[name], _OF_TASKS[name].lower(), 100, "%", "points", 1)
+    return MetricFormat(name, name, 1, "", "", 3)
+
+
+def plain(value: float) -> str:
+    """A round number as short as it goes, with a real minus sign: ``−0.5``."""
+    return f"{value + 0.0:.10g}".replace("-", "\N{MINUS SIGN}")
+
+
+def two_significant_digits(value: float) -> str:
+    """Two digits, for what is an estimate anyway: ``0.011``."""
+    return plain(float(f"{value:.2g}"))
+
+
+def signed(value: float, decimals: int) -> str:
+    """A number with its sign, zero without one: ``+0.31``."""
+    text = f"{value:.{decimals}f}"
+    if float(text) == 0:
+        return text.lstrip("-")
+    return text.replace("-", "\N{MINUS SIGN}") if value < 0 else f"+{text}"
+
+
+def number(value: float | None, metric: str) -> str:
+    """A cell's figure as the page shows it."""
+    if value is None:
+        return "not scored"
+    how = shown(metric)
+    return f"{value * how.factor:.{how.decimals}f}{how.suffix}".replace("-", "\N{MINUS SIGN}")
+
+
+def decimals(metric: str, row: Mapping[str, Any]) -> int:
+    """Decimals that show one or two digits of the interval's half-width, and no fewer than the metric's own."""
+    how = shown(metric)
+    half = abs(row["ci_high"] - row["ci_low"]) / 2 * how.factor
+    wanted = math.ceil(-math.log10(half / 3)) if half > 0 else how.decimals
+    return min(max(wanted, how.decimals), 6)
+
+
+def difference(value: float, metric: str, row: Mapping[str, Any]) -> str:
+    """A signed difference, to the precision that the interval in ``row`` deserves."""
+    return signed(value * shown(metric).factor, decimals(metric, row))
+
+
+def interval(row: Mapping[str, Any], metric: str, *, plus: bool = True) -> str:
+    """``−0.003 to +0.011``; without ``plus``, as in a sentence, ``−0.003 to 0.011``."""
+    text = " to ".join(difference(row[key], metric, row) for key in ("ci_low", "ci_high"))
+    return text if plus else text.replace("+", "")
+
+
+def percent(share: float, places: int = 1) -> str:
+    """``0.0123`` as ``1.2%``."""
+    return f"{100 * share:.{places}f}%".replace("-", "\N{MINUS SIGN}")
+
+
+def signed_percent(share: float, places: int = 1) -> str:
+    """``0.0123`` as ``+1.2%``."""
+    return signed(100 * share, places) + "%"
+
+
+def nats(value: float | None) -> str:
+    """A divergence in nats to four decimals, never as 0 unless it is."""
+    if value is None:
+        return "–"
+    return "< 0.0001" if 0 < value < 0.00005 else f"{value:.4f}"
+
+
+def p_value(value: float | None) -> str:
+    """A p-value, never as 0."""
+    if value is None:
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def count(value: float | None) -> str:
+    """A whole number with thousands separated: ``4,884,480``."""
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def size(value: float | None) -> str:
+    """Bytes in decimal units: ``269 MB``."""
+    if value is None:
+        return "–"
+    for unit, power in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= power:
+            return f"{value / power:.3g} {unit}"
+    return f"{value:.0f} bytes"
+
+
+def duration(value: float | None) -> str:
+    """Seconds as ``2 min 21 s``."""
+    if value is None:
+        return "–"
+    if value < 10:
+        return f"{value:.1f} s"
+    minutes, seconds = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def money(value: float | None) -> str:
+    """An amount in whatever currency the price is in: two decimals, more where it is tiny."""
+    if value is None:
+        return "–"
+    return f"{value:,.2f}" if value >= 0.1 or value == 0 else plain(float(f"{value:.2g}"))
+
+
+def rate(value: float | None) -> str:
+    """Tokens per second."""
+    return "–" if value is None else f"{value:,.0f} tokens/s"
+
+
+def share_lost(export: Mapping[str, Any]) -> str:
+    """What an export loses, in words: ``some``, or most or all of what tuning had gained.
+
+    No figure, for a small share of the loss can be a large one of the right answers.
+
+    Args:
+        export: An entry of ``report["exports"]`` that does not keep the quality.
+    """
+    share = export.get("lost_share") or 0.0
+    if share < 0.5:
+        return "some"
+    return f"{'all that' if share >= 1 else 'most of what'} tuning gained"
+
+
+def plural(number_of: int, one: str, many: str | None = None) -> str:
+    """``1 item``, ``2 items``."""
+    return f"{number_of:,} {one if number_of == 1 else many or one + 's'}"
+
+
+def capitalised(text: str) -> str:
+    """The text with its first letter large, as at the head of a line."""
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,233 @@
+"""Read what evaluation left in a study folder, and refuse what cannot be compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.atomic_io import read_json, read_jsonl
+from assistant_builder.config import ARMS, Arm
+from assistant_builder.errors import EvaluationError
+from assistant_builder.study import Study
+from evals.metrics import METRIC_INFO
+from evals.report.glossary import BASELINE_TEXTS, CELL_TEXTS
+
+BASELINE, CANDIDATE = "L16", "Q4"
+"""The two cells of the headline: float16 LoRA, and QLoRA as served."""
+TUNED: dict[Arm, str] = {"lora": BASELINE, "qlora": CANDIDATE}
+"""The cell of each arm's assistant as it was trained."""
+UNTUNED: dict[Arm, str] = {"lora": "B16", "qlora": "B4"}
+"""The cell of what each arm's tuning started from."""
+
+
+def arms_of(report: Mapping[str, Any]) -> tuple[Arm, ...]:
+    """The arms of the study that a report is about; reports name them where it does not train both."""
+    return tuple(report["config"].get("arms", ARMS))
+
+
+def is_compared(report: Mapping[str, Any]) -> bool:
+    """Whether a report compares QLoRA with its 16-bit twin; else the study trains one arm alone."""
+    return report["verdict"].get("contrast", "") is not None
+
+
+def lead_pair(report: Mapping[str, Any]) -> tuple[str, str]:
+    """The cells whose difference a report shows first, candidate and baseline.
+
+    QLoRA and its twin; of an arm alone its assistant and the base it started from.
+    """
+    if is_compared(report):
+        return CANDIDATE, BASELINE
+    (arm,) = arms_of(report)
+    return TUNED[arm], UNTUNED[arm]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The held-out items as one combination of base and adapter answered them.
+
+    Attributes:
+        name: One of ``CELL_TEXTS``, or of ``BASELINE_TEXTS``.
+        samples: Lines of ``samples.jsonl``, in the file's order.
+        scores: ``scores.json``.
+    """
+
+    name: str
+    samples: tuple[dict[str, Any], ...]
+    scores: dict[str, Any]
+
+    @cached_property
+    def by_item(self) -> dict[str, dict[str, Any]]:
+        """Samples by their item name."""
+        return {str(sample["item"]): sample for sample in self.samples}
+
+    def value(self, item: str, metric: str) -> float | None:
+        """The item's score, ``None`` where the cell has none; ``nll_per_token`` in nats."""
+        sample = self.by_item[item]
+        if metric == "nll_per_token":
+            return sample["nll"] / sample["tokens"] if sample.get("tokens") and sample.get("nll") is not None else None
+        number = sample.get("metrics", {}).get(metric)
+        return _within_bounds(float(number), metric) if number is not None and math.isfinite(number) else None
+
+    def has(self, metric: str) -> bool:
+        """Whether any item carries the score."""
+        return any(self.value(item, metric) is not None for item in self.by_item)
+
+    def values(self, items: list[str], metric: str) -> list[float]:
+        """The scores of ``items`` that carry one, in that order."""
+        return [value for item in items if (value := self.value(item, metric)) is not None]
+
+
+def _within_bounds(score: float, metric: str) -> float:
+    """Take back a rounding error beyond the metric's bounds, such as a cosine of 1.0000001."""
+    low, high = METRIC_INFO[metric].bounds or (-math.inf, math.inf)
+    clipped = min(max(score, low), high)
+    return clipped if abs(clipped - score) < 1e-5 else score
+
+
+def read_cells(study: Study) -> dict[str, Cell]:
+    """Every scored cell that the study asks for, in the order of ``CELL_TEXTS``; scores of others may be out of date.
+
+    Raises:
+        EvaluationError: The cells of the arms' assistants are not all there, the cells were scored on different items,
+            or a cell's summary contradicts its samples.
+    """
+    config = study.config
+    tuned = tuned_cells(config.arms)
+    cells = _read({name: study.cell_folder(name) for name in CELL_TEXTS if name in config.cells})
+    missing = [name for name in tuned if name not in cells]
+    if missing:
+        needed = " and ".join(reversed(tuned))
+        does = f"compares cells {needed}" if len(tuned) > 1 else f"is about cell {needed}"
+        raise EvaluationError(
+            f"the report {does}, but {' and '.join(missing)} "
+            f"{'has' if len(missing) == 1 else 'have'} not been scored",
+            where=str(study.folder / "evals"),
+            remedy=f"Keep {needed} in eval.cells and run 'assistant-builder run {study.name}'",
+        )
+    _refuse_contradictions(study, cells[tuned[0]], cells)
+    return cells
+
+
+def tuned_cells(arms: Sequence[Arm]) -> tuple[str, ...]:
+    """The cells of the arms' assistants; items, tokens and metrics of a report are those of the first."""
+    return tuple(TUNED[arm] for arm in arms)
+
+
+def read_baselines(study: Study, like: Cell) -> dict[str, Cell]:
+    """The untuned baselines that were scored, if the study asks for them.
+
+    Args:
+        study: The study.
+        like: The cell whose items they must have.
+
+    Raises:
+        EvaluationError: They were scored on other items.
+    """
+    if not study.config.eval.baselines:
+        return {}
+    baselines = _read({name: study.cell_folder(f"baselines/{name}") for name in BASELINE_TEXTS})
+    _refuse_contradictions(study, like, baselines)
+    return baselines
+
+
+def read_again(study: Study, like: Cell, *, seed: int | None = None) -> dict[str, Cell]:
+    """The cells of the arms' assistants as they came out another time; empty unless all did.
+
+    Args:
+        study: The study.
+        like: The cell whose items they must have.
+        seed: Number of the training seed; ``None``: the first seed's adapters in other batches.
+
+    Raises:
+        EvaluationError: They were scored on other items.
+    """
+    tuned = tuned_cells(study.config.arms)
+    cells = _read({name: study.cell_folder(f"noise/{name}") if seed is None else study.cell_folder(name, seed=seed)
+                   for name in tuned})
+    where = "in other batches" if seed is None else f"of seed {seed}"
+    _refuse_contradictions(study, like, {f"{name} {where}": cell for name, cell in cells.items()})
+    return cells if len(cells) == len(tuned) else {}
+
+
+def _read(folders: Mapping[str, Path]) -> dict[str, Cell]:
+    cells = {}
+    for name, folder in folders.items():
+        samples = read_jsonl(folder / "samples.jsonl")
+        if samples:
+            scores = read_json(folder / "scores.json") if (folder / "scores.json").exists() else {}
+            cells[name] = Cell(name, tuple(samples), scores)
+    return cells
+
+
+def _refuse_contradictions(study: Study, like: Cell, cells: Mapping[str, Cell]) -> None:
+    """Raise unless every cell has the items of ``like`` and a summary that agrees with its samples."""
+    problems = [problem for name, cell in cells.items() if (problem := _contradiction(name, cell, like))]
+    if problems:
+        raise EvaluationError(
+            "the cells cannot be compared: " + "; ".join(problems), where=str(study.folder / "evals"),
+            remedy=f"Score them again with 'assistant-builder run {study.name} --redo'",
+        )
+
+
+def _contradiction(name: str, cell: Cell, like: Cell) -> str | None:
+    first = like.by_item
+    if len(cell.by_item) != len(cell.samples):
+        return f"{name} holds an item twice"
+    if cell.by_item.keys() != first.keys():
+        fewer, more = len(first.keys() - cell.by_item.keys()), len(cell.by_item.keys() - first.keys())
+        return f"{name} lacks {fewer} items of {like.name} and has {more} that it lacks"
+    if any(sample["tokens"] != cell.by_item[item]["tokens"] for item, sample in first.items()):
+        return f"{name} counts other answer tokens than {like.name}"
+    return None if _agrees(cell) else f"scores.json of {name} contradicts its samples"
+
+
+def _agrees(cell: Cell) -> bool:
+    claimed = cell.scores.get("nll_per_token")
+    if claimed is None:
+        return True
+    nll = math.fsum(sample["nll"] for sample in cell.samples)
+    tokens = sum(sample["tokens"] for sample in cell.samples)
+    return math.isclose(claimed, nll / tokens, rel_tol=1e-6)
+
+
+def metrics_of(
+    cells: Mapping[str, Cell], order: tuple[str, ...], tuned: Sequence[str] = (BASELINE, CANDIDATE)
+) -> dict[str, list[str]]:
+    """The items each metric is figured on: those with a number in every cell that has the metric at all.
+
+    Args:
+        cells: The scored cells.
+        order: Names of metrics, in the order wanted.
+        tuned: The cells of the arms' assistants.
+
+    Returns:
+        Metric → items in file order; metrics that not all of the ``tuned`` cells have are left out, as are those on
+        so few items that nothing could be compared.
+    """
+    first = cells[tuned[0]]
+    items = list(first.by_item)
+    usable = {}
+    for metric in order:
+        having = [cell for cell in cells.values() if cell.has(metric)]
+        if set(tuned) <= {cell.name for cell in having}:
+            kept = [item for item in items if all(cell.value(item, metric) is not None for cell in having)]
+            if len(kept) == len(items) or _units(first, kept) > 1:
+                usable[metric] = kept
+    return usable
+
+
+def _units(cell: Cell, items: list[str]) -> int:
+    """Independent units among the items: clusters, and items without one."""
+    return len({cell.by_item[item].get("cluster") or ("alone", item) for item in items})
+
+
+def figure(cell: Cell, metric: str, items: list[str]) -> float:
+    """A cell's figure over ``items``: Σ nll / Σ tokens for ``nll_per_token``, else the mean."""
+    if metric == "nll_per_token":
+        samples = [cell.by_item[item] for item in items]
+        return math.fsum(float(sample["nll"]) for sample in samples) / sum(int(sample["tokens"]) for sample in samples)
+    return math.fsum(cell.values(items, metric)) / len(items)

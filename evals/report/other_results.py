@@ -1,0 +1,441 @@
+"""Tasks beside the held-out set: general knowledge that tuning may have cost, and lm-eval tasks that were asked for.
+
+Each is compared document by document: one that the untuned base got right and the tuned one gets wrong was forgotten.
+
+Whether an assistant that finds its answer likely is right: mean token probability against correctness.
+
+What the optional judge said, with an interval.
+
+What people preferred when they voted blind in the chat.
+
+The untuned baselines beside the cells, and whether tuning beats them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from assistant_builder.atomic_io import read_json, read_jsonl
+from assistant_builder.chat.feedback import counting, model_of, read_votes, tally, tally_sentence
+from assistant_builder.config import EvalConfig
+from assistant_builder.study import Study
+from evals.compare import SATURATED, holm, paired_comparison
+from evals.judge.pairwise import preference
+from evals.report.contrasts import HEADLINE, PAIRS, clearly_better, clearly_worse, figures_of
+from evals.report.format import SHOWN, SIGNIFICANT, difference, interval, number, percent, plural, shown
+from evals.report.load import BASELINE, CANDIDATE, Cell
+from evals.significance import sign_test
+from evals.tasks.general_knowledge import TASK as RETENTION
+
+CELLS = ("B16", "B4", BASELINE, CANDIDATE)
+"""The cells on which tasks are run."""
+_LISTED = 12
+_PREFERRED = ("acc", "acc_norm", "exact_match", "f1")
+_LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "brier_score", "mse", "ter", "wer")
+_TEXTS = {
+    RETENTION: ("General knowledge", "Multiple-choice questions of general knowledge that have nothing to do with the "
+                "training data and come with assistant-builder: what tuning makes the model forget. Guessing gives "
+                "25%."),
+}
+_MEANINGS = {pair.name: pair.meaning for pair in PAIRS}
+_TUNING = (
+    (BASELINE, "B16", "16-bit LoRA", "the untuned 16-bit base"),
+    (CANDIDATE, "B4", "QLoRA", "the untuned 4-bit base"),
+)
+
+DocId = int | str
+Documents = dict[DocId, dict[str, Any]]
+
+
+def task_records(study: Study, cells: Mapping[str, Cell]) -> dict[str, dict[str, Any]]:
+    """Every task that was run on the study's cells.
+
+    Args:
+        study: The study.
+        cells: The scored cells.
+
+    Returns:
+        Task → ``label about metric items cells contrasts flips listed sentence error``. A task without figures
+        has an ``error`` that says why. ``p_value_holm`` is adjusted over the tasks of the same contrast.
+    """
+    config = study.config.eval
+    wanted = dict.fromkeys([RETENTION] * config.retention + config.tasks)
+    records = {}
+    for task in wanted:
+        found: dict[str, Documents] = {}
+        for name in CELLS:
+            lines = read_jsonl(study.cell_folder(name) / "tasks" / f"{task}.jsonl") if name in cells else []
+            if lines:
+                found[name] = {line["doc_id"]: line for line in lines}
+        if found:
+            records[task] = _record(task, found, config)
+    _adjust(records)
+    for task, record in records.items():
+        record["sentence"] = _sentence(task, record)
+    return records
+
+
+def _base(task: str) -> dict[str, Any]:
+    label, about = _TEXTS.get(task, (task, f"The task {task} of lm-eval."))
+    return {"label": label, "about": about, "metric": None, "items": 0, "cells": {}, "contrasts": [], "flips": {},
+            "listed": [], "sentence": "", "error": None}
+
+
+def _record(task: str, found: Mapping[str, Documents], config: EvalConfig) -> dict[str, Any]:
+    metric = _metric(found)
+    if metric is None:
+        return {**_base(task), "error": "none of its scores is a number for each document"}
+    common = set.intersection(*(
+        {doc_id for doc_id, document in documents.items() if _value(document, metric) is not None}
+        for documents in found.values()
+    ))
+    ids = sorted(common)
+    values = {cell: [float(documents[doc_id]["metrics"][metric]) for doc_id in ids]
+              for cell, documents in found.items()}
+    record = {
+        **_base(task), "metric": metric, "items": len(ids),
+        "cells": {cell: math.fsum(scores) / len(scores) for cell, scores in values.items() if scores},
+    }
+    for candidate, baseline in (("L16", "B16"), ("Q4", "B4"), (CANDIDATE, BASELINE)):
+        if candidate in values and baseline in values and len(ids) > 1:
+            name = f"{candidate}-{baseline}"
+            result = paired_comparison(
+                values[baseline], values[candidate], higher_is_better=_higher_is_better(metric), seed=config.seed,
+                resamples=config.bootstrap_resamples,
+            )
+            record["contrasts"].append({"name": name, "metric": metric, "baseline": baseline, "candidate": candidate,
+                                        "meaning": _MEANINGS[name], **figures_of(result)})
+            if set(values[baseline]) | set(values[candidate]) <= {0.0, 1.0}:
+                both = list(zip(ids, values[baseline], values[candidate], strict=True))
+                record["flips"][name] = {"lost": [doc_id for doc_id, before, after in both if before > after],
+                                         "gained": [doc_id for doc_id, before, after in both if after > before]}
+    record["listed"] = _forgotten(record["flips"], found) if task == RETENTION else []
+    return record
+
+
+def _metric(found: Mapping[str, Documents]) -> str | None:
+    """The metric a task is shown by: accuracy where there is one, else the first number there is."""
+    first: Mapping[str, Any] = next(iter(next(iter(found.values())).values()), {"metrics": {}})
+    names = [name for name in first["metrics"] if _value(first, name) is not None]
+    return next((name for name in (*_PREFERRED, *names) if name in names), None)
+
+
+def _value(document: Mapping[str, Any], metric: str) -> float | None:
+    value = document["metrics"].get(metric)
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _higher_is_better(metric: str) -> bool:
+    return not any(metric.endswith(name) for name in _LOWER_IS_BETTER)
+
+
+def _adjust(records: Mapping[str, dict[str, Any]]) -> None:
+    rows = [row for record in records.values() for row in record["contrasts"]]
+    for name in {row["name"] for row in rows}:
+        family = [row for row in rows if row["name"] == name]
+        for row, adjusted in zip(family, holm([row["p_value"] for row in family]), strict=True):
+            row["p_value_holm"] = float(adjusted)
+
+
+def _forgotten(flips: Mapping[str, Mapping[str, list[DocId]]], found: Mapping[str, Documents]) -> list[dict[str, Any]]:
+    """Documents that the untuned base got right and a tuned one gets wrong, those forgotten by both first."""
+    lost_in: dict[DocId, list[str]] = {}
+    for candidate, baseline, _, _ in _TUNING:
+        name = f"{candidate}-{baseline}"
+        for doc_id in flips.get(name, {}).get("lost", []):
+            lost_in.setdefault(doc_id, []).append(name)
+    order = sorted(lost_in, key=lambda doc_id: (-len(lost_in[doc_id]), doc_id))
+    return [{
+        "doc_id": doc_id, "lost_in": lost_in[doc_id],
+        "document": next(docs[doc_id] for docs in found.values() if doc_id in docs).get("document", {}),
+        "chosen": {cell: _chosen(docs[doc_id]) for cell, docs in found.items() if doc_id in docs},
+    } for doc_id in order[:_LISTED]]
+
+
+def _chosen(document: Mapping[str, Any]) -> int | None:
+    """The choice the model finds likeliest, by its place."""
+    likelihoods = document.get("likelihoods") or []
+    return max(range(len(likelihoods)), key=likelihoods.__getitem__) if likelihoods else None
+
+
+def _sentence(task: str, record: Mapping[str, Any]) -> str:
+    if record["error"]:
+        return f"{record['label']} cannot be shown: {record['error'].rstrip('.')}."
+    metric, rows = record["metric"], {row["name"]: row for row in record["contrasts"]}
+    parts = []
+    for candidate, baseline, name, untuned in _TUNING:
+        row = rows.get(f"{candidate}-{baseline}")
+        if row:
+            parts.append(f"{name} {number(record['cells'][candidate], metric)}, {untuned} "
+                         f"{number(record['cells'][baseline], metric)} ({_difference(row, record)}): "
+                         f"{_reading(row, task == RETENTION)}")
+    text = "; ".join(parts)
+    if HEADLINE in rows:
+        text += f"{'. ' if text else ''}QLoRA against 16-bit LoRA: {_difference(rows[HEADLINE], record)}, "
+        text += _between(rows[HEADLINE])
+    if not text:
+        return ""
+    return f"On {plural(record['items'], 'question' if task == RETENTION else 'document')}: {text}."
+
+
+def _difference(row: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    how, flips = shown(row["metric"]), record["flips"].get(row["name"])
+    text = (f"{difference(row['delta'], row['metric'], row)} {how.unit}".rstrip()
+            + f", 95% interval {interval(row, row['metric'], plus=False)}")
+    return f"{text}, {len(flips['lost']):,} lost and {len(flips['gained']):,} gained" if flips else text
+
+
+def _reading(row: Mapping[str, Any], retention: bool) -> str:
+    if clearly_worse(row):
+        return "tuning made it forget" if retention else "worse after tuning"
+    return "better after tuning" if clearly_better(row) else "no clear change"
+
+
+def _between(row: Mapping[str, Any]) -> str:
+    if clearly_worse(row):
+        return "clearly worse"
+    return "clearly better" if clearly_better(row) else "no clear difference"
+
+
+PARTIAL = 0.5
+"""Token F1 from which an answer counts as right, where exact match is too rare, or too common, to tell."""
+_BINS = ((150, 10), (75, 5))
+"""Items from which on so many bins are made; below, one a 15 items."""
+_FEWEST_IN_BIN = 15
+_Z95 = float(stats.norm.ppf(0.975))
+
+
+def reliability(cells: Mapping[str, Cell]) -> dict[str, Any] | None:
+    """The reliability curve of each arm's assistant.
+
+    Args:
+        cells: The scored cells.
+
+    Returns:
+        ``metric``, ``correct_means``, ``about`` and by cell ``bins`` of equal counts with a Wilson interval, expected
+        calibration error ``ece`` over these bins, ``brier`` score and ``n``; ``None`` where probabilities or answers
+        are missing, or the items would not fill two bins.
+    """
+    tuned = [name for name in (BASELINE, CANDIDATE) if name in cells]
+    rates = [_rate(cells[name], "exact_match") for name in tuned]
+    known = [rate for rate in rates if rate is not None]
+    saturated = len(known) < len(tuned) or max(known) < SATURATED or min(known) > 1 - SATURATED
+    metric, threshold = ("token_f1", PARTIAL) if saturated else ("exact_match", 1.0)
+    points = {name: _points(cells[name], metric, threshold) for name in tuned}
+    if min(len(probability) for probability, _ in points.values()) < 2 * _FEWEST_IN_BIN:
+        return None
+    return {
+        "metric": metric,
+        "correct_means": "the answer equals the reference (exact match)" if metric == "exact_match" else
+        f"token F1 of answer and reference is at least {PARTIAL}; by exact match nearly all answers are right, or "
+        "nearly all wrong",
+        "cells": {name: _curve(*found) for name, found in points.items()},
+        "about": "The mean probability that the assistant gives to the tokens of the reference answer, against the "
+        "share of items on which the answer it then writes is right. On the diagonal, probability could be read as "
+        "the chance of being right. ECE: mean distance from the diagonal, bins weighted by their items. Brier: mean "
+        "squared difference of probability and right (1) or wrong (0). Intervals take items as independent.",
+    }
+
+
+def _rate(cell: Cell, metric: str) -> float | None:
+    values = cell.values(list(cell.by_item), metric)
+    return math.fsum(values) / len(values) if values else None
+
+
+def _points(cell: Cell, metric: str, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities in ascending order, and whether each item's answer is right; both shape ``[n]``."""
+    found = sorted(
+        (float(sample["mean_probability"]), value >= threshold) for item, sample in cell.by_item.items()
+        if sample.get("mean_probability") is not None and (value := cell.value(item, metric)) is not None
+    )
+    return np.array([probability for probability, _ in found]), np.array([right for _, right in found], dtype=float)
+
+
+def _curve(probability: np.ndarray, right: np.ndarray) -> dict[str, Any]:
+    n = len(probability)
+    count = next((bins for fewest, bins in _BINS if n >= fewest), n // _FEWEST_IN_BIN)
+    bins: list[dict[str, Any]] = []
+    for part in np.array_split(np.arange(n), count):
+        share = float(right[part].mean())
+        bins.append({
+            "low": float(probability[part[0]]), "high": float(probability[part[-1]]), "n": len(part),
+            "mean_probability": float(probability[part].mean()), "correct": share, "ci": _wilson(share, len(part)),
+        })
+    ece = math.fsum(each["n"] * abs(each["mean_probability"] - each["correct"]) for each in bins) / n
+    return {"bins": bins, "ece": ece, "brier": float(np.square(probability - right).mean()), "n": n}
+
+
+def _wilson(share: float, n: int) -> list[float]:
+    """The 95 % Wilson score interval of a share (Wilson 1927)."""
+    spread = _Z95**2 / n
+    half = _Z95 * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
+    center = (share + spread / 2) / (1 + spread)
+    return [max(0.0, center - half), min(1.0, center + half)]
+
+
+def judged(study: Study, cells: Mapping[str, Cell]) -> dict[str, Any] | None:
+    """``evals/judge.json`` with the preference for QLoRA, its interval and test; ``None`` without a judge."""
+    path, config = study.folder / "evals" / "judge.json", study.config.eval
+    if not study.config.compares or not config.judge_url or not path.exists():
+        return None
+    lines = [line for line in read_jsonl(path.with_suffix(".jsonl")) if str(line["item"]) in cells[BASELINE].by_item]
+    clusters = [cells[BASELINE].by_item[str(line["item"])].get("cluster") for line in lines]
+    found = preference(
+        [line["outcome"] for line in lines],
+        clusters=clusters if any(label is not None for label in clusters) else None, seed=config.seed,
+    )
+    choices = Counter(order["choice"] for line in lines for order in line["orders"])
+    place = sign_test(choices["first"], choices["second"], choices["tie"])
+    record = {**read_json(path), **found, "place_p_value": place.p_value, "first_of_decided": place.share}
+    return {**record, "sentence": _judged_sentence(record)}
+
+
+def _judged_sentence(record: Mapping[str, Any]) -> str:
+    if record["preference"] is None:
+        return f"The judge {record['model']} gave no usable verdict on {plural(record['items'], 'item')}."
+    text = (
+        f"The judge {record['model']} saw {plural(record['n'], 'item')} in both orders: QLoRA preferred on "
+        f"{record['wins']:,}, 16-bit LoRA on {record['losses']:,}, no preference on {record['ties']:,} (on "
+        f"{record['disagreements']:,} of these the two orders disagreed)"
+    )
+    if record["failures"]:
+        text += f"; {plural(record['failures'], 'item')} failed and are left out"
+    text += f". With a tie as half, QLoRA is preferred on {percent(record['preference'])}"
+    if record["ci"] is None:
+        return f"{text}."
+    low, high = record["ci"]
+    text += f" (95% interval {percent(low)} to {percent(high)}): "
+    if low <= 0.5 <= high or record["p_value"] > SIGNIFICANT:
+        return text + "no clear preference."
+    return text + f"a clear preference for {'QLoRA' if low > 0.5 else '16-bit LoRA'}."
+
+
+def votes(study: Study) -> dict[str, Any] | None:
+    """``votes.jsonl`` added up, with the share of QLoRA among the decided votes and its interval; ``None`` without any.
+
+    The share is of votes that prefer one; ties and "both bad" say nothing about which is preferred and are counted
+    beside it.
+    """
+    if not study.config.compares:
+        return None
+    found = tally(study)
+    if not found.counted:
+        return None
+    kept = counting(read_votes(study), model_of(study))
+    test = sign_test(found.qlora, found.lora, found.ties + found.both_bad)
+    record = {
+        "votes": found.counted, "qlora": found.qlora, "lora": found.lora, "ties": found.ties,
+        "both_bad": found.both_bad, "outdated": found.outdated, "repeated": found.repeated,
+        "questions": len({vote.question for vote in kept}), "share": test.share,
+        "ci": None if test.share is None else [test.ci_low, test.ci_high], "p_value": test.p_value,
+        "first": min(vote.time for vote in kept), "last": max(vote.time for vote in kept),
+        "left": sum(vote.vote == "a" for vote in kept),
+    }
+    return {**record, "sentence": _vote_sentence(record, tally_sentence(found))}
+
+
+def report_lacks_votes(study: Study) -> bool:
+    """Whether the study has a report that speaks of fewer votes, or of more, than there are now.
+
+    They are counted: by the times of the files, a clock that was set back would make new votes look old.
+    """
+    path = study.folder / "report.json"
+    if not path.is_file():
+        return False
+    if not study.config.compares:
+        return False
+    told = read_json(path).get("votes") or {}
+    return bool(tally(study).counted != told.get("votes", 0))
+
+
+def _vote_sentence(record: dict[str, Any], counts: str) -> str:
+    text = f"In blind votes on answers in the chat: {counts}"
+    if record["share"] is None:
+        return text
+    low, high = record["ci"]
+    return (f"{text} QLoRA has {percent(record['share'])} of the votes that prefer one (95% interval {percent(low)} to "
+            f"{percent(high)}).")
+
+
+_ARMS = (("lora", BASELINE, "16-bit LoRA"), ("qlora", CANDIDATE, "QLoRA"))
+NAMES = {"copy": "copying the answer of the nearest training question",
+         "retrieval": "the untuned base model shown three retrieved pairs"}
+
+
+def beats_untuned(
+    rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Each arm against each baseline, metric by metric.
+
+    Args:
+        rows: The report's contrasts.
+        figures: The report's cells and baselines, for the figures in the sentences.
+
+    Returns:
+        Records with ``arm cell baseline``, the metrics ``beaten`` (interval beside zero and Holm-adjusted p up to
+        0.05), those on which the tuned arm is clearly ``worse``, those ``not_beaten`` for any other reason, and a
+        ``sentence``.
+    """
+    found = []
+    for baseline in NAMES:
+        for arm, cell, _ in _ARMS:
+            family = [row for row in rows if row["name"] == f"{cell}-{baseline}"]
+            if family:
+                clear = [row for row in family if row["p_value_holm"] <= SIGNIFICANT]
+                beaten = [row["metric"] for row in clear if clearly_better(row)]
+                worse = [row["metric"] for row in clear if clearly_worse(row)]
+                record = {
+                    "arm": arm, "cell": cell, "baseline": baseline, "beaten": beaten,
+                    "not_beaten": [row["metric"] for row in family if row["metric"] not in (*beaten, *worse)],
+                    "worse": worse,
+                }
+                found.append({**record, "sentence": _baseline_sentence(record, figures)})
+    return found
+
+
+def shortfall_in_short(record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """On how many metrics a tuned arm does not beat an untuned baseline, with the figures of one.
+
+    Args:
+        record: One of :func:`beats_untuned` with something ``worse`` or ``not_beaten``.
+        figures: The report's cells and baselines.
+    """
+    total = sum(len(record[key]) for key in ("worse", "not_beaten", "beaten"))
+    parts = [f"{words} on {len(record[key])} of {total} metrics"
+             for key, words in (("worse", "worse"), ("not_beaten", "not clearly better")) if record[key]]
+    example = _listed([*record["worse"], *record["not_beaten"]][:1], record, figures)
+    return f"{_arm(record)} is {' and '.join(parts)}, for one in {example}"
+
+
+def _shortfall(record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """Where a tuned arm does not beat a baseline: ``16-bit LoRA is worse in … and not clearly better in …``."""
+    parts = [f"{words} in {_listed(record[key], record, figures)}"
+             for key, words in (("worse", "worse"), ("not_beaten", "not clearly better")) if record[key]]
+    return f"{_arm(record)} is {' and '.join(parts)}"
+
+
+def _baseline_sentence(record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
+    beaten = _listed(record["beaten"], record, figures) if record["beaten"] else ""
+    rival = NAMES[record["baseline"]]
+    if not record["worse"] and not record["not_beaten"]:
+        return f"{_arm(record)} clearly beats {rival} in {beaten}."
+    text = f"Against {rival}, {_shortfall(record, figures)}"
+    return f"{text}; it is clearly better in {beaten}." if beaten else f"{text}."
+
+
+def _arm(record: Mapping[str, Any]) -> str:
+    return next(name for _, cell, name in _ARMS if cell == record["cell"])
+
+
+def _listed(metrics: Sequence[str], record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
+    texts = [
+        f"{SHOWN[metric].phrase} ({number(figures[record['cell']]['metrics'][metric], metric)} against "
+        f"{number(figures[record['baseline']]['metrics'][metric], metric)})" for metric in metrics
+    ]
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"

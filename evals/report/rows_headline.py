@@ -1,0 +1,448 @@
+"""Time, memory and money: what each arm took, and each step of the study.
+
+The verdict, the figures at the top, and the table of the headline: QLoRA against its 16-bit twin.
+
+The cells beside each other, and every difference between two of them.
+
+Where a loss comes from: the identities, the steps from L16 to Q4, the exports, and what no tuning gives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from assistant_builder.planning.memory_check import plan_accuracy
+from assistant_builder.steps import evaluates
+from evals.metrics import METRIC_INFO
+from evals.report import format as report_format
+from evals.report.format import SHOWN, count, difference, interval, number, signed_percent
+from evals.report.load import BASELINE, CANDIDATE, TUNED, arms_of, is_compared, lead_pair
+from evals.report.verdict import harm_interval, number_of
+
+Report = Mapping[str, Any]
+ARM_NAMES = {"lora": "LoRA, 16-bit", "qlora": "QLoRA, 4-bit"}
+
+
+def resource_rows(report: Report) -> list[dict[str, Any]]:
+    """Time and memory: label, value by arm, how to print it, printed values and QLoRA's relative to LoRA's."""
+    listed = (
+        ("Base weights as stored", "base_bytes", report_format.size),
+        ("Peak memory in training", "peak_memory_bytes", report_format.size),
+        ("Training time", "train_seconds", report_format.duration),
+        ("Training time of each run", "train_seconds_all", _durations),
+        ("Training speed", "tokens_per_second", report_format.rate),
+        ("Time of an optimizer step", "seconds_per_step", _step_time),
+        (f"Cost of training{_priced(report)}", "cost", report_format.money),
+        ("Adapter", "adapter_bytes", report_format.size), ("Trained weights", "trainable_parameters", count),
+        ("Optimizer steps", "steps", count), ("Checkpoint used (step)", "best_step", count),
+        ("Its validation loss", "best_validation_loss", lambda value: number(value, "nll_per_token")),
+    )
+    rows = []
+    for label, key, say in listed:
+        values = {arm: record.get(key) for arm, record in report["resources"].items()}
+        if key == "train_seconds_all" and all(len(runs or []) < 2 for runs in values.values()):
+            continue  # a single run: its time stands above
+        if any(value is not None for value in values.values()):
+            lora, qlora = values.get("lora"), values.get("qlora")
+            rows.append({
+                "label": label, "key": key, "values": values,
+                "texts": {arm: "–" if values.get(arm) is None else say(values[arm]) for arm in ARM_NAMES},
+                "ratio": _ratio(lora, qlora),
+            })
+    return rows
+
+
+_GRADED = {
+    "base_bytes": ("Base weights", report_format.size), "adapter_bytes": ("Adapter", report_format.size),
+    "peak_memory_bytes": ("Peak memory in training", report_format.size),
+    "train_seconds": ("Training time", report_format.duration),
+}
+
+
+def graded_rows(report: Report) -> list[dict[str, str]]:
+    """What the plan said before each arm was trained, beside what was measured; empty for runs that were not planned.
+
+    Returns:
+        ``quantity``, ``arm``, ``predicted``, ``measured`` and ``error``, the signed error in percent of the measured.
+    """
+    rows = []
+    for arm in ARM_NAMES:
+        for grade in plan_accuracy(report["resources"].get(arm, {})):
+            label, say = _GRADED[grade["quantity"]]
+            rows.append({
+                "quantity": label, "arm": ARM_NAMES[arm], "predicted": say(grade["predicted"]),
+                "measured": say(grade["measured"]), "error": signed_percent(grade["error"]),
+            })
+    return rows
+
+
+def _durations(runs: list[float | None]) -> str:
+    return ", ".join(map(report_format.duration, runs))
+
+
+def _step_time(seconds: float) -> str:
+    return f"{seconds:.3g} s"
+
+
+def _priced(report: Report) -> str:
+    price = report["config"]["eval"].get("price_per_hour")
+    return "" if price is None else f", at {report_format.plain(price)} an hour"
+
+
+def _ratio(lora: Any, qlora: Any) -> str:
+    if not lora or qlora is None or isinstance(lora, list):
+        return "–"
+    return "same" if lora == qlora else signed_percent(qlora / lora - 1, 0)
+
+
+def step_rows(report: Report) -> list[dict[str, str]]:
+    """How long each finished step of the study took, and the most memory its process held."""
+    return [{"name": step["name"], "seconds": report_format.duration(step["seconds"]),
+             "memory": report_format.size(step["peak_memory_bytes"])}
+            for step in report["steps"]]
+
+
+def scored_at(report: Report) -> str | None:
+    """When scoring began, in UTC: ``2026-03-01 14:05 UTC``; ``None`` where that is not on record."""
+    started = min((step["started"] for step in report["steps"] if evaluates(step["name"]) and step["started"]),
+                  default=None)
+    return None if started is None else f"{datetime.fromtimestamp(started, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def validation_rows(report: Report) -> list[dict[str, Any]]:
+    """Validation loss of both arms at each step at which either was validated."""
+    losses = {arm: {row["step"]: row["loss"] for row in curve["validation"]}
+              for arm, curve in report["curves"].items()}
+    steps = sorted({step for found in losses.values() for step in found})
+    return [{"step": step, **{arm: number(losses.get(arm, {}).get(step), "nll_per_token") for arm in ARM_NAMES}}
+            for step in steps]
+
+
+HEADLINE = f"{CANDIDATE}-{BASELINE}"
+MAIN_CELLS = ("B16", "B4", BASELINE, CANDIDATE)
+NOT_COMPARED = "Not compared"
+OUTCOMES = {"no worse": "No worse", "worse": "Worse", "inconclusive": "Cannot be told"}
+
+
+def outcome_label(report: Report) -> str:
+    """``No worse``, with the addition of a difference that was measured all the same."""
+    verdict = report["verdict"]
+    if not is_compared(report):
+        return NOT_COMPARED
+    label = OUTCOMES[verdict["outcome"]]
+    if verdict["within_margin_but_worse"]:
+        label += ": measurably worse, within the margin"
+    return f"{label}; but clearly worse by another measure" if report["objection"] else label
+
+
+def tone(report: Report) -> str:
+    """The colour of the verdict, as a class of the style sheet: that of a warning where something speaks against it."""
+    outcome = str(report["verdict"]["outcome"])
+    return "mixed" if report["objection"] and outcome == "no worse" else outcome.replace(" ", "-")
+
+
+def of_contrast(report: Report, name: str, metric: str | None = None) -> list[dict[str, Any]]:
+    """The entries of a contrast, of one metric if given."""
+    return [row for row in report["contrasts"] if row["name"] == name and metric in (None, row["metric"])]
+
+
+def reading(row: Mapping[str, Any]) -> str:
+    """What a difference that carries no verdict amounts to."""
+    low, high = harm_interval({"ci": (row["ci_low"], row["ci_high"]), "higher_is_better": row["higher_is_better"]})
+    significant = row["p_value_holm"] <= report_format.SIGNIFICANT
+    if low <= 0 <= high:
+        return "unclear: interval and test disagree" if significant else "no clear difference"
+    word = "worse" if low > 0 else "better"
+    return word if significant else f"{word}, but not after Holm's adjustment"
+
+
+def metric_table(report: Report, names: tuple[str, ...] = MAIN_CELLS) -> dict[str, Any]:
+    """Cells as columns, metrics as rows, and the difference of the two leading cells with its interval.
+
+    That is the headline's, or where one arm was trained what tuning changed.
+    """
+    cells = [(name, report["cells"][name]) for name in names if name in report["cells"]]
+    rows = []
+    for row in of_contrast(report, "-".join(lead_pair(report))):
+        metric = row["metric"]
+        primary = is_compared(report) and metric == report["primary_metric"]
+        rows.append({
+            "label": SHOWN[metric].label, "primary": primary,
+            "scale": (f"{'nats per token, ' if metric == 'nll_per_token' else ''}"
+                      f"{'higher' if row['higher_is_better'] else 'lower'} is better"),
+            "figures": [number(cell["metrics"].get(metric), metric) for _, cell in cells],
+            "difference": difference(row["delta"], metric, row),
+            "interval": interval(row, metric),
+            "p": report_format.p_value(row["p_value"]), "holm": report_format.p_value(row["p_value_holm"]),
+            "reading": OUTCOMES[report["verdict"]["outcome"]].lower() + " (the verdict)" if primary else reading(row),
+        })
+        if metric == "nll_per_token":
+            rows.append(_perplexity_row(row, [cell for _, cell in cells]))
+    if not rows:  # one arm was trained, and its untuned base is not among eval.cells
+        rows = [_row_alone(metric, [cell for _, cell in cells]) for metric in SHOWN
+                if any(cell["metrics"].get(metric) is not None for _, cell in cells)]
+    return {"cells": [{"name": name, "label": cell["label"]} for name, cell in cells], "rows": rows,
+            "difference": _difference_names(report)}
+
+
+def _row_alone(metric: str, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {"label": SHOWN[metric].label, "primary": False,
+            "scale": f"{'higher' if METRIC_INFO[metric].higher_is_better else 'lower'} is better",
+            "figures": [number(cell["metrics"].get(metric), metric) for cell in cells],
+            "difference": "–", "interval": "–", "p": "", "holm": "", "reading": "the untuned base was not scored"}
+
+
+def _difference_names(report: Report) -> dict[str, str]:
+    """What the difference of the table is called: in its caption, in the signs of the cells, and in words."""
+    candidate, baseline = lead_pair(report)
+    if is_compared(report):
+        return {"caption": "QLoRA minus LoRA", "signs": f"{candidate} − {baseline}", "words": "QLoRA − LoRA"}
+    return {"caption": "the assistant minus the untuned base", "signs": f"{candidate} − {baseline}",
+            "words": "Tuned − untuned"}
+
+
+def _perplexity_row(row: Mapping[str, Any], cells: list[Mapping[str, Any]]) -> dict[str, Any]:
+    low, high = math.expm1(row["ci_low"]), math.expm1(row["ci_high"])
+    return {
+        "label": "Perplexity", "primary": False, "scale": "lower is better; difference in percent",
+        "figures": [number_of(cell["perplexity"]) for cell in cells],
+        "difference": signed_percent(math.expm1(row["delta"])),
+        "interval": f"{signed_percent(low)} to {signed_percent(high)}",
+        "p": "", "holm": "", "reading": "the loss in other units",
+    }
+
+
+def in_short(report: Report) -> dict[str, str]:
+    """What answers each of the three questions of the page, in a line."""
+    verdict = report["verdict"]
+    if not is_compared(report):
+        return {"did": verdict["reason"], "from": ""}
+    how = SHOWN[verdict["metric"]]
+    row = {"ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1]}
+    attribution = report.get("attribution") or {}
+    return {
+        "did": f"{OUTCOMES[verdict['outcome']]}: {how.label.lower() if how.factor == 1 else how.label} "
+               f"{difference(verdict['delta'], verdict['metric'], row)} {how.unit} "
+               f"(95% interval {interval(row, verdict['metric'])}), with "
+               f"{report_format.plain(verdict['margin'] * how.factor)} allowed.",
+        "from": str(attribution.get("sentence") or ""),
+    }
+
+
+def tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The four or five figures at the top: what it is, its value, and what it stands against."""
+    verdict = report["verdict"]
+    if not is_compared(report):
+        return _tiles_alone(report)
+    judged = of_contrast(report, verdict["contrast"], verdict["metric"])[0]
+    shown = report_format.SHOWN[verdict["metric"]]
+    found = [{
+        "label": f"{shown.label}: QLoRA minus LoRA",
+        "value": report_format.difference(judged["delta"], verdict["metric"], judged),
+        "note": f"95% interval {report_format.interval(judged, verdict['metric'])}; allowed: "
+                f"{report_format.plain(verdict['margin'] * shown.factor)}",
+    }]
+    for row in of_contrast(report, verdict["contrast"], "exact_match"):
+        scores = {name: report["cells"][row[name]]["metrics"]["exact_match"] for name in ("candidate", "baseline")}
+        found.append({
+            "label": "Exactly right answers, QLoRA", "value": report_format.number(scores["candidate"], "exact_match"),
+            "note": f"{report_format.number(scores['baseline'], 'exact_match')} with 16-bit LoRA",
+        })
+    names = {"base_bytes": "Base weights as stored, QLoRA", "train_seconds": "Training time, QLoRA"}
+    for line in resource_rows(report):
+        if line["key"] in names and line["values"].get("qlora") is not None:
+            found.append({"label": names[line["key"]], "value": line["texts"]["qlora"],
+                          "note": f"{line['texts']['lora']} with 16-bit LoRA ({line['ratio']})"})
+    return found
+
+
+def _tiles_alone(report: Report) -> list[dict[str, str]]:
+    """The figures at the top of a report on one arm, each against the untuned base where that was scored."""
+    (arm,) = arms_of(report)
+    cell = report["cells"][TUNED[arm]]
+    rows = {row["metric"]: row for row in of_contrast(report, "-".join(lead_pair(report)))}
+    found = []
+    for metric in dict.fromkeys((report["primary_metric"], "exact_match")):
+        value, row = cell["metrics"].get(metric), rows.get(metric)
+        if value is not None:
+            found.append({
+                "label": "Exactly right answers" if metric == "exact_match" else SHOWN[metric].label,
+                "value": number(value, metric),
+                "note": f"{difference(row['delta'], metric, row)} by tuning (95% interval {interval(row, metric)})"
+                if row else "",
+            })
+    names = {"base_bytes": "Base weights as stored", "peak_memory_bytes": "Peak memory in training",
+             "train_seconds": "Training time"}
+    return found + [{"label": names[line["key"]], "value": line["texts"][arm], "note": ""}
+                    for line in resource_rows(report) if line["key"] in names and line["values"].get(arm) is not None]
+
+
+_LARGE = 10
+"""How many times the margin, or the reach of the headline's interval, a difference may be to share its axis."""
+
+
+def cell_table(report: Report) -> dict[str, Any]:
+    """Every cell and untuned baseline as a row, every metric as a column.
+
+    Returns:
+        ``columns``, and ``rows`` with ``name label about figures baseline``, figures in the order of the columns, a
+        dash where a cell has none; ``baselines``, whether there are any.
+    """
+    records = {**report["cells"], **(report.get("baselines") or {})}
+    metrics = [metric for metric in SHOWN if any(record["metrics"].get(metric) is not None
+                                                 for record in records.values())]
+    weighed = any(record.get("base_bytes") for record in records.values())
+    columns = [{"label": SHOWN[metric].label, "note": "nats per token" if metric == "nll_per_token" else ""}
+               for metric in metrics]
+    if "nll_per_token" in metrics:
+        columns.insert(metrics.index("nll_per_token") + 1, {"label": "Perplexity", "note": ""})
+    if weighed:
+        columns.insert(0, {"label": "Weights", "note": "as served"})
+    rows = []
+    for name, record in records.items():
+        figures = [report_format.size(record.get("base_bytes"))] if weighed else []
+        for metric in metrics:
+            value = record["metrics"].get(metric)
+            figures.append("–" if value is None else number(value, metric))
+            if metric == "nll_per_token":
+                perplexity = record.get("perplexity")
+                figures.append("–" if perplexity is None else number_of(perplexity))
+        rows.append({"name": name, "label": record["label"], "about": record["about"], "figures": figures,
+                     "baseline": name not in report["cells"]})
+    return {"columns": columns, "rows": rows, "baselines": bool(report.get("baselines"))}
+
+
+def figure_of(report: Report, name: str, metric: str) -> float | None:
+    """A cell's or a baseline's figure."""
+    record = report["cells"].get(name) or (report.get("baselines") or {}).get(name)
+    value = record["metrics"].get(metric) if record else None
+    return None if value is None else float(value)
+
+
+def contrast_rows(report: Report) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Every difference on the metric of the verdict, in two groups, as one axis cannot show both.
+
+    Returns:
+        Differences of the margin's order of size, the headline first, and those more than ten times as large: the
+        report's own rows with ``title from to text interval reading`` added.
+    """
+    metric = report["primary_metric"]
+    rows = [
+        {**row, "title": f"{row['candidate']} − {row['baseline']}",
+         "from": number(figure_of(report, row["baseline"], metric), metric),
+         "to": number(figure_of(report, row["candidate"], metric), metric),
+         "text": difference(row["delta"], metric, row), "interval": interval(row, metric), "reading": reading(row)}
+        for row in report["contrasts"] if row["metric"] == metric
+    ]
+    reach = [max(abs(row["ci_low"]), abs(row["ci_high"])) for row in rows]
+    limit = _LARGE * max(report["verdict"]["margin"], reach[0] if is_compared(report) else max(reach, default=0.0))
+    near = [row for row, far in zip(rows, reach, strict=True) if far <= limit]
+    return near, [row for row, far in zip(rows, reach, strict=True) if far > limit]
+
+
+def every_difference(report: Report) -> dict[str, Any]:
+    """All contrasts on all metrics: contrasts as rows, metrics as columns, the difference with its interval in each."""
+    metrics = [metric for metric in SHOWN if any(row["metric"] == metric for row in report["contrasts"])]
+    names = list(dict.fromkeys(row["name"] for row in report["contrasts"]))
+    rows = []
+    for name in names:
+        found = {row["metric"]: row for row in of_contrast(report, name)}
+        first = next(iter(found.values()))
+        rows.append({
+            "title": f"{first['candidate']} − {first['baseline']}", "meaning": first["meaning"],
+            "headline": name == HEADLINE,
+            "figures": [
+                {"text": difference(row["delta"], metric, row), "interval": interval(row, metric),
+                 "p": report_format.p_value(row["p_value_holm"])}
+                if (row := found.get(metric)) else None for metric in metrics
+            ],
+        })
+    return {"metrics": [SHOWN[metric].label for metric in metrics], "rows": rows}
+
+
+KEEPS = {"yes": "yes", "cannot be told": "cannot be told", "measured": "this is what you measured"}
+
+
+def attribution_rows(report: Report) -> list[dict[str, str]]:
+    """The waterfall in numbers: the two levels and the steps between them; empty where L4 was not scored."""
+    attribution = report.get("attribution")
+    if not attribution:
+        return []
+    metric = attribution["metric"]
+    rows = []
+    for step in attribution["steps"]:
+        if step["kind"] == "level":
+            rows.append({"kind": "level", "name": step["key"], "label": report["cells"][step["key"]]["label"],
+                         "text": number(step["value"], metric), "interval": ""})
+        else:
+            rows.append({"kind": "step", "name": step["key"].replace("-", " − "),
+                         "label": report_format.capitalised(step["label"]),
+                         "text": difference(step["delta"], metric, step), "interval": interval(step, metric)})
+    return rows
+
+
+def identity_line(report: Report) -> str:
+    """Which sums hold, on how many metrics, and to what error; empty where no sum could be formed."""
+    found = report.get("identities") or []
+    if not found:
+        return ""
+    texts = list(dict.fromkeys(entry["text"] for entry in found))
+    metrics = {entry["metric"] for entry in found}
+    largest = max(abs(entry["error"]) for entry in found)
+    error = "exactly" if largest == 0 else f"with an error of {largest:.0e} at most".replace("-", "\N{MINUS SIGN}")
+    return f"{'; '.join(texts)}: checked on {report_format.plural(len(metrics), 'metric')}, they hold {error}."
+
+
+def export_table(report: Report) -> dict[str, Any] | None:
+    """What can be exported of each arm, what it weighs, and whether it keeps the quality that was measured."""
+    exports = report.get("exports") or []
+    if all(row["keeps"] == "measured" for row in exports):
+        return None
+    metric = exports[0]["metric"]
+    how = SHOWN[metric]
+    rows = []
+    for row in exports:
+        compared = row["delta"] is not None
+        rows.append({
+            "cell": row["cell"], "arm": row["arm"], "measured": row["measured"], "how": row["how"],
+            "size": report_format.size(row["bytes"]), "figure": number(row["figure"], metric),
+            "difference": difference(row["delta"], metric, row) if compared else "",
+            "interval": interval(row, metric) if compared else "",
+            "exact": "–" if row["exact_match"] is None else number(row["exact_match"], "exact_match"),
+            "keeps": row["keeps"], "verdict": KEEPS.get(row["keeps"]) or f"no, it loses {report_format.share_lost(row)}",
+        })
+    unit = f" {how.unit}" if metric != "nll_per_token" else " nats per token"
+    return {"rows": rows, "metric": how.label, "exact": metric != "exact_match",
+            "margin": report_format.plain(exports[0]["margin"] * how.factor) + unit}
+
+
+def baseline_rows(report: Report) -> list[dict[str, str]]:
+    """What tuning gained over each untuned baseline on each metric."""
+    rows = []
+    for name, record in (report.get("baselines") or {}).items():
+        for cell in ("L16", "Q4"):
+            for row in of_contrast(report, f"{cell}-{name}"):
+                metric = row["metric"]
+                rows.append({
+                    "against": record["label"], "cell": cell, "arm": report["cells"][cell]["label"],
+                    "metric": SHOWN[metric].label, "from": number(record["metrics"].get(metric), metric),
+                    "to": number(report["cells"][cell]["metrics"].get(metric), metric),
+                    "difference": difference(row["delta"], metric, row), "interval": interval(row, metric),
+                    "reading": reading(row),
+                })
+    return rows
+
+
+def baseline_texts(report: Report) -> list[tuple[str, str]]:
+    """What each untuned baseline is."""
+    return [(record["label"], record["about"]) for record in (report.get("baselines") or {}).values()]
+
+
+def untuned_sentences(report: Report) -> list[dict[str, Any]]:
+    """Whether tuning beats its untuned baselines, one sentence an arm and baseline; those where it does not, first."""
+    found = report.get("beats_untuned") or []
+    lines = [{"text": entry["sentence"], "beaten": not entry["not_beaten"] and not entry["worse"]} for entry in found]
+    return sorted(lines, key=lambda line: bool(line["beaten"]))

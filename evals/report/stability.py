@@ -1,0 +1,265 @@
+"""How far 4-bit storage moves the model's predictions, token by token, and the items it hurts most.
+
+Which answers change when nothing but the arithmetic of scoring does: the floor under every flip.
+
+What another training seed changes, beside the difference between the arms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from assistant_builder.atomic_io import read_json, read_jsonl
+from assistant_builder.config import EvalConfig, StudyConfig
+from assistant_builder.study import Study
+from evals.report.contrasts import HEADLINE, compare
+from evals.report.format import nats, percent, plural, shown, signed
+from evals.report.items import change
+from evals.report.load import BASELINE, CANDIDATE, Cell, figure, read_again, tuned_cells
+from evals.report.study_facts import arm_records, twins
+
+_LABELS = {
+    "B4-B16": "storing the untuned base in 4 bits",
+    "L4-L16": "storing the base in 4 bits under the 16-bit-trained adapter",
+    "Q4-Q16": "storing the base in 4 bits under QLoRA's adapter",
+    HEADLINE: "QLoRA against its 16-bit twin, training included",
+}
+WORST = 10
+"""Items listed with the largest increase of loss."""
+
+
+def fidelity(study: Study) -> dict[str, Any] | None:
+    """``evals/fidelity.json`` with labels and a sentence; ``None`` where it was not asked for or not tried.
+
+    ``skipped`` says why it could not be made; there are no pairs then.
+    """
+    path = study.folder / "evals" / "fidelity.json"
+    if not study.config.compares or not study.config.eval.fidelity or not path.exists():
+        return None
+    record = {key: value for key, value in read_json(path).items() if key != "inputs"}
+    pairs = [{**pair, "label": _LABELS.get(pair["name"], pair["name"])} for pair in record.get("pairs", [])]
+    skipped = record.get("skipped")
+    sentence = f"Not compared token by token: {skipped.rstrip('.')}." if skipped else _sentence(
+        {pair["name"]: pair for pair in pairs})
+    return {**record, "pairs": pairs, "skipped": skipped, "sentence": sentence}
+
+
+def _sentence(pairs: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = []
+    storage, whole = pairs.get("L4-L16"), pairs.get(HEADLINE)
+    if storage:
+        lines.append("Storing the base in 4 bits, under one and the same adapter, moves the prediction of the next "
+                     f"token by {_moved(storage)}.")
+    if whole:
+        lines.append(f"Between QLoRA and its 16-bit twin, training included, it is {_moved(whole)}.")
+    return " ".join([*lines, "No change at all would be 0 nats and 100%."]) if lines else ""
+
+
+def _moved(pair: Mapping[str, Any]) -> str:
+    return (f"{nats(pair['kl_mean'])} nats on average (median {nats(pair['kl_median'])}, 99th percentile "
+            f"{nats(pair['kl_p99'])}), with the likeliest token the same at {percent(pair['top1_agreement'])} of the "
+            "places")
+
+
+def worst_items(study: Study, cells: Mapping[str, Cell]) -> list[dict[str, Any]]:
+    """The items on which QLoRA's loss exceeds its twin's the most, in summed nats, largest first.
+
+    None in a study without the twin.
+    """
+    if not study.config.compares:
+        return []
+    path = study.folder / "evals" / "fidelity.jsonl"
+    known = read_jsonl(path) if study.config.eval.fidelity else []
+    lines = {str(line["item"]): line["pairs"] for line in known}
+    before, after = cells[BASELINE].by_item, cells[CANDIDATE].by_item
+    increase = {item: after[item]["nll"] - before[item]["nll"] for item in before}
+    listed = sorted((item for item in before if increase[item] > 0), key=lambda item: -increase[item])[:WORST]
+    return [{
+        **{key: before[item].get(key) for key in ("item", "row", "question", "reference", "tokens")},
+        "delta_nll": increase[item], "delta_nll_per_token": increase[item] / before[item]["tokens"],
+        "kl_mean": lines.get(item, {}).get(HEADLINE, {}).get("kl_mean"),
+        "answers": {name: cells[name].by_item[item].get("answer") for name in (BASELINE, CANDIDATE)},
+    } for item in listed]
+
+
+def noise_floor(
+    study: Study, cells: Mapping[str, Cell], usable: Mapping[str, list[str]], flips: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Each assistant against itself scored in batches of another size; ``None`` where that was not done.
+
+    Args:
+        study: The study.
+        cells: The scored cells.
+        usable: Metric → the items it is figured on.
+        flips: The flips between the two assistants, for the sentence.
+
+    Returns:
+        Flips by cell; the difference between the assistants and the verdict as they would be with the other batches.
+
+    Raises:
+        EvaluationError: The second scoring has other items.
+    """
+    config = study.config.eval
+    again = read_again(study, cells[BASELINE]) if config.noise_floor else {}
+    if not again:
+        return None
+    found: dict[str, Any] = {"cells": {name: _cell(cells[name], again[name]) for name in (BASELINE, CANDIDATE)}}
+    primary = config.primary_metric
+    items = [item for item in usable[primary] if all(cell.value(item, primary) is not None for cell in again.values())]
+    if len(items) == len(usable[primary]):
+        result = compare(again[BASELINE], again[CANDIDATE], primary, items, config)
+        found |= {"delta": result.delta, "ci": [result.ci_low, result.ci_high], "verdict": result.verdict}
+    else:
+        found |= {"delta": None, "ci": None, "verdict": None}
+    return {**found, "sentence": _floor_sentence(found, flips, config)}
+
+
+def _cell(cell: Cell, again: Cell) -> dict[str, Any]:
+    changes = [change(cell, again, item) for item in cell.by_item]
+    shifts = [abs(after - before) for item in cell.by_item
+              if (before := cell.value(item, "nll_per_token")) is not None
+              and (after := again.value(item, "nll_per_token")) is not None]
+    return {
+        "batch_size": cell.scores.get("batch_size"), "other_batch_size": again.scores.get("batch_size"),
+        "lost": changes.count("lost"), "gained": changes.count("gained"),
+        "text_differs": sum(kind in ("lost", "gained", "different") for kind in changes),
+        "largest_nll_per_token_shift": max(shifts, default=None), "items": len(changes),
+    }
+
+
+def _floor_sentence(found: Mapping[str, Any], flips: Mapping[str, Any], config: EvalConfig) -> str:
+    records = found["cells"]
+    sizes = {record["other_batch_size"] for record in records.values()}
+    batches = f"in batches of {sizes.pop()} " if len(sizes) == 1 and None not in sizes else ""
+    lora, qlora = (record["lost"] + record["gained"] for record in records.values())
+    between = len(flips["lost"]) + len(flips["gained"])
+    text = (f"Scored again {batches}with the library's own kernels, which changes the arithmetic and nothing else, "
+            f"right and wrong change places on {lora:,} of {plural(flips['items'], 'item')} for 16-bit LoRA and on "
+            f"{qlora:,} for QLoRA; between the two assistants on {between:,}.")
+    if found["delta"] is None:
+        return text
+    how = shown(config.primary_metric)
+    moved = signed(found["delta"] * how.factor, how.decimals + 1)
+    return f"{text} The difference between them is then {moved} {how.unit}, the verdict “{found['verdict']}”."
+
+
+def seeds(study: Study, cells: Mapping[str, Cell], items: list[str]) -> dict[str, Any]:
+    """The headline's difference once for each training seed that was run.
+
+    Args:
+        study: The study.
+        cells: The scored cells of the first seed.
+        items: The items of the primary metric.
+
+    Returns:
+        ``count``, ``metric``, ``runs`` (figures of both arms, difference with its item-level interval, verdict, and
+        whether the two were ``twins``),
+        ``spread`` over the runs (``None`` with one) and a ``sentence``.
+
+    Raises:
+        EvaluationError: A run was scored on other items.
+    """
+    config = study.config
+    metric = config.eval.primary_metric
+    if not config.compares:
+        return _alone(study, cells, items)
+    runs = [_run(1, cells, items, config)]
+    for number in range(2, config.seeds + 1):
+        again = read_again(study, cells[BASELINE], seed=number)
+        if again and all(cell.value(item, metric) is not None for cell in again.values() for item in items):
+            runs.append(_run(number, again, items, config))
+    spread = _spread(runs) if len(runs) > 1 else None
+    sentence = _one_seed() if spread is None else _several(runs, spread, metric)
+    for run in runs:
+        run["twins"] = _twins(study, run["seed"])
+    return {"count": len(runs), "metric": metric, "runs": runs, "spread": spread, "sentence": sentence}
+
+
+def _alone(study: Study, cells: Mapping[str, Cell], items: list[str]) -> dict[str, Any]:
+    """The figure of the one arm of a study once for each training seed; nothing to compare it with."""
+    config = study.config
+    metric = config.eval.primary_metric
+    (name,) = tuned_cells(config.arms)
+    found = {1: cells[name]}
+    for number in range(2, config.seeds + 1):
+        again = read_again(study, cells[name], seed=number)
+        if again and all(again[name].value(item, metric) is not None for item in items):
+            found[number] = again[name]
+    runs = [{"seed": number, "training_seed": config.train.seed + number - 1, name: figure(cell, metric, items)}
+            for number, cell in found.items()]
+    if len(runs) == 1:
+        return {"count": 1, "metric": metric, "runs": runs, "spread": None, "sentence": _ONE_ARM_ONCE}
+    spread, how = _spread_of([run[name] for run in runs]), shown(metric)
+    places = how.decimals + 1
+    return {"count": len(runs), "metric": metric, "runs": runs, "spread": {name: spread}, "sentence":
+            f"Over {len(runs)} training seeds the {how.phrase} is {spread['mean'] * how.factor:.{places}f}"
+            f"{how.suffix or f' {how.unit}'} on average (standard deviation {spread['sd'] * how.factor:.{places}f}, "
+            f"from {spread['min'] * how.factor:.{places}f} to {spread['max'] * how.factor:.{places}f})."}
+
+
+def _run(number: int, cells: Mapping[str, Cell], items: list[str], config: StudyConfig) -> dict[str, Any]:
+    metric = config.eval.primary_metric
+    result = compare(cells[BASELINE], cells[CANDIDATE], metric, items, config.eval)
+    return {
+        "seed": number, "training_seed": config.train.seed + number - 1,
+        **{name: figure(cells[name], metric, items) for name in (BASELINE, CANDIDATE)},
+        "delta": result.delta, "ci": [result.ci_low, result.ci_high], "verdict": result.verdict,
+    }
+
+
+def _twins(study: Study, number: int) -> bool | None:
+    """Whether the two arms of a seed did the same work but for the base's storage; ``None`` if not on record."""
+    found = twins(*(arm_records(study, file, seed=number) for file in ("config.json", "summary.json")))
+    return None if found is None else found["matched"]
+
+
+def _spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation over the runs; the difference with a t interval of k − 1 degrees of freedom."""
+    found: dict[str, Any] = {}
+    for name in (BASELINE, CANDIDATE):
+        found[name] = _spread_of([run[name] for run in runs])
+    deltas, count = [run["delta"] for run in runs], len(runs)
+    mean, sd = float(np.mean(deltas)), float(np.std(deltas, ddof=1))
+    half = float(stats.t.ppf(0.975, count - 1)) * sd / math.sqrt(count)
+    return {**found, "delta": {"mean": mean, "sd": sd, "ci": [mean - half, mean + half]},
+            "within_arm_sd": math.sqrt((found[BASELINE]["sd"] ** 2 + found[CANDIDATE]["sd"] ** 2) / 2)}
+
+
+def _spread_of(values: Sequence[float]) -> dict[str, float]:
+    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)), "min": min(values),
+            "max": max(values)}
+
+
+_ONE_ARM_ONCE = ("The assistant was trained once. The intervals are over held-out items and leave out how much the "
+                 "training itself varies. To see it, train with more seeds: seeds: 3 in study.yaml, or --set seeds=3.")
+
+
+def _one_seed() -> str:
+    return ("Each arm was trained once. The intervals are over held-out items and leave out how much the training "
+            "itself varies, so another seed could move the difference further than they say. To see it, train with "
+            "more seeds: seeds: 3 in study.yaml, or --set seeds=3.")
+
+
+def _several(runs: Sequence[Mapping[str, Any]], spread: Mapping[str, Any], metric: str) -> str:
+    how, delta, inside = shown(metric), spread["delta"], spread["within_arm_sd"]
+    places = how.decimals + 1
+    mean, low, high = (signed(value * how.factor, places) for value in (delta["mean"], *delta["ci"]))
+    larger = abs(delta["mean"]) > inside
+    text = (
+        f"Over {len(runs)} training seeds, the same in both arms, QLoRA minus LoRA is {mean} {how.unit} on average "
+        f"(95% interval over seeds {low} to {high}). This difference between the arms is "
+        f"{'larger' if larger else 'smaller'} than what another seed changes inside an arm (standard deviation "
+        f"{inside * how.factor:.{places}f})"
+    )
+    if larger and delta["ci"][0] <= 0 <= delta["ci"][1]:
+        text += ", yet so many seeds are too few to tell it from none"
+    verdicts = [run["verdict"] for run in runs]
+    if len(set(verdicts)) == 1:
+        return f"{text}. Every seed gives the same verdict: {verdicts[0]}."
+    told = ", ".join(f"seed {run['seed']}: {run['verdict']}" for run in runs)
+    return f"{text}. The seeds disagree in the verdict ({told})."

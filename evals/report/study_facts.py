@@ -1,0 +1,280 @@
+"""What the report says about the data: where it came from, how it was split, and what leaked.
+
+What the two training runs left: whether they were twins, how the loss fell, what they cost in time and memory.
+
+What a user can export from the study, and whether it keeps the quality that was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.atomic_io import read_json, read_jsonl
+from assistant_builder.config import ARMS, Arm
+from assistant_builder.steps import run_of
+from assistant_builder.study import Study
+from evals.compare import Comparison, Verdict
+from evals.report.contrasts import Comparisons
+from evals.report.load import UNTUNED
+
+_COUNTED = ("exact_duplicates", "near_duplicates", "conflicts", "one_word_answers", "over_long", "answers_shared")
+_SPLIT = ("given", "cut", "seed", "counts", "turns", "hashes", "sampled_out", "units", "clusters")
+_LISTED = 20
+"""Leaks listed with their questions; the study's data folder holds all of them."""
+
+
+def data_summary(study: Study) -> dict[str, Any]:
+    """Counts, hashes and leaks from ``data/findings.json``, ``data/split.json`` and ``data/embedding.json``.
+
+    What is not on record is ``None``.
+    """
+    folder = study.folder / "data"
+    findings, split = _record(folder / "findings.json"), _record(folder / "split.json")
+    return {
+        "source": study.config.data.source or findings.get("source"),
+        "format": findings.get("format"),
+        "columns": {role: name for role, name in findings.get("columns", {}).items() if name},
+        "rows": findings.get("rows"),
+        "usable": findings.get("usable"),
+        "rejected": _amount(findings.get("rejected")),
+        "findings": {key: _amount(findings[key]) for key in _COUNTED if key in findings},
+        "token_lengths": findings.get("token_lengths"),
+        "notes": [*findings.get("notes", []), *split.get("notes", [])],
+        "split": {key: split.get(key) for key in _SPLIT},
+        "leaks": _leaks(split, _record(study.embedding_file)),
+    }
+
+
+def _record(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
+
+
+def _leaks(split: Mapping[str, Any], embedding: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaks found by comparing texts and by comparing embeddings, and how many held-out rows were taken out for it."""
+    text, near = split.get("leaks"), embedding.get("leaks")
+    found = [leak for listed in (text, near) if isinstance(listed, list) for leak in listed]
+    left = {leak["heldout_row"] for leak in found if not leak.get("removed")}
+    return {
+        "text": _amount(text), "embedding": _amount(near),
+        "removed": len({leak["heldout_row"] for leak in found if leak.get("removed")}), "left": len(left),
+        "listed": sorted(found, key=lambda leak: bool(leak.get("removed")))[:_LISTED],
+    }
+
+
+def _amount(value: Any) -> int | None:
+    """A count, given as a number or as a list of what is counted."""
+    if value is None:
+        return None
+    return int(value) if isinstance(value, (int, float)) else len(value)
+
+
+INTENDED = ("arm", "base_storage")
+"""The settings in which twins differ: the arm's name and how the frozen base is stored."""
+EQUAL_IN_TWINS = ("steps", "tokens", "train_pairs", "trainable_parameters", "total_parameters", "compute_dtype")
+"""Entries of the two ``summary.json`` that must agree, or the arms did not do the same work."""
+_CONTRACT = ("base_bytes", "adapter_bytes", "peak_memory_bytes", "train_seconds", "tokens_per_second")
+
+
+def arm_records(study: Study, file: str, *, seed: int = 1) -> dict[str, dict[str, Any]]:
+    """``arms/<arm>/<file>`` of each arm that has it; of later seeds ``arms/<arm>-<seed>/<file>``."""
+    paths = {arm: study.arm_folder(run_of(arm, seed)) / file for arm in study.config.arms}
+    return {arm: read_json(path) for arm, path in paths.items() if path.exists()}
+
+
+def resources(study: Study, summaries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Time and memory of each arm: bytes, seconds and tokens per second under the names of the contract.
+
+    Args:
+        study: The study, for the price of an hour and the runs with other seeds.
+        summaries: ``summary.json`` by arm, of the first seed.
+
+    Returns:
+        Arm → its summary, with ``seconds_per_step``, ``cost`` of one run in the currency of the price (``None``
+        without a price) and ``train_seconds_all``, one entry a seed.
+    """
+    config = study.config
+    others = [arm_records(study, "summary.json", seed=seed) for seed in range(2, config.seeds + 1)]
+    return {
+        arm: {**{key: summary.get(key) for key in _CONTRACT},
+              **{key: value for key, value in summary.items() if key not in _CONTRACT},
+              **_derived(summary, config.eval.price_per_hour),
+              "train_seconds_all": [found[arm].get("train_seconds") for found in (summaries, *others) if arm in found]}
+        for arm, summary in summaries.items()
+    }
+
+
+def _derived(summary: Mapping[str, Any], price_per_hour: float | None) -> dict[str, float | None]:
+    seconds, steps = summary.get("train_seconds"), summary.get("steps")
+    return {
+        "seconds_per_step": seconds / steps if seconds is not None and steps else None,
+        "cost": price_per_hour * seconds / 3600 if seconds is not None and price_per_hour is not None else None,
+    }
+
+
+def twins(configs: dict[str, dict[str, Any]], summaries: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """Compare the resolved settings of the two arms; ``None`` unless both are there.
+
+    Args:
+        configs: ``config.json`` by arm.
+        summaries: ``summary.json`` by arm.
+
+    Returns:
+        ``matched``; ``differences`` as intended, ``unintended`` ones, each ``{"setting", "lora", "qlora"}``; ``same``,
+        setting → value; and ``work``, what both runs did.
+    """
+    if set(configs) != set(ARMS):
+        return None
+    flat: dict[str, dict[str, Any]] = {arm: dict(flatten(configs[arm])) for arm in ARMS}
+    keys = sorted(flat["lora"].keys() | flat["qlora"].keys())
+    unequal = [_row(key, flat) for key in keys if flat["lora"].get(key) != flat["qlora"].get(key)]
+    unintended = [row for row in unequal if row["setting"] not in INTENDED]
+    if set(summaries) == set(ARMS):
+        unintended += [_row(key, summaries) for key in EQUAL_IN_TWINS
+                       if summaries["lora"].get(key) != summaries["qlora"].get(key)]
+    stored = [row for row in unequal if row["setting"] == "base_storage"]
+    return {
+        "matched": not unintended and bool(stored),
+        "differences": [row for row in unequal if row["setting"] in INTENDED],
+        "unintended": unintended,
+        "same": {key: flat["lora"].get(key) for key in keys if flat["lora"].get(key) == flat["qlora"].get(key)},
+        "work": {arm: {key: summary.get(key) for key in (*EQUAL_IN_TWINS, "epochs", "best_step", "adapter_sha256")}
+                 for arm, summary in summaries.items()},
+    }
+
+
+def _row(key: str, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {"setting": key, **{arm: records[arm].get(key) for arm in ARMS}}
+
+
+def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested records by dotted key; lists of plain values count as leaves.
+
+    Args:
+        tree: Any JSON value.
+        prefix: Dotted key of ``tree`` itself.
+    """
+    if isinstance(tree, dict) and tree:
+        for key, value in tree.items():
+            yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(tree, list) and any(isinstance(value, (dict, list)) for value in tree):
+        for number, value in enumerate(tree):
+            yield from flatten(value, f"{prefix}.{number}")
+    else:
+        yield prefix, tree
+
+
+def curves(study: Study) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Training and validation loss of each arm.
+
+    A run that was carried on from a checkpoint logs some steps twice; the last one counts, as it is the one the
+    adapter was made by.
+
+    Returns:
+        Arm → ``{"steps": [{"step", "loss", "learning_rate", "elapsed_seconds"}], "validation": [{"step", "loss"}]}``.
+    """
+    kept = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second", "elapsed_seconds")
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for arm in study.config.arms:
+        events: dict[str, dict[int, dict[str, Any]]] = {"step": {}, "validation": {}}
+        for line in read_jsonl(study.arm_folder(arm) / "metrics.jsonl"):
+            if line.get("event") in events and line.get("loss") is not None:
+                events[line["event"]][line["step"]] = {key: line[key] for key in kept if key in line}
+        if any(events.values()):
+            found[arm] = {name: [rows[step] for step in sorted(rows)]
+                          for name, rows in (("steps", events["step"]), ("validation", events["validation"]))}
+    return found
+
+
+@dataclass(frozen=True)
+class Export:
+    """One way to take an assistant out of the study.
+
+    Attributes:
+        cell: The cell that stands for it.
+        arm: Whose adapter it is.
+        measured: The cell whose quality the report judged.
+        adapter_apart: Whether the adapter is served beside the base, and so adds to its bytes.
+        how: What the user exports and serves.
+    """
+
+    cell: str
+    arm: Arm
+    measured: str
+    adapter_apart: bool
+    how: str
+
+
+EXPORTS = (
+    Export("Q4", "qlora", "Q4", True, "QLoRA's adapter, served on the base in 4 bits as in training."),
+    Export("Q16", "qlora", "Q4", True, "QLoRA's adapter, served on the full 16-bit base."),
+    Export("QD", "qlora", "Q4", False, "QLoRA's adapter merged into the base it was trained on (4-bit weights "
+           "widened to 16 bits), served in 16 bits."),
+    Export("QR", "qlora", "Q4", False, "QLoRA's adapter merged into the base it was trained on, the result quantized "
+           "to 4 bits again for serving. The merged weights lie close to the 4-bit levels they came from, so rounding "
+           "them again can undo the merge."),
+    Export("L16", "lora", "L16", True, "LoRA's adapter, served on the 16-bit base as in training."),
+    Export("L4", "lora", "L16", True, "LoRA's adapter, served on the base in 4 bits."),
+    Export("LM", "lora", "L16", False, "LoRA's adapter merged into the 16-bit base, served in 16 bits."),
+    Export("LR", "lora", "L16", False, "LoRA's adapter merged into the 16-bit base, the result quantized to 4 bits for "
+           "serving."),
+)
+_KEEPS: dict[Verdict, str] = {"no worse": "yes", "worse": "no", "inconclusive": "cannot be told"}
+
+
+def exports(
+    compared: Comparisons, cells: Mapping[str, Mapping[str, Any]], summaries: Mapping[str, Mapping[str, Any]],
+    primary: str, margin: float,
+) -> list[dict[str, Any]]:
+    """Every export that was scored, beside the cell that was measured.
+
+    Args:
+        compared: All comparisons.
+        cells: The report's cells, with ``base_bytes`` where on record.
+        summaries: ``summary.json`` by arm, for the adapter's bytes.
+        primary: Metric of the verdict.
+        margin: Largest harm that counts as kept.
+
+    Returns:
+        Records as in the report; ``keeps`` is the verdict's own rule against the measured cell, ``lost_share`` the harm
+        as a share of what tuning had gained (``None`` where that is unknown or nothing), ``bytes`` the weights as
+        served, the adapter included where it stays apart.
+    """
+    found = []
+    for export in EXPORTS:
+        if export.cell not in cells:
+            continue
+        cell, result = cells[export.cell], compared.get((f"{export.cell}-{export.measured}", primary))
+        own = export.cell == export.measured
+        found.append({
+            "cell": export.cell, "arm": export.arm, "measured": export.measured, "how": export.how,
+            "label": cell["label"], "bytes": _bytes(export, cell, summaries), "metric": primary, "margin": margin,
+            "figure": cell["metrics"].get(primary),
+            "delta": result.delta if result else None,
+            "ci_low": result.ci_low if result else None, "ci_high": result.ci_high if result else None,
+            "keeps": "measured" if own else _KEEPS[result.verdict] if result else "cannot be told",
+            "lost_share": _lost_share(export, result, cells, primary) if result else None,
+            "exact_match": cell["metrics"].get("exact_match"),
+        })
+    return found
+
+
+def _lost_share(
+    export: Export, result: Comparison, cells: Mapping[str, Mapping[str, Any]], primary: str
+) -> float | None:
+    untuned, tuned = (cells[name]["metrics"].get(primary) if name in cells else None
+                      for name in (UNTUNED[export.arm], export.measured))
+    if untuned is None or tuned is None:
+        return None
+    gained = tuned - untuned if result.higher_is_better else untuned - tuned
+    return result.harm[0] / gained if gained > 0 else None
+
+
+def _bytes(export: Export, cell: Mapping[str, Any], summaries: Mapping[str, Mapping[str, Any]]) -> int | None:
+    base = cell.get("base_bytes")
+    if base is None or not export.adapter_apart:
+        return base
+    adapter = summaries.get(export.arm, {}).get("adapter_bytes")
+    return None if adapter is None else base + adapter

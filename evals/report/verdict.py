@@ -1,0 +1,197 @@
+"""The verdict and its surroundings as plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evals.report.format import (
+    SHOWN,
+    SIGNIFICANT,
+    decimals,
+    difference,
+    interval,
+    number,
+    percent,
+    plain,
+    plural,
+    signed_percent,
+)
+from evals.report.load import BASELINE, CANDIDATE, UNTUNED, arms_of, is_compared, tuned_cells
+from evals.report.other_results import NAMES
+
+_NAMES = {BASELINE: "16-bit LoRA", CANDIDATE: "QLoRA"}
+
+
+def audience(rows: list[dict[str, Any]], verdict: Mapping[str, Any]) -> str:
+    """``208 held-out questions``; answers, where conversations have several; and whether they are too few."""
+    several = any(row["turn"] for row in rows)
+    few = any(text.startswith("too few") for text in verdict["warnings"])
+    asked = plural(verdict["n"], "held-out answer" if several else "held-out question")
+    return f"{asked} (too few for a firm verdict)" if few else asked
+
+
+def verdict_sentence(verdict: Mapping[str, Any], asked: str) -> str:
+    """The verdict in one sentence, with the difference, its interval and the margin.
+
+    Args:
+        verdict: The report's ``verdict``.
+        asked: What was asked, such as ``208 held-out questions``.
+
+    Returns:
+        Where nothing is compared, why not and what to do about it.
+    """
+    if verdict["contrast"] is None:
+        return f"{verdict['reason']} {verdict['action']}"
+    low, high = harm_interval(verdict)
+    margin = verdict["margin"]
+    measured, allowed = _measured(verdict), _amount(margin, verdict)
+    limit = f"the {allowed} you allowed" if margin > 0 else "the zero you allowed"
+    if verdict["outcome"] == "no worse":
+        if verdict["within_margin_but_worse"]:
+            return (f"On your {asked}, 4-bit cost a little, but no more than you allowed: {measured}. "
+                    f"That is measurably worse, and within {limit}.")
+        if high < 0:
+            return f"On your {asked}, 4-bit did not cost quality, it came out ahead: {measured}."
+        return f"On your {asked}, 4-bit cost nothing we could call worse: {measured}, within {limit}."
+    if verdict["outcome"] == "worse":
+        beyond = f"all of it beyond {limit}" if low > margin else f"and it may be more than {limit}"
+        return f"On your {asked}, 4-bit made the assistant worse: {measured}, {beyond}."
+    if high <= margin:
+        return (f"On your {asked}, this metric cannot tell whether 4-bit cost anything, because nearly all answers are "
+                f"right, or nearly all wrong, under both: {measured}.")
+    return (f"On your {asked}, it cannot be told whether 4-bit cost more than you allowed: {measured}, "
+            f"which reaches from no harm to more than {limit}.")
+
+
+def harm_interval(verdict: Mapping[str, Any]) -> tuple[float, float]:
+    """The 95 % interval turned so that positive is worse."""
+    low, high = verdict["ci"]
+    return (-high, -low) if verdict["higher_is_better"] else (low, high)
+
+
+def _amount(value: float, verdict: Mapping[str, Any]) -> str:
+    shown = SHOWN[verdict["metric"]]
+    unit = "" if verdict["metric"] == "nll_per_token" else f" {shown.unit}"
+    return plain(value * shown.factor) + unit
+
+
+def _row(verdict: Mapping[str, Any]) -> dict[str, Any]:
+    return {"ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1], "delta": verdict["delta"]}
+
+
+def _measured(verdict: Mapping[str, Any]) -> str:
+    shown, row = SHOWN[verdict["metric"]], _row(verdict)
+    delta = verdict["delta"]
+    amount = f"{abs(delta) * shown.factor:.{decimals(verdict['metric'], row)}f}"
+    if float(amount) == 0:
+        compared = "the same as that of its 16-bit twin"
+    else:
+        compared = f"{amount} {shown.unit} {'higher' if delta > 0 else 'lower'} than that of its 16-bit twin"
+    return f"QLoRA's {shown.phrase} is {compared} (95% interval {interval(row, verdict['metric'], plus=False)})"
+
+
+def counter_evidence(rows: list[dict[str, Any]], outcome: str) -> str:
+    """What speaks against a verdict that sounds reassuring: metrics on which QLoRA is clearly worse; empty without any.
+
+    Args:
+        rows: The headline's contrasts.
+        outcome: The verdict on the primary metric.
+    """
+    against = []
+    for row in rows:
+        low, _ = harm_interval({"ci": (row["ci_low"], row["ci_high"]), "higher_is_better": row["higher_is_better"]})
+        if "verdict" not in row and low > 0 and row["p_value_holm"] <= SIGNIFICANT:
+            shown = SHOWN[row["metric"]]
+            against.append(f"{shown.phrase} ({difference(row['delta'], row['metric'], row)} {shown.unit}, "
+                           f"95% interval {interval(row, row['metric'], plus=False)})")
+    if not against or outcome == "worse":
+        return ""
+    listed = against[0] if len(against) == 1 else f"{', '.join(against[:-1])} and {against[-1]}"
+    return f"By another measure it is clearly worse: {listed}."
+
+
+def summary(report: Mapping[str, Any]) -> list[str]:
+    """What else a reader asks first: perplexity, right answers, whether tuning helped at all.
+
+    Args:
+        report: The report but for its sentences.
+    """
+    cells, lines = report["cells"], []
+    loss = next((row for row in report["contrasts"] if row["name"] == f"{CANDIDATE}-{BASELINE}"
+                 and row["metric"] == "nll_per_token"), None)
+    change = report["verdict"].get("perplexity_change")
+    if loss and change:
+        low, high = change["ci"]
+        lines.append(
+            f"In perplexity: {number_of(cells[BASELINE]['perplexity'])} for 16-bit LoRA, "
+            f"{number_of(cells[CANDIDATE]['perplexity'])} for QLoRA, {signed_percent(change['share'])} "
+            f"({signed_percent(low)} to {signed_percent(high)})."
+        )
+    return lines + _right_answers(report) + _declining(report) + _tuning(report) + _untuned(report) + _seeds(report)
+
+
+def number_of(perplexity: float) -> str:
+    """A perplexity with three digits or so."""
+    return f"{perplexity:.2f}" if perplexity < 100 else f"{perplexity:,.0f}"
+
+
+def _right_answers(report: Mapping[str, Any]) -> list[str]:
+    cells, tuned = report["cells"], tuned_cells(arms_of(report))
+    share = {name: cell["metrics"].get("exact_match") for name, cell in cells.items()}
+    if any(share.get(name) is None for name in tuned):
+        return ["Whether whole answers are right was not scored."]
+    total = next((row["n"] for row in report["contrasts"] if row["metric"] == "exact_match"), len(report["items"]))
+    text = "Exactly right answers: " + ", ".join(f"{_NAMES[name]} {_of(share[name], total)}" for name in tuned)
+    untuned = UNTUNED[arms_of(report)[0]]
+    if share.get(untuned) is not None:
+        text += f", the untuned base {_of(share[untuned], total)}"
+    flips = report["flips"]
+    if flips:
+        text += (f". {plural(len(flips['lost']), 'question')} right under LoRA alone, "
+                 f"{len(flips['gained'])} under QLoRA alone")
+    return [text + "."]
+
+
+def _declining(report: Mapping[str, Any]) -> list[str]:
+    cells, tuned = (report["declining"] or {"cells": {}})["cells"], tuned_cells(arms_of(report))
+    if not set(tuned) <= cells.keys() or not cells[tuned[0]]["unanswerable_items"]:
+        return []
+    if len(tuned) == 1:
+        found = cells[tuned[0]]
+        return [f"Of {plural(found['unanswerable_items'], 'question')} that should be declined, {_NAMES[tuned[0]]} "
+                f"declined {found['declined']:,}; of the {found['answerable_items']:,} that should be answered, it "
+                f"declined {found['false_declines']:,}."]
+    lora, qlora = cells[BASELINE], cells[CANDIDATE]
+    return [f"Of {plural(lora['unanswerable_items'], 'question')} that should be declined, 16-bit LoRA declined "
+            f"{lora['declined']:,} and QLoRA {qlora['declined']:,}; of the {lora['answerable_items']:,} that should be "
+            f"answered, they declined {lora['false_declines']:,} and {qlora['false_declines']:,}."]
+
+
+def _untuned(report: Mapping[str, Any]) -> list[str]:
+    """A line where tuning beats every untuned baseline throughout; where it does not, a warning says so."""
+    found = report["beats_untuned"]
+    if not found or any(record["not_beaten"] or record["worse"] for record in found):
+        return []
+    rivals = " and ".join(NAMES[name] for name in dict.fromkeys(record["baseline"] for record in found))
+    who = "Both assistants clearly beat" if is_compared(report) else "The assistant clearly beats"
+    return [f"{who} {rivals} by every measure."]
+
+
+def _seeds(report: Mapping[str, Any]) -> list[str]:
+    return [report["seeds"]["sentence"]] if report["seeds"]["count"] > 1 else []
+
+
+def _of(share: float, total: int) -> str:
+    return f"{round(share * total):,} of {total:,} ({percent(share)})"
+
+
+def _tuning(report: Mapping[str, Any]) -> list[str]:
+    cells, lines = report["cells"], []
+    for tuned, untuned, name in ((BASELINE, "B16", "16-bit LoRA"), (CANDIDATE, "B4", "QLoRA")):
+        row = next((row for row in report["contrasts"] if row["name"] == f"{tuned}-{untuned}"
+                    and row["metric"] == "nll_per_token"), None)
+        if row:
+            lines.append(f"{name} from {number(cells[untuned]['nll_per_token'], 'nll_per_token')} to "
+                         f"{number(cells[tuned]['nll_per_token'], 'nll_per_token')}")
+    return [f"Tuning took the loss (nats per token) of {', of '.join(lines)}."] if lines else []

@@ -1,0 +1,124 @@
+"""lm-eval tasks beyond the held-out set: the project's retention task, and any that a study names."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from assistant_builder.atomic_io import write_json, write_jsonl
+from assistant_builder.errors import EvaluationError
+from evals.tasks.general_knowledge import FOLDER, TASK
+
+if TYPE_CHECKING:
+    from evals.lm_eval_model import StudyLM
+
+
+class ExtraTasks:
+    """The tasks of a study beyond its own, loaded before anything is scored, so that a wrong name costs no time.
+
+    ``documents`` says how many documents each asks about, those of all its parts together.
+
+    Args:
+        names: Names as lm-eval knows them.
+
+    Raises:
+        EvaluationError: lm-eval knows no such task, or its data cannot be had.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self.documents: dict[str, int] = {}
+        if not self.names:
+            return
+        from lm_eval.tasks import TaskManager
+
+        # a hub out of reach is told by the error below, not by a dozen warnings of its client's retries before it
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+        self._manager = TaskManager(include_path=str(FOLDER), include_defaults=set(self.names) != {TASK})
+        known = set(self._manager.all_tasks)
+        for name in self.names:
+            if name not in known:  # lm-eval would take it for the path of a YAML file, whose functions it runs
+                raise EvaluationError(
+                    f"lm-eval knows no task {name!r}", where="eval.tasks",
+                    remedy="'lm-eval ls tasks' lists the names; files are not accepted, because they can run code",
+                )
+            try:
+                with _empty_folder():
+                    loaded = self._manager.load([name])["tasks"]
+                    self.documents[name] = sum(_size(task) for task in loaded.values())
+            except Exception as error:  # each task reads its data its own way
+                raise EvaluationError(
+                    f"the lm-eval task {name!r} cannot be run: {_first_line(error)}", where="eval.tasks",
+                    remedy="'lm-eval ls tasks' lists the names; most tasks fetch their data from a hub. Take the task "
+                    "out of eval.tasks to go on without it",
+                ) from error
+
+    def run(self, name: str, lm: StudyLM, folder: Path, inputs: Mapping[str, Any], seed: int) -> None:
+        """Run a task on a cell and write ``<name>.jsonl``, one line a document, and ``<name>.json``, its figures.
+
+        Args:
+            name: One of the names.
+            lm: The cell.
+            folder: Where the files go.
+            inputs: What they are made from.
+            seed: Of lm-eval's few-shot examples.
+        """
+        from lm_eval import simple_evaluate
+
+        with _empty_folder():
+            results = simple_evaluate(
+                lm, tasks=[name], task_manager=self._manager, bootstrap_iters=0, log_samples=True, random_seed=seed,
+                numpy_random_seed=seed, torch_random_seed=seed, fewshot_random_seed=seed, verbosity="WARNING",
+            )
+        assert results is not None  # only other ranks of a distributed run get nothing
+        several = len(results["samples"]) > 1
+        lines = [
+            _document(part, sample, several=several) for part, samples in results["samples"].items()
+            for sample in samples if sample["filter"] == samples[0]["filter"]
+        ]
+        write_jsonl(folder / f"{name}.jsonl", lines)
+        write_json(folder / f"{name}.json", {
+            "task": name, "documents": len(lines), "results": _numbers(results["results"]),
+            "versions": results["versions"], "inputs": dict(inputs),
+        })
+
+
+@contextlib.contextmanager
+def _empty_folder() -> Iterator[None]:
+    """Work in an empty folder: tasks load metrics by name, and ``evaluate.load`` runs a script of that name there."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        yield
+
+
+def _size(task: Any) -> int:
+    return len(task.test_docs() if task.has_test_docs() else task.validation_docs())
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # else within quotes
+    return next(iter(text.strip().splitlines()), type(error).__name__)
+
+
+def _document(part: str, sample: Mapping[str, Any], *, several: bool) -> dict[str, Any]:
+    metrics = {name: float(sample[name]) for name in sample["metrics"] if isinstance(sample.get(name), (int, float))}
+    answers = sample["filtered_resps"]
+    likelihoods = [float(answer[0]) for answer in answers if isinstance(answer, (tuple, list)) and len(answer) == 2]
+    return {
+        "doc_id": f"{part}/{sample['doc_id']}" if several else sample["doc_id"],
+        "metrics": metrics,
+        "document": {key: value for key, value in sample["doc"].items() if isinstance(value, (str, int, float, list))},
+        "target": sample["target"],
+        "likelihoods": likelihoods if len(likelihoods) == len(answers) else [],
+        "answer": None if likelihoods else str(answers[0]),
+    }
+
+
+def _numbers(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    return {
+        task: {name: float(value) for name, value in figures.items() if isinstance(value, (int, float))}
+        for task, figures in results.items()
+    }

@@ -1,0 +1,212 @@
+"""The held-out set as two lm-eval tasks, ``<study>_nll`` and ``<study>_gen``, in files that lm-eval reads itself.
+
+The folder can be named to ``lm-eval run --include_path``. An item is one assistant turn with all that came before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from assistant_builder.atomic_io import read_json, read_jsonl, write_jsonl, write_text
+from assistant_builder.data import Pair, load_split
+from assistant_builder.errors import EvaluationError
+from assistant_builder.study import Study
+from evals.metrics import ANSWER_METRICS, PARTIAL_METRICS, score_answer
+
+if TYPE_CHECKING:
+    import datasets
+
+    from assistant_builder.models.chat_template import ChatTokenizer
+    from evals.lm_eval_model import ReferenceScore, StudyLM
+
+_FUNCTIONS = '''"""How lm-eval reads and scores this study's held-out items; needs assistant-builder installed."""
+
+from pathlib import Path
+
+from evals.tasks.held_out import items_dataset, score_generation, score_nll, token_weighted_mean
+
+__all__ = ["choices", "items", "score_generation", "score_nll", "token_weighted_mean"]
+
+
+def items(**_):
+    return {"test": items_dataset(Path(__file__).with_name("items.jsonl"))}
+
+
+def choices(doc):
+    return [doc["lead"] + doc["target"], doc["lead"]]
+'''
+
+
+def heldout_pairs(study: Study) -> list[Pair]:
+    """The held-out pairs that are scored: all but those taken out as embedding leaks.
+
+    Raises:
+        EvaluationError: None is left.
+    """
+    leaks = read_json(study.embedding_file) if study.embedding_file.exists() else {"leaks": []}
+    removed = {leak["heldout_row"] for leak in leaks["leaks"] if leak["removed"]}
+    pairs = [pair for pair in load_split(study.folder / "data", "heldout") if pair.row not in removed]
+    if not pairs:
+        raise EvaluationError("every held-out question also stands in training", where=f"study {study.name}",
+                              remedy="Give the file more questions, or set data.remove_leaks=never")
+    return pairs
+
+
+def build_items(pairs: Sequence[Pair], prompter: ChatTokenizer) -> list[dict[str, Any]]:
+    """One item an assistant turn.
+
+    Args:
+        pairs: The held-out pairs.
+        prompter: Tokenizer and template of the base model.
+
+    Returns:
+        ``item`` (its name), ``row``, ``turn``, ``cluster``, ``answerable``, ``question``, ``messages`` (the prompt),
+        ``reference``, ``prompt`` and ``target`` (as the model sees them), ``context`` and ``lead`` (the prompt, divided
+        before the white space at its end), ``tokens`` (of the target).
+    """
+    conversations = any(pair.turns > 1 for pair in pairs)
+    items = []
+    for pair in pairs:
+        ends = [index for index, message in enumerate(pair.messages) if message.role == "assistant"]
+        for turn, (end, tokens) in enumerate(zip(ends, prompter.turns(pair), strict=True)):
+            items.append({
+                "item": f"{pair.row}.{turn + 1}" if pair.turns > 1 else str(pair.row),
+                "row": pair.row,
+                "turn": turn,
+                "cluster": pair.cluster or (str(pair.row) if conversations else None),
+                "answerable": pair.answerable,
+                "question": pair.messages[end - 1].content,
+                "messages": [message.to_record() for message in pair.messages[:end]],
+                "reference": tokens.reference,
+                "prompt": tokens.prompt_text,
+                "context": tokens.prompt_text.rstrip(),
+                "lead": tokens.prompt_text[len(tokens.prompt_text.rstrip()):],
+                "target": tokens.answer_text,
+                "tokens": len(tokens.answer_ids),
+            })
+    return items
+
+
+@dataclass(frozen=True)
+class OwnTasks:
+    """The held-out set as lm-eval knows it.
+
+    Attributes:
+        folder: What ``lm-eval run --include_path`` is told.
+        nll: Name of the task that scores the likelihood of the reference answers.
+        generation: Name of the task that scores the assistant's own answers.
+    """
+
+    folder: Path
+    nll: str
+    generation: str
+
+
+def write_tasks(study: Study, items: Sequence[Mapping[str, Any]]) -> OwnTasks:
+    """Write the task folder.
+
+    lm-eval moves white space at the end of a prompt into the target, which for most chat templates is the line break
+    before the answer. The task of likelihoods therefore asks for two: that of line break and answer, and that of the
+    line break alone. Their difference is the answer's, by whichever model of lm-eval the task is run.
+    """
+    folder = study.folder / "evals" / "tasks"
+    nll, generation = f"{study.name}_nll", f"{study.name}_gen"
+    write_jsonl(folder / "items.jsonl", items)
+    write_text(folder / "scoring.py", _FUNCTIONS)
+    shared = {
+        "custom_dataset": _Function("scoring.items"), "test_split": "test", "target_delimiter": "",
+        "metadata": {"version": 2.0},
+    }
+    if all(item["lead"] for item in items):
+        asked = {"output_type": "multiple_choice", "doc_to_text": "{{context}}", "doc_to_target": 0,
+                 "doc_to_choice": _Function("scoring.choices")}
+    else:
+        asked = {"output_type": "loglikelihood", "doc_to_text": "{{prompt}}", "doc_to_target": "{{target}}"}
+    write_text(folder / f"{nll}.yaml", _yaml({
+        "task": nll, **shared, **asked,
+        "process_results": _Function("scoring.score_nll"),
+        "metric_list": [{"metric": "nll_per_token", "aggregation": _Function("scoring.token_weighted_mean"),
+                         "higher_is_better": False}],
+    }))
+    write_text(folder / f"{generation}.yaml", _yaml({
+        "task": generation, **shared, "output_type": "generate_until", "doc_to_text": "{{prompt}}",
+        "doc_to_target": "{{reference}}",
+        "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": study.config.eval.max_new_tokens},
+        "process_results": _Function("scoring.score_generation"),
+        # lm-eval averages a partial metric over the items that have it
+        "metric_list": [
+            {"metric": name, "aggregation": "mean", "higher_is_better": True}
+            for name in (*ANSWER_METRICS, *PARTIAL_METRICS)
+        ],
+    }))
+    return OwnTasks(folder, nll, generation)
+
+
+def run_own_tasks(
+    lm: StudyLM, tasks: OwnTasks, items: Sequence[Mapping[str, Any]], seed: int
+) -> tuple[list[ReferenceScore], list[str]]:
+    """Have lm-eval run both tasks on a cell, with every sample kept.
+
+    lm-eval's own bootstrap is left out: it knows no pairs.
+
+    Args:
+        lm: The cell.
+        tasks: The study's tasks.
+        items: The items they were written from.
+        seed: Of lm-eval's generators.
+
+    Returns:
+        The scores of the reference answers and the assistant's own answers, one an item, in their order.
+    """
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    results = simple_evaluate(
+        lm, tasks=[tasks.nll, tasks.generation],
+        task_manager=TaskManager(include_path=str(tasks.folder), include_defaults=False),
+        bootstrap_iters=0, log_samples=True, random_seed=seed, verbosity="WARNING",
+    )
+    assert results is not None  # only other ranks of a distributed run get nothing
+    answers = {sample["doc"]["item"]: sample["resps"][0][0] for sample in results["samples"][tasks.generation]}
+    return ([lm.targets[(item["prompt"], item["target"])] for item in items],
+            [answers[item["item"]] for item in items])
+
+
+def items_dataset(path: Path) -> datasets.Dataset:
+    """The items as lm-eval wants them."""
+    import datasets
+
+    return datasets.Dataset.from_list(read_jsonl(path))
+
+
+def score_nll(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, tuple[float, int]]:
+    """Summed NLL of the reference answer in nats, with its tokens, for the token-weighted mean."""
+    (whole, _), *lead = results
+    return {"nll_per_token": (sum(likelihood for likelihood, _ in lead) - whole, doc["tokens"])}
+
+
+def score_generation(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """The answer metrics of a generated answer; partial ones only where they have a score."""
+    return score_answer(results[0], doc["reference"])
+
+
+def token_weighted_mean(pairs: Sequence[tuple[float, int]]) -> float:
+    """Σ nll / Σ tokens: nats a token; perplexity is its exponential."""
+    return sum(nll for nll, _ in pairs) / sum(tokens for _, tokens in pairs)
+
+
+class _Function(str):
+    """A reference that lm-eval's YAML reader resolves beside the file."""
+
+
+def _yaml(tree: Mapping[str, Any]) -> str:
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    Dumper.add_representer(_Function, lambda dumper, name: dumper.represent_scalar("!function", str(name)))
+    return yaml.dump(dict(tree), Dumper=Dumper, sort_keys=False, allow_unicode=True)

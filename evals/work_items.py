@@ -1,0 +1,300 @@
+"""What an evaluation has to do: the pieces of work of a study, and which of them are done already.
+
+Each piece is a folder below ``evals/`` with a record of what it was made from, so that a cancelled run carries on, and
+a study that asks for more later is scored on what is new alone.
+
+How far an evaluation is, in seconds rather than in counts: kinds of work differ ten-fold in what one item takes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+from assistant_builder import __version__
+from assistant_builder.atomic_io import file_hash, read_json
+from assistant_builder.models.checkpoint_dir import base_model_hash
+from assistant_builder.steps import Progress
+from assistant_builder.study import Study
+from evals.cells import CELL_SPECS, Variant
+
+HEADLINE_CELLS = ("L16", "Q4")
+"""The two assistants: scored for every seed, and, where they are compared, for the noise floor."""
+EXTRA_TASK_CELLS = ("B16", "B4", "L16", "Q4")
+"""The cells that tasks beyond the held-out set are run on: they tell what tuning and storage changed."""
+
+
+_OF_STEPS = ("status", "evaluate", "score-")
+"""How names of files begin that tell of steps, and hold no scores."""
+
+
+@dataclass(frozen=True)
+class WorkItem:
+    """One folder of scores.
+
+    Attributes:
+        kind: ``cell``; ``noise``, the cell in batches of another size; ``retrieval``, on the untuned base.
+        variant: The cell it is scored on.
+        folder: Where the scores go.
+        batch_size: Items scored at once.
+    """
+
+    kind: Literal["cell", "noise", "retrieval"]
+    variant: Variant
+    folder: Path
+    batch_size: int
+
+
+class EvaluationPlan:
+    """The pieces of a study that are still to be done, and what each is made from.
+
+    Args:
+        study: The study, its arms trained.
+        base: The base model's folder.
+        items: ``items.jsonl`` of the study's task folder.
+        tasks: Names of the tasks beyond the held-out set.
+        part: Which part of the cells, from 1, and of how many; None: all, and what compares cells.
+    """
+
+    def __init__(self, study: Study, base: Path, items: Path, tasks: Sequence[str],
+                 part: tuple[int, int] | None = None) -> None:
+        self._study, self._base, self._items = study, base, items
+        whole_config = study.config
+        self._config, self._cells, self._compares = whole_config.eval, whole_config.cells, whole_config.compares
+        self._seeds, self._arms = whole_config.seeds, whole_config.arms
+        self._tasks = tuple(tasks)
+        self._part = part
+        whole, wanted = part is None, self._all_pieces()
+        if part is not None:
+            wanted = shard(wanted, part[1])[part[0] - 1]
+        variants = {piece.variant for piece in wanted}
+        self.pieces = [piece for piece in wanted if not _done(piece.folder / "scores.json", self.inputs(piece))]
+        self.tasks = [
+            (cell, task) for cell in EXTRA_TASK_CELLS if Variant(CELL_SPECS[cell]) in variants and cell in self._cells
+            for task in tasks if not _done(self.task_folder(cell) / f"{task}.json", self.task_inputs(cell))
+        ]
+        self.copy = whole and self._config.baselines and not _done(
+            self.baseline("copy") / "scores.json", self.copy_inputs)
+        self.fidelity = whole and self._config.fidelity and self._compares and not _done(
+            self.evals / "fidelity.json", self.fidelity_inputs)
+        self.judges = whole and self._compares and bool(self._config.judge_url)
+
+    @property
+    def evals(self) -> Path:
+        """Where all of it lies."""
+        return self._study.folder / "evals"
+
+    def baseline(self, name: str) -> Path:
+        """Folder of an untuned baseline: ``copy`` or ``retrieval``."""
+        return self.evals / "baselines" / name
+
+    def task_folder(self, cell: str) -> Path:
+        """Folder of what a cell answered to the tasks beyond the held-out set."""
+        return self._study.cell_folder(cell) / "tasks"
+
+    def variants(self) -> list[Variant]:
+        """Every cell that something is still to be scored on, once."""
+        return list(dict.fromkeys([
+            *(piece.variant for piece in self.pieces), *(Variant(CELL_SPECS[cell]) for cell, _ in self.tasks),
+        ]))
+
+    def unwanted(self) -> list[Path]:
+        """What an earlier run left and the settings no longer ask for; a report must not show it as if it were new.
+
+        Nothing for a part, beside which others score.
+        """
+        if self._part is not None:
+            return []
+        config, seeds = self._config, range(2, self._seeds + 1)
+        optional = [
+            (config.noise_floor and self._compares, ["noise"]), (config.baselines, ["baselines"]),
+            (config.fidelity and self._compares, ["fidelity.json", "fidelity.jsonl"]),
+            (config.judge_url and self._compares, ["judge.json"]),
+        ]
+        found = [self.evals / name for wanted, names in optional if not wanted for name in names]
+        found += [self._study.cell_folder(cell) for cell in CELL_SPECS if cell not in self._cells]
+        found += [self.evals / "noise" / cell for cell in HEADLINE_CELLS if cell not in self._cells]
+        found += [path for path in self.evals.glob("seeds/*") if path.name not in map(str, seeds)]
+        found += [path for cell in self._cells for path in self.task_folder(cell).glob("*")
+                  if path.stem not in self._tasks or cell not in EXTRA_TASK_CELLS]
+        return [path for path in found if path.exists()]
+
+    def made(self) -> list[Path]:
+        """Every file of scores that is there; none for a part, which vouches for nothing."""
+        found = [] if self._part is not None else self.evals.rglob("*.json*")
+        return sorted(path for path in found if not path.name.startswith(_OF_STEPS))
+
+    def planned(self, items: int, documents: Mapping[str, int]) -> dict[str, int]:
+        """Amount of each kind of work, for the clock.
+
+        Args:
+            items: Held-out items.
+            documents: Documents of each task beyond them.
+        """
+        long = sum(piece.kind == "retrieval" for piece in self.pieces)
+        plain = len(self.pieces) - long
+        embedded = (len(self.pieces) + self.copy) * self._config.similarity
+        return {
+            "likelihood": items * plain, "answers": items * plain, "similarity": items * embedded,
+            "long likelihood": items * long, "long answers": items * long,
+            "documents": sum(documents[task] for _, task in self.tasks), "fidelity": items * self.fidelity,
+            "judgements": min(items, self._config.judge_items) if self.judges else 0,
+        }
+
+    def _all_pieces(self) -> list[WorkItem]:
+        size, found = self._config.batch_size, []
+        for name, spec in CELL_SPECS.items():
+            if name not in self._cells:
+                continue
+            found.append(WorkItem("cell", Variant(spec), self._study.cell_folder(name), size))
+            if name in HEADLINE_CELLS and self._config.noise_floor and self._compares:
+                other = 2 * size
+                found.append(WorkItem("noise", Variant(spec), self.evals / "noise" / name, other))
+            if name in HEADLINE_CELLS:
+                found += [WorkItem("cell", Variant(spec, seed), self._study.cell_folder(name, seed=seed), size)
+                          for seed in range(2, self._seeds + 1)]
+        if self._config.baselines:
+            base = "B16" if "lora" in self._arms else "B4"
+            found.append(WorkItem("retrieval", Variant(CELL_SPECS[base]), self.baseline("retrieval"), size))
+        return found
+
+    # what each is made from
+
+    def inputs(self, piece: WorkItem) -> dict[str, Any]:
+        """What the scores of a piece are made from."""
+        inputs = {**self._common, "adapter": self._adapter(piece.variant.run), "batch_size": piece.batch_size}
+        if piece.kind != "retrieval":
+            return inputs
+        base = piece.variant.cell.base
+        return {**inputs, "training": self._training, **({} if base == "float16" else {"base": base})}
+
+    def task_inputs(self, cell: str) -> dict[str, Any]:
+        """What a cell's answers to a task beyond the held-out set are made from."""
+        kept = {key: self._common[key] for key in ("code", "base model", "model", "compute_dtype")}
+        return {**kept, "adapter": self._adapter(CELL_SPECS[cell].adapter), "batch_size": self._config.batch_size,
+                "seed": self._config.seed}
+
+    @property
+    def copy_inputs(self) -> dict[str, Any]:
+        """What the baseline of copied answers is made from."""
+        return {"code": __version__, "items": self._common["items"], "training": self._training,
+                "similarity": self._config.similarity}
+
+    @property
+    def fidelity_inputs(self) -> dict[str, Any]:
+        """What the comparison token by token is made from."""
+        return {**self._common, "adapters": [self._adapter("lora"), self._adapter("qlora")],
+                "cells": sorted(self._config.cells)}
+
+    @cached_property
+    def _common(self) -> dict[str, Any]:
+        return {
+            "code": __version__, "base model": base_model_hash(self._base), "items": file_hash(self._items),
+            "model": self._study.config.model.model_dump(mode="json"), "compute_dtype": self._config.compute_dtype,
+            "similarity": self._config.similarity, "max_new_tokens": self._config.max_new_tokens,
+        }
+
+    @cached_property
+    def _training(self) -> str:
+        return file_hash(self._study.split_file("train"))
+
+    def _adapter(self, run: str | None) -> str | None:
+        return run and read_json(self._study.arm_folder(run) / "summary.json")["adapter_sha256"]
+
+
+def shard(pieces: Sequence[WorkItem], parts: int) -> list[list[WorkItem]]:
+    """Share pieces out among processes: each cell's go to one, cells of one base next to one another.
+
+    Args:
+        pieces: The pieces.
+        parts: How many shares, as near to equal as whole cells allow; some are empty where there are fewer cells.
+    """
+    order = list(CELL_SPECS)
+
+    def base(piece: WorkItem) -> tuple[Any, ...]:
+        cell = piece.variant.cell  # as cells are loaded: those that share a base, then those merged
+        return cell.merged is not None, cell.base != "float16", order.index(cell.name), piece.variant.seed
+
+    shares: list[list[WorkItem]] = [[] for _ in range(parts)]
+    before = 0
+    for _, together in groupby(sorted(pieces, key=base), key=base):
+        cell = list(together)
+        middle = before + len(cell) / 2
+        shares[int(middle * parts / len(pieces))] += cell
+        before += len(cell)
+    return shares
+
+
+def _done(path: Path, inputs: Mapping[str, Any]) -> bool:
+    """Whether a record was made from these very inputs."""
+    return path.exists() and read_json(path).get("inputs") == dict(inputs)
+
+
+PRIORS: Mapping[str, float] = {
+    "likelihood": 1.0, "answers": 5.0, "similarity": 0.1, "documents": 1.0, "fidelity": 6.0,
+    "long likelihood": 4.0, "long answers": 10.0, "judgements": 20.0,
+}
+"""Rough cost of one item of each kind of work, relative to scoring the likelihood of one reference answer; used until
+the kind has been timed in this run."""
+
+
+class ProgressTracker:
+    """Tells how far the evaluation is, and stops it between two batches when asked.
+
+    Args:
+        study: The study; its progress is written and its request to cancel is heeded.
+        planned: Items of each kind of work that are to be done.
+        step: The step that does it.
+    """
+
+    def __init__(self, study: Study, planned: Mapping[str, int], step: str = "evaluate") -> None:
+        self._study = study
+        self._step = step
+        self._left = {kind: float(items) for kind, items in planned.items()}
+        self._done = dict.fromkeys(planned, 0.0)
+        self._seconds = dict.fromkeys(planned, 0.0)
+        self._last = time.monotonic()
+        self.say("Loading the base model")
+
+    def say(self, message: str) -> None:
+        """Say what comes next; the time since the last word belongs to no kind of work."""
+        self._last = time.monotonic()
+        self._message = message
+        self._write()
+
+    def tick(self, kind: str, items: float) -> None:
+        """Count ``items`` more of a kind as done.
+
+        Raises:
+            Cancelled: The user asked for it.
+        """
+        now = time.monotonic()
+        self._seconds[kind] += now - self._last
+        self._last = now
+        self._done[kind] += items
+        self._left[kind] = max(0.0, self._left[kind] - items)
+        self._write()
+        self._study.raise_if_cancelled()
+
+    def left(self) -> float | None:
+        """Seconds to the end; None before anything was timed."""
+        spent = sum(self._seconds.values())
+        weighed = sum(PRIORS[kind] * done for kind, done in self._done.items())
+        if not weighed:
+            return None
+        unit = spent / weighed
+        return sum(
+            left * (self._seconds[kind] / self._done[kind] if self._done[kind] else unit * PRIORS[kind])
+            for kind, left in self._left.items()
+        )
+
+    def _write(self) -> None:
+        left = self.left()
+        spent = sum(self._seconds.values())
+        done = int(100 * spent / (spent + left)) if left is not None and spent + left else 0
+        self._study.write_progress(self._step, Progress(done, 100, "%", self._message, left))

@@ -1,0 +1,160 @@
+"""The judge's endpoint failing in every way, and what it tells no one."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from assistant_builder.atomic_io import read_jsonl, write_jsonl
+from assistant_builder.errors import EvaluationError
+from evals.judge.openai_client import RetryPolicy
+from evals.judge.pairwise import GIVE_UP_AFTER
+from tests.evals.judge.fake_server import Reply, Texts, honest, judge_server
+from tests.evals.judge.judged_study import everything_on_disk, lines_of, make_study, run
+
+KEY = "sk-test-4f6e1c0de"
+
+
+def test_errors_of_the_server_are_tried_again(home: Path) -> None:
+    seen: Counter[str] = Counter()
+    lock = threading.Lock()
+
+    def judge(texts: Texts) -> Reply:
+        with lock:
+            seen[json.dumps(texts)] += 1
+            tries = seen[json.dumps(texts)]
+        return {1: (500, {"error": {"message": "overloaded"}}), 2: (429, b"slow down")}.get(tries, honest(texts))
+
+    with judge_server(judge) as server:
+        record = run(make_study(), server.url)
+    assert (record["wins"], record["losses"], record["failures"]) == (3, 3, 0)
+    assert set(seen.values()) == {3}
+
+
+def test_what_fails_for_good_is_counted_and_asked_again_next_time(home: Path) -> None:
+    study, broken = make_study(30), {"Question 9?", "Question 13?"}
+
+    def judge(texts: Texts) -> Reply:
+        return (503, b"") if texts["question"] in broken else honest(texts)
+
+    with judge_server(judge) as server:
+        record = run(study, server.url)
+        assert (record["wins"], record["losses"], record["ties"], record["failures"]) == (9, 9, 10, 2)
+        orders = lines_of(study)["9"]["orders"]
+        assert [order["error"] for order in orders] == ["HTTP 503", "not asked, because the other order had failed"]
+        broken.clear()
+        before = len(server.asked)
+        assert run(study, server.url)["failures"] == 0
+        assert len(server.asked) - before == 4
+
+
+def test_an_item_without_reply_in_time_fails_alone(home: Path) -> None:
+    with judge_server(lambda texts: None if texts["question"] == "Question 4?" else honest(texts)) as server:
+        record = run(make_study(), server.url, patience=RetryPolicy(timeout_seconds=0.5, attempts=2, backoff_seconds=0.01))
+    assert (record["failures"], record["wins"], record["losses"], record["ties"]) == (1, 3, 2, 3)
+    assert sum(texts["question"] == "Question 4?" for texts in server.asked) == 2
+
+
+def test_a_reply_that_drips_is_not_waited_for_longer(home: Path) -> None:
+    def drip() -> Iterator[bytes]:
+        for _ in range(50):
+            time.sleep(0.1)
+            yield b" "
+
+    began = time.monotonic()
+    with judge_server(lambda texts: (200, drip())) as server:
+        record = run(make_study(3), server.url, patience=RetryPolicy(timeout_seconds=0.3, attempts=1))
+    assert record["failures"] == 2 and time.monotonic() - began < 3
+
+
+def test_an_endpoint_that_only_hangs_is_given_up(home: Path) -> None:
+    study = make_study(60)
+    with judge_server(lambda texts: None) as server, pytest.raises(EvaluationError, match=r"no reply in 0\.1 s"):
+        run(study, server.url, patience=RetryPolicy(timeout_seconds=0.1, attempts=1))
+    assert len(server.asked) == GIVE_UP_AFTER
+    assert not (study.folder / "evals" / "judge.json").exists()
+
+
+def test_an_endpoint_that_goes_away_keeps_what_it_said(home: Path) -> None:
+    study, calls = make_study(60), itertools.count()
+    with judge_server(lambda texts: honest(texts) if next(calls) < 20 else (500, b"")) as server:
+        with pytest.raises(EvaluationError, match="running again carries on"):
+            run(study, server.url)
+        said = [line for line in lines_of(study).values() if line["orders"] and line["outcome"] != "failed"]
+        assert len(said) >= 8
+
+
+@pytest.mark.parametrize(("status", "message", "remedy"), [
+    (401, "Incorrect API key provided", "ASSISTANT_BUILDER_JUDGE_KEY"),
+    (403, "Forbidden", "ASSISTANT_BUILDER_JUDGE_KEY"),
+    (404, "The model `judge-7b` does not exist", "eval.judge_model"),
+    (400, "max_tokens is not supported", "eval.judge_model"),
+])
+def test_a_refusal_stops_after_one_call(home: Path, status: int, message: str, remedy: str) -> None:
+    with judge_server(lambda texts: (status, {"error": {"message": message}})) as server:
+        with pytest.raises(EvaluationError, match=message) as caught:
+            run(make_study(60), server.url)
+    assert len(server.asked) == 1
+    assert str(status) in caught.value.what and remedy in caught.value.remedy
+    assert caught.value.where == f"judge {server.url.split('/')[2]}"
+
+
+def test_a_refused_item_later_on_fails_alone(home: Path) -> None:
+    def judge(texts: Texts) -> Reply:
+        return (400, b"too long") if texts["question"] == "Question 4?" else honest(texts)
+
+    with judge_server(judge) as server:
+        assert run(make_study(), server.url)["failures"] == 1
+
+
+def test_an_unreachable_endpoint_is_said_at_once(home: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        with pytest.raises(EvaluationError, match="cannot be reached") as caught:
+            run(make_study(60), f"http://127.0.0.1:{taken.getsockname()[1]}/v1")
+    assert "eval.judge_url" in caught.value.remedy
+
+
+def test_answers_must_be_there(home: Path) -> None:
+    study = make_study(3)
+    write_jsonl(study.cell_folder("Q4") / "samples.jsonl",
+                [sample | {"answer": None} for sample in read_jsonl(study.cell_folder("Q4") / "samples.jsonl")])
+    with pytest.raises(EvaluationError, match="no answers of L16 and Q4"):
+        run(study, "http://127.0.0.1:9/v1")
+
+
+# --- secrets ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_key_is_sent_and_told_to_no_one(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ASSISTANT_BUILDER_JUDGE_KEY", f" {KEY}\n")
+    caplog.set_level(logging.DEBUG)
+    study = make_study(6)
+    with judge_server(lambda texts: f"{honest(texts)} {KEY}") as server:  # a server that echoes what it was sent
+        run(study, server.url)
+    assert {headers["authorization"] for headers in server.headers} == {f"Bearer {KEY}"}
+    assert "[hidden]" in everything_on_disk(study)
+    assert KEY not in everything_on_disk(study) + caplog.text + "".join(capfd.readouterr())
+
+    with judge_server(lambda texts: (401, {"error": {"message": f"bad key {KEY}"}})) as server:
+        with pytest.raises(EvaluationError, match=r"bad key \[hidden\]") as caught:
+            run(study, server.url)
+    assert KEY not in str(caught.value) + everything_on_disk(study)
+
+
+def test_a_key_that_cannot_be_sent(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASSISTANT_BUILDER_JUDGE_KEY", "schlüssel-42")
+    with pytest.raises(EvaluationError, match="cannot be sent") as caught:
+        run(make_study(3), "http://127.0.0.1:9/v1")
+    assert "schl" not in str(caught.value)

@@ -1,0 +1,210 @@
+"""report.json: the contract's keys, the arithmetic, the verdict in words, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from assistant_builder.atomic_io import read_json, read_jsonl, write_json, write_jsonl
+from assistant_builder.errors import EvaluationError
+from assistant_builder.study import Study
+from evals.report.build import build_report, write_report
+from evals.report.render import render_html, render_markdown
+from tests.evals.report.synthetic_study import Recipe, write_study
+
+
+def contrast(report: dict[str, Any], name: str, metric: str) -> dict[str, Any]:
+    return next(row for row in report["contrasts"] if (row["name"], row["metric"]) == (name, metric))
+
+
+def test_contract_keys(study: Study) -> None:
+    report = build_report(study)
+    assert {"version", "study", "primary_metric", "verdict", "cells", "contrasts", "resources"} <= report.keys()
+    assert (report["version"], report["study"], report["primary_metric"]) == (1, "lighthouses", "nll_per_token")
+    assert {"outcome", "metric", "margin", "delta", "ci"} <= report["verdict"].keys()
+    assert set(report["cells"]) == {"B16", "B4", "L16", "Q4"}
+    for cell in report["cells"].values():
+        assert cell["items"] == 208
+        assert cell["metrics"]["nll_per_token"] == cell["nll_per_token"]
+    for row in report["contrasts"]:
+        assert {"name", "metric", "delta", "ci_low", "ci_high", "p_value", "n"} <= row.keys()
+        assert row["ci_low"] <= row["delta"] <= row["ci_high"]
+    wanted = {"base_bytes", "adapter_bytes", "peak_memory_bytes", "train_seconds", "tokens_per_second"}
+    assert all(wanted <= report["resources"][arm].keys() for arm in ("lora", "qlora"))
+
+
+def test_loss_is_weighted_by_tokens(study: Study) -> None:
+    cell = build_report(study)["cells"]["Q4"]
+    rows = read_jsonl(study.cell_folder("Q4") / "samples.jsonl")
+    nll, tokens = sum(row["nll"] for row in rows), sum(row["tokens"] for row in rows)
+    assert cell["nll_per_token"] == pytest.approx(nll / tokens, rel=1e-14)
+    assert cell["perplexity"] == pytest.approx(math.exp(cell["nll_per_token"]))
+
+
+def test_every_contrast_is_the_difference_of_the_figures_shown(many_cells: Study) -> None:
+    report = build_report(many_cells)
+    names = {row["name"] for row in report["contrasts"]}
+    assert names == {
+        "Q4-L16", "L4-L16", "Q4-L4", "B4-B16", "Q16-Q4", "QD-Q4", "QR-QD", "QR-Q4", "LM-L16", "LR-LM", "LR-L16",
+        "Q4-LR", "QR-LR", "L16-B16", "Q4-B4",
+    }
+    for row in report["contrasts"]:
+        figures = [report["cells"][row[role]]["metrics"][row["metric"]] for role in ("candidate", "baseline")]
+        assert row["delta"] == pytest.approx(figures[0] - figures[1], abs=1e-12)
+    for metric in report["cells"]["Q4"]["metrics"]:
+        parts = contrast(report, "L4-L16", metric)["delta"] + contrast(report, "Q4-L4", metric)["delta"]
+        assert contrast(report, "Q4-L16", metric)["delta"] == pytest.approx(parts, abs=1e-12)
+
+
+def test_holm_adjusts_within_a_contrast(study: Study) -> None:
+    rows = [row for row in build_report(study)["contrasts"] if row["name"] == "Q4-L16"]
+    assert len(rows) == 5
+    assert all(row["p_value"] <= row["p_value_holm"] <= min(1.0, 5 * row["p_value"] + 1e-12) for row in rows)
+
+
+def test_a_rebuilt_report_is_the_same(study: Study) -> None:
+    assert build_report(study) == build_report(study)
+
+
+@pytest.mark.parametrize(("recipe", "outcome", "words"), [
+    (Recipe(flips=0.0), "no worse", "cost nothing we could call worse"),
+    (Recipe(harm=0.015, harm_noise=0.02, flips=0.0), "no worse", "measurably worse, and within the 0.03 you allowed"),
+    (Recipe(harm=-0.05, harm_noise=0.05, flips=0.0), "no worse", "it came out ahead"),
+    (Recipe(harm=0.09), "worse", "all of it beyond the 0.03 you allowed"),
+    (Recipe(harm=0.03, harm_noise=0.02), "worse", "it may be more than the 0.03 you allowed"),
+    (Recipe(harm=0.02, harm_noise=0.5), "inconclusive", "it cannot be told"),
+])
+def test_verdict_in_words(recipe: Recipe, outcome: str, words: str) -> None:
+    report = build_report(write_study(recipe))
+    assert report["verdict"]["outcome"] == outcome
+    assert words in report["sentence"]
+    assert "208 held-out questions" in report["sentence"]
+
+
+def test_a_reassuring_verdict_names_the_metric_that_speaks_against_it() -> None:
+    report = build_report(write_study(Recipe(flips=0.25)))
+    assert report["verdict"]["outcome"] == "no worse"
+    assert report["objection"].startswith("By another measure it is clearly worse: share of exactly right answers")
+    assert report["sentence"].endswith(report["objection"])
+    assert 'class="verdict mixed"' in render_html(report)
+
+
+def test_share_as_primary_metric() -> None:
+    settings = {"eval.primary_metric": "exact_match", "eval.margin": 0.02}
+    report = build_report(write_study(Recipe(flips=0.2, settings=settings)))
+    assert report["verdict"]["outcome"] == "worse"
+    assert "QLoRA's share of exactly right answers is" in report["sentence"]
+    assert "the 2 points you allowed" in report["sentence"]
+    assert report["verdict"]["perplexity_change"] is None
+
+
+def test_few_items_are_called_few() -> None:
+    report = build_report(write_study(Recipe(towns=1, clustered=False, unanswerable=0)))
+    assert "25 held-out questions (too few for a firm verdict)" in report["sentence"]
+    assert any(entry["level"] == "serious" and "too few items" in entry["text"] for entry in report["warnings"])
+
+
+def test_a_missing_headline_cell_is_refused() -> None:
+    study = write_study(Recipe(cells=("B16", "L16")))
+    with pytest.raises(EvaluationError, match="Q4 has not been scored.*assistant-builder run lighthouses"):
+        write_report(study)
+    assert not (study.folder / "report.json").exists()
+
+
+def test_cells_scored_on_other_items_are_refused(study: Study) -> None:
+    path = study.cell_folder("Q4") / "samples.jsonl"
+    write_jsonl(path, read_jsonl(path)[:-3])
+    with pytest.raises(EvaluationError, match="Q4 lacks 3 items of L16.*--redo"):
+        build_report(study)
+
+
+def test_scores_that_contradict_the_samples_are_refused(study: Study) -> None:
+    path = study.cell_folder("B4") / "scores.json"
+    write_json(path, {**read_json(path), "nll_per_token": 9.0})
+    with pytest.raises(EvaluationError, match="scores.json of B4 contradicts its samples"):
+        build_report(study)
+
+
+def test_an_unscored_primary_metric_is_refused() -> None:
+    study = write_study(Recipe(metrics=("exact_match",), settings={"eval.primary_metric": "similarity"}))
+    with pytest.raises(EvaluationError, match="similarity was not scored.*nll_per_token, exact_match"):
+        build_report(study)
+
+
+@pytest.mark.parametrize("recipe", [
+    Recipe(cells=("L16", "Q4"), metrics=()), Recipe(clustered=False, metrics=("exact_match", "chrf")),
+])
+def test_less_than_everything_still_makes_a_report(recipe: Recipe) -> None:
+    study = write_study(recipe)
+    for path in ("provenance.json", "data/findings.json", "data/split.json", "data/embedding.json"):
+        (study.folder / path).unlink()
+    for arm in ("lora", "qlora"):
+        for file in ("config.json", "summary.json", "metrics.jsonl"):
+            (study.arm_folder(arm) / file).unlink()
+    path = write_report(study)
+    page, text = path.read_text(), (study.folder / "report.md").read_text()
+    for said in ("no provenance record", "no curves", "time and memory are not known", "this cannot be shown"):
+        assert said in page
+    assert "time and memory are not known" in text
+
+
+def test_a_metric_that_only_some_items_carry(study: Study) -> None:
+    for cell in ("L16", "Q4"):
+        path = study.cell_folder(cell) / "samples.jsonl"
+        rows = read_jsonl(path)
+        for row in rows[-8:]:
+            del row["metrics"]["exact_match"]
+        write_jsonl(path, rows)
+    report = build_report(study)
+    for row in report["contrasts"]:
+        figures = [report["cells"][row[role]]["metrics"][row["metric"]] for role in ("candidate", "baseline")]
+        assert row["delta"] == pytest.approx(figures[0] - figures[1], abs=1e-12)
+    assert contrast(report, "Q4-L16", "exact_match")["n"] == 200
+    assert any("Exact match is figured on 200 of 208" in entry["text"] for entry in report["warnings"])
+
+
+def test_rounding_beyond_a_metrics_bounds_is_taken_back(study: Study) -> None:
+    path = study.cell_folder("Q4") / "samples.jsonl"
+    rows = read_jsonl(path)
+    rows[0]["metrics"]["similarity"] = 1.0000001
+    write_jsonl(path, rows)
+    assert build_report(study)["cells"]["Q4"]["metrics"]["similarity"] <= 1
+
+
+def test_power_says_what_could_be_seen(study: Study) -> None:
+    loss, exact = build_report(study)["power"]
+    row = contrast(build_report(study), "Q4-L16", "nll_per_token")
+    assert loss["detectable"] == pytest.approx(2.8016 * (row["ci_high"] - row["ci_low"]) / 2 / 1.96, rel=1e-3)
+    assert (loss["unit"], loss["units"], loss["target"]) == ("clusters", 48, 0.03)
+    assert exact["target"] == 0.02 and exact["needed"] > 48
+
+
+def test_leaks_left_in_are_a_serious_warning() -> None:
+    report = build_report(write_study(Recipe(leaks=2)))
+    leaks = report["data"]["leaks"]
+    assert (leaks["text"], leaks["embedding"], leaks["removed"], leaks["left"]) == (0, 2, 0, 1)
+    assert any(entry["code"] == "leaks_left" and entry["level"] == "serious" for entry in report["warnings"])
+
+
+def test_all_files_are_rendered_from_the_json(study: Study) -> None:
+    path = write_report(study)
+    report = json.loads((study.folder / "report.json").read_text())
+    assert path == study.folder / "report.html"
+    assert path.read_text() == render_html(report)
+    assert (study.folder / "report.md").read_text() == render_markdown(report)
+
+
+@pytest.mark.parametrize("render", [render_html, render_markdown])
+def test_a_report_of_another_version_is_refused(render: Any) -> None:
+    with pytest.raises(EvaluationError, match="version 2"):
+        render({"version": 2})
+
+
+def test_no_torch() -> None:
+    code = "import sys, evals.report; sys.exit(bool({'torch', 'transformers', 'datasets'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

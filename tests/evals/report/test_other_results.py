@@ -1,0 +1,373 @@
+"""What report.json says beside the headline, each figure against one computed another way.
+
+Blind votes in the report.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import proportion_confint
+
+from assistant_builder.atomic_io import read_json, read_jsonl, write_json, write_jsonl
+from assistant_builder.chat.conversation import Answer, Choice, Turn
+from assistant_builder.chat.feedback import record_vote, votes_file
+from assistant_builder.data import Message
+from assistant_builder.errors import ChangedInputsError, EvaluationError, StudyError
+from assistant_builder.jobs import standing
+from assistant_builder.jobs.reporting import write_report_again
+from assistant_builder.shelf import rename_study
+from assistant_builder.steps import StepRecord
+from assistant_builder.study import Study
+from evals.compare import holm, paired_comparison
+from evals.report.build import build_report
+from evals.report.load import read_cells
+from evals.report.other_results import reliability, report_lacks_votes, votes
+from evals.report.render import render_html, render_markdown
+from evals.significance import sign_test
+from tests.evals.report.synthetic_study import Recipe, full_recipe, write_study
+from tests.measured_study import samples_of, with_failed_task, with_judge, with_seeds, with_tasks
+from tests.synthetic_study import finished_study
+
+# fidelity
+
+
+def test_fidelity_is_the_files_with_labels(full: Study) -> None:
+    fidelity = build_report(full)["fidelity"]
+    wanted = read_json(full.folder / "evals" / "fidelity.json")["pairs"]
+    assert [{key: pair[key] for key in pair if key != "label"} for pair in fidelity["pairs"]] == wanted
+    assert all(pair["label"] for pair in fidelity["pairs"])
+    assert "by 0.0470 nats on average (median 0.0103, 99th percentile 0.5170)" in fidelity["sentence"]
+    assert "it is 0.0690 nats" in fidelity["sentence"] and "the same at 93.8% of the places" in fidelity["sentence"]
+
+
+def test_fidelity_that_was_skipped_or_is_off(full: Study) -> None:
+    write_json(full.folder / "evals" / "fidelity.json", {"pairs": [], "skipped": "both bases do not fit", "inputs": {}})
+    report = build_report(full)
+    assert report["fidelity"] == {
+        "pairs": [], "skipped": "both bases do not fit",
+        "sentence": "Not compared token by token: both bases do not fit.",
+    }
+    assert "fidelity_skipped" in {entry["code"] for entry in report["warnings"]}
+    full.write_config(full.config.with_changes({"eval.fidelity": False}))
+    report = build_report(full)
+    assert report["fidelity"] is None and report["worst"][0]["kl_mean"] is None
+    assert "fidelity_skipped" not in {entry["code"] for entry in report["warnings"]}
+
+
+def test_the_worst_items_are_those_that_lost_most(full: Study) -> None:
+    worst = build_report(full)["worst"]
+    before, after = ({s["item"]: s for s in samples_of(full, cell)} for cell in ("L16", "Q4"))
+    increase = {item: after[item]["nll"] - before[item]["nll"] for item in before}
+    assert [row["item"] for row in worst] == sorted(increase, key=increase.__getitem__, reverse=True)[:10]
+    lines = {line["item"]: line for line in read_jsonl(full.folder / "evals" / "fidelity.jsonl")}
+    for row in worst:
+        assert row["delta_nll"] == increase[row["item"]]
+        assert row["delta_nll_per_token"] == pytest.approx(row["delta_nll"] / row["tokens"])
+        assert row["kl_mean"] == lines[row["item"]]["pairs"]["Q4-L16"]["kl_mean"]
+        assert row["answers"] == {"L16": before[row["item"]]["answer"], "Q4": after[row["item"]]["answer"]}
+
+
+# noise floor
+
+
+def test_noise_floor_counts_what_other_batches_change(full: Study) -> None:
+    report = build_report(full)
+    floor = report["flips"]["noise_floor"]
+    again = {cell: read_jsonl(full.cell_folder(f"noise/{cell}") / "samples.jsonl") for cell in ("L16", "Q4")}
+    for cell, record in floor["cells"].items():
+        pairs = list(zip(samples_of(full, cell), again[cell], strict=True))
+        right = [(a["metrics"]["exact_match"], b["metrics"]["exact_match"]) for a, b in pairs]
+        assert (record["lost"], record["gained"]) == (right.count((1, 0)), right.count((0, 1)))
+        assert record["text_differs"] == sum(a["answer"] != b["answer"] for a, b in pairs) > 0
+        assert record["largest_nll_per_token_shift"] == pytest.approx(
+            max(abs(a["nll"] - b["nll"]) / a["tokens"] for a, b in pairs))
+        assert (record["batch_size"], record["other_batch_size"], record["items"]) == (16, 7, 208)
+    losses = {cell: sum(s["nll"] for s in found) / sum(s["tokens"] for s in found) for cell, found in again.items()}
+    assert floor["delta"] == pytest.approx(losses["Q4"] - losses["L16"], abs=1e-12)
+    assert floor["verdict"] == "no worse"
+    assert "in batches of 7" in floor["sentence"] and "of 208 items for 16-bit LoRA" in floor["sentence"]
+    full.write_config(full.config.with_changes({"eval.noise_floor": False}))
+    assert build_report(full)["flips"]["noise_floor"] is None
+
+
+def test_a_second_scoring_of_other_items_is_refused(full: Study) -> None:
+    path = full.cell_folder("noise/Q4") / "samples.jsonl"
+    write_jsonl(path, read_jsonl(path)[1:])
+    with pytest.raises(EvaluationError, match="Q4 in other batches lacks 1 items of L16"):
+        build_report(full)
+
+
+# tasks
+
+
+def test_tasks_are_paired_by_document(full: Study) -> None:
+    task = build_report(full)["tasks"]["ab_retention"]
+    right = {cell: {line["doc_id"]: line["metrics"]["acc"] for line in
+                    read_jsonl(full.cell_folder(cell) / "tasks" / "ab_retention.jsonl")}
+             for cell in ("B16", "B4", "L16", "Q4")}
+    assert (task["metric"], task["items"], task["error"]) == ("acc", 120, None)
+    for cell, share in task["cells"].items():
+        assert share == pytest.approx(sum(right[cell].values()) / 120)
+    rows = {row["name"]: row for row in task["contrasts"]}
+    assert list(rows) == ["L16-B16", "Q4-B4", "Q4-L16"]
+    for name, row in rows.items():
+        before, after = right[row["baseline"]], right[row["candidate"]]
+        lost = [doc for doc in before if before[doc] > after[doc]]
+        gained = [doc for doc in before if before[doc] < after[doc]]
+        assert task["flips"][name] == {"lost": lost, "gained": gained}
+        assert row["p_value"] == pytest.approx(mcnemar([[0, len(gained)], [len(lost), 0]], exact=True).pvalue)
+        assert row["delta"] == pytest.approx((len(gained) - len(lost)) / 120, abs=1e-12)
+        assert row["p_value_holm"] == row["p_value"]
+    assert "tuning made it forget" in task["sentence"] and "On 120 questions" in task["sentence"]
+
+
+def test_forgotten_documents_are_listed_those_of_both_arms_first(full: Study) -> None:
+    task = build_report(full)["tasks"]["ab_retention"]
+    forgotten = [set(task["flips"][name]["lost"]) for name in ("L16-B16", "Q4-B4")]
+    both, either = forgotten[0] & forgotten[1], forgotten[0] | forgotten[1]
+    listed = [entry["doc_id"] for entry in task["listed"]]
+    assert listed == [*sorted(both), *sorted(either - both)][:12]
+    entry = task["listed"][0]
+    assert entry["lost_in"] == ["L16-B16", "Q4-B4"]
+    assert entry["chosen"]["B16"] == entry["document"]["answer"] != entry["chosen"]["L16"]
+
+
+def test_other_tasks_their_direction_and_the_adjustment_over_tasks(full: Study) -> None:
+    with_tasks(full, "arc_made_up", 40)
+    for cell, level in (("B16", 9.0), ("L16", 12.0), ("Q4", 12.5)):
+        lines = [{"doc_id": f"part/{n}", "document": {}, "likelihoods": [],
+                  "metrics": {"word_perplexity": level + n % 3 + 0.1 * (n % 7) * len(cell), "text": "no number"}}
+                 for n in range(40)]
+        write_jsonl(full.cell_folder(cell) / "tasks" / "wiki.jsonl", lines)
+    full.write_config(full.config.with_changes({"eval.tasks": ["wiki", "arc_made_up", "never_run"]}))
+    tasks = build_report(full)["tasks"]
+    assert list(tasks) == ["ab_retention", "wiki", "arc_made_up"]
+    wiki = tasks["wiki"]
+    assert (wiki["label"], wiki["metric"], wiki["flips"], wiki["listed"]) == ("wiki", "word_perplexity", {}, [])
+    assert [row["name"] for row in wiki["contrasts"]] == ["L16-B16", "Q4-L16"]
+    assert not wiki["contrasts"][0]["higher_is_better"]
+    assert "worse after tuning" in wiki["sentence"] and "forget" not in wiki["sentence"]
+    family = [next(row for row in task["contrasts"] if row["name"] == "L16-B16") for task in tasks.values()]
+    assert [row["p_value_holm"] for row in family] == pytest.approx(holm([row["p_value"] for row in family]))
+
+
+def test_only_documents_of_every_cell_are_compared(full: Study) -> None:
+    path = full.cell_folder("B4") / "tasks" / "ab_retention.jsonl"
+    write_jsonl(path, read_jsonl(path)[:100])
+    task = build_report(full)["tasks"]["ab_retention"]
+    assert task["items"] == 100
+    for row in task["contrasts"]:
+        assert row["n"] == 100
+        assert abs(row["delta"] - (task["cells"][row["candidate"]] - task["cells"][row["baseline"]])) <= 1e-12
+
+
+def test_a_task_without_numbers_says_why(full: Study) -> None:
+    task = build_report(with_failed_task(full))["tasks"]["arc_easy"]
+    assert (task["items"], task["cells"], task["contrasts"]) == (0, {}, [])
+    assert task["sentence"] == "arc_easy cannot be shown: none of its scores is a number for each document."
+
+
+# reliability
+
+
+def test_reliability_bins_hold_equal_counts(full: Study) -> None:
+    found = build_report(full)["reliability"]
+    assert found["metric"] == "exact_match"
+    for cell, record in found["cells"].items():
+        samples = samples_of(full, cell)
+        probability = np.array([s["mean_probability"] for s in samples])
+        right = np.array([s["metrics"]["exact_match"] for s in samples])
+        assert record["brier"] == pytest.approx(((probability - right) ** 2).mean())
+        assert [each["n"] for each in record["bins"]] == [21] * 8 + [20] * 2
+        order = np.argsort(probability, kind="stable")
+        gaps, start = 0.0, 0
+        for each in record["bins"]:
+            part = order[start : start + each["n"]]
+            start += each["n"]
+            assert (each["low"], each["high"]) == (probability[part].min(), probability[part].max())
+            assert each["mean_probability"] == pytest.approx(probability[part].mean())
+            assert each["correct"] == pytest.approx(right[part].mean())
+            wilson = proportion_confint(round(right[part].sum()), each["n"], method="wilson")
+            assert each["ci"] == pytest.approx(wilson, abs=1e-12)
+            gaps += len(part) * abs(probability[part].mean() - right[part].mean())
+        assert record["ece"] == pytest.approx(gaps / 208)
+
+
+@pytest.mark.parametrize(("towns", "bins"), [(8, 10), (3, 5), (2, 3), (1, None)])
+def test_fewer_items_fill_fewer_bins(towns: int, bins: int | None) -> None:
+    found = reliability(read_cells(write_study(Recipe(towns=towns, unanswerable=0))))
+    if bins is None:
+        assert found is None
+    else:
+        assert found is not None and len(found["cells"]["Q4"]["bins"]) == bins
+        assert min(each["n"] for each in found["cells"]["L16"]["bins"]) >= 15
+
+
+def test_where_hardly_anything_matches_exactly_half_the_words_will_do(study: Study) -> None:
+    for cell in ("L16", "Q4"):
+        path = study.cell_folder(cell) / "samples.jsonl"
+        rows = read_jsonl(path)
+        for row in rows:
+            row["metrics"] |= {"exact_match": 0.0, "token_f1": 0.5 if row["row"] % 2 else 0.4}
+        write_jsonl(path, rows)
+    found = build_report(study)["reliability"]
+    assert found["metric"] == "token_f1" and "at least 0.5" in found["correct_means"]
+    assert np.mean([each["correct"] for each in found["cells"]["Q4"]["bins"]]) == pytest.approx(0.5, abs=0.01)
+
+
+def test_no_curve_without_probabilities(study: Study) -> None:
+    path = study.cell_folder("Q4") / "samples.jsonl"
+    write_jsonl(path, [{**row, "mean_probability": None} for row in read_jsonl(path)])
+    assert build_report(study)["reliability"] is None
+
+
+# seeds
+
+
+def test_spread_over_seeds(full: Study) -> None:
+    seeds = build_report(full)["seeds"]
+    assert (seeds["count"], seeds["metric"], [run["seed"] for run in seeds["runs"]]) == (3, "nll_per_token", [1, 2, 3])
+    deltas = [run["delta"] for run in seeds["runs"]]
+    for run in seeds["runs"]:
+        assert run["delta"] == pytest.approx(run["Q4"] - run["L16"], abs=1e-12)
+        assert run["ci"][0] < run["delta"] < run["ci"][1] and run["twins"]
+    spread = seeds["spread"]
+    interval = stats.ttest_1samp(deltas, 0).confidence_interval(0.95)
+    assert spread["delta"]["ci"] == pytest.approx(list(interval))
+    assert spread["delta"]["sd"] == pytest.approx(np.std(deltas, ddof=1))
+    for cell in ("L16", "Q4"):
+        values = [run[cell] for run in seeds["runs"]]
+        assert spread[cell] == pytest.approx({
+            "mean": np.mean(values), "sd": np.std(values, ddof=1), "min": min(values), "max": max(values)})
+    assert spread["within_arm_sd"] == pytest.approx(math.hypot(spread["L16"]["sd"], spread["Q4"]["sd"]) / math.sqrt(2))
+    assert "smaller than what another seed changes inside an arm" in seeds["sentence"]
+    assert "Every seed gives the same verdict: no worse." in seeds["sentence"]
+
+
+def test_a_difference_larger_than_the_spread_is_called_larger() -> None:
+    study = write_study(Recipe(harm=0.1, seeds=3))
+    with_seeds(study, 3, move=lambda run, cell: 0.001 * run)
+    report = build_report(study)
+    assert "larger than what another seed changes inside an arm" in report["seeds"]["sentence"]
+    assert report["seeds"]["sentence"] in report["summary"]
+
+
+def test_one_seed_says_what_is_missing_and_how_to_get_it(study: Study) -> None:
+    report = build_report(study)
+    seeds = report["seeds"]
+    assert (seeds["count"], seeds["spread"], len(seeds["runs"])) == (1, None, 1)
+    assert seeds["runs"][0]["delta"] == report["verdict"]["delta"] and seeds["runs"][0]["ci"] == report["verdict"]["ci"]
+    assert "leave out how much the training itself varies" in seeds["sentence"]
+    assert "seeds: 3 in study.yaml" in seeds["sentence"] and "--set seeds=3" in seeds["sentence"]
+    assert any(entry["text"] == seeds["sentence"] for entry in report["warnings"])
+
+
+# judge
+
+
+def test_the_judges_preference(full: Study) -> None:
+    judge = build_report(full)["judge"]
+    outcomes = [line["outcome"] for line in read_jsonl(full.folder / "evals" / "judge.jsonl")]
+    points = [{"Q4": 1.0, "tie": 0.5, "L16": 0.0}[outcome] for outcome in outcomes if outcome != "failed"]
+    assert judge["preference"] == pytest.approx(np.mean(points))
+    assert (judge["wins"], judge["losses"], judge["failures"]) == tuple(map(outcomes.count, ("Q4", "L16", "failed")))
+    clusters = [s["cluster"] for s, outcome in zip(samples_of(full, "L16"), outcomes, strict=False)
+                if outcome != "failed"]
+    result = paired_comparison([1 - p for p in points], points, clusters=clusters, bounds=(0, 1))
+    assert judge["ci"] == pytest.approx([0.5 + result.ci_low / 2, 0.5 + result.ci_high / 2])
+    assert judge["p_value"] == result.p_value
+    assert f"QLoRA preferred on {judge['wins']}, 16-bit LoRA on {judge['losses']}" in judge["sentence"]
+
+
+def test_without_clusters_the_judge_is_tested_by_the_sign_test() -> None:
+    study = write_study(full_recipe(clustered=False, judge=False))
+    assert build_report(study)["judge"] is None
+    judge = build_report(with_judge(study, failures=0, agree=1.0))["judge"]
+    assert judge["p_value"] == pytest.approx(stats.binomtest(judge["wins"], judge["wins"] + judge["losses"]).pvalue)
+
+
+@pytest.mark.parametrize(("change", "key", "empty"), [
+    ({"eval.judge_url": None}, "judge", None), ({"eval.retention": False}, "tasks", {}),
+])
+def test_what_is_switched_off_is_left_out(full: Study, change: dict[str, object], key: str, empty: object) -> None:
+    full.write_config(full.config.with_changes(change))
+    assert build_report(full)[key] == empty
+
+
+VOTES: tuple[Choice, ...] = ("a", "a", "b", "a", "tie", "both bad")
+
+
+def vote(study: Study) -> None:
+    """QLoRA stands left: 3 for it, 1 for LoRA, a tie and both bad."""
+    for number, choice in enumerate(VOTES):
+        turn = Turn(f"<b>{number}</b>", {"qlora": Answer("4"), "lora": Answer("16")}, ("qlora", "lora"), blind=True)
+        record_vote(study, turn, [Message("user", turn.question)], choice)
+
+
+def test_votes_are_added_up_with_their_test_and_interval() -> None:
+    study = finished_study()
+    assert votes(study) is None
+    vote(study)
+    found, test = votes(study), sign_test(3, 1, 2)
+    assert found is not None
+    assert (found["votes"], found["qlora"], found["lora"], found["ties"], found["both_bad"]) == (6, 3, 1, 1, 1)
+    assert found["p_value"] == test.p_value and found["ci"] == [test.ci_low, test.ci_high]
+    assert found["left"] == 3 and found["questions"] == 6
+    assert "QLoRA 3, LoRA 1, 1 tie, 1 both bad: no preference shown, p = 0.62." in found["sentence"]
+    assert "75.0% of the votes" in found["sentence"]
+
+
+@pytest.fixture
+def unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs of every step as its record has them."""
+    monkeypatch.setattr(standing, "step_inputs", lambda study, step, **_: study.step(step).inputs)
+
+
+def test_votes_come_into_the_report_afterwards_without_making_the_study_look_changed(unchanged: None) -> None:
+    study = finished_study()
+    report = read_json(study.folder / "report.json")
+    assert report["votes"] is None
+    for said in (render_html(report), render_markdown(report)):
+        assert "Nobody has voted" in said
+    inputs = {"anything": "as it was"}
+    study.write_step(StepRecord("report", state="succeeded", inputs=inputs))
+    assert not report_lacks_votes(study)
+    vote(study)
+    os.utime(votes_file(study), (0, 0))  # the clock was set back meanwhile
+    assert report_lacks_votes(study)
+    write_report_again(study)
+    assert not report_lacks_votes(study)
+    assert study.state == "succeeded" and study.step("report").inputs == inputs
+    report = read_json(study.folder / "report.json")
+    assert report["votes"]["qlora"] == 3
+    for said in (render_html(report), render_markdown(report)):
+        assert "QLoRA 3, LoRA 1" in said and "Chose the answer on the left" in said
+
+
+def test_a_renamed_study_has_its_report_written_again_under_its_new_name(unchanged: None) -> None:
+    study = rename_study(finished_study("before"), "after")
+    assert read_json(study.folder / "report.json")["study"] == "before"
+    write_report_again(study)
+    assert read_json(study.folder / "report.json")["study"] == "after" and study.state == "succeeded"
+
+
+def test_no_report_of_scores_that_are_not_there_or_no_longer_fit(unchanged: None) -> None:
+    study = finished_study()
+    before = (study.folder / "report.html").read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(standing, "step_inputs", lambda study, step, **_: {"train.rank": 8})
+        with pytest.raises(ChangedInputsError):
+            write_report_again(study)
+    with FileLock(study.folder / ".lock"), pytest.raises(StudyError, match="is running"):
+        write_report_again(study)
+    study.write_step(StepRecord("evaluate", state="failed"))
+    with pytest.raises(StudyError, match="has not been evaluated"):
+        write_report_again(study)
+    assert (study.folder / "report.html").read_bytes() == before

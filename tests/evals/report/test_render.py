@@ -1,0 +1,149 @@
+"""report.html and report.md: self-contained, well-formed, and deaf to whatever the data file holds."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+from markdown_it import MarkdownIt
+
+from assistant_builder.study import Study
+from evals.report.build import build_report
+from evals.report.render import render_html, render_markdown
+from tests.evals.report.synthetic_study import Recipe, write_study
+
+VOID = {"meta", "br", "link", "input"}
+HOSTILE = (
+    "<script>alert(1)</script><img src=x onerror=alert(2)> </p></article> &lt; {{ 7*7 }} {% raw %} "
+    "[click](https://evil.example) ![](https://evil.example/x.png) https://evil.example www.evil.example a@b.example "
+    "`code` **bold** | cell |\n# heading\n1. list\n- list\n$x$ ~~gone~~ \\* שלום \u202e"
+)
+
+
+class Page(HTMLParser):
+    """Collects tags and attributes, and complains where they do not nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open[-1] == tag, f"</{tag}> inside {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+@pytest.fixture
+def hostile() -> Study:
+    return write_study(Recipe(question=HOSTILE, answer=HOSTILE, metrics=("token_f1",)))
+
+
+@pytest.mark.parametrize("kind", ["study", "full", "hostile"])
+def test_the_page_runs_and_fetches_nothing(kind: str, request: pytest.FixtureRequest) -> None:
+    html = render_html(build_report(request.getfixturevalue(kind)))
+    page = Page(html)
+    policy = next(attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None and policy.startswith("default-src 'none'; style-src 'unsafe-inline'")
+    forbidden = {"script", "img", "iframe", "object", "embed", "link", "form", "base", "video", "audio", "image", "use"}
+    assert not forbidden & {tag for tag, _ in page.tags}
+    for tag, attrs in page.tags:
+        assert not [key for key in attrs if key.startswith("on") or key in ("src", "srcset", "style", "action")], tag
+        assert (attrs.get("href") or "#").startswith("#")
+    style = html[html.index("<style>"): html.index("</style>")]
+    assert "url(" not in style and "@import" not in style
+
+
+def test_links_inside_the_page_lead_somewhere(study: Study) -> None:
+    page = Page(render_html(build_report(study)))
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    links = {str(attrs["href"]).removeprefix("#") for tag, attrs in page.tags if tag == "a"}
+    assert links <= set(ids)
+    sections = {attrs["id"] for tag, attrs in page.tags if tag in ("section", "h2")}
+    assert len(sections) > 25 and sections <= links
+
+
+def test_charts_say_what_they_show(study: Study) -> None:
+    page = Page(render_html(build_report(study)))
+    for tag, attrs in page.tags:
+        if tag == "svg" and attrs.get("role") == "img":
+            assert attrs.get("aria-label") or attrs.get("aria-labelledby")
+    assert sum(tag == "polyline" for tag, _ in page.tags) == 6  # two arms: training, validation, calibration
+
+
+def test_user_text_is_shown_as_it_is(hostile: Study) -> None:
+    text = "".join(Page(render_html(build_report(hostile))).text)
+    assert "<script>alert(1)</script><img src=x onerror=alert(2)>" in text
+    assert "{{ 7*7 }}" in text
+
+
+def test_both_answers_and_the_reference_are_on_the_page(study: Study) -> None:
+    report = build_report(study)
+    text = "".join(Page(render_html(report)).text)
+    flip = report["flips"]["lost"][0]
+    for shown in (flip["question"], flip["reference"], flip["answers"]["L16"], flip["answers"]["Q4"]):
+        assert shown in text
+    assert report["sentence"] in text
+    assert report["provenance"]["base_model"]["sha256"] in text
+    assert "8 further ones are not on this page" in text
+
+
+@pytest.mark.parametrize("render", [render_html, render_markdown])
+def test_page_and_markdown_show_the_same_numbers(render: object, many_cells: Study) -> None:
+    report = build_report(many_cells)
+    text = render(report)  # type: ignore[operator]
+    for cell in report["cells"].values():
+        assert f"{cell['nll_per_token']:.3f}" in text
+        assert f"{100 * cell['metrics']['exact_match']:.1f}%" in text
+    for row in report["contrasts"]:
+        if row["metric"] == "nll_per_token":
+            assert f"{row['delta']:+.3f}".replace("-", "−") in text
+
+
+def test_markdown_of_hostile_text_forms_no_markup(hostile: Study) -> None:
+    markdown = render_markdown(build_report(hostile))
+    html = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    tags = set(re.findall(r"<([a-z0-9]+)", html))
+    assert tags <= {"h1", "h2", "h3", "h4", "p", "ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td",
+                    "strong", "br", "blockquote"}
+    assert "href" not in html
+    assert not re.search(r"(?<!\\)https?://|(?<!\\)www\.", markdown.replace("https\\://", ""))
+
+
+@pytest.mark.parametrize("kind", ["study", "full"])
+def test_markdown_tables_hold_together(kind: str, request: pytest.FixtureRequest) -> None:
+    markdown = render_markdown(build_report(request.getfixturevalue(kind)))
+    html = MarkdownIt("commonmark").enable("table").render(markdown)
+    assert html.count("<table>") == len(re.findall(r"^\| ---", markdown, re.M)) > 12
+    assert "| ---" not in html
+    assert not re.search(r"<p>[^<]*\|", html), "a row outside its table"
+
+
+def test_a_long_answer_is_cut_on_the_page_only() -> None:
+    report = build_report(write_study(Recipe(answer="word " * 1000)))
+    assert "more characters)" in render_html(report)
+    assert any(len(row["answers"]["Q4"]) == 5000 for row in report["items"])
+
+
+def test_conversations_show_their_earlier_turns(study: Study) -> None:
+    report = build_report(study)
+    report["items"][0] |= {"turn": 1, "context": [{"role": "user", "content": "Is it <b>lit</b>?"}]}
+    html = render_html(report)
+    assert "turn 2" in html and "Is it &lt;b&gt;lit&lt;/b&gt;?" in html

@@ -1,0 +1,256 @@
+"""What was measured beside the cells, on the page and in the Markdown: every number, and what is said without them."""
+
+from __future__ import annotations
+
+import copy
+import html
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from markdown_it import MarkdownIt
+
+from evals.report.build import build_report
+from evals.report.format import difference, interval
+from evals.report.glossary import GLOSSARY, NOT_MEASURED
+from evals.report.method import CONTENTS, FORMULAS, REFERENCES, subscripts
+from evals.report.render import render_html, render_markdown
+from tests.evals.report.additions import with_additions
+from tests.evals.report.synthetic_study import ALL_CELLS, Recipe, write_study
+from tests.evals.report.test_render import HOSTILE, Page
+
+Report = dict[str, Any]
+Render = Callable[[Report], str]
+ADDED = ("identities", "baselines", "beats_untuned", "attribution", "exports", "fidelity", "worst", "tasks",
+         "reliability", "seeds", "judge")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """A report on ten cells with nothing measured beside them, as an older version would have written it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path_factory.mktemp("home")))
+        report = build_report(write_study(Recipe(cells=ALL_CELLS, forced=("L4",), flips=0.1)))
+    return {key: value for key, value in report.items() if key not in ADDED}
+
+
+@pytest.fixture
+def rich(plain: Report) -> Report:
+    return with_additions(plain)
+
+
+def shown(render: Render, report: Report) -> str:
+    """The text that a reader sees, white space collapsed and Markdown's escapes undone."""
+    text = render(report)
+    if render is render_html:
+        text = "".join(Page(text).text)
+    else:
+        text = html.unescape(re.sub(r"\\([\\`*_\[\]|~$#@:.])", r"\1", text)).replace("**", "")
+    return " ".join(text.split())
+
+
+both = pytest.mark.parametrize("render", [render_html, render_markdown])
+
+
+@both
+def test_fidelity(render: Render, rich: Report) -> None:
+    text = shown(render, rich)
+    for pair in rich["fidelity"]["pairs"]:
+        assert f"{pair['reference']} → {pair['candidate']}" in text and pair["label"] in text
+    for said in ("0.0810", "0.0162", "0.7290", "3.2400", "< 0.0001", "95.3%", "+0.0123", "2,912"):
+        assert said in text
+    assert rich["fidelity"]["sentence"] in text
+
+
+@both
+def test_flips_stand_beside_the_noise_floor(render: Render, rich: Report) -> None:
+    text = shown(render, rich)
+    for said in ("LoRA, 16-bit against itself", "L16, scored 32 and 7 at a time", "0.0081", "0.0123",
+                 "Another batch size alone changes 5 of 208 answers."):
+        assert said in text
+    assert text.index("QLoRA against LoRA") < text.index("LoRA, 16-bit against itself") < text.index("Fidelity:")
+    lost = rich["flips"]["lost"][0]
+    assert text.index(lost["question"]) < text.index("Fidelity:")
+
+
+@both
+def test_worst_items(render: Render, rich: Report) -> None:
+    text = shown(render, rich)
+    assert "+7.25 nats over 14 tokens, +0.518 a token" in text and "0.3100" in text
+    assert len(re.findall(r"nats over 14 tokens", text)) == 10
+    assert "Which lamp? The red lamp." in text and "Which lamp? The green lamp." in text
+
+
+@both
+def test_tasks(render: Render, rich: Report) -> None:
+    text = shown(render, rich)
+    for said in ("62.5%", "58.3%", "53.3%", "−4.2", "−8.0 to −0.4", "0.040", "Tuning forgot 2 of 120.", "Which lamp?",
+                 "B16: Accra; L16: Quito", "21.500", "25.000",
+                 "Cannot be shown: Which lamp? its data set cannot be had"):
+        assert said in text
+    assert text.index("62.5%") < text.index("21.500")
+
+
+@both
+def test_reliability(render: Render, rich: Report) -> None:
+    text = shown(render, rich)
+    for said in ("ECE 0.088", "Brier score 0.194", "ECE 0.092", "20% to 40%", "25.0%", "14.0% to 40.0%",
+                 "the answer equals the reference"):
+        assert said in text
+
+
+@both
+def test_seeds(render: Render, rich: Report) -> None:
+    text = shown(render, rich)
+    for said in ("Seed 2", "0.910 (sd 0.010)", "0.940 (sd 0.010)", "+0.030 (sd 0.002)", "+0.025 to +0.035",
+                 "Luck of training moves an arm by 0.010."):
+        assert said in text
+
+
+@both
+def test_one_seed_says_what_is_missing(render: Render, rich: Report) -> None:
+    rich["seeds"] |= {"count": 1, "spread": None, "runs": rich["seeds"]["runs"][:1], "sentence": "Train more seeds."}
+    text = shown(render, rich)
+    assert "Train more seeds." in text and "Mean of the runs" not in text
+
+
+@both
+def test_judge(render: Render, rich: Report) -> None:
+    text = shown(render, rich)
+    for said in ("20 of 60 (33.3%)", "26 of 60 (43.3%)", "12 of 60 (20.0%), 9 of them", "2 of 60 (3.3%)",
+                 "44.8% (95% interval 33.0% to 57.0%), p = 0.461", "56.1%"):
+        assert said in text
+
+
+@both
+def test_sources(render: Render, rich: Report) -> None:
+    text = shown(render, rich)
+    for said in ("+0.060", "+0.040 to +0.080", "−0.016", "−0.030 to −0.002", rich["attribution"]["sentence"],
+                 "with an error of 2e−16 at most", "0.944"):
+        assert said in text
+    for row in rich["exports"]:
+        assert row["how"] in text
+    for said in ("+0.051", "+0.034 to +0.068", "no, it loses some", "cannot be told", "269 MB", "64.0%", "0.951",
+                 "margin of 0.03 nats per token"):
+        assert said in text
+
+
+@both
+def test_untuned_baselines_stand_beside_the_cells(render: Render, rich: Report) -> None:
+    text = shown(render, rich)
+    for said in ("the nearest training answer", "61.2", "1.654", "5.23", "LoRA does not beat copying.",
+                 "−0.810 to −0.690"):
+        assert said in text
+
+
+@both
+def test_cost(render: Render, rich: Report) -> None:
+    assert NOT_MEASURED["cost"] in shown(render, rich)
+    rich["config"]["eval"]["price_per_hour"] = 2.0
+    text = shown(render, rich)
+    assert NOT_MEASURED["cost"] not in text
+    for said in ("Cost of training, at 2 an hour", "0.079", "2.35 s", "2 min 21 s, 2 min 24 s, 2 min 27 s"):
+        assert said in text
+
+
+@both
+def test_every_contrast_is_shown_with_its_figures(render: Render, rich: Report) -> None:
+    text = shown(render, rich)
+    for row in rich["contrasts"]:
+        assert f"{row['candidate']} − {row['baseline']}" in text
+        factor, said = 1 if row["metric"] == "nll_per_token" else 100, difference(row["delta"], row["metric"], row)
+        assert said in text and interval(row, row["metric"]) in text
+        places = len(said.partition(".")[2])
+        assert float(said.replace("−", "-")) == pytest.approx(row["delta"] * factor, abs=0.51 * 10**-places)
+    for cell in rich["cells"].values():
+        assert f"{cell['nll_per_token']:.3f}" in text and cell["about"] in text
+
+
+@both
+def test_three_questions_group_the_sections(render: Render, rich: Report) -> None:
+    text = render(rich)
+    marks = [f'<h2 id="{anchor}">' if render is render_html else f"\n## {title}\n" for (anchor, title), _ in CONTENTS]
+    places = [text.index(mark) for mark in marks]
+    assert places == sorted(places)
+    inside = text[places[0]: places[1]]
+    assert "Fidelity" in inside and "Noise floor:" not in inside
+
+
+@both
+@pytest.mark.parametrize(("key", "empty", "said"), [
+    ("fidelity", {}, "fidelity"), ("worst", [], "worst"), ("tasks", {}, "retention"),
+    ("reliability", None, "reliability"), ("seeds", None, "seeds"),
+    ("judge", None, "judge"), ("attribution", None, "waterfall"), ("exports", [], "exports"), ("flips", None, "flips"),
+    ("declining", None, "declining"), ("power", [], "power"),
+])
+def test_what_was_not_measured_is_said(render: Render, rich: Report, key: str, empty: Any, said: str) -> None:
+    rich[key] = empty
+    assert NOT_MEASURED[said] in shown(render, rich)
+    if key in ADDED:
+        del rich[key]
+        assert NOT_MEASURED[said] in shown(render, rich)
+
+
+@both
+def test_why_fidelity_was_skipped_is_said(render: Render, rich: Report) -> None:
+    rich["fidelity"] = {"skipped": "no memory for both bases", "pairs": [], "sentence": ""}
+    assert "no memory for both bases" in shown(render, rich)
+
+
+@both
+def test_a_report_of_before_still_shows(render: Render, plain: Report) -> None:
+    old = copy.deepcopy(plain)
+    old["flips"]["noise_floor"] = None
+    for entry in old["power"]:
+        entry.pop("planned", None)
+    text = shown(render, old)
+    for key, said in NOT_MEASURED.items():
+        assert (said in text) == (key not in ("flips", "declining", "power")), key
+
+
+def test_hostile_text_stays_text_on_the_page(plain: Report) -> None:
+    page = Page(render_html(with_additions(plain, HOSTILE)))
+    text = "".join(page.text)
+    assert not {"script", "img"} & {tag for tag, _ in page.tags}
+    assert text.count("<script>alert(1)</script><img src=x onerror=alert(2)>") >= 30 + 4
+    for place in ("retention", "worst", "judge", "tasks"):
+        assert any(attrs.get("id") == place for _, attrs in page.tags)
+
+
+def test_hostile_text_forms_no_markup(plain: Report) -> None:
+    markdown = render_markdown(with_additions(plain, HOSTILE))
+    rendered = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)
+    tags = set(re.findall(r"<([a-z0-9]+)", rendered))
+    assert tags <= {"h1", "h2", "h3", "h4", "p", "ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td",
+                    "strong", "br", "blockquote"}
+    assert "href" not in rendered and "&lt;script&gt;alert(1)" in rendered
+
+
+@both
+def test_method_and_glossary(render: Render, plain: Report) -> None:
+    text = shown(render, plain)
+    for entry in FORMULAS:
+        assert entry.name in text
+    for number, reference in enumerate(REFERENCES, start=1):
+        assert reference in text
+        assert number in {source for entry in FORMULAS for source in entry.sources}, "cited nowhere"
+    for term, meaning in GLOSSARY:
+        assert term in text and meaning in text
+    terms = [term.casefold() for term, _ in GLOSSARY]
+    assert terms == sorted(terms) and len(terms) == len(set(terms))
+
+
+def test_subscripts() -> None:
+    assert subscripts("w_i t_{G−1} x") == [("w", False), ("i", True), (" t", False), ("G−1", True), (" x", False)]
+    assert subscripts("no low ones") == [("no low ones", False)]
+
+
+def test_rendering_takes_less_than_a_second(rich: Report) -> None:
+    assert len(rich["items"]) == 208
+    render_html(rich)
+    for render in (render_html, render_markdown):
+        started = time.process_time()
+        render(rich)
+        assert time.process_time() - started < 1

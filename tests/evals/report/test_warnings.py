@@ -1,0 +1,194 @@
+"""Each warning of the measurements beside the headline: there where it should be, and not otherwise."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.study import Study
+from evals.report.build import build_report
+from evals.report.warnings import secondary_warnings
+from tests.evals.report.synthetic_study import Recipe, full_recipe, write_study
+from tests.measured_study import with_judge, with_noise, with_seeds, with_tasks
+
+Report = dict[str, Any]
+
+
+def codes(report: Report) -> dict[str, str]:
+    return {code: level for code, level, _ in secondary_warnings(report)}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path_factory.mktemp("home")))
+        study = write_study(full_recipe(harm=0.0, harm_noise=0.03, flips=0.1, seeds=3, unanswerable=0, judge=False,
+                                        settings={"eval.margin": 0.1}))
+        with_noise(study, every=100)
+        with_seeds(study, 3, move=lambda run, cell: 0.001 * run)
+        study.write_config(study.config.with_changes({"eval.retention": False}))
+        with_judge(study, failures=0, agree=1.0)
+        return build_report(study)
+
+
+@pytest.fixture
+def clean(built: Report) -> Report:
+    """A report that gives no cause for any of these warnings."""
+    return copy.deepcopy(built)
+
+
+def test_a_clean_study_has_none_of_them(clean: Report) -> None:
+    assert codes(clean) == {}
+    assert any("clearly beat copying" in line and "retrieved pairs by every measure" in line
+               for line in clean["summary"])
+
+
+def first(name: str) -> Callable[[Report], Any]:
+    return lambda report: next(row for row in report[name] if row.get("keeps") != "measured")
+
+
+def unbeaten(report: Report) -> None:
+    report["beats_untuned"][-1]["not_beaten"] = ["similarity"]
+
+
+def worse_than_copied(report: Report) -> None:
+    report["beats_untuned"][0]["worse"] = ["token_f1"]
+
+
+def off_by_a_little(report: Report) -> None:
+    report["identities"][0]["error"] = 2e-12
+
+
+def skipped(report: Report) -> None:
+    report["fidelity"] |= {"skipped": "no room", "pairs": [], "sentence": "Not compared token by token: no room."}
+
+
+def other_kernels(report: Report) -> None:
+    report["fidelity"]["pairs"][0]["delta_nll"] += 0.002
+
+
+def as_many_flips(report: Report) -> None:
+    between = len(report["flips"]["lost"]) + len(report["flips"]["gained"])
+    report["flips"]["noise_floor"]["cells"]["Q4"] |= {"lost": between - 1, "gained": 1}
+
+
+def decided_by_flips(report: Report) -> None:
+    as_many_flips(report)
+    report["primary_metric"] = "exact_match"
+
+
+def moved_by_batches(report: Report) -> None:
+    report["flips"]["noise_floor"]["verdict"] = "inconclusive"
+
+
+def another_seed(report: Report) -> None:
+    report["seeds"]["runs"][2]["verdict"] = "worse"
+
+
+def wide_spread(report: Report) -> None:
+    report["seeds"]["spread"]["delta"]["ci"] = [-0.2, 0.11]
+
+
+def seeds_apart(report: Report) -> None:
+    report["seeds"]["runs"][1]["twins"] = False
+
+
+def export_lost(report: Report) -> None:
+    first("exports")(report)["keeps"] = "no"
+
+
+def inventing(report: Report) -> None:
+    report["declining"]["cells"]["Q4"] |= {"unanswerable_items": 10, "declined": 4}
+
+
+def judge_failing(report: Report) -> None:
+    report["judge"]["failures"] = report["judge"]["items"] // 10 + 1
+
+
+def judge_of_places(report: Report) -> None:
+    report["judge"] |= {"first_of_decided": 0.3, "place_p_value": 0.001}
+
+
+def judge_against(report: Report) -> None:
+    report["judge"] |= {"ci": [0.2, 0.45], "p_value": 0.01}
+
+
+@pytest.mark.parametrize(("spoil", "code", "level"), [
+    (unbeaten, "not_better_than_retrieval", "serious"), (worse_than_copied, "not_better_than_copy", "serious"),
+    (off_by_a_little, "identity_broken", "serious"), (skipped, "fidelity_skipped", "note"),
+    (other_kernels, "fidelity_disagrees", "note"), (as_many_flips, "flips_within_noise", "note"),
+    (decided_by_flips, "flips_within_noise", "serious"), (moved_by_batches, "verdict_moves_with_batches", "serious"),
+    (another_seed, "seeds_disagree", "serious"), (wide_spread, "seeds_reach_beyond_margin", "note"),
+    (seeds_apart, "seeds_not_twins", "serious"), (export_lost, "export_loses", "note"),
+    (inventing, "invents", "serious"), (judge_failing, "judge_failures", "serious"),
+    (judge_of_places, "judge_position_bias", "note"), (judge_against, "judge_prefers_lora", "serious"),
+])
+def test_what_is_spoilt_is_warned_of(clean: Report, spoil: Callable[[Report], None], code: str, level: str) -> None:
+    spoil(clean)
+    assert codes(clean) == {code: level}
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda report: report["flips"]["noise_floor"]["cells"]["Q4"].update(lost=0, gained=0),
+    lambda report: report["judge"].update(failures=report["judge"]["items"] // 10),
+    lambda report: report["judge"].update(first_of_decided=0.55, place_p_value=0.01),
+    lambda report: report["judge"].update(first_of_decided=0.7, place_p_value=0.2),
+    lambda report: report["declining"]["cells"]["Q4"].update(unanswerable_items=10, declined=5),
+    lambda report: report["identities"][0].update(error=1e-12),
+    lambda report: report["seeds"]["spread"]["delta"].update(ci=[-0.2, 0.1]),
+    lambda report: report["seeds"].update(count=1, spread=None),
+    lambda report: report["flips"].update(noise_floor=None),
+    lambda report: report.update(flips=None, fidelity=None, judge=None, declining=None),
+])
+def test_what_stays_inside_its_bounds_is_not(clean: Report, spoil: Callable[[Report], None]) -> None:
+    spoil(clean)
+    assert codes(clean) == {}
+
+
+def test_two_runs_where_flips_are_nothing_but_noise() -> None:
+    study = write_study(full_recipe(flips=0.01))
+    with_noise(study, every=10)
+    warning = next(entry for entry in build_report(study)["warnings"] if entry["code"] == "flips_within_noise")
+    assert "turns 20 answers of one assistant from right to wrong or back" in warning["text"]
+
+
+@pytest.mark.parametrize(("known", "code", "level"), [
+    ({"B16": 0.6, "B4": 0.59, "L16": 0.5, "Q4": 0.5}, "forgetting", "note"),
+    ({"B16": 0.6, "B4": 0.5, "L16": 0.6, "Q4": 0.5}, "worse_on_task", "serious"),
+    ({"B16": 0.6, "B4": 0.59, "L16": 0.6, "Q4": 0.59}, None, None),
+])
+def test_forgetting(known: dict[str, float], code: str | None, level: str | None) -> None:
+    study = with_tasks(write_study(full_recipe(seeds=1)), known=known)
+    found = {key: value for key, value in codes(build_report(study)).items() if key in ("forgetting", "worse_on_task")}
+    assert found == ({} if code is None else {code: level})
+
+
+def test_more_seeds_and_a_measured_floor_replace_their_warnings(full: Study, study: Study) -> None:
+    for report, expected in ((build_report(study), True), (build_report(full), False)):
+        found = {entry["code"] for entry in report["warnings"]}
+        assert ({"one_seed", "flip_noise"} <= found) == expected
+        assert bool({"one_seed", "flip_noise"} & found) == expected
+
+
+def test_seeds_that_disagree_are_told_end_to_end() -> None:
+    study = write_study(Recipe(seeds=2))
+    with_seeds(study, 2, move=lambda run, cell: 0.2 if cell == "Q4" else 0.0)
+    report = build_report(study)
+    assert [run["verdict"] for run in report["seeds"]["runs"]] == ["no worse", "worse"]
+    warning = next(entry for entry in report["warnings"] if entry["code"] == "seeds_disagree")
+    assert "“no worse” with seed 1, “worse” with seed 2" in warning["text"]
+    path = study.arm_folder("qlora-2") / "config.json"
+    write_json(path, {**read_json(path), "compute_dtype": "float32"})
+    assert "seeds_not_twins" in {entry["code"] for entry in build_report(study)["warnings"]}
+
+
+def test_declining_is_told_at_the_top(study: Study) -> None:
+    report = build_report(study)
+    cells = report["declining"]["cells"]
+    assert (f"Of 8 questions that should be declined, 16-bit LoRA declined {cells['L16']['declined']} and QLoRA "
+            f"{cells['Q4']['declined']}; of the 200 that should be answered, they declined 0 and 0."
+            ) in report["summary"]

@@ -1,0 +1,272 @@
+"""The figures of a comparison of two studies are those of the paired statistics, whatever the tokenizers.
+
+Which items two studies share, and what is said beside the figures.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_json, write_jsonl
+from assistant_builder.errors import EvaluationError
+from assistant_builder.study import Study
+from evals.compare import paired_comparison
+from evals.study_compare import compare_studies, contrast_rows, difference_rows
+from tests.evals.study_compare.scored_studies import CELLS, Samples, each, edit, make, many, note, row, verdict
+from tests.synthetic_study import new_study, with_data
+
+
+def test_a_study_against_itself_differs_by_exactly_nothing(a: Study) -> None:
+    found = compare_studies(a, a)
+    assert (found["shared_items"], found["only_a"], found["only_b"], found["differences"]) == (12, 0, 0, [])
+    assert [row["delta"] for row in found["contrasts"]] == [0.0] * len(found["contrasts"])
+    assert {row["cell"] for row in found["contrasts"]} == set(CELLS)
+    assert [(v["cell"], v["outcome"], v["delta"], v["ci"]) for v in found["verdicts"]] == [
+        ("Q4", "no worse", 0.0, [0.0, 0.0]), ("L16", "no worse", 0.0, [0.0, 0.0]),
+    ]
+    assert note(found, "the same study")
+
+
+def test_every_figure_is_that_of_the_paired_statistics(a: Study, b: Study) -> None:
+    luck = random.Random(4)
+    edit(b, each(lambda s: {"nll": s["nll"] * luck.uniform(0.8, 1.3)}))
+    found = compare_studies(a, b)
+    assert {row["name"] for row in found["contrasts"]} == {"B16: B-A", "L16: B-A", "Q4: B-A"}
+    for record in found["contrasts"]:
+        assert record["delta"] == pytest.approx(record["b"] - record["a"], abs=1e-12)
+        assert record["p_value_holm"] >= record["p_value"]
+    ours, theirs = (read_jsonl(study.cell_folder("Q4") / "samples.jsonl") for study in (a, b))
+    expected = paired_comparison(
+        [s["nll"] / s["tokens"] for s in ours], [s["nll"] / s["tokens"] for s in theirs],
+        weights=[s["tokens"] for s in ours], margin=0.03, higher_is_better=False, resamples=400,
+    )
+    loss = row(found, "Q4", "nll_per_token")
+    assert (loss["delta"], loss["ci_low"], loss["ci_high"], loss["p_value"], loss["n"]) == (
+        expected.delta, expected.ci_low, expected.ci_high, expected.p_value, 12)
+    assert verdict(found, "Q4")["outcome"] == expected.verdict
+    assert loss["a"] == pytest.approx(sum(s["nll"] for s in ours) / sum(s["tokens"] for s in ours), abs=1e-12)
+
+
+def test_answers_of_a_damaged_arm_come_out_worse(a: Study, b: Study) -> None:
+    """The samples of Q4 as tuning on shuffled answers would leave them: surprised by every reference, hardly right."""
+    many(a)
+    many(b)
+    luck = random.Random(5)
+    edit(b, each(lambda s: {
+        "nll": s["nll"] * luck.uniform(1.5, 3.0), "answer": "Something else.",
+        "metrics": {**dict.fromkeys(s["metrics"], 0.1), "exact_match": 0.0},
+    }), cells=("Q4",))
+    found = compare_studies(a, b)
+    damaged, spared = verdict(found, "Q4"), verdict(found, "L16")
+    assert damaged["outcome"] == "worse" and damaged["ci"][0] > 0.3
+    assert damaged["sentence"].startswith("In wide, the QLoRA assistant (Q4) is worse than in narrow: its loss is ")
+    assert "all of it beyond the 0.03 that narrow allows" in found["sentence"]
+    assert (spared["outcome"], spared["delta"]) == ("no worse", 0.0)
+    for metric in ("exact_match", "token_f1"):
+        assert row(found, "Q4", metric)["ci_high"] < 0
+    backwards = verdict(compare_studies(b, a), "Q4")
+    assert backwards["outcome"] == "no worse" and "is better than in wide" in backwards["sentence"]
+
+
+def test_small_harm_within_the_margin_is_said(a: Study, b: Study) -> None:
+    many(a)
+    many(b)
+    luck = random.Random(6)
+    edit(b, each(lambda s: {"nll": s["nll"] + luck.uniform(0.005, 0.02) * s["tokens"]}), cells=("L16",))
+    found = verdict(compare_studies(a, b), "L16")
+    assert (found["outcome"], found["within_margin_but_worse"]) == ("no worse", True)
+    assert "measurably worse" in found["sentence"]
+
+
+def test_the_verdict_goes_by_the_margin_and_metric_of_a(a: Study, b: Study) -> None:
+    a.write_config(a.config.with_changes({"eval.primary_metric": "token_f1", "eval.margin": 0.5}))
+    found = compare_studies(a, b)
+    assert [(v["metric"], v["margin"]) for v in found["verdicts"]] == [("token_f1", 0.5)] * 2
+    assert "token F1, margin 0.5" in note(found, "was set up to be judged on loss with a margin of 0.03")
+    assert "within the 50 points that narrow allows" in found["sentence"]
+
+
+def test_without_the_primary_metric_there_is_no_verdict(a: Study, b: Study) -> None:
+    a.write_config(a.config.with_changes({"eval.primary_metric": "chrf"}))
+    edit(b, each(lambda s: {"metrics": {key: value for key, value in s["metrics"].items() if key != "chrf"}}))
+    found = compare_studies(a, b)
+    assert found["verdicts"] == [] and "no verdict" in found["sentence"]
+    assert note(found, "chrF, which decides the verdict, was not scored in both")
+    assert not [record for record in found["contrasts"] if record["metric"] == "chrf"]
+
+
+def test_a_metric_is_figured_on_the_items_that_have_it_in_both(a: Study, b: Study) -> None:
+    def drop(kept: range) -> Callable[[Samples], Samples]:
+        return lambda samples: [
+            s if place in kept else s | {"metrics": {k: v for k, v in s["metrics"].items() if k != "rouge_l"}}
+            for place, s in enumerate(samples)
+        ]
+
+    edit(a, drop(range(0, 9)))
+    edit(b, drop(range(4, 12)))
+    found = compare_studies(a, b)
+    assert row(found, "Q4", "rouge_l")["n"] == 5 and row(found, "Q4", "token_f1")["n"] == 12
+    edit(a, drop(range(0, 5)))
+    left = {record["metric"] for record in compare_studies(a, b)["contrasts"]}
+    assert "token_f1" in left and "rouge_l" not in left, "a single item has no interval"
+
+
+def test_clusters_are_those_of_a_or_else_of_b(a: Study, b: Study) -> None:
+    luck = random.Random(7)
+    edit(b, each(lambda s: {"nll": s["nll"] * luck.uniform(0.8, 1.3)}))
+    assert row(compare_studies(a, b), "Q4", "nll_per_token")["n_clusters"] is None
+    edit(b, lambda samples: [s | {"cluster": f"fact {place // 3}"} for place, s in enumerate(samples)])
+    assert row(compare_studies(a, b), "Q4", "nll_per_token")["n_clusters"] == 4
+    edit(a, lambda samples: [s | {"cluster": f"fact {place // 2}"} for place, s in enumerate(samples)])
+    assert row(compare_studies(a, b), "Q4", "nll_per_token")["n_clusters"] == 6
+    edit(a, each(lambda s: {"cluster": "the only one"}))
+    with pytest.raises(EvaluationError, match="which has no interval"):
+        compare_studies(a, b)
+
+
+def test_another_tokenizer_makes_it_a_loss_per_byte(a: Study, b: Study) -> None:
+    for study in (a, b):
+        edit(study, lambda samples: [s | {"reference": "Größe: 5 €"} if place == 0 else s
+                                     for place, s in enumerate(samples)])
+    edit(b, each(lambda s: {"tokens": 2 * s["tokens"] + 1, "nll": 1.1 * s["nll"]}))
+    found = compare_studies(a, b)
+    assert found["loss"] == "nll_per_byte"
+    assert not [record for record in found["contrasts"] if record["metric"] == "nll_per_token"]
+    ours, theirs = (read_jsonl(study.cell_folder("Q4") / "samples.jsonl") for study in (a, b))
+    size = sum(len(s["reference"].encode()) for s in ours)
+    assert len(ours[0]["reference"].encode()) == 14
+    loss = row(found, "Q4", "nll_per_byte")
+    assert loss["a"] == pytest.approx(sum(s["nll"] for s in ours) / size, abs=1e-12)
+    more = sum(s["nll"] for s in theirs) - sum(s["nll"] for s in ours)
+    assert loss["delta"] == pytest.approx(more / size, abs=1e-12)
+    judged = verdict(found, "Q4")
+    assert judged["metric"] == "nll_per_byte"
+    assert judged["margin"] == pytest.approx(0.03 * sum(s["tokens"] for s in ours) / size)
+    assert "nats per byte higher" in judged["sentence"]
+    assert note(found, "nats per UTF-8 byte") and "nats per byte" in contrast_rows(found)[0][1]
+    assert row(found, "Q4", "token_f1")["delta"] == 0
+
+
+def test_the_same_text_under_another_tokenizer_is_no_worse(a: Study, b: Study) -> None:
+    edit(b, each(lambda s: {"tokens": s["tokens"] + 1}))
+    found = compare_studies(a, b)
+    assert {v["delta"] for v in found["verdicts"]} == {0.0}
+    assert {v["outcome"] for v in found["verdicts"]} == {"no worse"}
+
+
+def test_another_base_model_with_the_same_tokens_keeps_the_loss_per_token(a: Study, b: Study) -> None:
+    for study, digest in ((a, "a" * 64), (b, "b" * 64)):
+        write_json(study.folder / "provenance.json", {"base_model": {"sha256": digest}, "packages": {"torch": "2.9"}})
+    found = compare_studies(a, b)
+    assert found["loss"] == "nll_per_token"
+    assert {"setting": "base model, SHA-256", "a": "a" * 12, "b": "b" * 12} in found["differences"]
+
+
+def test_items_are_found_by_what_is_asked_not_by_row(a: Study, b: Study) -> None:
+    luck = random.Random(8)
+    order = list(range(12))
+    luck.shuffle(order)
+    edit(b, each(lambda s: {"nll": 1.2 * s["nll"]}))
+    straight = compare_studies(a, b)
+    edit(b, lambda samples: [samples[place] | {"item": str(900 + number), "row": 900 + number}
+                             for number, place in enumerate(order)])
+    shuffled = compare_studies(a, b)
+    assert shuffled["contrasts"] == straight["contrasts"] and shuffled["shared_items"] == 12
+
+
+def test_items_of_one_study_only_are_left_out_and_counted(a: Study, b: Study) -> None:
+    edit(a, lambda samples: samples[:9])
+    edit(b, lambda samples: [samples[0] | {"reference": "Another."}, *samples[1:]])
+    found = compare_studies(a, b)
+    assert (found["shared_items"], found["only_a"], found["only_b"]) == (8, 1, 4)
+    assert "1 held-out item that only narrow has and 4 that only wide has" in note(found, "Left out")
+
+
+def test_another_system_prompt_is_compared_and_said(a: Study, b: Study) -> None:
+    edit(b, each(lambda s: {"prompt": [{"role": "system", "content": "Be brief."}, *s["prompt"]]}))
+    found = compare_studies(a, b)
+    assert found["shared_items"] == 12
+    assert note(found, "12 shared items were asked under different system prompts")
+
+
+def test_the_same_system_prompt_finds_its_like_first(a: Study, b: Study) -> None:
+    """A question asked under two system prompts in both studies, in another order: each goes with its own."""
+    def twice(systems: tuple[str, str]) -> Callable[[Samples], Samples]:
+        return lambda samples: [
+            s | {"item": f"{s['item']} {system}", "nll": s["nll"] * (1 + len(system)),
+                 "prompt": [{"role": "system", "content": system}, *s["prompt"]]}
+            for system in systems for s in samples
+        ]
+
+    edit(a, twice(("Be brief.", "Be polite and complete.")))
+    edit(b, twice(("Be polite and complete.", "Be brief.")))
+    found = compare_studies(a, b)
+    assert found["shared_items"] == 24 and verdict(found, "Q4")["ci"] == [0.0, 0.0]
+
+
+def test_an_item_held_twice_is_paired_once_each(a: Study, b: Study) -> None:
+    edit(a, lambda samples: [*samples, samples[0] | {"item": "again"}])
+    found = compare_studies(a, b)
+    assert (found["shared_items"], found["only_a"]) == (12, 1)
+
+
+@pytest.mark.parametrize("shared", [0, 1])
+def test_studies_that_share_too_little(a: Study, b: Study, shared: int) -> None:
+    edit(b, lambda samples: [*samples[:shared], *(s | {"reference": "Another."} for s in samples[shared:])])
+    with pytest.raises(EvaluationError, match="share no held-out" if not shared else "share 1 held-out") as caught:
+        compare_studies(a, b)
+    assert "same data file" in caught.value.remedy
+
+
+def test_a_study_without_scores(a: Study, home: Path) -> None:
+    fresh = with_data(new_study("fresh"))
+    for pair in ((a, fresh), (fresh, a)):
+        with pytest.raises(EvaluationError, match="fresh has not been evaluated") as caught:
+            compare_studies(*pair)
+        assert "run fresh" in caught.value.remedy
+
+
+def test_held_out_items_the_other_was_trained_on(a: Study, home: Path) -> None:
+    other = make("other", data__seed=3)
+    held, trained_rows = ({r["row"] for r in read_jsonl(study.split_file("heldout"))} for study in (a, other))
+    outside = len(held - trained_rows)
+    assert 0 < outside < 12, "the seeds split differently"
+    found = compare_studies(a, other)
+    assert f"{outside} held-out items of narrow stand in the training or validation split of other" in note(
+        found, "of narrow stand in")
+    assert not [text for text in found["warnings"] if "leak" in text]
+
+    leaked = read_jsonl(a.split_file("heldout"))[:2]
+    leaked[0]["messages"][0]["content"] = leaked[0]["messages"][0]["content"].upper()
+    trained_too = make("leaky")
+    write_jsonl(trained_too.split_file("train"), [*read_jsonl(trained_too.split_file("train")), *leaked])
+    split = read_json(trained_too.folder / "data" / "split.json")
+    split["hashes"]["train"] = file_hash(trained_too.split_file("train"))
+    write_json(trained_too.folder / "data" / "split.json", split)
+    found = compare_studies(a, trained_too)
+    assert note(found, "2 items of narrow compared here also stand in the training or validation split of leaky")
+    (trained_too.folder / "data" / "split.json").unlink()
+    assert len([text for text in compare_studies(a, trained_too)["warnings"] if "not on record" in text]) == 2
+
+
+def test_differences_are_settings_data_and_what_it_ran_on(a: Study, b: Study) -> None:
+    b.write_config(b.config.with_changes({
+        "eval.judge_url": "http://judge.example/v1", "eval.judge_model": "judge", "eval.price_per_hour": 2,
+        "eval.max_new_tokens": 99,
+        "train.preset": "thorough",
+    }))
+    write_json(b.folder / "provenance.json", {"packages": {"torch": "2.13"}, "hardware": {"cpu": "Zen", "gpu": None}})
+    found = compare_studies(a, b)
+    changed = {row["setting"]: (row["a"], row["b"]) for row in found["differences"]}
+    assert changed == {
+        "train.rank": (16, 32), "train.alpha": (32.0, 64.0), "train.epochs": (3.0, 6.0), "train.evaluations": (4, 6),
+        "eval.max_new_tokens": (64, 99), "torch": (None, "2.13"), "processor": (None, "Zen"),
+    }
+    assert "judge" not in json.dumps(found) and ["torch", "–", "2.13"] in difference_rows(found)
+    assert note(found, "differ in more than one thing (train.rank, train.alpha, train.epochs, train.evaluations)")
+    assert note(found, "not scored alike (eval.max_new_tokens)")

@@ -1,0 +1,55 @@
+"""The held-out set as lm-eval tasks: what lm-eval reads from the folder, and how it scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from assistant_builder.config import StudyConfig
+from assistant_builder.data import Message, Pair
+from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.study import Study
+from evals.tasks.held_out import build_items, score_generation, score_nll, token_weighted_mean, write_tasks
+
+
+@pytest.fixture
+def items(model_cache: Path) -> list[dict[str, object]]:
+    talk = Pair(3, (Message("user", "Hi?"), Message("assistant", "Hello."), Message("user", "You?"),
+                    Message("assistant", "Fine.")))
+    single = Pair(7, (Message("user", "Who rows?"), Message("assistant", "Otto rows.")), cluster="otto")
+    return build_items([single, talk], ChatTokenizer.load(model_cache / "models" / "smollm2-135m-instruct"))
+
+
+def test_an_item_is_one_assistant_turn(items: list[dict[str, object]]) -> None:
+    assert [item["item"] for item in items] == ["7", "3.1", "3.2"]
+    assert [item["reference"] for item in items] == ["Otto rows.", "Hello.", "Fine."]
+    assert [item["cluster"] for item in items] == ["otto", "3", "3"]  # turns of one talk are not independent
+    assert str(items[2]["prompt"]).endswith("You?<|im_end|>\n<|im_start|>assistant\n")
+    assert items[0]["target"] == "Otto rows.<|im_end|>"
+
+
+def test_lm_eval_reads_the_folder(items: list[dict[str, object]], tmp_path: Path) -> None:
+    from lm_eval.tasks import TaskManager
+
+    study = Study.create(StudyConfig(name="ferry"))
+    own = write_tasks(study, items)
+    folder, nll, generation = own.folder, own.nll, own.generation
+    assert (nll, generation) == ("ferry_nll", "ferry_gen")
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    tasks = manager.load([nll, generation])["tasks"]
+    loaded = {name: list(task.test_docs()) for name, task in tasks.items()}
+    assert {name: [doc["item"] for doc in docs] for name, docs in loaded.items()} == {
+        nll: ["7", "3.1", "3.2"], generation: ["7", "3.1", "3.2"]
+    }
+    task = tasks[nll]
+    doc = loaded[nll][0]
+    assert task.doc_to_choice(doc) == ["\nOtto rows.<|im_end|>", "\n"]
+    assert task.doc_to_text(doc) + "\n" == items[0]["prompt"] == tasks[generation].doc_to_text(doc)
+
+
+def test_scores_are_token_weighted() -> None:
+    first = score_nll({"tokens": 4}, [(-2.5, False), (-0.5, True)])["nll_per_token"]  # of which 0.5 is the line break's
+    second = score_nll({"tokens": 1}, [(-3.0, False)])["nll_per_token"]
+    assert token_weighted_mean([first, second]) == pytest.approx(1.0)
+    assert score_generation({"reference": "Otto rows."}, ["otto rows"])["exact_match"] == 1.0

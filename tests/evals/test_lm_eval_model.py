@@ -1,0 +1,162 @@
+"""The cells and their scores on the first layers of the bundled model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assistant_builder.data import Message, Pair
+from assistant_builder.models.chat_template import ChatTokenizer
+
+pytestmark = pytest.mark.train
+ANSWERS = ["Otto.", "It has seven masts and a blue hull.", "Ask at the quay.", "No.", "At noon, from pier two."]
+
+
+@pytest.fixture
+def folder(short_base: Path) -> Path:
+    return short_base
+
+
+def pairs() -> list[Pair]:
+    return [
+        Pair(row, (Message("user", f"Question {row} about boat {'x' * row}?"), Message("assistant", answer)))
+        for row, answer in enumerate(ANSWERS, start=1)
+    ]
+
+
+def score(model: Any, prompter: ChatTokenizer, batch_size: int) -> list[Any]:
+    from evals.lm_eval_model import StudyLM
+    from evals.tasks.held_out import build_items
+
+    class Request:
+        task_name, idx = "own_nll", 0
+
+        def __init__(self, item: dict[str, Any]) -> None:
+            self.doc, self.doc_id = item, item["item"]
+
+    ticks: list[float] = []
+    lm = StudyLM(model, prompter, own_tasks=["own_nll"], batch_size=batch_size, max_new_tokens=4,
+                 tick=lambda kind, items: ticks.append(items))
+    items = build_items(pairs(), prompter)
+    results = lm.loglikelihood([Request(item) for item in items])  # type: ignore[arg-type, misc]
+    assert sum(ticks) == len(items)
+    scores = [lm.targets[(item["prompt"], item["target"])] for item in items]
+    assert [score.tokens for score in scores] == [item["tokens"] for item in items]
+    assert results == [(-score.nll, score.greedy) for score in scores]
+    return scores
+
+
+def test_scores_equal_the_models_own_loss_and_hold_across_batch_sizes(folder: Path) -> None:
+    import torch
+
+    from assistant_builder.models.loading import BaseSpec, load_base
+
+    prompter = ChatTokenizer.load(folder)
+    model = load_base(BaseSpec(folder, "float16", True, "float32", hold=True))
+    one, many = score(model, prompter, 1), score(model, prompter, 4)
+    for pair, single, batched in zip(pairs(), one, many, strict=True):
+        (turn,) = prompter.turns(pair)
+        ids = torch.tensor([turn.prompt_ids + turn.answer_ids])
+        labels = ids.clone()
+        labels[:, : len(turn.prompt_ids)] = -100
+        with torch.no_grad():
+            plain = model(input_ids=ids, labels=labels).loss.item() * len(turn.answer_ids)
+        assert single.nll == pytest.approx(plain, rel=1e-5)
+        assert abs(single.nll - batched.nll) / single.tokens < 1e-3
+        assert 0 < single.mean_probability < 1
+    assert [s.nll for s in many] == [s.nll for s in score(model, prompter, 4)]  # to the last digit
+
+
+def test_generation_is_greedy_and_does_not_depend_on_its_neighbours(folder: Path) -> None:
+    from assistant_builder.models.loading import BaseSpec, load_base
+    from evals.lm_eval_model import StudyLM
+
+    prompter = ChatTokenizer.load(folder)
+    model = load_base(BaseSpec(folder, "float16", True, "float32", hold=True))
+
+    class Request:
+        task_name = "own_gen"
+
+        def __init__(self, prompt: str) -> None:
+            self.args = (prompt, {})
+
+    questions = ("What is 2 + 2?", "Name a colour.", "Hi")
+    prompts = [prompter.text([Message("user", text)], prompt=True) for text in questions]
+    answers = []
+    for size in (1, 3):
+        lm = StudyLM(model, prompter, own_tasks=["own_gen"], batch_size=size, max_new_tokens=6,
+                     tick=lambda kind, items: None)
+        answers.append(lm.generate_until([Request(prompt) for prompt in prompts]))  # type: ignore[misc]
+    assert answers[0] == answers[1] and all(answers[0])
+
+
+def test_scores_and_answers_are_the_same_to_the_last_digit_in_batches_of_any_size(
+    folder: Path, compute_dtype: str
+) -> None:
+    from assistant_builder.models.loading import BaseSpec, load_base
+    from evals.lm_eval_model import StudyLM
+    from evals.tasks.held_out import build_items
+
+    prompter = ChatTokenizer.load(folder)
+    model = load_base(BaseSpec(folder, "float16", True, compute_dtype, hold=True))
+    items = build_items([
+        Pair(row, (Message("user", "Where do the ferries go? " * (row % 4)), Message("assistant", "North. " * row)))
+        for row in range(1, 12)
+    ], prompter)
+    targets = [(item["prompt"], item["target"]) for item in items]
+    found = []
+    for size in (1, 3, 11):
+        lm = StudyLM(model, prompter, own_tasks=[], batch_size=size, max_new_tokens=6, tick=lambda kind, items: None)
+        found.append((lm.score_targets(targets), lm.answer([prompt for prompt, _ in targets])))
+    assert found[0] == found[1] == found[2]
+
+
+def greedy(model: Any, prompter: ChatTokenizer, prompt: str, length: int) -> str:
+    """What transformers generates after one prompt."""
+    import torch
+
+    ids = torch.tensor([prompter.split_ids(prompt, "")[0]])
+    with torch.no_grad():
+        output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=length, do_sample=False,
+                                eos_token_id=prompter.stop_ids, pad_token_id=prompter.pad_id)
+    return prompter.decode(output[0, ids.shape[1]:].tolist())
+
+
+@pytest.mark.parametrize("way", ["Reader", "Rectangles"])
+def test_answers_are_those_of_transformers_one_at_a_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    from assistant_builder.inference import batch_scorer
+    from assistant_builder.models.loading import BaseSpec, load_base
+    from evals import lm_eval_model
+
+    monkeypatch.setattr(lm_eval_model, "readable", lambda model: way == "Reader")
+    monkeypatch.setattr(batch_scorer, "ROUND", 7)
+    prompter = ChatTokenizer.load(folder)
+    model = load_base(BaseSpec(folder, "float16", True, "float32", hold=True))
+    questions = ("What is 2 + 2?", "Name the capital of France in one word.", "Hi", "Count from one to thirty.")
+    prompts = [prompter.text([Message("user", text)], prompt=True) for text in questions]
+    done: list[float] = []
+    lm = lm_eval_model.StudyLM(model, prompter, own_tasks=[], batch_size=3, max_new_tokens=40,
+                         tick=lambda kind, items: done.append(items if kind == "answers" else 0))
+    assert lm.answer(prompts) == [greedy(model, prompter, prompt, 40) for prompt in prompts]
+    assert sum(done) == len(prompts)
+
+
+def test_the_librarys_own_kernels_agree_but_for_rounding(folder: Path) -> None:
+    from assistant_builder.models.loading import BaseSpec, load_base
+    from evals.lm_eval_model import StudyLM
+
+    prompter = ChatTokenizer.load(folder)
+    model = load_base(BaseSpec(folder, "float16", True, "float32", hold=True))
+    prompt = prompter.text([Message("user", "Name the days of the week.")], prompt=True)
+    pairs = [(prompt, "Monday, Tuesday and so on.<|im_end|>"), (prompt, "No.<|im_end|>")]
+    scores = [
+        StudyLM(model, prompter, own_tasks=[], batch_size=2, max_new_tokens=6, tick=lambda kind, items: None,
+                fixed_blocks=fixed).score_targets(pairs)
+        for fixed in (True, False)
+    ]
+    for fixed, plain in zip(*scores, strict=True):
+        assert fixed.nll == pytest.approx(plain.nll, rel=1e-4)

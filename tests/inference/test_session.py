@@ -1,0 +1,308 @@
+"""Streaming an answer, with a random model of two layers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assistant_builder.cli import main
+from assistant_builder.data import Message
+from assistant_builder.errors import ModelError
+from assistant_builder.inference import session as session_module
+from assistant_builder.inference.generate import sampling_processors
+from assistant_builder.inference.session import BASE, ChatSession, Chunk, Memory, Sampling, clone_sharing_weights
+from assistant_builder.study import Study
+from tests.synthetic_study import new_study, trained, with_data
+
+torch = pytest.importorskip("torch")
+EOS = 3
+ASK = [Message("user", "hello")]
+
+
+@dataclass
+class BytePrompter:
+    """One token a byte, from 10 on; what the model says is shown as text of those bytes."""
+
+    stop_ids: list[int] = field(default_factory=lambda: [EOS])
+    pad_id: int = 0
+
+    def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        return tuple(byte + 10 for message in messages for byte in message.content.encode())
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(max(token - 10, 0) % 256 for token in ids).decode("utf-8", errors="replace")
+
+
+class Scripted:
+    """A model that generates what it is told, token by token, as transformers would hand it over."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self.script = [*tokens, EOS]
+        self.config = type("Config", (), {"max_position_embeddings": 64})()
+        self.device = torch.device("cpu")
+        self.generated = 0
+
+    def generate(
+        self, *, input_ids: Any, streamer: Any, stopping_criteria: Any, max_new_tokens: int, **options: Any
+    ) -> None:
+        assert options["eos_token_id"] == [EOS] and options["do_sample"] is False and options["temperature"] is None
+        streamer.put(input_ids)
+        for token in self.script[:max_new_tokens]:
+            self.generated += 1
+            streamer.put(torch.tensor([token]))
+            if token == EOS or stopping_criteria(input_ids, None).all():
+                break
+            time.sleep(0.002)
+        streamer.end()
+
+
+class Broken(Scripted):
+    def generate(self, **options: Any) -> None:
+        raise RuntimeError("out of memory")
+
+
+def session_with(model: Any, prompter: Any) -> ChatSession:
+    session = ChatSession(Study(Path("nowhere")))
+    session._loaded["lora"] = (model, prompter)
+    return session
+
+
+def answer(session: ChatSession, messages: list[Message] = ASK, **sampling: Any) -> list[Chunk]:
+    return list(session.stream("lora", messages, Sampling(**sampling), threading.Event()))
+
+
+def tokens_of(text: str) -> list[int]:
+    return [byte + 10 for byte in text.encode()]
+
+
+def test_an_answer_comes_token_by_token_and_ends() -> None:
+    model = Scripted(tokens_of("Hi!"))
+    chunks = answer(session_with(model, BytePrompter()))
+    assert [chunk.text_delta for chunk in chunks] == ["H", "i", "!", ""]
+    assert [chunk.tokens for chunk in chunks] == [1, 2, 3, 3]
+    assert chunks[-1].finish == "stop"
+    assert all(chunk.finish is None for chunk in chunks[:-1])
+    assert chunks[0].first_token_seconds == chunks[-1].first_token_seconds
+    assert model.generated == 4
+
+
+def test_half_a_character_is_never_shown() -> None:
+    chunks = answer(session_with(Scripted(tokens_of("a🚢é")), BytePrompter()))
+    assert [chunk.text_delta for chunk in chunks] == ["a", "🚢", "é", ""]
+
+
+def test_a_character_that_is_cut_off_is_shown_as_lost() -> None:
+    chunks = answer(session_with(Scripted(tokens_of("🚢")), BytePrompter()), max_new_tokens=2)
+    assert chunks[-1].finish == "length" and chunks[-1].tokens == 2
+    assert "".join(chunk.text_delta for chunk in chunks).strip("\ufffd") == ""
+
+
+def test_the_longest_answer_is_kept_to_and_the_context_too() -> None:
+    assert answer(session_with(Scripted(tokens_of("x" * 90)), BytePrompter()), max_new_tokens=5)[-1].tokens == 5
+    session = session_with(Scripted(tokens_of("x" * 90)), BytePrompter())
+    assert answer(session, [Message("user", "q" * 60)])[-1].tokens == 4
+    with pytest.raises(ModelError, match="the model reads 64") as caught:
+        answer(session, [Message("user", "q" * 64)])
+    assert "Clear the conversation" in caught.value.remedy
+
+
+def test_stop_ends_the_answer_and_keeps_it() -> None:
+    stop = threading.Event()
+    seen = []
+    for chunk in session_with(Scripted(tokens_of("x" * 50)), BytePrompter()).stream("lora", ASK, Sampling(), stop):
+        seen.append(chunk)
+        if chunk.tokens == 3:
+            stop.set()
+    assert seen[-1].finish == "cancelled" and seen[-1].tokens == 3
+    (only,) = session_with(Scripted([40]), BytePrompter()).stream("lora", ASK, Sampling(), stop)
+    assert only == Chunk("", 0, None, 0.0, "cancelled")
+
+
+def test_an_unknown_arm_is_refused() -> None:
+    with pytest.raises(ModelError, match="no arm 'dora'"):
+        list(ChatSession(Study(Path("nowhere"))).stream("dora", ASK, Sampling(), threading.Event()))
+
+
+def test_a_model_that_memory_does_not_suffice_for_counts_as_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    from assistant_builder.models import loading
+
+    def short(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(loading, "load_arm", lambda *_, **__: (Scripted([]), BytePrompter()))
+    monkeypatch.setattr(session_module, "ready_to_answer", short)
+    session = ChatSession(Study(Path("nowhere")))
+    for _ in range(2):  # the second time it is tried again
+        with pytest.raises(torch.OutOfMemoryError):
+            session.load("lora")
+        assert not session.ready("lora")
+
+
+def test_a_question_from_the_shell_that_memory_does_not_suffice_for_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stream(self: ChatSession, speaker: str, *_: Any) -> Any:
+        if speaker == "lora":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        yield Chunk("Yes.", 1, 0.1, 0.2, "stop")
+
+    monkeypatch.setattr(ChatSession, "stream", stream)
+    study = trained(with_data(new_study("short")))
+    monkeypatch.setattr("sys.argv", ["assistant-builder", "ask", study.name, "Why?"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    error = capsys.readouterr().err
+    assert ended.value.code == 1 and error.count("\n") == 1
+    assert "arm lora: memory ran out. Ask one arm alone" in error
+
+
+@pytest.fixture(scope="module")
+def llama() -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=128, eos_token_id=EOS, pad_token_id=0, bos_token_id=1,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def test_greedy_streaming_equals_generate(llama: Any) -> None:
+    prompter = BytePrompter()
+    ids = list(prompter.prompt_ids(ASK))
+    whole = llama.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=20)[0, len(ids):].tolist()
+    expected = prompter.decode([token for token in whole if token != EOS])
+    chunks = answer(session_with(llama, prompter), max_new_tokens=20)
+    assert "".join(chunk.text_delta for chunk in chunks) == expected
+
+
+def test_sampling_differs_and_top_p_narrows_it(llama: Any) -> None:
+    session = session_with(llama, BytePrompter())
+
+    def said(**sampling: Any) -> str:
+        return "".join(chunk.text_delta for chunk in answer(session, max_new_tokens=12, **sampling))
+
+    assert len({said(temperature=2.0) for _ in range(4)}) > 1
+    assert said(temperature=2.0, top_p=1e-9) == said()
+    assert said(temperature=2.0, seed=5) == said(temperature=2.0, seed=5) != said(temperature=2.0, seed=6)
+
+
+def test_draws_follow_the_distribution_at_its_temperature() -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+    processors = sampling_processors(Sampling(temperature=0.7, seed=0))
+    counts = torch.zeros(4)
+    for _ in range(4000):
+        scores = logits.clone()
+        for process in processors:
+            scores = process(None, scores)
+        counts[scores.argmax()] += 1
+    expected = torch.softmax(logits[0] / 0.7, 0)
+    assert torch.allclose(counts / 4000, expected, atol=4 * 0.5 / 4000**0.5)
+
+
+def test_an_answer_beside_does_not_disturb_a_seeded_one(llama: Any) -> None:
+    session = session_with(llama, BytePrompter())
+    alone = [chunk.text_delta for chunk in answer(session, max_new_tokens=12, temperature=2.0, seed=5)]
+    beside = session.stream("lora", ASK, Sampling(max_new_tokens=12, temperature=2.0, seed=8), threading.Event())
+    mixed = []
+    for chunk in session.stream("lora", ASK, Sampling(max_new_tokens=12, temperature=2.0, seed=5), threading.Event()):
+        mixed.append(chunk.text_delta)
+        next(beside, None)
+    beside.close()
+    assert mixed == alone
+
+
+@pytest.fixture(scope="module")
+def adapted(llama: Any) -> Any:
+    from copy import deepcopy
+
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(1)
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    return get_peft_model(deepcopy(llama), config).eval()
+
+
+def test_the_base_is_the_adapted_model_without_its_adapter_and_holds_no_weight_of_its_own(adapted: Any) -> None:
+    base = clone_sharing_weights(adapted.get_base_model())
+    ids = torch.tensor([[1, 20, 30, 40]])
+    with torch.no_grad():
+        with adapted.disable_adapter():
+            expected = adapted(ids).logits
+        assert torch.equal(base(ids).logits, expected)
+        assert not torch.equal(adapted(ids).logits, expected)  # and the adapter is still on
+    held = {parameter.data_ptr() for parameter in adapted.parameters()}
+    assert {parameter.data_ptr() for parameter in base.parameters()} <= held
+    assert not any("lora_" in name for name, _ in base.named_parameters())
+
+
+def test_asking_the_base_loads_one_base_and_tells_what_it_does(
+    adapted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    def load_arm(study: Study, arm: str, *, hold: bool) -> Any:
+        loaded.append(arm)
+        return adapted, BytePrompter()
+
+    monkeypatch.setattr("assistant_builder.models.loading.load_arm", load_arm)
+    session, told = ChatSession(Study(Path("nowhere"))), []
+    memory = session.load(BASE, lambda phase, fraction: told.append((fraction, phase)))
+    lora = session.load("lora")
+    assert loaded == ["lora"] and session.ready("lora") and session.ready(BASE)
+    assert told == sorted(told) and "Reading the 16-bit base" in [phase for _, phase in told]
+    adapter = sum(p.nbytes for name, p in adapted.named_parameters() if "lora_" in name)
+    assert lora == Memory(memory.base_bytes, adapter) and memory == Memory(memory.base_bytes, 0, shared=True)
+
+
+def test_a_failure_while_generating_reaches_the_reader() -> None:
+    with pytest.raises(RuntimeError, match="out of memory"):
+        answer(session_with(Broken([]), BytePrompter()))
+
+
+def test_an_abandoned_answer_ends_its_generation() -> None:
+    model = Scripted(tokens_of("x" * 50))
+    stream = session_with(model, BytePrompter()).stream("lora", ASK, Sampling(), threading.Event())
+    next(stream)
+    stream.close()
+    assert model.generated < 50
+    assert not any(thread.name == "generate" for thread in threading.enumerate())
+
+
+def test_the_untuned_base_is_that_of_the_only_arm_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from assistant_builder.models import loading
+
+    loaded: list[str] = []
+
+    class Adapted(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 2)
+
+        def get_base_model(self) -> torch.nn.Module:
+            return self.layer
+
+    def load_arm(study: Study, arm: str, *, hold: bool) -> tuple[Any, Any]:
+        loaded.append(arm)
+        return Adapted(), BytePrompter()
+
+    monkeypatch.setattr(loading, "load_arm", load_arm)
+    monkeypatch.setattr("assistant_builder.inference.session.ready_to_answer", lambda *models: None)
+    for arms, expected in ((("qlora", BASE), "qlora"), (("lora", "qlora", BASE), "lora")):
+        loaded.clear()
+        session = ChatSession(Study(Path("nowhere")), arms)
+        session._load(BASE, lambda phase, fraction: None)
+        assert loaded == [expected] and session.ready(BASE)
+
+
+def test_a_base_in_4_bits_shares_its_block_constants_too() -> None:
+    layer = torch.nn.Linear(2, 2)
+    layer.quant_state = object()
+    assert clone_sharing_weights(torch.nn.Sequential(layer))[0].quant_state is layer.quant_state

@@ -1,0 +1,164 @@
+"""Models from a hub: downloaded once, used offline, and refused in one line when they cannot be had.
+
+Each fetch runs in a process of its own, because the hub's client reads its settings when it is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.models.stub_hub import StubHub
+
+CONFIG = json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}).encode()
+WHOLE = {
+    "config.json": CONFIG,
+    "model.safetensors": b"w" * 1000,
+    "tokenizer.json": b"{}",
+    "README.md": b"no part of the model",
+    "pytorch_model.bin": b"pickle",
+    "modeling_own.py": b"code",
+    "consolidated.safetensors": b"the same weights again",
+    "onnx/model.onnx": b"other format",
+    "onnx/config.json": b"{}",
+}
+OWN = {**WHOLE, "config.json": CONFIG.replace(b'"llama"', b'"newest", "auto_map": {"AutoModel": "modeling_own.M"}')}
+CHILD = """
+import json, sys
+from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.models.catalog import resolve
+from assistant_builder.models.download import fetch
+options = json.loads(sys.argv[2])
+told = []
+try:
+    folder = fetch(resolve(sys.argv[1]), report=lambda *step: told.append(step), **options)
+    found = {"files": sorted(path.name for path in folder.iterdir())}
+except AssistantBuilderError as error:
+    found = {"error": str(error), "type": type(error).__name__}
+print(json.dumps({**found, "told": told[-1:], "torch": "torch" in sys.modules}))
+"""
+
+
+@pytest.fixture
+def hub() -> Iterator[StubHub]:
+    server = StubHub(
+        {
+            "me/whole": WHOLE,
+            "me/pickled": {"config.json": CONFIG, "pytorch_model.bin": b""},
+            "me/gated": None,
+            "me/own": OWN,
+        }
+    )
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def fetch(base: str, home: Path, endpoint: str, *, offline: bool = False, **options: object) -> dict[str, object]:
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "TRANSFORMERS"))}
+    env |= {
+        "HF_HOME": str(home / "hub"), "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": str(int(offline)),
+        "PYTHONPATH": os.getcwd(), "ASSISTANT_BUILDER_WHEELS": "",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, base, json.dumps(options)], capture_output=True, text=True, env=env, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_downloaded_once_then_used_without_the_hub(home: Path, hub: StubHub):
+    first = fetch("me/whole", home, hub.endpoint)
+    assert first["files"] == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert first["torch"] is False
+    assert sorted(hub.served) == ["config.json", "model.safetensors", "tokenizer.json"]
+    hub.served.clear()
+    assert fetch("me/whole", home, hub.endpoint)["files"] == first["files"]
+    assert fetch("me/whole", home, "http://127.0.0.1:9", offline=True)["files"] == first["files"]
+    assert hub.served == []
+    # what the cache holds is named where something else cannot be had
+    assert "me/whole" in fetch("me/other", home, "http://127.0.0.1:9", offline=True)["error"]
+
+
+def test_interrupted_download_is_completed(home: Path, hub: StubHub):
+    fetch("me/whole", home, hub.endpoint)
+    weights = next((home / "hub").glob("hub/models--me--whole/snapshots/*/model.safetensors"))
+    weights.unlink()
+    assert "model.safetensors" in fetch("me/whole", home, hub.endpoint)["files"]
+
+
+@pytest.mark.parametrize(
+    ("base", "options", "said"),
+    [
+        ("me/nothing", {}, "there is no model me/nothing on the hub"),
+        ("me/gated", {}, "me/gated is gated"),
+        ("me/pickled", {}, "me/pickled has no safetensors weights"),
+        ("me/whole", {"revision": "v9"}, "me/whole has no revision 'v9'"),
+        ("me/own", {}, "runs Python code of its own"),
+        ("smollm2-135m-instruct", {"revision": "main"}, "has no revisions"),
+    ],
+)
+def test_refusals_are_one_line_with_a_remedy(
+    home: Path, hub: StubHub, base: str, options: dict[str, object], said: str
+):
+    found = fetch(base, home, hub.endpoint, **options)
+    assert found["type"] == "ModelError"
+    assert said in found["error"]
+    assert "\n" not in found["error"]
+    if base in ("me/nothing", "me/gated"):
+        assert "smollm2-135m-instruct" in found["error"]
+
+
+def test_own_code_comes_along_only_if_trusted(home: Path, hub: StubHub):
+    assert "modeling_own.py" in fetch("me/own", home, hub.endpoint, trust_remote_code=True)["files"]
+
+
+def test_own_code_is_fetched_once_it_is_allowed(
+    home: Path, hub: StubHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "runs Python code of its own" in str(fetch("me/own", home, hub.endpoint)["error"])
+    assert "modeling_own.py" in str(fetch("me/own", home, hub.endpoint, trust_remote_code=True)["files"])
+    # and what a run was refused for is known to the page, which asks no network
+    code = ("from assistant_builder.config import ModelConfig\n"
+            "from assistant_builder.models.remote_code import code_to_allow\n"
+            "bases = 'me/own', 'me/whole', '/no/where', 'qwen3-8b'\n"
+            "print(*[code_to_allow(ModelConfig(base=base)) for base in bases])")
+    monkeypatch.setenv("HF_HOME", str(home / "hub"))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["me/own", "None", "None", "None"]
+
+
+def test_no_hub_in_reach_says_so_soon(home: Path):
+    start = time.monotonic()
+    found = fetch("me/whole", home, "http://127.0.0.1:9")
+    assert "no model hub in reach for me/whole" in found["error"]
+    assert "smollm2-135m-instruct" in found["error"]
+    assert time.monotonic() - start < 15
+
+
+def test_a_hub_that_never_answers_is_given_up(home: Path):
+    import socket
+
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        start = time.monotonic()
+        found = fetch("me/whole", home, f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert "no model hub in reach" in found["error"]
+    assert time.monotonic() - start < 15
+
+
+def test_offline_by_wish(home: Path):
+    found = fetch("me/whole", home, "http://127.0.0.1:9", offline=True)
+    assert "HF_HUB_OFFLINE is set" in found["error"]

@@ -1,0 +1,59 @@
+"""What people are shown of training sequences is what training takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from assistant_builder.config import ModelConfig
+from assistant_builder.data import Message, Pair
+from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.models.template_preview import measure, model_at_hand, render
+
+
+@pytest.fixture(scope="module")
+def prompter(model_cache: Path) -> ChatTokenizer:
+    return ChatTokenizer.load(model_cache / "models" / "smollm2-135m-instruct")
+
+
+def pair(*contents: str) -> Pair:
+    roles = ("user", "assistant")
+    return Pair(1, tuple(Message(roles[at % 2], text) for at, text in enumerate(contents)))  # type: ignore[arg-type]
+
+
+def test_segments_spell_the_training_sequence_and_mark_what_is_learned(prompter: ChatTokenizer) -> None:
+    asked = pair("متى يفتح <|im_end|>؟", "في الثامنة")
+    (shown,) = render(prompter, asked, 512)
+    (turn,) = prompter.turns(asked)
+    assert "".join(segment.text for segment in shown.segments) == turn.prompt_text + turn.answer_text
+    learned = [segment.text for segment in shown.segments if segment.part == "learned"]
+    assert "".join(learned) == turn.answer_text
+    assert {segment.text for segment in shown.segments if segment.control} == {"<|im_start|>", "<|im_end|>"}
+    assert shown.learned == len(turn.answer_ids) and shown.tokens == len(turn.prompt_ids) + shown.learned
+
+
+def test_what_is_cut_is_what_training_cuts(prompter: ChatTokenizer) -> None:
+    asked = pair("Who?", "word " * 80)
+    (shown,) = render(prompter, asked, 64)
+    (example,) = prompter.examples(asked, 64)
+    assert shown.learned == sum(example.supervised)
+    kept = "".join(segment.text for segment in shown.segments if segment.part != "cut")
+    assert kept == prompter.spell(example.input_ids)
+
+
+def test_lengths_are_those_of_the_turns(prompter: ChatTokenizer) -> None:
+    pairs = [pair("Who?", "Otto."), pair("Hi", "Hello, you.", "And 12?", "\n\n7"), pair("ü " * 90, "Short.")]
+    lengths = prompter.lengths(pairs)
+    turns = [prompter.turns(asked)[-1] for asked in pairs]
+    assert lengths == [(len(turn.prompt_ids), len(turn.answer_ids)) for turn in turns]
+    found = measure(prompter, [*pairs, pair("Who?", "word " * 80)], 64)
+    assert (found.cut, found.dropped) == (2, 1)
+    assert found.tokens[:3] == tuple(sum(length) for length in lengths)
+    assert prompter.lengths([]) == []
+
+
+def test_a_model_that_is_not_here_is_not_fetched(home: Path) -> None:
+    assert model_at_hand(ModelConfig()) is None
+    assert model_at_hand(ModelConfig(base="nobody/no-such-model")) is None
+    assert model_at_hand(ModelConfig(base="no such model")) is None

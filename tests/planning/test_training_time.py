@@ -1,0 +1,103 @@
+"""The time of a training told from its first steps, against runs whose every second is known."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assistant_builder.atomic_io import append_jsonl, write_json
+from assistant_builder.planning.memory_check import measured_seconds
+from assistant_builder.planning.training_time import Pace, WorkRemaining, extrapolated_seconds
+from assistant_builder.training.progress import MetricsLog
+from evals.bench.times import runs_of, table, told_seconds
+from tests.synthetic_study import new_study
+
+PER_TOKEN, START, VALIDATION, SAVING, SAMPLES = 0.004, 3.0, 4.0, 0.5, 2.0
+
+
+def run_of(lengths: list[int], *, validate_every: int = 10, start: float = START) -> Iterator[dict[str, Any]]:
+    """A run that trains 0.004 s a token, warms up in its first step, and validates, answers and saves now and then."""
+    busy = elapsed = tokens = 0.0
+    for step, length in enumerate(lengths, 1):
+        own = length * PER_TOKEN + (start if step == 1 else 0)
+        busy, elapsed, tokens = busy + own, elapsed + own, tokens + length
+        yield {"event": "step", "step": step, "busy_seconds": busy, "elapsed_seconds": elapsed, "tokens": int(tokens)}
+        if step % validate_every == 0:
+            elapsed += VALIDATION
+            yield {"event": "validation", "step": step, "elapsed_seconds": elapsed}
+            for _ in range(2):
+                elapsed += SAMPLES / 2
+                yield {"event": "sample", "step": step, "elapsed_seconds": elapsed}
+            elapsed += SAVING
+
+
+def ahead_of(lengths: list[int], **more: int) -> WorkRemaining:
+    validations = len(lengths) // 10
+    return WorkRemaining(len(lengths), sum(lengths), validations, 2000, validations, 20, **more)
+
+
+def taken(lengths: list[int]) -> float:
+    return START + PER_TOKEN * sum(lengths) + (VALIDATION + SAVING + SAMPLES) * (len(lengths) // 10)
+
+
+def test_nothing_is_told_before_the_fifth_step():
+    lengths = [500] * 40
+    events = list(run_of(lengths))
+    assert extrapolated_seconds(events[:4], ahead_of(lengths)) is None
+    assert extrapolated_seconds([], ahead_of(lengths)) is None
+    assert extrapolated_seconds(events[:5], ahead_of(lengths)) == pytest.approx(taken(lengths), rel=0.25)
+
+
+def test_batches_of_differing_lengths_do_not_mislead():
+    lengths = [100] * 5 + random.Random(0).choices(range(200, 1200), k=45)  # the first pool happens to be short
+    events = list(run_of(lengths))
+    assert extrapolated_seconds(events[:5], ahead_of(lengths)) == pytest.approx(taken(lengths), rel=0.1)
+
+
+def test_what_has_been_seen_replaces_what_was_assumed():
+    lengths = [500] * 40
+    events, ahead = list(run_of(lengths)), ahead_of(lengths)
+    after_one_validation = [event for event in events if event["step"] <= 11]
+    assert extrapolated_seconds(after_one_validation, ahead) == pytest.approx(taken(lengths), rel=0.001)
+    ended = extrapolated_seconds(events, ahead)
+    assert ended == pytest.approx(taken(lengths) - SAVING)  # the last checkpoint is not on record
+
+
+def test_the_time_left_shrinks_to_nothing():
+    lengths = [500] * 40
+    pace, left = Pace(ahead_of(lengths)), []
+    for event in run_of(lengths):
+        pace.add(event)
+        if event["event"] == "step" and event["step"] > 10:  # a validation has been measured
+            left.append(pace.left_seconds())
+    assert left == sorted(left, reverse=True) and left[-1] == pytest.approx(VALIDATION + SAMPLES, rel=0.1)
+
+
+def test_the_log_of_a_run_tells_the_time_left_by_its_pace(tmp_path: Path):
+    log = MetricsLog(tmp_path / "metrics.jsonl", step=0, steps=100, ahead=WorkRemaining(100, 100_000))
+    for step in range(1, 6):
+        left = log.record_step(step, tokens=200, seconds=2.0, values={})
+    assert left == pytest.approx(0.01 * 99_000, rel=0.01)  # 0.01 s a token, though the clock has hardly moved
+    again = MetricsLog(tmp_path / "metrics.jsonl", step=5, steps=100, ahead=WorkRemaining(100, 100_000))
+    assert again.record_step(6, tokens=1000, seconds=10.0, values={}) == pytest.approx(0.01 * 98_000, rel=0.01)
+
+
+def test_a_study_under_way_is_told_from_its_files_and_a_finished_one_is_graded():
+    study = new_study()
+    lengths, folder = [500] * 40, study.arm_folder("lora")
+    events = list(run_of(lengths))
+    assert measured_seconds(folder) is None and list(runs_of(study, "a run")) == []
+    write_json(folder / "plan.json", {"predicted": {}, "ahead": asdict(ahead_of(lengths))})
+    for event in events[:7]:
+        append_jsonl(folder / "metrics.jsonl", event)
+    assert measured_seconds(folder) == pytest.approx(taken(lengths), rel=0.25)
+    assert list(runs_of(study, "a run")) == []  # not finished
+    write_json(folder / "summary.json", {"train_seconds": taken(lengths)})
+    (run,) = runs_of(study, "a run")
+    assert told_seconds(run) == extrapolated_seconds(events[:5], ahead_of(lengths))
+    assert "| a run | lora | 40 | 20,000 | 4 |" in table([run]) and "of 1 runs" in table([run])

@@ -1,0 +1,76 @@
+"""``assistant-builder sweep``: what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from assistant_builder.cli import main
+from assistant_builder.sweep import spec as sweep_spec
+from tests.sweep.simulated_runs import Scenario, pretend
+from tests.synthetic_study import SMALL
+
+WORDS = (str(SMALL), "--name", "tool", "--set", "train.rank=4,8", "--set", "data.heldout_fraction=0.5",
+         "--set", "eval.bootstrap_resamples=400")
+
+
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["assistant-builder", "sweep", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return (int(ended.value.code or 0), *capfd.readouterr())
+
+
+def test_it_says_what_it_will_take_then_what_it_found(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pretend(Scenario(validation={2: 0.5}), monkeypatch)
+    code, out, _ = call(monkeypatch, capfd, *WORDS, "--prune", "off")
+    lines = out.splitlines()
+    assert code == 0 and lines[0].startswith("tool: 2 studies to run, 4 trainings, about ")
+    assert lines[1:3] == ["tool-1: train.rank=4", "tool-2: train.rank=8"]
+    assert "tool-2 *" in out and "Chosen by the mean validation loss of both arms: tool-2" in out
+    assert lines[-1].startswith("Sweep: ") and lines[-1].endswith("sweep.html")
+    code, out, err = call(monkeypatch, capfd, *WORDS, "--json")
+    record = json.loads(out)
+    assert (code, err, record["state"], record["selected"]) == (0, "", "succeeded", "tool-2")
+    assert call(monkeypatch, capfd, *WORDS)[1].startswith("tool: All 2 studies are done.\n")
+
+
+def test_failed_studies_are_told_after_the_results(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pretend(Scenario(failing={2}), monkeypatch)
+    code, out, err = call(monkeypatch, capfd, *WORDS, "--prune", "off", "--json")
+    assert code == 1 and json.loads(out)["selected"] == "tool-1" and len(err.splitlines()) == 1
+    assert "1 of 2 studies failed (tool-2: memory ran out)" in err and "Run the sweep again" in err
+
+
+def test_a_wrong_call_is_told_in_one_line_and_starts_nothing(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    scenario = pretend(Scenario(), monkeypatch)
+    assert call(monkeypatch, capfd, *WORDS, "--arm", "dora")[0] == 2
+    assert call(monkeypatch, capfd, *WORDS, "--prune", "luck")[0] == 2
+    assert call(monkeypatch, capfd, str(SMALL))[0] == 2
+    for words in ((str(SMALL), "--set", "train.rank=8"), ("none.csv", "--set", "train.rank=4,8")):
+        code, out, err = call(monkeypatch, capfd, *words, "--json")
+        assert (code, out) == (1, "") and len(err.splitlines()) == 1
+    monkeypatch.setattr(sweep_spec, "available", lambda: False)
+    code, out, err = call(monkeypatch, capfd, *WORDS, "--prune", "median")
+    assert code == 1 and "assistant-builder[sweep]" in err and not scenario.ran
+    assert not (home / "sweeps").exists()
+
+
+def test_without_optuna_it_says_so_and_runs_every_study_whole(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pretend(Scenario(), monkeypatch)
+    for module in (sweep_spec, sweep_spec):
+        monkeypatch.setattr(module, "available", lambda: False)
+    code, out, _ = call(monkeypatch, capfd, *WORDS)
+    assert code == 0 and "Optuna is not installed" in out
+    assert json.loads(call(monkeypatch, capfd, *WORDS, "--json")[1])["prune"] == "off"

@@ -1,0 +1,166 @@
+"""Study folders as a run would have left them, made without a model, for tests of what reads them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from assistant_builder.atomic_io import append_jsonl, read_jsonl, write_json, write_jsonl
+from assistant_builder.config import StudyConfig, parse_config
+from assistant_builder.data import Pair, prepare
+from assistant_builder.steps import Progress, StepRecord
+from assistant_builder.study import Study
+from tests.measured_study import with_everything, with_what_one_arm_has
+
+CARDS = Path(__file__).parents[1] / "datasets_cards"
+SMALL = CARDS / "thimble-row-library" / "data.csv"
+LARGE = CARDS / "ostrel-sound-ferries" / "data.jsonl"
+_LEVELS = {
+    "B16": 2.10, "B4": 2.34, "L16": 0.71, "Q4": 0.74, "L4": 0.73, "Q16": 0.755, "QD": 0.741, "QR": 0.752, "LM": 0.711,
+    "LR": 0.736,
+}
+_ONLY_FORCED = ("L4",)
+_FOUR_BIT = ("B4", "Q4", "L4", "QR", "LR")
+
+
+def new_study(name: str = "library", source: Path = SMALL, **changes: Any) -> Study:
+    """A study that was created and never run; ``changes`` are dotted keys with ``__`` for the dot."""
+    config = StudyConfig().with_changes({key.replace("__", "."): value for key, value in changes.items()})
+    tree = config.model_dump(mode="json")
+    tree["name"] = name
+    tree["data"]["source"] = source.name
+    return Study.create(parse_config(tree), source)
+
+
+def with_data(study: Study) -> Study:
+    """Add what the data steps make."""
+    assert study.source is not None
+    prepare(study.source, study.config.data, folder=study.folder / "data", title=study.name)
+    for step in ("data", "data-embed"):
+        done(study, step, 1.4)
+    return study
+
+
+def done(study: Study, step: str, seconds: float) -> None:
+    """Mark a step as finished."""
+    study.write_step(StepRecord(step, state="succeeded", started=1_700_000_000.0, seconds=seconds))
+
+
+def running(study: Study, step: str, progress: Progress | None = None) -> None:
+    """Mark a step as running in this very process."""
+    process = psutil.Process()
+    study.write_step(
+        StepRecord(step, state="running", started=process.create_time(), pid=process.pid,
+                   process_started=process.create_time())
+    )
+    if progress is not None:
+        study.write_progress(step, progress)
+    study.write_runner("running")
+
+
+def with_metrics(study: Study, arm: str, steps: int, of: int = 60) -> Study:
+    """Add the events of an arm's first ``steps`` steps."""
+    path = study.arm_folder(arm) / "metrics.jsonl"
+    floor = 0.6 if arm == "lora" else 0.66
+    for step in range(1, steps + 1):
+        loss = floor + 1.9 * math.exp(-step / 14) + 0.05 * math.sin(step * 1.7)
+        append_jsonl(path, {
+            "event": "step", "step": step, "steps": of, "epoch": 3 * step / of, "loss": loss, "learning_rate": 4e-4,
+            "grad_norm": 1.1, "tokens_per_second": 301.0, "tokens": step * 900, "memory_bytes": 1_900_000_000,
+            "elapsed_seconds": step * 3.0, "eta_seconds": (of - step) * 3.0,
+        })
+        if step % 15 == 0:
+            append_jsonl(path, {"event": "validation", "step": step, "steps": of, "loss": loss + 0.15, "best": True,
+                                "elapsed_seconds": step * 3.0})
+    return study
+
+
+def trained(study: Study) -> Study:
+    """Add the trained arms of the study."""
+    for arm in study.config.arms:
+        with_metrics(study, arm, 60)
+        write_json(study.arm_folder(arm) / "summary.json", {
+            "arm": arm, "base_storage": "float16" if arm == "lora" else "nf4", "compute_dtype": "bfloat16",
+            "device": "cpu", "steps": 60, "epochs": 3.0, "train_seconds": 186.0 if arm == "lora" else 214.0,
+            "tokens_per_second": 301.0 if arm == "lora" else 276.0, "tokens": 54_000,
+            "peak_memory_bytes": 2_600_000_000,
+            "base_bytes": 269_000_000 if arm == "lora" else 110_000_000, "adapter_bytes": 19_500_000,
+            "trainable_parameters": 4_884_480, "total_parameters": 139_399_488, "best_step": 60,
+            "best_validation_loss": 0.79, "gradient_checkpointing": False, "adapter_sha256": f"{arm}0" * 8,
+        })
+        write_json(study.arm_folder(arm) / "config.json", {
+            "arm": arm, "base_storage": "float16" if arm == "lora" else "nf4", "compute_dtype": "bfloat16",
+            "device": "cpu", "model": study.config.model.model_dump(mode="json"),
+            "train": study.config.train.model_dump(mode="json"),
+        })
+        done(study, f"train-{arm}", 190.0)
+    return study
+
+
+def evaluated(study: Study) -> Study:
+    """Add scored cells: the tuned ones mostly right, the untuned ones wrong; and what is measured beside them."""
+    pairs = [Pair.from_record(record, "heldout") for record in read_jsonl(study.split_file("heldout"))]
+    for cell in study.config.cells:
+        level = _LEVELS[cell]
+        samples = [_sample(cell, level, place, pair) for place, pair in enumerate(pairs)]
+        write_jsonl(study.cell_folder(cell) / "samples.jsonl", samples)
+        tokens = sum(sample["tokens"] for sample in samples)
+        nll = sum(sample["nll"] for sample in samples) / tokens
+        names = {name for sample in samples for name in sample["metrics"]} - {"nll_per_token"}
+        values = {name: [s["metrics"][name] for s in samples if name in s["metrics"]] for name in sorted(names)}
+        write_json(study.cell_folder(cell) / "scores.json", {
+            "cell": cell, "items": len(samples), "tokens": tokens, "nll_per_token": nll, "perplexity": math.exp(nll),
+            "metrics": {name: sum(found) / len(found) for name, found in values.items()},
+            "declining": {
+                "answerable_items": len(samples), "false_declines": 0, "unanswerable_items": 0, "declined": 0,
+            },
+            "base": "4-bit" if cell in _FOUR_BIT else "float16", "adapter": {"L": "lora", "Q": "qlora"}.get(cell[0]),
+            "base_bytes": 110_000_000 if cell in _FOUR_BIT else 269_000_000, "compute_dtype": "bfloat16",
+            "seconds": {"load": 1.0, "nll": 8.0, "generate": 30.0, "similarity": 2.0}, "batch_size": 16,
+        })
+    if study.config.compares:
+        with_everything(study, seeds=study.config.seeds)
+    else:
+        with_what_one_arm_has(study)
+    done(study, "evaluate", 164.0)
+    return study
+
+
+def _sample(cell: str, level: float, place: int, pair: Pair) -> dict[str, Any]:
+    arm = cell[0] if cell[0] in "LQ" else None
+    right = arm is not None and (place + (3 if arm == "Q" else 0)) % 4 != 0
+    answer = pair.answer if right else "That is a question for the front desk."
+    tokens = max(3, len(pair.answer.split()))
+    per_token = level * (1 + 0.25 * math.sin(place * 1.3 + (1 if arm is None else 0.05 * len(cell))))
+    scores = {"exact_match": float(right),
+              **dict.fromkeys(("token_f1", "rouge_l", "chrf", "similarity"), 1.0 if right else 0.3)}
+    if any(char.isdecimal() for char in pair.answer):
+        scores["facts_kept"] = float(right)
+    return {
+        "item": str(pair.row), "row": pair.row, "turn": 0, "cluster": pair.cluster, "answerable": pair.answerable,
+        "question": pair.question, "prompt": [message.to_record() for message in pair.messages[:-1]],
+        "reference": pair.answer, "answer": None if cell in _ONLY_FORCED else answer,
+        "nll": per_token * tokens, "tokens": tokens, 
+        "declined": None if cell in _ONLY_FORCED else right and not pair.answerable,
+        "mean_probability": min(0.99, math.exp(-per_token) * (1.2 if right else 0.8)),
+        "metrics": {"nll_per_token": per_token, **({} if cell in _ONLY_FORCED else scores)},
+    }
+
+
+def reported(study: Study) -> Study:
+    """Add the report, made by the very code that a run uses."""
+    from evals.report.build import write_report
+
+    write_report(study)
+    done(study, "report", 0.8)
+    return study
+
+
+def finished_study(name: str = "library", source: Path = SMALL, **changes: Any) -> Study:
+    """A study whose every step has succeeded; ``changes`` as of :func:`new_study`."""
+    study = reported(evaluated(trained(with_data(new_study(name, source, **changes)))))
+    assert all(study.step(step).state == "succeeded" for step in study.steps)
+    return study

@@ -1,0 +1,248 @@
+"""Which GPUs a plan is made for: those that torch would use, whatever nvidia-smi says of them or leaves out.
+
+Each case runs in a process of its own: with a fake nvidia-smi on its PATH, a fake driver library for it to find, and a
+fake torch that picks its cards as CUDA does.
+"""
+
+from __future__ import annotations
+
+import _ctypes
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the fake driver library is found as on Linux")
+ROOT = Path(__file__).resolve().parents[1]
+TORCH = '''
+"""Enough of torch to be asked for its cards: they and the build are in FAKE_TORCH."""
+import json, os, time, warnings
+from types import SimpleNamespace
+
+given = json.loads(os.environ["FAKE_TORCH"])
+time.sleep(given.get("seconds", 0))
+version = SimpleNamespace(cuda=given.get("cuda"), hip=given.get("hip"))
+
+
+class _Cuda:
+    def _visible(self):
+        cards = given["cards"] if given.get("cuda") or given.get("hip") else []
+        if os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+            cards = sorted(cards, key=lambda card: -card["speed"])
+        shown = os.environ.get("HIP_VISIBLE_DEVICES" if given.get("hip") else "CUDA_VISIBLE_DEVICES")
+        if shown is None:
+            return cards
+        found = []
+        for wanted in filter(None, shown.split(",")):
+            if wanted.startswith(("GPU-", "MIG-")):
+                found += [card for card in cards if card["uuid"].startswith(wanted[4:])]
+            elif int(wanted) not in range(len(cards)):
+                break
+            else:
+                found.append(cards[int(wanted)])
+        return found
+
+    def is_available(self):
+        if given.get("old_driver"):
+            warnings.warn("CUDA initialization: The NVIDIA driver on your system is too old", UserWarning)
+            return False
+        return self.device_count() > 0
+
+    def device_count(self):
+        return len(self._visible())
+
+    def get_device_properties(self, index):
+        card = self._visible()[index]
+        return SimpleNamespace(name=card["name"], uuid=card["uuid"], total_memory=card["mebibytes"] * 2**20,
+                               major=card["capability"][0], minor=card["capability"][1])
+
+    def get_device_capability(self, index=None):
+        return tuple(self._visible()[index or 0]["capability"])
+
+    def get_arch_list(self):
+        return given.get("archs", ["sm_75", "sm_80", "sm_86", "sm_90", "compute_90"])
+
+    def mem_get_info(self, index):
+        card = self._visible()[index]
+        return (card["mebibytes"] - card["used"]) * 2**20, card["mebibytes"] * 2**20
+
+    def is_bf16_supported(self, including_emulation=True):
+        return self.get_device_capability()[0] >= 8
+
+    def current_device(self):
+        return 0
+
+
+cuda = _Cuda()
+
+
+def randn(*shape, device):
+    return device
+
+
+def allclose(one, other, atol):
+    return True
+'''
+BITSANDBYTES = "def quantize_4bit(*_, **__): return ()\ndef dequantize_4bit(*_): return None\n"
+ASK = """
+import json
+from assistant_builder import doctor
+from assistant_builder.planning.hardware import this_machine
+machine = this_machine()
+gpu, backend = doctor._torch()
+print(json.dumps({"name": machine.name, "device": machine.device, "devices": machine.devices,
+                  "mebibytes": machine.memory_bytes / 2**20, "free": machine.free_bytes / 2**20,
+                  "bfloat16": machine.bfloat16, "doctor": gpu.value, "ok": gpu.ok, "remedy": gpu.remedy,
+                  "backend": backend.value}))
+"""
+A100 = {"name": "NVIDIA A100-SXM4-80GB", "uuid": "aaaa0000-1111", "mebibytes": 81920, "used": 900,
+        "capability": [8, 0], "speed": 9}
+T4 = {"name": "Tesla T4", "uuid": "bbbb0000-2222", "mebibytes": 15360, "used": 300, "capability": [7, 5], "speed": 3}
+K80 = {"name": "Tesla K80", "uuid": "cccc0000-3333", "mebibytes": 11441, "used": 0, "capability": [3, 7], "speed": 1}
+MIG = {"name": "NVIDIA A100-SXM4-80GB MIG 1g.10gb", "uuid": "dddd0000-4444", "mebibytes": 9728, "used": 13,
+       "capability": [8, 0], "speed": 2}
+MI300 = {"name": "AMD Instinct MI300X", "uuid": "", "mebibytes": 196592, "used": 300, "capability": [9, 4], "speed": 9}
+Card = dict[str, Any]
+
+
+class Fake:
+    """A machine to ask, in a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        for name in ("bin", "lib", "python/torch", "python/bitsandbytes"):
+            (folder / name).mkdir(parents=True)
+        (folder / "python/torch/__init__.py").write_text(TORCH, encoding="utf-8")
+        (folder / "python/bitsandbytes/__init__.py").write_text("", encoding="utf-8")
+        (folder / "python/bitsandbytes/functional.py").write_text(BITSANDBYTES, encoding="utf-8")
+        (folder / "lib/libcuda.so.1").symlink_to(Path(_ctypes.__file__))  # any library that can be loaded
+
+    def smi(self, cards: Sequence[Card] = (), *, code: int = 0, hangs: bool = False, **shown: str) -> None:
+        """Make nvidia-smi answer, in the order of the bus, with ``shown`` in place of a field of each card."""
+        values = [{
+            "name": card["name"], "uuid": f"GPU-{card['uuid']}", "memory.total": str(card["mebibytes"]),
+            "memory.free": str(card["mebibytes"] - card["used"]),
+            "compute_cap": ".".join(map(str, card["capability"])), **{key.replace("_", "."): value
+                                                                     for key, value in shown.items()},
+        } for card in cards]
+        path = self._folder / "bin/nvidia-smi"
+        path.write_text(
+            f"#!{sys.executable}\nimport sys, time\ntime.sleep({60 if hangs else 0})\n"
+            f"fields = sys.argv[1].removeprefix('--query-gpu=').split(',')\nfor card in {values!r}:\n"
+            f"    print(', '.join(card[field] for field in fields))\nsys.exit({code})\n", encoding="utf-8")
+        path.chmod(0o755)
+
+    def ask(self, cards: Sequence[Card] = (), *, build: str | None = "cuda", variables: dict[str, str] | None = None,
+            **given: Any) -> dict[str, Any]:
+        """What the planner and doctor find where torch has these cards in the order of the bus."""
+        told = {"cards": cards, **({build: "13.0"} if build else {}), **given}
+        kept = {name: value for name, value in os.environ.items() if not name.endswith("VISIBLE_DEVICES")}
+        done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, check=False, cwd=ROOT, env={
+            **kept, "PATH": f"{self._folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
+            "LD_LIBRARY_PATH": str(self._folder / "lib"),
+            "PYTHONPATH": os.pathsep.join([str(self._folder / "python"), str(ROOT)]),
+            "FAKE_TORCH": json.dumps(told), **(variables or {}),
+        })
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Fake:
+    return Fake(tmp_path)
+
+
+def test_one_card(fake: Fake) -> None:
+    fake.smi([A100])
+    found = fake.ask([A100])
+    assert (found["name"], found["device"], found["devices"]) == ("NVIDIA A100-SXM4-80GB", "cuda", 1)
+    assert (found["mebibytes"], found["free"], found["bfloat16"]) == (81920, 81020, True)
+    assert found["ok"] and found["doctor"] == "NVIDIA A100-SXM4-80GB, 86 GB, bfloat16"
+    assert found["backend"] == "bitsandbytes works on CUDA 13.0"
+
+
+@pytest.mark.parametrize(("variables", "name", "free"), [
+    ({"CUDA_VISIBLE_DEVICES": "1"}, T4["name"], 15060),  # by speed, which is torch's order: 0 is the A100
+    ({"CUDA_VISIBLE_DEVICES": "0"}, A100["name"], 81020),
+    ({"CUDA_VISIBLE_DEVICES": "0", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, T4["name"], 15060),
+    ({"CUDA_VISIBLE_DEVICES": "GPU-aaaa"}, A100["name"], 81020),
+    ({}, A100["name"], 81020),
+])
+def test_of_two_different_cards_the_one_that_torch_uses(
+    fake: Fake, variables: dict[str, str], name: str, free: int
+) -> None:
+    fake.smi([T4, A100])
+    found = fake.ask([T4, A100], variables=variables)
+    assert (found["name"], found["devices"], found["free"]) == (name, 1, free)
+    assert found["bfloat16"] == (name == A100["name"])
+
+
+@pytest.mark.parametrize("shown", ["", "-1"])
+def test_hidden_cards_are_not_planned_for(fake: Fake, shown: str) -> None:
+    fake.smi([A100])
+    found = fake.ask([A100], variables={"CUDA_VISIBLE_DEVICES": shown})
+    assert found["device"] == "cpu"
+    assert found["doctor"] == (f"none: models train and answer on the processor (CUDA_VISIBLE_DEVICES is {shown!r})")
+
+
+@pytest.mark.parametrize("value", ["[N/A]", "[Not Supported]", "[Insufficient Permissions]"])
+def test_memory_that_nvidia_smi_does_not_know_is_asked_of_torch(fake: Fake, value: str) -> None:
+    fake.smi([A100], memory_total=value, memory_free=value, compute_cap=value)
+    found = fake.ask([A100])
+    assert (found["device"], found["mebibytes"], found["free"]) == ("cuda", 81920, 81020)
+
+
+@pytest.mark.parametrize("broken", [{"code": 9}, {"hangs": True}, {}], ids=["fails", "hangs", "silent"])
+def test_without_nvidia_smi_the_card_is_found_all_the_same(fake: Fake, broken: dict[str, Any]) -> None:
+    fake.smi(**broken)
+    found = fake.ask([A100])
+    assert (found["name"], found["free"]) == (A100["name"], 81020)
+
+
+@pytest.mark.parametrize("shown", [None, "MIG-dddd0000-4444"])
+def test_a_part_of_a_card_has_the_memory_of_the_part(fake: Fake, shown: str | None) -> None:
+    fake.smi([A100])  # it lists the whole card alone
+    found = fake.ask([MIG], variables={"CUDA_VISIBLE_DEVICES": shown} if shown else {})
+    assert (found["mebibytes"], found["free"], found["devices"]) == (9728, 9715, 1)
+
+
+def test_an_amd_card(fake: Fake) -> None:
+    found = fake.ask([MI300, MI300], build="hip", variables={"HIP_VISIBLE_DEVICES": "1"})
+    # without its own driver folder the library of CUDA stands for a driver here
+    assert (found["name"], found["device"], found["devices"]) == (MI300["name"], "cuda", 1)
+    assert (found["free"], found["bfloat16"]) == (196292, True)
+    assert found["backend"] == "bitsandbytes works on ROCm 13.0"
+
+
+def test_a_card_that_torch_cannot_use_is_not_planned_for(fake: Fake) -> None:
+    fake.smi([A100])
+    found = fake.ask([A100], build=None)
+    assert found["device"] == "cpu" and not found["ok"] and "CUDA_VISIBLE_DEVICES=" in found["remedy"]
+    assert found["doctor"] == ("NVIDIA A100-SXM4-80GB cannot be used by PyTorch: this build of PyTorch computes on the "
+                               "processor alone; models train and answer on the processor")
+    found = fake.ask([A100], old_driver=True)
+    assert found["device"] == "cpu" and "driver on your system is too old" in found["doctor"]
+
+
+def test_a_card_older_than_torchs_build_is_not_used(fake: Fake) -> None:
+    fake.smi([K80])
+    found = fake.ask([K80])
+    assert found["device"] == "cpu" and not found["ok"]
+    assert "not usable: this build of PyTorch has no code for its compute capability 3.7" in found["doctor"]
+    assert found["backend"] == "bitsandbytes works on the processor"
+    fake.smi([A100, K80])
+    found = fake.ask([A100, K80])
+    assert (found["name"], found["devices"], found["ok"]) == (A100["name"], 1, False)
+
+
+def test_cards_like_the_first_train_together(fake: Fake) -> None:
+    other = {**A100, "uuid": "eeee0000-5555", "used": 40000}
+    fake.smi([A100, other, T4])
+    found = fake.ask([A100, other, T4])
+    assert (found["name"], found["devices"]) == (A100["name"], 2)

@@ -1,0 +1,298 @@
+"""The fast arithmetic of training on a CPU gives the losses and gradients of the plain one; on tiny models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assistant_builder.config import TrainConfig
+
+pytestmark = pytest.mark.train
+SIZES = {
+    "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 512, "pad_token_id": 0, "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": {"tie_word_embeddings": True},
+    "qwen2": {},  # biases
+    "qwen3": {},  # norms of the heads
+    "gemma3_text": {"sliding_window": 16},  # other norms, windows, scaled embeddings
+    "gpt_neox": {},  # one fused projection, layer norms
+    "phi3": {},  # fused gate and up
+}
+TRAIN = TrainConfig(rank=4, alpha=8, dropout=0.0)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {key: value for key, value in SIZES.items() if request.param != "phi3" or key != "head_dim"}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(request.param, **sizes, **MODELS[request.param]))
+    path = tmp_path_factory.mktemp(request.param)
+    model.to(torch.float16).save_pretrained(path)
+    return path
+
+
+def adapted(folder: Path, storage: Any, dtype: str, *, hold: bool, train: TrainConfig = TRAIN) -> Any:
+    import torch
+
+    from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
+
+    model = add_adapter(load_base(BaseSpec(folder, storage, True, dtype, hold=hold)), train, 0)
+    generator = torch.Generator().manual_seed(1)
+    for name, value in model.named_parameters():
+        if "lora_B" in name:  # zeros would hide the gradient of A
+            value.data.normal_(0, 0.2, generator=generator)
+    return model.train()
+
+
+def batch(lengths: tuple[int, ...] = (12, 20, 19)) -> dict[str, Any]:
+    from assistant_builder.models.chat_template import Example
+    from assistant_builder.training.collate import LeftPadding, to_dataset
+
+    examples = [Example(tuple(3 + (7 * n + i * i) % 250 for i in range(n)), tuple(i >= n // 2 for i in range(n)))
+                for n in lengths]
+    return LeftPadding(0)(list(to_dataset(examples)))
+
+
+def plain(model: Any, inputs: dict[str, Any]) -> tuple[float, Any]:
+    """Loss and gradients as a training script computes them."""
+    import torch
+    import torch.nn.functional as F  # noqa: N812
+
+    from assistant_builder.training.collate import supervised_logits
+
+    model.zero_grad()
+    loss = F.cross_entropy(*supervised_logits(model, inputs), reduction="sum")
+    loss.backward()
+    return loss.item(), torch.cat([value.grad.flatten() for value in model.parameters() if value.requires_grad])
+
+
+def fused(model: Any, inputs: dict[str, Any], dtype: Any) -> tuple[float, Any]:
+    """The same by the trainer's way."""
+    import torch
+
+    from assistant_builder.training.collate import summed_nll
+    from assistant_builder.training.cpu_kernels import fuse
+
+    if not any(getattr(layer, "group", None) for layer in model.modules()):
+        fuse(model, dtype)
+    model.zero_grad()
+    loss = summed_nll(model, inputs)
+    loss.backward()
+    return loss.item(), torch.cat([value.grad.flatten() for value in model.parameters() if value.requires_grad])
+
+
+@pytest.mark.parametrize(("storage", "hold"), [("float16", True), ("float16", False), ("nf4", True), ("nf4", False)])
+def test_losses_and_gradients_are_those_of_the_plain_forward(folder: Path, storage: str, hold: bool) -> None:
+    import torch
+
+    model = adapted(folder, storage, "float32", hold=hold)
+    wanted, gradients = plain(model, batch())
+    loss, ours = fused(model, batch(), torch.float32)
+    assert loss == pytest.approx(wanted, rel=1e-5)
+    assert gradients.norm() > 0 and (ours - gradients).norm() / gradients.norm() < 1e-4
+
+
+def test_in_bfloat16_the_gradients_are_as_near_to_float32_as_the_plain_ones(folder: Path) -> None:
+    import torch
+
+    wide, narrow, ours = (adapted(folder, "float16", dtype, hold=True) for dtype in ("float32", "bfloat16", "bfloat16"))
+    far = {"plain": 0.0, "ours": 0.0}
+    for lengths in ((12, 20, 19), (30, 33), (9, 14, 50), (40, 40, 40)):  # one batch alone differs by chance
+        _, exact = plain(wide, batch(lengths))
+        far["plain"] += float((plain(narrow, batch(lengths))[1] - exact).norm() / exact.norm())
+        far["ours"] += float((fused(ours, batch(lengths), torch.bfloat16)[1] - exact).norm() / exact.norm())
+    assert far["ours"] < 1.5 * far["plain"]
+
+
+@pytest.mark.parametrize("storage", ["float16", "nf4"])
+def test_holding_weights_changes_no_bit(folder: Path, storage: str) -> None:
+    import torch
+
+    train = TRAIN.model_copy(update={"dropout": 0.1})
+    found = []
+    for hold in (False, True):
+        model = adapted(folder, storage, "bfloat16", hold=hold, train=train)
+        torch.manual_seed(5)
+        found.append(fused(model, batch(), torch.bfloat16))
+    assert found[0][0] == found[1][0] and torch.equal(found[0][1], found[1][1])
+
+
+def test_evaluation_and_checkpointing_go_through_the_same_arithmetic(folder: Path) -> None:
+    import torch
+
+    from assistant_builder.training.collate import summed_nll
+
+    train = TRAIN.model_copy(update={"dropout": 0.1})
+    model = adapted(folder, "nf4", "float32", hold=True, train=train)
+    torch.manual_seed(5)
+    loss, gradients = fused(model, batch(), torch.float32)
+    with torch.no_grad():
+        assert summed_nll(model.eval(), batch()).item() != loss
+    model.train().activation_checkpointing_enable({"use_reentrant": False})
+    model.enable_input_require_grads()
+    model.zero_grad()
+    torch.manual_seed(5)
+    summed_nll(model, batch()).backward()
+    again = torch.cat([value.grad.flatten() for value in model.parameters() if value.requires_grad])
+    assert (again - gradients).norm() / gradients.norm() < 1e-5
+
+
+def test_norms_are_recognised_by_what_they_compute() -> None:
+    import torch
+    from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    from assistant_builder.training.cpu_kernels import _norms
+
+    class ShiftedRMSNorm(LlamaRMSNorm):
+        def forward(self, hidden_states: Any) -> Any:
+            return super().forward(hidden_states) + 1
+
+    found = {type(norm): (scale, eps) for norm, scale, eps in _norms(
+        torch.nn.ModuleList([LlamaRMSNorm(8, eps=1e-3), GemmaRMSNorm(8), ShiftedRMSNorm(8)]))}
+    assert found.keys() == {LlamaRMSNorm, GemmaRMSNorm} and found[LlamaRMSNorm][1] == 1e-3
+    assert all(torch.equal(scale, torch.ones(8)) for scale, _ in found.values())
+
+
+def test_dropped_places_have_the_probability_and_no_pattern() -> None:
+    import torch
+
+    from assistant_builder.training.cpu_kernels import sample_dropout_indices
+
+    torch.manual_seed(3)
+    count, p = 1_000_000, 0.05
+    places = sample_dropout_indices(count, p)
+    assert torch.equal(places, places.unique()) and 0 <= int(places[0]) and int(places[-1]) < count
+    assert len(places) == pytest.approx(count * p, abs=5 * (count * p * (1 - p)) ** 0.5)
+    dropped = torch.zeros(count)
+    dropped[places] = 1.0
+    neighbours = float((dropped[1:] * dropped[:-1]).mean())
+    assert neighbours == pytest.approx(p * p, abs=5 * (p * p / count) ** 0.5)
+    halves = [int((places < count // 2).sum()), int((places >= count // 2).sum())]
+    assert abs(halves[0] - halves[1]) < 5 * (count * p) ** 0.5
+    torch.manual_seed(3)
+    assert torch.equal(places, sample_dropout_indices(count, p))
+    assert all(int(sample_dropout_indices(size, 0.9).numel()) <= size for size in (1, 2, 7))
+
+
+def one_layer(inputs: int, outputs: int, *, dropout: float, dtype: Any) -> tuple[Any, Any]:
+    """An adapted linear layer, and the PEFT model it is in."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from assistant_builder.models.lora_layers import ADAPTER_LAYERS
+
+    torch.manual_seed(0)
+    config = LoraConfig(r=2, lora_alpha=4, lora_dropout=dropout, target_modules=["down_proj"])
+    config._register_custom_module(ADAPTER_LAYERS)
+    base = LlamaForCausalLM(LlamaConfig(
+        vocab_size=8, hidden_size=outputs, intermediate_size=inputs, num_hidden_layers=1, num_attention_heads=2,
+    )).to(dtype)
+    base.requires_grad_(False)
+    model = get_peft_model(base, config, autocast_adapter_dtype=True)
+    return model.base_model.model.model.layers[0].mlp.down_proj, model
+
+
+def fuse_it(model: Any, dtype: Any) -> None:
+    from assistant_builder.training.cpu_kernels import fuse
+
+    fuse(model, dtype)
+
+
+def test_dropout_scales_what_it_keeps() -> None:
+    """Over many draws the adapter's mean output is that without dropout."""
+    import torch
+
+    layer, model = one_layer(8, 6, dropout=0.3, dtype=torch.float32)
+    layer.lora_B["default"].weight.data.normal_()
+    fuse_it(model.train(), torch.float32)
+    x = torch.randn(1, 8)
+    many = layer(x.expand(40_000, 8)).mean(0)
+    kept = layer.eval()(x)[0]
+    assert torch.allclose(many, kept, atol=0.05) and not torch.allclose(kept, layer.base_layer(x)[0], atol=0.2)
+
+
+def test_barely_trained_adapters_keep_their_output() -> None:
+    """Added after the base's output was rounded, a tenth of a rounding step is lost; added before, it counts."""
+    import torch
+
+    layer, model = one_layer(64, 512, dropout=0.0, dtype=torch.bfloat16)
+    layer.lora_B["default"].weight.data.normal_(0, 2e-5)
+    x = torch.randn(256, 64).to(torch.bfloat16)
+    base = layer.base_layer(x).float()
+    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    wanted = layer.scaling["default"] * x.float() @ down.T @ up.T
+
+    @torch.no_grad()
+    def share(output: Any) -> float:
+        return float(((output.float() - base) * wanted).sum() / wanted.square().sum())
+
+    assert share(layer(x)) < 0.7
+    fuse_it(model, torch.bfloat16)
+    assert share(layer(x)) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 2, 9), (3, 6, 6, 5), (1, 4, 1, 33)])
+def test_short_attention_is_attention(shape: tuple[int, int, int, int]) -> None:
+    import torch
+    import torch.nn.functional as F  # noqa: N812
+
+    from assistant_builder.training.cpu_kernels import EagerShortAttention
+
+    rows, heads, shared, length = shape
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn((rows, length, n, 8), generator=generator).transpose(1, 2).requires_grad_()
+                         for n in (heads, shared, shared))
+    seen = torch.ones((rows, 1, length, length), dtype=torch.bool).tril()
+    seen[0, :, :, 0] = False
+    seen[0, :, 0, 0] = True
+    bias = torch.zeros(seen.shape).masked_fill(~seen, -1e30)
+    ours = EagerShortAttention.apply(query, key, value, bias, 0.3)
+    theirs = F.scaled_dot_product_attention(query, key, value, seen, scale=0.3, enable_gqa=True).transpose(1, 2)
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    grad = torch.randn(ours.shape, generator=generator)
+    gradients = [torch.autograd.grad(out, (query, key, value), grad) for out in (ours, theirs)]
+    for one, other in zip(*gradients, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_the_loss_is_cross_entropy() -> None:
+    import torch
+    import torch.nn.functional as F  # noqa: N812
+
+    from assistant_builder.training.cpu_kernels import ChunkedCrossEntropySum
+
+    logits = (5 * torch.randn((19, 300), generator=torch.Generator().manual_seed(0))).requires_grad_()
+    targets = torch.arange(19) * 13
+    ours, theirs = ChunkedCrossEntropySum.apply(logits, targets) / 7, F.cross_entropy(logits, targets, reduction="sum") / 7
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
+    assert torch.allclose(*(torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)), atol=1e-6)
+
+
+def test_the_loss_works_on_as_many_rows_at_once_as_the_plan_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from assistant_builder.planning.memory import LOSS_ROWS
+    from assistant_builder.training.cpu_kernels import ChunkedCrossEntropySum
+
+    rows: list[int] = []
+    softmax = torch.log_softmax
+
+    def counted(logits: Any, **more: Any) -> Any:
+        rows.append(len(logits))
+        return softmax(logits, **more)
+
+    monkeypatch.setattr(torch, "log_softmax", counted)
+    logits, targets = torch.randn(3 * LOSS_ROWS["cpu"] + 1, 11), torch.zeros(3 * LOSS_ROWS["cpu"] + 1, dtype=torch.long)
+    loss = ChunkedCrossEntropySum.apply(logits, targets)
+    assert rows == [LOSS_ROWS["cpu"]] * 3 + [1]
+    assert float(loss) == pytest.approx(float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum")))

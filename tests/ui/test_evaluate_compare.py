@@ -1,0 +1,140 @@
+"""The study set against another one, on the page."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from assistant_builder.atomic_io import write_json
+from assistant_builder.study import Study
+from assistant_builder.ui.evaluate.compare import (
+    AcrossPanel,
+    comparison_panels,
+    comparison_tables,
+    comparison_view,
+    nothing_to_compare,
+)
+from assistant_builder.ui.evaluate.figures import interval_figure
+from assistant_builder.ui.evaluate.item_filters import ItemFilter, across_items, chosen, comparable, made_from
+from assistant_builder.ui.refresh import StudyView
+from evals.study_compare import compare_studies
+from tests.evals.study_compare.scored_studies import each, edit, make
+from tests.synthetic_study import LARGE, new_study, with_data
+from tests.ui.blocks import inside_blocks
+
+
+def plain(markup: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", markup)).replace("&#39;", "'")
+
+
+@pytest.fixture
+def a() -> Study:
+    return make("narrow")
+
+
+@pytest.fixture
+def b() -> Study:
+    study = make("wide", train__rank=64)
+    edit(study, each(lambda sample: {"answer": "Quite another one.", "nll": 1.5 * sample["nll"]}), ("Q4",))
+    return study
+
+
+def test_verdicts_differences_and_figures_are_shown(a: Study, b: Study) -> None:
+    record = compare_studies(a, b)
+    said = plain(comparison_view(record))
+    assert "wide against narrow" in said and "12 held-out items in both" in said
+    for verdict in record["verdicts"]:
+        assert verdict["sentence"] in said
+    assert record["warnings"][0] in said
+    tables = plain(comparison_tables(record))
+    assert "train.rank 16 64" in tables and "B \N{MINUS SIGN} A" in tables
+    assert "Nothing on record differs" in plain(comparison_tables(compare_studies(a, a)))
+
+
+def test_the_picture_shows_the_loss_of_every_cell_and_the_scores_of_the_assistants(a: Study, b: Study) -> None:
+    record = compare_studies(a, b)
+    loss, scores = comparison_panels(record)
+    assert [row.title.split(" ")[0] for row in loss.rows] == ["Q4", "L16", "B16"]
+    assert {row.title.split(" ")[0] for row in scores.rows} == {"Q4", "L16"}
+    assert loss.margin == record["verdicts"][0]["margin"] and scores.margin is None
+    assert interval_figure([loss, scores]).to_json()
+    per_byte = {**record, "loss": "nll_per_byte", "contrasts": [
+        {**row, "metric": "nll_per_byte" if row["metric"] == "nll_per_token" else row["metric"]}
+        for row in record["contrasts"]
+    ]}
+    assert comparison_panels(per_byte)[0].unit == "nats per byte"
+
+
+def test_answers_that_changed_stand_side_by_side(a: Study, b: Study) -> None:
+    items = across_items(a, b)
+    assert items.pair == ("A:Q4", "B:Q4") and items.cells["B:Q4"] == "B · wide · Q4"
+    changed = chosen(items, ItemFilter(*items.pair, show="different"))
+    assert len(changed) == len(items.rows) == 12
+    assert {row["answers"]["B:Q4"] for row in changed} == {"Quite another one."}
+    assert chosen(items, ItemFilter("A:L16", "B:L16", show="different")) == []
+
+
+def test_the_study_it_was_made_from_is_proposed_first(a: Study, b: Study) -> None:
+    third = make("third")
+    other = make("other-data", train__rank=8)
+    edit(other, each(lambda sample: {"reference": "elsewhere"}))
+    assert comparable(third) == {"narrow": 12, "wide": 12, "other-data": 0}
+    assert made_from(third) is None
+    write_json(third.folder / "made_from.json", {"study": "narrow"})
+    assert made_from(third) == "narrow" and next(iter(comparable(third))) == "narrow"
+    write_json(third.folder / "made_from.json", {"study": "wide"})
+    assert next(iter(comparable(third))) == "wide"
+
+
+# the part of the tab
+
+
+@pytest.fixture
+def panel() -> AcrossPanel:
+    return inside_blocks(AcrossPanel)
+
+
+def choices(panel: AcrossPanel, name: str | None) -> list[Any]:
+    section = panel.sections()[0]
+    return list(section.draw(StudyView(name)))
+
+
+def test_only_studies_with_shared_items_are_on_offer(panel: AcrossPanel, a: Study) -> None:
+    note, body, _ = choices(panel, a.name)
+    assert "No other study has been evaluated yet" in note["value"] and not body["visible"]
+    stranger = make("stranger")
+    edit(stranger, each(lambda sample: {"reference": "elsewhere"}))
+    note, body, _ = choices(panel, a.name)
+    assert "No other study was asked the same" in note["value"] and "stranger" in note["value"]
+    make("wide", train__rank=64)
+    note, body, other = choices(panel, a.name)
+    assert body["visible"] and other["value"] == "wide" and other["choices"] == [("wide  ·  12 items in both", "wide")]
+    assert "stranger" in note["value"]
+    fresh = with_data(new_study("fresh", LARGE))
+    assert "Not evaluated yet" in choices(panel, fresh.name)[0]["value"]
+    assert "No study chosen" in choices(panel, None)[0]["value"]
+    assert "narrow" not in nothing_to_compare("x", ["y"])
+
+
+def test_comparing_says_that_it_is_at_it_and_then_what_it_found(panel: AcrossPanel, a: Study, b: Study) -> None:
+    first, last = list(panel._compare("wide", "narrow"))
+    assert "Comparing wide with narrow" in first[1] and not first[-1]["interactive"]
+    assert last[0] == ("narrow", "wide") and "wide against narrow" in last[1] and last[2]["visible"]
+    assert last[-1]["interactive"] and len(first) == len(last) == 6 + len(panel.browser.outputs)
+
+
+def test_what_cannot_be_compared_says_why(panel: AcrossPanel, a: Study) -> None:
+    with_data(new_study("fresh", LARGE))
+    *_, last = panel._compare("narrow", "fresh")
+    assert "has not been evaluated" in last[1] and last[0] is None and last[-1]["interactive"]
+    (only,) = panel._compare("narrow", None)
+    assert "Choose a study" in only[1]
+
+
+def test_the_list_follows_other_studies_and_the_result_its_own(panel: AcrossPanel, a: Study) -> None:
+    before = [section.mark(StudyView(a.name)) for section in panel.sections()]
+    make("wide", train__rank=64)
+    after = [section.mark(StudyView(a.name)) for section in panel.sections()]
+    assert before[0] != after[0] and before[1] == after[1]

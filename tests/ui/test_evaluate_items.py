@@ -1,0 +1,187 @@
+"""Looking through held-out items: choosing, marking words, turning pages."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from assistant_builder.atomic_io import read_jsonl, write_jsonl
+from assistant_builder.config import METRICS
+from assistant_builder.study import Study
+from assistant_builder.ui.evaluate.item_browser import ItemBrowser
+from assistant_builder.ui.evaluate.item_filters import (
+    ItemFilter,
+    ItemSet,
+    amounts,
+    chosen,
+    harm,
+    make_set,
+    relation,
+    study_items,
+)
+from assistant_builder.ui.evaluate.view import PER_PAGE, item_view, items_view, pager_text, pages
+from evals.report.items import change
+from evals.report.load import read_cells
+from tests.synthetic_study import evaluated, new_study, trained, with_data
+from tests.ui.blocks import inside_blocks
+
+HOSTILE = '<img src=x onerror="bad()"><script>bad()</script>'
+RIGHT = "the reference"
+
+
+def item(row: int, first: str | None, second: str | None, **more: Any) -> dict[str, Any]:
+    """An item as ``item_rows`` makes it; an answer is right when it equals the reference."""
+    answers = {cell: answer for cell, answer in (("L16", first), ("Q4", second)) if answer is not None}
+    metrics = {cell: {"nll_per_token": 0.5 + 0.1 * row * (cell == "Q4"), "exact_match": float(answer == RIGHT)}
+               for cell, answer in answers.items()}
+    return {
+        "item": str(row), "row": row, "turn": 0, "cluster": None, "answerable": True, "question": f"Question {row}?",
+        "context": [], "reference": RIGHT, "answers": answers, "declined": {}, "tokens": 5,
+        "nll": {"L16": 2.5, "Q4": 2.5}, "metrics": metrics, **more,
+    }
+
+
+ROWS = [
+    item(3, RIGHT, "another thing"), item(1, "another thing", RIGHT), item(2, "one thing", "another thing"),
+    item(4, RIGHT, RIGHT, declined={"L16": True, "Q4": False}, answerable=False), item(5, None, "word"),
+]
+NAMES = {"L16": "L16 · LoRA", "Q4": "Q4 · QLoRA", "B16": "untuned"}
+WISH = ItemFilter("L16", "Q4")
+
+
+@pytest.fixture
+def items() -> ItemSet:
+    return make_set(ROWS, NAMES, ("L16", "Q4"))
+
+
+def rows_of(items: ItemSet, **wish: Any) -> list[int]:
+    return [row["row"] for row in chosen(items, ItemFilter("L16", "Q4", **wish))]
+
+
+def test_items_come_in_the_order_of_the_file_with_the_cells_they_have(items: ItemSet) -> None:
+    assert rows_of(items) == [1, 2, 3, 4, 5]
+    assert list(items.cells) == ["L16", "Q4"] and items.metrics == ("nll_per_token", "exact_match")
+
+
+@pytest.mark.parametrize(
+    ("show", "found"),
+    [("different", [1, 2, 3]), ("lost", [3]), ("gained", [1]), ("declined", [4]), ("unanswerable", [4])],
+)
+def test_items_are_filtered(items: ItemSet, show: Any, found: list[int]) -> None:
+    assert rows_of(items, show=show) == found
+    assert amounts(items, "L16", "Q4")[show] == len(found)
+
+
+def test_flips_turn_round_with_the_cells(items: ItemSet) -> None:
+    assert [row["row"] for row in chosen(items, ItemFilter("Q4", "L16", "lost"))] == [1]
+
+
+def test_the_worst_come_first_and_the_unscored_last(items: ItemSet) -> None:
+    assert rows_of(items, order="worst") == [4, 3, 2, 1, 5]
+    assert rows_of(items, order="best") == [1, 2, 3, 4, 5]
+    assert rows_of(items, order="worst", metric="exact_match")[0] == 3
+    assert harm(ROWS[0], "L16", "Q4", "exact_match") == 1.0 and harm(ROWS[4], "L16", "Q4", "exact_match") is None
+
+
+@pytest.mark.parametrize(("search", "found"), [("question 3", [3]), ("ANOTHER", [1, 2, 3]), ("ｗｏｒｄ", [5]),
+                                               ("nowhere", []), ("  ", [1, 2, 3, 4, 5])])
+def test_items_are_searched(items: ItemSet, search: str, found: list[int]) -> None:
+    assert rows_of(items, search=search) == found
+
+
+def scored() -> Study:
+    return evaluated(trained(with_data(new_study())))
+
+
+def test_relations_are_those_of_the_report() -> None:
+    study = scored()
+    cells, found = read_cells(study), study_items(study)
+    assert found is not None
+    for row in found.rows:
+        for first, second in (("L16", "Q4"), ("B16", "LM"), ("Q4", "L4")):
+            assert relation(row, first, second) == change(cells[first], cells[second], row["item"])
+
+
+def test_items_are_there_as_soon_as_both_assistants_are_scored() -> None:
+    study = scored()
+    found = study_items(study)
+    assert found is not None and len(found.rows) == 12 and set(found.metrics) <= set(METRICS)
+    (study.cell_folder("Q4") / "scores.json").unlink()
+    assert study_items(study) is None
+
+
+# drawing
+
+
+def test_words_are_marked_by_more_than_colour(items: ItemSet) -> None:
+    row = item(1, "opens at nine on the pier", "opens at ten on the pier", reference="opens at nine on the quay")
+    each = item_view(items, row, WISH, "each other")
+    assert '<mark class="ab-own">nine</mark>' in each and '<mark class="ab-own">ten</mark>' in each
+    against = item_view(items, row, WISH, "the reference")
+    assert '<del class="ab-missing">nine</del><ins class="ab-added">ten</ins>' in against
+    assert "<mark" not in item_view(items, row, WISH, "nothing")
+
+
+def test_scores_and_differences_are_shown_with_their_direction(items: ItemSet) -> None:
+    said = re.sub(r"<[^>]+>", "", item_view(items, ROWS[0], WISH, "nothing"))
+    assert "0.500 → 0.800 +0.300 ▼ worse" in said and "100.0% → 0.0% −100.0 ▼ worse" in said
+    assert "right → wrong" in said
+    assert "No answer was generated" in item_view(items, ROWS[4], WISH, "each other")
+
+
+@pytest.mark.parametrize("marks", ["each other", "the reference", "nothing"])
+def test_text_stays_text(items: ItemSet, marks: Any) -> None:
+    row = item(1, HOSTILE, f"{HOSTILE} and more", question=HOSTILE, reference=HOSTILE, cluster=HOSTILE,
+               context=[{"role": HOSTILE, "content": HOSTILE}])
+    drawn = item_view(items, row, WISH, marks)
+    assert "<img" not in drawn and "<script" not in drawn
+
+
+def test_right_to_left_answers_keep_their_direction(items: ItemSet) -> None:
+    drawn = item_view(items, item(1, "שלום עולם", "שלום לך", question="מה שלומך?"), WISH, "each other")
+    assert drawn.count('dir="auto"') == 4 and '<mark class="ab-own">עולם</mark>' in drawn
+
+
+def test_a_page_holds_ten_items() -> None:
+    many = make_set([item(row, RIGHT, "x") for row in range(1, 24)], NAMES, ("L16", "Q4"))
+    rows = chosen(many, WISH)
+    assert [items_view(many, rows, WISH, "nothing", page).count("<article") for page in (1, 2, 3)] == [10, 10, 3]
+    assert (pages(23), pages(20), pages(0)) == (3, 2, 1) and PER_PAGE == 10
+    assert (pager_text(23, 3), pager_text(0, 1)) == ("21–23 of 23", "None")
+    assert "No item is like that" in items_view(many, [], WISH, "nothing", 1)
+
+
+# the browser
+
+
+def test_turning_pages_stays_within_the_items() -> None:
+    many = make_set([item(row, RIGHT, "x") for row in range(1, 24)], NAMES, ("L16", "Q4"))
+    browser = inside_blocks(lambda: ItemBrowser(lambda key: many if key else None, "ab-some"))
+    opened = dict(zip(map(id, browser.outputs), browser.opened(many), strict=True))
+    assert opened[id(browser.second)]["value"] == "Q4" and opened[id(browser.place)] == "1–10 of 23"
+    assert len(browser.opened(None)) == len(browser.outputs)
+    asked = ("study", "L16", "Q4", "all", "file", "nll_per_token", "nothing", "")
+    _, page, _, back, place, onward = browser._turner(1)(*asked, 2)
+    assert (page, place, back["interactive"], onward["interactive"]) == (3, "21–23 of 23", True, False)
+    assert browser._turner(1)(*asked, 3)[1] == 3 and browser._turner(-1)(*asked, 1)[1] == 1
+    assert browser._changed("study", *asked[1:7], "question 21")[4] == "1–1 of 1"
+    show = browser._changed("study", *asked[1:])[0]
+    assert ("Right → wrong (23)", "lost") in show["choices"]
+
+
+def test_a_cell_that_is_gone_changes_nothing() -> None:
+    study = scored()
+    browser = inside_blocks(lambda: ItemBrowser(lambda key: study_items(Study.open(key)), "ab-some"))
+    answer = browser._changed(study.name, "L16", "gone", "all", "file", "nll_per_token", "nothing", "")
+    assert len(answer) == 6 and all("value" not in part for part in answer)
+
+
+def test_empty_answers_are_told() -> None:
+    study = scored()
+    path = study.cell_folder("Q4") / "samples.jsonl"
+    write_jsonl(path, [{**sample, "answer": ""} for sample in read_jsonl(path)])
+    found = study_items(study)
+    assert found is not None
+    assert "The answer is empty" in item_view(found, found.rows[0], WISH, "each other")

@@ -1,0 +1,166 @@
+"""Settings on the page: every field of the config is there, and goes to and fro unchanged."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from markupsafe import escape
+
+from assistant_builder.config import PRESET_WORDS, PRESETS, StudyConfig, option_fields
+from assistant_builder.errors import ConfigError
+from assistant_builder.ui.data.tab import DataTab
+from assistant_builder.ui.settings_form import (
+    NOT_OPTIONS,
+    OptionForm,
+    bounds_text,
+    component_of,
+    flat,
+    get_value,
+    preset_keys,
+    preset_label,
+    preset_values,
+    read_form,
+    step_of,
+    study_options,
+)
+from assistant_builder.ui.train.preflight_view import preset_table
+from assistant_builder.ui.train.settings import NOT_HERE
+from assistant_builder.ui.train.tab import TrainTab
+from tests.ui.blocks import inside_blocks
+
+CHANGED: dict[str, Any] = {
+    "name": "other-name",
+    "data.source": "pairs.jsonl",
+    "data.columns": {"group": "focus", "question": "a = b, c"},
+    "data.system": "You are: terse {really}.\nSay 'no'.",
+    "data.heldout_fraction": 0.35,
+    "data.max_train": 120,
+    "data.max_heldout": 40,
+    "data.remove_leaks": "never",
+    "model.base": "someone/some-model",
+    "model.revision": "main",
+    "model.compute_dtype": "bfloat16",
+    "train.preset": "custom",
+    "train.rank": 7,
+    "train.learning_rate": 3.3e-5,
+    "train.max_steps": 9,
+    "train.early_stopping": True,
+    "train.target_modules": "q_proj, v_proj",
+    "eval.cells": ["B16", "L16", "Q4", "L4"],
+    "eval.primary_metric": "token_f1",
+    "eval.tasks": ["hellaswag", "arc_easy"],
+}
+
+
+def changed_config() -> StudyConfig:
+    tree = StudyConfig().model_dump(mode="json")
+    for key, value in CHANGED.items():
+        node = tree
+        *parents, leaf = key.split(".")
+        for part in parents:
+            node = node[part]
+        node[leaf] = value
+    return StudyConfig.model_validate(tree)
+
+
+def test_every_option_of_the_config_is_described() -> None:
+    options = study_options()
+    assert set(options) == set(option_fields()) - NOT_OPTIONS
+    for option in options.values():
+        assert option.title and option.help
+        assert option.kind not in ("choice", "choices") or option.choices
+
+
+def test_every_option_of_the_config_is_on_the_page() -> None:
+    train, data = inside_blocks(lambda: (TrainTab(), DataTab()))
+    shown = set(train.form.components)
+    assert shown == set(study_options()) - {"name", *NOT_HERE}
+    assert set(data.new.bring.form.components) == {
+        key for key in study_options() if key.startswith("data.") and key not in ("data.source", "data.columns")
+    }
+
+
+@pytest.mark.parametrize("config", [StudyConfig(), changed_config()], ids=["defaults", "changed"])
+def test_every_value_survives_the_form(config: StudyConfig) -> None:
+    shown = {key: option.to_widget(get_value(config, key)) for key, option in study_options().items()}
+    assert read_form(shown, config) == config
+    assert read_form(shown, StudyConfig()) == config
+
+
+@pytest.mark.parametrize("config", [StudyConfig(), changed_config()], ids=["defaults", "changed"])
+def test_every_value_survives_gradio(config: StudyConfig) -> None:
+    form = OptionForm({"model.base": [("Small", "smollm2-135m-instruct")]})
+    inside_blocks(lambda: form.show(study_options()))
+    values = form.values(config)
+    sent = [part.preprocess(part.postprocess(value)) for part, value in zip(form.inputs, values, strict=True)]
+    assert form.read(sent, StudyConfig()) == config
+
+
+def test_components_start_at_the_defaults_of_the_config() -> None:
+    options = study_options()
+    shown = inside_blocks(lambda: {key: component_of(option) for key, option in options.items()})
+    for key, option in options.items():
+        assert shown[key].value == option.to_widget(option.default), key
+        assert shown[key].label == option.title
+
+
+def test_all_problems_are_reported_together() -> None:
+    shown = {"train.rank": 0, "train.epochs": None, "data.heldout_fraction": 2, "train.batch_size": 2.5}
+    with pytest.raises(ConfigError) as caught:
+        read_form(shown, StudyConfig())
+    assert all(key in caught.value.what for key in shown)
+
+
+def test_a_whole_number_typed_with_a_point_is_a_whole_number() -> None:
+    assert read_form({"train.rank": 8.0, "data.max_train": "50"}, StudyConfig()).train.rank == 8
+    with pytest.raises(ConfigError, match="max_train"):
+        read_form({"data.max_train": "many"}, StudyConfig())
+
+
+def test_untouched_values_are_kept_as_they_are() -> None:
+    config = StudyConfig().with_changes({"data.system": "''"})
+    assert config.data.system is not None
+    assert read_form({"data.system": ""}, config).data.system == config.data.system
+
+
+def test_presets_are_named_in_words_and_every_value_is_shown() -> None:
+    for name, values in PRESETS.items():
+        assert dict(zip(preset_keys(), preset_values(name), strict=True)) == values
+        config = StudyConfig().with_changes({"train.preset": name})
+        rows = re.findall(r"<tr>(.*?)</tr>", preset_table(config))[1:]
+        assert len(rows) == len(values)
+        for key, row in zip(values, rows, strict=True):
+            option = study_options()[f"train.{key}"]
+            assert escape(option.title) in row and escape(option_fields()[f"train.{key}"][0].description) in row
+            cells = re.findall(r'<td class="ab-num"[^>]*>(.*?)</td>', row)
+            assert cells == [*(f"{other[key]:g}" for other in PRESETS.values()), f"{values[key]:g}"]
+    assert set(PRESET_WORDS) == set(study_options()["train.preset"].choices)
+    assert preset_label("quick").startswith("Quick look: ")
+    assert all(isinstance(update, dict) for update in preset_values("custom"))
+
+
+def test_a_value_that_differs_from_its_preset_stands_out() -> None:
+    table = preset_table(StudyConfig().with_changes({"train.preset": "quick", "train.rank": 12}))
+    assert re.findall(r"<em[^>]*>(.*?)</em>", table) == ["12"]
+    assert "<em" not in preset_table(StudyConfig().with_changes({"train.preset": "custom", "train.rank": 12}))
+
+
+def test_bounds_are_told_in_words() -> None:
+    fields = {key: field for key, (field, _) in option_fields().items()}
+    assert bounds_text(fields["data.heldout_fraction"]) == "above 0, below 0.9"
+    assert bounds_text(fields["train.rank"]) == "at least 1, at most 1024"
+    assert bounds_text(fields["model.base"]) == ""
+    assert "Above 0, below 0.9." in study_options()["data.heldout_fraction"].help
+
+
+def test_arrows_step_in_the_size_of_the_default() -> None:
+    options = study_options()
+    assert step_of(options["train.learning_rate"]) == pytest.approx(1e-4)
+    assert step_of(options["train.weight_decay"]) == 0.01
+    assert step_of(options["train.rank"]) == 1
+
+
+def test_flat_names_every_option() -> None:
+    assert list(flat(StudyConfig())) == list(study_options())

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from starlette.datastructures import Headers
+
+from assistant_builder.errors import ConfigError
+from assistant_builder.web.access import Access, AllowedHosts, is_cross_origin, is_loopback
+
+
+@pytest.mark.parametrize(("host", "expected"), [
+    ("127.0.0.1", True), ("localhost", True), ("::1", True), ("127.8.8.8", True), ("0.0.0.0", False), ("::", False),
+    ("", False), ("192.0.2.1", False), ("no-such-host.invalid", False),
+])  # fmt: skip
+def test_what_only_this_machine_reaches(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
+
+
+@pytest.mark.parametrize("name", ["localhost", "LOCALHOST:7860", "localhost.", "127.0.0.1:7860", "[::1]:7860",
+                                  "192.168.1.5:7860"])  # fmt: skip
+def test_own_names_and_plain_addresses_are_known(name: str) -> None:
+    assert AllowedHosts("127.0.0.1").knows(name)
+
+
+@pytest.mark.parametrize("name", [
+    None, "", "evil.example", "evil.example:7860", "localhost.evil.example", "localhost@evil.example",
+    "127.0.0.1.nip.io", "localhost:port", "localhost/..", "[::1", "a b", "localhost,evil.example",
+    "evil.example#localhost",
+])  # fmt: skip
+def test_other_names_are_not(name: str | None) -> None:
+    assert not AllowedHosts("127.0.0.1").knows(name)
+    assert not AllowedHosts("0.0.0.0").knows(name)
+
+
+def test_further_names_are_allowed() -> None:
+    assert AllowedHosts("127.0.0.1", ["Assistant.Example."]).knows("assistant.example:443")
+    assert AllowedHosts("0.0.0.0").knows(f"{socket.gethostname()}:7860")
+    assert AllowedHosts("127.0.0.1").knows(socket.gethostname()) is (socket.gethostname() == "localhost")
+
+
+def asked(method: str = "POST", path: str = "/gradio_api/queue/join", kind: str = "http", **headers: str) -> bool:
+    named = Headers({"host": "localhost:7860", **{name.replace("_", "-"): value for name, value in headers.items()}})
+    scope = {"type": kind, "method": method, "path": path, "scheme": "ws" if kind == "websocket" else "http"}
+    return is_cross_origin(scope, named)
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize("origin", [
+    "http://evil.example", "null", "http://localhost", "http://localhost:7861", "https://localhost:7860",
+    "http://127.0.0.1:7860", "", "localhost:7860", "http://[", "file://",
+])  # fmt: skip
+def test_requests_of_other_origins_are_refused(origin: str, kind: str) -> None:
+    assert asked(origin=origin, kind=kind)
+    assert asked("GET", origin=origin, kind=kind)
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "anything"])
+def test_requests_that_browsers_mark_as_foreign_are_refused(site: str) -> None:
+    page = {"sec_fetch_mode": "navigate", "sec_fetch_dest": "document"}
+    assert asked(sec_fetch_site=site) and asked("GET", sec_fetch_site=site)
+    assert asked("POST", "/", sec_fetch_site=site, **page), "a form that another page sends"
+    assert asked("GET", "/gradio_api/queue/data", sec_fetch_site=site, **page)
+    assert asked("GET", "/", sec_fetch_site=site, sec_fetch_mode="navigate", sec_fetch_dest="iframe")
+    assert not asked("GET", "/", sec_fetch_site=site, **page), "a link to the page"
+
+
+def test_own_requests_and_those_of_no_browser_pass() -> None:
+    assert not asked()
+    assert not asked(origin="http://localhost:7860", sec_fetch_site="same-origin")
+    assert not asked("GET", sec_fetch_site="none")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7"])
+def test_other_machines_need_a_password_or_leave(host: str) -> None:
+    with pytest.raises(ConfigError, match="open to everyone"):
+        Access(host).check()
+    assert "everyone" in Access(host, open_to_all=True).check()[0]
+    assert "unencrypted" in Access(host, user="ann").check()[0]
+    assert Access(host, user="ann", proxy="10.0.0.1").check() == []
+    assert Access().check() == [] and Access("localhost").check() == []
+
+
+def test_certificate_and_key_belong_together(tmp_path: Path) -> None:
+    file = tmp_path / "certificate.pem"
+    with pytest.raises(ConfigError, match="together"):
+        Access(certificate=file).check()
+    with pytest.raises(ConfigError, match="no such file"):
+        Access(certificate=file, key=file).check()

@@ -1,0 +1,289 @@
+"""The gate and the login in front of an app that answers everything.
+
+Who counts as one client for the login's throttle, on this machine alone and behind a reverse proxy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from http.cookies import SimpleCookie
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from assistant_builder.web.access import Access, AllowedHosts
+from assistant_builder.web.middleware import AuthMiddleware, Login
+from assistant_builder.web.passwords import FREE_ATTEMPTS, PasswordHash, RateLimiter
+from assistant_builder.web.sessions import Sessions
+from tests.browser.serving import PASSWORD, USER, guarded_app
+from tests.web.test_request_limits import Clock
+
+URL = "http://localhost:7860"
+SECRET = PasswordHash.of("correct horse")
+HTML = {"accept": "text/html,*/*"}
+RIGHT = {"username": "ann", "password": "correct horse"}
+
+
+class Reached:
+    """An app that notes what reaches it."""
+
+    def __init__(self) -> None:
+        self.scopes: list[Scope] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scopes.append(scope)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"inside"})
+
+
+class Site:
+    def __init__(self) -> None:
+        self.clock, self.reached = Clock(), Reached()
+        self.sessions = Sessions(clock=self.clock)
+        self.login = Login("ann", SECRET, self.sessions, RateLimiter(self.clock))
+        self.app = AuthMiddleware(self.reached, AllowedHosts("127.0.0.1"), self.login)
+        self.cookies: dict[str, str] = {}
+
+    def ask(self, method: str, path: str, url: str = URL, **options: Any) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            transport = httpx.ASGITransport(app=self.app, client=(options.pop("address", "10.0.0.1"), 5))
+            held = {"cookie": "; ".join(f"{name}={value}" for name, value in self.cookies.items())}
+            async with httpx.AsyncClient(transport=transport, base_url=url) as client:
+                answer = await client.request(method, path, **{**options, "headers": held | options.get("headers", {})})
+            for line in answer.headers.get_list("set-cookie"):
+                for name, cookie in SimpleCookie(line).items():
+                    self.cookies = {name: cookie.value} if cookie["max-age"] != "0" else {}
+            return answer
+
+        return asyncio.run(ask())
+
+    def enter(self) -> httpx.Response:
+        return self.ask("POST", "/login", data=RIGHT, headers=HTML)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    yield Site()
+
+
+PLACES = ["/config", "/gradio_api/info", "/gradio_api/heartbeat/abc", "/gradio_api/queue/data?session_hash=a",
+          "/gradio_api/upload_progress?upload_id=a", "/gradio_api/file=/etc/passwd", "/assets/index.js", "/theme.css",
+          "/gradio_api/startup-events", "/gradio_api/app_id", "//config", "/./config", "/login/../config", "/login/x",
+          "/LOGIN", "/gradio_api/token", "/nothing"]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PLACES)
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH"])
+def test_nobody_gets_in_without_a_login(site: Site, method: str, path: str) -> None:
+    site.cookies = {"assistant-builder-7860": "a" * 43}
+    answer = site.ask(method, path)
+    assert answer.status_code == 401 and site.reached.scopes == []
+    assert answer.headers["x-log-in"] == "/login"
+
+
+def test_a_person_is_led_to_the_login_and_back(site: Site) -> None:
+    first = site.ask("GET", "/?study=demo&tab=chat", headers=HTML)
+    assert (first.status_code, first.headers["location"]) == (303, "/login?next=study%3Ddemo%26tab%3Dchat")
+    form = site.ask("GET", first.headers["location"], headers=HTML)
+    assert form.status_code == 200 and 'value="study=demo&amp;tab=chat"' in form.text
+    answer = site.ask("POST", "/login", data={**RIGHT, "next": "study=demo&tab=chat"}, headers=HTML)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/?study=demo&tab=chat")
+    assert site.ask("GET", "/?study=demo&tab=chat", headers=HTML).text == "inside"
+    assert site.reached.scopes[0]["assistant_builder.user"] == "ann"
+
+
+@pytest.mark.parametrize("after", ["https://evil.example", "//evil.example", "/\\evil.example", "javascript:alert(1)",
+                                   "a\r\nSet-Cookie: b=c", '"><script>'])  # fmt: skip
+def test_the_login_leads_nowhere_else(site: Site, after: str) -> None:
+    form = site.ask("GET", "/login", params={"next": after}, headers=HTML).text
+    assert "<script" not in form and form.count("<form") == 1
+    answer = site.ask("POST", "/login", data={**RIGHT, "next": after}, headers=HTML)
+    assert answer.headers["location"].startswith(("/?", "/")) and not answer.headers["location"].startswith("//")
+    assert "\\" not in answer.headers["location"] and "evil.example/" not in answer.headers["location"]
+    assert len(answer.headers.get_list("set-cookie")) == 1
+
+
+def test_the_cookie_is_for_this_page_alone(site: Site) -> None:
+    cookie = site.enter().headers["set-cookie"]
+    assert cookie.startswith("assistant-builder-7860=")
+    assert "HttpOnly" in cookie and "SameSite=strict" in cookie and "Path=/" in cookie and "Secure" not in cookie
+    assert "Domain" not in cookie
+    secure = site.ask("POST", "/login", url="https://localhost:7860", data=RIGHT).headers["set-cookie"]
+    assert secure.startswith("__Host-") and "Secure" in secure
+
+
+def test_a_wrong_name_and_a_wrong_password_look_the_same(site: Site) -> None:
+    pages = [site.ask("POST", "/login", data=data, headers=HTML) for data in (
+        {"username": "ann", "password": "wrong"}, {"username": "bob", "password": "correct horse"}, {})]
+    assert {page.status_code for page in pages} == {401} and len({page.text for page in pages}) == 1
+    assert "User or password are not right" in pages[0].text and site.cookies == {}
+
+
+def test_attempts_are_limited_even_with_the_right_password(site: Site) -> None:
+    wrong = {"username": "ann", "password": "wrong"}
+    for _ in range(FREE_ATTEMPTS):
+        assert site.ask("POST", "/login", data=wrong).status_code == 401
+    held = site.enter()
+    assert held.status_code == 429 and held.headers["retry-after"] == "3" and "Try again in 3 seconds" in held.text
+    assert site.ask("POST", "/login", data=RIGHT, address="10.0.0.2").status_code == 200
+    site.cookies = {}
+    site.clock.now += 2
+    assert site.enter().status_code == 303
+
+
+def test_every_login_has_a_token_of_its_own_and_the_old_one_ends(site: Site) -> None:
+    site.enter()
+    old = dict(site.cookies)
+    site.enter()
+    assert site.cookies != old
+    site.cookies = old
+    assert site.ask("GET", "/config").status_code == 401
+
+
+def test_logging_out_ends_the_session(site: Site) -> None:
+    site.enter()
+    kept = dict(site.cookies)
+    assert site.ask("GET", "/logout").status_code == 405, "a link or picture must not log anyone out"
+    assert site.ask("GET", "/config").text == "inside"
+    out = site.ask("POST", "/logout")
+    assert out.headers["location"] == "/login?said=out" and site.cookies == {}
+    site.cookies = kept
+    assert site.ask("GET", "/config").status_code == 401
+
+
+def test_news_keep_no_session_alive_but_a_person_does(site: Site) -> None:
+    site.enter()
+    for _ in range(7):
+        site.clock.now += 500
+        assert site.ask("POST", "/gradio_api/run/predict").status_code == 200
+    assert site.ask("POST", "/active").status_code == 204
+    site.clock.now += 3599
+    assert site.ask("POST", "/gradio_api/run/predict").status_code == 200
+    site.clock.now += 1
+    assert site.ask("POST", "/gradio_api/run/predict").status_code == 401
+    assert site.ask("POST", "/active").status_code == 401
+
+
+def test_a_large_or_broken_form_is_refused(site: Site) -> None:
+    assert site.ask("POST", "/login", content=b"x=" + b"y" * 10_000).status_code == 413
+    assert site.ask("POST", "/login", content=b"\xff\xfe").status_code == 413
+    assert site.ask("DELETE", "/login").status_code == 405
+
+
+@pytest.mark.parametrize("headers", [{"host": "evil.example"}, {"origin": "http://evil.example"}, {"origin": "null"},
+                                     {"sec-fetch-site": "cross-site"}])  # fmt: skip
+def test_other_names_and_pages_do_not_even_reach_the_login(site: Site, headers: dict[str, str]) -> None:
+    answer = site.ask("POST", "/login", data=RIGHT, headers=headers)
+    assert answer.status_code in (403, 421) and "set-cookie" not in answer.headers
+    site.enter()
+    assert site.ask("POST", "/gradio_api/queue/join", headers=headers).status_code in (403, 421)
+    assert site.reached.scopes == []
+
+
+def test_a_link_of_another_site_opens_the_page_from_here(site: Site) -> None:
+    """The browser keeps the strict cookie to itself on the way here; opened from here it sends it."""
+    link = {**HTML, "sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    answer = site.ask("GET", "/?study=demo", headers=link)
+    assert answer.status_code == 200 and 'http-equiv="refresh"' in answer.text
+
+
+def test_headers_that_would_change_addresses_are_taken_away(site: Site) -> None:
+    site.enter()
+    site.ask("GET", "/config", headers={"x-forwarded-host": "evil.example", "x-gradio-server": "http://evil.example",
+                                        "x-forwarded-proto": "https", "forwarded": "host=evil.example"})
+    names = [name for name, _ in site.reached.scopes[-1]["headers"]]
+    assert b"host" in names and not [name for name in names if b"forward" in name or b"gradio" in name]
+
+
+def websocket(app: Any, headers: list[tuple[bytes, bytes]]) -> list[Message]:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "websocket", "path": "/ws", "scheme": "ws", "query_string": b"", "server": ("localhost", 7860),
+             "headers": [(b"host", b"localhost:7860"), *headers]}  # fmt: skip
+    asyncio.run(app(scope, receive, send))
+    return sent
+
+
+def test_websockets_are_guarded_too(site: Site) -> None:
+    for headers in ([], [(b"origin", b"http://evil.example")]):
+        assert [message["type"] for message in websocket(site.app, headers)] == ["websocket.close"]
+    open_to_all = AuthMiddleware(site.reached, AllowedHosts("127.0.0.1"))
+    assert websocket(open_to_all, [(b"origin", b"http://evil.example")])[0]["type"] == "websocket.close"
+    assert site.reached.scopes == []
+
+
+@pytest.mark.parametrize("how", ["logout", "idle"])
+def test_a_stream_ends_with_its_session(site: Site, how: str) -> None:
+    token = site.sessions.begin("ann")
+    sent: list[Message] = []
+
+    async def stream(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        assert (await receive())["type"] == "http.request"
+        if how == "logout":
+            site.sessions.end(token)
+        else:
+            site.clock.now += 3600
+            await send({"type": "http.response.body", "body": b"b", "more_body": True})
+        assert (await receive())["type"] == "http.disconnect"
+
+    async def ask() -> None:
+        first = [{"type": "http.request", "body": b"", "more_body": False}]
+
+        async def receive() -> Message:
+            if first:
+                return first.pop()
+            await asyncio.sleep(60)
+            raise AssertionError
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        cookie = f"assistant-builder-7860={token}".encode()
+        scope = {
+            "type": "http", "method": "GET", "path": "/gradio_api/queue/data", "scheme": "http", "query_string": b"",
+            "server": ("localhost", 7860), "headers": [(b"host", b"localhost:7860"), (b"cookie", cookie)],
+        }
+        await AuthMiddleware(stream, AllowedHosts("127.0.0.1"), site.login)(scope, receive, send)
+
+    asyncio.run(asyncio.wait_for(ask(), 20))
+    assert sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+def attempt(client: httpx.Client, told: str, password: str = "wrong") -> int:
+    """Status of a login; ``told`` is what a proxy says of its client."""
+    data = {"username": USER, "password": password}
+    return client.post("/login", data=data, headers={"X-Forwarded-For": told}).status_code
+
+
+def test_behind_a_proxy_a_guesser_holds_up_nobody_else(tmp_path: Path) -> None:
+    with guarded_app(tmp_path, "--proxy", "127.0.0.1") as app, app.client() as client:
+        assert [attempt(client, "203.0.113.5") for _ in range(FREE_ATTEMPTS)] == [401] * FREE_ATTEMPTS
+        assert attempt(client, "203.0.113.5", PASSWORD) == 429
+        assert attempt(client, "198.51.100.7, 203.0.113.5", PASSWORD) == 429, "what the client says itself"
+        assert attempt(client, "203.0.113.6", PASSWORD) == 200
+
+
+def test_without_a_proxy_nobody_is_believed(tmp_path: Path) -> None:
+    with guarded_app(tmp_path) as app, app.client() as client:
+        statuses = [attempt(client, f"203.0.113.{number}") for number in range(FREE_ATTEMPTS + 1)]
+        assert statuses == [401] * FREE_ATTEMPTS + [429]
+
+
+def test_a_proxy_that_is_not_named_is_warned_of() -> None:
+    password = PasswordHash.of("correct horse")
+    (warning,) = Access(user="ann", password=password, allowed_hosts=("page.example",)).check()
+    assert "--proxy 127.0.0.1" in warning
+    assert Access(user="ann", password=password, allowed_hosts=("page.example",), proxy="127.0.0.1").check() == []
+    assert Access(user="ann", password=password).check() == Access(allowed_hosts=("page.example",)).check() == []

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from assistant_builder.errors import ConfigError
+from assistant_builder.web.passwords import (
+    VARIABLE,
+    PasswordHash,
+    password_file,
+    store_password,
+    stored_password,
+    take_from_environment,
+)
+
+
+def test_a_hash_knows_its_password_alone() -> None:
+    kept = PasswordHash.of("pass wörd")
+    assert kept.matches("pass wörd") and not kept.matches("pass word") and not kept.matches("")
+    assert PasswordHash.of("pass wörd").digest != kept.digest, "each has a salt of its own"
+    assert PasswordHash.from_text(kept.to_text()) == kept
+    assert PasswordHash.of("\ud800").matches("\ud800")
+
+
+@pytest.mark.parametrize("text", [
+    "", "plain", "md5$15$8$3$AAAA$AAAA", "scrypt$30$8$3$c2FsdHNhbHQ=$" + "A" * 43 + "=",
+    "scrypt$1$8$3$c2FsdHNhbHQ=$AA==", "scrypt$15$8$3$c2FsdHNhbHQ=$AA==",
+])  # fmt: skip
+def test_a_hash_that_is_none_or_costs_too_much_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        PasswordHash.from_text(text)
+
+
+def test_stored_passwords_are_hashes_that_their_owner_alone_can_read(home: Path) -> None:
+    store_password("ann", "correct horse")
+    store_password("bob", "battery staple")
+    content = password_file().read_text(encoding="utf-8")
+    assert "horse" not in content and "staple" not in content
+    assert stat.S_IMODE(password_file().stat().st_mode) == 0o600
+    assert [path.name for path in home.iterdir()] == ["passwords.json"]
+    ann, bob = stored_password("ann"), stored_password("bob")
+    assert ann is not None and ann.matches("correct horse") and not ann.matches("battery staple")
+    assert bob is not None and bob.matches("battery staple")
+    assert stored_password("eve") is None
+
+
+def test_a_password_file_that_others_can_read_is_not_used() -> None:
+    store_password("ann", "correct horse")
+    password_file().chmod(0o640)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        stored_password("ann")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"ann": 3}', '{"ann": "plain"}'])
+def test_a_damaged_password_file_is_told(content: str) -> None:
+    store_password("ann", "correct horse")
+    password_file().write_text(content, encoding="utf-8")
+    with pytest.raises(Exception, match="damaged"):
+        stored_password("ann")
+
+
+def test_a_short_password_is_not_stored() -> None:
+    with pytest.raises(ConfigError, match="7 characters"):
+        store_password("ann", "1234567")
+    assert not password_file().exists()
+
+
+def test_no_later_process_inherits_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "correct horse")
+    assert take_from_environment() == "correct horse"
+    assert VARIABLE not in os.environ and take_from_environment() is None
