@@ -10,8 +10,9 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
+import pkgutil
 from collections.abc import Iterator, Mapping
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from assistant_builder.errors import ConfigError
 
@@ -33,7 +34,9 @@ Entry = TypeVar("Entry", bound=Named)
 
 
 class Registry(Mapping[str, Entry]):
-    """Entries by name, in the order of their registration; plugins are imported before the first look-up.
+    """Entries by name, in the order of their registration.
+
+    Plugins are imported when entries are listed, and when a name is looked up that is not registered.
 
     Args:
         kind: What an entry is, for messages: ``arm``, ``metric``.
@@ -59,7 +62,8 @@ class Registry(Mapping[str, Entry]):
         Raises:
             KeyError: There is none; use :meth:`find` for names that a user wrote.
         """
-        load_plugins()
+        if name not in self._entries:  # reading the metadata of all packages takes a while
+            load_plugins()
         return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -79,6 +83,20 @@ class Registry(Mapping[str, Entry]):
         if name not in self:
             raise ConfigError(f"{self.kind} {name!r} is unknown", remedy=f"Choose one of {', '.join(self)}")
         return self[name]
+
+
+def find_registry(place: str) -> Registry[Any]:
+    """A registry by its place, for modules that come before it in the order of imports.
+
+    Settings hold names of entries that packages above ``assistant_builder.config`` register. The registry's module is
+    imported here, when a name is validated or choices are listed, and not when the module with the setting is imported.
+
+    Args:
+        place: Module and name: ``evals.metrics:METRICS``. The module must import nothing above the registries.
+    """
+    found = pkgutil.resolve_name(place)
+    assert isinstance(found, Registry)
+    return found
 
 
 def load_plugins() -> None:

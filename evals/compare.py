@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from assistant_builder.errors import EvaluationError
-from evals.intervals import (
+from evals.stats.intervals import (
     RESAMPLES,
     Interval,
     bonett_price_interval,
@@ -35,8 +35,8 @@ from evals.intervals import (
     item_interval,
     rare_interval,
 )
-from evals.significance import SignTest, holm, mcnemar_exact, sign_flip_test, sign_test
-from evals.units import Floats, Units, make_units
+from evals.stats.significance import SignTest, holm, mcnemar_exact, sign_flip_test, sign_test
+from evals.stats.units import Floats, Units, make_units
 
 __all__ = ["Comparison", "SignTest", "Verdict", "holm", "paired_comparison", "sign_test"]
 

@@ -12,9 +12,9 @@ from assistant_builder.planning.hardware import CARDS, choose_machine
 from assistant_builder.planning.plan import Lengths, Plan
 from assistant_builder.planning.planner import plan_study
 from assistant_builder.planning.published_models import PROMISES
-from evals.power import items_needed
 from evals.readme import write_part
 from evals.report.format import count
+from evals.stats.power import items_needed
 
 README = Path(assistant_builder.planning.__file__).with_name("README.md")
 PROJECT_README = Path(assistant_builder.__file__).parents[1] / "README.md"

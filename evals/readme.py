@@ -1,7 +1,7 @@
-"""The parts of ``evals/README.md`` that commands remake, between marks.
+"""Generated sections of ``evals/README.md``, between marks.
 
-``python -m evals.readme`` remakes the quick ones (metrics, decline recogniser), ``python -m evals.simulate --write``
-the simulations.
+``python -m evals.readme`` writes the quick ones (metrics, recognition of refusals), ``python -m evals.simulate
+--write`` the simulations.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from pathlib import Path
 
 from assistant_builder.atomic_io import write_text
 from assistant_builder.errors import EvaluationError
-from evals.declining import labelled_answers
-from evals.declining import table as declining_table
-from evals.metrics import METRIC_INFO
+from evals.metrics import METRICS
+from evals.metrics.refusal import labelled_answers
+from evals.metrics.refusal import table as refusal_table
 
 README = Path(__file__).with_name("README.md")
 
@@ -48,17 +48,18 @@ def _found(name: str, path: Path) -> tuple[str, str, str]:
 
 def quick_parts() -> dict[str, str]:
     """Name and text of the parts that take no simulation."""
-    return {"metrics": metric_table(), "declining": declining_table(labelled_answers())}
+    return {"metrics": metric_table(), "refusal": refusal_table(labelled_answers())}
 
 
 def metric_table() -> str:
     """What each metric sees, and what it is blind to."""
     lines = ["| metric | in | better | what it sees | what it does not see |", "| --- | --- | --- | --- | --- |"]
-    for info in METRIC_INFO.values():
+    for info in METRICS.values():
         better = "higher" if info.higher_is_better else "lower"
         weighted = ", weighted by tokens" if info.token_weighted else ""
         lines.append(
-            f"| {info.label} (`{info.name}`) | {info.unit}{weighted} | {better} | {info.meaning} | {info.blind_spots} |"
+            f"| {info.label} (`{info.name}`) | {info.unit}{weighted} | {better} | {info.explanation} "
+            f"| {info.blind_spots} |"
         )
     return "\n".join(lines)
 

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assistant_builder.atomic_io import write_json, write_jsonl
-from evals.declining import declined
-from evals.metrics import score_answer
+from evals.metrics import Context, score_answer
+from evals.metrics.refusal import is_refusal
 
 if TYPE_CHECKING:
     from evals.lm_eval_model import ReferenceScore
 
 
 def sample_record(
-    item: Mapping[str, Any], *, answer: str, target: ReferenceScore | None, cosine: float | None, taught: Collection[str]
+    item: Mapping[str, Any], *, answer: str, target: ReferenceScore | None, scores: Mapping[str, float],
+    taught: Collection[str],
 ) -> dict[str, Any]:
     """One line of ``samples.jsonl``.
 
@@ -24,13 +25,12 @@ def sample_record(
         item: As :func:`evals.tasks.held_out.build_items` made it.
         answer: What was answered.
         target: Score of the reference answer; None where nothing gives it a likelihood.
-        cosine: Similarity of answer and reference; None where it is not measured.
+        scores: The metrics of the answer that need a model, see :func:`evals.metrics.score_answers`.
         taught: Answers of the data that decline.
     """
     metrics = {} if target is None else {"nll_per_token": target.nll / target.tokens}
-    metrics |= score_answer(answer, item["reference"])
-    if cosine is not None:
-        metrics["similarity"] = cosine
+    context = Context(item["question"], item["answerable"], item["messages"])
+    metrics |= {**score_answer(answer, item["reference"], context), **scores}
     return {
         **{key: item[key] for key in ("item", "row", "turn", "cluster", "answerable", "question")},
         "prompt": item["messages"],
@@ -40,7 +40,7 @@ def sample_record(
         "tokens": item["tokens"],
         "mean_probability": None if target is None else target.mean_probability,
         "metrics": metrics,
-        "declined": declined(answer, taught),
+        "declined": is_refusal(answer, taught),
     }
 
 

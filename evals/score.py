@@ -17,6 +17,7 @@ from assistant_builder.models.remote_code import allows_code
 from assistant_builder.study import Study
 from evals.baselines import Neighbour, nearest, retrieval_prompt
 from evals.cells import LoadedCell, Variant, load_cells
+from evals.metrics import score_answers
 from evals.records import sample_record, write_scores
 from evals.tasks.extra import ExtraTasks
 from evals.tasks.general_knowledge import TASK
@@ -69,7 +70,7 @@ class _Scoring:
         step = "evaluate" if part is None else f"score-{part[0]}"
         self.clock = ProgressTracker(study, self.plan.planned(len(self.items), self.extra.documents), step)
         self._embedder: Any = None
-        self._references: Any = None
+        self._embeddings: dict[tuple[str, ...], Any] = {}
         self._neighbours: list[list[Neighbour]] | None = None
 
     def run(self) -> list[Path]:
@@ -120,11 +121,11 @@ class _Scoring:
         seconds |= lm.seconds
         self.clock.say(f"{title}: similarity of answer and reference")
         began = time.monotonic()
-        cosines = self._similarities(texts)
+        scores = self._model_scores(texts)
         seconds["similarity"] = time.monotonic() - began
         samples = [
-            sample_record(item, answer=text, target=target, cosine=cosine, taught=self.taught)
-            for item, text, target, cosine in zip(self.items, texts, targets, cosines, strict=True)
+            sample_record(item, answer=text, target=target, scores=found, taught=self.taught)
+            for item, text, target, found in zip(self.items, texts, targets, scores, strict=True)
         ]
         self._write(piece.folder, samples, neighbours, self.plan.inputs(piece), {
             "cell": cell.spec.name, "meaning": title if piece.kind != "cell" else cell.spec.meaning,
@@ -145,8 +146,8 @@ class _Scoring:
         neighbours = self._near()
         texts = [near[0].answer for near in neighbours]
         samples = [
-            sample_record(item, answer=text, target=None, cosine=cosine, taught=self.taught)
-            for item, text, cosine in zip(self.items, texts, self._similarities(texts), strict=True)
+            sample_record(item, answer=text, target=None, scores=found, taught=self.taught)
+            for item, text, found in zip(self.items, texts, self._model_scores(texts), strict=True)
         ]
         self._write(self.plan.baseline("copy"), samples, [near[:1] for near in neighbours], self.plan.copy_inputs, {
             "cell": "copy", "meaning": "the answer of the nearest training question", "base": None, "adapter": None,
@@ -194,15 +195,23 @@ class _Scoring:
             self._embedder = Embedder.load()
         return self._embedder
 
-    def _similarities(self, answers: Sequence[str]) -> list[float | None]:
-        """Cosines of answers and references in [-1, 1], in the order of the items; the references are embedded once."""
-        if not self.config.similarity:
-            return [None] * len(answers)
-        if self._references is None:
-            self._references = self.embedder.encode([item["reference"] for item in self.items])
-        vectors = self.embedder.encode(answers)
-        self.clock.tick("similarity", len(answers))
-        return [float(value) for value in (vectors * self._references).sum(axis=1)]
+    def embed(self, texts: Sequence[str], *, keep: bool = False) -> Any:
+        """Sentence embeddings for metrics, see :class:`evals.metrics.Resources`."""
+        key = tuple(texts)
+        if key in self._embeddings:
+            return self._embeddings[key]
+        vectors = self.embedder.encode(texts)
+        if keep:
+            self._embeddings[key] = vectors
+        return vectors
+
+    def _model_scores(self, answers: Sequence[str]) -> list[dict[str, float]]:
+        """The metrics that need a model, in the order of the items; the references are embedded once."""
+        references = [item["reference"] for item in self.items]
+        scores = score_answers(answers, references, self, embedder=self.config.similarity)
+        if self.config.similarity:
+            self.clock.tick("similarity", len(answers))
+        return scores
 
     def _near(self) -> list[list[Neighbour]]:
         if self._neighbours is None:

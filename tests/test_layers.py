@@ -45,6 +45,8 @@ LEVELS = {
     "assistant_builder.jobs": 4,
     "assistant_builder.serving": 4,
     "evals": 4,
+    "evals.metrics": 0,  # leaves: settings look metrics up, by the registry's place
+    "evals.stats": 0,
     "evals.capacity": 5,  # times the page's listing; nothing imports it
     "assistant_builder.cli": 5,
     "assistant_builder.cli.output": 5,
@@ -83,7 +85,7 @@ LIGHT = (
     "assistant_builder.chat.feedback",
     "evals.metrics",
     "evals.compare",
-    "evals.power",
+    "evals.stats",
     "evals.readme",
     "evals.simulate",
     "evals.report",

@@ -10,7 +10,7 @@ import pytest
 
 from assistant_builder import registry
 from assistant_builder.errors import ConfigError
-from assistant_builder.registry import PLUGIN_VARIABLE, Registry
+from assistant_builder.registry import PLUGIN_VARIABLE, Registry, find_registry
 
 
 @dataclass(frozen=True)
@@ -74,3 +74,18 @@ def test_module_that_cannot_be_imported_is_named(plugin):
     plugin("raise RuntimeError('no such colour')")
     with pytest.raises(ConfigError, match="plugin colour_plugin cannot be imported: RuntimeError: no such colour"):
         list(COLOURS)
+
+
+def test_known_name_is_found_without_plugins_and_lists_with_them(plugin):
+    plugin("raise RuntimeError('no such colour')")
+    colours: Registry[Colour] = Registry("colour")
+    colours.register(Colour("red"))
+    assert colours["red"] == Colour("red") and "red" in colours
+    with pytest.raises(ConfigError, match="plugin colour_plugin cannot be imported"):
+        "green" in colours  # noqa: B015
+
+
+def test_registry_is_found_by_its_place():
+    from evals.metrics import METRICS
+
+    assert find_registry("evals.metrics:METRICS") is METRICS

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from assistant_builder.cli import output
 from assistant_builder.cli.options import Json, Settings, TrustRemoteCode, changes_of, consent_of
 from assistant_builder.config import DataConfig, option_fields
+from assistant_builder.errors import DataError
+
+if TYPE_CHECKING:
+    from assistant_builder.data import Pair
+    from evals.stats.power import Power
 
 
 def doctor(as_json: Json = False) -> None:
@@ -47,12 +53,12 @@ def data_check(
     """Show what of a file would be accepted; exit code 0 if a study can start from it, 1 if not."""
     from assistant_builder.config import StudyConfig
     from assistant_builder.data import check_pairs, load_pairs
-    from evals.power import planned_power, power_sentence
+    from evals.stats.power import power_sentence
 
     config: DataConfig = StudyConfig().with_changes(changes_of(settings)).data
     dataset = load_pairs(file, columns=config.columns, system=config.system)
     findings = check_pairs(dataset, near_duplicate_threshold=config.near_duplicate_threshold)
-    power = planned_power(findings.usable, config)
+    power = _planned_power(findings.usable, config)
     if as_json:
         output.print_json({**findings.to_record(), "power": power.to_record() if power else None})
     else:
@@ -60,6 +66,17 @@ def data_check(
         if power:
             typer.echo(f"power: {power_sentence(power.to_record())}")
     findings.require_start()
+
+
+def _planned_power(pairs: Sequence[Pair], config: DataConfig) -> Power | None:
+    """What the held-out set could detect that a study would split off from these pairs; None where they are too few."""
+    from assistant_builder.data import split_pairs
+    from evals.stats.power import split_power
+
+    try:
+        return split_power(split_pairs(pairs, config).to_record())
+    except DataError:
+        return None
 
 
 def plan(

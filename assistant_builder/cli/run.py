@@ -59,7 +59,7 @@ def _telling(study: Study, display: Callable[[Event], None]) -> Callable[[Event]
         if event.step == "data" and event.state == "succeeded" and not event.kept:
             from assistant_builder.atomic_io import read_json
             from assistant_builder.planning.memory_check import memory_note
-            from evals.power import power_sentence, split_power
+            from evals.stats.power import power_sentence, split_power
 
             split = read_json(study.folder / "data" / "split.json")
             power = split_power(split) if study.config.compares else None  # it is that of comparing two assistants

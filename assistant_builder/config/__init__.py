@@ -9,13 +9,12 @@ from assistant_builder.config.parts import (
     ARMS,
     CELL_ARMS,
     CELLS,
-    METRICS,
     Arm,
     Cell,
     DataConfig,
     EvalConfig,
-    Metric,
     ModelConfig,
+    NameOf,
     TrainConfig,
 )
 from assistant_builder.config.study_config import (
@@ -31,7 +30,7 @@ from assistant_builder.config.study_config import (
 )
 
 __all__ = [
-    "ARMS", "CELLS", "CELL_ARMS", "METRICS", "PRESETS", "PRESET_WORDS", "Arm", "Cell", "DataConfig", "EvalConfig",
-    "ExecutorConfig", "Metric", "ModelConfig", "StudyConfig", "TrainConfig", "check_name", "load_config",
+    "ARMS", "CELLS", "CELL_ARMS", "PRESETS", "PRESET_WORDS", "Arm", "Cell", "DataConfig", "EvalConfig",
+    "ExecutorConfig", "ModelConfig", "NameOf", "StudyConfig", "TrainConfig", "check_name", "load_config",
     "option_fields", "parse_config", "printable", "read_value",
 ]

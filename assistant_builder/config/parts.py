@@ -6,15 +6,16 @@ page shows without opening the advanced pane.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
+
+from assistant_builder.registry import find_registry
 
 Cell = Literal["B16", "B4", "L16", "Q4", "L4", "Q16", "QD", "QR", "LM", "LR"]
 CELLS: tuple[Cell, ...] = get_args(Cell)
-Metric = Literal["nll_per_token", "exact_match", "token_f1", "rouge_l", "chrf", "facts_kept", "similarity"]
-METRICS: tuple[Metric, ...] = get_args(Metric)
 ComputeDtype = Literal["auto", "bfloat16", "float16", "float32"]
 Arm = Literal["lora", "qlora"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
@@ -27,12 +28,48 @@ CELL_ARMS: dict[Cell, frozenset[Arm]] = {
 where all of the base's 16-bit weights have to be in memory at once. A study without that arm may run where they do not
 fit. Merging is such a case too: it widens the 4-bit base."""
 BASIC: dict[str, Any] = {"level": "basic"}
+METRIC_REGISTRY = "evals.metrics:METRICS"
+"""Place of the registry of metrics."""
 
 
 class Part(BaseModel):
     """Settings that refuse what they do not know and do not change."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+
+
+@dataclass(frozen=True)
+class NameOf:
+    """The type of a setting whose value is the name of an entry of a registry: ``Annotated[str, NameOf("a.b:C")]``.
+
+    The module of the registry comes after this package in the order of imports. The setting therefore gives its place
+    as text, and the module is imported when a value is validated. An unknown name is reported together with all other
+    mistakes in the settings, before anything is trained, and a name that a plugin registers is accepted. Plugins are
+    imported only for names that the product itself does not register.
+
+    Attributes:
+        place: As for :func:`assistant_builder.registry.find_registry`.
+        flag: Attribute that must be true of an entry to be chosen; empty: any entry.
+    """
+
+    place: str
+    flag: str = ""
+
+    def choices(self) -> tuple[str, ...]:
+        """The names that can be chosen, in the order of the registry."""
+        return tuple(name for name, entry in find_registry(self.place).items() if self._allows(entry))
+
+    def _allows(self, entry: Any) -> bool:
+        return not self.flag or bool(getattr(entry, self.flag))
+
+    def _check(self, name: str) -> str:
+        registry = find_registry(self.place)
+        if name in registry and self._allows(registry[name]):
+            return name
+        raise ValueError(f"it should be one of {', '.join(self.choices())}")
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        return handler(Annotated[source, AfterValidator(self._check)])
 
 
 class DataConfig(Part):
@@ -204,7 +241,7 @@ class EvalConfig(Part):
         default_factory=lambda: list(CELLS), title="Cells",
         description="Combinations of base and adapter to score.",
     )
-    primary_metric: Metric = Field(
+    primary_metric: Annotated[str, NameOf(METRIC_REGISTRY, "can_be_primary")] = Field(
         "nll_per_token", title="Primary metric", description="The metric that decides the verdict, fixed before the "
         "run.",
     )
@@ -243,6 +280,15 @@ class EvalConfig(Part):
         "report then says what each assistant cost.",
     )
     seed: int = Field(0, ge=0, title="Evaluation seed", description="Seed of bootstrap and permutations.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _margin_in_units_of_the_metric(cls, tree: Any) -> Any:
+        """Without ``margin`` the primary metric brings its default margin."""
+        if not isinstance(tree, dict) or "margin" in tree or not isinstance(tree.get("primary_metric"), str):
+            return tree
+        metric = find_registry(METRIC_REGISTRY).get(tree["primary_metric"])
+        return tree if metric is None else {**tree, "margin": metric.default_margin}
 
     @model_validator(mode="after")
     def _judge_is_whole_and_holds_no_secret(self) -> EvalConfig:

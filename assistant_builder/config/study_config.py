@@ -16,6 +16,7 @@ from assistant_builder.config.parts import (
     ARMS,
     BASIC,
     CELL_ARMS,
+    METRIC_REGISTRY,
     Arm,
     Cell,
     DataConfig,
@@ -26,6 +27,7 @@ from assistant_builder.config.parts import (
 )
 from assistant_builder.config.plain_yaml import MOST_CHARACTERS, YamlError, read_yaml
 from assistant_builder.errors import ConfigError
+from assistant_builder.registry import find_registry
 
 VERSION: Literal[1] = 1
 """Version of the settings and of the study folder around them."""
@@ -126,8 +128,9 @@ class StudyConfig(Part):
 
         Args:
             changes: ``{"train.epochs": 2, "data.columns.group": "focus"}``; text values are read as YAML scalars.
-                ``train.preset`` brings the values of the preset, which other changes then replace; ``executor`` alone
-                means ``executor.kind``.
+                ``train.preset`` brings the values of the preset, which other changes then replace;
+                ``eval.primary_metric`` brings its default margin where the margin is that of the metric before;
+                ``executor`` alone means ``executor.kind``.
 
         Raises:
             ConfigError: A key is unknown or a value does not fit; all of them are named.
@@ -135,6 +138,10 @@ class StudyConfig(Part):
         tree = self.model_dump(mode="json")
         problems: list[str] = []
         tree["train"] |= PRESETS.get(str(changes.get("train.preset")), {})
+        if {"eval.primary_metric", "eval.margin"} & changes.keys() == {"eval.primary_metric"}:
+            before = find_registry(METRIC_REGISTRY)[self.eval.primary_metric]
+            if self.eval.margin == before.default_margin:
+                del tree["eval"]["margin"]
         for dotted, value in changes.items():
             *parents, leaf = _WHOLE.get(dotted, dotted).split(".")
             node: Any = tree

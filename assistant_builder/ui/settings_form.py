@@ -21,7 +21,7 @@ import gradio as gr
 from gradio.components import Component
 from pydantic.fields import FieldInfo
 
-from assistant_builder.config import PRESET_WORDS, PRESETS, StudyConfig, option_fields, parse_config
+from assistant_builder.config import PRESET_WORDS, PRESETS, NameOf, StudyConfig, option_fields, parse_config
 
 Kind = Literal["integer", "number", "text", "flag", "choice", "choices", "list", "mapping"]
 
@@ -94,6 +94,8 @@ def study_options() -> dict[str, Option]:
 
 def _option(key: str, field: FieldInfo, default: Any) -> Option:
     kind, choices, optional = _kind(field.annotation)
+    for name_of in (constraint for constraint in field.metadata if isinstance(constraint, NameOf)):
+        kind, choices = "choice", name_of.choices()
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     bounds = bounds_text(field)
     return Option(

@@ -18,16 +18,13 @@ from assistant_builder.study import Study
 from evals.export.kinds import Kind
 from evals.export.rescore import FLOAT16_MAX, Rescore
 from evals.export.snippets import Snippet
+from evals.metrics import METRICS
 from evals.report.contrasts import HEADLINE
-from evals.report.format import SHOWN, difference, duration, interval, number, plain, size
+from evals.report.format import difference, duration, interval, number, plain, shown, size
 from evals.report.load import is_compared, lead_pair
 
 ARMS = {"qlora": "QLoRA (4-bit base)", "lora": "LoRA (16-bit base)"}
 DATA_CARD = "DATA.md"
-_METRICS = {"nll_per_token": ("perplexity", "Perplexity"), "exact_match": ("exact_match", "Exact match"),
-            "token_f1": ("f1", "Token F1"), "rouge_l": ("rouge", "ROUGE-L"), "chrf": ("chrf", "chrF")}
-"""Our metric → type and name in the hub's model index."""
-_SHOWN_METRICS = ("nll_per_token", "exact_match", "token_f1", "rouge_l", "chrf", "facts_kept", "similarity")
 _SETTINGS = ("epochs", "rank", "alpha", "dropout", "target_modules", "learning_rate", "batch_size", "max_length",
              "seed")
 
@@ -104,13 +101,15 @@ def _results(study: Study, kind: Kind, report: Mapping[str, Any] | None) -> list
     if cell is None:
         return None
     found = []
-    for metric, (kind_of, name) in _METRICS.items():
-        value = cell["perplexity"] if metric == "nll_per_token" else cell["metrics"].get(metric)
-        if value is not None:
+    for metric in METRICS.values():
+        loss = metric.name == "nll_per_token"
+        value = cell["perplexity"] if loss else cell["metrics"].get(metric.name)
+        if value is not None and metric.hub_type is not None:
             found.append(EvalResult(
                 task_type="text-generation", task_name="Answering held-out questions",
                 dataset_type=f"{study.name}-heldout", dataset_name=f"{study.name}, held-out pairs",
-                dataset_split="test", metric_type=kind_of, metric_name=name, metric_value=round(float(value), 6),
+                dataset_split="test", metric_type=metric.hub_type,
+                metric_name="Perplexity" if loss else metric.label, metric_value=round(float(value), 6),
             ))
     return found
 
@@ -143,7 +142,7 @@ def _verdict(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     verdict = report["verdict"]
     compared = is_compared(report)
-    shown = SHOWN[verdict["metric"]]
+    how = shown(verdict["metric"])
     row = {"delta": verdict["delta"], "ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1]}
     return {
         # what to do about it is for whoever has the study, and no reader of the card
@@ -152,10 +151,10 @@ def _verdict(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "warnings": [inline(text if isinstance(text, str) else text.get("text", ""), 1000)
                      for text in report["warnings"]],
         "facts": "" if not compared else table(["", ""], [
-            ["Outcome", verdict["outcome"]], ["Metric", shown.label],
-            ["Difference (QLoRA − LoRA)", f"{difference(row['delta'], verdict['metric'], row)} {shown.unit}"],
+            ["Outcome", verdict["outcome"]], ["Metric", how.label],
+            ["Difference (QLoRA − LoRA)", f"{difference(row['delta'], verdict['metric'], row)} {how.unit}"],
             ["95 % interval", interval(row, verdict["metric"])], ["Held-out answers", f"{verdict['n']:,}"],
-            ["Margin allowed", f"{plain(verdict['margin'] * shown.factor)} {shown.unit}"],
+            ["Margin allowed", f"{plain(verdict['margin'] * how.factor)} {how.unit}"],
         ]),
     }
 
@@ -164,13 +163,13 @@ def _cells(report: Mapping[str, Any] | None, kind: Kind) -> str:
     if report is None:
         return ""
     cells = report["cells"]
-    metrics = [name for name in _SHOWN_METRICS if any(cell["metrics"].get(name) is not None for cell in cells.values())]
+    metrics = [name for name in METRICS if any(cell["metrics"].get(name) is not None for cell in cells.values())]
     rows = [
         [f"{name} (this one)" if name == kind.cell else name, cell["label"], f"{cell['perplexity']:.2f}",
          *(number(cell["metrics"].get(metric), metric) for metric in metrics)]
         for name, cell in cells.items()
     ]
-    return table(["Cell", "What it is", "Perplexity", *(SHOWN[metric].label for metric in metrics)], rows)
+    return table(["Cell", "What it is", "Perplexity", *(shown(metric).label for metric in metrics)], rows)
 
 
 def _contrasts(report: Mapping[str, Any] | None) -> str:
@@ -178,7 +177,7 @@ def _contrasts(report: Mapping[str, Any] | None) -> str:
     lead = "" if report is None else "-".join(lead_pair(report))
     rows = [] if report is None else [row for row in report["contrasts"] if row["name"] == lead]
     return table(["Metric", "QLoRA − LoRA" if lead == HEADLINE else "Tuned − untuned", "95 % interval", "n"], [
-        [SHOWN[row["metric"]].label, difference(row["delta"], row["metric"], row), interval(row, row["metric"]),
+        [shown(row["metric"]).label, difference(row["delta"], row["metric"], row), interval(row, row["metric"]),
          f"{row['n']:,}"] for row in rows
     ]) if rows else ""
 
@@ -193,7 +192,7 @@ def _kept(report: Mapping[str, Any] | None, kind: Kind) -> str:
     said = {"yes": "keeps the quality", "no": "does not keep the quality",
             "cannot be told": "may or may not keep the quality"}[row["keeps"]]
     change = "" if row["delta"] is None else (
-        f": {difference(row['delta'], row['metric'], row)} {SHOWN[row['metric']].unit} against it (95 % interval "
+        f": {difference(row['delta'], row['metric'], row)} {shown(row['metric']).unit} against it (95 % interval "
         f"{interval(row, row['metric'])})")
     return f"This form {said} of the assistant that was judged ({row['measured']}){change}."
 

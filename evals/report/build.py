@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from assistant_builder.atomic_io import read_json, write_json, write_text
-from assistant_builder.config import ARMS, METRICS
+from assistant_builder.config import ARMS
 from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study
+from evals.metrics import METRICS
 from evals.report import contrasts as comparing
 from evals.report.contrasts import attribution, identities, not_compared, verdict_alone
 from evals.report.glossary import CELL_TEXTS, CONTEXT, baseline_text
@@ -107,7 +108,7 @@ def _lead_row(rows: list[dict[str, Any]], tuned: Sequence[str], primary: str) ->
 def _usable(study: Study, cells: dict[str, Cell], baselines: dict[str, Cell]) -> dict[str, list[str]]:
     """Metric → the items it is figured on; the primary one must be among them."""
     tuned = tuned_cells(study.config.arms)
-    usable = metrics_of({**cells, **baselines}, METRICS, tuned)
+    usable = metrics_of({**cells, **baselines}, tuple(METRICS), tuned)
     primary = study.config.eval.primary_metric
     if primary not in usable:
         where = " and ".join(reversed(tuned))

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evals.metrics import METRIC_INFO
+from evals.metrics import metric_of
 from evals.report import format as report_format
 from evals.report.format import count, difference, interval, number, percent, plain, plural, shown
 
@@ -218,7 +218,7 @@ def waterfall(attribution: Mapping[str, Any] | None, labels: Mapping[str, str]) 
         spans.append((step, start, level, *ends))
     values = [value * how.factor for _, _, *marks in spans for value in marks]
     pad = 0.08 * (max(values) - min(values)) or 10.0 ** -how.decimals
-    mirrored = METRIC_INFO[metric].higher_is_better
+    mirrored = metric_of(metric).higher_is_better
     scale = Scale(min(values) - pad, max(values) + pad, mirrored)
     rows = []
     for place, (step, start, end, low, high) in enumerate(spans):
@@ -268,7 +268,7 @@ def seed_dots(seeds: Mapping[str, Any] | None) -> dict[str, Any] | None:
     arms = {cell: arm for cell, arm in _ARMS.items() if cell in seeds["runs"][0]}
     values = [run[cell] * how.factor for run in seeds["runs"] for cell in arms]
     pad = 0.12 * (max(values) - min(values)) or 10.0 ** -how.decimals
-    scale = Scale(min(values) - pad, max(values) + pad, METRIC_INFO[metric].higher_is_better)
+    scale = Scale(min(values) - pad, max(values) + pad, metric_of(metric).higher_is_better)
     spread = seeds.get("spread") or {}
     rows = [{
         "arm": arm, "name": cell,
@@ -287,7 +287,7 @@ def seed_panel(seeds: Mapping[str, Any] | None, margin: float) -> dict[str, Any]
     if not seeds or seeds["count"] < 2 or "delta" not in seeds["runs"][0]:
         return None
     metric = seeds["metric"]
-    shared = {"metric": metric, "higher_is_better": METRIC_INFO[metric].higher_is_better, "primary": False,
+    shared = {"metric": metric, "higher_is_better": metric_of(metric).higher_is_better, "primary": False,
               "margin": margin, "note": ""}
     rows = [{**shared, "label": f"Seed {run['seed']}", "about": "interval over the items", "delta": run["delta"],
              "ci_low": run["ci"][0], "ci_high": run["ci"][1]} for run in seeds["runs"]]

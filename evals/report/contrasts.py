@@ -18,7 +18,7 @@ from assistant_builder.config import ARMS, Arm, EvalConfig
 from assistant_builder.planning.memory_check import where_both_fit
 from assistant_builder.study import Study
 from evals.compare import Comparison, holm, paired_comparison
-from evals.metrics import METRIC_INFO
+from evals.metrics import metric_of
 from evals.report.format import decimals, interval, shown, signed
 from evals.report.glossary import CELL_TEXTS
 from evals.report.load import BASELINE, CANDIDATE, Cell
@@ -128,7 +128,7 @@ def figures_of(result: Comparison) -> dict[str, Any]:
 def compare(baseline: Cell, candidate: Cell, metric: str, items: list[str], config: EvalConfig) -> Comparison:
     """Pair two cells item by item and hand them to the statistics; losses are weighted by answer tokens."""
     samples = [baseline.by_item[item] for item in items]
-    info = METRIC_INFO[metric]
+    info = metric_of(metric)
     return paired_comparison(
         baseline.values(items, metric),
         candidate.values(items, metric),
@@ -287,7 +287,7 @@ def verdict_alone(study: Study, row: Mapping[str, Any] | None, items: int) -> di
     return {
         "outcome": "inconclusive", "metric": metric, "margin": config.eval.margin, "delta": None, "ci": [None, None],
         "p_value": None, "n": items, "n_clusters": row["n_clusters"] if row else None, "contrast": None,
-        "higher_is_better": METRIC_INFO[metric].higher_is_better, "within_margin_but_worse": False, "warnings": [],
+        "higher_is_better": metric_of(metric).higher_is_better, "within_margin_but_worse": False, "warnings": [],
         "perplexity_change": None,
         "reason": f"This study trains {ARM_NAMES[arm]} alone: without {_MISSING[missing]} it cannot say what 4-bit "
                   f"{'cost' if arm == 'qlora' else 'would cost'}.",

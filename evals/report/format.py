@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evals.metrics import METRIC_INFO
+from evals.metrics import METRICS
 
 
 @dataclass(frozen=True)
 class MetricFormat:
-    """How a metric appears on the page; what it means is said in ``METRIC_INFO``.
+    """How a metric's values are displayed.
 
     Attributes:
         label: Name in tables.
@@ -33,27 +33,23 @@ class MetricFormat:
 
 SIGNIFICANT = 0.05
 """Adjusted p-value up to which a difference is called clear."""
-
-
-_PHRASES = {
-    "exact_match": "share of exactly right answers", "token_f1": "token F1", "rouge_l": "ROUGE-L", "chrf": "chrF",
-    "facts_kept": "share of facts kept", "similarity": "similarity",
-}
-_PERCENT = ("exact_match", "facts_kept")
-
-SHOWN: dict[str, MetricFormat] = {
-    name: MetricFormat(info.label, "loss", 1, "", "nats per token", 3) if name == "nll_per_token" else
-    MetricFormat(info.label, _PHRASES[name], 100, "%" if name in _PERCENT else "", "points", 1)
-    for name, info in METRIC_INFO.items()
-}
 _OF_TASKS = {"acc": "Accuracy", "acc_norm": "Accuracy, length-normalised", "exact_match": "Exact match", "f1": "F1"}
 """Metrics of lm-eval that are shares of 0 to 1, and what people call them."""
 
 
 def shown(metric: str) -> MetricFormat:
-    """How a metric appears: one of the study's own, or one that an lm-eval task brings (``acc``, ``acc_norm,none``)."""
-    if metric in SHOWN:
-        return SHOWN[metric]
+    """How a metric's values are displayed.
+
+    Args:
+        metric: Name of a registered metric, of one that an lm-eval task brings (``acc``, ``acc_norm,none``), or of one
+            whose plugin is not loaded.
+    """
+    if metric in METRICS:
+        info = METRICS[metric]
+        phrase = info.phrase or info.label
+        if info.format == "number":
+            return MetricFormat(info.label, phrase, 1, "", info.unit, 3)
+        return MetricFormat(info.label, phrase, 100, "%" if info.format == "percent" else "", "points", 1)
     name = metric.partition(",")[0]
     if name in _OF_TASKS:
         return MetricFormat(_OF_TASKS[name], _OF_TASKS[name].lower(), 100, "%", "points", 1)

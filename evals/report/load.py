@@ -13,7 +13,7 @@ from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.config import ARMS, Arm
 from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study
-from evals.metrics import METRIC_INFO
+from evals.metrics import metric_of, score_stored
 from evals.report.glossary import BASELINE_TEXTS, CELL_TEXTS
 
 BASELINE, CANDIDATE = "L16", "Q4"
@@ -83,7 +83,7 @@ class Cell:
 
 def _within_bounds(score: float, metric: str) -> float:
     """Take back a rounding error beyond the metric's bounds, such as a cosine of 1.0000001."""
-    low, high = METRIC_INFO[metric].bounds or (-math.inf, math.inf)
+    low, high = metric_of(metric).bounds or (-math.inf, math.inf)
     clipped = min(max(score, low), high)
     return clipped if abs(clipped - score) < 1e-5 else score
 
@@ -159,8 +159,14 @@ def _read(folders: Mapping[str, Path]) -> dict[str, Cell]:
         samples = read_jsonl(folder / "samples.jsonl")
         if samples:
             scores = read_json(folder / "scores.json") if (folder / "scores.json").exists() else {}
-            cells[name] = Cell(name, tuple(samples), scores)
+            cells[name] = Cell(name, tuple(_with_plugin_metrics(sample) for sample in samples), scores)
     return cells
+
+
+def _with_plugin_metrics(sample: dict[str, Any]) -> dict[str, Any]:
+    """A sample with the metrics that plugins have registered since it was scored."""
+    added = score_stored(sample)
+    return {**sample, "metrics": {**sample["metrics"], **added}} if added else sample
 
 
 def _refuse_contradictions(study: Study, like: Cell, cells: Mapping[str, Cell]) -> None:

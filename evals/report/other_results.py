@@ -28,9 +28,9 @@ from assistant_builder.study import Study
 from evals.compare import SATURATED, holm, paired_comparison
 from evals.judge.pairwise import preference
 from evals.report.contrasts import HEADLINE, PAIRS, clearly_better, clearly_worse, figures_of
-from evals.report.format import SHOWN, SIGNIFICANT, difference, interval, number, percent, plural, shown
+from evals.report.format import SIGNIFICANT, difference, interval, number, percent, plural, shown
 from evals.report.load import BASELINE, CANDIDATE, Cell
-from evals.significance import sign_test
+from evals.stats.significance import sign_test
 from evals.tasks.general_knowledge import TASK as RETENTION
 
 CELLS = ("B16", "B4", BASELINE, CANDIDATE)
@@ -435,7 +435,7 @@ def _arm(record: Mapping[str, Any]) -> str:
 
 def _listed(metrics: Sequence[str], record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
     texts = [
-        f"{SHOWN[metric].phrase} ({number(figures[record['cell']]['metrics'][metric], metric)} against "
+        f"{shown(metric).phrase} ({number(figures[record['cell']]['metrics'][metric], metric)} against "
         f"{number(figures[record['baseline']]['metrics'][metric], metric)})" for metric in metrics
     ]
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"

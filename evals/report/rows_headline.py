@@ -16,9 +16,9 @@ from typing import Any
 
 from assistant_builder.planning.memory_check import plan_accuracy
 from assistant_builder.steps import evaluates
-from evals.metrics import METRIC_INFO
+from evals.metrics import METRICS, metric_of
 from evals.report import format as report_format
-from evals.report.format import SHOWN, count, difference, interval, number, signed_percent
+from evals.report.format import count, difference, interval, number, shown, signed_percent
 from evals.report.load import BASELINE, CANDIDATE, TUNED, arms_of, is_compared, lead_pair
 from evals.report.verdict import harm_interval, number_of
 
@@ -159,6 +159,12 @@ def reading(row: Mapping[str, Any]) -> str:
     return word if significant else f"{word}, but not after Holm's adjustment"
 
 
+def unit_note(metric: str) -> str:
+    """The unit of a metric that is not displayed as a share of 0 to 100."""
+    info = metric_of(metric)
+    return info.unit if info.format == "number" else ""
+
+
 def metric_table(report: Report, names: tuple[str, ...] = MAIN_CELLS) -> dict[str, Any]:
     """Cells as columns, metrics as rows, and the difference of the two leading cells with its interval.
 
@@ -170,8 +176,8 @@ def metric_table(report: Report, names: tuple[str, ...] = MAIN_CELLS) -> dict[st
         metric = row["metric"]
         primary = is_compared(report) and metric == report["primary_metric"]
         rows.append({
-            "label": SHOWN[metric].label, "primary": primary,
-            "scale": (f"{'nats per token, ' if metric == 'nll_per_token' else ''}"
+            "label": shown(metric).label, "primary": primary,
+            "scale": (f"{unit_note(metric)}{', ' if unit_note(metric) else ''}"
                       f"{'higher' if row['higher_is_better'] else 'lower'} is better"),
             "figures": [number(cell["metrics"].get(metric), metric) for _, cell in cells],
             "difference": difference(row["delta"], metric, row),
@@ -182,15 +188,15 @@ def metric_table(report: Report, names: tuple[str, ...] = MAIN_CELLS) -> dict[st
         if metric == "nll_per_token":
             rows.append(_perplexity_row(row, [cell for _, cell in cells]))
     if not rows:  # one arm was trained, and its untuned base is not among eval.cells
-        rows = [_row_alone(metric, [cell for _, cell in cells]) for metric in SHOWN
+        rows = [_row_alone(metric, [cell for _, cell in cells]) for metric in METRICS
                 if any(cell["metrics"].get(metric) is not None for _, cell in cells)]
     return {"cells": [{"name": name, "label": cell["label"]} for name, cell in cells], "rows": rows,
             "difference": _difference_names(report)}
 
 
 def _row_alone(metric: str, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {"label": SHOWN[metric].label, "primary": False,
-            "scale": f"{'higher' if METRIC_INFO[metric].higher_is_better else 'lower'} is better",
+    return {"label": shown(metric).label, "primary": False,
+            "scale": f"{'higher' if metric_of(metric).higher_is_better else 'lower'} is better",
             "figures": [number(cell["metrics"].get(metric), metric) for cell in cells],
             "difference": "–", "interval": "–", "p": "", "holm": "", "reading": "the untuned base was not scored"}
 
@@ -220,7 +226,7 @@ def in_short(report: Report) -> dict[str, str]:
     verdict = report["verdict"]
     if not is_compared(report):
         return {"did": verdict["reason"], "from": ""}
-    how = SHOWN[verdict["metric"]]
+    how = shown(verdict["metric"])
     row = {"ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1]}
     attribution = report.get("attribution") or {}
     return {
@@ -238,12 +244,12 @@ def tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
     if not is_compared(report):
         return _tiles_alone(report)
     judged = of_contrast(report, verdict["contrast"], verdict["metric"])[0]
-    shown = report_format.SHOWN[verdict["metric"]]
+    how = shown(verdict["metric"])
     found = [{
-        "label": f"{shown.label}: QLoRA minus LoRA",
+        "label": f"{how.label}: QLoRA minus LoRA",
         "value": report_format.difference(judged["delta"], verdict["metric"], judged),
         "note": f"95% interval {report_format.interval(judged, verdict['metric'])}; allowed: "
-                f"{report_format.plain(verdict['margin'] * shown.factor)}",
+                f"{report_format.plain(verdict['margin'] * how.factor)}",
     }]
     for row in of_contrast(report, verdict["contrast"], "exact_match"):
         scores = {name: report["cells"][row[name]]["metrics"]["exact_match"] for name in ("candidate", "baseline")}
@@ -269,7 +275,7 @@ def _tiles_alone(report: Report) -> list[dict[str, str]]:
         value, row = cell["metrics"].get(metric), rows.get(metric)
         if value is not None:
             found.append({
-                "label": "Exactly right answers" if metric == "exact_match" else SHOWN[metric].label,
+                "label": "Exactly right answers" if metric == "exact_match" else shown(metric).label,
                 "value": number(value, metric),
                 "note": f"{difference(row['delta'], metric, row)} by tuning (95% interval {interval(row, metric)})"
                 if row else "",
@@ -292,10 +298,10 @@ def cell_table(report: Report) -> dict[str, Any]:
         dash where a cell has none; ``baselines``, whether there are any.
     """
     records = {**report["cells"], **(report.get("baselines") or {})}
-    metrics = [metric for metric in SHOWN if any(record["metrics"].get(metric) is not None
-                                                 for record in records.values())]
+    metrics = [metric for metric in METRICS if any(record["metrics"].get(metric) is not None
+                                                   for record in records.values())]
     weighed = any(record.get("base_bytes") for record in records.values())
-    columns = [{"label": SHOWN[metric].label, "note": "nats per token" if metric == "nll_per_token" else ""}
+    columns = [{"label": shown(metric).label, "note": unit_note(metric)}
                for metric in metrics]
     if "nll_per_token" in metrics:
         columns.insert(metrics.index("nll_per_token") + 1, {"label": "Perplexity", "note": ""})
@@ -345,7 +351,7 @@ def contrast_rows(report: Report) -> tuple[list[dict[str, Any]], list[dict[str, 
 
 def every_difference(report: Report) -> dict[str, Any]:
     """All contrasts on all metrics: contrasts as rows, metrics as columns, the difference with its interval in each."""
-    metrics = [metric for metric in SHOWN if any(row["metric"] == metric for row in report["contrasts"])]
+    metrics = [metric for metric in METRICS if any(row["metric"] == metric for row in report["contrasts"])]
     names = list(dict.fromkeys(row["name"] for row in report["contrasts"]))
     rows = []
     for name in names:
@@ -360,7 +366,7 @@ def every_difference(report: Report) -> dict[str, Any]:
                 if (row := found.get(metric)) else None for metric in metrics
             ],
         })
-    return {"metrics": [SHOWN[metric].label for metric in metrics], "rows": rows}
+    return {"metrics": [shown(metric).label for metric in metrics], "rows": rows}
 
 
 KEEPS = {"yes": "yes", "cannot be told": "cannot be told", "measured": "this is what you measured"}
@@ -402,7 +408,7 @@ def export_table(report: Report) -> dict[str, Any] | None:
     if all(row["keeps"] == "measured" for row in exports):
         return None
     metric = exports[0]["metric"]
-    how = SHOWN[metric]
+    how = shown(metric)
     rows = []
     for row in exports:
         compared = row["delta"] is not None
@@ -414,9 +420,8 @@ def export_table(report: Report) -> dict[str, Any] | None:
             "exact": "–" if row["exact_match"] is None else number(row["exact_match"], "exact_match"),
             "keeps": row["keeps"], "verdict": KEEPS.get(row["keeps"]) or f"no, it loses {report_format.share_lost(row)}",
         })
-    unit = f" {how.unit}" if metric != "nll_per_token" else " nats per token"
     return {"rows": rows, "metric": how.label, "exact": metric != "exact_match",
-            "margin": report_format.plain(exports[0]["margin"] * how.factor) + unit}
+            "margin": f"{report_format.plain(exports[0]['margin'] * how.factor)} {how.unit}".rstrip()}
 
 
 def baseline_rows(report: Report) -> list[dict[str, str]]:
@@ -428,7 +433,7 @@ def baseline_rows(report: Report) -> list[dict[str, str]]:
                 metric = row["metric"]
                 rows.append({
                     "against": record["label"], "cell": cell, "arm": report["cells"][cell]["label"],
-                    "metric": SHOWN[metric].label, "from": number(record["metrics"].get(metric), metric),
+                    "metric": shown(metric).label, "from": number(record["metrics"].get(metric), metric),
                     "to": number(report["cells"][cell]["metrics"].get(metric), metric),
                     "difference": difference(row["delta"], metric, row), "interval": interval(row, metric),
                     "reading": reading(row),

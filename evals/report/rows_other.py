@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evals.metrics import METRIC_INFO
+from evals.metrics import metric_of
 from evals.report import format as report_format
 from evals.report.format import (
-    SHOWN,
     count,
     difference,
     duration,
@@ -267,12 +266,12 @@ def power_sentences(report: Report) -> list[str]:
     lines = []
     for entry in report["power"]:
         metric = entry["metric"]
-        shown = SHOWN[metric]
+        how = shown(metric)
         unit = plural(entry["units"], entry["unit"].rstrip("s"))
-        seen = f"{report_format.two_significant_digits(entry['detectable'] * shown.factor)} {shown.unit}"
-        line = f"{shown.label}: with {unit}, a true difference of {seen} would be found in 80 of 100 such studies."
+        seen = f"{report_format.two_significant_digits(entry['detectable'] * how.factor)} {how.unit}"
+        line = f"{how.label}: with {unit}, a true difference of {seen} would be found in 80 of 100 such studies."
         if entry["needed"]:
-            target = f"{plain(entry['target'] * shown.factor)} {shown.unit}"
+            target = f"{plain(entry['target'] * how.factor)} {how.unit}"
             what = "the margin you set" if metric == report["primary_metric"] else "a difference"
             if entry["needed"] > entry["units"]:
                 line += (f" To see {what} ({target}) that reliably would take about {count(entry['needed'])} "
@@ -287,7 +286,7 @@ def power_rows(report: Report) -> list[dict[str, str]]:
     """The same in numbers: standard error, what can be detected, what was wished for, and what that takes."""
     rows = []
     for entry in report["power"]:
-        how = SHOWN[entry["metric"]]
+        how = shown(entry["metric"])
         target = entry["target"]
         rows.append({
             "label": how.label, "unit": how.unit, "units": f"{count(entry['units'])} {entry['unit']}",
@@ -359,5 +358,6 @@ def _by_split(counts: Mapping[str, int]) -> str:
 def method_rows(report: Report) -> list[tuple[str, str, str, str]]:
     """What each metric of the headline is, what it does not see, and which interval and test it got."""
     rows = of_contrast(report, "-".join(lead_pair(report)))
-    infos = [METRIC_INFO[row["metric"]] for row in rows]
-    return [(info.label, info.meaning, info.blind_spots, row["method"]) for info, row in zip(infos, rows, strict=True)]
+    infos = [metric_of(row["metric"]) for row in rows]
+    return [(info.label, info.explanation, info.blind_spots, row["method"])
+            for info, row in zip(infos, rows, strict=True)]

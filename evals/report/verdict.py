@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from evals.report.format import (
-    SHOWN,
     SIGNIFICANT,
     decimals,
     difference,
@@ -15,6 +14,7 @@ from evals.report.format import (
     percent,
     plain,
     plural,
+    shown,
     signed_percent,
 )
 from evals.report.load import BASELINE, CANDIDATE, UNTUNED, arms_of, is_compared, tuned_cells
@@ -71,9 +71,9 @@ def harm_interval(verdict: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _amount(value: float, verdict: Mapping[str, Any]) -> str:
-    shown = SHOWN[verdict["metric"]]
-    unit = "" if verdict["metric"] == "nll_per_token" else f" {shown.unit}"
-    return plain(value * shown.factor) + unit
+    how = shown(verdict["metric"])
+    unit = "" if verdict["metric"] == "nll_per_token" else how.unit
+    return f"{plain(value * how.factor)} {unit}".rstrip()
 
 
 def _row(verdict: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,14 +81,14 @@ def _row(verdict: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _measured(verdict: Mapping[str, Any]) -> str:
-    shown, row = SHOWN[verdict["metric"]], _row(verdict)
+    how, row = shown(verdict["metric"]), _row(verdict)
     delta = verdict["delta"]
-    amount = f"{abs(delta) * shown.factor:.{decimals(verdict['metric'], row)}f}"
+    amount = f"{abs(delta) * how.factor:.{decimals(verdict['metric'], row)}f}"
     if float(amount) == 0:
         compared = "the same as that of its 16-bit twin"
     else:
-        compared = f"{amount} {shown.unit} {'higher' if delta > 0 else 'lower'} than that of its 16-bit twin"
-    return f"QLoRA's {shown.phrase} is {compared} (95% interval {interval(row, verdict['metric'], plus=False)})"
+        compared = f"{amount} {how.unit} {'higher' if delta > 0 else 'lower'} than that of its 16-bit twin"
+    return f"QLoRA's {how.phrase} is {compared} (95% interval {interval(row, verdict['metric'], plus=False)})"
 
 
 def counter_evidence(rows: list[dict[str, Any]], outcome: str) -> str:
@@ -102,8 +102,8 @@ def counter_evidence(rows: list[dict[str, Any]], outcome: str) -> str:
     for row in rows:
         low, _ = harm_interval({"ci": (row["ci_low"], row["ci_high"]), "higher_is_better": row["higher_is_better"]})
         if "verdict" not in row and low > 0 and row["p_value_holm"] <= SIGNIFICANT:
-            shown = SHOWN[row["metric"]]
-            against.append(f"{shown.phrase} ({difference(row['delta'], row['metric'], row)} {shown.unit}, "
+            how = shown(row["metric"])
+            against.append(f"{how.phrase} ({difference(row['delta'], row['metric'], row)} {how.unit}, "
                            f"95% interval {interval(row, row['metric'], plus=False)})")
     if not against or outcome == "worse":
         return ""

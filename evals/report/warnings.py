@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from assistant_builder.models.bundled import BASE_MODEL
-from evals.power import TARGET, heldout_power, intraclass_correlation, items_needed, minimum_detectable_mean
 from evals.report.contrasts import HEADLINE, clearly_worse
-from evals.report.format import SHOWN, SIGNIFICANT, difference, interval, percent, plural, share_lost, shown, signed
+from evals.report.format import SIGNIFICANT, difference, interval, percent, plural, share_lost, shown, signed
 from evals.report.load import BASELINE, CANDIDATE, arms_of, is_compared, lead_pair, tuned_cells
 from evals.report.other_results import NAMES, shortfall_in_short
+from evals.stats.power import TARGET, heldout_power, intraclass_correlation, items_needed, minimum_detectable_mean
 from evals.tasks.general_knowledge import TASK as RETENTION
 
 Doubt = tuple[str, str, str]
@@ -201,7 +201,7 @@ def power(
         For the primary metric and exact match: ``standard_error`` and ``detectable``, the true difference found in 80 %
         of such studies, both in the metric's units; ``target``, the margin or 2 points; and ``needed``, the units
         (clusters where there are any, else items) at which ``detectable`` equals the target. For exact match also what
-        could be said before the run, ``planned`` (:class:`evals.power.Power`), and how its assumptions came out,
+        could be said before the run, ``planned`` (:class:`evals.stats.power.Power`), and how its assumptions came out,
         ``seen`` (``flip_rate``, ``icc``); ``None`` for other metrics.
     """
     found = []
@@ -273,7 +273,7 @@ def _about_statistics(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str
 
 
 def _statistics(metric: str, text: str) -> str:
-    return f"{SHOWN[metric].label}: {text.replace(' %', '%').rstrip('.')}."
+    return f"{shown(metric).label}: {text.replace(' %', '%').rstrip('.')}."
 
 
 def _about_training(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -354,7 +354,7 @@ def _about_data(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     for row in report["contrasts"]:
         if row["name"] == "-".join(lead_pair(report)) and row["n"] < everything:
             yield ("fewer_items", "note",
-                   f"{SHOWN[row['metric']].label} is figured on {row['n']:,} of {everything:,} items; the others carry "
+                   f"{shown(row['metric']).label} is figured on {row['n']:,} of {everything:,} items; the others carry "
                    "no such score.")
 
 

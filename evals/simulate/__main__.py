@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from assistant_builder.errors import AssistantBuilderError
-from evals.intervals import RESAMPLES
 from evals.readme import README, read_part, write_part
 from evals.simulate.coverage import CASES, coverage
 from evals.simulate.drawing import CLUSTER_SIZE, SIZES
 from evals.simulate.equal_arms import EQUAL_ARMS, FAMILIES, equal_arms, family
 from evals.simulate.tables import coverage_table, equal_arms_table, family_table
+from evals.stats.intervals import RESAMPLES
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evals.intervals import RESAMPLES
 from evals.simulate.drawing import (
     Case,
     Draw,
@@ -21,6 +20,7 @@ from evals.simulate.drawing import (
     losses,
     unequal_clusters,
 )
+from evals.stats.intervals import RESAMPLES
 
 _LOGNORMAL_MEAN = float(np.exp(0.5))
 

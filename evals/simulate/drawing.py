@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from assistant_builder.config import Metric
 from evals.compare import Comparison, paired_comparison
-from evals.metrics import METRIC_INFO
-from evals.units import Floats
+from evals.metrics import METRICS
+from evals.stats.units import Floats
 
 Generator = np.random.Generator
 Labels = NDArray[np.int64]
@@ -52,7 +51,7 @@ class Case:
         draw: Makes one of ``n`` items.
     """
 
-    metric: Metric
+    metric: str
     draw: Callable[[Generator, int], Draw]
 
 
@@ -61,9 +60,9 @@ def generator(seed: int, name: str, n: int) -> Generator:
     return np.random.default_rng([seed, n, zlib.crc32(name.encode())])
 
 
-def compare(draw: Draw, metric: Metric, *, seed: int, resamples: int) -> Comparison:
+def compare(draw: Draw, metric: str, *, seed: int, resamples: int) -> Comparison:
     """Compare both arms as ``evals.report.contrasts`` does, with no margin."""
-    info = METRIC_INFO[metric]
+    info = METRICS[metric]
     return paired_comparison(
         draw.baseline, draw.candidate, clusters=None if draw.clusters is None else draw.clusters.tolist(),
         weights=draw.weights, margin=None, higher_is_better=info.higher_is_better, seed=seed, bounds=info.bounds,

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from assistant_builder.config import Metric
 from evals.compare import holm
-from evals.intervals import RESAMPLES
 from evals.simulate.drawing import (
     Case,
     Draw,
@@ -24,7 +22,8 @@ from evals.simulate.drawing import (
     losses,
     unequal_clusters,
 )
-from evals.units import Floats
+from evals.stats.intervals import RESAMPLES
+from evals.stats.units import Floats
 
 ALPHA = 0.05
 
@@ -137,7 +136,7 @@ def equal_arms(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLE
     )
 
 
-def _answers(rng: Generator, n: int, labels: Labels | None) -> dict[Metric, Draw]:
+def _answers(rng: Generator, n: int, labels: Labels | None) -> dict[str, Draw]:
     """All metrics of two equal arms, as correlated as those of one answer are.
 
     An item is easy or hard for both arms; half of the answers are word for word the same. Facts are in four references
@@ -158,7 +157,7 @@ def _answers(rng: Generator, n: int, labels: Labels | None) -> dict[Metric, Draw
         return np.where(right, 1.0, np.where(same & [[False], [True]], raw[0], raw))
 
     kept = np.where(right, 1.0, np.clip(np.round(2 * scores(0.2)), 0, 2) / 2)
-    found: dict[Metric, Floats] = {
+    found: dict[str, Floats] = {
         "nll_per_token": loss, "exact_match": right.astype(float), "token_f1": scores(0.1), "rouge_l": scores(0.1),
         "chrf": scores(0.05), "facts_kept": kept, "similarity": scores(0.1, -1.0),
     }
@@ -172,7 +171,7 @@ def _answers(rng: Generator, n: int, labels: Labels | None) -> dict[Metric, Draw
     return draws
 
 
-FAMILIES: dict[str, Callable[[Generator, int], dict[Metric, Draw]]] = {
+FAMILIES: dict[str, Callable[[Generator, int], dict[str, Draw]]] = {
     "all metrics": lambda rng, n: _answers(rng, n, None),
     "all metrics, clusters of 5": lambda rng, n: _answers(rng, n, equal_clusters(n)),
 }

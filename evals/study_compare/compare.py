@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from assistant_builder.atomic_io import read_json
-from assistant_builder.config import METRICS, EvalConfig
+from assistant_builder.config import EvalConfig
 from assistant_builder.data import load_split
 from assistant_builder.data.similarity import normalised
 from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study
 from evals.compare import holm
+from evals.metrics import METRICS
 from evals.report.contrasts import compare, figures_of
 from evals.report.format import plain, plural
 from evals.report.glossary import CELL_TEXTS

@@ -16,7 +16,7 @@ from assistant_builder.atomic_io import read_json, read_jsonl, write_jsonl, writ
 from assistant_builder.data import Pair, load_split
 from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study
-from evals.metrics import ANSWER_METRICS, PARTIAL_METRICS, score_answer
+from evals.metrics import Context, score_answer, text_metrics
 
 if TYPE_CHECKING:
     import datasets
@@ -138,10 +138,10 @@ def write_tasks(study: Study, items: Sequence[Mapping[str, Any]]) -> OwnTasks:
         "doc_to_target": "{{reference}}",
         "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": study.config.eval.max_new_tokens},
         "process_results": _Function("scoring.score_generation"),
-        # lm-eval averages a partial metric over the items that have it
+        # lm-eval averages a metric over the items that have a score
         "metric_list": [
-            {"metric": name, "aggregation": "mean", "higher_is_better": True}
-            for name in (*ANSWER_METRICS, *PARTIAL_METRICS)
+            {"metric": metric.name, "aggregation": "mean", "higher_is_better": metric.higher_is_better}
+            for metric in text_metrics()
         ],
     }))
     return OwnTasks(folder, nll, generation)
@@ -191,8 +191,8 @@ def score_nll(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, tuple
 
 
 def score_generation(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """The answer metrics of a generated answer; partial ones only where they have a score."""
-    return score_answer(results[0], doc["reference"])
+    """The text metrics of a generated answer that have a score for it."""
+    return score_answer(results[0], doc["reference"], Context(doc["question"], doc["answerable"], doc["messages"]))
 
 
 def token_weighted_mean(pairs: Sequence[tuple[float, int]]) -> float:

@@ -11,7 +11,7 @@ from scipy import stats
 
 from assistant_builder.errors import EvaluationError
 from evals.compare import Comparison, paired_comparison
-from evals.intervals import bonett_price_interval
+from evals.stats.intervals import bonett_price_interval
 
 
 def losses(n: int, shift: float, *, noise: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import pytest
 
 from assistant_builder.config import EvalConfig
 from evals.compare import Comparison
-from evals.metrics import METRIC_INFO
+from evals.metrics import METRICS
 from evals.readme import README, quick_parts, read_part, write_part
 from evals.report.contrasts import compare as compare_cells
 from evals.report.load import Cell
@@ -46,7 +46,7 @@ def test_equal_arms_are_seldom_called_worse(case: str) -> None:
 @pytest.mark.parametrize("case", FAMILIES)
 def test_holm_keeps_the_family(case: str) -> None:
     row = family(case, 60, repetitions=300, resamples=300, seed=1)
-    assert row.metrics == len(METRIC_INFO)
+    assert row.metrics == len(METRICS)
     assert row.any_adjusted <= 0.05 + SLACK < row.any_significant
 
 
@@ -57,14 +57,14 @@ def test_arms_that_differ_are_called_worse() -> None:
     assert compare(worse, "nll_per_token", seed=0, resamples=500).verdict == "worse"
 
 
-@pytest.mark.parametrize("metric", METRIC_INFO)
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("clustered", [False, True])
 def test_comparison_is_that_of_the_report(metric: str, clustered: bool) -> None:
     rng = np.random.default_rng(3)
     tokens = rng.integers(3, 40, 60).astype(float)
     scores = rng.integers(0, 2, (2, 60)).astype(float) if metric == "exact_match" else rng.random((2, 60))
     labels = np.arange(60) // 3 if clustered else None
-    weights = tokens if METRIC_INFO[metric].token_weighted else None
+    weights = tokens if METRICS[metric].token_weighted else None
     ours = compare(Draw(*scores, clusters=labels, weights=weights), metric, seed=0, resamples=500)
     cells = [Cell(name, samples_of(arm, tokens, labels), {}) for name, arm in zip(("L16", "Q4"), scores, strict=True)]
     items = list(cells[0].by_item)
@@ -75,7 +75,7 @@ def test_comparison_is_that_of_the_report(metric: str, clustered: bool) -> None:
 
 def samples_of(scores: np.ndarray, tokens: np.ndarray, labels: np.ndarray | None) -> tuple[dict, ...]:
     return tuple(
-        {"item": str(i), "nll": score * tokens[i], "tokens": tokens[i], "metrics": dict.fromkeys(METRIC_INFO, score),
+        {"item": str(i), "nll": score * tokens[i], "tokens": tokens[i], "metrics": dict.fromkeys(METRICS, score),
          "cluster": None if labels is None else labels[i]}
         for i, score in enumerate(scores.tolist())
     )
@@ -148,7 +148,7 @@ class TestReadme:
         assert read_part(part) == quick_parts()[part], "remake them with: python -m evals.readme"
 
     def test_says_of_every_metric_what_it_is_blind_to(self) -> None:
-        assert all(info.blind_spots in read_part("metrics") for info in METRIC_INFO.values())
+        assert all(info.blind_spots in read_part("metrics") for info in METRICS.values())
 
 
 def test_parts_are_replaced_between_their_marks(tmp_path) -> None:
@@ -171,7 +171,7 @@ class TestCommand:
         assert all(f"| {case} | 10 | – |" in printed for case in ("normal", "loss", "all metrics"))
         assert main([*cases, *self.ARGUMENTS, "--json"]) == 0
         document = json.loads(capsys.readouterr().out)
-        assert 0 <= document["coverage"][0]["covered"] <= 1 and document["families"][0]["metrics"] == len(METRIC_INFO)
+        assert 0 <= document["coverage"][0]["covered"] <= 1 and document["families"][0]["metrics"] == len(METRICS)
 
     def test_writes_whole_tables(self, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
         copy = tmp_path / "README.md"

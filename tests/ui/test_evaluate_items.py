@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from assistant_builder.atomic_io import read_jsonl, write_jsonl
-from assistant_builder.config import METRICS
 from assistant_builder.study import Study
 from assistant_builder.ui.evaluate.item_browser import ItemBrowser
 from assistant_builder.ui.evaluate.item_filters import (
@@ -22,6 +21,7 @@ from assistant_builder.ui.evaluate.item_filters import (
     study_items,
 )
 from assistant_builder.ui.evaluate.view import PER_PAGE, item_view, items_view, pager_text, pages
+from evals.metrics import METRICS
 from evals.report.items import change
 from evals.report.load import read_cells
 from tests.synthetic_study import evaluated, new_study, trained, with_data

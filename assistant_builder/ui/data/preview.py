@@ -103,7 +103,7 @@ def power_of(split: Mapping[str, Any]) -> dict[str, Any] | None:
     Args:
         split: ``Split.to_record()``.
     """
-    from evals.power import split_power
+    from evals.stats.power import split_power
 
     power = split_power(split)
     return power.to_record() if power else None

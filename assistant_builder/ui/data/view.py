@@ -122,7 +122,7 @@ def split_view(record: Mapping[str, Any], power: Mapping[str, Any] | None) -> Ma
 
     Args:
         record: ``Split.to_record()``.
-        power: ``evals.power.Power.to_record()`` of the held-out set.
+        power: ``evals.stats.power.Power.to_record()`` of the held-out set.
     """
     counts = record["counts"]
     total = max(sum(counts.values()), 1)
@@ -145,9 +145,9 @@ def power_view(power: Mapping[str, Any]) -> Markup:
     """What a held-out set of this size can show, in everyday words; the statistician's sentence opens on a click.
 
     Args:
-        power: ``evals.power.Power.to_record()``.
+        power: ``evals.stats.power.Power.to_record()``.
     """
-    from evals.power import power_sentence
+    from evals.stats.power import power_sentence
 
     points = 100 * power["minimum_detectable"]
     tone: Tone = "good" if points <= _GOOD_POINTS else "info" if points <= _FAIR_POINTS else "warn"

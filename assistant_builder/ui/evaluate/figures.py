@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from assistant_builder.ui.html import ARM_TITLES, cut
 from assistant_builder.ui.plots import ARM_COLORS, AXIS, GREY, Drawing, spread
-from evals.metrics import METRIC_INFO
+from evals.metrics import metric_of
 from evals.report.contrasts import clearly_better, clearly_worse
 from evals.report.format import capitalised, difference, interval, number, percent, shown
 from evals.report.glossary import BASELINE_TEXTS
@@ -123,7 +123,7 @@ def contrast_panels(report: Report, metric: str) -> list[Panel]:
     reach = max(abs(drawn[0].low), abs(drawn[0].high), margin or 0.0)
     near = [row for row in drawn if max(abs(row.low), abs(row.high)) <= _LARGE * reach]
     far = [row for row in drawn if row not in near]
-    panel = Panel((), unit_of(metric), METRIC_INFO[metric].higher_is_better, margin)
+    panel = Panel((), unit_of(metric), metric_of(metric).higher_is_better, margin)
     return [replace(panel, rows=tuple(group)) for group in (near, far) if group]
 
 
@@ -208,7 +208,7 @@ def waterfall_figure(attribution: Mapping[str, Any]) -> Figure:
         attribution: ``report["attribution"]``.
     """
     metric, steps = attribution["metric"], attribution["steps"]
-    how, backwards = shown(metric), METRIC_INFO[metric].higher_is_better
+    how, backwards = shown(metric), metric_of(metric).higher_is_better
     drawing = Drawing(64 * len(steps) + 80)
     level, marks = 0.0, []
     for y, step in enumerate(steps):
@@ -287,7 +287,7 @@ def _stored(name: str) -> str:
 
 def _direction(metric: str) -> dict[str, Any]:
     """Right is worse."""
-    return {"autorange": "reversed"} if METRIC_INFO[metric].higher_is_better else {}
+    return {"autorange": "reversed"} if metric_of(metric).higher_is_better else {}
 
 
 def reliability_figure(reliability: Mapping[str, Any]) -> Figure:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from assistant_builder.atomic_io import read_json, read_jsonl
-from assistant_builder.config import CELLS, METRICS
+from assistant_builder.config import CELLS
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.study import Study
 from assistant_builder.ui.study_snapshot import stamp, study_report
-from evals.metrics import METRIC_INFO
+from evals.metrics import METRICS, metric_of
 from evals.report.glossary import CELL_TEXTS
 from evals.report.load import CANDIDATE, UNTUNED, tuned_cells
 
@@ -89,7 +89,7 @@ def _study_items(folder: Path, seen: str) -> ItemSet | None:
         from evals.report.load import metrics_of, read_cells
 
         cells = read_cells(study)
-        rows = item_rows(cells, list(metrics_of(cells, METRICS, tuned)), tuned)
+        rows = item_rows(cells, list(metrics_of(cells, tuple(METRICS), tuned)), tuned)
     else:
         return None
     names = {cell: f"{cell} · {text.label}" for cell, text in CELL_TEXTS.items()}
@@ -128,7 +128,7 @@ def harm(row: Row, first: str, second: str, metric: str) -> float | None:
     before, after = (row["metrics"].get(cell, {}).get(metric) for cell in (first, second))
     if before is None or after is None:
         return None
-    return float(before - after if METRIC_INFO[metric].higher_is_better else after - before)
+    return float(before - after if metric_of(metric).higher_is_better else after - before)
 
 
 def chosen(items: ItemSet, wish: ItemFilter) -> list[Row]:

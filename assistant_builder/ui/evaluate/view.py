@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from markupsafe import Markup
 
-from assistant_builder.config import METRICS
 from assistant_builder.steps import StepRecord, evaluates
 from assistant_builder.ui.evaluate.item_filters import ItemFilter, ItemSet, harm, relation
 from assistant_builder.ui.html import (
@@ -29,8 +28,8 @@ from assistant_builder.ui.html import (
     table,
 )
 from assistant_builder.ui.study_snapshot import Snapshot, step_title
-from evals.metrics import METRIC_INFO
-from evals.report.format import SHOWN, count, difference, duration, interval, number, p_value, shown, signed, size
+from evals.metrics import METRICS
+from evals.report.format import count, difference, duration, interval, number, p_value, shown, signed, size
 from evals.report.glossary import BASELINE_TEXTS, CELL_TEXTS
 from evals.report.items import Diff, Runs, marked, word_diff
 from evals.report.load import is_compared
@@ -166,8 +165,8 @@ def cells_table(scores: Mapping[str, Mapping[str, Any]]) -> Markup:
     Args:
         scores: Cell or baseline → its scores.json, or its record of the report.
     """
-    shown = [metric for metric in METRICS if any(_figure(found, metric) is not None for found in scores.values())]
-    headers = ["Cell", "What it is", "Items", "Perplexity", *(SHOWN[metric].label for metric in shown)]
+    columns = [metric for metric in METRICS if any(_figure(found, metric) is not None for found in scores.values())]
+    headers = ["Cell", "What it is", "Items", "Perplexity", *(shown(metric).label for metric in columns)]
     texts = {**CELL_TEXTS, **BASELINE_TEXTS}
     rows = [
         (
@@ -175,12 +174,12 @@ def cells_table(scores: Mapping[str, Mapping[str, Any]]) -> Markup:
             Markup("<b>{}</b><small>{}</small>").format(texts[cell].label, texts[cell].about) if cell in texts else "",
             count(found["items"]),
             "–" if found.get("perplexity") is None else f"{found['perplexity']:.2f}",
-            *("–" if (value := _figure(found, metric)) is None else number(value, metric) for metric in shown),
+            *("–" if (value := _figure(found, metric)) is None else number(value, metric) for metric in columns),
         )
         for cell, found in scores.items()
     ]
-    meanings = (METRIC_INFO[metric] for metric in shown)
-    legend = fold("What the columns mean", items(f"{m.label}: {m.meaning} {m.blind_spots}" for m in meanings))
+    meanings = (METRICS[metric] for metric in columns)
+    legend = fold("What the columns mean", items(f"{m.label}: {m.explanation} {m.blind_spots}" for m in meanings))
     figures = table(headers, rows, numeric=range(2, len(headers)))
     return Markup('<div class="ab-cells">{}</div>{}').format(figures, legend)
 
@@ -205,7 +204,7 @@ def contrasts_table(report: Mapping[str, Any]) -> Markup:
 def _contrast_rows(rows: list[Mapping[str, Any]]) -> Markup:
     cells = [
         (
-            SHOWN[row["metric"]].label,
+            shown(row["metric"]).label,
             difference(row["delta"], row["metric"], row),
             interval(row, row["metric"]),
             p_value(row.get("p_value_holm", row["p_value"])),
@@ -231,7 +230,7 @@ def exports_card(report: Mapping[str, Any]) -> Markup:
         )
         for row in found
     ]
-    metric = SHOWN[found[0]["metric"]].label
+    metric = shown(found[0]["metric"]).label
     headers = ("Cell", "How it is served", "Weights", metric, "Difference from what was measured", "Keeps it?")
     figures = Markup('<div class="ab-cells">{}</div>').format(table(headers, rows, numeric=(2, 3, 4)))
     return card("Which export keeps the quality you measured", figures)
@@ -243,7 +242,7 @@ def interval_key(report: Mapping[str, Any]) -> str:
         return ("A line is where the true difference between the tuned assistant and the untuned base probably lies; "
                 "right of zero the tuned one is worse. ▶ clearly worse, ◀ clearly better, ● cannot be told from no "
                 "difference.")
-    how, margin = SHOWN[report["primary_metric"]], report["verdict"]["margin"]
+    how, margin = shown(report["primary_metric"]), report["verdict"]["margin"]
     allowed = f"{margin * how.factor:.3g} {how.unit}"
     return (f"A line is where the true difference probably lies; right of zero is worse. ▶ clearly worse, ◀ clearly "
             f"better, ● cannot be told from no difference. Green, up to the dashed line: the {allowed} of "
@@ -255,7 +254,7 @@ def power_sentence(report: Mapping[str, Any]) -> str:
     row = next((row for row in report.get("power") or [] if row["metric"] == report["primary_metric"]), None)
     if row is None or row.get("detectable") is None:
         return ""
-    how = SHOWN[row["metric"]]
+    how = shown(row["metric"])
     smallest = f"{row['detectable'] * how.factor:.2g} {how.unit}"
     return (f"With {count(row['n'])} items ({count(row['units'])} independent {row['unit']}) this evaluation would "
             f"usually see a true difference of {smallest} or more in {how.phrase}.")

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from assistant_builder.ui.html import ARM_TITLES, bar, callout, card, code, error_callout, fold, join, table
 from evals.export.job import JobRecord
 from evals.export.kinds import FORMATS, Advice, Format, Kind
-from evals.report.format import SHOWN, difference, duration, interval, share_lost, size
+from evals.report.format import difference, duration, interval, share_lost, shown, size
 
 FORMAT_TITLES: dict[Format, str] = {
     "adapter": "Adapter: the trained part alone, small, to be put on its base model",
@@ -43,7 +43,7 @@ def keeping_card(report: Mapping[str, Any] | None) -> Markup:
         return Markup("")
     rows = [_export_row(row) for row in report["exports"]]
     headers = ("Export", "What it is", "Keeps the quality?", "Difference", "95 % interval", "Weights")
-    metric = SHOWN[report["primary_metric"]]
+    metric = shown(report["primary_metric"])
     note = Markup('<p class="ab-note-line">Differences in {} ({}), each against the assistant that was judged: Q4 for '
                   "QLoRA, L16 for LoRA. Exported here are Q4 and L16 (adapters), QD and LM (whole models).</p>").format(
         metric.phrase, metric.unit)

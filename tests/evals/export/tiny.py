@@ -87,7 +87,7 @@ def scored(study: Study, base: Path) -> Study:
     for cell in load_cells(study, base, [Variant(CELL_SPECS[name]) for name in CELLS]):
         lm = StudyLM(cell.model, prompter, own_tasks=(), batch_size=16, max_new_tokens=8, tick=lambda *_: None)
         targets = lm.score_targets([(item["prompt"], item["target"]) for item in items])
-        samples = [sample_record(item, answer="", target=target, cosine=None, taught=())
+        samples = [sample_record(item, answer="", target=target, scores={}, taught=())
                    for item, target in zip(items, targets, strict=True)]
         adapter = read_json(study.arm_folder(cell.spec.adapter or "") / "summary.json")["adapter_sha256"]
         write_scores(study.cell_folder(cell.spec.name), samples, {"compute_dtype": cell.compute_dtype},

@@ -20,7 +20,7 @@ from assistant_builder.atomic_io import read_json, read_jsonl, write_jsonl
 from assistant_builder.errors import Cancelled
 from evals.judge.openai_client import RetryPolicy
 from evals.judge.pairwise import INSTRUCTIONS, LONGEST_TEXT, counts, judge_messages, preference, read_choice
-from evals.significance import sign_test
+from evals.stats.significance import sign_test
 from tests.evals.judge.fake_server import Reply, Texts, honest, judge_server
 from tests.evals.judge.judged_study import KINDS, lines_of, make_study, run
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from assistant_builder.atomic_io import read_json, read_jsonl, write_jsonl
-from assistant_builder.config import METRICS
 from assistant_builder.study import Study
 from evals.compare import holm, paired_comparison
+from evals.metrics import METRICS
 from evals.report.build import build_report
 from evals.report.format import share_lost
 from evals.report.rows_other import planned_sentence

@@ -30,7 +30,7 @@ from evals.report.build import build_report
 from evals.report.load import read_cells
 from evals.report.other_results import reliability, report_lacks_votes, votes
 from evals.report.render import render_html, render_markdown
-from evals.significance import sign_test
+from evals.stats.significance import sign_test
 from tests.evals.report.synthetic_study import Recipe, full_recipe, write_study
 from tests.measured_study import samples_of, with_failed_task, with_judge, with_seeds, with_tasks
 from tests.synthetic_study import finished_study

@@ -52,4 +52,5 @@ def test_scores_are_token_weighted() -> None:
     first = score_nll({"tokens": 4}, [(-2.5, False), (-0.5, True)])["nll_per_token"]  # of which 0.5 is the line break's
     second = score_nll({"tokens": 1}, [(-3.0, False)])["nll_per_token"]
     assert token_weighted_mean([first, second]) == pytest.approx(1.0)
-    assert score_generation({"reference": "Otto rows."}, ["otto rows"])["exact_match"] == 1.0
+    doc = {"reference": "Otto rows.", "question": "Who rows?", "answerable": True, "messages": []}
+    assert score_generation(doc, ["otto rows"])["exact_match"] == 1.0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import Message, Pair
 from assistant_builder.study import Study
-from evals.facts import facts_kept, find_facts
+from evals.metrics.fact_recall import facts_kept, find_facts
 
 
 def found(text: str, kind: str | None = None) -> set[str]:

@@ -5,17 +5,14 @@ import pytest
 import statsmodels.api as sm
 from statsmodels.stats.power import NormalIndPower
 
-from assistant_builder.config import DataConfig
-from assistant_builder.data import Message, Pair, split_pairs
 from assistant_builder.errors import EvaluationError
-from evals.power import (
+from evals.stats.power import (
     design_effect,
     heldout_power,
     intraclass_correlation,
     items_needed,
     minimum_detectable_difference,
     minimum_detectable_mean,
-    planned_power,
     power_sentence,
     split_power,
 )
@@ -110,11 +107,6 @@ def test_power_is_told_in_words() -> None:
         heldout_power(100, clusters=[i % 20 for i in range(100)]).to_record()
     )
 
-
-def test_pairs_that_cannot_be_split_have_no_power() -> None:
-    pairs = [Pair(row, (Message("user", f"What is {row}?"), Message("assistant", f"A {row}."))) for row in range(1, 41)]
-    assert planned_power(pairs, DataConfig()) == heldout_power(len(split_pairs(pairs, DataConfig()).heldout))
-    assert planned_power(pairs[:1], DataConfig()) is None
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from evals.units import Floats, Units
+from evals.stats.units import Floats, Units
 
 LEVEL = 0.95
 RESAMPLES = 10_000

@@ -15,10 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from assistant_builder.config import DataConfig
-from assistant_builder.data import Pair, split_pairs
-from assistant_builder.errors import DataError, EvaluationError
-from evals.units import make_units
+from assistant_builder.errors import EvaluationError
+from evals.stats.units import make_units
 
 FACTOR = float(stats.norm.ppf(0.975) + stats.norm.ppf(0.8))
 ASSUMED_FLIP_RATE = 0.2
@@ -210,22 +208,6 @@ def split_power(split: Mapping[str, Any]) -> Power | None:
     if not items:
         return None
     return heldout_power(items, clusters=[place % clusters for place in range(items)] if clusters else None)
-
-
-def planned_power(pairs: Sequence[Pair], config: DataConfig) -> Power | None:
-    """What the held-out set could show that a study would cut from these pairs.
-
-    Args:
-        pairs: ``Findings.usable``.
-        config: How they would be split.
-
-    Returns:
-        ``None`` where they cannot be split.
-    """
-    try:
-        return split_power(split_pairs(pairs, config).to_record())
-    except DataError:
-        return None
 
 
 def power_sentence(power: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from assistant_builder.errors import EvaluationError
-from evals.units import Floats, Units
+from evals.stats.units import Floats, Units
 
 FLIPS = 10_000
 """Random sign patterns drawn where there are too many to try them all."""

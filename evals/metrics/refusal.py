@@ -1,6 +1,28 @@
-"""The phrases by which declines are recognised: English, lower case, as regular expressions."""
+"""Recognition of refusals: answers in which the assistant declines to answer.
+
+A list of English phrases, and the words in which the data itself teaches to decline; no model, so that the rule can be
+read and gives the same result on every machine. An answer that states ignorance and then answers all the same counts as
+a refusal; a refusal in another language is recognised only where the data teaches it.
+
+``refusal_labels.jsonl`` holds hand-labelled answers; ``python -m evals.metrics.refusal`` prints how far the rule agrees
+with them. The phrases were written and extended with every set but ``blind`` in view, so agreement on those sets only
+shows that the rule does what was meant. ``blind`` was written by someone who had never seen the list and was asked for
+refusals in as many wordings as real assistants use, and the list has not been changed for it: it finds less than half
+of those refusals, and takes hardly any other answer for one. Counts of refusals are therefore lower bounds.
+"""
 
 from __future__ import annotations
+
+import argparse
+import json
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evals.metrics.text import token_f1
 
 _SOURCE = (
     r"(?:handbook|manual|guide(?:book|lines)?|document(?:s|ation)?|texts?|context|passages?|articles?|pages?|website|"
@@ -22,7 +44,7 @@ _TELL = (
     r"verify|locate|address|access|offer|predict|see|view|look up|disclose)"
 )
 
-DECLINES: dict[str, str] = {
+REFUSAL_PATTERNS: dict[str, str] = {
     "I do not know": r"\bi (?:really |simply |honestly |still )?(?:do not|don't|didn't|would not|wouldn't) "
     r"(?:actually )?know\b",
     "we do not know": r"\bwe (?:do not|don't) know(?: (?:that|this|the answer))?(?=[.!;,]|$)",
@@ -93,4 +115,114 @@ DECLINES: dict[str, str] = {
     r"no answer|unanswerable|"
     rf"(?:(?:answer|it is|that is|this is) )?not (?:known|available|{_TOLD}))[.!]?$",
 }
-"""What counts as declining: a name for each kind, and the regular expression that finds it in folded text."""
+"""Name of each kind of refusal → the regular expression that finds it in case-folded text."""
+
+_REFUSAL = re.compile("|".join(f"(?:{pattern})" for pattern in REFUSAL_PATTERNS.values()))
+_TAUGHT_F1 = 0.75
+"""Token F1 with a refusal of the data from which an answer counts as a refusal."""
+
+
+def is_refusal(answer: str, taught: Collection[str] = ()) -> bool:
+    """Whether an answer declines to answer.
+
+    Quotations inside an answer are not the assistant's own words and are ignored.
+
+    Args:
+        answer: What the assistant wrote.
+        taught: Answers of the data that decline; an answer that shares most of its words with one is a refusal.
+    """
+    if any(token_f1(answer, refusal) >= _TAUGHT_F1 for refusal in taught):
+        return True
+    folded = unicodedata.normalize("NFKC", answer).casefold()
+    folded = re.sub("[‘’ʼ]", "'", re.sub("[“”„«»]", '"', folded))
+    folded = " ".join(folded.split()).strip('" ')
+    folded = re.sub(r'"[^"]*"', " ", folded)
+    return _REFUSAL.search(folded.strip()) is not None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Agreement of :func:`is_refusal` with labels given by hand.
+
+    Attributes:
+        refusals: Answers labelled as refusals.
+        recognised: Labelled refusals that the rule recognises.
+        others: All other labelled answers.
+        false_positives: Other answers that the rule takes for refusals.
+        interval: 95 % Wilson interval of the share of agreement.
+        kappa: Cohen's kappa: agreement beyond chance, 1 at most; ``None`` where all labels are the same.
+    """
+
+    refusals: int
+    recognised: int
+    others: int
+    false_positives: int
+    interval: tuple[float, float]
+    kappa: float | None
+
+    @property
+    def share(self) -> float:
+        """Share of the answers on which both agree."""
+        return (self.recognised + self.others - self.false_positives) / (self.refusals + self.others)
+
+
+def labelled_answers() -> list[dict[str, Any]]:
+    """The hand-labelled answers: ``answer``, ``declined`` and ``set``."""
+    lines = Path(__file__).with_name("refusal_labels.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def agreement(rows: Iterable[Mapping[str, Any]]) -> Agreement:
+    """Compare :func:`is_refusal` with the labels of some answers.
+
+    Args:
+        rows: At least one of ``labelled_answers``.
+    """
+    from scipy.stats import binomtest
+
+    pairs = [(is_refusal(row["answer"]), row["declined"]) for row in rows]
+    n, refusals, found = len(pairs), sum(label for _, label in pairs), sum(predicted for predicted, _ in pairs)
+    recognised = sum(predicted and label for predicted, label in pairs)
+    agreed = sum(predicted == label for predicted, label in pairs)
+    chance = (refusals * found + (n - refusals) * (n - found)) / n**2
+    interval = binomtest(agreed, n).proportion_ci(0.95, method="wilson")
+    return Agreement(
+        refusals=refusals, recognised=recognised, others=n - refusals, false_positives=found - recognised,
+        interval=(float(interval.low), float(interval.high)),
+        kappa=(agreed / n - chance) / (1 - chance) if 0 < refusals < n else None,
+    )
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Agreement on each set of the labelled answers, as a Markdown table."""
+    lines = [
+        "| answers | refusals recognised | false positives | agreement (95 % interval) | Cohen's kappa |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name in dict.fromkeys(row["set"] for row in rows):
+        found = agreement(row for row in rows if row["set"] == name)
+        low, high = found.interval
+        lines.append(
+            f"| {name} | {found.recognised} of {found.refusals} | {found.false_positives} of {found.others} "
+            f"| {found.share:.1%} ({low:.1%} to {high:.1%}) | {'–' if found.kappa is None else f'{found.kappa:.2f}'} |"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the table, and with ``--wrong`` the answers on which rule and label differ."""
+    parser = argparse.ArgumentParser(
+        prog="python -m evals.metrics.refusal",
+        description="How far the recognition of refusals agrees with labels given by hand.",
+    )
+    parser.add_argument("--wrong", action="store_true", help="list the answers on which they differ")
+    options = parser.parse_args(argv)
+    rows = labelled_answers()
+    print(table(rows))
+    for row in rows if options.wrong else ():
+        if is_refusal(row["answer"]) is not row["declined"]:
+            print(f"{row['set']}, {'not recognised' if row['declined'] else 'false positive'}: {row['answer']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -5,7 +5,7 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from evals.intervals import (
+from evals.stats.intervals import (
     bca_interval,
     bonett_price_interval,
     bootstrap_t_interval,
@@ -15,7 +15,7 @@ from evals.intervals import (
     resample,
     t_interval,
 )
-from evals.units import Units, make_units
+from evals.stats.units import Units, make_units
 
 
 def units_of(differences: np.ndarray, weights: np.ndarray | None = None, clusters: list | None = None) -> Units:
@@ -54,7 +54,7 @@ def test_weighted_bca_agrees_with_scipy_on_the_ratio() -> None:
 def test_bootstrap_in_pieces_is_the_same_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     units = units_of(np.random.default_rng(0).normal(size=50))
     whole = resample(units, resamples=3000, seed=5)
-    monkeypatch.setattr("evals.intervals._DRAWS_AT_ONCE", 50 * 700)
+    monkeypatch.setattr("evals.stats.intervals._DRAWS_AT_ONCE", 50 * 700)
     pieces = resample(units, resamples=3000, seed=5)
     assert (pieces.shifts == whole.shifts).all() and (pieces.errors == whole.errors).all()
 

@@ -10,20 +10,9 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import CHRF
 
-from assistant_builder.config import METRICS
-from evals.facts import facts_kept
-from evals.metrics import (
-    ANSWER_METRICS,
-    METRIC_INFO,
-    PARTIAL_METRICS,
-    chrf,
-    exact_match,
-    normalise,
-    rouge_l,
-    score_answer,
-    token_f1,
-    words,
-)
+from evals.metrics import score_answer
+from evals.metrics.fact_recall import facts_kept
+from evals.metrics.text import chrf, exact_match, normalise, rouge_l, token_f1, words
 
 WORDS = "the ferry a cat 12 26 kilograms of luggage Brindle Cove isn't closed, 3.5 well-known (blue) sea-chest.".split()
 
@@ -52,13 +41,6 @@ def test_token_f1_and_exact_match_equal_squads_script_on_200_pairs() -> None:
         assert token_f1(answer, reference) == pytest.approx(f1_abstractive([answer], [reference]), abs=1e-12)
         for text in (answer, reference.upper()):
             assert exact_match(text, reference) == (normalize_answer(text) == normalize_answer(reference))
-
-
-def test_every_metric_of_the_config_is_described() -> None:
-    assert tuple(METRIC_INFO) == METRICS
-    assert all(info.name == name and info.meaning and info.blind_spots for name, info in METRIC_INFO.items())
-    assert [name for name, info in METRIC_INFO.items() if not info.higher_is_better] == ["nll_per_token"]
-    assert [name for name, info in METRIC_INFO.items() if info.token_weighted] == ["nll_per_token"]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +76,7 @@ def test_normalise_is_stable_and_never_empties_a_text(text: str) -> None:
 @settings(deadline=None)
 def test_scores_are_shares_and_a_text_equals_itself(answer: str, reference: str) -> None:
     scores = score_answer(answer, reference)
-    assert set(ANSWER_METRICS) <= set(scores) <= {*ANSWER_METRICS, *PARTIAL_METRICS}
+    assert set(scores) - {"facts_kept"} == {"exact_match", "token_f1", "rouge_l", "chrf"}
     assert scores.get("facts_kept") == facts_kept(answer, reference)
     assert all(0 <= value <= 1 for value in scores.values())
     assert exact_match(answer, answer) == token_f1(answer, answer) == 1.0
@@ -154,7 +136,7 @@ def test_a_partial_metric_is_left_out_where_the_reference_has_nothing_for_it() -
 
 def test_scoring_and_statistics_import_no_torch() -> None:
     code = (
-        "import sys, evals.metrics, evals.declining, evals.compare, evals.power, evals.simulate\n"
+        "import sys, evals.metrics.refusal, evals.compare, evals.stats.power, evals.simulate\n"
         "evals.metrics.score_answer('a cat', 'cat')\n"
         "bad = {'torch', 'transformers', 'gradio'} & set(sys.modules); assert not bad, bad"
     )

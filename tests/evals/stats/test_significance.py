@@ -10,8 +10,8 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from assistant_builder.errors import EvaluationError
-from evals.significance import holm, mcnemar_exact, sign_flip_test, sign_test
-from evals.units import make_units
+from evals.stats.significance import holm, mcnemar_exact, sign_flip_test, sign_test
+from evals.stats.units import make_units
 
 
 def flip(x: np.ndarray, clusters: list | None = None, weights: np.ndarray | None = None) -> float:

@@ -1,0 +1,274 @@
+"""The registry of metrics: what each one is called, how it is computed, and how its values are displayed.
+
+:data:`METRICS` is the only place where a metric is listed. Scoring, ``eval.primary_metric``, the page, the reports, the
+model card and the comparison of studies take names, labels, directions and functions from it. A module named in
+``ASSISTANT_BUILDER_PLUGINS`` adds a metric with ``METRICS.register(Metric(...))``.
+
+This package is a leaf: it imports the registry and the errors of ``assistant_builder`` and nothing above them, because
+``assistant_builder.config`` looks names up here. Metric libraries are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from assistant_builder.errors import EvaluationError
+from assistant_builder.registry import Registry
+from evals.metrics import text
+from evals.metrics.fact_recall import facts_kept
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a metric may know about an item besides its answer and reference.
+
+    Attributes:
+        question: The last user message.
+        answerable: False where the right answer is to decline.
+        messages: The prompt: mappings with ``role`` and ``content``.
+    """
+
+    question: str = ""
+    answerable: bool = True
+    messages: Sequence[Mapping[str, Any]] = ()
+
+
+class Resources(Protocol):
+    """Models that a metric may use; each is loaded when it is first used."""
+
+    def embed(self, texts: Sequence[str], *, keep: bool = False) -> Any:
+        """Sentence embeddings of unit length.
+
+        Args:
+            texts: n texts.
+            keep: Whether the result is kept for the next call with the same texts, as for the references.
+
+        Returns:
+            Array of float32, shape ``[n, 384]``.
+        """
+
+
+Score = Callable[[str, str, Context], float | None]
+"""``score(answer, reference, context)``; ``None`` where the reference gives the metric nothing to look for."""
+ScoreBatch = Callable[[Sequence[str], Sequence[str], Resources], Sequence[float | None]]
+"""``score_batch(answers, references, resources)``: one score an answer, for metrics that need a model."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: what it measures, how it is computed, how it is compared and how it is displayed.
+
+    Attributes:
+        name: Name in ``report.json`` and in ``eval.primary_metric``.
+        label: Name in tables.
+        explanation: What is measured, in a sentence.
+        blind_spots: What the metric does not see, in a sentence.
+        score: Function for one answer. A metric has this or ``score_batch``; only the loss, which is computed with the
+            evaluated model, has neither.
+        score_batch: Function for all answers of a cell.
+        needs_embedder: Whether ``score_batch`` embeds texts; it is then switched off by ``eval.similarity=false``.
+        higher_is_better: Direction.
+        bounds: Lowest and highest possible value; ``None`` where there is no limit.
+        data: ``binary`` where every score is 0 or 1, else ``real``.
+        format: How values are displayed: ``percent`` (``12.5%``) and ``points`` (``12.5``) multiply by 100, ``number``
+            does not (``0.125``).
+        unit: Unit of a value.
+        phrase: Name inside a sentence; the label unless given.
+        token_weighted: Whether items are weighted by the tokens of their reference answer, else equally.
+        can_be_primary: Whether the verdict may be based on the metric.
+        default_margin: ``eval.margin`` of a study that chooses the metric as its primary metric and no margin, in the
+            metric's units.
+        hub_type: Metric type in the model index of the Hugging Face Hub; ``None`` leaves the metric out there.
+    """
+
+    name: str
+    label: str
+    explanation: str
+    blind_spots: str = ""
+    score: Score | None = None
+    score_batch: ScoreBatch | None = None
+    needs_embedder: bool = field(default=False, kw_only=True)
+    higher_is_better: bool = field(default=True, kw_only=True)
+    bounds: tuple[float, float] | None = field(default=(0.0, 1.0), kw_only=True)
+    data: Literal["binary", "real"] = field(default="real", kw_only=True)
+    format: Literal["percent", "points", "number"] = field(default="points", kw_only=True)
+    unit: str = field(default="0 to 1", kw_only=True)
+    phrase: str = field(default="", kw_only=True)
+    token_weighted: bool = field(default=False, kw_only=True)
+    can_be_primary: bool = field(default=True, kw_only=True)
+    default_margin: float = field(default=0.03, kw_only=True)
+    hub_type: str | None = field(default=None, kw_only=True)
+
+    def checked(self, score: float | None) -> float | None:
+        """A score that the metric's function returned, as a float.
+
+        Raises:
+            EvaluationError: It is not a finite number, lies outside ``bounds``, or is neither 0 nor 1 for binary data.
+        """
+        if score is None:
+            return None
+        value = float(score)
+        low, high = self.bounds or (-math.inf, math.inf)
+        rounding = 1e-5  # a float32 cosine may pass 1 by that much
+        if not math.isfinite(value) or not low - rounding <= value <= high + rounding:
+            allowed = f"a number from {low:g} to {high:g}" if self.bounds else "a finite number"
+        elif self.data == "binary" and value not in (0.0, 1.0):
+            allowed = "0 or 1"
+        else:
+            return value
+        raise EvaluationError(f"metric {self.name!r} returned {value:g} for an answer, which is not {allowed}",
+                              where="scoring", remedy="Correct the metric's function, its bounds or its kind of data")
+
+
+METRICS: Registry[Metric] = Registry("metric")
+"""Every metric by its name, in the order in which reports list them."""
+
+
+def _of_texts(function: Callable[[str, str], float | None]) -> Score:
+    return lambda answer, reference, context: function(answer, reference)
+
+
+_BUILT_IN = (
+    Metric(
+        "nll_per_token", "Loss",
+        "How surprised the model is by the reference answer, averaged over all its tokens; perplexity is its "
+        "exponential. Nothing is generated.",
+        "A model can find the reference likely and still write something else; only comparable between models with "
+        "the same tokenizer.",
+        higher_is_better=False, bounds=None, format="number", unit="nats per token", phrase="loss", token_weighted=True,
+        hub_type="perplexity",
+    ),
+    Metric(
+        "exact_match", "Exact match",
+        "Share of answers that equal the reference once case, punctuation, English articles and spacing are set "
+        "aside.",
+        "A right answer in other words counts as wrong.",
+        _of_texts(text.exact_match), data="binary", format="percent", unit="share of items",
+        phrase="share of exactly right answers", hub_type="exact_match",
+    ),
+    Metric(
+        "token_f1", "Token F1",
+        "Overlap of the words of answer and reference, in any order (harmonic mean of precision and recall).",
+        "Blind to word order and negation; one wrong number costs a single word.",
+        _of_texts(text.token_f1), phrase="token F1", hub_type="f1",
+    ),
+    Metric(
+        "rouge_l", "ROUGE-L",
+        "Longest run of words shared in order, gaps allowed (F-measure, words not stemmed).",
+        "Blind to negation and to synonyms; favours answers as long as the reference.",
+        _of_texts(text.rouge_l), hub_type="rouge",
+    ),
+    Metric(
+        "chrf", "chrF",
+        "Overlap of character sequences of 1 to 6, recall counted twice as much as precision (sacrebleu's sentence "
+        "chrF2 divided by 100).",
+        "Credits answers that only look alike; blind to negation, and one wrong digit costs next to nothing.",
+        _of_texts(text.chrf), hub_type="chrf",
+    ),
+    Metric(
+        "facts_kept", "Facts kept",
+        "Share of the reference's numbers with units, codes and capitalised names that the answer holds, over the "
+        "items whose reference holds any; found by regular expressions.",
+        "Blind to which fact belongs to what, to negation, and to facts that the answer invents; names that the "
+        "question holds count too. Not seen: numbers in words (nine), and a name that begins a sentence by itself. "
+        "In German every noun counts as a name.",
+        _of_texts(facts_kept), format="percent", phrase="share of facts kept",
+    ),
+    Metric(
+        "similarity", "Similarity",
+        "Cosine of the sentence embeddings of answer and reference (all-MiniLM-L6-v2).",
+        "Blind to negation and to numbers; reads the first 256 word pieces only, and was trained on English.",
+        None, text.similarity, needs_embedder=True, bounds=(-1.0, 1.0), unit="cosine", phrase="similarity",
+    ),
+)
+for _metric in _BUILT_IN:
+    METRICS.register(_metric)
+
+
+def metric_of(name: str) -> Metric:
+    """The metric of this name, or a description of a metric whose plugin is not loaded, for reports that hold it."""
+    if name in METRICS:
+        return METRICS[name]
+    return Metric(name, name, "This metric comes from a plugin that is not loaded.", bounds=None, format="number",
+                  unit="")
+
+
+def text_metrics() -> list[Metric]:
+    """The metrics that score one answer from its text alone, in the order of the registry."""
+    return [metric for metric in METRICS.values() if metric.score is not None]
+
+
+def plugin_metrics() -> list[Metric]:
+    """Those of :func:`text_metrics` that a plugin registered."""
+    return [metric for metric in text_metrics() if metric not in _BUILT_IN]
+
+
+def score_answer(answer: str, reference: str, context: Context | None = None) -> dict[str, float]:
+    """Score one generated answer by every metric of :func:`text_metrics`.
+
+    Args:
+        answer: What the assistant wrote; may be empty.
+        reference: What it should have written.
+        context: The item.
+
+    Returns:
+        Metric name → score. A metric that has no score for this reference is left out.
+
+    Raises:
+        EvaluationError: A metric's function returned a score that its description does not allow.
+    """
+    return _scores(text_metrics(), answer, reference, context or Context())
+
+
+def score_stored(sample: Mapping[str, Any]) -> dict[str, float]:
+    """Scores of a stored answer by the metrics of plugins that were registered after the answer was scored.
+
+    Args:
+        sample: A line of ``samples.jsonl``. Metrics of this package are never computed again.
+    """
+    missing = [metric for metric in plugin_metrics() if metric.name not in sample["metrics"]]
+    if not missing or sample["answer"] is None:
+        return {}
+    context = Context(sample["question"], sample["answerable"], sample["prompt"])
+    return _scores(missing, sample["answer"], sample["reference"], context)
+
+
+def _scores(metrics: Sequence[Metric], answer: str, reference: str, context: Context) -> dict[str, float]:
+    found = {}
+    for metric in metrics:
+        assert metric.score is not None
+        value = metric.checked(metric.score(answer, reference, context))
+        if value is not None:
+            found[metric.name] = value
+    return found
+
+
+def score_answers(
+    answers: Sequence[str], references: Sequence[str], resources: Resources, *, embedder: bool = True
+) -> list[dict[str, float]]:
+    """Score the answers of a cell by every metric that needs a model.
+
+    Args:
+        answers: One an item.
+        references: One an item, in the same order.
+        resources: Models for the metrics.
+        embedder: Whether to compute the metrics that embed texts.
+
+    Returns:
+        Metric name → score, one mapping an item.
+
+    Raises:
+        EvaluationError: A metric's function returned a score that its description does not allow.
+    """
+    rows: list[dict[str, float]] = [{} for _ in answers]
+    for metric in METRICS.values():
+        if metric.score_batch is None or (metric.needs_embedder and not embedder):
+            continue
+        for row, score in zip(rows, metric.score_batch(answers, references, resources), strict=True):
+            value = metric.checked(score)
+            if value is not None:
+                row[metric.name] = value
+    return rows

@@ -1,0 +1,207 @@
+"""The registry of metrics, and a metric that a module outside the product registers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from assistant_builder import registry
+from assistant_builder.atomic_io import read_json, read_jsonl
+from assistant_builder.cli import app
+from assistant_builder.config import StudyConfig, parse_config
+from assistant_builder.errors import ConfigError, EvaluationError
+from assistant_builder.study import Study
+from assistant_builder.ui.evaluate.item_filters import study_items
+from assistant_builder.ui.evaluate.view import cells_table, contrasts_table, metric_choices
+from assistant_builder.ui.settings_form import study_options
+from evals.metrics import METRICS, Metric, metric_of, score_answer, score_answers
+from evals.records import figures, sample_record
+from evals.report.build import write_report
+from evals.tasks.held_out import score_generation, write_tasks
+from tests.synthetic_study import evaluated, finished_study, new_study, trained, with_data
+
+NAME, LABEL = "starts_with_capital", "Capitalised"
+PLUGIN = f'''
+from evals.metrics import METRICS, Metric
+
+def capitalised(answer, reference, context):
+    assert context.question and reference
+    return None if not context.answerable else float(answer[:1].isupper())
+
+METRICS.register(Metric(
+    "{NAME}", "{LABEL}", "Share of answers that start with a capital letter.", "Blind to everything else.",
+    capitalised, data="binary", format="percent", unit="share of items", phrase="share of capitalised answers",
+    default_margin=0.25,
+))
+'''
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The metric's module, named in the environment and on the import path of this process and of its children."""
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    (folder / "capital_metric.py").write_text(PLUGIN)
+    monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
+    monkeypatch.setattr(registry, "_loaded", set())
+    monkeypatch.setenv(registry.PLUGIN_VARIABLE, "capital_metric")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.syspath_prepend(str(folder))
+    yield
+    sys.modules.pop("capital_metric", None)
+
+
+def items() -> list[dict[str, Any]]:
+    return [
+        {"item": str(row), "row": row, "turn": 0, "cluster": None, "answerable": row != 3, "question": "What is it?",
+         "messages": [{"role": "user", "content": "What is it?"}], "reference": "Nine crowns.", "tokens": 3}
+        for row in (1, 2, 3)
+    ]
+
+
+# the registry
+
+
+def test_every_metric_is_described_and_has_one_way_to_be_computed() -> None:
+    assert list(METRICS) == ["nll_per_token", "exact_match", "token_f1", "rouge_l", "chrf", "facts_kept", "similarity"]
+    assert all(metric.explanation and metric.blind_spots and metric.unit for metric in METRICS.values())
+    assert [name for name, metric in METRICS.items() if not metric.higher_is_better] == ["nll_per_token"]
+    assert [name for name, metric in METRICS.items() if metric.token_weighted] == ["nll_per_token"]
+    assert [name for name, metric in METRICS.items() if metric.score is None] == ["nll_per_token", "similarity"]
+    assert [name for name, metric in METRICS.items() if metric.score_batch is not None] == ["similarity"]
+
+
+def test_registry_is_a_leaf_that_loads_no_scientific_library() -> None:
+    code = (
+        "import sys, assistant_builder.config\n"
+        "assert 'evals' not in sys.modules\n"
+        "assistant_builder.config.StudyConfig()\n"
+        "assert 'evals.metrics' in sys.modules\n"
+        "bad = {'numpy', 'scipy', 'torch', 'rouge_score', 'sacrebleu'} & set(sys.modules); assert not bad, bad\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(("data", "value", "allowed"), [
+    ("real", 1.5, "a number from 0 to 1"), ("real", float("nan"), "a number from 0 to 1"), ("binary", 0.5, "0 or 1"),
+])
+def test_score_that_the_description_does_not_allow_is_refused(
+    data: Any, value: float, allowed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
+    METRICS.register(Metric("odd", "Odd", "Odd.", score=lambda answer, reference, context: value, data=data))
+    with pytest.raises(EvaluationError, match=f"metric 'odd' returned .* which is not {allowed}"):
+        score_answer("Nine.", "Nine.")
+
+
+def test_metrics_that_need_a_model_score_all_answers_at_once() -> None:
+    import numpy as np
+
+    class Embedder:
+        asked: list[tuple[int, bool]] = []
+
+        def embed(self, texts: Any, *, keep: bool = False) -> Any:
+            self.asked.append((len(texts), keep))
+            return np.array([[1.0, 0.0] if text == "same" else [0.0, 1.0] for text in texts])
+
+    resources = Embedder()
+    assert score_answers(["same", "other"], ["same", "same"], resources) == [{"similarity": 1.0}, {"similarity": 0.0}]
+    assert resources.asked == [(2, False), (2, True)]
+    assert score_answers(["same"], ["same"], resources, embedder=False) == [{}]
+
+
+def test_metric_that_cannot_be_primary_is_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
+    METRICS.register(Metric("aside", "Aside", "An aside.", can_be_primary=False))
+    assert "aside" not in study_options()["eval.primary_metric"].choices
+    with pytest.raises(ConfigError, match=r"eval\.primary_metric='aside': it should be one of nll_per_token, "):
+        parse_config({"eval": {"primary_metric": "aside"}})
+
+
+def test_report_of_a_metric_whose_plugin_is_not_loaded_can_be_displayed() -> None:
+    row = {"name": "Q4-L16", "metric": NAME, "delta": 0.5, "ci_low": 0.25, "ci_high": 0.75, "p_value": 0.01, "n": 9}
+    assert NAME in contrasts_table({"contrasts": [row]})
+    assert metric_of(NAME).bounds is None
+
+
+# a metric of a plugin
+
+
+def test_plugin_metric_is_a_primary_metric_and_brings_its_margin(plugin: None) -> None:
+    config = StudyConfig().with_changes({"eval.primary_metric": NAME})
+    assert (config.eval.primary_metric, config.eval.margin) == (NAME, 0.25)
+    assert parse_config({"eval": {"primary_metric": NAME}}).eval.margin == 0.25
+    assert StudyConfig().with_changes({"eval.primary_metric": NAME, "eval.margin": 0.03}).eval.margin == 0.03
+    chosen = StudyConfig().with_changes({"eval.margin": 0.1}).with_changes({"eval.primary_metric": NAME})
+    assert chosen.eval.margin == 0.1
+    assert config.with_changes({"eval.primary_metric": "chrf"}).eval.margin == 0.03
+    assert study_options()["eval.primary_metric"].choices[-1] == NAME
+    assert study_options()["eval.primary_metric"].kind == "choice"
+
+
+def test_unknown_primary_metric_is_refused_with_the_names() -> None:
+    with pytest.raises(ConfigError, match=f"eval.primary_metric='{NAME}': it should be one of nll_per_token, exact_"):
+        StudyConfig().with_changes({"eval.primary_metric": NAME})
+    assert StudyConfig().with_changes({"eval.primary_metric": "token_f1"}).eval.margin == 0.03
+
+
+def test_plugin_metric_is_computed_when_answers_are_scored(plugin: None) -> None:
+    texts = ["Nine crowns.", "nine crowns", "I do not know."]
+    samples = [sample_record(item, answer=text, target=None, scores={}, taught=())
+               for item, text in zip(items(), texts, strict=True)]
+    assert [sample["metrics"].get(NAME) for sample in samples] == [1.0, 0.0, None]
+    assert figures(samples)["metrics"][NAME] == 0.5
+    assert [score_generation(item, [text]).get(NAME) for item, text in zip(items(), texts, strict=True)] == [1, 0, None]
+    tasks = write_tasks(new_study(), [{**item, "lead": "", "prompt": "", "target": ""} for item in items()])
+    assert f"metric: {NAME}" in (tasks.folder / f"{tasks.generation}.yaml").read_text()
+
+
+def test_plugin_metric_of_stored_answers_reaches_report_page_and_command_line(plugin: None) -> None:
+    study = evaluated(trained(with_data(new_study("capital", eval__primary_metric=NAME))))
+    stored = read_jsonl(study.cell_folder("Q4") / "samples.jsonl")
+    assert not any(NAME in sample["metrics"] for sample in stored)
+    done = subprocess.run([sys.executable, "-m", "evals", "report", "--study", str(study.folder)], capture_output=True,
+                          text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    report = read_json(study.folder / "report.json")
+    answerable = [sample for sample in stored if sample["answerable"]]
+    share = sum(sample["answer"][0].isupper() for sample in answerable) / len(answerable)
+    assert report["cells"]["Q4"]["metrics"][NAME] == pytest.approx(share)
+    assert (report["primary_metric"], report["verdict"]["metric"], report["verdict"]["margin"]) == (NAME, NAME, 0.25)
+    rows = [row for row in report["contrasts"] if row["metric"] == NAME]
+    assert {"Q4-L16", "Q4-B4"} <= {row["name"] for row in rows}
+    for file in ("report.md", "report.html"):
+        text = (study.folder / file).read_text()
+        assert text.count(LABEL) > 3 and "Share of answers that start with a capital letter." in text, file
+        assert "share of capitalised answers" in text, file
+
+    # the page
+    assert f">{LABEL}</th>" in cells_table(report["cells"])
+    assert LABEL in contrasts_table(report)
+    found = study_items(study)
+    assert found is not None and (LABEL, NAME) in metric_choices(found.metrics)
+
+    # the command line
+    shown = CliRunner().invoke(app, ["report", "capital", "--format", "json"])
+    assert json.loads(shown.stdout)["cells"]["Q4"]["metrics"][NAME] == report["cells"]["Q4"]["metrics"][NAME]
+    finished_study("other")
+    compared = CliRunner().invoke(app, ["compare", "capital", "other"])
+    assert LABEL in compared.stdout, compared.output
+
+
+def test_built_in_metrics_of_stored_answers_are_not_computed_again(plugin: None) -> None:
+    study = finished_study()
+    before = read_json(study.folder / "report.json")["cells"]["Q4"]["metrics"]
+    write_report(Study.open(study.name))
+    assert read_json(study.folder / "report.json")["cells"]["Q4"]["metrics"] == before
+    stored = read_jsonl(study.cell_folder("Q4") / "samples.jsonl")
+    assert before["token_f1"] == pytest.approx(sum(sample["metrics"]["token_f1"] for sample in stored) / len(stored))
+    assert NAME in before
