@@ -23,14 +23,14 @@ LEVELS = {
     "assistant_builder.redaction": 0,
     "assistant_builder.child_process": 0,
     "assistant_builder.registry": 0,
+    "assistant_builder.quantization": 0,
+    "assistant_builder.arms": 0,
+    "assistant_builder.store_kinds": 0,
+    "assistant_builder.export_formats": 3,
     "assistant_builder.config": 0,
     "assistant_builder.error_translation": 0,
     "assistant_builder.atomic_io": 1,
-    "assistant_builder.leases": 1,
-    "assistant_builder.steps": 1,
-    "assistant_builder.stores": 1,
     "assistant_builder.study": 1,
-    "assistant_builder.shelf": 1,
     "assistant_builder.web": 2,
     "assistant_builder.data": 1,
     "assistant_builder.models": 2,
@@ -38,28 +38,33 @@ LEVELS = {
     "assistant_builder.devices": 2,
     "assistant_builder.doctor": 3,
     "assistant_builder.provenance": 3,
-    "assistant_builder.worker": 3,
     "assistant_builder.planning": 3,
     "assistant_builder.training": 3,
     "assistant_builder.chat": 3,
-    "assistant_builder.jobs": 4,
-    "assistant_builder.serving": 4,
+    "assistant_builder.runner": 4,
+    "assistant_builder.store": 4,
+    "assistant_builder.cluster": 4,
+    "assistant_builder.serving": 5,
     "evals": 4,
     "evals.metrics": 0,  # leaves: settings look metrics up, by the registry's place
     "evals.stats": 0,
-    "evals.capacity": 5,  # times the page's listing; nothing imports it
+    "assistant_builder.export": 5,
     "assistant_builder.cli": 5,
     "assistant_builder.cli.output": 5,
     "assistant_builder.ui": 5,
     "assistant_builder.__main__": 6,
     "app": 6,
 }
-# jobs start processes by argument list, so that a step's memory is given back and closing the page ends no run
+# steps are processes, started by argument list, so that their memory is released and closing the page ends no run
+COMPUTING = ("assistant_builder.training", "assistant_builder.chat", "assistant_builder.serving", "evals")
 FORBIDDEN = {
-    "assistant_builder.jobs": (
-        "assistant_builder.training", "assistant_builder.chat", "assistant_builder.serving", "evals",
+    # a local run passes through no code of stores or clusters; runner.backend names their modules as strings
+    "assistant_builder.runner": ("assistant_builder.store", "assistant_builder.cluster", *COMPUTING),
+    "assistant_builder.store": ("assistant_builder.cluster", *COMPUTING),
+    "assistant_builder.cluster": COMPUTING,
+    "assistant_builder.serving": (
+        "assistant_builder.training", "assistant_builder.ui", "assistant_builder.cli", "evals",
     ),
-    "assistant_builder.serving": ("assistant_builder.training",),
     "assistant_builder.training": ("assistant_builder.chat",),
     "assistant_builder.chat": ("assistant_builder.training",),
     "assistant_builder.study": ("assistant_builder.data",),
@@ -86,14 +91,10 @@ LIGHT = (
     "evals.metrics",
     "evals.compare",
     "evals.stats",
-    "evals.readme",
-    "evals.simulate",
     "evals.report",
     "evals.study_compare",
-    "evals.export",
     "evals.judge.pairwise",
     "assistant_builder.sweep",
-    "evals.capacity",
 )
 
 

@@ -10,28 +10,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from assistant_builder.config import ARMS
+from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, base_owner, further_arms, label
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError
-from assistant_builder.inference.session import BASE, MODELS, Sampling
+from assistant_builder.inference.session import BASE, Sampling
 
 Choice = Literal["a", "b", "tie", "both bad"]
 CHOICES: tuple[Choice, ...] = ("a", "b", "tie", "both bad")
-PLAIN_SIDES = ("qlora", "lora")
-"""Who stands left and right where nothing is hidden."""
-TITLES = {"qlora": "QLoRA · 4-bit", "lora": "LoRA · 16-bit", BASE: "Base model, untuned · 16-bit"}
+PLAIN_SIDES = (QLORA.name, LORA.name)
+"""The twins on the left and on the right where nothing is hidden."""
 MOST_TURNS = 100
 
 
 def plain_sides(arms: Sequence[str]) -> tuple[str, str]:
-    """Who stands left and right where nothing is hidden: of a study with one arm that one stands left."""
+    """The twins on the left and on the right where nothing is hidden; the only one that is trained is on the left."""
     first, second = sorted(PLAIN_SIDES, key=lambda arm: arm not in arms)
     return first, second
 
 
-def titles_of(arms: Sequence[str]) -> dict[str, str]:
-    """What those who answer are called in a study with these arms: the untuned base is that of LoRA if there is one."""
-    return TITLES if "lora" in arms else {**TITLES, BASE: "Base model, untuned · 4-bit"}
+def title_of(speaker: str, arms: Sequence[str] = TWINS) -> str:
+    """Name of one who answers in a study with these arms."""
+    if speaker != BASE:
+        return label(speaker)
+    return f"Base model, untuned ({ARMS[base_owner(arms)].base_label})"
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,13 @@ class Turn:
         """Whether both assistants have answered and the vote is still to come."""
         return self.hidden and all(
             arm in self.answers and self.answers[arm].text and self.answers[arm].ending in ("stop", "length")
-            for arm in ARMS
+            for arm in TWINS
         )
 
     @property
     def alike(self) -> bool:
         """Whether both assistants said the same, word for word."""
-        return self.answers["qlora"].text == self.answers["lora"].text if self.votable else False
+        return len({self.answers[arm].text for arm in TWINS}) == 1 if self.votable else False
 
 
 @dataclass(frozen=True)
@@ -147,14 +148,14 @@ def conversation_from(record: Any) -> Conversation:
 
 
 def _turn(entry: Mapping[str, Any]) -> Turn:
-    answers = {speaker: Answer(**entry["answers"][speaker]) for speaker in MODELS if speaker in entry["answers"]}
+    answers = {speaker: Answer(**entry["answers"][speaker]) for speaker in (*ARMS, BASE) if speaker in entry["answers"]}
     for answer in answers.values():
         if not isinstance(answer.text, str) or not isinstance(answer.tokens, int):
             raise ValueError("an answer is a text")
         float(answer.seconds), float(answer.first_token_seconds or 0)
     sides = tuple(entry["sides"])
     if sorted(sides) != sorted(PLAIN_SIDES) or not isinstance(entry["question"], str):
-        raise ValueError("sides are both arms, a question is a text")
+        raise ValueError("sides are both twins, a question is a text")
     vote = entry["vote"]
     if vote is not None and vote not in CHOICES:
         raise ValueError(f"no vote {vote!r}")
@@ -183,7 +184,7 @@ def as_json(study: str, conversation: Conversation) -> str:
     return json.dumps({"study": study, "turns": turns}, ensure_ascii=False, indent=2) + "\n"
 
 
-def as_markdown(study: str, conversation: Conversation, arms: Sequence[str] = ARMS) -> str:
+def as_markdown(study: str, conversation: Conversation, arms: Sequence[str] = TWINS) -> str:
     """The conversation as Markdown, every text in a block of its own, so that nothing in it becomes markup.
 
     Args:
@@ -191,7 +192,6 @@ def as_markdown(study: str, conversation: Conversation, arms: Sequence[str] = AR
         conversation: Its turns.
         arms: Arms of the study.
     """
-    titles = titles_of(arms)
     parts = [f"# Conversation with the assistant{'s' if len(arms) > 1 else ''} of {study}"]
     system = None
     for number, turn in enumerate(conversation.turns, start=1):
@@ -200,7 +200,7 @@ def as_markdown(study: str, conversation: Conversation, arms: Sequence[str] = AR
         system = turn.system
         parts += [f"## Question {number}", _quoted(turn.question)]
         for name, answer in _named(turn):
-            parts += [f"**{titles.get(name, name)}**", _quoted(answer.text)]
+            parts += [f"**{title_of(name, arms)}**", _quoted(answer.text)]
         voted = _voted(turn)
         if voted:
             parts.append(f"Blind vote: {voted}")
@@ -208,14 +208,14 @@ def as_markdown(study: str, conversation: Conversation, arms: Sequence[str] = AR
 
 
 def _named(turn: Turn) -> list[tuple[str, Answer]]:
-    order = [*turn.sides, BASE]
+    order = [*turn.sides, *further_arms(ARMS), BASE]
     names = {side: f"Assistant {letter}" for side, letter in zip(turn.sides, "AB", strict=True)} if turn.hidden else {}
     return [(names.get(speaker, speaker), turn.answers[speaker]) for speaker in order if speaker in turn.answers]
 
 
 def _voted(turn: Turn) -> str | None:
     if turn.vote in ("a", "b"):
-        return TITLES[turn.sides["ab".index(turn.vote)]]
+        return label(turn.sides["ab".index(turn.vote)])
     return turn.vote
 
 

@@ -11,15 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.arms import LORA, QLORA, TWINS
 from assistant_builder.atomic_io import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.chat.conversation import CHOICES, Choice, Turn
-from assistant_builder.config import ARMS, parse_config
+from assistant_builder.config import parse_config
 from assistant_builder.data import SPLITS, Message, Pair, SplitName, load_split
-from assistant_builder.data.appending import append_pairs
-from assistant_builder.data.leaks import find_leaks
-from assistant_builder.data.reading import load_rows
-from assistant_builder.data.rewriting import write_rows
-from assistant_builder.data.similarity import normalised
+from assistant_builder.data.edit import append_pairs, write_rows
+from assistant_builder.data.load import load_rows
+from assistant_builder.data.similarity import casefold_normalize
+from assistant_builder.data.split import find_leaks
 from assistant_builder.errors import DataError, StudyError
 from assistant_builder.study import Study
 
@@ -61,8 +61,8 @@ class Tally:
     """What the votes add up to.
 
     Attributes:
-        qlora: Votes for QLoRA.
-        lora: Votes for 16-bit LoRA.
+        candidate: Votes for QLoRA.
+        baseline: Votes for 16-bit LoRA.
         ties: Both as good.
         both_bad: Neither good.
         outdated: Votes on adapters that have been trained anew since; not counted.
@@ -70,8 +70,8 @@ class Tally:
         p_value: Two-sided sign test over the votes that prefer one: how often luck alone would part them so unevenly.
     """
 
-    qlora: int = 0
-    lora: int = 0
+    candidate: int = 0
+    baseline: int = 0
     ties: int = 0
     both_bad: int = 0
     outdated: int = 0
@@ -81,7 +81,7 @@ class Tally:
     @property
     def counted(self) -> int:
         """Votes that count, undecided ones among them."""
-        return self.qlora + self.lora + self.ties + self.both_bad
+        return self.candidate + self.baseline + self.ties + self.both_bad
 
 
 def votes_file(study: Study) -> Path:
@@ -90,13 +90,13 @@ def votes_file(study: Study) -> Path:
 
 
 def model_of(study: Study) -> dict[str, str]:
-    """The base model and the adapters that answer now, as a vote holds them.
+    """The base model and the twins' adapters that answer now, as a vote holds them.
 
     Raises:
         StudyError: An arm is not trained.
     """
     adapters: dict[str, str] = {}
-    for arm in ARMS:
+    for arm in TWINS:
         path = study.arm_folder(arm) / "summary.json"
         if not path.is_file():
             raise StudyError(f"the {arm} assistant is not trained", where=str(path), remedy="Train the study first")
@@ -124,7 +124,7 @@ def record_vote(study: Study, turn: Turn, conversation: Iterable[Message], vote:
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         question=turn.question,
         conversation=[message.to_record() for message in conversation],
-        answers={arm: turn.answers[arm].text for arm in ARMS},
+        answers={arm: turn.answers[arm].text for arm in TWINS},
         sides=dict(zip("ab", turn.sides, strict=True)),
         vote=vote,
         sampling=asdict(turn.sampling),
@@ -174,8 +174,8 @@ def tally(study: Study) -> Tally:
     won = Counter(vote.winner for vote in kept)
     said = Counter(vote.vote for vote in kept)
     return Tally(
-        won["qlora"], won["lora"], said["tie"], said["both bad"], outdated, len(votes) - outdated - len(kept),
-        sign_p_value(won["qlora"], won["lora"]),
+        won[QLORA.name], won[LORA.name], said["tie"], said["both bad"], outdated, len(votes) - outdated - len(kept),
+        sign_p_value(won[QLORA.name], won[LORA.name]),
     )
 
 
@@ -192,15 +192,15 @@ def tally_sentence(found: Tally) -> str:
         return "No votes yet."
     ties = f", {found.ties} {'tie' if found.ties == 1 else 'ties'}" if found.ties else ""
     bad = f", {found.both_bad} both bad" if found.both_bad else ""
-    decided = found.qlora + found.lora
+    decided = found.candidate + found.baseline
     if not decided:
         shown = "no vote prefers one yet"
     elif found.p_value > SIGNIFICANT:
         shown = f"no preference shown, p = {found.p_value:.2f}"
     else:
         p_value = f"p = {found.p_value:.3f}" if found.p_value >= 0.001 else "p < 0.001"
-        shown = f"{'QLoRA' if found.qlora > found.lora else 'LoRA'} is preferred, {p_value}"
-    return f"QLoRA {found.qlora}, LoRA {found.lora}{ties}{bad}: {shown}."
+        shown = f"{'QLoRA' if found.candidate > found.baseline else 'LoRA'} is preferred, {p_value}"
+    return f"QLoRA {found.candidate}, LoRA {found.baseline}{ties}{bad}: {shown}."
 
 
 FEWEST_HELDOUT = 2
@@ -274,7 +274,8 @@ def add_correction(study: Study, question: str, answer: str, *, wrong: str = "",
     if answer == wrong.strip():
         raise DataError("the better answer is the one that the assistant gave", where="correction",
                         remedy="Write what it should have said instead")
-    earlier = [found for found in read_corrections(study) if normalised(found.question) != normalised(question)]
+    asked = casefold_normalize(question)
+    earlier = [found for found in read_corrections(study) if casefold_normalize(found.question) != asked]
     made = Correction(datetime.now(UTC).isoformat(timespec="microseconds"), question, answer, wrong.strip(), arm)
     if len(earlier) == len(read_corrections(study)):
         append_jsonl(corrections_file(study), asdict(made))
@@ -340,10 +341,10 @@ def plan_retraining(study: Study, corrections: Sequence[Correction], *, drop_hel
             f"only {remaining} held-out questions would be left to test with", where=f"study {study.name}",
             remedy="Keep the corrected questions in the test, and do not train on them",
         )
-    answered = {normalised(found.question) for found in trained}
+    answered = {casefold_normalize(found.question) for found in trained}
     replaced = [
         pair.row for split in SPLITS if split != "heldout" for pair in load_split(study.folder / "data", split)
-        if pair.turns == 1 and normalised(pair.question) in answered
+        if pair.turns == 1 and casefold_normalize(pair.question) in answered
     ]
     return RetrainingPlan(tuple(trained), tuple(left_out), tuple(dropped), tuple(replaced))
 

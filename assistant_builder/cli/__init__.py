@@ -12,8 +12,11 @@ from assistant_builder.cli import before, output, results
 from assistant_builder.cli import run as cli_run
 from assistant_builder.cli import serve as cli_serve
 from assistant_builder.cli import sweep as cli_sweep
+from assistant_builder.cli.options import with_choices
+from assistant_builder.config.serving import SERVING_BACKENDS
 from assistant_builder.error_translation import ran_out_of_memory, translate_error
 from assistant_builder.errors import AssistantBuilderError, Cancelled
+from assistant_builder.export_formats import EXPORT_FORMATS
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -34,8 +37,8 @@ app.command()(results.report)
 app.command()(results.compare)
 app.command()(cli_sweep.sweep)
 app.command()(results.ask)
-app.command()(results.export)
-app.command()(cli_serve.serve)
+app.command(cls=with_choices(format=EXPORT_FORMATS))(results.export)
+app.command(cls=with_choices(backend=SERVING_BACKENDS))(cli_serve.serve)
 app.command("app")(cli_app.open_page)
 app.command("password")(cli_app.store_a_password)
 app.command("step", hidden=True)(cli_run.step)

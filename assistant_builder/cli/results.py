@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from assistant_builder.arms import ARMS, label, with_arm
 from assistant_builder.cli import output
 from assistant_builder.cli.options import Consent, Json, Name, TrustRemoteCode
-from assistant_builder.config import ARMS
 from assistant_builder.errors import ConfigError, StudyError
-from assistant_builder.jobs.events import Event
+from assistant_builder.export_formats import DEFAULT_FORMAT, parse_export
 from assistant_builder.redaction import visible
+from assistant_builder.runner.backend import Event
 from assistant_builder.study import Study
 
 
@@ -56,13 +57,13 @@ def compare(
 def ask(
     name: Name,
     question: Annotated[str, typer.Argument(metavar="QUESTION")],
-    arm: Annotated[str, typer.Option(help="qlora, lora, or both: every arm that the study trains.")] = "both",
+    arm: Annotated[str, typer.Option(help=f"{', '.join(ARMS)}, or both: every arm that the study trains.")] = "both",
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Put one question to the trained assistants."""
-    if arm not in ("qlora", "lora", "both"):
-        raise typer.BadParameter(f"{arm!r} is none of qlora, lora, both", param_hint="--arm")
+    if arm not in (*ARMS, "both"):
+        raise typer.BadParameter(f"{arm!r} is none of {', '.join(ARMS)}, both", param_hint="--arm")
     if not question.strip():
         raise ConfigError("the question is empty", remedy="Write one between quotes")
     from assistant_builder.chat.ask import ask_arms
@@ -71,23 +72,21 @@ def ask(
     trained = study.config.arms
     if arm not in (*trained, "both"):
         raise ConfigError(f"study {name} trains {' and '.join(trained)} alone, and has no {arm} assistant",
-                          where="--arm", remedy=f"Ask with --arm {trained[0]}, or train both with "
-                          f"'assistant-builder run {name} --set arms={','.join(ARMS)}'")
+                          where="--arm", remedy=f"Ask with --arm {trained[0]}, or train it with "
+                          f"'assistant-builder run {name} --set arms={','.join(with_arm(trained, arm))}'")
     Consent(trust_remote_code).allow(study.config)
     answers = ask_arms(study, question, [known for known in trained if arm in (known, "both")])
     if as_json:
         return output.print_json({"question": question, "answers": answers})
     for asked, answer in answers.items():
-        label = {"qlora": "QLoRA · 4-bit", "lora": "LoRA · 16-bit"}[asked]
-        typer.echo(f"{label} ({answer['tokens']} tokens, {answer['seconds']:.1f} s): {visible(answer['text'])}")
+        typer.echo(f"{label(asked)} ({answer['tokens']} tokens, {answer['seconds']:.1f} s): {visible(answer['text'])}")
 
 
 def export(
     name: Name,
-    arm: Annotated[str, typer.Option(help="qlora or lora.")],
+    arm: Annotated[str, typer.Option(help=f"{' or '.join(ARMS)}.")],
     to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make; new or empty.")],
-    format: Annotated[str, typer.Option(help="adapter: the adapter alone, with a zip; merged: the whole model in 16 "
-                                        "bits, with an Ollama Modelfile.")] = "adapter",
+    format: Annotated[str, typer.Option(help="Format of the export.")] = DEFAULT_FORMAT,
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty: files of the same name "
                                         "are replaced, all others stay.")] = False,
     sample: Annotated[int, typer.Option(min=1, help="Held-out items to score again after writing.")] = 20,
@@ -95,19 +94,18 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a trained assistant to a folder, with model card, scored again after writing."""
-    from evals.export.command import export_to, told_lines
-    from evals.export.kinds import parse_kind
+    from assistant_builder.export.job import export_to, summary_lines
 
     try:
-        kind = parse_kind(arm, format)
+        spec = parse_export(arm, format)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     study = Study.open(name)
     Consent(trust_remote_code).allow(study.config)
     if as_json:
-        return output.print_json(export_to(study, kind, to, force=force, sample=sample))
+        return output.print_json(export_to(study, spec, to, force=force, sample=sample))
     with output.run_display() as display:
-        record = export_to(study, kind, to, force=force, sample=sample,
+        record = export_to(study, spec, to, force=force, sample=sample,
                            on_progress=lambda at: display(Event("export", "running", at)))
-    for line in told_lines(record):
+    for line in summary_lines(record):
         typer.echo(line)

@@ -12,10 +12,9 @@ import typer
 from assistant_builder.cli import output
 from assistant_builder.cli.options import Consent, Json, Name, Settings, TrustRemoteCode, changes_of, consent_of
 from assistant_builder.errors import AssistantBuilderError, StudyError
-from assistant_builder.jobs.events import Event
-from assistant_builder.jobs.storing import cancel_nodes
-from assistant_builder.steps import arm_runs
+from assistant_builder.runner.backend import Event
 from assistant_builder.study import Study
+from assistant_builder.study.steps import arm_runs
 
 
 def run(
@@ -33,8 +32,8 @@ def run(
 
     One study runs at a time; others wait for their turn in the order in which they were started.
     """
-    from assistant_builder.jobs.running import run_study
-    from assistant_builder.jobs.starting import open_or_create
+    from assistant_builder.runner.open_study import open_or_create
+    from assistant_builder.runner.run import run_study
 
     settings, consent = consent_of(settings, trust_remote_code)
     study = open_or_create(source, name=name, changes=changes_of(settings), redo=redo, before=consent)
@@ -89,13 +88,13 @@ def _print_outcome(study: Study) -> None:
 
 def status(name: Name, as_json: Json = False) -> None:
     """Show how a study stands."""
-    from assistant_builder.jobs.events import waiting_sentence
+    from assistant_builder.runner.backend import waiting_message
 
     study = Study.open(name)
     document = study.status()
     if as_json:
         return output.print_json(document)
-    typer.echo(", ".join(filter(None, (f"{study.name}: {document['state']}", waiting_sentence(document["behind"])))))
+    typer.echo(", ".join(filter(None, (f"{study.name}: {document['state']}", waiting_message(document["behind"])))))
     columns = ["step", "state", "time", *(["node"] if output.on_nodes(document) else [])]
     output.print_table(columns, output.step_rows(document))
     if document["dashboard"]:
@@ -121,11 +120,15 @@ def _why_stopped(study: Study) -> str:
 def cancel(name: Name) -> None:
     """Pause a running study after the optimizer step it is at, or take a waiting one out of the queue; all is kept."""
     study = Study.open(name)
-    idle = study.state != "running" and not study.behind
+    idle = study.state != "running" and not study.queued_behind
     executor = study.config.executor
+    cancelled_nodes = False
     if idle and executor.kind != "local" and executor.store is not None:
+        from assistant_builder.store.sync import cancel_nodes
+
         Consent(False).say(f"looks into {executor.store} (executor.store)")
-    if idle and not cancel_nodes(study):
+        cancelled_nodes = cancel_nodes(study)
+    if idle and not cancelled_nodes:
         raise StudyError(f"the study is not running ({study.state})", where=f"study {name}",
                          remedy=f"Start it with 'assistant-builder run {name}'")
     study.request_cancel()
@@ -148,9 +151,9 @@ def step(
     study: Annotated[Path, typer.Option(help="The study's folder.")],
 ) -> None:
     """Run one step in this process; the run command starts these."""
-    from assistant_builder.jobs.data_steps import embed_data, prepare_data
+    from assistant_builder.runner.data_steps import embed_data, prepare_data
+    from assistant_builder.runner.step_process import Work, run_as_step
     from assistant_builder.training.train import train_arm
-    from assistant_builder.worker import Work, run_as_step
 
     subject = Study(study)
     work: dict[str, Work] = {

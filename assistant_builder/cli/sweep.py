@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from assistant_builder.arms import ARMS
 from assistant_builder.cli import output
 from assistant_builder.cli.options import Json, TrustRemoteCode, consent_of
 from assistant_builder.cli.run import check_tasks
 from assistant_builder.errors import StudyError
-from assistant_builder.jobs.events import Event
+from assistant_builder.runner.backend import Event
 
 if TYPE_CHECKING:
     from assistant_builder.sweep.spec import Trial
@@ -25,8 +26,9 @@ def sweep(
                         "brackets or quotes; a setting with one value is the same in every study.")],
     name: Annotated[str | None, typer.Option(help="Name of the sweep; by default the source's. Its studies are "
                                              "NAME-1, NAME-2, ….")] = None,
-    arm: Annotated[str | None, typer.Option(help="Whose validation loss chooses: both (the mean), qlora or lora. Both "
-                                            "arms are trained in any case. [default: both]")] = None,
+    arm: Annotated[str | None, typer.Option(help="Whose validation loss chooses: both (the mean of all), "
+                                            f"{' or '.join(ARMS)}. All arms of the study are trained in any case. "
+                                            "[default: both]")] = None,
     prune: Annotated[str | None, typer.Option(help="median: stop a training that is worse than the median of those "
                                               "before it (needs the extra 'sweep'); off: run all of them to the end. "
                                               "[default: median where Optuna is installed]")] = None,
@@ -40,9 +42,9 @@ def sweep(
     from assistant_builder.sweep import open_sweep, run_sweep
     from assistant_builder.sweep.page import comparison_rows, study_rows
     from assistant_builder.sweep.run import ahead
-    from assistant_builder.sweep.spec import Judge, Prune, available
+    from assistant_builder.sweep.spec import Prune, available
 
-    for option, given, known in (("--arm", arm, get_args(Judge)), ("--prune", prune, get_args(Prune))):
+    for option, given, known in (("--arm", arm, ("both", *ARMS)), ("--prune", prune, get_args(Prune))):
         if given is not None and given not in known:
             raise typer.BadParameter(f"{given!r} is none of {', '.join(known)}", param_hint=option)
     settings, consent = consent_of(settings, trust_remote_code)

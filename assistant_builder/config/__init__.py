@@ -6,11 +6,6 @@ torch.
 
 from assistant_builder.config.executor import ExecutorConfig
 from assistant_builder.config.parts import (
-    ARMS,
-    CELL_ARMS,
-    CELLS,
-    Arm,
-    Cell,
     DataConfig,
     EvalConfig,
     ModelConfig,
@@ -30,7 +25,6 @@ from assistant_builder.config.study_config import (
 )
 
 __all__ = [
-    "ARMS", "CELLS", "CELL_ARMS", "PRESETS", "PRESET_WORDS", "Arm", "Cell", "DataConfig", "EvalConfig",
-    "ExecutorConfig", "ModelConfig", "NameOf", "StudyConfig", "TrainConfig", "check_name", "load_config",
-    "option_fields", "parse_config", "printable", "read_value",
+    "PRESETS", "PRESET_WORDS", "DataConfig", "EvalConfig", "ExecutorConfig", "ModelConfig", "NameOf", "StudyConfig",
+    "TrainConfig", "check_name", "load_config", "option_fields", "parse_config", "printable", "read_value",
 ]

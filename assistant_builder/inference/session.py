@@ -1,4 +1,4 @@
-"""Both trained assistants of a study, and their base model untuned, answering token by token.
+"""The trained assistants of a study, and their base model untuned, answering token by token.
 
 Torch is imported when the first answer is asked for, so that the page's process can import the types here.
 """
@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from assistant_builder.config import ARMS
+from assistant_builder.arms import ARMS, base_owner
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError
 from assistant_builder.inference.generate import KVCacheState, generate_tokens, max_context_length
+from assistant_builder.quantization import method_of
 from assistant_builder.study import Study
 
 Finish = Literal["stop", "length", "cancelled"]
 BASE = "base"
-"""The third that can be asked: the base without any adapter, as cell B16 of the evaluation; B4 where the study does
-not train the 16-bit arm."""
-MODELS = (*ARMS, BASE)
+"""The base without any adapter can be asked too: as cell B16 of the evaluation, or where the study does not train the
+16-bit arm as the untuned cell of its first arm."""
 MOST_SEEDS = 2**32
 
 
@@ -140,7 +140,7 @@ class Session(abc.ABC):
         """Bring a model into memory, if it is not there.
 
         Args:
-            speaker: ``qlora``, ``lora`` or ``base``.
+            speaker: An arm, or ``base``.
             report: Told what is being done.
 
         Raises:
@@ -200,16 +200,16 @@ class Session(abc.ABC):
 class ChatSession(Session):
     """The assistants of a study.
 
-    One float16 and one 4-bit base are held at most: the untuned base model is that of the LoRA assistant, or of the
-    only one there is, seen without its adapter.
+    Each assistant holds a base of its own. The untuned base model is that of the LoRA assistant, or where the study
+    does not train it that of the first arm, seen without its adapter.
 
     Args:
         study: A study whose arms are trained.
-        speakers: Those who may be asked: arms that the study trains, and ``base``.
+        speakers: Those who may be asked: arms that the study trains, and ``base``; None: every arm.
     """
 
-    def __init__(self, study: Study, speakers: Sequence[str] = MODELS) -> None:
-        super().__init__(speakers, f"study {study.name}")
+    def __init__(self, study: Study, speakers: Sequence[str] | None = None) -> None:
+        super().__init__((*ARMS, BASE) if speakers is None else speakers, f"study {study.name}")
         self._study = study
 
     def _load(self, speaker: str, report: Report) -> bool:
@@ -219,12 +219,12 @@ class ChatSession(Session):
         from assistant_builder.models.loading import load_arm
 
         if speaker != BASE:
-            report("Reading the 4-bit base" if speaker == "qlora" else "Reading the 16-bit base", 0.4)
+            report(f"Reading the {ARMS[speaker].base_label} base", 0.4)
             model, prompter = load_arm(self._study, speaker, hold=True)
             prepare_for_inference(model)
             self._loaded[speaker] = model, prompter  # only whole: memory may run out in either line before
             return False
-        arm = next(arm for arm in ARMS if arm in self._speakers)
+        arm = base_owner(self._speakers)
         self._load(arm, report)
         model, prompter = self._loaded[arm]
         self._loaded[BASE] = (clone_sharing_weights(model.get_base_model()), prompter)
@@ -272,8 +272,7 @@ def clone_sharing_weights(base: Any) -> Any:
 
     shared: dict[int, Any] = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
     shared |= {id(layer): layer.get_base_layer() for layer in base.modules() if isinstance(layer, BaseTunerLayer)}
-    states = (getattr(layer, "quant_state", None) for layer in base.modules())  # block constants of 4-bit layers
-    shared |= {id(state): state for state in states if state is not None}
+    shared |= {id(value): value for layer in base.modules() for value in method_of(layer).constants(layer)}
     return copy.deepcopy(base, shared)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from assistant_builder.chat.client import WorkerPool
-from assistant_builder.shelf import empty_bin
+from assistant_builder.study.admin import purge_deleted
 from assistant_builder.ui.chat.tab import ChatTab
 from assistant_builder.ui.data.tab import DataTab
 from assistant_builder.ui.evaluate.tab import EvaluateTab
@@ -65,7 +65,7 @@ def build_app(pool: WorkerPool | None = None) -> Page:
     """
     pool = pool or WorkerPool()
     uploads_folder()
-    empty_bin()
+    purge_deleted()
     with gr.Blocks(title="Assistant Builder", analytics_enabled=False, delete_cache=(3600, 86_400)) as demo:
         with gr.Row(elem_id="ab-top"):
             gr.HTML(_BRAND)

@@ -85,7 +85,7 @@ def test_taken_away_it_tells_no_side_before_the_vote() -> None:
     assert document["turns"][0]["answers"]["Assistant A"]["text"] == "Because 16."
     assert list(document["turns"][1]["answers"]) == ["lora", "qlora"]
     assert "LoRA" not in as_markdown("s", Conversation((hidden,)))
-    assert "Blind vote: LoRA · 16-bit" in as_markdown("s", Conversation((voted,)))
+    assert "Blind vote: LoRA (16-bit)" in as_markdown("s", Conversation((voted,)))
 
 
 def test_markdown_keeps_hostile_text_in_its_block() -> None:
