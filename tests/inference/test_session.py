@@ -295,7 +295,7 @@ def test_the_untuned_base_is_that_of_the_only_arm_there_is(monkeypatch: pytest.M
         return Adapted(), BytePrompter()
 
     monkeypatch.setattr(loading, "load_arm", load_arm)
-    monkeypatch.setattr("assistant_builder.inference.session.ready_to_answer", lambda *models: None)
+    monkeypatch.setattr("assistant_builder.inference.session.prepare_for_inference", lambda *models: None)
     for arms, expected in ((("qlora", BASE), "qlora"), (("lora", "qlora", BASE), "lora")):
         loaded.clear()
         session = ChatSession(Study(Path("nowhere")), arms)

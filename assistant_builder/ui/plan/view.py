@@ -252,8 +252,8 @@ def plan_figure(plan: Plan) -> Figure:
             hovertemplate="%{customdata}",
         )
     peaks = [method.total_bytes for method in shown.values()]
-    for label, peak in zip(labels, peaks, strict=True):
-        figure.add_annotation(y=label, x=peak / 1e9, text=f"<b>{size(peak)}</b>", showarrow=False, xanchor="left",
+    for name, peak in zip(labels, peaks, strict=True):
+        figure.add_annotation(y=name, x=peak / 1e9, text=f"<b>{size(peak)}</b>", showarrow=False, xanchor="left",
                               xshift=6)
     figure.add_vline(
         x=plan.memory_bytes / 1e9, line={"color": _LINE, "width": 2, "dash": "dash"},
