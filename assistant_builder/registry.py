@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from assistant_builder.errors import ConfigError
@@ -29,6 +29,14 @@ class Named(Protocol):
         """The key under which configuration, files and command line know the entry."""
 
 
+class Explained(Named, Protocol):
+    """An entry that a help text lists."""
+
+    @property
+    def explanation(self) -> str:
+        """What the entry is, in one phrase."""
+
+
 Entry = TypeVar("Entry", bound=Named)
 
 
@@ -37,11 +45,14 @@ class Registry(Mapping[str, Entry]):
 
     Args:
         kind: What an entry is, for messages: ``arm``, ``metric``.
+        builtin: The product's own entries as ``module:attribute``, for a registry in a package below those modules.
+            They are imported at the first use and precede all others.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, builtin: Sequence[str] = ()) -> None:
         self.kind = kind
         self._entries: dict[str, Entry] = {}
+        self._builtin = tuple(builtin)
 
     def register(self, entry: Entry) -> Entry:
         """Add an entry.
@@ -49,6 +60,7 @@ class Registry(Mapping[str, Entry]):
         Raises:
             ValueError: Another entry has this name.
         """
+        self._import_builtin()
         if self._entries.setdefault(entry.name, entry) != entry:
             raise ValueError(f"{self.kind} {entry.name!r} is registered already")
         return entry
@@ -59,16 +71,26 @@ class Registry(Mapping[str, Entry]):
         Raises:
             KeyError: There is none; use :meth:`find` for names that a user wrote.
         """
-        load_plugins()
+        self._load()
         return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:
-        load_plugins()
+        self._load()
         return iter(tuple(self._entries))
 
     def __len__(self) -> int:
-        load_plugins()
+        self._load()
         return len(self._entries)
+
+    def _load(self) -> None:
+        self._import_builtin()
+        load_plugins()
+
+    def _import_builtin(self) -> None:
+        paths, self._builtin = self._builtin, ()
+        for path in paths:
+            module, _, attribute = path.partition(":")
+            self.register(getattr(importlib.import_module(module), attribute))
 
     def find(self, name: str) -> Entry:
         """The entry of a name that a user wrote.
