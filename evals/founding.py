@@ -16,7 +16,7 @@ from evals.power import items_needed
 from evals.readme import write_part
 from evals.report.format import count
 
-README = Path(assistant_builder.planning.__file__).with_name("README.md")
+README = Path(assistant_builder.__file__).parents[1] / "docs" / "planner.md"
 PROJECT_README = Path(assistant_builder.__file__).parents[1] / "README.md"
 FLIP_RATES = (0.10, 0.15, 0.20, 0.25, 0.30)
 QUOTED_DIFFERENCE = 0.04

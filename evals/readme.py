@@ -1,4 +1,4 @@
-"""The parts of ``evals/README.md`` that commands remake, between marks.
+"""The parts of ``docs/evaluation.md`` that commands remake, between marks.
 
 ``python -m evals.readme`` remakes the quick ones (metrics, decline recogniser), ``python -m evals.simulate --write``
 the simulations.
@@ -15,7 +15,7 @@ from evals.declining import labelled_answers
 from evals.declining import table as declining_table
 from evals.metrics import METRIC_INFO
 
-README = Path(__file__).with_name("README.md")
+README = Path(__file__).parents[1] / "docs" / "evaluation.md"
 
 
 def read_part(name: str, path: Path = README) -> str:

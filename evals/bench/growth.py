@@ -42,7 +42,7 @@ from evals.compare import paired_comparison
 from evals.readme import write_part
 from evals.report.format import size
 
-README = Path(__file__).with_name("GROWTH.md")
+README = Path(__file__).parents[2] / "docs" / "scaling.md"
 ROWS = (100, 1_000, 10_000)
 LENGTHS = (1, 4)
 """How often each answer is repeated."""

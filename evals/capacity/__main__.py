@@ -26,7 +26,7 @@ from evals.capacity.tables import (
 from evals.capacity.workload import stages_of
 from evals.readme import read_part, write_part
 
-README = Path(__file__).with_name("README.md")
+README = Path(__file__).parents[2] / "docs" / "capacity.md"
 SIMULATED = ("queueing", "limits")
 """Parts that take a simulation: minutes, the others seconds."""
 
