@@ -29,11 +29,11 @@ class Named(Protocol):
         """The key under which configuration, files and command line know the entry."""
 
 
-class Explained(Named, Protocol):
-    """An entry that a help text lists."""
+class Listed(Named, Protocol):
+    """An entry that the help of a command lists."""
 
     @property
-    def explanation(self) -> str:
+    def help(self) -> str:
         """What the entry is, in one phrase."""
 
 
