@@ -48,7 +48,7 @@ def test_relative_links_lead_to_files_and_headings(page: Path) -> None:
 
 def test_every_page_is_linked_from_the_readme() -> None:
     linked = re.findall(r"\]\(([^)#\s]+)", prose(README))
-    assert {str(page.relative_to(ROOT)) for page in CURRENT if page.parent.name == "docs"} <= set(linked)
+    assert {str(page.relative_to(ROOT)) for page in CURRENT if page.parent == ROOT / "docs"} <= set(linked)
 
 
 @pytest.mark.parametrize("page", CURRENT, ids=name_of)
