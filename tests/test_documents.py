@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import typer
 
 from assistant_builder.cli import app
 from assistant_builder.config import option_fields
+from assistant_builder.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -70,6 +72,13 @@ def test_named_commands_and_settings_exist(page: Path) -> None:
     settings = option_fields().keys() | {"executor"}
     for key in re.findall(r"--set '?([a-z][\w.]*)=", text):
         assert key in settings or key.startswith("data.columns."), key
+
+
+def test_registries_in_the_table_exist() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    names = re.findall(r"^\| `([\w.]+\.[A-Z_]+)` \|", text, re.MULTILINE)
+    assert len(names) >= 6
+    assert all(isinstance(pkgutil.resolve_name(name), Registry) for name in names)
 
 
 def test_readme_is_short_and_its_tree_lists_every_package() -> None:
