@@ -1,4 +1,4 @@
-"""``python -m evals.founding``: the planner beside the figures that everyone quotes, for planning/README.md."""
+"""``python -m evals.founding``: the planner beside the figures that everyone quotes, for docs/planner.md."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def markdown() -> str:
 
 
 def main() -> None:
-    """Remake the parts of planning/README.md and of the project's README.md."""
+    """Remake the parts of docs/planner.md and of the project's README.md."""
     write_part("founding", markdown(), README)
     write_part("promises", promises(), PROJECT_README)
 

@@ -69,7 +69,7 @@ def beside(measured: Measured, assumptions: Assumptions, needed: Estimate) -> li
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m evals.capacity", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="remake the tables of evals/capacity/README.md")
+    parser.add_argument("--write", action="store_true", help="remake the tables of docs/capacity.md")
     add_options(parser)
     command = parser.add_subparsers(dest="command", metavar="measure STUDY…")
     measuring = command.add_parser("measure", help="take the figures of finished studies")
