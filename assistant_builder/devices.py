@@ -237,7 +237,7 @@ def _described(index: int, free: bool) -> Gpu:
 def torch_device() -> str:
     """``cuda`` where torch can compute on the GPU of this process, else ``cpu``; imports torch.
 
-    A Mac computes on its processor: see README.md. ROCm calls its devices ``cuda`` too.
+    A Mac computes on its CPU: see docs/gpu.md. ROCm calls its devices ``cuda`` too.
     """
     import torch
 

@@ -1,7 +1,7 @@
 """``python -m benchmarks.doc_tables``: remake the tables of the documentation that take no measurement.
 
-The tables are written between marks: the metrics and the decline recogniser in ``evals/README.md``, published figures
-and the planner's in ``assistant_builder/planning/README.md``, memory promises in ``README.md``, the 70B study in
+The tables are written between marks: the metrics and the decline recogniser in ``docs/evaluation.md``, published figures
+and the planner's in ``docs/planner.md``, memory promises in ``README.md``, the 70B study in
 ``docs/capacity.md``. Other benchmarks write their tables by :func:`write_section`.
 """
 
@@ -31,9 +31,9 @@ from evals.stats.power import items_needed
 
 _ROOT = Path(__file__).resolve().parents[1]
 PROJECT_README = _ROOT / "README.md"
-EVALS_README = _ROOT / "evals" / "README.md"
+EVALUATION_PAGE = _ROOT / "docs" / "evaluation.md"
 CAPACITY_PAGE = _ROOT / "docs" / "capacity.md"
-PLANNING_README = _ROOT / "assistant_builder" / "planning" / "README.md"
+PLANNER_PAGE = _ROOT / "docs" / "planner.md"
 FLIP_RATES = (0.10, 0.15, 0.20, 0.25, 0.30)
 QUOTED_DIFFERENCE = 0.04
 """86 % against 82 %."""
@@ -256,9 +256,9 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def sections() -> dict[tuple[Path, str], str]:
     """Text of every table, by page and name of its marks."""
     return {
-        (EVALS_README, "metrics"): metric_table(),
-        (EVALS_README, "refusal"): refusal_table(labelled_answers()),
-        (PLANNING_README, "founding"): published_table(),
+        (EVALUATION_PAGE, "metrics"): metric_table(),
+        (EVALUATION_PAGE, "refusal"): refusal_table(labelled_answers()),
+        (PLANNER_PAGE, "founding"): published_table(),
         (PROJECT_README, "promises"): promises_table(),
         (CAPACITY_PAGE, "large"): large_model_table(),
     }

@@ -22,7 +22,7 @@ from assistant_builder.planning.memory_check import PLAN_FILE
 from assistant_builder.planning.training_time import MEASURED_STEPS, WorkRemaining, extrapolated_seconds
 from assistant_builder.runner.step_inputs import step_command
 from assistant_builder.study import Study, home
-from benchmarks.doc_tables import PLANNING_README, write_section
+from benchmarks.doc_tables import PLANNER_PAGE, write_section
 from evals.report.format import count, percent, signed_percent
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
@@ -145,7 +145,7 @@ def main(words: Sequence[str] | None = None) -> None:
     text = table(runs)
     print(text)
     if given.write:
-        write_section("times", text, PLANNING_README)
+        write_section("times", text, PLANNER_PAGE)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from assistant_builder.planning.memory import Batch
 from assistant_builder.planning.memory_check import prediction
 from assistant_builder.planning.plan import Lengths, Plan
 from benchmarks.candidates import run_case
-from benchmarks.doc_tables import PLANNING_README, write_section
+from benchmarks.doc_tables import PLANNER_PAGE, write_section
 from evals.report.format import percent, signed_percent, size
 
 BATCHES = (1, 4, 8)
@@ -165,7 +165,7 @@ def main(words: Sequence[str] | None = None) -> None:
     text = table(runs, given.changes)
     print(text)
     if given.write:
-        write_section("peaks", text, PLANNING_README)
+        write_section("peaks", text, PLANNER_PAGE)
 
 
 if __name__ == "__main__":

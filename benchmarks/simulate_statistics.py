@@ -1,7 +1,7 @@
 """``python -m benchmarks.simulate_statistics``: how good the statistics are, by simulation.
 
 It counts how often intervals contain the true difference, and how often equal arms are called different. It prints
-the tables; with ``--write`` it remakes those of ``evals/README.md``.
+the tables; with ``--write`` it remakes those of ``docs/evaluation.md``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from assistant_builder.errors import AssistantBuilderError
-from benchmarks.doc_tables import EVALS_README, markdown_table, read_section, write_section
+from benchmarks.doc_tables import EVALUATION_PAGE, markdown_table, read_section, write_section
 from benchmarks.simulated_scores import (
     CASES,
     CLUSTER_SIZE,
@@ -157,7 +157,7 @@ class TableSpec:
     """One of the tables.
 
     Attributes:
-        name: Name of its marks in ``evals/README.md``.
+        name: Name of its marks in ``docs/evaluation.md``.
         cases: Its cases, a row at every size.
         simulate: Simulates one row.
         subject: Title of the first column.
@@ -206,7 +206,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
                         metavar="CASE", help="only this row, as named in the table; may be repeated")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    output.add_argument("--write", action="store_true", help="remake the tables of evals/README.md")
+    output.add_argument("--write", action="store_true", help="remake the tables of docs/evaluation.md")
     options = parser.parse_args(words)
     if min(options.repetitions, options.resamples) < 1 or options.seed < 0:
         parser.error("repetitions and resamples must be 1 or more, the seed 0 or more")
@@ -218,14 +218,14 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Print the tables, one JSON document, or write the tables into ``evals/README.md``."""
+    """Print the tables, one JSON document, or write the tables into ``docs/evaluation.md``."""
     options = parse(words)
     settings = {name: getattr(options, name) for name in ("repetitions", "resamples", "seed")}
     document: dict[str, list[dict[str, Any]]] = {}
     try:
         if options.write:
             for part in PARTS:
-                read_section(part.name, EVALS_README)  # fails before the work if there is no place for the results
+                read_section(part.name, EVALUATION_PAGE)  # fails before the work if there is no place for the results
         for part in PARTS:
             rows = [
                 _line(part, case, n, settings)
@@ -233,7 +233,7 @@ def main(words: Sequence[str] | None = None) -> int:
             ]
             document[part.name] = [asdict(row) for row in rows]
             if options.write:
-                write_section(part.name, f"{note(**settings)}\n\n{part.table(rows)}", EVALS_README)
+                write_section(part.name, f"{note(**settings)}\n\n{part.table(rows)}", EVALUATION_PAGE)
             elif rows and not options.json:
                 print(part.table(rows), end="\n\n")
     except AssistantBuilderError as error:

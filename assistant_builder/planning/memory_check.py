@@ -34,7 +34,7 @@ from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates, split_run
 
 KNOWN_ERROR = 0.15
-"""Share of its peak by which a plan may be wrong. README.md has the measured errors: the largest is smaller."""
+"""Share of its peak by which a plan may be wrong. docs/planner.md has the measured errors: the largest is smaller."""
 _SHORTEST = 32
 """Tokens of the pairs that are taken where the data is not counted yet, so that no data could take less."""
 OVERRULE = "train.allow_low_memory=true (on the page “Start without enough memory”, under All settings)"

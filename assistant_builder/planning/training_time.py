@@ -106,7 +106,7 @@ _WARMING = 2
 """First steps that set the pace only where there are no others: kernels and buffers are made in them."""
 _FORWARD = 0.3
 """Time of validating a token over that of training on one, until a validation has been measured: the forward pass alone
-of the frozen base's 2 + 2, without dropout, gradients and optimizer. Measured in README.md's runs: 0.19 to 0.42,
+of the frozen base's 2 + 2, without dropout, gradients and optimizer. Measured in docs/planner.md's runs: 0.19 to 0.42,
 the median 0.30."""
 _WRITTEN = 15.0
 """Trained tokens that take as long as writing one token of the sample answers, until the first have been written: a

@@ -8,7 +8,7 @@ import pytest
 
 from assistant_builder.errors import EvaluationError
 from benchmarks.doc_tables import (
-    EVALS_README,
+    EVALUATION_PAGE,
     double_quant_saving,
     four_bit_gigabytes,
     hours_for,
@@ -69,7 +69,7 @@ def test_the_tables_of_the_documentation_are_up_to_date(page: Path, name: str):
 
 
 def test_every_metric_has_its_blind_spots_in_the_table():
-    assert all(info.blind_spots in read_section("metrics", EVALS_README) for info in METRICS.values())
+    assert all(info.blind_spots in read_section("metrics", EVALUATION_PAGE) for info in METRICS.values())
 
 
 def test_sections_are_replaced_between_their_marks(tmp_path: Path):

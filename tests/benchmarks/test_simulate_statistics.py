@@ -9,7 +9,7 @@ import pytest
 
 from assistant_builder.config import EvalConfig
 from benchmarks import simulate_statistics as command
-from benchmarks.doc_tables import EVALS_README, read_section
+from benchmarks.doc_tables import EVALUATION_PAGE, read_section
 from benchmarks.simulate_statistics import PARTS, compare, coverage, equal_arms, family, main, note
 from benchmarks.simulated_scores import CASES, EQUAL_ARMS, FAMILIES, SIZES, SimulatedScores
 from evals.compare import Comparison
@@ -100,18 +100,18 @@ def test_draws_are_what_their_names_say() -> None:
 
 
 class TestReadme:
-    """The tables of ``evals/README.md``."""
+    """The tables of ``docs/evaluation.md``."""
 
     @pytest.fixture(scope="class")
     @staticmethod
     def settings() -> dict[str, int]:
-        text = read_section("coverage", EVALS_README)
+        text = read_section("coverage", EVALUATION_PAGE)
         found = re.search(r"--repetitions (\d+) --resamples (\d+) --seed (\d+) --write", text)
         return dict(zip(("repetitions", "resamples", "seed"), map(int, found.groups()), strict=True))
 
     @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
     def test_has_every_case_at_every_size(self, part, settings: dict[str, int]) -> None:
-        text = read_section(part.name, EVALS_README)
+        text = read_section(part.name, EVALUATION_PAGE)
         rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if line[:1] == "|"]
         assert [(row[0], int(row[1])) for row in rows[2:]] == [(case, n) for case in part.cases for n in SIZES]
         assert text.startswith(note(**settings))
@@ -127,16 +127,16 @@ class TestReadme:
         }
         for part, table in lines.items():
             for line in table.splitlines():
-                assert line in read_section(part, EVALS_README).splitlines()
+                assert line in read_section(part, EVALUATION_PAGE).splitlines()
 
     def test_keeps_what_the_issue_asks_of_intervals_and_verdicts(self) -> None:
-        for line in read_section("coverage", EVALS_README).splitlines():
+        for line in read_section("coverage", EVALUATION_PAGE).splitlines():
             cells = [cell.strip() for cell in line.strip("| ").split("|")]
             similar = "unequal" not in line and "lognormal clusters" not in line
             if len(cells) == 8 and cells[1] in ("100", "300") and similar:
                 covered = float(cells[3].rstrip("%"))
                 assert 92 <= covered and ("flip" in line or covered <= 98), line
-        for line in read_section("equal-arms", EVALS_README).splitlines():
+        for line in read_section("equal-arms", EVALUATION_PAGE).splitlines():
             cells = [cell.strip() for cell in line.strip("| ").split("|")]
             if len(cells) == 6 and cells[1] in ("100", "300"):
                 # arms that are equal on average only could not be swapped: that is no A/A comparison
@@ -157,13 +157,13 @@ class TestCommand:
 
     def test_writes_whole_tables(self, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
         copy = tmp_path / "README.md"
-        copy.write_text(EVALS_README.read_text(encoding="utf-8"), encoding="utf-8")
-        monkeypatch.setattr(command, "EVALS_README", copy)
+        copy.write_text(EVALUATION_PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+        monkeypatch.setattr(command, "EVALUATION_PAGE", copy)
         assert main(["--repetitions", "2", "--resamples", "50", "--write"]) == 0
         for part in PARTS:
             assert "2 simulated held-out sets" in read_section(part.name, copy)
             assert read_section(part.name, copy).count("\n| ") == len(part.cases) * len(SIZES) + 2
-        assert read_section("metrics", copy) == read_section("metrics", EVALS_README)
+        assert read_section("metrics", copy) == read_section("metrics", EVALUATION_PAGE)
 
     @pytest.mark.parametrize(
         "words", [["--repetitions", "0"], ["--sizes", "5"], ["--seed", "-1"], ["--write", "--case", "normal"],
@@ -176,7 +176,7 @@ class TestCommand:
     def test_says_when_there_is_no_readme(
         self, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr(command, "EVALS_README", tmp_path / "README.md")
+        monkeypatch.setattr(command, "EVALUATION_PAGE", tmp_path / "README.md")
         assert main(["--repetitions", "1", "--resamples", "20", "--write"]) == 1
         assert "checkout" in capsys.readouterr().err
 

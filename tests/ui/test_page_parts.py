@@ -19,12 +19,13 @@ from assistant_builder.data.types import COLUMN_ROLES
 from assistant_builder.errors import ConfigError, StudyError
 from assistant_builder.study import Study
 from assistant_builder.study.steps import STEPS, StepRecord
-from assistant_builder.ui.app import TABS, choices, chosen, opening_tab, ready_steps
+from assistant_builder.ui.app import choices, chosen, opening_tab, ready_steps
 from assistant_builder.ui.data.new_study import AUTOMATIC, UNUSED, column_mapping
 from assistant_builder.ui.data.preview import free_name, inspect_file, power_of, preview_split, shipped_datasets
 from assistant_builder.ui.data.tab import study_data
 from assistant_builder.ui.html import STYLE_SHEETS
 from assistant_builder.ui.refresh import LiveRegion, StudyView, refresh, user_facing_errors
+from assistant_builder.ui.tabs import TABS
 from assistant_builder.ui.train import actions as train_actions
 from assistant_builder.ui.uploads import offer
 from assistant_builder.web.headers import CONTENT_SECURITY_POLICY, SecurityHeadersMiddleware
