@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from assistant_builder.ui.home.study_list import read_shelf
 from assistant_builder.ui.home import study_list
+from assistant_builder.ui.home.study_list import read_shelf
 from benchmarks.scaling import exponent, generated_pairs, pairs_of, rank_table, table
 from tests.synthetic_study import new_study
 
