@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from assistant_builder.config.parts import Part
+from assistant_builder.config.base import ConfigModel
 from assistant_builder.store_kinds import example_urls
 
 
@@ -15,7 +15,7 @@ def _add_examples(schema: dict[str, Any]) -> None:
     schema["examples"] = example_urls()
 
 
-class ExecutorConfig(Part):
+class ExecutorConfig(ConfigModel):
     """Where the steps of a study run; no result depends on it, but for the rounding of sums over several devices."""
 
     kind: Literal["local", "ray"] = Field(

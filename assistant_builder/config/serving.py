@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from assistant_builder.config.parts import Part
+from assistant_builder.config.base import ConfigModel
 from assistant_builder.errors import ConfigError
 from assistant_builder.registry import Registry
 
@@ -56,7 +56,7 @@ def _add_backends(schema: dict[str, Any]) -> None:
     schema["enum"] = list(SERVING_BACKENDS)
 
 
-class ServingConfig(Part):
+class ServingConfig(ConfigModel):
     """Address, backend and capacity of a server."""
 
     backend: str = Field("local", title="Backend", description="What runs the models.",

@@ -12,18 +12,13 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from assistant_builder.arms import ARMS, CELLS, TWINS, compares, further_arms
+from assistant_builder.config.base import BASIC, ArmName, ConfigModel
+from assistant_builder.config.data import DataConfig
+from assistant_builder.config.eval import METRIC_REGISTRY, EvalConfig
 from assistant_builder.config.executor import ExecutorConfig
-from assistant_builder.config.parts import (
-    BASIC,
-    METRIC_REGISTRY,
-    ArmName,
-    DataConfig,
-    EvalConfig,
-    ModelConfig,
-    Part,
-    TrainConfig,
-)
-from assistant_builder.config.plain_yaml import MOST_CHARACTERS, YamlError, read_yaml
+from assistant_builder.config.model import ModelConfig
+from assistant_builder.config.safe_yaml import MOST_CHARACTERS, YamlError, read_yaml
+from assistant_builder.config.train import TrainConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.registry import find_registry
 from assistant_builder.store_kinds import store_kind
@@ -47,7 +42,7 @@ def check_name(name: str) -> str:
     return name
 
 
-class StudyConfig(Part):
+class StudyConfig(ConfigModel):
     """One study: one data file, one base model, and arms that differ in how the frozen base is stored."""
 
     version: Literal[1] = VERSION
@@ -73,7 +68,7 @@ class StudyConfig(Part):
     @classmethod
     def _kind_alone(cls, value: Any) -> Any:
         """``executor: ray`` is short for ``executor: {kind: ray}``."""
-        return {_WHOLE["executor"].split(".")[1]: value} if isinstance(value, str) else value
+        return {_SHORTHANDS["executor"].split(".")[1]: value} if isinstance(value, str) else value
 
     @field_validator("arms")
     @classmethod
@@ -143,7 +138,7 @@ class StudyConfig(Part):
             if self.eval.margin == before.default_margin:
                 del tree["eval"]["margin"]
         for dotted, value in changes.items():
-            *parents, leaf = _WHOLE.get(dotted, dotted).split(".")
+            *parents, leaf = _SHORTHANDS.get(dotted, dotted).split(".")
             node: Any = tree
             for key in parents:
                 node = node.get(key) if isinstance(node, dict) else None
@@ -162,7 +157,7 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-_WHOLE = {"executor": "executor.kind"}
+_SHORTHANDS = {"executor": "executor.kind"}
 """Section → the option that a single value for the section sets."""
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"epochs": 1.0, "rank": 8, "alpha": 16.0, "evaluations": 2},
@@ -170,7 +165,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "thorough": {"epochs": 6.0, "rank": 32, "alpha": 64.0, "evaluations": 6},
 }
 """Values that each preset sets in ``train``; all other options keep their defaults."""
-PRESET_WORDS: dict[str, tuple[str, str]] = {
+PRESET_LABELS: dict[str, tuple[str, str]] = {
     "quick": ("Quick look", "a test of the workflow with your data; the answers are not representative."),
     "balanced": ("Balanced", "suitable for most data and the recommended start."),
     "thorough": ("Thorough", "for difficult or large data; takes twice as long as balanced."),
@@ -185,7 +180,7 @@ def option_fields() -> dict[str, tuple[Any, Any]]:
     defaults = StudyConfig()
     for part, outer in StudyConfig.model_fields.items():
         value = getattr(defaults, part)
-        if isinstance(value, Part):
+        if isinstance(value, ConfigModel):
             for key, field in type(value).model_fields.items():
                 options[f"{part}.{key}"] = (field, getattr(value, key))
         else:

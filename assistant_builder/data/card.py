@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from assistant_builder.atomic_io import write_text
-from assistant_builder.config.plain_yaml import YamlError, read_yaml
+from assistant_builder.config.safe_yaml import YamlError, read_yaml
 from assistant_builder.data.split import Split
 from assistant_builder.data.types import SPLITS, Pair
 from assistant_builder.data.validate import Findings

@@ -25,7 +25,7 @@ import yaml
 from assistant_builder.arms import ARMS, TWINS
 from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_json, write_text
 from assistant_builder.config import StudyConfig, option_fields
-from assistant_builder.config.plain_yaml import YamlError, read_yaml
+from assistant_builder.config.safe_yaml import YamlError, read_yaml
 from assistant_builder.data import prepare_dataset
 from assistant_builder.errors import ConfigError, StudyError
 from assistant_builder.models.catalog import resolve

@@ -21,7 +21,7 @@ import gradio as gr
 from gradio.components import Component
 from pydantic.fields import FieldInfo
 
-from assistant_builder.config import PRESET_WORDS, PRESETS, NameOf, StudyConfig, option_fields, parse_config
+from assistant_builder.config import PRESET_LABELS, PRESETS, NameOf, StudyConfig, option_fields, parse_config
 
 Kind = Literal["integer", "number", "text", "flag", "choice", "choices", "list", "mapping"]
 
@@ -192,7 +192,7 @@ def step_of(option: Option) -> float:
 
 def preset_label(name: str) -> str:
     """A preset and what it is for: ``Quick look: does it work at all?``."""
-    title, purpose = PRESET_WORDS[name]
+    title, purpose = PRESET_LABELS[name]
     return f"{title}: {purpose}"
 
 

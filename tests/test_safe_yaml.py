@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from assistant_builder.config import StudyConfig, check_name, load_config
-from assistant_builder.config.plain_yaml import MOST_CHARACTERS, YamlError, read_yaml
+from assistant_builder.config.safe_yaml import MOST_CHARACTERS, YamlError, read_yaml
 from assistant_builder.config.study_config import parse_config, read_value
 from assistant_builder.errors import ConfigError, StudyError
 from assistant_builder.study import Study
