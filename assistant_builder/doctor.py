@@ -30,9 +30,9 @@ _TORCH_SECONDS = 60
 _TORCH_PROBE = """
 import json
 import torch
-from assistant_builder import gpus, quantization
-found = gpus.describe()
-device = gpus.torch_device()
+from assistant_builder import devices, quantization
+found = devices.describe()
+device = devices.torch_device()
 problems = {}
 for name in quantization.quantizing():
     method = quantization.METHODS[name]

@@ -18,7 +18,7 @@ from assistant_builder.inference.session import ChatSession
 from assistant_builder.chat.worker import Server
 from assistant_builder.models import loading
 from assistant_builder.study import Study
-from assistant_builder.training import arm
+from assistant_builder.training import train
 from assistant_builder.training.trainer import TwinTrainer
 from assistant_builder.runner.step_process import run_as_step
 
