@@ -57,7 +57,7 @@ def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8", errors="backslashreplace") + b"\n"
-    _end_last_line(path)
+    _repair_last_line(path)
     with path.open("ab", buffering=0) as file:  # one write, so that the lines of two writers do not mix
         before = file.tell()
         try:
@@ -69,7 +69,7 @@ def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
             raise
 
 
-def _end_last_line(path: Path) -> None:
+def _repair_last_line(path: Path) -> None:
     """Give a whole last line its end, or cut off half of one: the next line must not be glued to it."""
     if not path.exists() or not path.stat().st_size:
         return

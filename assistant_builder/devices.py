@@ -55,7 +55,7 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Found:
+class GpuReport:
     """What torch answered.
 
     Attributes:
@@ -78,20 +78,20 @@ class Found:
 
 
 _lock = threading.Lock()
-_answers: dict[tuple[str | None, ...], tuple[float, Found]] = {}
-_free: dict[tuple[str | None, ...], tuple[float, tuple[int | None, ...]]] = {}
+_reports: dict[tuple[str | None, ...], tuple[float, GpuReport]] = {}
+_free_memory: dict[tuple[str | None, ...], tuple[float, tuple[int | None, ...]]] = {}
 _smi_failed: list[float] = []
 
 
-def find() -> Found:
+def detect_gpus() -> GpuReport:
     """The GPUs that torch uses in processes with this environment; asked once for each, in a child process."""
     if not _driver_present():
-        return Found()
+        return GpuReport()
     with _lock:
-        at, found = _answers.get(_key(), (0.0, None))
+        at, found = _reports.get(_environment_key(), (0.0, None))
         if found is None or (found.failed and time.monotonic() - at > _RETRY_SECONDS):
-            found = _ask_torch()
-            _answers[_key()] = time.monotonic(), found
+            found = _query_torch()
+            _reports[_environment_key()] = time.monotonic(), found
     return found
 
 
@@ -104,14 +104,14 @@ def free_bytes(gpus: Sequence[Gpu]) -> list[int]:
     by_uuid = _free_by_uuid()
     known: list[int | None] = [by_uuid.get(gpu.uuid.casefold()) if gpu.uuid else None for gpu in gpus]
     if None in known:  # a part of a card (MIG), memory shared with the processor, an AMD card
-        measured = _measured()
+        measured = _measured_free_bytes()
         known = [free if free is not None else measured[place] if place < len(measured) else None
                  for place, free in enumerate(known)]
     return [gpu.memory_bytes if free is None else min(free, gpu.memory_bytes)
             for gpu, free in zip(gpus, known, strict=True)]
 
 
-def _key() -> tuple[str | None, ...]:
+def _environment_key() -> tuple[str | None, ...]:
     return tuple(os.environ.get(name) for name in _VARIABLES)
 
 
@@ -131,25 +131,25 @@ def _driver_present() -> bool:
     return True
 
 
-def _ask_torch(*options: str) -> Found:
+def _query_torch(*options: str) -> GpuReport:
     try:
         done = subprocess.run(python_command("-m", "assistant_builder.devices", *options), capture_output=True, text=True,
                               timeout=_TORCH_SECONDS, check=True, stdin=subprocess.DEVNULL, env=python_environment())
         record = json.loads(done.stdout.splitlines()[-1])
-        return read(record)
+        return report_from_record(record)
     except subprocess.TimeoutExpired:
-        return Found(problem=f"PyTorch did not answer within {_TORCH_SECONDS} seconds", failed=True)
+        return GpuReport(problem=f"PyTorch did not answer within {_TORCH_SECONDS} seconds", failed=True)
     except (subprocess.SubprocessError, OSError, ValueError, IndexError, KeyError, TypeError) as error:
         said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
-        return Found(problem=f"PyTorch could not be asked: {said[-1] if said else error}", failed=True)
+        return GpuReport(problem=f"PyTorch could not be asked: {said[-1] if said else error}", failed=True)
 
 
-def read(record: dict[str, Any]) -> Found:
+def report_from_record(record: dict[str, Any]) -> GpuReport:
     """What :func:`describe` returned in another process."""
-    return Found(tuple(Gpu(**gpu) for gpu in record["gpus"]), record["build"], record["problem"])
+    return GpuReport(tuple(Gpu(**gpu) for gpu in record["gpus"]), record["build"], record["problem"])
 
 
-def installed_cards() -> list[str]:
+def nvidia_smi_names() -> list[str]:
     """Names of the cards that the driver of NVIDIA knows, whether or not torch can use them; empty without one."""
     return [line.strip() for line in _nvidia_smi("name") if line.strip()]
 
@@ -184,19 +184,19 @@ def _nvidia_smi(query: str) -> list[str]:
     return lines or []
 
 
-def _measured() -> tuple[int | None, ...]:
+def _measured_free_bytes() -> tuple[int | None, ...]:
     with _lock:
-        at, measured = _free.get(_key(), (0.0, None))
+        at, measured = _free_memory.get(_environment_key(), (0.0, None))
         if measured is None or time.monotonic() - at > _FREE_SECONDS:
-            measured = tuple(gpu.free_bytes for gpu in _ask_torch("--free").gpus)
-            _free[_key()] = time.monotonic(), measured
+            measured = tuple(gpu.free_bytes for gpu in _query_torch("--free").gpus)
+            _free_memory[_environment_key()] = time.monotonic(), measured
     return measured
 
 
 # what runs where torch may be imported
 
 
-def describe(*, free: bool = False) -> dict[str, Any]:
+def describe_gpus(*, free: bool = False) -> dict[str, Any]:
     """The GPUs that torch sees in this process, as :func:`read` takes them; imports torch and starts CUDA.
 
     Args:
@@ -209,7 +209,7 @@ def describe(*, free: bool = False) -> dict[str, Any]:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        gpus = [asdict(_described(index, free)) for index in range(seen)]
+        gpus = [asdict(_describe_gpu(index, free)) for index in range(seen)]
     problem = ""
     if not build:
         problem = "this build of PyTorch computes on the processor alone"
@@ -218,7 +218,7 @@ def describe(*, free: bool = False) -> dict[str, Any]:
     return {"gpus": gpus, "build": build, "problem": problem}
 
 
-def _described(index: int, free: bool) -> Gpu:
+def _describe_gpu(index: int, free: bool) -> Gpu:
     import torch
 
     properties = torch.cuda.get_device_properties(index)
@@ -268,15 +268,6 @@ def kernel_problem(index: int | None = None) -> str:
             f"(it has: {', '.join(built_for)})")
 
 
-def main() -> None:
-    """Print what torch sees as one line of JSON."""
-    print(json.dumps(describe(free="--free" in sys.argv[1:])))
-
-
-if __name__ == "__main__":
-    main()
-
-
 def usable_cores() -> int:
     """Cores that this process may run on."""
     return len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count() or 1
@@ -298,3 +289,21 @@ def computes_bfloat16() -> bool:
     if platform.machine().lower() in ("arm64", "aarch64"):
         return "bf16" in cpu_flags()
     return bool({"avx512_bf16", "amx_bf16", "avx512bw"} & cpu_flags())
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether torch multiplies bfloat16 on this processor with oneDNN, which macOS builds lack. Imports torch."""
+    import torch
+
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def main() -> None:
+    """Print what torch sees as one line of JSON."""
+    print(json.dumps(describe_gpus(free="--free" in sys.argv[1:])))
+
+
+if __name__ == "__main__":
+    main()

@@ -29,9 +29,9 @@ _TORCH_SECONDS = 60
 _TORCH_PROBE = """
 import json
 import torch
-from assistant_builder import gpus
-found = gpus.describe()
-device = gpus.torch_device()
+from assistant_builder import devices
+found = devices.describe_gpus()
+device = devices.torch_device()
 problem = ""
 try:
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
@@ -70,7 +70,7 @@ def diagnose() -> dict[str, Any]:
         ``{"version", "ok", "checks": [{"name", "ok", "value", "remedy"}]}``; ``ok`` is true if every check is.
     """
     machine = [_processor(), _memory(), _disk(), *_torch()]
-    checks = [_python(), _system(), *_packages(), _kernels(), *machine, *_bundles(), _hub()]
+    checks = [_python(), _system(), *_packages(), _kernels_package(), *machine, *_bundles(), _hub()]
     return {
         "version": __version__,
         "ok": all(check.ok for check in checks),
@@ -111,7 +111,7 @@ def _packages() -> list[Check]:
     return found
 
 
-def _kernels() -> Check:
+def _kernels_package() -> Check:
     try:
         version = importlib.metadata.version("kernels")
     except importlib.metadata.PackageNotFoundError:
@@ -157,7 +157,7 @@ def _torch() -> list[Check]:
         said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
         return [Check("torch", False, f"cannot be imported: {said[-1] if said else error}",
                       "Install torch anew for this machine")]
-    found = devices.read(answer["found"])
+    found = devices.report_from_record(answer["found"])
     where = found.build if answer["device"] == "cuda" else "the processor"
     problem = " ".join(answer["backend"].split())[:200]
     return [
@@ -167,7 +167,7 @@ def _torch() -> list[Check]:
     ]  # fmt: skip
 
 
-def _gpu(found: devices.Found) -> Check:
+def _gpu(found: devices.GpuReport) -> Check:
     """The GPUs that torch sees and what it can do with them; where it sees none but nvidia-smi does, why."""
     shown = [
         f"{gpu.name}, {gpu.memory_bytes / 1e9:.0f} GB, {'bfloat16' if gpu.bfloat16 else 'float16 only'}"
@@ -187,7 +187,7 @@ def _gpu(found: devices.Found) -> Check:
                    if name in os.environ), None)
     if hidden:
         return Check("gpu", True, f"{none} ({hidden} is {os.environ[hidden]!r})")
-    cards = devices.installed_cards()
+    cards = devices.nvidia_smi_names()
     if cards:
         return Check("gpu", False, f"{', '.join(cards)} cannot be used by PyTorch"
                      + (f": {found.problem}" if found.problem else "") + "; models train and answer on the processor",

@@ -27,7 +27,7 @@ _DISK_SIGNS = (
     "No space left on device", "os error 28", "os error 27", "Disk quota exceeded", "File too large",
     "PytorchStreamWriter failed", "file write failed", "unexpected pos", "iostream error",
 )
-_LOCKED_ERRORS = {errno.EROFS, errno.EACCES, errno.EPERM}
+_PERMISSION_ERRORS = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def translate_error(error: BaseException, *, memory: str = TRAINING_MEMORY) -> AssistantBuilderError:
@@ -41,7 +41,7 @@ def translate_error(error: BaseException, *, memory: str = TRAINING_MEMORY) -> A
         return error
     if ran_out_of_memory(error):
         return ResourceError("memory ran out", remedy=memory)
-    chain = list(_causes(error))
+    chain = list(_exception_chain(error))
     full = next((cause for cause in chain if _is_disk(cause)), None)
     if full is not None:
         return ResourceError("the disk is full", where=_file_of(full),
@@ -49,7 +49,7 @@ def translate_error(error: BaseException, *, memory: str = TRAINING_MEMORY) -> A
     if isinstance(error, AssistantBuilderError):
         return error
     if isinstance(error, OSError):
-        return _of_the_system(error)
+        return _translate_os_error(error)
     name, text = type(error).__name__, str(error)
     return AssistantBuilderError(
         f"{name}: {text}" if text else name, remedy="The log has the details; running again carries on"
@@ -58,18 +58,18 @@ def translate_error(error: BaseException, *, memory: str = TRAINING_MEMORY) -> A
 
 def ran_out_of_memory(error: BaseException) -> bool:
     """Whether main memory or a GPU's memory did not suffice: the error, or one that it was raised from, says so."""
-    return any(_is_memory(cause) for cause in _causes(error))
+    return any(_is_memory(cause) for cause in _exception_chain(error))
 
 
-def spoils_process(error: BaseException) -> bool:
+def needs_new_process(error: BaseException) -> bool:
     """Whether only another process can do what failed: oneDNN does not try again what it once had no memory for."""
-    return any(_ONEDNN_SIGN in str(cause) for cause in _causes(error))
+    return any(_ONEDNN_SIGN in str(cause) for cause in _exception_chain(error))
 
 
-def _of_the_system(error: OSError) -> AssistantBuilderError:
+def _translate_os_error(error: OSError) -> AssistantBuilderError:
     said = error.strerror or str(error) or type(error).__name__
     where = _file_of(error)
-    if error.errno in _LOCKED_ERRORS:
+    if error.errno in _PERMISSION_ERRORS:
         return StudyError(f"it may not be written to ({said})", where=where,
                           remedy="Make the folder writable, or copy it to where you may write; then run again")
     if isinstance(error, FileNotFoundError):
@@ -83,7 +83,7 @@ def _file_of(error: BaseException) -> str:
     return str(error.filename or "") if isinstance(error, OSError) else ""
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def _exception_chain(error: BaseException) -> Iterator[BaseException]:
     """The error, and what it was raised from."""
     seen: set[int] = set()
     cause: BaseException | None = error

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from assistant_builder.redaction import without_tokens
+from assistant_builder.redaction import redact_secrets
 
 
 class AssistantBuilderError(Exception):
@@ -29,7 +29,7 @@ class AssistantBuilderError(Exception):
     """
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
-        self.what, self.where, self.remedy = (without_tokens(text) for text in (what, where, remedy))
+        self.what, self.where, self.remedy = (redact_secrets(text) for text in (what, where, remedy))
         super().__init__(self.what)
 
     def __str__(self) -> str:

@@ -66,7 +66,7 @@ def test_versions_out_of_bounds(monkeypatch: pytest.MonkeyPatch):
 
 def test_kernels_is_flagged(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.11")
-    check = doctor._kernels()
+    check = doctor._kernels_package()
     assert not check.ok and check.remedy == "pip uninstall kernels"
 
 

@@ -14,7 +14,7 @@ from assistant_builder.errors import ConfigError, ResourceError
 from assistant_builder.inference.session import ChatSession, Sampling
 from assistant_builder.study import Study
 
-CONVERSATION = 4096
+MIN_CONTEXT = 4096
 """Tokens of a prompt and its answer that are served where the studies' own pairs are shorter: several questions and
 answers. The KV cache of one such conversation takes 0.5 GiB with Llama-3.1-8B (32 layers, 8 heads of 128, keys and
 values in 16 bits), and 16 GiB at all the 131,072 tokens that the model reads."""
@@ -37,7 +37,7 @@ def ask_arms(study: Study, question: str, arms: Sequence[Arm]) -> dict[str, dict
     """
     session = ChatSession(study, arms)
     messages = [Message("user", question)]
-    system = default_system(study)
+    system = default_system_prompt(study)
     if system:
         messages.insert(0, Message("system", system))
     answers: dict[str, dict[str, Any]] = {}
@@ -58,7 +58,7 @@ def ask_arms(study: Study, question: str, arms: Sequence[Arm]) -> dict[str, dict
     return answers
 
 
-def default_system(study: Study) -> str:
+def default_system_prompt(study: Study) -> str:
     """The system prompt that the assistants were trained with, as far as it is one and the same; else empty."""
     if study.config.data.system:
         return study.config.data.system
@@ -86,4 +86,4 @@ def context_tokens(configs: Iterable[StudyConfig], limit: int, wanted: int | Non
         raise ConfigError(f"--context {wanted} is more than the {limit} tokens that the base model reads",
                           where="serve", remedy=f"Give {limit} or less, or leave it out")
     pairs = [config.train.max_length + max(config.eval.max_new_tokens, Sampling().max_new_tokens) for config in configs]
-    return wanted or min(limit, max(CONVERSATION, *pairs))
+    return wanted or min(limit, max(MIN_CONTEXT, *pairs))

@@ -27,7 +27,7 @@ ReplyState = Literal[
     "starting", "waiting", "loading", "answering", "stop", "length", "cancelled", "failed", "loaded"
 ]
 FINISHED = frozenset(("stop", "length", "cancelled", "failed", "loaded"))
-PACE_SECONDS = 0.08
+UPDATE_SECONDS = 0.08
 
 
 @dataclass(frozen=True)
@@ -84,18 +84,18 @@ class ReplyStream:
         self._arm_of = {identity: request["arm"] for identity, request in requests.items()}
         self._replies = {arm: Reply() for arm in self._arm_of.values()}
         self._changed = threading.Condition()
-        self._told: list[Callable[[], None]] = []
+        self._listeners: list[Callable[[], None]] = []
 
     @property
-    def now(self) -> dict[str, Reply]:
+    def snapshot(self) -> dict[str, Reply]:
         """Every arm's reply as far as it has come."""
         with self._changed:
             return dict(self._replies)
 
-    def listen(self, told: Callable[[], None]) -> None:
+    def add_listener(self, told: Callable[[], None]) -> None:
         """Have ``told`` called after every change, in the thread that brings it; it must not wait for anything."""
         with self._changed:
-            self._told.append(told)
+            self._listeners.append(told)
 
     def __iter__(self) -> Iterator[dict[str, Reply]]:
         """Yield the state of all arms whenever it changed, a dozen times a second at most."""
@@ -107,7 +107,7 @@ class ReplyStream:
             yield seen
             if all(reply.finished for reply in seen.values()):
                 return
-            time.sleep(PACE_SECONDS)
+            time.sleep(UPDATE_SECONDS)
 
     def stop(self) -> None:
         """Ask every arm to end its answer; what has come stays."""
@@ -115,13 +115,13 @@ class ReplyStream:
             if not self._replies[arm].finished:
                 self._stop(identity)
 
-    def take(self, event: Mapping[str, Any]) -> bool:
+    def apply(self, event: Mapping[str, Any]) -> bool:
         """Take in one event of the worker; True when that arm has ended."""
         arm = self._arm_of[event["id"]]
         with self._changed:
             self._replies[arm] = _advance(self._replies[arm], event)
             self._changed.notify_all()
-            finished, listeners = self._replies[arm].finished, list(self._told)
+            finished, listeners = self._replies[arm].finished, list(self._listeners)
         for told in listeners:
             told()
         return finished
@@ -151,10 +151,10 @@ def _advance(reply: Reply, event: Mapping[str, Any]) -> Reply:
 
 
 @dataclass
-class _Asked:
+class _PendingRequest:
     """A question under way: who waits for it, what was sent, and to which process."""
 
-    exchange: ReplyStream
+    stream: ReplyStream
     request: dict[str, Any]
     process: subprocess.Popen[str]
 
@@ -177,7 +177,7 @@ class ChatWorker:
         self._lock = threading.RLock()
         self._process: subprocess.Popen[str] | None = None
         self._reader = threading.Thread()
-        self._open: dict[str, _Asked] = {}
+        self._pending: dict[str, _PendingRequest] = {}
 
     def ask(self, conversations: Mapping[str, Sequence[Message]], sampling: Sampling) -> ReplyStream:
         """Put a question to one or more arms.
@@ -204,24 +204,24 @@ class ChatWorker:
         exchange = ReplyStream(self.stop, requests)
         with self._lock:
             for identity, request in requests.items():
-                self._put(exchange, {**request, "id": identity})
-            self._tell_places()
+                self._submit(exchange, {**request, "id": identity})
+            self._update_positions()
         return exchange
 
     def stop(self, identity: str) -> None:
         """Ask for one answer to end."""
         with self._lock:
-            if identity in self._open:
-                _write(self._open[identity].process, {"op": "stop", "id": identity})
+            if identity in self._pending:
+                _write(self._pending[identity].process, {"op": "stop", "id": identity})
 
     def close(self) -> None:
         """End the process, give its memory back, and end what it was answering."""
         with self._lock:
             process, self._process = self._process, None
-            orphans = list(self._open)
+            orphans = list(self._pending)
             for identity in orphans:
-                asked = self._open.pop(identity)
-                asked.exchange.take({"event": "error", "id": identity, "error": exit_error(0, "")})
+                asked = self._pending.pop(identity)
+                asked.stream.apply({"event": "error", "id": identity, "error": exit_error(0, "")})
             reader = self._reader
         if process is not None:
             process.kill()
@@ -230,7 +230,7 @@ class ChatWorker:
     @property
     def busy(self) -> bool:
         """Whether an answer is under way."""
-        return bool(self._open)
+        return bool(self._pending)
 
     @property
     def running(self) -> bool:
@@ -238,10 +238,10 @@ class ChatWorker:
         with self._lock:
             return self._process is not None and self._process.poll() is None
 
-    def _put(self, exchange: ReplyStream, request: dict[str, Any]) -> None:
+    def _submit(self, exchange: ReplyStream, request: dict[str, Any]) -> None:
         if self._process is None or self._process.poll() is not None:
             self._process = self._start()
-        self._open[request["id"]] = _Asked(exchange, request, self._process)
+        self._pending[request["id"]] = _PendingRequest(exchange, request, self._process)
         _write(self._process, request)
 
     def _start(self) -> subprocess.Popen[str]:
@@ -264,31 +264,31 @@ class ChatWorker:
                 event = json.loads(line)
                 idle = event["event"] == "idle"
                 if not idle:
-                    self._take(event)
+                    self._deliver(event)
         last_line = _last_line(log)
         with self._lock:
             if self._process is process:
                 self._process = None
-            orphans = {identity: asked for identity, asked in self._open.items() if asked.process is process}
+            orphans = {identity: asked for identity, asked in self._pending.items() if asked.process is process}
             for identity, asked in orphans.items():
                 if idle:  # it left just as the question came
-                    self._put(asked.exchange, asked.request)
+                    self._submit(asked.stream, asked.request)
                 else:
                     error = exit_error(process.returncode, last_line)
-                    self._take({"event": "error", "id": identity, "error": error})
+                    self._deliver({"event": "error", "id": identity, "error": error})
 
-    def _take(self, event: dict[str, Any]) -> None:
+    def _deliver(self, event: dict[str, Any]) -> None:
         with self._lock:
-            asked = self._open.get(event["id"])
-            if asked is not None and asked.exchange.take(event):
-                del self._open[event["id"]]
-                self._tell_places()
+            asked = self._pending.get(event["id"])
+            if asked is not None and asked.stream.apply(event):
+                del self._pending[event["id"]]
+                self._update_positions()
 
-    def _tell_places(self) -> None:
+    def _update_positions(self) -> None:
         """Tell everybody who waits how many come first; a model answers one question after the other."""
         ahead: Counter[str] = Counter()
-        for identity, asked in self._open.items():
-            asked.exchange.take({"event": "ahead", "id": identity, "ahead": ahead[asked.request["arm"]]})
+        for identity, asked in self._pending.items():
+            asked.stream.apply({"event": "ahead", "id": identity, "ahead": ahead[asked.request["arm"]]})
             ahead[asked.request["arm"]] += 1
 
 

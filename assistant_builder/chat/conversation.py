@@ -17,19 +17,19 @@ from assistant_builder.inference.session import BASE, MODELS, Sampling
 
 Choice = Literal["a", "b", "tie", "both bad"]
 CHOICES: tuple[Choice, ...] = ("a", "b", "tie", "both bad")
-PLAIN_SIDES = ("qlora", "lora")
+DEFAULT_SIDES = ("qlora", "lora")
 """Who stands left and right where nothing is hidden."""
 TITLES = {"qlora": "QLoRA · 4-bit", "lora": "LoRA · 16-bit", BASE: "Base model, untuned · 16-bit"}
-MOST_TURNS = 100
+MAX_TURNS = 100
 
 
-def plain_sides(arms: Sequence[str]) -> tuple[str, str]:
+def default_sides(arms: Sequence[str]) -> tuple[str, str]:
     """Who stands left and right where nothing is hidden: of a study with one arm that one stands left."""
-    first, second = sorted(PLAIN_SIDES, key=lambda arm: arm not in arms)
+    first, second = sorted(DEFAULT_SIDES, key=lambda arm: arm not in arms)
     return first, second
 
 
-def titles_of(arms: Sequence[str]) -> dict[str, str]:
+def titles_for(arms: Sequence[str]) -> dict[str, str]:
     """What those who answer are called in a study with these arms: the untuned base is that of LoRA if there is one."""
     return TITLES if "lora" in arms else {**TITLES, BASE: "Base model, untuned · 4-bit"}
 
@@ -69,7 +69,7 @@ class Turn:
 
     question: str
     answers: dict[str, Answer] = field(default_factory=dict)
-    sides: tuple[str, str] = PLAIN_SIDES
+    sides: tuple[str, str] = DEFAULT_SIDES
     blind: bool = False
     vote: Choice | None = None
     system: str = ""
@@ -89,7 +89,7 @@ class Turn:
         )
 
     @property
-    def alike(self) -> bool:
+    def identical(self) -> bool:
         """Whether both assistants said the same, word for word."""
         return self.answers["qlora"].text == self.answers["lora"].text if self.votable else False
 
@@ -124,7 +124,7 @@ class Conversation:
 
     def with_turn(self, turn: Turn) -> Conversation:
         """With one more turn; the oldest are forgotten where there are very many."""
-        return Conversation((*self.turns, turn)[-MOST_TURNS:])
+        return Conversation((*self.turns, turn)[-MAX_TURNS:])
 
     def with_vote(self, vote: Choice) -> Conversation:
         """With the vote on the last turn."""
@@ -135,7 +135,7 @@ class Conversation:
         return [asdict(turn) for turn in self.turns]
 
 
-def conversation_from(record: Any) -> Conversation:
+def conversation_from_record(record: Any) -> Conversation:
     """The reverse of :meth:`Conversation.to_record`; what the browser sends may be anything, and is then left out."""
     turns = []
     for entry in record if isinstance(record, list) else []:
@@ -143,7 +143,7 @@ def conversation_from(record: Any) -> Conversation:
             turns.append(_turn(entry))
         except (KeyError, TypeError, ValueError, AttributeError, ConfigError):
             continue
-    return Conversation(tuple(turns[-MOST_TURNS:]))
+    return Conversation(tuple(turns[-MAX_TURNS:]))
 
 
 def _turn(entry: Mapping[str, Any]) -> Turn:
@@ -153,7 +153,7 @@ def _turn(entry: Mapping[str, Any]) -> Turn:
             raise ValueError("an answer is a text")
         float(answer.seconds), float(answer.first_token_seconds or 0)
     sides = tuple(entry["sides"])
-    if sorted(sides) != sorted(PLAIN_SIDES) or not isinstance(entry["question"], str):
+    if sorted(sides) != sorted(DEFAULT_SIDES) or not isinstance(entry["question"], str):
         raise ValueError("sides are both arms, a question is a text")
     vote = entry["vote"]
     if vote is not None and vote not in CHOICES:
@@ -174,9 +174,9 @@ def as_json(study: str, conversation: Conversation) -> str:
             "question": turn.question,
             "system": turn.system,
             "blind": turn.blind,
-            "vote": _voted(turn),
+            "vote": _vote_label(turn),
             "sampling": asdict(turn.sampling),
-            "answers": {name: asdict(answer) for name, answer in _named(turn)},
+            "answers": {name: asdict(answer) for name, answer in _labelled_answers(turn)},
         }
         for turn in conversation.turns
     ]
@@ -191,35 +191,35 @@ def as_markdown(study: str, conversation: Conversation, arms: Sequence[str] = AR
         conversation: Its turns.
         arms: Arms of the study.
     """
-    titles = titles_of(arms)
+    titles = titles_for(arms)
     parts = [f"# Conversation with the assistant{'s' if len(arms) > 1 else ''} of {study}"]
     system = None
     for number, turn in enumerate(conversation.turns, start=1):
         if turn.system != system and turn.system:
-            parts += ["System prompt:", _quoted(turn.system)]
+            parts += ["System prompt:", _fenced(turn.system)]
         system = turn.system
-        parts += [f"## Question {number}", _quoted(turn.question)]
-        for name, answer in _named(turn):
-            parts += [f"**{titles.get(name, name)}**", _quoted(answer.text)]
-        voted = _voted(turn)
+        parts += [f"## Question {number}", _fenced(turn.question)]
+        for name, answer in _labelled_answers(turn):
+            parts += [f"**{titles.get(name, name)}**", _fenced(answer.text)]
+        voted = _vote_label(turn)
         if voted:
             parts.append(f"Blind vote: {voted}")
     return "\n\n".join(parts) + "\n"
 
 
-def _named(turn: Turn) -> list[tuple[str, Answer]]:
+def _labelled_answers(turn: Turn) -> list[tuple[str, Answer]]:
     order = [*turn.sides, BASE]
     names = {side: f"Assistant {letter}" for side, letter in zip(turn.sides, "AB", strict=True)} if turn.hidden else {}
     return [(names.get(speaker, speaker), turn.answers[speaker]) for speaker in order if speaker in turn.answers]
 
 
-def _voted(turn: Turn) -> str | None:
+def _vote_label(turn: Turn) -> str | None:
     if turn.vote in ("a", "b"):
         return TITLES[turn.sides["ab".index(turn.vote)]]
     return turn.vote
 
 
-def _quoted(text: str) -> str:
+def _fenced(text: str) -> str:
     """A fenced block, its fence longer than any run of backticks in the text."""
     fence = "```"
     while fence in text:

@@ -118,7 +118,7 @@ def record_vote(study: Study, turn: Turn, conversation: Iterable[Message], vote:
     """
     if not turn.votable or vote not in CHOICES:
         raise StudyError("there is nothing to vote on", where="chat", remedy="Ask in blind mode and wait for both")
-    if turn.alike and vote in ("a", "b"):
+    if turn.identical and vote in ("a", "b"):
         raise StudyError("both answers are the same, word for word", where="chat", remedy="Vote a tie or both bad")
     cast = Vote(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -147,7 +147,7 @@ def read_votes(study: Study) -> list[Vote]:
                          remedy="Mend or remove that line") from error
 
 
-def counting(votes: Iterable[Vote], model: Mapping[str, str]) -> list[Vote]:
+def counted_votes(votes: Iterable[Vote], model: Mapping[str, str]) -> list[Vote]:
     """The votes that count: on the adapters at hand, and of several on the same two answers the first.
 
     After the first, the voter has seen who is who.
@@ -169,7 +169,7 @@ def tally(study: Study) -> Tally:
     if not votes or not study.config.compares:
         return Tally()
     model = model_of(study)
-    kept = counting(votes, model)
+    kept = counted_votes(votes, model)
     outdated = sum(vote.model != model for vote in votes)
     won = Counter(vote.winner for vote in kept)
     said = Counter(vote.vote for vote in kept)
@@ -203,7 +203,7 @@ def tally_sentence(found: Tally) -> str:
     return f"QLoRA {found.qlora}, LoRA {found.lora}{ties}{bad}: {shown}."
 
 
-FEWEST_HELDOUT = 2
+MIN_HELDOUT = 2
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,7 @@ def remove_correction(study: Study, time: str) -> None:
     write_jsonl(corrections_file(study), map(asdict, kept))
 
 
-def heldout_like(study: Study, questions: Sequence[str]) -> dict[int, list[int]]:
+def heldout_matches(study: Study, questions: Sequence[str]) -> dict[int, list[int]]:
     """Which questions stand in the held-out set, by the rule that finds leaks when data is split.
 
     Args:
@@ -324,7 +324,7 @@ def plan_retraining(study: Study, corrections: Sequence[Correction], *, drop_hel
     Raises:
         DataError: Nothing is left to train on anew, or too few questions to test with.
     """
-    leaking = heldout_like(study, [found.question for found in corrections])
+    leaking = heldout_matches(study, [found.question for found in corrections])
     trained = [found for place, found in enumerate(corrections) if drop_heldout or place not in leaking]
     left_out = [found for place, found in enumerate(corrections) if not drop_heldout and place in leaking]
     dropped = sorted({row for rows in leaking.values() for row in rows}) if drop_heldout else []
@@ -335,7 +335,7 @@ def plan_retraining(study: Study, corrections: Sequence[Correction], *, drop_hel
             remedy="Take their questions out of the test instead" if left_out else "Correct an answer first",
         )
     remaining = len(load_split(study.folder / "data", "heldout")) - len(dropped)
-    if remaining < FEWEST_HELDOUT:
+    if remaining < MIN_HELDOUT:
         raise DataError(
             f"only {remaining} held-out questions would be left to test with", where=f"study {study.name}",
             remedy="Keep the corrected questions in the test, and do not train on them",
@@ -348,7 +348,7 @@ def plan_retraining(study: Study, corrections: Sequence[Correction], *, drop_hel
     return RetrainingPlan(tuple(trained), tuple(left_out), tuple(dropped), tuple(replaced))
 
 
-def retrained_study(study: Study, plan: RetrainingPlan, name: str) -> Study:
+def create_retraining_study(study: Study, plan: RetrainingPlan, name: str) -> Study:
     """Make the new study: the same settings, the same split, and the corrections among the training pairs.
 
     Args:
@@ -370,7 +370,7 @@ def retrained_study(study: Study, plan: RetrainingPlan, name: str) -> Study:
     }
     with tempfile.TemporaryDirectory(prefix="assistant-builder-") as scratch:
         kept, whole = Path(scratch) / "kept.jsonl", Path(scratch) / "corrected.jsonl"
-        columns = _write_kept(source, config.data.columns, splits, kept)
+        columns = _write_used_rows(source, config.data.columns, splits, kept)
         mapping = append_pairs(
             kept, [(found.question, found.answer) for found in plan.trained], whole, columns, splits=splits
         )
@@ -387,7 +387,7 @@ def retrained_study(study: Study, plan: RetrainingPlan, name: str) -> Study:
         return made
 
 
-def _write_kept(source: Path, columns: Mapping[str, str], rows: Iterable[int], target: Path) -> dict[str, str]:
+def _write_used_rows(source: Path, columns: Mapping[str, str], rows: Iterable[int], target: Path) -> dict[str, str]:
     """Write the rows that the old study used, under their numbers; returns the columns to read them with."""
     table, roles = load_rows(source, columns)
     wanted = set(rows)

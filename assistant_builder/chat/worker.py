@@ -40,16 +40,16 @@ from pathlib import Path
 from typing import Any
 
 from assistant_builder.data import Message
-from assistant_builder.error_translation import CHAT_MEMORY, ran_out_of_memory, spoils_process, translate_error
+from assistant_builder.error_translation import CHAT_MEMORY, needs_new_process, ran_out_of_memory, translate_error
 from assistant_builder.errors import AssistantBuilderError, ResourceError
 from assistant_builder.inference.session import BASE, ChatBackend, ChatSession, Sampling
 from assistant_builder.study import Study, run_marker
 from assistant_builder.worker import prepare_libraries
 
 IDLE_SECONDS = 900.0
-_LOOK_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 """How often an idle process looks whether a run has begun: sooner than a training step has imported PyTorch."""
-_LEAVE = object()
+_EXIT = object()
 """Stands among the requests where the process is to end once nobody waits for an answer."""
 
 
@@ -68,14 +68,14 @@ class Server:
         unwanted: Callable[[], bool] = lambda: False,
     ) -> None:
         self._session = session
-        self._unwanted = unwanted
+        self._should_exit = unwanted
         self._write = write
         self._write_lock = threading.Lock()
         self._idle_seconds = idle_seconds
         self._stops: dict[str, threading.Event] = {}
         self._arms: dict[str, ThreadPoolExecutor] = {}
         self._inbox: queue.Queue[object] = queue.Queue()
-        self._spoiled = False
+        self._needs_restart = False
 
     def serve(self, lines: Iterable[str]) -> None:
         """Work until ``lines`` end, nothing is asked for the idle time, the process is unwanted, or memory ran out.
@@ -87,15 +87,15 @@ class Server:
         asked = time.monotonic()
         while True:
             try:
-                line = self._inbox.get(timeout=min(_LOOK_SECONDS, self._idle_seconds))
+                line = self._inbox.get(timeout=min(_POLL_SECONDS, self._idle_seconds))
                 asked = time.monotonic()
             except queue.Empty:
                 if self._stops:
                     asked = time.monotonic()
                     continue
-                if time.monotonic() - asked < self._idle_seconds and not self._unwanted():
+                if time.monotonic() - asked < self._idle_seconds and not self._should_exit():
                     continue
-                line = _LEAVE
+                line = _EXIT
             if line is None:
                 return
             if isinstance(line, str):
@@ -127,15 +127,15 @@ class Server:
         self._emit({"event": "state", "id": identity, "state": "waiting"})
         executor = self._arms.setdefault(arm, ThreadPoolExecutor(max_workers=1, thread_name_prefix=arm))
         if operation == "ask":
-            executor.submit(self._guarded, identity, arm, lambda: self._answer(identity, arm, messages, sampling))
+            executor.submit(self._run_request, identity, arm, lambda: self._answer(identity, arm, messages, sampling))
         else:
-            executor.submit(self._guarded, identity, arm, lambda: self._load(identity, arm))
+            executor.submit(self._run_request, identity, arm, lambda: self._load(identity, arm))
 
     def _load(self, identity: str, arm: str) -> None:
-        self._bring(identity, arm)
+        self._ensure_loaded(identity, arm)
         self._emit({"event": "loaded", "id": identity})
 
-    def _bring(self, identity: str, arm: str) -> None:
+    def _ensure_loaded(self, identity: str, arm: str) -> None:
         if not self._session.ready(arm):
             self._emit({"event": "state", "id": identity, "state": "loading"})
 
@@ -145,7 +145,7 @@ class Server:
         self._emit({"event": "memory", "id": identity, **asdict(self._session.load(arm, report))})
 
     def _answer(self, identity: str, arm: str, messages: list[Message], sampling: Sampling) -> None:
-        self._bring(identity, arm)
+        self._ensure_loaded(identity, arm)
         self._emit({"event": "state", "id": identity, "state": "answering"})
         for chunk in self._session.stream(arm, messages, sampling, self._stops[identity]):
             self._emit(
@@ -160,28 +160,28 @@ class Server:
                 }
             )
 
-    def _guarded(self, identity: str, arm: str, work: Callable[[], None]) -> None:
+    def _run_request(self, identity: str, arm: str, work: Callable[[], None]) -> None:
         short = False
         try:
             work()
         except Exception as error:  # the edge of the process: whatever fails becomes an event
             short = ran_out_of_memory(error)
-            told = self._short_of_memory(arm) if short else translate_error(error)
+            told = self._memory_error(arm) if short else translate_error(error)
             if type(told) is AssistantBuilderError:  # not foreseen
                 told = AssistantBuilderError(
                     f"the answer failed: {type(error).__name__}: {error}", where=f"arm {arm}",
                     remedy="Ask again; if it fails again, train the study anew with --redo",
                 )
-            self._spoiled |= spoils_process(error)
+            self._needs_restart |= needs_new_process(error)
             self._emit({"event": "error", "id": identity, "error": told.to_record()})
         finally:
             if short:
-                _release()
+                _free_memory()
             self._stops.pop(identity, None)
-            if self._spoiled and not self._stops:
-                self._inbox.put(_LEAVE)
+            if self._needs_restart and not self._stops:
+                self._inbox.put(_EXIT)
 
-    def _short_of_memory(self, arm: str) -> ResourceError:
+    def _memory_error(self, arm: str) -> ResourceError:
         """Which model did not fit, or whose answer, and who can still be asked."""
         if self._session.ready(arm):
             return ResourceError("memory ran out", where=f"arm {arm}", remedy=CHAT_MEMORY)
@@ -200,7 +200,7 @@ def _forward(lines: Iterable[str], inbox: queue.Queue[object]) -> None:
     inbox.put(None)
 
 
-def _release() -> None:
+def _free_memory() -> None:
     """Give back the memory of what failed: parts of a model are held by cycles, and PyTorch keeps a GPU's memory."""
     gc.collect()
     torch = sys.modules.get("torch")
@@ -208,7 +208,7 @@ def _release() -> None:
         torch.cuda.empty_cache()
 
 
-def _run_began() -> Callable[[], bool]:
+def _run_start_watcher() -> Callable[[], bool]:
     """Tells whether a run has begun on this machine since now: what it plans with is the memory that is free."""
 
     def touched() -> int:
@@ -238,7 +238,7 @@ def run_server(session: ChatBackend, idle_seconds: float = IDLE_SECONDS, *, yiel
         events.flush()
 
     requests = open(0, encoding="utf-8", closefd=False)
-    Server(session, write, idle_seconds, _run_began() if yields else lambda: False).serve(requests)
+    Server(session, write, idle_seconds, _run_start_watcher() if yields else lambda: False).serve(requests)
     # Not by the ordinary way out: it would wait for answers under way, and for the thread that reads requests.
     os._exit(0)
 

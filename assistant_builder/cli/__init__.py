@@ -36,8 +36,8 @@ app.command()(cli_sweep.sweep)
 app.command()(results.ask)
 app.command()(results.export)
 app.command()(cli_serve.serve)
-app.command("app")(cli_app.open_page)
-app.command("password")(cli_app.store_a_password)
+app.command("app")(cli_app.open_app)
+app.command("password")(cli_app.save_password)
 app.command("step", hidden=True)(cli_run.step)
 
 

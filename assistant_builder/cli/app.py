@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from assistant_builder.web.passwords import PasswordHash
 
 
-def open_page(
+def open_app(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 7860,
     auth: Annotated[str | None, typer.Option(metavar="USER", help="Ask for this user; the password comes from "
@@ -33,9 +33,9 @@ def open_page(
 ) -> None:
     """Open the page."""
     from assistant_builder.web.access import Access
-    from assistant_builder.web.passwords import take_from_environment
+    from assistant_builder.web.passwords import take_password
 
-    given = take_from_environment()
+    given = take_password()
     access = Access(host, port, auth, None, without_password, tuple(allow_host), proxy, certificate, key)
     access.check()
     if auth is not None:
@@ -47,7 +47,7 @@ def open_page(
 
 def _password_of(user: str, given: str | None) -> PasswordHash:
     """The user's password: from the environment, else as it is stored, else as it is typed."""
-    from assistant_builder.web.passwords import VARIABLE, PasswordHash, stored_password
+    from assistant_builder.web.passwords import PASSWORD_VARIABLE, PasswordHash, stored_password
 
     if given is not None:
         return PasswordHash.of(given)
@@ -55,14 +55,14 @@ def _password_of(user: str, given: str | None) -> PasswordHash:
     if stored is not None:
         return stored
     if not sys.stdin.isatty():
-        raise ConfigError(f"there is no password for {user!r}", remedy=f"Set {VARIABLE}, or store one with "
+        raise ConfigError(f"there is no password for {user!r}", remedy=f"Set {PASSWORD_VARIABLE}, or store one with "
                           f"'assistant-builder password {user}'")
     return PasswordHash.of(typer.prompt("Password", hide_input=True))
 
 
-def store_a_password(user: Annotated[str, typer.Argument(metavar="USER", help="Who logs in with it.")]) -> None:
+def save_password(user: Annotated[str, typer.Argument(metavar="USER", help="Who logs in with it.")]) -> None:
     """Store a password for 'app --auth USER', as a hash that only you can read."""
-    from assistant_builder.web.passwords import store_password, take_from_environment
+    from assistant_builder.web.passwords import store_password, take_password
 
-    given = take_from_environment() or typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+    given = take_password() or typer.prompt("Password", hide_input=True, confirmation_prompt=True)
     typer.echo(f"Stored in {store_password(user, given)}; 'assistant-builder app --auth {user}' asks for it.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from assistant_builder.cli import output
-from assistant_builder.cli.options import Json, Settings, TrustRemoteCode, changes_of, consent_of
+from assistant_builder.cli.options import Json, Settings, TrustRemoteCode, parse_settings, split_consent
 from assistant_builder.config import DataConfig, option_fields
 from assistant_builder.errors import DataError
 
@@ -55,7 +55,7 @@ def data_check(
     from assistant_builder.data import check_pairs, load_pairs
     from evals.stats.power import power_sentence
 
-    config: DataConfig = StudyConfig().with_changes(changes_of(settings)).data
+    config: DataConfig = StudyConfig().with_changes(parse_settings(settings)).data
     dataset = load_pairs(file, columns=config.columns, system=config.system)
     findings = check_pairs(dataset, near_duplicate_threshold=config.near_duplicate_threshold)
     power = _planned_power(findings.usable, config)
@@ -99,8 +99,8 @@ def plan(
     from assistant_builder.planning.plan import Lengths
     from assistant_builder.planning.planner import plan_study, to_document
 
-    settings, consent = consent_of(settings, trust_remote_code)
-    config = StudyConfig().with_changes({**changes_of(settings), "model.base": model})
+    settings, consent = split_consent(settings, trust_remote_code)
+    config = StudyConfig().with_changes({**parse_settings(settings), "model.base": model})
     consent.allow(config)
     lengths = Lengths.about(tokens, config.train.max_length) if tokens else None
     planned = plan_study(config, pairs, lengths, choose_machine(memory, card))

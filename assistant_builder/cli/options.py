@@ -32,27 +32,27 @@ class Consent:
 
     def __init__(self, trust: bool) -> None:
         self._trust = trust
-        self._said: set[str] = set()
+        self._noted: set[str] = set()
 
     def __call__(self, config: StudyConfig) -> None:
         """Say which addresses a run with these settings contacts, and allow the base model's code if that was asked."""
         for key, what in config.contacts.items():
-            self.say(f"this run {what} ({key})")
+            self.note(f"this run {what} ({key})")
         self.allow(config)
 
     def allow(self, config: StudyConfig) -> None:
         """Allow the base model's code if that was asked, for a command that contacts no address."""
         if self._trust:
-            self.say(f"this command may run the Python code of {allow_code(config.model)} (--trust-remote-code)")
+            self.note(f"this command may run the Python code of {allow_code(config.model)} (--trust-remote-code)")
 
-    def say(self, line: str) -> None:
+    def note(self, line: str) -> None:
         """Say a line, once."""
-        if line not in self._said:
-            self._said.add(line)
+        if line not in self._noted:
+            self._noted.add(line)
             output.note(printable(line))
 
 
-def consent_of(settings: list[str], trust: bool) -> tuple[list[str], Consent]:
+def split_consent(settings: list[str], trust: bool) -> tuple[list[str], Consent]:
     """What the user agrees to, and the settings without it.
 
     ``--set model.trust_remote_code=true`` is typed by the user just as ``--trust-remote-code`` is, and means the same:
@@ -63,7 +63,7 @@ def consent_of(settings: list[str], trust: bool) -> tuple[list[str], Consent]:
     return [text for text in settings if text not in asked], Consent(trust or bool(asked))
 
 
-def changes_of(settings: list[str]) -> dict[str, str]:
+def parse_settings(settings: list[str]) -> dict[str, str]:
     """``["train.epochs=2"]`` → ``{"train.epochs": "2"}``."""
     wrong = [text for text in settings if "=" not in text]
     if wrong:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.jobs.events import Event
-from assistant_builder.redaction import visible
+from assistant_builder.redaction import escape_control_characters
 
 if TYPE_CHECKING:
     from assistant_builder.data import Findings
@@ -39,7 +39,7 @@ def print_json(document: Any) -> None:
 
 def fail(error: AssistantBuilderError) -> NoReturn:
     """One line on standard error, exit code 1."""
-    sys.stderr.write(f"assistant-builder: {visible(str(error))}\n")
+    sys.stderr.write(f"assistant-builder: {escape_control_characters(str(error))}\n")
     raise SystemExit(1)
 
 
@@ -65,13 +65,13 @@ def print_findings(findings: Findings) -> None:
     lines = [f"{Path(dataset.source).name}: {dataset.format}, {dataset.rows} rows, {len(findings.usable)} usable",
              f"columns: {columns}"]
     lines += [f"{problem['severity']}: {problem['title']}. {problem['detail']}" for problem in findings.problems]
-    sys.stdout.write(visible("\n".join(lines)) + "\n")
+    sys.stdout.write(escape_control_characters("\n".join(lines)) + "\n")
 
 
 def _literal(text: str) -> str:
     from rich.markup import escape
 
-    return escape(visible(text))
+    return escape(escape_control_characters(text))
 
 
 class RunDisplay:
@@ -116,7 +116,7 @@ def run_display() -> Iterator[RunDisplay]:
         yield RunDisplay(progress)
 
 
-def on_nodes(status: dict[str, Any]) -> bool:
+def has_nodes(status: dict[str, Any]) -> bool:
     """Whether a step of a study ran on a node of a cluster."""
     return any("node" in step for step in status["steps"])
 
@@ -125,6 +125,6 @@ def step_rows(status: dict[str, Any]) -> list[list[str]]:
     """Rows of the steps' table of ``status``."""
     return [
         [f"{MARKS[step['state']]} {step['name']}", step["state"], human_seconds(step["seconds"]),
-         *([step.get("node", "")] if on_nodes(status) else [])]
+         *([step.get("node", "")] if has_nodes(status) else [])]
         for step in status["steps"]
     ]

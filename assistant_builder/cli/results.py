@@ -12,7 +12,7 @@ from assistant_builder.cli.options import Consent, Json, Name, TrustRemoteCode
 from assistant_builder.config import ARMS
 from assistant_builder.errors import ConfigError, StudyError
 from assistant_builder.jobs.events import Event
-from assistant_builder.redaction import visible
+from assistant_builder.redaction import escape_control_characters
 from assistant_builder.study import Study
 
 
@@ -79,7 +79,7 @@ def ask(
         return output.print_json({"question": question, "answers": answers})
     for asked, answer in answers.items():
         label = {"qlora": "QLoRA · 4-bit", "lora": "LoRA · 16-bit"}[asked]
-        typer.echo(f"{label} ({answer['tokens']} tokens, {answer['seconds']:.1f} s): {visible(answer['text'])}")
+        typer.echo(f"{label} ({answer['tokens']} tokens, {answer['seconds']:.1f} s): {escape_control_characters(answer['text'])}")
 
 
 def export(

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from assistant_builder.cli import output
-from assistant_builder.cli.options import Consent, Json, Name, Settings, TrustRemoteCode, changes_of, consent_of
+from assistant_builder.cli.options import Consent, Json, Name, Settings, TrustRemoteCode, parse_settings, split_consent
 from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.jobs.events import Event
 from assistant_builder.jobs.storing import cancel_nodes
@@ -36,8 +36,8 @@ def run(
     from assistant_builder.jobs.running import run_study
     from assistant_builder.jobs.starting import open_or_create
 
-    settings, consent = consent_of(settings, trust_remote_code)
-    study = open_or_create(source, name=name, changes=changes_of(settings), redo=redo, before=consent)
+    settings, consent = split_consent(settings, trust_remote_code)
+    study = open_or_create(source, name=name, changes=parse_settings(settings), redo=redo, before=consent)
     try:
         if as_json:
             run_study(study, redo=redo, now=now, check=check_tasks)
@@ -96,7 +96,7 @@ def status(name: Name, as_json: Json = False) -> None:
     if as_json:
         return output.print_json(document)
     typer.echo(", ".join(filter(None, (f"{study.name}: {document['state']}", waiting_sentence(document["behind"])))))
-    columns = ["step", "state", "time", *(["node"] if output.on_nodes(document) else [])]
+    columns = ["step", "state", "time", *(["node"] if output.has_nodes(document) else [])]
     output.print_table(columns, output.step_rows(document))
     if document["dashboard"]:
         typer.echo(f"The cluster's dashboard: {document['dashboard']}")
@@ -124,7 +124,7 @@ def cancel(name: Name) -> None:
     idle = study.state != "running" and not study.behind
     executor = study.config.executor
     if idle and executor.kind != "local" and executor.store is not None:
-        Consent(False).say(f"looks into {executor.store} (executor.store)")
+        Consent(False).note(f"looks into {executor.store} (executor.store)")
     if idle and not cancel_nodes(study):
         raise StudyError(f"the study is not running ({study.state})", where=f"study {name}",
                          remedy=f"Start it with 'assistant-builder run {name}'")

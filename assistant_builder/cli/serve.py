@@ -81,7 +81,7 @@ def serve(
 
         first = roster.assistants[0].study
         address = first.config.executor.address
-        consent.say(f"serves on the Ray cluster at {address} (executor.address of study {first.name})")
+        consent.note(f"serves on the Ray cluster at {address} (executor.address of study {first.name})")
         return serve_on_ray(roster, config, digest, address, ready)
     from assistant_builder.serving.local import serve_here
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from assistant_builder.cli import output
-from assistant_builder.cli.options import Json, TrustRemoteCode, consent_of
+from assistant_builder.cli.options import Json, TrustRemoteCode, split_consent
 from assistant_builder.cli.run import check_tasks
 from assistant_builder.errors import StudyError
 from assistant_builder.jobs.events import Event
@@ -45,7 +45,7 @@ def sweep(
     for option, given, known in (("--arm", arm, get_args(Judge)), ("--prune", prune, get_args(Prune))):
         if given is not None and given not in known:
             raise typer.BadParameter(f"{given!r} is none of {', '.join(known)}", param_hint=option)
-    settings, consent = consent_of(settings, trust_remote_code)
+    settings, consent = split_consent(settings, trust_remote_code)
     begun = open_sweep(source, name=name, settings=settings, arm=arm, prune=prune,  # type: ignore[arg-type]
                        before=consent)
     if as_json:

@@ -11,7 +11,6 @@ Imports torch: only worker processes import this module.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,8 +21,6 @@ ROWS = 256
 """Rows of a block while a whole sequence is read."""
 ROWS_PER_TOKEN = 64
 """Rows of a block while one token a sequence is generated; fewer save little time, for the weights must be read."""
-LENGTH = 32
-"""Sequences are padded to a multiple of this many tokens."""
 
 
 class BatchInvariantLinear(TorchFunctionMode):
@@ -72,34 +69,3 @@ class ContiguousLinear(TorchFunctionMode):
         if func is F.linear and not kwargs:
             args = (args[0].contiguous(), *args[1:])
         return func(*args, **(kwargs or {}))
-
-
-def padded(length: int) -> int:
-    """The length to which a sequence of ``length`` tokens is padded."""
-    return -(-length // LENGTH) * LENGTH
-
-
-def batches(
-    lengths: Sequence[int], size: int, *, alike: bool = True, most_tokens: int | None = None
-) -> list[list[int]]:
-    """Divide sequences into batches of at most ``size``, shortest first.
-
-    Args:
-        lengths: Tokens of each sequence.
-        size: Largest batch.
-        alike: Put sequences into one batch only where they are padded alike.
-        most_tokens: Most tokens of a batch, padding included, unless a single sequence has more.
-
-    Returns:
-        Indices into ``lengths``.
-    """
-    found: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda index: (lengths[index], index)):
-        longest = padded(lengths[index])
-        rows = len(found[-1]) + 1 if found else size + 1
-        fits = rows <= size and (most_tokens is None or rows * longest <= most_tokens)
-        if fits and (not alike or padded(lengths[found[-1][0]]) == longest):
-            found[-1].append(index)
-        else:
-            found.append([index])
-    return found

@@ -26,21 +26,21 @@ from typing import Any
 
 import torch
 
-from assistant_builder.inference.batch_invariant import LENGTH, BatchInvariantLinear, ContiguousLinear, batches, padded
+from assistant_builder.inference.batch_invariant import BatchInvariantLinear, ContiguousLinear
 from assistant_builder.inference.packed_batch import PackedModel, SequenceChunk, SlottedKVCache, bytes_per_token
-from assistant_builder.training.collate import IGNORED, LeftPadding, supervised_logits
+from assistant_builder.inference.padded_batch import IGNORED, LENGTH, LeftPadding, batches, padded, supervised_logits
 
 ROWS = 512
 """Rows of a pass that reads."""
 HEAD_ROWS = 256
 """Rows that the head takes at once in such a pass."""
-ANSWERS = 64
+DECODE_ROWS = 64
 """Rows of a pass that goes on with answers: so many are given at once."""
-MOST_BYTES = 1 << 30
+MAX_CACHE_BYTES = 1 << 30
 """Of keys and values held at once."""
 _SHORT, _LONG = 128, 256
 """Slots hold a multiple of the first, beyond 512 tokens of the second."""
-_SHORTEST_START = 8
+_MIN_PREFIX = 8
 
 Tokens = tuple[Sequence[int], Sequence[int]]
 """Ids of a prompt and of the target that follows it; the target may be empty."""
@@ -54,12 +54,12 @@ with none too, so that it may raise."""
 
 
 @dataclass
-class _Row:
+class _ActiveSequence:
     """A sequence in its slot; ``answer`` begins with the token that the question's last one brings forth."""
 
     index: int
     slot: int
-    next_place: int = 0
+    next_position: int = 0
     answer: list[int] = field(default_factory=list)
 
 
@@ -91,12 +91,12 @@ class BatchScorer:
     """
 
     def __init__(self, model: Any, pad_id: int, stop_ids: Sequence[int], size: int) -> None:
-        self._rows = PackedModel(model, pad_id)
+        self._packed = PackedModel(model, pad_id)
         self._stop = set(stop_ids)
-        self._size = min(size, ANSWERS)
-        self._most_tokens = MOST_BYTES // bytes_per_token(model)
-        self._begin: tuple[int, ...] = ()
-        self._start: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._size = min(size, DECODE_ROWS)
+        self._most_tokens = MAX_CACHE_BYTES // bytes_per_token(model)
+        self._prefix: tuple[int, ...] = ()
+        self._prefix_states: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.seconds = {"nll": 0.0, "generate": 0.0}
 
     def run(
@@ -110,22 +110,22 @@ class BatchScorer:
             on_scores: Told what a pass has scored.
             on_answers: Told the answers that have ended.
         """
-        self.begin(sequences)
+        self.read_prefix(sequences)
         for group, slots in self.groups(sequences, longest_answer):
             waiting, free = deque(group), deque(range(slots.count))
-            active: dict[int, _Row] = {}
+            active: dict[int, _ActiveSequence] = {}
             while waiting or active:
-                chunk = self.fitting([sequences[index] for index in islice(waiting, len(free))])
+                chunk = self.next_count([sequences[index] for index in islice(waiting, len(free))])
                 # answers under way go on until there is room for a full pass of questions
                 if chunk and (not active or chunk == len(waiting) or chunk < len(free)):
-                    rows = [_Row(waiting.popleft(), free.popleft()) for _ in range(chunk)]
+                    rows = [_ActiveSequence(waiting.popleft(), free.popleft()) for _ in range(chunk)]
                     on_scores(self._read(slots, rows, sequences))
                     if not longest_answer:
                         free.extend(row.slot for row in rows)
                         continue
                     active |= {row.slot: row for row in rows}
                 else:
-                    self._go_on(slots, active)
+                    self._decode(slots, active)
                 ended = [row for row in active.values() if self._ended(row, longest_answer)]
                 for row in ended:
                     del active[row.slot]
@@ -134,27 +134,27 @@ class BatchScorer:
 
     def passes(self, sequences: Sequence[Tokens]) -> Iterator[ScoredChunk]:
         """Read every prompt with its target, pass by pass, without answering."""
-        self.begin(sequences)
+        self.read_prefix(sequences)
         for group, slots in self.groups(sequences, 0, most_tokens=2 * ROWS):
             waiting = deque(group)
             while waiting:
-                chunk = self.fitting([sequences[index] for index in islice(waiting, slots.count)])
-                rows = [_Row(waiting.popleft(), slot) for slot in range(chunk)]
-                yield from self._reads(slots, rows, sequences)
+                chunk = self.next_count([sequences[index] for index in islice(waiting, slots.count)])
+                rows = [_ActiveSequence(waiting.popleft(), slot) for slot in range(chunk)]
+                yield from self._scored_chunks(slots, rows, sequences)
 
     # what is computed together
 
-    def begin(self, sequences: Sequence[Tokens]) -> None:
+    def read_prefix(self, sequences: Sequence[Tokens]) -> None:
         """Read what all prompts begin with, if that is worth a pass."""
         # the last token of every prompt is left: what it brings forth is wanted
         shared = os.path.commonprefix([list(prompt[:-1]) for prompt, _ in sequences])
-        self._begin = tuple(shared) if len(sequences) > 1 and len(shared) >= _SHORTEST_START else ()
-        self._start = []
-        if self._begin:
-            slots = SlottedKVCache(1, slot_length(len(self._begin)))
-            for start in range(0, len(self._begin), ROWS):
-                self._pass(slots, [SequenceChunk(0, start, self._begin[start : start + ROWS])], [0])
-            self._start = slots.first(len(self._begin))
+        self._prefix = tuple(shared) if len(sequences) > 1 and len(shared) >= _MIN_PREFIX else ()
+        self._prefix_states = []
+        if self._prefix:
+            slots = SlottedKVCache(1, slot_length(len(self._prefix)))
+            for start in range(0, len(self._prefix), ROWS):
+                self._pass(slots, [SequenceChunk(0, start, self._prefix[start : start + ROWS])], [0])
+            self._prefix_states = slots.prefix_states(len(self._prefix))
 
     def groups(
         self, sequences: Sequence[Tokens], longest_answer: int, *, most_tokens: int | None = None
@@ -166,34 +166,34 @@ class BatchScorer:
             group.sort(key=lambda index: (sum(map(len, sequences[index])), index))
             room = (most_tokens or self._most_tokens) // length
             slots = SlottedKVCache(max(1, min(self._size, room, len(group))), length)
-            if self._start:
-                slots.begin_with(self._start)
+            if self._prefix_states:
+                slots.fill_prefix(self._prefix_states)
             yield group, slots
 
-    def fitting(self, waiting: Sequence[Tokens]) -> int:
+    def next_count(self, waiting: Sequence[Tokens]) -> int:
         """How many of the sequences that wait are read in the next pass."""
         rows = list(accumulate(self._last_rows(sequence) for sequence in waiting))
         return max(sum(total <= ROWS for total in rows), min(1, len(rows)))
 
     def _last_rows(self, sequence: Tokens) -> int:
         """Rows of the last pass over a sequence; those before it are full and hold nothing else."""
-        return (len(sequence[0]) + max(0, len(sequence[1]) - 1) - len(self._begin) - 1) % ROWS + 1
+        return (len(sequence[0]) + max(0, len(sequence[1]) - 1) - len(self._prefix) - 1) % ROWS + 1
 
     # passes
 
-    def _reads(self, slots: SlottedKVCache, rows: Sequence[_Row], sequences: Sequence[Tokens]) -> Iterator[ScoredChunk]:
+    def _scored_chunks(self, slots: SlottedKVCache, rows: Sequence[_ActiveSequence], sequences: Sequence[Tokens]) -> Iterator[ScoredChunk]:
         last: list[tuple[int, SequenceChunk, Tokens]] = []
         for row in rows:
             prompt, target = sequences[row.index]
             ids = [*prompt, *target[:-1]]
             end = len(ids) - self._last_rows((prompt, target))
-            for start in range(len(self._begin), end, ROWS):
+            for start in range(len(self._prefix), end, ROWS):
                 piece = SequenceChunk(row.slot, start, ids[start : start + ROWS])
-                yield self._found(slots, [(row.index, piece, (prompt, target))])
+                yield self._score_pass(slots, [(row.index, piece, (prompt, target))])
             last.append((row.index, SequenceChunk(row.slot, end, ids[end:]), (prompt, target)))
-        yield self._found(slots, last)
+        yield self._score_pass(slots, last)
 
-    def _found(self, slots: SlottedKVCache, read: Sequence[tuple[int, SequenceChunk, Tokens]]) -> ScoredChunk:
+    def _score_pass(self, slots: SlottedKVCache, read: Sequence[tuple[int, SequenceChunk, Tokens]]) -> ScoredChunk:
         keep: list[int] = []
         targets: list[int] = []
         counts, row = [], 0
@@ -210,13 +210,13 @@ class BatchScorer:
         return ScoredChunk([index for index, _, _ in read], logits, followed, counts)
 
     def _pass(self, slots: SlottedKVCache, pieces: Sequence[SequenceChunk], keep: Sequence[int]) -> torch.Tensor:
-        step = self._rows.read(slots, pieces, rows=ROWS)
-        return self._rows.logits(slots, step, keep, block=HEAD_ROWS)
+        step = self._packed.prepare_prefill(slots, pieces, rows=ROWS)
+        return self._packed.logits(slots, step, keep, block=HEAD_ROWS)
 
-    def _read(self, slots: SlottedKVCache, rows: Sequence[_Row], sequences: Sequence[Tokens]) -> dict[int, Scored]:
+    def _read(self, slots: SlottedKVCache, rows: Sequence[_ActiveSequence], sequences: Sequence[Tokens]) -> dict[int, Scored]:
         began = time.monotonic()
         found: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {row.index: [] for row in rows}
-        for read in self._reads(slots, rows, sequences):
+        for read in self._scored_chunks(slots, rows, sequences):
             chosen = torch.log_softmax(read.logits, dim=-1).gather(1, read.targets.unsqueeze(1)).squeeze(1)
             parts = zip(chosen.split(read.counts), read.logits.argmax(dim=-1).split(read.counts), strict=True)
             for index, part in zip(read.sequences, parts, strict=True):
@@ -226,25 +226,25 @@ class BatchScorer:
             for index, parts in found.items()
         }
         for row in rows:
-            row.next_place = len(sequences[row.index][0])
+            row.next_position = len(sequences[row.index][0])
             row.answer.append(scored[row.index][1][0])
         self.seconds["nll"] += time.monotonic() - began
         return {index: pair for index, pair in scored.items() if sequences[index][1]}
 
-    def _go_on(self, slots: SlottedKVCache, active: dict[int, _Row]) -> None:
+    def _decode(self, slots: SlottedKVCache, active: dict[int, _ActiveSequence]) -> None:
         began = time.monotonic()
         rows = [active[slot] for slot in sorted(active)]
-        step = self._rows.go_on(
-            slots, [SequenceChunk(row.slot, row.next_place, row.answer[-1:]) for row in rows],
-            rows=ANSWERS,
+        step = self._packed.prepare_decode(
+            slots, [SequenceChunk(row.slot, row.next_position, row.answer[-1:]) for row in rows],
+            rows=DECODE_ROWS,
         )
-        logits = self._rows.logits(slots, step, range(ANSWERS))
+        logits = self._packed.logits(slots, step, range(DECODE_ROWS))
         for row, token in zip(rows, logits.argmax(dim=-1).tolist(), strict=False):
-            row.next_place += 1
+            row.next_position += 1
             row.answer.append(token)
         self.seconds["generate"] += time.monotonic() - began
 
-    def _ended(self, row: _Row, longest: int) -> bool:
+    def _ended(self, row: _ActiveSequence, longest: int) -> bool:
         return len(row.answer) >= longest or row.answer[-1] in self._stop
 
 
@@ -256,11 +256,11 @@ def slot_length(tokens: int) -> int:
 
 ROUND = 32
 """Tokens generated before those answers that have ended are taken out of the batches."""
-LONG = 256
+LONG_PROMPT = 256
 """Tokens beyond which a prompt is read but once."""
-MOST_TOKENS = 2048
+MAX_SCORED_TOKENS = 2048
 """Tokens scored at once; the logits of each are a vocabulary long."""
-MOST_REMEMBERED = 16384
+MAX_CACHED_TOKENS = 16384
 """Tokens of prompts answered at once; keys and values of each are kept."""
 
 
@@ -299,7 +299,7 @@ class PaddedBatchScorer:
     def passes(self, sequences: Sequence[Tokens]) -> Iterator[ScoredChunk]:
         """As :meth:`assistant_builder.inference.batch_scorer.Reader.passes`."""
         lengths = [sum(map(len, sequence)) for sequence in sequences]
-        for batch in batches(lengths, self._size, alike=self._fixed, most_tokens=MOST_TOKENS):
+        for batch in batches(lengths, self._size, alike=self._fixed, most_tokens=MAX_SCORED_TOKENS):
             logits, targets = self._logits([sequences[index] for index in batch])
             yield ScoredChunk(batch, logits, targets, [len(sequences[index][1]) for index in batch])
 
@@ -324,11 +324,11 @@ class PaddedBatchScorer:
         while waiting:
             unfinished = []
             lengths = [len(ids[index]) + len(answers[index]) for index in waiting]
-            for batch in batches(lengths, self._size, alike=self._fixed, most_tokens=MOST_REMEMBERED):
+            for batch in batches(lengths, self._size, alike=self._fixed, most_tokens=MAX_CACHED_TOKENS):
                 began = time.monotonic()
                 rows = [waiting[place] for place in batch]
                 left = longest - len(answers[rows[0]])  # the same for all that wait
-                length = left if padded(max(lengths[place] for place in batch)) > LONG else min(ROUND, left)
+                length = left if padded(max(lengths[place] for place in batch)) > LONG_PROMPT else min(ROUND, left)
                 for index, new in zip(rows, self._generate([ids[i] + answers[i] for i in rows], length), strict=True):
                     answers[index] += new
                     if length < left and len(new) == length and new[-1] not in self._stop:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from assistant_builder.inference.session import Sampling
 
-_SLOT = 256
+_SLOT_MULTIPLE = 256
 """Room for a conversation is a multiple of this many tokens."""
-_READ = 512
+_CHUNK = 512
 """Tokens of a prompt read at once."""
 
 
@@ -74,11 +74,11 @@ class KVCacheState:
         from assistant_builder.inference.packed_batch import SlottedKVCache
 
         known = len(os.path.commonprefix([self.ids, list(ids[:-1])]))
-        needed = -(-(len(ids) + limit) // _SLOT) * _SLOT
+        needed = -(-(len(ids) + limit) // _SLOT_MULTIPLE) * _SLOT_MULTIPLE
         if self.slots is None or self.slots.length < needed:
             slots = SlottedKVCache(1, needed)
             if known:
-                slots.begin_with(self.slots.first(known))
+                slots.fill_prefix(self.slots.prefix_states(known))
             self.slots = slots
         self.ids = list(ids[:known])
         return known
@@ -102,11 +102,11 @@ def generate_tokens(
     from assistant_builder.inference.packed_batch import supports_packing
 
     if supports_packing(model):
-        return _row_by_row(model, prompter, ids, limit, sampling, stop_event, conversation or KVCacheState())
+        return _generate_packed(model, prompter, ids, limit, sampling, stop_event, conversation or KVCacheState())
     return generate_with_transformers(model, prompter, ids, limit, sampling, stop_event)
 
 
-def _row_by_row(
+def _generate_packed(
     model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling, stop_event: threading.Event,
     conversation: KVCacheState,
 ) -> Iterator[int]:
@@ -118,9 +118,9 @@ def _row_by_row(
     drawing = [] if sampling.temperature == 0 else sampling_processors(sampling)
     known = conversation.resume(ids, limit)
     slots = conversation.slots
-    for start in range(known, len(ids), _READ):
-        part = list(ids[start : start + _READ])
-        logits = rows.logits(slots, rows.read(slots, [SequenceChunk(0, start, part)]), [len(part) - 1])
+    for start in range(known, len(ids), _CHUNK):
+        part = list(ids[start : start + _CHUNK])
+        logits = rows.logits(slots, rows.prepare_prefill(slots, [SequenceChunk(0, start, part)]), [len(part) - 1])
         conversation.ids += part
         if stop_event.is_set():
             return
@@ -132,7 +132,7 @@ def _row_by_row(
         yield token
         if count == limit or token in prompter.stop_ids or stop_event.is_set():
             return
-        step = rows.go_on(slots, [SequenceChunk(0, len(conversation.ids), [token])])
+        step = rows.prepare_decode(slots, [SequenceChunk(0, len(conversation.ids), [token])])
         logits = rows.logits(slots, step, [0])
         conversation.ids.append(token)
 

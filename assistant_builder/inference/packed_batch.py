@@ -56,7 +56,7 @@ class SlottedKVCache(Cache):
         found = []
         for stored, states in zip(self.stored[layer_idx], (key_states, value_states), strict=True):
             rows = states[0].transpose(0, 1)[self.step.written]
-            stored.view(-1, *stored.shape[2:]).index_copy_(0, self.step.places, rows)
+            stored.view(-1, *stored.shape[2:]).index_copy_(0, self.step.cache_indices, rows)
             read = stored if self.step.slots is None else stored.index_select(0, self.step.slots)
             found.append(read.transpose(1, 2))
         return found[0], found[1]
@@ -65,11 +65,11 @@ class SlottedKVCache(Cache):
         """Asked by models that number their positions themselves; here every pass brings its own."""
         return 0
 
-    def first(self, length: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def prefix_states(self, length: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Keys and values of the first ``length`` tokens of the first slot, layer by layer."""
         return [(keys[0, :length].clone(), values[0, :length].clone()) for keys, values in self.stored]
 
-    def begin_with(self, start: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    def fill_prefix(self, start: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Put what :meth:`first` of other slots returned at the start of every slot."""
         self.stored = []
         for given in start:
@@ -117,10 +117,10 @@ class PackedBatch:
     ids: torch.Tensor
     positions: torch.Tensor
     written: slice
-    places: torch.Tensor
+    cache_indices: torch.Tensor
     slots: torch.Tensor | None
     queries: torch.Tensor
-    back: torch.Tensor
+    query_of_row: torch.Tensor
     shape: tuple[int, int]
     query_positions: torch.Tensor
     length: int
@@ -164,7 +164,7 @@ def _attention(
     )
     found = found.reshape(sequences, shared, groups, queries, -1).permute(0, 3, 1, 2, 4)
     found = found.reshape(sequences * queries, heads, -1)
-    return found.index_select(0, step.back).view(1, rows, heads, -1), None
+    return found.index_select(0, step.query_of_row).view(1, rows, heads, -1), None
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
@@ -175,7 +175,7 @@ def supports_packing(model: Any) -> bool:
     config = model.config
     return bool(
         getattr(model, "_supports_sdpa", False)
-        and getattr(_bare(model), "_supports_attention_backend", False)
+        and getattr(_unwrap_peft(model), "_supports_attention_backend", False)
         and set(getattr(config, "layer_types", None) or ["full_attention"]) <= _LAYERS
         and getattr(config, "attn_logit_softcapping", None) is None
         and not getattr(config, "is_encoder_decoder", False)
@@ -200,7 +200,7 @@ class PackedModel:
     """
 
     def __init__(self, model: Any, pad_id: int) -> None:
-        self._model = _bare(model)
+        self._model = _unwrap_peft(model)
         self._pad = pad_id
         self._head = self._model.get_output_embeddings()
         self._cache_name = "cache" if "cache" in inspect.signature(self._model.forward).parameters else (
@@ -212,7 +212,7 @@ class PackedModel:
         device: torch.device = self._model.device
         return device
 
-    def read(self, slots: SlottedKVCache, pieces: Sequence[SequenceChunk], *, rows: int | None = None) -> PackedBatch:
+    def prepare_prefill(self, slots: SlottedKVCache, pieces: Sequence[SequenceChunk], *, rows: int | None = None) -> PackedBatch:
         """Prepare a pass over pieces of several tokens.
 
         Args:
@@ -235,9 +235,9 @@ class PackedModel:
             asked.append([*range(piece.start, piece.start + count), *[piece.start] * (widest - count)])
             back += range(number * widest, number * widest + count)
             row += count
-        return self._step(slots, ids, positions, places, queries, back, asked, rows, [piece.slot for piece in pieces])
+        return self._batch(slots, ids, positions, places, queries, back, asked, rows, [piece.slot for piece in pieces])
 
-    def go_on(self, slots: SlottedKVCache, pieces: Sequence[SequenceChunk], *, rows: int | None = None) -> PackedBatch:
+    def prepare_decode(self, slots: SlottedKVCache, pieces: Sequence[SequenceChunk], *, rows: int | None = None) -> PackedBatch:
         """Prepare a pass over one token of each piece.
 
         Args:
@@ -249,13 +249,13 @@ class PackedModel:
         queries, asked = [0] * slots.count, [[0] for _ in range(slots.count)]
         for row, piece in enumerate(pieces):
             queries[piece.slot], asked[piece.slot] = row, [piece.start]
-        return self._step(
+        return self._batch(
             slots, [piece.ids[0] for piece in pieces], [piece.start for piece in pieces],
             [piece.slot * slots.length + piece.start for piece in pieces], queries, [piece.slot for piece in pieces],
             asked, rows, list(range(slots.count)),
         )
 
-    def _step(
+    def _batch(
         self, slots: SlottedKVCache, ids: list[int], positions: list[int], places: list[int], queries: list[int],
         back: list[int], asked: list[list[int]], rows: int | None, read: list[int],
     ) -> PackedBatch:
@@ -265,9 +265,9 @@ class PackedModel:
         missing = max(0, (rows or 0) - len(ids))
         return PackedBatch(
             ids=tensor([ids + [self._pad] * missing]), positions=tensor([positions + [0] * missing]),
-            written=slice(0, len(ids)), places=tensor(places),
+            written=slice(0, len(ids)), cache_indices=tensor(places),
             slots=None if read == list(range(slots.count)) else tensor(read), queries=tensor(queries),
-            back=tensor(back + [0] * missing), shape=(len(asked), len(asked[0])), query_positions=tensor(asked),
+            query_of_row=tensor(back + [0] * missing), shape=(len(asked), len(asked[0])), query_positions=tensor(asked),
             length=slots.length,
         )
 
@@ -288,7 +288,7 @@ class PackedModel:
         wanted = list(keep)
         if block:
             wanted += [0] * (-len(wanted) % block)
-        with self._attending(), self._head_in_blocks(block):
+        with self._packed_attention(), self._head_in_blocks(block):
             output = self._model(
                 input_ids=step.ids, position_ids=step.positions, use_cache=True, step=step,
                 logits_to_keep=torch.tensor(wanted, device=self.device), **{self._cache_name: slots},
@@ -297,7 +297,7 @@ class PackedModel:
         return logits
 
     @contextmanager
-    def _attending(self) -> Iterator[None]:
+    def _packed_attention(self) -> Iterator[None]:
         config = self._model.config
         before = config._attn_implementation
         config._attn_implementation = NAME
@@ -320,6 +320,6 @@ class PackedModel:
             del head.forward
 
 
-def _bare(model: Any) -> Any:
+def _unwrap_peft(model: Any) -> Any:
     """The model of transformers inside PEFT's wrapping; its layers are adapted."""
     return model.get_base_model() if isinstance(model, PeftModel) else model

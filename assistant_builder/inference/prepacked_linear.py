@@ -15,11 +15,13 @@ import torch
 from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 
+from assistant_builder.devices import multiplies_bfloat16
+
 _ROWS = 64
 """Rows that the order is chosen for; others compute with it as well."""
 
 
-class PackedLinear(nn.Module):
+class PrepackedLinear(nn.Module):
     """A frozen linear layer for inference.
 
     Args:
@@ -39,12 +41,12 @@ class PackedLinear(nn.Module):
                                                                   "")
         return result
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> PackedLinear:
+    def __deepcopy__(self, memo: dict[int, Any]) -> PrepackedLinear:
         """Itself: nothing in it changes, and the packed weight cannot be copied."""
         return self
 
 
-def pack(*models: nn.Module, batches: bool = False) -> None:
+def prepack(*models: nn.Module, batches: bool = False) -> None:
     """Replace every frozen linear layer on a CPU in a dtype that it computes in fast.
 
     What trains or merges must be done before.
@@ -55,29 +57,22 @@ def pack(*models: nn.Module, batches: bool = False) -> None:
         models: Changed in place; adapters stay as they are.
         batches: Whether many rows are computed at once; then it pays in float32 too, where single rows are slower.
     """
-    dtypes = _packed_dtypes(batches)
+    dtypes = _prepacked_dtypes(batches)
     places: dict[tuple[int, int], list[tuple[nn.Module, str]]] = {}
     for model in models:
         for parent, name, layer in _plain_layers(model, dtypes):
             places.setdefault((id(layer.weight), id(layer.bias)), []).append((parent, name))
     for shared in places.values():
         parent, name = shared[0]
-        packed = PackedLinear(getattr(parent, name))
+        packed = PrepackedLinear(getattr(parent, name))
         for parent, name in shared:
             setattr(parent, name, packed)
 
 
-def _packed_dtypes(batches: bool) -> set[torch.dtype]:
+def _prepacked_dtypes(batches: bool) -> set[torch.dtype]:
     supported = {torch.float32: batches and torch.backends.mkldnn.is_available(),
                  torch.bfloat16: multiplies_bfloat16()}
     return {dtype for dtype, packs in supported.items() if packs}
-
-
-def multiplies_bfloat16() -> bool:
-    """Whether torch multiplies bfloat16 on this processor with oneDNN, which builds for Macs do not contain."""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _plain_layers(model: nn.Module, dtypes: set[torch.dtype]) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
@@ -91,12 +86,12 @@ def _plain_layers(model: nn.Module, dtypes: set[torch.dtype]) -> Iterator[tuple[
                 yield parent, name, layer
 
 
-def packed_bytes(model: nn.Module) -> int:
+def prepacked_bytes(model: nn.Module) -> int:
     """Bytes of the weights that :func:`pack` has taken over."""
-    return sum(layer.packed_bytes for layer in model.modules() if isinstance(layer, PackedLinear))
+    return sum(layer.packed_bytes for layer in model.modules() if isinstance(layer, PrepackedLinear))
 
 
-def hold_adapters(model: nn.Module, dtype: torch.dtype) -> None:
+def cast_adapters(model: nn.Module, dtype: torch.dtype) -> None:
     """Keep adapters in the dtype of the arithmetic, so that they are not cast at every token."""
     for name, parameter in model.named_parameters():
         if "lora_" in name:

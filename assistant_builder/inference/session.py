@@ -24,7 +24,7 @@ BASE = "base"
 """The third that can be asked: the base without any adapter, as cell B16 of the evaluation; B4 where the study does
 not train the 16-bit arm."""
 MODELS = (*ARMS, BASE)
-MOST_SEEDS = 2**32
+SEED_LIMIT = 2**32
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Sampling:
             problems.append(f"temperature={self.temperature} must lie between 0 and 5")
         if not 0 < self.top_p <= 1:
             problems.append(f"top_p={self.top_p} must lie above 0 and not above 1")
-        if self.seed is not None and not 0 <= self.seed < MOST_SEEDS:
-            problems.append(f"seed={self.seed} must lie between 0 and {MOST_SEEDS - 1}")
+        if self.seed is not None and not 0 <= self.seed < SEED_LIMIT:
+            problems.append(f"seed={self.seed} must lie between 0 and {SEED_LIMIT - 1}")
         if problems:
             raise ConfigError("; ".join(problems), where="sampling", remedy="Correct it and ask again")
 
@@ -284,17 +284,17 @@ def prepare_for_inference(*models: Any) -> None:
         models: Changed in place; several where they stand over the same weights.
     """
     from assistant_builder.inference.packed_batch import supports_packing
-    from assistant_builder.inference.prepacked_linear import hold_adapters, pack
+    from assistant_builder.inference.prepacked_linear import cast_adapters, prepack
 
     for model in models:
-        hold_adapters(model, model.dtype)
+        cast_adapters(model, model.dtype)
     if supports_packing(models[0]):
-        pack(*models)
+        prepack(*models)
 
 
 def _memory(model: Any, *, shared: bool) -> Memory:
-    from assistant_builder.inference.prepacked_linear import packed_bytes
+    from assistant_builder.inference.prepacked_linear import prepacked_bytes
     from assistant_builder.models.loading import model_bytes
 
     adapter = sum(parameter.nbytes for name, parameter in model.named_parameters() if "lora_" in name)
-    return Memory(model_bytes(model) + packed_bytes(model) - adapter, adapter, shared)
+    return Memory(model_bytes(model) + prepacked_bytes(model) - adapter, adapter, shared)

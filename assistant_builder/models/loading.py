@@ -32,9 +32,8 @@ from transformers.integrations.bitsandbytes import Bnb4bitQuantize
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
 from assistant_builder.config import ModelConfig, TrainConfig
-from assistant_builder.devices import torch_device
+from assistant_builder.devices import multiplies_bfloat16, torch_device
 from assistant_builder.errors import ModelError, ResourceError
-from assistant_builder.inference.prepacked_linear import multiplies_bfloat16
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.download import fetch

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError
-from assistant_builder.inference.session import MOST_SEEDS, Sampling
+from assistant_builder.inference.session import SEED_LIMIT, Sampling
 from assistant_builder.serving.refusals import Refusal, refusal_of
 
 MOST_STOPS = 4
@@ -152,7 +152,7 @@ class ChatRequest(_Part):
                 max_new_tokens=limit,
                 temperature=standard.temperature if self.temperature is None else self.temperature,
                 top_p=standard.top_p if self.top_p is None else self.top_p,
-                seed=None if self.seed is None else self.seed % MOST_SEEDS,
+                seed=None if self.seed is None else self.seed % SEED_LIMIT,
             )
         except ConfigError as error:
             raise refusal_of(error) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from assistant_builder.chat.ask import context_tokens, default_system
+from assistant_builder.chat.ask import context_tokens, default_system_prompt
 from assistant_builder.data import Message
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.checkpoint_dir import context_length
@@ -68,4 +68,4 @@ def desk_of(study: Study, context: int | None = None) -> Desk:
     def count(messages: Sequence[Message]) -> int:
         return (long if is_long(messages) else short).prompt_tokens(messages)
 
-    return Desk(count, context_tokens([config], context_length(folder), context) - 1, default_system(study))
+    return Desk(count, context_tokens([config], context_length(folder), context) - 1, default_system_prompt(study))

@@ -15,7 +15,7 @@ from assistant_builder.serving.refusals import Refusal
 from assistant_builder.web.access import AllowedHosts, is_cross_origin, is_loopback
 from assistant_builder.web.middleware import read_body, replay_body
 from assistant_builder.web.passwords import take_secret
-from assistant_builder.web.request_limits import mark_trusted, shown_size
+from assistant_builder.web.request_limits import format_size, mark_trusted
 
 VARIABLE = "ASSISTANT_BUILDER_API_KEY"
 SHORTEST = 16
@@ -96,7 +96,7 @@ class Door:
         await self._app(scope, replay_body(body, receive), send)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
-        if not self._hosts.knows(headers.get("host")) or len(headers.getlist("host")) != 1:
+        if not self._hosts.allows(headers.get("host")) or len(headers.getlist("host")) != 1:
             raise Refusal(421, "this server is not asked by that name; if it is its name, start it with "
                           "--allow-host NAME")
         if is_cross_origin(scope, headers):
@@ -111,5 +111,5 @@ async def _body(headers: Headers, receive: Receive) -> bytes:
     told = headers.get("content-length", "")
     body = None if told.isdigit() and int(told) > MOST_BYTES else await read_body(receive, MOST_BYTES)
     if body is None:
-        raise Refusal(413, f"the request is larger than {shown_size(MOST_BYTES)}")
+        raise Refusal(413, f"the request is larger than {format_size(MOST_BYTES)}")
     return body

@@ -102,7 +102,7 @@ class Engine:
         self.start()
         assert self._loading is not None
         over = threading.Event()
-        self._loading.listen(lambda: over.set() if self._settled() else None)
+        self._loading.add_listener(lambda: over.set() if self._settled() else None)
         while not self._settled():
             over.wait()
         if error := self.failure():
@@ -118,7 +118,7 @@ class Engine:
 
     def failure(self) -> AssistantBuilderError | None:
         """What the last try to load the models failed with."""
-        replies = self._loading.now.values() if self._loading is not None else ()
+        replies = self._loading.snapshot.values() if self._loading is not None else ()
         record = next((reply.error for reply in replies if reply.error is not None), None)
         if record is None:
             return None
@@ -137,7 +137,7 @@ class Engine:
         self._worker.close()
 
     def _settled(self) -> bool:
-        return self._loading is not None and all(reply.finished for reply in self._loading.now.values())
+        return self._loading is not None and all(reply.finished for reply in self._loading.snapshot.values())
 
     # questions
 
@@ -225,10 +225,10 @@ async def _follow(exchange: ReplyStream) -> AsyncIterator[dict[str, Reply]]:
         with suppress(RuntimeError):  # the loop is closed: the server has ended before the answer
             loop.call_soon_threadsafe(changed.set)
 
-    exchange.listen(told)
+    exchange.add_listener(told)
     while True:
         changed.clear()
-        replies = exchange.now
+        replies = exchange.snapshot
         yield replies
         if all(reply.finished for reply in replies.values()):
             return

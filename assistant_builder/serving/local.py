@@ -14,8 +14,8 @@ from assistant_builder.serving.desks import desks_of
 from assistant_builder.serving.door import check_access
 from assistant_builder.serving.engine import Engine, worker_of
 from assistant_builder.serving.roster import Roster
-from assistant_builder.web.access import listen, url_of
-from assistant_builder.web.request_limits import ConnectionLimits, bounded_config
+from assistant_builder.web.access import listen, server_url
+from assistant_builder.web.request_limits import ConnectionLimits, limited_config
 
 _LEAVE_SECONDS = 3
 """How long a server that was asked to stop waits for the answers it has begun."""
@@ -38,10 +38,10 @@ def serve_here(roster: Roster, config: ServingConfig, key: bytes | None, *, as_j
     listener = listen(config.host, config.port)
     with listener:
         engine = Engine(roster, desks_of(roster, config.context), config.waiting, worker_of(roster))
-        base = f"{url_of(config.host, listener.getsockname()[1])}/v1"
+        base = f"{server_url(config.host, listener.getsockname()[1])}/v1"
         said = ready_text(roster, base, as_json=as_json)
         server = _Server(
-            bounded_config(
+            limited_config(
                 make_app(engine, config, key), ConnectionLimits(), log_level="warning", access_log=False,
                 server_header=False, lifespan="on", proxy_headers=False, timeout_graceful_shutdown=_LEAVE_SECONDS,
             ),

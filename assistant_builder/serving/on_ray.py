@@ -19,7 +19,7 @@ from assistant_builder.serving.door import check_access
 from assistant_builder.serving.engine import Engine, worker_of
 from assistant_builder.serving.roster import Roster
 from assistant_builder.study import home
-from assistant_builder.web.access import url_of
+from assistant_builder.web.access import server_url
 
 APPLICATION = "assistant-builder"
 _HEALTH_SECONDS = 10.0
@@ -106,7 +106,7 @@ def deployed(roster: Roster, config: ServingConfig, key: bytes | None, address: 
     serve.start(http_options={"host": config.host, "port": config.port})
     try:
         _deploy(application(roster, config, key))
-        yield f"{url_of(config.host, config.port)}/v1"
+        yield f"{server_url(config.host, config.port)}/v1"
     finally:
         serve.delete(APPLICATION)
 

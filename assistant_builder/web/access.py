@@ -48,13 +48,13 @@ class AllowedHosts:
             names |= {own, own.partition(".")[0], f"{own.partition('.')[0]}.local"}
         self._names = {name.strip("[] ").rstrip(".").lower() for name in names} - {""}
 
-    def knows(self, header: str | None) -> bool:
+    def allows(self, header: str | None) -> bool:
         """Whether a Host header names this server.
 
         Args:
             header: The header, ``name[:port]``.
         """
-        name = _split(header or "")[0]
+        name = _split_host(header or "")[0]
         if not name:
             return False
         try:
@@ -86,11 +86,11 @@ def _same_origin(scope: Scope, headers: Headers, origin: str) -> bool:
         there = ((theirs.hostname or "").rstrip("."), theirs.port or _PORTS.get(theirs.scheme, 0))
     except ValueError:
         return False
-    name, port = _split(headers.get("host", ""))
+    name, port = _split_host(headers.get("host", ""))
     return theirs.scheme == scheme and there == (name, port or _PORTS[scheme])
 
 
-def _split(header: str) -> tuple[str, int | None]:
+def _split_host(header: str) -> tuple[str, int | None]:
     """Name and port of a Host header; an empty name where it is none."""
     try:
         parts = urlsplit(f"//{header.strip()}")
@@ -102,7 +102,7 @@ def _split(header: str) -> tuple[str, int | None]:
     return (parts.hostname or "").rstrip("."), port
 
 
-def url_of(host: str, port: int, scheme: str = "http") -> str:
+def server_url(host: str, port: int, scheme: str = "http") -> str:
     """The address under which a server is found, ``http://127.0.0.1:8000``."""
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -123,7 +123,7 @@ def listen(host: str, port: int) -> socket.socket:
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise _no_address(host) from error
+        raise _unknown_host_error(host) from error
     try:
         if sys.platform != "win32":  # where it would let two servers share a port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -131,23 +131,23 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(2048)
     except (OSError, OverflowError) as error:
         listener.close()
-        raise _refused(host, port, error) from error
+        raise _listen_error(host, port, error) from error
     return listener
 
 
-def _refused(host: str, port: int, error: OSError | OverflowError) -> ConfigError:
+def _listen_error(host: str, port: int, error: OSError | OverflowError) -> ConfigError:
     number = getattr(error, "errno", None)
     if number == errno.EADDRINUSE:
-        return ConfigError(f"port {port} is in use", where=url_of(host, port),
+        return ConfigError(f"port {port} is in use", where=server_url(host, port),
                            remedy=f"Another Assistant Builder may be open there; else take --port {port + 1}")
     if number == errno.EACCES:
         return ConfigError(f"port {port} is not for every user", remedy="Take a --port above 1023")
     if number == errno.EADDRNOTAVAIL:
-        return _no_address(host)
+        return _unknown_host_error(host)
     return ConfigError(f"cannot listen at {host} port {port}: {error}", remedy="Choose another --host or --port")
 
 
-def _no_address(host: str) -> ConfigError:
+def _unknown_host_error(host: str) -> ConfigError:
     return ConfigError(f"{host!r} is no address of this machine", where="--host",
                        remedy="Leave --host at 127.0.0.1, or give an address of this machine")
 
@@ -185,7 +185,7 @@ class Access:
     @property
     def url(self) -> str:
         """Where a person on this machine finds the page."""
-        return url_of(self.host, self.port, "https" if self.certificate is not None else "http")
+        return server_url(self.host, self.port, "https" if self.certificate is not None else "http")
 
     def check(self) -> list[str]:
         """Refuse what would let in everyone.

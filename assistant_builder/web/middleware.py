@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from assistant_builder.web.access import AllowedHosts, is_cross_origin
 from assistant_builder.web.passwords import PasswordHash, RateLimiter
-from assistant_builder.web.request_limits import Limits, mark_trusted, shown_size
+from assistant_builder.web.request_limits import Limits, format_size, mark_trusted
 from assistant_builder.web.sessions import SESSION, Session, Sessions, may_read
 
 _SURROGATE = re.compile(rb"\\ud[89a-f]", re.IGNORECASE)
@@ -48,7 +48,7 @@ class BodyLimitMiddleware:
         self._limits = limits
         self._uploads = uploads
         self._upload_path = upload_path
-        self._judge = judge
+        self._check_request = judge
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body, judge it, and pass it on whole."""
@@ -61,14 +61,14 @@ class BodyLimitMiddleware:
                 body = await read_body(receive, self._limits.message_bytes)
             except ClientDisconnect:
                 return
-        refusal = self._judged(scope, body)
+        refusal = self._check_body(scope, body)
         if refusal is not None:
             return await refusal(scope, receive, send)
         await self._app(scope, replay_body(body or b"", receive), send)
 
-    def _judged(self, scope: Scope, body: bytes | None) -> Response | None:
+    def _check_body(self, scope: Scope, body: bytes | None) -> Response | None:
         if body is None:
-            most = shown_size(self._limits.message_bytes)
+            most = format_size(self._limits.message_bytes)
             return JSONResponse({"detail": f"The request is larger than {most}"}, status_code=413)
         if not body:
             return None
@@ -81,12 +81,12 @@ class BodyLimitMiddleware:
         except (ValueError, RecursionError):
             return JSONResponse({"detail": "The request is not JSON"}, status_code=400)
         host, session = Headers(scope=scope).get("host", ""), scope.get(SESSION)
-        if all(may_read(path, self._uploads, session) for path in file_names(tree, host)):
-            return self._judge(scope, tree)
+        if all(may_read(path, self._uploads, session) for path in referenced_files(tree, host)):
+            return self._check_request(scope, tree)
         return JSONResponse({"detail": "The request names a file that was not uploaded here"}, status_code=403)
 
 
-def file_names(tree: Any, host: str) -> Iterator[str]:
+def referenced_files(tree: Any, host: str) -> Iterator[str]:
     """Every file that gradio would find named in a request, at any depth; an empty name for one elsewhere.
 
     Args:
@@ -102,12 +102,12 @@ def file_names(tree: Any, host: str) -> Iterator[str]:
             if isinstance(meta, Mapping) and meta.get("_type") == "gradio.FileData":
                 yield str(part.get("path") or "")
                 if part.get("url"):
-                    yield _behind_address(str(part["url"]), host)
+                    yield _file_of_url(str(part["url"]), host)
         elif isinstance(part, list):
             waiting += part
 
 
-def _behind_address(url: str, host: str) -> str:
+def _file_of_url(url: str, host: str) -> str:
     """The file that an address of ours stands for."""
     try:
         parts = urlsplit(url)
@@ -157,7 +157,7 @@ def replay_body(body: bytes, receive: Receive) -> Receive:
 
 _STYLE = (Path(__file__).parent / "login_page.css").read_text(encoding="utf-8")
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode("utf-8")).digest()).decode("ascii")
-CONTENT_SECURITY_POLICY = (
+LOGIN_PAGE_POLICY = (
     f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 _PAGE = Markup("""<!doctype html>
@@ -200,9 +200,9 @@ def refresh_page() -> str:
     return str(_REFRESH)
 
 
-PATHS = ("/login", "/logout", "/active")
-WRONG = "User or password are not right."
-_LARGEST_FORM = 8192
+LOGIN_PATHS = ("/login", "/logout", "/active")
+WRONG_CREDENTIALS = "User or password are not right."
+_MAX_FORM_BYTES = 8192
 _log = logging.getLogger(__name__)
 
 
@@ -222,8 +222,8 @@ class Login:
         self._user = user
         self._password = password
         self.sessions = sessions or Sessions()
-        self._throttle = throttle or RateLimiter()
-        self._one_at_a_time = anyio.Lock()  # a hash takes 32 MB and a tenth of a second
+        self._rate_limiter = throttle or RateLimiter()
+        self._hash_lock = anyio.Lock()  # a hash takes 32 MB and a tenth of a second
 
     def session(self, scope: Scope) -> Session | None:
         """The session of a request or a websocket."""
@@ -232,13 +232,13 @@ class Login:
     async def answer(self, request: Request) -> Response:
         """Answer a request to one of :data:`PATHS`."""
         if request.url.path == "/active":
-            return self._active(request)
+            return self._keep_alive(request)
         if request.url.path == "/logout":
-            return self._leave(request)
+            return self._log_out(request)
         if request.method in ("GET", "HEAD"):
-            return self._form(request)
+            return self._show_form(request)
         if request.method == "POST":
-            return await self._try(request)
+            return await self._log_in(request)
         return Response(status_code=405, headers={"Allow": "GET, HEAD, POST"})
 
     def refuse(self, request: Request) -> Response:
@@ -251,45 +251,45 @@ class Login:
             return RedirectResponse(after, status_code=303)
         return JSONResponse({"detail": "Log in first"}, status_code=401, headers={"X-Log-In": "/login"})
 
-    def _form(self, request: Request) -> Response:
+    def _show_form(self, request: Request) -> Response:
         if self.session(request.scope) is not None:
-            return RedirectResponse(_place(request.query_params.get("next", "")), status_code=303)
+            return RedirectResponse(_redirect_target(request.query_params.get("next", "")), status_code=303)
         said = {"out": "You are logged out.", "over": "You were logged out after a while. Nothing is lost; runs go on."}
         page = login_page(request.query_params.get("next", ""), said=said.get(request.query_params.get("said", ""), ""))
         return _page(page)
 
-    async def _try(self, request: Request) -> Response:
+    async def _log_in(self, request: Request) -> Response:
         try:
-            form = await _small_form(request)
+            form = await _read_form(request)
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
         if form is None:
             return JSONResponse({"detail": "Not a login form"}, status_code=413)
         after = form.get("next", "")
         address = request.client.host if request.client else ""
-        wait = self._throttle.attempt(address)
+        wait = self._rate_limiter.attempt(address)
         if wait > 0:
-            return self._not_yet(request, after, wait)
-        async with self._one_at_a_time:
+            return self._too_many_attempts(request, after, wait)
+        async with self._hash_lock:
             right = await anyio.to_thread.run_sync(self._password.matches, form.get("password", ""))
         named = hmac.compare_digest(_bytes(form.get("username", "")), _bytes(self._user))
         if not (right and named):
             # the name is not logged: people type passwords there
-            _log.warning("login refused from %s, attempt %d", address, self._throttle.failures(address))
+            _log.warning("login refused from %s, attempt %d", address, self._rate_limiter.failures(address))
             if not _wants_page(request):
-                return JSONResponse({"detail": WRONG}, status_code=401)
-            return _page(login_page(after, failed=WRONG), 401)
-        self._throttle.succeeded(address)
+                return JSONResponse({"detail": WRONG_CREDENTIALS}, status_code=401)
+            return _page(login_page(after, failed=WRONG_CREDENTIALS), 401)
+        self._rate_limiter.succeeded(address)
         self.sessions.end(_token(request.scope))  # never goes on under a token from before the login
         answer: Response
-        answer = RedirectResponse(_place(after), 303) if _wants_page(request) else JSONResponse({"success": True})
+        answer = RedirectResponse(_redirect_target(after), 303) if _wants_page(request) else JSONResponse({"success": True})
         answer.set_cookie(
-            cookie_name(request.scope), self.sessions.begin(self._user), max_age=int(self.sessions.longest_seconds),
+            cookie_name(request.scope), self.sessions.create(self._user), max_age=int(self.sessions.longest_seconds),
             path="/", secure=_secure(request.scope), httponly=True, samesite="strict",
         )
         return answer
 
-    def _not_yet(self, request: Request, after: str, wait: float) -> Response:
+    def _too_many_attempts(self, request: Request, after: str, wait: float) -> Response:
         seconds = int(wait) + 1
         headers = {"Retry-After": str(seconds)}
         told = f"Too many attempts. Try again in {_duration(seconds)}."
@@ -297,7 +297,7 @@ class Login:
             return JSONResponse({"detail": told}, status_code=429, headers=headers)
         return _page(login_page(after, failed=told), 429, headers)
 
-    def _leave(self, request: Request) -> Response:
+    def _log_out(self, request: Request) -> Response:
         if request.method != "POST":
             return Response(status_code=405, headers={"Allow": "POST"})
         self.sessions.end(_token(request.scope))
@@ -306,7 +306,7 @@ class Login:
                              samesite="strict")
         return answer
 
-    def _active(self, request: Request) -> Response:
+    def _keep_alive(self, request: Request) -> Response:
         session = self.session(request.scope)
         if session is None:
             return self.refuse(request)
@@ -332,7 +332,7 @@ def _secure(scope: Scope) -> bool:
     return scope["scheme"] in ("https", "wss")
 
 
-def _place(after: str) -> str:
+def _redirect_target(after: str) -> str:
     """Where to go after the login: always the page, with the query it was asked for."""
     query = urlencode(parse_qsl(after.lstrip("?"), keep_blank_values=True)[:20])
     return f"/?{query}" if query else "/"
@@ -343,7 +343,7 @@ def _wants_page(request: Request) -> bool:
 
 
 def _page(html: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return HTMLResponse(html, status, {"Content-Security-Policy": CONTENT_SECURITY_POLICY, **(headers or {})})
+    return HTMLResponse(html, status, {"Content-Security-Policy": LOGIN_PAGE_POLICY, **(headers or {})})
 
 
 def _bytes(text: str) -> bytes:
@@ -354,12 +354,12 @@ def _duration(seconds: int) -> str:
     return f"{seconds} seconds" if seconds < 120 else f"{-(-seconds // 60)} minutes"
 
 
-async def _small_form(request: Request) -> dict[str, str] | None:
+async def _read_form(request: Request) -> dict[str, str] | None:
     """The fields of a form, None where it is larger than a login."""
     body = b""
     async for chunk in request.stream():
         body += chunk
-        if len(body) > _LARGEST_FORM:
+        if len(body) > _MAX_FORM_BYTES:
             return None
     try:
         return dict(parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=20))
@@ -375,7 +375,7 @@ def user_of(request: Request) -> str | None:
 
 _UNTRUSTED = (b"x-forwarded-", b"x-gradio-", b"forwarded")
 """Headers from which gradio would make the addresses of its links; a proxy's were read by the server before."""
-_ELSEWHERE = (
+_CROSS_ORIGIN = (
     "This request was sent by another page, or through a proxy that Assistant Builder does not know. "
     "Open the page itself; behind a proxy that speaks https, start it with --proxy ADDRESS.\n"
 )
@@ -400,14 +400,14 @@ class AuthMiddleware:
         if scope["type"] not in ("http", "websocket"):
             return await self._app(scope, receive, send)
         headers = Headers(scope=scope)
-        refusal = self._refusal(scope, headers)
-        if refusal is None and self._login is not None and scope["type"] == "http" and scope["path"] in PATHS:
+        refusal = self._reject(scope, headers)
+        if refusal is None and self._login is not None and scope["type"] == "http" and scope["path"] in LOGIN_PATHS:
             refusal = await self._login.answer(Request(scope, receive))
         session = self._login.session(scope) if self._login is not None and refusal is None else None
         if refusal is None and self._login is not None and session is None:
             refusal = self._login.refuse(Request({**scope, "type": "http", "method": scope.get("method", "WEBSOCKET")}))
         if refusal is not None:
-            return await _answer(refusal, scope, receive, send)
+            return await _send_response(refusal, scope, receive, send)
         mark_trusted(scope)
         trusted = [pair for pair in scope["headers"] if not pair[0].lower().startswith(_UNTRUSTED)]
         inside = {**scope, "headers": trusted, "assistant_builder.user": session.user if session else None,
@@ -416,21 +416,21 @@ class AuthMiddleware:
             return await self._app(inside, receive, send)
         if scope["type"] == "http" and scope["path"] == "/":
             self._login.sessions.touch(session)  # opening the page is something that a person does
-        await self._while_logged_in(session, self._login, inside, receive, send)
+        await self._run_in_session(session, self._login, inside, receive, send)
 
-    def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
+    def _reject(self, scope: Scope, headers: Headers) -> Response | None:
         name = headers.get("host")
-        if not self._hosts.knows(name) or len(headers.getlist("host")) != 1:
+        if not self._hosts.allows(name) or len(headers.getlist("host")) != 1:
             shown = (name or "").encode("ascii", errors="replace").decode("ascii")[:100]
             return PlainTextResponse(
                 f"Assistant Builder is not asked by the name {shown!r}. If that is its name, start it with "
                 "--allow-host NAME.\n", status_code=421,
             )
         if is_cross_origin(scope, headers):
-            return PlainTextResponse(_ELSEWHERE, status_code=403)
+            return PlainTextResponse(_CROSS_ORIGIN, status_code=403)
         return None
 
-    async def _while_logged_in(
+    async def _run_in_session(
         self, session: Session, login: Login, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Answer for as long as the session lasts: a stream of events must not outlive it.
@@ -464,17 +464,17 @@ class AuthMiddleware:
                 login.session(scope)  # notices that its time is over
             await send(message)
 
-        session.open_answers.add(close)
+        session.open_responses.add(close)
         try:
             streams = scope["type"] == "http" and scope["method"] == "GET"
             await self._app(scope, receive_in_session if streams else receive, send_in_session)
         finally:
-            session.open_answers.discard(close)
+            session.open_responses.discard(close)
         if over and begun and not ended:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _answer(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+async def _send_response(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.close", "code": 1008, "reason": ""})

@@ -19,12 +19,12 @@ from assistant_builder.atomic_io import read_json
 from assistant_builder.errors import ConfigError
 from assistant_builder.study import home
 
-VARIABLE = "ASSISTANT_BUILDER_PASSWORD"
-SHORTEST = 8
+PASSWORD_VARIABLE = "ASSISTANT_BUILDER_PASSWORD"
+MIN_LENGTH = 8
 """Characters of a password worth storing."""
 _LOG_N, _R, _P = 15, 8, 3
 """2^15 · 8 · 128 bytes = 32 MiB and three passes: OWASP's "Password Storage" cheat sheet, its scrypt row for 32 MiB."""
-_MEMORY = 64 * 2**20
+_MAX_MEMORY = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class PasswordHash:
 
 def _scrypt(password: str, salt: bytes, log_n: int, r: int, p: int) -> bytes:
     given = password.encode("utf-8", errors="surrogatepass")
-    return hashlib.scrypt(given, salt=salt, n=2**log_n, r=r, p=p, maxmem=_MEMORY, dklen=32)
+    return hashlib.scrypt(given, salt=salt, n=2**log_n, r=r, p=p, maxmem=_MAX_MEMORY, dklen=32)
 
 
 def password_file() -> Path:
@@ -94,9 +94,9 @@ def store_password(user: str, password: str) -> Path:
     Raises:
         ConfigError: The password is too short, or the file is damaged or cannot be written.
     """
-    if len(password) < SHORTEST:
+    if len(password) < MIN_LENGTH:
         raise ConfigError(f"the password has {len(password)} characters",
-                          remedy=f"Take at least {SHORTEST}; four random words are easy to keep in mind")
+                          remedy=f"Take at least {MIN_LENGTH}; four random words are easy to keep in mind")
     path = password_file()
     known = _read_file(path) if path.exists() else {}
     content = json.dumps({**known, user: PasswordHash.of(password).to_text()}, ensure_ascii=False, indent=2) + "\n"
@@ -134,24 +134,24 @@ def stored_password(user: str) -> PasswordHash | None:
     try:
         return PasswordHash.from_text(text) if text is not None else None
     except ValueError as error:
-        raise _damaged(path, user) from error
+        raise _damaged_file_error(path, user) from error
 
 
 def _read_file(path: Path) -> dict[str, str]:
     tree = read_json(path)
     if not isinstance(tree, dict) or not all(isinstance(text, str) for text in tree.values()):
-        raise _damaged(path, "USER")
+        raise _damaged_file_error(path, "USER")
     return tree
 
 
-def _damaged(path: Path, user: str) -> ConfigError:
+def _damaged_file_error(path: Path, user: str) -> ConfigError:
     return ConfigError("the stored passwords are damaged", where=str(path),
                        remedy=f"Remove the file and store them anew with 'assistant-builder password {user}'")
 
 
-def take_from_environment() -> str | None:
+def take_password() -> str | None:
     """The password of :data:`VARIABLE`; see :func:`take_secret`."""
-    return take_secret(VARIABLE)
+    return take_secret(PASSWORD_VARIABLE)
 
 
 def take_secret(variable: str) -> str | None:
@@ -186,11 +186,11 @@ FIRST_WAIT, LONGEST_WAIT = 2.0, 900.0
 ALL_ATTEMPTS, ALL_SECONDS = 20, 10.0
 """Attempts of all clients together that may come at once, and the seconds after which one more may."""
 _FORGET_SECONDS = 24 * 3600.0
-_MOST_CLIENTS = 10_000
+_MAX_CLIENTS = 10_000
 
 
 @dataclass
-class _Record:
+class _Attempts:
     failures: int
     until: float
     last: float
@@ -205,7 +205,7 @@ class RateLimiter:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._clients: dict[str, _Record] = {}
+        self._clients: dict[str, _Attempts] = {}
         self._left, self._filled = float(ALL_ATTEMPTS), clock()
 
     def attempt(self, address: str) -> float:
@@ -218,7 +218,7 @@ class RateLimiter:
             Seconds to wait before it is asked again; 0: the attempt may be made, and is counted as failed until
             :meth:`succeeded` says otherwise.
         """
-        now, client = self._clock(), client_of(address)
+        now, client = self._clock(), client_key(address)
         record = self._clients.get(client)
         if record is not None and now - record.last > _FORGET_SECONDS:
             record = None
@@ -233,23 +233,23 @@ class RateLimiter:
         beyond = failures - FREE_ATTEMPTS
         wait = min(FIRST_WAIT * 2.0 ** min(beyond, 30), LONGEST_WAIT) if beyond >= 0 else 0.0
         self._clients.pop(client, None)  # the last to try is the last in the dict
-        self._clients[client] = _Record(failures, now + wait, now)
-        if len(self._clients) > _MOST_CLIENTS:
+        self._clients[client] = _Attempts(failures, now + wait, now)
+        if len(self._clients) > _MAX_CLIENTS:
             del self._clients[next(iter(self._clients))]
         return 0.0
 
     def failures(self, address: str) -> int:
         """Attempts of a client since it last succeeded."""
-        record = self._clients.get(client_of(address))
+        record = self._clients.get(client_key(address))
         return record.failures if record is not None else 0
 
     def succeeded(self, address: str) -> None:
         """The attempt was made with the right password."""
-        self._clients.pop(client_of(address), None)
+        self._clients.pop(client_key(address), None)
         self._left = min(float(ALL_ATTEMPTS), self._left + 1)
 
 
-def client_of(address: str) -> str:
+def client_key(address: str) -> str:
     """Whom an address counts for: one IPv6 client owns a whole /64."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])

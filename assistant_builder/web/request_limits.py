@@ -19,7 +19,7 @@ from starlette.types import Scope
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from assistant_builder.errors import ConfigError
-from assistant_builder.web.passwords import client_of
+from assistant_builder.web.passwords import client_key
 
 SIZE_VARIABLE, COUNT_VARIABLE = "ASSISTANT_BUILDER_MAX_UPLOAD", "ASSISTANT_BUILDER_MAX_UPLOADS"
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
@@ -57,7 +57,7 @@ class Limits:
         size, count = os.environ.get(SIZE_VARIABLE, "").strip(), os.environ.get(COUNT_VARIABLE, "").strip()
         if count and not (count.isascii() and count.isdigit() and int(count) > 0):
             raise ConfigError(f"{count!r} is no number of files", where=COUNT_VARIABLE, remedy="Write one, as in 100")
-        return cls(file_bytes=_bytes(size) if size else standard.file_bytes,
+        return cls(file_bytes=_parse_size(size) if size else standard.file_bytes,
                    kept_files=int(count) if count else standard.kept_files)
 
 
@@ -92,7 +92,7 @@ class ConnectionLimits:
     all: int = 768
 
 
-def shown_size(size: int) -> str:
+def format_size(size: int) -> str:
     """``250 MB``."""
     for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if size >= unit:
@@ -100,7 +100,7 @@ def shown_size(size: int) -> str:
     return f"{size} bytes"
 
 
-def _bytes(text: str) -> int:
+def _parse_size(text: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(|kb|mb|gb)", text.lower())
     size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
     if size <= 0:
@@ -124,7 +124,7 @@ def mark_trusted(scope: Scope) -> None:
         connection.trusted = True
 
 
-def bounded_config(app: Any, limits: ConnectionLimits, *, proxy: str = "", **options: Any) -> uvicorn.Config:
+def limited_config(app: Any, limits: ConnectionLimits, *, proxy: str = "", **options: Any) -> uvicorn.Config:
     """A configuration of uvicorn whose connections are limited.
 
     Args:
@@ -220,13 +220,13 @@ class Connections:
             self._closed, self._logged = 0, now
 
     def _is_proxy(self, client: str) -> bool:
-        return any(proxy == "*" or _within(client, proxy) for proxy in self._proxies)
+        return any(proxy == "*" or _in_network(client, proxy) for proxy in self._proxies)
 
 
-def _within(peer: str, proxy: str) -> bool:
+def _in_network(peer: str, proxy: str) -> bool:
     """Whether a client, as :func:`client_of` writes it, is a proxy's address or of its network."""
     if "/" not in proxy:
-        return peer == client_of(proxy)
+        return peer == client_key(proxy)
     try:
         network = ipaddress.ip_network(proxy, strict=False)
         return ipaddress.ip_address(peer.partition("/")[0]) in network
@@ -277,7 +277,7 @@ class _Http(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
-        self.peer = _peer(transport)
+        self.peer = _client_of(transport)
         self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -348,12 +348,12 @@ class _Handshake(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
-        self.peer = _peer(transport)
+        self.peer = _client_of(transport)
         self._connections.add(self)
         self._task = asyncio.get_running_loop().create_task(self._encrypt(transport))
 
     async def _encrypt(self, transport: asyncio.Transport) -> None:
-        early = _Early()
+        early = _EarlyData()
         try:
             secure = await asyncio.get_running_loop().start_tls(
                 transport, early, self._tls, server_side=True,
@@ -368,10 +368,10 @@ class _Handshake(asyncio.Protocol):
         self._http.since = self.since
         self._http.connection_made(secure)
         secure.set_protocol(self._http)
-        early.hand_over(self._http)
+        early.replay_to(self._http)
 
 
-class _Early(asyncio.Protocol):
+class _EarlyData(asyncio.Protocol):
     """Keeps what arrives together with the end of a handshake."""
 
     def __init__(self) -> None:
@@ -384,7 +384,7 @@ class _Early(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost.append(exc)
 
-    def hand_over(self, http: _Http) -> None:
+    def replay_to(self, http: _Http) -> None:
         """Give it to who should have had it."""
         if self._data:
             http.data_received(self._data)
@@ -392,6 +392,6 @@ class _Early(asyncio.Protocol):
             http.connection_lost(self._lost[0])
 
 
-def _peer(transport: asyncio.BaseTransport) -> str:
+def _client_of(transport: asyncio.BaseTransport) -> str:
     name = transport.get_extra_info("peername")
-    return client_of(str(name[0])) if isinstance(name, tuple) else ""
+    return client_key(str(name[0])) if isinstance(name, tuple) else ""

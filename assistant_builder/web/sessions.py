@@ -14,9 +14,9 @@ from pathlib import Path
 
 IDLE_SECONDS = 3600.0
 """A session ends this long after its person last did something; that the page asks for news does not count."""
-LONGEST_SECONDS = 12 * 3600.0
+MAX_SECONDS = 12 * 3600.0
 """A session ends this long after the login in any case."""
-_MOST_SESSIONS = 1000
+_MAX_SESSIONS = 1000
 SESSION = "assistant_builder.session"
 """Key of a request's scope: its :class:`Session`, None where nobody has to log in."""
 
@@ -41,7 +41,7 @@ class Session:
     user: str
     started: float
     active: float
-    open_answers: set[Callable[[], None]] = field(default_factory=set)
+    open_responses: set[Callable[[], None]] = field(default_factory=set)
     name: str = field(default_factory=lambda: secrets.token_hex(8))
 
 
@@ -55,7 +55,7 @@ class Sessions:
     """
 
     def __init__(
-        self, idle_seconds: float = IDLE_SECONDS, longest_seconds: float = LONGEST_SECONDS,
+        self, idle_seconds: float = IDLE_SECONDS, longest_seconds: float = MAX_SECONDS,
         clock: Callable[[], float] = monotonic_clock,
     ) -> None:
         self.longest_seconds = longest_seconds
@@ -63,12 +63,12 @@ class Sessions:
         self._clock = clock
         self._sessions: dict[bytes, Session] = {}
 
-    def begin(self, user: str) -> str:
+    def create(self, user: str) -> str:
         """Start a session; returns its token."""
         now = self._clock()
-        for key in [key for key, session in self._sessions.items() if self._over(session, now)]:
+        for key in [key for key, session in self._sessions.items() if self._is_expired(session, now)]:
             self._end(key)
-        if len(self._sessions) >= _MOST_SESSIONS:
+        if len(self._sessions) >= _MAX_SESSIONS:
             self._end(min(self._sessions, key=lambda key: self._sessions[key].active))
         token = secrets.token_urlsafe(32)
         self._sessions[_key(token)] = Session(user, now, now)
@@ -80,7 +80,7 @@ class Sessions:
             return None
         key = _key(token)
         session = self._sessions.get(key)
-        if session is not None and self._over(session, self._clock()):
+        if session is not None and self._is_expired(session, self._clock()):
             self._end(key)
             return None
         return session
@@ -96,10 +96,10 @@ class Sessions:
 
     def _end(self, key: bytes) -> None:
         session = self._sessions.pop(key, None)
-        for close in list(session.open_answers) if session is not None else ():
+        for close in list(session.open_responses) if session is not None else ():
             close()
 
-    def _over(self, session: Session, now: float) -> bool:
+    def _is_expired(self, session: Session, now: float) -> bool:
         return now - session.active >= self._idle or now - session.started >= self.longest_seconds
 
 
@@ -108,10 +108,10 @@ def _key(token: str) -> bytes:
 
 
 UPLOAD_PREFIX = "upload-"
-MOST_NAMES = 10_000
+MAX_NAMES = 10_000
 
 
-class Owners:
+class NameOwners:
     """Which session random names belong to: the first that uses them, also after it has ended.
 
     Args:
@@ -138,7 +138,7 @@ class Owners:
             if owner is not session:
                 return False
             self._owners.move_to_end(name)
-            forgotten = self._owners.popitem(last=False)[0] if len(self._owners) > MOST_NAMES else None
+            forgotten = self._owners.popitem(last=False)[0] if len(self._owners) > MAX_NAMES else None
         if forgotten is not None:
             self._forget(forgotten)
         return True
@@ -146,7 +146,7 @@ class Owners:
 
 def new_upload_name(session: Session | None) -> str:
     """Name of a folder for an upload: nobody can guess it, and it says whose it is."""
-    return f"{_own_prefix(session)}{secrets.token_urlsafe(16)}"
+    return f"{_upload_prefix(session)}{secrets.token_urlsafe(16)}"
 
 
 def may_read(path: str, files: Path, session: Session | None) -> bool:
@@ -165,8 +165,8 @@ def may_read(path: str, files: Path, session: Session | None) -> bool:
         return False
     top = place.parts[0] if place.parts else ""
     # some file systems know no difference between upper and lower case
-    return session is None or not top.casefold().startswith(UPLOAD_PREFIX) or top.startswith(_own_prefix(session))
+    return session is None or not top.casefold().startswith(UPLOAD_PREFIX) or top.startswith(_upload_prefix(session))
 
 
-def _own_prefix(session: Session | None) -> str:
+def _upload_prefix(session: Session | None) -> str:
     return f"{UPLOAD_PREFIX}{session.name}-" if session is not None else UPLOAD_PREFIX

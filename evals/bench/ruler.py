@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from bitsandbytes.nn import Linear4bit
 
+from assistant_builder.inference.padded_batch import LeftPadding, supervised_logits
 from assistant_builder.models.chat_template import Example
-from assistant_builder.training.collate import LeftPadding, supervised_logits, to_dataset
+from assistant_builder.training.collate import to_dataset
 
 _BATCH = 8
 

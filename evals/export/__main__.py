@@ -12,7 +12,7 @@ from pathlib import Path
 
 from assistant_builder.error_translation import ran_out_of_memory
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ResourceError
-from assistant_builder.redaction import without_tokens
+from assistant_builder.redaction import redact_secrets
 from assistant_builder.steps import process_mark
 from assistant_builder.study import Study
 from assistant_builder.worker import prepare_libraries
@@ -60,7 +60,7 @@ def _run(job: ExportJob, record: JobRecord, arguments: argparse.Namespace) -> in
         finish("cancelled", stop)
         return 3
     except BaseException as error:
-        sys.stderr.write(without_tokens(traceback.format_exc()))
+        sys.stderr.write(redact_secrets(traceback.format_exc()))
         finish("failed", _explained(error, job))
         return 1
     record = replace(record, percent=100, message="Done")

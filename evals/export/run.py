@@ -11,7 +11,7 @@ from typing import Any
 
 from assistant_builder import __version__
 from assistant_builder.atomic_io import read_json, read_jsonl, write_json
-from assistant_builder.chat.ask import context_tokens, default_system
+from assistant_builder.chat.ask import context_tokens, default_system_prompt
 from assistant_builder.data.card import inline
 from assistant_builder.errors import AssistantBuilderError, ResourceError
 from assistant_builder.models.catalog import resolve
@@ -86,7 +86,7 @@ def _fill(study: Study, kind: Kind, folder: Path, sample: int, report: Report) -
     ref = resolve(model.base, trust_remote_code=allows_code(model))
     base = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
     prompter = ChatTokenizer.load(base, study.keep_template_date())
-    system = default_system(study)
+    system = default_system_prompt(study)
     match = recognise(prompter, system)
     report(_LOADED, "Merging adapter and base" if kind.format == "merged" else "Copying the adapter")
     shared, _ = base_name(study)
@@ -157,7 +157,7 @@ def ways_to_load(study: Study, kind: Kind, *, folder: str, base: str) -> list[Sn
     dtype = str(known.scores["compute_dtype"]) if known else read_json(
         study.arm_folder(kind.arm) / "summary.json")["compute_dtype"]
     return snippets(Subject(
-        kind=kind, folder=folder, base=base, name=study.name, system=default_system(study), model=config.model,
+        kind=kind, folder=folder, base=base, name=study.name, system=default_system_prompt(study), model=config.model,
         compute_dtype=dtype, longest=config.eval.max_new_tokens, rank=config.train.rank,
         context=context_tokens([config], _model_context(study)),
     ))

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from assistant_builder.chat.conversation import (
-    MOST_TURNS,
+    MAX_TURNS,
     Answer,
     Conversation,
     Turn,
     as_json,
     as_markdown,
-    conversation_from,
+    conversation_from_record,
 )
 from assistant_builder.data import Message
 from assistant_builder.inference.session import BASE, Sampling
@@ -31,7 +31,7 @@ def test_it_comes_back_from_the_browser_as_it_went() -> None:
         turn("متى؟", blind=True, sides=("lora", "qlora"), vote="b"),
         Turn("left unanswered"),
     ))
-    assert conversation_from(json.loads(json.dumps(held.to_record()))) == held
+    assert conversation_from_record(json.loads(json.dumps(held.to_record()))) == held
 
 
 @pytest.mark.parametrize("damage", [
@@ -41,8 +41,8 @@ def test_it_comes_back_from_the_browser_as_it_went() -> None:
 ])
 def test_what_does_not_fit_is_left_out_and_the_rest_stays(damage: dict[str, Any]) -> None:
     good, bad = Conversation((turn(),)).to_record()[0], Conversation((turn("other"),)).to_record()[0]
-    assert [found.question for found in conversation_from([{**bad, **damage}, good, "nonsense"]).turns] == ["Why?"]
-    assert conversation_from({"turns": 1}) == Conversation()
+    assert [found.question for found in conversation_from_record([{**bad, **damage}, good, "nonsense"]).turns] == ["Why?"]
+    assert conversation_from_record({"turns": 1}) == Conversation()
 
 
 def test_each_is_sent_its_own_answers_and_none_that_it_did_not_give() -> None:
@@ -63,18 +63,18 @@ def test_a_blind_question_stands_alone() -> None:
 
 def test_what_can_be_voted_on() -> None:
     blind = turn(blind=True)
-    assert blind.hidden and blind.votable and not blind.alike
+    assert blind.hidden and blind.votable and not blind.identical
     assert not turn().votable and not turn(blind=True, vote="tie").votable
     assert not turn(blind=True, answers={"lora": Answer("x")}).votable
     assert not turn(blind=True, answers={"lora": Answer("x"), "qlora": Answer("y", "cancelled")}).votable
-    assert turn(blind=True, answers={"lora": Answer("x"), "qlora": Answer("x")}).alike
+    assert turn(blind=True, answers={"lora": Answer("x"), "qlora": Answer("x")}).identical
 
 
 def test_very_long_conversations_forget_their_beginning() -> None:
     held = Conversation()
-    for number in range(MOST_TURNS + 3):
+    for number in range(MAX_TURNS + 3):
         held = held.with_turn(turn(str(number)))
-    assert len(held.turns) == MOST_TURNS and held.turns[0].question == "3"
+    assert len(held.turns) == MAX_TURNS and held.turns[0].question == "3"
     assert [found.question for found in held.before(2).turns] == ["3", "4"]
 
 

@@ -6,11 +6,11 @@ import pytest
 
 from assistant_builder.chat.feedback import (
     add_correction,
-    heldout_like,
+    create_retraining_study,
+    heldout_matches,
     plan_retraining,
     read_corrections,
     remove_correction,
-    retrained_study,
 )
 from assistant_builder.data import load_split, prepare
 from assistant_builder.data.similarity import normalised
@@ -39,7 +39,7 @@ def rerun(study: Study) -> Study:
 
 
 def retrained(study: Study, *, drop: bool = True) -> Study:
-    return rerun(retrained_study(study, plan_retraining(study, read_corrections(study), drop_heldout=drop), "again"))
+    return rerun(create_retraining_study(study, plan_retraining(study, read_corrections(study), drop_heldout=drop), "again"))
 
 
 def test_corrections_are_kept_replaced_and_removed(study: Study) -> None:
@@ -86,7 +86,7 @@ def test_a_corrected_training_question_gets_the_better_answer_only(study: Study)
 def test_a_corrected_held_out_question_leaves_the_test(study: Study) -> None:
     question = pairs(study, "heldout")[0][0]
     add_correction(study, question + "??", "Better.")
-    assert heldout_like(study, [question, NEW]).keys() == {0}
+    assert heldout_matches(study, [question, NEW]).keys() == {0}
     new = retrained(study)
     assert pairs(new, "heldout") == [pair for pair in pairs(study, "heldout") if pair[0] != question]
     assert (question + "??", "Better.") in pairs(new, "train")
@@ -116,9 +116,9 @@ def test_a_name_that_is_taken_or_none_is_refused(study: Study) -> None:
     add_correction(study, NEW, "By the gate.")
     plan = plan_retraining(study, read_corrections(study), drop_heldout=True)
     with pytest.raises(StudyError, match="exists already"):
-        retrained_study(study, plan, study.name)
+        create_retraining_study(study, plan, study.name)
     with pytest.raises(ConfigError):
-        retrained_study(study, plan, "No Name!")
+        create_retraining_study(study, plan, "No Name!")
 
 
 def test_the_new_study_says_which_it_was_made_from(study: Study) -> None:

@@ -13,7 +13,7 @@ from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.chat.conversation import Answer, Choice, Turn
 from assistant_builder.chat.feedback import (
     Tally,
-    counting,
+    counted_votes,
     model_of,
     read_votes,
     record_vote,
@@ -74,7 +74,7 @@ def test_votes_on_other_adapters_and_second_votes_on_the_same_answers_do_not_cou
     path = study.arm_folder("lora") / "summary.json"
     write_json(path, {**read_json(path), "adapter_sha256": "new"})
     assert tally(study) == replace(Tally(), outdated=3)
-    assert counting(read_votes(study), {}) == []
+    assert counted_votes(read_votes(study), {}) == []
 
 
 def test_what_cannot_be_voted_on_is_refused(study: Study) -> None:

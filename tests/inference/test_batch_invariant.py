@@ -8,15 +8,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch.overrides import TorchFunctionMode
 
-from assistant_builder.inference.batch_invariant import (
-    LENGTH,
-    ROWS,
-    ROWS_PER_TOKEN,
-    BatchInvariantLinear,
-    ContiguousLinear,
-    batches,
-    padded,
-)
+from assistant_builder.inference.batch_invariant import ROWS, ROWS_PER_TOKEN, BatchInvariantLinear, ContiguousLinear
+from assistant_builder.inference.padded_batch import LENGTH, batches, padded
 
 
 def test_a_sequence_is_padded_to_a_length_of_its_own() -> None:

@@ -32,11 +32,11 @@ def test_rows_give_the_logits_of_one_sequence_at_a_time(family: str) -> None:
     rows, slots = PackedModel(model, 0), SlottedKVCache(len(SEQUENCES), 64)
     # all but the last tokens in a first pass, in two pieces where there are enough of them
     first = [SequenceChunk(slot, 0, ids[: len(ids) // 2]) for slot, ids in enumerate(SEQUENCES) if len(ids) > 1]
-    rows.logits(slots, rows.read(slots, first, rows=64), [0], block=4)
+    rows.logits(slots, rows.prepare_prefill(slots, first, rows=64), [0], block=4)
     rest = [SequenceChunk(slot, len(ids) // 2, ids[len(ids) // 2 :]) for slot, ids in enumerate(SEQUENCES)]
     keep = [sum(len(piece.ids) for piece in rest[: place + 1]) - 1 for place in range(len(rest))]
-    found = rows.logits(slots, rows.read(slots, rest, rows=64), keep, block=4)
-    more = rows.logits(slots, rows.go_on(slots, [SequenceChunk(1, 40, [3]), SequenceChunk(3, 6, [4])], rows=8), [0, 1])
+    found = rows.logits(slots, rows.prepare_prefill(slots, rest, rows=64), keep, block=4)
+    more = rows.logits(slots, rows.prepare_decode(slots, [SequenceChunk(1, 40, [3]), SequenceChunk(3, 6, [4])], rows=8), [0, 1])
     with torch.no_grad():
         for ids, logits in zip(SEQUENCES, found, strict=True):
             assert torch.allclose(logits, model(torch.tensor([ids])).logits[0, -1], atol=1e-4)
@@ -50,9 +50,9 @@ def test_a_start_read_once_serves_all_slots() -> None:
 
     model, start = small("llama"), [7, 8, 9, 10]
     rows, one, many = PackedModel(model, 0), SlottedKVCache(1, 32), SlottedKVCache(3, 32)
-    rows.logits(one, rows.read(one, [SequenceChunk(0, 0, start)]), [0])
-    many.begin_with(one.first(len(start)))
-    found = rows.logits(many, rows.read(many, [SequenceChunk(2, 4, [20, 21]), SequenceChunk(0, 4, [30])]), [1, 2])
+    rows.logits(one, rows.prepare_prefill(one, [SequenceChunk(0, 0, start)]), [0])
+    many.fill_prefix(one.prefix_states(len(start)))
+    found = rows.logits(many, rows.prepare_prefill(many, [SequenceChunk(2, 4, [20, 21]), SequenceChunk(0, 4, [30])]), [1, 2])
     with torch.no_grad():
         for ids, logits in zip(([*start, 20, 21], [*start, 30]), found, strict=True):
             assert torch.allclose(logits, model(torch.tensor([ids])).logits[0, -1], atol=1e-4)
@@ -67,12 +67,12 @@ def test_models_whose_attention_is_their_own_are_not_read_over_rows() -> None:
 
 
 def test_packed_layers_give_the_same_digits() -> None:
-    from assistant_builder.inference.prepacked_linear import PackedLinear
+    from assistant_builder.inference.prepacked_linear import PrepackedLinear
 
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("this processor has no bfloat16 arithmetic")
     layer = torch.nn.Linear(64, 48, dtype=torch.bfloat16)
-    packed = PackedLinear(layer)
+    packed = PrepackedLinear(layer)
     for rows in (1, 5, 64):
         x = torch.randn(2, rows, 64, dtype=torch.bfloat16)
         with torch.no_grad():

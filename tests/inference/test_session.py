@@ -136,7 +136,7 @@ def test_a_model_that_memory_does_not_suffice_for_counts_as_not_loaded(monkeypat
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(loading, "load_arm", lambda *_, **__: (Scripted([]), BytePrompter()))
-    monkeypatch.setattr(session_module, "ready_to_answer", short)
+    monkeypatch.setattr(session_module, "prepare_for_inference", short)
     session = ChatSession(Study(Path("nowhere")))
     for _ in range(2):  # the second time it is tried again
         with pytest.raises(torch.OutOfMemoryError):

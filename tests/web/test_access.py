@@ -21,7 +21,7 @@ def test_what_only_this_machine_reaches(host: str, expected: bool) -> None:
 @pytest.mark.parametrize("name", ["localhost", "LOCALHOST:7860", "localhost.", "127.0.0.1:7860", "[::1]:7860",
                                   "192.168.1.5:7860"])  # fmt: skip
 def test_own_names_and_plain_addresses_are_known(name: str) -> None:
-    assert AllowedHosts("127.0.0.1").knows(name)
+    assert AllowedHosts("127.0.0.1").allows(name)
 
 
 @pytest.mark.parametrize("name", [
@@ -30,14 +30,14 @@ def test_own_names_and_plain_addresses_are_known(name: str) -> None:
     "evil.example#localhost",
 ])  # fmt: skip
 def test_other_names_are_not(name: str | None) -> None:
-    assert not AllowedHosts("127.0.0.1").knows(name)
-    assert not AllowedHosts("0.0.0.0").knows(name)
+    assert not AllowedHosts("127.0.0.1").allows(name)
+    assert not AllowedHosts("0.0.0.0").allows(name)
 
 
 def test_further_names_are_allowed() -> None:
-    assert AllowedHosts("127.0.0.1", ["Assistant.Example."]).knows("assistant.example:443")
-    assert AllowedHosts("0.0.0.0").knows(f"{socket.gethostname()}:7860")
-    assert AllowedHosts("127.0.0.1").knows(socket.gethostname()) is (socket.gethostname() == "localhost")
+    assert AllowedHosts("127.0.0.1", ["Assistant.Example."]).allows("assistant.example:443")
+    assert AllowedHosts("0.0.0.0").allows(f"{socket.gethostname()}:7860")
+    assert AllowedHosts("127.0.0.1").allows(socket.gethostname()) is (socket.gethostname() == "localhost")
 
 
 def asked(method: str = "POST", path: str = "/gradio_api/queue/join", kind: str = "http", **headers: str) -> bool:

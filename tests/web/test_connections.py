@@ -192,11 +192,11 @@ def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 def limited(proxy: str = "", *, options: dict[str, Any] | None = None, **limits: Any) -> Iterator[str]:
     """A server of :func:`app` whose limits are short."""
     from assistant_builder.web.access import listen
-    from assistant_builder.web.request_limits import ConnectionLimits, bounded_config
+    from assistant_builder.web.request_limits import ConnectionLimits, limited_config
 
     short: dict[str, Any] = {"header_seconds": 1.5, "body_seconds": 1.5, "body_bytes_per_second": 100,
                              "stalled_seconds": 2.0, "waiting_per_client": 5, "waiting": 8}
-    config = bounded_config(app, ConnectionLimits(**{**short, **limits}), proxy=proxy, lifespan="on",
+    config = limited_config(app, ConnectionLimits(**{**short, **limits}), proxy=proxy, lifespan="on",
                             log_level="warning", timeout_graceful_shutdown=1, **(options or {}))
     server, listener = uvicorn.Server(config), listen("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

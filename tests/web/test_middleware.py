@@ -224,7 +224,7 @@ def test_websockets_are_guarded_too(site: Site) -> None:
 
 @pytest.mark.parametrize("how", ["logout", "idle"])
 def test_a_stream_ends_with_its_session(site: Site, how: str) -> None:
-    token = site.sessions.begin("ann")
+    token = site.sessions.create("ann")
     sent: list[Message] = []
 
     async def stream(scope: Scope, receive: Receive, send: Send) -> None:

@@ -8,12 +8,12 @@ import pytest
 
 from assistant_builder.errors import ConfigError
 from assistant_builder.web.passwords import (
-    VARIABLE,
+    PASSWORD_VARIABLE,
     PasswordHash,
     password_file,
     store_password,
     stored_password,
-    take_from_environment,
+    take_password,
 )
 
 
@@ -69,6 +69,6 @@ def test_a_short_password_is_not_stored() -> None:
 
 
 def test_no_later_process_inherits_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, "correct horse")
-    assert take_from_environment() == "correct horse"
-    assert VARIABLE not in os.environ and take_from_environment() is None
+    monkeypatch.setenv(PASSWORD_VARIABLE, "correct horse")
+    assert take_password() == "correct horse"
+    assert PASSWORD_VARIABLE not in os.environ and take_password() is None

@@ -15,9 +15,9 @@ from starlette.types import Receive, Scope, Send
 
 from assistant_builder.errors import ConfigError
 from assistant_builder.web.middleware import BodyLimitMiddleware
-from assistant_builder.web.passwords import ALL_ATTEMPTS, FREE_ATTEMPTS, LONGEST_WAIT, RateLimiter, client_of
-from assistant_builder.web.request_limits import COUNT_VARIABLE, SIZE_VARIABLE, Limits, shown_size
-from assistant_builder.web.sessions import IDLE_SECONDS, LONGEST_SECONDS, Sessions, may_read
+from assistant_builder.web.passwords import ALL_ATTEMPTS, FREE_ATTEMPTS, LONGEST_WAIT, RateLimiter, client_key
+from assistant_builder.web.request_limits import COUNT_VARIABLE, SIZE_VARIABLE, Limits, format_size
+from assistant_builder.web.sessions import IDLE_SECONDS, MAX_SECONDS, Sessions, may_read
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
@@ -121,15 +121,15 @@ def test_many_clients_together_are_limited_too() -> None:
 
 
 def test_addresses_of_one_client_count_together() -> None:
-    assert client_of("2001:db8::1") == client_of("2001:db8::ffff:2") != client_of("2001:db8:0:1::1")
-    assert client_of("::ffff:10.0.0.1") == client_of("10.0.0.1") == "10.0.0.1"
-    assert client_of("fe80::1%eth0") == client_of("fe80::2") and client_of("") == ""
+    assert client_key("2001:db8::1") == client_key("2001:db8::ffff:2") != client_key("2001:db8:0:1::1")
+    assert client_key("::ffff:10.0.0.1") == client_key("10.0.0.1") == "10.0.0.1"
+    assert client_key("fe80::1%eth0") == client_key("fe80::2") and client_key("") == ""
 
 
 def test_a_session_ends_when_its_person_is_gone() -> None:
     clock = Clock()
     sessions = Sessions(clock=clock)
-    token = sessions.begin("ann")
+    token = sessions.create("ann")
     clock.now += IDLE_SECONDS - 1
     session = sessions.find(token)
     assert session is not None and session.user == "ann"
@@ -143,20 +143,20 @@ def test_a_session_ends_when_its_person_is_gone() -> None:
 def test_a_session_ends_at_last_whatever_its_person_does() -> None:
     clock = Clock()
     sessions = Sessions(clock=clock)
-    token = sessions.begin("ann")
-    for _ in range(int(LONGEST_SECONDS // 1000)):
+    token = sessions.create("ann")
+    for _ in range(int(MAX_SECONDS // 1000)):
         clock.now += 1000
         session = sessions.find(token)
         if session is not None:
             sessions.touch(session)
-    assert clock.now - 1000 < LONGEST_SECONDS and sessions.find(token) is not None
-    clock.now = 1000 + LONGEST_SECONDS
+    assert clock.now - 1000 < MAX_SECONDS and sessions.find(token) is not None
+    clock.now = 1000 + MAX_SECONDS
     assert sessions.find(token) is None
 
 
 def test_tokens_are_long_random_and_kept_as_hashes() -> None:
     sessions = Sessions()
-    tokens = {sessions.begin("ann") for _ in range(100)}
+    tokens = {sessions.create("ann") for _ in range(100)}
     assert len(tokens) == 100 and min(map(len, tokens)) >= 43
     assert not any(token in repr(vars(sessions)) for token in tokens)
     for made_up in (None, "", "x", "\ud800", "a" * 10_000):
@@ -165,12 +165,12 @@ def test_tokens_are_long_random_and_kept_as_hashes() -> None:
 
 def test_ending_a_session_ends_what_it_is_being_sent() -> None:
     sessions = Sessions()
-    token, other = sessions.begin("ann"), sessions.begin("ann")
+    token, other = sessions.create("ann"), sessions.create("ann")
     closed: list[str] = []
     for name in (token, other):
         session = sessions.find(name)
         assert session is not None
-        session.open_answers.add(lambda name=name: closed.append(name))  # type: ignore[misc]
+        session.open_responses.add(lambda name=name: closed.append(name))  # type: ignore[misc]
     sessions.end(token)
     assert closed == [token] and sessions.find(token) is None and sessions.find(other) is not None
 
@@ -178,10 +178,10 @@ def test_ending_a_session_ends_what_it_is_being_sent() -> None:
 def test_the_oldest_of_too_many_sessions_goes() -> None:
     clock = Clock()
     sessions = Sessions(clock=clock)
-    first = sessions.begin("ann")
+    first = sessions.create("ann")
     for _ in range(1000):
         clock.now += 1
-        last = sessions.begin("ann")
+        last = sessions.create("ann")
     assert sessions.find(first) is None and sessions.find(last) is not None
 
 
@@ -191,7 +191,7 @@ def test_limits_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv(COUNT_VARIABLE, "7")
     limits = Limits.from_environment()
     assert (limits.file_bytes, limits.kept_files, limits.kept_bytes) == (1_500_000_000, 7, 6_000_000_000)
-    assert shown_size(limits.file_bytes) == "1.5 GB" and shown_size(999) == "999 bytes"
+    assert format_size(limits.file_bytes) == "1.5 GB" and format_size(999) == "999 bytes"
     mistakes = ((SIZE_VARIABLE, "many"), (SIZE_VARIABLE, "0"), (COUNT_VARIABLE, "-1"), (COUNT_VARIABLE, "٣"))
     for variable, wrong in mistakes:
         with monkeypatch.context() as patch, pytest.raises(ConfigError, match=variable):

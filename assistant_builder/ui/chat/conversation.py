@@ -12,15 +12,15 @@ import gradio as gr
 from assistant_builder.atomic_io import read_json
 from assistant_builder.chat.client import Reply, ReplyStream, WorkerPool
 from assistant_builder.chat.conversation import (
-    PLAIN_SIDES,
+    DEFAULT_SIDES,
     Answer,
     Choice,
     Conversation,
     Turn,
     as_json,
     as_markdown,
-    conversation_from,
-    plain_sides,
+    conversation_from_record,
+    default_sides,
 )
 from assistant_builder.chat.feedback import record_vote
 from assistant_builder.config import ARMS
@@ -138,7 +138,7 @@ class ConversationPanel:
         """The conversation with a study, empty where its adapters are not those that it was held with."""
         found = kept.get(name) if isinstance(kept, dict) else None
         same = isinstance(found, dict) and found.get("mark") == mark
-        return conversation_from(found["turns"]) if same and isinstance(found, dict) and "turns" in found else (
+        return conversation_from_record(found["turns"]) if same and isinstance(found, dict) and "turns" in found else (
             Conversation())
 
     def keep(self, kept: Any, name: str, mark: str, conversation: Conversation) -> dict[str, Any]:
@@ -166,7 +166,7 @@ class ConversationPanel:
         """
         study = Study.open(name)
         arms = study.config.arms
-        sides = random.sample(PLAIN_SIDES, 2) if settings.blind else plain_sides(arms)
+        sides = random.sample(DEFAULT_SIDES, 2) if settings.blind else default_sides(arms)
         turn = Turn(question, {}, (sides[0], sides[1]), settings.blind, None, settings.system, settings.drawn())
         asked = conversation.with_turn(turn)
         sent = {

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from markupsafe import Markup
 
 from assistant_builder.chat.client import Reply
-from assistant_builder.chat.conversation import TITLES, Answer, Conversation, Turn, plain_sides, titles_of
+from assistant_builder.chat.conversation import TITLES, Answer, Conversation, Turn, default_sides, titles_for
 from assistant_builder.chat.feedback import Correction, RetrainingPlan
 from assistant_builder.chat.worker import IDLE_SECONDS
 from assistant_builder.config import ARMS
@@ -90,11 +90,11 @@ def pane(side: Side, shown: Shown) -> Markup:
 
 def _next_turn(shown: Shown) -> Turn:
     """A turn that nobody has asked yet, for who stands where."""
-    return Turn("", sides=plain_sides(shown.arms))
+    return Turn("", sides=default_sides(shown.arms))
 
 
 def _title(who: str, arms: Sequence[str]) -> str:
-    return {"side-a": "Assistant A", "side-b": "Assistant B"}.get(who, titles_of(arms).get(who, who))
+    return {"side-a": "Assistant A", "side-b": "Assistant B"}.get(who, titles_for(arms).get(who, who))
 
 
 def _turn(side: Side, place: int, turn: Turn, live: Reply | None, title: str) -> list[Markup]:
