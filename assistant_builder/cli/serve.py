@@ -1,4 +1,4 @@
-"""The command that serves finished assistants to other programs."""
+"""The command ``serve``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DEFAULTS = ServingConfig()
 
 
 def _option(key: str) -> Any:
-    """The option of a setting, with its help text and bounds."""
+    """A command-line option with the help text and bounds of a setting."""
     field = ServingConfig.model_fields[key]
     bounds = {type(bound): bound for bound in field.metadata}
     least, most = bounds.get(annotated_types.Ge), bounds.get(annotated_types.Le)
@@ -29,8 +29,8 @@ def _option(key: str) -> Any:
 
 
 def serve(
-    names: Annotated[list[str], typer.Argument(metavar="NAME[:ARM]", help="Studies whose assistants are served; with "
-                                               ":qlora or :lora one of the two.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME[:ARM]", help="Studies to serve; append :qlora or "
+                                               ":lora to serve only that arm.")],
     on: Annotated[str, _option("on")] = _DEFAULTS.on,
     host: Annotated[str, _option("host")] = _DEFAULTS.host,
     port: Annotated[int, _option("port")] = _DEFAULTS.port,
@@ -45,9 +45,10 @@ def serve(
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
-    """Serve trained assistants to OpenAI clients, as the models NAME-qlora and NAME-lora, and NAME for the better one.
+    """Serve trained assistants over an OpenAI-compatible API.
 
-    Other machines are let in with --host and a key in ASSISTANT_BUILDER_API_KEY.
+    The models are NAME-qlora, NAME-lora, and NAME for the recommended arm. To serve other machines, set --host and put
+    an API key into ASSISTANT_BUILDER_API_KEY.
     """
     from assistant_builder.serving.door import digest_of, take_key
     from assistant_builder.serving.roster import choose
@@ -59,7 +60,7 @@ def serve(
             min_replicas=min_replicas, max_replicas=max_replicas, ongoing=ongoing, cpus=cpus, gpus=gpus,
         )
     except ValidationError as error:
-        raise _wrong(error) from error
+        raise _invalid_options(error) from error
     roster = choose(names, _recommended)
     consent = Consent(trust_remote_code)
     for assistant in roster.assistants:
@@ -88,14 +89,14 @@ def serve(
     serve_here(roster, config, digest, as_json=as_json)
 
 
-def _wrong(error: ValidationError) -> ConfigError:
-    """Every value that does not fit, in one line."""
-    told = [f"--{str(item['loc'][0]).replace('_', '-')} {item['input']}: {item['msg']}" for item in error.errors()]
-    return ConfigError("; ".join(told), where="serve", remedy="Correct it; 'serve --help' lists all options")
+def _invalid_options(error: ValidationError) -> ConfigError:
+    """An error that lists every invalid option in one line."""
+    problems = [f"--{str(item['loc'][0]).replace('_', '-')} {item['input']}: {item['msg']}" for item in error.errors()]
+    return ConfigError("; ".join(problems), where="serve", remedy="Correct it; 'serve --help' lists all options")
 
 
 def _recommended(study: Study) -> Arm:
-    """The arm whose adapter the report recommends; where there is no report QLoRA, or the only arm there is."""
+    """The arm that the report recommends; without a report, the last arm of the study."""
     from evals.export.kinds import advice
 
     report = study.folder / "report.json"

@@ -1,6 +1,6 @@
-"""What leaves the server and what it answers at all: headers that keep the page to itself, and the routes it needs.
+"""Security headers of every response, and the allowlist of routes.
 
-Texts from files are escaped wherever the page shows them; the headers are the second wall, for what a library renders.
+The page escapes texts from files itself; the headers are a second line of defence for what libraries render.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from assistant_builder.web.middleware import send_response
 from assistant_builder.web.sessions import SESSION, may_read
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'self'",
-        # gradio starts from inline scripts and compiles its HTML templates; plotly compiles its number formats
+        # gradio uses inline scripts and compiles its HTML templates; plotly compiles its number formats
         "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
         "style-src 'self' 'unsafe-inline'",
         "img-src 'self' data: blob:",
@@ -35,14 +36,14 @@ HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    # under "no-referrer" browsers send our own forms without saying that they are ours (Origin: null)
+    # with "no-referrer", browsers send our own forms with "Origin: null"
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
 }
 _CACHEABLE = ("/assets/", "/static/", "/svelte/")
-"""Files of gradio's own, which a browser may keep; everything else may tell of studies."""
+"""Static files of gradio, which a browser may cache; all other responses may contain study data."""
 _API = "/gradio_api"
 _FILE = f"{_API}/file="
 _GRADIO_ROUTES = {
@@ -76,15 +77,15 @@ class SecurityHeadersMiddleware:
 
 
 class RouteAllowlistMiddleware:
-    """ASGI middleware that leaves gradio only the routes the page uses, and of its files those it copied or took in.
+    """ASGI middleware that allows only the gradio routes that the page uses.
 
-    What is left out fetches other hosts' files, records the screen, writes code, watches, deploys: nothing that is
-    asked for here, and each a way in.
+    The other routes fetch files from other hosts, record the screen, edit code or deploy: the page needs none of them,
+    and each is an attack surface.
 
     Args:
-        app: What is behind it.
-        files: The folder of uploads and offered files.
-        routes: Paths of the page in addition to gradio's.
+        app: The wrapped application.
+        files: Folder of uploads and of files offered for download.
+        routes: Paths that are allowed in addition to gradio's.
     """
 
     def __init__(self, app: ASGIApp, files: Path, routes: Iterable[str] = ()) -> None:
@@ -93,13 +94,10 @@ class RouteAllowlistMiddleware:
         self._routes = _GRADIO_ROUTES | set(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer that there is nothing."""
+        """Pass the request on, or respond with 404."""
         if scope["type"] == "lifespan" or self._is_allowed(scope):
             return await self._app(scope, receive, send)
-        if scope["type"] == "websocket":
-            await receive()
-            return await send({"type": "websocket.close", "code": 1008, "reason": ""})
-        await PlainTextResponse("There is nothing here\n", status_code=404)(scope, receive, send)
+        await send_response(PlainTextResponse("Not found\n", status_code=404), scope, receive, send)
 
     def _is_allowed(self, scope: Scope) -> bool:
         path: str = scope["path"]

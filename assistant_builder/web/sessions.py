@@ -1,4 +1,4 @@
-"""Sessions of logins, kept in memory, and what each login owns: its browser windows and its uploads."""
+"""Login sessions, held in memory, and the browser windows and uploads that belong to each."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 IDLE_SECONDS = 3600.0
-"""A session ends this long after its person last did something; that the page asks for news does not count."""
+"""A session ends after this much inactivity; the page's own polling does not count as activity."""
 MAX_SECONDS = 12 * 3600.0
-"""A session ends this long after the login in any case."""
+"""A session always ends this long after the login."""
 _MAX_SESSIONS = 1000
 SESSION = "assistant_builder.session"
-"""Key of a request's scope: its :class:`Session`, None where nobody has to log in."""
+"""Key of the :class:`Session` in the scope of a request; the value is None if no login is required."""
 
 
 def monotonic_clock() -> float:
-    """Seconds that never go backwards, and go on while the machine sleeps where the system counts that."""
+    """Monotonic time in seconds; on Linux it includes the time that the machine was suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
@@ -31,11 +31,11 @@ class Session:
     """One login.
 
     Attributes:
-        user: Who logged in.
-        started: When.
-        active: When its person last did something.
-        open_answers: Ends an answer that is still being sent, such as a stream of events.
-        name: Tells it from others; random, and no secret.
+        user: Name of the user.
+        started: Time of the login.
+        active: Time of the last activity.
+        open_responses: Callbacks that end responses which are still being sent, such as event streams.
+        name: Random identifier; not a secret.
     """
 
     user: str
@@ -46,12 +46,12 @@ class Session:
 
 
 class Sessions:
-    """All logins of this process; only hashes of their tokens are kept.
+    """All sessions of this process; only hashes of their tokens are stored.
 
     Args:
         idle_seconds: See :data:`IDLE_SECONDS`.
-        longest_seconds: See :data:`LONGEST_SECONDS`.
-        clock: Seconds, never going backwards.
+        longest_seconds: See :data:`MAX_SECONDS`.
+        clock: Monotonic clock in seconds.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Sessions:
         return token
 
     def find(self, token: str | None) -> Session | None:
-        """The session of a token, None where it never was or is over."""
+        """The session of a token; None if there is none or it has ended."""
         if not token:
             return None
         key = _key(token)
@@ -86,11 +86,11 @@ class Sessions:
         return session
 
     def touch(self, session: Session) -> None:
-        """Its person did something."""
+        """Record activity of the user."""
         session.active = self._clock()
 
     def end(self, token: str | None) -> None:
-        """End a session, and with it every answer that is still being sent to it."""
+        """End a session and every response that is still being sent to it."""
         if token:
             self._end(_key(token))
 
@@ -112,11 +112,11 @@ MAX_NAMES = 10_000
 
 
 class NameOwners:
-    """Which session random names belong to: the first that uses them, also after it has ended.
+    """Owners of random names: a name belongs to the first session that uses it, even after that session has ended.
 
     Args:
-        forget: Called with a name that is not kept any longer, since :data:`MOST_NAMES` were used after it; drops what
-            the server has under it.
+        forget: Called with the least recently used name when there are more than :data:`MAX_NAMES`; deletes the
+            server's data under that name.
     """
 
     def __init__(self, forget: Callable[[str], None]) -> None:
@@ -125,11 +125,11 @@ class NameOwners:
         self._lock = threading.Lock()
 
     def claim(self, name: str, session: Session | None) -> bool:
-        """Whether a session may use a name; it becomes the session's where it is nobody's.
+        """Whether a session may use a name. A name without an owner is assigned to the session.
 
         Args:
-            name: Of a window or of the progress of an upload.
-            session: Who asks; None: nobody has to log in, and nothing belongs to anybody.
+            name: Name of a window or of an upload's progress.
+            session: The requesting session; None if no login is required, and every name may be used.
         """
         if session is None:
             return True
@@ -145,26 +145,26 @@ class NameOwners:
 
 
 def new_upload_name(session: Session | None) -> str:
-    """Name of a folder for an upload: nobody can guess it, and it says whose it is."""
+    """Name of a new upload folder; it cannot be guessed, and it contains the name of the session."""
     return f"{_upload_prefix(session)}{secrets.token_urlsafe(16)}"
 
 
 def may_read(path: str, files: Path, session: Session | None) -> bool:
-    """Whether a session may read a file: one that is offered to everyone who is in, or that it uploaded itself.
+    """Whether a session may read a file: its own uploads, and files that are offered to every user.
 
     Args:
-        path: Of the file.
-        files: The folder of uploads and offered files.
-        session: Who asks; None: nobody has to log in.
+        path: Path of the file.
+        files: Folder of uploads and of files offered for download.
+        session: The requesting session; None if no login is required.
     """
     if not path or "\0" in path or not os.path.isabs(path):
         return False
     try:
-        place = Path(path).resolve().relative_to(files.resolve())
+        relative = Path(path).resolve().relative_to(files.resolve())
     except (OSError, RuntimeError, ValueError):
         return False
-    top = place.parts[0] if place.parts else ""
-    # some file systems know no difference between upper and lower case
+    top = relative.parts[0] if relative.parts else ""
+    # some file systems are case-insensitive
     return session is None or not top.casefold().startswith(UPLOAD_PREFIX) or top.startswith(_upload_prefix(session))
 
 

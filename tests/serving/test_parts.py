@@ -138,7 +138,7 @@ def test_a_key_comes_from_a_file_that_is_its_owners_alone(monkeypatch: pytest.Mo
         take_key()
     file.write_text("sixteen-letters!\n", encoding="utf-8")
     file.chmod(0o644)
-    with pytest.raises(ConfigError, match="others on this machine can read"):
+    with pytest.raises(ConfigError, match="other users of this machine can read"):
         take_key()
     file.chmod(0o600)
     assert take_key() == "sixteen-letters!"

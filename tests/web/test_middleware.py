@@ -120,7 +120,7 @@ def test_a_wrong_name_and_a_wrong_password_look_the_same(site: Site) -> None:
     pages = [site.ask("POST", "/login", data=data, headers=HTML) for data in (
         {"username": "ann", "password": "wrong"}, {"username": "bob", "password": "correct horse"}, {})]
     assert {page.status_code for page in pages} == {401} and len({page.text for page in pages}) == 1
-    assert "User or password are not right" in pages[0].text and site.cookies == {}
+    assert "The user name or password is incorrect" in pages[0].text and site.cookies == {}
 
 
 def test_attempts_are_limited_even_with_the_right_password(site: Site) -> None:

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from assistant_builder.errors import ConfigError
 from assistant_builder.web.middleware import BodyLimitMiddleware
-from assistant_builder.web.passwords import ALL_ATTEMPTS, FREE_ATTEMPTS, LONGEST_WAIT, RateLimiter, client_key
+from assistant_builder.web.passwords import ALL_ATTEMPTS, FREE_ATTEMPTS, MAX_WAIT, RateLimiter, client_key
 from assistant_builder.web.request_limits import COUNT_VARIABLE, SIZE_VARIABLE, Limits, format_size
 from assistant_builder.web.sessions import IDLE_SECONDS, MAX_SECONDS, Sessions, may_read
 
@@ -94,7 +94,7 @@ def test_a_client_waits_longer_with_every_attempt() -> None:
         waits.append(throttle.attempt("10.0.0.1"))
         clock.now += waits[-1]
         assert throttle.attempt("10.0.0.1") == 0.0
-    assert waits[:4] == [2.0, 4.0, 8.0, 16.0] and waits[-1] == LONGEST_WAIT
+    assert waits[:4] == [2.0, 4.0, 8.0, 16.0] and waits[-1] == MAX_WAIT
     assert throttle.attempt("10.0.0.2") == 0.0, "others are not held up"
     throttle.succeeded("10.0.0.1")
     assert throttle.attempt("10.0.0.1") == 0.0 and throttle.failures("10.0.0.1") == 1
