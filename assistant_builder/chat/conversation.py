@@ -1,6 +1,6 @@
-"""A conversation with the assistants of a study: turns, each with the question and what every one answered.
+"""A conversation with the assistants of a study, as turns of a question and its answers.
 
-It is plain data that the browser keeps, so everything read back is checked: what does not fit is dropped.
+The browser stores conversations, so records are validated when they are read; invalid turns are dropped.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from assistant_builder.inference.session import BASE, MODELS, Sampling
 Choice = Literal["a", "b", "tie", "both bad"]
 CHOICES: tuple[Choice, ...] = ("a", "b", "tie", "both bad")
 DEFAULT_SIDES = ("qlora", "lora")
-"""Who stands left and right where nothing is hidden."""
+"""Arms on the left and on the right if the turn is not blind."""
 TITLES = {"qlora": "QLoRA · 4-bit", "lora": "LoRA · 16-bit", BASE: "Base model, untuned · 16-bit"}
 MAX_TURNS = 100
 
 
 def default_sides(arms: Sequence[str]) -> tuple[str, str]:
-    """Who stands left and right where nothing is hidden: of a study with one arm that one stands left."""
+    """The default sides for a study with these arms; the only arm of a study is on the left."""
     first, second = sorted(DEFAULT_SIDES, key=lambda arm: arm not in arms)
     return first, second
 
 
 def titles_for(arms: Sequence[str]) -> dict[str, str]:
-    """What those who answer are called in a study with these arms: the untuned base is that of LoRA if there is one."""
+    """Labels of the models in a study with these arms; the untuned base model is the 16-bit one if LoRA is trained."""
     return TITLES if "lora" in arms else {**TITLES, BASE: "Base model, untuned · 4-bit"}
 
 
@@ -39,11 +39,11 @@ class Answer:
     """One answer.
 
     Attributes:
-        text: What was said.
+        text: Text of the answer.
         ending: ``stop``, ``length``, ``cancelled`` or ``failed``.
-        tokens: Tokens of it.
-        seconds: From its start to its end.
-        first_token_seconds: From its start to the first token.
+        tokens: Number of tokens.
+        seconds: Duration.
+        first_token_seconds: Time to the first token.
     """
 
     text: str
@@ -58,13 +58,14 @@ class Turn:
     """A question and its answers.
 
     Attributes:
-        question: What the user asked.
-        answers: Speaker → answer; empty while it is being answered, or when that was interrupted.
-        sides: Who stands left (A) and right (B).
-        blind: Asked in blind mode: alone, without the turns before it, and the sides hidden until the vote.
+        question: The user's question.
+        answers: Model → answer; empty during generation or after an interruption.
+        sides: Arms on the left (A) and on the right (B).
+        blind: Whether the question was asked in blind mode: without the earlier turns, and with hidden sides until the
+            vote.
         vote: The vote of a blind turn.
-        system: The system prompt it was asked under.
-        sampling: How it was generated.
+        system: System prompt.
+        sampling: Sampling settings.
     """
 
     question: str
@@ -77,12 +78,12 @@ class Turn:
 
     @property
     def hidden(self) -> bool:
-        """Whether who is who must not be told yet."""
+        """Whether the sides must still be hidden."""
         return self.blind and self.vote is None
 
     @property
     def votable(self) -> bool:
-        """Whether both assistants have answered and the vote is still to come."""
+        """Whether both assistants have answered and the vote is pending."""
         return self.hidden and all(
             arm in self.answers and self.answers[arm].text and self.answers[arm].ending in ("stop", "length")
             for arm in ARMS
@@ -90,7 +91,7 @@ class Turn:
 
     @property
     def identical(self) -> bool:
-        """Whether both assistants said the same, word for word."""
+        """Whether both answers have the same text."""
         return self.answers["qlora"].text == self.answers["lora"].text if self.votable else False
 
 
@@ -101,16 +102,16 @@ class Conversation:
     turns: tuple[Turn, ...] = ()
 
     def messages(self, speaker: str, question: str, *, system: str, blind: bool) -> list[Message]:
-        """What a speaker is sent: the system prompt, its own earlier turns, and the question.
+        """The messages for a model: the system prompt, its own earlier turns, and the question.
 
-        A blind question stands alone, so that no earlier answer tells a side, both read the same, and one vote has
-        nothing to do with another.
+        A blind question is sent without earlier turns: no earlier answer reveals a side, both arms get the same prompt,
+        and votes are independent.
 
         Args:
-            speaker: Who is asked.
+            speaker: The model: an arm or ``base``.
             question: The new question.
             system: The system prompt; empty for none.
-            blind: Whether it is asked in blind mode.
+            blind: Whether the question is asked in blind mode.
         """
         sent = [Message("system", system)] if system else []
         for turn in () if blind else self.turns:
@@ -119,24 +120,24 @@ class Conversation:
         return [*sent, Message("user", question)]
 
     def before(self, place: int) -> Conversation:
-        """The conversation as it stood before a turn."""
+        """The conversation before a turn."""
         return Conversation(self.turns[:place])
 
     def with_turn(self, turn: Turn) -> Conversation:
-        """With one more turn; the oldest are forgotten where there are very many."""
+        """Append a turn; only the last :data:`MAX_TURNS` turns are kept."""
         return Conversation((*self.turns, turn)[-MAX_TURNS:])
 
     def with_vote(self, vote: Choice) -> Conversation:
-        """With the vote on the last turn."""
+        """Set the vote of the last turn."""
         return Conversation((*self.turns[:-1], replace(self.turns[-1], vote=vote)))
 
     def to_record(self) -> list[dict[str, Any]]:
-        """As the browser keeps it."""
+        """The record that the browser stores."""
         return [asdict(turn) for turn in self.turns]
 
 
 def conversation_from_record(record: Any) -> Conversation:
-    """The reverse of :meth:`Conversation.to_record`; what the browser sends may be anything, and is then left out."""
+    """Parse the result of :meth:`Conversation.to_record`; invalid turns from the browser are dropped."""
     turns = []
     for entry in record if isinstance(record, list) else []:
         try:
@@ -150,25 +151,25 @@ def _turn(entry: Mapping[str, Any]) -> Turn:
     answers = {speaker: Answer(**entry["answers"][speaker]) for speaker in MODELS if speaker in entry["answers"]}
     for answer in answers.values():
         if not isinstance(answer.text, str) or not isinstance(answer.tokens, int):
-            raise ValueError("an answer is a text")
+            raise ValueError("an answer must be a text")
         float(answer.seconds), float(answer.first_token_seconds or 0)
     sides = tuple(entry["sides"])
     if sorted(sides) != sorted(DEFAULT_SIDES) or not isinstance(entry["question"], str):
-        raise ValueError("sides are both arms, a question is a text")
+        raise ValueError("sides must be both arms, and a question must be a text")
     vote = entry["vote"]
     if vote is not None and vote not in CHOICES:
-        raise ValueError(f"no vote {vote!r}")
+        raise ValueError(f"unknown vote {vote!r}")
     return Turn(
         entry["question"], answers, (sides[0], sides[1]), bool(entry["blind"]), vote, str(entry["system"]),
         Sampling(**entry["sampling"]),
     )
 
 
-# taking it away
+# export
 
 
 def as_json(study: str, conversation: Conversation) -> str:
-    """The conversation as a JSON document; who answered a blind question is left open until the vote."""
+    """The conversation as a JSON document; the sides of a blind question are hidden until the vote."""
     turns = [
         {
             "question": turn.question,
@@ -184,11 +185,11 @@ def as_json(study: str, conversation: Conversation) -> str:
 
 
 def as_markdown(study: str, conversation: Conversation, arms: Sequence[str] = ARMS) -> str:
-    """The conversation as Markdown, every text in a block of its own, so that nothing in it becomes markup.
+    """The conversation as Markdown; texts are in fenced blocks, so that they are not interpreted as markup.
 
     Args:
         study: Name of the study.
-        conversation: Its turns.
+        conversation: The conversation.
         arms: Arms of the study.
     """
     titles = titles_for(arms)
@@ -220,7 +221,7 @@ def _vote_label(turn: Turn) -> str | None:
 
 
 def _fenced(text: str) -> str:
-    """A fenced block, its fence longer than any run of backticks in the text."""
+    """A fenced code block whose fence is longer than any run of backticks in the text."""
     fence = "```"
     while fence in text:
         fence += "`"

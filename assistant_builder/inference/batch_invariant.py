@@ -1,10 +1,10 @@
-"""Arithmetic that does not depend on what else is in the batch.
+"""Batch-invariant linear layers: results that do not depend on the other sequences of the batch.
 
-A matrix product over more rows may run through another kernel, which adds up in another order; in bfloat16 that moved
-the loss of an item by up to 0.07 nats a token between batches of 16 and of 32. Here every linear layer sees blocks of
-always the same number of rows, the last one filled with zeros, and each sequence is padded to a length that its own
-length decides. Then an item's scores are the same to the last digit in batches of any size (measured on CPUs; on a GPU
-the attention kernel may still choose by batch).
+A matrix product over more rows may use another kernel with another order of summation; in bfloat16 this changed the
+loss of an item by up to 0.07 nats per token between batches of 16 and of 32. Here every linear layer computes blocks of
+a fixed number of rows, the last one filled with zeros, and the padded length of a sequence depends only on its own
+length. The scores of an item are then bit-identical for any batch size (measured on CPUs; on a GPU the attention kernel
+may still depend on the batch).
 
 Imports torch: only worker processes import this module.
 """
@@ -18,19 +18,19 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch.overrides import TorchFunctionMode
 
 ROWS = 256
-"""Rows of a block while a whole sequence is read."""
+"""Rows of a block during prefill."""
 ROWS_PER_TOKEN = 64
-"""Rows of a block while one token a sequence is generated; fewer save little time, for the weights must be read."""
+"""Rows of a block during decoding; fewer rows save little time, since all weights are read in any case."""
 
 
 class BatchInvariantLinear(TorchFunctionMode):
-    """While entered, ``torch.nn.functional.linear`` computes in blocks of a fixed number of rows.
+    """Context in which ``torch.nn.functional.linear`` computes in blocks of a fixed number of rows.
 
-    So does a 4-bit layer on a GPU, which has a product of its own and chooses its kernel by the number of rows
-    (bitsandbytes/backends/cuda/ops.py, ``_gemm_4bit_use_custom_cuda``). On a CPU those layers are scored as plain ones.
+    The same applies to the 4-bit product on a GPU, whose kernel depends on the number of rows
+    (bitsandbytes/backends/cuda/ops.py, ``_gemm_4bit_use_custom_cuda``). On a CPU, 4-bit layers are dequantized first.
 
     Args:
-        generating: Whether answers are generated, so that inputs of one token a sequence get the smaller blocks.
+        generating: Whether answers are generated, so that inputs of one token per sequence use the smaller blocks.
     """
 
     def __init__(self, *, generating: bool) -> None:
@@ -38,7 +38,7 @@ class BatchInvariantLinear(TorchFunctionMode):
         self._generating = generating
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Divide the rows of a linear layer's input; leave every other function as it is."""
+        """Divide the input rows of a linear layer; other functions are unchanged."""
         kwargs = kwargs or {}
         plain = func is F.linear and not kwargs
         if not plain and not (_is_4bit_product(func) and args[0].device.type != "cpu"):
@@ -58,14 +58,14 @@ def _is_4bit_product(func: Any) -> bool:
 
 
 class ContiguousLinear(TorchFunctionMode):
-    """While entered, ``torch.nn.functional.linear`` gets its input in one piece of memory; nothing else is changed.
+    """Context in which ``torch.nn.functional.linear`` gets contiguous inputs.
 
-    The last position of every prompt is a view with gaps. On a CPU torch 2.13 multiplies such an input row by row with
-    copies of the weight: for the head of the bundled model and 64 prompts 3.5 GB of them (measured by ``VmHWM``).
+    The last positions of the prompts are a strided view. On a CPU, torch 2.13 multiplies such an input row by row with
+    copies of the weight: 3.5 GB for the head of the bundled model and 64 prompts (measured by ``VmHWM``).
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Close the gaps of a linear layer's input."""
+        """Make the input of a linear layer contiguous."""
         if func is F.linear and not kwargs:
             args = (args[0].contiguous(), *args[1:])
         return func(*args, **(kwargs or {}))

@@ -1,7 +1,7 @@
-"""Linear layers for answering on a CPU, their weights kept in the order in which the multiplication reads them.
+"""Linear layers for inference on a CPU with prepacked weights, in the memory layout of oneDNN's matrix product.
 
-Torch otherwise brings a weight into that order at every call; for one row that takes longer than the multiplication.
-In bfloat16 the results are the same to the last digit; in float32 the sums run in another order.
+Without prepacking, torch reorders the weight at every call, which takes longer than the product for a single row.
+Results are bit-identical in bfloat16; in float32 the order of summation differs.
 
 Imports torch: only worker processes import this module.
 """
@@ -18,14 +18,14 @@ from torch import nn
 from assistant_builder.devices import multiplies_bfloat16
 
 _ROWS = 64
-"""Rows that the order is chosen for; others compute with it as well."""
+"""Number of rows for which oneDNN chooses the layout; it works for any number."""
 
 
 class PrepackedLinear(nn.Module):
     """A frozen linear layer for inference.
 
     Args:
-        layer: What it stands for; its weight is not kept.
+        layer: The layer to replace; its weight is not kept.
     """
 
     def __init__(self, layer: nn.Linear) -> None:
@@ -42,20 +42,19 @@ class PrepackedLinear(nn.Module):
         return result
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PrepackedLinear:
-        """Itself: nothing in it changes, and the packed weight cannot be copied."""
+        """Return the layer itself: it is immutable, and the prepacked weight cannot be copied."""
         return self
 
 
 def prepack(*models: nn.Module, batches: bool = False) -> None:
-    """Replace every frozen linear layer on a CPU in a dtype that it computes in fast.
+    """Replace every frozen linear layer on a CPU whose dtype benefits from prepacking.
 
-    What trains or merges must be done before.
-
-    The head keeps its weight too where the embeddings share it. What several models share they share afterwards.
+    The models can no longer be trained or merged. A head that shares its weight with the embeddings keeps a second
+    copy. Layers that several models share remain shared.
 
     Args:
-        models: Changed in place; adapters stay as they are.
-        batches: Whether many rows are computed at once; then it pays in float32 too, where single rows are slower.
+        models: Models, changed in place; adapters are unchanged.
+        batches: Whether many rows are computed at once; float32 is prepacked only then, since single rows get slower.
     """
     dtypes = _prepacked_dtypes(batches)
     places: dict[tuple[int, int], list[tuple[nn.Module, str]]] = {}
@@ -76,7 +75,7 @@ def _prepacked_dtypes(batches: bool) -> set[torch.dtype]:
 
 
 def _plain_layers(model: nn.Module, dtypes: set[torch.dtype]) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
-    """The layers to pack, each with its parent and its name there."""
+    """The layers to prepack, each with its parent module and its name in it."""
     adapters = {id(part) for layer in model.modules() if isinstance(layer, LoraLayer)
                 for parts in (layer.lora_A, layer.lora_B) for part in parts.values()}
     for parent in list(model.modules()):
@@ -87,12 +86,12 @@ def _plain_layers(model: nn.Module, dtypes: set[torch.dtype]) -> Iterator[tuple[
 
 
 def prepacked_bytes(model: nn.Module) -> int:
-    """Bytes of the weights that :func:`pack` has taken over."""
+    """Bytes of prepacked weights in a model."""
     return sum(layer.packed_bytes for layer in model.modules() if isinstance(layer, PrepackedLinear))
 
 
 def cast_adapters(model: nn.Module, dtype: torch.dtype) -> None:
-    """Keep adapters in the dtype of the arithmetic, so that they are not cast at every token."""
+    """Cast adapters to the compute dtype, so that they are not cast for every token."""
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.to(dtype)

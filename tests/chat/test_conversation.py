@@ -41,7 +41,8 @@ def test_it_comes_back_from_the_browser_as_it_went() -> None:
 ])
 def test_what_does_not_fit_is_left_out_and_the_rest_stays(damage: dict[str, Any]) -> None:
     good, bad = Conversation((turn(),)).to_record()[0], Conversation((turn("other"),)).to_record()[0]
-    assert [found.question for found in conversation_from_record([{**bad, **damage}, good, "nonsense"]).turns] == ["Why?"]
+    parsed = conversation_from_record([{**bad, **damage}, good, "nonsense"])
+    assert [found.question for found in parsed.turns] == ["Why?"]
     assert conversation_from_record({"turns": 1}) == Conversation()
 
 

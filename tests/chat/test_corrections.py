@@ -39,7 +39,8 @@ def rerun(study: Study) -> Study:
 
 
 def retrained(study: Study, *, drop: bool = True) -> Study:
-    return rerun(create_retraining_study(study, plan_retraining(study, read_corrections(study), drop_heldout=drop), "again"))
+    plan = plan_retraining(study, read_corrections(study), drop_heldout=drop)
+    return rerun(create_retraining_study(study, plan, "again"))
 
 
 def test_corrections_are_kept_replaced_and_removed(study: Study) -> None:
@@ -54,7 +55,7 @@ def test_corrections_are_kept_replaced_and_removed(study: Study) -> None:
 
 
 @pytest.mark.parametrize(("question", "answer", "said"), [
-    (" ", "", "question and the better answer are empty"), ("Q", "same ", "is the one that the assistant gave"),
+    (" ", "", "question and the better answer are empty"), ("Q", "same ", "is identical to the assistant's answer"),
 ])
 def test_what_corrects_nothing_is_refused(study: Study, question: str, answer: str, said: str) -> None:
     with pytest.raises(DataError, match=said):

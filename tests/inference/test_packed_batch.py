@@ -36,7 +36,8 @@ def test_rows_give_the_logits_of_one_sequence_at_a_time(family: str) -> None:
     rest = [SequenceChunk(slot, len(ids) // 2, ids[len(ids) // 2 :]) for slot, ids in enumerate(SEQUENCES)]
     keep = [sum(len(piece.ids) for piece in rest[: place + 1]) - 1 for place in range(len(rest))]
     found = rows.logits(slots, rows.prepare_prefill(slots, rest, rows=64), keep, block=4)
-    more = rows.logits(slots, rows.prepare_decode(slots, [SequenceChunk(1, 40, [3]), SequenceChunk(3, 6, [4])], rows=8), [0, 1])
+    step = rows.prepare_decode(slots, [SequenceChunk(1, 40, [3]), SequenceChunk(3, 6, [4])], rows=8)
+    more = rows.logits(slots, step, [0, 1])
     with torch.no_grad():
         for ids, logits in zip(SEQUENCES, found, strict=True):
             assert torch.allclose(logits, model(torch.tensor([ids])).logits[0, -1], atol=1e-4)
@@ -52,7 +53,8 @@ def test_a_start_read_once_serves_all_slots() -> None:
     rows, one, many = PackedModel(model, 0), SlottedKVCache(1, 32), SlottedKVCache(3, 32)
     rows.logits(one, rows.prepare_prefill(one, [SequenceChunk(0, 0, start)]), [0])
     many.fill_prefix(one.prefix_states(len(start)))
-    found = rows.logits(many, rows.prepare_prefill(many, [SequenceChunk(2, 4, [20, 21]), SequenceChunk(0, 4, [30])]), [1, 2])
+    step = rows.prepare_prefill(many, [SequenceChunk(2, 4, [20, 21]), SequenceChunk(0, 4, [30])])
+    found = rows.logits(many, step, [1, 2])
     with torch.no_grad():
         for ids, logits in zip(([*start, 20, 21], [*start, 30]), found, strict=True):
             assert torch.allclose(logits, model(torch.tensor([ids])).logits[0, -1], atol=1e-4)

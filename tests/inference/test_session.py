@@ -159,7 +159,7 @@ def test_a_question_from_the_shell_that_memory_does_not_suffice_for_is_told(
         main()
     error = capsys.readouterr().err
     assert ended.value.code == 1 and error.count("\n") == 1
-    assert "arm lora: memory ran out. Ask one arm alone" in error
+    assert "arm lora: memory ran out. Ask only one arm" in error
 
 
 @pytest.fixture(scope="module")
@@ -294,7 +294,7 @@ def test_the_untuned_base_is_that_of_the_only_arm_there_is(monkeypatch: pytest.M
         return Adapted(), BytePrompter()
 
     monkeypatch.setattr(loading, "load_arm", load_arm)
-    monkeypatch.setattr("assistant_builder.inference.session.ready_to_answer", lambda *models: None)
+    monkeypatch.setattr("assistant_builder.inference.session.prepare_for_inference", lambda *models: None)
     for arms, expected in ((("qlora", BASE), "qlora"), (("lora", "qlora", BASE), "lora")):
         loaded.clear()
         session = ChatSession(Study(Path("nowhere")), arms)

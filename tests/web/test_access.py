@@ -86,5 +86,5 @@ def test_certificate_and_key_belong_together(tmp_path: Path) -> None:
     file = tmp_path / "certificate.pem"
     with pytest.raises(ConfigError, match="HTTPS needs a certificate and its key"):
         Access(certificate=file).check()
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(ConfigError, match="does not exist"):
         Access(certificate=file, key=file).check()
