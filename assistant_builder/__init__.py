@@ -1,4 +1,4 @@
-"""Fine-tune a domain assistant with QLoRA, beside its float16 LoRA twin, and measure what 4-bit cost."""
+"""Fine-tune a domain assistant with QLoRA and with 16-bit LoRA, and measure what 4-bit quantization costs."""
 
 from assistant_builder import telemetry
 

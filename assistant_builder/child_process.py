@@ -1,9 +1,9 @@
-"""Python processes that this program starts: none of them imports modules of its working directory.
+"""Command line and environment of child Python processes, which must not import modules from the working directory.
 
-``python -m`` and ``python -c`` put the working directory first on ``sys.path``. Whoever runs a study in a folder that
-somebody else has filled would run a ``psutil.py`` that lies there. ``-P`` keeps the folder out of the process itself
-and of those that :mod:`multiprocessing` spawns (``subprocess._args_from_interpreter_flags``); ``PYTHONSAFEPATH`` keeps
-it out of every other Python process further down. The variable is set for children alone, never for this process.
+``python -m`` and ``python -c`` put the working directory first on ``sys.path``, so a ``psutil.py`` in the folder of an
+untrusted study would be executed. ``-P`` excludes the folder in the process itself and in those that
+:mod:`multiprocessing` spawns (``subprocess._args_from_interpreter_flags``); ``PYTHONSAFEPATH`` excludes it in all other
+descendants. The variable is set only for children, never for this process.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[1]
-"""The folder that holds this package and ``evals``."""
+"""The folder that contains this package and ``evals``."""
 _INSTALLED = ("site-packages", "dist-packages")
 
 
@@ -23,10 +23,10 @@ def python_command(*arguments: str) -> list[str]:
 
 
 def python_environment() -> dict[str, str]:
-    """The environment of a Python process: that of this one, with safe paths.
+    """The environment of a Python process: that of this process, with safe paths.
 
-    Folders of the user's ``PYTHONPATH`` stay. Empty entries go, as ``PYTHONPATH=$PYTHONPATH:folder`` makes them: Python
-    reads them as the working directory. A checkout that is not installed is added, since nothing else leads to it.
+    Folders in the user's ``PYTHONPATH`` are kept. Empty entries, as from ``PYTHONPATH=$PYTHONPATH:folder``, are
+    removed, since Python reads them as the working directory. The folder of a checkout that is not installed is added.
     """
     folders = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
     if _ROOT.name not in _INSTALLED and str(_ROOT) not in folders:

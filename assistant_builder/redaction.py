@@ -1,4 +1,4 @@
-"""What must not be written as it is: secrets of the environment, and control characters that a terminal would obey."""
+"""Removes secrets from texts, and escapes control characters that a terminal would interpret."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SECRET_VARIABLES = (
 MASK = "[hidden]"
 _HUB_TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}")
 _MIN_LENGTH = 6
-"""Shorter ones are words, and what is a secret there would be told by leaving the word out."""
+"""Shorter values may be ordinary words, and masking every occurrence would reveal them."""
 
 
 def redact_secrets(text: str) -> str:
-    """A text with every token taken out that is in the environment, in the hub's own file, or looks like one."""
+    """Mask secrets from the environment and the Hugging Face token file, and everything that looks like a hub token."""
     for token in _known_secrets():
         text = text.replace(token, MASK)
     return _HUB_TOKEN.sub(MASK, text)
@@ -43,9 +43,5 @@ _ESCAPES = {
 
 
 def escape_control_characters(text: str) -> str:
-    """The text with a symbol for each control character but tabs and ends of lines.
-
-    Args:
-        text: Any text.
-    """
+    """Replace control characters except tabs and newlines with visible symbols."""
     return text.translate(_ESCAPES)

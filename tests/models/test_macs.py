@@ -56,7 +56,7 @@ def test_doctor_and_the_planner_say_that_its_gpu_is_not_used(monkeypatch: pytest
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
     gpu, backend = doctor._torch()
     assert gpu.ok and gpu.value == (
-        "Apple's GPU is not used, as 4-bit training on it is untested: models train and answer on the processor")
-    assert backend.value == "bitsandbytes works on the processor"
+        "Apple GPUs are not used, since 4-bit training on them is untested; models run on the CPU")
+    assert backend.value == "bitsandbytes works on the CPU"
     here = this_machine()
     assert here.device == "cpu" and here.compute_dtype == "float32"
