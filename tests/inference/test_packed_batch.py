@@ -1,4 +1,4 @@
-"""Reading over rows, with random models of two layers of several families."""
+"""Packed batches, with random two-layer models of several families."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def small(family: str) -> Any:
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "phi3"])
-def test_rows_give_the_logits_of_one_sequence_at_a_time(family: str) -> None:
+def test_packed_logits_equal_those_of_single_sequences(family: str) -> None:
     from assistant_builder.inference.packed_batch import PackedModel, SequenceChunk, SlottedKVCache, supports_packing
 
     model = small(family)
     assert supports_packing(model)
     rows, slots = PackedModel(model, 0), SlottedKVCache(len(SEQUENCES), 64)
-    # all but the last tokens in a first pass, in two pieces where there are enough of them
+    # all but the last tokens in a first pass, in two chunks if there are enough of them
     first = [SequenceChunk(slot, 0, ids[: len(ids) // 2]) for slot, ids in enumerate(SEQUENCES) if len(ids) > 1]
     rows.logits(slots, rows.prepare_prefill(slots, first, rows=64), [0], block=4)
     rest = [SequenceChunk(slot, len(ids) // 2, ids[len(ids) // 2 :]) for slot, ids in enumerate(SEQUENCES)]
@@ -46,7 +46,7 @@ def test_rows_give_the_logits_of_one_sequence_at_a_time(family: str) -> None:
             assert torch.allclose(logits, model(whole).logits[0, -1], atol=1e-4)
 
 
-def test_a_start_read_once_serves_all_slots() -> None:
+def test_a_shared_prefix_is_read_once_for_all_slots() -> None:
     from assistant_builder.inference.packed_batch import PackedModel, SequenceChunk, SlottedKVCache
 
     model, start = small("llama"), [7, 8, 9, 10]
@@ -60,7 +60,7 @@ def test_a_start_read_once_serves_all_slots() -> None:
             assert torch.allclose(logits, model(torch.tensor([ids])).logits[0, -1], atol=1e-4)
 
 
-def test_models_whose_attention_is_their_own_are_not_read_over_rows() -> None:
+def test_models_with_custom_attention_do_not_support_packing() -> None:
     from transformers import BloomConfig, BloomForCausalLM
 
     from assistant_builder.inference.packed_batch import supports_packing
@@ -68,7 +68,7 @@ def test_models_whose_attention_is_their_own_are_not_read_over_rows() -> None:
     assert not supports_packing(BloomForCausalLM(BloomConfig(vocab_size=80, hidden_size=32, n_layer=1, n_head=4)))
 
 
-def test_packed_layers_give_the_same_digits() -> None:
+def test_prepacked_layers_give_bit_identical_results() -> None:
     from assistant_builder.inference.prepacked_linear import PrepackedLinear
 
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():

@@ -1,4 +1,4 @@
-"""Attempts, sessions and sizes, under a clock of the test's own."""
+"""Rate limit, sessions and size limits, with a fake clock."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def file(path: str, url: str | None = None) -> dict[str, Any]:
     return {"path": path, "url": url, "meta": {"_type": "gradio.FileData"}}
 
 
-def test_what_was_uploaded_may_be_named(tmp_path: Path) -> None:
+def test_requests_may_name_uploaded_files(tmp_path: Path) -> None:
     place = str(tmp_path / "upload-x" / "0" / "a b.csv")
     address = "http://localhost:1/gradio_api/file=" + place.replace(" ", "%20")
     body = json.dumps({"data": [file(place, address), {"kept": [file(place)]}, {"path": "/etc/passwd"}]})
@@ -52,7 +52,7 @@ def test_what_was_uploaded_may_be_named(tmp_path: Path) -> None:
     file("{}/a\0.csv"), file("{}/link/passwd"), file("{}/a.csv", "http://["),
 ])  # fmt: skip
 @pytest.mark.parametrize("place", [lambda named: named, lambda named: {"talks": {"demo": [named]}}])
-def test_no_other_file_is(tmp_path: Path, named: dict[str, Any], place: Any) -> None:
+def test_requests_must_not_name_other_files(tmp_path: Path, named: dict[str, Any], place: Any) -> None:
     (tmp_path / "link").symlink_to("/etc")
     text = json.dumps({"data": [place(named)]}).replace("{}", str(tmp_path))
     answer = post(tmp_path, text)
@@ -60,11 +60,11 @@ def test_no_other_file_is(tmp_path: Path, named: dict[str, Any], place: Any) -> 
 
 
 @pytest.mark.parametrize("path", ["", "relative", "/", "/proc/self/environ", "\0", "/" + "a" * 5000])
-def test_paths_outside_are_no_uploads(tmp_path: Path, path: str) -> None:
+def test_paths_outside_the_upload_folder_are_not_uploads(tmp_path: Path, path: str) -> None:
     assert not may_read(path, tmp_path, None)
 
 
-def test_requests_are_limited_and_whole(tmp_path: Path) -> None:
+def test_request_bodies_are_limited_and_passed_on_complete(tmp_path: Path) -> None:
     async def pieces() -> Any:
         for _ in range(10):
             yield b" " * 500
@@ -85,7 +85,7 @@ class Clock:
         return self.now
 
 
-def test_a_client_waits_longer_with_every_attempt() -> None:
+def test_the_wait_doubles_with_every_attempt() -> None:
     clock = Clock()
     throttle = RateLimiter(clock)
     assert [throttle.attempt("10.0.0.1") for _ in range(FREE_ATTEMPTS)] == [0.0] * FREE_ATTEMPTS
@@ -100,7 +100,7 @@ def test_a_client_waits_longer_with_every_attempt() -> None:
     assert throttle.attempt("10.0.0.1") == 0.0 and throttle.failures("10.0.0.1") == 1
 
 
-def test_a_day_of_guessing_gets_little() -> None:
+def test_a_day_of_guessing_allows_few_attempts() -> None:
     clock = Clock()
     throttle = RateLimiter(clock)
     tried = 0
@@ -111,7 +111,7 @@ def test_a_day_of_guessing_gets_little() -> None:
     assert tried < 120
 
 
-def test_many_clients_together_are_limited_too() -> None:
+def test_attempts_of_all_clients_together_are_limited() -> None:
     clock = Clock()
     throttle = RateLimiter(clock)
     tried = sum(throttle.attempt(f"10.0.{number // 250}.{number % 250}") == 0 for number in range(1000))
@@ -120,13 +120,13 @@ def test_many_clients_together_are_limited_too() -> None:
     assert sum(throttle.attempt(f"10.1.0.{number}") == 0 for number in range(100)) == 10
 
 
-def test_addresses_of_one_client_count_together() -> None:
+def test_addresses_of_one_ipv6_network_count_as_one_client() -> None:
     assert client_key("2001:db8::1") == client_key("2001:db8::ffff:2") != client_key("2001:db8:0:1::1")
     assert client_key("::ffff:10.0.0.1") == client_key("10.0.0.1") == "10.0.0.1"
     assert client_key("fe80::1%eth0") == client_key("fe80::2") and client_key("") == ""
 
 
-def test_a_session_ends_when_its_person_is_gone() -> None:
+def test_an_idle_session_expires() -> None:
     clock = Clock()
     sessions = Sessions(clock=clock)
     token = sessions.create("ann")
@@ -140,7 +140,7 @@ def test_a_session_ends_when_its_person_is_gone() -> None:
     assert sessions.find(token) is None
 
 
-def test_a_session_ends_at_last_whatever_its_person_does() -> None:
+def test_an_active_session_expires_eventually() -> None:
     clock = Clock()
     sessions = Sessions(clock=clock)
     token = sessions.create("ann")
@@ -154,7 +154,7 @@ def test_a_session_ends_at_last_whatever_its_person_does() -> None:
     assert sessions.find(token) is None
 
 
-def test_tokens_are_long_random_and_kept_as_hashes() -> None:
+def test_tokens_are_long_random_and_stored_as_hashes() -> None:
     sessions = Sessions()
     tokens = {sessions.create("ann") for _ in range(100)}
     assert len(tokens) == 100 and min(map(len, tokens)) >= 43
@@ -163,7 +163,7 @@ def test_tokens_are_long_random_and_kept_as_hashes() -> None:
         assert sessions.find(made_up) is None
 
 
-def test_ending_a_session_ends_what_it_is_being_sent() -> None:
+def test_ending_a_session_ends_its_open_responses() -> None:
     sessions = Sessions()
     token, other = sessions.create("ann"), sessions.create("ann")
     closed: list[str] = []
@@ -175,7 +175,7 @@ def test_ending_a_session_ends_what_it_is_being_sent() -> None:
     assert closed == [token] and sessions.find(token) is None and sessions.find(other) is not None
 
 
-def test_the_oldest_of_too_many_sessions_goes() -> None:
+def test_the_oldest_of_too_many_sessions_is_dropped() -> None:
     clock = Clock()
     sessions = Sessions(clock=clock)
     first = sessions.create("ann")
