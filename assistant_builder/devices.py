@@ -96,11 +96,7 @@ def detect_gpus() -> GpuReport:
 
 
 def free_bytes(gpus: Sequence[Gpu]) -> list[int]:
-    """Free memory of each GPU; its total memory if the free memory is unknown.
-
-    Args:
-        gpus: GPUs of :func:`detect_gpus`, in its order.
-    """
+    """Free memory of each GPU of :func:`detect_gpus`; its total memory if the free memory is unknown."""
     by_uuid = _free_by_uuid()
     known: list[int | None] = [by_uuid.get(gpu.uuid.casefold()) if gpu.uuid else None for gpu in gpus]
     if None in known:  # a MIG partition, memory shared with the CPU, or an AMD GPU
@@ -200,8 +196,7 @@ def _measured_free_bytes() -> tuple[int | None, ...]:
 def describe_gpus(*, free: bool = False) -> dict[str, Any]:
     """The GPUs that torch sees in this process, as a record for :func:`report_from_record`; initializes CUDA.
 
-    Args:
-        free: Whether to measure free memory too, which creates a CUDA context on every GPU.
+    With ``free``, free memory is measured too, which creates a CUDA context on every GPU.
     """
     import torch
 
@@ -246,12 +241,9 @@ def torch_device() -> str:
 
 
 def kernel_problem(index: int | None = None) -> str:
-    """Why this torch build has no kernels for a GPU; empty if it has. Imports torch.
+    """Why this torch build has no kernels for a GPU (None: the current one); empty if it has. Imports torch.
 
     CUDA reports such a GPU as available and fails at the first operation.
-
-    Args:
-        index: Index of the GPU in torch; None for the current one.
     """
     import torch
 

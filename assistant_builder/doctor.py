@@ -70,7 +70,8 @@ def diagnose() -> dict[str, Any]:
         ``{"version", "ok", "checks": [{"name", "ok", "value", "remedy"}]}``; ``ok`` is true if every check is ok.
     """
     machine = [_processor(), _memory(), _disk(), *_torch()]
-    checks = [_python(), _system(), *_packages(), _kernels_package(), *machine, *_bundles(), _hub()]
+    system = Check("system", True, platform.platform())
+    checks = [_python(), system, *_packages(), _kernels_package(), *machine, *_bundles(), _hub()]
     return {
         "version": __version__,
         "ok": all(check.ok for check in checks),
@@ -84,8 +85,7 @@ def _python() -> Check:
                  "" if ok else "Create the environment with Python 3.11, 3.12 or 3.13")
 
 
-def _system() -> Check:
-    return Check("system", True, platform.platform())
+----
 
 
 def _packages() -> list[Check]:

@@ -66,7 +66,7 @@ def default_system_prompt(study: Study) -> str:
     return found.pop() if len(found) == 1 and all(r["messages"][0]["role"] == "system" for r in records) else ""
 
 
-def context_tokens(configs: Iterable[StudyConfig], limit: int, wanted: int | None = None) -> int:
+def context_tokens(configs: Iterable[StudyConfig], limit: int, requested: int | None = None) -> int:
     """Maximum tokens of a prompt and its answer together, for every serving backend.
 
     The default is ``train.max_length`` plus the longest answer of the evaluation or of a request without a limit, but
@@ -75,13 +75,13 @@ def context_tokens(configs: Iterable[StudyConfig], limit: int, wanted: int | Non
     Args:
         configs: Settings of the studies that are served with one base model.
         limit: Context length of the base model.
-        wanted: Value set by the user; None for the default.
+        requested: Value set by the user; None for the default.
 
     Raises:
         ConfigError: The value set by the user exceeds the context length of the base model.
     """
-    if wanted is not None and wanted > limit:
-        raise ConfigError(f"--context {wanted} exceeds the context length of the base model ({limit} tokens)",
+    if requested is not None and requested > limit:
+        raise ConfigError(f"--context {requested} exceeds the context length of the base model ({limit} tokens)",
                           where="serve", remedy=f"Set at most {limit}, or omit --context")
     pairs = [config.train.max_length + max(config.eval.max_new_tokens, Sampling().max_new_tokens) for config in configs]
-    return wanted or min(limit, max(MIN_CONTEXT, *pairs))
+    return requested or min(limit, max(MIN_CONTEXT, *pairs))

@@ -125,12 +125,8 @@ class ReplyStream:
 
 
 def _advance(reply: Reply, event: Mapping[str, Any]) -> Reply:
-    if event["event"] == "state":
-        return replace(reply, state=event["state"])
-    if event["event"] == "ahead":
-        return replace(reply, ahead=event["ahead"])
-    if event["event"] == "loading":
-        return replace(reply, phase=event["phase"], fraction=event["fraction"])
+    if event["event"] in ("state", "ahead", "loading"):
+        return replace(reply, **{key: value for key, value in event.items() if key not in ("event", "id")})
     if event["event"] == "memory":
         return replace(reply, memory=Memory(event["base_bytes"], event["adapter_bytes"], event["shared"]))
     if event["event"] == "loaded":

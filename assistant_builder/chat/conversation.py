@@ -185,13 +185,7 @@ def as_json(study: str, conversation: Conversation) -> str:
 
 
 def as_markdown(study: str, conversation: Conversation, arms: Sequence[str] = ARMS) -> str:
-    """The conversation as Markdown; texts are in fenced blocks, so that they are not interpreted as markup.
-
-    Args:
-        study: Name of the study.
-        conversation: The conversation.
-        arms: Arms of the study.
-    """
+    """The conversation as Markdown; texts are in fenced blocks, so that they are not interpreted as markup."""
     titles = titles_for(arms)
     parts = [f"# Conversation with the assistant{'s' if len(arms) > 1 else ''} of {study}"]
     system = None

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from assistant_builder.atomic_io import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.chat.conversation import CHOICES, Choice, Turn
@@ -23,6 +23,7 @@ from assistant_builder.data.similarity import normalised
 from assistant_builder.errors import DataError, StudyError
 from assistant_builder.study import Study
 
+Record = TypeVar("Record")
 SIGNIFICANT = 0.05
 
 
@@ -105,13 +106,7 @@ def model_of(study: Study) -> dict[str, str]:
 
 
 def record_vote(study: Study, turn: Turn, conversation: Iterable[Message], vote: Choice) -> Vote:
-    """Append the vote on a blind turn.
-
-    Args:
-        study: The study.
-        turn: The blind turn.
-        conversation: Messages that both assistants received.
-        vote: The vote.
+    """Append the vote on a blind turn, with the messages that both assistants received.
 
     Raises:
         StudyError: The turn cannot be voted on, or the vote prefers one of two identical answers.
@@ -141,21 +136,14 @@ def read_votes(study: Study) -> list[Vote]:
     Raises:
         StudyError: The file is damaged.
     """
-    try:
-        return [Vote(**record) for record in read_jsonl(votes_file(study))]
-    except TypeError as error:
-        raise StudyError("a vote is from another version or damaged", where=str(votes_file(study)),
-                         remedy="Fix or remove that line") from error
+    return _read_records(votes_file(study), Vote)
 
 
 def counted_votes(votes: Iterable[Vote], model: Mapping[str, str]) -> list[Vote]:
     """The votes on the current adapters, only the first one for each pair of answers.
 
-    The sides are revealed after the first vote, so later votes on the same answers are not blind.
-
-    Args:
-        votes: All votes, oldest first.
-        model: Result of :func:`model_of`.
+    The sides are revealed after the first vote, so later votes on the same answers are not blind. ``votes`` are ordered
+    by time; ``model`` is the result of :func:`model_of`.
     """
     first: dict[str, Vote] = {}
     for vote in votes:
@@ -254,10 +242,14 @@ def read_corrections(study: Study) -> list[Correction]:
     Raises:
         StudyError: The file is damaged.
     """
+    return _read_records(corrections_file(study), Correction)
+
+
+def _read_records(path: Path, kind: type[Record]) -> list[Record]:
     try:
-        return [Correction(**record) for record in read_jsonl(corrections_file(study))]
+        return [kind(**record) for record in read_jsonl(path)]
     except TypeError as error:
-        raise StudyError("a correction is from another version or damaged", where=str(corrections_file(study)),
+        raise StudyError(f"a {kind.__name__.lower()} is from another version or damaged", where=str(path),
                          remedy="Fix or remove that line") from error
 
 
@@ -352,11 +344,6 @@ def plan_retraining(study: Study, corrections: Sequence[Correction], *, drop_hel
 
 def create_retraining_study(study: Study, plan: RetrainingPlan, name: str) -> Study:
     """Create a study with the same settings and split, and with the corrections in its training data.
-
-    Args:
-        study: The corrected study.
-        plan: Result of :func:`plan_retraining`.
-        name: Name of the new study.
 
     Raises:
         ConfigError: The name is invalid.

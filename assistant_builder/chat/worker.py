@@ -221,13 +221,13 @@ def _run_start_watcher() -> Callable[[], bool]:
     return lambda: modified() != before
 
 
-def run_server(session: ChatBackend, idle_seconds: float = IDLE_SECONDS, *, yields: bool = True) -> None:
+def run_server(session: ChatBackend, idle_seconds: float = IDLE_SECONDS, *, exit_on_run: bool = True) -> None:
     """Serve on standard input and output until the page closes them, then exit immediately.
 
     Args:
         session: The models.
         idle_seconds: Idle time after which the process ends.
-        yields: Whether to end when a run starts on this machine and no request is pending.
+        exit_on_run: Whether to end when a run starts on this machine and no request is pending.
     """
     # Output of libraries is redirected to standard error, so that it does not mix with the events.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -238,7 +238,7 @@ def run_server(session: ChatBackend, idle_seconds: float = IDLE_SECONDS, *, yiel
         events.flush()
 
     requests = open(0, encoding="utf-8", closefd=False)
-    Server(session, write, idle_seconds, _run_start_watcher() if yields else lambda: False).serve(requests)
+    Server(session, write, idle_seconds, _run_start_watcher() if exit_on_run else lambda: False).serve(requests)
     # A regular exit would wait for pending answers and for the thread that reads requests.
     os._exit(0)
 

@@ -81,11 +81,7 @@ def print_findings(findings: Findings) -> None:
 
 
 class RunDisplay:
-    """Progress bars on standard error while a study runs.
-
-    Args:
-        progress: Rich's live display.
-    """
+    """Progress bars on standard error while a study runs."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress

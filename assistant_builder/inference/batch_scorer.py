@@ -91,24 +91,24 @@ class BatchScorer:
         self._packed = PackedModel(model, pad_id)
         self._stop = set(stop_ids)
         self._size = min(size, DECODE_ROWS)
-        self._most_tokens = MAX_CACHE_BYTES // bytes_per_token(model)
+        self._max_tokens = MAX_CACHE_BYTES // bytes_per_token(model)
         self._prefix: tuple[int, ...] = ()
         self._prefix_states: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.seconds = {"nll": 0.0, "generate": 0.0}
 
     def run(
-        self, sequences: Sequence[Tokens], *, longest_answer: int, on_scores: OnScores, on_answers: OnAnswers
+        self, sequences: Sequence[Tokens], *, max_new_tokens: int, on_scores: OnScores, on_answers: OnAnswers
     ) -> None:
         """Score every target and generate the greedy answer to every prompt.
 
         Args:
             sequences: Prompts with their targets.
-            longest_answer: Maximum tokens of an answer; 0 generates none.
+            max_new_tokens: Maximum tokens of an answer; 0 generates none.
             on_scores: See :data:`OnScores`.
             on_answers: See :data:`OnAnswers`.
         """
         self.read_prefix(sequences)
-        for group, slots in self.groups(sequences, longest_answer):
+        for group, slots in self.groups(sequences, max_new_tokens):
             waiting, free = deque(group), deque(range(slots.count))
             active: dict[int, _ActiveSequence] = {}
             while waiting or active:
@@ -117,13 +117,13 @@ class BatchScorer:
                 if count and (not active or count == len(waiting) or count < len(free)):
                     rows = [_ActiveSequence(waiting.popleft(), free.popleft()) for _ in range(count)]
                     on_scores(self._read(slots, rows, sequences))
-                    if not longest_answer:
+                    if not max_new_tokens:
                         free.extend(row.slot for row in rows)
                         continue
                     active |= {row.slot: row for row in rows}
                 else:
                     self._decode(slots, active)
-                ended = [row for row in active.values() if self._ended(row, longest_answer)]
+                ended = [row for row in active.values() if self._ended(row, max_new_tokens)]
                 for row in ended:
                     del active[row.slot]
                     free.append(row.slot)
@@ -132,7 +132,7 @@ class BatchScorer:
     def passes(self, sequences: Sequence[Tokens]) -> Iterator[ScoredChunk]:
         """Read every prompt with its target, pass by pass, without generating."""
         self.read_prefix(sequences)
-        for group, slots in self.groups(sequences, 0, most_tokens=2 * ROWS):
+        for group, slots in self.groups(sequences, 0, max_tokens=2 * ROWS):
             waiting = deque(group)
             while waiting:
                 count = self.next_count([sequences[index] for index in islice(waiting, slots.count)])
@@ -153,14 +153,14 @@ class BatchScorer:
             self._prefix_states = slots.prefix_states(len(self._prefix))
 
     def groups(
-        self, sequences: Sequence[Tokens], longest_answer: int, *, most_tokens: int | None = None
+        self, sequences: Sequence[Tokens], max_new_tokens: int, *, max_tokens: int | None = None
     ) -> Iterator[tuple[list[int], SlottedKVCache]]:
         """Yield sequence indices grouped by slot length, shortest first, with the slots."""
-        lengths = [slot_length(len(prompt) + max(len(target), longest_answer)) for prompt, target in sequences]
+        lengths = [slot_length(len(prompt) + max(len(target), max_new_tokens)) for prompt, target in sequences]
         for length in sorted(set(lengths)):
             group = [index for index in range(len(sequences)) if lengths[index] == length]
             group.sort(key=lambda index: (sum(map(len, sequences[index])), index))
-            capacity = (most_tokens or self._most_tokens) // length
+            capacity = (max_tokens or self._max_tokens) // length
             slots = SlottedKVCache(max(1, min(self._size, capacity, len(group))), length)
             if self._prefix_states:
                 slots.fill_prefix(self._prefix_states)
@@ -280,7 +280,7 @@ class PaddedBatchScorer:
         self.seconds = {"nll": 0.0, "generate": 0.0}
 
     def run(
-        self, sequences: Sequence[Tokens], *, longest_answer: int, on_scores: OnScores, on_answers: OnAnswers
+        self, sequences: Sequence[Tokens], *, max_new_tokens: int, on_scores: OnScores, on_answers: OnAnswers
     ) -> None:
         """See :meth:`BatchScorer.run`."""
         targeted = [index for index, (_, target) in enumerate(sequences) if target]
@@ -292,13 +292,13 @@ class PaddedBatchScorer:
             self.seconds["nll"] += time.monotonic() - began
             on_scores({targeted[index]: found for index, found in scored.items()})
             began = time.monotonic()
-        if longest_answer:
-            self._answer([list(prompt) for prompt, _ in sequences], longest_answer, on_answers)
+        if max_new_tokens:
+            self._answer([list(prompt) for prompt, _ in sequences], max_new_tokens, on_answers)
 
     def passes(self, sequences: Sequence[Tokens]) -> Iterator[ScoredChunk]:
         """See :meth:`BatchScorer.passes`."""
         lengths = [sum(map(len, sequence)) for sequence in sequences]
-        for batch in batches(lengths, self._size, alike=self._fixed, most_tokens=MAX_SCORED_TOKENS):
+        for batch in batches(lengths, self._size, equal_lengths=self._fixed, max_tokens=MAX_SCORED_TOKENS):
             logits, targets = self._logits([sequences[index] for index in batch])
             yield ScoredChunk(batch, logits, targets, [len(sequences[index][1]) for index in batch])
 
@@ -323,7 +323,7 @@ class PaddedBatchScorer:
         while waiting:
             unfinished = []
             lengths = [len(ids[index]) + len(answers[index]) for index in waiting]
-            for batch in batches(lengths, self._size, alike=self._fixed, most_tokens=MAX_CACHED_TOKENS):
+            for batch in batches(lengths, self._size, equal_lengths=self._fixed, max_tokens=MAX_CACHED_TOKENS):
                 began = time.monotonic()
                 rows = [waiting[place] for place in batch]
                 left = longest - len(answers[rows[0]])  # equal for all waiting answers

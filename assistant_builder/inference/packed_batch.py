@@ -157,14 +157,14 @@ def _attention(
     shared = key.shape[1]
     groups = heads // shared
     sequences, queries = step.shape
-    asked = query[0].index_select(1, step.queries).view(shared, groups, sequences, queries, width)
-    asked = asked.permute(2, 0, 1, 3, 4).reshape(sequences, shared, groups * queries, width)
-    found = F.scaled_dot_product_attention(
-        asked, key, value, attn_mask=step.mask(sliding_window, groups, query.dtype), scale=scaling
+    grouped = query[0].index_select(1, step.queries).view(shared, groups, sequences, queries, width)
+    grouped = grouped.permute(2, 0, 1, 3, 4).reshape(sequences, shared, groups * queries, width)
+    output = F.scaled_dot_product_attention(
+        grouped, key, value, attn_mask=step.mask(sliding_window, groups, query.dtype), scale=scaling
     )
-    found = found.reshape(sequences, shared, groups, queries, -1).permute(0, 3, 1, 2, 4)
-    found = found.reshape(sequences * queries, heads, -1)
-    return found.index_select(0, step.query_of_row).view(1, rows, heads, -1), None
+    output = output.reshape(sequences, shared, groups, queries, -1).permute(0, 3, 1, 2, 4)
+    output = output.reshape(sequences * queries, heads, -1)
+    return output.index_select(0, step.query_of_row).view(1, rows, heads, -1), None
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
@@ -224,20 +224,21 @@ class PackedModel:
         """
         ids = [token for chunk in chunks for token in chunk.ids]
         positions = [chunk.start + place for chunk in chunks for place in range(len(chunk.ids))]
-        places = [chunk.slot * slots.length + chunk.start + place
-                  for chunk in chunks for place in range(len(chunk.ids))]
+        cache_indices = [chunk.slot * slots.length + chunk.start + place
+                         for chunk in chunks for place in range(len(chunk.ids))]
         widest = -(-max(len(chunk.ids) for chunk in chunks) // _QUERIES) * _QUERIES
         queries: list[int] = []
-        asked: list[list[int]] = []
-        back: list[int] = []
+        query_positions: list[list[int]] = []
+        query_of_row: list[int] = []
         row = 0
         for number, chunk in enumerate(chunks):
             count = len(chunk.ids)
             queries += [*range(row, row + count), *[row] * (widest - count)]
-            asked.append([*range(chunk.start, chunk.start + count), *[chunk.start] * (widest - count)])
-            back += range(number * widest, number * widest + count)
+            query_positions.append([*range(chunk.start, chunk.start + count), *[chunk.start] * (widest - count)])
+            query_of_row += range(number * widest, number * widest + count)
             row += count
-        return self._batch(slots, ids, positions, places, queries, back, asked, rows, [chunk.slot for chunk in chunks])
+        return self._batch(slots, ids, positions, cache_indices, queries, query_of_row, query_positions, rows,
+                           [chunk.slot for chunk in chunks])
 
     def prepare_decode(
         self, slots: SlottedKVCache, chunks: Sequence[SequenceChunk], *, rows: int | None = None
@@ -250,18 +251,19 @@ class PackedModel:
             rows: Rows of the pass; None for the number of tokens.
         """
         # the attention computes all slots, even unused ones: a selection would have to be copied
-        queries, asked = [0] * slots.count, [[0] for _ in range(slots.count)]
+        queries, query_positions = [0] * slots.count, [[0] for _ in range(slots.count)]
         for row, chunk in enumerate(chunks):
-            queries[chunk.slot], asked[chunk.slot] = row, [chunk.start]
+            queries[chunk.slot], query_positions[chunk.slot] = row, [chunk.start]
         return self._batch(
             slots, [chunk.ids[0] for chunk in chunks], [chunk.start for chunk in chunks],
             [chunk.slot * slots.length + chunk.start for chunk in chunks], queries, [chunk.slot for chunk in chunks],
-            asked, rows, list(range(slots.count)),
+            query_positions, rows, list(range(slots.count)),
         )
 
     def _batch(
-        self, slots: SlottedKVCache, ids: list[int], positions: list[int], places: list[int], queries: list[int],
-        back: list[int], asked: list[list[int]], rows: int | None, read: list[int],
+        self, slots: SlottedKVCache, ids: list[int], positions: list[int], cache_indices: list[int],
+        queries: list[int], query_of_row: list[int], query_positions: list[list[int]], rows: int | None,
+        slots_read: list[int],
     ) -> PackedBatch:
         def tensor(values: Any) -> torch.Tensor:
             return torch.tensor(values, device=self.device)
@@ -269,9 +271,10 @@ class PackedModel:
         missing = max(0, (rows or 0) - len(ids))
         return PackedBatch(
             ids=tensor([ids + [self._pad] * missing]), positions=tensor([positions + [0] * missing]),
-            written=slice(0, len(ids)), cache_indices=tensor(places),
-            slots=None if read == list(range(slots.count)) else tensor(read), queries=tensor(queries),
-            query_of_row=tensor(back + [0] * missing), shape=(len(asked), len(asked[0])), query_positions=tensor(asked),
+            written=slice(0, len(ids)), cache_indices=tensor(cache_indices),
+            slots=None if slots_read == list(range(slots.count)) else tensor(slots_read), queries=tensor(queries),
+            query_of_row=tensor(query_of_row + [0] * missing),
+            shape=(len(query_positions), len(query_positions[0])), query_positions=tensor(query_positions),
             length=slots.length,
         )
 

@@ -90,15 +90,15 @@ def padded(length: int) -> int:
 
 
 def batches(
-    lengths: Sequence[int], size: int, *, alike: bool = True, most_tokens: int | None = None
+    lengths: Sequence[int], size: int, *, equal_lengths: bool = True, max_tokens: int | None = None
 ) -> list[list[int]]:
     """Divide sequences into batches of at most ``size``, shortest first.
 
     Args:
         lengths: Tokens of each sequence.
         size: Maximum batch size.
-        alike: Whether a batch may only hold sequences with the same padded length.
-        most_tokens: Maximum tokens of a batch, padding included; a single longer sequence is a batch of its own.
+        equal_lengths: Whether a batch may only hold sequences with the same padded length.
+        max_tokens: Maximum tokens of a batch, padding included; a single longer sequence is a batch of its own.
 
     Returns:
         Indices into ``lengths``.
@@ -107,8 +107,8 @@ def batches(
     for index in sorted(range(len(lengths)), key=lambda index: (lengths[index], index)):
         longest = padded(lengths[index])
         rows = len(found[-1]) + 1 if found else size + 1
-        fits = rows <= size and (most_tokens is None or rows * longest <= most_tokens)
-        if fits and (not alike or padded(lengths[found[-1][0]]) == longest):
+        fits = rows <= size and (max_tokens is None or rows * longest <= max_tokens)
+        if fits and (not equal_lengths or padded(lengths[found[-1][0]]) == longest):
             found[-1].append(index)
         else:
             found.append([index])

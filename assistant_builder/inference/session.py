@@ -95,7 +95,7 @@ class Memory:
     shared: bool = False
 
 
-Report = Callable[[str, float], None]
+ProgressCallback = Callable[[str, float], None]
 """Progress callback of loading: current phase, and fraction that is done."""
 
 
@@ -105,7 +105,7 @@ class ChatBackend(Protocol):
     def ready(self, speaker: str) -> bool:
         """Whether the model is loaded."""
 
-    def load(self, speaker: str, report: Report) -> Memory:
+    def load(self, speaker: str, report: ProgressCallback) -> Memory:
         """Load the model unless it is loaded."""
 
     def stream(
@@ -134,7 +134,7 @@ class Session(abc.ABC):
         """Whether the model is loaded."""
         return speaker in self._loaded
 
-    def load(self, speaker: str, report: Report = lambda phase, fraction: None) -> Memory:
+    def load(self, speaker: str, report: ProgressCallback = lambda phase, fraction: None) -> Memory:
         """Load a model unless it is loaded.
 
         Args:
@@ -156,13 +156,7 @@ class Session(abc.ABC):
     def stream(
         self, speaker: str, messages: Sequence[Message], sampling: Sampling, stop_event: threading.Event
     ) -> Iterator[Chunk]:
-        """Answer the last message of a conversation.
-
-        Args:
-            speaker: Name of the model.
-            messages: The conversation, which ends with the user's turn.
-            sampling: Sampling settings.
-            stop_event: Ends the answer after the current token when set.
+        """Answer the last message of a conversation, until ``stop_event`` is set.
 
         Yields:
             One chunk for each token that adds text, then a last one with ``finish``.
@@ -191,7 +185,7 @@ class Session(abc.ABC):
         self._conversations[speaker] = conversation
 
     @abc.abstractmethod
-    def _load(self, speaker: str, report: Report) -> bool:
+    def _load(self, speaker: str, report: ProgressCallback) -> bool:
         """Put a model and its tokenizer into ``_loaded``; returns whether its base is shared with another model."""
 
 
@@ -210,7 +204,7 @@ class ChatSession(Session):
         super().__init__(speakers, f"study {study.name}")
         self._study = study
 
-    def _load(self, speaker: str, report: Report) -> bool:
+    def _load(self, speaker: str, report: ProgressCallback) -> bool:
         if speaker in self._loaded:
             return speaker == BASE
         report("Starting PyTorch", 0.05)

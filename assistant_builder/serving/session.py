@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
-from assistant_builder.inference.session import Report, Session, clone_sharing_weights, prepare_for_inference
+from assistant_builder.inference.session import ProgressCallback, Session, clone_sharing_weights, prepare_for_inference
 from assistant_builder.study import Study
 
 
@@ -27,7 +27,7 @@ class SharedSession(Session):
         super().__init__(tuple(assistants), "the server")
         self._assistants = dict(assistants)
 
-    def _load(self, speaker: str, report: Report) -> bool:
+    def _load(self, speaker: str, report: ProgressCallback) -> bool:
         if speaker in self._loaded:
             return True
         report("Starting PyTorch", 0.05)

@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     prepare_libraries()
     session = SharedSession({name: (Study(Path(folder)), arm) for name, folder, arm in json.loads(options.assistants)})
-    run_server(session, idle_seconds=threading.TIMEOUT_MAX, yields=False)  # as long as the server
+    run_server(session, idle_seconds=threading.TIMEOUT_MAX, exit_on_run=False)  # as long as the server
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ class Uploads:
 
     def _fits(self, files: int, kept: int, size: int) -> bool:
         limits = self._limits
-        return files + self._coming_files < limits.kept_files and kept + self._coming_bytes + size <= limits.kept_bytes
+        return files + self._coming_files < limits.stored_files and kept + self._coming_bytes + size <= limits.stored_bytes
 
     def _too_large(self) -> Response:
         return PlainTextResponse(

@@ -157,7 +157,7 @@ class Access:
         port: Port to listen on; 0 selects a free one.
         user: User who may log in; None disables the login.
         password: Hash of the user's password.
-        open_to_all: Whether other machines may open the page without a password.
+        allow_without_password: Whether other machines may open the page without a password.
         allowed_hosts: Additional host names of the server, such as that of a reverse proxy.
         proxy: Address of a reverse proxy whose ``X-Forwarded-*`` headers are trusted.
         certificate: PEM file with the certificate chain, for HTTPS.
@@ -170,7 +170,7 @@ class Access:
     port: int = 7860
     user: str | None = None
     password: PasswordHash | None = None
-    open_to_all: bool = False
+    allow_without_password: bool = False
     allowed_hosts: tuple[str, ...] = ()
     proxy: str = ""
     certificate: Path | None = None
@@ -203,7 +203,7 @@ class Access:
                         "passwords blocks the login of all others; name the proxy with --proxy 127.0.0.1"]
             return []
         if self.user is None:
-            if not self.open_to_all:
+            if not self.allow_without_password:
                 raise ConfigError(
                     f"everyone who can connect to {self.host} could open the page",
                     remedy="Add --auth USER, leave --host at 127.0.0.1, or allow access with --without-password",

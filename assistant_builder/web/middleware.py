@@ -37,18 +37,18 @@ class BodyLimitMiddleware:
         limits: Size limits.
         uploads: Folder of uploaded files.
         upload_path: Route of uploads.
-        judge: Returns an error response for a scope and its JSON body, or None to pass the request on.
+        check_request: Returns an error response for a scope and its JSON body, or None to pass the request on.
     """
 
     def __init__(
         self, app: ASGIApp, limits: Limits, uploads: Path, upload_path: str,
-        judge: Callable[[Scope, Any], Response | None] = lambda scope, tree: None,
+        check_request: Callable[[Scope, Any], Response | None] = lambda scope, tree: None,
     ) -> None:
         self._app = app
         self._limits = limits
         self._uploads = uploads
         self._upload_path = upload_path
-        self._check_request = judge
+        self._check_request = check_request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read and check the body, then pass the request on."""

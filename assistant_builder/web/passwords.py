@@ -9,13 +9,12 @@ import ipaddress
 import json
 import os
 import secrets
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from assistant_builder.atomic_io import read_json
+from assistant_builder.atomic_io import read_json, write_bytes
 from assistant_builder.errors import ConfigError
 from assistant_builder.study import home
 
@@ -101,17 +100,7 @@ def store_password(user: str, password: str) -> Path:
     known = _read_file(path) if path.exists() else {}
     content = json.dumps({**known, user: PasswordHash.of(password).to_text()}, ensure_ascii=False, indent=2) + "\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".passwords.")  # mode 600
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_bytes(path, content.encode("utf-8"), mode=0o600)
     except OSError as error:
         raise ConfigError(f"the password cannot be stored: {error.strerror}", where=str(path),
                           remedy="Free space, or set ASSISTANT_BUILDER_HOME to a folder you may write to") from error
@@ -127,14 +116,18 @@ def stored_password(user: str) -> PasswordHash | None:
     path = password_file()
     if not path.exists():
         return None
-    if os.name == "posix" and path.stat().st_mode & 0o077:
-        raise ConfigError("other users of this machine can read the stored passwords", where=str(path),
-                          remedy=f"Run chmod 600 {path}")
+    _check_private(path, path.stat().st_mode)
     text = _read_file(path).get(user)
     try:
         return PasswordHash.from_text(text) if text is not None else None
     except ValueError as error:
         raise _damaged_file_error(path, user) from error
+
+
+def _check_private(path: Path, mode: int) -> None:
+    if os.name == "posix" and mode & 0o077:
+        raise ConfigError("other users of this machine can read the file", where=str(path),
+                          remedy=f"Run chmod 600 {path}")
 
 
 def _read_file(path: Path) -> dict[str, str]:
@@ -174,9 +167,7 @@ def take_secret(variable: str) -> str | None:
     except (OSError, ValueError) as error:
         raise ConfigError(f"the file cannot be read: {getattr(error, 'strerror', None) or error}", where=file,
                           remedy=f"Correct {variable}_FILE") from error
-    if os.name == "posix" and mode & 0o077:
-        raise ConfigError("other users of this machine can read the file", where=file,
-                          remedy=f"Run chmod 600 {file}")
+    _check_private(Path(file), mode)
     return text.rstrip("\r\n") or None
 
 
@@ -197,11 +188,7 @@ class _Attempts:
 
 
 class RateLimiter:
-    """Rate limit on login attempts. Attempts count before their password is checked, so parallel ones are limited too.
-
-    Args:
-        clock: Monotonic clock in seconds.
-    """
+    """Rate limit on login attempts. Attempts count before their password is checked, so parallel ones are limited too."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -209,10 +196,7 @@ class RateLimiter:
         self._left, self._filled = float(ALL_ATTEMPTS), clock()
 
     def attempt(self, address: str) -> float:
-        """Request an attempt.
-
-        Args:
-            address: IP address of the client.
+        """Request an attempt from an IP address.
 
         Returns:
             Seconds to wait before the next request. 0 permits the attempt, which counts as failed until

@@ -32,17 +32,17 @@ class Limits:
     Attributes:
         file_bytes: Largest file that can be uploaded, in bytes.
         files_at_once: Files per upload request.
-        kept_files: Uploaded files that the server stores at a time, of all users together.
+        stored_files: Uploaded files that the server stores at a time, of all users together.
         message_bytes: Largest request that is not an upload, in bytes; edited rows and conversations are sent in these.
     """
 
     file_bytes: int = 250 * 10**6  # the limit of the readers
     files_at_once: int = 4
-    kept_files: int = 100
+    stored_files: int = 100
     message_bytes: int = 32 * 10**6
 
     @property
-    def kept_bytes(self) -> int:
+    def stored_bytes(self) -> int:
         """Bytes of uploaded files that the server stores at a time: four of the largest."""
         return 4 * self.file_bytes
 
@@ -58,7 +58,7 @@ class Limits:
         if count and not (count.isascii() and count.isdigit() and int(count) > 0):
             raise ConfigError(f"{count!r} is not a number of files", where=COUNT_VARIABLE, remedy="Set it to e.g. 100")
         return cls(file_bytes=_parse_size(size) if size else defaults.file_bytes,
-                   kept_files=int(count) if count else defaults.kept_files)
+                   stored_files=int(count) if count else defaults.stored_files)
 
 
 @dataclass(frozen=True)
@@ -161,13 +161,7 @@ class _Connection(Protocol):
 
 
 class Connections:
-    """All open connections of one server.
-
-    Args:
-        limits: The limits.
-        proxy: See :func:`limited_config`.
-        clock: Monotonic clock in seconds.
-    """
+    """All open connections of one server; see :func:`limited_config` for the arguments."""
 
     def __init__(
         self, limits: ConnectionLimits, proxy: str = "", clock: Callable[[], float] = time.monotonic
@@ -234,12 +228,7 @@ def _in_network(peer: str, proxy: str) -> bool:
 
 
 class _Http(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """uvicorn's HTTP protocol that also tracks how long, and for what, it has been waiting for its client.
-
-    Args:
-        connections: All connections of the server.
-        state: Arguments of uvicorn's protocol.
-    """
+    """uvicorn's HTTP protocol that also tracks how long, and for what, it has been waiting for its client."""
 
     def __init__(self, connections: Connections, **state: Any) -> None:
         super().__init__(**state)
@@ -319,13 +308,7 @@ class _Http(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
 
 class _Handshake(asyncio.Protocol):
-    """A connection during its TLS handshake; afterwards it is passed to uvicorn.
-
-    Args:
-        connections: All connections of the server.
-        http: uvicorn's protocol for the connection.
-        tls: Certificate and key.
-    """
+    """A connection during its TLS handshake; afterwards it is passed to uvicorn's protocol."""
 
     trusted = False
     waits = True

@@ -46,13 +46,7 @@ class Session:
 
 
 class Sessions:
-    """All sessions of this process; only hashes of their tokens are stored.
-
-    Args:
-        idle_seconds: See :data:`IDLE_SECONDS`.
-        longest_seconds: See :data:`MAX_SECONDS`.
-        clock: Monotonic clock in seconds.
-    """
+    """All sessions of this process; only hashes of their tokens are stored."""
 
     def __init__(
         self, idle_seconds: float = IDLE_SECONDS, longest_seconds: float = MAX_SECONDS,

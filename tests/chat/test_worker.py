@@ -21,7 +21,7 @@ from assistant_builder.chat.client import ChatWorker, Reply, ReplyStream, Worker
 from assistant_builder.chat.worker import Server
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ResourceError
-from assistant_builder.inference.session import Chunk, Memory, Report, Sampling
+from assistant_builder.inference.session import Chunk, Memory, ProgressCallback, Sampling
 from assistant_builder.jobs.queue import our_turn
 from assistant_builder.steps import StepRecord
 from assistant_builder.study import Study
@@ -157,7 +157,7 @@ class Short:
     def ready(self, speaker: str) -> bool:
         return speaker in self._loaded
 
-    def load(self, speaker: str, report: Report) -> Memory:
+    def load(self, speaker: str, report: ProgressCallback) -> Memory:
         if speaker == "lora":
             raise self._error
         self._loaded.add(speaker)

@@ -21,12 +21,12 @@ def test_only_sequences_of_equal_padded_length_share_a_batch() -> None:
     found = batches(lengths, 3)
     assert found == [[1, 3, 5], [2, 0, 4], [6]]
     assert batches(lengths, 2) == [[1, 3], [5], [2, 0], [4], [6]]
-    assert batches(lengths, 3, alike=False) == [[1, 3, 5], [2, 0, 4], [6]]
-    assert batches([40, 5, 33], 3, alike=False) == [[1, 2, 0]]
+    assert batches(lengths, 3, equal_lengths=False) == [[1, 3, 5], [2, 0, 4], [6]]
+    assert batches([40, 5, 33], 3, equal_lengths=False) == [[1, 2, 0]]
 
 
 def test_the_tokens_of_a_batch_are_limited_unless_one_sequence_is_longer() -> None:
-    assert batches([30] * 5 + [300], 8, most_tokens=64) == [[0, 1], [2, 3], [4], [5]]
+    assert batches([30] * 5 + [300], 8, max_tokens=64) == [[0, 1], [2, 3], [4], [5]]
 
 
 def test_the_input_of_the_head_is_contiguous() -> None:

@@ -76,7 +76,7 @@ def test_same_origin_and_non_browser_requests_are_allowed() -> None:
 def test_other_machines_need_a_password_or_explicit_permission(host: str) -> None:
     with pytest.raises(ConfigError, match="everyone who can connect"):
         Access(host).check()
-    assert "everyone" in Access(host, open_to_all=True).check()[0]
+    assert "everyone" in Access(host, allow_without_password=True).check()[0]
     assert "unencrypted" in Access(host, user="ann").check()[0]
     assert Access(host, user="ann", proxy="10.0.0.1").check() == []
     assert Access().check() == [] and Access("localhost").check() == []

@@ -190,7 +190,7 @@ def test_limits_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv(SIZE_VARIABLE, "1.5 GB")
     monkeypatch.setenv(COUNT_VARIABLE, "7")
     limits = Limits.from_environment()
-    assert (limits.file_bytes, limits.kept_files, limits.kept_bytes) == (1_500_000_000, 7, 6_000_000_000)
+    assert (limits.file_bytes, limits.stored_files, limits.stored_bytes) == (1_500_000_000, 7, 6_000_000_000)
     assert format_size(limits.file_bytes) == "1.5 GB" and format_size(999) == "999 bytes"
     mistakes = ((SIZE_VARIABLE, "many"), (SIZE_VARIABLE, "0"), (COUNT_VARIABLE, "-1"), (COUNT_VARIABLE, "٣"))
     for variable, wrong in mistakes:
