@@ -85,9 +85,6 @@ def _python() -> Check:
                  "" if ok else "Create the environment with Python 3.11, 3.12 or 3.13")
 
 
-----
-
-
 def _packages() -> list[Check]:
     from packaging.requirements import Requirement
 
