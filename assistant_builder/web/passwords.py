@@ -188,7 +188,7 @@ class _Attempts:
 
 
 class RateLimiter:
-    """Rate limit on login attempts; an attempt counts before its password is checked, so parallel ones are limited too."""
+    """Rate limit on login attempts; an attempt counts before its check, so that parallel ones are limited too."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
