@@ -183,7 +183,7 @@ def test_the_context_follows_from_the_studies_and_the_model() -> None:
     assert context_tokens([short], 131_072) == 6000 + Sampling().max_new_tokens
     assert context_tokens([longer], 2048) == context_tokens([study], 2048) == 2048
     assert context_tokens([study], 131_072, 100_000) == 100_000 and context_tokens([longer], 8192, 1024) == 1024
-    with pytest.raises(ConfigError, match="--context 9000 is more than the 8192 tokens"):
+    with pytest.raises(ConfigError, match="--context 9000 exceeds the context length of the base model .8192 tokens"):
         context_tokens([study], 8192, 9000)
 
 
@@ -268,7 +268,7 @@ def test_vllm_and_this_machine_read_as_much(base: str) -> None:
     assert context("library:lora", "ferries:lora", "--context", "9000") == (9000, {9000})
     write_json(config, {**read_json(config), "max_position_embeddings": 2048})
     assert context("library:lora", "ferries:lora") == (2048, {2048})
-    assert "--context 9000 is more than the 2048" in run("library:lora", "--on", "vllm", "--context", "9000")[1]
+    assert "--context 9000 exceeds the context length of the base model (2048 tokens)" in run("library:lora", "--on", "vllm", "--context", "9000")[1]
 
 
 @pytest.mark.train
