@@ -1,12 +1,12 @@
 # make demo    set everything up, run the whole study on a shipped dataset, open the page (SERVE=0: do not open it)
 # make app     the page at 127.0.0.1:7860
 # make test    all tests, file by file on two workers   (ARGS='-k catalog' passes arguments to pytest; WORKERS=0: on none)
-# make check   lint, types, import layers
+# make check   lint, types, import layers, dependencies, and the wheel in an empty environment
 # make bench   training speed beside plain and tuned TRL scripts, 10 to 15 minutes  (ARGS=--quick for a trial)
 # make cluster   the tests that start a Ray cluster of three nodes on this machine, or kill shared trainings, ten minutes
 # make gpu     the suite that needs a GPU, five minutes on one card; without one it says so (docs/gpu.md)
-# make soak     faults by the dozen, then ten minutes of a crowd; both print what they counted (RELIABILITY.md)
-# make coverage   remake the tables of evals/README.md by simulation, about half an hour on one core
+# make soak   fault injection, then ten minutes of simulated users; both print their counts (docs/reliability.md)
+# make coverage   remake the tables of docs/evaluation.md by simulation, about half an hour on one core
 
 PYTHON ?= python3
 DEMO ?= datasets_cards/ostrel-sound-ferries/study.yaml
@@ -15,7 +15,9 @@ ARGS ?=
 WORKERS ?= 2
 
 BIN := .venv/bin
+# what users need, and what developers need on top; both have the versions of constraints.txt
 READY := .venv/.ready
+READY_DEV := .venv/.ready-dev
 
 .DEFAULT_GOAL := demo
 .PHONY: demo app test check bench soak coverage cluster gpu
@@ -29,39 +31,45 @@ endif
 app: $(READY)
 	$(BIN)/assistant-builder app
 
-test: $(READY)
+test: $(READY_DEV)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-check: $(READY)
+check: $(READY_DEV)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_layers.py
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/deptry .
+	$(BIN)/python -m pytest -q tests/test_imports.py tests/test_packaging.py tests/test_wheel.py -m 'not train'
 
-cluster: $(READY)
+cluster: $(READY_DEV)
 	@GOMP_SPINCOUNT=10000 $(BIN)/python -m pytest -m cluster $(ARGS)
 
 # no case chosen (exit 5, as with ARGS='-k nothing') is no failure of the machine
-gpu: $(READY)
+gpu: $(READY_DEV)
 	@$(BIN)/python -m pytest tests/gpu -m gpu -n $(WORKERS) --dist loadfile $(ARGS); code=$$?; \
 	  if [ $$code -eq 5 ]; then echo "No case of the GPU suite was chosen: nothing was run."; exit 0; fi; exit $$code
 
-bench: $(READY)
-	$(BIN)/python -m evals.bench $(ARGS)
+bench: $(READY_DEV)
+	$(BIN)/python -m benchmarks.training_speed $(ARGS)
 
-soak: $(READY)
-	$(BIN)/python -m evals.soak $(ARGS)
+soak: $(READY_DEV)
+	$(BIN)/python -m tests.fault_injection $(ARGS)
 	$(BIN)/python -m tests.load.sessions
 	@if $(BIN)/python -c 'import atheris' 2>/dev/null; then $(BIN)/python -m tests.fuzz --seconds 120; else \
 	  echo "With atheris the readers are fuzzed too: $(BIN)/pip install -e '.[fuzz]'"; fi
 
-coverage: $(READY)
-	$(BIN)/python -m evals.simulate --write $(ARGS)
+coverage: $(READY_DEV)
+	$(BIN)/python -m benchmarks.simulate_statistics --write $(ARGS)
 
-# one stamp for all targets: a second make installs nothing unless the requirements changed
+# two stamps: a second make installs nothing unless the requirements changed
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "Python 3.11, 3.12 or 3.13 is needed, for example: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
 	  { rm -rf .venv; echo "python -m venv failed: on Debian and Ubuntu install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(READY_DEV): $(READY)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

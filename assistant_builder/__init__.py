@@ -2,6 +2,6 @@
 
 from assistant_builder import telemetry
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 telemetry.switch_off()

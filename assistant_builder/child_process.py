@@ -1,4 +1,4 @@
-"""Command line and environment of child Python processes, which must not import modules from the working directory.
+"""Child processes: their command line and environment, the setup of their libraries, and their memory use.
 
 ``python -m`` and ``python -c`` put the working directory first on ``sys.path``, so a ``psutil.py`` in the folder of an
 untrusted study would be executed. ``-P`` excludes the folder in the process itself and in those that
@@ -8,13 +8,19 @@ descendants. The variable is set only for children, never for this process.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sys
 from pathlib import Path
 
+import psutil
+
 _ROOT = Path(__file__).resolve().parents[1]
 """The folder that contains this package and ``evals``."""
 _INSTALLED = ("site-packages", "dist-packages")
+_NICENESS = 10
+"""Of 19: a process at 0 gets about nine times as much of a shared core; an idle core is used fully."""
 
 
 def python_command(*arguments: str) -> list[str]:
@@ -34,3 +40,63 @@ def python_environment() -> dict[str, str]:
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     environment.pop("PYTHONPATH", None)
     return {**environment, "PYTHONPATH": os.pathsep.join(folders)} if folders else environment
+
+
+def compute_environment() -> dict[str, str]:
+    """The environment of a Python process that computes with PyTorch.
+
+    OpenMP threads that wait for one another spin, by default for so long that two processes on the same cores slow each
+    other down more than ten-fold. A short spin keeps the speed of a process that has the cores to itself.
+    """
+    return {"GOMP_SPINCOUNT": "10000", **python_environment()}
+
+
+def lower_priority(pid: int) -> None:
+    """Give a process that computes a lower scheduling priority than the page and the user's other programs.
+
+    Args:
+        pid: The process, just started; its later child processes inherit the priority.
+    """
+    with contextlib.suppress(psutil.Error):  # it has ended, or the system forbids the change
+        process = psutil.Process(pid)
+        process.nice(psutil.BELOW_NORMAL_PRIORITY_CLASS if psutil.WINDOWS else max(process.nice(), _NICENESS))
+    # Linux shares a processor among sessions first, and niceness counts only within one; every step has its own.
+    # A process that does not lead its session may share it with the user's terminal, which must keep its priority.
+    with contextlib.suppress(OSError):
+        if not psutil.WINDOWS and os.getsid(pid) == pid:
+            Path(f"/proc/{pid}/autogroup").write_text(str(_NICENESS), encoding="ascii")
+
+
+def configure_libraries() -> None:
+    """Set the environment variables that libraries read at import: quiet logs, no compiler, deterministic cuBLAS.
+
+    cuBLAS reads its workspace setting when CUDA starts. With a fixed workspace it sums in a fixed order; torch refuses
+    deterministic algorithms without it. bitsandbytes decorates two fallbacks with ``torch.compile``, which alone would
+    import PyTorch's inductor, a fifth of a process's start-up time.
+    """
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+
+
+def memory_bytes(device: str) -> int:
+    """Bytes that this process uses now: allocated on the GPU, or resident in RAM."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.memory_allocated())
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_memory_bytes(device: str) -> int:
+    """The most bytes that this process has used so far: allocated on the GPU, or resident in RAM."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated())
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)

@@ -233,7 +233,7 @@ def _describe_gpu(index: int, free: bool) -> Gpu:
 def torch_device() -> str:
     """``cuda`` if torch can compute on the GPU of this process, else ``cpu``; imports torch.
 
-    A Mac uses its CPU (see README.md). ROCm devices are called ``cuda`` too.
+    A Mac uses its CPU (see docs/gpu.md). ROCm devices are called ``cuda`` too.
     """
     import torch
 

@@ -18,6 +18,7 @@ from assistant_builder import __version__, devices, study
 from assistant_builder.child_process import python_command, python_environment
 from assistant_builder.devices import cpu_flags, usable_cores
 from assistant_builder.models import bundled, hub, wheel_download
+from assistant_builder.quantization import METHODS, quantizing
 
 DISTRIBUTION = "assistant-builder"
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16")
@@ -29,19 +30,20 @@ _TORCH_SECONDS = 60
 _TORCH_PROBE = """
 import json
 import torch
-from assistant_builder import devices
+from assistant_builder import devices, quantization
 found = devices.describe_gpus()
 device = devices.torch_device()
-problem = ""
-try:
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
-    weight = torch.randn(64, 64, device=device)
-    restored = dequantize_4bit(*quantize_4bit(weight, quant_type="nf4", compress_statistics=True))
-    if not torch.allclose(weight, restored, atol=1.0):
-        problem = "dequantized values differ from the original ones"
-except Exception as error:
-    problem = str(error) or type(error).__name__
-print(json.dumps({"found": found, "device": device, "backend": problem}))
+problems = {}
+for name in quantization.quantizing():
+    method = quantization.METHODS[name]
+    if device == "cpu" and method.needs_gpu:
+        continue
+    try:
+        method.check(device)
+        problems[name] = ""
+    except Exception as error:
+        problems[name] = str(error) or type(error).__name__
+print(json.dumps({"found": found, "device": device, "quantization": problems}))
 """
 _MAC = "Apple GPUs are not used, since 4-bit training on them is untested; models run on the CPU"
 
@@ -145,7 +147,8 @@ def _disk() -> Check:
 
 
 def _torch() -> list[Check]:
-    """Check GPU and 4-bit backend in a child process, so that this process does not import torch."""
+    """Check GPU and quantization methods in a child process, so that this process does not import torch."""
+    methods = tuple(quantizing())  # evaluated first: a plugin that cannot be imported is not a fault of torch
     try:
         done = subprocess.run(python_command("-c", _TORCH_PROBE), capture_output=True, text=True,
                               timeout=_TORCH_SECONDS, check=True, env=python_environment())
@@ -156,12 +159,18 @@ def _torch() -> list[Check]:
                       "Reinstall torch for this machine")]
     found = devices.report_from_record(answer["found"])
     where = found.build if answer["device"] == "cuda" else "the CPU"
-    problem = " ".join(answer["backend"].split())[:200]
-    return [
-        _gpu(found),
-        Check("4-bit backend", not problem, problem or f"bitsandbytes works on {where}",
-              "pip install --force-reinstall bitsandbytes" if problem else ""),
-    ]  # fmt: skip
+    return [_gpu(found), *(_quantization(name, answer["quantization"].get(name), where) for name in methods)]
+
+
+def _quantization(name: str, problem: str | None, where: str) -> Check:
+    """Whether a quantization method works; ``problem`` is None if the method was not tried because it needs a GPU."""
+    library, title = METHODS[name].library, f"quantization {name}"
+    if problem is None:
+        return Check(title, True, "needs a GPU")
+    problem = " ".join(problem.split())[:200]
+    repair = f"pip install --force-reinstall {library}" if library else "Repair or remove the plugin that registers it"
+    return Check(title, not problem, problem or f"{library or METHODS[name].label} works on {where}",
+                 repair if problem else "")
 
 
 def _gpu(found: devices.GpuReport) -> Check:

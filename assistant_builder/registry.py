@@ -11,7 +11,7 @@ import importlib
 import importlib.metadata
 import os
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from assistant_builder.errors import ConfigError
@@ -30,6 +30,14 @@ class Named(Protocol):
         """The key under which configuration, files and command line know the entry."""
 
 
+class Listed(Named, Protocol):
+    """An entry that the help of a command lists."""
+
+    @property
+    def help(self) -> str:
+        """What the entry is, in one phrase."""
+
+
 Entry = TypeVar("Entry", bound=Named)
 
 
@@ -40,11 +48,14 @@ class Registry(Mapping[str, Entry]):
 
     Args:
         kind: What an entry is, for messages: ``arm``, ``metric``.
+        builtin: The product's own entries as ``module:attribute``, for a registry in a package below those modules.
+            They are imported at the first use and precede all others.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, builtin: Sequence[str] = ()) -> None:
         self.kind = kind
         self._entries: dict[str, Entry] = {}
+        self._builtin = tuple(builtin)
 
     def register(self, entry: Entry) -> Entry:
         """Add an entry.
@@ -52,6 +63,7 @@ class Registry(Mapping[str, Entry]):
         Raises:
             ValueError: Another entry has this name.
         """
+        self._import_builtin()
         if self._entries.setdefault(entry.name, entry) != entry:
             raise ValueError(f"{self.kind} {entry.name!r} is registered already")
         return entry
@@ -62,17 +74,28 @@ class Registry(Mapping[str, Entry]):
         Raises:
             KeyError: There is none; use :meth:`find` for names that a user wrote.
         """
+        self._import_builtin()
         if name not in self._entries:  # reading the metadata of all packages takes a while
             load_plugins()
         return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:
-        load_plugins()
+        self._load()
         return iter(tuple(self._entries))
 
     def __len__(self) -> int:
-        load_plugins()
+        self._load()
         return len(self._entries)
+
+    def _load(self) -> None:
+        self._import_builtin()
+        load_plugins()
+
+    def _import_builtin(self) -> None:
+        paths, self._builtin = self._builtin, ()
+        for path in paths:
+            module, _, attribute = path.partition(":")
+            self.register(getattr(importlib.import_module(module), attribute))
 
     def find(self, name: str) -> Entry:
         """The entry of a name that a user wrote.

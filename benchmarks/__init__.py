@@ -1,1 +1,1 @@
-"""Measurements that need hardware which is not everywhere; run from a clone, not part of the package."""
+"""Measurements and simulations of the developers, run from a clone; not part of the package."""

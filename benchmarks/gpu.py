@@ -1,6 +1,6 @@
-"""``python benchmarks/gpu.py``: speed, memory and loss of both arms on a GPU, beside TRL and Unsloth.
+"""``python benchmarks/gpu.py``: speed, memory and loss of both arms on a GPU, compared with TRL and Unsloth.
 
-Trains a model of the shape of Llama 3.1 8B with random weights, or any model by its folder. Every contender is a
+Trains a model of the shape of Llama 3.1 8B with random weights, or any model by its folder. Every candidate is a
 process of its own, in turn with the others, several rounds long. Prints a Markdown table for the documentation.
 """
 
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,20 @@ from assistant_builder.errors import AssistantBuilderError, ConfigError  # noqa:
 from assistant_builder.models import bundled  # noqa: E402
 from assistant_builder.models.chat_template import ChatTokenizer  # noqa: E402
 from assistant_builder.planning.hardware import Machine, this_machine  # noqa: E402
-from assistant_builder.worker import child_environment  # noqa: E402
-from benchmarks.contenders import CONTENDERS, NAMES, Contender, Run, markdown, summarize  # noqa: E402
+from benchmarks.candidates import (  # noqa: E402
+    BASES,
+    GPU_CANDIDATES,
+    Candidate,
+    Run,
+    Spread,
+    candidates_option,
+    interleaved,
+    positive,
+    spread_text,
+    start_worker,
+)
+from benchmarks.job import Job  # noqa: E402
 from benchmarks.random_model import SHAPES, write_model  # noqa: E402
-from evals.bench.contenders import interleaved  # noqa: E402
-from evals.bench.job import Job  # noqa: E402
 
 TEXT = ROOT / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl", "liger-kernel", "unsloth", "flash-attn")
@@ -46,6 +56,18 @@ _SHORTEST = 0.5
 _LOG_LINES = 5
 NO_GPU = ("benchmark: there is no CUDA device, and speed on a CPU is measured by `make bench`; `--device cpu --shape "
           "tiny` tries this script itself")
+DIFFERENCES: tuple[str, ...] = (
+    "Same for all: base, rows (each trained on once), rank, alpha, no dropout, all linear layers adapted, rows a step "
+    "and a micro-batch, peak learning rate, AdamW, gradient clipping, 16-bit arithmetic, seed of the round. Tokens are "
+    "those of the rows, without padding. The peak is what PyTorch's allocator gave out on the GPU (on a CPU: resident "
+    "memory), loading included.",
+    "Assistant Builder: the trainer of `assistant-builder run`, with `train.kernels` as given by `--kernels`.",
+    "TRL, plain: `SFTTrainer` as its documentation shows it; gradient checkpointing is its default.",
+    "TRL, tuned: `packing=True`, liger-kernel where it is installed, gradient checkpointing only where Assistant "
+    "Builder's plan has it too. Without flash-attn packed rows go through PyTorch's own attention.",
+    "Unsloth: `FastLanguageModel` and its own gradient checkpointing, by TRL's `SFTTrainer` over plain text: its loss "
+    "counts questions too, and a step's tokens are the mean of all rows.",
+)
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
@@ -61,15 +83,15 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
                         "model gets (the bundled model's)")
     parser.add_argument("--scratch", type=Path, metavar="DIR", help="folder for the random model, kept and used again "
                         "(8b: 16 GB; a temporary folder)")
-    parser.add_argument("--tokens", type=_positive, nargs="+", default=list(LENGTHS), help="longest rows (128 2048)")
-    parser.add_argument("--contenders", type=_contenders, default=CONTENDERS, metavar="NAMES",
-                        help=f"comma-separated, of {', '.join(NAMES)} (all)")
-    parser.add_argument("--rounds", type=_positive, default=3, help="runs of each contender (3)")
-    parser.add_argument("--steps", type=_positive, default=8, help="timed optimizer steps of a run (8)")
-    parser.add_argument("--warmup", type=_positive, default=2, help="steps before them that are not timed (2)")
-    parser.add_argument("--batch", type=_positive, default=16, help="rows a step (16)")
-    parser.add_argument("--micro-batch", type=_positive, default=4, help="rows computed at once (4)")
-    parser.add_argument("--rank", type=_positive, default=16, help="of the adapters (16)")
+    parser.add_argument("--tokens", type=positive, nargs="+", default=list(LENGTHS), help="longest rows (128 2048)")
+    parser.add_argument("--candidates", type=candidates_option(GPU_CANDIDATES), default=GPU_CANDIDATES, metavar="NAMES",
+                        help=f"comma-separated, of {', '.join(candidate.name for candidate in GPU_CANDIDATES)} (all)")
+    parser.add_argument("--rounds", type=positive, default=3, help="runs of each candidate (3)")
+    parser.add_argument("--steps", type=positive, default=8, help="timed optimizer steps of a run (8)")
+    parser.add_argument("--warmup", type=positive, default=2, help="steps before them that are not timed (2)")
+    parser.add_argument("--batch", type=positive, default=16, help="rows a step (16)")
+    parser.add_argument("--micro-batch", type=positive, default=4, help="rows computed at once (4)")
+    parser.add_argument("--rank", type=positive, default=16, help="of the adapters (16)")
     parser.add_argument("--kernels", choices=["plain", "liger", "compile"], default="plain",
                         help="train.kernels of Assistant Builder (plain)")
     parser.add_argument("--unsloth", metavar="PYTHON", help="Python of an environment in which Unsloth is installed")
@@ -81,42 +103,27 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     if given.device == "cpu" and given.kernels != "plain":
         parser.error(f"--kernels {given.kernels} needs a GPU")
     if given.unsloth is not None and shutil.which(given.unsloth) is None:
-        parser.error(f"--unsloth: {given.unsloth} is no program")
+        parser.error(f"--unsloth: {given.unsloth} is not a program")
     return given
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number
-
-
-def _contenders(text: str) -> tuple[Contender, ...]:
-    wanted = [name.strip() for name in text.split(",")]
-    unknown = [name for name in wanted if name not in NAMES]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: choose from {', '.join(NAMES)}")
-    return tuple(contender for contender in CONTENDERS if contender.name in wanted)
-
-
-def taking_part(given: argparse.Namespace) -> tuple[tuple[Contender, ...], list[str]]:
-    """Who can run here, and a line for each that cannot or runs with less."""
-    said = []
-    here = list(given.contenders)
+def available(given: argparse.Namespace) -> tuple[tuple[Candidate, ...], list[str]]:
+    """The candidates that can run here, and a line for each that cannot or runs with less."""
+    notes = []
+    here = list(given.candidates)
     why = ""
     if given.device == "cpu":
         why = "does not run on a CPU"
     elif given.unsloth is None and importlib.util.find_spec("unsloth") is None:
         why = "is not installed (--unsloth names the Python of another environment)"
-    if why and any(contender.family == "unsloth" for contender in here):
-        said.append(f"Unsloth {why}: left out.")
-        here = [contender for contender in here if contender.family != "unsloth"]
+    if why and any(candidate.family == "unsloth" for candidate in here):
+        notes.append(f"Unsloth {why}: left out.")
+        here = [candidate for candidate in here if candidate.family != "unsloth"]
     liger = importlib.util.find_spec("liger_kernel") is not None and given.device == "cuda"
-    if not liger and any(contender.family == "tuned" for contender in here):
-        said.append("liger-kernel is not installed (pip install 'assistant-builder[gpu]') or has no GPU: TRL, tuned "
+    if not liger and any(candidate.family == "tuned" for candidate in here):
+        notes.append("liger-kernel is not installed (pip install 'assistant-builder[gpu]') or has no GPU: TRL, tuned "
                     "trains without it.")
-    return tuple(here), said
+    return tuple(here), notes
 
 
 def rows(count: int, tokens: int, prompter: ChatTokenizer, *, seed: int = 0) -> tuple[Pair, ...]:
@@ -133,11 +140,11 @@ def rows(count: int, tokens: int, prompter: ChatTokenizer, *, seed: int = 0) -> 
     """
     words = [word for record in read_jsonl(TEXT) for key in ("question", "answer") for word in str(record[key]).split()]
     luck = random.Random(seed)
-    return tuple(_row(number, luck.randint(round(_SHORTEST * tokens), tokens - 1), words, luck, prompter)
+    return tuple(_pair(number, luck.randint(round(_SHORTEST * tokens), tokens - 1), words, luck, prompter)
                  for number in range(1, count + 1))
 
 
-def _row(number: int, wanted: int, words: Sequence[str], luck: random.Random, prompter: ChatTokenizer) -> Pair:
+def _pair(number: int, wanted: int, words: Sequence[str], luck: random.Random, prompter: ChatTokenizer) -> Pair:
     start = luck.randrange(len(words))
 
     def pair(length: int) -> Pair:
@@ -156,7 +163,7 @@ def _row(number: int, wanted: int, words: Sequence[str], luck: random.Random, pr
 
 
 def job_of(given: argparse.Namespace, folder: Path, tokens: int, machine: Machine) -> Job:
-    """What every contender is given for rows of one length."""
+    """The task of every candidate for rows of one length."""
     steps = given.warmup + given.steps
     train = TrainConfig(
         preset="custom", rank=given.rank, alpha=2 * given.rank, dropout=0.0, epochs=1.0, max_steps=steps,
@@ -169,45 +176,40 @@ def job_of(given: argparse.Namespace, folder: Path, tokens: int, machine: Machin
 
 
 def run_all(
-    jobs: dict[int, Job], contenders: Sequence[Contender], given: argparse.Namespace,
+    jobs: dict[int, Job], candidates: Sequence[Candidate], given: argparse.Namespace,
     on_run: Callable[[dict[str, Any]], None],
 ) -> list[dict[str, Any]]:
-    """Run every contender once a round and length, interleaved; who fails is noted and left out from then on."""
+    """Run every candidate once a round and length, interleaved; a candidate that fails is then left out."""
     found: list[dict[str, Any]] = []
-    gone: set[tuple[int, Contender]] = set()
+    failed: set[tuple[int, Candidate]] = set()
     with tempfile.TemporaryDirectory() as scratch:
         for tokens, job in jobs.items():
             path = Path(scratch) / f"job-{tokens}.json"
             job.write(path)
-            for number, contender in interleaved(contenders, given.rounds):
-                if (tokens, contender) in gone:
+            for number, candidate in interleaved(candidates, given.rounds):
+                if (tokens, candidate) in failed:
                     continue
-                run = {"round": number, "tokens": tokens, **_run(path, contender, number, given)}
+                run = {"round": number, "tokens": tokens, **_run(path, candidate, number, given)}
                 if run.get("failed"):
-                    gone.add((tokens, contender))
+                    failed.add((tokens, candidate))
                 found.append(run)
                 on_run(run)
     return found
 
 
-def _run(job: Path, contender: Contender, seed: int, given: argparse.Namespace) -> dict[str, Any]:
-    result, log = job.with_name("result.json"), job.with_name("log.txt")
-    result.unlink(missing_ok=True)
-    words = [sys.executable, str(Path(__file__).with_name("contender.py")), str(job), contender.name, str(seed),
-             str(result), *(["--unsloth", given.unsloth] if given.unsloth else [])]
-    environment = {**child_environment(), **({"CUDA_VISIBLE_DEVICES": ""} if given.device == "cpu" else {})}
-    with log.open("wb") as stream:
-        code = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
-                              env=environment, check=False).returncode
+def _run(job: Path, candidate: Candidate, seed: int, given: argparse.Namespace) -> dict[str, Any]:
+    options = ["--long-rows", *(["--unsloth", given.unsloth] if given.unsloth else [])]
+    environment = {"CUDA_VISIBLE_DEVICES": ""} if given.device == "cpu" else {}
+    code, log = start_worker(job, candidate, seed, *options, environment=environment)
+    result = job.with_name("result.json")
     if code == 0 and result.is_file():
         record: dict[str, Any] = read_json(result)
         return record
-    said = log.read_text(encoding="utf-8", errors="replace")
-    if "OutOfMemoryError" in said or code == -9:
-        return {"contender": contender.name, "failed": "out of memory"}
-    last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), f"exit code {code}")
-    sys.stderr.write("\n".join(said.splitlines()[-_LOG_LINES:]) + "\n")
-    return {"contender": contender.name, "failed": last[:120]}
+    if "OutOfMemoryError" in log or code == -9:
+        return {"candidate": candidate.name, "failed": "out of memory"}
+    last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), f"exit code {code}")
+    sys.stderr.write("\n".join(log.splitlines()[-_LOG_LINES:]) + "\n")
+    return {"candidate": candidate.name, "failed": last[:120]}
 
 
 def hardware(device: str) -> dict[str, Any]:
@@ -235,8 +237,8 @@ def _driver() -> str:
         return "unknown"
 
 
-def caption(given: argparse.Namespace, found: dict[str, Any], job: Job, said: Sequence[str]) -> list[str]:
-    """What the figures were measured on and with, a line each."""
+def caption(given: argparse.Namespace, found: dict[str, Any], job: Job, notes: Sequence[str]) -> list[str]:
+    """Hardware and settings of the measurement, a line each."""
     card = found["name"]
     if found["device"] == "cuda":
         card += f" ({found['memory_bytes'] / 1e9:.0f} GB), driver {found['driver']}, CUDA {found['cuda']}"
@@ -245,8 +247,92 @@ def caption(given: argparse.Namespace, found: dict[str, Any], job: Job, said: Se
     return [
         f"{model} in {job.model.compute_dtype}, rank {given.rank}, {given.batch} rows a step, "
         f"{job.train.micro_batch_size} at once, {given.steps} timed steps after {given.warmup}, {given.rounds} "
-        f"round{'s' if given.rounds > 1 else ''}, kernels {given.kernels}.", f"{card}; {versions}.", *said,
+        f"round{'s' if given.rounds > 1 else ''}, kernels {given.kernels}.", f"{card}; {versions}.", *notes,
     ]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One candidate at one length over all rounds.
+
+    Attributes:
+        candidate: The candidate.
+        tokens: Longest row, in tokens.
+        rounds: Runs that succeeded.
+        tokens_per_second: Of the timed steps.
+        versus_plain: Speed over the plain TRL script's, round by round; None without it.
+        peak_memory_bytes: Highest of all runs.
+        losses: Of each step, in nats a supervised token, of the first round.
+        failed: Why there are no figures; empty if there are.
+    """
+
+    candidate: Candidate
+    tokens: int
+    rounds: int
+    tokens_per_second: Spread | None
+    versus_plain: Spread | None
+    peak_memory_bytes: int
+    losses: tuple[float, ...]
+    failed: str = ""
+
+    def to_record(self) -> dict[str, Any]:
+        """The row's part of ``--json``."""
+        return {**asdict(self), "candidate": self.candidate.name}
+
+
+def summarize(runs: Sequence[Run]) -> list[Row]:
+    """One row for each candidate and length that was tried, in the order of the table."""
+    lengths = sorted({run["tokens"] for run in runs})
+    return [_row(candidate, tokens, runs) for tokens in lengths for candidate in GPU_CANDIDATES
+            if any(run["candidate"] == candidate.name and run["tokens"] == tokens for run in runs)]
+
+
+def _of(runs: Sequence[Run], candidate: Candidate, tokens: int) -> dict[int, Run]:
+    return {run["round"]: run for run in runs
+            if run["candidate"] == candidate.name and run["tokens"] == tokens and not run.get("failed")}
+
+
+def _row(candidate: Candidate, tokens: int, runs: Sequence[Run]) -> Row:
+    own, plain = _of(runs, candidate, tokens), _of(runs, Candidate("plain", candidate.arm), tokens)
+    if not own:
+        failed = next(run["failed"] for run in runs
+                      if run["candidate"] == candidate.name and run["tokens"] == tokens)
+        return Row(candidate, tokens, 0, None, None, 0, (), failed)
+    ratios = [own[at]["tokens_per_second"] / plain[at]["tokens_per_second"] for at in own.keys() & plain.keys()]
+    first = own[min(own)]
+    return Row(
+        candidate, tokens, len(own), Spread.of([run["tokens_per_second"] for run in own.values()]),
+        Spread.of(ratios) if ratios and candidate.family != "plain" else None,
+        max(run["peak_memory_bytes"] for run in own.values()), tuple(first["step_losses"]),
+    )
+
+
+def markdown(rows: Sequence[Row], caption: Sequence[str]) -> str:
+    """The table and the loss curves, as Markdown that goes into the documentation as it is.
+
+    Args:
+        rows: Of :func:`summarize`.
+        caption: Hardware and settings, a line each.
+    """
+    lines = [*caption, "", "| longest row | base | trained by | tokens/s | × plain TRL | peak memory | loss, first → "
+             "last step |", "| ---: | --- | --- | ---: | ---: | ---: | ---: |"]
+    lines += [f"| {row.tokens:,} | {BASES[row.candidate.arm]} | {row.candidate.title} | {_cells(row)} |"
+              for row in rows]
+    lines += ["", "Median of the rounds, lowest to highest in brackets. Loss of each step of the first round, in nats "
+              "a supervised token:", ""]
+    lines += [f"- {row.tokens:,} tokens, {BASES[row.candidate.arm]}, {row.candidate.title}: "
+              + " ".join(f"{loss:.3f}" for loss in row.losses) for row in rows if row.losses]
+    return "\n".join([*lines, "", *DIFFERENCES])
+
+
+def _cells(row: Row) -> str:
+    if row.failed:
+        return f"{row.failed.replace('|', '/')} | – | – | –"
+    return " | ".join([
+        spread_text(row.tokens_per_second, 0), spread_text(row.versus_plain, 2),
+        f"{row.peak_memory_bytes / 1e9:.2f} GB",
+        f"{row.losses[0]:.2f} → {row.losses[-1]:.2f}",
+    ])
 
 
 def benchmark(given: argparse.Namespace) -> str:
@@ -257,7 +343,7 @@ def benchmark(given: argparse.Namespace) -> str:
     """
     if given.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    contenders, said = taking_part(given)
+    candidates, notes = available(given)
     found = hardware(given.device)
     with contextlib.ExitStack() as stack:
         folder = given.model
@@ -270,21 +356,21 @@ def benchmark(given: argparse.Namespace) -> str:
             raise ConfigError(f"{folder} has no config.json", where="--model", remedy="Name the folder of a model")
         machine = this_machine()
         jobs = {tokens: job_of(given, folder.resolve(), tokens, machine) for tokens in given.tokens}
-        runs = run_all(jobs, contenders, given, _report)
+        runs = run_all(jobs, candidates, given, _report)
     table = summarize(runs)
     job = jobs[given.tokens[0]]
     if not given.json:
-        return markdown(table, caption(given, found, job, said))
+        return markdown(table, caption(given, found, job, notes))
     return json.dumps({
-        "version": 1, "hardware": found, "model": str(given.model or given.shape), "notes": said,
+        "version": 1, "hardware": found, "model": str(given.model or given.shape), "notes": notes,
         "train": job.train.model_dump(mode="json", exclude={"seed", "max_length"}),
         "compute_dtype": job.model.compute_dtype, "rows": [row.to_record() for row in table], "runs": runs,
     }, indent=2)
 
 
 def _report(run: Run) -> None:
-    told = run.get("failed") or f"{run['tokens_per_second']:.0f} tokens/s, {run['peak_memory_bytes'] / 1e9:.2f} GB"
-    print(f"round {run['round']}, {run['tokens']} tokens, {run['contender']}: {told}", file=sys.stderr, flush=True)
+    text = run.get("failed") or f"{run['tokens_per_second']:.0f} tokens/s, {run['peak_memory_bytes'] / 1e9:.2f} GB"
+    print(f"round {run['round']}, {run['tokens']} tokens, {run['candidate']}: {text}", file=sys.stderr, flush=True)
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -7,12 +7,12 @@ import re
 import sys
 from pathlib import Path
 
+from assistant_builder.runner.step_process import run_as_step
 from assistant_builder.study import Study
-from assistant_builder.worker import run_as_step
 
 
 def main() -> int:
-    """Run one step; the exit code is that of :func:`assistant_builder.worker.run_as_step`."""
+    """Run one step; the exit code is that of :func:`assistant_builder.runner.step_process.run_as_step`."""
     parser = argparse.ArgumentParser(prog="python -m evals", description=__doc__)
     parser.add_argument("step", choices=["score", "report"])
     parser.add_argument(

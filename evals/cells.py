@@ -5,55 +5,25 @@ Imports torch inside functions: only worker processes call them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from assistant_builder.config import Arm
+from assistant_builder.arms import CELLS, FOUR_BIT, CellSpec
+from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.study import Study
 
 if TYPE_CHECKING:
     from assistant_builder.models.loading import BaseSpec
 
 
-@dataclass(frozen=True)
-class CellSpec:
-    """One combination of base and adapter.
-
-    Attributes:
-        name: As evaluation names it.
-        base: How the frozen base is stored that the adapter is put on.
-        adapter: The arm whose adapter is used; None: untuned.
-        merged: None: the adapter stays beside the base. ``merged``: merged into it and stored in float16.
-            ``quantized``: that quantized to 4 bits.
-        meaning: In words.
-    """
-
-    name: str
-    base: Literal["float16", "4-bit"]
-    adapter: Arm | None
-    merged: Literal["merged", "quantized"] | None
-    meaning: str
-
-
-CELL_SPECS: dict[str, CellSpec] = {
-    spec.name: spec
-    for spec in (
-        CellSpec("B16", "float16", None, None, "untuned float16 base"),
-        CellSpec("L16", "float16", "lora", None, "float16 LoRA, the baseline"),
-        CellSpec("Q16", "float16", "qlora", None, "QLoRA's adapter over the float16 base"),
-        CellSpec("B4", "4-bit", None, None, "untuned 4-bit base"),
-        CellSpec("Q4", "4-bit", "qlora", None, "QLoRA as served"),
-        CellSpec("L4", "4-bit", "lora", None, "adapter trained on float16 over the 4-bit base"),
-        CellSpec("LM", "float16", "lora", "merged", "LoRA merged into the float16 base"),
-        CellSpec("LR", "float16", "lora", "quantized", "LoRA merged into the float16 base, then quantized to 4 bits"),
-        CellSpec("QD", "4-bit", "qlora", "merged", "QLoRA merged into its dequantized base"),
-        CellSpec("QR", "4-bit", "qlora", "quantized", "QLoRA merged into its dequantized base, then quantized again"),
-    )
-}
-"""In order of loading."""
+def in_order_of_loading(cells: Iterable[CellSpec]) -> list[CellSpec]:
+    """Cells as they are loaded: those of one base together, float16 first, then those merged into a base."""
+    bases = list(dict.fromkeys((UNQUANTIZED, FOUR_BIT, *(cell.base for cell in CELLS.values()))))
+    names = list(CELLS)
+    return sorted(cells, key=lambda cell: (cell.merged is not None, bases.index(cell.base), names.index(cell.name)))
 
 
 @dataclass(frozen=True)
@@ -104,12 +74,11 @@ def load_cells(study: Study, folder: Path, wanted: Sequence[Variant]) -> Iterato
         folder: The base model's folder.
         wanted: The cells.
     """
-    order = list(CELL_SPECS)
-    wanted = sorted(wanted, key=lambda variant: (order.index(variant.cell.name), variant.seed))
-    for base in ("float16", "4-bit"):
+    order = in_order_of_loading({variant.cell for variant in wanted})
+    wanted = sorted(wanted, key=lambda variant: (order.index(variant.cell), variant.seed))
+    for base in dict.fromkeys(cell.base for cell in order if cell.merged is None):
         shared = [variant for variant in wanted if variant.cell.base == base and variant.cell.merged is None]
-        if shared:
-            yield from _cells_of_base(study, base_of(study, folder, base), shared)
+        yield from _cells_of_base(study, base_of(study, folder, base), shared)
     for variant in wanted:
         if variant.cell.merged is not None:
             yield _merged_cell(study, base_of(study, folder, variant.cell.base), variant)
@@ -121,12 +90,12 @@ def base_of(study: Study, folder: Path, base: str) -> BaseSpec:
     Args:
         study: The study.
         folder: The base model's folder.
-        base: ``float16`` or ``4-bit``.
+        base: Its storage as a cell names it: ``float16``, ``4-bit`` or a quantization method.
     """
     from assistant_builder.models import loading
 
     model = study.config.model
-    storage = "float16" if base == "float16" else model.quant_type
+    storage = model.quant_type if base == FOUR_BIT else base
     return loading.base_spec(model, folder, storage, compute_dtype=study.config.eval.compute_dtype)
 
 

@@ -18,19 +18,20 @@ import psutil
 import torch
 from safetensors import safe_open
 
+from assistant_builder.arms import CELLS, FOUR_BIT, LORA, QLORA, TWINS
 from assistant_builder.atomic_io import read_json, write_json, write_jsonl
-from assistant_builder.config import Cell
 from assistant_builder.error_translation import ran_out_of_memory
 from assistant_builder.errors import ResourceError
 from assistant_builder.inference.batch_scorer import Tokens
 from assistant_builder.models import loading
 from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.study import Study
-from evals.cells import CELL_SPECS, base_of, load_dequantized_base, with_adapter
+from evals.cells import base_of, in_order_of_loading, load_dequantized_base, with_adapter
 from evals.lm_eval_model import reader
 from evals.work_items import ProgressTracker
 
-PAIRS: tuple[tuple[Cell, Cell], ...] = (("B16", "B4"), ("L16", "L4"), ("Q16", "Q4"), ("L16", "Q4"))
+PAIRS: tuple[tuple[str, str], ...] = (("B16", "B4"), (LORA.cell, "L4"), ("Q16", QLORA.cell), (LORA.cell, QLORA.cell))
 """Reference and candidate: storage alone under one adapter three times, then with training included."""
 _ROOM = 1.3
 _STORED_BYTES = (16 + 4.127) / 8
@@ -54,14 +55,14 @@ def compare_bases(
     began = time.monotonic()
     evals = study.folder / "evals"
     pairs = [pair for pair in PAIRS if set(pair) <= set(study.config.eval.cells)]
-    specs = {base: base_of(study, folder, base) for base in ("float16", "4-bit")}
+    specs = {base: base_of(study, folder, base) for base in (UNQUANTIZED, FOUR_BIT)}
     ids = [prompter.split_ids(item["prompt"], item["target"]) for item in items]
-    parts: dict[int, list[dict[tuple[Cell, Cell], np.ndarray]]] = {}
+    parts: dict[int, list[dict[tuple[str, str], np.ndarray]]] = {}
     models: dict[str, Any] = {}
     skipped = ""
     try:
         _check_room(specs["float16"])
-        models = {base: load_dequantized_base(study, spec, ["lora", "qlora"])[0] for base, spec in specs.items()}
+        models = {base: load_dequantized_base(study, spec, TWINS)[0] for base, spec in specs.items()}
         for index, part, whole in _compare(models, prompter, ids, study.config.eval.batch_size, pairs):
             parts.setdefault(index, []).append(part)
             clock.tick("fidelity", whole)
@@ -119,8 +120,8 @@ def _parameters(folder: Path) -> int:
 @torch.no_grad()
 def _compare(
     models: Mapping[str, Any], prompter: ChatTokenizer, sequences: Sequence[Tokens], size: int,
-    pairs: Sequence[tuple[Cell, Cell]],
-) -> Iterator[tuple[int, dict[tuple[Cell, Cell], np.ndarray], float]]:
+    pairs: Sequence[tuple[str, str]],
+) -> Iterator[tuple[int, dict[tuple[str, str], np.ndarray], float]]:
     """Compare pass by pass.
 
     Yields:
@@ -128,14 +129,15 @@ def _compare(
         token, and rise of the loss; and which share of the sequence's tokens that is.
     """
     # those over float16 come first, so that few distributions are held at a time
-    names = [name for name in CELL_SPECS if any(name in pair for pair in pairs)]
-    cells = {name: reader(models[CELL_SPECS[name].base], prompter, size).passes(sequences) for name in names}
+    wanted = {CELLS[name] for pair in pairs for name in pair}
+    names = [cell.name for cell in in_order_of_loading(wanted)]
+    cells = {name: reader(models[CELLS[name].base], prompter, size).passes(sequences) for name in names}
     while True:
         known: dict[str, torch.Tensor] = {}
-        found: dict[tuple[Cell, Cell], np.ndarray] = {}
+        found: dict[tuple[str, str], np.ndarray] = {}
         read = None
         for name in names:
-            spec = CELL_SPECS[name]
+            spec = CELLS[name]
             with with_adapter(models[spec.base], spec.adapter):
                 read = next(cells[name], None)
             if read is None:
@@ -155,7 +157,7 @@ def _compare(
                    read.counts[place] / len(sequences[index][1]))
 
 
-def _line(item: Mapping[str, Any], tables: Mapping[tuple[Cell, Cell], np.ndarray]) -> dict[str, Any]:
+def _line(item: Mapping[str, Any], tables: Mapping[tuple[str, str], np.ndarray]) -> dict[str, Any]:
     return {
         "item": item["item"], "tokens": item["tokens"], "pairs": {
             _name(pair): {

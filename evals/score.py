@@ -128,7 +128,7 @@ class _Scoring:
             for item, text, target, found in zip(self.items, texts, targets, scores, strict=True)
         ]
         self._write(piece.folder, samples, neighbours, self.plan.inputs(piece), {
-            "cell": cell.spec.name, "meaning": title if piece.kind != "cell" else cell.spec.meaning,
+            "cell": cell.spec.name, "meaning": title if piece.kind != "cell" else cell.spec.about,
             "base": cell.spec.base, "adapter": cell.spec.adapter, "merged": cell.spec.merged, "seed": cell.seed,
             "compute_dtype": cell.compute_dtype, "base_bytes": cell.base_bytes, "batch_size": piece.batch_size,
             "seconds": seconds,

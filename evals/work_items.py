@@ -17,17 +17,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from assistant_builder import __version__
+from assistant_builder.arms import ARMS, CELLS, LORA, QLORA, TWINS, main_cells, untuned_base
 from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.models.checkpoint_dir import base_model_hash
-from assistant_builder.steps import Progress
 from assistant_builder.study import Study
-from evals.cells import CELL_SPECS, Variant
+from assistant_builder.study.steps import Progress
+from evals.cells import Variant, in_order_of_loading
 
-HEADLINE_CELLS = ("L16", "Q4")
-"""The two assistants: scored for every seed, and, where they are compared, for the noise floor."""
-EXTRA_TASK_CELLS = ("B16", "B4", "L16", "Q4")
-"""The cells that tasks beyond the held-out set are run on: they tell what tuning and storage changed."""
-
+HEADLINE_CELLS = (LORA.cell, QLORA.cell)
+"""The twins as served: where they are compared, scored again for the noise floor."""
 
 _OF_STEPS = ("status", "evaluate", "score-")
 """How names of files begin that tell of steps, and hold no scores."""
@@ -75,7 +73,7 @@ class EvaluationPlan:
         variants = {piece.variant for piece in wanted}
         self.pieces = [piece for piece in wanted if not _done(piece.folder / "scores.json", self.inputs(piece))]
         self.tasks = [
-            (cell, task) for cell in EXTRA_TASK_CELLS if Variant(CELL_SPECS[cell]) in variants and cell in self._cells
+            (cell, task) for cell in main_cells(self._arms) if Variant(CELLS[cell]) in variants and cell in self._cells
             for task in tasks if not _done(self.task_folder(cell) / f"{task}.json", self.task_inputs(cell))
         ]
         self.copy = whole and self._config.baselines and not _done(
@@ -100,7 +98,7 @@ class EvaluationPlan:
     def variants(self) -> list[Variant]:
         """Every cell that something is still to be scored on, once."""
         return list(dict.fromkeys([
-            *(piece.variant for piece in self.pieces), *(Variant(CELL_SPECS[cell]) for cell, _ in self.tasks),
+            *(piece.variant for piece in self.pieces), *(Variant(CELLS[cell]) for cell, _ in self.tasks),
         ]))
 
     def unwanted(self) -> list[Path]:
@@ -117,11 +115,11 @@ class EvaluationPlan:
             (config.judge_url and self._compares, ["judge.json"]),
         ]
         found = [self.evals / name for wanted, names in optional if not wanted for name in names]
-        found += [self._study.cell_folder(cell) for cell in CELL_SPECS if cell not in self._cells]
+        found += [self._study.cell_folder(cell) for cell in CELLS if cell not in self._cells]
         found += [self.evals / "noise" / cell for cell in HEADLINE_CELLS if cell not in self._cells]
         found += [path for path in self.evals.glob("seeds/*") if path.name not in map(str, seeds)]
         found += [path for cell in self._cells for path in self.task_folder(cell).glob("*")
-                  if path.stem not in self._tasks or cell not in EXTRA_TASK_CELLS]
+                  if path.stem not in self._tasks or cell not in main_cells(self._arms)]
         return [path for path in found if path.exists()]
 
     def made(self) -> list[Path]:
@@ -148,19 +146,19 @@ class EvaluationPlan:
 
     def _all_pieces(self) -> list[WorkItem]:
         size, found = self._config.batch_size, []
-        for name, spec in CELL_SPECS.items():
-            if name not in self._cells:
-                continue
+        served = {ARMS[arm].cell for arm in self._arms}
+        for spec in in_order_of_loading(CELLS[name] for name in self._cells):
+            name = spec.name
             found.append(WorkItem("cell", Variant(spec), self._study.cell_folder(name), size))
             if name in HEADLINE_CELLS and self._config.noise_floor and self._compares:
                 other = 2 * size
                 found.append(WorkItem("noise", Variant(spec), self.evals / "noise" / name, other))
-            if name in HEADLINE_CELLS:
+            if name in served:  # one adapter for each seed
                 found += [WorkItem("cell", Variant(spec, seed), self._study.cell_folder(name, seed=seed), size)
                           for seed in range(2, self._seeds + 1)]
         if self._config.baselines:
-            base = "B16" if "lora" in self._arms else "B4"
-            found.append(WorkItem("retrieval", Variant(CELL_SPECS[base]), self.baseline("retrieval"), size))
+            base = untuned_base(self._arms)
+            found.append(WorkItem("retrieval", Variant(CELLS[base]), self.baseline("retrieval"), size))
         return found
 
     # what each is made from
@@ -176,7 +174,7 @@ class EvaluationPlan:
     def task_inputs(self, cell: str) -> dict[str, Any]:
         """What a cell's answers to a task beyond the held-out set are made from."""
         kept = {key: self._common[key] for key in ("code", "base model", "model", "compute_dtype")}
-        return {**kept, "adapter": self._adapter(CELL_SPECS[cell].adapter), "batch_size": self._config.batch_size,
+        return {**kept, "adapter": self._adapter(CELLS[cell].adapter), "batch_size": self._config.batch_size,
                 "seed": self._config.seed}
 
     @property
@@ -188,7 +186,7 @@ class EvaluationPlan:
     @property
     def fidelity_inputs(self) -> dict[str, Any]:
         """What the comparison token by token is made from."""
-        return {**self._common, "adapters": [self._adapter("lora"), self._adapter("qlora")],
+        return {**self._common, "adapters": [self._adapter(arm) for arm in TWINS],
                 "cells": sorted(self._config.cells)}
 
     @cached_property
@@ -214,11 +212,10 @@ def shard(pieces: Sequence[WorkItem], parts: int) -> list[list[WorkItem]]:
         pieces: The pieces.
         parts: How many shares, as near to equal as whole cells allow; some are empty where there are fewer cells.
     """
-    order = list(CELL_SPECS)
+    order = in_order_of_loading(CELLS.values())
 
-    def base(piece: WorkItem) -> tuple[Any, ...]:
-        cell = piece.variant.cell  # as cells are loaded: those that share a base, then those merged
-        return cell.merged is not None, cell.base != "float16", order.index(cell.name), piece.variant.seed
+    def base(piece: WorkItem) -> tuple[int, int]:
+        return order.index(piece.variant.cell), piece.variant.seed
 
     shares: list[list[WorkItem]] = [[] for _ in range(parts)]
     before = 0

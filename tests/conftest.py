@@ -6,13 +6,15 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from assistant_builder import leases
 from assistant_builder.atomic_io import read_json, write_json
-from assistant_builder.jobs import storing
 from assistant_builder.models import bundled
+from assistant_builder.runner import invalidation, local_runner
+from assistant_builder.store import lease, sync
+from assistant_builder.study import locks
 from tests.s3 import s3_environment
 
 
@@ -105,7 +107,43 @@ def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.fixture
 def quick_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that is lost is known to be within seconds."""
-    monkeypatch.setattr(leases, "RENEW_SECONDS", 0.1)
-    monkeypatch.setattr(leases, "TAKEOVER_SECONDS", 0.5)
-    monkeypatch.setattr(leases, "STALE_SECONDS", 1.0)
-    monkeypatch.setattr(storing, "PUSH_SECONDS", 0.2)
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "TAKEOVER_SECONDS", 0.5)
+    monkeypatch.setattr(locks, "STALE_SECONDS", 1.0)
+    monkeypatch.setattr(sync, "PUSH_SECONDS", 0.2)
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """URL of an empty store in this process.
+
+    As in a real store, every reader has a position of its own, and nobody sees an object that is half written: threads
+    stand for nodes here, and fsspec's file system in memory lets them share both.
+    """
+    import fsspec
+    from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
+
+    plain = MemoryFileSystem._open
+
+    def opened(self: MemoryFileSystem, path: str, mode: str = "rb", **options: Any) -> MemoryFile:
+        file: MemoryFile = plain(self, path, mode, **options)
+        return MemoryFile(None, None, file.getvalue()) if mode == "rb" else file
+
+    def put_file(self: MemoryFileSystem, lpath: str, rpath: str, **_: Any) -> None:
+        self.pipe_file(rpath, Path(lpath).read_bytes())
+
+    monkeypatch.setattr(MemoryFileSystem, "_open", opened)
+    monkeypatch.setattr(MemoryFileSystem, "put_file", put_file)
+    fsspec.filesystem("memory").store.clear()
+    yield "memory://of-tests/studies"
+    fsspec.filesystem("memory").store.clear()
+
+
+@pytest.fixture
+def sleeping_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps do as ``fake_step.py`` says, and nothing else."""
+    from tests.cluster.conftest import fake_command
+
+    monkeypatch.setattr(invalidation, "step_inputs", lambda study, step, **_: {})
+    monkeypatch.setattr(local_runner, "step_command", fake_command)
+    monkeypatch.setattr(local_runner, "require_study_fit", lambda study: None)

@@ -10,9 +10,9 @@ import psutil
 
 from assistant_builder.atomic_io import append_jsonl, read_jsonl, write_json, write_jsonl
 from assistant_builder.config import StudyConfig, parse_config
-from assistant_builder.data import Pair, prepare
-from assistant_builder.steps import Progress, StepRecord
+from assistant_builder.data import Pair, prepare_dataset
 from assistant_builder.study import Study
+from assistant_builder.study.steps import Progress, StepRecord
 from tests.measured_study import with_everything, with_what_one_arm_has
 
 CARDS = Path(__file__).parents[1] / "datasets_cards"
@@ -38,7 +38,7 @@ def new_study(name: str = "library", source: Path = SMALL, **changes: Any) -> St
 def with_data(study: Study) -> Study:
     """Add what the data steps make."""
     assert study.source is not None
-    prepare(study.source, study.config.data, folder=study.folder / "data", title=study.name)
+    prepare_dataset(study.source, study.config.data, folder=study.folder / "data", title=study.name)
     for step in ("data", "data-embed"):
         done(study, step, 1.4)
     return study

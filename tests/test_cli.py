@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from assistant_builder.atomic_io import write_json
 from assistant_builder.cli import app
-from assistant_builder.jobs.events import Event
+from assistant_builder.runner.backend import Event
 from assistant_builder.study import Study
 
 FERRIES = Path(__file__).parents[1] / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
@@ -54,7 +54,7 @@ def test_run_reports_the_power_before_training(kept: bool, as_json: bool, monkey
             seen.append(f"{step} runs")
             on_event(Event(step, "succeeded", kept=kept))
 
-    monkeypatch.setattr("assistant_builder.jobs.running.run_study", run_study)
+    monkeypatch.setattr("assistant_builder.runner.run.run_study", run_study)
     monkeypatch.setattr("typer.echo", seen.append)
     done = CliRunner().invoke(app, ["run", str(FERRIES), "--name", "told", *(["--json"] if as_json else [])])
     assert done.exit_code == 0, done.output

@@ -81,8 +81,8 @@ def test_a_yaml_that_is_no_config_is_refused(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(("url", "says"), [
-    ("judge.example/v1", "no web address"), ("ftp://judge.example", "no web address"),
-    ("http://", "no web address"), ("http://[::1/v1", "no web address"),
+    ("judge.example/v1", "is not a URL"), ("ftp://judge.example", "is not a URL"),
+    ("http://", "is not a URL"), ("http://[::1/v1", "is not a URL"),
     ("http://anna:secret@judge.example/v1", "ASSISTANT_BUILDER_JUDGE_KEY"),
     ("http://judge.example/v1?key=secret", "ASSISTANT_BUILDER_JUDGE_KEY"), ("http://judge.example/v1", "judge_model"),
 ])

@@ -16,15 +16,15 @@ import pytest
 from assistant_builder.chat.client import ChatWorker, worker_command
 from assistant_builder.data import Message
 from assistant_builder.doctor import diagnose
+from assistant_builder.export.job import export_to
+from assistant_builder.export_formats import ExportSpec
 from assistant_builder.inference.session import Sampling
-from assistant_builder.jobs.reporting import write_report_again
-from assistant_builder.jobs.steps import command
 from assistant_builder.models import wheel_download
 from assistant_builder.planning.probe import probe
+from assistant_builder.runner.run import rerender_report
+from assistant_builder.runner.step_inputs import step_command
 from assistant_builder.study import Study
-from evals.export.command import export_to
-from evals.export.kinds import Kind
-from tests.evals.export.tiny import tiny_base, tiny_study
+from tests.export.tiny import tiny_base, tiny_study
 from tests.models.test_bundled import CONTENT, MEMBER, TOY, write_wheel
 from tests.shadowing_modules import Shadows, installed_command
 from tests.synthetic_study import SMALL, new_study
@@ -64,8 +64,8 @@ def test_a_study_is_run_reported_again_and_exported(
     document = json.loads(cli("run", str(SMALL), "--name", "shadowed", *settings, "--json"))
     assert document["state"] == "succeeded" and shadows.run == []
     study = Study(Path(document["folder"]))
-    write_report_again(study)
-    export_to(study, Kind("lora", "adapter"), tmp_path / "exported", force=False, sample=2)
+    rerender_report(study)
+    export_to(study, ExportSpec("lora", "adapter"), tmp_path / "exported", force=False, sample=2)
     assert shadows.run == []
 
 
@@ -121,7 +121,7 @@ def test_plan_and_doctor_use_the_installed_libraries(tmp_path: Path, shadows: Sh
 
 @pytest.mark.parametrize("step", ["data", "data-embed", "train-lora", "evaluate", "score-1", "report"])
 def test_every_step_starts_without_the_current_folder(step: str, shadows: Shadows) -> None:
-    words = command(new_study(), step)
+    words = step_command(new_study(), step)
     looked = subprocess.run(
         [*words[: words.index("-m")], "-c", "import sys; print(sys.flags.safe_path, sys.path[0])"], text=True,
         capture_output=True, check=True,
@@ -153,7 +153,7 @@ def test_spawned_processes_skip_the_current_folder(tmp_path: Path, shadows: Shad
         "    process.start(), process.join()\n"
         "    raise SystemExit(process.exitcode)\n", encoding="utf-8",
     )
-    words = command(new_study(), "train-lora")
+    words = step_command(new_study(), "train-lora")
     done = subprocess.run([*words[: words.index("-m")], str(script)], capture_output=True, text=True)
     assert done.stdout == "spawned\n", done.stderr
     assert shadows.run == []
@@ -177,4 +177,4 @@ def test_python_processes_are_started_with_the_safe_path_flag() -> None:
         for package in ("assistant_builder", "evals") for path in (ROOT / package).rglob("*.py")
         if re.search(r"\[\s*sys\.executable", path.read_text(encoding="utf-8"))
     }
-    assert started == {"assistant_builder/child_process.py", "assistant_builder/jobs/nodes.py"}
+    assert started == {"assistant_builder/child_process.py", "assistant_builder/cluster/tasks.py"}

@@ -94,7 +94,7 @@ import json
 from assistant_builder import doctor
 from assistant_builder.planning.hardware import this_machine
 machine = this_machine()
-gpu, backend = doctor._torch()
+gpu, backend, *_ = doctor._torch()
 print(json.dumps({"name": machine.name, "device": machine.device, "devices": machine.devices,
                   "mebibytes": machine.memory_bytes / 2**20, "free": machine.free_bytes / 2**20,
                   "bfloat16": machine.bfloat16, "doctor": gpu.value, "ok": gpu.ok, "remedy": gpu.remedy,

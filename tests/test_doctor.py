@@ -22,7 +22,8 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def probed(monkeypatch: pytest.MonkeyPatch, **found: object) -> None:
-    answer = json.dumps({"found": {"gpus": [], "build": "", "problem": ""}, "device": "cpu", "backend": "", **found})
+    nothing = {"gpus": [], "build": "", "problem": ""}
+    answer = json.dumps({"found": nothing, "device": "cpu", "quantization": {}, **found})
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: SimpleNamespace(stdout=answer))
 
 
@@ -35,9 +36,9 @@ def test_this_machine_can_run_a_study():
     found = doctor.diagnose()
     json.dumps(found)
     checks = by_name(found["checks"])
-    assert {"python", "kernels", "processor", "memory", "disk", "gpu", "4-bit backend", "model hub"} <= checks.keys()
+    assert {"python", "kernels", "processor", "memory", "disk", "gpu", "model hub"} <= checks.keys()
     assert {"smollm2-135m-instruct", "all-minilm-l6-v2"} <= checks.keys()
-    assert checks["4-bit backend"]["ok"]
+    assert checks["quantization nf4"]["ok"] and checks["quantization fp4"]["ok"]
     assert "no route" in str(checks["model hub"]["value"])
     for check in found["checks"]:
         assert set(check) == {"name", "ok", "value", "remedy"}
@@ -73,10 +74,11 @@ def test_kernels_is_flagged(monkeypatch: pytest.MonkeyPatch):
 def test_gpu_and_broken_backend(monkeypatch: pytest.MonkeyPatch):
     gpu = {"name": "Some GPU", "uuid": "", "memory_bytes": 24_000_000_000, "bfloat16": False}
     probed(monkeypatch, found={"gpus": [gpu], "build": "CUDA 12.8", "problem": ""}, device="cuda",
-           backend="no kernel\nimage")
-    cards, backend = doctor._torch()
+           quantization={"nf4": "no kernel\nimage", "fp4": ""})
+    cards, backend, other = doctor._torch()
     assert cards.value == "Some GPU, 24 GB, float16 only"
-    assert not backend.ok and backend.value == "no kernel image" and backend.remedy
+    assert not backend.ok and backend.value == "no kernel image" and "bitsandbytes" in backend.remedy
+    assert other.ok and other.value == "bitsandbytes works on CUDA 12.8"
 
 
 def test_torch_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch):

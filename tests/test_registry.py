@@ -51,6 +51,18 @@ def test_name_that_is_taken_is_refused_and_the_same_entry_is_not():
         colours.register(Colour("red", "#f00"))
 
 
+def test_builtin_entries_precede_those_of_plugins_and_are_imported_at_the_first_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "builtin_colours.py").write_text("from tests.test_registry import Colour\nRED = Colour('red')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    colours: Registry[Colour] = Registry("colour", builtin=("builtin_colours:RED",))
+    assert "builtin_colours" not in sys.modules
+    colours.register(Colour("blue"))  # as a plugin does that another registry has loaded
+    assert list(colours) == ["red", "blue"]
+    sys.modules.pop("builtin_colours")
+
+
 def test_unknown_name_lists_the_known_ones():
     colours: Registry[Colour] = Registry("colour")
     colours.register(Colour("red"))

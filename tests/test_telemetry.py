@@ -74,9 +74,9 @@ serving.close()
 """
 STEP = """
 from pathlib import Path
-from assistant_builder.jobs.starting import open_or_create
-from assistant_builder.jobs.data_steps import prepare_data
-from assistant_builder.worker import run_as_step
+from assistant_builder.runner.open_study import open_or_create
+from assistant_builder.runner.data_steps import prepare_data
+from assistant_builder.runner.step_process import run_as_step
 study = open_or_create(sys.argv[1], name="cut", changes={}, redo=False)
 code = run_as_step(study, "data", lambda: prepare_data(study))
 print(json.dumps({"code": code, "asked": asked, "pairs": len(study.split_file("train").read_text().splitlines())}))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from assistant_builder.atomic_io import read_jsonl
-from assistant_builder.config import Arm, StudyConfig
+from assistant_builder.config import StudyConfig
 from assistant_builder.data import Message
 from assistant_builder.error_translation import ran_out_of_memory
 from assistant_builder.errors import ConfigError, ResourceError
@@ -19,7 +19,7 @@ MIN_CONTEXT = 4096
 Llama-3.1-8B (32 layers, 8 heads of 128, keys and values in 16 bits); the full 131,072 tokens would take 16 GiB."""
 
 
-def ask_arms(study: Study, question: str, arms: Sequence[Arm]) -> dict[str, dict[str, Any]]:
+def ask_arms(study: Study, question: str, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Answer a question greedily with each arm, with the study's system prompt.
 
     Args:

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import IO, Any, Literal
 
-from assistant_builder.child_process import python_command
+from assistant_builder.arms import ARMS
+from assistant_builder.child_process import compute_environment, python_command
 from assistant_builder.data import Message
 from assistant_builder.inference.session import Memory, Sampling
 from assistant_builder.study import Study
-from assistant_builder.worker import child_environment
 
 ReplyState = Literal[
     "starting", "waiting", "loading", "answering", "stop", "length", "cancelled", "failed", "loaded"
@@ -240,7 +240,7 @@ class ChatWorker:
         log = tempfile.TemporaryFile()
         process = subprocess.Popen(
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
-            env=child_environment(),
+            env=compute_environment(),
             start_new_session=True,  # Ctrl-C ends the page only; the worker ends when its pipe is closed
         )
         self._reader = threading.Thread(target=self._read, args=(process, log), daemon=True)
@@ -337,7 +337,7 @@ class WorkerPool:
 
     def worker(self, study: Study) -> ChatWorker:
         """The worker of a study; the previous worker is closed if the adapters or the study have changed."""
-        stamps = (study.step(f"train-{arm}").outputs for arm in ("qlora", "lora"))
+        stamps = (study.step(f"train-{arm}").outputs for arm in ARMS)
         key = (str(study.folder), *(json.dumps(outputs, sort_keys=True) for outputs in stamps))
         with self._lock:
             if self._worker is None or key != self._key:

@@ -10,28 +10,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from assistant_builder.config import ARMS
+from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, base_owner, further_arms, label
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError
-from assistant_builder.inference.session import BASE, MODELS, Sampling
+from assistant_builder.inference.session import BASE, Sampling
 
 Choice = Literal["a", "b", "tie", "both bad"]
 CHOICES: tuple[Choice, ...] = ("a", "b", "tie", "both bad")
-DEFAULT_SIDES = ("qlora", "lora")
+DEFAULT_SIDES = (QLORA.name, LORA.name)
 """Arms on the left and on the right if the turn is not blind."""
-TITLES = {"qlora": "QLoRA · 4-bit", "lora": "LoRA · 16-bit", BASE: "Base model, untuned · 16-bit"}
 MAX_TURNS = 100
 
 
 def default_sides(arms: Sequence[str]) -> tuple[str, str]:
-    """The default sides for a study with these arms; the only arm of a study is on the left."""
+    """The default sides for a study with these arms; the only trained arm is on the left."""
     first, second = sorted(DEFAULT_SIDES, key=lambda arm: arm not in arms)
     return first, second
 
 
-def titles_for(arms: Sequence[str]) -> dict[str, str]:
-    """Labels of the models in a study with these arms; the untuned base model is the 16-bit one if LoRA is trained."""
-    return TITLES if "lora" in arms else {**TITLES, BASE: "Base model, untuned · 4-bit"}
+def title_of(speaker: str, arms: Sequence[str] = TWINS) -> str:
+    """Label of a model in a study with these arms."""
+    if speaker != BASE:
+        return label(speaker)
+    return f"Base model, untuned ({ARMS[base_owner(arms)].base_label})"
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,13 @@ class Turn:
         """Whether both assistants have answered and the vote is pending."""
         return self.hidden and all(
             arm in self.answers and self.answers[arm].text and self.answers[arm].ending in ("stop", "length")
-            for arm in ARMS
+            for arm in TWINS
         )
 
     @property
     def identical(self) -> bool:
         """Whether both answers have the same text."""
-        return self.answers["qlora"].text == self.answers["lora"].text if self.votable else False
+        return len({self.answers[arm].text for arm in TWINS}) == 1 if self.votable else False
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def conversation_from_record(record: Any) -> Conversation:
 
 
 def _turn(entry: Mapping[str, Any]) -> Turn:
-    answers = {speaker: Answer(**entry["answers"][speaker]) for speaker in MODELS if speaker in entry["answers"]}
+    answers = {speaker: Answer(**entry["answers"][speaker]) for speaker in (*ARMS, BASE) if speaker in entry["answers"]}
     for answer in answers.values():
         if not isinstance(answer.text, str) or not isinstance(answer.tokens, int):
             raise ValueError("an answer must be a text")
@@ -184,9 +185,8 @@ def as_json(study: str, conversation: Conversation) -> str:
     return json.dumps({"study": study, "turns": turns}, ensure_ascii=False, indent=2) + "\n"
 
 
-def as_markdown(study: str, conversation: Conversation, arms: Sequence[str] = ARMS) -> str:
+def as_markdown(study: str, conversation: Conversation, arms: Sequence[str] = TWINS) -> str:
     """The conversation as Markdown; texts are in fenced blocks, so that they are not interpreted as markup."""
-    titles = titles_for(arms)
     parts = [f"# Conversation with the assistant{'s' if len(arms) > 1 else ''} of {study}"]
     system = None
     for number, turn in enumerate(conversation.turns, start=1):
@@ -195,7 +195,7 @@ def as_markdown(study: str, conversation: Conversation, arms: Sequence[str] = AR
         system = turn.system
         parts += [f"## Question {number}", _fenced(turn.question)]
         for name, answer in _labelled_answers(turn):
-            parts += [f"**{titles.get(name, name)}**", _fenced(answer.text)]
+            parts += [f"**{title_of(name, arms)}**", _fenced(answer.text)]
         voted = _vote_label(turn)
         if voted:
             parts.append(f"Blind vote: {voted}")
@@ -203,14 +203,14 @@ def as_markdown(study: str, conversation: Conversation, arms: Sequence[str] = AR
 
 
 def _labelled_answers(turn: Turn) -> list[tuple[str, Answer]]:
-    order = [*turn.sides, BASE]
+    order = [*turn.sides, *further_arms(ARMS), BASE]
     names = {side: f"Assistant {letter}" for side, letter in zip(turn.sides, "AB", strict=True)} if turn.hidden else {}
     return [(names.get(speaker, speaker), turn.answers[speaker]) for speaker in order if speaker in turn.answers]
 
 
 def _vote_label(turn: Turn) -> str | None:
     if turn.vote in ("a", "b"):
-        return TITLES[turn.sides["ab".index(turn.vote)]]
+        return label(turn.sides["ab".index(turn.vote)])
     return turn.vote
 
 

@@ -11,15 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from assistant_builder.arms import LORA, QLORA, TWINS
 from assistant_builder.atomic_io import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.chat.conversation import CHOICES, Choice, Turn
-from assistant_builder.config import ARMS, parse_config
+from assistant_builder.config import parse_config
 from assistant_builder.data import SPLITS, Message, Pair, SplitName, load_split
-from assistant_builder.data.appending import append_pairs
-from assistant_builder.data.leaks import find_leaks
-from assistant_builder.data.reading import load_rows
-from assistant_builder.data.rewriting import write_rows
-from assistant_builder.data.similarity import normalised
+from assistant_builder.data.edit import append_pairs, write_rows
+from assistant_builder.data.load import load_rows
+from assistant_builder.data.similarity import casefold_normalize
+from assistant_builder.data.split import find_leaks
 from assistant_builder.errors import DataError, StudyError
 from assistant_builder.study import Study
 
@@ -62,8 +62,8 @@ class Tally:
     """Counts of a study's votes.
 
     Attributes:
-        qlora: Votes for QLoRA.
-        lora: Votes for 16-bit LoRA.
+        candidate: Votes for QLoRA.
+        baseline: Votes for 16-bit LoRA.
         ties: Votes for a tie.
         both_bad: Votes that both answers are bad.
         outdated: Votes on adapters that have been retrained since; not counted.
@@ -71,8 +71,8 @@ class Tally:
         p_value: Two-sided sign test over the votes that prefer one assistant.
     """
 
-    qlora: int = 0
-    lora: int = 0
+    candidate: int = 0
+    baseline: int = 0
     ties: int = 0
     both_bad: int = 0
     outdated: int = 0
@@ -82,7 +82,7 @@ class Tally:
     @property
     def counted(self) -> int:
         """Number of counted votes, including ties."""
-        return self.qlora + self.lora + self.ties + self.both_bad
+        return self.candidate + self.baseline + self.ties + self.both_bad
 
 
 def votes_file(study: Study) -> Path:
@@ -91,13 +91,13 @@ def votes_file(study: Study) -> Path:
 
 
 def model_of(study: Study) -> dict[str, str]:
-    """The current base model and adapters, as recorded in a vote.
+    """The current base model and the twins' adapters, as recorded in a vote.
 
     Raises:
         StudyError: An arm is not trained.
     """
     adapters: dict[str, str] = {}
-    for arm in ARMS:
+    for arm in TWINS:
         path = study.arm_folder(arm) / "summary.json"
         if not path.is_file():
             raise StudyError(f"the {arm} assistant is not trained", where=str(path), remedy="Train the study first")
@@ -120,7 +120,7 @@ def record_vote(study: Study, turn: Turn, conversation: Iterable[Message], vote:
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         question=turn.question,
         conversation=[message.to_record() for message in conversation],
-        answers={arm: turn.answers[arm].text for arm in ARMS},
+        answers={arm: turn.answers[arm].text for arm in TWINS},
         sides=dict(zip("ab", turn.sides, strict=True)),
         vote=vote,
         sampling=asdict(turn.sampling),
@@ -163,8 +163,8 @@ def tally(study: Study) -> Tally:
     wins = Counter(vote.winner for vote in counted)
     choices = Counter(vote.vote for vote in counted)
     return Tally(
-        wins["qlora"], wins["lora"], choices["tie"], choices["both bad"], outdated,
-        len(votes) - outdated - len(counted), sign_p_value(wins["qlora"], wins["lora"]),
+        wins[QLORA.name], wins[LORA.name], choices["tie"], choices["both bad"], outdated,
+        len(votes) - outdated - len(counted), sign_p_value(wins[QLORA.name], wins[LORA.name]),
     )
 
 
@@ -181,15 +181,15 @@ def tally_sentence(found: Tally) -> str:
         return "No votes yet."
     ties = f", {found.ties} {'tie' if found.ties == 1 else 'ties'}" if found.ties else ""
     bad = f", {found.both_bad} both bad" if found.both_bad else ""
-    decided = found.qlora + found.lora
+    decided = found.candidate + found.baseline
     if not decided:
         shown = "no vote prefers one assistant yet"
     elif found.p_value > SIGNIFICANT:
         shown = f"no preference shown, p = {found.p_value:.2f}"
     else:
         p_value = f"p = {found.p_value:.3f}" if found.p_value >= 0.001 else "p < 0.001"
-        shown = f"{'QLoRA' if found.qlora > found.lora else 'LoRA'} is preferred, {p_value}"
-    return f"QLoRA {found.qlora}, LoRA {found.lora}{ties}{bad}: {shown}."
+        shown = f"{'QLoRA' if found.candidate > found.baseline else 'LoRA'} is preferred, {p_value}"
+    return f"QLoRA {found.candidate}, LoRA {found.baseline}{ties}{bad}: {shown}."
 
 
 MIN_HELDOUT = 2
@@ -267,8 +267,8 @@ def add_correction(study: Study, question: str, answer: str, *, wrong: str = "",
     if answer == wrong.strip():
         raise DataError("the better answer is identical to the assistant's answer", where="correction",
                         remedy="Enter the correct answer")
-    existing = read_corrections(study)
-    others = [other for other in existing if normalised(other.question) != normalised(question)]
+    existing, normalized = read_corrections(study), casefold_normalize(question)
+    others = [other for other in existing if casefold_normalize(other.question) != normalized]
     added = Correction(datetime.now(UTC).isoformat(timespec="microseconds"), question, answer, wrong.strip(), arm)
     if len(others) == len(existing):
         append_jsonl(corrections_file(study), asdict(added))
@@ -334,10 +334,10 @@ def plan_retraining(study: Study, corrections: Sequence[Correction], *, drop_hel
             f"only {remaining} held-out questions would remain", where=f"study {study.name}",
             remedy="Keep the corrected questions in the held-out set, and do not train on them",
         )
-    answered = {normalised(found.question) for found in trained}
+    answered = {casefold_normalize(found.question) for found in trained}
     replaced = [
         pair.row for split in SPLITS if split != "heldout" for pair in load_split(study.folder / "data", split)
-        if pair.turns == 1 and normalised(pair.question) in answered
+        if pair.turns == 1 and casefold_normalize(pair.question) in answered
     ]
     return RetrainingPlan(tuple(trained), tuple(left_out), tuple(dropped), tuple(replaced))
 

@@ -39,12 +39,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.child_process import configure_libraries
 from assistant_builder.data import Message
 from assistant_builder.error_translation import CHAT_MEMORY, needs_new_process, ran_out_of_memory, translate_error
 from assistant_builder.errors import AssistantBuilderError, ResourceError
 from assistant_builder.inference.session import BASE, ChatBackend, ChatSession, Sampling
 from assistant_builder.study import Study, run_marker
-from assistant_builder.worker import prepare_libraries
 
 IDLE_SECONDS = 900.0
 _POLL_SECONDS = 1.0
@@ -251,7 +251,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--study", type=Path, required=True, help="the study's folder")
     parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS, help="idle time until the process ends")
     options = parser.parse_args(arguments)
-    prepare_libraries()
+    configure_libraries()
     study = Study(options.study)
     run_server(ChatSession(study, (*study.config.arms, BASE)), options.idle_seconds)
 

@@ -9,8 +9,11 @@ import typer
 from assistant_builder import __version__
 from assistant_builder.cli import app as app_commands
 from assistant_builder.cli import ask, data, doctor, export, output, plan, report, run, serve, sweep
+from assistant_builder.cli.options import with_choices
+from assistant_builder.config.serving import SERVING_BACKENDS
 from assistant_builder.error_translation import ran_out_of_memory, translate_error
 from assistant_builder.errors import AssistantBuilderError, Cancelled
+from assistant_builder.export_formats import EXPORT_FORMATS
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -31,8 +34,8 @@ app.command()(report.report)
 app.command()(report.compare)
 app.command()(sweep.sweep)
 app.command()(ask.ask)
-app.command()(export.export)
-app.command()(serve.serve)
+app.command(cls=with_choices(format=EXPORT_FORMATS))(export.export)
+app.command(cls=with_choices(backend=SERVING_BACKENDS))(serve.serve)
 app.command("app")(app_commands.open_app)
 app.command("password")(app_commands.save_password)
 app.command("step", hidden=True)(run.step)

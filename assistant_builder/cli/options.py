@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from assistant_builder.cli import output
 from assistant_builder.config import StudyConfig, printable, read_value
 from assistant_builder.models.remote_code import allow_code
+from assistant_builder.registry import Listed
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output and nothing else.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the study.")]
@@ -21,6 +24,25 @@ TrustRemoteCode = Annotated[
                        "folder or repository. Read that code first.")
 ]
 _TRUST_KEY = "model.trust_remote_code"
+
+
+def with_choices(**registries: Mapping[str, Listed]) -> type[TyperCommand]:
+    """A command whose options of these names take an entry of a registry; the help lists the entries.
+
+    The registries are read when the help is printed, because reading them imports plugins.
+    """
+
+    class Command(TyperCommand):
+        def format_help(self, ctx: Any, formatter: Any) -> None:
+            for param in self.params:
+                registry = registries.get(param.name or "")
+                if registry is not None and isinstance(param, TyperOption):
+                    entries = [f"{entry.name}: {entry.help}" for entry in registry.values()]
+                    param.help = f"{(param.help or '').partition(':')[0].rstrip('.')}: {'; '.join(entries)}."
+                    param.metavar = "|".join(registry)
+            super().format_help(ctx, formatter)
+
+    return Command
 
 
 class Consent:

@@ -16,8 +16,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.jobs.events import Event
 from assistant_builder.redaction import escape_control_characters
+from assistant_builder.runner.backend import Event
 
 if TYPE_CHECKING:
     from assistant_builder.data import Findings

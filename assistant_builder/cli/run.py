@@ -13,10 +13,9 @@ from assistant_builder.atomic_io import read_json
 from assistant_builder.cli import output
 from assistant_builder.cli.options import Consent, Json, Name, Settings, TrustRemoteCode, parse_settings, split_consent
 from assistant_builder.errors import AssistantBuilderError, StudyError
-from assistant_builder.jobs.events import Event
-from assistant_builder.jobs.storing import cancel_nodes
-from assistant_builder.steps import arm_runs
+from assistant_builder.runner.backend import Event
 from assistant_builder.study import Study
+from assistant_builder.study.steps import arm_runs
 
 
 def run(
@@ -34,8 +33,8 @@ def run(
 
     An interrupted run resumes where it stopped. One study runs at a time; others wait in the order of their start.
     """
-    from assistant_builder.jobs.running import run_study
-    from assistant_builder.jobs.starting import open_or_create
+    from assistant_builder.runner.open_study import open_or_create
+    from assistant_builder.runner.run import run_study
 
     settings, consent = split_consent(settings, trust_remote_code)
     study = open_or_create(source, name=name, changes=parse_settings(settings), redo=redo, before=consent)
@@ -82,13 +81,13 @@ def check_tasks(study: Study) -> None:
 
 def status(name: Name, as_json: Json = False) -> None:
     """Show the state of a study and its steps."""
-    from assistant_builder.jobs.events import waiting_sentence
+    from assistant_builder.runner.backend import waiting_message
 
     study = Study.open(name)
     document = study.status()
     if as_json:
         return output.print_json(document)
-    typer.echo(", ".join(filter(None, (f"{study.name}: {document['state']}", waiting_sentence(document["behind"])))))
+    typer.echo(", ".join(filter(None, (f"{study.name}: {document['state']}", waiting_message(document["behind"])))))
     columns = ["step", "state", "time", *(["node"] if output.has_nodes(document) else [])]
     output.print_table(columns, output.step_rows(document))
     if document["dashboard"]:
@@ -117,11 +116,15 @@ def cancel(name: Name) -> None:
     A running study stops after the current optimizer step. No files are deleted.
     """
     study = Study.open(name)
-    idle = study.state != "running" and not study.behind
+    idle = study.state != "running" and not study.queued_behind
     executor = study.config.executor
+    cancelled_nodes = False
     if idle and executor.kind != "local" and executor.store is not None:
+        from assistant_builder.store.sync import cancel_nodes
+
         Consent(False).note(f"reads {executor.store} (executor.store)")
-    if idle and not cancel_nodes(study):
+        cancelled_nodes = cancel_nodes(study)
+    if idle and not cancelled_nodes:
         raise StudyError(f"the study is not running ({study.state})", where=f"study {name}",
                          remedy=f"Start it with 'assistant-builder run {name}'")
     study.request_cancel()
@@ -145,9 +148,9 @@ def step(
     study: Annotated[Path, typer.Option(help="The study's folder.")],
 ) -> None:
     """Run one step in this process; used by the run command."""
-    from assistant_builder.jobs.data_steps import embed_data, prepare_data
+    from assistant_builder.runner.data_steps import embed_data, prepare_data
+    from assistant_builder.runner.step_process import Work, run_as_step
     from assistant_builder.training.train import train_arm
-    from assistant_builder.worker import Work, run_as_step
 
     subject = Study(study)
     work: dict[str, Work] = {

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import annotated_types
 import typer
 from pydantic import ValidationError
 
+from assistant_builder.arms import ARMS, plain_order
 from assistant_builder.atomic_io import read_json
-from assistant_builder.cli import output
 from assistant_builder.cli.options import Consent, Json, TrustRemoteCode
-from assistant_builder.config import Arm
-from assistant_builder.config.serving import ServingConfig
+from assistant_builder.config.serving import SERVING_BACKENDS, ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.study import Study
 
@@ -29,9 +27,9 @@ def _option(key: str) -> Any:
 
 
 def serve(
-    names: Annotated[list[str], typer.Argument(metavar="NAME[:ARM]", help="Studies to serve; append :qlora or "
-                                               ":lora to serve only that arm.")],
-    on: Annotated[str, _option("on")] = _DEFAULTS.on,
+    names: Annotated[list[str], typer.Argument(metavar="NAME[:ARM]", help="Studies to serve; append :ARM to serve "
+                                               f"only one arm ({', '.join(ARMS)}).")],
+    backend: Annotated[str, _option("backend")] = _DEFAULTS.backend,
     host: Annotated[str, _option("host")] = _DEFAULTS.host,
     port: Annotated[int, _option("port")] = _DEFAULTS.port,
     allow_host: Annotated[list[str], _option("allow_host")] = [],  # noqa: B006 - typer never changes it
@@ -47,46 +45,25 @@ def serve(
 ) -> None:
     """Serve trained assistants over an OpenAI-compatible API.
 
-    The models are NAME-qlora, NAME-lora, and NAME for the recommended arm. To serve other machines, set --host and put
+    The models are NAME-ARM for each arm, and NAME for the recommended one. To serve other machines, set --host and put
     an API key into ASSISTANT_BUILDER_API_KEY.
     """
-    from assistant_builder.serving.door import digest_of, take_key
-    from assistant_builder.serving.roster import choose
+    from assistant_builder.serving.auth import take_key
+    from assistant_builder.serving.registry import select_models
 
     key = take_key()
     try:
         config = ServingConfig(
-            on=on, host=host, port=port, allow_host=tuple(allow_host), waiting=waiting, context=context,
+            backend=backend, host=host, port=port, allow_host=tuple(allow_host), waiting=waiting, context=context,
             min_replicas=min_replicas, max_replicas=max_replicas, ongoing=ongoing, cpus=cpus, gpus=gpus,
         )
     except ValidationError as error:
         raise _invalid_options(error) from error
-    roster = choose(names, _recommended)
+    models = select_models(names, _recommended)
     consent = Consent(trust_remote_code)
-    for assistant in roster.assistants:
+    for assistant in models.assistants:
         consent.allow(assistant.study.config)
-    if on == "vllm":
-        from assistant_builder.serving.vllm import serve_by_vllm, vllm_command
-
-        command = vllm_command(roster, config)
-        return output.print_json({"command": command}) if as_json else serve_by_vllm(command, config, key)
-    digest = digest_of(key) if key is not None else None
-    if on == "ray":
-        from assistant_builder.serving.local import ready_text
-        from assistant_builder.serving.on_ray import serve_on_ray
-
-        def ready(text: str) -> None:
-            warning = text.startswith("warning: ")
-            print(text if warning else ready_text(roster, text, as_json=as_json), flush=True,
-                  file=sys.stderr if warning else sys.stdout)
-
-        first = roster.assistants[0].study
-        address = first.config.executor.address
-        consent.note(f"serves on the Ray cluster at {address} (executor.address of study {first.name})")
-        return serve_on_ray(roster, config, digest, address, ready)
-    from assistant_builder.serving.local import serve_here
-
-    serve_here(roster, config, digest, as_json=as_json)
+    SERVING_BACKENDS[backend].start(models, config, key, as_json=as_json, notify=consent.note)
 
 
 def _invalid_options(error: ValidationError) -> ConfigError:
@@ -95,10 +72,10 @@ def _invalid_options(error: ValidationError) -> ConfigError:
     return ConfigError("; ".join(problems), where="serve", remedy="Correct it; 'serve --help' lists all options")
 
 
-def _recommended(study: Study) -> Arm:
-    """The arm that the report recommends; without a report, the last arm of the study."""
-    from evals.export.kinds import advice
+def _recommended(study: Study) -> str:
+    """The arm that the report recommends; without a report, QLoRA or the only arm."""
+    from assistant_builder.export_formats import advice
 
     report = study.folder / "report.json"
     arms = study.config.arms
-    return advice(read_json(report), arms).adapter if report.is_file() else arms[-1]
+    return advice(read_json(report), arms).adapter if report.is_file() else plain_order(arms)[0]

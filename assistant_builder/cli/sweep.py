@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from assistant_builder.arms import ARMS
 from assistant_builder.cli import output
 from assistant_builder.cli.options import Json, TrustRemoteCode, split_consent
 from assistant_builder.cli.run import check_tasks
 from assistant_builder.errors import StudyError
-from assistant_builder.jobs.events import Event
+from assistant_builder.runner.backend import Event
 
 if TYPE_CHECKING:
     from assistant_builder.sweep.spec import Trial
@@ -25,8 +26,9 @@ def sweep(
                         "with one value applies to every study.")],
     name: Annotated[str | None, typer.Option(help="Name of the sweep. Default: the name of the source. Its "
                                              "studies are NAME-1, NAME-2, ….")] = None,
-    arm: Annotated[str | None, typer.Option(help="Arm whose validation loss selects the best study: qlora, lora, or "
-                                            "both (the mean). Both arms are always trained. [default: both]")] = None,
+    arm: Annotated[str | None, typer.Option(help="Arm whose validation loss selects the best study: "
+                                            f"{', '.join(ARMS)}, or both (the mean of all). All arms of the study are "
+                                            "always trained. [default: both]")] = None,
     prune: Annotated[str | None, typer.Option(help="median: stop a training that is worse than the median of the "
                                               "earlier ones (requires the extra 'sweep'). off: run every training "
                                               "to the end. [default: median if Optuna is installed]")] = None,
@@ -41,9 +43,9 @@ def sweep(
     from assistant_builder.sweep import open_sweep, run_sweep
     from assistant_builder.sweep.page import comparison_rows, study_rows
     from assistant_builder.sweep.run import ahead
-    from assistant_builder.sweep.spec import Judge, Prune, available
+    from assistant_builder.sweep.spec import Prune, available
 
-    for option, given, known in (("--arm", arm, get_args(Judge)), ("--prune", prune, get_args(Prune))):
+    for option, given, known in (("--arm", arm, ("both", *ARMS)), ("--prune", prune, get_args(Prune))):
         if given is not None:
             output.check_choice(option, given, known)
     settings, consent = split_consent(settings, trust_remote_code)

@@ -4,21 +4,13 @@ The command line, ``study.yaml`` and the page are generated from these fields. I
 torch.
 """
 
+from assistant_builder.config.base import NameOf
+from assistant_builder.config.data import DataConfig
+from assistant_builder.config.eval import EvalConfig
 from assistant_builder.config.executor import ExecutorConfig
-from assistant_builder.config.parts import (
-    ARMS,
-    CELL_ARMS,
-    CELLS,
-    Arm,
-    Cell,
-    DataConfig,
-    EvalConfig,
-    ModelConfig,
-    NameOf,
-    TrainConfig,
-)
+from assistant_builder.config.model import ModelConfig
 from assistant_builder.config.study_config import (
-    PRESET_WORDS,
+    PRESET_LABELS,
     PRESETS,
     StudyConfig,
     check_name,
@@ -28,9 +20,9 @@ from assistant_builder.config.study_config import (
     printable,
     read_value,
 )
+from assistant_builder.config.train import TrainConfig
 
 __all__ = [
-    "ARMS", "CELLS", "CELL_ARMS", "PRESETS", "PRESET_WORDS", "Arm", "Cell", "DataConfig", "EvalConfig",
-    "ExecutorConfig", "ModelConfig", "NameOf", "StudyConfig", "TrainConfig", "check_name", "load_config",
-    "option_fields", "parse_config", "printable", "read_value",
+    "PRESETS", "PRESET_LABELS", "DataConfig", "EvalConfig", "ExecutorConfig", "ModelConfig", "NameOf", "StudyConfig",
+    "TrainConfig", "check_name", "load_config", "option_fields", "parse_config", "printable", "read_value",
 ]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from assistant_builder.config.parts import Part
+from assistant_builder.config.base import ConfigModel
+from assistant_builder.store_kinds import example_urls
 
 
-class ExecutorConfig(Part):
+def _add_examples(schema: dict[str, Any]) -> None:
+    schema["examples"] = example_urls()
+
+
+class ExecutorConfig(ConfigModel):
     """Where the steps of a study run; no result depends on it, but for the rounding of sums over several devices."""
 
     kind: Literal["local", "ray"] = Field(
@@ -21,7 +26,7 @@ class ExecutorConfig(Part):
     store: str | None = Field(
         None, title="Store", description="URL of a place for studies (s3://bucket/folder, or another that fsspec "
         "reaches), which this one is kept in while it runs: another machine can carry it on from there. Empty: none. "
-        "Credentials are read from the environment.",
+        "Credentials are read from the environment.", json_schema_extra=_add_examples,
     )
     address: str = Field(
         "auto", min_length=1, title="Ray address", description="Address of the cluster's head (host:port). auto: the "
@@ -76,5 +81,5 @@ class ExecutorConfig(Part):
                              "environment holds the credentials, for S3 as AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY "
                              "and, where it is not Amazon's, AWS_ENDPOINT_URL")
         if not parts.scheme or "://" not in self.store or not (parts.netloc + parts.path).strip("/"):
-            raise ValueError("store is no URL; an example is s3://bucket/folder")
+            raise ValueError(f"store is not a URL; examples are {', '.join(example_urls())}")
         return self

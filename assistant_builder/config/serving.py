@@ -1,46 +1,94 @@
-"""How finished assistants are served: each option with its default, bounds and help text.
+"""How trained assistants are served: the registry of backends, and each option with its default, bounds and help text.
 
-It belongs to no study, for a server holds several; no result depends on it.
+The options belong to no study, because a server has several; no result depends on them.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from assistant_builder.config.parts import Part
+from assistant_builder.config.base import ConfigModel
 from assistant_builder.errors import ConfigError
+from assistant_builder.registry import Registry
 
 
-class ServingConfig(Part):
-    """Where assistants are served, and with how much."""
+@dataclass(frozen=True)
+class ServingBackend:
+    """A way to run the models of a server.
 
-    on: Literal["local", "ray", "vllm"] = Field(
-        "local", title="Server", description="local: this machine. ray: as many replicas as are asked for on a Ray "
-        "cluster, at the first study's executor.address. vllm: vLLM, which needs a GPU.",
-    )
+    Attributes:
+        name: Value of ``--backend``.
+        label: Short title.
+        explanation: What it is and for whom, in one phrase.
+        start: Serves until interrupted; imports heavy libraries itself. Its arguments are the
+            :class:`~assistant_builder.serving.registry.ModelRegistry`, the :class:`ServingConfig`, the API key (None:
+            requests need no key), and by keyword ``as_json`` (print one JSON document when ready) and ``notify``
+            (called with each line that the user must see before the backend contacts another machine).
+        requires: What must be installed or available; empty if nothing.
+        streams: Whether it sends answers as streams.
+    """
+
+    name: str
+    label: str
+    explanation: str
+    start: Callable[..., None]
+    requires: str = ""
+    streams: bool = True
+
+    @property
+    def help(self) -> str:
+        """Explanation and requirements, for help texts."""
+        needs = f" (requires {self.requires})" if self.requires else ""
+        return f"{self.explanation}{needs}{'' if self.streams else '; answers without streams'}"
+
+
+SERVING_BACKENDS: Registry[ServingBackend] = Registry("serving backend", builtin=(
+    "assistant_builder.serving.local:LOCAL", "assistant_builder.serving.ray_serve:RAY",
+    "assistant_builder.serving.vllm:VLLM",
+))
+
+
+def _add_backends(schema: dict[str, Any]) -> None:
+    schema["enum"] = list(SERVING_BACKENDS)
+
+
+class ServingConfig(ConfigModel):
+    """Address, backend and capacity of a server."""
+
+    backend: str = Field("local", title="Backend", description="What runs the models.",
+                         json_schema_extra=_add_backends)
     host: str = Field("127.0.0.1", min_length=1, title="Address", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, title="Port", description="Port to listen on.")
     allow_host: tuple[str, ...] = Field(
-        (), title="Names", description="A further name of this server; may be given several times.",
+        (), title="Host names", description="A further host name of this server; may be given several times.",
     )
     waiting: int = Field(
-        16, ge=0, le=1000, title="Queue", description="Questions to one assistant that may wait for their turn; "
-        "further ones are refused.",
+        16, ge=0, le=1000, title="Queue", description="Requests to one assistant that may wait; further ones are "
+        "rejected.",
     )
     context: int | None = Field(
         None, ge=64, title="Context", description="Most tokens of a prompt and its answer together. Empty: "
         "train.max_length and the longest answer, 4096 at least, and never more than the base model reads.",
     )
-    min_replicas: int = Field(1, ge=1, le=1000, title="Fewest replicas", description="ray: replicas that are always "
-                              "there; each holds every base once.")
-    max_replicas: int = Field(2, ge=1, le=1000, title="Most replicas", description="ray: replicas at most.")
-    ongoing: float = Field(2.0, ge=0.1, title="Questions of a replica", description="ray: questions under way at which "
-                           "a further replica is started.")
-    cpus: float = Field(1.0, ge=0.1, title="CPUs of a replica", description="ray: processors that each replica asks "
-                        "for, and uses.")
-    gpus: float = Field(0.0, ge=0, title="GPUs of a replica", description="ray: GPUs that each replica asks for.")
+    min_replicas: int = Field(1, ge=1, le=1000, title="Fewest replicas", description="ray: minimum number of replicas; "
+                              "each loads every base once.")
+    max_replicas: int = Field(2, ge=1, le=1000, title="Most replicas", description="ray: maximum number of replicas.")
+    ongoing: float = Field(2.0, ge=0.1, title="Requests of a replica", description="ray: unfinished requests per "
+                           "replica at which another one is started.")
+    cpus: float = Field(1.0, ge=0.1, title="CPUs of a replica", description="ray: processors of each "
+                        "replica.")
+    gpus: float = Field(0.0, ge=0, title="GPUs of a replica", description="ray: GPUs of each replica.")
+
+    @field_validator("backend")
+    @classmethod
+    def _is_registered(cls, name: str) -> str:
+        if name not in SERVING_BACKENDS:
+            raise ValueError(f"must be one of {', '.join(SERVING_BACKENDS)}")
+        return name
 
     @model_validator(mode="after")
     def _fewest_and_most(self) -> ServingConfig:

@@ -1,4 +1,4 @@
-"""The settings of a whole study, and how they are read, changed and written."""
+"""The settings of a study: reading, changing, validating and writing them."""
 
 from __future__ import annotations
 
@@ -11,54 +11,49 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
+from assistant_builder.arms import ARMS, CELLS, TWINS, compares, further_arms
+from assistant_builder.config.base import BASIC, ArmName, ConfigModel
+from assistant_builder.config.data import DataConfig
+from assistant_builder.config.eval import METRIC_REGISTRY, EvalConfig
 from assistant_builder.config.executor import ExecutorConfig
-from assistant_builder.config.parts import (
-    ARMS,
-    BASIC,
-    CELL_ARMS,
-    METRIC_REGISTRY,
-    Arm,
-    Cell,
-    DataConfig,
-    EvalConfig,
-    ModelConfig,
-    Part,
-    TrainConfig,
-)
-from assistant_builder.config.plain_yaml import MOST_CHARACTERS, YamlError, read_yaml
+from assistant_builder.config.model import ModelConfig
+from assistant_builder.config.safe_yaml import MOST_CHARACTERS, YamlError, read_yaml
+from assistant_builder.config.train import TrainConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.registry import find_registry
+from assistant_builder.store_kinds import store_kind
 
 VERSION: Literal[1] = 1
 """Version of the settings and of the study folder around them."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _MOST_PROBLEMS = 20
-_SHORT = reprlib.Repr()  # a value of any size in a few words
+_SHORT = reprlib.Repr()  # limits the length of values in messages
 _SHORT.maxstring = _SHORT.maxother = 120
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
 def check_name(name: str) -> str:
-    """Return ``name`` if it can name a study folder on every system, else raise ValueError."""
+    """Return ``name`` if it is a valid folder name on every operating system, else raise ValueError."""
     if not _NAME.fullmatch(name) or name.endswith(".") or name.split(".")[0] in _RESERVED:
         raise ValueError(
             "a study name is 1 to 64 of a-z 0-9 . _ - and starts with a letter or digit "
-            "(device names such as 'con' are taken)"
+            "(device names such as 'con' are reserved)"
         )
     return name
 
 
-class StudyConfig(Part):
-    """One study: one data file, one base model, arms that differ in how the frozen base is stored: both, or one."""
+class StudyConfig(ConfigModel):
+    """One study: one data file, one base model, and arms that differ in how the frozen base is stored."""
 
     version: Literal[1] = VERSION
     name: Annotated[str, AfterValidator(check_name)] = Field(
         "study", title="Name", description="Name of the study and of its folder.", json_schema_extra=BASIC
     )
-    arms: list[Arm] = Field(
-        default_factory=lambda: list(ARMS), min_length=1, title="Arms",
-        description="The assistants that are trained. With both, the report says what 4-bit cost. qlora alone is for "
-        "a machine that holds no more than the 4-bit base: nothing is compared then, and lora can be added later.",
+    arms: list[ArmName] = Field(
+        default_factory=lambda: list(TWINS), min_length=1, title="Arms",
+        description="The assistants that are trained. With both twins, lora and qlora, the report says what 4-bit "
+        "cost. qlora alone is for a machine that holds no more than the 4-bit base: nothing is compared then, and lora "
+        "can be added later.",
     )
     seeds: int = Field(1, ge=1, le=20, title="Seeds", description="How often each arm is trained, with training seeds "
                        "train.seed, train.seed + 1, …; more than one shows how much luck there is in a difference.",
@@ -72,12 +67,12 @@ class StudyConfig(Part):
     @field_validator("executor", mode="before")
     @classmethod
     def _kind_alone(cls, value: Any) -> Any:
-        """``executor: ray`` says what ``executor: {kind: ray}`` does."""
-        return {_WHOLE["executor"].split(".")[1]: value} if isinstance(value, str) else value
+        """``executor: ray`` is short for ``executor: {kind: ray}``."""
+        return {_SHORTHANDS["executor"].split(".")[1]: value} if isinstance(value, str) else value
 
     @field_validator("arms")
     @classmethod
-    def _in_order_of_training(cls, value: list[Arm]) -> list[Arm]:
+    def _in_order_of_training(cls, value: list[str]) -> list[str]:
         """Each arm once, in the order of ``ARMS``: however they were written, it is the same study."""
         return [arm for arm in ARMS if arm in value]
 
@@ -86,20 +81,21 @@ class StudyConfig(Part):
         devices, batch = self.executor.devices, self.train.batch_size
         if devices is not None and batch % devices:
             raise ValueError(
-                f"executor.devices={devices} cannot share out the {batch} pairs of a step evenly: "
-                "make train.batch_size a multiple of it"
+                f"train.batch_size={batch} is not a multiple of executor.devices={devices}, which share the pairs of a "
+                "step evenly"
             )
         return self
 
     @property
     def compares(self) -> bool:
         """Whether the study says what 4-bit cost: it trains QLoRA and its 16-bit twin."""
-        return {"lora", "qlora"} <= set(self.arms)
+        return compares(self.arms)
 
     @property
-    def cells(self) -> list[Cell]:
-        """The cells of ``eval.cells`` that can be scored with the arms of the study, see :data:`CELL_ARMS`."""
-        return [cell for cell in self.eval.cells if CELL_ARMS[cell] <= set(self.arms)]
+    def cells(self) -> list[str]:
+        """The cells that are scored: of ``eval.cells`` and of the further arms, those that the study's arms allow."""
+        wanted = [*self.eval.cells, *(cell for arm in further_arms(self.arms) for cell in ARMS[arm].cells)]
+        return [cell for cell in dict.fromkeys(wanted) if CELLS[cell].scorable(self.arms)]
 
     @property
     def scorings(self) -> int:
@@ -109,31 +105,30 @@ class StudyConfig(Part):
 
     @property
     def contacts(self) -> dict[str, str]:
-        """What a run with these settings sends to addresses that they name: dotted key → what it sends where."""
+        """Dotted key of each setting with an address → what a run sends to that address."""
         executor, found = self.executor, {}
         if executor.kind == "ray":
             found["executor.address"] = f"computes on the Ray cluster at {executor.address}"
         if executor.store is not None:
-            found["executor.store"] = f"keeps the study in {executor.store}"
+            found["executor.store"] = f"keeps the study in {executor.store} ({store_kind(executor.store).help})"
         if self.eval.judge_url is not None:
             found["eval.judge_url"] = f"sends held-out questions and their answers to {self.eval.judge_url}"
         return {key: printable(text) for key, text in found.items()}
 
     def to_yaml(self) -> str:
-        """The whole config, every default written out."""
+        """The complete settings as YAML, including defaults."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
     def with_changes(self, changes: dict[str, Any]) -> StudyConfig:
-        """A copy with dotted keys replaced and everything validated again.
+        """A validated copy with dotted keys replaced.
 
         Args:
             changes: ``{"train.epochs": 2, "data.columns.group": "focus"}``; text values are read as YAML scalars.
-                ``train.preset`` brings the values of the preset, which other changes then replace;
-                ``eval.primary_metric`` brings its default margin where the margin is that of the metric before;
-                ``executor`` alone means ``executor.kind``.
+                ``train.preset`` sets the values of the preset, which other changes then replace; ``executor`` is short
+                for ``executor.kind``; ``eval.primary_metric`` sets its default margin, unless the margin was changed.
 
         Raises:
-            ConfigError: A key is unknown or a value does not fit; all of them are named.
+            ConfigError: Keys are unknown or values are invalid; the message lists all of them.
         """
         tree = self.model_dump(mode="json")
         problems: list[str] = []
@@ -143,7 +138,7 @@ class StudyConfig(Part):
             if self.eval.margin == before.default_margin:
                 del tree["eval"]["margin"]
         for dotted, value in changes.items():
-            *parents, leaf = _WHOLE.get(dotted, dotted).split(".")
+            *parents, leaf = _SHORTHANDS.get(dotted, dotted).split(".")
             node: Any = tree
             for key in parents:
                 node = node.get(key) if isinstance(node, dict) else None
@@ -158,34 +153,34 @@ class StudyConfig(Part):
 
 
 def printable(text: str) -> str:
-    """A text with control and formatting characters spelled out, so that it shows the address that it holds."""
+    """A text with escaped control and formatting characters, so that it cannot disguise an address."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-_WHOLE = {"executor": "executor.kind"}
-"""The option that is meant where a part of the settings is given one value."""
+_SHORTHANDS = {"executor": "executor.kind"}
+"""Section → the option that a single value for the section sets."""
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"epochs": 1.0, "rank": 8, "alpha": 16.0, "evaluations": 2},
     "balanced": {"epochs": 3.0, "rank": 16, "alpha": 32.0, "evaluations": 4},
     "thorough": {"epochs": 6.0, "rank": 32, "alpha": 64.0, "evaluations": 6},
 }
-"""What each preset changes in ``train``; everything else keeps its default."""
-PRESET_WORDS: dict[str, tuple[str, str]] = {
-    "quick": ("Quick look", "does it work with these pairs at all? Do not judge the answers by it."),
-    "balanced": ("Balanced", "right for most data, and where to begin."),
-    "thorough": ("Thorough", "for hard or plentiful data; takes twice as long as balanced."),
-    "custom": ("Custom", "values of your own, as they stand in the settings."),
+"""Values that each preset sets in ``train``; all other options keep their defaults."""
+PRESET_LABELS: dict[str, tuple[str, str]] = {
+    "quick": ("Quick look", "a test of the workflow with your data; the answers are not representative."),
+    "balanced": ("Balanced", "suitable for most data and the recommended start."),
+    "thorough": ("Thorough", "for difficult or large data; takes twice as long as balanced."),
+    "custom": ("Custom", "your own values from the settings."),
 }
-"""Each preset's name on the page, and what it is for."""
+"""Preset → its name on the page and its purpose."""
 
 
 def option_fields() -> dict[str, tuple[Any, Any]]:
-    """Every option by its dotted key: ``{"train.rank": (field, default)}``, in order of definition."""
+    """All options by dotted key, ``{"train.rank": (field, default)}``, in order of definition."""
     options: dict[str, tuple[Any, Any]] = {}
     defaults = StudyConfig()
     for part, outer in StudyConfig.model_fields.items():
         value = getattr(defaults, part)
-        if isinstance(value, Part):
+        if isinstance(value, ConfigModel):
             for key, field in type(value).model_fields.items():
                 options[f"{part}.{key}"] = (field, getattr(value, key))
         else:
@@ -194,7 +189,7 @@ def option_fields() -> dict[str, tuple[Any, Any]]:
 
 
 def read_value(dotted: str, text: str) -> Any:
-    """Read the text of ``--set key=text`` as YAML, so that numbers, null, true and lists come out typed."""
+    """Read the value of ``--set key=text`` as YAML, which gives typed numbers, null, booleans and lists."""
     try:
         value = read_yaml(text)
     except YamlError as error:
@@ -219,10 +214,11 @@ def parse_config(tree: Any, *, where: str = "study.yaml") -> StudyConfig:
     """Validate a config tree.
 
     Raises:
-        ConfigError: With every problem, its dotted key and the offending value.
+        ConfigError: The settings are invalid; the message lists each problem with its dotted key and value.
     """
     if not isinstance(tree, dict):
-        raise ConfigError("the file holds no settings", where=where, remedy="It should look like 'train: {epochs: 2}'")
+        raise ConfigError("the file contains no settings", where=where,
+                          remedy="It should look like 'train: {epochs: 2}'")
     _require_version(tree.get("version", VERSION), where)
     try:
         return StudyConfig.model_validate(tree)
@@ -244,20 +240,20 @@ def parse_config(tree: Any, *, where: str = "study.yaml") -> StudyConfig:
 
 
 def _require_version(version: Any, where: str) -> None:
-    """Refuse settings of another version with a sentence, instead of naming each setting that is new."""
+    """Raise a single error for settings of another version, instead of one for each unknown option."""
     if version == VERSION and not isinstance(version, bool):
         return
     newer = isinstance(version, int) and not isinstance(version, bool) and version > VERSION
     raise ConfigError(
-        f"the settings are of version {version!r}, and this release of Assistant Builder reads version {VERSION}",
+        f"the settings have version {version!r}, and this release of Assistant Builder reads version {VERSION}",
         where=where,
         remedy="Update Assistant Builder to the release that wrote them" if newer
-        else f"Write 'version: {VERSION}' if they are of this release; no release wrote another one before it",
+        else f"Write 'version: {VERSION}' if this release wrote them; there is no earlier version",
     )
 
 
 def load_config(path: Path) -> StudyConfig:
-    """Read and validate a ``study.yaml``; a relative ``data.source`` is taken from the file's folder."""
+    """Read and validate a ``study.yaml``; a relative ``data.source`` is relative to the folder of the file."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             tree = read_yaml(file.read(MOST_CHARACTERS + 1))

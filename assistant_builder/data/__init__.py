@@ -1,14 +1,11 @@
-"""Question-answer data: read, check, split, describe. Nothing here imports torch."""
+"""Question-answer data: reading, validation, splitting and description. No module of this package imports torch."""
 
 from assistant_builder.data.card import dataset_card
-from assistant_builder.data.checking import TokenCounter, check_pairs
-from assistant_builder.data.findings import Findings
-from assistant_builder.data.leaks import Leak, find_embedding_leaks
-from assistant_builder.data.preparing import PreparedData, prepare
-from assistant_builder.data.reading import column_names, load_pairs
-from assistant_builder.data.records import SPLITS, Dataset, Message, Pair, Rejection, SplitName
-from assistant_builder.data.splitting import Split, load_split, split_pairs
-from assistant_builder.data.wording import Problem
+from assistant_builder.data.load import load_pairs
+from assistant_builder.data.prepare import PreparedData, prepare_dataset
+from assistant_builder.data.split import Leak, Split, find_embedding_leaks, load_split, split_pairs
+from assistant_builder.data.types import SPLITS, Dataset, Message, Pair, RejectedRow, SplitName
+from assistant_builder.data.validate import Findings, Problem, TokenCounter, check_pairs
 
 __all__ = [
     "SPLITS",
@@ -19,16 +16,15 @@ __all__ = [
     "Pair",
     "PreparedData",
     "Problem",
-    "Rejection",
+    "RejectedRow",
     "Split",
     "SplitName",
     "TokenCounter",
     "check_pairs",
-    "column_names",
     "dataset_card",
     "find_embedding_leaks",
     "load_pairs",
     "load_split",
-    "prepare",
+    "prepare_dataset",
     "split_pairs",
 ]

@@ -1,4 +1,8 @@
-"""The dataset card that every upload gets: YAML front matter as on the Hugging Face hub, then what was found."""
+"""The dataset card: YAML front matter as on the Hugging Face Hub, contents, splits and findings of a data file.
+
+``card.md`` in the study's ``data`` folder can be edited. From then on the data step writes the generated card to
+``card.generated.md`` and does not overwrite the edited one.
+"""
 
 from __future__ import annotations
 
@@ -9,51 +13,57 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.data.findings import Findings
-from assistant_builder.data.records import SPLITS
-from assistant_builder.data.splitting import Split
+from assistant_builder.atomic_io import write_text
+from assistant_builder.config.safe_yaml import YamlError, read_yaml
+from assistant_builder.data.split import Split
+from assistant_builder.data.types import SPLITS, Pair
+from assistant_builder.data.validate import Findings
+from assistant_builder.errors import DataError
 
+CARD_FILE, GENERATED_CARD_FILE = "card.md", "card.generated.md"
 _SIZES = (
     (1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"),
 )  # fmt: skip
 _EXAMPLES = 3
-_REASONS = 20
-_SHOWN = 300
+_MAX_REASONS = 20
+_MAX_CHARACTERS = 300
 _MARKDOWN = re.compile(r"([\\`*_\[\]#|~$])")
+_FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)
 
 
 def dataset_card(findings: Findings, split: Split, *, title: str) -> str:
-    """Describe a checked and split file.
+    """Describe a checked and split data file.
 
-    Examples come from training only, since nobody should read the held-out set before evaluation. Text of the file is
-    escaped, so that it stays inside its table cell or code block.
+    Examples are training pairs only, because nobody should read the held-out set before evaluation. Text of the file
+    is escaped, so that it cannot leave its table cell or code block.
 
     Args:
-        findings: Of the file.
-        split: Made from them.
+        findings: Findings of the file.
+        split: Split of ``findings.usable``.
         title: Heading of the card.
 
     Returns:
         Markdown with YAML front matter.
     """
-    parts = [
+    file_name = "".join(
+        character for character in Path(findings.dataset.source).name if character.isprintable() and character != "`"
+    )
+    sections = [
         _front_matter(findings, title),
-        f"# {inline(title)}\n\nQuestion-answer data read from `{_code(Path(findings.dataset.source).name)}`, checked "
-        "and split by Assistant Builder.\nLicence, language and origin are not known to the program: fill them in "
-        "before sharing the data.",
+        f"# {inline(title)}\n\nQuestion-answer data from `{file_name}`, checked and split by Assistant Builder.\n"
+        "License, language and origin are unknown to the program: add them before you share the data.",
         "## Contents\n\n" + _contents(findings),
         "## Splits\n\n" + _splits(split),
         "## Findings\n\n" + _findings(findings),
-        "## Examples from training\n\n" + "\n\n".join(_example(pair.to_record()) for pair in split.train[:_EXAMPLES]),
+        "## Examples from training\n\n" + "\n\n".join(map(_example, split.train[:_EXAMPLES])),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(sections) + "\n"
 
 
-def inline(text: Any, most: int = _SHOWN) -> str:
-    """User text for a paragraph or table cell: one line, cut to ``most`` characters, markup and HTML escaped."""
-    bare = " ".join("".join(character if character.isprintable() else " " for character in str(text)).split())
-    cut = bare if len(bare) <= most else bare[: most - 1] + "…"
-    return _MARKDOWN.sub(r"\\\1", html.escape(cut, quote=False))
+def inline(text: Any, limit: int = _MAX_CHARACTERS) -> str:
+    """User text for a paragraph or table cell: one line, at most ``limit`` characters, Markdown and HTML escaped."""
+    line = " ".join("".join(character if character.isprintable() else " " for character in str(text)).split())
+    return _MARKDOWN.sub(r"\\\1", html.escape(_truncate(line, limit), quote=False))
 
 
 def fenced(text: str, language: str = "") -> str:
@@ -64,14 +74,14 @@ def fenced(text: str, language: str = "") -> str:
 
 
 def table(head: list[str], rows: list[list[Any]]) -> str:
-    """A markdown table; the cells are escaped."""
+    """A Markdown table with escaped cells."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join(inline(cell) for cell in row) + " |" for row in rows]
     return "\n".join(lines)
 
 
-def _code(text: str) -> str:
-    return "".join(character for character in text if character.isprintable() and character != "`")
+def _truncate(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _front_matter(findings: Findings, title: str) -> str:
@@ -81,12 +91,10 @@ def _front_matter(findings: Findings, title: str) -> str:
     data = DatasetCardData(
         license="unknown",
         pretty_name=" ".join(title.split()),
-        size_categories=next((name for most, name in _SIZES if size < most), "n>10M"),
+        size_categories=next((name for limit, name in _SIZES if size < limit), "n>10M"),
         task_categories=["question-answering", "text-generation"],
     )
-    files = [
-        {"split": "test" if split == "heldout" else split, "path": f"{split}.jsonl"} for split in SPLITS
-    ]
+    files = [{"split": "test" if split == "heldout" else split, "path": f"{split}.jsonl"} for split in SPLITS]
     data.configs = [{"config_name": "default", "data_files": files}]
     return f"---\n{data.to_yaml().strip()}\n---"
 
@@ -97,20 +105,20 @@ def _contents(findings: Findings) -> str:
         ["Format", dataset.format],
         ["Rows in the file", f"{dataset.rows:,}"],
         ["Usable pairs", f"{len(findings.usable):,}"],
-        ["Answers in them", f"{sum(pair.turns for pair in findings.usable):,}"],
+        ["Answers in these pairs", f"{sum(pair.turns for pair in findings.usable):,}"],
     ]
     facts += [[f"Column for {role}", name] for role, name in dataset.columns.items() if name]
     unused = [name for name in dataset.column_names if name not in dataset.columns.values()]
     if unused:
-        facts.append(["Columns not used", ", ".join(unused)])
+        facts.append(["Unused columns", ", ".join(unused)])
     unanswerable = sum(not pair.answerable for pair in findings.usable)
     if unanswerable:
-        facts.append(["Questions to be declined", f"{unanswerable:,}"])
+        facts.append(["Questions to decline", f"{unanswerable:,}"])
     lengths = findings.token_lengths()
     if lengths:
-        facts.append(["Tokens of a pair (median, 95th percentile, longest)",
+        facts.append(["Tokens per pair (median, 95th percentile, maximum)",
                       f"{lengths['median']:,}, {lengths['p95']:,}, {lengths['max']:,}"])
-        facts.append(["Tokens in all", f"{lengths['total']:,}"])
+        facts.append(["Total tokens", f"{lengths['total']:,}"])
     return table(["", ""], facts)
 
 
@@ -121,30 +129,86 @@ def _splits(split: Split) -> str:
         for name in SPLITS
     ]
     kind = "Groups" if record["units"]["kind"] == "group" else "Questions"
-    text = table(["Split", "Pairs", kind, "SHA-256 of the file"], rows)
-    text += "\n\n" + "\n".join(f"- {inline(note[0].upper() + note[1:])}." for note in split.notes)
-    text += "\n- Held-out is read by nothing before evaluation."
+    lines = [table(["Split", "Pairs", kind, "SHA-256 of the file"], rows), ""]
+    lines += [f"- {inline(note[0].upper() + note[1:])}." for note in split.notes]
+    lines.append("- The held-out set is not read before evaluation.")
     if split.leaks:
-        kinds = Counter(leak.kind for leak in split.leaks)
-        shown = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        text += f"\n- Leaks found: {len(split.leaks)} ({shown}); removed: {split.leaks_removed}."
-    return text
+        kinds = sorted(Counter(leak.kind for leak in split.leaks).items())
+        shown = ", ".join(f"{count} {kind}" for kind, count in kinds)
+        lines.append(f"- Leaks found: {len(split.leaks)} ({shown}); removed: {split.leaks_removed}.")
+    return "\n".join(lines)
 
 
 def _findings(findings: Findings) -> str:
     problems = [[problem["severity"], problem["title"], problem["detail"]] for problem in findings.problems]
-    text = table(["", "What", "Detail"], problems) if problems else "Nothing was found."
+    text = table(["", "Finding", "Detail"], problems) if problems else "No problems were found."
     rejected = findings.rejected
     if rejected:
-        rows = [[rejection.row, rejection.reason] for rejection in rejected[:_REASONS]]
-        more = f"\n\nThe first {_REASONS} of {len(rejected):,}." if len(rejected) > _REASONS else ""
-        text += "\n\n### Rejected rows\n\n" + table(["Row", "Reason"], rows) + more
+        rows = [[entry.row, entry.reason] for entry in rejected[:_MAX_REASONS]]
+        text += "\n\n### Rejected rows\n\n" + table(["Row", "Reason"], rows)
+        if len(rejected) > _MAX_REASONS:
+            text += f"\n\nThe first {_MAX_REASONS} of {len(rejected):,}."
     return text
 
 
-def _example(record: dict[str, Any]) -> str:
-    def short(text: str) -> str:
-        return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+def _example(pair: Pair) -> str:
+    record = pair.to_record()
+    for message in record["messages"]:
+        message["content"] = _truncate(message["content"], _MAX_CHARACTERS)
+    return fenced(json.dumps(record, ensure_ascii=False, indent=2), "json")
 
-    messages = [{**message, "content": short(message["content"])} for message in record["messages"]]
-    return fenced(json.dumps({**record, "messages": messages}, ensure_ascii=False, indent=2), "json")
+
+# The card file of a study
+
+
+def write_card(folder: Path, text: str) -> None:
+    """Write the generated card, to ``card.generated.md`` if ``card.md`` was edited."""
+    write_text(folder / (GENERATED_CARD_FILE if is_card_edited(folder) else CARD_FILE), text)
+
+
+def is_card_edited(folder: Path) -> bool:
+    """Whether ``card.md`` was edited."""
+    return (folder / GENERATED_CARD_FILE).is_file()
+
+
+def is_card_outdated(folder: Path) -> bool:
+    """Whether the card was generated again after it was edited, so that its figures may be outdated."""
+    if not is_card_edited(folder):
+        return False
+    return (folder / GENERATED_CARD_FILE).stat().st_mtime_ns > (folder / CARD_FILE).stat().st_mtime_ns
+
+
+def save_edited_card(folder: Path, text: str, generated: str) -> None:
+    """Save an edited card.
+
+    Args:
+        folder: The study's ``data`` folder.
+        text: The edited card.
+        generated: The generated card, which is kept for :func:`restore_generated_card`.
+
+    Raises:
+        DataError: The YAML front matter is invalid.
+    """
+    front_matter = _FRONT_MATTER.match(text)
+    if front_matter:
+        try:
+            content = read_yaml(front_matter.group(1))
+        except YamlError as error:
+            position = f" in line {error.line + 1}" if error.line else ""
+            raise DataError(
+                f"the YAML between the two --- lines at the top of the card is invalid{position}",
+                remedy="Write one name: value per line, and quote values that contain a colon",
+            ) from error
+        if not isinstance(content, dict):
+            raise DataError("the YAML between the two --- lines at the top of the card contains no names and values",
+                            remedy="Write one name: value per line")
+    if not is_card_edited(folder):
+        write_text(folder / GENERATED_CARD_FILE, generated)
+    write_text(folder / CARD_FILE, text)
+
+
+def restore_generated_card(folder: Path) -> None:
+    """Discard the edits and restore the card that was generated last."""
+    if is_card_edited(folder):
+        write_text(folder / CARD_FILE, (folder / GENERATED_CARD_FILE).read_text(encoding="utf-8"))
+        (folder / GENERATED_CARD_FILE).unlink()

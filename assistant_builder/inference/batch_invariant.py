@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch.overrides import TorchFunctionMode
 
+from assistant_builder.quantization import METHODS
+
 ROWS = 256
 """Rows of a block during prefill."""
 ROWS_PER_TOKEN = 64
@@ -26,8 +28,9 @@ ROWS_PER_TOKEN = 64
 class BatchInvariantLinear(TorchFunctionMode):
     """Context in which ``torch.nn.functional.linear`` computes in blocks of a fixed number of rows.
 
-    The same applies to the 4-bit product on a GPU, whose kernel depends on the number of rows
-    (bitsandbytes/backends/cuda/ops.py, ``_gemm_4bit_use_custom_cuda``). On a CPU, 4-bit layers are dequantized first.
+    The same applies on a GPU to a quantization method with its own product: the kernel of bitsandbytes depends on the
+    number of rows (bitsandbytes/backends/cuda/ops.py, ``_gemm_4bit_use_custom_cuda``). On a CPU those layers are
+    dequantized first.
 
     Args:
         generating: Whether answers are generated, so that inputs of one token per sequence use the smaller blocks.
@@ -36,12 +39,13 @@ class BatchInvariantLinear(TorchFunctionMode):
     def __init__(self, *, generating: bool) -> None:
         super().__init__()
         self._generating = generating
+        self._products = {method.operator for method in METHODS.values() if method.operator}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Divide the input rows of a linear layer; other functions are unchanged."""
         kwargs = kwargs or {}
         plain = func is F.linear and not kwargs
-        if not plain and not (_is_4bit_product(func) and args[0].device.type != "cpu"):
+        if not plain and not (self._is_product(func) and args[0].device.type != "cpu"):
             return func(*args, **kwargs)
         x, *rest = args
         rows = ROWS_PER_TOKEN if self._generating and x.dim() == 3 and x.shape[1] == 1 else ROWS
@@ -52,9 +56,9 @@ class BatchInvariantLinear(TorchFunctionMode):
         whole = results[0] if len(results) == 1 else torch.cat(results)
         return whole[: len(flat)].view(*x.shape[:-1], -1)
 
-
-def _is_4bit_product(func: Any) -> bool:
-    return isinstance(func, torch._ops.OpOverload) and func.name() == "bitsandbytes::gemm_4bit"
+    def _is_product(self, func: Any) -> bool:
+        """Whether a function multiplies with a weight as a quantization method stores it."""
+        return isinstance(func, torch._ops.OpOverload) and func.name() in self._products
 
 
 class ContiguousLinear(TorchFunctionMode):

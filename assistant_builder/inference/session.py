@@ -13,16 +13,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from assistant_builder.config import ARMS
+from assistant_builder.arms import ARMS, base_owner
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError
 from assistant_builder.inference.generate import KVCacheState, generate_tokens, max_context_length
+from assistant_builder.quantization import method_of
 from assistant_builder.study import Study
 
 Finish = Literal["stop", "length", "cancelled"]
 BASE = "base"
-"""The base model without an adapter: cell B16 of the evaluation, or B4 if the study does not train the 16-bit arm."""
-MODELS = (*ARMS, BASE)
+"""The base model without an adapter: cell B16 of the evaluation, or the untuned cell of the study's first arm if the
+study does not train the 16-bit arm."""
 SEED_LIMIT = 2**32
 
 
@@ -138,7 +139,7 @@ class Session(abc.ABC):
         """Load a model unless it is loaded.
 
         Args:
-            speaker: ``qlora``, ``lora`` or ``base``.
+            speaker: An arm, or ``base``.
             report: Progress callback.
 
         Raises:
@@ -192,16 +193,16 @@ class Session(abc.ABC):
 class ChatSession(Session):
     """The assistants of a study.
 
-    At most one 16-bit and one 4-bit base are in memory: the untuned base model shares the weights of the LoRA
-    assistant, or of the only arm of the study.
+    Each assistant has its own base. The untuned base model shares the weights of the LoRA assistant, or of the first
+    arm if the study does not train LoRA.
 
     Args:
         study: A study whose arms are trained.
-        speakers: Arms that the study trains, and ``base``.
+        speakers: Arms that the study trains, and ``base``; None for every arm.
     """
 
-    def __init__(self, study: Study, speakers: Sequence[str] = MODELS) -> None:
-        super().__init__(speakers, f"study {study.name}")
+    def __init__(self, study: Study, speakers: Sequence[str] | None = None) -> None:
+        super().__init__((*ARMS, BASE) if speakers is None else speakers, f"study {study.name}")
         self._study = study
 
     def _load(self, speaker: str, report: ProgressCallback) -> bool:
@@ -211,12 +212,12 @@ class ChatSession(Session):
         from assistant_builder.models.loading import load_arm
 
         if speaker != BASE:
-            report("Reading the 4-bit base" if speaker == "qlora" else "Reading the 16-bit base", 0.4)
+            report(f"Reading the {ARMS[speaker].base_label} base", 0.4)
             model, prompter = load_arm(self._study, speaker, hold=True)
             prepare_for_inference(model)
             self._loaded[speaker] = model, prompter  # set last: memory may run out in the two lines before
             return False
-        arm = next(arm for arm in ARMS if arm in self._speakers)
+        arm = base_owner(self._speakers)
         self._load(arm, report)
         model, prompter = self._loaded[arm]
         self._loaded[BASE] = (clone_sharing_weights(model.get_base_model()), prompter)
@@ -264,8 +265,7 @@ def clone_sharing_weights(base: Any) -> Any:
 
     shared: dict[int, Any] = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
     shared |= {id(layer): layer.get_base_layer() for layer in base.modules() if isinstance(layer, BaseTunerLayer)}
-    states = (getattr(layer, "quant_state", None) for layer in base.modules())  # block constants of 4-bit layers
-    shared |= {id(state): state for state in states if state is not None}
+    shared |= {id(value): value for layer in base.modules() for value in method_of(layer).constants(layer)}
     return copy.deepcopy(base, shared)
 
 

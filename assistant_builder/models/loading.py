@@ -12,28 +12,25 @@ Imports torch: only worker processes import this module.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import gc
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import torch
-from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-from transformers.integrations.bitsandbytes import Bnb4bitQuantize
-from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
+from transformers import AutoModelForCausalLM
 
+from assistant_builder.arms import ARMS
 from assistant_builder.config import ModelConfig, TrainConfig
 from assistant_builder.devices import multiplies_bfloat16, torch_device
-from assistant_builder.errors import ModelError, ResourceError
+from assistant_builder.errors import ConfigError, ModelError, ResourceError
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.download import fetch
@@ -42,16 +39,14 @@ from assistant_builder.models.lora_layers import (
     CastOnUseLinear,
     TwinLoraLinear,
     dequantize_to_compute_dtype,
-    disable_avx512_kernel,
-    stored_bytes,
 )
 from assistant_builder.models.remote_code import allows_code
+from assistant_builder.quantization import METHODS, method_of
 from assistant_builder.study import Study
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Storage = Literal["float16", "nf4", "fp4"]
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -61,19 +56,18 @@ class BaseSpec:
 
     Attributes:
         folder: Local folder with config.json, tokenizer and safetensors.
-        storage: How the linear layers of the frozen base are stored.
-        double_quant: Whether the block constants of a 4-bit base are quantized too.
+        storage: How the linear layers of the frozen base are stored: a name of ``quantization.METHODS``.
+        double_quant: Whether the block constants of a quantized base are quantized too.
         compute_dtype: ``bfloat16``, ``float16`` or ``float32``.
         device: ``cpu`` or ``cuda``.
         hold: Keep the linear weights in the compute dtype after loading (see layers.hold_in_compute_dtype).
         trust_remote_code: Run Python code that the folder brings along.
         parted: Whether FSDP will shard the weights. They are then loaded into main memory, from which ``fully_shard``
-            moves one block at a time to the device; 4-bit ones are kept in words of the compute dtype, because only
-            floating point can be sharded.
+            moves one block at a time to the device.
     """
 
     folder: Path
-    storage: Storage
+    storage: str
     double_quant: bool
     compute_dtype: str
     device: str = "cpu"
@@ -96,7 +90,7 @@ def resolve_compute_dtype(wanted: str, device: str) -> str:
     return "bfloat16" if multiplies_bfloat16() else "float32"
 
 
-def base_spec(model: ModelConfig, folder: Path, storage: Storage, *, compute_dtype: str | None = None) -> BaseSpec:
+def base_spec(model: ModelConfig, folder: Path, storage: str, *, compute_dtype: str | None = None) -> BaseSpec:
     """The spec of one arm's base on this machine.
 
     Args:
@@ -121,28 +115,26 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
     """Load a frozen base in evaluation mode.
 
     Raises:
+        ConfigError: The base has to be sharded, and its storage does not allow it.
         ModelError: The folder holds no loadable causal language model.
         ResourceError: Memory does not suffice.
     """
-    dtype = DTYPES[spec.compute_dtype]
+    dtype, method = DTYPES[spec.compute_dtype], METHODS[spec.storage]
+    if spec.sharded and not method.shardable:
+        raise ConfigError(
+            f"a base stored as {method.name} cannot be sharded", where="executor.spread",
+            remedy="Set executor.spread=ddp, or executor.devices=1",
+        )
     if spec.device == "cuda":  # cuBLAS may add partial sums in 16 bits by default; 4-bit kernels do without cuBLAS
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-    options: dict[str, Any] = {"dtype": torch.float16, "use_safetensors": True}
-    if spec.storage != "float16":
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type=spec.storage,
-            bnb_4bit_use_double_quant=spec.double_quant,
-            bnb_4bit_compute_dtype=dtype,
-            bnb_4bit_quant_storage=dtype if spec.sharded else None,
-        )
+    read = partial(
+        AutoModelForCausalLM.from_pretrained, spec.folder, device_map={"": _place(spec)}, dtype=torch.float16,
+        use_safetensors=True, trust_remote_code=spec.trust_remote_code, local_files_only=True,
+    )
     try:
-        with _quantized_on_device(spec):
-            model = AutoModelForCausalLM.from_pretrained(
-                spec.folder, device_map={"": _place(spec)}, trust_remote_code=spec.trust_remote_code,
-                local_files_only=True, **options,
-            )
+        model = method.load(read, double_quant=spec.double_quant, compute_dtype=dtype, device=spec.device,
+                            sharded=spec.sharded)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ResourceError(
             "memory does not suffice to load the base model", where=str(spec.folder),
@@ -157,9 +149,6 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
         ) from error
     model.requires_grad_(False)
     _cast_all_but_linear(model, dtype)
-    for layer in model.modules():
-        if isinstance(layer, Linear4bit):
-            disable_avx512_kernel(layer, dtype)
     if spec.hold:
         dequantize_to_compute_dtype(model, dtype)
     return model.eval()
@@ -168,9 +157,9 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
 def loads_on_leader(spec: BaseSpec) -> bool:
     """Whether the first process alone reads the weights, and accelerate broadcasts them while it shards the model.
 
-    accelerate (1.15, ``fsdp2_prepare_model``) cannot do it for 4-bit weights: every process loads those.
+    accelerate (1.15, ``fsdp2_prepare_model``) cannot do it for quantized weights: every process loads those.
     """
-    return spec.sharded and spec.storage == "float16"
+    return spec.sharded and not METHODS[spec.storage].quantizes
 
 
 def _place(spec: BaseSpec) -> str | int:
@@ -182,46 +171,11 @@ def _place(spec: BaseSpec) -> str | int:
     return torch.cuda.current_device()
 
 
-@contextlib.contextmanager
-def _quantized_on_device(spec: BaseSpec) -> Iterator[None]:
-    """While a 4-bit base is loaded into main memory, quantize each weight on the device that will compute with it.
-
-    bitsandbytes is slow at it on a processor, and a base that has to be sharded is large. The GPU has to hold
-    one 16-bit weight for it instead of the whole model.
-    """
-    if not spec.sharded or spec.storage == "float16" or spec.device == "cpu":
-        yield
-        return
-    plain = Bnb4BitHfQuantizer.get_quantize_ops
-    device = torch.device(spec.device, torch.cuda.current_device())
-    Bnb4BitHfQuantizer.get_quantize_ops = lambda quantizer: _QuantizeOnDevice(quantizer, device)
-    try:
-        yield
-    finally:
-        Bnb4BitHfQuantizer.get_quantize_ops = plain
-
-
-class _QuantizeOnDevice(Bnb4bitQuantize):
-    """Quantizes a weight on a device and brings the 4-bit result back to where the weight was."""
-
-    def __init__(self, quantizer: Any, device: torch.device) -> None:
-        super().__init__(quantizer)
-        self._device = device
-
-    def convert(self, input_dict: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
-        """See :class:`transformers.core_model_loading.ConversionOps`."""
-        moved, home = {}, torch.device("cpu")
-        for name, given in input_dict.items():
-            weight = given[0] if isinstance(given, list) else given
-            moved[name], home = weight.to(self._device), weight.device
-        return {name: weight.to(home) for name, weight in super().convert(moved, *args, **kwargs).items()}
-
-
 def _cast_all_but_linear(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """Cast embeddings, norms, biases and head to ``dtype``; leave each frozen linear weight as it is stored."""
     head = model.get_output_embeddings()
     for layer in model.modules():
-        if isinstance(layer, Linear4bit):
+        if method_of(layer).quantizes:
             continue
         if type(layer) is nn.Linear and layer is not head:
             if layer.weight.dtype != dtype:
@@ -280,7 +234,7 @@ def add_adapter(model: PreTrainedModel, train: TrainConfig, seed: int) -> PeftMo
                 remedy="Use 'all-linear', which leaves fused experts as they are",
             ) from error
         linear = sorted({name.rsplit(".", 1)[-1] for name, layer in model.named_modules()
-                         if isinstance(layer, (nn.Linear, Linear4bit))})
+                         if isinstance(layer, nn.Linear)})
         raise ModelError(
             f"train.target_modules={train.target_modules!r} matches no layer of the base",
             remedy=f"Use 'all-linear' or some of: {', '.join(linear)}",
@@ -354,12 +308,13 @@ def load_adapter(model: PreTrainedModel, folder: Path, name: str = "default") ->
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Parameters of the model, tied ones once, a 4-bit weight counted by the values it stands for."""
-    total = 0
-    for parameter in model.parameters():  # names each tied parameter once
-        state = getattr(parameter, "quant_state", None)
-        total += state.shape.numel() if state is not None else parameter.numel()
-    return total
+    """Parameters of the model, tied ones once, a quantized weight counted by the values it represents."""
+    sizes: dict[int, int] = {}
+    for layer in model.modules():
+        for name, parameter in layer.named_parameters(recurse=False):
+            quantized = name == "weight" and method_of(layer).quantizes
+            sizes[id(parameter)] = layer.in_features * layer.out_features if quantized else parameter.numel()
+    return sum(sizes.values())
 
 
 def model_bytes(model: nn.Module) -> int:
@@ -370,7 +325,7 @@ def model_bytes(model: nn.Module) -> int:
         weights = [parameter for parameter in layer.parameters(recurse=False) if id(parameter) not in seen]
         if weights:
             seen.update(map(id, weights))
-            total += stored_bytes(layer)
+            total += method_of(layer).stored_bytes(layer)
     return total
 
 
@@ -386,7 +341,7 @@ def load_arm(study: Study, arm: str, *, hold: bool = True) -> tuple[PeftModel, C
 
     Args:
         study: A study with this arm trained.
-        arm: ``qlora`` or ``lora``.
+        arm: Name of an arm.
         hold: On a CPU, keep the weights in the compute dtype, so that both arms answer at the speed of the arithmetic.
 
     Raises:
@@ -405,7 +360,7 @@ def arm_spec(study: Study, arm: str, *, hold: bool) -> BaseSpec:
 
     Args:
         study: The study.
-        arm: ``qlora`` or ``lora``.
+        arm: Name of an arm.
         hold: See :func:`load_arm`.
 
     Raises:
@@ -414,7 +369,8 @@ def arm_spec(study: Study, arm: str, *, hold: bool) -> BaseSpec:
     model = study.config.model
     ref = resolve(model.base, trust_remote_code=allows_code(model))
     folder = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
-    spec = base_spec(model, folder, "float16" if arm == "lora" else model.quant_type)
+    spec = base_spec(model, folder, ARMS[arm].base_storage(model.quant_type))
     return replace(
-        spec, hold=hold and spec.device == "cpu", double_quant=spec.double_quant and spec.storage != "float16"
+        spec, hold=hold and spec.device == "cpu",
+        double_quant=spec.double_quant and METHODS[spec.storage].quantizes,
     )

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
-from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn import Linear4bit
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
+
+from assistant_builder.quantization import method_of
 
 
 class FusedGroup(Protocol):
@@ -75,44 +75,17 @@ class TwinLoraLinear(LoraLinear):
         return result
 
 
-ADAPTER_LAYERS: dict[type[nn.Module], type[nn.Module]] = {Linear4bit: TwinLoraLinear, nn.Linear: TwinLoraLinear}
+ADAPTER_LAYERS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: TwinLoraLinear}
+"""The adapter layer of every linear layer; those of quantization methods are linear layers too."""
 
 
-def disable_avx512_kernel(layer: Linear4bit, compute_dtype: torch.dtype) -> None:
-    """Keep a 4-bit layer to the arithmetic it is trained with, forwards and backwards, on every CPU.
-
-    Otherwise the first evaluation on an AVX512-BF16 CPU repacks the weight for a kernel without autograd, and every
-    later training step gets wrong gradients; and the backward pass rounds twice (to float16, then to the compute dtype)
-    where the forward rounds once.
-    """
-    layer.support_avx512bf16_for_cpu = False
-    layer.weight.quant_state.dtype = compute_dtype
-
-
-def dequantized(layer: Linear4bit) -> torch.Tensor:
-    """The [out, in] weight that a 4-bit layer stands for, in the dtype it is computed with."""
-    weight: torch.Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-    return weight
-
-
-def computed_weight(layer: nn.Module) -> torch.Tensor:
+def computed_weight(layer: nn.Linear) -> torch.Tensor:
     """The [out, in] weight of a frozen linear layer of any storage; the caller casts it to the compute dtype."""
-    weight: torch.Tensor = dequantized(layer) if isinstance(layer, Linear4bit) else layer.weight.data
-    return weight
-
-
-def stored_bytes(layer: nn.Module) -> int:
-    """Bytes that the layer's own parameters occupy, with the quantization constants of a 4-bit weight."""
-    total = sum(parameter.nbytes for parameter in layer.parameters(recurse=False))
-    state = getattr(getattr(layer, "weight", None), "quant_state", None)
-    while state is not None:  # double quantization nests a second state for the block constants
-        total += state.absmax.nbytes + state.code.nbytes
-        state = state.state2
-    return total
+    return method_of(layer).dequantize(layer)
 
 
 def dequantize_to_compute_dtype(model: nn.Module, dtype: torch.dtype) -> None:
-    """Replace every frozen 4-bit or float16 linear layer by a plain one with the same values in ``dtype``.
+    """Replace every frozen quantized or float16 linear layer by a plain one with the same values in ``dtype``.
 
     Results are those of casting at every step. For evaluation and chat on a CPU both arms do this, or neither does:
     otherwise one arm would be credited with a speed that is an artefact of casting. It costs the memory that 4-bit
@@ -120,14 +93,10 @@ def dequantize_to_compute_dtype(model: nn.Module, dtype: torch.dtype) -> None:
     """
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
-            if isinstance(layer, Linear4bit):
-                weight = dequantized(layer)
-            elif isinstance(layer, CastOnUseLinear):
-                weight = layer.weight.data
-            else:
+            if not isinstance(layer, CastOnUseLinear) and not method_of(layer).quantizes:
                 continue
             plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta", dtype=dtype)
-            plain.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+            plain.weight = nn.Parameter(computed_weight(layer).to(dtype), requires_grad=False)
             if layer.bias is not None:
                 plain.bias = nn.Parameter(layer.bias.data.to(dtype), requires_grad=False)
             plain.train(layer.training)

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from assistant_builder.arms import ARMS, LORA, QLORA, TWINS
 from assistant_builder.models.catalog import CATALOG
 from assistant_builder.planning.families import build
 from assistant_builder.planning.hardware import CARDS, Machine
-from assistant_builder.planning.memory import Method
+from assistant_builder.planning.memory import FULL_TUNING, Method, base_storage
 from assistant_builder.planning.plan import FULL, Plan
 
 _SHORTEST = 128
@@ -72,10 +73,13 @@ def written(changes: Mapping[str, Any]) -> str:
     return " ".join(f"--set {key}={value}" for key, value in changes.items())
 
 
-TITLES = {"qlora": "QLoRA", "lora": "float16 LoRA", "full": "full fine-tuning"}
-"""What sentences call the methods."""
 _MOSTLY_16_BIT = 0.4
 """Share of the 4-bit base's bytes that is 16-bit, from which on a warning says how little 4-bit saves."""
+
+
+def title(method: Method) -> str:
+    """What sentences call a method."""
+    return "full fine-tuning" if method == FULL_TUNING else ARMS[method].short
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class Advice:
     """A recommendation.
 
     Attributes:
-        method: ``lora``, ``qlora``, or ``neither``.
+        method: One of the twins, or ``neither``.
         why: The reason in a sentence or two.
         changes: Settings that would make a method fit, where neither does; in order of what they cost.
         remedies: What else would help, in words.
@@ -105,51 +109,52 @@ def advise(plan: Plan) -> Advice:
     memory = gigabytes(plan.memory_bytes)
     if lora.fit == "room":
         spared = gigabytes(max(lora.expected_bytes - qlora.expected_bytes, 0))
-        gain = "nothing" if spared == gigabytes(0) else f"{spared} that nobody needs"
-        return Advice("lora", f"float16 LoRA needs {gigabytes(lora.expected_bytes)} of {memory} and fits with room, so "
-                      f"4-bit would risk quality for {gain}.", {})
+        saves = "save no memory" if spared == gigabytes(0) else f"save {spared}"
+        return Advice(LORA.name, f"{LORA.short} needs {gigabytes(lora.expected_bytes)} of {memory} and fits with room "
+                      f"to spare. 4-bit would {saves}, which is not needed here, and may cost quality.", {})
     if qlora.fit != "no":
         short = "leaves no room" if lora.fit == "tight" else "does not fit"
-        return Advice("qlora", f"QLoRA needs {gigabytes(qlora.expected_bytes)} of {memory}; float16 LoRA with "
-                      f"{gigabytes(lora.expected_bytes)} {short}.", {},
+        return Advice(QLORA.name, f"{QLORA.short} needs {gigabytes(qlora.expected_bytes)} of {memory}; {LORA.short} "
+                      f"with {gigabytes(lora.expected_bytes)} {short}.", {},
                       advise_without_twin(plan) if lora.fit == "no" else ())
     if lora.fit == "tight":
-        return Advice("lora", f"float16 LoRA needs {gigabytes(lora.expected_bytes)} of {memory}, and 4-bit would save "
-                      "nothing here.", {})
+        return Advice(LORA.name, f"{LORA.short} needs {gigabytes(lora.expected_bytes)} of {memory}, and 4-bit would "
+                      "save nothing here.", {})
     return advise_when_nothing_fits(plan)
 
 
 def advise_without_twin(plan: Plan) -> tuple[str, ...]:
     """What to do where QLoRA fits and its 16-bit twin does not: what would hold both, and a study without the twin."""
     remedies = []
-    changes = cheapest_saving(plan, "qlora", "lora")
+    changes = cheapest_saving(plan, *TWINS)
     if changes:
         remedies.append(f"With {written(changes)} both arms fit.")
-    card = cheapest_card(plan, "qlora", "lora")
+    card = cheapest_card(plan, *TWINS)
     if card is not None:
         remedies.append(f"One {card.name} holds the float16 twin too.")
     elif not changes:
         remedies.append("No single card holds the float16 twin.")
-    if "lora" in plan.config.arms:
-        remedies.append("QLoRA alone would fit: --set arms=qlora (on the page “Arms”, under All settings) trains it "
-                        "without its float16 twin. The report then cannot say what 4-bit cost.")
+    if LORA.name in plan.config.arms:
+        remedies.append(f"QLoRA alone would fit: --set arms={QLORA.name} (on the page “Arms”, under All settings) "
+                        "trains it without its float16 twin. The report then cannot say what 4-bit cost.")
     return tuple(remedies)
 
 
 def advise_when_nothing_fits(plan: Plan) -> Advice:
     """What to say, and to change, where no method fits."""
     smaller = min((plan.qlora, plan.lora), key=lambda method: method.expected_bytes)
-    why = (f"Neither fits: {TITLES[smaller.method]} needs {gigabytes(smaller.expected_bytes)}, and "
+    why = (f"Neither fits: {title(smaller.method)} needs {gigabytes(smaller.expected_bytes)}, and "
            f"{gigabytes(plan.memory_bytes)} are there.")
     remedies: list[str] = []
     arms = plan.config.arms
     changes = cheapest_saving(plan, *arms)
     if changes:
-        remedies.append(f"With {written(changes)} {'both arms fit' if len(arms) > 1 else f'{TITLES[arms[0]]} fits'}.")
+        fit = "all arms fit" if len(arms) > 2 else "both arms fit" if len(arms) > 1 else f"{title(arms[0])} fits"
+        remedies.append(f"With {written(changes)} {fit}.")
     elif len(arms) > 1:
-        changes = cheapest_saving(plan, "qlora")
+        changes = cheapest_saving(plan, QLORA.name)
         if changes:
-            remedies.append(f"With {written(changes)} --set arms=qlora QLoRA fits, without its float16 twin.")
+            remedies.append(f"With {written(changes)} --set arms={QLORA.name} QLoRA fits, without its float16 twin.")
     other = _largest_that_fits(plan)
     if other and other != plan.model:
         remedies.append(f"The largest model of the catalog that fits as it is: {other}.")
@@ -170,7 +175,7 @@ def _largest_that_fits(plan: Plan) -> str | None:
 
 def _cards_for(plan: Plan) -> str:
     needed = plan.qlora.expected_bytes
-    alone, both = cheapest_card(plan, "qlora"), cheapest_card(plan, "qlora", "lora")
+    alone, both = cheapest_card(plan, QLORA.name), cheapest_card(plan, *TWINS)
     if alone is not None:
         if both == alone:
             return f"QLoRA and its float16 twin each fit one {both.name}."
@@ -232,8 +237,9 @@ def _about_storage(plan: Plan) -> Iterator[str]:
     kept = sum(stored for name, _, stored in qlora.layers if name not in linear)
     ratio = lora.weights_bytes / qlora.weights_bytes
     if architecture.share("experts") > 0:
-        yield (f"{architecture.share('experts'):.0%} of this model are experts in fused weights, which bitsandbytes "
-               f"leaves in 16 bits: QLoRA's base is only {ratio:.1f} times smaller.")
+        method = base_storage("qlora", plan.config.model)
+        yield (f"{architecture.share('experts'):.0%} of this model are experts in fused weights, which "
+               f"{method.library or method.label} leaves in 16 bits: QLoRA's base is only {ratio:.1f} times smaller.")
         if plan.config.train.target_modules == "all-linear":
             yield ("Adapters go on the linear layers alone, mostly those of attention; the experts themselves stay as "
                    "they are, so this model learns with fewer trained values than a dense one of its size.")

@@ -9,52 +9,48 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from assistant_builder.arms import ARMS
 from assistant_builder.config import ModelConfig, StudyConfig, TrainConfig
 from assistant_builder.errors import ResourceError
 from assistant_builder.planning.architecture import VISION, Architecture, Block, Module
 from assistant_builder.planning.hardware import Machine
+from assistant_builder.quantization import METHODS, UNQUANTIZED, QuantizationMethod
 
 if TYPE_CHECKING:
     from assistant_builder.planning.plan import Plan
 
-Method = Literal["qlora", "lora", "full"]
-BLOCK, NESTED_BLOCK = 64, 256
-_CODE, _NESTED_CODE = 16 * 4, 256 * 4
-"""Bytes of the tables of values that each quantized weight carries."""
+FULL_TUNING = "full"
+Method = str
+"""An arm, or ``full``: fine-tuning of all weights."""
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _SMALL = 4096
 """Tensors with fewer values keep 32-bit states under 8-bit AdamW (bitsandbytes' ``min_8bit_size``)."""
+_STATE_BLOCK = 256
+"""Values that share a float32 constant in the states of 8-bit AdamW."""
 
 
-def four_bit_bytes(weights: int, *, double_quant: bool) -> int:
-    """Bytes of one 4-bit weight with its block constants and tables.
-
-    Args:
-        weights: Number of values.
-        double_quant: Whether the block constants are quantized too (0.127 instead of 0.5 bits a weight).
-    """
-    blocks = math.ceil(weights / BLOCK)
-    packed = math.ceil(weights / 2)
-    if double_quant:
-        return packed + blocks + 4 * math.ceil(blocks / NESTED_BLOCK) + _CODE + _NESTED_CODE
-    return packed + 4 * blocks + _CODE
+def base_storage(method: Method, model: ModelConfig) -> QuantizationMethod:
+    """How a method stores the linear layers of the base."""
+    return METHODS[UNQUANTIZED if method == FULL_TUNING else ARMS[method].base_storage(model.quant_type)]
 
 
 def module_bytes(module: Module, method: Method, model: ModelConfig, compute_dtype: str) -> int:
     """Bytes of one module of the base, as the trainer holds it.
 
-    Linear layers are float16 in the LoRA arm and 4-bit in the QLoRA arm; their biases are float16. Everything else is
-    held in the compute dtype in both arms. Full fine-tuning holds all of it in 16 bits.
+    Linear layers are stored as the arm's quantization method does; their biases are float16. Everything else is held in
+    the compute dtype in every arm. Full fine-tuning holds all of it in 16 bits.
     """
-    wide = 2 if method == "full" else DTYPE_BYTES[compute_dtype]
+    wide = 2 if method == FULL_TUNING else DTYPE_BYTES[compute_dtype]
     if module.kind != "linear":
         return module.parameters * wide
-    if method == "qlora":
-        return four_bit_bytes(module.weights, double_quant=model.double_quant) + 2 * module.bias
-    return 2 * module.parameters
+    stored = 0 if module.tied else base_storage(method, model).weight_bytes(
+        module.outputs, module.inputs, double_quant=model.double_quant)
+    return stored + 2 * module.bias
 
 
-def loading_extra_bytes(architecture: Architecture, method: Method, compute_dtype: str) -> int:
+def loading_extra_bytes(
+    architecture: Architecture, method: Method, model: ModelConfig, compute_dtype: str
+) -> int:
     """Bytes in use while a base is loaded, on top of what is stored of it by then.
 
     Safetensors are read tensor by tensor straight onto the target device. On top of the stored weights there is at most
@@ -64,9 +60,9 @@ def loading_extra_bytes(architecture: Architecture, method: Method, compute_dtyp
     dtype (models.loading).
     """
     kinds = {"experts"}
-    if method == "qlora":
+    if base_storage(method, model).quantizes:
         kinds.add("linear")
-    if method != "full" and compute_dtype != "float16":
+    if method != FULL_TUNING and compute_dtype != "float16":
         kinds |= {"embedding", "head"}
     return 2 * max((module.weights for module in architecture.modules if module.kind in kinds), default=0)
 
@@ -100,7 +96,7 @@ def optimizer_bytes(tensors: list[int], optimizer: str) -> int:
         return 8 * sum(tensors)
     total = 0
     for values in tensors:
-        total += 8 * values if values < _SMALL else 2 * (values + 4 * math.ceil(values / NESTED_BLOCK))
+        total += 8 * values if values < _SMALL else 2 * (values + 4 * math.ceil(values / _STATE_BLOCK))
     return total
 
 

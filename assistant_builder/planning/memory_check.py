@@ -13,27 +13,28 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.arms import QLORA, TWINS
 from assistant_builder.atomic_io import read_json, read_jsonl, write_json
-from assistant_builder.config import ARMS, StudyConfig, TrainConfig
+from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError, ModelError, ResourceError
 from assistant_builder.planning.advice import (
-    TITLES,
     advise_when_nothing_fits,
     advise_without_twin,
     cheapest_card,
     gigabytes,
+    title,
 )
 from assistant_builder.planning.hardware import Machine, this_machine
 from assistant_builder.planning.load_architecture import architecture_of, from_folder
-from assistant_builder.planning.memory import Batch, Method, shared
+from assistant_builder.planning.memory import Batch, Method, base_storage, shared
 from assistant_builder.planning.plan import PROCESS_BYTES, Lengths, MethodPlan, Plan
 from assistant_builder.planning.planner import with_speed
 from assistant_builder.planning.training_time import WorkRemaining, extrapolated_seconds, load_measured_runs
-from assistant_builder.steps import evaluates, split_run
 from assistant_builder.study import Study
+from assistant_builder.study.steps import evaluates, split_run
 
 KNOWN_ERROR = 0.15
-"""Share of its peak by which a plan may be wrong. README.md has the measured errors: the largest is smaller."""
+"""Share of its peak by which a plan may be wrong. docs/planner.md has the measured errors: the largest is smaller."""
 _SHORTEST = 32
 """Tokens of the pairs that are taken where the data is not counted yet, so that no data could take less."""
 OVERRULE = "train.allow_low_memory=true (on the page “Start without enough memory”, under All settings)"
@@ -69,10 +70,10 @@ def refusal(plan: Plan, *methods: str) -> ResourceError | ConfigError | None:
     if not lacking or plan.config.train.allow_low_memory:
         return None
     worst = lacking[0]
-    remedies = advise_without_twin(plan) if not methods_over_budget(plan, "qlora") else advise_when_nothing_fits(plan).remedies
+    remedies = advise_without_twin(plan) if not methods_over_budget(plan, QLORA.name) else advise_when_nothing_fits(plan).remedies
     helps = " ".join(remedies) or "Choose a smaller base model."
     return ResourceError(
-        f"{TITLES[worst.method]} of {plan.model} needs about {gigabytes(worst.expected_bytes)} of memory, "
+        f"{title(worst.method)} of {plan.model} needs about {gigabytes(worst.expected_bytes)} of memory, "
         f"{gigabytes(least_bytes(worst))} at the very least, and {plan.machine.name} has "
         f"{gigabytes(plan.machine.memory_bytes)}",
         remedy=f"{helps} To start all the same, set {OVERRULE}",
@@ -102,21 +103,25 @@ def require_fit(plan: Plan, *methods: str) -> None:
         raise refused
 
 
-def require_device(train: TrainConfig, device: str) -> None:
+def require_device(config: StudyConfig, device: str) -> None:
     """Refuse settings that only a GPU can follow.
 
     Args:
-        train: The settings.
+        config: The settings.
         device: ``cpu`` or ``cuda``: what the training will run on.
 
     Raises:
         ConfigError: There is one, and no GPU.
     """
     for key, everywhere in (("optimizer", "adamw"), ("kernels", "plain")):
-        value = getattr(train, key)
+        value = getattr(config.train, key)
         if device != "cuda" and value != everywhere:
             raise ConfigError(f"train.{key}={value} needs a GPU, and there is none", where=f"train.{key}",
                               remedy=f"Set train.{key}={everywhere}")
+    for method in (base_storage(arm, config.model) for arm in config.arms):
+        if device != "cuda" and method.needs_gpu:
+            raise ConfigError(f"a base stored as {method.name} needs a GPU, and there is none",
+                              where="model.quant_type", remedy="Choose another model.quant_type")
 
 
 def require_study_fit(study: Study) -> None:
@@ -130,7 +135,7 @@ def require_study_fit(study: Study) -> None:
     """
     arms = [arm for arm in study.config.arms if study.step(f"train-{arm}").state != "succeeded"]
     if arms:
-        require_device(study.config.train, this_machine().device)
+        require_device(study.config, this_machine().device)
     train = study.config.train
     if arms and (train.optimizer.startswith("paged_") or not train.allow_low_memory):
         plan = _plan_here(study, Lengths(_SHORTEST, _SHORTEST, _SHORTEST / 2, _SHORTEST // 2))
@@ -154,7 +159,7 @@ def memory_note(study: Study) -> str:
 
 def where_both_fit(study: Study) -> str:
     """Where a study of one arm could train both: ``here``, the cheapest card that holds both, or empty for neither."""
-    config = study.config.with_changes({"arms": list(ARMS)})
+    config = study.config.with_changes({"arms": list(TWINS)})
     lengths = Lengths.assume(config.train.max_length)
     try:
         plan = _plan_on(this_machine(), study, lengths, config=config)
@@ -164,7 +169,7 @@ def where_both_fit(study: Study) -> str:
         return ""
     if config.executor.kind == "local" and not methods_over_budget(plan):
         return "here"
-    card = cheapest_card(plan, *ARMS)
+    card = cheapest_card(plan, *TWINS)
     return card.name if card is not None else ""
 
 

@@ -10,24 +10,27 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
+from assistant_builder.arms import LORA, QLORA, TWINS, plain_order
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ModelError
 from assistant_builder.planning.architecture import Architecture, Module
 from assistant_builder.planning.hardware import Machine
 from assistant_builder.planning.memory import (
     DTYPE_BYTES,
+    FULL_TUNING,
     Activations,
     Batch,
     ComputeSettings,
     Method,
     activations,
     adapted_modules,
+    base_storage,
     loading_extra_bytes,
     module_bytes,
     optimizer_bytes,
     unsharded_bytes,
 )
-from assistant_builder.planning.training_time import ACHIEVED, MeasuredRuns, TrainingFlops, training_work
+from assistant_builder.planning.training_time import FULL_SPEED, MeasuredRuns, TrainingFlops, training_work
 
 FULL = 0.95
 """Share of the memory that a training may take at most; the rest is for what no formula knows."""
@@ -138,7 +141,6 @@ class MethodPlan:
         }
 
 
-METHODS: tuple[Method, ...] = ("qlora", "lora", "full")
 PROCESS_BYTES = {"cpu": 650_000_000, "cuda": 700_000_000}
 """What a training process holds before the model. On a CPU: the libraries (0.56 GB resident once Python, torch,
 transformers, bitsandbytes, peft and trl are imported) and what the first matrix products set up. On a GPU: CUDA's
@@ -231,29 +233,34 @@ class Plan:
 
     @cached_property
     def methods(self) -> dict[Method, MethodPlan]:
-        """Each method; both arms hold weights and recompute activations or neither does, or they would not be twins.
+        """The twins, further arms of the study, and full fine-tuning.
+
+        All arms hold weights and recompute activations or none does, or they would not be twins.
 
         The fastest way that fits is taken: on a CPU weights held in the compute dtype, then cast at every use, then,
         with ``train.gradient_checkpointing=auto``, activations recomputed. The 16-bit arm decides, or where it is out
         of question, or not trained, the 4-bit one.
         """
         recomputing = {"on": (True,), "off": (False,), "auto": (False, True)}[self.config.train.gradient_checkpointing]
-        holding = (True, False) if self.machine.device == "cpu" and self.shards == 1 else (False,)
-        ways = [{method: self._method(method, checkpointing=again, hold=hold) for method in METHODS}
-                for again in recomputing for hold in holding]
         arms = self.config.arms
-        decides: Method = "lora" if "lora" in arms and (ways[-1]["lora"].fit != "no" or arms == ["lora"]) else "qlora"
+        methods = (*plain_order(dict.fromkeys((*TWINS, *arms))), FULL_TUNING)
+        holding = (True, False) if self.machine.device == "cpu" and self.shards == 1 else (False,)
+        ways = [{method: self._method(method, checkpointing=again, hold=hold) for method in methods}
+                for again in recomputing for hold in holding]
+        wide, narrow = TWINS
+        decides = wide if wide in arms and (ways[-1][wide].fit != "no" or arms == [wide]) else (
+            narrow if set(arms) & set(TWINS) else arms[-1])
         return next((way for way in ways if way[decides].fit != "no"), ways[-1])
 
     @property
     def qlora(self) -> MethodPlan:
         """The 4-bit arm."""
-        return self.methods["qlora"]
+        return self.methods[QLORA.name]
 
     @property
     def lora(self) -> MethodPlan:
         """The 16-bit arm."""
-        return self.methods["lora"]
+        return self.methods[LORA.name]
 
     @property
     def arms(self) -> list[MethodPlan]:
@@ -274,7 +281,7 @@ class Plan:
                        lengths=Lengths.about(self.lengths.mean, longest) if follows else self.lengths)
 
     def _method(self, method: Method, *, checkpointing: bool, hold: bool) -> MethodPlan:
-        full, model, train = method == "full", self.config.model, self.config.train
+        full, model, train = method == FULL_TUNING, self.config.model, self.config.train
         tensors = self._tensors(full)
         trained = sum(tensors)
         how = ComputeSettings(
@@ -290,7 +297,8 @@ class Plan:
             supervised_per_pair=self.lengths.supervised, checkpointing=checkpointing, full=full,
         )
         speed = self.experience.flops(self.machine, method)
-        speed = speed or self.machine.flops * ACHIEVED[self.machine.device][method]
+        reached = FULL_SPEED if full else base_storage(method, model).speed
+        speed = speed or self.machine.flops * reached[self.machine.device]
         layers = tuple((module.name, module.parameters, module_bytes(module, method, model, self.compute_dtype))
                        for module in self.architecture.modules)
         return MethodPlan(
@@ -311,11 +319,12 @@ class Plan:
     def _loading(self, method: Method, stored: int) -> dict[str, int]:
         """Peaks of loading the base, on one device and in main memory; ``stored`` are its bytes once loaded."""
         program = PROCESS_BYTES[self.machine.device]
-        extra = loading_extra_bytes(self.architecture, method, self.compute_dtype)
+        model = self.config.model
+        extra = loading_extra_bytes(self.architecture, method, model, self.compute_dtype)
         if self.shards == 1:
             return {"loading_bytes": program + stored + extra}
-        # until fully_shard has moved all blocks, 16-bit weights are in the memory of one process, 4-bit ones in each
-        readers = self.shards if method == "qlora" else 1
+        # until fully_shard has moved all blocks, one process holds 16-bit weights, and every process quantized ones
+        readers = self.shards if base_storage(method, model).quantizes else 1
         return {"loading_bytes": program + stored // self.shards + extra,
                 "loading_host_bytes": self.shards * PROCESS_BYTES["cpu"] + readers * (stored + extra)}
 
@@ -327,7 +336,7 @@ class Plan:
             adapters = sum(self.config.train.rank * module.outputs for module in self.adapted)  # B stands beside them
             stored = sum(module_bytes(module, method, model, self.compute_dtype) for module in linear)
             return max(0, wide * (sum(module.weights for module in linear) + adapters) - stored)
-        if method == "lora" and self.compute_dtype == "float16":
+        if not base_storage(method, model).quantizes and self.compute_dtype == "float16":
             return 0
         return wide * max((module.weights for module in linear), default=0)
 
@@ -357,7 +366,7 @@ class Plan:
     def _inference_bytes(self, method: Method, trained: int) -> int:
         """Memory of answering: on a CPU the chat holds either base in the compute dtype, for speed."""
         wide = DTYPE_BYTES[self.compute_dtype]
-        if self.machine.device == "cpu" and method != "full":
+        if self.machine.device == "cpu" and method != FULL_TUNING:
             weights = self.architecture.parameters * wide
         else:
             weights = sum(module_bytes(module, method, self.config.model, self.compute_dtype)
@@ -365,9 +374,10 @@ class Plan:
         tokens = self.config.train.max_length + self.config.eval.max_new_tokens
         cache = sum(2 * wide * block.key_value * tokens for block in self.architecture.blocks)
         largest = max(module.weights for module in self.architecture.modules)
-        adapters = 0 if method == "full" else 4 * trained
+        adapters = 0 if method == FULL_TUNING else 4 * trained
         logits = (wide + 4) * self.architecture.vocabulary
-        unpacked = wide * largest if self.machine.device == "cuda" and method == "qlora" else 0
+        quantized = base_storage(method, self.config.model).quantizes
+        unpacked = wide * largest if self.machine.device == "cuda" and quantized else 0
         return weights + adapters + cache + logits + unpacked + PROCESS_BYTES[self.machine.device]
 
     def price_per_hour(self) -> float | None:

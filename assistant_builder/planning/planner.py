@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from assistant_builder.config import ARMS, StudyConfig
+from assistant_builder.arms import ARMS
+from assistant_builder.config import StudyConfig
 from assistant_builder.planning.advice import advise, cards_needed, warnings
 from assistant_builder.planning.hardware import CARDS, Machine, processor_flops, this_machine
 from assistant_builder.planning.load_architecture import architecture_of
-from assistant_builder.planning.memory import shared
+from assistant_builder.planning.memory import FULL_TUNING, shared
 from assistant_builder.planning.plan import Lengths, Plan
 from assistant_builder.planning.training_time import load_measured_runs
 
@@ -55,12 +56,13 @@ def to_document(plan: Plan) -> dict[str, Any]:
     return {
         "model": plan.model,
         "parameters": plan.architecture.parameters,
-        "methods": {name: methods[name] for name in ("qlora", "lora")},
+        "methods": {name: record for name, record in methods.items() if name != FULL_TUNING},
         "recommendation": {
-            **advise(plan).to_record(), "arms_that_fit": [arm for arm in ARMS if plan.methods[arm].fit != "no"],
+            **advise(plan).to_record(),
+            "arms_that_fit": [arm for arm in ARMS if arm in methods and plan.methods[arm].fit != "no"],
         },
         "warnings": warnings(plan),
-        "full_fine_tuning": methods["full"],
+        "full_fine_tuning": methods[FULL_TUNING],
         "machine": {
             "name": machine.name, "device": machine.device, "memory_bytes": machine.memory_bytes,
             "free_bytes": machine.free_bytes, "price_per_hour": price, "compute_dtype": plan.compute_dtype,
@@ -71,7 +73,8 @@ def to_document(plan: Plan) -> dict[str, Any]:
             "micro_batch_size": plan.batch.rows, "rank": plan.config.train.rank,
         },
         "correction": {
-            "runs": plan.experience.runs, "memory": {name: plan.methods[name].factor for name in ("qlora", "lora")},
+            "runs": plan.experience.runs,
+            "memory": {name: method.factor for name, method in plan.methods.items() if name != FULL_TUNING},
         },
         "cards": card_comparison(plan),
     }

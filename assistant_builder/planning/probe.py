@@ -56,9 +56,9 @@ def probe(folder: Path) -> Architecture:
 
 def main() -> None:
     """Print the architecture of the folder in ``sys.argv`` as one line of JSON."""
-    from assistant_builder.worker import prepare_libraries
+    from assistant_builder.child_process import configure_libraries
 
-    prepare_libraries()
+    configure_libraries()
     try:
         print(json.dumps(_record(Path(sys.argv[1]))))
     except Exception as error:  # whatever the model's code makes of a config it was not written for

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from assistant_builder.config import Arm
+from assistant_builder.arms import QLORA, TWINS
 from assistant_builder.models.catalog import sizes
 
 
@@ -44,7 +44,7 @@ class Promise:
     size: str
     model: str
     memory: str
-    arms: tuple[Arm, ...]
+    arms: tuple[str, ...]
 
 
 _LIST = (
@@ -90,9 +90,9 @@ _LIST = (
 REFERENCES: dict[str, Reference] = {entry.name: entry for entry in _LIST}
 """Every reference by its name."""
 PROMISES = (
-    Promise("7B", "llama-2-7b", "24GB", ("lora", "qlora")),
-    Promise("8B", "llama-3-8b", "24GB", ("lora", "qlora")),
-    Promise("13B", "llama-2-13b", "48GB", ("lora", "qlora")),
-    Promise("70B", "llama-3-70b", "80GB", ("qlora",)),
+    Promise("7B", "llama-2-7b", "24GB", TWINS),
+    Promise("8B", "llama-3-8b", "24GB", TWINS),
+    Promise("13B", "llama-2-13b", "48GB", TWINS),
+    Promise("70B", "llama-3-70b", "80GB", (QLORA.name,)),
 )
 """What README.md promises; a test holds the planner to it."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from assistant_builder.arms import LORA
 from assistant_builder.atomic_io import read_json
 from assistant_builder.config import TrainConfig
 from assistant_builder.errors import StudyError
@@ -19,10 +20,10 @@ from assistant_builder.study import studies_folder
 if TYPE_CHECKING:
     from assistant_builder.planning.hardware import Machine
 
-ACHIEVED = {"cuda": {"lora": 0.35, "qlora": 0.25, "full": 0.40}, "cpu": {"lora": 0.42, "qlora": 0.42, "full": 0.33}}
-"""Share of the peak that a training step reaches, until this machine's own runs say better. GPU: what the authors of
-QLoRA-style trainers publish for 7B to 70B (30 to 45 % at 16 bits; 4-bit pays a third for dequantizing). CPU: 360 of
-the 860 tokens a second that the peak of two Zen 4 cores allows the default model; all weights: 281."""
+FULL_SPEED = {"cuda": 0.40, "cpu": 0.33}
+"""Share of the peak that a step of full fine-tuning reaches, by device, until this machine's own runs say better; those
+of training adapters are ``QuantizationMethod.speed``. CPU: 281 of the 860 tokens a second that the peak of two Zen 4
+cores allows the default model."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ _WARMING = 2
 """First steps that set the pace only where there are no others: kernels and buffers are made in them."""
 _FORWARD = 0.3
 """Time of validating a token over that of training on one, until a validation has been measured: the forward pass alone
-of the frozen base's 2 + 2, without dropout, gradients and optimizer. Measured in README.md's runs: 0.19 to 0.42,
+of the frozen base's 2 + 2, without dropout, gradients and optimizer. Measured in docs/planner.md's runs: 0.19 to 0.42,
 the median 0.30."""
 _WRITTEN = 15.0
 """Trained tokens that take as long as writing one token of the sample answers, until the first have been written: a
@@ -252,7 +253,7 @@ class MeasuredRuns:
         if not machine.here:
             return None
         # All weights are trained by the same kernels as the 16-bit arm
-        return known.get((machine.device, "lora" if method == "full" else method))
+        return known.get((machine.device, LORA.name if method == "full" else method))
 
 
 def load_measured_runs(parameters: int, folders: Iterable[Path] | None = None) -> MeasuredRuns:

@@ -1,4 +1,4 @@
-"""The endpoint: the routes of OpenAI's that a chat client needs, and one for whoever watches the server."""
+"""The ASGI app: OpenAI's routes for chat completions and models, and a health check."""
 
 from __future__ import annotations
 
@@ -15,125 +15,133 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from assistant_builder.config.serving import ServingConfig
-from assistant_builder.serving import wire
-from assistant_builder.serving.asked import ChatRequest, refusal_for
-from assistant_builder.serving.door import OPEN, Door
-from assistant_builder.serving.engine import Engine, Piece, Question
-from assistant_builder.serving.refusals import Refusal
+from assistant_builder.serving.auth import HEALTH_PATH, ApiKeyMiddleware
+from assistant_builder.serving.engine import Engine, GenerationRequest, StreamChunk
+from assistant_builder.serving.schemas import (
+    DONE,
+    ApiError,
+    ChatRequest,
+    CompletionMetadata,
+    model_response,
+    models_response,
+    server_sent_event,
+    usage,
+    validation_error,
+)
 from assistant_builder.web.access import AllowedHosts
 
 _CLIENT_GONE = 499
-"""nginx's number for a request whose client did not wait; nobody reads it."""
+"""nginx's status of a request whose client disconnected."""
 
 
 def make_app(engine: Engine, config: ServingConfig, key: bytes | None) -> ASGIApp:
-    """Everything that answers a request, from the outermost layer to the engine.
+    """The complete ASGI app, middleware included.
 
     Args:
-        engine: The assistants; loads them with the app's start and ends with it.
-        config: The server's names.
-        key: Digest of the key that clients have to bring.
+        engine: The assistants, which are loaded when the app starts and released when it ends.
+        config: Settings of the server.
+        key: Digest of the API key; None: requests need no key.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=_lifespan(engine))
     _add_errors(app)
 
-    @app.get(OPEN)
+    @app.get(HEALTH_PATH)
     def health() -> JSONResponse:
         state = engine.health()
         return JSONResponse({"status": state}, 200 if state == "ok" else 503)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return wire.models(engine.roster)
+        return models_response(engine.models)
 
     @app.get("/v1/models/{model}")
     async def model(model: str) -> dict[str, Any]:
-        found = engine.roster.find(model)
+        found = engine.models.find(model)
         if found is None:
-            raise Refusal(404, f"the model {model!r} does not exist", code="model_not_found", param="model")
-        return wire.model(found)
+            raise ApiError(404, f"the model {model!r} does not exist", code="model_not_found", param="model")
+        return model_response(found)
 
     @app.post("/v1/chat/completions")
-    async def complete(asked: ChatRequest, request: Request) -> Response:
-        question = await engine.question(asked)
-        pieces = engine.answer(question)
+    async def complete(body: ChatRequest, request: Request) -> Response:
+        prepared = await engine.prepare(body)
+        chunks = engine.generate(prepared)
         try:
-            if not asked.stream:
-                return JSONResponse(await _unless_gone(request, _whole(question, pieces)))
-            await _unless_gone(request, anext(pieces))  # what fails before the answer begins has a status of its own
+            if not body.stream:
+                return JSONResponse(await _until_disconnect(request, _complete(prepared, chunks)))
+            await _until_disconnect(request, anext(chunks))  # an error before the first chunk has its own status
         except ClientDisconnect:
             return Response(status_code=_CLIENT_GONE)
-        return _Stream(_events(question, pieces, asked.with_usage), pieces)
+        return _Stream(_events(prepared, chunks, body.with_usage), chunks)
 
-    return Door(app, AllowedHosts(config.host, config.allow_host), key)
+    return ApiKeyMiddleware(app, AllowedHosts(config.host, config.allow_host), key)
 
 
 def _lifespan(engine: Engine) -> Any:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine.start()
-        telling = asyncio.create_task(engine.tell_failure())
+        reporting = asyncio.create_task(engine.report_failure())
         yield
-        telling.cancel()
+        reporting.cancel()
         engine.close()
 
     return lifespan
 
 
 def _add_errors(app: FastAPI) -> None:
-    @app.exception_handler(Refusal)
-    async def refused(request: Request, refusal: Refusal) -> Response:
-        return refusal.response()
+    @app.exception_handler(ApiError)
+    async def rejected(request: Request, error: ApiError) -> Response:
+        return error.response()
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return refusal_for(error.errors()).response()
+        return validation_error(error.errors()).response()
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:
-        return Refusal(error.status_code, str(error.detail)).response()
+        return ApiError(error.status_code, str(error.detail)).response()
 
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> Response:
-        return Refusal(500, f"the answer failed: {type(error).__name__}").response()
+        return ApiError(500, f"the answer failed: {type(error).__name__}").response()
 
 
-async def _whole(question: Question, pieces: AsyncGenerator[Piece, None]) -> dict[str, Any]:
+async def _complete(prepared: GenerationRequest, chunks: AsyncGenerator[StreamChunk, None]) -> dict[str, Any]:
     text, last = "", None
-    async with aclosing(pieces):
-        async for last in pieces:
+    async with aclosing(chunks):
+        async for last in chunks:
             text += last.text
     assert last is not None and last.finish is not None
-    return wire.Envelope(question.assistant.id).whole(
-        text, last.finish, wire.usage(question.prompt_tokens, last.tokens)
+    return CompletionMetadata(prepared.assistant.id).completion(
+        text, last.finish, usage(prepared.prompt_tokens, last.tokens)
     )
 
 
 async def _events(
-    question: Question, pieces: AsyncGenerator[Piece, None], with_usage: bool
+    prepared: GenerationRequest, chunks: AsyncGenerator[StreamChunk, None], with_usage: bool
 ) -> AsyncGenerator[str, None]:
-    envelope = wire.Envelope(question.assistant.id)
-    yield wire.event(envelope.piece({"role": "assistant", "content": ""}))
+    metadata = CompletionMetadata(prepared.assistant.id)
+    yield server_sent_event(metadata.chunk({"role": "assistant", "content": ""}))
     try:
-        async for piece in pieces:
-            if piece.text:
-                yield wire.event(envelope.piece({"content": piece.text}))
-            if piece.finish:
-                yield wire.event(envelope.piece({}, piece.finish))
+        async for chunk in chunks:
+            if chunk.text:
+                yield server_sent_event(metadata.chunk({"content": chunk.text}))
+            if chunk.finish:
+                yield server_sent_event(metadata.chunk({}, chunk.finish))
                 if with_usage:
-                    yield wire.event(envelope.last(wire.usage(question.prompt_tokens, piece.tokens)))
-    except Refusal as refusal:  # the status is sent already
-        yield wire.event(refusal.to_record())
-    yield wire.DONE
+                    yield server_sent_event(metadata.usage_chunk(usage(prepared.prompt_tokens, chunk.tokens)))
+    except ApiError as error:  # the status was sent with the first chunk
+        yield server_sent_event(error.to_record())
+    yield DONE
 
 
 class _Stream(StreamingResponse):
-    """Ends the answer with the response, however that ends; a generator that is dropped would end some time later."""
+    """A response that closes its generators when it ends, for any reason; a dropped generator would close later."""
 
-    def __init__(self, events: AsyncGenerator[str, None], pieces: AsyncGenerator[Piece, None]) -> None:
+    def __init__(self, events: AsyncGenerator[str, None], chunks: AsyncGenerator[StreamChunk, None]) -> None:
         super().__init__(events, media_type="text/event-stream",
                          headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        self._open = (events, pieces)
+        self._open = (events, chunks)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -143,18 +151,18 @@ class _Stream(StreamingResponse):
                 await generator.aclose()
 
 
-async def _unless_gone(request: Request, work: Any) -> Any:
-    """What ``work`` comes to; it is ended where the client goes before that.
+async def _until_disconnect(request: Request, work: Any) -> Any:
+    """The result of ``work``, which is cancelled if the client disconnects first.
 
     Raises:
-        ClientDisconnect: The client went.
+        ClientDisconnect: The client disconnected.
     """
 
-    async def gone() -> None:
+    async def disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(disconnected())
     try:
         await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
         if working.done():

@@ -1,4 +1,4 @@
-"""Puts questions to the process that holds the models, a bounded number at a time, and hands on what comes back."""
+"""Sends a bounded number of requests to the process that holds the models, and streams its answers."""
 
 from __future__ import annotations
 
@@ -20,32 +20,29 @@ from assistant_builder.child_process import python_command
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.inference.session import Sampling
-from assistant_builder.serving.asked import ChatRequest
-from assistant_builder.serving.desks import Desk, is_long
-from assistant_builder.serving.refusals import Refusal, refusal_from
-from assistant_builder.serving.roster import Assistant, Roster
-from assistant_builder.serving.stopping import Cutter
+from assistant_builder.serving.registry import ModelRegistry, PromptLimits, ServedModel, is_long
+from assistant_builder.serving.schemas import ApiError, ChatRequest, api_error_from_record
 
 Health = Literal["ok", "loading", "failed"]
-_COUNTING = 2
-"""Threads that wait for the tokenizer of one study, for its short prompts and for its long ones."""
+_TOKENIZER_THREADS = 2
+"""Threads that wait for the tokenizer of one study, separately for short and for long prompts."""
 _RETRY_SECONDS = 2
-"""After which a client whose question found the queue full may try again."""
+"""``Retry-After`` of a request that was rejected because the queue is full."""
 
 
 @dataclass(frozen=True)
-class Question:
-    """A question that can be put to an assistant.
+class GenerationRequest:
+    """A checked request.
 
     Attributes:
-        assistant: Who is asked.
+        assistant: The assistant.
         messages: The conversation, with the system prompt.
-        sampling: How to generate.
+        sampling: Generation settings.
         stops: Texts that end the answer.
         prompt_tokens: Tokens of the prompt.
     """
 
-    assistant: Assistant
+    assistant: ServedModel
     messages: Sequence[Message]
     sampling: Sampling
     stops: Sequence[str]
@@ -53,13 +50,13 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A piece of an answer.
+class StreamChunk:
+    """A chunk of an answer.
 
     Attributes:
-        text: Text that came since the last piece.
+        text: Text since the last chunk.
         tokens: Tokens generated so far.
-        finish: None while it goes on.
+        finish: Reason of the end; None before the end.
     """
 
     text: str
@@ -67,49 +64,85 @@ class Piece:
     finish: Literal["stop", "length"] | None = None
 
 
+class StopSequenceFilter:
+    """Passes a growing text on up to the first stop sequence; a possible beginning of one is buffered.
+
+    Args:
+        stops: Stop sequences, none of them empty.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._sent = 0
+        self.cut = False
+
+    def feed(self, text: str, *, last: bool) -> str:
+        """The text that can be sent in addition to what was sent before.
+
+        Args:
+            text: The complete text so far; it begins with the text of the last call.
+            last: Whether the text is complete.
+        """
+        found = [place for stop in self._stops if (place := text.find(stop, self._sent)) >= 0]
+        self.cut = bool(found)
+        end = min(found) if found else len(text) if last else len(text) - self._buffered(text)
+        shown = text[self._sent : end]
+        self._sent = max(self._sent, end)
+        return shown
+
+    def _buffered(self, text: str) -> int:
+        """Characters at the end of a text that may begin a stop sequence."""
+        return max(
+            (length for stop in self._stops for length in range(1, len(stop)) if text.endswith(stop[:length])),
+            default=0,
+        )
+
+
 class Engine:
     """The assistants of a server.
 
     Args:
-        roster: Who is served.
-        desks: By id of the assistant.
-        waiting: Questions to one assistant that may wait.
+        models: The served assistants.
+        limits: Prompt limits by id of the assistant.
+        waiting: Requests to one assistant that may wait.
         worker: The process that holds the models.
     """
 
-    def __init__(self, roster: Roster, desks: Mapping[str, Desk], waiting: int, worker: ChatWorker) -> None:
-        self.roster = roster
-        self._desks = desks
+    def __init__(
+        self, models: ModelRegistry, limits: Mapping[str, PromptLimits], waiting: int, worker: ChatWorker
+    ) -> None:
+        self.models = models
+        self._limits = limits
         self._waiting = waiting
         self._worker = worker
         self._open: Counter[str] = Counter()
         self._loading: ReplyStream | None = None
-        self._counting: dict[tuple[Path, bool], anyio.CapacityLimiter] = {}
+        self._limiters: dict[tuple[Path, bool], anyio.CapacityLimiter] = {}
 
-    # the models
+    # loading
 
     def start(self) -> None:
-        """Begin to bring every model into memory, unless it was begun before."""
+        """Start to load every model, unless loading has started."""
         if self._loading is None:
-            self._loading = self._worker.load(self.roster.ids)
+            self._loading = self._worker.load(self.models.ids)
 
     def wait(self) -> None:
-        """Wait until every model is in memory.
+        """Wait until every model is loaded.
 
         Raises:
-            AssistantBuilderError: One cannot be loaded.
+            AssistantBuilderError: A model cannot be loaded.
         """
         self.start()
         assert self._loading is not None
-        over = threading.Event()
-        self._loading.add_listener(lambda: over.set() if self._settled() else None)
+        loaded = threading.Event()
+        self._loading.add_listener(lambda: loaded.set() if self._settled() else None)
         while not self._settled():
-            over.wait()
+            loaded.wait()
         if error := self.failure():
             raise error
 
-    async def tell_failure(self) -> None:
-        """Say on standard error what keeps a model from being loaded, should that be so."""
+    async def report_failure(self) -> None:
+        """Print on standard error why a model could not be loaded, if one could not."""
         assert self._loading is not None
         async for _ in _follow(self._loading):
             pass
@@ -117,7 +150,7 @@ class Engine:
             print(f"assistant-builder: {error}", file=sys.stderr, flush=True)
 
     def failure(self) -> AssistantBuilderError | None:
-        """What the last try to load the models failed with."""
+        """The error of the last attempt to load the models."""
         replies = self._loading.snapshot.values() if self._loading is not None else ()
         record = next((reply.error for reply in replies if reply.error is not None), None)
         if record is None:
@@ -125,107 +158,108 @@ class Engine:
         return AssistantBuilderError(record["what"], where=record["where"], remedy=record["remedy"])
 
     def health(self) -> Health:
-        """How the models stand; where they are gone or could not be loaded, another try begins with being asked."""
+        """State of the models; if their process ended or they could not be loaded, the call starts another attempt."""
         self.start()
-        failed, gone = self.failure() is not None, self._settled() and not self._worker.running
-        if failed or gone:
-            self._loading = self._worker.load(self.roster.ids)
+        failed, ended = self.failure() is not None, self._settled() and not self._worker.running
+        if failed or ended:
+            self._loading = self._worker.load(self.models.ids)
         return "failed" if failed else "ok" if self._settled() else "loading"
 
     def close(self) -> None:
-        """End the process and with it what is being answered."""
+        """End the process, and with it all unfinished answers."""
         self._worker.close()
 
     def _settled(self) -> bool:
         return self._loading is not None and all(reply.finished for reply in self._loading.snapshot.values())
 
-    # questions
+    # requests
 
-    async def question(self, asked: ChatRequest) -> Question:
-        """What a request asks whom.
+    async def prepare(self, body: ChatRequest) -> GenerationRequest:
+        """Check a request and count its prompt.
 
         Raises:
-            Refusal: There is no such assistant, or the prompt is none that it can read.
+            ApiError: There is no such assistant, or its chat template or context does not accept the prompt.
         """
-        assistant = self.roster.find(asked.model)
+        assistant = self.models.find(body.model)
         if assistant is None:
-            raise Refusal(404, f"the model {asked.model!r} does not exist; there are: {', '.join(self.roster.ids)}",
+            raise ApiError(404, f"the model {body.model!r} does not exist; there are: {', '.join(self.models.ids)}",
                           code="model_not_found", param="model")
-        desk, sampling = self._desks[assistant.id], asked.sampling()
-        messages = asked.conversation(desk.system)
+        limits, sampling = self._limits[assistant.id], body.sampling()
+        messages = body.conversation(limits.system)
         try:
-            # a limit for each: who waits for one assistant's tokenizer takes no thread from the others
-            limiter = self._counting.setdefault((assistant.folder, is_long(messages)), anyio.CapacityLimiter(_COUNTING))
-            tokens = await anyio.to_thread.run_sync(desk.count, messages, limiter=limiter)
-        except AssistantBuilderError as error:  # the chat template takes no such order of turns
-            raise Refusal(400, str(error), param="messages") from error
-        if tokens > desk.longest:
-            raise Refusal(
-                400, f"the prompt has {tokens} tokens, and {assistant.id} reads {desk.longest} at most",
+            # one limiter each, so that requests that wait for one tokenizer take no thread from the others
+            limiter = self._limiters.setdefault((assistant.folder, is_long(messages)),
+                                                anyio.CapacityLimiter(_TOKENIZER_THREADS))
+            tokens = await anyio.to_thread.run_sync(limits.count, messages, limiter=limiter)
+        except AssistantBuilderError as error:  # the chat template does not accept this order of messages
+            raise ApiError(400, str(error), param="messages") from error
+        if tokens > limits.longest:
+            raise ApiError(
+                400, f"the prompt has {tokens} tokens, and {assistant.id} reads {limits.longest} at most",
                 code="context_length_exceeded", param="messages",
             )
-        most = desk.longest + 1 - tokens  # prompt and answer together, as with vLLM
+        most = limits.longest + 1 - tokens  # prompt and answer together, as with vLLM
         sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, most))
-        return Question(assistant, messages, sampling, asked.stops, tokens)
+        return GenerationRequest(assistant, messages, sampling, body.stops, tokens)
 
-    async def answer(self, question: Question) -> AsyncGenerator[Piece, None]:
-        """Answer a question; closing the generator ends the answer.
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[StreamChunk, None]:
+        """Generate an answer; closing the generator ends it.
 
         Yields:
-            An empty piece once the answer has begun, then what comes, the last piece with ``finish``.
+            An empty chunk when the answer begins, then its text; the last chunk has ``finish``.
 
         Raises:
-            Refusal: Too many questions wait, or the answer failed.
+            ApiError: Too many requests wait, or the answer failed.
         """
-        name = question.assistant.id
+        name = request.assistant.id
         if self._open[name] > self._waiting:
-            raise Refusal(429, f"{self._waiting} questions to {name} wait already", code="rate_limit_exceeded",
+            raise ApiError(429, f"{self._waiting} requests to {name} are waiting already", code="rate_limit_exceeded",
                           retry_seconds=_RETRY_SECONDS)
         self._open[name] += 1
-        asked: list[ReplyStream] = []
-        cutter, begun = Cutter(question.stops), False
+        exchanges: list[ReplyStream] = []
+        stop_filter, begun = StopSequenceFilter(request.stops), False
         try:
-            # in a thread: a long conversation waits in the pipe until the process has started and reads it
+            # in a thread: writing a long conversation blocks until the process has started and reads it
             await anyio.to_thread.run_sync(
-                lambda: asked.append(self._worker.ask({name: question.messages}, question.sampling))
+                lambda: exchanges.append(self._worker.ask({name: request.messages}, request.sampling))
             )
-            async for replies in _follow(asked[0]):
+            async for replies in _follow(exchanges[0]):
                 reply = replies[name]
-                if not begun and (reply.finished or reply.tokens):  # before its first token it may still be refused
+                if not begun and (reply.finished or reply.tokens):  # before that an error has its own status
                     if reply.error is not None:
-                        raise refusal_from(reply.error)
+                        raise api_error_from_record(reply.error)
                     begun = True
-                    yield Piece("", 0)
+                    yield StreamChunk("", 0)
                 if begun:
-                    piece = _piece(reply, cutter)
-                    if piece.text or piece.finish:
-                        yield piece
-                    if piece.finish:
+                    chunk = _chunk(reply, stop_filter)
+                    if chunk.text or chunk.finish:
+                        yield chunk
+                    if chunk.finish:
                         return
         finally:
             self._open[name] -= 1
-            for exchange in asked:
+            for exchange in exchanges:
                 exchange.stop()
 
 
-def _piece(reply: Reply, cutter: Cutter) -> Piece:
+def _chunk(reply: Reply, stop_filter: StopSequenceFilter) -> StreamChunk:
     if reply.error is not None:
-        raise refusal_from(reply.error)
-    text = cutter.take(reply.text, last=reply.finished)
-    if cutter.cut or reply.finished:
-        return Piece(text, reply.tokens, "length" if reply.state == "length" and not cutter.cut else "stop")
-    return Piece(text, reply.tokens)
+        raise api_error_from_record(reply.error)
+    text = stop_filter.feed(reply.text, last=reply.finished)
+    if stop_filter.cut or reply.finished:
+        return StreamChunk(text, reply.tokens, "length" if reply.state == "length" and not stop_filter.cut else "stop")
+    return StreamChunk(text, reply.tokens)
 
 
 async def _follow(exchange: ReplyStream) -> AsyncIterator[dict[str, Reply]]:
-    """The replies whenever they changed, until all have ended."""
+    """The replies after each change, until all have ended."""
     loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
-    def told() -> None:
-        with suppress(RuntimeError):  # the loop is closed: the server has ended before the answer
+    def notify() -> None:
+        with suppress(RuntimeError):  # the loop is closed: the server ended before the answer
             loop.call_soon_threadsafe(changed.set)
 
-    exchange.add_listener(told)
+    exchange.add_listener(notify)
     while True:
         changed.clear()
         replies = exchange.snapshot
@@ -235,7 +269,7 @@ async def _follow(exchange: ReplyStream) -> AsyncIterator[dict[str, Reply]]:
         await changed.wait()
 
 
-def worker_of(roster: Roster) -> ChatWorker:
+def start_worker(models: ModelRegistry) -> ChatWorker:
     """The process that holds the models of these assistants."""
-    assistants = [[assistant.id, str(assistant.folder), assistant.arm] for assistant in roster.assistants]
+    assistants = [[assistant.id, str(assistant.folder), assistant.arm] for assistant in models.assistants]
     return ChatWorker(python_command("-m", "assistant_builder.serving.worker", json.dumps(assistants)))

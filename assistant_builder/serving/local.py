@@ -1,67 +1,65 @@
-"""Serving on this machine: our own socket and uvicorn."""
+"""Serving backend ``local``: uvicorn on this machine, with the models in a process of their own."""
 
 from __future__ import annotations
 
 import json
 import socket
 import sys
+from collections.abc import Callable
 
 import uvicorn
 
-from assistant_builder.config.serving import ServingConfig
+from assistant_builder.config.serving import ServingBackend, ServingConfig
 from assistant_builder.serving.app import make_app
-from assistant_builder.serving.desks import desks_of
-from assistant_builder.serving.door import check_access
-from assistant_builder.serving.engine import Engine, worker_of
-from assistant_builder.serving.roster import Roster
+from assistant_builder.serving.auth import check_access, digest_of
+from assistant_builder.serving.engine import Engine, start_worker
+from assistant_builder.serving.registry import ModelRegistry, prompt_limits
 from assistant_builder.web.access import listen, server_url
 from assistant_builder.web.request_limits import ConnectionLimits, limited_config
 
-_LEAVE_SECONDS = 3
-"""How long a server that was asked to stop waits for the answers it has begun."""
+_SHUTDOWN_SECONDS = 3
+"""Time for unfinished answers when the server stops."""
 
 
-def serve_here(roster: Roster, config: ServingConfig, key: bytes | None, *, as_json: bool = False) -> None:
-    """Serve until interrupted.
-
-    Args:
-        roster: Who is served.
-        config: Where.
-        key: Digest of the key that clients have to bring.
-        as_json: Say where in one JSON document.
+def serve_locally(
+    models: ModelRegistry, config: ServingConfig, key: str | None, *, as_json: bool = False,
+    notify: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Serve until interrupted; arguments as of :attr:`ServingBackend.start`.
 
     Raises:
-        ConfigError: It would be open to everyone, or cannot listen there.
-        ModelError: A base cannot be had.
+        ConfigError: Other machines could use it without a key, or the address is not available.
+        ModelError: A base is not available.
     """
-    warnings = check_access(config, key)
+    digest = digest_of(key) if key is not None else None
+    warnings = check_access(config, digest)
     listener = listen(config.host, config.port)
     with listener:
-        engine = Engine(roster, desks_of(roster, config.context), config.waiting, worker_of(roster))
+        engine = Engine(models, prompt_limits(models, config.context), config.waiting, start_worker(models))
         base = f"{server_url(config.host, listener.getsockname()[1])}/v1"
-        said = ready_text(roster, base, as_json=as_json)
+        ready = ready_text(models, base, as_json=as_json)
         server = _Server(
             limited_config(
-                make_app(engine, config, key), ConnectionLimits(), log_level="warning", access_log=False,
-                server_header=False, lifespan="on", proxy_headers=False, timeout_graceful_shutdown=_LEAVE_SECONDS,
+                make_app(engine, config, digest), ConnectionLimits(), log_level="warning", access_log=False,
+                server_header=False, lifespan="on", proxy_headers=False, timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
             ),
-            [f"warning: {line}" for line in warnings], said,
+            [f"warning: {line}" for line in warnings], ready,
         )
         try:
             server.run(sockets=[listener])
         except KeyboardInterrupt:
-            pass  # the server has stopped by then; it only hands the signal on
+            pass  # uvicorn has stopped and re-raises the signal
 
 
-def ready_text(roster: Roster, url: str, *, as_json: bool) -> str:
-    """What is said once the server can be asked."""
+def ready_text(models: ModelRegistry, url: str, *, as_json: bool) -> str:
+    """Line or JSON document for standard output once the server accepts requests."""
     if as_json:
-        return json.dumps({"url": url, "models": roster.ids, "aliases": roster.aliases}, indent=2)
-    return f"{', '.join(roster.ids)}: at {url} (Ctrl-C ends it)"
+        return json.dumps({"url": url, "models": models.ids, "aliases": models.aliases}, indent=2)
+    return f"{', '.join(models.ids)}: at {url} (Ctrl-C ends it)"
 
 
 class _Server(uvicorn.Server):
-    """Says when it is ready."""
+    """A server that prints a line when it is ready."""
 
     def __init__(self, config: uvicorn.Config, warnings: list[str], ready: str) -> None:
         super().__init__(config)
@@ -73,3 +71,9 @@ class _Server(uvicorn.Server):
         for line in self._warnings:
             print(line, file=sys.stderr)
         print(self._ready, flush=True)
+
+
+LOCAL = ServingBackend(
+    name="local", label="This machine", start=serve_locally,
+    explanation="this machine, with or without GPU; exactly the assistants that were measured",
+)

@@ -1,6 +1,7 @@
-"""The process that holds the models of a server: ``python -m assistant_builder.serving.worker ASSISTANTS``.
+"""The process that holds the models of a server: ``python -m assistant_builder.serving.worker MODELS``.
 
-It speaks the protocol of :mod:`assistant_builder.chat.worker`, with the assistants' ids for arms.
+It uses the protocol of :mod:`assistant_builder.chat.worker`, with model ids in place of arms. Torch is imported when
+a model is loaded.
 """
 
 from __future__ import annotations
@@ -8,12 +9,57 @@ from __future__ import annotations
 import argparse
 import json
 import threading
+from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 from assistant_builder.chat.worker import run_server
-from assistant_builder.serving.session import SharedSession
+from assistant_builder.child_process import configure_libraries
+from assistant_builder.inference.session import ProgressCallback, Session, clone_sharing_weights, prepare_for_inference
+from assistant_builder.quantization import METHODS
 from assistant_builder.study import Study
-from assistant_builder.worker import prepare_libraries
+
+
+class SharedSession(Session):
+    """A session in which assistants with the same base in the same storage share its weights.
+
+    Each assistant has its own module tree over the shared weights. No adapter is switched on or off, so that all can
+    answer at the same time and none can be mistaken for another.
+
+    Args:
+        assistants: Id → study and arm.
+    """
+
+    def __init__(self, assistants: Mapping[str, tuple[Study, str]]) -> None:
+        super().__init__(tuple(assistants), "the server")
+        self._assistants = dict(assistants)
+
+    def _load(self, speaker: str, report: ProgressCallback) -> bool:
+        if speaker in self._loaded:
+            return True
+        report("Starting PyTorch", 0.05)
+        from assistant_builder.models.chat_template import ChatTokenizer
+        from assistant_builder.models.loading import arm_spec, load_adapter, load_base
+
+        specs = {name: arm_spec(study, arm, hold=True) for name, (study, arm) in self._assistants.items()}
+        spec = specs[speaker]
+        report(f"Reading the {METHODS[spec.storage].bits}-bit base", 0.4)
+        base = load_base(spec)
+        # all at once: weights that are prepared for inference accept no further adapter
+        models: dict[str, Any] = {}
+        prompters: dict[date, ChatTokenizer] = {}
+        prompter_of: dict[str, ChatTokenizer] = {}
+        for name, (study, arm) in self._assistants.items():
+            if specs[name] == spec:
+                models[name] = load_adapter(clone_sharing_weights(base), study.arm_folder(arm) / "adapter")
+                if (day := study.template_date) not in prompters:
+                    prompters[day] = ChatTokenizer.load(spec.folder, day)
+                prompter_of[name] = prompters[day]
+        del base
+        prepare_for_inference(*models.values())
+        self._loaded |= {name: (model, prompter_of[name]) for name, model in models.items()}
+        return False
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -21,9 +67,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Answer questions with trained assistants of several studies.")
     parser.add_argument("assistants", help="JSON: [[id, folder of the study, arm], …]")
     options = parser.parse_args(arguments)
-    prepare_libraries()
+    configure_libraries()
     session = SharedSession({name: (Study(Path(folder)), arm) for name, folder, arm in json.loads(options.assistants)})
-    run_server(session, idle_seconds=threading.TIMEOUT_MAX, exit_on_run=False)  # as long as the server
+    run_server(session, idle_seconds=threading.TIMEOUT_MAX, exit_on_run=False)  # ends with the server
 
 
 if __name__ == "__main__":

@@ -18,29 +18,30 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from assistant_builder.arms import ARMS, CELLS, Arm
 from assistant_builder.sweep.spec import label
 from evals.report.charts import interval_panel
 from evals.report.format import capitalised, difference, interval, number, p_value, percent, plural
-from evals.report.load import BASELINE, CANDIDATE
+from evals.report.load import served_cells
+from evals.report.render import arm_styles
 from evals.study_compare.messages import metric_shown
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-ARM_OF = {BASELINE: ("lora", "16-bit LoRA"), CANDIDATE: ("qlora", "QLoRA")}
-"""Cell → the arm that it is, and what that is called."""
 STATES = {
     "succeeded": "done", "stopped": "stopped early", "failed": "failed", "queued": "not run", "running": "running",
     "cancelled": "cancelled", "lost": "interrupted",
-}
-_BY = {
-    "both": "the mean validation loss of both arms", "qlora": "QLoRA's validation loss",
-    "lora": "16-bit LoRA's validation loss",
 }
 _TELLS = {
     "worse": "clearly worse than it", "better": "clearly better than it",
     "mixed": "clearly better with one arm and clearly worse with the other", "not told apart": "not to be told from it",
 }
+
+
+def arm_of(cell: str) -> Arm:
+    """The arm that a cell scores."""
+    return ARMS[CELLS[cell].adapter or ""]
 
 
 def sentence(record: Mapping[str, Any]) -> str:
@@ -50,7 +51,9 @@ def sentence(record: Mapping[str, Any]) -> str:
     rows = {row["name"]: row for row in record["studies"]}
     chosen = rows[record["selected"]]
     finished = [row for row in record["studies"] if row["state"] == "succeeded"]
-    said = (f"Chosen by {_BY[record['arm']]}: {chosen['name']} ({label(chosen['settings'])}), "
+    by = ("the mean validation loss of both arms" if record["arm"] == "both" else
+          f"{ARMS[record['arm']].short}'s validation loss")
+    said = (f"Chosen by {by}: {chosen['name']} ({label(chosen['settings'])}), "
             f"{number(chosen['validation_loss'], 'nll_per_token')} nats per token, the lowest of "
             f"{plural(len(finished), 'finished study', 'finished studies')}.")
     outcomes = study_outcomes(record)
@@ -119,10 +122,10 @@ def notes(record: Mapping[str, Any], *, seeds: int) -> list[str]:
 def study_rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The studies as a table: columns, and one row each, the chosen one first, then by validation loss."""
     rows = ordered(record)
-    cells = [cell for cell in ARM_OF if any(cell in row["heldout"] for row in rows)]
+    cells = [cell for cell in served_cells(ARMS) if any(cell in row["heldout"] for row in rows)]
     how = metric_shown(record["metric"])
     columns = ["study", *record["sweep"], "validation loss",
-               *(f"held-out {how.phrase}, {ARM_OF[cell][1]}" for cell in cells)]
+               *(f"held-out {how.phrase}, {arm_of(cell).short}" for cell in cells)]
     return columns, [
         [f"{row['name']}{' *' if row['name'] == record['selected'] else ''}", *map(str, row["settings"].values()),
          validation_text(row),
@@ -134,11 +137,11 @@ def study_rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 def comparison_rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The tests as a table: columns, and one row each; differences are the study's figure minus the chosen one's."""
     columns = ["study", "arm", f"difference from {record['selected']}", "95% interval", "p (Holm)", ""]
-    place = {row["name"]: number_of for number_of, row in enumerate(ordered(record))}
+    place, cells = {row["name"]: at for at, row in enumerate(ordered(record))}, served_cells(ARMS)
     return columns, [
-        [row["study"], ARM_OF[row["cell"]][1], difference(row["delta"], row["metric"], row),
+        [row["study"], arm_of(row["cell"]).short, difference(row["delta"], row["metric"], row),
          interval(row, row["metric"]), p_value(row["p_value_holm"]), row["outcome"]]
-        for row in sorted(record["comparisons"], key=lambda row: (place[row["study"]], list(ARM_OF).index(row["cell"])))
+        for row in sorted(record["comparisons"], key=lambda row: (place[row["study"]], cells.index(row["cell"])))
     ]
 
 
@@ -165,14 +168,15 @@ _GREY, _LINE = "#7b8494", "rgba(123,132,148,0.45)"
 _SPREAD = 0.05
 """How far apart lines through the same value of a setting lie at most, as a share of an axis."""
 _KINDS: dict[str, tuple[str, dict[str, Any]]] = {
-    "chosen": ("chosen", {"color": "#ea580c", "width": 4}),
+    "chosen": ("chosen", {"color": "#db2777", "width": 4}),
     "better": ("clearly better", {"color": "#16a34a", "width": 2.5}),
-    "not told apart": ("not to be told from it", {"color": "#2563eb", "width": 2}),
+    "not told apart": ("not to be told from it", {"color": "#0891b2", "width": 2}),
     "mixed": ("better with one arm, worse with the other", {"color": "#a855f7", "width": 2}),
     "worse": ("clearly worse", {"color": _GREY, "width": 1.5}),
     "unscored": ("not scored", {"color": _GREY, "width": 1.5, "dash": "dot"}),
 }
-"""Kind of a study → words of the legend, look of its line; the chosen one is drawn last, on top."""
+"""Kind of a study → words of the legend, look of its line; the chosen one is drawn last, on top. None has the colour of
+an arm, which the titles of the axes have."""
 
 
 @dataclass(frozen=True)
@@ -238,15 +242,16 @@ def axes(record: Mapping[str, Any]) -> list[Axis]:
     """The settings in the order given, the validation loss, and the held-out figure of each arm that decides."""
     studies = record["studies"]
     finished = [row for row in studies if row["state"] == "succeeded"]
-    cells = [cell for cell in ARM_OF if any(cell in row["heldout"] for row in finished)
-             and record["arm"] in ("both", ARM_OF[cell][0])]
+    cells = [cell for cell in served_cells(ARMS) if any(cell in row["heldout"] for row in finished)
+             and record["arm"] in ("both", arm_of(cell).name)]
     found = [_setting_axis(key, values, studies) for key, values in record["sweep"].items()]
     losses = {row["name"]: row["validation_loss"] for row in finished}
     found.append(_figure_axis("validation loss", losses, "nll_per_token"))
     how = metric_shown(record["metric"])
     for cell in cells:
         values = {row["name"]: row["heldout"][cell] for row in finished if cell in row["heldout"]}
-        found.append(_figure_axis(f"held-out {how.phrase},<br>{ARM_OF[cell][1]}", values, record["metric"]))
+        name = f"<span style='color:{arm_of(cell).color}'>{arm_of(cell).short}</span>"
+        found.append(_figure_axis(f"held-out {how.phrase},<br>{name}", values, record["metric"]))
     return [axis for axis in found if axis.ticks]
 
 
@@ -302,8 +307,8 @@ def _environment() -> Environment:
         loader=ChoiceLoader([PackageLoader("assistant_builder.sweep"), report]), autoescape=True, trim_blocks=True,
         lstrip_blocks=True, undefined=StrictUndefined,
     )
-    environment.globals["style"] = Markup("".join(report.get_source(environment, name)[0]
-                                                  for name in ("style.css", "print.css")))
+    environment.globals["style"] = Markup(arm_styles() + "\n" + "".join(
+        report.get_source(environment, name)[0] for name in ("style.css", "print.css")))
     return environment
 
 
@@ -318,7 +323,7 @@ def _panels(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     settings = {row["name"]: label(row["settings"]) for row in ordered(record)}
     place = {name: number for number, name in enumerate(settings)}
     panels = []
-    for cell, (_, name) in ARM_OF.items():
+    for cell, name in ((arm.cell, arm.short) for arm in ARMS.values()):
         rows = [{**row, "label": row["study"], "about": settings[row["study"]], "note": row["outcome"],
                  "primary": False, "margin": None}
                 for row in sorted(record["comparisons"], key=lambda row: place[row["study"]]) if row["cell"] == cell]

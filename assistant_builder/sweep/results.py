@@ -13,15 +13,15 @@ from typing import Any
 
 from assistant_builder.atomic_io import read_json, write_json, write_text
 from assistant_builder.errors import AssistantBuilderError, EvaluationError
-from assistant_builder.steps import arm_runs, split_run
 from assistant_builder.study import Study
-from assistant_builder.sweep.page import ARM_OF, notes, render_page, sentence
+from assistant_builder.study.steps import arm_runs, split_run
+from assistant_builder.sweep.page import notes, render_page, sentence
 from assistant_builder.sweep.spec import VERSION, Sweep, Trial
 from evals.compare import holm
 from evals.report.format import SIGNIFICANT
+from evals.report.load import served_cells
 from evals.study_compare import compare_studies
 
-CELL_OF = {arm: cell for cell, (arm, _) in ARM_OF.items()}
 Errors = Mapping[str, AssistantBuilderError]
 _KEPT = ("metric", "delta", "p_value", "n", "n_clusters", "higher_is_better", "warnings")
 
@@ -103,7 +103,7 @@ def _heldout(study: Study) -> dict[str, float]:
     report = read_json(study.folder / "report.json")
     metric = report["primary_metric"]
     figures = {}
-    for cell in (CELL_OF[arm] for arm in study.config.arms):
+    for cell in served_cells(study.config.arms):
         scores = report["cells"][cell]
         value = scores["nll_per_token"] if metric == "nll_per_token" else scores["metrics"].get(metric)
         if value is not None:
@@ -134,7 +134,7 @@ def _split_file(study: Study | None) -> Path | None:
 def _comparisons(sweep: Sweep, studies: list[dict[str, Any]], chosen: str) -> list[dict[str, Any]]:
     """Every other finished study against the chosen one, as :func:`judged`."""
     by_name = {trial.name: sweep.study(trial) for trial in sweep.trials}
-    cells = [CELL_OF[arm] for arm in sweep.judges]
+    cells = served_cells(sweep.judges)
     rows: list[dict[str, Any]] = []
     for row in studies:
         best, other = by_name[chosen], by_name[row["name"]]

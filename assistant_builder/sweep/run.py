@@ -16,22 +16,23 @@ from statistics import fmean
 from typing import Any
 
 from assistant_builder.atomic_io import write_text
-from assistant_builder.data import Pair, prepare
+from assistant_builder.data import Pair, prepare_dataset
 from assistant_builder.data.card import inline
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, Cancelled
-from assistant_builder.jobs.events import Event
-from assistant_builder.jobs.integrity import damaged_outputs
-from assistant_builder.jobs.running import held, run_study
-from assistant_builder.jobs.starting import enter
-from assistant_builder.jobs.steps import step_inputs
 from assistant_builder.models.template_preview import Lengths as Measured
 from assistant_builder.models.template_preview import model_at_hand
 from assistant_builder.models.template_process import LimitedPrompter, PromptProcess
 from assistant_builder.planning.plan import Lengths
 from assistant_builder.planning.planner import plan_study
-from assistant_builder.steps import arm_runs, split_run
+from assistant_builder.runner.backend import Event
+from assistant_builder.runner.invalidation import damaged_outputs
+from assistant_builder.runner.open_study import create_or_update
+from assistant_builder.runner.run import run_study
+from assistant_builder.runner.step_inputs import step_inputs
 from assistant_builder.study import Study
+from assistant_builder.study.locks import study_lock
+from assistant_builder.study.steps import arm_runs, split_run
 from assistant_builder.sweep.results import write_results
 from assistant_builder.sweep.spec import Curve, Sweep, Trial, curve_of, should_prune
 from evals.report.format import duration, plural
@@ -49,7 +50,7 @@ def take_split(sweep: Sweep, study: Study) -> None:
     donor = next((found for trial in sweep.trials if (found := sweep.study(trial)) is not None
                   and found.folder != study.folder and _whole(found)), None)
     if donor is not None:
-        with held(study):
+        with study_lock(study):
             all(_take(step, donor, study) for step in _STEPS)  # without the split nothing that follows it
 
 
@@ -90,7 +91,7 @@ def run_sweep(
     Args:
         sweep: The sweep.
         telling: Called before each study that is run; gives what is told of its events.
-        check: See :func:`assistant_builder.jobs.running.run_study`.
+        check: See :func:`assistant_builder.runner.run.run_study`.
 
     Returns:
         What ``sweep.json`` holds.
@@ -105,7 +106,7 @@ def run_sweep(
             if trial.name in sweep.stopped and sweep.study(trial) is not None:
                 continue
             try:
-                study = enter(trial.config, sweep.data)
+                study = create_or_update(trial.config, sweep.data)
                 if study.state != "succeeded":
                     take_split(sweep, study)
                     with telling(trial) as tell:
@@ -128,7 +129,7 @@ def run_trial(sweep: Sweep, trial: Trial, study: Study, tell: Telling, check: Ca
         trial: One of its trials.
         study: The trial's study.
         tell: Told what happens in the run.
-        check: See :func:`assistant_builder.jobs.running.run_study`.
+        check: See :func:`assistant_builder.runner.run.run_study`.
 
     Raises:
         AssistantBuilderError: What ended the run, unless the study was given up as hopeless.
@@ -211,7 +212,7 @@ def ahead(sweep: Sweep) -> SweepEstimate:
         ModelError: The base is unknown or out of reach, or has no layer that ``train.target_modules`` names.
     """
     first = sweep.trials[0].config
-    pairs = prepare(sweep.data, first.data).split.pairs("train")
+    pairs = prepare_dataset(sweep.data, first.data).split.pairs("train")
     folder = model_at_hand(first.model)
     measured = _measured(folder, pairs, first.train.max_length) if folder is not None else None
     lengths = _lengths(measured) if measured is not None else None

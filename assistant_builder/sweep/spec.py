@@ -22,17 +22,18 @@ from typing import Any, Literal, get_args
 
 import yaml
 
+from assistant_builder.arms import ARMS, TWINS
 from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_json, write_text
-from assistant_builder.config import ARMS, StudyConfig, option_fields
-from assistant_builder.config.plain_yaml import YamlError, read_yaml
-from assistant_builder.data import prepare
+from assistant_builder.config import StudyConfig, option_fields
+from assistant_builder.config.safe_yaml import YamlError, read_yaml
+from assistant_builder.data import prepare_dataset
 from assistant_builder.errors import ConfigError, StudyError
-from assistant_builder.jobs.running import locked
-from assistant_builder.jobs.starting import read_source
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.remote_code import allows_code
-from assistant_builder.steps import changed_inputs
+from assistant_builder.runner.open_study import read_source
 from assistant_builder.study import Study, home, studies_folder
+from assistant_builder.study.locks import folder_lock
+from assistant_builder.study.steps import changed_inputs
 
 MOST_STUDIES = 100
 """Studies of one sweep at most: each is two trainings and a scoring, and a slip of the keyboard asks for thousands."""
@@ -276,8 +277,6 @@ def _loss_at(curve: Curve, share: float) -> float:
 
 
 VERSION = 1
-Judge = Literal["both", "qlora", "lora"]
-"""By whose validation loss a study is chosen; both: the mean of all arms that are trained."""
 Prune = Literal["median", "off"]
 """How hopeless studies are stopped early."""
 
@@ -290,14 +289,14 @@ class Sweep:
         folder: ``sweeps/<name>``: sweep.yaml, stopped.json, sweep.json and sweep.html.
         data: The data file.
         trials: Its studies in the order in which they run.
-        arm: By whose validation loss it chooses.
+        arm: The arm by whose validation loss it chooses, or ``both``: by the mean of all that are trained.
         prune: How hopeless studies are stopped early.
     """
 
     folder: Path
     data: Path
     trials: tuple[Trial, ...]
-    arm: Judge
+    arm: str
     prune: Prune
 
     @property
@@ -332,7 +331,7 @@ class Sweep:
         Raises:
             StudyError: Another process runs it, or its folder cannot be written to.
         """
-        with locked(self.folder, StudyError(
+        with folder_lock(self.folder, StudyError(
             "another process runs this sweep", where=f"sweep {self.name}",
             remedy="Wait until it is done; 'assistant-builder list' shows its studies",
         )):
@@ -340,7 +339,7 @@ class Sweep:
 
 
 def open_sweep(
-    source: str, *, name: str | None, settings: Sequence[str], arm: Judge | None = None, prune: Prune | None = None,
+    source: str, *, name: str | None, settings: Sequence[str], arm: str | None = None, prune: Prune | None = None,
     before: Callable[[StudyConfig], None] = lambda config: None,
 ) -> Sweep:
     """Define a sweep, or find the one that was begun; nothing is written when anything is wrong.
@@ -386,7 +385,7 @@ def open_sweep(
         return sweep
     _refuse_taken(sweep)
     resolve(trials[0].config.model.base, trust_remote_code=allows_code(trials[0].config.model))
-    prepare(data, trials[0].config.data)  # refuses what no study can start from
+    prepare_dataset(data, trials[0].config.data)  # refuses what no study can start from
     write_text(folder / "sweep.yaml", yaml.safe_dump(definition, sort_keys=False, allow_unicode=True))
     return sweep
 
@@ -394,7 +393,7 @@ def open_sweep(
 def _definition(sweep: Sweep) -> dict[str, Any]:
     """What ``sweep.yaml`` holds: as much as decides the results."""
     first = sweep.trials[0]
-    told = {"seeds", "data", "model", "train", "eval", *(() if first.config.arms == list(ARMS) else ("arms",))}
+    told = {"seeds", "data", "model", "train", "eval", *(() if first.config.arms == list(TWINS) else ("arms",))}
     study = first.config.model_dump(mode="json", include=told, exclude={"data": {"source"}})
     for key in first.settings:
         part, leaf = key.split(".")
@@ -416,7 +415,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     try:
         tree = read_yaml(path.read_text(encoding="utf-8"))
-        if tree["version"] == VERSION and tree["arm"] in get_args(Judge) and tree["prune"] in get_args(Prune):
+        if tree["version"] == VERSION and tree["arm"] in ("both", *ARMS) and tree["prune"] in get_args(Prune):
             return dict(tree)
     except (YamlError, UnicodeDecodeError, KeyError, TypeError):
         pass

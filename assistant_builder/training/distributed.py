@@ -91,10 +91,10 @@ def train_distributed(study: Study, run: str, spread: ParallelStrategy, planned:
 def _rank(folder: str, run: str, spread: ParallelStrategy, planned: Plan | None) -> list[str] | str | None:
     """What each process does: train its share; the launcher's environment says which it is."""
     threading.Thread(target=_end_with_launcher, args=(os.getppid(),), daemon=True).start()
+    from assistant_builder.child_process import configure_libraries
     from assistant_builder.training.train import train_in_process
-    from assistant_builder.worker import prepare_libraries
 
-    prepare_libraries()
+    configure_libraries()
     study = Study(Path(folder))
     try:
         files = train_in_process(study, run, spread, planned)

@@ -1,38 +1,15 @@
-"""What a training process tells while it runs: ``metrics.jsonl`` and its memory."""
+"""What a training process reports while it runs: ``metrics.jsonl``."""
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from assistant_builder.atomic_io import append_jsonl, read_jsonl, write_jsonl
 from assistant_builder.errors import StudyError
 from assistant_builder.planning.training_time import Pace, WorkRemaining
-
-
-def memory_bytes(device: str) -> int:
-    """Bytes in use now: allocated on the GPU, or resident in RAM."""
-    if device == "cuda":
-        import torch
-
-        return int(torch.cuda.memory_allocated())
-    return int(psutil.Process().memory_info().rss)
-
-
-def peak_memory_bytes(device: str) -> int:
-    """Highest bytes of this process so far: allocated on the GPU, or resident in RAM."""
-    if device == "cuda":
-        import torch
-
-        return int(torch.cuda.max_memory_allocated())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
 class MetricsLog:

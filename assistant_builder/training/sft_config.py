@@ -1,4 +1,4 @@
-"""The two arms of a study: one config, and one field in which they differ.
+"""The arms of a study: one config, and one field in which they differ.
 
 One arm's run, and what it comes to as arguments of the trainer.
 
@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import torch
 from peft import PeftModel
 from pydantic import BaseModel, ConfigDict, Field
 from trl import SFTConfig
 
-from assistant_builder.config import Arm, ModelConfig, StudyConfig, TrainConfig
+from assistant_builder.arms import ARMS, TWINS
+from assistant_builder.config import ModelConfig, StudyConfig, TrainConfig
 from assistant_builder.models.chat_template import Example
 from assistant_builder.planning.memory import ParallelStrategy
 from assistant_builder.planning.training_time import WorkRemaining
@@ -26,34 +26,29 @@ from assistant_builder.training.distributed import fsdp_settings
 from assistant_builder.training.sample_generations import SampleQuestion, written_tokens
 from assistant_builder.training.schedule import sample_order, sample_steps, total_steps, validation_steps
 
-Storage = Literal["float16", "nf4", "fp4"]
-
 
 class ArmConfig(BaseModel):
     """Everything that decides what one arm's training does."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    base_storage: Storage = Field(description="How the linear layers of the frozen base are stored.")
+    base_storage: str = Field(description="How the linear layers of the frozen base are stored.")
     model: ModelConfig
     train: TrainConfig
 
-    @property
-    def arm(self) -> Arm:
-        """``qlora`` over a 4-bit base, ``lora`` over a float16 one."""
-        return "lora" if self.base_storage == "float16" else "qlora"
 
-
-def twin(config: StudyConfig, seed: int = 1) -> dict[Arm, ArmConfig]:
-    """The arms of a study; they differ in ``base_storage`` and in nothing else.
+def twin(config: StudyConfig, seed: int = 1) -> dict[str, ArmConfig]:
+    """The twins and the further arms of a study; they differ in ``base_storage`` and in nothing else.
 
     Args:
         config: The study's config.
         seed: Which of the study's seeds, from 1; the first is ``train.seed``, the second one more.
     """
     train = config.train.model_copy(update={"seed": config.train.seed + seed - 1})
-    baseline = ArmConfig(base_storage="float16", model=config.model, train=train)
-    return {"lora": baseline, "qlora": baseline.model_copy(update={"base_storage": config.model.quant_type})}
+    return {
+        arm: ArmConfig(base_storage=ARMS[arm].base_storage(config.model.quant_type), model=config.model, train=train)
+        for arm in dict.fromkeys((*TWINS, *config.arms))
+    }
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assistant_builder.atomic_io import file_hash, write_json
+from assistant_builder.child_process import peak_memory_bytes
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import load_split
 from assistant_builder.errors import Cancelled, DataError, ResourceError
@@ -26,10 +27,10 @@ from assistant_builder.planning.memory import ParallelStrategy, choose_spread, d
 from assistant_builder.planning.memory_check import plan_run, prediction, require_device, require_fit, write_plan
 from assistant_builder.planning.plan import MethodPlan
 from assistant_builder.planning.plan import Plan as MemoryPlan
-from assistant_builder.steps import Progress, run_of, split_run
 from assistant_builder.study import Study
+from assistant_builder.study.steps import Progress, run_of, split_run
 from assistant_builder.training import checkpoints
-from assistant_builder.training.progress import peak_memory_bytes, validation_losses
+from assistant_builder.training.progress import validation_losses
 from assistant_builder.training.sample_generations import choose_samples
 from assistant_builder.training.schedule import best_step, early_stop_decision, sample_order
 from assistant_builder.training.sft_config import ArmConfig, twin
@@ -114,7 +115,7 @@ def _prepare(study: Study, spread: ParallelStrategy | None = None, planned: Memo
     """Read the data; plan, and choose how devices share the training, where that is not given."""
     config = planned.config if planned else study.config
     machine = planned.machine if planned else this_machine()
-    require_device(config.train, machine.device)
+    require_device(config, machine.device)
     ref = resolve(config.model.base, trust_remote_code=allows_code(config.model))
     base = fetch(ref, revision=config.model.revision, trust_remote_code=allows_code(config.model))
     prompter = ChatTokenizer.load(base, study.keep_template_date())

@@ -25,6 +25,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from trl import SFTTrainer
 
+from assistant_builder.child_process import memory_bytes
 from assistant_builder.errors import StudyError
 from assistant_builder.inference.padded_batch import IGNORED, LeftPadding
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -40,7 +41,7 @@ from assistant_builder.training.gpu import (
     is_paged,
     load_paged_state,
 )
-from assistant_builder.training.progress import MetricsLog, memory_bytes
+from assistant_builder.training.progress import MetricsLog
 from assistant_builder.training.sample_generations import sample_answers
 from assistant_builder.training.schedule import (
     CHECKPOINT_SECONDS,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from assistant_builder.chat.client import WorkerPool
-from assistant_builder.shelf import empty_bin
+from assistant_builder.study.admin import purge_deleted
 from assistant_builder.ui.chat.tab import ChatTab
 from assistant_builder.ui.data.tab import DataTab
 from assistant_builder.ui.evaluate.tab import EvaluateTab
@@ -32,12 +32,12 @@ from assistant_builder.ui.refresh import (
 from assistant_builder.ui.report.tab import ReportTab
 from assistant_builder.ui.server import Serving, serve_page
 from assistant_builder.ui.study_snapshot import all_trained, damaged, no_study, picker_label, study_strip
+from assistant_builder.ui.tabs import TABS, Tab, TabContent, has_study
 from assistant_builder.ui.train.tab import TrainTab
 from assistant_builder.ui.uploads import uploads_folder
 from assistant_builder.web.access import Access
 from assistant_builder.web.passwords import PasswordHash
 
-TABS = ("data", "plan", "train", "evaluate", "chat", "report", "export")
 LIST_SECONDS = 5.0
 _BRAND = """<div class="ab-brand"><svg viewBox="0 0 40 40" aria-hidden="true"><rect x="2" y="2" width="36" height="36"
 rx="9"/><path d="M11 27V13l9 9 9-9v14"/></svg><div><h1>Assistant Builder</h1><p>One dataset, two assistants: 4-bit QLoRA
@@ -65,7 +65,7 @@ def build_app(pool: WorkerPool | None = None) -> Page:
     """
     pool = pool or WorkerPool()
     uploads_folder()
-    empty_bin()
+    purge_deleted()
     with gr.Blocks(title="Assistant Builder", analytics_enabled=False, delete_cache=(3600, 86_400)) as demo:
         with gr.Row(elem_id="ab-top"):
             gr.HTML(_BRAND)
@@ -102,27 +102,24 @@ def _session(request: gr.Request) -> Any:
 
 
 class Steps:
-    """The tabs in the order in which a study goes through them, each with the way to the next.
+    """The tabs of :data:`TABS`, each with a button that leads to the next.
 
     Args:
         pool: Starts the chat's worker process.
     """
 
     def __init__(self, pool: WorkerPool) -> None:
-        makers: dict[str, Callable[[], Any]] = {
-            "data": DataTab, "plan": PlanTab, "train": TrainTab, "evaluate": EvaluateTab, "chat": lambda: ChatTab(pool),
-            "report": ReportTab, "export": ExportTab,
-        }
-        self.opened = {name: gr.Tab(name.capitalize(), id=name) for name in TABS}
-        self.tabs: dict[str, Any] = {}
+        entries = list(TABS.values())
+        self.opened = {entry.name: gr.Tab(entry.title, id=entry.name) for entry in entries}
+        self.tabs: dict[str, TabContent] = {}
         self.onward: dict[str, gr.Button] = {}
-        for name, following in zip(TABS, [*TABS[1:], ""], strict=True):
-            with self.opened[name]:
-                self.tabs[name] = makers[name]()
+        for entry, following in zip(entries, [*entries[1:], None], strict=True):
+            with self.opened[entry.name]:
+                self.tabs[entry.name] = entry.build(pool)
                 if following:
                     with gr.Row(elem_classes="ab-onward"):
-                        self.onward[following] = gr.Button(
-                            f"Next: {following.capitalize()} →", visible=False, elem_id=f"ab-to-{following}"
+                        self.onward[following.name] = gr.Button(
+                            f"Next: {following.title} →", visible=False, elem_id=f"ab-to-{following.name}"
                         )
 
     def sections(self) -> list[LiveRegion]:
@@ -154,15 +151,25 @@ class Steps:
 
 
 def ready_steps(look: StudyView) -> set[str]:
-    """The steps that can be opened: those before, and the next one once what it needs is there."""
-    if look.study is None:
-        return {"data"}
-    ready = {"data", "plan", "train"}
-    if all_trained(look.study):
-        ready |= {"evaluate", "chat", "export"}
-    if (look.study.folder / "report.html").is_file():
-        ready |= {"evaluate", "report"}
-    return ready
+    """Names of the tabs that can be opened for a study."""
+    return {tab.name for tab in TABS.values() if tab.ready(look)}
+
+
+def _is_trained(look: StudyView) -> bool:
+    return look.study is not None and all_trained(look.study)
+
+
+def _has_report(look: StudyView) -> bool:
+    return look.study is not None and (look.study.folder / "report.html").is_file()
+
+
+DATA_TAB = Tab("data", lambda pool: DataTab(), ready=lambda look: True)
+PLAN_TAB = Tab("plan", lambda pool: PlanTab(), ready=has_study)
+TRAIN_TAB = Tab("train", lambda pool: TrainTab(), ready=has_study)
+EVALUATE_TAB = Tab("evaluate", lambda pool: EvaluateTab(), ready=lambda look: _is_trained(look) or _has_report(look))
+CHAT_TAB = Tab("chat", ChatTab, ready=_is_trained)
+REPORT_TAB = Tab("report", lambda pool: ReportTab(), ready=_has_report)
+EXPORT_TAB = Tab("export", lambda pool: ExportTab(), ready=_is_trained)
 
 
 def _steps_mark(look: StudyView) -> str:

@@ -15,10 +15,10 @@ from typing import Any, Literal
 import gradio as gr
 from markupsafe import Markup, escape
 
+from assistant_builder.arms import css_rules, css_variables, label
 from assistant_builder.ui.settings_form import page_words
 
 Tone = Literal["info", "good", "warn", "bad"]
-ARM_TITLES = {"qlora": "QLoRA · 4-bit", "lora": "LoRA · 16-bit"}
 STATE_WORDS = {
     "queued": "not run yet",
     "waiting": "waiting",
@@ -40,9 +40,14 @@ def badge(state: str) -> Markup:
     return Markup('<span class="ab-badge ab-{}">{}</span>').format(state, STATE_WORDS.get(state, state))
 
 
+def assistants(count: int) -> str:
+    """All assistants of a study in a sentence: ``both assistants``."""
+    return "the assistant" if count == 1 else "both assistants" if count == 2 else "all assistants"
+
+
 def arm_chip(arm: str) -> Markup:
     """The name of an arm in its colour."""
-    return Markup('<span class="ab-chip ab-arm-{}">{}</span>').format(arm, ARM_TITLES.get(arm, arm))
+    return Markup('<span class="ab-chip ab-arm-{}">{}</span>').format(arm, label(arm))
 
 
 def callout(tone: Tone, title: str, body: str = "", remedy: str = "") -> Markup:
@@ -160,6 +165,15 @@ STYLE_SHEETS = sorted(_STYLES.glob("*.css"), key=lambda path: (path.name != "pag
 """``page.css`` holds what all tabs share and comes first, the others what one tab needs."""
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+
+
+def arm_styles() -> str:
+    """The colours of the arms as CSS: ``--arm`` holds that of the arm an element belongs to."""
+    return "\n".join([
+        f".gradio-container {{ {css_variables()} }}",
+        f".dark .gradio-container, .gradio-container.dark {{ {css_variables(dark=True)} }}",
+        css_rules(".ab-arm-ARM, .ab-pane.ab-arm-ARM, .ab-said.ab-arm-ARM { --arm: var(--arm-ARM); }"),
+    ])
 
 
 def make_theme() -> gr.themes.Base:

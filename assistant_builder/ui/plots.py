@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from assistant_builder.ui.html import ARM_TITLES, cut
+from assistant_builder.arms import ARMS
+from assistant_builder.ui.html import cut
 from assistant_builder.ui.study_snapshot import ArmSnapshot
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-ARM_COLORS = {"qlora": "#0d9488", "lora": "#d97706"}
-"""Told apart by every common kind of colour vision; the style sheet has the same two."""
 MOST_POINTS = 600
 GREY = "#7b8494"
 LAYOUT: dict[str, Any] = {
@@ -33,7 +32,7 @@ AXIS: dict[str, Any] = {
 
 
 def loss_figure(arms: Mapping[str, ArmSnapshot]) -> Figure:
-    """Training and validation loss of both arms over the optimizer steps, in nats per answer token.
+    """Training and validation loss of all arms over the optimizer steps, in nats per answer token.
 
     Args:
         arms: Arm → its training so far.
@@ -44,7 +43,7 @@ def loss_figure(arms: Mapping[str, ArmSnapshot]) -> Figure:
     for arm, seen in arms.items():
         points = thin(latest_by_step(seen.points))
         checks = latest_by_step(seen.validations)
-        title, color = ARM_TITLES[arm], ARM_COLORS[arm]
+        title, color = ARMS[arm].label, ARMS[arm].color
         if points:
             figure.add_scatter(
                 x=[point["step"] for point in points], y=[point["loss"] for point in points],

@@ -38,7 +38,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from assistant_builder.ui import refresh, uploads
-from assistant_builder.ui.html import STYLE_SHEETS, make_theme
+from assistant_builder.ui.html import STYLE_SHEETS, arm_styles, make_theme
 from assistant_builder.ui.refresh import Page
 from assistant_builder.ui.uploads import uploads_folder
 from assistant_builder.web.access import Access, AllowedHosts, listen
@@ -280,7 +280,8 @@ def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
     outer.add_route(refresh.PATH, refresh.pulse_route(page.sections), methods=["GET"])
     gr.mount_gradio_app(
         outer, demo.queue(default_concurrency_limit=_QUEUE_LIMIT), path="/", server_name=access.host,
-        server_port=access.port, theme=make_theme(), css_paths=STYLE_SHEETS, footer_links=[], show_error=False,
+        server_port=access.port, theme=make_theme(), css=arm_styles(), css_paths=STYLE_SHEETS, footer_links=[],
+        show_error=False,
         js=_LOG_IN_AGAIN if login is not None else None, auth_dependency=user_of if login is not None else None,
         max_file_size=access.limits.file_bytes, allowed_paths=[], blocked_paths=[], ssr_mode=False,
         enable_monitoring=False, run_history=False, mcp_server=False, pwa=False,

@@ -14,14 +14,14 @@ import re
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 import gradio as gr
 from gradio.components import Component
 from pydantic.fields import FieldInfo
 
-from assistant_builder.config import PRESET_WORDS, PRESETS, NameOf, StudyConfig, option_fields, parse_config
+from assistant_builder.config import PRESET_LABELS, PRESETS, NameOf, StudyConfig, option_fields, parse_config
 
 Kind = Literal["integer", "number", "text", "flag", "choice", "choices", "list", "mapping"]
 
@@ -117,6 +117,9 @@ def _kind(annotation: Any) -> tuple[Kind, tuple[str, ...], bool]:
         inner = [argument for argument in arguments if argument is not type(None)]
         kind, choices, _ = _kind(inner[0])
         return kind, choices, True
+    if origin is Annotated:
+        name_of = next((item for item in arguments[1:] if isinstance(item, NameOf)), None)
+        return _kind(arguments[0]) if name_of is None else ("choice", name_of.choices(), False)
     if origin is Literal:
         return "choice", tuple(str(choice) for choice in arguments), False
     if origin is list:
@@ -189,7 +192,7 @@ def step_of(option: Option) -> float:
 
 def preset_label(name: str) -> str:
     """A preset and what it is for: ``Quick look: does it work at all?``."""
-    title, purpose = PRESET_WORDS[name]
+    title, purpose = PRESET_LABELS[name]
     return f"{title}: {purpose}"
 
 
@@ -306,7 +309,7 @@ _VALUE = r"""=(?:'[^']*'|[^\s,;:)'"]+)"""
 _SETTING = re.compile(rf"(?:--set )?({_KEY})({_VALUE})?")
 _LISTED = re.compile(rf"--set {_KEY}{_VALUE}(?: --set {_KEY}{_VALUE})+")
 _PHRASES = (
-    (re.compile(r"carry on with 'assistant-builder run [^']*'"), "open that study at the top of the page"),
+    (re.compile(r"resume it with 'assistant-builder run [^']*'"), "open that study at the top of the page"),
     (re.compile(r"(?:[Rr]un the study|[Rr]un it) again with --redo"),
      "tick “Replace results” on the Train tab and press the button there"),
     (re.compile(r"pass --redo to run"), "tick “Replace results” on the Train tab to run"),

@@ -16,20 +16,19 @@ from typing import Any
 
 from markupsafe import Markup
 
+from assistant_builder.arms import CELLS, label, plain_order
 from assistant_builder.atomic_io import read_json, read_jsonl
-from assistant_builder.config import CELLS, StudyConfig
+from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.steps import STEPS, Progress, StepRecord, split_run, with_parts
 from assistant_builder.study import Study
+from assistant_builder.study.steps import STEPS, Progress, StepRecord, insert_shards, split_run
 from assistant_builder.ui.html import STATE_WORDS, badge, bar, empty, error_callout, join
 from evals.report.format import duration
-
-SHOWN_ARMS = ("qlora", "lora")
 
 
 def shown_arms(config: StudyConfig) -> tuple[str, ...]:
     """The arms that a study trains, in the order in which the page shows them."""
-    return tuple(arm for arm in SHOWN_ARMS if arm in config.arms)
+    return plain_order(config.arms)
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def take_snapshot(study: Study) -> Snapshot:
             cell: read_json(path) for cell in CELLS if (path := study.cell_folder(cell) / "scores.json").exists()
         },
         report=study_report(study),
-        behind=tuple(study.behind),
+        behind=tuple(study.queued_behind),
         dashboard=study.dashboard,
     )
 
@@ -158,7 +157,7 @@ def _arm(study: Study, arm: str) -> ArmSnapshot:
 
 def samples_stamp(study: Study) -> str:
     """A text that changes whenever a sample answer comes or goes."""
-    paths = [study.arm_folder(arm) / "metrics.jsonl" for arm in SHOWN_ARMS]
+    paths = [study.arm_folder(arm) / "metrics.jsonl" for arm in shown_arms(study.config)]
     asked = [[event for event in _events(str(path), stamp([path])) if event["event"] == "sample"] for path in paths]
     return ".".join(f"{len(events)}@{events[-1]['step'] if events else 0}" for events in asked)
 
@@ -198,12 +197,12 @@ def study_stamp(study: Study) -> str:
     """A text that changes whenever what :func:`take_snapshot` reads does, dead processes included."""
     paths = [study.folder / "study.yaml", study.folder / "run.json", study.folder / "report.json"]
     try:
-        steps = with_parts(study.steps, study.parts)
+        steps = insert_shards(study.steps, study.shards)
     except AssistantBuilderError:  # the settings are damaged
         steps = STEPS
     for step in steps:
         paths += [study.status_file(step), study.step_folder(step) / f"{step}.progress.json"]
-    paths += [study.arm_folder(arm) / name for arm in SHOWN_ARMS for name in ("metrics.jsonl", "summary.json")]
+    paths += [study.arm_folder(arm) / name for arm in study.config.arms for name in ("metrics.jsonl", "summary.json")]
     paths += [study.cell_folder(cell) / "scores.json" for cell in CELLS]
     return f"{study.name}:{state_of(study)}:{stamp(paths)}"
 
@@ -212,7 +211,7 @@ def state_of(study: Study) -> str:
     """The study's state; ``waiting`` where its run waits for its turn, ``damaged`` where its files cannot be read."""
     try:
         state = study.state
-        return "waiting" if state == "queued" and study.behind else state
+        return "waiting" if state == "queued" and study.queued_behind else state
     except (AssistantBuilderError, KeyError, TypeError, OSError):
         return "damaged"
 
@@ -237,7 +236,6 @@ def log_tail(study: Study, step: str, lines: int = 30) -> str:
 
 
 _TITLES = {"data": "Check and split", "data-embed": "Find leaks", "evaluate": "Evaluate", "report": "Report"}
-_ARM_TITLES = {"lora": "Train LoRA · 16-bit", "qlora": "Train QLoRA · 4-bit"}
 _MARKS = {"queued": "○", "running": "●", "succeeded": "✓", "failed": "✕", "cancelled": "■", "lost": "!"}
 
 
@@ -248,7 +246,7 @@ def step_title(step: str) -> str:
     if step.startswith("score-"):
         return f"Score cells · part {step.removeprefix('score-')}"
     arm, seed = split_run(step.removeprefix("train-"))
-    return _ARM_TITLES[arm] + (f" · seed {seed}" if seed > 1 else "")
+    return f"Train {label(arm)}" + (f" · seed {seed}" if seed > 1 else "")
 
 
 def picker_label(name: str, state: str) -> str:

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.arms import ARMS, CELLS, TWINS, headline_arms
 from assistant_builder.atomic_io import read_json, write_json, write_text
-from assistant_builder.config import ARMS
 from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study
 from evals.metrics import METRICS
 from evals.report import contrasts as comparing
 from evals.report.contrasts import attribution, identities, not_compared, verdict_alone
-from evals.report.glossary import CELL_TEXTS, CONTEXT, baseline_text
+from evals.report.glossary import CONTEXT, baseline_text
 from evals.report.items import declining, flips, item_rows
-from evals.report.load import TUNED, UNTUNED, Cell, figure, metrics_of, read_baselines, read_cells, tuned_cells
+from evals.report.load import Cell, figure, metrics_of, read_baselines, read_cells, served_cells, tuned_cells
 from evals.report.other_results import beats_untuned, judged, reliability, task_records, votes
 from evals.report.render import render_html, render_markdown
 from evals.report.stability import fidelity, noise_floor, seeds, worst_items
@@ -49,7 +49,7 @@ def build_report(study: Study) -> dict[str, Any]:
         "study": study.name,
         "primary_metric": primary,
         "verdict": comparing.verdict(judged_row, config.eval.margin) if judged_row is not None
-        else verdict_alone(study, _lead_row(rows, tuned, primary), len(usable[primary])),
+        else verdict_alone(study, _lead_row(rows, config.arms, primary), len(usable[primary])),
         "cells": {name: _cell_record(cell, usable) for name, cell in cells.items()},
         "baselines": {name: _cell_record(cell, usable) for name, cell in baselines.items()},
         "contrasts": rows,
@@ -62,12 +62,12 @@ def build_report(study: Study) -> dict[str, Any]:
         "items": items,
         "steps": _steps(study),
         "provenance": _provenance(study),
-        # both arms are what every report was about before there was a choice
-        "config": config.model_dump(mode="json", exclude={"arms"} if config.arms == list(ARMS) else None),
+        # the twins are what every report was about before there was a choice
+        "config": config.model_dump(mode="json", exclude={"arms"} if config.arms == list(TWINS) else None),
         "context": list(CONTEXT),
     }
     if not config.compares:
-        report["not_compared"] = not_compared(config.arms[0])
+        report["not_compared"] = not_compared(config.arms)
     report["attribution"] = attribution(rows, report["cells"], primary)
     report["exports"] = exports(compared, report["cells"], report["resources"], primary, config.eval.margin)
     report["beats_untuned"] = beats_untuned(rows, {**report["cells"], **report["baselines"]})
@@ -99,9 +99,10 @@ def write_report(study: Study) -> Path:
     return path
 
 
-def _lead_row(rows: list[dict[str, Any]], tuned: Sequence[str], primary: str) -> dict[str, Any] | None:
-    """The contrast of a lone arm's assistant with the untuned base on the primary metric."""
-    name = next(f"{TUNED[arm]}-{UNTUNED[arm]}" for arm in TUNED if TUNED[arm] in tuned)
+def _lead_row(rows: list[dict[str, Any]], arms: Sequence[str], primary: str) -> dict[str, Any] | None:
+    """The contrast of the first arm's assistant with the untuned base on the primary metric."""
+    arm = ARMS[headline_arms(arms)[0]]
+    name = f"{arm.cell}-{arm.untuned_cell}"
     return next((row for row in rows if (row["name"], row["metric"]) == (name, primary)), None)
 
 
@@ -135,7 +136,7 @@ def _beside(study: Study, cells: dict[str, Cell], items: list[str]) -> dict[str,
         "fidelity": fidelity(study),
         "worst": worst_items(study, cells),
         "tasks": task_records(study, cells),
-        "reliability": reliability(cells),
+        "reliability": reliability(cells, served_cells(study.config.arms)),
         "seeds": seeds(study, cells, items),
         "judge": judged(study, cells),
         "votes": votes(study),
@@ -148,7 +149,7 @@ def _cell_record(cell: Cell, usable: dict[str, list[str]]) -> dict[str, Any]:
     figures = {metric: figure(cell, metric, items) for metric, items in usable.items() if cell.has(metric)}
     loss = figures.get("nll_per_token")
     kept = ("base", "adapter", "base_bytes", "compute_dtype", "batch_size", "seconds")
-    text = CELL_TEXTS.get(cell.name) or baseline_text(cell.name, cell.scores.get("base"))
+    text = CELLS.get(cell.name) or baseline_text(cell.name, cell.scores.get("base"))
     return {
         "items": len(cell.samples),
         "tokens": sum(sample["tokens"] for sample in cell.samples),

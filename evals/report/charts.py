@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from assistant_builder.arms import CELLS
 from evals.metrics import metric_of
 from evals.report import format as report_format
 from evals.report.format import count, difference, interval, number, percent, plain, plural, shown
@@ -164,9 +165,6 @@ def bars(rows: Sequence[tuple[str, dict[str, float | None], dict[str, str], str]
     return drawn
 
 
-_ARMS = {"L16": "lora", "Q4": "qlora"}
-
-
 def contrast_panel(rows: Sequence[dict[str, Any]], margin: float | None) -> dict[str, Any] | None:
     """Differences between cells on the metric of the verdict, each with the margin drawn in; ``None`` without any.
 
@@ -226,6 +224,7 @@ def waterfall(attribution: Mapping[str, Any] | None, labels: Mapping[str, str]) 
         at = [scale(value * how.factor) for value in (start if place else end, end, low, high)]
         rows.append({
             "kind": step["kind"], "name": step["key"].replace("-", " − "),
+            "arm": CELLS[step["key"]].adapter if is_level else None,
             "label": labels[step["key"]] if is_level else report_format.capitalised(step["label"]),
             "from_": at[0], "end": at[1], "low": min(at[2:]), "high": max(at[2:]), "harm": at[1] > at[0],
             "text": number(end, metric) if is_level else difference(step["delta"], metric, step),
@@ -250,7 +249,7 @@ def reliability_chart(reliability: Mapping[str, Any] | None) -> dict[str, Any] |
                     f"{percent(one['correct'])} right",
         } for one in bins]
         if points:
-            lines.append({"arm": _ARMS[name], "name": name, "points": points, "ece": f"{cell['ece']:.3f}",
+            lines.append({"arm": CELLS[name].adapter, "name": name, "points": points, "ece": f"{cell['ece']:.3f}",
                           "brier": f"{cell['brier']:.3f}", "n": count(cell["n"])})
     marks = (0, 0.25, 0.5, 0.75, 1)
     return None if not lines else {
@@ -265,7 +264,7 @@ def seed_dots(seeds: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     metric = seeds["metric"]
     how = shown(metric)
-    arms = {cell: arm for cell, arm in _ARMS.items() if cell in seeds["runs"][0]}
+    arms = {cell: CELLS[cell].adapter for cell in seeds["runs"][0] if cell in CELLS}
     values = [run[cell] * how.factor for run in seeds["runs"] for cell in arms]
     pad = 0.12 * (max(values) - min(values)) or 10.0 ** -how.decimals
     scale = Scale(min(values) - pad, max(values) + pad, metric_of(metric).higher_is_better)

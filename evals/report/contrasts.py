@@ -4,7 +4,7 @@ The arithmetic is that of ``evals.compare``; this module says which cells, items
 
 Where the difference between the two assistants comes from, and proof that the parts add up to the whole.
 
-The report of a study that trains one arm: what was not compared, and what to do to have it compared.
+The report of a study that does not train both twins: what was not compared, and what to do to have it compared.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from assistant_builder.config import ARMS, Arm, EvalConfig
+from assistant_builder.arms import ARMS, CELLS, LORA, QLORA, TWINS, further_arms, named
+from assistant_builder.config import EvalConfig
 from assistant_builder.planning.memory_check import where_both_fit
 from assistant_builder.study import Study
 from evals.compare import Comparison, holm, paired_comparison
 from evals.metrics import metric_of
 from evals.report.format import decimals, interval, shown, signed
-from evals.report.glossary import CELL_TEXTS
 from evals.report.load import BASELINE, CANDIDATE, Cell
 
 
@@ -59,15 +59,30 @@ PAIRS = (
     Contrast("L16", "retrieval", "16-bit LoRA against the untuned base shown three retrieved pairs"),
     Contrast("Q4", "retrieval", "QLoRA against the untuned base shown three retrieved pairs"),
 )
-"""The contrasts of a report, the headline first; those whose cells are both scored are shown."""
+"""The contrasts of the twins, the headline first; those whose cells are both scored are shown."""
 HEADLINE = PAIRS[0].name
+
+
+def all_pairs() -> tuple[Contrast, ...]:
+    """The contrasts of a report: those of the twins, then those of the further arms."""
+    found = list(PAIRS)
+    for arm in map(ARMS.__getitem__, further_arms(ARMS)):
+        found += [Contrast(arm.cell, twin.cell, f"{arm.short} as served, against {twin.short}") for twin in (LORA, QLORA)]
+        found += [
+            Contrast(arm.merged_cell, arm.cell, f"merging the adapter of {arm.short} into its dequantized base for export"),
+            Contrast(arm.cell, arm.untuned_cell, f"what tuning changed, {arm.short}"),
+            Contrast(arm.cell, "copy", f"{arm.short} against copying the answer of the nearest training question"),
+            Contrast(arm.cell, "retrieval", f"{arm.short} against the untuned base shown three retrieved pairs"),
+        ]
+    return tuple(found)
+
 
 Comparisons = dict[tuple[str, str], Comparison]
 """By name of the pair and metric."""
 
 
 def comparisons(cells: Mapping[str, Cell], usable: Mapping[str, list[str]], config: EvalConfig) -> Comparisons:
-    """Compare every pair of ``PAIRS`` on every metric that both cells have.
+    """Compare every pair of :func:`all_pairs` on every metric that both cells have.
 
     Args:
         cells: The scored cells, the untuned baselines among them.
@@ -75,12 +90,12 @@ def comparisons(cells: Mapping[str, Cell], usable: Mapping[str, list[str]], conf
         config: Primary metric, margin, seed and resamples.
 
     Returns:
-        In the order of ``PAIRS``, and of ``usable`` within a pair. The verdict of each is by the study's margin where
+        In the order of the pairs, and of ``usable`` within a pair. The verdict of each is by the study's margin where
         the metric is the primary one.
     """
     return {
         (pair.name, metric): compare(cells[pair.baseline], cells[pair.candidate], metric, items, config)
-        for pair in PAIRS if {pair.candidate, pair.baseline} <= cells.keys()
+        for pair in all_pairs() if {pair.candidate, pair.baseline} <= cells.keys()
         for metric, items in usable.items() if cells[pair.candidate].has(metric) and cells[pair.baseline].has(metric)
     }
 
@@ -98,7 +113,7 @@ def contrasts(compared: Comparisons, primary: str) -> list[dict[str, Any]]:
         record of the primary metric carries the verdict.
     """
     rows = []
-    for pair in PAIRS:
+    for pair in all_pairs():
         family = [_record(pair, metric, result) for (name, metric), result in compared.items() if name == pair.name]
         adjusted = holm([row["p_value"] for row in family])
         rows += [{**row, "p_value_holm": float(value)} for row, value in zip(family, adjusted, strict=True)]
@@ -226,7 +241,7 @@ def attribution(
         for name, label in _PARTS
     ]
     first, last = (
-        {"key": cell, "kind": "level", "label": CELL_TEXTS[cell].label, "value": cells[cell]["metrics"][primary]}
+        {"key": cell, "kind": "level", "label": CELLS[cell].label, "value": cells[cell]["metrics"][primary]}
         for cell in (BASELINE, CANDIDATE)
     )
     return {"metric": primary, "steps": [first, *steps, last], "sentence": _sentence(of, primary)}
@@ -250,17 +265,16 @@ def _weight(row: Mapping[str, Any]) -> str:
     return ": a clear gain" if clearly_better(row) else ": not clearly different from nothing"
 
 
-ARM_NAMES: dict[Arm, str] = {"lora": "16-bit LoRA", "qlora": "QLoRA"}
-_MISSING: dict[Arm, str] = {"lora": "its 16-bit twin", "qlora": "QLoRA on the same data"}
-_NOT_COMPARED: dict[Arm, tuple[str, ...]] = {
-    "lora": (
+_MISSING = {LORA.name: "its 16-bit twin", QLORA.name: "QLoRA on the same data"}
+_NOT_COMPARED: dict[str, tuple[str, ...]] = {
+    LORA.name: (
         "What 4-bit cost: QLoRA against 16-bit LoRA trained on the same pairs, in quality, answer by answer.",
         "How far storing the base in 4 bits moves the predictions: the untuned 16-bit base was not loaded either.",
         "Where a loss would come from, storing the base or training on it.",
         "QLoRA's adapter on the 16-bit base, or merged into a 16-bit model.",
         "What a judge, or people voting blind, would prefer.",
     ),
-    "qlora": (
+    QLORA.name: (
         "What 4-bit would cost: QLoRA trained on the same pairs, in quality, answer by answer.",
         "What a judge, or people voting blind, would prefer.",
     ),
@@ -272,7 +286,7 @@ def verdict_alone(study: Study, row: Mapping[str, Any] | None, items: int) -> di
     """The verdict where there is nothing to compare with.
 
     Args:
-        study: A study that trains one arm.
+        study: A study that does not train both twins.
         row: The contrast of its assistant with the untuned base on the primary metric; None: that is not scored.
         items: Items that the primary metric is figured on.
 
@@ -282,42 +296,42 @@ def verdict_alone(study: Study, row: Mapping[str, Any] | None, items: int) -> di
     """
     config = study.config
     metric = config.eval.primary_metric
-    (arm,) = config.arms
-    missing = _missing(arm)
+    missing = _missing(config.arms)
+    lacks = _MISSING[missing[0]] if len(missing) == 1 else named(TWINS)
     return {
         "outcome": "inconclusive", "metric": metric, "margin": config.eval.margin, "delta": None, "ci": [None, None],
         "p_value": None, "n": items, "n_clusters": row["n_clusters"] if row else None, "contrast": None,
         "higher_is_better": metric_of(metric).higher_is_better, "within_margin_but_worse": False, "warnings": [],
         "perplexity_change": None,
-        "reason": f"This study trains {ARM_NAMES[arm]} alone: without {_MISSING[missing]} it cannot say what 4-bit "
-                  f"{'cost' if arm == 'qlora' else 'would cost'}.",
-        "action": _action(study, missing),
+        "reason": f"This study trains {named(config.arms)} alone: without {lacks} it cannot say what 4-bit "
+                  f"{'would cost' if QLORA.name in missing else 'cost'}.",
+        "action": _action(study, lacks),
     }
 
 
-def not_compared(arm: Arm) -> list[str]:
-    """What the study of one arm leaves open, one sentence each."""
-    return list(_NOT_COMPARED[_missing(arm)])
+def not_compared(arms: Sequence[str]) -> list[str]:
+    """What a study that does not train both twins leaves open, one sentence each."""
+    return list(dict.fromkeys(line for arm in _missing(arms) for line in _NOT_COMPARED[arm]))
 
 
-def _missing(arm: Arm) -> Arm:
-    """The arm that a study of ``arm`` alone would be compared with."""
-    return "lora" if arm == "qlora" else "qlora"
+def _missing(arms: Sequence[str]) -> tuple[str, ...]:
+    """The twins that a study does not train."""
+    return tuple(arm for arm in TWINS if arm not in arms)
 
 
-def _action(study: Study, missing: Arm) -> str:
-    """How to add the missing arm, and where it fits."""
+def _action(study: Study, lacks: str) -> str:
+    """How to add what the comparison lacks, and where it fits."""
     config = study.config
-    (arm,) = config.arms
     together = config.train.early_stopping
-    command = f"'assistant-builder run {study.name} --set arms={','.join(ARMS)}{' --redo' if together else ''}'"
+    wanted = [arm for arm in ARMS if arm in (*TWINS, *config.arms)]
+    command = f"'assistant-builder run {study.name} --set arms={','.join(wanted)}{' --redo' if together else ''}'"
     kept = ("Both are trained then, because with early stop they end at the same step." if together else
-            f"{ARM_NAMES[arm]} as it is trained here is kept.")
+            f"{named(config.arms)} as it is trained here is kept.")
     place = where_both_fit(study)
     if place == "here":
-        return f"Add {_MISSING[missing]}, which fits this machine: {command}. {kept}"
+        return f"Add {lacks}, which fits this machine: {command}. {kept}"
     if place:
-        return (f"Add {_MISSING[missing]} on a machine that holds both, such as one with one {place}: copy the study's "
+        return (f"Add {lacks} on a machine that holds both, such as one with one {place}: copy the study's "
                 f"folder there and run {command}. {kept}")
-    return (f"Add {_MISSING[missing]} on a machine whose GPUs hold it together (executor.spread=fsdp): copy the "
+    return (f"Add {lacks} on a machine whose GPUs hold it together (executor.spread=fsdp): copy the "
             f"study's folder there and run {command}. {kept}")

@@ -74,6 +74,12 @@ def signed(value: float, decimals: int) -> str:
     return text.replace("-", "\N{MINUS SIGN}") if value < 0 else f"+{text}"
 
 
+def export_description(row: Mapping[str, Any]) -> str:
+    """What an entry of ``report["exports"]`` is, and the export formats that write it."""
+    formats = row.get("formats")  # reports of version 0.1 have none
+    return f"{row['how']} Export it with --format {' or '.join(formats)}." if formats else str(row["how"])
+
+
 def number(value: float | None, metric: str) -> str:
     """A cell's figure as the page shows it."""
     if value is None:

@@ -13,20 +13,6 @@ class CellText:
     about: str
 
 
-CELL_TEXTS: dict[str, CellText] = {
-    "B16": CellText("Untuned, 16-bit", "the base model in float16, before any training"),
-    "B4": CellText("Untuned, 4-bit", "the base model stored in 4 bits, before any training"),
-    "L16": CellText("LoRA, 16-bit", "the baseline: adapter trained on the float16 base, answering on it"),
-    "Q4": CellText("QLoRA, 4-bit", "QLoRA as served: adapter trained on the 4-bit base, answering on it"),
-    "L4": CellText("LoRA adapter, 4-bit base", "the 16-bit-trained adapter put on the 4-bit base"),
-    "Q16": CellText("QLoRA adapter, 16-bit base", "QLoRA's adapter moved to the full base, as most tools export it"),
-    "QD": CellText("QLoRA export", "QLoRA's adapter merged into its own base, widened back to 16 bits"),
-    "QR": CellText("QLoRA export, requantized", "that export quantized to 4 bits again"),
-    "LM": CellText("LoRA export", "the 16-bit adapter merged into the float16 base"),
-    "LR": CellText("LoRA export, quantized", "tuned in 16-bit, merged, quantized to 4 bits afterwards: QLoRA's rival "
-                   "at the same serving memory"),
-}
-
 BASELINE_TEXTS: dict[str, CellText] = {
     "copy": CellText("Copied answer", "no model: the answer of the training question nearest to the one asked"),
     "retrieval": CellText("Untuned, with examples", "the untuned float16 base, shown the three nearest training pairs "

@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from assistant_builder.arms import ARMS, LORA, TWINS
 from evals.report.format import number
 from evals.report.load import BASELINE, CANDIDATE, Cell
 
@@ -273,15 +274,16 @@ def _item(row: Mapping[str, Any]) -> dict[str, Any]:
     runs: dict[str, Runs] = {}
     if BASELINE in answers and CANDIDATE in answers:
         runs = dict(zip((BASELINE, CANDIDATE), marked(cut(answers[BASELINE]), cut(answers[CANDIDATE])), strict=True))
-    elif alone:
-        runs = {name: [(cut(answers[name]), False)] for name in (BASELINE, CANDIDATE) if answers.get(name)}
+    further = [arm.cell for arm in ARMS.values() if alone or arm.name not in TWINS]
+    runs |= {name: [(cut(answers[name]), False)] for name in further if answers.get(name)}
     sides = [
         {"arm": arm, "label": label, "runs": runs.get(name), "loss": _loss(row, name),
          "exact": row["metrics"].get(name, {}).get("exact_match") == 1, "declined": row["declined"].get(name, False)}
-        for arm, name, label in (("lora", BASELINE, "LoRA, 16-bit"), ("qlora", CANDIDATE, "QLoRA, 4-bit"))
-        if not alone or name in row["nll"]
+        for arm, name, label in ((arm.name, arm.cell, arm.label) for arm in ARMS.values())
+        if name in row["nll"] or (not alone and arm in TWINS)
     ]
-    untuned = next((name for name in ("B16", "B4") if name in answers), "") if alone else "B16"
+    bases = [arm.untuned_cell for arm in ARMS.values()]
+    untuned = next((name for name in bases if name in answers), "") if alone else LORA.untuned_cell
     return {
         "row": row["row"], "turn": row["turn"], "cluster": row["cluster"], "answerable": row["answerable"],
         "question": cut(row["question"]), "reference": cut(row["reference"]), "sides": sides,

@@ -3,46 +3,51 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.arms import ARMS, CELLS, LORA, QLORA, TWINS, Arm, headline_arms
 from assistant_builder.atomic_io import read_json, read_jsonl
-from assistant_builder.config import ARMS, Arm
 from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study
 from evals.metrics import metric_of, score_stored
-from evals.report.glossary import BASELINE_TEXTS, CELL_TEXTS
+from evals.report.glossary import BASELINE_TEXTS
 
-BASELINE, CANDIDATE = "L16", "Q4"
+BASELINE, CANDIDATE = LORA.cell, QLORA.cell
 """The two cells of the headline: float16 LoRA, and QLoRA as served."""
-TUNED: dict[Arm, str] = {"lora": BASELINE, "qlora": CANDIDATE}
-"""The cell of each arm's assistant as it was trained."""
-UNTUNED: dict[Arm, str] = {"lora": "B16", "qlora": "B4"}
-"""The cell of what each arm's tuning started from."""
 
 
-def arms_of(report: Mapping[str, Any]) -> tuple[Arm, ...]:
-    """The arms of the study that a report is about; reports name them where it does not train both."""
-    return tuple(report["config"].get("arms", ARMS))
+def arms_of(report: Mapping[str, Any]) -> tuple[str, ...]:
+    """The arms of the study that a report is about; reports name them where these are not just the twins.
+
+    Raises:
+        ConfigError: An arm is not registered here.
+    """
+    return tuple(ARMS.find(arm).name for arm in report["config"].get("arms", TWINS))
+
+
+def lead_arm(arms: Sequence[str]) -> Arm:
+    """The arm of a study that a report is about first: QLoRA, or where nothing is compared the first one."""
+    return ARMS[headline_arms(arms)[-1]]
 
 
 def is_compared(report: Mapping[str, Any]) -> bool:
-    """Whether a report compares QLoRA with its 16-bit twin; else the study trains one arm alone."""
+    """Whether a report compares QLoRA with its 16-bit twin; else the study does not train both."""
     return report["verdict"].get("contrast", "") is not None
 
 
 def lead_pair(report: Mapping[str, Any]) -> tuple[str, str]:
     """The cells whose difference a report shows first, candidate and baseline.
 
-    QLoRA and its twin; of an arm alone its assistant and the base it started from.
+    QLoRA and its twin; where these are not compared, the first arm's assistant and the base it started from.
     """
     if is_compared(report):
         return CANDIDATE, BASELINE
-    (arm,) = arms_of(report)
-    return TUNED[arm], UNTUNED[arm]
+    arm = lead_arm(arms_of(report))
+    return arm.cell, arm.untuned_cell
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Cell:
     """The held-out items as one combination of base and adapter answered them.
 
     Attributes:
-        name: One of ``CELL_TEXTS``, or of ``BASELINE_TEXTS``.
+        name: One of ``CELLS``, or of ``BASELINE_TEXTS``.
         samples: Lines of ``samples.jsonl``, in the file's order.
         scores: ``scores.json``.
     """
@@ -89,19 +94,19 @@ def _within_bounds(score: float, metric: str) -> float:
 
 
 def read_cells(study: Study) -> dict[str, Cell]:
-    """Every scored cell that the study asks for, in the order of ``CELL_TEXTS``; scores of others may be out of date.
+    """Every scored cell that the study asks for, in the order of ``CELLS``; scores of others may be out of date.
 
     Raises:
         EvaluationError: The cells of the arms' assistants are not all there, the cells were scored on different items,
             or a cell's summary contradicts its samples.
     """
     config = study.config
-    tuned = tuned_cells(config.arms)
-    cells = _read({name: study.cell_folder(name) for name in CELL_TEXTS if name in config.cells})
-    missing = [name for name in tuned if name not in cells]
+    tuned, served = tuned_cells(config.arms), served_cells(config.arms)
+    cells = _read({name: study.cell_folder(name) for name in CELLS if name in config.cells})
+    missing = [name for name in served if name not in cells]
     if missing:
-        needed = " and ".join(reversed(tuned))
-        does = f"compares cells {needed}" if len(tuned) > 1 else f"is about cell {needed}"
+        needed = " and ".join(reversed(served))
+        does = f"compares cells {needed}" if len(served) > 1 else f"is about cell {needed}"
         raise EvaluationError(
             f"the report {does}, but {' and '.join(missing)} "
             f"{'has' if len(missing) == 1 else 'have'} not been scored",
@@ -112,9 +117,17 @@ def read_cells(study: Study) -> dict[str, Cell]:
     return cells
 
 
-def tuned_cells(arms: Sequence[Arm]) -> tuple[str, ...]:
-    """The cells of the arms' assistants; items, tokens and metrics of a report are those of the first."""
-    return tuple(TUNED[arm] for arm in arms)
+def tuned_cells(arms: Sequence[str]) -> tuple[str, ...]:
+    """The cells that the headline is about: of both twins, or of the first arm alone.
+
+    Items, tokens and metrics of a report are those of the first cell.
+    """
+    return tuple(ARMS[arm].cell for arm in headline_arms(arms))
+
+
+def served_cells(arms: Iterable[str]) -> tuple[str, ...]:
+    """The cells of all arms' assistants as served."""
+    return tuple(ARMS[arm].cell for arm in arms)
 
 
 def read_baselines(study: Study, like: Cell) -> dict[str, Cell]:

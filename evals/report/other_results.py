@@ -15,26 +15,25 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
+from assistant_builder.arms import ARMS, LORA, QLORA, Arm, further_arms, main_cells
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.chat.feedback import counted_votes, model_of, read_votes, tally, tally_sentence
 from assistant_builder.config import EvalConfig
 from assistant_builder.study import Study
 from evals.compare import SATURATED, holm, paired_comparison
 from evals.judge.pairwise import preference
-from evals.report.contrasts import HEADLINE, PAIRS, clearly_better, clearly_worse, figures_of
+from evals.report.contrasts import HEADLINE, all_pairs, clearly_better, clearly_worse, figures_of
 from evals.report.format import SIGNIFICANT, difference, interval, number, percent, plural, shown
 from evals.report.load import BASELINE, CANDIDATE, Cell
 from evals.stats.significance import sign_test
 from evals.tasks.general_knowledge import TASK as RETENTION
 
-CELLS = ("B16", "B4", BASELINE, CANDIDATE)
-"""The cells on which tasks are run."""
 _LISTED = 12
 _PREFERRED = ("acc", "acc_norm", "exact_match", "f1")
 _LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "brier_score", "mse", "ter", "wer")
@@ -43,11 +42,13 @@ _TEXTS = {
                 "training data and come with assistant-builder: what tuning makes the model forget. Guessing gives "
                 "25%."),
 }
-_MEANINGS = {pair.name: pair.meaning for pair in PAIRS}
-_TUNING = (
-    (BASELINE, "B16", "16-bit LoRA", "the untuned 16-bit base"),
-    (CANDIDATE, "B4", "QLoRA", "the untuned 4-bit base"),
-)
+
+
+def _tuned(cells: Iterable[str]) -> list[Arm]:
+    """The arms of which a task was run on the assistant and on its untuned base."""
+    known = set(cells)
+    return [arm for arm in ARMS.values() if {arm.cell, arm.untuned_cell} <= known]
+
 
 DocId = int | str
 Documents = dict[DocId, dict[str, Any]]
@@ -69,7 +70,7 @@ def task_records(study: Study, cells: Mapping[str, Cell]) -> dict[str, dict[str,
     records = {}
     for task in wanted:
         found: dict[str, Documents] = {}
-        for name in CELLS:
+        for name in main_cells(study.config.arms):
             lines = read_jsonl(study.cell_folder(name) / "tasks" / f"{task}.jsonl") if name in cells else []
             if lines:
                 found[name] = {line["doc_id"]: line for line in lines}
@@ -102,7 +103,10 @@ def _record(task: str, found: Mapping[str, Documents], config: EvalConfig) -> di
         **_base(task), "metric": metric, "items": len(ids),
         "cells": {cell: math.fsum(scores) / len(scores) for cell, scores in values.items() if scores},
     }
-    for candidate, baseline in (("L16", "B16"), ("Q4", "B4"), (CANDIDATE, BASELINE)):
+    meanings = {pair.name: pair.meaning for pair in all_pairs()}
+    further = [(ARMS[arm].cell, BASELINE) for arm in further_arms(ARMS)]
+    pairs = [*((arm.cell, arm.untuned_cell) for arm in ARMS.values()), (CANDIDATE, BASELINE), *further]
+    for candidate, baseline in pairs:
         if candidate in values and baseline in values and len(ids) > 1:
             name = f"{candidate}-{baseline}"
             result = paired_comparison(
@@ -110,7 +114,7 @@ def _record(task: str, found: Mapping[str, Documents], config: EvalConfig) -> di
                 resamples=config.bootstrap_resamples,
             )
             record["contrasts"].append({"name": name, "metric": metric, "baseline": baseline, "candidate": candidate,
-                                        "meaning": _MEANINGS[name], **figures_of(result)})
+                                        "meaning": meanings[name], **figures_of(result)})
             if set(values[baseline]) | set(values[candidate]) <= {0.0, 1.0}:
                 both = list(zip(ids, values[baseline], values[candidate], strict=True))
                 record["flips"][name] = {"lost": [doc_id for doc_id, before, after in both if before > after],
@@ -146,8 +150,8 @@ def _adjust(records: Mapping[str, dict[str, Any]]) -> None:
 def _forgotten(flips: Mapping[str, Mapping[str, list[DocId]]], found: Mapping[str, Documents]) -> list[dict[str, Any]]:
     """Documents that the untuned base got right and a tuned one gets wrong, those forgotten by both first."""
     lost_in: dict[DocId, list[str]] = {}
-    for candidate, baseline, _, _ in _TUNING:
-        name = f"{candidate}-{baseline}"
+    for arm in _tuned(found):
+        name = f"{arm.cell}-{arm.untuned_cell}"
         for doc_id in flips.get(name, {}).get("lost", []):
             lost_in.setdefault(doc_id, []).append(name)
     order = sorted(lost_in, key=lambda doc_id: (-len(lost_in[doc_id]), doc_id))
@@ -169,11 +173,11 @@ def _sentence(task: str, record: Mapping[str, Any]) -> str:
         return f"{record['label']} cannot be shown: {record['error'].rstrip('.')}."
     metric, rows = record["metric"], {row["name"]: row for row in record["contrasts"]}
     parts = []
-    for candidate, baseline, name, untuned in _TUNING:
-        row = rows.get(f"{candidate}-{baseline}")
+    for arm in _tuned(record["cells"]):
+        row = rows.get(f"{arm.cell}-{arm.untuned_cell}")
         if row:
-            parts.append(f"{name} {number(record['cells'][candidate], metric)}, {untuned} "
-                         f"{number(record['cells'][baseline], metric)} ({_difference(row, record)}): "
+            parts.append(f"{arm.short} {number(record['cells'][arm.cell], metric)}, the untuned {arm.base_label} base "
+                         f"{number(record['cells'][arm.untuned_cell], metric)} ({_difference(row, record)}): "
                          f"{_reading(row, task == RETENTION)}")
     text = "; ".join(parts)
     if HEADLINE in rows:
@@ -211,18 +215,19 @@ _FEWEST_IN_BIN = 15
 _Z95 = float(stats.norm.ppf(0.975))
 
 
-def reliability(cells: Mapping[str, Cell]) -> dict[str, Any] | None:
+def reliability(cells: Mapping[str, Cell], served: Sequence[str] = (BASELINE, CANDIDATE)) -> dict[str, Any] | None:
     """The reliability curve of each arm's assistant.
 
     Args:
         cells: The scored cells.
+        served: Names of the cells of the arms' assistants.
 
     Returns:
         ``metric``, ``correct_means``, ``about`` and by cell ``bins`` of equal counts with a Wilson interval, expected
         calibration error ``ece`` over these bins, ``brier`` score and ``n``; ``None`` where probabilities or answers
         are missing, or the items would not fill two bins.
     """
-    tuned = [name for name in (BASELINE, CANDIDATE) if name in cells]
+    tuned = [name for name in served if name in cells]
     rates = [_rate(cells[name], "exact_match") for name in tuned]
     known = [rate for rate in rates if rate is not None]
     saturated = len(known) < len(tuned) or max(known) < SATURATED or min(known) > 1 - SATURATED
@@ -328,9 +333,9 @@ def votes(study: Study) -> dict[str, Any] | None:
     if not found.counted:
         return None
     kept = counted_votes(read_votes(study), model_of(study))
-    test = sign_test(found.qlora, found.lora, found.ties + found.both_bad)
+    test = sign_test(found.candidate, found.baseline, found.ties + found.both_bad)
     record = {
-        "votes": found.counted, "qlora": found.qlora, "lora": found.lora, "ties": found.ties,
+        "votes": found.counted, QLORA.name: found.candidate, LORA.name: found.baseline, "ties": found.ties,
         "both_bad": found.both_bad, "outdated": found.outdated, "repeated": found.repeated,
         "questions": len({vote.question for vote in kept}), "share": test.share,
         "ci": None if test.share is None else [test.ci_low, test.ci_high], "p_value": test.p_value,
@@ -363,7 +368,6 @@ def _vote_sentence(record: dict[str, Any], counts: str) -> str:
             f"{percent(high)}).")
 
 
-_ARMS = (("lora", BASELINE, "16-bit LoRA"), ("qlora", CANDIDATE, "QLoRA"))
 NAMES = {"copy": "copying the answer of the nearest training question",
          "retrieval": "the untuned base model shown three retrieved pairs"}
 
@@ -384,14 +388,14 @@ def beats_untuned(
     """
     found = []
     for baseline in NAMES:
-        for arm, cell, _ in _ARMS:
-            family = [row for row in rows if row["name"] == f"{cell}-{baseline}"]
+        for arm in ARMS.values():
+            family = [row for row in rows if row["name"] == f"{arm.cell}-{baseline}"]
             if family:
                 clear = [row for row in family if row["p_value_holm"] <= SIGNIFICANT]
                 beaten = [row["metric"] for row in clear if clearly_better(row)]
                 worse = [row["metric"] for row in clear if clearly_worse(row)]
                 record = {
-                    "arm": arm, "cell": cell, "baseline": baseline, "beaten": beaten,
+                    "arm": arm.name, "cell": arm.cell, "baseline": baseline, "beaten": beaten,
                     "not_beaten": [row["metric"] for row in family if row["metric"] not in (*beaten, *worse)],
                     "worse": worse,
                 }
@@ -430,7 +434,7 @@ def _baseline_sentence(record: Mapping[str, Any], figures: Mapping[str, Mapping[
 
 
 def _arm(record: Mapping[str, Any]) -> str:
-    return next(name for _, cell, name in _ARMS if cell == record["cell"])
+    return ARMS[record["arm"]].short
 
 
 def _listed(metrics: Sequence[str], record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:

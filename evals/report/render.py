@@ -13,11 +13,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from assistant_builder.arms import ARMS, CELLS, QLORA, TWINS, css_rules, css_variables, label
 from assistant_builder.errors import EvaluationError
 from assistant_builder.redaction import escape_control_characters
 from evals.report import charts, rows_headline, rows_other
 from evals.report import format as report_format
-from evals.report.glossary import CELL_TEXTS, GLOSSARY, NOT_MEASURED
+from evals.report.glossary import GLOSSARY, NOT_MEASURED
 from evals.report.items import answer_groups
 from evals.report.load import arms_of, is_compared, lead_pair
 from evals.report.method import FORMULAS, REFERENCES, contents, subscripts
@@ -53,6 +54,19 @@ def check_version(report: Mapping[str, Any]) -> None:
         )
 
 
+def arm_styles() -> str:
+    """The colours of the arms as CSS."""
+    return "\n".join([
+        f":root {{ {css_variables()} }}",
+        f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {css_variables(dark=True)} }} }}",
+        css_rules(
+            "polyline.ARM, line.ARM { stroke: var(--arm-ARM); }", ".mark.ARM, .bar.ARM { fill: var(--arm-ARM); }",
+            ".answer.ARM { border-color: var(--arm-ARM); }",
+        ),
+        f".answer.{QLORA.name} {{ border-top-style: double; }}",
+    ])
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -61,7 +75,9 @@ def _environment() -> Environment:
     )
     sources_of = environment.loader.get_source if environment.loader else None
     style = "".join(sources_of(environment, name)[0] for name in ("style.css", "print.css")) if sources_of else ""
-    environment.globals |= {"style": Markup(style), "plural": report_format.plural, "nbsp": Markup("&nbsp;")}
+    style = f"{arm_styles()}\n{style}"
+    environment.globals |= {"style": Markup(style), "symbols": {arm.name: arm.symbol for arm in ARMS.values()},
+                            "plural": report_format.plural, "nbsp": Markup("&nbsp;")}
     environment.filters |= {"value": shown_value, "subscripts": subscripts}
     return environment
 
@@ -90,14 +106,15 @@ def page_context(report: Mapping[str, Any], *, listed: int = LISTED) -> dict[str
         "contents": groups_of_sections,
         "shown": {section["anchor"] for group in groups_of_sections for section in group["sections"]},
         "compared": is_compared(report),
-        "arm_names": {arm: name for arm, name in rows_headline.ARM_NAMES.items() if arm in arms_of(report)},
+        "arm_names": {arm: label(arm) for arm in arms_of(report)},
+        "twin_names": {arm: label(arm) for arm in TWINS},
         "missing": NOT_MEASURED,
         "flipped": [group for group in groups if group["change"] in flipped],
         "groups": [group for group in groups if group["change"] not in flipped],
         "glossary": GLOSSARY,
         "formulas": FORMULAS,
         "references": REFERENCES,
-        "cell_texts": {name: text for name, text in CELL_TEXTS.items() if name in report["cells"]},
+        "cell_texts": {name: cell for name, cell in CELLS.items() if name in report["cells"]},
         "provenance": list(flatten(report["provenance"])) if report["provenance"] else [],
         "settings": list(flatten(report["config"])),
         **_headline(report), **_beside(report), **_sources(report), **_arms(report),

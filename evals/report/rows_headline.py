@@ -14,16 +14,17 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from assistant_builder.arms import ARMS, LORA, QLORA, main_cells
+from assistant_builder.arms import label as label_of
 from assistant_builder.planning.memory_check import plan_accuracy
-from assistant_builder.steps import evaluates
+from assistant_builder.study.steps import evaluates
 from evals.metrics import METRICS, metric_of
 from evals.report import format as report_format
 from evals.report.format import count, difference, interval, number, shown, signed_percent
-from evals.report.load import BASELINE, CANDIDATE, TUNED, arms_of, is_compared, lead_pair
+from evals.report.load import BASELINE, CANDIDATE, arms_of, is_compared, lead_arm, lead_pair, served_cells
 from evals.report.verdict import harm_interval, number_of
 
 Report = Mapping[str, Any]
-ARM_NAMES = {"lora": "LoRA, 16-bit", "qlora": "QLoRA, 4-bit"}
 
 
 def resource_rows(report: Report) -> list[dict[str, Any]]:
@@ -46,10 +47,10 @@ def resource_rows(report: Report) -> list[dict[str, Any]]:
         if key == "train_seconds_all" and all(len(runs or []) < 2 for runs in values.values()):
             continue  # a single run: its time stands above
         if any(value is not None for value in values.values()):
-            lora, qlora = values.get("lora"), values.get("qlora")
+            lora, qlora = values.get(LORA.name), values.get(QLORA.name)
             rows.append({
                 "label": label, "key": key, "values": values,
-                "texts": {arm: "–" if values.get(arm) is None else say(values[arm]) for arm in ARM_NAMES},
+                "texts": {arm: "–" if values.get(arm) is None else say(values[arm]) for arm in arms_of(report)},
                 "ratio": _ratio(lora, qlora),
             })
     return rows
@@ -69,11 +70,11 @@ def graded_rows(report: Report) -> list[dict[str, str]]:
         ``quantity``, ``arm``, ``predicted``, ``measured`` and ``error``, the signed error in percent of the measured.
     """
     rows = []
-    for arm in ARM_NAMES:
+    for arm in arms_of(report):
         for grade in plan_accuracy(report["resources"].get(arm, {})):
             label, say = _GRADED[grade["quantity"]]
             rows.append({
-                "quantity": label, "arm": ARM_NAMES[arm], "predicted": say(grade["predicted"]),
+                "quantity": label, "arm": label_of(arm), "predicted": say(grade["predicted"]),
                 "measured": say(grade["measured"]), "error": signed_percent(grade["error"]),
             })
     return rows
@@ -113,16 +114,15 @@ def scored_at(report: Report) -> str | None:
 
 
 def validation_rows(report: Report) -> list[dict[str, Any]]:
-    """Validation loss of both arms at each step at which either was validated."""
+    """Validation loss of the arms at each step at which one was validated."""
     losses = {arm: {row["step"]: row["loss"] for row in curve["validation"]}
               for arm, curve in report["curves"].items()}
     steps = sorted({step for found in losses.values() for step in found})
-    return [{"step": step, **{arm: number(losses.get(arm, {}).get(step), "nll_per_token") for arm in ARM_NAMES}}
+    return [{"step": step, **{arm: number(losses.get(arm, {}).get(step), "nll_per_token") for arm in arms_of(report)}}
             for step in steps]
 
 
 HEADLINE = f"{CANDIDATE}-{BASELINE}"
-MAIN_CELLS = ("B16", "B4", BASELINE, CANDIDATE)
 NOT_COMPARED = "Not compared"
 OUTCOMES = {"no worse": "No worse", "worse": "Worse", "inconclusive": "Cannot be told"}
 
@@ -165,12 +165,12 @@ def unit_note(metric: str) -> str:
     return info.unit if info.format == "number" else ""
 
 
-def metric_table(report: Report, names: tuple[str, ...] = MAIN_CELLS) -> dict[str, Any]:
+def metric_table(report: Report) -> dict[str, Any]:
     """Cells as columns, metrics as rows, and the difference of the two leading cells with its interval.
 
     That is the headline's, or where one arm was trained what tuning changed.
     """
-    cells = [(name, report["cells"][name]) for name in names if name in report["cells"]]
+    cells = [(name, report["cells"][name]) for name in main_cells(arms_of(report)) if name in report["cells"]]
     rows = []
     for row in of_contrast(report, "-".join(lead_pair(report))):
         metric = row["metric"]
@@ -259,16 +259,16 @@ def tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
         })
     names = {"base_bytes": "Base weights as stored, QLoRA", "train_seconds": "Training time, QLoRA"}
     for line in resource_rows(report):
-        if line["key"] in names and line["values"].get("qlora") is not None:
-            found.append({"label": names[line["key"]], "value": line["texts"]["qlora"],
-                          "note": f"{line['texts']['lora']} with 16-bit LoRA ({line['ratio']})"})
+        if line["key"] in names and line["values"].get(QLORA.name) is not None:
+            found.append({"label": names[line["key"]], "value": line["texts"][QLORA.name],
+                          "note": f"{line['texts'][LORA.name]} with 16-bit LoRA ({line['ratio']})"})
     return found
 
 
 def _tiles_alone(report: Report) -> list[dict[str, str]]:
     """The figures at the top of a report on one arm, each against the untuned base where that was scored."""
-    (arm,) = arms_of(report)
-    cell = report["cells"][TUNED[arm]]
+    arm = lead_arm(arms_of(report)).name
+    cell = report["cells"][ARMS[arm].cell]
     rows = {row["metric"]: row for row in of_contrast(report, "-".join(lead_pair(report)))}
     found = []
     for metric in dict.fromkeys((report["primary_metric"], "exact_match")):
@@ -413,7 +413,7 @@ def export_table(report: Report) -> dict[str, Any] | None:
     for row in exports:
         compared = row["delta"] is not None
         rows.append({
-            "cell": row["cell"], "arm": row["arm"], "measured": row["measured"], "how": row["how"],
+            "cell": row["cell"], "arm": row["arm"], "measured": row["measured"], "how": report_format.export_description(row),
             "size": report_format.size(row["bytes"]), "figure": number(row["figure"], metric),
             "difference": difference(row["delta"], metric, row) if compared else "",
             "interval": interval(row, metric) if compared else "",
@@ -428,7 +428,7 @@ def baseline_rows(report: Report) -> list[dict[str, str]]:
     """What tuning gained over each untuned baseline on each metric."""
     rows = []
     for name, record in (report.get("baselines") or {}).items():
-        for cell in ("L16", "Q4"):
+        for cell in served_cells(arms_of(report)):
             for row in of_contrast(report, f"{cell}-{name}"):
                 metric = row["metric"]
                 rows.append({

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from assistant_builder.arms import LORA, QLORA
 from evals.metrics import metric_of
 from evals.report import format as report_format
 from evals.report.format import (
@@ -183,12 +184,12 @@ def vote_rows(report: Report) -> list[tuple[str, str]]:
     whole = votes["votes"]
     rows = [
         ("Votes", f"{count(whole)} on {plural(votes['questions'], 'question')}, sides at random, who is who hidden"),
-        ("QLoRA preferred", _share(votes["qlora"], whole)),
-        ("LoRA preferred", _share(votes["lora"], whole)),
+        ("QLoRA preferred", _share(votes[QLORA.name], whole)),
+        ("LoRA preferred", _share(votes[LORA.name], whole)),
         ("Ties", _share(votes["ties"], whole)),
         ("Both bad", _share(votes["both_bad"], whole)),
         ("Sign test", f"p = {p_value(votes['p_value'])}; ties and both bad are no part of it"),
-        ("Chose the answer on the left", _share(votes["left"], votes["qlora"] + votes["lora"])),
+        ("Chose the answer on the left", _share(votes["left"], votes[QLORA.name] + votes[LORA.name])),
         ("When", " to ".join(dict.fromkeys(votes[end][:10] for end in ("first", "last")))),
     ]
     left_out = [(votes["outdated"], "on adapters trained before"),
@@ -230,7 +231,7 @@ def worst_items(report: Report) -> list[dict[str, Any]]:
                     f"{signed(row['delta_nll_per_token'], 3)} a token",
             "divergence": "" if divergence is None else nats(divergence),
             "sides": [{"arm": arm, "label": label, "runs": run}
-                      for arm, label, run in (("lora", "LoRA, 16-bit", runs[0]), ("qlora", "QLoRA, 4-bit", runs[1]))],
+                      for arm, label, run in ((LORA.name, LORA.label, runs[0]), (QLORA.name, QLORA.label, runs[1]))],
         })
     return shown
 

@@ -1,6 +1,6 @@
 """What the report says about the data: where it came from, how it was split, and what leaked.
 
-What the two training runs left: whether they were twins, how the loss fell, what they cost in time and memory.
+What the training runs left: whether the twins were alike, how the loss fell, what they cost in time and memory.
 
 What a user can export from the study, and whether it keeps the quality that was measured.
 """
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, further_arms
 from assistant_builder.atomic_io import read_json, read_jsonl
-from assistant_builder.config import ARMS, Arm
-from assistant_builder.steps import run_of
+from assistant_builder.export_formats import formats_of_cell
 from assistant_builder.study import Study
+from assistant_builder.study.steps import run_of
 from evals.compare import Comparison, Verdict
 from evals.report.contrasts import Comparisons
-from evals.report.load import UNTUNED
 
 _COUNTED = ("exact_duplicates", "near_duplicates", "conflicts", "one_word_answers", "over_long", "answers_shared")
 _SPLIT = ("given", "cut", "seed", "counts", "turns", "hashes", "sampled_out", "units", "clusters")
@@ -115,38 +115,43 @@ def _derived(summary: Mapping[str, Any], price_per_hour: float | None) -> dict[s
 
 
 def twins(configs: dict[str, dict[str, Any]], summaries: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
-    """Compare the resolved settings of the two arms; ``None`` unless both are there.
+    """Compare the resolved settings of the twins; ``None`` unless both are there.
 
     Args:
         configs: ``config.json`` by arm.
         summaries: ``summary.json`` by arm.
 
     Returns:
-        ``matched``; ``differences`` as intended, ``unintended`` ones, each ``{"setting", "lora", "qlora"}``; ``same``,
-        setting → value; and ``work``, what both runs did.
+        ``matched``; ``differences`` as intended, ``unintended`` ones, each ``{"setting"}`` with the twins' values;
+        ``same``, setting → value; and ``work``, what both runs did.
     """
-    if set(configs) != set(ARMS):
+    if not set(TWINS) <= set(configs):
         return None
-    flat: dict[str, dict[str, Any]] = {arm: dict(flatten(configs[arm])) for arm in ARMS}
-    keys = sorted(flat["lora"].keys() | flat["qlora"].keys())
-    unequal = [_row(key, flat) for key in keys if flat["lora"].get(key) != flat["qlora"].get(key)]
+    flat: dict[str, dict[str, Any]] = {arm: dict(flatten(configs[arm])) for arm in TWINS}
+    keys = sorted(set().union(*flat.values()))
+    unequal = [_row(key, flat) for key in keys if _differs(key, flat)]
     unintended = [row for row in unequal if row["setting"] not in INTENDED]
-    if set(summaries) == set(ARMS):
-        unintended += [_row(key, summaries) for key in EQUAL_IN_TWINS
-                       if summaries["lora"].get(key) != summaries["qlora"].get(key)]
+    if set(TWINS) <= set(summaries):
+        unintended += [_row(key, summaries) for key in EQUAL_IN_TWINS if _differs(key, summaries)]
     stored = [row for row in unequal if row["setting"] == "base_storage"]
     return {
         "matched": not unintended and bool(stored),
         "differences": [row for row in unequal if row["setting"] in INTENDED],
         "unintended": unintended,
-        "same": {key: flat["lora"].get(key) for key in keys if flat["lora"].get(key) == flat["qlora"].get(key)},
+        "same": {key: flat[LORA.name].get(key) for key in keys if not _differs(key, flat)},
         "work": {arm: {key: summary.get(key) for key in (*EQUAL_IN_TWINS, "epochs", "best_step", "adapter_sha256")}
-                 for arm, summary in summaries.items()},
+                 for arm, summary in summaries.items() if arm in TWINS},
     }
 
 
+def _differs(key: str, records: dict[str, dict[str, Any]]) -> bool:
+    """Whether the twins' records differ in an entry."""
+    baseline, candidate = (records[arm].get(key) for arm in TWINS)
+    return bool(baseline != candidate)
+
+
 def _row(key: str, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return {"setting": key, **{arm: records[arm].get(key) for arm in ARMS}}
+    return {"setting": key, **{arm: records[arm].get(key) for arm in TWINS}}
 
 
 def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -193,34 +198,49 @@ class Export:
     """One way to take an assistant out of the study.
 
     Attributes:
-        cell: The cell that stands for it.
+        cell: The cell that scored it.
         arm: Whose adapter it is.
         measured: The cell whose quality the report judged.
-        adapter_apart: Whether the adapter is served beside the base, and so adds to its bytes.
+        separate_adapter: Whether the adapter is served unmerged, so that its bytes are added to the base's.
         how: What the user exports and serves.
     """
 
     cell: str
-    arm: Arm
+    arm: str
     measured: str
-    adapter_apart: bool
+    separate_adapter: bool
     how: str
 
 
 EXPORTS = (
-    Export("Q4", "qlora", "Q4", True, "QLoRA's adapter, served on the base in 4 bits as in training."),
-    Export("Q16", "qlora", "Q4", True, "QLoRA's adapter, served on the full 16-bit base."),
-    Export("QD", "qlora", "Q4", False, "QLoRA's adapter merged into the base it was trained on (4-bit weights "
+    Export(QLORA.cell, QLORA.name, QLORA.cell, True, "QLoRA's adapter, served on the base in 4 bits as in training."),
+    Export("Q16", QLORA.name, QLORA.cell, True, "QLoRA's adapter, served on the full 16-bit base."),
+    Export("QD", QLORA.name, QLORA.cell, False, "QLoRA's adapter merged into the base it was trained on (4-bit weights "
            "widened to 16 bits), served in 16 bits."),
-    Export("QR", "qlora", "Q4", False, "QLoRA's adapter merged into the base it was trained on, the result quantized "
-           "to 4 bits again for serving. The merged weights lie close to the 4-bit levels they came from, so rounding "
-           "them again can undo the merge."),
-    Export("L16", "lora", "L16", True, "LoRA's adapter, served on the 16-bit base as in training."),
-    Export("L4", "lora", "L16", True, "LoRA's adapter, served on the base in 4 bits."),
-    Export("LM", "lora", "L16", False, "LoRA's adapter merged into the 16-bit base, served in 16 bits."),
-    Export("LR", "lora", "L16", False, "LoRA's adapter merged into the 16-bit base, the result quantized to 4 bits for "
-           "serving."),
+    Export("QR", QLORA.name, QLORA.cell, False, "QLoRA's adapter merged into the base it was trained on, the result "
+           "quantized to 4 bits again for serving. The merged weights are close to the 4-bit levels they came from, so "
+           "rounding them again can undo the merge."),
+    Export(LORA.cell, LORA.name, LORA.cell, True, "LoRA's adapter, served on the 16-bit base as in training."),
+    Export("L4", LORA.name, LORA.cell, True, "LoRA's adapter, served on the base in 4 bits."),
+    Export("LM", LORA.name, LORA.cell, False, "LoRA's adapter merged into the 16-bit base, served in 16 bits."),
+    Export("LR", LORA.name, LORA.cell, False, "LoRA's adapter merged into the 16-bit base, the result quantized to 4 "
+           "bits for serving."),
 )
+
+
+def all_exports() -> tuple[Export, ...]:
+    """The exports of the twins, then those of the further arms."""
+    found = list(EXPORTS)
+    for arm in map(ARMS.__getitem__, further_arms(ARMS)):
+        found += [
+            Export(arm.cell, arm.name, arm.cell, True,
+                   f"The adapter of {arm.short}, served on its base as in training."),
+            Export(arm.merged_cell, arm.name, arm.cell, False,
+                   f"The adapter of {arm.short} merged into the base it was trained on, served in 16 bits."),
+        ]
+    return tuple(found)
+
+
 _KEEPS: dict[Verdict, str] = {"no worse": "yes", "worse": "no", "inconclusive": "cannot be told"}
 
 
@@ -228,7 +248,7 @@ def exports(
     compared: Comparisons, cells: Mapping[str, Mapping[str, Any]], summaries: Mapping[str, Mapping[str, Any]],
     primary: str, margin: float,
 ) -> list[dict[str, Any]]:
-    """Every export that was scored, beside the cell that was measured.
+    """Every export that was scored, compared with the cell that was judged.
 
     Args:
         compared: All comparisons.
@@ -240,16 +260,17 @@ def exports(
     Returns:
         Records as in the report; ``keeps`` is the verdict's own rule against the measured cell, ``lost_share`` the harm
         as a share of what tuning had gained (``None`` where that is unknown or nothing), ``bytes`` the weights as
-        served, the adapter included where it stays apart.
+        served, including an unmerged adapter, ``formats`` the export formats that write it.
     """
     found = []
-    for export in EXPORTS:
+    for export in all_exports():
         if export.cell not in cells:
             continue
         cell, result = cells[export.cell], compared.get((f"{export.cell}-{export.measured}", primary))
         own = export.cell == export.measured
         found.append({
             "cell": export.cell, "arm": export.arm, "measured": export.measured, "how": export.how,
+            "formats": [format.name for format in formats_of_cell(export.arm, export.cell)],
             "label": cell["label"], "bytes": _bytes(export, cell, summaries), "metric": primary, "margin": margin,
             "figure": cell["metrics"].get(primary),
             "delta": result.delta if result else None,
@@ -265,7 +286,7 @@ def _lost_share(
     export: Export, result: Comparison, cells: Mapping[str, Mapping[str, Any]], primary: str
 ) -> float | None:
     untuned, tuned = (cells[name]["metrics"].get(primary) if name in cells else None
-                      for name in (UNTUNED[export.arm], export.measured))
+                      for name in (ARMS[export.arm].untuned_cell, export.measured))
     if untuned is None or tuned is None:
         return None
     gained = tuned - untuned if result.higher_is_better else untuned - tuned
@@ -274,7 +295,7 @@ def _lost_share(
 
 def _bytes(export: Export, cell: Mapping[str, Any], summaries: Mapping[str, Mapping[str, Any]]) -> int | None:
     base = cell.get("base_bytes")
-    if base is None or not export.adapter_apart:
+    if base is None or not export.separate_adapter:
         return base
     adapter = summaries.get(export.arm, {}).get("adapter_bytes")
     return None if adapter is None else base + adapter

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from assistant_builder.arms import ARMS, CELLS, headline_arms
 from evals.report.format import (
     SIGNIFICANT,
     decimals,
@@ -17,10 +18,8 @@ from evals.report.format import (
     shown,
     signed_percent,
 )
-from evals.report.load import BASELINE, CANDIDATE, UNTUNED, arms_of, is_compared, tuned_cells
+from evals.report.load import BASELINE, CANDIDATE, arms_of, served_cells, tuned_cells
 from evals.report.other_results import NAMES
-
-_NAMES = {BASELINE: "16-bit LoRA", CANDIDATE: "QLoRA"}
 
 
 def audience(rows: list[dict[str, Any]], verdict: Mapping[str, Any]) -> str:
@@ -136,14 +135,19 @@ def number_of(perplexity: float) -> str:
     return f"{perplexity:.2f}" if perplexity < 100 else f"{perplexity:,.0f}"
 
 
+def _short(cell: str) -> str:
+    """What sentences call the assistant of a cell."""
+    return ARMS[CELLS[cell].adapter or ""].short
+
+
 def _right_answers(report: Mapping[str, Any]) -> list[str]:
-    cells, tuned = report["cells"], tuned_cells(arms_of(report))
+    cells, tuned = report["cells"], served_cells(arms_of(report))
     share = {name: cell["metrics"].get("exact_match") for name, cell in cells.items()}
     if any(share.get(name) is None for name in tuned):
         return ["Whether whole answers are right was not scored."]
     total = next((row["n"] for row in report["contrasts"] if row["metric"] == "exact_match"), len(report["items"]))
-    text = "Exactly right answers: " + ", ".join(f"{_NAMES[name]} {_of(share[name], total)}" for name in tuned)
-    untuned = UNTUNED[arms_of(report)[0]]
+    text = "Exactly right answers: " + ", ".join(f"{_short(name)} {_of(share[name], total)}" for name in tuned)
+    untuned = ARMS[headline_arms(arms_of(report))[0]].untuned_cell
     if share.get(untuned) is not None:
         text += f", the untuned base {_of(share[untuned], total)}"
     flips = report["flips"]
@@ -159,7 +163,7 @@ def _declining(report: Mapping[str, Any]) -> list[str]:
         return []
     if len(tuned) == 1:
         found = cells[tuned[0]]
-        return [f"Of {plural(found['unanswerable_items'], 'question')} that should be declined, {_NAMES[tuned[0]]} "
+        return [f"Of {plural(found['unanswerable_items'], 'question')} that should be declined, {_short(tuned[0])} "
                 f"declined {found['declined']:,}; of the {found['answerable_items']:,} that should be answered, it "
                 f"declined {found['false_declines']:,}."]
     lora, qlora = cells[BASELINE], cells[CANDIDATE]
@@ -174,7 +178,9 @@ def _untuned(report: Mapping[str, Any]) -> list[str]:
     if not found or any(record["not_beaten"] or record["worse"] for record in found):
         return []
     rivals = " and ".join(NAMES[name] for name in dict.fromkeys(record["baseline"] for record in found))
-    who = "Both assistants clearly beat" if is_compared(report) else "The assistant clearly beats"
+    several = len(arms_of(report))
+    who = ("The assistant clearly beats" if several == 1 else "Both assistants clearly beat" if several == 2 else
+           "All assistants clearly beat")
     return [f"{who} {rivals} by every measure."]
 
 
@@ -188,7 +194,7 @@ def _of(share: float, total: int) -> str:
 
 def _tuning(report: Mapping[str, Any]) -> list[str]:
     cells, lines = report["cells"], []
-    for tuned, untuned, name in ((BASELINE, "B16", "16-bit LoRA"), (CANDIDATE, "B4", "QLoRA")):
+    for tuned, untuned, name in ((arm.cell, arm.untuned_cell, arm.short) for arm in ARMS.values()):
         row = next((row for row in report["contrasts"] if row["name"] == f"{tuned}-{untuned}"
                     and row["metric"] == "nll_per_token"), None)
         if row:

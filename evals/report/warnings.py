@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from assistant_builder.arms import ARMS
 from assistant_builder.models.bundled import BASE_MODEL
 from evals.report.contrasts import HEADLINE, clearly_worse
 from evals.report.format import SIGNIFICANT, difference, interval, percent, plural, share_lost, shown, signed
@@ -151,7 +152,7 @@ def _measured(row: Mapping[str, Any]) -> str:
 def _declining(report: Mapping[str, Any]) -> Iterator[Doubt]:
     cells = (report["declining"] or {"cells": {}})["cells"]
     inventing = [f"{label} answered {cell['unanswerable_items'] - cell['declined']:,}"
-                 for name, label in ((BASELINE, "16-bit LoRA"), (CANDIDATE, "QLoRA"))
+                 for name, label in ((arm.cell, arm.short) for arm in ARMS.values())
                  if (cell := cells.get(name)) and 2 * cell["declined"] < cell["unanswerable_items"]]
     if inventing:
         asked = plural(cells[tuned_cells(arms_of(report))[0]]["unanswerable_items"], "question")
@@ -296,7 +297,7 @@ def _about_training(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]
                    "Both arms start from them, but the cost of 4-bit on weights that were never rounded before may "
                    "differ." if both else "From weights that were never rounded before training may give "
                    "another result."))
-    for untuned, tuned in (("B16", BASELINE), ("B4", CANDIDATE)):
+    for untuned, tuned in ((arm.untuned_cell, arm.cell) for arm in ARMS.values()):
         if {untuned, tuned} <= report["cells"].keys() and (
             report["cells"][tuned]["nll_per_token"] >= report["cells"][untuned]["nll_per_token"]
         ):
@@ -325,7 +326,8 @@ def _about_training(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]
 
 
 def _storages(report: Mapping[str, Any]) -> str:
-    return " or ".join({"lora": "float16", "qlora": "in 4 bits"}[arm] for arm in arms_of(report)).removeprefix("in ")
+    stored = (ARMS[arm].storage or "in 4 bits" for arm in arms_of(report))
+    return " or ".join(dict.fromkeys(stored)).removeprefix("in ")
 
 
 def _about_data(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -1,6 +1,6 @@
 """95 % intervals for a paired difference. Which one is used when is decided in ``evals.compare``.
 
-Coverage of each, measured: ``python -m evals.simulate``.
+Coverage of each, measured: ``python -m benchmarks.simulate_statistics``.
 """
 
 from __future__ import annotations

@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.arms import CELLS
 from assistant_builder.atomic_io import read_json
 from assistant_builder.config import EvalConfig
 from assistant_builder.data import load_split
-from assistant_builder.data.similarity import normalised
+from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study
 from evals.compare import holm
 from evals.metrics import METRICS
 from evals.report.contrasts import compare, figures_of
 from evals.report.format import plain, plural
-from evals.report.glossary import CELL_TEXTS
 from evals.report.load import BASELINE, CANDIDATE, Cell, figure, read_cells
 from evals.study_compare.messages import metric_shown, summary, verdict_sentence
 
@@ -125,10 +125,11 @@ def trained_on(study: Study, cell: Cell, other: Study) -> frozenset[str] | None:
     if not all((folder / "split.json").is_file() for folder in folders):
         return None
     seen = {
-        normalised(pair.compared_question)
+        casefold_normalize(pair.compared_question)
         for split in ("train", "validation") for pair in load_split(folders[1], split)
     }
-    rows = {pair.row for pair in load_split(folders[0], "heldout") if normalised(pair.compared_question) in seen}
+    heldout = load_split(folders[0], "heldout")
+    rows = {pair.row for pair in heldout if casefold_normalize(pair.compared_question) in seen}
     return frozenset(str(sample["item"]) for sample in cell.samples if sample["row"] in rows)
 
 
@@ -344,7 +345,7 @@ def compare_studies(a: Study, b: Study) -> dict[str, Any]:
                for one, _ in pairs]
     sides = [
         _Sides(name, *_aligned(cells_a[name], cells_b[name], matching, weights))
-        for name in CELL_TEXTS if name in cells_a and name in cells_b
+        for name in CELLS if name in cells_a and name in cells_b
     ]
     config, tokens = a.config.eval, sum(one["tokens"] for one, _ in pairs)
     if per_byte and config.primary_metric == "nll_per_token":  # a token of A is that many bytes

@@ -18,10 +18,11 @@ from assistant_builder.errors import ConfigError
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.planning.hardware import Machine
 from benchmarks import gpu
-from benchmarks.contenders import CONTENDERS, DIFFERENCES, Contender, markdown, summarize
+from benchmarks.candidates import GPU_CANDIDATES, Candidate
+from benchmarks.gpu import DIFFERENCES, markdown, summarize
 from benchmarks.random_model import INDEX, SHAPES, shards_of, write_model
 from benchmarks.unsloth_script import settings
-from tests.evals.export.tiny import tiny_base
+from tests.export.tiny import tiny_base
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEEDS = {"ours": 90.0, "plain": 60.0, "tuned": 80.0, "unsloth": 120.0}
@@ -31,7 +32,7 @@ def run(name: str, number: int = 1, tokens: int = 128, **changes: Any) -> dict[s
     """A record of a run; every second round is twice as fast for all."""
     family = name.split("-")[0]
     return {
-        "round": number, "tokens": tokens, "contender": name, "tokens_per_second": SPEEDS[family] * (2 - number % 2),
+        "round": number, "tokens": tokens, "candidate": name, "tokens_per_second": SPEEDS[family] * (2 - number % 2),
         "peak_memory_bytes": 10**9 * number, "step_losses": [3.0, 2.5], "step_tokens": [9, 9], **changes,
     }
 
@@ -50,11 +51,11 @@ def test_it_starts_as_a_file_and_as_a_module():
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (["--contenders", "ours-lora,axolotl-lora"], "axolotl-lora: choose from"),
+    (["--candidates", "ours-lora,axolotl-lora"], "axolotl-lora: choose from"),
     (["--batch", "10", "--micro-batch", "4"], "not a multiple"),
     (["--tokens", "0"], "not 1 or more"),
     (["--device", "cpu", "--kernels", "liger"], "needs a GPU"),
-    (["--unsloth", "/no/such/python"], "is no program"),
+    (["--unsloth", "/no/such/python"], "is not a program"),
     (["--shape", "9b"], "invalid choice"),
 ])  # fmt: skip
 def test_a_wrong_call_is_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
@@ -70,30 +71,30 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path, capsys: pytest.Capt
 
 def test_who_cannot_run_here_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: None)
-    here, said = gpu.taking_part(gpu.parse([]))
-    assert {contender.family for contender in here} == {"ours", "plain", "tuned"}
+    here, said = gpu.available(gpu.parse([]))
+    assert {candidate.family for candidate in here} == {"ours", "plain", "tuned"}
     assert len(said) == 2 and "Unsloth is not installed" in said[0] and "liger-kernel" in said[1]
-    here, said = gpu.taking_part(gpu.parse(["--unsloth", sys.executable]))
-    assert len(here) == len(CONTENDERS) and not any("Unsloth" in line for line in said)
-    _, said = gpu.taking_part(gpu.parse(["--device", "cpu"]))
+    here, said = gpu.available(gpu.parse(["--unsloth", sys.executable]))
+    assert len(here) == len(GPU_CANDIDATES) and not any("Unsloth" in line for line in said)
+    _, said = gpu.available(gpu.parse(["--device", "cpu"]))
     assert "Unsloth does not run on a CPU" in said[0]
 
 
 def test_speeds_are_compared_round_by_round():
     runs = [run(name, number) for number in (1, 2, 3) for name in ("plain-qlora", "ours-qlora")]
-    plain, ours = sorted(summarize(runs), key=lambda row: row.contender.family == "ours")
+    plain, ours = sorted(summarize(runs), key=lambda row: row.candidate.family == "ours")
     assert (ours.tokens_per_second.median, ours.tokens_per_second.high) == (90.0, 180.0)
     assert (ours.versus_plain.low, ours.versus_plain.high) == (1.5, 1.5)
     assert plain.versus_plain is None and ours.peak_memory_bytes == 3 * 10**9 and ours.rounds == 3
 
 
-def test_the_table_is_markdown_with_every_contender_and_length():
-    runs = [run(contender.name, tokens=tokens) for tokens in (2048, 128) for contender in CONTENDERS]
-    runs = [{"round": 1, "tokens": 2048, "contender": "plain-lora", "failed": "out of memory"}
-            if (each["contender"], each["tokens"]) == ("plain-lora", 2048) else each for each in runs]
+def test_the_table_is_markdown_with_every_candidate_and_length():
+    runs = [run(candidate.name, tokens=tokens) for tokens in (2048, 128) for candidate in GPU_CANDIDATES]
+    runs = [{"round": 1, "tokens": 2048, "candidate": "plain-lora", "failed": "out of memory"}
+            if (each["candidate"], each["tokens"]) == ("plain-lora", 2048) else each for each in runs]
     lines = markdown(summarize(runs), ["A card."]).splitlines()
     table = [line for line in lines if line.startswith("|")]
-    assert lines[0] == "A card." and len(table) == 2 + 2 * len(CONTENDERS)
+    assert lines[0] == "A card." and len(table) == 2 + 2 * len(GPU_CANDIDATES)
     assert len({line.count("|") for line in table}) == 1
     assert "| 128 | NF4 base | Assistant Builder | 90 | 1.50 | 1.00 GB | 3.00 → 2.50 |" in table
     assert "| 2,048 | 16-bit base | TRL, plain | out of memory | – | – | – |" in table
@@ -166,20 +167,20 @@ def test_the_whole_script_runs_on_a_tiny_shape(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", ""))  # the script changes it
     words = ["--device", "cpu", "--shape", "tiny", "--tokenizer", str(base), "--tokens", "96", "--rounds", "1",
              "--steps", "2", "--warmup", "1", "--batch", "4", "--micro-batch", "2", "--rank", "4",
-             "--contenders", "ours-qlora,tuned-lora", "--json"]
+             "--candidates", "ours-qlora,tuned-lora", "--json"]
     assert gpu.main(words) == 0
     record = json.loads(capsys.readouterr().out)
-    rows = {row["contender"]: row for row in record["rows"]}
+    rows = {row["candidate"]: row for row in record["rows"]}
     assert set(rows) == {"ours-qlora", "tuned-lora"} and not any(row["failed"] for row in rows.values())
     assert len(rows["ours-qlora"]["losses"]) == 3
     for row in rows.values():
         assert row["tokens_per_second"]["median"] > 0 and row["peak_memory_bytes"] > 0
         assert all(math.isfinite(loss) for loss in row["losses"])
-    seen = {each["contender"]: sum(each["step_tokens"]) for each in record["runs"]}
+    seen = {each["candidate"]: sum(each["step_tokens"]) for each in record["runs"]}
     assert seen["tuned-lora"] == pytest.approx(seen["ours-qlora"], rel=0.05)  # the same text, packed or not
     assert record["hardware"]["device"] == "cpu" and "torch" in record["hardware"]["versions"]
 
 
-def test_every_contender_has_its_own_name():
-    assert len({contender.name for contender in CONTENDERS}) == len(CONTENDERS) == 8
-    assert Contender("ours", "lora") in CONTENDERS
+def test_every_candidate_has_its_own_name():
+    assert len({candidate.name for candidate in GPU_CANDIDATES}) == len(GPU_CANDIDATES) == 8
+    assert Candidate("ours", "lora") in GPU_CANDIDATES

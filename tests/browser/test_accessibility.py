@@ -8,7 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
-from assistant_builder.steps import Progress, StepRecord
+from assistant_builder.study.steps import Progress, StepRecord
 from tests.browser.serving import Site, tabs_of
 from tests.synthetic_study import finished_study, new_study, running, with_data, with_metrics
 

@@ -23,7 +23,7 @@ SERVE = """
 import os, sys
 from assistant_builder.chat.client import WorkerPool
 from assistant_builder.ui import chat_corrections
-from assistant_builder.jobs import standing
+from assistant_builder.runner import invalidation
 chat_corrections.start_run = lambda name: None  # nothing is trained here
 standing.step_inputs = lambda study, step, **_: study.step(step).inputs  # the study is made by hand, of no inputs
 from assistant_builder.ui.app import build_app, serve
@@ -137,7 +137,7 @@ def test_a_blind_vote_tells_who_is_who_only_afterwards(page: Page, chat: Site) -
             shown = page.locator(f"#ab-pane-side-{side}").evaluate("pane => pane.outerHTML").replace(text, "")
             assert not re.search("lora|bit|tokens/s|MB", shown, re.IGNORECASE)
         page.locator("#ab-vote-b").press("Enter")
-        winner = {"qlora": "QLoRA · 4-bit", "lora": "LoRA · 16-bit"}[arms["b"]]
+        winner = {"qlora": "QLoRA (4-bit)", "lora": "LoRA (16-bit)"}[arms["b"]]
         expect(page.locator("#ab-outcome")).to_contain_text(f"You preferred {winner}")
         expect(page.locator("#ab-side-b .ab-was").last).to_have_text(f"{winner} · your choice")
         expect(page.locator("#ab-side-b .ab-speed")).to_contain_text("tokens/s")

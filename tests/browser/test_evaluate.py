@@ -8,8 +8,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from assistant_builder.atomic_io import read_jsonl, write_jsonl
-from assistant_builder.steps import Progress
 from assistant_builder.study import Study
+from assistant_builder.study.steps import Progress
 from tests.browser.serving import Site
 from tests.evals.study_compare.scored_studies import make
 from tests.synthetic_study import evaluated, new_study, reported, running, trained, with_data

@@ -12,12 +12,11 @@ from markdown_it import MarkdownIt
 from playwright.sync_api import Page, expect
 
 from assistant_builder.atomic_io import read_json, read_jsonl, write_jsonl, write_text
-from assistant_builder.data.card_file import save_edited
+from assistant_builder.data.card import save_edited_card
+from assistant_builder.export.card import model_card
+from assistant_builder.export.verify import compare
+from assistant_builder.export_formats import Snippet, export_specs
 from assistant_builder.study import Study
-from evals.export.card import model_card
-from evals.export.kinds import KINDS
-from evals.export.rescore import compare
-from evals.export.snippets import Snippet
 from tests.browser.serving import Site, free_port, start_site, tabs_of
 from tests.browser.test_chat import SERVE
 from tests.chat.fake_worker import parrot_command
@@ -84,7 +83,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             write_text(study.arm_folder(arm) / "adapter" / "adapter_model.safetensors", "feathers")
             write_text(study.arm_folder(arm) / "log.txt", ALL)
         card = study.folder / "data" / "card.md"
-        save_edited(card.parent, card.read_text(encoding="utf-8") + "\n" + ALL, card.read_text(encoding="utf-8"))
+        save_edited_card(card.parent, card.read_text(encoding="utf-8") + "\n" + ALL, card.read_text(encoding="utf-8"))
     site = start_site(home, free_port(), [sys.executable, "-c", SERVE, *parrot_command(home)])
     yield site
     assert site.process is not None
@@ -157,7 +156,7 @@ def test_the_report_and_the_cards_carry_nothing_live(
     texts = [
         (study.folder / "report.md").read_text(encoding="utf-8"),
         (study.folder / "data" / "card.generated.md").read_text(encoding="utf-8"),
-        *(model_card(study, kind, report, scored, loader).split("---", 2)[2] for kind in KINDS),
+        *(model_card(study, spec, report, scored, loader).split("---", 2)[2] for spec in export_specs()),
     ]
     for text in texts:
         page.set_content(MarkdownIt("commonmark").enable("table").render(text))  # lets HTML through, as a site might

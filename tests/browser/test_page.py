@@ -11,7 +11,7 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from assistant_builder.steps import Progress
+from assistant_builder.study.steps import Progress
 from tests.browser.serving import Site, free_port, serving, tabs_of
 from tests.synthetic_study import finished_study, new_study, running, with_data, with_metrics
 

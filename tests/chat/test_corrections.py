@@ -12,8 +12,8 @@ from assistant_builder.chat.feedback import (
     read_corrections,
     remove_correction,
 )
-from assistant_builder.data import load_split, prepare
-from assistant_builder.data.similarity import normalised
+from assistant_builder.data import load_split, prepare_dataset
+from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import ConfigError, DataError, StudyError
 from assistant_builder.study import Study
 from assistant_builder.ui.evaluate.item_filters import made_from
@@ -34,7 +34,7 @@ def pairs(study: Study, split: str) -> list[tuple[str, str]]:
 def rerun(study: Study) -> Study:
     """Run the data step of the new study."""
     assert study.source is not None
-    prepare(study.source, study.config.data, folder=study.folder / "data", title=study.name)
+    prepare_dataset(study.source, study.config.data, folder=study.folder / "data", title=study.name)
     return study
 
 
@@ -80,7 +80,8 @@ def test_a_corrected_training_question_gets_the_better_answer_only(study: Study)
     question = pairs(study, "train")[0][0]
     add_correction(study, question.upper(), "Better.")
     new = retrained(study)
-    answers = [answer for asked, answer in pairs(new, "train") if normalised(asked) == normalised(question)]
+    normalized = casefold_normalize(question)
+    answers = [answer for asked, answer in pairs(new, "train") if casefold_normalize(asked) == normalized]
     assert answers == ["Better."]
 
 

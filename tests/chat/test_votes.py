@@ -63,14 +63,14 @@ def test_votes_for_sides_are_counted_for_arms(study: Study) -> None:
     cast(study, "b", "3", sides=("qlora", "lora"))
     cast(study, "tie", "4")
     cast(study, "both bad", "5")
-    assert tally(study) == Tally(qlora=1, lora=2, ties=1, both_bad=1, p_value=1.0)
+    assert tally(study) == Tally(candidate=1, baseline=2, ties=1, both_bad=1, p_value=1.0)
 
 
 def test_votes_on_other_adapters_and_second_votes_on_the_same_answers_do_not_count(study: Study) -> None:
     cast(study, "a", "1")
     cast(study, "b", "1", sides=("lora", "qlora"))  # the sides are revealed by now
     cast(study, "b", "1", qlora="five")
-    assert tally(study) == replace(Tally(), qlora=1, lora=1, repeated=1)
+    assert tally(study) == replace(Tally(), candidate=1, baseline=1, repeated=1)
     path = study.arm_folder("lora") / "summary.json"
     write_json(path, {**read_json(path), "adapter_sha256": "new"})
     assert tally(study) == replace(Tally(), outdated=3)

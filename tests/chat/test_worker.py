@@ -22,9 +22,9 @@ from assistant_builder.chat.worker import Server
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ResourceError
 from assistant_builder.inference.session import Chunk, Memory, ProgressCallback, Sampling
-from assistant_builder.jobs.queue import our_turn
-from assistant_builder.steps import StepRecord
+from assistant_builder.runner.queue import machine_lock
 from assistant_builder.study import Study
+from assistant_builder.study.steps import StepRecord
 from tests.chat.fake_worker import ROOT, parrot_command
 from tests.synthetic_study import new_study
 
@@ -224,7 +224,7 @@ def test_an_idle_process_ends_when_a_run_starts(command: list[str]) -> None:
     assert last(ask(worker, "one"))["lora"].state == "stop"
     process = worker._process
     assert process is not None and process.poll() is None
-    with our_turn(study, waiting=lambda names: None):
+    with machine_lock(study, waiting=lambda names: None):
         assert process.wait(timeout=10) == 0
     assert last(ask(worker, "two"))["lora"].text == "lora:two \u2713"  # a question restarts the process
     pool.close()
@@ -235,7 +235,7 @@ def test_a_run_does_not_interrupt_a_pending_answer(worker: ChatWorker) -> None:
     next(replies for replies in under_way if replies["lora"].tokens)
     process = worker._process
     assert process is not None
-    with our_turn(new_study("running"), waiting=lambda names: None):
+    with machine_lock(new_study("running"), waiting=lambda names: None):
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=2.5)  # long enough for two polls
         under_way.stop()

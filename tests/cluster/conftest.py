@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from assistant_builder.atomic_io import read_jsonl
+from assistant_builder.cluster import ray_runner as driver
+from assistant_builder.cluster.resources import ResourceRequest
 from assistant_builder.config import StudyConfig
-from assistant_builder.jobs import cluster as driver
-from assistant_builder.jobs import standing
-from assistant_builder.jobs.room import Ask
-from assistant_builder.jobs.running import run_study
+from assistant_builder.runner import invalidation
+from assistant_builder.runner.run import run_study
 from assistant_builder.study import Study
 from tests.s3 import s3_environment
 from tests.synthetic_study import SMALL, new_study
@@ -103,9 +103,9 @@ def nodes(running_nodes: Nodes) -> Iterator[Nodes]:
 @pytest.fixture
 def sleeping(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Study]:
     """Makes studies whose steps do as ``fake_step.py`` says, and nothing else."""
-    monkeypatch.setattr(standing, "step_inputs", lambda study, step, **_: {})
-    monkeypatch.setattr(driver, "command", fake_command)
-    monkeypatch.setattr(driver, "ask_of", lambda study, step, nodes: Ask(1.0))
+    monkeypatch.setattr(invalidation, "step_inputs", lambda study, step, **_: {})
+    monkeypatch.setattr(driver, "step_command", fake_command)
+    monkeypatch.setattr(driver, "resources_for_step", lambda study, step, nodes: ResourceRequest(1.0))
 
     def make(name: str, **changes: Any) -> Study:
         return new_study(name, SMALL, executor__kind="ray", executor__address=nodes.address, **changes)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from assistant_builder.atomic_io import append_jsonl, read_jsonl
 from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.runner.step_process import run_as_step
 from assistant_builder.study import Study
-from assistant_builder.worker import run_as_step
 
 study, step = Study(Path(sys.argv[1])), sys.argv[2]
 folder = study.step_folder(step)

@@ -8,13 +8,15 @@ from dataclasses import replace
 
 import pytest
 
+from assistant_builder.cluster import ray_runner
+from assistant_builder.cluster.resources import Node, ResourceRequest, require_node, resources_for_step
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, ResourceError
-from assistant_builder.jobs import cluster
-from assistant_builder.jobs.room import Ask, Node, ask_of, require_node
-from assistant_builder.jobs.running import run_study, runner_of
-from assistant_builder.jobs.steps import step_inputs
 from assistant_builder.planning.memory_check import step_memory
+from assistant_builder.runner.backend import open_runner
+from assistant_builder.runner.local_runner import LocalRunner
+from assistant_builder.runner.run import run_study
+from assistant_builder.runner.step_inputs import step_inputs
 from tests.synthetic_study import new_study, with_data
 
 LARGE = Node("10.0.0.1", 8, 0, 64 * 10**9)
@@ -40,12 +42,15 @@ def test_an_address_where_nobody_listens_is_told_at_once() -> None:
 
 
 def test_a_step_that_no_node_can_run_is_refused_with_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    require_node(Ask(8, 0, 60 * 10**9), [SMALL, LARGE], "train-lora")
-    for ask, words in ((Ask(9), "9 CPUs"), (Ask(4, 1), "4 CPUs, 1 GPU"), (Ask(1, 0, 65 * 10**9), "1 CPU, 65")):
+    require_node(ResourceRequest(8, 0, 60 * 10**9), [SMALL, LARGE], "train-lora")
+    for request, words in (
+        (ResourceRequest(9), "9 CPUs"), (ResourceRequest(4, 1), "4 CPUs, 1 GPU"),
+        (ResourceRequest(1, 0, 65 * 10**9), "1 CPU, 65"),
+    ):
         with pytest.raises(ResourceError, match=f"asks for {words}.*nodes with .*8 CPUs.*executor.train_cpus"):
-            require_node(ask, [SMALL, LARGE], "train-lora")
-    monkeypatch.setattr(cluster, "connect", lambda address: None)
-    monkeypatch.setattr(cluster, "alive_nodes", lambda: [LARGE])
+            require_node(request, [SMALL, LARGE], "train-lora")
+    monkeypatch.setattr(ray_runner, "connect", lambda address: None)
+    monkeypatch.setattr(ray_runner, "alive_nodes", lambda: [LARGE])
     study = new_study("greedy", executor__kind="ray", executor__evaluate_cpus=16)
     with pytest.raises(ResourceError, match="step score-1.*16 CPUs.*executor.evaluate_cpus"):
         run_study(study)
@@ -53,24 +58,26 @@ def test_a_step_that_no_node_can_run_is_refused_with_what_there_is(monkeypatch: 
 
 def test_memory_is_asked_for_as_planned_unless_the_settings_say(bundled_models: object) -> None:
     study = with_data(new_study("planned", executor__kind="ray", executor__train_cpus=2))
-    asked = ask_of(study, "train-qlora-2", [replace(SMALL, gpus=0), LARGE])
+    request = resources_for_step(study, "train-qlora-2", [replace(SMALL, gpus=0), LARGE])
     planned = step_memory(study, "train-qlora", LARGE.memory_bytes)
-    assert planned is not None and asked == Ask(2, 0, planned.expected_bytes) and planned.expected_bytes > 10**9
-    assert ask_of(study, "data", [LARGE]) == ask_of(study, "report", [LARGE]) == Ask(1)
-    whole, part = (ask_of(study, step, [LARGE]).memory_bytes for step in ("evaluate", "score-1"))
+    assert planned is not None and planned.expected_bytes > 10**9
+    assert request == ResourceRequest(2, 0, planned.expected_bytes)
+    assert all(resources_for_step(study, step, [LARGE]) == ResourceRequest(1) for step in ("data", "report"))
+    whole, part = (resources_for_step(study, step, [LARGE]).memory_bytes for step in ("evaluate", "score-1"))
     assert 0 < part < whole < LARGE.memory_bytes  # a part holds one base at a time
-    assert ask_of(study, "train-lora", [LARGE, SMALL]) == Ask(2, 1) and ask_of(study, "score-1", [SMALL]) == Ask(1, 1)
+    assert resources_for_step(study, "train-lora", [LARGE, SMALL]) == ResourceRequest(2, 1)
+    assert resources_for_step(study, "score-1", [SMALL]) == ResourceRequest(1, 1)
     study.write_config(study.config.with_changes({"executor.devices": "2"}))
-    assert ask_of(study, "train-lora", [Node("pair", 8, 2, 0), SMALL]) == Ask(2, 2)
-    assert ask_of(study, "train-lora", [LARGE, SMALL]).gpus == 0  # no node has two
+    assert resources_for_step(study, "train-lora", [Node("pair", 8, 2, 0), SMALL]) == ResourceRequest(2, 2)
+    assert resources_for_step(study, "train-lora", [LARGE, SMALL]).gpus == 0  # no node has two
     study.write_config(study.config.with_changes({"executor.devices": "null", "executor.train_gpus": "0"}))
     with pytest.raises(ResourceError, match="at the very least, and no node.*allow_low_memory"):
-        ask_of(study, "train-lora", [SMALL])
+        resources_for_step(study, "train-lora", [SMALL])
     study.write_config(study.config.with_changes({"train.allow_low_memory": "true"}))
-    assert ask_of(study, "train-lora", [SMALL]).memory_bytes == SMALL.memory_bytes
+    assert resources_for_step(study, "train-lora", [SMALL]).memory_bytes == SMALL.memory_bytes
     study.write_config(study.config.with_changes({"executor.train_memory_gb": "3", "executor.evaluate_gpus": "1"}))
-    assert ask_of(study, "train-lora", [SMALL]) == Ask(2, 0, 3 * 10**9)
-    assert ask_of(study, "evaluate", [SMALL]) == Ask(1, 1)
+    assert resources_for_step(study, "train-lora", [SMALL]) == ResourceRequest(2, 0, 3 * 10**9)
+    assert resources_for_step(study, "evaluate", [SMALL]) == ResourceRequest(1, 1)
 
 
 def test_the_executor_is_one_line_and_the_input_of_no_step(bundled_models: object) -> None:
@@ -78,8 +85,9 @@ def test_the_executor_is_one_line_and_the_input_of_no_step(bundled_models: objec
     assert short == StudyConfig().with_changes({"executor": "ray"}) and short.executor.kind == "ray"
     other = short.with_changes({"executor.address": "10.0.0.1:6379", "executor": "local"})
     assert other.executor.address == "10.0.0.1:6379" and other.executor.kind == "local"
-    assert isinstance(runner_of(short.executor), cluster.RayRunner)
     study = with_data(new_study("same"))
+    with open_runner(study) as local, open_runner(new_study("there", executor__kind="ray")) as there:
+        assert isinstance(local, LocalRunner) and isinstance(there, ray_runner.RayRunner)
     changed = study.config.with_changes({"executor": "ray", "executor.train_cpus": "8", "executor.retries": "0"})
     for step in ("data", "train-lora"):
         assert step_inputs(study, step) == step_inputs(study, step, config=changed)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from evals.bench.scheduling import Scheduling, measure
+from benchmarks.ray_scheduling import Scheduling, measure
 from tests.cluster.conftest import Nodes
 
 STEPS, SLOTS, SECONDS = 24, 4, 4.0

@@ -15,12 +15,12 @@ import pytest
 
 from assistant_builder.chat.ask import ask_arms
 from assistant_builder.config.serving import ServingConfig
-from assistant_builder.serving.door import digest_of
-from assistant_builder.serving.on_ray import APPLICATION, deployed
-from assistant_builder.serving.roster import choose
+from assistant_builder.serving.auth import digest_of
+from assistant_builder.serving.ray_serve import APPLICATION, deployed
+from assistant_builder.serving.registry import select_models
 from assistant_builder.study import Study
 from tests.cluster.conftest import Nodes
-from tests.evals.export.tiny import tiny_base, tiny_study
+from tests.export.tiny import tiny_base, tiny_study
 
 # what the modules of Ray Serve warn of as they are imported is not ours
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("default")]
@@ -42,8 +42,8 @@ def url(nodes: Nodes, studies: list[Study]) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     config = ServingConfig(port=port, min_replicas=1, max_replicas=2, ongoing=1, cpus=1)
-    roster = choose(["one:qlora", "two:qlora"], lambda study: "qlora")
-    with deployed(roster, config, digest_of(KEY), nodes.address) as url:
+    models = select_models(["one:qlora", "two:qlora"], lambda study: "qlora")
+    with deployed(models, config, digest_of(KEY), nodes.address) as url:
         yield url
     assert APPLICATION not in serve.status().applications
     serve.shutdown()

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from assistant_builder.atomic_io import read_jsonl
 from assistant_builder.cli import app
 from assistant_builder.errors import AssistantBuilderError, Cancelled
-from assistant_builder.jobs.running import run_study
+from assistant_builder.runner.run import run_study
 from assistant_builder.study import Study
 from tests.cluster.conftest import ROOT, Background, Nodes, starts, tell, wait_until
 
@@ -123,9 +123,10 @@ def test_cancelling_frees_the_cluster_within_ten_seconds(nodes: Nodes, sleeping:
 
 DRIVER = """
 import sys
-from assistant_builder.jobs import cluster, standing
-from assistant_builder.jobs.room import Ask
-from assistant_builder.jobs.running import run_study
+from assistant_builder.cluster import ray_runner
+from assistant_builder.runner import invalidation
+from assistant_builder.cluster.resources import ResourceRequest
+from assistant_builder.runner.run import run_study
 from assistant_builder.study import Study
 from tests.cluster.conftest import fake_command
 standing.step_inputs = lambda study, step, **_: {}

@@ -12,14 +12,14 @@ import pytest
 
 from assistant_builder.atomic_io import read_jsonl
 from assistant_builder.errors import Cancelled
-from assistant_builder.jobs.running import run_study
-from assistant_builder.jobs.starting import open_or_create
-from assistant_builder.stores import Store
+from assistant_builder.runner.open_study import open_or_create
+from assistant_builder.runner.run import run_study
+from assistant_builder.store.object_store import ObjectStore
 from assistant_builder.study import CHECKPOINT_MARKER, Study
-from evals.soak.subject import differences, new_subject, outcome, run, start
 from tests.cluster.conftest import Background, Nodes, wait_until
 from tests.cluster.test_steps import TRAINS, on_other_node, starts, tell
-from tests.evals.export.tiny import tiny_base
+from tests.export.tiny import tiny_base
+from tests.fault_injection.study import differences, outcome, run, small_study, start
 
 Make = Callable[..., Study]
 pytestmark = pytest.mark.cluster
@@ -44,7 +44,7 @@ def test_a_lost_node_costs_no_work_and_the_run_sees_all_of_it(
     assert study.state == "succeeded" and starts(study, step) == 2 and study.step(step).node != node
     order = [record["start"] for record in read_jsonl(slept)]
     assert len(order) == 120 and order == sorted(order) and order.count(1) >= 5
-    assert not [name for name in Store(f"{bucket}/stored").marks() if name.endswith(".lease.json")]
+    assert not [name for name in ObjectStore(f"{bucket}/stored").versions() if name.endswith(".lease.json")]
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path / "another machine"))
     other = open_or_create(f"{bucket}/stored", name=None, changes={}, redo=False)
     run_study(other)
@@ -95,15 +95,15 @@ def test_nodes_that_share_nothing_end_with_the_bytes_of_one_machine_though_a_wor
         if not (home / "models").exists():
             (home / "models").symlink_to(model_cache / "models")
     base = str(tiny_base(tmp_path / "base"))
-    here = new_subject("here", base, **LONG)
+    here = small_study("here", base, **LONG)
     code, said = run(here)
     assert code == 0, said
     wanted = outcome(here)
     assert {"lora", "qlora", "verdict"} <= wanted.keys()
 
-    study = new_subject("there", base, executor__kind="ray", executor__store=bucket, executor__address=nodes.address,
+    study = small_study("there", base, executor__kind="ray", executor__store=bucket, executor__address=nodes.address,
                         **LONG)
-    store = Store(f"{bucket}/there")
+    store = ObjectStore(f"{bucket}/there")
     going = start(study)
     try:
         step = wait_until(lambda: training(study, going), 800)
@@ -111,7 +111,7 @@ def test_nodes_that_share_nothing_end_with_the_bytes_of_one_machine_though_a_wor
         folder = step.cmdline()[-1]
         step.suspend()  # else it could end before the store has the checkpoint
         wait_until(lambda: any("arms/lora/checkpoints/" in name and name.endswith(CHECKPOINT_MARKER)
-                               for name in store.marks()))
+                               for name in store.versions()))
         worker = step.parent()
         assert worker is not None and worker.name() == "ray::train-lora"
         worker.kill()

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from assistant_builder.study import Study
-from evals.soak.subject import copy_of, differences, new_subject, outcome, run, start
 from tests.cluster.conftest import Nodes, wait_until
-from tests.evals.export.tiny import tiny_base
+from tests.export.tiny import tiny_base
+from tests.fault_injection.study import copy_of, differences, outcome, run, small_study, start
 
 Local = tuple[Path, str, dict[str, Any]]
 pytestmark = [pytest.mark.train, pytest.mark.cluster]
@@ -24,7 +24,7 @@ def local(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Local:
     base = str(tiny_base(home / "base"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ASSISTANT_BUILDER_HOME", str(home))
-        study = new_subject("local", base, eval__similarity=False)
+        study = small_study("local", base, eval__similarity=False)
         code, said = run(study)  # with one thread, as many as a step has that asks a node for one processor
     assert code == 0, said
     wanted = outcome(study)
@@ -37,7 +37,7 @@ def test_three_nodes_end_with_the_bytes_of_one_machine(
 ) -> None:
     home, base, wanted = local
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(home))
-    study = new_subject("nodes", base, eval__similarity=False, executor__kind="ray", executor__address=nodes.address)
+    study = small_study("nodes", base, eval__similarity=False, executor__kind="ray", executor__address=nodes.address)
     code, said = run(study)
     assert code == 0, said
     assert differences(study, wanted) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from assistant_builder.jobs.connection import connect
+from assistant_builder.cluster.ray_client import connect
 from tests.cluster.conftest import Nodes
 from tests.shadowing_modules import Shadows
 
@@ -23,7 +23,7 @@ def test_workers_import_nothing_of_the_drivers_current_folder(
     def look() -> list[str]:
         import sys
 
-        import assistant_builder.jobs.nodes  # noqa: F401 - what tasks run
+        import assistant_builder.cluster.tasks  # noqa: F401 - what tasks run
 
         return sys.path
 

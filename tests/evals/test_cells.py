@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.config import CELLS, StudyConfig
+from assistant_builder.arms import CELLS, TWIN_CELLS
+from assistant_builder.config import StudyConfig
 from assistant_builder.study import Study
 
 pytestmark = pytest.mark.train
@@ -43,10 +44,10 @@ def logits_of(model: Any) -> Any:
         return model(input_ids=torch.tensor([[1, 500, 900, 77, 4000]])).logits
 
 
-def all_logits(study: Study, folder: Path, cells: tuple[str, ...] = CELLS) -> dict[str, Any]:
-    from evals.cells import CELL_SPECS, Variant, load_cells
+def all_logits(study: Study, folder: Path, cells: tuple[str, ...] = TWIN_CELLS) -> dict[str, Any]:
+    from evals.cells import Variant, load_cells
 
-    wanted = [Variant(CELL_SPECS[name]) for name in cells]
+    wanted = [Variant(CELLS[name]) for name in cells]
     return {cell.spec.name: logits_of(cell.model) for cell in load_cells(study, folder, wanted)}
 
 
@@ -55,9 +56,9 @@ def test_cells_share_their_base_and_use_their_own_adapter(study: Study, folder: 
 
     from assistant_builder.inference.prepacked_linear import prepack
     from assistant_builder.models.loading import BaseSpec, load_adapter, load_base
-    from evals.cells import CELL_SPECS, Variant, load_cells
+    from evals.cells import Variant, load_cells
 
-    wanted = [Variant(CELL_SPECS[name]) for name in ("B16", "B4", "L16", "Q4", "L4", "Q16")]
+    wanted = [Variant(CELLS[name]) for name in ("B16", "B4", "L16", "Q4", "L4", "Q16")]
     logits, seconds = {}, {}
     for cell in load_cells(study, folder, wanted):
         logits[cell.spec.name], seconds[cell.spec.name] = logits_of(cell.model), cell.load_seconds
@@ -118,9 +119,9 @@ def test_merging_changes_no_more_than_rounding(study: Study, folder: Path) -> No
 
 
 def test_cells_of_one_kind_take_the_memory_they_would_when_served(study: Study, folder: Path) -> None:
-    from evals.cells import CELL_SPECS, Variant, load_cells
+    from evals.cells import Variant, load_cells
 
-    wanted = [Variant(CELL_SPECS[name]) for name in CELLS]
+    wanted = [Variant(CELLS[name]) for name in TWIN_CELLS]
     size = {cell.spec.name: cell.base_bytes for cell in load_cells(study, folder, wanted)}
     assert size["L16"] == size["B16"] == size["Q16"] == size["LM"] == size["QD"]
     assert size["Q4"] == size["B4"] == size["L4"] == size["LR"] == size["QR"]

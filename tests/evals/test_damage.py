@@ -49,8 +49,9 @@ def harm(study: Study, baseline: list[Any], candidate: list[Any]) -> Comparison:
 
 
 def test_an_arm_trained_on_shuffled_answers_is_worse_and_its_own_copy_is_not(study: Study, folder: Path) -> None:
+    from assistant_builder.arms import CELLS
     from assistant_builder.training.train import train_arm
-    from evals.cells import CELL_SPECS, Variant, load_cells
+    from evals.cells import Variant, load_cells
 
     shuffled = Study(study.folder.with_name("shuffled"))
     shutil.copytree(study.folder, shuffled.folder)
@@ -66,14 +67,14 @@ def test_an_arm_trained_on_shuffled_answers_is_worse_and_its_own_copy_is_not(stu
     found = {}
     for subject in (study, shuffled):
         train_arm(subject, "lora")
-        for cell in load_cells(subject, folder, [Variant(CELL_SPECS["L16"])]):
+        for cell in load_cells(subject, folder, [Variant(CELLS["L16"])]):
             found[subject.name] = scores_of(study, cell.model, prompter)
     worse = harm(study, found["right"], found["shuffled"])
     assert worse.verdict == "worse" and worse.ci_low > 0
 
     copy = Study(study.folder.with_name("copy"))
     shutil.copytree(study.folder, copy.folder)
-    for cell in load_cells(copy, folder, [Variant(CELL_SPECS["L16"])]):
+    for cell in load_cells(copy, folder, [Variant(CELLS["L16"])]):
         same = harm(study, found["right"], scores_of(study, cell.model, prompter))
     assert same.delta == 0.0 and same.verdict == "no worse"
 

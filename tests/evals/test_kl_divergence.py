@@ -14,7 +14,7 @@ from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.study import Study
 from evals import kl_divergence
 from evals.work_items import ProgressTracker
-from tests.evals.export.tiny import tiny_base, tiny_study
+from tests.export.tiny import tiny_base, tiny_study
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.train

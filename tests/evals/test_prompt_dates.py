@@ -11,9 +11,9 @@ import pytest
 from assistant_builder.atomic_io import read_json
 from assistant_builder.data import Message
 from assistant_builder.models.chat_template import ChatTokenizer
-from assistant_builder.steps import StepRecord
 from assistant_builder.study import Study
-from tests.evals.export.tiny import tiny_base, tiny_study
+from assistant_builder.study.steps import StepRecord
+from tests.export.tiny import tiny_base, tiny_study
 from tests.models.mocked_days import LLAMA32, calendar
 
 DAYS = [date(2026, 3, day) for day in (2, 3, 4, 5)]
@@ -68,9 +68,9 @@ def test_training_resumed_on_another_day_and_scoring_see_the_same_date(
 def test_answers_and_exports_have_the_date_of_training(
     base: Path, tmp_path: Path, today: Callable[[date], None]
 ) -> None:
+    from assistant_builder.export.export import write_export
+    from assistant_builder.export_formats import export_specs
     from assistant_builder.models.loading import load_arm
-    from evals.export.kinds import KINDS
-    from evals.export.run import write_export
 
     today(DAYS[0])
     study = tiny_study(base)
@@ -79,8 +79,8 @@ def test_answers_and_exports_have_the_date_of_training(
     today(DAYS[3])
     asked = load_arm(study, "lora")[1].text(QUESTION, prompt=True)
     assert "Today Date: 02 Mar 2026" in asked
-    kind = next(kind for kind in KINDS if kind.name == "lora-adapter")
-    write_export(study, kind, tmp_path / "out", force=False, sample=2, report=lambda *_: None)
+    spec = next(spec for spec in export_specs() if spec.name == "lora-adapter")
+    write_export(study, spec, tmp_path / "out", force=False, sample=2, report=lambda *_: None)
     assert ChatTokenizer.load(tmp_path / "out").text(QUESTION, prompt=True) == asked, "other programs render the same"
     assert read_json(tmp_path / "out" / "tokenizer_config.json")["chat_template"].endswith(LLAMA32)
     assert "always writes 2026-03-02" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ import pytest
 from assistant_builder.atomic_io import read_json, read_jsonl, write_json
 from assistant_builder.errors import Cancelled, EvaluationError
 from assistant_builder.study import Study
-from tests.evals.export.tiny import tiny_base
+from tests.export.tiny import tiny_base
 from tests.synthetic_study import new_study, with_data
 
 pytestmark = pytest.mark.train

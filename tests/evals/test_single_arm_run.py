@@ -13,7 +13,7 @@ import pytest
 
 from assistant_builder.atomic_io import read_json
 from assistant_builder.study import Study
-from tests.evals.export.tiny import tiny_base
+from tests.export.tiny import tiny_base
 from tests.synthetic_study import SMALL
 
 pytestmark = pytest.mark.train

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
+from assistant_builder.arms import CELLS
 from assistant_builder.atomic_io import write_json, write_jsonl
-from assistant_builder.config import CELL_ARMS, CELLS
 from assistant_builder.study import Study
-from evals.cells import CELL_SPECS
 from evals.work_items import EvaluationPlan, shard
 from tests.synthetic_study import new_study, trained, with_data
 
@@ -122,7 +121,7 @@ def test_parts_share_out_all_cells_those_of_one_base_together(study: Study, base
     change(study, executor="ray", executor__evaluate_tasks="3", seeds="2")
     for arm in ("lora", "qlora"):
         write_json(study.arm_folder(f"{arm}-2") / "summary.json", {"adapter_sha256": f"second {arm}"})
-    assert study.parts == ("score-1", "score-2", "score-3") and study.shown_steps == study.steps
+    assert study.shards == ("score-1", "score-2", "score-3") and study.shown_steps == study.steps
     whole, parts = plan(study, base), [plan(study, base, part=(part, 3)) for part in (1, 2, 3)]
     assert sorted(name for part in parts for name in names(part)) == names(whole)
     assert sorted(task for part in parts for task in part.tasks) == sorted(whole.tasks)
@@ -185,9 +184,9 @@ def test_what_the_taken_away_arm_left_is_unwanted(study: Study, base: Path) -> N
 
 
 def test_a_cell_belongs_to_its_adapters_arm_and_to_that_of_the_16_bit_base_where_it_needs_it_whole() -> None:
-    for name, spec in CELL_SPECS.items():
+    for name, spec in CELLS.items():
         needed = {spec.adapter} if spec.adapter else set()
         if spec.base == "float16" or spec.merged:
             needed.add("lora")
-        assert CELL_ARMS[name] == needed, name  # type: ignore[index]
-    assert CELL_ARMS.keys() == CELL_SPECS.keys()
+        for arms in ({"lora"}, {"qlora"}, {"lora", "qlora"}):
+            assert spec.scorable(arms) == (needed <= arms), (name, arms)

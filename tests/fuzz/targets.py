@@ -15,12 +15,10 @@ from pathlib import Path
 
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.config.study_config import load_config, read_value
-from assistant_builder.data.card_file import save_edited
-from assistant_builder.data.checking import check_pairs
-from assistant_builder.data.exporting import left_out_csv
-from assistant_builder.data.pasting import write_pasted
-from assistant_builder.data.reading import load_pairs, load_rows
-from assistant_builder.data.rewriting import write_rows
+from assistant_builder.data.card import save_edited_card
+from assistant_builder.data.edit import rejected_csv, write_pasted, write_rows
+from assistant_builder.data.load import load_pairs, load_rows
+from assistant_builder.data.validate import check_pairs
 from assistant_builder.errors import AssistantBuilderError
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".xlsx", ".parquet", ".csv.gz", "", ".txt")
@@ -81,7 +79,7 @@ def card(data: bytes) -> None:
     """A dataset card as someone edited it."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            save_edited(Path(folder), data.decode("utf-8", errors="surrogateescape"), "generated")
+            save_edited_card(Path(folder), data.decode("utf-8", errors="surrogateescape"), "generated")
         except AssistantBuilderError as error:
             expect_sentence(error, place=False)
 
@@ -118,7 +116,7 @@ def read_whole(path: Path) -> None:
     json.dumps([rejection.record for rejection in dataset.rejected], allow_nan=False)
     findings = check_pairs(dataset, tokenizer=None, max_length=512)
     json.dumps(findings.to_record(), allow_nan=False)
-    left_out_csv(table, {rejection.row: rejection.reason for rejection in dataset.rejected})
+    rejected_csv(table, {rejection.row: rejection.reason for rejection in dataset.rejected})
     again = path.with_name("again.jsonl")
     write_rows(table.rows, again)
     if dataset.pairs:

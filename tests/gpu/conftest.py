@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 
 from assistant_builder.atomic_io import file_hash, read_jsonl, write_json
+from assistant_builder.child_process import compute_environment
 from assistant_builder.config import StudyConfig
-from assistant_builder.jobs.data_steps import prepare_data
-from assistant_builder.jobs.steps import command
 from assistant_builder.models import bundled
+from assistant_builder.runner.data_steps import prepare_data
+from assistant_builder.runner.step_inputs import step_command
+from assistant_builder.runner.step_process import run_as_step
 from assistant_builder.study import Study
-from assistant_builder.worker import child_environment, run_as_step
-from tests.evals.export.tiny import tiny_base
+from tests.export.tiny import tiny_base
 from tests.synthetic_study import SMALL
 
 VARIABLE = "ASSISTANT_BUILDER_GPU_SUITE_DEVICE"
@@ -128,7 +129,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def environment(**changes: str) -> dict[str, str]:
     """The environment of a child process; in a dry run with as many threads as the tests run with."""
-    return {**child_environment(), **changes}
+    return {**compute_environment(), **changes}
 
 
 ON_THE_CPU = {"CUDA_VISIBLE_DEVICES": ""}
@@ -168,7 +169,7 @@ def start(study: Study, name: str, words: list[str] | None = None, **more: str) 
     log = study.log_file(name)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
-        return subprocess.Popen(words or command(study, name), stdout=file, stderr=file, stdin=subprocess.DEVNULL,
+        return subprocess.Popen(words or step_command(study, name), stdout=file, stderr=file, stdin=subprocess.DEVNULL,
                                 env=environment(**more))
 
 

@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.worker import prepare_libraries
+from assistant_builder.child_process import configure_libraries
 
-prepare_libraries()
+configure_libraries()
 
 import torch  # noqa: E402 - after the libraries' settings
 from transformers import AutoModelForCausalLM  # noqa: E402

@@ -75,7 +75,7 @@ def test_vllm_serves_the_same_adapters(trained: Study, tell) -> None:
     if shutil.which("vllm") is None:
         pytest.skip("vllm is not installed")
     port = "8765"
-    told = json.loads(cli("serve", f"{trained.name}:qlora", "--on", "vllm", "--port", port, "--json"))
+    told = json.loads(cli("serve", f"{trained.name}:qlora", "--backend", "vllm", "--port", port, "--json"))
     words = told["command"]
     assert words[:2] == ["vllm", "serve"]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()) as process:

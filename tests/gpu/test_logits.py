@@ -82,7 +82,7 @@ def test_4bit_weights_are_those_of_the_cpu(load: Callable[[str, str, str], Any])
     import torch
     from bitsandbytes.nn import Linear4bit
 
-    from assistant_builder.models.lora_layers import dequantized
+    from assistant_builder.models.lora_layers import computed_weight
 
     cpu, device = (dict(load("nf4", "float32" if place == "cpu" else "bfloat16", place).named_modules())
                    for place in ("cpu", DEVICE))
@@ -90,7 +90,7 @@ def test_4bit_weights_are_those_of_the_cpu(load: Callable[[str, str, str], Any])
     assert len(layers) == 30 * 7
     apart, whole = 0.0, 0.0
     for name in layers:
-        expected, found = dequantized(cpu[name]).float(), dequantized(device[name]).float().cpu()
+        expected, found = computed_weight(cpu[name]).float(), computed_weight(device[name]).float().cpu()
         apart += float(torch.linalg.vector_norm(expected - found) ** 2)
         whole += float(torch.linalg.vector_norm(expected) ** 2)
     assert (apart / whole) ** 0.5 < 1e-2  # rounding to 4 bits itself is off by about 1e-1

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from assistant_builder.atomic_io import read_json
-from assistant_builder.jobs.steps import command
+from assistant_builder.runner.step_inputs import step_command
 from assistant_builder.study import Study
 from tests.gpu.conftest import change, copy_of, environment, log_end, new_study, short_of_memory, start, step
 
@@ -23,7 +23,7 @@ MEGABYTE = 2**20
 def test_training_says_what_to_do(base: Path, tmp_path: Path, arm: str) -> None:
     study = new_study("large", base, train__batch_size=64, train__micro_batch_size=64, train__max_steps=2,
                       train__gradient_checkpointing="off")
-    words = short_of_memory(command(study, f"train-{arm}"), loads=1, spare_bytes=32 * MEGABYTE, folder=tmp_path)
+    words = short_of_memory(step_command(study, f"train-{arm}"), loads=1, spare_bytes=32 * MEGABYTE, folder=tmp_path)
     assert start(study, f"train-{arm}", words).wait() == 1, log_end(study, f"train-{arm}")
     record = study.step(f"train-{arm}")
     assert record.state == "failed" and record.error is not None
@@ -99,7 +99,7 @@ def test_fidelity_is_left_out_with_a_sentence(
     scores = {path: path.read_bytes() for path in (study.folder / "evals").rglob("scores.json")}
     assert scores and not (study.folder / "evals" / "fidelity.json").exists()
     change(study, eval__fidelity=True)
-    words = short_of_memory(command(study, "evaluate"), loads=loads, spare_bytes=16 * MEGABYTE, folder=tmp_path)
+    words = short_of_memory(step_command(study, "evaluate"), loads=loads, spare_bytes=16 * MEGABYTE, folder=tmp_path)
     assert start(study, "evaluate", words).wait() == 0, f"{where}: {log_end(study, 'evaluate')}"
     record = read_json(study.folder / "evals" / "fidelity.json")
     assert record["pairs"] == [] and "memory" in record["skipped"], record

@@ -15,12 +15,12 @@ pytestmark = pytest.mark.gpu
 
 def test_doctor_names_the_card(bundled_models: Path) -> None:
     checks = {check["name"]: check for check in json.loads(cli("doctor", "--json"))["checks"]}
-    assert checks["4-bit backend"]["ok"], checks["4-bit backend"]
+    assert checks["quantization nf4"]["ok"], checks["quantization nf4"]
     if DEVICE == "cuda":
         import torch
 
         assert torch.cuda.get_device_name(0) in checks["gpu"]["value"]
-        assert "processor" not in checks["4-bit backend"]["value"]
+        assert "processor" not in checks["quantization nf4"]["value"]
     else:
         assert checks["gpu"]["value"].startswith("none")
 

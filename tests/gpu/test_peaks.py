@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from assistant_builder.planning.memory_check import KNOWN_ERROR
-from evals.bench.peaks import measure_all, predicted_bytes
+from benchmarks.peak_memory import measure_all, predicted_bytes
 from tests.gpu.conftest import ARMS, DEVICE
 
 pytestmark = [pytest.mark.gpu, pytest.mark.train]

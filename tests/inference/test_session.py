@@ -17,6 +17,7 @@ from assistant_builder.errors import ModelError
 from assistant_builder.inference import session as session_module
 from assistant_builder.inference.generate import sampling_processors
 from assistant_builder.inference.session import BASE, ChatSession, Chunk, Memory, Sampling, clone_sharing_weights
+from assistant_builder.quantization import METHODS
 from assistant_builder.study import Study
 from tests.synthetic_study import new_study, trained, with_data
 
@@ -303,6 +304,6 @@ def test_the_untuned_base_is_that_of_the_only_arm(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_cloned_4bit_base_shares_its_quantization_state() -> None:
-    layer = torch.nn.Linear(2, 2)
+    layer = METHODS["nf4"].marked(torch.nn.Linear(2, 2))
     layer.quant_state = object()
     assert clone_sharing_weights(torch.nn.Sequential(layer))[0].quant_state is layer.quant_state

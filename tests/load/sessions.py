@@ -30,9 +30,9 @@ from assistant_builder.atomic_io import write_text
 from assistant_builder.chat.conversation import MAX_TURNS
 from assistant_builder.models.bundled import ensure_base_model, ensure_embedder
 from assistant_builder.study import Study
-from evals.soak.subject import differences, new_subject, outcome, run
 from tests.browser.serving import free_port
 from tests.chat.fake_worker import parrot_command
+from tests.fault_injection.study import differences, outcome, run, small_study
 from tests.synthetic_study import finished_study
 
 ROOT = Path(__file__).parents[2]
@@ -189,7 +189,7 @@ async def train(reference: Study, until: float, tally: Tally) -> None:
     """Run a study like the reference again and again, and look at what comes out."""
     wanted = outcome(reference)
     while tally.runs == 0 or time.monotonic() < until:
-        study = new_subject(f"crowded-{tally.runs + 1}")
+        study = small_study(f"crowded-{tally.runs + 1}")
         code, said = await asyncio.to_thread(run, study)
         tally.wrong += [f"run {study.name}: {said[-300:]}"] if code else differences(study, wanted)
         tally.runs += 1
@@ -202,7 +202,7 @@ def undisturbed(home: Path) -> Study:
     (home / "models").mkdir(parents=True)
     for model in models:
         (home / "models" / model.name).symlink_to(model.resolve())
-    study = new_subject("undisturbed")
+    study = small_study("undisturbed")
     code, said = run(study)
     if code:
         raise SystemExit(f"the undisturbed run failed: {said}")

@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 from playwright.sync_api import Page, expect, sync_playwright
 
-from evals.bench.growth import made_up
+from benchmarks.scaling import generated_pairs
 from tests.browser.serving import free_port, serving
 
 MOST_SECONDS = 600.0
@@ -32,7 +32,7 @@ def write_pairs(path: Path, rows: int) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["question", "answer"])
         writer.writeheader()
-        writer.writerows(made_up(rows))
+        writer.writerows(generated_pairs(rows))
 
 
 def bring(page: Page, url: str, file: Path, rows: int) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers.utils import chat_template_utils
 
-from assistant_builder import study
+from assistant_builder.study import study
 
 LLAMA32 = (
     "{{- bos_token }}\n"

@@ -1,4 +1,4 @@
-"""JSON that comes with a model, a wrong kind of value for every key that is read: a sentence, never a traceback."""
+"""JSON that comes with a model, a wrong spec of value for every key that is read: a sentence, never a traceback."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.config import ModelConfig
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError, ModelError
+from assistant_builder.export import merged
+from assistant_builder.export.export import copy_tokenizer
+from assistant_builder.export_formats import EXPORT_FORMATS, ExportSource
 from assistant_builder.models.catalog import CATALOG, resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import check_folder, max_pair_tokens
 from assistant_builder.models.template_preview import model_at_hand
 from assistant_builder.planning import load_architecture
 from assistant_builder.planning.families import FAMILIES
-from evals.export import weights
-from evals.export.kinds import KINDS
 from tests.models.hostile_base import hostile_base, write_weights
 from tests.synthetic_study import new_study
 
@@ -69,7 +70,7 @@ def read_config_everywhere(folder: Path) -> None:
     ends_well(lambda: model_at_hand(ModelConfig(base=str(folder))))
     ends_well(lambda: max_pair_tokens(folder, 128))
     ends_well(lambda: load_architecture.from_folder(folder))
-    ends_well(lambda: weights._config(read_json(folder / "config.json")))
+    ends_well(lambda: merged._config(read_json(folder / "config.json")))
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "qwen3_moe"])
@@ -143,10 +144,10 @@ def test_files_that_an_export_copies(folder: Path, tmp_path: Path, text: str) ->
     out.mkdir()
     (folder / "generation_config.json").write_text(text, encoding="utf-8")
     with pytest.raises(ModelError, match=r"generation_config\.json"):
-        weights.write_generation_config(folder, out, prompter)
+        merged.write_generation_config(folder, out, prompter)
     (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
     with pytest.raises(ModelError, match=r"tokenizer_config\.json"):
-        weights.copy_tokenizer(folder, out, prompter, adds_bos=None)
+        copy_tokenizer(folder, out, prompter, adds_bos=None)
     study = new_study()
     adapter = study.arm_folder("lora") / "adapter"
     adapter.mkdir(parents=True)
@@ -156,9 +157,9 @@ def test_files_that_an_export_copies(folder: Path, tmp_path: Path, text: str) ->
 
     write_json(study.arm_folder("lora") / "summary.json",
                {"adapter_sha256": file_hash(adapter / "adapter_model.safetensors")})
-    kind = next(kind for kind in KINDS if (kind.arm, kind.format) == ("lora", "adapter"))
+    source = ExportSource(study, "lora", "title", folder, "x", prompter, "")
     with pytest.raises(ModelError, match=r"adapter_config\.json"):
-        weights.copy_adapter(study, kind, out, base="x", revision=None)
+        EXPORT_FORMATS["adapter"].write(source, out)
 
 
 @pytest.mark.parametrize("value", [*VALUES, {"x": 5}, {"x": None}, {"x": "."}])

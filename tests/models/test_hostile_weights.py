@@ -13,7 +13,7 @@ import pytest
 
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.errors import ModelError
-from tests.evals.export.tiny import tiny_base
+from tests.export.tiny import tiny_base
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,14 @@ import pytest
 
 from assistant_builder.config import ModelConfig, StudyConfig, parse_config
 from assistant_builder.errors import ConfigError, ModelError
-from assistant_builder.jobs import running
-from assistant_builder.jobs.starting import open_or_create
 from assistant_builder.models.catalog import resolve
+from assistant_builder.runner import run
+from assistant_builder.runner.open_study import open_or_create
 from assistant_builder.study import Study
 from assistant_builder.sweep import open_sweep
 from assistant_builder.ui.train import tab as train_tab
 from assistant_builder.ui.train.tab import TrainTab
-from tests.evals.export.tiny import tiny_base, tiny_study
+from tests.export.tiny import tiny_base, tiny_study
 from tests.own_code import with_own_code
 from tests.shadowing_modules import installed_command
 from tests.synthetic_study import SMALL, new_study
@@ -83,11 +83,11 @@ def test_a_folder_that_asks_for_it_opens_and_does_not_run(base: Path) -> None:
 def test_a_study_in_a_store_that_asks_for_it_is_refused(
     base: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from assistant_builder.jobs.mirror import Mirror
-    from assistant_builder.stores import Store
+    from assistant_builder.store.mirror import Mirror
+    from assistant_builder.store.object_store import ObjectStore
 
     study = new_study("handed-on", model__base=str(base), model__trust_remote_code=True)
-    Mirror(study, Store(f"{bucket}/handed-on")).push()
+    Mirror(study, ObjectStore(f"{bucket}/handed-on")).push()
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path / "other machine"))
     with pytest.raises(ModelError, match="no file can allow"):
         open_or_create(f"{bucket}/handed-on", name=None, changes={}, redo=False)
@@ -141,7 +141,7 @@ def test_the_flag_allows_the_folder_it_names_and_nothing_is_written_down(
 
 
 def test_a_key_that_old_records_hold_changes_nothing() -> None:
-    from assistant_builder.steps import changed_inputs
+    from assistant_builder.study.steps import changed_inputs
 
     assert changed_inputs({"model.trust_remote_code": True}, {"model.trust_remote_code": False}) == []
     assert changed_inputs({"model.revision": "a"}, {"model.revision": "b"}) == ["model.revision: a -> b"]
@@ -231,12 +231,12 @@ def test_a_run_from_the_page_is_told_by_its_command_alone(monkeypatch: pytest.Mo
         def __init__(self, words: list[str], **options: Any) -> None:
             begun.append((words, options.get("env") or dict(os.environ)))
 
-    monkeypatch.setattr(running.subprocess, "Popen", Process)
-    monkeypatch.setattr(running, "step_back", lambda pid: None)
+    monkeypatch.setattr(run.subprocess, "Popen", Process)
+    monkeypatch.setattr(run, "lower_priority", lambda pid: None)
     monkeypatch.setenv(VARIABLE, json.dumps([str(tmp_path)]))  # a tick for another run
     new_study("own")
-    running.start_run("own")
-    running.start_run("own", trust=True)
+    run.start_run("own")
+    run.start_run("own", trust=True)
     assert ["--trust-remote-code" in words for words, _ in begun] == [False, True]
     assert not any(VARIABLE in environment for _, environment in begun)
 
@@ -254,15 +254,15 @@ def test_addresses_of_a_study_yaml_are_said_before_they_are_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from assistant_builder.cli import run as commands
-    from assistant_builder.jobs import starting
+    from assistant_builder.store import sync
 
     said_before: list[str] = []
 
     def contact(*_: Any, **__: Any) -> None:
         said_before.append(capsys.readouterr().err)
 
-    monkeypatch.setattr(starting, "bring_news", contact)
-    monkeypatch.setattr(running, "run_study", contact)
+    monkeypatch.setattr(sync, "pull_updates", contact)
+    monkeypatch.setattr(run, "run_study", contact)
     path = handed_on(tmp_path / "study", tmp_path, **{
         **ADDRESSES, "model.base": "smollm2-135m-instruct", "model.trust_remote_code": False,
     })

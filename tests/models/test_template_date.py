@@ -13,7 +13,7 @@ from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.data import Message
 from assistant_builder.errors import StudyError
 from assistant_builder.models.chat_template import PLAIN_TEMPLATE, ChatTokenizer, asks_for_date, with_date
-from assistant_builder.steps import StepRecord
+from assistant_builder.study.steps import StepRecord
 from tests.models.mocked_days import GRANITE, LLAMA32, SMOLLM3, calendar
 from tests.models.test_hostile_models import TEMPLATE
 from tests.models.test_hostile_models import prompter as small_prompter

@@ -14,7 +14,6 @@ import pytest
 from assistant_builder.atomic_io import write_json
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError, ResourceError
-from assistant_builder.jobs.running import run_study
 from assistant_builder.models.catalog import CATALOG
 from assistant_builder.planning import hardware, memory_check
 from assistant_builder.planning.hardware import CARDS, Machine, this_machine
@@ -36,6 +35,7 @@ from assistant_builder.planning.memory_check import (
 from assistant_builder.planning.plan import Plan
 from assistant_builder.planning.planner import plan_study
 from assistant_builder.planning.training_time import MeasuredRuns, load_measured_runs
+from assistant_builder.runner.run import run_study
 from tests.synthetic_study import new_study, trained
 
 LAPTOP = Machine("a laptop", "cpu", 16 * 10**9, 9 * 10**9)
@@ -58,7 +58,7 @@ def test_only_what_cannot_fit_even_at_its_lowest_is_refused():
     between = replace(plan, machine=sized(plan.machine, (low + told) / 2))
     assert between.lora.checkpointing or between.lora.fit == "no"
     require_fit(between)
-    with pytest.raises(ResourceError, match="float16 LoRA.*at the very least"):
+    with pytest.raises(ResourceError, match="16-bit LoRA.*at the very least"):
         require_fit(replace(plan, machine=sized(plan.machine, 15e9)))
 
 
@@ -176,13 +176,13 @@ def test_what_only_a_gpu_can_do_is_refused_without_one(
     with pytest.raises(ConfigError, match=rf"train.{setting}={value} needs a GPU.*Set train.{setting}="):
         run_study(study)
     assert study.state == "failed" and study.step("data").state == "queued"
-    require_device(study.config.train, "cuda")
+    require_device(study.config, "cuda")
 
 
 def test_a_study_that_trains_qlora_alone_needs_room_for_qlora_alone(monkeypatch: pytest.MonkeyPatch):
     study = new_study(model__base="llama-3.3-70b-instruct")
     monkeypatch.setattr(memory_check, "this_machine", lambda: CARDS["A100 80 GB"])
-    with pytest.raises(ResourceError, match="float16 LoRA") as error:
+    with pytest.raises(ResourceError, match="16-bit LoRA") as error:
         require_study_fit(study)
     assert "--set arms=qlora" in error.value.remedy and "holds the float16 twin" in error.value.remedy
     study.write_config(study.config.with_changes({"arms": "qlora"}))

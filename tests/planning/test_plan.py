@@ -16,10 +16,11 @@ from assistant_builder.errors import ConfigError, ModelError
 from assistant_builder.planning import hardware
 from assistant_builder.planning.advice import advise, cards_needed, gigabytes, warnings
 from assistant_builder.planning.hardware import CARDS, Machine, choose_machine, parse_memory, this_machine
-from assistant_builder.planning.memory import Batch, choose_spread, four_bit_bytes, optimizer_bytes
+from assistant_builder.planning.memory import Batch, choose_spread, optimizer_bytes
 from assistant_builder.planning.plan import PROCESS_BYTES, Plan
 from assistant_builder.planning.planner import plan_study, to_document
 from assistant_builder.planning.published_models import PROMISES, Promise
+from assistant_builder.quantization import METHODS
 
 
 def plan_for(model: str, card: str | Machine = "A100 80 GB", **changes: Any) -> Plan:
@@ -29,9 +30,9 @@ def plan_for(model: str, card: str | Machine = "A100 80 GB", **changes: Any) -> 
 
 
 def test_block_constants_take_0_127_bits_with_double_quantization():
-    weights = 4096 * 4096
-    assert 8 * four_bit_bytes(weights, double_quant=False) / weights == pytest.approx(4.5, abs=0.001)
-    assert 8 * four_bit_bytes(weights, double_quant=True) / weights == pytest.approx(4.127, abs=0.001)
+    for double_quant, bits in ((False, 4.5), (True, 4.127)):
+        stored = METHODS["nf4"].weight_bytes(4096, 4096, double_quant=double_quant)
+        assert 8 * stored / 4096**2 == pytest.approx(bits, abs=0.001)
 
 
 def test_adamw_keeps_eight_bytes_and_its_8_bit_kind_two_and_a_bit():

@@ -14,7 +14,7 @@ from assistant_builder.atomic_io import append_jsonl, write_json
 from assistant_builder.planning.memory_check import measured_seconds
 from assistant_builder.planning.training_time import Pace, WorkRemaining, extrapolated_seconds
 from assistant_builder.training.progress import MetricsLog
-from evals.bench.times import runs_of, table, told_seconds
+from benchmarks.eta_accuracy import estimated_seconds, runs_of, table
 from tests.synthetic_study import new_study
 
 PER_TOKEN, START, VALIDATION, SAVING, SAMPLES = 0.004, 3.0, 4.0, 0.5, 2.0
@@ -99,5 +99,5 @@ def test_a_study_under_way_is_told_from_its_files_and_a_finished_one_is_graded()
     assert list(runs_of(study, "a run")) == []  # not finished
     write_json(folder / "summary.json", {"train_seconds": taken(lengths)})
     (run,) = runs_of(study, "a run")
-    assert told_seconds(run) == extrapolated_seconds(events[:5], ahead_of(lengths))
+    assert estimated_seconds(run) == extrapolated_seconds(events[:5], ahead_of(lengths))
     assert "| a run | lora | 40 | 20,000 | 4 |" in table([run]) and "of 1 runs" in table([run])

@@ -15,10 +15,9 @@ import uvicorn
 from assistant_builder.chat.client import ChatWorker
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.serving.app import make_app
-from assistant_builder.serving.desks import Desk
-from assistant_builder.serving.door import digest_of
+from assistant_builder.serving.auth import digest_of
 from assistant_builder.serving.engine import Engine
-from assistant_builder.serving.roster import Assistant, Roster
+from assistant_builder.serving.registry import ModelRegistry, PromptLimits, ServedModel
 from assistant_builder.web.access import listen
 from tests.chat.fake_worker import parrot_command
 
@@ -26,15 +25,15 @@ LONGEST = 50
 """Words of the longest prompt."""
 
 
-def roster(folder: Path) -> Roster:
+def models(folder: Path) -> ModelRegistry:
     """Both assistants of one study and one of another."""
     named = [("library-qlora", "qlora"), ("library-lora", "lora"), ("ferries-qlora", "qlora")]
-    assistants = tuple(Assistant(name, folder, arm, 1_700_000_000) for name, arm in named)  # type: ignore[arg-type]
-    return Roster(assistants, {"library": "library-lora", "ferries": "ferries-qlora"})
+    assistants = tuple(ServedModel(name, folder, arm, 1_700_000_000) for name, arm in named)  # type: ignore[arg-type]
+    return ModelRegistry(assistants, {"library": "library-lora", "ferries": "ferries-qlora"})
 
 
-def desk() -> Desk:
-    return Desk(lambda messages: sum(len(turn.content.split()) for turn in messages), LONGEST, "Be brief.")
+def limits() -> PromptLimits:
+    return PromptLimits(lambda messages: sum(len(turn.content.split()) for turn in messages), LONGEST, "Be brief.")
 
 
 @dataclass
@@ -64,8 +63,8 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
     def start(command: list[str] | None = None, key: str | None = None, waiting: int = 4) -> Served:
         folder = tmp_path_factory.mktemp("served")
         worker = ChatWorker(command or parrot_command(folder))
-        served = roster(folder)
-        engine = Engine(served, dict.fromkeys(served.ids, desk()), waiting, worker)
+        served = models(folder)
+        engine = Engine(served, dict.fromkeys(served.ids, limits()), waiting, worker)
         app = make_app(engine, ServingConfig(), digest_of(key) if key else None)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=1))
         listener = listen("127.0.0.1", 0)

@@ -18,9 +18,8 @@ from assistant_builder.chat.client import ChatWorker
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import ModelError
 from assistant_builder.serving.app import make_app
-from assistant_builder.serving.desks import Desk, desk_of
 from assistant_builder.serving.engine import Engine
-from assistant_builder.serving.roster import Assistant, Roster
+from assistant_builder.serving.registry import ModelRegistry, PromptLimits, ServedModel, study_prompt_limits
 from assistant_builder.web.access import listen
 from tests.chat.fake_worker import parrot_command
 from tests.models.hostile_base import ENDLESS, LONG_STRING, hostile_base, multiplying, watched
@@ -31,13 +30,13 @@ COUNT = """
 import json
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.serving.desks import desk_of
+from assistant_builder.serving.registry import study_prompt_limits
 from assistant_builder.study import Study
 
-desk = desk_of(Study.open("library"))
-desk.count([Message("user", "hello")])
+limits = study_prompt_limits(Study.open("library"))
+limits.count([Message("user", "hello")])
 try:
-    print(json.dumps(desk.count([Message("user", "q" * 20)])))
+    print(json.dumps(limits.count([Message("user", "q" * 20)])))
 except AssistantBuilderError as error:
     print(json.dumps(str(error)))
 """
@@ -61,9 +60,9 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         with_data(new_study(name, model__base=str(hostile_base(tmp_path / name, template=text))))
         for name, text in (("hostile", template), ("sound", TEMPLATE))
     ]
-    desks: dict[str, Desk] = {f"{study.name}-lora": desk_of(study) for study in studies}
-    roster = Roster(tuple(Assistant(f"{study.name}-lora", study.folder, "lora", 1) for study in studies), {})
-    engine = Engine(roster, desks, 4, ChatWorker(parrot_command(tmp_path)))
+    limits: dict[str, PromptLimits] = {f"{study.name}-lora": study_prompt_limits(study) for study in studies}
+    models = ModelRegistry(tuple(ServedModel(f"{study.name}-lora", study.folder, "lora", 1) for study in studies), {})
+    engine = Engine(models, limits, 4, ChatWorker(parrot_command(tmp_path)))
     server = uvicorn.Server(uvicorn.Config(
         make_app(engine, ServingConfig(), None), log_level="warning", lifespan="on", timeout_graceful_shutdown=1))
     with listen("127.0.0.1", 0) as listener:
@@ -116,10 +115,10 @@ def test_the_first_request_finds_the_process_started(tmp_path: Path, monkeypatch
         return popen(*words, **more)
 
     monkeypatch.setattr(template_process.subprocess, "Popen", start)
-    desk = desk_of(with_data(new_study(model__base=str(hostile_base(tmp_path / "base")))))
+    limits = study_prompt_limits(with_data(new_study(model__base=str(hostile_base(tmp_path / "base")))))
     assert started == [1]
-    assert desk.count([Message("user", "hello")]) > 5 and started == [1]
-    assert desk.count([Message("user", "hello " * 20_000)]) > 20_000 and started == [1, 1]
+    assert limits.count([Message("user", "hello")]) > 5 and started == [1]
+    assert limits.count([Message("user", "hello " * 20_000)]) > 20_000 and started == [1, 1]
 
 
 def test_a_tokenizer_that_cannot_be_read_is_said_at_the_start(tmp_path: Path) -> None:
@@ -127,11 +126,11 @@ def test_a_tokenizer_that_cannot_be_read_is_said_at_the_start(tmp_path: Path) ->
     (base / "tokenizer.json").write_text("[" * 100_000)
     study = with_data(new_study(model__base=str(base)))
     with pytest.raises(ModelError, match="tokenizer cannot be read"):
-        desk_of(study)
+        study_prompt_limits(study)
 
 
 def test_the_data_step_fails_with_a_sentence(tmp_path: Path) -> None:
-    from assistant_builder.jobs.data_steps import prepare_data
+    from assistant_builder.runner.data_steps import prepare_data
 
     study = new_study(model__base=str(hostile_base(tmp_path / "base", template=LONG_STRING)))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

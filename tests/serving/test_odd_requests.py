@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from assistant_builder.serving.asked import AskedTurn, ChatRequest, StreamOptions, TextFormat
+from assistant_builder.serving.schemas import ChatMessage, ChatRequest, StreamOptions, TextFormat
 from tests.serving.conftest import Served
 
 TEXTS = st.text(st.characters(), max_size=8) | st.text(st.sampled_from("\ud800\udfffa\0\u202e"), max_size=4)
@@ -22,7 +22,7 @@ ODD = st.recursive(SCALARS, lambda parts: st.lists(parts, max_size=3) | st.dicti
     TEXTS | st.sampled_from(["type", "text", "role", "content"]), parts, max_size=3), max_leaves=6)
 PARTS = st.lists(st.fixed_dictionaries({}, optional={"type": ODD | st.just("text"), "text": ODD, "image_url": ODD})
                  | ODD, max_size=3)
-FREE = [name for name in AskedTurn.model_fields if name not in ("role", "content")]
+FREE = [name for name in ChatMessage.model_fields if name not in ("role", "content")]
 TURNS = st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": st.just("hi")},
                               optional=dict.fromkeys(FREE, ODD))
 PROFILE = settings(max_examples=15, deadline=None, derandomize=True,
@@ -69,7 +69,7 @@ def test_any_json_in_any_field(served: Served, failures: list[logging.LogRecord]
     odd()
 
 
-@pytest.mark.parametrize("field", [*AskedTurn.model_fields, "unknown"])
+@pytest.mark.parametrize("field", [*ChatMessage.model_fields, "unknown"])
 def test_any_json_in_any_field_of_a_message(served: Served, failures: list[logging.LogRecord], field: str) -> None:
     @PROFILE
     @given(ODD, st.lists(TURNS, max_size=2))

@@ -23,14 +23,12 @@ from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError, StudyError
 from assistant_builder.inference.session import Sampling
 from assistant_builder.models.checkpoint_dir import context_length
-from assistant_builder.serving.asked import ChatRequest
-from assistant_builder.serving.desks import desks_of
-from assistant_builder.serving.door import VARIABLE, check_access, take_key
-from assistant_builder.serving.engine import Engine
-from assistant_builder.serving.roster import choose
-from assistant_builder.serving.stopping import Cutter
+from assistant_builder.serving.auth import API_KEY_VARIABLE, check_access, take_key
+from assistant_builder.serving.engine import Engine, StopSequenceFilter
+from assistant_builder.serving.registry import prompt_limits, select_models
+from assistant_builder.serving.schemas import ChatRequest
 from assistant_builder.study import Study
-from tests.serving.conftest import LONGEST, desk, roster
+from tests.serving.conftest import LONGEST, limits, models
 from tests.synthetic_study import new_study, trained, with_data
 
 
@@ -50,27 +48,27 @@ def with_adapters(name: str, **changes: object) -> Study:
 def test_a_study_brings_both_arms_and_its_name_means_the_better_one() -> None:
     with_adapters("library")
     with_adapters("ferries")
-    roster = choose(["library", "ferries:lora"], lambda study: "qlora")
-    assert roster.ids == ["library-qlora", "library-lora", "ferries-lora"]
-    assert roster.aliases == {"library": "library-qlora", "ferries": "ferries-lora"}
-    found = roster.find("ferries")
+    models = select_models(["library", "ferries:lora"], lambda study: "qlora")
+    assert models.ids == ["library-qlora", "library-lora", "ferries-lora"]
+    assert models.aliases == {"library": "library-qlora", "ferries": "ferries-lora"}
+    found = models.find("ferries")
     assert found is not None and found.arm == "lora" and found.created == 1_700_000_000
-    assert roster.find("ferries-qlora") is None
-    assert choose(["library:lora", "library"], lambda study: "lora").ids == ["library-lora", "library-qlora"]
+    assert models.find("ferries-qlora") is None
+    assert select_models(["library:lora", "library"], lambda study: "lora").ids == ["library-lora", "library-qlora"]
 
 
 def test_what_cannot_be_served_is_refused() -> None:
     with pytest.raises(StudyError, match="no study named"):
-        choose(["nowhere"], lambda study: "qlora")
+        select_models(["nowhere"], lambda study: "qlora")
     study = with_adapters("library")
-    with pytest.raises(ConfigError, match="'base' is none of"):
-        choose(["library:base"], lambda study: "qlora")
+    with pytest.raises(ConfigError, match="'base' is not one of"):
+        select_models(["library:base"], lambda study: "qlora")
     with_adapters("library-lora")
     with pytest.raises(ConfigError, match="two assistants .* 'library-lora'"):
-        choose(["library", "library-lora"], lambda study: "qlora")
+        select_models(["library", "library-lora"], lambda study: "qlora")
     (study.arm_folder("lora") / "adapter" / "adapter_model.safetensors").unlink()
     with pytest.raises(ModelError, match="lora assistant is not trained yet"):
-        choose(["library"], lambda study: "qlora")
+        select_models(["library"], lambda study: "qlora")
 
 
 # what is asked
@@ -99,15 +97,15 @@ def test_answers_are_greedy_unless_the_request_says_otherwise() -> None:
        st.lists(st.integers(0, 30), max_size=6))
 def test_a_text_is_cut_at_the_first_stop_however_it_comes(text: str, stops: list[str], steps: list[int]) -> None:
     whole = text[: min([place for stop in stops if (place := text.find(stop)) >= 0], default=len(text))]
-    cutter, shown = Cutter(stops), ""
+    stop_filter, shown = StopSequenceFilter(stops), ""
     for end in sorted(step for step in steps if step < len(text)):
-        shown += cutter.take(text[:end], last=False)
+        shown += stop_filter.feed(text[:end], last=False)
         assert whole.startswith(shown)
-        if cutter.cut:
+        if stop_filter.cut:
             break
     else:
-        shown += cutter.take(text, last=True)
-    assert shown == whole and cutter.cut == (len(whole) < len(text))
+        shown += stop_filter.feed(text, last=True)
+    assert shown == whole and stop_filter.cut == (len(whole) < len(text))
 
 
 # who may ask
@@ -115,7 +113,7 @@ def test_a_text_is_cut_at_the_first_stop_however_it_comes(text: str, stops: list
 
 def test_other_machines_need_a_key() -> None:
     assert check_access(ServingConfig(), None) == []
-    with pytest.raises(ConfigError, match=f"everyone who reaches 0.0.0.0.*{VARIABLE}"):
+    with pytest.raises(ConfigError, match=f"everyone who reaches 0.0.0.0.*{API_KEY_VARIABLE}"):
         check_access(ServingConfig(host="0.0.0.0"), None)
     (warning,) = check_access(ServingConfig(host="0.0.0.0"), "k" * 16)
     assert "unencrypted" in warning
@@ -123,17 +121,17 @@ def test_other_machines_need_a_key() -> None:
 
 def test_a_key_comes_from_the_environment_and_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert take_key() is None
-    monkeypatch.setenv(VARIABLE, " sixteen-letters! ")
-    assert take_key() == "sixteen-letters!" and VARIABLE not in os.environ
+    monkeypatch.setenv(API_KEY_VARIABLE, " sixteen-letters! ")
+    assert take_key() == "sixteen-letters!" and API_KEY_VARIABLE not in os.environ
     for wrong in ("short", "sixteen letters and spaces", "s\u00fcchzehn-zeichen-"):
-        monkeypatch.setenv(VARIABLE, wrong)
+        monkeypatch.setenv(API_KEY_VARIABLE, wrong)
         with pytest.raises(ConfigError, match="at least 16 characters"):
             take_key()
 
 
 def test_a_key_comes_from_a_file_that_is_its_owners_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "key"
-    monkeypatch.setenv(f"{VARIABLE}_FILE", str(file))
+    monkeypatch.setenv(f"{API_KEY_VARIABLE}_FILE", str(file))
     with pytest.raises(ConfigError, match="cannot be read"):
         take_key()
     file.write_text("sixteen-letters!\n", encoding="utf-8")
@@ -142,7 +140,7 @@ def test_a_key_comes_from_a_file_that_is_its_owners_alone(monkeypatch: pytest.Mo
         take_key()
     file.chmod(0o600)
     assert take_key() == "sixteen-letters!"
-    monkeypatch.setenv(VARIABLE, "another-key-of-the-variable")
+    monkeypatch.setenv(API_KEY_VARIABLE, "another-key-of-the-variable")
     assert take_key() == "another-key-of-the-variable"
 
 
@@ -159,7 +157,7 @@ def test_the_command_refuses_before_anything_is_loaded() -> None:
     assert "no study named 'nowhere'" in run("nowhere")[1]
     assert "min_replicas=3 is more than max_replicas=2" in run("library", "--min-replicas", "3")[1]
     assert run("library", "--port", "70000")[0] == 2
-    assert "--on moon: Input should be" in run("library", "--on", "moon")[1]
+    assert "--backend moon: Value error, must be one of local, ray, vllm" in run("library", "--backend", "moon")[1]
     assert "--host : String should have" in run("library", "--host", "")[1]
     assert "everyone who reaches 0.0.0.0" in run("library", "--host", "0.0.0.0")[1]
 
@@ -202,13 +200,13 @@ def test_what_a_model_reads(tmp_path: Path, config: object, tokenizer: object, l
 
 
 def test_an_answer_ends_where_prompt_and_answer_fill_the_context(tmp_path: Path) -> None:
-    served = roster(tmp_path)
-    engine = Engine(served, dict.fromkeys(served.ids, desk()), 4, ChatWorker([]))
+    served = models(tmp_path)
+    engine = Engine(served, dict.fromkeys(served.ids, limits()), 4, ChatWorker([]))
     for words, most in ((LONGEST - 2, 1), (LONGEST - 12, 11)):  # with the study's "Be brief." before them
         request = asked(("user", "w " * words)).model_copy(update={"model": "library-lora"})
-        assert anyio.run(engine.question, request).sampling.max_new_tokens == most
+        assert anyio.run(engine.prepare, request).sampling.max_new_tokens == most
         request = asked(("user", "w " * words), max_tokens=1).model_copy(update={"model": "library-lora"})
-        assert anyio.run(engine.question, request).sampling.max_new_tokens == 1
+        assert anyio.run(engine.prepare, request).sampling.max_new_tokens == 1
 
 
 # vLLM
@@ -217,13 +215,13 @@ def test_an_answer_ends_where_prompt_and_answer_fill_the_context(tmp_path: Path)
 @pytest.fixture
 def base(tmp_path: Path) -> str:
     """A base as far as vLLM's command needs one."""
-    from tests.evals.export.tiny import tiny_base
+    from tests.export.tiny import tiny_base
 
     return str(tiny_base(tmp_path / "base"))
 
 
 def command(*words: str) -> list[str]:
-    code, shown = run(*words, "--on", "vllm", "--json")
+    code, shown = run(*words, "--backend", "vllm", "--json")
     assert code == 0, shown
     return list(json.loads(shown)["command"])
 
@@ -259,8 +257,8 @@ def test_vllm_and_this_machine_read_as_much(base: str) -> None:
         """Tokens that vLLM is told, and those of each assistant here."""
         found = command(*words)
         wanted = int(words[-1]) if "--context" in words else None
-        roster = choose([word for word in words if ":" in word], lambda study: "qlora")
-        here = {desk.longest + 1 for desk in desks_of(roster, wanted).values()}
+        models = select_models([word for word in words if ":" in word], lambda study: "qlora")
+        here = {limits.longest + 1 for limits in prompt_limits(models, wanted).values()}
         return int(found[found.index("--max-model-len") + 1]), here
 
     assert context("library:lora") == (MIN_CONTEXT, {MIN_CONTEXT})
@@ -268,20 +266,21 @@ def test_vllm_and_this_machine_read_as_much(base: str) -> None:
     assert context("library:lora", "ferries:lora", "--context", "9000") == (9000, {9000})
     write_json(config, {**read_json(config), "max_position_embeddings": 2048})
     assert context("library:lora", "ferries:lora") == (2048, {2048})
-    assert "--context 9000 exceeds the context length of the base model (2048 tokens)" in run("library:lora", "--on", "vllm", "--context", "9000")[1]
+    assert ("--context 9000 exceeds the context length of the base model (2048 tokens)"
+            in run("library:lora", "--backend", "vllm", "--context", "9000")[1])
 
 
 @pytest.mark.train
 def test_what_vllm_cannot_make_is_refused(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     study = with_adapters("library", model__base=base)
-    assert "needs several" in run("library", "--on", "vllm")[1] or "need several" in run("library", "--on", "vllm")[1]
+    assert "need several" in run("library", "--backend", "vllm")[1]
     monkeypatch.setenv("PATH", "")
-    assert "vLLM is not installed" in run("library:qlora", "--on", "vllm")[1]
-    assert "everyone who reaches" in run("library:qlora", "--on", "vllm", "--host", "0.0.0.0")[1]
+    assert "vLLM is not installed" in run("library:qlora", "--backend", "vllm")[1]
+    assert "everyone who reaches" in run("library:qlora", "--backend", "vllm", "--host", "0.0.0.0")[1]
     study.write_config(study.config.with_changes({"train.rank": 600}))
-    assert "rank 512 at most, not 600" in run("library:qlora", "--on", "vllm")[1]
+    assert "rank 512 at most, not 600" in run("library:qlora", "--backend", "vllm")[1]
     study.write_config(study.config.with_changes({"model.quant_type": "fp4", "train.rank": 8}))
-    assert "trained over fp4" in run("library:qlora", "--on", "vllm")[1]
+    assert "trained over fp4" in run("library:qlora", "--backend", "vllm")[1]
     assert "--quantization" not in command("library:lora")
     summary = study.arm_folder("lora") / "summary.json"
     write_json(summary, {**read_json(summary), "compute_dtype": "float32"})
@@ -291,18 +290,18 @@ def test_what_vllm_cannot_make_is_refused(base: str, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(("gpus", "shown"), [(0.0, ""), (1.0, None)])
 def test_replicas_that_ask_for_no_gpu_see_none(tmp_path: Path, gpus: float, shown: str | None) -> None:
     pytest.importorskip("ray.serve")
-    from assistant_builder.serving.on_ray import application
+    from assistant_builder.serving.ray_serve import application
 
-    options = application(roster(tmp_path), ServingConfig(gpus=gpus), None)._bound_deployment.ray_actor_options
+    options = application(models(tmp_path), ServingConfig(gpus=gpus), None)._bound_deployment.ray_actor_options
     assert options["runtime_env"]["env_vars"].get("CUDA_VISIBLE_DEVICES") == shown
 
 
 def test_a_study_with_one_arm_brings_that_one_under_both_names() -> None:
     study = with_adapters("alone", arms=["qlora"])
-    roster = choose(["alone"], lambda study: "lora")
-    assert roster.ids == ["alone-qlora"] and roster.aliases == {"alone": "alone-qlora"}
+    models = select_models(["alone"], lambda study: "lora")
+    assert models.ids == ["alone-qlora"] and models.aliases == {"alone": "alone-qlora"}
     with pytest.raises(ModelError, match="trains qlora alone.*no lora assistant"):
-        choose(["alone:lora"], lambda study: "qlora")
+        select_models(["alone:lora"], lambda study: "qlora")
     shutil.rmtree(study.arm_folder("qlora"))
     with pytest.raises(ModelError, match="qlora assistant is not trained yet"):
-        choose(["alone"], lambda study: "qlora")
+        select_models(["alone"], lambda study: "qlora")

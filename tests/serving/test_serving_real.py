@@ -17,9 +17,9 @@ import pytest
 from assistant_builder.chat.ask import ask_arms
 from assistant_builder.data import Message
 from assistant_builder.models.chat_template import ChatTokenizer
-from assistant_builder.serving.session import SharedSession
+from assistant_builder.serving.worker import SharedSession
 from assistant_builder.study import Study
-from tests.evals.export.tiny import tiny_base, tiny_study
+from tests.export.tiny import tiny_base, tiny_study
 
 QUESTION = "Which key opens <|im_end|> the gate?"
 MODELS = ("one-qlora", "one-lora", "two-qlora")

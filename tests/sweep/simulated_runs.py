@@ -12,10 +12,10 @@ import pytest
 
 from assistant_builder.atomic_io import append_jsonl, read_json, write_json
 from assistant_builder.errors import Cancelled, ResourceError
-from assistant_builder.jobs import starting
-from assistant_builder.jobs.events import Event
-from assistant_builder.steps import Progress
+from assistant_builder.runner import open_study
+from assistant_builder.runner.backend import Event
 from assistant_builder.study import Study
+from assistant_builder.study.steps import Progress
 from assistant_builder.sweep import run as sweep_run
 from tests.evals.study_compare.scored_studies import CELLS, Samples, edit
 from tests.synthetic_study import done, evaluated, trained, with_data
@@ -100,7 +100,7 @@ def shifted(samples: Samples, shift: float, number: int) -> Samples:
 def pretend(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> Scenario:
     """Let sweeps run by a scenario; the made-up steps do not say what they were made from, so nobody looks."""
     monkeypatch.setattr(sweep_run, "run_study", scenario.run)
-    monkeypatch.setattr(starting, "first_changed", lambda *words, **more: None)
+    monkeypatch.setattr(open_study, "first_stale_step", lambda *words, **more: None)
     return scenario
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from assistant_builder.data import prepare
-from assistant_builder.jobs.starting import enter
+from assistant_builder.data import prepare_dataset
 from assistant_builder.planning.planner import plan_study
+from assistant_builder.runner.open_study import create_or_update
 from assistant_builder.sweep import open_sweep, run_sweep
 from assistant_builder.sweep.run import ahead
 from assistant_builder.sweep.spec import Sweep
@@ -21,7 +21,7 @@ def opened(*settings: str) -> Sweep:
 def test_every_training_is_counted_and_planned_with_its_own_settings() -> None:
     sweep = opened()
     found = ahead(sweep)
-    pairs = len(prepare(SMALL, sweep.trials[0].config.data).split.train)
+    pairs = len(prepare_dataset(SMALL, sweep.trials[0].config.data).split.train)
     plans = [plan_study(trial.config, pairs) for trial in sweep.trials]
     times = [plan.methods[method].seconds or 0.0 for plan in plans for method in ("lora", "qlora")]
     assert (found.studies, found.of, found.trainings, found.assumed) == (2, 2, 4, True)
@@ -37,7 +37,7 @@ def test_more_seeds_are_more_trainings() -> None:
 def test_what_is_done_is_not_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(Scenario(), monkeypatch)
     sweep = opened()
-    done(with_data(enter(sweep.trials[1].config, sweep.data)), "train-lora", 3.0)
+    done(with_data(create_or_update(sweep.trials[1].config, sweep.data)), "train-lora", 3.0)
     assert (ahead(sweep).studies, ahead(sweep).trainings) == (2, 3)
     sweep.note_stopped("cost-2", {"run": "qlora", "share": 0.5, "loss": 2.0, "compared_with": 3})
     assert (ahead(sweep).studies, ahead(sweep).trainings) == (1, 2)

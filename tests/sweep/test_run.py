@@ -16,11 +16,11 @@ from statsmodels.stats.multitest import multipletests
 
 from assistant_builder.atomic_io import file_hash, read_json, write_json, write_jsonl
 from assistant_builder.errors import Cancelled, ConfigError, DataError, ModelError, StudyError
-from assistant_builder.jobs.integrity import damaged_outputs
-from assistant_builder.jobs.starting import enter
-from assistant_builder.jobs.steps import step_inputs
-from assistant_builder.steps import StepRecord
+from assistant_builder.runner.invalidation import damaged_outputs
+from assistant_builder.runner.open_study import create_or_update
+from assistant_builder.runner.step_inputs import step_inputs
 from assistant_builder.study import Study, studies_folder
+from assistant_builder.study.steps import StepRecord
 from assistant_builder.sweep import open_sweep, run_sweep
 from assistant_builder.sweep.run import take_split
 from assistant_builder.sweep.spec import MOST_STUDIES, Sweep
@@ -227,7 +227,7 @@ def mark(study: Study, step: str, names: Iterable[str]) -> None:
 def sweep() -> Sweep:
     """A sweep of three studies, the first with its split made."""
     sweep = open_sweep(str(SMALL), name="one_more", settings=["train.rank=1,2,4"], prune="off")
-    first = with_data(enter(sweep.trials[0].config, sweep.data))
+    first = with_data(create_or_update(sweep.trials[0].config, sweep.data))
     mark(first, "data", DATA)
     write_json(first.embedding_file, {"threshold": 0.95, "removed": True, "leaks": []})
     write_json(first.folder / "provenance.json", {"python": "3.11"})
@@ -236,7 +236,7 @@ def sweep() -> Sweep:
 
 
 def test_the_others_take_the_split_as_it_was_frozen(sweep: Sweep) -> None:
-    first, study = sweep.study(sweep.trials[0]), enter(sweep.trials[1].config, sweep.data)
+    first, study = sweep.study(sweep.trials[0]), create_or_update(sweep.trials[1].config, sweep.data)
     assert first is not None
     take_split(sweep, study)
     for name in (*DATA, "embedding.json"):
@@ -252,18 +252,18 @@ def test_the_others_take_the_split_as_it_was_frozen(sweep: Sweep) -> None:
 
 
 def test_what_would_be_made_from_other_inputs_is_not_taken(sweep: Sweep) -> None:
-    study = enter(sweep.trials[1].config.with_changes({"data.seed": 5}), sweep.data)
+    study = create_or_update(sweep.trials[1].config.with_changes({"data.seed": 5}), sweep.data)
     take_split(sweep, study)
     assert study.step("data").state == "queued" and not study.split_file("heldout").exists()
 
 
 def test_a_damaged_split_is_not_passed_on_and_a_begun_one_not_overwritten(sweep: Sweep) -> None:
-    first, study = sweep.study(sweep.trials[0]), enter(sweep.trials[1].config, sweep.data)
+    first, study = sweep.study(sweep.trials[0]), create_or_update(sweep.trials[1].config, sweep.data)
     assert first is not None
     study.write_step(StepRecord("data", "failed"))
     take_split(sweep, study)
     assert study.step("data").state == "failed"
     first.split_file("train").write_text("")
-    other = enter(sweep.trials[2].config, sweep.data)
+    other = create_or_update(sweep.trials[2].config, sweep.data)
     take_split(sweep, other)
     assert other.step("data").state == "queued"

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from assistant_builder.atomic_io import append_jsonl
-from assistant_builder.jobs.starting import enter
+from assistant_builder.runner.open_study import create_or_update
 from assistant_builder.sweep import open_sweep
 from assistant_builder.sweep import run as sweep_run
 from assistant_builder.sweep.spec import curve_of
-from tests.evals.export.tiny import tiny_base
+from tests.export.tiny import tiny_base
 from tests.synthetic_study import SMALL, done
 
 QUICK = {
@@ -45,14 +45,14 @@ def test_a_real_training_is_stopped_at_the_validation_at_which_it_is_hopeless(ba
              "train.max_steps": "8", "train.evaluations": "8"}
     sweep = open_sweep(str(SMALL), name="hopeless", settings=[f"{k}={v}" for k, v in quick.items()], prune="median")
     for trial in sweep.trials[:3]:  # finished trainings, made up: far better at every place
-        study = enter(trial.config, sweep.data)
+        study = create_or_update(trial.config, sweep.data)
         for step in range(1, 9):
             append_jsonl(study.arm_folder("lora") / "metrics.jsonl", {
                 "event": "validation", "step": step, "steps": 8, "loss": 0.5, "best": True,
             })
         done(study, "train-lora", 1.0)
     last = sweep.trials[3]
-    study = enter(last.config, sweep.data)
+    study = create_or_update(last.config, sweep.data)
     sweep_run.run_trial(sweep, last, study, lambda event: None, lambda study: None)
     stopped = sweep.stopped["hopeless-4"]
     assert stopped["run"] == "lora" and 0.25 <= stopped["share"] < 1 and stopped["loss"] > 0.5

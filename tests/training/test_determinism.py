@@ -7,25 +7,22 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from assistant_builder.child_process import configure_libraries
 from assistant_builder.config import StudyConfig
-from assistant_builder.data.records import Message, Pair
+from assistant_builder.data.types import Message, Pair
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
 from assistant_builder.training.sft_config import TrainingRun
 from assistant_builder.training.trainer import TwinTrainer
-from assistant_builder.worker import prepare_libraries
-from tests.evals.export.tiny import tiny_base
+from tests.export.tiny import tiny_base
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS = 2
-CLAIM = re.compile(r"(?i)byte for byte|same bytes|no byte of|the bytes and scores")
 
 
 def trainer(folder: Path, device: str, **changes: Any) -> TwinTrainer:
@@ -102,18 +99,5 @@ def test_another_failure_is_not_taken_for_a_lack_of_algorithms(tmp_path: Path) -
 @pytest.mark.parametrize(("own", "expected"), [(None, ":4096:8"), (":16:8", ":16:8")])
 def test_cublas_is_told_before_cuda_starts(monkeypatch: pytest.MonkeyPatch, own: str | None, expected: str) -> None:
     monkeypatch.setattr(os, "environ", {"CUBLAS_WORKSPACE_CONFIG": own} if own else {})
-    prepare_libraries()
+    configure_libraries()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == expected
-
-
-@pytest.mark.parametrize("name", ["README.md", "evals/README.md"])
-def test_equal_bytes_are_promised_of_cpus_alone(name: str) -> None:
-    for paragraph in (ROOT / name).read_text(encoding="utf-8").split("\n\n"):
-        if CLAIM.search(paragraph):
-            assert re.search(r"\bCPUs?\b|\bprocessors?\b", paragraph), paragraph
-
-
-def test_the_table_of_promises_says_so_before_it_promises() -> None:
-    before, _, promises = (ROOT / "RELIABILITY.md").read_text(encoding="utf-8").partition("| promise |")
-    assert CLAIM.search(promises) and not CLAIM.search(before)
-    assert "Equal bytes are promised of CPUs alone" in before

@@ -14,7 +14,7 @@ from assistant_builder.config import TrainConfig
 from assistant_builder.planning.load_architecture import architecture_of
 from assistant_builder.planning.memory import ParallelStrategy, adapted_modules, adapter_parameters
 from assistant_builder.study import Study
-from tests.evals.export.tiny import tiny_base
+from tests.export.tiny import tiny_base
 from tests.training.test_distributed import a_study, launch
 
 pytestmark = pytest.mark.train
@@ -94,23 +94,25 @@ def test_4_bit_weights_to_be_sharded_are_quantized_one_at_a_time_on_the_gpu(
     from transformers.integrations.bitsandbytes import Bnb4bitQuantize
 
     from assistant_builder.models import loading
+    from assistant_builder.quantization import bitsandbytes
 
     asked: list[str] = []
 
-    class OnCpuAfterAll(loading._QuantizeOnDevice):
-        def __init__(self, quantizer: Any, device: Any) -> None:
-            asked.append(str(device))
-            super().__init__(quantizer, torch.device("cpu"))
+    make = bitsandbytes.quantizer_on
+
+    def on_cpu_after_all(device: Any) -> Any:
+        asked.append(str(device))
+        return make(torch.device("cpu"))
 
     spec = loading.BaseSpec(base, "nf4", True, "bfloat16")
     plain = loading.load_base(replace(spec, parted=True))
     with monkeypatch.context() as patch:
         patch.setattr(torch.cuda, "current_device", lambda: 1)
-        patch.setattr(loading, "_QuantizeOnDevice", OnCpuAfterAll)
+        patch.setattr(bitsandbytes, "quantizer_on", on_cpu_after_all)
         sharded = loading.load_base(replace(spec, device="cuda", parted=True))
     layers = [(one, two) for one, two in zip(plain.modules(), sharded.modules(), strict=True)
               if isinstance(one, Linear4bit)]
-    assert len(layers) == 14 and set(asked) == {"cuda:1"}
+    assert len(layers) == 14 and asked == ["cuda:1"]
     assert all(torch.equal(one.weight.data.view(torch.uint8), two.weight.data.view(torch.uint8)) for one, two in layers)
 
     # and where each weight is meanwhile
@@ -122,7 +124,7 @@ def test_4_bit_weights_to_be_sharded_are_quantized_one_at_a_time_on_the_gpu(
 
     monkeypatch.setattr(Bnb4bitQuantize, "convert", convert)
     with FakeTensorMode():
-        quantize = loading._QuantizeOnDevice(None, torch.device("cuda", 0))
+        quantize = make(torch.device("cuda", 0))(None)
         given = {"a": [torch.empty(4, 4)], "b": torch.empty(4, 4)}
         assert [weight.device.type for weight in quantize.convert(given).values()] == ["cpu", "cpu"]
     assert seen == ["cuda", "cuda"]

@@ -15,13 +15,13 @@ import pytest
 
 from assistant_builder.atomic_io import file_hash, read_json, read_jsonl
 from assistant_builder.config import StudyConfig
-from assistant_builder.jobs.data_steps import prepare_data
-from assistant_builder.jobs.steps import command
 from assistant_builder.planning.memory import ParallelStrategy
+from assistant_builder.runner.data_steps import prepare_data
+from assistant_builder.runner.step_inputs import step_command
+from assistant_builder.runner.step_process import run_as_step
 from assistant_builder.study import Study
 from assistant_builder.training import checkpoints
-from assistant_builder.worker import run_as_step
-from tests.evals.export.tiny import tiny_base
+from tests.export.tiny import tiny_base
 from tests.training.conftest import SMALL
 
 pytestmark = pytest.mark.train
@@ -149,8 +149,8 @@ def test_fsdp_gives_the_loss_curve_of_one_process(base: Path) -> None:
 def test_a_killed_training_of_two_processes_leaves_none_and_ends_with_the_same_bytes(base: Path, spread: str) -> None:
     changes = {"executor__devices": 2, "executor__spread": spread}
     calm, killed = (a_study(name, base, "float32", **changes) for name in ("calm", "killed"))
-    assert subprocess.run(command(calm, "train-qlora"), check=False).returncode == 0
-    process = subprocess.Popen(command(killed, "train-qlora"))
+    assert subprocess.run(step_command(calm, "train-qlora"), check=False).returncode == 0
+    process = subprocess.Popen(step_command(killed, "train-qlora"))
     metrics = killed.arm_folder("qlora") / "metrics.jsonl"
     while not any(event["step"] > STEPS // 2 for event in read_jsonl(metrics)):
         assert process.poll() is None, "the step ended before it could be killed"
@@ -160,7 +160,7 @@ def test_a_killed_training_of_two_processes_leaves_none_and_ends_with_the_same_b
     process.wait()
     assert psutil.wait_procs(ranks, timeout=10)[1] == []
     assert checkpoints.complete_steps(killed.arm_folder("qlora") / "checkpoints")[-1] >= STEPS // 2
-    assert subprocess.run(command(killed, "train-qlora"), check=False).returncode == 0
+    assert subprocess.run(step_command(killed, "train-qlora"), check=False).returncode == 0
     hashes = {file_hash(study.arm_folder("qlora") / "adapter" / "adapter_model.safetensors")
               for study in (calm, killed)}
     assert len(hashes) == 1

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from assistant_builder.child_process import configure_libraries
 from assistant_builder.errors import AssistantBuilderError, ModelError
 from assistant_builder.training.gpu import choose_kernels
-from assistant_builder.worker import prepare_libraries
 
 
 def model() -> LlamaForCausalLM:
@@ -56,7 +56,7 @@ def test_every_decoder_layer_is_compiled_for_rows_of_any_length(monkeypatch: pyt
     from torch._dynamo.testing import CompileCounter
 
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
-    prepare_libraries()  # as every step does
+    configure_libraries()  # as every step does
     base, counter, seen = model(), CompileCounter(), []
     ids = torch.arange(12).view(2, 6)
     wanted, whole = base(input_ids=ids).logits, nn.Module.compile

@@ -16,7 +16,7 @@ from assistant_builder.planning.hardware import Machine
 from assistant_builder.study import Study
 from assistant_builder.training import distributed
 from assistant_builder.training import train as training_train
-from tests.evals.export.tiny import tiny_base
+from tests.export.tiny import tiny_base
 from tests.synthetic_study import new_study, with_data
 
 ROOMY = Machine("a node", "cpu", 64 * 10**9, 64 * 10**9, here=True, cores=2, flops=1e11)
@@ -78,11 +78,11 @@ def test_cards_of_which_one_lacks_bfloat16_compute_alike(study: Study, monkeypat
 def test_a_step_that_lets_others_use_the_gpu_has_the_memory_of_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from assistant_builder import worker
+    from assistant_builder.runner import step_process
 
     allocated = 0
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: allocated)
-    assert worker._peak_memory() > 10**7  # the resident set
+    assert step_process._peak_memory() > 10**7  # the resident set
     allocated = 10**12
-    assert worker._peak_memory() == 10**12
+    assert step_process._peak_memory() == 10**12

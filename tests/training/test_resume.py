@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from assistant_builder.atomic_io import file_hash, read_json, read_jsonl
-from assistant_builder.jobs.data_steps import prepare_data
-from assistant_builder.jobs.steps import command
+from assistant_builder.runner.data_steps import prepare_data
+from assistant_builder.runner.step_inputs import step_command
+from assistant_builder.runner.step_process import run_as_step
 from assistant_builder.study import CHECKPOINT_MARKER, Study
 from assistant_builder.training import checkpoints
-from assistant_builder.worker import run_as_step
-from tests.evals.export.tiny import tiny_base
+from tests.export.tiny import tiny_base
 
 pytestmark = pytest.mark.train
 
@@ -27,7 +27,7 @@ def start(study: Study, step: str) -> subprocess.Popen[bytes]:
     log = study.log_file(step)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
-        return subprocess.Popen(command(study, step), stdout=file, stderr=file, stdin=subprocess.DEVNULL)
+        return subprocess.Popen(step_command(study, step), stdout=file, stderr=file, stdin=subprocess.DEVNULL)
 
 
 def steps_done(study: Study) -> int:
@@ -110,7 +110,7 @@ def test_a_half_written_checkpoint_is_not_taken_for_whole(tmp_path: Path) -> Non
 
 def test_both_arms_stop_early_together(small_study: Study, tmp_path: Path) -> None:
     """With a learning rate so small that no weight moves, no validation improves, and both stop at the second."""
-    from assistant_builder.jobs.running import run_study
+    from assistant_builder.runner.run import run_study
 
     config = small_study.config.with_changes({
         "train.early_stopping": True, "train.patience": 1, "train.evaluations": 6, "train.learning_rate": 1e-40,

@@ -10,15 +10,15 @@ import pytest
 
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.errors import AssistantBuilderError, Cancelled
-from assistant_builder.jobs.events import Event
-from assistant_builder.jobs.running import run_study
-from assistant_builder.jobs.starting import open_or_create
-from assistant_builder.jobs.steps import command
-from assistant_builder.stores import Store
+from assistant_builder.runner.backend import Event
+from assistant_builder.runner.open_study import open_or_create
+from assistant_builder.runner.run import run_study
+from assistant_builder.runner.step_inputs import step_command
+from assistant_builder.store.object_store import ObjectStore
 from assistant_builder.study import CHECKPOINT_MARKER, Study
-from evals.soak.subject import copy_of, new_subject
 from tests.cluster.conftest import Background, wait_until
-from tests.evals.export.tiny import tiny_base
+from tests.export.tiny import tiny_base
+from tests.fault_injection.study import copy_of, small_study
 
 pytestmark = pytest.mark.train
 STEP = "train-lora"
@@ -35,14 +35,14 @@ def test_another_machine_ends_with_the_bytes_of_an_undisturbed_run(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundled_models: Path, quick_leases: None
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    study = new_subject("killed", str(tiny_base(tmp_path / "base")), executor__store=bucket, **LONG)
-    store = Store(f"{bucket}/killed")
+    study = small_study("killed", str(tiny_base(tmp_path / "base")), executor__store=bucket, **LONG)
+    store = ObjectStore(f"{bucket}/killed")
     run = Background(study)
     checkpoints = study.arm_folder("lora") / "checkpoints"
     wait_until(lambda: list(checkpoints.glob(f"*/{CHECKPOINT_MARKER}")))
     training = psutil.Process(study.step(STEP).pid)
     training.suspend()  # else it could end before the store has the checkpoint
-    wait_until(lambda: any(name.endswith(f"/{CHECKPOINT_MARKER}") for name in store.marks()))
+    wait_until(lambda: any(name.endswith(f"/{CHECKPOINT_MARKER}") for name in store.versions()))
     training.kill()
     assert isinstance(run.wait(), AssistantBuilderError)
 
@@ -61,7 +61,7 @@ def test_another_machine_ends_with_the_bytes_of_an_undisturbed_run(
     with pytest.raises(Cancelled):
         run_study(other, on_event=enough)
     undisturbed = copy_of(other, "undisturbed", without=[STEP])
-    subprocess.run(command(undisturbed, STEP), check=True, capture_output=True)
+    subprocess.run(step_command(undisturbed, STEP), check=True, capture_output=True)
     summaries = [read_json(one.arm_folder("lora") / "summary.json") for one in (undisturbed, other)]
     assert summaries[0]["adapter_sha256"] == summaries[1]["adapter_sha256"]
     assert losses(other) == losses(undisturbed)

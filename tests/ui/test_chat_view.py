@@ -13,7 +13,7 @@ from assistant_builder.chat.conversation import Answer, Conversation, Turn
 from assistant_builder.chat.feedback import Correction, RetrainingPlan
 from assistant_builder.inference.session import Memory
 from assistant_builder.ui.chat.view import (
-    SIDES,
+    PAIR,
     Shown,
     corrections_list,
     equalize_pace,
@@ -91,7 +91,7 @@ def hidden_panes(one: Reply, other: Reply, sides: tuple[str, str]) -> list[str]:
     shown = said(turn, blind=True, replies=dict(zip(sides, (one, other), strict=True)),
                  stored={"qlora": (1, 2), "lora": (3, 4)}, held={"lora": Memory(5, 6)})
     return [re.sub(f'side-{side}|data-side="{side}"|Assistant {side.upper()}', "", pane(side, shown))
-            for side in SIDES[:2]]
+            for side in PAIR]
 
 
 @pytest.mark.parametrize(("fast", "slow"), [
@@ -120,13 +120,13 @@ def test_the_vote_gives_name_and_colour_back() -> None:
     turn = Turn("Why?", answers, ("lora", "qlora"), blind=True)
     before, after = pane("a", said(turn, blind=True)), pane("a", said(replace(turn, vote="a"), blind=True))
     assert "LoRA" not in before and "tokens/s" not in before and 'data-action="correct"' not in before
-    assert "LoRA · 16-bit · your choice" in after and "tokens/s" in after and 'data-action="correct"' in after
-    assert "A was LoRA · 16-bit, B was QLoRA · 4-bit. You preferred LoRA" in plain(revealed(replace(turn, vote="a")))
+    assert "LoRA (16-bit) · your choice" in after and "tokens/s" in after and 'data-action="correct"' in after
+    assert "A was LoRA (16-bit), B was QLoRA (4-bit). You preferred LoRA" in plain(revealed(replace(turn, vote="a")))
 
 
 def test_loading_ahead_tells_how_far_it_is() -> None:
     loading = readiness({"lora": Reply("loaded"), "qlora": Reply("loading", phase="Reading", fraction=0.4)})
-    assert "QLoRA · 4-bit: Reading" in loading and 'aria-valuenow="70.0"' in loading
+    assert "QLoRA (4-bit): Reading" in loading and 'aria-valuenow="70.0"' in loading
     assert "are loaded" in readiness({"lora": Reply("loaded")})
     assert "no adapter" in readiness({"lora": Reply("failed", error={"what": "no adapter"})})
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from assistant_builder.atomic_io import read_json, write_json
-from assistant_builder.steps import Progress, StepRecord
 from assistant_builder.study import Study
+from assistant_builder.study.steps import Progress, StepRecord
 from assistant_builder.ui.evaluate.figures import (
     cells_figure,
     contrast_panels,
@@ -98,8 +98,8 @@ def test_a_running_evaluation_shows_each_cell_and_what_there_is() -> None:
     running(study, "evaluate", Progress(25, 100, "%", "Q4: answering the held-out questions", 40.0))
     said = plain(evaluation_state(take_snapshot(study)))
     assert "Q4: answering the held-out questions: 25 %, 40 s left" in said
-    assert "Q4 QLoRA, 4-bit running answering the held-out questions" in said
-    assert "L16 LoRA, 16-bit done 41 s" in said and "QR QLoRA export, requantized not run yet" in said
+    assert "Q4 QLoRA (4-bit) running answering the held-out questions" in said
+    assert "L16 LoRA (16-bit) done 41 s" in said and "QR QLoRA export, requantized not run yet" in said
     assert "Scored so far: 7 of 10 cells" in said
 
 
@@ -113,7 +113,7 @@ def test_parts_that_score_at_once_are_shown_side_by_side_and_one_that_failed_is_
     said = plain(shown)
     assert "Q16: answering the held-out questions: 25 %, 40 s left" in said
     assert "Q4: similarity of answer and reference: 50 %, 20 s left" in said
-    assert "Q4 QLoRA, 4-bit running similarity of answer and reference" in said
+    assert "Q4 QLoRA (4-bit) running similarity of answer and reference" in said
     assert "Score cells · part 1" in shown and "Score cells · part 2" in shown
     done(study, "score-2", 30)
     study.write_step(StepRecord("score-1", state="failed", error={"what": "memory ran out"}))
@@ -148,7 +148,7 @@ def test_the_verdict_comes_with_the_tables_behind_it(finished: Snapshot, report:
         levels[warning["level"]].append(warning["text"][:60].replace("'", "&#39;"))
     assert levels["serious"] and all(f"Mind: {text}".replace("&#39;", "'") in said for text in levels["serious"])
     tables = plain(report_tables(report))
-    for words in ("B16", "QLoRA, 4-bit", "95 % interval", "Q4 \N{MINUS SIGN} L16", "Exact match", "copy",
+    for words in ("B16", "QLoRA (4-bit)", "95 % interval", "Q4 \N{MINUS SIGN} L16", "Exact match", "copy",
                   "Which export keeps", *levels["note"]):
         assert words in tables
     assert power_sentence(report).startswith("With 12 items")

@@ -8,17 +8,17 @@ from typing import Any
 import psutil
 
 from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.export.atomic_dir import describe_files
+from assistant_builder.export.job import ExportJob, JobRecord
+from assistant_builder.export.verify import Rescore
+from assistant_builder.export_formats import ExportSpec, export_specs
 from assistant_builder.study import Study
 from assistant_builder.ui.export.tab import ExportTab
 from assistant_builder.ui.refresh import StudyView
-from evals.export.folders import describe_files
-from evals.export.job import ExportJob, JobRecord
-from evals.export.kinds import KINDS, Kind
-from evals.export.rescore import Rescore
 from tests.synthetic_study import finished_study, new_study
 from tests.ui.blocks import inside_blocks
 
-KIND = Kind("lora", "merged")
+SPEC = ExportSpec("lora", "merged")
 
 
 def drawn(tab: ExportTab, study: Study) -> dict[str, list[Any]]:
@@ -39,13 +39,14 @@ def record_of(job: ExportJob, **more: Any) -> None:
     job.write(JobRecord(**values))
 
 
-def finish(study: Study, kind: Kind, outcome: str = "as measured", **more: Any) -> ExportJob:
-    job = ExportJob(study, kind)
+def finish(study: Study, spec: ExportSpec, outcome: str = "as measured", **more: Any) -> ExportJob:
+    job = ExportJob(study, spec)
     job.files.mkdir(parents=True, exist_ok=True)
     (job.files / "model.safetensors").write_bytes(b"0" * 1000)
+    (job.files / "Modelfile").write_text("FROM .")
     (job.files / "README.md").write_text("# Card <b>of</b> it")
-    rescore = Rescore(outcome, cell=kind.cell, items=20)  # type: ignore[arg-type]
-    sha = read_json(study.arm_folder(kind.arm) / "summary.json")["adapter_sha256"]
+    rescore = Rescore(outcome, cell=spec.cell, items=20)  # type: ignore[arg-type]
+    sha = read_json(study.arm_folder(spec.arm) / "summary.json")["adapter_sha256"]
     write_json(job.files / "export.json", {
         "adapter_sha256": sha, "chat_template": "ChatML", "rescore": rescore.to_record(), "archive": None,
         "sentences": ["It was scored <i>again</i>."], "files": describe_files(job.files), **more,
@@ -59,7 +60,7 @@ def test_before_training_the_tab_says_what_to_do() -> None:
     tab = inside_blocks(ExportTab)
     shown = drawn(tab, new_study())
     assert "Train both assistants" in shown["export-body"][1]["value"] and not shown["export-body"][2]["visible"]
-    assert all(shown[f"export-{kind.name}"][1] == "" for kind in KINDS)
+    assert all(shown[f"export-{spec.name}"][1] == "" for spec in export_specs())
 
 
 def test_every_state_is_drawn_and_the_latest_is_chosen() -> None:
@@ -70,13 +71,13 @@ def test_every_state_is_drawn_and_the_latest_is_chosen() -> None:
     _, state, start, cancel, download, *_ = ready["export-lora-merged"]
     assert "About <b>275 MB</b>" in state and start["visible"] and not cancel["visible"] and not download["visible"]
     assert "into the original weights it would be another" in ready["export-qlora-merged"][1]
-    assert "+0.016" in ready["export-choice"][-1] and "LoRA · 16-bit" in ready["export-choice"][-2]
+    assert "+0.016" in ready["export-choice"][-1] and "LoRA (16-bit)" in ready["export-choice"][-2]
 
-    job = ExportJob(study, KIND)
+    job = ExportJob(study, SPEC)
     record_of(job, percent=62, message="Scoring it again: 8 of 20 items")
     busy = drawn(tab, study)
     assert chosen(busy) == ("lora", "merged")
-    assert [update["visible"] for update in busy["export-choice"][3:7]] == [kind == KIND for kind in KINDS]
+    assert [update["visible"] for update in busy["export-choice"][3:7]] == [spec == SPEC for spec in export_specs()]
     _, state, start, cancel, download, *_ = busy["export-lora-merged"]
     assert "62 %: Scoring it again: 8 of 20 items" in state and not start["visible"] and cancel["visible"]
     assert busy["export-lora-merged"][0] != ready["export-lora-merged"][0]
@@ -92,18 +93,18 @@ def test_every_state_is_drawn_and_the_latest_is_chosen() -> None:
 def test_a_finished_export_is_told_offered_and_explained() -> None:
     study = finished_study()
     tab = inside_blocks(ExportTab)
-    job = finish(study, KIND)
+    job = finish(study, SPEC)
     _, state, start, _, download, *ways, command = drawn(tab, study)["export-lora-merged"]
     assert "it is what was measured" in state and "scored &lt;i&gt;again" in state and str(job.files) in state
     assert "# Card &lt;b&gt;of&lt;/b&gt;" in state
     assert download["visible"] and download["value"].endswith(job.archive.name) and start["value"] == "Export again"
-    assert [way["visible"] for way in ways] == [True, True, True]
+    assert [way["visible"] for way in ways] == [True, True, True, False]
     assert str(job.files) in ways[0]["value"] and "ollama create library" in ways[1]["value"]
     assert command == "assistant-builder export library --arm lora --format merged --to library-lora-merged"
 
-    finish(study, KIND, "moved", adapter_sha256="another", chat_template=None)
+    finish(study, SPEC, "moved", adapter_sha256="another", chat_template=None)
     state = drawn(tab, study)["export-lora-merged"][1]
     assert "score otherwise than measured" in state and "trained again since" in state and "has no template" in state
     (job.files / "export.json").unlink()
     gone = drawn(tab, study)["export-lora-merged"]
-    assert "The export is gone" in gone[1] and not gone[4]["visible"]
+    assert "The export is missing" in gone[1] and not gone[4]["visible"]

@@ -10,8 +10,8 @@ import pytest
 
 from assistant_builder.atomic_io import write_text
 from assistant_builder.errors import StudyError
-from assistant_builder.shelf import delete_study
 from assistant_builder.study import Study
+from assistant_builder.study.admin import delete_study
 from assistant_builder.ui.home.study_list import UNDO_SECONDS, StudyList, StudySummary, read_shelf
 from assistant_builder.ui.home.tab import NEW_STUDY, Home
 from assistant_builder.ui.home.tab import tab as home_module
@@ -108,7 +108,7 @@ def test_a_study_is_opened_where_it_stands(screen: Home) -> None:
 
 def test_rename_and_duplicate_ask_for_a_name_first(screen: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     reported: list[str] = []
-    monkeypatch.setattr(home_module, "write_report_again", lambda study: reported.append(study.name))
+    monkeypatch.setattr(home_module, "rerender_report", lambda study: reported.append(study.name))
     finished_study("one")
     naming, wish, _, asked = press(screen, "rename", "one")[2:6]
     assert naming["visible"] and wish["value"] == "one" and asked == ("rename", "one")

@@ -15,16 +15,17 @@ import pytest
 
 from assistant_builder.chat.ask import default_system_prompt
 from assistant_builder.config import DataConfig, StudyConfig
-from assistant_builder.data.records import COLUMN_ROLES
+from assistant_builder.data.types import COLUMN_ROLES
 from assistant_builder.errors import ConfigError, StudyError
-from assistant_builder.steps import STEPS, StepRecord
 from assistant_builder.study import Study
-from assistant_builder.ui.app import TABS, choices, chosen, opening_tab, ready_steps
+from assistant_builder.study.steps import STEPS, StepRecord
+from assistant_builder.ui.app import choices, chosen, opening_tab, ready_steps
 from assistant_builder.ui.data.new_study import AUTOMATIC, UNUSED, column_mapping
 from assistant_builder.ui.data.preview import free_name, inspect_file, power_of, preview_split, shipped_datasets
 from assistant_builder.ui.data.tab import study_data
 from assistant_builder.ui.html import STYLE_SHEETS
 from assistant_builder.ui.refresh import LiveRegion, StudyView, refresh, user_facing_errors
+from assistant_builder.ui.tabs import TABS
 from assistant_builder.ui.train import actions as train_actions
 from assistant_builder.ui.uploads import offer
 from assistant_builder.web.headers import CONTENT_SECURITY_POLICY, SecurityHeadersMiddleware
@@ -51,7 +52,7 @@ def made_from(study: Study) -> Study:
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
     calls: list[tuple[str, bool]] = []
-    monkeypatch.setattr("assistant_builder.jobs.steps.step_inputs", inputs_of)
+    monkeypatch.setattr("assistant_builder.runner.step_inputs.step_inputs", inputs_of)
     monkeypatch.setattr(train_actions, "start_run", lambda name, redo=False, now=False, trust=False: calls.append((name, redo)))
     return calls
 
@@ -190,7 +191,7 @@ def test_a_running_study_is_not_started_twice(started: list[tuple[str, bool]]) -
 
 def test_a_waiting_study_is_not_started_twice_and_can_leave_the_queue(started: list[tuple[str, bool]]) -> None:
     study = new_study()
-    study.write_runner("queued", behind=["rivers"])
+    study.write_runner("queued", queued_behind=["rivers"])
     with pytest.raises(StudyError, match="waits for its turn"):
         train_actions.go(study, unchanged, replace=False)
     assert not started
@@ -209,7 +210,7 @@ def test_pause_says_what_it_is_at() -> None:
 def test_a_start_is_followed_until_its_files_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     study = new_study()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        monkeypatch.setattr("assistant_builder.jobs.running.start_run", lambda name, **flags: process.pid)
+        monkeypatch.setattr("assistant_builder.runner.run.start_run", lambda name, **flags: process.pid)
         assert train_actions.start_phase(study) == ""
         train_actions.start_run(study.name)
         assert train_actions.start_phase(study) == "starting"

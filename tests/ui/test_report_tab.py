@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.steps import StepRecord
 from assistant_builder.study import Study
+from assistant_builder.study.steps import StepRecord
 from assistant_builder.ui.refresh import StudyView
 from assistant_builder.ui.report import tab as report_tab
 from assistant_builder.ui.report.tab import FORMATS, ReportTab, report_state

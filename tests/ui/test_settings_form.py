@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from markupsafe import escape
 
-from assistant_builder.config import PRESET_WORDS, PRESETS, StudyConfig, option_fields
+from assistant_builder.config import PRESET_LABELS, PRESETS, StudyConfig, option_fields
 from assistant_builder.errors import ConfigError
 from assistant_builder.ui.data.tab import DataTab
 from assistant_builder.ui.settings_form import (
@@ -136,7 +136,7 @@ def test_presets_are_named_in_words_and_every_value_is_shown() -> None:
             assert escape(option.title) in row and escape(option_fields()[f"train.{key}"][0].description) in row
             cells = re.findall(r'<td class="ab-num"[^>]*>(.*?)</td>', row)
             assert cells == [*(f"{other[key]:g}" for other in PRESETS.values()), f"{values[key]:g}"]
-    assert set(PRESET_WORDS) == set(study_options()["train.preset"].choices)
+    assert set(PRESET_LABELS) == set(study_options()["train.preset"].choices)
     assert preset_label("quick").startswith("Quick look: ")
     assert all(isinstance(update, dict) for update in preset_values("custom"))
 

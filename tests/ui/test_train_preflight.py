@@ -16,8 +16,8 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.models.catalog import CATALOG, resolve
 from assistant_builder.planning import planner
 from assistant_builder.planning.hardware import CARDS
-from assistant_builder.steps import Progress, StepRecord
 from assistant_builder.study import Study
+from assistant_builder.study.steps import Progress, StepRecord
 from assistant_builder.ui.study_snapshot import take_snapshot
 from assistant_builder.ui.train import preflight
 from assistant_builder.ui.train import tab as train_tab

@@ -29,7 +29,7 @@ def test_where_it_fits_nothing_is_changed_and_that_is_said(study: Study, monkeyp
     seen = preselect(study)
     assert seen is not None and seen.changes == {} and seen.config == study.config == starting_config(study)
     said = selected_note(seen, study.config)
-    assert "Nothing had to be changed" in said and "float16 LoRA" in said and "A100 80 GB" in said
+    assert "Nothing had to be changed" in said and "16-bit LoRA" in said and "A100 80 GB" in said
 
 
 def test_where_memory_is_short_what_costs_least_is_selected(study: Study, monkeypatch: pytest.MonkeyPatch):

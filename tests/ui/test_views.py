@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from assistant_builder.config import StudyConfig
-from assistant_builder.data import Message, Pair, Rejection
+from assistant_builder.data import Message, Pair, RejectedRow
 from assistant_builder.errors import DataError
-from assistant_builder.leases import Lease, SharedFile
-from assistant_builder.steps import Progress, StepRecord
+from assistant_builder.store.lease import Lease, SharedLeaseFile
 from assistant_builder.study import Study
+from assistant_builder.study.steps import Progress, StepRecord
 from assistant_builder.training.progress import MetricsLog
 from assistant_builder.ui.data.view import findings_view, plain_view, rejected_view, split_view, unreadable_view
 from assistant_builder.ui.html import callout, error_callout, table, toast
@@ -74,7 +74,7 @@ def failed_study() -> Study:
         table([HOSTILE], [[HOSTILE]]),
         toast(HOSTILE, HOSTILE),
         plain_view([Pair(1, (Message("user", HOSTILE), Message("assistant", HOSTILE)))], HOSTILE),
-        rejected_view([Rejection(1, HOSTILE, {HOSTILE: HOSTILE})], 1),
+        rejected_view([RejectedRow(1, HOSTILE, {HOSTILE: HOSTILE})], 1),
         unreadable_view({"what": HOSTILE}, [HOSTILE]),
         report_frame(HOSTILE),
     ],
@@ -96,7 +96,7 @@ def test_the_strip_tells_state_time_and_progress() -> None:
     running(study, "train-lora", Progress(27, 60, "steps", "training", 99.0))
     said = plain(study_strip(take_snapshot(study)))
     assert "rivers running" in said
-    assert "Train LoRA · 16-bit 45 % · 1 min 39 s left" in said
+    assert "Train LoRA (16-bit) 45 % · 1 min 39 s left" in said
     assert picker_label("rivers", "lost") == "rivers  ·  interrupted"
 
 
@@ -114,7 +114,7 @@ def test_an_unfinished_run_says_how_to_carry_on() -> None:
 
 def test_a_waiting_study_says_for_whom() -> None:
     study = new_study()
-    study.write_runner("queued", behind=["rivers", HOSTILE])
+    study.write_runner("queued", queued_behind=["rivers", HOSTILE])
     seen = take_snapshot(study)
     assert (seen.state, seen.shown_state, seen.busy, seen.running) == ("queued", "waiting", True, False)
     said = run_panel(seen, "")
@@ -141,7 +141,7 @@ def test_a_running_study_says_where_it_is_and_how_long_it_takes() -> None:
     running(study, "train-lora", Progress(30, 60, "steps", "Training lora", 90.0))
     seen = take_snapshot(study)
     told = plain(run_panel(seen, "", TimeRemaining(270.0, whole=False)))
-    assert "Step 3 of 6: Train LoRA · 16-bit" in told
+    assert "Step 3 of 6: Train LoRA (16-bit)" in told
     assert "About 4 min 30 s left for the whole study, and scoring on top." in told
     assert "shows once training has begun" in plain(run_panel(seen, "", None))
 
@@ -151,7 +151,7 @@ def test_a_step_on_a_node_of_a_cluster_says_on_which() -> None:
     assert " Node " not in plain(run_panel(take_snapshot(study), ""))
     running(study, "train-lora")
     study.write_step(replace(study.step("train-lora"), node="10.0.0.7 (4f60fd7c)"))
-    Lease(SharedFile(study.lease_file("train-lora")), "task", "10.0.0.7 (4f60fd7c)").take()
+    Lease(SharedLeaseFile(study.lease_file("train-lora")), "task", "10.0.0.7 (4f60fd7c)").take()
     assert "Node 10.0.0.7 (4f60fd7c)" in plain(run_panel(take_snapshot(study), ""))
 
 
@@ -173,8 +173,8 @@ def test_sample_answers_stand_side_by_side_over_time() -> None:
     assert "<img" not in said and said.count("<details") == 2 and said.count(" open>") == 1
     first = plain(said).split("q9")[0]
     assert first.index("Reference ref") < first.index("After step 30") < first.index("After step 15")
-    assert "QLoRA · 4-bit not there yet LoRA · 16-bit lora 30 3" in first
-    assert "QLoRA · 4-bit qlora 15 3 LoRA · 16-bit lora 15 3" in first
+    assert "QLoRA (4-bit) not there yet LoRA (16-bit) lora 30 3" in first
+    assert "QLoRA (4-bit) qlora 15 3 LoRA (16-bit) lora 15 3" in first
     with_metrics(study, "lora", 1)
     assert samples_stamp(study) == before  # steps alone leave what the reader has opened as it is
     assert samples_card(take_snapshot(new_study("none")).arms) == ""
@@ -191,7 +191,7 @@ def test_a_failure_shows_what_where_remedy_and_the_log() -> None:
 
 def test_both_arms_show_their_figures(finished: Snapshot) -> None:
     said = plain(run_panel(finished, ""))
-    for figure in ("60 of 60", "301 tokens/s", "1.9 GB", "QLoRA · 4-bit", "LoRA · 16-bit"):
+    for figure in ("60 of 60", "301 tokens/s", "1.9 GB", "QLoRA (4-bit)", "LoRA (16-bit)"):
         assert figure in said
     assert "110 MB" in plain(resources_table(finished)) and "269 MB" in plain(resources_table(finished))
 
@@ -247,7 +247,7 @@ def test_findings_and_split_are_told(finished: Snapshot) -> None:
 
 
 def test_rejected_rows_show_reason_and_content() -> None:
-    said = plain(rejected_view([Rejection(7, "the answer is empty", {"question": "Why?"})], 9))
+    said = plain(rejected_view([RejectedRow(7, "the answer is empty", {"question": "Why?"})], 9))
     assert "1 of 9 rows left out" in said and "7 the answer is empty" in said and "Why?" in said
     assert rejected_view([], 9) == ""
 
@@ -258,7 +258,7 @@ def test_rejected_rows_show_reason_and_content() -> None:
 def test_the_loss_figure_has_both_arms_and_no_network_fonts(finished: Snapshot) -> None:
     figure = loss_figure(finished.arms)
     assert [trace.name for trace in figure.data] == [
-        "QLoRA · 4-bit, training", "QLoRA · 4-bit, validation", "LoRA · 16-bit, training", "LoRA · 16-bit, validation",
+        "QLoRA (4-bit), training", "QLoRA (4-bit), validation", "LoRA (16-bit), training", "LoRA (16-bit), validation",
     ]
     assert "http" not in figure.to_json()
 

@@ -95,15 +95,14 @@ from pathlib import Path
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.chat.client import ChatWorker
 from assistant_builder.serving import local
-from assistant_builder.serving.door import digest_of
 from tests.chat.fake_worker import parrot_command
-from tests.serving.conftest import desk, roster
+from tests.serving.conftest import limits, models
 
 folder = Path(sys.argv[1])
-served = roster(folder)
-local.desks_of = lambda roster, context: dict.fromkeys(roster.ids, desk())
-local.worker_of = lambda roster: ChatWorker(parrot_command(folder))
-local.serve_here(served, ServingConfig(port=int(sys.argv[2])), digest_of(sys.argv[3]))
+served = models(folder)
+local.prompt_limits = lambda models, context: dict.fromkeys(models.ids, limits())
+local.start_worker = lambda models: ChatWorker(parrot_command(folder))
+local.serve_locally(served, ServingConfig(port=int(sys.argv[2])), sys.argv[3])
 """
 """``assistant-builder serve`` with assistants that need no model."""
 

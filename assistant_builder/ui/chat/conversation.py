@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from assistant_builder.arms import ARMS, TWINS, further_arms
 from assistant_builder.atomic_io import read_json
 from assistant_builder.chat.client import Reply, ReplyStream, WorkerPool
 from assistant_builder.chat.conversation import (
@@ -23,13 +24,12 @@ from assistant_builder.chat.conversation import (
     default_sides,
 )
 from assistant_builder.chat.feedback import record_vote
-from assistant_builder.config import ARMS
 from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.inference.session import BASE, Memory
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.feedback import PANE_SCRIPT, VoteBar
 from assistant_builder.ui.chat.settings import Settings
-from assistant_builder.ui.chat.view import SIDES, Shown, pane, revealed
+from assistant_builder.ui.chat.view import PAIR, Shown, pane, revealed, sides
 from assistant_builder.ui.html import Markup, toast
 from assistant_builder.ui.refresh import browser_state
 from assistant_builder.ui.uploads import offer_text
@@ -60,8 +60,8 @@ class ConversationPanel:
         with gr.Row(elem_classes="ab-panes"):
             self.panes = {
                 side: gr.HTML(pane(side, nothing), js_on_load=PANE_SCRIPT, min_width=260, elem_id=f"ab-side-{side}",
-                              visible=side != "base")
-                for side in SIDES
+                              visible=side in PAIR)
+                for side in sides()
             }
 
     def place_box(self) -> None:
@@ -111,10 +111,12 @@ class ConversationPanel:
         self, study: Study | None, conversation: Conversation, settings: Settings, replies: Mapping[str, Reply]
     ) -> list[Any]:
         held = self.note_memory(study.name if study else "", replies)
-        arms = tuple(study.config.arms) if study else ARMS
+        arms = tuple(study.config.arms) if study else TWINS
         shown = Shown(conversation, settings.blind, replies, _stored(study), held, arms)
-        there = {"a": True, "b": len(arms) > 1, "base": settings.base}
-        return [gr.update(value=pane(side, shown), visible=there[side]) for side in SIDES]
+        blind = settings.blind or bool(conversation.turns and conversation.turns[-1].hidden)
+        there = dict(zip(PAIR, (side in arms for side in default_sides(arms)), strict=True))
+        there |= {arm: arm in arms and not blind for arm in further_arms(ARMS)} | {BASE: settings.base}
+        return [gr.update(value=pane(side, shown), visible=there[side]) for side in sides()]
 
     def note_memory(self, name: str, replies: Mapping[str, Reply]) -> dict[str, Memory]:
         """Take note of what a study's models occupy, as the worker process tells; returns all that is known."""
@@ -166,18 +168,19 @@ class ConversationPanel:
         """
         study = Study.open(name)
         arms = study.config.arms
-        sides = random.sample(DEFAULT_SIDES, 2) if settings.blind else default_sides(arms)
-        turn = Turn(question, {}, (sides[0], sides[1]), settings.blind, None, settings.system, settings.drawn())
+        pair = random.sample(DEFAULT_SIDES, 2) if settings.blind else default_sides(arms)
+        turn = Turn(question, {}, (pair[0], pair[1]), settings.blind, None, settings.system, settings.drawn())
         asked = conversation.with_turn(turn)
         sent = {
             speaker: conversation.messages(speaker, question, system=settings.system, blind=settings.blind)
-            for speaker in (*(side for side in turn.sides if side in arms), *([BASE] if settings.base else []))
+            for speaker in (*(side for side in turn.sides if side in arms),
+                            *(() if settings.blind else further_arms(arms)), *([BASE] if settings.base else []))
         }
         exchange = self.pool.worker(study).ask(sent, turn.sampling)
         self._under_way[session] = exchange
         replies: dict[str, Reply] = {speaker: Reply() for speaker in sent}
         yield [self.keep(kept, name, mark, asked), *self.drawn(study, asked, settings, replies, busy=True)]
-        unchanged = [gr.skip()] * (len(self.outputs) - len(SIDES))
+        unchanged = [gr.skip()] * (len(self.outputs) - len(sides()))
         try:
             for replies in exchange:
                 yield [gr.skip(), *self._panes(study, asked, settings, replies), *unchanged]

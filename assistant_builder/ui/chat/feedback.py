@@ -23,8 +23,8 @@ from assistant_builder.chat.feedback import (
     tally_sentence,
 )
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.jobs.reporting import write_report_again
 from assistant_builder.models.remote_code import code_to_allow
+from assistant_builder.runner.run import rerender_report
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.view import corrections_list, retrained_note
 from assistant_builder.ui.data.preview import free_name
@@ -124,7 +124,7 @@ class VoteBar:
 
 
 def _write(name: str | None) -> dict[str, Any]:
-    write_report_again(Study.open(name or ""))
+    rerender_report(Study.open(name or ""))
     gr.Info("The report holds the votes now; see the Report tab.")
     return gr.update(visible=False)
 

@@ -18,12 +18,12 @@ from assistant_builder.study import Study
 from assistant_builder.ui.chat.conversation import ConversationPanel, editing_notice, refused
 from assistant_builder.ui.chat.feedback import Corrections, VoteBar
 from assistant_builder.ui.chat.settings import ChatSettings, Settings
-from assistant_builder.ui.chat.view import SIDES, readiness, reference_note, speaker_at, suggestions
+from assistant_builder.ui.chat.view import readiness, reference_note, sides, speaker_at, suggestions
 from assistant_builder.ui.html import cut, empty
 from assistant_builder.ui.refresh import LiveRegion, StudyView, user_facing_errors
 from assistant_builder.ui.study_snapshot import all_trained, needs_study, shown_arms, stamp
 from assistant_builder.ui.train.actions import others_before
-from evals.report.load import TUNED
+from evals.report.load import lead_arm
 
 EMPTY = "Here you talk to the trained assistants."
 _ON_CHAT = "(...all) => [new URL(window.location).searchParams.get('tab') === 'chat' ? all[0] : null, ...all.slice(1)]"
@@ -176,7 +176,7 @@ class ChatTab:
         nothing = [gr.skip()] * (4 + len(self.corrections.opened))
         conversation = self.talk.conversation(kept, name, mark)
         place, side = event.turn, event.side
-        if not isinstance(place, int) or not 0 <= place < len(conversation.turns) or side not in SIDES:
+        if not isinstance(place, int) or not 0 <= place < len(conversation.turns) or side not in sides():
             return nothing
         turn = conversation.turns[place]
         if event.action == "edit":
@@ -195,9 +195,9 @@ class ChatTab:
         return self.talk.drawn(Study.open(name), conversation, self._settings(name, shown))
 
     def _settings(self, name: str | None, shown: tuple[Any, ...]) -> Settings:
-        """How to answer; blind mode hides which of two answers, and does nothing where there is one."""
+        """How to answer; blind mode hides which twin answers where, and is off where one of them is not trained."""
         settings = self.settings.read(shown)
-        return settings if not name or len(Study.open(name).config.arms) > 1 else replace(settings, blind=False)
+        return settings if not name or Study.open(name).config.compares else replace(settings, blind=False)
 
     def _restore(self, mark: str, kept: Any, kept_settings: Any) -> list[Any]:
         """Everything as the browser kept it for the study of this mark; the picker may not show its name yet.
@@ -213,7 +213,7 @@ class ChatTab:
             shown = self.settings.restored(study.name if study else None, {})
             settings = self._settings(study.name if study else None, tuple(shown))
         conversation = self.talk.conversation(kept, name, mark)
-        pair = study is None or len(study.config.arms) > 1
+        pair = study is None or study.config.compares
         shown = [gr.update(value=settings.blind, visible=pair) if component is self.settings.blind else value
                  for component, value in zip(self.settings.inputs, shown, strict=True)]
         return [
@@ -247,7 +247,7 @@ def _suggestions(study: Study | None) -> list[tuple[str, str]]:
     """From the scored held-out items, so that nothing reads the held-out file before the evaluation has."""
     if study is None or study.step("evaluate").state != "succeeded":
         return []
-    return suggestions(read_jsonl(study.cell_folder(TUNED[study.config.arms[-1]]) / "samples.jsonl"))
+    return suggestions(read_jsonl(study.cell_folder(lead_arm(study.config.arms).cell) / "samples.jsonl"))
 
 
 def _loadable(study: Study) -> bool:

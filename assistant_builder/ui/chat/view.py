@@ -7,21 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from markupsafe import Markup
 
+from assistant_builder.arms import ARMS, TWINS, base_owner, further_arms, label
 from assistant_builder.chat.client import Reply
-from assistant_builder.chat.conversation import TITLES, Answer, Conversation, Turn, default_sides, titles_for
+from assistant_builder.chat.conversation import Answer, Conversation, Turn, default_sides, title_of
 from assistant_builder.chat.feedback import Correction, RetrainingPlan
 from assistant_builder.chat.worker import IDLE_SECONDS
-from assistant_builder.config import ARMS
 from assistant_builder.inference.session import BASE, Memory
-from assistant_builder.ui.html import bar, empty, error_callout, fold, join
+from assistant_builder.ui.html import assistants, bar, empty, error_callout, fold, join
 from evals.report.format import plural, size
 
-Side = Literal["a", "b", "base"]
-SIDES: tuple[Side, ...] = ("a", "b", "base")
+PAIR = ("a", "b")
+"""The sides of the twins, which change places in blind mode."""
 _WORDS = {
     "starting": "Starting the chat process…",
     "waiting": "Waiting until the model is free…",
@@ -41,7 +41,7 @@ class Shown:
         replies: Answers to the last turn that are under way or ended badly.
         stored: Speaker → bytes of base and adapter as stored.
         held: Speaker → what it occupies in memory now, where that is known.
-        arms: The arms of the study; one of them alone stands on side a.
+        arms: The arms of the study; one twin alone is on side a.
     """
 
     conversation: Conversation
@@ -49,23 +49,28 @@ class Shown:
     replies: Mapping[str, Reply] = field(default_factory=dict)
     stored: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     held: Mapping[str, Memory] = field(default_factory=dict)
-    arms: Sequence[str] = ARMS
+    arms: Sequence[str] = TWINS
 
 
-def speaker_at(side: Side, turn: Turn) -> str:
-    """Who stands on a side in a turn."""
-    return BASE if side == "base" else turn.sides["ab".index(side)]
+def sides() -> tuple[str, ...]:
+    """The panes: those of the twins, one for each further arm, and that of the base model."""
+    return (*PAIR, *further_arms(ARMS), BASE)
 
 
-def pane(side: Side, shown: Shown) -> Markup:
+def speaker_at(side: str, turn: Turn) -> str:
+    """The speaker whose answers a pane shows in a turn."""
+    return turn.sides[PAIR.index(side)] if side in PAIR else side
+
+
+def pane(side: str, shown: Shown) -> Markup:
     """One side of the conversation.
 
     In blind mode nothing on it tells who it is before the vote: no name, no colour, no figure, and no difference in
     pace (:func:`even`).
     """
     turns = shown.conversation.turns
-    hidden = side != "base" and (shown.blind or (bool(turns) and turns[-1].hidden))
-    who = f"side-{side}" if hidden else BASE if side == "base" else speaker_at(side, _next_turn(shown))
+    hidden = side in PAIR and (shown.blind or (bool(turns) and turns[-1].hidden))
+    who = f"side-{side}" if hidden else speaker_at(side, _next_turn(shown))
     title = _title(who, shown.arms)
     replies = equalize_pace(shown.replies) if turns and turns[-1].hidden else shown.replies
     going = any(not reply.finished for reply in replies.values())  # read aloud when it has ended, not with every token
@@ -75,7 +80,7 @@ def pane(side: Side, shown: Shown) -> Markup:
         said += _turn(side, place, turn, live, title)
     if not said:
         hint = "Ask below: nobody tells you who answers here until you have voted." if hidden else (
-            "Ask below: all get the same question." if side == "base" else
+            "Ask below: all get the same question." if side == BASE or len(shown.arms) > 2 else
             "Ask below: both assistants get the same question." if len(shown.arms) > 1 else
             "Ask below: the assistant answers here.")
         said = [Markup('<p class="ab-hint">{}</p>').format(hint)]
@@ -94,10 +99,10 @@ def _next_turn(shown: Shown) -> Turn:
 
 
 def _title(who: str, arms: Sequence[str]) -> str:
-    return {"side-a": "Assistant A", "side-b": "Assistant B"}.get(who, titles_for(arms).get(who, who))
+    return {"side-a": "Assistant A", "side-b": "Assistant B"}.get(who) or title_of(who, arms)
 
 
-def _turn(side: Side, place: int, turn: Turn, live: Reply | None, title: str) -> list[Markup]:
+def _turn(side: str, place: int, turn: Turn, live: Reply | None, title: str) -> list[Markup]:
     speaker = speaker_at(side, turn)
     question = Markup(
         '<div class="ab-turn ab-user" dir="auto">{}</div><div class="ab-tools ab-of-user">{}</div>'
@@ -106,8 +111,9 @@ def _turn(side: Side, place: int, turn: Turn, live: Reply | None, title: str) ->
     if live is not None and not (answer is not None and live.finished and live.state != "failed"):
         return [_block(question), _live(live, speaker, turn)]
     if answer is None:
-        if side == "base" and turn.answers:
-            return [_block(question), _note("The base model was not asked this.")]
+        if side not in PAIR and turn.answers:
+            who = "The base model" if side == BASE else "This assistant"
+            return [_block(question), _note(f"{who} was not asked this.")]
         return [_block(question), _note("This was not answered: the page was left, or the process ended. "
                                         "“Ask again” asks it anew.")]
     return [_block(question), _answer(side, place, turn, speaker, answer, title)]
@@ -121,23 +127,23 @@ def _note(text: str) -> Markup:
     return Markup('<p class="ab-turn ab-assistant ab-quiet">{}</p>').format(text)
 
 
-def _answer(side: Side, place: int, turn: Turn, speaker: str, answer: Answer, title: str) -> Markup:
+def _answer(side: str, place: int, turn: Turn, speaker: str, answer: Answer, title: str) -> Markup:
     tools = [_tool("copy", "Copy", f"Copy answer {place + 1} of {title}", place, side)]
     if not turn.hidden:
         tools.append(_tool("correct", "Correct", f"Correct answer {place + 1} of {title}", place, side))
-    label = Markup("")
-    if turn.blind and side != "base" and not turn.hidden:
+    mark = Markup("")
+    if turn.blind and side in PAIR and not turn.hidden:
         won = turn.vote == side
-        label = Markup('<span class="ab-was ab-arm-{}">{}{}</span>').format(
-            speaker, TITLES[speaker], " · your choice" if won else "")
+        mark = Markup('<span class="ab-was ab-arm-{}">{}{}</span>').format(
+            speaker, label(speaker), " · your choice" if won else "")
     ending = Markup("<small>{}</small>").format(_ENDINGS[answer.ending]) if answer.ending in _ENDINGS else ""
     return Markup(
         '<div class="ab-said ab-arm-{}">{}<div class="ab-turn ab-assistant" dir="auto" data-text>{}</div>'
         '<div class="ab-tools">{}{}</div></div>'
-    ).format(f"side-{side}" if turn.hidden and side != "base" else speaker, label, answer.text, join(tools), ending)
+    ).format(f"side-{side}" if turn.hidden and side in PAIR else speaker, mark, answer.text, join(tools), ending)
 
 
-def _tool(action: str, text: str, label: str, place: int, side: Side) -> Markup:
+def _tool(action: str, text: str, label: str, place: int, side: str) -> Markup:
     return Markup(
         '<button type="button" class="ab-tool" data-action="{}" data-turn="{}" data-side="{}" aria-label="{}">{}'
         "</button>"
@@ -145,7 +151,7 @@ def _tool(action: str, text: str, label: str, place: int, side: Side) -> Markup:
 
 
 def _live(reply: Reply, speaker: str, turn: Turn) -> Markup:
-    who = "hidden" if turn.hidden and speaker != BASE else speaker
+    who = "hidden" if turn.hidden and speaker in turn.sides else speaker
     if reply.state == "failed":
         partial = Markup('<div class="ab-turn ab-assistant" dir="auto">{}</div>').format(reply.text)
         body = join([partial if reply.text else "", error_callout(reply.error or {"what": "the answer failed"})])
@@ -192,7 +198,7 @@ def equalize_pace(replies: Mapping[str, Reply]) -> dict[str, Reply]:
     return {**replies, **paced}
 
 
-def _figures(side: Side, shown: Shown, hidden: bool) -> Markup:
+def _figures(side: str, shown: Shown, hidden: bool) -> Markup:
     turns = shown.conversation.turns
     if hidden and (not turns or turns[-1].hidden):
         return Markup('<span class="ab-speed">Speed and memory are shown after the vote.</span>')
@@ -221,12 +227,11 @@ def speed_line(answer: Answer | None) -> str:
 
 
 def memory_line(
-    speaker: str, stored: tuple[int, int] | None, held: Memory | None, arms: Sequence[str] = ARMS
+    speaker: str, stored: tuple[int, int] | None, held: Memory | None, arms: Sequence[str] = TWINS
 ) -> str:
     """What the base and the adapter occupy as stored, and, where that is more, in this chat's memory."""
     if speaker == BASE:
-        owner = "16-bit base of LoRA" if "lora" in arms else "4-bit base of QLoRA"
-        return f"memory: the {owner}, none of its own"
+        return f"memory: the base of {label(base_owner(arms))}, none of its own"
     if stored is None:
         return ""
     base, adapter = stored
@@ -236,18 +241,18 @@ def memory_line(
     return text
 
 
-def readiness(replies: Mapping[str, Reply], arms: Sequence[str] = ARMS) -> Markup:
+def readiness(replies: Mapping[str, Reply], arms: Sequence[str] = TWINS) -> Markup:
     """How far the models are that load before anything is asked."""
     if all(reply.state == "loaded" for reply in replies.values()):
-        who = "Both assistants are loaded. They leave" if len(arms) > 1 else (
-            "The assistant is loaded. It leaves")
+        who = ("The assistant is loaded. It leaves" if len(arms) == 1 else
+               f"{assistants(len(arms)).capitalize()} are loaded. They leave")
         return Markup('<p class="ab-loaded ab-good" role="status">{} the memory {} '
                       "minutes after the last question.</p>").format(who, round(IDLE_SECONDS / 60))
     failed = next((reply for reply in replies.values() if reply.state == "failed"), None)
     if failed is not None:
         return error_callout(failed.error or {"what": "the assistants could not be loaded"})
     fraction = sum(1.0 if reply.finished else reply.fraction for reply in replies.values()) / max(len(replies), 1)
-    doing = [f"{TITLES[speaker]}: {reply.phase or _WORDS.get(reply.state, '')}".rstrip("…")
+    doing = [f"{title_of(speaker, arms)}: {reply.phase or _WORDS.get(reply.state, '')}".rstrip("…")
              for speaker, reply in replies.items() if not reply.finished]
     return Markup('<div class="ab-loaded" role="status"><span>{}</span>{}</div>').format(
         "Loading the assistants. " + " · ".join(doing), bar(fraction, "Loading the assistants"))
@@ -257,9 +262,9 @@ def revealed(turn: Turn) -> Markup:
     """Who was who, said after the vote."""
     chosen = {"tie": "You found both as good.", "both bad": "You found both bad."}.get(turn.vote or "", "")
     if turn.vote in ("a", "b"):
-        chosen = f"You preferred {TITLES[turn.sides['ab'.index(turn.vote)]]}."
+        chosen = f"You preferred {label(turn.sides['ab'.index(turn.vote)])}."
     return Markup('<p class="ab-revealed" role="status"><b>A was {}, B was {}.</b> {}</p>').format(
-        TITLES[turn.sides[0]], TITLES[turn.sides[1]], chosen)
+        label(turn.sides[0]), label(turn.sides[1]), chosen)
 
 
 def suggestions(samples: Sequence[Mapping[str, Any]], most: int = 40) -> list[tuple[str, str]]:

@@ -16,9 +16,8 @@ import gradio as gr
 
 from assistant_builder.config import StudyConfig, parse_config
 from assistant_builder.data import load_pairs
-from assistant_builder.data.appending import append_pairs
-from assistant_builder.data.pasting import write_pasted
-from assistant_builder.data.records import COLUMN_ROLES
+from assistant_builder.data.edit import append_pairs, write_pasted
+from assistant_builder.data.types import COLUMN_ROLES
 from assistant_builder.errors import AssistantBuilderError, DataError
 from assistant_builder.study import Study
 from assistant_builder.ui.data.preview import (

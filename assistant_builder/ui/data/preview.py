@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import functools
 import re
-import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from assistant_builder.config import DataConfig, ModelConfig, StudyConfig, check_name
 from assistant_builder.data import Dataset, Findings, Message, Pair, Split, check_pairs, load_pairs, split_pairs
-from assistant_builder.data.editing import cell_text
-from assistant_builder.data.reading import read_table
+from assistant_builder.data.edit import cell_text
+from assistant_builder.data.load import read_table
 from assistant_builder.errors import DataError, ModelError
 from assistant_builder.models.template_preview import Lengths, model_at_hand
 from assistant_builder.models.template_process import LimitedPrompter, PromptProcess
@@ -119,11 +119,11 @@ class Shipped:
 
 
 def shipped_datasets() -> list[Shipped]:
-    """Every dataset of ``datasets_cards/``, the largest first; beside the package, or where it was installed."""
-    places = (Path(__file__).parents[3], Path(sys.prefix) / "share" / "assistant-builder")
-    folder = next((place / "datasets_cards" for place in places if (place / "datasets_cards").is_dir()), None)
-    if folder is None:
-        return []
+    """The example datasets, the largest first: package data of an installed wheel, ``datasets_cards/`` of a clone."""
+    package = Path(str(resources.files("assistant_builder")))
+    folder = package / "datasets_cards"
+    if not folder.is_dir():
+        folder = package.with_name("datasets_cards")
     found = [Shipped(path.parent.name, _title(path.parent), path) for path in folder.glob("*/data.*")]
     return sorted(found, key=lambda shipped: -shipped.file.stat().st_size)
 

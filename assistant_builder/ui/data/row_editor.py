@@ -15,11 +15,18 @@ from typing import Any, Literal, get_args
 import gradio as gr
 
 from assistant_builder.data import Findings
-from assistant_builder.data.editing import NUMBER, REASON, Edits, apply_edits, grid
-from assistant_builder.data.exporting import left_out_csv
-from assistant_builder.data.reading import read_table
-from assistant_builder.data.rewriting import SUFFIX, write_rows
-from assistant_builder.data.table import Table
+from assistant_builder.data.edit import (
+    JSONL_SUFFIX,
+    PROBLEM_TITLE,
+    ROW_TITLE,
+    Edits,
+    apply_edits,
+    edit_grid,
+    rejected_csv,
+    write_rows,
+)
+from assistant_builder.data.load import read_table
+from assistant_builder.data.types import Table
 from assistant_builder.ui.data.preview import inspect_file
 from assistant_builder.ui.settings_form import page_words
 from assistant_builder.ui.study_snapshot import stamp
@@ -69,7 +76,7 @@ class EditorView:
 
     Attributes:
         columns: The file's columns.
-        lines: See :func:`assistant_builder.data.editing.grid`.
+        lines: See :func:`assistant_builder.data.edit.edit_grid`.
         numbers: The rows in ``lines``.
         fitting: Rows that were asked for, shown or not.
         counts: How many rows there are of each kind.
@@ -115,11 +122,11 @@ def editor_view(path: Path, columns: Mapping[str, str], which: Which | None, sea
     numbers = groups[which or ("left out" if groups["left out"] else "all")]
     if search.strip():
         wanted = search.strip().casefold()
-        lines = grid(table, numbers, reasons)
+        lines = edit_grid(table, numbers, reasons)
         numbers = [int(line[0]) for line in lines if any(wanted in cell.casefold() for cell in line[1:])]
     shown = numbers[:MOST_ROWS]
     return EditorView(
-        table.columns, grid(table, shown, reasons), shown, len(numbers),
+        table.columns, edit_grid(table, shown, reasons), shown, len(numbers),
         {kind: len(rows) for kind, rows in groups.items()},
     )
 
@@ -174,7 +181,7 @@ def edited_file(
     rows, edits = apply_edits(table, given.rows, lines)
     if not edits:
         return path, edits
-    target = new_folder() / f"{path.name.split('.')[0]}{SUFFIX}"
+    target = new_folder() / f"{path.name.split('.')[0]}{JSONL_SUFFIX}"
     write_rows(rows, target)
     return target, edits
 
@@ -204,7 +211,7 @@ def left_out_download(path: Path, columns: Mapping[str, str], name: str) -> str 
         return None
     table = _table(str(path), stamp([path]), tuple(value for value in columns.values() if value))
     reasons = {entry.row: page_words(entry.reason) for entry in findings.left_out}
-    return offer_bytes(left_out_csv(table, reasons), f"{name}-left-out.csv")
+    return offer_bytes(rejected_csv(table, reasons), f"{name}-left-out.csv")
 
 
 _KINDS: dict[Which, str] = {"left out": "Left out", "worth a look": "Worth a look", "all": "All rows"}
@@ -231,8 +238,9 @@ class RowEditor:
                 )
             self.note = gr.HTML(elem_classes="ab-note")
             self.table = gr.Dataframe(
-                headers=[NUMBER, REASON], datatype="str", type="array", interactive=True, wrap=True, max_height=460,
-                show_label=False, label="Rows", static_columns=[0, 1], buttons=["fullscreen"], elem_id="ab-edit-table",
+                headers=[ROW_TITLE, PROBLEM_TITLE], datatype="str", type="array", interactive=True, wrap=True,
+                max_height=460, show_label=False, label="Rows", static_columns=[0, 1], buttons=["fullscreen"],
+                elem_id="ab-edit-table",
             )
             with gr.Row(elem_classes="ab-actions"):
                 self.check = gr.Button("Check again", variant="primary", size="sm", elem_id="ab-edit-check")
@@ -252,7 +260,8 @@ class RowEditor:
         shown = which or ("left out" if view.counts["left out"] else "all")
         choices = [(f"{_KINDS[kind]} ({view.counts[kind]:,})", kind) for kind in get_args(Which)]
         table = gr.update(
-            value={"headers": [NUMBER, REASON, *view.columns], "data": _lines(view)}, column_widths=_widths(view)
+            value={"headers": [ROW_TITLE, PROBLEM_TITLE, *view.columns], "data": _lines(view)},
+            column_widths=_widths(view),
         )
         return [gr.update(choices=choices, value=shown), view.note, table, Held(path, view.numbers).to_text()]
 

@@ -14,10 +14,17 @@ from typing import Any
 import gradio as gr
 
 from assistant_builder.atomic_io import read_json, read_jsonl
-from assistant_builder.data import Pair, Rejection
-from assistant_builder.data.card_file import CARD, GENERATED, is_edited, is_outdated, save_edited, take_generated
-from assistant_builder.data.exporting import left_out_csv
-from assistant_builder.data.reading import read_table
+from assistant_builder.data import Pair, RejectedRow
+from assistant_builder.data.card import (
+    CARD_FILE,
+    GENERATED_CARD_FILE,
+    is_card_edited,
+    is_card_outdated,
+    restore_generated_card,
+    save_edited_card,
+)
+from assistant_builder.data.edit import rejected_csv
+from assistant_builder.data.load import read_table
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.study import Study
 from assistant_builder.ui.data.new_study import ModelView, NewData
@@ -65,11 +72,12 @@ class CardEditor:
 
     def _draw(self, look: StudyView) -> Sequence[Any]:
         folder = look.study.folder / "data" if look.study else None
-        if look.study is None or folder is None or not (folder / CARD).is_file():
+        if look.study is None or folder is None or not (folder / CARD_FILE).is_file():
             return [gr.update(visible=False), *[gr.skip()] * 5]
         return [
-            gr.update(visible=True), _NEW if is_outdated(folder) else "", (folder / CARD).read_text(encoding="utf-8"),
-            gr.update(visible=is_edited(folder)), offer(folder / CARD, f"{look.study.name}-card.md"), gr.skip(),
+            gr.update(visible=True), _NEW if is_card_outdated(folder) else "",
+            (folder / CARD_FILE).read_text(encoding="utf-8"), gr.update(visible=is_card_edited(folder)),
+            offer(folder / CARD_FILE, f"{look.study.name}-card.md"), gr.skip(),
         ]
 
     def wire(self, picker: gr.Dropdown) -> None:
@@ -80,25 +88,25 @@ class CardEditor:
 
     def _save(self, name: str | None, text: str) -> str:
         folder = Study.open(name or "").folder / "data"
-        before = (folder / CARD).read_text(encoding="utf-8")
+        before = (folder / CARD_FILE).read_text(encoding="utf-8")
         if text == before:
             return callout("info", "Nothing was changed")
         try:
-            save_edited(folder, text, before)
+            save_edited_card(folder, text, before)
         except AssistantBuilderError as error:
             return error_callout(error.to_record())
         return callout("good", "Saved", "The card in the study's folder is the one above.")
 
     def _back(self, name: str | None) -> list[str]:
         folder = Study.open(name or "").folder / "data"
-        take_generated(folder)
-        return [(folder / CARD).read_text(encoding="utf-8"), callout("good", "This is the generated card again")]
+        restore_generated_card(folder)
+        return [(folder / CARD_FILE).read_text(encoding="utf-8"), callout("good", "This is the generated card again")]
 
 
 def _mark(look: StudyView) -> str:
     if look.study is None:
         return f"none:{look.name}"
-    return f"{look.name}:{stamp(look.study.folder / 'data' / file for file in (CARD, GENERATED))}"
+    return f"{look.name}:{stamp(look.study.folder / 'data' / file for file in (CARD_FILE, GENERATED_CARD_FILE))}"
 
 
 def study_data(study: Study) -> Markup:
@@ -121,9 +129,9 @@ def is_prepared(study: Study) -> bool:
     return all((study.folder / "data" / name).is_file() for name in ("split.json", "findings.json"))
 
 
-def _rejected(study: Study) -> list[Rejection]:
+def _rejected(study: Study) -> list[RejectedRow]:
     entries = read_jsonl(study.split_file("rejected"))
-    return [Rejection(entry["row"], entry["reason"], entry.get("record")) for entry in entries]
+    return [RejectedRow(entry["row"], entry["reason"], entry.get("record")) for entry in entries]
 
 
 def _source_view(study: Study, columns: Mapping[str, str]) -> Markup:
@@ -167,7 +175,7 @@ def study_left_out(study: Study) -> str | None:
     if not reasons:
         return None
     table = read_table(Path(source), {name for name in columns.values() if name})
-    return offer_bytes(left_out_csv(table, reasons), f"{study.name}-left-out.csv")
+    return offer_bytes(rejected_csv(table, reasons), f"{study.name}-left-out.csv")
 
 
 class DataTab:

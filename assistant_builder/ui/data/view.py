@@ -14,7 +14,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from assistant_builder.data import Pair, Rejection
+from assistant_builder.data import Pair, RejectedRow
 from assistant_builder.models.template_preview import Lengths, Rendered, Segment
 from assistant_builder.ui.html import Tone, callout, card, cut, error_callout, fold, items, join, table, tiles
 from assistant_builder.ui.settings_form import MAPPING_TITLE, ROLE_TITLES, page_words
@@ -91,7 +91,7 @@ def columns_view(columns: Mapping[str, str | None]) -> Markup:
     return table(("Role", "Column in the file"), rows)
 
 
-def rejected_view(rejected: Sequence[Rejection], of: int) -> Markup:
+def rejected_view(rejected: Sequence[RejectedRow], of: int) -> Markup:
     """Every row that is left out, with its reason and what stood there."""
     if not rejected:
         return Markup("")
@@ -204,7 +204,7 @@ def leaks_view(leaks: Sequence[Mapping[str, Any]], removed: int) -> Markup:
 
 def study_data_view(
     findings: Mapping[str, Any] | None, split: Mapping[str, Any] | None, power: Mapping[str, Any] | None,
-    rejected: Sequence[Rejection], leaks: Sequence[Mapping[str, Any]] = (),
+    rejected: Sequence[RejectedRow], leaks: Sequence[Mapping[str, Any]] = (),
 ) -> Markup:
     """What the Data tab tells of a study's data.
 

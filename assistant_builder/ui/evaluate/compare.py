@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
+from assistant_builder.arms import CELLS
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.study import Study, studies_folder
 from assistant_builder.ui.evaluate.figures import Panel, Row, contrast_row, interval_figure
@@ -20,7 +21,6 @@ from assistant_builder.ui.html import Tone, callout, card, empty, error_callout,
 from assistant_builder.ui.refresh import LiveRegion, StudyView
 from assistant_builder.ui.study_snapshot import stamp
 from evals.report.format import plural
-from evals.report.glossary import CELL_TEXTS
 from evals.report.verdict import harm_interval
 from evals.study_compare.messages import contrast_rows, difference_rows, metric_shown
 
@@ -48,7 +48,7 @@ def comparison_view(record: Record) -> Markup:
 def _verdict(verdict: Record) -> Markup:
     tone, title = _outcome(verdict)
     return Markup('<div class="ab-callout ab-verdict ab-{}" role="status"><strong>{}</strong><p>{}</p></div>').format(
-        tone, f"{CELL_TEXTS[verdict['cell']].label}: {title}", verdict["sentence"])
+        tone, f"{CELLS[verdict['cell']].label}: {title}", verdict["sentence"])
 
 
 def _outcome(verdict: Record) -> tuple[Tone, str]:
@@ -93,7 +93,7 @@ def comparison_panels(record: Record) -> list[Panel]:
 
 def _row(row: Record) -> Row:
     like = "nll_per_token" if row["metric"] == "nll_per_byte" else row["metric"]
-    about = "" if row["higher_is_better"] else CELL_TEXTS[row["cell"]].label
+    about = "" if row["higher_is_better"] else CELLS[row["cell"]].label
     return contrast_row(row, f"{row['cell']} · {metric_shown(row['metric']).label}", about, like)
 
 

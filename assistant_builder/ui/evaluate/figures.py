@@ -8,16 +8,17 @@ The other pictures of the Evaluate tab: the waterfall, every cell, reliability, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from assistant_builder.ui.html import ARM_TITLES, cut
-from assistant_builder.ui.plots import ARM_COLORS, AXIS, GREY, Drawing, spread
+from assistant_builder.arms import ARMS, CELLS, FOUR_BIT, Arm
+from assistant_builder.quantization import UNQUANTIZED
+from assistant_builder.ui.html import cut
+from assistant_builder.ui.plots import AXIS, GREY, Drawing, spread
 from evals.metrics import metric_of
 from evals.report.contrasts import clearly_better, clearly_worse
 from evals.report.format import capitalised, difference, interval, number, percent, shown
-from evals.report.glossary import BASELINE_TEXTS
 from evals.report.load import is_compared, lead_pair
 
 if TYPE_CHECKING:
@@ -191,11 +192,6 @@ def _margin(report: Report, metric: str) -> float | None:
     return margin * shown(metric).factor if judged else None
 
 
-ARM_OF_CELL = {"L16": "lora", "Q4": "qlora"}
-SYMBOLS = {"lora": "circle", "qlora": "diamond"}
-_IN_4_BITS = ("B4", "Q4", "L4", "QR", "LR")
-_STORED = {"served in 16 bits": (ARM_COLORS["lora"], SYMBOLS["lora"]),
-           "in 4 bits": (ARM_COLORS["qlora"], SYMBOLS["qlora"]), "no tuning": (GREY, "square")}
 _OVER_BAR = 14
 """Pixels from the middle of a bar to its label."""
 _THIN = {"color": GREY, "width": 1, "dash": "dot"}
@@ -216,10 +212,10 @@ def waterfall_figure(attribution: Mapping[str, Any]) -> Figure:
         if step["kind"] == "level":
             level = step["value"] * how.factor
             marks.append(level)
-            arm = ARM_OF_CELL[step["key"]]
+            arm = _arm_of(step["key"])
             drawing.traces.append({
                 "type": "scatter", "mode": "markers", "x": [level], "y": [y],
-                "marker": {"size": 14, "symbol": SYMBOLS[arm], "color": ARM_COLORS[arm]},
+                "marker": {"size": 14, "symbol": arm.symbol, "color": arm.color},
                 "hovertemplate": f"{step['label']} ({step['key']}): {number(step['value'], metric)}<extra></extra>",
             })
             drawing.label(y, title + number(step["value"], metric), lift=_OVER_BAR)
@@ -262,7 +258,7 @@ def cells_figure(cells: Mapping[str, Mapping[str, Any]], metric: str) -> Figure 
     if not rows:
         return None
     drawing = Drawing(36 * len(rows) + 110)
-    for stored, (color, symbol) in _STORED.items():
+    for stored, (color, symbol) in _served(row[0] for row in rows).items():
         drawn = [(y, *row) for y, row in enumerate(rows) if _stored(row[0]) == stored]
         if drawn:
             drawing.traces.append({
@@ -281,8 +277,25 @@ def cells_figure(cells: Mapping[str, Mapping[str, Any]], metric: str) -> Figure 
     return drawing.figure()
 
 
+def _arm_of(cell: str) -> Arm:
+    return ARMS[CELLS[cell].adapter or ""]
+
+
 def _stored(name: str) -> str:
-    return "no tuning" if name in BASELINE_TEXTS else "in 4 bits" if name in _IN_4_BITS else "served in 16 bits"
+    """How a cell is served."""
+    cell = CELLS.get(name)
+    if cell is None:
+        return "no tuning"
+    if cell.merged == "quantized" or (cell.merged is None and cell.base == FOUR_BIT):
+        return "in 4 bits"
+    return "served in 16 bits" if cell.merged or cell.base == UNQUANTIZED else f"as {cell.base}"
+
+
+def _served(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """How the cells are served → colour and mark: those of the first arm that is served in this way."""
+    found = {_stored(arm.cell): (arm.color, arm.symbol) for arm in reversed(list(ARMS.values()))}
+    found = {**found, "no tuning": (GREY, "square")}
+    return {stored: found[stored] for stored in dict.fromkeys(map(_stored, names))}
 
 
 def _direction(metric: str) -> dict[str, Any]:
@@ -302,13 +315,13 @@ def reliability_figure(reliability: Mapping[str, Any]) -> Figure:
         "hoverinfo": "skip", "line": {"color": GREY, "dash": "dash", "width": 1.5},
     })
     for cell, found in reliability["cells"].items():
-        bins, arm = [one for one in found["bins"] if one["n"]], ARM_OF_CELL[cell]
+        bins, arm = [one for one in found["bins"] if one["n"]], _arm_of(cell)
         drawing.traces.append({
-            "type": "scatter", "mode": "lines+markers", "name": ARM_TITLES[arm],
+            "type": "scatter", "mode": "lines+markers", "name": arm.label,
             "x": [one["mean_probability"] for one in bins], "y": [one["correct"] for one in bins],
-            "line": {"color": ARM_COLORS[arm], "width": 2}, "marker": {"size": 9, "symbol": SYMBOLS[arm]},
+            "line": {"color": arm.color, "width": 2}, "marker": {"size": 9, "symbol": arm.symbol},
             "error_y": spread([one["ci"][1] - one["correct"] for one in bins],
-                              [one["correct"] - one["ci"][0] for one in bins], ARM_COLORS[arm]),
+                              [one["correct"] - one["ci"][0] for one in bins], arm.color),
             "customdata": [one["n"] for one in bins],
             "hovertemplate": "%{customdata} items: probability %{x:.0%}, right %{y:.0%}",
         })
@@ -331,19 +344,19 @@ def seeds_figure(seeds: Mapping[str, Any]) -> Figure:
     """
     metric, spreads = seeds["metric"], seeds.get("spread") or {}
     how, drawing = shown(metric), Drawing(190)
-    arms = {cell: arm for cell, arm in ARM_OF_CELL.items() if cell in seeds["runs"][0]}
+    arms = {cell: _arm_of(cell) for cell in CELLS if cell in seeds["runs"][0]}
     for y, (cell, arm) in enumerate(arms.items()):
         drawing.traces.append({
-            "type": "scatter", "mode": "markers", "name": ARM_TITLES[arm],
+            "type": "scatter", "mode": "markers", "name": arm.label,
             "x": [run[cell] * how.factor for run in seeds["runs"]], "y": [y] * len(seeds["runs"]),
-            "marker": {"size": 11, "color": ARM_COLORS[arm], "symbol": SYMBOLS[arm]},
+            "marker": {"size": 11, "color": arm.color, "symbol": arm.symbol},
             "customdata": [[run["seed"], number(run[cell], metric)] for run in seeds["runs"]],
             "hovertemplate": "seed %{customdata[0]}: %{customdata[1]}<extra></extra>",
         })
-        text = f"<b>{ARM_TITLES[arm]}</b>"
+        text = f"<b>{arm.label}</b>"
         if cell in spreads:
             mean = spreads[cell]["mean"] * how.factor
-            drawing.line(mean, mean, y - 0.2, y + 0.2, {"color": ARM_COLORS[arm], "width": 3})
+            drawing.line(mean, mean, y - 0.2, y + 0.2, {"color": arm.color, "width": 3})
             text += f"  mean {number(spreads[cell]['mean'], metric)}"
         drawing.label(y, text)
     drawing.across(f"{unit_of(metric)}  ·  worse →", nticks=6, **_direction(metric))
@@ -354,7 +367,7 @@ def seeds_figure(seeds: Mapping[str, Any]) -> Figure:
 def reliability_rows(reliability: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """The reliability picture in figures: assistant, mean probability, share right, items."""
     return [
-        (ARM_TITLES[ARM_OF_CELL[cell]], percent(one["mean_probability"], 0),
+        (_arm_of(cell).label, percent(one["mean_probability"], 0),
          f"{percent(one['correct'], 0)} ({percent(one['ci'][0], 0)} to {percent(one['ci'][1], 0)})", str(one["n"]))
         for cell, found in reliability["cells"].items() for one in found["bins"] if one["n"]
     ]

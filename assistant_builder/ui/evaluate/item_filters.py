@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from assistant_builder.arms import CELLS
 from assistant_builder.atomic_io import read_json, read_jsonl
-from assistant_builder.config import CELLS
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.study import Study
 from assistant_builder.ui.study_snapshot import stamp, study_report
 from evals.metrics import METRICS, metric_of
-from evals.report.glossary import CELL_TEXTS
-from evals.report.load import CANDIDATE, UNTUNED, tuned_cells
+from evals.report.load import CANDIDATE, lead_arm, served_cells, tuned_cells
 
 Row = Mapping[str, Any]
 """An item as ``evals.report.items.item_rows`` makes it."""
@@ -84,7 +83,7 @@ def _study_items(folder: Path, seen: str) -> ItemSet | None:
     tuned = tuned_cells(arms)
     if report is not None:
         rows = report["items"]
-    elif all((study.cell_folder(cell) / "scores.json").is_file() for cell in tuned):
+    elif all((study.cell_folder(cell) / "scores.json").is_file() for cell in served_cells(arms)):
         from evals.report.items import item_rows
         from evals.report.load import metrics_of, read_cells
 
@@ -92,9 +91,10 @@ def _study_items(folder: Path, seen: str) -> ItemSet | None:
         rows = item_rows(cells, list(metrics_of(cells, tuple(METRICS), tuned)), tuned)
     else:
         return None
-    names = {cell: f"{cell} · {text.label}" for cell, text in CELL_TEXTS.items()}
+    names = {cell: f"{cell} · {spec.label}" for cell, spec in CELLS.items()}
     scored = {cell for row in rows for cell in row["nll"]}
-    pair = tuned if len(tuned) > 1 else (UNTUNED[arms[0]] if UNTUNED[arms[0]] in scored else tuned[0], tuned[0])
+    untuned = lead_arm(arms).untuned_cell
+    pair = tuned if len(tuned) > 1 else (untuned if untuned in scored else tuned[0], tuned[0])
     return make_set(rows, names, (pair[0], pair[1]))
 
 
@@ -201,7 +201,7 @@ def _across_items(a: Path, b: Path, seen: str) -> ItemSet:
             for study, found in zip(studies, cells, strict=True)]
     names = {
         f"{side}:{cell}": f"{side} · {folder.name} · {cell}"
-        for cell in CELL_TEXTS for side, folder in zip(SIDES, (a, b), strict=True)
+        for cell in CELLS for side, folder in zip(SIDES, (a, b), strict=True)
     }
     joined = [_joined(rows[0][one], rows[1][other]) for one, other in matching.shared]
     compared = CANDIDATE if all(CANDIDATE in found for found in cells) else shared

@@ -8,10 +8,10 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
-from assistant_builder.config import CELLS
+from assistant_builder.arms import CELLS
 from assistant_builder.errors import StudyError
-from assistant_builder.steps import evaluates
 from assistant_builder.study import Study
+from assistant_builder.study.steps import evaluates
 from assistant_builder.ui.evaluate.compare import AcrossPanel
 from assistant_builder.ui.evaluate.figures import (
     cells_figure,
@@ -38,7 +38,7 @@ from assistant_builder.ui.refresh import LiveRegion, StudyView, user_facing_erro
 from assistant_builder.ui.study_snapshot import Snapshot, log_tail, needs_study, stamp, stopped_step, study_report
 from assistant_builder.ui.train.actions import last_words, pause_label, pause_run, start_phase, start_run
 from assistant_builder.ui.train.preflight_view import contacts_note
-from evals.report.load import is_compared, tuned_cells
+from evals.report.load import is_compared, served_cells
 
 EMPTY = "The scores of the assistants are shown here."
 _STOPPED = ("failed", "cancelled", "lost")
@@ -125,7 +125,7 @@ class EvaluateTab:
             gr.update(visible=running, value=pause_label(look.study), interactive=not cancelling),
             gr.update(value=said, visible=bool(said)),
             gr.update(value=verdict_callout(seen.report) if seen.report else "", visible=bool(seen.report)),
-            gr.update(visible=bool(seen.report) or set(tuned_cells(seen.config.arms)) <= seen.scores.keys()),
+            gr.update(visible=bool(seen.report) or set(served_cells(seen.config.arms)) <= seen.scores.keys()),
         ]
 
     def _draw_result(self, look: StudyView) -> Sequence[Any]:
@@ -233,7 +233,7 @@ def _state_mark(look: StudyView) -> str:
     files = [study.folder / "study.yaml", study.folder / "run.json", study.folder / "report.json"]
     files += sorted((study.folder / "arms").glob("*/status.json"))
     files += [study.cell_folder(cell) / "scores.json" for cell in CELLS]
-    files += [path for step in (*study.parts, "evaluate", "report")
+    files += [path for step in (*study.shards, "evaluate", "report")
               for path in (study.status_file(step), study.step_folder(step) / f"{step}.progress.json")]
     return f"{look.name}:{state}:{stamp(files)}:{start_phase(study)}:{study.cancel_requested}"
 

@@ -10,10 +10,12 @@ from typing import Any, Literal
 
 from markupsafe import Markup
 
-from assistant_builder.steps import StepRecord, evaluates
+from assistant_builder.arms import CELLS, CellSpec
+from assistant_builder.study.steps import StepRecord, evaluates
 from assistant_builder.ui.evaluate.item_filters import ItemFilter, ItemSet, harm, relation
 from assistant_builder.ui.html import (
     Tone,
+    assistants,
     badge,
     bar,
     callout,
@@ -29,8 +31,19 @@ from assistant_builder.ui.html import (
 )
 from assistant_builder.ui.study_snapshot import Snapshot, step_title
 from evals.metrics import METRICS
-from evals.report.format import count, difference, duration, interval, number, p_value, shown, signed, size
-from evals.report.glossary import BASELINE_TEXTS, CELL_TEXTS
+from evals.report.format import (
+    count,
+    difference,
+    duration,
+    export_description,
+    interval,
+    number,
+    p_value,
+    shown,
+    signed,
+    size,
+)
+from evals.report.glossary import BASELINE_TEXTS, CellText
 from evals.report.items import Diff, Runs, marked, word_diff
 from evals.report.load import is_compared
 from evals.report.rows_headline import NOT_COMPARED
@@ -76,16 +89,17 @@ def evaluation_state(snapshot: Snapshot, log: str = "") -> Markup:
 
 
 def _not_begun(snapshot: Snapshot) -> Markup:
-    both = len(snapshot.config.arms) > 1
+    count = len(snapshot.config.arms)
+    who, several = assistants(count), count > 1
     if snapshot.trained and not snapshot.running:
-        return empty("Trained, not evaluated", "Press “Evaluate now”: both assistants answer the held-out questions, "
-                     "and their untuned bases too." if both else "Press “Evaluate now”: the assistant answers the "
+        return empty("Trained, not evaluated", f"Press “Evaluate now”: {who} answer the held-out questions, "
+                     "and their untuned bases too." if several else "Press “Evaluate now”: the assistant answers the "
                      "held-out questions, and its untuned base too.")
     if snapshot.running:
         return empty("Nothing to evaluate yet", "The run is under way; the evaluation follows by itself once "
-                     f"{'both assistants are' if both else 'the assistant is'} trained, and its scores come here as "
+                     f"{who} {'are' if several else 'is'} trained, and its scores come here as "
                      "they are made.")
-    return empty("Nothing to evaluate yet", f"Train {'both assistants' if both else 'the assistant'} on the Train tab; "
+    return empty("Nothing to evaluate yet", f"Train {who} on the Train tab; "
                  "the evaluation follows by itself.")
 
 
@@ -112,7 +126,7 @@ def _stages(snapshot: Snapshot, messages: Sequence[str]) -> Markup:
     """Each cell with its state and the time it took, in the order in which reports show them."""
     doing = {cell: what for cell, _, what in (message.partition(": ") for message in messages)}
     rows = []
-    for cell in CELL_TEXTS:
+    for cell in CELLS:
         if cell not in snapshot.config.cells:
             continue
         scores = snapshot.scores.get(cell)
@@ -123,7 +137,7 @@ def _stages(snapshot: Snapshot, messages: Sequence[str]) -> Markup:
         else:
             state, note = "queued", ""
         rows.append(Markup('<li><b>{}</b><span>{}</span>{}<small>{}</small></li>').format(
-            cell, CELL_TEXTS[cell].label, badge(state), note))
+            cell, CELLS[cell].label, badge(state), note))
     return Markup('<ol class="ab-stages" aria-label="Cells">{}</ol>').format(join(rows))
 
 
@@ -167,7 +181,7 @@ def cells_table(scores: Mapping[str, Mapping[str, Any]]) -> Markup:
     """
     columns = [metric for metric in METRICS if any(_figure(found, metric) is not None for found in scores.values())]
     headers = ["Cell", "What it is", "Items", "Perplexity", *(shown(metric).label for metric in columns)]
-    texts = {**CELL_TEXTS, **BASELINE_TEXTS}
+    texts: dict[str, CellSpec | CellText] = {**CELLS, **BASELINE_TEXTS}
     rows = [
         (
             Markup('<b class="ab-cell">{}</b>').format(cell),
@@ -222,7 +236,7 @@ def exports_card(report: Mapping[str, Any]) -> Markup:
         return Markup("")
     rows = [
         (
-            Markup('<b class="ab-cell">{}</b>').format(row["cell"]), row["how"], size(row.get("bytes")),
+            Markup('<b class="ab-cell">{}</b>').format(row["cell"]), export_description(row), size(row.get("bytes")),
             number(row["figure"], row["metric"]),
             "–" if row["delta"] is None else f"{difference(row['delta'], row['metric'], row)} "
             f"({interval(row, row['metric'])})",
@@ -360,8 +374,8 @@ def _side(items: ItemSet, row: Row, wish: ItemFilter, cell: str, marks: Marks) -
 
 
 def _arm_class(cell: str) -> str:
-    name = cell.rpartition(":")[2]
-    return {"L": "ab-arm-lora", "Q": "ab-arm-qlora"}.get(name[0], "")
+    found = CELLS.get(cell.rpartition(":")[2])
+    return f"ab-arm-{found.adapter}" if found and found.adapter else ""
 
 
 def _marked(row: Row, wish: ItemFilter, cell: str, marks: Marks) -> Markup:

@@ -1,6 +1,6 @@
-"""One kind of export on the page: its state, its buttons, its download and how to load it.
+"""The export of one arm in one format on the page: its state, its buttons, its download and how to load it.
 
-The Export tab: choose assistant and form, start the export, watch it, take it away. It wires; the views draw.
+The Export tab: choose assistant and format, start the export, follow it, download it. The views draw it.
 """
 
 from __future__ import annotations
@@ -11,42 +11,50 @@ from typing import Any
 
 import gradio as gr
 
+from assistant_builder.arms import ARMS, QLORA, label, plain_order
 from assistant_builder.atomic_io import read_json
 from assistant_builder.errors import AssistantBuilderError, StudyError
+from assistant_builder.export.export import read_export, ways_to_load
+from assistant_builder.export.job import ExportJob
+from assistant_builder.export_formats import (
+    DEFAULT_FORMAT,
+    EXPORT_FORMATS,
+    ExportSpec,
+    advice,
+    base_name,
+    estimated_bytes,
+    export_specs,
+)
 from assistant_builder.study import Study
 from assistant_builder.ui.export.view import (
-    FORMAT_TITLES,
     advice_card,
     command_line,
     ended_panel,
     finished_panel,
     keeping_card,
-    kind_title,
     ready_panel,
     running_panel,
+    spec_title,
 )
-from assistant_builder.ui.html import ARM_TITLES, Markup, empty
+from assistant_builder.ui.html import Markup, assistants, empty
 from assistant_builder.ui.refresh import LiveRegion, StudyView, user_facing_errors
 from assistant_builder.ui.study_snapshot import all_trained, needs_study, shown_arms, stamp
 from assistant_builder.ui.uploads import offer
-from evals.export.job import ExportJob
-from evals.export.kinds import KINDS, Kind, advice, base_name, planned_bytes
-from evals.export.run import read_export, ways_to_load
 from evals.report.format import size
 
-MOST_WAYS = 3
+MAX_SNIPPETS = 4
 
 
 class ExportPanel:
-    """Components of one kind; the caller has opened the column.
+    """Components of one export; the caller has opened the column.
 
     Args:
-        kind: Which arm in which form.
+        spec: Arm and format.
     """
 
-    def __init__(self, kind: Kind) -> None:
-        self.kind = kind
-        with gr.Column(visible=False, elem_id=f"ab-export-{kind.name}") as self.column:
+    def __init__(self, spec: ExportSpec) -> None:
+        self.spec = spec
+        with gr.Column(visible=False, elem_id=f"ab-export-{spec.name}") as self.column:
             self.state = gr.HTML(elem_classes="ab-export-state")
             with gr.Row(elem_classes="ab-actions"):
                 self.download = gr.DownloadButton("Download", variant="primary", visible=False)
@@ -55,7 +63,7 @@ class ExportPanel:
             self.ways = [
                 gr.Code(language="python" if place == 0 else "shell", interactive=False, visible=False, lines=1,
                         wrap_lines=True, show_line_numbers=False, buttons=["copy"])
-                for place in range(MOST_WAYS)
+                for place in range(MAX_SNIPPETS)
             ]
             with gr.Accordion("The command line of this", open=False):
                 self.command = gr.Code(language="shell", show_label=False, interactive=False, wrap_lines=True, lines=1,
@@ -69,52 +77,52 @@ class ExportPanel:
         """
 
         def there(look: StudyView) -> bool:
-            return look.study is not None and trained(look) and self.kind.arm in look.study.config.arms
+            return look.study is not None and trained(look) and self.spec.arm in look.study.config.arms
 
         def mark(look: StudyView) -> str:
             if not there(look) or look.study is None:
                 return f"{look.name}:nothing"
-            job = ExportJob(look.study, self.kind)
+            job = ExportJob(look.study, self.spec)
             files = [job.status_file, look.study.folder / "report.json",
-                     look.study.arm_folder(self.kind.arm) / "summary.json"]
+                     look.study.arm_folder(self.spec.arm) / "summary.json"]
             return f"{look.name}:{stamp(files)}:{job.running}:{job.cancel_requested}"
 
         def draw(look: StudyView) -> Sequence[Any]:
             return self._draw(look.study) if look.study is not None and there(look) else self._blank()
 
         outputs = [self.state, self.start, self.cancel, self.download, *self.ways, self.command]
-        return LiveRegion(f"export-{self.kind.name}", outputs, mark, draw)
+        return LiveRegion(f"export-{self.spec.name}", outputs, mark, draw)
 
     def _blank(self) -> list[Any]:
         return ["", gr.update(visible=False), gr.update(visible=False), gr.update(value=None, visible=False),
                 *(gr.update(value="", visible=False) for _ in self.ways), ""]
 
     def _draw(self, study: Study) -> list[Any]:
-        kind, job = self.kind, ExportJob(study, self.kind)
+        spec, job = self.spec, ExportJob(study, self.spec)
         record = job.record()
         export = None
         if record is None:
             path = study.folder / "report.json"
             report = read_json(path) if path.is_file() else None
-            shown: Markup = ready_panel(kind, planned_bytes(study, kind), advice(report, study.config.arms))
+            shown: Markup = ready_panel(spec, estimated_bytes(study, spec), advice(report, study.config.arms))
         elif record.state == "running":
-            shown = running_panel(kind, record)
+            shown = running_panel(spec, record)
         elif record.state == "succeeded":
             export = read_export(Path(record.target))
-            sha = read_json(study.arm_folder(kind.arm) / "summary.json")["adapter_sha256"]
+            sha = read_json(study.arm_folder(spec.arm) / "summary.json")["adapter_sha256"]
             readme = Path(record.target) / "README.md"
             text = readme.read_text(encoding="utf-8") if export and readme.is_file() else ""
-            shown = finished_panel(kind, record, export, current=export is not None and export["adapter_sha256"] == sha,
+            shown = finished_panel(spec, record, export, current=export is not None and export["adapter_sha256"] == sha,
                                    model_card=text)
         else:
-            shown = ended_panel(kind, record, _tail(job.log_file))
+            shown = ended_panel(spec, record, _tail(job.log_file))
         busy = record is not None and record.state == "running"
-        label = "Export again" if record is not None else f"Export {kind_title(kind)}"
+        label = "Export again" if record is not None else f"Export {spec_title(spec)}"
         return [
             shown, gr.update(visible=not busy, interactive=True, value=label,
                              variant="secondary" if export else "primary"),
             gr.update(visible=busy, value="Cancelling…" if job.cancel_requested else "Cancel"),
-            self._offered(job, export), *self._shown_ways(study, export), command_line(study.name, kind),
+            self._offered(job, export), *self._shown_ways(study, export), command_line(study.name, spec),
         ]
 
     def _offered(self, job: ExportJob, export: dict[str, Any] | None) -> dict[str, Any]:
@@ -132,11 +140,12 @@ class ExportPanel:
         if export is not None:
             try:
                 shared, local = base_name(study)
-                found = ways_to_load(study, self.kind, folder=export["folder"], base=str(local or shared))
-            except AssistantBuilderError:  # the base model's folder is gone
+                found = ways_to_load(study, self.spec, folder=export["folder"], base=str(local or shared))
+            except AssistantBuilderError:  # the base model's folder is missing
                 found = []
-        shown = [gr.update(value=way.text, label=way.title, visible=True) for way in found]
-        return shown + [gr.update(value="", visible=False)] * (MOST_WAYS - len(shown))
+        shown = [gr.update(value=way.text, label=way.title, language=way.language, visible=True)
+                 for way in found[:MAX_SNIPPETS]]
+        return shown + [gr.update(value="", visible=False)] * (MAX_SNIPPETS - len(shown))
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the buttons.
@@ -149,13 +158,13 @@ class ExportPanel:
         self.cancel.click(user_facing_errors(self._cancel), picker, self.cancel, **quiet)
 
     def _start(self, name: str | None) -> dict[str, Any]:
-        ExportJob(Study.open(name or ""), self.kind).start()
+        ExportJob(Study.open(name or ""), self.spec).start()
         return gr.update(interactive=False, value="Starting…")
 
     def _cancel(self, name: str | None) -> dict[str, Any]:
-        job = ExportJob(Study.open(name or ""), self.kind)
+        job = ExportJob(Study.open(name or ""), self.spec)
         if not job.running:
-            raise StudyError("nothing is being exported", remedy="The page shows how it ended in a moment")
+            raise StudyError("no export is running", remedy="The page shows its result in a moment")
         job.request_cancel()
         return gr.update(value="Cancelling…")
 
@@ -167,7 +176,7 @@ def _tail(path: Path, lines: int = 30) -> str:
     return "\n".join(text.replace("\r", "\n").split("\n")[-lines:]).strip("\n")
 
 
-EMPTY = "Trained assistants are taken along from here."
+EMPTY = "Trained assistants are exported here."
 
 
 class ExportTab:
@@ -179,18 +188,18 @@ class ExportTab:
             with gr.Row(elem_id="ab-export"):
                 with gr.Column(scale=4, min_width=300):
                     with gr.Group(elem_classes="ab-group"):
-                        gr.HTML("<h3>What to take along</h3>")
+                        gr.HTML("<h3>What to export</h3>")
                         self.arm = gr.Radio(
-                            [(ARM_TITLES[arm], arm) for arm in ("qlora", "lora")], value="qlora", label="Assistant",
+                            [(label(arm), arm) for arm in plain_order(ARMS)], value=QLORA.name, label="Assistant",
                             elem_id="ab-export-arm", elem_classes="ab-presets",
                         )
                         self.format = gr.Radio(
-                            [(title, format) for format, title in FORMAT_TITLES.items()], value="adapter",
-                            label="Form", elem_id="ab-export-format", elem_classes="ab-presets",
+                            [(f"{form.label}: {form.explanation}", form.name) for form in EXPORT_FORMATS.values()],
+                            value=DEFAULT_FORMAT, label="Format", elem_id="ab-export-format", elem_classes="ab-presets",
                         )
                     self.advice = gr.HTML(elem_id="ab-export-advice")
                 with gr.Column(scale=7, min_width=300):
-                    self.panels = [ExportPanel(kind) for kind in KINDS]
+                    self.panels = [ExportPanel(spec) for spec in export_specs()]
             self.keeping = gr.HTML(elem_id="ab-export-keeping")
 
     def sections(self) -> list[LiveRegion]:
@@ -206,8 +215,8 @@ class ExportTab:
         if look.study is None:
             shown = needs_study(EMPTY)
         else:
-            who = "both assistants" if len(look.study.config.arms) > 1 else "the assistant"
-            shown = empty("Nothing to take along yet", f"Train {who} on the Train tab. What is trained can be exported "
+            who = assistants(len(look.study.config.arms))
+            shown = empty("Nothing to export yet", f"Train {who} on the Train tab. What is trained can be exported "
                           "here: as a small adapter, or as a whole model that Ollama and other programs load.")
         trained = _trained(look)
         return [gr.update(value=shown, visible=not trained), gr.update(visible=trained)]
@@ -218,11 +227,11 @@ class ExportTab:
         path = look.study.folder / "report.json"
         report = read_json(path) if path.is_file() else None
         arms = shown_arms(look.study.config)
-        said = advice(report, look.study.config.arms)
-        kind = _latest(look.study, arms) or Kind(said.adapter, "adapter")
-        choices = [(ARM_TITLES[arm], arm) for arm in arms]
-        return [gr.update(choices=choices, value=kind.arm), kind.format, *_visible(kind.arm, kind.format),
-                advice_card(said), keeping_card(report)]
+        advised = advice(report, look.study.config.arms)
+        spec = _latest(look.study, arms) or ExportSpec(advised.arm(EXPORT_FORMATS[DEFAULT_FORMAT]), DEFAULT_FORMAT)
+        choices = [(label(arm), arm) for arm in arms]
+        return [gr.update(choices=choices, value=spec.arm), spec.format, *_visible(spec.arm, spec.format),
+                advice_card(advised), keeping_card(report)]
 
     # events
 
@@ -242,13 +251,13 @@ class ExportTab:
 
 
 def _visible(arm: str, format: str) -> list[Any]:
-    return [gr.update(visible=(kind.arm, kind.format) == (arm, format)) for kind in KINDS]
+    return [gr.update(visible=(spec.arm, spec.format) == (arm, format)) for spec in export_specs()]
 
 
-def _latest(study: Study, arms: Sequence[str]) -> Kind | None:
-    """The export that is under way, else the last one started: what a reload should show."""
-    found = [(record.state == "running", record.started, kind) for kind in KINDS
-             if kind.arm in arms and (record := ExportJob(study, kind).record()) is not None]
+def _latest(study: Study, arms: Sequence[str]) -> ExportSpec | None:
+    """The running export, else the last one started: what a reload should show."""
+    found = [(record.state == "running", record.started, spec) for spec in export_specs()
+             if spec.arm in arms and (record := ExportJob(study, spec).record()) is not None]
     return max(found, key=lambda entry: entry[:2])[2] if found else None
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from assistant_builder.atomic_io import read_json
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.shelf import Deleted, deleted_studies
 from assistant_builder.study import Study
+from assistant_builder.study.admin import DeletedStudy, deleted_studies
 from assistant_builder.ui.study_snapshot import stamp, state_of
 
 KEPT_ENTRIES = 2048
@@ -55,8 +55,8 @@ class StudyList:
     """
 
     entries: tuple[StudySummary, ...]
-    undo: Deleted | None
-    deleted: tuple[Deleted, ...]
+    undo: DeletedStudy | None
+    deleted: tuple[DeletedStudy, ...]
 
 
 def read_shelf() -> StudyList:

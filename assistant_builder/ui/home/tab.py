@@ -10,10 +10,10 @@ from typing import Any
 import gradio as gr
 
 from assistant_builder.errors import StudyError
-from assistant_builder.jobs.reporting import write_report_again
-from assistant_builder.jobs.starting import open_or_create
-from assistant_builder.shelf import delete_study, deleted_studies, duplicate_study, rename_study, restore_study
+from assistant_builder.runner.open_study import open_or_create
+from assistant_builder.runner.run import rerender_report
 from assistant_builder.study import Study
+from assistant_builder.study.admin import delete_study, deleted_studies, duplicate_study, rename_study, restore_study
 from assistant_builder.ui.data.preview import Shipped, free_name, shipped_datasets
 from assistant_builder.ui.home.study_list import StudyList, read_shelf
 from assistant_builder.ui.home.view import shelf_view, welcome_view
@@ -116,7 +116,7 @@ class Home:
         else:
             study = rename_study(Study.open(name), wish)
             if study.step("report").state == "succeeded":
-                write_report_again(study)  # it speaks of the study by name
+                rerender_report(study)  # it speaks of the study by name
         return [gr.update(visible=False), *self._shown(read_shelf())]
 
 

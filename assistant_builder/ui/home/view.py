@@ -6,7 +6,7 @@ import time
 
 from markupsafe import Markup
 
-from assistant_builder.shelf import KEPT_DAYS
+from assistant_builder.study.admin import KEPT_DAYS
 from assistant_builder.ui.home.study_list import StudyList, StudySummary
 from assistant_builder.ui.html import STATE_WORDS, badge, cut, fold, join
 from evals.report.format import count, plural

@@ -8,7 +8,6 @@ from typing import Any
 
 import gradio as gr
 
-from assistant_builder.config import ARMS
 from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.planning.advice import advise
 from assistant_builder.planning.hardware import CARDS, Machine, parse_memory, this_machine
@@ -102,7 +101,7 @@ def _mark(look: StudyView) -> str:
     if look.study is None:
         return f"none:{look.name}"
     folder = look.study.folder
-    trained = (look.study.arm_folder(arm) / "summary.json" for arm in ARMS)
+    trained = (look.study.arm_folder(arm) / "summary.json" for arm in look.study.config.arms)
     return f"{look.name}:{stamp([folder / 'study.yaml', folder / 'data' / 'split.json', *trained])}"
 
 
@@ -141,7 +140,7 @@ def study_plan(study: Study, machine: str = HERE, memory: str = "", price: str =
     plan = plan_study(config, _count(pairs) or known, lengths, where)
     if not where.here or _count(pairs) or not isinstance(found, Planned):
         return plan
-    told = {arm: measured_seconds(study.arm_folder(arm)) for arm in ARMS}
+    told = {arm: measured_seconds(study.arm_folder(arm)) for arm in config.arms}
     return replace(plan, measured={arm: seconds for arm, seconds in told.items() if seconds is not None})
 
 

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from assistant_builder.arms import LORA, QLORA, css_variables, label
 from assistant_builder.atomic_io import write_text
 from assistant_builder.errors import ConfigError
 from assistant_builder.planning.advice import Advice, advise, warnings
-from assistant_builder.planning.memory import Method
+from assistant_builder.planning.memory import FULL_TUNING, Method
 from assistant_builder.planning.plan import Fit, MethodPlan, Plan
 from assistant_builder.planning.planner import card_comparison
-from assistant_builder.ui.html import Tone, arm_chip, callout, card, fold, items, join, table
+from assistant_builder.ui.html import Tone, arm_chip, arm_styles, callout, card, fold, items, join, table
 from evals.report.format import count, duration, money, plural, size
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-TITLES: dict[Method, str] = {"qlora": "QLoRA · 4-bit", "lora": "LoRA · 16-bit", "full": "Full fine-tuning"}
 PARTS = {
     "weights": "Frozen base", "adapters": "Adapters", "gradients": "Gradients", "optimizer": "Optimizer",
     "activations": "Activations", "overhead": "Program",
@@ -41,6 +41,11 @@ PART_MEANINGS = {
 }
 
 
+def title(method: Method) -> str:
+    """Name of a method in tables and charts."""
+    return "Full fine-tuning" if method == FULL_TUNING else label(method)
+
+
 def parts_of(plan: Plan) -> dict[str, str]:
     """The parts of the plan's methods with their titles: those of training, and loading where it takes more."""
     loads = any("loading" in method.parts for method in plan.methods.values())
@@ -49,23 +54,23 @@ def parts_of(plan: Plan) -> dict[str, str]:
 
 _FITS: dict[Fit, str] = {"room": "fits with room", "tight": "fits, barely", "no": "does not fit"}
 _VERDICTS: dict[str, tuple[Tone, str]] = {
-    "lora": ("good", "Train LoRA on the 16-bit base"),
-    "qlora": ("info", "Train QLoRA on the 4-bit base"),
+    LORA.name: ("good", "Train LoRA on the 16-bit base"),
+    QLORA.name: ("info", "Train QLoRA on the 4-bit base"),
     "neither": ("bad", "This does not fit"),
 }
 
 
 def verdict(plan: Plan, advice: Advice) -> Markup:
     """The recommendation and its reason."""
-    tone, title = _VERDICTS[advice.method]
-    alone = len(plan.config.arms) == 1
+    tone, found = _VERDICTS[advice.method]
+    alone = not plan.config.compares
     both = "" if "no" in (plan.lora.fit, plan.qlora.fit) else (
         "Both arms fit. This study trains one of them, so that it cannot say what 4-bit cost: choose both under Arms, "
         "among the settings of the Train tab." if alone else
         "A study trains both and measures what 4-bit cost; both fit."
     )
     remedy = " ".join(advice.remedies) or both
-    return callout(tone, f"{title} on {plan.machine.name}", advice.why, remedy)
+    return callout(tone, f"{found} on {plan.machine.name}", advice.why, remedy)
 
 
 def plan_panel(plan: Plan) -> Markup:
@@ -75,7 +80,7 @@ def plan_panel(plan: Plan) -> Markup:
         card("What to keep in mind", items(said)) if said else "",
         card("One training step, part by part", parts_table(plan),
              fold("What the parts are",
-                  items(f"{title}: {PART_MEANINGS[key]}." for key, title in parts_of(plan).items())),
+                  items(f"{name}: {PART_MEANINGS[key]}." for key, name in parts_of(plan).items())),
              fold(f"Layer by layer ({plural(len(plan.architecture.modules), 'module')})", layers_table(plan))),
         card("Time and cost", time_table(plan), Markup("<p>{}</p>").format(assumptions(plan))),
         _cards(plan),
@@ -111,8 +116,8 @@ def layers_table(plan: Plan) -> Markup:
         rows.append((name, str(many), count(parameters), *(size(stored) for stored in sizes)))
     total = [size(method.weights_bytes) for method in plan.methods.values()]
     rows.append(("All", "", count(plan.architecture.parameters), *total))
-    return table(("Module", "×", "Parameters of one", *(f"{TITLES[name]}" for name in plan.methods)), rows,
-                 numeric=range(1, 6))
+    return table(("Module", "×", "Parameters of one", *(title(name) for name in plan.methods)), rows,
+                 numeric=range(1, 3 + len(plan.methods)))
 
 
 def layer_rows(plan: Plan) -> Iterable[tuple[str, int, int, tuple[int, ...]]]:
@@ -163,8 +168,8 @@ def assumptions(plan: Plan) -> str:
 
 
 def _factors(plan: Plan) -> str:
-    return ", ".join(f"{TITLES[name]} peak × {plan.methods[name].factor:.2f}" for name in ("qlora", "lora")
-                     if name in plan.methods)
+    return ", ".join(f"{title(name)} peak × {plan.methods[name].factor:.2f}" for name in plan.methods
+                     if name != FULL_TUNING)
 
 
 def cards_table(plan: Plan, compared: Mapping[str, Any]) -> Markup:
@@ -188,7 +193,7 @@ def cards_table(plan: Plan, compared: Mapping[str, Any]) -> Markup:
 
 
 def _chip(name: str) -> Markup:
-    return Markup('<span class="ab-chip ab-arm-full">{}</span>').format(TITLES["full"]) if name == "full" else (
+    return Markup('<span class="ab-chip ab-arm-full">{}</span>').format(title(name)) if name == FULL_TUNING else (
         arm_chip(name)
     )
 
@@ -197,9 +202,9 @@ def plan_text(plan: Plan) -> tuple[list[str], list[list[str]], list[str]]:
     """The plan for a terminal: columns and rows of a table, and the lines under it."""
     price, advice = plan.price_per_hour(), advise(plan)
     methods = plan.methods
-    columns = ["", *(TITLES[name] for name in methods)]
-    rows = [[title, *(size(method.parts.get(part) or None) for method in methods.values())]
-            for part, title in parts_of(plan).items()]
+    columns = ["", *(title(name) for name in methods)]
+    rows = [[name, *(size(method.parts.get(part) or None) for method in methods.values())]
+            for part, name in parts_of(plan).items()]
     rows += [
         ["Peak", *(_peak(method) for method in methods.values())],
         ["", *(_FITS[method.fit] for method in methods.values())],
@@ -227,7 +232,7 @@ squeeze what matters."""
 
 
 def plan_figure(plan: Plan) -> Figure:
-    """Stacked bars of both methods, and of full fine-tuning where it does not dwarf them, with the memory as a line.
+    """Stacked bars of the arms, and of full fine-tuning where it does not dwarf them, with the memory as a line.
 
     Args:
         plan: The plan.
@@ -236,19 +241,19 @@ def plan_figure(plan: Plan) -> Figure:
 
     reach = max(plan.memory_bytes, plan.lora.total_bytes)
     shown = {name: method for name, method in plan.methods.items()
-             if name != "full" or method.total_bytes <= _BEYOND * reach}
-    labels = [TITLES[name] for name in shown]
+             if name != FULL_TUNING or method.total_bytes <= _BEYOND * reach}
+    labels = [title(name) for name in shown]
     figure = go.Figure()
-    for part, title in parts_of(plan).items():
+    for part, words in parts_of(plan).items():
         values = [method.parts.get(part, 0) for method in shown.values()]
         figure.add_bar(
-            y=labels, x=[value / 1e9 for value in values], name=title, orientation="h",
+            y=labels, x=[value / 1e9 for value in values], name=words, orientation="h",
             marker={"color": PART_COLORS[part]}, customdata=[size(value) for value in values],
             hovertemplate="%{customdata}",
         )
     peaks = [method.total_bytes for method in shown.values()]
-    for label, peak in zip(labels, peaks, strict=True):
-        figure.add_annotation(y=label, x=peak / 1e9, text=f"<b>{size(peak)}</b>", showarrow=False, xanchor="left",
+    for name, peak in zip(labels, peaks, strict=True):
+        figure.add_annotation(y=name, x=peak / 1e9, text=f"<b>{size(peak)}</b>", showarrow=False, xanchor="left",
                               xshift=6)
     figure.add_vline(
         x=plan.memory_bytes / 1e9, line={"color": _LINE, "width": 2, "dash": "dash"},
@@ -284,6 +289,8 @@ def write_plan_file(plan: Plan, path: Path) -> None:
     """
     chart = Markup(plan_figure(plan).to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False}))
     style = Markup("\n".join((_STYLES / name).read_text(encoding="utf-8") for name in ("page.css", "plan.css")))
+    style += Markup(
+        f"\n{arm_styles()}\n@media (prefers-color-scheme: dark) {{ .ab-plan-file {{ {css_variables(dark=True)} }} }}")
     about = f"{count(plan.architecture.parameters)} parameters, on {plan.machine.name}."
     page = _PAGE.format(title=plan.model, style=style, about=about, verdict=verdict(plan, advise(plan)), chart=chart,
                         panel=plan_panel(plan))

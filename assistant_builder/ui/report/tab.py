@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
-from assistant_builder.jobs.reporting import write_report_again
+from assistant_builder.runner.run import rerender_report
 from assistant_builder.study import Study
 from assistant_builder.ui.html import callout, code, empty, error_callout, fold, join
 from assistant_builder.ui.refresh import LiveRegion, StudyView, user_facing_errors
@@ -90,7 +90,7 @@ class ReportTab:
 
 
 def _remake(name: str | None) -> Markup:
-    write_report_again(Study.open(name or ""))
+    rerender_report(Study.open(name or ""))
     return callout("good", "The report was made again")
 
 

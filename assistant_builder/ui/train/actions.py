@@ -10,8 +10,9 @@ from markupsafe import Markup
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError, StudyError
-from assistant_builder.steps import changed_inputs, process_alive, process_mark
 from assistant_builder.study import Study
+from assistant_builder.study.locks import process_alive, process_identity
+from assistant_builder.study.steps import changed_inputs
 from assistant_builder.ui.html import callout
 from assistant_builder.ui.study_snapshot import stamp
 from assistant_builder.ui.train.view import refused_changes
@@ -41,11 +42,11 @@ def start_run(name: str, *, redo: bool = False, now: bool = False, trust: bool =
         now: Whether to go ahead although other studies run.
         trust: Whether the user has ticked that the base model's own code may run.
     """
-    from assistant_builder.jobs.running import start_run as start_detached
+    from assistant_builder.runner.run import start_run as start_detached
 
     before = _told(Study.open(name))
     pid = start_detached(name, redo=redo, now=now, trust=trust)
-    _started[name] = (pid, process_mark(pid), before)  # nobody has waited for it: it is there, though it may have ended
+    _started[name] = (pid, process_identity(pid), before)  # not yet waited for, so that its id is valid
 
 
 def start_phase(study: Study) -> Phase:
@@ -85,7 +86,7 @@ def go(
     Returns:
         What to tell the user, and whether a run was started.
     """
-    if study.state == "running" or study.behind or start_phase(study) == "starting":
+    if study.state == "running" or study.queued_behind or start_phase(study) == "starting":
         raise StudyError("the study is running already, or waits for its turn",
                          remedy="Wait until it is done, or pause it first")
     old = study.config
@@ -108,7 +109,7 @@ def stale_changes(study: Study) -> list[str]:
 
     Steps that failed or were cancelled do not count: they are run with the settings as they are.
     """
-    from assistant_builder.jobs.steps import step_inputs
+    from assistant_builder.runner.step_inputs import step_inputs
 
     for step in study.steps:
         record = study.step(step)
@@ -122,14 +123,14 @@ def stale_changes(study: Study) -> list[str]:
 
 def others_before(study: Study) -> list[str]:
     """The studies that run or wait now and that a start of this one would come after."""
-    from assistant_builder.jobs.queue import tickets
+    from assistant_builder.runner.queue import active_tickets
 
-    return [ticket.study.name for ticket in tickets() if ticket.study != study.folder]
+    return [ticket.study.name for ticket in active_tickets() if ticket.study != study.folder]
 
 
 def pause_label(study: Study) -> str:
     """What the button that stops a run says: everything is kept either way."""
-    if study.behind:
+    if study.queued_behind:
         return "Leaving the queue…" if study.cancel_requested else "Leave the queue"
     return "Pausing…" if study.cancel_requested else "Pause"
 

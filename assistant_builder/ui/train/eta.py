@@ -14,8 +14,8 @@ import psutil
 
 from assistant_builder.atomic_io import read_json
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.steps import evaluates
 from assistant_builder.study import Study
+from assistant_builder.study.steps import evaluates
 from assistant_builder.ui.study_snapshot import Snapshot
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from assistant_builder.config import PRESET_WORDS, PRESETS, StudyConfig, option_fields
-from assistant_builder.ui.html import ARM_TITLES, callout, card, items, join, table, tiles
+from assistant_builder.arms import TWINS, label, named
+from assistant_builder.config import PRESET_LABELS, PRESETS, StudyConfig, option_fields
+from assistant_builder.ui.html import callout, card, items, join, table, tiles
 from assistant_builder.ui.settings_form import get_value, study_options
 from assistant_builder.ui.train.preflight import PreflightIssue, Readiness
 from evals.report.format import count, duration, plural, size
@@ -29,7 +30,7 @@ def preset_table(config: StudyConfig) -> Markup:
         if now != PRESETS.get(config.train.preset, {}).get(key, now):
             shown = Markup('<em title="differs from the preset">{}</em>').format(shown)
         rows.append((named, *(f"{values[key]:g}" for values in PRESETS.values()), shown))
-    headers = ("Setting", *(PRESET_WORDS[name][0] for name in PRESETS), "Now")
+    headers = ("Setting", *(PRESET_LABELS[name][0] for name in PRESETS), "Now")
     return Markup('<div class="ab-preset-table">{}</div>').format(table(headers, rows, numeric=range(1, len(headers))))
 
 
@@ -104,8 +105,8 @@ def _alone(config: StudyConfig) -> Markup:
     if config.compares:
         return Markup("")
     return Markup('<p class="ab-ready-note">{}</p>').format(
-        f"Trains {ARM_TITLES[config.arms[0]]} alone: what 4-bit costs is not measured. Tick both under Arms, among all "
-        "settings, to compare; an arm that is trained already is kept.")
+        f"Trains {' and '.join(map(label, config.arms))} alone: what 4-bit costs is not measured. Tick {named(TWINS)} "
+        "under Arms, among all settings, to compare; an arm that is trained already is kept.")
 
 
 def _basis(seen: Readiness) -> Markup:

@@ -13,11 +13,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from assistant_builder.arms import ARMS, QLORA
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.remote_code import allows_code
-from assistant_builder.planning.advice import TITLES, Advice, advise, cheapest_saving
+from assistant_builder.planning.advice import Advice, advise, cheapest_saving
 from assistant_builder.planning.plan import Plan
 from assistant_builder.study import Study
 from assistant_builder.ui.html import callout
@@ -67,7 +68,7 @@ def preselect(study: Study, config: StudyConfig | None = None) -> Preselection |
         if plan is None:
             return None
         arms = start.arms
-        changes = cheapest_saving(plan, *arms) or (cheapest_saving(plan, "qlora") if "qlora" in arms else {})
+        changes = cheapest_saving(plan, *arms) or (cheapest_saving(plan, QLORA.name) if QLORA.name in arms else {})
         after = plan.with_changes(changes)
     except AssistantBuilderError:
         return None
@@ -97,9 +98,9 @@ def selected_note(seen: Preselection, now: StudyConfig) -> Markup:
         title = "Nothing had to be changed for memory" if _fits(seen.after) else "No setting makes this fit"
         again = "Activations are recomputed to that end. " if seen.after.lora.checkpointing else ""
         reason = f"{again}Training takes {memory}."
-    if seen.advice.method in TITLES:
-        if len(seen.after.config.arms) > 1:
-            reason += f" Recommended of the two arms: {TITLES[seen.advice.method]}. {seen.advice.why}"
+    if seen.advice.method in ARMS:
+        if seen.after.config.compares:
+            reason += f" Recommended of the twins: {ARMS[seen.advice.method].short}. {seen.advice.why}"
         if not _fits(seen.after) and seen.after.qlora.fit != "no":
             reason += " QLoRA alone fits: choose it under Arms, among all settings."
     differing = [study_options()[key].title for key, value in seen.changes.items() if get_value(now, key) != value]

@@ -10,8 +10,8 @@ import gradio as gr
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.models.catalog import CATALOG
-from assistant_builder.shelf import duplicate_study
 from assistant_builder.study import Study
+from assistant_builder.study.admin import duplicate_study
 from assistant_builder.ui.html import Markup
 from assistant_builder.ui.refresh import StudyView, user_facing_errors
 from assistant_builder.ui.settings_form import OptionForm, get_value, keys_of, preset_values

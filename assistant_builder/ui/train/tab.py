@@ -167,7 +167,7 @@ class TrainTab:
             before = [] if now else others_before(study)
             shown = readiness_card(seen, before=before, again=_touched(study) and not redo)
             asks = not seen.errors and bool(_to_overrule(study, seen, redo))
-        if study.state != "running" and not study.behind:
+        if study.state != "running" and not study.queued_behind:
             shown = contacts_note(config) + shown
         return [
             *self.settings.said(study, config),
@@ -262,7 +262,7 @@ def _touched(study: Study) -> bool:
 def _worth_showing(study: Study, redo: bool) -> bool:
     """Whether what a start would be is worth showing: not while it runs, nor beside results or a run to carry on."""
     state = study.state
-    if state == "running" or study.behind:
+    if state == "running" or study.queued_behind:
         return False
     return redo or state in ("queued", "failed") or not _touched(study)
 
@@ -297,7 +297,7 @@ def _run_mark(look: StudyView) -> str:
 def _metrics_mark(look: StudyView) -> str:
     if look.study is None:
         return f"none:{look.name}"
-    return f"{look.name}:{stamp(look.study.arm_folder(arm) / 'metrics.jsonl' for arm in ('qlora', 'lora'))}"
+    return f"{look.name}:{stamp(look.study.arm_folder(arm) / 'metrics.jsonl' for arm in look.study.config.arms)}"
 
 
 def _samples_mark(look: StudyView) -> str:

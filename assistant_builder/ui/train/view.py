@@ -1,4 +1,4 @@
-"""Training as it goes: both arms' figures, what went wrong, what would be run.
+"""Training as it goes: the arms' figures, what went wrong, what would be run.
 
 What both assistants answer to a few validation questions as they train, beside the reference.
 """
@@ -12,12 +12,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from assistant_builder.arms import label
 from assistant_builder.config import StudyConfig, read_value
 from assistant_builder.errors import ConfigError
 from assistant_builder.models.catalog import CATALOG
 from assistant_builder.ui.html import (
-    ARM_TITLES,
     arm_chip,
+    assistants,
     badge,
     bar,
     callout,
@@ -52,9 +53,10 @@ def _headline(snapshot: Snapshot, log: str, left: TimeRemaining | None) -> Marku
     if snapshot.shown_state == "waiting":
         return _waiting(snapshot)
     if snapshot.state == "queued":
-        both = len(snapshot.config.arms) > 1
+        count = len(snapshot.config.arms)
         return empty("Not trained yet", "Choose a base model and a preset, then press Start. " + (
-            "Both assistants are trained one after the other, then scored and reported." if both else
+            f"{assistants(count).capitalize()} are trained one after the other, then scored and reported."
+            if count > 1 else
             "The assistant is trained, then scored and reported."))
     if snapshot.state == "running":
         return _running(snapshot, left)
@@ -122,7 +124,7 @@ def _arm(snapshot: Snapshot, arm: str, seen: ArmSnapshot) -> Markup:
     lines: list[tuple[str, str]] = []
     meter = Markup("")
     if last is not None:
-        meter = bar(last["step"] / last["steps"], ARM_TITLES[arm])
+        meter = bar(last["step"] / last["steps"], label(arm))
         lines = [
             ("Step", f"{last['step']} of {last['steps']}"),
             ("Epoch", f"{last['epoch']:.2f}"),

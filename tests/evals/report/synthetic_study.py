@@ -9,10 +9,11 @@ import re
 from collections import Counter
 from typing import Any
 
+from assistant_builder.arms import ARMS, further_arms
 from assistant_builder.atomic_io import append_jsonl, file_hash, write_json, write_jsonl, write_text
 from assistant_builder.config import StudyConfig
-from assistant_builder.steps import StepRecord
 from assistant_builder.study import Study
+from assistant_builder.study.steps import StepRecord
 from tests.measured_study import with_everything
 
 TOWNS = ("Aldermoor", "Brisk Haven", "Cotterby", "Dunmarsh", "Eskerling", "Farrow Point", "Gannet Rock", "Hollin Bay")
@@ -231,6 +232,8 @@ def write_study(recipe: Recipe) -> Study:
     _write_data(study, recipe)
     _write_arm(study, "lora", "float16", 0.0)
     _write_arm(study, "qlora", "nf4", 0.02)
+    for arm in further_arms(config.arms):
+        _write_arm(study, arm, ARMS[arm].base_storage("nf4"), 0.03)
     _write_cells(study, recipe)
     write_json(study.folder / "provenance.json", {
         "assistant_builder": "0.1.0", "git_revision": "0123abcd", "python": "3.11.13",

@@ -20,11 +20,11 @@ from assistant_builder.chat.conversation import Answer, Choice, Turn
 from assistant_builder.chat.feedback import record_vote, votes_file
 from assistant_builder.data import Message
 from assistant_builder.errors import ChangedInputsError, EvaluationError, StudyError
-from assistant_builder.jobs import standing
-from assistant_builder.jobs.reporting import write_report_again
-from assistant_builder.shelf import rename_study
-from assistant_builder.steps import StepRecord
+from assistant_builder.runner import invalidation
+from assistant_builder.runner.run import rerender_report
 from assistant_builder.study import Study
+from assistant_builder.study.admin import rename_study
+from assistant_builder.study.steps import StepRecord
 from evals.compare import holm, paired_comparison
 from evals.report.build import build_report
 from evals.report.load import read_cells
@@ -327,7 +327,7 @@ def test_votes_are_added_up_with_their_test_and_interval() -> None:
 @pytest.fixture
 def unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inputs of every step as its record has them."""
-    monkeypatch.setattr(standing, "step_inputs", lambda study, step, **_: study.step(step).inputs)
+    monkeypatch.setattr(invalidation, "step_inputs", lambda study, step, **_: study.step(step).inputs)
 
 
 def test_votes_come_into_the_report_afterwards_without_making_the_study_look_changed(unchanged: None) -> None:
@@ -342,7 +342,7 @@ def test_votes_come_into_the_report_afterwards_without_making_the_study_look_cha
     vote(study)
     os.utime(votes_file(study), (0, 0))  # the clock was set back meanwhile
     assert report_lacks_votes(study)
-    write_report_again(study)
+    rerender_report(study)
     assert not report_lacks_votes(study)
     assert study.state == "succeeded" and study.step("report").inputs == inputs
     report = read_json(study.folder / "report.json")
@@ -354,7 +354,7 @@ def test_votes_come_into_the_report_afterwards_without_making_the_study_look_cha
 def test_a_renamed_study_has_its_report_written_again_under_its_new_name(unchanged: None) -> None:
     study = rename_study(finished_study("before"), "after")
     assert read_json(study.folder / "report.json")["study"] == "before"
-    write_report_again(study)
+    rerender_report(study)
     assert read_json(study.folder / "report.json")["study"] == "after" and study.state == "succeeded"
 
 
@@ -362,12 +362,12 @@ def test_no_report_of_scores_that_are_not_there_or_no_longer_fit(unchanged: None
     study = finished_study()
     before = (study.folder / "report.html").read_bytes()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(standing, "step_inputs", lambda study, step, **_: {"train.rank": 8})
+        patch.setattr(invalidation, "step_inputs", lambda study, step, **_: {"train.rank": 8})
         with pytest.raises(ChangedInputsError):
-            write_report_again(study)
+            rerender_report(study)
     with FileLock(study.folder / ".lock"), pytest.raises(StudyError, match="is running"):
-        write_report_again(study)
+        rerender_report(study)
     study.write_step(StepRecord("evaluate", state="failed"))
     with pytest.raises(StudyError, match="has not been evaluated"):
-        write_report_again(study)
+        rerender_report(study)
     assert (study.folder / "report.html").read_bytes() == before

@@ -1,0 +1,270 @@
+"""The arms: the assistants that a study can train, each with its names, colours, storage and evaluation cells.
+
+An arm is one way to store the frozen base while an adapter is trained on it. Configuration, command line, page, report,
+chat and export read the arms from here, so that a further arm takes one call of :func:`register`. A module outside this
+repository makes it when it is imported, see :mod:`assistant_builder.registry`::
+
+    from assistant_builder.arms import Arm, register
+
+    register(Arm("eight", "QLoRA (8-bit)", "8-bit QLoRA", "#7a3fb0", storage="int8", cell="E8"))
+
+The paired twins, ``TWINS``, are the default of every study and decide its verdict. A further arm is trained on the same
+pairs and joins tables, pictures, chat and export.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from assistant_builder.quantization import UNQUANTIZED
+from assistant_builder.registry import Registry
+
+Symbol = Literal["circle", "diamond", "square", "triangle-up", "cross"]
+"""The shape of an arm's marks in pictures."""
+FOUR_BIT = "4-bit"
+"""What cells call the storage that ``model.quant_type`` names."""
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")  # part of the names of training runs (lora-2), folders and CSS classes
+_CELL = re.compile(r"[A-Z][A-Za-z0-9]{0,15}")
+_RESERVED = frozenset({"a", "b", "base", "both", "full", "hidden", "neither"})
+_COLOR = re.compile(r"#[0-9a-f]{6}")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One assistant that a study can train.
+
+    Attributes:
+        name: Key in ``study.yaml``, on the command line, in folders and in ``report.json``.
+        label: Name in tables, pictures and on the page: ``QLoRA (4-bit)``.
+        short: Name in sentences: ``QLoRA``.
+        color: Colour on a light background, ``#rrggbb``.
+        dark_color: Colour on a dark background; empty: ``color``.
+        symbol: Shape of its marks in pictures.
+        storage: Name of the quantization method that stores the base, ``float16`` for none; None: the study's
+            ``model.quant_type``.
+        cell: Name of the cell that scores the adapter as served: on the base that it was trained on.
+        merged_cell: Name of the cell that scores the adapter merged into that base; empty: ``cell`` and ``M``.
+        untuned_cell: Name of the cell that scores that base without an adapter; empty: ``B16``, ``B4``, or for a
+            storage that neither has ``cell`` and ``B``.
+    """
+
+    name: str
+    label: str
+    short: str
+    color: str
+    dark_color: str = ""
+    symbol: Symbol = "square"
+    storage: str | None = None
+    cell: str = ""
+    merged_cell: str = ""
+    untuned_cell: str = ""
+
+    def __post_init__(self) -> None:
+        """Fill in what is left empty.
+
+        Raises:
+            ValueError: A name or a colour cannot be used.
+        """
+        if not _NAME.fullmatch(self.name) or self.name in _RESERVED:
+            raise ValueError(f"arm name {self.name!r} must consist of a-z, 0-9 and _, and be none of "
+                             f"{', '.join(sorted(_RESERVED))}")
+        for color in (self.color, self.dark_color or self.color):
+            if not _COLOR.fullmatch(color):
+                raise ValueError(f"colour {color!r} of arm {self.name} must look like #1a2b3c")
+        cell = self.cell or self.name.replace("_", "").capitalize()
+        if not _CELL.fullmatch(cell):
+            raise ValueError(f"cell name {cell!r} of arm {self.name} must consist of letters and digits and begin with "
+                             "a capital")
+        shared = {UNQUANTIZED: "B16", None: "B4"}
+        for key, value in (
+            ("dark_color", self.color), ("cell", cell), ("merged_cell", f"{cell}M"),
+            ("untuned_cell", shared.get(self.storage, f"{cell}B")),
+        ):
+            object.__setattr__(self, key, getattr(self, key) or value)
+
+    @property
+    def base(self) -> str:
+        """The storage of its base as cells call it: ``float16``, ``4-bit``, or the name of the method."""
+        return self.storage or FOUR_BIT
+
+    @property
+    def quantized(self) -> bool:
+        """Whether its base is stored in fewer than 16 bits."""
+        return self.storage != UNQUANTIZED
+
+    @property
+    def base_label(self) -> str:
+        """The storage of its base in words: ``16-bit``, ``4-bit``, or the name of the method."""
+        return self.base if self.quantized else "16-bit"
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The cells that come with a further arm: as served, untuned where no other cell scores it, and merged."""
+        return tuple(dict.fromkeys((self.cell, self.untuned_cell, self.merged_cell)))
+
+    def base_storage(self, quant_type: str) -> str:
+        """The quantization method that stores its base in a study with this ``model.quant_type``."""
+        return self.storage or quant_type
+
+
+@dataclass(frozen=True)
+class CellSpec:
+    """One combination of base and adapter that an evaluation scores.
+
+    Attributes:
+        name: Key in ``eval.cells`` and ``report.json``.
+        base: How the frozen base is stored: ``float16``, ``4-bit`` (the study's ``model.quant_type``), or the name of a
+            quantization method.
+        adapter: The arm whose adapter is used; None: untuned.
+        merged: None: the adapter stays separate from the base. ``merged``: it is merged into the base, which is then
+            stored in float16. ``quantized``: the merged model is quantized to 4 bits.
+        label: Name in tables.
+        about: What it is, in a sentence of the report.
+    """
+
+    name: str
+    base: str
+    adapter: str | None
+    merged: Literal["merged", "quantized"] | None
+    label: str
+    about: str
+
+    def scorable(self, arms: Iterable[str]) -> bool:
+        """Whether a study that trains these arms can score the cell.
+
+        The arm of its adapter has to be trained. A cell that holds all 16-bit weights of the base in memory at once,
+        as merging does, also needs an arm that trains on them: a study without one may run where they do not fit.
+        """
+        trained = set(arms)
+        wide = self.base == UNQUANTIZED or self.merged is not None
+        return (self.adapter is None or self.adapter in trained) and (
+            not wide or not all(ARMS[arm].quantized for arm in trained))
+
+
+ARMS: Registry[Arm] = Registry("arm")
+"""Every arm by its name, in the order of training."""
+CELLS: Registry[CellSpec] = Registry("cell")
+"""Every evaluation cell by its name, in the order of the report."""
+
+LORA = ARMS.register(Arm("lora", "LoRA (16-bit)", "16-bit LoRA", "#0a63bf", "#6fb3ff", "circle", storage=UNQUANTIZED,
+                         cell="L16", merged_cell="LM"))
+QLORA = ARMS.register(Arm("qlora", "QLoRA (4-bit)", "QLoRA", "#bf4a0b", "#ff9f63", "diamond", storage=None,
+                          cell="Q4", merged_cell="QD"))
+TWINS = (LORA.name, QLORA.name)
+"""The paired arms whose comparison is the verdict of a study: the 16-bit baseline, then the candidate."""
+TWIN_CELLS = tuple(CELLS.register(cell).name for cell in (
+    CellSpec("B16", UNQUANTIZED, None, None, "Untuned, 16-bit", "the base model in float16, before any training"),
+    CellSpec("B4", FOUR_BIT, None, None, "Untuned, 4-bit", "the base model stored in 4 bits, before any training"),
+    CellSpec("L16", UNQUANTIZED, LORA.name, None, LORA.label,
+             "the baseline: adapter trained on the float16 base, answering on it"),
+    CellSpec("Q4", FOUR_BIT, QLORA.name, None, QLORA.label,
+             "QLoRA as served: adapter trained on the 4-bit base, answering on it"),
+    CellSpec("L4", FOUR_BIT, LORA.name, None, "LoRA adapter, 4-bit base",
+             "the 16-bit-trained adapter put on the 4-bit base"),
+    CellSpec("Q16", UNQUANTIZED, QLORA.name, None, "QLoRA adapter, 16-bit base",
+             "QLoRA's adapter moved to the full base, as most tools export it"),
+    CellSpec("QD", FOUR_BIT, QLORA.name, "merged", "QLoRA export",
+             "QLoRA's adapter merged into its own base, widened back to 16 bits"),
+    CellSpec("QR", FOUR_BIT, QLORA.name, "quantized", "QLoRA export, requantized",
+             "that export quantized to 4 bits again"),
+    CellSpec("LM", UNQUANTIZED, LORA.name, "merged", "LoRA export", "the 16-bit adapter merged into the float16 base"),
+    CellSpec("LR", UNQUANTIZED, LORA.name, "quantized", "LoRA export, quantized",
+             "tuned in 16-bit, merged, quantized to 4 bits afterwards: QLoRA's rival at the same serving memory"),
+))
+"""The cells that the comparison of the twins consists of; the default of ``eval.cells``."""
+
+
+def register(arm: Arm) -> Arm:
+    """Add a further arm, and the cells that its attributes name.
+
+    Raises:
+        ValueError: Another arm or another cell has the name.
+    """
+    base = arm.base_label
+    cells = [
+        CellSpec(arm.cell, arm.base, arm.name, None, arm.label,
+                 f"{arm.short} as served: adapter trained on the {base} base, answering on it"),
+        CellSpec(arm.untuned_cell, arm.base, None, None, f"Untuned, {base}",
+                 f"the base model stored as {base}, before any training"),
+        CellSpec(arm.merged_cell, arm.base, arm.name, "merged", f"{arm.short} export",
+                 f"the adapter of {arm.short} merged into its own base, in 16 bits"),
+    ]
+    for cell in cells:
+        if cell.name not in (LORA.untuned_cell, QLORA.untuned_cell):
+            CELLS.register(cell)
+    return ARMS.register(arm)
+
+
+def with_arm(arms: Iterable[str], added: str) -> list[str]:
+    """The arms and one more, in the order of training."""
+    wanted = {*arms, added}
+    return [arm for arm in ARMS if arm in wanted]
+
+
+def compares(arms: Iterable[str]) -> bool:
+    """Whether a study that trains these arms compares the twins, and so has a verdict."""
+    return set(TWINS) <= set(arms)
+
+
+def headline_arms(arms: Sequence[str]) -> tuple[str, ...]:
+    """The arms that a report is about first: the twins, or where one of them is not trained the first arm."""
+    return TWINS if compares(arms) else tuple(arms[:1])
+
+
+def further_arms(arms: Iterable[str]) -> tuple[str, ...]:
+    """The arms that are none of the twins, in the order given."""
+    return tuple(arm for arm in arms if arm not in TWINS)
+
+
+def plain_order(arms: Iterable[str]) -> tuple[str, ...]:
+    """The order of columns, panes and choices: QLoRA, its 16-bit twin, then further arms as given."""
+    return tuple(sorted(arms, key=lambda arm: -TWINS.index(arm) if arm in TWINS else 1))
+
+
+def main_cells(arms: Iterable[str]) -> tuple[str, ...]:
+    """The untuned bases and the assistants as served, which show what tuning and storage changed.
+
+    They are the columns of a report's first table, and tasks other than the held-out set are run on them.
+    """
+    known = [ARMS[arm] for arm in (*TWINS, *further_arms(arms))]
+    return tuple(dict.fromkeys([*(arm.untuned_cell for arm in known), *(arm.cell for arm in known)]))
+
+
+def untuned_base(arms: Sequence[str]) -> str:
+    """The cell of the untuned base that retrieval is tried on: ``B16``, else that of the first arm."""
+    return LORA.untuned_cell if CELLS[LORA.untuned_cell].scorable(arms) else ARMS[arms[0]].untuned_cell
+
+
+def base_owner(arms: Iterable[str]) -> str:
+    """The arm whose base stands for the untuned base model in the chat: ``lora``, else the first."""
+    return next(arm for arm in ARMS if arm in arms)
+
+
+def label(arm: str) -> str:
+    """The label of an arm; a name that none has stays as it is."""
+    return ARMS[arm].label if arm in ARMS else arm
+
+
+def named(arms: Iterable[str], joint: str = "and") -> str:
+    """Short names in a sentence: ``16-bit LoRA, QLoRA and 8-bit QLoRA``."""
+    names = [ARMS[arm].short for arm in arms]
+    return f" {joint} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def css_variables(*, dark: bool = False) -> str:
+    """The CSS custom property ``--arm-NAME`` of every arm, and ``--candidate`` for differences between the twins."""
+    colors = {arm.name: arm.dark_color if dark else arm.color for arm in ARMS.values()}
+    return " ".join([*(f"--arm-{name}: {color};" for name, color in colors.items()),
+                     f"--candidate: {colors[QLORA.name]};"])
+
+
+def css_rules(*rules: str) -> str:
+    """CSS rules for every arm.
+
+    Args:
+        rules: Each with ``ARM`` for the name: ``.bar.ARM { fill: var(--arm-ARM); }``.
+    """
+    return "\n".join(rule.replace("ARM", arm) for rule in rules for arm in ARMS)

@@ -1,0 +1,184 @@
+"""The connection of a run to a Ray cluster: as a driver, and to the actor that owns the study's tasks there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from assistant_builder.cluster.resources import Node, ResourceRequest
+from assistant_builder.cluster.tasks import TaskRegistryActor, TaskResult
+from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.models.remote_code import trust_environment
+from assistant_builder.study import Study, home
+
+_NAMESPACE = "assistant-builder"
+_POLL_SECONDS = 0.25
+_ANSWER_SECONDS = 60.0
+"""Time within which the cluster must answer; an actor's process starts in seconds, even on a busy node."""
+_CONNECT_SECONDS = 5.0
+
+
+class TaskRegistryClient:
+    """Client of the actor that owns a study's tasks; finds it by the study's folder, or starts it.
+
+    If the actor's node is lost, its tasks are lost with it; the client starts another actor, and the steps start again.
+
+    Args:
+        study: The study.
+        url: Its URL in a store, by which every machine finds the actor; empty if nodes share its folder.
+    """
+
+    def __init__(self, study: Study, url: str = "") -> None:
+        self._given, self._folder = str(study.folder), str(study.folder.resolve())
+        self._url = url
+        self._actor = self._find()
+
+    def _find(self) -> Any:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        actor = ray.remote(TaskRegistryActor).options(
+            name=self._url or self._folder, namespace=_NAMESPACE, lifetime="detached", get_if_exists=True, num_cpus=0,
+            scheduling_strategy=here,  # the node of this process, so that the loss of another node does not affect it
+        )
+        return actor.remote(self._folder, self._url)
+
+    def start(self, step: str, arguments: list[str], request: ResourceRequest, retries: int) -> None:
+        """Start the task of a step, whose command is ``arguments`` after the interpreter."""
+        options = {
+            "name": step, "num_cpus": request.cpus, "num_gpus": request.gpus, "memory": request.memory_bytes or None,
+            "max_retries": retries,
+        }
+        threads = str(max(1, int(request.cpus)))
+        shared = {} if self._url else {"ASSISTANT_BUILDER_HOME": str(home().resolve())}
+        environment = {**shared, **trust_environment(), **gpu_environment(request.gpus), "OMP_NUM_THREADS": threads}
+        arguments = [self._folder if word == self._given else word for word in arguments]
+        self._call(lambda actor: actor.start.remote(self._folder, step, arguments, options, environment))
+
+    def results(self) -> dict[str, TaskResult | None]:
+        """Step → result of its task, None while it is running or waits for a node."""
+        found: dict[str, TaskResult | None] = self._call(lambda actor: actor.results.remote())
+        return found
+
+    def shut_down(self) -> None:
+        """End the actor, once no task is left."""
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.kill(self._actor)
+
+    def _call(self, method: Callable[[Any], Any]) -> Any:
+        """Call an idempotent method of the actor, with retries."""
+        import ray
+        from ray.exceptions import ActorUnavailableError, RayActorError, RayError
+
+        deadline = time.monotonic() + _ANSWER_SECONDS
+        while True:
+            try:
+                return ray.get(method(self._actor), timeout=max(1.0, deadline - time.monotonic()))
+            except RayActorError as error:
+                if time.monotonic() > deadline:
+                    raise _disconnected_error(str(error)) from error
+                if not isinstance(error, ActorUnavailableError):  # an unavailable actor may answer later
+                    self._actor = self._find()
+                time.sleep(_POLL_SECONDS)
+            except RayError as error:
+                raise _disconnected_error(str(error)) from error
+
+
+def connect(address: str) -> str:
+    """Connect this process to the cluster as a driver, once.
+
+    Returns:
+        URL of Ray's dashboard; empty if the cluster has none.
+
+    Raises:
+        AssistantBuilderError: Ray is not installed, or the cluster does not answer.
+    """
+    try:
+        from ray import init, is_initialized  # by name: Ray's scratch folder /tmp/ray is importable from /tmp
+    except ImportError as error:
+        raise AssistantBuilderError(
+            f"executor.kind=ray needs Ray, which cannot be imported: {error}", where="executor",
+            remedy="Install it with pip install 'assistant-builder[ray]', on every node",
+        ) from error
+    if not is_initialized():
+        _probe_port(address)
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")  # tries of most of a minute each; the default is 20
+    try:
+        context = init(
+            address=address, namespace=_NAMESPACE, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True,
+            **({} if "://" in address else {"job_config": _job_config()}),  # Ray Client's server reads no local folder
+        )
+    except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError and others
+        raise _unreachable_error(address, str(error)) from error
+    return f"http://{context.dashboard_url}" if context.dashboard_url else ""  # Ray leaves the scheme out
+
+
+def gpu_environment(gpus: float) -> dict[str, str]:
+    """Environment variables that hide a node's GPUs from a process that requests none.
+
+    Ray sets ``CUDA_VISIBLE_DEVICES`` for tasks that request GPUs and leaves it as it is for all others, which then see
+    every GPU of the node (Ray 2.60: ``ray/_private/utils.py:292``, unless ``RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO`` is 1).
+
+    Args:
+        gpus: Number of GPUs that the process requests.
+    """
+    return {} if gpus else {"CUDA_VISIBLE_DEVICES": ""}
+
+
+def _job_config() -> Any:
+    """Ray's description of this driver, without the driver's working directory.
+
+    Ray puts that directory first on the ``sys.path`` of every worker, ``PYTHONSAFEPATH`` or not, unless the driver's
+    runtime environment names a folder (Ray 2.60: ``ray/_private/worker.py:2716``). Nodes have the program installed and
+    need nothing from there.
+    """
+    from ray.job_config import JobConfig
+
+    config = JobConfig()
+    config._runtime_env_has_working_dir = lambda: True  # only that line reads it; Ray has no option for it
+    return config
+
+
+def _probe_port(address: str) -> None:
+    """Raise within seconds if nothing listens at the address; Ray itself tries for much longer."""
+    host, colon, port = address.rpartition(":")
+    if not colon or "/" in address or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _unreachable_error(address, str(error)) from error
+
+
+def _unreachable_error(address: str, message: str) -> AssistantBuilderError:
+    first = (message.strip().splitlines() or [""])[0]
+    return AssistantBuilderError(
+        f"no Ray cluster answers at executor.address={address}: {first}", where="executor",
+        remedy="Start one with 'ray start --head', join this machine to one with 'ray start --address=HOST:PORT', or "
+        "set executor.kind=local",
+    )
+
+
+def _disconnected_error(message: str) -> AssistantBuilderError:
+    return AssistantBuilderError(
+        f"the Ray cluster no longer answers: {message.strip().splitlines()[0]}", where="executor",
+        remedy="Run again once it answers; the run then finds the steps that its nodes still compute",
+    )
+
+
+def alive_nodes() -> list[Node]:
+    """The nodes of the cluster that this process is connected to."""
+    import ray
+
+    return [
+        Node(node["NodeManagerAddress"], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0),
+             int(node["Resources"].get("memory", 0)))
+        for node in ray.nodes() if node["Alive"]
+    ]

@@ -1,0 +1,100 @@
+"""The resources that a step requests from a cluster node, and whether any node has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from assistant_builder.errors import ResourceError
+from assistant_builder.planning.advice import gigabytes
+from assistant_builder.planning.memory_check import OVERRULE, StepMemory, step_memory
+from assistant_builder.study import Study
+from assistant_builder.study.steps import evaluates
+
+
+@dataclass(frozen=True)
+class Node:
+    """A cluster node: its address, and the resources that Ray can allocate on it."""
+
+    name: str
+    cpus: float
+    gpus: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class ResourceRequest:
+    """The resources that a step requests from a node.
+
+    Attributes:
+        cpus: CPUs; the step uses the integer part as its number of threads, at least one.
+        gpus: GPUs.
+        memory_bytes: Main memory; 0 requests none.
+    """
+
+    cpus: float
+    gpus: float = 0.0
+    memory_bytes: int = 0
+
+    def fits(self, node: Node) -> bool:
+        """Whether a node without other tasks has these resources."""
+        return self.cpus <= node.cpus and self.gpus <= node.gpus and self.memory_bytes <= node.memory_bytes
+
+
+def resources_for_step(study: Study, step: str, nodes: Sequence[Node]) -> ResourceRequest:
+    """The resources of the settings; without a memory setting, the memory planned for the node that has most of it.
+
+    Raises:
+        ResourceError: By the plan no node has enough memory, even allowing for the known error of the plan, and
+            ``train.allow_low_memory`` is off.
+    """
+    executor = study.config.executor
+    if step.startswith("train-"):
+        cpus, wanted, memory_gb = executor.train_cpus, executor.train_gpus, executor.train_memory_gb
+    elif evaluates(step):
+        cpus, wanted, memory_gb = executor.evaluate_cpus, executor.evaluate_gpus, executor.evaluate_memory_gb
+    else:
+        return ResourceRequest(1.0)
+    usual = float(executor.devices or 1) if step.startswith("train-") else 1.0
+    gpus = wanted if wanted is not None else usual * any(node.gpus >= usual for node in nodes)
+    if memory_gb is not None or gpus:
+        return ResourceRequest(cpus, gpus, round((memory_gb or 0) * 1e9))
+    most = max((node.memory_bytes for node in nodes), default=0)
+    planned = step_memory(study, step, most)
+    if planned is None:
+        return ResourceRequest(cpus)
+    if planned.least_bytes > most and not study.config.train.allow_low_memory:
+        raise _memory_error(planned, step, most)
+    return ResourceRequest(cpus, memory_bytes=min(planned.expected_bytes, most))
+
+
+def _memory_error(planned: StepMemory, step: str, most: int) -> ResourceError:
+    return ResourceError(
+        f"it needs about {gigabytes(planned.expected_bytes)} of memory, {gigabytes(planned.least_bytes)} at the very "
+        f"least, and no node of the cluster has more than {gigabytes(most)} for its steps",
+        where=f"step {step}", remedy="Add a node with more memory, or choose a smaller base model. To start all the "
+        f"same, set {OVERRULE}",
+    )
+
+
+def require_node(request: ResourceRequest, nodes: Sequence[Node], step: str) -> None:
+    """Reject a step that no node can ever run.
+
+    Raises:
+        ResourceError: No node has the requested resources.
+    """
+    if any(request.fits(node) for node in nodes):
+        return
+    kind = "evaluate" if evaluates(step) else "train"
+    available = "; ".join(sorted({_describe(node.cpus, node.gpus, node.memory_bytes) for node in nodes})[:4])
+    raise ResourceError(
+        f"it asks for {_describe(request.cpus, request.gpus, request.memory_bytes)}, and no node of the cluster has "
+        f"that; there are nodes with {available or 'nothing'}", where=f"step {step}",
+        remedy=f"Lower executor.{kind}_cpus, {kind}_gpus or {kind}_memory_gb, or add such a node",
+    )
+
+
+def _describe(cpus: float, gpus: float, memory_bytes: int) -> str:
+    parts = [f"{cpus:g} CPU{'s' if cpus != 1 else ''}", f"{gpus:g} GPU{'s' if gpus != 1 else ''}" if gpus else "",
+             gigabytes(memory_bytes) if memory_bytes else ""]
+    return ", ".join(filter(None, parts))

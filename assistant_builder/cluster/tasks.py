@@ -1,0 +1,226 @@
+"""What runs on the nodes of a Ray cluster: tasks that supervise steps, and the actor that owns a study's tasks.
+
+A step is the same process on a node as on any machine. The task that started it renews the step's lease, kills it some
+seconds after a cancellation, and kills it when the task itself ends with its node or is ended by Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.child_process import compute_environment, lower_priority
+from assistant_builder.cluster.workspace import Workspace, open_workspace
+from assistant_builder.error_translation import TRAINING_MEMORY, translate_error
+from assistant_builder.errors import AssistantBuilderError, ResourceError, StoreError, StudyError
+from assistant_builder.runner.step_process import NODE_VARIABLE
+from assistant_builder.store.lease import Lease
+from assistant_builder.store.object_store import ObjectStore, retry_until_timeout
+from assistant_builder.store.sync import is_cancel_requested, write_cancel_flag
+from assistant_builder.study import Study
+
+GRACE_SECONDS = 6.0
+"""Time that a cancelled step has to finish its unit of work; others wait for the nodes of a cluster."""
+POLL_SECONDS = 0.25
+"""Interval in which a task checks whether its step has ended or is cancelled."""
+CANCEL_CHECK_SECONDS = 1.0
+"""Interval in which the actor checks whether waiting tasks are cancelled."""
+_IDLE_SECONDS = 60.0
+"""Time after which an actor without tasks exits if no run asks it for results."""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """The result of a task.
+
+    Attributes:
+        returncode: Exit code of the step's process; None if there was none or the task was cancelled.
+        error: The error that kept the step from running on its node, as ``AssistantBuilderError.to_record()``.
+        lost: Ray's message about a task whose nodes were lost too often; empty otherwise.
+    """
+
+    returncode: int | None = None
+    error: dict[str, Any] | None = None
+    lost: str = ""
+
+
+def run_on_node(
+    folder: str, url: str, step: str, arguments: list[str], environment: dict[str, str], tries: int
+) -> TaskResult:
+    """Run a step of a study on this node and wait for it; the body of a Ray task.
+
+    Args:
+        folder: The study folder.
+        url: URL of the study in its store, from which it is downloaded; empty if all nodes see the folder.
+        step: The step.
+        arguments: Its command without the interpreter, which is this node's.
+        environment: Environment variables of the step's process in addition to those of the node.
+        tries: How often the step may start. Ray counts lost nodes, but not tasks that it ends itself because a node's
+            memory ran out.
+    """
+    import ray
+
+    name = f"{ray.util.get_node_ip_address()} ({ray.get_runtime_context().get_node_id()[:8]})"
+    try:
+        with open_workspace(folder, url, step, name) as workspace:
+            arguments = [str(workspace.study.folder) if word == folder else word for word in arguments]
+            lease = Lease(workspace.lease_backend, uuid.uuid4().hex, name)
+            retry_until_timeout(lease.take)
+            try:
+                if workspace.cancel_requested:
+                    return TaskResult()
+                if lease.attempt > tries:
+                    raise ResourceError(
+                        f"it was lost {tries} times: its node was lost, or its memory ran out and Ray ended it",
+                        where=f"step {step}", remedy=f"Add nodes with more memory. {TRAINING_MEMORY}",
+                    )
+                environment = {**environment, NODE_VARIABLE: name}
+                with workspace.sync(lease):
+                    return TaskResult(_run_process(workspace, step, lease, arguments, environment))
+            finally:
+                with contextlib.suppress(StoreError):  # the lease expires by itself
+                    lease.release()
+    except (AssistantBuilderError, OSError) as error:
+        return TaskResult(error=translate_error(error).to_record())
+
+
+def _run_process(
+    workspace: Workspace, step: str, lease: Lease, arguments: list[str], environment: dict[str, str]
+) -> int:
+    """Run the step's process to its end; returns its exit code."""
+    log_file = workspace.study.log_file(step)
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    with log_file.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
+            start_new_session=True, env={**compute_environment(), **environment},
+        )
+    cancelled_at: float | None = None
+    try:
+        lower_priority(process.pid)
+        while process.poll() is None:
+            with contextlib.suppress(OSError, StoreError):  # the step reports a full disk; a store may answer later
+                if not lease.renew():
+                    raise StudyError("another node has taken it over", where=f"step {step}")
+            if workspace.cancel_requested:
+                cancelled_at = cancelled_at or time.monotonic()
+                if time.monotonic() - cancelled_at > GRACE_SECONDS:
+                    break
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(POLL_SECONDS)
+    finally:
+        _kill(process)
+    return process.returncode
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and its children unless it has ended."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait()
+
+
+class TaskRegistryActor:
+    """Owns the Ray tasks of a study: a detached actor, so that they outlive the process that runs the study.
+
+    Args:
+        folder: The study folder.
+        url: URL of the study in its store; empty if all nodes see the folder.
+    """
+
+    def __init__(self, folder: str, url: str = "") -> None:
+        self._study = Study(Path(folder))
+        self._url = url
+        self._tasks: dict[str, Any] = {}
+        self._last_request = time.monotonic()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def start(
+        self, folder: str, step: str, arguments: list[str], options: dict[str, Any], environment: dict[str, str]
+    ) -> None:
+        """Start the task of a step, unless it is running.
+
+        Args:
+            folder: The study folder.
+            step: The step.
+            arguments: Its command without the interpreter.
+            options: Ray's options of the task: its resources, and how often it is retried.
+            environment: Environment variables of the step's process.
+        """
+        import ray
+
+        self._last_request = time.monotonic()
+        if self._result(step, missing=TaskResult()) is not None:
+            task = ray.remote(run_on_node).options(**options)
+            tries = options["max_retries"] + 1
+            self._tasks[step] = task.remote(folder, self._url, step, arguments, environment, tries)
+
+    def results(self) -> dict[str, TaskResult | None]:
+        """Step → result of its task, None while it is running or waits for a node."""
+        self._last_request = time.monotonic()
+        return {step: self._result(step) for step in list(self._tasks)}
+
+    def _result(self, step: str, missing: TaskResult | None = None) -> TaskResult | None:
+        import ray
+        from ray.exceptions import RayError, RayTaskError, TaskCancelledError
+
+        if step not in self._tasks:
+            return missing
+        if not ray.wait([self._tasks[step]], timeout=0)[0]:
+            return None
+        try:
+            result: TaskResult = ray.get(self._tasks[step])
+            return result
+        except TaskCancelledError:
+            return TaskResult()
+        except RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, Exception) else error
+            return TaskResult(error=translate_error(cause).to_record())
+        except RayError as error:
+            return TaskResult(lost=str(error).strip().splitlines()[0])
+
+    def _watch(self) -> None:
+        """Cancel waiting tasks when the user cancels the run, and exit when the actor is idle."""
+        import ray
+
+        while True:
+            time.sleep(CANCEL_CHECK_SECONDS)
+            unfinished = [step for step in list(self._tasks) if self._result(step) is None]
+            if unfinished and self._cancel_requested():
+                for step in unfinished:
+                    if not self._has_started(step):
+                        ray.cancel(self._tasks[step])
+            if not unfinished and time.monotonic() - self._last_request > _IDLE_SECONDS:
+                ray.kill(ray.get_runtime_context().current_actor)
+
+    def _cancel_requested(self) -> bool:
+        """Whether the run was asked to stop, here or on any machine that reaches the study's store."""
+        if not self._url:
+            return self._study.cancel_requested
+        with contextlib.suppress(StoreError):
+            store = ObjectStore(self._url)
+            if self._study.cancel_requested:
+                write_cancel_flag(store)
+            return is_cancel_requested(store)
+        return False
+
+    def _has_started(self, step: str) -> bool:
+        """Whether a node runs the step."""
+        path = self._study.lease_file(step)
+        if not self._url:
+            return path.exists()
+        with contextlib.suppress(StoreError):
+            return ObjectStore(self._url).read(path.relative_to(self._study.folder).as_posix()) is not None
+        return True

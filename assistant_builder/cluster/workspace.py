@@ -1,0 +1,189 @@
+"""The study folder as the run and the nodes of a cluster see it: on a shared path, or synced through a store.
+
+On a shared path there is nothing to do. Otherwise a node works in a temporary copy (:class:`StoreWorkspace`), and the
+run downloads what the nodes uploaded (:class:`StoreSync`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from assistant_builder.errors import StoreError, StudyError
+from assistant_builder.store.lease import Lease, LeaseBackend, SharedLeaseFile, StoreLeaseFile
+from assistant_builder.store.mirror import Mirror
+from assistant_builder.store.object_layout import is_checkpoint, upload_order
+from assistant_builder.store.object_store import ObjectStore, retry_until_timeout
+from assistant_builder.store.sync import BackgroundSync, is_cancel_requested, write_cancel_flag
+from assistant_builder.study import Study
+
+_CANCEL_CHECK_SECONDS = 1.0
+_PULL_SECONDS = 2.0
+
+
+class Workspace:
+    """The study folder on a node, on a path that all nodes share.
+
+    Args:
+        study: The study there.
+        lease_backend: Where the lease of the step is kept, visible for all nodes.
+    """
+
+    def __init__(self, study: Study, lease_backend: LeaseBackend) -> None:
+        self.study = study
+        self.lease_backend = lease_backend
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether the run was asked to stop."""
+        return self.study.cancel_requested
+
+    def sync(self, lease: Lease) -> contextlib.AbstractContextManager[None]:
+        """Keep the folder and the other machines' view of it in sync while the step runs."""
+        return contextlib.nullcontext()
+
+
+class StoreWorkspace(Workspace):
+    """A temporary copy of a study on a node, synced with a store.
+
+    Args:
+        study: The copy, whose folder may be empty.
+        store: The store.
+        step: The step that will run.
+    """
+
+    def __init__(self, study: Study, store: ObjectStore, step: str) -> None:
+        super().__init__(study, StoreLeaseFile(store, study.lease_file(step).relative_to(study.folder).as_posix()))
+        self._mirror = Mirror(study, store)
+        self._own = f"arms/{step.removeprefix('train-')}/"
+        self._checked = 0.0
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether the run was asked to stop, on any machine."""
+        if not self.study.cancel_requested and time.monotonic() - self._checked > _CANCEL_CHECK_SECONDS:
+            self._checked = time.monotonic()
+            with contextlib.suppress(StoreError):
+                if is_cancel_requested(self._mirror.store):
+                    self.study.request_cancel()
+        return self.study.cancel_requested
+
+    @contextmanager
+    def sync(self, lease: Lease) -> Iterator[None]:
+        """Download what the step needs, upload changes while it runs, and finally upload all that it made.
+
+        Raises:
+            StoreError: The store does not answer.
+            StudyError: Another node has taken the step over.
+        """
+        retry_until_timeout(lambda: self._mirror.pull(
+            lambda name: name.startswith(self._own) or not is_checkpoint(name)))
+        early_stopping = self.study.config.train.early_stopping
+        sync = BackgroundSync(self._mirror, lease, also=self._pull_metrics if early_stopping else lambda: None)
+        try:
+            yield
+        finally:
+            sync.end()
+            retry_until_timeout(self._mirror.push)
+
+    def _pull_metrics(self) -> None:
+        """Download the metrics of the other trainings, by which early stopping decides."""
+        self._mirror.pull(
+            lambda name: "/metrics" in name and name.startswith("arms/") and not name.startswith(self._own)
+        )
+
+
+@contextmanager
+def open_workspace(folder: str, url: str, step: str, node: str) -> Iterator[Workspace]:
+    """Make a study available on this node.
+
+    Args:
+        folder: The study folder on the machine that runs the study.
+        url: URL of the study in its store; empty if the folder is on a path that all nodes share.
+        step: The step that will run.
+        node: Name of this node.
+
+    Raises:
+        StoreError: The store's library is missing here.
+        StudyError: There is no store, and this node does not see the folder.
+    """
+    if url:
+        with tempfile.TemporaryDirectory(prefix="assistant-builder-", ignore_cleanup_errors=True) as scratch:
+            study = Study(Path(scratch) / Path(folder).name)
+            study.folder.mkdir()
+            yield StoreWorkspace(study, ObjectStore(url), step)
+        return
+    study = Study(Path(folder))
+    if not (study.folder / "study.yaml").is_file():
+        raise StudyError(f"node {node} does not see the study's folder", where=folder,
+                         remedy="Set ASSISTANT_BUILDER_HOME to a path that all nodes of the cluster share, or "
+                         "executor.store to a store that all of them reach")
+    study.step_folder(step).mkdir(parents=True, exist_ok=True)
+    yield Workspace(study, SharedLeaseFile(study.lease_file(step)))
+
+
+class StoreSync:
+    """The run's side of a store: downloads what nodes made, uploads what they need; a no-op on a shared path.
+
+    Args:
+        mirror: The study folder and its store; None if the nodes share the folder.
+    """
+
+    def __init__(self, mirror: Mirror | None) -> None:
+        self._mirror = mirror
+        self._pulled = 0.0
+        self._cancel_written = False
+
+    @property
+    def url(self) -> str:
+        """URL of the study in the store; empty without one."""
+        return self._mirror.store.url if self._mirror is not None else ""
+
+    def push(self) -> None:
+        """Upload what this process wrote, with retries."""
+        if self._mirror is not None:
+            retry_until_timeout(self._mirror.push)
+
+    def prepare(self, step: str) -> None:
+        """Upload what a step starts from; a training that starts from the beginning loses its old checkpoints."""
+        self.push()
+        if self._mirror is None or not step.startswith("train-"):
+            return
+        arm = self._mirror.study.step_folder(step)
+        if not (arm / "metrics.jsonl").exists():
+            store, folder = self._mirror.store, f"{arm.relative_to(self._mirror.study.folder).as_posix()}/checkpoints/"
+            retry_until_timeout(lambda: store.remove(sorted(
+                (name for name in store.versions() if name.startswith(folder)), key=upload_order, reverse=True)))
+
+    def pull(self, step: str) -> None:
+        """Download what a step has made, except its checkpoints, with retries."""
+        if self._mirror is not None:
+            mirror = self._mirror
+            retry_until_timeout(lambda: _pull_steps(mirror, [step]))
+
+    def poll(self, steps: Collection[str], *, cancelled: bool) -> None:
+        """Download the records of running steps every few seconds, and pass on a cancellation.
+
+        A store that does not answer is asked again at the next poll.
+        """
+        if self._mirror is None:
+            return
+        with contextlib.suppress(StoreError):
+            if cancelled and not self._cancel_written:
+                write_cancel_flag(self._mirror.store)
+                self._cancel_written = True
+            if steps and time.monotonic() - self._pulled > _PULL_SECONDS:
+                _pull_steps(self._mirror, steps)
+                self._pulled = time.monotonic()
+
+
+def _pull_steps(mirror: Mirror, steps: Collection[str]) -> None:
+    """Download what steps have made so far, except their checkpoints."""
+    study = mirror.study
+    folders = [study.step_folder(step).relative_to(study.folder).as_posix() for step in steps]
+    mirror.pull(lambda name: not is_checkpoint(name) and any(
+        folder == "." or name.startswith(f"{folder}/") for folder in folders))

@@ -1,0 +1,94 @@
+"""Settings of the evaluation: cells, metrics, verdict and judge."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
+
+from assistant_builder.arms import TWIN_CELLS
+from assistant_builder.config.base import BASIC, ComputeDtype, ConfigModel, NameOf
+from assistant_builder.registry import find_registry
+
+METRIC_REGISTRY = "evals.metrics:METRICS"
+"""Place of the registry of metrics."""
+CellName = Annotated[str, NameOf("assistant_builder.arms:CELLS")]
+
+
+class EvalConfig(ConfigModel):
+    """Metrics, verdict and judge."""
+
+    cells: list[CellName] = Field(
+        default_factory=lambda: list(TWIN_CELLS), title="Cells",
+        description="Combinations of base and adapter to score, of the twins; those of further arms are scored in any "
+        "case.",
+    )
+    primary_metric: Annotated[str, NameOf(METRIC_REGISTRY, "can_be_primary")] = Field(
+        "nll_per_token", title="Primary metric", description="The metric that determines the verdict; fixed before "
+        "the run.",
+    )
+    margin: float = Field(
+        0.03, ge=0, title="Margin", description="Maximum loss that still counts as no worse, in units of the primary "
+        "metric (0.03 nats correspond to about 3 % perplexity).",
+    )
+    max_new_tokens: int = Field(64, ge=1, title="Longest answer", description="Maximum tokens of a generated answer.",
+                                json_schema_extra=BASIC)
+    batch_size: int = Field(64, ge=1, title="Scoring batch", description="Items per batch; scores on a CPU do "
+                            "not depend on it.")
+    compute_dtype: ComputeDtype = Field("auto", title="Compute dtype of scoring",
+                                        description="auto: the compute dtype of training.")
+    bootstrap_resamples: int = Field(10_000, ge=200, title="Bootstrap resamples",
+                                     description="Resamples for the confidence intervals.")
+    similarity: bool = Field(True, title="Similarity", description="Score answers with sentence embeddings "
+                             "(all-MiniLM-L6-v2), which are insensitive to negation and numbers.")
+    baselines: bool = Field(True, title="Untuned baselines", description="Score two baselines without tuning: the "
+                            "answer to the nearest training question, and the base model with three retrieved pairs in "
+                            "its prompt.")
+    fidelity: bool = Field(True, title="Fidelity", description="Compare the 16-bit and 4-bit models token by token "
+                           "(KL divergence, top-1 agreement); needs memory for both base models.")
+    noise_floor: bool = Field(True, title="Noise floor", description="Score both assistants again with another "
+                              "batch size, to show the differences that rounding alone causes.")
+    retention: bool = Field(True, title="Retention", description="Ask general-knowledge questions, to measure what the "
+                            "model forgot in tuning.")
+    tasks: list[str] = Field(default_factory=list, title="More lm-eval tasks", description="Names of lm-eval tasks to "
+                             "run on B16, B4, L16 and Q4 in addition to the held-out set.")
+    judge_url: str | None = Field(
+        None, title="Judge endpoint", description="Base URL of an OpenAI-compatible server (http://127.0.0.1:8000/v1) "
+        "whose model compares the two assistants' answers. Empty: no judge. The key is read from the environment "
+        "variable ASSISTANT_BUILDER_JUDGE_KEY.",
+    )
+    judge_model: str = Field("", title="Judge model", description="Name of the model at the judge endpoint.")
+    judge_items: int = Field(100, ge=1, title="Maximum judged items", description="Maximum number of held-out "
+                             "items sent to the judge, each in both orders.")
+    price_per_hour: float | None = Field(
+        None, ge=0, title="Price of an hour", description="Price of one hour on this machine, in any currency; the "
+        "report then states the cost of each assistant.",
+    )
+    seed: int = Field(0, ge=0, title="Evaluation seed", description="Seed of the bootstrap and the permutation tests.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _margin_in_units_of_the_metric(cls, tree: Any) -> Any:
+        """Without ``margin`` the primary metric brings its default margin."""
+        if not isinstance(tree, dict) or "margin" in tree or not isinstance(tree.get("primary_metric"), str):
+            return tree
+        metric = find_registry(METRIC_REGISTRY).get(tree["primary_metric"])
+        return tree if metric is None else {**tree, "margin": metric.default_margin}
+
+    @model_validator(mode="after")
+    def _check_judge(self) -> EvalConfig:
+        if self.judge_url is None:
+            return self
+        try:
+            parts = urlsplit(self.judge_url)
+        except ValueError:  # for example unbalanced brackets
+            parts = urlsplit("")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"judge_url is not a URL: {self.judge_url!r}; an example is http://127.0.0.1:8000/v1")
+        if parts.username or parts.password or parts.query:
+            raise ValueError("judge_url must not contain a password or key, because it is saved in study.yaml; put "
+                             "the key into the environment variable ASSISTANT_BUILDER_JUDGE_KEY")
+        if not self.judge_model.strip():
+            raise ValueError("judge_url needs judge_model, the name of the model that judges")
+        return self

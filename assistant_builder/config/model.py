@@ -1,0 +1,54 @@
+"""Settings of the base model: source, quantization and compute dtype."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from assistant_builder.config.base import BASIC, ComputeDtype, ConfigModel, NameOf
+
+QUANTIZATION_REGISTRY = "assistant_builder.quantization:METHODS"
+"""Place of the registry of quantization methods."""
+
+
+class ModelConfig(ConfigModel):
+    """The base model: source, storage of its frozen weights, and compute dtype."""
+
+    base: str = Field(
+        "smollm2-135m-instruct", min_length=1, title="Base model",
+        description="A name from the catalog, a Hub id (owner/name), or a folder with config.json.",
+        json_schema_extra=BASIC,
+    )
+    revision: str | None = Field(None, title="Revision", description="Revision on the Hub: branch, tag or commit.")
+    trust_remote_code: bool = Field(
+        False, title="Trust remote code", description="Request to run the Python code in the model's folder or "
+        "repository. No file can grant it: use --trust-remote-code for one command, or the checkbox on the page for "
+        "one run.",
+    )
+    quant_type: Annotated[str, NameOf(QUANTIZATION_REGISTRY, "quantizes")] = Field(
+        "nf4", title="Quantization", description="How the QLoRA arm's base is stored (QLoRA paper: NF4)."
+    )
+    double_quant: bool = Field(
+        True, title="Double quantization",
+        description="Also quantize the quantization constants, which reduces them from 0.5 to 0.127 bits per parameter "
+        "(QLoRA paper).",
+    )
+    compute_dtype: ComputeDtype = Field(
+        "auto", title="Compute dtype",
+        description="Data type of the computation in both arms, independent of how weights are stored. auto: bfloat16 "
+        "if the hardware supports it, else float16 on a GPU and float32 on a CPU.",
+    )
+    allow_float32_compute: bool = Field(
+        False, title="Allow float32 compute",
+        description="Permit compute_dtype=float32 on a 4-bit base, which is slower without a measurable benefit.",
+    )
+
+    @model_validator(mode="after")
+    def _check_compute_dtype(self) -> ModelConfig:
+        if self.compute_dtype == "float32" and not self.allow_float32_compute:
+            raise ValueError(
+                "float32 compute on a 4-bit base is slower and needs more memory without better quality: use bfloat16, "
+                "or set model.allow_float32_compute=true to permit it"
+            )
+        return self

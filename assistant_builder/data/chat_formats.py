@@ -1,0 +1,125 @@
+"""Chat formats: ``messages`` (role, content), ShareGPT ``conversations`` (from, value), and the order of turns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from assistant_builder.data.json_reader import parse_cell
+from assistant_builder.data.types import ChatRole, Message, is_empty
+
+_ROLES: dict[str, ChatRole] = {
+    "system": "system", "developer": "system",
+    "user": "user", "human": "user", "prompter": "user", "customer": "user",
+    "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant", "model": "assistant",
+    "ai": "assistant", "agent": "assistant",
+}  # fmt: skip
+_TOOL_ROLES = {"tool", "function", "function_call", "function_response", "observation", "ipython", "tool_call"}
+_ROLE_KEYS = ("role", "from", "speaker", "author")
+_TEXT_KEYS = ("content", "value", "text", "message")
+USER_TURN_DROPPED = "a final user turn without an answer was dropped"
+
+
+class RowError(ValueError):
+    """A row cannot be used; the message is the reason shown to the author of the row."""
+
+
+def is_conversation(value: Any) -> bool:
+    """Whether a cell is a list of turns, each with a role."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(turn, dict) and _first_key(turn, _ROLE_KEYS) for turn in value)
+
+
+def parse_turns(value: Any) -> list[Message]:
+    """Parse the turns of a cell: a list of objects, an object of lists, or either as JSON text.
+
+    Raises:
+        RowError: The cell is not a conversation, or a turn has no known role or no text.
+    """
+    if isinstance(value, str):
+        try:
+            value = parse_cell(value)
+        except ValueError as error:
+            raise RowError(f"the conversation cannot be read: {error}") from error
+    if isinstance(value, dict):
+        value = _list_of_turns(value)
+    if not isinstance(value, list | tuple):
+        raise RowError("the conversation is not a list of turns")
+    return [_parse_turn(number, turn) for number, turn in enumerate(value, start=1)]
+
+
+def _list_of_turns(value: dict[str, Any]) -> Any:
+    """Turns of ``{"role": […], "content": […]}``, the form of sequences in ``datasets``, or ``{"messages": […]}``."""
+    lists = {key: item for key, item in value.items() if isinstance(item, list)}
+    if _first_key(lists, _ROLE_KEYS) and len({len(item) for item in lists.values()}) == 1:
+        return [dict(zip(lists, turn, strict=True)) for turn in zip(*lists.values(), strict=True)]
+    return next(iter(lists.values())) if len(lists) == 1 else value
+
+
+def _first_key(turn: Mapping[str, Any], keys: Sequence[str]) -> str | None:
+    return next((key for key in keys if key in turn), None)
+
+
+def _parse_turn(number: int, turn: Any) -> Message:
+    if not isinstance(turn, dict):
+        raise RowError(f"turn {number} is {'a text' if isinstance(turn, str) else 'not an object'} and has no role")
+    role_key, text_key = _first_key(turn, _ROLE_KEYS), _first_key(turn, _TEXT_KEYS)
+    if role_key is None:
+        raise RowError(f"turn {number} has no role: its keys are {', '.join(map(str, turn))}")
+    name = str(turn[role_key]).strip().casefold()
+    if name in _TOOL_ROLES or not is_empty(turn.get("tool_calls")) or not is_empty(turn.get("function_call")):
+        raise RowError(f"turn {number} is a tool call or a tool result, which is not supported")
+    if name not in _ROLES:
+        raise RowError(f"turn {number} has an unknown role: {str(turn[role_key])!r}")
+    content = turn[text_key] if text_key else None
+    if isinstance(content, list | tuple):
+        content = _join_content_parts(number, content)
+    if is_empty(content):
+        raise RowError(f"turn {number} ({_ROLES[name]}) is empty")
+    if isinstance(content, dict):
+        raise RowError(f"turn {number} contains an object instead of text")
+    return Message(_ROLES[name], str(content))
+
+
+def _join_content_parts(number: int, parts: Sequence[Any]) -> str:
+    texts = []
+    for part in parts:
+        text = part.get("text") if isinstance(part, dict) else part
+        if not isinstance(text, str):
+            kind = part.get("type", "object") if isinstance(part, dict) else type(part).__name__
+            raise RowError(f"turn {number} contains a content part that is not text: {kind}")
+        texts.append(text)
+    return "\n".join(texts)
+
+
+def order_turns(turns: list[Message], system: str | None, changes: list[str]) -> tuple[Message, ...]:
+    """Validate the turn order ``[system] user assistant (user assistant)*``.
+
+    A final user turn without an answer is dropped, because the turns before it are complete. Any other order is
+    refused, because reordering would create a conversation that did not take place.
+
+    Args:
+        turns: The turns in file order.
+        system: System prompt for a conversation without one.
+        changes: A description of each change is appended.
+
+    Raises:
+        RowError: The order is invalid.
+    """
+    if turns and turns[0].role == "system":
+        system, turns = turns[0].content, turns[1:]
+    for index, turn in enumerate(turns):
+        if turn.role == "system":
+            raise RowError("a system turn is in the middle of the conversation")
+        if turn.role != ("assistant" if index % 2 else "user"):
+            raise RowError(
+                f"two {turn.role} turns follow each other" if index else "the conversation begins with the assistant"
+            )
+    if turns and turns[-1].role == "user":
+        turns = turns[:-1]
+        if turns:
+            changes.append(USER_TURN_DROPPED)
+    if not turns:
+        raise RowError("the conversation has no assistant turn")
+    return (*((Message("system", system),) if system else ()), *turns)

@@ -1,0 +1,249 @@
+"""CSV and TSV files: detection of separator and quoting, recovery from broken rows, and protection against formulas.
+
+The standard ``csv`` reader stops at the first broken row. It is restarted here after that row, so that an unclosed
+quote costs one row and is reported with its line number.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from assistant_builder.data.limits import check_cells, check_columns
+from assistant_builder.data.types import RawRow, Table, count_noun, header_names
+from assistant_builder.errors import DataError
+
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
+REJECTED_COLUMNS = ("row", "reason")
+"""The first two columns of a CSV file of rejected rows."""
+FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""First characters that spreadsheet programs interpret as a formula (OWASP, CSV injection)."""
+FORMULAS_UNESCAPED = "the apostrophe that the CSV file of rejected rows puts before = + - @ was removed"
+_SAMPLE_LINES = 400
+_LONG_RECORD_LINES = 40
+_MAX_RAW_CHARACTERS = 10_000
+csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is too small for long answers
+
+
+@dataclass(frozen=True)
+class Dialect:
+    r"""CSV dialect. ``quoting`` is ``doubled`` ("" inside quotes), ``backslash`` (\" inside quotes) or ``none``."""
+
+    separator: str
+    quoting: str = "doubled"
+    quote: str = '"'
+
+    def reader(self, lines: Iterator[str]) -> Iterator[list[str]]:
+        """A strict ``csv.reader`` of this dialect."""
+        if self.quoting == "none":
+            return csv.reader(lines, delimiter=self.separator, quoting=csv.QUOTE_NONE, strict=True)
+        if self.quoting == "backslash":  # the escapechar of csv would also remove the backslashes of C:\temp
+            lines = (line.replace('\\"', '""') for line in lines)
+        return csv.reader(
+            lines, delimiter=self.separator, quotechar=self.quote, skipinitialspace=self.separator != "\t", strict=True
+        )
+
+
+@dataclass(frozen=True)
+class _Record:
+    """One record: its first and last line (1-based), and its cells or the reason why it could not be parsed."""
+
+    first: int
+    last: int
+    cells: list[str]
+    problem: str = ""
+
+
+def read_csv(text: str, suffix: str, where: str, is_known: Callable[[str], bool]) -> Table:
+    """Read CSV, TSV or a similar format; known column names, then the suffix, resolve an ambiguous separator.
+
+    Raises:
+        DataError: The header is broken, or several separators fit the rows equally well.
+    """
+    check_cells(max(text.count(sign) for sign in (*SEPARATORS, "\n", "\r")), where)
+    lines = list(io.StringIO(text, newline=""))  # \n, \r\n and \r end a line; U+2028 and form feed do not
+    notes: list[str] = []
+    declared = None
+    if lines and lines[0].lower().startswith("sep=") and len(lines[0].strip()) == 5:
+        declared = lines[0].strip()[4]
+        notes.append(f"the first line declares the separator {declared!r}")
+        lines[0] = "\n"
+    separator = declared or _detect_separator(lines, suffix, where, is_known, notes)
+    dialect = _detect_quoting(lines, separator, notes)
+    records = iter(_records(lines, dialect))
+    header = next((record for record in records if record.cells or record.problem), None)
+    if header is None or header.problem:
+        problem = header.problem if header else "there is no header row"
+        raise DataError(f"the header row cannot be read: {problem}", where=where, remedy="Correct the first line")
+    check_columns(len(header.cells), where)
+    names = header_names(header.cells, notes)
+    table = Table("tsv" if separator == "\t" else "csv", names, [], notes)
+    blank = 0
+    for record in records:
+        if record.cells or record.problem:
+            table.rows.append(_raw_row(len(table.rows) + 1, record, lines, dialect, table))
+        else:
+            blank += 1
+    if blank:
+        notes.append(f"skipped {count_noun(blank, 'blank line')}; blank lines are not counted as rows")
+    return table
+
+
+def _raw_row(row: int, record: _Record, lines: list[str], dialect: Dialect, table: Table) -> RawRow:
+    raw = "".join(lines[record.first - 1 : record.last]).rstrip("\r\n")[:_MAX_RAW_CHARACTERS]
+    position = f"line {record.first}" if record.first == record.last else f"lines {record.first} to {record.last}"
+    if record.problem:
+        return RawRow(row, None, f"{record.problem} ({position})", raw)
+    cells, columns = record.cells, table.columns
+    while len(cells) > len(columns) and not cells[-1].strip():
+        cells = cells[:-1]
+    if len(cells) != len(columns):
+        kind, hint = "too few", ""
+        if len(cells) > len(columns):
+            separator = SEPARATORS.get(dialect.separator, dialect.separator)
+            kind = "too many"
+            hint = f"; quote a cell that contains a {separator}" if dialect.quoting != "none" else ""
+        return RawRow(row, None, f"{kind} cells: {len(cells)}, the header has {len(columns)} ({position}{hint})", raw)
+    if record.last - record.first >= _LONG_RECORD_LINES:
+        table.remarks.setdefault(
+            f"one quoted cell spans more than {_LONG_RECORD_LINES} lines: check that no closing quote is missing", []
+        ).append(row)
+    return RawRow(row, dict(zip(columns, cells, strict=True)))
+
+
+def _records(lines: list[str], dialect: Dialect) -> Iterator[_Record]:
+    start = width = 0
+    while start < len(lines):
+        reader = dialect.reader(lines[index] for index in range(start, len(lines)))
+        done = 0
+        try:
+            for cells in reader:
+                first, last = start + done + 1, start + reader.line_num  # type: ignore[attr-defined]
+                done = reader.line_num  # type: ignore[attr-defined]
+                width = width or len(cells)
+                if last > first and _spans_several_rows(cells, lines[first:last], width, dialect):
+                    yield _Record(first, first, [], "a quote is opened and not closed")
+                    start = first
+                    break
+                yield _Record(first, last, cells)
+            else:
+                return
+        except csv.Error as error:
+            start += done + 1
+            yield _Record(start, start, [], _explain(str(error)))
+
+
+def _spans_several_rows(cells: list[str], lines: list[str], width: int, dialect: Dialect) -> bool:
+    """Whether an unclosed quote merged several rows: the number of cells is wrong, and ``lines`` parse alone."""
+    if len(cells) == width:
+        return False
+    correct = 0
+    for line in lines:
+        try:
+            correct += len(next(dialect.reader(iter([line])), [])) == width
+        except csv.Error:
+            continue
+    return correct * 2 >= len(lines)
+
+
+def _explain(message: str) -> str:
+    if "end of data" in message:
+        return "a quote is opened and never closed"
+    if "expected after" in message:
+        return 'a quote is opened and not closed, or a quote inside a quoted cell is not doubled ("")'
+    return message
+
+
+def _detect_separator(
+    lines: list[str], suffix: str, where: str, is_known: Callable[[str], bool], notes: list[str]
+) -> str:
+    """The separator with the most known column names, then the one whose rows most often match the header's width."""
+    fits: dict[str, tuple[int, float, int]] = {}
+    for separator in SEPARATORS:
+        records = [
+            record for record in _records(lines[:_SAMPLE_LINES], Dialect(separator)) if record.cells or record.problem
+        ]
+        if not records or len(records[0].cells) < 2:
+            continue
+        header, width = records[0].cells, len(records[0].cells)
+        check_columns(width, where)
+        consistent = sum(len(record.cells) == width for record in records[1:]) / max(1, len(records) - 1)
+        fits[separator] = (sum(is_known(name) for name in header), consistent, width)
+    prefers_tab = suffix in (".tsv", ".tab")
+    if not fits:
+        return "\t" if prefers_tab else ","
+    best = max(fits, key=lambda separator: fits[separator])
+    tied = [separator for separator in fits if fits[separator][:2] == fits[best][:2]]
+    if len(tied) > 1:
+        if not (prefers_tab and "\t" in tied):
+            raise DataError(
+                f"the separator is ambiguous: {' and '.join(SEPARATORS[separator] for separator in tied)} fit the "
+                "rows equally well", where=where,
+                remedy="Name the columns question and answer, or save the file as JSONL or XLSX",
+            )
+        best = "\t"
+    _, consistent, width = fits[best]
+    sampled = min(len(lines), _SAMPLE_LINES)
+    notes.append(f"separator {SEPARATORS[best]}: {width} columns in {consistent:.0%} of the first {sampled} lines")
+    return best
+
+
+def _detect_quoting(lines: list[str], separator: str, notes: list[str]) -> Dialect:
+    """Doubled quotes, unless fewer rows break with backslashes, single quotes or no quoting."""
+    default = Dialect(separator)
+    if not any('"' in line for line in lines):
+        cells = [cell.strip() for line in lines[:50] for cell in line.strip().split(separator)]
+        quoted = sum(len(cell) > 1 and cell[0] == cell[-1] == "'" for cell in cells)
+        if cells and quoted * 2 > len(cells):
+            notes.append(f"cells are in single quotes ({quoted} of the first {len(cells)})")
+            return replace(default, quote="'")
+        return default
+    broken = _count_broken(lines, default)
+    if broken and any('\\"' in line for line in lines):
+        backslash = replace(default, quoting="backslash")
+        if _count_broken(lines, backslash) < broken:
+            notes.append('quotes inside cells are escaped as \\"')
+            return backslash
+    if broken and separator == "\t":
+        unquoted = replace(default, quoting="none")
+        if _count_broken(lines, unquoted) * 5 <= broken:
+            notes.append("quotes are read as ordinary characters, because as quoting they would break rows")
+            return unquoted
+    return default
+
+
+def _count_broken(lines: list[str], dialect: Dialect) -> int:
+    width = broken = 0
+    for record in _records(lines, dialect):
+        width = width or len(record.cells)
+        broken += bool(record.problem) or bool(record.cells and len(record.cells) != width)
+    return broken
+
+
+def escape_formula(text: str) -> str:
+    """Prefix an apostrophe to a text that a spreadsheet program would evaluate as a formula.
+
+    Spreadsheet programs show the apostrophe and keep it when they save the file. A text with apostrophes before a
+    formula character also gets one more, so that :func:`unescape_formula` is lossless.
+    """
+    return f"'{text}" if text.lstrip("'").startswith(FORMULA_PREFIXES) else text
+
+
+def unescape_formula(text: str) -> str:
+    """The inverse of :func:`escape_formula`."""
+    return text[1:] if text.startswith("'") and text.lstrip("'").startswith(FORMULA_PREFIXES) else text
+
+
+def unescape_rejected_rows(table: Table) -> None:
+    """Unescape formulas in a file of rejected rows that was corrected; other tables are not changed."""
+    if table.columns[:2] != REJECTED_COLUMNS or table.format not in ("csv", "tsv", "xlsx"):
+        return
+    for index, row in enumerate(table.rows):
+        cells = {
+            name: unescape_formula(cell) if isinstance(cell, str) else cell for name, cell in (row.cells or {}).items()
+        }
+        if row.cells is not None and cells != row.cells:
+            table.rows[index] = RawRow(row.row, cells)
+            table.remarks.setdefault(FORMULAS_UNESCAPED, []).append(row.row)

@@ -1,0 +1,334 @@
+"""Changes to data files: appended pairs, pasted text, edited rows, and rejected rows as CSV for correction.
+
+A changed file is always written as JSON Lines. This format represents every kind of cell (text, lists of turns,
+missing values) and any text, and a row keeps its number, which is its line number.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.atomic_io import write_text
+from assistant_builder.data.columns import ColumnMapping, is_known_column, parse_split
+from assistant_builder.data.csv_reader import REJECTED_COLUMNS, escape_formula
+from assistant_builder.data.json_reader import looks_like_json, parse_json
+from assistant_builder.data.load import detect_file_type, load_pairs, load_rows
+from assistant_builder.data.types import RawRow, SplitName, Table, is_empty, to_json_safe
+from assistant_builder.errors import DataError
+
+JSONL_SUFFIX = ".jsonl"
+ROW_TITLE, PROBLEM_TITLE = "Row", "Problem"
+"""Titles of the two read-only columns of the edit grid, before the columns of the file."""
+_MAX_RAW_CHARACTERS = 500
+_PASTE_REMEDY = "Copy the question and answer columns of a spreadsheet and paste them here, or paste CSV or JSON Lines"
+
+
+def write_rows(rows: Iterable[RawRow], target: Path) -> None:
+    """Write rows as JSON Lines.
+
+    A row that could not be parsed is written as its raw text: it is rejected again, and its content is preserved.
+
+    Args:
+        rows: Rows in ascending order; missing row numbers become blank lines.
+        target: The file; its name must end in ``.jsonl``, which identifies a file with a single row as JSON Lines.
+    """
+    assert target.suffix == JSONL_SUFFIX, f"{target} must end in {JSONL_SUFFIX}"
+    lines: list[str] = []
+    for row in rows:
+        lines += [""] * (row.row - 1 - len(lines))
+        content = row.cells if row.cells is not None else {} if row.raw is None else row.raw
+        lines.append(json.dumps(to_json_safe(content), ensure_ascii=False, allow_nan=False))
+    write_text(target, "\n".join(lines) + "\n")
+
+
+# Appending
+
+
+def append_pairs(
+    source: Path,
+    pairs: Sequence[tuple[str, str]],
+    target: Path,
+    columns: Mapping[str, str] | None = None,
+    *,
+    splits: Mapping[int, SplitName] | None = None,
+) -> dict[str, str]:
+    """Write a copy of a data file with additional pairs.
+
+    All columns, cells and row numbers of the source are preserved, including rejected rows. A new row contains the
+    question and the answer, the split ``train`` where the file specifies splits, and the system prompt that most rows
+    share; its other cells are empty.
+
+    Args:
+        source: A file that :func:`~assistant_builder.data.load_pairs` reads; it is not changed.
+        pairs: Questions and answers.
+        target: The new file; its name must end in ``.jsonl``.
+        columns: Role → column of the source, as in ``data.columns``.
+        splits: Row → split in a study on the source. The new file then specifies this split, and the new pairs are
+            training pairs, so that the models of both studies can be compared on the same held-out questions. Without
+            it, and without a split in the source, a new split is drawn, which may place new pairs in the held-out set.
+
+    Returns:
+        The ``columns`` for reading the new file.
+
+    Raises:
+        DataError: The source cannot be read, or its columns are not found.
+    """
+    table, mapping = load_rows(source, columns)
+    new_columns = dict(columns or {})
+    rows = table.rows
+    split_column = mapping["split"] if _has_split_values(table, mapping["split"]) else None
+    if splits is not None:
+        split_column = mapping["split"] or _unused_name("split", table.columns)
+        new_columns["split"] = split_column
+        rows = [
+            RawRow(row.row, {**row.cells, split_column: splits[row.row]})
+            if row.cells is not None and row.row in splits
+            else row
+            for row in rows
+        ]
+    system = _majority_system_prompt(source, columns)
+    added = [
+        RawRow(number, _new_cells(mapping, question, answer, system, split_column))
+        for number, (question, answer) in enumerate(pairs, start=rows[-1].row + 1)
+    ]
+    write_rows([*rows, *added], target)
+    return new_columns
+
+
+def _has_split_values(table: Table, column: str | None) -> bool:
+    cells = (row.cells.get(column) for row in table.rows if row.cells is not None and column)
+    return any(not is_empty(cell) and parse_split(str(cell)) for cell in cells)
+
+
+def _new_cells(
+    mapping: ColumnMapping, question: str, answer: str, system: str | None, split_column: str | None
+) -> dict[str, Any]:
+    cells: dict[str, Any] = {}
+    if mapping["messages"]:
+        turns = [("user", question), ("assistant", answer)]
+        if system and not mapping["system"]:
+            turns.insert(0, ("system", system))
+        cells[mapping["messages"]] = [{"role": role, "content": content} for role, content in turns]
+    else:
+        assert mapping["question"] and mapping["answer"]  # map_columns requires them without messages
+        cells |= {mapping["question"]: question, mapping["answer"]: answer}
+    if mapping["system"] and system:
+        cells[mapping["system"]] = system
+    if split_column:
+        cells[split_column] = "train"
+    return cells
+
+
+def _majority_system_prompt(source: Path, columns: Mapping[str, str] | None) -> str | None:
+    """The system prompt of more than half of the rows of a file."""
+    pairs = load_pairs(source, columns=columns).pairs
+    (system, count), *_ = Counter(pair.system for pair in pairs).most_common(1) or [(None, 0)]
+    return system if count * 2 > len(pairs) else None
+
+
+def _unused_name(name: str, used: Sequence[str]) -> str:
+    names = (name if number == 1 else f"{name} {number}" for number in range(1, len(used) + 2))
+    return next(candidate for candidate in names if candidate not in used)
+
+
+# Pasting
+
+
+def write_pasted(text: str, folder: Path, *, name: str = "pasted") -> tuple[Path, str]:
+    """Write pasted text as a data file.
+
+    Args:
+        text: Two columns of a spreadsheet, CSV or JSON Lines. If its first line contains no known column name, it is
+            read as a pair, and the columns are named question, answer, column 3 and so on.
+        folder: Folder of the new file.
+        name: Name of the file without suffix.
+
+    Returns:
+        The file, and how the text was interpreted.
+
+    Raises:
+        DataError: The text is empty or has only one column.
+    """
+    text = text.lstrip("\ufeff").strip("\r\n")
+    if not text.strip():
+        raise DataError("nothing was pasted", remedy=_PASTE_REMEDY)
+    detect_file_type(text.encode(errors="replace"), "pasted text")
+    if looks_like_json(text):
+        path = folder / f"{name}{JSONL_SUFFIX}"
+        write_text(path, text + "\n")
+        return path, "Read as JSON."
+    separator = "\t" if "\t" in text else _common_separator(text)
+    first = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+    if len(first) < 2:
+        raise DataError("the pasted text has only one column", remedy=_PASTE_REMEDY)
+    path = folder / f"{name}.{'tsv' if separator == chr(9) else 'csv'}"
+    if any(is_known_column(cell) for cell in first):
+        write_text(path, text + "\n")
+        return path, f"The first line contains the column names: {', '.join(cell.strip() for cell in first)}."
+    header = ["question", "answer", *(f"column {number}" for number in range(3, len(first) + 1))]
+    write_text(path, separator.join(header) + "\n" + text + "\n")
+    return path, (
+        "The first line contains no known column name and is read as a pair: the first column is the question, the "
+        "second the answer."
+    )
+
+
+def _common_separator(text: str) -> str:
+    """The separator that most lines contain, or a comma."""
+    lines = [line for line in text.splitlines() if line.strip()][:50]
+    counts = {sign: sum(sign in line for line in lines) for sign in (";", ",", "|")}
+    return max(counts, key=lambda sign: counts[sign]) if any(counts.values()) else ","
+
+
+# Editing
+
+
+@dataclass(frozen=True)
+class Edits:
+    """Number of changed cells, added rows and removed rows."""
+
+    cells: int = 0
+    added: int = 0
+    removed: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.cells or self.added or self.removed)
+
+
+def cell_text(value: Any) -> str:
+    """A cell as editable text: lists and objects as JSON, an empty cell as the empty string."""
+    if isinstance(value, str):
+        return value
+    if is_empty(value):
+        return ""
+    safe = to_json_safe(value)
+    return safe if isinstance(safe, str) else json.dumps(safe, ensure_ascii=False)
+
+
+def edit_grid(table: Table, numbers: Iterable[int], problems: Mapping[int, str]) -> list[list[str]]:
+    """The rows with these numbers as texts: row number, problem, then the columns of the file."""
+    wanted = set(numbers)
+    lines = []
+    for row in table.rows:
+        if row.row in wanted:
+            problem = problems.get(row.row, "")
+            if row.cells is None and not is_empty(row.raw):
+                problem += f". The row contains: {cell_text(row.raw)[:_MAX_RAW_CHARACTERS]}"
+            lines.append([str(row.row), problem, *_row_texts(row, table.columns)])
+    return lines
+
+
+def _row_texts(row: RawRow, columns: Sequence[str]) -> list[str]:
+    return [cell_text((row.cells or {}).get(name)) for name in columns]
+
+
+def apply_edits(
+    table: Table, shown: Iterable[int], edited: Sequence[Sequence[Any]]
+) -> tuple[list[RawRow], Edits]:
+    """Apply an edited grid to the rows of a file.
+
+    Cells that were not edited keep their value and type, and rows that are not in the grid are not changed.
+
+    Args:
+        table: The rows of the file that the grid was made from.
+        shown: Numbers of the rows in the grid.
+        edited: The edited grid; a line without a row number is a new row.
+
+    Returns:
+        All rows without the removed ones, in ascending order, and the number of edits.
+
+    Raises:
+        DataError: Columns were added to or removed from the grid.
+    """
+    width = 2 + len(table.columns)
+    if any(len(line) != width for line in edited):
+        raise DataError(
+            "columns were added or removed in the table",
+            remedy="Press “Undo all edits” and edit only cells and rows; add columns in a spreadsheet program",
+        )
+    texts = [["" if cell is None else str(cell) for cell in line] for line in edited]
+    lines = {int(line[0]): line[2:] for line in texts if _is_row_number(line[0])}
+    removed = set(shown) - lines.keys()
+    changed = 0
+    rows: list[RawRow] = []
+    for row in table.rows:
+        if row.row in removed:
+            continue
+        if row.row in lines:
+            row, cells = _edit_row(row, table.columns, lines[row.row])
+            changed += cells
+        rows.append(row)
+    new = [line[2:] for line in texts if not _is_row_number(line[0]) and any(text.strip() for text in line[2:])]
+    last = table.rows[-1].row if table.rows else 0
+    rows += [
+        RawRow(number, dict(zip(table.columns, line, strict=True))) for number, line in enumerate(new, start=last + 1)
+    ]
+    if removed:  # renumber, because missing numbers would become blank lines
+        rows = [replace(row, row=number) for number, row in enumerate(rows, start=1)]
+    return rows, Edits(changed, len(new), len(removed))
+
+
+def _is_row_number(text: str) -> bool:
+    return text.strip().isdecimal()
+
+
+def _edit_row(row: RawRow, columns: Sequence[str], texts: Sequence[str]) -> tuple[RawRow, int]:
+    edited = [
+        (name, text)
+        for name, old, text in zip(columns, _row_texts(row, columns), texts, strict=True)
+        if _normalize_newlines(old) != _normalize_newlines(text)
+    ]
+    if not edited:
+        return row, 0
+    cells = dict(row.cells) if row.cells is not None else dict.fromkeys(columns, "")
+    for name, text in edited:
+        cells[name] = _parse_edited(cells.get(name), text)
+    return RawRow(row.row, cells), len(edited)
+
+
+def _parse_edited(old: Any, text: str) -> Any:
+    """An edited list or object is parsed again if it is still valid JSON."""
+    if isinstance(old, list | dict | tuple):
+        try:
+            return parse_json(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _normalize_newlines(text: str) -> str:
+    """Browsers convert line ends."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+# Rejected rows
+
+
+def rejected_csv(table: Table, reasons: Mapping[int, str]) -> bytes:
+    """Rejected rows as a CSV file that can be corrected in a spreadsheet program and used as a data file again.
+
+    The columns of the file follow the row number and the reason. The encoding is UTF-8 with a byte order mark, which
+    spreadsheet programs need to recognize it. A cell that such a program would evaluate as a formula gets an
+    apostrophe in front, which is removed when the file is read again.
+
+    Args:
+        table: All rows of the data file.
+        reasons: Row → why it is left out.
+    """
+    rejected = [row for row in table.rows if row.row in reasons]
+    has_raw = any(row.cells is None and row.raw is not None for row in rejected)
+    out = io.StringIO(newline="")
+    writer = csv.writer(out)
+    writer.writerow(map(escape_formula, [*REJECTED_COLUMNS, *table.columns, *(["raw text"] if has_raw else [])]))
+    for row in rejected:
+        raw = [cell_text(row.raw) if row.cells is None else ""] if has_raw else []
+        cells = [str(row.row), reasons[row.row], *_row_texts(row, table.columns), *raw]
+        writer.writerow(map(escape_formula, cells))
+    return out.getvalue().encode("utf-8-sig", errors="backslashreplace")

@@ -1,0 +1,224 @@
+"""JSON and JSON Lines files: each object becomes a row, and a line that is not an object is one rejected row.
+
+Numbers keep the spelling of the file (``3.50`` remains ``3.50``), because they may be part of an answer.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from typing import Any
+
+from assistant_builder.data.columns import parse_split
+from assistant_builder.data.limits import MAX_DEPTH, check_cells, exceeds_max_depth
+from assistant_builder.data.types import RawRow, Table
+from assistant_builder.errors import DataError
+
+_DECODER = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=lambda name: None)
+_LIST_KEYS = ("data", "rows", "examples", "items", "records", "train", "pairs", "samples")
+_JSONL_SUFFIXES = (".jsonl", ".ndjson", ".jsonlines")
+_OBJECT = "one object with a question and an answer for each pair"
+_MAX_RAW_CHARACTERS = 10_000
+
+
+def parse_json(text: str) -> Any:
+    """Parse a JSON document; numbers become text, and NaN and infinities become None.
+
+    Raises:
+        ValueError: The document is invalid or nested too deeply.
+    """
+    try:
+        document = _DECODER.decode(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    return _check_depth(text, document)
+
+
+def parse_cell(text: str) -> Any:
+    """Parse a list or an object in a text cell, written as JSON or as a Python literal.
+
+    Raises:
+        ValueError: The text is neither.
+    """
+    try:
+        return parse_json(text)
+    except ValueError:
+        try:
+            return _check_depth(text, ast.literal_eval(text))
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError) as error:
+            raise ValueError("neither JSON nor a Python literal") from error
+
+
+def _check_depth(text: str, value: Any) -> Any:
+    """Return a value that can be traversed; only a text with many brackets needs the check."""
+    if sum(map(text.count, "[{(")) > MAX_DEPTH and exceeds_max_depth(value):
+        raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
+    return value
+
+
+def looks_like_json(text: str) -> bool:
+    """Whether a text file is JSON or JSON Lines, decided from its beginning and its first lines."""
+    start = text.lstrip()
+    return bool(start.startswith("{") or re.match(r"\[\s*[\]{\[\"]", start)) or _is_mostly_json_lines(text)
+
+
+def contains_json_object(text: str) -> bool:
+    """Whether at least one line of a text is a JSON object."""
+    for line in text.split("\n"):
+        if line.lstrip().startswith("{"):
+            try:
+                return isinstance(parse_json(line), dict)
+            except ValueError:
+                continue
+    return False
+
+
+def read_json_text(text: str, suffix: str, where: str) -> Table:
+    """Read a JSON or JSON Lines file; the suffix decides how an invalid or ambiguous file is interpreted.
+
+    Raises:
+        DataError: The document is invalid, or contains no list of rows.
+    """
+    check_cells(sum(map(text.count, "[{,\n")), where)
+    notes: list[str] = []
+    try:
+        document = parse_json(text)
+    except ValueError as error:
+        objects = _concatenated_objects(text)
+        if not objects:
+            if suffix in _JSONL_SUFFIXES or _is_mostly_json_lines(text):
+                return _read_json_lines(text, where)
+            position = ""
+            if isinstance(error, json.JSONDecodeError):
+                position = f" at line {error.lineno}, column {error.colno}"
+            raise DataError(f"the JSON is invalid{position}: {_reason(error)}", where=where,
+                            remedy=f"Correct it, or use JSON Lines: {_OBJECT}, one per line") from error
+        notes.append("the file contains JSON objects of several lines, one after another")
+    else:
+        if suffix in _JSONL_SUFFIXES and isinstance(document, dict) and not _row_lists(document):
+            return _read_json_lines(text, where)
+        objects = _rows_of(document, where, notes)
+    rows = [_raw_row(row, value) for row, value in enumerate(objects, start=1)]
+    return Table("json", _columns(rows), rows, notes)
+
+
+def _reason(error: ValueError) -> str:
+    return error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+
+
+def _concatenated_objects(text: str) -> list[Any]:
+    """The objects of a file of indented JSON objects, one after another; empty for any other file."""
+    if not re.match(r"\s*{[ \t]*\r?\n", text):
+        return []
+    documents, position, end = [], 0, len(text.rstrip())
+    try:
+        while position < end:
+            if text[position] in " \t\r\n,":
+                position += 1
+                continue
+            document, position = _DECODER.raw_decode(text, position)
+            documents.append(_check_depth(text, document))
+    except (ValueError, RecursionError):
+        return []
+    return documents
+
+
+def _is_mostly_json_lines(text: str) -> bool:
+    """Whether at least half of the first lines are JSON objects or lists."""
+    lines = [line for line in text.split("\n")[:50] if line.strip()]
+    valid = 0
+    for line in lines:
+        try:
+            valid += isinstance(parse_json(line), dict | list)
+        except ValueError:
+            continue
+    return valid * 2 >= len(lines) > 0
+
+
+def _read_json_lines(text: str, where: str) -> Table:
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        line = line.strip().lstrip("\ufeff")
+        if not line:
+            continue
+        try:
+            rows.append(_raw_row(number, parse_json(line)))
+        except ValueError as error:
+            rows.append(RawRow(number, None, f"the line is not JSON: {_reason(error)}", line[:_MAX_RAW_CHARACTERS]))
+    if rows and all(row.cells is None for row in rows):
+        raise DataError(
+            f"none of the {len(rows)} lines is a JSON object (first line: {rows[0].problem})", where=where,
+            remedy=f"JSON Lines contain {_OBJECT}, one per line",
+        )
+    return Table("jsonl", _columns(rows), rows)
+
+
+def _raw_row(row: int, value: Any) -> RawRow:
+    if isinstance(value, dict):
+        return RawRow(row, value)
+    if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
+        return RawRow(row, {"messages": value})  # a conversation without an enclosing object
+    kind = {list: "a list", str: "a text", type(None): "null"}.get(type(value), "a single value")
+    return RawRow(row, None, f"{kind} instead of an object", value)
+
+
+def _columns(rows: list[RawRow]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(key for row in rows if row.cells is not None for key in row.cells))
+
+
+def _row_lists(document: dict[str, Any]) -> dict[str, list[Any]]:
+    """The entries of an object that are lists of rows: lists of objects that are not one conversation."""
+    return {
+        key: value
+        for key, value in document.items()
+        if isinstance(value, list)
+        and value
+        and all(isinstance(item, dict) for item in value)
+        and not _is_conversation(value)
+    }
+
+
+def _is_conversation(value: list[Any]) -> bool:
+    return bool(value) and all(isinstance(item, dict) and ("role" in item or "from" in item) for item in value)
+
+
+def _rows_of(document: Any, where: str, notes: list[str]) -> list[Any]:
+    if isinstance(document, list):
+        return [document] if _is_conversation(document) else document
+    if not isinstance(document, dict):
+        raise DataError("the JSON contains no rows", where=where, remedy=f"Use an array: {_OBJECT}")
+    lists = _row_lists(document)
+    if len(lists) > 1 and all(parse_split(key) for key in lists):
+        notes.append(f"rows are read from the keys {', '.join(map(repr, lists))}, each as the split of that name")
+        return [{"split": key, **row} for key, rows in lists.items() for row in rows]
+    if len(lists) > 1:
+        known = [key for key in _LIST_KEYS if key in lists]
+        if len(known) != 1:
+            raise DataError(
+                f"several keys contain lists of objects: {', '.join(map(repr, lists))}", where=where,
+                remedy="Save the list of pairs as a separate file",
+            )
+        lists = {known[0]: lists[known[0]]}
+    if lists:
+        key, rows = next(iter(lists.items()))
+        notes.append(f"rows are read from the key {key!r}")
+        return rows
+    return _from_columns(document, notes) or [document]
+
+
+def _from_columns(document: dict[str, Any], notes: list[str]) -> list[Any] | None:
+    """Rows of an object of equally long lists (one per column), or of an object of objects (one per row or column)."""
+    values = list(document.values())
+    if len(values) > 1 and all(isinstance(value, list) for value in values):
+        if len({len(value) for value in values}) == 1 and not all(isinstance(item, dict) for item in values[0]):
+            notes.append(f"the file contains one list per column ({', '.join(map(repr, document))})")
+            return [dict(zip(document, cells, strict=True)) for cells in zip(*values, strict=True)]
+    if values and all(isinstance(value, dict) for value in values):
+        keys = [tuple(value) for value in values]
+        if len(values) > 1 and len(set(keys)) == 1 and all(key.isdigit() for key in keys[0]):
+            notes.append(f"the file contains one object per column ({', '.join(map(repr, document))})")
+            return [{name: document[name][index] for name in document} for index in keys[0]]
+        notes.append("the file contains one object per row under a separate key; the keys are not used")
+        return values
+    return None

@@ -1,0 +1,57 @@
+"""Size limits of data files, checked before memory is allocated.
+
+A few kilobytes can expand to gigabytes (gzip, a workbook, a Parquet dictionary, a line of commas), so each reader
+checks the size of what it is about to create. The limits are far above the size of a fine-tuning dataset, and reading
+a file at the limits takes at most about 3 GB of memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from assistant_builder.errors import DataError
+
+MAX_BYTES = 256 * 2**20
+"""Decompressed bytes of a file, and characters of all its cells (about 60 million tokens)."""
+MAX_COLUMNS = 16_384
+"""Number of columns of an Excel sheet."""
+MAX_CELLS = 20_000_000
+"""Cells of a table or values of a JSON document. Each takes 50 to 100 bytes of memory, even if it is empty."""
+MAX_DEPTH = 64
+"""Nesting depth of lists and objects; a conversation has three levels."""
+
+
+def check_bytes(count: int, where: str) -> None:
+    """Raise DataError if a file is larger than :data:`MAX_BYTES` once decompressed."""
+    if count > MAX_BYTES:
+        raise DataError(f"the file contains more than {MAX_BYTES >> 20} MiB once decompressed", where=where,
+                        remedy="Use a part of the file")
+
+
+def check_columns(count: int, where: str) -> None:
+    """Raise DataError if a table has more than :data:`MAX_COLUMNS` columns."""
+    if count > MAX_COLUMNS:
+        raise DataError(f"the file has {count:,} columns, more than {MAX_COLUMNS:,}", where=where,
+                        remedy="Check that it holds one pair per row; keep only the question and answer columns")
+
+
+def check_cells(count: int, where: str) -> None:
+    """Raise DataError if a table or document has more than :data:`MAX_CELLS` cells."""
+    if count > MAX_CELLS:
+        raise DataError(f"the file contains more than {MAX_CELLS:,} cells", where=where,
+                        remedy="Use a part of the file, or keep only the question and answer columns")
+
+
+def exceeds_max_depth(value: Any) -> bool:
+    """Whether lists and objects are nested more than :data:`MAX_DEPTH` deep, computed without recursion."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            item
+            for container in level
+            if isinstance(container, dict | list | tuple)
+            for item in (container.values() if isinstance(container, dict) else container)
+        ]
+        if not level:
+            return False
+    return any(isinstance(item, dict | list | tuple) for item in level)

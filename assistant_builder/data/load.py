@@ -1,0 +1,362 @@
+"""Reading of data files: detection of the file type, rows of every format, and their conversion to pairs."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from assistant_builder.data import limits
+from assistant_builder.data.chat_formats import RowError, is_conversation, order_turns, parse_turns
+from assistant_builder.data.columns import (
+    ColumnMapping,
+    is_known_column,
+    map_columns,
+    normalize_name,
+    parse_bool,
+    parse_split,
+)
+from assistant_builder.data.csv_reader import SEPARATORS, read_csv, unescape_rejected_rows
+from assistant_builder.data.encoding import decode
+from assistant_builder.data.json_reader import contains_json_object, looks_like_json, read_json_text
+from assistant_builder.data.types import (
+    Dataset,
+    Message,
+    Pair,
+    RawRow,
+    RejectedRow,
+    Table,
+    has_visible_text,
+    is_empty,
+    to_json_safe,
+)
+from assistant_builder.data.xlsx_parquet_reader import read_parquet, read_xlsx
+from assistant_builder.errors import DataError
+
+_Value = TypeVar("_Value")
+FileType = Literal["text", "xlsx", "parquet"]
+_FORMATS = {
+    ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl",
+    ".jsonlines": "jsonl", ".xlsx": "xlsx", ".xlsm": "xlsx", ".parquet": "parquet", ".pq": "parquet",
+}  # fmt: skip
+_USE_SUPPORTED = "Use a CSV, TSV, JSON, JSONL, XLSX or Parquet file"
+_UNSUPPORTED: tuple[tuple[bytes | tuple[bytes, ...], str, str], ...] = (
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel file (.xls), or a workbook with a password",
+     "Open it in a spreadsheet program and save it as .xlsx without a password"),
+    (b"%PDF", "a PDF document", _USE_SUPPORTED),
+    ((b"\x89PNG", b"\xff\xd8\xff", b"GIF8"), "an image", _USE_SUPPORTED),
+    (b"SQLite format 3\0", "an SQLite database", "Export the table as CSV"),
+    (b"ARROW1", "an Arrow file", "Save it as Parquet"),
+    (b"Obj\x01", "an Avro file", "Save it as Parquet"),
+    (b"BZh", "compressed with bzip2", "Decompress it first"),
+    (b"\xfd7zXZ\0", "compressed with xz", "Decompress it first"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd", "Decompress it first"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "Extract it first"),
+    (b"Rar!", "a RAR archive", "Extract it first"),
+    (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the data",
+     "Download the file itself with 'git lfs pull'"),
+)
+_ZIP_MEMBER, _MAX_ZIP_MEMBERS = b"PK\x01\x02", 10_000
+_WEB_PAGE = (b"<!doctype html", b"<html", b"<?xml")
+_CONTROLS = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")  # not tab, line feed, next line
+# U+0080…U+009F in text are Windows-1252 bytes that were decoded as Latin-1; HTML parsers convert them the same way.
+_C1_TO_WINDOWS_1252 = {code: bytes([code]).decode("windows-1252") for code in range(0x80, 0xA0)
+                       if code not in (0x81, 0x85, 0x8D, 0x8F, 0x90, 0x9D)}
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_CONTROLS_REMOVED = "control characters were removed"
+_CHARACTERS_RESTORED = "control codes were replaced by the Windows-1252 characters that they stand for"
+
+
+def load_pairs(
+    path: str | Path, *, columns: Mapping[str, str] | None = None, system: str | None = None
+) -> Dataset:
+    r"""Read question-answer pairs or conversations from a file.
+
+    The content determines the format; a file name that disagrees is noted. :mod:`assistant_builder.data.columns` lists
+    the known column names and :mod:`assistant_builder.data.chat_formats` the chat formats. In the text of a cell,
+    surrounding whitespace and control characters are removed and line ends become ``\n``.
+
+    Args:
+        path: CSV, TSV, JSON, JSONL, XLSX or Parquet file; text formats may be compressed with gzip.
+        columns: Role → column name, for files with other column names; an empty name disables the role.
+        system: System prompt for rows without one.
+
+    Raises:
+        DataError: The file cannot be read, its encoding or separator is ambiguous, or no question and answer columns
+            are found.
+    """
+    table, mapping = load_rows(Path(path), columns)
+    pairs: list[Pair] = []
+    rejected: list[RejectedRow] = []
+    changes: dict[str, list[int]] = {remark: list(rows) for remark, rows in table.remarks.items()}
+    for raw in table.rows:
+        row_changes: list[str] = []
+        try:
+            pairs.append(_parse_pair(raw, mapping, system, row_changes))
+        except RowError as error:
+            content = raw.raw if raw.cells is None else raw.cells
+            rejected.append(RejectedRow(raw.row, str(error), to_json_safe(content)))
+        else:
+            for change in dict.fromkeys(row_changes):
+                changes.setdefault(change, []).append(raw.row)
+    messages = mapping["messages"]
+    return Dataset(
+        source=str(Path(path)),
+        format=table.format,
+        columns={
+            **mapping.columns, "question": mapping["question"] or messages, "answer": mapping["answer"] or messages
+        },
+        pairs=tuple(pairs),
+        rejected=tuple(rejected),
+        rows=len(table.rows),
+        notes=(*table.notes, *mapping.notes),
+        changes={change: tuple(rows) for change, rows in changes.items()},
+        column_names=table.columns,
+    )
+
+
+def load_rows(source: Path, columns: Mapping[str, str] | None = None) -> tuple[Table, ColumnMapping]:
+    """Read the rows of a data file with all their columns, and map the columns to roles as :func:`load_pairs` does."""
+    table = read_table(source, {name for name in (columns or {}).values() if name})
+    if not table.rows:
+        raise DataError("the file has a header, but no rows" if table.columns else "the file has no rows",
+                        where=str(source), remedy="Add at least a few question-answer pairs")
+    if not table.columns:
+        raise DataError(f"none of its {len(table.rows)} rows can be read (row 1: {table.rows[0].problem})",
+                        where=str(source), remedy="Use one object with a question and an answer for each pair")
+    return table, map_columns(table.columns, columns, str(source))
+
+
+def read_table(path: Path, mapped: Collection[str] = ()) -> Table:
+    """Read the rows of a data file without interpreting its columns.
+
+    Args:
+        path: See :func:`load_pairs`.
+        mapped: Column names that the user specified; they help to detect the separator.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    where = str(path)
+    data, suffix, notes = _read_bytes(path)
+    file_type = detect_file_type(data, where)
+    if file_type == "xlsx":
+        table = read_xlsx(data, where)
+    elif file_type == "parquet":
+        table = read_parquet(data, where)
+    else:
+        table = _read_text(data, suffix, where, {normalize_name(name) for name in mapped})
+    unescape_rejected_rows(table)
+    limits.check_columns(len(table.columns), where)
+    limits.check_cells(len(table.rows) * len(table.columns), where)  # objects with different keys give a sparse table
+    cells = (cell for row in table.rows if row.cells is not None for cell in row.cells.values())
+    # a text that many cells share is written once for each cell
+    limits.check_bytes(sum(len(cell) for cell in cells if isinstance(cell, str)), where)
+    expected = _FORMATS.get(suffix)
+    if expected != table.format and not {expected, table.format} <= {"csv", "tsv"}:  # the separator note covers TSV
+        name = f"the name ends in {suffix}" if suffix else "the name has no suffix"
+        table.notes.insert(0, f"read as {table.format.upper()} because of the content, although {name}")
+    table.notes[:0] = notes
+    return table
+
+
+def _read_text(data: bytes, suffix: str, where: str, mapped: set[str]) -> Table:
+    text, note = decode(data, where)
+    is_json = looks_like_json(text)
+    if not is_json and _FORMATS.get(suffix) in ("json", "jsonl"):
+        first = text.lstrip().split("\n", 1)[0]
+        cells = re.split(f"[{re.escape(''.join(SEPARATORS))}]", first)
+        is_json = not any(is_known_column(cell.strip(' "\r')) for cell in cells) or contains_json_object(text)
+    if is_json:
+        table = read_json_text(text, suffix, where)
+    else:
+        table = read_csv(text, suffix, where, lambda name: normalize_name(name) in mapped or is_known_column(name))
+    if note:
+        table.notes.insert(0, note)
+    return table
+
+
+def _read_bytes(path: Path) -> tuple[bytes, str, list[str]]:
+    """Read a complete file and decompress gzip.
+
+    Returns:
+        The bytes, the suffix without ``.gz``, and notes.
+    """
+    where = str(path)
+    try:
+        if path.is_dir():
+            raise DataError("this is a folder, not a file", where=where, remedy=_USE_SUPPORTED)
+        if path.exists() and not path.is_file():  # reading a pipe or a device may never end
+            raise DataError("this is not a regular file", where=where, remedy=_USE_SUPPORTED)
+        with path.open("rb") as file:
+            data = file.read(limits.MAX_BYTES + 1)
+        limits.check_bytes(len(data), where)
+    except (FileNotFoundError, ValueError) as error:  # ValueError: the path contains a NUL byte
+        raise DataError("no such file", where=where, remedy="Check the path") from error
+    except OSError as error:
+        raise DataError(f"the file cannot be read: {error.strerror}", where=where, remedy="Copy it again") from error
+    suffix, notes = path.suffix.lower(), []
+    is_gzip, named_gzip = data.startswith(b"\x1f\x8b"), suffix in (".gz", ".gzip")
+    if is_gzip and not named_gzip:
+        ending = f"the name ends in {suffix}" if suffix else "the name has no suffix"
+        notes.append(f"the content is compressed with gzip, although {ending}")
+    if named_gzip:
+        suffix = Path(path.stem).suffix.lower()
+        if not is_gzip:
+            notes.append("the name ends in .gz, but the content is not compressed")
+    if is_gzip:
+        data = _decompress(data, where)
+    if not data.strip(b"\0 \t\r\n\xef\xbb\xbf\xff\xfe"):
+        raise DataError("the file is empty", where=where, remedy="Use a file with a header and a few rows")
+    return data, suffix, notes
+
+
+def _decompress(data: bytes, where: str) -> bytes:
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
+            content = stream.read(limits.MAX_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"the gzip stream is damaged: {error}", where=where, remedy="Compress or copy the file again"
+        ) from error
+    limits.check_bytes(len(content), where)
+    return content
+
+
+def detect_file_type(data: bytes, where: str) -> FileType:
+    """Distinguish workbooks and Parquet files from text.
+
+    Raises:
+        DataError: The file contains no rows, or must be converted first.
+    """
+    if data.startswith(b"PAR1"):
+        if not data.endswith(b"PAR1") or len(data) < 12:
+            raise DataError("the Parquet file is truncated", where=where, remedy="Copy or export it again")
+        return "parquet"
+    if data.startswith(b"PK\x03\x04"):
+        _check_workbook(data, where)
+        return "xlsx"
+    for magic, description, remedy in _UNSUPPORTED:
+        if data.startswith(magic):
+            raise DataError(f"this is {description}", where=where, remedy=remedy)
+    if data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_WEB_PAGE):
+        raise DataError("this is a web page or XML, not the data", where=where, remedy="Download the data file itself")
+    return "text"
+
+
+def _check_workbook(data: bytes, where: str) -> None:
+    """Raise DataError for a zip archive that is not an Excel workbook or is unsafe to open."""
+    try:
+        members = [] if data.count(_ZIP_MEMBER) > _MAX_ZIP_MEMBERS else zipfile.ZipFile(io.BytesIO(data)).infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError) as error:
+        raise DataError("the workbook or archive is damaged", where=where, remedy="Save or copy it again") from error
+    if not members:
+        raise DataError(f"this is a zip archive without files or with more than {_MAX_ZIP_MEMBERS:,}", where=where,
+                        remedy=_USE_SUPPORTED)
+    names = [member.filename for member in members]
+    limits.check_bytes(sum(member.file_size for member in members), where)  # zipfile reads no more than this size
+    if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+        raise DataError("the archive uses a compression method that workbooks do not use", where=where,
+                        remedy="Save the workbook again in a spreadsheet program")
+    if any(name.startswith("xl/workbook") for name in names):
+        return
+    if "mimetype" in names or any(name.startswith("word/") for name in names):
+        raise DataError("this is an office document, not an Excel workbook", where=where,
+                        remedy="Save the table as .xlsx or CSV")
+    raise DataError(f"this is a zip archive of {len(names)} files", where=where,
+                    remedy="Extract it and use the data file in it")
+
+
+def _parse_pair(raw: RawRow, mapping: ColumnMapping, system: str | None, changes: list[str]) -> Pair:
+    """Convert a row to a pair.
+
+    Raises:
+        RowError: The row cannot be used.
+    """
+    if raw.cells is None:
+        raise RowError(raw.problem)
+    if all(is_empty(value) for value in raw.cells.values()):
+        raise RowError("the row is empty")
+    cells = {role: raw.cells.get(name) if name else None for role, name in mapping.columns.items()}
+    row_system = _optional_text(cells, "system", changes)
+    return Pair(
+        row=raw.row,
+        messages=_parse_messages(cells, row_system or system or None, mapping, changes),
+        group=_optional_text(cells, "group", changes),
+        cluster=_optional_text(cells, "cluster", changes),
+        split=_optional_value(cells, "split", parse_split, "not train, validation or heldout (or test)"),
+        answerable=_optional_value(cells, "answerable", parse_bool, "neither true nor false") is not False,
+    )
+
+
+def _parse_messages(
+    cells: Mapping[str, Any], system: str | None, mapping: ColumnMapping, changes: list[str]
+) -> tuple[Message, ...]:
+    if mapping["messages"]:
+        if is_empty(cells["messages"]):
+            raise RowError("the conversation is empty")
+        turns = parse_turns(cells["messages"])
+    elif is_conversation(cells["question"]) and is_conversation(cells["answer"]):
+        turns = parse_turns(cells["question"]) + parse_turns(cells["answer"])  # TRL's conversational format
+    else:
+        empty = [role for role in ("question", "answer") if is_empty(cells[role])]
+        if empty:
+            raise RowError(f"the {' and the '.join(empty)} {'are' if len(empty) > 1 else 'is'} empty")
+        question, answer = (_cell_text(role, cells[role]) for role in ("question", "answer"))
+        if not is_empty(cells["context"]):
+            question = f"{question.rstrip()}\n\n{_cell_text('context', cells['context']).strip()}"
+        turns = [Message("user", question), Message("assistant", answer)]
+    cleaned = [Message(turn.role, _clean(turn.content, changes)) for turn in turns]
+    if blank := next((turn for turn in cleaned if not has_visible_text(turn.content)), None):
+        raise RowError(f"the {'answer' if blank.role == 'assistant' else 'question'} contains no visible character")
+    return order_turns(cleaned, system, changes)
+
+
+def _cell_text(role: str, value: Any) -> str:
+    """The text of a cell; a list with a single item is read as that item."""
+    if isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, list | tuple | dict):
+        kind = "an object" if isinstance(value, dict) else f"a list of {len(value)}"
+        raise RowError(f"the {role} is {kind}, not a text")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def _clean(text: str, changes: list[str]) -> str:
+    if surrogate := _SURROGATES.search(text):
+        code = ord(surrogate.group())
+        if 0xDC80 <= code <= 0xDCFF:
+            raise RowError(f"it contains a byte that is not valid UTF-8: 0x{code - 0xDC00:02X}")
+        raise RowError(f"it contains half a character: the lone surrogate U+{code:04X}")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    restored = text.translate(_C1_TO_WINDOWS_1252)
+    cleaned = _CONTROLS.sub("", restored)
+    if restored != text:
+        changes.append(_CHARACTERS_RESTORED)
+    if cleaned != restored:
+        changes.append(_CONTROLS_REMOVED)
+    return cleaned.strip()
+
+
+def _optional_text(cells: Mapping[str, Any], role: str, changes: list[str]) -> str | None:
+    value = cells[role]
+    return None if is_empty(value) else _clean(_cell_text(role, value), changes)
+
+
+def _optional_value(
+    cells: Mapping[str, Any], role: str, parse: Callable[[str], _Value | None], expected: str
+) -> _Value | None:
+    if is_empty(cells[role]):
+        return None
+    text = _cell_text(role, cells[role])
+    value = parse(text)
+    if value is None:
+        raise RowError(f"{role} is {expected}: {text!r}")
+    return value

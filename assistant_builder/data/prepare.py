@@ -1,0 +1,68 @@
+"""Preparation of a data file for a study: read, check, split, describe and write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from assistant_builder.atomic_io import write_json, write_jsonl
+from assistant_builder.config import DataConfig
+from assistant_builder.data.card import dataset_card, write_card
+from assistant_builder.data.load import load_pairs
+from assistant_builder.data.split import Split, split_pairs
+from assistant_builder.data.validate import Findings, TokenCounter, check_pairs
+from assistant_builder.errors import DataError
+
+
+class PreparedData(NamedTuple):
+    """The findings of a data file (with its dataset) and the split made from them."""
+
+    findings: Findings
+    split: Split
+
+
+def prepare_dataset(
+    source: Path,
+    config: DataConfig,
+    *,
+    tokenizer: TokenCounter | None = None,
+    max_length: int = 512,
+    max_pair_tokens: int | None = None,
+    folder: Path | None = None,
+    title: str = "",
+) -> PreparedData:
+    """Read, check and split a data file, and write the result.
+
+    The files are ``{train,validation,heldout,rejected}.jsonl``, ``findings.json``, ``card.md`` and ``split.json``. An
+    edited card is not overwritten. Nothing is written if the data cannot be used.
+
+    Args:
+        source: The data file.
+        config: Columns, system prompt, fractions, limits, thresholds and seed.
+        tokenizer: Token counter; without one, lengths are not checked.
+        max_length: Maximum tokens of a pair in training; longer pairs are reported.
+        max_pair_tokens: Maximum tokens of a pair in the context of the base model; longer pairs are left out.
+        folder: The study's ``data`` folder; None only checks whether a study can start.
+        title: Heading of the card; the file name by default.
+
+    Raises:
+        DataError: The file cannot be read, has too few usable rows, or every held-out pair leaks.
+    """
+    dataset = load_pairs(source, columns=config.columns, system=config.system)
+    findings = check_pairs(
+        dataset, tokenizer=tokenizer, max_length=max_length, max_pair_tokens=max_pair_tokens,
+        near_duplicate_threshold=config.near_duplicate_threshold,
+    )
+    findings.require_start()
+    try:
+        split = split_pairs(findings.usable, config)
+    except DataError as error:
+        raise DataError(error.what, where=str(source), remedy=error.remedy) from error
+    if folder is not None:
+        split.write(folder)
+        left_out = findings.left_out
+        write_jsonl(folder / "rejected.jsonl", ({**row.to_record(), "record": row.record} for row in left_out))
+        write_json(folder / "findings.json", findings.to_record())
+        write_card(folder, dataset_card(findings, split, title=title or source.stem))
+        write_json(folder / "split.json", split.to_record())  # written last: it marks the data as complete
+    return PreparedData(findings, split)

@@ -1,0 +1,464 @@
+"""Train, validation and held-out splits: drawn with a seed by units, checked for leaks, and frozen by their hashes.
+
+A unit (a group, or one question) is drawn by the hash of the seed and its own text, not by its position in the file.
+The split is therefore the same on every machine and after the rows are reordered, and added rows change few of the
+others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_bytes
+from assistant_builder.config import DataConfig
+from assistant_builder.data.similarity import NearDuplicateIndex, casefold_normalize
+from assistant_builder.data.types import SPLITS, Pair, SplitName, count_noun, group_by
+from assistant_builder.errors import DataError
+
+LeakKind = Literal["exact", "near", "embedding"]
+_Sets = dict[SplitName, list[Pair]]
+_EMBEDDING_BLOCK = 1024
+
+
+# Units
+
+
+def unit_of(pair: Pair) -> str:
+    """The unit that is never divided between splits: the group, or all rows with the same question."""
+    if pair.group is not None:
+        return f"group {pair.group}"
+    return f"question {casefold_normalize(pair.compared_question)}"
+
+
+def group_by_unit(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
+    """Unit → its pairs, in the order given."""
+    return group_by(pairs, unit_of)
+
+
+def has_given_split(pairs: Iterable[Pair]) -> bool:
+    """Whether the file specifies the split of any row."""
+    return any(pair.split is not None for pair in pairs)
+
+
+def straddling_groups(sides: Iterable[tuple[Pair, object]]) -> list[str]:
+    """Groups whose pairs are on several sides, in order of appearance; only a given split can have any."""
+    seen: dict[str | None, set[object]] = {}
+    for pair, side in sides:
+        seen.setdefault(pair.group, set()).add(side)
+    return [group for group, found in seen.items() if group is not None and len(found) > 1]
+
+
+def too_few_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
+    """Check that train, validation and held-out can have at least one unit each.
+
+    Returns:
+        The problem and its remedy, or None.
+    """
+    if not pairs:
+        return "no usable pair is left", "Check the reasons of the rejected rows, and correct or add rows"
+    if has_given_split(pairs):
+        return _too_few_given_units(pairs)
+    count, grouped = len(group_by_unit(pairs)), any(pair.group is not None for pair in pairs)
+    if count >= len(SPLITS):
+        return None
+    if len(pairs) < len(SPLITS):
+        return (
+            f"only {count_noun(len(pairs), 'usable pair')}: training, validation and held-out test each need one",
+            "Add rows: 3 are the minimum, and a conclusive result needs several hundred",
+        )
+    return (
+        f"the {len(pairs)} usable pairs form only {count_noun(count, 'group' if grouped else 'question')}, and a split "
+        "needs at least 3",
+        "Map another column as the group (--set data.columns.group=NAME) or none (--set data.columns.group='')"
+        if grouped
+        else "Add rows with other questions",
+    )
+
+
+def _too_few_given_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
+    train = [pair for pair in pairs if pair.split == "train"]
+    if not train:
+        return "the given split has no training rows", "Mark rows with the split 'train', or remove the split column"
+    absent = [split for split in SPLITS if not any(pair.split == split for pair in pairs)]
+    units = group_by_unit(train).keys()
+    free = units - {unit_of(pair) for pair in pairs if pair.split != "train"}
+    if len(free) >= len(absent) and len(units) > len(absent):
+        return None
+    names = " and ".join(absent)
+    return (
+        f"the training rows form {count_noun(len(units), 'unit')} ({len(free)} in no other split), too few to draw "
+        f"{names} from them",
+        f"Mark rows with the split {names}, or add training rows",
+    )
+
+
+# Leaks
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A held-out question that also occurs in training or validation.
+
+    Attributes:
+        heldout_row: Row of the held-out pair.
+        other_row: Row of its most similar pair in training or validation.
+        split: Split of that pair.
+        kind: ``exact`` (equal after normalization), ``near`` (word pairs) or ``embedding`` (sentence embeddings).
+        similarity: 1 for exact, Jaccard similarity for near, cosine similarity for embedding.
+        heldout_question: Question of the held-out pair.
+        other_question: Question of the other pair.
+        removed: Whether the held-out pair was removed.
+    """
+
+    heldout_row: int
+    other_row: int
+    split: SplitName
+    kind: LeakKind
+    similarity: float
+    heldout_question: str
+    other_question: str
+    removed: bool = False
+
+    @classmethod
+    def between(cls, heldout: Pair, other: Pair, split: SplitName, kind: LeakKind, similarity: float) -> Leak:
+        """The leak of a held-out pair to a pair of another split."""
+        return cls(heldout.row, other.row, split, kind, round(similarity, 4), heldout.question, other.question)
+
+    def to_record(self) -> dict[str, Any]:
+        """An entry of ``split.json``."""
+        return asdict(self)
+
+
+def find_leaks(
+    heldout: Sequence[Pair], train: Sequence[Pair], validation: Sequence[Pair], threshold: float
+) -> list[Leak]:
+    """Find held-out questions in training and validation, exactly and by MinHash.
+
+    Args:
+        heldout: Held-out pairs.
+        train: Training pairs.
+        validation: Validation pairs.
+        threshold: Minimum Jaccard similarity of a leak.
+
+    Returns:
+        At most one leak for each held-out pair, in the order of ``heldout``.
+    """
+    others: list[tuple[Pair, SplitName]] = [(pair, "train") for pair in train]
+    others += [(pair, "validation") for pair in validation]
+    first: dict[str, int] = {}
+    for index, (pair, _) in enumerate(others):
+        first.setdefault(casefold_normalize(pair.compared_question), index)
+    pairs = [*(pair for pair, _ in others), *heldout]
+    near = NearDuplicateIndex([pair.compared_question for pair in pairs], threshold)
+    for index in sorted(first.values()):
+        near.add(index)
+    leaks = []
+    for index, pair in enumerate(heldout, start=len(others)):
+        exact = first.get(casefold_normalize(pair.compared_question))
+        match = (exact, 1.0) if exact is not None else near.nearest(index)
+        if match is not None:
+            leaks.append(Leak.between(pair, *others[match[0]], "near" if exact is None else "exact", match[1]))
+    return leaks
+
+
+def find_embedding_leaks(
+    heldout: Sequence[Pair],
+    outside: Sequence[tuple[Pair, SplitName]],
+    heldout_vectors: NDArray[np.float32],
+    outside_vectors: NDArray[np.float32],
+    threshold: float,
+) -> list[Leak]:
+    """Find held-out questions in training and validation by their sentence embeddings.
+
+    Args:
+        heldout: Held-out pairs.
+        outside: Training and validation pairs with their split.
+        heldout_vectors: L2-normalized embeddings of the held-out ``compared_question``, float32 [len(heldout), d].
+        outside_vectors: L2-normalized embeddings of ``outside``, float32 [len(outside), d].
+        threshold: Minimum cosine similarity of a leak.
+
+    Returns:
+        The most similar pair for each held-out pair that leaks, in the order of ``heldout``.
+    """
+    leaks: list[Leak] = []
+    if not outside:
+        return leaks
+    for start in range(0, len(heldout), _EMBEDDING_BLOCK):
+        cosines = heldout_vectors[start : start + _EMBEDDING_BLOCK] @ outside_vectors.T
+        for offset, nearest in enumerate(cosines.argmax(axis=1).tolist()):
+            cosine = float(cosines[offset, nearest])
+            if cosine >= threshold:
+                other, split = outside[nearest]
+                leaks.append(Leak.between(heldout[start + offset], other, split, "embedding", cosine))
+    return leaks
+
+
+# Splits
+
+
+@dataclass(frozen=True)
+class Split:
+    """Three disjoint sets of pairs.
+
+    Attributes:
+        train: Training pairs in file order.
+        validation: Pairs that select the checkpoint.
+        heldout: Test pairs.
+        leaks: Held-out questions found in training or validation, removed or not.
+        given: Whether the file specifies the split.
+        cut: Splits that were drawn because the file does not specify them.
+        config: Settings that the split was made with.
+        sampled_out: Split → number of pairs left out because of ``max_train`` or ``max_heldout``.
+        notes: How the split was made.
+    """
+
+    train: tuple[Pair, ...]
+    validation: tuple[Pair, ...]
+    heldout: tuple[Pair, ...]
+    leaks: tuple[Leak, ...]
+    given: bool
+    cut: tuple[SplitName, ...]
+    config: DataConfig
+    sampled_out: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def pairs(self, split: SplitName) -> tuple[Pair, ...]:
+        """The pairs of one split."""
+        return {"train": self.train, "validation": self.validation, "heldout": self.heldout}[split]
+
+    @property
+    def leaks_removed(self) -> int:
+        """Number of held-out pairs that were removed because of a leak."""
+        return sum(leak.removed for leak in self.leaks)
+
+    def hashes(self) -> dict[str, str]:
+        """Split → SHA-256 of its file."""
+        return {split: hashlib.sha256(_to_jsonl(self.pairs(split))).hexdigest() for split in SPLITS}
+
+    def write(self, folder: Path) -> None:
+        """Write ``train.jsonl``, ``validation.jsonl`` and ``heldout.jsonl``, each atomically."""
+        for split in SPLITS:
+            write_bytes(folder / f"{split}.jsonl", _to_jsonl(self.pairs(split)))
+
+    def to_record(self) -> dict[str, Any]:
+        """The content of ``split.json``; the hashes freeze the split."""
+        placed = [(pair, split) for split in SPLITS for pair in self.pairs(split)]
+        ungrouped = sum(pair.group is None for pair, _ in placed)
+        return {
+            "given": self.given,
+            "cut": list(self.cut),
+            "seed": self.config.seed,
+            "heldout_fraction": self.config.heldout_fraction,
+            "validation_fraction": self.config.validation_fraction,
+            "near_duplicate_threshold": self.config.near_duplicate_threshold,
+            "remove_leaks": self.config.remove_leaks,
+            "counts": {split: len(self.pairs(split)) for split in SPLITS},
+            "turns": {split: sum(pair.turns for pair in self.pairs(split)) for split in SPLITS},
+            "sampled_out": self.sampled_out,
+            "hashes": self.hashes(),
+            "leaks_removed": self.leaks_removed,
+            "leaks": [leak.to_record() for leak in self.leaks],
+            "units": {
+                "kind": "group" if ungrouped < len(placed) else "question",
+                "counts": {split: len(group_by_unit(self.pairs(split))) for split in SPLITS},
+                "ungrouped_rows": ungrouped,
+                "straddling": sorted(straddling_groups(placed)),
+            },
+            "clusters": {
+                split: len({pair.cluster for pair in self.pairs(split) if pair.cluster is not None}) for split in SPLITS
+            },
+            "notes": list(self.notes),
+        }
+
+
+def _to_jsonl(pairs: Sequence[Pair]) -> bytes:
+    text = "".join(json.dumps(pair.to_record(), ensure_ascii=False, allow_nan=False) + "\n" for pair in pairs)
+    return text.encode("utf-8", errors="backslashreplace")
+
+
+def load_split(folder: Path, split: SplitName) -> tuple[Pair, ...]:
+    """Read one split file of a study and verify its hash.
+
+    Args:
+        folder: The study's ``data`` folder.
+        split: Name of the split.
+
+    Raises:
+        DataError: The file is missing, or its hash differs from that in ``split.json``.
+    """
+    path = folder / f"{split}.jsonl"
+    expected = read_json(folder / "split.json")["hashes"][split]
+    if not path.is_file() or file_hash(path) != expected:
+        raise DataError(
+            "the split was changed after it was frozen" if path.is_file() else "the split file is missing",
+            where=str(path), remedy="Restore the file, or prepare the data again with --redo",
+        )
+    return tuple(Pair.from_record(record, split) for record in read_jsonl(path))
+
+
+def split_pairs(pairs: Sequence[Pair], config: DataConfig) -> Split:
+    """Split checked pairs into train, validation and held-out.
+
+    Steps: use the given split, or draw the held-out units and then the validation units; remove held-out pairs whose
+    question occurs in training or validation (``config.remove_leaks``); apply ``max_train`` and ``max_heldout``. Leaks
+    are removed before sampling, so that the held-out set does not depend on ``max_train``.
+
+    Args:
+        pairs: ``Findings.usable``.
+        config: Fractions, limits, threshold and seed.
+
+    Raises:
+        DataError: There are too few units for three splits, or every held-out pair leaks.
+    """
+    if problem := too_few_units(pairs):
+        raise DataError(problem[0], remedy=problem[1])
+    given = has_given_split(pairs)
+    if given and any(pair.split is None for pair in pairs):
+        raise DataError("some pairs have a split and some have none", remedy="Check the pairs first (check_pairs)")
+    sets, cut, notes = _complete_given_split(pairs, config) if given else _draw_split(pairs, config)
+    keep_leaks = config.remove_leaks == "never" or (
+        config.remove_leaks == "auto" and given and "heldout" not in cut
+    )
+    leaks = _find_and_remove_leaks(sets, config, keep=keep_leaks, notes=notes)
+    sampled_out = _apply_limits(sets, config, limit_validation="validation" in cut, notes=notes)
+    return Split(
+        train=tuple(sets["train"]), validation=tuple(sets["validation"]), heldout=tuple(sets["heldout"]),
+        leaks=tuple(leaks), given=given, cut=cut, config=config, sampled_out=sampled_out, notes=tuple(notes),
+    )
+
+
+def _complete_given_split(
+    pairs: Sequence[Pair], config: DataConfig
+) -> tuple[_Sets, tuple[SplitName, ...], list[str]]:
+    sets: _Sets = {split: [pair for pair in pairs if pair.split == split] for split in SPLITS}
+    notes = ["the split is given by the file"]
+    cut: list[SplitName] = []
+    fractions: dict[SplitName, float] = {
+        "heldout": config.heldout_fraction, "validation": config.validation_fraction,
+    }
+    elsewhere = {unit_of(pair) for pair in pairs if pair.split != "train"}
+    for name, fraction in fractions.items():
+        if sets[name]:
+            continue
+        free = [pair for pair in sets["train"] if unit_of(pair) not in elsewhere]
+        still_empty = sum(not sets[other] for other in fractions if other != name)
+        train_keeps = 0 if len(free) < len(sets["train"]) else 1
+        drawn, _ = _draw(free, fraction, config.seed, name, leave=still_empty + train_keeps)
+        rows = {pair.row for pair in drawn}
+        sets[name], sets["train"] = drawn, [pair for pair in sets["train"] if pair.row not in rows]
+        cut.append(name)
+        notes.append(f"the file has no {name} rows, so {name} takes {count_noun(len(drawn), 'row')} from training")
+    return sets, tuple(cut), notes
+
+
+def _draw_split(
+    pairs: Sequence[Pair], config: DataConfig
+) -> tuple[_Sets, tuple[SplitName, ...], list[str]]:
+    heldout, rest = _draw(pairs, config.heldout_fraction, config.seed, "heldout", leave=2)
+    validation, train = _draw(rest, config.validation_fraction, config.seed, "validation", leave=1)
+    kind = "group" if any(pair.group is not None for pair in pairs) else "question"
+    notes = [f"split by {kind}, drawn with seed {config.seed}"]
+    return {"train": train, "validation": validation, "heldout": heldout}, ("validation", "heldout"), notes
+
+
+def _hash_order(units: Iterable[str], seed: int, purpose: str) -> list[str]:
+    """Units in the order of the hashes of seed, purpose and unit."""
+
+    def key(unit: str) -> tuple[bytes, str]:
+        return hashlib.sha256(f"{seed}\0{purpose}\0{unit}".encode(errors="surrogatepass")).digest(), unit
+
+    return sorted(units, key=key)
+
+
+def _draw(
+    pairs: Sequence[Pair], fraction: float, seed: int, purpose: str, *, leave: int
+) -> tuple[list[Pair], list[Pair]]:
+    """Draw complete units until their size is as close to the fraction as possible, leaving at least ``leave`` units.
+
+    Returns:
+        The drawn pairs (at least one unit) and the rest, both in file order.
+    """
+    units = group_by_unit(pairs)
+    order = _hash_order(units, seed, purpose)
+    # a single held-out item has no confidence interval
+    minimum = 2 if purpose == "heldout" and len(units) > leave + 1 else 1
+    target = max(minimum, round(fraction * len(pairs)))
+    drawn: set[str] = set()
+    count = 0
+    for unit in order:
+        if len(units) - len(drawn) <= leave:
+            break
+        if abs(count + len(units[unit]) - target) < abs(count - target):
+            drawn.add(unit)
+            count += len(units[unit])
+    if not drawn:  # every unit is larger than twice the target
+        drawn.add(min(order, key=lambda unit: len(units[unit])))
+    chosen = [pair for pair in pairs if unit_of(pair) in drawn]
+    return chosen, [pair for pair in pairs if unit_of(pair) not in drawn]
+
+
+def _find_and_remove_leaks(sets: _Sets, config: DataConfig, *, keep: bool, notes: list[str]) -> list[Leak]:
+    leaks = find_leaks(sets["heldout"], sets["train"], sets["validation"], config.near_duplicate_threshold)
+    if not leaks:
+        return leaks
+    summary = f"{count_noun(len(leaks), 'held-out question')} found in training or validation"
+    if keep:
+        reason = (
+            "as specified by data.remove_leaks=never"
+            if config.remove_leaks == "never"
+            else "because the file specifies the split"
+        )
+        notes.append(f"{summary}: kept, {reason}")
+        return leaks
+    if len(leaks) == len(sets["heldout"]):
+        raise DataError(
+            f"every held-out question also occurs in training or validation (row {leaks[0].heldout_row} is similar to "
+            f"row {leaks[0].other_row})",
+            remedy="Group related rows (--set data.columns.group=NAME), raise data.near_duplicate_threshold, or keep "
+            "them with data.remove_leaks=never",
+        )
+    notes.append(f"{summary}: removed")
+    removed = {leak.heldout_row for leak in leaks}
+    sets["heldout"] = [pair for pair in sets["heldout"] if pair.row not in removed]
+    return [replace(leak, removed=True) for leak in leaks]
+
+
+def _apply_limits(
+    sets: _Sets, config: DataConfig, *, limit_validation: bool, notes: list[str]
+) -> dict[str, int]:
+    """Sample complete units where they fit; validation keeps its share of a limited training set."""
+    share = config.validation_fraction / (1 - config.validation_fraction)
+    limits: dict[SplitName, int | None] = {
+        "train": config.max_train,
+        "validation": max(1, round(config.max_train * share)) if config.max_train and limit_validation else None,
+        "heldout": config.max_heldout,
+    }
+    sampled_out: dict[str, int] = {}
+    for split, limit in limits.items():
+        before = len(sets[split])
+        if limit is not None and before > limit:
+            sets[split] = _sample_units(sets[split], limit, config.seed, split)
+            sampled_out[split] = before - len(sets[split])
+            notes.append(f"{len(sets[split])} of {before} {split} pairs are used")
+    return sampled_out
+
+
+def _sample_units(pairs: Sequence[Pair], limit: int, seed: int, split: str) -> list[Pair]:
+    units = group_by_unit(pairs)
+    order = _hash_order(units, seed, f"sample {split}")
+    kept: list[Pair] = []
+    for unit in order:
+        if len(kept) + len(units[unit]) <= limit:
+            kept += units[unit]
+    if not kept:  # every unit is larger than the limit
+        kept = units[order[0]][:limit]
+    rows = {pair.row for pair in kept}
+    return [pair for pair in pairs if pair.row in rows]

@@ -1,0 +1,455 @@
+"""Validation of pairs: duplicates, conflicts, lengths, unusual texts, and the messages that report them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypedDict
+
+from assistant_builder.data.similarity import NearDuplicateIndex, casefold_normalize, normalize_unicode
+from assistant_builder.data.split import has_given_split, straddling_groups, too_few_units
+from assistant_builder.data.types import Dataset, Pair, RejectedRow, count_noun, group_by, has_visible_text
+from assistant_builder.errors import DataError
+
+Severity = Literal["error", "warning", "info"]
+MAX_LISTED = 200
+"""Entries of one kind in the record of the findings; the counts include all."""
+_COUNTED = (
+    "exact_duplicates", "near_duplicates", "conflicts", "one_word_answers", "over_long", "answers_shared",
+    "straddling_groups",
+)
+_MAX_PROBLEM_ROWS = 100
+_SMALL_DATASET = 100
+_SEVERITY_ORDER: dict[Severity, int] = {"error": 0, "warning": 1, "info": 2}
+_CJK = re.compile("[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+_MOJIBAKE = re.compile("Ã[\x80-\xbf‚ƒ„…†‡ˆ‰Š‹Œ©¤¶¼¨ª«®±²³´µ¹º»]|â€[\x80-\xbf™œžš¦“”˜]|Â[\xa0°»«£§©®±²³·]")
+_HTML = re.compile(r"</(?:p|div|span|a|b|i|em|strong|ul|ol|li|table|tr|td|h[1-6])>|<br ?/?>", re.IGNORECASE)
+# kind → whether a pair, whose user and assistant turns are joined to one text, is of that kind
+_ODD_TEXTS: dict[str, Callable[[Pair, str], object]] = {
+    "text that was probably decoded with the wrong encoding (such as Ã© for é)":
+        lambda pair, text: _MOJIBAKE.search(text),
+    "replacement characters (�), where the original character is lost": lambda pair, text: "\ufffd" in text,
+    "the answer repeats the question":
+        lambda pair, text: casefold_normalize(pair.answer) == casefold_normalize(pair.question),
+    "HTML tags in the text (such as <p>), which the assistant will learn to write":
+        lambda pair, text: _HTML.search(text),
+}
+
+
+class TokenCounter(Protocol):
+    """Counts the tokens of a pair under the chat template of a model."""
+
+    def count_tokens(self, pair: Pair) -> int:
+        """Number of tokens of the complete pair."""
+
+
+class Problem(TypedDict):
+    """One finding as a message for page and command line.
+
+    Attributes:
+        severity: ``error``: a study cannot start; ``warning``: rows were left out or need a review; ``info``.
+        title: One short sentence with the count.
+        detail: Meaning and consequence.
+        rows: The first rows that are affected.
+    """
+
+    severity: Severity
+    title: str
+    detail: str
+    rows: list[int]
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """``row`` is identical to the earlier row ``of`` and is left out."""
+
+    row: int
+    of: int
+
+
+@dataclass(frozen=True)
+class NearDuplicate:
+    """The question of ``row`` is similar to that of the earlier row ``of`` (Jaccard ``similarity`` of word pairs)."""
+
+    row: int
+    of: int
+    similarity: float
+    question: str
+    other: str
+
+
+@dataclass(frozen=True)
+class SharedText:
+    """A text that several rows share: a question with different answers, or an answer to different questions."""
+
+    text: str
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Result of :func:`check_pairs`.
+
+    Attributes:
+        dataset: The dataset that was checked.
+        usable: The pairs of a study, without exact duplicates.
+        rejected: Rows that cannot be used: those of the dataset and those that the checks reject.
+        exact_duplicates: Copies of earlier rows, not in ``usable``.
+        near_duplicates: Rows whose question is similar to an earlier one; they remain in ``usable``.
+        conflicts: Questions with different answers; they remain.
+        one_word_answers: Rows with an answer of a single word; they remain.
+        answers_shared: Answers to several questions, which is often intended; they remain.
+        odd_texts: Kind of unusual text (mojibake, replacement characters, HTML, repeated questions) → rows.
+        straddling_groups: Groups that the given split divides between held-out and the other splits.
+        tokens: Row → tokens of the pair under the chat template; empty without a tokenizer.
+        max_length: Maximum tokens of a pair in training.
+        threshold: Minimum similarity of near-duplicates.
+    """
+
+    dataset: Dataset
+    usable: tuple[Pair, ...]
+    rejected: tuple[RejectedRow, ...]
+    exact_duplicates: tuple[Duplicate, ...]
+    near_duplicates: tuple[NearDuplicate, ...]
+    conflicts: tuple[SharedText, ...]
+    one_word_answers: tuple[int, ...]
+    answers_shared: tuple[SharedText, ...]
+    odd_texts: dict[str, tuple[int, ...]]
+    straddling_groups: tuple[str, ...]
+    tokens: dict[int, int] = field(repr=False)
+    max_length: int
+    threshold: float
+
+    @property
+    def over_long(self) -> tuple[int, ...]:
+        """Rows of more than ``max_length`` tokens, which training truncates."""
+        return tuple(row for row, count in self.tokens.items() if count > self.max_length)
+
+    @property
+    def left_out(self) -> tuple[RejectedRow, ...]:
+        """All rows that are not in ``usable``, in file order: rejected rows and exact duplicates."""
+        pairs = {pair.row: pair for pair in self.dataset.pairs}
+        duplicates = (
+            RejectedRow(copy.row, f"an exact duplicate of row {copy.of}", pairs[copy.row].to_record())
+            for copy in self.exact_duplicates
+        )
+        return tuple(sorted((*self.rejected, *duplicates), key=lambda rejected: rejected.row))
+
+    def token_lengths(self) -> dict[str, float] | None:
+        """Count, min, median, mean, 95th percentile (nearest rank), max and total of the tokens of the pairs."""
+        counts = sorted(self.tokens.values())
+        if not counts:
+            return None
+        return {
+            "count": len(counts),
+            "min": counts[0],
+            "median": counts[len(counts) // 2],
+            "mean": round(sum(counts) / len(counts), 1),
+            "p95": counts[min(len(counts) - 1, -(-len(counts) * 95 // 100) - 1)],
+            "max": counts[-1],
+            "total": sum(counts),
+        }
+
+    def can_start(self) -> bool:
+        """Whether a study can start: each of the three splits can have at least one unit."""
+        return too_few_units(self.usable) is None
+
+    def require_start(self) -> None:
+        """Check that a study can start.
+
+        Raises:
+            DataError: There are too few usable pairs; the message states how many rows were left out.
+        """
+        if problem := too_few_units(self.usable):
+            what, remedy = problem
+            if left_out := self.left_out:
+                first = left_out[0]
+                what += (
+                    f"; {len(left_out)} of {self.dataset.rows} rows were left out (row {first.row}: {first.reason})"
+                )
+            raise DataError(what, where=self.dataset.source, remedy=remedy)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """All findings as messages, errors first."""
+        found = [*_row_problems(self), *_content_problems(self), *_split_problems(self), *_reading_problems(self)]
+        return sorted(found, key=lambda problem: _SEVERITY_ORDER[problem["severity"]])
+
+    def to_record(self) -> dict[str, Any]:
+        """Output of ``data check --json`` and content of ``data/findings.json``; lists have at most 200 entries."""
+        dataset = self.dataset
+
+        def listed(entries: Sequence[Any]) -> list[dict[str, Any]]:
+            return [asdict(entry) for entry in entries[:MAX_LISTED]]
+
+        return {
+            "source": Path(dataset.source).name,
+            "format": dataset.format,
+            "columns": dataset.columns,
+            "column_names": list(dataset.column_names),
+            "rows": dataset.rows,
+            "usable": len(self.usable),
+            "turns": sum(pair.turns for pair in self.usable),
+            "rejected": [rejected.to_record() for rejected in self.rejected],
+            **{kind: len(getattr(self, kind)) for kind in _COUNTED},
+            "token_lengths": self.token_lengths(),
+            "max_length": self.max_length,
+            "near_duplicate_threshold": self.threshold,
+            "can_start": self.can_start(),
+            "notes": list(dataset.notes),
+            "problems": self.problems,
+            "details": {
+                "exact_duplicates": listed(self.exact_duplicates),
+                "near_duplicates": listed(self.near_duplicates),
+                "conflicts": listed(self.conflicts),
+                "one_word_answers": list(self.one_word_answers[:MAX_LISTED]),
+                "over_long": [{"row": row, "tokens": self.tokens[row]} for row in self.over_long[:MAX_LISTED]],
+                "answers_shared": listed(self.answers_shared),
+                "straddling_groups": list(self.straddling_groups[:MAX_LISTED]),
+                "odd_texts": {kind: list(rows[:MAX_LISTED]) for kind, rows in self.odd_texts.items()},
+                "changes": {change: list(rows[:MAX_LISTED]) for change, rows in dataset.changes.items()},
+            },
+        }
+
+
+def check_pairs(
+    dataset: Dataset,
+    *,
+    tokenizer: TokenCounter | None = None,
+    max_length: int = 512,
+    near_duplicate_threshold: float = 0.8,
+    max_pair_tokens: int | None = None,
+) -> Findings:
+    """Check a dataset.
+
+    Args:
+        dataset: Result of :func:`assistant_builder.data.load_pairs`.
+        tokenizer: Token counter; without one, lengths are not checked.
+        max_length: Maximum tokens of a pair in training; longer pairs are reported.
+        near_duplicate_threshold: Minimum Jaccard similarity of the word pairs of near-duplicate questions.
+        max_pair_tokens: Maximum tokens of a pair in the context of the base model; longer pairs are left out.
+    """
+    rejected = [*dataset.rejected, *_unusable(dataset.pairs)]
+    excluded = {entry.row for entry in rejected}
+    pairs = [pair for pair in dataset.pairs if pair.row not in excluded]
+    tokens = {pair.row: tokenizer.count_tokens(pair) for pair in pairs} if tokenizer else {}
+    if max_pair_tokens is not None and tokens:
+        rejected += (
+            RejectedRow(
+                pair.row, f"it has {tokens[pair.row]:,} tokens, and at most {max_pair_tokens:,} fit in the model's "
+                "context", pair.to_record(),
+            )
+            for pair in pairs
+            if tokens[pair.row] > max_pair_tokens
+        )
+        pairs = [pair for pair in pairs if tokens[pair.row] <= max_pair_tokens]
+    usable, duplicates = _without_exact_duplicates(pairs)
+    conflicts, reworded = _repeated_questions(usable)
+    near = reworded + _near_duplicates(usable, near_duplicate_threshold)
+    straddling = (
+        straddling_groups((pair, pair.split == "heldout") for pair in usable) if has_given_split(usable) else ()
+    )
+    return Findings(
+        dataset=dataset,
+        usable=tuple(usable),
+        rejected=tuple(sorted(rejected, key=lambda entry: entry.row)),
+        exact_duplicates=tuple(duplicates),
+        near_duplicates=tuple(sorted(near, key=lambda entry: entry.row)),
+        conflicts=tuple(conflicts),
+        one_word_answers=tuple(pair.row for pair in usable if _is_one_word(pair.answer)),
+        answers_shared=tuple(_shared_answers(usable)),
+        odd_texts=_odd_texts(usable),
+        straddling_groups=tuple(straddling),
+        tokens={pair.row: tokens[pair.row] for pair in usable} if tokens else {},
+        max_length=max_length,
+        threshold=near_duplicate_threshold,
+    )
+
+
+def _unusable(pairs: Sequence[Pair]) -> Iterable[RejectedRow]:
+    given = sum(pair.split is not None for pair in pairs)
+    for pair in pairs:
+        if not has_visible_text(pair.question) or not has_visible_text(pair.answer):
+            empty = "question" if not has_visible_text(pair.question) else "answer"
+            yield RejectedRow(pair.row, f"the {empty} is empty", pair.to_record())
+        elif given and pair.split is None:
+            yield RejectedRow(pair.row, f"it has no split, while {given} other rows have one", pair.to_record())
+
+
+def _without_exact_duplicates(pairs: Iterable[Pair]) -> tuple[list[Pair], list[Duplicate]]:
+    """The first of all identical pairs, and the copies; identical pairs in different given splits are a leak."""
+    first: dict[tuple[object, ...], int] = {}
+    kept, copies = [], []
+    for pair in pairs:
+        key = (pair.split, *((message.role, normalize_unicode(message.content)) for message in pair.messages))
+        if key in first:
+            copies.append(Duplicate(pair.row, first[key]))
+        else:
+            first[key] = pair.row
+            kept.append(pair)
+    return kept, copies
+
+
+def _repeated_questions(pairs: Sequence[Pair]) -> tuple[list[SharedText], list[NearDuplicate]]:
+    """Repeated questions: conflicts if their answers differ, near-duplicates if they are equal.
+
+    Conversations of several turns are ignored, because they may begin with the same question and differ later.
+    """
+    by_question = group_by(
+        (pair for pair in pairs if pair.turns == 1), lambda pair: (pair.system, casefold_normalize(pair.question))
+    )
+    conflicts, reworded = [], []
+    for same in by_question.values():
+        answers: dict[str, Pair] = {}
+        for pair in same:
+            earlier = answers.setdefault(casefold_normalize(pair.answer), pair)
+            if earlier is not pair:
+                reworded.append(NearDuplicate(pair.row, earlier.row, 1.0, pair.question, earlier.question))
+        if len(answers) > 1:
+            conflicts.append(SharedText(same[0].question, tuple(pair.row for pair in same)))
+    return conflicts, reworded
+
+
+def _near_duplicates(pairs: Sequence[Pair], threshold: float) -> list[NearDuplicate]:
+    by_question = group_by(pairs, lambda pair: casefold_normalize(pair.compared_question))
+    distinct = [same[0] for same in by_question.values()]
+    index = NearDuplicateIndex([pair.compared_question for pair in distinct], threshold)
+    found = []
+    for number, pair in enumerate(distinct):
+        match = index.nearest(number)
+        if match is not None:
+            other = distinct[match[0]]
+            found.append(NearDuplicate(pair.row, other.row, round(match[1], 4), pair.question, other.question))
+        index.add(number)
+    return found
+
+
+def _shared_answers(pairs: Sequence[Pair]) -> Iterable[SharedText]:
+    """Answers to several different questions, except the answer that declines, which is meant to be shared."""
+    single_turn = (pair for pair in pairs if pair.answerable and pair.turns == 1)
+    for same in group_by(single_turn, lambda pair: casefold_normalize(pair.answer)).values():
+        if len({casefold_normalize(pair.question) for pair in same}) > 1:
+            yield SharedText(same[0].answer, tuple(pair.row for pair in same))
+
+
+def _is_one_word(answer: str) -> bool:
+    return max(len(answer.split()), len(_CJK.findall(answer))) <= 1
+
+
+def _odd_texts(pairs: Sequence[Pair]) -> dict[str, tuple[int, ...]]:
+    texts = ["\n".join(message.content for message in pair.messages if message.role != "system") for pair in pairs]
+    found = {
+        kind: tuple(pair.row for pair, text in zip(pairs, texts, strict=True) if is_odd(pair, text))
+        for kind, is_odd in _ODD_TEXTS.items()
+    }
+    return {kind: rows for kind, rows in found.items() if rows}
+
+
+# Messages
+
+
+def _problem(severity: Severity, title: str, detail: str, rows: Iterable[int] = ()) -> Problem:
+    return {"severity": severity, "title": title, "detail": detail, "rows": sorted(rows)[:_MAX_PROBLEM_ROWS]}
+
+
+def _row_problems(findings: Findings) -> Iterable[Problem]:
+    if problem := too_few_units(findings.usable):
+        what, remedy = problem
+        yield _problem("error", "A study cannot start from this file", f"{what[0].upper()}{what[1:]}. {remedy}.")
+    elif len(findings.usable) < _SMALL_DATASET:
+        yield _problem(
+            "warning", f"Only {count_noun(len(findings.usable), 'usable pair')}",
+            "A held-out test of this size can only detect large differences; several hundred pairs give a more precise "
+            "result.",
+        )
+    if findings.rejected:
+        reasons = Counter(_general_reason(entry.reason) for entry in findings.rejected).most_common(4)
+        yield _problem(
+            "warning", f"{count_noun(len(findings.rejected), 'row')} cannot be used",
+            f"Left out: {'; '.join(f'{reason} ({count:,})' for reason, count in reasons)}.",
+            (entry.row for entry in findings.rejected),
+        )
+    if findings.exact_duplicates:
+        yield _problem(
+            "warning", count_noun(len(findings.exact_duplicates), "exact duplicate"),
+            "Question and answer are identical to those of an earlier row. The first row is kept, and its copies are "
+            "left out.",
+            (copy.row for copy in findings.exact_duplicates),
+        )
+
+
+def _content_problems(findings: Findings) -> Iterable[Problem]:
+    if findings.near_duplicates:
+        near = findings.near_duplicates[0]
+        yield _problem(
+            "warning", count_noun(len(findings.near_duplicates), "near-duplicate question"),
+            f"They are similar to an earlier question (similarity {findings.threshold:g} or more), for example row "
+            f"{near.row}, {_quote(near.question)}, and row {near.of}, {_quote(near.other)}. They are kept; a held-out "
+            "question that is similar to a training question counts as a leak.",
+            (entry.row for entry in findings.near_duplicates),
+        )
+    if findings.conflicts:
+        example = findings.conflicts[0]
+        yield _problem(
+            "warning", f"{count_noun(len(findings.conflicts), 'question')} with conflicting answers",
+            f"Rows {', '.join(map(str, example.rows[:5]))} give different answers to {_quote(example.text)}. They are "
+            "kept; a model that is trained on them learns a mixture of the answers.",
+            (row for conflict in findings.conflicts for row in conflict.rows),
+        )
+    if findings.one_word_answers:
+        yield _problem(
+            "warning", count_noun(len(findings.one_word_answers), "one-word answer"),
+            "They are kept. Exact match is suitable for them; token F1 and ROUGE-L are not informative.",
+            findings.one_word_answers,
+        )
+    for kind, odd in findings.odd_texts.items():
+        yield _problem("warning", f"{count_noun(len(odd), 'row')}: {kind}", "They are kept unchanged.", odd)
+    if findings.answers_shared:
+        rows = [row for shared in findings.answers_shared for row in shared.rows]
+        yield _problem(
+            "info", f"{count_noun(len(findings.answers_shared), 'answer')} shared by several questions",
+            f"{count_noun(len(rows), 'row')} in total. This is often intended (several phrasings of one fact), so they "
+            "are kept and do not count as leaks.",
+            rows,
+        )
+    if over := findings.over_long:
+        longest = max(findings.tokens[row] for row in over)
+        yield _problem(
+            "warning", f"{count_noun(len(over), 'row')} longer than {findings.max_length} tokens",
+            f"Training truncates them at the end; the longest has {longest:,} tokens. Raise train.max_length to train "
+            "on the complete text, which needs more memory.",
+            over,
+        )
+
+
+def _split_problems(findings: Findings) -> Iterable[Problem]:
+    if has_given_split(findings.usable):
+        sizes = Counter(pair.split for pair in findings.usable)
+        shown = ", ".join(f"{split} {count:,}" for split, count in sorted(sizes.items(), key=str))
+        yield _problem("info", "The file specifies the split", f"It is used as given: {shown}.")
+    if findings.straddling_groups:
+        yield _problem(
+            "warning", f"{count_noun(len(findings.straddling_groups), 'group')} on both sides of the given split",
+            f"For example {', '.join(map(_quote, findings.straddling_groups[:3]))}. The split is used as given; "
+            "held-out scores may be too optimistic.",
+        )
+
+
+def _reading_problems(findings: Findings) -> Iterable[Problem]:
+    for change, rows in findings.dataset.changes.items():
+        yield _problem("info", f"{count_noun(len(rows), 'row')}: {change}", "", rows)
+    for note in findings.dataset.notes:
+        yield _problem("info", note[0].upper() + note[1:], "")
+
+
+def _quote(text: str) -> str:
+    line = " ".join(text.split())
+    return f'"{line if len(line) <= 80 else line[:79] + "…"}"'
+
+
+def _general_reason(reason: str) -> str:
+    """A reason without the details of the row, so that similar reasons are counted together."""
+    return re.sub(r"(?<![\w-])\d+(?:,\d+)*\b", "…", reason.split(" (line")[0].split(": ")[0])

@@ -1,0 +1,149 @@
+"""Export format ``adapter``: the LoRA weights alone, for PEFT and vLLM."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.arms import ARMS
+from assistant_builder.atomic_io import file_hash, read_json
+from assistant_builder.errors import ModelError
+from assistant_builder.export.snippets import chat_lines, curl_command, shell_word
+from assistant_builder.export_formats import (
+    OTHER_FILES_BYTES,
+    ExportFormat,
+    ExportSource,
+    LoadingContext,
+    Snippet,
+)
+from assistant_builder.models.checkpoint_dir import read_object
+from assistant_builder.quantization import METHODS
+from assistant_builder.study import Study
+
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Values that vLLM's ``--max-lora-rank`` accepts (``vllm/config/lora.py``)."""
+
+
+class AdapterFormat(ExportFormat):
+    """The trained weights and their settings; the base model is loaded from its own source."""
+
+    name = "adapter"
+    label = "Adapter"
+    noun = "adapter"
+    explanation = "the trained part alone, small, to be put on its base model"
+    contents = ("Adapter weights and settings, tokenizer and chat template, a model card with the study's numbers, and "
+                "how to load it; as a folder and as one zip.")
+    activity = "Copying the adapter"
+    needs_base = True
+    keeps_storage = True
+    zipped = True
+    library = "peft"
+    relation = "adapter"
+
+    def cell(self, arm: str) -> str | None:
+        """The arm as it was trained."""
+        return ARMS[arm].cell
+
+    def estimated_bytes(self, summary: Mapping[str, Any]) -> int:
+        """The files, and the zip of them."""
+        return 2 * (int(summary["adapter_bytes"]) + OTHER_FILES_BYTES)
+
+    def write(self, source: ExportSource, folder: Path) -> list[str]:
+        """Write ``adapter_model.safetensors`` and an ``adapter_config.json`` that names a base others can load."""
+        trained = trained_adapter(source.study, source.arm)
+        shutil.copyfile(trained / "adapter_model.safetensors", folder / "adapter_model.safetensors")
+        config = read_object(trained / "adapter_config.json")
+        config |= {"base_model_name_or_path": source.base_name, "revision": source.study.config.model.revision}
+        write_object(folder / "adapter_config.json", config)
+        return []
+
+    def snippets(self, context: LoadingContext) -> list[Snippet]:
+        """PEFT, and vLLM for the arm whose base vLLM stores in the same way."""
+        python = Snippet("python", "Python, with transformers and peft", "python", _python(context))
+        if ARMS[context.arm].quantized:
+            return [python]
+        return [python, Snippet("server", "As a server, with vLLM", "shell", _server(context))]
+
+    def summary(self, arm: str, arm_label: str) -> str:
+        """What the adapter is."""
+        return ("An assistant for the questions of one domain, as an adapter that is put on its base model: "
+                f"{arm_label}.")
+
+    def limitation(self, arm: str) -> str:
+        """The base decides what the adapter is."""
+        return (f"The adapter was trained on a {ARMS[arm].base_label} base. On the full 16-bit base it is another "
+                "assistant than the one judged here.") if ARMS[arm].quantized else ""
+
+    def load(self, study: Study, arm: str, base: Path, folder: Path, options: dict[str, Any]) -> Any:
+        """Load the base as in training, and the adapter on it."""
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM
+
+        from assistant_builder.models.loading import DTYPES, base_spec, load_base
+
+        model = study.config.model
+        dtype = next(name for name, value in DTYPES.items() if value == options["dtype"])
+        method = METHODS[ARMS[arm].base_storage(model.quant_type)]
+        config = method.transformers_config(double_quant=model.double_quant, compute_dtype=dtype)
+        if method.quantizes and config is None:  # transformers does not know the method
+            loaded = load_base(base_spec(model, base, method.name, compute_dtype=dtype))
+        else:
+            if config is not None:  # quantized from float16: NF4 of weights rounded to bfloat16 is another base
+                options = {**options, "dtype": DTYPES["float16"], "quantization_config": config.build()}
+            loaded = AutoModelForCausalLM.from_pretrained(base, **options)
+        return PeftModel.from_pretrained(loaded, str(folder))
+
+
+def trained_adapter(study: Study, arm: str) -> Path:
+    """Folder of the adapter that training wrote.
+
+    Raises:
+        ModelError: The adapter is not the one that was trained.
+    """
+    folder = study.arm_folder(arm) / "adapter"
+    expected = read_json(study.arm_folder(arm) / "summary.json")["adapter_sha256"]
+    if file_hash(folder / "adapter_model.safetensors") != expected:
+        raise ModelError("the adapter is not the one that training wrote", where=str(folder),
+                         remedy=f"Train it again with 'assistant-builder run {study.name} --redo'")
+    return folder
+
+
+def write_object(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a JSON object as transformers and PEFT write theirs."""
+    path.write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _python(context: LoadingContext) -> str:
+    model = context.model
+    method = METHODS[ARMS[context.arm].base_storage(model.quant_type)]
+    config = method.transformers_config(double_quant=model.double_quant, compute_dtype=context.compute_dtype)
+    quantized = f", quantization_config={config.source()}" if config else ""
+    # quantized from float16, as in training: rounding to bfloat16 first would give other 4-bit weights
+    dtype = "float16" if method.quantizes else context.compute_dtype
+    names = "AutoModelForCausalLM, AutoTokenizer, " + (f"{config.class_name}, " if config else "") + "pipeline"
+    return "\n".join([
+        *([f"# It was trained on a base stored as {method.label}, which transformers cannot make: answers may differ."]
+          if method.quantizes and config is None else []),
+        f"from transformers import {names}; from peft import PeftModel",
+        f'base = AutoModelForCausalLM.from_pretrained({context.base!r}, dtype="{dtype}"{quantized})',
+        f'assistant = pipeline("text-generation", model=PeftModel.from_pretrained(base, {context.folder!r}), '
+        f"tokenizer=AutoTokenizer.from_pretrained({context.folder!r}))",
+        *chat_lines(context),
+    ])
+
+
+def _server(context: LoadingContext) -> str:
+    rank = next((known for known in VLLM_RANKS if known >= context.rank), context.rank)
+    return "\n".join([
+        f"vllm serve {shell_word(context.base)} --max-model-len {context.context} --enable-lora "
+        f"--max-lora-rank {rank} "
+        f"--lora-modules {shell_word(f'{context.name}={context.folder}')} "
+        f"--chat-template {shell_word(context.folder)}/chat_template.jinja",  # has the study's date, if any
+        curl_command(context),
+    ])
+
+
+ADAPTER = AdapterFormat()

@@ -1,0 +1,133 @@
+"""The folder of an export: written to a temporary folder, then moved atomically, without loss of the user's files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from assistant_builder.atomic_io import read_json
+from assistant_builder.errors import AssistantBuilderError, ConfigError, ResourceError, StudyError
+
+RECORD = "export.json"
+"""Record of an export; written last, so that a folder without it is not an export, or not a complete one."""
+_SCRATCH = ".assistant-builder-"
+
+
+def check_target(target: Path, *, force: bool) -> None:
+    """Refuse a target that an export must not be written to.
+
+    Raises:
+        ConfigError: It is a file, or a folder with something in it and ``force`` is off.
+    """
+    if target.exists() and not target.is_dir():
+        raise ConfigError(f"{target} is a file", remedy="Name a folder, new or empty")
+    found = _content(target)
+    if found and not force:
+        kind = "holds an earlier export" if (target / RECORD) in found else f"is not empty ({found[0].name}, …)"
+        raise ConfigError(f"the folder {target} {kind}; nothing was written",
+                          remedy="Name a new or empty folder, or pass --force: files of the same name are replaced, "
+                          "all others stay")
+
+
+@contextmanager
+def atomic_directory(target: Path, *, force: bool, needed: int) -> Iterator[Path]:
+    """Yield an empty folder; its files are moved to ``target`` if the block succeeds, and removed if it fails.
+
+    Args:
+        target: Folder of the export.
+        force: Whether files of the same name may be replaced. Files of an earlier export that this one does not have
+            are removed; all other files stay.
+        needed: Bytes that must be free.
+
+    Yields:
+        The folder to fill.
+
+    Raises:
+        ConfigError: As :func:`check_target`.
+        ResourceError: The disk is too full.
+        StudyError: The folder cannot be written to.
+    """
+    check_target(target, force=force)
+    scratch: Path | None = None
+    try:
+        inside = target.is_dir()  # an existing folder may be a mount point, which cannot be replaced by rename
+        parent = target if inside else target.parent
+        parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(parent)
+        _check_disk(parent, needed)
+        scratch = Path(tempfile.mkdtemp(dir=parent, prefix=f"{_SCRATCH}{os.getpid()}-"))
+        yield scratch
+        for path in scratch.iterdir():
+            path.chmod(0o644)  # safetensors writes for the owner only
+        if inside:
+            _move_into(scratch, target)
+        else:
+            scratch.chmod(0o755)
+            os.rename(scratch, target)
+    except OSError as error:
+        raise _translate(error, target) from error
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _content(target: Path) -> list[Path]:
+    if not target.is_dir():
+        return []
+    return [path for path in sorted(target.iterdir()) if not path.name.startswith(_SCRATCH)]
+
+
+def _move_into(scratch: Path, target: Path) -> None:
+    """Replace file by file; the record is removed first and written last: a mixture is never taken for an export."""
+    stale = _listed(target / RECORD) - {path.name for path in scratch.iterdir()}
+    (target / RECORD).unlink(missing_ok=True)
+    for path in sorted(scratch.iterdir(), key=lambda path: path.name == RECORD):
+        os.replace(path, target / path.name)
+    for name in stale:
+        (target / name).unlink(missing_ok=True)
+
+
+def _listed(record: Path) -> set[str]:
+    """Names of the files of an earlier export that are located directly in its folder."""
+    try:
+        names = [entry["name"] for entry in read_json(record)["files"]]
+    except (OSError, StudyError, KeyError, TypeError):
+        return set()
+    return {name for name in names if isinstance(name, str) and Path(name).name == name}
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove the temporary folders of exports that were killed."""
+    for path in parent.glob(f"{_SCRATCH}*"):
+        pid = path.name.removeprefix(_SCRATCH).partition("-")[0]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _check_disk(parent: Path, needed: int) -> None:
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise ResourceError(f"the export needs {needed / 1e6:,.0f} MB of disk; {free / 1e6:,.0f} MB are free",
+                            where=str(parent), remedy="Free disk space, or name a folder on another disk")
+
+
+def _translate(error: OSError, target: Path) -> AssistantBuilderError:
+    if error.errno == errno.ENOSPC:
+        return ResourceError("the disk is full; nothing was written", where=str(target),
+                             remedy="Free disk space, or name a folder on another disk")
+    return StudyError(f"the export cannot be written: {error.strerror or error}", where=str(target),
+                      remedy="Name a folder that you may write to")
+
+
+def describe_files(folder: Path) -> list[dict[str, Any]]:
+    """Name and bytes of every file, largest first."""
+    found = [{"name": path.name, "bytes": path.stat().st_size} for path in folder.iterdir() if path.is_file()]
+    return sorted(found, key=lambda entry: (-int(str(entry["bytes"])), str(entry["name"])))

@@ -1,0 +1,223 @@
+"""One export from beginning to end: weights, tokenizer, verification, card, archive, then the move to its folder."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from assistant_builder import __version__
+from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.chat.ask import context_tokens, default_system_prompt
+from assistant_builder.data.card import inline
+from assistant_builder.errors import AssistantBuilderError, ResourceError
+from assistant_builder.export.adapter import write_object
+from assistant_builder.export.atomic_dir import RECORD, atomic_directory, describe_files
+from assistant_builder.export.card import DATA_CARD, model_card, rescore_sentences, shareable_data_card, title
+from assistant_builder.export.ollama import recognise
+from assistant_builder.export.snippets import loading_document
+from assistant_builder.export.verify import Rescore, measured, rescore
+from assistant_builder.export_formats import (
+    ExportSource,
+    ExportSpec,
+    LoadingContext,
+    Snippet,
+    base_name,
+    estimated_bytes,
+    require_trained,
+)
+from assistant_builder.models.catalog import resolve
+from assistant_builder.models.chat_template import ChatTokenizer, asks_for_date
+from assistant_builder.models.checkpoint_dir import context_length, read_object
+from assistant_builder.models.download import fetch
+from assistant_builder.models.remote_code import allows_code
+from assistant_builder.study import Study
+
+VERSION = 1
+Report = Callable[[int, str], None]
+"""Progress callback: percent done and current activity; may raise Cancelled."""
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt",
+)
+_LOADED, _WRITTEN, _READ_BACK, _SCORED = 10, 35, 45, 90
+
+
+def write_export(
+    study: Study, spec: ExportSpec, target: Path, *, force: bool, sample: int, report: Report,
+    archive: Path | None = None,
+) -> dict[str, Any]:
+    """Export one arm.
+
+    Args:
+        study: A study with this arm trained.
+        spec: Arm and format.
+        target: The folder to make.
+        force: Whether files there may be replaced.
+        sample: Held-out items to score again.
+        report: Progress callback.
+        archive: A zip file to write in addition; some formats always have one in their folder.
+
+    Returns:
+        The content of ``export.json``, with ``folder`` and ``archive``.
+
+    Raises:
+        StudyError: The arm is not trained, or the folder cannot be written.
+        ModelError: The base is not available, or the weights do not fit the format.
+        EvaluationError: The written model does not score as the evaluation measured.
+        ResourceError: Memory or disk does not suffice.
+        Cancelled: The user cancelled the export; no files remain.
+    """
+    require_trained(study, spec)
+    needed = estimated_bytes(study, spec)
+    with atomic_directory(target, force=force, needed=needed) as scratch:
+        try:
+            record = _fill(study, spec, scratch, sample, report)
+        except Exception as error:
+            if "No space left" in str(error):  # safetensors has an error of its own
+                raise ResourceError("the disk is full; nothing was written", where=str(target),
+                                    remedy="Free disk space, or name a folder on another disk") from error
+            raise
+        name = f"{study.name}-{spec.name}"
+        zipped = None
+        if spec.export_format.zipped:
+            zipped = f"{name}.zip"
+            _zip(scratch, scratch / zipped, name)
+        write_json(scratch / RECORD, {**record, "archive": zipped, "files": describe_files(scratch)})
+    if archive is not None:
+        report(95, "Packing the download")
+        _zip(target, archive, name)
+    return read_export(target) or {}
+
+
+def _fill(study: Study, spec: ExportSpec, folder: Path, sample: int, report: Report) -> dict[str, Any]:
+    model = study.config.model
+    report(0, "Looking for the base model")
+    ref = resolve(model.base, trust_remote_code=allows_code(model))
+    base = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
+    prompter = ChatTokenizer.load(base, study.keep_template_date())
+    system = default_system_prompt(study)
+    match = recognise(prompter, system)
+    report(_LOADED, spec.export_format.activity)
+    notes = spec.export_format.write(
+        ExportSource(study, spec.arm, title(study, spec), base, base_name(study)[0], prompter, system), folder
+    )
+    copy_tokenizer(base, folder, prompter, adds_bos=match.adds_bos if match else None)
+    report(_WRITTEN, "Loading what was written")
+
+    def tick(done: int, total: int) -> None:
+        report(_READ_BACK + (_SCORED - _READ_BACK) * done // total, f"Scoring it again: {done} of {total} items")
+
+    found = rescore(study, spec, base, folder, sample=sample, tick=tick)
+    report(_SCORED, "Writing the model card")
+    dated = study.template_date if asks_for_date(prompter.tokenizer.chat_template) else None
+    return _describe(study, spec, folder, found, template=match.family.name if match else None, notes=notes,
+                     dated=dated)
+
+
+def _describe(
+    study: Study, spec: ExportSpec, folder: Path, found: Rescore, *, template: str | None, notes: list[str],
+    dated: date | None,
+) -> dict[str, Any]:
+    """Write cards and LOADING.md; return their part of ``export.json``. ``dated``: the date in the chat template."""
+    path = study.folder / "report.json"
+    summary = read_json(path) if path.is_file() else None
+    ways = ways_to_load(study, spec, folder=".", base=base_name(study)[0])
+    card = model_card(study, spec, summary, found, ways, template_date=dated)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    hints = ["Run these in the folder of the export, or put its path for the dot."]
+    if spec.export_format.needs_base:
+        hints.append("README.md says where the base comes from and how to get the same weights as were measured. "
+                     "Ollama and most other programs need one complete model: export with --format merged for them.")
+    (folder / "LOADING.md").write_text(
+        loading_document(ways, [*hints, *map(inline, notes)], f"How to load {title(study, spec)}"), encoding="utf-8"
+    )
+    data_card = study.folder / "data" / "card.md"
+    described = data_card.read_text(encoding="utf-8") if data_card.is_file() else "# Data\n\nNot described.\n"
+    (folder / DATA_CARD).write_text(shareable_data_card(described), encoding="utf-8")
+    return {
+        "version": VERSION, "study": study.name, "arm": spec.arm, "format": spec.format, "cell": spec.cell,
+        "assistant_builder": __version__, "base_model": base_name(study)[0],
+        "adapter_sha256": read_json(study.arm_folder(spec.arm) / "summary.json")["adapter_sha256"],
+        "chat_template": template, "rescore": found.to_record(), "sentences": [*rescore_sentences(found), *notes],
+    }
+
+
+def ways_to_load(study: Study, spec: ExportSpec, *, folder: str, base: str) -> list[Snippet]:
+    """How to load an export.
+
+    Args:
+        study: The study.
+        spec: What was exported.
+        folder: Path of the export.
+        base: Name or folder of the base.
+    """
+    config = study.config
+    known = measured(study, spec)
+    dtype = str(known.scores["compute_dtype"]) if known else read_json(
+        study.arm_folder(spec.arm) / "summary.json")["compute_dtype"]
+    return spec.export_format.snippets(LoadingContext(
+        arm=spec.arm, folder=folder, base=base, name=study.name, system=default_system_prompt(study), model=config.model,
+        compute_dtype=dtype, max_new_tokens=config.eval.max_new_tokens, rank=config.train.rank,
+        context=context_tokens([config], _model_context(study)),
+    ))
+
+
+def _model_context(study: Study) -> int:
+    """Context length of the base in tokens, from its folder or the catalog; else the length that the study uses."""
+    model = study.config.model
+    ref = resolve(model.base, trust_remote_code=allows_code(model))
+    folder = base_name(study)[1]
+    if folder is not None and (folder / "config.json").is_file():
+        return context_length(folder)
+    return ref.entry.context_length if ref.entry else study.config.train.max_length
+
+
+def read_export(folder: Path) -> dict[str, Any] | None:
+    """``export.json`` of a folder, with the folder's path; None if there is no complete export."""
+    path = folder / RECORD
+    if not path.is_file():
+        return None
+    try:
+        record = read_json(path)
+    except AssistantBuilderError:
+        return None
+    return {**record, "folder": str(folder), "bytes": sum(entry["bytes"] for entry in record["files"])}
+
+
+def copy_tokenizer(base: Path, folder: Path, prompter: ChatTokenizer, *, adds_bos: bool | None) -> None:
+    """Write tokenizer and chat template as the study used them.
+
+    Args:
+        base: Folder of the base model.
+        folder: Folder to write to.
+        prompter: The base's tokenizer, for the chat template of a base that has none.
+        adds_bos: Whether a server must put the BOS token before a rendered prompt; None: unknown.
+    """
+    for name in _TOKENIZER_FILES:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, folder / name)
+    template = prompter.tokenizer.chat_template
+    settings = read_object(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    if isinstance(template, str):
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+        settings["chat_template"] = template  # Ollama's converter and older readers look here
+    if adds_bos is False:
+        settings["add_bos_token"] = False
+    write_object(folder / "tokenizer_config.json", settings)
+
+
+def _zip(folder: Path, archive: Path, name: str) -> None:
+    """Zip a folder, its files below ``name/``, without compression: weights hardly compress."""
+    temporary = archive.with_name(f".{archive.name}.part")
+    try:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as file:
+            for path in sorted(folder.iterdir()):
+                if path.is_file() and not path.name.startswith(".") and path.suffix != ".zip":
+                    file.write(path, f"{name}/{path.name}")
+        shutil.move(temporary, archive)
+    finally:
+        temporary.unlink(missing_ok=True)

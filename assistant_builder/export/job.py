@@ -1,0 +1,240 @@
+"""An export in its own process, followed through files, so that a reload of the page finds it again.
+
+``exports/<arm>-<format>/`` of the study holds ``status.json`` (written by that process), ``log.txt``, and, if the
+page started it, the export itself in ``files/`` and its archive.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.atomic_io import read_json, write_json, write_text
+from assistant_builder.child_process import compute_environment, python_command
+from assistant_builder.errors import AssistantBuilderError, StudyError
+from assistant_builder.export.atomic_dir import check_target
+from assistant_builder.export.export import read_export
+from assistant_builder.export.verify import DEFAULT_SAMPLE
+from assistant_builder.export_formats import ExportSpec, estimated_bytes, require_trained
+from assistant_builder.study import Study
+from assistant_builder.study.locks import process_alive, process_identity
+from assistant_builder.study.steps import Progress, State
+from evals.report.format import size
+
+ZIP_LIMIT = 2_000_000_000
+"""Size beyond which the page offers the folder without an archive, which would take long to write."""
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """Content of ``status.json``.
+
+    Attributes:
+        state: As last written; :meth:`ExportJob.record` turns a dead ``running`` into ``lost``.
+        target: The folder that is made.
+        started: Unix time of the start.
+        seconds: Duration, once it has ended.
+        percent: Progress.
+        message: Current activity.
+        pid: Process id.
+        process_started: Start time of the process, which distinguishes it from a later one with the same id.
+        error: ``AssistantBuilderError.to_record()`` of a failed export.
+    """
+
+    state: State
+    target: str
+    started: float
+    seconds: float = 0.0
+    percent: int = 0
+    message: str = ""
+    pid: int | None = None
+    process_started: str | float | None = None
+    error: dict[str, Any] | None = None
+
+
+class ExportJob:
+    """The export of one arm in one format; at most one runs at a time.
+
+    Args:
+        study: The study.
+        spec: Arm and format.
+    """
+
+    def __init__(self, study: Study, spec: ExportSpec) -> None:
+        self.study, self.spec = study, spec
+        self.folder = study.folder / "exports" / spec.name
+        self.status_file = self.folder / "status.json"
+        self.log_file = self.folder / "log.txt"
+        self.files = self.folder / "files"
+        self.archive = self.folder / f"{study.name}-{spec.name}.zip"
+        self._cancel_file = self.folder / "cancel"
+
+    def record(self) -> JobRecord | None:
+        """The record of the last export; None if there was none."""
+        if not self.status_file.exists():
+            return None
+        try:
+            record = JobRecord(**read_json(self.status_file))
+        except (TypeError, StudyError):
+            return None  # of another version: nothing depends on it
+        if record.state == "running" and not process_alive(record.pid, record.process_started):
+            return replace(record, state="lost")
+        return record
+
+    @property
+    def running(self) -> bool:
+        """Whether its process is alive."""
+        record = self.record()
+        return record is not None and record.state == "running"
+
+    def write(self, record: JobRecord) -> None:
+        """Replace ``status.json``."""
+        write_json(self.status_file, asdict(record))
+
+    def start(
+        self, target: Path | None = None, *, force: bool = False, sample: int = DEFAULT_SAMPLE
+    ) -> subprocess.Popen[bytes]:
+        """Start the export as a process that outlives this one.
+
+        Args:
+            target: The folder to make; None: the study's own, with an archive unless it is too large.
+            force: Whether files in ``target`` may be replaced; in the study's own they are.
+            sample: Held-out items to score again.
+
+        Raises:
+            StudyError: The arm is not trained, or is being exported.
+            ConfigError: The folder must not be written to.
+        """
+        require_trained(self.study, self.spec)
+        if self.running:
+            raise StudyError(f"the {self.spec.arm} assistant is being exported already ({self.spec.format})",
+                             where=f"study {self.study.name}", remedy="Wait until that is done")
+        words = python_command("-m", "assistant_builder.export", "--study", str(self.study.folder),
+                               "--arm", self.spec.arm, "--format", self.spec.format, "--sample", str(sample))
+        if target is not None:
+            check_target(target, force=force)
+            words += ["--to", str(target), *(["--force"] if force else [])]
+        else:
+            words += ["--to", str(self.files), "--force"]
+            if not self.spec.export_format.zipped and estimated_bytes(self.study, self.spec) <= ZIP_LIMIT:
+                words += ["--zip", str(self.archive)]
+        return self._launch(words, target or self.files)
+
+    def _launch(self, words: list[str], target: Path) -> subprocess.Popen[bytes]:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._cancel_file.unlink(missing_ok=True)
+            with self.log_file.open("wb") as log:
+                process = subprocess.Popen(
+                    words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                    env=compute_environment(),
+                )
+            # Written before the child writes, so that its death is noticed even if it never writes its own record.
+            self.write(JobRecord("running", str(target), time.time(), message="Starting", pid=process.pid,
+                                 process_started=process_identity(process.pid)))
+        except OSError as error:
+            raise StudyError(f"the export cannot be started: {error.strerror or error}", where=str(self.folder),
+                             remedy="Free disk space, or make the study's folder writable") from error
+        return process
+
+    # cancelling
+
+    def request_cancel(self) -> None:
+        """Ask the process to stop; it checks between two activities."""
+        write_text(self._cancel_file, "")
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether a cancellation was requested."""
+        return self._cancel_file.exists()
+
+    def remove(self) -> None:
+        """Remove the files in the study's folder; an export to another folder stays."""
+        if self.running:
+            raise StudyError("the export is running", remedy="Cancel it first")
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def follow(
+    job: ExportJob, process: subprocess.Popen[bytes], on_progress: Callable[[JobRecord], None]
+) -> JobRecord:
+    """Wait for an export that this process has started.
+
+    Args:
+        job: The export.
+        process: Its process.
+        on_progress: Callback for each state of the record.
+
+    Returns:
+        The record of the finished export.
+
+    Raises:
+        AssistantBuilderError: It failed, was cancelled, or died.
+    """
+    while process.poll() is None:
+        try:
+            record = job.record()
+            if record is not None:
+                on_progress(record)
+            time.sleep(0.2)
+        except KeyboardInterrupt:
+            job.request_cancel()
+    record = job.record()
+    if record is not None and record.state == "succeeded":
+        return record
+    if record is not None and record.error is not None:
+        raise AssistantBuilderError(record.error["what"], where=record.error["where"], remedy=record.error["remedy"])
+    died = f"its process was ended by signal {-process.returncode}" if process.returncode < 0 else "its process died"
+    raise AssistantBuilderError(died, where=f"export {job.spec.name}", remedy=lost_remedy(job))
+
+
+def lost_remedy(job: ExportJob) -> str:
+    """Remedy for an export whose process died without a record."""
+    return f"Usually memory ran out: close other programs and try again. The log is {job.log_file}"
+
+
+def export_to(
+    study: Study, spec: ExportSpec, target: Path, *, force: bool, sample: int,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> dict[str, Any]:
+    """Export to a folder and wait for the end, as the command line does.
+
+    Args:
+        study: The study.
+        spec: Arm and format.
+        target: The folder to make.
+        force: Whether files there may be replaced.
+        sample: Held-out items to score again.
+        on_progress: Progress callback.
+
+    Returns:
+        The content of the folder's ``export.json``, with the folder.
+
+    Raises:
+        AssistantBuilderError: The export failed; the folder is unchanged.
+    """
+    job = ExportJob(study, spec)
+    target = target.expanduser().absolute()
+
+    def report(record: JobRecord) -> None:
+        on_progress(Progress(record.percent, 100, "%", record.message))
+
+    follow(job, job.start(target, force=force, sample=sample), report)
+    record = read_export(target)
+    if record is None:
+        raise StudyError("the export is missing", where=str(target), remedy="Export again")
+    return record
+
+
+def summary_lines(record: dict[str, Any]) -> list[str]:
+    """The lines that the command line prints about a finished export."""
+    folder = Path(record["folder"])
+    lines = [*record["sentences"], f"{folder}: {size(record['bytes'])} in {len(record['files'])} files"]
+    if record["archive"]:
+        lines.append(f"In one file: {folder / record['archive']}")
+    return [*lines, f"How to load it: {folder / 'LOADING.md'}"]

@@ -1,0 +1,187 @@
+"""Export format ``merged``: base and adapter in one float16 model, for transformers, vLLM and Ollama."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.arms import ARMS
+from assistant_builder.atomic_io import read_jsonl
+from assistant_builder.errors import ModelError
+from assistant_builder.export.adapter import trained_adapter, write_object
+from assistant_builder.export.ollama import left_out, modelfile, recognise
+from assistant_builder.export.snippets import QUESTION, chat_lines, curl_command, shell_word
+from assistant_builder.export_formats import (
+    OTHER_FILES_BYTES,
+    ExportFormat,
+    ExportSource,
+    LoadingContext,
+    Snippet,
+)
+from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.models.checkpoint_dir import read_config, read_object
+from assistant_builder.study import Study
+
+_SHARD = "5GB"
+
+
+class MergedFormat(ExportFormat):
+    """The whole model in float16 safetensors, with a Modelfile."""
+
+    name = "merged"
+    label = "Whole model"
+    noun = "merged model"
+    explanation = "adapter and base in one, for Ollama, vLLM and transformers"
+    contents = ("16-bit safetensors of the whole model, tokenizer and chat template, a Modelfile for Ollama, a model "
+                "card with the study's numbers, and how to load it.")
+    activity = "Merging adapter and base"
+
+    def cell(self, arm: str) -> str | None:
+        """The merged arm."""
+        return ARMS[arm].merged_cell
+
+    def estimated_bytes(self, summary: Mapping[str, Any]) -> int:
+        """Two bytes for each parameter of the base."""
+        return 2 * (int(summary["total_parameters"]) - int(summary["trainable_parameters"])) + OTHER_FILES_BYTES
+
+    def write(self, source: ExportSource, folder: Path) -> list[str]:
+        """Write weights, ``generation_config.json`` and Modelfile."""
+        write_merged_weights(source.study, source.arm, source.base, folder)
+        write_generation_config(source.base, folder, source.prompter)
+        match = recognise(source.prompter, source.system)
+        varied = not source.system and _has_own_system_prompts(source.study)
+        (folder / "Modelfile").write_text(
+            modelfile(match, source.prompter, system=source.system, title=source.title, varied=varied),
+            encoding="utf-8", newline="\n",
+        )
+        return left_out(match, source.prompter, source.system)
+
+    def snippets(self, context: LoadingContext) -> list[Snippet]:
+        """Transformers, Ollama, vLLM."""
+        return [
+            Snippet("python", "Python, with transformers", "python", _python(context)),
+            Snippet("ollama", "On a laptop, with Ollama", "shell", _ollama(context)),
+            Snippet("server", "As a server, with vLLM or transformers", "shell", _server(context)),
+        ]
+
+    def summary(self, arm: str, arm_label: str) -> str:
+        """What was merged into what."""
+        base = (f"the base it was trained on, that is the {ARMS[arm].base_label} weights widened to 16 bits, and not\n"
+                "into the original 16-bit weights") if ARMS[arm].quantized else "the 16-bit base it was trained on"
+        return ("An assistant for the questions of one domain, as a whole model in 16 bits (float16 safetensors): "
+                f"{arm_label}, the adapter\nmerged into {base}.")
+
+    def note(self, arm: str) -> str:
+        """Why a 4-bit base becomes larger."""
+        return (f"Merged into the {ARMS[arm].base_label} base it was trained on, widened to 16 bits: into the original "
+                "weights it would be another assistant than the one measured.") if ARMS[arm].quantized else ""
+
+    def load(self, study: Study, arm: str, base: Path, folder: Path, options: dict[str, Any]) -> Any:
+        """Load the model from its folder."""
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_pretrained(folder, **options)
+
+
+def write_merged_weights(study: Study, arm: str, base: Path, folder: Path) -> None:
+    """Write the whole model in float16: the cell's own merge, with everything else as the base has it.
+
+    QLoRA is merged into the 4-bit base that it was trained on, dequantized, and never into the float16 weights, nor
+    into a 4-bit layer (see ``models.merging``).
+
+    Args:
+        study: The study.
+        arm: The arm whose adapter is merged.
+        base: Folder of the base model.
+        folder: Folder to write to.
+
+    Raises:
+        ModelError: The adapter is not the one that was trained, or a merged weight is not a finite float16 number.
+    """
+    from assistant_builder.models import loading
+    from assistant_builder.models.merging import merge
+    from evals.cells import base_of
+
+    # float16 arithmetic, so that embeddings, norms and head keep the base's float16 values; nothing is computed in it
+    spec = replace(base_of(study, base, ARMS[arm].base), compute_dtype="float16")
+    model = merge(loading.load_adapter(loading.load_base(spec), trained_adapter(study, arm)))
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is not None:
+        quantizer.remove_quantization_config(model)
+    _require_finite(model)
+    model.save_pretrained(str(folder), max_shard_size=_SHARD)
+    del model
+    loading.release()
+    write_object(folder / "config.json", _config(read_config(base)))
+
+
+def _require_finite(model: Any) -> None:
+    """Refuse weights beyond float16's largest value of 65,504: they are infinite, and the model generates noise."""
+    bad = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
+    if bad:
+        raise ModelError(
+            f"{len(bad)} merged weights are infinite or not numbers in float16; the first is {bad[0]}",
+            remedy="Export the adapter instead, or train again with a lower train.learning_rate",
+        )
+
+
+def _config(base: Mapping[str, Any]) -> dict[str, Any]:
+    """The base's own config.json with the dtype of these weights, under the keys of old readers and of new ones.
+
+    transformers 5 writes the rotary base into ``rope_parameters`` alone; Ollama's converter and transformers 4 look for
+    ``rope_theta`` and would silently use 10,000.
+    """
+    config = {**base, "dtype": "float16", "torch_dtype": "float16"}
+    rope = base.get("rope_parameters")
+    if isinstance(rope, dict) and "rope_theta" in rope:
+        config.setdefault("rope_theta", rope["rope_theta"])
+        if rope.get("rope_type", "default") != "default":
+            config.setdefault("rope_scaling", {key: value for key, value in rope.items() if key != "rope_theta"})
+    return config
+
+
+def write_generation_config(base: Path, folder: Path, prompter: ChatTokenizer) -> None:
+    """Write ``generation_config.json``: greedy, as evaluated, with the stop tokens of training."""
+    path = base / "generation_config.json"
+    config = read_object(path) if path.is_file() else {}
+    kept: dict[str, Any] = {key: config[key] for key in ("bos_token_id", "pad_token_id") if key in config}
+    ends = prompter.stop_ids
+    write_object(folder / "generation_config.json", {
+        "pad_token_id": prompter.pad_id, **kept, "eos_token_id": ends[0] if len(ends) == 1 else ends,
+        "do_sample": False,
+    })
+
+
+def _has_own_system_prompts(study: Study) -> bool:
+    records = read_jsonl(study.split_file("train"))
+    return any(turn["role"] == "system" for record in records for turn in record["messages"])
+
+
+def _python(context: LoadingContext) -> str:
+    return "\n".join([
+        "from transformers import pipeline",
+        f'assistant = pipeline("text-generation", model={context.folder!r}, dtype="{context.compute_dtype}")',
+        *chat_lines(context),
+    ])
+
+
+def _server(context: LoadingContext) -> str:
+    return "\n".join([
+        f"vllm serve {shell_word(context.folder)} --max-model-len {context.context} "
+        f"--served-model-name {shell_word(context.name)} --port 8000",
+        f"# or: transformers serve {shell_word(context.folder)} --port 8000",
+        curl_command(context),
+    ])
+
+
+def _ollama(context: LoadingContext) -> str:
+    return "\n".join([
+        f"cd {shell_word(context.folder)}",
+        f"ollama create {shell_word(context.name)} -f Modelfile",
+        f'ollama run {shell_word(context.name)} "{QUESTION}"',
+    ])
+
+
+MERGED = MergedFormat()

@@ -1,0 +1,247 @@
+"""An Ollama Modelfile over the merged weights, its template checked against the model's own chat template.
+
+The families' formats are data. A family is recognised by rendering conversations both ways: where no family gives the
+very text of the chat template, the Modelfile has no template and a comment instead, because a prompt that is nearly
+right costs quality without anyone noticing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from assistant_builder.data import Message
+from assistant_builder.models.chat_template import ChatTokenizer
+
+Turns = Sequence[tuple[str, str]]
+_SHOWN = 80
+"""Longest extract of a token that a message shows, in characters."""
+_PROBES: tuple[Turns, ...] = (
+    (("user", "Is this one question?"),),
+    (("user", "First question?\n\nIn two parts."), ("assistant", "First answer."), ("user", "And now?")),
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a family of models writes a conversation.
+
+    Attributes:
+        name: Common name.
+        user: Text before and after a question.
+        assistant: Text before and after an answer.
+        system: Text before and after the system prompt; None: the system prompt is part of a question.
+        system_in: The question that contains it in that case.
+        opening: Text that precedes the answer to be generated; None: the text before an answer.
+        stops: Texts at which generation ends.
+    """
+
+    name: str
+    user: tuple[str, str]
+    assistant: tuple[str, str]
+    system: tuple[str, str] | None = None
+    system_in: Literal["first", "last"] = "first"
+    opening: str | None = None
+    stops: tuple[str, ...] = ()
+
+    @property
+    def header(self) -> str:
+        """Text that precedes the answer to be generated."""
+        return self.assistant[0] if self.opening is None else self.opening
+
+    def render(self, system: str | None, turns: Turns) -> str:
+        """The prompt for the answer to the last of ``turns``."""
+        parts = [self.system[0], system, self.system[1]] if self.system and system is not None else []
+        bearer = 0 if self.system_in == "first" else len(turns) - 1
+        for place, (role, text) in enumerate(turns):
+            before, after = self.user if role == "user" else self.assistant
+            if system and self.system is None and place == bearer:
+                text = f"{system}\n\n{text}"
+            parts += [before, text, after]
+        return "".join([*parts, self.header])
+
+    def go_template(self) -> str:
+        """The same as a template of Go's text/template, over Ollama's ``.Messages`` and ``.System``.
+
+        It has no trim markers, so that line breaks of the format are kept.
+        """
+        user = "{{ .Content }}"
+        if self.system is None:
+            where = "le $i 1" if self.system_in == "first" else "eq (len (slice $.Messages $i)) 1"
+            user = f"{{{{ if and $.System ({where}) }}}}{{{{ $.System }}}}\n\n{{{{ end }}}}{{{{ .Content }}}}"
+        branches = [("user", self.user, user), ("assistant", self.assistant, "{{ .Content }}")]
+        if self.system is not None:
+            branches.insert(0, ("system", self.system, "{{ .Content }}"))
+        body = "".join(
+            f'{{{{ {"else " if place else ""}if eq .Role "{role}" }}}}{before}{content}{after}'
+            for place, (role, (before, after), content) in enumerate(branches)
+        )
+        return "{{ range $i, $m := .Messages }}" + body + "{{ end }}{{ end }}" + self.header
+
+
+def _chatml(name: str, opening: str | None = None) -> Family:
+    head = "<|im_start|>"
+    return Family(
+        name, user=(f"{head}user\n", "<|im_end|>\n"), assistant=(f"{head}assistant\n", "<|im_end|>\n"),
+        system=(f"{head}system\n", "<|im_end|>\n"), opening=opening, stops=("<|im_end|>",),
+    )
+
+
+def _headed(name: str, head: str, tail: str, end: str) -> Family:
+    """A family in which every role has a header of the same form."""
+    system, user, assistant = ((head.format(role) + tail, end) for role in ("system", "user", "assistant"))
+    return Family(name, user=user, assistant=assistant, system=system, stops=(end.strip(),))
+
+
+FAMILIES = (
+    _chatml("ChatML (SmolLM2, Qwen)"),
+    _chatml("ChatML without thinking (Qwen3)", "<|im_start|>assistant\n<think>\n\n</think>\n\n"),
+    _headed("Llama 3", "<|start_header_id|>{}<|end_header_id|>", "\n\n", "<|eot_id|>"),
+    Family("Gemma", user=("<start_of_turn>user\n", "<end_of_turn>\n"),
+           assistant=("<start_of_turn>model\n", "<end_of_turn>\n"), stops=("<end_of_turn>",)),
+    Family("Mistral", user=("[INST] ", "[/INST]"), assistant=(" ", "</s>"), opening="", stops=("</s>",)),
+    Family("Mistral, system prompt last", user=("[INST] ", "[/INST]"), assistant=(" ", "</s>"), opening="",
+           system_in="last", stops=("</s>",)),
+    _headed("Phi-3", "<|{}|>", "\n", "<|end|>\n"),
+    _headed("Phi-4-mini", "<|{}|>", "", "<|end|>"),
+    _headed("Granite", "<|start_of_role|>{}<|end_of_role|>", "", "<|end_of_text|>\n"),
+)
+
+
+@dataclass(frozen=True)
+class Match:
+    """A family that renders exactly what the chat template renders.
+
+    Attributes:
+        family: The family.
+        system: The system prompt as the template writes it: the study's, or the model's default; None: there is none.
+        adds_bos: Whether the template begins with the BOS token, which Ollama adds by itself.
+    """
+
+    family: Family
+    system: str | None
+    adds_bos: bool
+
+
+def recognise(prompter: ChatTokenizer, system: str) -> Match | None:
+    """Find the family of a chat template.
+
+    Args:
+        prompter: Renders the chat template.
+        system: The study's system prompt; empty without one.
+    """
+    before = [Message("system", system)] if system else []
+    wanted = [
+        prompter.text([*before, *(Message(role, text) for role, text in turns)], prompt=True)  # type: ignore[arg-type]
+        for turns in _PROBES
+    ]
+    bos = str(prompter.tokenizer.bos_token or "")
+    for adds_bos in (False, True):
+        if adds_bos and not (bos and all(text.startswith(bos) for text in wanted)):
+            continue
+        texts = [text[len(bos):] if adds_bos else text for text in wanted]
+        for family in FAMILIES:
+            slot = _system_slot(family, texts[0], system)
+            if all(family.render(slot, turns) == text for turns, text in zip(_PROBES, texts, strict=True)):
+                return Match(family, slot, adds_bos)
+    return None
+
+
+def _system_slot(family: Family, text: str, system: str) -> str | None:
+    """The text that the chat template writes as system prompt; a template may add a date or a default."""
+    if family.system is None:
+        return system or None
+    head, tail = family.system
+    end = text.find(tail + family.user[0] + _PROBES[0][0][1])
+    return text[len(head):end] if text.startswith(head) and end >= len(head) else None
+
+
+def modelfile(match: Match | None, prompter: ChatTokenizer, *, system: str, title: str, varied: bool) -> str:
+    """The Modelfile.
+
+    Args:
+        match: The family, if it was recognised.
+        prompter: Has the stop tokens of an unknown family.
+        system: The study's system prompt.
+        title: Title of the export, one line.
+        varied: Whether training pairs have system prompts of their own.
+    """
+    shown, stops = _model_values(match, prompter, system)
+    lines = [f"# {_one_line(title)}", "# ollama create NAME -f Modelfile", "FROM ."]
+    if match is None:
+        lines += [
+            "# TEMPLATE is left out: no family known to Assistant Builder renders the prompts that this model was",
+            "# trained on, and a guess would cost quality unnoticed. Write one after chat_template.jinja, or use an",
+            "# Ollama that renders the chat template in tokenizer_config.json itself.",
+        ]
+    else:
+        lines += [
+            f"# Checked: this template ({match.family.name}) gives the prompts that chat_template.jinja gives.",
+            f"TEMPLATE {_quoted(match.family.go_template())}",
+        ]
+    if shown and not _unreadable(shown):
+        lines.append(f"SYSTEM {_quoted(shown)}")
+    if varied:
+        lines.append("# The training pairs brought system prompts of their own: send one with each question, as there.")
+    lines.append("# Greedy, as evaluated.")
+    lines.append("PARAMETER temperature 0")
+    lines += [f"PARAMETER stop {_quoted(stop)}" for stop in stops if not _unreadable(stop)]
+    lines += [f"# {sentence}" for sentence in left_out(match, prompter, system)]
+    return "\n".join(lines) + "\n"
+
+
+def left_out(match: Match | None, prompter: ChatTokenizer, system: str) -> list[str]:
+    """The values that the Modelfile leaves out, because Ollama would not read them back as they are.
+
+    Args:
+        match: The family, if it was recognised.
+        prompter: Has the stop tokens of an unknown family.
+        system: The study's system prompt.
+
+    Returns:
+        A sentence for each, of one line, with what to do.
+    """
+    shown, stops = _model_values(match, prompter, system)
+    sentences = []
+    if shown and (why := _unreadable(shown)):
+        sentences.append(f"The Modelfile has no SYSTEM command: in the system prompt {why}. Send the system prompt "
+                         "with each question.")
+    sentences += [
+        f"The Modelfile has no stop for the token {ascii(stop)[:_SHOWN]}: in it {why}. Give the stop with each request."
+        for stop in stops if (why := _unreadable(stop))
+    ]
+    return sentences
+
+
+def _model_values(match: Match | None, prompter: ChatTokenizer, system: str) -> tuple[str | None, list[str]]:
+    """System prompt and stop texts of model and study."""
+    if match is not None:
+        return match.system, list(match.family.stops)
+    stops = [str(prompter.tokenizer.convert_ids_to_tokens(token)) for token in prompter.stop_ids]
+    return system, [stop for stop in stops if stop]  # an empty stop would end every answer before it begins
+
+
+def _quoted(text: str) -> str:
+    """A value of a Modelfile in three quotation marks; in one, a quotation mark or a line break would end it."""
+    return f'"""{text}"""'
+
+
+def _unreadable(text: str) -> str:
+    """Why Ollama would not read a value back as it is, in words; empty if it would.
+
+    Its parser (``ParseFile`` and ``unquote`` in ``parser/parser.go``) has no escapes. It ends a value in three
+    quotation marks at the first line that ends with three, and what follows is a command. It drops every character that
+    Go's ``strconv.IsPrint`` rejects, apart from tabs and line breaks.
+    """
+    *ended, _ = re.split(r"[\r\n]", text)
+    if any(line.rstrip(" \t").endswith('"""') for line in ended):
+        return "a line ends with three quotation marks, which would end the value"
+    dropped = next((character for character in text if not character.isprintable() and character not in "\t\r\n"), "")
+    return f"there is the character U+{ord(dropped):04X}, which Ollama drops" if dropped else ""
+
+
+def _one_line(text: str) -> str:
+    """Text for a comment, which ends with its line."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())

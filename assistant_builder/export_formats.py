@@ -1,0 +1,360 @@
+"""What can be exported: the registry of formats, and cell, size and recommendation of one arm in one format.
+
+A format is one file: a subclass of :class:`ExportFormat`, registered in :data:`EXPORT_FORMATS`. Page, command line,
+model card and report read everything they show of it from there. The registry is located below ``evals``, because the
+report names the formats that a cell scored; the modules that write files are located above it, in
+:mod:`assistant_builder.export`, and are imported at the first look-up.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, compares, headline_arms, named, plain_order, with_arm
+from assistant_builder.atomic_io import read_json
+from assistant_builder.config import ModelConfig
+from assistant_builder.errors import StudyError
+from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.models.remote_code import allows_code
+from assistant_builder.registry import Registry
+from assistant_builder.study import Study
+
+DEFAULT_FORMAT = "adapter"
+OTHER_FILES_BYTES = 6_000_000
+"""Approximate size of tokenizer, card and other small files."""
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """A few lines to copy.
+
+    Attributes:
+        key: Short name.
+        title: What they are for.
+        language: Language of the lines.
+        text: The lines.
+    """
+
+    key: str
+    title: str
+    language: Literal["python", "shell"]
+    text: str
+
+
+@dataclass(frozen=True)
+class LoadingContext:
+    """What a format needs to know to show how an export is loaded.
+
+    Attributes:
+        arm: The arm that was exported.
+        folder: Path of the export.
+        base: Name or folder of the base model.
+        name: Name of the study.
+        system: System prompt of the study; empty without one.
+        model: Model settings of the study.
+        compute_dtype: Dtype of the evaluation's arithmetic.
+        max_new_tokens: Longest answer of the evaluation, in tokens.
+        rank: Rank of the adapter.
+        context: Tokens that a server allows for a prompt and its answer together.
+    """
+
+    arm: str
+    folder: str
+    base: str
+    name: str
+    system: str
+    model: ModelConfig
+    compute_dtype: str
+    max_new_tokens: int
+    rank: int
+    context: int
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """What a format writes an export from.
+
+    Attributes:
+        study: The study.
+        arm: The arm, which is trained.
+        title: Title of the export, one line.
+        base: Folder of the base model.
+        base_name: Name of the base model that others can use.
+        prompter: The base's tokenizer, with the chat template as the study used it.
+        system: System prompt of the study; empty without one.
+    """
+
+    study: Study
+    arm: str
+    title: str
+    base: Path
+    base_name: str
+    prompter: ChatTokenizer
+    system: str
+
+
+class ExportFormat(ABC):
+    """A form in which a trained assistant leaves its study.
+
+    The exporter adds tokenizer, chat template, model card, ``LOADING.md`` and data card to what :meth:`write` writes.
+
+    Attributes:
+        name: Value of ``--format``, and part of the folder name below ``exports/``.
+        label: Short title for page and report.
+        noun: The same within a title: "adapter", "merged model".
+        explanation: What it is and for whom, in one phrase.
+        contents: What the folder holds, in one sentence.
+        activity: Progress message of :meth:`write`.
+        needs_base: Whether it is loaded on its base model and useless without it.
+        keeps_storage: Whether the base keeps the storage of training, so that QLoRA still saves memory.
+        zipped: Whether the folder contains a zip of itself.
+        library: ``library_name`` of the model card.
+        relation: ``base_model_relation`` of the model card.
+    """
+
+    name: str
+    label: str
+    noun: str
+    explanation: str
+    contents: str
+    activity: str = "Writing the files"
+    needs_base: bool = False
+    keeps_storage: bool = False
+    zipped: bool = False
+    library: str = "transformers"
+    relation: Literal["adapter", "finetune", "merge", "quantized"] = "finetune"
+
+    @property
+    def help(self) -> str:
+        """Text of the format in the help of the command line."""
+        return self.explanation
+
+    @abstractmethod
+    def cell(self, arm: str) -> str | None:
+        """The cell of the evaluation that scored this arm in this format; None if no cell does."""
+
+    @abstractmethod
+    def estimated_bytes(self, summary: Mapping[str, Any]) -> int:
+        """Bytes of the folder, an archive in it included.
+
+        Args:
+            summary: ``summary.json`` of the arm.
+        """
+
+    @abstractmethod
+    def write(self, source: ExportSource, folder: Path) -> list[str]:
+        """Write the weights and what belongs to them. Heavy libraries are imported here.
+
+        Args:
+            source: What to write.
+            folder: An empty folder.
+
+        Returns:
+            Notes for the user, one sentence each.
+
+        Raises:
+            ModelError: The adapter is not the one that was trained, or its weights do not fit the format.
+        """
+
+    @abstractmethod
+    def snippets(self, context: LoadingContext) -> list[Snippet]:
+        """The ways to load an export, the most faithful first."""
+
+    @abstractmethod
+    def summary(self, arm: str, arm_label: str) -> str:
+        """First paragraph of the model card.
+
+        Args:
+            arm: The arm.
+            arm_label: Its name with the storage of its base.
+        """
+
+    def load(self, study: Study, arm: str, base: Path, folder: Path, options: dict[str, Any]) -> Any:
+        """Load a written export with public libraries alone, so that it can be scored again.
+
+        Args:
+            study: The study.
+            arm: The arm.
+            base: Folder of the base model.
+            folder: The export.
+            options: Keyword arguments for ``from_pretrained``: dtype, device, trust.
+
+        Returns:
+            The model; None where this format cannot be scored with torch, in which case the card says so.
+        """
+        return None
+
+    def note(self, arm: str) -> str:
+        """What to know before the export of this arm; empty if nothing."""
+        return ""
+
+    def limitation(self, arm: str) -> str:
+        """A limit of this arm in this format, for the model card; empty if there is none."""
+        return ""
+
+
+EXPORT_FORMATS: Registry[ExportFormat] = Registry(
+    "export format", builtin=("assistant_builder.export.adapter:ADAPTER", "assistant_builder.export.merged:MERGED")
+)
+
+
+@dataclass(frozen=True)
+class ExportSpec:
+    """One arm in one format.
+
+    Attributes:
+        arm: The arm.
+        format: Name of the format.
+    """
+
+    arm: str
+    format: str
+
+    @property
+    def name(self) -> str:
+        """Name of its folder below ``exports/``."""
+        return f"{self.arm}-{self.format}"
+
+    @property
+    def export_format(self) -> ExportFormat:
+        """The format."""
+        return EXPORT_FORMATS[self.format]
+
+    @property
+    def cell(self) -> str | None:
+        """The cell of the evaluation that scored exactly this."""
+        return self.export_format.cell(self.arm)
+
+    @property
+    def arm_cell(self) -> str:
+        """The cell that the verdict is about."""
+        return ARMS[self.arm].cell
+
+
+def export_specs() -> list[ExportSpec]:
+    """Every arm in every format."""
+    return [ExportSpec(arm, format) for arm in plain_order(ARMS) for format in EXPORT_FORMATS]
+
+
+def parse_export(arm: str, format: str) -> ExportSpec:
+    """The spec of these names.
+
+    Raises:
+        ValueError: There is no such arm or format.
+    """
+    for spec in export_specs():
+        if (spec.arm, spec.format) == (arm, format):
+            return spec
+    wrong, known = (arm, plain_order(ARMS)) if arm not in ARMS else (format, tuple(EXPORT_FORMATS))
+    raise ValueError(f"{wrong!r} is not one of {', '.join(known)}")
+
+
+def formats_of_cell(arm: str, cell: str) -> list[ExportFormat]:
+    """The formats whose quality a cell measured."""
+    return [format for format in EXPORT_FORMATS.values() if format.cell(arm) == cell]
+
+
+def require_trained(study: Study, spec: ExportSpec) -> dict[str, Any]:
+    """The arm's ``summary.json``.
+
+    Raises:
+        StudyError: The study does not train the arm, or the arm is not trained yet.
+    """
+    arms = study.config.arms
+    if spec.arm not in arms:
+        raise StudyError(
+            f"the study trains {' and '.join(arms)} alone, and has no {spec.arm} assistant",
+            where=f"study {study.name}",
+            remedy=f"Export --arm {arms[0]}, or train it with 'assistant-builder run {study.name} --set "
+            f"arms={','.join(with_arm(arms, spec.arm))}'",
+        )
+    folder = study.arm_folder(spec.arm)
+    trained = study.step(f"train-{spec.arm}").state == "succeeded"
+    if not trained or not (folder / "adapter" / "adapter_model.safetensors").is_file():
+        raise StudyError(f"the {spec.arm} assistant is not trained yet", where=f"study {study.name}",
+                         remedy=f"Train it with 'assistant-builder run {study.name}'")
+    summary: dict[str, Any] = read_json(folder / "summary.json")
+    return summary
+
+
+def estimated_bytes(study: Study, spec: ExportSpec) -> int:
+    """Bytes of the folder that an export makes."""
+    return spec.export_format.estimated_bytes(read_json(study.arm_folder(spec.arm) / "summary.json"))
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Which export to take.
+
+    Attributes:
+        adapter: The arm to take where the base keeps its storage, as under an adapter.
+        merged: The arm to take where the export has 16-bit weights for either arm.
+        why: The reason, in plain words.
+    """
+
+    adapter: str
+    merged: str
+    why: str
+
+    def arm(self, format: ExportFormat) -> str:
+        """The arm to take in a format."""
+        return self.adapter if format.keeps_storage else self.merged
+
+
+_ALONE: dict[str, str] = {
+    QLORA.name: "This study trains QLoRA alone; whether its 16-bit twin would be better was not measured. Its adapter "
+    "is served on the base in 4 bits; merged, it is a 16-bit model.",
+    LORA.name: "This study trains 16-bit LoRA alone; the cost of 4-bit was not measured.",
+}
+"""The reason where the study trains one of the twins alone."""
+
+
+def advice(report: Mapping[str, Any] | None, arms: Sequence[str] = TWINS) -> Advice:
+    """Which export to take, after the verdict.
+
+    In 16 bits both merged models have the same size, so that a merged QLoRA loses its saving and keeps its loss: LoRA
+    is the choice unless QLoRA scored better.
+
+    Args:
+        report: ``report.json``; None before the evaluation.
+        arms: The arms that the study trains.
+    """
+    if not compares(arms):
+        (arm,) = headline_arms(arms)
+        if len(arms) == 1:
+            return Advice(arm, arm, _ALONE.get(arm, f"This study trains {named(arms)} alone."))
+        return Advice(arm, arm, f"This study does not train both twins, so no verdict compares {named(arms)}.")
+    if report is None:
+        return Advice(LORA.name, LORA.name, "Nothing is measured yet: until the evaluation is done, the cost of 4-bit "
+                      "is unknown, and 16-bit LoRA is the safe choice.")
+    verdict = report["verdict"]
+    low, high = verdict["ci"]
+    ahead = low > 0 if verdict["higher_is_better"] else high < 0
+    if ahead:
+        return Advice(QLORA.name, QLORA.name, "QLoRA scored better than its 16-bit twin: take QLoRA in either format.")
+    if verdict["outcome"] == "no worse":
+        return Advice(QLORA.name, LORA.name, "4-bit was no worse than you allowed. Take QLoRA's adapter if the "
+                      "assistant will be served in 4 bits, where it saves memory. A merged model is 16-bit in either "
+                      "case and of the same size, so that LoRA is the better choice there.")
+    if verdict["outcome"] == "worse":
+        return Advice(LORA.name, LORA.name, "4-bit made the assistant measurably worse: take 16-bit LoRA, unless it "
+                      "does not fit the machine that runs it.")
+    return Advice(LORA.name, LORA.name, "Whether 4-bit cost more than you allowed is undecided: 16-bit LoRA is the "
+                  "safe choice; QLoRA's adapter needs less memory where it is served.")
+
+
+def base_name(study: Study) -> tuple[str, Path | None]:
+    """The base model of a study: a name that others can use, and the local folder, if any."""
+    from assistant_builder.models.bundled import BASE
+    from assistant_builder.models.catalog import resolve
+
+    model = study.config.model
+    ref = resolve(model.base, trust_remote_code=allows_code(model))
+    if ref.kind == "bundled":
+        assert ref.entry is not None
+        return ref.entry.hub_id, BASE.folder
+    return (ref.hub_id, None) if ref.hub_id else (ref.name, ref.folder)

@@ -1,1 +1,0 @@
-"""Run the steps of a study, each as its own process, here or (later) elsewhere."""

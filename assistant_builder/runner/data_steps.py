@@ -1,0 +1,86 @@
+"""The steps that prepare the data: read, validate and split the file, then compare questions by embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.data import SplitName, load_split, prepare_dataset
+from assistant_builder.models.catalog import resolve
+from assistant_builder.models.checkpoint_dir import max_pair_tokens
+from assistant_builder.models.download import fetch
+from assistant_builder.models.remote_code import allows_code
+from assistant_builder.models.template_process import LimitedPrompter, PromptProcess
+from assistant_builder.provenance import collect_provenance
+from assistant_builder.study import Study
+from assistant_builder.study.steps import Progress
+
+
+def prepare_data(study: Study) -> Iterable[Path]:
+    """Download the base model, then read, validate and split the data file."""
+    config = study.config
+    ref = resolve(config.model.base, trust_remote_code=allows_code(config.model))
+
+    def report(done: int, total: int, message: str) -> None:
+        study.write_progress("data", Progress(done, total, "bytes", message))
+        study.raise_if_cancelled()
+
+    day = study.keep_template_date()
+    folder = fetch(
+        ref, revision=config.model.revision, trust_remote_code=allows_code(config.model), report=report
+    )
+    study.write_progress("data", Progress(0, 1, "file", "Reading and checking the data"))
+    source = study.source
+    assert source is not None  # step_inputs rejects a study without one
+    process = PromptProcess(folder)
+    try:
+        # the limits turn a template or tokenizer that exceeds them into an error of the first step
+        prepare_dataset(
+            source, config.data, tokenizer=LimitedPrompter(process, day), max_length=config.train.max_length,
+            max_pair_tokens=max_pair_tokens(folder, config.eval.max_new_tokens), folder=study.folder / "data",
+            title=study.name,
+        )
+    finally:
+        process.close()
+    study.write_progress("data", Progress(1, 1, "file", "Data ready"))
+    names = ("train.jsonl", "validation.jsonl", "heldout.jsonl", "rejected.jsonl", "findings.json", "split.json")
+    return [study.folder / "data" / name for name in names]
+
+
+def embed_data(study: Study) -> Iterable[Path]:
+    """Find held-out questions that leak into training by their sentence embeddings, and record the provenance."""
+    from assistant_builder.data import find_embedding_leaks
+    from assistant_builder.models.embedding import Embedder
+
+    config = study.config.data
+    data = study.folder / "data"
+    study.write_progress("data-embed", Progress(0, 1, "questions", "Loading the sentence embedder"))
+
+    def report(done: int, total: int, message: str) -> None:
+        study.write_progress("data-embed", Progress(done, total, "questions", message))
+        study.raise_if_cancelled()
+
+    embedder = Embedder.load(report)
+    heldout = load_split(data, "heldout")
+    seen: tuple[SplitName, ...] = ("train", "validation")
+    outside = [(pair, split) for split in seen for pair in load_split(data, split)]
+    questions = [pair.compared_question for pair in heldout] + [pair.compared_question for pair, _ in outside]
+    vectors = embedder.encode(
+        questions, progress=lambda done, total: report(done, total, "Comparing questions by meaning")
+    )
+    leaks = find_embedding_leaks(
+        heldout, outside, vectors[: len(heldout)], vectors[len(heldout) :], config.embedding_threshold
+    )
+    split = read_json(data / "split.json")
+    given = split["given"] and "heldout" not in split["cut"]
+    removed = config.remove_leaks == "always" or (config.remove_leaks == "auto" and not given)
+    write_json(study.embedding_file, {
+        "threshold": config.embedding_threshold,
+        "removed": removed,
+        "leaks": [replace(leak, removed=removed).to_record() for leak in leaks],
+    })
+    write_json(study.folder / "provenance.json", collect_provenance(study))
+    return [study.embedding_file]
+

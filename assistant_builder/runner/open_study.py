@@ -1,0 +1,148 @@
+"""From what the user names (a data file, a study.yaml, a study, a URL in a store) to a study that can run."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.atomic_io import file_hash, write_bytes
+from assistant_builder.config import StudyConfig, load_config
+from assistant_builder.data import prepare_dataset
+from assistant_builder.errors import ConfigError, StoreError, StudyError
+from assistant_builder.models.catalog import resolve
+from assistant_builder.models.remote_code import allows_code
+from assistant_builder.runner.backend import load_store
+from assistant_builder.runner.invalidation import delete_unreadable_steps, first_stale_step
+from assistant_builder.study import Study, studies_folder
+from assistant_builder.study.locks import study_lock
+
+_GENERIC_NAMES = {"data", "dataset", "train", "pairs", "qa"}
+"""File names from which no study name is made; the name of the folder is used instead."""
+
+
+def study_name(path: Path) -> str:
+    """A study name made from the name of a data file."""
+    stem = path.name.split(".")[0]
+    if stem.lower() in _GENERIC_NAMES and path.resolve().parent.name:
+        stem = path.resolve().parent.name
+    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")[:64] or "study"
+
+
+def open_or_create(
+    source: str, *, name: str | None, changes: Mapping[str, Any], redo: bool,
+    before: Callable[[StudyConfig], None] = lambda config: None,
+) -> Study:
+    """Find the study that ``source`` names, or create it; writes nothing if anything is wrong.
+
+    Args:
+        source: A data file, a ``study.yaml``, a study's name, or its URL in a store.
+        name: Name of the study, instead of the one that ``source`` implies.
+        changes: Settings by dotted key, as ``--set`` gives them.
+        redo: Whether finished steps with other inputs may be run again.
+        before: Called with the settings before an address in them is contacted and before the base model is looked up;
+            called again if a store has brought other settings.
+
+    Raises:
+        ConfigError: A setting is wrong, or ``source`` is nothing of the above.
+        DataError: The data file cannot be used.
+        ModelError: The base model is unknown.
+        ChangedInputsError: The study exists with other inputs, and ``redo`` is off.
+        StoreError: The study's store does not answer.
+    """
+    path = Path(source).expanduser()
+    if "://" in source:
+        changes = {**changes, "executor.store": source.rstrip("/").rpartition("/")[0]}
+        StudyConfig().with_changes(changes)  # rejects a URL that holds a secret before anything is contacted
+        return _update(load_store().fetch_study(source), name, changes, redo=redo, before=before)
+    if not path.is_file():
+        if "/" in source or path.suffix:
+            raise ConfigError(f"there is no file {source}", remedy="Check the path")
+        study = Study.open(source)
+        config = study.config.with_changes(dict(changes))
+        before(config)
+        store = config.executor.store
+        if store is not None:
+            with contextlib.suppress(StoreError, StudyError):  # the run meets the error again and records it
+                load_store().pull_updates(study, store)
+        return _update(study, name, changes, redo=redo, before=before)
+    config, data = read_source(path)
+    named = {"name": name} if name is not None else {}
+    config = config.with_changes({**changes, **named, "data.source": str(data)})
+    return create_or_update(config, data, redo=redo, before=before)
+
+
+def _update(
+    study: Study, name: str | None, changes: Mapping[str, Any], *, redo: bool, before: Callable[[StudyConfig], None]
+) -> Study:
+    """Change a study's settings; with another name, create a new study from its data and settings."""
+    if name is not None and name != study.name:
+        config = study.config.with_changes({**changes, "name": name})
+        return create_or_update(config, study.source, redo=redo, before=before)
+    return create_or_update(study.config.with_changes(dict(changes)), None, redo=redo, before=before)
+
+
+def read_source(path: Path) -> tuple[StudyConfig, Path]:
+    """The settings and the data file that a ``study.yaml``, or a data file alone, defines.
+
+    Raises:
+        ConfigError: A setting is wrong, or the ``study.yaml`` names no data file.
+    """
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return StudyConfig(name=study_name(path)), path.resolve()
+    config = load_config(path)
+    data = Path(config.data.source)
+    if not config.data.source or not data.is_file():
+        raise ConfigError(f"data.source={config.data.source!r} is no file", where=str(path),
+                          remedy="Name the data file, from the folder of the study.yaml")
+    return config, data
+
+
+def create_or_update(
+    config: StudyConfig, source: Path | None, *, redo: bool = False,
+    before: Callable[[StudyConfig], None] = lambda config: None,
+) -> Study:
+    """Create a study, or update the settings and data of an existing one; rejects differences unless ``redo`` is on.
+
+    Args:
+        config: Its settings.
+        source: Its data file; None keeps the present one.
+        redo: Whether finished steps with other inputs may be run again.
+        before: See :func:`open_or_create`.
+
+    Raises:
+        AssistantBuilderError: See :func:`open_or_create`.
+    """
+    before(config)
+    resolve(config.model.base, trust_remote_code=allows_code(config.model))
+    config = config.with_changes({"model.trust_remote_code": False})  # allowed for this run only, and never written
+    folder = studies_folder() / config.name
+    if not folder.exists():
+        if source is None:
+            raise StudyError("the study has no data file", where=str(folder), remedy="Start it from a data file")
+        prepare_dataset(source, config.data)  # rejects unusable data before anything is written
+        return Study.create(config, source)
+    study = Study.open(config.name)
+    first_stale_step(study, redo=redo, config=config, source=source)
+    other_source = source is not None and (study.source is None or file_hash(source) != file_hash(study.source))
+    if other_source or config != study.config:
+        with study_lock(study):  # a run in progress would make its later steps from other settings
+            if redo:
+                delete_unreadable_steps(study)
+            if study.state == "running":
+                raise StudyError("a step of the study still runs, with the settings that it was started with",
+                                 where=f"study {study.name}", remedy="Wait until it is done, or cancel it first")
+            if source is not None and other_source:
+                _replace_source(study, source)
+            study.write_config(config)
+    return study
+
+
+def _replace_source(study: Study, source: Path) -> None:
+    old = study.source
+    new = study.folder / "data" / f"source{source.suffix.lower()}"
+    write_bytes(new, source.read_bytes())
+    if old is not None and old != new:
+        old.unlink()

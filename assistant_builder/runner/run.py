@@ -1,0 +1,146 @@
+"""A run of a study from its start to its end, wherever its steps run."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Callable
+
+from assistant_builder.child_process import (
+    compute_environment,
+    lower_priority,
+    python_command,
+    python_environment,
+)
+from assistant_builder.error_translation import translate_error
+from assistant_builder.errors import AssistantBuilderError, Cancelled, ChangedInputsError, StudyError
+from assistant_builder.models.remote_code import VARIABLE as TRUST_VARIABLE
+from assistant_builder.runner.backend import QUEUE, Event, open_runner, waiting_message
+from assistant_builder.runner.invalidation import delete_stale_steps, delete_unreadable_steps, first_stale_step
+from assistant_builder.runner.step_inputs import step_command
+from assistant_builder.study import Study
+from assistant_builder.study.locks import study_lock
+from assistant_builder.study.steps import Progress
+
+
+def start_run(name: str, *, redo: bool = False, now: bool = False, trust: bool = False) -> int:
+    """Start ``assistant-builder run NAME`` as a process of low priority that outlives this one.
+
+    Args:
+        name: The study.
+        redo: Whether finished steps may be run again.
+        now: Whether to run although other studies run.
+        trust: Whether the user allowed the base model's own code for this run. What this process allows does not count.
+
+    Returns:
+        Its process id. The files of the study record how the run proceeds.
+    """
+    study = Study.open(name)
+    options = {"--redo": redo, "--now": now, "--trust-remote-code": trust}
+    command = python_command("-m", "assistant_builder", "run", name, *(flag for flag, on in options.items() if on))
+    try:
+        with (study.folder / "run.log.txt").open("ab") as log:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                env={key: value for key, value in python_environment().items() if key != TRUST_VARIABLE},
+            )
+    except OSError as error:
+        raise translate_error(error) from error
+    lower_priority(process.pid)
+    return process.pid
+
+
+def run_study(
+    study: Study, *, redo: bool = False, now: bool = False, on_event: Callable[[Event], None] = lambda event: None,
+    check: Callable[[Study], None] = lambda study: None,
+) -> None:
+    """Run every step that is not done, in order, once the runs of other studies that came before are done.
+
+    Args:
+        study: The study.
+        redo: Run steps whose inputs changed, and all after them, again; if none changed, run all of them again.
+        now: Do not wait for the runs of other studies.
+        on_event: Progress callback.
+        check: Called before any step is run or deleted; raises what would make a later step fail.
+
+    Raises:
+        StudyError: Another process runs the study, its folder cannot be written to, or a finished step's files are
+            damaged and ``redo`` is off.
+        ChangedInputsError: A finished step was made from other inputs, and ``redo`` is off.
+        StoreError: Its store does not answer; the results are on this machine.
+        ResourceError: Its training does not fit into memory, or disk or memory ran out.
+        AssistantBuilderError: A step failed, with its reason.
+        Cancelled: The user cancelled the run.
+    """
+    with study_lock(study):
+        try:
+            study.reserve_disk_space()
+            study.clear_cancel()
+            with open_runner(study) as runner:
+                if redo:
+                    delete_unreadable_steps(study)
+                check(study)
+                runner.check_resources(study)
+                first_stale_step(study, redo=redo)  # reject changed inputs before waiting for other studies
+                with runner.acquire(study, now=now, waiting=lambda names: _report_queue(study, names, on_event)):
+                    delete_stale_steps(study, redo)
+                    study.write_runner("running", dashboard=runner.dashboard)
+                    runner.run_steps(study, on_event)
+            study.write_runner("succeeded")
+        except Cancelled:
+            study.write_runner("cancelled")
+            raise
+        except (AssistantBuilderError, OSError) as error:
+            translated = translate_error(error)
+            if not isinstance(translated, ChangedInputsError):
+                _record_failure(study, translated)
+            raise translated from error
+        finally:
+            study.release_disk_space()
+            with contextlib.suppress(OSError):  # a folder that cannot be written to holds no request either
+                study.clear_cancel()
+
+
+def rerender_report(study: Study) -> None:
+    """Run the report step of an evaluated study again in a process of its own, which takes a few seconds.
+
+    Blind votes that arrived after the run, and the study's name, are part of the report but inputs of no step; a study
+    does not become stale when they change.
+
+    Raises:
+        StudyError: The study has not been evaluated, or it is running.
+        ChangedInputsError: Its scores were made with other settings than those it has now.
+        AssistantBuilderError: The step failed, with its reason.
+    """
+    if study.step("evaluate").state != "succeeded":
+        raise StudyError("the study has not been evaluated", where=f"study {study.name}",
+                         remedy=f"Finish it with 'assistant-builder run {study.name}'; that ends with the report")
+    first_stale_step(study, redo=False)
+    running = StudyError("the study is running", where=f"study {study.name}",
+                         remedy="Wait until it is done: it ends with the report")
+    with study_lock(study, running), study.log_file("report").open("ab") as log:
+        subprocess.run(
+            step_command(study, "report"), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            env=compute_environment(), check=False,
+        )
+    record = study.step("report")
+    if record.state != "succeeded":
+        error = record.error or {"what": "its process exited without reporting a result", "remedy": ""}
+        raise AssistantBuilderError(error["what"], where="step report", remedy=error["remedy"])
+
+
+def _record_failure(study: Study, error: AssistantBuilderError) -> None:
+    """Record what ended the run, if the disk allows it: the caller raises the error in any case."""
+    study.release_disk_space()
+    with contextlib.suppress(OSError, StudyError):
+        study.write_runner("failed", error)
+
+
+def _report_queue(study: Study, queued_behind: list[str], on_event: Callable[[Event], None]) -> None:
+    """Report which studies the run waits for; none when it proceeds."""
+    study.raise_if_cancelled()
+    runner = study.runner()
+    if queued_behind and (runner is None or runner["state"] != "queued" or runner["behind"] != queued_behind):
+        study.write_runner("queued", queued_behind=queued_behind)
+    progress = Progress(0, 0, "runs", waiting_message(queued_behind))
+    on_event(Event(QUEUE, "queued" if queued_behind else "succeeded", progress))

@@ -1,0 +1,116 @@
+"""Access control of the endpoint: host names, API key, and the size of a request."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from assistant_builder.config.serving import ServingConfig
+from assistant_builder.errors import ConfigError
+from assistant_builder.serving.schemas import ApiError
+from assistant_builder.web.access import AllowedHosts, is_cross_origin, is_loopback
+from assistant_builder.web.middleware import read_body, replay_body
+from assistant_builder.web.passwords import take_secret
+from assistant_builder.web.request_limits import format_size, mark_trusted
+
+API_KEY_VARIABLE = "ASSISTANT_BUILDER_API_KEY"
+MIN_KEY_LENGTH = 16
+"""Characters of a key. The number of attempts is not limited, so a key must not be guessable."""
+MAX_BODY_BYTES = 4 * 10**6
+"""Size of a request; the longest contexts have less text."""
+HEALTH_PATH = "/health"
+"""Needs no key, for monitoring; the response contains nothing about the assistants."""
+
+
+def take_key() -> str | None:
+    """The key of :data:`API_KEY_VARIABLE` or of the file that ``…_FILE`` names, which are removed from the environment.
+
+    Raises:
+        ConfigError: The key is too short, has characters that a header cannot contain, or its file cannot be read.
+    """
+    key = (take_secret(API_KEY_VARIABLE) or "").strip()
+    if not key:
+        return None
+    if len(key) < MIN_KEY_LENGTH or not (key.isascii() and key.isprintable() and " " not in key):
+        raise ConfigError(f"the key must have at least {MIN_KEY_LENGTH} characters, all of them ASCII without spaces",
+                          where=API_KEY_VARIABLE, remedy="Make one with: openssl rand -hex 24")
+    return key
+
+
+def digest_of(key: str) -> bytes:
+    """SHA-256 of a key, which is kept and sent to other nodes in its place."""
+    return hashlib.sha256(key.encode()).digest()
+
+
+def check_access(config: ServingConfig, key: str | bytes | None) -> list[str]:
+    """Refuse a server that everyone on the network could use.
+
+    Returns:
+        Warnings for the person who starts the server.
+
+    Raises:
+        ConfigError: Other machines could use the assistants without a key.
+    """
+    if is_loopback(config.host):
+        return []
+    if key is None:
+        raise ConfigError(f"the assistants would answer everyone who reaches {config.host}",
+                          remedy=f"Set a key in {API_KEY_VARIABLE} or {API_KEY_VARIABLE}_FILE, or leave --host at "
+                          "127.0.0.1")
+    return ["the key and all conversations cross the network unencrypted; put an HTTPS proxy in front"]
+
+
+class ApiKeyMiddleware:
+    """ASGI middleware that checks host name, origin, API key and size of a request.
+
+    Args:
+        app: The app behind it.
+        hosts: Names of the server.
+        key: Digest of the API key; None: requests need no key.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: AllowedHosts, key: bytes | None) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._key = key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on or reject it."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        headers = Headers(scope=scope)
+        try:
+            self._check(scope, headers)
+            if scope["path"] != HEALTH_PATH:
+                mark_trusted(scope)
+            if scope["method"] != "POST":
+                return await self._app(scope, receive, send)
+            body = await _body(headers, receive)
+        except ClientDisconnect:
+            return
+        except ApiError as error:
+            return await error.response()(scope, receive, send)
+        await self._app(scope, replay_body(body, receive), send)
+
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        if not self._hosts.allows(headers.get("host")) or len(headers.getlist("host")) != 1:
+            raise ApiError(421, "unknown host name; if it is a name of this server, start it with "
+                          "--allow-host NAME")
+        if is_cross_origin(scope, headers):
+            raise ApiError(403, "this request was sent by a web page of another origin")
+        if self._key is not None and scope["path"] != HEALTH_PATH:
+            kind, _, given = headers.get("authorization", "").partition(" ")
+            if not hmac.compare_digest(digest_of(given.strip()), self._key) or kind.lower() != "bearer":
+                raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key")
+
+
+async def _body(headers: Headers, receive: Receive) -> bytes:
+    length = headers.get("content-length", "")
+    body = None if length.isdigit() and int(length) > MAX_BODY_BYTES else await read_body(receive, MAX_BODY_BYTES)
+    if body is None:
+        raise ApiError(413, f"the request is larger than {format_size(MAX_BODY_BYTES)}")
+    return body

@@ -1,0 +1,171 @@
+"""The models that a server serves: their names, their folders, and the limits of their prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from assistant_builder.arms import ARMS, QLORA, plain_order, with_arm
+from assistant_builder.chat.ask import context_tokens, default_system_prompt
+from assistant_builder.data import Message
+from assistant_builder.errors import ConfigError, ModelError
+from assistant_builder.models.catalog import resolve
+from assistant_builder.models.checkpoint_dir import context_length
+from assistant_builder.models.download import fetch
+from assistant_builder.models.remote_code import allows_code
+from assistant_builder.models.template_process import LimitedPrompter, PromptProcess
+from assistant_builder.study import Study
+
+_LONG = 50_000
+"""Characters of a conversation whose tokens take some hundredths of a second to count."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One trained assistant.
+
+    Attributes:
+        id: Name of the model in a request: ``STUDY-ARM``.
+        folder: Folder of the study.
+        arm: The arm.
+        created: Unix time at which its training began.
+    """
+
+    id: str
+    folder: Path
+    arm: str
+    created: int
+
+    @property
+    def study(self) -> Study:
+        """The study."""
+        return Study(self.folder)
+
+    @property
+    def adapter(self) -> Path:
+        """Folder of its adapter."""
+        return self.study.arm_folder(self.arm) / "adapter"
+
+
+@dataclass(frozen=True)
+class ModelRegistry:
+    """The assistants of a server.
+
+    Attributes:
+        assistants: All served assistants.
+        aliases: Name of a study → id of the assistant that it stands for.
+    """
+
+    assistants: tuple[ServedModel, ...]
+    aliases: dict[str, str]
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of all assistants."""
+        return [assistant.id for assistant in self.assistants]
+
+    def find(self, model: str) -> ServedModel | None:
+        """The assistant of an id or alias."""
+        wanted = self.aliases.get(model, model)
+        return next((assistant for assistant in self.assistants if assistant.id == wanted), None)
+
+
+def select_models(wanted: Sequence[str], recommended: Callable[[Study], str]) -> ModelRegistry:
+    """The assistants of ``NAME`` (all arms that its study trains) and ``NAME:ARM``.
+
+    Args:
+        wanted: ``NAME`` or ``NAME:ARM`` of each.
+        recommended: Returns the arm that the name of a study alone stands for.
+
+    Raises:
+        StudyError: There is no study of that name.
+        ModelError: An arm is not trained, or the study does not train it at all.
+        ConfigError: There is no arm of that name, or two assistants would have one name.
+    """
+    arms: dict[str, list[str]] = {}
+    for text in wanted:  # NAME alone: all arms that its study trains
+        name, colon, arm = text.partition(":")
+        if colon and arm not in ARMS:
+            raise ConfigError(f"{arm!r} is not one of {', '.join(ARMS)}", where=text,
+                              remedy=f"Write NAME or NAME:{QLORA.name}")
+        chosen = arms.setdefault(name, [])
+        trained = Study.open(name).config.arms
+        if colon and arm not in trained:
+            raise ModelError(f"the study trains {' and '.join(trained)} alone, and has no {arm} assistant",
+                             where=f"study {name}", remedy=f"Serve {name}, or train both with 'assistant-builder run "
+                             f"{name} --set arms={','.join(with_arm(trained, arm))}'")
+        chosen += [known for known in plain_order(trained) if arm in ("", known) and known not in chosen]
+    assistants, aliases = [], {}
+    for name, chosen in arms.items():
+        study = Study.open(name)
+        assistants += [_assistant(study, arm) for arm in chosen]
+        best = recommended(study)
+        aliases[name] = f"{name}-{best if best in chosen else chosen[0]}"
+    names = [*aliases, *(assistant.id for assistant in assistants)]
+    double = sorted({name for name in names if names.count(name) > 1})
+    if double:
+        raise ConfigError(f"two assistants would have the name {double[0]!r}", where="serve",
+                          remedy="Serve them separately, or rename one of the studies")
+    return ModelRegistry(tuple(assistants), aliases)
+
+
+def _assistant(study: Study, arm: str) -> ServedModel:
+    step = study.step(f"train-{arm}")
+    found = ServedModel(f"{study.name}-{arm}", study.folder.resolve(), arm, int(step.started or 0))
+    if step.state != "succeeded" or not (found.adapter / "adapter_model.safetensors").is_file():
+        raise ModelError(f"the {arm} assistant is not trained yet", where=f"study {study.name}",
+                         remedy=f"Train it with 'assistant-builder run {study.name}'")
+    return found
+
+
+@dataclass(frozen=True)
+class PromptLimits:
+    """Tokenizer and limits of one study's assistants, for the check of a request.
+
+    Attributes:
+        count: Counts the tokens of a conversation's prompt; blocks, and raises ModelError.
+        longest: Most tokens of a prompt: one less than prompt and answer may have together.
+        system: The system prompt that the assistants were trained with; empty without one.
+    """
+
+    count: Callable[[Sequence[Message]], int]
+    longest: int
+    system: str
+
+
+def prompt_limits(models: ModelRegistry, context: int | None = None) -> dict[str, PromptLimits]:
+    """The limits of every assistant, by its id.
+
+    Args:
+        models: The served assistants.
+        context: See :func:`assistant_builder.chat.ask.context_tokens`.
+
+    Raises:
+        ConfigError: The context is longer than a base reads.
+        ModelError: A base is not available, or has no tokenizer.
+    """
+    found = {assistant.folder: study_prompt_limits(assistant.study, context) for assistant in models.assistants}
+    return {assistant.id: found[assistant.folder] for assistant in models.assistants}
+
+
+def is_long(messages: Sequence[Message]) -> bool:
+    """Whether counting the tokens of a conversation takes long."""
+    return sum(len(message.content) for message in messages) > _LONG
+
+
+def study_prompt_limits(study: Study, context: int | None = None) -> PromptLimits:
+    """The limits of a study's assistants; reads the tokenizer of its base."""
+    config = study.config
+    model = config.model
+    ref = resolve(model.base, trust_remote_code=allows_code(model))
+    folder = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
+    # two processes, so that a prompt of megabytes, which takes seconds, does not delay short ones
+    short, long = (LimitedPrompter(PromptProcess(folder), study.template_date) for _ in range(2))
+    short.chat_template()  # starts the process with the server, so that a broken tokenizer is reported now
+
+    def count(messages: Sequence[Message]) -> int:
+        return (long if is_long(messages) else short).prompt_tokens(messages)
+
+    most_tokens = context_tokens([config], context_length(folder), context) - 1
+    return PromptLimits(count, most_tokens, default_system_prompt(study))

@@ -1,0 +1,295 @@
+"""Requests, responses and errors of the endpoint, in the shape of OpenAI's chat completions.
+
+Options that are not supported may be sent with the value that has no effect, as many clients do; other values are
+rejected.
+"""
+
+from __future__ import annotations
+
+import json
+import reprlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from time import time
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from starlette.responses import JSONResponse
+
+from assistant_builder.data import Message
+from assistant_builder.errors import AssistantBuilderError, ConfigError
+from assistant_builder.inference.session import SEED_LIMIT, Sampling
+from assistant_builder.serving.registry import ModelRegistry, ServedModel
+
+DONE = "data: [DONE]\n\n"
+MAX_STOPS = 4
+_CLIENT_ERRORS = ("ConfigError",)
+_TEMPORARY_ERRORS = ("ResourceError", "ModelError")
+"""Errors after which the next request may succeed: the process restarts, and memory may be available again."""
+
+
+class ApiError(Exception):
+    """A rejected request.
+
+    Args:
+        status: HTTP status of the response.
+        message: What is wrong, for people.
+        code: OpenAI's name of the error, for programs.
+        param: The field of the request that is wrong.
+        retry_seconds: Value of ``Retry-After``.
+    """
+
+    def __init__(
+        self, status: int, message: str, *, code: str | None = None, param: str | None = None,
+        retry_seconds: int | None = None,
+    ) -> None:
+        self.status = status
+        self.code = code
+        self.param = param
+        self.retry_seconds = retry_seconds
+        super().__init__(message)
+
+    def to_record(self) -> dict[str, Any]:
+        """Body of the response."""
+        kind = "server_error" if self.status >= 500 else (
+            "rate_limit_error" if self.status == 429 else "invalid_request_error")
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        """The response."""
+        headers = {"Retry-After": str(self.retry_seconds)} if self.retry_seconds is not None else {}
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return JSONResponse(self.to_record(), self.status, headers)
+
+
+def api_error(error: AssistantBuilderError, *, kind: str | None = None) -> ApiError:
+    """The response to an error of the product.
+
+    Args:
+        error: The error.
+        kind: Name of its class if it comes from another process.
+    """
+    named = kind or type(error).__name__
+    status = 400 if named in _CLIENT_ERRORS else 503 if named in _TEMPORARY_ERRORS else 500
+    return ApiError(status, str(error))
+
+
+def api_error_from_record(record: Mapping[str, Any]) -> ApiError:
+    """The response to an error that another process reported."""
+    error = AssistantBuilderError(record["what"], where=record["where"], remedy=record["remedy"])
+    return api_error(error, kind=str(record["type"]))
+
+
+def _text_of(content: Any) -> Any:
+    """The content parts of a message as one text."""
+    if not isinstance(content, list):
+        return content
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+        if kind != "text":  # any JSON; the message quotes an extract
+            raise ValueError(f"only text is supported, not {reprlib.repr(kind)}")
+        text = part.get("text")
+        if not isinstance(text, str):
+            raise ValueError("a part of type 'text' needs a text")
+        texts.append(text)
+    return "".join(texts)
+
+
+def _is_text(content: str | None) -> str | None:
+    try:
+        (content or "").encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("text must not contain half of a surrogate pair") from error
+    return content
+
+
+Zero = Annotated[float, Field(ge=0, le=0)]
+Nothing = Annotated[list[Any] | dict[str, Any], Field(max_length=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ChatMessage(_Strict):
+    """One message; an assistant's message may be sent back with all fields of its response."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[str | None, BeforeValidator(_text_of), AfterValidator(_is_text)] = None
+    name: str | None = None
+    refusal: str | None = None
+    annotations: list[Any] | None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: Nothing | None = None
+
+
+class StreamOptions(_Strict):
+    """Options of a stream."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class TextFormat(_Strict):
+    """Plain text, the only supported format."""
+
+    type: Literal["text"]
+
+
+class ChatRequest(_Strict):
+    """The body of ``POST /v1/chat/completions``."""
+
+    model: str
+    messages: list[ChatMessage] = Field(min_length=1)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    # accepted without effect
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    metadata: dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    # accepted with the value that has no effect
+    n: Literal[1] | None = None
+    store: Literal[False] | None = None
+    logprobs: Literal[False] | None = None
+    top_logprobs: Zero | None = None
+    presence_penalty: Zero | None = None
+    frequency_penalty: Zero | None = None
+    logit_bias: Nothing | None = None
+    tools: Nothing | None = None
+    functions: Nothing | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    function_call: Literal["none", "auto"] | None = None
+    response_format: TextFormat | None = None
+    modalities: list[Literal["text"]] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    reasoning_effort: Literal["none"] | None = None
+
+    @model_validator(mode="after")
+    def _ends_with_a_question(self) -> ChatRequest:
+        last = self.messages[-1]
+        if last.role != "user" or not (last.content or "").strip():
+            raise ValueError("messages: the last one must be the user's, and not be empty")
+        if len(self.stops) > MAX_STOPS or not all(self.stops):
+            raise ValueError(f"stop: at most {MAX_STOPS} texts, none of them empty")
+        return self
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Texts that end the answer."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def with_usage(self) -> bool:
+        """Whether a stream ends with the tokens that were used."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def conversation(self, system: str) -> list[Message]:
+        """The messages, preceded by ``system`` if they have no system prompt of their own."""
+        roles = {"developer": "system"}
+        turns = [Message(roles.get(turn.role, turn.role), turn.content or "") for turn in self.messages]  # type: ignore[arg-type]
+        own = any(turn.role == "system" for turn in turns)
+        return turns if own or not system else [Message("system", system), *turns]
+
+    def sampling(self) -> Sampling:
+        """Generation settings; greedy by default, as the assistants were evaluated.
+
+        Raises:
+            ApiError: A value is out of bounds.
+        """
+        standard = Sampling()
+        limit = self.max_completion_tokens or self.max_tokens or standard.max_new_tokens
+        try:
+            return Sampling(
+                max_new_tokens=limit,
+                temperature=standard.temperature if self.temperature is None else self.temperature,
+                top_p=standard.top_p if self.top_p is None else self.top_p,
+                seed=None if self.seed is None else self.seed % SEED_LIMIT,
+            )
+        except ConfigError as error:
+            raise api_error(error) from error
+
+
+def validation_error(errors: Sequence[Mapping[str, Any]]) -> ApiError:
+    """The response to an invalid request, with all that is wrong.
+
+    Args:
+        errors: Pydantic's list of errors.
+    """
+    messages, params = [], []
+    for error in errors[:10]:
+        param = ".".join(str(part) for part in error["loc"] if part != "body")
+        message = str(error["msg"]).removeprefix("Value error, ")
+        if error["type"] == "extra_forbidden":
+            messages.append(f"{param}: this is not supported here")
+        elif error["type"] == "json_invalid":
+            messages.append("the request is not JSON")
+        else:
+            messages.append(f"{param}: {message}" if param else message)
+        params.append(param)
+    return ApiError(400, "; ".join(dict.fromkeys(messages)), param=params[0] or None if params else None)
+
+
+
+def models_response(models: ModelRegistry) -> dict[str, Any]:
+    """Response to ``GET /v1/models``."""
+    return {"object": "list", "data": [model_response(assistant) for assistant in models.assistants]}
+
+
+def model_response(assistant: ServedModel) -> dict[str, Any]:
+    """Response to ``GET /v1/models/{model}``."""
+    return {"id": assistant.id, "object": "model", "created": assistant.created, "owned_by": "assistant-builder"}
+
+
+def server_sent_event(document: Mapping[str, Any]) -> str:
+    """One event of a stream."""
+    return f"data: {json.dumps(document, ensure_ascii=False)}\n\n"
+
+
+def usage(prompt: int, completion: int) -> dict[str, int]:
+    """Token counts of an answer."""
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+@dataclass(frozen=True)
+class CompletionMetadata:
+    """Fields that all chunks of one completion share.
+
+    Attributes:
+        model: Id of the assistant.
+        id: Id of the completion.
+        created: Unix time of the request.
+    """
+
+    model: str
+    id: str = field(default_factory=lambda: f"chatcmpl-{uuid4().hex}")
+    created: int = field(default_factory=lambda: int(time()))
+
+    def completion(self, text: str, finish: str, used: Mapping[str, int]) -> dict[str, Any]:
+        """A complete response."""
+        message = {"role": "assistant", "content": text, "refusal": None}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
+        return {**self._head("chat.completion"), "choices": [choice], "usage": dict(used)}
+
+    def chunk(self, delta: Mapping[str, str], finish: str | None = None) -> dict[str, Any]:
+        """One chunk of a stream."""
+        choice = {"index": 0, "delta": dict(delta), "logprobs": None, "finish_reason": finish}
+        return {**self._head("chat.completion.chunk"), "choices": [choice]}
+
+    def usage_chunk(self, used: Mapping[str, int]) -> dict[str, Any]:
+        """The last chunk of a stream with ``include_usage``."""
+        return {**self._head("chat.completion.chunk"), "choices": [], "usage": dict(used)}
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}

@@ -1,0 +1,309 @@
+"""Two-way sync of a study folder with its objects in a store.
+
+A file that marks others as complete (a done-marker, the marker of a checkpoint) is written after them and removed
+before them, in both directions. An interrupted sync therefore leaves a study that looks unfinished, and never one that
+looks finished and is not.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.atomic_io import file_hash, read_json, write_bytes, write_json
+from assistant_builder.errors import StudyError
+from assistant_builder.store.object_layout import (
+    STEP_LEASE,
+    LogChunk,
+    Stamp,
+    apply_chunks,
+    chunks_of,
+    files_of,
+    is_append_only,
+    is_checkpoint,
+    is_local_only,
+    is_record,
+    is_status,
+    is_user_input,
+    next_chunk,
+    outputs,
+    stamp_of,
+    succeeded,
+    upload_order,
+)
+from assistant_builder.store.object_store import ObjectStore
+from assistant_builder.study import CHECKPOINT_MARKER, Study
+
+_RECORD = ".store.json"
+_NO_FILE: Stamp = (-1, -1)
+"""Stamp that no file has: the object of that name must be replaced or removed."""
+
+
+@dataclass
+class _Log:
+    """An append-only log as the store has it."""
+
+    content: bytes = b""
+    chunks: list[LogChunk] = field(default_factory=list)
+
+
+class Mirror:
+    """A study folder and its objects in a store.
+
+    Args:
+        study: The study; its folder may be empty.
+        store: The store.
+
+    Attributes:
+        copy_id: Unique id of this folder among all copies of the study.
+        is_copy: Whether the folder is known to be a copy of the study in the store.
+        may_write: Called before every upload: whether this copy still holds the lease of the study.
+    """
+
+    def __init__(self, study: Study, store: ObjectStore) -> None:
+        self.study = study
+        self.store = store
+        self._synced: dict[str, tuple[Stamp, str]] = {}
+        """File → its stamp and the version of its object when both had the same content."""
+        self._logs: dict[str, _Log] | None = None
+        self.may_write: Callable[[], bool] = lambda: True
+        record = self._read_record()
+        self.is_copy = record is not None
+        self.copy_id = str(record["copy"]) if record else uuid.uuid4().hex
+        for name, (size, modified, version) in (record["files"] if record else {}).items():
+            self._synced[name] = ((size, modified), version)
+
+    def pull(self, wanted: Callable[[str], bool] = lambda name: True) -> None:
+        """Make the folder equal to the store.
+
+        Args:
+            wanted: Selects the files; all others stay as they are.
+
+        Raises:
+            StoreError: The store does not answer.
+        """
+        versions = {
+            name: version for name, version in self.store.versions().items()
+            if not is_local_only(name) and wanted(name)
+        }
+        logs = chunks_of(versions)
+        self._logs = self._logs or {}
+        objects = {name: version for name, version in versions.items() if not _is_chunk(name)}
+        local = {name: stamp for name, stamp in files_of(self.study.folder).items() if wanted(name)}
+        stale = [name for name, version in objects.items() if self._synced.get(name) != (local.get(name), version)
+                 and not self._changed_by_user(name, local, version)]
+        for name in filter(is_status, local):
+            if name not in objects or (name in stale and succeeded(self._read(name))):
+                self._delete_local(name)
+        for name in local.keys() - objects.keys() - logs.keys():
+            if name != "votes.jsonl" and not self._changed_by_user(name, local, None):
+                self._delete_local(name)
+        for log, chunks in logs.items():
+            self._pull_log(log, chunks)
+        for name in sorted(stale, key=upload_order):
+            if self._download(name):
+                self._synced[name] = (stamp_of(self._path(name)), objects[name])
+        self._write_record()
+
+    def push(self) -> None:
+        """Upload what has changed in the folder since the last sync.
+
+        Raises:
+            StoreError: The store does not answer.
+            StudyError: Another machine has taken the study over, or its folder is missing.
+        """
+        local = {name: stamp for name, stamp in files_of(self.study.folder).items() if not name.endswith(STEP_LEASE)}
+        if "study.yaml" not in local:  # a disk that was disconnected must not empty the store
+            raise StudyError("the study's folder is missing", where=str(self.study.folder),
+                             remedy="Put it back where it was, or connect its disk again; then run again")
+        if not self.is_copy:
+            self._write_record()
+        if self._logs is None:
+            self._load_remote_state()
+        changed = [name for name, stamp in local.items() if name not in self._synced or self._synced[name][0] != stamp]
+        statuses = {name: self._read(name) for name in changed if is_status(name)}
+        self._remove_objects(name for name in self._synced if is_status(name) and name not in local)
+        for name, content in statuses.items():
+            if content and not succeeded(content):  # the files of its step are about to change, or have changed
+                self._upload_status(name, content, local[name])
+        ready = [name for name in changed if not is_status(name) and self._is_complete(name, local)]
+        uploaded = [self._upload(name) for name in sorted(ready, key=lambda name: (upload_order(name), local[name][1]))]
+        for name, content in statuses.items():
+            if succeeded(content) and self._outputs_match(content, in_store=True):
+                self._upload_status(name, content, local[name])
+        if all(uploaded):  # else a file was replaced meanwhile, and its successor is not in the store yet
+            gone = {*self._synced, *(self._logs or ())} - local.keys()
+            self._remove_objects(name for name in gone if not name.endswith(STEP_LEASE))
+        if changed:
+            self._write_record()
+
+    def drop_local_checkpoints(self) -> None:
+        """Delete the checkpoints in the folder and keep those in the store, because trainings continue elsewhere."""
+        for name in {*files_of(self.study.folder), *self._synced}:
+            if is_checkpoint(name):
+                self._delete_local(name)
+        self._write_record()
+
+    def refresh_versions(self) -> None:
+        """Record the versions of the uploaded objects, so that a later pull downloads none of them again."""
+        versions = self.store.versions()
+        self._synced = {name: (stamp, versions.get(name, "")) for name, (stamp, _) in self._synced.items()}
+        self._write_record()
+
+    # uploads
+
+    def _changed_by_user(self, name: str, local: Mapping[str, Stamp], version: str | None) -> bool:
+        """Whether the user changed settings or data here, and nobody changed them in the store since the last sync.
+
+        Args:
+            name: The file.
+            local: The files of the folder.
+            version: Version of the object; None if there is none.
+        """
+        stamp, known = self._synced.get(name, (None, None))
+        return is_user_input(name) and known == version and stamp != local.get(name)
+
+    def _upload_status(self, name: str, content: bytes, stamp: Stamp) -> None:
+        """Upload a status file as it was read: by now it may list files that are not in the store."""
+        self._require_lease()
+        self.store.write(name, content)
+        self._synced[name] = (stamp, "")
+
+    def _upload(self, name: str) -> bool:
+        """Upload a file; returns whether it still exists."""
+        self._require_lease()
+        path = self._path(name)
+        try:
+            stamp = stamp_of(path)
+            if is_append_only(name):
+                self._upload_log(name, path.read_bytes())
+            else:
+                self.store.upload(name, path)
+        except FileNotFoundError:
+            return False
+        self._synced[name] = (stamp, "")
+        return True
+
+    def _upload_log(self, name: str, content: bytes) -> None:
+        assert self._logs is not None
+        log = self._logs.setdefault(name, _Log())
+        number = log.chunks[-1].number + 1 if log.chunks else 1
+        new = next_chunk(name, number, log.content, content)
+        if new is None:
+            return
+        chunk, tail = new
+        self.store.write(chunk.name, tail)
+        if chunk.start == 0:
+            self.store.remove(old.name for old in log.chunks)
+            log.chunks = []
+        log.chunks.append(chunk)
+        log.content = apply_chunks(log.content, [(chunk, tail)])
+
+    def _is_complete(self, name: str, local: Iterable[str]) -> bool:
+        """Whether a file can be uploaded: those of a checkpoint only once its marker exists."""
+        folder = name.rpartition("/")[0]
+        return not is_checkpoint(name) or f"{folder}/{CHECKPOINT_MARKER}" in local
+
+    def _remove_objects(self, names: Iterable[str]) -> None:
+        """Remove objects, those that mark others as complete first."""
+        self._require_lease()
+        for name in sorted(names, key=upload_order, reverse=True):
+            if self._logs and name in self._logs:
+                self.store.remove(chunk.name for chunk in reversed(self._logs.pop(name).chunks))
+            else:
+                self.store.remove([name])
+            self._synced.pop(name, None)
+
+    def _require_lease(self) -> None:
+        if not self.may_write():
+            raise StudyError("another machine has taken the study over", where=f"study {self.study.name}")
+
+    # downloads
+
+    def _download(self, name: str) -> bool:
+        """Download an object; returns whether the file now equals it."""
+        if not is_status(name):
+            return self.store.download(name, self._path(name))
+        content = self.store.read(name)
+        if content is None or not self._outputs_match(content, in_store=False):
+            return False  # its files are still being uploaded, or the machine that uploaded them was lost
+        write_bytes(self._path(name), content)
+        return True
+
+    def _pull_log(self, name: str, chunks: list[LogChunk]) -> None:
+        assert self._logs is not None
+        log = self._read_log(chunks, self._logs.get(name, _Log()))
+        self._logs[name] = log
+        path = self._path(name)
+        local = path.read_bytes() if path.exists() else None
+        if local == log.content or (name == "votes.jsonl" and local is not None and local.startswith(log.content)):
+            return
+        write_bytes(path, log.content)
+        self._synced[name] = (stamp_of(path), "")
+
+    def _read_log(self, chunks: list[LogChunk], before: _Log) -> _Log:
+        """The log that chunks form; chunks that are known are not read again."""
+        new = [chunk for chunk in chunks if chunk not in before.chunks]
+        if before.chunks and new and new[0].number <= before.chunks[-1].number:
+            before, new = _Log(), chunks
+        read = [(chunk, self.store.read(chunk.name)) for chunk in new]
+        known = [(chunk, content) for chunk, content in read if content is not None]
+        return _Log(apply_chunks(before.content, known), chunks)
+
+    def _load_remote_state(self) -> None:
+        """List the store: an earlier process may have uploaded more than its record says."""
+        versions = {name: version for name, version in self.store.versions().items() if not is_local_only(name)}
+        self._logs = {name: self._read_log(chunks, _Log()) for name, chunks in chunks_of(versions).items()}
+        for name, version in versions.items():
+            if not _is_chunk(name) and self._synced.get(name, (_NO_FILE, "?"))[1] not in (version, ""):
+                self._synced[name] = (_NO_FILE, version)
+
+    # local files
+
+    def _outputs_match(self, content: bytes, *, in_store: bool) -> bool:
+        """Whether a status is complete and each file it lists has its hash here, and with ``in_store`` also there."""
+        for name, digest in outputs(content).items():
+            path = self._path(name)
+            try:
+                if in_store and self._synced.get(name, (_NO_FILE, ""))[0] != stamp_of(path):
+                    return False
+                if file_hash(path) != digest:
+                    return False
+            except OSError:
+                return False
+        return is_record(content)
+
+    def _path(self, name: str) -> Path:
+        return self.study.folder / name
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return self._path(name).read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    def _delete_local(self, name: str) -> None:
+        self._path(name).unlink(missing_ok=True)
+        self._synced.pop(name, None)
+
+    def _read_record(self) -> dict[str, Any] | None:
+        """The record of the last sync with this store."""
+        try:
+            record: dict[str, Any] = read_json(self.study.folder / _RECORD)
+            return record if record["url"] == self.store.url else None
+        except (OSError, StudyError, KeyError, TypeError):
+            return None
+
+    def _write_record(self) -> None:
+        write_json(self.study.folder / _RECORD, {
+            "url": self.store.url, "copy": self.copy_id,
+            "files": {name: (*stamp, version) for name, (stamp, version) in self._synced.items()},
+        })
+        self.is_copy = True
+
+
+def _is_chunk(name: str) -> bool:
+    return bool(chunks_of([name]))

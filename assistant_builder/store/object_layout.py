@@ -1,0 +1,179 @@
+"""How the files of a study become objects of a store: which ones, in which order, and append-only logs in chunks.
+
+A store cannot append, so that a log is kept as numbered chunks. Each chunk names the byte at which it starts; if the
+log was truncated (a resumed training drops the events of lost work), the next chunk starts earlier and no chunk has to
+be changed. Every so often a chunk contains the complete log, and the earlier chunks are removed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from assistant_builder.study import CHECKPOINT_MARKER
+
+STEP_LEASE = ".lease.json"
+"""Suffix of the lease of a step. Its holder writes it directly into the store or the shared folder; no sync does."""
+FULL_CHUNK_EVERY = 64
+"""Every chunk of a log whose number is a multiple of this contains the complete log; limits the chunks of a reader."""
+Stamp = tuple[int, int]
+"""Size of a file in bytes and its modification time in nanoseconds; a proxy for its content."""
+_LOCAL = ("cancel", "run.json", "run.log.txt")
+_LOCAL_FOLDERS = ("exports",)
+_CHUNK_NAME = re.compile(r"(.+)/(\d{6,})-(\d+)\.jsonl")
+
+
+def is_local_only(name: str) -> bool:
+    """Whether a file belongs to this machine alone, or an object to the store alone.
+
+    Args:
+        name: Its path below the study folder, as in all functions of this module.
+    """
+    parts = name.split("/")
+    return name in _LOCAL or parts[0] in _LOCAL_FOLDERS or any(part.startswith(".") for part in parts)
+
+
+def is_status(name: str) -> bool:
+    """Whether a file is the status file of a step; ``succeeded`` in it is the done-marker."""
+    return name.endswith("status.json")
+
+
+def is_user_input(name: str) -> bool:
+    """Whether a file comes from the user and not from a step: the settings and the data file."""
+    return name == "study.yaml" or name.startswith("data/source.")
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a file belongs to a checkpoint."""
+    return name.startswith("arms/") and "/checkpoints/" in name
+
+
+def is_append_only(name: str) -> bool:
+    """Whether a file is a log to which lines are appended."""
+    return name == "votes.jsonl" or (name.startswith("arms/") and name.endswith("/metrics.jsonl"))
+
+
+def upload_order(name: str) -> int:
+    """Sort key of uploads: first plain files, last the files that mark others as complete."""
+    if is_status(name):
+        return 3
+    if name.endswith(f"/{CHECKPOINT_MARKER}"):
+        return 2
+    return 1 if name.endswith((".json", ".yaml")) else 0
+
+
+def is_record(content: bytes) -> bool:
+    """Whether a status file is complete."""
+    try:
+        return isinstance(json.loads(content), dict)
+    except ValueError:
+        return False
+
+
+def succeeded(content: bytes) -> bool:
+    """Whether a status file is a done-marker."""
+    return is_record(content) and json.loads(content).get("state") == "succeeded"
+
+
+def outputs(content: bytes) -> dict[str, str]:
+    """The files that a done-marker lists, each with its SHA-256; empty for other status files."""
+    return dict(json.loads(content).get("outputs", {})) if succeeded(content) else {}
+
+
+def files_of(folder: Path) -> dict[str, Stamp]:
+    """Name → stamp of every file of a study folder that belongs into a store."""
+    found = {}
+    for inside, folders, names in os.walk(folder, onerror=_unless_removed):
+        below = Path(inside).relative_to(folder)
+        folders[:] = [name for name in folders if not is_local_only((below / name).as_posix())]
+        for name in names:
+            file = (below / name).as_posix()
+            if not is_local_only(file):
+                try:
+                    found[file] = stamp_of(folder / file)
+                except FileNotFoundError:  # a temporary file or a checkpoint that was removed meanwhile
+                    continue
+    return found
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Size and modification time of a file."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _unless_removed(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+@dataclass(frozen=True, order=True)
+class LogChunk:
+    """A chunk of an append-only log.
+
+    Attributes:
+        number: Counts up from 1; where two chunks overlap, the later one is valid.
+        start: Offset of its first byte; what earlier chunks contain from there on is void.
+        log: Name of the log.
+    """
+
+    number: int
+    start: int
+    log: str
+
+    @property
+    def name(self) -> str:
+        """Name of the object: ``arms/lora/metrics/000017-20480.jsonl``."""
+        return f"{self.log.removesuffix('.jsonl')}/{self.number:06d}-{self.start}.jsonl"
+
+
+def chunks_of(names: Iterable[str]) -> dict[str, list[LogChunk]]:
+    """Log → its chunks among object names, in order, from the last chunk that contains the complete log."""
+    found: dict[str, list[LogChunk]] = {}
+    for name in names:
+        match = _CHUNK_NAME.fullmatch(name)
+        if match and is_append_only(f"{match[1]}.jsonl"):
+            log = f"{match[1]}.jsonl"
+            found.setdefault(log, []).append(LogChunk(int(match[2]), int(match[3]), log))
+    for log, chunks in found.items():
+        chunks.sort()
+        first = max((place for place, chunk in enumerate(chunks) if chunk.start == 0), default=0)
+        found[log] = chunks[first:]
+    return found
+
+
+def apply_chunks(before: bytes, chunks: Iterable[tuple[LogChunk, bytes]]) -> bytes:
+    """Content of a log after further chunks.
+
+    Args:
+        before: Its content so far.
+        chunks: The chunks in order, each with the content of its object.
+    """
+    for chunk, content in chunks:
+        before = before[:chunk.start] + content
+    return before
+
+
+def next_chunk(log: str, number: int, before: bytes, content: bytes) -> tuple[LogChunk, bytes] | None:
+    """The chunk that updates a log in the store; None if it is up to date.
+
+    Args:
+        log: Name of the log.
+        number: Number of the chunk.
+        before: The log as the store has it.
+        content: The log as the file has it; an incomplete last line is left out.
+    """
+    content = content[:content.rfind(b"\n") + 1]
+    if content == before:
+        return None
+    if number % FULL_CHUNK_EVERY == 0:
+        start = 0
+    elif content.startswith(before):
+        start = len(before)
+    else:
+        start = content.rfind(b"\n", 0, len(os.path.commonprefix([before, content]))) + 1
+    return LogChunk(number, start, log), content[start:]

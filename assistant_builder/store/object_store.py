@@ -1,0 +1,206 @@
+"""The objects of one study in an S3-compatible store, or in any other store that fsspec reaches by a URL.
+
+A store writes each object atomically and supports neither renaming nor appending. The library of each kind of store
+finds its credentials in the environment; they are in no URL, setting, error or log.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import posixpath
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.errors import AssistantBuilderError, StoreError
+from assistant_builder.store_kinds import example_urls, store_kind
+
+_VERSION_KEYS = ("ETag", "etag", "md5Hash", "generation", "created", "mtime", "LastModified", "last_modified", "size")
+"""Metadata of the various file systems that changes when an object does."""
+_NO_CREDENTIALS = ("NoCredentials", "PartialCredentials", "CredentialRetrieval", "DefaultCredentials")
+_REFUSED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "Forbidden", "ExpiredToken", "InvalidToken")
+_RETRY_SECONDS, _RETRY_INTERVAL_SECONDS = 120.0, 1.0
+
+
+class ObjectStore:
+    """The objects below one URL, named relative to it.
+
+    Args:
+        url: URL of the study in the store, ``s3://bucket/folder/NAME``.
+
+    Raises:
+        StoreError: The library for this kind of store is missing.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._fs, self._root = _file_system(self.url)
+
+    def versions(self) -> dict[str, str]:
+        """Name → version of every object; the version is an opaque string that changes when the object does.
+
+        Raises:
+            StoreError: The store cannot be reached, refuses the credentials, or has no such bucket.
+        """
+        with self._translate_errors():
+            self._fs.invalidate_cache()
+            try:
+                found = self._fs.find(self._root, detail=True)
+            except FileNotFoundError:
+                self._require_bucket()
+                return {}
+        start = len(self._root) + 1
+        return {path[start:]: _version(info) for path, info in found.items() if path[start:] and path[-1] != "/"}
+
+    def read(self, name: str) -> bytes | None:
+        """Content of an object; None if there is none."""
+        with self._translate_errors():
+            try:
+                content: bytes = self._fs.cat_file(self._path(name))
+                return content
+            except FileNotFoundError:
+                return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write an object."""
+        with self._translate_errors():
+            self._make_parent(name)
+            self._fs.pipe_file(self._path(name), content)
+
+    def upload(self, name: str, path: Path) -> None:
+        """Upload a file; raises FileNotFoundError if there is no such file."""
+        try:
+            with self._translate_errors():
+                self._make_parent(name)
+                self._fs.put_file(str(path), self._path(name))
+        except StoreError:
+            path.stat()
+            raise
+
+    def download(self, name: str, path: Path) -> bool:
+        """Download an object into a file atomically.
+
+        Returns:
+            False if the object no longer exists.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        try:
+            with self._translate_errors():
+                try:
+                    self._fs.get_file(self._path(name), temporary)
+                except FileNotFoundError:
+                    return False
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+            return True
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove objects in the given order; missing ones are no error."""
+        for name in names:
+            with self._translate_errors():
+                try:
+                    self._fs.rm_file(self._path(name))
+                except FileNotFoundError:
+                    continue
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _make_parent(self, name: str) -> None:
+        """Create the folder of an object on file systems that have folders; object stores would create a bucket."""
+        if not self._fs.async_impl:
+            self._fs.makedirs(posixpath.dirname(self._path(name)), exist_ok=True)
+
+    def _require_bucket(self) -> None:
+        """Raise if the bucket does not exist, as opposed to one without objects of this study."""
+        if not self._fs.async_impl:
+            return
+        bucket = self._root.split("/")[0]
+        if not self._fs.exists(bucket):
+            raise StoreError(f"there is no bucket {bucket!r}", where=self.url,
+                             remedy="Check executor.store, or create the bucket")
+
+    @contextmanager
+    def _translate_errors(self) -> Iterator[None]:
+        """Translate the exceptions of all the store libraries into StoreError."""
+        try:
+            yield
+        except AssistantBuilderError:
+            raise
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):  # of the local disk
+                raise
+            raise self._error(error) from error
+        except Exception as error:  # botocore's exceptions are no OSErrors, nor are those of other stores
+            raise self._error(error) from error
+
+    def _error(self, error: Exception) -> StoreError:
+        type_names = "".join(kind.__name__ for kind in type(error).__mro__)
+        message = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if any(sign in type_names for sign in _NO_CREDENTIALS):
+            return StoreError(
+                "the environment holds no credentials for the store", where=self.url,
+                remedy=store_kind(self.url).credentials_remedy,
+            )
+        if isinstance(error, PermissionError) or any(sign in message for sign in _REFUSED):
+            return StoreError(f"the store refuses the credentials: {message}", where=self.url,
+                              remedy="Check the credentials in the environment and their permissions")
+        if "NoSuchBucket" in message or "bucket does not exist" in message:
+            return StoreError("there is no such bucket", where=self.url,
+                              remedy="Check executor.store, or create the bucket")
+        return StoreError(
+            f"the store does not answer as it should: {message}", where=self.url,
+            remedy="Check the address (for S3 that is not Amazon's AWS_ENDPOINT_URL) and the network; then run "
+            "again to resume; the files on this machine are complete",
+        )
+
+
+def retry_until_timeout(work: Callable[[], None]) -> None:
+    """Call a function that uses a store, again for two minutes while the store does not answer.
+
+    Args:
+        work: The function; it must be idempotent.
+
+    Raises:
+        StoreError: The store does not answer.
+    """
+    until = time.monotonic() + _RETRY_SECONDS
+    while True:
+        try:
+            return work()
+        except StoreError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(_RETRY_INTERVAL_SECONDS)
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """The file system of a URL, and the path in it."""
+    import fsspec
+
+    protocol = url.partition("://")[0]
+    try:
+        fs, root = fsspec.url_to_fs(url)
+    except ImportError as error:
+        raise StoreError(
+            f"{protocol}:// needs a library that cannot be imported: {error}", where=url,
+            remedy=store_kind(url).install_remedy,
+        ) from error
+    except ValueError as error:
+        raise StoreError(f"fsspec knows no {protocol}://: {error}", where=url,
+                         remedy=f"Check executor.store; examples are {', '.join(example_urls())}") from error
+    return fs, str(fs._strip_protocol(root)).rstrip("/")
+
+
+def _version(info: dict[str, Any]) -> str:
+    values = [str(info[key]) for key in _VERSION_KEYS if key in info]
+    return hashlib.sha256("\n".join(values).encode()).hexdigest()[:16]

@@ -1,0 +1,275 @@
+"""A study that is kept in a store: fetch it, sync it while it runs, and let one machine at a time run it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from assistant_builder.config import check_name
+from assistant_builder.errors import ConfigError, StoreError, StudyError
+from assistant_builder.store.lease import Lease, StoreLeaseFile
+from assistant_builder.store.mirror import Mirror
+from assistant_builder.store.object_layout import STEP_LEASE, is_checkpoint
+from assistant_builder.store.object_store import ObjectStore
+from assistant_builder.study import Study, studies_folder
+from assistant_builder.study.locks import study_lock
+
+PUSH_SECONDS = 5.0
+"""Interval of uploads while a study runs; younger work is lost with the machine."""
+_RENEW_INTERVAL_SECONDS = 0.25
+_LEASE = ".lease.json"
+_NEWEST = ".newest.json"
+"""The object that names the copy which may be newer than the store; without it the store is newer than all copies."""
+_CANCEL = ".cancel"
+_LOG = logging.getLogger(__name__)
+
+
+def study_url(store: str, name: str) -> str:
+    """URL of a study in a store: ``s3://bucket/folder/NAME``."""
+    return f"{store.rstrip('/')}/{name}"
+
+
+def fetch_study(url: str) -> Study:
+    """Download a study atomically; if a copy is here already, download what is new.
+
+    Args:
+        url: The store's URL, a slash, and the study's name.
+
+    Raises:
+        ConfigError: The URL names no study, or contains a secret.
+        StoreError: The store does not answer, or has no such study.
+        StudyError: A study of that name is here and is no copy of that one, or it runs.
+    """
+    store_url, _, name = url.rstrip("/").rpartition("/")
+    try:
+        folder = studies_folder() / check_name(name)
+    except ValueError as error:
+        raise ConfigError(f"{name!r} names no study: {error}", where="the URL") from error
+    if folder.exists():
+        pull_updates(Study(folder), store_url)
+        return Study(folder)
+    store = ObjectStore(study_url(store_url, name))
+    if "study.yaml" not in store.versions():
+        raise StoreError("there is no study there", where=store.url,
+                         remedy="Check the URL: what executor.store says, a slash, and the study's name")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
+    try:
+        Mirror(Study(scratch), store).pull()
+        os.chmod(scratch, 0o755)
+        os.rename(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return Study(folder)
+
+
+def pull_updates(study: Study, store_url: str) -> None:
+    """Download what other machines have added to a study in a store.
+
+    Args:
+        study: The study, which has a folder here.
+        store_url: URL of the store.
+
+    Raises:
+        StoreError: The store does not answer.
+        StudyError: The study here is no copy of the one there, or it runs.
+    """
+    with study_lock(study):
+        pull_if_behind(Mirror(study, ObjectStore(study_url(store_url, study.name))))
+
+
+def pull_if_behind(mirror: Mirror) -> None:
+    """Download what a store has beyond the study folder; nothing if this copy was the last one to run.
+
+    Raises:
+        StoreError: The store does not answer.
+        StudyError: The store has a study of that name and the folder is no copy of it, or a step still writes there.
+    """
+    study, store = mirror.study, mirror.store
+    if store.read("study.yaml") is None:
+        return
+    if not mirror.is_copy:
+        raise StudyError(
+            f"the store holds a study {study.name!r} already, and the one here is not a copy of it", where=store.url,
+            remedy=f"Rename the one here, then run the other one with 'assistant-builder run {store.url}'; or choose "
+            "another store or name for the one here",
+        )
+    if _newest_copy(store) == mirror.copy_id:
+        return
+    if any(record.state == "running" and record.node is None for record in map(study.step, study.steps)):
+        raise StudyError("a step still runs here, and the study was resumed elsewhere", where=f"study {study.name}",
+                         remedy=f"Stop it with 'assistant-builder cancel {study.name}', then run again")
+    is_local = study.config.executor.kind == "local"
+    mirror.pull(lambda name: is_local or not is_checkpoint(name))  # cluster nodes fetch the checkpoints they need
+
+
+@contextmanager
+def synced_with_store(study: Study) -> Iterator[Mirror]:
+    """Hold the lease of a study in its store, and sync the study while it runs.
+
+    Args:
+        study: The study, which names a store and is locked by this process.
+
+    Yields:
+        Folder and store, synced.
+
+    Raises:
+        StoreError: The store does not answer.
+        StudyError: Another machine runs the study or has taken it over, or the store has another one of that name.
+    """
+    store_url = study.config.executor.store
+    assert store_url is not None
+    mirror = Mirror(study, ObjectStore(study_url(store_url, study.name)))
+    lease = Lease(StoreLeaseFile(mirror.store, _LEASE), mirror.copy_id, socket.gethostname())
+    other = lease.held_by()
+    if other:
+        raise StudyError(f"{other} runs this study", where=mirror.store.url,
+                         remedy="Wait until it is done, or cancel it there; then run again to resume")
+    lease.take()
+    try:
+        pull_if_behind(mirror)
+        is_local = study.config.executor.kind == "local"
+        if is_local:
+            _require_no_node(mirror.store)
+        _mark_newest(mirror)
+        mirror.push()
+        if not is_local:
+            mirror.refresh_versions()
+            mirror.drop_local_checkpoints()
+            mirror.store.remove([_NEWEST, _CANCEL])
+        sync = BackgroundSync(mirror, lease, pushes=is_local)
+        failed = True
+        try:
+            yield mirror
+            failed = False
+        finally:
+            sync.end()
+            with contextlib.suppress(*((StoreError,) if failed else ())):
+                mirror.push()
+                mirror.refresh_versions()
+    finally:
+        with contextlib.suppress(StoreError):
+            lease.release()
+
+
+class BackgroundSync:
+    """Threads that renew a lease and upload changes until :meth:`end`.
+
+    Args:
+        mirror: The folder and the store.
+        lease: The lease, which this process holds.
+        pushes: Whether to upload changes; otherwise only the lease is renewed.
+        also: Called after every upload.
+    """
+
+    def __init__(
+        self, mirror: Mirror, lease: Lease, *, pushes: bool = True, also: Callable[[], None] = lambda: None
+    ) -> None:
+        self._mirror = mirror
+        self._also = also
+        self._lease = lease
+        self._ended = threading.Event()
+        self._lost = False
+        mirror.may_write = lambda: not self._lost
+        work = [self._renew, *([self._push] if pushes else [])]
+        self._threads = [threading.Thread(target=each, daemon=True) for each in work]
+        for thread in self._threads:
+            thread.start()
+
+    def end(self) -> None:
+        """Stop the threads.
+
+        Raises:
+            StudyError: Another machine has taken the lease.
+        """
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+        if self._lost:
+            raise StudyError(
+                "another machine has taken the study over", where=f"study {self._mirror.study.name}",
+                remedy="This machine could not renew its lease for too long; watch the study there",
+            )
+
+    def _renew(self) -> None:
+        while not self._ended.wait(_RENEW_INTERVAL_SECONDS):
+            with contextlib.suppress(StoreError):  # the upload reports it
+                if not self._lease.renew():
+                    self._lost = True
+                    self._mirror.study.request_cancel()
+                    return
+
+    def _push(self) -> None:
+        answers = True
+        while not self._ended.wait(PUSH_SECONDS):
+            try:
+                self._mirror.push()
+                self._also()
+                answers = True
+            except (StoreError, StudyError, OSError) as error:
+                if answers:
+                    _LOG.warning("the study runs on without being saved to its store: %s", error)
+                answers = False
+
+
+def write_cancel_flag(store: ObjectStore) -> None:
+    """Ask the steps of a study to stop, on whatever machine they run."""
+    store.write(_CANCEL, b"")
+
+
+def is_cancel_requested(store: ObjectStore) -> bool:
+    """Whether the steps of a study were asked to stop."""
+    return store.read(_CANCEL) is not None
+
+
+def cancel_nodes(study: Study) -> bool:
+    """Ask cluster nodes to stop that still compute steps after their run has ended; the study's store knows them.
+
+    Returns:
+        Whether there is such a node.
+
+    Raises:
+        StoreError: The store does not answer.
+    """
+    executor = study.config.executor
+    if executor.kind == "local" or executor.store is None:
+        return False
+    store = ObjectStore(study_url(executor.store, study.name))
+    if not _active_node(store):
+        return False
+    write_cancel_flag(store)
+    return True
+
+
+def _active_node(store: ObjectStore) -> str:
+    """A cluster node that runs a step of the study; empty if there is none."""
+    names = (name for name in store.versions() if name.endswith(STEP_LEASE))
+    return next(filter(None, (Lease(StoreLeaseFile(store, name), "", "").held_by() for name in names)), "")
+
+
+def _require_no_node(store: ObjectStore) -> None:
+    """Reject a local run while cluster nodes still compute steps of an earlier run."""
+    node = _active_node(store)
+    if node:
+        raise StudyError(f"node {node} still runs a step of it", where=store.url,
+                         remedy="Run it with executor.kind=ray, which waits for that step, or cancels it")
+
+
+def _newest_copy(store: ObjectStore) -> str | None:
+    try:
+        return str(json.loads(store.read(_NEWEST) or b"")["copy"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _mark_newest(mirror: Mirror) -> None:
+    mirror.store.write(_NEWEST, json.dumps({"copy": mirror.copy_id, "node": socket.gethostname()}).encode())

@@ -1,0 +1,77 @@
+"""Registry of object stores: what the scheme of a URL such as ``s3://bucket/folder`` stands for.
+
+fsspec opens the URL; an entry adds what fsspec does not know: a label, the package to install, the credentials to set,
+and whether several machines can share the store. A scheme without an entry works if fsspec knows it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from assistant_builder.registry import Registry
+
+
+@dataclass(frozen=True)
+class StoreKind:
+    """A kind of object store.
+
+    Attributes:
+        name: Key in the registry.
+        label: Name for messages.
+        schemes: URL schemes.
+        example: Example of a URL.
+        package: Requirement for ``pip install``; empty if none is needed.
+        credentials: How credentials are set; empty if the store has none.
+        shared: Whether other machines see what this one writes.
+        leases: Whether a lease in it excludes other machines: a read must return the last completed write.
+    """
+
+    name: str
+    label: str
+    schemes: tuple[str, ...]
+    example: str
+    package: str = ""
+    credentials: str = ""
+    shared: bool = True
+    leases: bool = True
+
+    @property
+    def help(self) -> str:
+        """Example and restriction, for help texts."""
+        return self.label + ("" if self.shared else ", which other machines cannot use")
+
+    @property
+    def install_remedy(self) -> str:
+        """Remedy for a missing library."""
+        return f"Install it with pip install '{self.package}', on every machine" if self.package else \
+            "Install it, on every machine"
+
+    @property
+    def credentials_remedy(self) -> str:
+        """Remedy for missing credentials."""
+        return f"Set {self.credentials}" if self.credentials else "Set the credentials that this kind of store needs"
+
+
+STORE_KINDS: Registry[StoreKind] = Registry("store")
+STORE_KINDS.register(StoreKind(
+    "s3", "S3-compatible object store", ("s3", "s3a"), "s3://bucket/folder", package="assistant-builder[store]",
+    credentials="AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_ENDPOINT_URL for a service other than Amazon's",
+))
+STORE_KINDS.register(StoreKind("file", "folder, shared by a network file system", ("file", "local"),
+                               "file:///shared/studies"))
+STORE_KINDS.register(StoreKind("memory", "memory of this process", ("memory",), "memory://studies", shared=False,
+                               leases=False))
+
+
+def store_kind(url: str) -> StoreKind:
+    """The kind of store of a URL; for a scheme without an entry, a kind with what holds for any fsspec store."""
+    scheme = url.partition("://")[0]
+    for kind in STORE_KINDS.values():
+        if scheme in kind.schemes:
+            return kind
+    return StoreKind(scheme, f"store that fsspec opens as {scheme}", (scheme,), f"{scheme}://…")
+
+
+def example_urls() -> list[str]:
+    """An example of a URL for each kind that several machines can share."""
+    return [kind.example for kind in STORE_KINDS.values() if kind.shared]

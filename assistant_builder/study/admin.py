@@ -1,0 +1,143 @@
+"""Administration of studies: rename, duplicate, delete and restore. A study is one folder, so each is one rename."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from assistant_builder.atomic_io import write_text
+from assistant_builder.config import StudyConfig, parse_config
+from assistant_builder.errors import StudyError
+from assistant_builder.study.locks import study_lock
+from assistant_builder.study.study import Study, studies_folder
+
+KEPT_DAYS = 7
+"""Days for which a deleted study can be restored."""
+_DELETED = re.compile(r"(\d{13})-(.+)")
+
+
+@dataclass(frozen=True)
+class DeletedStudy:
+    """A deleted study that can still be restored.
+
+    Attributes:
+        folder: Its present folder.
+        name: Its former name.
+        when: Unix time of its deletion.
+    """
+
+    folder: Path
+    name: str
+    when: float
+
+
+def rename_study(study: Study, name: str) -> Study:
+    """Rename a study; its results stay, and its report shows the old name until it is rendered again.
+
+    Raises:
+        ConfigError: The name is not a valid study name.
+        StudyError: Another study has that name, or the study is running.
+    """
+    config = parse_config({**study.config.model_dump(mode="json"), "name": name.strip()}, where="settings")
+    if config.name == study.name:
+        return study
+    target = _free_folder(config.name)
+    with _locked_and_idle(study, "renamed"):
+        old = study.name
+        for path in sorted((study.folder / "evals" / "tasks").glob("*.yaml")):
+            text = path.read_text(encoding="utf-8").replace(f"task: {old}_", f"task: {config.name}_", 1)
+            write_text(path.with_name(config.name + path.name.removeprefix(old)), text)
+            path.unlink()
+        study.write_config(config)
+        os.rename(study.folder, target)
+    return Study(target)
+
+
+def duplicate_study(study: Study, name: str, config: StudyConfig | None = None) -> Study:
+    """Create a study with the same data file and settings, and without results.
+
+    Args:
+        study: The study to copy.
+        name: Name of the new study.
+        config: Settings of the new study; by default those of ``study``.
+
+    Raises:
+        ConfigError: The name is not a valid study name.
+        StudyError: Another study has that name.
+    """
+    tree = {**(config or study.config).model_dump(mode="json"), "name": name.strip()}
+    return Study.create(parse_config(tree, where="settings"), study.source)
+
+
+def delete_study(study: Study) -> DeletedStudy:
+    """Delete a study; :func:`restore_study` restores it within :data:`KEPT_DAYS`.
+
+    Raises:
+        StudyError: The study is running.
+    """
+    now = time.time()
+    target = _trash() / f"{int(now * 1000)}-{study.name}"
+    with _locked_and_idle(study, "deleted"):
+        target.parent.mkdir(exist_ok=True)
+        os.rename(study.folder, target)
+    return DeletedStudy(target, study.name, now)
+
+
+def restore_study(deleted: DeletedStudy) -> Study:
+    """Restore a deleted study.
+
+    Raises:
+        StudyError: It was purged, or another study has its name.
+    """
+    if not deleted.folder.is_dir():
+        raise StudyError(f"the study {deleted.name!r} is gone for good", where=str(deleted.folder),
+                         remedy="Start a new one from its data file")
+    target = _free_folder(deleted.name)
+    os.rename(deleted.folder, target)
+    return Study(target)
+
+
+def deleted_studies() -> list[DeletedStudy]:
+    """The studies that can be restored, the last deleted first."""
+    found = []
+    for folder in _trash().glob("*"):
+        named = _DELETED.fullmatch(folder.name)
+        if named:
+            found.append(DeletedStudy(folder, named[2], int(named[1]) / 1000))
+    return sorted(found, key=lambda deleted: -deleted.when)
+
+
+def purge_deleted(older_than_days: float = KEPT_DAYS) -> None:
+    """Remove for good the studies that were deleted longer ago."""
+    for deleted in deleted_studies():
+        if time.time() - deleted.when > older_than_days * 86_400:
+            shutil.rmtree(deleted.folder, ignore_errors=True)
+
+
+def _trash() -> Path:
+    return studies_folder() / ".deleted"
+
+
+def _free_folder(name: str) -> Path:
+    folder = studies_folder() / name
+    if folder.exists():
+        raise StudyError(f"there is a study named {name!r} already", where=str(folder),
+                         remedy="Choose another name, or rename that one first")
+    return folder
+
+
+@contextmanager
+def _locked_and_idle(study: Study, done: str) -> Iterator[None]:
+    """Lock a study that no process runs, so that no run starts while its folder moves."""
+    running = StudyError(f"the study {study.name!r} is running and cannot be {done}",
+                         remedy="Wait until it is done, or cancel it first")
+    with study_lock(study, running):
+        if study.state == "running":  # a step can outlive the run that held the lock
+            raise running
+        yield

@@ -1,0 +1,139 @@
+"""Who may write to a study: the lock of a run, the identity of a process, and the freshness of a lease.
+
+A run on this machine holds a file lock, which the operating system releases when its process dies. A step's record
+names its process by an identity that survives the reuse of process ids. A step on another machine has no process here;
+its lease file carries the time of its last renewal instead (see :mod:`assistant_builder.store.lease`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from filelock import FileLock, Timeout
+
+from assistant_builder.atomic_io import read_json
+from assistant_builder.error_translation import translate_error
+from assistant_builder.errors import StudyError
+
+if TYPE_CHECKING:
+    from assistant_builder.study.study import Study
+
+STALE_SECONDS = 20.0
+"""Age at which a lease that was not renewed counts as lost; the clocks of two machines must differ by less."""
+
+
+@contextmanager
+def study_lock(study: Study, taken: StudyError | None = None) -> Iterator[None]:
+    """Lock a study for this process.
+
+    Args:
+        study: The study.
+        taken: Raised when another process holds the lock; by default an error that names the remedy for a run.
+
+    Raises:
+        StudyError: Another process holds the lock, or the folder cannot be written to.
+    """
+    with folder_lock(study.folder, taken or StudyError(
+        "another process runs this study", where=f"study {study.name}",
+        remedy=f"Watch it with 'assistant-builder status {study.name}' or stop it with "
+        f"'assistant-builder cancel {study.name}'",
+    )):
+        yield
+
+
+@contextmanager
+def folder_lock(folder: Path, taken: StudyError) -> Iterator[None]:
+    """Lock a folder for this process.
+
+    Args:
+        folder: The folder.
+        taken: Raised when another process holds the lock.
+
+    Raises:
+        StudyError: ``taken``, or the folder cannot be written to.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise taken from None
+    except OSError as error:
+        raise translate_error(error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def process_identity(pid: int) -> str | float:
+    """A value that differs between a process and every earlier or later one with the same id on this machine.
+
+    On Linux it consists of the boot id and the start time in clock ticks since boot, which do not depend on the wall
+    clock. Elsewhere it is the start time in seconds since 1970, which changes when the wall clock is set.
+
+    Raises:
+        psutil.NoSuchProcess: No process has this id.
+    """
+    boot, stat = _boot_id(), _proc_stat(pid)
+    return f"{boot}/{stat[1]}" if boot and stat else float(psutil.Process(pid).create_time())
+
+
+def process_alive(pid: int | None, started: str | float | None) -> bool:
+    """Whether the process that wrote a record still runs.
+
+    Args:
+        pid: Its id.
+        started: Its :func:`process_identity`; a number on systems without ``/proc`` and in records of older versions.
+    """
+    if pid is None or started is None:
+        return False
+    try:
+        if isinstance(started, str):
+            stat = _proc_stat(pid)
+            return stat is not None and process_identity(pid) == started and stat[0] not in ("Z", "X")
+        process = psutil.Process(pid)
+        return abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def is_lease_fresh(path: Path) -> bool:
+    """Whether the lease in a file was renewed recently."""
+    try:
+        record = read_json(path)
+    except (OSError, StudyError):
+        return False
+    return isinstance(record, dict) and is_recent(record)
+
+
+def is_recent(lease: Mapping[str, Any], latency_factor: float = 1.0) -> bool:
+    """Whether a lease record was renewed within ``STALE_SECONDS`` times the latency factor of its backend."""
+    try:
+        return bool(abs(time.time() - lease["time"]) < STALE_SECONDS * latency_factor)
+    except (KeyError, TypeError):
+        return False
+
+
+def _proc_stat(pid: int) -> tuple[str, int] | None:
+    """State of a process and its start in clock ticks since boot; None on systems without ``/proc``."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        fields = text.rpartition(")")[2].split()  # the process name before may contain spaces and parentheses
+        return fields[0], int(fields[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+@cache
+def _boot_id() -> str:
+    """Id of this boot; empty on systems without ``/proc``."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,114 @@
+"""The steps of a study, and the record that each step keeps of its state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from assistant_builder.arms import TWINS
+
+State = Literal["queued", "running", "succeeded", "failed", "cancelled", "lost"]
+
+
+def arm_runs(seeds: int, arms: Sequence[str] = TWINS) -> tuple[str, ...]:
+    """The training runs of a study in order: ``lora``, ``qlora``, then ``lora-2``, ``qlora-2`` for the second seed."""
+    return tuple(run_of(arm, seed) for seed in range(1, seeds + 1) for arm in arms)
+
+
+def run_of(arm: str, seed: int = 1) -> str:
+    """Name of the training run of an arm and a seed number: ``lora``, ``lora-2``."""
+    return arm if seed == 1 else f"{arm}-{seed}"
+
+
+def split_run(run: str) -> tuple[str, int]:
+    """Arm and 1-based seed number of a training run: ``lora-2`` is ``("lora", 2)``."""
+    arm, _, seed = run.partition("-")
+    return arm, int(seed or 1)
+
+
+def steps_of(seeds: int, arms: Sequence[str] = TWINS) -> tuple[str, ...]:
+    """The steps of a study that trains each arm ``seeds`` times, in execution order."""
+    return "data", "data-embed", *(f"train-{run}" for run in arm_runs(seeds, arms)), "evaluate", "report"
+
+
+def insert_shards(steps: Sequence[str], shards: Sequence[str]) -> tuple[str, ...]:
+    """Steps in execution order, with the shards of the evaluation before the evaluation."""
+    at = steps.index("evaluate")
+    return (*steps[:at], *shards, *steps[at:])
+
+
+def needed_before(step: str, steps: Sequence[str]) -> list[str]:
+    """The steps that must finish before one can start: all earlier ones, except trainings or shards like itself."""
+    kind = next((kind for kind in ("train-", "score-") if step.startswith(kind)), None)
+    return [other for other in steps[:steps.index(step)] if kind is None or not other.startswith(kind)]
+
+
+def evaluates(step: str) -> bool:
+    """Whether a step scores: the evaluation, or a shard of it."""
+    return step == "evaluate" or step.startswith("score-")
+
+
+STEPS = steps_of(1)
+"""The steps of a study that trains the twins with one seed."""
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """The content of a step's status file.
+
+    Attributes:
+        step: Name of the step.
+        state: As last written; :meth:`Study.step` turns ``running`` into ``lost`` if the process is dead.
+        inputs: What the step was made from, flat: dotted setting or file → value or hash.
+        started: Unix time of the first start.
+        seconds: Wall time of all attempts.
+        pid: Process that wrote the record.
+        process_started: Its :func:`~assistant_builder.study.locks.process_identity`, in case its id is reused.
+        error: ``AssistantBuilderError.to_record()`` of a failed step.
+        outputs: File below the study folder → SHA-256.
+        peak_memory_bytes: Highest GPU allocation of the process if it used a GPU, else its highest resident set.
+        node: Cluster node on which it ran; None for the machine that runs the study.
+    """
+
+    step: str
+    state: State = "queued"
+    inputs: dict[str, Any] = field(default_factory=dict)
+    started: float | None = None
+    seconds: float = 0.0
+    pid: int | None = None
+    process_started: str | float | None = None
+    error: dict[str, Any] | None = None
+    outputs: dict[str, str] = field(default_factory=dict)
+    peak_memory_bytes: int | None = None
+    node: str | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Progress of a running step: ``done`` of ``total`` ``unit``, and the estimated seconds that remain."""
+
+    done: int
+    total: int
+    unit: str
+    message: str = ""
+    eta_seconds: float | None = None
+
+
+_IGNORED_INPUTS = {"model.trust_remote_code"}
+"""Recorded inputs that change no result: the hash of the base model covers its code."""
+
+
+def changed_inputs(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One line, ``key: old -> new``, for each input that differs."""
+    lines = []
+    for key in sorted((old.keys() | new.keys()) - _IGNORED_INPUTS):
+        before, after = old.get(key), new.get(key)
+        if before != after:
+            lines.append(f"{key}: {_short(before)} -> {_short(after)}")
+    return lines
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 60 else text[:12] + "…"

@@ -1,0 +1,484 @@
+"""The study folder: its layout, and the state of the study and of its steps as files record it.
+
+Every file has one writer. A step writes its status file last, so that ``succeeded`` in it is the done-marker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from assistant_builder.atomic_io import read_json, write_bytes, write_json, write_text
+from assistant_builder.config import StudyConfig, check_name, load_config
+from assistant_builder.errors import AssistantBuilderError, Cancelled, StudyError
+from assistant_builder.study.locks import is_lease_fresh, process_alive, process_identity
+from assistant_builder.study.steps import Progress, State, StepRecord, insert_shards, steps_of
+
+_STATUS_FILES: dict[str, str] = {
+    "data": "data/status.json",
+    "data-embed": "data/embed.status.json",
+    "evaluate": "evals/status.json",
+    "report": "report.status.json",
+}
+_TEMPLATE_DATE = "template_date.json"
+CHECKPOINT_MARKER = "complete.json"
+"""The file that is written last into a checkpoint; a checkpoint without it is incomplete."""
+_ENDED: tuple[State, ...] = ("failed", "cancelled")
+_RESERVE_BYTES = 65_536
+
+
+def home() -> Path:
+    """The folder that holds ``studies/`` and ``models/``; read from the environment at every call."""
+    folder = Path(os.environ.get("ASSISTANT_BUILDER_HOME") or Path.home() / ".assistant-builder").expanduser()
+    return folder.absolute()  # lm-eval loads and runs tasks in another working directory
+
+
+def run_marker() -> Path:
+    """The file that a run touches when it begins; processes that only keep models loaded for the chat end then."""
+    return home() / "queue" / "started"
+
+
+def studies_folder() -> Path:
+    """The folder that holds one folder per study."""
+    return home() / "studies"
+
+
+class Study:
+    """One study folder.
+
+    Args:
+        folder: The folder; :meth:`create` makes one, :meth:`open` finds one by name.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _require_folder(self) -> None:
+        """Raise if the study folder is missing, because a write would create an incomplete one in its place."""
+        if not (self.folder / "study.yaml").is_file():
+            raise StudyError(
+                f"the folder of study {self.name} is missing", where=str(self.folder),
+                remedy="Put it back where it was, or connect its disk again; then run again to resume",
+            )
+
+    # creating and opening
+
+    @classmethod
+    def create(cls, config: StudyConfig, source: Path | None = None) -> Study:
+        """Create the folder of a new study atomically.
+
+        Args:
+            config: The validated config; its ``name`` names the folder.
+            source: The data file, which is copied into the study so that the folder is self-contained.
+
+        Raises:
+            StudyError: A study of that name exists, or the folder cannot be written.
+        """
+        folder = studies_folder() / config.name
+        if folder.exists():
+            raise StudyError(
+                f"a study named {config.name!r} exists already", where=str(folder),
+                remedy="Choose another name with --name NEW, or resume it with 'assistant-builder run "
+                f"{config.name}'",
+            )
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
+            try:
+                (scratch / "data").mkdir()
+                if source is not None:
+                    shutil.copyfile(source, scratch / "data" / f"source{source.suffix.lower()}")
+                write_text(scratch / "study.yaml", config.to_yaml())
+                os.chmod(scratch, 0o755)
+                os.rename(scratch, folder)
+            except BaseException:
+                shutil.rmtree(scratch, ignore_errors=True)
+                raise
+        except OSError as error:
+            raise StudyError(
+                f"the study cannot be created: {error.strerror}", where=str(folder),
+                remedy="Free space or set ASSISTANT_BUILDER_HOME to a folder you may write to",
+            ) from error
+        return cls(folder)
+
+    @classmethod
+    def open(cls, name: str) -> Study:
+        """Find a study by name.
+
+        Raises:
+            StudyError: No study has that name.
+        """
+        try:
+            folder = studies_folder() / check_name(name)
+        except ValueError as error:
+            raise StudyError(f"{name!r} names no study: {error}") from error
+        if not (folder / "study.yaml").is_file():
+            names = [study.name for study in Study.all()]
+            known = f"Existing studies: {', '.join(names)}" if names else "Create one with 'assistant-builder run FILE'"
+            raise StudyError(f"no study named {name!r}", where=str(studies_folder()), remedy=known)
+        return cls(folder)
+
+    @staticmethod
+    def all() -> list[Study]:
+        """All studies, the most recently changed first."""
+        found = [(_modified(path.parent), path.parent) for path in studies_folder().glob("[!.]*/study.yaml")]
+        return [Study(folder) for _, folder in sorted(found, key=lambda entry: -entry[0])]
+
+    # layout
+
+    @property
+    def name(self) -> str:
+        """Name of the study and of its folder."""
+        return self.folder.name
+
+    @property
+    def config(self) -> StudyConfig:
+        """The validated config, read from ``study.yaml`` at every access."""
+        return load_config(self.folder / "study.yaml")
+
+    def write_config(self, config: StudyConfig) -> None:
+        """Replace ``study.yaml``."""
+        write_text(self.folder / "study.yaml", config.to_yaml())
+
+    @property
+    def source(self) -> Path | None:
+        """The study's own copy of the data file."""
+        return next(iter(sorted((self.folder / "data").glob("source.*"))), None)
+
+    def split_file(self, split: Literal["train", "validation", "heldout", "rejected"]) -> Path:
+        """``data/<split>.jsonl``; nothing reads ``heldout`` before the evaluation."""
+        return self.folder / "data" / f"{split}.jsonl"
+
+    @property
+    def embedding_file(self) -> Path:
+        """``data/embedding.json``: held-out questions that leak into training by their embeddings."""
+        return self.folder / "data" / "embedding.json"
+
+    def arm_folder(self, run: str) -> Path:
+        """``arms/<run>``: config.json status.json metrics.jsonl log.txt checkpoints/ adapter/."""
+        return self.folder / "arms" / run
+
+    def cell_folder(self, cell: str, *, seed: int = 1) -> Path:
+        """``evals/<cell>``, for later seeds ``evals/seeds/<seed>/<cell>``: samples.jsonl scores.json."""
+        folder = self.folder / "evals"
+        return folder / cell if seed == 1 else folder / "seeds" / str(seed) / cell
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The steps of this study in execution order."""
+        config = self.config
+        return steps_of(config.seeds, config.arms)
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """The shards of the evaluation that a cluster scores in parallel: ``score-1``, …; empty without a cluster.
+
+        A shard is no step of its own. The evaluation validates its files, and ignores shards once it has succeeded.
+        """
+        return tuple(f"score-{shard}" for shard in range(1, self.config.scorings + 1))
+
+    @property
+    def shown_steps(self) -> tuple[str, ...]:
+        """The steps and the started shards; once the evaluation has succeeded, only the shards that succeeded too."""
+        done = self.step("evaluate").state == "succeeded"
+        return insert_shards(self.steps, [
+            shard for shard in self.shards
+            if self.status_file(shard).exists() and (not done or self.step(shard).state == "succeeded")
+        ])
+
+    def status_file(self, step: str) -> Path:
+        """The status file of a step."""
+        if step.startswith("train-"):
+            return self.arm_folder(step.removeprefix("train-")) / "status.json"
+        return self.folder / (_STATUS_FILES.get(step) or f"evals/{step}.status.json")
+
+    def step_folder(self, step: str) -> Path:
+        """The folder of the step's status file."""
+        return self.status_file(step).parent
+
+    def log_file(self, step: str) -> Path:
+        """Standard output and error of the step's process."""
+        folder = self.step_folder(step)
+        return folder / ("log.txt" if step.startswith("train-") else f"{step}.log.txt")
+
+    def lease_file(self, step: str) -> Path:
+        """The lease of the cluster node that runs the step; exists only while a node runs it."""
+        return self.step_folder(step) / f"{step}.lease.json"
+
+    # the date in prompts
+
+    @property
+    def template_date(self) -> date:
+        """The date that chat templates of this study render as today's date.
+
+        :meth:`keep_template_date` records it at the first step. Without a record it is the day on which the first
+        training began, else the day on which the data were prepared, else today.
+
+        Raises:
+            StudyError: The record is damaged.
+        """
+        path = self.folder / _TEMPLATE_DATE
+        if path.is_file():
+            try:
+                return date.fromisoformat(read_json(path)["date"])
+            except (KeyError, TypeError, ValueError, IndexError) as error:
+                raise StudyError(
+                    "the file holds no date", where=str(path),
+                    remedy='Write {"date": "YYYY-MM-DD"} into it, with the day on which the study was trained',
+                ) from error
+        for steps in ([step for step in self.steps if step.startswith("train-")], ["data"]):
+            times = [self.step(step).started for step in steps]
+            begun = [when for when in times if isinstance(when, int | float) and 0 < when < time.time()]
+            if begun:
+                return date.fromtimestamp(min(begun))
+        return date.today()
+
+    def keep_template_date(self, like: Study | None = None) -> date:
+        """Return :attr:`template_date` and record it for later prompts; steps call this before they render any.
+
+        Args:
+            like: A study with which this one will be compared; its date is used unless this study has its own.
+        """
+        if like is not None and not (self.folder / _TEMPLATE_DATE).exists():
+            day = like.template_date
+        else:
+            day = self.template_date
+        if not (self.folder / _TEMPLATE_DATE).exists():
+            self._require_folder()
+            with contextlib.suppress(OSError):  # in a read-only folder, the step records yield the same date again
+                write_json(self.folder / _TEMPLATE_DATE, {"date": day.isoformat()})
+        return day
+
+    # steps
+
+    def step(self, step: str) -> StepRecord:
+        """The current record of a step; ``running`` becomes ``lost`` if its process is dead or its node is lost.
+
+        An unreadable record of a shard counts as none, because nothing depends on it.
+
+        Raises:
+            StudyError: The record of a step cannot be read.
+        """
+        try:
+            return self._recorded(step)
+        except StudyError:
+            if step.startswith("score-"):
+                return StepRecord(step)
+            raise
+
+    def _recorded(self, step: str) -> StepRecord:
+        path = self.status_file(step)
+        if not path.exists():
+            return StepRecord(step)
+        try:
+            record = StepRecord(**read_json(path))
+        except TypeError as error:
+            raise _unreadable_status(path) from error
+        if record.state not in get_args(State) or record.step != step:
+            raise _unreadable_status(path)
+        return replace(record, state="lost") if record.state == "running" and not self._is_alive(record) else record
+
+    def _is_alive(self, record: StepRecord) -> bool:
+        """Whether the writer of a record still computes; a cluster node proves it by renewing its lease."""
+        if record.node is not None:
+            return is_lease_fresh(self.lease_file(record.step))
+        return process_alive(record.pid, record.process_started)
+
+    def write_step(self, record: StepRecord) -> None:
+        """Write the status file of a step; ``succeeded`` must be written after all its outputs."""
+        self._require_folder()
+        write_json(self.status_file(record.step), asdict(record))
+
+    def delete_step_outputs(self, step: str, *, scores: bool = True) -> None:
+        """Delete what a step made, its status file first.
+
+        Args:
+            step: The step.
+            scores: Whether to delete scores too; scores that are kept are reused if their inputs are unchanged.
+        """
+        self.status_file(step).unlink(missing_ok=True)
+        (self.step_folder(step) / f"{step}.progress.json").unlink(missing_ok=True)
+        if step == "evaluate":
+            for path in self.step_folder(step).glob("score-*.json"):
+                path.unlink(missing_ok=True)
+        if step.startswith("train-") or (step == "evaluate" and scores):
+            shutil.rmtree(self.step_folder(step), ignore_errors=True)
+        elif step == "report":
+            for name in ("report.json", "report.html", "report.md"):
+                (self.folder / name).unlink(missing_ok=True)
+        elif step == "data":
+            for split in ("train", "validation", "heldout", "rejected"):  # never source.*, which may be JSONL too
+                self.split_file(split).unlink(missing_ok=True)
+
+    def progress(self, step: str) -> Progress | None:
+        """The progress that a step last reported; None if it reported none or the file is damaged."""
+        path = self.step_folder(step) / f"{step}.progress.json"
+        try:
+            return Progress(**read_json(path))
+        except (OSError, StudyError, TypeError):
+            return None
+
+    def write_progress(self, step: str, progress: Progress) -> None:
+        """Report the progress of a step."""
+        self._require_folder()
+        write_json(self.step_folder(step) / f"{step}.progress.json", asdict(progress))
+
+    # the run
+
+    def write_runner(
+        self, state: State, error: AssistantBuilderError | None = None, queued_behind: Sequence[str] = (),
+        dashboard: str = "",
+    ) -> None:
+        """Record this process as the one that runs the study's steps (``run.json``).
+
+        Args:
+            state: State of the run; ``queued`` while it waits for other studies.
+            error: The error that ended it.
+            queued_behind: Names of the studies that it waits for, the next to run first.
+            dashboard: URL of the dashboard of the cluster; empty without one.
+        """
+        self._require_folder()
+        write_json(
+            self.folder / "run.json",
+            {
+                "state": state,
+                "pid": os.getpid(),
+                "process_started": process_identity(os.getpid()),
+                "time": time.time(),
+                "error": error.to_record() if error else None,
+                "behind": list(queued_behind),
+                "dashboard": dashboard,
+            },
+        )
+
+    def runner(self) -> dict[str, Any] | None:
+        """The last record of :meth:`write_runner`; ``lost`` if its process is dead or the record is damaged.
+
+        No result depends on the record, and the next run replaces it.
+        """
+        path = self.folder / "run.json"
+        if not path.exists():
+            return None
+        lost: dict[str, Any] = {
+            "state": "lost", "pid": None, "process_started": None, "time": 0.0, "error": None, "behind": [],
+            "dashboard": "",
+        }
+        try:
+            record = read_json(path)
+            if record["state"] in ("running", "queued") and not process_alive(record["pid"], record["process_started"]):
+                record["state"] = "lost"
+            return {**lost, **record} if record["state"] in get_args(State) else lost
+        except (OSError, StudyError, KeyError, TypeError):
+            return lost
+
+    @property
+    def state(self) -> State:
+        """State of the study: ``succeeded`` if all steps are, ``running`` if the process of one lives, else the run's.
+
+        A step's process can outlive the run that started it; it can then be cancelled, and a new run waits for it.
+        ``queued`` is a study that was never run, or whose run waits for other studies (:attr:`queued_behind`).
+        """
+        states: set[State] = {self.step(step).state for step in self.steps}
+        shard_states = {self.step(shard).state for shard in self.shards}
+        if self.queued_behind and "running" not in states:
+            return "queued"
+        if states == {"succeeded"}:
+            return "succeeded"
+        if "running" in states | shard_states:
+            return "running"
+        runner = self.runner()
+        if runner is None:
+            return "queued"
+        if runner["state"] not in ("lost", "succeeded"):
+            return runner["state"]
+        return next((state for state in _ENDED if state in states), "lost")
+
+    @property
+    def queued_behind(self) -> list[str]:
+        """Names of the studies that this study's run waits for, the next to run first."""
+        runner = self.runner()
+        return list(runner["behind"]) if runner is not None and runner["state"] == "queued" else []
+
+    @property
+    def dashboard(self) -> str:
+        """URL of the dashboard of the cluster that runs the study now; empty without one."""
+        runner = self.runner()
+        return str(runner["dashboard"]) if runner is not None and runner["state"] == "running" else ""
+
+    def status(self) -> dict[str, Any]:
+        """The document that ``run --json`` and ``status --json`` print."""
+        records = [self.step(step) for step in self.shown_steps]
+        return {
+            "name": self.name,
+            "state": self.state,
+            "steps": [
+                {"name": record.step, "state": record.state, "seconds": round(record.seconds, 3),
+                 **({"node": record.node} if record.node else {})}
+                for record in records
+            ],
+            "folder": str(self.folder),
+            "behind": self.queued_behind,
+            "dashboard": self.dashboard,
+        }
+
+    # disk space that is freed when the disk is full
+
+    @property
+    def _reserve(self) -> Path:
+        return self.folder / ".reserve"
+
+    def reserve_disk_space(self) -> None:
+        """Occupy a little disk space; a full disk then still leaves room to record the error."""
+        self._require_folder()
+        write_bytes(self._reserve, bytes(_RESERVE_BYTES))
+
+    def release_disk_space(self) -> None:
+        """Free the reserved disk space."""
+        with contextlib.suppress(OSError):
+            self._reserve.unlink(missing_ok=True)
+
+    # cancelling
+
+    @property
+    def _cancel_file(self) -> Path:
+        return self.folder / "cancel"
+
+    def request_cancel(self) -> None:
+        """Ask the running step to stop; it checks between two units of work."""
+        write_text(self._cancel_file, "")
+
+    def clear_cancel(self) -> None:
+        """Withdraw an earlier request; every run does this first."""
+        self._cancel_file.unlink(missing_ok=True)
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether the run was asked to stop."""
+        return self._cancel_file.exists()
+
+    def raise_if_cancelled(self) -> None:
+        """Raise Cancelled if the run was asked to stop."""
+        if self.cancel_requested:
+            raise Cancelled("cancelled on request", remedy=f"Resume with 'assistant-builder run {self.name}'")
+
+
+def _modified(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except OSError:  # deleted since it was listed
+        return 0.0
+
+
+def _unreadable_status(path: Path) -> StudyError:
+    return StudyError(
+        "the status file is of another version or damaged", where=str(path),
+        remedy="Run the study again with --redo to repeat that step",
+    )

@@ -1,0 +1,70 @@
+"""The tabs of a study on the page: the registry, and what the page needs from a tab.
+
+A tab is a class whose constructor places its components, registered once in :data:`TABS`. The page opens it, redraws it
+when the study's files change and adds the button that leads to it. This module imports neither gradio nor settings, so
+that a module which registers a tab is cheap to import in every process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from assistant_builder.registry import Registry
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+    from assistant_builder.chat.client import WorkerPool
+    from assistant_builder.ui.refresh import LiveRegion, StudyView
+
+
+class TabContent(Protocol):
+    """The components of a tab, once they are placed."""
+
+    def sections(self) -> list[LiveRegion]:
+        """The parts of the tab that are redrawn when the study changes."""
+
+    def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
+        """Connect the events of the components.
+
+        Args:
+            picker: Its value is the name of the selected study.
+            tabs: All tabs, to select another one.
+        """
+
+
+def has_study(view: StudyView) -> bool:
+    """Whether a study is selected and can be opened."""
+    return view.study is not None
+
+
+@dataclass(frozen=True)
+class Tab:
+    """One tab of a study.
+
+    Attributes:
+        name: Key in the address of the page (``?tab=``) and in the ids of its elements.
+        build: Called inside the open ``gr.Tab``; places the components. The pool starts the processes that load models
+            for answers.
+        ready: Whether the tab can be opened for a study.
+        label: Title; empty: the name with a capital.
+    """
+
+    name: str
+    build: Callable[[WorkerPool], TabContent]
+    ready: Callable[[StudyView], bool] = has_study
+    label: str = ""
+
+    @property
+    def title(self) -> str:
+        """Title of the tab."""
+        return self.label or self.name.capitalize()
+
+
+TABS: Registry[Tab] = Registry("page tab", builtin=[
+    f"assistant_builder.ui.app:{name}_TAB"
+    for name in ("DATA", "PLAN", "TRAIN", "EVALUATE", "CHAT", "REPORT", "EXPORT")
+])
+"""Every tab by its name, in the order in which a study goes through them."""

@@ -1,0 +1,152 @@
+"""``python -m benchmarks.eta_accuracy``: the training time estimated after five measured steps against the actual time.
+
+Trains the default model a few times in different shapes, as the product does, each run a process of its own; or takes
+finished studies. The time is that of the whole training: steps, validations, sample answers and checkpoints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.arms import TWINS
+from assistant_builder.atomic_io import read_json, read_jsonl, write_json
+from assistant_builder.child_process import compute_environment
+from assistant_builder.config import StudyConfig
+from assistant_builder.errors import EvaluationError
+from assistant_builder.planning.memory_check import PLAN_FILE
+from assistant_builder.planning.training_time import MEASURED_STEPS, WorkRemaining, extrapolated_seconds
+from assistant_builder.runner.step_inputs import step_command
+from assistant_builder.study import Study, home
+from benchmarks.doc_tables import PLANNER_PAGE, write_section
+from evals.report.format import count, percent, signed_percent
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
+SHAPES: dict[str, dict[str, Any]] = {
+    "as shipped": {"train.max_steps": 16},
+    "small batches, many validations": {
+        "train.batch_size": 4, "train.micro_batch_size": 4, "train.max_steps": 32, "train.evaluations": 8,
+    },
+    "rank 64, recomputed, 2 at once": {
+        "train.rank": 64, "train.gradient_checkpointing": "on", "train.micro_batch_size": 2, "train.batch_size": 8,
+        "train.max_steps": 12,
+    },
+    "no samples, one validation": {
+        "train.batch_size": 8, "train.max_steps": 24, "train.evaluations": 1, "train.sample_answers": 0,
+    },
+}
+"""Changed settings of each run, by its name in the table."""
+_KEPT = ("event", "step", "tokens", "busy_seconds", "elapsed_seconds")
+"""Kept keys of each event, so that a corrected extrapolation can be judged without training again."""
+_LOG_LINES = 5
+
+
+def estimated_seconds(run: Mapping[str, Any]) -> float:
+    """Estimate of a run's whole time after five measured steps.
+
+    Args:
+        run: A record of :func:`runs_of`.
+    """
+    seen, steps = [], 0
+    for event in run["events"]:
+        seen.append(event)
+        steps += event["event"] == "step"
+        if steps == MEASURED_STEPS:
+            break
+    estimate = extrapolated_seconds(seen, WorkRemaining(**run["ahead"]))
+    assert estimate is not None  # runs of fewer steps are left out
+    return estimate
+
+
+def runs_of(study: Study, shape: str) -> Iterator[dict[str, Any]]:
+    """``{"shape", "arm", "ahead", "events", "train_seconds"}`` of each trained arm of a study.
+
+    Runs that an older version planned, that have not finished, or that made no more than five steps are left out.
+    """
+    for arm in TWINS:
+        folder = study.arm_folder(arm)
+        plan, summary = folder / PLAN_FILE, folder / "summary.json"
+        if not plan.exists() or not summary.exists():
+            continue
+        ahead = read_json(plan)["ahead"]
+        if ahead["steps"] > MEASURED_STEPS:
+            events = [{key: event[key] for key in _KEPT if key in event}
+                      for event in read_jsonl(folder / "metrics.jsonl")]
+            yield {"shape": shape, "arm": arm, "ahead": ahead, "events": events,
+                   "train_seconds": read_json(summary)["train_seconds"]}
+
+
+def measure(shape: str, data: Path, on_run: Callable[[dict[str, Any]], None]) -> None:
+    """Train both arms in one shape, in a home of its own that shares the models of this one.
+
+    Raises:
+        EvaluationError: A step failed.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        (home() / "models").mkdir(parents=True, exist_ok=True)
+        (Path(scratch) / "models").symlink_to((home() / "models").resolve())
+        environment = {**compute_environment(), "ASSISTANT_BUILDER_HOME": scratch}
+        study = Study(Path(scratch) / "studies" / "times")
+        config = StudyConfig().with_changes({"name": "times", **SHAPES[shape]})
+        (study.folder / "data").mkdir(parents=True)
+        study.write_config(config)
+        (study.folder / "data" / f"source{data.suffix}").write_bytes(data.read_bytes())
+        for step in ("data", *(f"train-{arm}" for arm in TWINS)):
+            command = step_command(study, step)
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+            if done.returncode:
+                log = " ".join((done.stdout + done.stderr).splitlines()[-_LOG_LINES:])
+                raise EvaluationError(f"step {step} of {shape!r} failed: {log}", remedy="Run it by itself to see why")
+        for run in runs_of(study, shape):
+            on_run(run)
+
+
+def table(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Estimate and actual time, a row a run, with the signed error."""
+    lines = ["| run | arm | steps | tokens | validations | estimated after 5 steps | took | error |",
+             "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    errors = [estimated_seconds(run) / float(run["train_seconds"]) - 1 for run in runs]
+    for run, error in zip(runs, errors, strict=True):
+        ahead = run["ahead"]
+        lines.append(f"| {run['shape']} | {run['arm']} | {ahead['steps']} | {count(ahead['tokens'])} | "
+                     f"{ahead['validations']} | {estimated_seconds(run):.0f} s | {run['train_seconds']:.0f} s | "
+                     f"{signed_percent(error)} |")
+    worst = max(map(abs, errors), default=0.0)
+    return "\n".join([*lines, "", f"The largest error is {percent(worst)} of {len(runs)} runs."])
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure the shapes, or grade studies that have finished."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.eta_accuracy", description=__doc__)
+    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES), metavar="SHAPE",
+                        help=f"some of: {'; '.join(SHAPES)}")
+    parser.add_argument("--data", type=Path, default=EXAMPLE, help="data file to train on")
+    parser.add_argument("--studies", nargs="+", default=[], metavar="NAME", help="train nothing, grade these studies")
+    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="train nothing, take these results of --out")
+    parser.add_argument("--write", action="store_true", help="write the table into the planner's README")
+    parser.add_argument("--out", type=Path, default=Path("bench-results") / "eta_accuracy.json")
+    given = parser.parse_args(words)
+    runs: list[dict[str, Any]] = [run for path in given.runs for run in read_json(path)]
+    runs += [run for name in given.studies for run in runs_of(Study.open(name), name)]
+
+    def on_run(run: dict[str, Any]) -> None:
+        runs.append(run)
+        write_json(given.out, runs)
+        print(f"{run['shape']}, {run['arm']}: {estimated_seconds(run):.0f} s estimated, "
+              f"{run['train_seconds']:.0f} s taken", flush=True)
+
+    if not given.runs and not given.studies:
+        for shape in given.shapes:
+            measure(shape, given.data, on_run)
+    text = table(runs)
+    print(text)
+    if given.write:
+        write_section("times", text, PLANNER_PAGE)
+
+
+if __name__ == "__main__":
+    main()

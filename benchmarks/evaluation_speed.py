@@ -1,0 +1,216 @@
+"""``python -m benchmarks.evaluation_speed STUDY``: evaluation speed compared with what a user would otherwise run.
+
+Three ratios of alternating runs: held-out questions answered one at a time by ``generate`` and in packed batches; a
+fresh ``lm-eval run`` of the study's own tasks for each of the four main cells and the evaluation of the same cells,
+both with imports and loading; loading an assistant into the chat and switching to the base that it shares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.arms import CELLS, TWINS, main_cells
+from assistant_builder.atomic_io import read_jsonl, write_json
+from assistant_builder.child_process import compute_environment, configure_libraries, python_command
+from assistant_builder.errors import EvaluationError
+from assistant_builder.models.catalog import resolve
+from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.models.download import fetch
+from assistant_builder.models.remote_code import allows_code
+from assistant_builder.planning.hardware import this_machine
+from assistant_builder.study import Study
+
+_ONE_AT_A_TIME = 12
+"""Questions answered one at a time in a round: enough to measure tokens a second."""
+_LOG_LINES = 5
+PARTS = ["answering", "cells", "switching"]
+
+
+def answering(study: Study, base: Path, items: Sequence[dict[str, Any]], rounds: int) -> list[dict[str, float]]:
+    """Tokens a second of the 16-bit assistant, one question at a time and in batches, round by round."""
+    from assistant_builder.inference.generate import generate_with_transformers
+    from assistant_builder.inference.session import Sampling
+    from evals.cells import Variant, load_cells
+    from evals.lm_eval_model import reader
+
+    prompter = ChatTokenizer.load(base)
+    longest = study.config.eval.max_new_tokens
+    ids = [prompter.split_ids(item["prompt"], "")[0] for item in items]
+    found: list[dict[str, float]] = []
+    for cell in load_cells(study, base, [Variant(CELLS["L16"])]):
+        for _ in range(rounds + 1):  # the first is for warming up
+            began, tokens = time.perf_counter(), 0
+            for prompt in ids[:_ONE_AT_A_TIME]:
+                tokens += len(list(generate_with_transformers(cell.model, prompter, prompt, longest, Sampling(), threading.Event())))
+            alone = tokens / (time.perf_counter() - began)
+            together: dict[int, list[int]] = {}
+            began = time.perf_counter()
+            reader(cell.model, prompter, study.config.eval.batch_size).run(
+                [(prompt, ()) for prompt in ids], max_new_tokens=longest, on_scores=lambda scores: None,
+                on_answers=together.update,
+            )
+            seconds = time.perf_counter() - began
+            found.append({"alone": alone, "together": sum(map(len, together.values())) / seconds})
+    return found[1:]
+
+
+def stored_in_4_bits(study: Study, base: Path, folder: Path) -> Path:
+    """Save the base in 4 bits with transformers: lm-eval's own 4-bit option does not work with transformers 5."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    model, dtype = study.config.model, _dtype(study)
+    how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=model.quant_type, bnb_4bit_compute_dtype=dtype,
+                             bnb_4bit_use_double_quant=model.double_quant)
+    AutoModelForCausalLM.from_pretrained(base, quantization_config=how, dtype=dtype).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    return folder
+
+
+def _dtype(study: Study) -> str:
+    wanted = study.config.model.compute_dtype
+    return this_machine().compute_dtype if wanted == "auto" else wanted
+
+
+def lm_eval_run(study: Study, bases: dict[str, Path], cell: str, items: int, scratch: Path) -> float:
+    """Seconds of a fresh ``lm-eval run`` of the study's tasks on one cell.
+
+    Args:
+        study: The study.
+        bases: ``float16`` and ``4-bit``: folder of the base stored so.
+        cell: The cell.
+        items: Held-out items.
+        scratch: Output folder of lm-eval.
+
+    Raises:
+        EvaluationError: It failed.
+    """
+    spec = CELLS[cell]
+    words = [f"pretrained={bases[spec.base]}", f"dtype={_dtype(study)}"]
+    if spec.adapter:
+        words.append(f"peft={study.arm_folder(spec.adapter) / 'adapter'}")
+    began = time.perf_counter()
+    _run([
+        "-m", "lm_eval", "run", "--model", "hf", "--model_args", ",".join(words), "--include_path",
+        str(study.folder / "evals" / "tasks"), "--tasks", f"{study.name}_nll,{study.name}_gen", "--limit", str(items),
+        "--batch_size", str(study.config.eval.batch_size), "--output_path", str(scratch / cell),
+    ])
+    return time.perf_counter() - began
+
+
+def score_four(study: Study, base: Path, items: Sequence[dict[str, Any]]) -> None:
+    """Score the four main cells through lm-eval, as the evaluation does."""
+    from evals.cells import Variant, load_cells
+    from evals.lm_eval_model import StudyLM
+    from evals.tasks.held_out import run_own_tasks, write_tasks
+
+    prompter = ChatTokenizer.load(base)
+    with tempfile.TemporaryDirectory() as scratch:
+        shortened = Study(Path(scratch) / study.name)
+        shortened.write_config(study.config)
+        tasks = write_tasks(shortened, items)
+        for cell in load_cells(study, base, [Variant(CELLS[name]) for name in main_cells(TWINS)]):
+            lm = StudyLM(cell.model, prompter, own_tasks=(tasks.nll, tasks.generation), answering=True,
+                         batch_size=study.config.eval.batch_size, max_new_tokens=study.config.eval.max_new_tokens,
+                         tick=lambda kind, count: None)
+            run_own_tasks(lm, tasks, items, study.config.eval.seed)
+
+
+def four_cells(study: Study, base: Path, items: int, rounds: int) -> list[dict[str, float]]:
+    """Seconds for the four main cells through fresh ``lm-eval run`` processes and by the evaluation, round by round."""
+    found = []
+    with tempfile.TemporaryDirectory() as scratch:
+        bases = {"float16": base, "4-bit": stored_in_4_bits(study, base, Path(scratch) / "4-bit")}
+        for _ in range(rounds):
+            fresh = sum(lm_eval_run(study, bases, cell, items, Path(scratch)) for cell in main_cells(TWINS))
+            began = time.perf_counter()
+            _run(["-m", "benchmarks.evaluation_speed", str(study.folder), "--items", str(items), "--only-score"])
+            found.append({"lm_eval": fresh, "ours": time.perf_counter() - began})
+    return found
+
+
+def switching(study: Study, rounds: int) -> list[dict[str, float]]:
+    """Seconds until the chat can answer with the 16-bit assistant, and then with its base, round by round."""
+    from assistant_builder.inference.session import BASE, ChatSession
+    from assistant_builder.models import loading
+
+    found = []
+    for _ in range(rounds + 1):  # the first imports
+        session = ChatSession(study)
+        began = time.perf_counter()
+        session.load("lora")
+        loaded = time.perf_counter()
+        session.load(BASE)
+        found.append({"load": loaded - began, "switch": time.perf_counter() - loaded})
+        del session
+        loading.release()
+    return found[1:]
+
+
+def table(record: dict[str, Any]) -> str:
+    """The ratios, medians of the rounds."""
+    lines = [f"{record['items']} held-out items of the study {record['study']}, answers of up to "
+             f"{record['max_new_tokens']} tokens, {record['processors']} processors.", "",
+             "| | otherwise | here | ratio |", "| --- | ---: | ---: | ---: |"]
+    for title, unit, part, slower, faster in (
+        ("answers, one at a time and together", "tokens/s", "answering", "alone", "together"),
+        ("four main cells, fresh `lm-eval run` and evaluation", "s", "cells", "lm_eval", "ours"),
+        ("another assistant in the chat, loaded and on a shared base", "s", "switching", "load", "switch"),
+    ):
+        rounds = record[part]
+        if not rounds:
+            continue
+        before, after = (statistics.median(each[key] for each in rounds) for key in (slower, faster))
+        power = 1 if unit == "s" else -1  # of seconds less is faster, of tokens a second more
+        ratio = statistics.median((each[slower] / each[faster]) ** power for each in rounds)
+        lines.append(f"| {title} | {before:.3g} {unit} | {after:.3g} {unit} | {ratio:.1f} |")
+    return "\n".join(lines)
+
+
+def _run(words: Sequence[str]) -> None:
+    environment = {**os.environ, **compute_environment(), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(python_command(*words), capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise EvaluationError(f"{' '.join(words[:3])} failed: {' '.join(done.stderr.splitlines()[-_LOG_LINES:])}",
+                              remedy="Run it by hand to see more")
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluation_speed", description=__doc__)
+    parser.add_argument("study", type=Path, help="folder of a study that has been evaluated")
+    parser.add_argument("--items", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--only-score", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=Path("bench-results") / "evaluation.json")
+    given = parser.parse_args(words)
+    configure_libraries()
+    study = Study(given.study.resolve())
+    model = study.config.model
+    base = fetch(resolve(model.base, trust_remote_code=allows_code(model)), revision=model.revision)
+    items = read_jsonl(study.folder / "evals" / "tasks" / "items.jsonl")[: given.items]
+    if given.only_score:
+        score_four(study, base, items)
+        return
+    record = {
+        "study": study.name, "items": len(items), "max_new_tokens": study.config.eval.max_new_tokens,
+        "processors": os.cpu_count(),
+        "answering": answering(study, base, items, given.rounds) if "answering" in given.parts else [],
+        "cells": four_cells(study, base, len(items), given.rounds) if "cells" in given.parts else [],
+        "switching": switching(study, given.rounds) if "switching" in given.parts else [],
+    }
+    write_json(given.out, record)
+    print(table(record))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""The task of every candidate: base, settings, pairs. Written once, read by each worker process."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.config import ModelConfig, StudyConfig, TrainConfig
+from assistant_builder.data import Pair, prepare_dataset
+from assistant_builder.errors import DataError
+from assistant_builder.models.catalog import resolve
+from assistant_builder.models.chat_template import ChatTokenizer, Example
+from assistant_builder.models.download import fetch
+from assistant_builder.models.remote_code import allows_code
+from assistant_builder.planning.hardware import this_machine
+
+_SEED = 0
+"""Seed of the choice of pairs; the same in every round."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training task.
+
+    Attributes:
+        model: Base model settings; the compute dtype is never ``auto``.
+        train: Training settings; ``max_steps`` is the number of steps of a run, warm-up included.
+        folder: Folder of the base.
+        warmup_steps: First steps of a run, which are not timed.
+        pairs: Training pairs, as many as the steps take: each is trained on once.
+        validation: Pairs for the loss after training.
+    """
+
+    model: ModelConfig
+    train: TrainConfig
+    folder: Path
+    warmup_steps: int
+    pairs: tuple[Pair, ...]
+    validation: tuple[Pair, ...]
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of a run, warm-up included."""
+        return len(self.pairs) // self.train.batch_size
+
+    def examples(self, prompter: ChatTokenizer) -> list[Example]:
+        """The training pairs as token sequences."""
+        return [example for pair in self.pairs for example in prompter.examples(pair, self.train.max_length)]
+
+    def with_seed(self, seed: int) -> Job:
+        """The same task with another seed of initialisation, order and dropout."""
+        return replace(self, train=self.train.model_copy(update={"seed": seed}))
+
+    def write(self, path: Path) -> None:
+        """Write the task for the worker processes."""
+        write_json(path, {
+            "model": self.model.model_dump(mode="json"), "train": self.train.model_dump(mode="json"),
+            "folder": str(self.folder), "warmup_steps": self.warmup_steps,
+            "pairs": [pair.to_record() for pair in self.pairs],
+            "validation": [pair.to_record() for pair in self.validation],
+        })
+
+    @classmethod
+    def read(cls, path: Path) -> Job:
+        """Read what :meth:`write` wrote."""
+        record: dict[str, Any] = read_json(path)
+        return cls(
+            ModelConfig.model_validate(record["model"]), TrainConfig.model_validate(record["train"]),
+            Path(record["folder"]), record["warmup_steps"],
+            tuple(Pair.from_record(pair) for pair in record["pairs"]),
+            tuple(Pair.from_record(pair) for pair in record["validation"]),
+        )
+
+
+def make_job(config: StudyConfig, *, warmup_steps: int, timed_steps: int, validation_pairs: int) -> Job:
+    """Draw the pairs of a data file's training split that the steps take, and fetch the base.
+
+    Args:
+        config: The settings; ``data.source`` is the file.
+        warmup_steps: Steps before the timed ones.
+        timed_steps: Steps whose time counts.
+        validation_pairs: Most pairs of the validation split for the loss after training.
+
+    Raises:
+        DataError: The file has too few pairs with one answer each that fit into ``train.max_length``.
+        ModelError: The base cannot be loaded.
+    """
+    steps = warmup_steps + timed_steps
+    folder = fetch(resolve(config.model.base, trust_remote_code=allows_code(config.model)),
+                   revision=config.model.revision, trust_remote_code=allows_code(config.model))
+    prompter = ChatTokenizer.load(folder)
+    source = Path(config.data.source)
+    split = prepare_dataset(source, config.data, tokenizer=prompter, max_length=config.train.max_length).split
+    train = config.train.model_copy(update={"epochs": 1.0, "max_steps": steps, "evaluations": 1})
+    wanted = steps * train.batch_size
+    pairs = _comparable(split.train, prompter, train.max_length)
+    if len(pairs) < wanted:
+        raise DataError(
+            f"{len(pairs)} training pairs have one answer and fit into {train.max_length} tokens, and {steps} steps of "
+            f"{train.batch_size} take {wanted}", where=str(source),
+            remedy="Ask for fewer --steps, or name a larger file with --data",
+        )
+    rng = random.Random(_SEED)
+    model = config.model  # the compute dtype is fixed here, so that it is the same for all candidates
+    if model.compute_dtype == "auto":
+        settled = {"compute_dtype": this_machine().compute_dtype, "allow_float32_compute": True}
+        model = model.model_copy(update=settled)
+    validation = _comparable(split.validation, prompter, train.max_length)
+    return Job(model, train, folder, warmup_steps, tuple(rng.sample(pairs, wanted)),
+               tuple(rng.sample(validation, min(validation_pairs, len(validation)))))
+
+
+def _comparable(pairs: Sequence[Pair], prompter: ChatTokenizer, max_length: int) -> list[Pair]:
+    """Pairs that every candidate trains on in the same way: one answer, no token cut off."""
+    return [
+        pair for pair in pairs
+        if sum(message.role == "assistant" for message in pair.messages) == 1
+        and prompter.count_tokens(pair) < max_length  # TRL adds a line break
+    ]

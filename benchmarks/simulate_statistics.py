@@ -1,0 +1,253 @@
+"""``python -m benchmarks.simulate_statistics``: how good the statistics are, by simulation.
+
+It counts how often intervals contain the true difference, and how often equal arms are called different. It prints
+the tables; with ``--write`` it remakes those of ``docs/evaluation.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, astuple, dataclass
+from typing import Any
+
+import numpy as np
+
+from assistant_builder.errors import AssistantBuilderError
+from benchmarks.doc_tables import EVALUATION_PAGE, markdown_table, read_section, write_section
+from benchmarks.simulated_scores import (
+    CASES,
+    CLUSTER_SIZE,
+    EQUAL_ARMS,
+    FAMILIES,
+    SIZES,
+    SimulatedScores,
+    generator,
+)
+from evals.compare import Comparison, holm, paired_comparison
+from evals.metrics import METRICS
+from evals.stats.intervals import RESAMPLES
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table.
+
+    Attributes:
+        case: Name of the case.
+        n: Items.
+        clusters: Clusters, None without.
+    """
+
+    case: str
+    n: int
+    clusters: int | None
+
+
+@dataclass(frozen=True)
+class Coverage(Row):
+    """How often 95 % intervals contain the true difference.
+
+    Attributes:
+        covered: Share of the intervals that contain it.
+        above: Share that are completely above it.
+        below: Share that are completely below it.
+        width: Mean width of the intervals, in the metric's units.
+        warned: Share of the comparisons with the warning "too few items".
+    """
+
+    covered: float
+    above: float
+    below: float
+    width: float
+    warned: float
+
+
+@dataclass(frozen=True)
+class EqualArms(Row):
+    """Shares of A/A comparisons without a margin: both verdicts, and p-values up to 0.05."""
+
+    worse: float
+    no_worse: float
+    significant: float
+
+
+@dataclass(frozen=True)
+class Family(Row):
+    """A/A comparisons on several metrics: shares with some p-value up to 0.05, before and after Holm's adjustment."""
+
+    metrics: int
+    any_significant: float
+    any_adjusted: float
+
+
+def compare(draw: SimulatedScores, metric: str, *, seed: int, resamples: int) -> Comparison:
+    """Compare both arms as ``evals.report.contrasts`` does, with no margin."""
+    info = METRICS[metric]
+    return paired_comparison(
+        draw.baseline, draw.candidate, clusters=None if draw.clusters is None else draw.clusters.tolist(),
+        weights=draw.weights, margin=None, higher_is_better=info.higher_is_better, seed=seed, bounds=info.bounds,
+        resamples=resamples,
+    )
+
+
+def coverage(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, seed: int = 0) -> Coverage:
+    """Simulate one case.
+
+    Args:
+        case: A key of ``CASES``.
+        n: Items, at least 10.
+        repetitions: Simulated held-out sets.
+        resamples: Bootstrap samples and sign patterns of each.
+        seed: Seed of everything drawn.
+    """
+    rng = generator(seed, case, n)
+    rows = []
+    clusters = None
+    for repetition in range(repetitions):
+        draw = CASES[case].draw(rng, n)
+        result = compare(draw, CASES[case].metric, seed=repetition, resamples=resamples)
+        clusters = result.n_clusters
+        rows.append((
+            result.ci_low > draw.truth, result.ci_high < draw.truth, result.ci_high - result.ci_low,
+            any(text.startswith("too few items") for text in result.warnings),
+        ))
+    above, below, width, warned = (float(share) for share in np.mean(rows, axis=0))
+    return Coverage(case, n, clusters, 1 - above - below, above, below, width, warned)
+
+
+def equal_arms(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, seed: int = 0) -> EqualArms:
+    """Simulate A/A comparisons of one kind; arguments as in :func:`coverage`."""
+    rng = generator(seed, case, n)
+    results = [
+        compare(EQUAL_ARMS[case].draw(rng, n), EQUAL_ARMS[case].metric, seed=repetition, resamples=resamples)
+        for repetition in range(repetitions)
+    ]
+    return EqualArms(
+        case, n, results[-1].n_clusters,
+        worse=float(np.mean([result.verdict == "worse" for result in results])),
+        no_worse=float(np.mean([result.verdict == "no worse" for result in results])),
+        significant=float(np.mean([result.p_value <= ALPHA for result in results])),
+    )
+
+
+def family(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, seed: int = 0) -> Family:
+    """Simulate A/A comparisons on all metrics; arguments as in :func:`coverage`."""
+    rng = generator(seed, case, n)
+    rows = []
+    clusters, metrics = None, 0
+    for repetition in range(repetitions):
+        results = [
+            compare(draw, metric, seed=repetition, resamples=resamples)
+            for metric, draw in FAMILIES[case](rng, n).items()
+        ]
+        p_values = [result.p_value for result in results]
+        rows.append((min(p_values) <= ALPHA, holm(p_values).min() <= ALPHA))
+        clusters, metrics = results[0].n_clusters, len(results)
+    any_significant, any_adjusted = (float(share) for share in np.mean(rows, axis=0))
+    return Family(case, n, clusters, metrics, any_significant, any_adjusted)
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """One of the tables.
+
+    Attributes:
+        name: Name of its marks in ``docs/evaluation.md``.
+        cases: Its cases, a row at every size.
+        simulate: Simulates one row.
+        subject: Title of the first column.
+        columns: Titles of the columns after items and clusters, with the format of their figures.
+    """
+
+    name: str
+    cases: Sequence[str]
+    simulate: Callable[..., Row]
+    subject: str
+    columns: dict[str, str]
+
+    def table(self, rows: Sequence[Row]) -> str:
+        """The rows as Markdown."""
+        return markdown_table((self.subject, "items", "clusters", *self.columns), [
+            (row.case, str(row.n), str(row.clusters or "–"), *map(format, astuple(row)[3:], self.columns.values()))
+            for row in rows
+        ])
+
+
+PARTS = (
+    TableSpec("coverage", tuple(CASES), coverage, "differences", {
+        "covered": ".1%", "too high": ".1%", "too low": ".1%", "mean width": ".3f", "“too few items”": ".0%"}),
+    TableSpec("equal-arms", tuple(EQUAL_ARMS), equal_arms, "equal arms", {
+        "“worse”": ".1%", "“no worse”": ".1%", "p ≤ 0.05": ".1%"}),
+    TableSpec("families", tuple(FAMILIES), family, "equal arms", {
+        "metrics": "d", "some p ≤ 0.05": ".1%", "some p ≤ 0.05 after Holm": ".1%"}),
+)
+
+
+def note(repetitions: int, resamples: int, seed: int) -> str:
+    """The command that made a table."""
+    options = f"--repetitions {repetitions} --resamples {resamples} --seed {seed} --write"
+    return f"`python -m benchmarks.simulate_statistics {options}`: {repetitions:,} simulated held-out sets a line."
+
+
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.simulate_statistics", description=__doc__)
+    parser.add_argument("--repetitions", type=int, default=2000, help="simulated held-out sets a line (2000)")
+    parser.add_argument("--resamples", type=int, default=RESAMPLES,
+                        help=f"bootstrap samples and sign patterns of each ({RESAMPLES}, as in a report)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything drawn (0)")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="N", help="items (30 100 300)")
+    parser.add_argument("--case", choices=[case for part in PARTS for case in part.cases], action="append",
+                        metavar="CASE", help="only this row, as named in the table; may be repeated")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    output.add_argument("--write", action="store_true", help="remake the tables of docs/evaluation.md")
+    options = parser.parse_args(words)
+    if min(options.repetitions, options.resamples) < 1 or options.seed < 0:
+        parser.error("repetitions and resamples must be 1 or more, the seed 0 or more")
+    if min(options.sizes) < 2 * CLUSTER_SIZE:
+        parser.error(f"sizes must be {2 * CLUSTER_SIZE} or more")
+    if options.write and (options.case or tuple(options.sizes) != SIZES):
+        parser.error("--write remakes whole tables: leave out --case and --sizes")
+    return options
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Print the tables, one JSON document, or write the tables into ``docs/evaluation.md``."""
+    options = parse(words)
+    settings = {name: getattr(options, name) for name in ("repetitions", "resamples", "seed")}
+    document: dict[str, list[dict[str, Any]]] = {}
+    try:
+        if options.write:
+            for part in PARTS:
+                read_section(part.name, EVALUATION_PAGE)  # fails before the work if there is no place for the results
+        for part in PARTS:
+            rows = [
+                _line(part, case, n, settings)
+                for case in part.cases if not options.case or case in options.case for n in options.sizes
+            ]
+            document[part.name] = [asdict(row) for row in rows]
+            if options.write:
+                write_section(part.name, f"{note(**settings)}\n\n{part.table(rows)}", EVALUATION_PAGE)
+            elif rows and not options.json:
+                print(part.table(rows), end="\n\n")
+    except AssistantBuilderError as error:
+        sys.stderr.write(f"simulate_statistics: {error}\n")
+        return 1
+    if options.json:
+        print(json.dumps(document, indent=2))
+    return 0
+
+
+def _line(part: TableSpec, case: str, n: int, settings: dict[str, int]) -> Row:
+    print(f"{part.name}: {case}, n = {n}", file=sys.stderr)
+    return part.simulate(case, n, **settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

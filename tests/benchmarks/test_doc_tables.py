@@ -1,0 +1,84 @@
+"""The figures that everyone quotes, held to published numbers; the arithmetic is not bent to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from assistant_builder.errors import EvaluationError
+from benchmarks.doc_tables import (
+    EVALUATION_PAGE,
+    double_quant_saving,
+    four_bit_gigabytes,
+    hours_for,
+    items_table,
+    plan,
+    read_section,
+    sections,
+    write_section,
+)
+from evals.metrics import METRICS
+
+
+def test_65b_goes_from_260_to_about_35_gigabytes():
+    assert 4 * plan("llama-65b").architecture.parameters / 1e9 == pytest.approx(260, rel=0.01)
+    assert four_bit_gigabytes("llama-65b") == pytest.approx(35, rel=0.03)
+
+
+def test_double_quantization_saves_what_the_paper_says():
+    bits, gigabytes = double_quant_saving("llama-65b")
+    assert bits == pytest.approx(0.5 - (8 / 64 + 32 / (64 * 256)), abs=0.0005)
+    assert gigabytes == pytest.approx(3, rel=0.03)
+
+
+@pytest.mark.parametrize(("model", "quoted"), [("7b", 5.5), ("13b", 10), ("33b", 21), ("65b", 41)])
+def test_the_paper_s_4_bit_totals(model: str, quoted: float):
+    assert plan(f"llama-{model}").qlora.total_bytes / 1e9 == pytest.approx(quoted, rel=0.06)
+
+
+@pytest.mark.parametrize(("model", "card", "sixteen_bit"), [
+    ("llama-2-7b", "RTX 3090 24 GB", "room"), ("llama-2-13b", "RTX A6000 48 GB", "room"),
+    ("llama-2-70b", "A100 80 GB", "no"),
+])
+def test_what_is_said_to_fit_fits(model: str, card: str, sixteen_bit: str):
+    seen = plan(model, card=card)
+    assert seen.qlora.fit == "room" and seen.lora.fit == sixteen_bit
+
+
+def test_35_gigabytes_for_llama_3_leaves_out_embeddings_and_constants():
+    seen = plan("llama-3-70b")
+    linear = sum(module.weights for module in seen.architecture.linear())
+    assert linear / 2e9 == pytest.approx(34.2, abs=0.1)
+    assert four_bit_gigabytes("llama-3-70b") == pytest.approx(39.5, abs=0.1)
+    assert seen.qlora.adapter_bytes / 1e9 == pytest.approx(0.83, abs=0.01)
+
+
+def test_the_time_is_proportional_to_the_tokens_and_14_hours_is_within_reach():
+    assert hours_for(10_000, 100) < 14 < hours_for(10_000, 512)
+    assert hours_for(20_000, 100) == pytest.approx(2 * hours_for(10_000, 100), rel=0.01)
+
+
+def test_86_against_82_needs_hundreds_of_answers():
+    assert [items for _, items in items_table()] == pytest.approx([490, 735, 980, 1225, 1470], rel=0.01)
+
+
+@pytest.mark.parametrize(("page", "name"), sections())
+def test_the_tables_of_the_documentation_are_up_to_date(page: Path, name: str):
+    assert read_section(name, page) == sections()[page, name], "remake them with: python -m benchmarks.doc_tables"
+
+
+def test_every_metric_has_its_blind_spots_in_the_table():
+    assert all(info.blind_spots in read_section("metrics", EVALUATION_PAGE) for info in METRICS.values())
+
+
+def test_sections_are_replaced_between_their_marks(tmp_path: Path):
+    path = tmp_path / "README.md"
+    path.write_text("before\n<!-- a: begin -->\nold\n<!-- a: end -->\nafter\n", encoding="utf-8")
+    write_section("a", "new", path)
+    write_section("a", "| new |\n| --- |", path)
+    kept = "before\n<!-- a: begin -->\n\n{}\n\n<!-- a: end -->\nafter\n"
+    assert path.read_text(encoding="utf-8") == kept.format("| new |\n| --- |")
+    assert read_section("a", path) == "| new |\n| --- |"
+    with pytest.raises(EvaluationError, match="marks of the section b"):
+        write_section("b", "new", path)

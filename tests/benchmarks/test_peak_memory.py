@@ -1,0 +1,37 @@
+"""The grid of measured peaks, its predictions and its table; nothing is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks.peak_memory import config_of, grid, predicted_bytes, table
+
+
+def run(**changes: Any) -> dict[str, Any]:
+    return {"arm": "lora", "batch": 4, "length": 128, "checkpointing": "off", "peak_memory_bytes": 2 * 10**9, **changes}
+
+
+def test_the_grid_has_every_combination_once():
+    cases = list(grid())
+    assert len(cases) == 3 * 2 * 2 * 2 == len({tuple(case.values()) for case in cases})
+
+
+def test_a_case_is_trained_as_it_says():
+    train = config_of(run(checkpointing="on"), {}).train
+    assert (train.micro_batch_size, train.max_length, train.gradient_checkpointing) == (4, 128, "on")
+
+
+def test_predictions_differ_as_the_settings_do():
+    plain = predicted_bytes(run(), {})
+    assert predicted_bytes(run(checkpointing="on"), {}) < plain < predicted_bytes(run(length=512), {})
+    assert plain < predicted_bytes(run(batch=8), {})
+    # a CPU with room trains on weights held in the compute dtype, whatever they are stored in
+    assert predicted_bytes(run(arm="qlora"), {}) == pytest.approx(plain, rel=0.001)
+
+
+def test_the_table_shows_the_signed_error_and_the_worst():
+    told = predicted_bytes(run(), {})
+    lines = table([run(peak_memory_bytes=told), run(peak_memory_bytes=2 * told)], {})
+    assert "| 0.0% |" in lines and "\N{MINUS SIGN}50.0% |" in lines and "50.0% of 2 runs" in lines

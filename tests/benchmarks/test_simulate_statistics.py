@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+
+from assistant_builder.config import EvalConfig
+from benchmarks import simulate_statistics as command
+from benchmarks.doc_tables import EVALUATION_PAGE, read_section
+from benchmarks.simulate_statistics import PARTS, compare, coverage, equal_arms, family, main, note
+from benchmarks.simulated_scores import CASES, EQUAL_ARMS, FAMILIES, SIZES, SimulatedScores
+from evals.compare import Comparison
+from evals.metrics import METRICS
+from evals.report.contrasts import compare as compare_cells
+from evals.report.load import Cell
+
+# binomial noise of 400 repetitions around 95 % is about ±2.2 points at two standard errors
+REPETITIONS = 400
+SLACK = 0.025
+ENOUGH = {case: 300 if "unequal" in case or "lognormal clusters" in case else 100 for case in CASES}
+HARSH = "loss, equal on average only, very skewed"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_intervals_hold_the_truth_as_often_as_they_must(case: str) -> None:
+    row = coverage(case, ENOUGH[case], repetitions=REPETITIONS, resamples=500, seed=1)
+    assert row.covered >= 0.92 - SLACK
+    if "flip" not in case:  # rare flips may be covered more often
+        assert row.covered <= 0.98 + SLACK / 2
+
+
+@pytest.mark.parametrize("case", EQUAL_ARMS)
+def test_equal_arms_are_seldom_called_worse(case: str) -> None:
+    row = equal_arms(case, 100, repetitions=REPETITIONS, resamples=500, seed=1)
+    assert row.worse <= (0.05 + SLACK if case == HARSH else 0.05)
+    assert row.worse + row.no_worse > 0.005, "an interval that excludes nothing is no use either"
+    if case != HARSH:
+        assert row.significant <= 0.05 + SLACK
+
+
+@pytest.mark.parametrize("case", FAMILIES)
+def test_holm_keeps_the_family(case: str) -> None:
+    row = family(case, 60, repetitions=300, resamples=300, seed=1)
+    assert row.metrics == len(METRICS)
+    assert row.any_adjusted <= 0.05 + SLACK < row.any_significant
+
+
+def test_arms_that_differ_are_called_worse() -> None:
+    rng = np.random.default_rng(0)
+    draw = EQUAL_ARMS["loss"].draw(rng, 100)
+    worse = dataclasses.replace(draw, candidate=draw.candidate + 0.3)
+    assert compare(worse, "nll_per_token", seed=0, resamples=500).verdict == "worse"
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("clustered", [False, True])
+def test_comparison_is_that_of_the_report(metric: str, clustered: bool) -> None:
+    rng = np.random.default_rng(3)
+    tokens = rng.integers(3, 40, 60).astype(float)
+    scores = rng.integers(0, 2, (2, 60)).astype(float) if metric == "exact_match" else rng.random((2, 60))
+    labels = np.arange(60) // 3 if clustered else None
+    weights = tokens if METRICS[metric].token_weighted else None
+    ours = compare(SimulatedScores(*scores, clusters=labels, weights=weights), metric, seed=0, resamples=500)
+    cells = [Cell(name, samples_of(arm, tokens, labels), {}) for name, arm in zip(("L16", "Q4"), scores, strict=True)]
+    items = list(cells[0].by_item)
+    # another metric is the primary one, so that neither has a margin
+    config = EvalConfig(bootstrap_resamples=500, primary_metric="token_f1" if metric != "token_f1" else "chrf")
+    assert like(ours, compare_cells(*cells, metric, items, config))
+
+
+def samples_of(scores: np.ndarray, tokens: np.ndarray, labels: np.ndarray | None) -> tuple[dict, ...]:
+    return tuple(
+        {"item": str(i), "nll": score * tokens[i], "tokens": tokens[i], "metrics": dict.fromkeys(METRICS, score),
+         "cluster": None if labels is None else labels[i]}
+        for i, score in enumerate(scores.tolist())
+    )
+
+
+def like(one: Comparison, other: Comparison) -> bool:
+    numbers = (np.array([each.delta, each.ci_low, each.ci_high, each.p_value]) for each in (one, other))
+    return np.allclose(*numbers, atol=1e-12) and one.method == other.method and one.verdict == other.verdict
+
+
+def test_draws_are_what_their_names_say() -> None:
+    rng = np.random.default_rng(0)
+    for name, case in CASES.items():
+        draw = case.draw(rng, 100_000)
+        weights = np.ones(100_000) if draw.weights is None else draw.weights
+        d = draw.candidate - draw.baseline
+        # 100,000 items are at least 20,000 clusters
+        assert np.average(d, weights=weights) == pytest.approx(draw.truth, abs=0.05 * d.std()), name
+        assert name.startswith("clusters") == (draw.clusters is not None)
+        if "flip" in name:
+            rate = float(re.search(r"(\d+) %", name)[1]) / 100
+            assert np.mean(d != 0) == pytest.approx(rate, abs=0.003), name
+            assert ("both ways" in name) == bool((d > 0).any()), name
+
+
+class TestReadme:
+    """The tables of ``docs/evaluation.md``."""
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def settings() -> dict[str, int]:
+        text = read_section("coverage", EVALUATION_PAGE)
+        found = re.search(r"--repetitions (\d+) --resamples (\d+) --seed (\d+) --write", text)
+        return dict(zip(("repetitions", "resamples", "seed"), map(int, found.groups()), strict=True))
+
+    @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
+    def test_has_every_case_at_every_size(self, part, settings: dict[str, int]) -> None:
+        text = read_section(part.name, EVALUATION_PAGE)
+        rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if line[:1] == "|"]
+        assert [(row[0], int(row[1])) for row in rows[2:]] == [(case, n) for case in part.cases for n in SIZES]
+        assert text.startswith(note(**settings))
+        assert settings["repetitions"] >= 1500 and settings["resamples"] == EvalConfig().bootstrap_resamples
+
+    def test_is_what_the_noted_seed_gives(self, settings: dict[str, int]) -> None:
+        lines = {
+            "coverage": PARTS[0].table([
+                coverage(case, n, **settings)
+                for case, n in (("flips 2 %, one way", 100), ("clusters of 5, normal", 30))
+            ]),
+            "equal-arms": PARTS[1].table([equal_arms("right/wrong, 20 % flip", 30, **settings)]),
+        }
+        for part, table in lines.items():
+            for line in table.splitlines():
+                assert line in read_section(part, EVALUATION_PAGE).splitlines()
+
+    def test_keeps_what_the_issue_asks_of_intervals_and_verdicts(self) -> None:
+        for line in read_section("coverage", EVALUATION_PAGE).splitlines():
+            cells = [cell.strip() for cell in line.strip("| ").split("|")]
+            similar = "unequal" not in line and "lognormal clusters" not in line
+            if len(cells) == 8 and cells[1] in ("100", "300") and similar:
+                covered = float(cells[3].rstrip("%"))
+                assert 92 <= covered and ("flip" in line or covered <= 98), line
+        for line in read_section("equal-arms", EVALUATION_PAGE).splitlines():
+            cells = [cell.strip() for cell in line.strip("| ").split("|")]
+            if len(cells) == 6 and cells[1] in ("100", "300"):
+                # arms that are equal on average only could not be swapped: that is no A/A comparison
+                assert float(cells[3].rstrip("%")) <= (6 if "on average only" in line else 5), line
+
+
+class TestCommand:
+    ARGUMENTS = ("--sizes", "10", "--repetitions", "3", "--resamples", "50")
+
+    def test_prints_tables_and_json(self, capsys: pytest.CaptureFixture[str]) -> None:
+        cases = [word for case in ("normal", "loss", "all metrics") for word in ("--case", case)]
+        assert main([*cases, *self.ARGUMENTS]) == 0
+        printed = capsys.readouterr().out
+        assert all(f"| {case} | 10 | – |" in printed for case in ("normal", "loss", "all metrics"))
+        assert main([*cases, *self.ARGUMENTS, "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert 0 <= document["coverage"][0]["covered"] <= 1 and document["families"][0]["metrics"] == len(METRICS)
+
+    def test_writes_whole_tables(self, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+        copy = tmp_path / "README.md"
+        copy.write_text(EVALUATION_PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+        monkeypatch.setattr(command, "EVALUATION_PAGE", copy)
+        assert main(["--repetitions", "2", "--resamples", "50", "--write"]) == 0
+        for part in PARTS:
+            assert "2 simulated held-out sets" in read_section(part.name, copy)
+            assert read_section(part.name, copy).count("\n| ") == len(part.cases) * len(SIZES) + 2
+        assert read_section("metrics", copy) == read_section("metrics", EVALUATION_PAGE)
+
+    @pytest.mark.parametrize(
+        "words", [["--repetitions", "0"], ["--sizes", "5"], ["--seed", "-1"], ["--write", "--case", "normal"],
+                  ["--write", "--sizes", "50"], ["--write", "--json"]],
+    )
+    def test_refuses_what_makes_no_sense(self, words: list[str]) -> None:
+        with pytest.raises(SystemExit):
+            main(words)
+
+    def test_says_when_there_is_no_readme(
+        self, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(command, "EVALUATION_PAGE", tmp_path / "README.md")
+        assert main(["--repetitions", "1", "--resamples", "20", "--write"]) == 1
+        assert "checkout" in capsys.readouterr().err
+
+
+def test_tables_are_markdown() -> None:
+    assert PARTS[2].table([]).splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"

@@ -1,0 +1,259 @@
+"""The speed comparison's own logic, without training: order of runs, medians, table, picture, command line."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from assistant_builder.atomic_io import read_json
+from assistant_builder.child_process import compute_environment
+from assistant_builder.config import StudyConfig
+from assistant_builder.errors import AssistantBuilderError, EvaluationError
+from assistant_builder.planning.hardware import Machine
+from benchmarks import candidates as candidates_module
+from benchmarks import llama_factory
+from benchmarks import training_speed as command
+from benchmarks.candidates import CPU_CANDIDATES, Candidate, Spread, interleaved, spread_text
+from benchmarks.job import Job, make_job
+from benchmarks.summary import arms_ratio, caveats, plot, render, summarize
+
+NAMES = [candidate.name for candidate in CPU_CANDIDATES]
+
+SPEEDS = {"plain": 50.0, "tuned": 80.0, "ours": 100.0, "factory": 40.0}
+
+
+def run(candidate: Candidate, number: int, **changes: Any) -> dict[str, Any]:
+    """A record as a child process writes it; the whole machine is twice as fast in every second round."""
+    pace = 1.0 if number % 2 else 2.0
+    return {
+        "round": number, "candidate": candidate.name, "seed": number,
+        "tokens_per_second": SPEEDS[candidate.family] * pace, "cpu_seconds_per_1000_tokens": 10.0 / pace,
+        "step_seconds": [9.0, 8.0, 8.0], "step_losses": [3.5, 3.1, 2.75], "step_tokens": [800, 790, 810],
+        "peak_memory_bytes": 1_500_000_000 + number, "validation_loss": 2.5 + number / 100, "others_share": 0.02,
+        "device": "cpu", "device_name": "AVX512", "threads": 2, **changes,
+    }  # fmt: skip
+
+
+def runs(rounds: int = 5, **changes: Any) -> list[dict[str, Any]]:
+    return [run(candidate, number, **changes) for number, candidate in interleaved(CPU_CANDIDATES, rounds)]
+
+
+def test_each_round_has_everyone_once_and_every_second_round_runs_backwards() -> None:
+    order = interleaved(CPU_CANDIDATES, 3)
+    by_round = [[candidate for number, candidate in order if number == wanted] for wanted in (1, 2, 3)]
+    assert by_round == [list(CPU_CANDIDATES), list(reversed(CPU_CANDIDATES)), list(CPU_CANDIDATES)]
+    places: Counter[Candidate] = Counter()
+    for at, (_, candidate) in enumerate(interleaved(CPU_CANDIDATES, 4)):
+        places[candidate] += at
+    assert len(set(places.values())) == 1, "nobody runs earlier than another on average"
+
+
+def test_every_family_trains_both_arms_under_its_own_name() -> None:
+    assert len(set(NAMES)) == len(CPU_CANDIDATES) == 6
+    assert set(NAMES) == {f"{family}-{arm}" for family in ("plain", "tuned", "ours") for arm in ("lora", "qlora")}
+
+
+def test_spread_is_the_median_and_the_extremes() -> None:
+    assert Spread.of([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0)
+    assert Spread.of([1.0, 2.0]) == Spread(1.5, 1.0, 2.0)
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    row = next(row for row in summarize(runs()) if row.candidate == Candidate("ours", "lora"))
+    assert row.tokens_per_second == Spread(100.0, 100.0, 200.0)
+    assert row.versus_plain == Spread(2.0, 2.0, 2.0)
+    assert row.versus_tuned == Spread(1.25, 1.25, 1.25)
+    assert (row.first_loss.median, row.last_loss.median) == (3.5, 2.75)
+    assert row.validation_loss.median == 2.53
+    assert row.peak_memory_bytes == 1_500_000_005 and row.rounds == 5
+    assert arms_ratio(runs()) == Spread(1.0, 1.0, 1.0)
+
+
+def test_who_did_not_run_is_not_compared_with() -> None:
+    alone = [record for record in runs(1) if record["candidate"] == "ours-qlora"]
+    (row,) = summarize(alone)
+    assert row.versus_plain is None and row.versus_tuned is None and arms_ratio(alone) is None
+
+
+def test_a_candidate_that_trains_on_less_text_is_refused() -> None:
+    records = runs(1)
+    records[-1]["step_tokens"] = [500, 500, 500]
+    with pytest.raises(EvaluationError, match="different amounts of text"):
+        summarize(records)
+
+
+def test_caveats_name_a_busy_machine_few_rounds_and_a_worse_loss() -> None:
+    calm = caveats(summarize(runs()))
+    assert len(calm) == 2 and all("no worse" in line for line in calm)
+    assert any("Other processes used up to 40%" in line for line in caveats(summarize(runs(others_share=0.4))))
+    assert any("trial" in line for line in caveats(summarize(runs(2))))
+    bought = [{**r, "validation_loss": 3.0} if r["candidate"] == "ours-lora" else r for r in runs()]
+    worse = [line for line in caveats(summarize(bought)) if "not at equal results" in line]
+    assert len(worse) == 1 and "16-bit" in worse[0] and "+0.470" in worse[0]
+
+
+def test_the_table_shows_median_spread_ratios_memory_and_losses() -> None:
+    console = Console(width=160, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(render(summarize(runs()), device="cpu"))
+    text = capture.get()
+    assert "16-bit base" in text and "NF4 base" in text
+    ours = next(line for line in text.splitlines() if "Assistant Builder" in line)
+    for cell in ("100 (100-200)", "2.00", "1.25", "1.50 GB RAM", "3.50 → 2.75", "2.530 (2.510-2.550)"):
+        assert cell in ours
+    plain = next(line for line in text.splitlines() if "TRL, plain" in line)
+    assert "–" in plain
+
+
+@pytest.mark.parametrize(
+    ("value", "places", "shown"),
+    [(None, 2, "–"), (Spread(1.0, 1.0, 1.0), 2, "1.00"), (Spread(2.004, 2.001, 2.0049), 2, "2.00"),
+     (Spread(312.4, 290.0, 330.0), 0, "312 (290-330)")],
+)  # fmt: skip
+def test_spread_as_text(value: Spread | None, places: int, shown: str) -> None:
+    assert spread_text(value, places) == shown
+
+
+def test_the_picture_is_one_whole_svg_with_a_bar_and_the_rounds_of_each() -> None:
+    records = runs(5)
+    speeds = {name: [r["tokens_per_second"] for r in records if r["candidate"] == name] for name in NAMES}
+    root = ElementTree.fromstring(plot(summarize(records), speeds, "a <base> & more"))
+    tag = "{http://www.w3.org/2000/svg}"
+    assert len(root.findall(f"{tag}rect")) == 1 + 6 and len(root.findall(f"{tag}circle")) == 6 * 5
+    assert "a <base> & more" in [text.text for text in root.findall(f"{tag}text")]
+    _, _, width, _ = map(float, root.attrib["viewBox"].split())
+    assert all(float(circle.attrib["cx"]) < width for circle in root.findall(f"{tag}circle"))
+
+
+def test_command_line_defaults_are_a_measurement_and_quick_is_a_trial() -> None:
+    full, quick = command.parse([]), command.parse(["--quick"])
+    assert (full.rounds, full.steps, full.warmup) == (5, 2, 1) and full.candidates == CPU_CANDIDATES
+    assert full.data.is_file() and full.out == Path("bench-results")
+    assert (quick.rounds, quick.steps) == (1, 1)
+    assert command.parse(["--quick", "--rounds", "3"]).rounds == 3
+
+
+def test_command_line_reads_candidates_and_settings() -> None:
+    options = command.parse(["--candidates", "ours-qlora, plain-lora", "--set", "train.rank=8", "--set", "a=b=c"])
+    assert [candidate.name for candidate in options.candidates] == ["plain-lora", "ours-qlora"]
+    assert options.changes == {"train.rank": "8", "a": "b=c"}
+
+
+def test_llama_factory_takes_part_where_it_is_named(monkeypatch: pytest.MonkeyPatch, job: Job, tmp_path: Path) -> None:
+    assert not any(candidate.family == "factory" for candidate in command.parse([]).candidates)
+    monkeypatch.setattr(command, "this_machine", lambda: Machine("it", "cuda", 10**9, 10**9))
+    on_gpu = command.parse(["--llama-factory", sys.executable, "--candidates", "ours-lora"])
+    assert [candidate.name for candidate in on_gpu.candidates] == ["ours-lora", "factory-lora", "factory-qlora"]
+    monkeypatch.setattr(command, "this_machine", lambda: Machine("it", "cpu", 10**9, 10**9))
+    on_cpu = command.parse(["--llama-factory", sys.executable])
+    assert [candidate.name for candidate in on_cpu.candidates[6:]] == ["factory-lora"]
+
+    job.write(tmp_path / "job.json")
+    record = read_json(tmp_path / "job.json")
+    told = {arm: llama_factory.settings(record, arm, tmp_path, "cpu") for arm in ("lora", "qlora")}
+    assert told["qlora"].items() > told["lora"].items() and told["qlora"]["quantization_type"] == "nf4"
+    size = told["lora"]["per_device_train_batch_size"] * told["lora"]["gradient_accumulation_steps"]
+    assert (size, told["lora"]["lora_rank"]) == (job.train.batch_size, job.train.rank)
+    third = Candidate("factory", "lora")
+    records = [*runs(), *(run(third, number) for number in range(1, 6))]
+    rows = summarize(records)
+    assert [row.candidate.name for row in rows][:4] == ["plain-lora", "tuned-lora", "ours-lora", "factory-lora"]
+    assert rows[3].versus_plain is not None and rows[3].versus_plain.median == 0.8
+    assert rows[3].candidate.title in plot(rows, {row.candidate.name: [1.0] for row in rows}, "caption")
+
+
+def test_one_stopwatch_shows_what_another_showed() -> None:
+    from benchmarks.stopwatch import Stopwatch
+
+    one, other = Stopwatch("cpu"), Stopwatch("cpu")
+    for _ in range(3):
+        one._stamp()
+    one.peak_memory_bytes = 7
+    other.take(json.loads(json.dumps(one.to_record())))
+    assert other.step_seconds == one.step_seconds and other.cpu_seconds(1) == one.cpu_seconds(1)
+    assert len(other.step_seconds) == 2 and other.peak_memory_bytes == 7
+
+
+@pytest.mark.parametrize("words", [
+    ["--rounds", "0"], ["--candidates", "theirs"], ["--set", "rank"], ["--steps", "x"], ["--llama-factory", "/nowhere"],
+])  # fmt: skip
+def test_a_wrong_call_exits_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command.parse(words)
+    assert stopped.value.code == 2
+    assert words[0] in capsys.readouterr().err
+
+
+def test_an_error_is_one_line_and_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sys.argv", ["bench", "--set", "train.rnak=8", "--out", str(tmp_path / "out")])
+    assert command.main() == 1
+    assert capsys.readouterr().err.startswith("bench: train.rnak")
+    assert not (tmp_path / "out").exists()
+
+
+def test_candidates_run_in_the_environment_of_the_products_steps(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started: list[dict[str, Any]] = []
+
+    def start(words: list[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
+        started.append(options["env"])
+        Path(words[-1]).write_text("{}", encoding="utf-8")
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(candidates_module.subprocess, "run", start)
+    for candidate in CPU_CANDIDATES:
+        command._run(tmp_path / "job.json", candidate, 1)
+    assert started == [compute_environment()] * len(CPU_CANDIDATES)
+
+
+def test_a_failed_run_names_the_candidate_and_shows_its_last_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(EvaluationError, match="plain-lora ended with code 1"):
+        command._run(tmp_path / "job.json", CPU_CANDIDATES[0], 1)
+
+
+@pytest.fixture
+def job(bundled_models: Path) -> Job:
+    config = StudyConfig().with_changes({"data.source": str(command.EXAMPLE)})
+    return make_job(config, warmup_steps=1, timed_steps=2, validation_pairs=8)
+
+
+def test_the_job_holds_as_many_different_pairs_as_the_steps_take(job: Job, tmp_path: Path) -> None:
+    assert job.steps == 3 and len({pair.row for pair in job.pairs}) == 48 and len(job.validation) == 8
+    assert not {pair.row for pair in job.pairs} & {pair.row for pair in job.validation}
+    job.write(tmp_path / "job.json")
+    read = Job.read(tmp_path / "job.json")
+    assert (read.model, read.train, read.folder, read.steps) == (job.model, job.train, job.folder, job.steps)
+    assert [pair.messages for pair in read.pairs] == [pair.messages for pair in job.pairs]
+    assert [pair.messages for pair in read.validation] == [pair.messages for pair in job.validation]
+    assert job.with_seed(7).train.seed == 7 and job.with_seed(7).pairs == job.pairs
+
+
+def test_too_few_pairs_are_refused_with_a_remedy(bundled_models: Path) -> None:
+    config = StudyConfig().with_changes({"data.source": str(command.EXAMPLE)})
+    with pytest.raises(AssistantBuilderError, match="--steps"):
+        make_job(config, warmup_steps=1, timed_steps=500, validation_pairs=8)
+
+
+def test_results_are_written_whole(job: Job, tmp_path: Path) -> None:
+    records = runs(2)
+    command.write(tmp_path / "new" / "out", job, records, summarize(records))
+    record = read_json(tmp_path / "new" / "out" / "bench.json")
+    assert len(record["runs"]) == 12 and len(record["summary"]) == 6
+    assert record["summary"][2]["candidate"] == "ours-lora" and record["summary"][2]["versus_plain"]["median"] == 2.0
+    assert record["machine"]["packages"]["trl"] and record["train"]["rank"] == 16 and record["differences"]
+    assert (tmp_path / "new" / "out" / "bench.svg").read_text().startswith("<svg")

@@ -1,0 +1,218 @@
+"""Exports of a tiny model by the real code: loaded with the libraries alone, they are what was measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assistant_builder.atomic_io import read_json, read_jsonl, write_jsonl
+from assistant_builder.errors import EvaluationError, ModelError, StudyError
+from assistant_builder.export.export import read_export, ways_to_load, write_export
+from assistant_builder.export_formats import ExportSpec, export_specs
+from assistant_builder.study import Study
+from tests.export.tiny import scored, tiny_base, tiny_study
+
+pytestmark = pytest.mark.train
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for one another cost such a small model more than they save, also in the children."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_base(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="module")
+def study(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path_factory.mktemp("home")))
+        return scored(tiny_study(base), base)
+
+
+def export(study: Study, spec: ExportSpec, target: Path, **more: Any) -> dict[str, Any]:
+    return write_export(study, spec, target, force=False, sample=4, report=lambda percent, message: None, **more)
+
+
+def lines_of(folder: Path) -> str:
+    """The Python lines of LOADING.md."""
+    (found,) = [text for text in (folder / "LOADING.md").read_text().split("```") if text.startswith("python")]
+    return found.removeprefix("python")
+
+
+@pytest.mark.parametrize("spec", export_specs(), ids=lambda spec: spec.name)
+def test_an_export_is_what_was_measured_and_its_lines_run(
+    spec: ExportSpec, study: Study, base: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "out"
+    record = export(study, spec, target)
+    found = record["rescore"]
+    assert (found["cell"], found["items"], found["outcome"]) == (spec.cell, 4, "as measured")
+    if spec.format == "merged":
+        assert found["largest_move"] == 0 and 0 < found["largest_activation"] < 65_504
+    assert {entry["name"] for entry in record["files"]} == {path.name for path in target.iterdir()} - {"export.json"}
+    text = lines_of(target)
+    assert text.strip() == ways_to_load(study, spec, folder=".", base=base.name)[0].text
+    assert len(text.strip().splitlines()) <= 5
+    local = ways_to_load(study, spec, folder=str(target), base=str(base))[0].text
+    ran = subprocess.run([sys.executable, "-c", local], capture_output=True, text=True, timeout=240, cwd=tmp_path,
+                         env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_a_merged_qlora_holds_the_dequantized_base_and_not_the_original(
+    study: Study, base: Path, tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    from assistant_builder.models.loading import BaseSpec, load_adapter, load_base
+    from assistant_builder.models.merging import merge
+
+    export(study, ExportSpec("qlora", "merged"), tmp_path / "out")
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    original = load_file(base / "model.safetensors")
+    assert written.keys() == original.keys()
+    assert {value.dtype for value in written.values()} == {torch.float16}
+    untouched = [name for name in written if "proj" not in name]
+    assert untouched and all(torch.equal(written[name], original[name]) for name in untouched)
+    cell = merge(load_adapter(load_base(BaseSpec(base, "nf4", True, "bfloat16")),
+                              study.arm_folder("qlora") / "adapter")).state_dict()
+    moved = [name for name in written if "proj" in name]
+    assert all(torch.equal(written[name], cell[name]) for name in moved)
+
+
+def test_a_merged_config_is_read_by_old_and_new_readers(study: Study, tmp_path: Path) -> None:
+    export(study, ExportSpec("lora", "merged"), tmp_path / "out")
+    config = read_json(tmp_path / "out" / "config.json")
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 100_000
+    assert config["dtype"] == config["torch_dtype"] == "float16" and "quantization_config" not in config
+    tokenizer = read_json(tmp_path / "out" / "tokenizer_config.json")
+    assert tokenizer["chat_template"] == (tmp_path / "out" / "chat_template.jinja").read_text()
+    assert tokenizer["add_bos_token"] is False
+    assert read_json(tmp_path / "out" / "generation_config.json")["do_sample"] is False
+    assert "<|im_start|>user" in (tmp_path / "out" / "Modelfile").read_text()
+
+
+def test_the_archive_of_an_adapter_holds_all_of_it(study: Study, tmp_path: Path) -> None:
+    record = export(study, ExportSpec("lora", "adapter"), tmp_path / "out")
+    with zipfile.ZipFile(tmp_path / "out" / record["archive"]) as archive:
+        names = {name.removeprefix("tiny-lora-adapter/") for name in archive.namelist()}
+    assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "README.md", "LOADING.md",
+            "DATA.md"} <= names
+    assert read_json(tmp_path / "out" / "adapter_config.json")["base_model_name_or_path"] == "tiny-llama"
+
+
+def test_a_qlora_merged_into_the_original_weights_is_noticed(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mistake that most tools make."""
+    monkeypatch.setattr("evals.cells.base_of", lambda study, folder, base: _base_of(study, folder, "float16"))
+    try:
+        found = export(study, ExportSpec("qlora", "merged"), tmp_path / "out")["rescore"]
+    except EvaluationError as error:
+        assert "is not the one that was measured" in str(error) and list(tmp_path.iterdir()) == []
+    else:
+        assert found["outcome"] == "moved" and found["largest_move"] > 0.03
+
+
+def _base_of(study: Study, folder: Path, base: str) -> Any:
+    from assistant_builder.models.loading import base_spec
+
+    return base_spec(study.config.model, folder, "float16")
+
+
+def test_weights_beyond_float16_are_refused(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from assistant_builder.models import merging
+
+    def merged(adapted: Any, name: str = "default") -> Any:
+        model = merge(adapted, name)
+        model.model.layers[1].mlp.up_proj.weight.data[0, 0] = torch.inf
+        return model
+
+    merge = merging.merge
+    monkeypatch.setattr(merging, "merge", merged)
+    with pytest.raises(ModelError, match=r"infinite or not numbers in float16.*layers\.1\.mlp\.up_proj"):
+        export(study, ExportSpec("lora", "merged"), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_adapter_that_changed_since_training_is_refused(base: Path, tmp_path: Path) -> None:
+    study = tiny_study(base)
+    with (study.arm_folder("lora") / "adapter" / "adapter_model.safetensors").open("ab") as file:
+        file.write(b"x")
+    for spec in (ExportSpec("lora", "adapter"), ExportSpec("lora", "merged")):
+        with pytest.raises(ModelError, match="not the one that training wrote"):
+            export(study, spec, tmp_path / "out")
+
+
+def test_scores_of_an_earlier_adapter_are_not_compared_with(base: Path, tmp_path: Path) -> None:
+    study = tiny_study(base)
+    record = export(study, ExportSpec("lora", "adapter"), tmp_path / "out")
+    assert record["rescore"]["outcome"] == "not measured"
+    assert "before its evaluation" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("spec", [ExportSpec("lora", "adapter"), ExportSpec("qlora", "merged")],
+                         ids=lambda spec: spec.name)
+def test_an_export_that_memory_does_not_suffice_to_score_again_is_kept(
+    study: Study, spec: ExportSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    def short(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("evals.lm_eval_model.StudyLM.score_targets", short)
+    record = export(study, spec, tmp_path / "out")
+    assert record["rescore"]["outcome"] == "not measured" and "memory ran out" in record["rescore"]["reason"]
+    assert list((tmp_path / "out").glob("*.safetensors"))
+    assert "Warning: these files were not scored again" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_command_exports_and_tells(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(study.folder.parents[1]))
+    words = [sys.executable, "-m", "assistant_builder", "export", "tiny", "--arm", "lora", "--format", "merged", "--to",
+             str(tmp_path / "out"), "--sample", "2"]
+    first = subprocess.run([*words, "--json"], capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    document = json.loads(first.stdout)
+    assert document["folder"] == str(tmp_path / "out") and document["rescore"]["items"] == 2
+    assert document == {**(read_export(tmp_path / "out") or {})}
+    again = subprocess.run(words, capture_output=True, text=True)
+    assert again.returncode == 1 and again.stdout == "" and "holds an earlier export" in again.stderr
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    forced = subprocess.run([*words, "--force"], capture_output=True, text=True)
+    assert forced.returncode == 0, forced.stderr
+    assert "held-out items" in forced.stdout and (tmp_path / "out" / "mine.txt").read_text() == "mine"
+
+
+def test_a_failure_in_the_child_reaches_the_command(base: Path, home: Path, tmp_path: Path) -> None:
+    from assistant_builder.export.job import export_to
+
+    study = scored(tiny_study(base), base)
+    path = study.cell_folder("L16") / "samples.jsonl"
+    write_jsonl(path, [{**sample, "nll": sample["nll"] - 5.0} for sample in read_jsonl(path)])
+    with pytest.raises(StudyError.__mro__[1], match="is not the one that was measured"):
+        export_to(study, ExportSpec("lora", "adapter"), tmp_path / "out", force=False, sample=3)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,111 @@
+"""An export format that a module outside the product registers: on the page, in the report, and exported."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from assistant_builder.registry import PLUGIN_VARIABLE
+from tests.synthetic_study import finished_study
+
+FORMAT = '''
+from assistant_builder.export_formats import EXPORT_FORMATS, ExportFormat, Snippet
+
+
+class Digest(ExportFormat):
+    name = "digest"
+    label = "Digest"
+    noun = "digest"
+    explanation = "the name of the base in a text file"
+    contents = "One text file."
+
+    def cell(self, arm):
+        return {"qlora": "QR", "lora": "LR"}[arm]
+
+    def estimated_bytes(self, summary):
+        return 4321
+
+    def write(self, source, folder):
+        (folder / "digest.txt").write_text(source.base_name)
+        return ["A digest answers no questions."]
+
+    def snippets(self, context):
+        return [Snippet("shell", "In a terminal", "shell", f"cat {context.folder}/digest.txt")]
+
+    def summary(self, arm, arm_label):
+        return f"A digest of {arm_label}."
+
+
+EXPORT_FORMATS.register(Digest())
+'''
+PAGE = '''
+import json
+from assistant_builder.study import Study
+from assistant_builder.ui.export.tab import ExportTab
+from assistant_builder.ui.refresh import Look
+from evals.report.build import write_report
+from tests.ui.blocks import inside_blocks
+
+study = Study.open("library")
+write_report(study)
+tab = inside_blocks(ExportTab)
+look = Look(study.name)
+shown = {section.key: section.draw(look) for section in tab.sections()}
+print(json.dumps({
+    "choices": tab.format.choices, "advice": str(shown["export-choice"][-2]),
+    "keeping": str(shown["export-choice"][-1]),
+    "panel": str(shown["export-lora-digest"][0]),
+}))
+'''
+
+
+@pytest.fixture
+def environment(tmp_path: Path, home: Path) -> dict[str, str]:
+    """Environment of a process that loads the format."""
+    (tmp_path / "digest_plugin.py").write_text(FORMAT)
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    return {**os.environ, PLUGIN_VARIABLE: "digest_plugin", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def run(environment: dict[str, str], *words: str) -> str:
+    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_page_report_and_help_show_the_format(environment: dict[str, str]) -> None:
+    study = finished_study()
+    shown = json.loads(run(environment, "-c", PAGE))
+    assert shown["choices"][-1] == ["Digest: the name of the base in a text file", "digest"]
+    assert "Digest: <b>" in shown["advice"] and "LR: Digest" in shown["keeping"]
+    assert "One text file." in shown["panel"] and "4.32 kB" in shown["panel"]
+    report = json.loads((study.folder / "report.json").read_text())
+    assert {row["cell"]: row["formats"] for row in report["exports"]} == {
+        "Q4": ["adapter"], "Q16": [], "QD": ["merged"], "QR": ["digest"],
+        "L16": ["adapter"], "L4": [], "LM": ["merged"], "LR": ["digest"],
+    }
+    for name in ("report.html", "report.md"):
+        assert "--format digest" in (study.folder / name).read_text()
+    told = " ".join(run(environment, "-m", "assistant_builder", "export", "--help").split())
+    assert "digest: the name of the base in a text file" in told and "adapter|merged|digest" in told
+
+
+@pytest.mark.train
+def test_the_command_writes_and_describes_it(environment: dict[str, str], tmp_path: Path) -> None:
+    from tests.export.tiny import scored, tiny_base, tiny_study
+
+    base = tiny_base(tmp_path / "base")
+    study = scored(tiny_study(base), base)
+    out = tmp_path / "out"
+    words = ["-m", "assistant_builder", "export", study.name, "--arm", "lora", "--format", "digest", "--to", str(out)]
+    record = json.loads(run(environment, *words, "--json"))
+    assert (record["format"], record["cell"], record["rescore"]["outcome"]) == ("digest", "LR", "not measured")
+    assert (out / "digest.txt").read_text() == str(base.name) and (out / "tokenizer.json").is_file()
+    card = (out / "README.md").read_text()
+    assert "A digest of LoRA" in card and "cannot be scored" in card and "cat ./digest.txt" in card
+    assert "A digest answers no questions." in (out / "LOADING.md").read_text()

@@ -1,0 +1,214 @@
+"""A file that was damaged is never taken for whole: the study says which one, and --redo makes it anew."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from assistant_builder.atomic_io import append_jsonl, file_hash, read_json, read_jsonl, write_json, write_text
+from assistant_builder.cli import app
+from assistant_builder.errors import AssistantBuilderError, ConfigError, StudyError
+from assistant_builder.runner import invalidation
+from assistant_builder.runner.invalidation import first_stale_step
+from assistant_builder.runner.local_runner import LocalRunner
+from assistant_builder.runner.run import run_study
+from assistant_builder.study import CHECKPOINT_MARKER, Study
+from assistant_builder.study.steps import StepRecord
+from assistant_builder.training import checkpoints
+from assistant_builder.ui.refresh import StudyView
+from assistant_builder.ui.study_snapshot import take_snapshot
+from assistant_builder.ui.train.view import run_panel
+from tests.fault_injection.conftest import flip
+from tests.synthetic_study import new_study, with_data
+
+
+@pytest.fixture
+def no_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every step look as if made from the inputs of now: these tests are about what it made."""
+    monkeypatch.setattr(invalidation, "step_inputs", lambda study, step, config=None, source=None: {})
+
+
+def trained_twin(study: Study) -> Path:
+    """Give a study a data step that says what it made, and an adapter."""
+    adapter = study.arm_folder("lora") / "adapter" / "adapter_model.safetensors"
+    adapter.parent.mkdir(parents=True, exist_ok=True)
+    adapter.write_bytes(os.urandom(64))
+    study.write_step(StepRecord("data", "succeeded"))
+    study.write_step(StepRecord("data-embed", "succeeded"))
+    study.write_step(StepRecord("train-lora", "succeeded", outputs={
+        str(adapter.relative_to(study.folder)): file_hash(adapter)}))
+    return adapter
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "remove"])
+def test_a_damaged_adapter_is_refused_and_trained_anew(harm: str, no_inputs: None) -> None:
+    study = new_study()
+    adapter = trained_twin(study)
+    assert first_stale_step(study, redo=False) is None
+    {"flip": lambda: flip(adapter), "truncate": lambda: os.truncate(adapter, 10), "remove": adapter.unlink}[harm]()
+    with pytest.raises(StudyError, match=r"adapter_model.safetensors is not as step 'train-lora' left it.*--redo"):
+        first_stale_step(study, redo=False)
+    assert study.step("train-lora").state == "succeeded"  # nothing is thrown away unasked
+    assert first_stale_step(study, redo=True) == "train-lora"
+
+
+def test_a_damaged_report_is_written_anew_unasked(no_inputs: None) -> None:
+    study = new_study()
+    path = study.folder / "report.json"
+    write_json(path, {"version": 1})
+    for step in study.steps:
+        outputs = {"report.json": file_hash(path)} if step == "report" else {}
+        study.write_step(StepRecord(step, "succeeded", outputs=outputs))
+    assert not invalidation.queue_if_stale(study, "report")
+    flip(path)
+    assert first_stale_step(study, redo=False) is None
+    assert invalidation.queue_if_stale(study, "report") and study.step("report").state == "queued"
+
+
+def test_a_damaged_status_file_is_said_on_every_side_and_mended_by_redo(
+    no_inputs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalRunner, "run_steps", lambda self, study, on_event: None)
+    for content in ('{"step": "data', "[]", '{"step": "data", "state": "succeedec"}', '{"step": "report"}', ""):
+        study = new_study(f"study{len(Study.all())}")
+        trained_twin(study)
+        write_text(study.folder / "data" / "status.json", content)
+        with pytest.raises(StudyError, match="--redo"):
+            study.step("data")
+        result = CliRunner().invoke(app, ["status", study.name])
+        assert isinstance(result.exception, StudyError), content
+        look = StudyView(study.name)
+        assert look.snapshot is None and look.error is not None and "--redo" in look.error["remedy"]
+        with pytest.raises(StudyError, match="--redo"):
+            run_study(study)
+        run_study(study, redo=True)
+        assert study.step("data").state == "queued", content
+        assert study.step("train-lora").state == "succeeded"  # kept, unless the data come out otherwise
+
+
+def test_a_damaged_late_status_file_is_mended_too(no_inputs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalRunner, "run_steps", lambda self, study, on_event: None)
+    study = new_study()
+    write_text(study.status_file("evaluate"), "{")
+    run_study(study, redo=True)
+    assert study.step("evaluate").state == "queued"
+
+
+def test_records_on_which_nothing_depends_harm_nothing() -> None:
+    study = with_data(new_study())
+    for content in ("{", "[]", "7", '{"state": "dancing"}'):
+        write_text(study.folder / "run.json", content)
+        write_text(study.folder / "data" / "data.progress.json", content)
+        assert study.progress("data") is None
+        assert study.state == "lost", content
+        assert "Carry on" in run_panel(take_snapshot(study), "")
+
+
+def test_settings_that_cannot_be_read_name_the_file_and_the_place() -> None:
+    study = new_study()
+    path = study.folder / "study.yaml"
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 3] + b"\n: [", b"\xff\xfe" + whole, b"", b"- 1\n", b"name: [\n"):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError) as caught:
+            _ = study.config
+        assert "study.yaml" in str(caught.value) and caught.value.remedy, content
+        result = CliRunner().invoke(app, ["status", study.name])
+        assert isinstance(result.exception, AssistantBuilderError)
+        assert StudyView(study.name).snapshot is None
+
+
+def test_an_appended_line_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "votes.jsonl"
+    append_jsonl(path, {"vote": 1})
+    with path.open("ab") as file:
+        file.write(b'{"vote": 2')  # a crash in the middle of a line
+    append_jsonl(path, {"vote": 3})
+    assert read_jsonl(path) == [{"vote": 1}, {"vote": 3}]
+    with path.open("ab") as file:
+        file.write(b'{"vote": 4}')  # whole, its end missing
+    append_jsonl(path, {"vote": 5})
+    assert [line["vote"] for line in read_jsonl(path)] == [1, 3, 4, 5]
+
+
+def checkpoint(root: Path, step: int) -> Path:
+    folder = checkpoints.checkpoint_folder(root, step)
+    folder.mkdir(parents=True)
+    for name in ("adapter_model.safetensors", "optimizer.pt", "rng_state.pth"):
+        (folder / name).write_bytes(os.urandom(256))
+    checkpoints.mark_complete(folder)
+    return folder
+
+
+def metrics(path: Path, losses: dict[int, float]) -> Path:
+    for step in range(1, max(losses) + 1):
+        append_jsonl(path, {"event": "step", "step": step, "tokens": 1, "busy_seconds": 1.0})
+        if step in losses:
+            append_jsonl(path, {"event": "validation", "step": step, "loss": losses[step]})
+    return path
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.pt", "rng_state.pth", CHECKPOINT_MARKER])
+def test_training_carries_on_from_no_damaged_checkpoint(tmp_path: Path, name: str) -> None:
+    told = metrics(tmp_path / "metrics.jsonl", {2: 3.0, 4: 2.0})
+    root = tmp_path / "checkpoints"
+    checkpoint(root, 2)
+    last = checkpoint(root, 4)
+    assert checkpoints.resume_step(root, told) == 4
+    flip(last / name, 3)
+    assert checkpoints.resume_step(root, told) == 2
+
+
+def test_training_goes_back_before_a_damaged_best_checkpoint(tmp_path: Path) -> None:
+    told = metrics(tmp_path / "metrics.jsonl", {2: 1.0, 4: 2.0})
+    root = tmp_path / "checkpoints"
+    best = checkpoint(root, 2)
+    checkpoint(root, 4)
+    assert checkpoints.resume_step(root, told) == 4
+    flip(best / "adapter_model.safetensors")
+    assert checkpoints.resume_step(root, told) == 0
+
+
+def test_training_goes_back_to_where_its_metrics_reach(tmp_path: Path) -> None:
+    root = tmp_path / "checkpoints"
+    checkpoint(root, 2)
+    checkpoint(root, 4)
+    assert checkpoints.resume_step(root, metrics(tmp_path / "metrics.jsonl", {2: 1.0})) == 2
+    assert checkpoints.resume_step(root, tmp_path / "none.jsonl") == 0
+
+
+def test_a_settings_file_of_another_version_is_refused_with_one_sentence() -> None:
+    study = new_study()
+    path = study.folder / "study.yaml"
+    text = path.read_text(encoding="utf-8")
+    write_text(path, text.replace("version: 1", "version: 2") + "colour: red\n")
+    with pytest.raises(ConfigError, match=r"version 2, and this release .* reads version 1. Update") as caught:
+        _ = study.config
+    assert "colour" not in str(caught.value)
+    write_text(path, text.replace("version: 1", "version: 0"))
+    with pytest.raises(ConfigError, match="version 0"):
+        _ = study.config
+    write_text(path, text.replace("version: 1\n", ""))
+    assert study.config.version == 1
+
+
+def test_steps_of_an_older_release_are_kept_until_redone(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = new_study()
+    monkeypatch.setattr(invalidation, "step_inputs", lambda *_, **__: {"code": "0.2.0"})
+    for step in study.steps:
+        study.write_step(StepRecord(step, "succeeded", inputs={"code": "0.1.0"}))
+    with pytest.raises(StudyError, match=r"code: 0.1.0 -> 0.2.0.*--name NEW.*--redo"):
+        run_study(study)
+    assert study.state == "succeeded"
+
+
+def test_a_status_file_with_more_in_it_says_that_it_is_of_another_version() -> None:
+    study = new_study()
+    study.write_step(StepRecord("data", "succeeded"))
+    record = read_json(study.status_file("data"))
+    write_json(study.status_file("data"), {**record, "cluster": "node-7"})
+    with pytest.raises(StudyError, match="another version or damaged"):
+        study.step("data")

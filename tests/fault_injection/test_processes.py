@@ -1,0 +1,105 @@
+"""What lives and what is dead is told without the clock, and without trusting a process id."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from assistant_builder.atomic_io import write_json
+from assistant_builder.cli import app
+from assistant_builder.runner.queue import active_tickets, machine_lock, queue_folder
+from assistant_builder.runner.step_process import run_as_step
+from assistant_builder.study.locks import process_alive, process_identity
+from assistant_builder.study.steps import Progress, StepRecord
+from assistant_builder.ui.home.study_list import read_shelf
+from assistant_builder.ui.study_snapshot import stamp, study_strip, take_snapshot
+from assistant_builder.ui.train.view import run_panel
+from tests.synthetic_study import new_study
+
+
+def test_a_clock_set_back_kills_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = new_study()
+    study.write_runner("running")
+    study.write_step(StepRecord("data", "running", started=time.time(), pid=os.getpid(),
+                                process_started=process_identity(os.getpid())))
+    hour = 3600.0
+    boot = psutil.boot_time()
+    now = time.time
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: boot - hour, raising=False)
+    monkeypatch.setattr(time, "time", lambda: now() - hour)
+    assert study.step("data").state == "running" and study.state == "running"
+    assert "running" in str(study_strip(take_snapshot(study))).lower()
+    with machine_lock(study, waiting=lambda names: pytest.fail(f"it waited for {names}")):
+        assert [ticket.study.name for ticket in active_tickets()] == [study.name]
+
+
+def test_a_clock_set_back_in_a_step_gives_no_negative_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    study, now = new_study(), time.time
+
+    def work() -> list[Path]:
+        monkeypatch.setattr(time, "time", lambda: now() - 86_400)
+        study.write_progress("data", Progress(1, 2, "file"))
+        return []
+
+    assert run_as_step(study, "data", work) == 0
+    record = study.step("data")
+    assert record.state == "succeeded" and 0 <= record.seconds < 60
+    assert "-" not in str(run_panel(take_snapshot(study), "")).split("<p>")[-1]
+
+
+def test_files_from_the_future_are_seen_to_change() -> None:
+    study = new_study()
+    path = study.folder / "study.yaml"
+    os.utime(path, (now := time.time() + 86_400, now))
+    assert read_shelf().entries[0].state == "queued"
+    before, entry = stamp([path]), read_shelf().entries[0]
+    study.write_config(study.config.with_changes({"model.base": "qwen3-0.6b"}))
+    os.utime(path, (now, now))  # in the same tick of a clock that was set back, say
+    assert stamp([path]) != before
+    assert read_shelf().entries[0].model == "qwen3-0.6b" != entry.model
+
+
+def test_another_process_with_the_same_id_is_not_taken_for_the_one_that_died() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        mark = process_identity(process.pid)
+        assert process_alive(process.pid, mark)
+        assert isinstance(mark, str)
+        boot, ticks = mark.split("/")
+        for other in (f"{boot}/{int(ticks) - 1}", f"another-boot/{ticks}", 0.0, psutil.Process().create_time() - 50):
+            assert not process_alive(process.pid, other), other
+        study = new_study()
+        record = {"state": "running", "pid": process.pid, "process_started": f"{boot}/1", "time": 0.0, "error": None}
+        write_json(study.folder / "run.json", record)
+        study.write_step(StepRecord("data", "running", pid=process.pid, process_started=f"{boot}/1"))
+        assert study.step("data").state == "lost" and study.state == "lost"
+        said = CliRunner().invoke(app, ["status", study.name]).stdout
+        assert "the process ended unexpectedly" in said and f"Resume it with 'assistant-builder run {study.name}'" in said
+        panel = run_panel(take_snapshot(study), "")
+        assert "interrupted" in panel and "Carry on" in panel
+        write_json(queue_folder() / "000001.json",
+                   {"study": str(study.folder), "pid": process.pid, "process_started": f"{boot}/1"})
+        assert active_tickets() == []
+
+
+def test_records_of_older_versions_hold_a_time_and_are_still_understood() -> None:
+    process = psutil.Process()
+    assert process_alive(process.pid, process.create_time())
+    assert not process_alive(process.pid, process.create_time() - 10)
+
+
+def test_a_zombie_is_dead() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    mark = process_identity(process.pid)
+    deadline = time.monotonic() + 60
+    while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not process_alive(process.pid, mark)
+    process.wait()

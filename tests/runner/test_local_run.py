@@ -1,0 +1,58 @@
+"""A local run imports no code of stores or clusters, and neither of their libraries."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from assistant_builder.config import ExecutorConfig
+from assistant_builder.runner.backend import RUNNERS
+from assistant_builder.study import Study
+from tests.synthetic_study import SMALL
+
+ROOT = Path(__file__).resolve().parents[2]
+STEP = ROOT / "tests" / "cluster" / "fake_step.py"
+NOT_LOCAL = ("assistant_builder.store", "assistant_builder.cluster", "ray", "fsspec", "s3fs")
+RUN = """
+import json, sys
+from assistant_builder.runner import invalidation, local_runner
+from assistant_builder.runner.open_study import open_or_create
+from assistant_builder.runner.run import run_study
+
+invalidation.step_inputs = lambda study, step, **_: {}
+local_runner.step_command = lambda study, step: [sys.executable, sys.argv[2], str(study.folder), step]
+study = open_or_create(sys.argv[1], name="local", changes={}, redo=False)
+run_study(study)
+run_study(open_or_create("local", name=None, changes={}, redo=False))
+loaded = [name for name in sys.modules if any(name == each or name.startswith(f"{each}.") for each in sys.argv[3:])]
+print(json.dumps({"state": study.state, "loaded": loaded}))
+"""
+
+
+def test_a_local_run_imports_no_code_of_stores_or_clusters(bundled_models: Path) -> None:
+    """The run opens a data file, plans its memory, queues for the machine, runs all steps, and resumes."""
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(SMALL), str(STEP), *NOT_LOCAL], cwd=ROOT, env=dict(os.environ), capture_output=True,
+        text=True, timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"state": "succeeded", "loaded": []}
+    assert all(Study.open("local").log_file(step).exists() for step in Study.open("local").steps)
+
+
+def test_the_process_of_a_step_imports_no_code_of_stores_or_clusters() -> None:
+    code = (
+        "import sys\n"
+        "import assistant_builder.cli, evals.__main__, assistant_builder.runner.data_steps\n"
+        "import assistant_builder.runner.step_process\n"
+        f"print(sorted(sys.modules.keys() & {set(NOT_LOCAL)}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def test_every_kind_of_executor_has_a_runner() -> None:
+    assert RUNNERS.keys() == {*ExecutorConfig.model_fields["kind"].annotation.__args__}  # type: ignore[union-attr]

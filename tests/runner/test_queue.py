@@ -1,0 +1,214 @@
+"""One run at a time: first come, first served, and what died holds nobody up."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from assistant_builder.atomic_io import write_json
+from assistant_builder.child_process import lower_priority
+from assistant_builder.cli import app
+from assistant_builder.errors import Cancelled, StudyError
+from assistant_builder.runner import queue
+from assistant_builder.runner.backend import QUEUE, Event, waiting_message
+from assistant_builder.runner.local_runner import LocalRunner
+from assistant_builder.runner.queue import active_tickets, machine_lock, queue_folder
+from assistant_builder.runner.run import run_study
+from assistant_builder.study import Study
+from assistant_builder.study.steps import StepRecord
+from tests.synthetic_study import new_study, with_data
+
+
+@pytest.fixture(autouse=True)
+def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "_POLL_SECONDS", 0.01)
+
+
+@contextmanager
+def living(*, own_session: bool = False) -> Iterator[psutil.Process]:
+    """A process that does nothing until the end of the block."""
+    words = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=own_session) as process:
+        yield psutil.Process(process.pid)
+
+
+def ticket(number: int, study: Study, process: psutil.Process) -> Path:
+    path = queue_folder() / f"{number:06d}.json"
+    write_json(path, {"study": str(study.folder), "pid": process.pid, "process_started": process.create_time()})
+    return path
+
+
+def never(names: list[str]) -> None:
+    raise AssertionError(f"it waited for {names}")
+
+
+def wait_until(condition: object) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_runs_go_one_after_the_other_in_the_order_they_came() -> None:
+    studies = [new_study(name) for name in ("one", "two", "three")]
+    order: list[str] = []
+    at_once: list[int] = []
+    inside: list[str] = []
+    told: dict[str, list[list[str]]] = {study.name: [] for study in studies}
+    first_may_end = threading.Event()
+
+    def run(study: Study) -> None:
+        with machine_lock(study, waiting=told[study.name].append):
+            inside.append(study.name)
+            order.append(study.name)
+            at_once.append(len(inside))
+            if study.name == "one":
+                first_may_end.wait(10)
+            inside.remove(study.name)
+
+    threads = []
+    for place, study in enumerate(studies):
+        threads.append(threading.Thread(target=run, args=(study,)))
+        threads[-1].start()
+        wait_until(lambda: len(active_tickets()) == place + 1)  # noqa: B023 - read before the next round
+    wait_until(lambda: told["three"])
+    first_may_end.set()
+    for thread in threads:
+        thread.join(10)
+    assert order == ["one", "two", "three"] and at_once == [1, 1, 1]
+    assert told["one"] == [] and told["two"][0] == ["one"] and told["three"][0] == ["one", "two"]
+    assert told["two"][-1] == told["three"][-1] == []
+    assert active_tickets() == [] and not list(queue_folder().glob("[0-9]*"))
+
+
+def test_what_died_holds_nobody_up_and_its_place_is_cleared() -> None:
+    with living() as process:
+        left = ticket(4, new_study("dead"), process)
+    with machine_lock(new_study("next"), waiting=never):
+        assert not left.exists() and [taken.number for taken in active_tickets()] == [1]
+    (queue_folder() / "000007.json").write_text("{")
+    with machine_lock(new_study("last"), waiting=never):
+        assert [taken.study.name for taken in active_tickets()] == ["last"]
+
+
+def test_a_step_that_outlived_its_run_still_holds_the_machine() -> None:
+    orphaned, other = new_study("orphaned"), new_study("other")
+    with living() as process:
+        ticket(1, orphaned, process)
+    with living() as step:
+        orphaned.write_step(StepRecord("data", state="running", pid=step.pid, process_started=step.create_time()))
+        assert [taken.study.name for taken in active_tickets()] == ["orphaned"]
+        told: list[list[str]] = []
+
+        def run_other() -> None:
+            with machine_lock(other, waiting=told.append):
+                pass
+
+        waits = threading.Thread(target=run_other)
+        waits.start()
+        wait_until(lambda: told)
+        with machine_lock(orphaned, waiting=never):  # carrying on takes over its own place
+            assert [taken.study.name for taken in active_tickets()] == ["orphaned", "other"]
+    waits.join(10)
+    assert told[0] == ["orphaned"]
+
+
+def test_now_does_not_wait_and_is_waited_for() -> None:
+    first, second, third = (new_study(name) for name in ("first", "second", "third"))
+    with living() as process:
+        ticket(1, first, process)
+        told: list[list[str]] = []
+
+        def give_up(names: list[str]) -> None:
+            told.append(names)
+            raise Cancelled("enough")
+
+        with (
+            machine_lock(second, now=True, waiting=never), pytest.raises(Cancelled),
+            machine_lock(third, waiting=give_up),
+        ):
+            pass
+        assert told == [["first", "second"]]
+        assert [taken.study.name for taken in active_tickets()] == ["first"]
+
+
+def test_a_waiting_run_is_queued_for_all_to_see_and_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalRunner, "run_steps", lambda self, study, on_event: pytest.fail("it ran"))
+    busy, study = new_study("busy"), with_data(new_study("waiting"))
+    seen: list[tuple[str, dict[str, object]]] = []
+
+    def watch(event: Event) -> None:
+        assert event.step == QUEUE and event.state == "queued" and event.progress is not None
+        seen.append((event.progress.message, study.status()))
+        study.request_cancel()
+
+    with living() as process:
+        ticket(1, busy, process)
+        with pytest.raises(Cancelled):
+            run_study(study, on_event=watch, check=lambda study: None, redo=True)
+    ((message, status),) = seen
+    assert message == "waits for study busy"
+    assert status["state"] == "queued" and status["behind"] == ["busy"]
+    assert study.state == "cancelled" and study.queued_behind == [] and active_tickets() == []
+    assert study.step("data").state == "succeeded"  # what was to be run again is there until its turn
+
+
+def test_a_run_that_died_while_it_waited_no_longer_waits() -> None:
+    study = new_study()
+    study.write_runner("queued", queued_behind=["other"])
+    assert study.state == "queued" and study.queued_behind == ["other"]
+    record = study.runner()
+    assert record is not None
+    write_json(study.folder / "run.json", {**record, "process_started": 0.0})
+    assert study.state == "lost" and study.queued_behind == []
+
+
+def test_only_what_runs_or_waits_can_be_paused_from_the_command_line() -> None:
+    study = new_study()
+    refused = CliRunner().invoke(app, ["cancel", study.name])
+    assert isinstance(refused.exception, StudyError) and not study.cancel_requested
+    study.write_runner("queued", queued_behind=["rivers", "lakes"])
+    assert "queued, waits for study rivers and 1 more" in CliRunner().invoke(app, ["status", study.name]).stdout
+    assert CliRunner().invoke(app, ["cancel", study.name]).exit_code == 0 and study.cancel_requested
+
+
+def test_the_line_is_told_in_words() -> None:
+    assert waiting_message([]) == ""
+    assert waiting_message(["a"]) == "waits for study a"
+    assert waiting_message(["a", "b", "c"]) == "waits for study a and 2 more"
+
+
+def session_niceness(pid: int) -> str | None:
+    """What the kernel says of the process's session; None where it does not share the processor by session."""
+    file = Path(f"/proc/{pid}/autogroup")
+    said = file.read_text().split() if file.is_file() else []
+    return said[-1] if said else None
+
+
+def test_processes_that_compute_give_way() -> None:
+    with living(own_session=True) as process:
+        before = process.nice()
+        lower_priority(process.pid)
+        assert process.nice() == max(before, 10)
+        lower_priority(process.pid)
+        assert process.nice() == max(before, 10)
+        assert session_niceness(process.pid) in (None, "10")  # niceness alone counts in its session only
+    lower_priority(process.pid)  # it has ended
+
+
+def test_the_session_of_another_keeps_its_priority() -> None:
+    before = session_niceness(os.getpid())
+    with living() as process:
+        lower_priority(process.pid)
+        assert process.nice() >= 10
+    assert session_niceness(os.getpid()) == before

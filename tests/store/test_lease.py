@@ -1,0 +1,100 @@
+"""One holder at a time, told by a file."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.store import lease as lease_module
+from assistant_builder.store.lease import Lease, SharedLeaseFile
+from assistant_builder.study import locks
+from assistant_builder.study.locks import is_lease_fresh
+from assistant_builder.study.steps import StepRecord
+from tests.synthetic_study import new_study
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_module, "RENEW_SECONDS", 0.02)
+    monkeypatch.setattr(lease_module, "TAKEOVER_SECONDS", 0.3)
+
+
+def test_a_free_lease_is_taken_at_once_and_given_back(tmp_path: Path) -> None:
+    path = tmp_path / "step.lease.json"
+    lease = Lease(SharedLeaseFile(path), "one", "node")
+    began = time.monotonic()
+    lease.take()
+    assert time.monotonic() - began < 0.2 and is_lease_fresh(path) and read_json(path)["holder"] == "one"
+    written = path.stat().st_ino
+    time.sleep(0.03)
+    assert lease.renew() and path.stat().st_ino != written
+    lease.release()
+    assert not path.exists() and not is_lease_fresh(path)
+
+
+def test_who_takes_over_waits_until_the_holder_before_has_seen_it(tmp_path: Path) -> None:
+    path = tmp_path / "step.lease.json"
+    one, two = (Lease(SharedLeaseFile(path), name, "node") for name in ("one", "two"))
+    one.take()
+    began = time.monotonic()
+    two.take()
+    assert time.monotonic() - began >= 0.3
+    time.sleep(0.03)
+    assert not one.renew() and two.renew()
+    one.release()
+    assert read_json(path)["holder"] == "two" and (one.attempt, two.attempt) == (1, 2)
+    two.release()
+    one.take()
+    assert one.attempt == 1  # what was given back was not lost
+
+
+def test_who_renews_is_told_and_who_does_not_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "STALE_SECONDS", 0.4)
+    one, two = (Lease(SharedLeaseFile(tmp_path / "study.lease.json"), name, f"node {name}") for name in ("one", "two"))
+    assert two.held_by() == ""
+    one.take()
+    stop = threading.Event()
+
+    def renew() -> None:
+        while not stop.wait(0.03):
+            one.renew()
+
+    renewing = threading.Thread(target=renew)
+    renewing.start()
+    assert two.held_by() == "node one" and one.held_by() == ""
+    stop.set()
+    renewing.join()
+    began = time.monotonic()
+    assert two.held_by() == "" and 0.3 < time.monotonic() - began < 2
+    began = time.monotonic()
+    assert two.held_by() == "" and time.monotonic() - began < 0.3  # by now it is old at first sight
+
+
+def test_a_lease_of_a_study_that_is_gone_makes_no_ruin(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    folder.mkdir()
+    path = folder / "step.lease.json"
+    lease = Lease(SharedLeaseFile(path), "one", "node")
+    lease.take()
+    path.unlink()
+    folder.rmdir()
+    time.sleep(0.03)
+    assert not lease.renew() and not folder.exists()
+
+
+def test_a_step_on_a_node_is_told_by_its_lease_and_not_by_a_process_here() -> None:
+    study = new_study()
+    study.write_step(StepRecord("data", "running", pid=os.getpid(), process_started="another-boot/1", node="10.0.0.1"))
+    assert study.step("data").state == "lost"
+    write_json(study.lease_file("data"), {"holder": "x", "node": "10.0.0.1", "time": time.time() - 3})
+    assert study.step("data").state == "running" and study.state == "running"
+    write_json(study.lease_file("data"), {"holder": "x", "node": "10.0.0.1", "time": time.time() - 60})
+    assert study.step("data").state == "lost"
+    for damaged in ("[]", "{", '{"time": "now"}'):
+        study.lease_file("data").write_text(damaged)
+        assert study.step("data").state == "lost"

@@ -1,0 +1,54 @@
+"""A file that is appended to and cut back comes out of its numbered parts byte for byte."""
+
+from __future__ import annotations
+
+import random
+
+from assistant_builder.store.object_layout import FULL_CHUNK_EVERY, LogChunk, apply_chunks, chunks_of, next_chunk
+
+LOG = "arms/lora-2/metrics.jsonl"
+
+
+def put(objects: dict[str, bytes], content: bytes) -> int:
+    """Put what is new as the store's writer does, without removing anything; returns the bytes put."""
+    parts = chunks_of(objects).get(LOG, [])
+    number = parts[-1].number + 1 if parts else 1
+    new = next_chunk(LOG, number, read(objects), content)
+    if new is not None:
+        objects[new[0].name] = new[1]
+    return len(new[1]) if new else 0
+
+
+def read(objects: dict[str, bytes]) -> bytes:
+    parts = chunks_of(objects).get(LOG, [])
+    return apply_chunks(b"", [(part, objects[part.name]) for part in parts])
+
+
+def test_parts_join_to_the_file_also_when_it_was_cut_back() -> None:
+    dice = random.Random(0)
+    objects: dict[str, bytes] = {}
+    lines: list[bytes] = []
+    for turn in range(3 * FULL_CHUNK_EVERY):
+        if dice.random() < 0.2:
+            del lines[dice.randrange(len(lines) + 1):]
+        lines += [b'{"step": %d, "loss": %d}\n' % (len(lines), dice.randrange(10**6)) for _ in range(dice.randrange(4))]
+        whole = b"".join(lines)
+        put(objects, whole + b'{"half' * (turn % 2))
+        assert read(objects) == whole
+    assert len(chunks_of(objects)[LOG]) <= FULL_CHUNK_EVERY
+
+
+def test_a_part_holds_only_what_is_new() -> None:
+    objects: dict[str, bytes] = {}
+    assert put(objects, b"one\ntwo\n") == 8 and put(objects, b"one\ntwo\n") == 0
+    assert put(objects, b"one\ntwo\nthree\n") == 6
+    assert put(objects, b"one\ntwice\n") == 6 and read(objects) == b"one\ntwice\n"  # "tw" is no line that stays
+    assert list(objects) == [f"arms/lora-2/metrics/{name}.jsonl" for name in ("000001-0", "000002-8", "000003-4")]
+    assert put(objects, b"") == 0 and read(objects) == b""
+
+
+def test_other_files_are_no_parts() -> None:
+    assert chunks_of(["data/source/000001-0.jsonl", "arms/lora/metrics/1-0.jsonl", "arms/lora/metrics.jsonl"]) == {}
+    assert chunks_of(["votes/000002-9.jsonl", "votes/000001-0.jsonl"]) == {
+        "votes.jsonl": [LogChunk(1, 0, "votes.jsonl"), LogChunk(2, 9, "votes.jsonl")]
+    }

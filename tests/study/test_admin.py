@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from assistant_builder.atomic_io import write_text
+from assistant_builder.errors import ConfigError, StudyError
+from assistant_builder.study import Study
+from assistant_builder.study.admin import (
+    KEPT_DAYS,
+    delete_study,
+    deleted_studies,
+    duplicate_study,
+    purge_deleted,
+    rename_study,
+    restore_study,
+)
+from tests.synthetic_study import finished_study, new_study, running
+
+
+def names() -> list[str]:
+    return sorted(study.name for study in Study.all())
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes()
+            for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def test_a_renamed_study_keeps_its_results(home: Path) -> None:
+    study = finished_study("before")
+    write_text(study.folder / "evals" / "tasks" / "before_nll.yaml", "task: before_nll\nother: before_nll\n")
+    metrics = (study.arm_folder("lora") / "metrics.jsonl").read_bytes()
+    renamed = rename_study(study, "after")
+    assert names() == ["after"] and Study.open("after").config.name == "after"
+    assert (renamed.arm_folder("lora") / "metrics.jsonl").read_bytes() == metrics
+    assert renamed.state == "succeeded"
+    task = renamed.folder / "evals" / "tasks" / "after_nll.yaml"
+    assert task.read_text() == "task: after_nll\nother: before_nll\n"
+    assert [path.name for path in task.parent.glob("*.yaml")] == ["after_nll.yaml"]
+
+
+@pytest.mark.parametrize(("name", "error"), [("taken", StudyError), ("../x", ConfigError), ("", ConfigError)])
+def test_a_name_that_cannot_be_taken_changes_nothing(home: Path, name: str, error: type[Exception]) -> None:
+    study, _ = new_study("mine"), new_study("taken")
+    before = everything(home)
+    for change in (rename_study, duplicate_study):
+        with pytest.raises(error):
+            change(study, name)
+    assert everything(home) == before
+
+
+def test_its_own_name_is_no_change(home: Path) -> None:
+    study = new_study("mine")
+    assert rename_study(study, " mine ").folder == study.folder
+
+
+def test_a_duplicate_has_data_and_settings_and_no_results(home: Path) -> None:
+    study = finished_study("first")
+    study.write_config(study.config.with_changes({"train.rank": 4}))
+    copy = duplicate_study(study, "second")
+    assert names() == ["first", "second"] and copy.config.train.rank == 4
+    assert copy.source is not None and study.source is not None
+    assert copy.source.read_bytes() == study.source.read_bytes()
+    assert {copy.step(step).state for step in copy.steps} == {"queued"}
+
+
+def test_a_deleted_study_comes_back_whole(home: Path) -> None:
+    study = finished_study("dear")
+    before = everything(study.folder)
+    delete_study(study)
+    assert names() == [] and [deleted.name for deleted in deleted_studies()] == ["dear"]
+    new_study("dear")
+    with pytest.raises(StudyError, match="already"):
+        restore_study(deleted_studies()[0])
+    rename_study(Study.open("dear"), "other")
+    restore_study(deleted_studies()[0])
+    assert names() == ["dear", "other"] and everything(Study.open("dear").folder) == before
+    assert deleted_studies() == []
+
+
+def test_the_same_name_can_be_deleted_twice(home: Path) -> None:
+    for _ in range(2):
+        delete_study(new_study("again"))
+        time.sleep(0.002)
+    assert [deleted.name for deleted in deleted_studies()] == ["again", "again"]
+
+
+def test_what_runs_is_neither_renamed_nor_deleted(home: Path) -> None:
+    study = new_study("busy")
+    running(study, "train-lora")
+    with FileLock(new_study("locked").folder / ".lock"):
+        for name in ("busy", "locked"):
+            with pytest.raises(StudyError, match="running"):
+                delete_study(Study.open(name))
+            with pytest.raises(StudyError, match="running"):
+                rename_study(Study.open(name), "else")
+    assert names() == ["busy", "locked"]
+
+
+def test_the_bin_is_emptied_of_what_is_old(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now - (KEPT_DAYS + 1) * 86_400)
+    old = delete_study(new_study("old"))
+    monkeypatch.setattr("time.time", lambda: now)
+    delete_study(new_study("new"))
+    purge_deleted()
+    assert [deleted.name for deleted in deleted_studies()] == ["new"]
+    with pytest.raises(StudyError, match="gone for good"):
+        restore_study(old)

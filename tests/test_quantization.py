@@ -1,0 +1,208 @@
+"""The registry of quantization methods, and a method that a module outside the product registers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from assistant_builder import doctor, registry
+from assistant_builder.atomic_io import read_json
+from assistant_builder.config import StudyConfig
+from assistant_builder.errors import ConfigError
+from assistant_builder.export.adapter import _python
+from assistant_builder.planning.memory_check import require_device
+from assistant_builder.quantization import METHODS, method_of, quantizing
+from assistant_builder.registry import PLUGIN_VARIABLE
+from assistant_builder.ui.settings_form import study_options
+from tests.export.tiny import tiny_base
+from tests.synthetic_study import SMALL
+
+PLUGIN = '''
+"""Weights rounded to 8 bits, each row with a float32 scale."""
+
+import functools
+
+from assistant_builder.quantization import METHODS, QuantizationMethod
+
+
+@functools.cache
+def layer_class():
+    import torch
+
+    class Int8Linear(torch.nn.Linear):
+        def forward(self, x):
+            bias = None if self.bias is None else self.bias.to(x.dtype)
+            return torch.nn.functional.linear(x, METHODS["int8_rows"].dequantize(self, x.dtype), bias)
+
+    return Int8Linear
+
+
+class Int8Rows(QuantizationMethod):
+    def weight_bytes(self, outputs, inputs, *, double_quant):
+        return outputs * inputs + 4 * outputs
+
+    def quantize(self, layer, *, double_quant, compute_dtype):
+        import torch
+
+        weight = layer.weight.data.float()
+        scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+        made = layer_class()(layer.in_features, layer.out_features, bias=False, device="meta")
+        made.weight = torch.nn.Parameter((weight / scale).round().to(torch.int8), requires_grad=False)
+        made.register_buffer("scale", scale, persistent=False)
+        made.bias = layer.bias
+        return self.marked(made).train(layer.training)
+
+    def dequantize(self, layer, dtype=None):
+        weight = layer.weight.data.float() * layer.scale
+        return weight if dtype is None else weight.to(dtype)
+
+
+METHODS.register(Int8Rows(name="int8_rows", label="INT8 by rows", bits=8))
+'''
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method ``int8_rows``, registered in this process and in those that it starts."""
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    (folder / "int8_plugin.py").write_text(PLUGIN, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv(PLUGIN_VARIABLE, "int8_plugin")
+    monkeypatch.setattr(registry, "_loaded", set())
+    monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
+    monkeypatch.delitem(sys.modules, "int8_plugin", raising=False)
+
+
+def cli(*words: str) -> Any:
+    done = subprocess.run([sys.executable, "-m", "assistant_builder", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_registry_loads_neither_torch_nor_the_libraries_of_its_methods() -> None:
+    code = ("import sys; from assistant_builder.quantization import METHODS; list(METHODS); "
+            "print([name for name in ('torch', 'transformers', 'bitsandbytes') if name in sys.modules])")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_methods_that_quantize_are_the_choices_of_a_study() -> None:
+    assert list(METHODS) == ["float16", "nf4", "fp4"] and list(quantizing()) == ["nf4", "fp4"]
+    option = study_options()["model.quant_type"]
+    assert (option.kind, option.choices, option.default) == ("choice", ("nf4", "fp4"), "nf4")
+    for name in ("float16", "int8_rows"):  # the former quantizes nothing, the latter is no method here
+        with pytest.raises(ConfigError, match=f"model.quant_type='{name}'.*choose from nf4, fp4"):
+            StudyConfig().with_changes({"model.quant_type": name})
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_method_from_outside_is_a_choice_of_configuration_and_form() -> None:
+    config = StudyConfig().with_changes({"model.quant_type": "int8_rows"})
+    assert config.model.quant_type == "int8_rows"
+    assert study_options()["model.quant_type"].choices == ("nf4", "fp4", "int8_rows")
+
+
+@pytest.mark.usefixtures("plugin")
+def test_the_planner_counts_the_bytes_of_a_method_from_outside() -> None:
+    plan = cli("plan", "smollm2-135m-instruct", "--json", "--set", "model.quant_type=int8_rows")
+    layers = {layer["name"]: layer["bytes"] for layer in plan["methods"]["qlora"]["layers"]}
+    assert layers["model.layers.0.mlp.up_proj"] == 1536 * 576 + 4 * 1536
+    wide = {layer["name"]: layer["bytes"] for layer in plan["methods"]["lora"]["layers"]}
+    assert wide["model.layers.0.mlp.up_proj"] == 2 * 1536 * 576
+
+
+@pytest.mark.usefixtures("plugin")
+def test_loading_instructions_name_a_storage_that_transformers_cannot_make() -> None:
+    def lines(quant_type: str) -> str:
+        model = StudyConfig().with_changes({"model.quant_type": quant_type}).model
+        kind = SimpleNamespace(arm="qlora", format="adapter")
+        return _python(SimpleNamespace(  # type: ignore[arg-type]
+            kind=kind, model=model, base="owner/base", folder="out", compute_dtype="bfloat16", system="", longest=8))
+
+    assert "stored as INT8 by rows" in lines("int8_rows") and "quantization_config" not in lines("int8_rows")
+    assert ('BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="fp4", bnb_4bit_use_double_quant=True, '
+            'bnb_4bit_compute_dtype="bfloat16")') in lines("fp4")
+
+
+def test_a_method_that_needs_a_gpu_is_refused_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu_only = type(METHODS["nf4"])(name="nf4", label="NF4", bits=4, needs_gpu=True)
+    monkeypatch.setattr(METHODS, "_entries", {**METHODS._entries, "nf4": gpu_only})
+    with pytest.raises(ConfigError, match="stored as nf4 needs a GPU"):
+        require_device(StudyConfig(), "cpu")
+    require_device(StudyConfig(), "cuda")
+    require_device(StudyConfig().with_changes({"arms": ["lora"]}), "cpu")
+    assert doctor._quantization("nf4", None, "the processor").value == "needs a GPU"
+
+
+@pytest.mark.train
+@pytest.mark.usefixtures("plugin")
+def test_doctor_checks_a_method_from_outside() -> None:
+    checks = {check.name: check for check in doctor._torch()}
+    assert checks["quantization int8_rows"].value == "INT8 by rows works on the processor"
+
+
+@pytest.mark.train
+@pytest.mark.usefixtures("plugin")
+def test_a_base_of_a_method_from_outside_is_loaded_as_planned(tmp_path: Path) -> None:
+    import torch
+
+    from assistant_builder.models.loading import BaseSpec, add_adapter, count_parameters, load_base, model_bytes
+    from assistant_builder.models.lora_layers import dequantize_to_compute_dtype
+    from assistant_builder.models.merging import merge, quantize
+    from assistant_builder.planning.planner import plan_study
+
+    folder = tiny_base(tmp_path / "base")
+    spec = BaseSpec(folder, "int8_rows", True, "float32")
+    model, plain = load_base(spec), load_base(BaseSpec(folder, "float16", True, "float32"))
+    quantized = [layer for layer in model.modules() if method_of(layer).name == "int8_rows"]
+    assert len(quantized) == 14 and all(layer.weight.dtype == torch.int8 for layer in quantized)
+    assert count_parameters(model) == count_parameters(plain)
+    config = StudyConfig().with_changes({
+        "model.base": str(folder), "model.quant_type": "int8_rows", "model.compute_dtype": "float32",
+        "model.allow_float32_compute": True,
+    })
+    assert model_bytes(model) == plan_study(config).qlora.weights_bytes
+    ids = torch.arange(24).reshape(2, 12)
+    with torch.no_grad():
+        found, exact = model(input_ids=ids).logits, plain(input_ids=ids).logits
+        assert 0 < (found - exact).abs().max() < 0.1 * exact.abs().max()
+        requantized = merge(add_adapter(load_base(spec), config.train, 0))  # an adapter that adds nothing yet
+        assert not any(method_of(layer).quantizes for layer in requantized.modules())
+        quantize(requantized, "int8_rows", double_quant=True, compute_dtype=torch.float32)
+        assert model_bytes(requantized) == model_bytes(model)
+        assert torch.allclose(requantized(input_ids=ids).logits, found, atol=0.02 * float(exact.abs().max()))
+        dequantize_to_compute_dtype(model, torch.float32)
+        assert torch.equal(model(input_ids=ids).logits, found)
+    with pytest.raises(ConfigError, match="stored as int8_rows cannot be sharded"):
+        load_base(BaseSpec(folder, "int8_rows", True, "float32", sharded=True))
+
+
+@pytest.mark.train
+@pytest.mark.usefixtures("plugin", "bundled_models")
+def test_a_study_trains_scores_and_exports_over_a_base_of_a_method_from_outside(tmp_path: Path) -> None:
+    settings = {
+        "model.base": tiny_base(tmp_path / "base"), "model.quant_type": "int8_rows", "arms": "qlora",
+        "train.max_steps": 2,
+        "train.batch_size": 4, "train.micro_batch_size": 2, "train.evaluations": 1, "train.rank": 4,
+        "train.max_length": 96, "train.sample_answers": 0, "data.max_heldout": 4, "eval.max_new_tokens": 4,
+        "eval.bootstrap_resamples": 500, "eval.cells": "Q4", "eval.retention": "false",
+        "eval.baselines": "false", "eval.similarity": "false", "eval.noise_floor": "false",
+    }
+    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    document = cli("run", str(SMALL), "--name", "rows", *words, "--json")
+    assert document["state"] == "succeeded"
+    folder = Path(document["folder"])
+    trained = read_json(folder / "arms" / "qlora" / "summary.json")
+    assert trained["base_storage"] == "int8_rows" and trained["steps"] == 2
+    assert trained["base_bytes"] == trained["predicted"]["base_bytes"]
+    assert set(read_json(folder / "report.json")["cells"]) == {"Q4"}
+    exported = cli("export", "rows", "--arm", "qlora", "--format", "adapter", "--to", str(tmp_path / "out"), "--json")
+    assert exported["rescore"]["outcome"] == "as measured"

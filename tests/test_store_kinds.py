@@ -1,0 +1,95 @@
+"""Kinds of stores: what a URL stands for, and one that a module outside the product registers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from assistant_builder.config import StudyConfig
+from assistant_builder.errors import StoreError
+from assistant_builder.registry import PLUGIN_VARIABLE
+from assistant_builder.store.object_store import ObjectStore
+from assistant_builder.store_kinds import STORE_KINDS, example_urls, store_kind
+
+KIND = '''
+from assistant_builder.store_kinds import STORE_KINDS, StoreKind
+
+STORE_KINDS.register(StoreKind("vault", "vault of the company", ("vault",), "vault://shelf/studies", package="vaultfs",
+                               credentials="VAULT_TOKEN"))
+'''
+SHOWN = '''
+import json
+from assistant_builder.cli.options import Consent
+from assistant_builder.config import StudyConfig
+from assistant_builder.config.executor import ExecutorConfig
+from assistant_builder.errors import ConfigError, StoreError
+from assistant_builder.store_kinds import store_kind
+from assistant_builder.store.object_store import ObjectStore
+from assistant_builder.ui.train.preflight_view import contacts_note
+
+config = StudyConfig().with_changes({"executor.store": "vault://shelf/studies"})
+Consent(False)(config)
+try:
+    StudyConfig().with_changes({"executor.store": "nowhere"})
+except ConfigError as error:
+    wrong = str(error)
+print(json.dumps({
+    "examples": ExecutorConfig.model_json_schema()["properties"]["store"]["examples"],
+    "page": str(contacts_note(config)), "wrong": wrong, "credentials": store_kind("vault://x").credentials_remedy,
+}))
+'''
+
+
+@pytest.mark.parametrize(("url", "name", "shared"), [
+    ("s3://bucket/x", "s3", True), ("s3a://bucket/x", "s3", True), ("file:///x", "file", True),
+    ("memory://x", "memory", False), ("gs://bucket/x", "gs", True),
+])
+def test_a_url_has_a_kind(url: str, name: str, shared: bool) -> None:
+    kind = store_kind(url)
+    assert (kind.name, kind.shared) == (name, shared)
+    assert url.partition("://")[0] in kind.schemes and kind.label and kind.credentials_remedy.startswith("Set ")
+
+
+def test_kinds_exclude_one_another_and_fsspec_opens_their_schemes() -> None:
+    from fsspec.registry import known_implementations
+
+    schemes = [scheme for kind in STORE_KINDS.values() for scheme in kind.schemes]
+    assert len(set(schemes)) == len(schemes) and set(schemes) <= known_implementations.keys()
+    for kind in STORE_KINDS.values():
+        assert kind.example.startswith(tuple(f"{scheme}://" for scheme in kind.schemes))
+        assert StudyConfig().with_changes({"executor.store": kind.example}).contacts["executor.store"].endswith(
+            f"{kind.example} ({kind.help})")
+
+
+def test_a_memory_store_is_not_offered_as_an_example() -> None:
+    assert example_urls() == ["s3://bucket/folder", "file:///shared/studies"]
+    told = StudyConfig().with_changes({"executor.store": "memory://x"}).contacts["executor.store"]
+    assert "which other machines cannot use" in told
+
+
+def test_a_missing_library_is_named_with_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(url: str) -> None:
+        raise ImportError("no s3fs")
+
+    monkeypatch.setattr("fsspec.url_to_fs", missing)
+    for url, remedy in (("s3://b/x", "pip install 'assistant-builder[store]'"), ("gs://b/x", "Install it, on every")):
+        with pytest.raises(StoreError) as caught:
+            ObjectStore(url)
+        assert remedy in caught.value.remedy
+
+
+def test_a_kind_from_outside_is_in_settings_page_and_command_line(tmp_path: Path, home: Path) -> None:
+    (tmp_path / "vault_plugin.py").write_text(KIND)
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
+    environment = {**os.environ, PLUGIN_VARIABLE: "vault_plugin", "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", SHOWN], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    assert shown["examples"][-1] == "vault://shelf/studies" and "vault://shelf/studies" in shown["wrong"]
+    assert "(vault of the company)" in shown["page"] and "(vault of the company)" in done.stderr
+    assert shown["credentials"] == "Set VAULT_TOKEN"
