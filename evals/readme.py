@@ -1,7 +1,7 @@
-"""Generated sections of ``evals/README.md``, between marks.
+"""Generated sections of ``evals/README.md``, delimited by HTML comments.
 
-``python -m evals.readme`` writes the quick ones (metrics, recognition of refusals), ``python -m evals.simulate
---write`` the simulations.
+``python -m evals.readme`` writes the sections on metrics and refusals, ``python -m evals.simulate --write`` the
+simulations.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ README = Path(__file__).with_name("README.md")
 
 
 def read_part(name: str, path: Path = README) -> str:
-    """What stands between the marks of a part.
+    """The text of a generated section.
 
     Raises:
-        EvaluationError: There is no such file, or no such part in it.
+        EvaluationError: The file or the section does not exist.
     """
     return _found(name, path)[1]
 
 
 def write_part(name: str, text: str, path: Path = README) -> None:
-    """Replace what stands between the marks of a part.
+    """Replace the text of a generated section.
 
     Raises:
-        EvaluationError: There is no such file, or no such part in it.
+        EvaluationError: The file or the section does not exist.
     """
     before, _, after = _found(name, path)
     write_text(path, f"{before}\n\n{text.strip()}\n\n{after}")
@@ -42,17 +42,18 @@ def _found(name: str, path: Path) -> tuple[str, str, str]:
         raise EvaluationError("there is no such file", where=str(path), remedy="Run this in a checkout of the project")
     parts = re.split(f"(<!-- {name}: begin -->|<!-- {name}: end -->)", path.read_text(encoding="utf-8"))
     if len(parts) != 5:
-        raise EvaluationError(f"the marks of the part {name} are missing", where=str(path), remedy="Put them back")
+        raise EvaluationError(f"the delimiters of the section {name} are missing", where=str(path),
+                              remedy="Restore them")
     return parts[0] + parts[1], parts[2].strip(), parts[3] + parts[4]
 
 
 def quick_parts() -> dict[str, str]:
-    """Name and text of the parts that take no simulation."""
+    """Name and text of the sections that need no simulation."""
     return {"metrics": metric_table(), "refusal": refusal_table(labelled_answers())}
 
 
 def metric_table() -> str:
-    """What each metric sees, and what it is blind to."""
+    """Explanation and blind spots of each metric as a Markdown table."""
     lines = ["| metric | in | better | what it sees | what it does not see |", "| --- | --- | --- | --- | --- |"]
     for info in METRICS.values():
         better = "higher" if info.higher_is_better else "lower"

@@ -33,7 +33,8 @@ _PREFERRED = ("acc", "acc_norm", "exact_match", "f1")
 _LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "brier_score", "mse", "ter", "wer")
 _TEXTS = {
     RETENTION: ("General knowledge", "Multiple-choice questions on general knowledge, supplied with assistant-builder "
-                "and unrelated to the training data. They show what tuning makes the model forget. Guessing gives 25%."),
+                "and unrelated to the training data. They show what tuning makes the model forget. Guessing gives "
+                "25%."),
 }
 _MEANINGS = {pair.name: pair.meaning for pair in PAIRS}
 _TUNING = (

@@ -1,4 +1,4 @@
-"""Render ``report.json`` as a self-contained page (``report.html``) and as GitHub-flavoured Markdown (``report.md``)."""
+"""Render ``report.json`` as a self-contained page (``report.html``) and as GitHub-flavoured Markdown."""
 
 from __future__ import annotations
 

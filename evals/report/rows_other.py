@@ -187,7 +187,8 @@ def vote_rows(report: Report) -> list[tuple[str, str]]:
         ("When", " to ".join(dict.fromkeys(votes[end][:10] for end in ("first", "last")))),
     ]
     left_out = ", ".join(f"{count(votes[key])} {what}" for key, what in (
-        ("outdated", "on adapters of an earlier training"), ("repeated", "on answers with an earlier vote")) if votes[key])
+        ("outdated", "on adapters of an earlier training"), ("repeated", "on answers with an earlier vote"),
+    ) if votes[key])
     return [*rows, *([("Not counted", left_out)] if left_out else [])]
 
 

@@ -160,7 +160,7 @@ def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def curves(study: Study) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Training and validation loss of each arm.
 
-    A run that was resumed from a checkpoint logs some steps twice; the last entry counts, because it led to the adapter.
+    A run that was resumed from a checkpoint logs some steps twice; the last entry counts, which led to the adapter.
 
     Returns:
         Arm → ``{"steps": [{"step", "loss", "learning_rate", "elapsed_seconds"}], "validation": [{"step", "loss"}]}``.

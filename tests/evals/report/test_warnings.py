@@ -153,7 +153,7 @@ def test_two_runs_where_flips_are_nothing_but_noise() -> None:
     study = write_study(full_recipe(flips=0.01))
     with_noise(study, every=10)
     warning = next(entry for entry in build_report(study)["warnings"] if entry["code"] == "flips_within_noise")
-    assert "turns 20 answers of one assistant from right to wrong or back" in warning["text"]
+    assert "changes 20 answers of one assistant between right and wrong" in warning["text"]
 
 
 @pytest.mark.parametrize(("known", "code", "level"), [
