@@ -1,4 +1,4 @@
-"""Baselines without tuning: the answer of the nearest training question, and the base with retrieved pairs in its prompt.
+"""Baselines without tuning: copying the answer of the nearest training question, and retrieved pairs in the prompt.
 
 Both use the cosine similarity of the questions' sentence embeddings (all-MiniLM-L6-v2).
 """

@@ -39,7 +39,7 @@ def sweep(
     """
     from assistant_builder.sweep import open_sweep, run_sweep
     from assistant_builder.sweep.page import comparison_rows, study_rows
-    from assistant_builder.sweep.run import ahead
+    from assistant_builder.sweep.run import estimate
     from assistant_builder.sweep.spec import Judge, Prune, available
 
     for option, given, known in (("--arm", arm, get_args(Judge)), ("--prune", prune, get_args(Prune))):
@@ -52,11 +52,11 @@ def sweep(
         record = run_sweep(begun, check=check_tasks)
         output.print_json(record)
     else:
-        typer.echo(f"{begun.name}: {ahead(begun).sentence()}")
+        typer.echo(f"{begun.name}: {estimate(begun).sentence()}")
         if prune is None and begun.prune == "off" and not available():
             typer.echo("Optuna is not installed, so every study runs to its end; with the extra 'sweep' hopeless ones "
                        "are stopped early.")
-        record = run_sweep(begun, telling=_telling, check=check_tasks)
+        record = run_sweep(begun, listener=_telling, check=check_tasks)
         output.print_table(*study_rows(record))
         if record["comparisons"]:
             output.print_table(*comparison_rows(record))
