@@ -188,7 +188,7 @@ def _checked(
     for name, values in (("baseline", before), ("candidate", after), ("weights", weight)):
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
-            problems.append(f"{name} has {len(bad)} values that are not finite, the first at position {bad[0]}")
+            problems.append(f"{len(bad)} values of {name} are not finite, the first at position {bad[0]}")
         elif name == "weights" and (values <= 0).any():
             problems.append(f"weights must be positive, position {np.flatnonzero(values <= 0)[0]} is not")
         elif name != "weights" and bounds and (abs(values - np.clip(values, *bounds)) > _ROUNDING).any():
@@ -274,7 +274,7 @@ def _warnings(units: Units, interval: Interval, span: float | None, saturated: b
             f"{units.effective:.0f} equal ones"
         )
     if not units.items_differing:
-        found.append("no item differs between the two arms")
+        found.append("no item differs between the two")
     elif interval[0] == interval[1]:
         found.append("all differences are equal, so the interval cannot show any uncertainty")
     if saturated:

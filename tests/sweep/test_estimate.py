@@ -26,8 +26,8 @@ def test_every_training_is_counted_and_planned_with_its_own_settings() -> None:
     times = [plan.methods[method].seconds or 0.0 for plan in plans for method in ("lora", "qlora")]
     assert (found.studies, found.of, found.trainings, found.assumed) == (2, 2, 4, True)
     assert found.seconds == pytest.approx(sum(times)) and times[2] > times[0] > 0
-    assert found.sentence().startswith("2 studies to run, 4 trainings, about ")
-    assert found.sentence().endswith("lengths of the pairs guessed; preparing and scoring come on top.")
+    assert found.sentence().startswith("2 studies to run, 4 trainings, planned at about ")
+    assert found.sentence().endswith("assumed lengths of the pairs; preparation and scoring not included.")
 
 
 def test_more_seeds_are_more_trainings() -> None:

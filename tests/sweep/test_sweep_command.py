@@ -30,9 +30,9 @@ def test_it_says_what_it_will_take_then_what_it_found(
     pretend(Scenario(validation={2: 0.5}), monkeypatch)
     code, out, _ = call(monkeypatch, capfd, *WORDS, "--prune", "off")
     lines = out.splitlines()
-    assert code == 0 and lines[0].startswith("tool: 2 studies to run, 4 trainings, about ")
+    assert code == 0 and lines[0].startswith("tool: 2 studies to run, 4 trainings, planned at about ")
     assert lines[1:3] == ["tool-1: train.rank=4", "tool-2: train.rank=8"]
-    assert "tool-2 *" in out and "Chosen by the mean validation loss of both arms: tool-2" in out
+    assert "tool-2 *" in out and "Selected by the mean validation loss of both arms: tool-2" in out
     assert lines[-1].startswith("Sweep: ") and lines[-1].endswith("sweep.html")
     code, out, err = call(monkeypatch, capfd, *WORDS, "--json")
     record = json.loads(out)
