@@ -81,7 +81,7 @@ def test_one_arm_alone_can_decide(scenario: Scenario) -> None:
     assert "Selected by QLoRA's validation loss" in record["sentence"] and "(Holm over 3 tests)" in record["sentence"]
 
 
-def test_a_better_one_that_validation_missed_is_told_and_not_chosen(scenario: Scenario) -> None:
+def test_a_better_study_that_validation_missed_is_named_and_not_selected(scenario: Scenario) -> None:
     scenario.heldout = {1: 0.5, 2: -0.3, 4: 0.5}
     record = run_sweep(opened())
     assert record["selected"] == "ranks-3"
@@ -100,7 +100,7 @@ def test_studies_share_the_split_and_one_that_does_not_is_out(scenario: Scenario
     assert "ranks-4" not in {row["study"] for row in record["comparisons"]}
 
 
-def test_it_carries_on_and_a_failed_study_ends_nothing(scenario: Scenario) -> None:
+def test_it_resumes_and_a_failed_study_does_not_end_it(scenario: Scenario) -> None:
     scenario.failing, scenario.cancelled = {1}, {3}
     with pytest.raises(Cancelled, match="Run the same sweep again"):
         run_sweep(opened())
@@ -123,7 +123,7 @@ def test_all_may_fail(scenario: Scenario) -> None:
     assert record["sentence"] == "No study has finished, so none is selected."
 
 
-def test_a_hopeless_study_is_stopped_paused_and_left_out(scenario: Scenario) -> None:
+def test_a_hopeless_study_is_stopped_paused_and_not_compared(scenario: Scenario) -> None:
     pytest.importorskip("optuna")
     scenario.validation = {1: 1.0, 2: 0.9, 3: 0.8, 4: 2.0}
     sweep = opened(prune="median")

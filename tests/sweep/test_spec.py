@@ -42,7 +42,7 @@ def test_commas_within_brackets_and_quotes_do_not_divide() -> None:
         assert [trial.settings[key] for trial in trials(f"{key}={text}")] == ["all-linear", "q_proj,v_proj"]
 
 
-def test_all_problems_are_told_together() -> None:
+def test_all_problems_are_reported_together() -> None:
     said = refused("train.rank=0,8", "train.learning_rate=1e-4,fast", "train.epochs=0")
     assert all(key in said for key in ("train.rank=0", "train.learning_rate='fast'", "train.epochs=0"))
     assert said.count("train.rank=0") == 1

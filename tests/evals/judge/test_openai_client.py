@@ -135,7 +135,7 @@ def test_answers_must_be_there(home: Path) -> None:
 # --- secrets ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_key_is_sent_and_told_to_no_one(
+def test_the_key_is_sent_and_appears_nowhere(
     home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ASSISTANT_BUILDER_JUDGE_KEY", f" {KEY}\n")

@@ -176,7 +176,7 @@ def test_rounding_beyond_a_metrics_bounds_is_taken_back(study: Study) -> None:
     assert build_report(study)["cells"]["Q4"]["metrics"]["similarity"] <= 1
 
 
-def test_power_says_what_could_be_seen(study: Study) -> None:
+def test_power_reports_the_detectable_difference(study: Study) -> None:
     loss, exact = build_report(study)["power"]
     row = contrast(build_report(study), "Q4-L16", "nll_per_token")
     assert loss["detectable"] == pytest.approx(2.8016 * (row["ci_high"] - row["ci_low"]) / 2 / 1.96, rel=1e-3)

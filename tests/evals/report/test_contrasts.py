@@ -162,7 +162,7 @@ def test_cost_and_time_of_every_run() -> None:
     assert resources["lora"]["cost"] is None and resources["qlora"]["train_seconds_all"] == [133.9]
 
 
-def test_what_the_plan_could_have_said_stands_beside_what_was_seen(study: Study) -> None:
+def test_planned_power_is_compared_with_the_measured_assumptions(study: Study) -> None:
     report = build_report(study)
     loss, exact = report["power"]
     sizes = np.array([25 // 5] * 40 + [1] * 8)

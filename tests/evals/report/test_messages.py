@@ -44,7 +44,7 @@ def test_twins(study: Study) -> None:
     assert twins["same"]["train.rank"] == 16
 
 
-def test_groups_that_are_no_clusters_are_told_of() -> None:
+def test_groups_without_clusters_give_a_warning() -> None:
     def told(**changes: bool) -> list[str]:
         report = build_report(write_study(Recipe(name=f"clustered-{changes['clustered']}".lower(), **changes)))
         return [entry["text"] for entry in report["warnings"] if entry["code"] == "groups_are_no_clusters"]
@@ -130,7 +130,7 @@ def test_words_are_aligned_in_any_script(first: str, second: str, found: list[tu
     assert word_diff(first, second) == found
 
 
-def test_what_belongs_to_a_character_is_not_parted_from_it() -> None:
+def test_combining_characters_stay_with_their_base_character() -> None:
     assert pieces("cafe\u0301!  👩‍🔬👍🏽") == ["cafe\u0301", "!", "  ", "👩‍🔬", "👍🏽"]
     assert pieces("हिन्दी") == ["हिन्दी"]
 

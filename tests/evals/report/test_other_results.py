@@ -92,7 +92,8 @@ def test_noise_floor_counts_what_other_batches_change(full: Study) -> None:
     losses = {cell: sum(s["nll"] for s in found) / sum(s["tokens"] for s in found) for cell, found in again.items()}
     assert floor["delta"] == pytest.approx(losses["Q4"] - losses["L16"], abs=1e-12)
     assert floor["verdict"] == "no worse"
-    assert "with batch size 7" in floor["sentence"] and "of 208 items for 16-bit LoRA" in floor["sentence"]
+    assert "with batch size 7" in floor["sentence"]
+    assert "of 208 items right or wrong for 16-bit LoRA" in floor["sentence"]
     full.write_config(full.config.with_changes({"eval.noise_floor": False}))
     assert build_report(full)["flips"]["noise_floor"] is None
 
@@ -168,7 +169,7 @@ def test_only_documents_of_every_cell_are_compared(full: Study) -> None:
         assert abs(row["delta"] - (task["cells"][row["candidate"]] - task["cells"][row["baseline"]])) <= 1e-12
 
 
-def test_a_task_without_numbers_says_why(full: Study) -> None:
+def test_a_task_without_numbers_has_an_error(full: Study) -> None:
     task = build_report(with_failed_task(full))["tasks"]["arc_easy"]
     assert (task["items"], task["cells"], task["contrasts"]) == (0, {}, [])
     assert task["sentence"] == "arc_easy cannot be shown: it has no score that is a number for each document."
@@ -259,7 +260,7 @@ def test_a_difference_larger_than_the_spread_is_called_larger() -> None:
     assert report["seeds"]["sentence"] in report["summary"]
 
 
-def test_one_seed_says_what_is_missing_and_how_to_get_it(study: Study) -> None:
+def test_one_seed_has_a_sentence_with_the_limitation_and_the_remedy(study: Study) -> None:
     report = build_report(study)
     seeds = report["seeds"]
     assert (seeds["count"], seeds["spread"], len(seeds["runs"])) == (1, None, 1)
@@ -283,7 +284,7 @@ def test_the_judges_preference(full: Study) -> None:
     result = paired_comparison([1 - p for p in points], points, clusters=clusters, bounds=(0, 1))
     assert judge["ci"] == pytest.approx([0.5 + result.ci_low / 2, 0.5 + result.ci_high / 2])
     assert judge["p_value"] == result.p_value
-    assert f"QLoRA preferred on {judge['wins']}, 16-bit LoRA on {judge['losses']}" in judge["sentence"]
+    assert f"preferred QLoRA on {judge['wins']} and 16-bit LoRA on {judge['losses']}" in judge["sentence"]
 
 
 def test_without_clusters_the_judge_is_tested_by_the_sign_test() -> None:

@@ -65,7 +65,7 @@ def test_fidelity(render: Render, rich: Report) -> None:
 
 
 @both
-def test_flips_stand_beside_the_noise_floor(render: Render, rich: Report) -> None:
+def test_flips_are_listed_with_the_noise_floor(render: Render, rich: Report) -> None:
     text = shown(render, rich)
     for said in ("LoRA, 16-bit against itself", "L16, scored with batch sizes 32 and 7", "0.0081", "0.0123",
                  "Another batch size alone changes 5 of 208 answers."):
@@ -110,7 +110,7 @@ def test_seeds(render: Render, rich: Report) -> None:
 
 
 @both
-def test_one_seed_says_what_is_missing(render: Render, rich: Report) -> None:
+def test_one_seed_has_the_sentence_for_a_single_training(render: Render, rich: Report) -> None:
     rich["seeds"] |= {"count": 1, "spread": None, "runs": rich["seeds"]["runs"][:1], "sentence": "Train more seeds."}
     text = shown(render, rich)
     assert "Train more seeds." in text and "Mean of the runs" not in text
@@ -138,7 +138,7 @@ def test_sources(render: Render, rich: Report) -> None:
 
 
 @both
-def test_untuned_baselines_stand_beside_the_cells(render: Render, rich: Report) -> None:
+def test_untuned_baselines_are_listed_with_the_cells(render: Render, rich: Report) -> None:
     text = shown(render, rich)
     for said in ("the nearest training answer", "61.2", "1.654", "5.23", "LoRA does not beat copying.",
                  "−0.810 to −0.690"):

@@ -25,7 +25,7 @@ from evals.tasks.general_knowledge.documents import read_questions
     (ConnectionError("Couldn't reach 'owner/data' on the Hub\nand much more"), "reach 'owner/data' on the Hub. "),
     (ValueError(""), "cannot be run: ValueError. "),
 ])
-def test_why_a_task_cannot_be_run_is_told_in_one_line(
+def test_a_task_that_cannot_be_run_is_reported_in_one_line(
     error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from lm_eval.tasks import TaskManager
