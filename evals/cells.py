@@ -97,13 +97,7 @@ class LoadedCell:
 
 
 def load_cells(study: Study, folder: Path, wanted: Sequence[Variant]) -> Iterator[LoadedCell]:
-    """Load cells one after the other, those of one base together; a base is released before the next one is loaded.
-
-    Args:
-        study: The study with trained adapters.
-        folder: The base model's folder.
-        wanted: The cells.
-    """
+    """Load cells one after the other, those of one base together; a base is released before the next one is loaded."""
     order = list(CELL_SPECS)
     wanted = sorted(wanted, key=lambda variant: (order.index(variant.cell.name), variant.seed))
     for base in ("float16", "4-bit"):
@@ -116,13 +110,7 @@ def load_cells(study: Study, folder: Path, wanted: Sequence[Variant]) -> Iterato
 
 
 def base_of(study: Study, folder: Path, base: str) -> BaseSpec:
-    """The loading options of a base for scoring.
-
-    Args:
-        study: The study.
-        folder: The base model's folder.
-        base: ``float16`` or ``4-bit``.
-    """
+    """The loading options of a base for scoring."""
     from assistant_builder.models import loading
 
     model = study.config.model

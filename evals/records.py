@@ -74,13 +74,6 @@ def figures(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def write_scores(
     folder: Path, samples: Sequence[Mapping[str, Any]], record: Mapping[str, Any], inputs: Mapping[str, Any]
 ) -> None:
-    """Write ``samples.jsonl`` and then ``scores.json``, which marks the folder as complete.
-
-    Args:
-        folder: Output folder.
-        samples: One record per item.
-        record: Further fields of ``scores.json``.
-        inputs: The inputs of the scores, for the check whether they are up to date.
-    """
+    """Write ``samples.jsonl`` and then ``scores.json``, which marks the folder as complete."""
     write_jsonl(folder / "samples.jsonl", samples)
     write_json(folder / "scores.json", {**record, **figures(samples), "inputs": dict(inputs)})

@@ -126,12 +126,7 @@ class EvaluationPlan:
         return sorted(path for path in found if not path.name.startswith(_STEP_FILES))
 
     def planned(self, items: int, documents: Mapping[str, int]) -> dict[str, int]:
-        """The amount of each kind of work.
-
-        Args:
-            items: Number of held-out items.
-            documents: Number of documents of each extra task.
-        """
+        """The amount of each kind of work."""
         long = sum(piece.kind == "retrieval" for piece in self.pieces)
         plain = len(self.pieces) - long
         embedded = (len(self.pieces) + self.copy) * self._config.similarity

@@ -85,12 +85,7 @@ def study_outcomes(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def notes(record: Mapping[str, Any], *, seeds: int) -> list[str]:
-    """The limitations of the results, one sentence each.
-
-    Args:
-        record: The results.
-        seeds: Number of trainings of each arm in each study.
-    """
+    """The limitations of the results, one sentence each."""
     found = []
     states = [row["state"] for row in record["studies"]]
     stopped, failed = states.count("stopped"), states.count("failed")

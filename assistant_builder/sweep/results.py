@@ -29,11 +29,6 @@ _KEPT = ("metric", "delta", "p_value", "n", "n_clusters", "higher_is_better", "w
 def write_results(sweep: Sweep, errors: Errors, *, compared: bool = True) -> dict[str, Any]:
     """Write ``sweep.json``, and if ``compared`` also ``sweep.html``.
 
-    Args:
-        sweep: The sweep.
-        errors: Errors of the failed studies of this run, by name.
-        compared: Whether to compare the studies, which takes about a second each.
-
     Returns:
         The content of ``sweep.json``.
     """
@@ -154,11 +149,7 @@ def _comparisons(sweep: Sweep, studies: list[dict[str, Any]], chosen: str) -> li
 
 
 def judged(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The comparisons of a sweep with p-values adjusted over all of them (Holm), and the outcome of each.
-
-    Args:
-        rows: Comparisons with the selected study: ``p_value delta ci_low ci_high higher_is_better`` and more.
-    """
+    """The comparisons of a sweep with p-values adjusted over all of them (Holm), and the outcome of each."""
     adjusted = holm([row["p_value"] for row in rows])
     return [{**row, "p_value_holm": float(value), "outcome": outcome(row, float(value))}
             for row, value in zip(rows, adjusted, strict=True)]

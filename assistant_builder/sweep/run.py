@@ -118,13 +118,6 @@ def run_sweep(
 def run_trial(sweep: Sweep, trial: Trial, study: Study, on_event: OnEvent, check: Callable[[Study], None]) -> None:
     """Run one study to its end, or until it is stopped early.
 
-    Args:
-        sweep: The sweep.
-        trial: One of its trials.
-        study: The trial's study.
-        on_event: Event callback.
-        check: See :func:`assistant_builder.jobs.running.run_study`.
-
     Raises:
         AssistantBuilderError: The run failed or was cancelled by the user.
     """

@@ -262,14 +262,7 @@ def _kept(path: Path, questions: Sequence[_Question]) -> dict[str, dict[str, Any
 
 
 class _Record:
-    """Writes each finished item, and detects an endpoint that does not work.
-
-    Args:
-        path: ``judge.jsonl``.
-        lines: Item → line, extended in place.
-        total: Number of all items.
-        on_progress: Progress callback.
-    """
+    """Writes each finished item, and detects an endpoint that does not work."""
 
     def __init__(
         self, path: Path, lines: dict[str, dict[str, Any]], total: int, on_progress: Callable[[int, int], None]

@@ -166,12 +166,7 @@ _ARMS = {"L16": "lora", "Q4": "qlora"}
 
 
 def contrast_panel(rows: Sequence[dict[str, Any]], margin: float | None) -> dict[str, Any] | None:
-    """Differences between cells on the metric of the verdict, with the margin; ``None`` without any.
-
-    Args:
-        rows: A group of :func:`evals.report.rows_headline.contrast_rows`.
-        margin: Largest harm that counts as no worse; None without a verdict.
-    """
+    """Differences between cells on the metric of the verdict, with the margin; ``None`` without any."""
     if not rows:
         return None
     drawn = [
@@ -195,10 +190,6 @@ def task_panel(task: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def waterfall(attribution: Mapping[str, Any] | None, labels: Mapping[str, str]) -> dict[str, Any] | None:
     """A waterfall chart from L16 to Q4, in which each step starts where the previous one ended; right is worse.
-
-    Args:
-        attribution: ``report["attribution"]``.
-        labels: Labels of the cells.
 
     Returns:
         ``rows`` with ``kind label name text interval``, the positions ``from_`` (end of the row above), ``end``,

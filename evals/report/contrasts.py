@@ -67,11 +67,6 @@ Comparisons = dict[tuple[str, str], Comparison]
 def comparisons(cells: Mapping[str, Cell], usable: Mapping[str, list[str]], config: EvalConfig) -> Comparisons:
     """Compare every pair of ``PAIRS`` on every metric that both cells have.
 
-    Args:
-        cells: The scored cells, including the untuned baselines.
-        usable: Metric → the items it is computed on.
-        config: Primary metric, margin, seed and resamples.
-
     Returns:
         In the order of ``PAIRS``, and of ``usable`` within a pair. The verdict of each is by the study's margin where
         the metric is the primary one.
@@ -85,10 +80,6 @@ def comparisons(cells: Mapping[str, Cell], usable: Mapping[str, list[str]], conf
 
 def contrasts(compared: Comparisons, primary: str) -> list[dict[str, Any]]:
     """The comparisons as records.
-
-    Args:
-        compared: What :func:`comparisons` returns.
-        primary: Metric of the verdict.
 
     Returns:
         One record for each pair and metric. ``delta`` is candidate − baseline in the metric's units and equals the
@@ -203,11 +194,6 @@ def attribution(
     rows: Sequence[Mapping[str, Any]], cells: Mapping[str, Mapping[str, Any]], primary: str
 ) -> dict[str, Any] | None:
     """The difference between the 16-bit twin and QLoRA in two steps, on the metric of the verdict.
-
-    Args:
-        rows: The report's contrasts.
-        cells: The report's cells.
-        primary: Metric of the verdict.
 
     Returns:
         ``{"metric", "steps", "sentence"}``, or ``None`` unless L4 has the metric. A step is a level of a cell or the

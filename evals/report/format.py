@@ -169,9 +169,6 @@ def share_lost(export: Mapping[str, Any]) -> str:
     """How much an export loses, in words: some quality, or most or all of what tuning gained.
 
     There is no figure because a small share of the loss can be a large share of the right answers.
-
-    Args:
-        export: An entry of ``report["exports"]`` that does not keep the quality.
     """
     share = export.get("lost_share") or 0.0
     if share < 0.5:

@@ -127,11 +127,6 @@ def item_rows(
 ) -> list[dict[str, Any]]:
     """One record for each item; items on which the two assistants differ come first.
 
-    Args:
-        cells: The scored cells.
-        metrics: The metrics to copy.
-        tuned: The cells of the arms' assistants.
-
     Returns:
         Records with ``item row turn cluster answerable question context reference change`` (one of ``ORDER``) and
         ``answers declined tokens nll metrics``, the latter by cell.

@@ -203,9 +203,6 @@ _Z95 = float(stats.norm.ppf(0.975))
 def reliability(cells: Mapping[str, Cell]) -> dict[str, Any] | None:
     """The reliability curve of each arm's assistant.
 
-    Args:
-        cells: The scored cells.
-
     Returns:
         ``metric``, ``correct_means``, ``about`` and for each cell ``bins`` of equal counts with a Wilson interval,
         expected calibration error ``ece`` over these bins, ``brier`` score and ``n``; ``None`` if probabilities or
@@ -360,10 +357,6 @@ def beats_untuned(
 ) -> list[dict[str, Any]]:
     """Each arm against each baseline, metric by metric.
 
-    Args:
-        rows: The report's contrasts.
-        figures: The report's cells and baselines, for the figures in the sentences.
-
     Returns:
         Records with ``arm cell baseline``, the metrics ``beaten`` (interval excludes zero and Holm-adjusted p at most
         0.05), those on which the tuned arm is clearly ``worse``, the others as ``not_beaten``, and a ``sentence``.
@@ -386,12 +379,7 @@ def beats_untuned(
 
 
 def shortfall_in_short(record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
-    """The number of metrics on which a tuned arm does not beat an untuned baseline, with one example.
-
-    Args:
-        record: One of :func:`beats_untuned` with something ``worse`` or ``not_beaten``.
-        figures: The report's cells and baselines.
-    """
+    """The number of metrics on which a tuned arm does not beat an untuned baseline, with one example."""
     total = sum(len(record[key]) for key in ("worse", "not_beaten", "beaten"))
     parts = [f"{words} on {len(record[key])} of {total} metrics"
              for key, words in (("worse", "worse"), ("not_beaten", "not clearly better")) if record[key]]

@@ -31,9 +31,6 @@ def render_html(report: dict[str, Any]) -> str:
     Text from the data file and from the assistants is escaped. The page has no script, and its content security policy
     forbids every request.
 
-    Args:
-        report: The return value of :func:`evals.report.build_report`, or the content of ``report.json``.
-
     Raises:
         EvaluationError: The report has another version.
     """
@@ -188,9 +185,6 @@ LISTED_IN_MARKDOWN = 40
 
 def render_markdown(report: dict[str, Any]) -> str:
     """The report as Markdown; text from the data file and the assistants cannot form markup, HTML or links.
-
-    Args:
-        report: The return value of :func:`evals.report.build_report`, or the content of ``report.json``.
 
     Raises:
         EvaluationError: The report has another version.

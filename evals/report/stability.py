@@ -87,12 +87,6 @@ def noise_floor(
 ) -> dict[str, Any] | None:
     """Each assistant compared with itself, scored with another batch size; ``None`` if that was not measured.
 
-    Args:
-        study: The study.
-        cells: The scored cells.
-        usable: Metric → the items it is computed on.
-        flips: The flips between the two assistants.
-
     Returns:
         Flips by cell, and the difference between the assistants and the verdict with the other batch size.
 
@@ -145,11 +139,6 @@ def _floor_sentence(found: Mapping[str, Any], flips: Mapping[str, Any], config: 
 
 def seeds(study: Study, cells: Mapping[str, Cell], items: list[str]) -> dict[str, Any]:
     """The headline's difference for each training seed.
-
-    Args:
-        study: The study.
-        cells: The scored cells of the first seed.
-        items: The items of the primary metric.
 
     Returns:
         ``count``, ``metric``, ``runs`` (figures of both arms, difference with its item-level interval, verdict, and

@@ -83,10 +83,6 @@ def arm_records(study: Study, file: str, *, seed: int = 1) -> dict[str, dict[str
 def resources(study: Study, summaries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Time and memory of each arm in bytes, seconds and tokens per second.
 
-    Args:
-        study: The study, for the hourly price and the runs with other seeds.
-        summaries: ``summary.json`` by arm, of the first seed.
-
     Returns:
         Arm → its summary, with ``seconds_per_step``, ``cost`` of one run in the currency of the price (``None``
         without a price) and ``train_seconds_all``, one entry per seed.
@@ -112,10 +108,6 @@ def _derived(summary: Mapping[str, Any], price_per_hour: float | None) -> dict[s
 
 def twins(configs: dict[str, dict[str, Any]], summaries: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     """Compare the resolved settings of the two arms; ``None`` unless both are there.
-
-    Args:
-        configs: ``config.json`` by arm.
-        summaries: ``summary.json`` by arm.
 
     Returns:
         ``matched``; ``differences`` as intended, ``unintended`` ones, each ``{"setting", "lora", "qlora"}``; ``same``,

@@ -105,11 +105,7 @@ def counter_evidence(rows: list[dict[str, Any]], outcome: str) -> str:
 
 
 def summary(report: Mapping[str, Any]) -> list[str]:
-    """The first answers after the verdict: perplexity, right answers, refusals, and whether tuning helped.
-
-    Args:
-        report: The report without its sentences.
-    """
+    """The first answers after the verdict: perplexity, right answers, refusals, and whether tuning helped."""
     cells, lines = report["cells"], []
     loss = next((row for row in report["contrasts"] if row["name"] == f"{CANDIDATE}-{BASELINE}"
                  and row["metric"] == "nll_per_token"), None)

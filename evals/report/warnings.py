@@ -29,11 +29,7 @@ _LOSS_TOLERANCE = 1e-3
 
 
 def secondary_warnings(report: Mapping[str, Any]) -> Iterator[Warned]:
-    """Warnings from untuned baselines, identities, fidelity, noise floor, seeds, exports, tasks, refusals and judge.
-
-    Args:
-        report: The report without its sentences.
-    """
+    """Warnings from untuned baselines, identities, fidelity, noise floor, seeds, exports, tasks, refusals and judge."""
     yield from _untuned(report)
     yield from _arithmetic(report)
     yield from _noise(report)
@@ -201,12 +197,6 @@ def power(
 ) -> list[dict[str, Any]]:
     """What a held-out set of this size can detect, estimated from the spread of the measured differences.
 
-    Args:
-        rows: The headline's contrasts.
-        items: The report's items, for their clusters.
-        primary: Metric of the verdict.
-        margin: Its margin, in the metric's units.
-
     Returns:
         One record for the primary metric and one for exact match: ``standard_error`` and ``detectable``, the true
         difference that 80 % of such studies detect, both in the metric's units; ``target``, the margin or 2 points;
@@ -246,9 +236,6 @@ def _flips_seen(items: list[dict[str, Any]]) -> dict[str, float]:
 
 def warnings(report: Mapping[str, Any]) -> list[dict[str, str]]:
     """Everything that limits the conclusions of the report.
-
-    Args:
-        report: The report so far.
 
     Returns:
         ``{"code", "level", "text"}``; level ``serious`` where it affects the verdict or the question whether tuning was

@@ -103,11 +103,6 @@ def trained_on(study: Study, cell: Cell, other: Study) -> frozenset[str] | None:
 
     Questions are compared as within a study, without case, spacing and sentence punctuation.
 
-    Args:
-        study: The study with the held-out items.
-        cell: Any of its scored cells.
-        other: The other study.
-
     Returns:
         Names of items; ``None`` if a study's splits are not on record.
 
@@ -136,12 +131,6 @@ _HASH_DIGITS = 12
 
 def differences(a: Study, b: Study, cell_a: Cell, cell_b: Cell) -> list[dict[str, Any]]:
     """All recorded differences of two studies that can affect the scores.
-
-    Args:
-        a: The first study.
-        b: The second study.
-        cell_a: A scored cell of the first study.
-        cell_b: The same cell of the second study.
 
     Returns:
         ``{"setting", "a", "b"}``, settings by their dotted key first. Hashes have 12 digits; a value that is unset or
@@ -185,15 +174,7 @@ _SCORING = ("eval.max_new_tokens", "arithmetic of scoring")
 def warnings(
     record: Mapping[str, Any], a: Study, b: Study, cells: tuple[Cell, Cell], matching: Matching
 ) -> list[str]:
-    """The limitations of a comparison, one sentence each, those that affect the verdict first.
-
-    Args:
-        record: The comparison so far.
-        a: The baseline.
-        b: The candidate.
-        cells: A scored cell of each study.
-        matching: Their items.
-    """
+    """The limitations of a comparison, one sentence each, those that affect the verdict first."""
     return [
         *_about_statistics(record), *_about_leaks(a, b, cells, matching), *_about_the_metric(record, a, b),
         *_about_items(record, matching), *_about_training(record, a, b),

@@ -22,9 +22,6 @@ class ExtraTasks:
 
     ``documents`` has the number of documents of each task, summed over its subtasks.
 
-    Args:
-        names: Names of lm-eval tasks.
-
     Raises:
         EvaluationError: lm-eval has no such task, or its data is not available.
     """
@@ -58,15 +55,7 @@ class ExtraTasks:
                 ) from error
 
     def run(self, name: str, lm: StudyLM, folder: Path, inputs: Mapping[str, Any], seed: int) -> None:
-        """Run a task on a cell and write ``<name>.jsonl``, one line per document, and its figures, ``<name>.json``.
-
-        Args:
-            name: Name of the task.
-            lm: The cell.
-            folder: Output folder.
-            inputs: The inputs of the results.
-            seed: Seed of lm-eval's few-shot examples.
-        """
+        """Run a task on a cell and write ``<name>.jsonl``, one line per document, and its figures, ``<name>.json``."""
         from lm_eval import simple_evaluate
 
         with _empty_folder():

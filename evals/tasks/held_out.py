@@ -60,10 +60,6 @@ def heldout_pairs(study: Study) -> list[Pair]:
 def build_items(pairs: Sequence[Pair], prompter: ChatTokenizer) -> list[dict[str, Any]]:
     """One item for each assistant turn.
 
-    Args:
-        pairs: The held-out pairs.
-        prompter: Tokenizer and template of the base model.
-
     Returns:
         ``item`` (its name), ``row``, ``turn``, ``cluster``, ``answerable``, ``question``, ``messages`` (the prompt),
         ``reference``, ``prompt`` and ``target`` (rendered with the template), ``context`` and ``lead`` (the prompt and
@@ -151,12 +147,6 @@ def run_own_tasks(
     lm: StudyLM, tasks: OwnTasks, items: Sequence[Mapping[str, Any]], seed: int
 ) -> tuple[list[ReferenceScore], list[str]]:
     """Run both tasks on a cell with lm-eval, without its bootstrap, which does not support pairs.
-
-    Args:
-        lm: The cell.
-        tasks: The study's tasks.
-        items: The items of the tasks.
-        seed: Seed of lm-eval's generators.
 
     Returns:
         The scores of the reference answers, and the assistant's answers, both in item order.
