@@ -75,7 +75,7 @@ class _Scoring:
 
     def run(self) -> list[Path]:
         """Run the plan, cells of one base together."""
-        for path in self.plan.unwanted():
+        for path in self.plan.obsolete_results():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         for cell in load_cells(self.study, self.base, self.plan.variants()):
             for piece in self.plan.pieces:
@@ -83,18 +83,18 @@ class _Scoring:
                     self._score(piece, cell)
             for name, task in self.plan.tasks:
                 if (name, 1) == (cell.spec.name, cell.seed):
-                    self._ask(task, cell)
+                    self._run_task(task, cell)
             del cell  # otherwise its memory stays in use while the next base is loaded
         if self.plan.copy:
             self._copy()
         if self.plan.fidelity:
             from evals.kl_divergence import compare_bases
 
-            self.clock.say("Fidelity: comparing the 16-bit and the 4-bit model token by token")
+            self.clock.set_message("Fidelity: comparing the 16-bit and the 4-bit model token by token")
             compare_bases(self.study, self.base, self.prompter, self.items, self.clock, self.plan.fidelity_inputs)
         if self.plan.judges:
             self._judge()
-        return self.plan.made()
+        return self.plan.score_files()
 
     def _score(self, piece: WorkItem, cell: LoadedCell) -> None:
         title = {
@@ -106,10 +106,10 @@ class _Scoring:
         seconds = {"load": cell.load_seconds}
         neighbours = None
         if piece.kind == "retrieval":
-            self.clock.say(f"{title}: searching for the pairs")
+            self.clock.set_message(f"{title}: searching for the pairs")
             prompts, neighbours = self._retrieval_prompts()
 
-        self.clock.say(f"{title}: scoring the reference answers and answering the held-out questions")
+        self.clock.set_message(f"{title}: scoring the reference answers and answering the held-out questions")
         if neighbours is None:
             targets, texts = run_own_tasks(lm, self.tasks, self.items, self.config.seed)
         else:
@@ -117,7 +117,7 @@ class _Scoring:
             lm.read(pairs, answers=True)
             targets, texts = [lm.targets[pair] for pair in pairs], lm.answer(prompts)
         seconds |= lm.seconds
-        self.clock.say(f"{title}: similarity of answer and reference")
+        self.clock.set_message(f"{title}: similarity of answer and reference")
         began = time.monotonic()
         scores = self._model_scores(texts)
         seconds["similarity"] = time.monotonic() - began
@@ -132,15 +132,15 @@ class _Scoring:
             "seconds": seconds,
         })
 
-    def _ask(self, task: str, cell: LoadedCell) -> None:
+    def _run_task(self, task: str, cell: LoadedCell) -> None:
         name = cell.spec.name
-        self.clock.say(f"{name}: task {task}")
+        self.clock.set_message(f"{name}: task {task}")
         lm = self._lm(cell, self.config.batch_size, "", fixed_blocks=False)
         self.extra.run(task, lm, self.plan.task_folder(name), self.plan.task_inputs(name), self.config.seed)
         self.clock.tick("documents", self.extra.documents[task] - lm.documents)  # requests that lm-eval deduplicated
 
     def _copy(self) -> None:
-        self.clock.say("Copying the nearest training answers")
+        self.clock.set_message("Copying the nearest training answers")
         neighbours = self._near()
         texts = [near[0].answer for near in neighbours]
         samples = [
@@ -154,7 +154,7 @@ class _Scoring:
     def _judge(self) -> None:
         from evals.judge.pairwise import judge_study
 
-        self.clock.say("The judge compares the answers")
+        self.clock.set_message("The judge compares the answers")
         judged = 0
 
         def on_progress(done: int, total: int) -> None:

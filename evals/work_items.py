@@ -99,7 +99,7 @@ class EvaluationPlan:
             *(piece.variant for piece in self.pieces), *(Variant(CELL_SPECS[cell]) for cell, _ in self.tasks),
         ]))
 
-    def unwanted(self) -> list[Path]:
+    def obsolete_results(self) -> list[Path]:
         """Results of earlier runs that the settings no longer request, so that a report does not show them.
 
         A shard has none, because other shards may be running.
@@ -120,7 +120,7 @@ class EvaluationPlan:
                   if path.stem not in self._tasks or cell not in EXTRA_TASK_CELLS]
         return [path for path in found if path.exists()]
 
-    def made(self) -> list[Path]:
+    def score_files(self) -> list[Path]:
         """All existing files of scores; none for a shard."""
         found = [] if self._part is not None else self.evals.rglob("*.json*")
         return sorted(path for path in found if not path.name.startswith(_STEP_FILES))
@@ -250,9 +250,9 @@ class ProgressTracker:
         self._done = dict.fromkeys(planned, 0.0)
         self._seconds = dict.fromkeys(planned, 0.0)
         self._last = time.monotonic()
-        self.say("Loading the base model")
+        self.set_message("Loading the base model")
 
-    def say(self, message: str) -> None:
+    def set_message(self, message: str) -> None:
         """Set the message; the time since the last call is not attributed to any kind of work."""
         self._last = time.monotonic()
         self._message = message

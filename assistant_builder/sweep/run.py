@@ -94,7 +94,7 @@ def run_sweep(
         StudyError: Another process runs the sweep, or its folder is not writable.
         Cancelled: The user cancelled; another run of the sweep resumes it.
     """
-    with sweep.held():
+    with sweep.locked():
         errors: dict[str, AssistantBuilderError] = {}
         for trial in sweep.trials:
             if trial.name in sweep.stopped and sweep.study(trial) is not None:
@@ -156,7 +156,7 @@ class _Pruner:
                   if trial is not self._trial and (study := self._sweep.study(trial)) is not None]
         finished = [curve_of(study.arm_folder(run)) for study in others if study.step(step).state == "succeeded"]
         if should_prune(own, finished):
-            self._sweep.note_stopped(self._trial.name, {
+            self._sweep.record_stopped(self._trial.name, {
                 "run": run, "share": own[-1][0], "loss": min(loss for _, loss in own), "compared_with": len(finished),
             })
             self._study.request_cancel()

@@ -315,12 +315,12 @@ class Sweep:
         path = self.folder / "stopped.json"
         return read_json(path) if path.exists() else {}
 
-    def note_stopped(self, name: str, why: Mapping[str, Any]) -> None:
+    def record_stopped(self, name: str, why: Mapping[str, Any]) -> None:
         """Record that a study was stopped early."""
         write_json(self.folder / "stopped.json", {**self.stopped, name: dict(why)})
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Lock the sweep for this process.
 
         Raises:
@@ -379,7 +379,7 @@ def open_sweep(
     if begun is not None:
         _refuse_other(sweep, begun, definition)
         return sweep
-    _refuse_taken(sweep)
+    _refuse_used_names(sweep)
     resolve(trials[0].config.model.base, trust_remote_code=allows_code(trials[0].config.model))
     prepare(data, trials[0].config.data)  # raises if no study can use the file
     write_text(folder / "sweep.yaml", yaml.safe_dump(definition, sort_keys=False, allow_unicode=True))
@@ -429,7 +429,7 @@ def _refuse_other(sweep: Sweep, begun: Mapping[str, Any], wanted: Mapping[str, A
         )
 
 
-def _refuse_taken(sweep: Sweep) -> None:
+def _refuse_used_names(sweep: Sweep) -> None:
     taken = [trial.name for trial in sweep.trials if (studies_folder() / trial.name).exists()]
     if taken:
         raise StudyError(

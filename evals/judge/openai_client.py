@@ -40,7 +40,7 @@ class RetryPolicy:
     backoff_seconds: float = 1.0
 
 
-PATIENCE = RetryPolicy()
+DEFAULT_RETRY_POLICY = RetryPolicy()
 
 
 class EndpointError(Exception):
@@ -72,7 +72,7 @@ class ChatEndpoint:
         EvaluationError: The key cannot be sent in a header.
     """
 
-    def __init__(self, url: str, model: str, *, key: str | None = None, patience: RetryPolicy = PATIENCE) -> None:
+    def __init__(self, url: str, model: str, *, key: str | None = None, patience: RetryPolicy = DEFAULT_RETRY_POLICY) -> None:
         base = httpx.URL(url)
         path = base.path.rstrip("/")
         self.host = base.netloc.decode("ascii")

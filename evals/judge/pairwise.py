@@ -23,7 +23,7 @@ from assistant_builder.atomic_io import append_jsonl, read_jsonl, write_json, wr
 from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study
 from evals.compare import paired_comparison
-from evals.judge.openai_client import PATIENCE, ChatEndpoint, EndpointError, RetryPolicy
+from evals.judge.openai_client import DEFAULT_RETRY_POLICY, ChatEndpoint, EndpointError, RetryPolicy
 
 Choice = Literal["first", "second", "tie"]
 LONGEST_TEXT = 4000
@@ -187,7 +187,7 @@ class _Question:
 
 
 def judge_study(
-    study: Study, *, on_progress: Callable[[int, int], None] | None = None, patience: RetryPolicy = PATIENCE
+    study: Study, *, on_progress: Callable[[int, int], None] | None = None, patience: RetryPolicy = DEFAULT_RETRY_POLICY
 ) -> dict[str, Any]:
     """Judge the answers of L16 and Q4; writes ``evals/judge.jsonl`` item by item, then ``judge.json``.
 
@@ -298,7 +298,7 @@ async def _ask_all(study: Study, endpoint: ChatEndpoint, todo: Sequence[_Questio
             while waiting or running:
                 study.raise_if_cancelled()
                 while waiting and len(running) < (AT_ONCE if record.answered else 1):
-                    running.add(asyncio.create_task(_judged(endpoint, waiting.pop())))
+                    running.add(asyncio.create_task(_judge_item(endpoint, waiting.pop())))
                 done, running = await asyncio.wait(
                     running, timeout=_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED
                 )
@@ -316,7 +316,7 @@ async def _ask_all(study: Study, endpoint: ChatEndpoint, todo: Sequence[_Questio
             await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _judged(endpoint: ChatEndpoint, question: _Question) -> tuple[dict[str, Any], EndpointError | None]:
+async def _judge_item(endpoint: ChatEndpoint, question: _Question) -> tuple[dict[str, Any], EndpointError | None]:
     """The item's line, and the error of a failed call."""
     began = time.monotonic()
     orders: list[dict[str, Any]] = []

@@ -130,13 +130,13 @@ def read_baselines(study: Study, like: Cell) -> dict[str, Cell]:
     return baselines
 
 
-def read_again(study: Study, like: Cell, *, seed: int | None = None) -> dict[str, Cell]:
-    """The cells of the arms' assistants as they came out another time; empty unless all did.
+def read_rescored_cells(study: Study, like: Cell, *, seed: int | None = None) -> dict[str, Cell]:
+    """A further scoring of the arms' assistants; empty if a cell of it is missing.
 
     Args:
         study: The study.
         like: The cell whose items they must have.
-        seed: Number of the training seed; ``None``: the first seed's adapters in other batches.
+        seed: Number of the training seed; ``None`` for the first seed's adapters with another batch size.
 
     Raises:
         EvaluationError: They were scored on other items.
@@ -144,7 +144,7 @@ def read_again(study: Study, like: Cell, *, seed: int | None = None) -> dict[str
     tuned = tuned_cells(study.config.arms)
     cells = _read({name: study.cell_folder(f"noise/{name}") if seed is None else study.cell_folder(name, seed=seed)
                    for name in tuned})
-    where = "in other batches" if seed is None else f"of seed {seed}"
+    where = "with another batch size" if seed is None else f"of seed {seed}"
     _refuse_contradictions(study, like, {f"{name} {where}": cell for name, cell in cells.items()})
     return cells if len(cells) == len(tuned) else {}
 

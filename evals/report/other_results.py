@@ -378,7 +378,7 @@ def beats_untuned(
     return found
 
 
-def shortfall_in_short(record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
+def shortfall_summary(record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
     """The number of metrics on which a tuned arm does not beat an untuned baseline, with one example."""
     total = sum(len(record[key]) for key in ("worse", "not_beaten", "beaten"))
     parts = [f"{words} on {len(record[key])} of {total} metrics"

@@ -56,7 +56,7 @@ def _environment() -> Environment:
     sources_of = environment.loader.get_source if environment.loader else None
     style = "".join(sources_of(environment, name)[0] for name in ("style.css", "print.css")) if sources_of else ""
     environment.globals |= {"style": Markup(style), "plural": report_format.plural, "nbsp": Markup("&nbsp;")}
-    environment.filters |= {"value": shown_value, "subscripts": subscripts}
+    environment.filters |= {"value": format_value, "subscripts": subscripts}
     return environment
 
 
@@ -64,7 +64,7 @@ def _printable(value: Any) -> Any:
     return visible(value.replace("\r\n", "\n")) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def shown_value(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value of a setting or of the provenance as one line of text."""
     if value is None:
         return "–"
@@ -210,5 +210,5 @@ def _markdown_environment() -> Environment:
         loader=PackageLoader("evals.report"), autoescape=False, finalize=escape, trim_blocks=True, lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"value": shown_value}
+    environment.filters |= {"value": format_value}
     return environment

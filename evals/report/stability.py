@@ -15,7 +15,7 @@ from assistant_builder.study import Study
 from evals.report.contrasts import HEADLINE, compare
 from evals.report.format import nats, percent, plural, shown, signed
 from evals.report.items import change
-from evals.report.load import BASELINE, CANDIDATE, Cell, figure, read_again, tuned_cells
+from evals.report.load import BASELINE, CANDIDATE, Cell, figure, read_rescored_cells, tuned_cells
 from evals.report.study_facts import arm_records, twins
 
 _LABELS = {
@@ -31,7 +31,7 @@ WORST = 10
 def fidelity(study: Study) -> dict[str, Any] | None:
     """``evals/fidelity.json`` with labels and a sentence; ``None`` if it was not requested or does not exist.
 
-    If the comparison was skipped, ``skipped`` holds the reason and there are no pairs.
+    If the comparison was skipped, ``skipped`` has the reason and there are no pairs.
     """
     path = study.folder / "evals" / "fidelity.json"
     if not study.config.compares or not study.config.eval.fidelity or not path.exists():
@@ -94,7 +94,7 @@ def noise_floor(
         EvaluationError: The second scoring has other items.
     """
     config = study.config.eval
-    again = read_again(study, cells[BASELINE]) if config.noise_floor else {}
+    again = read_rescored_cells(study, cells[BASELINE]) if config.noise_floor else {}
     if not again:
         return None
     found: dict[str, Any] = {"cells": {name: _cell(cells[name], again[name]) for name in (BASELINE, CANDIDATE)}}
@@ -153,7 +153,7 @@ def seeds(study: Study, cells: Mapping[str, Cell], items: list[str]) -> dict[str
         return _alone(study, cells, items)
     runs = [_run(1, cells, items, config)]
     for number in range(2, config.seeds + 1):
-        again = read_again(study, cells[BASELINE], seed=number)
+        again = read_rescored_cells(study, cells[BASELINE], seed=number)
         if again and all(cell.value(item, metric) is not None for cell in again.values() for item in items):
             runs.append(_run(number, again, items, config))
     spread = _spread(runs) if len(runs) > 1 else None
@@ -170,7 +170,7 @@ def _alone(study: Study, cells: Mapping[str, Cell], items: list[str]) -> dict[st
     (name,) = tuned_cells(config.arms)
     found = {1: cells[name]}
     for number in range(2, config.seeds + 1):
-        again = read_again(study, cells[name], seed=number)
+        again = read_rescored_cells(study, cells[name], seed=number)
         if again and all(again[name].value(item, metric) is not None for item in items):
             found[number] = again[name]
     runs = [{"seed": number, "training_seed": config.train.seed + number - 1, name: figure(cell, metric, items)}

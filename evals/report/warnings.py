@@ -14,7 +14,7 @@ from assistant_builder.models.bundled import BASE_MODEL
 from evals.report.contrasts import HEADLINE, clearly_worse
 from evals.report.format import SIGNIFICANT, difference, interval, percent, plural, share_lost, shown, signed
 from evals.report.load import BASELINE, CANDIDATE, arms_of, is_compared, lead_pair, tuned_cells
-from evals.report.other_results import NAMES, shortfall_in_short
+from evals.report.other_results import NAMES, shortfall_summary
 from evals.stats.power import TARGET, heldout_power, intraclass_correlation, items_needed, minimum_detectable_mean
 from evals.tasks.general_knowledge import TASK as RETENTION
 
@@ -49,7 +49,7 @@ def _untuned(report: Mapping[str, Any]) -> Iterator[Warned]:
         if failing:
             beaten = "beat" if any(record["worse"] or not record["beaten"] for record in failing) else "clearly beat"
             text = (f"Tuning does not {beaten} {name}: "
-                    f"{'; '.join(shortfall_in_short(record, figures) for record in failing)}.")
+                    f"{'; '.join(shortfall_summary(record, figures) for record in failing)}.")
             if few and not any(record["worse"] for record in failing):
                 text += " With so few items, evidence may simply be missing: add held-out items."
             else:

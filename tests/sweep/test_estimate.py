@@ -39,7 +39,7 @@ def test_what_is_done_is_not_counted_again(monkeypatch: pytest.MonkeyPatch) -> N
     sweep = opened()
     done(with_data(enter(sweep.trials[1].config, sweep.data)), "train-lora", 3.0)
     assert (estimate(sweep).studies, estimate(sweep).trainings) == (2, 3)
-    sweep.note_stopped("cost-2", {"run": "qlora", "share": 0.5, "loss": 2.0, "compared_with": 3})
+    sweep.record_stopped("cost-2", {"run": "qlora", "share": 0.5, "loss": 2.0, "compared_with": 3})
     assert (estimate(sweep).studies, estimate(sweep).trainings) == (1, 2)
     assert estimate(sweep).sentence().startswith("1 of 2 studies to run, 2 trainings")
     run_sweep(sweep)

@@ -185,7 +185,7 @@ def test_what_cannot_start_is_refused_and_leaves_nothing(home: Path) -> None:
 
 def test_one_process_runs_a_sweep(scenario: Scenario) -> None:
     sweep = opened()
-    with sweep.held(), pytest.raises(StudyError, match="another process runs this sweep"):
+    with sweep.locked(), pytest.raises(StudyError, match="another process runs this sweep"):
         run_sweep(sweep)
 
 
