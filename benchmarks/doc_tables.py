@@ -18,11 +18,11 @@ from assistant_builder.atomic_io import write_text
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import EvaluationError
 from assistant_builder.planning.hardware import CARDS, choose_machine
-from assistant_builder.planning.load_architecture import architecture_of
-from assistant_builder.planning.memory import shared
+from assistant_builder.planning.load_architecture import load_architecture
+from assistant_builder.planning.memory import distribute
 from assistant_builder.planning.plan import Lengths, Plan
 from assistant_builder.planning.planner import ASSUMED_PAIRS, plan_study
-from assistant_builder.planning.published_models import PROMISES
+from assistant_builder.planning.published_models import MEMORY_CLAIMS
 from evals.metrics import METRICS
 from evals.metrics.refusal import labelled_answers
 from evals.metrics.refusal import table as refusal_table
@@ -189,7 +189,7 @@ def promises_table() -> str:
     rows = ["| you have | base model | 4-bit QLoRA | float16 LoRA, its twin | a study of | command |",
             "| --- | --- | --- | --- | --- | --- |"]
     words = {"room": "fits with room", "tight": "fits, barely", "no": "does not fit"}
-    for promise in PROMISES:
+    for promise in MEMORY_CLAIMS:
         config = StudyConfig().with_changes({"model.base": promise.model})
         seen = plan_study(config, machine=choose_machine(promise.memory))
         totals = [f"{method.total_bytes / 1e9:.1f} GB: {words[method.fit]}" for method in (seen.qlora, seen.lora)]
@@ -233,11 +233,11 @@ def published_table() -> str:
 def large_model_table() -> str:
     """Both arms of a 70B study on eight cards of two kinds, from the planner alone."""
     model, devices, rows = "llama-3.3-70b-instruct", 8, []
-    name, architecture = architecture_of(model, None)
+    name, architecture = load_architecture(model, None)
     config = StudyConfig().with_changes({"model.base": model})
     for card in (_CARD, "H100 80 GB"):
         machine = replace(CARDS[card], devices=devices)
-        seen = shared(Plan(name, architecture, config, machine, ASSUMED_PAIRS, Lengths.assume(config.train.max_length)))
+        seen = distribute(Plan(name, architecture, config, machine, ASSUMED_PAIRS, Lengths.assume(config.train.max_length)))
         for method in (seen.lora, seen.qlora):
             assert method.seconds is not None and machine.price_per_hour is not None
             rows.append((_ARMS[method.method], f"{devices} × {card}", size(method.expected_bytes), _FITS[method.fit],

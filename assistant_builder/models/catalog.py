@@ -18,7 +18,7 @@ from typing import Any, Literal
 from assistant_builder.errors import ModelError
 from assistant_builder.models.bundled import BASE_MODEL
 from assistant_builder.models.checkpoint_dir import check_folder
-from assistant_builder.models.hub import at_hand_sentence
+from assistant_builder.models.hub import available_models_sentence
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -238,10 +238,10 @@ def resolve(base: str, *, trust_remote_code: bool = False) -> ModelRef:
         hub_id = entry.hub_id if entry else text
         return ModelRef("hub", hub_id, hub_id=hub_id, entry=entry)
     if "/" in text or "\\" in text or text.startswith(("~", ".")):
-        raise ModelError(f"there is no folder {text}", remedy=f"Correct the path. {at_hand_sentence()}")
+        raise ModelError(f"there is no folder {text}", remedy=f"Correct the path. {available_models_sentence()}")
     close = difflib.get_close_matches(text.casefold(), list(CATALOG), n=3, cutoff=0.5)
     meant = f"Did you mean {' or '.join(close)}? " if close else ""
     raise ModelError(
         f"unknown base model {text!r}",
-        remedy=f"{meant}A name of the catalog, a hub id (owner/name) or a folder will do. {at_hand_sentence()}",
+        remedy=f"{meant}A name of the catalog, a hub id (owner/name) or a folder will do. {available_models_sentence()}",
     )

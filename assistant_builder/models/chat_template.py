@@ -78,14 +78,14 @@ PLAIN_TEMPLATE = (
 )
 """For base models that bring no chat template."""
 
-MOST_TEMPLATE_TEXT = 1_000_000
-MOST_TIMES_TEXT = 16
+MAX_TEMPLATE_CHARACTERS = 1_000_000
+MAX_TEXT_REPETITIONS = 16
 """Characters that a template may add to a conversation, and how many times it may write each of the conversation's."""
-MOST_TOKENS_A_CHARACTER = 100
+MAX_TOKENS_PER_CHARACTER = 100
 """A character takes four tokens at most where tokens are bytes, and Unicode decomposes one into 18 at most."""
-MOST_CHARACTERS_A_TOKEN = 4_096
+MAX_CHARACTERS_PER_TOKEN = 4_096
 """The longest tokens of published vocabularies are runs of some hundred spaces."""
-_LONGEST_REASON = 500
+_MAX_REASON_CHARACTERS = 500
 
 _IMPORTING = threading.Lock()
 """Transformers puts another module in its place as it is imported: who imports it at the same moment gets the first
@@ -139,8 +139,8 @@ class ChatTokenizer:
         if not tokenizer.chat_template:
             tokenizer.chat_template = PLAIN_TEMPLATE
         if day is not None:
-            tokenizer.chat_template = _dated(tokenizer.chat_template, day)
-        special = sorted({str(token) for token in tokenizer.all_special_tokens} | _added_specials(tokenizer), key=len)
+            tokenizer.chat_template = _with_fixed_date(tokenizer.chat_template, day)
+        special = sorted({str(token) for token in tokenizer.all_special_tokens} | _added_special_tokens(tokenizer), key=len)
         self._specials = re.compile("|".join(re.escape(token) for token in reversed(special)) or r"(?!)")
         self.eos_id: int = tokenizer.eos_token_id
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -171,7 +171,7 @@ class ChatTokenizer:
         except (MemoryError, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # RecursionError, TypeError …; PanicException of the Rust part is no Exception
-            said = f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
+            said = f"{type(error).__name__}: {error}"[:_MAX_REASON_CHARACTERS]
             raise ModelError(
                 f"the tokenizer cannot be read ({said})", where=str(folder),
                 remedy="Copy tokenizer.json, tokenizer_config.json and chat_template.jinja again from where the model "
@@ -190,10 +190,10 @@ class ChatTokenizer:
         Raises:
             ModelError: The template refuses the conversation, or makes far too much of it.
         """
-        turns = [{"role": message.role, "content": self._defuse(message.content)} for message in messages]
+        turns = [{"role": message.role, "content": self._escape_special_tokens(message.content)} for message in messages]
         given = sum(len(turn["content"]) for turn in turns)
         rendered = self._rendered(turns, prompt)
-        if len(rendered) > MOST_TIMES_TEXT * given + MOST_TEMPLATE_TEXT:
+        if len(rendered) > MAX_TEXT_REPETITIONS * given + MAX_TEMPLATE_CHARACTERS:
             raise ModelError(
                 f"the base model's chat template makes {len(rendered):,} characters of a conversation of {given:,}",
                 remedy="Choose another base model, or correct its chat template",
@@ -209,7 +209,7 @@ class ChatTokenizer:
             if turns and turns[0]["role"] == "system" and len(turns) > 1:
                 return self._rendered(_system_into_user(turns), prompt)
             raise ModelError(
-                f"the base model's chat template refuses the conversation: {str(error)[:_LONGEST_REASON]}",
+                f"the base model's chat template refuses the conversation: {str(error)[:_MAX_REASON_CHARACTERS]}",
                 remedy="Use turns that alternate between user and assistant",
             ) from error
 
@@ -221,7 +221,7 @@ class ChatTokenizer:
             raise TypeError(f"it gives no text but {type(rendered).__name__}")
         return rendered
 
-    def _defuse(self, text: str) -> str:
+    def _escape_special_tokens(self, text: str) -> str:
         """Break control tokens spelled out in user text, so that they stay text."""
         if self._hidden_specials and self._specials.search(plain := self._normalised(text)):
             text = plain  # the tokenizer would find them only after normalising, as in fullwidth ＜|im_end|＞
@@ -241,7 +241,7 @@ class ChatTokenizer:
         return str(self.tokenizer.backend_tokenizer.normalizer.normalize_str(text))
 
     def _ids(self, text: str) -> tuple[int, ...]:
-        return tuple(self._all_ids([text])[0])
+        return tuple(self._tokenize([text])[0])
 
     # tokens
 
@@ -277,12 +277,12 @@ class ChatTokenizer:
     def _answer_text(self, prompt: str, whole: str, content: str) -> str:
         """The answer with its end-of-turn token, and without what the template puts after that."""
         rest = whole[len(prompt) :] if whole.startswith(prompt) else ""
-        start = rest.find(self._defuse(content).strip())
+        start = rest.find(self._escape_special_tokens(content).strip())
         if start == 0:
-            end = self._specials.search(rest, len(self._defuse(content).strip()))
+            end = self._specials.search(rest, len(self._escape_special_tokens(content).strip()))
             if end is not None:
                 return rest[: end.end()]
-        return self._defuse(content).strip() + str(self.tokenizer.eos_token or "")
+        return self._escape_special_tokens(content).strip() + str(self.tokenizer.eos_token or "")
 
     def examples(self, pair: Pair, max_length: int) -> list[Example]:
         """Training sequences of a pair, cut at ``max_length`` tokens; those left without supervised tokens are dropped.
@@ -311,14 +311,14 @@ class ChatTokenizer:
         All are tokenized in one go, which is several times faster than one by one.
         """
         texts = [self._turn_text(pair.messages) for pair in pairs]
-        prompts = self._all_ids([prompt for prompt, _ in texts])
-        joints = self._all_ids([prompt + answer for prompt, answer in texts])
+        prompts = self._tokenize([prompt for prompt, _ in texts])
+        joints = self._tokenize([prompt + answer for prompt, answer in texts])
         return [
             (len(alone), len(joint) - len(alone) if joint[: len(alone)] == alone else len(self._ids(answer)))
             for (_, answer), alone, joint in zip(texts, prompts, joints, strict=True)
         ]
 
-    def _all_ids(self, texts: list[str]) -> list[list[int]]:
+    def _tokenize(self, texts: list[str]) -> list[list[int]]:
         if not texts:
             return []
         try:
@@ -327,11 +327,11 @@ class ChatTokenizer:
             raise
         except Exception as error:  # settings of a wrong kind in tokenizer_config.json come up here
             raise ModelError(
-                f"the base model's tokenizer fails ({type(error).__name__}: {str(error)[:_LONGEST_REASON]})",
+                f"the base model's tokenizer fails ({type(error).__name__}: {str(error)[:_MAX_REASON_CHARACTERS]})",
                 remedy="Copy the tokenizer's files again from where the model came from, or choose another base model",
             ) from error
         for text, ids in zip(texts, found, strict=True):
-            if len(ids) > MOST_TOKENS_A_CHARACTER * len(text):
+            if len(ids) > MAX_TOKENS_PER_CHARACTER * len(text):
                 raise ModelError(
                     f"the base model's tokenizer makes {len(ids):,} tokens of {len(text):,} characters",
                     remedy="Choose another base model, or correct its tokenizer.json",
@@ -339,12 +339,12 @@ class ChatTokenizer:
         return found
 
     @functools.cached_property
-    def control_ids(self) -> frozenset[int]:
+    def special_ids(self) -> frozenset[int]:
         """Tokens of the template that stand for no text."""
         added = {index for index, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         return frozenset(added | set(self.tokenizer.all_special_ids))
 
-    def spell(self, ids: Sequence[int]) -> str:
+    def decode_with_special_tokens(self, ids: Sequence[int]) -> str:
         """Text of tokens with control tokens spelled out, as :meth:`text` has them."""
         return self._decoded(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
@@ -354,7 +354,7 @@ class ChatTokenizer:
 
     def _decoded(self, ids: Sequence[int], **options: bool) -> str:
         text = str(self.tokenizer.decode(list(ids), **options))
-        if len(text) > MOST_CHARACTERS_A_TOKEN * len(ids):
+        if len(text) > MAX_CHARACTERS_PER_TOKEN * len(ids):
             raise ModelError(
                 f"the base model's tokenizer makes {len(text):,} characters of {len(ids):,} tokens",
                 remedy="Choose another base model, or correct its tokenizer.json",
@@ -362,13 +362,13 @@ class ChatTokenizer:
         return text
 
 
-def _dated(template: Any, day: date) -> Any:
+def _with_fixed_date(template: Any, day: date) -> Any:
     if isinstance(template, dict):
-        return {name: _dated(one, day) for name, one in template.items()}
+        return {name: _with_fixed_date(one, day) for name, one in template.items()}
     return with_date(template, day) if isinstance(template, str) else template
 
 
-def _added_specials(tokenizer: Any) -> set[str]:
+def _added_special_tokens(tokenizer: Any) -> set[str]:
     return {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
 
 

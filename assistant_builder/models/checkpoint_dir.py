@@ -46,14 +46,14 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> dict[str, 
     check_architecture(config, folder)
     if config.get("quantization_config") is not None:
         quantized = config["quantization_config"]
-        method = _brief(quantized.get("quant_method") if isinstance(quantized, dict) else quantized)
+        method = _shortened(quantized.get("quant_method") if isinstance(quantized, dict) else quantized)
         raise ModelError(
             f"the weights are quantized already ({method}), so there is no 16-bit base to compare with",
             where=str(folder), remedy="Choose the model that it was quantized from",
         )
     if needs_own_code(config) and not trust_remote_code:
         raise ModelError(
-            f"the model runs Python code of its own ({_brief(config['auto_map'])})", where=str(folder),
+            f"the model runs Python code of its own ({_shortened(config['auto_map'])})", where=str(folder),
             remedy=f"Choose another model; or read that code, then {ALLOW_CODE}",
         )
     _check_weights(folder)
@@ -79,10 +79,10 @@ def read_config(folder: Path) -> dict[str, Any]:
                              remedy="Name the base model that it was trained on")
         raise ModelError("there is no config.json", where=str(folder),
                          remedy="Name a folder as save_pretrained() writes it: config.json, *.safetensors, tokenizer")
-    return read_object(path)
+    return read_json_object(path)
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
     """A JSON file that came with a model, as all of them are one object.
 
     Raises:
@@ -98,7 +98,7 @@ def read_object(path: Path) -> dict[str, Any]:
     return found
 
 
-def _brief(value: object) -> str:
+def _shortened(value: object) -> str:
     """A value of a file that is not ours, for an error."""
     text = str(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
@@ -149,13 +149,13 @@ def check_architecture(config: dict[str, Any], folder: Path) -> None:
     listed, model_type = config.get("architectures") or [], config.get("model_type") or ""
     if not isinstance(listed, list) or not isinstance(model_type, str):
         raise ModelError(
-            f"architectures={_brief(listed)!r} is no list, or model_type={_brief(model_type)!r} is no text",
+            f"architectures={_shortened(listed)!r} is no list, or model_type={_shortened(model_type)!r} is no text",
             where=str(folder / "config.json"), remedy="Copy the model again",
         )
     names = [str(name) for name in listed]
     causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
     if not causal and model_type not in _WRAPPERS:
-        kind = _brief(", ".join(names) or model_type or "unnamed")
+        kind = _shortened(", ".join(names) or model_type or "unnamed")
         raise ModelError(f"the model is no causal language model (architecture: {kind})", where=str(folder),
                          remedy=_ELSEWHERE)
 
@@ -177,7 +177,7 @@ def needs_own_code(config: dict[str, Any]) -> bool:
 def _check_weights(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        weight_map = read_object(index).get("weight_map")
+        weight_map = read_json_object(index).get("weight_map")
         shards = list(weight_map.values()) if isinstance(weight_map, dict) else []
         if not shards or not all(isinstance(name, str) for name in shards):
             raise ModelError("the index of the weights is damaged", where=str(index), remedy="Copy the model again")
@@ -185,7 +185,7 @@ def _check_weights(folder: Path) -> None:
         elsewhere = [name for name in shards if not _SHARD.fullmatch(name)]
         if elsewhere:  # transformers follows ../ and absolute paths
             raise ModelError(
-                f"the index of the weights names {_brief(elsewhere[0])!r}, which is no safetensors file of this folder",
+                f"the index of the weights names {_shortened(elsewhere[0])!r}, which is no safetensors file of this folder",
                 where=str(index), remedy="Copy the model again from a place that you trust",
             )
         missing = sorted(name for name in shards if not (folder / name).is_file())

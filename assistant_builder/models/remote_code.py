@@ -48,7 +48,7 @@ def model_code(model: ModelConfig) -> ModelCode:
     return ModelCode(f"{base}@{model.revision}" if model.revision else base)
 
 
-def code_to_allow(model: ModelConfig) -> ModelCode | None:
+def code_needing_permission(model: ModelConfig) -> ModelCode | None:
     """The code that the user has to allow before the model can be used; None where the model needs none."""
     code = model_code(model)
     if model.trust_remote_code:

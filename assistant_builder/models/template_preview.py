@@ -16,7 +16,7 @@ from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.remote_code import allows_code
 
-MEASURED = 3_000
+MAX_MEASURED_PAIRS = 3_000
 """Pairs that are measured at most: tokenizing twelve thousand takes several seconds."""
 
 Part = Literal["given", "learned", "cut"]
@@ -39,7 +39,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Rendered:
+class RenderedSequence:
     """One training sequence of a pair.
 
     Attributes:
@@ -74,12 +74,12 @@ class Lengths:
     dropped: int
 
 
-def model_at_hand(model: ModelConfig) -> Path | None:
+def local_model_folder(model: ModelConfig) -> Path | None:
     """The folder of a base model that is on this machine, None if it would have to be fetched or does not exist."""
     try:
         ref = resolve(model.base, trust_remote_code=allows_code(model))
         if ref.kind == "bundled":
-            return bundled.BASE.folder if bundled.BASE.ready() else None
+            return bundled.BASE.folder if bundled.BASE.is_ready() else None
         if ref.hub_id is not None:
             return hub.cached_snapshot(ref.hub_id, model.revision, code=allows_code(model))
         return ref.folder
@@ -87,7 +87,7 @@ def model_at_hand(model: ModelConfig) -> Path | None:
         return None
 
 
-def render(prompter: ChatTokenizer, pair: Pair, max_length: int) -> list[Rendered]:
+def render(prompter: ChatTokenizer, pair: Pair, max_length: int) -> list[RenderedSequence]:
     """The training sequences of a pair, those that the cut leaves nothing to learn from included."""
     return [
         _sequence(prompter, example.input_ids, example.supervised, max_length)
@@ -95,29 +95,29 @@ def render(prompter: ChatTokenizer, pair: Pair, max_length: int) -> list[Rendere
     ]
 
 
-def _sequence(prompter: ChatTokenizer, ids: Sequence[int], marks: Sequence[bool], max_length: int) -> Rendered:
-    controls = prompter.control_ids
+def _sequence(prompter: ChatTokenizer, ids: Sequence[int], marks: Sequence[bool], max_length: int) -> RenderedSequence:
+    controls = prompter.special_ids
 
     def kind(place: int) -> tuple[Part, bool]:
         part: Part = "cut" if place >= max_length else "learned" if marks[place] else "given"
         return part, ids[place] in controls
 
     segments = tuple(
-        Segment(part, prompter.spell([ids[place] for place in places]), control)
+        Segment(part, prompter.decode_with_special_tokens([ids[place] for place in places]), control)
         for (part, control), places in itertools.groupby(range(len(ids)), kind)
     )
-    return Rendered(segments, len(ids), sum(marks[:max_length]))
+    return RenderedSequence(segments, len(ids), sum(marks[:max_length]))
 
 
-def measured_of(pairs: Sequence[Pair]) -> list[Pair]:
+def sample_pairs(pairs: Sequence[Pair]) -> list[Pair]:
     """The pairs that are measured: at most :data:`MEASURED`, evenly spaced over the data."""
-    stride = -(-len(pairs) // MEASURED) or 1
+    stride = -(-len(pairs) // MAX_MEASURED_PAIRS) or 1
     return list(pairs[::stride])
 
 
-def measure(prompter: ChatTokenizer, pairs: Sequence[Pair], max_length: int) -> Lengths:
+def measure_lengths(prompter: ChatTokenizer, pairs: Sequence[Pair], max_length: int) -> Lengths:
     """Tokens of pairs, and what the cut at ``max_length`` does to them."""
-    measured = measured_of(pairs)
+    measured = sample_pairs(pairs)
     lengths = prompter.lengths(measured)
     over = [
         (pair, prompt) for pair, (prompt, answer) in zip(measured, lengths, strict=True) if prompt + answer > max_length
@@ -128,11 +128,11 @@ def measure(prompter: ChatTokenizer, pairs: Sequence[Pair], max_length: int) -> 
         answers=tuple(answer for _, answer in lengths),
         max_length=max_length,
         cut=len(over),
-        dropped=sum(_nothing_left(prompter, pair, prompt, max_length) for pair, prompt in over),
+        dropped=sum(_nothing_to_learn(prompter, pair, prompt, max_length) for pair, prompt in over),
     )
 
 
-def _nothing_left(prompter: ChatTokenizer, pair: Pair, prompt: int, max_length: int) -> bool:
+def _nothing_to_learn(prompter: ChatTokenizer, pair: Pair, prompt: int, max_length: int) -> bool:
     if prompt < max_length:  # some of the last answer is learned
         return False
     return pair.turns == 1 or not prompter.examples(pair, max_length)

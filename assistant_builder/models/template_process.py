@@ -47,12 +47,12 @@ START_SECONDS = 120.0
 """Longest time for the process to import its libraries."""
 MEASURE_SECONDS = 90.0
 """Longest time for the lengths of all pairs of a data file."""
-REMEMBERED_SECONDS = 600.0
+REFUSAL_CACHE_SECONDS = 600.0
 """How long a request that reached a limit is refused without another try."""
-_REMEMBERED = 32
-_PORTION_CHARACTERS = 1_000_000
+_MAX_CACHED_REFUSALS = 32
+_BATCH_CHARACTERS = 1_000_000
 _LOG_BYTES = 2**20
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _REMEDY = "Choose another base model, or shorten the text"
 
 
@@ -61,14 +61,14 @@ class _LimitReached(Exception):  # noqa: N818 - becomes a ModelError, which says
 
 
 @dataclass(frozen=True)
-class _Ended:
+class _Exit:
     """The process has ended: its exit code, and the last line of its standard error."""
 
     code: int
     said: str
 
 
-class PromptProcess:
+class TemplateProcess:
     """One process for one base model. It starts with the first request, and again after it ended.
 
     Requests from several threads are answered one after the other.
@@ -90,7 +90,7 @@ class PromptProcess:
         self._memory = MEMORY_BYTES if memory is None else memory
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._replies: queue.Queue[bytes | _Ended] = queue.Queue()
+        self._replies: queue.Queue[bytes | _Exit] = queue.Queue()
         self._ready = False
         self._timer: threading.Timer | None = None
         self._used = time.monotonic()
@@ -122,7 +122,7 @@ class PromptProcess:
         key = hashlib.sha256(line).digest()
         with self._lock:
             since, error = self._refused.get(key, (0.0, None))
-            if error is not None and time.monotonic() - since < REMEMBERED_SECONDS:
+            if error is not None and time.monotonic() - since < REFUSAL_CACHE_SECONDS:
                 raise ModelError(error.what, where=error.where, remedy=error.remedy)
             try:
                 return self._exchange(line)
@@ -131,7 +131,7 @@ class PromptProcess:
                     f"the base model's chat template or tokenizer {reached}", where=self.where, remedy=_REMEDY
                 )
                 self._refused[key] = (time.monotonic(), error)
-                while len(self._refused) > _REMEMBERED:
+                while len(self._refused) > _MAX_CACHED_REFUSALS:
                     self._refused.popitem(last=False)
                 self._end()
                 if not self._closed:
@@ -185,7 +185,7 @@ class PromptProcess:
         reply = self._reply(process, self._seconds)
         record = json.loads(reply)
         if record.get("memory"):
-            raise _LimitReached(self._too_much)
+            raise _LimitReached(self._memory_message)
         if "result" not in record:
             raise ModelError(record["what"], where=record["where"] or self.where, remedy=record["remedy"])
         return record["result"]
@@ -194,21 +194,21 @@ class PromptProcess:
         end = time.monotonic() + seconds
         while True:
             try:
-                reply = self._replies.get(timeout=_LOOK_SECONDS)
+                reply = self._replies.get(timeout=_POLL_SECONDS)
                 break
             except queue.Empty:
                 if time.monotonic() > end:
                     raise _LimitReached(f"took longer than {seconds:g} seconds") from None
                 if _resident(process) > self._memory:
-                    raise _LimitReached(self._too_much) from None
-        if isinstance(reply, _Ended):
-            raise _LimitReached(self._how_it_ended(reply))
+                    raise _LimitReached(self._memory_message) from None
+        if isinstance(reply, _Exit):
+            raise _LimitReached(self._exit_message(reply))
         if not reply.endswith(b"\n"):
             raise _LimitReached("gave too long a result")
         return reply
 
     @property
-    def _too_much(self) -> str:
+    def _memory_message(self) -> str:
         return f"needed more than {self._memory / 2**30:.3g} GB of memory"
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -224,14 +224,14 @@ class PromptProcess:
         threading.Thread(target=_read, args=(self._process, self._replies, log), daemon=True).start()
         return self._process
 
-    def _how_it_ended(self, ended: _Ended) -> str:
+    def _exit_message(self, ended: _Exit) -> str:
         if ended.code == -signal.SIGABRT or "memory allocation" in ended.said:  # how Rust ends where it gets no memory
-            return self._too_much
+            return self._memory_message
         named = signal.Signals(-ended.code).name if ended.code < 0 else f"exit code {ended.code}"
         return f"ended its process ({named})" + (f": {ended.said}" if ended.said else "")
 
 
-class LimitedPrompter:
+class LimitedChatTokenizer:
     """What the page, ``serve`` and the data step need of a :class:`~assistant_builder.models.chat_template.Prompter`.
 
     Every method raises ModelError where the template refuses the conversation or a limit was reached.
@@ -241,67 +241,67 @@ class LimitedPrompter:
         day: What the template writes as today's date; None: the current day.
     """
 
-    def __init__(self, process: PromptProcess, day: date | None = None) -> None:
+    def __init__(self, process: TemplateProcess, day: date | None = None) -> None:
         self._process = process
         self._day = day.isoformat() if day is not None else None
 
     def chat_template(self) -> str:
         """The chat template in use."""
-        return str(self._ask("template"))
+        return str(self._request("template"))
 
     def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Tokens of a conversation up to where the assistant's answer begins."""
-        return tuple(self._ask("prompt_ids", messages=_turns(messages)))
+        return tuple(self._request("prompt_ids", messages=_turns(messages)))
 
     def prompt_tokens(self, messages: Sequence[Message]) -> int:
         """Number of these tokens."""
-        return int(self._ask("prompt_tokens", messages=_turns(messages)))
+        return int(self._request("prompt_tokens", messages=_turns(messages)))
 
     def count_tokens(self, pair: Pair) -> int:
         """Tokens of the pair's longest sequence, uncut."""
-        return int(self._ask("count_tokens", pair=_turns(pair.messages)))
+        return int(self._request("count_tokens", pair=_turns(pair.messages)))
 
-    def render(self, pairs: Sequence[Pair], max_length: int) -> list[list[template_preview.Rendered]]:
+    def render(self, pairs: Sequence[Pair], max_length: int) -> list[list[template_preview.RenderedSequence]]:
         """The training sequences of each pair (see :func:`~assistant_builder.models.template_preview.render`)."""
-        return [[_rendered(one) for one in self._ask("render", pair=_turns(pair.messages), max_length=max_length)]
+        return [[_rendered(one) for one in self._request("render", pair=_turns(pair.messages), max_length=max_length)]
                 for pair in pairs]
 
     def measure(self, pairs: Sequence[Pair], max_length: int) -> template_preview.Lengths:
         """Tokens of pairs, and what the cut does to them (see :func:`~assistant_builder.models.template_preview.measure`)."""
         end = time.monotonic() + MEASURE_SECONDS
         parts = []
-        for some in _portions(template_preview.measured_of(pairs)):
+        for some in _batches(template_preview.sample_pairs(pairs)):
             if time.monotonic() > end:
                 raise ModelError(f"measuring {len(pairs):,} pairs took longer than {MEASURE_SECONDS:g} seconds",
                                  where=self._process.where, remedy=_REMEDY)
-            parts.append(self._ask("measure", pairs=[_turns(pair.messages) for pair in some], max_length=max_length))
+            parts.append(self._request("measure", pairs=[_turns(pair.messages) for pair in some], max_length=max_length))
         return template_preview.Lengths(
             pairs=len(pairs), tokens=tuple(count for part in parts for count in part["tokens"]),
             answers=tuple(count for part in parts for count in part["answers"]), max_length=max_length,
             cut=sum(part["cut"] for part in parts), dropped=sum(part["dropped"] for part in parts),
         )
 
-    def _ask(self, operation: str, **values: Any) -> Any:
+    def _request(self, operation: str, **values: Any) -> Any:
         return self._process.request(operation, day=self._day, **values)
 
 
-def _portions(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
+def _batches(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
     """Pairs in their order, in portions of some megabytes of text: a request has its limits."""
     portion: list[Pair] = []
     size = 0
     for pair in pairs:
         size += sum(len(message.content) for message in pair.messages)
         portion.append(pair)
-        if size > _PORTION_CHARACTERS:
+        if size > _BATCH_CHARACTERS:
             yield portion
             portion, size = [], 0
     if portion:
         yield portion
 
 
-def _rendered(record: Mapping[str, Any]) -> template_preview.Rendered:
+def _rendered(record: Mapping[str, Any]) -> template_preview.RenderedSequence:
     segments = tuple(template_preview.Segment(**segment) for segment in record["segments"])
-    return template_preview.Rendered(segments, record["tokens"], record["learned"])
+    return template_preview.RenderedSequence(segments, record["tokens"], record["learned"])
 
 
 def _turns(messages: Sequence[Message]) -> list[list[str]]:
@@ -320,7 +320,7 @@ def _write(stdin: IO[bytes], line: bytes) -> None:
         stdin.flush()
 
 
-def _read(process: subprocess.Popen[bytes], replies: queue.Queue[bytes | _Ended], log: IO[bytes]) -> None:
+def _read(process: subprocess.Popen[bytes], replies: queue.Queue[bytes | _Exit], log: IO[bytes]) -> None:
     """Hand on replies until one is too long or the process ends; then tell how it ended."""
     with process, log:
         assert process.stdout is not None
@@ -331,7 +331,7 @@ def _read(process: subprocess.Popen[bytes], replies: queue.Queue[bytes | _Ended]
                 replies.put(reply)
         if reply:
             process.kill()
-        replies.put(_Ended(process.wait(), _last_line(log)))
+        replies.put(_Exit(process.wait(), _last_line(log)))
 
 
 def _resident(process: subprocess.Popen[bytes]) -> int:
@@ -374,7 +374,7 @@ class _Worker:
             return prompter.count_tokens(_pair(request["pair"]))
         if operation == "render":
             return [asdict(one) for one in template_preview.render(prompter, _pair(request["pair"]), request["max_length"])]
-        return asdict(template_preview.measure(prompter, [_pair(turns) for turns in request["pairs"]], request["max_length"]))
+        return asdict(template_preview.measure_lengths(prompter, [_pair(turns) for turns in request["pairs"]], request["max_length"]))
 
     def _prompter(self, day: str | None) -> ChatTokenizer:
         if day not in self._prompters:
@@ -392,7 +392,7 @@ def _pair(turns: Sequence[Sequence[str]]) -> Pair:
     return Pair(0, _messages(turns))
 
 
-def _limit(memory: int) -> None:
+def _set_limits(memory: int) -> None:
     with suppress(ImportError):
         import resource
 
@@ -407,7 +407,7 @@ def main() -> None:
     folder, memory, seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not end up between the replies
-    _limit(memory)
+    _set_limits(memory)
     import transformers.tokenization_utils_tokenizers  # noqa: F401 - before a request waits for it
 
     replies.write("\n")  # ready

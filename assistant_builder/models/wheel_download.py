@@ -30,7 +30,7 @@ _POLL_SECONDS = 0.2
 _PIP_BYTES = 1_000_000  # small files of pip itself
 
 
-def quiet(done: int, total: int, message: str) -> None:
+def no_progress(done: int, total: int, message: str) -> None:
     """A report that tells nobody."""
 
 
@@ -56,12 +56,12 @@ class Wheel:
         return f"{self.package}=={self.version}"
 
     @property
-    def most_bytes(self) -> int:
+    def max_bytes(self) -> int:
         """Bytes that the wheel, or one of its files, may have; what has more is not the one expected."""
         return _EXPANSION * self.wheel_bytes
 
 
-def find(wheel: Wheel) -> Path | None:
+def find_wheel(wheel: Wheel) -> Path | None:
     """The wheel's file, or the folder its package is installed in; None if neither is at hand.
 
     Wheel files are looked for in the folder that ``ASSISTANT_BUILDER_WHEELS`` names.
@@ -89,7 +89,7 @@ def pip_version() -> str | None:
         return None
 
 
-def extract(wheel: Wheel, folder: Path, report: Report = quiet) -> dict[str, Path]:
+def extract(wheel: Wheel, folder: Path, report: Report = no_progress) -> dict[str, Path]:
     """Put the wheel's files into ``folder``, fetching the wheel with pip if it is not at hand.
 
     Args:
@@ -103,7 +103,7 @@ def extract(wheel: Wheel, folder: Path, report: Report = quiet) -> dict[str, Pat
     Raises:
         ModelError: The wheel cannot be fetched, or a file is missing or not the one expected (nothing of it is kept).
     """
-    source = find(wheel) or _download(wheel, folder / "wheel", report)
+    source = find_wheel(wheel) or _download(wheel, folder / "wheel", report)
     written: dict[str, Path] = {}
     for number, (name, expected) in enumerate(wheel.files.items()):
         target = folder / "files" / str(number) / Path(name).name
@@ -126,10 +126,10 @@ def _copy(wheel: Wheel, source: Path, name: str, target: Path, report: Report) -
         with target.open("wb") as file:
             for chunk, total in _chunks(source, name):
                 done += len(chunk)
-                if max(done, total) > wheel.most_bytes:  # before it is written: a small wheel can hold a huge file
+                if max(done, total) > wheel.max_bytes:  # before it is written: a small wheel can hold a huge file
                     raise ModelError(
                         f"{Path(name).name} has {max(done, total):,} bytes, more than any file of {wheel.requirement} "
-                        f"may have ({wheel.most_bytes:,})", where=str(source),
+                        f"may have ({wheel.max_bytes:,})", where=str(source),
                         remedy=f"Remove that file; the right {wheel.requirement} is then fetched with pip",
                     )
                 file.write(chunk)
@@ -177,7 +177,7 @@ def _download(wheel: Wheel, folder: Path, report: Report) -> Path:
         try:
             while process.poll() is None:
                 fetched = _size(scratch)
-                if fetched > 2 * wheel.most_bytes + _PIP_BYTES:  # pip may keep two copies for a moment
+                if fetched > 2 * wheel.max_bytes + _PIP_BYTES:  # pip may keep two copies for a moment
                     raise ModelError(
                         f"pip has fetched {fetched:,} bytes for {wheel.requirement}, which has {wheel.wheel_bytes:,}",
                         remedy="Look at where pip fetches packages from: 'pip config list'",

@@ -16,9 +16,9 @@ from assistant_builder.models.catalog import CATALOG
 from assistant_builder.planning.families import build
 from assistant_builder.planning.hardware import CARDS, Machine
 from assistant_builder.planning.memory import FULL_TUNING, Method, base_storage
-from assistant_builder.planning.plan import FULL, Plan
+from assistant_builder.planning.plan import MAX_MEMORY_SHARE, Plan
 
-_SHORTEST = 128
+_MIN_TOKENS = 128
 """Tokens below which pairs are not cut for memory's sake: too little would be left of them."""
 
 
@@ -49,7 +49,7 @@ def _smaller(plan: Plan) -> Iterator[dict[str, Any]]:
     train = plan.config.train
     now = min(train.micro_batch_size, train.batch_size)
     micro = [rows for rows in _halvings(now, 1) if train.batch_size % rows == 0]
-    for length, recompute, rows in itertools.product(_halvings(train.max_length, _SHORTEST), (False, True), micro):
+    for length, recompute, rows in itertools.product(_halvings(train.max_length, _MIN_TOKENS), (False, True), micro):
         changes: dict[str, Any] = {}
         if rows != now:
             changes["train.micro_batch_size"] = rows
@@ -68,16 +68,16 @@ def _halvings(value: int, least: int) -> list[int]:
     return found
 
 
-def written(changes: Mapping[str, Any]) -> str:
+def as_command_line(changes: Mapping[str, Any]) -> str:
     """Changes as the command line takes them: ``--set train.micro_batch_size=2``."""
     return " ".join(f"--set {key}={value}" for key, value in changes.items())
 
 
-_MOSTLY_16_BIT = 0.4
+_MIN_16_BIT_SHARE = 0.4
 """Share of the 4-bit base's bytes that is 16-bit, from which on a warning says how little 4-bit saves."""
 
 
-def title(method: Method) -> str:
+def method_label(method: Method) -> str:
     """What sentences call a method."""
     return "full fine-tuning" if method == FULL_TUNING else ARMS[method].short
 
@@ -128,7 +128,7 @@ def advise_without_twin(plan: Plan) -> tuple[str, ...]:
     remedies = []
     changes = cheapest_saving(plan, *TWINS)
     if changes:
-        remedies.append(f"With {written(changes)} both arms fit.")
+        remedies.append(f"With {as_command_line(changes)} both arms fit.")
     card = cheapest_card(plan, *TWINS)
     if card is not None:
         remedies.append(f"One {card.name} holds the float16 twin too.")
@@ -143,18 +143,18 @@ def advise_without_twin(plan: Plan) -> tuple[str, ...]:
 def advise_when_nothing_fits(plan: Plan) -> Advice:
     """What to say, and to change, where no method fits."""
     smaller = min((plan.qlora, plan.lora), key=lambda method: method.expected_bytes)
-    why = (f"Neither fits: {title(smaller.method)} needs {gigabytes(smaller.expected_bytes)}, and "
+    why = (f"Neither fits: {method_label(smaller.method)} needs {gigabytes(smaller.expected_bytes)}, and "
            f"{gigabytes(plan.memory_bytes)} are there.")
     remedies: list[str] = []
     arms = plan.config.arms
     changes = cheapest_saving(plan, *arms)
     if changes:
-        fit = "all arms fit" if len(arms) > 2 else "both arms fit" if len(arms) > 1 else f"{title(arms[0])} fits"
-        remedies.append(f"With {written(changes)} {fit}.")
+        fit = "all arms fit" if len(arms) > 2 else "both arms fit" if len(arms) > 1 else f"{method_label(arms[0])} fits"
+        remedies.append(f"With {as_command_line(changes)} {fit}.")
     elif len(arms) > 1:
         changes = cheapest_saving(plan, QLORA.name)
         if changes:
-            remedies.append(f"With {written(changes)} --set arms={QLORA.name} QLoRA fits, without its float16 twin.")
+            remedies.append(f"With {as_command_line(changes)} --set arms={QLORA.name} QLoRA fits, without its float16 twin.")
     other = _largest_that_fits(plan)
     if other and other != plan.model:
         remedies.append(f"The largest model of the catalog that fits as it is: {other}.")
@@ -198,7 +198,7 @@ def cheapest_card(plan: Plan, *methods: Method) -> Machine | None:
 
 def cards_needed(needed: int, memory_bytes: int) -> int:
     """Cards that hold a training split evenly among them."""
-    return math.ceil(needed / (FULL * memory_bytes))
+    return math.ceil(needed / (MAX_MEMORY_SHARE * memory_bytes))
 
 
 def warnings(plan: Plan) -> list[str]:
@@ -243,7 +243,7 @@ def _about_storage(plan: Plan) -> Iterator[str]:
         if plan.config.train.target_modules == "all-linear":
             yield ("Adapters go on the linear layers alone, mostly those of attention; the experts themselves stay as "
                    "they are, so this model learns with fewer trained values than a dense one of its size.")
-    elif kept > _MOSTLY_16_BIT * qlora.weights_bytes:
+    elif kept > _MIN_16_BIT_SHARE * qlora.weights_bytes:
         yield (f"{kept / qlora.weights_bytes:.0%} of the 4-bit base's bytes are embeddings, which stay as they are; on "
                f"a model this small 4-bit makes it {ratio:.1f} times smaller, not 4.")
     host = max(method.loading_host_bytes for method in plan.arms)
@@ -251,9 +251,9 @@ def _about_storage(plan: Plan) -> Iterator[str]:
         yield (f"While the base is loaded, the {plan.shards} processes hold it in main memory, about "
                f"{gigabytes(host)} together, before the devices get their shards.")
     if plan.machine.device == "cpu":
-        where = "training, chat and evaluation" if plan.qlora.held else "chat and evaluation"
+        where = "training, chat and evaluation" if plan.qlora.dequantized else "chat and evaluation"
         yield (f"On a processor {where} hold either base in the compute dtype, for speed: 4-bit saves "
-               f"{'no memory there' if plan.qlora.held else 'memory in training only'}.")
+               f"{'no memory there' if plan.qlora.dequantized else 'memory in training only'}.")
 
 
 def gigabytes(value: float) -> str:

@@ -14,8 +14,8 @@ from typing import Any, Literal
 from assistant_builder.errors import ModelError
 from assistant_builder.planning.architecture import Architecture, Block, Module, text_part
 
-MOST_LAYERS = 10_000
-MOST_SIZE = 10**9
+MAX_LAYERS = 10_000
+MAX_SIZE = 10**9
 """Beyond those of every model; a plan lists each layer, and a config may hold any number."""
 _PRE = ("input_layernorm", "post_attention_layernorm")
 _SANDWICH = (*_PRE, "pre_feedforward_layernorm", "post_feedforward_layernorm")
@@ -141,9 +141,9 @@ class _Sizes:
         for name in names:
             value = self.get(name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                problems.append(f"{name}={_brief(value)} is no positive whole number")
-            elif value > (MOST_LAYERS if name == "num_hidden_layers" else MOST_SIZE):
-                problems.append(f"{name}={_brief(value)} is more than any model has")
+                problems.append(f"{name}={_shortened(value)} is no positive whole number")
+            elif value > (MAX_LAYERS if name == "num_hidden_layers" else MAX_SIZE):
+                problems.append(f"{name}={_shortened(value)} is more than any model has")
             else:
                 self.numbers[name] = value
         heads, hidden = self.numbers.get("num_attention_heads"), self.numbers.get("hidden_size")
@@ -152,9 +152,9 @@ class _Sizes:
         for name in ("head_dim", "num_key_value_heads"):
             value = self.get(name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                problems.append(f"{name}={_brief(value)} is no positive whole number")
-            elif value is not None and value > MOST_SIZE:
-                problems.append(f"{name}={_brief(value)} is more than any model has")
+                problems.append(f"{name}={_shortened(value)} is no positive whole number")
+            elif value is not None and value > MAX_SIZE:
+                problems.append(f"{name}={_shortened(value)} is more than any model has")
         key_value = self.get("num_key_value_heads")
         if not problems and heads and key_value and heads % key_value:
             problems.append(f"num_attention_heads={heads} is no multiple of num_key_value_heads={key_value}")
@@ -270,7 +270,7 @@ class _Sizes:
             yield Module(f"{prefix}shared_expert_gate", "linear", 1, self.hidden)
 
 
-def _brief(value: object) -> str:
+def _shortened(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:100]}…"
 
@@ -278,7 +278,7 @@ def _brief(value: object) -> str:
 def _vision_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
     vision = config.get("vision_config") or {}
     if not isinstance(vision, Mapping):
-        raise ModelError(f"vision_config={_brief(vision)} is no object",
+        raise ModelError(f"vision_config={_shortened(vision)} is no object",
                          remedy="Copy config.json again from where the model came from")
     return {"model_type": "siglip_vision_model", **_SIGLIP, **vision}
 
@@ -291,7 +291,7 @@ def _siglip(vision: Mapping[str, Any], text_hidden: int) -> Iterator[Module]:
                  int(vision["num_channels"]) * patch * patch, bias=hidden)
     patches = (int(vision["image_size"]) // patch) ** 2
     yield Module(f"{tower}embeddings.position_embedding", "embedding", patches, hidden)
-    for index in range(min(int(vision["num_hidden_layers"]), MOST_LAYERS)):
+    for index in range(min(int(vision["num_hidden_layers"]), MAX_LAYERS)):
         layer = f"{tower}encoder.layers.{index}."
         yield Module(f"{layer}layer_norm1", "norm", hidden, bias=hidden)
         for name in ("k_proj", "v_proj", "q_proj", "out_proj"):

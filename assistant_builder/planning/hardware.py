@@ -51,7 +51,7 @@ class Machine:
     bfloat16: bool = True
     flops: float = 0.0
     price_per_hour: float | None = None
-    here: bool = False
+    is_local: bool = False
     cores: int = 0
     devices: int = 1
     cards: tuple[Machine, ...] = ()
@@ -63,7 +63,7 @@ class Machine:
             return "bfloat16"
         return "float16" if self.device == "cuda" else "float32"
 
-    def sharing(self, devices: int) -> Machine:
+    def with_devices(self, devices: int) -> Machine:
         """What the first ``devices`` cards allow together: of cards that differ the least memory and arithmetic."""
         used = self.cards[:devices]
         if not used:
@@ -119,12 +119,12 @@ def choose_machine(memory: str | None = None, card: str | None = None) -> Machin
         ConfigError: There is no such card, or the memory is no amount.
     """
     if card is not None:
-        wanted = _plain(card)
-        names = [name for name in CARDS if wanted and wanted in _plain(name)]
+        wanted = _normalized(card)
+        names = [name for name in CARDS if wanted and wanted in _normalized(name)]
         if not names:
             raise ConfigError(f"no card {card!r} in the catalog", where="--card",
                               remedy=f"There are: {', '.join(CARDS)}; or give --memory")
-        exact = [name for name in names if _plain(name) == wanted]
+        exact = [name for name in names if _normalized(name) == wanted]
         chosen = CARDS[(exact or names)[0]]
         return chosen if memory is None else chosen.with_memory(parse_memory(memory))
     if memory is None:
@@ -133,7 +133,7 @@ def choose_machine(memory: str | None = None, card: str | None = None) -> Machin
     return Machine(f"a GPU with {size / 1e9:.3g} GB", "cuda", size, size)
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
     return name.casefold().replace(" ", "").replace("-", "")
 
 
@@ -154,14 +154,14 @@ def _gpu() -> Machine | None:
     if not usable:
         return None
     cards = tuple(
-        Machine(gpu.name, "cuda", gpu.memory_bytes, free, gpu.bfloat16, _peak_of(gpu.name), here=True)
+        Machine(gpu.name, "cuda", gpu.memory_bytes, free, gpu.bfloat16, _peak_flops(gpu.name), is_local=True)
         for gpu, free in zip(usable, devices.free_bytes(usable), strict=True)
     )
     alike = next((place for place, card in enumerate(cards) if card.name != cards[0].name), len(cards))
     return replace(cards[0], devices=alike, cards=cards)
 
 
-def _peak_of(name: str) -> float:
+def _peak_flops(name: str) -> float:
     """Peak of the catalog's card that the driver's name contains; of a part of a card (MIG) the part of it."""
     told = name.casefold()
     part = re.search(r"\bmig (\d)g\.", told)
@@ -176,7 +176,7 @@ def _cpu() -> Machine:
     total = min(memory.total, _container_limit() or memory.total)
     return Machine(
         f"this computer's processor ({cores} cores)", "cpu", total, min(memory.available, total), computes_bfloat16(),
-        here=True, cores=cores,
+        is_local=True, cores=cores,
     )
 
 

@@ -15,10 +15,10 @@ from assistant_builder.models.download import fetch_config
 from assistant_builder.planning.architecture import Architecture
 from assistant_builder.planning.families import build, is_known
 from assistant_builder.planning.probe import probe
-from assistant_builder.planning.published_models import REFERENCES, Reference
+from assistant_builder.planning.published_models import PUBLISHED_MODELS, PublishedModel
 
 
-def architecture_of(model: str, revision: str | None = None) -> tuple[str, Architecture]:
+def load_architecture(model: str, revision: str | None = None) -> tuple[str, Architecture]:
     """What a model consists of, without its weights.
 
     Args:
@@ -41,10 +41,10 @@ def architecture_of(model: str, revision: str | None = None) -> tuple[str, Archi
         ref = resolve(model)
         folder = ref.folder or fetch_config(str(ref.hub_id), revision)
         name = ref.name
-    return name, from_folder(folder)
+    return name, architecture_from_folder(folder)
 
 
-def from_folder(folder: Path) -> Architecture:
+def architecture_from_folder(folder: Path) -> Architecture:
     """The architecture of a folder's config.json.
 
     Raises:
@@ -74,7 +74,7 @@ def _from_file(folder: str, seen: str) -> Architecture:
 def _shipped(model: str) -> tuple[str, Mapping[str, Any]] | None:
     """Name and config of a model whose sizes are shipped."""
     text = model.strip().casefold()
-    entries: list[CatalogEntry | Reference] = [*CATALOG.values(), *REFERENCES.values()]
+    entries: list[CatalogEntry | PublishedModel] = [*CATALOG.values(), *PUBLISHED_MODELS.values()]
     for entry in entries:
         if text == entry.name or (entry.hub_id and text == entry.hub_id.casefold()):
             return entry.name, entry.config

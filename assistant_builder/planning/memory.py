@@ -23,7 +23,7 @@ FULL_TUNING = "full"
 Method = str
 """An arm, or ``full``: fine-tuning of all weights."""
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-_SMALL = 4096
+_MIN_8BIT_VALUES = 4096
 """Tensors with fewer values keep 32-bit states under 8-bit AdamW (bitsandbytes' ``min_8bit_size``)."""
 _STATE_BLOCK = 256
 """Values that share a float32 constant in the states of 8-bit AdamW."""
@@ -96,7 +96,7 @@ def optimizer_bytes(tensors: list[int], optimizer: str) -> int:
         return 8 * sum(tensors)
     total = 0
     for values in tensors:
-        total += 8 * values if values < _SMALL else 2 * (values + 4 * math.ceil(values / _STATE_BLOCK))
+        total += 8 * values if values < _MIN_8BIT_VALUES else 2 * (values + 4 * math.ceil(values / _STATE_BLOCK))
     return total
 
 
@@ -104,7 +104,7 @@ _QKV = ("q_proj", "k_proj", "v_proj", "qkv_proj")
 _GATES = ("gate_proj", "up_proj", "gate_up_proj")
 _GROUPS = {name: place for place, names in enumerate((_QKV, _GATES)) for name in names}
 """Layers that share one input."""
-_SHORT_ROW = 256
+_EAGER_ATTENTION_TOKENS = 256
 """Tokens of a row up to which a CPU writes the attention weights down (training.fusing.LONGEST_SHORT_ROW)."""
 LOSS_ROWS = {"cpu": 8, "cuda": 512}
 """Rows of logits that the loss turns into float32 at once, by device; ``training.kernels`` computes in chunks of these.
@@ -182,7 +182,7 @@ class Activations:
 
 
 def activations(
-    architecture: Architecture, adapted: Sequence[Module], batch: Batch, how: ComputeSettings, *, unpacked_bytes: int
+    architecture: Architecture, adapted: Sequence[Module], batch: Batch, how: ComputeSettings, *, dequantized_bytes: int
 ) -> Activations:
     """Bytes of one training step.
 
@@ -207,7 +207,7 @@ def activations(
         block=gradients + (max(blocks) if how.checkpointing else 0),
         head=head_bytes(architecture, batch, how),
         casts=casts // len(blocks) if how.checkpointing else casts,
-        dequantized=unpacked_bytes,
+        dequantized=dequantized_bytes,
     )
 
 
@@ -218,7 +218,7 @@ def block_bytes(block: Block, batch: Batch, how: ComputeSettings) -> int:
     norms = norm * (block.norms * block.hidden + block.head_norms * (block.attention + block.key_value))
     if block.eager:  # scores, tanh, float32 softmax, weights
         attention = block.heads * length * (4 + 3 * wide) + wide * (2 * block.attention + 2 * block.key_value)
-    elif how.device == "cpu" and length <= _SHORT_ROW:
+    elif how.device == "cpu" and length <= _EAGER_ATTENTION_TOKENS:
         attention = wide * (block.attention + 2 * block.key_value + block.heads * length)
     else:
         repeated = block.attention if batch.padded else block.key_value  # a mask rules out grouped queries
@@ -315,7 +315,7 @@ def per_device_batch_size(train: TrainConfig, devices: int) -> int:
     return max(rows for rows in range(1, min(train.micro_batch_size, share) + 1) if share % rows == 0)
 
 
-def choose_spread(plan: Plan, devices: int) -> ParallelStrategy:
+def choose_parallelism(plan: Plan, devices: int) -> ParallelStrategy:
     """How ``devices`` share the training: all arms of a study the same way, or they would not be twins.
 
     Args:
@@ -330,7 +330,7 @@ def choose_spread(plan: Plan, devices: int) -> ParallelStrategy:
     return ParallelStrategy(wanted, devices)
 
 
-def shared(plan: Plan) -> Plan:
+def distribute(plan: Plan) -> Plan:
     """The plan of a training that the devices of its machine share as the settings and the memory say.
 
     Raises:
@@ -340,8 +340,8 @@ def shared(plan: Plan) -> Plan:
     if devices == 1:
         return plan
     alone = plan.with_changes({"train.micro_batch_size": per_device_batch_size(plan.config.train, devices)})
-    alone = replace(alone, machine=plan.machine.sharing(devices))
-    return replace(alone, shards=choose_spread(alone, devices).shards)
+    alone = replace(alone, machine=plan.machine.with_devices(devices))
+    return replace(alone, shards=choose_parallelism(alone, devices).shards)
 
 
 def unsharded_bytes(layers: Iterable[tuple[str, int, int]]) -> int:

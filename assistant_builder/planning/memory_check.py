@@ -22,11 +22,11 @@ from assistant_builder.planning.advice import (
     advise_without_twin,
     cheapest_card,
     gigabytes,
-    title,
+    method_label,
 )
 from assistant_builder.planning.hardware import Machine, this_machine
-from assistant_builder.planning.load_architecture import architecture_of, from_folder
-from assistant_builder.planning.memory import Batch, Method, base_storage, shared
+from assistant_builder.planning.load_architecture import load_architecture, architecture_from_folder
+from assistant_builder.planning.memory import Batch, Method, base_storage, distribute
 from assistant_builder.planning.plan import PROCESS_BYTES, Lengths, MethodPlan, Plan
 from assistant_builder.planning.planner import with_speed
 from assistant_builder.planning.training_time import WorkRemaining, extrapolated_seconds, load_measured_runs
@@ -35,9 +35,9 @@ from assistant_builder.study.steps import evaluates, split_run
 
 KNOWN_ERROR = 0.15
 """Share of its peak by which a plan may be wrong. docs/planner.md has the measured errors: the largest is smaller."""
-_SHORTEST = 32
+_MIN_TOKENS = 32
 """Tokens of the pairs that are taken where the data is not counted yet, so that no data could take less."""
-OVERRULE = "train.allow_low_memory=true (on the page “Start without enough memory”, under All settings)"
+LOW_MEMORY_SETTING = "train.allow_low_memory=true (on the page “Start without enough memory”, under All settings)"
 
 
 def methods_over_budget(plan: Plan, *methods: str) -> list[MethodPlan]:
@@ -73,10 +73,10 @@ def refusal(plan: Plan, *methods: str) -> ResourceError | ConfigError | None:
     remedies = advise_without_twin(plan) if not methods_over_budget(plan, QLORA.name) else advise_when_nothing_fits(plan).remedies
     helps = " ".join(remedies) or "Choose a smaller base model."
     return ResourceError(
-        f"{title(worst.method)} of {plan.model} needs about {gigabytes(worst.expected_bytes)} of memory, "
+        f"{method_label(worst.method)} of {plan.model} needs about {gigabytes(worst.expected_bytes)} of memory, "
         f"{gigabytes(least_bytes(worst))} at the very least, and {plan.machine.name} has "
         f"{gigabytes(plan.machine.memory_bytes)}",
-        remedy=f"{helps} To start all the same, set {OVERRULE}",
+        remedy=f"{helps} To start all the same, set {LOW_MEMORY_SETTING}",
     )
 
 
@@ -138,7 +138,7 @@ def require_study_fit(study: Study) -> None:
         require_device(study.config, this_machine().device)
     train = study.config.train
     if arms and (train.optimizer.startswith("paged_") or not train.allow_low_memory):
-        plan = _plan_here(study, Lengths(_SHORTEST, _SHORTEST, _SHORTEST / 2, _SHORTEST // 2))
+        plan = _plan_here(study, Lengths(_MIN_TOKENS, _MIN_TOKENS, _MIN_TOKENS / 2, _MIN_TOKENS // 2))
         if plan is not None:
             require_fit(plan, *arms)
 
@@ -200,7 +200,7 @@ def step_memory(study: Study, step: str, node_bytes: int) -> StepMemory | None:
         None where the base is unknown, which the first step will say.
     """
     node = Machine("a node", "cpu", node_bytes, node_bytes)
-    plan = _plan_on(node, study, Lengths(_SHORTEST, _SHORTEST, _SHORTEST / 2, _SHORTEST // 2))
+    plan = _plan_on(node, study, Lengths(_MIN_TOKENS, _MIN_TOKENS, _MIN_TOKENS / 2, _MIN_TOKENS // 2))
     if plan is None:
         return None
     if evaluates(step):
@@ -211,9 +211,9 @@ def step_memory(study: Study, step: str, node_bytes: int) -> StepMemory | None:
     return StepMemory(method.expected_bytes, least_bytes(method))
 
 
-def _plan_here(study: Study, without_data: Lengths) -> Plan | None:
+def _plan_here(study: Study, fallback: Lengths) -> Plan | None:
     """The memory plan of a study on this machine; None where its base is unknown, which the first step will say."""
-    return _plan_on(this_machine(), study, without_data)
+    return _plan_on(this_machine(), study, fallback)
 
 
 def _plan_on(
@@ -221,14 +221,14 @@ def _plan_on(
 ) -> Plan | None:
     config = config or study.config
     try:
-        name, architecture = architecture_of(config.model.base, config.model.revision)
+        name, architecture = load_architecture(config.model.base, config.model.revision)
     except ModelError:
         return None
-    return shared(Plan(name, architecture, config, machine, 0, _counted(study) or without_data,
+    return distribute(Plan(name, architecture, config, machine, 0, _measured_lengths(study) or without_data,
                        load_measured_runs(architecture.parameters)))
 
 
-def _counted(study: Study) -> Lengths | None:
+def _measured_lengths(study: Study) -> Lengths | None:
     """Lengths of the pairs as the data step counted them."""
     path = study.folder / "data" / "findings.json"
     counted: dict[str, Any] = (read_json(path).get("token_lengths") or {}) if path.exists() else {}
@@ -239,7 +239,7 @@ def _counted(study: Study) -> Lengths | None:
     return Lengths(mean, longest, mean / 2, longest // 2)
 
 
-GRADED = ("base_bytes", "adapter_bytes", "peak_memory_bytes", "train_seconds")
+COMPARED_QUANTITIES = ("base_bytes", "adapter_bytes", "peak_memory_bytes", "train_seconds")
 """What is predicted and measured under the same name."""
 PLAN_FILE = "plan.json"
 
@@ -266,7 +266,7 @@ def plan_run(
         padded / len(trained), max(length for length, _ in trained), sum(counted for _, counted in trained)
         / len(trained), max(counted for _, counted in trained),
     )
-    architecture = from_folder(folder)
+    architecture = architecture_from_folder(folder)
     return Plan(
         config.model.base, architecture, config, with_speed(machine or this_machine()), len(sequences), lengths,
         load_measured_runs(architecture.parameters), largest=largest_batch(batches),
@@ -334,5 +334,5 @@ def plan_accuracy(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {"quantity": name, "predicted": predicted[name], "measured": summary[name],
          "error": (predicted[name] - summary[name]) / summary[name]}
-        for name in GRADED if predicted.get(name) and summary.get(name)
+        for name in COMPARED_QUANTITIES if predicted.get(name) and summary.get(name)
     ]

@@ -32,9 +32,9 @@ from assistant_builder.planning.memory import (
 )
 from assistant_builder.planning.training_time import FULL_SPEED, MeasuredRuns, TrainingFlops, training_work
 
-FULL = 0.95
+MAX_MEMORY_SHARE = 0.95
 """Share of the memory that a training may take at most; the rest is for what no formula knows."""
-ROOMY = 0.90
+COMFORTABLE_SHARE = 0.90
 """Share of the memory below which a method fits with room."""
 Fit = Literal["room", "tight", "no"]
 
@@ -76,7 +76,7 @@ class MethodPlan:
     trained_parameters: int
     inference_bytes: int
     checkpointing: bool
-    held: bool
+    dequantized: bool
     work: TrainingFlops
     seconds: float | None
     memory_bytes: int
@@ -120,7 +120,7 @@ class MethodPlan:
     def fit(self) -> Fit:
         """Whether it fits the memory there is."""
         share = self.expected_bytes / self.memory_bytes
-        return "room" if share <= ROOMY else "tight" if share <= FULL else "no"
+        return "room" if share <= COMFORTABLE_SHARE else "tight" if share <= MAX_MEMORY_SHARE else "no"
 
     def cost(self, price_per_hour: float | None) -> float | None:
         """What the training costs, in the currency of the price."""
@@ -145,10 +145,10 @@ PROCESS_BYTES = {"cpu": 650_000_000, "cuda": 700_000_000}
 """What a training process holds before the model. On a CPU: the libraries (0.56 GB resident once Python, torch,
 transformers, bitsandbytes, peft and trl are imported) and what the first matrix products set up. On a GPU: CUDA's
 context and the workspaces of its matrix library."""
-SLACK = {"cpu": 0.18, "cuda": 0.0}
+ALLOCATOR_SHARE = {"cpu": 0.18, "cuda": 0.0}
 """What the allocator holds beyond the activations that come and go, as a share of them: on a CPU resident memory is
 measured, freed pieces and oneDNN's scratch included; on a GPU what is allocated."""
-VARIED_BYTES = {"cpu": 580_000_000, "cuda": 0}
+FRAGMENTATION_BYTES = {"cpu": 580_000_000, "cuda": 0}
 """What batches of differing lengths leave behind on a CPU: pieces of the heap that fit no later batch, and oneDNN's
 primitives, one set for each length."""
 
@@ -205,7 +205,7 @@ class Plan:
     machine: Machine
     pairs: int
     lengths: Lengths
-    experience: MeasuredRuns = field(default_factory=MeasuredRuns)
+    measured_runs: MeasuredRuns = field(default_factory=MeasuredRuns)
     largest: Batch | None = None
     shards: int = 1
     measured: Mapping[str, float] = field(default_factory=dict)
@@ -290,13 +290,13 @@ class Plan:
         )
         kept = activations(
             self.architecture, self.architecture.linear() if full else self.adapted, self.batch, how,
-            unpacked_bytes=0 if full else self._unpacked_bytes(method, hold),
+            dequantized_bytes=0 if full else self._dequantized_bytes(method, hold),
         )
         work = training_work(
             self.architecture, self.adapted, train, pairs=self.pairs, tokens_per_pair=self.lengths.mean,
             supervised_per_pair=self.lengths.supervised, checkpointing=checkpointing, full=full,
         )
-        speed = self.experience.flops(self.machine, method)
+        speed = self.measured_runs.flops(self.machine, method)
         reached = FULL_SPEED if full else base_storage(method, model).speed
         speed = speed or self.machine.flops * reached[self.machine.device]
         layers = tuple((module.name, module.parameters, module_bytes(module, method, model, self.compute_dtype))
@@ -309,9 +309,9 @@ class Plan:
             optimizer_bytes=optimizer_bytes(tensors, train.optimizer) + (4 * trained if full else 0),
             activations=kept, overhead_bytes=self._overhead_bytes(kept), trained_parameters=trained,
             inference_bytes=self._inference_bytes(method, trained), checkpointing=checkpointing,
-            held=hold and not full, work=work,
+            dequantized=hold and not full, work=work,
             seconds=self.measured.get(method, work.flops / speed if speed else None), memory_bytes=self.memory_bytes,
-            factor=self.experience.memory_factor(self.machine, method),
+            factor=self.measured_runs.memory_factor(self.machine, method),
             shards=self.shards, gathered_bytes=unsharded_bytes(layers) if self.shards > 1 else 0,
             **self._loading(method, sum(stored for _, _, stored in layers)),
         )
@@ -328,7 +328,7 @@ class Plan:
         return {"loading_bytes": program + stored // self.shards + extra,
                 "loading_host_bytes": self.shards * PROCESS_BYTES["cpu"] + readers * (stored + extra)}
 
-    def _unpacked_bytes(self, method: Method, hold: bool) -> int:
+    def _dequantized_bytes(self, method: Method, hold: bool) -> int:
         """Frozen weights in the compute dtype: all, less the stored ones they replace, or the largest while in use."""
         wide, model = DTYPE_BYTES[self.compute_dtype], self.config.model
         linear = self.architecture.linear()
@@ -343,8 +343,8 @@ class Plan:
     def _overhead_bytes(self, kept: Activations) -> int:
         device = self.machine.device
         varied = self.batch.padded or self.lengths.assumed
-        slack = round(SLACK[device] * (kept.total - kept.dequantized))
-        return PROCESS_BYTES[device] + slack + VARIED_BYTES[device] * varied
+        slack = round(ALLOCATOR_SHARE[device] * (kept.total - kept.dequantized))
+        return PROCESS_BYTES[device] + slack + FRAGMENTATION_BYTES[device] * varied
 
     def _tensors(self, full: bool) -> list[int]:
         """Values of each trained tensor.

@@ -9,8 +9,8 @@ from assistant_builder.arms import ARMS
 from assistant_builder.config import StudyConfig
 from assistant_builder.planning.advice import advise, cards_needed, warnings
 from assistant_builder.planning.hardware import CARDS, Machine, processor_flops, this_machine
-from assistant_builder.planning.load_architecture import architecture_of
-from assistant_builder.planning.memory import FULL_TUNING, shared
+from assistant_builder.planning.load_architecture import load_architecture
+from assistant_builder.planning.memory import FULL_TUNING, distribute
 from assistant_builder.planning.plan import Lengths, Plan
 from assistant_builder.planning.training_time import load_measured_runs
 
@@ -34,8 +34,8 @@ def plan_study(
         ModelError: The base is unknown or out of reach, or its config is broken.
         ResourceError: More GPUs are asked for than the machine has.
     """
-    name, architecture = architecture_of(config.model.base, config.model.revision)
-    return shared(Plan(
+    name, architecture = load_architecture(config.model.base, config.model.revision)
+    return distribute(Plan(
         name, architecture, config, with_speed(machine or this_machine()), pairs or ASSUMED_PAIRS,
         lengths or Lengths.assume(config.train.max_length), load_measured_runs(architecture.parameters),
     ))
@@ -43,7 +43,7 @@ def plan_study(
 
 def with_speed(machine: Machine) -> Machine:
     """This machine's processor with its peak, measured; any other machine as it is."""
-    if not machine.here or machine.device != "cpu":
+    if not machine.is_local or machine.device != "cpu":
         return machine
     return replace(machine, flops=processor_flops(machine.cores, machine.bfloat16))
 
@@ -73,7 +73,7 @@ def to_document(plan: Plan) -> dict[str, Any]:
             "micro_batch_size": plan.batch.rows, "rank": plan.config.train.rank,
         },
         "correction": {
-            "runs": plan.experience.runs,
+            "runs": plan.measured_runs.runs,
             "memory": {name: method.factor for name, method in plan.methods.items() if name != FULL_TUNING},
         },
         "cards": card_comparison(plan),

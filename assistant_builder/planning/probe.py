@@ -16,7 +16,7 @@ from assistant_builder.child_process import python_command, python_environment
 from assistant_builder.errors import ModelError
 from assistant_builder.models.remote_code import is_allowed
 from assistant_builder.planning.architecture import Architecture, Block, Module, text_part
-from assistant_builder.planning.families import MOST_LAYERS
+from assistant_builder.planning.families import MAX_LAYERS
 
 _SECONDS = 60
 _ALIASES = {
@@ -73,7 +73,7 @@ def _record(folder: Path) -> dict[str, Any]:
     trust = is_allowed(str(folder.absolute()))
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
     layers = _first(text_part(config.to_dict()), _ALIASES["layers"])
-    if layers > MOST_LAYERS:
+    if layers > MAX_LAYERS:
         raise ValueError(f"{layers} layers are more than any model has")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)

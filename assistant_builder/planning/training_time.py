@@ -102,13 +102,13 @@ def training_work(
 
 MEASURED_STEPS = 5
 """From this many measured steps on their time is extrapolated, whatever was planned."""
-_WARMING = 2
+_WARMUP_STEPS = 2
 """First steps that set the pace only where there are no others: kernels and buffers are made in them."""
-_FORWARD = 0.3
+_VALIDATION_COST = 0.3
 """Time of validating a token over that of training on one, until a validation has been measured: the forward pass alone
 of the frozen base's 2 + 2, without dropout, gradients and optimizer. Measured in docs/planner.md's runs: 0.19 to 0.42,
 the median 0.30."""
-_WRITTEN = 15.0
+_GENERATION_COST = 15.0
 """Trained tokens that take as long as writing one token of the sample answers, until the first have been written: a
 token at a time is bound by reading the weights. Measured in the same runs: 8 to 27."""
 
@@ -134,7 +134,7 @@ class WorkRemaining:
     sample_tokens: int = 0
 
 
-class Pace:
+class PaceEstimator:
     """Takes in the events of a run and tells its whole time.
 
     Args:
@@ -160,7 +160,7 @@ class Pace:
                 own = float(event["busy_seconds"]) - float(self._last["busy_seconds"])
                 self._validations[-1] += max(0.0, since - own)  # the checkpoint, saved before this step
             self._steps += 1
-            if self._steps <= _WARMING:
+            if self._steps <= _WARMUP_STEPS:
                 self._warm = event
             self._last = event
         elif kind == "validation":
@@ -183,15 +183,15 @@ class Pace:
         ahead = self._ahead
         trained = int(self._last["tokens"]) - int(self._warm["tokens"])
         pace = (float(self._last["busy_seconds"]) - float(self._warm["busy_seconds"])) / max(1, trained)
-        validation = _mean(self._validations, pace * _FORWARD * ahead.validation_tokens)
-        sampling = _mean(self._samplings, pace * _WRITTEN * ahead.sample_tokens)
+        validation = _mean(self._validations, pace * _VALIDATION_COST * ahead.validation_tokens)
+        sampling = _mean(self._samplings, pace * _GENERATION_COST * ahead.sample_tokens)
         return (
             self._elapsed + pace * max(0, ahead.tokens - int(self._last["tokens"]))
             + validation * max(0, ahead.validations - len(self._validations))
             + sampling * max(0, ahead.samplings - len(self._samplings))
         )
 
-    def left_seconds(self) -> float | None:
+    def remaining_seconds(self) -> float | None:
         """Seconds to the end; None before :data:`MEASURED_STEPS` steps."""
         total = self.total_seconds()
         return None if total is None else max(0.0, total - self._elapsed)
@@ -211,18 +211,18 @@ def extrapolated_seconds(events: Iterable[Mapping[str, Any]], ahead: WorkRemaini
     Returns:
         None before :data:`MEASURED_STEPS` steps.
     """
-    pace = Pace(ahead)
+    pace = PaceEstimator(ahead)
     for event in events:
         pace.add(event)
     return pace.total_seconds()
 
 
-_MOST_RUNS = 40
+_MAX_RUNS = 40
 """Only the latest runs count, so that a change of library or hardware is soon learnt."""
-_SIZES = 4.0
-_LONG_ENOUGH = 60.0
+_MAX_SIZE_RATIO = 4.0
+_MIN_SECONDS = 60.0
 """Seconds of training below which start-up tells more of the time than the machine's speed does."""
-_BOUNDS = (0.5, 2.0)
+_CORRECTION_RANGE = (0.5, 2.0)
 """A correction beyond these says that something else is wrong than the constants; it is cut to them."""
 
 
@@ -250,7 +250,7 @@ class MeasuredRuns:
 
     @staticmethod
     def _of(known: Mapping[tuple[str, str], float], machine: Machine, method: str) -> float | None:
-        if not machine.here:
+        if not machine.is_local:
             return None
         # All weights are trained by the same kernels as the 16-bit arm
         return known.get((machine.device, LORA.name if method == "full" else method))
@@ -265,15 +265,15 @@ def load_measured_runs(parameters: int, folders: Iterable[Path] | None = None) -
         folders: Folders of studies; None: all in the home folder.
     """
     all_runs = _runs(folders if folders is not None else _all_studies())
-    found = [run for run in all_runs if 1 / _SIZES <= run["total_parameters"] / parameters <= _SIZES]
+    found = [run for run in all_runs if 1 / _MAX_SIZE_RATIO <= run["total_parameters"] / parameters <= _MAX_SIZE_RATIO]
     memory: dict[tuple[str, str], list[float]] = {}
     speed: dict[tuple[str, str], list[float]] = {}
     for run in found:
         key, predicted = (str(run["device"]), str(run["arm"])), run["predicted"]
         if predicted.get("peak_memory_bytes"):
             ratio = run["peak_memory_bytes"] / predicted["peak_memory_bytes"]
-            memory.setdefault(key, []).append(min(max(ratio, _BOUNDS[0]), _BOUNDS[1]))
-        if predicted.get("flops") and run["train_seconds"] >= _LONG_ENOUGH:
+            memory.setdefault(key, []).append(min(max(ratio, _CORRECTION_RANGE[0]), _CORRECTION_RANGE[1]))
+        if predicted.get("flops") and run["train_seconds"] >= _MIN_SECONDS:
             speed.setdefault(key, []).append(predicted["flops"] / run["train_seconds"])
     return MeasuredRuns(
         {key: statistics.median(values) for key, values in memory.items()},
@@ -289,7 +289,7 @@ def _runs(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
     """``summary.json`` of the latest runs that hold a prediction."""
     paths = [path for folder in folders for path in folder.glob("arms/*/summary.json")]
     needed = {"device", "arm", "peak_memory_bytes", "train_seconds", "total_parameters"}
-    for path in sorted(paths, key=lambda path: -path.stat().st_mtime)[:_MOST_RUNS]:
+    for path in sorted(paths, key=lambda path: -path.stat().st_mtime)[:_MAX_RUNS]:
         try:
             record = read_json(path)
         except (StudyError, OSError):

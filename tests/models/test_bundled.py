@@ -140,7 +140,7 @@ def test_a_small_wheel_with_a_huge_file_is_refused_before_it_is_written(
     if not packed:  # as an installed package is found
         with zipfile.ZipFile(path) as archive:
             archive.extractall(tmp_path / "installed")
-        monkeypatch.setattr(wheel_download, "find", lambda wheel: tmp_path / "installed")
+        monkeypatch.setattr(wheel_download, "find_wheel", lambda wheel: tmp_path / "installed")
     written: list[int] = []
     with pytest.raises(ModelError, match="67,108,864 bytes, more than any file of toy-model==1.0"):
         wheel_download.extract(TOY, tmp_path, lambda done, total, message: written.append(done))
@@ -176,10 +176,10 @@ def test_made_once_and_made_anew_when_damaged(toy: bundled.Bundle):
     bundled.ensure(toy, make)
     assert (folder / "weights.bin").read_bytes() == CONTENT
     (folder / "origin.json").unlink()
-    assert not toy.ready()
+    assert not toy.is_ready()
     bundled.ensure(toy, make)
     assert len(made) == 3
-    assert not replace(toy, made="in another way").ready()
+    assert not replace(toy, made="in another way").is_ready()
 
 
 def test_an_interruption_leaves_nothing_behind(toy: bundled.Bundle):
@@ -206,7 +206,7 @@ def test_two_at_once_make_it_once(toy: bundled.Bundle):
         thread.start()
     for thread in threads:
         thread.join()
-    assert toy.ready()
+    assert toy.is_ready()
     assert len(made) == 1
 
 

@@ -27,9 +27,9 @@ def test_several_windows_may_want_the_tokenizer_at_once(folder: Path) -> None:
     code = (
         "import sys, pathlib\n"
         "from concurrent.futures import ThreadPoolExecutor\n"
-        "from assistant_builder.models.chat_template import Prompter\n"
+        "from assistant_builder.models.chat_template import ChatTokenizer\n"
         "with ThreadPoolExecutor(8) as threads:\n"
-        "    print(len(list(threads.map(Prompter.load, [pathlib.Path(sys.argv[1])] * 8))))\n"
+        "    print(len(list(threads.map(ChatTokenizer.load, [pathlib.Path(sys.argv[1])] * 8))))\n"
     )
     found = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
     assert found.stdout == "8\n", found.stderr[-2000:]

@@ -131,9 +131,9 @@ def test_own_code_is_fetched_once_it_is_allowed(
     assert "modeling_own.py" in str(fetch("me/own", home, hub.endpoint, trust_remote_code=True)["files"])
     # and what a run was refused for is known to the page, which asks no network
     code = ("from assistant_builder.config import ModelConfig\n"
-            "from assistant_builder.models.remote_code import code_to_allow\n"
+            "from assistant_builder.models.remote_code import code_needing_permission\n"
             "bases = 'me/own', 'me/whole', '/no/where', 'qwen3-8b'\n"
-            "print(*[code_to_allow(ModelConfig(base=base)) for base in bases])")
+            "print(*[code_needing_permission(ModelConfig(base=base)) for base in bases])")
     monkeypatch.setenv("HF_HOME", str(home / "hub"))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["me/own", "None", "None", "None"]

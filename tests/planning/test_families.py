@@ -10,7 +10,7 @@ import pytest
 
 from assistant_builder.errors import ModelError
 from assistant_builder.planning.families import FAMILIES, build
-from assistant_builder.planning.load_architecture import architecture_of
+from assistant_builder.planning.load_architecture import load_architecture
 
 TINY = {
     "vocab_size": 320, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -74,7 +74,7 @@ def write_config(folder: Path, config: dict) -> str:
 @pytest.mark.train
 def test_an_unknown_family_is_built_from_its_own_code(tmp_path: Path):
     config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}
-    architecture = architecture_of(write_config(tmp_path, config))[1]
+    architecture = load_architecture(write_config(tmp_path, config))[1]
     assert architecture.parameters == 124_439_808  # the published count
     assert not architecture.known and len(architecture.blocks) == 12
     assert {module.name.rpartition(".")[2] for module in architecture.linear()} == {"c_attn", "c_proj", "c_fc"}
@@ -83,5 +83,5 @@ def test_an_unknown_family_is_built_from_its_own_code(tmp_path: Path):
 @pytest.mark.train
 def test_a_family_that_nobody_knows_is_refused(tmp_path: Path):
     with pytest.raises(ModelError, match="cannot build this architecture") as error:
-        architecture_of(write_config(tmp_path, {"model_type": "none-such", "architectures": ["NoneForCausalLM"]}))
+        load_architecture(write_config(tmp_path, {"model_type": "none-such", "architectures": ["NoneForCausalLM"]}))
     assert error.value.remedy

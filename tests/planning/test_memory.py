@@ -16,17 +16,17 @@ from assistant_builder.errors import ConfigError, ModelError, ResourceError
 from assistant_builder.models.catalog import CATALOG, sizes
 from assistant_builder.planning.families import build
 from assistant_builder.planning.hardware import CARDS, Machine
-from assistant_builder.planning.load_architecture import architecture_of
+from assistant_builder.planning.load_architecture import load_architecture
 from assistant_builder.planning.memory import (
     ParallelStrategy,
-    choose_spread,
+    choose_parallelism,
     devices_to_use,
     per_device_batch_size,
     unsharded_bytes,
 )
 from assistant_builder.planning.plan import Lengths, Plan
 from assistant_builder.planning.planner import plan_study
-from assistant_builder.planning.published_models import REFERENCES
+from assistant_builder.planning.published_models import PUBLISHED_MODELS
 
 LAPTOP = Machine("a laptop", "cpu", 16 * 10**9, 12 * 10**9)
 
@@ -63,11 +63,11 @@ def test_devices_are_all_that_divide_the_batch_or_those_asked_for() -> None:
 
 def test_what_fits_a_device_is_copied_and_what_does_not_is_parted() -> None:
     fits, too_large = (plan_on("A100 80 GB", base) for base in ("smollm2-135m-instruct", "llama-3.3-70b-instruct"))
-    assert choose_spread(fits, 1) == choose_spread(too_large, 1) == ParallelStrategy("one", 1)
-    assert choose_spread(fits, 8) == ParallelStrategy("ddp", 8)
-    assert choose_spread(too_large, 8) == ParallelStrategy("fsdp", 8)  # float16 does not fit, so neither arm is copied
+    assert choose_parallelism(fits, 1) == choose_parallelism(too_large, 1) == ParallelStrategy("one", 1)
+    assert choose_parallelism(fits, 8) == ParallelStrategy("ddp", 8)
+    assert choose_parallelism(too_large, 8) == ParallelStrategy("fsdp", 8)  # float16 does not fit, so neither arm is copied
     asked = plan_on("A100 80 GB", "smollm2-135m-instruct", executor__spread="fsdp")
-    assert choose_spread(asked, 2) == ParallelStrategy("fsdp", 2)
+    assert choose_parallelism(asked, 2) == ParallelStrategy("fsdp", 2)
 
 
 def test_a_part_of_every_layer_fits_where_the_whole_does_not() -> None:
@@ -96,7 +96,7 @@ def test_a_plan_of_eight_cards_parts_what_one_cannot_hold() -> None:
 
 def test_cards_that_differ_share_a_training_as_the_weakest_allows() -> None:
     big, small = CARDS["A100 80 GB"], replace(CARDS["T4 16 GB"], free_bytes=10**10)
-    here = replace(big, cards=(big, small), here=True)  # devices=1: the second is not like the first
+    here = replace(big, cards=(big, small), is_local=True)  # devices=1: the second is not like the first
     config = StudyConfig().with_changes({"model.base": "llama-3.1-8b-instruct"})
     assert devices_to_use(config, here) == 1
     assert plan_study(config, 1000, machine=here).machine.memory_bytes == big.memory_bytes
@@ -104,12 +104,12 @@ def test_cards_that_differ_share_a_training_as_the_weakest_allows() -> None:
     plan = plan_study(two, 1000, machine=here)
     assert (plan.machine.memory_bytes, plan.memory_bytes, plan.compute_dtype) == (small.memory_bytes, 10**10, "float16")
     assert plan.machine.name == "A100 80 GB and T4 16 GB"
-    assert here.with_memory(10**9).sharing(2).memory_bytes == 10**9
+    assert here.with_memory(10**9).with_devices(2).memory_bytes == 10**9
     with pytest.raises(ResourceError, match="sees 2 GPUs"):
         devices_to_use(config.with_changes({"executor.devices": 4}), here)
 
 
-@pytest.mark.parametrize("entry", [*CATALOG.values(), *REFERENCES.values()], ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", [*CATALOG.values(), *PUBLISHED_MODELS.values()], ids=lambda entry: entry.name)
 def test_the_count_is_the_published_one(entry):
     assert build(entry.config).parameters == entry.parameters
 
@@ -142,21 +142,21 @@ def test_a_broken_config_is_refused_with_the_value_and_the_place(tmp_path: Path,
     config = sizes("llama", 100, 64, 96, 2, 4, 2) | {"architectures": ["LlamaForCausalLM"]} | changes
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError) as error:
-        architecture_of(str(tmp_path))
+        load_architecture(str(tmp_path))
     assert said in error.value.what and "config.json" in error.value.where and error.value.remedy
 
 
 def test_a_folder_with_only_a_config_is_enough(tmp_path: Path):
     entry = CATALOG["qwen3-0.6b"]
     (tmp_path / "config.json").write_text(json.dumps({**entry.config, "architectures": ["Qwen3ForCausalLM"]}))
-    assert architecture_of(str(tmp_path))[1].parameters == entry.parameters
+    assert load_architecture(str(tmp_path))[1].parameters == entry.parameters
 
 
 def test_a_hub_id_of_the_catalog_needs_no_hub():
-    name, architecture = architecture_of("Qwen/Qwen3-8B")
+    name, architecture = load_architecture("Qwen/Qwen3-8B")
     assert (name, architecture.parameters) == ("qwen3-8b", CATALOG["qwen3-8b"].parameters)
 
 
 def test_an_unknown_name_says_what_is_near():
     with pytest.raises(ModelError, match="qwen3-8b"):
-        architecture_of("qwen3-9b")
+        load_architecture("qwen3-9b")

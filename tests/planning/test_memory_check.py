@@ -251,7 +251,7 @@ def test_a_model_of_another_size_and_a_run_of_seconds_teach_nothing(home: Path):
 def test_what_is_learnt_here_is_said_here_and_not_of_a_rented_card(home: Path):
     run_of(home / "studies" / "s", "lora")
     here = replace(this_machine(), device="cpu", flops=1e11)
-    plan = replace(plan_study(StudyConfig()), machine=here, experience=load_measured_runs(PARAMETERS))
+    plan = replace(plan_study(StudyConfig()), machine=here, measured_runs=load_measured_runs(PARAMETERS))
     assert plan.lora.expected_bytes == round(1.2 * plan.lora.total_bytes)
     assert plan.lora.seconds == pytest.approx(plan.lora.work.flops / 2e11)
     assert replace(plan, machine=CARDS["L4 24 GB"]).lora.factor == 1.0
@@ -260,7 +260,7 @@ def test_what_is_learnt_here_is_said_here_and_not_of_a_rented_card(home: Path):
 def test_corrections_are_never_learnt_from_themselves(home: Path):
     run_of(home / "studies" / "s", "lora")
     here = replace(this_machine(), device="cpu")
-    plan = replace(plan_study(StudyConfig()), machine=here, experience=load_measured_runs(PARAMETERS))
+    plan = replace(plan_study(StudyConfig()), machine=here, measured_runs=load_measured_runs(PARAMETERS))
     told = prediction(plan, "lora")
     assert told["peak_memory_bytes"] == plan.lora.total_bytes
     assert told["corrected_peak_bytes"] == plan.lora.expected_bytes != plan.lora.total_bytes

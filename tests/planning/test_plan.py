@@ -16,10 +16,10 @@ from assistant_builder.errors import ConfigError, ModelError
 from assistant_builder.planning import hardware
 from assistant_builder.planning.advice import advise, cards_needed, gigabytes, warnings
 from assistant_builder.planning.hardware import CARDS, Machine, choose_machine, parse_memory, this_machine
-from assistant_builder.planning.memory import Batch, choose_spread, optimizer_bytes
+from assistant_builder.planning.memory import Batch, choose_parallelism, optimizer_bytes
 from assistant_builder.planning.plan import PROCESS_BYTES, Plan
 from assistant_builder.planning.planner import plan_study, to_document
-from assistant_builder.planning.published_models import PROMISES, Promise
+from assistant_builder.planning.published_models import MEMORY_CLAIMS, MemoryClaim
 from assistant_builder.quantization import METHODS
 
 
@@ -159,7 +159,7 @@ def test_a_card_is_found_by_a_part_of_its_name():
     ("NVIDIA RTX A1000", None, 0), ("NVIDIA L40", None, 0), ("NVIDIA T400 4GB", None, 0),
 ])
 def test_the_speed_of_a_card_is_that_of_its_model(name: str, card: str | None, share: float) -> None:
-    assert hardware._peak_of(name) == pytest.approx(CARDS[card].flops * share if card else 0.0)
+    assert hardware._peak_flops(name) == pytest.approx(CARDS[card].flops * share if card else 0.0)
 
 
 
@@ -207,10 +207,10 @@ def test_a_cpu_holds_weights_in_the_compute_dtype_only_where_they_fit():
         return plan_for("qwen3-8b", machine)
 
     roomy, tight = on_a_cpu(100), on_a_cpu(14)
-    assert roomy.lora.held and roomy.qlora.held and roomy.qlora.weights_bytes < roomy.qlora.activations.dequantized
+    assert roomy.lora.dequantized and roomy.qlora.dequantized and roomy.qlora.weights_bytes < roomy.qlora.activations.dequantized
     assert roomy.qlora.total_bytes == pytest.approx(roomy.lora.total_bytes, rel=0.01)
-    assert tight.lora.fit == "no" != tight.qlora.fit and not tight.qlora.held and not tight.lora.held
-    assert not plan_for("qwen3-8b", "A100 80 GB").qlora.held
+    assert tight.lora.fit == "no" != tight.qlora.fit and not tight.qlora.dequantized and not tight.lora.dequantized
+    assert not plan_for("qwen3-8b", "A100 80 GB").qlora.dequantized
 
 
 def head_of(plan: Plan, supervised: int) -> int:
@@ -271,8 +271,8 @@ def test_processes_that_shard_hold_the_base_on_the_host_first() -> None:
     assert not any("main memory" in text for text in warnings(alone))
 
 
-@pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: f"{promise.size} in {promise.memory}")
-def test_a_promise_holds_for_the_arms_that_it_names_and_no_others(promise: Promise) -> None:
+@pytest.mark.parametrize("promise", MEMORY_CLAIMS, ids=lambda promise: f"{promise.size} in {promise.memory}")
+def test_a_promise_holds_for_the_arms_that_it_names_and_no_others(promise: MemoryClaim) -> None:
     config = StudyConfig().with_changes({"model.base": promise.model})
     document = to_document(plan_study(config, machine=choose_machine(promise.memory)))
     assert tuple(document["recommendation"]["arms_that_fit"]) == promise.arms
@@ -293,5 +293,5 @@ def test_a_study_of_one_arm_is_planned_and_spread_by_that_arm() -> None:
     plan = plan_for("llama-3.3-70b-instruct", arms=["qlora"])
     assert [method.method for method in plan.arms] == ["qlora"]
     card = replace(plan, machine=CARDS["A100 80 GB"])
-    assert choose_spread(card, 2).kind == "ddp"
-    assert choose_spread(card.with_changes({"arms": ["lora", "qlora"]}), 2).kind == "fsdp"
+    assert choose_parallelism(card, 2).kind == "ddp"
+    assert choose_parallelism(card.with_changes({"arms": ["lora", "qlora"]}), 2).kind == "fsdp"

@@ -9,7 +9,7 @@ import pytest
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.planning.hardware import this_machine
-from assistant_builder.planning.load_architecture import architecture_of
+from assistant_builder.planning.load_architecture import load_architecture
 from assistant_builder.planning.memory import Batch, ComputeSettings, activations
 from assistant_builder.planning.plan import Lengths, Plan
 
@@ -47,7 +47,7 @@ def settings(folder: Path, **changes: Any) -> StudyConfig:
 
 
 def plan_of(folder: Path, config: StudyConfig) -> Plan:
-    name, architecture = architecture_of(str(folder))
+    name, architecture = load_architecture(str(folder))
     return Plan(name, architecture, config, this_machine(), 100, Lengths.assume(config.train.max_length))
 
 
@@ -116,7 +116,7 @@ def test_the_blocks_keep_what_was_planned(folder: Path, storage: str, padded: bo
     batch = Batch(3, 64, 3 * 20, 20, padded)
     plan = plan_of(folder, config)
     how = ComputeSettings(2, "cpu", config.train.rank, dropout, checkpointing=False)
-    planned = activations(plan.architecture, plan.adapted, batch, how, unpacked_bytes=0)
+    planned = activations(plan.architecture, plan.adapted, batch, how, dequantized_bytes=0)
     # of the head autograd keeps the gradient of the logits alone, and the last norm its input
     head = 2 * batch.supervised * plan.architecture.vocabulary + 2 * batch.tokens * plan.architecture.hidden
     measured = saved_bytes(model, batch)

@@ -12,7 +12,7 @@ import pytest
 
 from assistant_builder.atomic_io import append_jsonl, write_json
 from assistant_builder.planning.memory_check import measured_seconds
-from assistant_builder.planning.training_time import Pace, WorkRemaining, extrapolated_seconds
+from assistant_builder.planning.training_time import PaceEstimator, WorkRemaining, extrapolated_seconds
 from assistant_builder.training.progress import MetricsLog
 from benchmarks.eta_accuracy import estimated_seconds, runs_of, table
 from tests.synthetic_study import new_study
@@ -70,11 +70,11 @@ def test_what_has_been_seen_replaces_what_was_assumed():
 
 def test_the_time_left_shrinks_to_nothing():
     lengths = [500] * 40
-    pace, left = Pace(ahead_of(lengths)), []
+    pace, left = PaceEstimator(ahead_of(lengths)), []
     for event in run_of(lengths):
         pace.add(event)
         if event["event"] == "step" and event["step"] > 10:  # a validation has been measured
-            left.append(pace.left_seconds())
+            left.append(pace.remaining_seconds())
     assert left == sorted(left, reverse=True) and left[-1] == pytest.approx(VALIDATION + SAMPLES, rel=0.1)
 
 

@@ -77,7 +77,7 @@ def test_the_panel_warns_of_embeddings_that_dominate():
 def test_a_study_is_planned_from_its_own_data(home: Path):
     plan = study_plan(with_data(new_study()))
     assert not plan.lengths.assumed and 10 < plan.pairs < 200
-    assert plan.machine.here
+    assert plan.machine.is_local
 
 
 def test_after_five_steps_the_study_s_own_speed_counts(home: Path):

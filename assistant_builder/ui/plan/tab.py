@@ -138,7 +138,7 @@ def study_plan(study: Study, machine: str = HERE, memory: str = "", price: str =
         known = found.train
         lengths = lengths_of(found, config)
     plan = plan_study(config, _count(pairs) or known, lengths, where)
-    if not where.here or _count(pairs) or not isinstance(found, Planned):
+    if not where.is_local or _count(pairs) or not isinstance(found, Planned):
         return plan
     told = {arm: measured_seconds(study.arm_folder(arm)) for arm in config.arms}
     return replace(plan, measured={arm: seconds for arm, seconds in told.items() if seconds is not None})
