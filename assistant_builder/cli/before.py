@@ -95,9 +95,9 @@ def plan(
 ) -> None:
     """Show memory, time and cost of each method before anything is downloaded or trained; here, or on a GPU."""
     from assistant_builder.config import StudyConfig
+    from assistant_builder.planning.advice import to_document
     from assistant_builder.planning.hardware import choose_machine
-    from assistant_builder.planning.plan import Lengths
-    from assistant_builder.planning.planner import plan_study, to_document
+    from assistant_builder.planning.plan import Lengths, plan_study
 
     settings, consent = consent_of(settings, trust_remote_code)
     config = StudyConfig().with_changes({**changes_of(settings), "model.base": model})

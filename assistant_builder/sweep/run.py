@@ -23,8 +23,7 @@ from assistant_builder.errors import AssistantBuilderError, Cancelled
 from assistant_builder.models.template_preview import Lengths as Measured
 from assistant_builder.models.template_preview import local_model_folder
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
-from assistant_builder.planning.plan import Lengths
-from assistant_builder.planning.planner import plan_study
+from assistant_builder.planning.plan import Lengths, plan_study
 from assistant_builder.runner.backend import Event
 from assistant_builder.runner.invalidation import damaged_outputs
 from assistant_builder.runner.open_study import create_or_update

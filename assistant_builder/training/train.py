@@ -25,8 +25,7 @@ from assistant_builder.models.remote_code import allows_code
 from assistant_builder.planning.hardware import Machine, this_machine
 from assistant_builder.planning.memory import ParallelStrategy, choose_parallelism, devices_to_use, per_device_batch_size
 from assistant_builder.planning.memory_check import plan_run, prediction, require_device, require_fit, write_plan
-from assistant_builder.planning.plan import MethodPlan
-from assistant_builder.planning.plan import Plan as MemoryPlan
+from assistant_builder.planning.plan import MethodPlan, Plan as MemoryPlan
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress, run_of, split_run
 from assistant_builder.training import checkpoints

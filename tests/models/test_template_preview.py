@@ -9,7 +9,7 @@ import pytest
 from assistant_builder.config import ModelConfig
 from assistant_builder.data import Message, Pair
 from assistant_builder.models.chat_template import ChatTokenizer
-from assistant_builder.models.template_preview import measure_lengths, local_model_folder, render
+from assistant_builder.models.template_preview import local_model_folder, measure_lengths, render
 
 
 @pytest.fixture(scope="module")

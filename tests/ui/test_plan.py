@@ -11,8 +11,7 @@ from assistant_builder.atomic_io import append_jsonl, write_json
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.planning.hardware import CARDS
-from assistant_builder.planning.plan import Plan
-from assistant_builder.planning.planner import plan_study
+from assistant_builder.planning.plan import Plan, plan_study
 from assistant_builder.ui.plan.tab import HERE, PlanTab, study_plan
 from assistant_builder.ui.plan.view import PARTS, layer_rows, plan_figure, plan_panel, plan_text, title, write_plan_file
 from assistant_builder.ui.refresh import StudyView

@@ -12,8 +12,7 @@ from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.planning.advice import advise
 from assistant_builder.planning.hardware import CARDS, Machine, parse_memory, this_machine
 from assistant_builder.planning.memory_check import measured_seconds
-from assistant_builder.planning.plan import Plan
-from assistant_builder.planning.planner import plan_study
+from assistant_builder.planning.plan import Plan, plan_study
 from assistant_builder.study import Study
 from assistant_builder.ui.html import Markup, error_callout
 from assistant_builder.ui.plan.view import plan_figure, plan_panel, verdict

@@ -16,10 +16,9 @@ from markupsafe import Markup
 from assistant_builder.arms import LORA, QLORA, css_variables, label
 from assistant_builder.atomic_io import write_text
 from assistant_builder.errors import ConfigError
-from assistant_builder.planning.advice import Advice, advise, warnings
+from assistant_builder.planning.advice import Advice, advise, card_comparison, warnings
 from assistant_builder.planning.memory import FULL_TUNING, Method
 from assistant_builder.planning.plan import Fit, MethodPlan, Plan
-from assistant_builder.planning.planner import card_comparison
 from assistant_builder.ui.html import Tone, arm_chip, arm_styles, callout, card, fold, items, join, table
 from evals.report.format import count, duration, money, plural, size
 
@@ -177,7 +176,7 @@ def cards_table(plan: Plan, compared: Mapping[str, Any]) -> Markup:
 
     Args:
         plan: The plan.
-        compared: See :func:`~assistant_builder.planning.planner.card_comparison`.
+        compared: See :func:`~assistant_builder.planning.advice.card_comparison`.
     """
     cheapest = min(compared["price_of_hour"].values())
     rows = [
