@@ -151,7 +151,7 @@ def switching(study: Study, rounds: int) -> list[dict[str, float]]:
         session.load(BASE)
         found.append({"load": loaded - began, "switch": time.perf_counter() - loaded})
         del session
-        loading.release()
+        loading.free_memory()
     return found[1:]
 
 

@@ -19,7 +19,7 @@ from assistant_builder.atomic_io import read_jsonl, write_json
 from assistant_builder.child_process import configure_libraries
 from assistant_builder.config import StudyConfig
 from assistant_builder.planning.hardware import this_machine
-from assistant_builder.planning.load_architecture import architecture_of
+from assistant_builder.planning.load_architecture import load_architecture
 from assistant_builder.planning.memory import Batch
 from assistant_builder.planning.memory_check import prediction
 from assistant_builder.planning.plan import Lengths, Plan
@@ -119,7 +119,7 @@ def predicted_bytes(run: dict[str, Any], changes: dict[str, Any]) -> int:
     """Planned peak of one combination, without any correction measured here."""
     config, length = config_of(run, changes), run["length"]
     answer = length - length // 2
-    name, architecture = architecture_of(config.model.base)
+    name, architecture = load_architecture(config.model.base)
     largest = Batch(run["batch"], length, run["batch"] * answer, answer)
     plan = Plan(name, architecture, config, this_machine(), run["batch"] * _STEPS,
                 Lengths(length, length, answer, answer), largest=largest)

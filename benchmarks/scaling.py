@@ -33,7 +33,7 @@ from assistant_builder.data import (
     prepare_dataset,
     split_pairs,
 )
-from assistant_builder.planning.planner import plan_study
+from assistant_builder.planning.plan import plan_study
 from benchmarks.candidates import run_case
 from benchmarks.doc_tables import write_section
 from evals.compare import paired_comparison

@@ -133,7 +133,7 @@ def _cells_of_base(study: Study, spec: BaseSpec, variants: Sequence[Variant]) ->
             yield LoadedCell(variant.cell, variant.seed, model, spec.compute_dtype, base_bytes, seconds)
         seconds = 0.0
     del model
-    loading.release()
+    loading.free_memory()
 
 
 def with_adapter(model: Any, run: str | None) -> Any:
@@ -157,7 +157,7 @@ def _merged_cell(study: Study, spec: BaseSpec, variant: Variant) -> LoadedCell:
     from assistant_builder.models.lora_layers import dequantize_to_compute_dtype
     from assistant_builder.models.merging import merge, quantize
 
-    loading.release()  # of the previous merged model
+    loading.free_memory()  # of the previous merged model
     began = time.monotonic()
     dtype = loading.DTYPES[spec.compute_dtype]
     assert variant.run is not None  # only tuned cells are merged

@@ -71,7 +71,7 @@ def compare_bases(
         skipped = error.what if isinstance(error, ResourceError) else "memory ran out"
     if skipped:
         models.clear()
-        loading.release()  # after the handler, whose error references the models
+        loading.free_memory()  # after the handler, whose error references the models
         write_json(evals / "fidelity.json", {"pairs": [], "skipped": f"both bases are needed at once: {skipped}",
                                              "inputs": dict(inputs)})
         return
@@ -97,7 +97,7 @@ def _check_memory(spec: loading.BaseSpec) -> None:
         free = psutil.virtual_memory().available
     else:
         needed = int(parameters * _STORED_BYTES * _MEMORY_RESERVE)
-        loading.release()  # memory of the cells
+        loading.free_memory()  # memory of the cells
         free, _ = torch.cuda.mem_get_info()
     if needed > free:
         raise ResourceError(f"that takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free",

@@ -139,7 +139,8 @@ def test_outside_page_offers_it() -> None:
 
 @outside
 def test_outside_plan_counts_it() -> None:
-    from assistant_builder.planning.planner import plan_study, to_document
+    from assistant_builder.planning.advice import to_document
+    from assistant_builder.planning.plan import plan_study
 
     document = to_document(plan_study(StudyConfig().with_changes({"arms": "lora,qlora,dummy"})))
     assert list(document["methods"]) == ["qlora", "lora", "dummy"]
@@ -173,7 +174,7 @@ def check_report(report: dict[str, Any]) -> None:
 
 
 def test_an_arm_from_outside_is_found_in_config_command_line_page_and_report(plugged: dict[str, str]) -> None:
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "outside", __file__,
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "test_outside", __file__,
                            "-m", "not train"], capture_output=True, text=True, env=plugged, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert "skipped" not in done.stdout.splitlines()[-1]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from assistant_builder.errors import ResourceError
 from assistant_builder.planning.advice import gigabytes
-from assistant_builder.planning.memory_check import OVERRULE, StepMemory, step_memory
+from assistant_builder.planning.memory_check import LOW_MEMORY_SETTING, StepMemory, step_memory
 from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates
 
@@ -73,7 +73,7 @@ def _memory_error(planned: StepMemory, step: str, most: int) -> ResourceError:
         f"it needs about {gigabytes(planned.expected_bytes)} of memory, {gigabytes(planned.least_bytes)} at the very "
         f"least, and no node of the cluster has more than {gigabytes(most)} for its steps",
         where=f"step {step}", remedy="Add a node with more memory, or choose a smaller base model. To start all the "
-        f"same, set {OVERRULE}",
+        f"same, set {LOW_MEMORY_SETTING}",
     )
 
 

@@ -31,7 +31,7 @@ from assistant_builder.export_formats import (
 )
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer, asks_for_date
-from assistant_builder.models.checkpoint_dir import context_length, read_object
+from assistant_builder.models.checkpoint_dir import context_length, read_json_object
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.study import Study
@@ -201,7 +201,7 @@ def copy_tokenizer(base: Path, folder: Path, prompter: ChatTokenizer, *, adds_bo
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
     template = prompter.tokenizer.chat_template
-    settings = read_object(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    settings = read_json_object(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     if isinstance(template, str):
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
         settings["chat_template"] = template  # Ollama's converter and older readers look here

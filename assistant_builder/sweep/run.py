@@ -16,10 +16,9 @@ from assistant_builder.data.card import inline
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, Cancelled
 from assistant_builder.models.template_preview import Lengths as Measured
-from assistant_builder.models.template_preview import model_at_hand
-from assistant_builder.models.template_process import LimitedPrompter, PromptProcess
-from assistant_builder.planning.plan import Lengths
-from assistant_builder.planning.planner import plan_study
+from assistant_builder.models.template_preview import local_model_folder
+from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
+from assistant_builder.planning.plan import Lengths, plan_study
 from assistant_builder.runner.backend import Event
 from assistant_builder.runner.invalidation import damaged_outputs
 from assistant_builder.runner.open_study import create_or_update
@@ -201,7 +200,7 @@ def estimate(sweep: Sweep) -> SweepEstimate:
     """
     first = sweep.trials[0].config
     pairs = prepare_dataset(sweep.data, first.data).split.pairs("train")
-    folder = model_at_hand(first.model)
+    folder = local_model_folder(first.model)
     measured = _measured(folder, pairs, first.train.max_length) if folder is not None else None
     lengths = _lengths(measured) if measured is not None else None
     studies = trainings = 0
@@ -222,9 +221,9 @@ def estimate(sweep: Sweep) -> SweepEstimate:
 
 
 def _measured(folder: Path, pairs: Sequence[Pair], max_length: int) -> Measured:
-    process = PromptProcess(folder)
+    process = TemplateProcess(folder)
     try:
-        return LimitedPrompter(process).measure(pairs, max_length)
+        return LimitedChatTokenizer(process).measure(pairs, max_length)
     finally:
         process.close()
 

@@ -127,7 +127,7 @@ def start_sharded(device: str, *, on_leader: bool) -> None:
 
     Args:
         device: ``cpu`` or ``cuda``.
-        on_leader: Whether the first process alone reads the weights (see ``models.loading.loads_on_leader``).
+        on_leader: Whether the first process alone reads the weights (see ``models.loading.loads_on_main_process``).
     """
     PartialState(cpu=device == "cpu", backend="gloo" if device == "cpu" else "nccl")
     os.environ["ACCELERATE_USE_FSDP"] = "true"

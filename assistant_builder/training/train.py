@@ -23,7 +23,12 @@ from assistant_builder.models.chat_template import ChatTokenizer, Example
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.planning.hardware import Machine, this_machine
-from assistant_builder.planning.memory import ParallelStrategy, choose_spread, devices_to_use, per_device_batch_size
+from assistant_builder.planning.memory import (
+    ParallelStrategy,
+    choose_parallelism,
+    devices_to_use,
+    per_device_batch_size,
+)
 from assistant_builder.planning.memory_check import plan_run, prediction, require_device, require_fit, write_plan
 from assistant_builder.planning.plan import MethodPlan
 from assistant_builder.planning.plan import Plan as MemoryPlan
@@ -122,12 +127,12 @@ def _prepare(study: Study, spread: ParallelStrategy | None = None, planned: Memo
     examples = {split: _examples(study, split, prompter) for split in ("train", "validation")}
     if spread is None or planned is None:
         devices = spread.devices if spread else devices_to_use(config, machine)
-        machine = machine.sharing(devices)
+        machine = machine.with_devices(devices)
         config = config.with_changes({"train.micro_batch_size": per_device_batch_size(config.train, devices)})
         planned = _planned(config, base, examples["train"], machine)
         if len({card.bfloat16 for card in machine.cards[:devices]}) > 1:  # or each would choose its own arithmetic
             config = config.with_changes({"model.compute_dtype": planned.compute_dtype})
-        spread = spread or choose_spread(planned, devices)
+        spread = spread or choose_parallelism(planned, devices)
         planned = replace(planned, config=config, shards=spread.shards)
     return _Prepared(config, base, ref.hub_id or ref.name, prompter, examples, planned, spread)
 
@@ -159,7 +164,7 @@ def _train(study: Study, run: str, prepared: _Prepared) -> Iterable[Path] | None
     folder = study.arm_folder(run)
     method = prepared.planned.methods[arm]
     spec = replace(loading.base_spec(config.model, prepared.base, settings.base_storage), parted=spread.kind == "fsdp")
-    on_leader = loading.loads_on_leader(spec)
+    on_leader = loading.loads_on_main_process(spec)
     if spec.sharded:
         from assistant_builder.training.distributed import start_sharded
 
@@ -178,7 +183,7 @@ def _train(study: Study, run: str, prepared: _Prepared) -> Iterable[Path] | None
         "spread": spread.kind,
         "seed": settings.train.seed,
         "gradient_checkpointing": method.checkpointing,
-        "held": method.held,
+        "held": method.dequantized,
         "base_bytes": base_bytes,
         "adapter_bytes": sum(value.nbytes for value in trainable),
         "trainable_parameters": sum(value.numel() for value in trainable),
@@ -245,7 +250,7 @@ def _trainer(
 
     plan = TrainingRun(
         train=train, train_examples=prepared.examples["train"], validation_examples=prepared.examples["validation"],
-        folder=study.arm_folder(run), device=device, gradient_checkpointing=method.checkpointing, hold=method.held,
+        folder=study.arm_folder(run), device=device, gradient_checkpointing=method.checkpointing, hold=method.dequantized,
         spread=prepared.spread, on_leader=on_leader, cancelled=lambda: study.cancel_requested,
         next_move=lambda step, losses: _move(study, run, step, plan.steps, losses), on_step=on_step,
         samples=choose_samples(

@@ -82,7 +82,7 @@ def garbled_config(path: str, data: bytes) -> bytes:
 def test_a_file_that_comes_damaged_is_refused_and_fetched_anew(home: Path, spoil: object) -> None:
     with serving(Spoiling(spoil, times=1)) as endpoint:
         first, second = fetch(endpoint, home, 2)
-    assert "came damaged from the hub" in str(first["error"]) and "Run again" in str(first["error"])
+    assert "was damaged during the download" in str(first["error"]) and "Run again" in str(first["error"])
     assert second["files"] == ["config.json", "model.safetensors", "tokenizer.json"]
 
 
@@ -96,7 +96,7 @@ def test_a_hub_that_hangs_in_a_download_is_given_up(home: Path) -> None:
     with serving(Spoiling(hang)) as endpoint:
         began = time.monotonic()
         (found,) = fetch(endpoint, home)
-    assert "no model hub in reach for me/whole (nothing came for 2 seconds)" in str(found["error"])
+    assert "the model hub cannot be reached for me/whole (no data arrived for 2 seconds)" in str(found["error"])
     assert "smollm2-135m-instruct" in str(found["error"]) and time.monotonic() - began < 120
 
 
@@ -124,4 +124,4 @@ def test_a_web_page_in_place_of_the_hub_is_said(home: Path) -> None:
     portal.RequestHandlerClass = Page  # type: ignore[assignment]
     with serving(portal) as endpoint:
         (found,) = fetch(endpoint, home)
-    assert "no model hub in reach for me/whole" in str(found["error"]) and "\n" not in str(found["error"])
+    assert "the model hub cannot be reached for me/whole" in str(found["error"]) and "\n" not in str(found["error"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from assistant_builder.data import prepare_dataset
-from assistant_builder.planning.planner import plan_study
+from assistant_builder.planning.plan import plan_study
 from assistant_builder.runner.open_study import create_or_update
 from assistant_builder.sweep import open_sweep, run_sweep
 from assistant_builder.sweep.run import estimate

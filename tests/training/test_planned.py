@@ -19,7 +19,7 @@ from assistant_builder.training import train as training_train
 from tests.export.tiny import tiny_base
 from tests.synthetic_study import new_study, with_data
 
-ROOMY = Machine("a node", "cpu", 64 * 10**9, 64 * 10**9, here=True, cores=2, flops=1e11)
+ROOMY = Machine("a node", "cpu", 64 * 10**9, 64 * 10**9, is_local=True, cores=2, flops=1e11)
 FULL = replace(ROOMY, free_bytes=10**8)
 """The same as another process sees it, once the first has loaded the base: nothing fits."""
 
@@ -65,7 +65,7 @@ def test_a_training_on_another_device_than_planned_is_refused(
 
 
 def test_cards_of_which_one_lacks_bfloat16_compute_alike(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    new = Machine("a new card", "cuda", 24 * 10**9, 24 * 10**9, here=True)
+    new = Machine("a new card", "cuda", 24 * 10**9, 24 * 10**9, is_local=True)
     old = replace(new, name="an old card", bfloat16=False)
     seeing(replace(new, cards=(new, old)), monkeypatch)
     handed: list[tuple[Any, ...]] = []

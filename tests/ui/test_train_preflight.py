@@ -14,7 +14,7 @@ import pytest
 from assistant_builder.atomic_io import write_json
 from assistant_builder.config import StudyConfig
 from assistant_builder.models.catalog import CATALOG, resolve
-from assistant_builder.planning import planner
+from assistant_builder.planning import plan as planner
 from assistant_builder.planning.hardware import CARDS
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress, StepRecord

@@ -112,7 +112,7 @@ def _alone(config: StudyConfig) -> Markup:
 def _basis(seen: Readiness) -> Markup:
     if seen.plan is None or seen.training_seconds is None:
         return Markup("")
-    known = seen.plan.experience.flops(seen.plan.machine, seen.config.arms[0]) is not None
+    known = seen.plan.measured_runs.flops(seen.plan.machine, seen.config.arms[0]) is not None
     basis = (
         "Time as learnt from the trainings that this machine has finished." if known
         else "Time is rough: no training with a model of this size has finished on this machine yet, so it is reckoned "
