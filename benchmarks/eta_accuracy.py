@@ -20,7 +20,7 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.errors import EvaluationError
 from assistant_builder.planning.memory_check import PLAN_FILE
 from assistant_builder.planning.training_time import MEASURED_STEPS, WorkRemaining, extrapolated_seconds
-from assistant_builder.runner.step_inputs import step_command
+from assistant_builder.runner.step_process import step_command
 from assistant_builder.study import Study, home
 from benchmarks.doc_tables import PLANNER_PAGE, write_section
 from evals.report.format import count, percent, signed_percent

@@ -58,7 +58,7 @@ def running(study: Study, step: str, progress: Progress | None = None) -> None:
     )
     if progress is not None:
         study.write_progress(step, progress)
-    study.write_runner("running")
+    study.write_run_record("running")
 
 
 def with_metrics(study: Study, arm: str, steps: int, of: int = 60) -> Study:

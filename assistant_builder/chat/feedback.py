@@ -384,7 +384,7 @@ def retrained_study(study: Study, plan: RetrainingPlan, name: str) -> Study:
         }
         made = Study.create(parse_config(tree, where="settings"), whole)
         write_json(made.folder / "made_from.json", {"study": study.name})
-        made.keep_template_date(like=study)
+        made.record_template_date(like=study)
         return made
 
 

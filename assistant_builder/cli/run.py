@@ -55,7 +55,7 @@ def _telling(study: Study, display: Callable[[Event], None]) -> Callable[[Event]
 
     def show(event: Event) -> None:
         display(event)
-        if event.step == "data" and event.state == "succeeded" and not event.kept:
+        if event.step == "data" and event.state == "succeeded" and not event.reused:
             from assistant_builder.atomic_io import read_json
             from assistant_builder.planning.memory_check import memory_note
             from evals.stats.power import power_sentence, split_power
@@ -106,7 +106,7 @@ def status(name: Name, as_json: Json = False) -> None:
 
 def _why_stopped(study: Study) -> str:
     """One line on what ended the study's run, and what to do; empty unless something did."""
-    state, runner = study.state, study.runner() or {}
+    state, runner = study.state, study.run_record() or {}
     if state not in ("failed", "lost"):
         return ""
     errors = (runner.get("error"), *(study.step(step).error for step in study.shown_steps))

@@ -15,7 +15,7 @@ from assistant_builder.config import ExecutorConfig
 from assistant_builder.errors import AssistantBuilderError, Cancelled
 from assistant_builder.runner.backend import Event
 from assistant_builder.runner.invalidation import queue_if_stale, raise_for_step_result
-from assistant_builder.runner.step_inputs import step_command
+from assistant_builder.runner.step_process import step_command
 from assistant_builder.store.mirror import Mirror
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress, evaluates, insert_shards, needed_before, split_run
@@ -97,9 +97,9 @@ class _Run:
         store.push()  # removes the outputs of stale steps there too
         self._client = TaskRegistryClient(study, store.url)
         self._pending = list(self._order)
-        self._ours: set[str] = set()
+        self._own_steps: set[str] = set()
         self._in_flight = {step for step, result in self._client.results().items() if result is None}
-        self._ends: dict[str, int] = {}
+        self._end_order: dict[str, int] = {}
         self._losses = 0
         self._errors: list[AssistantBuilderError] = []
 
@@ -140,22 +140,22 @@ class _Run:
         if self._errors or self._study.cancel_requested:
             return
         # scoring steps of an earlier run write the same cells, perhaps with other settings
-        foreign = {step for step in self._in_flight - self._ours if evaluates(step)}
+        foreign = {step for step in self._in_flight - self._own_steps if evaluates(step)}
         for step in self._pending:
             blocked = set(needed_before(step, self._order)) & set(self._pending) or (evaluates(step) and foreign)
             if step not in self._in_flight and not blocked and not self._waits_for_other_arm(step):
                 yield step
 
     def _waits_for_other_arm(self, step: str) -> bool:
-        return step in self._ends and any(
-            self._ends.get(other, 0) < self._ends[step] for other in self._pending if _same_seed(step, other))
+        return step in self._end_order and any(
+            self._end_order.get(other, 0) < self._end_order[step] for other in self._pending if _same_seed(step, other))
 
     def _start(self, step: str) -> None:
         is_shard = step in self._shards
         if not queue_if_stale(self._study, "evaluate" if is_shard else step):
             self._pending.remove(step)
             if not is_shard:
-                self._on_event(Event(step, "succeeded", self._study.progress(step), kept=True))
+                self._on_event(Event(step, "succeeded", self._study.progress(step), reused=True))
             return
         if is_shard:
             self._study.write_step(replace(self._study.step(step), state="queued", error=None))
@@ -164,7 +164,7 @@ class _Run:
         require_node(request, nodes, step)
         self._store.prepare(step)
         self._client.start(step, step_command(self._study, step)[1:], request, self._executor.retries)
-        self._ours.add(step)
+        self._own_steps.add(step)
         self._in_flight.add(step)
 
     def _handle_loss(self, step: str) -> None:
@@ -182,7 +182,7 @@ class _Run:
 
     def _handle_end(self, step: str, result: TaskResult) -> None:
         self._in_flight.discard(step)
-        self._ends[step] = max(self._ends.values(), default=0) + 1
+        self._end_order[step] = max(self._end_order.values(), default=0) + 1
         try:
             self._store.pull(step)
             try:
@@ -193,10 +193,10 @@ class _Run:
             self._errors.append(error)
         record = self._study.step(step)
         self._on_event(Event(step, record.state, self._study.progress(step)))
-        if step in self._ours and record.state == "succeeded":  # else check whether it had the present settings
+        if step in self._own_steps and record.state == "succeeded":  # else check whether it had the present settings
             self._pending.remove(step)
-        elif step not in self._ours:
-            del self._ends[step]
+        elif step not in self._own_steps:
+            del self._end_order[step]
 
 
 def _same_seed(step: str, other: str) -> bool:

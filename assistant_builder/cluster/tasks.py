@@ -74,7 +74,7 @@ def run_on_node(
         with open_workspace(folder, url, step, name) as workspace:
             arguments = [str(workspace.study.folder) if word == folder else word for word in arguments]
             lease = Lease(workspace.lease_backend, uuid.uuid4().hex, name)
-            retry_until_timeout(lease.take)
+            retry_until_timeout(lease.acquire)
             try:
                 if workspace.cancel_requested:
                     return TaskResult()

@@ -87,7 +87,7 @@ class StoreWorkspace(Workspace):
         try:
             yield
         finally:
-            sync.end()
+            sync.stop()
             retry_until_timeout(self._mirror.push)
 
     def _pull_metrics(self) -> None:

@@ -39,7 +39,7 @@ class Event:
     step: str
     state: State
     progress: Progress | None = None
-    kept: bool = False
+    reused: bool = False
 
 
 def waiting_message(queued_behind: list[str]) -> str:

@@ -27,13 +27,13 @@ def prepare_data(study: Study) -> Iterable[Path]:
         study.write_progress("data", Progress(done, total, "bytes", message))
         study.raise_if_cancelled()
 
-    day = study.keep_template_date()
+    day = study.record_template_date()
     folder = fetch(
         ref, revision=config.model.revision, trust_remote_code=allows_code(config.model), report=report
     )
     study.write_progress("data", Progress(0, 1, "file", "Reading and checking the data"))
     source = study.source
-    assert source is not None  # step_inputs rejects a study without one
+    assert source is not None  # step_inputs raises without one
     process = PromptProcess(folder)
     try:
         # the limits turn a template or tokenizer that exceeds them into an error of the first step

@@ -13,7 +13,7 @@ from assistant_builder.planning.memory_check import require_study_fit
 from assistant_builder.runner.backend import Event
 from assistant_builder.runner.invalidation import queue_if_stale, raise_for_step_result
 from assistant_builder.runner.queue import machine_lock
-from assistant_builder.runner.step_inputs import step_command
+from assistant_builder.runner.step_process import step_command
 from assistant_builder.study import Study
 
 _POLL_SECONDS = 0.25
@@ -66,7 +66,7 @@ class LocalRunner:
                 ours = done or _run_step(study, step, on_event)
                 record = study.step(step)
                 if ours:
-                    on_event(Event(step, record.state, study.progress(step), kept=done))
+                    on_event(Event(step, record.state, study.progress(step), reused=done))
                 if ours and record.state == "succeeded":
                     pending.remove(step)
 

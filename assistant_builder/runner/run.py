@@ -17,7 +17,7 @@ from assistant_builder.errors import AssistantBuilderError, Cancelled, ChangedIn
 from assistant_builder.models.remote_code import VARIABLE as TRUST_VARIABLE
 from assistant_builder.runner.backend import QUEUE, Event, open_runner, waiting_message
 from assistant_builder.runner.invalidation import delete_stale_steps, delete_unreadable_steps, first_stale_step
-from assistant_builder.runner.step_inputs import step_command
+from assistant_builder.runner.step_process import step_command
 from assistant_builder.study import Study
 from assistant_builder.study.locks import study_lock
 from assistant_builder.study.steps import Progress
@@ -84,11 +84,11 @@ def run_study(
                 first_stale_step(study, redo=redo)  # reject changed inputs before waiting for other studies
                 with runner.acquire(study, now=now, waiting=lambda names: _report_queue(study, names, on_event)):
                     delete_stale_steps(study, redo)
-                    study.write_runner("running", dashboard=runner.dashboard)
+                    study.write_run_record("running", dashboard=runner.dashboard)
                     runner.run_steps(study, on_event)
-            study.write_runner("succeeded")
+            study.write_run_record("succeeded")
         except Cancelled:
-            study.write_runner("cancelled")
+            study.write_run_record("cancelled")
             raise
         except (AssistantBuilderError, OSError) as error:
             translated = translate_error(error)
@@ -133,14 +133,14 @@ def _record_failure(study: Study, error: AssistantBuilderError) -> None:
     """Record what ended the run, if the disk allows it: the caller raises the error in any case."""
     study.release_disk_space()
     with contextlib.suppress(OSError, StudyError):
-        study.write_runner("failed", error)
+        study.write_run_record("failed", error)
 
 
 def _report_queue(study: Study, queued_behind: list[str], on_event: Callable[[Event], None]) -> None:
     """Report which studies the run waits for; none when it proceeds."""
     study.raise_if_cancelled()
-    runner = study.runner()
+    runner = study.run_record()
     if queued_behind and (runner is None or runner["state"] != "queued" or runner["behind"] != queued_behind):
-        study.write_runner("queued", queued_behind=queued_behind)
+        study.write_run_record("queued", queued_behind=queued_behind)
     progress = Progress(0, 0, "runs", waiting_message(queued_behind))
     on_event(Event(QUEUE, "queued" if queued_behind else "succeeded", progress))

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from assistant_builder.atomic_io import file_hash
-from assistant_builder.child_process import configure_libraries, peak_memory_bytes
+from assistant_builder.child_process import configure_libraries, peak_memory_bytes, python_command
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import Cancelled
 from assistant_builder.redaction import without_tokens
@@ -30,6 +30,17 @@ Work = Callable[[], Iterable[Path] | None]
 """Does the step; returns the files it made, or None if it has to wait for another step."""
 NODE_VARIABLE = "ASSISTANT_BUILDER_NODE"
 """Environment variable with the name of the cluster node on which a task started the process."""
+
+
+def step_command(study: Study, step: str) -> list[str]:
+    """The argument vector that runs a step in a process of its own."""
+    if step.startswith("score-"):
+        module, *words = "evals", "score", "--part", f"{step.removeprefix('score-')}/{study.config.evaluation_shards}"
+    else:
+        module, *words = {"evaluate": ("evals", "score"), "report": ("evals", "report")}.get(
+            step, ("assistant_builder", "step", step)
+        )
+    return python_command("-m", module, *words, "--study", str(study.folder))
 
 
 def run_as_step(study: Study, step: str, work: Work) -> int:

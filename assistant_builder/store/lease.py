@@ -119,7 +119,7 @@ class Lease:
     attempt: int = field(default=1, init=False)
     _renewed: float = field(default=0.0, init=False)
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """Take the lease; waits if somebody else may still hold it."""
         previous = self.backend.read()
         attempt = (previous or {}).get("attempt", 0)

@@ -134,7 +134,7 @@ def synced_with_store(study: Study) -> Iterator[Mirror]:
     if other:
         raise StudyError(f"{other} runs this study", where=mirror.store.url,
                          remedy="Wait until it is done, or cancel it there; then run again to resume")
-    lease.take()
+    lease.acquire()
     try:
         pull_if_behind(mirror)
         is_local = study.config.executor.kind == "local"
@@ -152,7 +152,7 @@ def synced_with_store(study: Study) -> Iterator[Mirror]:
             yield mirror
             failed = False
         finally:
-            sync.end()
+            sync.stop()
             with contextlib.suppress(*((StoreError,) if failed else ())):
                 mirror.push()
                 mirror.refresh_versions()
@@ -185,7 +185,7 @@ class BackgroundSync:
         for thread in self._threads:
             thread.start()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Stop the threads.
 
         Raises:

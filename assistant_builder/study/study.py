@@ -183,7 +183,7 @@ class Study:
 
         A shard is no step of its own. The evaluation validates its files, and ignores shards once it has succeeded.
         """
-        return tuple(f"score-{shard}" for shard in range(1, self.config.scorings + 1))
+        return tuple(f"score-{shard}" for shard in range(1, self.config.evaluation_shards + 1))
 
     @property
     def shown_steps(self) -> tuple[str, ...]:
@@ -219,7 +219,7 @@ class Study:
     def template_date(self) -> date:
         """The date that chat templates of this study render as today's date.
 
-        :meth:`keep_template_date` records it at the first step. Without a record it is the day on which the first
+        :meth:`record_template_date` records it at the first step. Without a record it is the day on which the first
         training began, else the day on which the data were prepared, else today.
 
         Raises:
@@ -241,7 +241,7 @@ class Study:
                 return date.fromtimestamp(min(begun))
         return date.today()
 
-    def keep_template_date(self, like: Study | None = None) -> date:
+    def record_template_date(self, like: Study | None = None) -> date:
         """Return :attr:`template_date` and record it for later prompts; steps call this before they render any.
 
         Args:
@@ -333,7 +333,7 @@ class Study:
 
     # the run
 
-    def write_runner(
+    def write_run_record(
         self, state: State, error: AssistantBuilderError | None = None, queued_behind: Sequence[str] = (),
         dashboard: str = "",
     ) -> None:
@@ -359,8 +359,8 @@ class Study:
             },
         )
 
-    def runner(self) -> dict[str, Any] | None:
-        """The last record of :meth:`write_runner`; ``lost`` if its process is dead or the record is damaged.
+    def run_record(self) -> dict[str, Any] | None:
+        """The last record of :meth:`write_run_record`; ``lost`` if its process is dead or the record is damaged.
 
         No result depends on the record, and the next run replaces it.
         """
@@ -394,7 +394,7 @@ class Study:
             return "succeeded"
         if "running" in states | shard_states:
             return "running"
-        runner = self.runner()
+        runner = self.run_record()
         if runner is None:
             return "queued"
         if runner["state"] not in ("lost", "succeeded"):
@@ -404,13 +404,13 @@ class Study:
     @property
     def queued_behind(self) -> list[str]:
         """Names of the studies that this study's run waits for, the next to run first."""
-        runner = self.runner()
+        runner = self.run_record()
         return list(runner["behind"]) if runner is not None and runner["state"] == "queued" else []
 
     @property
     def dashboard(self) -> str:
         """URL of the dashboard of the cluster that runs the study now; empty without one."""
-        runner = self.runner()
+        runner = self.run_record()
         return str(runner["dashboard"]) if runner is not None and runner["state"] == "running" else ""
 
     def status(self) -> dict[str, Any]:

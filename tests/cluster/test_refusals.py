@@ -14,9 +14,9 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, ResourceError
 from assistant_builder.planning.memory_check import step_memory
 from assistant_builder.runner.backend import open_runner
+from assistant_builder.runner.invalidation import step_inputs
 from assistant_builder.runner.local_runner import LocalRunner
 from assistant_builder.runner.run import run_study
-from assistant_builder.runner.step_inputs import step_inputs
 from tests.synthetic_study import new_study, with_data
 
 LARGE = Node("10.0.0.1", 8, 0, 64 * 10**9)

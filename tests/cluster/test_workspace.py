@@ -209,12 +209,12 @@ def test_a_step_that_a_node_still_computes_is_not_computed_here(memory: str) -> 
     study = new_study("elsewhere", executor__store=memory)
     backend = StoreLeaseFile(ObjectStore(f"{memory}/elsewhere"), "arms/lora/train-lora.lease.json")
     lease = Lease(backend, "x", "10.0.0.2")
-    lease.take()
+    lease.acquire()
     stop = False
 
     def renew() -> None:
         while not stop:
-            lease.take()
+            lease.acquire()
             time.sleep(0.05)
 
     with ThreadPoolExecutor(1) as pool:

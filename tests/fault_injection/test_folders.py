@@ -278,5 +278,5 @@ def test_a_run_outlives_the_page_that_started_it(home: Path) -> None:
 
 def test_the_ends_of_a_run_are_written_down_whole() -> None:
     study = new_study()
-    study.write_runner("failed", StudyError("w", remedy="r"))
+    study.write_run_record("failed", StudyError("w", remedy="r"))
     assert read_json(study.folder / "run.json")["error"]["remedy"] == "r"

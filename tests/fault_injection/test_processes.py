@@ -26,7 +26,7 @@ from tests.synthetic_study import new_study
 
 def test_a_clock_set_back_kills_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
     study = new_study()
-    study.write_runner("running")
+    study.write_run_record("running")
     study.write_step(StepRecord("data", "running", started=time.time(), pid=os.getpid(),
                                 process_started=process_identity(os.getpid())))
     hour = 3600.0

@@ -21,8 +21,7 @@ from assistant_builder.child_process import compute_environment
 from assistant_builder.config import StudyConfig
 from assistant_builder.models import bundled
 from assistant_builder.runner.data_steps import prepare_data
-from assistant_builder.runner.step_inputs import step_command
-from assistant_builder.runner.step_process import run_as_step
+from assistant_builder.runner.step_process import run_as_step, step_command
 from assistant_builder.study import Study
 from tests.export.tiny import tiny_base
 from tests.synthetic_study import SMALL

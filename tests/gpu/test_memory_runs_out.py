@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from assistant_builder.atomic_io import read_json
-from assistant_builder.runner.step_inputs import step_command
+from assistant_builder.runner.step_process import step_command
 from assistant_builder.study import Study
 from tests.gpu.conftest import change, copy_of, environment, log_end, new_study, short_of_memory, start, step
 

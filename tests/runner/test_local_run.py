@@ -35,8 +35,8 @@ print(json.dumps({"state": study.state, "loaded": loaded}))
 def test_a_local_run_imports_no_code_of_stores_or_clusters(bundled_models: Path) -> None:
     """The run opens a data file, plans its memory, queues for the machine, runs all steps, and resumes."""
     done = subprocess.run(
-        [sys.executable, "-c", RUN, str(SMALL), str(STEP), *NOT_LOCAL], cwd=ROOT, env=dict(os.environ), capture_output=True,
-        text=True, timeout=300,
+        [sys.executable, "-c", RUN, str(SMALL), str(STEP), *NOT_LOCAL], cwd=ROOT, env=dict(os.environ),
+        capture_output=True, text=True, timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"state": "succeeded", "loaded": []}

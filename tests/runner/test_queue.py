@@ -165,9 +165,9 @@ def test_a_waiting_run_is_queued_for_all_to_see_and_can_be_cancelled(monkeypatch
 
 def test_a_run_that_died_while_it_waited_no_longer_waits() -> None:
     study = new_study()
-    study.write_runner("queued", queued_behind=["other"])
+    study.write_run_record("queued", queued_behind=["other"])
     assert study.state == "queued" and study.queued_behind == ["other"]
-    record = study.runner()
+    record = study.run_record()
     assert record is not None
     write_json(study.folder / "run.json", {**record, "process_started": 0.0})
     assert study.state == "lost" and study.queued_behind == []
@@ -177,7 +177,7 @@ def test_only_what_runs_or_waits_can_be_paused_from_the_command_line() -> None:
     study = new_study()
     refused = CliRunner().invoke(app, ["cancel", study.name])
     assert isinstance(refused.exception, StudyError) and not study.cancel_requested
-    study.write_runner("queued", queued_behind=["rivers", "lakes"])
+    study.write_run_record("queued", queued_behind=["rivers", "lakes"])
     assert "queued, waits for study rivers and 1 more" in CliRunner().invoke(app, ["status", study.name]).stdout
     assert CliRunner().invoke(app, ["cancel", study.name]).exit_code == 0 and study.cancel_requested
 

@@ -8,10 +8,9 @@ import pytest
 
 from assistant_builder.config import StudyConfig, load_config
 from assistant_builder.errors import ChangedInputsError, ConfigError
-from assistant_builder.runner import step_inputs as job_steps
-from assistant_builder.runner.invalidation import delete_stale_steps, first_stale_step
+from assistant_builder.runner import invalidation
+from assistant_builder.runner.invalidation import delete_stale_steps, first_stale_step, step_inputs
 from assistant_builder.runner.open_study import open_or_create
-from assistant_builder.runner.step_inputs import step_inputs
 from assistant_builder.study import Study
 from assistant_builder.training.schedule import early_stop_decision
 from tests.synthetic_study import evaluated, new_study, reported, trained, with_data
@@ -23,7 +22,7 @@ ALONE = ("data", "data-embed", "train-qlora", "evaluate", "report")
 @pytest.fixture(autouse=True)
 def same_base(monkeypatch: pytest.MonkeyPatch) -> None:
     """The base model is always the same, and never fetched."""
-    monkeypatch.setattr(job_steps, "base_model_identity", lambda model: "f" * 64)
+    monkeypatch.setattr(invalidation, "base_model_identity", lambda model: "f" * 64)
 
 
 def recorded(study: Study) -> Study:

@@ -28,7 +28,7 @@ def test_a_free_lease_is_taken_at_once_and_given_back(tmp_path: Path) -> None:
     path = tmp_path / "step.lease.json"
     lease = Lease(SharedLeaseFile(path), "one", "node")
     began = time.monotonic()
-    lease.take()
+    lease.acquire()
     assert time.monotonic() - began < 0.2 and is_lease_fresh(path) and read_json(path)["holder"] == "one"
     written = path.stat().st_ino
     time.sleep(0.03)
@@ -40,16 +40,16 @@ def test_a_free_lease_is_taken_at_once_and_given_back(tmp_path: Path) -> None:
 def test_who_takes_over_waits_until_the_holder_before_has_seen_it(tmp_path: Path) -> None:
     path = tmp_path / "step.lease.json"
     one, two = (Lease(SharedLeaseFile(path), name, "node") for name in ("one", "two"))
-    one.take()
+    one.acquire()
     began = time.monotonic()
-    two.take()
+    two.acquire()
     assert time.monotonic() - began >= 0.3
     time.sleep(0.03)
     assert not one.renew() and two.renew()
     one.release()
     assert read_json(path)["holder"] == "two" and (one.attempt, two.attempt) == (1, 2)
     two.release()
-    one.take()
+    one.acquire()
     assert one.attempt == 1  # what was given back was not lost
 
 
@@ -57,7 +57,7 @@ def test_who_renews_is_told_and_who_does_not_is_waited_for(tmp_path: Path, monke
     monkeypatch.setattr(locks, "STALE_SECONDS", 0.4)
     one, two = (Lease(SharedLeaseFile(tmp_path / "study.lease.json"), name, f"node {name}") for name in ("one", "two"))
     assert two.held_by() == ""
-    one.take()
+    one.acquire()
     stop = threading.Event()
 
     def renew() -> None:
@@ -80,7 +80,7 @@ def test_a_lease_of_a_study_that_is_gone_makes_no_ruin(tmp_path: Path) -> None:
     folder.mkdir()
     path = folder / "step.lease.json"
     lease = Lease(SharedLeaseFile(path), "one", "node")
-    lease.take()
+    lease.acquire()
     path.unlink()
     folder.rmdir()
     time.sleep(0.03)

@@ -102,7 +102,7 @@ def require_honest(study: Study) -> None:
 def test_a_copy_is_the_study_without_what_is_of_this_machine_alone(tmp_path: Path) -> None:
     study = trained(new_study(), "weights")
     study.request_cancel()
-    study.write_runner("running")
+    study.write_run_record("running")
     write_text(study.folder / "exports" / "merged" / "model.safetensors", "large")
     write_text(study.folder / ARM / "checkpoints" / "checkpoint-9" / "optimizer.pt", "not whole")
     store = Breaking(URL)

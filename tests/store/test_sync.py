@@ -82,7 +82,7 @@ def test_no_two_machines_run_a_study(
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path / "another machine"))
     with pytest.raises(StudyError, match=f"{socket.gethostname()} runs this study"):
         run_study(opened(f"{memory}/once"))
-    Lease(StoreLeaseFile(store, ".lease.json"), "another", "another machine").take()  # as after a long silence
+    Lease(StoreLeaseFile(store, ".lease.json"), "another", "another machine").acquire()  # as after a long silence
     assert "taken the study over" in str(run.wait(60))
     assert study.step(TRAIN).state == "cancelled"
 
@@ -102,7 +102,7 @@ def test_a_store_that_is_away_for_a_while_stops_no_step(
         patch.setattr(mirrors.Mirror, "push", gone)
         assert isinstance(run.wait(60), StoreError)
     assert all(study.step(step).state == "succeeded" for step in study.steps)
-    assert study.runner() is not None and study.runner()["state"] == "failed"  # type: ignore[index]
+    assert study.run_record() is not None and study.run_record()["state"] == "failed"  # type: ignore[index]
     run_study(study)
     assert starts(study, TRAIN) == 1
     assert b"succeeded" in (ObjectStore(f"{memory}/away").read("report.status.json") or b"")

@@ -88,16 +88,16 @@ def test_a_damaged_status_file_is_said(study: Study) -> None:
 
 def test_the_state_of_a_study_follows_its_steps(study: Study) -> None:
     assert study.state == "queued"
-    study.write_runner("running")
+    study.write_run_record("running")
     assert study.state == "running" and study.status()["dashboard"] == ""
-    study.write_runner("running", dashboard="http://10.0.0.1:8265")
+    study.write_run_record("running", dashboard="http://10.0.0.1:8265")
     assert study.status()["dashboard"] == "http://10.0.0.1:8265"
     for step in STEPS:
         study.write_step(StepRecord(step, "succeeded", seconds=1.0))
     assert study.state == "succeeded"
     assert study.status()["steps"][0] == {"name": "data", "state": "succeeded", "seconds": 1.0}
     study.delete_step_outputs("report")
-    study.write_runner("failed")
+    study.write_run_record("failed")
     assert study.state == "failed" and study.status()["dashboard"] == ""
 
 

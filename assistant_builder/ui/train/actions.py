@@ -109,7 +109,7 @@ def stale_changes(study: Study) -> list[str]:
 
     Steps that failed or were cancelled do not count: they are run with the settings as they are.
     """
-    from assistant_builder.runner.step_inputs import step_inputs
+    from assistant_builder.runner.invalidation import step_inputs
 
     for step in study.steps:
         record = study.step(step)
