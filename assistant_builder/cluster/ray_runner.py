@@ -1,4 +1,4 @@
-"""Run the steps of a study as tasks of a Ray cluster; steps that do not depend on each other run in parallel."""
+"""The runner of a Ray cluster: steps are tasks, and independent steps run in parallel."""
 
 from __future__ import annotations
 
@@ -21,18 +21,15 @@ from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress, evaluates, insert_shards, needed_before, split_run
 
 POLL_SECONDS = 0.25
-"""Interval in which a run checks its steps."""
+"""Interval of the checks of a run."""
 
 
 class RayRunner:
     """Runs steps on the nodes of a cluster, which Ray shares among studies.
 
     Args:
-        executor: The cluster's address, and the resources of steps.
-        mirror: The study folder and its store; None if the nodes share the folder.
-
-    Attributes:
-        dashboard: URL of Ray's dashboard, known after :meth:`check_resources`; empty without one.
+        executor: Address of the cluster and resources of steps.
+        mirror: The synced store of the study; None if the nodes share the folder.
     """
 
     def __init__(self, executor: ExecutorConfig, mirror: Mirror | None = None) -> None:
@@ -41,10 +38,10 @@ class RayRunner:
         self.dashboard = ""
 
     def check_resources(self, study: Study) -> None:
-        """Reject a study with a step that requests more resources than any node has.
+        """Connect to the cluster and check that a node has the resources of each step.
 
         Raises:
-            ResourceError: There is such a step.
+            ResourceError: No node has them.
             AssistantBuilderError: Ray is not installed, or the cluster does not answer.
         """
         self.dashboard = connect(self._executor.address)
@@ -57,14 +54,14 @@ class RayRunner:
     def acquire(
         self, study: Study, *, now: bool, waiting: Callable[[list[str]], None]
     ) -> AbstractContextManager[None]:
-        """Acquire nothing: Ray queues tasks for the nodes, and this machine only watches."""
+        """Acquire nothing, because Ray queues tasks for the nodes."""
         return nullcontext()
 
     def run_steps(self, study: Study, on_event: Callable[[Event], None]) -> None:
-        """Run every step that is not done; steps of an earlier run that still compute are waited for.
+        """Run every step that is not done, and wait for running steps of an earlier run.
 
         Raises:
-            AssistantBuilderError: A step failed, or the cluster is lost; raised once no other step computes any more.
+            AssistantBuilderError: A step failed or the cluster is lost; raised after all running steps have ended.
             Cancelled: The user cancelled the run.
         """
         connect(self._executor.address)
@@ -79,10 +76,10 @@ class RayRunner:
 
 
 class _Run:
-    """State of one run of a study: its pending steps, those in flight, and the errors.
+    """One run of a study: its pending steps, the steps in flight and the errors.
 
-    With early stopping an arm waits for the other: its process ends, and is started again once that of the other arm
-    has ended.
+    With early stopping an arm waits for the other one: its process ends, and is started again after the process of the
+    other arm has ended.
     """
 
     def __init__(
@@ -94,7 +91,7 @@ class _Run:
         self._on_event = on_event
         self._shards = study.shards
         self._order = insert_shards(study.steps, self._shards)
-        store.push()  # removes the outputs of stale steps there too
+        store.push()  # also removes the outputs of stale steps there
         self._client = TaskRegistryClient(study, store.url)
         self._pending = list(self._order)
         self._own_steps: set[str] = set()
@@ -105,17 +102,17 @@ class _Run:
 
     @property
     def done(self) -> bool:
-        """Whether nothing is in flight, and nothing is pending or something failed."""
+        """Whether no step is in flight, and none is pending or one has failed."""
         return not self._in_flight and (not self._pending or bool(self._errors))
 
     def finish(self) -> None:
-        """Free the cluster, and raise the first error."""
+        """Stop the actor, and raise the first error."""
         self._client.shut_down()
         if self._errors:
             raise next((error for error in self._errors if not isinstance(error, Cancelled)), self._errors[0])
 
     def poll(self) -> None:
-        """Start the steps that are ready, and check those in flight."""
+        """Start the steps that are ready, and check the steps in flight."""
         try:
             for step in list(self._ready()):
                 self._start(step)
@@ -139,7 +136,7 @@ class _Run:
         """Steps whose prerequisites are done."""
         if self._errors or self._study.cancel_requested:
             return
-        # scoring steps of an earlier run write the same cells, perhaps with other settings
+        # scoring steps of an earlier run write the same cells, possibly with other settings
         foreign = {step for step in self._in_flight - self._own_steps if evaluates(step)}
         for step in self._pending:
             blocked = set(needed_before(step, self._order)) & set(self._pending) or (evaluates(step) and foreign)
@@ -168,10 +165,10 @@ class _Run:
         self._in_flight.add(step)
 
     def _handle_loss(self, step: str) -> None:
-        """Let a step start again whose task was lost with the actor that owned it."""
+        """Make a step ready again after its task was lost with the actor."""
         self._losses += 1
         if self._losses > self._executor.retries * len(self._order):
-            self._handle_end(step, TaskResult(lost="the node that kept the study's tasks was lost too often"))
+            self._handle_end(step, TaskResult(lost="the node of the actor that owns the study's tasks was lost too often"))
         self._in_flight.discard(step)
 
     def _report(self, step: str) -> None:
@@ -193,21 +190,21 @@ class _Run:
             self._errors.append(error)
         record = self._study.step(step)
         self._on_event(Event(step, record.state, self._study.progress(step)))
-        if step in self._own_steps and record.state == "succeeded":  # else check whether it had the present settings
+        if step in self._own_steps and record.state == "succeeded":  # steps of earlier runs are checked again
             self._pending.remove(step)
         elif step not in self._own_steps:
             del self._end_order[step]
 
 
 def _same_seed(step: str, other: str) -> bool:
-    """Whether two steps train different arms with the same seed; with early stopping they wait for each other."""
+    """Whether two steps train different arms with the same seed, which wait for each other with early stopping."""
     if step == other or not (step.startswith("train-") and other.startswith("train-")):
         return False
     return split_run(step.removeprefix("train-"))[1] == split_run(other.removeprefix("train-"))[1]
 
 
 def _raise_for_task_result(study: Study, step: str, result: TaskResult) -> None:
-    """Raise the error with which a step's task ended, unless it is done or waits for the other arm."""
+    """Raise the error of a step whose task has ended, unless the step is done or waits for the other arm."""
     error = None
     if result.lost:
         error = AssistantBuilderError(

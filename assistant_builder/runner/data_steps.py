@@ -1,4 +1,4 @@
-"""The steps that prepare the data: read, validate and split the file, then compare questions by embeddings."""
+"""The data steps: read, validate and split the file, then search for leaks by sentence embeddings."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def prepare_data(study: Study) -> Iterable[Path]:
 
 
 def embed_data(study: Study) -> Iterable[Path]:
-    """Find held-out questions that leak into training by their sentence embeddings, and record the provenance."""
+    """Find held-out questions that leak into training by sentence embeddings, and record the provenance."""
     from assistant_builder.data import find_embedding_leaks
     from assistant_builder.models.embedding import Embedder
 

@@ -1,13 +1,12 @@
-"""Which steps of a study are done, which are stale and must run again, and how a step's process ended.
+"""Inputs of steps, detection of stale steps, and errors of steps that failed.
 
-A finished step is stale when an input differs from the recorded one, or when a file that it made differs from the
-recorded hash: a damaged adapter must not be scored as if it were complete.
+A finished step is stale if an input differs from the recorded one, or if one of its files differs from the recorded
+hash, so that a damaged adapter is never scored.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -28,23 +27,23 @@ from assistant_builder.study import Study
 from assistant_builder.study.steps import StepRecord, arm_runs, changed_inputs, needed_before, split_run, steps_of
 
 _MEMORY_SIGNALS = (-signal.SIGABRT, -9)
-"""A library that cannot allocate memory aborts its process; the system ends one with signal 9."""
+"""A library that cannot allocate memory aborts the process; the operating system kills it with signal 9."""
 _REPORT_ONLY = {"primary_metric", "margin", "bootstrap_resamples", "price_per_hour"}
-"""Settings of ``eval`` that change how the report judges scores, but no score."""
+"""Settings of ``eval`` that change the interpretation of scores, but no score."""
 _NO_ADAPTER = {"preset", "sample_answers", "allow_low_memory"}
-"""Settings of ``train`` that change what is shown or allowed, but no adapter."""
+"""Settings of ``train`` that change no adapter."""
 
 
 def first_stale_step(
     study: Study, *, redo: bool, config: StudyConfig | None = None, source: Path | None = None
 ) -> str | None:
-    """The first finished step whose inputs changed or whose files are damaged; None if there is none.
+    """The first finished step whose inputs changed or whose files are damaged; None without one.
 
     Args:
         study: The study.
-        redo: Whether it may be run again.
-        config: Settings to assume instead of the study's own.
-        source: Data file to assume instead of the study's own.
+        redo: Return a stale step instead of raising an error.
+        config: Settings to use instead of the study's own.
+        source: Data file to use instead of the study's own.
 
     Raises:
         ChangedInputsError: The inputs of a finished step changed, and ``redo`` is off.
@@ -79,9 +78,9 @@ def first_stale_step(
 
 
 def delete_stale_steps(study: Study, redo: bool) -> None:
-    """Delete the outputs of the first stale step and of all later ones; reject stale steps unless ``redo`` is on.
+    """Delete the outputs of the first stale step and all later ones; raise for stale steps unless ``redo`` is on.
 
-    With ``redo``, a finished study without stale steps loses the outputs of all steps.
+    With ``redo``, all outputs of a finished study without stale steps are deleted.
     """
     step = first_stale_step(study, redo=redo)
     if step is not None:  # scores record their own inputs, so they are deleted only if they are damaged
@@ -96,7 +95,7 @@ def _delete_from(study: Study, step: str, *, scores: bool) -> None:
 
 
 def delete_unreadable_steps(study: Study) -> None:
-    """Delete the outputs of steps whose status files are unreadable; these steps start from the beginning."""
+    """Delete the outputs of steps whose status files are unreadable, so that they start from the beginning."""
     for step in reversed(study.steps):
         try:
             study.step(step)
@@ -105,10 +104,10 @@ def delete_unreadable_steps(study: Study) -> None:
 
 
 def queue_if_stale(study: Study, step: str) -> bool:
-    """Queue a step unless it is done, running or up to date, and delete what it made from other inputs.
+    """Queue a step unless it runs or is up to date, and delete outputs that it made from other inputs.
 
     Returns:
-        False if the step is done and up to date; True if it must run, or runs already.
+        False if the step is up to date; True if it must run or is running.
     """
     record = study.step(step)
     if record.state == "running":
@@ -125,12 +124,12 @@ def queue_if_stale(study: Study, step: str) -> bool:
 
 
 def raise_for_step_result(study: Study, step: str, returncode: int | None) -> None:
-    """Raise the error with which a step ended, unless it succeeded or waits for the training of the other arm.
+    """Raise the error of a step whose process has ended, unless it succeeded or waits for the other arm.
 
     Args:
         study: The study.
-        step: The step, whose process has ended.
-        returncode: Exit code of its process; None if an earlier run had started it.
+        step: The step.
+        returncode: Exit code of its process; None if an earlier run started it.
 
     Raises:
         Cancelled: The step was cancelled.
@@ -148,7 +147,7 @@ def raise_for_step_result(study: Study, step: str, returncode: int | None) -> No
     if record.state == "succeeded" or (record.state == "queued" and returncode == 0):
         return
     error = AssistantBuilderError(
-        "its process, which an earlier run had started, exited without reporting a result" if returncode is None
+        "its process, started by an earlier run, exited without reporting a result" if returncode is None
         else f"its process was ended by signal {-returncode}" if returncode < 0
         else f"its process exited with code {returncode} without reporting a result",
         where=f"step {step}",
@@ -168,9 +167,9 @@ def damaged_outputs(study: Study, record: StepRecord) -> list[str]:
 def _damage_error(record: StepRecord, names: list[str], study: Study) -> StudyError:
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return StudyError(
-        f"{names[0]}{more} is not as step {record.step!r} left it: damaged, changed or missing",
+        f"{names[0]}{more}, written by step {record.step!r}, is damaged, changed or missing",
         where=f"study {study.name}",
-        remedy="Put the file back from a copy, or pass --redo to run this step and all after it again",
+        remedy="Restore the file from a copy, or pass --redo to run this step and all later ones again",
     )
 
 
@@ -184,9 +183,9 @@ def _hash_of(path: Path) -> str | None:
 
 @lru_cache(maxsize=4096)
 def _cached_hash(path: Path, stamp: tuple[int, int, int]) -> str:
-    """SHA-256 of a file; ``stamp`` identifies its version, so that an unchanged file is read once.
+    """SHA-256 of a file; ``stamp`` identifies its version, so that an unchanged file is read only once.
 
-    The stamp contains the change time rather than the modification time, because programs cannot set it.
+    The stamp contains the change time instead of the modification time, because programs cannot set it.
     """
     return file_hash(path)
 
@@ -197,16 +196,16 @@ def _cached_hash(path: Path, stamp: tuple[int, int, int]) -> str:
 def step_inputs(
     study: Study, step: str, *, config: StudyConfig | None = None, source: Path | None = None
 ) -> dict[str, Any]:
-    """The inputs of a step, flat: setting or file → value or hash.
+    """The inputs of a step: dotted setting or name of a file → value or hash.
 
     Args:
         study: The study.
         step: The step.
-        config: Settings to assume instead of the study's own.
-        source: Data file to assume instead of the study's own.
+        config: Settings to use instead of the study's own.
+        source: Data file to use instead of the study's own.
 
     Raises:
-        StudyError: An earlier step has not been done.
+        StudyError: An earlier step is not done.
     """
     config = config or study.config
     common = {"code": __version__}
@@ -222,12 +221,12 @@ def step_inputs(
         }
     split = _read(study, "data/split.json")["hashes"]
     if step == "data-embed":
-        return {**common, **_named(split), "data.embedding_threshold": config.data.embedding_threshold,
+        return {**common, **{f"{name} data": digest for name, digest in split.items()}, "data.embedding_threshold": config.data.embedding_threshold,
                 "data.remove_leaks": config.data.remove_leaks}
     if step.startswith("train-"):
         _, seed = split_run(step.removeprefix("train-"))
-        plain = {"kernels"} if config.train.kernels == "plain" else set()  # "plain" was the only choice once
-        # with early stopping all arms end at the same step, so that adding or removing an arm changes the others
+        plain = {"kernels"} if config.train.kernels == "plain" else set()  # studies of earlier versions did not record it
+        # with early stopping all arms stop at the same step, so that each arm depends on the others
         stops = {"stops with": list(config.arms)} if config.train.early_stopping and config.arms != list(TWINS) else {}
         return {
             **common, "train data": split["train"], "validation data": split["validation"],
@@ -249,18 +248,14 @@ def step_inputs(
 
 
 def base_model_identity(model: ModelConfig) -> str:
-    """SHA-256 identity of a study's base model, which is downloaded if necessary."""
+    """Hash of the base model, which is downloaded if necessary."""
     ref = resolve(model.base, trust_remote_code=allows_code(model))
     return base_model_hash(fetch(ref, revision=model.revision, trust_remote_code=allows_code(model)))
 
 
-def _flat(prefix: str, part: BaseModel, leave_out: set[str] | None = None) -> dict[str, Any]:
-    values = part.model_dump(mode="json", exclude=leave_out or set())
+def _flat(prefix: str, section: BaseModel, leave_out: set[str] | None = None) -> dict[str, Any]:
+    values = section.model_dump(mode="json", exclude=leave_out or set())
     return {f"{prefix}.{key}": value for key, value in values.items()}
-
-
-def _named(split: Mapping[str, str]) -> dict[str, str]:
-    return {f"{name} data": digest for name, digest in split.items()}
 
 
 def _read(study: Study, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Run the steps of a study on this machine, one process after the other."""
+"""The runner of this machine: one step at a time, each in its own process."""
 
 from __future__ import annotations
 
@@ -18,20 +18,14 @@ from assistant_builder.study import Study
 
 _POLL_SECONDS = 0.25
 _GRACE_SECONDS = 600.0
-"""Time that a cancelled step has to finish its current optimizer step before it is terminated.
+"""Time that a cancelled step has to finish its optimizer step, which takes minutes for a large model on a slow machine.
 
-Termination loses the work since the last checkpoint. An optimizer step of a large model on a slow machine takes
-minutes, and its result is kept if it may finish.
+Termination loses the work since the last checkpoint.
 """
 
 
 class LocalRunner:
-    """Runs steps as processes of this machine, which runs one study at a time.
-
-    Args:
-        executor: The executor's settings; none applies to this machine.
-        synced: The synced store of the study; steps read and write the study's folder.
-    """
+    """Runs steps as processes of this machine, one study at a time; the arguments are those of all runners."""
 
     dashboard = ""
 
@@ -39,23 +33,19 @@ class LocalRunner:
         pass
 
     def check_resources(self, study: Study) -> None:
-        """Reject a study whose training does not fit this machine.
-
-        Raises:
-            ResourceError: It does not fit.
-        """
+        """Raise ResourceError if the training does not fit into the memory of this machine."""
         require_study_fit(study)
 
     def acquire(
         self, study: Study, *, now: bool, waiting: Callable[[list[str]], None]
     ) -> AbstractContextManager[None]:
-        """Acquire the machine once the earlier runs of other studies are done; see :func:`machine_lock`."""
+        """Acquire the machine after the earlier runs of other studies; see :func:`machine_lock`."""
         return machine_lock(study, now=now, waiting=waiting)
 
     def run_steps(self, study: Study, on_event: Callable[[Event], None]) -> None:
         """Run every step that is not done, in order.
 
-        A step that an earlier run started is waited for and then checked again, since it may have had other settings.
+        If an earlier run started a step, wait for it and then check it again, because it may have had other settings.
         """
         pending = list(study.steps)
         while pending:
@@ -72,7 +62,7 @@ class LocalRunner:
 
 
 def _run_step(study: Study, step: str, on_event: Callable[[Event], None]) -> bool:
-    """Run a step, or wait for the process that an earlier run started; returns whether this run started it."""
+    """Run a step or wait for the process that an earlier run started; returns whether this run started it."""
     process: subprocess.Popen[bytes] | None = None
     if study.step(step).state != "running":
         log_file = study.log_file(step)

@@ -1,8 +1,7 @@
-"""The queue of runs on this machine: one run at a time, first come, first served.
+"""The queue of runs on this machine, which executes one run at a time in the order of arrival.
 
 Every run writes a ticket, a numbered file in ``queue/`` of the home folder, and proceeds once no ticket with a lower
-number is active. The files are the complete state of the queue, so it outlives the page; the ticket of a dead run is
-ignored.
+number is active. The files are the complete state of the queue. Tickets of dead runs are ignored.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class Ticket:
 
     @property
     def is_active(self) -> bool:
-        """Whether later runs must wait: its process lives, or one of its steps outlived it and still computes."""
+        """Whether later runs must wait: its process or one of its steps is running; a step can outlive its run."""
         if process_alive(self.pid, self.process_started):
             return True
         study = Study(self.study)
@@ -61,7 +60,7 @@ def queue_folder() -> Path:
 
 
 def active_tickets() -> list[Ticket]:
-    """The tickets of runs that use the machine or wait for it, in order."""
+    """Tickets of the runs that use or wait for the machine, in order."""
     found = []
     for path in queue_folder().glob("[0-9]*.json"):
         try:
@@ -75,13 +74,13 @@ def active_tickets() -> list[Ticket]:
 
 @contextmanager
 def machine_lock(study: Study, *, now: bool = False, waiting: Callable[[list[str]], None]) -> Iterator[None]:
-    """Reserve the machine for a run of ``study`` once all earlier runs are done.
+    """Reserve the machine for a run of ``study`` after all earlier runs.
 
     Args:
         study: The study.
-        now: Do not wait; later runs wait for this run too.
-        waiting: Called with the names of the studies that run before, in order, until there are none. An exception from
-            it gives up the position in the queue.
+        now: Do not wait for earlier runs; later runs wait for this run in any case.
+        waiting: Called repeatedly with the names of the studies ahead, in order, and finally with none. An exception
+            from it gives up the position in the queue.
     """
     ticket = _take_ticket(study)
     try:
@@ -95,7 +94,7 @@ def machine_lock(study: Study, *, now: bool = False, waiting: Callable[[list[str
                 study.request_cancel()
         if names:
             waiting([])
-        with contextlib.suppress(OSError):  # an idle chat then keeps its memory until it exits by itself
+        with contextlib.suppress(OSError):  # without the marker an idle chat frees its memory later
             run_marker().touch()
         yield
     finally:
@@ -103,9 +102,9 @@ def machine_lock(study: Study, *, now: bool = False, waiting: Callable[[list[str
 
 
 def _take_ticket(study: Study) -> Ticket:
-    """Write a ticket with the next number, and remove the inactive ones.
+    """Write a ticket with the next number, and remove inactive tickets.
 
-    A run that resumes a study while a step of its previous run still computes takes over the position of that run.
+    A run that resumes a study while a step of its previous run is running takes the position of that run.
     """
     folder = queue_folder()
     folder.mkdir(parents=True, exist_ok=True)

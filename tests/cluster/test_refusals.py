@@ -47,7 +47,7 @@ def test_a_step_that_no_node_can_run_is_refused_with_what_there_is(monkeypatch: 
         (ResourceRequest(9), "9 CPUs"), (ResourceRequest(4, 1), "4 CPUs, 1 GPU"),
         (ResourceRequest(1, 0, 65 * 10**9), "1 CPU, 65"),
     ):
-        with pytest.raises(ResourceError, match=f"asks for {words}.*nodes with .*8 CPUs.*executor.train_cpus"):
+        with pytest.raises(ResourceError, match=f"requests {words}.*nodes with .*8 CPUs.*executor.train_cpus"):
             require_node(request, [SMALL, LARGE], "train-lora")
     monkeypatch.setattr(ray_runner, "connect", lambda address: None)
     monkeypatch.setattr(ray_runner, "alive_nodes", lambda: [LARGE])

@@ -49,7 +49,7 @@ def test_a_damaged_adapter_is_refused_and_trained_anew(harm: str, no_inputs: Non
     adapter = trained_twin(study)
     assert first_stale_step(study, redo=False) is None
     {"flip": lambda: flip(adapter), "truncate": lambda: os.truncate(adapter, 10), "remove": adapter.unlink}[harm]()
-    with pytest.raises(StudyError, match=r"adapter_model.safetensors is not as step 'train-lora' left it.*--redo"):
+    with pytest.raises(StudyError, match=r"adapter_model.safetensors written by step 'train-lora', is damaged.*--redo"):
         first_stale_step(study, redo=False)
     assert study.step("train-lora").state == "succeeded"  # nothing is thrown away unasked
     assert first_stale_step(study, redo=True) == "train-lora"

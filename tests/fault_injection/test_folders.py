@@ -97,7 +97,7 @@ def test_a_run_that_waits_for_an_orphan_says_when_it_died(monkeypatch: pytest.Mo
     study = new_study()
     monkeypatch.setattr(Study, "steps", ("data",))
     monkeypatch.setattr("assistant_builder.runner.local_runner._POLL_SECONDS", 0.01)
-    gone = "an earlier run had started, exited without reporting a result.*Run again to resume"
+    gone = "started by an earlier run, exited without reporting a result.*Run again to resume"
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         study.write_step(StepRecord("data", "running", pid=process.pid, process_started=process_identity(process.pid)))
 
@@ -221,7 +221,7 @@ def test_a_second_run_is_refused_and_changes_nothing(
 def test_settings_stay_while_a_step_outlives_its_run() -> None:
     study = new_study()
     running(study, "train-lora")
-    with pytest.raises(StudyError, match="still runs, with the settings"):
+    with pytest.raises(StudyError, match="still running with the previous settings"):
         open_or_create(study.name, name=None, changes={"train.rank": "8"}, redo=False)
     assert open_or_create(study.name, name=None, changes={}, redo=False).name == study.name
 
