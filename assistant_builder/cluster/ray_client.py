@@ -113,7 +113,7 @@ def connect(address: str) -> str:
     try:
         context = init(
             address=address, namespace=_NAMESPACE, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True,
-            **({} if "://" in address else {"job_config": _job_config()}),  # Ray Client's server does not use the folder
+            **({} if "://" in address else {"job_config": _job_config()}),  # unused by Ray Client's server
         )
     except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError and others
         raise _unreachable_error(address, str(error)) from error

@@ -51,9 +51,7 @@ class RayRunner:
             if study.step(step).state != "succeeded":
                 require_node(resources_for_step(study, step, nodes), nodes, step)
 
-    def acquire(
-        self, study: Study, *, now: bool, waiting: Callable[[list[str]], None]
-    ) -> AbstractContextManager[None]:
+    def acquire(self, study: Study, *, now: bool, waiting: Callable[[list[str]], None]) -> AbstractContextManager[None]:
         """Acquire nothing, because Ray queues tasks for the nodes."""
         return nullcontext()
 
@@ -168,7 +166,7 @@ class _Run:
         """Make a step ready again after its task was lost with the actor."""
         self._losses += 1
         if self._losses > self._executor.retries * len(self._order):
-            self._handle_end(step, TaskResult(lost="the node of the actor that owns the study's tasks was lost too often"))
+            self._handle_end(step, TaskResult(lost="the node of the study's actor was lost too often"))
         self._in_flight.discard(step)
 
     def _report(self, step: str) -> None:

@@ -107,7 +107,7 @@ def _run_process(
     try:
         lower_priority(process.pid)
         while process.poll() is None:
-            with contextlib.suppress(OSError, StoreError):  # the step reports a full disk, and renewals of a store are retried
+            with contextlib.suppress(OSError, StoreError):  # the step reports a full disk; a store is retried
                 if not lease.renew():
                     raise StudyError("another node has taken it over", where=f"step {step}")
             if workspace.cancel_requested:

@@ -33,9 +33,9 @@ class ExecutorConfig(ConfigModel):
         "the cluster of which this machine is a node.",
     )
     devices: int | None = Field(
-        None, ge=1, le=64, title="Devices per training", description="Number of GPUs that train one assistant in parallel, or of "
-        "processes without a GPU. batch_size must be a multiple of it. Empty: the largest number of visible "
-        "GPUs that divides batch_size.",
+        None, ge=1, le=64, title="Devices per training", description="Number of GPUs that train one assistant in "
+        "parallel, or of processes without a GPU. batch_size must be a multiple of it. Empty: the largest number of "
+        "visible GPUs that divides batch_size.",
     )
     spread: Literal["auto", "ddp", "fsdp"] = Field(
         "auto", title="Parallel strategy", description="ddp: each device holds the complete model. fsdp: each holds a "
@@ -62,8 +62,8 @@ class ExecutorConfig(ConfigModel):
         "Empty: enough for both bases at once; none if it requests GPUs.",
     )
     evaluate_tasks: int = Field(
-        2, ge=1, le=64, title="Evaluation tasks", description="Number of tasks of a Ray cluster that score cells in parallel; "
-        "cells are compared after all tasks have finished. 1: one task scores all cells.",
+        2, ge=1, le=64, title="Evaluation tasks", description="Number of tasks of a Ray cluster that score cells in "
+        "parallel; cells are compared after all tasks have finished. 1: one task scores all cells.",
     )
     retries: int = Field(3, ge=0, le=100, title="Retries", description="How often a step is resumed from its last "
                          "checkpoint after the node that ran it was lost.")

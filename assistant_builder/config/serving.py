@@ -59,8 +59,7 @@ def _add_backends(schema: dict[str, Any]) -> None:
 class ServingConfig(ConfigModel):
     """Address, backend and capacity of a server."""
 
-    backend: str = Field("local", title="Backend", description="What runs the models.",
-                         json_schema_extra=_add_backends)
+    backend: str = Field("local", title="Backend", description="What runs the models.", json_schema_extra=_add_backends)
     host: str = Field("127.0.0.1", min_length=1, title="Address", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, title="Port", description="Port to listen on.")
     allow_host: tuple[str, ...] = Field(
@@ -74,9 +73,10 @@ class ServingConfig(ConfigModel):
         None, ge=64, title="Context", description="Maximum tokens of a prompt and its answer together. Empty: "
         "train.max_length plus the longest answer, at least 4096, limited by the context of the base model.",
     )
-    min_replicas: int = Field(1, ge=1, le=1000, title="Minimum replicas", description="ray: minimum number of replicas; "
-                              "each loads every base once.")
-    max_replicas: int = Field(2, ge=1, le=1000, title="Maximum replicas", description="ray: maximum number of replicas.")
+    min_replicas: int = Field(1, ge=1, le=1000, title="Minimum replicas", description="ray: minimum number of "
+                              "replicas; each loads every base once.")
+    max_replicas: int = Field(2, ge=1, le=1000, title="Maximum replicas", description="ray: maximum number of "
+                              "replicas.")
     ongoing: float = Field(2.0, ge=0.1, title="Requests per replica", description="ray: unfinished requests per "
                            "replica at which another one is started.")
     cpus: float = Field(1.0, ge=0.1, title="CPUs per replica", description="ray: CPU cores of each replica.")

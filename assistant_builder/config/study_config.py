@@ -55,8 +55,8 @@ class StudyConfig(ConfigModel):
         "4-bit storage. qlora alone suits a machine with too little memory for the 16-bit base; nothing is then "
         "compared, and lora can be added later.",
     )
-    seeds: int = Field(1, ge=1, le=20, title="Seeds", description="Number of trainings per arm, with the seeds train.seed, "
-                       "train.seed + 1, …; several seeds show how much of a difference is chance.",
+    seeds: int = Field(1, ge=1, le=20, title="Seeds", description="Number of trainings per arm, with the seeds "
+                       "train.seed, train.seed + 1, …; several seeds show how much of a difference is chance.",
                        json_schema_extra=BASIC)
     data: DataConfig = Field(default_factory=DataConfig, title="Data", description="Data file and split.")
     model: ModelConfig = Field(default_factory=ModelConfig, title="Model", description="Base model.")
@@ -93,7 +93,7 @@ class StudyConfig(ConfigModel):
 
     @property
     def cells(self) -> list[str]:
-        """The cells that are scored: those of ``eval.cells`` and of further arms that the study's arms make possible."""
+        """The cells that are scored: those of ``eval.cells`` and of further arms that are possible."""
         wanted = [*self.eval.cells, *(cell for arm in further_arms(self.arms) for cell in ARMS[arm].cells)]
         return [cell for cell in dict.fromkeys(wanted) if CELLS[cell].scorable(self.arms)]
 

@@ -229,9 +229,7 @@ def _row_texts(row: RawRow, columns: Sequence[str]) -> list[str]:
     return [cell_text((row.cells or {}).get(name)) for name in columns]
 
 
-def apply_edits(
-    table: Table, shown: Iterable[int], edited: Sequence[Sequence[Any]]
-) -> tuple[list[RawRow], Edits]:
+def apply_edits(table: Table, shown: Iterable[int], edited: Sequence[Sequence[Any]]) -> tuple[list[RawRow], Edits]:
     """Apply an edited grid to the rows of a file.
 
     Cells that were not edited keep their value and type, and rows that are not in the grid are not changed.

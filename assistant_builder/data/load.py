@@ -72,9 +72,7 @@ _CONTROLS_REMOVED = "control characters were removed"
 _CHARACTERS_RESTORED = "control codes were replaced by the Windows-1252 characters that they stand for"
 
 
-def load_pairs(
-    path: str | Path, *, columns: Mapping[str, str] | None = None, system: str | None = None
-) -> Dataset:
+def load_pairs(path: str | Path, *, columns: Mapping[str, str] | None = None, system: str | None = None) -> Dataset:
     r"""Read question-answer pairs or conversations from a file.
 
     The content determines the format; a file name that disagrees is noted. :mod:`assistant_builder.data.columns` lists

@@ -324,9 +324,7 @@ def split_pairs(pairs: Sequence[Pair], config: DataConfig) -> Split:
     if given and any(pair.split is None for pair in pairs):
         raise DataError("some pairs have a split and some have none", remedy="Check the pairs first (check_pairs)")
     sets, cut, notes = _complete_given_split(pairs, config) if given else _draw_split(pairs, config)
-    keep_leaks = config.remove_leaks == "never" or (
-        config.remove_leaks == "auto" and given and "heldout" not in cut
-    )
+    keep_leaks = config.remove_leaks == "never" or (config.remove_leaks == "auto" and given and "heldout" not in cut)
     leaks = _find_and_remove_leaks(sets, config, keep=keep_leaks, notes=notes)
     sampled_out = _apply_limits(sets, config, limit_validation="validation" in cut, notes=notes)
     return Split(
@@ -335,15 +333,11 @@ def split_pairs(pairs: Sequence[Pair], config: DataConfig) -> Split:
     )
 
 
-def _complete_given_split(
-    pairs: Sequence[Pair], config: DataConfig
-) -> tuple[_Sets, tuple[SplitName, ...], list[str]]:
+def _complete_given_split(pairs: Sequence[Pair], config: DataConfig) -> tuple[_Sets, tuple[SplitName, ...], list[str]]:
     sets: _Sets = {split: [pair for pair in pairs if pair.split == split] for split in SPLITS}
     notes = ["the split is given by the file"]
     cut: list[SplitName] = []
-    fractions: dict[SplitName, float] = {
-        "heldout": config.heldout_fraction, "validation": config.validation_fraction,
-    }
+    fractions: dict[SplitName, float] = {"heldout": config.heldout_fraction, "validation": config.validation_fraction}
     elsewhere = {unit_of(pair) for pair in pairs if pair.split != "train"}
     for name, fraction in fractions.items():
         if sets[name]:
@@ -359,9 +353,7 @@ def _complete_given_split(
     return sets, tuple(cut), notes
 
 
-def _draw_split(
-    pairs: Sequence[Pair], config: DataConfig
-) -> tuple[_Sets, tuple[SplitName, ...], list[str]]:
+def _draw_split(pairs: Sequence[Pair], config: DataConfig) -> tuple[_Sets, tuple[SplitName, ...], list[str]]:
     heldout, rest = _draw(pairs, config.heldout_fraction, config.seed, "heldout", leave=2)
     validation, train = _draw(rest, config.validation_fraction, config.seed, "validation", leave=1)
     kind = "group" if any(pair.group is not None for pair in pairs) else "question"
@@ -431,9 +423,7 @@ def _find_and_remove_leaks(sets: _Sets, config: DataConfig, *, keep: bool, notes
     return [replace(leak, removed=True) for leak in leaks]
 
 
-def _apply_limits(
-    sets: _Sets, config: DataConfig, *, limit_validation: bool, notes: list[str]
-) -> dict[str, int]:
+def _apply_limits(sets: _Sets, config: DataConfig, *, limit_validation: bool, notes: list[str]) -> dict[str, int]:
     """Sample complete units where they fit; validation keeps its share of a limited training set."""
     share = config.validation_fraction / (1 - config.validation_fraction)
     limits: dict[SplitName, int | None] = {

@@ -57,10 +57,8 @@ class Runner(Protocol):
     def check_resources(self, study: Study) -> None:
         """Raise AssistantBuilderError if the study needs more resources than are available."""
 
-    def acquire(
-        self, study: Study, *, now: bool, waiting: Callable[[list[str]], None]
-    ) -> AbstractContextManager[None]:
-        """Acquire resources that only one study can use at a time; arguments as in :func:`.queue.machine_lock`."""
+    def acquire(self, study: Study, *, now: bool, waiting: Callable[[list[str]], None]) -> AbstractContextManager[None]:
+        """Acquire resources that only one study can use at a time; see :func:`.local_runner.machine_lock`."""
 
     def run_steps(self, study: Study, on_event: Callable[[Event], None]) -> None:
         """Run every step that is not done.

@@ -28,9 +28,7 @@ def prepare_data(study: Study) -> Iterable[Path]:
         study.raise_if_cancelled()
 
     day = study.record_template_date()
-    folder = fetch(
-        ref, revision=config.model.revision, trust_remote_code=allows_code(config.model), report=report
-    )
+    folder = fetch(ref, revision=config.model.revision, trust_remote_code=allows_code(config.model), report=report)
     study.write_progress("data", Progress(0, 1, "file", "Reading and checking the data"))
     source = study.source
     assert source is not None  # step_inputs raises without one

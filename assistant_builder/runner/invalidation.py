@@ -221,11 +221,12 @@ def step_inputs(
         }
     split = _read(study, "data/split.json")["hashes"]
     if step == "data-embed":
-        return {**common, **{f"{name} data": digest for name, digest in split.items()}, "data.embedding_threshold": config.data.embedding_threshold,
+        hashes = {f"{name} data": digest for name, digest in split.items()}
+        return {**common, **hashes, "data.embedding_threshold": config.data.embedding_threshold,
                 "data.remove_leaks": config.data.remove_leaks}
     if step.startswith("train-"):
         _, seed = split_run(step.removeprefix("train-"))
-        plain = {"kernels"} if config.train.kernels == "plain" else set()  # studies of earlier versions did not record it
+        plain = {"kernels"} if config.train.kernels == "plain" else set()  # not recorded by earlier versions
         # with early stopping all arms stop at the same step, so that each arm depends on the others
         stops = {"stops with": list(config.arms)} if config.train.early_stopping and config.arms != list(TWINS) else {}
         return {

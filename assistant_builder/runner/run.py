@@ -6,12 +6,7 @@ import contextlib
 import subprocess
 from collections.abc import Callable
 
-from assistant_builder.child_process import (
-    compute_environment,
-    lower_priority,
-    python_command,
-    python_environment,
-)
+from assistant_builder.child_process import compute_environment, lower_priority, python_command, python_environment
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ChangedInputsError, StudyError
 from assistant_builder.models.remote_code import VARIABLE as TRUST_VARIABLE

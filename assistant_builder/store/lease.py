@@ -11,7 +11,7 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.errors import StudyError
@@ -23,26 +23,6 @@ RENEW_SECONDS = 1.0
 """Interval in which a holder checks and renews its lease."""
 TAKEOVER_SECONDS = 5.0
 """Time that a takeover waits for the previous holder to notice: several of its renewals."""
-
-
-class LeaseBackend(Protocol):
-    """Storage of the record of a lease."""
-
-    @property
-    def latency_factor(self) -> float:
-        """Factor of the intervals, relative to a shared path."""
-
-    def read(self) -> dict[str, Any] | None:
-        """The record; None if there is none or it is damaged."""
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Replace the record."""
-
-    def remove(self) -> None:
-        """Remove the record."""
-
-    def exists(self) -> bool:
-        """Whether the folder of the lease still exists."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +80,10 @@ class StoreLeaseFile:
     def exists(self) -> bool:
         """True, because a store has no folders."""
         return True
+
+
+LeaseBackend = SharedLeaseFile | StoreLeaseFile
+"""Storage of the record of a lease; ``latency_factor`` multiplies all intervals."""
 
 
 @dataclass
@@ -170,7 +154,5 @@ class Lease:
         return ""
 
     def _write(self) -> None:
-        self.backend.write({
-            "holder": self.holder, "node": self.node, "attempt": self.attempt, "time": time.time(),
-        })
+        self.backend.write({"holder": self.holder, "node": self.node, "attempt": self.attempt, "time": time.time()})
         self._renewed = time.monotonic()

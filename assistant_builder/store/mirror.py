@@ -257,7 +257,7 @@ class Mirror:
     # local files
 
     def _outputs_match(self, content: bytes, *, in_store: bool) -> bool:
-        """Whether a status is complete and the files that it lists have their hashes (``in_store``: and are uploaded)."""
+        """Whether a status is complete and the files that it lists have their hashes (``in_store``: also there)."""
         for name, digest in outputs(content).items():
             path = self._path(name)
             try:

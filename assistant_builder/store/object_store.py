@@ -159,8 +159,8 @@ class ObjectStore:
                               remedy="Check executor.store, or create the bucket")
         return StoreError(
             f"the request to the store failed: {message}", where=self.url,
-            remedy="Check the network and the address (AWS_ENDPOINT_URL for S3 that is not Amazon's), then run again to "
-            "resume; the files on this machine are complete",
+            remedy="Check the network and the address (AWS_ENDPOINT_URL for S3 that is not Amazon's), then run again "
+            "to resume; the files on this machine are complete",
         )
 
 

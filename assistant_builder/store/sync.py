@@ -96,13 +96,14 @@ def pull_if_behind(mirror: Mirror) -> None:
     if not mirror.is_copy:
         raise StudyError(
             f"the store contains a study {study.name!r}, and the local study is not a copy of it", where=store.url,
-            remedy=f"Rename the local study, then run the other one with 'assistant-builder run {store.url}'; or choose "
-            "another store or name for the local one",
+            remedy=f"Rename the local study, then run the other one with 'assistant-builder run {store.url}'; or "
+            "choose another store or name for the local one",
         )
     if _newest_copy(store) == mirror.copy_id:
         return
     if any(record.state == "running" and record.node is None for record in map(study.step, study.steps)):
-        raise StudyError("a step is still running here, and the study was resumed elsewhere", where=f"study {study.name}",
+        raise StudyError("a step is still running here, and the study was resumed elsewhere",
+                         where=f"study {study.name}",
                          remedy=f"Stop it with 'assistant-builder cancel {study.name}', then run again")
     is_local = study.config.executor.kind == "local"
     mirror.pull(lambda name: is_local or not is_checkpoint(name))  # cluster nodes download their checkpoints themselves
@@ -117,7 +118,7 @@ def synced_with_store(study: Study) -> Iterator[Mirror]:
 
     Raises:
         StoreError: The store does not answer.
-        StudyError: Another machine runs the study or has taken it over, or the store has a different study of that name.
+        StudyError: Another machine runs the study or has taken it over, or the store has another study of that name.
     """
     store_url = study.config.executor.store
     assert store_url is not None

@@ -116,7 +116,7 @@ def test_a_test_without_questions_is_refused(study: Study) -> None:
 def test_a_name_that_is_taken_or_none_is_refused(study: Study) -> None:
     add_correction(study, NEW, "By the gate.")
     plan = plan_retraining(study, read_corrections(study), drop_heldout=True)
-    with pytest.raises(StudyError, match="exists already"):
+    with pytest.raises(StudyError, match="already exists"):
         retrained_study(study, plan, study.name)
     with pytest.raises(ConfigError):
         retrained_study(study, plan, "No Name!")

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from assistant_builder.atomic_io import write_json
 from assistant_builder.cli import app
-from assistant_builder.runner.queue import active_tickets, machine_lock, queue_folder
+from assistant_builder.runner.local_runner import active_tickets, machine_lock, queue_folder
 from assistant_builder.runner.step_process import run_as_step
 from assistant_builder.study.locks import process_alive, process_identity
 from assistant_builder.study.steps import Progress, StepRecord

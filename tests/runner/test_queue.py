@@ -19,10 +19,9 @@ from assistant_builder.atomic_io import write_json
 from assistant_builder.child_process import lower_priority
 from assistant_builder.cli import app
 from assistant_builder.errors import Cancelled, StudyError
-from assistant_builder.runner import queue
+from assistant_builder.runner import local_runner
 from assistant_builder.runner.backend import QUEUE, Event, waiting_message
-from assistant_builder.runner.local_runner import LocalRunner
-from assistant_builder.runner.queue import active_tickets, machine_lock, queue_folder
+from assistant_builder.runner.local_runner import LocalRunner, active_tickets, machine_lock, queue_folder
 from assistant_builder.runner.run import run_study
 from assistant_builder.study import Study
 from assistant_builder.study.steps import StepRecord
@@ -31,7 +30,7 @@ from tests.synthetic_study import new_study, with_data
 
 @pytest.fixture(autouse=True)
 def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(local_runner, "_QUEUE_POLL_SECONDS", 0.01)
 
 
 @contextmanager

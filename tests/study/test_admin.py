@@ -109,5 +109,5 @@ def test_the_bin_is_emptied_of_what_is_old(home: Path, monkeypatch: pytest.Monke
     delete_study(new_study("new"))
     purge_deleted()
     assert [deleted.name for deleted in deleted_studies()] == ["new"]
-    with pytest.raises(StudyError, match="gone for good"):
+    with pytest.raises(StudyError, match="permanently deleted"):
         restore_study(old)

@@ -27,7 +27,7 @@ def study(home: Path) -> Study:
 
 def test_a_study_stands_alone_and_its_name_is_taken(study: Study, home: Path) -> None:
     assert study.source is not None and study.source.read_text(encoding="utf-8").endswith("What?,That.\n")
-    with pytest.raises(StudyError, match="exists already"):
+    with pytest.raises(StudyError, match="already exists"):
         Study.create(StudyConfig(name="one"))
     with pytest.raises(StudyError, match="Existing studies: one"):
         Study.open("two")

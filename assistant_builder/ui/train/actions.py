@@ -123,7 +123,7 @@ def stale_changes(study: Study) -> list[str]:
 
 def others_before(study: Study) -> list[str]:
     """The studies that run or wait now and that a start of this one would come after."""
-    from assistant_builder.runner.queue import active_tickets
+    from assistant_builder.runner.local_runner import active_tickets
 
     return [ticket.study.name for ticket in active_tickets() if ticket.study != study.folder]
 
