@@ -1,4 +1,4 @@
-"""The figures that everyone quotes, held to published numbers; the arithmetic is not bent to them."""
+"""The planner's figures compared with published ones, and the generated tables of the documentation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_65b_goes_from_260_to_about_35_gigabytes():
     assert four_bit_gigabytes("llama-65b") == pytest.approx(35, rel=0.03)
 
 
-def test_double_quantization_saves_what_the_paper_says():
+def test_double_quantization_saves_as_much_as_published():
     bits, gigabytes = double_quant_saving("llama-65b")
     assert bits == pytest.approx(0.5 - (8 / 64 + 32 / (64 * 256)), abs=0.0005)
     assert gigabytes == pytest.approx(3, rel=0.03)
@@ -41,7 +41,7 @@ def test_the_paper_s_4_bit_totals(model: str, quoted: float):
     ("llama-2-7b", "RTX 3090 24 GB", "room"), ("llama-2-13b", "RTX A6000 48 GB", "room"),
     ("llama-2-70b", "A100 80 GB", "no"),
 ])
-def test_what_is_said_to_fit_fits(model: str, card: str, sixteen_bit: str):
+def test_models_that_are_promised_to_fit_do_fit(model: str, card: str, sixteen_bit: str):
     seen = plan(model, card=card)
     assert seen.qlora.fit == "room" and seen.lora.fit == sixteen_bit
 

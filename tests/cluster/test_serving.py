@@ -1,4 +1,4 @@
-"""The endpoint on a Ray cluster: replicas on its nodes, as many as the questions ask for."""
+"""The endpoint on a Ray cluster with autoscaled replicas."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def replicas() -> int:
     return found.get("RUNNING", 0)
 
 
-def test_two_adapters_stream_replicas_grow_and_strangers_stay_out(url: str, studies: list[Study]) -> None:
+def test_streaming_two_adapters_autoscaling_and_authentication(url: str, studies: list[Study]) -> None:
     openai = pytest.importorskip("openai")
     client = openai.OpenAI(base_url=url, api_key=KEY, timeout=300, max_retries=5)
     expected = {f"{study.name}-qlora": ask_arms(study, QUESTION, ["qlora"])["qlora"]["text"] for study in studies}

@@ -1,4 +1,4 @@
-"""Memory that runs out, for real, in loading, training and chat: a sentence, a remedy, and it goes on after."""
+"""Memory that runs out in loading, training and chat is reported with a remedy, and the next attempt works."""
 
 from __future__ import annotations
 

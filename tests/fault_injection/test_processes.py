@@ -1,4 +1,4 @@
-"""What lives and what is dead is told without the clock, and without trusting a process id."""
+"""Detection of live and dead processes does not depend on the clock or on process ids alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from assistant_builder.ui.train.view import run_panel
 from tests.synthetic_study import new_study
 
 
-def test_a_clock_set_back_kills_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_is_set_back_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
     study = new_study()
     study.write_run_record("running")
     study.write_step(StepRecord("data", "running", started=time.time(), pid=os.getpid(),
@@ -54,7 +54,7 @@ def test_a_clock_set_back_in_a_step_gives_no_negative_times(monkeypatch: pytest.
     assert "-" not in str(run_panel(take_snapshot(study), "")).split("<p>")[-1]
 
 
-def test_files_from_the_future_are_seen_to_change() -> None:
+def test_changes_of_files_with_future_times_are_detected() -> None:
     study = new_study()
     path = study.folder / "study.yaml"
     os.utime(path, (now := time.time() + 86_400, now))
@@ -66,7 +66,7 @@ def test_files_from_the_future_are_seen_to_change() -> None:
     assert read_shelf().entries[0].model == "qwen3-0.6b" != entry.model
 
 
-def test_another_process_with_the_same_id_is_not_taken_for_the_one_that_died() -> None:
+def test_a_reused_process_id_does_not_revive_a_dead_process() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         mark = process_identity(process.pid)
         assert process_alive(process.pid, mark)
@@ -79,8 +79,8 @@ def test_another_process_with_the_same_id_is_not_taken_for_the_one_that_died() -
         write_json(study.folder / "run.json", record)
         study.write_step(StepRecord("data", "running", pid=process.pid, process_started=f"{boot}/1"))
         assert study.step("data").state == "lost" and study.state == "lost"
-        said = CliRunner().invoke(app, ["status", study.name]).stdout
-        assert "its process is gone" in said and f"run {study.name}' carries on" in said
+        output = CliRunner().invoke(app, ["status", study.name]).stdout
+        assert "its process is gone" in output and f"run {study.name}' carries on" in output
         panel = run_panel(take_snapshot(study), "")
         assert "interrupted" in panel and "Carry on" in panel
         write_json(queue_folder() / "000001.json",
@@ -88,7 +88,7 @@ def test_another_process_with_the_same_id_is_not_taken_for_the_one_that_died() -
         assert active_tickets() == []
 
 
-def test_records_of_older_versions_hold_a_time_and_are_still_understood() -> None:
+def test_records_of_older_versions_with_a_start_time_are_readable() -> None:
     process = psutil.Process()
     assert process_alive(process.pid, process.create_time())
     assert not process_alive(process.pid, process.create_time() - 10)

@@ -1,7 +1,7 @@
 """The readers under a coverage-guided fuzzer: ``python -m tests.fuzz [TARGET …] --seconds 60``.
 
-Needs ``pip install '.[fuzz]'`` (atheris has no wheels for every system). An input that breaks a promise is written to
-``--artifacts`` and ends the run with another exit code than 0; ``--replay FILE`` runs it once more.
+Needs ``pip install '.[fuzz]'`` (atheris has no wheels for every system). An input that fails is written to
+``--artifacts`` and ends the run with another exit code than 0; ``--replay FILE`` runs it again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SLOWEST_SECONDS = 90  # by the clock of a machine that may be busy with other w
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Fuzz each target in a process of its own, since the fuzzer ends its process."""
+    """Fuzz each target in its own process, because the fuzzer ends its process."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="which readers; by default all")
     parser.add_argument("--seconds", type=int, default=60, help="for each target")

@@ -1,4 +1,4 @@
-"""Both arms on the device follow the loss curve that a CPU computes in float32."""
+"""Loss curves of both arms on the device, compared with a CPU in float32."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def references(
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_twenty_steps_follow_the_curve_of_the_cpu(
+def test_loss_of_twenty_steps_matches_the_cpu(
     references: dict[str, tuple[Study, Study]], arm: str, dtype: str, tmp_path: Path, tell
 ) -> None:
     begun, whole = references[arm]
@@ -66,15 +66,15 @@ def test_twenty_steps_follow_the_curve_of_the_cpu(
 
 
 def finite_adapter(study: Study, arm: str) -> bool:
-    """Whether every value of the published adapter is finite."""
+    """Whether all values of the adapter are finite."""
     from safetensors.torch import load_file
 
     adapter = load_file(study.arm_folder(arm) / "adapter" / "adapter_model.safetensors")
     return bool(adapter) and all(bool(value.isfinite().all()) for value in adapter.values())
 
 
-def test_the_base_takes_the_bytes_that_were_planned(trained: Study) -> None:
-    """Stored bytes are arithmetic; only the small tables of a 4-bit layer are left out of it."""
+def test_stored_bytes_of_the_base_match_the_plan(trained: Study) -> None:
+    """The plan omits only the small tables of 4-bit layers."""
     for arm in ARMS:
         summary = read_json(trained.arm_folder(arm) / "summary.json")
         predicted = summary["predicted"]
