@@ -1,8 +1,8 @@
-"""``python -m benchmarks.doc_tables``: remake the tables of the documentation that take no measurement.
+"""``python -m benchmarks.doc_tables``: generate the tables of the documentation that need no measurement.
 
-The tables are written between marks: the metrics and the decline recogniser in ``docs/evaluation.md``, published figures
-and the planner's in ``docs/planner.md``, memory promises in ``README.md``, the 70B study in
-``docs/capacity.md``. Other benchmarks write their tables by :func:`write_section`.
+The tables are written between marks: metrics and refusal recogniser in ``docs/evaluation.md``, published figures in
+``docs/planner.md``, memory promises in ``README.md``, the 70B study in ``docs/capacity.md``. Other benchmarks write
+their tables by :func:`write_section`.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ def _found(name: str, path: Path) -> tuple[str, str, str]:
         raise EvaluationError("there is no such file", where=str(path), remedy="Run this in a checkout of the project")
     parts = re.split(f"(<!-- {name}: begin -->|<!-- {name}: end -->)", path.read_text(encoding="utf-8"))
     if len(parts) != 5:
-        raise EvaluationError(f"the marks of the section {name} are missing", where=str(path), remedy="Put them back")
+        raise EvaluationError(f"the marks of the section {name} are missing", where=str(path), remedy="Restore them")
     return parts[0] + parts[1], parts[2].strip(), parts[3] + parts[4]
 
 
 def metric_table() -> str:
-    """What each metric measures, and what it does not see."""
+    """The metrics with their blind spots."""
     lines = ["| metric | in | better | what it sees | what it does not see |", "| --- | --- | --- | --- | --- |"]
     for info in METRICS.values():
         better = "higher" if info.higher_is_better else "lower"
@@ -100,7 +100,7 @@ class PublishedFigure:
 
 @lru_cache(maxsize=64)
 def plan(model: str, *, card: str = _CARD, rows: int = 1, length: int = 512, rank: int = 16) -> Plan:
-    """The plan of a quoted training: one card, checkpointing, paged AdamW, as the QLoRA paper trains."""
+    """The plan of a published training: one card, checkpointing and paged AdamW, as in the QLoRA paper."""
     config = StudyConfig().with_changes({
         "model.base": model, "train.rank": rank, "train.alpha": 16.0, "train.micro_batch_size": rows,
         "train.batch_size": 16, "train.max_length": length, "train.gradient_checkpointing": "on",
@@ -110,12 +110,12 @@ def plan(model: str, *, card: str = _CARD, rows: int = 1, length: int = 512, ran
 
 
 def four_bit_gigabytes(model: str) -> float:
-    """The stored base of the QLoRA arm, constants and 16-bit parts included."""
+    """Gigabytes of the QLoRA base, including block constants and 16-bit weights."""
     return plan(model).qlora.weights_bytes / 1e9
 
 
 def double_quant_saving(model: str) -> tuple[float, float]:
-    """Bits a quantized parameter, and gigabytes, that double quantization saves."""
+    """Savings of double quantization: bits per quantized parameter, and gigabytes."""
     seen = plan(model)
     single = seen.with_changes({"model.double_quant": False})
     saved = single.qlora.weights_bytes - seen.qlora.weights_bytes
@@ -131,7 +131,7 @@ def hours_for(pairs: int, tokens: int, *, model: str = "llama-3-70b") -> float:
 
 
 def published_figures() -> list[PublishedFigure]:
-    """Every published figure with the planner's, in the order of the table."""
+    """The published figures with those of the planner."""
     big, llama3 = plan("llama-65b"), plan("llama-3-70b")
     bits, saved = double_quant_saving("llama-65b")
     linear = sum(module.weights for module in llama3.architecture.linear())
@@ -185,7 +185,7 @@ def _fit(model: str, card: str) -> str:
 
 
 def promises_table() -> str:
-    """The table of README.md: which models fit which memory with default settings, in 4 bits and in 16."""
+    """The table of README.md: models that fit a given memory with default settings, in 4 and in 16 bits."""
     rows = ["| you have | base model | 4-bit QLoRA | float16 LoRA, its twin | a study of | command |",
             "| --- | --- | --- | --- | --- | --- |"]
     words = {"room": "fits with room", "tight": "fits, barely", "no": "does not fit"}
@@ -215,12 +215,12 @@ def _rank_64() -> float:
 
 
 def items_table() -> list[tuple[float, int]]:
-    """(flip rate, held-out answers that 86 % against 82 % needs to show with 80 % power)."""
+    """Flip rate, and held-out answers that detect 86 % against 82 % with a power of 80 %."""
     return [(rate, items_needed(QUOTED_DIFFERENCE, flip_rate=rate)) for rate in FLIP_RATES]
 
 
 def published_table() -> str:
-    """Published figures, and the held-out answers that a quoted difference needs."""
+    """The table of published figures, and of the held-out answers that a published difference needs."""
     rows = ["| what is quoted | what the plan says | why they differ |", "| --- | --- | --- |"]
     rows += [f"| {figure.quoted} | {figure.planned} | {figure.why} |" for figure in published_figures()]
     needed = ["| answers that flip between the two | " + " | ".join(f"{rate:.0%}" for rate, _ in items_table()) + " |",
@@ -231,7 +231,7 @@ def published_table() -> str:
 
 
 def large_model_table() -> str:
-    """Both arms of a 70B study on eight cards of two kinds, from the planner alone."""
+    """The planned 70B study on eight cards of two kinds."""
     model, devices, rows = "llama-3.3-70b-instruct", 8, []
     name, architecture = architecture_of(model, None)
     config = StudyConfig().with_changes({"model.base": model})

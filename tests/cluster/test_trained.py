@@ -32,9 +32,7 @@ def local(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Local:
     return home, base, wanted
 
 
-def test_three_nodes_give_the_bytes_of_one_machine(
-    local: Local, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_three_nodes_give_the_bytes_of_one_machine(local: Local, nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     home, base, wanted = local
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(home))
     study = small_study("nodes", base, eval__similarity=False, executor__kind="ray", executor__address=nodes.address)

@@ -168,9 +168,7 @@ def test_shards_run_before_the_evaluation_and_are_ignored_afterwards(memory: str
     assert study.step("score-1").state == "queued"  # a part that cannot be read costs nothing
 
 
-def test_evaluation_waits_for_shards_of_an_earlier_run(
-    memory: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluation_waits_for_shards_of_an_earlier_run(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Threads, "left_over", {"score-3": None})
     study = new_study("strangers", executor__kind="ray", executor__store=memory)
     run = Background(study)
@@ -182,9 +180,7 @@ def test_evaluation_waits_for_shards_of_an_earlier_run(
 
 
 @pytest.mark.parametrize("away", [1, 2, 3])
-def test_a_short_store_outage_does_not_end_the_run(
-    memory: str, away: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_short_store_outage_does_not_end_the_run(memory: str, away: int, monkeypatch: pytest.MonkeyPatch) -> None:
     study = new_study("away", executor__kind="ray", executor__store=memory)
     asked, whole = [], Mirror.push
 

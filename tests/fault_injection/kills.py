@@ -36,9 +36,7 @@ def kill_every_step(reference: Study, wanted: dict[str, Any], seed: int, log: Ca
     return row
 
 
-def kill_training(
-    reference: Study, wanted: dict[str, Any], kills: int, seed: int, log: Callable[[str], None]
-) -> Row:
+def kill_training(reference: Study, wanted: dict[str, Any], kills: int, seed: int, log: Callable[[str], None]) -> Row:
     """Kill trainings at seeded moments, several times in a row, and compare what running again ends with."""
     row = Row("SIGKILL at random moments of training")
     number = 0

@@ -210,5 +210,5 @@ def test_a_status_file_with_unknown_keys_is_of_another_version() -> None:
     study.write_step(StepRecord("data", "succeeded"))
     record = read_json(study.status_file("data"))
     write_json(study.status_file("data"), {**record, "cluster": "node-7"})
-    with pytest.raises(StudyError, match="another version or damaged"):
+    with pytest.raises(StudyError, match="damaged or of another version"):
         study.step("data")

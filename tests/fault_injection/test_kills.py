@@ -43,9 +43,7 @@ def test_kills_in_every_step_lose_nothing(undisturbed: tuple[Study, dict[str, An
 
 
 @pytest.mark.train
-def test_a_full_disk_in_training_is_reported_and_training_resumes(
-    undisturbed: tuple[Study, dict[str, Any]]
-) -> None:
+def test_a_full_disk_in_training_is_reported_and_training_resumes(undisturbed: tuple[Study, dict[str, Any]]) -> None:
     row = full_disk(*undisturbed, 1, 0, lambda line: None)
     if row.missed and "mounted" in row.missed[0]:
         pytest.skip(row.missed[0])

@@ -17,9 +17,7 @@ STEPS = 21
 
 
 @pytest.fixture(scope="module")
-def references(
-    base: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, tuple[Study, Study]]:
+def references(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Study, Study]]:
     """By arm: a study after its first step, and the same trained to its end, both on the CPU in float32."""
     folder = tmp_path_factory.mktemp("references")
     found: dict[str, tuple[Study, Study]] = {}

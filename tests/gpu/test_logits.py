@@ -64,9 +64,7 @@ def one_by_one(model: Any, ids: Any) -> Any:
 
 @pytest.mark.parametrize("rows", [1, 64, 512])
 @pytest.mark.parametrize("storage", ["float16", "nf4"])
-def test_logits_match_the_cpu(
-    load: Callable[[str, str, str], Any], storage: str, rows: int, dtype: str, tell
-) -> None:
+def test_logits_match_the_cpu(load: Callable[[str, str, str], Any], storage: str, rows: int, dtype: str, tell) -> None:
     expected = log_probabilities(load(storage, "float32", "cpu"), rows)
     found, usual = (
         float((expected.exp() * (expected - log_probabilities(load(storage, dtype, device), rows))).sum(dim=-1).mean())

@@ -244,9 +244,7 @@ async def parrots(home: Path) -> AsyncIterator[tuple[str, int]]:
         await process.wait()
 
 
-async def crowd(
-    home: Path, talkers: int, uploaders: int, seconds: float, reference: Study | None = None
-) -> Tally:
+async def crowd(home: Path, talkers: int, uploaders: int, seconds: float, reference: Study | None = None) -> Tally:
     """Run all users concurrently, and a training if there is a reference."""
     tally = Tally()
     async with parrots(home) as (url, process):

@@ -136,9 +136,7 @@ def test_invalid_urls_and_urls_with_secrets_are_refused_without_repeating_them(u
         assert result.exit_code == 1 and "canary-secret" not in result.output + str(result.exception)
 
 
-def test_store_errors_are_one_line_with_a_remedy(
-    bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_store_errors_are_one_line_with_a_remedy(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from s3fs import S3FileSystem
 
     def error_of(url: str) -> str:

@@ -82,7 +82,7 @@ def test_a_running_step_with_a_dead_process_is_lost(study: Study) -> None:
 
 def test_a_damaged_status_file_is_reported(study: Study) -> None:
     write_text(study.folder / "data" / "status.json", '{"step": "data", "colour": 3}')
-    with pytest.raises(StudyError, match="another version or damaged"):
+    with pytest.raises(StudyError, match="damaged or of another version"):
         study.step("data")
 
 
