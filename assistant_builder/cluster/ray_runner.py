@@ -25,12 +25,7 @@ POLL_SECONDS = 0.25
 
 
 class RayRunner:
-    """Runs steps on the nodes of a cluster, which Ray shares among studies.
-
-    Args:
-        executor: Address of the cluster and resources of steps.
-        mirror: The synced store of the study; None if the nodes share the folder.
-    """
+    """Runs steps on the nodes of a cluster, which Ray shares among studies; ``mirror`` is None on a shared path."""
 
     def __init__(self, executor: ExecutorConfig, mirror: Mirror | None = None) -> None:
         self._executor = executor
@@ -58,9 +53,7 @@ class RayRunner:
     def run_steps(self, study: Study, on_event: Callable[[Event], None]) -> None:
         """Run every step that is not done, and wait for running steps of an earlier run.
 
-        Raises:
-            AssistantBuilderError: A step failed or the cluster is lost; raised after all running steps have ended.
-            Cancelled: The user cancelled the run.
+        An error is raised after all running steps have ended.
         """
         connect(self._executor.address)
         run = _Run(study, self._executor, StoreSync(self._mirror), on_event)

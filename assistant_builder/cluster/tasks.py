@@ -132,12 +132,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 class TaskRegistryActor:
-    """Detached actor that owns the Ray tasks of a study, so that they outlive the process that runs the study.
-
-    Args:
-        folder: The study folder.
-        url: URL of the study in its store; empty if the nodes share the folder.
-    """
+    """Detached actor that owns the Ray tasks of a study, so that they outlive the run; arguments as in run_on_node."""
 
     def __init__(self, folder: str, url: str = "") -> None:
         self._study = Study(Path(folder))
@@ -149,15 +144,7 @@ class TaskRegistryActor:
     def start(
         self, folder: str, step: str, arguments: list[str], options: dict[str, Any], environment: dict[str, str]
     ) -> None:
-        """Start the task of a step unless it is running.
-
-        Args:
-            folder: The study folder.
-            step: The step.
-            arguments: Its command without the interpreter.
-            options: Ray's options of the task: resources and number of retries.
-            environment: Additional environment variables of the step's process.
-        """
+        """Start the task of a step unless it is running; arguments as for :func:`run_on_node`, and Ray's options."""
         import ray
 
         self._last_request = time.monotonic()

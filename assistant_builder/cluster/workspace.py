@@ -25,12 +25,7 @@ _PULL_SECONDS = 2.0
 
 
 class Workspace:
-    """The study folder on a node, on a path that all nodes share.
-
-    Args:
-        study: The study there.
-        lease_backend: Storage of the step's lease, visible to all nodes.
-    """
+    """The study on a node that shares its folder, and the storage of the lease of the step that will run."""
 
     def __init__(self, study: Study, lease_backend: LeaseBackend) -> None:
         self.study = study
@@ -47,13 +42,7 @@ class Workspace:
 
 
 class StoreWorkspace(Workspace):
-    """A temporary copy of a study on a node, synced with a store.
-
-    Args:
-        study: The local copy, whose folder may be empty.
-        store: The store.
-        step: The step that will run.
-    """
+    """A temporary copy of a study on a node, in a folder that may be empty, synced with a store for one step."""
 
     def __init__(self, study: Study, store: ObjectStore, step: str) -> None:
         super().__init__(study, StoreLeaseFile(store, study.lease_file(step).relative_to(study.folder).as_posix()))
@@ -126,11 +115,7 @@ def open_workspace(folder: str, url: str, step: str, node: str) -> Iterator[Work
 
 
 class StoreSync:
-    """Sync of the run's folder with the nodes through the store; does nothing on a shared path.
-
-    Args:
-        mirror: The study folder and its store; None if the nodes share the folder.
-    """
+    """Sync of the run's folder with the nodes through the store; does nothing without a store (None)."""
 
     def __init__(self, mirror: Mirror | None) -> None:
         self._mirror = mirror

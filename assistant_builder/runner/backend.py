@@ -61,12 +61,7 @@ class Runner(Protocol):
         """Acquire resources that only one study can use at a time; see :func:`.local_runner.machine_lock`."""
 
     def run_steps(self, study: Study, on_event: Callable[[Event], None]) -> None:
-        """Run every step that is not done.
-
-        Raises:
-            AssistantBuilderError: A step failed, with its reason.
-            Cancelled: The user cancelled the run.
-        """
+        """Run every step that is not done; raises the error of a step that failed, or Cancelled."""
 
 
 class StoreBackend(Protocol):

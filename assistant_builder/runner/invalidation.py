@@ -130,10 +130,6 @@ def raise_for_step_result(study: Study, step: str, returncode: int | None) -> No
         study: The study.
         step: The step.
         returncode: Exit code of its process; None if an earlier run started it.
-
-    Raises:
-        Cancelled: The step was cancelled.
-        AssistantBuilderError: The step failed.
     """
     record = study.step(step)
     if record.state == "cancelled" or (study.cancel_requested and record.state != "succeeded"):
@@ -198,11 +194,7 @@ def step_inputs(
 ) -> dict[str, Any]:
     """The inputs of a step: dotted setting or name of a file → value or hash.
 
-    Args:
-        study: The study.
-        step: The step.
-        config: Settings to use instead of the study's own.
-        source: Data file to use instead of the study's own.
+    ``config`` and ``source`` replace the study's settings and data file.
 
     Raises:
         StudyError: An earlier step is not done.

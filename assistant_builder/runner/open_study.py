@@ -85,11 +85,7 @@ def _update(
 
 
 def read_source(path: Path) -> tuple[StudyConfig, Path]:
-    """The settings and the data file of a ``study.yaml``, or of a data file alone.
-
-    Raises:
-        ConfigError: A setting is invalid, or the ``study.yaml`` names no data file.
-    """
+    """The settings and the data file of a ``study.yaml``, or of a data file alone; raises ConfigError."""
     if path.suffix.lower() not in (".yaml", ".yml"):
         return StudyConfig(name=study_name(path)), path.resolve()
     config = load_config(path)
@@ -104,14 +100,7 @@ def create_or_update(
     config: StudyConfig, source: Path | None, *, redo: bool = False,
     before: Callable[[StudyConfig], None] = lambda config: None,
 ) -> Study:
-    """Create a study, or update the settings and data of an existing one.
-
-    Args:
-        config: Its settings.
-        source: Its data file; None keeps the present one.
-        redo: As in :func:`open_or_create`, which raises the same errors.
-        before: As in :func:`open_or_create`.
-    """
+    """Create or update a study, with ``source`` None for its present data; see :func:`open_or_create`."""
     before(config)
     resolve(config.model.base, trust_remote_code=allows_code(config.model))
     config = config.with_changes({"model.trust_remote_code": False})  # allowed for one run only, so never saved

@@ -76,10 +76,7 @@ class Mirror:
             self._synced[name] = ((size, modified), version)
 
     def pull(self, wanted: Callable[[str], bool] = lambda name: True) -> None:
-        """Make the folder equal to the store.
-
-        Args:
-            wanted: Selects the files; the others are not changed.
+        """Make the files that ``wanted`` selects equal to the store, by default all.
 
         Raises:
             StoreError: The store does not answer.

@@ -150,13 +150,9 @@ def apply_chunks(before: bytes, chunks: Iterable[tuple[LogChunk, bytes]]) -> byt
 
 
 def next_chunk(log: str, number: int, before: bytes, content: bytes) -> tuple[LogChunk, bytes] | None:
-    """The chunk that updates a log in the store, with its content; None if the log is up to date.
+    """The chunk that updates a log from ``before`` in the store to ``content`` in the file, with its bytes.
 
-    Args:
-        log: Name of the log.
-        number: Number of the chunk.
-        before: Content of the log in the store.
-        content: Content of the file; an incomplete last line is ignored.
+    None if the log is up to date; an incomplete last line of ``content`` is ignored.
     """
     content = content[:content.rfind(b"\n") + 1]
     if content == before:

@@ -73,12 +73,7 @@ def fetch_study(url: str) -> Study:
 
 
 def pull_updates(study: Study, store_url: str) -> None:
-    """Download the changes that other machines made to a study in the store at ``store_url``.
-
-    Raises:
-        StoreError: The store does not answer.
-        StudyError: The local study is not a copy of the one in the store, or is running.
-    """
+    """Download the changes of other machines; raises the errors of :func:`pull_if_behind`."""
     with study_lock(study):
         pull_if_behind(Mirror(study, ObjectStore(study_url(store_url, study.name))))
 
@@ -180,11 +175,7 @@ class BackgroundSync:
             thread.start()
 
     def stop(self) -> None:
-        """Stop the threads.
-
-        Raises:
-            StudyError: Another machine has taken the lease.
-        """
+        """Stop the threads; raises StudyError if another machine has taken the lease."""
         self._ended.set()
         for thread in self._threads:
             thread.join()
@@ -226,14 +217,7 @@ def is_cancel_requested(store: ObjectStore) -> bool:
 
 
 def cancel_nodes(study: Study) -> bool:
-    """Ask cluster nodes to stop that still run steps after their run has ended.
-
-    Returns:
-        Whether there is such a node.
-
-    Raises:
-        StoreError: The store does not answer.
-    """
+    """Ask cluster nodes to stop that still run steps after their run has ended; returns whether there are any."""
     executor = study.config.executor
     if executor.kind == "local" or executor.store is None:
         return False

@@ -60,12 +60,7 @@ def rename_study(study: Study, name: str) -> Study:
 
 
 def duplicate_study(study: Study, name: str, config: StudyConfig | None = None) -> Study:
-    """Create a study with the same data file and without results.
-
-    Args:
-        study: The study to copy.
-        name: Name of the new study.
-        config: Settings of the new study; by default those of ``study``.
+    """Create a study with the same data file, without results; ``config`` replaces the settings of ``study``.
 
     Raises:
         ConfigError: The name is not a valid study name.
@@ -76,11 +71,7 @@ def duplicate_study(study: Study, name: str, config: StudyConfig | None = None) 
 
 
 def delete_study(study: Study) -> DeletedStudy:
-    """Delete a study; :func:`restore_study` restores it within :data:`KEPT_DAYS`.
-
-    Raises:
-        StudyError: The study is running.
-    """
+    """Delete a study, unless it is running; :func:`restore_study` restores it within :data:`KEPT_DAYS`."""
     now = time.time()
     target = _trash() / f"{int(now * 1000)}-{study.name}"
     with _locked_and_idle(study, "deleted"):

@@ -30,15 +30,7 @@ STALE_SECONDS = 20.0
 
 @contextmanager
 def study_lock(study: Study, taken: StudyError | None = None) -> Iterator[None]:
-    """Lock a study for this process.
-
-    Args:
-        study: The study.
-        taken: Raised if another process holds the lock; by default an error for a run.
-
-    Raises:
-        StudyError: Another process holds the lock, or the folder cannot be written to.
-    """
+    """Lock a study for this process; see :func:`folder_lock`. The default error names remedies for a running study."""
     with folder_lock(study.folder, taken or StudyError(
         "another process runs this study", where=f"study {study.name}",
         remedy=f"Watch it with 'assistant-builder status {study.name}' or stop it with "

@@ -52,11 +52,7 @@ def studies_folder() -> Path:
 
 
 class Study:
-    """A study folder; :meth:`create` creates one and :meth:`open` finds one by name.
-
-    Args:
-        folder: The folder.
-    """
+    """A study folder; :meth:`create` creates one and :meth:`open` finds one by name."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -73,11 +69,7 @@ class Study:
 
     @classmethod
     def create(cls, config: StudyConfig, source: Path | None = None) -> Study:
-        """Create the folder of a new study atomically.
-
-        Args:
-            config: The settings; ``name`` is the name of the folder.
-            source: The data file, which is copied into the study.
+        """Create the folder of a new study atomically, with a copy of the data file.
 
         Raises:
             StudyError: A study of that name exists, or the folder cannot be written.
@@ -111,11 +103,7 @@ class Study:
 
     @classmethod
     def open(cls, name: str) -> Study:
-        """Find a study by name.
-
-        Raises:
-            StudyError: No study has that name.
-        """
+        """Find a study by name; raises StudyError if there is none."""
         try:
             folder = studies_folder() / check_name(name)
         except ValueError as error:
@@ -244,8 +232,7 @@ class Study:
     def record_template_date(self, like: Study | None = None) -> date:
         """Return :attr:`template_date` and record it; called before a step renders prompts.
 
-        Args:
-            like: A study with which this one will be compared; its date is used unless this study has a record.
+        Without a record, the date of ``like``, a study with which this one will be compared, is used.
         """
         if like is not None and not (self.folder / _TEMPLATE_DATE).exists():
             day = like.template_date
@@ -298,12 +285,7 @@ class Study:
         write_json(self.status_file(record.step), asdict(record))
 
     def delete_step_outputs(self, step: str, *, scores: bool = True) -> None:
-        """Delete the status file and then the outputs of a step.
-
-        Args:
-            step: The step.
-            scores: Whether to delete scores; remaining scores are reused if their inputs are unchanged.
-        """
+        """Delete the status file and the outputs of a step; without ``scores``, scores are kept for reuse."""
         self.status_file(step).unlink(missing_ok=True)
         (self.step_folder(step) / f"{step}.progress.json").unlink(missing_ok=True)
         if step == "evaluate":
