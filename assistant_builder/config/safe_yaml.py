@@ -14,12 +14,7 @@ MAX_CHARACTERS = 2**16
 
 
 class YamlError(ValueError):
-    """The text is not valid YAML, or uses a feature that is refused.
-
-    Args:
-        message: What is wrong.
-        line: 1-based line number, or None.
-    """
+    """The text is not valid YAML or uses a feature that is refused; ``line`` is 1-based."""
 
     def __init__(self, message: str, line: int | None = None) -> None:
         super().__init__(f"{message} (line {line})" if line else message)

@@ -142,12 +142,6 @@ def find_leaks(
 ) -> list[Leak]:
     """Find held-out questions in training and validation, exactly and by MinHash.
 
-    Args:
-        heldout: Held-out pairs.
-        train: Training pairs.
-        validation: Validation pairs.
-        threshold: Minimum Jaccard similarity of a leak.
-
     Returns:
         At most one leak for each held-out pair, in the order of ``heldout``.
     """
@@ -170,11 +164,8 @@ def find_leaks(
 
 
 def find_embedding_leaks(
-    heldout: Sequence[Pair],
-    outside: Sequence[tuple[Pair, SplitName]],
-    heldout_vectors: NDArray[np.float32],
-    outside_vectors: NDArray[np.float32],
-    threshold: float,
+    heldout: Sequence[Pair], outside: Sequence[tuple[Pair, SplitName]], heldout_vectors: NDArray[np.float32],
+    outside_vectors: NDArray[np.float32], threshold: float,
 ) -> list[Leak]:
     """Find held-out questions in training and validation by their sentence embeddings.
 
@@ -285,11 +276,7 @@ def _to_jsonl(pairs: Sequence[Pair]) -> bytes:
 
 
 def load_split(folder: Path, split: SplitName) -> tuple[Pair, ...]:
-    """Read one split file of a study and verify its hash.
-
-    Args:
-        folder: The study's ``data`` folder.
-        split: Name of the split.
+    """Read a split file in the ``data`` folder of a study and verify its hash.
 
     Raises:
         DataError: The file is missing, or its hash differs from that in ``split.json``.
@@ -310,10 +297,6 @@ def split_pairs(pairs: Sequence[Pair], config: DataConfig) -> Split:
     Steps: use the given split, or draw the held-out units and then the validation units; remove held-out pairs whose
     question occurs in training or validation (``config.remove_leaks``); apply ``max_train`` and ``max_heldout``. Leaks
     are removed before sampling, so that the held-out set does not depend on ``max_train``.
-
-    Args:
-        pairs: ``Findings.usable``.
-        config: Fractions, limits, threshold and seed.
 
     Raises:
         DataError: There are too few units for three splits, or every held-out pair leaks.

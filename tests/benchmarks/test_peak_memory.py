@@ -27,7 +27,7 @@ def test_predictions_depend_on_the_settings():
     plain = predicted_bytes(run(), {})
     assert predicted_bytes(run(checkpointing="on"), {}) < plain < predicted_bytes(run(length=512), {})
     assert plain < predicted_bytes(run(batch=8), {})
-    # a CPU with room trains on weights held in the compute dtype, whatever they are stored in
+    # with enough memory a CPU trains on weights dequantized to the compute dtype
     assert predicted_bytes(run(arm="qlora"), {}) == pytest.approx(plain, rel=0.001)
 
 

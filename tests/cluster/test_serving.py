@@ -22,7 +22,7 @@ from assistant_builder.study import Study
 from tests.cluster.conftest import Nodes
 from tests.export.tiny import tiny_base, tiny_study
 
-# what the modules of Ray Serve warn of as they are imported is not ours
+# ignore import warnings of Ray Serve
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("default")]
 KEY = "sixteen-letters-and-more"
 QUESTION = "What are the opening hours?"

@@ -95,7 +95,7 @@ def test_a_step_of_a_lost_node_is_resumed_elsewhere(nodes: Nodes, sleeping: Make
     pid = study.step(step).pid
     wait_until(lambda: len(read_jsonl(study.step_folder(step) / f"{step}.slept")) >= 5)
     nodes.lose(node)
-    wait_until(lambda: not psutil.pid_exists(pid), 10)  # nothing on a lost node goes on writing
+    wait_until(lambda: not psutil.pid_exists(pid), 10)  # the process of a lost node ends
     assert run.wait() is None
     assert study.state == "succeeded" and starts(study, step) == 2
     assert study.step(step).node != node
@@ -168,7 +168,7 @@ def test_workers_import_nothing_from_the_current_folder_of_the_driver(
     def look() -> list[str]:
         import sys
 
-        import assistant_builder.cluster.tasks  # noqa: F401 - what tasks run
+        import assistant_builder.cluster.tasks  # noqa: F401 - the code of tasks
 
         return sys.path
 

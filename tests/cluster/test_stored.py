@@ -116,7 +116,7 @@ def test_nodes_without_shared_path_give_identical_bytes_after_a_kill(
         assert worker is not None and worker.name() == "ray::train-lora"
         worker.kill()
         step.resume()
-        step.wait(60)  # nobody would know that it still writes
+        step.wait(60)  # it must not continue to write
         again = wait_until(lambda: training(study, going))
         assert again.cmdline()[-1] != folder and whole_checkpoints(again)  # brought there before it began
         output, _ = going.communicate()

@@ -85,7 +85,7 @@ def test_run_downloads_node_results_and_another_machine_resumes(
     configure_step(study, TRAIN, sleep=5)
     (study.folder / checkpoint).parent.mkdir(parents=True)
     (study.folder / checkpoint).write_text("{}")
-    with_metrics(study, "lora", 1)  # without them it would begin anew
+    with_metrics(study, "lora", 1)  # without metrics it would start from the beginning
     run = Background(study)
     wait_until(lambda: len(slept(study)) >= 5 and study.step(TRAIN).state == "running")  # in a folder no node sees
     record = study.step(TRAIN)
@@ -159,7 +159,7 @@ def test_shards_run_before_the_evaluation_and_are_ignored_afterwards(memory: str
     assert study.state == "succeeded" and starts(study, "evaluate") == 1
     before = [starts(study, part) for part in study.shards]
     study.write_config(study.config.with_changes({"executor.evaluate_tasks": 4}))
-    run_study(study)  # no setting of the executor makes anything anew
+    run_study(study)  # settings of the executor make no step stale
     assert study.state == "succeeded" and [starts(study, part) for part in ("score-1", "score-2")] == before
     assert not study.status_file("score-3").exists()
     study.delete_step_outputs("evaluate", scores=False)
@@ -174,7 +174,7 @@ def test_evaluation_waits_for_shards_of_an_earlier_run(memory: str, monkeypatch:
     run = Background(study)
     wait_until(lambda: study.step("train-lora").state == study.step("train-qlora").state == "succeeded")
     time.sleep(1)
-    assert not study.status_file("score-1").exists()  # nothing scores beside it
+    assert not study.status_file("score-1").exists()  # no shard runs at the same time
     Threads.left_over["score-3"] = TaskResult(0)
     assert run.wait() is None and study.state == "succeeded"
 

@@ -87,7 +87,7 @@ def _killed(study: Study, step: str, trigger: Trigger, victim: str, log: Callabl
     else:
         came = False
         _end(study, runner)
-    runner.communicate()  # a step whose runner was killed goes on by itself
+    runner.communicate()  # a step whose runner was killed continues
     return came
 
 

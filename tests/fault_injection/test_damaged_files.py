@@ -86,7 +86,7 @@ def test_a_damaged_status_file_is_reported_everywhere_and_repaired_by_redo(
             run_study(study)
         run_study(study, redo=True)
         assert study.step("data").state == "queued", content
-        assert study.step("train-lora").state == "succeeded"  # kept, unless the data come out otherwise
+        assert study.step("train-lora").state == "succeeded"  # kept, unless the data change
 
 
 def test_a_damaged_status_file_of_a_late_step_is_repaired(no_inputs: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +129,7 @@ def test_appended_lines_are_atomic(tmp_path: Path) -> None:
     append_jsonl(path, {"vote": 3})
     assert read_jsonl(path) == [{"vote": 1}, {"vote": 3}]
     with path.open("ab") as file:
-        file.write(b'{"vote": 4}')  # whole, its end missing
+        file.write(b'{"vote": 4}')  # complete, but without line end
     append_jsonl(path, {"vote": 5})
     assert [line["vote"] for line in read_jsonl(path)] == [1, 3, 4, 5]
 

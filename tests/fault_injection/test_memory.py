@@ -12,7 +12,7 @@ from tests.fault_injection.study import small_study
 
 BEGIN = """
 import json, os
-import torch  # what the libraries take for themselves does not count
+import torch  # memory of the libraries does not count
 from assistant_builder.runner.data_steps import prepare_data
 from assistant_builder.inference.session import ChatSession
 from assistant_builder.chat.worker import Server

@@ -61,7 +61,7 @@ def test_changes_of_files_with_future_times_are_detected() -> None:
     assert read_shelf().entries[0].state == "queued"
     before, entry = stamp([path]), read_shelf().entries[0]
     study.write_config(study.config.with_changes({"model.base": "qwen3-0.6b"}))
-    os.utime(path, (now, now))  # in the same tick of a clock that was set back, say
+    os.utime(path, (now, now))  # as if the clock had been set back
     assert stamp([path]) != before
     assert read_shelf().entries[0].model == "qwen3-0.6b" != entry.model
 

@@ -58,7 +58,7 @@ def _fuzz(target: str, seconds: int, artifacts: Path) -> None:
 
     with tempfile.TemporaryDirectory() as corpus:
         for number, seed in enumerate(seeds(target)):
-            TARGETS[target](seed)  # what is imported on first use would count as a slow input
+            TARGETS[target](seed)  # imports on first use would count as a slow input
             (Path(corpus) / f"seed-{number}").write_bytes(seed)
         atheris.Setup([
             sys.argv[0], corpus, f"-max_total_time={seconds}", f"-rss_limit_mb={_MEMORY_MIB}",

@@ -25,7 +25,7 @@ def references(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         patch.setenv("ASSISTANT_BUILDER_HOME", str(folder))
         for arm in ARMS:
             begun = new_study(f"begun-{arm}", base, train__max_steps=STEPS, model__compute_dtype="float32")
-            begun.request_cancel()  # heeded after the first step, which is kept
+            begun.request_cancel()  # takes effect after the first step, whose checkpoint is kept
             assert start(begun, f"train-{arm}", **ON_THE_CPU).wait() == 3
             begun.clear_cancel()
             assert [event["step"] for event in events(begun, arm)] == [1]

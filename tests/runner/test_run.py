@@ -82,7 +82,7 @@ def test_run_from_file_to_report_and_run_again(bundled_models: Path, tmp_path: P
     assert [step["name"] for step in more["steps"]][2:6] == [
         "train-lora", "train-qlora", "train-lora-2", "train-qlora-2"
     ]
-    assert {path: path.stat().st_mtime_ns for path in scored} == scored  # only what is new was scored
+    assert {path: path.stat().st_mtime_ns for path in scored} == scored  # existing scores were reused
     report = json.loads(cli("report", "tiny", "--format", "json").stdout)
     assert [run["training_seed"] for run in report["seeds"]["runs"]] == [0, 1]
     assert len({run["L16"] for run in report["seeds"]["runs"]}) == 2 and report["seeds"]["spread"]

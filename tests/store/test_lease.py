@@ -50,7 +50,7 @@ def test_a_takeover_waits_for_the_previous_holder(tmp_path: Path) -> None:
     assert read_json(path)["holder"] == "two" and (one.attempt, two.attempt) == (1, 2)
     two.release()
     one.acquire()
-    assert one.attempt == 1  # what was given back was not lost
+    assert one.attempt == 1  # a released lease is not a lost one
 
 
 def test_held_by_finds_only_holders_that_renew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,10 +127,10 @@ def test_metrics_are_stored_in_chunks_and_restored_exactly(tmp_path: Path) -> No
     for step in range(5):
         append_jsonl(path, {"event": "step", "step": step})
         mirror.push()
-    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))  # a training carries on from there
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))  # as after a resume from there
     mirror.push()
     append_jsonl(path, {"event": "step", "step": 2, "again": True})
-    Mirror(study, ObjectStore(URL)).push()  # another process goes on
+    Mirror(study, ObjectStore(URL)).push()  # another process resumes
     parts = sorted(name for name in mirror.store.versions() if "/metrics/" in name)
     assert len(parts) == 7 and parts[0] == f"{ARM}/metrics/000001-0.jsonl"
     assert contents(fetched(tmp_path))[f"{ARM}/metrics.jsonl"] == path.read_bytes()
@@ -160,7 +160,7 @@ def test_an_interrupted_push_never_looks_finished(tmp_path: Path) -> None:
             pass
         require_honest(fetched(tmp_path / f"{changes}"))
         store.left = float("inf")
-        Mirror(study, store).push()  # what goes on in another process
+        Mirror(study, store).push()  # another process resumes
         copy = fetched(tmp_path / f"{changes}-mended")
         assert contents(copy) == contents(study)
         if whole:
@@ -239,4 +239,4 @@ def test_pull_keeps_local_changes_of_the_user(tmp_path: Path) -> None:
     Mirror(other, ObjectStore(URL)).push()
     study.write_config(study.config.with_changes({"train.rank": 2}))
     Mirror(study, ObjectStore(URL)).pull()
-    assert study.config.train.rank == 8  # changed on both sides: the store is what machines meet in
+    assert study.config.train.rank == 8  # the store wins if both sides changed

@@ -58,7 +58,7 @@ def test_a_study_survives_the_loss_of_its_worker_and_machine(
     assert other.step(TRAIN).state == "failed" and starts(other, TRAIN) == 1
     run_study(other)
     assert other.state == "succeeded" and (starts(other, "data"), starts(other, TRAIN)) == (1, 2)
-    assert len(slept(other)) == 30 and slept(other).count(1) >= 5  # carried on, not begun anew
+    assert len(slept(other)) == 30 and slept(other).count(1) >= 5  # resumed, not restarted
 
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path / "a third"))
     third = opened(f"{url}/survives/")

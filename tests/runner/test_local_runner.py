@@ -159,7 +159,7 @@ def test_a_waiting_run_is_shown_as_queued_and_can_be_cancelled(monkeypatch: pyte
     assert message == "waits for study busy"
     assert status["state"] == "queued" and status["behind"] == ["busy"]
     assert study.state == "cancelled" and study.queued_behind == [] and active_tickets() == []
-    assert study.step("data").state == "succeeded"  # what was to be run again is there until its turn
+    assert study.step("data").state == "succeeded"  # outputs are deleted only when the run proceeds
 
 
 def test_a_run_that_died_in_the_queue_is_lost() -> None:

@@ -33,7 +33,7 @@ def test_missing_ray_is_reported_with_the_install_command(monkeypatch: pytest.Mo
 
 def test_unreachable_address_is_reported_at_once() -> None:
     pytest.importorskip("ray")
-    with socket.socket() as taken:  # bound and not listening: nobody else has the port
+    with socket.socket() as taken:  # bound but not listening
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         study = new_study("nobody", executor__kind="ray", executor__address=address)
@@ -63,8 +63,8 @@ def test_requested_memory_is_the_planned_or_the_configured_memory(bundled_models
     assert planned is not None and planned.expected_bytes > 10**9
     assert request == ResourceRequest(2, 0, planned.expected_bytes)
     assert all(resources_for_step(study, step, [LARGE]) == ResourceRequest(1) for step in ("data", "report"))
-    whole, part = (resources_for_step(study, step, [LARGE]).memory_bytes for step in ("evaluate", "score-1"))
-    assert 0 < part < whole < LARGE.memory_bytes  # a part holds one base at a time
+    complete, shard = (resources_for_step(study, step, [LARGE]).memory_bytes for step in ("evaluate", "score-1"))
+    assert 0 < shard < complete < LARGE.memory_bytes  # a shard loads one base at a time
     assert resources_for_step(study, "train-lora", [LARGE, SMALL]) == ResourceRequest(2, 1)
     assert resources_for_step(study, "score-1", [SMALL]) == ResourceRequest(1, 1)
     study.write_config(study.config.with_changes({"executor.devices": "2"}))
