@@ -17,7 +17,7 @@ import numpy as np
 
 from assistant_builder.errors import AssistantBuilderError
 from benchmarks.doc_tables import EVALUATION_PAGE, markdown_table, read_section, write_section
-from benchmarks.simulated_scores import (CASES, CLUSTER_SIZE, EQUAL_ARMS, FAMILIES, SIZES, SimulatedScores, generator)
+from benchmarks.simulated_scores import CASES, CLUSTER_SIZE, EQUAL_ARMS, FAMILIES, SIZES, SimulatedScores, generator
 from evals.compare import Comparison, holm, paired_comparison
 from evals.metrics import METRICS
 from evals.stats.intervals import RESAMPLES
