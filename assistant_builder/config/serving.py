@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from assistant_builder.config.base import ConfigModel
 from assistant_builder.errors import ConfigError
@@ -58,6 +58,8 @@ def _add_backends(schema: dict[str, Any]) -> None:
 
 class ServingConfig(ConfigModel):
     """Address, backend and capacity of a server."""
+
+    model_config = ConfigDict(validate_default=False)  # validation of the backend imports all backends
 
     backend: str = Field("local", title="Backend", description="What runs the models.", json_schema_extra=_add_backends)
     host: str = Field("127.0.0.1", min_length=1, title="Address", description="Address to listen on.")
