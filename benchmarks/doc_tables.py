@@ -90,7 +90,7 @@ def _found(name: str, path: Path) -> tuple[str, str, str]:
         raise EvaluationError("there is no such file", where=str(path), remedy="Run this in a checkout of the project")
     parts = re.split(f"(<!-- {name}: begin -->|<!-- {name}: end -->)", path.read_text(encoding="utf-8"))
     if len(parts) != 5:
-        raise EvaluationError(f"the marks of the section {name} are missing", where=str(path), remedy="Put them back")
+        raise EvaluationError(f"the marks of the section {name} are missing", where=str(path), remedy="Restore them")
     return parts[0] + parts[1], parts[2].strip(), parts[3] + parts[4]
 
 

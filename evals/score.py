@@ -57,7 +57,7 @@ class _Scoring:
         model = study.config.model
         ref = resolve(model.base, trust_remote_code=allows_code(model))
         self.base = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
-        self.prompter = ChatTokenizer.load(self.base, study.keep_template_date())
+        self.prompter = ChatTokenizer.load(self.base, study.record_template_date())
         self.items = build_items(heldout_pairs(study), self.prompter)
         self.tasks = write_tasks(study, self.items)
         training = load_split(study.folder / "data", "train")

@@ -98,7 +98,7 @@ def _fill(study: Study, spec: ExportSpec, folder: Path, sample: int, report: Rep
     report(0, "Looking for the base model")
     ref = resolve(model.base, trust_remote_code=allows_code(model))
     base = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
-    prompter = ChatTokenizer.load(base, study.keep_template_date())
+    prompter = ChatTokenizer.load(base, study.record_template_date())
     system = default_system_prompt(study)
     match = recognise(prompter, system)
     report(_LOADED, spec.export_format.activity)

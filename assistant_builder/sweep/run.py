@@ -20,10 +20,9 @@ from assistant_builder.models.template_preview import local_model_folder
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.planning.plan import Lengths, plan_study
 from assistant_builder.runner.backend import Event
-from assistant_builder.runner.invalidation import damaged_outputs
+from assistant_builder.runner.invalidation import damaged_outputs, step_inputs
 from assistant_builder.runner.open_study import create_or_update
 from assistant_builder.runner.run import run_study
-from assistant_builder.runner.step_inputs import step_inputs
 from assistant_builder.study import Study
 from assistant_builder.study.locks import study_lock
 from assistant_builder.study.steps import arm_runs, split_run
@@ -61,7 +60,7 @@ def _take(step: str, donor: Study, study: Study) -> bool:
     for name in record.outputs:
         shutil.copyfile(donor.folder / name, study.folder / name)
     if step == "data":
-        study.keep_template_date(like=donor)
+        study.record_template_date(like=donor)
         card = (donor.folder / "data" / "card.md").read_text(encoding="utf-8")
         card = card.replace(f"pretty_name: {donor.name}\n", f"pretty_name: {study.name}\n", 1)
         card = card.replace(f"# {inline(donor.name)}\n", f"# {inline(study.name)}\n", 1)

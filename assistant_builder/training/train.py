@@ -123,7 +123,7 @@ def _prepare(study: Study, spread: ParallelStrategy | None = None, planned: Memo
     require_device(config, machine.device)
     ref = resolve(config.model.base, trust_remote_code=allows_code(config.model))
     base = fetch(ref, revision=config.model.revision, trust_remote_code=allows_code(config.model))
-    prompter = ChatTokenizer.load(base, study.keep_template_date())
+    prompter = ChatTokenizer.load(base, study.record_template_date())
     examples = {split: _examples(study, split, prompter) for split in ("train", "validation")}
     if spread is None or planned is None:
         devices = spread.devices if spread else devices_to_use(config, machine)

@@ -32,7 +32,7 @@ def test_65b_goes_from_260_to_about_35_gigabytes():
     assert four_bit_gigabytes("llama-65b") == pytest.approx(35, rel=0.03)
 
 
-def test_double_quantization_saves_what_the_paper_says():
+def test_double_quantization_saves_as_much_as_published():
     bits, gigabytes = double_quant_saving("llama-65b")
     assert bits == pytest.approx(0.5 - (8 / 64 + 32 / (64 * 256)), abs=0.0005)
     assert gigabytes == pytest.approx(3, rel=0.03)

@@ -85,7 +85,7 @@ def test_a_run_is_refused_before_any_download(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ResourceError, match="70b.*a laptop has 16 GB"):
         run_study(study, now=True)
     assert study.step("data").state == "queued"
-    runner = study.runner()
+    runner = study.run_record()
     assert runner is not None and runner["error"]["remedy"].endswith("All settings)")
     study.write_config(study.config.with_changes({"train.allow_low_memory": "true"}))
     require_study_fit(study)

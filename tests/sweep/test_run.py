@@ -16,9 +16,8 @@ from statsmodels.stats.multitest import multipletests
 
 from assistant_builder.atomic_io import file_hash, read_json, write_json, write_jsonl
 from assistant_builder.errors import Cancelled, ConfigError, DataError, ModelError, StudyError
-from assistant_builder.runner.invalidation import damaged_outputs
+from assistant_builder.runner.invalidation import damaged_outputs, step_inputs
 from assistant_builder.runner.open_study import create_or_update
-from assistant_builder.runner.step_inputs import step_inputs
 from assistant_builder.study import Study, studies_folder
 from assistant_builder.study.steps import StepRecord
 from assistant_builder.sweep import open_sweep, run_sweep

@@ -242,7 +242,7 @@ class Corrections:
         study = Study.open(name or "")
         plan = plan_retraining(study, read_corrections(study), drop_heldout=heldout == _DROP)
         made = create_retraining_study(study, plan, new or self.proposed(study))
-        if made.config.contacts or code_needing_permission(made.config.model) is not None:
+        if made.config.external_addresses or code_needing_permission(made.config.model) is not None:
             # shown, and allowed, on the Train tab
             gr.Info(toast("Its settings name other machines, or a model with code of its own: look at them here, and "
                           "press Start."), duration=30, title="A new study is made, and not started")

@@ -63,10 +63,10 @@ def readiness_card(seen: Readiness, *, before: Sequence[str] = (), again: bool =
 
 def contacts_note(config: StudyConfig) -> Markup:
     """Which addresses a run contacts, by the settings that name them; empty where it contacts none."""
-    if not config.contacts:
+    if not config.external_addresses:
         return Markup("")
     titles = study_options()
-    sent = "; ".join(f"it {what} ({titles[key].title})" for key, what in config.contacts.items())
+    sent = "; ".join(f"it {what} ({titles[key].title})" for key, what in config.external_addresses.items())
     return callout("info", "A run of this study contacts other machines", f"{sent[:1].upper()}{sent[1:]}.")
 
 
