@@ -63,7 +63,7 @@ class BaseSpec:
         device: ``cpu`` or ``cuda``.
         hold: Keep the linear weights in the compute dtype after loading (see layers.hold_in_compute_dtype).
         trust_remote_code: Run Python code that the folder brings along.
-        parted: Whether FSDP will shard the weights. They are then loaded into main memory, from which ``fully_shard``
+        sharded: Whether FSDP will shard the weights. They are then loaded into main memory, from which ``fully_shard``
             moves one block at a time to the device.
     """
 

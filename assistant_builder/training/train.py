@@ -158,7 +158,7 @@ def _train(study: Study, run: str, prepared: _Prepared) -> Iterable[Path] | None
     settings = twin(config, seed)[arm]
     folder = study.arm_folder(run)
     method = prepared.planned.methods[arm]
-    spec = replace(loading.base_spec(config.model, prepared.base, settings.base_storage), parted=spread.kind == "fsdp")
+    spec = replace(loading.base_spec(config.model, prepared.base, settings.base_storage), sharded=spread.kind == "fsdp")
     on_leader = loading.loads_on_leader(spec)
     if spec.sharded:
         from assistant_builder.training.distributed import start_sharded
