@@ -60,9 +60,9 @@ def model_card(
         limitation=spec.export_format.limitation(spec.arm), base=_base_origin(ref, spec, config),
         report=report, verdict=_verdict(report), both=config.compares, cells=_cells(report, spec),
         contrasts=_contrasts(report),
-        kept=_kept(report, spec), rescore=rescore_sentences(rescore), snippet=fenced(found[0].text, found[0].language),
+        kept=_quality_kept(report, spec), rescore=rescore_sentences(rescore), snippet=fenced(found[0].text, found[0].language),
         settings=table(["Setting", "Value"], [[key, str(getattr(config.train, key))] for key in _SETTINGS]),
-        made=_made(study, spec), data=_data(study), inline=inline, data_card=DATA_CARD,
+        made=_provenance(study, spec), data=_data(study), inline=inline, data_card=DATA_CARD,
         template_date=template_date.isoformat() if template_date else None,
     )
     metadata = _metadata(study, spec, ref, report)
@@ -181,7 +181,7 @@ def _contrasts(report: Mapping[str, Any] | None) -> str:
     ]) if rows else ""
 
 
-def _kept(report: Mapping[str, Any] | None, spec: ExportSpec) -> str:
+def _quality_kept(report: Mapping[str, Any] | None, spec: ExportSpec) -> str:
     """Whether this form keeps the quality of the arm that was judged."""
     row = next((row for row in (report or {}).get("exports", []) if row["cell"] == spec.cell), None)
     if row is None:
@@ -225,7 +225,7 @@ def rescore_sentences(rescore: Rescore) -> list[str]:
     return lines
 
 
-def _made(study: Study, spec: ExportSpec) -> str:
+def _provenance(study: Study, spec: ExportSpec) -> str:
     """Steps, hashes and versions, for traceability."""
     summary = read_json(study.arm_folder(spec.arm) / "summary.json")
     path = study.folder / "provenance.json"

@@ -17,9 +17,9 @@ from assistant_builder.errors import AssistantBuilderError, ResourceError
 from assistant_builder.export.adapter import write_object
 from assistant_builder.export.atomic_dir import RECORD, atomic_directory, describe_files
 from assistant_builder.export.card import DATA_CARD, model_card, rescore_sentences, shareable_data_card, title
-from assistant_builder.export.ollama import recognise
+from assistant_builder.export.ollama import match_family
 from assistant_builder.export.snippets import loading_document
-from assistant_builder.export.verify import Rescore, measured, rescore
+from assistant_builder.export.verify import Rescore, load_measured, rescore
 from assistant_builder.export_formats import (
     ExportSource,
     ExportSpec,
@@ -75,7 +75,7 @@ def write_export(
     needed = estimated_bytes(study, spec)
     with atomic_directory(target, force=force, needed=needed) as scratch:
         try:
-            record = _fill(study, spec, scratch, sample, report)
+            record = _write_files(study, spec, scratch, sample, report)
         except Exception as error:
             if "No space left" in str(error):  # safetensors has an error of its own
                 raise ResourceError("the disk is full; nothing was written", where=str(target),
@@ -93,14 +93,14 @@ def write_export(
     return read_export(target) or {}
 
 
-def _fill(study: Study, spec: ExportSpec, folder: Path, sample: int, report: Report) -> dict[str, Any]:
+def _write_files(study: Study, spec: ExportSpec, folder: Path, sample: int, report: Report) -> dict[str, Any]:
     model = study.config.model
     report(0, "Looking for the base model")
     ref = resolve(model.base, trust_remote_code=allows_code(model))
     base = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
     prompter = ChatTokenizer.load(base, study.keep_template_date())
     system = default_system(study)
-    match = recognise(prompter, system)
+    match = match_family(prompter, system)
     report(_LOADED, spec.export_format.activity)
     notes = spec.export_format.write(
         ExportSource(study, spec.arm, title(study, spec), base, base_name(study)[0], prompter, system), folder
@@ -114,18 +114,18 @@ def _fill(study: Study, spec: ExportSpec, folder: Path, sample: int, report: Rep
     found = rescore(study, spec, base, folder, sample=sample, tick=tick)
     report(_SCORED, "Writing the model card")
     dated = study.template_date if asks_for_date(prompter.tokenizer.chat_template) else None
-    return _describe(study, spec, folder, found, template=match.family.name if match else None, notes=notes,
+    return _write_documents(study, spec, folder, found, template=match.family.name if match else None, notes=notes,
                      dated=dated)
 
 
-def _describe(
+def _write_documents(
     study: Study, spec: ExportSpec, folder: Path, found: Rescore, *, template: str | None, notes: list[str],
     dated: date | None,
 ) -> dict[str, Any]:
     """Write cards and LOADING.md; return their part of ``export.json``. ``dated``: the date in the chat template."""
     path = study.folder / "report.json"
     summary = read_json(path) if path.is_file() else None
-    ways = ways_to_load(study, spec, folder=".", base=base_name(study)[0])
+    ways = loading_snippets(study, spec, folder=".", base=base_name(study)[0])
     card = model_card(study, spec, summary, found, ways, template_date=dated)
     (folder / "README.md").write_text(card, encoding="utf-8")
     hints = ["Run these in the folder of the export, or put its path for the dot."]
@@ -146,7 +146,7 @@ def _describe(
     }
 
 
-def ways_to_load(study: Study, spec: ExportSpec, *, folder: str, base: str) -> list[Snippet]:
+def loading_snippets(study: Study, spec: ExportSpec, *, folder: str, base: str) -> list[Snippet]:
     """How to load an export.
 
     Args:
@@ -156,7 +156,7 @@ def ways_to_load(study: Study, spec: ExportSpec, *, folder: str, base: str) -> l
         base: Name or folder of the base.
     """
     config = study.config
-    known = measured(study, spec)
+    known = load_measured(study, spec)
     dtype = str(known.scores["compute_dtype"]) if known else read_json(
         study.arm_folder(spec.arm) / "summary.json")["compute_dtype"]
     return spec.export_format.snippets(LoadingContext(

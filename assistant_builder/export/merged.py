@@ -11,7 +11,7 @@ from assistant_builder.arms import ARMS
 from assistant_builder.atomic_io import read_jsonl
 from assistant_builder.errors import ModelError
 from assistant_builder.export.adapter import trained_adapter, write_object
-from assistant_builder.export.ollama import left_out, modelfile, recognise
+from assistant_builder.export.ollama import omitted_values, modelfile, match_family
 from assistant_builder.export.snippets import QUESTION, chat_lines, curl_command, shell_word
 from assistant_builder.export_formats import (
     OTHER_FILES_BYTES,
@@ -50,13 +50,13 @@ class MergedFormat(ExportFormat):
         """Write weights, ``generation_config.json`` and Modelfile."""
         write_merged_weights(source.study, source.arm, source.base, folder)
         write_generation_config(source.base, folder, source.prompter)
-        match = recognise(source.prompter, source.system)
+        match = match_family(source.prompter, source.system)
         varied = not source.system and _has_own_system_prompts(source.study)
         (folder / "Modelfile").write_text(
             modelfile(match, source.prompter, system=source.system, title=source.title, varied=varied),
             encoding="utf-8", newline="\n",
         )
-        return left_out(match, source.prompter, source.system)
+        return omitted_values(match, source.prompter, source.system)
 
     def snippets(self, context: LoadingContext) -> list[Snippet]:
         """Transformers, Ollama, vLLM."""

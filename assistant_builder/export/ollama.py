@@ -125,7 +125,7 @@ class Match:
     adds_bos: bool
 
 
-def recognise(prompter: ChatTokenizer, system: str) -> Match | None:
+def match_family(prompter: ChatTokenizer, system: str) -> Match | None:
     """Find the family of a chat template.
 
     Args:
@@ -181,18 +181,18 @@ def modelfile(match: Match | None, prompter: ChatTokenizer, *, system: str, titl
             f"# Checked: this template ({match.family.name}) gives the prompts that chat_template.jinja gives.",
             f"TEMPLATE {_quoted(match.family.go_template())}",
         ]
-    if shown and not _unreadable(shown):
+    if shown and not _parse_problem(shown):
         lines.append(f"SYSTEM {_quoted(shown)}")
     if varied:
         lines.append("# The training pairs brought system prompts of their own: send one with each question, as there.")
     lines.append("# Greedy, as evaluated.")
     lines.append("PARAMETER temperature 0")
-    lines += [f"PARAMETER stop {_quoted(stop)}" for stop in stops if not _unreadable(stop)]
-    lines += [f"# {sentence}" for sentence in left_out(match, prompter, system)]
+    lines += [f"PARAMETER stop {_quoted(stop)}" for stop in stops if not _parse_problem(stop)]
+    lines += [f"# {sentence}" for sentence in omitted_values(match, prompter, system)]
     return "\n".join(lines) + "\n"
 
 
-def left_out(match: Match | None, prompter: ChatTokenizer, system: str) -> list[str]:
+def omitted_values(match: Match | None, prompter: ChatTokenizer, system: str) -> list[str]:
     """The values that the Modelfile leaves out, because Ollama would not read them back as they are.
 
     Args:
@@ -205,12 +205,12 @@ def left_out(match: Match | None, prompter: ChatTokenizer, system: str) -> list[
     """
     shown, stops = _model_values(match, prompter, system)
     sentences = []
-    if shown and (why := _unreadable(shown)):
+    if shown and (why := _parse_problem(shown)):
         sentences.append(f"The Modelfile has no SYSTEM command: in the system prompt {why}. Send the system prompt "
                          "with each question.")
     sentences += [
         f"The Modelfile has no stop for the token {ascii(stop)[:_SHOWN]}: in it {why}. Give the stop with each request."
-        for stop in stops if (why := _unreadable(stop))
+        for stop in stops if (why := _parse_problem(stop))
     ]
     return sentences
 
@@ -228,7 +228,7 @@ def _quoted(text: str) -> str:
     return f'"""{text}"""'
 
 
-def _unreadable(text: str) -> str:
+def _parse_problem(text: str) -> str:
     """Why Ollama would not read a value back as it is, in words; empty if it would.
 
     Its parser (``ParseFile`` and ``unquote`` in ``parser/parser.go``) has no escapes. It ends a value in three

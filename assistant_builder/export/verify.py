@@ -89,7 +89,7 @@ class Measured:
     items: list[dict[str, Any]]
 
 
-def measured(study: Study, spec: ExportSpec) -> Measured | None:
+def load_measured(study: Study, spec: ExportSpec) -> Measured | None:
     """The scores of the export's own cell, else of the arm's cell; None if neither is of this adapter."""
     path = study.folder / "evals" / "tasks" / "items.jsonl"
     if not path.is_file():
@@ -107,7 +107,7 @@ def measured(study: Study, spec: ExportSpec) -> Measured | None:
     return None
 
 
-def spread(items: Sequence[Any], count: int) -> list[Any]:
+def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
     """``count`` items in their order, evenly spread over all."""
     if count >= len(items):
         return list(items)
@@ -132,11 +132,11 @@ def rescore(study: Study, spec: ExportSpec, base: Path, folder: Path, *, sample:
     Raises:
         EvaluationError: The written model does not score as the evaluation measured.
     """
-    known = measured(study, spec)
+    known = load_measured(study, spec)
     if known is None:
         return Rescore("not measured")
     prompter = ChatTokenizer.load(folder)
-    chosen = spread(known.items, sample)
+    chosen = evenly_spaced(known.items, sample)
     _require_same_prompts(chosen, prompter, folder)
     try:
         return _score_again(study, spec, base, folder, known, chosen, prompter, tick)

@@ -67,7 +67,7 @@ def resume_step(root: Path, metrics: Path) -> int:
     return 0
 
 
-def remove_all_but(root: Path, keep: set[int]) -> None:
+def prune_checkpoints(root: Path, keep: set[int]) -> None:
     """Remove every checkpoint, whole or not, whose step is not in ``keep``."""
     for folder in root.glob("checkpoint-*"):
         if folder.name not in {f"checkpoint-{step}" for step in keep}:

@@ -90,7 +90,7 @@ def supervised_logits(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torc
     columns = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
     targets = targets[:, columns]
     counted = targets != IGNORED
-    return _forward(model, inputs, columns).logits[counted].float(), targets[counted]
+    return _forward_columns(model, inputs, columns).logits[counted].float(), targets[counted]
 
 
 def summed_nll(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -109,14 +109,14 @@ def summed_nll(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     head = extract_model_from_parallel(model).get_output_embeddings()
     hook = head.register_forward_pre_hook(lambda _, given: (given[0][counted].unsqueeze(0),))
     try:
-        logits = _forward(model, inputs, columns).logits.squeeze(0)
+        logits = _forward_columns(model, inputs, columns).logits.squeeze(0)
     finally:
         hook.remove()
     loss: torch.Tensor = ChunkedCrossEntropySum.apply(logits, targets[counted])
     return loss
 
 
-def _forward(model: Any, inputs: dict[str, torch.Tensor], columns: torch.Tensor) -> Any:
+def _forward_columns(model: Any, inputs: dict[str, torch.Tensor], columns: torch.Tensor) -> Any:
     return model(
         input_ids=inputs["input_ids"],
         attention_mask=inputs["attention_mask"],

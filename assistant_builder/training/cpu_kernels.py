@@ -32,7 +32,7 @@ from transformers.masking_utils import sdpa_mask
 from assistant_builder.models.lora_layers import TwinLoraLinear, computed_weight
 from assistant_builder.planning.memory import LOSS_ROWS
 
-_SPARE_DEVIATIONS = 6
+_MARGIN_DEVIATIONS = 6
 """Standard deviations above the expected number of places that are drawn: one time in 10⁹ they do not suffice."""
 
 
@@ -45,7 +45,7 @@ def sample_dropout_indices(count: int, p: float) -> torch.Tensor:
     Returns:
         int64 [number of places]; each place is in it with probability ``p``, independently of the others.
     """
-    wanted = int(count * p + _SPARE_DEVIATIONS * math.sqrt(count * p * (1 - p)) + 8)
+    wanted = int(count * p + _MARGIN_DEVIATIONS * math.sqrt(count * p * (1 - p)) + 8)
     found, last = [], -1
     while last < count:
         # 1 - rand is in (0, 1]; the gap is the number of places kept before the next dropped one
@@ -203,14 +203,14 @@ class ChunkedCrossEntropySum(torch.autograd.Function):
 
 ATTENTION = "short_rows"
 """Name under which transformers finds our attention."""
-LONGEST_SHORT_ROW = 256
+MAX_EAGER_TOKENS = 256
 """Tokens of a row up to which writing the attention weights down is faster, measured on two cores."""
-_SIBLINGS = ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"})
+_SHARED_INPUTS = ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"})
 """Layers that are called one after the other with the same input."""
-_ALIGNED = 32
+_COLUMN_MULTIPLE = 32
 """Columns of a widened weight are a multiple of this, which the matrix products like."""
 _ADAPTER = "default"
-_UNSEEN = -1e30
+_MASKED_BIAS = -1e30
 
 
 class FusedLoraGroup:
@@ -233,7 +233,7 @@ class FusedLoraGroup:
         self.outputs = [layer.out_features for layer in layers]
         self.rank = layers[0].r[_ADAPTER]
         self.ranks = self.rank * len(layers)
-        self._columns = -(-(self.inputs + self.ranks) // _ALIGNED) * _ALIGNED
+        self._columns = -(-(self.inputs + self.ranks) // _COLUMN_MULTIPLE) * _COLUMN_MULTIPLE
         self._pending: tuple[torch.Tensor, dict[int, torch.Tensor]] | None = None
         self._held: torch.Tensor | None = None
         if all(type(layer.base_layer) is nn.Linear and layer.base_layer.weight.dtype == dtype for layer in layers):
@@ -294,39 +294,39 @@ class FusedLoraGroup:
         return wide
 
 
-def fuse(model: PeftModel, dtype: torch.dtype) -> None:
+def fuse_cpu_kernels(model: PeftModel, dtype: torch.dtype) -> None:
     """Let a model on a CPU train with the fast arithmetic; it answers with it, too.
 
     Args:
         model: A frozen base with adapters named ``default``.
         dtype: The compute dtype.
     """
-    for layers in _groups(model):
+    for layers in _lora_groups(model):
         group = FusedLoraGroup(layers, dtype)
         for layer in layers:
             layer.group = group
-    for norm, scale, eps in _norms(model):
+    for norm, scale, eps in _rms_norms(model):
         norm.forward = lambda x, scale=scale, eps=eps: RmsNorm.apply(x, scale, eps)  # type: ignore[method-assign]
     base = model.get_base_model()
     if getattr(base.config, "_attn_implementation", None) == "sdpa":
-        AttentionInterface.register(ATTENTION, short_attention)
+        AttentionInterface.register(ATTENTION, eager_short_attention)
         AttentionMaskInterface.register(ATTENTION, sdpa_mask)
         base.set_attn_implementation(ATTENTION)
 
 
-def _groups(model: nn.Module) -> Iterator[list[TwinLoraLinear]]:
+def _lora_groups(model: nn.Module) -> Iterator[list[TwinLoraLinear]]:
     for parent in model.modules():
         own = {name: layer for name, layer in parent.named_children() if isinstance(layer, TwinLoraLinear)}
         found: dict[object, list[TwinLoraLinear]] = defaultdict(list)
         for name, layer in own.items():
             if _ADAPTER in layer.lora_A:
-                kin = next((place for place, names in enumerate(_SIBLINGS) if name in names), name)
+                kin = next((place for place, names in enumerate(_SHARED_INPUTS) if name in names), name)
                 dropout = getattr(layer.lora_dropout[_ADAPTER], "p", 0.0)
                 found[kin, layer.in_features, layer.r[_ADAPTER], layer.scaling[_ADAPTER], dropout].append(layer)
         yield from found.values()
 
 
-def _norms(model: nn.Module) -> Iterator[tuple[nn.Module, torch.Tensor, float]]:
+def _rms_norms(model: nn.Module) -> Iterator[tuple[nn.Module, torch.Tensor, float]]:
     """Norms that compute what :class:`RmsNorm` does, tried on random numbers, with their scale and epsilon."""
     for layer in model.modules():
         eps = getattr(layer, "variance_epsilon", getattr(layer, "eps", None))
@@ -342,7 +342,7 @@ def _norms(model: nn.Module) -> Iterator[tuple[nn.Module, torch.Tensor, float]]:
                     break
 
 
-def short_attention(
+def eager_short_attention(
     module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
     attention_mask: torch.Tensor | None, dropout: float = 0.0, scaling: float | None = None, **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -350,7 +350,7 @@ def short_attention(
     length = query.shape[2]
     plain = (dropout == 0.0 and kwargs.get("is_causal") in (None, True)
              and all(kwargs.get(name) is None for name in ("position_bias", "softcap", "s_aux")))
-    if not (plain and 1 < length == key.shape[2] <= LONGEST_SHORT_ROW and query.device.type == "cpu"
+    if not (plain and 1 < length == key.shape[2] <= MAX_EAGER_TOKENS and query.device.type == "cpu"
             and query.shape[-1] == value.shape[-1] and getattr(module, "is_causal", True)):
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
                                       **kwargs)
@@ -358,6 +358,6 @@ def short_attention(
         seen = torch.ones((1, 1, length, length), dtype=torch.bool).tril_()
     else:
         seen = attention_mask
-    bias = seen if seen.is_floating_point() else torch.zeros(seen.shape).masked_fill_(~seen, _UNSEEN)
+    bias = seen if seen.is_floating_point() else torch.zeros(seen.shape).masked_fill_(~seen, _MASKED_BIAS)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return EagerShortAttention.apply(query, key, value, bias, scale), None

@@ -71,7 +71,7 @@ def train_distributed(study: Study, run: str, spread: ParallelStrategy, planned:
         rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1", start_method="spawn",
     )
     try:
-        ended = elastic_launch(launch, _rank)(str(study.folder), run, spread, planned)
+        ended = elastic_launch(launch, _train_rank)(str(study.folder), run, spread, planned)
     except ChildFailedError as error:
         if told.exists():
             said = read_json(told)
@@ -88,9 +88,9 @@ def train_distributed(study: Study, run: str, spread: ParallelStrategy, planned:
     return None if ended[0] is None else [Path(name) for name in ended[0]]
 
 
-def _rank(folder: str, run: str, spread: ParallelStrategy, planned: Plan | None) -> list[str] | str | None:
+def _train_rank(folder: str, run: str, spread: ParallelStrategy, planned: Plan | None) -> list[str] | str | None:
     """What each process does: train its share; the launcher's environment says which it is."""
-    threading.Thread(target=_end_with_launcher, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_exit_with_launcher, args=(os.getppid(),), daemon=True).start()
     from assistant_builder.child_process import configure_libraries
     from assistant_builder.training.train import train_in_process
 
@@ -102,12 +102,12 @@ def _rank(folder: str, run: str, spread: ParallelStrategy, planned: Plan | None)
     except Cancelled:
         return _CANCELLED
     except Exception as error:
-        _tell(study.arm_folder(run) / _ERROR_FILE, error)
+        _record_error(study.arm_folder(run) / _ERROR_FILE, error)
         sys.stderr.write(without_tokens("".join(traceback.format_exception(error))))
         raise
 
 
-def _tell(path: Path, error: Exception) -> None:
+def _record_error(path: Path, error: Exception) -> None:
     """Leave word of what failed first; the others fail because of it."""
     record: dict[str, Any] = translate_error(error).to_record()
     if not path.exists():
@@ -115,14 +115,14 @@ def _tell(path: Path, error: Exception) -> None:
             write_json(path, record)
 
 
-def _end_with_launcher(launcher: int) -> None:
+def _exit_with_launcher(launcher: int) -> None:
     """End this process once its launcher is gone: nobody would know that it still writes."""
     while os.getppid() == launcher:
         time.sleep(_WATCH_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def start_sharded(device: str, *, on_leader: bool) -> None:
+def start_fsdp(device: str, *, on_leader: bool) -> None:
     """Start the process group before the base is loaded, and have transformers load it as FSDP wants it.
 
     Args:
@@ -151,7 +151,7 @@ def unshard(tree: Any) -> Any:
     return tree_map(lambda leaf: leaf.full_tensor().cpu() if isinstance(leaf, DTensor) else leaf, tree)
 
 
-def whole_adapters(model: PeftModel) -> dict[str, torch.Tensor]:
+def unsharded_adapters(model: PeftModel) -> dict[str, torch.Tensor]:
     """The trained tensors by name, put together; all processes have to call it at the same time."""
     found: dict[str, torch.Tensor] = unshard({
         name: value.detach() for name, value in model.named_parameters() if value.requires_grad

@@ -82,7 +82,7 @@ def _inner(optimizer: torch.optim.Optimizer) -> Any:
     return getattr(optimizer, "optimizer", optimizer)
 
 
-def choose_kernels(base: PreTrainedModel, kernels: Literal["plain", "liger", "compile"]) -> None:
+def apply_kernels(base: PreTrainedModel, kernels: Literal["plain", "liger", "compile"]) -> None:
     """Let a model compute with the kernels that ``train.kernels`` names.
 
     Args:

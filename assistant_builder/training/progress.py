@@ -75,14 +75,14 @@ class MetricsLog:
             "tokens_per_second": round(tokens / seconds, 2), "tokens": self.tokens,
             "busy_seconds": round(self.busy, 3), "elapsed_seconds": round(self.elapsed, 3),
         }
-        eta = self._follow(event)
+        eta = self._update_pace(event)
         if eta is None:
             done = step - self._first_step
             eta = (time.monotonic() - self._started) / done * (self._steps - step)
         self._append({**event, "eta_seconds": round(eta, 1)})
         return eta
 
-    def _follow(self, event: Mapping[str, Any]) -> float | None:
+    def _update_pace(self, event: Mapping[str, Any]) -> float | None:
         """Seconds to the end by the run's own pace, where it can be told already."""
         if self._pace is None:
             return None
@@ -97,7 +97,7 @@ class MetricsLog:
             "event": "validation", "step": step, "steps": self._steps, "loss": loss, "best": best,
             "elapsed_seconds": round(self.elapsed, 3),
         }
-        self._follow(event)
+        self._update_pace(event)
         self._append(event)
 
     def record_samples(self, step: int, samples: Iterable[Mapping[str, Any]]) -> None:
@@ -107,7 +107,7 @@ class MetricsLog:
                 "event": "sample", "step": step, "steps": self._steps, **sample,
                 "elapsed_seconds": round(self.elapsed, 3),
             }
-            self._follow(event)
+            self._update_pace(event)
             self._append(event)
 
     def _append(self, event: Mapping[str, Any]) -> None:

@@ -64,7 +64,7 @@ def choose_samples(pairs: Iterable[Pair], prompter: ChatTokenizer, wanted: int, 
     return [found[len(found) * index // count] for index in range(count)]
 
 
-def written_tokens(questions: Sequence[SampleQuestion]) -> int:
+def max_answer_tokens(questions: Sequence[SampleQuestion]) -> int:
     """Tokens that are written at most, one after the other, to answer all questions at once."""
     return min(max(asked.reference_tokens for asked in questions) + _SPARE_TOKENS, MAX_NEW_TOKENS)
 
@@ -92,12 +92,12 @@ def sample_answers(
     with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []), torch.no_grad():
         output = model.generate(
             input_ids=batch["input_ids"].to(model.device), attention_mask=batch["attention_mask"].to(model.device),
-            max_new_tokens=written_tokens(questions), do_sample=False, num_beams=1, temperature=None, top_p=None,
+            max_new_tokens=max_answer_tokens(questions), do_sample=False, num_beams=1, temperature=None, top_p=None,
             top_k=None, pad_token_id=prompter.pad_id, eos_token_id=prompter.stop_ids,
         )
     model.train()
-    return [prompter.decode(_until_end(row[longest:].tolist(), prompter.stop_ids)) for row in output]
+    return [prompter.decode(_truncate_at_stop(row[longest:].tolist(), prompter.stop_ids)) for row in output]
 
 
-def _until_end(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
+def _truncate_at_stop(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
     return next((ids[:place] for place, token in enumerate(ids) if token in stop_ids), ids)

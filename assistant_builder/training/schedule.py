@@ -14,10 +14,10 @@ from assistant_builder.config import TrainConfig
 
 CHECKPOINT_SECONDS = 600.0
 """Longest work that a crash may cost, apart from the checkpoints at each validation."""
-_POOL = 8
+_POOL_BATCHES = 8
 """Batches whose pairs are sorted by length together: little padding, and still a random order of batches."""
 
-_MOST_SAMPLINGS = 8
+_MAX_SAMPLE_STEPS = 8
 """Sample answers cost seconds, and more of them tell a reader no more."""
 
 
@@ -47,8 +47,8 @@ def sample_order(lengths: Sequence[int], train: TrainConfig) -> list[int]:
         rng = random.Random(f"{train.seed}/{epoch}")
         indices = list(range(len(lengths)))
         rng.shuffle(indices)
-        for start in range(0, len(indices), _POOL * train.batch_size):
-            pool = sorted(indices[start : start + _POOL * train.batch_size], key=lambda index: lengths[index])
+        for start in range(0, len(indices), _POOL_BATCHES * train.batch_size):
+            pool = sorted(indices[start : start + _POOL_BATCHES * train.batch_size], key=lambda index: lengths[index])
             batches = [pool[at : at + train.batch_size] for at in range(0, len(pool), train.batch_size)]
             rng.shuffle(batches)
             order += [index for batch in batches for index in batch]
@@ -65,7 +65,7 @@ def validation_steps(train: TrainConfig, steps: int) -> list[int]:
 def sample_steps(train: TrainConfig, steps: int) -> list[int]:
     """The validations at which sample answers are given: all, or, of many, a few evenly spaced, the last included."""
     at = validation_steps(train, steps)
-    count = min(len(at), _MOST_SAMPLINGS)
+    count = min(len(at), _MAX_SAMPLE_STEPS)
     return [at[len(at) * (index + 1) // count - 1] for index in range(count)]
 
 

@@ -23,7 +23,7 @@ from assistant_builder.models.chat_template import Example
 from assistant_builder.planning.memory import ParallelStrategy
 from assistant_builder.planning.training_time import WorkRemaining
 from assistant_builder.training.distributed import fsdp_settings
-from assistant_builder.training.sample_generations import SampleQuestion, written_tokens
+from assistant_builder.training.sample_generations import SampleQuestion, max_answer_tokens
 from assistant_builder.training.schedule import sample_order, sample_steps, total_steps, validation_steps
 
 
@@ -100,11 +100,11 @@ class TrainingRun:
             validations=len(validation_steps(self.train, self.steps)),
             validation_tokens=sum(len(example.input_ids) for example in self.validation_examples),
             samplings=len(sample_steps(self.train, self.steps)) if self.samples else 0,
-            sample_tokens=written_tokens(self.samples) if self.samples else 0,
+            sample_tokens=max_answer_tokens(self.samples) if self.samples else 0,
         )
 
 
-def arguments_of(plan: TrainingRun, root: Path, model: PeftModel) -> SFTConfig:
+def sft_arguments(plan: TrainingRun, root: Path, model: PeftModel) -> SFTConfig:
     """The trainer's arguments.
 
     Args:

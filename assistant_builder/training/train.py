@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class _TrainingInputs:
     """What a training starts from.
 
     Attributes:
@@ -111,7 +111,7 @@ def train_in_process(
     return _train(study, run, prepared)
 
 
-def _prepare(study: Study, spread: ParallelStrategy | None = None, planned: MemoryPlan | None = None) -> _Prepared:
+def _prepare(study: Study, spread: ParallelStrategy | None = None, planned: MemoryPlan | None = None) -> _TrainingInputs:
     """Read the data; plan, and choose how devices share the training, where that is not given."""
     config = planned.config if planned else study.config
     machine = planned.machine if planned else this_machine()
@@ -129,7 +129,7 @@ def _prepare(study: Study, spread: ParallelStrategy | None = None, planned: Memo
             config = config.with_changes({"model.compute_dtype": planned.compute_dtype})
         spread = spread or choose_spread(planned, devices)
         planned = replace(planned, config=config, shards=spread.shards)
-    return _Prepared(config, base, ref.hub_id or ref.name, prompter, examples, planned, spread)
+    return _TrainingInputs(config, base, ref.hub_id or ref.name, prompter, examples, planned, spread)
 
 
 def _require_planned_device(machine: Machine) -> None:
@@ -149,7 +149,7 @@ def _require_planned_device(machine: Machine) -> None:
         )
 
 
-def _train(study: Study, run: str, prepared: _Prepared) -> Iterable[Path] | None:
+def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] | None:
     """Train on this process's device: all of it, or its share."""
     from assistant_builder.models import loading
 
@@ -161,9 +161,9 @@ def _train(study: Study, run: str, prepared: _Prepared) -> Iterable[Path] | None
     spec = replace(loading.base_spec(config.model, prepared.base, settings.base_storage), sharded=spread.kind == "fsdp")
     on_leader = loading.loads_on_leader(spec)
     if spec.sharded:
-        from assistant_builder.training.distributed import start_sharded
+        from assistant_builder.training.distributed import start_fsdp
 
-        start_sharded(spec.device, on_leader=on_leader)
+        start_fsdp(spec.device, on_leader=on_leader)
     model = loading.load_base(spec)
     base_bytes = loading.model_bytes(model)
     adapted = loading.add_adapter(model, settings.train, settings.train.seed)
@@ -194,12 +194,12 @@ def _train(study: Study, run: str, prepared: _Prepared) -> Iterable[Path] | None
         write_plan(folder, prepared.planned, arm, trainer.plan.ahead)
     steps, reached = trainer.plan.steps, trainer.start
     early = config.train.early_stopping
-    if reached < steps and not (early and reached and trainer.move(reached) != "train"):
+    if reached < steps and not (early and reached and trainer.early_stop_move(reached) != "train"):
         trainer.run()
         reached = trainer.state.global_step
     if trainer.broadcast_from_main(study.cancel_requested):
         raise Cancelled("cancelled on request")
-    if early and trainer.move(reached) == "wait":
+    if early and trainer.early_stop_move(reached) == "wait":
         return None
     summary |= {
         "steps": reached,
@@ -210,7 +210,7 @@ def _train(study: Study, run: str, prepared: _Prepared) -> Iterable[Path] | None
         "peak_memory_bytes": trainer.all_reduce_max(peak_memory_bytes(spec.device)),
         "predicted": prediction(prepared.planned, arm),
     }
-    return _publish(folder, trainer, summary) if trainer.is_main_process else []
+    return _publish_best(folder, trainer, summary) if trainer.is_main_process else []
 
 
 def _planned(config: StudyConfig, base: Path, examples: list[Example], machine: Machine) -> MemoryPlan:
@@ -232,7 +232,7 @@ def _examples(study: Study, split: SplitName, prompter: ChatTokenizer) -> list[E
 
 
 def _trainer(
-    study: Study, run: str, settings: ArmConfig, model: Any, prepared: _Prepared, device: str, method: MethodPlan,
+    study: Study, run: str, settings: ArmConfig, model: Any, prepared: _TrainingInputs, device: str, method: MethodPlan,
     on_leader: bool,
 ) -> TwinTrainer:
     from assistant_builder.training.sft_config import TrainingRun
@@ -247,7 +247,7 @@ def _trainer(
         train=train, train_examples=prepared.examples["train"], validation_examples=prepared.examples["validation"],
         folder=study.arm_folder(run), device=device, gradient_checkpointing=method.checkpointing, hold=method.held,
         spread=prepared.spread, on_leader=on_leader, cancelled=lambda: study.cancel_requested,
-        next_move=lambda step, losses: _move(study, run, step, plan.steps, losses), on_step=on_step,
+        next_move=lambda step, losses: _early_stop_move(study, run, step, plan.steps, losses), on_step=on_step,
         samples=choose_samples(
             load_split(study.folder / "data", "validation"), prepared.prompter, train.sample_answers, train.max_length
         ),
@@ -255,7 +255,7 @@ def _trainer(
     return TwinTrainer(model, plan, prepared.prompter)
 
 
-def _move(study: Study, run: str, step: int, steps: int, losses: dict[int, float]) -> str:
+def _early_stop_move(study: Study, run: str, step: int, steps: int, losses: dict[int, float]) -> str:
     """What the run does after ``step`` when early stop is on: twins of one seed stop together."""
     config = study.config
     arm, seed = split_run(run)
@@ -264,7 +264,7 @@ def _move(study: Study, run: str, step: int, steps: int, losses: dict[int, float
     return early_stop_decision(losses, others, step, steps, config.train.patience)
 
 
-def _publish(folder: Path, trainer: TwinTrainer, summary: dict[str, Any]) -> list[Path]:
+def _publish_best(folder: Path, trainer: TwinTrainer, summary: dict[str, Any]) -> list[Path]:
     """Put the adapter with the lowest validation loss where it is looked for, and the summary beside it."""
     losses = {step: loss for step, loss in trainer.metrics.validation.items() if step <= summary["steps"]}
     best = best_step(losses)

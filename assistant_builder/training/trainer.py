@@ -31,10 +31,10 @@ from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.lora_layers import dequantize_to_compute_dtype
 from assistant_builder.training import checkpoints
 from assistant_builder.training.collate import IGNORED, FixedOrder, LeftPadding, summed_nll, to_dataset
-from assistant_builder.training.cpu_kernels import fuse
-from assistant_builder.training.distributed import shard_like, shard_optimizer_state, unshard, whole_adapters
+from assistant_builder.training.cpu_kernels import fuse_cpu_kernels
+from assistant_builder.training.distributed import shard_like, shard_optimizer_state, unshard, unsharded_adapters
 from assistant_builder.training.gpu import (
-    choose_kernels,
+    apply_kernels,
     deterministic_algorithms,
     has_deterministic_algorithms,
     is_paged,
@@ -49,9 +49,9 @@ from assistant_builder.training.schedule import (
     sample_steps,
     validation_steps,
 )
-from assistant_builder.training.sft_config import TrainingRun, arguments_of
+from assistant_builder.training.sft_config import TrainingRun, sft_arguments
 
-_TRIED_TOKENS = (16, 12)
+_PROBE_TOKENS = (16, 12)
 """Lengths of two rows that show which operations a step runs, padding included, at little memory."""
 LOSS_SCALE = 2.0**14
 """First factor of a float16 loss; halved when a gradient overflows, doubled after 2,000 steps without one."""
@@ -74,7 +74,7 @@ class TwinTrainer(SFTTrainer):
         self.plan = plan
         self.root = plan.folder / "checkpoints"
         self._sharded = plan.spread.kind == "fsdp"
-        arguments = arguments_of(plan, self.root, model)
+        arguments = sft_arguments(plan, self.root, model)
         self.is_main_process = arguments.process_index == 0
         self.start = checkpoints.resume_step(self.root, plan.folder / "metrics.jsonl")
         self.metrics = MetricsLog(
@@ -86,8 +86,8 @@ class TwinTrainer(SFTTrainer):
         if plan.device == "cpu" and not self._sharded:
             if plan.hold:
                 dequantize_to_compute_dtype(model, model.config.dtype)
-            fuse(model, model.config.dtype)
-        choose_kernels(model.get_base_model(), plan.train.kernels)
+            fuse_cpu_kernels(model, model.config.dtype)
+        apply_kernels(model.get_base_model(), plan.train.kernels)
         adapters = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
         self._prompter = prompter
         super().__init__(
@@ -121,9 +121,9 @@ class TwinTrainer(SFTTrainer):
         self.accelerator.wait_for_everyone()  # until all have seen where to start
         if self.is_main_process:
             whole = checkpoints.complete_steps(self.root)
-            checkpoints.remove_all_but(self.root, {step for step in whole if step <= self.start})
+            checkpoints.prune_checkpoints(self.root, {step for step in whole if step <= self.start})
         if self.plan.device == "cuda" and not self._sharded and self.plan.train.kernels != "compile":
-            self._deterministic = has_deterministic_algorithms(self._try_step)
+            self._deterministic = has_deterministic_algorithms(self._probe_step)
         self.train(resume_from_checkpoint=str(checkpoints.checkpoint_folder(self.root, self.start))
                    if self.start else None)
 
@@ -137,7 +137,7 @@ class TwinTrainer(SFTTrainer):
         """The highest of all processes' values."""
         return int(self.accelerator.gather(torch.tensor([value], device=self.args.device)).max())
 
-    def move(self, step: int) -> str:
+    def early_stop_move(self, step: int) -> str:
         """What early stop means by the validations up to ``step``; see :attr:`Plan.next_move`."""
         move: str = self.broadcast_from_main(self.plan.next_move(step, self.metrics.validation))
         return move
@@ -154,11 +154,11 @@ class TwinTrainer(SFTTrainer):
             loss: torch.Tensor = super().training_step(*args, **kwargs)
         return loss
 
-    def _try_step(self) -> None:
+    def _probe_step(self) -> None:
         """Do what a training step does with the ends of two pairs, of different lengths; leave no gradients."""
         rows = to_dataset(self.plan.train_examples[:2])
         ends = [{key: values[-length:] for key, values in row.items()}
-                for row, length in zip(rows, _TRIED_TOKENS, strict=False)]
+                for row, length in zip(rows, _PROBE_TOKENS, strict=False)]
         batch = {key: value.to(self.args.device) for key, value in self.data_collator(ends).items()}
         try:
             summed_nll(self.model.train(), batch).backward()
@@ -247,11 +247,11 @@ class TwinTrainer(SFTTrainer):
         if self.is_main_process:
             checkpoints.mark_complete(checkpoints.checkpoint_folder(self.root, step))
             best = best_step(self.metrics.validation)
-            checkpoints.remove_all_but(self.root, {step} | ({best} if best is not None else set()))
+            checkpoints.prune_checkpoints(self.root, {step} | ({best} if best is not None else set()))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the adapters, whole."""
-        adapters = whole_adapters(self.model) if self._sharded else None
+        adapters = unsharded_adapters(self.model) if self._sharded else None
         if self.is_main_process:
             self._save(output_dir, state_dict=adapters)
 
@@ -332,7 +332,7 @@ class _Events(TrainerCallback):
             trainer.metrics.record_validation(step, trainer.validation_loss())
             if step in self._samplings:
                 trainer.metrics.record_samples(step, trainer.answer_samples())
-            ends = trainer.plan.train.early_stopping and trainer.move(step) != "train"
+            ends = trainer.plan.train.early_stopping and trainer.early_stop_move(step) != "train"
             control.should_save = True
         overdue = time.monotonic() - self._saved > CHECKPOINT_SECONDS
         cancelled, overdue = trainer.broadcast_from_main((trainer.plan.cancelled(), overdue))

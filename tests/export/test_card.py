@@ -14,7 +14,7 @@ from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.config import ModelConfig
 from assistant_builder.data.card import inline
 from assistant_builder.export.card import model_card, shareable_data_card
-from assistant_builder.export.export import ways_to_load
+from assistant_builder.export.export import loading_snippets
 from assistant_builder.export.verify import Rescore, compare
 from assistant_builder.export_formats import (
     EXPORT_FORMATS,
@@ -33,7 +33,7 @@ SCORED = replace(compare("Q4", [("1", 10.0, 10)], [(10.1, 10)]), compute_dtype="
 def card_of(study: Study, spec: ExportSpec, rescore: Rescore = SCORED) -> ModelCard:
     path = study.folder / "report.json"
     report = read_json(path) if path.is_file() else None
-    ways = ways_to_load(study, spec, folder=".", base="BASE")
+    ways = loading_snippets(study, spec, folder=".", base="BASE")
     return ModelCard(model_card(study, spec, report, rescore, ways))
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from assistant_builder.atomic_io import read_json, read_jsonl, write_jsonl
 from assistant_builder.errors import EvaluationError, ModelError, StudyError
-from assistant_builder.export.export import read_export, ways_to_load, write_export
+from assistant_builder.export.export import read_export, loading_snippets, write_export
 from assistant_builder.export_formats import ExportSpec, export_specs
 from assistant_builder.study import Study
 from tests.export.tiny import scored, tiny_base, tiny_study
@@ -70,9 +70,9 @@ def test_an_export_is_what_was_measured_and_its_lines_run(
         assert found["largest_move"] == 0 and 0 < found["largest_activation"] < 65_504
     assert {entry["name"] for entry in record["files"]} == {path.name for path in target.iterdir()} - {"export.json"}
     text = lines_of(target)
-    assert text.strip() == ways_to_load(study, spec, folder=".", base=base.name)[0].text
+    assert text.strip() == loading_snippets(study, spec, folder=".", base=base.name)[0].text
     assert len(text.strip().splitlines()) <= 5
-    local = ways_to_load(study, spec, folder=str(target), base=str(base))[0].text
+    local = loading_snippets(study, spec, folder=str(target), base=str(base))[0].text
     ran = subprocess.run([sys.executable, "-c", local], capture_output=True, text=True, timeout=240, cwd=tmp_path,
                          env={**os.environ, "HF_HUB_OFFLINE": "1"})
     assert ran.returncode == 0, ran.stderr

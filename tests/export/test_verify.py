@@ -7,7 +7,7 @@ import math
 import pytest
 
 from assistant_builder.errors import EvaluationError
-from assistant_builder.export.verify import TOLERANCE, compare, spread
+from assistant_builder.export.verify import TOLERANCE, compare, evenly_spaced
 
 WAS = [("1", 10.0, 10), ("2", 4.0, 8), ("3", 2.0, 2)]
 
@@ -56,6 +56,6 @@ def test_other_tokens_are_refused() -> None:
 
 
 def test_the_sample_is_spread_over_all_items() -> None:
-    assert spread(list(range(10)), 20) == list(range(10))
-    assert spread(list(range(100)), 4) == [12, 37, 62, 87]
-    assert spread(list(range(7)), 3) == [1, 3, 5]
+    assert evenly_spaced(list(range(10)), 20) == list(range(10))
+    assert evenly_spaced(list(range(100)), 4) == [12, 37, 62, 87]
+    assert evenly_spaced(list(range(7)), 3) == [1, 3, 5]

@@ -79,10 +79,10 @@ def fused(model: Any, inputs: dict[str, Any], dtype: Any) -> tuple[float, Any]:
     import torch
 
     from assistant_builder.training.collate import summed_nll
-    from assistant_builder.training.cpu_kernels import fuse
+    from assistant_builder.training.cpu_kernels import fuse_cpu_kernels
 
     if not any(getattr(layer, "group", None) for layer in model.modules()):
-        fuse(model, dtype)
+        fuse_cpu_kernels(model, dtype)
     model.zero_grad()
     loss = summed_nll(model, inputs)
     loss.backward()
@@ -150,13 +150,13 @@ def test_norms_are_recognised_by_what_they_compute() -> None:
     from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
     from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-    from assistant_builder.training.cpu_kernels import _norms
+    from assistant_builder.training.cpu_kernels import _rms_norms
 
     class ShiftedRMSNorm(LlamaRMSNorm):
         def forward(self, hidden_states: Any) -> Any:
             return super().forward(hidden_states) + 1
 
-    found = {type(norm): (scale, eps) for norm, scale, eps in _norms(
+    found = {type(norm): (scale, eps) for norm, scale, eps in _rms_norms(
         torch.nn.ModuleList([LlamaRMSNorm(8, eps=1e-3), GemmaRMSNorm(8), ShiftedRMSNorm(8)]))}
     assert found.keys() == {LlamaRMSNorm, GemmaRMSNorm} and found[LlamaRMSNorm][1] == 1e-3
     assert all(torch.equal(scale, torch.ones(8)) for scale, _ in found.values())
@@ -203,9 +203,9 @@ def one_layer(inputs: int, outputs: int, *, dropout: float, dtype: Any) -> tuple
 
 
 def fuse_it(model: Any, dtype: Any) -> None:
-    from assistant_builder.training.cpu_kernels import fuse
+    from assistant_builder.training.cpu_kernels import fuse_cpu_kernels
 
-    fuse(model, dtype)
+    fuse_cpu_kernels(model, dtype)
 
 
 def test_dropout_scales_what_it_keeps() -> None:

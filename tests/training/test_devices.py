@@ -242,13 +242,13 @@ def test_the_fused_optimizer_is_left_out_where_steps_may_be_skipped(
     import torch
 
     from assistant_builder.models.chat_template import Example
-    from assistant_builder.training.sft_config import TrainingRun, arguments_of
+    from assistant_builder.training.sft_config import TrainingRun, sft_arguments
 
     example = Example((1, 2), (False, True))
     plan = TrainingRun(TrainConfig(), [example] * 8, [example], tmp_path, device, False, False, lambda: False,
                 lambda *_: "train", lambda *_: None)
     model: Any = SimpleNamespace(config=SimpleNamespace(dtype=getattr(torch, dtype)))
-    assert arguments_of(plan, tmp_path, model).optim == optimizer
+    assert sft_arguments(plan, tmp_path, model).optim == optimizer
 
 
 @pytest.mark.parametrize(("kernels", "stance"), [("compile", "force_eager"), ("plain", "default")])

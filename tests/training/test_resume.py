@@ -104,7 +104,7 @@ def test_a_half_written_checkpoint_is_not_taken_for_whole(tmp_path: Path) -> Non
     os.truncate(checkpoints.checkpoint_folder(tmp_path, 6) / "adapter_model.safetensors", 3)
     (checkpoints.checkpoint_folder(tmp_path, 4) / CHECKPOINT_MARKER).write_text("{")
     assert checkpoints.complete_steps(tmp_path) == [2]
-    checkpoints.remove_all_but(tmp_path, {2})
+    checkpoints.prune_checkpoints(tmp_path, {2})
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
 
 
