@@ -109,7 +109,7 @@ def train_ours(job: Job, arm: str, scratch: Path, watch: Stopwatch) -> Trained:
     plan = TrainingRun(
         train=job.train, train_examples=examples,
         validation_examples=examples[:1],  # the trainer insists on a validation; it comes after the last stamp
-        folder=scratch, device=spec.device, gradient_checkpointing=method.checkpointing, hold=method.held,
+        folder=scratch, device=spec.device, gradient_checkpointing=method.checkpointing, dequantize=method.held,
         cancelled=lambda: False, next_move=lambda step, losses: "train", on_step=lambda step, steps, eta: None,
     )
     trainer = TwinTrainer(model, plan, prompter)

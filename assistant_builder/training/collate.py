@@ -1,7 +1,4 @@
-"""From training sequences to padded tensors.
-
-Imports torch: only worker processes import this module.
-"""
+"""Datasets, padding and the loss of training batches. Imports torch: only worker processes import this module."""
 
 from __future__ import annotations
 
@@ -20,22 +17,22 @@ IGNORED = -100
 
 
 def to_dataset(examples: Sequence[Example]) -> Dataset:
-    """Pre-tokenised rows with ``input_ids`` and ``labels`` (-100 where the loss does not count)."""
+    """Tokenized rows with ``input_ids`` and ``labels`` (-100 at positions without loss)."""
     return Dataset.from_dict({
         "input_ids": [list(example.input_ids) for example in examples],
         "labels": [
-            [token if counts else IGNORED for token, counts in zip(example.input_ids, example.supervised, strict=True)]
+            [token if used else IGNORED for token, used in zip(example.input_ids, example.supervised, strict=True)]
             for example in examples
         ],
     })
 
 
 class LeftPadding:
-    """Collate rows into tensors padded on the left, so that the answers, which end the rows, line up.
+    """Collate rows into tensors padded on the left, which aligns the answers at the end of the rows.
 
     Args:
-        pad_id: Token that fills the left.
-        multiple_of: Pad to a multiple of this many tokens.
+        pad_id: Padding token.
+        multiple_of: The padded length is a multiple of this number of tokens.
     """
 
     def __init__(self, pad_id: int, multiple_of: int = 1) -> None:
@@ -59,7 +56,7 @@ class LeftPadding:
 
 
 class FixedOrder(Sampler[int]):
-    """Yield row indices in a given order."""
+    """Sampler that yields row indices in a given order."""
 
     def __init__(self, order: Sequence[int]) -> None:
         self.order = order
@@ -69,15 +66,15 @@ class FixedOrder(Sampler[int]):
         return iter(self.order)
 
     def __len__(self) -> int:
-        """Rows in the order, repeats counted."""
+        """Number of indices, repetitions included."""
         return len(self.order)
 
 
 def supervised_logits(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and targets of the supervised positions alone.
+    """Logits and targets of the supervised positions.
 
-    The head runs only over the columns in which some row is supervised: on a small model with a large vocabulary it is
-    the dearest layer.
+    The output head is computed only for the columns in which a row is supervised: in a small model with a large
+    vocabulary it is the most expensive layer.
 
     Args:
         model: Any causal language model of transformers.
@@ -86,34 +83,36 @@ def supervised_logits(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torc
     Returns:
         Logits [supervised, vocabulary] as float32, and token ids [supervised].
     """
-    targets = inputs["labels"][:, 1:]
-    columns = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
-    targets = targets[:, columns]
-    counted = targets != IGNORED
-    return _forward_columns(model, inputs, columns).logits[counted].float(), targets[counted]
+    columns, targets, supervised = _supervised_columns(inputs)
+    return _forward_columns(model, inputs, columns).logits[supervised].float(), targets[supervised]
 
 
 def summed_nll(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Summed NLL of the supervised positions, a float32 scalar, at the least cost in time and memory.
+    """Summed NLL of the supervised positions, a float32 scalar.
 
-    The head runs over the supervised positions of each row and no others.
+    The output head is computed for the supervised positions only, which saves time and memory.
 
     Args:
         model: Any causal language model of transformers.
         inputs: A batch of :class:`LeftPadding`.
     """
-    targets = inputs["labels"][:, 1:]
-    columns = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
-    targets = targets[:, columns]
-    counted = targets != IGNORED
+    columns, targets, supervised = _supervised_columns(inputs)
     head = extract_model_from_parallel(model).get_output_embeddings()
-    hook = head.register_forward_pre_hook(lambda _, given: (given[0][counted].unsqueeze(0),))
+    hook = head.register_forward_pre_hook(lambda _, args: (args[0][supervised].unsqueeze(0),))
     try:
         logits = _forward_columns(model, inputs, columns).logits.squeeze(0)
     finally:
         hook.remove()
-    loss: torch.Tensor = ChunkedCrossEntropySum.apply(logits, targets[counted])
+    loss: torch.Tensor = ChunkedCrossEntropySum.apply(logits, targets[supervised])
     return loss
+
+
+def _supervised_columns(inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Columns with a supervised position, the targets [rows, columns] there, and the mask of supervised ones."""
+    targets = inputs["labels"][:, 1:]
+    columns = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
+    targets = targets[:, columns]
+    return columns, targets, targets != IGNORED
 
 
 def _forward_columns(model: Any, inputs: dict[str, torch.Tensor], columns: torch.Tensor) -> Any:

@@ -36,7 +36,7 @@ def trainer(folder: Path, device: str, **changes: Any) -> TwinTrainer:
         config.train.max_length)]
     plan = TrainingRun(
         train=config.train, train_examples=examples, validation_examples=examples, folder=folder, device=device,
-        gradient_checkpointing=False, hold=False, cancelled=lambda: False, next_move=lambda *_: "train",
+        gradient_checkpointing=False, dequantize=False, cancelled=lambda: False, next_move=lambda *_: "train",
         on_step=lambda *_: None,
     )
     return TwinTrainer(model, plan, prompter)
@@ -80,7 +80,7 @@ def test_a_model_without_deterministic_algorithms_is_trained_all_the_same(
     with caplog.at_level(logging.WARNING):
         made.run()
     assert asked == [False] * STEPS
-    assert "Trained without deterministic algorithms" in caplog.text and "put_" in caplog.text
+    assert "Training without deterministic algorithms" in caplog.text and "put_" in caplog.text
     assert all(value.grad is None for value in made.model.parameters())
 
 
