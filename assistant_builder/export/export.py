@@ -12,13 +12,12 @@ from typing import Any
 from assistant_builder import __version__
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.chat.ask import context_tokens, default_system
-from assistant_builder.data.card import inline
+from assistant_builder.data.card import fenced, inline
 from assistant_builder.errors import AssistantBuilderError, ResourceError
 from assistant_builder.export.adapter import write_object
 from assistant_builder.export.atomic_dir import RECORD, atomic_directory, describe_files
 from assistant_builder.export.card import DATA_CARD, model_card, rescore_sentences, shareable_data_card, title
 from assistant_builder.export.ollama import match_family
-from assistant_builder.export.snippets import loading_document
 from assistant_builder.export.verify import Rescore, load_measured, rescore
 from assistant_builder.export_formats import (
     ExportSource,
@@ -53,13 +52,13 @@ def write_export(
     """Export one arm.
 
     Args:
-        study: A study with this arm trained.
+        study: A study that has trained the arm.
         spec: Arm and format.
-        target: The folder to make.
-        force: Whether files there may be replaced.
-        sample: Held-out items to score again.
+        target: Folder to create.
+        force: Whether files in it may be replaced.
+        sample: Number of held-out items to score again.
         report: Progress callback.
-        archive: A zip file to write in addition; some formats always have one in their folder.
+        archive: Zip file to write in addition to the folder.
 
     Returns:
         The content of ``export.json``, with ``folder`` and ``archive``.
@@ -132,9 +131,9 @@ def _write_documents(
     if spec.export_format.needs_base:
         hints.append("README.md says where the base comes from and how to get the same weights as were measured. "
                      "Ollama and most other programs need one complete model: export with --format merged for them.")
-    (folder / "LOADING.md").write_text(
-        loading_document(ways, [*hints, *map(inline, notes)], f"How to load {title(study, spec)}"), encoding="utf-8"
-    )
+    paragraphs = [f"# How to load {title(study, spec)}", *hints, *map(inline, notes),
+                  *(f"## {way.title}\n\n{fenced(way.text, way.language)}" for way in ways)]
+    (folder / "LOADING.md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
     data_card = study.folder / "data" / "card.md"
     described = data_card.read_text(encoding="utf-8") if data_card.is_file() else "# Data\n\nNot described.\n"
     (folder / DATA_CARD).write_text(shareable_data_card(described), encoding="utf-8")
@@ -147,14 +146,7 @@ def _write_documents(
 
 
 def loading_snippets(study: Study, spec: ExportSpec, *, folder: str, base: str) -> list[Snippet]:
-    """How to load an export.
-
-    Args:
-        study: The study.
-        spec: What was exported.
-        folder: Path of the export.
-        base: Name or folder of the base.
-    """
+    """The ways to load an export in ``folder`` on ``base``, the name or folder of the base model."""
     config = study.config
     known = load_measured(study, spec)
     dtype = str(known.scores["compute_dtype"]) if known else read_json(
@@ -189,13 +181,9 @@ def read_export(folder: Path) -> dict[str, Any] | None:
 
 
 def copy_tokenizer(base: Path, folder: Path, prompter: ChatTokenizer, *, adds_bos: bool | None) -> None:
-    """Write tokenizer and chat template as the study used them.
+    """Write tokenizer and chat template to ``folder`` as the study used them.
 
-    Args:
-        base: Folder of the base model.
-        folder: Folder to write to.
-        prompter: The base's tokenizer, for the chat template of a base that has none.
-        adds_bos: Whether a server must put the BOS token before a rendered prompt; None: unknown.
+    ``adds_bos`` is whether a server must put the BOS token before a rendered prompt; None: unknown.
     """
     for name in _TOKENIZER_FILES:
         if (base / name).is_file():

@@ -119,15 +119,14 @@ def rescore(study: Study, spec: ExportSpec, base: Path, folder: Path, *, sample:
 
     Args:
         study: The study.
-        spec: What was written.
+        spec: Arm and format.
         base: Folder of the base model.
-        folder: The written export.
-        sample: Items to score.
+        folder: Folder of the export.
+        sample: Number of items to score.
         tick: Progress callback: items done, items in total; may raise Cancelled.
 
     Returns:
-        The comparison; ``not measured`` where memory does not suffice or the format cannot be scored: the files are
-        complete in either case.
+        The comparison; ``not measured`` if memory does not suffice or the format cannot be scored.
 
     Raises:
         EvaluationError: The written model does not score as the evaluation measured.

@@ -70,7 +70,7 @@ def test_before_the_evaluation_the_card_claims_nothing() -> None:
     study = trained(with_data(new_study(data__system="|-\n  ```\n  <b>Not a heading")))
     card = card_of(study, ExportSpec("qlora", "adapter"), Rescore("not measured"))
     assert card.data.eval_results is None
-    assert "exported before its evaluation" in card.text and "were not scored again" in card.text
+    assert "written before the evaluation of the study" in card.text and "were not scored again" in card.text
     assert "```\\n<b>Not a heading" in card.text  # the system prompt stays inside a string of the Python lines
 
 

@@ -39,7 +39,7 @@ def seeing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_process_follows_the_plan_of_the_first(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     handed: list[tuple[Any, ...]] = []
     trained: list[Any] = []
-    monkeypatch.setattr(distributed, "train_on_ranks", lambda *given: handed.append(given))
+    monkeypatch.setattr(distributed, "train_distributed", lambda *given: handed.append(given))
     monkeypatch.setattr(training_train, "_train", lambda study, run, prepared: trained.append(prepared))
     seeing(ROOMY, monkeypatch)
     training_train.train_arm(study, "lora")
@@ -60,7 +60,7 @@ def test_a_training_on_another_device_than_planned_is_refused(
     seeing(planned, monkeypatch)
     monkeypatch.setattr(loading, "pick_device", lambda: seen)
     monkeypatch.setattr(loading, "load_base", lambda spec: pytest.fail("it was loaded all the same"))
-    with pytest.raises(ResourceError, match=f"planned for {planned.name}, and PyTorch would compute on"):
+    with pytest.raises(ResourceError, match=f"planned for {planned.name}, but PyTorch uses"):
         training_train.train_arm(study, "lora")
 
 
@@ -69,7 +69,7 @@ def test_cards_of_which_one_lacks_bfloat16_compute_alike(study: Study, monkeypat
     old = replace(new, name="an old card", bfloat16=False)
     seeing(replace(new, cards=(new, old)), monkeypatch)
     handed: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(distributed, "train_on_ranks", lambda *given: handed.append(given))
+    monkeypatch.setattr(distributed, "train_distributed", lambda *given: handed.append(given))
     training_train.train_arm(study, "lora")
     assert handed[0][3].compute_dtype == "float16"
     assert handed[0][3].config.model.compute_dtype == "float16"  # or each process would ask its own card
