@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from assistant_builder.data import Message
-from assistant_builder.export.ollama import FAMILIES, Match, modelfile, match_family
+from assistant_builder.export.ollama import FAMILIES, Match, match_family, modelfile
 from assistant_builder.models.chat_template import ChatTokenizer
 from tests.export.go_template import render
 from tests.export.modelfile_grammar import parse
@@ -113,7 +113,7 @@ def test_the_models_own_default_becomes_the_system_prompt() -> None:
     assert dated.system.startswith("Cutting Knowledge Date") and dated.system.endswith("\n\nBe brief.")
 
 
-def test_an_unknown_family_is_told_and_not_guessed() -> None:
+def test_an_unknown_family_is_reported_and_not_guessed() -> None:
     loop = LOOP + "{{ '<<' + message['role'] + '>>' + message['content'] }}{% endfor %}"
     odd = prompter(loop + GENERATE + "<<go>>{% endif %}")
     assert match_family(odd, "Be brief.") is None
@@ -122,7 +122,7 @@ def test_an_unknown_family_is_told_and_not_guessed() -> None:
     assert parse(text) == [("from", "."), ("system", "Be brief."), ("temperature", "0"), ("stop", "</s>")]
 
 
-def test_the_modelfile_holds_all_that_ollama_needs() -> None:
+def test_the_modelfile_contains_all_that_ollama_needs() -> None:
     asked = prompter(SMOLLM2, "<|im_start|>", "<|im_end|>")
     match = match_family(asked, 'Say """hello""".')
     assert match is not None
@@ -159,12 +159,12 @@ def test_every_value_is_read_back_as_it_is_or_left_out(system: str, end: str, ti
     assert [name for name, _ in found if name not in ("system", "stop")] == ["from", "temperature"]
     values = {"system": system, "stop": end}
     assert all(value == values.get(name, value) for name, value in found)
-    for name, told in (("system", "no SYSTEM command"), ("stop", "no stop for the token")):
+    for name, omitted in (("system", "no SYSTEM command"), ("stop", "no stop for the token")):
         count = sum(found_name == name for found_name, _ in found)
-        assert count == (0 if told in text or not values[name] else 1)
+        assert count == (0 if omitted in text or not values[name] else 1)
 
 
-def test_a_system_prompt_that_ollama_cannot_hold_is_told() -> None:
+def test_a_system_prompt_that_ollama_cannot_parse_is_reported() -> None:
     for system, why in (('Quote:\n"""\nADAPTER ./evil', "three quotation marks"),
                         ("Zero\u200cwidth.", r"U\+200C")):
         match = match_family(prompter(LLAMA3, "<|begin_of_text|>", "<|eot_id|>"), system)

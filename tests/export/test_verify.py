@@ -23,7 +23,7 @@ def test_equal_losses_are_as_measured() -> None:
     assert found.nll_per_token == found.measured_nll_per_token == 0.8
 
 
-def test_small_moves_are_within_the_tolerance_and_the_largest_is_told() -> None:
+def test_small_moves_are_within_the_tolerance_and_the_largest_is_reported() -> None:
     found = compare("QD", WAS, moved(0.01, -0.02, 0.0))
     assert found.outcome == "as measured" and found.largest_item == "2"
     assert found.largest_move == pytest.approx(0.02)

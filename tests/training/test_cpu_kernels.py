@@ -113,7 +113,7 @@ def test_in_bfloat16_the_gradients_are_as_near_to_float32_as_the_plain_ones(fold
 
 
 @pytest.mark.parametrize("storage", ["float16", "nf4"])
-def test_holding_weights_changes_no_bit(folder: Path, storage: str) -> None:
+def test_dequantized_weights_change_no_bit(folder: Path, storage: str) -> None:
     import torch
 
     train = TRAIN.model_copy(update={"dropout": 0.1})
@@ -125,7 +125,7 @@ def test_holding_weights_changes_no_bit(folder: Path, storage: str) -> None:
     assert found[0][0] == found[1][0] and torch.equal(found[0][1], found[1][1])
 
 
-def test_evaluation_and_checkpointing_go_through_the_same_arithmetic(folder: Path) -> None:
+def test_evaluation_and_checkpointing_use_the_same_arithmetic(folder: Path) -> None:
     import torch
 
     from assistant_builder.training.collate import summed_nll
@@ -145,7 +145,7 @@ def test_evaluation_and_checkpointing_go_through_the_same_arithmetic(folder: Pat
     assert (again - gradients).norm() / gradients.norm() < 1e-5
 
 
-def test_norms_are_recognised_by_what_they_compute() -> None:
+def test_norms_are_recognised_by_their_results() -> None:
     import torch
     from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
     from transformers.models.llama.modeling_llama import LlamaRMSNorm
@@ -162,7 +162,7 @@ def test_norms_are_recognised_by_what_they_compute() -> None:
     assert all(torch.equal(scale, torch.ones(8)) for scale, _ in found.values())
 
 
-def test_dropped_places_have_the_probability_and_no_pattern() -> None:
+def test_dropout_indices_have_the_probability_and_no_pattern() -> None:
     import torch
 
     from assistant_builder.training.cpu_kernels import sample_dropout_indices
@@ -208,7 +208,7 @@ def fuse_it(model: Any, dtype: Any) -> None:
     fuse_cpu_kernels(model, dtype)
 
 
-def test_dropout_scales_what_it_keeps() -> None:
+def test_dropout_scales_the_kept_values() -> None:
     """Over many draws the adapter's mean output is that without dropout."""
     import torch
 
@@ -279,7 +279,7 @@ def test_the_loss_is_cross_entropy() -> None:
     assert torch.allclose(*(torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)), atol=1e-6)
 
 
-def test_the_loss_works_on_as_many_rows_at_once_as_the_plan_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_uses_as_many_rows_at_once_as_planned(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     from assistant_builder.planning.memory import LOSS_ROWS

@@ -68,7 +68,7 @@ def test_a_gpus_steps_are_deterministic(tmp_path: Path, asked: list[bool], devic
 
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
-def test_a_model_without_deterministic_algorithms_is_trained_all_the_same(
+def test_a_model_without_deterministic_algorithms_is_trained(
     tmp_path: Path, asked: list[bool], caplog: pytest.LogCaptureFixture
 ) -> None:
     made = trainer(tmp_path, "cuda")
@@ -84,7 +84,7 @@ def test_a_model_without_deterministic_algorithms_is_trained_all_the_same(
     assert all(value.grad is None for value in made.model.parameters())
 
 
-def test_another_failure_is_not_taken_for_a_lack_of_algorithms(tmp_path: Path) -> None:
+def test_another_failure_is_not_mistaken_for_missing_algorithms(tmp_path: Path) -> None:
     made = trainer(tmp_path, "cuda")
 
     def fail(*_: Any) -> None:
@@ -97,7 +97,7 @@ def test_another_failure_is_not_taken_for_a_lack_of_algorithms(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("own", "expected"), [(None, ":4096:8"), (":16:8", ":16:8")])
-def test_cublas_is_told_before_cuda_starts(monkeypatch: pytest.MonkeyPatch, own: str | None, expected: str) -> None:
+def test_cublas_is_set_before_cuda_starts(monkeypatch: pytest.MonkeyPatch, own: str | None, expected: str) -> None:
     monkeypatch.setattr(os, "environ", {"CUBLAS_WORKSPACE_CONFIG": own} if own else {})
     configure_libraries()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == expected

@@ -31,7 +31,7 @@ def liger(monkeypatch: pytest.MonkeyPatch, kinds: dict[str, Any], apply: Callabl
     monkeypatch.setitem(sys.modules, patches.__name__, patches)
 
 
-def test_liger_changes_this_model_and_leaves_the_loss_to_us(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_liger_changes_the_model_but_not_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     base, seen = model(), []
     liger(monkeypatch, {"llama": None}, lambda **given: seen.append(given))
     apply_kernels(base, "liger")
