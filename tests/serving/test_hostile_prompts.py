@@ -45,7 +45,7 @@ except AssistantBuilderError as error:
 def test_twenty_characters_that_become_millions_of_tokens_are_a_sentence(tmp_path: Path) -> None:
     with_data(new_study(model__base=str(hostile_base(tmp_path / "base", normalizer=multiplying()))))
     reply = str(watched(COUNT))
-    assert "tokenizer" in reply and "Choose another base model" in said
+    assert "tokenizer" in reply and "Choose another base model" in reply
 
 
 @pytest.fixture
