@@ -105,7 +105,7 @@ _GATES = ("gate_proj", "up_proj", "gate_up_proj")
 _GROUPS = {name: place for place, names in enumerate((_QKV, _GATES)) for name in names}
 """Layers that share one input."""
 _SHORT_ROW = 256
-"""Tokens of a row up to which a CPU writes the attention weights down (training.fusing.LONGEST_SHORT_ROW)."""
+"""Tokens of a row up to which a CPU writes the attention weights down (training.cpu_kernels.MAX_EAGER_TOKENS)."""
 LOSS_ROWS = {"cpu": 8, "cuda": 512}
 """Rows of logits that the loss turns into float32 at once, by device; ``training.kernels`` computes in chunks of these.
 As float32 they stay in a CPU's cache, and take little of a GPU's memory. Three such chunks exist at the same time: the

@@ -14,7 +14,7 @@ from assistant_builder.data import Pair
 from assistant_builder.models.chat_template import ChatTokenizer
 
 if TYPE_CHECKING:
-    from assistant_builder.training.collate import LeftPadding
+    from assistant_builder.inference.padded_batch import LeftPadding
 
 MAX_NEW_TOKENS = 48
 """Longest answer in tokens."""
@@ -80,7 +80,7 @@ def sample_answers(
     """
     import torch
 
-    from assistant_builder.training.collate import IGNORED
+    from assistant_builder.inference.padded_batch import IGNORED
 
     batch = padding([{"input_ids": list(question.prompt_ids), "labels": [IGNORED] * len(question.prompt_ids)}
                      for question in questions])

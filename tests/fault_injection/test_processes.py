@@ -80,7 +80,7 @@ def test_another_process_with_the_same_id_is_not_taken_for_the_one_that_died() -
         study.write_step(StepRecord("data", "running", pid=process.pid, process_started=f"{boot}/1"))
         assert study.step("data").state == "lost" and study.state == "lost"
         said = CliRunner().invoke(app, ["status", study.name]).stdout
-        assert "its process is gone" in said and f"run {study.name}' carries on" in said
+        assert "the process ended unexpectedly" in said and f"Resume it with 'assistant-builder run {study.name}'" in said
         panel = run_panel(take_snapshot(study), "")
         assert "interrupted" in panel and "Carry on" in panel
         write_json(queue_folder() / "000001.json",
