@@ -152,7 +152,8 @@ def loading_snippets(study: Study, spec: ExportSpec, *, folder: str, base: str) 
     dtype = str(known.scores["compute_dtype"]) if known else read_json(
         study.arm_folder(spec.arm) / "summary.json")["compute_dtype"]
     return spec.export_format.snippets(LoadingContext(
-        arm=spec.arm, folder=folder, base=base, name=study.name, system=default_system_prompt(study), model=config.model,
+        arm=spec.arm, folder=folder, base=base, name=study.name,
+        system=default_system_prompt(study), model=config.model,
         compute_dtype=dtype, max_new_tokens=config.eval.max_new_tokens, rank=config.train.rank,
         context=context_tokens([config], _model_context(study)),
     ))
