@@ -1,8 +1,8 @@
-"""The arms: the assistants that a study can train, each with its names, colours, storage and evaluation cells.
+"""The arms: the assistants that a study can train, with their names, colours, storage and evaluation cells.
 
-An arm is one way to store the frozen base while an adapter is trained on it. Configuration, command line, page, report,
-chat and export read the arms from here, so that a further arm takes one call of :func:`register`. A module outside this
-repository makes it when it is imported, see :mod:`assistant_builder.registry`::
+Arms differ in the storage of the frozen base on which the adapter is trained. Configuration, command line, page,
+report, chat and export read this registry, so that one call of :func:`register` adds an arm. A plugin makes the call
+when it is imported, see :mod:`assistant_builder.registry`::
 
     from assistant_builder.arms import Arm, register
 
@@ -23,9 +23,9 @@ from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.registry import Registry
 
 Symbol = Literal["circle", "diamond", "square", "triangle-up", "cross"]
-"""The shape of an arm's marks in pictures."""
+"""Shape of an arm's marks in charts."""
 FOUR_BIT = "4-bit"
-"""What cells call the storage that ``model.quant_type`` names."""
+"""Name of the storage ``model.quant_type`` in cells."""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")  # part of the names of training runs (lora-2), folders and CSS classes
 _CELL = re.compile(r"[A-Z][A-Za-z0-9]{0,15}")
 _RESERVED = frozenset({"a", "b", "base", "both", "full", "hidden", "neither"})
@@ -38,11 +38,11 @@ class Arm:
 
     Attributes:
         name: Key in ``study.yaml``, on the command line, in folders and in ``report.json``.
-        label: Name in tables, pictures and on the page: ``QLoRA (4-bit)``.
+        label: Name in tables, in charts and on the page: ``QLoRA (4-bit)``.
         short: Name in sentences: ``QLoRA``.
         color: Colour on a light background, ``#rrggbb``.
         dark_color: Colour on a dark background; empty: ``color``.
-        symbol: Shape of its marks in pictures.
+        symbol: Shape of its marks in charts.
         storage: Name of the quantization method that stores the base, ``float16`` for none; None: the study's
             ``model.quant_type``.
         cell: Name of the cell that scores the adapter as served: on the base that it was trained on.
@@ -63,13 +63,13 @@ class Arm:
     untuned_cell: str = ""
 
     def __post_init__(self) -> None:
-        """Fill in what is left empty.
+        """Validate the names and colours, and set the default of empty ones.
 
         Raises:
-            ValueError: A name or a colour cannot be used.
+            ValueError: A name or a colour is invalid.
         """
         if not _NAME.fullmatch(self.name) or self.name in _RESERVED:
-            raise ValueError(f"arm name {self.name!r} must consist of a-z, 0-9 and _, and be none of "
+            raise ValueError(f"arm name {self.name!r} must consist of a-z, 0-9 and _, and not be one of "
                              f"{', '.join(sorted(_RESERVED))}")
         for color in (self.color, self.dark_color or self.color):
             if not _COLOR.fullmatch(color):
@@ -87,7 +87,7 @@ class Arm:
 
     @property
     def base(self) -> str:
-        """The storage of its base as cells call it: ``float16``, ``4-bit``, or the name of the method."""
+        """Storage of its base in cells: ``float16``, ``4-bit``, or the name of the method."""
         return self.storage or FOUR_BIT
 
     @property
@@ -97,12 +97,12 @@ class Arm:
 
     @property
     def base_label(self) -> str:
-        """The storage of its base in words: ``16-bit``, ``4-bit``, or the name of the method."""
+        """Storage of its base in text: ``16-bit``, ``4-bit``, or the name of the method."""
         return self.base if self.quantized else "16-bit"
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """The cells that come with a further arm: as served, untuned where no other cell scores it, and merged."""
+        """The cells of a further arm: as served, untuned, and merged."""
         return tuple(dict.fromkeys((self.cell, self.untuned_cell, self.merged_cell)))
 
     def base_storage(self, quant_type: str) -> str:
@@ -116,13 +116,13 @@ class CellSpec:
 
     Attributes:
         name: Key in ``eval.cells`` and ``report.json``.
-        base: How the frozen base is stored: ``float16``, ``4-bit`` (the study's ``model.quant_type``), or the name of a
+        base: Storage of the frozen base: ``float16``, ``4-bit`` (the study's ``model.quant_type``), or the name of a
             quantization method.
         adapter: The arm whose adapter is used; None: untuned.
         merged: None: the adapter stays separate from the base. ``merged``: it is merged into the base, which is then
             stored in float16. ``quantized``: the merged model is quantized to 4 bits.
         label: Name in tables.
-        about: What it is, in a sentence of the report.
+        about: Description in the report.
     """
 
     name: str
@@ -210,12 +210,12 @@ def compares(arms: Iterable[str]) -> bool:
 
 
 def headline_arms(arms: Sequence[str]) -> tuple[str, ...]:
-    """The arms that a report is about first: the twins, or where one of them is not trained the first arm."""
+    """The arms of the headline: the twins, or the first arm if only one twin is trained."""
     return TWINS if compares(arms) else tuple(arms[:1])
 
 
 def further_arms(arms: Iterable[str]) -> tuple[str, ...]:
-    """The arms that are none of the twins, in the order given."""
+    """The arms other than the twins, in the given order."""
     return tuple(arm for arm in arms if arm not in TWINS)
 
 
@@ -225,26 +225,26 @@ def plain_order(arms: Iterable[str]) -> tuple[str, ...]:
 
 
 def main_cells(arms: Iterable[str]) -> tuple[str, ...]:
-    """The untuned bases and the assistants as served, which show what tuning and storage changed.
+    """The untuned bases and the assistants as served.
 
-    They are the columns of a report's first table, and tasks other than the held-out set are run on them.
+    They are the columns of the first table of a report, and the cells on which additional tasks are run.
     """
     known = [ARMS[arm] for arm in (*TWINS, *further_arms(arms))]
     return tuple(dict.fromkeys([*(arm.untuned_cell for arm in known), *(arm.cell for arm in known)]))
 
 
 def untuned_base(arms: Sequence[str]) -> str:
-    """The cell of the untuned base that retrieval is tried on: ``B16``, else that of the first arm."""
+    """The cell of the untuned base with retrieval: ``B16``, else that of the first arm."""
     return LORA.untuned_cell if CELLS[LORA.untuned_cell].scorable(arms) else ARMS[arms[0]].untuned_cell
 
 
 def base_owner(arms: Iterable[str]) -> str:
-    """The arm whose base stands for the untuned base model in the chat: ``lora``, else the first."""
+    """The arm whose base is the untuned base model in the chat: ``lora``, else the first."""
     return next(arm for arm in ARMS if arm in arms)
 
 
 def label(arm: str) -> str:
-    """The label of an arm; a name that none has stays as it is."""
+    """The label of an arm; the name itself if the arm is unknown."""
     return ARMS[arm].label if arm in ARMS else arm
 
 

@@ -1,4 +1,4 @@
-"""What can be exported: the registry of formats, and cell, size and recommendation of one arm in one format.
+"""The registry of export formats, and the cell, size and recommendation of one arm in one format.
 
 A format is one file: a subclass of :class:`ExportFormat`, registered in :data:`EXPORT_FORMATS`. Page, command line,
 model card and report read everything they show of it from there. The registry is located below ``evals``, because the
@@ -98,7 +98,7 @@ class ExportSource:
 
 
 class ExportFormat(ABC):
-    """A form in which a trained assistant leaves its study.
+    """A file format of exported assistants.
 
     The exporter adds tokenizer, chat template, model card, ``LOADING.md`` and data card to what :meth:`write` writes.
 
@@ -107,10 +107,10 @@ class ExportFormat(ABC):
         label: Short title for page and report.
         noun: The same within a title: "adapter", "merged model".
         explanation: What it is and for whom, in one phrase.
-        contents: What the folder holds, in one sentence.
+        contents: Content of the folder, in one sentence.
         activity: Progress message of :meth:`write`.
         needs_base: Whether it is loaded on its base model and useless without it.
-        keeps_storage: Whether the base keeps the storage of training, so that QLoRA still saves memory.
+        keeps_storage: Whether the base has the storage of training, so that QLoRA saves memory.
         zipped: Whether the folder contains a zip of itself.
         library: ``library_name`` of the model card.
         relation: ``base_model_relation`` of the model card.
@@ -189,7 +189,7 @@ class ExportFormat(ABC):
         return None
 
     def note(self, arm: str) -> str:
-        """What to know before the export of this arm; empty if nothing."""
+        """A note before the export of this arm; empty if there is none."""
         return ""
 
     def limitation(self, arm: str) -> str:
@@ -246,11 +246,10 @@ def parse_export(arm: str, format: str) -> ExportSpec:
     Raises:
         ValueError: There is no such arm or format.
     """
-    for spec in export_specs():
-        if (spec.arm, spec.format) == (arm, format):
-            return spec
-    wrong, known = (arm, plain_order(ARMS)) if arm not in ARMS else (format, tuple(EXPORT_FORMATS))
-    raise ValueError(f"{wrong!r} is not one of {', '.join(known)}")
+    for value, known in ((arm, plain_order(ARMS)), (format, tuple(EXPORT_FORMATS))):
+        if value not in known:
+            raise ValueError(f"{value!r} is not one of {', '.join(known)}")
+    return ExportSpec(arm, format)
 
 
 def formats_of_cell(arm: str, cell: str) -> list[ExportFormat]:
@@ -288,12 +287,12 @@ def estimated_bytes(study: Study, spec: ExportSpec) -> int:
 
 @dataclass(frozen=True)
 class Advice:
-    """Which export to take.
+    """The recommended export.
 
     Attributes:
-        adapter: The arm to take where the base keeps its storage, as under an adapter.
-        merged: The arm to take where the export has 16-bit weights for either arm.
-        why: The reason, in plain words.
+        adapter: The recommended arm if the base keeps its storage, as with an adapter.
+        merged: The recommended arm if the export has 16-bit weights.
+        why: The reason, in sentences.
     """
 
     adapter: str
@@ -301,7 +300,7 @@ class Advice:
     why: str
 
     def arm(self, format: ExportFormat) -> str:
-        """The arm to take in a format."""
+        """The recommended arm in a format."""
         return self.adapter if format.keeps_storage else self.merged
 
 
@@ -310,14 +309,14 @@ _ALONE: dict[str, str] = {
     "is served on the base in 4 bits; merged, it is a 16-bit model.",
     LORA.name: "This study trains 16-bit LoRA alone; the cost of 4-bit was not measured.",
 }
-"""The reason where the study trains one of the twins alone."""
+"""The reason if the study trains only one of the twins."""
 
 
 def advice(report: Mapping[str, Any] | None, arms: Sequence[str] = TWINS) -> Advice:
-    """Which export to take, after the verdict.
+    """The recommended export.
 
-    In 16 bits both merged models have the same size, so that a merged QLoRA loses its saving and keeps its loss: LoRA
-    is the choice unless QLoRA scored better.
+    Merged models are 16-bit and have the same size, so that a merged QLoRA saves no memory: LoRA is recommended unless
+    QLoRA scored better.
 
     Args:
         report: ``report.json``; None before the evaluation.

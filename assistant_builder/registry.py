@@ -1,8 +1,8 @@
-"""Registries: what a study can be built from (arms, metrics, export formats, ...), each listed in one place.
+"""Registries of arms, metrics, export formats and other components, which plugins extend.
 
-A package outside this repository adds entries by registering them when one of its modules is imported. Two ways lead to
-such a module: the entry point group ``assistant_builder.plugins`` of an installed package, and the environment variable
-``ASSISTANT_BUILDER_PLUGINS`` (module names separated by commas). Child processes inherit both.
+A package outside this repository registers entries when one of its modules is imported. The module is named in the
+entry point group ``assistant_builder.plugins`` of an installed package, or in the environment variable
+``ASSISTANT_BUILDER_PLUGINS`` (names separated by commas). Child processes inherit both.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Named(Protocol):
 
     @property
     def name(self) -> str:
-        """The key under which configuration, files and command line know the entry."""
+        """The key of the entry in configuration, files and command line."""
 
 
 class Listed(Named, Protocol):
@@ -35,7 +35,7 @@ class Listed(Named, Protocol):
 
     @property
     def help(self) -> str:
-        """What the entry is, in one phrase."""
+        """Description of the entry, in one phrase."""
 
 
 Entry = TypeVar("Entry", bound=Named)
@@ -47,9 +47,9 @@ class Registry(Mapping[str, Entry]):
     Plugins are imported when entries are listed, and when a name is looked up that is not registered.
 
     Args:
-        kind: What an entry is, for messages: ``arm``, ``metric``.
-        builtin: The product's own entries as ``module:attribute``, for a registry in a package below those modules.
-            They are imported at the first use and precede all others.
+        kind: Kind of the entries in messages: ``arm``, ``metric``.
+        builtin: Built-in entries as ``module:attribute``, for a registry in a package below those modules. They are
+            imported at the first use and precede all others.
     """
 
     def __init__(self, kind: str, builtin: Sequence[str] = ()) -> None:
@@ -72,7 +72,7 @@ class Registry(Mapping[str, Entry]):
         """The entry of this name.
 
         Raises:
-            KeyError: There is none; use :meth:`find` for names that a user wrote.
+            KeyError: It does not exist; use :meth:`find` for names from users.
         """
         self._import_builtin()
         if name not in self._entries:  # reading the metadata of all packages takes a while
@@ -98,10 +98,10 @@ class Registry(Mapping[str, Entry]):
             self.register(getattr(importlib.import_module(module), attribute))
 
     def find(self, name: str) -> Entry:
-        """The entry of a name that a user wrote.
+        """The entry of a name from a user.
 
         Raises:
-            ConfigError: There is none; the message lists the names.
+            ConfigError: It does not exist; the message lists the names.
         """
         if name not in self:
             raise ConfigError(f"{self.kind} {name!r} is unknown", remedy=f"Choose one of {', '.join(self)}")
@@ -109,13 +109,13 @@ class Registry(Mapping[str, Entry]):
 
 
 def find_registry(place: str) -> Registry[Any]:
-    """A registry by its place, for modules that come before it in the order of imports.
+    """Import a registry, for modules below it in the import order.
 
-    Settings hold names of entries that packages above ``assistant_builder.config`` register. The registry's module is
-    imported here, when a name is validated or choices are listed, and not when the module with the setting is imported.
+    Settings contain names of entries that packages above ``assistant_builder.config`` register. Their registry is
+    imported when a name is validated or choices are listed.
 
     Args:
-        place: Module and name: ``evals.metrics:METRICS``. The module must import nothing above the registries.
+        place: Module and name: ``evals.metrics:METRICS``. The module must not import a package above the registries.
     """
     found = pkgutil.resolve_name(place)
     assert isinstance(found, Registry)
@@ -123,7 +123,7 @@ def find_registry(place: str) -> Registry[Any]:
 
 
 def load_plugins() -> None:
-    """Import the modules that register entries from outside, each once a process.
+    """Import the modules of plugins, each once per process.
 
     Raises:
         ConfigError: A module named in ``ASSISTANT_BUILDER_PLUGINS``, or by an installed package, cannot be imported.

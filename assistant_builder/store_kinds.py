@@ -1,7 +1,7 @@
-"""Registry of object stores: what the scheme of a URL such as ``s3://bucket/folder`` stands for.
+"""Registry of object stores by the scheme of their URL, such as ``s3://bucket/folder``.
 
-fsspec opens the URL; an entry adds what fsspec does not know: a label, the package to install, the credentials to set,
-and whether several machines can share the store. A scheme without an entry works if fsspec knows it.
+fsspec opens the URL. An entry adds a label, the package to install, the credentials to set, and whether several
+machines can share the store. A scheme without an entry works if fsspec supports it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ STORE_KINDS.register(StoreKind("memory", "memory of this process", ("memory",), 
 
 
 def store_kind(url: str) -> StoreKind:
-    """The kind of store of a URL; for a scheme without an entry, a kind with what holds for any fsspec store."""
+    """The kind of store of a URL; a generic kind for a scheme without an entry."""
     scheme = url.partition("://")[0]
     for kind in STORE_KINDS.values():
         if scheme in kind.schemes:

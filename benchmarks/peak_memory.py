@@ -98,7 +98,7 @@ def measure(case: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         trainer = TwinTrainer(model, TrainingRun(
             train=settings.train, train_examples=[example] * case["batch"] * _STEPS, validation_examples=[example],
             folder=Path(scratch), device=spec.device, gradient_checkpointing=case["checkpointing"] == "on",
-            hold=spec.device == "cpu",
+            dequantize=spec.device == "cpu",
             cancelled=lambda: False, next_move=lambda step, losses: "train", on_step=lambda step, steps, eta: None,
         ), prompter)
         ready_bytes, load_peak = memory_bytes(spec.device), peak_memory_bytes(spec.device)

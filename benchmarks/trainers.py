@@ -107,7 +107,7 @@ def train_ours(job: Job, arm: str, scratch: Path, watch: Stopwatch) -> Trained:
     plan = TrainingRun(
         train=job.train, train_examples=examples,
         validation_examples=examples[:1],  # the trainer requires a validation, which is after the last timed step
-        folder=scratch, device=spec.device, gradient_checkpointing=method.checkpointing, hold=method.held,
+        folder=scratch, device=spec.device, gradient_checkpointing=method.checkpointing, dequantize=method.dequantized,
         cancelled=lambda: False, next_move=lambda step, losses: "train", on_step=lambda step, steps, eta: None,
     )
     trainer = TwinTrainer(model, plan, prompter)

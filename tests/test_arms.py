@@ -52,7 +52,7 @@ def plugged(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, PLUGIN_VARIABLE: "dummy_arm", "PYTHONPATH": path}
 
 
-def test_the_twins_keep_their_cells_and_their_order() -> None:
+def test_the_twins_have_their_cells_in_order() -> None:
     assert TWINS == ("lora", "qlora") and TWIN_CELLS == (
         "B16", "B4", "L16", "Q4", "L4", "Q16", "QD", "QR", "LM", "LR")
     assert StudyConfig().arms == list(TWINS) and StudyConfig().eval.cells == list(TWIN_CELLS)
@@ -148,7 +148,7 @@ def test_outside_plan_counts_it() -> None:
 
 
 @outside
-def test_outside_report_shows_it_beside_the_twins() -> None:
+def test_outside_report_shows_it_with_the_twins() -> None:
     from evals.report.build import build_report, write_report
     from tests.evals.report.synthetic_study import ALL_CELLS, Recipe, write_study
 
@@ -174,8 +174,8 @@ def check_report(report: dict[str, Any]) -> None:
 
 
 def test_an_arm_from_outside_is_found_in_config_command_line_page_and_report(plugged: dict[str, str]) -> None:
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "test_outside", __file__,
-                           "-m", "not train"], capture_output=True, text=True, env=plugged, check=False)
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "test_outside",
+                           __file__], capture_output=True, text=True, env=plugged, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert "skipped" not in done.stdout.splitlines()[-1]
 
@@ -184,7 +184,7 @@ def test_an_arm_from_outside_is_found_in_config_command_line_page_and_report(plu
 def test_a_third_arm_goes_from_training_to_report_answers_and_export(
     bundled_models: Path, tmp_path: Path, plugged: dict[str, str]
 ) -> None:
-    def told(*words: str) -> Any:
+    def run_json(*words: str) -> Any:
         done = subprocess.run([sys.executable, "-m", "assistant_builder", *words, "--json"], capture_output=True,
                               text=True, env=plugged, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -192,7 +192,7 @@ def test_a_third_arm_goes_from_training_to_report_answers_and_export(
 
     values = {**QUICK, "model.base": str(tiny_base(tmp_path / "base"))}
     sets = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
-    status = told("run", str(SMALL), "--name", "three", *sets)
+    status = run_json("run", str(SMALL), "--name", "three", *sets)
     assert [step["name"] for step in status["steps"]] == [
         "data", "data-embed", "train-lora", "train-qlora", "train-dummy", "evaluate", "report"]
     folder = Path(status["folder"])
@@ -201,6 +201,6 @@ def test_a_third_arm_goes_from_training_to_report_answers_and_export(
     assert report["arms"]["dummy"]["base_storage"] == "fp4" != report["arms"]["qlora"]["base_storage"]
     assert report["cells"]["D4"]["nll_per_token"] != report["cells"]["Q4"]["nll_per_token"]
 
-    assert list(told("ask", "three", "Where are the maps?", "--arm", "dummy")["answers"]) == ["dummy"]
-    export = told("export", "three", "--arm", "dummy", "--to", str(tmp_path / "taken"), "--sample", "2")
+    assert list(run_json("ask", "three", "Where are the maps?", "--arm", "dummy")["answers"]) == ["dummy"]
+    export = run_json("export", "three", "--arm", "dummy", "--to", str(tmp_path / "taken"), "--sample", "2")
     assert export["cell"] == "D4" and "Dummy (FP4)" in (tmp_path / "taken" / "README.md").read_text()

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from assistant_builder.atomic_io import read_json
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.export.adapter import _python
+from assistant_builder.export_formats import LoadingContext
 from assistant_builder.planning.memory_check import require_device
 from assistant_builder.quantization import METHODS, method_of, quantizing
 from assistant_builder.registry import PLUGIN_VARIABLE
@@ -98,8 +98,8 @@ def test_methods_that_quantize_are_the_choices_of_a_study() -> None:
     assert list(METHODS) == ["float16", "nf4", "fp4"] and list(quantizing()) == ["nf4", "fp4"]
     option = study_options()["model.quant_type"]
     assert (option.kind, option.choices, option.default) == ("choice", ("nf4", "fp4"), "nf4")
-    for name in ("float16", "int8_rows"):  # the former quantizes nothing, the latter is no method here
-        with pytest.raises(ConfigError, match=f"model.quant_type='{name}'.*choose from nf4, fp4"):
+    for name in ("float16", "int8_rows"):  # the former does not quantize, the latter is not registered here
+        with pytest.raises(ConfigError, match=f"model.quant_type='{name}'.*nf4, fp4"):
             StudyConfig().with_changes({"model.quant_type": name})
 
 
@@ -123,9 +123,10 @@ def test_the_planner_counts_the_bytes_of_a_method_from_outside() -> None:
 def test_loading_instructions_name_a_storage_that_transformers_cannot_make() -> None:
     def lines(quant_type: str) -> str:
         model = StudyConfig().with_changes({"model.quant_type": quant_type}).model
-        kind = SimpleNamespace(arm="qlora", format="adapter")
-        return _python(SimpleNamespace(  # type: ignore[arg-type]
-            kind=kind, model=model, base="owner/base", folder="out", compute_dtype="bfloat16", system="", longest=8))
+        return _python(LoadingContext(
+            arm="qlora", folder="out", base="owner/base", name="study", system="", model=model,
+            compute_dtype="bfloat16", max_new_tokens=8, rank=16, context=256,
+        ))
 
     assert "stored as INT8 by rows" in lines("int8_rows") and "quantization_config" not in lines("int8_rows")
     assert ('BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="fp4", bnb_4bit_use_double_quant=True, '

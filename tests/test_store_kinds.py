@@ -68,8 +68,8 @@ def test_kinds_exclude_one_another_and_fsspec_opens_their_schemes() -> None:
 
 def test_a_memory_store_is_not_offered_as_an_example() -> None:
     assert example_urls() == ["s3://bucket/folder", "file:///shared/studies"]
-    told = StudyConfig().with_changes({"executor.store": "memory://x"}).external_addresses["executor.store"]
-    assert "which other machines cannot use" in told
+    output = StudyConfig().with_changes({"executor.store": "memory://x"}).external_addresses["executor.store"]
+    assert "which other machines cannot use" in output
 
 
 def test_a_missing_library_is_named_with_the_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,9 @@
-"""Export format ``adapter``: the LoRA weights alone, for PEFT and vLLM."""
+"""Export format ``adapter``: the LoRA weights for PEFT and vLLM, and the loading snippets that formats share."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 from assistant_builder.arms import ARMS
 from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.errors import ModelError
-from assistant_builder.export.snippets import chat_lines, curl_command, shell_word
 from assistant_builder.export_formats import (
     OTHER_FILES_BYTES,
     ExportFormat,
@@ -23,6 +23,7 @@ from assistant_builder.models.checkpoint_dir import read_json_object
 from assistant_builder.quantization import METHODS
 from assistant_builder.study import Study
 
+QUESTION = "What can you help me with?"
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Values that vLLM's ``--max-lora-rank`` accepts (``vllm/config/lora.py``)."""
 
@@ -33,7 +34,7 @@ class AdapterFormat(ExportFormat):
     name = "adapter"
     label = "Adapter"
     noun = "adapter"
-    explanation = "the trained part alone, small, to be put on its base model"
+    explanation = "the trained weights only: small, loaded on the base model"
     contents = ("Adapter weights and settings, tokenizer and chat template, a model card with the study's numbers, and "
                 "how to load it; as a folder and as one zip.")
     activity = "Copying the adapter"
@@ -114,6 +115,31 @@ def trained_adapter(study: Study, arm: str) -> Path:
 def write_object(path: Path, record: Mapping[str, Any]) -> None:
     """Write a JSON object as transformers and PEFT write theirs."""
     path.write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def chat_lines(context: LoadingContext) -> list[str]:
+    """Python lines that ask a pipeline named ``assistant``."""
+    system = f'{{"role": "system", "content": {context.system!r}}}, ' if context.system else ""
+    return [
+        f'messages = [{system}{{"role": "user", "content": "{QUESTION}"}}]',
+        f"print(assistant(messages, max_new_tokens={context.max_new_tokens}, do_sample=False, "
+        'return_full_text=False)[0]["generated_text"])',
+    ]
+
+
+def curl_command(context: LoadingContext, port: int = 8000) -> str:
+    """A request to an OpenAI-compatible server on this machine that serves the export under the study's name."""
+    messages = [{"role": "system", "content": context.system}] if context.system else []
+    body = json.dumps({"model": context.name, "messages": [*messages, {"role": "user", "content": QUESTION}],
+                       "temperature": 0}, ensure_ascii=False)
+    # a terminal may act on control characters that JSON leaves as they are
+    body = "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in body)
+    return f"curl http://127.0.0.1:{port}/v1/chat/completions -H 'Content-Type: application/json' -d {shell_word(body)}"
+
+
+def shell_word(text: str) -> str:
+    """One word of a shell that no program takes for an option."""
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def _python(context: LoadingContext) -> str:

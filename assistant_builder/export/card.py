@@ -1,4 +1,4 @@
-"""The model card: the hub's metadata, then the figures of the report in plain words."""
+"""The model card: metadata of the hub, and the figures of the report in sentences and tables."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def model_card(
 
     Args:
         study: The study.
-        spec: What is exported.
+        spec: Arm and format.
         report: ``report.json``; None before the evaluation.
         rescore: Result of the verification.
-        found: How to load it.
-        template_date: Date that the export's chat template writes as today's; None if it writes no date.
+        found: The ways to load the export.
+        template_date: The current date in the export's chat template; None if it contains no date.
 
     Returns:
         Markdown with YAML front matter.
@@ -60,9 +60,10 @@ def model_card(
         limitation=spec.export_format.limitation(spec.arm), base=_base_origin(ref, spec, config),
         report=report, verdict=_verdict(report), both=config.compares, cells=_cells(report, spec),
         contrasts=_contrasts(report),
-        kept=_kept(report, spec), rescore=rescore_sentences(rescore), snippet=fenced(found[0].text, found[0].language),
+        kept=_quality_kept(report, spec), rescore=rescore_sentences(rescore),
+        snippet=fenced(found[0].text, found[0].language),
         settings=table(["Setting", "Value"], [[key, str(getattr(config.train, key))] for key in _SETTINGS]),
-        made=_made(study, spec), data=_data(study), inline=inline, data_card=DATA_CARD,
+        made=_provenance(study, spec), data=_data(study), inline=inline, data_card=DATA_CARD,
         template_date=template_date.isoformat() if template_date else None,
     )
     metadata = _metadata(study, spec, ref, report)
@@ -93,7 +94,7 @@ def _metadata(study: Study, spec: ExportSpec, ref: ModelRef, report: Mapping[str
 
 
 def _results(study: Study, spec: ExportSpec, report: Mapping[str, Any] | None) -> list[Any] | None:
-    """The cell's figures as the hub lists them, None where the cell was not scored."""
+    """The figures of the cell as the hub lists them; None if the cell was not scored."""
     from huggingface_hub import EvalResult
 
     cell = (report or {"cells": {}})["cells"].get(spec.cell)
@@ -114,7 +115,7 @@ def _results(study: Study, spec: ExportSpec, report: Mapping[str, Any] | None) -
 
 
 def _base_origin(ref: ModelRef, spec: ExportSpec, config: Any) -> list[str]:
-    """Where the base's weights come from, and how others get the same."""
+    """Origin of the base's weights, and how to get the same ones."""
     if ref.kind == "bundled":
         assert ref.entry is not None
         from assistant_builder.models.bundled import BASE
@@ -172,7 +173,7 @@ def _cells(report: Mapping[str, Any] | None, spec: ExportSpec) -> str:
 
 
 def _contrasts(report: Mapping[str, Any] | None) -> str:
-    """The headline, metric by metric; where one arm was trained what tuning changed."""
+    """The headline contrast for each metric; with a single arm the effect of tuning."""
     lead = "" if report is None else "-".join(lead_pair(report))
     rows = [] if report is None else [row for row in report["contrasts"] if row["name"] == lead]
     return table(["Metric", "QLoRA − LoRA" if lead == HEADLINE else "Tuned − untuned", "95 % interval", "n"], [
@@ -181,8 +182,8 @@ def _contrasts(report: Mapping[str, Any] | None) -> str:
     ]) if rows else ""
 
 
-def _kept(report: Mapping[str, Any] | None, spec: ExportSpec) -> str:
-    """Whether this form keeps the quality of the arm that was judged."""
+def _quality_kept(report: Mapping[str, Any] | None, spec: ExportSpec) -> str:
+    """Whether this format keeps the quality of the evaluated arm."""
     row = next((row for row in (report or {}).get("exports", []) if row["cell"] == spec.cell), None)
     if row is None:
         return "This form was not scored on the whole held-out set."
@@ -225,7 +226,7 @@ def rescore_sentences(rescore: Rescore) -> list[str]:
     return lines
 
 
-def _made(study: Study, spec: ExportSpec) -> str:
+def _provenance(study: Study, spec: ExportSpec) -> str:
     """Steps, hashes and versions, for traceability."""
     summary = read_json(study.arm_folder(spec.arm) / "summary.json")
     path = study.folder / "provenance.json"
@@ -255,7 +256,7 @@ def _data(study: Study) -> str:
 
 
 def shareable_data_card(text: str) -> str:
-    """The dataset card without its examples, which may be confidential."""
+    """The data card without its examples, which may be confidential."""
     kept, leaving = [], False
     for line in text.splitlines():
         if line.startswith("## "):

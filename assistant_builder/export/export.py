@@ -12,14 +12,13 @@ from typing import Any
 from assistant_builder import __version__
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.chat.ask import context_tokens, default_system_prompt
-from assistant_builder.data.card import inline
+from assistant_builder.data.card import fenced, inline
 from assistant_builder.errors import AssistantBuilderError, ResourceError
 from assistant_builder.export.adapter import write_object
 from assistant_builder.export.atomic_dir import RECORD, atomic_directory, describe_files
 from assistant_builder.export.card import DATA_CARD, model_card, rescore_sentences, shareable_data_card, title
-from assistant_builder.export.ollama import recognise
-from assistant_builder.export.snippets import loading_document
-from assistant_builder.export.verify import Rescore, measured, rescore
+from assistant_builder.export.ollama import match_family
+from assistant_builder.export.verify import Rescore, load_measured, rescore
 from assistant_builder.export_formats import (
     ExportSource,
     ExportSpec,
@@ -53,13 +52,13 @@ def write_export(
     """Export one arm.
 
     Args:
-        study: A study with this arm trained.
+        study: A study that has trained the arm.
         spec: Arm and format.
-        target: The folder to make.
-        force: Whether files there may be replaced.
-        sample: Held-out items to score again.
+        target: Folder to create.
+        force: Whether files in it may be replaced.
+        sample: Number of held-out items to score again.
         report: Progress callback.
-        archive: A zip file to write in addition; some formats always have one in their folder.
+        archive: Zip file to write in addition to the folder.
 
     Returns:
         The content of ``export.json``, with ``folder`` and ``archive``.
@@ -75,7 +74,7 @@ def write_export(
     needed = estimated_bytes(study, spec)
     with atomic_directory(target, force=force, needed=needed) as scratch:
         try:
-            record = _fill(study, spec, scratch, sample, report)
+            record = _write_files(study, spec, scratch, sample, report)
         except Exception as error:
             if "No space left" in str(error):  # safetensors has an error of its own
                 raise ResourceError("the disk is full; nothing was written", where=str(target),
@@ -93,14 +92,14 @@ def write_export(
     return read_export(target) or {}
 
 
-def _fill(study: Study, spec: ExportSpec, folder: Path, sample: int, report: Report) -> dict[str, Any]:
+def _write_files(study: Study, spec: ExportSpec, folder: Path, sample: int, report: Report) -> dict[str, Any]:
     model = study.config.model
     report(0, "Looking for the base model")
     ref = resolve(model.base, trust_remote_code=allows_code(model))
     base = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
     prompter = ChatTokenizer.load(base, study.record_template_date())
     system = default_system_prompt(study)
-    match = recognise(prompter, system)
+    match = match_family(prompter, system)
     report(_LOADED, spec.export_format.activity)
     notes = spec.export_format.write(
         ExportSource(study, spec.arm, title(study, spec), base, base_name(study)[0], prompter, system), folder
@@ -114,27 +113,27 @@ def _fill(study: Study, spec: ExportSpec, folder: Path, sample: int, report: Rep
     found = rescore(study, spec, base, folder, sample=sample, tick=tick)
     report(_SCORED, "Writing the model card")
     dated = study.template_date if asks_for_date(prompter.tokenizer.chat_template) else None
-    return _describe(study, spec, folder, found, template=match.family.name if match else None, notes=notes,
+    return _write_documents(study, spec, folder, found, template=match.family.name if match else None, notes=notes,
                      dated=dated)
 
 
-def _describe(
+def _write_documents(
     study: Study, spec: ExportSpec, folder: Path, found: Rescore, *, template: str | None, notes: list[str],
     dated: date | None,
 ) -> dict[str, Any]:
     """Write cards and LOADING.md; return their part of ``export.json``. ``dated``: the date in the chat template."""
     path = study.folder / "report.json"
     summary = read_json(path) if path.is_file() else None
-    ways = ways_to_load(study, spec, folder=".", base=base_name(study)[0])
+    ways = loading_snippets(study, spec, folder=".", base=base_name(study)[0])
     card = model_card(study, spec, summary, found, ways, template_date=dated)
     (folder / "README.md").write_text(card, encoding="utf-8")
     hints = ["Run these in the folder of the export, or put its path for the dot."]
     if spec.export_format.needs_base:
         hints.append("README.md says where the base comes from and how to get the same weights as were measured. "
                      "Ollama and most other programs need one complete model: export with --format merged for them.")
-    (folder / "LOADING.md").write_text(
-        loading_document(ways, [*hints, *map(inline, notes)], f"How to load {title(study, spec)}"), encoding="utf-8"
-    )
+    paragraphs = [f"# How to load {title(study, spec)}", *hints, *map(inline, notes),
+                  *(f"## {way.title}\n\n{fenced(way.text, way.language)}" for way in ways)]
+    (folder / "LOADING.md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
     data_card = study.folder / "data" / "card.md"
     described = data_card.read_text(encoding="utf-8") if data_card.is_file() else "# Data\n\nNot described.\n"
     (folder / DATA_CARD).write_text(shareable_data_card(described), encoding="utf-8")
@@ -146,21 +145,15 @@ def _describe(
     }
 
 
-def ways_to_load(study: Study, spec: ExportSpec, *, folder: str, base: str) -> list[Snippet]:
-    """How to load an export.
-
-    Args:
-        study: The study.
-        spec: What was exported.
-        folder: Path of the export.
-        base: Name or folder of the base.
-    """
+def loading_snippets(study: Study, spec: ExportSpec, *, folder: str, base: str) -> list[Snippet]:
+    """The ways to load an export in ``folder`` on ``base``, the name or folder of the base model."""
     config = study.config
-    known = measured(study, spec)
+    known = load_measured(study, spec)
     dtype = str(known.scores["compute_dtype"]) if known else read_json(
         study.arm_folder(spec.arm) / "summary.json")["compute_dtype"]
     return spec.export_format.snippets(LoadingContext(
-        arm=spec.arm, folder=folder, base=base, name=study.name, system=default_system_prompt(study), model=config.model,
+        arm=spec.arm, folder=folder, base=base, name=study.name,
+        system=default_system_prompt(study), model=config.model,
         compute_dtype=dtype, max_new_tokens=config.eval.max_new_tokens, rank=config.train.rank,
         context=context_tokens([config], _model_context(study)),
     ))
@@ -189,13 +182,9 @@ def read_export(folder: Path) -> dict[str, Any] | None:
 
 
 def copy_tokenizer(base: Path, folder: Path, prompter: ChatTokenizer, *, adds_bos: bool | None) -> None:
-    """Write tokenizer and chat template as the study used them.
+    """Write tokenizer and chat template to ``folder`` as the study used them.
 
-    Args:
-        base: Folder of the base model.
-        folder: Folder to write to.
-        prompter: The base's tokenizer, for the chat template of a base that has none.
-        adds_bos: Whether a server must put the BOS token before a rendered prompt; None: unknown.
+    ``adds_bos`` is whether a server must put the BOS token before a rendered prompt; None: unknown.
     """
     for name in _TOKENIZER_FILES:
         if (base / name).is_file():

@@ -1,4 +1,4 @@
-"""An export in its own process, followed through files, so that a reload of the page finds it again.
+"""An export in its own process, with its state in files, so that it survives a reload of the page.
 
 ``exports/<arm>-<format>/`` of the study holds ``status.json`` (written by that process), ``log.txt``, and, if the
 page started it, the export itself in ``files/`` and its archive.
@@ -36,7 +36,7 @@ class JobRecord:
 
     Attributes:
         state: As last written; :meth:`ExportJob.record` turns a dead ``running`` into ``lost``.
-        target: The folder that is made.
+        target: Folder of the export.
         started: Unix time of the start.
         seconds: Duration, once it has ended.
         percent: Progress.
@@ -102,9 +102,9 @@ class ExportJob:
         """Start the export as a process that outlives this one.
 
         Args:
-            target: The folder to make; None: the study's own, with an archive unless it is too large.
-            force: Whether files in ``target`` may be replaced; in the study's own they are.
-            sample: Held-out items to score again.
+            target: Folder to create; None: that in the study, with an archive unless it is too large.
+            force: Whether files in ``target`` may be replaced; in the study they always are.
+            sample: Number of held-out items to score again.
 
         Raises:
             StudyError: The arm is not trained, or is being exported.
@@ -163,18 +163,10 @@ class ExportJob:
 def follow(
     job: ExportJob, process: subprocess.Popen[bytes], on_progress: Callable[[JobRecord], None]
 ) -> JobRecord:
-    """Wait for an export that this process has started.
-
-    Args:
-        job: The export.
-        process: Its process.
-        on_progress: Callback for each state of the record.
-
-    Returns:
-        The record of the finished export.
+    """Wait for an export that this process has started and return its record.
 
     Raises:
-        AssistantBuilderError: It failed, was cancelled, or died.
+        AssistantBuilderError: The export failed, was cancelled, or its process died.
     """
     while process.poll() is None:
         try:
@@ -202,29 +194,15 @@ def export_to(
     study: Study, spec: ExportSpec, target: Path, *, force: bool, sample: int,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> dict[str, Any]:
-    """Export to a folder and wait for the end, as the command line does.
-
-    Args:
-        study: The study.
-        spec: Arm and format.
-        target: The folder to make.
-        force: Whether files there may be replaced.
-        sample: Held-out items to score again.
-        on_progress: Progress callback.
-
-    Returns:
-        The content of the folder's ``export.json``, with the folder.
+    """Export to a folder, wait for the end, and return ``export.json``; arguments as of :meth:`ExportJob.start`.
 
     Raises:
         AssistantBuilderError: The export failed; the folder is unchanged.
     """
     job = ExportJob(study, spec)
     target = target.expanduser().absolute()
-
-    def report(record: JobRecord) -> None:
-        on_progress(Progress(record.percent, 100, "%", record.message))
-
-    follow(job, job.start(target, force=force, sample=sample), report)
+    follow(job, job.start(target, force=force, sample=sample),
+           lambda record: on_progress(Progress(record.percent, 100, "%", record.message)))
     record = read_export(target)
     if record is None:
         raise StudyError("the export is missing", where=str(target), remedy="Export again")

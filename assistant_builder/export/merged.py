@@ -10,9 +10,15 @@ from typing import Any
 from assistant_builder.arms import ARMS
 from assistant_builder.atomic_io import read_jsonl
 from assistant_builder.errors import ModelError
-from assistant_builder.export.adapter import trained_adapter, write_object
-from assistant_builder.export.ollama import left_out, modelfile, recognise
-from assistant_builder.export.snippets import QUESTION, chat_lines, curl_command, shell_word
+from assistant_builder.export.adapter import (
+    QUESTION,
+    chat_lines,
+    curl_command,
+    shell_word,
+    trained_adapter,
+    write_object,
+)
+from assistant_builder.export.ollama import match_family, modelfile, omitted_values
 from assistant_builder.export_formats import (
     OTHER_FILES_BYTES,
     ExportFormat,
@@ -50,13 +56,13 @@ class MergedFormat(ExportFormat):
         """Write weights, ``generation_config.json`` and Modelfile."""
         write_merged_weights(source.study, source.arm, source.base, folder)
         write_generation_config(source.base, folder, source.prompter)
-        match = recognise(source.prompter, source.system)
+        match = match_family(source.prompter, source.system)
         varied = not source.system and _has_own_system_prompts(source.study)
         (folder / "Modelfile").write_text(
             modelfile(match, source.prompter, system=source.system, title=source.title, varied=varied),
             encoding="utf-8", newline="\n",
         )
-        return left_out(match, source.prompter, source.system)
+        return omitted_values(match, source.prompter, source.system)
 
     def snippets(self, context: LoadingContext) -> list[Snippet]:
         """Transformers, Ollama, vLLM."""
@@ -86,16 +92,10 @@ class MergedFormat(ExportFormat):
 
 
 def write_merged_weights(study: Study, arm: str, base: Path, folder: Path) -> None:
-    """Write the whole model in float16: the cell's own merge, with everything else as the base has it.
+    """Write the merged model in float16, as the evaluation's cell merges it.
 
-    QLoRA is merged into the 4-bit base that it was trained on, dequantized, and never into the float16 weights, nor
-    into a 4-bit layer (see ``models.merging``).
-
-    Args:
-        study: The study.
-        arm: The arm whose adapter is merged.
-        base: Folder of the base model.
-        folder: Folder to write to.
+    QLoRA is merged into the dequantized 4-bit base that it was trained on, neither into the original float16 weights
+    nor into a 4-bit layer (see ``models.merging``).
 
     Raises:
         ModelError: The adapter is not the one that was trained, or a merged weight is not a finite float16 number.

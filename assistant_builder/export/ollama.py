@@ -1,8 +1,7 @@
 """An Ollama Modelfile over the merged weights, its template checked against the model's own chat template.
 
-The families' formats are data. A family is recognised by rendering conversations both ways: where no family gives the
-very text of the chat template, the Modelfile has no template and a comment instead, because a prompt that is nearly
-right costs quality without anyone noticing.
+A family is recognised by rendering conversations with it and with the chat template. If no family renders exactly the
+same text, the Modelfile has a comment instead of a template, because a slightly wrong prompt reduces quality unnoticed.
 """
 
 from __future__ import annotations
@@ -125,13 +124,8 @@ class Match:
     adds_bos: bool
 
 
-def recognise(prompter: ChatTokenizer, system: str) -> Match | None:
-    """Find the family of a chat template.
-
-    Args:
-        prompter: Renders the chat template.
-        system: The study's system prompt; empty without one.
-    """
+def match_family(prompter: ChatTokenizer, system: str) -> Match | None:
+    """Find the family that renders exactly the chat template of ``prompter`` with the study's system prompt."""
     before = [Message("system", system)] if system else []
     wanted = [
         prompter.text([*before, *(Message(role, text) for role, text in turns)], prompt=True)  # type: ignore[arg-type]
@@ -159,15 +153,7 @@ def _system_slot(family: Family, text: str, system: str) -> str | None:
 
 
 def modelfile(match: Match | None, prompter: ChatTokenizer, *, system: str, title: str, varied: bool) -> str:
-    """The Modelfile.
-
-    Args:
-        match: The family, if it was recognised.
-        prompter: Has the stop tokens of an unknown family.
-        system: The study's system prompt.
-        title: Title of the export, one line.
-        varied: Whether training pairs have system prompts of their own.
-    """
+    """The Modelfile; ``varied`` is whether training pairs have system prompts of their own."""
     shown, stops = _model_values(match, prompter, system)
     lines = [f"# {_one_line(title)}", "# ollama create NAME -f Modelfile", "FROM ."]
     if match is None:
@@ -181,36 +167,27 @@ def modelfile(match: Match | None, prompter: ChatTokenizer, *, system: str, titl
             f"# Checked: this template ({match.family.name}) gives the prompts that chat_template.jinja gives.",
             f"TEMPLATE {_quoted(match.family.go_template())}",
         ]
-    if shown and not _unreadable(shown):
+    if shown and not _parse_problem(shown):
         lines.append(f"SYSTEM {_quoted(shown)}")
     if varied:
         lines.append("# The training pairs brought system prompts of their own: send one with each question, as there.")
     lines.append("# Greedy, as evaluated.")
     lines.append("PARAMETER temperature 0")
-    lines += [f"PARAMETER stop {_quoted(stop)}" for stop in stops if not _unreadable(stop)]
-    lines += [f"# {sentence}" for sentence in left_out(match, prompter, system)]
+    lines += [f"PARAMETER stop {_quoted(stop)}" for stop in stops if not _parse_problem(stop)]
+    lines += [f"# {sentence}" for sentence in omitted_values(match, prompter, system)]
     return "\n".join(lines) + "\n"
 
 
-def left_out(match: Match | None, prompter: ChatTokenizer, system: str) -> list[str]:
-    """The values that the Modelfile leaves out, because Ollama would not read them back as they are.
-
-    Args:
-        match: The family, if it was recognised.
-        prompter: Has the stop tokens of an unknown family.
-        system: The study's system prompt.
-
-    Returns:
-        A sentence for each, of one line, with what to do.
-    """
+def omitted_values(match: Match | None, prompter: ChatTokenizer, system: str) -> list[str]:
+    """One line for each value that the Modelfile omits because Ollama cannot parse it, with the remedy."""
     shown, stops = _model_values(match, prompter, system)
     sentences = []
-    if shown and (why := _unreadable(shown)):
+    if shown and (why := _parse_problem(shown)):
         sentences.append(f"The Modelfile has no SYSTEM command: in the system prompt {why}. Send the system prompt "
                          "with each question.")
     sentences += [
         f"The Modelfile has no stop for the token {ascii(stop)[:_SHOWN]}: in it {why}. Give the stop with each request."
-        for stop in stops if (why := _unreadable(stop))
+        for stop in stops if (why := _parse_problem(stop))
     ]
     return sentences
 
@@ -228,8 +205,8 @@ def _quoted(text: str) -> str:
     return f'"""{text}"""'
 
 
-def _unreadable(text: str) -> str:
-    """Why Ollama would not read a value back as it is, in words; empty if it would.
+def _parse_problem(text: str) -> str:
+    """Why Ollama would not parse a value unchanged; empty if it would.
 
     Its parser (``ParseFile`` and ``unquote`` in ``parser/parser.go``) has no escapes. It ends a value in three
     quotation marks at the first line that ends with three, and what follows is a command. It drops every character that

@@ -89,7 +89,7 @@ class Measured:
     items: list[dict[str, Any]]
 
 
-def measured(study: Study, spec: ExportSpec) -> Measured | None:
+def load_measured(study: Study, spec: ExportSpec) -> Measured | None:
     """The scores of the export's own cell, else of the arm's cell; None if neither is of this adapter."""
     path = study.folder / "evals" / "tasks" / "items.jsonl"
     if not path.is_file():
@@ -107,7 +107,7 @@ def measured(study: Study, spec: ExportSpec) -> Measured | None:
     return None
 
 
-def spread(items: Sequence[Any], count: int) -> list[Any]:
+def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
     """``count`` items in their order, evenly spread over all."""
     if count >= len(items):
         return list(items)
@@ -119,24 +119,23 @@ def rescore(study: Study, spec: ExportSpec, base: Path, folder: Path, *, sample:
 
     Args:
         study: The study.
-        spec: What was written.
+        spec: Arm and format.
         base: Folder of the base model.
-        folder: The written export.
-        sample: Items to score.
+        folder: Folder of the export.
+        sample: Number of items to score.
         tick: Progress callback: items done, items in total; may raise Cancelled.
 
     Returns:
-        The comparison; ``not measured`` where memory does not suffice or the format cannot be scored: the files are
-        complete in either case.
+        The comparison; ``not measured`` if memory does not suffice or the format cannot be scored.
 
     Raises:
         EvaluationError: The written model does not score as the evaluation measured.
     """
-    known = measured(study, spec)
+    known = load_measured(study, spec)
     if known is None:
         return Rescore("not measured")
     prompter = ChatTokenizer.load(folder)
-    chosen = spread(known.items, sample)
+    chosen = evenly_spaced(known.items, sample)
     _require_same_prompts(chosen, prompter, folder)
     try:
         return _score_again(study, spec, base, folder, known, chosen, prompter, tick)

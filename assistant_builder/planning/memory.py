@@ -104,7 +104,7 @@ _GATES = ("gate_proj", "up_proj", "gate_up_proj")
 _GROUPS = {name: place for place, names in enumerate((_QKV, _GATES)) for name in names}
 """Layers with the same number share one input."""
 _EAGER_ATTENTION_TOKENS = 256
-"""Longest row for which a CPU materializes the attention weights (``training.cpu_kernels``)."""
+"""Longest row for which a CPU materializes the attention weights (``training.cpu_kernels.MAX_EAGER_TOKENS``)."""
 LOSS_ROWS = {"cpu": 8, "cuda": 512}
 """Rows of logits that the loss converts to float32 at once, by device; such a chunk fits a CPU's cache and needs little
 GPU memory. Three chunks exist at the same time: the previous probabilities, the logits and their probabilities."""

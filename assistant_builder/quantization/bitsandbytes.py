@@ -1,4 +1,4 @@
-"""bitsandbytes: NF4 and FP4, two weights a byte, with constants for blocks of weights (QLoRA paper).
+"""bitsandbytes: NF4 and FP4, two weights per byte, with constants for blocks of weights (QLoRA paper).
 
 Byte counts follow ``bitsandbytes.functional.quantize_4bit``: one constant for each block of 64 weights, and with double
 quantization these constants as 8-bit values with a float32 constant of their own for each 256.
@@ -44,7 +44,7 @@ class BitsAndBytes4Bit(QuantizationMethod):
         })
 
     def vllm_arguments(self, *, double_quant: bool) -> tuple[str, ...] | None:
-        """See :meth:`QuantizationMethod.vllm_arguments`; vLLM makes NF4 with double quantization of a base."""
+        """See :meth:`QuantizationMethod.vllm_arguments`; vLLM quantizes to NF4 with double quantization only."""
         return ("--quantization", "bitsandbytes") if self.name == "nf4" and double_quant else None
 
     def load(
@@ -53,7 +53,7 @@ class BitsAndBytes4Bit(QuantizationMethod):
     ) -> PreTrainedModel:
         """See :meth:`QuantizationMethod.load`; transformers quantizes each weight as it is read.
 
-        Weights that FSDP will shard are kept in words of the compute dtype, because only floating point can be sharded.
+        Weights for FSDP are stored in words of the compute dtype, because only floating point can be sharded.
         """
         from bitsandbytes.nn import Linear4bit
 
@@ -118,11 +118,11 @@ class BitsAndBytes4Bit(QuantizationMethod):
             raise RuntimeError("dequantized weights differ from the original ones")
 
     def _forbid_packed_kernel(self, layer: Any, compute_dtype: torch.dtype) -> nn.Linear:
-        """Keep a 4-bit layer to the arithmetic it is trained with, forwards and backwards, on every CPU; mark it.
+        """Disable the packed CPU kernel of a 4-bit layer, round its weight as the forward pass does, and mark it.
 
-        Otherwise the first evaluation on an AVX512-BF16 CPU repacks the weight for a kernel without autograd, and every
-        later training step gets wrong gradients; and the backward pass rounds twice (to float16, then to the compute
-        dtype) where the forward rounds once.
+        Otherwise the first evaluation on an AVX512-BF16 CPU repacks the weight for a kernel without autograd, and all
+        later training steps have wrong gradients. The backward pass would also round twice (to float16, then to the
+        compute dtype), the forward pass once.
         """
         layer.support_avx512bf16_for_cpu = False
         layer.weight.quant_state.dtype = compute_dtype
@@ -138,10 +138,10 @@ METHODS = tuple(
 
 @contextlib.contextmanager
 def _quantized_on_gpu() -> Iterator[None]:
-    """While a base is read into main memory, quantize each weight on the GPU that will compute with it.
+    """Quantize each weight on the GPU while a base is read into main memory.
 
-    bitsandbytes is slow at it on a processor, and a base that has to be sharded is large. The GPU has to hold one
-    16-bit weight for it instead of the whole model.
+    Quantization with bitsandbytes is slow on a CPU, and a base that has to be sharded is large. The GPU needs memory
+    for one 16-bit weight at a time.
     """
     import torch
     from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
@@ -163,10 +163,10 @@ def quantizer_on(device: torch.device) -> Callable[[Any], Any]:
 
         def convert(self, input_dict: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
             """See :class:`transformers.core_model_loading.ConversionOps`."""
-            moved, home = {}, device
+            moved, origin = {}, device
             for name, given in input_dict.items():
                 weight = given[0] if isinstance(given, list) else given
-                moved[name], home = weight.to(device), weight.device
-            return {name: weight.to(home) for name, weight in super().convert(moved, *args, **kwargs).items()}
+                moved[name], origin = weight.to(device), weight.device
+            return {name: weight.to(origin) for name, weight in super().convert(moved, *args, **kwargs).items()}
 
     return lambda quantizer: QuantizeOnDevice(quantizer)

@@ -1,4 +1,4 @@
-"""What a quantization method has to provide, and storage in float16, which quantizes nothing."""
+"""The interface of quantization methods, and storage in float16 without quantization."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MARK = "stored_as"
-"""Attribute of a quantized layer that holds the name of its method."""
+"""Attribute of a quantized layer with the name of its method."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransformersConfig:
-    """How transformers loads a base that a method has quantized.
+    """Configuration with which transformers loads a quantized base.
 
     Attributes:
         class_name: Name of the class of ``quantization_config`` in ``transformers``.
@@ -30,13 +30,13 @@ class TransformersConfig:
     arguments: Mapping[str, Any]
 
     def build(self, **more: Any) -> Any:
-        """The object itself, with further arguments; imports transformers."""
+        """The configuration object, with further arguments; imports transformers."""
         import transformers
 
         return getattr(transformers, self.class_name)(**self.arguments, **more)
 
     def source(self) -> str:
-        """The Python expression that makes it."""
+        """The Python expression that creates the object."""
         values = {key: f'"{value}"' if isinstance(value, str) else repr(value)
                   for key, value in self.arguments.items()}
         return f"{self.class_name}({', '.join(f'{key}={value}' for key, value in values.items())})"
@@ -61,11 +61,10 @@ class QuantizationMethod(ABC):
         library: Distribution that implements it; empty: the product or a plugin does.
         needs_gpu: Whether it needs CUDA.
         shardable: Whether FSDP can shard the stored weights.
-        speed: Device → share of the peak that a training step reaches, until runs of this machine say better. GPU: what
-            the authors of QLoRA-style trainers publish for 7B to 70B (30 to 45 % at 16 bits; 4-bit pays a third for
-            dequantizing). CPU: 360 of the 860 tokens a second that the peak of two Zen 4 cores allows the default
-            model.
-        operator: Name of the torch operator that multiplies with the stored weight, where it is not ``linear``.
+        speed: Device → fraction of peak FLOPS in a training step, before this machine has measured runs. GPU: published
+            for 7B to 70B by authors of QLoRA-style trainers (30 to 45 % at 16 bits; a third less in 4 bits for
+            dequantization). CPU: 360 of the 860 tokens per second at the peak of two Zen 4 cores (default model).
+        operator: Name of the torch operator that multiplies with the stored weight if it is not ``linear``.
     """
 
     name: str
@@ -82,36 +81,37 @@ class QuantizationMethod(ABC):
         """Whether values are stored in fewer than 16 bits."""
         return self.bits < 16
 
-    # what planning and export ask: no torch
+    # used by planning and export, without torch
 
     @abstractmethod
     def weight_bytes(self, outputs: int, inputs: int, *, double_quant: bool) -> int:
         """Bytes of a stored [outputs, inputs] weight with its constants and tables."""
 
     def transformers_config(self, *, double_quant: bool, compute_dtype: str) -> TransformersConfig | None:
-        """How transformers loads the same base; None: it cannot."""
+        """Configuration with which transformers loads the same base; None: unsupported."""
         return None
 
     def vllm_arguments(self, *, double_quant: bool) -> tuple[str, ...] | None:
-        """Arguments with which ``vllm serve`` makes the same base; None: it cannot."""
+        """Arguments with which ``vllm serve`` loads the same base; None: unsupported."""
         return None
 
-    # what computes: these import torch
+    # computation: these methods import torch
 
     def load(
         self, read: Callable[..., PreTrainedModel], *, double_quant: bool, compute_dtype: torch.dtype, device: str,
         sharded: bool,
     ) -> PreTrainedModel:
-        """Read a base and quantize its linear layers, those of the head excepted.
+        """Load a base and quantize its linear layers except the output head.
 
-        This one reads all of it in float16 first. A method that can quantize while it reads needs less memory.
+        The default implementation first reads the complete base in float16. A method that quantizes while it reads
+        needs less memory.
 
         Args:
-            read: ``from_pretrained``, with everything but the options of quantization.
+            read: ``from_pretrained`` with all arguments except those of quantization.
             double_quant: Whether block constants are quantized too.
             compute_dtype: Dtype of the arithmetic.
-            device: ``cpu`` or ``cuda``: what will compute.
-            sharded: Whether FSDP will shard the model; it is read into main memory then.
+            device: ``cpu`` or ``cuda``, the device that will compute.
+            sharded: Whether FSDP will shard the model; it is then read into main memory.
         """
         from torch import nn
 
@@ -120,8 +120,7 @@ class QuantizationMethod(ABC):
         for parent in list(model.modules()):
             for name, layer in list(parent.named_children()):
                 if type(layer) is nn.Linear and layer is not head:
-                    made = self.quantize(layer, double_quant=double_quant, compute_dtype=compute_dtype)
-                    setattr(parent, name, made)
+                    setattr(parent, name, self.quantize(layer, double_quant=double_quant, compute_dtype=compute_dtype))
         return model
 
     @abstractmethod
@@ -133,12 +132,12 @@ class QuantizationMethod(ABC):
         """The [out, in] weight that a layer of this method represents.
 
         Args:
-            layer: A layer made by :meth:`load` or :meth:`quantize`.
+            layer: A layer that :meth:`load` or :meth:`quantize` returned.
             dtype: Dtype of the new tensor; None: any dtype, the caller casts it to the compute dtype.
         """
 
     def constants(self, layer: nn.Linear) -> list[Any]:
-        """What a layer holds of its quantization that is no parameter or buffer; copies of a base share it."""
+        """Quantization constants that are not parameters or buffers; copies of a base share them."""
         return []
 
     def stored_bytes(self, layer: nn.Module) -> int:
@@ -146,12 +145,12 @@ class QuantizationMethod(ABC):
         return sum(value.nbytes for value in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)))
 
     def marked(self, layer: nn.Linear) -> nn.Linear:
-        """The layer, with the name of this method on it."""
+        """Mark a layer with the name of this method and return it."""
         setattr(layer, MARK, self.name)
         return layer
 
     def check(self, device: str) -> None:
-        """Quantize a small random weight and compare (``assistant-builder doctor``).
+        """Quantize a small random weight and check the result (``assistant-builder doctor``).
 
         Raises:
             Exception: The method does not work on this device.
@@ -159,14 +158,14 @@ class QuantizationMethod(ABC):
         import torch
 
         plain = torch.nn.Linear(64, 64, bias=False, device=device, dtype=torch.float16)
-        made = self.quantize(plain, double_quant=True, compute_dtype=torch.float32)
-        error = (self.dequantize(made, torch.float32) - plain.weight).abs().max()
+        quantized = self.quantize(plain, double_quant=True, compute_dtype=torch.float32)
+        error = (self.dequantize(quantized, torch.float32) - plain.weight).abs().max()
         if not error <= plain.weight.abs().max() / 2:
             raise RuntimeError("dequantized weights differ from the original ones")
 
 
 class Float16(QuantizationMethod):
-    """Storage in float16, as checkpoints are: nothing is quantized. It also describes layers that carry no mark."""
+    """Storage in float16, like checkpoints, without quantization; it applies to all layers without a mark."""
 
     def weight_bytes(self, outputs: int, inputs: int, *, double_quant: bool) -> int:
         """See :meth:`QuantizationMethod.weight_bytes`."""

@@ -1,4 +1,4 @@
-"""Sends a bounded number of requests to the process that holds the models, and streams its answers."""
+"""Sends a bounded number of requests to the process with the models, and streams its answers."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Engine:
         models: The served assistants.
         limits: Prompt limits by id of the assistant.
         waiting: Requests to one assistant that may wait.
-        worker: The process that holds the models.
+        worker: The process with the models.
     """
 
     def __init__(
@@ -270,6 +270,6 @@ async def _follow(exchange: ReplyStream) -> AsyncIterator[dict[str, Reply]]:
 
 
 def start_worker(models: ModelRegistry) -> ChatWorker:
-    """The process that holds the models of these assistants."""
+    """The process with the models of these assistants."""
     assistants = [[assistant.id, str(assistant.folder), assistant.arm] for assistant in models.assistants]
     return ChatWorker(python_command("-m", "assistant_builder.serving.worker", json.dumps(assistants)))

@@ -54,7 +54,7 @@ class ModelRegistry:
 
     Attributes:
         assistants: All served assistants.
-        aliases: Name of a study → id of the assistant that it stands for.
+        aliases: Name of a study → id of its default assistant.
     """
 
     assistants: tuple[ServedModel, ...]
@@ -76,7 +76,7 @@ def select_models(wanted: Sequence[str], recommended: Callable[[Study], str]) ->
 
     Args:
         wanted: ``NAME`` or ``NAME:ARM`` of each.
-        recommended: Returns the arm that the name of a study alone stands for.
+        recommended: Returns the default arm of a study.
 
     Raises:
         StudyError: There is no study of that name.

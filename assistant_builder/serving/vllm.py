@@ -1,9 +1,9 @@
 """Serving backend ``vllm``: the command that serves the same adapters over the same base on a GPU.
 
-What vLLM does with them: it applies adapters per request, many in one batch, and quantizes a 16-bit base to NF4 with
-double quantization while it loads (``bitsandbytes_loader.py``, part of vLLM up to release 0.27 and of the package
-vllm-bnb-plugin since), which is how QLoRA bases are stored here unless a study says otherwise. It adds no
-system prompt of a study, and reads control tokens in a user's text as such.
+vLLM applies adapters per request, many in one batch, and quantizes a 16-bit base to NF4 with double quantization while
+it loads (``bitsandbytes_loader.py``, part of vLLM up to release 0.27, later of the package vllm-bnb-plugin). This is
+the default storage of QLoRA bases. vLLM does not add the system prompt of a study, and interprets control tokens in a
+user's text.
 
 ``--quantization bitsandbytes`` sets the load format of that name, too (``vllm/engine/arg_utils.py``,
 ``create_load_config``; the plugin's ``__init__.py``). vLLM does not start unless the KV cache has space for one request

@@ -1,4 +1,4 @@
-"""The process that holds the models of a server: ``python -m assistant_builder.serving.worker MODELS``.
+"""The process with the models of a server: ``python -m assistant_builder.serving.worker MODELS``.
 
 It uses the protocol of :mod:`assistant_builder.chat.worker`, with model ids in place of arms. Torch is imported when
 a model is loaded.

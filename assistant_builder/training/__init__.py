@@ -1,1 +1,1 @@
-"""Training of the two arms. Importing the package imports no torch; ``trainer`` is for worker processes."""
+"""Training of the arms. Importing the package does not import torch; ``trainer`` is for worker processes."""

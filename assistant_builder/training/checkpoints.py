@@ -1,6 +1,6 @@
-"""Checkpoints on disk: which are whole, which is the last, which may go.
+"""Checkpoints on disk: completeness, choice of the one to resume from, and pruning.
 
-A checkpoint counts only with its marker, which is written last and names the files with their sizes and hashes.
+A checkpoint is valid only with its marker, which is written last and lists the files with their sizes and hashes.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from assistant_builder.training.schedule import best_step
 
 
 def checkpoint_folder(root: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+    """Folder of the checkpoint of a step."""
     return root / f"checkpoint-{step}"
 
 
 def mark_complete(folder: Path) -> None:
-    """Write the marker of a checkpoint whose files are all written: name → [bytes, SHA-256]."""
+    """Write the marker of a checkpoint after all its files: name → [bytes, SHA-256]."""
     files = {path.name: [path.stat().st_size, file_hash(path)]
              for path in sorted(folder.iterdir()) if path.name != CHECKPOINT_MARKER}
     write_json(folder / CHECKPOINT_MARKER, files)
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether the marker is there, and every file that it names is as it was when the marker was written."""
+    """Whether the marker exists and all files that it lists are unchanged."""
     try:
         files = read_json(folder / CHECKPOINT_MARKER)
         return all((folder / name).stat().st_size == size and file_hash(folder / name) == digest
@@ -37,7 +37,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def complete_steps(root: Path) -> list[int]:
-    """Steps with a whole checkpoint, in order."""
+    """Steps with a complete checkpoint, in ascending order."""
     steps = []
     for folder in root.glob("checkpoint-*"):
         number = folder.name.removeprefix("checkpoint-")
@@ -47,28 +47,28 @@ def complete_steps(root: Path) -> list[int]:
 
 
 def resume_step(root: Path, metrics: Path) -> int:
-    """The step that training carries on from: 0 without a checkpoint that can be trusted.
+    """The step to resume from: 0 without a usable checkpoint.
 
-    The best checkpoint so far becomes the adapter in the end, so that one behind a damaged best is of no use; nor is
-    one that the metrics do not reach, for they tell which is the best.
+    The checkpoint with the best validation loss becomes the adapter, so that a later checkpoint is usable only if the
+    best one before it is complete and the metrics cover both.
 
     Args:
-        root: The folder of the checkpoints.
+        root: Folder of the checkpoints.
         metrics: The arm's ``metrics.jsonl``.
     """
     events = read_jsonl(metrics)
-    reached = max((event["step"] for event in events if event["event"] == "step"), default=0)
+    recorded = max((event["step"] for event in events if event["event"] == "step"), default=0)
     losses = {event["step"]: event["loss"] for event in events if event["event"] == "validation"}
-    whole = complete_steps(root)
-    for step in (step for step in reversed(whole) if step <= reached):
+    complete = complete_steps(root)
+    for step in (step for step in reversed(complete) if step <= recorded):
         best = best_step({at: loss for at, loss in losses.items() if at <= step})
-        if best is None or best in whole:
+        if best is None or best in complete:
             return step
     return 0
 
 
-def remove_all_but(root: Path, keep: set[int]) -> None:
-    """Remove every checkpoint, whole or not, whose step is not in ``keep``."""
+def prune_checkpoints(root: Path, keep: set[int]) -> None:
+    """Remove all checkpoints, complete or not, except those of the steps in ``keep``."""
     for folder in root.glob("checkpoint-*"):
         if folder.name not in {f"checkpoint-{step}" for step in keep}:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,4 @@
-"""From training sequences to padded tensors.
-
-Imports torch: only worker processes import this module.
-"""
+"""Datasets, padding and the loss of training batches. Imports torch: only worker processes import this module."""
 
 from __future__ import annotations
 
@@ -19,18 +16,18 @@ from assistant_builder.training.cpu_kernels import ChunkedCrossEntropySum
 
 
 def to_dataset(examples: Sequence[Example]) -> Dataset:
-    """Pre-tokenised rows with ``input_ids`` and ``labels`` (-100 where the loss does not count)."""
+    """Tokenized rows with ``input_ids`` and ``labels`` (-100 at positions without loss)."""
     return Dataset.from_dict({
         "input_ids": [list(example.input_ids) for example in examples],
         "labels": [
-            [token if counts else IGNORED for token, counts in zip(example.input_ids, example.supervised, strict=True)]
+            [token if used else IGNORED for token, used in zip(example.input_ids, example.supervised, strict=True)]
             for example in examples
         ],
     })
 
 
 class FixedOrder(Sampler[int]):
-    """Yield row indices in a given order."""
+    """Sampler that yields row indices in a given order."""
 
     def __init__(self, order: Sequence[int]) -> None:
         self.order = order
@@ -40,25 +37,25 @@ class FixedOrder(Sampler[int]):
         return iter(self.order)
 
     def __len__(self) -> int:
-        """Rows in the order, repeats counted."""
+        """Number of indices, repetitions included."""
         return len(self.order)
 
 
 def summed_nll(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Summed NLL of the supervised positions, a float32 scalar, at the least cost in time and memory.
+    """Summed NLL of the supervised positions, a float32 scalar.
 
-    The head runs over the supervised positions of each row and no others.
+    The output head is computed for the supervised positions only, which saves time and memory.
 
     Args:
         model: Any causal language model of transformers.
         inputs: A batch of :class:`LeftPadding`.
     """
-    columns, targets, counted = supervised_columns(inputs)
+    columns, targets, supervised = supervised_columns(inputs)
     head = extract_model_from_parallel(model).get_output_embeddings()
-    hook = head.register_forward_pre_hook(lambda _, given: (given[0][counted].unsqueeze(0),))
+    hook = head.register_forward_pre_hook(lambda _, args: (args[0][supervised].unsqueeze(0),))
     try:
         logits = forward_columns(model, inputs, columns).logits.squeeze(0)
     finally:
         hook.remove()
-    loss: torch.Tensor = ChunkedCrossEntropySum.apply(logits, targets[counted])
+    loss: torch.Tensor = ChunkedCrossEntropySum.apply(logits, targets[supervised])
     return loss

@@ -1,15 +1,9 @@
-"""Pieces of a training step on a CPU as autograd functions, each of which replaces a chain of small operations.
+"""Fused CPU kernels of a training step as autograd functions, and their installation in a model with adapters.
 
-On a CPU the matrix products of a small model take half of a plain training step; the rest goes into passes over memory.
-Each function here computes what the plain chain computes, rounds no more often, and keeps less for its backward pass.
-What is summed (norms, softmax, loss) is summed in float32.
-
-Imports torch: only worker processes import this module.
-
-Bring a model with adapters to the fast arithmetic of :mod:`assistant_builder.training.cpu_kernels`, piece by piece.
-
-Each piece is recognised by what it is made of and checked by what it computes; what is not recognised stays as
-transformers has it, so that any causal language model trains. On a GPU nothing is changed.
+On a CPU the matrix products of a small model take half of an unfused training step; the other half is memory traffic.
+Each function replaces a chain of small operations, rounds no more often than it, and saves less for the backward pass.
+Sums (norms, softmax, loss) are computed in float32. :func:`fuse_cpu_kernels` replaces only modules that it recognises,
+so that any causal language model can be trained. Models on a GPU are not changed.
 
 Imports torch: only worker processes import this module.
 """
@@ -32,88 +26,88 @@ from transformers.masking_utils import sdpa_mask
 from assistant_builder.models.lora_layers import TwinLoraLinear, computed_weight
 from assistant_builder.planning.memory import LOSS_ROWS
 
-_SPARE_DEVIATIONS = 6
-"""Standard deviations above the expected number of places that are drawn: one time in 10⁹ they do not suffice."""
+_MARGIN_DEVIATIONS = 6
+"""Standard deviations above the expected number of indices that are sampled at once: enough except once in 10⁹."""
 
 
 def sample_dropout_indices(count: int, p: float) -> torch.Tensor:
-    """Places, of ``count``, that dropout with probability ``p`` sets to zero, in ascending order.
+    """Indices below ``count`` that dropout with probability ``p`` sets to zero, in ascending order.
 
-    The gaps between them are drawn (geometrically distributed) instead of a number for every place: at p = 0.05 that
-    is a twentieth of the draws, which one thread makes.
+    The gaps between the indices (geometrically distributed) are sampled instead of one number per element: at p = 0.05
+    that is a twentieth of the samples, which a single thread generates.
 
     Returns:
-        int64 [number of places]; each place is in it with probability ``p``, independently of the others.
+        int64 [number of indices]; each index is included with probability ``p``, independently of the others.
     """
-    wanted = int(count * p + _SPARE_DEVIATIONS * math.sqrt(count * p * (1 - p)) + 8)
-    found, last = [], -1
+    samples = int(count * p + _MARGIN_DEVIATIONS * math.sqrt(count * p * (1 - p)) + 8)
+    chunks, last = [], -1
     while last < count:
-        # 1 - rand is in (0, 1]; the gap is the number of places kept before the next dropped one
-        gaps = torch.rand(wanted).neg_().add_(1).log_().mul_(1 / math.log1p(-p)).floor_().to(torch.int64)
-        places = gaps.add_(1).cumsum_(0).add_(last)
-        found.append(places)
-        last = int(places[-1])
-    every = torch.cat(found) if len(found) > 1 else found[0]
-    return every[: int(torch.searchsorted(every, count))]
+        # 1 - rand is in (0, 1]; a gap is the number of elements kept before the next dropped one
+        gaps = torch.rand(samples).neg_().add_(1).log_().mul_(1 / math.log1p(-p)).floor_().to(torch.int64)
+        indices = gaps.add_(1).cumsum_(0).add_(last)
+        chunks.append(indices)
+        last = int(indices[-1])
+    sampled = torch.cat(chunks) if len(chunks) > 1 else chunks[0]
+    return sampled[: int(torch.searchsorted(sampled, count))]
 
 
 class FusedLoraLinear(torch.autograd.Function):
-    """Outputs of frozen linear layers that share an input, with their adapters, in one matrix product.
+    """Frozen linear layers with a common input and their LoRA adapters, computed in one matrix product.
 
     With the frozen weight W [out, in] and the adapter's A [rank, in] and B [out, rank], the output
     ``x @ W.T + s · dropout(x) @ A.T @ B.T`` is the product of ``[x, s · dropout(x) @ A.T]`` and ``[W, B].T``: the
-    adapter's part is added before the one rounding, and costs no passes over the output. The backward pass multiplies
-    by ``[W, B]`` once for the gradients of both halves.
+    adapter's share is added before the single rounding and needs no pass over the output. The backward pass multiplies
+    by ``[W, B]`` once for both gradients.
     """
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, x: torch.Tensor, places: torch.Tensor | None, scale: float, group: FusedLoraGroup,
+        ctx: Any, x: torch.Tensor, dropped: torch.Tensor | None, scale: float, group: FusedLoraGroup,
         *adapters: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
-        """Return one output [..., out] for each layer of the group; ``adapters`` are all A, then all B."""
+        """Return one output [..., out] per layer of the group; ``adapters`` are all A, then all B."""
         flat = x.reshape(-1, x.shape[-1])
-        thinned = flat
-        if places is not None:
-            thinned = flat.clone()
-            thinned.view(-1).index_fill_(0, places, 0)
+        dropout_x = flat
+        if dropped is not None:
+            dropout_x = flat.clone()
+            dropout_x.view(-1).index_fill_(0, dropped, 0)
         count = len(adapters) // 2
         down = torch.cat(adapters[:count]).to(x.dtype)
-        hidden = torch.mm(thinned, down.t()).mul_(scale)
+        hidden = torch.mm(dropout_x, down.t()).mul_(scale)
         wide = group.widen(flat, hidden)
         result = F.linear(wide, group.weights(x.dtype)).view(*x.shape[:-1], -1)
-        ctx.save_for_backward(thinned, places, down, hidden)
+        ctx.save_for_backward(dropout_x, dropped, down, hidden)
         ctx.group, ctx.scale, ctx.shape = group, scale, x.shape
         return result.split(group.outputs, dim=-1)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        """Gradients of the input and of the adapters' float32 weights."""
-        thinned, places, down, hidden = ctx.saved_tensors
+        """Return the gradients of the input and of the adapters' float32 weights."""
+        dropout_x, dropped, down, hidden = ctx.saved_tensors
         group: FusedLoraGroup = ctx.group
         flat = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
         grad = torch.cat(flat, dim=1) if len(flat) > 1 else flat[0]
         both = torch.mm(grad, group.weights(grad.dtype))
         inner = both[:, group.inputs : group.inputs + group.ranks].mul(ctx.scale)
-        for_down = torch.mm(inner.t(), thinned).float().split(group.rank)
+        for_down = torch.mm(inner.t(), dropout_x).float().split(group.rank)
         crossed = torch.mm(hidden.t(), grad).float().split(group.rank)
         for_up = [part.t() for layer, rows in enumerate(crossed)
                   for part in [rows.split(group.outputs, dim=1)[layer]]]
         for_input = None
         if ctx.needs_input_grad[0]:
             for_input = torch.mm(inner, down)
-            if places is not None:
-                for_input.view(-1).index_fill_(0, places, 0)
+            if dropped is not None:
+                for_input.view(-1).index_fill_(0, dropped, 0)
             for_input = for_input.add_(both[:, : group.inputs]).view(ctx.shape)
         return for_input, None, None, None, *for_down, *for_up
 
 
 class RmsNorm(torch.autograd.Function):
-    """``x / rms(x) · scale`` over the last dimension, scale frozen; keeps the input as it came, not in float32."""
+    """``x / rms(x) · scale`` over the last dimension with a frozen scale; saves the input in its own dtype."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:  # type: ignore[override]
-        """Return the normed ``x``, in its dtype and shape; ``scale`` is float32 [last dimension of x]."""
+        """Return the normalized ``x`` in its dtype and shape; ``scale`` is float32 [last dimension of x]."""
         wide = x.float()
         inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, scale, inverse)
@@ -121,7 +115,7 @@ class RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
-        """Gradient of the input."""
+        """Return the gradient of the input."""
         x, scale, inverse = ctx.saved_tensors
         normed = x.float() * inverse  # not in place: a float32 input is its own float()
         wide = grad.float() * scale
@@ -130,7 +124,7 @@ class RmsNorm(torch.autograd.Function):
 
 
 class EagerShortAttention(torch.autograd.Function):
-    """Attention that writes its weights down: for short rows faster than the library's kernel, which works by blocks.
+    """Attention with materialized weights, which is faster than the blockwise kernel of torch for short rows.
 
     Query heads that share a key head are multiplied with it in one product.
     """
@@ -139,15 +133,15 @@ class EagerShortAttention(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        """Attend.
+        """Compute the attention.
 
         Args:
-            ctx: What the backward pass needs.
+            ctx: Autograd context.
             query: [rows, heads, length, size].
             key: [rows, key heads, length, size].
             value: [rows, key heads, length, size].
-            bias: float32 [rows or 1, 1, length, length], added to the scores; very negative where nothing is seen.
-            scale: Of the scores.
+            bias: float32 [rows or 1, 1, length, length], added to the scores; very negative at masked positions.
+            scale: Factor of the scores.
 
         Returns:
             [rows, length, heads, size].
@@ -164,7 +158,7 @@ class EagerShortAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        """Gradients of query, key and value."""
+        """Return the gradients of query, key and value."""
         q, k, v, weights = ctx.saved_tensors
         rows, heads, length, size = ctx.shape
         grad = grad.transpose(1, 2).reshape(q.shape)
@@ -177,7 +171,7 @@ class EagerShortAttention(torch.autograd.Function):
 
 
 class ChunkedCrossEntropySum(torch.autograd.Function):
-    """Summed negative log-likelihood of targets; keeps the gradient in the logits' dtype and nothing in float32."""
+    """Summed negative log-likelihood of targets; saves only the gradient, in the dtype of the logits."""
 
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
@@ -196,25 +190,25 @@ class ChunkedCrossEntropySum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
-        """Softmax minus one at the target, times the incoming gradient."""
-        (kept,) = ctx.saved_tensors
-        return kept * grad.to(kept.dtype), None
+        """Return the gradient of the logits: softmax minus one at the target, times the incoming gradient."""
+        (saved,) = ctx.saved_tensors
+        return saved * grad.to(saved.dtype), None
 
 
 ATTENTION = "short_rows"
-"""Name under which transformers finds our attention."""
-LONGEST_SHORT_ROW = 256
-"""Tokens of a row up to which writing the attention weights down is faster, measured on two cores."""
-_SIBLINGS = ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"})
-"""Layers that are called one after the other with the same input."""
-_ALIGNED = 32
-"""Columns of a widened weight are a multiple of this, which the matrix products like."""
+"""Name of the attention in the registry of transformers."""
+MAX_EAGER_TOKENS = 256
+"""Longest row, in tokens, for which materialized attention weights are faster (measured on two cores)."""
+_SHARED_INPUTS = ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"})
+"""Names of layers that are called one after the other with the same input."""
+_COLUMN_MULTIPLE = 32
+"""The number of columns of a fused weight is a multiple of this, for fast matrix products."""
 _ADAPTER = "default"
-_UNSEEN = -1e30
+_MASKED_BIAS = -1e30
 
 
 class FusedLoraGroup:
-    """Adapted layers that share their input and are computed together.
+    """Layers with adapters that share their input and are computed together.
 
     Args:
         layers: Layers of equal input size, rank, scaling and dropout.
@@ -222,9 +216,9 @@ class FusedLoraGroup:
 
     Attributes:
         inputs: Size of the input.
-        outputs: Size of each layer's output.
+        outputs: Output size of each layer.
         rank: Rank of each adapter.
-        ranks: Of all together.
+        ranks: Sum of the ranks of all adapters.
     """
 
     def __init__(self, layers: Sequence[TwinLoraLinear], dtype: torch.dtype) -> None:
@@ -233,18 +227,18 @@ class FusedLoraGroup:
         self.outputs = [layer.out_features for layer in layers]
         self.rank = layers[0].r[_ADAPTER]
         self.ranks = self.rank * len(layers)
-        self._columns = -(-(self.inputs + self.ranks) // _ALIGNED) * _ALIGNED
+        self._columns = -(-(self.inputs + self.ranks) // _COLUMN_MULTIPLE) * _COLUMN_MULTIPLE
         self._pending: tuple[torch.Tensor, dict[int, torch.Tensor]] | None = None
-        self._held: torch.Tensor | None = None
+        self._fused_weight: torch.Tensor | None = None
         if all(type(layer.base_layer) is nn.Linear and layer.base_layer.weight.dtype == dtype for layer in layers):
-            self._held = self._widened(dtype)
-            for layer, rows in zip(layers, self._held.split(self.outputs), strict=True):
+            self._fused_weight = self._build_weight(dtype)
+            for layer, rows in zip(layers, self._fused_weight.split(self.outputs), strict=True):
                 layer.base_layer.weight.data = rows[:, : self.inputs]  # one copy in memory, not two
 
     def output(self, layer: TwinLoraLinear, x: torch.Tensor) -> torch.Tensor:
-        """What ``layer`` puts out for ``x`` [..., in].
+        """Output of ``layer`` for ``x`` [..., in].
 
-        The others of the group are computed with the first that is called, and kept until they are called.
+        The first call computes the outputs of the whole group; the others are cached until their layers are called.
         """
         if self._pending is not None and self._pending[0] is x and id(layer) in self._pending[1]:
             result = self._pending[1].pop(id(layer))
@@ -253,22 +247,22 @@ class FusedLoraGroup:
             return result
         first = self.layers[0]
         p = getattr(first.lora_dropout[_ADAPTER], "p", 0.0) if first.training else 0.0
-        places = sample_dropout_indices(x.numel(), p) if p else None
+        dropped = sample_dropout_indices(x.numel(), p) if p else None
         results = FusedLoraLinear.apply(
-            x, places, first.scaling[_ADAPTER] / (1 - p), self,
+            x, dropped, first.scaling[_ADAPTER] / (1 - p), self,
             *(each.lora_A[_ADAPTER].weight for each in self.layers),
             *(each.lora_B[_ADAPTER].weight for each in self.layers),
         )
-        kept = {}
+        outputs = {}
         for each, result in zip(self.layers, results, strict=True):
             bias = each.base_layer.bias
-            kept[id(each)] = result if bias is None else result + bias.to(result.dtype)
-        own = kept.pop(id(layer))
-        self._pending = (x, kept) if kept else None
+            outputs[id(each)] = result if bias is None else result + bias.to(result.dtype)
+        own = outputs.pop(id(layer))
+        self._pending = (x, outputs) if outputs else None
         return own
 
     def widen(self, flat: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """``[flat, hidden, 0]``: [tokens, columns]."""
+        """Concatenate ``[flat, hidden, 0]``: [tokens, columns]."""
         wide = flat.new_empty((len(flat), self._columns))
         wide[:, : self.inputs] = flat
         wide[:, self.inputs : self.inputs + self.ranks] = hidden
@@ -277,8 +271,8 @@ class FusedLoraGroup:
 
     @torch.no_grad()
     def weights(self, dtype: torch.dtype) -> torch.Tensor:
-        """``[W, B, 0]`` of all layers, one below the other: [outputs, columns]."""
-        wide = self._held if self._held is not None else self._widened(dtype)
+        """``[W, B, 0]`` of all layers, stacked vertically: [outputs, columns]."""
+        wide = self._fused_weight if self._fused_weight is not None else self._build_weight(dtype)
         row = 0
         for place, layer in enumerate(self.layers):
             column = self.inputs + place * self.rank
@@ -286,7 +280,7 @@ class FusedLoraGroup:
             row += self.outputs[place]
         return wide
 
-    def _widened(self, dtype: torch.dtype) -> torch.Tensor:
+    def _build_weight(self, dtype: torch.dtype) -> torch.Tensor:
         wide = torch.empty((sum(self.outputs), self._columns), dtype=dtype)
         wide[:, self.inputs :] = 0
         for layer, rows in zip(self.layers, wide.split(self.outputs), strict=True):
@@ -294,40 +288,39 @@ class FusedLoraGroup:
         return wide
 
 
-def fuse(model: PeftModel, dtype: torch.dtype) -> None:
-    """Let a model on a CPU train with the fast arithmetic; it answers with it, too.
+def fuse_cpu_kernels(model: PeftModel, dtype: torch.dtype) -> None:
+    """Replace the layers, norms and attention that this module can fuse, for training and generation on a CPU.
 
     Args:
         model: A frozen base with adapters named ``default``.
         dtype: The compute dtype.
     """
-    for layers in _groups(model):
+    for layers in _lora_groups(model):
         group = FusedLoraGroup(layers, dtype)
         for layer in layers:
             layer.group = group
-    for norm, scale, eps in _norms(model):
+    for norm, scale, eps in _rms_norms(model):
         norm.forward = lambda x, scale=scale, eps=eps: RmsNorm.apply(x, scale, eps)  # type: ignore[method-assign]
     base = model.get_base_model()
     if getattr(base.config, "_attn_implementation", None) == "sdpa":
-        AttentionInterface.register(ATTENTION, short_attention)
+        AttentionInterface.register(ATTENTION, eager_short_attention)
         AttentionMaskInterface.register(ATTENTION, sdpa_mask)
         base.set_attn_implementation(ATTENTION)
 
 
-def _groups(model: nn.Module) -> Iterator[list[TwinLoraLinear]]:
+def _lora_groups(model: nn.Module) -> Iterator[list[TwinLoraLinear]]:
     for parent in model.modules():
-        own = {name: layer for name, layer in parent.named_children() if isinstance(layer, TwinLoraLinear)}
         found: dict[object, list[TwinLoraLinear]] = defaultdict(list)
-        for name, layer in own.items():
-            if _ADAPTER in layer.lora_A:
-                kin = next((place for place, names in enumerate(_SIBLINGS) if name in names), name)
+        for name, layer in parent.named_children():
+            if isinstance(layer, TwinLoraLinear) and _ADAPTER in layer.lora_A:
+                shared = next((place for place, names in enumerate(_SHARED_INPUTS) if name in names), name)
                 dropout = getattr(layer.lora_dropout[_ADAPTER], "p", 0.0)
-                found[kin, layer.in_features, layer.r[_ADAPTER], layer.scaling[_ADAPTER], dropout].append(layer)
+                found[shared, layer.in_features, layer.r[_ADAPTER], layer.scaling[_ADAPTER], dropout].append(layer)
         yield from found.values()
 
 
-def _norms(model: nn.Module) -> Iterator[tuple[nn.Module, torch.Tensor, float]]:
-    """Norms that compute what :class:`RmsNorm` does, tried on random numbers, with their scale and epsilon."""
+def _rms_norms(model: nn.Module) -> Iterator[tuple[nn.Module, torch.Tensor, float]]:
+    """Norms that are equivalent to :class:`RmsNorm` on random numbers, with their scale and epsilon."""
     for layer in model.modules():
         eps = getattr(layer, "variance_epsilon", getattr(layer, "eps", None))
         weight = getattr(layer, "weight", None)
@@ -335,29 +328,26 @@ def _norms(model: nn.Module) -> Iterator[tuple[nn.Module, torch.Tensor, float]]:
             continue
         x = torch.randn((4, weight.shape[-1]), generator=torch.Generator().manual_seed(0)).to(weight.dtype)
         with torch.no_grad():
-            wanted = layer(x).float()
-            for scale in (weight.float(), weight.float() + 1):  # the latter in Gemma's family
-                if weight.dim() == 1 and torch.allclose(wanted, RmsNorm.apply(x, scale, eps).float(), rtol=0.02):
+            expected = layer(x).float()
+            for scale in (weight.float(), weight.float() + 1):  # Gemma models add one to the weight
+                if weight.dim() == 1 and torch.allclose(expected, RmsNorm.apply(x, scale, eps).float(), rtol=0.02):
                     yield layer, scale, eps
                     break
 
 
-def short_attention(
+def eager_short_attention(
     module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
     attention_mask: torch.Tensor | None, dropout: float = 0.0, scaling: float | None = None, **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Transformers' interface to attention; what :class:`ShortAttention` does not do goes to torch's own kernel."""
+    """Attention interface of transformers; unsupported cases are passed to ``sdpa_attention_forward``."""
     length = query.shape[2]
-    plain = (dropout == 0.0 and kwargs.get("is_causal") in (None, True)
-             and all(kwargs.get(name) is None for name in ("position_bias", "softcap", "s_aux")))
-    if not (plain and 1 < length == key.shape[2] <= LONGEST_SHORT_ROW and query.device.type == "cpu"
+    supported = (dropout == 0.0 and kwargs.get("is_causal") in (None, True)
+                 and all(kwargs.get(name) is None for name in ("position_bias", "softcap", "s_aux")))
+    if not (supported and 1 < length == key.shape[2] <= MAX_EAGER_TOKENS and query.device.type == "cpu"
             and query.shape[-1] == value.shape[-1] and getattr(module, "is_causal", True)):
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
                                       **kwargs)
-    if attention_mask is None:
-        seen = torch.ones((1, 1, length, length), dtype=torch.bool).tril_()
-    else:
-        seen = attention_mask
-    bias = seen if seen.is_floating_point() else torch.zeros(seen.shape).masked_fill_(~seen, _UNSEEN)
+    mask = torch.ones((1, 1, length, length), dtype=torch.bool).tril_() if attention_mask is None else attention_mask
+    bias = mask if mask.is_floating_point() else torch.zeros(mask.shape).masked_fill_(~mask, _MASKED_BIAS)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return EagerShortAttention.apply(query, key, value, bias, scale), None

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def deterministic_algorithms(wanted: bool) -> Iterator[None]:
-    """Use torch's deterministic algorithms inside; where they are not wanted, change nothing."""
+    """Use torch's deterministic algorithms in the context; if not ``wanted``, change nothing."""
     if not wanted:
         yield
         return
@@ -33,10 +33,10 @@ def deterministic_algorithms(wanted: bool) -> Iterator[None]:
 
 
 def has_deterministic_algorithms(step: Callable[[], object]) -> bool:
-    """Whether torch has deterministic algorithms for everything that a model does in training.
+    """Whether torch has deterministic algorithms for all operations of a training step.
 
     Args:
-        step: Computes a loss and its gradients; what it raises for other reasons is passed on.
+        step: Computes a loss and its gradients; its other errors are passed on.
     """
     try:
         with deterministic_algorithms(True):
@@ -44,36 +44,35 @@ def has_deterministic_algorithms(step: Callable[[], object]) -> bool:
     except RuntimeError as error:
         if "determinis" not in str(error):
             raise
-        logger.warning("Trained without deterministic algorithms, so another run may differ: %s", error)
+        logger.warning("Training without deterministic algorithms; another run may give other results: %s", error)
         return False
     return True
 
 
 _STATES = ("state1", "state2")
-"""The moments, which are paged; what scales them is small and is not (``bitsandbytes/optim/optimizer.py``)."""
+"""The moments, which are paged; their scales are small and are not (``bitsandbytes/optim/optimizer.py``)."""
 
 
 def is_paged(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether an optimizer, perhaps in accelerate's wrapper, pages its state."""
+    """Whether an optimizer, also in accelerate's wrapper, pages its state."""
     return bool(getattr(_inner(optimizer), "is_paged", False))
 
 
 def load_paged_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """Restore the state of a paged optimizer into paged memory.
 
-    ``load_state_dict`` alone puts it into ordinary tensors on the GPU, where it stays: it would take the memory that
-    paging is to save, already while it is loaded.
+    ``load_state_dict`` alone would put it into ordinary GPU tensors, which take the memory that paging saves.
 
     Args:
-        optimizer: A paged optimizer that has not stepped yet, perhaps in accelerate's wrapper.
-        state: What its ``state_dict`` gave, on the CPU.
+        optimizer: A paged optimizer before its first step, also in accelerate's wrapper.
+        state: Its ``state_dict``, on the CPU.
     """
     inner = _inner(optimizer)
-    inner.load_state_dict(state, move_to_device=False)  # the rest is moved by its first step
+    inner.load_state_dict(state, move_to_device=False)  # the first step moves the rest
     for parameter, entry in inner.state.items():
         for name in _STATES:
             if name in entry:
-                buffer = inner.get_state_buffer(parameter, dtype=entry[name].dtype)  # paged, unless it is small
+                buffer = inner.get_state_buffer(parameter, dtype=entry[name].dtype)  # paged unless it is small
                 entry[name] = buffer.copy_(entry[name])
 
 
@@ -82,23 +81,23 @@ def _inner(optimizer: torch.optim.Optimizer) -> Any:
     return getattr(optimizer, "optimizer", optimizer)
 
 
-def choose_kernels(base: PreTrainedModel, kernels: Literal["plain", "liger", "compile"]) -> None:
-    """Let a model compute with the kernels that ``train.kernels`` names.
+def apply_kernels(base: PreTrainedModel, kernels: Literal["plain", "liger", "compile"]) -> None:
+    """Apply the kernels that ``train.kernels`` names.
 
     Args:
-        base: The base, on a GPU, adapters attached.
+        base: The base on a GPU, with adapters.
         kernels: ``plain`` changes nothing.
 
     Raises:
         AssistantBuilderError: liger-kernel is not installed.
-        ModelError: liger-kernel does not know the model, or it has no list of decoder layers to compile.
+        ModelError: liger-kernel does not support the model, or the model has no list of decoder layers to compile.
     """
     if kernels == "liger":
         _apply_liger(base)
     elif kernels == "compile":
-        os.environ.pop("TORCHDYNAMO_DISABLE", None)  # steps set it, for the libraries that would compile unasked
+        os.environ.pop("TORCHDYNAMO_DISABLE", None)  # steps set it, because some libraries compile by default
         for layer in _decoder_layers(base):
-            layer.compile(dynamic=True)  # rows differ in length; compiled for each they would be compiled for hours
+            layer.compile(dynamic=True)  # rows differ in length: static shapes would be compiled for hours
 
 
 def _apply_liger(base: PreTrainedModel) -> None:
@@ -111,7 +110,7 @@ def _apply_liger(base: PreTrainedModel) -> None:
         ) from error
     kind = base.config.model_type
     if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:
-        raise ModelError(f"liger-kernel does not know models of the kind {kind!r}", where="train.kernels",
+        raise ModelError(f"liger-kernel does not support models of type {kind!r}", where="train.kernels",
                          remedy="Set train.kernels=plain or train.kernels=compile")
     _apply_liger_kernel_to_instance(model=base, cross_entropy=False, fused_linear_cross_entropy=False)
 
@@ -119,6 +118,6 @@ def _apply_liger(base: PreTrainedModel) -> None:
 def _decoder_layers(base: PreTrainedModel) -> nn.ModuleList:
     layers = getattr(getattr(base, base.base_model_prefix, base), "layers", None)
     if not isinstance(layers, nn.ModuleList):
-        raise ModelError(f"models of the kind {base.config.model_type!r} have no list of decoder layers to compile",
+        raise ModelError(f"models of type {base.config.model_type!r} have no list of decoder layers to compile",
                          where="train.kernels", remedy="Set train.kernels=plain")
     return layers

@@ -1,4 +1,4 @@
-"""What a training process reports while it runs: ``metrics.jsonl``."""
+"""The events of a training process, in ``metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ class MetricsLog:
 
     Args:
         path: ``metrics.jsonl``.
-        step: The step training carries on from; later events belong to lost work and are dropped.
+        step: The step that training resumes from; later events are dropped, because their work is lost.
         steps: Steps of the full run.
-        ahead: What the full run does; without it the time left is told from the steps alone.
-        writes: Whether this process is the one that writes, of those that share a training.
+        work: Work of the full run; without it the remaining time is estimated from the steps alone.
+        enabled: Whether this process writes the file; with several processes only the main one does.
     """
 
     def __init__(
-        self, path: Path, *, step: int, steps: int, ahead: WorkRemaining | None = None, writes: bool = True
+        self, path: Path, *, step: int, steps: int, work: WorkRemaining | None = None, enabled: bool = True
     ) -> None:
         self._path = path
-        self._writes = writes
+        self._enabled = enabled
         self._steps = steps
-        self._pace = PaceEstimator(ahead) if ahead is not None else None
+        self._pace = PaceEstimator(work) if work is not None else None
         kept = [event for event in read_jsonl(path) if event["step"] <= step]
-        if writes and path.exists():
+        if enabled and path.exists():
             write_jsonl(path, kept)
         last = kept[-1] if kept else {}
         self.tokens = int(next((event["tokens"] for event in reversed(kept) if event["event"] == "step"), 0))
@@ -47,12 +47,12 @@ class MetricsLog:
 
     @property
     def elapsed(self) -> float:
-        """Seconds of training so far, all attempts together."""
+        """Seconds of training so far, over all attempts."""
         return self._elapsed_before + time.monotonic() - self._started
 
     @property
     def busy(self) -> float:
-        """Seconds spent in training steps alone, without validation and checkpoints."""
+        """Seconds spent in training steps, without validation and checkpoints."""
         return self._busy_before + self._busy
 
     def record_step(self, step: int, *, tokens: int, seconds: float, values: dict[str, Any]) -> float:
@@ -62,8 +62,8 @@ class MetricsLog:
             step: 1-based optimizer step.
             tokens: Non-padding tokens of the step.
             seconds: Wall time of the step.
-            values: Further fields (loss, learning_rate, grad_norm, memory_bytes, epoch). The norm is None where the
-                step was skipped, because a float16 gradient overflowed.
+            values: Further fields (loss, learning_rate, grad_norm, memory_bytes, epoch). The norm is None if the step
+                was skipped because a float16 gradient overflowed.
 
         Returns:
             Estimated seconds to the end of the run.
@@ -75,52 +75,52 @@ class MetricsLog:
             "tokens_per_second": round(tokens / seconds, 2), "tokens": self.tokens,
             "busy_seconds": round(self.busy, 3), "elapsed_seconds": round(self.elapsed, 3),
         }
-        eta = self._follow(event)
+        eta = self._update_pace(event)
         if eta is None:
             done = step - self._first_step
             eta = (time.monotonic() - self._started) / done * (self._steps - step)
         self._append({**event, "eta_seconds": round(eta, 1)})
         return eta
 
-    def _follow(self, event: Mapping[str, Any]) -> float | None:
-        """Seconds to the end by the run's own pace, where it can be told already."""
+    def _update_pace(self, event: Mapping[str, Any]) -> float | None:
+        """Estimated seconds to the end from the pace of this run; None if it is too early."""
         if self._pace is None:
             return None
         self._pace.add(event)
         return self._pace.remaining_seconds()
 
     def record_validation(self, step: int, loss: float) -> None:
-        """Append a validation; ``loss`` is in nats a token."""
+        """Append a validation; ``loss`` is in nats per token."""
         best = not self.validation or loss < min(self.validation.values())
         self.validation[step] = loss
         event = {
             "event": "validation", "step": step, "steps": self._steps, "loss": loss, "best": best,
             "elapsed_seconds": round(self.elapsed, 3),
         }
-        self._follow(event)
+        self._update_pace(event)
         self._append(event)
 
     def record_samples(self, step: int, samples: Iterable[Mapping[str, Any]]) -> None:
-        """Append what the arm answers after ``step``: one event a question, with its row, text, reference, answer."""
+        """Append the sample answers after ``step``: one event per question, with its row, reference and answer."""
         for sample in samples:
             event = {
                 "event": "sample", "step": step, "steps": self._steps, **sample,
                 "elapsed_seconds": round(self.elapsed, 3),
             }
-            self._follow(event)
+            self._update_pace(event)
             self._append(event)
 
     def _append(self, event: Mapping[str, Any]) -> None:
-        if not self._writes:
+        if not self._enabled:
             return
-        if not self._path.parent.is_dir():  # appending would make a ruin in place of the study
+        if not self._path.parent.is_dir():  # appending would create an incomplete study folder
             raise StudyError(
-                "the folder of the training is gone", where=str(self._path.parent),
-                remedy="Put it back where it was, or connect its disk again; then run again, and it carries on",
+                "the folder of the training is missing", where=str(self._path.parent),
+                remedy="Restore it, or reconnect its disk, and run the study again; it resumes where it stopped",
             )
         append_jsonl(self._path, event)
 
 
 def validation_losses(path: Path) -> dict[int, float]:
-    """Validation losses by step of an arm's ``metrics.jsonl``."""
+    """Validation losses in an arm's ``metrics.jsonl``, by step."""
     return {event["step"]: event["loss"] for event in read_jsonl(path) if event["event"] == "validation"}

@@ -1,9 +1,7 @@
-"""A few validation questions that each arm answers as it trains, so that one can read how it gets on.
+"""Sample generations: answers of an arm to a few validation questions during training, for the user to read.
 
-What is shown must not change what is trained: the answers are greedy, computed without gradients, and leave the random
-state as it was. Held-out questions are never asked.
-
-Imports torch inside functions.
+They do not affect the training: generation is greedy, without gradients, and preserves the random state. Held-out
+questions are never used. Torch is imported inside functions.
 """
 
 from __future__ import annotations
@@ -19,21 +17,21 @@ if TYPE_CHECKING:
     from assistant_builder.inference.padded_batch import LeftPadding
 
 MAX_NEW_TOKENS = 48
-"""Most tokens of an answer."""
+"""Longest answer in tokens."""
 _SPARE_TOKENS = 8
-"""How much longer than the longest reference an answer may grow before it is cut: an untrained model never ends."""
+"""Tokens beyond the longest reference after which an answer is cut: an untrained model does not stop."""
 
 
 @dataclass(frozen=True)
 class SampleQuestion:
-    """A question that is asked at every validation.
+    """A question that is answered after validations.
 
     Attributes:
         row: Row of the pair in the data file.
-        question: The question as text.
-        reference: The answer that the data gives.
-        prompt_ids: The prompt's tokens.
-        reference_tokens: Tokens of the reference.
+        question: Text of the question.
+        reference: Answer in the data.
+        prompt_ids: Token ids of the prompt.
+        reference_tokens: Number of tokens of the reference.
     """
 
     row: int
@@ -43,13 +41,15 @@ class SampleQuestion:
     reference_tokens: int
 
 
-def choose_samples(pairs: Iterable[Pair], prompter: ChatTokenizer, wanted: int, max_length: int) -> list[SampleQuestion]:
-    """Questions spread evenly over the validation pairs, the same ones for both arms and after every pause.
+def choose_samples(
+    pairs: Iterable[Pair], prompter: ChatTokenizer, wanted: int, max_length: int
+) -> list[SampleQuestion]:
+    """Questions evenly spaced over the validation pairs, identical for all arms and after a resume.
 
     Args:
-        pairs: The validation pairs; of a conversation the first question is asked.
+        pairs: The validation pairs; of a conversation the first question is used.
         prompter: Tokenizer of the base.
-        wanted: How many, at most.
+        wanted: Maximum number of questions.
         max_length: Longest prompt in tokens.
     """
     found = []
@@ -57,47 +57,45 @@ def choose_samples(pairs: Iterable[Pair], prompter: ChatTokenizer, wanted: int, 
         turn = prompter.turns(pair)[0]
         if len(turn.prompt_ids) <= max_length:
             question = next((message.content for message in pair.messages if message.role == "user"), "")
-            found.append(
-                SampleQuestion(pair.row, question, turn.reference, turn.prompt_ids, len(turn.answer_ids))
-            )
+            found.append(SampleQuestion(pair.row, question, turn.reference, turn.prompt_ids, len(turn.answer_ids)))
     count = min(wanted, len(found))
     return [found[len(found) * index // count] for index in range(count)]
 
 
-def written_tokens(questions: Sequence[SampleQuestion]) -> int:
-    """Tokens that are written at most, one after the other, to answer all questions at once."""
-    return min(max(asked.reference_tokens for asked in questions) + _SPARE_TOKENS, MAX_NEW_TOKENS)
+def max_answer_tokens(questions: Sequence[SampleQuestion]) -> int:
+    """Most decoding steps of a batch with all questions."""
+    return min(max(question.reference_tokens for question in questions) + _SPARE_TOKENS, MAX_NEW_TOKENS)
 
 
 def sample_answers(
     model: Any, prompter: ChatTokenizer, padding: LeftPadding, questions: Sequence[SampleQuestion]
 ) -> list[str]:
-    """The greedy answers of a model that is being trained; it is left as it was.
+    """The greedy answers of a model during training; its mode and the random state are preserved.
 
     Args:
         model: Any causal language model of transformers, in training mode.
         prompter: Its tokenizer.
-        padding: Collates prompts.
-        questions: At least one.
+        padding: Collates the prompts.
+        questions: One or more questions.
     """
     import torch
 
     from assistant_builder.inference.padded_batch import IGNORED
 
-    rows = [{"input_ids": list(asked.prompt_ids), "labels": [IGNORED] * len(asked.prompt_ids)} for asked in questions]
-    batch = padding(rows)
+    batch = padding([{"input_ids": list(question.prompt_ids), "labels": [IGNORED] * len(question.prompt_ids)}
+                     for question in questions])
     longest = batch["input_ids"].shape[1]
     model.eval()
-    # its own device alone: by default the state of every GPU is read, and a process that shares a training has but one
+    # only the own device: by default the state of every GPU is read, but each training process uses one
     with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []), torch.no_grad():
         output = model.generate(
             input_ids=batch["input_ids"].to(model.device), attention_mask=batch["attention_mask"].to(model.device),
-            max_new_tokens=written_tokens(questions), do_sample=False, num_beams=1, temperature=None, top_p=None,
+            max_new_tokens=max_answer_tokens(questions), do_sample=False, num_beams=1, temperature=None, top_p=None,
             top_k=None, pad_token_id=prompter.pad_id, eos_token_id=prompter.stop_ids,
         )
     model.train()
-    return [prompter.decode(_until_end(row[longest:].tolist(), prompter.stop_ids)) for row in output]
+    return [prompter.decode(_truncate_at_stop(row[longest:].tolist(), prompter.stop_ids)) for row in output]
 
 
-def _until_end(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
+def _truncate_at_stop(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
     return next((ids[:place] for place, token in enumerate(ids) if token in stop_ids), ids)

@@ -1,6 +1,6 @@
-"""What happens at which step, as pure functions: number of steps, order of the pairs, validations, early stop.
+"""Training schedule as pure functions: number of steps, order of the pairs, validations, early stopping.
 
-Both arms get the same answers because nothing here looks at the arm.
+No function depends on the arm, so that all arms have the same schedule.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from typing import Literal
 from assistant_builder.config import TrainConfig
 
 CHECKPOINT_SECONDS = 600.0
-"""Longest work that a crash may cost, apart from the checkpoints at each validation."""
-_POOL = 8
-"""Batches whose pairs are sorted by length together: little padding, and still a random order of batches."""
-
-_MOST_SAMPLINGS = 8
-"""Sample answers cost seconds, and more of them tell a reader no more."""
+"""Most seconds between two checkpoints, which bounds the work that a crash loses."""
+_POOL_BATCHES = 8
+"""Number of batches that are sorted by length together: little padding, and the order of batches stays random."""
+_MAX_SAMPLE_STEPS = 8
+"""Most validations with sample answers, which take seconds each."""
 
 
 def total_steps(train: TrainConfig, examples: int) -> int:
@@ -28,32 +27,32 @@ def total_steps(train: TrainConfig, examples: int) -> int:
 
 
 def sample_order(lengths: Sequence[int], train: TrainConfig) -> list[int]:
-    """Indices of the training sequences in the order they are trained on, all epochs one after the other.
+    """Indices of the training sequences in training order, over all epochs.
 
-    Within a pool of 8 batches sequences are sorted by length, so that a batch needs little padding; the batches of a
-    pool come in random order.
+    Sequences are sorted by length within a pool of 8 batches, so that a batch needs little padding. The batches of a
+    pool are shuffled.
 
     Args:
-        lengths: Tokens of each sequence.
-        train: The seed, batch size and number of epochs.
+        lengths: Number of tokens of each sequence.
+        train: Contains the seed, the batch size and the number of epochs.
 
     Returns:
         ``total_steps × batch_size`` indices.
     """
-    wanted = total_steps(train, len(lengths)) * train.batch_size
+    count = total_steps(train, len(lengths)) * train.batch_size
     order: list[int] = []
     epoch = 0
-    while len(order) < wanted:
+    while len(order) < count:
         rng = random.Random(f"{train.seed}/{epoch}")
         indices = list(range(len(lengths)))
         rng.shuffle(indices)
-        for start in range(0, len(indices), _POOL * train.batch_size):
-            pool = sorted(indices[start : start + _POOL * train.batch_size], key=lambda index: lengths[index])
+        for start in range(0, len(indices), _POOL_BATCHES * train.batch_size):
+            pool = sorted(indices[start : start + _POOL_BATCHES * train.batch_size], key=lambda index: lengths[index])
             batches = [pool[at : at + train.batch_size] for at in range(0, len(pool), train.batch_size)]
             rng.shuffle(batches)
             order += [index for batch in batches for index in batch]
         epoch += 1
-    return order[:wanted]
+    return order[:count]
 
 
 def validation_steps(train: TrainConfig, steps: int) -> list[int]:
@@ -63,19 +62,19 @@ def validation_steps(train: TrainConfig, steps: int) -> list[int]:
 
 
 def sample_steps(train: TrainConfig, steps: int) -> list[int]:
-    """The validations at which sample answers are given: all, or, of many, a few evenly spaced, the last included."""
+    """Validation steps with sample answers: all, or some evenly spaced, the last included."""
     at = validation_steps(train, steps)
-    count = min(len(at), _MOST_SAMPLINGS)
+    count = min(len(at), _MAX_SAMPLE_STEPS)
     return [at[len(at) * (index + 1) // count - 1] for index in range(count)]
 
 
 def best_step(losses: Mapping[int, float]) -> int | None:
-    """The step with the lowest validation loss, the earliest of equals."""
+    """The step with the lowest validation loss, the earliest of equal ones; None without losses."""
     return min(losses, key=lambda step: (losses[step], step)) if losses else None
 
 
 def is_stale(losses: Mapping[int, float], step: int, patience: int) -> bool:
-    """Whether the last ``patience`` validations up to ``step`` brought no improvement over the best before them."""
+    """Whether the last ``patience`` validations up to ``step`` did not improve on the best loss before them."""
     seen = [losses[at] for at in sorted(losses) if at <= step]
     if len(seen) <= patience:
         return False
@@ -85,17 +84,17 @@ def is_stale(losses: Mapping[int, float], step: int, patience: int) -> bool:
 def early_stop_decision(
     own: Mapping[int, float], twins: Sequence[Mapping[int, float]], step: int, steps: int, patience: int
 ) -> Literal["train", "wait", "stop"]:
-    """What an arm does after the validation at ``step`` when early stop is on.
+    """What an arm does after the validation at ``step`` with early stopping.
 
     The arms stop together, at the first validation at which none has improved for ``patience`` validations. An arm
-    that cannot know yet, because a twin has not come so far, waits for it; an arm without a twin decides alone.
+    waits while another arm has not reached this step; a single arm decides alone.
 
     Args:
-        own: Validation losses of this arm by step.
-        twins: Those of each other arm of the study.
-        step: The step this arm has reached.
-        steps: The last step of a full run.
-        patience: Validations without improvement.
+        own: Validation losses of this arm, by step.
+        twins: Validation losses of each other arm of the study, by step.
+        step: Current step of this arm.
+        steps: Last step of a full run.
+        patience: Number of validations without improvement.
     """
     if step >= steps:
         return "stop"

@@ -1,9 +1,4 @@
-"""The arms of a study: one config, and one field in which they differ.
-
-One arm's run, and what it comes to as arguments of the trainer.
-
-Imports torch: only worker processes import this module.
-"""
+"""Configuration of each arm, of one training run, and of TRL's trainer. Imports torch."""
 
 from __future__ import annotations
 
@@ -23,12 +18,12 @@ from assistant_builder.models.chat_template import Example
 from assistant_builder.planning.memory import ParallelStrategy
 from assistant_builder.planning.training_time import WorkRemaining
 from assistant_builder.training.distributed import fsdp_settings
-from assistant_builder.training.sample_generations import SampleQuestion, written_tokens
+from assistant_builder.training.sample_generations import SampleQuestion, max_answer_tokens
 from assistant_builder.training.schedule import sample_order, sample_steps, total_steps, validation_steps
 
 
 class ArmConfig(BaseModel):
-    """Everything that decides what one arm's training does."""
+    """All settings that determine the training of one arm."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -38,11 +33,11 @@ class ArmConfig(BaseModel):
 
 
 def twin(config: StudyConfig, seed: int = 1) -> dict[str, ArmConfig]:
-    """The twins and the further arms of a study; they differ in ``base_storage`` and in nothing else.
+    """The configuration of the twins and of the further arms of a study; they differ only in ``base_storage``.
 
     Args:
         config: The study's config.
-        seed: Which of the study's seeds, from 1; the first is ``train.seed``, the second one more.
+        seed: Number of the seed, from 1: the first is ``train.seed``, the second ``train.seed + 1``.
     """
     train = config.train.model_copy(update={"seed": config.train.seed + seed - 1})
     return {
@@ -53,7 +48,7 @@ def twin(config: StudyConfig, seed: int = 1) -> dict[str, ArmConfig]:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One arm's run.
+    """One training run of an arm.
 
     Attributes:
         train: The settings.
@@ -62,14 +57,14 @@ class TrainingRun:
         folder: ``arms/<arm>``.
         device: ``cpu`` or ``cuda``.
         gradient_checkpointing: Whether activations are recomputed.
-        hold: Whether the frozen weights are kept in the compute dtype while a CPU trains.
-        cancelled: Asked after every optimizer step.
-        next_move: Told a step and the validation losses up to it, says what early stop means by it: ``train``,
-            ``wait`` for the twin, or ``stop``.
-        on_step: Told the step, the number of steps and the estimated seconds to the end.
-        samples: Validation questions that are answered now and then, for the user to read.
-        spread: How devices share the training; each runs a trainer with the same plan.
-        on_leader: Whether FSDP broadcasts weights that the first process alone has read.
+        dequantize: Whether the frozen weights are dequantized to the compute dtype during a training on a CPU.
+        cancelled: Returns whether the user cancelled; called after every optimizer step.
+        next_move: Early stopping: maps a step and the validation losses up to it to ``train``, ``wait`` (for the other
+            arms) or ``stop``.
+        on_step: Progress callback: step, number of steps, estimated seconds to the end.
+        samples: Validation questions with sample answers.
+        spread: Parallel strategy; each process has a trainer with the same run.
+        on_leader: Whether FSDP broadcasts weights that only rank 0 has read.
     """
 
     train: TrainConfig
@@ -78,7 +73,7 @@ class TrainingRun:
     folder: Path
     device: str
     gradient_checkpointing: bool
-    hold: bool
+    dequantize: bool
     cancelled: Callable[[], bool]
     next_move: Callable[[int, dict[int, float]], str]
     on_step: Callable[[int, int, float], None]
@@ -92,34 +87,34 @@ class TrainingRun:
         return total_steps(self.train, len(self.train_examples))
 
     @cached_property
-    def ahead(self) -> WorkRemaining:
-        """What the full run does, so that its time can be told from its first steps."""
+    def work(self) -> WorkRemaining:
+        """Work of the full run, from which its time is estimated after the first steps."""
         lengths = [len(example.input_ids) for example in self.train_examples]
         return WorkRemaining(
             steps=self.steps, tokens=sum(lengths[index] for index in sample_order(lengths, self.train)),
             validations=len(validation_steps(self.train, self.steps)),
             validation_tokens=sum(len(example.input_ids) for example in self.validation_examples),
             samplings=len(sample_steps(self.train, self.steps)) if self.samples else 0,
-            sample_tokens=written_tokens(self.samples) if self.samples else 0,
+            sample_tokens=max_answer_tokens(self.samples) if self.samples else 0,
         )
 
 
-def arguments_of(plan: TrainingRun, root: Path, model: PeftModel) -> SFTConfig:
-    """The trainer's arguments.
+def sft_arguments(plan: TrainingRun, root: Path, model: PeftModel) -> SFTConfig:
+    """The arguments of TRL's trainer.
 
     Args:
         plan: The run.
-        root: The folder of the checkpoints.
+        root: Folder of the checkpoints.
         model: The frozen base with adapters.
     """
     train = plan.train
     micro = min(train.micro_batch_size, train.batch_size)
-    # the fused one hides from accelerate that a float16 step was skipped, and the schedule would go on without it
+    # the fused optimizer hides skipped float16 steps from accelerate, and the learning rate schedule would continue
     fused = plan.device == "cuda" and model.config.dtype != torch.float16
     optimizer = {"adamw": "adamw_torch_fused" if fused else "adamw_torch"}
     arguments = SFTConfig(
         output_dir=str(root),
-        num_train_epochs=1,  # the fixed order holds all epochs
+        num_train_epochs=1,  # the fixed order contains all epochs
         max_steps=plan.steps,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=train.batch_size // (micro * plan.spread.devices),
@@ -131,7 +126,7 @@ def arguments_of(plan: TrainingRun, root: Path, model: PeftModel) -> SFTConfig:
         optim=optimizer.get(train.optimizer, train.optimizer),
         gradient_checkpointing=plan.gradient_checkpointing,
         seed=train.seed,
-        bf16=False,  # dtypes are set on the model itself, the same in both arms; autocast would differ between them
+        bf16=False,  # dtypes are set on the model, equal in all arms; autocast would differ between arms
         fp16=False,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -148,6 +143,6 @@ def arguments_of(plan: TrainingRun, root: Path, model: PeftModel) -> SFTConfig:
         fsdp=plan.spread.kind == "fsdp",
         fsdp_config=fsdp_settings(model, on_leader=plan.on_leader) if plan.spread.kind == "fsdp" else None,
     )
-    if arguments.n_gpu > 1:  # transformers counts the visible GPUs; one process computes on one of them
+    if arguments.n_gpu > 1:  # transformers counts the visible GPUs, but each process uses one
         arguments._n_gpu = 1
     return arguments

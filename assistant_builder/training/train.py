@@ -1,6 +1,6 @@
-"""Train one arm of a study, in its own process: load, attach adapters, train, keep the best.
+"""Training of one arm in its own process: load the base, attach adapters, train, publish the best checkpoint.
 
-Imports torch inside functions.
+Torch is imported inside functions.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ from assistant_builder.planning.memory import (
     per_device_batch_size,
 )
 from assistant_builder.planning.memory_check import plan_run, prediction, require_device, require_fit, write_plan
-from assistant_builder.planning.plan import MethodPlan
-from assistant_builder.planning.plan import Plan as MemoryPlan
+from assistant_builder.planning.plan import MethodPlan, Plan
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress, run_of, split_run
 from assistant_builder.training import checkpoints
@@ -46,17 +45,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """What a training starts from.
+class _TrainingInputs:
+    """Inputs of a training.
 
     Attributes:
-        config: The study's settings, with the pairs that a device computes at once.
-        base: Where the base lies.
-        base_name: What adapters call it.
-        prompter: Its tokenizer.
+        config: The study's settings, with ``train.micro_batch_size`` per device.
+        base: Folder of the base model.
+        base_name: Name of the base model in ``adapter_config.json``.
+        prompter: Tokenizer of the base model.
         examples: Training and validation sequences.
-        planned: What memory and time it will take.
-        spread: How devices share it.
+        planned: Predicted memory and time.
+        spread: Parallel strategy.
     """
 
     config: StudyConfig
@@ -64,25 +63,25 @@ class _Prepared:
     base_name: str
     prompter: ChatTokenizer
     examples: dict[str, list[Example]]
-    planned: MemoryPlan
+    planned: Plan
     spread: ParallelStrategy
 
 
 def train_arm(study: Study, run: str) -> Iterable[Path] | None:
-    """Train an arm, or carry on where it stopped, on as many devices as the settings and the planner say.
+    """Train an arm, or resume its training, on the devices that settings and planner determine.
 
     Args:
-        study: The study, its data prepared.
+        study: The study, with prepared data.
         run: The training run: ``lora`` or ``qlora``, ``lora-2`` for the second seed.
 
     Returns:
-        The files made; None when early stop is on and the arm has to wait for its twin.
+        The written files; None if early stopping is on and the arm has to wait for its twin.
 
     Raises:
-        Cancelled: The user asked for it; the last step is kept.
-        ConfigError: The settings ask for what only a GPU can do.
+        Cancelled: The user cancelled; a checkpoint of the last step exists.
+        ConfigError: The settings need a GPU.
         DataError: No training pair fits into ``train.max_length``.
-        ResourceError: The training cannot fit the memory of this machine, or it lacks the devices.
+        ResourceError: The training does not fit the memory of this machine, or devices are missing.
     """
     study.write_progress(f"train-{run}", Progress(0, 1, "steps", "Loading the base model"))
     prepared = _prepare(study)
@@ -96,28 +95,28 @@ def train_arm(study: Study, run: str) -> Iterable[Path] | None:
 
 
 def train_in_process(
-    study: Study, run: str, spread: ParallelStrategy, planned: MemoryPlan | None = None
+    study: Study, run: str, spread: ParallelStrategy, planned: Plan | None = None
 ) -> Iterable[Path] | None:
-    """What each of several processes does that share a training; see :func:`train_arm`.
+    """The share of one of several processes in a training; see :func:`train_arm`.
 
     Args:
         study: The study.
         run: The training run.
-        spread: How they share it.
-        planned: The plan that the step's process made; None: made here. Plans made by each of several processes may
-            differ, as each sees another free memory, and processes that disagree on recomputing activations hang.
+        spread: Parallel strategy.
+        planned: The plan of the launching process; None: computed here. Plans of several processes may differ, because
+            the free memory differs, and processes that disagree on recomputing activations deadlock.
     """
     import torch
 
-    if torch.cuda.is_available():  # before anything is put on a GPU: all processes would use the first
+    if torch.cuda.is_available():  # before the first allocation: by default all processes use GPU 0
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     prepared = _prepare(study, spread, planned)
     _require_planned_device(prepared.planned.machine)
     return _train(study, run, prepared)
 
 
-def _prepare(study: Study, spread: ParallelStrategy | None = None, planned: MemoryPlan | None = None) -> _Prepared:
-    """Read the data; plan, and choose how devices share the training, where that is not given."""
+def _prepare(study: Study, spread: ParallelStrategy | None = None, planned: Plan | None = None) -> _TrainingInputs:
+    """Load tokenizer and data; compute the plan and the parallel strategy if they are not given."""
     config = planned.config if planned else study.config
     machine = planned.machine if planned else this_machine()
     require_device(config, machine.device)
@@ -130,18 +129,18 @@ def _prepare(study: Study, spread: ParallelStrategy | None = None, planned: Memo
         machine = machine.with_devices(devices)
         config = config.with_changes({"train.micro_batch_size": per_device_batch_size(config.train, devices)})
         planned = _planned(config, base, examples["train"], machine)
-        if len({card.bfloat16 for card in machine.cards[:devices]}) > 1:  # or each would choose its own arithmetic
+        if len({card.bfloat16 for card in machine.cards[:devices]}) > 1:  # or each would choose its own compute dtype
             config = config.with_changes({"model.compute_dtype": planned.compute_dtype})
         spread = spread or choose_parallelism(planned, devices)
         planned = replace(planned, config=config, shards=spread.shards)
-    return _Prepared(config, base, ref.hub_id or ref.name, prompter, examples, planned, spread)
+    return _TrainingInputs(config, base, ref.hub_id or ref.name, prompter, examples, planned, spread)
 
 
 def _require_planned_device(machine: Machine) -> None:
-    """Refuse to train on another device than the plan was made for: its memory and its arithmetic differ.
+    """Refuse to train on another kind of device than planned, because memory and arithmetic differ.
 
     Raises:
-        ResourceError: The plan is for a GPU and torch sees none in this process, or the other way round.
+        ResourceError: The plan is for a GPU and torch finds none, or the reverse.
     """
     from assistant_builder.models.loading import pick_device
 
@@ -149,13 +148,13 @@ def _require_planned_device(machine: Machine) -> None:
     if device != machine.device:
         names = {"cpu": "the processor", "cuda": "a GPU"}
         raise ResourceError(
-            f"the training was planned for {machine.name}, and PyTorch would compute on {names[device]}",
-            remedy="Run it again; if this comes back, look at the line 'gpu' of 'assistant-builder doctor'",
+            f"the training was planned for {machine.name}, but PyTorch uses {names[device]}",
+            remedy="Run it again; if the error persists, check the line 'gpu' of 'assistant-builder doctor'",
         )
 
 
-def _train(study: Study, run: str, prepared: _Prepared) -> Iterable[Path] | None:
-    """Train on this process's device: all of it, or its share."""
+def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] | None:
+    """Train on the device of this process, alone or as one of several processes."""
     from assistant_builder.models import loading
 
     config, spread, examples = prepared.config, prepared.spread, prepared.examples
@@ -163,12 +162,12 @@ def _train(study: Study, run: str, prepared: _Prepared) -> Iterable[Path] | None
     settings = twin(config, seed)[arm]
     folder = study.arm_folder(run)
     method = prepared.planned.methods[arm]
-    spec = replace(loading.base_spec(config.model, prepared.base, settings.base_storage), parted=spread.kind == "fsdp")
+    spec = replace(loading.base_spec(config.model, prepared.base, settings.base_storage), sharded=spread.kind == "fsdp")
     on_leader = loading.loads_on_main_process(spec)
     if spec.sharded:
-        from assistant_builder.training.distributed import start_sharded
+        from assistant_builder.training.distributed import start_fsdp
 
-        start_sharded(spec.device, on_leader=on_leader)
+        start_fsdp(spec.device, on_leader=on_leader)
     model = loading.load_base(spec)
     base_bytes = loading.model_bytes(model)
     adapted = loading.add_adapter(model, settings.train, settings.train.seed)
@@ -196,15 +195,15 @@ def _train(study: Study, run: str, prepared: _Prepared) -> Iterable[Path] | None
             "arm": arm, **settings.model_dump(mode="json"), "compute_dtype": spec.compute_dtype, "device": spec.device,
             "devices": spread.devices, "spread": spread.kind,
         })
-        write_plan(folder, prepared.planned, arm, trainer.plan.ahead)
+        write_plan(folder, prepared.planned, arm, trainer.plan.work)
     steps, reached = trainer.plan.steps, trainer.start
     early = config.train.early_stopping
-    if reached < steps and not (early and reached and trainer.move(reached) != "train"):
+    if reached < steps and not (early and reached and trainer.early_stop_move(reached) != "train"):
         trainer.run()
         reached = trainer.state.global_step
     if trainer.broadcast_from_main(study.cancel_requested):
         raise Cancelled("cancelled on request")
-    if early and trainer.move(reached) == "wait":
+    if early and trainer.early_stop_move(reached) == "wait":
         return None
     summary |= {
         "steps": reached,
@@ -215,11 +214,11 @@ def _train(study: Study, run: str, prepared: _Prepared) -> Iterable[Path] | None
         "peak_memory_bytes": trainer.all_reduce_max(peak_memory_bytes(spec.device)),
         "predicted": prediction(prepared.planned, arm),
     }
-    return _publish(folder, trainer, summary) if trainer.is_main_process else []
+    return _publish_best(folder, trainer, summary) if trainer.is_main_process else []
 
 
-def _planned(config: StudyConfig, base: Path, examples: list[Example], machine: Machine) -> MemoryPlan:
-    """What memory and time the training will take, told before the base is loaded."""
+def _planned(config: StudyConfig, base: Path, examples: list[Example], machine: Machine) -> Plan:
+    """Predicted memory and time of the training, before the base is loaded."""
     sequences = [(len(example.input_ids), sum(example.supervised)) for example in examples]
     return plan_run(config, base, sequences, sample_order([length for length, _ in sequences], config.train), machine)
 
@@ -230,14 +229,14 @@ def _examples(study: Study, split: SplitName, prompter: ChatTokenizer) -> list[E
     examples = [example for pair in pairs for example in prompter.examples(pair, length)]
     if not examples:
         raise DataError(
-            f"no {split} pair leaves room for its answer in train.max_length={length} tokens",
+            f"no {split} pair fits into train.max_length={length} tokens with its answer",
             where=f"study {study.name}", remedy="Raise train.max_length",
         )
     return examples
 
 
 def _trainer(
-    study: Study, run: str, settings: ArmConfig, model: Any, prepared: _Prepared, device: str, method: MethodPlan,
+    study: Study, run: str, settings: ArmConfig, model: Any, prepared: _TrainingInputs, device: str, method: MethodPlan,
     on_leader: bool,
 ) -> TwinTrainer:
     from assistant_builder.training.sft_config import TrainingRun
@@ -250,9 +249,10 @@ def _trainer(
 
     plan = TrainingRun(
         train=train, train_examples=prepared.examples["train"], validation_examples=prepared.examples["validation"],
-        folder=study.arm_folder(run), device=device, gradient_checkpointing=method.checkpointing, hold=method.dequantized,
-        spread=prepared.spread, on_leader=on_leader, cancelled=lambda: study.cancel_requested,
-        next_move=lambda step, losses: _move(study, run, step, plan.steps, losses), on_step=on_step,
+        folder=study.arm_folder(run), device=device, gradient_checkpointing=method.checkpointing,
+        dequantize=method.dequantized, spread=prepared.spread, on_leader=on_leader,
+        cancelled=lambda: study.cancel_requested,
+        next_move=lambda step, losses: _early_stop_move(study, run, step, plan.steps, losses), on_step=on_step,
         samples=choose_samples(
             load_split(study.folder / "data", "validation"), prepared.prompter, train.sample_answers, train.max_length
         ),
@@ -260,8 +260,8 @@ def _trainer(
     return TwinTrainer(model, plan, prepared.prompter)
 
 
-def _move(study: Study, run: str, step: int, steps: int, losses: dict[int, float]) -> str:
-    """What the run does after ``step`` when early stop is on: twins of one seed stop together."""
+def _early_stop_move(study: Study, run: str, step: int, steps: int, losses: dict[int, float]) -> str:
+    """Early stopping after ``step``: the arms of one seed stop together."""
     config = study.config
     arm, seed = split_run(run)
     others = [validation_losses(study.arm_folder(run_of(twin_arm, seed)) / "metrics.jsonl")
@@ -269,14 +269,14 @@ def _move(study: Study, run: str, step: int, steps: int, losses: dict[int, float
     return early_stop_decision(losses, others, step, steps, config.train.patience)
 
 
-def _publish(folder: Path, trainer: TwinTrainer, summary: dict[str, Any]) -> list[Path]:
-    """Put the adapter with the lowest validation loss where it is looked for, and the summary beside it."""
+def _publish_best(folder: Path, trainer: TwinTrainer, summary: dict[str, Any]) -> list[Path]:
+    """Copy the adapter with the lowest validation loss to ``adapter/`` and write ``summary.json``."""
     losses = {step: loss for step, loss in trainer.metrics.validation.items() if step <= summary["steps"]}
     best = best_step(losses)
     assert best is not None  # the last step is always validated
     source = checkpoints.checkpoint_folder(folder / "checkpoints", best)
-    for left in folder.glob(".adapter-*"):  # of a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    for abandoned in folder.glob(".adapter-*"):  # by a process that was killed
+        shutil.rmtree(abandoned, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(dir=folder, prefix=".adapter-"))
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copyfile(source / name, scratch / name)

@@ -1,8 +1,8 @@
-"""TRL's SFTTrainer, with what a fair and resumable pair of arms needs beside it.
+"""TRL's SFTTrainer, extended for a fair and resumable comparison of arms.
 
-Ours are: the loss over supervised positions only, the fixed order of the pairs, float32 adapters in both arms,
-checkpoints that count only when whole, tensors restored in place (so that carrying on gives the same bytes), and the
-events that the page draws.
+The extensions are the loss over supervised positions only, the fixed order of the pairs, float32 adapters in all arms,
+checkpoints that are valid only when complete, a resume that restores tensors in place and so gives the same bytes, and
+the events that the page plots.
 
 Imports torch: only worker processes import this module.
 """
@@ -32,10 +32,10 @@ from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.lora_layers import dequantize_to_compute_dtype
 from assistant_builder.training import checkpoints
 from assistant_builder.training.collate import FixedOrder, summed_nll, to_dataset
-from assistant_builder.training.cpu_kernels import fuse
-from assistant_builder.training.distributed import shard_like, shard_optimizer_state, unshard, whole_adapters
+from assistant_builder.training.cpu_kernels import fuse_cpu_kernels
+from assistant_builder.training.distributed import shard_like, shard_optimizer_state, unshard, unsharded_adapters
 from assistant_builder.training.gpu import (
-    choose_kernels,
+    apply_kernels,
     deterministic_algorithms,
     has_deterministic_algorithms,
     is_paged,
@@ -50,12 +50,12 @@ from assistant_builder.training.schedule import (
     sample_steps,
     validation_steps,
 )
-from assistant_builder.training.sft_config import TrainingRun, arguments_of
+from assistant_builder.training.sft_config import TrainingRun, sft_arguments
 
-_TRIED_TOKENS = (16, 12)
-"""Lengths of two rows that show which operations a step runs, padding included, at little memory."""
+_PROBE_TOKENS = (16, 12)
+"""Lengths of the two rows of the probe step, which runs all operations, padding included, with little memory."""
 LOSS_SCALE = 2.0**14
-"""First factor of a float16 loss; halved when a gradient overflows, doubled after 2,000 steps without one."""
+"""Initial scale of a float16 loss; halved when a gradient overflows, doubled after 2,000 steps without overflow."""
 
 
 class TwinTrainer(SFTTrainer):
@@ -63,32 +63,33 @@ class TwinTrainer(SFTTrainer):
 
     Args:
         model: The frozen base with float32 adapters.
-        plan: What to train on and how.
+        plan: The training run.
         prompter: Tokenizer of the base.
 
     Attributes:
-        start: Step of the last whole checkpoint, from which :meth:`run` carries on; 0 without one.
-        leads: Whether this process, of those that share the training, writes what it tells and keeps.
+        start: Step of the last complete checkpoint, from which :meth:`run` resumes; 0 without one.
+        is_main_process: Whether this process writes metrics and checkpoints.
     """
 
     def __init__(self, model: PeftModel, plan: TrainingRun, prompter: ChatTokenizer) -> None:
         self.plan = plan
         self.root = plan.folder / "checkpoints"
         self._sharded = plan.spread.kind == "fsdp"
-        arguments = arguments_of(plan, self.root, model)
+        arguments = sft_arguments(plan, self.root, model)
         self.is_main_process = arguments.process_index == 0
         self.start = checkpoints.resume_step(self.root, plan.folder / "metrics.jsonl")
         self.metrics = MetricsLog(
-            plan.folder / "metrics.jsonl", step=self.start, steps=plan.steps, ahead=plan.ahead, writes=self.is_main_process
+            plan.folder / "metrics.jsonl", step=self.start, steps=plan.steps, work=plan.work,
+            enabled=self.is_main_process,
         )
         self.begin_step()
         self.step_grad_norm: float | None = 0.0
         self._deterministic = False
         if plan.device == "cpu" and not self._sharded:
-            if plan.hold:
+            if plan.dequantize:
                 dequantize_to_compute_dtype(model, model.config.dtype)
-            fuse(model, model.config.dtype)
-        choose_kernels(model.get_base_model(), plan.train.kernels)
+            fuse_cpu_kernels(model, model.config.dtype)
+        apply_kernels(model.get_base_model(), plan.train.kernels)
         adapters = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
         self._prompter = prompter
         super().__init__(
@@ -99,17 +100,17 @@ class TwinTrainer(SFTTrainer):
             processing_class=prompter.tokenizer,
             callbacks=[_Events(self)],
         )
-        # adapters hold no embeddings; to find that out by itself PEFT asks the hub for the base's config at every save
+        # adapters contain no embeddings; to check that, PEFT would request the base's config from the hub at every save
         model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
         for name, value in model.named_parameters():
-            if value.requires_grad:  # SFTTrainer rounds them to bfloat16 over a 4-bit base, and only there
+            if value.requires_grad:  # SFTTrainer rounds them to bfloat16 on a 4-bit base only
                 value.data = adapters[name]
         self.model_accepts_loss_kwargs = True  # the loss below divides by the tokens of the whole optimizer step
-        if model.config.dtype == torch.float16:  # a token's share of the loss has gradients below float16's range
+        if model.config.dtype == torch.float16:  # gradients of single tokens are below the range of float16
             self.accelerator.scaler = torch.amp.GradScaler(self.args.device.type, init_scale=LOSS_SCALE)
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Create the accelerator; let it shard on CPUs too, which accelerate 1.15 leaves out (state.py:983)."""
+        """Create the accelerator; enable FSDP on CPUs, which accelerate 1.15 does not (state.py:983)."""
         super().create_accelerator_and_postprocess()
         state = self.accelerator.state
         if self._sharded and state.distributed_type == DistributedType.MULTI_CPU:
@@ -118,48 +119,48 @@ class TwinTrainer(SFTTrainer):
             self.is_fsdp_enabled = True
 
     def run(self) -> None:
-        """Train from the last whole checkpoint, or from the beginning."""
-        self.accelerator.wait_for_everyone()  # until all have seen where to start
+        """Train from the last complete checkpoint, or from the beginning."""
+        self.accelerator.wait_for_everyone()  # until all processes have read the start step
         if self.is_main_process:
-            whole = checkpoints.complete_steps(self.root)
-            checkpoints.remove_all_but(self.root, {step for step in whole if step <= self.start})
+            complete = checkpoints.complete_steps(self.root)
+            checkpoints.prune_checkpoints(self.root, {step for step in complete if step <= self.start})
         if self.plan.device == "cuda" and not self._sharded and self.plan.train.kernels != "compile":
-            self._deterministic = has_deterministic_algorithms(self._try_step)
+            self._deterministic = has_deterministic_algorithms(self._probe_step)
         self.train(resume_from_checkpoint=str(checkpoints.checkpoint_folder(self.root, self.start))
                    if self.start else None)
 
-    # what the processes agree on
+    # agreement of the processes
 
     def broadcast_from_main(self, answer: Any) -> Any:
-        """The leading process's answer, in every process: what is read from disk or a clock may differ between them."""
+        """The value of the main process, in every process: values read from disk or a clock may differ."""
         return broadcast_object_list([answer])[0] if self.plan.spread.devices > 1 else answer
 
     def all_reduce_max(self, value: int) -> int:
-        """The highest of all processes' values."""
+        """The maximum over all processes."""
         return int(self.accelerator.gather(torch.tensor([value], device=self.args.device)).max())
 
-    def move(self, step: int) -> str:
-        """What early stop means by the validations up to ``step``; see :attr:`Plan.next_move`."""
+    def early_stop_move(self, step: int) -> str:
+        """Decision of early stopping after ``step``; see :attr:`TrainingRun.next_move`."""
         move: str = self.broadcast_from_main(self.plan.next_move(step, self.metrics.validation))
         return move
 
-    # what a step computes
+    # computation of a step
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         lengths = [len(example.input_ids) for example in self.plan.train_examples]
         return FixedOrder(sample_order(lengths, self.plan.train))
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Forward and backward pass of a micro-batch; on a GPU with deterministic algorithms where there are."""
+        """Forward and backward pass of a micro-batch, with deterministic algorithms if the GPU has them."""
         with deterministic_algorithms(self._deterministic):
             loss: torch.Tensor = super().training_step(*args, **kwargs)
         return loss
 
-    def _try_step(self) -> None:
-        """Do what a training step does with the ends of two pairs, of different lengths; leave no gradients."""
+    def _probe_step(self) -> None:
+        """Run a training step on the ends of two pairs, of different lengths, and clear the gradients."""
         rows = to_dataset(self.plan.train_examples[:2])
         ends = [{key: values[-length:] for key, values in row.items()}
-                for row, length in zip(rows, _TRIED_TOKENS, strict=False)]
+                for row, length in zip(rows, _PROBE_TOKENS, strict=False)]
         batch = {key: value.to(self.args.device) for key, value in self.data_collator(ends).items()}
         try:
             summed_nll(self.model.train(), batch).backward()
@@ -169,10 +170,10 @@ class TwinTrainer(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Summed NLL of the micro-batch over the supervised tokens of the whole optimizer step.
+        """Summed NLL of the micro-batch divided by the supervised tokens of the optimizer step.
 
-        Dropout's draws follow from the seed, the step and the micro-batch's place in it alone, so that they are the
-        same after a pause, and for any number of devices.
+        Dropout depends only on the seed, the step and the index of the micro-batch, so that it is the same after a
+        resume and for any number of devices.
         """
         place = self._micro_batches * self.args.world_size + self.args.process_index
         torch.manual_seed(random.Random(f"{self.plan.train.seed}/{self.state.global_step}/{place}").getrandbits(62))
@@ -185,27 +186,27 @@ class TwinTrainer(SFTTrainer):
     def _clip_grad_norm(self, model: Any) -> Any:
         scaler = self.accelerator.scaler
         if scaler is not None:
-            scaler.unscale_(self.optimizer.optimizer)  # accelerate does it under autocast only
+            scaler.unscale_(self.optimizer.optimizer)  # accelerate unscales under autocast only
         norm = unshard(super()._clip_grad_norm(model))
         # an overflow in float16: the scaler skips this step and halves the scale
         self.step_grad_norm = float(norm) if scaler is None or torch.isfinite(norm) else None
         return norm
 
     def begin_step(self) -> None:
-        """Forget what the last optimizer step counted."""
+        """Reset the counters of the optimizer step."""
         self.step_loss, self.step_tokens, self._micro_batches = 0.0, 0, 0
 
     def end_step(self) -> None:
-        """Sum what the processes counted in the optimizer step."""
+        """Sum the counters of all processes."""
         counted = torch.tensor([self.step_loss, self.step_tokens], dtype=torch.float64, device=self.args.device)
         loss, tokens = self.accelerator.reduce(counted, "sum").tolist()
         self.step_loss, self.step_tokens = loss, int(tokens)
 
     def validation_loss(self) -> float:
-        """Token-weighted NLL of the validation pairs, in nats a token, in a fixed order of batches.
+        """Token-weighted NLL of the validation pairs, in nats per token, in a fixed order of batches.
 
-        Processes that share the training take a batch each in turn; who has none left computes the last once more,
-        which FSDP needs everybody for, and does not count it.
+        With several processes each takes every n-th batch. A process without a batch repeats the last one, because FSDP
+        needs all processes, and does not count it.
         """
         examples = sorted(self.plan.validation_examples, key=lambda example: len(example.input_ids))
         rows = to_dataset(examples)
@@ -227,10 +228,10 @@ class TwinTrainer(SFTTrainer):
         return total / tokens
 
     def answer_samples(self) -> list[dict[str, Any]]:
-        """What the arm answers to the plan's sample questions as it stands."""
+        """The answers of the current weights to the sample questions."""
         if not self.plan.samples:
             return []
-        # compiled layers would be compiled again for each state of the cache, up to dynamo's limit
+        # compiled layers would be recompiled for each cache length, up to dynamo's limit
         stance = torch.compiler.set_stance("force_eager") if self.plan.train.kernels == "compile" else nullcontext()
         with stance:
             answers = sample_answers(self.model, self._prompter, self.data_collator, self.plan.samples)
@@ -239,20 +240,20 @@ class TwinTrainer(SFTTrainer):
             for asked, answer in zip(self.plan.samples, answers, strict=True)
         ]
 
-    # what is kept
+    # checkpoints
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         step = self.state.global_step
-        Trainer._save_checkpoint(self, model, trial)  # SFTTrainer's own only adds a model card
+        Trainer._save_checkpoint(self, model, trial)  # that of SFTTrainer only adds a model card
         self.accelerator.wait_for_everyone()
         if self.is_main_process:
             checkpoints.mark_complete(checkpoints.checkpoint_folder(self.root, step))
             best = best_step(self.metrics.validation)
-            checkpoints.remove_all_but(self.root, {step} | ({best} if best is not None else set()))
+            checkpoints.prune_checkpoints(self.root, {step} | ({best} if best is not None else set()))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the adapters, whole."""
-        adapters = whole_adapters(self.model) if self._sharded else None
+        """Save the unsharded adapters."""
+        adapters = unsharded_adapters(self.model) if self._sharded else None
         if self.is_main_process:
             self._save(output_dir, state_dict=adapters)
 
@@ -282,13 +283,13 @@ class TwinTrainer(SFTTrainer):
         outcome = set_peft_model_state_dict(self.model, weights)
         if outcome.unexpected_keys:
             raise StudyError(
-                "the checkpoint does not fit the adapters", where=resume_from_checkpoint,
+                "the checkpoint does not match the adapters", where=resume_from_checkpoint,
                 remedy="Run the study again with --redo",
             )
 
 
 class _Events(TrainerCallback):
-    """Decides after each step whether to validate, to save, to stop; writes the events."""
+    """Decides after each step whether to validate, save and stop; writes the events."""
 
     def __init__(self, trainer: TwinTrainer) -> None:
         self._trainer = trainer
@@ -300,7 +301,7 @@ class _Events(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        """Start the clock of the step."""
+        """Start timing the step."""
         self._trainer.begin_step()
         self._step_started = time.monotonic()
         return control
@@ -308,7 +309,7 @@ class _Events(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        """Record the step; validate, save and stop where due."""
+        """Record the step; validate, save and stop if due."""
         trainer, step = self._trainer, state.global_step
         trainer.end_step()
         if not torch.isfinite(torch.tensor(trainer.step_loss)):
@@ -333,7 +334,7 @@ class _Events(TrainerCallback):
             trainer.metrics.record_validation(step, trainer.validation_loss())
             if step in self._samplings:
                 trainer.metrics.record_samples(step, trainer.answer_samples())
-            ends = trainer.plan.train.early_stopping and trainer.move(step) != "train"
+            ends = trainer.plan.train.early_stopping and trainer.early_stop_move(step) != "train"
             control.should_save = True
         overdue = time.monotonic() - self._saved > CHECKPOINT_SECONDS
         cancelled, overdue = trainer.broadcast_from_main((trainer.plan.cancelled(), overdue))

@@ -23,7 +23,7 @@ def content(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in folder.iterdir() if path.name != RECORD}
 
 
-def test_a_new_folder_appears_whole(tmp_path: Path) -> None:
+def test_a_new_folder_appears_atomically(tmp_path: Path) -> None:
     fill(tmp_path / "a" / "b", {"x": "1"})
     assert content(tmp_path / "a" / "b") == {"x": "1"}
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
@@ -79,7 +79,7 @@ def test_a_record_cannot_have_files_elsewhere_removed(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_text() == "mine"
 
 
-def test_a_full_disk_is_told_before_and_while_writing(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_before_and_while_writing(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="MB of disk"), atomic_directory(tmp_path / "a", force=False, needed=10**18):
         pytest.fail("nothing is begun")
     with pytest.raises(ResourceError, match="disk is full; nothing was written"), \

@@ -14,7 +14,7 @@ from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.config import ModelConfig
 from assistant_builder.data.card import inline
 from assistant_builder.export.card import model_card, shareable_data_card
-from assistant_builder.export.export import ways_to_load
+from assistant_builder.export.export import loading_snippets
 from assistant_builder.export.verify import Rescore, compare
 from assistant_builder.export_formats import (
     EXPORT_FORMATS,
@@ -33,7 +33,7 @@ SCORED = replace(compare("Q4", [("1", 10.0, 10)], [(10.1, 10)]), compute_dtype="
 def card_of(study: Study, spec: ExportSpec, rescore: Rescore = SCORED) -> ModelCard:
     path = study.folder / "report.json"
     report = read_json(path) if path.is_file() else None
-    ways = ways_to_load(study, spec, folder=".", base="BASE")
+    ways = loading_snippets(study, spec, folder=".", base="BASE")
     return ModelCard(model_card(study, spec, report, rescore, ways))
 
 
@@ -70,7 +70,7 @@ def test_before_the_evaluation_the_card_claims_nothing() -> None:
     study = trained(with_data(new_study(data__system="|-\n  ```\n  <b>Not a heading")))
     card = card_of(study, ExportSpec("qlora", "adapter"), Rescore("not measured"))
     assert card.data.eval_results is None
-    assert "exported before its evaluation" in card.text and "were not scored again" in card.text
+    assert "written before the evaluation of the study" in card.text and "were not scored again" in card.text
     assert "```\\n<b>Not a heading" in card.text  # the system prompt stays inside a string of the Python lines
 
 

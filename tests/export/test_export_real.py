@@ -15,7 +15,7 @@ import pytest
 
 from assistant_builder.atomic_io import read_json, read_jsonl, write_jsonl
 from assistant_builder.errors import EvaluationError, ModelError, StudyError
-from assistant_builder.export.export import read_export, ways_to_load, write_export
+from assistant_builder.export.export import loading_snippets, read_export, write_export
 from assistant_builder.export_formats import ExportSpec, export_specs
 from assistant_builder.study import Study
 from tests.export.tiny import scored, tiny_base, tiny_study
@@ -70,15 +70,15 @@ def test_an_export_is_what_was_measured_and_its_lines_run(
         assert found["largest_move"] == 0 and 0 < found["largest_activation"] < 65_504
     assert {entry["name"] for entry in record["files"]} == {path.name for path in target.iterdir()} - {"export.json"}
     text = lines_of(target)
-    assert text.strip() == ways_to_load(study, spec, folder=".", base=base.name)[0].text
+    assert text.strip() == loading_snippets(study, spec, folder=".", base=base.name)[0].text
     assert len(text.strip().splitlines()) <= 5
-    local = ways_to_load(study, spec, folder=str(target), base=str(base))[0].text
+    local = loading_snippets(study, spec, folder=str(target), base=str(base))[0].text
     ran = subprocess.run([sys.executable, "-c", local], capture_output=True, text=True, timeout=240, cwd=tmp_path,
                          env={**os.environ, "HF_HUB_OFFLINE": "1"})
     assert ran.returncode == 0, ran.stderr
 
 
-def test_a_merged_qlora_holds_the_dequantized_base_and_not_the_original(
+def test_a_merged_qlora_contains_the_dequantized_base(
     study: Study, base: Path, tmp_path: Path
 ) -> None:
     import torch
@@ -112,7 +112,7 @@ def test_a_merged_config_is_read_by_old_and_new_readers(study: Study, tmp_path: 
     assert "<|im_start|>user" in (tmp_path / "out" / "Modelfile").read_text()
 
 
-def test_the_archive_of_an_adapter_holds_all_of_it(study: Study, tmp_path: Path) -> None:
+def test_the_archive_of_an_adapter_contains_all_files(study: Study, tmp_path: Path) -> None:
     record = export(study, ExportSpec("lora", "adapter"), tmp_path / "out")
     with zipfile.ZipFile(tmp_path / "out" / record["archive"]) as archive:
         names = {name.removeprefix("tiny-lora-adapter/") for name in archive.namelist()}

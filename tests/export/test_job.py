@@ -1,4 +1,4 @@
-"""The export's process: told by files, noticed when it dies, refused when there is nothing to export."""
+"""The export's process: state in files, detection of its death, refusal without a trained arm."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def test_an_untrained_study_cannot_be_exported(tmp_path: Path) -> None:
         with pytest.raises(StudyError, match="is not trained yet"):
             ExportJob(study, spec).start(tmp_path / "out")
     words = ["export", "library", "--arm", "lora", "--format", "adapter", "--to", str(tmp_path / "out")]
-    told = CliRunner().invoke(app, words)
-    assert isinstance(told.exception, StudyError) and not (tmp_path / "out").exists()
+    result = CliRunner().invoke(app, words)
+    assert isinstance(result.exception, StudyError) and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("wrong", [["--arm", "dora"], ["--arm", "lora", "--format", "gguf"]])
 def test_a_wrong_call_is_exit_code_2(wrong: list[str], tmp_path: Path) -> None:
-    told = CliRunner().invoke(app, ["export", "library", *wrong, "--to", str(tmp_path)])
-    assert told.exit_code == 2 and "is not one of" in told.output
+    result = CliRunner().invoke(app, ["export", "library", *wrong, "--to", str(tmp_path)])
+    assert result.exit_code == 2 and "is not one of" in result.output
 
 
 def test_a_folder_that_must_stay_is_refused_before_anything_starts(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_the_page_exports_into_the_study(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "--zip" not in started[0] and "--zip" in started[1]
 
 
-def test_sizes_are_told_beforehand() -> None:
+def test_sizes_are_estimated_before_the_export() -> None:
     study = finished_study()
     assert estimated_bytes(study, ExportSpec("lora", "merged")) == pytest.approx(269_000_000, rel=0.04)
     assert estimated_bytes(study, SPEC) == pytest.approx(2 * 19_500_000, rel=0.5)

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from assistant_builder.data import Message
-from assistant_builder.export.ollama import FAMILIES, Match, modelfile, recognise
+from assistant_builder.export.ollama import FAMILIES, Match, match_family, modelfile
 from assistant_builder.models.chat_template import ChatTokenizer
 from tests.export.go_template import render
 from tests.export.modelfile_grammar import parse
@@ -93,7 +93,7 @@ def prompter(template: str, bos: str | None = None, eos: str = "</s>") -> ChatTo
 def test_a_known_family_is_rendered_to_the_letter(name: str, system: str) -> None:
     template, bos, eos, family = KNOWN[name]
     asked = prompter(template, bos, eos)
-    match = recognise(asked, system)
+    match = match_family(asked, system)
     assert match is not None
     assert match.family.name in (family, family.replace(", system prompt last", "") if not system else family)
     assert match.adds_bos == (bos is not None and name not in ("SmolLM2", "Phi-3"))
@@ -106,25 +106,25 @@ def test_a_known_family_is_rendered_to_the_letter(name: str, system: str) -> Non
 
 
 def test_the_models_own_default_becomes_the_system_prompt() -> None:
-    match = recognise(prompter(SMOLLM2, "<|im_start|>", "<|im_end|>"), "")
+    match = match_family(prompter(SMOLLM2, "<|im_start|>", "<|im_end|>"), "")
     assert match is not None and match.system == "You are SmolLM"
-    dated = recognise(prompter(LLAMA31, "<|begin_of_text|>", "<|eot_id|>"), "Be brief.")
+    dated = match_family(prompter(LLAMA31, "<|begin_of_text|>", "<|eot_id|>"), "Be brief.")
     assert dated is not None and dated.system is not None
     assert dated.system.startswith("Cutting Knowledge Date") and dated.system.endswith("\n\nBe brief.")
 
 
-def test_an_unknown_family_is_told_and_not_guessed() -> None:
+def test_an_unknown_family_is_reported_and_not_guessed() -> None:
     loop = LOOP + "{{ '<<' + message['role'] + '>>' + message['content'] }}{% endfor %}"
     odd = prompter(loop + GENERATE + "<<go>>{% endif %}")
-    assert recognise(odd, "Be brief.") is None
+    assert match_family(odd, "Be brief.") is None
     text = modelfile(None, odd, system="Be brief.", title="odd", varied=False)
     assert "TEMPLATE \"" not in text and "no family known" in text
     assert parse(text) == [("from", "."), ("system", "Be brief."), ("temperature", "0"), ("stop", "</s>")]
 
 
-def test_the_modelfile_holds_all_that_ollama_needs() -> None:
+def test_the_modelfile_contains_all_that_ollama_needs() -> None:
     asked = prompter(SMOLLM2, "<|im_start|>", "<|im_end|>")
-    match = recognise(asked, 'Say """hello""".')
+    match = match_family(asked, 'Say """hello""".')
     assert match is not None
     text = modelfile(match, asked, system='Say """hello""".', title="ferries", varied=True)
     (_, template), *others = [command for command in parse(text) if command[0] != "from"]
@@ -159,15 +159,15 @@ def test_every_value_is_read_back_as_it_is_or_left_out(system: str, end: str, ti
     assert [name for name, _ in found if name not in ("system", "stop")] == ["from", "temperature"]
     values = {"system": system, "stop": end}
     assert all(value == values.get(name, value) for name, value in found)
-    for name, told in (("system", "no SYSTEM command"), ("stop", "no stop for the token")):
+    for name, omitted in (("system", "no SYSTEM command"), ("stop", "no stop for the token")):
         count = sum(found_name == name for found_name, _ in found)
-        assert count == (0 if told in text or not values[name] else 1)
+        assert count == (0 if omitted in text or not values[name] else 1)
 
 
-def test_a_system_prompt_that_ollama_cannot_hold_is_told() -> None:
+def test_a_system_prompt_that_ollama_cannot_parse_is_reported() -> None:
     for system, why in (('Quote:\n"""\nADAPTER ./evil', "three quotation marks"),
                         ("Zero\u200cwidth.", r"U\+200C")):
-        match = recognise(prompter(LLAMA3, "<|begin_of_text|>", "<|eot_id|>"), system)
+        match = match_family(prompter(LLAMA3, "<|begin_of_text|>", "<|eot_id|>"), system)
         assert match is not None
         text = modelfile(match, prompter(LLAMA3), system=system, title="ferries", varied=False)
         assert [name for name, _ in parse(text)] == ["from", "template", "temperature", "stop"]
@@ -176,8 +176,8 @@ def test_a_system_prompt_that_ollama_cannot_hold_is_told() -> None:
 
 def test_a_nearly_right_template_is_no_match() -> None:
     """One line break less than ChatML has."""
-    assert recognise(prompter(QWEN3.replace("<|im_end|>\n'", "<|im_end|>'")), "") is None
-    assert isinstance(recognise(prompter(QWEN3), ""), Match)
+    assert match_family(prompter(QWEN3.replace("<|im_end|>\n'", "<|im_end|>'")), "") is None
+    assert isinstance(match_family(prompter(QWEN3), ""), Match)
 
 
 def test_families_stop_at_their_end_of_turn() -> None:

@@ -54,8 +54,8 @@ from tests.ui.blocks import inside_blocks
 study = Study.open("library")
 write_report(study)
 tab = inside_blocks(ExportTab)
-look = StudyView(study.name)
-shown = {section.key: section.draw(look) for section in tab.sections()}
+view = StudyView(study.name)
+shown = {section.key: section.draw(view) for section in tab.sections()}
 print(json.dumps({
     "choices": tab.format.choices, "advice": str(shown["export-choice"][-2]),
     "keeping": str(shown["export-choice"][-1]),
@@ -91,8 +91,8 @@ def test_page_report_and_help_show_the_format(environment: dict[str, str]) -> No
     }
     for name in ("report.html", "report.md"):
         assert "--format digest" in (study.folder / name).read_text()
-    told = " ".join(run(environment, "-m", "assistant_builder", "export", "--help").split())
-    assert "digest: the name of the base in a text file" in told and "adapter|merged|digest" in told
+    output = " ".join(run(environment, "-m", "assistant_builder", "export", "--help").split())
+    assert "digest: the name of the base in a text file" in output and "adapter|merged|digest" in output
 
 
 @pytest.mark.train

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from assistant_builder.errors import EvaluationError
-from assistant_builder.export.verify import TOLERANCE, compare, spread
+from assistant_builder.export.verify import TOLERANCE, compare, evenly_spaced
 
 WAS = [("1", 10.0, 10), ("2", 4.0, 8), ("3", 2.0, 2)]
 
@@ -23,7 +23,7 @@ def test_equal_losses_are_as_measured() -> None:
     assert found.nll_per_token == found.measured_nll_per_token == 0.8
 
 
-def test_small_moves_are_within_the_tolerance_and_the_largest_is_told() -> None:
+def test_small_moves_are_within_the_tolerance_and_the_largest_is_reported() -> None:
     found = compare("QD", WAS, moved(0.01, -0.02, 0.0))
     assert found.outcome == "as measured" and found.largest_item == "2"
     assert found.largest_move == pytest.approx(0.02)
@@ -56,6 +56,6 @@ def test_other_tokens_are_refused() -> None:
 
 
 def test_the_sample_is_spread_over_all_items() -> None:
-    assert spread(list(range(10)), 20) == list(range(10))
-    assert spread(list(range(100)), 4) == [12, 37, 62, 87]
-    assert spread(list(range(7)), 3) == [1, 3, 5]
+    assert evenly_spaced(list(range(10)), 20) == list(range(10))
+    assert evenly_spaced(list(range(100)), 4) == [12, 37, 62, 87]
+    assert evenly_spaced(list(range(7)), 3) == [1, 3, 5]

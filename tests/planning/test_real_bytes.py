@@ -108,11 +108,11 @@ def saved_bytes(model: Any, batch: Batch) -> int:
 def test_saved_activations_of_the_blocks_equal_the_plan(folder: Path, storage: str, padded: bool, dropout: float):
     import torch
 
-    from assistant_builder.training.cpu_kernels import fuse
+    from assistant_builder.training.cpu_kernels import fuse_cpu_kernels
 
     config = settings(folder, train__dropout=dropout)
     model, _ = adapted(folder, config, storage)
-    fuse(model.train(), torch.bfloat16)
+    fuse_cpu_kernels(model.train(), torch.bfloat16)
     batch = Batch(3, 64, 3 * 20, 20, padded)
     plan = plan_of(folder, config)
     how = ComputeSettings(2, "cpu", config.train.rank, dropout, checkpointing=False)

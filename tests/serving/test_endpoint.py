@@ -15,7 +15,7 @@ from tests.serving.conftest import LONGEST, Served
 
 
 def events(response: httpx.Response) -> list[Any]:
-    """What a stream said, without its last word."""
+    """Text of a stream without its last word."""
     lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
     assert lines[-1] == "[DONE]"
     return [json.loads(line) for line in lines[:-1]]
@@ -135,7 +135,7 @@ def test_what_is_no_json_or_no_route_is_refused_in_openais_shape(served: Served)
     assert httpx.get(f"{served.url}/docs").status_code == 404
 
 
-def test_an_unknown_model_is_told_with_those_there_are(served: Served) -> None:
+def test_an_unknown_model_error_lists_the_available_models(served: Served) -> None:
     refused = served.ask(model="gpt-5")
     assert refused.status_code == 404 and error_of(refused)["code"] == "model_not_found"
     assert "library-qlora, library-lora, ferries-qlora" in error_of(refused)["message"]
@@ -181,7 +181,7 @@ def test_an_answer_that_fails_has_a_status_and_the_next_is_given(served: Served)
     assert served.ask().status_code == 200
 
 
-def test_a_process_that_dies_in_a_stream_is_told_in_it(serve: Callable[..., Served]) -> None:
+def test_a_process_that_dies_during_a_stream_is_reported_in_it(serve: Callable[..., Served]) -> None:
     served = serve()
     with served.stream("long talk") as response:
         lines = filter(None, response.iter_lines())
@@ -252,7 +252,7 @@ def test_a_key_is_asked_for_where_there_is_one(serve: Callable[..., Served]) -> 
     assert health.json() == {"status": "ok"}
 
 
-def test_models_that_cannot_be_loaded_are_told(serve: Callable[..., Served], capfd: pytest.CaptureFixture[str]) -> None:
+def test_failed_model_loads_are_reported(serve: Callable[..., Served], capfd: pytest.CaptureFixture[str]) -> None:
     served = serve([sys.executable, "-c", "raise SystemExit('no such study')"])
     wait_until(lambda: "no such study" in capfd.readouterr().err)
     wait_until(lambda: httpx.get(f"{served.url}/health").json() == {"status": "failed"})

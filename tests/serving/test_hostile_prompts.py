@@ -44,8 +44,8 @@ except AssistantBuilderError as error:
 
 def test_twenty_characters_that_become_millions_of_tokens_are_a_sentence(tmp_path: Path) -> None:
     with_data(new_study(model__base=str(hostile_base(tmp_path / "base", normalizer=multiplying()))))
-    said = str(watched(COUNT))
-    assert "tokenizer" in said and "Choose another base model" in said
+    reply = str(watched(COUNT))
+    assert "tokenizer" in reply and "Choose another base model" in reply
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_the_first_request_finds_the_process_started(tmp_path: Path, monkeypatch
     assert limits.count([Message("user", "hello " * 20_000)]) > 20_000 and started == [1, 1]
 
 
-def test_a_tokenizer_that_cannot_be_read_is_said_at_the_start(tmp_path: Path) -> None:
+def test_an_unreadable_tokenizer_is_reported_at_the_start(tmp_path: Path) -> None:
     base = hostile_base(tmp_path / "base")
     (base / "tokenizer.json").write_text("[" * 100_000)
     study = with_data(new_study(model__base=str(base)))

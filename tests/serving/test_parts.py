@@ -89,8 +89,8 @@ def test_the_studys_system_prompt_stands_in_where_there_is_none() -> None:
 
 def test_answers_are_greedy_unless_the_request_says_otherwise() -> None:
     assert asked().sampling().temperature == 0 and asked().sampling().max_new_tokens == 256
-    told = asked(temperature=0.5, top_p=0.9, seed=-1, max_tokens=7, max_completion_tokens=9).sampling()
-    assert (told.temperature, told.top_p, told.seed, told.max_new_tokens) == (0.5, 0.9, 2**32 - 1, 9)
+    result = asked(temperature=0.5, top_p=0.9, seed=-1, max_tokens=7, max_completion_tokens=9).sampling()
+    assert (result.temperature, result.top_p, result.seed, result.max_new_tokens) == (0.5, 0.9, 2**32 - 1, 9)
 
 
 @given(st.text("abc", max_size=30), st.lists(st.text("abc", min_size=1, max_size=3), max_size=3),
@@ -163,9 +163,9 @@ def test_the_command_refuses_before_anything_is_loaded() -> None:
 
 
 def test_every_option_of_the_server_is_one_of_the_command() -> None:
-    told = run("--help")[1]
+    result = run("--help")[1]
     for key, field in ServingConfig.model_fields.items():
-        assert f"--{key.replace('_', '-')}" in told, key
+        assert f"--{key.replace('_', '-')}" in result, key
         assert field.title and field.description and field.description.endswith("."), key
 
 
@@ -227,7 +227,7 @@ def command(*words: str) -> list[str]:
 
 
 @pytest.mark.train
-def test_vllm_is_told_base_storage_adapters_and_rank(base: str) -> None:
+def test_the_vllm_command_has_base_storage_adapters_and_rank(base: str) -> None:
     study = with_adapters("library", model__base=base, train__rank=24)
     with_adapters("ferries", model__base=base, train__rank=4)
     found = command("library:qlora", "ferries:qlora", "--port", "9000")
@@ -254,7 +254,7 @@ def test_vllm_and_this_machine_read_as_much(base: str) -> None:
     write_json(config, {**read_json(config), "max_position_embeddings": 131_072})
 
     def context(*words: str) -> tuple[int, set[int]]:
-        """Tokens that vLLM is told, and those of each assistant here."""
+        """Tokens in the vLLM command, and those of each assistant here."""
         found = command(*words)
         wanted = int(words[-1]) if "--context" in words else None
         models = select_models([word for word in words if ":" in word], lambda study: "qlora")

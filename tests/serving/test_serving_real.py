@@ -40,12 +40,12 @@ def url(studies: list[Study]) -> Iterator[str]:
     words = [sys.executable, "-m", "assistant_builder", "serve", "one", "two:qlora", "--port", "0", "--json"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) as process:
         assert process.stdout is not None
-        told = ""
-        while not told.endswith("}\n}\n"):
+        output = ""
+        while not output.endswith("}\n}\n"):
             line = process.stdout.readline()
             assert line, "the server ended"
-            told += line
-        yield json.loads(told)["url"]
+            output += line
+        yield json.loads(output)["url"]
         process.send_signal(signal.SIGINT)
         assert process.stdout.read() == "" and process.wait(timeout=30) == 0
 

@@ -80,10 +80,10 @@ def fused(model: Any, inputs: dict[str, Any], dtype: Any) -> tuple[float, Any]:
     import torch
 
     from assistant_builder.training.collate import summed_nll
-    from assistant_builder.training.cpu_kernels import fuse
+    from assistant_builder.training.cpu_kernels import fuse_cpu_kernels
 
     if not any(getattr(layer, "group", None) for layer in model.modules()):
-        fuse(model, dtype)
+        fuse_cpu_kernels(model, dtype)
     model.zero_grad()
     loss = summed_nll(model, inputs)
     loss.backward()
@@ -114,7 +114,7 @@ def test_in_bfloat16_the_gradients_are_as_near_to_float32_as_the_plain_ones(fold
 
 
 @pytest.mark.parametrize("storage", ["float16", "nf4"])
-def test_holding_weights_changes_no_bit(folder: Path, storage: str) -> None:
+def test_dequantized_weights_change_no_bit(folder: Path, storage: str) -> None:
     import torch
 
     train = TRAIN.model_copy(update={"dropout": 0.1})
@@ -126,7 +126,7 @@ def test_holding_weights_changes_no_bit(folder: Path, storage: str) -> None:
     assert found[0][0] == found[1][0] and torch.equal(found[0][1], found[1][1])
 
 
-def test_evaluation_and_checkpointing_go_through_the_same_arithmetic(folder: Path) -> None:
+def test_evaluation_and_checkpointing_use_the_same_arithmetic(folder: Path) -> None:
     import torch
 
     from assistant_builder.training.collate import summed_nll
@@ -146,24 +146,24 @@ def test_evaluation_and_checkpointing_go_through_the_same_arithmetic(folder: Pat
     assert (again - gradients).norm() / gradients.norm() < 1e-5
 
 
-def test_norms_are_recognised_by_what_they_compute() -> None:
+def test_norms_are_recognised_by_their_results() -> None:
     import torch
     from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
     from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-    from assistant_builder.training.cpu_kernels import _norms
+    from assistant_builder.training.cpu_kernels import _rms_norms
 
     class ShiftedRMSNorm(LlamaRMSNorm):
         def forward(self, hidden_states: Any) -> Any:
             return super().forward(hidden_states) + 1
 
-    found = {type(norm): (scale, eps) for norm, scale, eps in _norms(
+    found = {type(norm): (scale, eps) for norm, scale, eps in _rms_norms(
         torch.nn.ModuleList([LlamaRMSNorm(8, eps=1e-3), GemmaRMSNorm(8), ShiftedRMSNorm(8)]))}
     assert found.keys() == {LlamaRMSNorm, GemmaRMSNorm} and found[LlamaRMSNorm][1] == 1e-3
     assert all(torch.equal(scale, torch.ones(8)) for scale, _ in found.values())
 
 
-def test_dropped_places_have_the_probability_and_no_pattern() -> None:
+def test_dropout_indices_have_the_probability_and_no_pattern() -> None:
     import torch
 
     from assistant_builder.training.cpu_kernels import sample_dropout_indices
@@ -204,12 +204,12 @@ def one_layer(inputs: int, outputs: int, *, dropout: float, dtype: Any) -> tuple
 
 
 def fuse_it(model: Any, dtype: Any) -> None:
-    from assistant_builder.training.cpu_kernels import fuse
+    from assistant_builder.training.cpu_kernels import fuse_cpu_kernels
 
-    fuse(model, dtype)
+    fuse_cpu_kernels(model, dtype)
 
 
-def test_dropout_scales_what_it_keeps() -> None:
+def test_dropout_scales_the_kept_values() -> None:
     """Over many draws the adapter's mean output is that without dropout."""
     import torch
 
@@ -274,12 +274,13 @@ def test_the_loss_is_cross_entropy() -> None:
 
     logits = (5 * torch.randn((19, 300), generator=torch.Generator().manual_seed(0))).requires_grad_()
     targets = torch.arange(19) * 13
-    ours, theirs = ChunkedCrossEntropySum.apply(logits, targets) / 7, F.cross_entropy(logits, targets, reduction="sum") / 7
+    ours = ChunkedCrossEntropySum.apply(logits, targets) / 7
+    theirs = F.cross_entropy(logits, targets, reduction="sum") / 7
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
     assert torch.allclose(*(torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)), atol=1e-6)
 
 
-def test_the_loss_works_on_as_many_rows_at_once_as_the_plan_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_uses_as_many_rows_at_once_as_planned(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     from assistant_builder.planning.memory import LOSS_ROWS

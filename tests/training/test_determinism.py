@@ -36,7 +36,7 @@ def trainer(folder: Path, device: str, **changes: Any) -> TwinTrainer:
         config.train.max_length)]
     plan = TrainingRun(
         train=config.train, train_examples=examples, validation_examples=examples, folder=folder, device=device,
-        gradient_checkpointing=False, hold=False, cancelled=lambda: False, next_move=lambda *_: "train",
+        gradient_checkpointing=False, dequantize=False, cancelled=lambda: False, next_move=lambda *_: "train",
         on_step=lambda *_: None,
     )
     return TwinTrainer(model, plan, prompter)
@@ -68,7 +68,7 @@ def test_a_gpus_steps_are_deterministic(tmp_path: Path, asked: list[bool], devic
 
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
-def test_a_model_without_deterministic_algorithms_is_trained_all_the_same(
+def test_a_model_without_deterministic_algorithms_is_trained(
     tmp_path: Path, asked: list[bool], caplog: pytest.LogCaptureFixture
 ) -> None:
     made = trainer(tmp_path, "cuda")
@@ -80,11 +80,11 @@ def test_a_model_without_deterministic_algorithms_is_trained_all_the_same(
     with caplog.at_level(logging.WARNING):
         made.run()
     assert asked == [False] * STEPS
-    assert "Trained without deterministic algorithms" in caplog.text and "put_" in caplog.text
+    assert "Training without deterministic algorithms" in caplog.text and "put_" in caplog.text
     assert all(value.grad is None for value in made.model.parameters())
 
 
-def test_another_failure_is_not_taken_for_a_lack_of_algorithms(tmp_path: Path) -> None:
+def test_another_failure_is_not_mistaken_for_missing_algorithms(tmp_path: Path) -> None:
     made = trainer(tmp_path, "cuda")
 
     def fail(*_: Any) -> None:
@@ -97,7 +97,7 @@ def test_another_failure_is_not_taken_for_a_lack_of_algorithms(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("own", "expected"), [(None, ":4096:8"), (":16:8", ":16:8")])
-def test_cublas_is_told_before_cuda_starts(monkeypatch: pytest.MonkeyPatch, own: str | None, expected: str) -> None:
+def test_cublas_is_set_before_cuda_starts(monkeypatch: pytest.MonkeyPatch, own: str | None, expected: str) -> None:
     monkeypatch.setattr(os, "environ", {"CUBLAS_WORKSPACE_CONFIG": own} if own else {})
     configure_libraries()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == expected

@@ -55,7 +55,7 @@ def test_a_rank_selects_its_gpu_before_it_loads_the_base(base: Path, monkeypatch
 @pytest.mark.parametrize(("storage", "rank", "place"), [
     ("float16", 0, "cpu"), ("float16", 1, "meta"), ("nf4", 0, "cpu"), ("nf4", 1, "cpu"),
 ])
-def test_a_base_that_is_to_be_sharded_is_not_loaded_onto_one_gpu(
+def test_a_base_to_be_sharded_is_not_loaded_onto_one_gpu(
     base: Path, monkeypatch: pytest.MonkeyPatch, storage: Any, rank: int, place: str
 ) -> None:
     import torch
@@ -81,7 +81,7 @@ def test_a_base_that_is_to_be_sharded_is_not_loaded_onto_one_gpu(
     assert not any(getattr(torch.backends.cuda.matmul, name) for name in exact)
     assert alone.value.args[0] == {"": rank}
     with pytest.raises(Spied) as sharded:
-        loading.load_base(replace(spec, parted=True))
+        loading.load_base(replace(spec, sharded=True))
     assert sharded.value.args[0] == {"": place}
 
 
@@ -105,11 +105,11 @@ def test_4_bit_weights_to_be_sharded_are_quantized_one_at_a_time_on_the_gpu(
         return make(torch.device("cpu"))
 
     spec = loading.BaseSpec(base, "nf4", True, "bfloat16")
-    plain = loading.load_base(replace(spec, parted=True))
+    plain = loading.load_base(replace(spec, sharded=True))
     with monkeypatch.context() as patch:
         patch.setattr(torch.cuda, "current_device", lambda: 1)
         patch.setattr(bitsandbytes, "quantizer_on", on_cpu_after_all)
-        sharded = loading.load_base(replace(spec, device="cuda", parted=True))
+        sharded = loading.load_base(replace(spec, device="cuda", sharded=True))
     layers = [(one, two) for one, two in zip(plain.modules(), sharded.modules(), strict=True)
               if isinstance(one, Linear4bit)]
     assert len(layers) == 14 and asked == ["cuda:1"]
@@ -141,7 +141,7 @@ def one_step(study: Study, arm: str = "lora") -> Any:
     return torch.cat([entry["exp_avg"].flatten() for entry in state["state"].values()])
 
 
-def test_one_process_that_sees_two_gpus_computes_on_one(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_with_two_visible_gpus_uses_one(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import TrainingArguments
 
     class SeesTwo:
@@ -235,24 +235,24 @@ def test_a_vision_tower_gets_no_adapters_and_ddp_trains_without_it(tmp_path: Pat
 @pytest.mark.parametrize(("device", "dtype", "optimizer"), [
     ("cuda", "bfloat16", "adamw_torch_fused"), ("cuda", "float16", "adamw_torch"), ("cpu", "bfloat16", "adamw_torch"),
 ])
-def test_the_fused_optimizer_is_left_out_where_steps_may_be_skipped(
+def test_the_fused_optimizer_is_not_used_if_steps_may_be_skipped(
     tmp_path: Path, device: str, dtype: str, optimizer: str
 ) -> None:
     """It always counts as a step, and the learning rate would go on where float16 overflowed."""
     import torch
 
     from assistant_builder.models.chat_template import Example
-    from assistant_builder.training.sft_config import TrainingRun, arguments_of
+    from assistant_builder.training.sft_config import TrainingRun, sft_arguments
 
     example = Example((1, 2), (False, True))
     plan = TrainingRun(TrainConfig(), [example] * 8, [example], tmp_path, device, False, False, lambda: False,
                 lambda *_: "train", lambda *_: None)
     model: Any = SimpleNamespace(config=SimpleNamespace(dtype=getattr(torch, dtype)))
-    assert arguments_of(plan, tmp_path, model).optim == optimizer
+    assert sft_arguments(plan, tmp_path, model).optim == optimizer
 
 
 @pytest.mark.parametrize(("kernels", "stance"), [("compile", "force_eager"), ("plain", "default")])
-def test_sample_answers_run_no_compiled_layers(monkeypatch: pytest.MonkeyPatch, kernels: str, stance: str) -> None:
+def test_sample_answers_do_not_run_compiled_layers(monkeypatch: pytest.MonkeyPatch, kernels: str, stance: str) -> None:
     from torch._dynamo import eval_frame
 
     from assistant_builder.training import trainer

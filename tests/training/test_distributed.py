@@ -145,7 +145,7 @@ def test_fsdp_gives_the_loss_curve_of_one_process(base: Path) -> None:
 @pytest.mark.cluster
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("spread", ["ddp", "fsdp"])
-def test_a_killed_training_of_two_processes_leaves_none_and_ends_with_the_same_bytes(base: Path, spread: str) -> None:
+def test_a_killed_training_of_two_processes_resumes_to_the_same_bytes(base: Path, spread: str) -> None:
     changes = {"executor__devices": 2, "executor__spread": spread}
     calm, killed = (a_study(name, base, "float32", **changes) for name in ("calm", "killed"))
     assert subprocess.run(step_command(calm, "train-qlora"), check=False).returncode == 0
@@ -166,13 +166,13 @@ def test_a_killed_training_of_two_processes_leaves_none_and_ends_with_the_same_b
     assert curves(calm, "qlora") == curves(killed, "qlora")
 
 
-def test_a_failure_of_one_process_is_told_in_a_line(base: Path) -> None:
+def test_a_failure_of_one_process_is_reported_in_one_line(base: Path) -> None:
     from assistant_builder.errors import AssistantBuilderError
     from assistant_builder.training.distributed import train_distributed
 
     study = a_study("broken", base, "float32", executor__devices=2)
     (study.folder / "data" / "validation.jsonl").write_text("{", encoding="utf-8")
-    with pytest.raises(AssistantBuilderError) as told:
+    with pytest.raises(AssistantBuilderError) as raised:
         train_distributed(study, "lora", ParallelStrategy("ddp", 2))
-    assert "validation.jsonl" in str(told.value)
-    assert "Traceback" not in str(told.value)
+    assert "validation.jsonl" in str(raised.value)
+    assert "Traceback" not in str(raised.value)

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from assistant_builder.child_process import configure_libraries
 from assistant_builder.errors import AssistantBuilderError, ModelError
-from assistant_builder.training.gpu import choose_kernels
+from assistant_builder.training.gpu import apply_kernels
 
 
 def model() -> LlamaForCausalLM:
@@ -31,24 +31,24 @@ def liger(monkeypatch: pytest.MonkeyPatch, kinds: dict[str, Any], apply: Callabl
     monkeypatch.setitem(sys.modules, patches.__name__, patches)
 
 
-def test_liger_changes_this_model_and_leaves_the_loss_to_us(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_liger_changes_the_model_but_not_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     base, seen = model(), []
     liger(monkeypatch, {"llama": None}, lambda **given: seen.append(given))
-    choose_kernels(base, "liger")
+    apply_kernels(base, "liger")
     assert seen == [{"model": base, "cross_entropy": False, "fused_linear_cross_entropy": False}]
-    choose_kernels(base, "plain")
+    apply_kernels(base, "plain")
     assert len(seen) == 1
 
 
 def test_liger_without_the_model_or_the_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     liger(monkeypatch, {"qwen2": None}, lambda **given: None)
     with pytest.raises(ModelError, match="'llama'.*train.kernels=plain"):
-        choose_kernels(model(), "liger")
+        apply_kernels(model(), "liger")
     monkeypatch.setitem(sys.modules, "liger_kernel", None)
     monkeypatch.delitem(sys.modules, "liger_kernel.transformers")
     monkeypatch.delitem(sys.modules, "liger_kernel.transformers.monkey_patch")
     with pytest.raises(AssistantBuilderError, match=r"pip install 'assistant-builder\[gpu\]'"):
-        choose_kernels(model(), "liger")
+        apply_kernels(model(), "liger")
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the compiler looks at it everywhere
@@ -66,9 +66,9 @@ def test_every_decoder_layer_is_compiled_for_rows_of_any_length(monkeypatch: pyt
         whole(self, backend=counter, **given)
 
     monkeypatch.setattr(nn.Module, "compile", counted)
-    choose_kernels(base, "compile")
+    apply_kernels(base, "compile")
     assert seen == [(layer, {"dynamic": True}) for layer in base.model.layers]
     assert torch.allclose(base(input_ids=ids).logits, wanted, atol=1e-5) and counter.frame_count > 0
     del base.model.layers
     with pytest.raises(ModelError, match="train.kernels=plain"):
-        choose_kernels(base, "compile")
+        apply_kernels(base, "compile")

@@ -1,4 +1,4 @@
-"""One plan decides for every process of a training, and a training keeps to the device that it was planned for."""
+"""All processes of a training use one plan, and only the kind of device that was planned."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def seeing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_check, "with_speed", lambda given: given)
 
 
-def test_every_process_follows_the_plan_of_the_first(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_process_uses_the_plan_of_the_first(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     handed: list[tuple[Any, ...]] = []
     trained: list[Any] = []
-    monkeypatch.setattr(distributed, "train_on_ranks", lambda *given: handed.append(given))
+    monkeypatch.setattr(distributed, "train_distributed", lambda *given: handed.append(given))
     monkeypatch.setattr(training_train, "_train", lambda study, run, prepared: trained.append(prepared))
     seeing(ROOMY, monkeypatch)
     training_train.train_arm(study, "lora")
@@ -60,22 +60,22 @@ def test_a_training_on_another_device_than_planned_is_refused(
     seeing(planned, monkeypatch)
     monkeypatch.setattr(loading, "pick_device", lambda: seen)
     monkeypatch.setattr(loading, "load_base", lambda spec: pytest.fail("it was loaded all the same"))
-    with pytest.raises(ResourceError, match=f"planned for {planned.name}, and PyTorch would compute on"):
+    with pytest.raises(ResourceError, match=f"planned for {planned.name}, but PyTorch uses"):
         training_train.train_arm(study, "lora")
 
 
-def test_cards_of_which_one_lacks_bfloat16_compute_alike(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_of_which_one_lacks_bfloat16_use_one_dtype(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     new = Machine("a new card", "cuda", 24 * 10**9, 24 * 10**9, is_local=True)
     old = replace(new, name="an old card", bfloat16=False)
     seeing(replace(new, cards=(new, old)), monkeypatch)
     handed: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(distributed, "train_on_ranks", lambda *given: handed.append(given))
+    monkeypatch.setattr(distributed, "train_distributed", lambda *given: handed.append(given))
     training_train.train_arm(study, "lora")
     assert handed[0][3].compute_dtype == "float16"
     assert handed[0][3].config.model.compute_dtype == "float16"  # or each process would ask its own card
 
 
-def test_a_step_that_lets_others_use_the_gpu_has_the_memory_of_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_shares_the_gpu_reports_the_memory_of_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     from assistant_builder.runner import step_process

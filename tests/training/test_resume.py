@@ -51,7 +51,7 @@ def adapter(study: Study) -> str:
     return file_hash(study.arm_folder("qlora") / "adapter" / "adapter_model.safetensors")
 
 
-def test_killed_and_cancelled_runs_end_with_the_undisturbed_bytes(small_study: Study, tmp_path: Path) -> None:
+def test_killed_and_cancelled_runs_resume_to_the_same_bytes(small_study: Study, tmp_path: Path) -> None:
     """On a base of two layers, whose trainings start sooner; ``make soak`` kills trainings of the bundled one."""
     half = 60
     base = str(tiny_base(tmp_path / "base"))
@@ -94,7 +94,7 @@ def test_killed_and_cancelled_runs_end_with_the_undisturbed_bytes(small_study: S
     assert events(cancelled) == [event for event in wanted if event[0] != "sample"]
 
 
-def test_a_half_written_checkpoint_is_not_taken_for_whole(tmp_path: Path) -> None:
+def test_an_incomplete_checkpoint_is_not_used(tmp_path: Path) -> None:
     for step in (2, 4, 6):
         folder = checkpoints.checkpoint_folder(tmp_path, step)
         folder.mkdir()
@@ -103,7 +103,7 @@ def test_a_half_written_checkpoint_is_not_taken_for_whole(tmp_path: Path) -> Non
     os.truncate(checkpoints.checkpoint_folder(tmp_path, 6) / "adapter_model.safetensors", 3)
     (checkpoints.checkpoint_folder(tmp_path, 4) / CHECKPOINT_MARKER).write_text("{")
     assert checkpoints.complete_steps(tmp_path) == [2]
-    checkpoints.remove_all_but(tmp_path, {2})
+    checkpoints.prune_checkpoints(tmp_path, {2})
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
 
 

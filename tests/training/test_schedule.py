@@ -38,7 +38,7 @@ def test_each_epoch_trains_on_every_pair_once(lengths: list[int], seed: int) -> 
     assert order == sample_order(lengths, settings)
 
 
-def test_order_depends_on_the_seed_and_keeps_similar_lengths_together() -> None:
+def test_order_depends_on_the_seed_and_groups_similar_lengths() -> None:
     lengths = [(index * 37) % 101 for index in range(128)]
     order = sample_order(lengths, train(epochs=1.0))
     assert order != sample_order(lengths, train(epochs=1.0, seed=1))
@@ -49,7 +49,7 @@ def test_order_depends_on_the_seed_and_keeps_similar_lengths_together() -> None:
 
 
 @given(st.integers(1, 500), st.integers(1, 40))
-def test_validations_are_spread_evenly_and_end_the_run(steps: int, evaluations: int) -> None:
+def test_validations_are_evenly_spaced_and_end_the_run(steps: int, evaluations: int) -> None:
     at = validation_steps(train(evaluations=evaluations), steps)
     assert at[-1] == steps and at[0] >= 1
     assert len(at) == min(evaluations, steps)
@@ -58,7 +58,7 @@ def test_validations_are_spread_evenly_and_end_the_run(steps: int, evaluations: 
 
 
 @given(st.integers(1, 500), st.integers(1, 40))
-def test_samples_are_taken_at_validations_a_few_times(steps: int, evaluations: int) -> None:
+def test_samples_are_taken_at_some_validations(steps: int, evaluations: int) -> None:
     settings = train(evaluations=evaluations)
     at, validations = sample_steps(settings, steps), validation_steps(settings, steps)
     assert set(at) <= set(validations) and at[-1] == steps and len(at) == len(set(at)) == min(8, len(validations))

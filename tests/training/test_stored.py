@@ -31,7 +31,7 @@ def losses(study: Study) -> list[tuple[str, int, float]]:
             for event in read_jsonl(study.arm_folder("lora") / "metrics.jsonl") if "loss" in event]
 
 
-def test_another_machine_ends_with_the_bytes_of_an_undisturbed_run(
+def test_another_machine_resumes_to_the_same_bytes(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundled_models: Path, quick_leases: None
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

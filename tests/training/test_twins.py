@@ -84,7 +84,7 @@ def test_adapters_start_equal_and_in_float32(adapted: dict[str, Any]) -> None:
         assert value.dtype == torch.float32 and torch.equal(value, trained[1][name])
 
 
-def test_every_module_puts_out_the_same_dtype(adapted: dict[str, Any], compute_dtype: str) -> None:
+def test_every_module_has_the_same_output_dtype(adapted: dict[str, Any], compute_dtype: str) -> None:
     import torch
 
     found: dict[str, dict[str, Any]] = {}
@@ -117,7 +117,7 @@ def test_gradients_after_an_evaluation_equal_those_before(adapted: dict[str, Any
     assert before.norm() > 0 and torch.equal(before, gradients(model))
 
 
-def test_bitsandbytes_would_ruin_training_after_an_evaluation(model_cache: Path) -> None:
+def test_bitsandbytes_alone_breaks_training_after_an_evaluation(model_cache: Path) -> None:
     """What loading switches off; where the library no longer does it, this says so and the workaround can go."""
     import torch
     from bitsandbytes.nn import Linear4bit
@@ -141,7 +141,7 @@ def test_bitsandbytes_would_ruin_training_after_an_evaluation(model_cache: Path)
 
 
 @pytest.mark.parametrize("arm", ["lora", "qlora"])
-def test_holding_weights_in_the_compute_dtype_changes_no_bit(model_cache: Path, compute_dtype: str, arm: str) -> None:
+def test_weights_in_the_compute_dtype_change_no_bit(model_cache: Path, compute_dtype: str, arm: str) -> None:
     import torch
 
     from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
@@ -159,7 +159,7 @@ def test_holding_weights_in_the_compute_dtype_changes_no_bit(model_cache: Path, 
     assert torch.equal(cast, gradients(model))
 
 
-def test_a_4bit_base_is_counted_by_its_parameters_and_its_bytes(adapted: dict[str, Any], compute_dtype: str) -> None:
+def test_parameters_and_bytes_of_a_4bit_base_are_counted(adapted: dict[str, Any], compute_dtype: str) -> None:
     from assistant_builder.models.loading import count_parameters, model_bytes
 
     bases = {arm: adapted[arm].get_base_model() for arm in adapted}

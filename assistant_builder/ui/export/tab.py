@@ -14,7 +14,7 @@ import gradio as gr
 from assistant_builder.arms import ARMS, QLORA, label, plain_order
 from assistant_builder.atomic_io import read_json
 from assistant_builder.errors import AssistantBuilderError, StudyError
-from assistant_builder.export.export import read_export, ways_to_load
+from assistant_builder.export.export import loading_snippets, read_export
 from assistant_builder.export.job import ExportJob
 from assistant_builder.export_formats import (
     DEFAULT_FORMAT,
@@ -140,7 +140,7 @@ class ExportPanel:
         if export is not None:
             try:
                 shared, local = base_name(study)
-                found = ways_to_load(study, self.spec, folder=export["folder"], base=str(local or shared))
+                found = loading_snippets(study, self.spec, folder=export["folder"], base=str(local or shared))
             except AssistantBuilderError:  # the base model's folder is missing
                 found = []
         shown = [gr.update(value=way.text, label=way.title, language=way.language, visible=True)
