@@ -37,8 +37,9 @@ test: $(READY_DEV)
 check: $(READY_DEV)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/deptry .
-	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_packaging.py tests/test_wheel.py -m 'not train'
+	$(BIN)/python -m pytest -q tests/test_imports.py tests/test_packaging.py tests/test_wheel.py -m 'not train'
 
 cluster: $(READY_DEV)
 	@GOMP_SPINCOUNT=10000 $(BIN)/python -m pytest -m cluster $(ARGS)

@@ -1,4 +1,4 @@
-"""Fine-tune a domain assistant with QLoRA and a paired float16 LoRA baseline, and measure what 4-bit costs."""
+"""Fine-tune a domain assistant with QLoRA and with 16-bit LoRA, and measure what 4-bit quantization costs."""
 
 from assistant_builder import telemetry
 

@@ -1,9 +1,8 @@
 """``python -m assistant_builder``: the command line.
 
-``-m`` puts the working directory first on ``sys.path``. It is taken off again before anything else is imported, unless
-the program itself was loaded from there. What Python imports before this file cannot be kept from coming from there:
-the package itself, and a few modules of the standard library. ``assistant-builder`` and ``python -P -m
-assistant_builder`` never look there.
+``-m`` puts the working directory first on ``sys.path``. This module removes it before other imports, unless the program
+itself was loaded from there. It cannot protect what Python imports earlier: the package itself and a few modules of the
+standard library. ``assistant-builder`` and ``python -P -m assistant_builder`` never search the working directory.
 """
 
 import os
@@ -12,7 +11,7 @@ import sys
 if __name__ == "__main__":
     try:
         _here = os.getcwd()
-    except OSError:  # the folder is gone, and nothing is imported from there
+    except OSError:  # the folder was deleted, so nothing can be imported from it
         _here = ""
     _root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     if not sys.flags.safe_path and sys.path[0] == _here != _root:

@@ -1,7 +1,7 @@
-"""How the product reads and writes its files: whole or not at all, and hashed.
+"""Atomic writes, JSON and JSON Lines files, and file hashes.
 
-A file is replaced by a temporary file and ``os.replace``, so that no reader ever sees half of it; only logs are
-appended to.
+A file is written to a temporary file and moved with ``os.replace``, so that readers never see a partial file; only logs
+are appended to.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 from assistant_builder.errors import StudyError
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replace ``path`` whole, so that no reader ever sees half of it."""
+def write_bytes(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Replace ``path`` atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -27,7 +27,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -35,30 +35,30 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` with UTF-8 text; a lone surrogate is written as its escape."""
+    """Replace ``path`` with UTF-8 text; unpaired surrogates are escaped."""
     write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
 
 def write_json(path: Path, record: Any) -> None:
-    """Replace ``path`` with one JSON document; NaN is refused."""
+    """Replace ``path`` with one JSON document; NaN raises ValueError."""
     write_text(path, json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Replace ``path`` with one JSON object a line."""
+    """Replace ``path`` with one JSON object per line."""
     write_text(path, "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records))
 
 
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
-    """Append one line, whole or not at all; what a crash left half-written before it is cut off.
+    """Append one line atomically, after removing an incomplete last line that a crash left.
 
     Raises:
-        OSError: It could not be written, on a full disk for example; the file is then as it was.
+        OSError: The line could not be written, e.g. on a full disk; the file is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8", errors="backslashreplace") + b"\n"
-    _end_last_line(path)
-    with path.open("ab", buffering=0) as file:  # one write, so that the lines of two writers do not mix
+    _repair_last_line(path)
+    with path.open("ab", buffering=0) as file:  # a single write, so that lines of two writers are not mixed
         before = file.tell()
         try:
             written = file.write(line)
@@ -69,8 +69,8 @@ def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
             raise
 
 
-def _end_last_line(path: Path) -> None:
-    """Give a whole last line its end, or cut off half of one: the next line must not be glued to it."""
+def _repair_last_line(path: Path) -> None:
+    """Terminate the last line, or remove it if it is incomplete, so that the next line starts on its own."""
     if not path.exists() or not path.stat().st_size:
         return
     with path.open("rb") as file:
@@ -96,19 +96,19 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise StudyError(
-            "the file is damaged", where=str(path), remedy="Run the study again with --redo to make it anew"
+            "the file is damaged", where=str(path), remedy="Run the study again with --redo to recreate it"
         ) from error
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read one JSON object a line, leaving out a half-written last line; an absent file has no lines."""
+    """Read one JSON object per line; an incomplete last line is ignored, and a missing file has no lines."""
     return list(_iter_jsonl(path))
 
 
 def _iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
-    lines = path.read_bytes().split(b"\n")  # not splitlines(): U+2028 inside a text ends no record
+    lines = path.read_bytes().split(b"\n")  # splitlines() would also split at U+2028 inside a text
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -118,11 +118,11 @@ def _iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             if number == len(lines):
                 return
             raise StudyError(
-                f"line {number} is damaged", where=str(path), remedy="Run the study again with --redo to make it anew"
+                f"line {number} is damaged", where=str(path), remedy="Run the study again with --redo to recreate it"
             ) from error
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
+    """SHA-256 of a file as a hex string."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,9 +1,9 @@
-"""Processes that compute: how the program starts them, sets up their libraries, and measures their memory.
+"""Child processes: their command line and environment, the setup of their libraries, and their memory use.
 
-``python -m`` and ``python -c`` put the working directory first on ``sys.path``, so a study that runs in a folder that
-somebody else has filled would import a ``psutil.py`` from there. ``-P`` keeps the working directory out of the process
-itself and of those that :mod:`multiprocessing` spawns (``subprocess._args_from_interpreter_flags``);
-``PYTHONSAFEPATH`` keeps it out of all further Python processes. It is set for child processes only.
+``python -m`` and ``python -c`` put the working directory first on ``sys.path``, so a ``psutil.py`` in the folder of an
+untrusted study would be executed. ``-P`` excludes the folder in the process itself and in those that
+:mod:`multiprocessing` spawns (``subprocess._args_from_interpreter_flags``); ``PYTHONSAFEPATH`` excludes it in all other
+descendants. The variable is set only for children, never for this process.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def python_command(*arguments: str) -> list[str]:
 
 
 def python_environment() -> dict[str, str]:
-    """The environment of a Python process: that of this one, with safe paths.
+    """The environment of a Python process: that of this process, with safe paths.
 
-    Folders of the user's ``PYTHONPATH`` are kept. Empty entries, as ``PYTHONPATH=$PYTHONPATH:folder`` makes them, are
-    removed, because Python reads them as the working directory. A checkout that is not installed is added.
+    Folders in the user's ``PYTHONPATH`` are kept. Empty entries, as from ``PYTHONPATH=$PYTHONPATH:folder``, are
+    removed, since Python reads them as the working directory. The folder of a checkout that is not installed is added.
     """
     folders = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
     if _ROOT.name not in _INSTALLED and str(_ROOT) not in folders:

@@ -1,4 +1,4 @@
-"""The GPUs and CPU features of this machine. A child process asks torch for the GPUs."""
+"""GPUs and CPU features of this machine. The GPUs are queried in a child process that imports torch."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from assistant_builder.child_process import python_command, python_environment
 
 _VARIABLES = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES",
               "GPU_DEVICE_ORDINAL")
-"""What decides which cards torch sees, and in which order."""
+"""Environment variables that determine which GPUs torch sees, and in which order."""
 _TORCH_SECONDS = 60
 _SMI_SECONDS = 5
 _RETRY_SECONDS = 300
-"""After a failure nobody is asked again for as long: the page asks often, and a driver that hangs keeps hanging."""
+"""Time until a failed query is repeated: the page queries often, and a driver that hangs usually keeps hanging."""
 _FREE_SECONDS = 60
-"""How long free memory that a child process measured is taken to be true: a child takes seconds."""
+"""How long free memory measured by a child process is cached; the measurement takes seconds."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as torch sees it.
+    """A GPU as reported by torch.
 
     Attributes:
-        name: Of the card.
-        uuid: Its UUID without the prefix ``GPU-`` or ``MIG-``; empty where torch does not know it.
-        memory_bytes: Its memory.
-        bfloat16: Whether its hardware computes in bfloat16.
-        problem: Why torch cannot compute on it; empty where it can.
-        free_bytes: What of the memory is free; None where it was not measured.
+        name: Product name.
+        uuid: UUID without the prefix ``GPU-`` or ``MIG-``; empty if torch does not report it.
+        memory_bytes: Total memory.
+        bfloat16: Whether the hardware supports bfloat16.
+        problem: Why torch cannot compute on it; empty if it can.
+        free_bytes: Free memory; None if it was not measured.
     """
 
     name: str
@@ -55,14 +55,14 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What torch answered.
+class GpuReport:
+    """Result of a GPU query.
 
     Attributes:
-        gpus: The cards that processes of this environment see, in torch's order.
-        build: What torch was built for: ``CUDA 13.0``, ``ROCm 7.2``; empty: for the processor alone.
-        problem: Why no card is seen although there may be one; empty where nothing is wrong.
-        failed: Whether torch could not be asked.
+        gpus: Visible GPUs in torch's order.
+        build: Platform of the torch build, ``CUDA 13.0`` or ``ROCm 7.2``; empty for a CPU build.
+        problem: Why torch sees no GPU although there may be one; empty without a problem.
+        failed: Whether the query failed.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -72,53 +72,49 @@ class Found:
 
     @property
     def usable(self) -> tuple[Gpu, ...]:
-        """The cards that a training can use: those before the first that torch cannot compute on."""
+        """GPUs that training can use: all before the first one on which torch cannot compute."""
         count = next((place for place, gpu in enumerate(self.gpus) if gpu.problem), len(self.gpus))
         return self.gpus[:count]
 
 
 _lock = threading.Lock()
-_answers: dict[tuple[str | None, ...], tuple[float, Found]] = {}
-_free: dict[tuple[str | None, ...], tuple[float, tuple[int | None, ...]]] = {}
+_reports: dict[tuple[str | None, ...], tuple[float, GpuReport]] = {}
+_free_memory: dict[tuple[str | None, ...], tuple[float, tuple[int | None, ...]]] = {}
 _smi_failed: list[float] = []
 
 
-def find() -> Found:
-    """The GPUs that torch uses in processes with this environment; asked once for each, in a child process."""
+def detect_gpus() -> GpuReport:
+    """The GPUs that torch sees in processes with this environment; cached per environment."""
     if not _driver_present():
-        return Found()
+        return GpuReport()
     with _lock:
-        at, found = _answers.get(_key(), (0.0, None))
+        at, found = _reports.get(_environment_key(), (0.0, None))
         if found is None or (found.failed and time.monotonic() - at > _RETRY_SECONDS):
-            found = _ask_torch()
-            _answers[_key()] = time.monotonic(), found
+            found = _query_torch()
+            _reports[_environment_key()] = time.monotonic(), found
     return found
 
 
 def free_bytes(gpus: Sequence[Gpu]) -> list[int]:
-    """What of each card's memory is free now; all of it where nobody can tell.
-
-    Args:
-        gpus: Cards of :func:`find`, in its order.
-    """
+    """Free memory of each GPU of :func:`detect_gpus`; its total memory if the free memory is unknown."""
     by_uuid = _free_by_uuid()
     known: list[int | None] = [by_uuid.get(gpu.uuid.casefold()) if gpu.uuid else None for gpu in gpus]
-    if None in known:  # a part of a card (MIG), memory shared with the processor, an AMD card
-        measured = _measured()
+    if None in known:  # a MIG partition, memory shared with the CPU, or an AMD GPU
+        measured = _measured_free_bytes()
         known = [free if free is not None else measured[place] if place < len(measured) else None
                  for place, free in enumerate(known)]
     return [gpu.memory_bytes if free is None else min(free, gpu.memory_bytes)
             for gpu, free in zip(gpus, known, strict=True)]
 
 
-def _key() -> tuple[str | None, ...]:
+def _environment_key() -> tuple[str | None, ...]:
     return tuple(os.environ.get(name) for name in _VARIABLES)
 
 
 def _driver_present() -> bool:
-    """Whether a driver for GPUs is installed; without one torch need not be asked, which takes seconds.
+    """Whether a GPU driver is installed; without one, the slow query of torch is skipped.
 
-    Loading CUDA's driver library starts nothing: torch's CUDA runtime looks for it by the same name.
+    Loading CUDA's driver library does not initialize CUDA; torch's CUDA runtime loads it by the same name.
     """
     if sys.platform == "darwin":
         return False
@@ -131,31 +127,32 @@ def _driver_present() -> bool:
     return True
 
 
-def _ask_torch(*options: str) -> Found:
+def _query_torch(*options: str) -> GpuReport:
     try:
-        done = subprocess.run(python_command("-m", "assistant_builder.devices", *options), capture_output=True, text=True,
-                              timeout=_TORCH_SECONDS, check=True, stdin=subprocess.DEVNULL, env=python_environment())
-        record = json.loads(done.stdout.splitlines()[-1])
-        return read(record)
+        done = subprocess.run(
+            python_command("-m", "assistant_builder.devices", *options), capture_output=True, text=True,
+            timeout=_TORCH_SECONDS, check=True, stdin=subprocess.DEVNULL, env=python_environment(),
+        )
+        return report_from_record(json.loads(done.stdout.splitlines()[-1]))
     except subprocess.TimeoutExpired:
-        return Found(problem=f"PyTorch did not answer within {_TORCH_SECONDS} seconds", failed=True)
+        return GpuReport(problem=f"PyTorch did not respond within {_TORCH_SECONDS} seconds", failed=True)
     except (subprocess.SubprocessError, OSError, ValueError, IndexError, KeyError, TypeError) as error:
-        said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
-        return Found(problem=f"PyTorch could not be asked: {said[-1] if said else error}", failed=True)
+        lines = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+        return GpuReport(problem=f"the query of PyTorch failed: {lines[-1] if lines else error}", failed=True)
 
 
-def read(record: dict[str, Any]) -> Found:
-    """What :func:`describe` returned in another process."""
-    return Found(tuple(Gpu(**gpu) for gpu in record["gpus"]), record["build"], record["problem"])
+def report_from_record(record: dict[str, Any]) -> GpuReport:
+    """Parse the result of :func:`describe_gpus` from another process."""
+    return GpuReport(tuple(Gpu(**gpu) for gpu in record["gpus"]), record["build"], record["problem"])
 
 
-def installed_cards() -> list[str]:
-    """Names of the cards that the driver of NVIDIA knows, whether or not torch can use them; empty without one."""
+def nvidia_smi_names() -> list[str]:
+    """Names of the GPUs that nvidia-smi reports, whether or not torch can use them."""
     return [line.strip() for line in _nvidia_smi("name") if line.strip()]
 
 
 def _free_by_uuid() -> dict[str, int]:
-    """Free bytes by UUID, as nvidia-smi tells them; empty where it does not."""
+    """Free bytes by UUID as reported by nvidia-smi."""
     found: dict[str, int] = {}
     for line in _nvidia_smi("uuid,memory.free"):
         uuid, _, mebibytes = (part.strip() for part in line.partition(","))
@@ -165,11 +162,11 @@ def _free_by_uuid() -> dict[str, int]:
 
 
 def _nvidia_smi(query: str) -> list[str]:
-    """Lines of values, one a card; empty where nvidia-smi is missing, fails or hangs."""
+    """Output lines of nvidia-smi, one per GPU; empty if it is missing, fails or hangs."""
     if _smi_failed and time.monotonic() - _smi_failed[-1] < _RETRY_SECONDS:
         return []
     lines: list[str] | None = None
-    with contextlib.suppress(OSError):  # there is none
+    with contextlib.suppress(OSError):  # not installed
         process = subprocess.Popen(["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"],
                                    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         try:
@@ -177,48 +174,47 @@ def _nvidia_smi(query: str) -> list[str]:
             lines = None if process.returncode else output.splitlines()
         except subprocess.TimeoutExpired:
             process.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):  # in a driver call it ends when that returns
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a process in a driver call ends only when it returns
                 process.wait(1)
     if lines is None:
         _smi_failed[:] = [time.monotonic()]
     return lines or []
 
 
-def _measured() -> tuple[int | None, ...]:
+def _measured_free_bytes() -> tuple[int | None, ...]:
     with _lock:
-        at, measured = _free.get(_key(), (0.0, None))
+        at, measured = _free_memory.get(_environment_key(), (0.0, None))
         if measured is None or time.monotonic() - at > _FREE_SECONDS:
-            measured = tuple(gpu.free_bytes for gpu in _ask_torch("--free").gpus)
-            _free[_key()] = time.monotonic(), measured
+            measured = tuple(gpu.free_bytes for gpu in _query_torch("--free").gpus)
+            _free_memory[_environment_key()] = time.monotonic(), measured
     return measured
 
 
-# what runs where torch may be imported
+# functions that import torch
 
 
-def describe(*, free: bool = False) -> dict[str, Any]:
-    """The GPUs that torch sees in this process, as :func:`read` takes them; imports torch and starts CUDA.
+def describe_gpus(*, free: bool = False) -> dict[str, Any]:
+    """The GPUs that torch sees in this process, as a record for :func:`report_from_record`; initializes CUDA.
 
-    Args:
-        free: Measure free memory too, for which every card gets a CUDA context.
+    With ``free``, free memory is measured too, which creates a CUDA context on every GPU.
     """
     import torch
 
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else ""
     build = f"ROCm {torch.version.hip}" if torch.version.hip else build
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        gpus = [asdict(_described(index, free)) for index in range(seen)]
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        gpus = [asdict(_describe_gpu(index, free)) for index in range(count)]
     problem = ""
     if not build:
-        problem = "this build of PyTorch computes on the processor alone"
-    elif not gpus and said:
-        problem = str(said[0].message).splitlines()[0]
+        problem = "this build of PyTorch supports only the CPU"
+    elif not gpus and caught:
+        problem = str(caught[0].message).splitlines()[0]
     return {"gpus": gpus, "build": build, "problem": problem}
 
 
-def _described(index: int, free: bool) -> Gpu:
+def _describe_gpu(index: int, free: bool) -> Gpu:
     import torch
 
     properties = torch.cuda.get_device_properties(index)
@@ -226,7 +222,7 @@ def _described(index: int, free: bool) -> Gpu:
     if free:
         try:
             free_bytes = int(torch.cuda.mem_get_info(index)[0])
-        except (RuntimeError, ValueError):  # another process has the card for itself
+        except (RuntimeError, ValueError):  # another process uses the GPU exclusively
             free_bytes = None
     return Gpu(
         properties.name, str(getattr(properties, "uuid", "")), int(properties.total_memory),
@@ -235,9 +231,9 @@ def _described(index: int, free: bool) -> Gpu:
 
 
 def torch_device() -> str:
-    """``cuda`` where torch can compute on the GPU of this process, else ``cpu``; imports torch.
+    """``cuda`` if torch can compute on the GPU of this process, else ``cpu``; imports torch.
 
-    A Mac computes on its CPU: see docs/gpu.md. ROCm calls its devices ``cuda`` too.
+    A Mac uses its CPU (see docs/gpu.md). ROCm devices are called ``cuda`` too.
     """
     import torch
 
@@ -245,12 +241,9 @@ def torch_device() -> str:
 
 
 def kernel_problem(index: int | None = None) -> str:
-    """Why torch's build has no code for a card; empty where it has. Imports torch.
+    """Why this torch build has no kernels for a GPU (None: the current one); empty if it has. Imports torch.
 
-    CUDA counts such a card as available, and fails at the first operation.
-
-    Args:
-        index: Of the card, among those that torch sees; None: the current one.
+    CUDA reports such a GPU as available and fails at the first operation.
     """
     import torch
 
@@ -261,20 +254,11 @@ def kernel_problem(index: int | None = None) -> str:
     for arch in built_for:
         kind, _, number = arch.partition("_")
         generation, step = divmod(int(number.rstrip("af")), 10)
-        # machine code runs on later cards of its generation; intermediate code is compiled for any later card
+        # machine code (sm) runs on later GPUs of its generation; PTX (compute) is compiled for any later GPU
         if (generation == major and step <= minor) or (kind == "compute" and generation < major):
             return ""
-    return (f"this build of PyTorch has no code for its compute capability {major}.{minor} "
-            f"(it has: {', '.join(built_for)})")
-
-
-def main() -> None:
-    """Print what torch sees as one line of JSON."""
-    print(json.dumps(describe(free="--free" in sys.argv[1:])))
-
-
-if __name__ == "__main__":
-    main()
+    return (f"this build of PyTorch has no kernels for compute capability {major}.{minor} "
+            f"(it supports {', '.join(built_for)})")
 
 
 def usable_cores() -> int:
@@ -284,7 +268,7 @@ def usable_cores() -> int:
 
 @lru_cache(maxsize=1)
 def cpu_flags() -> frozenset[str]:
-    """Extensions of the instruction set as Linux names them; empty where it does not say."""
+    """CPU features as listed in ``/proc/cpuinfo``; empty on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -294,7 +278,25 @@ def cpu_flags() -> frozenset[str]:
 
 
 def computes_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16, as oneDNN asks before it uses it."""
+    """Whether the CPU multiplies bfloat16, by the condition of oneDNN."""
     if platform.machine().lower() in ("arm64", "aarch64"):
         return "bf16" in cpu_flags()
     return bool({"avx512_bf16", "amx_bf16", "avx512bw"} & cpu_flags())
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether torch multiplies bfloat16 on this processor with oneDNN, which macOS builds lack. Imports torch."""
+    import torch
+
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def main() -> None:
+    """Print the GPUs that torch sees as one line of JSON."""
+    print(json.dumps(describe_gpus(free="--free" in sys.argv[1:])))
+
+
+if __name__ == "__main__":
+    main()

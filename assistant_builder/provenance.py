@@ -1,4 +1,4 @@
-"""What a study ran on: versions, revision, hardware and the hashes of what went in."""
+"""Provenance of a study: versions, revision, hardware, and hashes of the inputs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 def collect_provenance(study: Study) -> dict[str, Any]:
-    """Everything a reader needs to run the study again and get the same digits."""
+    """Everything that is needed to reproduce the figures of a study."""
     model = study.config.model
     ref = resolve(model.base, trust_remote_code=allows_code(model))
     folder = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
@@ -65,7 +65,7 @@ def _version(name: str) -> str | None:
 
 
 def _git_revision() -> str | None:
-    """Revision of the product's own checkout, with ``+changes`` where the tree differs from it."""
+    """Git revision of the checkout, with ``+changes`` if the working tree differs; None without a checkout."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
@@ -82,7 +82,7 @@ def _git(root: Path, *words: str) -> str:
 
 
 def _hardware() -> dict[str, Any]:
-    torch = sys.modules.get("torch")  # the step that asks has loaded it
+    torch = sys.modules.get("torch")  # loaded by the step that calls this
     gpu = None
     if torch is not None and torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)

@@ -1,4 +1,4 @@
-"""What must not be written as it is: secrets of the environment, and control characters that a terminal would obey."""
+"""Removes secrets from texts, and escapes control characters that a terminal would interpret."""
 
 from __future__ import annotations
 
@@ -7,45 +7,41 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-VARIABLES = (
+SECRET_VARIABLES = (
     "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "ASSISTANT_BUILDER_JUDGE_KEY", "ASSISTANT_BUILDER_PASSWORD",
     "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "FSSPEC_S3_SECRET", "FSSPEC_S3_TOKEN", "AZURE_STORAGE_ACCOUNT_KEY",
     "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_CLIENT_SECRET",
 )
 MASK = "[hidden]"
 _HUB_TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}")
-_SHORTEST = 6
-"""Shorter ones are words, and what is a secret there would be told by leaving the word out."""
+_MIN_LENGTH = 6
+"""Shorter values may be ordinary words, and masking every occurrence would reveal them."""
 
 
-def without_tokens(text: str) -> str:
-    """A text with every token taken out that is in the environment, in the hub's own file, or looks like one."""
-    for token in _known():
+def redact_secrets(text: str) -> str:
+    """Mask secrets from the environment and the Hugging Face token file, and everything that looks like a hub token."""
+    for token in _known_secrets():
         text = text.replace(token, MASK)
     return _HUB_TOKEN.sub(MASK, text)
 
 
-def _known() -> Iterator[str]:
-    yield from (value for name in VARIABLES if len(value := os.environ.get(name, "").strip()) >= _SHORTEST)
+def _known_secrets() -> Iterator[str]:
+    yield from (value for name in SECRET_VARIABLES if len(value := os.environ.get(name, "").strip()) >= _MIN_LENGTH)
     file = os.environ.get("HF_TOKEN_PATH") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface") / "token"
     try:
         token = Path(file).expanduser().read_text(encoding="utf-8").strip()
     except (OSError, ValueError, RuntimeError):
         return
-    if len(token) >= _SHORTEST:
+    if len(token) >= _MIN_LENGTH:
         yield token
 
 
-_VISIBLE = {
+_ESCAPES = {
     **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n"},  # ESC → ␛
     0x7F: "\u2421", **dict.fromkeys(range(0x80, 0xA0), "\ufffd"),
 }
 
 
-def visible(text: str) -> str:
-    """The text with a symbol for each control character but tabs and ends of lines.
-
-    Args:
-        text: Any text.
-    """
-    return text.translate(_VISIBLE)
+def escape_control_characters(text: str) -> str:
+    """Replace control characters except tabs and newlines with visible symbols."""
+    return text.translate(_ESCAPES)

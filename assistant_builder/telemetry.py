@@ -1,7 +1,7 @@
-"""Nothing is told to anyone about what is done here. Libraries that would do so are switched off, in this one place.
+"""Disables the telemetry of libraries.
 
-The switches are environment variables, set when the package is imported: before any of the libraries is, and inherited
-by every process that is started. Whoever sets one of them keeps it as it is set.
+The environment variables are set when the package is imported, before any of the libraries, and child processes inherit
+them. Variables that the user has set are not changed.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 import os
 
 SWITCHES = {
-    "GRADIO_ANALYTICS_ENABLED": "False",  # gradio: start, launch and errors; whether there is a newer version
+    "GRADIO_ANALYTICS_ENABLED": "False",  # gradio: start, launch, errors, and the check for new versions
     "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub, gradio's client, trl's trainers, transformers' user agent
-    "HF_UPDATE_DOWNLOAD_COUNTS": "0",  # datasets and evaluate: which dataset was loaded
-    "DO_NOT_TRACK": "1",  # whoever keeps to it
-    "WANDB_MODE": "disabled",  # transformers and lm-eval report to it where it is installed
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",  # datasets and evaluate: names of loaded datasets
+    "DO_NOT_TRACK": "1",  # libraries that respect it
+    "WANDB_MODE": "disabled",  # transformers and lm-eval report to it if it is installed
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
 
 def switch_off() -> None:
-    """Set :data:`SWITCHES` where the user has not set them."""
+    """Set :data:`SWITCHES` unless the user has set them."""
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)

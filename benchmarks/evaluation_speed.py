@@ -56,7 +56,7 @@ def answering(study: Study, base: Path, items: Sequence[dict[str, Any]], rounds:
             together: dict[int, list[int]] = {}
             began = time.perf_counter()
             reader(cell.model, prompter, study.config.eval.batch_size).run(
-                [(prompt, ()) for prompt in ids], longest_answer=longest, on_scores=lambda scores: None,
+                [(prompt, ()) for prompt in ids], max_new_tokens=longest, on_scores=lambda scores: None,
                 on_answers=together.update,
             )
             seconds = time.perf_counter() - began

@@ -19,10 +19,11 @@ from trl import SFTConfig, SFTTrainer
 from assistant_builder.atomic_io import read_jsonl
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import Pair
+from assistant_builder.inference.padded_batch import LeftPadding, supervised_logits
 from assistant_builder.models import loading
 from assistant_builder.models.chat_template import ChatTokenizer, Example
 from assistant_builder.planning.memory_check import plan_run
-from assistant_builder.training.collate import LeftPadding, supervised_logits, to_dataset
+from assistant_builder.training.collate import to_dataset
 from assistant_builder.training.schedule import sample_order
 from assistant_builder.training.sft_config import TrainingRun, twin
 from assistant_builder.training.trainer import TwinTrainer

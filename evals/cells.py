@@ -114,7 +114,7 @@ def load_dequantized_base(study: Study, spec: BaseSpec, runs: Sequence[str]) -> 
         The model and the bytes of the base as stored.
     """
     from assistant_builder.inference.packed_batch import supports_packing
-    from assistant_builder.inference.prepacked_linear import hold_adapters, pack
+    from assistant_builder.inference.prepacked_linear import cast_adapters, prepack
     from assistant_builder.models import loading
     from assistant_builder.models.lora_layers import dequantize_to_compute_dtype
 
@@ -125,9 +125,9 @@ def load_dequantized_base(study: Study, spec: BaseSpec, runs: Sequence[str]) -> 
         dequantize_to_compute_dtype(model, dtype)
     for run in runs:
         model = loading.load_adapter(model, study.arm_folder(run) / "adapter", _name(run))
-    hold_adapters(model, dtype)
+    cast_adapters(model, dtype)
     if supports_packing(model):
-        pack(model, batches=True)
+        prepack(model, batches=True)
     return model, stored
 
 
@@ -164,7 +164,7 @@ def _merged_cell(study: Study, spec: BaseSpec, variant: Variant) -> LoadedCell:
     import time
 
     from assistant_builder.inference.packed_batch import supports_packing
-    from assistant_builder.inference.prepacked_linear import pack
+    from assistant_builder.inference.prepacked_linear import prepack
     from assistant_builder.models import loading
     from assistant_builder.models.lora_layers import dequantize_to_compute_dtype
     from assistant_builder.models.merging import merge, quantize
@@ -181,6 +181,6 @@ def _merged_cell(study: Study, spec: BaseSpec, variant: Variant) -> LoadedCell:
     if spec.device == "cpu":
         dequantize_to_compute_dtype(model, dtype)
     if supports_packing(model):
-        pack(model, batches=True)
+        prepack(model, batches=True)
     seconds = time.monotonic() - began
     return LoadedCell(variant.cell, variant.seed, model, spec.compute_dtype, base_bytes, seconds)

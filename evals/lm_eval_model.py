@@ -128,7 +128,7 @@ class StudyLM(HFLM):
             self._tick("answers", len(found))
 
         self._reader.run(
-            ids, longest_answer=self._max_new_tokens if answers else 0, on_scores=on_scores, on_answers=on_answers
+            ids, max_new_tokens=self._max_new_tokens if answers else 0, on_scores=on_scores, on_answers=on_answers
         )
 
     def _model_call(self, inps: torch.Tensor, attn_mask: Any = None, labels: Any = None) -> torch.Tensor:

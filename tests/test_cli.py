@@ -17,7 +17,7 @@ SPLIT = {"counts": {"heldout": 100}, "turns": {"heldout": 100}, "clusters": {"he
 TOLD = "100 held-out answers in 20 clusters show a difference of"
 
 
-def test_data_check_tells_what_the_held_out_set_can_detect() -> None:
+def test_data_check_reports_the_power_of_the_held_out_set() -> None:
     shown = CliRunner().invoke(app, ["data", "check", str(FERRIES)])
     assert shown.exit_code == 0
     (line,) = [line for line in shown.stdout.splitlines() if line.startswith("power: ")]
@@ -26,12 +26,12 @@ def test_data_check_tells_what_the_held_out_set_can_detect() -> None:
     assert f"{100 * power['minimum_detectable']:.1f} points" in line and f"need {power['items_needed']:,}." in line
 
 
-def test_data_check_goes_by_the_settings() -> None:
+def test_data_check_uses_the_settings() -> None:
     words = ["data", "check", str(FERRIES), "--json", "--set", "data.max_heldout=40"]
     assert json.loads(CliRunner().invoke(app, words).stdout)["power"]["items"] <= 40
 
 
-def test_data_check_has_no_power_where_no_study_can_start(tmp_path: Path) -> None:
+def test_data_check_reports_no_power_if_no_study_can_start(tmp_path: Path) -> None:
     file = tmp_path / "one.csv"
     file.write_text("question,answer\nWhat is it?,A thing.\n", encoding="utf-8")
     checked = CliRunner().invoke(app, ["data", "check", str(file), "--json"])
@@ -41,7 +41,7 @@ def test_data_check_has_no_power_where_no_study_can_start(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize("as_json", [False, True])
-def test_run_tells_it_before_training(kept: bool, as_json: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_reports_the_power_before_training(kept: bool, as_json: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
     def run_study(

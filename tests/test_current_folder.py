@@ -1,4 +1,4 @@
-"""No code of the current folder is run, whatever is started there."""
+"""No process imports code from the current folder."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def shadows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shadows:
 
 
 def cli(*words: str) -> str:
-    """Standard output of the installed command, run in the current folder."""
+    """Run the installed command in the current folder; returns its standard output."""
     done = subprocess.run(installed_command(*words), capture_output=True, text=True, env=dict(os.environ), timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -70,7 +70,7 @@ def test_a_study_is_run_reported_again_and_exported(
 
 
 @pytest.mark.train
-def test_a_trained_study_is_asked_talked_to_and_served(
+def test_a_trained_study_answers_chats_and_serves(
     shadows: Shadows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -107,7 +107,7 @@ def test_a_wheel_is_fetched(tmp_path: Path, shadows: Shadows, monkeypatch: pytes
     assert shadows.run == []
 
 
-def test_a_plan_asks_transformers_and_the_doctor_asks_torch(tmp_path: Path, shadows: Shadows) -> None:
+def test_plan_and_doctor_use_the_installed_libraries(tmp_path: Path, shadows: Shadows) -> None:
     folder = tmp_path / "pythia"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({
@@ -129,7 +129,7 @@ def test_every_step_starts_without_the_current_folder(step: str, shadows: Shadow
     assert looked.stdout.startswith("True ") and looked.stdout.split()[1] != str(shadows.folder)
 
 
-def test_what_children_start_does_not_look_there_and_the_users_path_stays(
+def test_descendants_skip_the_current_folder_and_keep_the_users_path(
     tmp_path: Path, shadows: Shadows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from assistant_builder.child_process import python_command, python_environment
@@ -143,8 +143,8 @@ def test_what_children_start_does_not_look_there_and_the_users_path_stays(
     assert shadows.run == [] and "PYTHONSAFEPATH" not in os.environ
 
 
-def test_what_a_step_spawns_does_not_look_there(tmp_path: Path, shadows: Shadows) -> None:
-    """Torchrun's launcher spawns the processes of a training; the flag of the step is enough for them."""
+def test_spawned_processes_skip_the_current_folder(tmp_path: Path, shadows: Shadows) -> None:
+    """Torchrun's launcher spawns the training processes, which inherit the flag of the step."""
     script = tmp_path / "spawning.py"
     script.write_text(
         "import multiprocessing\n"
@@ -159,8 +159,8 @@ def test_what_a_step_spawns_does_not_look_there(tmp_path: Path, shadows: Shadows
     assert shadows.run == []
 
 
-def test_python_m_takes_the_current_folder_off_its_path(tmp_path: Path, shadows: Shadows) -> None:
-    # nothing of ours can run before the package is found, so the folder holds none of that name
+def test_python_m_removes_the_current_folder_from_its_path(tmp_path: Path, shadows: Shadows) -> None:
+    # the package cannot protect its own import, so the folder contains no package of that name
     for name in ("assistant_builder", "random", "queue", "socket", "tempfile", "statistics", "platform"):
         for path in (shadows.folder / name, shadows.folder / f"{name}.py"):
             path.rename(tmp_path / path.name) if path.exists() else None
@@ -170,8 +170,8 @@ def test_python_m_takes_the_current_folder_off_its_path(tmp_path: Path, shadows:
     assert shadows.run == []
 
 
-def test_every_python_process_is_started_in_one_way() -> None:
-    """What starts Python by its path goes past ``-P``; a task of a cluster is given a command that has it."""
+def test_python_processes_are_started_with_the_safe_path_flag() -> None:
+    """Starting Python by its path would omit ``-P``; tasks of a cluster get a command that contains it."""
     started = {
         path.relative_to(ROOT).as_posix()
         for package in ("assistant_builder", "evals") for path in (ROOT / package).rglob("*.py")

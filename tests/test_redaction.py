@@ -14,7 +14,7 @@ import pytest
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ModelError
-from assistant_builder.redaction import MASK, without_tokens
+from assistant_builder.redaction import MASK, redact_secrets
 from assistant_builder.study import Study
 
 ROOT = Path(__file__).parents[1]
@@ -100,9 +100,9 @@ def test_tokens_are_taken_out_of_errors(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setenv("ASSISTANT_BUILDER_JUDGE_KEY", KEY)
     text = f"{TOKEN}, {KEY}, my-own-token, hf_anotherTokenOfSomebody, hf_hub, a word"
-    assert without_tokens(text) == f"{MASK}, {MASK}, {MASK}, {MASK}, hf_hub, a word"
+    assert redact_secrets(text) == f"{MASK}, {MASK}, {MASK}, {MASK}, hf_hub, a word"
     error = ModelError(f"the hub said {TOKEN}", where=f"me/{KEY}", remedy="hf_anotherTokenOfSomebody")
     assert str(error) == f"me/{MASK}: the hub said {MASK}. {MASK}"
     assert "canary" not in str(error.to_record()) and "canary" not in repr(error)
     monkeypatch.setenv("ASSISTANT_BUILDER_JUDGE_KEY", "a")
-    assert without_tokens("a cat") == "a cat", "what is too short to be a token is no token"
+    assert redact_secrets("a cat") == "a cat", "what is too short to be a token is no token"

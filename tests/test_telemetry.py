@@ -1,4 +1,4 @@
-"""Nothing is told to anyone, and nothing needs anyone: what happens with the network cut."""
+"""The product sends no telemetry and works without a network."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def child(
     return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=300, cwd=home.parent)
 
 
-def test_libraries_are_told_not_to_tell(home: Path) -> None:
+def test_telemetry_of_libraries_is_disabled(home: Path) -> None:
     code = """
         import assistant_builder, json, os
         from gradio.analytics import analytics_enabled
@@ -84,14 +84,14 @@ print(json.dumps({"code": code, "asked": asked, "pairs": len(study.split_file("t
 
 
 def can_cut() -> bool:
-    """Whether a process may be given a network of its own, which has nothing in it."""
+    """Whether a process can be started in an empty network namespace."""
     if shutil.which("unshare") is None or shutil.which("ip") is None:
         return False
     return subprocess.run(["unshare", "-rn", "ip", "link", "set", "lo", "up"], capture_output=True).returncode == 0
 
 
-def test_the_page_and_a_step_work_without_a_network_and_ask_for_none(bundled_models: Path, home: Path) -> None:
-    """Every way out of Python is watched, and where the system allows it there is no network at all."""
+def test_the_page_and_a_step_work_without_a_network(bundled_models: Path, home: Path) -> None:
+    """All network calls of Python are monitored, and the network is disabled if the system permits it."""
     up = "import subprocess\nsubprocess.run(['ip', 'link', 'set', 'lo', 'up'], check=True)\n" if can_cut() else ""
     done = child(up + GUARD + SERVE + STEP, home, str(FERRIES), cut=bool(up))
     assert done.returncode == 0, done.stderr
@@ -100,12 +100,12 @@ def test_the_page_and_a_step_work_without_a_network_and_ask_for_none(bundled_mod
     assert record["asked"] == []
 
 
-def test_the_guard_would_see_a_request(home: Path) -> None:
+def test_the_guard_detects_a_request(home: Path) -> None:
     code = GUARD + "import httpx\ntry:\n    httpx.get('https://example.com')\nexcept Exception: pass\nprint(asked)"
     assert "example.com" in child(code, home).stdout
 
 
 @pytest.mark.parametrize("name", ["gradio", "huggingface_hub"])
-def test_importing_the_product_imports_no_library_for_it(name: str, home: Path) -> None:
+def test_importing_the_product_does_not_import_the_libraries(name: str, home: Path) -> None:
     code = f"import assistant_builder, sys\nassert {name!r} not in sys.modules"
     assert child(code, home).returncode == 0

@@ -1,4 +1,4 @@
-"""One question to the trained assistants, in this process, and what is to be known of them before."""
+"""Ask the trained assistants one question in this process, and their system prompt and context length."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from assistant_builder.errors import ConfigError, ResourceError
 from assistant_builder.inference.session import ChatSession, Sampling
 from assistant_builder.study import Study
 
-CONVERSATION = 4096
-"""Tokens of a prompt and its answer that are served where the studies' own pairs are shorter: several questions and
-answers. The KV cache of one such conversation takes 0.5 GiB with Llama-3.1-8B (32 layers, 8 heads of 128, keys and
-values in 16 bits), and 16 GiB at all the 131,072 tokens that the model reads."""
+MIN_CONTEXT = 4096
+"""Smallest default context in tokens, enough for several questions and answers. Its KV cache takes 0.5 GiB with
+Llama-3.1-8B (32 layers, 8 heads of 128, keys and values in 16 bits); the full 131,072 tokens would take 16 GiB."""
 
 
 def ask_arms(study: Study, question: str, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -25,19 +24,19 @@ def ask_arms(study: Study, question: str, arms: Sequence[str]) -> dict[str, dict
 
     Args:
         study: A study whose arms are trained.
-        question: What the user asks.
-        arms: Which assistants answer.
+        question: The user's question.
+        arms: The arms that answer.
 
     Returns:
         Arm → ``text``, ``tokens``, ``seconds``, ``first_token_seconds``.
 
     Raises:
         ModelError: An arm is not trained or cannot be loaded.
-        ResourceError: Memory does not suffice for an arm.
+        ResourceError: An arm does not fit into memory.
     """
     session = ChatSession(study, arms)
     messages = [Message("user", question)]
-    system = default_system(study)
+    system = default_system_prompt(study)
     if system:
         messages.insert(0, Message("system", system))
     answers: dict[str, dict[str, Any]] = {}
@@ -47,8 +46,8 @@ def ask_arms(study: Study, question: str, arms: Sequence[str]) -> dict[str, dict
         except Exception as error:
             if not ran_out_of_memory(error):
                 raise
-            alone = f"Ask one arm alone, with --arm {arm}, or close" if len(arms) > 1 else "Close"
-            raise ResourceError("memory ran out", where=f"arm {arm}", remedy=f"{alone} other programs") from error
+            remedy = f"Ask only one arm with --arm {arm}, or close" if len(arms) > 1 else "Close"
+            raise ResourceError("memory ran out", where=f"arm {arm}", remedy=f"{remedy} other programs") from error
         answers[arm] = {
             "text": "".join(chunk.text_delta for chunk in chunks).strip(),
             "tokens": chunks[-1].tokens,
@@ -58,8 +57,8 @@ def ask_arms(study: Study, question: str, arms: Sequence[str]) -> dict[str, dict
     return answers
 
 
-def default_system(study: Study) -> str:
-    """The system prompt that the assistants were trained with, as far as it is one and the same; else empty."""
+def default_system_prompt(study: Study) -> str:
+    """The system prompt that all training pairs share; empty if there is none."""
     if study.config.data.system:
         return study.config.data.system
     records = read_jsonl(study.split_file("train"))
@@ -67,23 +66,22 @@ def default_system(study: Study) -> str:
     return found.pop() if len(found) == 1 and all(r["messages"][0]["role"] == "system" for r in records) else ""
 
 
-def context_tokens(configs: Iterable[StudyConfig], limit: int, wanted: int | None = None) -> int:
-    """Tokens that a prompt and its answer may take together, whatever serves them.
+def context_tokens(configs: Iterable[StudyConfig], limit: int, requested: int | None = None) -> int:
+    """Maximum tokens of a prompt and its answer together, for every serving backend.
 
-    By default these are what the studies' own pairs take: ``train.max_length`` and the longest answer that is scored
-    or given to a request that names no limit. They are at least those of a conversation, and at most what the model
-    reads.
+    The default is ``train.max_length`` plus the longest answer of the evaluation or of a request without a limit, but
+    at least :data:`MIN_CONTEXT` and at most the context length of the base model.
 
     Args:
-        configs: Settings of the studies that are served over one base.
-        limit: Tokens that the base model reads.
-        wanted: What the user asks for; None: the default.
+        configs: Settings of the studies that are served with one base model.
+        limit: Context length of the base model.
+        requested: Value set by the user; None for the default.
 
     Raises:
-        ConfigError: More than the model reads is asked for.
+        ConfigError: The value set by the user exceeds the context length of the base model.
     """
-    if wanted is not None and wanted > limit:
-        raise ConfigError(f"--context {wanted} is more than the {limit} tokens that the base model reads",
-                          where="serve", remedy=f"Give {limit} or less, or leave it out")
+    if requested is not None and requested > limit:
+        raise ConfigError(f"--context {requested} exceeds the context length of the base model ({limit} tokens)",
+                          where="serve", remedy=f"Set at most {limit}, or omit --context")
     pairs = [config.train.max_length + max(config.eval.max_new_tokens, Sampling().max_new_tokens) for config in configs]
-    return wanted or min(limit, max(CONVERSATION, *pairs))
+    return requested or min(limit, max(MIN_CONTEXT, *pairs))

@@ -1,7 +1,4 @@
-"""What comes back from the worker process: one reply for each that was asked, as far as it has come.
-
-The page's side of the chat: start the worker process, send questions, collect answers, notice its death.
-"""
+"""Client of the chat worker: starts the process, sends questions, collects replies and detects crashes."""
 
 from __future__ import annotations
 
@@ -27,26 +24,26 @@ ReplyState = Literal[
     "starting", "waiting", "loading", "answering", "stop", "length", "cancelled", "failed", "loaded"
 ]
 FINISHED = frozenset(("stop", "length", "cancelled", "failed", "loaded"))
-PACE_SECONDS = 0.08
+UPDATE_SECONDS = 0.08
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One arm's answer as far as it has come.
+    """The current state of one arm's answer.
 
     Attributes:
-        state: ``starting`` the process, ``waiting`` behind other questions, ``loading`` the model, ``answering``, or
-            how it ended: ``stop`` (complete), ``length`` (cut at the longest answer), ``cancelled``, ``failed``, or,
-            where loading was all that was asked for, ``loaded``.
+        state: ``starting`` the process, ``waiting`` for other questions, ``loading`` the model, ``answering``, or a
+            final state: ``stop`` (complete), ``length`` (truncated), ``cancelled``, ``failed``, or ``loaded`` for a
+            request that only loads the model.
         text: The answer so far.
-        tokens: Its tokens.
-        first_token_seconds: From the start of the answer to its first token; waiting and loading not counted.
-        seconds: From the start of the answer until now.
+        tokens: Tokens generated so far.
+        first_token_seconds: Time from the start of the answer to its first token, without waiting and loading.
+        seconds: Time since the start of the answer.
         error: ``AssistantBuilderError.to_record()`` of a failed answer.
-        phase: What loading does now.
-        fraction: Share of the loading that is done.
-        memory: What the model occupies, once it is loaded.
-        ahead: Questions, of whomever, that are answered before this one.
+        phase: Current phase of loading.
+        fraction: Fraction of the loading that is done.
+        memory: Memory use of the model, once it is loaded.
+        ahead: Number of questions, of all users, that are answered before this one.
     """
 
     state: ReplyState = "starting"
@@ -62,7 +59,7 @@ class Reply:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether the state is final."""
         return self.state in FINISHED
 
     @property
@@ -72,11 +69,11 @@ class Reply:
 
 
 class ReplyStream:
-    """One question put to several arms. Iterate over it for ``{arm: Reply}`` until all have ended.
+    """One question to several arms. Iterating yields ``{arm: Reply}`` until all arms have ended.
 
     Args:
-        stop: Asks for the answer to one request to end.
-        requests: Identity → what was asked.
+        stop: Requests the end of the answer with a request id.
+        requests: Request id → request.
     """
 
     def __init__(self, stop: Callable[[str], None], requests: Mapping[str, dict[str, Any]]) -> None:
@@ -84,56 +81,52 @@ class ReplyStream:
         self._arm_of = {identity: request["arm"] for identity, request in requests.items()}
         self._replies = {arm: Reply() for arm in self._arm_of.values()}
         self._changed = threading.Condition()
-        self._told: list[Callable[[], None]] = []
+        self._listeners: list[Callable[[], None]] = []
 
     @property
-    def now(self) -> dict[str, Reply]:
-        """Every arm's reply as far as it has come."""
+    def snapshot(self) -> dict[str, Reply]:
+        """Current reply of every arm."""
         with self._changed:
             return dict(self._replies)
 
-    def listen(self, told: Callable[[], None]) -> None:
-        """Have ``told`` called after every change, in the thread that brings it; it must not wait for anything."""
+    def add_listener(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` after every change, in the thread that reads the worker's events; it must not block."""
         with self._changed:
-            self._told.append(told)
+            self._listeners.append(callback)
 
     def __iter__(self) -> Iterator[dict[str, Reply]]:
-        """Yield the state of all arms whenever it changed, a dozen times a second at most."""
+        """Yield the replies of all arms after changes, about twelve times a second at most."""
         seen: dict[str, Reply] = {}
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._replies != seen)  # noqa: B023 - asked within this turn
+                self._changed.wait_for(lambda: self._replies != seen)  # noqa: B023 - evaluated within this iteration
                 seen = dict(self._replies)
             yield seen
             if all(reply.finished for reply in seen.values()):
                 return
-            time.sleep(PACE_SECONDS)
+            time.sleep(UPDATE_SECONDS)
 
     def stop(self) -> None:
-        """Ask every arm to end its answer; what has come stays."""
+        """Request the end of every arm's answer; the text so far is kept."""
         for identity, arm in self._arm_of.items():
             if not self._replies[arm].finished:
                 self._stop(identity)
 
-    def take(self, event: Mapping[str, Any]) -> bool:
-        """Take in one event of the worker; True when that arm has ended."""
+    def apply(self, event: Mapping[str, Any]) -> bool:
+        """Apply one event of the worker; returns whether that arm has ended."""
         arm = self._arm_of[event["id"]]
         with self._changed:
             self._replies[arm] = _advance(self._replies[arm], event)
             self._changed.notify_all()
-            finished, listeners = self._replies[arm].finished, list(self._told)
-        for told in listeners:
-            told()
+            finished, listeners = self._replies[arm].finished, list(self._listeners)
+        for callback in listeners:
+            callback()
         return finished
 
 
 def _advance(reply: Reply, event: Mapping[str, Any]) -> Reply:
-    if event["event"] == "state":
-        return replace(reply, state=event["state"])
-    if event["event"] == "ahead":
-        return replace(reply, ahead=event["ahead"])
-    if event["event"] == "loading":
-        return replace(reply, phase=event["phase"], fraction=event["fraction"])
+    if event["event"] in ("state", "ahead", "loading"):
+        return replace(reply, **{key: value for key, value in event.items() if key not in ("event", "id")})
     if event["event"] == "memory":
         return replace(reply, memory=Memory(event["base_bytes"], event["adapter_bytes"], event["shared"]))
     if event["event"] == "loaded":
@@ -151,24 +144,24 @@ def _advance(reply: Reply, event: Mapping[str, Any]) -> Reply:
 
 
 @dataclass
-class _Asked:
-    """A question under way: who waits for it, what was sent, and to which process."""
+class _PendingRequest:
+    """A request that was sent to a process and has not ended."""
 
-    exchange: ReplyStream
+    stream: ReplyStream
     request: dict[str, Any]
     process: subprocess.Popen[str]
 
 
 def worker_command(study: Study) -> list[str]:
-    """The command line of the process that answers for a study."""
+    """The command line of a study's chat worker."""
     return python_command("-m", "assistant_builder.chat.worker", "--study", str(study.folder))
 
 
 class ChatWorker:
-    """A worker process. It starts with the first question, and again after it ended.
+    """A worker process. It is started by the first question, and restarted after it has ended.
 
     Args:
-        command: A command line that speaks the protocol of :mod:`assistant_builder.chat.worker`.
+        command: A command line that implements the protocol of :mod:`assistant_builder.chat.worker`.
     """
 
     def __init__(self, command: Sequence[str]) -> None:
@@ -177,14 +170,14 @@ class ChatWorker:
         self._lock = threading.RLock()
         self._process: subprocess.Popen[str] | None = None
         self._reader = threading.Thread()
-        self._open: dict[str, _Asked] = {}
+        self._pending: dict[str, _PendingRequest] = {}
 
     def ask(self, conversations: Mapping[str, Sequence[Message]], sampling: Sampling) -> ReplyStream:
-        """Put a question to one or more arms.
+        """Ask one or more arms a question.
 
         Args:
-            conversations: Arm → the conversation, ending with the user's turn.
-            sampling: How to generate.
+            conversations: Arm → conversation, which ends with the user's turn.
+            sampling: Sampling settings.
         """
         return self._request({
             arm: {
@@ -196,32 +189,31 @@ class ChatWorker:
         })
 
     def load(self, arms: Sequence[str]) -> ReplyStream:
-        """Bring models into memory before anything is asked; the replies end as ``loaded``."""
+        """Load models before a question is asked; the replies end with state ``loaded``."""
         return self._request({arm: {"op": "load"} for arm in arms})
 
     def _request(self, wanted: Mapping[str, dict[str, Any]]) -> ReplyStream:
         requests = {str(next(self._numbers)): {**request, "arm": arm} for arm, request in wanted.items()}
-        exchange = ReplyStream(self.stop, requests)
+        stream = ReplyStream(self.stop, requests)
         with self._lock:
             for identity, request in requests.items():
-                self._put(exchange, {**request, "id": identity})
-            self._tell_places()
-        return exchange
+                self._submit(stream, {**request, "id": identity})
+            self._update_positions()
+        return stream
 
     def stop(self, identity: str) -> None:
-        """Ask for one answer to end."""
+        """Request the end of one answer."""
         with self._lock:
-            if identity in self._open:
-                _write(self._open[identity].process, {"op": "stop", "id": identity})
+            if identity in self._pending:
+                _write(self._pending[identity].process, {"op": "stop", "id": identity})
 
     def close(self) -> None:
-        """End the process, give its memory back, and end what it was answering."""
+        """Kill the process, and end its pending answers with an error."""
         with self._lock:
             process, self._process = self._process, None
-            orphans = list(self._open)
-            for identity in orphans:
-                asked = self._open.pop(identity)
-                asked.exchange.take({"event": "error", "id": identity, "error": exit_error(0, "")})
+            pending, self._pending = self._pending, {}
+            for identity, entry in pending.items():
+                entry.stream.apply({"event": "error", "id": identity, "error": exit_error(0, "")})
             reader = self._reader
         if process is not None:
             process.kill()
@@ -229,19 +221,19 @@ class ChatWorker:
 
     @property
     def busy(self) -> bool:
-        """Whether an answer is under way."""
-        return bool(self._open)
+        """Whether an answer is pending."""
+        return bool(self._pending)
 
     @property
     def running(self) -> bool:
-        """Whether there is a process."""
+        """Whether the process is running."""
         with self._lock:
             return self._process is not None and self._process.poll() is None
 
-    def _put(self, exchange: ReplyStream, request: dict[str, Any]) -> None:
+    def _submit(self, stream: ReplyStream, request: dict[str, Any]) -> None:
         if self._process is None or self._process.poll() is not None:
             self._process = self._start()
-        self._open[request["id"]] = _Asked(exchange, request, self._process)
+        self._pending[request["id"]] = _PendingRequest(stream, request, self._process)
         _write(self._process, request)
 
     def _start(self) -> subprocess.Popen[str]:
@@ -249,14 +241,14 @@ class ChatWorker:
         process = subprocess.Popen(
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
             env=compute_environment(),
-            start_new_session=True,  # Ctrl-C in the terminal ends the page, whose closing pipe ends the worker
+            start_new_session=True,  # Ctrl-C ends the page only; the worker ends when its pipe is closed
         )
         self._reader = threading.Thread(target=self._read, args=(process, log), daemon=True)
         self._reader.start()
         return process
 
     def _read(self, process: subprocess.Popen[str], log: IO[bytes]) -> None:
-        """Deliver the process's events until it ends, then tell those who still wait for one."""
+        """Deliver the events of a process until it ends, then fail its pending requests."""
         idle = False
         with process:  # closes the pipes and waits for the exit code
             assert process.stdout is not None
@@ -264,36 +256,36 @@ class ChatWorker:
                 event = json.loads(line)
                 idle = event["event"] == "idle"
                 if not idle:
-                    self._take(event)
+                    self._deliver(event)
         last_line = _last_line(log)
         with self._lock:
             if self._process is process:
                 self._process = None
-            orphans = {identity: asked for identity, asked in self._open.items() if asked.process is process}
-            for identity, asked in orphans.items():
-                if idle:  # it left just as the question came
-                    self._put(asked.exchange, asked.request)
+            orphans = {identity: entry for identity, entry in self._pending.items() if entry.process is process}
+            for identity, entry in orphans.items():
+                if idle:  # the process exited while the question was being sent
+                    self._submit(entry.stream, entry.request)
                 else:
                     error = exit_error(process.returncode, last_line)
-                    self._take({"event": "error", "id": identity, "error": error})
+                    self._deliver({"event": "error", "id": identity, "error": error})
 
-    def _take(self, event: dict[str, Any]) -> None:
+    def _deliver(self, event: dict[str, Any]) -> None:
         with self._lock:
-            asked = self._open.get(event["id"])
-            if asked is not None and asked.exchange.take(event):
-                del self._open[event["id"]]
-                self._tell_places()
+            entry = self._pending.get(event["id"])
+            if entry is not None and entry.stream.apply(event):
+                del self._pending[event["id"]]
+                self._update_positions()
 
-    def _tell_places(self) -> None:
-        """Tell everybody who waits how many come first; a model answers one question after the other."""
+    def _update_positions(self) -> None:
+        """Update the queue position of every pending request; an arm answers one question at a time."""
         ahead: Counter[str] = Counter()
-        for identity, asked in self._open.items():
-            asked.exchange.take({"event": "ahead", "id": identity, "ahead": ahead[asked.request["arm"]]})
-            ahead[asked.request["arm"]] += 1
+        for identity, entry in self._pending.items():
+            entry.stream.apply({"event": "ahead", "id": identity, "ahead": ahead[entry.request["arm"]]})
+            ahead[entry.request["arm"]] += 1
 
 
 def _write(process: subprocess.Popen[str], request: dict[str, Any]) -> None:
-    """Write one line; that the process is dead is noticed by its reader."""
+    """Write one line; if the process has ended, the thread that reads its events handles that."""
     assert process.stdin is not None
     try:
         process.stdin.write(json.dumps(request) + "\n")
@@ -310,32 +302,31 @@ def _last_line(log: IO[bytes]) -> str:
 
 
 def exit_error(code: int, last_line: str) -> dict[str, Any]:
-    """Say why the chat process ended and what to do.
+    """Error record for a chat process that ended.
 
     Args:
-        code: Its exit code; the negative number of the signal that killed it.
-        last_line: The last line it wrote to standard error.
+        code: Exit code, or the negative number of the signal that killed the process.
+        last_line: Last line of standard error.
     """
+    remedy = "Ask again; the process restarts"
     if code == -signal.SIGKILL:
         what = "the chat process was killed, most likely because memory ran out"
-        remedy = "Close other programs, or wait until training ends; then ask again, and it starts anew"
+        remedy = "Close other programs, or wait until training ends; then ask again"
     elif code == 0:
-        what = "the chat process was closed, because another study was opened or the adapters changed"
-        remedy = "Ask again, and it starts anew"
+        what = "the chat process was closed because another study was opened or the adapters changed"
     elif code < 0:
         what = f"the chat process crashed ({signal.Signals(-code).name})"
-        remedy = "Ask again, and it starts anew"
     else:
         what = f"the chat process ended with exit code {code}" + (f": {last_line}" if last_line else "")
-        remedy = "Ask again, and it starts anew; 'assistant-builder doctor' shows what may be missing"
+        remedy += ". If it fails again, run 'assistant-builder doctor'"
     return {"type": "ModelError", "what": what, "where": "chat", "remedy": remedy}
 
 
 class WorkerPool:
-    """At most one worker process at a time: two bases of one study fill enough memory.
+    """At most one worker process at a time, since the two base models of a study already need much memory.
 
     Args:
-        command: Instead of the study's own, see :class:`ChatWorker`.
+        command: Replaces the command of the study's worker, see :class:`ChatWorker`.
     """
 
     def __init__(self, command: Sequence[str] | None = None) -> None:
@@ -345,7 +336,7 @@ class WorkerPool:
         self._worker: ChatWorker | None = None
 
     def worker(self, study: Study) -> ChatWorker:
-        """The worker of the study, started anew when its adapters have changed or another study was open."""
+        """The worker of a study; the previous worker is closed if the adapters or the study have changed."""
         stamps = (study.step(f"train-{arm}").outputs for arm in ARMS)
         key = (str(study.folder), *(json.dumps(outputs, sort_keys=True) for outputs in stamps))
         with self._lock:
@@ -357,12 +348,12 @@ class WorkerPool:
 
     @property
     def busy(self) -> bool:
-        """Whether an answer is under way."""
+        """Whether an answer is pending."""
         with self._lock:
             return self._worker is not None and self._worker.busy
 
     def close(self) -> None:
-        """End the process, if there is one."""
+        """End the process if it is running."""
         with self._lock:
             if self._worker is not None:
                 self._worker.close()

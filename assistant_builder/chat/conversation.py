@@ -1,6 +1,6 @@
-"""A conversation with the assistants of a study: turns, each with the question and what every one answered.
+"""A conversation with the assistants of a study, as turns of a question and its answers.
 
-It is plain data that the browser keeps, so everything read back is checked: what does not fit is dropped.
+The browser stores conversations, so records are validated when they are read; invalid turns are dropped.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from assistant_builder.inference.session import BASE, Sampling
 
 Choice = Literal["a", "b", "tie", "both bad"]
 CHOICES: tuple[Choice, ...] = ("a", "b", "tie", "both bad")
-PLAIN_SIDES = (QLORA.name, LORA.name)
-"""The twins on the left and on the right where nothing is hidden."""
-MOST_TURNS = 100
+DEFAULT_SIDES = (QLORA.name, LORA.name)
+"""Arms on the left and on the right if the turn is not blind."""
+MAX_TURNS = 100
 
 
-def plain_sides(arms: Sequence[str]) -> tuple[str, str]:
-    """The twins on the left and on the right where nothing is hidden; the only one that is trained is on the left."""
-    first, second = sorted(PLAIN_SIDES, key=lambda arm: arm not in arms)
+def default_sides(arms: Sequence[str]) -> tuple[str, str]:
+    """The default sides for a study with these arms; the only trained arm is on the left."""
+    first, second = sorted(DEFAULT_SIDES, key=lambda arm: arm not in arms)
     return first, second
 
 
 def title_of(speaker: str, arms: Sequence[str] = TWINS) -> str:
-    """Name of one who answers in a study with these arms."""
+    """Label of a model in a study with these arms."""
     if speaker != BASE:
         return label(speaker)
     return f"Base model, untuned ({ARMS[base_owner(arms)].base_label})"
@@ -40,11 +40,11 @@ class Answer:
     """One answer.
 
     Attributes:
-        text: What was said.
+        text: Text of the answer.
         ending: ``stop``, ``length``, ``cancelled`` or ``failed``.
-        tokens: Tokens of it.
-        seconds: From its start to its end.
-        first_token_seconds: From its start to the first token.
+        tokens: Number of tokens.
+        seconds: Duration.
+        first_token_seconds: Time to the first token.
     """
 
     text: str
@@ -59,18 +59,19 @@ class Turn:
     """A question and its answers.
 
     Attributes:
-        question: What the user asked.
-        answers: Speaker → answer; empty while it is being answered, or when that was interrupted.
-        sides: Who stands left (A) and right (B).
-        blind: Asked in blind mode: alone, without the turns before it, and the sides hidden until the vote.
+        question: The user's question.
+        answers: Model → answer; empty during generation or after an interruption.
+        sides: Arms on the left (A) and on the right (B).
+        blind: Whether the question was asked in blind mode: without the earlier turns, and with hidden sides until the
+            vote.
         vote: The vote of a blind turn.
-        system: The system prompt it was asked under.
-        sampling: How it was generated.
+        system: System prompt.
+        sampling: Sampling settings.
     """
 
     question: str
     answers: dict[str, Answer] = field(default_factory=dict)
-    sides: tuple[str, str] = PLAIN_SIDES
+    sides: tuple[str, str] = DEFAULT_SIDES
     blind: bool = False
     vote: Choice | None = None
     system: str = ""
@@ -78,20 +79,20 @@ class Turn:
 
     @property
     def hidden(self) -> bool:
-        """Whether who is who must not be told yet."""
+        """Whether the sides must still be hidden."""
         return self.blind and self.vote is None
 
     @property
     def votable(self) -> bool:
-        """Whether both assistants have answered and the vote is still to come."""
+        """Whether both assistants have answered and the vote is pending."""
         return self.hidden and all(
             arm in self.answers and self.answers[arm].text and self.answers[arm].ending in ("stop", "length")
             for arm in TWINS
         )
 
     @property
-    def alike(self) -> bool:
-        """Whether both assistants said the same, word for word."""
+    def identical(self) -> bool:
+        """Whether both answers have the same text."""
         return len({self.answers[arm].text for arm in TWINS}) == 1 if self.votable else False
 
 
@@ -102,16 +103,16 @@ class Conversation:
     turns: tuple[Turn, ...] = ()
 
     def messages(self, speaker: str, question: str, *, system: str, blind: bool) -> list[Message]:
-        """What a speaker is sent: the system prompt, its own earlier turns, and the question.
+        """The messages for a model: the system prompt, its own earlier turns, and the question.
 
-        A blind question stands alone, so that no earlier answer tells a side, both read the same, and one vote has
-        nothing to do with another.
+        A blind question is sent without earlier turns: no earlier answer reveals a side, both arms get the same prompt,
+        and votes are independent.
 
         Args:
-            speaker: Who is asked.
+            speaker: The model: an arm or ``base``.
             question: The new question.
             system: The system prompt; empty for none.
-            blind: Whether it is asked in blind mode.
+            blind: Whether the question is asked in blind mode.
         """
         sent = [Message("system", system)] if system else []
         for turn in () if blind else self.turns:
@@ -120,64 +121,64 @@ class Conversation:
         return [*sent, Message("user", question)]
 
     def before(self, place: int) -> Conversation:
-        """The conversation as it stood before a turn."""
+        """The conversation before a turn."""
         return Conversation(self.turns[:place])
 
     def with_turn(self, turn: Turn) -> Conversation:
-        """With one more turn; the oldest are forgotten where there are very many."""
-        return Conversation((*self.turns, turn)[-MOST_TURNS:])
+        """Append a turn; only the last :data:`MAX_TURNS` turns are kept."""
+        return Conversation((*self.turns, turn)[-MAX_TURNS:])
 
     def with_vote(self, vote: Choice) -> Conversation:
-        """With the vote on the last turn."""
+        """Set the vote of the last turn."""
         return Conversation((*self.turns[:-1], replace(self.turns[-1], vote=vote)))
 
     def to_record(self) -> list[dict[str, Any]]:
-        """As the browser keeps it."""
+        """The record that the browser stores."""
         return [asdict(turn) for turn in self.turns]
 
 
-def conversation_from(record: Any) -> Conversation:
-    """The reverse of :meth:`Conversation.to_record`; what the browser sends may be anything, and is then left out."""
+def conversation_from_record(record: Any) -> Conversation:
+    """Parse the result of :meth:`Conversation.to_record`; invalid turns from the browser are dropped."""
     turns = []
     for entry in record if isinstance(record, list) else []:
         try:
             turns.append(_turn(entry))
         except (KeyError, TypeError, ValueError, AttributeError, ConfigError):
             continue
-    return Conversation(tuple(turns[-MOST_TURNS:]))
+    return Conversation(tuple(turns[-MAX_TURNS:]))
 
 
 def _turn(entry: Mapping[str, Any]) -> Turn:
     answers = {speaker: Answer(**entry["answers"][speaker]) for speaker in (*ARMS, BASE) if speaker in entry["answers"]}
     for answer in answers.values():
         if not isinstance(answer.text, str) or not isinstance(answer.tokens, int):
-            raise ValueError("an answer is a text")
+            raise ValueError("an answer must be a text")
         float(answer.seconds), float(answer.first_token_seconds or 0)
     sides = tuple(entry["sides"])
-    if sorted(sides) != sorted(PLAIN_SIDES) or not isinstance(entry["question"], str):
-        raise ValueError("sides are both twins, a question is a text")
+    if sorted(sides) != sorted(DEFAULT_SIDES) or not isinstance(entry["question"], str):
+        raise ValueError("sides must be both arms, and a question must be a text")
     vote = entry["vote"]
     if vote is not None and vote not in CHOICES:
-        raise ValueError(f"no vote {vote!r}")
+        raise ValueError(f"unknown vote {vote!r}")
     return Turn(
         entry["question"], answers, (sides[0], sides[1]), bool(entry["blind"]), vote, str(entry["system"]),
         Sampling(**entry["sampling"]),
     )
 
 
-# taking it away
+# export
 
 
 def as_json(study: str, conversation: Conversation) -> str:
-    """The conversation as a JSON document; who answered a blind question is left open until the vote."""
+    """The conversation as a JSON document; the sides of a blind question are hidden until the vote."""
     turns = [
         {
             "question": turn.question,
             "system": turn.system,
             "blind": turn.blind,
-            "vote": _voted(turn),
+            "vote": _vote_label(turn),
             "sampling": asdict(turn.sampling),
-            "answers": {name: asdict(answer) for name, answer in _named(turn)},
+            "answers": {name: asdict(answer) for name, answer in _labelled_answers(turn)},
         }
         for turn in conversation.turns
     ]
@@ -185,42 +186,36 @@ def as_json(study: str, conversation: Conversation) -> str:
 
 
 def as_markdown(study: str, conversation: Conversation, arms: Sequence[str] = TWINS) -> str:
-    """The conversation as Markdown, every text in a block of its own, so that nothing in it becomes markup.
-
-    Args:
-        study: Name of the study.
-        conversation: Its turns.
-        arms: Arms of the study.
-    """
+    """The conversation as Markdown; texts are in fenced blocks, so that they are not interpreted as markup."""
     parts = [f"# Conversation with the assistant{'s' if len(arms) > 1 else ''} of {study}"]
     system = None
     for number, turn in enumerate(conversation.turns, start=1):
         if turn.system != system and turn.system:
-            parts += ["System prompt:", _quoted(turn.system)]
+            parts += ["System prompt:", _fenced(turn.system)]
         system = turn.system
-        parts += [f"## Question {number}", _quoted(turn.question)]
-        for name, answer in _named(turn):
-            parts += [f"**{title_of(name, arms)}**", _quoted(answer.text)]
-        voted = _voted(turn)
+        parts += [f"## Question {number}", _fenced(turn.question)]
+        for name, answer in _labelled_answers(turn):
+            parts += [f"**{title_of(name, arms)}**", _fenced(answer.text)]
+        voted = _vote_label(turn)
         if voted:
             parts.append(f"Blind vote: {voted}")
     return "\n\n".join(parts) + "\n"
 
 
-def _named(turn: Turn) -> list[tuple[str, Answer]]:
+def _labelled_answers(turn: Turn) -> list[tuple[str, Answer]]:
     order = [*turn.sides, *further_arms(ARMS), BASE]
     names = {side: f"Assistant {letter}" for side, letter in zip(turn.sides, "AB", strict=True)} if turn.hidden else {}
     return [(names.get(speaker, speaker), turn.answers[speaker]) for speaker in order if speaker in turn.answers]
 
 
-def _voted(turn: Turn) -> str | None:
+def _vote_label(turn: Turn) -> str | None:
     if turn.vote in ("a", "b"):
         return label(turn.sides["ab".index(turn.vote)])
     return turn.vote
 
 
-def _quoted(text: str) -> str:
-    """A fenced block, its fence longer than any run of backticks in the text."""
+def _fenced(text: str) -> str:
+    """A fenced code block whose fence is longer than any run of backticks in the text."""
     fence = "```"
     while fence in text:
         fence += "`"

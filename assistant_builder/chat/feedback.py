@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from assistant_builder.arms import LORA, QLORA, TWINS
 from assistant_builder.atomic_io import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
@@ -23,6 +23,7 @@ from assistant_builder.data.split import find_leaks
 from assistant_builder.errors import DataError, StudyError
 from assistant_builder.study import Study
 
+Record = TypeVar("Record")
 SIGNIFICANT = 0.05
 
 
@@ -31,14 +32,14 @@ class Vote:
     """One vote, as a line of ``votes.jsonl``.
 
     Attributes:
-        time: When, ISO 8601 in UTC.
-        question: What was asked.
-        conversation: What both assistants were sent, roles and texts; the question is its last turn.
-        answers: Arm → its answer.
-        sides: ``a`` and ``b`` → the arm that stood there.
+        time: ISO 8601 time in UTC.
+        question: The question.
+        conversation: Messages that both assistants received; the last one is the question.
+        answers: Arm → answer.
+        sides: ``a`` and ``b`` → arm on that side.
         vote: ``a`` or ``b`` (that side's answer is better), ``tie`` or ``both bad``.
-        sampling: How the answers were generated.
-        model: The base model and, by arm, the SHA-256 of the adapter that answered.
+        sampling: Sampling settings of the answers.
+        model: The base model, and the SHA-256 of each arm's adapter.
     """
 
     time: str
@@ -52,22 +53,22 @@ class Vote:
 
     @property
     def winner(self) -> str | None:
-        """The arm that was preferred."""
+        """The preferred arm."""
         return self.sides[self.vote] if self.vote in ("a", "b") else None
 
 
 @dataclass(frozen=True)
 class Tally:
-    """What the votes add up to.
+    """Counts of a study's votes.
 
     Attributes:
         candidate: Votes for QLoRA.
         baseline: Votes for 16-bit LoRA.
-        ties: Both as good.
-        both_bad: Neither good.
-        outdated: Votes on adapters that have been trained anew since; not counted.
-        repeated: Later votes on the same two answers, given when it was known who is who; not counted.
-        p_value: Two-sided sign test over the votes that prefer one: how often luck alone would part them so unevenly.
+        ties: Votes for a tie.
+        both_bad: Votes that both answers are bad.
+        outdated: Votes on adapters that have been retrained since; not counted.
+        repeated: Repeated votes on the same answers, after the sides were revealed; not counted.
+        p_value: Two-sided sign test over the votes that prefer one assistant.
     """
 
     candidate: int = 0
@@ -80,17 +81,17 @@ class Tally:
 
     @property
     def counted(self) -> int:
-        """Votes that count, undecided ones among them."""
+        """Number of counted votes, including ties."""
         return self.candidate + self.baseline + self.ties + self.both_bad
 
 
 def votes_file(study: Study) -> Path:
-    """``votes.jsonl``, which nothing but :func:`record_vote` writes."""
+    """``votes.jsonl``, written only by :func:`record_vote`."""
     return study.folder / "votes.jsonl"
 
 
 def model_of(study: Study) -> dict[str, str]:
-    """The base model and the twins' adapters that answer now, as a vote holds them.
+    """The current base model and the twins' adapters, as recorded in a vote.
 
     Raises:
         StudyError: An arm is not trained.
@@ -105,21 +106,16 @@ def model_of(study: Study) -> dict[str, str]:
 
 
 def record_vote(study: Study, turn: Turn, conversation: Iterable[Message], vote: Choice) -> Vote:
-    """Append the vote on a blind turn.
-
-    Args:
-        study: The study.
-        turn: The turn that was voted on.
-        conversation: What both assistants were sent.
-        vote: The vote.
+    """Append the vote on a blind turn, with the messages that both assistants received.
 
     Raises:
-        StudyError: The turn is not one that can be voted on, or prefers one of two answers that are the same.
+        StudyError: The turn cannot be voted on, or the vote prefers one of two identical answers.
     """
     if not turn.votable or vote not in CHOICES:
-        raise StudyError("there is nothing to vote on", where="chat", remedy="Ask in blind mode and wait for both")
-    if turn.alike and vote in ("a", "b"):
-        raise StudyError("both answers are the same, word for word", where="chat", remedy="Vote a tie or both bad")
+        raise StudyError("there is nothing to vote on", where="chat",
+                         remedy="Ask in blind mode and wait for both answers")
+    if turn.identical and vote in ("a", "b"):
+        raise StudyError("both answers are identical", where="chat", remedy="Vote for a tie or both bad")
     cast = Vote(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         question=turn.question,
@@ -140,21 +136,14 @@ def read_votes(study: Study) -> list[Vote]:
     Raises:
         StudyError: The file is damaged.
     """
-    try:
-        return [Vote(**record) for record in read_jsonl(votes_file(study))]
-    except TypeError as error:
-        raise StudyError("a vote is of another version or damaged", where=str(votes_file(study)),
-                         remedy="Mend or remove that line") from error
+    return _read_records(votes_file(study), Vote)
 
 
-def counting(votes: Iterable[Vote], model: Mapping[str, str]) -> list[Vote]:
-    """The votes that count: on the adapters at hand, and of several on the same two answers the first.
+def counted_votes(votes: Iterable[Vote], model: Mapping[str, str]) -> list[Vote]:
+    """The votes on the current adapters, only the first one for each pair of answers.
 
-    After the first, the voter has seen who is who.
-
-    Args:
-        votes: All votes, oldest first.
-        model: :func:`model_of` the study.
+    The sides are revealed after the first vote, so later votes on the same answers are not blind. ``votes`` are ordered
+    by time; ``model`` is the result of :func:`model_of`.
     """
     first: dict[str, Vote] = {}
     for vote in votes:
@@ -169,32 +158,32 @@ def tally(study: Study) -> Tally:
     if not votes or not study.config.compares:
         return Tally()
     model = model_of(study)
-    kept = counting(votes, model)
+    counted = counted_votes(votes, model)
     outdated = sum(vote.model != model for vote in votes)
-    won = Counter(vote.winner for vote in kept)
-    said = Counter(vote.vote for vote in kept)
+    wins = Counter(vote.winner for vote in counted)
+    choices = Counter(vote.vote for vote in counted)
     return Tally(
-        won[QLORA.name], won[LORA.name], said["tie"], said["both bad"], outdated, len(votes) - outdated - len(kept),
-        sign_p_value(won[QLORA.name], won[LORA.name]),
+        wins[QLORA.name], wins[LORA.name], choices["tie"], choices["both bad"], outdated,
+        len(votes) - outdated - len(counted), sign_p_value(wins[QLORA.name], wins[LORA.name]),
     )
 
 
 def sign_p_value(wins: int, losses: int) -> float:
-    """Exact two-sided sign test: a binomial test of the decided votes against one half; 1 without any."""
-    from scipy.stats import binomtest  # here, for it takes a while to import
+    """Exact two-sided sign test: a binomial test of the decided votes against one half; 1 without decided votes."""
+    from scipy.stats import binomtest  # imported here because the import is slow
 
     return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
 def tally_sentence(found: Tally) -> str:
-    """The tally in words: counts, what they show, and the p-value."""
+    """A sentence with the counts, their interpretation and the p-value."""
     if not found.counted:
         return "No votes yet."
     ties = f", {found.ties} {'tie' if found.ties == 1 else 'ties'}" if found.ties else ""
     bad = f", {found.both_bad} both bad" if found.both_bad else ""
     decided = found.candidate + found.baseline
     if not decided:
-        shown = "no vote prefers one yet"
+        shown = "no vote prefers one assistant yet"
     elif found.p_value > SIGNIFICANT:
         shown = f"no preference shown, p = {found.p_value:.2f}"
     else:
@@ -203,7 +192,7 @@ def tally_sentence(found: Tally) -> str:
     return f"QLoRA {found.candidate}, LoRA {found.baseline}{ties}{bad}: {shown}."
 
 
-FEWEST_HELDOUT = 2
+MIN_HELDOUT = 2
 
 
 @dataclass(frozen=True)
@@ -211,11 +200,11 @@ class Correction:
     """A question with a better answer, as a line of ``corrections.jsonl``.
 
     Attributes:
-        time: When, ISO 8601 in UTC; it also tells one correction from another.
-        question: As it will be trained on.
+        time: ISO 8601 time in UTC; it also identifies the correction.
+        question: The question for training.
         answer: The better answer.
-        wrong: What an assistant had said.
-        arm: Which one.
+        wrong: The assistant's answer.
+        arm: Arm of that assistant.
     """
 
     time: str
@@ -227,13 +216,13 @@ class Correction:
 
 @dataclass(frozen=True)
 class RetrainingPlan:
-    """What becomes of the corrections in a new study.
+    """How a new study uses the corrections.
 
     Attributes:
-        trained: Corrections that are trained on.
-        left_out: Corrections left out of training, since their question stands in the held-out set.
-        dropped: Rows of held-out questions that leave the test, since a correction gives them away.
-        replaced: Rows of the old training and validation data whose answer a correction replaces.
+        trained: Corrections for training.
+        left_out: Corrections that are not used for training, since their question is in the held-out set.
+        dropped: Rows that are removed from the held-out set, since a correction reveals their answer.
+        replaced: Rows of the training and validation data whose answer is replaced by a correction.
     """
 
     trained: tuple[Correction, ...]
@@ -253,52 +242,56 @@ def read_corrections(study: Study) -> list[Correction]:
     Raises:
         StudyError: The file is damaged.
     """
+    return _read_records(corrections_file(study), Correction)
+
+
+def _read_records(path: Path, kind: type[Record]) -> list[Record]:
     try:
-        return [Correction(**record) for record in read_jsonl(corrections_file(study))]
+        return [kind(**record) for record in read_jsonl(path)]
     except TypeError as error:
-        raise StudyError("a correction is of another version or damaged", where=str(corrections_file(study)),
-                         remedy="Mend or remove that line") from error
+        raise StudyError(f"a {kind.__name__.lower()} is from another version or damaged", where=str(path),
+                         remedy="Fix or remove that line") from error
 
 
 def add_correction(study: Study, question: str, answer: str, *, wrong: str = "", arm: str = "") -> Correction:
-    """Append a correction; one of the same question takes the place of the earlier one.
+    """Append a correction; it replaces an earlier correction of the same question.
 
     Raises:
-        DataError: Question or answer is empty, or the answer is the one that was to be corrected.
+        DataError: Question or answer is empty, or the answer is the assistant's own.
     """
     question, answer = question.strip(), answer.strip()
     empty = [name for name, text in (("question", question), ("better answer", answer)) if not text]
     if empty:
         raise DataError(f"the {' and the '.join(empty)} {'are' if len(empty) > 1 else 'is'} empty",
-                        where="correction", remedy="Write what the assistant should have said")
+                        where="correction", remedy="Enter a question and the correct answer")
     if answer == wrong.strip():
-        raise DataError("the better answer is the one that the assistant gave", where="correction",
-                        remedy="Write what it should have said instead")
-    asked = casefold_normalize(question)
-    earlier = [found for found in read_corrections(study) if casefold_normalize(found.question) != asked]
-    made = Correction(datetime.now(UTC).isoformat(timespec="microseconds"), question, answer, wrong.strip(), arm)
-    if len(earlier) == len(read_corrections(study)):
-        append_jsonl(corrections_file(study), asdict(made))
+        raise DataError("the better answer is identical to the assistant's answer", where="correction",
+                        remedy="Enter the correct answer")
+    existing, normalized = read_corrections(study), casefold_normalize(question)
+    others = [other for other in existing if casefold_normalize(other.question) != normalized]
+    added = Correction(datetime.now(UTC).isoformat(timespec="microseconds"), question, answer, wrong.strip(), arm)
+    if len(others) == len(existing):
+        append_jsonl(corrections_file(study), asdict(added))
     else:
-        write_jsonl(corrections_file(study), map(asdict, (*earlier, made)))
-    return made
+        write_jsonl(corrections_file(study), map(asdict, (*others, added)))
+    return added
 
 
 def remove_correction(study: Study, time: str) -> None:
-    """Forget the correction made at ``time``."""
+    """Delete the correction with this ``time``."""
     kept = [found for found in read_corrections(study) if found.time != time]
     write_jsonl(corrections_file(study), map(asdict, kept))
 
 
-def heldout_like(study: Study, questions: Sequence[str]) -> dict[int, list[int]]:
-    """Which questions stand in the held-out set, by the rule that finds leaks when data is split.
+def heldout_matches(study: Study, questions: Sequence[str]) -> dict[int, list[int]]:
+    """Find questions that are in the held-out set, by the rule that finds leaks when data is split.
 
     Args:
-        study: A study with its data split.
-        questions: What is asked about.
+        study: A study whose data is split.
+        questions: The questions.
 
     Returns:
-        Place of a question → rows of the held-out pairs that repeat it, exactly or nearly.
+        Index of a question → rows of its exact or near duplicates in the held-out set.
     """
     if not questions:
         return {}
@@ -314,32 +307,32 @@ def heldout_like(study: Study, questions: Sequence[str]) -> dict[int, list[int]]
 
 
 def plan_retraining(study: Study, corrections: Sequence[Correction], *, drop_heldout: bool) -> RetrainingPlan:
-    """Decide what is trained on and what leaves the test, so that no held-out question is given away.
+    """Decide which corrections are trained and which held-out rows are removed, so that no held-out answer leaks.
 
     Args:
-        study: The study that was corrected.
+        study: The study.
         corrections: Its corrections.
-        drop_heldout: Whether a held-out question that was corrected leaves the test and is trained on; otherwise it
-            stays and its correction is not trained on.
+        drop_heldout: Whether corrected held-out questions move from the held-out set to the training data; otherwise
+            their corrections are not used for training.
 
     Raises:
-        DataError: Nothing is left to train on anew, or too few questions to test with.
+        DataError: No correction is left for training, or too few held-out questions remain.
     """
-    leaking = heldout_like(study, [found.question for found in corrections])
+    leaking = heldout_matches(study, [found.question for found in corrections])
     trained = [found for place, found in enumerate(corrections) if drop_heldout or place not in leaking]
     left_out = [found for place, found in enumerate(corrections) if not drop_heldout and place in leaking]
     dropped = sorted({row for rows in leaking.values() for row in rows}) if drop_heldout else []
     if not trained:
         raise DataError(
-            "no correction is left to train on: all of them answer held-out questions" if left_out
+            "no correction can be used for training: all of them answer held-out questions" if left_out
             else "there is no correction yet", where=f"study {study.name}",
-            remedy="Take their questions out of the test instead" if left_out else "Correct an answer first",
+            remedy="Remove their questions from the held-out set instead" if left_out else "Correct an answer first",
         )
     remaining = len(load_split(study.folder / "data", "heldout")) - len(dropped)
-    if remaining < FEWEST_HELDOUT:
+    if remaining < MIN_HELDOUT:
         raise DataError(
-            f"only {remaining} held-out questions would be left to test with", where=f"study {study.name}",
-            remedy="Keep the corrected questions in the test, and do not train on them",
+            f"only {remaining} held-out questions would remain", where=f"study {study.name}",
+            remedy="Keep the corrected questions in the held-out set, and do not train on them",
         )
     answered = {casefold_normalize(found.question) for found in trained}
     replaced = [
@@ -349,49 +342,45 @@ def plan_retraining(study: Study, corrections: Sequence[Correction], *, drop_hel
     return RetrainingPlan(tuple(trained), tuple(left_out), tuple(dropped), tuple(replaced))
 
 
-def retrained_study(study: Study, plan: RetrainingPlan, name: str) -> Study:
-    """Make the new study: the same settings, the same split, and the corrections among the training pairs.
-
-    Args:
-        study: The study that was corrected.
-        plan: What :func:`plan_retraining` decided.
-        name: The new study's name.
+def create_retraining_study(study: Study, plan: RetrainingPlan, name: str) -> Study:
+    """Create a study with the same settings and split, and with the corrections in its training data.
 
     Raises:
-        ConfigError: The name cannot name a study.
-        StudyError: There is a study of that name, or the old one has lost its data file.
+        ConfigError: The name is invalid.
+        StudyError: A study of that name exists, or the data file of the corrected study is missing.
     """
     source, config = study.source, study.config
     if source is None:
-        raise StudyError("the study has lost its data file", where=str(study.folder / "data"),
+        raise StudyError("the data file of the study is missing", where=str(study.folder / "data"),
                          remedy="Start a new study from the file")
-    gone = {*plan.dropped, *plan.replaced}
+    removed = {*plan.dropped, *plan.replaced}
     splits: dict[int, SplitName] = {
-        pair.row: split for split in SPLITS for pair in load_split(study.folder / "data", split) if pair.row not in gone
+        pair.row: split for split in SPLITS for pair in load_split(study.folder / "data", split)
+        if pair.row not in removed
     }
     with tempfile.TemporaryDirectory(prefix="assistant-builder-") as scratch:
-        kept, whole = Path(scratch) / "kept.jsonl", Path(scratch) / "corrected.jsonl"
-        columns = _write_kept(source, config.data.columns, splits, kept)
+        kept, corrected = Path(scratch) / "kept.jsonl", Path(scratch) / "corrected.jsonl"
+        columns = _write_used_rows(source, config.data.columns, splits, kept)
         mapping = append_pairs(
-            kept, [(found.question, found.answer) for found in plan.trained], whole, columns, splits=splits
+            kept, [(found.question, found.answer) for found in plan.trained], corrected, columns, splits=splits
         )
         tree = config.model_dump(mode="json")
         tree["name"] = name.strip()
         tree["data"] |= {
-            "source": whole.name, "columns": mapping,
-            "max_train": None, "max_heldout": None,  # the split is already the sampled one
-            "remove_leaks": "always",  # a question given away in other words is found, and left out, in the run
+            "source": corrected.name, "columns": mapping,
+            "max_train": None, "max_heldout": None,  # the split is already sampled
+            "remove_leaks": "always",  # the run finds and removes leaks by paraphrases
         }
-        made = Study.create(parse_config(tree, where="settings"), whole)
-        write_json(made.folder / "made_from.json", {"study": study.name})
-        made.record_template_date(like=study)
-        return made
+        created = Study.create(parse_config(tree, where="settings"), corrected)
+        write_json(created.folder / "made_from.json", {"study": study.name})
+        created.record_template_date(like=study)
+        return created
 
 
-def _write_kept(source: Path, columns: Mapping[str, str], rows: Iterable[int], target: Path) -> dict[str, str]:
-    """Write the rows that the old study used, under their numbers; returns the columns to read them with."""
+def _write_used_rows(source: Path, columns: Mapping[str, str], rows: Iterable[int], target: Path) -> dict[str, str]:
+    """Write the rows that the study uses, with their row numbers; returns the column mapping to read them."""
     table, roles = load_rows(source, columns)
     wanted = set(rows)
     write_rows([row for row in table.rows if row.row in wanted], target)
-    # Named one by one, for rows left out may have been what told a column's role.
+    # The mapping is explicit, since the role of a column may have been inferred from rows that are removed.
     return {**columns, **{role: name for role, name in roles.columns.items() if name}}

@@ -1,12 +1,12 @@
-"""The process that holds the models for the chat: ``python -m assistant_builder.chat.worker --study FOLDER``.
+"""The process that holds the models of the chat: ``python -m assistant_builder.chat.worker --study FOLDER``.
 
-It reads requests from standard input and writes events to standard output, one JSON object a line, so that the page
-never holds a model, gets the memory back, and survives a crash here.
+It reads requests from standard input and writes events to standard output, one JSON object per line. The page loads no
+model itself, so it survives a crash of this process, and the memory is freed when the process ends.
 
 Requests::
 
     {"op": "ask", "id": "7", "arm": "qlora", "messages": [{"role", "content"}, …], "sampling": {…}}
-    {"op": "load", "id": "8", "arm": "base"}          bring the model into memory before anything is asked
+    {"op": "load", "id": "8", "arm": "base"}          load the model before a question is asked
     {"op": "stop", "id": "7"}
 
 Events::
@@ -14,14 +14,14 @@ Events::
     {"event": "state", "id": "7", "state": "waiting" | "loading" | "answering"}
     {"event": "loading", "id": "7", "phase": "Reading the 4-bit base", "fraction": 0.4}
     {"event": "memory", "id": "7", "base_bytes": 269000000, "adapter_bytes": 19500000, "shared": false}
-    {"event": "loaded", "id": "8"}                    the end of what "load" asked for
+    {"event": "loaded", "id": "8"}                    final event of "load"
     {"event": "chunk", "id": "7", "text": "…", "tokens": 3, "first_token_seconds": 0.2, "seconds": 0.4}
     {"event": "end",   "id": "7", "text": "…", …as in chunk, "finish": "stop" | "length" | "cancelled"}
     {"event": "error", "id": "7", "error": {"type", "what", "where", "remedy"}}
-    {"event": "idle"}                       the process ends because nothing was asked for a while, or a run has begun
+    {"event": "idle"}                       the process ends after an idle time, or because a run has started
 
-It ends when standard input closes, so no worker outlives its page. A model that does not fit the memory leaves those
-that are loaded as they are.
+It ends when standard input is closed, so no worker outlives its page. If a model does not fit into memory, the loaded
+models stay available.
 """
 
 from __future__ import annotations
@@ -41,68 +41,68 @@ from typing import Any
 
 from assistant_builder.child_process import configure_libraries
 from assistant_builder.data import Message
-from assistant_builder.error_translation import CHAT_MEMORY, ran_out_of_memory, spoils_process, translate_error
+from assistant_builder.error_translation import CHAT_MEMORY, needs_new_process, ran_out_of_memory, translate_error
 from assistant_builder.errors import AssistantBuilderError, ResourceError
 from assistant_builder.inference.session import BASE, ChatBackend, ChatSession, Sampling
 from assistant_builder.study import Study, run_marker
 
 IDLE_SECONDS = 900.0
-_LOOK_SECONDS = 1.0
-"""How often an idle process looks whether a run has begun: sooner than a training step has imported PyTorch."""
-_LEAVE = object()
-"""Stands among the requests where the process is to end once nobody waits for an answer."""
+_POLL_SECONDS = 1.0
+"""Interval at which an idle process checks whether a run has started; shorter than a step takes to import PyTorch."""
+_EXIT = object()
+"""Queue entry that ends the process once no request is pending."""
 
 
 class Server:
-    """Answers requests: the arms side by side, the questions to one arm one after the other.
+    """Handles requests: the arms in parallel, the questions to one arm sequentially.
 
     Args:
-        session: What answers.
-        write: Takes one event; called from several threads, one at a time.
-        idle_seconds: End after this long without a question.
-        unwanted: Asked now and then whether to end as soon as nobody waits for an answer.
+        session: The models.
+        write: Writes one event; called from several threads, but never concurrently.
+        idle_seconds: Idle time after which the process ends.
+        should_exit: Polled; True ends the process once no request is pending.
     """
 
     def __init__(
         self, session: ChatBackend, write: Callable[[dict[str, Any]], None], idle_seconds: float = IDLE_SECONDS,
-        unwanted: Callable[[], bool] = lambda: False,
+        should_exit: Callable[[], bool] = lambda: False,
     ) -> None:
         self._session = session
-        self._unwanted = unwanted
+        self._should_exit = should_exit
         self._write = write
         self._write_lock = threading.Lock()
         self._idle_seconds = idle_seconds
         self._stops: dict[str, threading.Event] = {}
         self._arms: dict[str, ThreadPoolExecutor] = {}
         self._inbox: queue.Queue[object] = queue.Queue()
-        self._spoiled = False
+        self._needs_restart = False
 
     def serve(self, lines: Iterable[str]) -> None:
-        """Work until ``lines`` end, nothing is asked for the idle time, the process is unwanted, or memory ran out.
+        """Handle requests until the input or the idle time ends, an exit is requested, or the process needs a restart.
 
         Args:
-            lines: One request each.
+            lines: One request per line.
         """
         threading.Thread(target=_forward, args=(lines, self._inbox), daemon=True).start()
-        asked = time.monotonic()
+        last_request = time.monotonic()
         while True:
             try:
-                line = self._inbox.get(timeout=min(_LOOK_SECONDS, self._idle_seconds))
-                asked = time.monotonic()
+                line = self._inbox.get(timeout=min(_POLL_SECONDS, self._idle_seconds))
+                last_request = time.monotonic()
             except queue.Empty:
                 if self._stops:
-                    asked = time.monotonic()
+                    last_request = time.monotonic()
                     continue
-                if time.monotonic() - asked < self._idle_seconds and not self._unwanted():
+                if time.monotonic() - last_request < self._idle_seconds and not self._should_exit():
                     continue
-                line = _LEAVE
+                line = _EXIT
             if line is None:
                 return
             if isinstance(line, str):
                 if line.strip():
                     self._handle(line)
             elif not self._stops:
-                self._emit({"event": "idle"})  # who asks at this very moment has the question put again
+                self._emit({"event": "idle"})  # the client sends a question again that arrives just now
                 return
 
     def _handle(self, line: str) -> None:
@@ -113,7 +113,7 @@ class Server:
                 self._stops.get(identity, threading.Event()).set()
                 return
             if operation not in ("ask", "load"):
-                raise ValueError(f"no operation {operation!r}")
+                raise ValueError(f"unknown operation {operation!r}")
             arm = str(request["arm"])
             messages = [Message(turn["role"], turn["content"]) for turn in request.get("messages", ())]
             sampling = Sampling(**request.get("sampling", {}))
@@ -127,15 +127,15 @@ class Server:
         self._emit({"event": "state", "id": identity, "state": "waiting"})
         executor = self._arms.setdefault(arm, ThreadPoolExecutor(max_workers=1, thread_name_prefix=arm))
         if operation == "ask":
-            executor.submit(self._guarded, identity, arm, lambda: self._answer(identity, arm, messages, sampling))
+            executor.submit(self._run_request, identity, arm, lambda: self._answer(identity, arm, messages, sampling))
         else:
-            executor.submit(self._guarded, identity, arm, lambda: self._load(identity, arm))
+            executor.submit(self._run_request, identity, arm, lambda: self._load(identity, arm))
 
     def _load(self, identity: str, arm: str) -> None:
-        self._bring(identity, arm)
+        self._ensure_loaded(identity, arm)
         self._emit({"event": "loaded", "id": identity})
 
-    def _bring(self, identity: str, arm: str) -> None:
+    def _ensure_loaded(self, identity: str, arm: str) -> None:
         if not self._session.ready(arm):
             self._emit({"event": "state", "id": identity, "state": "loading"})
 
@@ -145,7 +145,7 @@ class Server:
         self._emit({"event": "memory", "id": identity, **asdict(self._session.load(arm, report))})
 
     def _answer(self, identity: str, arm: str, messages: list[Message], sampling: Sampling) -> None:
-        self._bring(identity, arm)
+        self._ensure_loaded(identity, arm)
         self._emit({"event": "state", "id": identity, "state": "answering"})
         for chunk in self._session.stream(arm, messages, sampling, self._stops[identity]):
             self._emit(
@@ -160,34 +160,34 @@ class Server:
                 }
             )
 
-    def _guarded(self, identity: str, arm: str, work: Callable[[], None]) -> None:
-        short = False
+    def _run_request(self, identity: str, arm: str, work: Callable[[], None]) -> None:
+        out_of_memory = False
         try:
             work()
-        except Exception as error:  # the edge of the process: whatever fails becomes an event
-            short = ran_out_of_memory(error)
-            told = self._short_of_memory(arm) if short else translate_error(error)
-            if type(told) is AssistantBuilderError:  # not foreseen
-                told = AssistantBuilderError(
+        except Exception as error:  # process boundary: every failure becomes an event
+            out_of_memory = ran_out_of_memory(error)
+            translated = self._memory_error(arm) if out_of_memory else translate_error(error)
+            if type(translated) is AssistantBuilderError:  # unexpected
+                translated = AssistantBuilderError(
                     f"the answer failed: {type(error).__name__}: {error}", where=f"arm {arm}",
-                    remedy="Ask again; if it fails again, train the study anew with --redo",
+                    remedy="Ask again; if it fails again, retrain the study with --redo",
                 )
-            self._spoiled |= spoils_process(error)
-            self._emit({"event": "error", "id": identity, "error": told.to_record()})
+            self._needs_restart |= needs_new_process(error)
+            self._emit({"event": "error", "id": identity, "error": translated.to_record()})
         finally:
-            if short:
-                _release()
+            if out_of_memory:
+                _free_memory()
             self._stops.pop(identity, None)
-            if self._spoiled and not self._stops:
-                self._inbox.put(_LEAVE)
+            if self._needs_restart and not self._stops:
+                self._inbox.put(_EXIT)
 
-    def _short_of_memory(self, arm: str) -> ResourceError:
-        """Which model did not fit, or whose answer, and who can still be asked."""
+    def _memory_error(self, arm: str) -> ResourceError:
+        """The error of an arm whose model or answer did not fit into memory; it lists the arms that still work."""
         if self._session.ready(arm):
             return ResourceError("memory ran out", where=f"arm {arm}", remedy=CHAT_MEMORY)
         loaded = [other for other in self._arms if other != arm and self._session.ready(other)]
-        stays = f"; {' and '.join(loaded)} can still be asked" if loaded else ""
-        return ResourceError(f"memory ran out while {arm} was loaded{stays}", where=f"arm {arm}", remedy=CHAT_MEMORY)
+        available = f"; {' and '.join(loaded)} can still be asked" if loaded else ""
+        return ResourceError(f"memory ran out while loading {arm}{available}", where=f"arm {arm}", remedy=CHAT_MEMORY)
 
     def _emit(self, event: dict[str, Any]) -> None:
         with self._write_lock:
@@ -200,36 +200,36 @@ def _forward(lines: Iterable[str], inbox: queue.Queue[object]) -> None:
     inbox.put(None)
 
 
-def _release() -> None:
-    """Give back the memory of what failed: parts of a model are held by cycles, and PyTorch keeps a GPU's memory."""
+def _free_memory() -> None:
+    """Free memory after a failure: reference cycles hold parts of a model, and PyTorch caches GPU memory."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-def _run_began() -> Callable[[], bool]:
-    """Tells whether a run has begun on this machine since now: what it plans with is the memory that is free."""
+def _run_start_watcher() -> Callable[[], bool]:
+    """A function that returns whether a run has started on this machine since this call; runs need the free memory."""
 
-    def touched() -> int:
+    def modified() -> int:
         try:
             return run_marker().stat().st_mtime_ns
         except OSError:
             return 0
 
-    before = touched()
-    return lambda: touched() != before
+    before = modified()
+    return lambda: modified() != before
 
 
-def run_server(session: ChatBackend, idle_seconds: float = IDLE_SECONDS, *, yields: bool = True) -> None:
-    """Serve on standard input and output until the page closes them, then end the process at once.
+def run_server(session: ChatBackend, idle_seconds: float = IDLE_SECONDS, *, exit_on_run: bool = True) -> None:
+    """Serve on standard input and output until the page closes them, then exit immediately.
 
     Args:
-        session: What answers.
-        idle_seconds: End after this long without a question.
-        yields: Whether to end, once nobody waits for an answer, when a run begins on this machine.
+        session: The models.
+        idle_seconds: Idle time after which the process ends.
+        exit_on_run: Whether to end when a run starts on this machine and no request is pending.
     """
-    # Libraries print; what they print must not end up between the events.
+    # Output of libraries is redirected to standard error, so that it does not mix with the events.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -238,18 +238,18 @@ def run_server(session: ChatBackend, idle_seconds: float = IDLE_SECONDS, *, yiel
         events.flush()
 
     requests = open(0, encoding="utf-8", closefd=False)
-    Server(session, write, idle_seconds, _run_began() if yields else lambda: False).serve(requests)
-    # Not by the ordinary way out: it would wait for answers under way, and for the thread that reads requests.
+    Server(session, write, idle_seconds, _run_start_watcher() if exit_on_run else lambda: False).serve(requests)
+    # A regular exit would wait for pending answers and for the thread that reads requests.
     os._exit(0)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Start the worker for one study."""
+    """Start the worker of a study."""
     import argparse
 
     parser = argparse.ArgumentParser(description="Answer questions with the trained assistants of a study.")
     parser.add_argument("--study", type=Path, required=True, help="the study's folder")
-    parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS, help="end after this long unasked")
+    parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS, help="idle time until the process ends")
     options = parser.parse_args(arguments)
     configure_libraries()
     study = Study(options.study)

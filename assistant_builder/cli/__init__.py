@@ -1,4 +1,4 @@
-"""The command line. Its commands are thin: each calls the library and prints what it returns."""
+"""The command line. Each command calls the library and prints what it returns."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ from typing import Annotated
 import typer
 
 from assistant_builder import __version__
-from assistant_builder.cli import app as cli_app
-from assistant_builder.cli import before, output, results
-from assistant_builder.cli import run as cli_run
-from assistant_builder.cli import serve as cli_serve
-from assistant_builder.cli import sweep as cli_sweep
+from assistant_builder.cli import app as app_commands
+from assistant_builder.cli import ask, data, doctor, export, output, plan, report, run, serve, sweep
 from assistant_builder.cli.options import with_choices
 from assistant_builder.config.serving import SERVING_BACKENDS
 from assistant_builder.error_translation import ran_out_of_memory, translate_error
@@ -20,28 +17,28 @@ from assistant_builder.export_formats import EXPORT_FORMATS
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-    help="Fine-tune a domain assistant with QLoRA, train its float16 LoRA twin beside it, and measure what 4-bit cost.",
+    help="Fine-tune a domain assistant with QLoRA and with 16-bit LoRA, and measure what 4-bit quantization costs.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Look at a data file.")
+data_app = typer.Typer(no_args_is_help=True, help="Inspect a data file.")
 app.add_typer(data_app, name="data")
 
-data_app.command("check")(before.data_check)
-app.command()(before.doctor)
-app.command("settings")(before.list_settings)
-app.command()(before.plan)
-app.command()(cli_run.run)
-app.command()(cli_run.status)
-app.command()(cli_run.cancel)
-app.command("list")(cli_run.list_studies)
-app.command()(results.report)
-app.command()(results.compare)
-app.command()(cli_sweep.sweep)
-app.command()(results.ask)
-app.command(cls=with_choices(format=EXPORT_FORMATS))(results.export)
-app.command(cls=with_choices(backend=SERVING_BACKENDS))(cli_serve.serve)
-app.command("app")(cli_app.open_page)
-app.command("password")(cli_app.store_a_password)
-app.command("step", hidden=True)(cli_run.step)
+data_app.command("check")(data.check)
+app.command()(doctor.doctor)
+app.command()(plan.settings)
+app.command()(plan.plan)
+app.command()(run.run)
+app.command()(run.status)
+app.command()(run.cancel)
+app.command("list")(run.list_studies)
+app.command()(report.report)
+app.command()(report.compare)
+app.command()(sweep.sweep)
+app.command()(ask.ask)
+app.command(cls=with_choices(format=EXPORT_FORMATS))(export.export)
+app.command(cls=with_choices(backend=SERVING_BACKENDS))(serve.serve)
+app.command("app")(app_commands.open_app)
+app.command("password")(app_commands.save_password)
+app.command("step", hidden=True)(run.step)
 
 
 def main() -> None:

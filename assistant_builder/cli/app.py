@@ -1,4 +1,4 @@
-"""Commands of the page: open it, and keep the password that it asks for."""
+"""The commands ``app`` and ``password``."""
 
 from __future__ import annotations
 
@@ -15,39 +15,40 @@ if TYPE_CHECKING:
     from assistant_builder.web.passwords import PasswordHash
 
 
-def open_page(
+def open_app(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 7860,
-    auth: Annotated[str | None, typer.Option(metavar="USER", help="Ask for this user; the password comes from "
-                                             "ASSISTANT_BUILDER_PASSWORD, from 'assistant-builder password', or is "
-                                             "asked for.")] = None,
-    without_password: Annotated[bool, typer.Option("--without-password", help="Let everyone in who reaches --host.")]
+    auth: Annotated[str | None, typer.Option(metavar="USER", help="Require a login as this user. The password comes "
+                                             "from ASSISTANT_BUILDER_PASSWORD, from 'assistant-builder password', or "
+                                             "from a prompt.")] = None,
+    without_password: Annotated[bool, typer.Option("--without-password", help="Allow access to other machines "
+                           "without a password.")]
     = False,
-    allow_host: Annotated[list[str], typer.Option(metavar="NAME", help="A further name of this server; may be given "
-                                                  "several times.")] = [],  # noqa: B006 - typer never changes it
-    proxy: Annotated[str, typer.Option(metavar="ADDRESS", help="A reverse proxy in front; what it says of its clients "
-                                       "is believed.")] = "",
-    certificate: Annotated[Path | None, typer.Option(metavar="FILE", help="Speak https with this certificate (PEM).")]
+    allow_host: Annotated[list[str], typer.Option(metavar="NAME", help="Additional host name of this server. "
+                                                  "Can be repeated.")] = [],  # noqa: B006 - typer never changes it
+    proxy: Annotated[str, typer.Option(metavar="ADDRESS", help="Address of a reverse proxy whose forwarded headers are "
+                                       "trusted.")] = "",
+    certificate: Annotated[Path | None, typer.Option(metavar="FILE", help="Serve HTTPS with this certificate (PEM).")]
     = None,
-    key: Annotated[Path | None, typer.Option(metavar="FILE", help="The certificate's key (PEM).")] = None,
+    key: Annotated[Path | None, typer.Option(metavar="FILE", help="Private key of the certificate (PEM).")] = None,
 ) -> None:
-    """Open the page."""
+    """Start the web app."""
     from assistant_builder.web.access import Access
-    from assistant_builder.web.passwords import take_from_environment
+    from assistant_builder.web.passwords import take_password
 
-    given = take_from_environment()
+    given = take_password()
     access = Access(host, port, auth, None, without_password, tuple(allow_host), proxy, certificate, key)
     access.check()
     if auth is not None:
-        access = replace(access, password=_password_of(auth, given))
+        access = replace(access, password=_find_password(auth, given))
     from assistant_builder.ui.app import launch
 
     launch(access)
 
 
-def _password_of(user: str, given: str | None) -> PasswordHash:
-    """The user's password: from the environment, else as it is stored, else as it is typed."""
-    from assistant_builder.web.passwords import VARIABLE, PasswordHash, stored_password
+def _find_password(user: str, given: str | None) -> PasswordHash:
+    """The password of the user: from the environment, the password file, or a prompt."""
+    from assistant_builder.web.passwords import PASSWORD_VARIABLE, PasswordHash, stored_password
 
     if given is not None:
         return PasswordHash.of(given)
@@ -55,14 +56,18 @@ def _password_of(user: str, given: str | None) -> PasswordHash:
     if stored is not None:
         return stored
     if not sys.stdin.isatty():
-        raise ConfigError(f"there is no password for {user!r}", remedy=f"Set {VARIABLE}, or store one with "
+        raise ConfigError(f"there is no password for {user!r}", remedy=f"Set {PASSWORD_VARIABLE}, or store one with "
                           f"'assistant-builder password {user}'")
     return PasswordHash.of(typer.prompt("Password", hide_input=True))
 
 
-def store_a_password(user: Annotated[str, typer.Argument(metavar="USER", help="Who logs in with it.")]) -> None:
-    """Store a password for 'app --auth USER', as a hash that only you can read."""
-    from assistant_builder.web.passwords import store_password, take_from_environment
+def save_password(user: Annotated[str, typer.Argument(metavar="USER", help="Name of the user.")]) -> None:
+    """Store a password for 'app --auth USER'.
 
-    given = take_from_environment() or typer.prompt("Password", hide_input=True, confirmation_prompt=True)
-    typer.echo(f"Stored in {store_password(user, given)}; 'assistant-builder app --auth {user}' asks for it.")
+    The file contains a hash of the password and is readable only by you.
+    """
+    from assistant_builder.web.passwords import store_password, take_password
+
+    given = take_password() or typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+    typer.echo(f"The password is stored in {store_password(user, given)}. Start the app with 'assistant-builder app "
+               f"--auth {user}'.")

@@ -13,15 +13,15 @@ from assistant_builder.config import StudyConfig, printable, read_value
 from assistant_builder.models.remote_code import allow_code
 from assistant_builder.registry import Listed
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a study.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output and nothing else.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the study.")]
 Settings = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="A setting by its dotted key; may be given several "
-                            "times. 'assistant-builder settings' lists them all.")
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. train.epochs=2. Can be "
+                            "repeated. 'assistant-builder settings' lists all settings.")
 ]
 TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run the Python code that the base model's folder or repository "
-                       "brings along, in this command alone. Read it first.")
+    bool, typer.Option("--trust-remote-code", help="Allow this command to run the Python code in the base model's "
+                       "folder or repository. Read that code first.")
 ]
 _TRUST_KEY = "model.trust_remote_code"
 
@@ -46,7 +46,7 @@ def with_choices(**registries: Mapping[str, Listed]) -> type[TyperCommand]:
 
 
 class Consent:
-    """What the user of a command agrees to, and what is said of it on standard error, each line once.
+    """What the user of a command permits. Each permission is logged once to standard error.
 
     Args:
         trust: Whether the base model's own code may run.
@@ -54,40 +54,39 @@ class Consent:
 
     def __init__(self, trust: bool) -> None:
         self._trust = trust
-        self._said: set[str] = set()
+        self._noted: set[str] = set()
 
     def __call__(self, config: StudyConfig) -> None:
-        """Say which addresses a run with these settings contacts, and allow the base model's code if that was asked."""
+        """Log the network addresses that a run with these settings contacts, and allow the base model's code."""
         for key, what in config.external_addresses.items():
-            self.say(f"this run {what} ({key})")
+            self.note(f"this run {what} ({key})")
         self.allow(config)
 
     def allow(self, config: StudyConfig) -> None:
-        """Allow the base model's code if that was asked, for a command that contacts no address."""
+        """Allow the base model's code if the user permitted it, for a command that contacts no address."""
         if self._trust:
-            self.say(f"this command may run the Python code of {allow_code(config.model)} (--trust-remote-code)")
+            self.note(f"this command may run the Python code of {allow_code(config.model)} (--trust-remote-code)")
 
-    def say(self, line: str) -> None:
-        """Say a line, once."""
-        if line not in self._said:
-            self._said.add(line)
+    def note(self, line: str) -> None:
+        """Log a line once."""
+        if line not in self._noted:
+            self._noted.add(line)
             output.note(printable(line))
 
 
-def consent_of(settings: list[str], trust: bool) -> tuple[list[str], Consent]:
-    """What the user agrees to, and the settings without it.
+def split_consent(settings: list[str], trust: bool) -> tuple[list[str], Consent]:
+    """Separate the permission to run the base model's code from the settings.
 
-    ``--set model.trust_remote_code=true`` is typed by the user just as ``--trust-remote-code`` is, and means the same:
-    nothing of it is written down.
+    ``--set model.trust_remote_code=true`` has the same effect as ``--trust-remote-code``: it is not saved.
     """
-    asked = [text for text in settings if text.partition("=")[0] == _TRUST_KEY
-             and read_value(_TRUST_KEY, text.partition("=")[2]) is True]
-    return [text for text in settings if text not in asked], Consent(trust or bool(asked))
+    trusting = [text for text in settings if text.partition("=")[0] == _TRUST_KEY
+                and read_value(_TRUST_KEY, text.partition("=")[2]) is True]
+    return [text for text in settings if text not in trusting], Consent(trust or bool(trusting))
 
 
-def changes_of(settings: list[str]) -> dict[str, str]:
+def parse_settings(settings: list[str]) -> dict[str, str]:
     """``["train.epochs=2"]`` → ``{"train.epochs": "2"}``."""
     wrong = [text for text in settings if "=" not in text]
     if wrong:
-        raise typer.BadParameter(f"{wrong[0]!r} is not KEY=VALUE, as in --set train.epochs=2", param_hint="--set")
+        raise typer.BadParameter(f"{wrong[0]!r} is not KEY=VALUE, e.g. --set train.epochs=2", param_hint="--set")
     return dict(text.split("=", 1) for text in settings)

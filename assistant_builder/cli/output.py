@@ -1,20 +1,22 @@
-"""What the command line shows: a bar for each step of a run, tables, and errors in one line."""
+"""Output of the command line: progress bars, tables, JSON and errors in one line."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.redaction import visible
+from assistant_builder.redaction import escape_control_characters
 from assistant_builder.runner.backend import Event
 
 if TYPE_CHECKING:
@@ -33,60 +35,60 @@ def human_seconds(seconds: float) -> str:
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on standard output."""
+    """Print one JSON document to standard output."""
     sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
 
 
 def fail(error: AssistantBuilderError) -> NoReturn:
-    """One line on standard error, exit code 1."""
-    sys.stderr.write(f"assistant-builder: {visible(str(error))}\n")
+    """Print an error as one line to standard error, and exit with code 1."""
+    sys.stderr.write(f"assistant-builder: {escape_control_characters(str(error))}\n")
     raise SystemExit(1)
 
 
+def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
+    """Check the value of an option.
+
+    Raises:
+        BadParameter: The value is not one of the choices.
+    """
+    if value not in choices:
+        raise typer.BadParameter(f"{value!r} is not one of {', '.join(choices)}", param_hint=option)
+
+
 def note(line: str) -> None:
-    """One line on standard error that is no error."""
+    """Print one line of information to standard error."""
     sys.stderr.write(f"assistant-builder: {line}\n")
 
 
 def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    """A plain table on standard output; texts are shown as they are."""
+    """Print a plain table to standard output; cells are not interpreted as markup."""
     table = Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(_literal(cell) for cell in row))
+        table.add_row(*(escape(escape_control_characters(cell)) for cell in row))
     Console().print(table, markup=False)
 
 
 def print_findings(findings: Findings) -> None:
-    """What checking a data file found, on standard output."""
+    """Print the findings of a data check to standard output."""
     dataset = findings.dataset
     columns = ", ".join(f"{role} = {name}" for role, name in dataset.columns.items() if name)
     lines = [f"{Path(dataset.source).name}: {dataset.format}, {dataset.rows} rows, {len(findings.usable)} usable",
              f"columns: {columns}"]
     lines += [f"{problem['severity']}: {problem['title']}. {problem['detail']}" for problem in findings.problems]
-    sys.stdout.write(visible("\n".join(lines)) + "\n")
-
-
-def _literal(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(visible(text))
+    sys.stdout.write(escape_control_characters("\n".join(lines)) + "\n")
 
 
 class RunDisplay:
-    """Bars on standard error while a study runs.
-
-    Args:
-        progress: Rich's live display.
-    """
+    """Progress bars on standard error while a study runs."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, event: Event) -> None:
-        """Show what happened."""
+        """Update the bar of the event's step."""
         if event.step not in self._tasks:
             self._tasks[event.step] = self._progress.add_task(
                 event.step, total=None, mark=MARKS["running"], message="", eta=""
@@ -94,7 +96,7 @@ class RunDisplay:
         task = self._tasks[event.step]
         if event.state == "succeeded":
             self._progress.update(task, total=1, completed=1, mark=MARKS["succeeded"], eta="",
-                                  message="done before" if event.reused else "done")
+                                  message="already done" if event.reused else "done")
         elif event.progress is not None:
             eta = event.progress.eta_seconds
             self._progress.update(
@@ -105,7 +107,7 @@ class RunDisplay:
 
 @contextmanager
 def run_display() -> Iterator[RunDisplay]:
-    """Show bars while a study runs; on a pipe, only what is done is written."""
+    """Show progress bars while a study runs; on a pipe, only the final state of each bar is written."""
     console = Console(stderr=True)
     progress = Progress(
         TextColumn("{task.fields[mark]} {task.description:<12}"), BarColumn(bar_width=30),
@@ -116,15 +118,15 @@ def run_display() -> Iterator[RunDisplay]:
         yield RunDisplay(progress)
 
 
-def on_nodes(status: dict[str, Any]) -> bool:
-    """Whether a step of a study ran on a node of a cluster."""
+def has_nodes(status: dict[str, Any]) -> bool:
+    """Whether a step of the study ran on a cluster node."""
     return any("node" in step for step in status["steps"])
 
 
 def step_rows(status: dict[str, Any]) -> list[list[str]]:
-    """Rows of the steps' table of ``status``."""
+    """Rows of the table of steps that ``status`` prints."""
     return [
         [f"{MARKS[step['state']]} {step['name']}", step["state"], human_seconds(step["seconds"]),
-         *([step.get("node", "")] if on_nodes(status) else [])]
+         *([step.get("node", "")] if has_nodes(status) else [])]
         for step in status["steps"]
     ]

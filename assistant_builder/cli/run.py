@@ -1,4 +1,4 @@
-"""Commands that run a study, say how it stands, and stop it."""
+"""The commands ``run``, ``status``, ``cancel`` and ``list``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
+from assistant_builder.atomic_io import read_json
 from assistant_builder.cli import output
-from assistant_builder.cli.options import Consent, Json, Name, Settings, TrustRemoteCode, changes_of, consent_of
+from assistant_builder.cli.options import Consent, Json, Name, Settings, TrustRemoteCode, parse_settings, split_consent
 from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.runner.backend import Event
 from assistant_builder.study import Study
@@ -18,59 +19,59 @@ from assistant_builder.study.steps import arm_runs
 
 
 def run(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A data file, a study.yaml, a study's "
-                                          "name, or its URL in a store.")],
-    name: Annotated[str | None, typer.Option(help="Name of the study; by default the file's.")] = None,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A data file, a study.yaml, the name of a "
+                                          "study, or its URL in a store.")],
+    name: Annotated[str | None, typer.Option(help="Name of the study. Default: the name of the file.")] = None,
     settings: Settings = [],  # noqa: B006 - typer reads the default and never changes it
-    redo: Annotated[bool, typer.Option("--redo", help="Run steps whose inputs changed again, and all after them; "
-                                       "where none changed, run everything again.")] = False,
-    now: Annotated[bool, typer.Option("--now", help="Do not wait for the runs of other studies.")] = False,
+    redo: Annotated[bool, typer.Option("--redo", help="Run the steps whose inputs changed, and all later steps, again. "
+                                       "If no inputs changed, run every step again.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Start at once, without waiting for other studies.")] = False,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
-    """Train both arms, score them and write the report; carries on where it stopped.
+    """Run a study: train its arms, evaluate them and write the report.
 
-    One study runs at a time; others wait for their turn in the order in which they were started.
+    An interrupted run resumes where it stopped. One study runs at a time; others wait in the order of their start.
     """
     from assistant_builder.runner.open_study import open_or_create
     from assistant_builder.runner.run import run_study
 
-    settings, consent = consent_of(settings, trust_remote_code)
-    study = open_or_create(source, name=name, changes=changes_of(settings), redo=redo, before=consent)
+    settings, consent = split_consent(settings, trust_remote_code)
+    study = open_or_create(source, name=name, changes=parse_settings(settings), redo=redo, before=consent)
     try:
         if as_json:
             run_study(study, redo=redo, now=now, check=check_tasks)
         else:
             with output.run_display() as display:
-                run_study(study, redo=redo, now=now, on_event=_telling(study, display), check=check_tasks)
+                run_study(study, redo=redo, now=now, on_event=_event_handler(study, display), check=check_tasks)
     finally:
         if as_json:
             output.print_json(study.status())
     if not as_json:
-        _print_outcome(study)
+        typer.echo(read_json(study.folder / "report.json")["sentence"])
+        typer.echo(f"Report: {study.folder / 'report.html'}")
 
 
-def _telling(study: Study, display: Callable[[Event], None]) -> Callable[[Event], None]:
-    """Show what happens, and before training what the held-out set will be able to tell and what memory it takes."""
+def _event_handler(study: Study, display: Callable[[Event], None]) -> Callable[[Event], None]:
+    """Display events; after the data step also print the power of the held-out set and a note on memory."""
 
     def show(event: Event) -> None:
         display(event)
         if event.step == "data" and event.state == "succeeded" and not event.reused:
-            from assistant_builder.atomic_io import read_json
             from assistant_builder.planning.memory_check import memory_note
             from evals.stats.power import power_sentence, split_power
 
             split = read_json(study.folder / "data" / "split.json")
-            power = split_power(split) if study.config.compares else None  # it is that of comparing two assistants
-            for said in (power_sentence(power.to_record()) if power else "", memory_note(study)):
-                if said:
-                    typer.echo(said)
+            power = split_power(split) if study.config.compares else None  # power is defined for the comparison
+            for line in (power_sentence(power.to_record()) if power else "", memory_note(study)):
+                if line:
+                    typer.echo(line)
 
     return show
 
 
 def check_tasks(study: Study) -> None:
-    """Refuse lm-eval tasks that cannot be run before hours are spent on training."""
+    """Raise an error for lm-eval tasks that cannot run, before hours are spent on training."""
     tasks = study.config.eval.tasks
     if tasks and study.step("evaluate").state != "succeeded":
         from evals.tasks.extra import ExtraTasks
@@ -78,16 +79,8 @@ def check_tasks(study: Study) -> None:
         ExtraTasks(tasks)
 
 
-def _print_outcome(study: Study) -> None:
-    from assistant_builder.atomic_io import read_json
-
-    report = read_json(study.folder / "report.json")
-    typer.echo(report["sentence"])
-    typer.echo(f"Report: {study.folder / 'report.html'}")
-
-
 def status(name: Name, as_json: Json = False) -> None:
-    """Show how a study stands."""
+    """Show the state of a study and its steps."""
     from assistant_builder.runner.backend import waiting_message
 
     study = Study.open(name)
@@ -95,7 +88,7 @@ def status(name: Name, as_json: Json = False) -> None:
     if as_json:
         return output.print_json(document)
     typer.echo(", ".join(filter(None, (f"{study.name}: {document['state']}", waiting_message(document["behind"])))))
-    columns = ["step", "state", "time", *(["node"] if output.on_nodes(document) else [])]
+    columns = ["step", "state", "time", *(["node"] if output.has_nodes(document) else [])]
     output.print_table(columns, output.step_rows(document))
     if document["dashboard"]:
         typer.echo(f"The cluster's dashboard: {document['dashboard']}")
@@ -105,7 +98,7 @@ def status(name: Name, as_json: Json = False) -> None:
 
 
 def _why_stopped(study: Study) -> str:
-    """One line on what ended the study's run, and what to do; empty unless something did."""
+    """Why the run ended, and what to do; empty unless the study failed or was lost."""
     state, runner = study.state, study.run_record() or {}
     if state not in ("failed", "lost"):
         return ""
@@ -113,12 +106,15 @@ def _why_stopped(study: Study) -> str:
     error = next(filter(None, errors), None)
     if error is not None:
         return str(AssistantBuilderError(error["what"], where=error["where"], remedy=error["remedy"]))
-    return ("its process is gone: the machine was restarted, or memory ran out and the system ended it. "
-            f"'assistant-builder run {study.name}' carries on from where it was")
+    return ("the process ended unexpectedly: the machine was restarted, or memory ran out and the system killed it. "
+            f"Resume it with 'assistant-builder run {study.name}'")
 
 
 def cancel(name: Name) -> None:
-    """Pause a running study after the optimizer step it is at, or take a waiting one out of the queue; all is kept."""
+    """Pause a running study, or remove a waiting study from the queue.
+
+    A running study stops after the current optimizer step. No files are deleted.
+    """
     study = Study.open(name)
     idle = study.state != "running" and not study.queued_behind
     executor = study.config.executor
@@ -126,17 +122,18 @@ def cancel(name: Name) -> None:
     if idle and executor.kind != "local" and executor.store is not None:
         from assistant_builder.store.sync import cancel_nodes
 
-        Consent(False).say(f"looks into {executor.store} (executor.store)")
+        Consent(False).note(f"reads {executor.store} (executor.store)")
         cancelled_nodes = cancel_nodes(study)
     if idle and not cancelled_nodes:
         raise StudyError(f"the study is not running ({study.state})", where=f"study {name}",
                          remedy=f"Start it with 'assistant-builder run {name}'")
     study.request_cancel()
-    typer.echo(f"{name}: asked to stop after the step it is at; 'assistant-builder run {name}' carries on.")
+    typer.echo(f"{name}: the study will stop after the current optimizer step. "
+               f"Resume it with 'assistant-builder run {name}'.")
 
 
 def list_studies(as_json: Json = False) -> None:
-    """List the studies, the last changed first."""
+    """List all studies, the most recently changed first."""
     studies = Study.all()
     if as_json:
         return output.print_json([study.status() for study in studies])
@@ -147,10 +144,10 @@ def list_studies(as_json: Json = False) -> None:
 
 
 def step(
-    step: Annotated[str, typer.Argument(help="data, data-embed or one that trains, such as train-lora.")],
+    step: Annotated[str, typer.Argument(help="data, data-embed, or a training step such as train-lora.")],
     study: Annotated[Path, typer.Option(help="The study's folder.")],
 ) -> None:
-    """Run one step in this process; the run command starts these."""
+    """Run one step in this process; used by the run command."""
     from assistant_builder.runner.data_steps import embed_data, prepare_data
     from assistant_builder.runner.step_process import Work, run_as_step
     from assistant_builder.training.train import train_arm
@@ -162,6 +159,5 @@ def step(
         **{f"train-{run}": partial(train_arm, subject, run)
            for run in arm_runs(subject.config.seeds, subject.config.arms)},
     }
-    if step not in work:
-        raise typer.BadParameter(f"{step!r} is none of {', '.join(work)}", param_hint="STEP")
+    output.check_choice("STEP", step, list(work))
     raise SystemExit(run_as_step(subject, step, work[step]))

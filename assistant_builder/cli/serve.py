@@ -1,4 +1,4 @@
-"""The command that serves trained assistants to other programs."""
+"""The command ``serve``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DEFAULTS = ServingConfig()
 
 
 def _option(key: str) -> Any:
-    """The option of a setting, with its help text and bounds."""
+    """A command-line option with the help text and bounds of a setting."""
     field = ServingConfig.model_fields[key]
     bounds = {type(bound): bound for bound in field.metadata}
     least, most = bounds.get(annotated_types.Ge), bounds.get(annotated_types.Le)
@@ -27,8 +27,8 @@ def _option(key: str) -> Any:
 
 
 def serve(
-    names: Annotated[list[str], typer.Argument(metavar="NAME[:ARM]", help="Studies whose assistants are served; with "
-                                               f":ARM one of them ({', '.join(ARMS)}).")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME[:ARM]", help="Studies to serve; append :ARM to serve "
+                                               f"only one arm ({', '.join(ARMS)}).")],
     backend: Annotated[str, _option("backend")] = _DEFAULTS.backend,
     host: Annotated[str, _option("host")] = _DEFAULTS.host,
     port: Annotated[int, _option("port")] = _DEFAULTS.port,
@@ -43,9 +43,10 @@ def serve(
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
-    """Serve trained assistants to OpenAI clients, as the models NAME-ARM, and NAME for the better one.
+    """Serve trained assistants over an OpenAI-compatible API.
 
-    Other machines need --host and a key in ASSISTANT_BUILDER_API_KEY.
+    The models are NAME-ARM for each arm, and NAME for the recommended one. To serve other machines, set --host and put
+    an API key into ASSISTANT_BUILDER_API_KEY.
     """
     from assistant_builder.serving.auth import take_key
     from assistant_builder.serving.registry import select_models
@@ -57,22 +58,22 @@ def serve(
             min_replicas=min_replicas, max_replicas=max_replicas, ongoing=ongoing, cpus=cpus, gpus=gpus,
         )
     except ValidationError as error:
-        raise _config_error(error) from error
+        raise _invalid_options(error) from error
     models = select_models(names, _recommended)
     consent = Consent(trust_remote_code)
     for assistant in models.assistants:
         consent.allow(assistant.study.config)
-    SERVING_BACKENDS[backend].start(models, config, key, as_json=as_json, notify=consent.say)
+    SERVING_BACKENDS[backend].start(models, config, key, as_json=as_json, notify=consent.note)
 
 
-def _config_error(error: ValidationError) -> ConfigError:
-    """All invalid values, in one line."""
-    invalid = [f"--{str(item['loc'][0]).replace('_', '-')} {item['input']}: {item['msg']}" for item in error.errors()]
-    return ConfigError("; ".join(invalid), where="serve", remedy="Correct it; 'serve --help' lists all options")
+def _invalid_options(error: ValidationError) -> ConfigError:
+    """An error that lists every invalid option in one line."""
+    problems = [f"--{str(item['loc'][0]).replace('_', '-')} {item['input']}: {item['msg']}" for item in error.errors()]
+    return ConfigError("; ".join(problems), where="serve", remedy="Correct it; 'serve --help' lists all options")
 
 
 def _recommended(study: Study) -> str:
-    """The arm whose adapter the report recommends; without a report QLoRA, or the only arm."""
+    """The arm that the report recommends; without a report, QLoRA or the only arm."""
     from assistant_builder.export_formats import advice
 
     report = study.folder / "report.json"

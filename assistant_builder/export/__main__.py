@@ -18,7 +18,7 @@ from assistant_builder.export.export import write_export
 from assistant_builder.export.job import ExportJob, JobRecord
 from assistant_builder.export.verify import DEFAULT_SAMPLE
 from assistant_builder.export_formats import EXPORT_FORMATS, ExportSpec
-from assistant_builder.redaction import without_tokens
+from assistant_builder.redaction import redact_secrets
 from assistant_builder.study import Study
 from assistant_builder.study.locks import process_identity
 
@@ -60,7 +60,7 @@ def _run(job: ExportJob, record: JobRecord, arguments: argparse.Namespace) -> in
         finish("cancelled", stop)
         return 3
     except BaseException as error:
-        sys.stderr.write(without_tokens(traceback.format_exc()))
+        sys.stderr.write(redact_secrets(traceback.format_exc()))
         finish("failed", _translate(error, job))
         return 1
     record = replace(record, percent=100, message="Done")

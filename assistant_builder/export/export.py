@@ -11,7 +11,7 @@ from typing import Any
 
 from assistant_builder import __version__
 from assistant_builder.atomic_io import read_json, write_json
-from assistant_builder.chat.ask import context_tokens, default_system
+from assistant_builder.chat.ask import context_tokens, default_system_prompt
 from assistant_builder.data.card import inline
 from assistant_builder.errors import AssistantBuilderError, ResourceError
 from assistant_builder.export.adapter import write_object
@@ -99,7 +99,7 @@ def _fill(study: Study, spec: ExportSpec, folder: Path, sample: int, report: Rep
     ref = resolve(model.base, trust_remote_code=allows_code(model))
     base = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
     prompter = ChatTokenizer.load(base, study.record_template_date())
-    system = default_system(study)
+    system = default_system_prompt(study)
     match = recognise(prompter, system)
     report(_LOADED, spec.export_format.activity)
     notes = spec.export_format.write(
@@ -160,7 +160,7 @@ def ways_to_load(study: Study, spec: ExportSpec, *, folder: str, base: str) -> l
     dtype = str(known.scores["compute_dtype"]) if known else read_json(
         study.arm_folder(spec.arm) / "summary.json")["compute_dtype"]
     return spec.export_format.snippets(LoadingContext(
-        arm=spec.arm, folder=folder, base=base, name=study.name, system=default_system(study), model=config.model,
+        arm=spec.arm, folder=folder, base=base, name=study.name, system=default_system_prompt(study), model=config.model,
         compute_dtype=dtype, max_new_tokens=config.eval.max_new_tokens, rank=config.train.rank,
         context=context_tokens([config], _model_context(study)),
     ))

@@ -1,17 +1,16 @@
-"""Arithmetic that does not depend on what else is in the batch.
+"""Batch-invariant linear layers: results that do not depend on the other sequences of the batch.
 
-A matrix product over more rows may run through another kernel, which adds up in another order; in bfloat16 that moved
-the loss of an item by up to 0.07 nats a token between batches of 16 and of 32. Here every linear layer sees blocks of
-always the same number of rows, the last one filled with zeros, and each sequence is padded to a length that its own
-length decides. Then an item's scores are the same to the last digit in batches of any size (measured on CPUs; on a GPU
-the attention kernel may still choose by batch).
+A matrix product over more rows may use another kernel with another order of summation; in bfloat16 this changed the
+loss of an item by up to 0.07 nats per token between batches of 16 and of 32. Here every linear layer computes blocks of
+a fixed number of rows, the last one filled with zeros, and the padded length of a sequence depends only on its own
+length. The scores of an item are then bit-identical for any batch size (measured on CPUs; on a GPU the attention kernel
+may still depend on the batch).
 
 Imports torch: only worker processes import this module.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,22 +20,20 @@ from torch.overrides import TorchFunctionMode
 from assistant_builder.quantization import METHODS
 
 ROWS = 256
-"""Rows of a block while a whole sequence is read."""
+"""Rows of a block during prefill."""
 ROWS_PER_TOKEN = 64
-"""Rows of a block while one token a sequence is generated; fewer save little time, for the weights must be read."""
-LENGTH = 32
-"""Sequences are padded to a multiple of this many tokens."""
+"""Rows of a block during decoding; fewer rows save little time, since all weights are read in any case."""
 
 
 class BatchInvariantLinear(TorchFunctionMode):
-    """While entered, ``torch.nn.functional.linear`` computes in blocks of a fixed number of rows.
+    """Context in which ``torch.nn.functional.linear`` computes in blocks of a fixed number of rows.
 
-    So does a quantized layer on a GPU whose method multiplies with an operator of its own: that of bitsandbytes chooses
-    its kernel by the number of rows (bitsandbytes/backends/cuda/ops.py, ``_gemm_4bit_use_custom_cuda``). On a CPU those
-    layers are scored as plain ones.
+    The same applies on a GPU to a quantization method with its own product: the kernel of bitsandbytes depends on the
+    number of rows (bitsandbytes/backends/cuda/ops.py, ``_gemm_4bit_use_custom_cuda``). On a CPU those layers are
+    dequantized first.
 
     Args:
-        generating: Whether answers are generated, so that inputs of one token a sequence get the smaller blocks.
+        generating: Whether answers are generated, so that inputs of one token per sequence use the smaller blocks.
     """
 
     def __init__(self, *, generating: bool) -> None:
@@ -45,7 +42,7 @@ class BatchInvariantLinear(TorchFunctionMode):
         self._products = {method.operator for method in METHODS.values() if method.operator}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Divide the rows of a linear layer's input; leave every other function as it is."""
+        """Divide the input rows of a linear layer; other functions are unchanged."""
         kwargs = kwargs or {}
         plain = func is F.linear and not kwargs
         if not plain and not (self._is_product(func) and args[0].device.type != "cpu"):
@@ -65,45 +62,14 @@ class BatchInvariantLinear(TorchFunctionMode):
 
 
 class ContiguousLinear(TorchFunctionMode):
-    """While entered, ``torch.nn.functional.linear`` gets its input in one piece of memory; nothing else is changed.
+    """Context in which ``torch.nn.functional.linear`` gets contiguous inputs.
 
-    The last position of every prompt is a view with gaps. On a CPU torch 2.13 multiplies such an input row by row with
-    copies of the weight: for the head of the bundled model and 64 prompts 3.5 GB of them (measured by ``VmHWM``).
+    The last positions of the prompts are a strided view. On a CPU, torch 2.13 multiplies such an input row by row with
+    copies of the weight: 3.5 GB for the head of the bundled model and 64 prompts (measured by ``VmHWM``).
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Close the gaps of a linear layer's input."""
+        """Make the input of a linear layer contiguous."""
         if func is F.linear and not kwargs:
             args = (args[0].contiguous(), *args[1:])
         return func(*args, **(kwargs or {}))
-
-
-def padded(length: int) -> int:
-    """The length to which a sequence of ``length`` tokens is padded."""
-    return -(-length // LENGTH) * LENGTH
-
-
-def batches(
-    lengths: Sequence[int], size: int, *, alike: bool = True, most_tokens: int | None = None
-) -> list[list[int]]:
-    """Divide sequences into batches of at most ``size``, shortest first.
-
-    Args:
-        lengths: Tokens of each sequence.
-        size: Largest batch.
-        alike: Put sequences into one batch only where they are padded alike.
-        most_tokens: Most tokens of a batch, padding included, unless a single sequence has more.
-
-    Returns:
-        Indices into ``lengths``.
-    """
-    found: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda index: (lengths[index], index)):
-        longest = padded(lengths[index])
-        rows = len(found[-1]) + 1 if found else size + 1
-        fits = rows <= size and (most_tokens is None or rows * longest <= most_tokens)
-        if fits and (not alike or padded(lengths[found[-1][0]]) == longest):
-            found[-1].append(index)
-        else:
-            found.append([index])
-    return found

@@ -1,15 +1,12 @@
-"""Score reference answers and give greedy ones, many sequences at a time and nothing twice.
+"""Scores reference answers and generates greedy answers for many sequences at a time.
 
-A question is read together with its reference answer, whose tokens are scored in that pass; the assistant's own answer
-then goes on from the keys and values of the question. What all prompts begin with (the system prompt, the template's
-header) is read once. Rows are packed, so nothing is spent on padding, and an answer that ends makes room for the next.
+:class:`BatchScorer` packs sequences without padding. It reads each question together with its reference answer, scores
+the answer in that pass, and generates the model's own answer from the cached keys and values of the question. The
+common prefix of all prompts (system prompt, template header) is read once. When an answer ends, its slot is reused.
+Every pass has the same number of rows, and the computation of a sequence depends only on its own length, so its scores
+are bit-identical whatever else is in the batch (see :mod:`assistant_builder.inference.batch_invariant`).
 
-Passes have always the same number of rows, and what a sequence is computed with depends on its own length alone: its
-scores are the same to the last digit whatever else is computed at the same time (see :mod:`assistant_builder.inference.batch_invariant`).
-
-Imports torch: only worker processes import this module.
-
-What :mod:`assistant_builder.inference.batch_scorer` does, for models whose attention cannot be run over rows: in batches of padded sequences.
+:class:`PaddedBatchScorer` does the same with padded batches, for models that do not support packing.
 
 Imports torch: only worker processes import this module.
 """
@@ -26,52 +23,52 @@ from typing import Any
 
 import torch
 
-from assistant_builder.inference.batch_invariant import LENGTH, BatchInvariantLinear, ContiguousLinear, batches, padded
+from assistant_builder.inference.batch_invariant import BatchInvariantLinear, ContiguousLinear
 from assistant_builder.inference.packed_batch import PackedModel, SequenceChunk, SlottedKVCache, bytes_per_token
-from assistant_builder.training.collate import IGNORED, LeftPadding, supervised_logits
+from assistant_builder.inference.padded_batch import IGNORED, LENGTH, LeftPadding, batches, padded, supervised_logits
 
 ROWS = 512
-"""Rows of a pass that reads."""
+"""Rows of a prefill pass."""
 HEAD_ROWS = 256
-"""Rows that the head takes at once in such a pass."""
-ANSWERS = 64
-"""Rows of a pass that goes on with answers: so many are given at once."""
-MOST_BYTES = 1 << 30
-"""Of keys and values held at once."""
+"""Rows that the head computes at once in a prefill pass."""
+DECODE_ROWS = 64
+"""Rows of a decoding pass: the number of answers generated at once."""
+MAX_CACHE_BYTES = 1 << 30
+"""Maximum bytes of the KV cache."""
 _SHORT, _LONG = 128, 256
-"""Slots hold a multiple of the first, beyond 512 tokens of the second."""
-_SHORTEST_START = 8
+"""Slot lengths are multiples of the first number, and beyond 512 tokens of the second."""
+_MIN_PREFIX = 8
 
 Tokens = tuple[Sequence[int], Sequence[int]]
-"""Ids of a prompt and of the target that follows it; the target may be empty."""
+"""Token ids of a prompt and of its target; the target may be empty."""
 Scored = tuple[torch.Tensor, list[int]]
-"""Log-probabilities of the target's tokens, and which tokens were likeliest there."""
+"""Log-probabilities of the target's tokens, and the most likely token at each of their positions."""
 OnScores = Callable[[dict[int, Scored]], None]
-"""Told the scores of the sequences of a pass that have a target, by their number."""
+"""Callback with the scores of a pass, by sequence index; sequences without a target are omitted."""
 OnAnswers = Callable[[dict[int, list[int]]], None]
-"""Told the answers that have ended, up to and with the token that ends them, by the number of their sequence. Called
-with none too, so that it may raise."""
+"""Callback with finished answers, including the stop token, by sequence index. It is also called without any answer, so
+that it can raise to cancel."""
 
 
 @dataclass
-class _Row:
-    """A sequence in its slot; ``answer`` begins with the token that the question's last one brings forth."""
+class _ActiveSequence:
+    """A sequence in its slot; ``answer`` starts with the token predicted after the prompt."""
 
     index: int
     slot: int
-    next_place: int = 0
+    next_position: int = 0
     answer: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class ScoredChunk:
-    """What a pass found.
+    """Logits of one prefill pass.
 
     Attributes:
-        sequences: Numbers of those it read from.
+        sequences: Indices of the sequences.
         logits: [rows, vocabulary] as float32.
-        targets: What followed, [rows]; 0 for a prompt without a target.
-        counts: How many of the rows belong to each of the sequences.
+        targets: Next token of each row, [rows]; 0 for a prompt without a target.
+        counts: Number of rows of each sequence.
     """
 
     sequences: list[int]
@@ -81,142 +78,144 @@ class ScoredChunk:
 
 
 class BatchScorer:
-    """Reads and answers with one model.
+    """Scores and generates with packed sequences.
 
     Args:
-        model: A model that is :func:`assistant_builder.inference.packed_batch.readable`.
-        pad_id: Token that fills missing rows.
+        model: A model for which :func:`~assistant_builder.inference.packed_batch.supports_packing` is true.
+        pad_id: Padding token for unused rows.
         stop_ids: Tokens that end an answer.
-        size: Most sequences at once.
+        size: Maximum number of sequences at once.
     """
 
     def __init__(self, model: Any, pad_id: int, stop_ids: Sequence[int], size: int) -> None:
-        self._rows = PackedModel(model, pad_id)
+        self._packed = PackedModel(model, pad_id)
         self._stop = set(stop_ids)
-        self._size = min(size, ANSWERS)
-        self._most_tokens = MOST_BYTES // bytes_per_token(model)
-        self._begin: tuple[int, ...] = ()
-        self._start: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._size = min(size, DECODE_ROWS)
+        self._max_tokens = MAX_CACHE_BYTES // bytes_per_token(model)
+        self._prefix: tuple[int, ...] = ()
+        self._prefix_states: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.seconds = {"nll": 0.0, "generate": 0.0}
 
     def run(
-        self, sequences: Sequence[Tokens], *, longest_answer: int, on_scores: OnScores, on_answers: OnAnswers
+        self, sequences: Sequence[Tokens], *, max_new_tokens: int, on_scores: OnScores, on_answers: OnAnswers
     ) -> None:
-        """Score every target and give the greedy answer to every prompt.
+        """Score every target and generate the greedy answer to every prompt.
 
         Args:
             sequences: Prompts with their targets.
-            longest_answer: Most tokens of an answer; 0: none are given.
-            on_scores: Told what a pass has scored.
-            on_answers: Told the answers that have ended.
+            max_new_tokens: Maximum tokens of an answer; 0 generates none.
+            on_scores: See :data:`OnScores`.
+            on_answers: See :data:`OnAnswers`.
         """
-        self.begin(sequences)
-        for group, slots in self.groups(sequences, longest_answer):
+        self.read_prefix(sequences)
+        for group, slots in self.groups(sequences, max_new_tokens):
             waiting, free = deque(group), deque(range(slots.count))
-            active: dict[int, _Row] = {}
+            active: dict[int, _ActiveSequence] = {}
             while waiting or active:
-                chunk = self.fitting([sequences[index] for index in islice(waiting, len(free))])
-                # answers under way go on until there is room for a full pass of questions
-                if chunk and (not active or chunk == len(waiting) or chunk < len(free)):
-                    rows = [_Row(waiting.popleft(), free.popleft()) for _ in range(chunk)]
+                count = self.next_count([sequences[index] for index in islice(waiting, len(free))])
+                # decoding continues until there are enough free slots for a full prefill pass
+                if count and (not active or count == len(waiting) or count < len(free)):
+                    rows = [_ActiveSequence(waiting.popleft(), free.popleft()) for _ in range(count)]
                     on_scores(self._read(slots, rows, sequences))
-                    if not longest_answer:
+                    if not max_new_tokens:
                         free.extend(row.slot for row in rows)
                         continue
                     active |= {row.slot: row for row in rows}
                 else:
-                    self._go_on(slots, active)
-                ended = [row for row in active.values() if self._ended(row, longest_answer)]
+                    self._decode(slots, active)
+                ended = [row for row in active.values() if self._ended(row, max_new_tokens)]
                 for row in ended:
                     del active[row.slot]
                     free.append(row.slot)
                 on_answers({row.index: row.answer for row in ended})
 
     def passes(self, sequences: Sequence[Tokens]) -> Iterator[ScoredChunk]:
-        """Read every prompt with its target, pass by pass, without answering."""
-        self.begin(sequences)
-        for group, slots in self.groups(sequences, 0, most_tokens=2 * ROWS):
+        """Read every prompt with its target, pass by pass, without generating."""
+        self.read_prefix(sequences)
+        for group, slots in self.groups(sequences, 0, max_tokens=2 * ROWS):
             waiting = deque(group)
             while waiting:
-                chunk = self.fitting([sequences[index] for index in islice(waiting, slots.count)])
-                rows = [_Row(waiting.popleft(), slot) for slot in range(chunk)]
-                yield from self._reads(slots, rows, sequences)
+                count = self.next_count([sequences[index] for index in islice(waiting, slots.count)])
+                rows = [_ActiveSequence(waiting.popleft(), slot) for slot in range(count)]
+                yield from self._scored_chunks(slots, rows, sequences)
 
-    # what is computed together
 
-    def begin(self, sequences: Sequence[Tokens]) -> None:
-        """Read what all prompts begin with, if that is worth a pass."""
-        # the last token of every prompt is left: what it brings forth is wanted
+    def read_prefix(self, sequences: Sequence[Tokens]) -> None:
+        """Read the common prefix of all prompts if it is long enough."""
+        # the last token of every prompt is excluded, since its logits are needed
         shared = os.path.commonprefix([list(prompt[:-1]) for prompt, _ in sequences])
-        self._begin = tuple(shared) if len(sequences) > 1 and len(shared) >= _SHORTEST_START else ()
-        self._start = []
-        if self._begin:
-            slots = SlottedKVCache(1, slot_length(len(self._begin)))
-            for start in range(0, len(self._begin), ROWS):
-                self._pass(slots, [SequenceChunk(0, start, self._begin[start : start + ROWS])], [0])
-            self._start = slots.first(len(self._begin))
+        self._prefix = tuple(shared) if len(sequences) > 1 and len(shared) >= _MIN_PREFIX else ()
+        self._prefix_states = []
+        if self._prefix:
+            slots = SlottedKVCache(1, slot_length(len(self._prefix)))
+            for start in range(0, len(self._prefix), ROWS):
+                self._pass(slots, [SequenceChunk(0, start, self._prefix[start : start + ROWS])], [0])
+            self._prefix_states = slots.prefix_states(len(self._prefix))
 
     def groups(
-        self, sequences: Sequence[Tokens], longest_answer: int, *, most_tokens: int | None = None
+        self, sequences: Sequence[Tokens], max_new_tokens: int, *, max_tokens: int | None = None
     ) -> Iterator[tuple[list[int], SlottedKVCache]]:
-        """Sequences that fit slots of one length, shortest first, with the slots."""
-        lengths = [slot_length(len(prompt) + max(len(target), longest_answer)) for prompt, target in sequences]
+        """Yield sequence indices grouped by slot length, shortest first, with the slots."""
+        lengths = [slot_length(len(prompt) + max(len(target), max_new_tokens)) for prompt, target in sequences]
         for length in sorted(set(lengths)):
             group = [index for index in range(len(sequences)) if lengths[index] == length]
             group.sort(key=lambda index: (sum(map(len, sequences[index])), index))
-            room = (most_tokens or self._most_tokens) // length
-            slots = SlottedKVCache(max(1, min(self._size, room, len(group))), length)
-            if self._start:
-                slots.begin_with(self._start)
+            capacity = (max_tokens or self._max_tokens) // length
+            slots = SlottedKVCache(max(1, min(self._size, capacity, len(group))), length)
+            if self._prefix_states:
+                slots.fill_prefix(self._prefix_states)
             yield group, slots
 
-    def fitting(self, waiting: Sequence[Tokens]) -> int:
-        """How many of the sequences that wait are read in the next pass."""
+    def next_count(self, waiting: Sequence[Tokens]) -> int:
+        """Number of waiting sequences that are read in the next pass."""
         rows = list(accumulate(self._last_rows(sequence) for sequence in waiting))
         return max(sum(total <= ROWS for total in rows), min(1, len(rows)))
 
     def _last_rows(self, sequence: Tokens) -> int:
-        """Rows of the last pass over a sequence; those before it are full and hold nothing else."""
-        return (len(sequence[0]) + max(0, len(sequence[1]) - 1) - len(self._begin) - 1) % ROWS + 1
+        """Rows of a sequence in its last prefill pass; its earlier passes are full and contain only this sequence."""
+        return (len(sequence[0]) + max(0, len(sequence[1]) - 1) - len(self._prefix) - 1) % ROWS + 1
 
-    # passes
 
-    def _reads(self, slots: SlottedKVCache, rows: Sequence[_Row], sequences: Sequence[Tokens]) -> Iterator[ScoredChunk]:
+    def _scored_chunks(
+        self, slots: SlottedKVCache, rows: Sequence[_ActiveSequence], sequences: Sequence[Tokens]
+    ) -> Iterator[ScoredChunk]:
         last: list[tuple[int, SequenceChunk, Tokens]] = []
         for row in rows:
             prompt, target = sequences[row.index]
             ids = [*prompt, *target[:-1]]
             end = len(ids) - self._last_rows((prompt, target))
-            for start in range(len(self._begin), end, ROWS):
-                piece = SequenceChunk(row.slot, start, ids[start : start + ROWS])
-                yield self._found(slots, [(row.index, piece, (prompt, target))])
+            for start in range(len(self._prefix), end, ROWS):
+                chunk = SequenceChunk(row.slot, start, ids[start : start + ROWS])
+                yield self._score_pass(slots, [(row.index, chunk, (prompt, target))])
             last.append((row.index, SequenceChunk(row.slot, end, ids[end:]), (prompt, target)))
-        yield self._found(slots, last)
+        yield self._score_pass(slots, last)
 
-    def _found(self, slots: SlottedKVCache, read: Sequence[tuple[int, SequenceChunk, Tokens]]) -> ScoredChunk:
+    def _score_pass(self, slots: SlottedKVCache, read: Sequence[tuple[int, SequenceChunk, Tokens]]) -> ScoredChunk:
         keep: list[int] = []
         targets: list[int] = []
         counts, row = [], 0
-        for _, piece, (prompt, target) in read:
+        for _, chunk, (prompt, target) in read:
             answers = list(target) or [0]
-            first = max(piece.start, len(prompt) - 1)  # what a token brings forth is scored where the token stands
-            end = piece.start + len(piece.ids)
-            keep += range(row + first - piece.start, row + len(piece.ids))
+            first = max(chunk.start, len(prompt) - 1)  # the logits of a token predict the next one
+            end = chunk.start + len(chunk.ids)
+            keep += range(row + first - chunk.start, row + len(chunk.ids))
             targets += answers[first - len(prompt) + 1 : end - len(prompt) + 1] if end >= len(prompt) else []
             counts.append(max(0, end - first))
-            row += len(piece.ids)
-        logits = self._pass(slots, [piece for _, piece, _ in read], keep or [0])[: len(keep)].float()
+            row += len(chunk.ids)
+        logits = self._pass(slots, [chunk for _, chunk, _ in read], keep or [0])[: len(keep)].float()
         followed = torch.tensor(targets, dtype=torch.long, device=logits.device)
         return ScoredChunk([index for index, _, _ in read], logits, followed, counts)
 
-    def _pass(self, slots: SlottedKVCache, pieces: Sequence[SequenceChunk], keep: Sequence[int]) -> torch.Tensor:
-        step = self._rows.read(slots, pieces, rows=ROWS)
-        return self._rows.logits(slots, step, keep, block=HEAD_ROWS)
+    def _pass(self, slots: SlottedKVCache, chunks: Sequence[SequenceChunk], keep: Sequence[int]) -> torch.Tensor:
+        step = self._packed.prepare_prefill(slots, chunks, rows=ROWS)
+        return self._packed.logits(slots, step, keep, block=HEAD_ROWS)
 
-    def _read(self, slots: SlottedKVCache, rows: Sequence[_Row], sequences: Sequence[Tokens]) -> dict[int, Scored]:
+    def _read(
+        self, slots: SlottedKVCache, rows: Sequence[_ActiveSequence], sequences: Sequence[Tokens]
+    ) -> dict[int, Scored]:
         began = time.monotonic()
         found: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {row.index: [] for row in rows}
-        for read in self._reads(slots, rows, sequences):
+        for read in self._scored_chunks(slots, rows, sequences):
             chosen = torch.log_softmax(read.logits, dim=-1).gather(1, read.targets.unsqueeze(1)).squeeze(1)
             parts = zip(chosen.split(read.counts), read.logits.argmax(dim=-1).split(read.counts), strict=True)
             for index, part in zip(read.sequences, parts, strict=True):
@@ -226,53 +225,53 @@ class BatchScorer:
             for index, parts in found.items()
         }
         for row in rows:
-            row.next_place = len(sequences[row.index][0])
+            row.next_position = len(sequences[row.index][0])
             row.answer.append(scored[row.index][1][0])
         self.seconds["nll"] += time.monotonic() - began
         return {index: pair for index, pair in scored.items() if sequences[index][1]}
 
-    def _go_on(self, slots: SlottedKVCache, active: dict[int, _Row]) -> None:
+    def _decode(self, slots: SlottedKVCache, active: dict[int, _ActiveSequence]) -> None:
         began = time.monotonic()
         rows = [active[slot] for slot in sorted(active)]
-        step = self._rows.go_on(
-            slots, [SequenceChunk(row.slot, row.next_place, row.answer[-1:]) for row in rows],
-            rows=ANSWERS,
+        step = self._packed.prepare_decode(
+            slots, [SequenceChunk(row.slot, row.next_position, row.answer[-1:]) for row in rows],
+            rows=DECODE_ROWS,
         )
-        logits = self._rows.logits(slots, step, range(ANSWERS))
+        logits = self._packed.logits(slots, step, range(DECODE_ROWS))
         for row, token in zip(rows, logits.argmax(dim=-1).tolist(), strict=False):
-            row.next_place += 1
+            row.next_position += 1
             row.answer.append(token)
         self.seconds["generate"] += time.monotonic() - began
 
-    def _ended(self, row: _Row, longest: int) -> bool:
+    def _ended(self, row: _ActiveSequence, longest: int) -> bool:
         return len(row.answer) >= longest or row.answer[-1] in self._stop
 
 
 def slot_length(tokens: int) -> int:
-    """Tokens of the slot in which a sequence of ``tokens`` is computed; its own length decides."""
+    """Slot length for a sequence of ``tokens``; it depends on nothing else."""
     unit = _SHORT if tokens <= 2 * _LONG else _LONG
     return -(-tokens // unit) * unit
 
 
 ROUND = 32
-"""Tokens generated before those answers that have ended are taken out of the batches."""
-LONG = 256
-"""Tokens beyond which a prompt is read but once."""
-MOST_TOKENS = 2048
-"""Tokens scored at once; the logits of each are a vocabulary long."""
-MOST_REMEMBERED = 16384
-"""Tokens of prompts answered at once; keys and values of each are kept."""
+"""Tokens generated before finished answers are removed from the batches."""
+LONG_PROMPT = 256
+"""Tokens beyond which a prompt is read only once."""
+MAX_SCORED_TOKENS = 2048
+"""Maximum tokens scored at once, since each has logits over the vocabulary."""
+MAX_CACHED_TOKENS = 16384
+"""Maximum prompt tokens of a batch during generation, since their keys and values are cached."""
 
 
 class PaddedBatchScorer:
-    """Scores and answers with one model, by transformers' own batches and ``generate``.
+    """Scores and generates with padded batches and transformers' ``generate``.
 
     Args:
         model: Any causal language model of transformers.
-        pad_id: Token that fills the left.
+        pad_id: Padding token.
         stop_ids: Tokens that end an answer.
-        size: Most sequences at once.
-        fixed: Off: with the library's kernels as they are, so that scores depend on what is computed together.
+        size: Maximum batch size.
+        fixed: Whether to compute batch-invariantly; otherwise scores depend on the batch.
     """
 
     def __init__(self, model: Any, pad_id: int, stop_ids: Sequence[int], size: int, *, fixed: bool = True) -> None:
@@ -281,9 +280,9 @@ class PaddedBatchScorer:
         self.seconds = {"nll": 0.0, "generate": 0.0}
 
     def run(
-        self, sequences: Sequence[Tokens], *, longest_answer: int, on_scores: OnScores, on_answers: OnAnswers
+        self, sequences: Sequence[Tokens], *, max_new_tokens: int, on_scores: OnScores, on_answers: OnAnswers
     ) -> None:
-        """As :meth:`assistant_builder.inference.batch_scorer.Reader.run`."""
+        """See :meth:`BatchScorer.run`."""
         targeted = [index for index, (_, target) in enumerate(sequences) if target]
         began = time.monotonic()
         for read in self.passes([sequences[index] for index in targeted]):
@@ -293,13 +292,13 @@ class PaddedBatchScorer:
             self.seconds["nll"] += time.monotonic() - began
             on_scores({targeted[index]: found for index, found in scored.items()})
             began = time.monotonic()
-        if longest_answer:
-            self._answer([list(prompt) for prompt, _ in sequences], longest_answer, on_answers)
+        if max_new_tokens:
+            self._answer([list(prompt) for prompt, _ in sequences], max_new_tokens, on_answers)
 
     def passes(self, sequences: Sequence[Tokens]) -> Iterator[ScoredChunk]:
-        """As :meth:`assistant_builder.inference.batch_scorer.Reader.passes`."""
+        """See :meth:`BatchScorer.passes`."""
         lengths = [sum(map(len, sequence)) for sequence in sequences]
-        for batch in batches(lengths, self._size, alike=self._fixed, most_tokens=MOST_TOKENS):
+        for batch in batches(lengths, self._size, equal_lengths=self._fixed, max_tokens=MAX_SCORED_TOKENS):
             logits, targets = self._logits([sequences[index] for index in batch])
             yield ScoredChunk(batch, logits, targets, [len(sequences[index][1]) for index in batch])
 
@@ -314,21 +313,21 @@ class PaddedBatchScorer:
             return supervised_logits(self._model, inputs)
 
     def _answer(self, ids: Sequence[list[int]], longest: int, on_answers: OnAnswers) -> None:
-        """Answer in rounds.
+        """Generate answers in rounds.
 
-        Answers to short prompts that have not ended after ``ROUND`` tokens go on in batches of their own, so that a few
-        long ones do not keep all others waiting; long prompts would take longer to read again.
+        Unfinished answers to short prompts continue in new batches after ``ROUND`` tokens, so that a few long answers
+        do not delay all others. Long prompts are not split into rounds, since reading them again would take longer.
         """
         answers: list[list[int]] = [[] for _ in ids]
         waiting = list(range(len(ids)))
         while waiting:
             unfinished = []
             lengths = [len(ids[index]) + len(answers[index]) for index in waiting]
-            for batch in batches(lengths, self._size, alike=self._fixed, most_tokens=MOST_REMEMBERED):
+            for batch in batches(lengths, self._size, equal_lengths=self._fixed, max_tokens=MAX_CACHED_TOKENS):
                 began = time.monotonic()
                 rows = [waiting[place] for place in batch]
-                left = longest - len(answers[rows[0]])  # the same for all that wait
-                length = left if padded(max(lengths[place] for place in batch)) > LONG else min(ROUND, left)
+                left = longest - len(answers[rows[0]])  # equal for all waiting answers
+                length = left if padded(max(lengths[place] for place in batch)) > LONG_PROMPT else min(ROUND, left)
                 for index, new in zip(rows, self._generate([ids[i] + answers[i] for i in rows], length), strict=True):
                     answers[index] += new
                     if length < left and len(new) == length and new[-1] not in self._stop:
@@ -339,7 +338,7 @@ class PaddedBatchScorer:
 
     @torch.no_grad()
     def _generate(self, prompts: Sequence[Sequence[int]], length: int) -> list[list[int]]:
-        """At most ``length`` greedy tokens after each prompt, up to and with the one that ends the answer."""
+        """At most ``length`` greedy tokens for each prompt, up to and including the stop token."""
         inputs = self._padding([{"input_ids": list(prompt), "labels": [IGNORED] * len(prompt)} for prompt in prompts])
         longest = inputs["input_ids"].shape[1]
         with self._kernels(generating=True):

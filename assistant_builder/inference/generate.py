@@ -1,6 +1,6 @@
-"""Tokens one by one, greedy as in the evaluation or drawn at random.
+"""Generates an answer token by token, greedily or by sampling.
 
-Imports torch inside functions: the page's process imports the types beside it.
+Torch is imported inside functions, since the page's process imports this module for its types.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ if TYPE_CHECKING:
 
     from assistant_builder.inference.session import Sampling
 
-_SLOT = 256
-"""Room for a conversation is a multiple of this many tokens."""
-_READ = 512
-"""Tokens of a prompt read at once."""
+_SLOT_MULTIPLE = 256
+"""The slot length of a conversation is a multiple of this many tokens."""
+_CHUNK = 512
+"""Prompt tokens per prefill pass."""
 
 
 class TokenQueueStreamer:
-    """Takes tokens from ``generate`` in its thread and hands them to the one that streams them."""
+    """Passes tokens from the thread of ``generate`` to the thread that streams them."""
 
     def __init__(self) -> None:
         self._queue: queue.Queue[int | BaseException | None] = queue.Queue()
-        self._prompt_came = False
+        self._skipped_prompt = False
 
     def put(self, tokens: torch.Tensor) -> None:
         """Called by ``generate``: first with the prompt, then with each new token [1]."""
-        if self._prompt_came:
+        if self._skipped_prompt:
             self._queue.put(int(tokens[0]))
-        self._prompt_came = True
+        self._skipped_prompt = True
 
     def end(self, error: BaseException | None = None) -> None:
-        """Called by ``generate`` at the end, or by its thread when it failed."""
+        """Called by ``generate`` at the end, or by its thread after a failure."""
         self._queue.put(error)
 
     def __iter__(self) -> Iterator[int]:
-        """Token ids as they come.
+        """Yield token ids.
 
         Raises:
-            BaseException: What ``generate`` failed with.
+            BaseException: The exception of ``generate``.
         """
         while True:
             token = self._queue.get()
@@ -55,30 +55,30 @@ class TokenQueueStreamer:
 
 
 class KVCacheState:
-    """What a model remembers of the last conversation: a question that goes on with it reads what is new alone."""
+    """KV cache of the last conversation, so that a follow-up question only reads its new tokens."""
 
     def __init__(self) -> None:
         self.ids: list[int] = []
         self.slots: Any = None
 
     def resume(self, ids: Sequence[int], limit: int) -> int:
-        """Make room for a prompt and its answer.
+        """Prepare the cache for a prompt and its answer.
 
         Args:
             ids: The prompt.
-            limit: Most tokens of the answer.
+            limit: Maximum tokens of the answer.
 
         Returns:
-            How many of the prompt's tokens need not be read; the last one always is.
+            Number of prompt tokens that are already cached; the last token never is.
         """
         from assistant_builder.inference.packed_batch import SlottedKVCache
 
         known = len(os.path.commonprefix([self.ids, list(ids[:-1])]))
-        needed = -(-(len(ids) + limit) // _SLOT) * _SLOT
+        needed = -(-(len(ids) + limit) // _SLOT_MULTIPLE) * _SLOT_MULTIPLE
         if self.slots is None or self.slots.length < needed:
             slots = SlottedKVCache(1, needed)
             if known:
-                slots.begin_with(self.slots.first(known))
+                slots.fill_prefix(self.slots.prefix_states(known))
             self.slots = slots
         self.ids = list(ids[:known])
         return known
@@ -88,25 +88,25 @@ def generate_tokens(
     model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling, stop_event: threading.Event,
     conversation: KVCacheState | None = None,
 ) -> Iterator[int]:
-    """Token ids one by one, generated as the evaluation does it.
+    """Generate token ids with the same computation as the evaluation.
 
     Args:
         model: Any causal language model of transformers.
-        prompter: Its tokenizer.
+        prompter: The chat tokenizer.
         ids: The prompt.
-        limit: Most tokens.
-        sampling: How to choose them.
+        limit: Maximum number of tokens.
+        sampling: Sampling settings.
         stop_event: Ends the answer when set.
-        conversation: What the model remembers; changed.
+        conversation: Cache of the conversation; it is changed.
     """
     from assistant_builder.inference.packed_batch import supports_packing
 
     if supports_packing(model):
-        return _row_by_row(model, prompter, ids, limit, sampling, stop_event, conversation or KVCacheState())
+        return _generate_packed(model, prompter, ids, limit, sampling, stop_event, conversation or KVCacheState())
     return generate_with_transformers(model, prompter, ids, limit, sampling, stop_event)
 
 
-def _row_by_row(
+def _generate_packed(
     model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling, stop_event: threading.Event,
     conversation: KVCacheState,
 ) -> Iterator[int]:
@@ -115,24 +115,24 @@ def _row_by_row(
     from assistant_builder.inference.packed_batch import PackedModel, SequenceChunk
 
     rows = PackedModel(model, prompter.pad_id)
-    drawing = [] if sampling.temperature == 0 else sampling_processors(sampling)
+    processors = [] if sampling.temperature == 0 else sampling_processors(sampling)
     known = conversation.resume(ids, limit)
     slots = conversation.slots
-    for start in range(known, len(ids), _READ):
-        part = list(ids[start : start + _READ])
-        logits = rows.logits(slots, rows.read(slots, [SequenceChunk(0, start, part)]), [len(part) - 1])
+    for start in range(known, len(ids), _CHUNK):
+        part = list(ids[start : start + _CHUNK])
+        logits = rows.logits(slots, rows.prepare_prefill(slots, [SequenceChunk(0, start, part)]), [len(part) - 1])
         conversation.ids += part
         if stop_event.is_set():
             return
     for count in range(1, limit + 1):
         scores = logits.float()
-        for processor in drawing:
+        for processor in processors:
             scores = processor(torch.tensor([conversation.ids]), scores)
         token = int(scores.argmax())
         yield token
         if count == limit or token in prompter.stop_ids or stop_event.is_set():
             return
-        step = rows.go_on(slots, [SequenceChunk(0, len(conversation.ids), [token])])
+        step = rows.prepare_decode(slots, [SequenceChunk(0, len(conversation.ids), [token])])
         logits = rows.logits(slots, step, [0])
         conversation.ids.append(token)
 
@@ -140,49 +140,49 @@ def _row_by_row(
 def generate_with_transformers(
     model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling, stop_event: threading.Event
 ) -> Iterator[int]:
-    """Tokens from transformers' own ``generate``, for models that cannot be run over rows."""
+    """Generate tokens with transformers' ``generate``, for models that do not support packing."""
     import torch
     from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-    class Asked(StoppingCriteria):
+    class StopRequested(StoppingCriteria):
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **options: Any) -> torch.Tensor:
-            asked = stop_event.is_set() or abandoned.is_set()
-            return torch.full((len(input_ids),), asked, device=input_ids.device)
+            requested = stop_event.is_set() or abandoned.is_set()
+            return torch.full((len(input_ids),), requested, device=input_ids.device)
 
     abandoned = threading.Event()
-    handover = TokenQueueStreamer()
+    streamer = TokenQueueStreamer()
     prompt = torch.tensor([list(ids)], device=model.device)
-    drawing = [] if sampling.temperature == 0 else sampling_processors(sampling)
+    processors = [] if sampling.temperature == 0 else sampling_processors(sampling)
 
     def generate() -> None:
         try:
             model.generate(
                 input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=limit, do_sample=False,
                 num_beams=1, temperature=None, top_p=None, top_k=None, pad_token_id=prompter.pad_id,
-                eos_token_id=prompter.stop_ids, streamer=handover, logits_processor=LogitsProcessorList(drawing),
-                stopping_criteria=StoppingCriteriaList([Asked()]),
+                eos_token_id=prompter.stop_ids, streamer=streamer, logits_processor=LogitsProcessorList(processors),
+                stopping_criteria=StoppingCriteriaList([StopRequested()]),
             )
-        except BaseException as error:  # handed to the thread that reads the tokens
-            handover.end(error)
+        except BaseException as error:  # raised in the thread that reads the tokens
+            streamer.end(error)
 
     thread = threading.Thread(target=generate, name="generate", daemon=True)
     thread.start()
     try:
-        yield from handover
+        yield from streamer
     finally:
         abandoned.set()
         thread.join()
 
 
 def sampling_processors(sampling: Sampling) -> list[Any]:
-    """Temperature, nucleus, and a draw by the Gumbel-max trick with a random generator of its own.
+    """Logits processors for temperature, top-p and a sample by the Gumbel-max trick with its own random generator.
 
-    The largest of (log-probability + Gumbel noise) is a draw from the distribution (Gumbel 1954; Maddison et al. 2014).
-    Two answers generated at the same time thus do not share torch's one generator: a seed gives the same answer again,
-    and both assistants, asked with one seed, get the same noise, so that they differ by what they are and not by luck.
+    The argmax of (log-probability + Gumbel noise) is a sample of the distribution (Gumbel 1954; Maddison et al. 2014).
+    Concurrent answers do not share torch's global generator, so a seed reproduces an answer, and both assistants get
+    the same noise for the same seed.
 
     Args:
-        sampling: Temperature above 0, top-p, and the seed; without one a seed is drawn.
+        sampling: Temperature above 0, top-p and seed; without a seed, a random one is used.
     """
     import torch
     from transformers import LogitsProcessor, TemperatureLogitsWarper, TopPLogitsWarper
@@ -204,5 +204,5 @@ def sampling_processors(sampling: Sampling) -> list[Any]:
 
 
 def max_context_length(model: Any) -> int:
-    """Tokens that the model can read and write in one conversation."""
+    """Context length of a model in tokens."""
     return int(getattr(model.config, "max_position_embeddings", None) or 2048)

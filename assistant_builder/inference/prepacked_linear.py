@@ -1,7 +1,7 @@
-"""Linear layers for answering on a CPU, their weights kept in the order in which the multiplication reads them.
+"""Linear layers for inference on a CPU with prepacked weights, in the memory layout of oneDNN's matrix product.
 
-Torch otherwise brings a weight into that order at every call; for one row that takes longer than the multiplication.
-In bfloat16 the results are the same to the last digit; in float32 the sums run in another order.
+Without prepacking, torch reorders the weight at every call, which takes longer than the product for a single row.
+Results are bit-identical in bfloat16; in float32 the order of summation differs.
 
 Imports torch: only worker processes import this module.
 """
@@ -15,15 +15,17 @@ import torch
 from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 
+from assistant_builder.devices import multiplies_bfloat16
+
 _ROWS = 64
-"""Rows that the order is chosen for; others compute with it as well."""
+"""Number of rows for which oneDNN chooses the layout; it works for any number."""
 
 
-class PackedLinear(nn.Module):
+class PrepackedLinear(nn.Module):
     """A frozen linear layer for inference.
 
     Args:
-        layer: What it stands for; its weight is not kept.
+        layer: The layer to replace; its weight is not kept.
     """
 
     def __init__(self, layer: nn.Linear) -> None:
@@ -39,49 +41,41 @@ class PackedLinear(nn.Module):
                                                                   "")
         return result
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> PackedLinear:
-        """Itself: nothing in it changes, and the packed weight cannot be copied."""
+    def __deepcopy__(self, memo: dict[int, Any]) -> PrepackedLinear:
+        """Return the layer itself: it is immutable, and the prepacked weight cannot be copied."""
         return self
 
 
-def pack(*models: nn.Module, batches: bool = False) -> None:
-    """Replace every frozen linear layer on a CPU in a dtype that it computes in fast.
+def prepack(*models: nn.Module, batches: bool = False) -> None:
+    """Replace every frozen linear layer on a CPU whose dtype benefits from prepacking.
 
-    What trains or merges must be done before.
-
-    The head keeps its weight too where the embeddings share it. What several models share they share afterwards.
+    The models can no longer be trained or merged. A head that shares its weight with the embeddings keeps a second
+    copy. Layers that several models share remain shared.
 
     Args:
-        models: Changed in place; adapters stay as they are.
-        batches: Whether many rows are computed at once; then it pays in float32 too, where single rows are slower.
+        models: Models, changed in place; adapters are unchanged.
+        batches: Whether many rows are computed at once; float32 is prepacked only then, since single rows get slower.
     """
-    dtypes = _packed_dtypes(batches)
+    dtypes = _prepacked_dtypes(batches)
     places: dict[tuple[int, int], list[tuple[nn.Module, str]]] = {}
     for model in models:
         for parent, name, layer in _plain_layers(model, dtypes):
             places.setdefault((id(layer.weight), id(layer.bias)), []).append((parent, name))
     for shared in places.values():
         parent, name = shared[0]
-        packed = PackedLinear(getattr(parent, name))
+        packed = PrepackedLinear(getattr(parent, name))
         for parent, name in shared:
             setattr(parent, name, packed)
 
 
-def _packed_dtypes(batches: bool) -> set[torch.dtype]:
+def _prepacked_dtypes(batches: bool) -> set[torch.dtype]:
     supported = {torch.float32: batches and torch.backends.mkldnn.is_available(),
                  torch.bfloat16: multiplies_bfloat16()}
     return {dtype for dtype, packs in supported.items() if packs}
 
 
-def multiplies_bfloat16() -> bool:
-    """Whether torch multiplies bfloat16 on this processor with oneDNN, which builds for Macs do not contain."""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 def _plain_layers(model: nn.Module, dtypes: set[torch.dtype]) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
-    """The layers to pack, each with its parent and its name there."""
+    """The layers to prepack, each with its parent module and its name in it."""
     adapters = {id(part) for layer in model.modules() if isinstance(layer, LoraLayer)
                 for parts in (layer.lora_A, layer.lora_B) for part in parts.values()}
     for parent in list(model.modules()):
@@ -91,13 +85,13 @@ def _plain_layers(model: nn.Module, dtypes: set[torch.dtype]) -> Iterator[tuple[
                 yield parent, name, layer
 
 
-def packed_bytes(model: nn.Module) -> int:
-    """Bytes of the weights that :func:`pack` has taken over."""
-    return sum(layer.packed_bytes for layer in model.modules() if isinstance(layer, PackedLinear))
+def prepacked_bytes(model: nn.Module) -> int:
+    """Bytes of prepacked weights in a model."""
+    return sum(layer.packed_bytes for layer in model.modules() if isinstance(layer, PrepackedLinear))
 
 
-def hold_adapters(model: nn.Module, dtype: torch.dtype) -> None:
-    """Keep adapters in the dtype of the arithmetic, so that they are not cast at every token."""
+def cast_adapters(model: nn.Module, dtype: torch.dtype) -> None:
+    """Cast adapters to the compute dtype, so that they are not cast for every token."""
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.to(dtype)

@@ -1,6 +1,6 @@
-"""The trained assistants of a study, and their base model untuned, answering token by token.
+"""Loads the assistants of a study and their untuned base model, and streams their answers.
 
-Torch is imported when the first answer is asked for, so that the page's process can import the types here.
+Torch is imported with the first answer, so that the page's process can import the types of this module.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from assistant_builder.study import Study
 
 Finish = Literal["stop", "length", "cancelled"]
 BASE = "base"
-"""The base without any adapter can be asked too: as cell B16 of the evaluation, or where the study does not train the
-16-bit arm as the untuned cell of its first arm."""
-MOST_SEEDS = 2**32
+"""The base model without an adapter: cell B16 of the evaluation, or the untuned cell of the study's first arm if the
+study does not train the 16-bit arm."""
+SEED_LIMIT = 2**32
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are generated.
+    """Sampling settings.
 
     Attributes:
-        max_new_tokens: Most tokens of an answer.
-        temperature: 0 is greedy, as in the evaluation; above 0 divides the logits before sampling.
-        top_p: Sample from the smallest set of tokens whose probability reaches this (nucleus sampling, Holtzman 2020).
-        seed: Of the random draws; the same seed gives the same answer again. None: another one each time.
+        max_new_tokens: Maximum tokens of an answer.
+        temperature: 0 for greedy decoding, as in the evaluation; otherwise the divisor of the logits.
+        top_p: Sample from the smallest set of tokens with this total probability (nucleus sampling, Holtzman 2020).
+        seed: Random seed, which reproduces an answer; None for a random seed.
     """
 
     max_new_tokens: int = 256
@@ -44,35 +44,34 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse values out of bounds, all of them together.
+        """Check the bounds.
 
         Raises:
-            ConfigError: A value is out of bounds.
+            ConfigError: Values are out of bounds; the message lists all of them.
         """
         problems = []
         if self.max_new_tokens < 1:
             problems.append(f"max_new_tokens={self.max_new_tokens} must be at least 1")
         if not 0 <= self.temperature <= 5:
-            problems.append(f"temperature={self.temperature} must lie between 0 and 5")
+            problems.append(f"temperature={self.temperature} must be between 0 and 5")
         if not 0 < self.top_p <= 1:
-            problems.append(f"top_p={self.top_p} must lie above 0 and not above 1")
-        if self.seed is not None and not 0 <= self.seed < MOST_SEEDS:
-            problems.append(f"seed={self.seed} must lie between 0 and {MOST_SEEDS - 1}")
+            problems.append(f"top_p={self.top_p} must be above 0 and at most 1")
+        if self.seed is not None and not 0 <= self.seed < SEED_LIMIT:
+            problems.append(f"seed={self.seed} must be between 0 and {SEED_LIMIT - 1}")
         if problems:
-            raise ConfigError("; ".join(problems), where="sampling", remedy="Correct it and ask again")
+            raise ConfigError("; ".join(problems), where="sampling", remedy="Correct the values and ask again")
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of an answer.
+    """A chunk of an answer.
 
     Attributes:
-        text_delta: Text that came since the last chunk.
+        text_delta: New text since the last chunk.
         tokens: Tokens generated so far.
-        first_token_seconds: From the start of the answer to its first token (the prompt's computation).
-        seconds: From the start of the answer until now.
-        finish: None while it goes on; ``stop`` at the end of the answer, ``length`` at the longest allowed,
-            ``cancelled`` when asked to stop.
+        first_token_seconds: Time to the first token.
+        seconds: Time since the start of the answer.
+        finish: ``stop`` (complete), ``length`` (truncated) or ``cancelled``; None before the last chunk.
     """
 
     text_delta: str
@@ -84,12 +83,12 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Memory:
-    """What an assistant's weights occupy.
+    """Memory use of a model's weights.
 
     Attributes:
-        base_bytes: Of the base as it is held now; on a CPU it is unpacked into the compute dtype, for speed.
-        adapter_bytes: Of the adapter.
-        shared: The base is that of the LoRA assistant, and costs nothing more.
+        base_bytes: Bytes of the base model in memory; on a CPU, 4-bit weights are dequantized to the compute dtype.
+        adapter_bytes: Bytes of the adapter.
+        shared: Whether the base is shared with another assistant and needs no additional memory.
     """
 
     base_bytes: int
@@ -97,31 +96,31 @@ class Memory:
     shared: bool = False
 
 
-Report = Callable[[str, float], None]
-"""Told what loading does now, and the share of it that is done before."""
+ProgressCallback = Callable[[str, float], None]
+"""Progress callback of loading: current phase, and fraction that is done."""
 
 
 class ChatBackend(Protocol):
-    """What the worker process needs of a session."""
+    """Interface of a session that the worker process uses."""
 
     def ready(self, speaker: str) -> bool:
-        """Whether its model is in memory."""
+        """Whether the model is loaded."""
 
-    def load(self, speaker: str, report: Report) -> Memory:
-        """Bring its model into memory, if it is not there."""
+    def load(self, speaker: str, report: ProgressCallback) -> Memory:
+        """Load the model unless it is loaded."""
 
     def stream(
         self, speaker: str, messages: Sequence[Message], sampling: Sampling, stop_event: threading.Event
     ) -> Iterator[Chunk]:
-        """Answer piece by piece."""
+        """Stream an answer."""
 
 
 class Session(abc.ABC):
-    """Loads models on demand and streams their answers; which model a speaker is, is for a subclass to say.
+    """Loads models on demand and streams their answers; subclasses define how a model is loaded.
 
     Args:
-        speakers: Those who may be asked.
-        where: Whose speakers they are, for errors.
+        speakers: Names of the models: arms or ``base``.
+        where: Location for error messages.
     """
 
     def __init__(self, speakers: Sequence[str], where: str) -> None:
@@ -133,24 +132,24 @@ class Session(abc.ABC):
         self._loading = threading.Lock()
 
     def ready(self, speaker: str) -> bool:
-        """Whether the model is in memory."""
+        """Whether the model is loaded."""
         return speaker in self._loaded
 
-    def load(self, speaker: str, report: Report = lambda phase, fraction: None) -> Memory:
-        """Bring a model into memory, if it is not there.
+    def load(self, speaker: str, report: ProgressCallback = lambda phase, fraction: None) -> Memory:
+        """Load a model unless it is loaded.
 
         Args:
             speaker: An arm, or ``base``.
-            report: Told what is being done.
+            report: Progress callback.
 
         Raises:
-            ModelError: It is not trained, or cannot be loaded.
+            ModelError: The model is not trained or cannot be loaded.
         """
         if speaker not in self._speakers:
-            raise ModelError(f"no arm {speaker!r}", where=self._where, remedy=f"Ask {' or '.join(self._speakers)}")
+            raise ModelError(f"unknown arm {speaker!r}", where=self._where, remedy=f"Ask {' or '.join(self._speakers)}")
         if speaker not in self._memory:
             report("Waiting for the other model to load", 0.0)
-            with self._loading:  # transformers sets the default dtype of the whole process while it loads
+            with self._loading:  # transformers changes the default dtype of the process during loading
                 shared = self._load(speaker, report)
                 self._memory[speaker] = _memory(self._loaded[speaker][0], shared=shared)
         return self._memory[speaker]
@@ -158,61 +157,55 @@ class Session(abc.ABC):
     def stream(
         self, speaker: str, messages: Sequence[Message], sampling: Sampling, stop_event: threading.Event
     ) -> Iterator[Chunk]:
-        """Answer the last message of a conversation.
-
-        Args:
-            speaker: Who is asked.
-            messages: The conversation, ending with the user's turn.
-            sampling: How to generate.
-            stop_event: Set it to end the answer after the token at hand.
+        """Answer the last message of a conversation, until ``stop_event`` is set.
 
         Yields:
-            One chunk per token that adds text, then a last one that carries ``finish``.
+            One chunk for each token that adds text, then a last one with ``finish``.
 
         Raises:
-            ModelError: The arm is not trained, its model cannot be loaded, or the conversation is too long for it.
+            ModelError: The arm is not trained, its model cannot be loaded, or the conversation is too long.
         """
         if not self.ready(speaker):
             self.load(speaker)
         model, prompter = self._loaded[speaker]
-        if stop_event.is_set():  # while it waited or loaded
+        if stop_event.is_set():  # set during loading
             yield Chunk("", 0, None, 0.0, "cancelled")
             return
         ids = prompter.prompt_ids(list(messages))
-        room = max_context_length(model) - len(ids)
-        if room < 1:
+        context = max_context_length(model)
+        if len(ids) >= context:
             raise ModelError(
-                f"the conversation has {len(ids)} tokens, and the model reads {max_context_length(model)}", where="chat",
-                remedy="Clear the conversation and ask a shorter question",
+                f"the conversation has {len(ids)} tokens, but the context length of the model is {context}",
+                where="chat", remedy="Clear the conversation and ask a shorter question",
             )
-        limit = min(sampling.max_new_tokens, room)
-        # taken out while it is used: an answer that fails, or one given beside, leaves it to nobody
+        limit = min(sampling.max_new_tokens, context - len(ids))
+        # removed during use, so that a failed or a concurrent answer does not reuse an inconsistent cache
         conversation = self._conversations.pop(speaker, KVCacheState())
         tokens = generate_tokens(model, prompter, ids, limit, sampling, stop_event, conversation)
         yield from _chunks(tokens, prompter, stop_event)
         self._conversations[speaker] = conversation
 
     @abc.abstractmethod
-    def _load(self, speaker: str, report: Report) -> bool:
-        """Put model and tokenizer of a speaker into ``_loaded``, unless they are there; whether the base was there."""
+    def _load(self, speaker: str, report: ProgressCallback) -> bool:
+        """Put a model and its tokenizer into ``_loaded``; returns whether its base is shared with another model."""
 
 
 class ChatSession(Session):
     """The assistants of a study.
 
-    Each assistant holds a base of its own. The untuned base model is that of the LoRA assistant, or where the study
-    does not train it that of the first arm, seen without its adapter.
+    Each assistant has its own base. The untuned base model shares the weights of the LoRA assistant, or of the first
+    arm if the study does not train LoRA.
 
     Args:
         study: A study whose arms are trained.
-        speakers: Those who may be asked: arms that the study trains, and ``base``; None: every arm.
+        speakers: Arms that the study trains, and ``base``; None for every arm.
     """
 
     def __init__(self, study: Study, speakers: Sequence[str] | None = None) -> None:
         super().__init__((*ARMS, BASE) if speakers is None else speakers, f"study {study.name}")
         self._study = study
 
-    def _load(self, speaker: str, report: Report) -> bool:
+    def _load(self, speaker: str, report: ProgressCallback) -> bool:
         if speaker in self._loaded:
             return speaker == BASE
         report("Starting PyTorch", 0.05)
@@ -222,7 +215,7 @@ class ChatSession(Session):
             report(f"Reading the {ARMS[speaker].base_label} base", 0.4)
             model, prompter = load_arm(self._study, speaker, hold=True)
             prepare_for_inference(model)
-            self._loaded[speaker] = model, prompter  # only whole: memory may run out in either line before
+            self._loaded[speaker] = model, prompter  # set last: memory may run out in the two lines before
             return False
         arm = base_owner(self._speakers)
         self._load(arm, report)
@@ -246,7 +239,7 @@ def _chunks(tokens: Iterator[int], prompter: Any, stop_event: threading.Event) -
                 break
             generated.append(token)
             text = prompter.decode(generated)
-            # A character of several tokens decodes to U+FFFD until its last byte is there.
+            # A character that spans several tokens decodes to U+FFFD until its last byte is generated.
             if not text.endswith("\ufffd") and len(text) > len(shown):
                 yield Chunk(text[len(shown):], len(generated), first, time.perf_counter() - started)
                 shown = text
@@ -260,13 +253,13 @@ def _chunks(tokens: Iterator[int], prompter: Any, stop_event: threading.Event) -
 
 
 def clone_sharing_weights(base: Any) -> Any:
-    """A base, without adapters, as a model of its own over the same weights, so that both can answer at once.
+    """Clone a base model without its adapters over the same weights, so that both can answer concurrently.
 
-    Copied is the tree of modules alone: parameters and buffers are shared, and each adapted layer is replaced by the
-    layer that it wraps. Switching adapters off or over instead would do so for the answer being generated beside.
+    Only the module tree is copied: parameters and buffers are shared, and each adapted layer is replaced by the layer
+    that it wraps. Disabling or switching adapters instead would also affect an answer that is being generated.
 
     Args:
-        base: A model of transformers, or that inside a ``PeftModel`` whose adapters are not merged.
+        base: A transformers model, or the one inside a ``PeftModel`` whose adapters are not merged.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -277,23 +270,23 @@ def clone_sharing_weights(base: Any) -> Any:
 
 
 def prepare_for_inference(*models: Any) -> None:
-    """Do once what would otherwise be done at every token: cast the adapters, put the weights in order.
+    """Cast adapters and prepack weights once, instead of for every token.
 
     Args:
-        models: Changed in place; several where they stand over the same weights.
+        models: Models over the same weights, changed in place.
     """
     from assistant_builder.inference.packed_batch import supports_packing
-    from assistant_builder.inference.prepacked_linear import hold_adapters, pack
+    from assistant_builder.inference.prepacked_linear import cast_adapters, prepack
 
     for model in models:
-        hold_adapters(model, model.dtype)
+        cast_adapters(model, model.dtype)
     if supports_packing(models[0]):
-        pack(*models)
+        prepack(*models)
 
 
 def _memory(model: Any, *, shared: bool) -> Memory:
-    from assistant_builder.inference.prepacked_linear import packed_bytes
+    from assistant_builder.inference.prepacked_linear import prepacked_bytes
     from assistant_builder.models.loading import model_bytes
 
     adapter = sum(parameter.nbytes for name, parameter in model.named_parameters() if "lora_" in name)
-    return Memory(model_bytes(model) + packed_bytes(model) - adapter, adapter, shared)
+    return Memory(model_bytes(model) + prepacked_bytes(model) - adapter, adapter, shared)

@@ -29,9 +29,8 @@ from transformers import AutoModelForCausalLM
 
 from assistant_builder.arms import ARMS
 from assistant_builder.config import ModelConfig, TrainConfig
-from assistant_builder.devices import torch_device
+from assistant_builder.devices import multiplies_bfloat16, torch_device
 from assistant_builder.errors import ConfigError, ModelError, ResourceError
-from assistant_builder.inference.prepacked_linear import multiplies_bfloat16
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.download import fetch

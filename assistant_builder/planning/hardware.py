@@ -150,7 +150,7 @@ def parse_memory(text: str) -> int:
 
 
 def _gpu() -> Machine | None:
-    usable = devices.find().usable
+    usable = devices.detect_gpus().usable
     if not usable:
         return None
     cards = tuple(

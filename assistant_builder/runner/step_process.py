@@ -21,7 +21,7 @@ from assistant_builder.atomic_io import file_hash
 from assistant_builder.child_process import configure_libraries, peak_memory_bytes, python_command
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import Cancelled
-from assistant_builder.redaction import without_tokens
+from assistant_builder.redaction import redact_secrets
 from assistant_builder.study import Study
 from assistant_builder.study.locks import process_identity
 from assistant_builder.study.steps import State
@@ -81,7 +81,7 @@ def run_as_step(study: Study, step: str, work: Work) -> int:
     except BaseException as error:
         finish("failed", error=translate_error(error).to_record())
         with contextlib.suppress(OSError):  # the log is on the same disk
-            sys.stderr.write(without_tokens("".join(traceback.format_exception(error))))
+            sys.stderr.write(redact_secrets("".join(traceback.format_exception(error))))
         return 1
     if files is None:
         finish("queued")

@@ -15,7 +15,7 @@ from assistant_builder.serving.schemas import ApiError
 from assistant_builder.web.access import AllowedHosts, is_cross_origin, is_loopback
 from assistant_builder.web.middleware import read_body, replay_body
 from assistant_builder.web.passwords import take_secret
-from assistant_builder.web.request_limits import mark_trusted, shown_size
+from assistant_builder.web.request_limits import format_size, mark_trusted
 
 API_KEY_VARIABLE = "ASSISTANT_BUILDER_API_KEY"
 MIN_KEY_LENGTH = 16
@@ -97,7 +97,7 @@ class ApiKeyMiddleware:
         await self._app(scope, replay_body(body, receive), send)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
-        if not self._hosts.knows(headers.get("host")) or len(headers.getlist("host")) != 1:
+        if not self._hosts.allows(headers.get("host")) or len(headers.getlist("host")) != 1:
             raise ApiError(421, "unknown host name; if it is a name of this server, start it with "
                           "--allow-host NAME")
         if is_cross_origin(scope, headers):
@@ -112,5 +112,5 @@ async def _body(headers: Headers, receive: Receive) -> bytes:
     length = headers.get("content-length", "")
     body = None if length.isdigit() and int(length) > MAX_BODY_BYTES else await read_body(receive, MAX_BODY_BYTES)
     if body is None:
-        raise ApiError(413, f"the request is larger than {shown_size(MAX_BODY_BYTES)}")
+        raise ApiError(413, f"the request is larger than {format_size(MAX_BODY_BYTES)}")
     return body

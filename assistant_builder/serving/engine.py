@@ -135,7 +135,7 @@ class Engine:
         self.start()
         assert self._loading is not None
         loaded = threading.Event()
-        self._loading.listen(lambda: loaded.set() if self._settled() else None)
+        self._loading.add_listener(lambda: loaded.set() if self._settled() else None)
         while not self._settled():
             loaded.wait()
         if error := self.failure():
@@ -151,7 +151,7 @@ class Engine:
 
     def failure(self) -> AssistantBuilderError | None:
         """The error of the last attempt to load the models."""
-        replies = self._loading.now.values() if self._loading is not None else ()
+        replies = self._loading.snapshot.values() if self._loading is not None else ()
         record = next((reply.error for reply in replies if reply.error is not None), None)
         if record is None:
             return None
@@ -170,7 +170,7 @@ class Engine:
         self._worker.close()
 
     def _settled(self) -> bool:
-        return self._loading is not None and all(reply.finished for reply in self._loading.now.values())
+        return self._loading is not None and all(reply.finished for reply in self._loading.snapshot.values())
 
     # requests
 
@@ -259,10 +259,10 @@ async def _follow(exchange: ReplyStream) -> AsyncIterator[dict[str, Reply]]:
         with suppress(RuntimeError):  # the loop is closed: the server ended before the answer
             loop.call_soon_threadsafe(changed.set)
 
-    exchange.listen(notify)
+    exchange.add_listener(notify)
     while True:
         changed.clear()
-        replies = exchange.now
+        replies = exchange.snapshot
         yield replies
         if all(reply.finished for reply in replies.values()):
             return

@@ -14,8 +14,8 @@ from assistant_builder.serving.app import make_app
 from assistant_builder.serving.auth import check_access, digest_of
 from assistant_builder.serving.engine import Engine, start_worker
 from assistant_builder.serving.registry import ModelRegistry, prompt_limits
-from assistant_builder.web.access import listen, url_of
-from assistant_builder.web.request_limits import ConnectionLimits, bounded_config
+from assistant_builder.web.access import listen, server_url
+from assistant_builder.web.request_limits import ConnectionLimits, limited_config
 
 _SHUTDOWN_SECONDS = 3
 """Time for unfinished answers when the server stops."""
@@ -36,10 +36,10 @@ def serve_locally(
     listener = listen(config.host, config.port)
     with listener:
         engine = Engine(models, prompt_limits(models, config.context), config.waiting, start_worker(models))
-        base = f"{url_of(config.host, listener.getsockname()[1])}/v1"
+        base = f"{server_url(config.host, listener.getsockname()[1])}/v1"
         ready = ready_text(models, base, as_json=as_json)
         server = _Server(
-            bounded_config(
+            limited_config(
                 make_app(engine, config, digest), ConnectionLimits(), log_level="warning", access_log=False,
                 server_header=False, lifespan="on", proxy_headers=False, timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
             ),

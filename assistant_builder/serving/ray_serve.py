@@ -20,7 +20,7 @@ from assistant_builder.serving.engine import Engine, start_worker
 from assistant_builder.serving.local import ready_text
 from assistant_builder.serving.registry import ModelRegistry, prompt_limits
 from assistant_builder.study import home
-from assistant_builder.web.access import url_of
+from assistant_builder.web.access import server_url
 
 APPLICATION = "assistant-builder"
 _HEALTH_SECONDS = 10.0
@@ -107,7 +107,7 @@ def deployed(models: ModelRegistry, config: ServingConfig, key: bytes | None, ad
     serve.start(http_options={"host": config.host, "port": config.port})
     try:
         _deploy(application(models, config, key))
-        yield f"{url_of(config.host, config.port)}/v1"
+        yield f"{server_url(config.host, config.port)}/v1"
     finally:
         serve.delete(APPLICATION)
 

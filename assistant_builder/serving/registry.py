@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from assistant_builder.arms import ARMS, QLORA, plain_order, with_arm
-from assistant_builder.chat.ask import context_tokens, default_system
+from assistant_builder.chat.ask import context_tokens, default_system_prompt
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError
 from assistant_builder.models.catalog import resolve
@@ -167,4 +167,5 @@ def study_prompt_limits(study: Study, context: int | None = None) -> PromptLimit
     def count(messages: Sequence[Message]) -> int:
         return (long if is_long(messages) else short).prompt_tokens(messages)
 
-    return PromptLimits(count, context_tokens([config], context_length(folder), context) - 1, default_system(study))
+    most_tokens = context_tokens([config], context_length(folder), context) - 1
+    return PromptLimits(count, most_tokens, default_system_prompt(study))

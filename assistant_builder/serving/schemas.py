@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse
 
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError, ConfigError
-from assistant_builder.inference.session import MOST_SEEDS, Sampling
+from assistant_builder.inference.session import SEED_LIMIT, Sampling
 from assistant_builder.serving.registry import ModelRegistry, ServedModel
 
 DONE = "data: [DONE]\n\n"
@@ -215,7 +215,7 @@ class ChatRequest(_Strict):
                 max_new_tokens=limit,
                 temperature=standard.temperature if self.temperature is None else self.temperature,
                 top_p=standard.top_p if self.top_p is None else self.top_p,
-                seed=None if self.seed is None else self.seed % MOST_SEEDS,
+                seed=None if self.seed is None else self.seed % SEED_LIMIT,
             )
         except ConfigError as error:
             raise api_error(error) from error

@@ -16,7 +16,7 @@ from typing import Any
 
 from assistant_builder.chat.worker import run_server
 from assistant_builder.child_process import configure_libraries
-from assistant_builder.inference.session import Report, Session, clone_sharing_weights, prepare_for_inference
+from assistant_builder.inference.session import ProgressCallback, Session, clone_sharing_weights, prepare_for_inference
 from assistant_builder.quantization import METHODS
 from assistant_builder.study import Study
 
@@ -35,7 +35,7 @@ class SharedSession(Session):
         super().__init__(tuple(assistants), "the server")
         self._assistants = dict(assistants)
 
-    def _load(self, speaker: str, report: Report) -> bool:
+    def _load(self, speaker: str, report: ProgressCallback) -> bool:
         if speaker in self._loaded:
             return True
         report("Starting PyTorch", 0.05)
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     configure_libraries()
     session = SharedSession({name: (Study(Path(folder)), arm) for name, folder, arm in json.loads(options.assistants)})
-    run_server(session, idle_seconds=threading.TIMEOUT_MAX, yields=False)  # ends with the server
+    run_server(session, idle_seconds=threading.TIMEOUT_MAX, exit_on_run=False)  # ends with the server
 
 
 if __name__ == "__main__":

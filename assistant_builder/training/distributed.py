@@ -36,7 +36,7 @@ from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, Cancelled
 from assistant_builder.planning.memory import ParallelStrategy
 from assistant_builder.planning.plan import Plan
-from assistant_builder.redaction import without_tokens
+from assistant_builder.redaction import redact_secrets
 from assistant_builder.study import Study
 
 _ERROR_FILE = ".rank-error.json"
@@ -103,7 +103,7 @@ def _rank(folder: str, run: str, spread: ParallelStrategy, planned: Plan | None)
         return _CANCELLED
     except Exception as error:
         _tell(study.arm_folder(run) / _ERROR_FILE, error)
-        sys.stderr.write(without_tokens("".join(traceback.format_exception(error))))
+        sys.stderr.write(redact_secrets("".join(traceback.format_exception(error))))
         raise
 
 

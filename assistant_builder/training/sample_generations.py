@@ -16,7 +16,7 @@ from assistant_builder.data import Pair
 from assistant_builder.models.chat_template import ChatTokenizer
 
 if TYPE_CHECKING:
-    from assistant_builder.training.collate import LeftPadding
+    from assistant_builder.inference.padded_batch import LeftPadding
 
 MAX_NEW_TOKENS = 48
 """Most tokens of an answer."""
@@ -82,7 +82,7 @@ def sample_answers(
     """
     import torch
 
-    from assistant_builder.training.collate import IGNORED
+    from assistant_builder.inference.padded_batch import IGNORED
 
     rows = [{"input_ids": list(asked.prompt_ids), "labels": [IGNORED] * len(asked.prompt_ids)} for asked in questions]
     batch = padding(rows)

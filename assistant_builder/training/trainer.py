@@ -27,10 +27,11 @@ from trl import SFTTrainer
 
 from assistant_builder.child_process import memory_bytes
 from assistant_builder.errors import StudyError
+from assistant_builder.inference.padded_batch import IGNORED, LeftPadding
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.lora_layers import dequantize_to_compute_dtype
 from assistant_builder.training import checkpoints
-from assistant_builder.training.collate import IGNORED, FixedOrder, LeftPadding, summed_nll, to_dataset
+from assistant_builder.training.collate import FixedOrder, summed_nll, to_dataset
 from assistant_builder.training.cpu_kernels import fuse
 from assistant_builder.training.distributed import shard_like, shard_optimizer_state, unshard, whole_adapters
 from assistant_builder.training.gpu import (

@@ -44,8 +44,8 @@ from assistant_builder.ui.uploads import uploads_folder
 from assistant_builder.web.access import Access, AllowedHosts, listen
 from assistant_builder.web.headers import RouteAllowlistMiddleware, SecurityHeadersMiddleware
 from assistant_builder.web.middleware import AuthMiddleware, BodyLimitMiddleware, Login, user_of
-from assistant_builder.web.request_limits import bounded_config
-from assistant_builder.web.sessions import SESSION, Owners
+from assistant_builder.web.request_limits import limited_config
+from assistant_builder.web.sessions import SESSION, NameOwners
 
 CLOSED_KEPT = 20
 """Windows that are closed but kept, in case their computers only slept."""
@@ -107,7 +107,7 @@ class Events:
     def __init__(self, app: ASGIApp, demo: gr.Blocks, windows: BoundedStateHolder) -> None:
         self._app = app
         self._demo = demo
-        self._owners = Owners(windows.forget)
+        self._owners = NameOwners(windows.forget)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
@@ -251,7 +251,7 @@ def serve_page(build: Callable[[], Page], access: Access, *, block: bool = True)
     listener = listen(access.host, access.port)  # who connects from now on waits until the page is ready
     access = replace(access, port=listener.getsockname()[1])
     app, stop = page_app(build(), access)
-    config = bounded_config(
+    config = limited_config(
         app, access.connections, proxy=access.proxy, log_level="warning", access_log=False, server_header=False,
         lifespan="on", proxy_headers=bool(access.proxy), forwarded_allow_ips=access.proxy or None,
         timeout_graceful_shutdown=_LEAVE_SECONDS, ssl_certfile=access.certificate, ssl_keyfile=access.key,
@@ -300,7 +300,7 @@ def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
 
     events = Events(outer, demo, windows)
     app: ASGIApp = BodyLimitMiddleware(events, access.limits, folder, uploads.PATH, events.judge)
-    app = RouteAllowlistMiddleware(app, folder)
+    app = RouteAllowlistMiddleware(app, folder, (refresh.PATH,))
     app = AuthMiddleware(app, AllowedHosts(access.host, access.allowed_hosts), login)
     return SecurityHeadersMiddleware(app), stop
 

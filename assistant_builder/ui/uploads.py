@@ -39,7 +39,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from assistant_builder.atomic_io import write_bytes
 from assistant_builder.ui.study_snapshot import stamp
-from assistant_builder.web.request_limits import SIZE_VARIABLE, Limits, shown_size
+from assistant_builder.web.request_limits import SIZE_VARIABLE, Limits, format_size
 from assistant_builder.web.sessions import SESSION, UPLOAD_PREFIX, new_upload_name
 
 PREFIX = "assistant-builder-page-"
@@ -186,11 +186,11 @@ class Uploads:
 
     def _fits(self, files: int, kept: int, size: int) -> bool:
         limits = self._limits
-        return files + self._coming_files < limits.kept_files and kept + self._coming_bytes + size <= limits.kept_bytes
+        return files + self._coming_files < limits.stored_files and kept + self._coming_bytes + size <= limits.stored_bytes
 
     def _too_large(self) -> Response:
         return PlainTextResponse(
-            f"The file is larger than {shown_size(self._limits.file_bytes)}, which is the most that is taken here. "
+            f"The file is larger than {format_size(self._limits.file_bytes)}, which is the most that is taken here. "
             f"Whoever runs the server can change it ({SIZE_VARIABLE}), or start from the file: assistant-builder run "
             "FILE.", status_code=413,
         )

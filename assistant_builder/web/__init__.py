@@ -1,4 +1,7 @@
-"""Who reaches the page: addresses, names, logins, sessions, and what a request may carry. Knows nothing of gradio."""
+"""Access to the web app and the endpoint: login, sessions, allowed hosts, request limits and security headers.
+
+This package does not depend on gradio.
+"""
 
 
 

@@ -1,4 +1,4 @@
-"""Who may reach the server: its access settings, the allowed hosts and origins, and the listening socket."""
+"""Access settings of the server, checks of hosts and origins, and the listening socket."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
 
 def is_loopback(host: str) -> bool:
-    """Whether all that a server bound to ``host`` can be reached from is this machine."""
+    """Whether a server bound to ``host`` is reachable only from this machine."""
     try:
         found = socket.getaddrinfo(host or "0.0.0.0", None, type=socket.SOCK_STREAM)
     except OSError:
@@ -32,13 +32,13 @@ def is_loopback(host: str) -> bool:
 
 
 class AllowedHosts:
-    """The names that belong to this server.
+    """The host names of this server, to reject DNS rebinding.
 
-    An address written in digits is always one: no name is looked up for it, so none can have been rebound.
+    IP addresses are always allowed: no name is resolved for them, so none can have been rebound.
 
     Args:
-        bound: What the server listens on.
-        also: Further names, such as that of a reverse proxy.
+        bound: Host on which the server listens.
+        also: Additional names, such as that of a reverse proxy.
     """
 
     def __init__(self, bound: str, also: Iterable[str] = ()) -> None:
@@ -48,13 +48,9 @@ class AllowedHosts:
             names |= {own, own.partition(".")[0], f"{own.partition('.')[0]}.local"}
         self._names = {name.strip("[] ").rstrip(".").lower() for name in names} - {""}
 
-    def knows(self, header: str | None) -> bool:
-        """Whether a Host header names this server.
-
-        Args:
-            header: The header, ``name[:port]``.
-        """
-        name = _split(header or "")[0]
+    def allows(self, header: str | None) -> bool:
+        """Whether a Host header (``name[:port]``) names this server."""
+        name = _split_host(header or "")[0]
         if not name:
             return False
         try:
@@ -65,10 +61,10 @@ class AllowedHosts:
 
 
 def is_cross_origin(scope: Scope, headers: Headers) -> bool:
-    """Whether a request was sent by a page that is not ours.
+    """Whether a request was sent by another site's page.
 
-    What is no browser sends neither header and is let through; it has no one's cookies. Following a link to the page
-    is let through too: it shows the page and changes nothing.
+    Clients that are not browsers send neither header; they are allowed, since they carry no cookies of a user.
+    Following a link to the page is allowed too: it shows the page and changes nothing.
     """
     site = headers.get("sec-fetch-site")
     safe = scope["type"] == "http" and scope["method"] in _SAFE_METHODS
@@ -81,17 +77,17 @@ def is_cross_origin(scope: Scope, headers: Headers) -> bool:
 
 def _same_origin(scope: Scope, headers: Headers, origin: str) -> bool:
     try:
-        theirs = urlsplit(origin)
-        scheme = "https" if scope["scheme"] in ("https", "wss") else "http"
-        there = ((theirs.hostname or "").rstrip("."), theirs.port or _PORTS.get(theirs.scheme, 0))
+        sender = urlsplit(origin)
+        sender_host = ((sender.hostname or "").rstrip("."), sender.port or _PORTS.get(sender.scheme, 0))
     except ValueError:
         return False
-    name, port = _split(headers.get("host", ""))
-    return theirs.scheme == scheme and there == (name, port or _PORTS[scheme])
+    scheme = "https" if scope["scheme"] in ("https", "wss") else "http"
+    name, port = _split_host(headers.get("host", ""))
+    return sender.scheme == scheme and sender_host == (name, port or _PORTS[scheme])
 
 
-def _split(header: str) -> tuple[str, int | None]:
-    """Name and port of a Host header; an empty name where it is none."""
+def _split_host(header: str) -> tuple[str, int | None]:
+    """Name and port of a Host header; the name is empty if the header is invalid."""
     try:
         parts = urlsplit(f"//{header.strip()}")
         port = parts.port
@@ -102,20 +98,20 @@ def _split(header: str) -> tuple[str, int | None]:
     return (parts.hostname or "").rstrip("."), port
 
 
-def url_of(host: str, port: int, scheme: str = "http") -> str:
-    """The address under which a server is found, ``http://127.0.0.1:8000``."""
+def server_url(host: str, port: int, scheme: str = "http") -> str:
+    """URL of a server, ``http://127.0.0.1:8000``."""
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; connections wait in it until the server is ready.
+    """Open a listening socket; connections wait in its backlog until the server is ready.
 
     Args:
         host: A name or address of this machine.
-        port: 0: one that is free.
+        port: Port; 0 selects a free one.
 
     Raises:
-        ConfigError: The port is taken or not ours to take, or the host is not of this machine.
+        ConfigError: The port is in use or not permitted, or the host is not an address of this machine.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -123,58 +119,58 @@ def listen(host: str, port: int) -> socket.socket:
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise _no_address(host) from error
+        raise _unknown_host_error(host) from error
     try:
-        if sys.platform != "win32":  # where it would let two servers share a port
+        if sys.platform != "win32":  # on Windows the option would let two servers share a port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(2048)
     except (OSError, OverflowError) as error:
         listener.close()
-        raise _refused(host, port, error) from error
+        raise _listen_error(host, port, error) from error
     return listener
 
 
-def _refused(host: str, port: int, error: OSError | OverflowError) -> ConfigError:
+def _listen_error(host: str, port: int, error: OSError | OverflowError) -> ConfigError:
     number = getattr(error, "errno", None)
     if number == errno.EADDRINUSE:
-        return ConfigError(f"port {port} is in use", where=url_of(host, port),
-                           remedy=f"Another Assistant Builder may be open there; else take --port {port + 1}")
+        return ConfigError(f"port {port} is in use", where=server_url(host, port),
+                           remedy=f"Close the other program, or choose another port with --port {port + 1}")
     if number == errno.EACCES:
-        return ConfigError(f"port {port} is not for every user", remedy="Take a --port above 1023")
+        return ConfigError(f"port {port} needs administrator rights", remedy="Choose a --port above 1023")
     if number == errno.EADDRNOTAVAIL:
-        return _no_address(host)
+        return _unknown_host_error(host)
     return ConfigError(f"cannot listen at {host} port {port}: {error}", remedy="Choose another --host or --port")
 
 
-def _no_address(host: str) -> ConfigError:
-    return ConfigError(f"{host!r} is no address of this machine", where="--host",
+def _unknown_host_error(host: str) -> ConfigError:
+    return ConfigError(f"{host!r} is not an address of this machine", where="--host",
                        remedy="Leave --host at 127.0.0.1, or give an address of this machine")
 
 
 @dataclass(frozen=True)
 class Access:
-    """Where the page is served, and to whom.
+    """Access settings of the server.
 
     Attributes:
-        host: Address to listen on; the default is reachable from this machine only.
-        port: Port to listen on; 0: one that is free.
-        user: Who may log in; None: nobody is asked.
-        password: The user's password.
-        open_to_all: Whether other machines may reach the page without a password.
-        allowed_hosts: Further names of the server, such as that of a reverse proxy.
-        proxy: Address of a reverse proxy that is believed who its clients are, and whether they speak https.
-        certificate: PEM file with the certificate and its chain, to speak https.
-        key: PEM file with the certificate's key.
-        limits: How much a request may bring.
-        connections: How long and how often clients may keep connections waiting.
+        host: Address to listen on; the default is reachable only from this machine.
+        port: Port to listen on; 0 selects a free one.
+        user: User who may log in; None disables the login.
+        password: Hash of the user's password.
+        allow_without_password: Whether other machines may open the page without a password.
+        allowed_hosts: Additional host names of the server, such as that of a reverse proxy.
+        proxy: Address of a reverse proxy whose ``X-Forwarded-*`` headers are trusted.
+        certificate: PEM file with the certificate chain, for HTTPS.
+        key: PEM file with the private key of the certificate.
+        limits: Limits on uploads and requests.
+        connections: Limits on waiting connections.
     """
 
     host: str = "127.0.0.1"
     port: int = 7860
     user: str | None = None
     password: PasswordHash | None = None
-    open_to_all: bool = False
+    allow_without_password: bool = False
     allowed_hosts: tuple[str, ...] = ()
     proxy: str = ""
     certificate: Path | None = None
@@ -184,36 +180,36 @@ class Access:
 
     @property
     def url(self) -> str:
-        """Where a person on this machine finds the page."""
-        return url_of(self.host, self.port, "https" if self.certificate is not None else "http")
+        """URL of the page on this machine."""
+        return server_url(self.host, self.port, "https" if self.certificate is not None else "http")
 
     def check(self) -> list[str]:
-        """Refuse what would let in everyone.
+        """Check that the settings are consistent and do not open the page to everyone by mistake.
 
         Returns:
             Warnings for the person who starts the server.
 
         Raises:
-            ConfigError: Other machines would reach the page without a password, or the settings do not fit together.
+            ConfigError: The settings are inconsistent, or other machines could open the page without a password.
         """
         if (self.certificate is None) != (self.key is None):
-            raise ConfigError("a certificate and its key belong together", remedy="Give both --certificate and --key")
+            raise ConfigError("HTTPS needs a certificate and its key", remedy="Give both --certificate and --key")
         for file in (self.certificate, self.key):
             if file is not None and not file.is_file():
-                raise ConfigError("there is no such file", where=str(file), remedy="Correct --certificate and --key")
+                raise ConfigError("the file does not exist", where=str(file), remedy="Correct --certificate and --key")
         if is_loopback(self.host):
             if self.user is not None and self.allowed_hosts and not self.proxy:
-                return ["all clients of a reverse proxy on this machine count as one, and one that guesses passwords "
-                        "holds up the logins of all; name the proxy with --proxy 127.0.0.1"]
+                return ["all clients of a reverse proxy on this machine count as one client, so one that guesses "
+                        "passwords blocks the login of all others; name the proxy with --proxy 127.0.0.1"]
             return []
         if self.user is None:
-            if not self.open_to_all:
+            if not self.allow_without_password:
                 raise ConfigError(
-                    f"the page would be open to everyone who reaches {self.host}",
-                    remedy="Add --auth USER, leave --host at 127.0.0.1, or allow it with --without-password",
+                    f"everyone who can connect to {self.host} could open the page",
+                    remedy="Add --auth USER, leave --host at 127.0.0.1, or allow access with --without-password",
                 )
-            return [f"everyone who reaches {self.host} can read, change and delete every study"]
+            return [f"everyone who can connect to {self.host} can read, change and delete all studies"]
         if self.certificate is None and not self.proxy:
-            return ["password and pages cross the network unencrypted; give --certificate and --key, or put a proxy "
-                    "that speaks https in front and name it with --proxy"]
+            return ["passwords and pages are sent unencrypted; give --certificate and --key, or use a reverse proxy "
+                    "with HTTPS and name it with --proxy"]
         return []

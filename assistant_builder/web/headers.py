@@ -1,23 +1,24 @@
-"""What leaves the server and what it answers at all: headers that keep the page to itself, and the routes it needs.
+"""Security headers of every response, and the allowlist of routes.
 
-Texts from files are escaped wherever the page shows them; the headers are the second wall, for what a library renders.
+The page escapes texts from files itself; the headers are a second line of defence for what libraries render.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from assistant_builder.ui import refresh
+from assistant_builder.web.middleware import send_response
 from assistant_builder.web.sessions import SESSION, may_read
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'self'",
-        # gradio starts from inline scripts and compiles its HTML templates; plotly compiles its number formats
+        # gradio uses inline scripts and compiles its HTML templates; plotly compiles its number formats
         "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
         "style-src 'self' 'unsafe-inline'",
         "img-src 'self' data: blob:",
@@ -35,23 +36,23 @@ HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    # under "no-referrer" browsers send our own forms without saying that they are ours (Origin: null)
+    # with "no-referrer", browsers send our own forms with "Origin: null"
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
 }
-_LASTING = ("/assets/", "/static/", "/svelte/")
-"""Files of gradio's own, which a browser may keep; everything else may tell of studies."""
+_CACHEABLE = ("/assets/", "/static/", "/svelte/")
+"""Static files of gradio, which a browser may cache; all other responses may contain study data."""
 _API = "/gradio_api"
 _FILE = f"{_API}/file="
-_USED = {
-    refresh.PATH, "/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt",
+_GRADIO_ROUTES = {
+    "/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt",
     f"{_API}/info", f"{_API}/theme.css", f"{_API}/app_id", f"{_API}/upload", f"{_API}/upload_progress",
     f"{_API}/queue/join", f"{_API}/queue/data", f"{_API}/queue/status", f"{_API}/cancel", f"{_API}/reset",
     f"{_API}/run/predict",
 }
-_USED_BELOW = (*_LASTING, f"{_API}/heartbeat/")
+_GRADIO_FOLDERS = (*_CACHEABLE, f"{_API}/heartbeat/")
 
 
 class SecurityHeadersMiddleware:
@@ -68,7 +69,7 @@ class SecurityHeadersMiddleware:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
-                if not scope.get("path", "").startswith(_LASTING):
+                if not scope.get("path", "").startswith(_CACHEABLE):
                     headers["Cache-Control"] = "no-store"
             await send(message)
 
@@ -76,33 +77,32 @@ class SecurityHeadersMiddleware:
 
 
 class RouteAllowlistMiddleware:
-    """ASGI middleware that leaves gradio only the routes the page uses, and of its files those it copied or took in.
+    """ASGI middleware that allows only the gradio routes that the page uses.
 
-    What is left out fetches other hosts' files, records the screen, writes code, watches, deploys: nothing that is
-    asked for here, and each a way in.
+    The other routes fetch files from other hosts, record the screen, edit code or deploy: the page needs none of them,
+    and each is an attack surface.
 
     Args:
-        app: What is behind it.
-        files: The folder of uploads and offered files.
+        app: The wrapped application.
+        files: Folder of uploads and of files offered for download.
+        routes: Paths that are allowed in addition to gradio's.
     """
 
-    def __init__(self, app: ASGIApp, files: Path) -> None:
+    def __init__(self, app: ASGIApp, files: Path, routes: Iterable[str] = ()) -> None:
         self._app = app
         self._files = files
+        self._routes = _GRADIO_ROUTES | set(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer that there is nothing."""
-        if scope["type"] == "lifespan" or self._used(scope):
+        """Pass the request on, or respond with 404."""
+        if scope["type"] == "lifespan" or self._is_allowed(scope):
             return await self._app(scope, receive, send)
-        if scope["type"] == "websocket":
-            await receive()
-            return await send({"type": "websocket.close", "code": 1008, "reason": ""})
-        await PlainTextResponse("There is nothing here\n", status_code=404)(scope, receive, send)
+        await send_response(PlainTextResponse("Not found\n", status_code=404), scope, receive, send)
 
-    def _used(self, scope: Scope) -> bool:
+    def _is_allowed(self, scope: Scope) -> bool:
         path: str = scope["path"]
         if scope["type"] != "http":
             return False
         if path.startswith(_FILE):
             return may_read(path.removeprefix(_FILE), self._files, scope.get(SESSION))
-        return path in _USED or path.rstrip("/") in _USED or path.startswith(_USED_BELOW)
+        return path in self._routes or path.rstrip("/") in self._routes or path.startswith(_GRADIO_FOLDERS)

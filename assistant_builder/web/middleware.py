@@ -1,4 +1,4 @@
-"""Middleware in front of every route of the page: login, and limits on what a request may carry."""
+"""Middleware in front of every route of the page: login, origin checks and limits on requests."""
 
 from __future__ import annotations
 
@@ -22,53 +22,53 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from assistant_builder.web.access import AllowedHosts, is_cross_origin
 from assistant_builder.web.passwords import PasswordHash, RateLimiter
-from assistant_builder.web.request_limits import Limits, mark_trusted, shown_size
+from assistant_builder.web.request_limits import Limits, format_size, mark_trusted
 from assistant_builder.web.sessions import SESSION, Session, Sessions, may_read
 
 _SURROGATE = re.compile(rb"\\ud[89a-f]", re.IGNORECASE)
-"""What JSON spells characters with that are no text by themselves."""
+"""JSON escapes of surrogates, which are valid text only in pairs."""
 
 
 class BodyLimitMiddleware:
-    """ASGI middleware for every request but uploads, which have a limit of their own.
+    """ASGI middleware that checks the JSON body of every request except uploads, which have their own limits.
 
     Args:
-        app: What is behind it.
-        limits: How much may be sent.
-        uploads: The folder of uploaded files.
-        upload_path: Where uploads are sent to.
-        judge: Gives the response that refuses a request, from its scope and its JSON; None: it may pass.
+        app: The wrapped application.
+        limits: Size limits.
+        uploads: Folder of uploaded files.
+        upload_path: Route of uploads.
+        check_request: Returns an error response for a scope and its JSON body, or None to pass the request on.
     """
 
     def __init__(
         self, app: ASGIApp, limits: Limits, uploads: Path, upload_path: str,
-        judge: Callable[[Scope, Any], Response | None] = lambda scope, tree: None,
+        check_request: Callable[[Scope, Any], Response | None] = lambda scope, tree: None,
     ) -> None:
         self._app = app
         self._limits = limits
         self._uploads = uploads
         self._upload_path = upload_path
-        self._judge = judge
+        self._check_request = check_request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read the body, judge it, and pass it on whole."""
+        """Read and check the body, then pass the request on."""
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD") or scope["path"] == self._upload_path:
             return await self._app(scope, receive, send)
-        told = Headers(scope=scope).get("content-length", "")
-        body = b"" if not told.isdigit() or int(told) <= self._limits.message_bytes else None
+        announced = Headers(scope=scope).get("content-length", "")
+        body = b"" if not announced.isdigit() or int(announced) <= self._limits.message_bytes else None
         if body is not None:
             try:
                 body = await read_body(receive, self._limits.message_bytes)
             except ClientDisconnect:
                 return
-        refusal = self._judged(scope, body)
-        if refusal is not None:
-            return await refusal(scope, receive, send)
+        error = self._check_body(scope, body)
+        if error is not None:
+            return await error(scope, receive, send)
         await self._app(scope, replay_body(body or b"", receive), send)
 
-    def _judged(self, scope: Scope, body: bytes | None) -> Response | None:
+    def _check_body(self, scope: Scope, body: bytes | None) -> Response | None:
         if body is None:
-            most = shown_size(self._limits.message_bytes)
+            most = format_size(self._limits.message_bytes)
             return JSONResponse({"detail": f"The request is larger than {most}"}, status_code=413)
         if not body:
             return None
@@ -77,21 +77,21 @@ class BodyLimitMiddleware:
             if _SURROGATE.search(body):
                 json.dumps(tree, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError:
-            return JSONResponse({"detail": "Half of a surrogate pair is not text"}, status_code=400)
+            return JSONResponse({"detail": "The request contains an unpaired surrogate"}, status_code=400)
         except (ValueError, RecursionError):
             return JSONResponse({"detail": "The request is not JSON"}, status_code=400)
         host, session = Headers(scope=scope).get("host", ""), scope.get(SESSION)
-        if all(may_read(path, self._uploads, session) for path in file_names(tree, host)):
-            return self._judge(scope, tree)
+        if all(may_read(path, self._uploads, session) for path in referenced_files(tree, host)):
+            return self._check_request(scope, tree)
         return JSONResponse({"detail": "The request names a file that was not uploaded here"}, status_code=403)
 
 
-def file_names(tree: Any, host: str) -> Iterator[str]:
-    """Every file that gradio would find named in a request, at any depth; an empty name for one elsewhere.
+def referenced_files(tree: Any, host: str) -> Iterator[str]:
+    """Yield every file that gradio would read for a request, at any depth; an empty name for a foreign URL.
 
     Args:
-        tree: The request.
-        host: Its Host header.
+        tree: The JSON body.
+        host: The Host header.
     """
     waiting = [tree]
     while waiting:
@@ -102,13 +102,13 @@ def file_names(tree: Any, host: str) -> Iterator[str]:
             if isinstance(meta, Mapping) and meta.get("_type") == "gradio.FileData":
                 yield str(part.get("path") or "")
                 if part.get("url"):
-                    yield _behind_address(str(part["url"]), host)
+                    yield _file_of_url(str(part["url"]), host)
         elif isinstance(part, list):
             waiting += part
 
 
-def _behind_address(url: str, host: str) -> str:
-    """The file that an address of ours stands for."""
+def _file_of_url(url: str, host: str) -> str:
+    """Path of the file behind a URL of this server; empty for any other URL."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -118,14 +118,10 @@ def _behind_address(url: str, host: str) -> str:
 
 
 async def read_body(receive: Receive, most: int) -> bytes | None:
-    """The body, None where it is larger than allowed; no more than that is held of it.
-
-    Args:
-        receive: Of the request.
-        most: Bytes.
+    """Read the body of a request; returns None, and stops reading, if it is larger than ``most`` bytes.
 
     Raises:
-        ClientDisconnect: The client went before all of it had come.
+        ClientDisconnect: The client disconnected before the body was complete.
     """
     parts: list[bytes] = []
     size = 0
@@ -142,14 +138,14 @@ async def read_body(receive: Receive, most: int) -> bytes | None:
 
 
 def replay_body(body: bytes, receive: Receive) -> Receive:
-    """What gives a body that was read already once more, and then what comes after it."""
-    given = False
+    """A receive function that first returns a body that was read already."""
+    replayed = False
 
     async def receive_again() -> Message:
-        nonlocal given
-        if given:
+        nonlocal replayed
+        if replayed:
             return await receive()
-        given = True
+        replayed = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return receive_again
@@ -157,7 +153,7 @@ def replay_body(body: bytes, receive: Receive) -> Receive:
 
 _STYLE = (Path(__file__).parent / "login_page.css").read_text(encoding="utf-8")
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode("utf-8")).digest()).decode("ascii")
-CONTENT_SECURITY_POLICY = (
+LOGIN_PAGE_POLICY = (
     f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 _PAGE = Markup("""<!doctype html>
@@ -172,141 +168,142 @@ spellcheck="false" dir="auto" required maxlength="200" autofocus>
 autocomplete="current-password" required maxlength="1000" {described}>
 <button type="submit">Log in</button></form></main></body></html>
 """)
-_REFRESH = Markup("""<!doctype html>
+_REFRESH = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="0"><title>Assistant Builder</title>
 </head><body><p>Opening Assistant Builder…</p></body></html>
-""")
+"""
+"""Loads the same URL again from this site: browsers omit the strict session cookie after a link from another site."""
 
 
-def login_page(after: str = "", *, failed: str = "", said: str = "") -> str:
-    """The page as HTML.
+def login_page(after: str = "", *, failed: str = "", status: str = "") -> str:
+    """The login page as HTML.
 
     Args:
-        after: Where to go after the login, as it came with the request.
-        failed: Why the last attempt did not succeed.
-        said: What else there is to say, such as that one is logged out.
+        after: Query string of the page to open after the login.
+        failed: Why the last attempt failed.
+        status: Another notice, such as a confirmation of the logout.
     """
     notice = Markup("")
     if failed:
         notice = Markup('<p role="alert" id="notice">{}</p>').format(failed)
-    elif said:
-        notice = Markup('<p role="status" id="notice">{}</p>').format(said)
+    elif status:
+        notice = Markup('<p role="status" id="notice">{}</p>').format(status)
     described = Markup('aria-describedby="notice" aria-invalid="true"') if failed else ""
     return _PAGE.format(style=Markup(_STYLE), notice=notice, next=after, described=described)
 
 
-def refresh_page() -> str:
-    """Opens the address again, from here: browsers keep our cookie to themselves where another site's link led here."""
-    return str(_REFRESH)
 
 
-PATHS = ("/login", "/logout", "/active")
-WRONG = "User or password are not right."
-_LARGEST_FORM = 8192
+LOGIN_PATHS = ("/login", "/logout", "/active")
+WRONG_CREDENTIALS = "The user name or password is incorrect."
+_MAX_FORM_BYTES = 8192
 _log = logging.getLogger(__name__)
 
 
 class Login:
-    """Who may come in, and who is in.
+    """Login, logout and sessions of one user.
 
     Args:
-        user: The name to log in with.
-        password: The hash of the password.
-        sessions: The logins.
-        throttle: Limits the attempts.
+        user: Name of the user.
+        password: Hash of the password.
+        sessions: Storage of sessions.
+        rate_limiter: Limit on login attempts.
     """
 
     def __init__(
-        self, user: str, password: PasswordHash, sessions: Sessions | None = None, throttle: RateLimiter | None = None
+        self, user: str, password: PasswordHash, sessions: Sessions | None = None,
+        rate_limiter: RateLimiter | None = None,
     ) -> None:
         self._user = user
         self._password = password
         self.sessions = sessions or Sessions()
-        self._throttle = throttle or RateLimiter()
-        self._one_at_a_time = anyio.Lock()  # a hash takes 32 MB and a tenth of a second
+        self._rate_limiter = rate_limiter or RateLimiter()
+        self._hash_lock = anyio.Lock()  # computing a hash takes 32 MB and a tenth of a second
 
     def session(self, scope: Scope) -> Session | None:
-        """The session of a request or a websocket."""
+        """The session of a request or websocket."""
         return self.sessions.find(_token(scope))
 
     async def answer(self, request: Request) -> Response:
-        """Answer a request to one of :data:`PATHS`."""
+        """Respond to a request to one of :data:`LOGIN_PATHS`."""
         if request.url.path == "/active":
-            return self._active(request)
+            return self._keep_alive(request)
         if request.url.path == "/logout":
-            return self._leave(request)
+            return self._log_out(request)
         if request.method in ("GET", "HEAD"):
-            return self._form(request)
+            return self._show_form(request)
         if request.method == "POST":
-            return await self._try(request)
+            return await self._log_in(request)
         return Response(status_code=405, headers={"Allow": "GET, HEAD, POST"})
 
     def refuse(self, request: Request) -> Response:
-        """What someone gets who is not logged in: the way to the login for a person, 401 for everything else."""
+        """Response to a request without a session: a redirect to the login for a browser, 401 for other clients."""
         if request.method in ("GET", "HEAD") and request.url.path == "/" and _wants_page(request):
             if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-                return HTMLResponse(refresh_page())
+                return HTMLResponse(_REFRESH)
             query = request.url.query
             after = f"/login?{urlencode({'next': query})}" if query else "/login"
             return RedirectResponse(after, status_code=303)
         return JSONResponse({"detail": "Log in first"}, status_code=401, headers={"X-Log-In": "/login"})
 
-    def _form(self, request: Request) -> Response:
+    def _show_form(self, request: Request) -> Response:
         if self.session(request.scope) is not None:
-            return RedirectResponse(_place(request.query_params.get("next", "")), status_code=303)
-        said = {"out": "You are logged out.", "over": "You were logged out after a while. Nothing is lost; runs go on."}
-        page = login_page(request.query_params.get("next", ""), said=said.get(request.query_params.get("said", ""), ""))
-        return _page(page)
+            return RedirectResponse(_redirect_target(request.query_params.get("next", "")), status_code=303)
+        notices = {"out": "You are logged out.",
+                   "over": "You were logged out after a period of inactivity. Your data is safe, and runs continue."}
+        status = notices.get(request.query_params.get("said", ""), "")
+        return _page(login_page(request.query_params.get("next", ""), status=status))
 
-    async def _try(self, request: Request) -> Response:
+    async def _log_in(self, request: Request) -> Response:
         try:
-            form = await _small_form(request)
+            form = await _read_form(request)
         except ClientDisconnect:
-            return Response(status_code=400)  # nobody reads it
+            return Response(status_code=400)
         if form is None:
             return JSONResponse({"detail": "Not a login form"}, status_code=413)
         after = form.get("next", "")
         address = request.client.host if request.client else ""
-        wait = self._throttle.attempt(address)
+        wait = self._rate_limiter.attempt(address)
         if wait > 0:
-            return self._not_yet(request, after, wait)
-        async with self._one_at_a_time:
-            right = await anyio.to_thread.run_sync(self._password.matches, form.get("password", ""))
-        named = hmac.compare_digest(_bytes(form.get("username", "")), _bytes(self._user))
-        if not (right and named):
-            # the name is not logged: people type passwords there
-            _log.warning("login refused from %s, attempt %d", address, self._throttle.failures(address))
+            return self._too_many_attempts(request, after, wait)
+        async with self._hash_lock:
+            password_matches = await anyio.to_thread.run_sync(self._password.matches, form.get("password", ""))
+        user_matches = hmac.compare_digest(_bytes(form.get("username", "")), _bytes(self._user))
+        if not (password_matches and user_matches):
+            # the user name is not logged, since users sometimes type their password into its field
+            _log.warning("login refused from %s, attempt %d", address, self._rate_limiter.failures(address))
             if not _wants_page(request):
-                return JSONResponse({"detail": WRONG}, status_code=401)
-            return _page(login_page(after, failed=WRONG), 401)
-        self._throttle.succeeded(address)
-        self.sessions.end(_token(request.scope))  # never goes on under a token from before the login
-        answer: Response
-        answer = RedirectResponse(_place(after), 303) if _wants_page(request) else JSONResponse({"success": True})
-        answer.set_cookie(
-            cookie_name(request.scope), self.sessions.begin(self._user), max_age=int(self.sessions.longest_seconds),
+                return JSONResponse({"detail": WRONG_CREDENTIALS}, status_code=401)
+            return _page(login_page(after, failed=WRONG_CREDENTIALS), 401)
+        self._rate_limiter.succeeded(address)
+        self.sessions.end(_token(request.scope))  # prevents session fixation
+        response = (RedirectResponse(_redirect_target(after), 303) if _wants_page(request)
+                    else JSONResponse({"success": True}))
+        response.set_cookie(
+            cookie_name(request.scope), self.sessions.create(self._user), max_age=int(self.sessions.longest_seconds),
             path="/", secure=_secure(request.scope), httponly=True, samesite="strict",
         )
-        return answer
+        return response
 
-    def _not_yet(self, request: Request, after: str, wait: float) -> Response:
+    def _too_many_attempts(self, request: Request, after: str, wait: float) -> Response:
         seconds = int(wait) + 1
         headers = {"Retry-After": str(seconds)}
-        told = f"Too many attempts. Try again in {_duration(seconds)}."
+        duration = f"{seconds} seconds" if seconds < 120 else f"{-(-seconds // 60)} minutes"
+        message = f"Too many attempts. Try again in {duration}."
         if not _wants_page(request):
-            return JSONResponse({"detail": told}, status_code=429, headers=headers)
-        return _page(login_page(after, failed=told), 429, headers)
+            return JSONResponse({"detail": message}, status_code=429, headers=headers)
+        return _page(login_page(after, failed=message), 429, headers)
 
-    def _leave(self, request: Request) -> Response:
+    def _log_out(self, request: Request) -> Response:
         if request.method != "POST":
             return Response(status_code=405, headers={"Allow": "POST"})
         self.sessions.end(_token(request.scope))
-        answer = RedirectResponse("/login?said=out", status_code=303, headers={"Clear-Site-Data": '"cache"'})
-        answer.delete_cookie(cookie_name(request.scope), path="/", secure=_secure(request.scope), httponly=True,
-                             samesite="strict")
-        return answer
+        response = RedirectResponse("/login?said=out", status_code=303, headers={"Clear-Site-Data": '"cache"'})
+        response.delete_cookie(cookie_name(request.scope), path="/", secure=_secure(request.scope), httponly=True,
+                               samesite="strict")
+        return response
 
-    def _active(self, request: Request) -> Response:
+    def _keep_alive(self, request: Request) -> Response:
         session = self.session(request.scope)
         if session is None:
             return self.refuse(request)
@@ -317,7 +314,7 @@ class Login:
 
 
 def cookie_name(scope: Scope) -> str:
-    """The session cookie. Browsers share cookies among the ports of a host, so each port has one of its own."""
+    """Name of the session cookie; it contains the port, since browsers share cookies among the ports of a host."""
     if _secure(scope):
         return "__Host-assistant-builder"
     server = scope.get("server") or ("", 0)
@@ -332,8 +329,8 @@ def _secure(scope: Scope) -> bool:
     return scope["scheme"] in ("https", "wss")
 
 
-def _place(after: str) -> str:
-    """Where to go after the login: always the page, with the query it was asked for."""
+def _redirect_target(after: str) -> str:
+    """Target after the login: always the page, with the query that was requested."""
     query = urlencode(parse_qsl(after.lstrip("?"), keep_blank_values=True)[:20])
     return f"/?{query}" if query else "/"
 
@@ -343,24 +340,20 @@ def _wants_page(request: Request) -> bool:
 
 
 def _page(html: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return HTMLResponse(html, status, {"Content-Security-Policy": CONTENT_SECURITY_POLICY, **(headers or {})})
+    return HTMLResponse(html, status, {"Content-Security-Policy": LOGIN_PAGE_POLICY, **(headers or {})})
 
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", errors="surrogatepass")
 
 
-def _duration(seconds: int) -> str:
-    return f"{seconds} seconds" if seconds < 120 else f"{-(-seconds // 60)} minutes"
 
 
-async def _small_form(request: Request) -> dict[str, str] | None:
-    """The fields of a form, None where it is larger than a login."""
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _LARGEST_FORM:
-            return None
+async def _read_form(request: Request) -> dict[str, str] | None:
+    """The fields of a form; None if it is too large to be a login form."""
+    body = await read_body(request.receive, _MAX_FORM_BYTES)
+    if body is None:
+        return None
     try:
         return dict(parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=20))
     except ValueError:
@@ -368,26 +361,26 @@ async def _small_form(request: Request) -> dict[str, str] | None:
 
 
 def user_of(request: Request) -> str | None:
-    """Who is logged in, as the gate found out; gradio's ``auth_dependency``."""
+    """Name of the user who is logged in; passed to gradio as ``auth_dependency``."""
     user: str | None = request.scope.get("assistant_builder.user")
     return user
 
 
 _UNTRUSTED = (b"x-forwarded-", b"x-gradio-", b"forwarded")
-"""Headers from which gradio would make the addresses of its links; a proxy's were read by the server before."""
-_ELSEWHERE = (
-    "This request was sent by another page, or through a proxy that Assistant Builder does not know. "
-    "Open the page itself; behind a proxy that speaks https, start it with --proxy ADDRESS.\n"
+"""Headers from which gradio would build its URLs; the server has already read those of a trusted proxy."""
+_CROSS_ORIGIN = (
+    "This request was sent by another site, or through an unknown proxy. Open the page directly. Behind a proxy with "
+    "HTTPS, start Assistant Builder with --proxy ADDRESS.\n"
 )
 
 
 class AuthMiddleware:
-    """ASGI middleware; http requests and websockets alike pass it or end here.
+    """ASGI middleware that checks host, origin and login of HTTP requests and websockets.
 
     Args:
-        app: What is behind it.
-        hosts: The server's names.
-        login: Asks for a password; None: nobody is asked.
+        app: The wrapped application.
+        hosts: Host names of the server.
+        login: The login; None if no login is required.
     """
 
     def __init__(self, app: ASGIApp, hosts: AllowedHosts, login: Login | None = None) -> None:
@@ -396,48 +389,49 @@ class AuthMiddleware:
         self._login = login
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer it."""
+        """Pass the request on, or respond to it."""
         if scope["type"] not in ("http", "websocket"):
             return await self._app(scope, receive, send)
         headers = Headers(scope=scope)
-        refusal = self._refusal(scope, headers)
-        if refusal is None and self._login is not None and scope["type"] == "http" and scope["path"] in PATHS:
-            refusal = await self._login.answer(Request(scope, receive))
-        session = self._login.session(scope) if self._login is not None and refusal is None else None
-        if refusal is None and self._login is not None and session is None:
-            refusal = self._login.refuse(Request({**scope, "type": "http", "method": scope.get("method", "WEBSOCKET")}))
-        if refusal is not None:
-            return await _answer(refusal, scope, receive, send)
+        response = self._reject(scope, headers)
+        if response is None and self._login is not None and scope["type"] == "http" and scope["path"] in LOGIN_PATHS:
+            response = await self._login.answer(Request(scope, receive))
+        session = self._login.session(scope) if self._login is not None and response is None else None
+        if response is None and self._login is not None and session is None:
+            http_scope = {**scope, "type": "http", "method": scope.get("method", "WEBSOCKET")}
+            response = self._login.refuse(Request(http_scope))
+        if response is not None:
+            return await send_response(response, scope, receive, send)
         mark_trusted(scope)
         trusted = [pair for pair in scope["headers"] if not pair[0].lower().startswith(_UNTRUSTED)]
-        inside = {**scope, "headers": trusted, "assistant_builder.user": session.user if session else None,
-                  SESSION: session}
+        inner_scope = {**scope, "headers": trusted, "assistant_builder.user": session.user if session else None,
+                       SESSION: session}
         if self._login is None or session is None:
-            return await self._app(inside, receive, send)
+            return await self._app(inner_scope, receive, send)
         if scope["type"] == "http" and scope["path"] == "/":
-            self._login.sessions.touch(session)  # opening the page is something that a person does
-        await self._while_logged_in(session, self._login, inside, receive, send)
+            self._login.sessions.touch(session)  # opening the page counts as activity
+        await self._run_in_session(session, self._login, inner_scope, receive, send)
 
-    def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
+    def _reject(self, scope: Scope, headers: Headers) -> Response | None:
         name = headers.get("host")
-        if not self._hosts.knows(name) or len(headers.getlist("host")) != 1:
+        if not self._hosts.allows(name) or len(headers.getlist("host")) != 1:
             shown = (name or "").encode("ascii", errors="replace").decode("ascii")[:100]
             return PlainTextResponse(
-                f"Assistant Builder is not asked by the name {shown!r}. If that is its name, start it with "
+                f"{shown!r} is not a known host name of this server. If it should be, start Assistant Builder with "
                 "--allow-host NAME.\n", status_code=421,
             )
         if is_cross_origin(scope, headers):
-            return PlainTextResponse(_ELSEWHERE, status_code=403)
+            return PlainTextResponse(_CROSS_ORIGIN, status_code=403)
         return None
 
-    async def _while_logged_in(
+    async def _run_in_session(
         self, session: Session, login: Login, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Answer for as long as the session lasts: a stream of events must not outlive it.
+        """Run a request in a session; an event stream ends with its session.
 
-        What was begun is not broken off. A stream is told that the other side is gone, as it is when a page is closed.
+        Other responses are completed. A stream receives a disconnect, as if the page had been closed.
         """
-        over, begun, ended = False, False, False
+        over, started, ended = False, False, False
         waits: set[anyio.CancelScope] = set()
 
         def close() -> None:
@@ -457,24 +451,25 @@ class AuthMiddleware:
             return {"type": "http.disconnect"}
 
         async def send_in_session(message: Message) -> None:
-            nonlocal begun, ended
-            begun = True
+            nonlocal started, ended
+            started = True
             ended = message["type"] == "http.response.body" and not message.get("more_body", False)
             if not ended:
-                login.session(scope)  # notices that its time is over
+                login.session(scope)  # ends the session if it has expired
             await send(message)
 
-        session.open_answers.add(close)
+        session.open_responses.add(close)
         try:
             streams = scope["type"] == "http" and scope["method"] == "GET"
             await self._app(scope, receive_in_session if streams else receive, send_in_session)
         finally:
-            session.open_answers.discard(close)
-        if over and begun and not ended:
+            session.open_responses.discard(close)
+        if over and started and not ended:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _answer(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+async def send_response(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send an error response; a websocket is closed instead."""
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.close", "code": 1008, "reason": ""})

@@ -1,4 +1,4 @@
-"""Limits on requests: size and number of uploads, and time limits of connections."""
+"""Limits on uploads, request sizes and waiting connections."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from starlette.types import Scope
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from assistant_builder.errors import ConfigError
-from assistant_builder.web.passwords import client_of
+from assistant_builder.web.passwords import client_key
 
 SIZE_VARIABLE, COUNT_VARIABLE = "ASSISTANT_BUILDER_MAX_UPLOAD", "ASSISTANT_BUILDER_MAX_UPLOADS"
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
@@ -27,59 +27,59 @@ _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 @dataclass(frozen=True)
 class Limits:
-    """Sizes are in bytes.
+    """Limits on uploads and requests.
 
     Attributes:
-        file_bytes: Largest file that can be uploaded.
-        files_at_once: Files in one request.
-        kept_files: Uploaded files that are kept at a time, of everyone together.
-        message_bytes: Largest request of another kind; edited rows and kept conversations travel in these.
+        file_bytes: Largest file that can be uploaded, in bytes.
+        files_at_once: Files per upload request.
+        stored_files: Uploaded files that the server stores at a time, of all users together.
+        message_bytes: Largest request that is not an upload, in bytes; edited rows and conversations are sent in these.
     """
 
-    file_bytes: int = 250 * 10**6  # the readers take no more either
+    file_bytes: int = 250 * 10**6  # the limit of the readers
     files_at_once: int = 4
-    kept_files: int = 100
+    stored_files: int = 100
     message_bytes: int = 32 * 10**6
 
     @property
-    def kept_bytes(self) -> int:
-        """Bytes of uploaded files that are kept at a time: room for four of the largest."""
+    def stored_bytes(self) -> int:
+        """Bytes of uploaded files that the server stores at a time: four of the largest."""
         return 4 * self.file_bytes
 
     @classmethod
     def from_environment(cls) -> Limits:
-        """The limits, with the file size of :data:`SIZE_VARIABLE` and the number of files of :data:`COUNT_VARIABLE`.
+        """The limits with the values of :data:`SIZE_VARIABLE` and :data:`COUNT_VARIABLE`.
 
         Raises:
-            ConfigError: A variable holds no size or number.
+            ConfigError: The value of a variable is invalid.
         """
-        standard = cls()
+        defaults = cls()
         size, count = os.environ.get(SIZE_VARIABLE, "").strip(), os.environ.get(COUNT_VARIABLE, "").strip()
         if count and not (count.isascii() and count.isdigit() and int(count) > 0):
-            raise ConfigError(f"{count!r} is no number of files", where=COUNT_VARIABLE, remedy="Write one, as in 100")
-        return cls(file_bytes=_bytes(size) if size else standard.file_bytes,
-                   kept_files=int(count) if count else standard.kept_files)
+            raise ConfigError(f"{count!r} is not a number of files", where=COUNT_VARIABLE, remedy="Set it to e.g. 100")
+        return cls(file_bytes=_parse_size(size) if size else defaults.file_bytes,
+                   stored_files=int(count) if count else defaults.stored_files)
 
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """How long and how often a client may keep a connection of the page or of the endpoint waiting.
+    """Limits on connections that wait for their client, for the page and the endpoint.
 
-    A connection waits while the next step is the client's: the TLS handshake, the header of a request, its body, or
-    reading the answer. A browser opens at most six connections to a server, for all of its tabs together.
+    A connection waits while the client has to act: during the TLS handshake, while it sends a request, and while it
+    reads the response. A browser opens at most six connections to a server, for all of its tabs together.
 
     Attributes:
-        header_seconds: Until the header of a request is complete, from the start of the connection (its handshake
-            included) or the end of the last answer. uvicorn closes idle connections earlier, after 5 seconds.
+        header_seconds: Time until the header of a request is complete, from the start of the connection (including
+            the handshake) or the end of the last response. uvicorn closes idle connections earlier, after 5 seconds.
         header_bytes: Largest header.
         body_seconds: Interval in which a body must arrive at :attr:`body_bytes_per_second`.
-        body_bytes_per_second: See there.
-        stalled_seconds: Until a client that does not read its answer is closed.
-        waiting_per_client: Waiting connections of one address (IPv6: of one /64 network) whose last request was not
-            let in, or that have sent none; beyond it the longest waiting one is closed.
-        waiting: The same of all clients together; the client with the most loses one.
-        all: Connections of every kind; beyond it requests are answered with 503. Larger than :attr:`waiting` by what
-            is kept for those who are in.
+        body_bytes_per_second: Lowest mean rate of a body in each interval.
+        stalled_seconds: Time after which a client that does not read its response is disconnected.
+        waiting_per_client: Waiting connections per address (IPv6: per /64 network) that have sent no accepted request;
+            beyond this limit, the one that has waited longest is closed.
+        waiting: The same for all clients together; the client with the most connections loses one.
+        all: Connections of every kind; beyond this limit, requests get status 503. The difference to :attr:`waiting`
+            is reserved for trusted connections.
     """
 
     header_seconds: float = 10.0
@@ -92,7 +92,7 @@ class ConnectionLimits:
     all: int = 768
 
 
-def shown_size(size: int) -> str:
+def format_size(size: int) -> str:
     """``250 MB``."""
     for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if size >= unit:
@@ -100,11 +100,11 @@ def shown_size(size: int) -> str:
     return f"{size} bytes"
 
 
-def _bytes(text: str) -> int:
+def _parse_size(text: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(|kb|mb|gb)", text.lower())
     size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
     if size <= 0:
-        raise ConfigError(f"{text!r} is no size", where=SIZE_VARIABLE, remedy="Write one, as in 250MB")
+        raise ConfigError(f"{text!r} is not a size", where=SIZE_VARIABLE, remedy="Set it to e.g. 250MB")
     return size
 
 
@@ -114,25 +114,24 @@ _log = logging.getLogger(__name__)
 
 
 def mark_trusted(scope: Scope) -> None:
-    """Note that a request was let in: it has a session or a key, or the server asks for neither.
+    """Mark the connection of a request as trusted: the request was authenticated, or no authentication is required.
 
-    Args:
-        scope: The request. Without effect where the server does not limit connections, as in tests and on Ray.
+    This has no effect if the server does not limit connections, as in tests and on Ray.
     """
     connection = (scope.get("state") or {}).get(_KEY)
     if connection is not None:
         connection.trusted = True
 
 
-def bounded_config(app: Any, limits: ConnectionLimits, *, proxy: str = "", **options: Any) -> uvicorn.Config:
-    """A configuration of uvicorn whose connections are limited.
+def limited_config(app: Any, limits: ConnectionLimits, *, proxy: str = "", **options: Any) -> uvicorn.Config:
+    """A uvicorn configuration with limits on connections.
 
     Args:
         app: The ASGI app.
         limits: The limits.
-        proxy: Addresses or networks of reverse proxies, separated by commas; ``*``: all. One address stands for many
-            clients there, so the limit per client does not apply to them.
-        options: Further options of :class:`uvicorn.Config`.
+        proxy: Addresses or networks of reverse proxies, separated by commas; ``*`` for all. The limit per client does
+            not apply to them, since their address represents many clients.
+        options: Other options of :class:`uvicorn.Config`.
     """
     connections = Connections(limits, proxy)
     encrypted = options.get("ssl_certfile") is not None
@@ -143,7 +142,7 @@ def bounded_config(app: Any, limits: ConnectionLimits, *, proxy: str = "", **opt
         loop="asyncio" if encrypted else "auto", **options,
     )
     config.load()
-    # handshakes are made here, so that those that never end are counted and closed
+    # this module makes the handshakes, so that unfinished ones are counted and closed
     connections.tls, config.ssl = config.ssl, None
     return config
 
@@ -162,13 +161,7 @@ class _Connection(Protocol):
 
 
 class Connections:
-    """All open connections of one server.
-
-    Args:
-        limits: The limits.
-        proxy: See :func:`bounded_config`.
-        clock: Seconds, never going backwards.
-    """
+    """All open connections of one server; see :func:`limited_config` for the arguments."""
 
     def __init__(
         self, limits: ConnectionLimits, proxy: str = "", clock: Callable[[], float] = time.monotonic
@@ -182,12 +175,12 @@ class Connections:
         self._logged = -_LOG_SECONDS
 
     def protocol(self, config: uvicorn.Config, **state: Any) -> asyncio.Protocol:
-        """What uvicorn makes for each connection it accepts."""
+        """Create the protocol of a new connection; called by uvicorn."""
         http = _Http(self, config=config, **state)
         return http if self.tls is None else _Handshake(self, http, self.tls)
 
     def add(self, connection: _Connection) -> None:
-        """Count a connection, and close the longest waiting one of its client where there are too many."""
+        """Register a connection; if there are too many, close the one of its client that has waited longest."""
         self._open[connection] = None
         waiting = [entry for entry in self._open if entry.waits and not entry.trusted]
         own = [entry for entry in waiting if entry.peer == connection.peer]
@@ -198,11 +191,11 @@ class Connections:
             self._close(min((entry for entry in waiting if entry.peer == most), key=lambda entry: entry.since), most)
 
     def remove(self, connection: _Connection) -> None:
-        """Forget a connection."""
+        """Unregister a connection."""
         self._open.pop(connection, None)
 
     async def close_overdue(self) -> None:
-        """Close every connection whose time is up."""
+        """Close every connection that has exceeded its time limit."""
         now = self.clock()
         for connection in list(self._open):
             if connection.overdue(now):
@@ -215,18 +208,18 @@ class Connections:
         self._closed += 1
         now = self.clock()
         if now - self._logged >= _LOG_SECONDS:
-            _log.warning("%d connections closed that waited without a complete request, the last from %s; further "
-                         "ones are counted for a minute", self._closed, client)
+            _log.warning("%d connections without a complete request were closed, the last one from %s; this is logged "
+                         "at most once a minute", self._closed, client)
             self._closed, self._logged = 0, now
 
     def _is_proxy(self, client: str) -> bool:
-        return any(proxy == "*" or _within(client, proxy) for proxy in self._proxies)
+        return any(proxy == "*" or _in_network(client, proxy) for proxy in self._proxies)
 
 
-def _within(peer: str, proxy: str) -> bool:
-    """Whether a client, as :func:`client_of` writes it, is a proxy's address or of its network."""
+def _in_network(peer: str, proxy: str) -> bool:
+    """Whether a :func:`client_key` is the address of a proxy or in its network."""
     if "/" not in proxy:
-        return peer == client_of(proxy)
+        return peer == client_key(proxy)
     try:
         network = ipaddress.ip_network(proxy, strict=False)
         return ipaddress.ip_address(peer.partition("/")[0]) in network
@@ -235,12 +228,7 @@ def _within(peer: str, proxy: str) -> bool:
 
 
 class _Http(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """uvicorn's protocol, which also knows since when it waits for its client, and for what.
-
-    Args:
-        connections: All connections of the server.
-        state: What uvicorn gives its protocol.
-    """
+    """uvicorn's HTTP protocol that also tracks how long, and for what, it has been waiting for its client."""
 
     def __init__(self, connections: Connections, **state: Any) -> None:
         super().__init__(**state)
@@ -255,11 +243,11 @@ class _Http(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     @property
     def waits(self) -> bool:
-        """Whether the next step is the client's: to send a request or the rest of it, or to read its answer."""
+        """Whether the client has to act: to send a request or the rest of it, or to read the response."""
         return self._waits_for_request or self.cycle.more_body or self._stalled is not None
 
     def overdue(self, now: float) -> bool:
-        """Whether the client took too long; begins the next interval of a body that arrives fast enough."""
+        """Whether the client exceeded its time limit; starts the next interval of a body that arrives fast enough."""
         limits = self._connections.limits
         if self._stalled is not None:
             return now - self._stalled >= limits.stalled_seconds
@@ -269,15 +257,15 @@ class _Http(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
             return False
         too_slow = self._received < limits.body_seconds * limits.body_bytes_per_second
         self._wait_from(now)
-        return too_slow and not self.flow.read_paused  # it is not the client who takes its time then
+        return too_slow and not self.flow.read_paused  # if reading is paused, the server is the slow side
 
     def abort(self) -> None:
-        """Close at once, with whatever has not been sent."""
+        """Close immediately and discard unsent data."""
         self.transport.abort()
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
-        self.peer = _peer(transport)
+        self.peer = _client_of(transport)
         self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -289,14 +277,14 @@ class _Http(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         super().data_received(data)
         self._note_request(before)
         if self._waits_for_request and not self._discards and self._received > self._connections.limits.header_bytes:
-            self.transport.abort()  # httptools reads headers of any size
+            self.transport.abort()  # httptools does not limit the size of headers
 
     def on_response_complete(self) -> None:
         self._discards = self.cycle.more_body
         self._wait_from(self._connections.clock())
         before = self.cycle
         super().on_response_complete()
-        self._note_request(before)  # one that was sent before its turn
+        self._note_request(before)  # a pipelined request
 
     def pause_writing(self) -> None:
         self._stalled = self._connections.clock()
@@ -320,13 +308,7 @@ class _Http(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
 
 class _Handshake(asyncio.Protocol):
-    """A connection whose TLS handshake is under way, and which is uvicorn's once that is done.
-
-    Args:
-        connections: All connections of the server.
-        http: uvicorn's protocol for it.
-        tls: Certificate and key.
-    """
+    """A connection during its TLS handshake; afterwards it is passed to uvicorn's protocol."""
 
     trusted = False
     waits = True
@@ -339,27 +321,27 @@ class _Handshake(asyncio.Protocol):
         self._tls = tls
 
     def overdue(self, now: float) -> bool:
-        """Whether the client took too long; handshake and header have the time of one header together."""
+        """Whether the client exceeded the time limit, which covers handshake and header together."""
         return now - self.since >= self._connections.limits.header_seconds
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close immediately."""
         self._transport.abort()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
-        self.peer = _peer(transport)
+        self.peer = _client_of(transport)
         self._connections.add(self)
         self._task = asyncio.get_running_loop().create_task(self._encrypt(transport))
 
     async def _encrypt(self, transport: asyncio.Transport) -> None:
-        early = _Early()
+        early = _EarlyData()
         try:
             secure = await asyncio.get_running_loop().start_tls(
                 transport, early, self._tls, server_side=True,
                 ssl_handshake_timeout=2 * self._connections.limits.header_seconds,  # overdue() comes first
             )
-        except OSError:  # what is not TLS, and connections that end before: the client's affair
+        except OSError:  # not TLS, or the client disconnected
             secure = None
         finally:
             self._connections.remove(self)
@@ -368,11 +350,11 @@ class _Handshake(asyncio.Protocol):
         self._http.since = self.since
         self._http.connection_made(secure)
         secure.set_protocol(self._http)
-        early.hand_over(self._http)
+        early.replay_to(self._http)
 
 
-class _Early(asyncio.Protocol):
-    """Keeps what arrives together with the end of a handshake."""
+class _EarlyData(asyncio.Protocol):
+    """Buffers data that arrives together with the end of a handshake."""
 
     def __init__(self) -> None:
         self._data = b""
@@ -384,14 +366,14 @@ class _Early(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost.append(exc)
 
-    def hand_over(self, http: _Http) -> None:
-        """Give it to who should have had it."""
+    def replay_to(self, http: _Http) -> None:
+        """Pass the buffered data to the protocol."""
         if self._data:
             http.data_received(self._data)
         if self._lost:
             http.connection_lost(self._lost[0])
 
 
-def _peer(transport: asyncio.BaseTransport) -> str:
+def _client_of(transport: asyncio.BaseTransport) -> str:
     name = transport.get_extra_info("peername")
-    return client_of(str(name[0])) if isinstance(name, tuple) else ""
+    return client_key(str(name[0])) if isinstance(name, tuple) else ""

@@ -23,7 +23,7 @@ from scipy import stats
 
 from assistant_builder.arms import ARMS, LORA, QLORA, Arm, further_arms, main_cells
 from assistant_builder.atomic_io import read_json, read_jsonl
-from assistant_builder.chat.feedback import counting, model_of, read_votes, tally, tally_sentence
+from assistant_builder.chat.feedback import counted_votes, model_of, read_votes, tally, tally_sentence
 from assistant_builder.config import EvalConfig
 from assistant_builder.study import Study
 from evals.compare import SATURATED, holm, paired_comparison
@@ -332,7 +332,7 @@ def votes(study: Study) -> dict[str, Any] | None:
     found = tally(study)
     if not found.counted:
         return None
-    kept = counting(read_votes(study), model_of(study))
+    kept = counted_votes(read_votes(study), model_of(study))
     test = sign_test(found.candidate, found.baseline, found.ties + found.both_bad)
     record = {
         "votes": found.counted, QLORA.name: found.candidate, LORA.name: found.baseline, "ties": found.ties,

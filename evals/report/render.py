@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from assistant_builder.arms import ARMS, CELLS, QLORA, TWINS, css_rules, css_variables, label
 from assistant_builder.errors import EvaluationError
-from assistant_builder.redaction import visible
+from assistant_builder.redaction import escape_control_characters
 from evals.report import charts, rows_headline, rows_other
 from evals.report import format as report_format
 from evals.report.glossary import GLOSSARY, NOT_MEASURED
@@ -83,7 +83,7 @@ def _environment() -> Environment:
 
 
 def _printable(value: Any) -> Any:
-    return visible(value.replace("\r\n", "\n")) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return escape_control_characters(value.replace("\r\n", "\n")) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def shown_value(value: Any) -> str:
@@ -226,7 +226,7 @@ def escape(value: Any) -> Any:
         return value
     text = str(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = _LINK.sub(r"\1\\\2", _SPECIAL.sub(r"\\\1", text))
-    return Markup("<br>".join(visible(line.strip()) for line in text.splitlines()))  # noqa: S704 - escaped above
+    return Markup("<br>".join(escape_control_characters(line.strip()) for line in text.splitlines()))  # noqa: S704 - escaped above
 
 
 @cache

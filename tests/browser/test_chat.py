@@ -22,10 +22,10 @@ pytestmark = pytest.mark.browser
 SERVE = """
 import os, sys
 from assistant_builder.chat.client import WorkerPool
-from assistant_builder.ui import chat_corrections
+from assistant_builder.ui.chat import feedback
 from assistant_builder.runner import invalidation
-chat_corrections.start_run = lambda name: None  # nothing is trained here
-standing.step_inputs = lambda study, step, **_: study.step(step).inputs  # the study is made by hand, of no inputs
+feedback.start_run = lambda name: None  # nothing is trained here
+invalidation.step_inputs = lambda study, step, **_: study.step(step).inputs  # the study is made by hand, of no inputs
 from assistant_builder.ui.app import build_app, serve
 serve(build_app(WorkerPool(sys.argv[1:])), "127.0.0.1", int(os.environ["GRADIO_SERVER_PORT"]))
 """

@@ -32,7 +32,7 @@ def test_one_logs_in_works_and_logs_out(guarded: App, page: Page, tmp_path: Path
     expect(page.get_by_role("heading", name="Assistant Builder")).to_be_visible()
     assert Axe().run(page).violations_count == 0
     log_in(page, "wrong")
-    expect(page.get_by_role("alert")).to_have_text("User or password are not right.", timeout=SLOW)
+    expect(page.get_by_role("alert")).to_have_text("The user name or password is incorrect.", timeout=SLOW)
     assert Axe().run(page).violations_count == 0
     log_in(page)
     expect(page.get_by_role("button", name="Log out")).to_be_visible(timeout=SLOW)

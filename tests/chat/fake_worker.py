@@ -1,4 +1,4 @@
-"""A chat worker whose assistants repeat the question, for tests that need no model."""
+"""A chat worker without models whose assistants repeat the question."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A conversation as the browser keeps it, and as it is taken away."""
+"""Conversations: the record in the browser, prompts, votes and exports."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from assistant_builder.chat.conversation import (
-    MOST_TURNS,
+    MAX_TURNS,
     Answer,
     Conversation,
     Turn,
     as_json,
     as_markdown,
-    conversation_from,
+    conversation_from_record,
 )
 from assistant_builder.data import Message
 from assistant_builder.inference.session import BASE, Sampling
@@ -25,13 +25,13 @@ def turn(question: str = "Why?", **changes: Any) -> Turn:
     return Turn(question, **{"answers": answers, **changes})
 
 
-def test_it_comes_back_from_the_browser_as_it_went() -> None:
+def test_a_conversation_survives_the_round_trip_to_the_browser() -> None:
     held = Conversation((
         turn(system="Be brief.", sampling=Sampling(temperature=0.7, seed=4)),
         turn("متى؟", blind=True, sides=("lora", "qlora"), vote="b"),
         Turn("left unanswered"),
     ))
-    assert conversation_from(json.loads(json.dumps(held.to_record()))) == held
+    assert conversation_from_record(json.loads(json.dumps(held.to_record()))) == held
 
 
 @pytest.mark.parametrize("damage", [
@@ -39,13 +39,14 @@ def test_it_comes_back_from_the_browser_as_it_went() -> None:
     {"sides": ["lora", "lora"]}, {"sampling": {"temperature": -1}}, {"sampling": {"beams": 4}}, {"answers": None},
     {"answers": {"lora": {"text": "x", "seconds": "soon"}}},
 ])
-def test_what_does_not_fit_is_left_out_and_the_rest_stays(damage: dict[str, Any]) -> None:
+def test_invalid_turns_are_dropped(damage: dict[str, Any]) -> None:
     good, bad = Conversation((turn(),)).to_record()[0], Conversation((turn("other"),)).to_record()[0]
-    assert [found.question for found in conversation_from([{**bad, **damage}, good, "nonsense"]).turns] == ["Why?"]
-    assert conversation_from({"turns": 1}) == Conversation()
+    parsed = conversation_from_record([{**bad, **damage}, good, "nonsense"])
+    assert [found.question for found in parsed.turns] == ["Why?"]
+    assert conversation_from_record({"turns": 1}) == Conversation()
 
 
-def test_each_is_sent_its_own_answers_and_none_that_it_did_not_give() -> None:
+def test_each_model_receives_only_its_own_answers() -> None:
     asked_base = turn("Two?", answers={**turn().answers, BASE: Answer("I think")})
     held = Conversation((turn("One?"), asked_base, Turn("unanswered"), turn("secret", blind=True)))
     assert held.messages("lora", "Three?", system="S", blind=False) == [
@@ -55,30 +56,30 @@ def test_each_is_sent_its_own_answers_and_none_that_it_did_not_give() -> None:
     assert [m.content for m in held.messages(BASE, "Three?", system="", blind=False)] == ["Two?", "I think", "Three?"]
 
 
-def test_a_blind_question_stands_alone() -> None:
+def test_a_blind_question_is_sent_without_earlier_turns() -> None:
     held = Conversation((turn("One?"),))
     sent = [held.messages(arm, "Two?", system="S", blind=True) for arm in ("qlora", "lora")]
     assert sent[0] == sent[1] == [Message("system", "S"), Message("user", "Two?")]
 
 
-def test_what_can_be_voted_on() -> None:
+def test_votable_turns() -> None:
     blind = turn(blind=True)
-    assert blind.hidden and blind.votable and not blind.alike
+    assert blind.hidden and blind.votable and not blind.identical
     assert not turn().votable and not turn(blind=True, vote="tie").votable
     assert not turn(blind=True, answers={"lora": Answer("x")}).votable
     assert not turn(blind=True, answers={"lora": Answer("x"), "qlora": Answer("y", "cancelled")}).votable
-    assert turn(blind=True, answers={"lora": Answer("x"), "qlora": Answer("x")}).alike
+    assert turn(blind=True, answers={"lora": Answer("x"), "qlora": Answer("x")}).identical
 
 
-def test_very_long_conversations_forget_their_beginning() -> None:
+def test_long_conversations_drop_their_first_turns() -> None:
     held = Conversation()
-    for number in range(MOST_TURNS + 3):
+    for number in range(MAX_TURNS + 3):
         held = held.with_turn(turn(str(number)))
-    assert len(held.turns) == MOST_TURNS and held.turns[0].question == "3"
+    assert len(held.turns) == MAX_TURNS and held.turns[0].question == "3"
     assert [found.question for found in held.before(2).turns] == ["3", "4"]
 
 
-def test_taken_away_it_tells_no_side_before_the_vote() -> None:
+def test_exports_hide_the_sides_before_the_vote() -> None:
     hidden, voted = turn(blind=True, sides=("lora", "qlora")), turn(blind=True, sides=("lora", "qlora"), vote="a")
     document = json.loads(as_json("s", Conversation((hidden, voted))))
     assert list(document["turns"][0]["answers"]) == ["Assistant A", "Assistant B"]
@@ -88,7 +89,7 @@ def test_taken_away_it_tells_no_side_before_the_vote() -> None:
     assert "Blind vote: LoRA (16-bit)" in as_markdown("s", Conversation((voted,)))
 
 
-def test_markdown_keeps_hostile_text_in_its_block() -> None:
+def test_markdown_fences_hostile_text() -> None:
     text = "```\n# heading\n![x](http://evil/x.png)\n````"
     said = as_markdown("s", Conversation((turn(answers={"lora": Answer(text)}),)))
     assert f"`````text\n{text}\n`````" in said

@@ -1,4 +1,4 @@
-"""Corrected answers, and the new study that is trained on them without losing a fair test."""
+"""Corrected answers, and the new study that is trained on them without leaking held-out questions."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import pytest
 
 from assistant_builder.chat.feedback import (
     add_correction,
-    heldout_like,
+    create_retraining_study,
+    heldout_matches,
     plan_retraining,
     read_corrections,
     remove_correction,
-    retrained_study,
 )
 from assistant_builder.data import load_split, prepare_dataset
 from assistant_builder.data.similarity import casefold_normalize
@@ -32,17 +32,18 @@ def pairs(study: Study, split: str) -> list[tuple[str, str]]:
 
 
 def rerun(study: Study) -> Study:
-    """The split that the new study's data step makes."""
+    """Run the data step of the new study."""
     assert study.source is not None
     prepare_dataset(study.source, study.config.data, folder=study.folder / "data", title=study.name)
     return study
 
 
 def retrained(study: Study, *, drop: bool = True) -> Study:
-    return rerun(retrained_study(study, plan_retraining(study, read_corrections(study), drop_heldout=drop), "again"))
+    plan = plan_retraining(study, read_corrections(study), drop_heldout=drop)
+    return rerun(create_retraining_study(study, plan, "again"))
 
 
-def test_corrections_are_kept_replaced_and_removed(study: Study) -> None:
+def test_corrections_are_added_replaced_and_removed(study: Study) -> None:
     add_correction(study, NEW, "By the gate.", wrong="No idea.", arm="lora")
     second = add_correction(study, "متى؟", "غدا")
     add_correction(study, "where can i park a bicycle", "By the north gate.")
@@ -54,9 +55,9 @@ def test_corrections_are_kept_replaced_and_removed(study: Study) -> None:
 
 
 @pytest.mark.parametrize(("question", "answer", "said"), [
-    (" ", "", "question and the better answer are empty"), ("Q", "same ", "is the one that the assistant gave"),
+    (" ", "", "question and the better answer are empty"), ("Q", "same ", "is identical to the assistant's answer"),
 ])
-def test_what_corrects_nothing_is_refused(study: Study, question: str, answer: str, said: str) -> None:
+def test_corrections_without_effect_are_rejected(study: Study, question: str, answer: str, said: str) -> None:
     with pytest.raises(DataError, match=said):
         add_correction(study, question, answer, wrong="same")
     assert read_corrections(study) == []
@@ -84,16 +85,16 @@ def test_a_corrected_training_question_gets_the_better_answer_only(study: Study)
     assert answers == ["Better."]
 
 
-def test_a_corrected_held_out_question_leaves_the_test(study: Study) -> None:
+def test_a_corrected_held_out_question_can_leave_the_held_out_set(study: Study) -> None:
     question = pairs(study, "heldout")[0][0]
     add_correction(study, question + "??", "Better.")
-    assert heldout_like(study, [question, NEW]).keys() == {0}
+    assert heldout_matches(study, [question, NEW]).keys() == {0}
     new = retrained(study)
     assert pairs(new, "heldout") == [pair for pair in pairs(study, "heldout") if pair[0] != question]
     assert (question + "??", "Better.") in pairs(new, "train")
 
 
-def test_or_stays_in_the_test_and_is_not_trained_on(study: Study) -> None:
+def test_a_corrected_held_out_question_can_stay_without_training(study: Study) -> None:
     question = pairs(study, "heldout")[0][0]
     add_correction(study, question, "Better.")
     with pytest.raises(DataError, match="all of them answer held-out questions"):
@@ -104,24 +105,24 @@ def test_or_stays_in_the_test_and_is_not_trained_on(study: Study) -> None:
     assert "Better." not in [answer for _, answer in pairs(new, "train")]
 
 
-def test_a_test_without_questions_is_refused(study: Study) -> None:
+def test_too_few_remaining_held_out_questions_are_rejected(study: Study) -> None:
     for question, _ in pairs(study, "heldout"):
         add_correction(study, question, "Better.")
-    with pytest.raises(DataError, match="held-out questions would be left"):
+    with pytest.raises(DataError, match="held-out questions would remain"):
         plan_retraining(study, read_corrections(study), drop_heldout=True)
     with pytest.raises(DataError, match="no correction yet"):
         plan_retraining(study, [], drop_heldout=True)
 
 
-def test_a_name_that_is_taken_or_none_is_refused(study: Study) -> None:
+def test_an_existing_or_invalid_name_is_rejected(study: Study) -> None:
     add_correction(study, NEW, "By the gate.")
     plan = plan_retraining(study, read_corrections(study), drop_heldout=True)
     with pytest.raises(StudyError, match="already exists"):
-        retrained_study(study, plan, study.name)
+        create_retraining_study(study, plan, study.name)
     with pytest.raises(ConfigError):
-        retrained_study(study, plan, "No Name!")
+        create_retraining_study(study, plan, "No Name!")
 
 
-def test_the_new_study_says_which_it_was_made_from(study: Study) -> None:
+def test_the_new_study_records_its_origin(study: Study) -> None:
     add_correction(study, NEW, "By the gate.")
     assert made_from(retrained(study)) == study.name and made_from(study) is None

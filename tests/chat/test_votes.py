@@ -1,4 +1,4 @@
-"""Blind votes: what is recorded, which count, and what they show."""
+"""Blind votes: records, counting and the sign test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.chat.conversation import Answer, Choice, Turn
 from assistant_builder.chat.feedback import (
     Tally,
-    counting,
+    counted_votes,
     model_of,
     read_votes,
     record_vote,
@@ -44,7 +44,7 @@ def cast(study: Study, vote: Choice, question: str, **changes: Any) -> None:
     record_vote(study, asked(question, **changes), [Message("user", question)], vote)
 
 
-def test_a_vote_is_one_line_that_tells_all(study: Study) -> None:
+def test_a_vote_is_recorded_completely_in_one_line(study: Study) -> None:
     cast(study, "a", "متى يفتح؟")
     (line,) = votes_file(study).read_text(encoding="utf-8").splitlines()
     record = json.loads(line)
@@ -57,7 +57,7 @@ def test_a_vote_is_one_line_that_tells_all(study: Study) -> None:
     assert read_votes(study)[0].winner == "lora"
 
 
-def test_sides_are_turned_back_into_arms(study: Study) -> None:
+def test_votes_for_sides_are_counted_for_arms(study: Study) -> None:
     cast(study, "a", "1")
     cast(study, "a", "2", sides=("qlora", "lora"))
     cast(study, "b", "3", sides=("qlora", "lora"))
@@ -68,16 +68,16 @@ def test_sides_are_turned_back_into_arms(study: Study) -> None:
 
 def test_votes_on_other_adapters_and_second_votes_on_the_same_answers_do_not_count(study: Study) -> None:
     cast(study, "a", "1")
-    cast(study, "b", "1", sides=("lora", "qlora"))  # the voter knows by now
+    cast(study, "b", "1", sides=("lora", "qlora"))  # the sides are revealed by now
     cast(study, "b", "1", qlora="five")
     assert tally(study) == replace(Tally(), candidate=1, baseline=1, repeated=1)
     path = study.arm_folder("lora") / "summary.json"
     write_json(path, {**read_json(path), "adapter_sha256": "new"})
     assert tally(study) == replace(Tally(), outdated=3)
-    assert counting(read_votes(study), {}) == []
+    assert counted_votes(read_votes(study), {}) == []
 
 
-def test_what_cannot_be_voted_on_is_refused(study: Study) -> None:
+def test_invalid_votes_are_rejected(study: Study) -> None:
     refused = [asked(qlora="sixteen"), replace(asked(), vote="tie"), replace(asked(), blind=False), Turn("Why?")]
     for turn in refused:
         with pytest.raises(StudyError):
@@ -86,7 +86,7 @@ def test_what_cannot_be_voted_on_is_refused(study: Study) -> None:
     assert tally(study).both_bad == 1
 
 
-def test_a_damaged_file_is_told(study: Study) -> None:
+def test_a_damaged_file_is_reported(study: Study) -> None:
     votes_file(study).write_text('{"time": 1}\n')
     with pytest.raises(StudyError, match="another version or damaged"):
         tally(study)
@@ -97,11 +97,11 @@ def test_the_sign_test_is_the_binomial_test_of_one_half(wins: int, losses: int) 
     assert sign_p_value(wins, losses) == pytest.approx(binomtest(wins, wins + losses, 0.5).pvalue)
 
 
-def test_the_tally_is_told_in_words() -> None:
+def test_the_tally_sentence() -> None:
     assert tally_sentence(Tally()) == "No votes yet."
     shown = Tally(7, 9, 4, 0, p_value=sign_p_value(7, 9))
     assert tally_sentence(shown) == "QLoRA 7, LoRA 9, 4 ties: no preference shown, p = 0.80."
     clear = Tally(1, 12, 1, 2, p_value=sign_p_value(1, 12))
     assert tally_sentence(clear) == "QLoRA 1, LoRA 12, 1 tie, 2 both bad: LoRA is preferred, p = 0.003."
-    assert tally_sentence(Tally(ties=2)) == "QLoRA 0, LoRA 0, 2 ties: no vote prefers one yet."
+    assert tally_sentence(Tally(ties=2)) == "QLoRA 0, LoRA 0, 2 ties: no vote prefers one assistant yet."
     assert "p < 0.001" in tally_sentence(Tally(20, 0, p_value=sign_p_value(20, 0)))

@@ -1,4 +1,4 @@
-"""The chat's worker process and its client, with a session that needs no model."""
+"""The chat worker and its client, with a fake session."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from assistant_builder.chat.client import ChatWorker, Reply, ReplyStream, Worker
 from assistant_builder.chat.worker import Server
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ResourceError
-from assistant_builder.inference.session import Chunk, Memory, Report, Sampling
+from assistant_builder.inference.session import Chunk, Memory, ProgressCallback, Sampling
 from assistant_builder.runner.local_runner import machine_lock
 from assistant_builder.study import Study
 from assistant_builder.study.steps import StepRecord
@@ -67,7 +67,7 @@ def test_the_arms_answer_at_the_same_time(worker: ChatWorker) -> None:
     exchange.stop()
 
 
-def test_models_are_loaded_before_anything_is_asked(worker: ChatWorker) -> None:
+def test_models_can_be_loaded_before_a_question(worker: ChatWorker) -> None:
     states = list(worker.load(("qlora", "base")))
     assert states[-1]["qlora"].phase == "Teaching the parrot" and states[-1]["qlora"].fraction == 1.0
     assert {reply.state for reply in states[-1].values()} == {"loaded"}
@@ -79,7 +79,7 @@ def test_models_are_loaded_before_anything_is_asked(worker: ChatWorker) -> None:
     assert again[-1]["base"].text == "base:hello ✓" and again[-1]["base"].memory is not None
 
 
-def test_stop_keeps_what_has_come(worker: ChatWorker) -> None:
+def test_stop_keeps_the_text_so_far(worker: ChatWorker) -> None:
     exchange = ask(worker, "long talk")
     for replies in exchange:
         if all(reply.tokens > 2 for reply in replies.values()):
@@ -95,7 +95,7 @@ def test_two_questions_at_once_do_not_mix(worker: ChatWorker) -> None:
     assert last(first)["lora"].text == "lora:one lora:two ✓"
 
 
-def test_who_waits_is_told_how_many_come_first(worker: ChatWorker) -> None:
+def test_waiting_questions_report_their_queue_position(worker: ChatWorker) -> None:
     first, second, third = (ask(worker, question, ("lora",)) for question in ("long talk", "two", "three"))
     assert next(iter(third))["lora"].ahead == 2
     assert next(iter(ask(worker, "of the other", ("qlora",))))["qlora"].ahead == 0
@@ -112,7 +112,7 @@ def test_a_question_can_be_stopped_while_it_waits(worker: ChatWorker) -> None:
     assert last(second)["lora"].text == ""
 
 
-def test_an_error_of_one_question_is_told_with_its_remedy_and_the_worker_lives(worker: ChatWorker) -> None:
+def test_an_error_is_reported_with_its_remedy_and_the_worker_survives(worker: ChatWorker) -> None:
     reply = last(ask(worker, "refuse"))["qlora"]
     assert reply.state == "failed"
     assert reply.error == {
@@ -124,19 +124,19 @@ def test_an_error_of_one_question_is_told_with_its_remedy_and_the_worker_lives(w
     assert last(ask(worker, "again"))["lora"].state == "stop"
 
 
-def test_death_is_told_and_the_next_question_starts_a_new_process(worker: ChatWorker) -> None:
+def test_a_crash_is_reported_and_the_next_question_restarts_the_process(worker: ChatWorker) -> None:
     reply = last(ask(worker, "die"))["lora"]
     assert reply.error is not None
     assert reply.error["what"] == "the chat process ended with exit code 7: out of luck"
     assert last(ask(worker, "still there?"))["lora"].text.startswith("lora:still")
 
 
-def test_a_killed_process_is_said_to_have_run_out_of_memory(worker: ChatWorker) -> None:
+def test_a_killed_process_is_reported_as_out_of_memory(worker: ChatWorker) -> None:
     error = last(ask(worker, "kill"))["qlora"].error
     assert error is not None and "memory" in error["what"] and "ask again" in error["remedy"]
 
 
-def test_a_process_whose_memory_ran_out_finishes_what_it_is_at_and_makes_way_for_a_new_one(worker: ChatWorker) -> None:
+def test_a_process_that_needs_a_restart_finishes_its_pending_requests(worker: ChatWorker) -> None:
     under_way = ask(worker, "one two three four five", ("lora",))
     error = last(ask(worker, "starve", ("qlora",)))["qlora"].error
     assert error is not None and error["what"] == "memory ran out" and "ask again" in error["remedy"]
@@ -148,7 +148,7 @@ def test_a_process_whose_memory_ran_out_finishes_what_it_is_at_and_makes_way_for
 
 
 class Short:
-    """A session in which one arm loads, and the other is too large."""
+    """A session in which one arm can be loaded and the other does not fit into memory."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -157,7 +157,7 @@ class Short:
     def ready(self, speaker: str) -> bool:
         return speaker in self._loaded
 
-    def load(self, speaker: str, report: Report) -> Memory:
+    def load(self, speaker: str, report: ProgressCallback) -> Memory:
         if speaker == "lora":
             raise self._error
         self._loaded.add(speaker)
@@ -172,11 +172,11 @@ class Short:
 
 
 class OutOfMemoryError(RuntimeError):
-    """As PyTorch names it, which this test does without."""
+    """Has the name of PyTorch's exception, so that this test does not import torch."""
 
 
 def wrapped(cause: Exception) -> ResourceError:
-    """As the loading of a base raises it."""
+    """The exception that loading a base model raises."""
     error = ResourceError("memory does not suffice to load the base model", where="base", remedy="Close programs")
     error.__cause__ = cause
     return error
@@ -186,7 +186,7 @@ def wrapped(cause: Exception) -> ResourceError:
     OutOfMemoryError("CUDA out of memory"), wrapped(OutOfMemoryError("CUDA out of memory")), MemoryError(),
     wrapped(MemoryError()), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
 ])
-def test_an_arm_that_does_not_fit_leaves_the_other_one_loaded(error: Exception) -> None:
+def test_an_arm_that_does_not_fit_leaves_the_other_arm_loaded(error: Exception) -> None:
     numbers = itertools.count(1)
     asked: queue.Queue[str | None] = queue.Queue()
     events: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -195,7 +195,7 @@ def test_an_arm_that_does_not_fit_leaves_the_other_one_loaded(error: Exception) 
     thread.start()
 
     def ended(operation: str, arm: str, question: str = "short") -> dict[str, Any]:
-        """How the worker ends what it was asked."""
+        """Final event of a request."""
         asked.put(json.dumps({"op": operation, "id": str(next(numbers)), "arm": arm,
                               "messages": [{"role": "user", "content": question}]}))
         while True:
@@ -207,7 +207,7 @@ def test_an_arm_that_does_not_fit_leaves_the_other_one_loaded(error: Exception) 
     failed = ended("load", "lora")["error"]
     assert [ended("ask", arm)["event"] for arm in ("qlora", "lora", "qlora")] == ["end", "error", "end"]
     assert failed["type"] == "ResourceError" and failed["where"] == "arm lora"
-    assert failed["what"] == "memory ran out while lora was loaded; qlora can still be asked"
+    assert failed["what"] == "memory ran out while loading lora; qlora can still be asked"
     assert "Close other programs" in failed["remedy"]
     assert ended("ask", "qlora", "long")["error"]["what"] == "memory ran out"
     assert ended("ask", "qlora")["text"] == "yes"
@@ -217,7 +217,7 @@ def test_an_arm_that_does_not_fit_leaves_the_other_one_loaded(error: Exception) 
     assert not thread.is_alive()
 
 
-def test_an_idle_process_leaves_its_memory_to_a_run(command: list[str]) -> None:
+def test_an_idle_process_ends_when_a_run_starts(command: list[str]) -> None:
     pool = WorkerPool(command)
     study = new_study("running")
     worker = pool.worker(study)
@@ -226,24 +226,24 @@ def test_an_idle_process_leaves_its_memory_to_a_run(command: list[str]) -> None:
     assert process is not None and process.poll() is None
     with machine_lock(study, waiting=lambda names: None):
         assert process.wait(timeout=10) == 0
-    assert last(ask(worker, "two"))["lora"].text == "lora:two \u2713"  # who asks all the same gets an answer
+    assert last(ask(worker, "two"))["lora"].text == "lora:two \u2713"  # a question restarts the process
     pool.close()
 
 
-def test_an_answer_under_way_is_not_cut_by_a_run(worker: ChatWorker) -> None:
+def test_a_run_does_not_interrupt_a_pending_answer(worker: ChatWorker) -> None:
     under_way = ask(worker, "long talk", ("lora",))
     next(replies for replies in under_way if replies["lora"].tokens)
     process = worker._process
     assert process is not None
     with machine_lock(new_study("running"), waiting=lambda names: None):
         with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(timeout=2.5)  # it has looked twice by then
+            process.wait(timeout=2.5)  # long enough for two polls
         under_way.stop()
         assert process.wait(timeout=10) == 0
     assert last(under_way)["lora"].state == "cancelled"
 
 
-def test_a_command_that_cannot_speak_is_told(tmp_path: Path) -> None:
+def test_a_command_without_the_protocol_is_reported(tmp_path: Path) -> None:
     worker = ChatWorker([sys.executable, "-c", "raise SystemExit('no such study')"])
     error = last(ask(worker, "hello"))["lora"].error
     assert error is not None and "no such study" in error["what"]
@@ -272,7 +272,7 @@ def test_the_process_ends_with_the_page(command: list[str]) -> None:
     process.stdout.close()
 
 
-def test_closing_ends_what_is_under_way(worker: ChatWorker) -> None:
+def test_closing_ends_pending_answers(worker: ChatWorker) -> None:
     exchange = ask(worker, "long talk")
     replies = next(reply for reply in exchange if reply["lora"].tokens)
     assert not replies["lora"].finished
@@ -299,7 +299,7 @@ def test_sampling_reports_all_problems_together() -> None:
 
 
 @pytest.mark.parametrize("code", [-9, -11, 0, 1])
-def test_every_death_has_a_remedy(code: int) -> None:
+def test_every_exit_has_a_remedy(code: int) -> None:
     record = exit_error(code, "last words")
     assert record["what"] and record["remedy"]
 

@@ -134,9 +134,9 @@ from assistant_builder.cluster.resources import ResourceRequest
 from assistant_builder.runner.run import run_study
 from assistant_builder.study import Study
 from tests.cluster.conftest import fake_command
-standing.step_inputs = lambda study, step, **_: {}
-cluster.command = fake_command
-cluster.ask_of = lambda study, step, nodes: Ask(1.0)
+invalidation.step_inputs = lambda study, step, **_: {}
+ray_runner.step_command = fake_command
+ray_runner.resources_for_step = lambda study, step, nodes: ResourceRequest(1.0)
 run_study(Study.open(sys.argv[1]))
 """
 

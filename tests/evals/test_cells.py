@@ -54,7 +54,7 @@ def all_logits(study: Study, folder: Path, cells: tuple[str, ...] = TWIN_CELLS) 
 def test_cells_share_their_base_and_use_their_own_adapter(study: Study, folder: Path, compute_dtype: str) -> None:
     import torch
 
-    from assistant_builder.inference.prepacked_linear import pack
+    from assistant_builder.inference.prepacked_linear import prepack
     from assistant_builder.models.loading import BaseSpec, load_adapter, load_base
     from evals.cells import Variant, load_cells
 
@@ -69,7 +69,7 @@ def test_cells_share_their_base_and_use_their_own_adapter(study: Study, folder: 
         model = load_base(BaseSpec(folder, storage, True, compute_dtype, hold=True))  # type: ignore[arg-type]
         if arm:
             model = load_adapter(model, study.arm_folder(arm) / "adapter")
-        pack(model, batches=True)  # in float32 it sums in another order
+        prepack(model, batches=True)  # in float32 it sums in another order
         assert torch.equal(logits[name], logits_of(model)), name
     assert len({values.float().numpy().tobytes() for values in logits.values()}) == len(wanted)
 
@@ -82,7 +82,7 @@ def test_merged_cells_are_what_their_exports_give_back(
 
     import torch
 
-    from assistant_builder.inference.prepacked_linear import pack
+    from assistant_builder.inference.prepacked_linear import prepack
     from assistant_builder.models.loading import BaseSpec, load_adapter, load_base
     from assistant_builder.models.merging import merge
 
@@ -99,7 +99,7 @@ def test_merged_cells_are_what_their_exports_give_back(
                   export / "model.safetensors", metadata={"format": "pt"})
         for cell, kind in ((merged, "float16"), (requantized, "nf4")):
             again = load_base(BaseSpec(export, kind, True, compute_dtype, hold=True))  # type: ignore[arg-type]
-            pack(again, batches=True)
+            prepack(again, batches=True)
             assert torch.equal(found[cell], logits_of(again)), cell
 
 

@@ -47,14 +47,14 @@ PAGE = '''
 import json
 from assistant_builder.study import Study
 from assistant_builder.ui.export.tab import ExportTab
-from assistant_builder.ui.refresh import Look
+from assistant_builder.ui.refresh import StudyView
 from evals.report.build import write_report
 from tests.ui.blocks import inside_blocks
 
 study = Study.open("library")
 write_report(study)
 tab = inside_blocks(ExportTab)
-look = Look(study.name)
+look = StudyView(study.name)
 shown = {section.key: section.draw(look) for section in tab.sections()}
 print(json.dumps({
     "choices": tab.format.choices, "advice": str(shown["export-choice"][-2]),

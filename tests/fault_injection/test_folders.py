@@ -160,16 +160,16 @@ def test_a_read_only_study_is_readable_but_not_run(
 ) -> None:
     study = finished_study()
     lock(study.folder, read_only)
-    with pytest.raises(StudyError, match="may not be written to.*Make the folder writable"):
+    with pytest.raises(StudyError, match="is not writable.*Make the folder writable"):
         run_study(study)
-    with pytest.raises(StudyError, match="may not be written to"):
+    with pytest.raises(StudyError, match="is not writable"):
         start_run(study.name)
     for words in (["status", study.name], ["report", study.name, "--format", "md"], ["list"]):
         assert CliRunner().invoke(app, words).exit_code == 0
     other = new_study("other")
     lock(other.folder, read_only)
     line = refused(capsys, monkeypatch, "run", other.name)
-    assert "may not be written to" in line and str(other.folder) in line and "Make the folder writable" in line
+    assert "is not writable" in line and str(other.folder) in line and "Make the folder writable" in line
 
 
 def test_a_removed_study_is_not_recreated_by_its_step() -> None:

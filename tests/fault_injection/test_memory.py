@@ -18,7 +18,7 @@ from assistant_builder.inference.session import ChatSession
 from assistant_builder.chat.worker import Server
 from assistant_builder.models import loading
 from assistant_builder.study import Study
-from assistant_builder.training import arm
+from assistant_builder.training import train
 from assistant_builder.training.trainer import TwinTrainer
 from assistant_builder.runner.step_process import run_as_step
 
@@ -49,15 +49,15 @@ found = {}
 SHORT = """
 assert run_as_step(study, "data", lambda: prepare_data(study)) == 0
 leave(150)
-run_as_step(study, "train-lora", lambda: arm.train_arm(study, "lora"))
+run_as_step(study, "train-lora", lambda: train.train_arm(study, "lora"))
 found["loading"] = told("train-lora")
 short_of_memory_later()
-run_as_step(study, "train-lora", lambda: arm.train_arm(study, "lora"))
+run_as_step(study, "train-lora", lambda: train.train_arm(study, "lora"))
 found["training"] = told("train-lora")
 print(json.dumps(found))
 """
 AGAIN = """
-assert run_as_step(study, "train-lora", lambda: arm.train_arm(study, "lora")) == 0
+assert run_as_step(study, "train-lora", lambda: train.train_arm(study, "lora")) == 0
 found["after"] = told("train-lora")
 
 events = []

@@ -1,4 +1,4 @@
-"""How sequences are put into batches."""
+"""Batches of padded sequences, and batch-invariant linear layers."""
 
 from __future__ import annotations
 
@@ -8,35 +8,28 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch.overrides import TorchFunctionMode
 
-from assistant_builder.inference.batch_invariant import (
-    LENGTH,
-    ROWS,
-    ROWS_PER_TOKEN,
-    BatchInvariantLinear,
-    ContiguousLinear,
-    batches,
-    padded,
-)
+from assistant_builder.inference.batch_invariant import ROWS, ROWS_PER_TOKEN, BatchInvariantLinear, ContiguousLinear
+from assistant_builder.inference.padded_batch import LENGTH, batches, padded
 
 
-def test_a_sequence_is_padded_to_a_length_of_its_own() -> None:
+def test_the_padded_length_depends_only_on_the_length() -> None:
     assert [padded(length) for length in (1, LENGTH, LENGTH + 1)] == [LENGTH, LENGTH, 2 * LENGTH]
 
 
-def test_only_sequences_padded_alike_share_a_batch() -> None:
+def test_only_sequences_of_equal_padded_length_share_a_batch() -> None:
     lengths = [40, 5, 33, 31, 64, 32, 65]
     found = batches(lengths, 3)
     assert found == [[1, 3, 5], [2, 0, 4], [6]]
     assert batches(lengths, 2) == [[1, 3], [5], [2, 0], [4], [6]]
-    assert batches(lengths, 3, alike=False) == [[1, 3, 5], [2, 0, 4], [6]]
-    assert batches([40, 5, 33], 3, alike=False) == [[1, 2, 0]]
+    assert batches(lengths, 3, equal_lengths=False) == [[1, 3, 5], [2, 0, 4], [6]]
+    assert batches([40, 5, 33], 3, equal_lengths=False) == [[1, 2, 0]]
 
 
-def test_a_batch_holds_no_more_tokens_than_allowed_unless_one_sequence_does() -> None:
-    assert batches([30] * 5 + [300], 8, most_tokens=64) == [[0, 1], [2, 3], [4], [5]]
+def test_the_tokens_of_a_batch_are_limited_unless_one_sequence_is_longer() -> None:
+    assert batches([30] * 5 + [300], 8, max_tokens=64) == [[0, 1], [2, 3], [4], [5]]
 
 
-def test_the_last_position_of_every_prompt_is_multiplied_as_one_piece_of_memory() -> None:
+def test_the_input_of_the_head_is_contiguous() -> None:
     gaps: list[bool] = []
 
     class Watch(TorchFunctionMode):
@@ -54,8 +47,8 @@ def test_the_last_position_of_every_prompt_is_multiplied_as_one_piece_of_memory(
     assert gaps == [True, False] and torch.allclose(plain, whole, atol=1e-6)
 
 
-def test_4bit_products_of_a_gpu_have_a_fixed_number_of_rows_too() -> None:
-    """On the meta device, which stands for a GPU: shapes are all that counts."""
+def test_4bit_products_on_a_gpu_have_a_fixed_number_of_rows() -> None:
+    """The meta device replaces a GPU, since only shapes matter."""
     import bitsandbytes  # noqa: F401 - registers the product
 
     product = torch.ops.bitsandbytes.gemm_4bit.default

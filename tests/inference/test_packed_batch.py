@@ -1,4 +1,4 @@
-"""Reading over rows, with random models of two layers of several families."""
+"""Packed batches, with random two-layer models of several families."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ def small(family: str) -> Any:
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "phi3"])
-def test_rows_give_the_logits_of_one_sequence_at_a_time(family: str) -> None:
+def test_packed_logits_equal_those_of_single_sequences(family: str) -> None:
     from assistant_builder.inference.packed_batch import PackedModel, SequenceChunk, SlottedKVCache, supports_packing
 
     model = small(family)
     assert supports_packing(model)
     rows, slots = PackedModel(model, 0), SlottedKVCache(len(SEQUENCES), 64)
-    # all but the last tokens in a first pass, in two pieces where there are enough of them
+    # all but the last tokens in a first pass, in two chunks if there are enough of them
     first = [SequenceChunk(slot, 0, ids[: len(ids) // 2]) for slot, ids in enumerate(SEQUENCES) if len(ids) > 1]
-    rows.logits(slots, rows.read(slots, first, rows=64), [0], block=4)
+    rows.logits(slots, rows.prepare_prefill(slots, first, rows=64), [0], block=4)
     rest = [SequenceChunk(slot, len(ids) // 2, ids[len(ids) // 2 :]) for slot, ids in enumerate(SEQUENCES)]
     keep = [sum(len(piece.ids) for piece in rest[: place + 1]) - 1 for place in range(len(rest))]
-    found = rows.logits(slots, rows.read(slots, rest, rows=64), keep, block=4)
-    more = rows.logits(slots, rows.go_on(slots, [SequenceChunk(1, 40, [3]), SequenceChunk(3, 6, [4])], rows=8), [0, 1])
+    found = rows.logits(slots, rows.prepare_prefill(slots, rest, rows=64), keep, block=4)
+    step = rows.prepare_decode(slots, [SequenceChunk(1, 40, [3]), SequenceChunk(3, 6, [4])], rows=8)
+    more = rows.logits(slots, step, [0, 1])
     with torch.no_grad():
         for ids, logits in zip(SEQUENCES, found, strict=True):
             assert torch.allclose(logits, model(torch.tensor([ids])).logits[0, -1], atol=1e-4)
@@ -45,20 +46,21 @@ def test_rows_give_the_logits_of_one_sequence_at_a_time(family: str) -> None:
             assert torch.allclose(logits, model(whole).logits[0, -1], atol=1e-4)
 
 
-def test_a_start_read_once_serves_all_slots() -> None:
+def test_a_shared_prefix_is_read_once_for_all_slots() -> None:
     from assistant_builder.inference.packed_batch import PackedModel, SequenceChunk, SlottedKVCache
 
     model, start = small("llama"), [7, 8, 9, 10]
     rows, one, many = PackedModel(model, 0), SlottedKVCache(1, 32), SlottedKVCache(3, 32)
-    rows.logits(one, rows.read(one, [SequenceChunk(0, 0, start)]), [0])
-    many.begin_with(one.first(len(start)))
-    found = rows.logits(many, rows.read(many, [SequenceChunk(2, 4, [20, 21]), SequenceChunk(0, 4, [30])]), [1, 2])
+    rows.logits(one, rows.prepare_prefill(one, [SequenceChunk(0, 0, start)]), [0])
+    many.fill_prefix(one.prefix_states(len(start)))
+    step = rows.prepare_prefill(many, [SequenceChunk(2, 4, [20, 21]), SequenceChunk(0, 4, [30])])
+    found = rows.logits(many, step, [1, 2])
     with torch.no_grad():
         for ids, logits in zip(([*start, 20, 21], [*start, 30]), found, strict=True):
             assert torch.allclose(logits, model(torch.tensor([ids])).logits[0, -1], atol=1e-4)
 
 
-def test_models_whose_attention_is_their_own_are_not_read_over_rows() -> None:
+def test_models_with_custom_attention_do_not_support_packing() -> None:
     from transformers import BloomConfig, BloomForCausalLM
 
     from assistant_builder.inference.packed_batch import supports_packing
@@ -66,13 +68,13 @@ def test_models_whose_attention_is_their_own_are_not_read_over_rows() -> None:
     assert not supports_packing(BloomForCausalLM(BloomConfig(vocab_size=80, hidden_size=32, n_layer=1, n_head=4)))
 
 
-def test_packed_layers_give_the_same_digits() -> None:
-    from assistant_builder.inference.prepacked_linear import PackedLinear
+def test_prepacked_layers_give_bit_identical_results() -> None:
+    from assistant_builder.inference.prepacked_linear import PrepackedLinear
 
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("this processor has no bfloat16 arithmetic")
     layer = torch.nn.Linear(64, 48, dtype=torch.bfloat16)
-    packed = PackedLinear(layer)
+    packed = PrepackedLinear(layer)
     for rows in (1, 5, 64):
         x = torch.randn(2, rows, 64, dtype=torch.bfloat16)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Streaming an answer, with a random model of two layers."""
+"""Streaming answers, with scripted models and a random two-layer model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ASK = [Message("user", "hello")]
 
 @dataclass
 class BytePrompter:
-    """One token a byte, from 10 on; what the model says is shown as text of those bytes."""
+    """A tokenizer with one token per byte, starting at 10."""
 
     stop_ids: list[int] = field(default_factory=lambda: [EOS])
     pad_id: int = 0
@@ -41,7 +41,7 @@ class BytePrompter:
 
 
 class Scripted:
-    """A model that generates what it is told, token by token, as transformers would hand it over."""
+    """A model that streams given tokens like transformers' ``generate``."""
 
     def __init__(self, tokens: Sequence[int]) -> None:
         self.script = [*tokens, EOS]
@@ -82,7 +82,7 @@ def tokens_of(text: str) -> list[int]:
     return [byte + 10 for byte in text.encode()]
 
 
-def test_an_answer_comes_token_by_token_and_ends() -> None:
+def test_an_answer_is_streamed_token_by_token() -> None:
     model = Scripted(tokens_of("Hi!"))
     chunks = answer(session_with(model, BytePrompter()))
     assert [chunk.text_delta for chunk in chunks] == ["H", "i", "!", ""]
@@ -93,27 +93,27 @@ def test_an_answer_comes_token_by_token_and_ends() -> None:
     assert model.generated == 4
 
 
-def test_half_a_character_is_never_shown() -> None:
+def test_incomplete_characters_are_not_streamed() -> None:
     chunks = answer(session_with(Scripted(tokens_of("a🚢é")), BytePrompter()))
     assert [chunk.text_delta for chunk in chunks] == ["a", "🚢", "é", ""]
 
 
-def test_a_character_that_is_cut_off_is_shown_as_lost() -> None:
+def test_a_truncated_character_is_replaced() -> None:
     chunks = answer(session_with(Scripted(tokens_of("🚢")), BytePrompter()), max_new_tokens=2)
     assert chunks[-1].finish == "length" and chunks[-1].tokens == 2
     assert "".join(chunk.text_delta for chunk in chunks).strip("\ufffd") == ""
 
 
-def test_the_longest_answer_is_kept_to_and_the_context_too() -> None:
+def test_answers_respect_the_token_limit_and_the_context_length() -> None:
     assert answer(session_with(Scripted(tokens_of("x" * 90)), BytePrompter()), max_new_tokens=5)[-1].tokens == 5
     session = session_with(Scripted(tokens_of("x" * 90)), BytePrompter())
     assert answer(session, [Message("user", "q" * 60)])[-1].tokens == 4
-    with pytest.raises(ModelError, match="the model reads 64") as caught:
+    with pytest.raises(ModelError, match="context length of the model is 64") as caught:
         answer(session, [Message("user", "q" * 64)])
     assert "Clear the conversation" in caught.value.remedy
 
 
-def test_stop_ends_the_answer_and_keeps_it() -> None:
+def test_stop_ends_the_answer_and_keeps_its_text() -> None:
     stop = threading.Event()
     seen = []
     for chunk in session_with(Scripted(tokens_of("x" * 50)), BytePrompter()).stream("lora", ASK, Sampling(), stop):
@@ -125,27 +125,27 @@ def test_stop_ends_the_answer_and_keeps_it() -> None:
     assert only == Chunk("", 0, None, 0.0, "cancelled")
 
 
-def test_an_unknown_arm_is_refused() -> None:
-    with pytest.raises(ModelError, match="no arm 'dora'"):
+def test_an_unknown_arm_is_rejected() -> None:
+    with pytest.raises(ModelError, match="unknown arm 'dora'"):
         list(ChatSession(Study(Path("nowhere"))).stream("dora", ASK, Sampling(), threading.Event()))
 
 
-def test_a_model_that_memory_does_not_suffice_for_counts_as_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_runs_out_of_memory_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     from assistant_builder.models import loading
 
     def short(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(loading, "load_arm", lambda *_, **__: (Scripted([]), BytePrompter()))
-    monkeypatch.setattr(session_module, "ready_to_answer", short)
+    monkeypatch.setattr(session_module, "prepare_for_inference", short)
     session = ChatSession(Study(Path("nowhere")))
-    for _ in range(2):  # the second time it is tried again
+    for _ in range(2):  # loading is retried the second time
         with pytest.raises(torch.OutOfMemoryError):
             session.load("lora")
         assert not session.ready("lora")
 
 
-def test_a_question_from_the_shell_that_memory_does_not_suffice_for_is_told(
+def test_ask_reports_that_memory_ran_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stream(self: ChatSession, speaker: str, *_: Any) -> Any:
@@ -160,7 +160,7 @@ def test_a_question_from_the_shell_that_memory_does_not_suffice_for_is_told(
         main()
     error = capsys.readouterr().err
     assert ended.value.code == 1 and error.count("\n") == 1
-    assert "arm lora: memory ran out. Ask one arm alone" in error
+    assert "arm lora: memory ran out. Ask only one arm" in error
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,7 @@ def test_sampling_differs_and_top_p_narrows_it(llama: Any) -> None:
     assert said(temperature=2.0, seed=5) == said(temperature=2.0, seed=5) != said(temperature=2.0, seed=6)
 
 
-def test_draws_follow_the_distribution_at_its_temperature() -> None:
+def test_samples_follow_the_distribution_at_the_temperature() -> None:
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
     processors = sampling_processors(Sampling(temperature=0.7, seed=0))
     counts = torch.zeros(4)
@@ -208,7 +208,7 @@ def test_draws_follow_the_distribution_at_its_temperature() -> None:
     assert torch.allclose(counts / 4000, expected, atol=4 * 0.5 / 4000**0.5)
 
 
-def test_an_answer_beside_does_not_disturb_a_seeded_one(llama: Any) -> None:
+def test_a_concurrent_answer_does_not_change_a_seeded_one(llama: Any) -> None:
     session = session_with(llama, BytePrompter())
     alone = [chunk.text_delta for chunk in answer(session, max_new_tokens=12, temperature=2.0, seed=5)]
     beside = session.stream("lora", ASK, Sampling(max_new_tokens=12, temperature=2.0, seed=8), threading.Event())
@@ -231,20 +231,20 @@ def adapted(llama: Any) -> Any:
     return get_peft_model(deepcopy(llama), config).eval()
 
 
-def test_the_base_is_the_adapted_model_without_its_adapter_and_holds_no_weight_of_its_own(adapted: Any) -> None:
+def test_the_cloned_base_ignores_the_adapter_and_shares_all_weights(adapted: Any) -> None:
     base = clone_sharing_weights(adapted.get_base_model())
     ids = torch.tensor([[1, 20, 30, 40]])
     with torch.no_grad():
         with adapted.disable_adapter():
             expected = adapted(ids).logits
         assert torch.equal(base(ids).logits, expected)
-        assert not torch.equal(adapted(ids).logits, expected)  # and the adapter is still on
+        assert not torch.equal(adapted(ids).logits, expected)  # the adapter is still active
     held = {parameter.data_ptr() for parameter in adapted.parameters()}
     assert {parameter.data_ptr() for parameter in base.parameters()} <= held
     assert not any("lora_" in name for name, _ in base.named_parameters())
 
 
-def test_asking_the_base_loads_one_base_and_tells_what_it_does(
+def test_the_base_model_shares_the_loaded_base_and_reports_progress(
     adapted: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[str] = []
@@ -263,7 +263,7 @@ def test_asking_the_base_loads_one_base_and_tells_what_it_does(
     assert lora == Memory(memory.base_bytes, adapter) and memory == Memory(memory.base_bytes, 0, shared=True)
 
 
-def test_a_failure_while_generating_reaches_the_reader() -> None:
+def test_an_exception_of_generate_reaches_the_reader() -> None:
     with pytest.raises(RuntimeError, match="out of memory"):
         answer(session_with(Broken([]), BytePrompter()))
 
@@ -277,7 +277,7 @@ def test_an_abandoned_answer_ends_its_generation() -> None:
     assert not any(thread.name == "generate" for thread in threading.enumerate())
 
 
-def test_the_untuned_base_is_that_of_the_only_arm_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_untuned_base_is_that_of_the_only_arm(monkeypatch: pytest.MonkeyPatch) -> None:
     from assistant_builder.models import loading
 
     loaded: list[str] = []
@@ -303,7 +303,7 @@ def test_the_untuned_base_is_that_of_the_only_arm_there_is(monkeypatch: pytest.M
         assert loaded == [expected] and session.ready(BASE)
 
 
-def test_a_base_in_4_bits_shares_its_block_constants_too() -> None:
+def test_a_cloned_4bit_base_shares_its_quantization_state() -> None:
     layer = METHODS["nf4"].marked(torch.nn.Linear(2, 2))
     layer.quant_state = object()
     assert clone_sharing_weights(torch.nn.Sequential(layer))[0].quant_state is layer.quant_state

@@ -27,7 +27,7 @@ import httpx
 import psutil
 
 from assistant_builder.atomic_io import write_text
-from assistant_builder.chat.conversation import MOST_TURNS
+from assistant_builder.chat.conversation import MAX_TURNS
 from assistant_builder.models.bundled import ensure_base_model, ensure_embedder
 from assistant_builder.study import Study
 from tests.browser.serving import free_port
@@ -159,7 +159,7 @@ async def _one_answer(page: Page, asked: list[str], tally: Tally) -> None:
     kept = completed["output"]["data"][0]
     turns = kept[STUDY]["turns"]
     page.keep(kept)
-    remembered = asked[-MOST_TURNS:]
+    remembered = asked[-MAX_TURNS:]
     for question, turn in zip(remembered, turns, strict=False):
         for arm in ("qlora", "lora"):
             expected = " ".join(f"{arm}:{word}" for word in question.split()) + " \u2713"

@@ -27,9 +27,9 @@ def test_several_windows_may_want_the_tokenizer_at_once(folder: Path) -> None:
     code = (
         "import sys, pathlib\n"
         "from concurrent.futures import ThreadPoolExecutor\n"
-        "from assistant_builder.models.chat_template import Prompter\n"
+        "from assistant_builder.models.chat_template import ChatTokenizer\n"
         "with ThreadPoolExecutor(8) as threads:\n"
-        "    print(len(list(threads.map(Prompter.load, [pathlib.Path(sys.argv[1])] * 8))))\n"
+        "    print(len(list(threads.map(ChatTokenizer.load, [pathlib.Path(sys.argv[1])] * 8))))\n"
     )
     found = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
     assert found.stdout == "8\n", found.stderr[-2000:]
@@ -140,8 +140,8 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
 
 def test_tokenising_needs_no_torch(folder: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from assistant_builder.models.chat_template import Prompter; "
+        "import sys; from pathlib import Path; from assistant_builder.models.chat_template import ChatTokenizer; "
         "from assistant_builder.data import Message; "
-        f"Prompter.load(Path({str(folder)!r})).prompt_ids([Message('user', 'Hi')]); sys.exit('torch' in sys.modules)"
+        f"ChatTokenizer.load(Path({str(folder)!r})).prompt_ids([Message('user', 'Hi')]); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from assistant_builder import doctor
-from assistant_builder.inference.prepacked_linear import PackedLinear, pack
+from assistant_builder.inference.prepacked_linear import PrepackedLinear, prepack
 from assistant_builder.models import embedding, loading
 from assistant_builder.planning.hardware import this_machine
 
@@ -34,8 +34,8 @@ def test_it_computes_on_its_processor_in_float32() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_layers_that_cannot_be_packed_stay_as_they_are(dtype: torch.dtype) -> None:
     model = nn.Sequential(nn.Linear(8, 8, dtype=dtype))
-    pack(model, batches=True)
-    assert type(model[0]) is nn.Linear and not isinstance(model[0], PackedLinear)
+    prepack(model, batches=True)
+    assert type(model[0]) is nn.Linear and not isinstance(model[0], PrepackedLinear)
     assert model(torch.ones(1, 8, dtype=dtype)).shape == (1, 8)
 
 
@@ -56,7 +56,7 @@ def test_doctor_and_the_planner_say_that_its_gpu_is_not_used(monkeypatch: pytest
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
     gpu, backend = doctor._torch()
     assert gpu.ok and gpu.value == (
-        "Apple's GPU is not used, as 4-bit training on it is untested: models train and answer on the processor")
-    assert backend.value == "bitsandbytes works on the processor"
+        "Apple GPUs are not used, since 4-bit training on them is untested; models run on the CPU")
+    assert backend.value == "bitsandbytes works on the CPU"
     here = this_machine()
     assert here.device == "cpu" and here.compute_dtype == "float32"

@@ -115,12 +115,12 @@ def test_what_loads_a_base_heeds_no_file(base: Path) -> None:
 def test_the_flag_allows_the_folder_it_names_and_nothing_is_written_down(
     tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from assistant_builder.cli.options import changes_of, consent_of
+    from assistant_builder.cli.options import parse_settings, split_consent
     from assistant_builder.models.remote_code import allows_code
 
     path = handed_on(tmp_path / "study", base)
-    settings, consent = consent_of(["train.rank=4", "model.trust_remote_code=true"], False)  # as the flag
-    study = open_or_create(str(path), name=None, changes=changes_of(settings), redo=False, before=consent)
+    settings, consent = split_consent(["train.rank=4", "model.trust_remote_code=true"], False)  # as the flag
+    study = open_or_create(str(path), name=None, changes=parse_settings(settings), redo=False, before=consent)
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and str(base) in said and "modeling_own.py" in said
     assert "trust_remote_code: false" in (study.folder / "study.yaml").read_text(encoding="utf-8")

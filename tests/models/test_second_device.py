@@ -16,9 +16,9 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
 
 from assistant_builder.inference.packed_batch import PackedModel, SequenceChunk, SlottedKVCache
+from assistant_builder.inference.padded_batch import LeftPadding
 from assistant_builder.planning import memory
 from assistant_builder.training import cpu_kernels
-from assistant_builder.training.collate import LeftPadding
 
 DEVICE = torch.device("lazy:0")
 SIZES = {"vocab_size": 128, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
@@ -59,12 +59,12 @@ def test_devices_may_not_be_mixed_here() -> None:
 def test_rows_are_read_where_the_model_is(make: Any) -> None:
     model = make()
     rows, slots = PackedModel(model, 0), SlottedKVCache(3, 128)
-    step = rows.read(slots, [SequenceChunk(0, 0, [1, 2, 3]), SequenceChunk(2, 0, [4, 5])], rows=16)
+    step = rows.prepare_prefill(slots, [SequenceChunk(0, 0, [1, 2, 3]), SequenceChunk(2, 0, [4, 5])], rows=16)
     assert rows.logits(slots, step, [2, 4], block=8).device == DEVICE
-    step = rows.go_on(slots, [SequenceChunk(0, 3, [1]), SequenceChunk(2, 2, [4])], rows=8)
+    step = rows.prepare_decode(slots, [SequenceChunk(0, 3, [1]), SequenceChunk(2, 2, [4])], rows=8)
     assert rows.logits(slots, step, [0, 1]).device == DEVICE
     others = SlottedKVCache(2, 256)
-    others.begin_with(slots.first(2))
+    others.fill_prefix(slots.prefix_states(2))
     assert {tensor.device for pair in others.stored for tensor in pair} == {DEVICE}
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from assistant_builder.atomic_io import read_json, write_json
-from assistant_builder.chat.ask import CONVERSATION, context_tokens
+from assistant_builder.chat.ask import MIN_CONTEXT, context_tokens
 from assistant_builder.chat.client import ChatWorker
 from assistant_builder.cli import app
 from assistant_builder.config import StudyConfig
@@ -136,7 +136,7 @@ def test_a_key_comes_from_a_file_that_is_its_owners_alone(monkeypatch: pytest.Mo
         take_key()
     file.write_text("sixteen-letters!\n", encoding="utf-8")
     file.chmod(0o644)
-    with pytest.raises(ConfigError, match="others on this machine can read"):
+    with pytest.raises(ConfigError, match="other users of this machine can read"):
         take_key()
     file.chmod(0o600)
     assert take_key() == "sixteen-letters!"
@@ -175,13 +175,13 @@ def test_every_option_of_the_server_is_one_of_the_command() -> None:
 def test_the_context_follows_from_the_studies_and_the_model() -> None:
     study = StudyConfig(name="library").with_changes({"train.max_length": 512})
     longer = study.with_changes({"train.max_length": 6000, "eval.max_new_tokens": 700})
-    assert context_tokens([study], 131_072) == CONVERSATION > 512 + 256
+    assert context_tokens([study], 131_072) == MIN_CONTEXT > 512 + 256
     assert context_tokens([longer], 131_072) == 6700 == context_tokens([study, longer], 131_072)
     short = longer.with_changes({"eval.max_new_tokens": 64})
     assert context_tokens([short], 131_072) == 6000 + Sampling().max_new_tokens
     assert context_tokens([longer], 2048) == context_tokens([study], 2048) == 2048
     assert context_tokens([study], 131_072, 100_000) == 100_000 and context_tokens([longer], 8192, 1024) == 1024
-    with pytest.raises(ConfigError, match="--context 9000 is more than the 8192 tokens"):
+    with pytest.raises(ConfigError, match="--context 9000 exceeds the context length of the base model .8192 tokens"):
         context_tokens([study], 8192, 9000)
 
 
@@ -261,12 +261,13 @@ def test_vllm_and_this_machine_read_as_much(base: str) -> None:
         here = {limits.longest + 1 for limits in prompt_limits(models, wanted).values()}
         return int(found[found.index("--max-model-len") + 1]), here
 
-    assert context("library:lora") == (CONVERSATION, {CONVERSATION})
-    assert context("library:lora", "ferries:lora") == (6256, {CONVERSATION, 6256})
+    assert context("library:lora") == (MIN_CONTEXT, {MIN_CONTEXT})
+    assert context("library:lora", "ferries:lora") == (6256, {MIN_CONTEXT, 6256})
     assert context("library:lora", "ferries:lora", "--context", "9000") == (9000, {9000})
     write_json(config, {**read_json(config), "max_position_embeddings": 2048})
     assert context("library:lora", "ferries:lora") == (2048, {2048})
-    assert "--context 9000 is more than the 2048" in run("library:lora", "--backend", "vllm", "--context", "9000")[1]
+    assert ("--context 9000 exceeds the context length of the base model (2048 tokens)"
+            in run("library:lora", "--backend", "vllm", "--context", "9000")[1])
 
 
 @pytest.mark.train

@@ -53,8 +53,9 @@ def adapted(folder: Path, storage: Any, dtype: str, *, hold: bool, train: TrainC
 
 
 def batch(lengths: tuple[int, ...] = (12, 20, 19)) -> dict[str, Any]:
+    from assistant_builder.inference.padded_batch import LeftPadding
     from assistant_builder.models.chat_template import Example
-    from assistant_builder.training.collate import LeftPadding, to_dataset
+    from assistant_builder.training.collate import to_dataset
 
     examples = [Example(tuple(3 + (7 * n + i * i) % 250 for i in range(n)), tuple(i >= n // 2 for i in range(n)))
                 for n in lengths]
@@ -66,7 +67,7 @@ def plain(model: Any, inputs: dict[str, Any]) -> tuple[float, Any]:
     import torch
     import torch.nn.functional as F  # noqa: N812
 
-    from assistant_builder.training.collate import supervised_logits
+    from assistant_builder.inference.padded_batch import supervised_logits
 
     model.zero_grad()
     loss = F.cross_entropy(*supervised_logits(model, inputs), reduction="sum")

@@ -9,8 +9,8 @@ import torch
 
 from assistant_builder.atomic_io import read_jsonl
 from assistant_builder.data import Message, Pair
+from assistant_builder.inference.padded_batch import LeftPadding
 from assistant_builder.models.chat_template import ChatTokenizer
-from assistant_builder.training.collate import LeftPadding
 from assistant_builder.training.progress import MetricsLog
 from assistant_builder.training.sample_generations import choose_samples, sample_answers
 

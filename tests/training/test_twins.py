@@ -179,9 +179,10 @@ def test_a_4bit_base_is_counted_by_its_parameters_and_its_bytes(adapted: dict[st
 def test_loss_over_supervised_positions_equals_the_plain_loss(model_cache: Path) -> None:
     import torch
 
+    from assistant_builder.inference.padded_batch import LeftPadding, supervised_logits
     from assistant_builder.models.chat_template import Example
     from assistant_builder.models.loading import BaseSpec, load_base
-    from assistant_builder.training.collate import LeftPadding, supervised_logits, to_dataset
+    from assistant_builder.training.collate import to_dataset
 
     folder = model_cache / "models" / "smollm2-135m-instruct"
     model = load_base(BaseSpec(folder, "float16", True, "float32"))

@@ -12,10 +12,10 @@ LOOK = """
 import json, sys
 from pathlib import Path
 from assistant_builder.config import StudyConfig
-from assistant_builder.ui import prompting
+from assistant_builder.ui.data import preview
 
 config = StudyConfig().with_changes({"model.base": sys.argv[2]})
-print(json.dumps(str(prompting.seen_by_model(Path(sys.argv[1]), config, 3)[0])))
+print(json.dumps(str(preview.seen_by_model(Path(sys.argv[1]), config, 3)[0])))
 """
 
 

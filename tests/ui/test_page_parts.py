@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from assistant_builder.chat.ask import default_system
+from assistant_builder.chat.ask import default_system_prompt
 from assistant_builder.config import DataConfig, StudyConfig
 from assistant_builder.data.types import COLUMN_ROLES
 from assistant_builder.errors import ConfigError, StudyError
@@ -282,9 +282,9 @@ def test_the_data_of_a_study_is_shown_before_and_after_it_ran() -> None:
 
 
 def test_the_system_prompt_is_that_of_training() -> None:
-    assert "Ostrel" in default_system(with_data(new_study("ferries", LARGE)))
-    assert default_system(with_data(new_study("library", SMALL))) == ""
-    assert default_system(new_study("told", SMALL, data__system="Be brief.")) == "Be brief."
+    assert "Ostrel" in default_system_prompt(with_data(new_study("ferries", LARGE)))
+    assert default_system_prompt(with_data(new_study("library", SMALL))) == ""
+    assert default_system_prompt(new_study("told", SMALL, data__system="Be brief.")) == "Be brief."
 
 
 def test_downloads_are_copies() -> None:

@@ -215,10 +215,10 @@ def run_app(folder: Path, *words: str, **environment: str) -> subprocess.Complet
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (["--host", "0.0.0.0"], "open to everyone who reaches 0.0.0.0"),
+    (["--host", "0.0.0.0"], "everyone who can connect to 0.0.0.0 could open the page"),
     (["--auth", "ann"], "there is no password for 'ann'"),
-    (["--certificate", "c.pem"], "belong together"),
-    (["--host", "no-such-host.invalid", "--auth", "ann"], "no address of this machine"),
+    (["--certificate", "c.pem"], "HTTPS needs a certificate and its key"),
+    (["--host", "no-such-host.invalid", "--auth", "ann"], "not an address of this machine"),
 ])  # fmt: skip
 def test_it_refuses_to_start_with_a_sentence(tmp_path: Path, words: list[str], said: str) -> None:
     given = {"ASSISTANT_BUILDER_PASSWORD": "x"} if "no-such-host.invalid" in words else {}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.chat.conversation import Answer, Conversation, Turn, as_markdown, plain_sides
+from assistant_builder.chat.conversation import Answer, Conversation, Turn, as_markdown, default_sides
 from assistant_builder.planning.advice import advise
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.tab import ChatTab
@@ -121,7 +121,7 @@ def test_export_offers_the_one_arm(alone: Study) -> None:
 
 def test_chat_has_one_pane_for_the_assistant_and_one_for_its_base(alone: Study) -> None:
     arms = alone.config.arms
-    talk = Conversation((Turn("Where?", {"qlora": Answer("Here."), "base": Answer("Hm.")}, plain_sides(arms)),))
+    talk = Conversation((Turn("Where?", {"qlora": Answer("Here."), "base": Answer("Hm.")}, default_sides(arms)),))
     shown = Shown(talk, arms=arms)
     assert "QLoRA (4-bit)" in pane("a", shown) and "Here." in pane("a", shown)
     base = pane("base", shown)

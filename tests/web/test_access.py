@@ -14,14 +14,14 @@ from assistant_builder.web.access import Access, AllowedHosts, is_cross_origin, 
     ("127.0.0.1", True), ("localhost", True), ("::1", True), ("127.8.8.8", True), ("0.0.0.0", False), ("::", False),
     ("", False), ("192.0.2.1", False), ("no-such-host.invalid", False),
 ])  # fmt: skip
-def test_what_only_this_machine_reaches(host: str, expected: bool) -> None:
+def test_loopback_hosts(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
 
 
 @pytest.mark.parametrize("name", ["localhost", "LOCALHOST:7860", "localhost.", "127.0.0.1:7860", "[::1]:7860",
                                   "192.168.1.5:7860"])  # fmt: skip
-def test_own_names_and_plain_addresses_are_known(name: str) -> None:
-    assert AllowedHosts("127.0.0.1").knows(name)
+def test_own_names_and_ip_addresses_are_allowed(name: str) -> None:
+    assert AllowedHosts("127.0.0.1").allows(name)
 
 
 @pytest.mark.parametrize("name", [
@@ -29,15 +29,15 @@ def test_own_names_and_plain_addresses_are_known(name: str) -> None:
     "127.0.0.1.nip.io", "localhost:port", "localhost/..", "[::1", "a b", "localhost,evil.example",
     "evil.example#localhost",
 ])  # fmt: skip
-def test_other_names_are_not(name: str | None) -> None:
-    assert not AllowedHosts("127.0.0.1").knows(name)
-    assert not AllowedHosts("0.0.0.0").knows(name)
+def test_other_host_names_are_rejected(name: str | None) -> None:
+    assert not AllowedHosts("127.0.0.1").allows(name)
+    assert not AllowedHosts("0.0.0.0").allows(name)
 
 
-def test_further_names_are_allowed() -> None:
-    assert AllowedHosts("127.0.0.1", ["Assistant.Example."]).knows("assistant.example:443")
-    assert AllowedHosts("0.0.0.0").knows(f"{socket.gethostname()}:7860")
-    assert AllowedHosts("127.0.0.1").knows(socket.gethostname()) is (socket.gethostname() == "localhost")
+def test_additional_host_names_are_allowed() -> None:
+    assert AllowedHosts("127.0.0.1", ["Assistant.Example."]).allows("assistant.example:443")
+    assert AllowedHosts("0.0.0.0").allows(f"{socket.gethostname()}:7860")
+    assert AllowedHosts("127.0.0.1").allows(socket.gethostname()) is (socket.gethostname() == "localhost")
 
 
 def asked(method: str = "POST", path: str = "/gradio_api/queue/join", kind: str = "http", **headers: str) -> bool:
@@ -51,13 +51,13 @@ def asked(method: str = "POST", path: str = "/gradio_api/queue/join", kind: str 
     "http://evil.example", "null", "http://localhost", "http://localhost:7861", "https://localhost:7860",
     "http://127.0.0.1:7860", "", "localhost:7860", "http://[", "file://",
 ])  # fmt: skip
-def test_requests_of_other_origins_are_refused(origin: str, kind: str) -> None:
+def test_cross_origin_requests_are_rejected(origin: str, kind: str) -> None:
     assert asked(origin=origin, kind=kind)
     assert asked("GET", origin=origin, kind=kind)
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "anything"])
-def test_requests_that_browsers_mark_as_foreign_are_refused(site: str) -> None:
+def test_cross_site_fetch_metadata_is_rejected(site: str) -> None:
     page = {"sec_fetch_mode": "navigate", "sec_fetch_dest": "document"}
     assert asked(sec_fetch_site=site) and asked("GET", sec_fetch_site=site)
     assert asked("POST", "/", sec_fetch_site=site, **page), "a form that another page sends"
@@ -66,25 +66,25 @@ def test_requests_that_browsers_mark_as_foreign_are_refused(site: str) -> None:
     assert not asked("GET", "/", sec_fetch_site=site, **page), "a link to the page"
 
 
-def test_own_requests_and_those_of_no_browser_pass() -> None:
+def test_same_origin_and_non_browser_requests_are_allowed() -> None:
     assert not asked()
     assert not asked(origin="http://localhost:7860", sec_fetch_site="same-origin")
     assert not asked("GET", sec_fetch_site="none")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7"])
-def test_other_machines_need_a_password_or_leave(host: str) -> None:
-    with pytest.raises(ConfigError, match="open to everyone"):
+def test_other_machines_need_a_password_or_explicit_permission(host: str) -> None:
+    with pytest.raises(ConfigError, match="everyone who can connect"):
         Access(host).check()
-    assert "everyone" in Access(host, open_to_all=True).check()[0]
+    assert "everyone" in Access(host, allow_without_password=True).check()[0]
     assert "unencrypted" in Access(host, user="ann").check()[0]
     assert Access(host, user="ann", proxy="10.0.0.1").check() == []
     assert Access().check() == [] and Access("localhost").check() == []
 
 
-def test_certificate_and_key_belong_together(tmp_path: Path) -> None:
+def test_certificate_and_key_are_required_together(tmp_path: Path) -> None:
     file = tmp_path / "certificate.pem"
-    with pytest.raises(ConfigError, match="together"):
+    with pytest.raises(ConfigError, match="HTTPS needs a certificate and its key"):
         Access(certificate=file).check()
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(ConfigError, match="does not exist"):
         Access(certificate=file, key=file).check()

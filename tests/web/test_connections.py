@@ -1,6 +1,6 @@
-"""Connections that hold half a header, half a body or half a handshake: they end, and keep nobody out meanwhile.
+"""Limits on connections with an incomplete header, body or handshake, against real servers.
 
-Clients that hang up in the middle of a request or of its answer leave no traceback in the log.
+Clients that disconnect during a request or its response leave no traceback in the log.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def all_close(connections: Sequence[socket.socket], seconds: float) -> bool:
 
 
 @pytest.mark.parametrize("beginning", [HALF_HEADER, HALF_LOGIN, b""], ids=["header", "body", "nothing"])
-def test_held_connections_do_not_keep_out_who_is_logged_in(tmp_path: Path, beginning: bytes) -> None:
+def test_idle_connections_do_not_lock_out_logged_in_users(tmp_path: Path, beginning: bytes) -> None:
     with guarded_app(tmp_path) as app, app.logged_in() as inside:
         with held(app.url, [beginning] * MANY) as attack:
             began = time.monotonic()
@@ -136,7 +136,7 @@ HALF_POST = b"POST /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\
 
 
 @pytest.mark.parametrize("beginning", [HALF_HEADER, HALF_POST, b""], ids=["header", "body", "nothing"])
-def test_held_connections_do_not_keep_out_who_has_the_key(endpoint: str, beginning: bytes) -> None:
+def test_idle_connections_do_not_lock_out_clients_with_a_key(endpoint: str, beginning: bytes) -> None:
     with held(endpoint, [beginning] * MANY) as attack:
         began = time.monotonic()
         answer = httpx.get(f"{endpoint}/v1/models", headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
@@ -191,11 +191,11 @@ def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 def limited(proxy: str = "", *, options: dict[str, Any] | None = None, **limits: Any) -> Iterator[str]:
     """A server of :func:`app` whose limits are short."""
     from assistant_builder.web.access import listen
-    from assistant_builder.web.request_limits import ConnectionLimits, bounded_config
+    from assistant_builder.web.request_limits import ConnectionLimits, limited_config
 
     short: dict[str, Any] = {"header_seconds": 1.5, "body_seconds": 1.5, "body_bytes_per_second": 100,
                              "stalled_seconds": 2.0, "waiting_per_client": 5, "waiting": 8}
-    config = bounded_config(app, ConnectionLimits(**{**short, **limits}), proxy=proxy, lifespan="on",
+    config = limited_config(app, ConnectionLimits(**{**short, **limits}), proxy=proxy, lifespan="on",
                             log_level="warning", timeout_graceful_shutdown=1, **(options or {}))
     server, listener = uvicorn.Server(config), listen("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -223,14 +223,14 @@ def dribble(connection: socket.socket, piece: bytes, seconds: float, pause: floa
 
 
 @pytest.mark.usefixtures("parser")
-def test_a_header_that_dribbles_in_is_closed_and_so_is_the_next_on_the_same_connection() -> None:
+def test_slow_headers_are_closed_also_after_a_first_request() -> None:
     with limited() as url, held(url, [b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\n", b"GET / HTTP"]) as both:
         for connection in both:
             assert dribble(connection, b"X-A: b\r\n", 15) < 15
 
 
 @pytest.mark.usefixtures("parser")
-def test_a_body_may_be_slow_but_not_that_slow() -> None:
+def test_bodies_below_the_minimum_rate_are_closed() -> None:
     head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900\r\nConnection: close\r\n\r\n"
     with limited() as url, held(url, [head, head]) as (slow, steady):
         for _ in range(9):  # 250 bytes a second, over three intervals
@@ -243,13 +243,13 @@ def test_a_body_may_be_slow_but_not_that_slow() -> None:
 
 
 @pytest.mark.usefixtures("parser")
-def test_a_header_without_end_is_not_kept() -> None:
+def test_an_endless_header_is_closed() -> None:
     with limited(header_seconds=60.0, header_bytes=10_000) as url, held(url, [b"GET / HTTP/1.1\r\n"]) as (endless,):
         assert dribble(endless, b"X-A: " + b"b" * 1000 + b"\r\n", 20, pause=0) < 20
 
 
 @pytest.mark.usefixtures("parser")
-def test_an_answer_that_nobody_reads_is_closed() -> None:
+def test_a_response_that_is_not_read_is_closed() -> None:
     with limited() as url, held(url, [b"GET /much HTTP/1.1\r\nHost: a\r\n\r\n"]) as (deaf,):
         time.sleep(8)
         received = b""
@@ -260,7 +260,7 @@ def test_an_answer_that_nobody_reads_is_closed() -> None:
 
 
 @pytest.mark.usefixtures("parser")
-def test_the_longest_waiting_connection_of_a_client_goes_and_not_the_one_that_is_let_in() -> None:
+def test_the_longest_waiting_untrusted_connection_of_a_client_is_closed() -> None:
     upload = b"POST /in HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nConnection: close\r\n\r\n"
     patient = {"header_seconds": 60.0, "body_seconds": 60.0}
     with limited(**patient) as url, held(url, [upload]) as (inside,):
@@ -274,14 +274,14 @@ def test_the_longest_waiting_connection_of_a_client_goes_and_not_the_one_that_is
 
 
 @pytest.mark.parametrize(("proxy", "left"), [("127.0.0.1", 8), ("127.0.0.0/8", 8), ("*", 8), ("127.0.0.2", 5)])
-def test_a_proxy_stands_for_many_clients(proxy: str, left: int) -> None:
+def test_the_limit_per_client_does_not_apply_to_a_proxy(proxy: str, left: int) -> None:
     with limited(proxy, header_seconds=60.0) as url, held(url, [HALF_HEADER] * 12) as connections:
         time.sleep(0.5)
         assert sum(not is_closed(connection) for connection in connections) == left
 
 
 @pytest.mark.usefixtures("parser")
-def test_the_client_with_the_most_connections_loses_one_where_all_are_too_many() -> None:
+def test_the_client_with_the_most_connections_loses_one_at_the_total_limit() -> None:
     """Other addresses of the loopback stand for other clients."""
     with limited(header_seconds=60.0, waiting=6) as url, held(url, [HALF_HEADER] * 2) as few:
         parts = urlsplit(url)
@@ -303,7 +303,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("parser")
-def test_handshakes_that_never_end_are_counted_and_closed(certificate: dict[str, Any]) -> None:
+def test_unfinished_handshakes_are_counted_and_closed(certificate: dict[str, Any]) -> None:
     with limited(options=certificate) as url, held(url, [b"\x16\x03\x01"] * 8) as attack:
         time.sleep(0.3)
         assert sum(is_closed(connection) for connection in attack) == 3
@@ -315,7 +315,7 @@ def test_handshakes_that_never_end_are_counted_and_closed(certificate: dict[str,
 
 
 @pytest.mark.usefixtures("parser")
-def test_a_request_that_comes_with_the_end_of_the_handshake_is_answered(certificate: dict[str, Any]) -> None:
+def test_a_request_sent_with_the_end_of_the_handshake_is_answered(certificate: dict[str, Any]) -> None:
     context = ssl.create_default_context(cafile=str(certificate["ssl_certfile"]))
     with limited(options=certificate, waiting_per_client=64, waiting=64) as url:
         parts = urlsplit(url)
@@ -341,7 +341,7 @@ def test_a_request_that_comes_with_the_end_of_the_handshake_is_answered(certific
 
 
 @pytest.mark.usefixtures("parser")
-def test_what_speaks_no_tls_leaves_no_traceback(certificate: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
+def test_non_tls_connections_cause_no_traceback(certificate: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
     with limited(options=certificate) as url, held(url, [b"GET / HTTP/1.1\r\n\r\n", b""]) as (plain, gone):
         gone.close()
         assert all_close([plain], 20)
@@ -373,7 +373,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
         yield app
 
 
-def test_the_page_says_nothing_of_clients_that_hang_up(page: App) -> None:
+def test_disconnecting_clients_of_the_page_cause_no_traceback(page: App) -> None:
     with page.logged_in() as client:
         cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
         for path in PATHS:
@@ -391,7 +391,7 @@ def test_the_page_says_nothing_of_clients_that_hang_up(page: App) -> None:
     assert "Traceback" not in said and "ERROR" not in said, said[-3000:]
 
 
-def test_the_endpoint_says_nothing_of_clients_that_hang_up(tmp_path: Path) -> None:
+def test_disconnecting_clients_of_the_endpoint_cause_no_traceback(tmp_path: Path) -> None:
     with serving_endpoint(tmp_path) as (url, log):
         key = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
         for path in (COMPLETIONS, "/v1/models", "/health", "/"):

@@ -1,7 +1,4 @@
-"""The gate and the login in front of an app that answers everything.
-
-Who counts as one client for the login's throttle, on this machine alone and behind a reverse proxy.
-"""
+"""Authentication middleware and login in front of a dummy app, and the rate limit behind a reverse proxy."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ RIGHT = {"username": "ann", "password": "correct horse"}
 
 
 class Reached:
-    """An app that notes what reaches it."""
+    """An app that records the requests it receives."""
 
     def __init__(self) -> None:
         self.scopes: list[Scope] = []
@@ -78,14 +75,14 @@ PLACES = ["/config", "/gradio_api/info", "/gradio_api/heartbeat/abc", "/gradio_a
 
 @pytest.mark.parametrize("path", PLACES)
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH"])
-def test_nobody_gets_in_without_a_login(site: Site, method: str, path: str) -> None:
+def test_requests_without_a_login_are_rejected(site: Site, method: str, path: str) -> None:
     site.cookies = {"assistant-builder-7860": "a" * 43}
     answer = site.ask(method, path)
     assert answer.status_code == 401 and site.reached.scopes == []
     assert answer.headers["x-log-in"] == "/login"
 
 
-def test_a_person_is_led_to_the_login_and_back(site: Site) -> None:
+def test_browsers_are_redirected_to_the_login_and_back(site: Site) -> None:
     first = site.ask("GET", "/?study=demo&tab=chat", headers=HTML)
     assert (first.status_code, first.headers["location"]) == (303, "/login?next=study%3Ddemo%26tab%3Dchat")
     form = site.ask("GET", first.headers["location"], headers=HTML)
@@ -98,7 +95,7 @@ def test_a_person_is_led_to_the_login_and_back(site: Site) -> None:
 
 @pytest.mark.parametrize("after", ["https://evil.example", "//evil.example", "/\\evil.example", "javascript:alert(1)",
                                    "a\r\nSet-Cookie: b=c", '"><script>'])  # fmt: skip
-def test_the_login_leads_nowhere_else(site: Site, after: str) -> None:
+def test_the_login_redirects_only_to_the_page(site: Site, after: str) -> None:
     form = site.ask("GET", "/login", params={"next": after}, headers=HTML).text
     assert "<script" not in form and form.count("<form") == 1
     answer = site.ask("POST", "/login", data={**RIGHT, "next": after}, headers=HTML)
@@ -107,7 +104,7 @@ def test_the_login_leads_nowhere_else(site: Site, after: str) -> None:
     assert len(answer.headers.get_list("set-cookie")) == 1
 
 
-def test_the_cookie_is_for_this_page_alone(site: Site) -> None:
+def test_the_session_cookie_is_strict_and_host_only(site: Site) -> None:
     cookie = site.enter().headers["set-cookie"]
     assert cookie.startswith("assistant-builder-7860=")
     assert "HttpOnly" in cookie and "SameSite=strict" in cookie and "Path=/" in cookie and "Secure" not in cookie
@@ -116,14 +113,14 @@ def test_the_cookie_is_for_this_page_alone(site: Site) -> None:
     assert secure.startswith("__Host-") and "Secure" in secure
 
 
-def test_a_wrong_name_and_a_wrong_password_look_the_same(site: Site) -> None:
+def test_wrong_user_and_wrong_password_give_the_same_response(site: Site) -> None:
     pages = [site.ask("POST", "/login", data=data, headers=HTML) for data in (
         {"username": "ann", "password": "wrong"}, {"username": "bob", "password": "correct horse"}, {})]
     assert {page.status_code for page in pages} == {401} and len({page.text for page in pages}) == 1
-    assert "User or password are not right" in pages[0].text and site.cookies == {}
+    assert "The user name or password is incorrect" in pages[0].text and site.cookies == {}
 
 
-def test_attempts_are_limited_even_with_the_right_password(site: Site) -> None:
+def test_login_attempts_are_limited_even_with_the_correct_password(site: Site) -> None:
     wrong = {"username": "ann", "password": "wrong"}
     for _ in range(FREE_ATTEMPTS):
         assert site.ask("POST", "/login", data=wrong).status_code == 401
@@ -135,7 +132,7 @@ def test_attempts_are_limited_even_with_the_right_password(site: Site) -> None:
     assert site.enter().status_code == 303
 
 
-def test_every_login_has_a_token_of_its_own_and_the_old_one_ends(site: Site) -> None:
+def test_every_login_issues_a_new_token_and_revokes_the_old_one(site: Site) -> None:
     site.enter()
     old = dict(site.cookies)
     site.enter()
@@ -144,7 +141,7 @@ def test_every_login_has_a_token_of_its_own_and_the_old_one_ends(site: Site) -> 
     assert site.ask("GET", "/config").status_code == 401
 
 
-def test_logging_out_ends_the_session(site: Site) -> None:
+def test_logout_ends_the_session(site: Site) -> None:
     site.enter()
     kept = dict(site.cookies)
     assert site.ask("GET", "/logout").status_code == 405, "a link or picture must not log anyone out"
@@ -155,7 +152,7 @@ def test_logging_out_ends_the_session(site: Site) -> None:
     assert site.ask("GET", "/config").status_code == 401
 
 
-def test_news_keep_no_session_alive_but_a_person_does(site: Site) -> None:
+def test_only_user_activity_keeps_a_session_alive(site: Site) -> None:
     site.enter()
     for _ in range(7):
         site.clock.now += 500
@@ -168,7 +165,7 @@ def test_news_keep_no_session_alive_but_a_person_does(site: Site) -> None:
     assert site.ask("POST", "/active").status_code == 401
 
 
-def test_a_large_or_broken_form_is_refused(site: Site) -> None:
+def test_an_oversized_or_malformed_form_is_rejected(site: Site) -> None:
     assert site.ask("POST", "/login", content=b"x=" + b"y" * 10_000).status_code == 413
     assert site.ask("POST", "/login", content=b"\xff\xfe").status_code == 413
     assert site.ask("DELETE", "/login").status_code == 405
@@ -176,7 +173,7 @@ def test_a_large_or_broken_form_is_refused(site: Site) -> None:
 
 @pytest.mark.parametrize("headers", [{"host": "evil.example"}, {"origin": "http://evil.example"}, {"origin": "null"},
                                      {"sec-fetch-site": "cross-site"}])  # fmt: skip
-def test_other_names_and_pages_do_not_even_reach_the_login(site: Site, headers: dict[str, str]) -> None:
+def test_unknown_hosts_and_origins_are_rejected_before_the_login(site: Site, headers: dict[str, str]) -> None:
     answer = site.ask("POST", "/login", data=RIGHT, headers=headers)
     assert answer.status_code in (403, 421) and "set-cookie" not in answer.headers
     site.enter()
@@ -184,14 +181,14 @@ def test_other_names_and_pages_do_not_even_reach_the_login(site: Site, headers: 
     assert site.reached.scopes == []
 
 
-def test_a_link_of_another_site_opens_the_page_from_here(site: Site) -> None:
-    """The browser keeps the strict cookie to itself on the way here; opened from here it sends it."""
+def test_a_link_from_another_site_reloads_the_page(site: Site) -> None:
+    """The browser omits the strict cookie for a link from another site, but sends it after the reload."""
     link = {**HTML, "sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
     answer = site.ask("GET", "/?study=demo", headers=link)
     assert answer.status_code == 200 and 'http-equiv="refresh"' in answer.text
 
 
-def test_headers_that_would_change_addresses_are_taken_away(site: Site) -> None:
+def test_untrusted_forwarding_headers_are_removed(site: Site) -> None:
     site.enter()
     site.ask("GET", "/config", headers={"x-forwarded-host": "evil.example", "x-gradio-server": "http://evil.example",
                                         "x-forwarded-proto": "https", "forwarded": "host=evil.example"})
@@ -214,7 +211,7 @@ def websocket(app: Any, headers: list[tuple[bytes, bytes]]) -> list[Message]:
     return sent
 
 
-def test_websockets_are_guarded_too(site: Site) -> None:
+def test_websockets_require_a_login(site: Site) -> None:
     for headers in ([], [(b"origin", b"http://evil.example")]):
         assert [message["type"] for message in websocket(site.app, headers)] == ["websocket.close"]
     open_to_all = AuthMiddleware(site.reached, AllowedHosts("127.0.0.1"))
@@ -224,7 +221,7 @@ def test_websockets_are_guarded_too(site: Site) -> None:
 
 @pytest.mark.parametrize("how", ["logout", "idle"])
 def test_a_stream_ends_with_its_session(site: Site, how: str) -> None:
-    token = site.sessions.begin("ann")
+    token = site.sessions.create("ann")
     sent: list[Message] = []
 
     async def stream(scope: Scope, receive: Receive, send: Send) -> None:
@@ -267,7 +264,7 @@ def attempt(client: httpx.Client, told: str, password: str = "wrong") -> int:
     return client.post("/login", data=data, headers={"X-Forwarded-For": told}).status_code
 
 
-def test_behind_a_proxy_a_guesser_holds_up_nobody_else(tmp_path: Path) -> None:
+def test_behind_a_proxy_clients_are_limited_separately(tmp_path: Path) -> None:
     with guarded_app(tmp_path, "--proxy", "127.0.0.1") as app, app.client() as client:
         assert [attempt(client, "203.0.113.5") for _ in range(FREE_ATTEMPTS)] == [401] * FREE_ATTEMPTS
         assert attempt(client, "203.0.113.5", PASSWORD) == 429
@@ -275,13 +272,13 @@ def test_behind_a_proxy_a_guesser_holds_up_nobody_else(tmp_path: Path) -> None:
         assert attempt(client, "203.0.113.6", PASSWORD) == 200
 
 
-def test_without_a_proxy_nobody_is_believed(tmp_path: Path) -> None:
+def test_without_a_proxy_forwarded_addresses_are_ignored(tmp_path: Path) -> None:
     with guarded_app(tmp_path) as app, app.client() as client:
         statuses = [attempt(client, f"203.0.113.{number}") for number in range(FREE_ATTEMPTS + 1)]
         assert statuses == [401] * FREE_ATTEMPTS + [429]
 
 
-def test_a_proxy_that_is_not_named_is_warned_of() -> None:
+def test_an_unnamed_proxy_causes_a_warning() -> None:
     password = PasswordHash.of("correct horse")
     (warning,) = Access(user="ann", password=password, allowed_hosts=("page.example",)).check()
     assert "--proxy 127.0.0.1" in warning

@@ -8,16 +8,16 @@ import pytest
 
 from assistant_builder.errors import ConfigError
 from assistant_builder.web.passwords import (
-    VARIABLE,
+    PASSWORD_VARIABLE,
     PasswordHash,
     password_file,
     store_password,
     stored_password,
-    take_from_environment,
+    take_password,
 )
 
 
-def test_a_hash_knows_its_password_alone() -> None:
+def test_a_hash_matches_only_its_password() -> None:
     kept = PasswordHash.of("pass wörd")
     assert kept.matches("pass wörd") and not kept.matches("pass word") and not kept.matches("")
     assert PasswordHash.of("pass wörd").digest != kept.digest, "each has a salt of its own"
@@ -29,12 +29,12 @@ def test_a_hash_knows_its_password_alone() -> None:
     "", "plain", "md5$15$8$3$AAAA$AAAA", "scrypt$30$8$3$c2FsdHNhbHQ=$" + "A" * 43 + "=",
     "scrypt$1$8$3$c2FsdHNhbHQ=$AA==", "scrypt$15$8$3$c2FsdHNhbHQ=$AA==",
 ])  # fmt: skip
-def test_a_hash_that_is_none_or_costs_too_much_is_refused(text: str) -> None:
+def test_invalid_or_too_expensive_hashes_are_rejected(text: str) -> None:
     with pytest.raises(ValueError):
         PasswordHash.from_text(text)
 
 
-def test_stored_passwords_are_hashes_that_their_owner_alone_can_read(home: Path) -> None:
+def test_stored_passwords_are_hashes_readable_only_by_their_owner(home: Path) -> None:
     store_password("ann", "correct horse")
     store_password("bob", "battery staple")
     content = password_file().read_text(encoding="utf-8")
@@ -47,7 +47,7 @@ def test_stored_passwords_are_hashes_that_their_owner_alone_can_read(home: Path)
     assert stored_password("eve") is None
 
 
-def test_a_password_file_that_others_can_read_is_not_used() -> None:
+def test_a_password_file_readable_by_others_is_rejected() -> None:
     store_password("ann", "correct horse")
     password_file().chmod(0o640)
     with pytest.raises(ConfigError, match="chmod 600"):
@@ -55,20 +55,20 @@ def test_a_password_file_that_others_can_read_is_not_used() -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"ann": 3}', '{"ann": "plain"}'])
-def test_a_damaged_password_file_is_told(content: str) -> None:
+def test_a_damaged_password_file_is_reported(content: str) -> None:
     store_password("ann", "correct horse")
     password_file().write_text(content, encoding="utf-8")
     with pytest.raises(Exception, match="damaged"):
         stored_password("ann")
 
 
-def test_a_short_password_is_not_stored() -> None:
+def test_a_short_password_is_rejected() -> None:
     with pytest.raises(ConfigError, match="7 characters"):
         store_password("ann", "1234567")
     assert not password_file().exists()
 
 
-def test_no_later_process_inherits_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, "correct horse")
-    assert take_from_environment() == "correct horse"
-    assert VARIABLE not in os.environ and take_from_environment() is None
+def test_child_processes_do_not_inherit_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PASSWORD_VARIABLE, "correct horse")
+    assert take_password() == "correct horse"
+    assert PASSWORD_VARIABLE not in os.environ and take_password() is None

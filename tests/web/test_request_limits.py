@@ -1,4 +1,4 @@
-"""Attempts, sessions and sizes, under a clock of the test's own."""
+"""Rate limit, sessions and size limits, with a fake clock."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from starlette.types import Receive, Scope, Send
 
 from assistant_builder.errors import ConfigError
 from assistant_builder.web.middleware import BodyLimitMiddleware
-from assistant_builder.web.passwords import ALL_ATTEMPTS, FREE_ATTEMPTS, LONGEST_WAIT, RateLimiter, client_of
-from assistant_builder.web.request_limits import COUNT_VARIABLE, SIZE_VARIABLE, Limits, shown_size
-from assistant_builder.web.sessions import IDLE_SECONDS, LONGEST_SECONDS, Sessions, may_read
+from assistant_builder.web.passwords import ALL_ATTEMPTS, FREE_ATTEMPTS, MAX_WAIT, RateLimiter, client_key
+from assistant_builder.web.request_limits import COUNT_VARIABLE, SIZE_VARIABLE, Limits, format_size
+from assistant_builder.web.sessions import IDLE_SECONDS, MAX_SECONDS, Sessions, may_read
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
@@ -38,7 +38,7 @@ def file(path: str, url: str | None = None) -> dict[str, Any]:
     return {"path": path, "url": url, "meta": {"_type": "gradio.FileData"}}
 
 
-def test_what_was_uploaded_may_be_named(tmp_path: Path) -> None:
+def test_requests_may_name_uploaded_files(tmp_path: Path) -> None:
     place = str(tmp_path / "upload-x" / "0" / "a b.csv")
     address = "http://localhost:1/gradio_api/file=" + place.replace(" ", "%20")
     body = json.dumps({"data": [file(place, address), {"kept": [file(place)]}, {"path": "/etc/passwd"}]})
@@ -52,7 +52,7 @@ def test_what_was_uploaded_may_be_named(tmp_path: Path) -> None:
     file("{}/a\0.csv"), file("{}/link/passwd"), file("{}/a.csv", "http://["),
 ])  # fmt: skip
 @pytest.mark.parametrize("place", [lambda named: named, lambda named: {"talks": {"demo": [named]}}])
-def test_no_other_file_is(tmp_path: Path, named: dict[str, Any], place: Any) -> None:
+def test_requests_must_not_name_other_files(tmp_path: Path, named: dict[str, Any], place: Any) -> None:
     (tmp_path / "link").symlink_to("/etc")
     text = json.dumps({"data": [place(named)]}).replace("{}", str(tmp_path))
     answer = post(tmp_path, text)
@@ -60,11 +60,11 @@ def test_no_other_file_is(tmp_path: Path, named: dict[str, Any], place: Any) -> 
 
 
 @pytest.mark.parametrize("path", ["", "relative", "/", "/proc/self/environ", "\0", "/" + "a" * 5000])
-def test_paths_outside_are_no_uploads(tmp_path: Path, path: str) -> None:
+def test_paths_outside_the_upload_folder_are_not_uploads(tmp_path: Path, path: str) -> None:
     assert not may_read(path, tmp_path, None)
 
 
-def test_requests_are_limited_and_whole(tmp_path: Path) -> None:
+def test_request_bodies_are_limited_and_passed_on_complete(tmp_path: Path) -> None:
     async def pieces() -> Any:
         for _ in range(10):
             yield b" " * 500
@@ -85,7 +85,7 @@ class Clock:
         return self.now
 
 
-def test_a_client_waits_longer_with_every_attempt() -> None:
+def test_the_wait_doubles_with_every_attempt() -> None:
     clock = Clock()
     throttle = RateLimiter(clock)
     assert [throttle.attempt("10.0.0.1") for _ in range(FREE_ATTEMPTS)] == [0.0] * FREE_ATTEMPTS
@@ -94,13 +94,13 @@ def test_a_client_waits_longer_with_every_attempt() -> None:
         waits.append(throttle.attempt("10.0.0.1"))
         clock.now += waits[-1]
         assert throttle.attempt("10.0.0.1") == 0.0
-    assert waits[:4] == [2.0, 4.0, 8.0, 16.0] and waits[-1] == LONGEST_WAIT
+    assert waits[:4] == [2.0, 4.0, 8.0, 16.0] and waits[-1] == MAX_WAIT
     assert throttle.attempt("10.0.0.2") == 0.0, "others are not held up"
     throttle.succeeded("10.0.0.1")
     assert throttle.attempt("10.0.0.1") == 0.0 and throttle.failures("10.0.0.1") == 1
 
 
-def test_a_day_of_guessing_gets_little() -> None:
+def test_a_day_of_guessing_allows_few_attempts() -> None:
     clock = Clock()
     throttle = RateLimiter(clock)
     tried = 0
@@ -111,7 +111,7 @@ def test_a_day_of_guessing_gets_little() -> None:
     assert tried < 120
 
 
-def test_many_clients_together_are_limited_too() -> None:
+def test_attempts_of_all_clients_together_are_limited() -> None:
     clock = Clock()
     throttle = RateLimiter(clock)
     tried = sum(throttle.attempt(f"10.0.{number // 250}.{number % 250}") == 0 for number in range(1000))
@@ -120,16 +120,16 @@ def test_many_clients_together_are_limited_too() -> None:
     assert sum(throttle.attempt(f"10.1.0.{number}") == 0 for number in range(100)) == 10
 
 
-def test_addresses_of_one_client_count_together() -> None:
-    assert client_of("2001:db8::1") == client_of("2001:db8::ffff:2") != client_of("2001:db8:0:1::1")
-    assert client_of("::ffff:10.0.0.1") == client_of("10.0.0.1") == "10.0.0.1"
-    assert client_of("fe80::1%eth0") == client_of("fe80::2") and client_of("") == ""
+def test_addresses_of_one_ipv6_network_count_as_one_client() -> None:
+    assert client_key("2001:db8::1") == client_key("2001:db8::ffff:2") != client_key("2001:db8:0:1::1")
+    assert client_key("::ffff:10.0.0.1") == client_key("10.0.0.1") == "10.0.0.1"
+    assert client_key("fe80::1%eth0") == client_key("fe80::2") and client_key("") == ""
 
 
-def test_a_session_ends_when_its_person_is_gone() -> None:
+def test_an_idle_session_expires() -> None:
     clock = Clock()
     sessions = Sessions(clock=clock)
-    token = sessions.begin("ann")
+    token = sessions.create("ann")
     clock.now += IDLE_SECONDS - 1
     session = sessions.find(token)
     assert session is not None and session.user == "ann"
@@ -140,48 +140,48 @@ def test_a_session_ends_when_its_person_is_gone() -> None:
     assert sessions.find(token) is None
 
 
-def test_a_session_ends_at_last_whatever_its_person_does() -> None:
+def test_an_active_session_expires_eventually() -> None:
     clock = Clock()
     sessions = Sessions(clock=clock)
-    token = sessions.begin("ann")
-    for _ in range(int(LONGEST_SECONDS // 1000)):
+    token = sessions.create("ann")
+    for _ in range(int(MAX_SECONDS // 1000)):
         clock.now += 1000
         session = sessions.find(token)
         if session is not None:
             sessions.touch(session)
-    assert clock.now - 1000 < LONGEST_SECONDS and sessions.find(token) is not None
-    clock.now = 1000 + LONGEST_SECONDS
+    assert clock.now - 1000 < MAX_SECONDS and sessions.find(token) is not None
+    clock.now = 1000 + MAX_SECONDS
     assert sessions.find(token) is None
 
 
-def test_tokens_are_long_random_and_kept_as_hashes() -> None:
+def test_tokens_are_long_random_and_stored_as_hashes() -> None:
     sessions = Sessions()
-    tokens = {sessions.begin("ann") for _ in range(100)}
+    tokens = {sessions.create("ann") for _ in range(100)}
     assert len(tokens) == 100 and min(map(len, tokens)) >= 43
     assert not any(token in repr(vars(sessions)) for token in tokens)
     for made_up in (None, "", "x", "\ud800", "a" * 10_000):
         assert sessions.find(made_up) is None
 
 
-def test_ending_a_session_ends_what_it_is_being_sent() -> None:
+def test_ending_a_session_ends_its_open_responses() -> None:
     sessions = Sessions()
-    token, other = sessions.begin("ann"), sessions.begin("ann")
+    token, other = sessions.create("ann"), sessions.create("ann")
     closed: list[str] = []
     for name in (token, other):
         session = sessions.find(name)
         assert session is not None
-        session.open_answers.add(lambda name=name: closed.append(name))  # type: ignore[misc]
+        session.open_responses.add(lambda name=name: closed.append(name))  # type: ignore[misc]
     sessions.end(token)
     assert closed == [token] and sessions.find(token) is None and sessions.find(other) is not None
 
 
-def test_the_oldest_of_too_many_sessions_goes() -> None:
+def test_the_oldest_of_too_many_sessions_is_dropped() -> None:
     clock = Clock()
     sessions = Sessions(clock=clock)
-    first = sessions.begin("ann")
+    first = sessions.create("ann")
     for _ in range(1000):
         clock.now += 1
-        last = sessions.begin("ann")
+        last = sessions.create("ann")
     assert sessions.find(first) is None and sessions.find(last) is not None
 
 
@@ -190,8 +190,8 @@ def test_limits_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv(SIZE_VARIABLE, "1.5 GB")
     monkeypatch.setenv(COUNT_VARIABLE, "7")
     limits = Limits.from_environment()
-    assert (limits.file_bytes, limits.kept_files, limits.kept_bytes) == (1_500_000_000, 7, 6_000_000_000)
-    assert shown_size(limits.file_bytes) == "1.5 GB" and shown_size(999) == "999 bytes"
+    assert (limits.file_bytes, limits.stored_files, limits.stored_bytes) == (1_500_000_000, 7, 6_000_000_000)
+    assert format_size(limits.file_bytes) == "1.5 GB" and format_size(999) == "999 bytes"
     mistakes = ((SIZE_VARIABLE, "many"), (SIZE_VARIABLE, "0"), (COUNT_VARIABLE, "-1"), (COUNT_VARIABLE, "٣"))
     for variable, wrong in mistakes:
         with monkeypatch.context() as patch, pytest.raises(ConfigError, match=variable):

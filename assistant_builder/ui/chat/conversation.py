@@ -13,15 +13,15 @@ from assistant_builder.arms import ARMS, TWINS, further_arms
 from assistant_builder.atomic_io import read_json
 from assistant_builder.chat.client import Reply, ReplyStream, WorkerPool
 from assistant_builder.chat.conversation import (
-    PLAIN_SIDES,
+    DEFAULT_SIDES,
     Answer,
     Choice,
     Conversation,
     Turn,
     as_json,
     as_markdown,
-    conversation_from,
-    plain_sides,
+    conversation_from_record,
+    default_sides,
 )
 from assistant_builder.chat.feedback import record_vote
 from assistant_builder.errors import AssistantBuilderError, ConfigError
@@ -114,7 +114,7 @@ class ConversationPanel:
         arms = tuple(study.config.arms) if study else TWINS
         shown = Shown(conversation, settings.blind, replies, _stored(study), held, arms)
         blind = settings.blind or bool(conversation.turns and conversation.turns[-1].hidden)
-        there = dict(zip(PAIR, (side in arms for side in plain_sides(arms)), strict=True))
+        there = dict(zip(PAIR, (side in arms for side in default_sides(arms)), strict=True))
         there |= {arm: arm in arms and not blind for arm in further_arms(ARMS)} | {BASE: settings.base}
         return [gr.update(value=pane(side, shown), visible=there[side]) for side in sides()]
 
@@ -140,7 +140,7 @@ class ConversationPanel:
         """The conversation with a study, empty where its adapters are not those that it was held with."""
         found = kept.get(name) if isinstance(kept, dict) else None
         same = isinstance(found, dict) and found.get("mark") == mark
-        return conversation_from(found["turns"]) if same and isinstance(found, dict) and "turns" in found else (
+        return conversation_from_record(found["turns"]) if same and isinstance(found, dict) and "turns" in found else (
             Conversation())
 
     def keep(self, kept: Any, name: str, mark: str, conversation: Conversation) -> dict[str, Any]:
@@ -168,7 +168,7 @@ class ConversationPanel:
         """
         study = Study.open(name)
         arms = study.config.arms
-        pair = random.sample(PLAIN_SIDES, 2) if settings.blind else plain_sides(arms)
+        pair = random.sample(DEFAULT_SIDES, 2) if settings.blind else default_sides(arms)
         turn = Turn(question, {}, (pair[0], pair[1]), settings.blind, None, settings.system, settings.drawn())
         asked = conversation.with_turn(turn)
         sent = {

@@ -14,11 +14,11 @@ from assistant_builder.chat.conversation import CHOICES, Choice, Turn
 from assistant_builder.chat.feedback import (
     Correction,
     add_correction,
-    heldout_like,
+    create_retraining_study,
+    heldout_matches,
     plan_retraining,
     read_corrections,
     remove_correction,
-    retrained_study,
     tally,
     tally_sentence,
 )
@@ -72,7 +72,7 @@ class VoteBar:
             outcome: What to say beneath them.
         """
         open_ = turn is not None and turn.votable and not busy
-        alike = turn is not None and open_ and turn.alike
+        alike = turn is not None and open_ and turn.identical
         if alike:
             outcome = '<p class="ab-quiet">Both answers are the same, word for word: a tie, or both bad.</p>'
         elif not outcome and open_:
@@ -178,7 +178,7 @@ class Corrections:
     def open(self, study: Study, question: str, answer: str, arm: str) -> list[Any]:
         """Show the editor on an answer."""
         try:
-            leaks = bool(heldout_like(study, [question]))
+            leaks = bool(heldout_matches(study, [question]))
         except AssistantBuilderError:
             leaks = False
         note = ("This question stands in the held-out set. Trained on, it can no longer test; that is decided below, "
@@ -196,7 +196,7 @@ class Corrections:
         heldout: dict[int, list[int]] = {}
         try:
             found = read_corrections(study) if study else []
-            heldout = heldout_like(study, [one.question for one in found]) if study and found else {}
+            heldout = heldout_matches(study, [one.question for one in found]) if study and found else {}
             shown = corrections_list(found, heldout)
         except AssistantBuilderError as error:
             shown = error_callout(error.to_record())
@@ -241,7 +241,7 @@ class Corrections:
     def _retrain(self, name: str | None, new: str, heldout: str) -> list[Any]:
         study = Study.open(name or "")
         plan = plan_retraining(study, read_corrections(study), drop_heldout=heldout == _DROP)
-        made = retrained_study(study, plan, new or self.proposed(study))
+        made = create_retraining_study(study, plan, new or self.proposed(study))
         if made.config.external_addresses or code_to_allow(made.config.model) is not None:  # shown, and allowed, on the Train tab
             gr.Info(toast("Its settings name other machines, or a model with code of its own: look at them here, and "
                           "press Start."), duration=30, title="A new study is made, and not started")

@@ -12,9 +12,9 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from assistant_builder.chat.ask import default_system
+from assistant_builder.chat.ask import default_system_prompt
 from assistant_builder.errors import ConfigError
-from assistant_builder.inference.session import MOST_SEEDS, Sampling
+from assistant_builder.inference.session import SEED_LIMIT, Sampling
 from assistant_builder.study import Study
 from assistant_builder.ui.refresh import browser_state
 
@@ -44,7 +44,7 @@ class Settings:
         if self.sampling.temperature == 0 or self.sampling.seed is not None:
             return self.sampling
         return Sampling(self.sampling.max_new_tokens, self.sampling.temperature, self.sampling.top_p,
-                        random.randrange(MOST_SEEDS))
+                        random.randrange(SEED_LIMIT))
 
 
 class ChatSettings:
@@ -155,7 +155,7 @@ def _systems(kept: Any) -> dict[str, Any]:
 
 
 def _own_system(name: str) -> str:
-    return default_system(Study.open(name))
+    return default_system_prompt(Study.open(name))
 
 
 def _number(value: Any, default: float) -> float:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from assistant_builder.arms import ARMS, TWINS, base_owner, further_arms, label
 from assistant_builder.chat.client import Reply
-from assistant_builder.chat.conversation import Answer, Conversation, Turn, plain_sides, title_of
+from assistant_builder.chat.conversation import Answer, Conversation, Turn, default_sides, title_of
 from assistant_builder.chat.feedback import Correction, RetrainingPlan
 from assistant_builder.chat.worker import IDLE_SECONDS
 from assistant_builder.inference.session import BASE, Memory
@@ -95,7 +95,7 @@ def pane(side: str, shown: Shown) -> Markup:
 
 def _next_turn(shown: Shown) -> Turn:
     """A turn that nobody has asked yet, for who stands where."""
-    return Turn("", sides=plain_sides(shown.arms))
+    return Turn("", sides=default_sides(shown.arms))
 
 
 def _title(who: str, arms: Sequence[str]) -> str:

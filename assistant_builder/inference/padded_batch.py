@@ -1,0 +1,115 @@
+"""Pads sequences on the left and divides them into batches.
+
+Imports torch: only worker processes import this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+IGNORED = -100
+"""Label of tokens that do not count in the loss, as in PyTorch and transformers."""
+LENGTH = 32
+"""Sequences are padded to a multiple of this many tokens."""
+
+
+class LeftPadding:
+    """Collate rows into tensors padded on the left, so that the answers, which end the rows, are aligned.
+
+    Args:
+        pad_id: Padding token.
+        multiple_of: Pad to a multiple of this many tokens.
+    """
+
+    def __init__(self, pad_id: int, multiple_of: int = 1) -> None:
+        self.pad_id = pad_id
+        self.multiple_of = multiple_of
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Return ``input_ids``, ``labels``, ``attention_mask`` and ``position_ids``, each [rows, longest]."""
+        longest = -(-max(len(row["input_ids"]) for row in rows) // self.multiple_of) * self.multiple_of
+        shape = (len(rows), longest)
+        input_ids = torch.full(shape, self.pad_id, dtype=torch.long)
+        labels = torch.full(shape, IGNORED, dtype=torch.long)
+        mask = torch.zeros(shape, dtype=torch.long)
+        for index, row in enumerate(rows):
+            start = longest - len(row["input_ids"])
+            input_ids[index, start:] = torch.tensor(row["input_ids"])
+            labels[index, start:] = torch.tensor(row["labels"])
+            mask[index, start:] = 1
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        return {"input_ids": input_ids, "labels": labels, "attention_mask": mask, "position_ids": positions}
+
+
+def supervised_logits(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and targets of the supervised positions only.
+
+    The head runs only over the columns in which some row is supervised: it is the most expensive layer of a small
+    model with a large vocabulary.
+
+    Args:
+        model: Any causal language model of transformers.
+        inputs: A batch of :class:`LeftPadding`.
+
+    Returns:
+        Logits [supervised, vocabulary] as float32, and token ids [supervised].
+    """
+    columns, targets, supervised = supervised_columns(inputs)
+    return forward_columns(model, inputs, columns).logits[supervised].float(), targets[supervised]
+
+
+def supervised_columns(inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Columns that predict a supervised token in some row, with the targets and the supervised places of each row.
+
+    Returns:
+        Column indices [columns], targets [rows, columns] and a mask [rows, columns].
+    """
+    targets = inputs["labels"][:, 1:]
+    columns = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
+    targets = targets[:, columns]
+    return columns, targets, targets != IGNORED
+
+
+def forward_columns(model: Any, inputs: dict[str, torch.Tensor], columns: torch.Tensor) -> Any:
+    """Run the model on a batch; logits are computed for the given columns only."""
+    return model(
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        position_ids=inputs["position_ids"],
+        logits_to_keep=columns,
+        use_cache=False,
+    )
+
+
+def padded(length: int) -> int:
+    """The length to which a sequence of ``length`` tokens is padded."""
+    return -(-length // LENGTH) * LENGTH
+
+
+def batches(
+    lengths: Sequence[int], size: int, *, equal_lengths: bool = True, max_tokens: int | None = None
+) -> list[list[int]]:
+    """Divide sequences into batches of at most ``size``, shortest first.
+
+    Args:
+        lengths: Tokens of each sequence.
+        size: Maximum batch size.
+        equal_lengths: Whether a batch may only hold sequences with the same padded length.
+        max_tokens: Maximum tokens of a batch, padding included; a single longer sequence is a batch of its own.
+
+    Returns:
+        Indices into ``lengths``.
+    """
+    found: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: (lengths[index], index)):
+        longest = padded(lengths[index])
+        rows = len(found[-1]) + 1 if found else size + 1
+        fits = rows <= size and (max_tokens is None or rows * longest <= max_tokens)
+        if fits and (not equal_lengths or padded(lengths[found[-1][0]]) == longest):
+            found[-1].append(index)
+        else:
+            found.append([index])
+    return found
