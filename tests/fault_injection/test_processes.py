@@ -79,8 +79,9 @@ def test_a_reused_process_id_does_not_revive_a_dead_process() -> None:
         write_json(study.folder / "run.json", record)
         study.write_step(StepRecord("data", "running", pid=process.pid, process_started=f"{boot}/1"))
         assert study.step("data").state == "lost" and study.state == "lost"
-        said = CliRunner().invoke(app, ["status", study.name]).stdout
-        assert "the process ended unexpectedly" in said and f"Resume it with 'assistant-builder run {study.name}'" in said
+        output = CliRunner().invoke(app, ["status", study.name]).stdout
+        assert "the process ended unexpectedly" in output
+        assert f"Resume it with 'assistant-builder run {study.name}'" in output
         panel = run_panel(take_snapshot(study), "")
         assert "interrupted" in panel and "Carry on" in panel
         write_json(queue_folder() / "000001.json",
