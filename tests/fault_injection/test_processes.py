@@ -18,7 +18,7 @@ from assistant_builder.runner.queue import active_tickets, machine_lock, queue_f
 from assistant_builder.runner.step_process import run_as_step
 from assistant_builder.study.locks import process_alive, process_identity
 from assistant_builder.study.steps import Progress, StepRecord
-from assistant_builder.ui.home.study_list import read_shelf
+from assistant_builder.ui.home.study_list import list_studies
 from assistant_builder.ui.study_snapshot import stamp, study_strip, take_snapshot
 from assistant_builder.ui.train.view import run_panel
 from tests.synthetic_study import new_study
@@ -58,12 +58,12 @@ def test_files_from_the_future_are_seen_to_change() -> None:
     study = new_study()
     path = study.folder / "study.yaml"
     os.utime(path, (now := time.time() + 86_400, now))
-    assert read_shelf().entries[0].state == "queued"
-    before, entry = stamp([path]), read_shelf().entries[0]
+    assert list_studies().entries[0].state == "queued"
+    before, entry = stamp([path]), list_studies().entries[0]
     study.write_config(study.config.with_changes({"model.base": "qwen3-0.6b"}))
     os.utime(path, (now, now))  # in the same tick of a clock that was set back, say
     assert stamp([path]) != before
-    assert read_shelf().entries[0].model == "qwen3-0.6b" != entry.model
+    assert list_studies().entries[0].model == "qwen3-0.6b" != entry.model
 
 
 def test_another_process_with_the_same_id_is_not_taken_for_the_one_that_died() -> None:

@@ -1,4 +1,4 @@
-"""What the page makes of a study whose files cannot be read."""
+"""The page on a study whose files cannot be read."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.synthetic_study import new_study
 from tests.ui.blocks import inside_blocks
 
 
-def test_the_page_leads_out_of_a_damaged_study(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[tuple[str, bool]] = []
-    monkeypatch.setattr(train_tab, "start_run", lambda name, redo, now: begun.append((name, redo)))
+def test_a_damaged_study_can_be_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str, bool]] = []
+    monkeypatch.setattr(train_tab, "start_run", lambda name, redo, now: started.append((name, redo)))
     tab, study = inside_blocks(train_tab.TrainTab), new_study()
     write_text(study.folder / "data" / "status.json", "{")
     start, *_, replace, shown, _ = tab._draw_run(StudyView(study.name))
@@ -21,4 +21,4 @@ def test_the_page_leads_out_of_a_damaged_study(monkeypatch: pytest.MonkeyPatch) 
     assert "tick “Replace results” on the Train tab" in shown and "--redo" not in shown
     values = tab.form.values(study.config)
     tab._start(study.name, True, False, False, False, *values)
-    assert begun == [(study.name, True)]
+    assert started == [(study.name, True)]
