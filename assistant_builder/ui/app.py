@@ -120,7 +120,8 @@ class StudyTabs:
 
     def sections(self) -> list[LiveRegion]:
         """Regions that follow the selected study."""
-        found = [LiveRegion("steps", [*self.items.values(), *self.next_buttons.values()], _steps_mark, self._draw)]
+        found = [LiveRegion("steps", [*self.items.values(), *self.next_buttons.values()],
+                            lambda look: " ".join(sorted(ready_steps(look))), self._draw)]
         for tab in self.tabs.values():
             found += tab.sections()
         return found
@@ -161,10 +162,6 @@ EVALUATE_TAB = Tab("evaluate", lambda pool: EvaluateTab(), ready=lambda look: _i
 CHAT_TAB = Tab("chat", ChatTab, ready=_is_trained)
 REPORT_TAB = Tab("report", lambda pool: ReportTab(), ready=_has_report)
 EXPORT_TAB = Tab("export", lambda pool: ExportTab(), ready=_is_trained)
-
-
-def _steps_mark(look: StudyView) -> str:
-    return " ".join(sorted(ready_steps(look)))
 
 
 @functools.lru_cache(maxsize=1)

@@ -102,27 +102,10 @@ class Page:
     sections: Sequence[LiveRegion]
 
 
-@dataclass(frozen=True)
-class RenderedVersions:
-    """Versions of the regions that a browser window shows.
-
-    Attributes:
-        whole: Hash of all versions.
-        parts: Key of a region → hash of its version.
-    """
-
-    whole: str
-    parts: dict[str, str]
-
-    def to_json(self) -> str:
-        """The form in which the browser window stores the versions."""
-        return json.dumps({"whole": self.whole, "parts": self.parts})
-
-
-def rendered_versions(sections: Sequence[LiveRegion], look: StudyView) -> RenderedVersions:
-    """The current version of every region."""
+def page_versions(sections: Sequence[LiveRegion], look: StudyView) -> tuple[str, dict[str, str]]:
+    """One hash of all versions, and a hash of the version of each region by its key."""
     parts = {section.key: _digest(section.mark(look)) for section in sections}
-    return RenderedVersions(_digest(json.dumps([look.name, parts])), parts)
+    return _digest(json.dumps([look.name, parts])), parts
 
 
 def refresh(sections: Sequence[LiveRegion], name: str | None, drawn: str) -> list[Any]:
@@ -131,21 +114,21 @@ def refresh(sections: Sequence[LiveRegion], name: str | None, drawn: str) -> lis
     Args:
         sections: The regions of the page.
         name: The selected study.
-        drawn: :class:`RenderedVersions` that the browser window shows, as JSON; empty before the first drawing.
+        drawn: :func:`page_versions` that the browser window shows, as JSON; empty before the first drawing.
 
     Returns:
         The new versions as JSON, then the values of all outputs in order; unchanged ones are skipped.
     """
     look = StudyView(name)
     seen = _versions_shown(drawn)
-    current = rendered_versions(sections, look)
+    whole, current = page_versions(sections, look)
     values: list[Any] = []
     for section in sections:
-        if seen.get(section.key) == current.parts[section.key]:
+        if seen.get(section.key) == current[section.key]:
             values += [gr.skip()] * len(section.outputs)
         else:
             values += _draw(section, look)
-    shown = current.to_json()
+    shown = json.dumps({"whole": whole, "parts": current})
     return [gr.skip() if shown == drawn else shown, *values]
 
 
@@ -198,14 +181,14 @@ _SCRIPT = (Path(__file__).parent / "scripts" / "pulse.js").read_text(encoding="u
 POLL_SCRIPT = _SCRIPT.replace("PATH", PATH).replace("FOLLOW_ID", REFRESH_BUTTON_ID)
 """JavaScript that receives the name of the selected study after page load, and polls from then on."""
 STORE_VERSION_SCRIPT = "(versions) => { window.abDrawn = versions ? JSON.parse(versions).whole : null; }"
-"""JavaScript that receives the :class:`RenderedVersions` that were drawn."""
+"""JavaScript that receives the JSON of :func:`refresh`."""
 
 
 def pulse_route(sections: Sequence[LiveRegion]) -> Callable[[Request], Response]:
-    """The handler of :data:`PATH`: :attr:`RenderedVersions.whole` of the study in the query, or of the home screen."""
+    """The handler of :data:`PATH`: the hash of all versions for the study in the query, or for the home screen."""
 
     def pulse(request: Request) -> Response:
-        return PlainTextResponse(rendered_versions(sections, StudyView(request.query_params.get("study"))).whole)
+        return PlainTextResponse(page_versions(sections, StudyView(request.query_params.get("study")))[0])
 
     return pulse
 

@@ -65,7 +65,8 @@ class Option:
         if self.kind == "list":
             return [item.strip() for item in (shown or "").split(",") if item.strip()]
         if self.kind == "mapping":
-            return _mapping(shown or "")
+            pairs = (line.partition("=") for line in (shown or "").split("\n") if line.strip())
+            return {key.strip(): value.strip() for key, _, value in pairs}
         if self.optional and (shown is None or not str(shown).strip()):
             return None
         if self.kind == "text":
@@ -73,11 +74,6 @@ class Option:
         if self.kind == "integer" and isinstance(shown, float) and shown.is_integer():
             return int(shown)
         return shown
-
-
-def _mapping(text: str) -> dict[str, str]:
-    parts = (line.partition("=") for line in text.split("\n") if line.strip())
-    return {key.strip(): value.strip() for key, _, value in parts}
 
 
 def study_options() -> dict[str, Option]:

@@ -168,8 +168,7 @@ def study_report(study: Study) -> dict[str, Any] | None:
 
 @functools.lru_cache(maxsize=4)
 def _report(path: Path, seen: str) -> dict[str, Any]:
-    found: dict[str, Any] = read_json(path)
-    return found
+    return dict(read_json(path))
 
 
 @functools.lru_cache(maxsize=16)
@@ -274,11 +273,6 @@ def _step(snapshot: Snapshot, record: StepRecord) -> Markup:
     return Markup(
         '<li class="ab-step ab-{}"><i aria-hidden="true">{}</i><div><b>{}</b><small>{}</small>{}</div></li>'
     ).format(record.state, _MARKS[record.state], step_title(record.step), note, meter)
-
-
-def running_step(snapshot: Snapshot) -> StepRecord | None:
-    """The step that runs now."""
-    return next((record for record in snapshot.steps if record.state == "running"), None)
 
 
 def stopped_step(snapshot: Snapshot) -> StepRecord | None:

@@ -76,7 +76,7 @@ def test_old_closed_windows_are_deleted_and_open_ones_kept(demo: gr.Blocks) -> N
 
 
 PRIVATE_PARTS = {
-    "gradio.Blocks": ("_queue", "fns", "state_holder", "has_launched", "is_running", "upload_file_set"),
+    "gradio.Blocks": ("fns", "state_holder", "has_launched", "is_running", "upload_file_set"),
     "gradio.queueing.Queue": ("pending_event_ids_session", "pending_messages_per_session", "close"),
     "gradio.routes.App": ("state_holder", "stop_event"),
     "gradio.state_holder.StateHolder": ("blocks", "session_data", "time_last_used", "lock", "update"),
@@ -85,18 +85,22 @@ PRIVATE_PARTS = {
 """Class of gradio → attributes that ``ui/server.py`` and ``ui/uploads.py`` use without a promise of gradio."""
 
 
-@pytest.mark.parametrize(("name", "attribute"), [(name, it) for name in PRIVATE_PARTS for it in PRIVATE_PARTS[name]])
-def test_gradio_still_has_the_private_parts_in_use(demo: gr.Blocks, name: str, attribute: str) -> None:
-    outer = FastAPI()
-    gr.mount_gradio_app(outer, demo.queue(), path="/")
-    mounted = [route.app for route in outer.routes if isinstance(route, Mount) and isinstance(route.app, App)]
-    assert mounted, "gradio.mount_gradio_app no longer mounts a gradio.routes.App, which ui/server.py uses"
-    windows = mounted[0].state_holder
-    objects = {
-        "gradio.Blocks": demo, "gradio.queueing.Queue": getattr(demo, "_queue", None), "gradio.routes.App": mounted[0],
-        "gradio.state_holder.StateHolder": windows, "gradio.state_holder.SessionState": windows["window"],
-    }
-    assert hasattr(objects[name], attribute), f"{name} no longer has {attribute}, which assistant_builder/ui uses"
+def test_gradio_still_has_the_private_parts_in_use(demo: gr.Blocks) -> None:
+    async def mounted() -> dict[str, Any]:
+        outer = FastAPI()
+        gr.mount_gradio_app(outer, demo.queue(), path="/")
+        apps = [route.app for route in outer.routes if isinstance(route, Mount) and isinstance(route.app, App)]
+        assert apps, "gradio.mount_gradio_app no longer mounts a gradio.routes.App, whose state ui/server.py replaces"
+        windows = apps[0].state_holder
+        return {
+            "gradio.Blocks": demo, "gradio.queueing.Queue": demo._queue, "gradio.routes.App": apps[0],
+            "gradio.state_holder.StateHolder": windows, "gradio.state_holder.SessionState": windows["window"],
+        }
+
+    assert hasattr(demo, "_queue"), "gradio.Blocks no longer has _queue, which assistant_builder/ui uses"
+    for name, found in asyncio.run(mounted()).items():
+        for part in PRIVATE_PARTS[name]:
+            assert hasattr(found, part), f"{name} no longer has {part}, which assistant_builder/ui uses"
 
 
 WINDOW = "k3j9d0s8f7"

@@ -64,24 +64,13 @@ def _examples(details: Mapping[str, Any]) -> Markup:
 
 
 def _problem(problem: Mapping[str, Any]) -> Markup:
-    rows = _rows(problem.get("rows") or ())
+    numbers = problem.get("rows") or ()
+    shown = ", ".join(map(str, numbers[:12])) + (" …" if len(numbers) > 12 else "")
+    rows = f"Row{'s' if len(numbers) > 1 else ''} {shown}" if numbers else ""
     return Markup('<div class="ab-finding ab-{}"><strong>{}</strong> <span>{}</span>{}</div>').format(
         _TONES[problem["severity"]], use_page_labels(problem["title"]), use_page_labels(problem["detail"]),
         Markup("<small>{}</small>").format(rows) if rows else "",
     )
-
-
-def _rows(rows: Sequence[int]) -> str:
-    if not rows:
-        return ""
-    shown = ", ".join(map(str, rows[:12]))
-    return f"Row{'s' if len(rows) > 1 else ''} {shown}" + (" …" if len(rows) > 12 else "")
-
-
-def columns_view(columns: Mapping[str, str | None]) -> Markup:
-    """The column of each role."""
-    rows = [(ROLE_TITLES.get(role, role), name) for role, name in columns.items() if name]
-    return table(("Role", "Column in the file"), rows)
 
 
 def rejected_view(rejected: Sequence[RejectedRow], of: int) -> Markup:
@@ -153,17 +142,13 @@ def power_view(power: Mapping[str, Any]) -> Markup:
         f"The {count(power['items'])} held-out questions are excluded from training and test afterwards whether 4-bit "
         "made the assistant worse. A smaller difference would not be detected."
     )
+    needed = float(f"{power['items_needed']:.2g}")
     remedy = "" if tone == "good" else (
-        f"To detect {count(100 * power['target'])} in a hundred, about {count(_rounded(power['items_needed']))} "
+        f"To detect {count(100 * power['target'])} in a hundred, about {count(needed)} "
         "held-out questions are needed: add pairs, or raise “Held-out share”."
     )
     details = fold("How this is calculated", Markup("<p>{}</p>").format(power_sentence(power)))
     return callout(tone, title, body, remedy) + details
-
-
-def _rounded(number: float) -> float:
-    """Round an estimate to two significant digits."""
-    return float(f"{number:.2g}")
 
 
 def _share_note(record: Mapping[str, Any], name: str, number: int, total: int) -> str:
@@ -205,12 +190,14 @@ def study_data_view(
         rejected: The rows left out.
         leaks: Leaks of split.json and those found by embeddings.
     """
+    columns = findings["columns"].items() if findings else ()
+    roles = [(ROLE_TITLES.get(role, role), name) for role, name in columns if name]
     parts: Iterable[str] = (
         card("Findings", findings_view(findings)) if findings else "",
         card("Split", split_view(split, power)) if split else "",
         leaks_view(leaks, sum(leak["removed"] for leak in leaks)),
         rejected_view(rejected, findings["rows"] if findings else len(rejected)),
-        card("Columns", columns_view(findings["columns"])) if findings else "",
+        card("Columns", table(("Role", "Column in the file"), roles)) if findings else "",
     )
     return join(parts)
 
@@ -303,13 +290,12 @@ def _runs(segments: Sequence[Segment]) -> list[Markup]:
     parts = []
     for part, run in itertools.groupby(segments, lambda segment: segment.part):
         tag, name = tags[part]
-        inner = join(_control(segment.text) if segment.control else _shortened(segment.text) for segment in run)
+        inner = join(
+            Markup('<bdi class="ab-control">{}</bdi>').format(segment.text) if segment.control
+            else _shortened(segment.text) for segment in run
+        )
         parts.append(Markup('<{} class="ab-{}">{}</{}>').format(tag, name, inner, tag))
     return parts
-
-
-def _control(text: str) -> Markup:
-    return Markup('<bdi class="ab-control">{}</bdi>').format(text)
 
 
 def _shortened(text: str) -> str:
