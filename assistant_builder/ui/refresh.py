@@ -104,8 +104,15 @@ class Page:
 
 def page_versions(sections: Sequence[LiveRegion], look: StudyView) -> tuple[str, dict[str, str]]:
     """One hash of all versions, and a hash of the version of each region by its key."""
-    parts = {section.key: _digest(section.mark(look)) for section in sections}
+    parts = {section.key: _digest(_version(section, look)) for section in sections}
     return _digest(json.dumps([look.name, parts])), parts
+
+
+def _version(section: LiveRegion, look: StudyView) -> str:
+    try:
+        return section.mark(look)
+    except AssistantBuilderError:  # a damaged file, for example study.yaml
+        return f"damaged:{look.mark}"
 
 
 def refresh(sections: Sequence[LiveRegion], name: str | None, drawn: str) -> list[Any]:

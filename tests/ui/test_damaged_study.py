@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from assistant_builder.atomic_io import write_text
-from assistant_builder.ui.refresh import StudyView
+from assistant_builder.ui.app import build_app
+from assistant_builder.ui.refresh import StudyView, page_versions
 from assistant_builder.ui.train import tab as train_tab
 from tests.synthetic_study import new_study
 from tests.ui.blocks import inside_blocks
@@ -22,3 +23,11 @@ def test_a_damaged_study_can_be_run_again(monkeypatch: pytest.MonkeyPatch) -> No
     values = tab.form.values(study.config)
     tab._start(study.name, True, False, False, False, *values)
     assert started == [(study.name, True)]
+
+
+def test_the_page_can_be_polled_with_damaged_settings() -> None:
+    study = new_study()
+    page = inside_blocks(build_app)
+    write_text(study.folder / "study.yaml", "{")
+    whole, parts = page_versions(page.sections, StudyView(study.name))
+    assert whole and len(parts) == len(page.sections)
