@@ -42,7 +42,7 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("text", "shown"),
     [
         ("Say which (--set data.columns.question=NAME --set data.columns.answer=NAME), or",
          "Say which (“Question” and “Answer” under “Which column is which”), or"),
@@ -53,8 +53,8 @@ def file(tmp_path: Path) -> Path:
         ("file data.csv and data.parquet.gz", "file data.csv and data.parquet.gz"),
     ],
 )
-def test_messages_name_settings_by_their_labels(said: str, shown: str) -> None:
-    assert use_page_labels(said) == shown
+def test_messages_name_settings_by_their_labels(text: str, shown: str) -> None:
+    assert use_page_labels(text) == shown
 
 
 def test_the_editor_shows_rows_left_out_first_and_counts_hidden_rows(file: Path) -> None:
@@ -89,10 +89,10 @@ def test_column_mapping_round_trip() -> None:
 def test_learned_text_is_marked_by_more_than_colour() -> None:
     shown = Rendered((Segment("given", "<|s|>", True), Segment("given", HOSTILE), Segment("learned", HOSTILE),
                       Segment("cut", HOSTILE)), 700, 9)
-    said = rendered_view([Pair(7, (Message("user", "q"), Message("assistant", "a")))], [[shown]], HOSTILE, 512)
-    assert "<img" not in said and '<mark class="ab-learned">&lt;img' in said and '<del class="ab-cut">' in said
-    assert "Row 7" in said and "700 tokens, 9 of them learned, truncated after 512" in plain(said)
-    assert "Struck out" in plain(said)
+    text = rendered_view([Pair(7, (Message("user", "q"), Message("assistant", "a")))], [[shown]], HOSTILE, 512)
+    assert "<img" not in text and '<mark class="ab-learned">&lt;img' in text and '<del class="ab-cut">' in text
+    assert "Row 7" in text and "700 tokens, 9 of them learned, truncated after 512" in plain(text)
+    assert "Struck out" in plain(text)
 
 
 def test_the_histogram_counts_every_pair_and_a_bar_ends_at_the_limit() -> None:
@@ -103,25 +103,25 @@ def test_the_histogram_counts_every_pair_and_a_bar_ends_at_the_limit() -> None:
     short = bins([5, 6, 7], 512)
     assert sum(number for _, _, number in short) == 3 and short[-1][1] is not None and short[-1][1] < 512
     assert bins([1], 32) == [(1, 1, 1)]
-    said = lengths_view(Lengths(6_000, tuple(lengths), tuple(lengths), 512, 88, 2), 64)
-    assert "88 pairs" in said and "2 are excluded" in said and "limit 512" in said
-    assert "581 of the 6,000 pairs" in plain(said)
+    text = lengths_view(Lengths(6_000, tuple(lengths), tuple(lengths), 512, 88, 2), 64)
+    assert "88 pairs" in text and "2 are excluded" in text and "limit 512" in text
+    assert "581 of the 6,000 pairs" in plain(text)
     assert lengths_view(Lengths(0, (), (), 512, 0, 0), 64) == ""
 
 
 def test_the_power_is_described_in_plain_words() -> None:
     power = {"items": 100, "clusters": 100, "minimum_detectable": 0.125, "flip_rate": 0.2, "target": 0.02,
              "items_needed": 3925}
-    said = plain(power_view(power))
-    assert "about 12 correct answers in a hundred" in said and "3,900" in said
+    text = plain(power_view(power))
+    assert "about 12 correct answers in a hundred" in text and "3,900" in text
     assert "too small" in power_view({**power, "minimum_detectable": 1.3})
 
 
 def test_leaks_and_unknown_columns_are_shown_with_examples() -> None:
     leak = {"heldout_row": 3, "other_row": 9, "split": "train", "kind": "near", "similarity": 0.9,
             "heldout_question": HOSTILE, "other_question": "Why?", "removed": True}
-    said = leaks_view([leak], 1)
-    assert "<img" not in said and "9: Why?" in said and "1 removed from the test" in plain(said)
+    text = leaks_view([leak], 1)
+    assert "<img" not in text and "9: Why?" in text and "1 removed from the test" in plain(text)
     assert leaks_view([], 0) == ""
     peek = unreadable_view({"what": "no columns"}, ["a", "b"], [[HOSTILE, "x"]])
     assert "<img" not in peek and "Which column is which" in peek

@@ -93,12 +93,12 @@ def test_the_first_visit_shows_an_introduction() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "expected"),
     [(3, "just now"), (50, "a minute ago"), (61, "1 minute ago"), (7200, "2 hours ago"), (86_400 * 3, "3 days ago"),
      (86_400 * 70, "2 months ago")],
 )
-def test_ago(seconds: float, said: str) -> None:
-    assert ago(seconds) == said
+def test_ago(seconds: float, expected: str) -> None:
+    assert ago(seconds) == expected
 
 
 def test_a_study_opens_on_the_tab_of_its_state(screen: HomeScreen) -> None:

@@ -26,12 +26,12 @@ def seen(folder: Path, tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [({"template": LONG_STRING}, "chat template"), ({"normalizer": multiplying()}, "tokenizer")],
 )
-def test_the_memory_of_the_page_does_not_grow(changes: dict[str, object], said: str, tmp_path: Path) -> None:
+def test_the_memory_of_the_page_does_not_grow(changes: dict[str, object], message: str, tmp_path: Path) -> None:
     found = seen(hostile_base(tmp_path / "base", **changes), tmp_path)  # type: ignore[arg-type]
-    assert said in found and "Choose another base model" in found
+    assert message in found and "Choose another base model" in found
     assert "Who rows 0?" in found, "the rows are still shown"
 
 

@@ -124,9 +124,9 @@ def test_the_list_of_studies_survives_a_damaged_one() -> None:
     assert {label.split("  ·  ")[1] for label, _ in study_choices()[1:]} == {"not run yet", "damaged"}
 
 
-@pytest.mark.parametrize(("asked", "opened"), [(None, None), ("a", "a"), ("", ""), ("gone", None)])
-def test_the_study_in_the_url_is_opened(asked: str | None, opened: str | None) -> None:
-    assert initial_study(asked, ["", "b", "a"]) == opened
+@pytest.mark.parametrize(("requested", "opened"), [(None, None), ("a", "a"), ("", ""), ("gone", None)])
+def test_the_study_in_the_url_is_opened(requested: str | None, opened: str | None) -> None:
+    assert initial_study(requested, ["", "b", "a"]) == opened
 
 
 def test_tabs_can_be_opened_when_their_inputs_exist() -> None:
@@ -284,7 +284,7 @@ def test_the_data_of_a_study_is_shown_before_and_after_it_ran() -> None:
 def test_the_system_prompt_is_that_of_training() -> None:
     assert "Ostrel" in default_system(with_data(new_study("ferries", LARGE)))
     assert default_system(with_data(new_study("library", SMALL))) == ""
-    assert default_system(new_study("told", SMALL, data__system="Be brief.")) == "Be brief."
+    assert default_system(new_study("system", SMALL, data__system="Be brief.")) == "Be brief."
 
 
 def test_downloads_are_copies() -> None:
@@ -316,6 +316,15 @@ def test_every_response_forbids_other_hosts() -> None:
 def test_the_page_starts_without_the_model_stack() -> None:
     check = "import sys, app; assert not {'torch', 'transformers', 'datasets', 'lm_eval'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT)
+
+
+def test_views_load_neither_gradio_nor_models() -> None:
+    paths = (ROOT / "assistant_builder" / "ui").rglob("*.py")
+    views = [path for path in paths if path.stem == "view" or path.stem.endswith("_view")]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in views]
+    check = "import sys, importlib\nfor name in sys.argv[1:]:\n    importlib.import_module(name)\n" \
+        "assert not {'gradio', 'torch', 'transformers'} & set(sys.modules)"
+    assert names and subprocess.run([sys.executable, "-c", check, *names], cwd=ROOT).returncode == 0
 
 
 def test_studies_are_found_by_name() -> None:

@@ -214,16 +214,16 @@ def run_app(folder: Path, *words: str, **environment: str) -> subprocess.Complet
                           stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
 
-@pytest.mark.parametrize(("words", "said"), [
+@pytest.mark.parametrize(("words", "message"), [
     (["--host", "0.0.0.0"], "open to everyone who reaches 0.0.0.0"),
     (["--auth", "ann"], "there is no password for 'ann'"),
     (["--certificate", "c.pem"], "belong together"),
     (["--host", "no-such-host.invalid", "--auth", "ann"], "no address of this machine"),
 ])  # fmt: skip
-def test_a_refused_start_prints_one_line(tmp_path: Path, words: list[str], said: str) -> None:
+def test_a_refused_start_prints_one_line(tmp_path: Path, words: list[str], message: str) -> None:
     given = {"ASSISTANT_BUILDER_PASSWORD": "x"} if "no-such-host.invalid" in words else {}
     done = run_app(tmp_path, "--port", "0", *words, **given)
-    assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -246,7 +246,8 @@ def test_it_stops_cleanly_with_streams_open(tmp_path: Path) -> None:
 def test_the_folder_of_a_killed_server_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     code = ("import os, sys\nfrom assistant_builder.ui.uploads import server_folder\n"
-            "print(server_folder(), flush=True)\nif sys.argv[1] == 'die':\n    os._exit(9)\nsys.stdin.read()")  # fmt: skip
+            "print(server_folder(), flush=True)\n"
+            "if sys.argv[1] == 'die':\n    os._exit(9)\nsys.stdin.read()")  # fmt: skip
     words = [sys.executable, "-c", code]
     settings = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     dead = Path(subprocess.run([*words, "die"], capture_output=True, text=True, env=settings).stdout.strip())

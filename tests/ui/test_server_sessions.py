@@ -159,8 +159,8 @@ def test_a_window_answers_only_the_login_that_opened_it(people: tuple[httpx.Clie
     other_event = {**cancel, "session_hash": "of the other"}
     assert other.post("/gradio_api/cancel", json=other_event).status_code == 404, "an event of another window"
     with one.stream("GET", "/gradio_api/queue/data", params={"session_hash": WINDOW}) as stream:
-        said = "".join(stream.iter_text())
-    assert joined.json()["event_id"] in said and "process_completed" in said, "the owner receives the result"
+        received = "".join(stream.iter_text())
+    assert joined.json()["event_id"] in received and "process_completed" in received, "the owner receives the result"
     assert follow(one, WINDOW).status_code == 200
 
 
