@@ -56,7 +56,7 @@ def plan(
     lengths = Lengths.about(tokens, config.train.max_length) if tokens else None
     planned = plan_study(config, pairs, lengths, choose_machine(memory, card))
     if html is not None:
-        from assistant_builder.ui.plan.view import write_plan_file
+        from assistant_builder.ui.plan.tab import write_plan_file
 
         write_plan_file(planned, html)
     if as_json:

@@ -1,1 +1,1 @@
-"""The page. ``build_app`` and ``launch`` live in :mod:`assistant_builder.ui.app`; gradio is imported nowhere else."""
+"""The web page. :mod:`assistant_builder.ui.app` builds and launches it; only this package imports gradio."""

@@ -1,4 +1,4 @@
-"""The page as a whole: the studies, or one of them step by step, following the files."""
+"""Build the page: the home screen, the tabs of the selected study, and the events that keep both up to date."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from assistant_builder.ui.chat.tab import ChatTab
 from assistant_builder.ui.data.tab import DataTab
 from assistant_builder.ui.evaluate.tab import EvaluateTab
 from assistant_builder.ui.export.tab import ExportTab
-from assistant_builder.ui.home.study_list import read_shelf
-from assistant_builder.ui.home.tab import NEW_STUDY, Home
+from assistant_builder.ui.home.study_list import list_studies
+from assistant_builder.ui.home.tab import NEW_STUDY, HomeScreen
 from assistant_builder.ui.html import Markup
 from assistant_builder.ui.plan.tab import PlanTab
 from assistant_builder.ui.refresh import (
-    ASK_EVERY_SECOND,
-    FOLLOW_ID,
-    REMEMBER_DRAWN,
+    POLL_SCRIPT,
+    REFRESH_BUTTON_ID,
+    STORE_VERSION_SCRIPT,
     LiveRegion,
     Page,
     StudyView,
@@ -31,7 +31,7 @@ from assistant_builder.ui.refresh import (
 )
 from assistant_builder.ui.report.tab import ReportTab
 from assistant_builder.ui.server import Serving, serve_page
-from assistant_builder.ui.study_snapshot import all_trained, damaged, no_study, picker_label, study_strip
+from assistant_builder.ui.study_snapshot import all_trained, damaged_strip, new_study_strip, picker_label, study_strip
 from assistant_builder.ui.tabs import TABS, Tab, TabContent, has_study
 from assistant_builder.ui.train.tab import TrainTab
 from assistant_builder.ui.uploads import uploads_folder
@@ -51,9 +51,9 @@ if (!url.searchParams.has("study")) return;
 url.searchParams.set("tab", "{}"); window.history.replaceState(null, "", url); }}"""
 
 
-def choices() -> list[tuple[str, str]]:
-    """What the picker offers: every study with its state, the last changed first, and the way to a new one."""
-    entries = read_shelf().entries
+def study_choices() -> list[tuple[str, str]]:
+    """(label, name) of "New study" and of every study, the last changed first."""
+    entries = list_studies().entries
     return [("New study…", NEW_STUDY), *((picker_label(entry.name, entry.state), entry.name) for entry in entries)]
 
 
@@ -61,7 +61,7 @@ def build_app(pool: WorkerPool | None = None) -> Page:
     """Build the page; :func:`launch` serves it.
 
     Args:
-        pool: Starts the chat's worker process; by default the one that loads the models.
+        pool: Starts the worker processes of the chat; by default those that load the models.
     """
     pool = pool or WorkerPool()
     uploads_folder()
@@ -71,87 +71,79 @@ def build_app(pool: WorkerPool | None = None) -> Page:
             gr.HTML(_BRAND)
             home_button = gr.Button("All studies", size="sm", min_width=110, scale=0, visible=False, elem_id="ab-home")
             picker = gr.Dropdown(
-                choices(), value=None, label="Study", interactive=True, min_width=260, visible=False,
+                study_choices(), value=None, label="Study", interactive=True, min_width=260, visible=False,
                 elem_id="ab-picker",
             )
             session = gr.HTML(visible=False, elem_id="ab-session")
-        with gr.Column(elem_id="ab-shelf") as shelf:
-            home = Home()
+        with gr.Column(elem_id="ab-overview") as overview:
+            home = HomeScreen()
         with gr.Column(visible=False, elem_id="ab-study") as study:
-            strip = gr.HTML(no_study(), elem_id="ab-strip")
+            strip = gr.HTML(new_study_strip(), elem_id="ab-strip")
             with gr.Tabs(elem_id="ab-tabs") as tabs:
-                steps = Steps(pool)
+                steps = StudyTabs(pool)
         sections = [
-            LiveRegion("frame", [shelf, study, picker, home_button], _frame_mark, _draw_frame),
+            LiveRegion("frame", [overview, study, picker, home_button], _frame_mark, _draw_frame),
             LiveRegion("strip", [strip], lambda look: look.mark, _draw_strip),
             *home.sections(), *steps.sections(),
         ]
         home.wire(picker, tabs)
         steps.wire(picker, tabs)
-        _follow(demo, picker, home_button, tabs, steps, sections)
+        _follow(demo, picker, home_button, tabs, sections)
         demo.load(_session, None, session, show_progress="hidden", api_visibility="private", queue=False)
     return Page(demo, sections)
 
 
 def _session(request: gr.Request) -> Any:
-    """Who is logged in, with the way out; nothing where nobody has to log in."""
+    """The name of the user with a logout button; nothing without a login."""
     if not request.username:
         return gr.skip()
     shown = Markup('<form method="post" action="/logout"><span dir="auto">{}</span><button>Log out</button></form>')
     return gr.update(value=shown.format(request.username), visible=True)
 
 
-class Steps:
-    """The tabs of :data:`TABS`, each with a button that leads to the next.
-
-    Args:
-        pool: Starts the chat's worker process.
-    """
+class StudyTabs:
+    """The tabs of :data:`TABS`, each with a button that opens the next one."""
 
     def __init__(self, pool: WorkerPool) -> None:
         entries = list(TABS.values())
-        self.opened = {entry.name: gr.Tab(entry.title, id=entry.name) for entry in entries}
+        self.items = {entry.name: gr.Tab(entry.title, id=entry.name) for entry in entries}
         self.tabs: dict[str, TabContent] = {}
-        self.onward: dict[str, gr.Button] = {}
+        self.next_buttons: dict[str, gr.Button] = {}
         for entry, following in zip(entries, [*entries[1:], None], strict=True):
-            with self.opened[entry.name]:
+            with self.items[entry.name]:
                 self.tabs[entry.name] = entry.build(pool)
                 if following:
                     with gr.Row(elem_classes="ab-onward"):
-                        self.onward[following.name] = gr.Button(
+                        self.next_buttons[following.name] = gr.Button(
                             f"Next: {following.title} →", visible=False, elem_id=f"ab-to-{following.name}"
                         )
 
     def sections(self) -> list[LiveRegion]:
-        """What follows the study."""
-        found = [LiveRegion("steps", [*self.opened.values(), *self.onward.values()], _steps_mark, self._draw)]
+        """Regions that follow the selected study."""
+        found = [LiveRegion("steps", [*self.items.values(), *self.next_buttons.values()],
+                            lambda look: " ".join(sorted(ready_steps(look))), self._draw)]
         for tab in self.tabs.values():
             found += tab.sections()
         return found
 
     def _draw(self, look: StudyView) -> Sequence[Any]:
         ready = ready_steps(look)
-        return [*(gr.update(interactive=name in ready) for name in self.opened),
-                *(gr.update(visible=name in ready) for name in self.onward)]
+        return [*(gr.update(interactive=name in ready) for name in self.items),
+                *(gr.update(visible=name in ready) for name in self.next_buttons)]
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
-        """Connect the components.
-
-        Args:
-            picker: Holds the name of the chosen study.
-            tabs: The tabs, to move on to another one.
-        """
+        """Connect the events of the tabs and of the buttons between them."""
         for tab in self.tabs.values():
             tab.wire(picker, tabs)
-        for name, button in self.onward.items():
+        for name, button in self.next_buttons.items():
             button.click(partial(gr.Tabs, selected=name), None, tabs, show_progress="hidden", queue=False,
                          api_visibility="private")
-        for name, tab in self.opened.items():
+        for name, tab in self.items.items():
             tab.select(None, None, None, js=_REMEMBER_TAB.format(name))
 
 
 def ready_steps(look: StudyView) -> set[str]:
-    """Names of the tabs that can be opened for a study."""
+    """Names of the tabs that can be opened for the study."""
     return {tab.name for tab in TABS.values() if tab.ready(look)}
 
 
@@ -172,105 +164,91 @@ REPORT_TAB = Tab("report", lambda pool: ReportTab(), ready=_has_report)
 EXPORT_TAB = Tab("export", lambda pool: ExportTab(), ready=_is_trained)
 
 
-def _steps_mark(look: StudyView) -> str:
-    return " ".join(sorted(ready_steps(look)))
-
-
 @functools.lru_cache(maxsize=1)
-def _choices_at(tick: int) -> list[tuple[str, str]]:
-    """What the picker offers, read once for all windows and every :data:`LIST_SECONDS`."""
-    return choices()
+def _cached_choices(tick: int) -> list[tuple[str, str]]:
+    """:func:`study_choices`, read once per :data:`LIST_SECONDS` for all browser windows."""
+    return study_choices()
 
 
 def _frame_mark(look: StudyView) -> str:
-    return "home" if look.name is None else repr(_choices_at(int(time.monotonic() / LIST_SECONDS)))
+    return "home" if look.name is None else repr(_cached_choices(int(time.monotonic() / LIST_SECONDS)))
 
 
 def _draw_frame(look: StudyView) -> Sequence[Any]:
     if look.name is None:
         return [gr.update(visible=True), *[gr.update(visible=False)] * 3]
-    return [gr.update(visible=False), gr.update(visible=True), gr.update(visible=True, choices=choices()),
+    return [gr.update(visible=False), gr.update(visible=True), gr.update(visible=True, choices=study_choices()),
             gr.update(visible=True)]
 
 
 def _draw_strip(look: StudyView) -> Sequence[Any]:
     if look.study is not None and look.snapshot is not None:
         return [study_strip(look.snapshot)]
-    return [damaged(look.name or "", look.error) if look.error else no_study()]
+    return [damaged_strip(look.name or "", look.error) if look.error else new_study_strip()]
 
 
 def _follow(
-    demo: gr.Blocks, picker: gr.Dropdown, home_button: gr.Button, tabs: gr.Tabs, steps: Steps, sections: list[LiveRegion]
+    demo: gr.Blocks, picker: gr.Dropdown, home_button: gr.Button, tabs: gr.Tabs, sections: list[LiveRegion]
 ) -> None:
-    """Keep everything up to date with the chosen study, and the choice in the address of the page."""
-    # What was drawn is kept where it was drawn: answers that overtake each other then mend themselves at the next tick.
+    """Redraw the regions when the selected study changes, and store the selection in the URL of the page."""
+    # The browser window stores the versions that it shows: responses in the wrong order are corrected by the next poll.
     seen = gr.Textbox("", visible="hidden")
     outputs = [seen, *(output for section in sections for output in section.outputs)]
 
-    def follow(name: str | None, marks: str) -> list[Any]:
-        if not marks:  # the page has not read its address yet
+    def follow(name: str | None, versions: str) -> list[Any]:
+        if not versions:  # the page has not read its URL yet
             return [gr.skip()] * len(outputs)
-        return refresh(sections, name, marks)
+        return refresh(sections, name, versions)
 
     def arrive(request: gr.Request) -> list[Any]:
-        offered = choices()
-        name = chosen(request.query_params.get("study"), [name for _, name in offered])
-        tab = opening_tab(name, request.query_params.get("tab"))
+        offered = study_choices()
+        name = initial_study(request.query_params.get("study"), [name for _, name in offered])
+        tab = initial_tab(name, request.query_params.get("tab"))
         return [gr.update(choices=offered, value=name), gr.Tabs(selected=tab), *refresh(sections, name, "")]
 
-    # Not queued: the queue keeps a record of every event, and while a run goes on there is one a second.
+    # Not queued: the queue records every event, and a running study causes one per second.
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-    news = gr.Button("Look again", visible="hidden", elem_id=FOLLOW_ID)
-    # until the page has read its address, the tab that opens first must not write itself into it
-    demo.load(arrive, None, [picker, tabs, *outputs], **quiet).then(None, picker, None, js=ASK_EVERY_SECOND)
-    seen.change(None, seen, None, js=REMEMBER_DRAWN)
+    refresh_button = gr.Button("Refresh", visible="hidden", elem_id=REFRESH_BUTTON_ID)
+    # Before the page has read its URL, the tab that opens first must not write itself into it.
+    demo.load(arrive, None, [picker, tabs, *outputs], **quiet).then(None, picker, None, js=POLL_SCRIPT)
+    seen.change(None, seen, None, js=STORE_VERSION_SCRIPT)
     picker.change(follow, [picker, seen], outputs, trigger_mode="always_last", **quiet)
     picker.change(None, picker, None, js=_REMEMBER_STUDY)
-    news.click(follow, [picker, seen], outputs, **quiet)
+    refresh_button.click(follow, [picker, seen], outputs, **quiet)
     home_button.click(lambda: gr.update(value=None), None, picker, **quiet)
 
 
-def chosen(asked: str | None, names: Sequence[str]) -> str | None:
-    """The study that the page opens on, None for the home screen.
+def initial_study(requested: str | None, names: Sequence[str]) -> str | None:
+    """The study that the page opens; None for the home screen.
 
     Args:
-        asked: ``study`` of the page's address; empty for a new study, None where it does not say.
-        names: What the picker offers.
+        requested: ``study`` of the URL; empty for a new study, None if the URL has none.
+        names: Names that the picker offers.
     """
-    return asked if asked in names else None
+    return requested if requested in names else None
 
 
-def opening_tab(name: str | None, asked: str | None) -> str:
-    """The tab that the page opens on: the one of its address, where that can be opened."""
-    return asked if asked is not None and asked in ready_steps(StudyView(name)) else "data"
+def initial_tab(name: str | None, requested: str | None) -> str:
+    """The tab that the page opens: that of the URL if the study can open it, otherwise ``data``."""
+    return requested if requested is not None and requested in ready_steps(StudyView(name)) else "data"
 
 
 def launch(access: Access) -> None:
-    """Serve the page until it is interrupted.
-
-    Args:
-        access: Where, and to whom.
-
-    Raises:
-        ConfigError: It would be open to everyone, or cannot listen there.
-    """
+    """Serve the page until it is interrupted; see :func:`~assistant_builder.ui.server.serve_page`."""
     serve_page(build_app, access)
 
 
 def serve(
     page: Page, host: str, port: int, auth: tuple[str, str] | None = None, *, block: bool = True
 ) -> Serving:
-    """Serve a built page.
+    """Serve a built page; see :func:`~assistant_builder.ui.server.serve_page`.
 
     Args:
         page: The page.
         host: Address to listen on.
-        port: Port to listen on; 0: one that is free.
+        port: Port to listen on; 0 selects a free one.
         auth: User and password.
-        block: Return when it is interrupted; else at once, and serve from a thread.
-
-    Raises:
-        ConfigError: It would be open to everyone, or cannot listen there.
+        block: Serve until interrupted; otherwise serve from a thread and return at once.
     """
     user, password = (auth[0], PasswordHash.of(auth[1])) if auth is not None else (None, None)
     return serve_page(lambda: page, Access(host, port, user, password), block=block)

@@ -1,9 +1,7 @@
-"""The page's vocabulary of HTML: every text that comes from a file is escaped here, once.
+"""HTML fragments of the page, and its style sheets.
 
-Everything returns :class:`markupsafe.Markup`; a plain ``str`` put into it is escaped, so that hostile file content is
-shown as the text it is and can neither run nor fetch anything.
-
-How the page looks: system fonts only, so that nothing is fetched from anywhere.
+Every function returns :class:`markupsafe.Markup`. A plain ``str`` that is inserted is escaped, so that hostile file
+content is shown as text and can neither run nor fetch anything.
 """
 
 from __future__ import annotations
@@ -12,14 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import gradio as gr
 from markupsafe import Markup, escape
 
 from assistant_builder.arms import css_rules, css_variables, label
-from assistant_builder.ui.settings_form import page_words
+from assistant_builder.ui.settings_form import use_page_labels
 
 Tone = Literal["info", "good", "warn", "bad"]
-STATE_WORDS = {
+STATE_LABELS = {
     "queued": "not run yet",
     "waiting": "waiting",
     "running": "running",
@@ -31,17 +28,17 @@ STATE_WORDS = {
 
 
 def join(parts: Iterable[str]) -> Markup:
-    """Put pieces one after the other, escaping those that are plain text."""
+    """Concatenate fragments; plain text is escaped."""
     return Markup("").join(parts)
 
 
 def badge(state: str) -> Markup:
-    """A state as a coloured word."""
-    return Markup('<span class="ab-badge ab-{}">{}</span>').format(state, STATE_WORDS.get(state, state))
+    """A state as a coloured label."""
+    return Markup('<span class="ab-badge ab-{}">{}</span>').format(state, STATE_LABELS.get(state, state))
 
 
 def assistants(count: int) -> str:
-    """All assistants of a study in a sentence: ``both assistants``."""
+    """All assistants of a study, for use in a sentence: ``both assistants``."""
     return "the assistant" if count == 1 else "both assistants" if count == 2 else "all assistants"
 
 
@@ -51,7 +48,7 @@ def arm_chip(arm: str) -> Markup:
 
 
 def callout(tone: Tone, title: str, body: str = "", remedy: str = "") -> Markup:
-    """A message that stands out: what is the case, and what to do about it."""
+    """A highlighted message with its remedy."""
     role = "alert" if tone == "bad" else "status"
     parts = [Markup("<strong>{}</strong>").format(title)]
     if body:
@@ -62,16 +59,16 @@ def callout(tone: Tone, title: str, body: str = "", remedy: str = "") -> Markup:
 
 
 def error_callout(record: Mapping[str, Any]) -> Markup:
-    """An ``AssistantBuilderError.to_record()``: what, where, remedy; settings go by their names on the page."""
+    """Show an ``AssistantBuilderError.to_record()``; settings are named by their labels on the page."""
     where = record.get("where")
     return callout(
-        "bad", page_words(str(record["what"])), f"Where: {where}" if where else "",
-        page_words(str(record.get("remedy") or "")),
+        "bad", use_page_labels(str(record["what"])), f"Where: {where}" if where else "",
+        use_page_labels(str(record.get("remedy") or "")),
     )
 
 
 def empty(title: str, body: str) -> Markup:
-    """What stands where nothing is yet, and how to get something there."""
+    """The placeholder of an empty region, with the way to fill it."""
     return Markup('<div class="ab-empty"><strong>{}</strong><p>{}</p></div>').format(title, body)
 
 
@@ -81,7 +78,11 @@ def card(title: str, *body: str) -> Markup:
 
 
 def tiles(entries: Iterable[tuple[str, str, str]]) -> Markup:
-    """Figures side by side: (label, value, note)."""
+    """A row of figures.
+
+    Args:
+        entries: (label, value, note) of each figure.
+    """
     boxes = (
         Markup('<div class="ab-tile"><span>{}</span><b>{}</b><small>{}</small></div>').format(label, value, note)
         for label, value, note in entries
@@ -95,7 +96,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: Ite
     Args:
         headers: Column titles.
         rows: Cells in the order of the columns.
-        numeric: Positions of the columns that are set flush right.
+        numeric: Indices of the right-aligned columns.
     """
     right = set(numeric)
     head = join(
@@ -111,7 +112,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: Ite
         )
         for row in rows
     )
-    # Focusable, so that a table wider than the window can be scrolled from the keyboard.
+    # Focusable, so that a table wider than the browser window can be scrolled with the keyboard.
     return Markup(
         '<div class="ab-scroll" tabindex="0"><table class="ab-table"><thead><tr>{}</tr></thead>'
         "<tbody>{}</tbody></table></div>"
@@ -119,7 +120,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: Ite
 
 
 def bar(fraction: float, label: str) -> Markup:
-    """A progress bar, ``fraction`` of it full."""
+    """A progress bar; ``fraction`` is between 0 and 1."""
     percent = round(100 * min(max(fraction, 0.0), 1.0), 1)
     return Markup(
         '<div class="ab-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{}" '
@@ -128,20 +129,20 @@ def bar(fraction: float, label: str) -> Markup:
 
 
 def fold(summary: str, body: str, *, opened: bool = False) -> Markup:
-    """Content that opens on a click."""
+    """A collapsible section."""
     attribute = Markup(" open") if opened else ""
     return Markup('<details class="ab-fold"{}><summary>{}</summary>{}</details>').format(attribute, summary, body)
 
 
 def link(url: str, text: str) -> Markup:
-    """A page elsewhere, opened beside this one; nothing where the URL is none of a page."""
+    """A link that opens a new browser tab; empty unless the URL is HTTP or HTTPS."""
     if not url.startswith(("http://", "https://")):
         return Markup("")
     return Markup('<a href="{}" target="_blank" rel="noopener noreferrer">{}</a>').format(url, text)
 
 
 def code(text: str) -> Markup:
-    """Text to be copied or read as written."""
+    """Preformatted text."""
     return Markup('<pre class="ab-code">{}</pre>').format(text)
 
 
@@ -151,76 +152,24 @@ def items(texts: Iterable[str]) -> Markup:
 
 
 def cut(text: str, length: int = 280) -> str:
-    """The beginning of a text, with a sign where something is left out."""
+    """The text truncated to ``length`` characters, with an ellipsis."""
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
 def toast(what: str, remedy: str = "") -> str:
-    """Text of a pop-up message, which gradio would otherwise render as HTML and fetch its images."""
-    return str(escape(page_words(f"{what.rstrip('.')}. {remedy}" if remedy else what)))
+    """Escaped text of a pop-up message; gradio would render it as HTML and fetch its images."""
+    return str(escape(use_page_labels(f"{what.rstrip('.')}. {remedy}" if remedy else what)))
 
 
 _STYLES = Path(__file__).parent / "styles"
 STYLE_SHEETS = sorted(_STYLES.glob("*.css"), key=lambda path: (path.name != "page.css", path.name))
-"""``page.css`` holds what all tabs share and comes first, the others what one tab needs."""
-_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
-_MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+"""The shared ``page.css`` first, then one style sheet per tab."""
 
 
 def arm_styles() -> str:
-    """The colours of the arms as CSS: ``--arm`` holds that of the arm an element belongs to."""
+    """The colours of the arms as CSS; ``--arm`` is the colour of the arm that an element belongs to."""
     return "\n".join([
         f".gradio-container {{ {css_variables()} }}",
         f".dark .gradio-container, .gradio-container.dark {{ {css_variables(dark=True)} }}",
         css_rules(".ab-arm-ARM, .ab-pane.ab-arm-ARM, .ab-said.ab-arm-ARM { --arm: var(--arm-ARM); }"),
     ])
-
-
-def make_theme() -> gr.themes.Base:
-    """The theme; gradio takes it in ``launch()``."""
-    return gr.themes.Base(
-        primary_hue="indigo", neutral_hue="slate", radius_size="lg", font=_FONTS, font_mono=_MONO
-    ).set(
-        body_background_fill="#f5f6f9",
-        body_background_fill_dark="#0e1117",
-        body_text_color_subdued="#59637a",
-        body_text_color_subdued_dark="#9aa4b8",
-        background_fill_secondary="#ffffff",
-        background_fill_secondary_dark="#171b24",
-        block_background_fill="#ffffff",
-        block_background_fill_dark="#171b24",
-        block_border_width="1px",
-        block_border_color="#e3e6ec",
-        block_border_color_dark="#2a303c",
-        block_label_background_fill="transparent",
-        block_label_background_fill_dark="transparent",
-        block_title_text_weight="600",
-        block_title_text_size="13px",
-        block_title_text_color="*body_text_color",
-        block_title_text_color_dark="*body_text_color",
-        block_info_text_size="12px",
-        block_info_text_color="*body_text_color_subdued",
-        block_info_text_color_dark="*body_text_color_subdued",
-        block_label_text_color="*body_text_color_subdued",
-        block_padding="10px 12px",
-        border_color_primary="#e3e6ec",
-        border_color_primary_dark="#2a303c",
-        input_background_fill="#ffffff",
-        input_background_fill_dark="#0e1117",
-        input_border_color="#cfd5df",
-        input_border_color_dark="#3a4252",
-        input_border_width="1px",
-        button_primary_background_fill="*primary_700",
-        button_primary_background_fill_hover="*primary_800",
-        button_primary_background_fill_dark="*primary_600",
-        button_primary_text_color="#ffffff",
-        button_secondary_background_fill="#ffffff",
-        button_secondary_background_fill_dark="#222836",
-        button_secondary_background_fill_hover="#eef0f5",
-        button_secondary_border_color="#cfd5df",
-        button_secondary_border_color_dark="#3a4252",
-        button_border_width="1px",
-        button_large_text_weight="600",
-        layout_gap="14px",
-        form_gap_width="12px",
-    )

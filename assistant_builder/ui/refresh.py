@@ -1,16 +1,8 @@
-"""Parts of the page that follow a study: each says when it must be drawn anew, and draws itself from files.
+"""Redraw the regions of the page whose files have changed, and keep browser state across restarts.
 
-The page holds no job. When something has changed (see :mod:`assistant_builder.ui.refresh`), all sections are asked; those
-whose mark is unchanged are left alone, so that nothing flickers and what the user opened stays open.
-
-How a window learns that something changed: it asks every second for one short text, and draws where that differs.
-
-An event of gradio a second, with all components among its outputs, would cost a fifth of a core on either side as long
-as a page is open.
-
-What the browser keeps for the page: where, and under which key it is encrypted.
-
-Gradio draws both at random at every start unless it is given them, and then nothing kept survives a restart.
+Each :class:`LiveRegion` has a version that is computed from the files of the selected study. A browser window polls one
+hash of all versions every second and requests a redraw only when it differs: a gradio event per second would cost a
+fifth of a core in the server and in the browser. Unchanged regions are skipped, so opened sections stay open.
 """
 
 from __future__ import annotations
@@ -43,10 +35,10 @@ _log = logging.getLogger(__name__)
 
 
 class StudyView:
-    """A look at the chosen study; its files are read when someone asks.
+    """The selected study; its files are read on first access.
 
     Args:
-        name: The study, or None where none is chosen.
+        name: The study; None if none is selected.
     """
 
     def __init__(self, name: str | None) -> None:
@@ -60,12 +52,12 @@ class StudyView:
 
     @functools.cached_property
     def mark(self) -> str:
-        """Changes whenever anything about the study does."""
+        """A text that changes with every change of the study."""
         return study_stamp(self.study) if self.study else f"none:{self.name}"
 
     @functools.cached_property
     def snapshot(self) -> Snapshot | None:
-        """The study's state; None without a study, or when its files cannot be read (see :attr:`error`)."""
+        """The state of the study; None without a study, or if its files cannot be read (see :attr:`error`)."""
         if self.study is None:
             return None
         try:
@@ -82,13 +74,13 @@ class StudyView:
 
 @dataclass(frozen=True)
 class LiveRegion:
-    """One part of the page.
+    """A part of the page that is redrawn when the study changes.
 
     Attributes:
-        key: Its name.
-        outputs: The components it sets.
-        mark: A text that changes when it must be drawn anew.
-        draw: Values for ``outputs``, in order.
+        key: Name of the region.
+        outputs: The components that it sets.
+        mark: Returns the version: a text that changes when the region must be redrawn.
+        draw: Returns the values of ``outputs``, in order.
     """
 
     key: str
@@ -99,156 +91,133 @@ class LiveRegion:
 
 @dataclass(frozen=True)
 class Page:
-    """The page, built.
+    """The built page.
 
     Attributes:
-        demo: Its components.
-        sections: Its parts that follow a study.
+        demo: The gradio app.
+        sections: The regions that follow a study.
     """
 
     demo: gr.Blocks
     sections: Sequence[LiveRegion]
 
 
-@dataclass(frozen=True)
-class RenderedVersions:
-    """What a window shows of a study.
-
-    Attributes:
-        whole: A text that changes whenever one of the parts does.
-        parts: Section → its mark, shortened.
-    """
-
-    whole: str
-    parts: dict[str, str]
-
-    def to_json(self) -> str:
-        """The marks as a window keeps them."""
-        return json.dumps({"whole": self.whole, "parts": self.parts})
+def page_versions(sections: Sequence[LiveRegion], look: StudyView) -> tuple[str, dict[str, str]]:
+    """One hash of all versions, and a hash of the version of each region by its key."""
+    parts = {section.key: _digest(_version(section, look)) for section in sections}
+    return _digest(json.dumps([look.name, parts])), parts
 
 
-def marks_of(sections: Sequence[LiveRegion], look: StudyView) -> RenderedVersions:
-    """What a window would show if it were drawn now.
-
-    Args:
-        sections: The parts of the page.
-        look: A look at the chosen study.
-    """
-    parts = {section.key: _shortened(section.mark(look)) for section in sections}
-    return RenderedVersions(_shortened(json.dumps([look.name, parts])), parts)
+def _version(section: LiveRegion, look: StudyView) -> str:
+    try:
+        return section.mark(look)
+    except AssistantBuilderError:  # a damaged file, for example study.yaml
+        return f"damaged:{look.mark}"
 
 
 def refresh(sections: Sequence[LiveRegion], name: str | None, drawn: str) -> list[Any]:
-    """Draw what has changed.
+    """Redraw the regions that have changed.
 
     Args:
-        sections: The parts of the page.
-        name: The chosen study.
-        drawn: :class:`Marks` of the last drawing in this window, as JSON; empty where nothing was drawn yet.
+        sections: The regions of the page.
+        name: The selected study.
+        drawn: :func:`page_versions` that the browser window shows, as JSON; empty before the first drawing.
 
     Returns:
-        The new marks, likewise, then values for all outputs in order, unchanged ones skipped.
+        The new versions as JSON, then the values of all outputs in order; unchanged ones are skipped.
     """
     look = StudyView(name)
-    seen = _parts_of(drawn)
-    marks = marks_of(sections, look)
+    seen = _versions_shown(drawn)
+    whole, current = page_versions(sections, look)
     values: list[Any] = []
     for section in sections:
-        if seen.get(section.key) == marks.parts[section.key]:
+        if seen.get(section.key) == current[section.key]:
             values += [gr.skip()] * len(section.outputs)
         else:
             values += _draw(section, look)
-    shown = marks.to_json()
+    shown = json.dumps({"whole": whole, "parts": current})
     return [gr.skip() if shown == drawn else shown, *values]
 
 
-def _parts_of(drawn: str) -> dict[str, Any]:
-    """Marks of the parts that a window shows; none where it sends something else, so that all is drawn."""
+def _versions_shown(drawn: str) -> dict[str, Any]:
+    """Versions that a browser window shows; empty if its text is invalid, so that everything is redrawn."""
     try:
-        parts = json.loads(drawn)["parts"]  # a window can be older than the server
+        parts = json.loads(drawn)["parts"]  # a browser window can be older than the server
     except (ValueError, TypeError, KeyError, RecursionError):
         return {}
     return parts if isinstance(parts, dict) else {}
 
 
-def _shortened(mark: str) -> str:
+def _digest(mark: str) -> str:
     return hashlib.blake2b(mark.encode("utf-8", errors="surrogatepass"), digest_size=9).hexdigest()
 
 
 def _draw(section: LiveRegion, look: StudyView) -> Sequence[Any]:
-    """Draw one part; a file of another version, say, must not take the rest of the page with it."""
+    """Draw one region; an error in it, such as a file of another version, must not affect the others."""
     try:
         return section.draw(look)
     except Exception as error:
         _log.exception("the page cannot draw %s of study %s", section.key, look.name)
-        gr.Warning(toast(f"{section.key} cannot be shown: {error!r}", "The terminal that runs the page says more"))
+        gr.Warning(toast(f"{section.key} cannot be shown: {error!r}", "The terminal that runs the page shows more"))
         return [gr.skip()] * len(section.outputs)
 
 
 def user_facing_errors(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """The edge of the page: an error becomes a message with its remedy, never a bare traceback.
-
-    Args:
-        function: An event handler.
-    """
+    """Decorate an event handler so that an error is shown as a message with its remedy."""
 
     @functools.wraps(function)
     def handler(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         try:
             return function(*args, **kwargs)
         except (AssistantBuilderError, OSError, MemoryError) as error:
-            said = translate_error(error)
-            raise gr.Error(toast(said.what, said.remedy), print_exception=False) from error
+            translated = translate_error(error)
+            raise gr.Error(toast(translated.what, translated.remedy), print_exception=False) from error
         except gr.Error:
             raise
         except Exception as error:
             _log.exception("the page failed in %s", function.__name__)
-            raise gr.Error(
-                toast(f"the page failed: {error!r}", "The terminal that runs the page says more"), print_exception=False
-            ) from error
+            text = toast(f"the page failed: {error!r}", "The terminal that runs the page shows more")
+            raise gr.Error(text, print_exception=False) from error
 
     return handler
 
 
 PATH = "/pulse"
-FOLLOW_ID = "ab-follow"
+REFRESH_BUTTON_ID = "ab-follow"
 _SCRIPT = (Path(__file__).parent / "scripts" / "pulse.js").read_text(encoding="utf-8")
-ASK_EVERY_SECOND = _SCRIPT.replace("PATH", PATH).replace("FOLLOW_ID", FOLLOW_ID)
-"""JavaScript that takes the chosen study's name once the page has arrived, and asks from then on."""
-REMEMBER_DRAWN = "(marks) => { window.abDrawn = marks ? JSON.parse(marks).whole : null; }"
-"""JavaScript that takes the marks of what was drawn."""
+POLL_SCRIPT = _SCRIPT.replace("PATH", PATH).replace("FOLLOW_ID", REFRESH_BUTTON_ID)
+"""JavaScript that receives the name of the selected study after page load, and polls from then on."""
+STORE_VERSION_SCRIPT = "(versions) => { window.abDrawn = versions ? JSON.parse(versions).whole : null; }"
+"""JavaScript that receives the JSON of :func:`refresh`."""
 
 
 def pulse_route(sections: Sequence[LiveRegion]) -> Callable[[Request], Response]:
-    """What answers :data:`PATH`: :attr:`Marks.whole` of the study that the query names; of the home screen without one.
-
-    Args:
-        sections: The parts of the page.
-    """
+    """The handler of :data:`PATH`: the hash of all versions for the study in the query, or for the home screen."""
 
     def pulse(request: Request) -> Response:
-        return PlainTextResponse(marks_of(sections, StudyView(request.query_params.get("study"))).whole)
+        return PlainTextResponse(page_versions(sections, StudyView(request.query_params.get("study")))[0])
 
     return pulse
 
 
 def browser_state(name: str, default: Any) -> gr.BrowserState:
-    """A value that the browser keeps across reloads and restarts of the server.
+    """A value that the browser stores across reloads and restarts of the server.
 
-    It is not placed yet: call ``render()`` outside of all tabs, since the browser reads it only where it is shown.
+    Storage key and secret are fixed, because gradio would choose both at random at every start. Call ``render()``
+    outside of all tabs: the browser reads the value only from a component that is shown.
 
     Args:
-        name: What it is; part of the browser's key.
-        default: Where the browser has none.
+        name: Name of the value; part of the storage key.
+        default: Value if the browser has none.
     """
-    secret = _secret()
-    # Servers with other homes share a browser's storage where they share an address: each has entries of its own.
+    secret = _browser_key()
+    # Servers with different homes can share an address and with it the browser's storage: the key separates them.
     place = hashlib.sha256(secret.encode()).hexdigest()[:12]
     return gr.BrowserState(default, storage_key=f"assistant-builder-{name}-{place}", secret=secret, render=False)
 
 
-def _secret() -> str:
-    """The home's secret, made at the first start and readable by its owner alone."""
+def _browser_key() -> str:
+    """The secret of this home, created at the first start and readable only by its owner."""
     path = home() / "browser.key"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -257,8 +226,8 @@ def _secret() -> str:
         except FileExistsError:
             return path.read_text(encoding="ascii").strip() or secrets.token_hex(16)
         with os.fdopen(handle, "w", encoding="ascii") as file:
-            made = secrets.token_hex(16)
-            file.write(made)
-        return made
-    except OSError:  # a home that cannot be written to: the browser forgets with the next start
+            key = secrets.token_hex(16)
+            file.write(key)
+        return key
+    except OSError:  # the home is not writable: the stored values are lost at the next start
         return secrets.token_hex(16)

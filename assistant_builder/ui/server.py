@@ -1,18 +1,9 @@
-"""What the server keeps of each window of the page, for as long as it may be needed.
+"""Serve the page with uvicorn on a socket of its own: gradio is mounted behind authentication and request checks.
 
-Gradio 6.31 would let it grow. An update makes a component anew, under another number; the next event that reads it
-files it under that number too, value and all, so that every question of a long conversation stays in memory. And
-windows that were closed are kept until 10,000 newer ones have come, at about a megabyte each.
+``launch()`` of gradio is not used: it requests its own address and gives up within seconds on a busy machine, it trusts
+headers that any client can send, and it serves routes that the page does not use.
 
-Checks of requests for gradio's events, before gradio sees them: whose window it is, and whether the event exists.
-
-Gradio answers with the status 500 and a traceback in the log where an event does not exist or gets too few values, and
-keeps no window from whoever names it.
-
-Serving the page: our own socket and uvicorn, gradio mounted inside, the gate in front of everything.
-
-``launch()`` of gradio is not used. It asks its own address whether it answers and gives up within seconds on a busy
-machine, it trusts headers that any client can send, and it answers what is never asked for here.
+Private parts of gradio that this module needs are listed and tested in ``tests/ui/test_server_sessions.py``.
 """
 
 from __future__ import annotations
@@ -32,13 +23,15 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 from gradio.blocks import Block
+from gradio.routes import App as GradioApp
 from gradio.state_holder import SessionState, StateHolder
 from starlette.datastructures import Headers, QueryParams
 from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from assistant_builder.ui import refresh, uploads
-from assistant_builder.ui.html import STYLE_SHEETS, arm_styles, make_theme
+from assistant_builder.ui.html import STYLE_SHEETS, arm_styles
 from assistant_builder.ui.refresh import Page
 from assistant_builder.ui.uploads import uploads_folder
 from assistant_builder.web.access import Access, AllowedHosts, listen
@@ -47,12 +40,16 @@ from assistant_builder.web.middleware import AuthMiddleware, BodyLimitMiddleware
 from assistant_builder.web.request_limits import limited_config
 from assistant_builder.web.sessions import SESSION, NameOwners
 
-CLOSED_KEPT = 20
-"""Windows that are closed but kept, in case their computers only slept."""
+MAX_CLOSED_WINDOWS = 20
+"""Closed windows whose state is kept, because their computers may only have been suspended."""
 
 
-class Window(SessionState):
-    """The components of one window: one for each number, however often they are made anew."""
+class WindowState(SessionState):
+    """The state of one browser window, with one component per id.
+
+    Gradio 6.31 creates a component with a new id at every update and stores it under both ids, so that every question
+    of a long conversation would stay in memory.
+    """
 
     def __setitem__(self, key: int, value: Any) -> None:
         if isinstance(value, Block):
@@ -61,25 +58,25 @@ class Window(SessionState):
 
 
 class BoundedStateHolder(StateHolder):
-    """The windows by their names, those used last at the end."""
+    """States of the browser windows by session hash; gradio's own keeps 10,000 closed ones of about 1 MB each."""
 
     def __getitem__(self, session_id: str) -> SessionState:
         if session_id not in self.session_data:
-            self.session_data[session_id] = Window(self.blocks)
+            self.session_data[session_id] = WindowState(self.blocks)
         return super().__getitem__(session_id)
 
-    def forget(self, session_id: str) -> None:
-        """Drop what is kept of a window."""
+    def remove(self, session_id: str) -> None:
+        """Delete the state of a window."""
         with self.lock:
             self.session_data.pop(session_id, None)
             self.time_last_used.pop(session_id, None)
 
     def update(self, session_id: str) -> None:
-        """Note that a window is used, and forget closed ones that have not been for longest."""
+        """Mark a window as used, and delete all but the last :data:`MAX_CLOSED_WINDOWS` closed ones."""
         super().update(session_id)
         with self.lock:
             closed = [name for name, window in self.session_data.items() if window.is_closed and name != session_id]
-            for name in closed[:-CLOSED_KEPT]:
+            for name in closed[:-MAX_CLOSED_WINDOWS]:
                 del self.session_data[name]
                 self.time_last_used.pop(name, None)
 
@@ -87,55 +84,56 @@ class BoundedStateHolder(StateHolder):
 _API = "/gradio_api"
 _HEARTBEAT = f"{_API}/heartbeat/"
 _DIRECT = f"{_API}/run/predict"
-_STARTS = (f"{_API}/queue/join", _DIRECT)
+_SUBMIT_PATHS = (f"{_API}/queue/join", _DIRECT)
 _FAILURE = b'{"error":null}'
-"""What gradio answers where an event failed without a sentence for people."""
-_LONGEST_NAME = 200
+"""Gradio's response to an event that failed without a message for the user."""
+_MAX_NAME_LENGTH = 200
 _UNKNOWN = {"msg": "unexpected_error", "message": "404: Not Found", "session_not_found": True, "success": False}
-"""What gradio sends to a window that waits for no event, before it fails with a traceback."""
+"""Gradio's message to a window that waits for no event; gradio raises an error after it."""
 
 
-class Events:
-    """ASGI middleware next to gradio.
+class EventGuard:
+    """ASGI middleware that checks that a requested gradio event exists and that its window belongs to the login.
+
+    Gradio checks no owner, and answers an unknown event or too few values with status 500 and a traceback in the log.
 
     Args:
-        app: What is behind it.
+        app: The wrapped app.
         demo: The page.
-        windows: What is kept of its windows.
+        windows: States of its browser windows.
     """
 
     def __init__(self, app: ASGIApp, demo: gr.Blocks, windows: BoundedStateHolder) -> None:
         self._app = app
         self._demo = demo
-        self._owners = NameOwners(windows.forget)
+        self._owners = NameOwners(windows.remove)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or refuse it."""
+        """Forward or refuse the request."""
         response = self._refusal(scope) if scope["type"] == "http" else None
         direct = scope["path"].rstrip("/") == _DIRECT if scope["type"] == "http" else False
-        await (response or self._app)(scope, receive, _with_status_of_refusals(send) if direct else send)
+        await (response or self._app)(scope, receive, _with_refusal_status(send) if direct else send)
 
-    def judge(self, scope: Scope, tree: Any) -> Response | None:
-        """The refusal of a request with a body; None: it may pass.
+    def check_body(self, scope: Scope, tree: Any) -> Response | None:
+        """Check a request with a JSON body.
 
-        Args:
-            scope: The request.
-            tree: Its JSON.
+        Returns:
+            The error response; None if the request is allowed.
         """
         if not isinstance(tree, dict):
             return _refused(400, "The request is not an object")
         window, path = tree.get("session_hash"), scope["path"].rstrip("/")
         if isinstance(window, str) and not self._owns(scope, [window]):
-            return _not_yours()
+            return _foreign_window()
         if path == f"{_API}/cancel":
-            running = self._demo._queue.pending_event_ids_session.get(window, ()) if isinstance(window, str) else ()
-            return None if tree.get("event_id") in list(running) else _refused(404, "There is no such event")
-        return self._not_an_event(tree) if path in _STARTS else None
+            pending = self._demo._queue.pending_event_ids_session.get(window, ()) if isinstance(window, str) else ()
+            return None if tree.get("event_id") in list(pending) else _refused(404, "There is no such event")
+        return self._not_an_event(tree) if path in _SUBMIT_PATHS else None
 
     def _not_an_event(self, tree: dict[str, Any]) -> Response | None:
         number, data = tree.get("fn_index"), tree.get("data")
         function = self._demo.fns.get(number) if type(number) is int else None
-        if function is None or (function.fn is None and not function.cancels):  # those of the browser alone have none
+        if function is None or (function.fn is None and not function.cancels):  # JavaScript-only events have none
             return _refused(404, "There is no such event")
         if not isinstance(data, list) or (len(data) < len(function.inputs) and not function.cancels):
             return _refused(400, f"The event takes {len(function.inputs)} values")
@@ -147,30 +145,30 @@ class Events:
         windows = query.getlist("session_hash")
         if path.startswith(_HEARTBEAT):
             windows.append(path.removeprefix(_HEARTBEAT).rstrip("/"))
-        # the progress of an upload names its file; it is a name of its own kind
+        # the id of an upload's progress is owned like a window, under a name that no window has
         if not self._owns(scope, [*windows, *(f"upload {name}" for name in query.getlist("upload_id"))]):
-            return _not_yours()
+            return _foreign_window()
         if path.rstrip("/") == f"{_API}/queue/data" and windows and scope["method"] == "GET":
             if windows[-1] not in self._demo._queue.pending_messages_per_session:
                 return StreamingResponse(iter([f"data: {json.dumps(_UNKNOWN)}\n\n"]), media_type="text/event-stream")
         return None
 
     def _owns(self, scope: Scope, names: Iterable[str]) -> bool:
-        return all(len(name) <= _LONGEST_NAME and self._owners.claim(name, scope.get(SESSION)) for name in names)
+        return all(len(name) <= _MAX_NAME_LENGTH and self._owners.claim(name, scope.get(SESSION)) for name in names)
 
 
-def _with_status_of_refusals(send: Send) -> Send:
-    """Gives what an event refuses with a sentence the status 400; gradio says 500 of those and of failures alike."""
+def _with_refusal_status(send: Send) -> Send:
+    """Send status 400 for an event that was refused with a message; gradio sends 500 for these and for failures."""
     failed: list[Message] = []
 
     async def send_with_status(message: Message) -> None:
         if message["type"] == "http.response.start" and message["status"] == 500:
             if Headers(raw=message["headers"]).get("content-type") == "application/json":
-                failed.append(message)  # what it announces is small, and in one piece
+                failed.append(message)  # its body is small and comes in one message
                 return
         if failed:
             start = failed.pop()
-            refused = message.get("body", b"").replace(b" ", b"") != _FAILURE  # also where it is compressed
+            refused = message.get("body", b"").replace(b" ", b"") != _FAILURE  # true for a compressed body as well
             await send({**start, "status": 400} if refused else start)
         await send(message)
 
@@ -181,25 +179,27 @@ def _refused(status: int, detail: str) -> Response:
     return JSONResponse({"detail": detail, "error": detail}, status)
 
 
-def _not_yours() -> Response:
-    """The page reloads at this, which gives it a window of its own."""
+def _foreign_window() -> Response:
+    """The response to a request for another login's window; the page reloads and gets a window of its own."""
     return JSONResponse({"detail": "This window belongs to another login. Reload the page."}, 403,
                         {"X-Log-In": "/login"})
 
 
 _QUEUE_LIMIT = 8
-"""Events of one kind that are worked on at a time, where the event itself does not say."""
-_LEAVE_SECONDS = 3
-"""How long a server that was asked to stop waits for the answers it has begun."""
+"""Concurrent runs of an event that sets no limit of its own."""
+_SHUTDOWN_SECONDS = 3
+"""How long a stopping server waits for responses in progress."""
+_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
+_MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 _LOG_IN_AGAIN = (Path(__file__).parent / "scripts" / "log_in_again.js").read_text(encoding="utf-8")
 
 
 class Serving:
-    """A page that is being served.
+    """A running server of the page.
 
     Args:
-        server: Answers the requests.
-        access: Where it does.
+        server: The server.
+        access: Its address and access rules.
     """
 
     def __init__(self, server: uvicorn.Server, access: Access) -> None:
@@ -209,28 +209,28 @@ class Serving:
 
     @property
     def url(self) -> str:
-        """The page's address."""
+        """URL of the page."""
         return self.access.url
 
     def run(self, listener: socket.socket) -> None:
         """Serve until interrupted."""
-        previous = signal.signal(signal.SIGTERM, _leave)
+        previous = signal.signal(signal.SIGTERM, _exit_on_signal)
         try:
             self._server.run(sockets=[listener])
         except KeyboardInterrupt:
-            pass  # the server has stopped by then; it only hands the signal on
+            pass  # uvicorn has already stopped and re-raises the signal
         finally:
             signal.signal(signal.SIGTERM, previous)
 
     def start(self, listener: socket.socket) -> None:
-        """Serve from a thread; connections are taken from now on and answered as soon as it is ready."""
+        """Serve from a thread; connections are accepted at once and answered when the server is ready."""
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [listener]}, name="page", daemon=True
         )
         self._thread.start()
 
     def close(self) -> None:
-        """Stop serving, and wait for it."""
+        """Stop serving, and wait for the end of the thread."""
         self._server.should_exit = True
         if self._thread is not None:
             self._thread.join()
@@ -240,21 +240,21 @@ def serve_page(build: Callable[[], Page], access: Access, *, block: bool = True)
     """Serve a page.
 
     Args:
-        build: Makes the page, or gives it where it is made already; called once it is clear that it can be served.
-        access: Where, and to whom.
-        block: Return when it is interrupted; else at once, and serve from a thread.
+        build: Returns the page; called after the socket is bound.
+        access: Address and access rules.
+        block: Serve until interrupted; otherwise serve from a thread and return at once.
 
     Raises:
-        ConfigError: It would be open to everyone, or cannot listen there.
+        ConfigError: The page would be open to everyone, or the address cannot be bound.
     """
     warnings = access.check()
-    listener = listen(access.host, access.port)  # who connects from now on waits until the page is ready
+    listener = listen(access.host, access.port)  # from here on, connections wait until the page is ready
     access = replace(access, port=listener.getsockname()[1])
     app, stop = page_app(build(), access)
     config = limited_config(
         app, access.connections, proxy=access.proxy, log_level="warning", access_log=False, server_header=False,
         lifespan="on", proxy_headers=bool(access.proxy), forwarded_allow_ips=access.proxy or None,
-        timeout_graceful_shutdown=_LEAVE_SECONDS, ssl_certfile=access.certificate, ssl_keyfile=access.key,
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS, ssl_certfile=access.certificate, ssl_keyfile=access.key,
     )
     ready = [f"warning: {line}" for line in warnings]
     if block:
@@ -267,11 +267,45 @@ def serve_page(build: Callable[[], Page], access: Access, *, block: bool = True)
     return serving
 
 
+_LIGHT_AND_DARK = {
+    "body_background_fill": ("#f5f6f9", "#0e1117"),
+    "body_text_color_subdued": ("#59637a", "#9aa4b8"),
+    "background_fill_secondary": ("#ffffff", "#171b24"),
+    "block_background_fill": ("#ffffff", "#171b24"),
+    "block_border_color": ("#e3e6ec", "#2a303c"),
+    "block_label_background_fill": ("transparent", "transparent"),
+    "block_title_text_color": ("*body_text_color", "*body_text_color"),
+    "block_info_text_color": ("*body_text_color_subdued", "*body_text_color_subdued"),
+    "border_color_primary": ("#e3e6ec", "#2a303c"),
+    "input_background_fill": ("#ffffff", "#0e1117"),
+    "input_border_color": ("#cfd5df", "#3a4252"),
+    "button_primary_background_fill": ("*primary_700", "*primary_600"),
+    "button_secondary_background_fill": ("#ffffff", "#222836"),
+    "button_secondary_border_color": ("#cfd5df", "#3a4252"),
+}
+_BOTH = {
+    "block_border_width": "1px", "block_title_text_weight": "600", "block_title_text_size": "13px",
+    "block_info_text_size": "12px", "block_label_text_color": "*body_text_color_subdued",
+    "block_padding": "10px 12px", "input_border_width": "1px", "button_primary_background_fill_hover": "*primary_800",
+    "button_primary_text_color": "#ffffff", "button_secondary_background_fill_hover": "#eef0f5",
+    "button_border_width": "1px", "button_large_text_weight": "600", "layout_gap": "14px", "form_gap_width": "12px",
+}
+"""Values of gradio's theme variables for the light and the dark theme, and for both."""
+
+
+def make_theme() -> gr.themes.Base:
+    """The theme of the page; it uses system fonts only, so that nothing is fetched from other hosts."""
+    light = {name: value for name, (value, _) in _LIGHT_AND_DARK.items()}
+    dark = {f"{name}_dark": value for name, (_, value) in _LIGHT_AND_DARK.items()}
+    base = gr.themes.Base(primary_hue="indigo", neutral_hue="slate", radius_size="lg", font=_FONTS, font_mono=_MONO)
+    return base.set(**_BOTH, **light, **dark)
+
+
 def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
-    """Everything that answers a request, from the outermost layer to gradio.
+    """Build the ASGI app with all middleware, from the outermost layer to gradio.
 
     Returns:
-        The ASGI app, and what to call as soon as it is to stop.
+        The app, and the function to call before the server shuts down.
     """
     folder, demo = uploads_folder(), page.demo
     login = Login(access.user, access.password) if access.user is not None and access.password is not None else None
@@ -286,9 +320,10 @@ def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
         max_file_size=access.limits.file_bytes, allowed_paths=[], blocked_paths=[], ssr_mode=False,
         enable_monitoring=False, run_history=False, mcp_server=False, pwa=False,
     )
-    # mounting leaves this off, and without it gradio checks no file that a request names
+    # Mounting does not set this, and without it gradio checks no file that a request names.
     demo.has_launched = True
-    inner = outer.routes[-1].app  # type: ignore[attr-defined]
+    mounts = (route.app for route in outer.routes if isinstance(route, Mount))
+    inner = next(app for app in mounts if isinstance(app, GradioApp))
     windows = BoundedStateHolder()
     inner.state_holder = windows
     windows.set_blocks(demo)
@@ -298,15 +333,15 @@ def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
         demo._queue.close()
         inner.stop_event.set()
 
-    events = Events(outer, demo, windows)
-    app: ASGIApp = BodyLimitMiddleware(events, access.limits, folder, uploads.PATH, events.judge)
+    events = EventGuard(outer, demo, windows)
+    app: ASGIApp = BodyLimitMiddleware(events, access.limits, folder, uploads.PATH, events.check_body)
     app = RouteAllowlistMiddleware(app, folder, (refresh.PATH,))
     app = AuthMiddleware(app, AllowedHosts(access.host, access.allowed_hosts), login)
     return SecurityHeadersMiddleware(app), stop
 
 
 class _Server(uvicorn.Server):
-    """Says when it is ready, and lets go of open streams when it stops: those would never end by themselves."""
+    """Prints when it is ready, and ends open event streams at shutdown, which would otherwise never end."""
 
     def __init__(self, config: uvicorn.Config, ready: list[str], stop: Callable[[], None]) -> None:
         super().__init__(config)
@@ -323,6 +358,6 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    """End the ordinary way, so that what is tidied up at exit is."""
+def _exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
+    """Exit normally, so that exit handlers run."""
     raise SystemExit(128 + number)

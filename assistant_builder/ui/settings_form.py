@@ -1,10 +1,6 @@
-"""What the page needs to know of a setting, read off ``config.py``: its kind, bounds and help; values to and fro.
+"""Settings on the page: one component per field of the config, and messages that name settings by their labels.
 
-Pure: no gradio. Values are validated by ``config.py`` alone, which reports all problems together.
-
-Settings as components: one component for each field of ``config.py``, never a default written twice.
-
-Messages that name a setting as the command line does, in the words of the page: the control that sets it.
+Kind, bounds, help and default of a setting come from :mod:`assistant_builder.config`, which also validates the values.
 """
 
 from __future__ import annotations
@@ -14,19 +10,20 @@ import re
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
-import gradio as gr
-from gradio.components import Component
 from pydantic.fields import FieldInfo
 
 from assistant_builder.config import PRESET_LABELS, PRESETS, RegistryName, StudyConfig, option_fields, parse_config
 
+if TYPE_CHECKING:
+    from gradio.components import Component
+
 Kind = Literal["integer", "number", "text", "flag", "choice", "choices", "list", "mapping"]
 
-NOT_OPTIONS = frozenset(("version", "model.trust_remote_code"))
-"""Fields of the config that nobody chooses: no setting allows a model's own code, see ``models/trust.py``."""
+HIDDEN_KEYS = frozenset(("version", "model.trust_remote_code"))
+"""Fields of the config that are not settings; for code of a model see ``models/trust.py``."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +33,11 @@ class Option:
     Attributes:
         key: Dotted key, as in ``study.yaml`` and ``--set``.
         title: Label.
-        help: What it does, with its bounds.
-        kind: Which component suits it.
-        basic: Shown without opening the advanced pane.
-        optional: May be left empty.
-        choices: Of ``choice`` and ``choices``.
+        help: Description with the bounds.
+        kind: Type of the value, which selects the component.
+        basic: Whether it is shown outside of the advanced section.
+        optional: Whether it may be empty.
+        choices: Allowed values of ``choice`` and ``choices``.
         default: The default value.
     """
 
@@ -54,7 +51,7 @@ class Option:
     default: Any
 
     def to_widget(self, value: Any) -> Any:
-        """The value in the form in which a component shows it."""
+        """Convert a value to that of the component."""
         if self.kind == "list":
             return ", ".join(value)
         if self.kind == "mapping":
@@ -64,11 +61,12 @@ class Option:
         return list(value) if self.kind == "choices" else value
 
     def from_widget(self, shown: Any) -> Any:
-        """The reverse of :meth:`to_widget`; what makes no sense is passed on for ``config.py`` to refuse."""
+        """The inverse of :meth:`to_widget`; an invalid value is returned unchanged, for the config to refuse."""
         if self.kind == "list":
             return [item.strip() for item in (shown or "").split(",") if item.strip()]
         if self.kind == "mapping":
-            return _mapping(shown or "")
+            pairs = (line.partition("=") for line in (shown or "").split("\n") if line.strip())
+            return {key.strip(): value.strip() for key, _, value in pairs}
         if self.optional and (shown is None or not str(shown).strip()):
             return None
         if self.kind == "text":
@@ -78,17 +76,12 @@ class Option:
         return shown
 
 
-def _mapping(text: str) -> dict[str, str]:
-    parts = (line.partition("=") for line in text.split("\n") if line.strip())
-    return {key.strip(): value.strip() for key, _, value in parts}
-
-
 def study_options() -> dict[str, Option]:
-    """Every setting by its dotted key, in the order of ``config.py``."""
+    """Every setting by its dotted key, in the order of the config."""
     return {
         key: _option(key, field, default)
         for key, (field, default) in option_fields().items()
-        if key not in NOT_OPTIONS
+        if key not in HIDDEN_KEYS
     }
 
 
@@ -111,7 +104,7 @@ def _option(key: str, field: FieldInfo, default: Any) -> Option:
 
 
 def _kind(annotation: Any) -> tuple[Kind, tuple[str, ...], bool]:
-    """Kind, choices, and whether None is allowed."""
+    """Kind, choices, and whether None is valid."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         inner = [argument for argument in arguments if argument is not type(None)]
@@ -132,18 +125,11 @@ def _kind(annotation: Any) -> tuple[Kind, tuple[str, ...], bool]:
 
 
 def bounds_text(field: FieldInfo) -> str:
-    """The bounds of a number in words: ``above 0, below 0.9``; empty where there are none."""
-    words = []
-    for constraint in field.metadata:
-        if isinstance(constraint, annotated_types.Gt):
-            words.append(f"above {constraint.gt}")
-        elif isinstance(constraint, annotated_types.Ge):
-            words.append(f"at least {constraint.ge}")
-        elif isinstance(constraint, annotated_types.Lt):
-            words.append(f"below {constraint.lt}")
-        elif isinstance(constraint, annotated_types.Le):
-            words.append(f"at most {constraint.le}")
-    return ", ".join(words)
+    """The bounds of a number in words: ``above 0, below 0.9``; empty if it has none."""
+    bounds = ((annotated_types.Gt, "above", "gt"), (annotated_types.Ge, "at least", "ge"),
+              (annotated_types.Lt, "below", "lt"), (annotated_types.Le, "at most", "le"))
+    return ", ".join(f"{words} {getattr(constraint, name)}" for constraint in field.metadata
+                     for kind, words, name in bounds if isinstance(constraint, kind))
 
 
 def get_value(config: StudyConfig, key: str) -> Any:
@@ -160,49 +146,51 @@ def flat(config: StudyConfig) -> dict[str, Any]:
 
 
 def read_form(shown: Mapping[str, Any], base: StudyConfig) -> StudyConfig:
-    """The config that a form asks for.
+    """Build a config from the values of a form.
 
     Args:
-        shown: Dotted key → what the component holds.
-        base: Where the settings come from that the form does not show.
+        shown: Dotted key → value of the component.
+        base: Config with the settings that the form does not show.
 
     Raises:
-        ConfigError: With every value that does not fit.
+        ConfigError: Values are invalid; the error lists all of them.
     """
     options = study_options()
     tree = base.model_dump(mode="json")
     for key, value in shown.items():
-        asked = options[key].from_widget(value)
-        if asked == options[key].from_widget(options[key].to_widget(get_value(base, key))):
-            continue  # untouched: keep the very value, also where two of them look the same in a component
+        entered = options[key].from_widget(value)
+        if entered == options[key].from_widget(options[key].to_widget(get_value(base, key))):
+            continue  # unchanged: keep the value of the base, since two values can look the same in a component
         node = tree
         *parents, leaf = key.split(".")
         for part in parents:
             node = node[part]
-        node[leaf] = asked
+        node[leaf] = entered
     return parse_config(tree, where="settings")
 
 
-def step_of(option: Option) -> float:
-    """By how much the arrows of a number change it: 1, or one in the default's first digit."""
+def number_step(option: Option) -> float:
+    """The step of a number field: 1, or one unit of the first digit of the default."""
     if option.kind == "integer":
         return 1
     return 10.0 ** math.floor(math.log10(option.default)) if option.default else 0.01
 
 
 def preset_label(name: str) -> str:
-    """A preset and what it is for: ``Quick look: does it work at all?``."""
+    """Label of a preset: ``Quick look: does it work at all?``."""
     title, purpose = PRESET_LABELS[name]
     return f"{title}: {purpose}"
 
 
-def component_of(option: Option, suggestions: Sequence[tuple[str, str]] = ()) -> Component:
-    """The component that suits a setting, holding its default.
+def make_component(option: Option, suggestions: Sequence[tuple[str, str]] = ()) -> Component:
+    """Create the component of a setting, with its default.
 
     Args:
         option: The setting.
-        suggestions: (label, value) offered for a text, which may still be any other.
+        suggestions: (label, value) of suggested texts; any other text is valid too.
     """
+    import gradio as gr
+
     value = option.to_widget(option.default)
     place = f"ab-{option.key.replace('.', '-')}"
     shared: dict[str, Any] = {"label": option.title, "info": option.help, "interactive": True, "elem_id": place}
@@ -210,8 +198,8 @@ def component_of(option: Option, suggestions: Sequence[tuple[str, str]] = ()) ->
         choices = [(preset_label(name), name) for name in option.choices]
         return gr.Radio(choices, value=value, elem_classes="ab-presets", **shared)
     if option.kind in ("integer", "number") and not option.optional:  # gr.Number turns "not set" into 0
-        # Bounds are left to config.py: the component would round, and refuse one value at a time without a remedy.
-        return gr.Number(value=value, step=step_of(option), **shared)
+        # No bounds here: the component would round, and refuse one value at a time without a remedy.
+        return gr.Number(value=value, step=number_step(option), **shared)
     if option.kind == "flag":
         return gr.Checkbox(value=value, **shared)
     if option.kind == "choice":
@@ -226,10 +214,10 @@ def component_of(option: Option, suggestions: Sequence[tuple[str, str]] = ()) ->
 
 
 class OptionForm:
-    """A set of settings on the page.
+    """The components of several settings.
 
     Args:
-        suggestions: Dotted key → (label, value) offered for it.
+        suggestions: Dotted key → (label, value) of suggested texts.
     """
 
     def __init__(self, suggestions: Mapping[str, Sequence[tuple[str, str]]] | None = None) -> None:
@@ -237,31 +225,27 @@ class OptionForm:
         self.components: dict[str, Component] = {}
 
     def show(self, keys: Iterable[str]) -> None:
-        """Place the components of these settings where the caller's layout stands."""
+        """Create the components of these settings in the open layout block."""
         options = study_options()
         for key in keys:
-            self.components[key] = component_of(options[key], self._suggestions.get(key, ()))
+            self.components[key] = make_component(options[key], self._suggestions.get(key, ()))
 
     @property
     def inputs(self) -> list[Component]:
-        """The components in order, as inputs or outputs of an event."""
+        """The components in order, for use as inputs or outputs of an event."""
         return list(self.components.values())
 
     def values(self, config: StudyConfig) -> list[Any]:
-        """What the components show for a config, in order."""
+        """The values of the components for a config, in order."""
         options = study_options()
         return [options[key].to_widget(get_value(config, key)) for key in self.components]
 
     def read(self, shown: Sequence[Any], base: StudyConfig) -> StudyConfig:
-        """The config that the components ask for.
-
-        Raises:
-            ConfigError: With every value that does not fit.
-        """
+        """Build a config from the values of the components; see :func:`read_form`."""
         return read_form(dict(zip(self.components, shown, strict=True)), base)
 
     def preset_targets(self) -> list[Component]:
-        """The components that choosing a preset sets."""
+        """The components that a preset sets."""
         return [self.components[f"train.{key}"] for key in preset_keys()]
 
 
@@ -271,24 +255,26 @@ def preset_keys() -> list[str]:
 
 
 def preset_values(name: str) -> list[Any]:
-    """What choosing a preset puts into :meth:`OptionForm.preset_targets`; ``custom`` changes nothing."""
+    """Values that a preset sets in :meth:`OptionForm.preset_targets`; ``custom`` changes nothing."""
+    import gradio as gr
+
     values = PRESETS.get(name)
     return [gr.skip() if values is None else values.get(key, gr.skip()) for key in preset_keys()]
 
 
 def keys_of(part: str, *, basic: bool | None = None, without: Iterable[str] = ()) -> list[str]:
-    """The dotted keys of one part of the config.
+    """The dotted keys of one section of the config.
 
     Args:
         part: ``data``, ``model``, ``train`` or ``eval``.
-        basic: Only the basic ones, only the others, or (None) all.
-        without: Keys to leave out.
+        basic: True: only basic settings; False: only advanced ones; None: all.
+        without: Keys to exclude.
     """
-    left_out = set(without)
+    excluded = set(without)
     return [
         key
         for key, option in study_options().items()
-        if key.startswith(f"{part}.") and key not in left_out and basic in (None, option.basic)
+        if key.startswith(f"{part}.") and key not in excluded and basic in (None, option.basic)
     ]
 
 
@@ -308,7 +294,7 @@ _KEY = r"(?:data|model|train|eval)\.[a-z][a-z_.]*[a-z]"
 _VALUE = r"""=(?:'[^']*'|[^\s,;:)'"]+)"""
 _SETTING = re.compile(rf"(?:--set )?({_KEY})({_VALUE})?")
 _LISTED = re.compile(rf"--set {_KEY}{_VALUE}(?: --set {_KEY}{_VALUE})+")
-_PHRASES = (
+_CLI_PHRASES = (
     (re.compile(r"resume it with 'assistant-builder run [^']*'"), "open that study at the top of the page"),
     (re.compile(r"(?:[Rr]un the study|[Rr]un it) again with --redo"),
      "tick “Replace results” on the Train tab and press the button there"),
@@ -317,20 +303,20 @@ _PHRASES = (
 )
 
 
-def page_words(text: str) -> str:
-    """The text with each setting called what the page calls it.
+def use_page_labels(text: str) -> str:
+    """Replace keys of settings and command-line options by the labels of the page.
 
     ``--set data.columns.group=NAME`` becomes “Group, kept together” under “Which column is which”;
     ``train.max_length`` becomes “Longest pair”; ``data.remove_leaks=never`` becomes “Remove leaks” (never).
     """
-    for pattern, words in _PHRASES:
+    for pattern, words in _CLI_PHRASES:
         text = pattern.sub(words, text)
     text = _LISTED.sub(lambda match: match.group().replace(" --set ", " and --set "), text)
     under = f"” under “{MAPPING_TITLE}” and “"
-    return _SETTING.sub(_named, text).replace(under, "” and “")
+    return _SETTING.sub(_replace_key, text).replace(under, "” and “")
 
 
-def _named(match: re.Match[str]) -> str:
+def _replace_key(match: re.Match[str]) -> str:
     key, value = match.group(1), (match.group(2) or "").lstrip("=").strip("'")
     title = _title(key)
     if title is None:

@@ -1,8 +1,6 @@
-"""What the study's files say at one moment, read for the page. No gradio, no model.
+"""Read the state of a study from its files, and show its name and steps in the strip above the tabs.
 
-The page polls: :func:`stamp` tells cheaply whether anything changed, so that nothing is read or drawn anew in vain.
-
-The study as a whole: its name, state and steps.
+The page polls: :func:`stamp` detects changes without reading the files.
 """
 
 from __future__ import annotations
@@ -22,25 +20,25 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.study import Study
 from assistant_builder.study.steps import STEPS, Progress, StepRecord, insert_shards, split_run
-from assistant_builder.ui.html import STATE_WORDS, badge, bar, empty, error_callout, join
+from assistant_builder.ui.html import STATE_LABELS, badge, bar, empty, error_callout, join
 from evals.report.format import duration
 
 
 def shown_arms(config: StudyConfig) -> tuple[str, ...]:
-    """The arms that a study trains, in the order in which the page shows them."""
+    """The arms that a study trains, in display order."""
     return plain_order(config.arms)
 
 
 @dataclass(frozen=True)
 class ArmSnapshot:
-    """One arm's training.
+    """Training of one arm.
 
     Attributes:
         step: Record of its training step.
         points: ``step`` events of metrics.jsonl, oldest first.
         validations: ``validation`` events.
-        summary: summary.json, once it is trained.
-        samples: ``sample`` events: what it answers to a few validation questions.
+        summary: summary.json, after training.
+        samples: ``sample`` events: answers to a few validation questions.
     """
 
     step: StepRecord
@@ -57,20 +55,20 @@ class ArmSnapshot:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A study at one moment.
+    """The state of a study at one moment.
 
     Attributes:
-        name: The study.
+        name: Name of the study.
         config: Its settings.
-        state: State of the whole.
+        state: Its state.
         steps: Records of its steps, in order.
-        progress: Step → how far it is, where it says so.
-        error: The run's error, or that of its failed step, as a record.
-        arms: The arms that the study trains.
+        progress: Step → its progress, for steps that report it.
+        error: Record of the error of the failed step or of the run.
+        arms: Arm → its training.
         scores: Cell → scores.json.
         report: report.json.
-        behind: The studies that its run waits for, the next to run first.
-        dashboard: URL of the page of the cluster that runs it now.
+        behind: The studies ahead in the queue, the next to run first.
+        dashboard: URL of the dashboard of the cluster that runs it.
     """
 
     name: str
@@ -91,27 +89,27 @@ class Snapshot:
 
     @property
     def running(self) -> bool:
-        """Whether a run is under way."""
+        """Whether the study is running."""
         return self.state == "running"
 
     @property
     def shown_state(self) -> str:
-        """The state as the page names it: ``waiting`` apart from a study that was never run."""
+        """The state on the page, which distinguishes ``waiting`` from ``queued``: never run."""
         return "waiting" if self.behind and self.state == "queued" else self.state
 
     @property
     def busy(self) -> bool:
-        """Whether a run is under way or waits for its turn."""
+        """Whether the study is running or waiting in the queue."""
         return self.shown_state in ("running", "waiting")
 
     @property
     def touched(self) -> bool:
-        """Whether any step has been started."""
+        """Whether any step has started."""
         return any(record.state != "queued" for record in self.steps)
 
     @property
     def trained(self) -> bool:
-        """Whether all assistants of the study can be talked to."""
+        """Whether all arms are trained."""
         return all(self.step(f"train-{arm}").state == "succeeded" for arm in shown_arms(self.config))
 
 
@@ -156,37 +154,36 @@ def _arm(study: Study, arm: str) -> ArmSnapshot:
 
 
 def samples_stamp(study: Study) -> str:
-    """A text that changes whenever a sample answer comes or goes."""
+    """A text that changes with the sample answers."""
     paths = [study.arm_folder(arm) / "metrics.jsonl" for arm in shown_arms(study.config)]
-    asked = [[event for event in _events(str(path), stamp([path])) if event["event"] == "sample"] for path in paths]
-    return ".".join(f"{len(events)}@{events[-1]['step'] if events else 0}" for events in asked)
+    samples = [[event for event in _events(str(path), stamp([path])) if event["event"] == "sample"] for path in paths]
+    return ".".join(f"{len(events)}@{events[-1]['step'] if events else 0}" for events in samples)
 
 
 def study_report(study: Study) -> dict[str, Any] | None:
-    """report.json, parsed once as long as it stays the same; nobody may change what is returned."""
+    """report.json, cached until the file changes; callers must not modify it."""
     path = study.folder / "report.json"
     return _report(path, stamp([path])) if path.exists() else None
 
 
 @functools.lru_cache(maxsize=4)
 def _report(path: Path, seen: str) -> dict[str, Any]:
-    found: dict[str, Any] = read_json(path)
-    return found
+    return dict(read_json(path))
 
 
 @functools.lru_cache(maxsize=16)
 def _events(path: str, seen: str) -> list[dict[str, Any]]:
-    """Lines of a metrics file; ``seen`` is its stamp, so that an unchanged file is parsed once."""
+    """Lines of a metrics file; ``seen`` is its stamp, which makes an unchanged file a cache hit."""
     return read_jsonl(Path(path))
 
 
 def stamp(paths: Iterable[Path]) -> str:
-    """A text that changes whenever one of the files does."""
+    """A text that changes with any of the files."""
     marks = []
     for path in paths:
         try:
             status = path.stat()
-            # a file replaced within one tick of the clock, or after the clock was set back, is another file still
+            # the inode detects a file that was replaced within one clock tick or after the clock was set back
             marks.append(f"{status.st_mtime_ns}.{status.st_size}.{status.st_ino}")
         except OSError:
             marks.append("-")
@@ -194,21 +191,22 @@ def stamp(paths: Iterable[Path]) -> str:
 
 
 def study_stamp(study: Study) -> str:
-    """A text that changes whenever what :func:`take_snapshot` reads does, dead processes included."""
+    """A text that changes with everything that :func:`take_snapshot` reads, including processes that have exited."""
     paths = [study.folder / "study.yaml", study.folder / "run.json", study.folder / "report.json"]
+    arms: Iterable[str] = ()
     try:
-        steps = insert_shards(study.steps, study.shards)
+        steps, arms = insert_shards(study.steps, study.shards), study.config.arms
     except AssistantBuilderError:  # the settings are damaged
         steps = STEPS
     for step in steps:
         paths += [study.status_file(step), study.step_folder(step) / f"{step}.progress.json"]
-    paths += [study.arm_folder(arm) / name for arm in study.config.arms for name in ("metrics.jsonl", "summary.json")]
+    paths += [study.arm_folder(arm) / name for arm in arms for name in ("metrics.jsonl", "summary.json")]
     paths += [study.cell_folder(cell) / "scores.json" for cell in CELLS]
     return f"{study.name}:{state_of(study)}:{stamp(paths)}"
 
 
 def state_of(study: Study) -> str:
-    """The study's state; ``waiting`` where its run waits for its turn, ``damaged`` where its files cannot be read."""
+    """The state of the study; ``waiting`` if its run is in the queue, ``damaged`` if its files cannot be read."""
     try:
         state = study.state
         return "waiting" if state == "queued" and study.queued_behind else state
@@ -217,7 +215,7 @@ def state_of(study: Study) -> str:
 
 
 def all_trained(study: Study) -> bool:
-    """Whether all assistants of the study can be talked to; cheaper than a snapshot."""
+    """Whether all arms are trained; cheaper than a snapshot."""
     try:
         return all(study.step(f"train-{arm}").state == "succeeded" for arm in shown_arms(study.config))
     except AssistantBuilderError:
@@ -225,7 +223,7 @@ def all_trained(study: Study) -> bool:
 
 
 def log_tail(study: Study, step: str, lines: int = 30) -> str:
-    """The end of the step's log."""
+    """The last lines of the log of a step."""
     path = study.log_file(step)
     if not path.exists():
         return ""
@@ -240,7 +238,7 @@ _MARKS = {"queued": "○", "running": "●", "succeeded": "✓", "failed": "✕"
 
 
 def step_title(step: str) -> str:
-    """What the page calls a step."""
+    """Title of a step."""
     if step in _TITLES:
         return _TITLES[step]
     if step.startswith("score-"):
@@ -250,8 +248,8 @@ def step_title(step: str) -> str:
 
 
 def picker_label(name: str, state: str) -> str:
-    """How a study stands in the list of studies."""
-    return f"{name}  ·  {STATE_WORDS.get(state, state)}"
+    """Label of a study in the picker."""
+    return f"{name}  ·  {STATE_LABELS.get(state, state)}"
 
 
 def study_strip(snapshot: Snapshot) -> Markup:
@@ -263,7 +261,7 @@ def study_strip(snapshot: Snapshot) -> Markup:
 
 
 def _step(snapshot: Snapshot, record: StepRecord) -> Markup:
-    note = {"succeeded": duration(record.seconds), "queued": ""}.get(record.state, STATE_WORDS[record.state])
+    note = {"succeeded": duration(record.seconds), "queued": ""}.get(record.state, STATE_LABELS[record.state])
     meter = Markup("")
     progress = snapshot.progress.get(record.step)
     if record.state == "running" and progress is not None and progress.total:
@@ -277,39 +275,34 @@ def _step(snapshot: Snapshot, record: StepRecord) -> Markup:
     ).format(record.state, _MARKS[record.state], step_title(record.step), note, meter)
 
 
-def running_step(snapshot: Snapshot) -> StepRecord | None:
-    """The step that runs now."""
-    return next((record for record in snapshot.steps if record.state == "running"), None)
-
-
 def stopped_step(snapshot: Snapshot) -> StepRecord | None:
-    """The step at which the run came to a stop."""
+    """The step that failed, was cancelled or lost."""
     return next((record for record in snapshot.steps if record.state in ("failed", "cancelled", "lost")), None)
 
 
 def elapsed(record: StepRecord) -> float:
-    """Seconds since a running step was started, or what a finished one took."""
+    """Seconds since the start of a running step, or the duration of a finished one."""
     if record.state == "running" and record.started is not None:
         return max(record.seconds, time.time() - record.started)
     return record.seconds
 
 
-def no_study() -> Markup:
-    """What the strip shows while a new study is being made."""
+def new_study_strip() -> Markup:
+    """The strip of a new study."""
     return Markup(
         '<div class="ab-strip"><div class="ab-strip-head"><h2>New study</h2></div>'
-        "<p>Bring a question–answer file. Two assistants are trained on it, one over a 4-bit base and one over a "
-        "16-bit base, and compared on questions that neither has seen.</p></div>"
+        "<p>Upload a question–answer file. Two assistants are trained on it, one on a 4-bit base model and one on a "
+        "16-bit base model, and compared on questions that neither has seen.</p></div>"
     )
 
 
-def damaged(name: str, error: dict[str, str]) -> Markup:
-    """A study whose files cannot be read."""
+def damaged_strip(name: str, error: dict[str, str]) -> Markup:
+    """The strip of a study whose files cannot be read."""
     return Markup('<div class="ab-strip"><div class="ab-strip-head"><h2>{}</h2></div>{}</div>').format(
         name, error_callout(error)
     )
 
 
 def needs_study(what: str) -> Markup:
-    """An empty tab when no study is chosen."""
-    return empty("No study chosen", f"{what} Choose a study above, or make one on the Data tab.")
+    """The placeholder of a tab without a study."""
+    return empty("No study chosen", f"{what} Choose a study above, or create one on the Data tab.")

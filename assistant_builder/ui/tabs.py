@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class TabContent(Protocol):
-    """The components of a tab, once they are placed."""
+    """The components of a tab."""
 
     def sections(self) -> list[LiveRegion]:
         """The parts of the tab that are redrawn when the study changes."""

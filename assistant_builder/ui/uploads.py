@@ -1,16 +1,8 @@
-"""A folder of this server's own for what it offers and what is uploaded; it goes with the process.
+"""Temporary files of the server: uploads, and copies of study files for download.
 
-Gradio would keep uploads of all its servers on a machine, and of all their users, in one folder. Ours nobody else may
-enter. What a server that was killed left behind goes when the next one starts.
-
-Uploads: limited in size and number, each in a folder that nobody can guess, and nothing left of one that fails.
-
-It stands where gradio has its own, which knows no limit but that of one file, names the folders by content, and keeps
-what came of an upload that broke off.
-
-Files of a study as downloads.
-
-The page serves no study folder: what is offered is copied into a folder of the page's own, which goes with the process.
+Each server has a temporary folder that only its user can read and that is deleted at exit; the next server deletes the
+folder of one that was killed. Gradio would put the uploads of all servers and users into one folder. The upload route
+replaces gradio's, which limits only the size of a single file, names folders by content and keeps interrupted uploads.
 """
 
 from __future__ import annotations
@@ -45,34 +37,34 @@ from assistant_builder.web.sessions import SESSION, UPLOAD_PREFIX, new_upload_na
 PREFIX = "assistant-builder-page-"
 _LOCK = ".in-use"
 _NEW_SECONDS = 60.0
-_held: list[FileLock] = []
+_locks: list[FileLock] = []
 
 
 @functools.cache
-def own_folder() -> Path:
-    """The folder; made when it is first asked for."""
-    sweep()
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))  # readable by its owner alone
+def server_folder() -> Path:
+    """The temporary folder of this server; created on first use."""
+    remove_stale_folders()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))  # readable only by its owner
     lock = FileLock(folder / _LOCK)
     lock.acquire()
-    _held.append(lock)
+    _locks.append(lock)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 def uploads_folder() -> Path:
-    """Where uploads and gradio's copies of offered files go; gradio is told so by its environment variable.
+    """The folder of uploads and of gradio's copies of files for download.
 
-    Call it before components are built: they note the folder then.
+    It is set in gradio's environment variable. Components read the variable when they are built, so call this first.
     """
-    folder = own_folder().resolve() / "files"
+    folder = server_folder().resolve() / "files"
     folder.mkdir(exist_ok=True)
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     return folder
 
 
-def sweep() -> int:
-    """Remove the folders of servers that are gone; returns how many there were."""
+def remove_stale_folders() -> int:
+    """Remove the folders of servers that no longer run; returns their number."""
     removed = 0
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         try:
@@ -82,49 +74,49 @@ def sweep() -> int:
             with FileLock(folder / _LOCK, timeout=0):
                 shutil.rmtree(folder, ignore_errors=True)
                 removed += 1
-        except (OSError, Timeout):  # in use, or somebody else removes it
+        except (OSError, Timeout):  # in use, or removed by another process
             continue
     return removed
 
 
 PATH = "/gradio_api/upload"
 _FRAME_BYTES = 64 * 1024
-"""What a form may have around its files."""
+"""Allowance for the parts of a form other than its files."""
 _KEPT_SECONDS = 3600.0
-"""Younger uploads are not removed to make room: somebody may still be looking at them."""
+"""Uploads younger than this are never removed to free space: a user may still need them."""
 
 
 class Uploads:
-    """Takes uploads in.
+    """The upload route: limits size and number, stores each upload in an unguessable folder, and removes failed ones.
 
     Args:
-        folder: Where they go.
-        limits: How large and how many they may be.
-        demo: The page; it removes old ones.
+        folder: Folder of the uploads.
+        limits: Limits of size and number.
+        demo: The page; it deletes old uploads.
     """
 
     def __init__(self, folder: Path, limits: Limits, demo: gr.Blocks) -> None:
         self._folder = folder
         self._limits = limits
         self._demo = demo
-        self._coming_bytes = 0
-        self._coming_files = 0
+        self._incoming_bytes = 0
+        self._incoming_files = 0
 
     async def answer(self, request: Request) -> Response:
-        """Take one request in; the answer is the list of the files' paths, as gradio's client expects it."""
-        told = request.headers.get("content-length", "")
+        """Handle one upload; the response is the list of paths that gradio's client expects."""
+        length = request.headers.get("content-length", "")
         most = self._limits.file_bytes + _FRAME_BYTES
-        expected = int(told) if told.isdigit() else most
+        expected = int(length) if length.isdigit() else most
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
             return PlainTextResponse("An upload is a form with files", status_code=400)
         if expected > most:
             return self._too_large()
-        if not await anyio.to_thread.run_sync(self._has_room, expected):
-            return PlainTextResponse("Too many uploaded files are kept at the moment. Try again in an hour, or start "
-                                     "Assistant Builder anew: it begins with none.", status_code=507)
+        if not await anyio.to_thread.run_sync(self._has_space, expected):
+            return PlainTextResponse("The limit of stored uploads is reached. Try again in an hour, or restart "
+                                     "Assistant Builder, which deletes them.", status_code=507)
         folder = self._folder / new_upload_name(request.scope.get(SESSION))
-        self._coming_bytes += expected
-        self._coming_files += 1
+        self._incoming_bytes += expected
+        self._incoming_files += 1
         kept = False
         try:
             folder.mkdir(parents=True)
@@ -140,10 +132,10 @@ class Uploads:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
-            return PlainTextResponse("The server's disk is full; nothing was kept of the upload", status_code=507)
+            return PlainTextResponse("The disk of the server is full; the upload was discarded", status_code=507)
         finally:
-            self._coming_bytes -= expected
-            self._coming_files -= 1
+            self._incoming_bytes -= expected
+            self._incoming_files -= 1
             if not kept:
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -151,13 +143,13 @@ class Uploads:
         progress = request.query_params.get("upload_id", "")[:64] or None
         try:
             form = await GradioMultiPartParser(
-                request.headers, _at_most(request, most), max_files=self._limits.files_at_once, max_fields=0,
+                request.headers, _limited_stream(request, most), max_files=self._limits.files_at_once, max_fields=0,
                 upload_dir=folder, max_file_size=self._limits.file_bytes, upload_id=progress,
                 upload_progress=file_upload_statuses if progress else None,
             ).parse()
         except (OSError, MultiPartException, ClientDisconnect):
             raise
-        except Exception as error:  # the parser lets those of the library under it through
+        except Exception as error:  # the parser passes on exceptions of its library
             raise MultiPartException("The form cannot be read") from error
         finally:
             if progress:
@@ -172,8 +164,8 @@ class Uploads:
                 files.append(str(place))
         return files
 
-    def _has_room(self, size: int) -> bool:
-        """Whether an upload may be taken in; removes old ones where it may not otherwise."""
+    def _has_space(self, size: int) -> bool:
+        """Whether an upload fits the limits; removes old uploads if it does not."""
         found = sorted(
             ((path.stat().st_mtime, _size(path), path) for path in self._folder.glob(f"{UPLOAD_PREFIX}*")), reverse=True
         )
@@ -185,19 +177,19 @@ class Uploads:
         return self._fits(len(found), sum(entry[1] for entry in found), size)
 
     def _fits(self, files: int, kept: int, size: int) -> bool:
-        limits = self._limits
-        return files + self._coming_files < limits.stored_files and kept + self._coming_bytes + size <= limits.stored_bytes
+        fits = kept + self._incoming_bytes + size <= self._limits.stored_bytes
+        return fits and files + self._incoming_files < self._limits.stored_files
 
     def _too_large(self) -> Response:
         return PlainTextResponse(
-            f"The file is larger than {format_size(self._limits.file_bytes)}, which is the most that is taken here. "
-            f"Whoever runs the server can change it ({SIZE_VARIABLE}), or start from the file: assistant-builder run "
-            "FILE.", status_code=413,
+            f"The file is larger than {format_size(self._limits.file_bytes)}, the limit of this server. Its "
+            f"administrator can raise it ({SIZE_VARIABLE}) or start from the file: assistant-builder run FILE.",
+            status_code=413,
         )
 
 
 def safe_name(name: str) -> str:
-    """A file name that is one on every system, its ending kept, from what a browser says it is."""
+    """A file name that is valid on every system, from the name that the browser sent; the suffix is kept."""
     last = re.split(r"[/\\]", name)[-1]
     kept = "".join(letter for letter in last if letter.isprintable() and letter not in '<>:"|?*')
     stem, dot, ending = kept.strip().rstrip(". ").rpartition(".")
@@ -206,8 +198,12 @@ def safe_name(name: str) -> str:
     return f"{short or 'file'}{dot}{ending.encode('utf-8', errors='ignore')[:20].decode('utf-8', errors='ignore')}"
 
 
-async def _at_most(request: Request, most: int) -> AsyncGenerator[bytes, None]:
-    """The body, up to a size: one that is sent in pieces says no length beforehand."""
+async def _limited_stream(request: Request, most: int) -> AsyncGenerator[bytes, None]:
+    """The body up to ``most`` bytes; a chunked body has no length header.
+
+    Raises:
+        MultiPartException: The body is longer.
+    """
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
@@ -221,15 +217,13 @@ def _size(folder: Path) -> int:
 
 
 def offer(path: Path, name: str) -> str | None:
-    """A copy of a file for download, None where there is no such file.
+    """Path of a copy of the file for download under ``name``; None if the file does not exist.
 
-    Args:
-        path: The file.
-        name: What the download is called.
+    The page serves no study folder, only copies in the folder of the server.
     """
     if not path.is_file():
         return None
-    copy = own_folder() / stamp([path]) / name
+    copy = server_folder() / stamp([path]) / name
     if not copy.exists():
         copy.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, copy)
@@ -237,28 +231,18 @@ def offer(path: Path, name: str) -> str | None:
 
 
 def new_folder() -> Path:
-    """A folder of the page's own for a file that is made here, such as edited rows; it goes with the process."""
-    return Path(tempfile.mkdtemp(dir=own_folder()))
+    """A new temporary folder for a file that the page creates, such as edited rows."""
+    return Path(tempfile.mkdtemp(dir=server_folder()))
 
 
 def offer_bytes(content: bytes, name: str) -> str:
-    """Content made for download.
-
-    Args:
-        content: The bytes of the file.
-        name: What the download is called.
-    """
-    copy = own_folder() / hashlib.sha256(content).hexdigest()[:16] / name
+    """Path of a file with this content for download under ``name``."""
+    copy = server_folder() / hashlib.sha256(content).hexdigest()[:16] / name
     if not copy.exists():
         write_bytes(copy, content)
     return str(copy)
 
 
 def offer_text(text: str, name: str) -> str:
-    """A text as a file for download.
-
-    Args:
-        text: Its content.
-        name: What the download is called.
-    """
+    """Path of a text file for download under ``name``."""
     return offer_bytes(text.encode("utf-8", errors="backslashreplace"), name)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from assistant_builder.ui.home import study_list
-from assistant_builder.ui.home.study_list import read_shelf
+from assistant_builder.ui.home.study_list import list_studies
 from benchmarks.scaling import exponent, generated_pairs, pairs_of, rank_table, table
 from tests.synthetic_study import new_study
 
@@ -39,6 +39,6 @@ def test_memory_of_adapters_is_proportional_to_the_rank():
 def test_repeated_polls_of_the_study_list_read_no_study_again():
     for number in range(3):
         new_study(f"s{number}")
-    first = read_shelf()
+    first = list_studies()
     before = study_list._read.cache_info().misses
-    assert read_shelf() == first and study_list._read.cache_info().misses == before
+    assert list_studies() == first and study_list._read.cache_info().misses == before

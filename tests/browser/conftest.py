@@ -1,4 +1,4 @@
-"""Fixtures: a served page, and a browser that notes every request that leaves it."""
+"""Fixtures: a served page, and a browser that records requests to other hosts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.browser.serving import Site, free_port, leaves, serving
 
-expect.set_options(timeout=15_000)  # a busy machine draws late
+expect.set_options(timeout=15_000)  # rendering is slow on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +25,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture
 def at_site(site: Site, home: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """Make this test's own process work in the home of the page, so that it can put studies there."""
+    """Set the home of the test process to that of the page, so that the test can create studies there."""
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(site.home))
     return site
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium as it is installed; tests are skipped without it, save on CI."""
+    """The installed Chromium; tests are skipped without it, except on CI."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None and not os.environ.get("CI"):
         pytest.skip("needs chromium")
@@ -46,7 +46,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A window without history. Nothing may be asked of any other host, and nothing on the page may fail."""
+    """A page in a new context; the test fails on requests to other hosts and on JavaScript errors."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     page.set_default_timeout(20_000)

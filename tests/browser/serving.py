@@ -1,4 +1,4 @@
-"""Serving the page for a test: as a process on a free port, with a home of its own."""
+"""Serve the page for a test as a process on a free port with its own home."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 90
 PATIENCE_SECONDS = 300
-"""How long a busy machine may take to start ``assistant-builder app``, which says when it is ready."""
+"""Timeout for the start of ``assistant-builder app`` on a busy machine."""
 USER, PASSWORD = "ann", "canary-correct-horse"
 
 
@@ -34,9 +34,9 @@ class Site:
     """A served page.
 
     Attributes:
-        url: Its address, ending in a slash.
-        home: The ``ASSISTANT_BUILDER_HOME`` it works in.
-        process: The server, where it is a process of its own.
+        url: Its URL, with a slash at the end.
+        home: Its ``ASSISTANT_BUILDER_HOME``.
+        process: The server process.
     """
 
     url: str
@@ -45,19 +45,19 @@ class Site:
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
+    """A port that no process listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def start_site(home: Path, port: int, command: Sequence[str] = (sys.executable, str(ROOT / "app.py"))) -> Site:
-    """Serve the page and wait until it answers.
+    """Serve the page and wait until it responds.
 
     Args:
         home: The ``ASSISTANT_BUILDER_HOME`` of the page.
         port: A free port.
-        command: What serves it.
+        command: Command of the server.
     """
     environment = {
         **os.environ, "ASSISTANT_BUILDER_HOME": str(home), "GRADIO_SERVER_PORT": str(port), "PYTHONPATH": str(ROOT),
@@ -77,7 +77,7 @@ def start_site(home: Path, port: int, command: Sequence[str] = (sys.executable, 
 
 @contextmanager
 def serving(home: Path, port: int) -> Iterator[Site]:
-    """:func:`start_site`, ended afterwards whatever happens."""
+    """:func:`start_site` as a context manager that stops the server."""
     site = start_site(home, port)
     assert site.process is not None
     try:
@@ -89,12 +89,12 @@ def serving(home: Path, port: int) -> Iterator[Site]:
 
 @dataclass(frozen=True)
 class App:
-    """``assistant-builder app`` in a folder of its own.
+    """A running ``assistant-builder app``.
 
     Attributes:
-        process: The server.
-        url: Its address, without a slash at the end.
-        log: What it says.
+        process: The server process.
+        url: Its URL, without a slash at the end.
+        log: File with its output.
         home: Its ``ASSISTANT_BUILDER_HOME``.
         temporary: Its folder of temporary files.
     """
@@ -106,26 +106,26 @@ class App:
     temporary: Path
 
     def client(self, **options: Any) -> httpx.Client:
-        """Someone who asks it."""
+        """A client of the server."""
         return httpx.Client(base_url=self.url, timeout=120, **options)
 
     @contextmanager
     def logged_in(self, **options: Any) -> Iterator[httpx.Client]:
-        """Someone who is in."""
+        """A client that is logged in."""
         with self.client(**options) as client:
             assert client.post("/login", data={"username": USER, "password": PASSWORD}).status_code == 200
             yield client
 
     def folder(self) -> Path:
-        """Where it keeps what is uploaded."""
+        """The folder of its uploads."""
         return next(self.temporary.glob(f"{PREFIX}*"))
 
 
 def start_app(folder: Path, *words: str, **environment: str) -> App:
-    """``assistant-builder app`` on a free port, once it says that it is ready, or as it ended.
+    """Start ``assistant-builder app`` on a free port, and wait until it is ready or has exited.
 
     Args:
-        folder: Where its home, its temporary files and its log lie; its working folder too.
+        folder: Its working folder, with its home, its temporary files and its log.
         words: Options.
         environment: Further variables.
     """
@@ -147,7 +147,7 @@ def start_app(folder: Path, *words: str, **environment: str) -> App:
 
 @contextmanager
 def guarded_app(folder: Path, *words: str, **environment: str) -> Iterator[App]:
-    """:func:`start_app` behind the login, ended afterwards whatever happens."""
+    """:func:`start_app` with a login, as a context manager that stops the server."""
     app = start_app(folder, "--auth", USER, *words, ASSISTANT_BUILDER_PASSWORD=PASSWORD, **environment)
     try:
         yield app
@@ -157,21 +157,21 @@ def guarded_app(folder: Path, *words: str, **environment: str) -> Iterator[App]:
 
 
 def log_in(page: Page, password: str = PASSWORD) -> None:
-    """Fill the login in."""
+    """Fill in the login form."""
     page.get_by_label("User").fill(USER)
     page.get_by_label("Password").fill(password)
     page.keyboard.press("Enter")
 
 
 def tabs_of(page: Page, url: str, study: str, tabs: Iterable[str], *, width: int = 0) -> Iterator[str]:
-    """Open a study at the first of some tabs, then go from one to the next; gives each once it is there.
+    """Open a study on the first tab, then select the other tabs in turn; yields each one.
 
     Args:
-        page: A window.
-        url: Address of the page, with a slash at the end.
-        study: The study's name; empty: none.
-        tabs: Their names in addresses.
-        width: Pixels to which the window is narrowed at each tab, having been 1280 to get there; 0: as it is.
+        page: The browser page.
+        url: URL of the page, with a slash at the end.
+        study: Name of the study; empty for none.
+        tabs: Names of the tabs in the URL.
+        width: Width of the window in pixels while a tab is shown; 0: unchanged.
     """
     for number, tab in enumerate(tabs):
         if number == 0:
@@ -188,5 +188,5 @@ def tabs_of(page: Page, url: str, study: str, tabs: Iterable[str], *, width: int
 
 
 def leaves(url: str) -> bool:
-    """Whether a request goes to another machine."""
+    """Whether a request goes to another host."""
     return not url.startswith(("http://127.0.0.1:", "data:", "blob:", "about:", "file:"))

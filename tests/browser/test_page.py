@@ -1,4 +1,4 @@
-"""The page in a real browser: opening, the tabs, uploads good and bad, and text that would be more than text."""
+"""The page in a browser: start time, home screen, tabs, valid and invalid uploads, and hostile text."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def some_pairs(count: int) -> str:
 
 
 def processor_seconds() -> float:
-    """What the browser and the server have used so far."""
+    """CPU seconds of the browser and the server so far."""
     used = 0.0
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
@@ -51,54 +51,54 @@ def test_the_page_opens_in_under_four_seconds(page: Page, site: Site) -> None:
         page.reload()
         page.get_by_role("button", name="New study from my file").wait_for()
         took.append((processor_seconds() - started[0], time.monotonic() - started[1]))
-    assert min(map(min, took)) < 4, "where other tests share the processors, the time of a processor counts"
+    assert min(map(min, took)) < 4, "CPU time counts if other tests use the processors"
 
 
-def test_a_first_visitor_is_shown_two_ways_to_begin(page: Page, tmp_path: Path) -> None:
+def test_the_first_visit_offers_an_upload_and_the_example(page: Page, tmp_path: Path) -> None:
     with serving(tmp_path / "first", free_port()) as site:
         page.goto(site.url)
         expect(page.get_by_role("heading", name="Make an assistant from your questions and answers")).to_be_visible()
         expect(page.get_by_role("button", name="Run the example")).to_be_visible()
         page.get_by_role("button", name="New study from my file").press("Enter")
-        expect(page.get_by_text("What the file holds is shown here")).to_be_visible()
+        expect(page.get_by_text("The contents of the file are shown here")).to_be_visible()
         for name in TABS[1:]:
             expect(page.get_by_role("tab", name=name)).to_be_disabled()
         page.locator("#ab-home").click()
         expect(page.get_by_role("button", name="Run the example")).to_be_visible()
         page.wait_for_function("!location.search.includes('study=')")
-        page.goto("about:blank")  # requests to a server that is gone would fail
+        page.goto("about:blank")  # polling a stopped server would fail
 
 
-def test_a_study_is_renamed_duplicated_deleted_and_taken_back(page: Page, at_site: Site) -> None:
+def test_a_study_is_renamed_duplicated_deleted_and_restored(page: Page, at_site: Site) -> None:
     new_study("first-name")
     page.goto(at_site.url)
     page.get_by_role("button", name="Rename first-name").click()
-    page.locator("#ab-wish input, #ab-wish textarea").fill("second-name")
-    page.locator("#ab-take").click()
+    page.locator("#ab-new-name input, #ab-new-name textarea").fill("second-name")
+    page.locator("#ab-confirm-name").click()
     page.get_by_role("button", name="Duplicate second-name").click()
-    box = page.locator("#ab-wish input, #ab-wish textarea")
+    box = page.locator("#ab-new-name input, #ab-new-name textarea")
     expect(box).to_have_value("second-name-2")
     box.press("Enter")
     expect(page.get_by_role("button", name="Open second-name-2")).to_be_visible()
     page.get_by_role("button", name="Delete second-name", exact=True).click()
     expect(page.get_by_text("“second-name” was deleted.")).to_be_visible()
     assert not (at_site.home / "studies" / "second-name").exists()
-    page.get_by_role("button", name="Take back second-name").click()
+    page.get_by_role("button", name="Undo the deletion of second-name").click()
     page.get_by_role("button", name="Open second-name, not run yet").click()
     expect(page.locator("#ab-strip")).to_contain_text("second-name")
     page.wait_for_function("location.search.includes('study=second-name')")
 
 
-def test_a_file_becomes_a_study_that_a_reload_finds_again(page: Page, site: Site, tmp_path: Path) -> None:
+def test_a_study_is_created_from_a_file_and_survives_a_reload(page: Page, site: Site, tmp_path: Path) -> None:
     file = tmp_path / "Tower Heights.csv"
     file.write_text(some_pairs(40) + ",an answer without its question\n")
     upload(page, site, file)
     found = page.locator("#ab-found")
-    expect(found).to_contain_text("What was found in Tower Heights.csv")
+    expect(found).to_contain_text("Findings in Tower Heights.csv")
     expect(found).to_contain_text("Usable pairs")
     expect(page.locator("#ab-rejected")).to_contain_text("the question is empty")
     expect(page.locator("#ab-preview")).to_contain_text("What is the height of tower 2?")
-    expect(page.get_by_text("How it would be split")).to_be_visible()
+    expect(page.get_by_role("heading", name="Split", exact=True)).to_be_visible()
     assert page.locator("#ab-name input, #ab-name textarea").input_value() == "tower-heights"
     page.locator("#ab-create").click()
     expect(page.locator("#ab-strip")).to_contain_text("tower-heights")
@@ -111,7 +111,7 @@ def test_a_file_becomes_a_study_that_a_reload_finds_again(page: Page, site: Site
     expect(page.locator("#ab-run")).to_contain_text("Not trained yet")
 
 
-def test_the_example_is_one_click_away(page: Page, site: Site) -> None:
+def test_the_example_loads_with_one_click(page: Page, site: Site) -> None:
     page.goto(f"{site.url}?study=&tab=data")
     page.wait_for_function("window.abArrived")
     page.get_by_role("button", name="Try the example").click()
@@ -141,7 +141,7 @@ def test_a_bad_file_is_refused_with_the_remedy(
     assert str(tmp_path) not in found.inner_text() and "gradio" not in found.inner_text()
 
 
-def test_columns_with_other_names_are_pointed_out_and_mapped(page: Page, site: Site, tmp_path: Path) -> None:
+def test_unknown_columns_are_reported_and_can_be_mapped(page: Page, site: Site, tmp_path: Path) -> None:
     file = tmp_path / "odd.csv"
     file.write_text(some_pairs(30).replace("question,answer", "stem,key"))
     upload(page, site, file)
@@ -157,7 +157,7 @@ def test_columns_with_other_names_are_pointed_out_and_mapped(page: Page, site: S
     expect(page.locator("#ab-strip")).to_contain_text("odd")
 
 
-def test_hostile_text_stays_text(page: Page, at_site: Site, tmp_path: Path) -> None:
+def test_hostile_text_is_shown_as_text(page: Page, at_site: Site, tmp_path: Path) -> None:
     file = tmp_path / "hostile.jsonl"
     rows = [{"question": f"{n} {HOSTILE}", "answer": f"{HOSTILE} {n}", HOSTILE: "x"} for n in range(30)]
     file.write_text("\n".join(json.dumps(row) for row in [*rows, {"question": HOSTILE, "answer": ""}]))
@@ -172,7 +172,7 @@ def test_hostile_text_stays_text(page: Page, at_site: Site, tmp_path: Path) -> N
     assert page.locator("img[src*=evil], #ab-data script").count() == 0
 
 
-def test_a_finished_study_shows_everything(page: Page, at_site: Site) -> None:
+def test_all_tabs_of_a_finished_study_have_content(page: Page, at_site: Site) -> None:
     study = finished_study("finished")
     page.goto(f"{at_site.url}?study=finished&tab=train")
     expect(page.locator("#ab-run")).to_contain_text("60 of 60")
@@ -220,7 +220,7 @@ def test_two_tabs_on_one_study_show_the_same(page: Page, at_site: Site) -> None:
 def test_a_restart_of_the_server_loses_nothing(
     browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = browser.new_context().new_page()  # not the fixture's: requests to a dead server do fail
+    page = browser.new_context().new_page()  # not the fixture's page: requests to a stopped server fail
     port = free_port()
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path / "restart"))
     with serving(tmp_path / "restart", port) as site:

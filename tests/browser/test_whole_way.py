@@ -41,7 +41,7 @@ def test_from_upload_to_a_file_to_hand_on(
     expect(page.locator("#ab-found")).to_contain_text("Usable pairs")
     page.locator("#ab-create").click()
     expect(page.locator("#ab-strip")).to_contain_text("towers")
-    expect(page.locator("#ab-plan")).to_contain_text("One training step, part by part")
+    expect(page.locator("#ab-plan")).to_contain_text("Memory by component")
     page.locator("#ab-to-train").click()
 
     base = page.locator("#ab-model-base input")

@@ -18,7 +18,7 @@ from assistant_builder.runner.local_runner import active_tickets, machine_lock, 
 from assistant_builder.runner.step_process import run_as_step
 from assistant_builder.study.locks import process_alive, process_identity
 from assistant_builder.study.steps import Progress, StepRecord
-from assistant_builder.ui.home.study_list import read_shelf
+from assistant_builder.ui.home.study_list import list_studies
 from assistant_builder.ui.study_snapshot import stamp, study_strip, take_snapshot
 from assistant_builder.ui.train.view import run_panel
 from tests.synthetic_study import new_study
@@ -58,12 +58,12 @@ def test_changes_of_files_with_future_times_are_detected() -> None:
     study = new_study()
     path = study.folder / "study.yaml"
     os.utime(path, (now := time.time() + 86_400, now))
-    assert read_shelf().entries[0].state == "queued"
-    before, entry = stamp([path]), read_shelf().entries[0]
+    assert list_studies().entries[0].state == "queued"
+    before, entry = stamp([path]), list_studies().entries[0]
     study.write_config(study.config.with_changes({"model.base": "qwen3-0.6b"}))
     os.utime(path, (now, now))  # as if the clock had been set back
     assert stamp([path]) != before
-    assert read_shelf().entries[0].model == "qwen3-0.6b" != entry.model
+    assert list_studies().entries[0].model == "qwen3-0.6b" != entry.model
 
 
 def test_a_reused_process_id_does_not_revive_a_dead_process() -> None:

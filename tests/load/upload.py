@@ -52,7 +52,7 @@ def bring(page: Page, url: str, file: Path, rows: int) -> dict[str, float]:
 
     def make() -> None:
         page.locator("#ab-create").click()
-        expect(page.locator("#ab-plan")).to_contain_text("One training step, part by part", timeout=1000 * MOST_SECONDS)
+        expect(page.locator("#ab-plan")).to_contain_text("Memory by component", timeout=1000 * MOST_SECONDS)
 
     timed("checked_seconds", check)
     timed("made_seconds", make)

@@ -12,7 +12,7 @@ Built = TypeVar("Built")
 
 
 def inside_blocks(build: Callable[[], Built]) -> Built:
-    """What ``build`` makes inside ``gr.Blocks``; those open event loops where none is running, and never close them."""
+    """Call ``build`` inside ``gr.Blocks`` and an event loop; without one, gradio opens loops that it never closes."""
 
     async def run() -> Built:
         with gr.Blocks():

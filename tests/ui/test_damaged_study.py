@@ -1,19 +1,20 @@
-"""What the page makes of a study whose files cannot be read."""
+"""The page on a study whose files cannot be read."""
 
 from __future__ import annotations
 
 import pytest
 
 from assistant_builder.atomic_io import write_text
-from assistant_builder.ui.refresh import StudyView
+from assistant_builder.ui.app import build_app
+from assistant_builder.ui.refresh import StudyView, page_versions
 from assistant_builder.ui.train import tab as train_tab
 from tests.synthetic_study import new_study
 from tests.ui.blocks import inside_blocks
 
 
-def test_the_page_leads_out_of_a_damaged_study(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[tuple[str, bool]] = []
-    monkeypatch.setattr(train_tab, "start_run", lambda name, redo, now: begun.append((name, redo)))
+def test_a_damaged_study_can_be_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str, bool]] = []
+    monkeypatch.setattr(train_tab, "start_run", lambda name, redo, now: started.append((name, redo)))
     tab, study = inside_blocks(train_tab.TrainTab), new_study()
     write_text(study.folder / "data" / "status.json", "{")
     start, *_, replace, shown, _ = tab._draw_run(StudyView(study.name))
@@ -21,4 +22,12 @@ def test_the_page_leads_out_of_a_damaged_study(monkeypatch: pytest.MonkeyPatch) 
     assert "tick “Replace results” on the Train tab" in shown and "--redo" not in shown
     values = tab.form.values(study.config)
     tab._start(study.name, True, False, False, False, *values)
-    assert begun == [(study.name, True)]
+    assert started == [(study.name, True)]
+
+
+def test_the_page_can_be_polled_with_damaged_settings() -> None:
+    study = new_study()
+    page = inside_blocks(build_app)
+    write_text(study.folder / "study.yaml", "{")
+    whole, parts = page_versions(page.sections, StudyView(study.name))
+    assert whole and len(parts) == len(page.sections)

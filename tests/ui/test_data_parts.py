@@ -1,4 +1,4 @@
-"""The parts of the Data tab without a browser: the editor's rows, page words, lengths, and the study's data."""
+"""The Data tab without a browser: row editor, labels of settings, lengths, and the data of a study."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from assistant_builder.data import Message, Pair
 from assistant_builder.models.template_preview import Lengths, RenderedSequence, Segment
 from assistant_builder.ui.data.new_study import AUTOMATIC, UNUSED, column_mapping, mapped_roles
 from assistant_builder.ui.data.preview import inspect_file, with_system
-from assistant_builder.ui.data.row_editor import NOTHING, Held, edited_file, editor_view, left_out_download
-from assistant_builder.ui.data.tab import study_left_out, study_seen_by_model
+from assistant_builder.ui.data.row_editor import NO_ROWS, EditorRows, edited_file, editor_view, left_out_download
+from assistant_builder.ui.data.tab import study_left_out, study_template_preview
 from assistant_builder.ui.data.view import (
     bins,
     brief_view,
     leaks_view,
     lengths_view,
     power_view,
-    prompted_view,
+    rendered_view,
     unreadable_view,
 )
-from assistant_builder.ui.settings_form import page_words
+from assistant_builder.ui.settings_form import use_page_labels
 from tests.synthetic_study import new_study, with_data
 
 HOSTILE = '<img src="x" onerror=1>'
@@ -42,7 +42,7 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("text", "shown"),
     [
         ("Say which (--set data.columns.question=NAME --set data.columns.answer=NAME), or",
          "Say which (“Question” and “Answer” under “Which column is which”), or"),
@@ -53,11 +53,11 @@ def file(tmp_path: Path) -> Path:
         ("file data.csv and data.parquet.gz", "file data.csv and data.parquet.gz"),
     ],
 )
-def test_settings_go_by_their_names_on_the_page(said: str, shown: str) -> None:
-    assert page_words(said) == shown
+def test_messages_name_settings_by_their_labels(text: str, shown: str) -> None:
+    assert use_page_labels(text) == shown
 
 
-def test_the_editor_shows_rows_left_out_first_and_says_what_it_does_not_show(file: Path) -> None:
+def test_the_editor_shows_rows_left_out_first_and_counts_hidden_rows(file: Path) -> None:
     first = editor_view(file, {}, None, "")
     assert first.numbers == [401, 403] and "empty" in first.lines[0][1]
     assert first.counts == {"left out": 2, "worth a look": 2, "all": 403}
@@ -67,35 +67,35 @@ def test_the_editor_shows_rows_left_out_first_and_says_what_it_does_not_show(fil
     assert editor_view(file, {}, "all", "nowhere").note == "No such row."
 
 
-def test_edits_make_a_new_file_and_never_of_another_one(file: Path) -> None:
+def test_edits_create_a_new_file_and_edits_of_another_file_are_ignored(file: Path) -> None:
     view = editor_view(file, {}, None, "")
     view.lines[0][3] = "Because."
-    held = Held(str(file), view.numbers).to_text()
+    held = EditorRows(str(file), view.numbers).to_text()
     before = file.read_bytes()
     edited, edits = edited_file(file, {}, held, view.lines)
     assert edits.cells == 1 and edited != file and file.read_bytes() == before
     assert inspect_file(edited, {}).findings.dataset.rows == 403  # type: ignore[union-attr]
-    for stale in (Held("elsewhere", view.numbers).to_text(), NOTHING.to_text(), "", "nonsense"):
+    for stale in (EditorRows("elsewhere", view.numbers).to_text(), NO_ROWS.to_text(), "", "nonsense"):
         assert edited_file(file, {}, stale, view.lines)[0] == file
     assert "left-out" in (left_out_download(edited, {}, "pairs") or "")
 
 
-def test_roles_go_to_the_dropdowns_and_back() -> None:
+def test_column_mapping_round_trip() -> None:
     columns = {"question": "stem", "group": ""}
     shown = mapped_roles(columns)
     assert UNUSED in shown and AUTOMATIC in shown and column_mapping(shown) == columns
 
 
-def test_what_is_learned_is_marked_by_more_than_colour() -> None:
+def test_learned_text_is_marked_by_more_than_colour() -> None:
     shown = RenderedSequence((Segment("given", "<|s|>", True), Segment("given", HOSTILE), Segment("learned", HOSTILE),
                       Segment("cut", HOSTILE)), 700, 9)
-    said = prompted_view([Pair(7, (Message("user", "q"), Message("assistant", "a")))], [[shown]], HOSTILE, 512)
-    assert "<img" not in said and '<mark class="ab-learned">&lt;img' in said and '<del class="ab-cut">' in said
-    assert "Row 7" in said and "700 tokens, 9 of them learned, cut after 512" in plain(said)
-    assert "Struck out" in plain(said)
+    text = rendered_view([Pair(7, (Message("user", "q"), Message("assistant", "a")))], [[shown]], HOSTILE, 512)
+    assert "<img" not in text and '<mark class="ab-learned">&lt;img' in text and '<del class="ab-cut">' in text
+    assert "Row 7" in text and "700 tokens, 9 of them learned, truncated after 512" in plain(text)
+    assert "Struck out" in plain(text)
 
 
-def test_the_histogram_counts_every_pair_and_has_a_bar_end_at_the_line() -> None:
+def test_the_histogram_counts_every_pair_and_a_bar_ends_at_the_limit() -> None:
     lengths = sorted([*range(20, 600), 9_000])
     bars = bins(lengths, 512)
     assert sum(number for _, _, number in bars) == len(lengths)
@@ -103,25 +103,25 @@ def test_the_histogram_counts_every_pair_and_has_a_bar_end_at_the_line() -> None
     short = bins([5, 6, 7], 512)
     assert sum(number for _, _, number in short) == 3 and short[-1][1] is not None and short[-1][1] < 512
     assert bins([1], 32) == [(1, 1, 1)]
-    said = lengths_view(Lengths(6_000, tuple(lengths), tuple(lengths), 512, 88, 2), 64)
-    assert "88 pairs" in said and "2 are left out" in said and "cut after 512" in said
-    assert "581 of the 6,000 pairs" in plain(said)
+    text = lengths_view(Lengths(6_000, tuple(lengths), tuple(lengths), 512, 88, 2), 64)
+    assert "88 pairs" in text and "2 are excluded" in text and "limit 512" in text
+    assert "581 of the 6,000 pairs" in plain(text)
     assert lengths_view(Lengths(0, (), (), 512, 0, 0), 64) == ""
 
 
-def test_the_held_out_set_is_told_in_everyday_words() -> None:
+def test_the_power_is_described_in_plain_words() -> None:
     power = {"items": 100, "clusters": 100, "minimum_detectable": 0.125, "flip_rate": 0.2, "target": 0.02,
              "items_needed": 3925}
-    said = plain(power_view(power))
-    assert "about 12 right answers in a hundred" in said and "3,900" in said
+    text = plain(power_view(power))
+    assert "about 12 correct answers in a hundred" in text and "3,900" in text
     assert "too small" in power_view({**power, "minimum_detectable": 1.3})
 
 
 def test_leaks_and_unknown_columns_are_shown_with_examples() -> None:
     leak = {"heldout_row": 3, "other_row": 9, "split": "train", "kind": "near", "similarity": 0.9,
             "heldout_question": HOSTILE, "other_question": "Why?", "removed": True}
-    said = leaks_view([leak], 1)
-    assert "<img" not in said and "9: Why?" in said and "1 removed from the test" in plain(said)
+    text = leaks_view([leak], 1)
+    assert "<img" not in text and "9: Why?" in text and "1 removed from the test" in plain(text)
     assert leaks_view([], 0) == ""
     peek = unreadable_view({"what": "no columns"}, ["a", "b"], [[HOSTILE, "x"]])
     assert "<img" not in peek and "Which column is which" in peek
@@ -133,15 +133,16 @@ def test_a_file_without_known_columns_shows_its_first_rows(tmp_path: Path) -> No
     assert inspect_file(tmp_path / "odd.csv", {}).peek == (("What?", "That."),)
 
 
-def test_the_system_prompt_of_the_study_goes_to_rows_without_one() -> None:
+def test_the_system_prompt_of_the_study_applies_to_rows_without_one() -> None:
     pair = Pair(1, (Message("user", "q"), Message("assistant", "a")))
-    told = with_system(pair, "Be brief.")
-    assert told.system == "Be brief." and with_system(told, "Other.") is told and with_system(pair, None) is pair
+    briefed = with_system(pair, "Be brief.")
+    assert briefed.system == "Be brief."
+    assert with_system(briefed, "Other.") is briefed and with_system(pair, None) is pair
 
 
-def test_a_study_shows_training_rows_only_and_says_when_the_model_is_not_here() -> None:
+def test_a_study_shows_only_training_rows_and_reports_a_missing_model() -> None:
     study = with_data(new_study())
-    text, lengths = study_seen_by_model(study, 3)
+    text, lengths = study_template_preview(study, 3)
     heldout = [json.loads(line)["messages"] for line in study.split_file("heldout").read_text().splitlines()]
     assert "not on this machine yet" in text and lengths == ""
     assert not any(turns[-1]["content"] in text for turns in heldout if len(turns[-1]["content"]) > 20)

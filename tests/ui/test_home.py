@@ -1,3 +1,5 @@
+"""The home screen: the list of studies and the actions on them."""
+
 from __future__ import annotations
 
 import os
@@ -12,27 +14,27 @@ from assistant_builder.atomic_io import write_text
 from assistant_builder.errors import StudyError
 from assistant_builder.study import Study
 from assistant_builder.study.admin import delete_study
-from assistant_builder.ui.home.study_list import UNDO_SECONDS, StudyList, StudySummary, read_shelf
-from assistant_builder.ui.home.tab import NEW_STUDY, Home
-from assistant_builder.ui.home.tab import tab as home_module
-from assistant_builder.ui.home.view import ago, shelf_view, welcome_view
+from assistant_builder.ui.home import tab as home_module
+from assistant_builder.ui.home.study_list import UNDO_SECONDS, StudyList, StudySummary, list_studies
+from assistant_builder.ui.home.tab import NEW_STUDY, HomeScreen
+from assistant_builder.ui.home.view import ago, study_list_view, welcome_view
 from tests.synthetic_study import finished_study, new_study, running, with_data
 from tests.ui.blocks import inside_blocks
 
 
 @pytest.fixture
-def screen(home: Path) -> Home:
-    return inside_blocks(Home)
+def screen(home: Path) -> HomeScreen:
+    return inside_blocks(HomeScreen)
 
 
-def press(screen: Home, action: str, name: str = "") -> list:
+def press(screen: HomeScreen, action: str, name: str = "") -> list:
     return screen._act(gr.EventData(None, {"action": action, "name": name}))
 
 
-def test_entries_tell_state_verdict_and_size(home: Path) -> None:
+def test_summaries_contain_state_verdict_and_size(home: Path) -> None:
     finished_study("done")
     running(with_data(new_study("busy")), "train-lora")
-    entries = {entry.name: entry for entry in read_shelf().entries}
+    entries = {entry.name: entry for entry in list_studies().entries}
     assert (entries["done"].state, entries["done"].outcome) == ("succeeded", "worse")
     assert entries["done"].pairs == 30 and "QLoRA" in entries["done"].sentence
     assert (entries["busy"].state, entries["busy"].outcome) == ("running", "")
@@ -42,63 +44,64 @@ def test_the_last_changed_study_comes_first(home: Path) -> None:
     for name in ("old", "new"):
         new_study(name)
     os.utime(Study.open("old").folder / "study.yaml", (1e9, 1e9))
-    assert [entry.name for entry in read_shelf().entries] == ["new", "old"]
+    assert [entry.name for entry in list_studies().entries] == ["new", "old"]
 
 
-def test_a_change_is_seen_and_a_damaged_study_takes_no_other_with_it(home: Path) -> None:
+def test_a_change_is_detected_and_a_damaged_study_does_not_affect_others(home: Path) -> None:
     study = new_study("mine")
     new_study("other")
-    assert {entry.state for entry in read_shelf().entries} == {"queued"}
+    assert {entry.state for entry in list_studies().entries} == {"queued"}
     write_text(study.folder / "study.yaml", "name: [")
-    assert {entry.name: entry.state for entry in read_shelf().entries} == {"mine": "damaged", "other": "queued"}
+    assert {entry.name: entry.state for entry in list_studies().entries} == {"mine": "damaged", "other": "queued"}
 
 
-def test_two_hundred_studies_are_listed_at_once(home: Path) -> None:
+def test_listing_two_hundred_studies_is_fast(home: Path) -> None:
     for number in range(200):
         new_study(f"study-{number}")
-    read_shelf()
+    list_studies()
     began = time.process_time()
-    assert len(read_shelf().entries) == 200
+    assert len(list_studies().entries) == 200
     assert time.process_time() - began < 0.5
 
 
-def test_what_was_deleted_a_moment_ago_can_be_taken_back_on_top(home: Path) -> None:
+def test_a_recent_deletion_has_an_undo_button(home: Path) -> None:
     delete_study(new_study("gone"))
-    shelf = read_shelf()
-    assert shelf.undo is not None and shelf.undo.name == "gone"
-    assert "Undo" in shelf_view(shelf) and "Restore" not in shelf_view(shelf)
-    later = StudyList((), None, shelf.deleted)
-    assert "Undo" not in shelf_view(later) and "Restore gone" in shelf_view(later)
+    studies = list_studies()
+    assert studies.undo is not None and studies.undo.name == "gone"
+    assert "Undo" in study_list_view(studies) and "Restore" not in study_list_view(studies)
+    later = StudyList((), None, studies.deleted)
+    assert "Undo" not in study_list_view(later) and "Restore gone" in study_list_view(later)
     assert UNDO_SECONDS > 60
 
 
-def test_names_are_shown_as_the_text_they_are() -> None:
-    shown = shelf_view(StudyList((StudySummary("<b>x</b>", "damaged", changed=0.0),), None, ()), now=100.0)
+def test_names_are_escaped() -> None:
+    shown = study_list_view(StudyList((StudySummary("<b>x</b>", "damaged", changed=0.0),), None, ()), now=100.0)
     assert "<b>" not in shown and "&lt;b&gt;" in shown
 
 
-def test_every_button_says_what_it_does_to_which_study() -> None:
-    shown = shelf_view(StudyList((StudySummary("one", "succeeded"), StudySummary("two", "failed")), None, ()), now=100.0)
+def test_every_button_names_its_action_and_study() -> None:
+    entries = (StudySummary("one", "succeeded"), StudySummary("two", "failed"))
+    shown = study_list_view(StudyList(entries, None, ()), now=100.0)
     labels = re.findall(r'aria-label="([^"]+)"', shown)
     assert len(labels) == len(set(labels)) == 8
 
 
-def test_the_first_visit_is_told_what_happens() -> None:
+def test_the_first_visit_shows_an_introduction() -> None:
     assert "Run the example" in welcome_view(True, "Ferries") and "<h2>" in welcome_view(True, "Ferries")
     assert "<h2>" not in welcome_view(False, "Ferries")
     assert "example" not in welcome_view(False, "")
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "expected"),
     [(3, "just now"), (50, "a minute ago"), (61, "1 minute ago"), (7200, "2 hours ago"), (86_400 * 3, "3 days ago"),
      (86_400 * 70, "2 months ago")],
 )
-def test_ago(seconds: float, said: str) -> None:
-    assert ago(seconds) == said
+def test_ago(seconds: float, expected: str) -> None:
+    assert ago(seconds) == expected
 
 
-def test_a_study_is_opened_where_it_stands(screen: Home) -> None:
+def test_a_study_opens_on_the_tab_of_its_state(screen: HomeScreen) -> None:
     new_study("fresh")
     running(with_data(new_study("busy")), "train-lora")
     finished_study("done")
@@ -106,33 +109,33 @@ def test_a_study_is_opened_where_it_stands(screen: Home) -> None:
     assert screen._opens("new", "") == (NEW_STUDY, "data")
 
 
-def test_rename_and_duplicate_ask_for_a_name_first(screen: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rename_and_duplicate_ask_for_a_name_first(screen: HomeScreen, monkeypatch: pytest.MonkeyPatch) -> None:
     reported: list[str] = []
     monkeypatch.setattr(home_module, "rerender_report", lambda study: reported.append(study.name))
     finished_study("one")
-    naming, wish, _, asked = press(screen, "rename", "one")[2:6]
-    assert naming["visible"] and wish["value"] == "one" and asked == ("rename", "one")
+    dialog, name_box, _, pending = press(screen, "rename", "one")[2:6]
+    assert dialog["visible"] and name_box["value"] == "one" and pending == ("rename", "one")
     screen._name(("rename", "one"), "two")
     assert [study.name for study in Study.all()] == ["two"] and reported == ["two"]
-    wish = press(screen, "duplicate", "two")[3]
-    assert wish["value"] == "two-2"
-    screen._name(("duplicate", "two"), wish["value"])
+    name_box = press(screen, "duplicate", "two")[3]
+    assert name_box["value"] == "two-2"
+    screen._name(("duplicate", "two"), name_box["value"])
     assert {study.name for study in Study.all()} == {"two", "two-2"} and reported == ["two"]
 
 
-def test_delete_and_restore(screen: Home) -> None:
+def test_delete_and_restore(screen: HomeScreen) -> None:
     new_study("one")
     press(screen, "delete", "one")
     assert Study.all() == []
-    press(screen, "restore", read_shelf().deleted[0].folder.name)
+    press(screen, "restore", list_studies().deleted[0].folder.name)
     assert [study.name for study in Study.all()] == ["one"]
-    with pytest.raises(StudyError, match="gone for good"):
+    with pytest.raises(StudyError, match="permanently deleted"):
         press(screen, "restore", "1700000000000-other")
     with pytest.raises(StudyError):
         press(screen, "delete", "../..")
 
 
-def test_the_example_starts_with_one_button(screen: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_button_starts_the_example(screen: HomeScreen, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[str] = []
     monkeypatch.setattr(home_module, "start_run", started.append)
     for expected in ("example", "example-2"):

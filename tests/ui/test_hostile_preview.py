@@ -1,4 +1,4 @@
-"""Base models made to exhaust the page: its preview says so in a sentence, and the page stays as large as it was."""
+"""Base models that try to exhaust memory: the preview shows an error and the memory of the page does not grow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.ui.data import preview
 
 config = StudyConfig().with_changes({"model.base": sys.argv[2]})
-print(json.dumps(str(preview.seen_by_model(Path(sys.argv[1]), config, 3)[0])))
+print(json.dumps(str(preview.template_preview(Path(sys.argv[1]), config, 3)[0])))
 """
 
 
@@ -26,15 +26,15 @@ def seen(folder: Path, tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [({"template": LONG_STRING}, "chat template"), ({"normalizer": multiplying()}, "tokenizer")],
 )
-def test_the_page_stays_as_large_as_it_was(changes: dict[str, object], said: str, tmp_path: Path) -> None:
+def test_the_memory_of_the_page_does_not_grow(changes: dict[str, object], message: str, tmp_path: Path) -> None:
     found = seen(hostile_base(tmp_path / "base", **changes), tmp_path)  # type: ignore[arg-type]
-    assert said in found and "Choose another base model" in found
-    assert "Who rows 0?" in found, "the rows are shown nevertheless"
+    assert message in found and "Choose another base model" in found
+    assert "Who rows 0?" in found, "the rows are still shown"
 
 
-def test_a_sound_model_is_shown_with_its_template(tmp_path: Path) -> None:
+def test_a_valid_model_is_shown_with_its_template(tmp_path: Path) -> None:
     found = seen(hostile_base(tmp_path / "base", template=TEMPLATE), tmp_path)
     assert "&lt;|im_start|&gt;" in found and "Choose another" not in found

@@ -1,4 +1,4 @@
-"""Requests for events that do not exist, or with values that the page never sends: 4xx, and the page goes on."""
+"""Requests for unknown events or with unexpected values: the response is 4xx and the page keeps working."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def inside(site: App) -> Iterator[httpx.Client]:
 
 
 def events(client: httpx.Client) -> list[dict[str, Any]]:
-    """What the page can ask its server to do."""
+    """The events of the page that run on the server."""
     return [event for event in client.get("/config").json()["dependencies"] if event["backend_fn"]]
 
 
@@ -45,10 +45,10 @@ def test_an_event_that_does_not_exist_is_not_found(inside: httpx.Client, path: s
     assert 400 <= answer.status_code < 500, answer.text
 
 
-def test_an_event_of_the_browser_alone_is_not_found(inside: httpx.Client) -> None:
-    of_the_browser = [event for event in inside.get("/config").json()["dependencies"] if not event["backend_fn"]]
-    assert of_the_browser
-    for event in of_the_browser:
+def test_a_javascript_only_event_is_not_found(inside: httpx.Client) -> None:
+    javascript_only = [event for event in inside.get("/config").json()["dependencies"] if not event["backend_fn"]]
+    assert javascript_only
+    for event in javascript_only:
         body = {"data": [None] * len(event["inputs"]), "fn_index": event["id"], "session_hash": "odd"}
         assert send(inside, PREDICT, body).status_code == 404
 
@@ -61,7 +61,7 @@ def test_an_event_of_the_browser_alone_is_not_found(inside: httpx.Client) -> Non
     '{"data": ' + "[" * 900 + "]" * 900 + "}",
     '{"session_hash": "' + "x" * 5000 + '", "data": [], "fn_index": 0, "event_id": "a"}',
 ])  # fmt: skip
-def test_odd_bodies_are_refused(inside: httpx.Client, path: str, body: str) -> None:
+def test_unexpected_bodies_are_refused(inside: httpx.Client, path: str, body: str) -> None:
     answer = send(inside, path, body)
     assert 400 <= answer.status_code < 500, answer.text
 
@@ -75,7 +75,7 @@ def test_too_few_values_are_refused(inside: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("value", ODD, ids=repr)
-def test_odd_values_are_no_failure(inside: httpx.Client, value: Any) -> None:
+def test_unexpected_values_cause_no_server_error(inside: httpx.Client, value: Any) -> None:
     direct = [event for event in events(inside) if event["queue"] is False]
     assert direct
     for event in direct:
@@ -84,22 +84,22 @@ def test_odd_values_are_no_failure(inside: httpx.Client, value: Any) -> None:
         assert answer.status_code < 500, (event["api_name"], answer.text)
 
 
-@pytest.mark.parametrize("marks", ["[", "null", "[]", "7", '{"parts": 3}', "{}", "[" * 100_000])
-def test_marks_that_are_none_draw_the_page_again(inside: httpx.Client, marks: str) -> None:
+@pytest.mark.parametrize("versions", ["[", "null", "[]", "7", '{"parts": 3}', "{}", "[" * 100_000])
+def test_invalid_versions_redraw_the_page(inside: httpx.Client, versions: str) -> None:
     follow = next(event for event in events(inside) if event["api_name"] == "follow")
-    body = {"data": [None, marks], "fn_index": follow["id"], "session_hash": "odd"}
+    body = {"data": [None, versions], "fn_index": follow["id"], "session_hash": "odd"}
     answer = send(inside, PREDICT, body)
     assert answer.status_code == 200 and json.loads(answer.json()["data"][0])["parts"]
 
 
 @pytest.mark.parametrize("study", ["\ud800", "%ED%A0%80", "..%2F..", "%00", "x" * 5000, "no-such", "a&study=b"])
-def test_the_pulse_of_odd_names(inside: httpx.Client, study: str) -> None:
+def test_polling_with_unexpected_names(inside: httpx.Client, study: str) -> None:
     query = study.encode("utf-8", errors="surrogatepass").decode("latin-1") if study == "\ud800" else study
     assert inside.get(f"/pulse?study={query}").status_code < 500
 
 
-def test_an_event_stream_that_nobody_waits_for_ends_quietly(site: App, inside: httpx.Client) -> None:
+def test_a_stream_of_an_unknown_window_ends_without_a_traceback(site: App, inside: httpx.Client) -> None:
     before = site.log.read_text(encoding="utf-8").count("Traceback")
-    answer = inside.get("/gradio_api/queue/data", params={"session_hash": "waits for nothing"})
+    answer = inside.get("/gradio_api/queue/data", params={"session_hash": "unknown"})
     assert answer.status_code == 200 and '"session_not_found": true' in answer.text
     assert site.log.read_text(encoding="utf-8").count("Traceback") == before

@@ -1,4 +1,4 @@
-"""What lies between the tabs and the files: following a study, starting runs, looking into files, headers."""
+"""The page without a browser: refresh, starting runs, inspection of files, downloads, headers and imports."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from assistant_builder.data.types import COLUMN_ROLES
 from assistant_builder.errors import ConfigError, StudyError
 from assistant_builder.study import Study
 from assistant_builder.study.steps import STEPS, StepRecord
-from assistant_builder.ui.app import choices, chosen, opening_tab, ready_steps
+from assistant_builder.ui.app import initial_study, initial_tab, ready_steps, study_choices
 from assistant_builder.ui.data.new_study import AUTOMATIC, UNUSED, column_mapping
-from assistant_builder.ui.data.preview import free_name, inspect_file, power_of, preview_split, shipped_datasets
-from assistant_builder.ui.data.tab import study_data
+from assistant_builder.ui.data.preview import heldout_power, inspect_file, preview_split, shipped_datasets, unused_name
+from assistant_builder.ui.data.tab import study_data_panel
 from assistant_builder.ui.html import STYLE_SHEETS
 from assistant_builder.ui.refresh import LiveRegion, StudyView, refresh, user_facing_errors
 from assistant_builder.ui.tabs import TABS
@@ -41,7 +41,7 @@ def inputs_of(study: Study, step: str) -> dict[str, Any]:
 
 
 def made_from(study: Study) -> Study:
-    """Record what the finished steps were made from."""
+    """Record the inputs of the finished steps."""
     for step in STEPS:
         record = study.step(step)
         if record.state == "succeeded":
@@ -53,7 +53,7 @@ def made_from(study: Study) -> Study:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
     calls: list[tuple[str, bool]] = []
     monkeypatch.setattr("assistant_builder.runner.invalidation.step_inputs", inputs_of)
-    monkeypatch.setattr(train_actions, "start_run", lambda name, redo=False, now=False, trust=False: calls.append((name, redo)))
+    monkeypatch.setattr(train_actions, "start_run", lambda name, redo=False, **flags: calls.append((name, redo)))
     return calls
 
 
@@ -68,7 +68,7 @@ def rank_8(config: StudyConfig) -> StudyConfig:
 # following
 
 
-def test_only_what_changed_is_drawn() -> None:
+def test_only_changed_regions_are_drawn() -> None:
     drawn: list[str] = []
 
     def section(key: str, mark: str) -> LiveRegion:
@@ -81,7 +81,7 @@ def test_only_what_changed_is_drawn() -> None:
     assert refresh([section("a", "1"), section("b", "2")], None, after) == [gr.skip()] * 3
 
 
-def test_one_part_that_fails_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_one_region_does_not_affect_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     warned: list[str] = []
     monkeypatch.setattr(gr, "Warning", warned.append)
 
@@ -95,7 +95,7 @@ def test_one_part_that_fails_leaves_the_others_alone(monkeypatch: pytest.MonkeyP
     assert "&lt;b&gt;" in warned[0]
 
 
-def test_a_missing_or_damaged_study_is_told() -> None:
+def test_a_missing_or_damaged_study_is_reported() -> None:
     assert "no study named" in StudyView("nowhere").error["what"]  # type: ignore[index]
     study = finished_study()
     (study.folder / "report.json").write_text("{")
@@ -121,23 +121,23 @@ def test_the_list_of_studies_survives_a_damaged_one() -> None:
     bad = new_study("bad")
     bad.write_step(StepRecord("data"))
     (bad.folder / "data" / "status.json").write_text("nonsense")
-    assert {label.split("  ·  ")[1] for label, _ in choices()[1:]} == {"not run yet", "damaged"}
+    assert {label.split("  ·  ")[1] for label, _ in study_choices()[1:]} == {"not run yet", "damaged"}
 
 
-@pytest.mark.parametrize(("asked", "opened"), [(None, None), ("a", "a"), ("", ""), ("gone", None)])
-def test_which_study_the_page_opens_on(asked: str | None, opened: str | None) -> None:
-    assert chosen(asked, ["", "b", "a"]) == opened
+@pytest.mark.parametrize(("requested", "opened"), [(None, None), ("a", "a"), ("", ""), ("gone", None)])
+def test_the_study_in_the_url_is_opened(requested: str | None, opened: str | None) -> None:
+    assert initial_study(requested, ["", "b", "a"]) == opened
 
 
-def test_the_next_step_opens_when_this_one_is_ready() -> None:
+def test_tabs_can_be_opened_when_their_inputs_exist() -> None:
     assert ready_steps(StudyView("")) == {"data"}
     study = new_study("way")
     assert ready_steps(StudyView("way")) == {"data", "plan", "train"}
     trained(with_data(study))
     assert ready_steps(StudyView("way")) == {"data", "plan", "train", "evaluate", "chat", "export"}
     assert ready_steps(StudyView(finished_study("done").name)) == set(TABS)
-    assert opening_tab("way", "report") == "data" and opening_tab("way", "chat") == "chat"
-    assert opening_tab("way", None) == "data" and opening_tab("done", "nonsense") == "data"
+    assert initial_tab("way", "report") == "data" and initial_tab("way", "chat") == "chat"
+    assert initial_tab("way", None) == "data" and initial_tab("done", "nonsense") == "data"
 
 
 # starting
@@ -150,7 +150,7 @@ def test_start_writes_changed_settings_of_an_untouched_study(started: list[tuple
     assert study.config.train.rank == 8
 
 
-def test_results_are_never_replaced_unasked(started: list[tuple[str, bool]]) -> None:
+def test_results_are_replaced_only_on_request(started: list[tuple[str, bool]]) -> None:
     study = made_from(finished_study())
     message, begun = train_actions.go(study, rank_8, replace=False)
     assert not begun and not started and study.config.train.rank == 16
@@ -159,21 +159,21 @@ def test_results_are_never_replaced_unasked(started: list[tuple[str, bool]]) -> 
     assert study.config.train.rank == 8
 
 
-def test_a_failed_step_takes_other_settings_when_carried_on(started: list[tuple[str, bool]]) -> None:
+def test_a_resumed_failed_step_uses_changed_settings(started: list[tuple[str, bool]]) -> None:
     study = made_from(with_data(new_study()))
     study.write_step(StepRecord("train-lora", state="failed", inputs={"train.rank": 16}))
     assert train_actions.go(study, rank_8, replace=False)[1] and started == [("library", False)]
     assert study.config.train.rank == 8
 
 
-def test_carrying_on_changes_nothing(started: list[tuple[str, bool]]) -> None:
+def test_resuming_does_not_change_the_settings(started: list[tuple[str, bool]]) -> None:
     study = made_from(with_data(new_study()))
     before = (study.folder / "study.yaml").read_bytes()
     assert train_actions.go(study, unchanged, replace=False)[1]
     assert (study.folder / "study.yaml").read_bytes() == before
 
 
-def test_settings_that_do_not_fit_start_nothing(started: list[tuple[str, bool]]) -> None:
+def test_invalid_settings_start_nothing(started: list[tuple[str, bool]]) -> None:
     def bad(config: StudyConfig) -> StudyConfig:
         raise ConfigError("train.rank=0: too small")
 
@@ -200,14 +200,14 @@ def test_a_waiting_study_is_not_started_twice_and_can_leave_the_queue(started: l
     assert study.cancel_requested
 
 
-def test_pause_says_what_it_is_at() -> None:
+def test_the_pause_button_shows_its_state() -> None:
     study = with_data(new_study())
     running(study, "train-lora")
     assert train_actions.pause_label(study) == "Pause"
     assert train_actions.pause_run(study.name)["value"] == "Pausing…"
 
 
-def test_a_start_is_followed_until_its_files_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_is_shown_until_the_run_writes_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
     study = new_study()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         monkeypatch.setattr("assistant_builder.runner.run.start_run", lambda name, **flags: process.pid)
@@ -224,7 +224,7 @@ def test_a_start_is_followed_until_its_files_tell(monkeypatch: pytest.MonkeyPatc
 # files
 
 
-def test_a_file_is_inspected_once_and_again_when_it_changes(tmp_path: Path) -> None:
+def test_the_inspection_of_a_file_is_cached_until_it_changes(tmp_path: Path) -> None:
     file = tmp_path / "pairs.csv"
     file.write_text("question,answer\nWhat is it?,It is a thing.\n")
     first = inspect_file(file, {})
@@ -233,7 +233,7 @@ def test_a_file_is_inspected_once_and_again_when_it_changes(tmp_path: Path) -> N
     assert inspect_file(file, {}).findings.dataset.rows == 2  # type: ignore[union-attr]
 
 
-def test_an_unreadable_file_names_its_columns_and_not_its_place(tmp_path: Path) -> None:
+def test_the_error_of_an_unreadable_file_has_its_columns_and_not_its_path(tmp_path: Path) -> None:
     file = tmp_path / "odd.csv"
     file.write_text("stem,key\nWhat is it?,It is a thing.\n")
     seen = inspect_file(file, {})
@@ -244,7 +244,7 @@ def test_an_unreadable_file_names_its_columns_and_not_its_place(tmp_path: Path) 
     assert isinstance(preview_split(mapped.findings, DataConfig()), dict)
 
 
-def test_the_mapping_leaves_found_columns_alone() -> None:
+def test_the_mapping_omits_automatic_columns() -> None:
     shown = ["stem", AUTOMATIC, None, UNUSED, *[AUTOMATIC] * 5]
     assert column_mapping(shown) == {COLUMN_ROLES[0]: "stem", COLUMN_ROLES[3]: ""}
 
@@ -258,11 +258,11 @@ def test_shipped_datasets_can_be_studied() -> None:
         assert findings is not None and findings.can_start()
 
 
-def test_the_power_of_a_held_out_set_is_told_from_its_size() -> None:
+def test_the_power_of_a_held_out_set_follows_from_its_size() -> None:
     record = {"counts": {"heldout": 100}, "turns": {"heldout": 100}, "clusters": {"heldout": 0}}
-    power = power_of(record)
+    power = heldout_power(record)
     assert power is not None and power["minimum_detectable"] == pytest.approx(2.8 * (0.2 / 100) ** 0.5, rel=0.01)
-    assert power_of({"counts": {"heldout": 0}, "turns": {"heldout": 0}, "clusters": {"heldout": 0}}) is None
+    assert heldout_power({"counts": {"heldout": 0}, "turns": {"heldout": 0}, "clusters": {"heldout": 0}}) is None
 
 
 @pytest.mark.parametrize(
@@ -270,21 +270,21 @@ def test_the_power_of_a_held_out_set_is_told_from_its_size() -> None:
 )
 def test_a_study_is_named_after_its_file(wish: str, name: str) -> None:
     new_study("library")
-    assert free_name(wish) == name
+    assert unused_name(wish) == name
 
 
 def test_the_data_of_a_study_is_shown_before_and_after_it_ran() -> None:
     study = new_study()
-    before = study_data(study)
-    assert "What was found" in before and "Held-out" in before
-    after = study_data(with_data(study))
-    assert "What was found" in after and "Held-out" in after
+    before = study_data_panel(study)
+    assert "Findings" in before and "Held-out" in before
+    after = study_data_panel(with_data(study))
+    assert "Findings" in after and "Held-out" in after
 
 
 def test_the_system_prompt_is_that_of_training() -> None:
     assert "Ostrel" in default_system_prompt(with_data(new_study("ferries", LARGE)))
     assert default_system_prompt(with_data(new_study("library", SMALL))) == ""
-    assert default_system_prompt(new_study("told", SMALL, data__system="Be brief.")) == "Be brief."
+    assert default_system_prompt(new_study("system", SMALL, data__system="Be brief.")) == "Be brief."
 
 
 def test_downloads_are_copies() -> None:
@@ -316,6 +316,15 @@ def test_every_response_forbids_other_hosts() -> None:
 def test_the_page_starts_without_the_model_stack() -> None:
     check = "import sys, app; assert not {'torch', 'transformers', 'datasets', 'lm_eval'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT)
+
+
+def test_views_load_neither_gradio_nor_models() -> None:
+    paths = (ROOT / "assistant_builder" / "ui").rglob("*.py")
+    views = [path for path in paths if path.stem == "view" or path.stem.endswith("_view")]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in views]
+    check = "import sys, importlib\nfor name in sys.argv[1:]:\n    importlib.import_module(name)\n" \
+        "assert not {'gradio', 'torch', 'transformers'} & set(sys.modules)"
+    assert names and subprocess.run([sys.executable, "-c", check, *names], cwd=ROOT).returncode == 0
 
 
 def test_studies_are_found_by_name() -> None:

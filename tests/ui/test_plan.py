@@ -1,4 +1,4 @@
-"""The Plan tab: the study's settings on this machine and on others, as chart, tables, words and one file."""
+"""The Plan tab: the plan of a study on several machines as chart, tables, text and HTML file."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.planning.hardware import CARDS
 from assistant_builder.planning.plan import Plan, plan_study
-from assistant_builder.ui.plan.tab import HERE, PlanTab, study_plan
-from assistant_builder.ui.plan.view import PARTS, layer_rows, plan_figure, plan_panel, plan_text, title, write_plan_file
+from assistant_builder.ui.plan.tab import THIS_COMPUTER, PlanTab, study_plan, write_plan_file
+from assistant_builder.ui.plan.view import PARTS, layer_rows, plan_figure, plan_panel, plan_text, title
 from assistant_builder.ui.refresh import StudyView
 from tests.synthetic_study import new_study, with_data
 from tests.ui.blocks import inside_blocks
@@ -23,7 +23,7 @@ def plan_for(model: str, card: str = "RTX 4090 24 GB") -> Plan:
     return plan_study(StudyConfig().with_changes({"model.base": model}), machine=CARDS[card])
 
 
-def test_the_chart_stacks_every_part_up_to_the_peak():
+def test_the_bars_of_the_chart_add_up_to_the_peak():
     plan = plan_for("llama-3.1-8b-instruct")
     figure = plan_figure(plan)
     bars = [trace for trace in figure.data if trace.type == "bar"]
@@ -34,19 +34,19 @@ def test_the_chart_stacks_every_part_up_to_the_peak():
     assert figure.layout.shapes[0].x0 == pytest.approx(plan.memory_bytes / 1e9)
 
 
-def test_full_fine_tuning_is_left_out_where_it_would_dwarf_the_rest():
+def test_full_fine_tuning_is_omitted_if_it_needs_far_more_memory():
     assert title("full") not in plan_figure(plan_for("llama-3.1-8b-instruct")).data[0].y
     assert title("full") in plan_figure(plan_for("smollm2-135m-instruct")).data[0].y
 
 
-def test_the_layer_table_leaves_nothing_out():
+def test_the_layer_table_contains_all_parameters():
     plan = plan_for("qwen3-4b-instruct-2507")
     rows = list(layer_rows(plan))
     assert sum(many * parameters for _, many, parameters, _ in rows) == plan.architecture.parameters
     assert len(rows) < 20
 
 
-def test_the_file_needs_nothing_beside_it(tmp_path: Path):
+def test_the_file_is_self_contained(tmp_path: Path):
     write_plan_file(plan_for("llama-3.3-70b-instruct", "A100 80 GB"), tmp_path / "plan.html")
     page = (tmp_path / "plan.html").read_text(encoding="utf-8")
     assert "Plotly.newPlot" in page and "model.layers.*.mlp.down_proj" in page
@@ -60,7 +60,7 @@ def test_a_hostile_model_name_is_shown_as_text(tmp_path: Path):
     assert "<img src=x" not in (tmp_path / "plan.html").read_text(encoding="utf-8")
 
 
-def test_the_terminal_says_the_same():
+def test_the_text_for_the_terminal_is_complete():
     plan = plan_for("llama-3.3-70b-instruct", "A100 80 GB")
     columns, rows, lines = plan_text(plan)
     assert columns[1:] == [title(name) for name in ("qlora", "lora", "full")]
@@ -79,7 +79,7 @@ def test_a_study_is_planned_from_its_own_data(home: Path):
     assert plan.machine.is_local
 
 
-def test_after_five_steps_the_study_s_own_speed_counts(home: Path):
+def test_after_five_steps_the_measured_speed_is_used(home: Path):
     study = with_data(new_study())
     for step in range(1, 8):
         append_jsonl(study.arm_folder("qlora") / "metrics.jsonl",
@@ -93,7 +93,7 @@ def test_after_five_steps_the_study_s_own_speed_counts(home: Path):
     assert study_plan(study, "L4 24 GB").measured == {}, "another machine has its own speed"
 
 
-def test_what_the_user_puts_in_replaces_what_is_known(home: Path):
+def test_inputs_of_the_user_take_precedence(home: Path):
     study = new_study()
     plan = study_plan(study, "A100 80 GB", "40GB", "3.5", "10,000")
     assert (plan.memory_bytes, plan.price_per_hour(), plan.pairs) == (40_000_000_000, 3.5, 10_000)
@@ -101,22 +101,22 @@ def test_what_the_user_puts_in_replaces_what_is_known(home: Path):
 
 
 @pytest.mark.parametrize(("field", "text"), [("memory", "lots"), ("price", "cheap"), ("pairs", "many")])
-def test_a_value_that_is_none_is_refused(home: Path, field: str, text: str):
+def test_an_invalid_input_is_refused(home: Path, field: str, text: str):
     with pytest.raises(ConfigError, match=text):
         study_plan(new_study(), **{field: text})
 
 
-def test_the_tab_draws_a_study_and_says_what_is_wrong(home: Path):
+def test_the_tab_draws_a_study_and_shows_errors(home: Path):
     new_study("library")
     tab = inside_blocks(PlanTab)
     section = next(section for section in tab.sections() if section.key == "plan")
     drawn = section.draw(StudyView("library"))
     assert len(drawn) == len(section.outputs) and "LoRA" in drawn[4]
-    refused = tab._changed("library", HERE, "no", "", "")
+    refused = tab._changed("library", THIS_COMPUTER, "no", "", "")
     assert "no amount of memory" in refused[0] and refused[1]["visible"] is False
 
 
-def test_a_model_that_nobody_knows_is_said_in_the_tab(home: Path):
+def test_the_tab_reports_an_unknown_model(home: Path):
     new_study("library", model__base="qwen9-1b")
     tab = inside_blocks(PlanTab)
     section = next(section for section in tab.sections() if section.key == "plan")

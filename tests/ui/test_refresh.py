@@ -1,4 +1,4 @@
-"""A window asks whether something changed, and draws only then."""
+"""Polling: the version of the page changes exactly when something must be redrawn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.synthetic_study import new_study, with_metrics
 SECTIONS = [LiveRegion("state", [], lambda look: look.mark, lambda look: [])]
 
 
-def asked(query: str = "") -> str:
+def polled(query: str = "") -> str:
     request = Request({"type": "http", "query_string": query.encode(), "headers": []})
     return bytes(pulse_route(SECTIONS)(request).body).decode()
 
@@ -21,31 +21,31 @@ def drawn(name: str | None) -> str:
     return str(json.loads(refresh(SECTIONS, name, "")[0])["whole"])
 
 
-def test_the_pulse_is_that_of_what_was_drawn_until_the_study_changes() -> None:
+def test_the_polled_version_is_the_drawn_one_until_the_study_changes() -> None:
     study = new_study("rivers")
-    before = asked("study=rivers")
+    before = polled("study=rivers")
     assert before == drawn("rivers") and len(before) < 20
     with_metrics(study, "lora", 3)
-    assert asked("study=rivers") != before
-    assert asked("study=rivers") == drawn("rivers")
+    assert polled("study=rivers") != before
+    assert polled("study=rivers") == drawn("rivers")
 
 
-def test_home_a_new_study_one_that_is_gone_and_two_that_are_alike_are_told_apart() -> None:
+def test_home_new_missing_and_equal_studies_have_different_versions() -> None:
     for name in ("rivers", "lakes"):
         new_study(name)
-    pulses = {asked(), asked("study="), asked("study=gone"), asked("study=rivers"), asked("study=lakes")}
+    pulses = {polled(), polled("study="), polled("study=missing"), polled("study=rivers"), polled("study=lakes")}
     assert len(pulses) == 5
-    assert asked() == drawn(None) and asked("study=gone") == drawn("gone")
+    assert polled() == drawn(None) and polled("study=missing") == drawn("missing")
 
 
-def test_a_name_that_is_no_name_is_answered_like_one_that_is_gone() -> None:
-    assert len(asked("study=..%2F..%2Fetc")) == len(asked("study=%00")) == len(asked())
+def test_an_invalid_name_is_treated_like_a_missing_study() -> None:
+    assert len(polled("study=..%2F..%2Fetc")) == len(polled("study=%00")) == len(polled())
 
 
-def test_a_damaged_study_changes_when_it_is_mended() -> None:
+def test_the_version_of_a_damaged_study_changes_when_it_is_repaired() -> None:
     study = new_study("rivers")
-    whole = (study.folder / "study.yaml").read_text("utf-8")
+    valid = (study.folder / "study.yaml").read_text("utf-8")
     (study.folder / "study.yaml").write_text("{", "utf-8")
-    damaged = asked("study=rivers")
-    (study.folder / "study.yaml").write_text(whole, "utf-8")
-    assert asked("study=rivers") != damaged and StudyView("rivers").snapshot is not None
+    damaged = polled("study=rivers")
+    (study.folder / "study.yaml").write_text(valid, "utf-8")
+    assert polled("study=rivers") != damaged and StudyView("rivers").snapshot is not None

@@ -1,4 +1,4 @@
-"""A real server over real HTTP: who gets in, what it gives away, what it takes, and how it starts and stops."""
+"""The server over HTTP: login, routes, files, uploads, start and shutdown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from assistant_builder.ui.uploads import PREFIX, sweep
+from assistant_builder.ui.uploads import PREFIX, remove_stale_folders
 from tests.browser.serving import PASSWORD, PATIENCE_SECONDS, ROOT, USER, App, start_app
 
 HTML = {"accept": "text/html"}
@@ -28,7 +28,7 @@ ADDRESS = "/gradio_api/file="
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     limits = {"ASSISTANT_BUILDER_MAX_UPLOAD": "200kB", "ASSISTANT_BUILDER_MAX_UPLOADS": "30"}
     folder = tmp_path_factory.mktemp("server")
-    (folder / "secret.txt").write_text("not for the page", encoding="utf-8")  # in the server's working folder
+    (folder / "secret.txt").write_text("not for the page", encoding="utf-8")  # in the working folder of the server
     site = start_app(folder, "--auth", USER, ASSISTANT_BUILDER_PASSWORD=PASSWORD, **limits)
     yield site
     site.process.send_signal(signal.SIGINT)
@@ -45,7 +45,7 @@ def upload(client: httpx.Client, *files: tuple[str, bytes], **options: Any) -> h
     return client.post("/gradio_api/upload", files=[("files", file) for file in files], **options)
 
 
-def test_nothing_is_answered_before_the_login(site: App) -> None:
+def test_every_route_needs_a_login(site: App) -> None:
     with site.client() as client:
         for path in ("/config", "/gradio_api/info", "/assets/x.js", "/theme.css", "/gradio_api/startup-events",
                      "/gradio_api/heartbeat/x", "/gradio_api/queue/data?session_hash=x"):  # fmt: skip
@@ -55,7 +55,7 @@ def test_nothing_is_answered_before_the_login(site: App) -> None:
         assert client.get("/", headers=HTML).headers["location"] == "/login"
 
 
-def test_the_page_is_whole_inside_and_strict(inside: httpx.Client) -> None:
+def test_the_page_and_its_security_headers(inside: httpx.Client) -> None:
     page = inside.get("/", headers=HTML)
     assert page.status_code == 200 and "window.gradio_config" in page.text and "ab-session" in page.text
     policy = page.headers["content-security-policy"]
@@ -72,12 +72,12 @@ def test_the_page_is_whole_inside_and_strict(inside: httpx.Client) -> None:
     "/gradio_api/startup-events", "/gradio_api/custom_component/a/client/b/c", "/pwa_icon", "/redoc",
     "/gradio_api/run-history/records", "/gradio_api/call/x", "/gradio_api/stream/a/b/1/playlist-file",
 ])  # fmt: skip
-def test_what_the_page_does_not_use_is_not_there(inside: httpx.Client, path: str) -> None:
+def test_unused_routes_are_not_found(inside: httpx.Client, path: str) -> None:
     assert inside.get(path).status_code == 404
     assert inside.post(path, json={}).status_code == 404
 
 
-def test_no_file_of_the_machine_is_given_away(inside: httpx.Client, site: App) -> None:
+def test_no_other_file_of_the_machine_is_served(inside: httpx.Client, site: App) -> None:
     mine = upload(inside, ("mine.csv", b"question,answer\n")).json()[0]
     assert inside.get(ADDRESS + mine).text == "question,answer\n"
     folder = site.folder() / "files"
@@ -95,8 +95,8 @@ def test_no_file_of_the_machine_is_given_away(inside: httpx.Client, site: App) -
                 assert not any(word in answer.text for word in ("root:", "not for the page", "import")), written
 
 
-def test_a_file_that_only_passes_through_is_not_fetched(inside: httpx.Client, site: App) -> None:
-    """Gradio would copy what a value names on its way out, from the working folder or the temporary one."""
+def test_a_file_named_in_a_value_is_not_copied(inside: httpx.Client, site: App) -> None:
+    """Gradio would copy a file that an output names from the working folder or the temporary folder."""
     config = inside.get("/config").json()
     named = {"path": str(site.log.parent / "secret.txt"), "meta": {"_type": "gradio.FileData"}}
     files = [entry["id"] for entry in config["components"] if entry["type"] in ("file", "browserstate")]
@@ -110,24 +110,24 @@ def test_a_file_that_only_passes_through_is_not_fetched(inside: httpx.Client, si
             assert answer.status_code == 403 and "not uploaded here" in answer.text
 
 
-def test_uploads_are_unguessable_and_stay_inside(inside: httpx.Client, site: App) -> None:
+def test_upload_paths_are_unguessable_and_inside_the_folder(inside: httpx.Client, site: App) -> None:
     names = ["a.csv", "../../b.csv", "..\\c.csv", "/etc/d.csv", "..", ".", "e\n.csv", "f" * 300 + ".csv", "שלום.csv"]
     places = [Path(upload(inside, (name, b"x")).json()[0]) for name in names]
     for place in places:
         assert place.is_relative_to(site.folder() / "files") and place.read_bytes() == b"x"
         assert len(place.parent.parent.name) >= len("upload-") + 22
-    assert len({place.parent.parent for place in places}) == len(places), "the same content, and yet apart"
+    assert len({place.parent.parent for place in places}) == len(places), "equal files have different folders"
     assert places[0].name == "a.csv" and places[1].name == "b.csv" and places[8].name == "שלום.csv"
     assert (site.folder().stat().st_mode & 0o777) == 0o700
 
 
 def kept(site: App) -> set[str]:
-    """What lies in its folder of uploads; what goes while it is looked at does not count."""
+    """Files and folders in the folder of uploads."""
     return {os.path.join(folder, name) for folder, folders, files in os.walk(site.folder() / "files")
             for name in (*folders, *files)}
 
 
-def test_uploads_are_limited_and_leave_nothing_behind(inside: httpx.Client, site: App) -> None:
+def test_refused_uploads_leave_no_file(inside: httpx.Client, site: App) -> None:
     before = kept(site)
     large = upload(inside, ("large.csv", b"x" * 300_000))
     assert large.status_code == 413 and "larger than 200 kB" in large.text
@@ -152,7 +152,7 @@ def test_uploads_are_limited_and_leave_nothing_behind(inside: httpx.Client, site
 
 
 def _break_off(client: httpx.Client, site: App) -> None:
-    """Send half an upload and go, once the server has begun to write it."""
+    """Send half an upload, and disconnect after the server has started to write it."""
     head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="half.csv"\r\n\r\n' + b"x" * 90_000
     cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
     lines = ["POST /gradio_api/upload HTTP/1.1", f"Host: {client.base_url.netloc.decode()}", f"Cookie: {cookie}",
@@ -166,7 +166,7 @@ def _break_off(client: httpx.Client, site: App) -> None:
             time.sleep(0.05)
 
 
-def test_no_more_files_are_kept_than_allowed(inside: httpx.Client, site: App) -> None:
+def test_the_number_of_stored_uploads_is_limited(inside: httpx.Client, site: App) -> None:
     answers = [upload(inside, (f"{number}.csv", b"x")) for number in range(31)]
     full = [answer for answer in answers if answer.status_code != 200]
     assert full and {answer.status_code for answer in full} == {507} and "Try again" in full[0].text
@@ -174,7 +174,7 @@ def test_no_more_files_are_kept_than_allowed(inside: httpx.Client, site: App) ->
     assert len(folders) == 30
     for folder in folders:
         os.utime(folder, (time.time() - 7200,) * 2)
-    assert upload(inside, ("new.csv", b"x")).status_code == 200, "what is old makes room"
+    assert upload(inside, ("new.csv", b"x")).status_code == 200, "old uploads are removed"
     for folder in folders:
         os.utime(folder, (time.time() - 7200,) * 2) if folder.exists() else None
 
@@ -190,7 +190,7 @@ def test_streams_end_with_the_session(site: App) -> None:
             assert "".join(news) == "" and time.monotonic() - began < 10
 
 
-def test_the_password_is_nowhere(site: App) -> None:
+def test_the_password_is_not_stored_or_logged(site: App) -> None:
     with site.client() as client:
         client.post("/login", data={"username": PASSWORD, "password": "canary-typed"})
         client.get(f"/?password={PASSWORD}")
@@ -202,7 +202,7 @@ def test_the_password_is_nowhere(site: App) -> None:
         assert not path.is_file() or b"canary" not in path.read_bytes(), path
 
 
-def test_it_listens_on_this_machine_alone(site: App) -> None:
+def test_it_listens_on_localhost_only(site: App) -> None:
     port = int(site.url.rpartition(":")[2])
     found = psutil.Process(site.process.pid).net_connections()
     assert [tuple(entry.laddr) for entry in found if entry.status == "LISTEN"] == [("127.0.0.1", port)]
@@ -214,20 +214,20 @@ def run_app(folder: Path, *words: str, **environment: str) -> subprocess.Complet
                           stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
 
-@pytest.mark.parametrize(("words", "said"), [
+@pytest.mark.parametrize(("words", "message"), [
     (["--host", "0.0.0.0"], "everyone who can connect to 0.0.0.0 could open the page"),
     (["--auth", "ann"], "there is no password for 'ann'"),
     (["--certificate", "c.pem"], "HTTPS needs a certificate and its key"),
     (["--host", "no-such-host.invalid", "--auth", "ann"], "not an address of this machine"),
 ])  # fmt: skip
-def test_it_refuses_to_start_with_a_sentence(tmp_path: Path, words: list[str], said: str) -> None:
+def test_a_refused_start_prints_one_line(tmp_path: Path, words: list[str], message: str) -> None:
     given = {"ASSISTANT_BUILDER_PASSWORD": "x"} if "no-such-host.invalid" in words else {}
     done = run_app(tmp_path, "--port", "0", *words, **given)
-    assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_a_taken_port_is_told(site: App, tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported(site: App, tmp_path: Path) -> None:
     port = site.url.rpartition(":")[2]
     done = run_app(tmp_path, "--port", port)
     assert done.returncode == 1 and f"port {port} is in use" in done.stderr and "Traceback" not in done.stderr
@@ -240,12 +240,13 @@ def test_it_stops_cleanly_with_streams_open(tmp_path: Path) -> None:
         site.process.terminate()
         assert site.process.wait(timeout=60) == 128 + signal.SIGTERM
     assert "Traceback" not in site.log.read_text(encoding="utf-8")
-    assert list(site.temporary.glob(f"{PREFIX}*")) == [], "what was uploaded goes with the server"
+    assert list(site.temporary.glob(f"{PREFIX}*")) == [], "uploads are deleted with the server"
 
 
-def test_what_a_killed_server_left_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_of_a_killed_server_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    code = ("import os, sys\nfrom assistant_builder.ui.uploads import own_folder\nprint(own_folder(), flush=True)\n"
+    code = ("import os, sys\nfrom assistant_builder.ui.uploads import server_folder\n"
+            "print(server_folder(), flush=True)\n"
             "if sys.argv[1] == 'die':\n    os._exit(9)\nsys.stdin.read()")  # fmt: skip
     words = [sys.executable, "-c", code]
     settings = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
@@ -254,9 +255,9 @@ def test_what_a_killed_server_left_is_swept(tmp_path: Path, monkeypatch: pytest.
     with subprocess.Popen([*words, "live"], text=True, env=settings, **pipes) as it:
         assert it.stdout is not None and it.stdin is not None
         live = Path(it.stdout.readline().strip())
-        assert sweep() == 0, "what is new may be just being made"
+        assert remove_stale_folders() == 0, "a new folder may belong to a starting server"
         for folder in (dead, live):
             os.utime(folder, (time.time() - 3600,) * 2)
-        assert sweep() == 1 and live.exists() and not dead.exists()
+        assert remove_stale_folders() == 1 and live.exists() and not dead.exists()
         it.stdin.close()
     assert not live.exists()

@@ -1,6 +1,6 @@
-"""What the server keeps of windows does not grow with what is done in them, nor with how many were closed.
+"""Window state on the server: its size, its owner, and the private parts of gradio that it depends on.
 
-Two people who know the password: each has windows and uploads of their own, and the studies are of both.
+Users share the studies, but each login has its own windows and uploads.
 """
 
 from __future__ import annotations
@@ -14,17 +14,21 @@ from typing import Any
 import gradio as gr
 import httpx
 import pytest
+from fastapi import FastAPI
+from gradio.routes import App
+from starlette.routing import Mount
 
 from assistant_builder.ui.refresh import Page
-from assistant_builder.ui.server import CLOSED_KEPT, BoundedStateHolder, page_app
+from assistant_builder.ui.server import MAX_CLOSED_WINDOWS, BoundedStateHolder, page_app
 from assistant_builder.web.access import Access
-from tests.browser.serving import App, guarded_app, start_app
+from tests.browser.serving import App as ServedApp
+from tests.browser.serving import guarded_app, start_app
 from tests.ui.blocks import inside_blocks
 
 
 @pytest.fixture
 def demo() -> gr.Blocks:
-    """A box that each event reads and makes anew."""
+    """A text box that each event reads and updates."""
 
     def build() -> gr.Blocks:
         box = gr.Textbox("0")
@@ -35,7 +39,7 @@ def demo() -> gr.Blocks:
     return inside_blocks(build)
 
 
-def test_events_leave_nothing_behind_but_their_outcome(demo: gr.Blocks) -> None:
+def test_the_state_of_a_window_does_not_grow_with_its_events(demo: gr.Blocks) -> None:
     (function,) = demo.fns
     counts = []
 
@@ -54,20 +58,49 @@ def test_events_leave_nothing_behind_but_their_outcome(demo: gr.Blocks) -> None:
     asyncio.run(six_events())
     assert len(set(counts)) == 1, counts
     parts = demo.state_holder.session_data["window"].blocks_config.blocks.values()
-    assert [part.label for part in parts if isinstance(part, gr.Textbox)] == ["after 5"], "the next event knows of it"
+    assert [part.label for part in parts if isinstance(part, gr.Textbox)] == ["after 5"], "the update is read"
 
 
-def test_closed_windows_are_forgotten_and_open_ones_kept(demo: gr.Blocks) -> None:
+def test_old_closed_windows_are_deleted_and_open_ones_kept(demo: gr.Blocks) -> None:
     windows = BoundedStateHolder()
     windows.set_blocks(demo)
-    for number in range(3 * CLOSED_KEPT):
+    for number in range(3 * MAX_CLOSED_WINDOWS):
         window = windows[f"closed {number}"]
         window.is_closed = True
         windows[f"open {number}"]
     kept = set(windows.session_data)
-    last = range(2 * CLOSED_KEPT, 3 * CLOSED_KEPT)
-    assert kept == {f"open {number}" for number in range(3 * CLOSED_KEPT)} | {f"closed {number}" for number in last}
+    last = range(2 * MAX_CLOSED_WINDOWS, 3 * MAX_CLOSED_WINDOWS)
+    still_open = {f"open {number}" for number in range(3 * MAX_CLOSED_WINDOWS)}
+    assert kept == still_open | {f"closed {number}" for number in last}
     assert set(windows.time_last_used) == kept
+
+
+PRIVATE_PARTS = {
+    "gradio.Blocks": ("fns", "state_holder", "has_launched", "is_running", "upload_file_set"),
+    "gradio.queueing.Queue": ("pending_event_ids_session", "pending_messages_per_session", "close"),
+    "gradio.routes.App": ("state_holder", "stop_event"),
+    "gradio.state_holder.StateHolder": ("blocks", "session_data", "time_last_used", "lock", "update"),
+    "gradio.state_holder.SessionState": ("is_closed", "__setitem__"),
+}
+"""Class of gradio → attributes that ``ui/server.py`` and ``ui/uploads.py`` use without a promise of gradio."""
+
+
+def test_gradio_still_has_the_private_parts_in_use(demo: gr.Blocks) -> None:
+    async def mounted() -> dict[str, Any]:
+        outer = FastAPI()
+        gr.mount_gradio_app(outer, demo.queue(), path="/")
+        apps = [route.app for route in outer.routes if isinstance(route, Mount) and isinstance(route.app, App)]
+        assert apps, "gradio.mount_gradio_app no longer mounts a gradio.routes.App, whose state ui/server.py replaces"
+        windows = apps[0].state_holder
+        return {
+            "gradio.Blocks": demo, "gradio.queueing.Queue": demo._queue, "gradio.routes.App": apps[0],
+            "gradio.state_holder.StateHolder": windows, "gradio.state_holder.SessionState": windows["window"],
+        }
+
+    assert hasattr(demo, "_queue"), "gradio.Blocks no longer has _queue, which assistant_builder/ui uses"
+    for name, found in asyncio.run(mounted()).items():
+        for part in PRIVATE_PARTS[name]:
+            assert hasattr(found, part), f"{name} no longer has {part}, which assistant_builder/ui uses"
 
 
 WINDOW = "k3j9d0s8f7"
@@ -75,13 +108,13 @@ FILE = "/gradio_api/file="
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedApp]:
     with guarded_app(tmp_path_factory.mktemp("two")) as app:
         yield app
 
 
 @pytest.fixture
-def people(site: App) -> Iterator[tuple[httpx.Client, httpx.Client]]:
+def people(site: ServedApp) -> Iterator[tuple[httpx.Client, httpx.Client]]:
     with site.logged_in() as one, site.logged_in() as other:
         yield one, other
 
@@ -93,7 +126,7 @@ def upload(client: httpx.Client, **options: Any) -> str:
 
 
 def follow(client: httpx.Client, window: str) -> httpx.Response:
-    """What the page does every now and then."""
+    """Send the event with which the page redraws itself."""
     events = client.get("/config").json()["dependencies"]
     number = next(event["id"] for event in events if event["api_name"] == "follow")
     body = {"data": [None, "{}"], "fn_index": number, "session_hash": window}
@@ -113,32 +146,32 @@ def test_a_window_answers_only_the_login_that_opened_it(people: tuple[httpx.Clie
     joined = join(one, WINDOW)
     assert joined.status_code == 200
     cancel = {"session_hash": WINDOW, "fn_index": 0, "event_id": joined.json()["event_id"]}
-    asked: list[Callable[[], httpx.Response]] = [
+    requests: list[Callable[[], httpx.Response]] = [
         lambda: follow(other, WINDOW), lambda: join(other, WINDOW),
         lambda: other.post("/gradio_api/cancel", json=cancel),
         lambda: other.get("/gradio_api/queue/data", params={"session_hash": WINDOW}),
         lambda: other.get(f"/gradio_api/queue/data?session_hash=mine&session_hash={WINDOW}"),
         lambda: other.get(f"/gradio_api/heartbeat/{WINDOW}"),
     ]
-    for ask in asked:
-        answer = ask()
+    for request in requests:
+        answer = request()
         assert answer.status_code == 403 and answer.headers["x-log-in"] == "/login", answer.text
     other_event = {**cancel, "session_hash": "of the other"}
-    assert other.post("/gradio_api/cancel", json=other_event).status_code == 404, "an event of somebody else's window"
+    assert other.post("/gradio_api/cancel", json=other_event).status_code == 404, "an event of another window"
     with one.stream("GET", "/gradio_api/queue/data", params={"session_hash": WINDOW}) as stream:
-        said = "".join(stream.iter_text())
-    assert joined.json()["event_id"] in said and "process_completed" in said, "the owner hears of the event"
+        received = "".join(stream.iter_text())
+    assert joined.json()["event_id"] in received and "process_completed" in received, "the owner receives the result"
     assert follow(one, WINDOW).status_code == 200
 
 
-def test_a_reload_opens_another_window_and_the_old_one_stays(people: tuple[httpx.Client, httpx.Client]) -> None:
+def test_a_reload_opens_a_new_window_and_the_old_one_remains(people: tuple[httpx.Client, httpx.Client]) -> None:
     one, other = people
     assert one.get("/", headers={"accept": "text/html"}).status_code == 200
     assert follow(one, "before").status_code == follow(one, "after").status_code == 200
     assert follow(one, "before").status_code == 200 and follow(other, "own").status_code == 200
 
 
-def test_a_window_does_not_pass_to_the_next_login(site: App) -> None:
+def test_a_window_is_not_available_to_the_next_login(site: ServedApp) -> None:
     with site.logged_in() as client:
         assert follow(client, "evening").status_code == 200
         client.post("/logout")
@@ -147,7 +180,7 @@ def test_a_window_does_not_pass_to_the_next_login(site: App) -> None:
         assert follow(later, "evening").status_code == 403
 
 
-def test_an_upload_is_read_by_the_login_that_made_it(people: tuple[httpx.Client, httpx.Client]) -> None:
+def test_an_upload_belongs_to_its_login(people: tuple[httpx.Client, httpx.Client]) -> None:
     one, other = people
     place = upload(one, params={"upload_id": "progress"})
     assert one.get(FILE + place).text == "question,answer\na,b\n"
@@ -165,7 +198,7 @@ def test_an_upload_is_read_by_the_login_that_made_it(people: tuple[httpx.Client,
     assert one.get(FILE + place).status_code == 200
 
 
-def test_what_is_offered_and_what_is_on_disk_is_of_both(site: App, people: tuple[httpx.Client, httpx.Client]) -> None:
+def test_downloads_and_studies_are_shared(site: ServedApp, people: tuple[httpx.Client, httpx.Client]) -> None:
     one, other = people
     offered = site.folder() / "files" / "0a1b2c" / "report.html"
     offered.parent.mkdir()
@@ -178,7 +211,7 @@ def test_what_is_offered_and_what_is_on_disk_is_of_both(site: App, people: tuple
     assert len(seen) == 1 and seen != {before}
 
 
-def test_without_a_password_nothing_belongs_to_anybody(tmp_path: Path) -> None:
+def test_without_a_password_nothing_has_an_owner(tmp_path: Path) -> None:
     app = start_app(tmp_path)
     try:
         with app.client() as one, app.client() as other:

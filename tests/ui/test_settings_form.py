@@ -1,4 +1,4 @@
-"""Settings on the page: every field of the config is there, and goes to and fro unchanged."""
+"""Settings on the page: every field of the config has a component, and every value survives the round trip."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from assistant_builder.config import PRESET_LABELS, PRESETS, StudyConfig, option
 from assistant_builder.errors import ConfigError
 from assistant_builder.ui.data.tab import DataTab
 from assistant_builder.ui.settings_form import (
-    NOT_OPTIONS,
+    HIDDEN_KEYS,
     OptionForm,
     bounds_text,
-    component_of,
     flat,
     get_value,
+    make_component,
+    number_step,
     preset_keys,
     preset_label,
     preset_values,
     read_form,
-    step_of,
     study_options,
 )
 from assistant_builder.ui.train.preflight_view import preset_table
@@ -67,7 +67,7 @@ def changed_config() -> StudyConfig:
 
 def test_every_option_of_the_config_is_described() -> None:
     options = study_options()
-    assert set(options) == set(option_fields()) - NOT_OPTIONS
+    assert set(options) == set(option_fields()) - HIDDEN_KEYS
     for option in options.values():
         assert option.title and option.help
         assert option.kind not in ("choice", "choices") or option.choices
@@ -77,7 +77,7 @@ def test_every_option_of_the_config_is_on_the_page() -> None:
     train, data = inside_blocks(lambda: (TrainTab(), DataTab()))
     shown = set(train.form.components)
     assert shown == set(study_options()) - {"name", *NOT_HERE}
-    assert set(data.new.bring.form.components) == {
+    assert set(data.new.upload.form.components) == {
         key for key in study_options() if key.startswith("data.") and key not in ("data.source", "data.columns")
     }
 
@@ -100,7 +100,7 @@ def test_every_value_survives_gradio(config: StudyConfig) -> None:
 
 def test_components_start_at_the_defaults_of_the_config() -> None:
     options = study_options()
-    shown = inside_blocks(lambda: {key: component_of(option) for key, option in options.items()})
+    shown = inside_blocks(lambda: {key: make_component(option) for key, option in options.items()})
     for key, option in options.items():
         assert shown[key].value == option.to_widget(option.default), key
         assert shown[key].label == option.title
@@ -113,19 +113,19 @@ def test_all_problems_are_reported_together() -> None:
     assert all(key in caught.value.what for key in shown)
 
 
-def test_a_whole_number_typed_with_a_point_is_a_whole_number() -> None:
+def test_a_whole_float_is_accepted_as_an_integer() -> None:
     assert read_form({"train.rank": 8.0, "data.max_train": "50"}, StudyConfig()).train.rank == 8
     with pytest.raises(ConfigError, match="max_train"):
         read_form({"data.max_train": "many"}, StudyConfig())
 
 
-def test_untouched_values_are_kept_as_they_are() -> None:
+def test_unchanged_values_are_kept() -> None:
     config = StudyConfig().with_changes({"data.system": "''"})
     assert config.data.system is not None
     assert read_form({"data.system": ""}, config).data.system == config.data.system
 
 
-def test_presets_are_named_in_words_and_every_value_is_shown() -> None:
+def test_presets_have_labels_and_every_value_is_shown() -> None:
     for name, values in PRESETS.items():
         assert dict(zip(preset_keys(), preset_values(name), strict=True)) == values
         config = StudyConfig().with_changes({"train.preset": name})
@@ -141,13 +141,13 @@ def test_presets_are_named_in_words_and_every_value_is_shown() -> None:
     assert all(isinstance(update, dict) for update in preset_values("custom"))
 
 
-def test_a_value_that_differs_from_its_preset_stands_out() -> None:
+def test_a_value_that_differs_from_its_preset_is_highlighted() -> None:
     table = preset_table(StudyConfig().with_changes({"train.preset": "quick", "train.rank": 12}))
     assert re.findall(r"<em[^>]*>(.*?)</em>", table) == ["12"]
     assert "<em" not in preset_table(StudyConfig().with_changes({"train.preset": "custom", "train.rank": 12}))
 
 
-def test_bounds_are_told_in_words() -> None:
+def test_bounds_are_described_in_words() -> None:
     fields = {key: field for key, (field, _) in option_fields().items()}
     assert bounds_text(fields["data.heldout_fraction"]) == "above 0, below 0.9"
     assert bounds_text(fields["train.rank"]) == "at least 1, at most 1024"
@@ -155,11 +155,11 @@ def test_bounds_are_told_in_words() -> None:
     assert "Above 0, below 0.9." in study_options()["data.heldout_fraction"].help
 
 
-def test_arrows_step_in_the_size_of_the_default() -> None:
+def test_the_step_of_a_number_depends_on_its_default() -> None:
     options = study_options()
-    assert step_of(options["train.learning_rate"]) == pytest.approx(1e-4)
-    assert step_of(options["train.weight_decay"]) == 0.01
-    assert step_of(options["train.rank"]) == 1
+    assert number_step(options["train.learning_rate"]) == pytest.approx(1e-4)
+    assert number_step(options["train.weight_decay"]) == 0.01
+    assert number_step(options["train.rank"]) == 1
 
 
 def test_flat_names_every_option() -> None:

@@ -17,7 +17,7 @@ from assistant_builder.ui.evaluate.item_filters import across_items, comparable,
 from assistant_builder.ui.evaluate.tab import EvaluateTab
 from assistant_builder.ui.evaluate.view import evaluation_state, interval_key, report_tables, verdict_callout
 from assistant_builder.ui.export.tab import ExportTab
-from assistant_builder.ui.home.study_list import entry_of
+from assistant_builder.ui.home.study_list import summarize
 from assistant_builder.ui.home.view import OUTCOMES
 from assistant_builder.ui.plan.tab import study_plan
 from assistant_builder.ui.plan.view import plan_panel, verdict
@@ -60,7 +60,7 @@ def test_before_a_start_it_is_planned_and_described_by_the_one_arm() -> None:
     card = readiness_card(seen)
     assert "in one training" in card and "what 4-bit costs is not measured" in card
     plan = study_plan(study)
-    assert "choose both under Arms" in verdict(plan, advise(plan)) and plan_panel(plan)
+    assert "select both under Arms" in verdict(plan, advise(plan)) and plan_panel(plan)
     tab = inside_blocks(TrainTab)
     assert tab.settings.form.components["arms"].value == ["lora", "qlora"]
 
@@ -140,5 +140,5 @@ def ChatTab_() -> ChatTab:  # noqa: N802 - made like a class
 
 
 def test_home_says_that_nothing_was_compared(alone: Study) -> None:
-    entry: Any = entry_of(alone)
+    entry: Any = summarize(alone)
     assert entry.outcome == "not compared" and entry.outcome in OUTCOMES

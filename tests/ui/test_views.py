@@ -1,4 +1,4 @@
-"""Records into markup: what is said, and that text from files stays text."""
+"""The HTML of the page: its contents, and the escaping of text from files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from assistant_builder.study.steps import Progress, StepRecord
 from assistant_builder.training.progress import MetricsLog
 from assistant_builder.ui.data.view import findings_view, plain_view, rejected_view, split_view, unreadable_view
 from assistant_builder.ui.html import callout, error_callout, table, toast
-from assistant_builder.ui.plots import MOST_POINTS, latest_by_step, loss_figure, thin
+from assistant_builder.ui.plots import MAX_POINTS, downsample, latest_by_step, loss_figure
 from assistant_builder.ui.report.tab import report_frame
 from assistant_builder.ui.study_snapshot import (
     Snapshot,
@@ -91,7 +91,7 @@ def test_a_report_cannot_run_scripts() -> None:
 # the study
 
 
-def test_the_strip_tells_state_time_and_progress() -> None:
+def test_the_strip_shows_state_time_and_progress() -> None:
     study = with_metrics(with_data(new_study("rivers")), "lora", 27)
     running(study, "train-lora", Progress(27, 60, "steps", "training", 99.0))
     said = plain(study_strip(take_snapshot(study)))
@@ -100,7 +100,7 @@ def test_the_strip_tells_state_time_and_progress() -> None:
     assert picker_label("rivers", "lost") == "rivers  ·  interrupted"
 
 
-def test_an_unfinished_run_says_how_to_carry_on() -> None:
+def test_an_unfinished_run_can_be_resumed() -> None:
     study = with_data(new_study())
     study.write_step(StepRecord("train-lora", state="running", pid=1, process_started=0.0))
     study.write_run_record("running")
@@ -112,7 +112,7 @@ def test_an_unfinished_run_says_how_to_carry_on() -> None:
     assert "Not trained yet" in plain(run_panel(take_snapshot(new_study("other")), ""))
 
 
-def test_a_waiting_study_says_for_whom() -> None:
+def test_a_waiting_study_names_the_studies_ahead() -> None:
     study = new_study()
     study.write_run_record("queued", queued_behind=["rivers", HOSTILE])
     seen = take_snapshot(study)
@@ -136,7 +136,7 @@ def test_a_study_on_a_cluster_links_its_dashboard(url: str, shown: str) -> None:
     assert shown in said and ("<a " in said) == bool(shown) and "<img" not in said
 
 
-def test_a_running_study_says_where_it_is_and_how_long_it_takes() -> None:
+def test_a_running_study_shows_step_and_remaining_time() -> None:
     study = with_metrics(with_data(new_study()), "lora", 30)
     running(study, "train-lora", Progress(30, 60, "steps", "Training lora", 90.0))
     seen = take_snapshot(study)
@@ -146,7 +146,7 @@ def test_a_running_study_says_where_it_is_and_how_long_it_takes() -> None:
     assert "shows once training has begun" in plain(run_panel(seen, "", None))
 
 
-def test_a_step_on_a_node_of_a_cluster_says_on_which() -> None:
+def test_a_step_on_a_cluster_names_its_node() -> None:
     study = with_metrics(with_data(new_study()), "lora", 30)
     assert " Node " not in plain(run_panel(take_snapshot(study), ""))
     running(study, "train-lora")
@@ -158,7 +158,7 @@ def test_a_step_on_a_node_of_a_cluster_says_on_which() -> None:
 # sample answers
 
 
-def test_sample_answers_stand_side_by_side_over_time() -> None:
+def test_sample_answers_of_the_arms_are_shown_side_by_side() -> None:
     study = with_data(new_study())
     for arm, steps in (("lora", (15, 30)), ("qlora", (15,))):
         study.arm_folder(arm).mkdir(parents=True)
@@ -221,7 +221,7 @@ def test_the_command_line_gives_the_same_study(changes: dict[str, Any]) -> None:
     assert StudyConfig().with_changes(given) == config
 
 
-def test_a_catalogued_model_is_introduced() -> None:
+def test_a_catalogued_model_has_a_note() -> None:
     assert "apache-2.0" in model_note("smollm2-135m-instruct")
     assert "terms must be accepted" in model_note("llama-3.1-8b-instruct")
     assert model_note("someone/else") == ""
@@ -230,7 +230,7 @@ def test_a_catalogued_model_is_introduced() -> None:
 # data
 
 
-def test_findings_and_split_are_told(finished: Snapshot) -> None:
+def test_findings_and_split_are_shown(finished: Snapshot) -> None:
     record = {
         "rows": 10, "usable": 8, "format": "csv", "rejected": [{"row": 2, "reason": "x"}], "exact_duplicates": 1,
         "near_duplicates": 2, "conflicts": 0, "notes": ["semicolons"],
@@ -263,15 +263,15 @@ def test_the_loss_figure_has_both_arms_and_no_network_fonts(finished: Snapshot) 
     assert "http" not in figure.to_json()
 
 
-def test_points_are_thinned_and_repeated_steps_counted_once() -> None:
+def test_points_are_downsampled_and_repeated_steps_counted_once() -> None:
     points = [{"step": step, "loss": 1.0} for step in range(5_000)]
-    kept = thin(points)
-    assert len(kept) <= MOST_POINTS + 1 and kept[-1] is points[-1] and kept[0] is points[0]
+    kept = downsample(points)
+    assert len(kept) <= MAX_POINTS + 1 and kept[-1] is points[-1] and kept[0] is points[0]
     again = latest_by_step([{"step": 2, "loss": 9}, {"step": 1, "loss": 3}, {"step": 2, "loss": 4}])
     assert [(event["step"], event["loss"]) for event in again] == [(1, 3), (2, 4)]
 
 
-def test_the_mark_changes_with_the_files_and_only_then() -> None:
+def test_the_version_changes_only_with_the_files() -> None:
     study = with_data(new_study())
     before = study_stamp(study)
     assert study_stamp(study) == before

@@ -27,7 +27,7 @@ from assistant_builder.models.remote_code import code_needing_permission
 from assistant_builder.runner.run import rerender_report
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.view import corrections_list, retrained_note
-from assistant_builder.ui.data.preview import free_name
+from assistant_builder.ui.data.preview import unused_name
 from assistant_builder.ui.html import Markup, error_callout, toast
 from assistant_builder.ui.refresh import user_facing_errors
 from assistant_builder.ui.train.actions import start_run
@@ -221,7 +221,7 @@ class Corrections:
 
     def proposed(self, study: Study | None) -> str:
         """A free name for the new study."""
-        return free_name(f"{study.name}-corrected") if study else ""
+        return unused_name(f"{study.name}-corrected") if study else ""
 
     def _keep(self, name: str | None, question: str, answer: str, wrong: tuple[str, str]) -> list[Any]:
         study = Study.open(name or "")

@@ -1,9 +1,4 @@
-"""The part of the Data tab with which data is brought: a file, the example, or pasted pairs; columns, name, split.
-
-The part of the Data tab that shows rows as the model will see them, and how long the pairs are.
-
-The half of the Data tab that makes a study: bring pairs, see what they hold, mend them, name the columns.
-"""
+"""The part of the Data tab that creates a study: upload or paste pairs, check and edit them, map columns, name it."""
 
 from __future__ import annotations
 
@@ -22,15 +17,14 @@ from assistant_builder.errors import AssistantBuilderError, DataError
 from assistant_builder.study import Study
 from assistant_builder.ui.data.preview import (
     Inspection,
-    free_name,
+    heldout_power,
     inspect_file,
-    power_of,
     preview_split,
-    seen_by_model,
     shipped_datasets,
+    template_preview,
+    unused_name,
 )
-from assistant_builder.ui.data.row_editor import RowEditor, edited_file, left_out_download
-from assistant_builder.ui.data.row_editor import told as edits_told
+from assistant_builder.ui.data.row_editor import RowEditor, edited_file, edits_summary, left_out_download
 from assistant_builder.ui.data.view import (
     brief_view,
     findings_view,
@@ -50,7 +44,7 @@ _PASTE = "Where is the ferry office?\tBeside the north pier.\nWhen does it open?
 
 
 class DataSource:
-    """Components only; the Data tab wires them."""
+    """Components of the upload, the column mapping and the settings of a new study, without events."""
 
     def __init__(self) -> None:
         self.form = OptionForm()
@@ -63,7 +57,7 @@ class DataSource:
             self.brief = gr.HTML(elem_id="ab-brief")
             self._paste()
             self.example = gr.Dropdown(
-                [(shipped.title, shipped.name) for shipped in self.shipped], label="Nothing at hand?",
+                [(shipped.title, shipped.name) for shipped in self.shipped], label="No file?",
                 value=self.shipped[0].name if self.shipped else None, interactive=True, filterable=False,
                 visible=bool(self.shipped),
             )
@@ -91,7 +85,7 @@ class DataSource:
         with gr.Accordion("Or paste pairs", open=False, elem_id="ab-paste"):
             self.pasted = gr.Textbox(
                 label="Question and answer", placeholder=_PASTE, lines=5, max_lines=14, elem_id="ab-paste-text",
-                info="Two columns copied from a spreadsheet; CSV and JSON Lines will do too.",
+                info="Two columns copied from a spreadsheet, CSV or JSON Lines.",
             )
             with gr.Row(elem_classes="ab-actions"):
                 self.use_pasted = gr.Button("Use these pairs", size="sm", elem_id="ab-paste-use")
@@ -104,7 +98,7 @@ class DataSource:
         """The file of a shipped dataset.
 
         Raises:
-            DataError: There is none of that name.
+            DataError: There is no dataset of that name.
         """
         found = next((shipped.file for shipped in self.shipped if shipped.name == name), None)
         if found is None:
@@ -113,18 +107,18 @@ class DataSource:
 
 
 def column_mapping(mapped: Sequence[str | None]) -> dict[str, str]:
-    """Role → column from the dropdowns, in the order of the roles; roles left as found are not in it."""
-    said = {role: value for role, value in zip(COLUMN_ROLES, mapped, strict=True) if value and value != AUTOMATIC}
-    return {role: "" if value == UNUSED else value for role, value in said.items()}
+    """Role → column from the values of the dropdowns; automatically mapped roles are omitted."""
+    chosen = {role: value for role, value in zip(COLUMN_ROLES, mapped, strict=True) if value and value != AUTOMATIC}
+    return {role: "" if value == UNUSED else value for role, value in chosen.items()}
 
 
 def mapped_roles(columns: dict[str, str]) -> list[str]:
-    """The reverse of :func:`column_mapping`: what the dropdowns show, in the order of the roles."""
+    """The inverse of :func:`column_mapping`: the values of the dropdowns, in the order of the roles."""
     return [AUTOMATIC if role not in columns else columns[role] or UNUSED for role in COLUMN_ROLES]
 
 
 def role_choices(seen: Inspection, role: str) -> list[tuple[str, str]]:
-    """What can play a role: the column that was found, none, or any of the file."""
+    """The (label, value) choices of a role: automatic, not used, or a column of the file."""
     found = seen.dataset.columns.get(role) if seen.dataset else None
     automatic = f"{AUTOMATIC}  {found}" if found else AUTOMATIC
     return [(automatic, AUTOMATIC), (UNUSED, UNUSED), *((name, name) for name in seen.columns)]
@@ -133,11 +127,11 @@ def role_choices(seen: Inspection, role: str) -> list[tuple[str, str]]:
 ROWS = (1, 3, 10)
 
 
-class ModelView:
-    """Components; :func:`~assistant_builder.ui.data.preview.seen_by_model` fills them.
+class TemplatePreview:
+    """Components that :func:`~assistant_builder.ui.data.preview.template_preview` fills.
 
     Args:
-        place: Begins the ids of its elements.
+        place: Prefix of the ids of its elements.
     """
 
     def __init__(self, place: str) -> None:
@@ -151,30 +145,30 @@ class ModelView:
 
     @property
     def outputs(self) -> list[gr.components.Component | gr.Column]:
-        """What an event sets: visibility, rows, lengths."""
+        """Outputs of an event: visibility, rows, lengths."""
         return [self.body, self.shown, self.lengths]
 
 
 NOTHING_YET = empty(
-    "What the file holds is shown here",
-    "Every usable pair, every rejected row with its reason, duplicates, and how the pairs would be split. Nothing is "
-    "stored until you create the study.",
+    "The contents of the file are shown here",
+    "Usable pairs, rejected rows with the reason, duplicates, and the split. Nothing is stored until you create the "
+    "study.",
 )
 _ROLES = len(COLUMN_ROLES)
 _SHOWN = 9 + _ROLES
-"""Outputs of a look at the data."""
+"""Number of outputs of :meth:`NewStudyForm._look`."""
 _PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 
 
-class NewData:
-    """Components for data that no study has yet."""
+class NewStudyForm:
+    """Components that create a study from a data file."""
 
     def __init__(self) -> None:
-        self.source, self.origin = gr.State(None), gr.State(None)  # the file as edited, and as it was brought
+        self.source, self.origin = gr.State(None), gr.State(None)  # the edited file, and the original
         with gr.Column(visible=False) as self.body:
             with gr.Row():
                 with gr.Column(scale=4, min_width=300):
-                    self.bring = DataSource()
+                    self.upload = DataSource()
                 with gr.Column(scale=7, min_width=300):
                     self.found = gr.HTML(NOTHING_YET, elem_id="ab-found")
                     self.split = gr.HTML(elem_id="ab-split")
@@ -184,125 +178,127 @@ class NewData:
                     "Download the rows left out", size="sm", visible=False, elem_id="ab-left-out"
                 )
             self.editor = RowEditor()
-            self.seen = ModelView("ab-preview")
+            self.seen = TemplatePreview("ab-preview")
 
     # events
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs, revise: gr.Button) -> None:
-        """Connect the components.
+        """Connect the events.
 
         Args:
-            picker: Holds the name of the chosen study; set once a study is made.
-            tabs: Moves on to training then.
-            revise: Asks for the data of the chosen study as the beginning of a new one.
+            picker: Name of the selected study; set to a created one.
+            tabs: Selects the Plan tab for a created study.
+            revise: Button that loads the data of the selected study for a new one.
         """
-        bring, editor, seen = self.bring, self.editor, self.seen
-        roles, form = list(bring.roles.values()), bring.form.inputs
-        shown = [bring.brief, self.found, self.split, self.rejected, self.left_out, bring.mapping, bring.naming,
-                 editor.body, bring.add_pasted, *roles]
-        new = [self.source, self.origin, bring.name, bring.message, editor.message, *shown]
+        upload, editor, seen = self.upload, self.editor, self.seen
+        roles, form = list(upload.roles.values()), upload.form.inputs
+        shown = [upload.brief, self.found, self.split, self.rejected, self.left_out, upload.mapping, upload.naming,
+                 editor.body, upload.add_pasted, *roles]
+        new = [self.source, self.origin, upload.name, upload.message, editor.message, *shown]
         looked: dict[str, Any] = {**_PRIVATE, "show_progress_on": self.found}
         settled: dict[str, Any] = {**_PRIVATE, "show_progress": "hidden", "trigger_mode": "always_last"}
-        edit = [self.source, editor.held, editor.table, *roles, *form]  # the data with what was typed into the table
+        edit = [self.source, editor.held, editor.table, *roles, *form]  # the data and the table's unsaved edits
         events = [
-            bring.file.upload(user_facing_errors(self._bring_file), [bring.file, *form], new, **looked),
-            bring.file.clear(self._forget, None, new, show_progress="hidden", **_PRIVATE),
-            bring.try_example.click(user_facing_errors(self._bring_example), [bring.example, *form], [bring.file, *new], **looked),
-            bring.use_pasted.click(
-                user_facing_errors(self._bring_pasted), [bring.pasted, *form], [bring.paste_note, bring.file, *new], **looked
-            ),
-            bring.add_pasted.click(
-                user_facing_errors(self._add_pasted), [bring.pasted, *edit],
-                [bring.paste_note, self.source, *shown], **looked,
-            ),
-            revise.click(user_facing_errors(self._revise), picker, [picker, *form, bring.file, *new], **_PRIVATE),
-            # A second choice made while the first is looked at must neither be dropped nor put back by its answer.
-            gr.on([role.input for role in roles], user_facing_errors(self._remap), edit, [self.source, *shown[:-_ROLES]],
+            upload.file.upload(self._load_file, [upload.file, *form], new, **looked),
+            upload.file.clear(self._clear, None, new, show_progress="hidden", **_PRIVATE),
+            upload.try_example.click(self._load_example, [upload.example, *form], [upload.file, *new], **looked),
+            upload.use_pasted.click(self._load_pasted, [upload.pasted, *form], [upload.paste_note, upload.file, *new],
+                                    **looked),
+            upload.add_pasted.click(self._add_pasted, [upload.pasted, *edit], [upload.paste_note, self.source, *shown],
+                                    **looked),
+            revise.click(self._revise, picker, [picker, *form, upload.file, *new], **_PRIVATE),
+            # A choice made while another one is being processed must not be dropped or overwritten by its result.
+            gr.on([role.input for role in roles], self._remap, edit, [self.source, *shown[:-_ROLES]],
                   trigger_mode="always_last", **looked),
-            editor.check.click(user_facing_errors(self._recheck), edit, [self.source, editor.message, *shown], **looked),
-            editor.undo.click(user_facing_errors(self._undo), [self.origin, *roles, *form],
+            editor.check.click(self._recheck, edit, [self.source, editor.message, *shown], **looked),
+            editor.undo.click(self._undo, [self.origin, *roles, *form],
                               [self.source, editor.message, *shown], **looked),
         ]
         for event in events:
-            event.then(user_facing_errors(self._first_rows), [self.source, *roles], editor.outputs, **settled).then(
-                user_facing_errors(self._model_view), [self.source, seen.rows, *roles, *form], seen.outputs, **settled
+            event.then(self._first_rows, [self.source, *roles], editor.outputs, **settled).then(
+                self._model_view, [self.source, seen.rows, *roles, *form], seen.outputs, **settled
             )
-        # What was edited is checked before other rows are shown, so that nothing is lost by looking around.
-        gr.on([editor.which.input, editor.search.submit], user_facing_errors(partial(self._recheck, asked=False)), edit,
+        # Edits are checked before other rows are shown, so that they are not lost.
+        gr.on([editor.which.input, editor.search.submit], partial(self._recheck, requested=False), edit,
               [self.source, editor.message, *shown], **settled).then(
-            user_facing_errors(self._other_rows), [self.source, editor.which, editor.search, *roles], editor.outputs, **settled
+            self._other_rows, [self.source, editor.which, editor.search, *roles], editor.outputs, **settled
         )
         gr.on([component.change for component in form], self._split, [self.source, *roles, *form], self.split,
               **settled).then(
-            user_facing_errors(self._model_view), [self.source, seen.rows, *roles, *form], seen.outputs, **settled
+            self._model_view, [self.source, seen.rows, *roles, *form], seen.outputs, **settled
         )
-        seen.rows.input(user_facing_errors(self._model_view), [self.source, seen.rows, *roles, *form], seen.outputs, **settled)
-        bring.create.click(user_facing_errors(self._create), [bring.name, *edit], [picker, tabs, bring.message],
-                           show_progress_on=bring.message, **_PRIVATE)
+        seen.rows.input(self._model_view, [self.source, seen.rows, *roles, *form], seen.outputs, **settled)
+        upload.create.click(self._create, [upload.name, *edit], [picker, tabs, upload.message],
+                           show_progress_on=upload.message, **_PRIVATE)
 
-    # bringing data
+    # adding data
 
-    def _bring_file(self, path: str | None, *form: Any) -> list[Any]:
+    @user_facing_errors
+    def _load_file(self, path: str | None, *form: Any) -> list[Any]:
         if not path:
-            return self._forget()
+            return self._clear()
         return self._new(Path(path), form)
 
-    def _bring_example(self, name: str, *form: Any) -> list[Any]:
-        return [None, *self._new(self.bring.example_file(name), form)]
+    @user_facing_errors
+    def _load_example(self, name: str, *form: Any) -> list[Any]:
+        return [None, *self._new(self.upload.example_file(name), form)]
 
-    def _bring_pasted(self, text: str, *form: Any) -> list[Any]:
+    @user_facing_errors
+    def _load_pasted(self, text: str, *form: Any) -> list[Any]:
         try:
             path, note = write_pasted(text, new_folder(), name="pasted-pairs")
         except DataError as error:
             return [error_callout(error.to_record()), *[gr.skip()] * (1 + 5 + _SHOWN)]
         return [callout("info", note), None, *self._new(path, form)]
 
+    @user_facing_errors
     def _add_pasted(
         self, text: str, source: str | None, held: str, lines: Sequence[Sequence[Any]], *shown: Any
     ) -> list[Any]:
         columns = column_mapping(shown[:_ROLES])
         try:
             path, note = write_pasted(text, new_folder())
-            brought = load_pairs(path)
-            if source is None or not brought.pairs:
-                raise DataError("no pair could be read from what was pasted", remedy="Paste question and answer")
+            pasted = load_pairs(path)
+            if source is None or not pasted.pairs:
+                raise DataError("the pasted text contains no pair", remedy="Paste question and answer")
             base, _ = edited_file(Path(source), columns, held, lines)
             target = new_folder() / f"{base.name.split('.')[0]}.jsonl"
-            append_pairs(base, [(pair.question, pair.answer) for pair in brought.pairs], target, columns)
+            append_pairs(base, [(pair.question, pair.answer) for pair in pasted.pairs], target, columns)
         except DataError as error:
             return [error_callout(error.to_record()), *[gr.skip()] * (1 + _SHOWN)]
-        lost = "; ".join(f"line {entry.row}: {entry.reason}" for entry in brought.rejected[:5])
-        said = callout(
-            "warn" if lost else "good", f"{len(brought.pairs)} pairs were added at the end",
-            f"{note} {len(brought.rejected)} could not be read and were not added ({lost})." if lost else note,
+        lost = "; ".join(f"line {entry.row}: {entry.reason}" for entry in pasted.rejected[:5])
+        message = callout(
+            "warn" if lost else "good", f"{len(pasted.pairs)} pairs were added at the end",
+            f"{note} {len(pasted.rejected)} could not be read and were not added ({lost})." if lost else note,
         )
-        return [said, str(target), *self._look(str(target), *shown)]
+        return [message, str(target), *self._look(str(target), *shown)]
 
+    @user_facing_errors
     def _revise(self, name: str | None) -> list[Any]:
         study = Study.open(name or "")
         if study.source is None:
-            raise DataError("the data file is not in the study's folder", remedy="Upload it anew under New study")
+            raise DataError("the data file is not in the study's folder", remedy="Upload it again under New study")
         config = study.config
-        form = self.bring.form.values(config)
+        form = self.upload.form.values(config)
         return [None, *form, None, *self._new(study.source, form, name, mapped_roles(config.data.columns))]
 
     def _new(
         self, path: Path, form: Sequence[Any], name: str | None = None, mapped: Sequence[str] = (AUTOMATIC,) * _ROLES
     ) -> list[Any]:
-        """Everything that new data sets, from ``source`` to the columns."""
+        """All outputs of new data, from ``source`` to the column mapping."""
         place = str(path)
-        return [place, place, free_name(name or path.name.split(".")[0]), "", "", *self._look(place, *mapped, *form)]
+        return [place, place, unused_name(name or path.name.split(".")[0]), "", "", *self._look(place, *mapped, *form)]
 
-    def _forget(self) -> list[Any]:
+    def _clear(self) -> list[Any]:
         hidden = gr.update(visible=False)
         return [None, None, "", "", "", "", NOTHING_YET, "", "", *[hidden] * 5, *[gr.skip()] * _ROLES]
 
-    # looking at it
+    # showing data
 
     def _look(self, path: str | None, *shown: Any) -> list[Any]:
-        """What the file gives, with the columns as mapped; the mapping is opened when the columns are the problem."""
+        """Outputs for a file with the mapped columns; the mapping is opened if the columns are the problem."""
         if not path:
-            return self._forget()[5:]
+            return self._clear()[5:]
         mapped, form = shown[:_ROLES], shown[_ROLES:]
         columns = column_mapping(mapped)
         seen = inspect_file(Path(path), columns)
@@ -310,8 +306,8 @@ class NewData:
             gr.update(choices=role_choices(seen, role), value=value)
             for role, value in zip(COLUMN_ROLES, mapped, strict=True)
         ]
-        said = any(value != AUTOMATIC for value in mapped)
-        opened = gr.update(visible=bool(seen.columns), open=seen.findings is None or said)
+        changed = any(value != AUTOMATIC for value in mapped)
+        opened = gr.update(visible=bool(seen.columns), open=seen.findings is None or changed)
         hidden, readable = gr.update(visible=False), gr.update(visible=True)
         if seen.findings is None:
             view = unreadable_view(seen.error or {"what": "the file cannot be read"}, seen.columns, seen.peek)
@@ -321,7 +317,7 @@ class NewData:
         record = findings.to_record()
         return [
             brief_view(record),
-            card(f"What was found in {Path(path).name}", findings_view(record)),
+            card(f"Findings in {Path(path).name}", findings_view(record)),
             self._split_of(seen, form),
             rejected_view(findings.left_out, findings.dataset.rows),
             gr.update(value=csv, visible=csv is not None),
@@ -332,6 +328,7 @@ class NewData:
             *roles,
         ]
 
+    @user_facing_errors
     def _remap(
         self, path: str | None, held: str, lines: Sequence[Sequence[Any]], *shown: Any
     ) -> list[Any]:
@@ -348,55 +345,61 @@ class NewData:
         if seen.findings is None or not seen.findings.can_start():
             return ""
         try:
-            config = self.bring.form.read(form, StudyConfig()).data
+            config = self.upload.form.read(form, StudyConfig()).data
         except AssistantBuilderError as error:
             return error_callout(error.to_record())
         split = preview_split(seen.findings, config)
         if isinstance(split, dict):
             return error_callout(split)
         record = split.to_record()
-        shown = card("How it would be split", split_view(record, power_of(record)))
+        shown = card("Split", split_view(record, heldout_power(record)))
         return shown + leaks_view(record["leaks"], record["leaks_removed"])
 
+    @user_facing_errors
     def _model_view(self, path: str | None, rows: int, *shown: Any) -> list[Any]:
         try:
-            config = self.bring.form.read(shown[_ROLES:], StudyConfig())
-        except AssistantBuilderError:  # said where the split is shown
+            config = self.upload.form.read(shown[_ROLES:], StudyConfig())
+        except AssistantBuilderError:  # the split shows this error
             return [gr.skip()] * 3
         config = config.model_copy(
             update={"data": config.data.model_copy(update={"columns": column_mapping(shown[:_ROLES])})}
         )
-        text, lengths = seen_by_model(Path(path), config, rows) if path else (Markup(""), Markup(""))
+        text, lengths = template_preview(Path(path), config, rows) if path else (Markup(""), Markup(""))
         return [gr.update(visible=bool(text)), text, lengths]
 
-    # editing it
+    # editing data
 
+    @user_facing_errors
     def _first_rows(self, path: str | None, *mapped: Any) -> list[Any]:
         return self.editor.values(path, column_mapping(mapped), None, "")
 
+    @user_facing_errors
     def _other_rows(self, path: str | None, which: Any, search: str, *mapped: Any) -> list[Any]:
         return self.editor.values(path, column_mapping(mapped), which, search)
 
+    @user_facing_errors
     def _recheck(
-        self, path: str | None, held: str, lines: Sequence[Sequence[Any]], *shown: Any, asked: bool = True
+        self, path: str | None, held: str, lines: Sequence[Sequence[Any]], *shown: Any, requested: bool = True
     ) -> list[Any]:
-        said = callout("info", "No cell was changed") if asked else gr.skip()
-        unchanged = [gr.skip(), said, *[gr.skip()] * _SHOWN]
+        message = callout("info", "No cell was changed") if requested else gr.skip()
+        unchanged = [gr.skip(), message, *[gr.skip()] * _SHOWN]
         if not path:
             return unchanged
         edited, edits = edited_file(Path(path), column_mapping(shown[:_ROLES]), held, lines)
         if not edits:
             return unchanged
-        done = callout("good", f"Checked again: {edits_told(edits)}", "What was found above is of the edited rows.")
+        done = callout("good", f"Checked again: {edits_summary(edits)}", "The findings above include the edits.")
         return [str(edited), done, *self._look(str(edited), *shown)]
 
+    @user_facing_errors
     def _undo(self, origin: str | None, *shown: Any) -> list[Any]:
         if not origin:
             return [gr.skip()] * (2 + _SHOWN)
-        return [origin, callout("info", "The data is as you brought it"), *self._look(origin, *shown)]
+        return [origin, callout("info", "All edits were undone"), *self._look(origin, *shown)]
 
-    # making a study
+    # creating a study
 
+    @user_facing_errors
     def _create(
         self, name: str, path: str | None, held: str, lines: Sequence[Sequence[Any]], *shown: Any
     ) -> list[Any]:
@@ -406,10 +409,10 @@ class NewData:
         try:
             source, edits = edited_file(Path(path), columns, held, lines)
             if edits and not (findings := inspect_file(source, columns).findings):
-                raise DataError("the rows as edited cannot be read", remedy="Press “Check again” to see why")
+                raise DataError("the edited rows cannot be read", remedy="Press “Check again” to see why")
             if edits and findings:
                 findings.require_start()
-            tree = self.bring.form.read(shown[_ROLES:], StudyConfig()).model_dump(mode="json")
+            tree = self.upload.form.read(shown[_ROLES:], StudyConfig()).model_dump(mode="json")
             tree["name"] = name.strip()
             tree["data"] |= {"source": source.name, "columns": columns}
             study = Study.create(parse_config(tree, where="settings"), source)

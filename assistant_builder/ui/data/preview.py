@@ -1,7 +1,4 @@
-"""A look into a data file before a study is made from it: what was read, what was found, how it would be split.
-
-Pairs seen through the base model's template, for the page: kept for as long as neither file nor settings change.
-"""
+"""Cached checks and previews of a data file: findings, split, and its pairs in the chat template of the base model."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ from assistant_builder.errors import DataError, ModelError
 from assistant_builder.models.template_preview import Lengths, local_model_folder
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.study import Study
-from assistant_builder.ui.data.view import lengths_view, plain_view, prompted_view
+from assistant_builder.ui.data.view import lengths_view, plain_view, rendered_view
 from assistant_builder.ui.html import Markup, error_callout
 from assistant_builder.ui.study_snapshot import stamp
 
@@ -33,13 +30,13 @@ _PEEK = 3
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a file would give.
+    """The result of reading and checking a file.
 
     Attributes:
-        findings: What checking found; None when the file cannot be read.
-        columns: The file's columns, as far as they can be told.
-        error: Why it cannot be read.
-        peek: The cells of its first rows as text, where it cannot be read for want of knowing its columns.
+        findings: Result of the check; None if the file cannot be read.
+        columns: Columns of the file, if they are known.
+        error: Record of the error if it cannot be read.
+        peek: Cells of the first rows as text, if the roles of the columns are unknown.
     """
 
     findings: Findings | None
@@ -49,23 +46,23 @@ class Inspection:
 
     @property
     def dataset(self) -> Dataset | None:
-        """The file as read."""
+        """The dataset in the file."""
         return self.findings.dataset if self.findings else None
 
 
 def inspect_file(path: Path, columns: Mapping[str, str]) -> Inspection:
-    """Read and check a file; a problem becomes part of the result.
+    """Read and check a file; an error becomes part of the result.
 
     Args:
         path: The data file.
-        columns: Role → column, where the user has said so; an empty name leaves the role out.
+        columns: Role → column, as mapped by the user; an empty name leaves the role unused.
     """
     return _inspect(str(path), stamp([path]), tuple(sorted(columns.items())))
 
 
 @functools.lru_cache(maxsize=8)
 def _inspect(path: str, seen: str, columns: tuple[tuple[str, str], ...]) -> Inspection:
-    """``seen`` is the file's stamp, so that a replaced file is read again."""
+    """``seen`` is the stamp of the file, so that a replaced file is read again."""
     try:
         dataset = load_pairs(path, columns=dict(columns))
         return Inspection(check_pairs(dataset), dataset.column_names)
@@ -77,28 +74,28 @@ def _peek(path: str, error: DataError) -> tuple[tuple[str, ...], dict[str, Any],
     try:
         table = read_table(Path(path))
     except DataError:
-        return (), _named(error, path), ()
+        return (), _error_record(error, path), ()
     first = [row.cells for row in table.rows if row.cells is not None][:_PEEK]
     rows = tuple(tuple(cell_text(cells.get(name)) for name in table.columns) for cells in first)
-    return table.columns, _named(error, path), rows
+    return table.columns, _error_record(error, path), rows
 
 
-def _named(error: DataError, path: str) -> dict[str, Any]:
-    """The error with the file's name instead of the place where the page put the upload."""
+def _error_record(error: DataError, path: str) -> dict[str, Any]:
+    """The error record with the name of the file in place of its temporary path."""
     record = error.to_record()
     return {**record, "where": record["where"].replace(path, Path(path).name)}
 
 
 def preview_split(findings: Findings, config: DataConfig) -> Split | dict[str, Any]:
-    """The split that a study would get, or the error that would stop it, as a record."""
+    """The split that a study would get, or the record of the error that prevents it."""
     try:
         return split_pairs(findings.usable, config)
     except DataError as error:
         return error.to_record()
 
 
-def power_of(split: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the held-out set can show, told from its size and number of clusters alone: nothing reads it before scoring.
+def heldout_power(split: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Statistical power of the held-out set, from its size and number of clusters alone; None if it is empty.
 
     Args:
         split: ``Split.to_record()``.
@@ -110,21 +107,21 @@ def power_of(split: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 @dataclass(frozen=True)
-class Shipped:
-    """A dataset that comes with the program."""
+class ShippedDataset:
+    """A dataset that is installed with the program."""
 
     name: str
     title: str
     file: Path
 
 
-def shipped_datasets() -> list[Shipped]:
-    """The example datasets, the largest first: package data of an installed wheel, ``datasets_cards/`` of a clone."""
+def shipped_datasets() -> list[ShippedDataset]:
+    """The example datasets, the largest first: package data of a wheel, or ``datasets_cards/`` of a clone."""
     package = Path(str(resources.files("assistant_builder")))
     folder = package / "datasets_cards"
     if not folder.is_dir():
         folder = package.with_name("datasets_cards")
-    found = [Shipped(path.parent.name, _title(path.parent), path) for path in folder.glob("*/data.*")]
+    found = [ShippedDataset(path.parent.name, _title(path.parent), path) for path in folder.glob("*/data.*")]
     return sorted(found, key=lambda shipped: -shipped.file.stat().st_size)
 
 
@@ -135,9 +132,9 @@ def _title(folder: Path) -> str:
     return named.group(1).strip(" \"'") if named else folder.name
 
 
-def free_name(wish: str) -> str:
-    """A study name made from a file's name, with a number where there is such a study already."""
-    base = re.sub(r"[^a-z0-9]+", "-", wish.lower()).strip("-")[:48].strip("-") or "study"
+def unused_name(proposed: str) -> str:
+    """A valid study name from any text, with a number if the name is taken."""
+    base = re.sub(r"[^a-z0-9]+", "-", proposed.lower()).strip("-")[:48].strip("-") or "study"
     try:
         check_name(base)
     except ValueError:
@@ -149,20 +146,20 @@ def free_name(wish: str) -> str:
 
 _IDLE_SECONDS = 300.0
 _MOST_PROCESSES = 4
-"""Base models that are rendered and tokenized for at the same time."""
+"""Number of base models with a running tokenizer process."""
 
 
-def seen_by_model(
+def template_preview(
     path: Path, config: StudyConfig, rows: int, *, first: Sequence[Pair] | None = None, day: date | None = None
 ) -> tuple[Markup, Markup]:
-    """The first rows of a data file as its base model is trained on them, and how long its pairs are.
+    """The first rows of a data file in the chat template of the base model, and the lengths of its pairs.
 
     Args:
         path: The data file.
-        config: Columns, system prompt, base model and longest length.
-        rows: How many rows.
-        first: The rows themselves; None: the first usable ones of the file.
-        day: What the model's chat template writes as today's date; None: the current day.
+        config: Columns, system prompt, base model and maximum length.
+        rows: Number of rows.
+        first: The rows; None: the first usable ones of the file.
+        day: Date that the chat template inserts; None: today.
     """
     findings = inspect_file(path, config.data.columns).findings
     if findings is None or not findings.usable:
@@ -180,13 +177,13 @@ def seen_by_model(
     except ModelError as error:
         return error_callout(error.to_record()) + plain_view(first, config.model.base), Markup("")
     return (
-        prompted_view(first, rendered, config.model.base, limit),
+        rendered_view(first, rendered, config.model.base, limit),
         lengths_view(lengths, config.eval.max_new_tokens),
     )
 
 
 def with_system(pair: Pair, system: str | None) -> Pair:
-    """The pair with the study's system prompt, unless it brings one of its own."""
+    """The pair with the system prompt of the study, unless it has its own."""
     if not system or pair.system is not None:
         return pair
     return replace(pair, messages=(Message("system", system), *pair.messages))
@@ -197,7 +194,7 @@ _processes_lock = threading.Lock()
 
 
 def _process(folder: str, seen: str) -> TemplateProcess:
-    """The process that renders and tokenizes for a base model; ``seen`` is the stamp of its files."""
+    """The tokenizer process of a base model; ``seen`` is the stamp of its files."""
     with _processes_lock:
         process = _processes.pop((folder, seen), None) or TemplateProcess(Path(folder), idle_seconds=_IDLE_SECONDS)
         _processes[folder, seen] = process
@@ -215,9 +212,9 @@ def _lengths(
     path: str, seen: str, columns: tuple[tuple[str, str], ...], system: str | None, model: ModelConfig, limit: int,
     model_seen: str, day: date | None,
 ) -> Lengths:
-    """``seen`` is the stamp of the data file, ``model_seen`` that of the model's files."""
+    """``seen`` is the stamp of the data file, ``model_seen`` that of the model files."""
     findings = inspect_file(Path(path), dict(columns)).findings
     folder = local_model_folder(model)
-    assert findings is not None and folder is not None  # the caller has looked
+    assert findings is not None and folder is not None  # checked by the caller
     prompter = LimitedChatTokenizer(_process(str(folder), model_seen), day)
     return prompter.measure([with_system(pair, system) for pair in findings.usable], limit)

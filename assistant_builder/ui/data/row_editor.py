@@ -1,7 +1,4 @@
-"""What the row editor shows of a data file, and the file that editing makes. No gradio.
-
-The part of the Data tab in which rows are edited and checked again.
-"""
+"""The row editor of the Data tab: show, search and edit the rows of a data file, and write the edited file."""
 
 from __future__ import annotations
 
@@ -28,93 +25,92 @@ from assistant_builder.data.edit import (
 from assistant_builder.data.load import read_table
 from assistant_builder.data.types import Table
 from assistant_builder.ui.data.preview import inspect_file
-from assistant_builder.ui.settings_form import page_words
+from assistant_builder.ui.settings_form import use_page_labels
 from assistant_builder.ui.study_snapshot import stamp
 from assistant_builder.ui.uploads import new_folder, offer_bytes
 from evals.report.format import count
 
-Which = Literal["left out", "worth a look", "all"]
-MOST_ROWS = 300
-"""Rows in the editor at a time: a browser stays quick, and nobody edits more by hand."""
+RowFilter = Literal["left out", "worth a look", "all"]
+MAX_ROWS = 300
+"""Maximum number of rows in the editor, for the speed of the browser."""
 
 
 @dataclass(frozen=True)
-class Held:
-    """Which rows of which file are in the editor, so that what is typed there is never put into another file.
+class EditorRows:
+    """The file and the rows in the editor, so that an edit is never applied to another file.
 
-    It travels through the browser beside the table: the server may have moved on while the browser still shows, and
-    sends, the rows of before.
+    The browser sends it together with the table: the browser can still show and send the rows of a previous file.
 
     Attributes:
         path: The data file; empty for none.
-        rows: The rows' numbers.
+        rows: Row numbers.
     """
 
     path: str
     rows: list[int]
 
     def to_text(self) -> str:
-        """The form in which the browser holds it."""
+        """The form in which the browser stores it."""
         return json.dumps([self.path, self.rows])
 
     @classmethod
-    def from_text(cls, text: str) -> Held:
-        """The reverse of :meth:`to_text`; of anything else, nothing is held."""
+    def from_text(cls, text: str) -> EditorRows:
+        """The inverse of :meth:`to_text`; :data:`NO_ROWS` for any other text."""
         try:
             path, rows = json.loads(text)
             return cls(str(path), [int(row) for row in rows])
         except (TypeError, ValueError):
-            return NOTHING
+            return NO_ROWS
 
 
-NOTHING = Held("", [])
+NO_ROWS = EditorRows("", [])
 
 
 @dataclass(frozen=True)
 class EditorView:
-    """What the editor shows.
+    """The contents of the editor.
 
     Attributes:
-        columns: The file's columns.
+        columns: Columns of the file.
         lines: See :func:`assistant_builder.data.edit.edit_grid`.
-        numbers: The rows in ``lines``.
-        fitting: Rows that were asked for, shown or not.
-        counts: How many rows there are of each kind.
+        numbers: Row numbers of ``lines``.
+        matching: Number of rows that match filter and search, shown or not.
+        counts: Filter → number of rows.
     """
 
     columns: tuple[str, ...]
     lines: list[list[str]]
     numbers: list[int]
-    fitting: int
-    counts: dict[Which, int]
+    matching: int
+    counts: dict[RowFilter, int]
 
     @property
     def note(self) -> str:
-        """How many of the rows are shown, in words."""
-        if not self.fitting:
+        """The number of rows shown, as a sentence."""
+        if not self.matching:
             return "No such row."
-        if self.fitting > len(self.numbers):
+        if self.matching > len(self.numbers):
             return (
-                f"The first {count(len(self.numbers))} of {count(self.fitting)} such rows are shown; search to see "
-                "others. Rows that are not shown stay as they are."
+                f"The first {count(len(self.numbers))} of {count(self.matching)} such rows are shown; search to see "
+                "others. Rows that are not shown do not change."
             )
-        return f"{count(self.fitting)} of {count(self.counts['all'])} rows. Rows that are not shown stay as they are."
+        return f"{count(self.matching)} of {count(self.counts['all'])} rows. Rows that are not shown do not change."
 
 
-def editor_view(path: Path, columns: Mapping[str, str], which: Which | None, search: str) -> EditorView:
-    """Rows of a file to be edited.
+def editor_view(path: Path, columns: Mapping[str, str], which: RowFilter | None, search: str) -> EditorView:
+    """Select rows of a file for editing.
 
     Args:
         path: The data file.
         columns: Role → column, as mapped.
-        which: Which rows; None: those left out, or all where none is.
-        search: Only rows with this text in a cell, in any case.
+        which: Filter; None: rows left out, or all rows if there are none.
+        search: Text that a cell must contain; case-insensitive.
     """
-    table = _table(str(path), stamp([path]), tuple(name for name in columns.values() if name))
+    table = _table(path, columns)
     findings = inspect_file(path, columns).findings
     reasons = reasons_of(findings) if findings else {}
     left_out = {row.row for row in findings.left_out} if findings else set()
-    groups: dict[Which, list[int]] = {
+    groups: dict[RowFilter, list[int]] = {
         "left out": [row.row for row in table.rows if row.row in left_out],
         "worth a look": [row.row for row in table.rows if row.row in reasons.keys() - left_out],
         "all": [row.row for row in table.rows],
@@ -124,23 +120,27 @@ def editor_view(path: Path, columns: Mapping[str, str], which: Which | None, sea
         wanted = search.strip().casefold()
         lines = edit_grid(table, numbers, reasons)
         numbers = [int(line[0]) for line in lines if any(wanted in cell.casefold() for cell in line[1:])]
-    shown = numbers[:MOST_ROWS]
+    shown = numbers[:MAX_ROWS]
     return EditorView(
         table.columns, edit_grid(table, shown, reasons), shown, len(numbers),
         {kind: len(rows) for kind, rows in groups.items()},
     )
 
 
+def _table(path: Path, columns: Mapping[str, str]) -> Table:
+    return _cached_table(str(path), stamp([path]), tuple(name for name in columns.values() if name))
+
+
 @functools.lru_cache(maxsize=4)
-def _table(path: str, seen: str, mapped: tuple[str, ...]) -> Table:
-    """``seen`` is the file's stamp."""
+def _cached_table(path: str, seen: str, mapped: tuple[str, ...]) -> Table:
+    """``seen`` is the stamp of the file, so that a changed file is read again."""
     return read_table(Path(path), set(mapped))
 
 
 def reasons_of(findings: Findings) -> dict[int, str]:
-    """Row → what is the matter with it: why it is left out, or what is to be looked at."""
+    """Row → its problem: the reason why it is left out, or a warning."""
     reasons = {row: "; ".join(titles) for row, titles in _remarks(findings).items()}
-    return reasons | {entry.row: f"Left out: {page_words(entry.reason)}" for entry in findings.left_out}
+    return reasons | {entry.row: f"Left out: {use_page_labels(entry.reason)}" for entry in findings.left_out}
 
 
 def _remarks(findings: Findings) -> dict[int, list[str]]:
@@ -150,11 +150,11 @@ def _remarks(findings: Findings) -> dict[int, list[str]]:
         remarks.setdefault(row, []).append(text)
 
     for near in findings.near_duplicates:
-        remark(near.row, f"nearly the question of row {near.of}")
+        remark(near.row, f"the question is nearly that of row {near.of}")
     for conflict in findings.conflicts:
         for row in conflict.rows:
             others = ", ".join(str(other) for other in conflict.rows[:6] if other != row)
-            remark(row, f"row {others} answers the same question otherwise")
+            remark(row, f"row {others} has another answer to the same question")
     for row in findings.one_word_answers:
         remark(row, "the answer is one word")
     for what, rows in findings.odd_texts.items():
@@ -166,19 +166,21 @@ def _remarks(findings: Findings) -> dict[int, list[str]]:
 def edited_file(
     path: Path, columns: Mapping[str, str], held: str, lines: Sequence[Sequence[Any]]
 ) -> tuple[Path, Edits]:
-    """The file with the edits, or the file itself where there are none.
+    """Write a file with the edits.
 
     Args:
-        path: The data file that is edited; it stays as it is.
+        path: The data file; it is not changed.
         columns: Role → column, as mapped.
-        held: :meth:`Held.to_text` of what the editor was given; where that is another file, there are no edits.
-        lines: What it holds now.
+        held: :meth:`EditorRows.to_text` of the rows that the editor was given; edits of another file are ignored.
+        lines: The current contents of the editor.
+
+    Returns:
+        The edited file, or ``path`` without edits, and the edits.
     """
-    given = Held.from_text(held)
+    given = EditorRows.from_text(held)
     if given.path != str(path):
         return path, Edits()
-    table = _table(str(path), stamp([path]), tuple(name for name in columns.values() if name))
-    rows, edits = apply_edits(table, given.rows, lines)
+    rows, edits = apply_edits(_table(path, columns), given.rows, lines)
     if not edits:
         return path, edits
     target = new_folder() / f"{path.name.split('.')[0]}{JSONL_SUFFIX}"
@@ -186,8 +188,8 @@ def edited_file(
     return target, edits
 
 
-def told(edits: Edits) -> str:
-    """What was edited, in words."""
+def edits_summary(edits: Edits) -> str:
+    """The edits as ``1 cell changed, 2 rows added``."""
     parts = [
         f"{count(number)} {noun}{'s' if number != 1 else ''} {verb}"
         for number, noun, verb in (
@@ -199,33 +201,32 @@ def told(edits: Edits) -> str:
 
 
 def left_out_download(path: Path, columns: Mapping[str, str], name: str) -> str | None:
-    """The rows that are left out as a CSV file for download; None where there are none.
+    """Path of a CSV download with the rows that are left out; None if there are none.
 
     Args:
         path: The data file.
         columns: Role → column, as mapped.
-        name: Begins the name of the download.
+        name: Prefix of the name of the download.
     """
     findings = inspect_file(path, columns).findings
     if findings is None or not findings.left_out:
         return None
-    table = _table(str(path), stamp([path]), tuple(value for value in columns.values() if value))
-    reasons = {entry.row: page_words(entry.reason) for entry in findings.left_out}
-    return offer_bytes(rejected_csv(table, reasons), f"{name}-left-out.csv")
+    reasons = {entry.row: use_page_labels(entry.reason) for entry in findings.left_out}
+    return offer_bytes(rejected_csv(_table(path, columns), reasons), f"{name}-left-out.csv")
 
 
-_KINDS: dict[Which, str] = {"left out": "Left out", "worth a look": "Worth a look", "all": "All rows"}
+_KINDS: dict[RowFilter, str] = {"left out": "Left out", "worth a look": "Worth a look", "all": "All rows"}
 
 
 class RowEditor:
-    """Components; the Data tab wires them, for an edit changes the file that the whole tab looks at."""
+    """Components of the editor; :class:`~assistant_builder.ui.data.new_study.NewStudyForm` connects their events."""
 
     def __init__(self) -> None:
-        self.held = gr.Textbox(NOTHING.to_text(), visible=False, label="Rows in the editor")
+        self.held = gr.Textbox(NO_ROWS.to_text(), visible=False, label="Rows in the editor")
         with gr.Accordion("Edit rows, and check again", open=False, visible=False, elem_id="ab-edit") as self.body:
             gr.HTML(
-                "<p class='ab-note'>Double-click a cell, or press Enter on it, to edit it; a right click adds or takes "
-                "out a row. Your own file is not touched: the study takes the edited copy.</p>"
+                "<p class='ab-note'>Double-click a cell, or press Enter on it, to edit it; right-click to add or "
+                "remove a row. Your file is not changed: the study uses an edited copy.</p>"
             )
             with gr.Row(elem_classes="ab-edit-choose"):
                 self.which = gr.Radio(
@@ -249,29 +250,26 @@ class RowEditor:
 
     @property
     def outputs(self) -> list[Any]:
-        """What :meth:`values` sets."""
+        """The components that :meth:`values` sets."""
         return [self.which, self.note, self.table, self.held]
 
-    def values(self, path: str | None, columns: Mapping[str, str], which: Which | None, search: str) -> list[Any]:
-        """Show rows of a file; see :func:`~assistant_builder.ui.data.row_editor.editor_view`."""
+    def values(self, path: str | None, columns: Mapping[str, str], which: RowFilter | None, search: str) -> list[Any]:
+        """Values of :attr:`outputs`; see :func:`editor_view`."""
         if not path or inspect_file(Path(path), columns).findings is None:
-            return [gr.skip(), "", gr.skip(), NOTHING.to_text()]
+            return [gr.skip(), "", gr.skip(), NO_ROWS.to_text()]
         view = editor_view(Path(path), columns, which, search)
         shown = which or ("left out" if view.counts["left out"] else "all")
-        choices = [(f"{_KINDS[kind]} ({view.counts[kind]:,})", kind) for kind in get_args(Which)]
+        choices = [(f"{_KINDS[kind]} ({view.counts[kind]:,})", kind) for kind in get_args(RowFilter)]
         table = gr.update(
-            value={"headers": [ROW_TITLE, PROBLEM_TITLE, *view.columns], "data": _lines(view)},
+            value={"headers": [ROW_TITLE, PROBLEM_TITLE, *view.columns],
+                   "data": view.lines or [[""] * (2 + len(view.columns))]},
             column_widths=_widths(view),
         )
-        return [gr.update(choices=choices, value=shown), view.note, table, Held(path, view.numbers).to_text()]
-
-
-def _lines(view: EditorView) -> list[list[str]]:
-    return view.lines or [[""] * (2 + len(view.columns))]
+        return [gr.update(choices=choices, value=shown), view.note, table, EditorRows(path, view.numbers).to_text()]
 
 
 def _widths(view: EditorView) -> list[str]:
-    """Wide where the texts are long; never so narrow that a title breaks within a word."""
+    """Column widths by the longest text, and wide enough for the title."""
     longest = [
         max((len(text) for text in (title, *(line[place] for line in view.lines))), default=0)
         for place, title in enumerate(view.columns, start=2)

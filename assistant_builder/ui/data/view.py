@@ -1,7 +1,4 @@
-"""A data file in words and tables: what was found, the first rows, the rejected ones, the split.
-
-Pairs as a base model is trained on them: the chat template applied, what is learned marked, and their lengths.
-"""
+"""HTML of the Data tab: findings, rejected rows, split, pairs in the chat template, and lengths of the pairs."""
 
 from __future__ import annotations
 
@@ -17,38 +14,34 @@ from markupsafe import Markup
 from assistant_builder.data import Pair, RejectedRow
 from assistant_builder.models.template_preview import Lengths, RenderedSequence, Segment
 from assistant_builder.ui.html import Tone, callout, card, cut, error_callout, fold, items, join, table, tiles
-from assistant_builder.ui.settings_form import MAPPING_TITLE, ROLE_TITLES, page_words
+from assistant_builder.ui.settings_form import MAPPING_TITLE, ROLE_TITLES, use_page_labels
 from evals.report.format import count, percent
 
 SPLIT_TITLES = {"train": "Training", "validation": "Validation", "heldout": "Held-out"}
 _TONES: dict[str, Tone] = {"error": "bad", "warning": "warn", "info": "info"}
-_MOST_ROWS = 200
-_MOST_LISTED = 50
+_MAX_ROWS = 200
+_MAX_LISTED = 50
 _GOOD_POINTS, _FAIR_POINTS = 5.0, 12.0
-"""Differences, in points, up to which a held-out set counts as telling much, and something."""
+"""Minimum detectable differences, in percentage points, up to which the held-out set counts as good and fair."""
 
 
 def findings_view(record: Mapping[str, Any]) -> Markup:
-    """The figures and findings of a checked file.
-
-    Args:
-        record: ``Findings.to_record()``.
-    """
+    """Figures and problems of a checked file, from ``Findings.to_record()``."""
     figures = [
         ("Rows", count(record["rows"]), str(record["format"]).upper()),
         ("Usable pairs", count(record["usable"]), percent(record["usable"] / max(record["rows"], 1), 0)),
         ("Rejected", count(len(record["rejected"])), "with reasons below"),
         ("Exact copies", count(record["exact_duplicates"]), "left out"),
-        ("Near-duplicates", count(record["near_duplicates"]), "kept, and watched for leaks"),
+        ("Near-duplicates", count(record["near_duplicates"]), "kept, checked for leaks"),
         ("Conflicts", count(record["conflicts"]), "one question, several answers"),
     ]
     found = join(_problem(problem) for problem in record.get("problems", ()))
-    notes = fold("How the file was read", items(map(page_words, record["notes"]))) if record["notes"] else Markup("")
+    notes = fold("How the file was read", items(map(use_page_labels, record["notes"]))) if record["notes"] else ""
     return join([tiles(figures), found, _examples(record.get("details", {})), notes])
 
 
 def _examples(details: Mapping[str, Any]) -> Markup:
-    """Rows that repeat or contradict each other, one by one."""
+    """Lists of duplicate and contradicting rows."""
     copies = [(str(entry["row"]), str(entry["of"])) for entry in details.get("exact_duplicates", ())]
     near = [
         (str(entry["row"]), cut(entry["question"], 160), str(entry["of"]), cut(entry["other"], 160),
@@ -60,56 +53,46 @@ def _examples(details: Mapping[str, Any]) -> Markup:
     ]
     kinds = (
         ("Exact copies", ("Row", "Copy of row"), copies, (0, 1)),
-        ("Near-duplicates", ("Row", "Question", "Is like row", "Its question", "Words shared"), near, (0, 2, 4)),
+        ("Near-duplicates", ("Row", "Question", "Similar row", "Its question", "Shared words"), near, (0, 2, 4)),
         ("Questions with several answers", ("Question", "Rows"), conflicts, ()),
     )
     return join(
-        fold(f"{title}, one by one", table(headers, rows[:_MOST_LISTED], numeric=numeric))
+        fold(f"List: {title.lower()}", table(headers, rows[:_MAX_LISTED], numeric=numeric))
         for title, headers, rows, numeric in kinds
         if rows
     )
 
 
 def _problem(problem: Mapping[str, Any]) -> Markup:
-    rows = _rows(problem.get("rows") or ())
+    numbers = problem.get("rows") or ()
+    shown = ", ".join(map(str, numbers[:12])) + (" …" if len(numbers) > 12 else "")
+    rows = f"Row{'s' if len(numbers) > 1 else ''} {shown}" if numbers else ""
     return Markup('<div class="ab-finding ab-{}"><strong>{}</strong> <span>{}</span>{}</div>').format(
-        _TONES[problem["severity"]], page_words(problem["title"]), page_words(problem["detail"]),
+        _TONES[problem["severity"]], use_page_labels(problem["title"]), use_page_labels(problem["detail"]),
         Markup("<small>{}</small>").format(rows) if rows else "",
     )
 
 
-def _rows(rows: Sequence[int]) -> str:
-    if not rows:
-        return ""
-    shown = ", ".join(map(str, rows[:12]))
-    return f"Row{'s' if len(rows) > 1 else ''} {shown}" + (" …" if len(rows) > 12 else "")
-
-
-def columns_view(columns: Mapping[str, str | None]) -> Markup:
-    """Which column plays which role."""
-    rows = [(ROLE_TITLES.get(role, role), name) for role, name in columns.items() if name]
-    return table(("Role", "Column in the file"), rows)
-
-
 def rejected_view(rejected: Sequence[RejectedRow], of: int) -> Markup:
-    """Every row that is left out, with its reason and what stood there."""
+    """The rows that are left out, with the reason and their contents."""
     if not rejected:
         return Markup("")
     rows = [
-        (str(entry.row), page_words(entry.reason), cut(_cells(entry.record), 160)) for entry in rejected[:_MOST_ROWS]
+        (str(entry.row), use_page_labels(entry.reason), cut(_cells(entry.record), 160))
+        for entry in rejected[:_MAX_ROWS]
     ]
     title = f"{count(len(rejected))} of {count(of)} rows left out"
-    body = table(("Row", "Why", "What stands there"), rows, numeric=(0,))
-    if len(rejected) > _MOST_ROWS:
-        body += Markup("<p>The first {} are shown; the download has all of them.</p>").format(_MOST_ROWS)
+    body = table(("Row", "Reason", "Contents"), rows, numeric=(0,))
+    if len(rejected) > _MAX_ROWS:
+        body += Markup("<p>The first {} are shown; the download contains all.</p>").format(_MAX_ROWS)
     return card(title, body)
 
 
 def _cells(record: Any) -> str:
-    """What stood in a row, without the signs of the file's format."""
+    """The contents of a row as text, without syntax of the file format."""
     if record is None:
         return ""
-    if isinstance(record, dict) and isinstance(record.get("messages"), list):  # a pair that was read, and then left out
+    if isinstance(record, dict) and isinstance(record.get("messages"), list):  # a valid pair that was left out
         texts = [turn["content"] for turn in record["messages"] if isinstance(turn, dict) and turn.get("content")]
         return " · ".join(map(str, texts))
     if isinstance(record, dict):
@@ -118,7 +101,7 @@ def _cells(record: Any) -> str:
 
 
 def split_view(record: Mapping[str, Any], power: Mapping[str, Any] | None) -> Markup:
-    """Sizes of the three sets, how they were made, and what the held-out set can show.
+    """Sizes of the three sets, notes on the split, and the power of the held-out set.
 
     Args:
         record: ``Split.to_record()``.
@@ -131,18 +114,18 @@ def split_view(record: Mapping[str, Any], power: Mapping[str, Any] | None) -> Ma
         for name, number in counts.items()
     )
     figures = [
-        (SPLIT_TITLES[name], count(number), _share_of(record, name, number, total)) for name, number in counts.items()
+        (SPLIT_TITLES[name], count(number), _share_note(record, name, number, total)) for name, number in counts.items()
     ]
-    said = [page_words(note[:1].upper() + note[1:]) for note in record.get("notes", ())]
-    told = ", ".join(f"{SPLIT_TITLES[name]} {count(number)}" for name, number in counts.items())
+    notes = [use_page_labels(note[:1].upper() + note[1:]) for note in record.get("notes", ())]
+    sizes = ", ".join(f"{SPLIT_TITLES[name]} {count(number)}" for name, number in counts.items())
     return join([
-        Markup('<div class="ab-split" role="img" aria-label="Sizes of the sets: {}">{}</div>').format(told, parts),
-        tiles(figures), power_view(power) if power is not None else "", items(said) if said else "",
+        Markup('<div class="ab-split" role="img" aria-label="Sizes of the sets: {}">{}</div>').format(sizes, parts),
+        tiles(figures), power_view(power) if power is not None else "", items(notes) if notes else "",
     ])
 
 
 def power_view(power: Mapping[str, Any]) -> Markup:
-    """What a held-out set of this size can show, in everyday words; the statistician's sentence opens on a click.
+    """The smallest difference that the held-out set can detect, in plain words; details are collapsed.
 
     Args:
         power: ``evals.stats.power.Power.to_record()``.
@@ -152,33 +135,29 @@ def power_view(power: Mapping[str, Any]) -> Markup:
     points = 100 * power["minimum_detectable"]
     tone: Tone = "good" if points <= _GOOD_POINTS else "info" if points <= _FAIR_POINTS else "warn"
     whole = count(max(1, round(points)))
-    title = f"The test can show a difference of about {whole} right answers in a hundred"
+    title = f"The test can detect a difference of about {whole} correct answers in a hundred"
     if points >= 100:
-        title = "The test is too small to show any difference"
+        title = "The test is too small to detect any difference"
     body = (
-        f"The {count(power['items'])} held-out questions are kept from training and asked afterwards, to find out "
-        "whether 4-bit made the assistant worse. A smaller difference than this would go unnoticed."
+        f"The {count(power['items'])} held-out questions are excluded from training and test afterwards whether 4-bit "
+        "made the assistant worse. A smaller difference would not be detected."
     )
+    needed = float(f"{power['items_needed']:.2g}")
     remedy = "" if tone == "good" else (
-        f"To notice {count(100 * power['target'])} in a hundred, some {count(_rounded(power['items_needed']))} "
-        "held-out questions would be needed: add pairs, or raise “Held-out share”."
+        f"To detect {count(100 * power['target'])} in a hundred, about {count(needed)} "
+        "held-out questions are needed: add pairs, or raise “Held-out share”."
     )
-    reckoned = fold("How this is reckoned", Markup("<p>{}</p>").format(power_sentence(power)))
-    return callout(tone, title, body, remedy) + reckoned
+    details = fold("How this is calculated", Markup("<p>{}</p>").format(power_sentence(power)))
+    return callout(tone, title, body, remedy) + details
 
 
-def _rounded(number: float) -> float:
-    """To two digits, for a number that is an estimate."""
-    return float(f"{number:.2g}")
-
-
-def _share_of(record: Mapping[str, Any], name: str, number: int, total: int) -> str:
+def _share_note(record: Mapping[str, Any], name: str, number: int, total: int) -> str:
     clusters = record.get("clusters", {}).get(name)
     return percent(number / total, 0) + (f", {count(clusters)} clusters" if clusters else "")
 
 
 def leaks_view(leaks: Sequence[Mapping[str, Any]], removed: int) -> Markup:
-    """Held-out questions that also stand in training or validation."""
+    """Held-out questions that also occur in training or validation."""
     if not leaks:
         return Markup("")
     kinds = {"exact": "the same", "near": "nearly the same words", "embedding": "the same meaning"}
@@ -188,17 +167,13 @@ def leaks_view(leaks: Sequence[Mapping[str, Any]], removed: int) -> Markup:
             f"{leak['other_row']}: {cut(leak['other_question'], 160)}",
             f"{kinds[leak['kind']]}, {'removed' if leak['removed'] else 'kept'}",
         )
-        for leak in leaks[:_MOST_LISTED]
+        for leak in leaks[:_MAX_LISTED]
     ]
     one = len(leaks) == 1
-    what = f"{'question' if one else 'questions'} of the test {'stands' if one else 'stand'} in training too"
+    what = f"test {'question also occurs' if one else 'questions also occur'} in training"
     done = f"{count(removed)} removed from the test" if removed else "kept in the test"
-    note = Markup(
-        "<p>A question that was learned by heart says nothing about what the assistant can do with a new one.</p>"
-    )
-    body = fold(
-        "One by one", table(("Row of the test", "Is like row of training", "How"), rows), opened=len(rows) <= 5
-    )
+    note = Markup("<p>A memorized question does not show how the assistant answers a new one.</p>")
+    body = fold("List", table(("Row of the test", "Similar row of training", "Match"), rows), opened=len(rows) <= 5)
     return card(f"{count(len(leaks))} {what}, {done}", note, body)
 
 
@@ -206,102 +181,106 @@ def study_data_view(
     findings: Mapping[str, Any] | None, split: Mapping[str, Any] | None, power: Mapping[str, Any] | None,
     rejected: Sequence[RejectedRow], leaks: Sequence[Mapping[str, Any]] = (),
 ) -> Markup:
-    """What the Data tab tells of a study's data.
+    """Everything that the Data tab shows about the data of a study.
 
     Args:
         findings: data/findings.json.
         split: data/split.json.
         power: See :func:`power_view`.
         rejected: The rows left out.
-        leaks: Of split.json, and those found by meaning.
+        leaks: Leaks of split.json and those found by embeddings.
     """
+    columns = findings["columns"].items() if findings else ()
+    roles = [(ROLE_TITLES.get(role, role), name) for role, name in columns if name]
     parts: Iterable[str] = (
-        card("What was found", findings_view(findings)) if findings else "",
-        card("How it is split", split_view(split, power)) if split else "",
+        card("Findings", findings_view(findings)) if findings else "",
+        card("Split", split_view(split, power)) if split else "",
         leaks_view(leaks, sum(leak["removed"] for leak in leaks)),
         rejected_view(rejected, findings["rows"] if findings else len(rejected)),
-        card("Columns", columns_view(findings["columns"])) if findings else "",
+        card("Columns", table(("Role", "Column in the file"), roles)) if findings else "",
     )
     return join(parts)
 
 
 def unreadable_view(error: Mapping[str, Any], columns: Sequence[str], peek: Sequence[Sequence[str]] = ()) -> Markup:
-    """Why no study can be made from the file, with the columns that it has and its first rows.
+    """The error of a file that cannot be read, with its first rows if its columns are known.
 
     Args:
         error: ``AssistantBuilderError.to_record()``.
-        columns: The file's columns.
-        peek: The cells of the first rows.
+        columns: Columns of the file.
+        peek: Cells of the first rows.
     """
     if not columns:
         return error_callout(error)
     rows = [[cut(cell, 120) for cell in row] for row in peek]
     return error_callout(error) + card(
-        "The first rows of the file", Markup("<p>Say which column is which under “{}”.</p>").format(MAPPING_TITLE),
+        "The first rows of the file", Markup("<p>Select the columns under “{}”.</p>").format(MAPPING_TITLE),
         table(columns, rows),
     )
 
 
 def brief_view(record: Mapping[str, Any] | None) -> Markup:
-    """One line under the upload: whether a study can be made.
+    """One line below the upload: whether a study can be created.
 
     Args:
-        record: ``Findings.to_record()``; None where the file cannot be read.
+        record: ``Findings.to_record()``; None if the file cannot be read.
     """
     if record is None:
         return Markup(
-            '<p class="ab-brief ab-bad" role="status">This cannot be used yet: <a href="#ab-found">see why</a></p>'
+            '<p class="ab-brief ab-bad" role="status">This file cannot be used yet: <a href="#ab-found">see why</a></p>'
         )
-    tone, said = "good", f"{count(record['usable'])} of {count(record['rows'])} rows can be used"
+    tone, text = "good", f"{count(record['usable'])} of {count(record['rows'])} rows can be used"
     if not record["can_start"]:
-        tone, said = "bad", f"{said}, too few for a study"
+        tone, text = "bad", f"{text}, too few for a study"
     elif record["usable"] < record["rows"]:
         tone = "warn"
-    return Markup('<p class="ab-brief ab-{}" role="status">{}</p>').format(tone, said)
+    return Markup('<p class="ab-brief ab-{}" role="status">{}</p>').format(tone, text)
 
 
-_LONGEST_SHOWN = 4_000
+_MAX_CHARACTERS = 4_000
 _BARS = 24
 _STEPS = (1, 2, 2.5, 5, 10)
 _TURNS = {"system": "System prompt", "user": "Question", "assistant": "Answer"}
 
 
-def prompted_view(pairs: Sequence[Pair], rendered: Sequence[Sequence[RenderedSequence]], model: str, max_length: int) -> Markup:
-    """The first rows as the model is trained on them.
+def rendered_view(
+    pairs: Sequence[Pair], rendered: Sequence[Sequence[RenderedSequence]], model: str, max_length: int
+) -> Markup:
+    """The first rows in the chat template of the base model.
 
     Args:
         pairs: The rows.
-        rendered: The training sequences of each.
+        rendered: Training sequences of each row.
         model: Name of the base model.
-        max_length: Tokens after which training cuts.
+        max_length: Length in tokens at which training truncates.
     """
     rows = join(
         _row(pair, sequence, max_length) for pair, found in zip(pairs, rendered, strict=True) for sequence in found
     )
     text = Markup(
-        "<p>Your rows in the form that <b>{}</b> is trained on. Words in small frames are marks of its chat template; "
-        "you need not write them.</p>"
+        "<p>Your rows in the form in which <b>{}</b> is trained on them. Words in small frames are special tokens of "
+        "its chat template; do not write them yourself.</p>"
     ).format(model)
     any_cut = any(sequence.tokens > max_length for found in rendered for sequence in found)
-    return card("As the model will see them", text, _legend(any_cut), rows)
+    return card("As the model sees them", text, _legend(any_cut), rows)
 
 
 def _legend(any_cut: bool) -> Markup:
     entries = [
-        Markup("<li><mark class='ab-learned'>Underlined</mark> what the assistant learns to write</li>"),
-        Markup("<li><span>Plain</span> what it is given to read</li>"),
+        Markup("<li><mark class='ab-learned'>Underlined</mark> text that the assistant learns to write</li>"),
+        Markup("<li><span>Plain</span> context that it reads</li>"),
     ]
     if any_cut:
-        entries.append(Markup("<li><del class='ab-cut'>Struck out</del> cut off, too long to be read</li>"))
+        entries.append(Markup("<li><del class='ab-cut'>Struck out</del> truncated, beyond the maximum length</li>"))
     return Markup('<ul class="ab-legend" aria-label="Legend">{}</ul>').format(join(entries))
 
 
 def _row(pair: Pair, sequence: RenderedSequence, max_length: int) -> Markup:
     facts = f"{count(sequence.tokens)} tokens, {count(sequence.learned)} of them learned"
     if sequence.tokens > max_length:
-        facts += f", cut after {count(max_length)}"
+        facts += f", truncated after {count(max_length)}"
     if not sequence.learned:
-        facts += ": nothing is left to learn from, so training leaves the row out"
+        facts += ": no token is left to learn, so training excludes the row"
     return Markup(
         '<figure class="ab-seen"><figcaption>Row {} <span>· {}</span></figcaption>'
         '<div class="ab-seen-text" tabindex="0" role="group" aria-label="Row {} as the model sees it">{}</div></figure>'
@@ -313,29 +292,23 @@ def _runs(segments: Sequence[Segment]) -> list[Markup]:
     parts = []
     for part, run in itertools.groupby(segments, lambda segment: segment.part):
         tag, name = tags[part]
-        inner = join(_control(segment.text) if segment.control else _shortened(segment.text) for segment in run)
+        inner = join(
+            Markup('<bdi class="ab-control">{}</bdi>').format(segment.text) if segment.control
+            else _shortened(segment.text) for segment in run
+        )
         parts.append(Markup('<{} class="ab-{}">{}</{}>').format(tag, name, inner, tag))
     return parts
 
 
-def _control(text: str) -> Markup:
-    return Markup('<bdi class="ab-control">{}</bdi>').format(text)
-
-
 def _shortened(text: str) -> str:
-    if len(text) <= _LONGEST_SHOWN:
+    if len(text) <= _MAX_CHARACTERS:
         return text
-    left_out = f"\n[… {count(len(text) - _LONGEST_SHOWN)} characters are not shown here, but are used …]\n"
-    return text[: _LONGEST_SHOWN * 3 // 4] + left_out + text[-_LONGEST_SHOWN // 4 :]
+    left_out = f"\n[… {count(len(text) - _MAX_CHARACTERS)} characters are hidden here, but used …]\n"
+    return text[: _MAX_CHARACTERS * 3 // 4] + left_out + text[-_MAX_CHARACTERS // 4 :]
 
 
 def plain_view(pairs: Sequence[Pair], model: str) -> Markup:
-    """The first rows turn by turn, for want of the model's template.
-
-    Args:
-        pairs: The rows.
-        model: Name of the base model, which is not on this machine.
-    """
+    """The first rows turn by turn, for a base model that is not on this machine."""
     rows = join(
         Markup('<figure class="ab-seen"><figcaption>Row {}</figcaption>{}</figure>').format(
             pair.row,
@@ -353,62 +326,59 @@ def plain_view(pairs: Sequence[Pair], model: str) -> Markup:
     )
     note = callout(
         "info", f"The files of {model} are not on this machine yet",
-        "They are fetched when the study first runs. Until then the rows are shown turn by turn, without the marks of "
-        "the model's chat template and without their lengths.",
+        "They are downloaded when the study first runs. Until then the rows are shown turn by turn, without the "
+        "special tokens of the chat template and without their lengths.",
     )
-    return card("As the model will see them", note, _legend(any_cut=False), rows)
+    return card("As the model sees them", note, _legend(any_cut=False), rows)
 
 
 def lengths_view(lengths: Lengths, answer_limit: int) -> Markup:
-    """How long the pairs are, with the line after which training cuts.
+    """Lengths of the pairs, with the limit at which training truncates.
 
     Args:
-        lengths: As measured.
-        answer_limit: Tokens that an assistant may generate (``eval.max_new_tokens``).
+        lengths: Measured lengths.
+        answer_limit: Maximum number of generated tokens (``eval.max_new_tokens``).
     """
     if not lengths.tokens:
         return Markup("")
     measured, limit = len(lengths.tokens), lengths.max_length
-    part = measured < lengths.pairs
     tokens, answers = sorted(lengths.tokens), sorted(lengths.answers)
     long_answers = sum(number > answer_limit for number in answers)
-    cut_note = "none is left out" if not lengths.dropped else f"{count(lengths.dropped)} of them left out"
+    cut_note = "none is excluded" if not lengths.dropped else f"{count(lengths.dropped)} of them excluded"
     figures = [
-        ("Middle length", count(tokens[measured // 2]), "tokens, half are longer"),
+        ("Median", count(tokens[measured // 2]), "tokens"),
         ("95 % are below", count(_quantile(tokens, 0.95)), "tokens"),
         ("Longest", count(tokens[-1]), "tokens"),
-        ("Cut", count(lengths.cut), f"longer than {count(limit)}: {cut_note}" if lengths.cut else "none is too long"),
-        ("Answers", count(answers[measured // 2]), f"tokens in the middle, at most {count(answers[-1])}"),
+        ("Truncated", count(lengths.cut), f"longer than {count(limit)}: {cut_note}" if lengths.cut else "none"),
+        ("Answers", count(answers[measured // 2]), f"tokens (median), at most {count(answers[-1])}"),
     ]
-    notes = [_told(lengths)]
+    notes = [_length_note(lengths)]
     if long_answers:
         notes.append(
             f"{count(long_answers)} answers ({percent(long_answers / measured, 0)}) are longer than the "
-            f"{count(answer_limit)} tokens that an assistant may write when it is tested or asked; raise "
-            "“Longest answer” in the training settings if that matters."
+            f"{count(answer_limit)} tokens that an assistant may generate; raise “Longest answer” in the training "
+            "settings to allow longer ones."
         )
-    said = join(Markup("<p>{}</p>").format(note) for note in notes)
-    if part:
-        said += Markup("<p>Measured on {} of the {} pairs, evenly spaced over the file.</p>").format(
-            count(measured), count(lengths.pairs)
-        )
-    return card("How long the pairs are", tiles(figures), _histogram(tokens, limit), said)
+    if measured < lengths.pairs:
+        notes.append(f"Measured on {count(measured)} of the {count(lengths.pairs)} pairs, evenly spaced over the file.")
+    text = join(Markup("<p>{}</p>").format(note) for note in notes)
+    return card("Lengths of the pairs", tiles(figures), _histogram(tokens, limit), text)
 
 
-def _told(lengths: Lengths) -> str:
+def _length_note(lengths: Lengths) -> str:
     limit, measured = lengths.max_length, len(lengths.tokens)
-    meaning = "A token is a piece of a word, about four letters of English and fewer in most other languages."
+    meaning = "A token is a part of a word, about four letters in English and fewer in most other languages."
     if not lengths.cut:
-        return f"Every pair fits into the {count(limit)} tokens that training reads of a pair. {meaning}"
+        return f"Every pair is within the {count(limit)} tokens that training reads. {meaning}"
     share = percent(lengths.cut / measured, 1 if lengths.cut * 100 < measured else 0)
     lost = (
-        f" Of these, {count(lengths.dropped)} are left out of training, for their question alone fills it."
+        f" Of these, {count(lengths.dropped)} are excluded from training, because the question alone exceeds it."
         if lengths.dropped else ""
     )
     return (
-        f"{count(lengths.cut)} pairs ({share}) are longer than the {count(limit)} tokens that training reads of a "
-        f"pair: the end of their answer is cut.{lost} Shorten them, or raise “Longest pair” in the training settings, "
-        f"which costs memory. {meaning}"
+        f"{count(lengths.cut)} pairs ({share}) are longer than the {count(limit)} tokens that training reads: the end "
+        f"of the answer is truncated.{lost} Shorten them, or raise “Longest pair” in the training settings, which "
+        f"needs more memory. {meaning}"
     )
 
 
@@ -417,11 +387,11 @@ def _quantile(ordered: Sequence[int], share: float) -> int:
 
 
 def bins(ordered: Sequence[int], limit: int) -> list[tuple[int, int | None, int]]:
-    """Bars of a histogram: (from, to, pairs); the last one is open (None) where a few pairs are far longer than most.
+    """Bins of a histogram: (first, last, pairs); the last bin is open (None) if a few pairs are far longer than most.
 
     Args:
         ordered: Lengths in ascending order.
-        limit: One of the bars begins just behind it, where it lies within them.
+        limit: A bin starts right after it if it is within the range.
     """
     top = max(_quantile(ordered, 0.99), min(limit, ordered[-1]))
     width: float = _nice(top / _BARS)
@@ -457,20 +427,20 @@ def _histogram(ordered: Sequence[int], limit: int) -> Markup:
     if within is not None:
         at = 100 * within / len(bars)
         side = "ab-left" if at > 60 else ""
-        line = Markup('<b class="ab-limit {}" style="inset-inline-start:{:.2f}%"><span>cut after {}</span></b>').format(
+        line = Markup('<b class="ab-limit {}" style="inset-inline-start:{:.2f}%"><span>limit {}</span></b>').format(
             side, at, count(limit)
         )
     ends = [count(1), count(bars[len(bars) // 2][0]), "more" if bars[-1][1] is None else count(bars[-1][1])]
     axis = join(Markup("<span>{}</span>").format(text) for text in ends)
-    said = table(
+    listed = table(
         ("Tokens", "Pairs"), [(_range(low, high), count(number)) for low, high, number in bars if number],
         numeric=(0, 1),
     )
-    label = f"Histogram of tokens a pair: {count(len(ordered))} pairs, the tallest bar has {count(most)}"
+    label = f"Histogram of tokens per pair: {count(len(ordered))} pairs, at most {count(most)} in a bar"
     return Markup(
         '<div class="ab-hist" role="img" aria-label="{}"><div class="ab-hist-bars">{}{}</div>'
         '<div class="ab-hist-axis">{}</div></div>{}'
-    ).format(label, drawn, line, axis, fold("The same as a table", said))
+    ).format(label, drawn, line, axis, fold("As a table", listed))
 
 
 def _range(low: int, high: int | None) -> str:

@@ -1,4 +1,4 @@
-"""The studies as the home screen lists them, read from their files and kept until these change."""
+"""Summaries of all studies for the home screen, cached until the files of a study change."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from assistant_builder.study import Study
 from assistant_builder.study.admin import DeletedStudy, deleted_studies
 from assistant_builder.ui.study_snapshot import stamp, state_of
 
-KEPT_ENTRIES = 2048
-"""Studies whose entries are kept; where there are more, all are read again at every look."""
+CACHED_SUMMARIES = 2048
+"""Size of the cache of summaries; with more studies, all are read again every time."""
 UNDO_SECONDS = 600.0
-"""How long the home screen offers to take back a deletion with one button on top."""
+"""How long the home screen shows the Undo button of a deletion."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class StudySummary:
     """One study in the list.
 
     Attributes:
-        name: The study.
+        name: Name of the study.
         state: Its state, or ``damaged``.
-        model: Its base model; empty where the settings cannot be read.
-        pairs: Training pairs; None before the split is made.
-        outcome: The report's verdict, ``no worse``, ``worse`` or ``inconclusive``, or ``not compared`` where one
-            arm was trained; empty before there is one.
+        model: Its base model; empty if the settings cannot be read.
+        pairs: Number of training pairs; None before the split.
+        outcome: Verdict of the report: ``no worse``, ``worse``, ``inconclusive``, or ``not compared`` for a single arm;
+            empty without a report.
         sentence: The verdict as a sentence.
         changed: Unix time of the last change.
     """
@@ -46,12 +46,12 @@ class StudySummary:
 
 @dataclass(frozen=True)
 class StudyList:
-    """What the home screen shows.
+    """The studies on the home screen.
 
     Attributes:
         entries: The studies, the last changed first.
-        undo: The study that was deleted last, where that was a moment ago.
-        deleted: Every study that can be taken back.
+        undo: The study that was deleted within the last :data:`UNDO_SECONDS`.
+        deleted: Every study that can be restored.
     """
 
     entries: tuple[StudySummary, ...]
@@ -59,20 +59,20 @@ class StudyList:
     deleted: tuple[DeletedStudy, ...]
 
 
-def read_shelf() -> StudyList:
-    """Look at all studies; those whose files are as they were are not read again."""
-    entries = sorted(map(entry_of, Study.all()), key=lambda entry: -entry.changed)
+def list_studies() -> StudyList:
+    """Summarize all studies; unchanged ones come from the cache."""
+    entries = sorted(map(summarize, Study.all()), key=lambda entry: -entry.changed)
     deleted = tuple(deleted_studies())
     recent = deleted and time.time() - deleted[0].when < UNDO_SECONDS
     return StudyList(tuple(entries), deleted[0] if recent else None, deleted)
 
 
-def entry_of(study: Study) -> StudySummary:
-    """How a study stands."""
+def summarize(study: Study) -> StudySummary:
+    """Summarize a study."""
     files = _files(study.folder)
     entry = _read(str(study.folder), stamp(files))
     if entry.state in ("running", "queued") and (study.folder / "run.json").exists():
-        return replace(entry, state=state_of(study))  # its process can have died without a word
+        return replace(entry, state=state_of(study))  # its process may have exited without a result
     return entry
 
 
@@ -81,11 +81,11 @@ def _files(folder: Path) -> list[Path]:
     return [*(folder / name for name in fixed), *sorted(folder.glob("arms/*/status.json"))]
 
 
-@functools.lru_cache(maxsize=KEPT_ENTRIES)
+@functools.lru_cache(maxsize=CACHED_SUMMARIES)
 def _read(folder: str, seen: str) -> StudySummary:
-    """``seen`` is the stamp of the study's files, so that a changed study is read again."""
+    """``seen`` is the stamp of the files, so that a changed study is read again."""
     study = Study(Path(folder))
-    changed = max(map(_changed, _files(study.folder)), default=0.0)
+    changed = max(map(_modified, _files(study.folder)), default=0.0)
     try:
         model = study.config.model.base
         report = _optional(study.folder / "report.json")
@@ -101,10 +101,10 @@ def _read(folder: str, seen: str) -> StudySummary:
         return StudySummary(study.name, "damaged", changed=changed)
 
 
-def _changed(path: Path) -> float:
+def _modified(path: Path) -> float:
     try:
         return path.stat().st_mtime
-    except OSError:  # not there, or gone since
+    except OSError:  # missing, or deleted meanwhile
         return 0.0
 
 

@@ -1,4 +1,4 @@
-"""The home screen: the studies, and what begins, opens, renames, duplicates, deletes and takes back one."""
+"""The home screen: create, open, rename, duplicate, delete and restore studies."""
 
 from __future__ import annotations
 
@@ -14,85 +14,81 @@ from assistant_builder.runner.open_study import open_or_create
 from assistant_builder.runner.run import rerender_report
 from assistant_builder.study import Study
 from assistant_builder.study.admin import delete_study, deleted_studies, duplicate_study, rename_study, restore_study
-from assistant_builder.ui.data.preview import Shipped, free_name, shipped_datasets
-from assistant_builder.ui.home.study_list import StudyList, read_shelf
-from assistant_builder.ui.home.view import shelf_view, welcome_view
+from assistant_builder.ui.data.preview import ShippedDataset, shipped_datasets, unused_name
+from assistant_builder.ui.home.study_list import StudyList, list_studies
+from assistant_builder.ui.home.view import study_list_view, welcome_view
 from assistant_builder.ui.refresh import LiveRegion, StudyView, user_facing_errors
 from assistant_builder.ui.train.actions import start_run
 
 NEW_STUDY = ""
-"""What the picker holds while a study is being made; None is the home screen."""
+"""Value of the picker for a new study; None is the home screen."""
 _CLICKS = """element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-action]");
   if (button) trigger("click", {action: button.dataset.action, name: button.dataset.name});
 });"""
-_NAMING = {"rename": "New name of “{}”", "duplicate": "Name of the copy of “{}”"}
-_GO = {"rename": "Rename", "duplicate": "Make the copy"}
+_NAME_LABELS = {"rename": "New name of “{}”", "duplicate": "Name of the copy of “{}”"}
+_CONFIRM_LABELS = {"rename": "Rename", "duplicate": "Duplicate"}
 
 
-class Home:
-    """Components of the screen; the caller has opened its column."""
+class HomeScreen:
+    """Components of the screen, created in the open column."""
 
     def __init__(self) -> None:
         self.example = next((shipped for shipped in shipped_datasets() if _settings_of(shipped).is_file()), None)
         self.welcome = gr.HTML("", js_on_load=_CLICKS, elem_id="ab-welcome")
-        self.asked = gr.State(("", ""))
+        self.pending = gr.State(("", ""))
         with gr.Group(visible=False, elem_id="ab-naming", elem_classes="ab-group") as self.naming:
-            self.wish = gr.Textbox(label="New name", info="a-z 0-9 . _ -", elem_id="ab-wish", max_lines=1)
+            self.new_name = gr.Textbox(label="New name", info="a-z 0-9 . _ -", elem_id="ab-new-name", max_lines=1)
             with gr.Row(elem_classes="ab-actions"):
-                self.take = gr.Button("Rename", variant="primary", elem_id="ab-take")
-                self.leave = gr.Button("Leave it as it is")
+                self.confirm = gr.Button("Rename", variant="primary", elem_id="ab-confirm-name")
+                self.cancel = gr.Button("Cancel")
         self.list = gr.HTML("", js_on_load=_CLICKS, elem_id="ab-studies")
 
     def sections(self) -> list[LiveRegion]:
-        """What follows the studies."""
-        return [LiveRegion("home", [self.welcome, self.list], _shelf_mark, self._draw)]
+        """Regions that follow the studies."""
+        return [LiveRegion("home", [self.welcome, self.list], _list_version, self._draw)]
 
     def _draw(self, look: StudyView) -> Sequence[Any]:
-        return self._shown(read_shelf()) if look.name is None else [gr.skip(), gr.skip()]
+        return self._shown(list_studies()) if look.name is None else [gr.skip(), gr.skip()]
 
-    def _shown(self, shelf: StudyList) -> list[Any]:
+    def _shown(self, studies: StudyList) -> list[Any]:
         title = self.example.title if self.example else ""
-        return [welcome_view(not shelf.entries, title), shelf_view(shelf)]
+        return [welcome_view(not studies.entries, title), study_list_view(studies)]
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
-        """Connect the components.
-
-        Args:
-            picker: Holds the name of the chosen study.
-            tabs: The tabs of a study, for the one to open.
-        """
+        """Connect the events; ``picker`` holds the name of the selected study, ``tabs`` opens one of its tabs."""
         shown = [self.welcome, self.list]
-        naming = [self.naming, self.wish, self.take, self.asked]
+        naming = [self.naming, self.new_name, self.confirm, self.pending]
         for component in shown:
-            component.click(user_facing_errors(self._act), None, [picker, tabs, *naming, *shown], api_visibility="private",
-                            show_progress="hidden")
-        gr.on([self.take.click, self.wish.submit], user_facing_errors(self._name), [self.asked, self.wish],
+            component.click(user_facing_errors(self._act), None, [picker, tabs, *naming, *shown],
+                            api_visibility="private", show_progress="hidden")
+        gr.on([self.confirm.click, self.new_name.submit], user_facing_errors(self._name), [self.pending, self.new_name],
               [self.naming, *shown], api_visibility="private", show_progress="hidden")
-        self.leave.click(lambda: gr.update(visible=False), None, self.naming, show_progress="hidden",
+        self.cancel.click(lambda: gr.update(visible=False), None, self.naming, show_progress="hidden",
                          api_visibility="private")
 
     def _act(self, event: gr.EventData) -> list[Any]:
-        action, name = str(event._data.get("action", "")), str(event._data.get("name", ""))
-        still: list[Any] = [gr.skip()] * 2
-        quiet = [gr.update(visible=False), gr.skip(), gr.skip(), gr.skip()]
-        if action in _NAMING:
-            wish = name if action == "rename" else free_name(name)
-            ask = gr.update(value=wish, label=_NAMING[action].format(name), autofocus=True)
-            return [*still, gr.update(visible=True), ask, gr.update(value=_GO[action]), (action, name), *still]
+        action, name = str(getattr(event, "action", "")), str(getattr(event, "name", ""))
+        unchanged: list[Any] = [gr.skip()] * 2
+        no_dialog = [gr.update(visible=False), gr.skip(), gr.skip(), gr.skip()]
+        if action in _NAME_LABELS:
+            proposed = name if action == "rename" else unused_name(name)
+            box = gr.update(value=proposed, label=_NAME_LABELS[action].format(name), autofocus=True)
+            button = gr.update(value=_CONFIRM_LABELS[action])
+            return [*unchanged, gr.update(visible=True), box, button, (action, name), *unchanged]
         if action in self._changes:
             self._changes[action](name)
-            return [*still, *quiet, *self._shown(read_shelf())]
+            return [*unchanged, *no_dialog, *self._shown(list_studies())]
         opened, tab = self._opens(action, name)
         picked = gr.update(choices=[(opened or "New study…", opened)], value=opened)
-        return [picked, gr.Tabs(selected=tab), *quiet, *still]
+        return [picked, gr.Tabs(selected=tab), *no_dialog, *unchanged]
 
     @property
     def _changes(self) -> dict[str, Callable[[str], object]]:
         return {"delete": lambda name: delete_study(Study.open(name)), "restore": _restore}
 
     def _opens(self, action: str, name: str) -> tuple[str, str]:
-        """The study and the tab that a button leads to."""
+        """The study and the tab that a button opens."""
         if action == "example":
             return self._run_example(), "train"
         if action == "new":
@@ -104,34 +100,34 @@ class Home:
 
     def _run_example(self) -> str:
         if self.example is None:
-            raise StudyError("the shipped dataset is not here", remedy="Make a study from a file of yours")
-        study = open_or_create(str(_settings_of(self.example)), name=free_name("example"), changes={}, redo=False)
+            raise StudyError("the example dataset is not installed", remedy="Create a study from a file of yours")
+        study = open_or_create(str(_settings_of(self.example)), name=unused_name("example"), changes={}, redo=False)
         start_run(study.name)
         return study.name
 
-    def _name(self, asked: tuple[str, str], wish: str) -> list[Any]:
-        action, name = asked
+    def _name(self, pending: tuple[str, str], new_name: str) -> list[Any]:
+        action, name = pending
         if action == "duplicate":
-            duplicate_study(Study.open(name), wish)
+            duplicate_study(Study.open(name), new_name)
         else:
-            study = rename_study(Study.open(name), wish)
+            study = rename_study(Study.open(name), new_name)
             if study.step("report").state == "succeeded":
-                rerender_report(study)  # it speaks of the study by name
-        return [gr.update(visible=False), *self._shown(read_shelf())]
+                rerender_report(study)  # it contains the name of the study
+        return [gr.update(visible=False), *self._shown(list_studies())]
 
 
 def _restore(folder: str) -> None:
     found = next((deleted for deleted in deleted_studies() if deleted.folder.name == folder), None)
     if found is None:
-        raise StudyError("the study is gone for good", remedy="Start a new one from its data file")
+        raise StudyError("the study is permanently deleted", remedy="Create a new one from its data file")
     restore_study(found)
 
 
-def _settings_of(shipped: Shipped) -> Path:
+def _settings_of(shipped: ShippedDataset) -> Path:
     return shipped.file.with_name("study.yaml")
 
 
-def _shelf_mark(look: StudyView) -> str:
+def _list_version(look: StudyView) -> str:
     if look.name is not None:
-        return "away"
-    return f"{time.time() // 60}:{read_shelf()!r}"  # "3 minutes ago" goes on
+        return "hidden"
+    return f"{time.time() // 60}:{list_studies()!r}"  # updates texts such as "3 minutes ago"

@@ -1,4 +1,4 @@
-"""The home screen: every study with its state, its verdict and its last change, and what can be done with it."""
+"""HTML of the home screen: every study with its state, verdict, last change and actions."""
 
 from __future__ import annotations
 
@@ -8,43 +8,38 @@ from markupsafe import Markup
 
 from assistant_builder.study.admin import KEPT_DAYS
 from assistant_builder.ui.home.study_list import StudyList, StudySummary
-from assistant_builder.ui.html import STATE_WORDS, badge, cut, fold, join
+from assistant_builder.ui.html import STATE_LABELS, badge, cut, fold, join
 from evals.report.format import count, plural
 
 OUTCOMES = {
     "no worse": ("good", "4-bit was no worse"),
     "worse": ("bad", "4-bit was worse"),
-    "inconclusive": ("warn", "not decided: too little to tell"),
+    "inconclusive": ("warn", "inconclusive: too few test questions"),
     "not compared": ("info", "one assistant, not compared"),
 }
 _PROMISE = (
-    "Bring questions with their answers and get two assistants trained on them: one whose base model is stored in 4 "
-    "bits, one in 16 bits. You see what 4-bit cost on questions that neither has seen, and talk to both."
+    "Upload questions with their answers and get two assistants trained on them: one whose base model is stored in 4 "
+    "bits, one in 16 bits. You see what 4-bit costs on questions that neither has seen, and chat with both."
 )
-_WAY = ("Bring a spreadsheet", "See what it will take", "Train both", "Read the verdict", "Talk to both",
-        "Take one with you")
+_STEPS = ("Upload a spreadsheet", "See the plan", "Train both", "Read the verdict", "Chat with both", "Export one")
 _STUDY_ACTIONS = (("rename", "Rename"), ("duplicate", "Duplicate"), ("delete", "Delete"))
 
 
-def shelf_view(shelf: StudyList, now: float | None = None) -> Markup:
-    """The list of studies.
-
-    Args:
-        shelf: The studies.
-        now: Unix time; by default the clock's.
-    """
+def study_list_view(studies: StudyList, now: float | None = None) -> Markup:
+    """The list of studies; ``now`` is the Unix time, by default the current one."""
     now = time.time() if now is None else now
     parts = []
-    if shelf.undo is not None:
+    if studies.undo is not None:
         parts.append(
             Markup('<div class="ab-undo" role="status"><span>“{}” was deleted.</span>{}</div>').format(
-                shelf.undo.name, _button("restore", shelf.undo.folder.name, "Undo", f"Take back {shelf.undo.name}")
+                studies.undo.name,
+                _button("restore", studies.undo.folder.name, "Undo", f"Undo the deletion of {studies.undo.name}"),
             )
         )
-    if shelf.entries:
-        cards = join(_card(entry, now) for entry in shelf.entries)
-        parts.append(Markup('<ul class="ab-shelf">{}</ul>').format(cards))
-    others = [deleted for deleted in shelf.deleted if deleted is not shelf.undo]
+    if studies.entries:
+        cards = join(_card(entry, now) for entry in studies.entries)
+        parts.append(Markup('<ul class="ab-overview">{}</ul>').format(cards))
+    others = [deleted for deleted in studies.deleted if deleted is not studies.undo]
     if others:
         rows = join(
             Markup("<li><span>{}</span><small>deleted {}</small>{}</li>").format(
@@ -54,16 +49,16 @@ def shelf_view(shelf: StudyList, now: float | None = None) -> Markup:
             for deleted in others
         )
         summary = f"Deleted studies ({len(others)}), kept for {plural(KEPT_DAYS, 'day')}"
-        parts.append(fold(summary, Markup('<ul class="ab-bin">{}</ul>').format(rows)))
+        parts.append(fold(summary, Markup('<ul class="ab-deleted">{}</ul>').format(rows)))
     return join(parts)
 
 
 def welcome_view(first: bool, example: str) -> Markup:
-    """What stands above the list: the two ways to begin.
+    """The buttons that create a study, above the list.
 
     Args:
         first: Whether there is no study yet.
-        example: Title of the shipped dataset that the example runs on.
+        example: Title of the dataset of the example; empty without one.
     """
     buttons = [_button("new", "", "New study from my file", "New study from my file", "ab-primary")]
     if example:
@@ -71,7 +66,7 @@ def welcome_view(first: bool, example: str) -> Markup:
     begin = Markup('<div class="ab-begin">{}</div>').format(join(buttons))
     if not first:
         return Markup('<div class="ab-welcome">{}</div>').format(begin)
-    listed = join(Markup("<li>{}</li>").format(step) for step in _WAY)
+    listed = join(Markup("<li>{}</li>").format(step) for step in _STEPS)
     note = Markup("<small>{}</small>").format(
         f"The example trains on “{example}” and takes about half an hour on a laptop; you can watch it, or close "
         "the page and come back."
@@ -82,7 +77,7 @@ def welcome_view(first: bool, example: str) -> Markup:
 
 
 def ago(seconds: float) -> str:
-    """How long ago, in words."""
+    """A duration as ``3 days ago``."""
     if seconds < 45:
         return "just now"
     if seconds < 86_400 * 60:
@@ -111,7 +106,7 @@ def _card(entry: StudySummary, now: float) -> Markup:
         '<li class="ab-entry"><div class="ab-entry-head">{}{}</div><p class="ab-facts">{}</p>{}'
         '<div class="ab-entry-actions">{}</div></li>'
     ).format(
-        _button("open", entry.name, entry.name, f"Open {entry.name}, {STATE_WORDS.get(entry.state, entry.state)}",
+        _button("open", entry.name, entry.name, f"Open {entry.name}, {STATE_LABELS.get(entry.state, entry.state)}",
                 "ab-open"),
         badge(entry.state), " · ".join(facts), verdict, actions,
     )

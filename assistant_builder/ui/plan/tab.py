@@ -1,49 +1,59 @@
-"""The Plan tab: which method fits which machine, part by part, with time and cost, before anything is trained."""
+"""The Plan tab: whether each method fits a machine, with memory, time and cost, before anything is trained."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from assistant_builder.arms import css_variables
+from assistant_builder.atomic_io import write_text
 from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.planning.advice import advise
 from assistant_builder.planning.hardware import CARDS, Machine, parse_memory, this_machine
 from assistant_builder.planning.memory_check import measured_seconds
 from assistant_builder.planning.plan import Plan, plan_study
 from assistant_builder.study import Study
-from assistant_builder.ui.html import Markup, error_callout
+from assistant_builder.ui.html import STYLE_SHEETS, Markup, arm_styles, error_callout
 from assistant_builder.ui.plan.view import plan_figure, plan_panel, verdict
 from assistant_builder.ui.refresh import LiveRegion, StudyView
 from assistant_builder.ui.study_snapshot import needs_study, stamp
 from assistant_builder.ui.train.preflight import Planned, lengths_of, planned_data
+from evals.report.format import count
 
-HERE = "This computer"
+THIS_COMPUTER = "This computer"
+_PAGE = Markup("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Plan for {title}</title><style>{style}</style></head>
+<body class="gradio-container ab-plan-file"><main><h1 dir="auto">Plan for {title}</h1><p>{about}</p>
+{verdict}<section class="ab-card"><h3>Memory of one training step</h3>{chart}</section>{panel}</main></body></html>
+""")
 
 
 class PlanTab:
-    """Components of the tab; the caller has opened the ``gr.Tab``."""
+    """Components of the tab, created in the open ``gr.Tab``."""
 
     def __init__(self) -> None:
         self.empty = gr.HTML(needs_study("A plan needs a study with its question–answer file."))
         with gr.Column(visible=False, elem_id="ab-plan") as self.body:
             with gr.Group(elem_classes="ab-group", elem_id="ab-plan-machine"), gr.Row():
                 self.machine = gr.Dropdown(
-                    [HERE, *CARDS], value=HERE, label="Machine", info="Where the training would run.",
-                    elem_id="ab-plan-card", min_width=190,
+                    [THIS_COMPUTER, *CARDS], value=THIS_COMPUTER, label="Machine", elem_id="ab-plan-card",
+                    info="The machine that runs the training.", min_width=190,
                 )
                 self.memory = gr.Textbox(
-                    label="Memory", info="Empty: what is free there. Else like 24GB.", placeholder="as it is",
+                    label="Memory", info="Empty: its free memory. Example: 24GB.", placeholder="free memory",
                     elem_id="ab-plan-memory", min_width=190,
                 )
                 self.price = gr.Textbox(
-                    label="Price of an hour", info="Empty: the list price. In any currency.", placeholder="list price",
+                    label="Price of an hour", info="Empty: the list price. Any currency.", placeholder="list price",
                     elem_id="ab-plan-price", min_width=190,
                 )
                 self.pairs = gr.Textbox(
-                    label="Training pairs", info="Empty: those of the study.", placeholder="as in the study",
+                    label="Training pairs", info="Empty: the pairs of the study.", placeholder="as in the study",
                     elem_id="ab-plan-pairs", min_width=190,
                 )
             self.verdict = gr.HTML(elem_id="ab-plan-verdict")
@@ -59,7 +69,7 @@ class PlanTab:
         return [self.verdict, self.chart, self.panel]
 
     def sections(self) -> list[LiveRegion]:
-        """What follows the study."""
+        """Regions that follow the study."""
         return [
             LiveRegion("plan-body", [self.empty, self.body], lambda look: str(look.name), self._draw_body),
             LiveRegion("plan", [*self._choices, *self._shown], _mark, self._draw),
@@ -70,16 +80,11 @@ class PlanTab:
 
     def _draw(self, look: StudyView) -> Sequence[Any]:
         if look.study is None:
-            return [HERE, "", "", "", "", gr.update(visible=False), ""]
-        return [HERE, "", "", "", *_drawn(look.study, HERE, "", "", "")]
+            return [THIS_COMPUTER, "", "", "", "", gr.update(visible=False), ""]
+        return [THIS_COMPUTER, "", "", "", *_drawn(look.study, THIS_COMPUTER, "", "", "")]
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
-        """Connect the components.
-
-        Args:
-            picker: Holds the name of the chosen study.
-            tabs: The tabs.
-        """
+        """Connect the events; see :class:`~assistant_builder.ui.tabs.TabContent`."""
         gr.on(
             [self.machine.input, self.memory.submit, self.memory.blur, self.price.submit, self.price.blur,
              self.pairs.submit, self.pairs.blur],
@@ -100,7 +105,7 @@ def _mark(look: StudyView) -> str:
     if look.study is None:
         return f"none:{look.name}"
     folder = look.study.folder
-    trained = (look.study.arm_folder(arm) / "summary.json" for arm in look.study.config.arms)
+    trained = sorted(folder.glob("arms/*/summary.json"))
     return f"{look.name}:{stamp([folder / 'study.yaml', folder / 'data' / 'split.json', *trained])}"
 
 
@@ -112,18 +117,18 @@ def _drawn(study: Study, machine: str, memory: str, price: str, pairs: str) -> l
         return [error_callout(error.to_record()), gr.update(value=None, visible=False), Markup("")]
 
 
-def study_plan(study: Study, machine: str = HERE, memory: str = "", price: str = "", pairs: str = "") -> Plan:
-    """The plan of a study as it stands, on a machine that the user names.
+def study_plan(study: Study, machine: str = THIS_COMPUTER, memory: str = "", price: str = "", pairs: str = "") -> Plan:
+    """Plan the training of a study on a machine.
 
     Args:
         study: The study.
-        machine: :data:`HERE` or a card of the catalog.
-        memory: Another amount of memory, as in ``24GB``; empty: what there is.
-        price: Another price of an hour; empty: the study's, else the list price.
-        pairs: Another number of training pairs; empty: the study's.
+        machine: :data:`THIS_COMPUTER` or a card of the catalog.
+        memory: Amount of memory such as ``24GB``; empty: the free memory of the machine.
+        price: Price of an hour; empty: that of the study, or the list price.
+        pairs: Number of training pairs; empty: that of the study.
 
     Raises:
-        AssistantBuilderError: A choice does not fit, or the model cannot be planned.
+        AssistantBuilderError: An input is invalid, or the model cannot be planned.
     """
     config = study.config
     where: Machine = CARDS.get(machine) or this_machine()
@@ -139,17 +144,38 @@ def study_plan(study: Study, machine: str = HERE, memory: str = "", price: str =
     plan = plan_study(config, _count(pairs) or known, lengths, where)
     if not where.is_local or _count(pairs) or not isinstance(found, Planned):
         return plan
-    told = {arm: measured_seconds(study.arm_folder(arm)) for arm in config.arms}
-    return replace(plan, measured={arm: seconds for arm, seconds in told.items() if seconds is not None})
+    measured = {arm: measured_seconds(study.arm_folder(arm)) for arm in config.arms}
+    return replace(plan, measured={arm: seconds for arm, seconds in measured.items() if seconds is not None})
 
 
 def _count(text: str) -> int:
-    """A number of pairs as people write it (``10,000``), 0 for none.
+    """Parse a number of pairs such as ``10,000``; 0 for an empty text.
 
     Raises:
-        ConfigError: It is no whole number.
+        ConfigError: The text is not a whole number.
     """
     plain = text.strip().replace(",", "").replace("_", "").replace(" ", "")
     if plain and not plain.isdecimal():
-        raise ConfigError(f"{text.strip()!r} is no number of pairs", remedy="Write it like 10000, or leave it empty")
+        raise ConfigError(f"{text.strip()!r} is not a number of pairs", remedy="Write it like 10000, or leave it empty")
     return int(plain or 0)
+
+
+def write_plan_file(plan: Plan, path: Path) -> None:
+    """Write a plan as a self-contained HTML file with chart, tables and styles.
+
+    Raises:
+        ConfigError: The file cannot be written.
+    """
+    chart = Markup(plan_figure(plan).to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False}))
+    sheets = [path for path in STYLE_SHEETS if path.name in ("page.css", "plan.css")]
+    style = Markup("\n".join(path.read_text(encoding="utf-8") for path in sheets))
+    style += Markup(
+        f"\n{arm_styles()}\n@media (prefers-color-scheme: dark) {{ .ab-plan-file {{ {css_variables(dark=True)} }} }}")
+    about = f"{count(plan.architecture.parameters)} parameters, on {plan.machine.name}."
+    page = _PAGE.format(title=plan.model, style=style, about=about, verdict=verdict(plan, advise(plan)), chart=chart,
+                        panel=plan_panel(plan))
+    try:
+        write_text(path, page)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}", where="--html",
+                          remedy="Name a file in a folder that you may write to") from error

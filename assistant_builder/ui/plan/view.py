@@ -1,25 +1,17 @@
-"""A plan in words and tables: which method, why, what each part takes, how long it lasts and what it costs.
-
-The chart of a plan: one training step of each method, stacked part on part, against the memory there is.
-
-A plan as one HTML file that needs nothing beside it: chart, tables and styles.
-"""
+"""Texts, tables and the chart of a plan: the recommended method, and memory, time and cost of each method."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from assistant_builder.arms import LORA, QLORA, css_variables, label
-from assistant_builder.atomic_io import write_text
-from assistant_builder.errors import ConfigError
+from assistant_builder.arms import LORA, QLORA, label
 from assistant_builder.planning.advice import Advice, advise, card_comparison, warnings
 from assistant_builder.planning.memory import FULL_TUNING, Method
 from assistant_builder.planning.plan import Fit, MethodPlan, Plan
-from assistant_builder.ui.html import Tone, arm_chip, arm_styles, callout, card, fold, items, join, table
+from assistant_builder.ui.html import Tone, arm_chip, callout, card, fold, items, join, table
 from evals.report.format import count, duration, money, plural, size
 
 if TYPE_CHECKING:
@@ -30,28 +22,28 @@ PARTS = {
     "activations": "Activations", "overhead": "Program",
 }
 PART_MEANINGS = {
-    "weights": "the base as stored: linear layers in 4 or 16 bits, embeddings, norms and head in the compute dtype",
+    "weights": "the base model as stored: linear layers in 4 or 16 bits, the other layers in the compute dtype",
     "adapters": "the trained float32 matrices, rank × (in + out) values for each adapted layer",
     "gradients": "one float32 value for each trained value",
-    "optimizer": "AdamW's two moments for each trained value",
-    "activations": "what the forward pass keeps for the backward pass, the logits and unpacked weights",
-    "overhead": "Python, the libraries and what the allocator holds back; on a GPU CUDA's context",
-    "loading": "what loading the base takes more than training, where it does: one more 16-bit tensor, being converted",
+    "optimizer": "the two moments of AdamW for each trained value",
+    "activations": "tensors that the forward pass saves for the backward pass, the logits and dequantized weights",
+    "overhead": "Python, the libraries and memory that the allocator reserves; on a GPU the CUDA context",
+    "loading": "additional memory while the base model is loaded: one 16-bit tensor during conversion",
 }
 
 
 def title(method: Method) -> str:
-    """Name of a method in tables and charts."""
+    """Label of a method."""
     return "Full fine-tuning" if method == FULL_TUNING else label(method)
 
 
 def parts_of(plan: Plan) -> dict[str, str]:
-    """The parts of the plan's methods with their titles: those of training, and loading where it takes more."""
+    """Components of the peak memory with their titles; loading only if it needs more than training."""
     loads = any("loading" in method.parts for method in plan.methods.values())
     return {**PARTS, "loading": "Loading"} if loads else PARTS
 
 
-_FITS: dict[Fit, str] = {"room": "fits with room", "tight": "fits, barely", "no": "does not fit"}
+_FITS: dict[Fit, str] = {"room": "fits", "tight": "barely fits", "no": "does not fit"}
 _VERDICTS: dict[str, tuple[Tone, str]] = {
     LORA.name: ("good", "Train LoRA on the 16-bit base"),
     QLORA.name: ("info", "Train QLoRA on the 4-bit base"),
@@ -64,21 +56,21 @@ def verdict(plan: Plan, advice: Advice) -> Markup:
     tone, found = _VERDICTS[advice.method]
     alone = not plan.config.compares
     both = "" if "no" in (plan.lora.fit, plan.qlora.fit) else (
-        "Both arms fit. This study trains one of them, so that it cannot say what 4-bit cost: choose both under Arms, "
-        "among the settings of the Train tab." if alone else
-        "A study trains both and measures what 4-bit cost; both fit."
+        "Both arms fit. This study trains only one, so it cannot measure the cost of 4-bit: select both under Arms "
+        "in the settings of the Train tab." if alone else
+        "A study trains both and measures the cost of 4-bit; both fit."
     )
     remedy = " ".join(advice.remedies) or both
     return callout(tone, f"{found} on {plan.machine.name}", advice.why, remedy)
 
 
 def plan_panel(plan: Plan) -> Markup:
-    """Everything but the chart: warnings, methods, layers, time and cost, and what was assumed."""
-    said = warnings(plan)
+    """Everything except the chart: warnings, memory, layers, time, cost and assumptions."""
+    found = warnings(plan)
     return join([
-        card("What to keep in mind", items(said)) if said else "",
-        card("One training step, part by part", parts_table(plan),
-             fold("What the parts are",
+        card("Warnings", items(found)) if found else "",
+        card("Memory by component", parts_table(plan),
+             fold("What the columns mean",
                   items(f"{name}: {PART_MEANINGS[key]}." for key, name in parts_of(plan).items())),
              fold(f"Layer by layer ({plural(len(plan.architecture.modules), 'module')})", layers_table(plan))),
         card("Time and cost", time_table(plan), Markup("<p>{}</p>").format(assumptions(plan))),
@@ -87,16 +79,17 @@ def plan_panel(plan: Plan) -> Markup:
 
 
 def _cards(plan: Plan) -> Markup:
-    """How many cards each method takes, where it is not one for all of them."""
+    """The number of cards of each method; empty if one card is enough for all."""
     compared = card_comparison(plan)
     return card("One card or many", cards_table(plan, compared)) if max(compared["needed"].values()) > 1 else Markup("")
 
 
 def parts_table(plan: Plan) -> Markup:
-    """Bytes of each part of the peak, one row a method."""
+    """Bytes of each component of the peak, one row per method."""
     parts = parts_of(plan)
     rows = [
-        (_chip(name), *(size(method.parts.get(part) or None) for part in parts), _peak(method), _FITS[method.fit])
+        (_method_chip(name), *(size(method.parts.get(part) or None) for part in parts), _peak(method),
+         _FITS[method.fit])
         for name, method in plan.methods.items()
     ]
     return table(("", *parts.values(), "Peak", ""), rows, numeric=range(1, len(parts) + 2))
@@ -109,7 +102,7 @@ def _peak(method: MethodPlan) -> str:
 
 
 def layers_table(plan: Plan) -> Markup:
-    """Every module with its parameters and its bytes under each method; equal blocks are shown once."""
+    """Every module with its parameters and its bytes for each method; equal blocks are merged."""
     rows = []
     for name, many, parameters, sizes in layer_rows(plan):
         rows.append((name, str(many), count(parameters), *(size(stored) for stored in sizes)))
@@ -120,7 +113,7 @@ def layers_table(plan: Plan) -> Markup:
 
 
 def layer_rows(plan: Plan) -> Iterable[tuple[str, int, int, tuple[int, ...]]]:
-    """(name, how often, parameters of one, bytes of one under each method), block numbers left out."""
+    """(name without block numbers, count, parameters of one, bytes of one for each method)."""
     merged: dict[tuple[str, int], tuple[int, tuple[int, ...]]] = {}
     columns = [method.layers for method in plan.methods.values()]
     for entries in zip(*columns, strict=True):
@@ -135,10 +128,10 @@ def layer_rows(plan: Plan) -> Iterable[tuple[str, int, int, tuple[int, ...]]]:
 
 
 def time_table(plan: Plan) -> Markup:
-    """How long each method takes and what it costs."""
+    """Time and cost of each method."""
     price = plan.price_per_hour()
     rows = [
-        (_chip(name), count(method.work.steps), f"{method.work.flops / 1e15:,.3g}", duration(method.seconds),
+        (_method_chip(name), count(method.work.steps), f"{method.work.flops / 1e15:,.3g}", duration(method.seconds),
          money(method.cost(price)), size(method.inference_bytes), "yes" if method.checkpointing else "no")
         for name, method in plan.methods.items()
     ]
@@ -147,18 +140,18 @@ def time_table(plan: Plan) -> Markup:
 
 
 def assumptions(plan: Plan) -> str:
-    """What the figures rest on."""
+    """The assumptions behind the figures."""
     lengths, batch = plan.lengths, plan.batch
     data = (f"{plural(plan.pairs, 'pair')} of {lengths.mean:,.0f} tokens on average, the longest {batch.length:,}, "
             f"{batch.rows} at once, rank {plan.config.train.rank}, {plan.compute_dtype} arithmetic.")
-    guessed = " Lengths are assumed, as no data is known." if lengths.assumed else ""
+    guessed = " Lengths are assumed, because there is no data." if lengths.assumed else ""
     runs = plan.measured_runs.runs
     if not plan.machine.is_local and not plan.machine.flops:
-        learnt = " Only the memory of this GPU is known, so its time is not: name a card of the catalog for that."
+        learnt = " Only the memory of this GPU is known, so its time is not: choose a card of the catalog for a time."
     elif not plan.machine.is_local:
-        learnt = " Speed: the share of the card's peak that such trainers reach; prices are list prices, change them."
+        learnt = " Speed: the usual share of the card's peak throughput. Prices are list prices; you can change them."
     elif plan.measured:
-        learnt = " Time is extrapolated from the steps this study has made."
+        learnt = " Time is extrapolated from the finished steps of this study."
     elif runs:
         learnt = f" Speed and peak are corrected by {plural(runs, 'finished run')} on this machine ({_factors(plan)})."
     else:
@@ -172,33 +165,33 @@ def _factors(plan: Plan) -> str:
 
 
 def cards_table(plan: Plan, compared: Mapping[str, Any]) -> Markup:
-    """How many 80 GB cards each method takes, and what an hour of them costs.
+    """Number and hourly price of the 80 GB cards of each method.
 
     Args:
         plan: The plan.
-        compared: See :func:`~assistant_builder.planning.advice.card_comparison`.
+        compared: Result of :func:`~assistant_builder.planning.advice.card_comparison`.
     """
     cheapest = min(compared["price_of_hour"].values())
     rows = [
-        (_chip(name), f"{compared['needed'][name]} × {compared['card']}", money(compared["price_of_hour"][name]),
+        (_method_chip(name), f"{compared['needed'][name]} × {compared['card']}", money(compared["price_of_hour"][name]),
          f"{compared['price_of_hour'][name] / cheapest:.0f} ×", duration(compared["seconds_on_one"][name])
          if compared["needed"][name] == 1 else "–")
         for name in plan.methods
     ]
-    note = ("An hour of n cards costs n hours of one; any other ratio comes from different prices. This trainer uses "
-            "one card.")
+    note = ("An hour of n cards costs n times an hour of one; another ratio comes from different prices. This trainer "
+            "uses one card.")
     return join([table(("", "Cards", "US$ an hour", "Ratio", "Time on one"), rows, numeric=(2, 3, 4)),
                  Markup("<p>{}</p>").format(note)])
 
 
-def _chip(name: str) -> Markup:
+def _method_chip(name: str) -> Markup:
     return Markup('<span class="ab-chip ab-arm-full">{}</span>').format(title(name)) if name == FULL_TUNING else (
         arm_chip(name)
     )
 
 
 def plan_text(plan: Plan) -> tuple[list[str], list[list[str]], list[str]]:
-    """The plan for a terminal: columns and rows of a table, and the lines under it."""
+    """The plan for a terminal: columns and rows of a table, and the lines below it."""
     price, advice = plan.price_per_hour(), advise(plan)
     methods = plan.methods
     columns = ["", *(title(name) for name in methods)]
@@ -214,7 +207,7 @@ def plan_text(plan: Plan) -> tuple[list[str], list[list[str]], list[str]]:
         f"{plan.model}: {count(plan.architecture.parameters)} parameters. {plan.machine.name}: "
         f"{size(plan.memory_bytes)} free.",
         f"Recommended: {advice.method}. {advice.why}", *advice.remedies,
-        *(f"Note: {said}" for said in warnings(plan)), assumptions(plan),
+        *(f"Note: {warning}" for warning in warnings(plan)), assumptions(plan),
     ]
     return columns, rows, lines
 
@@ -223,24 +216,19 @@ PART_COLORS = {
     "weights": "#4477aa", "adapters": "#ee6677", "gradients": "#ccbb44", "optimizer": "#228833",
     "activations": "#66ccee", "overhead": "#aa9fb1", "loading": "#bbbbbb",
 }
-"""Paul Tol's bright scheme: told apart by every common kind of colour vision, on white and on black."""
+"""Paul Tol's bright scheme: distinguishable with every common colour vision deficiency, on white and on black."""
 _GREY, _LINE = "#7b8494", "#c2410c"
-_BEYOND = 1.6
-"""Full fine-tuning is drawn while it needs at most this many times what the rest of the chart does; else it would
-squeeze what matters."""
+_MAX_RATIO = 1.6
+"""Full fine-tuning is drawn up to this multiple of the other values; a longer bar would make these unreadable."""
 
 
 def plan_figure(plan: Plan) -> Figure:
-    """Stacked bars of the arms, and of full fine-tuning where it does not dwarf them, with the memory as a line.
-
-    Args:
-        plan: The plan.
-    """
+    """Stacked memory bars of the methods, with the available memory as a line."""
     import plotly.graph_objects as go
 
     reach = max(plan.memory_bytes, plan.lora.total_bytes)
     shown = {name: method for name, method in plan.methods.items()
-             if name != FULL_TUNING or method.total_bytes <= _BEYOND * reach}
+             if name != FULL_TUNING or method.total_bytes <= _MAX_RATIO * reach}
     labels = [title(name) for name in shown]
     figure = go.Figure()
     for part, words in parts_of(plan).items():
@@ -269,32 +257,3 @@ def plan_figure(plan: Plan) -> Figure:
     figure.update_xaxes(range=[0, top * 1.14], ticksuffix=" GB", gridcolor="rgba(123,132,148,0.2)", zeroline=False)
     figure.update_yaxes(autorange="reversed", linecolor="rgba(123,132,148,0.4)", ticks="")
     return figure
-
-
-_STYLES = Path(__file__).parents[1] / "styles"
-_PAGE = Markup("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Plan for {title}</title><style>{style}</style></head>
-<body class="gradio-container ab-plan-file"><main><h1 dir="auto">Plan for {title}</h1><p>{about}</p>
-{verdict}<section class="ab-card"><h3>Memory of one training step</h3>{chart}</section>{panel}</main></body></html>
-""")
-
-
-def write_plan_file(plan: Plan, path: Path) -> None:
-    """Write a plan as a self-contained HTML file.
-
-    Raises:
-        ConfigError: The file cannot be written.
-    """
-    chart = Markup(plan_figure(plan).to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False}))
-    style = Markup("\n".join((_STYLES / name).read_text(encoding="utf-8") for name in ("page.css", "plan.css")))
-    style += Markup(
-        f"\n{arm_styles()}\n@media (prefers-color-scheme: dark) {{ .ab-plan-file {{ {css_variables(dark=True)} }} }}")
-    about = f"{count(plan.architecture.parameters)} parameters, on {plan.machine.name}."
-    page = _PAGE.format(title=plan.model, style=style, about=about, verdict=verdict(plan, advise(plan)), chart=chart,
-                        panel=plan_panel(plan))
-    try:
-        write_text(path, page)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}", where="--html",
-                          remedy="Name a file in a folder that you may write to") from error

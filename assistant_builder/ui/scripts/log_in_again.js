@@ -1,6 +1,6 @@
 () => {
-  const ask = window.fetch;
-  let leaving = false; // by the button that logs out: that page comes, with its own words
+  const originalFetch = window.fetch;
+  let leaving = false; // the logout button was pressed; its page has its own message
   window.addEventListener("submit", () => { leaving = true; }, { capture: true });
   const leave = () => {
     if (leaving) return;
@@ -9,16 +9,16 @@
     window.location.assign(`/login?${query}`);
   };
   window.fetch = async (...all) => {
-    const answer = await ask.apply(window, all);
-    // without a session, or with another than the one that opened this window: then the page comes back at once
-    if (answer.headers.has("X-Log-In")) leave();
-    return answer;
+    const response = await originalFetch.apply(window, all);
+    // there is no session, or another one than that of this window; in the second case the page reloads at once
+    if (response.headers.has("X-Log-In")) leave();
+    return response;
   };
-  // That the page asks for news is no sign of a person; these are, and keep the session alive.
-  let told = Date.now();
+  // Polling is no user activity; these events are, and extend the session.
+  let reported = Date.now();
   const active = () => {
-    if (Date.now() - told < 30000) return;
-    told = Date.now();
+    if (Date.now() - reported < 30000) return;
+    reported = Date.now();
     window.fetch("/active", { method: "POST" }).catch(() => {});
   };
   for (const kind of ["pointerdown", "keydown", "wheel"]) {

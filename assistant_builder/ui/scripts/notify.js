@@ -1,5 +1,5 @@
-/* Tell the user when the run of the study shown now comes to an end: a notification where it is allowed, and a tone.
-   Asked for by a click, as browsers demand for both; reads nothing but the study strip, which is on every tab. */
+/* Notify the user with a tone, and a notification if allowed, when the run of the current study ends. Browsers require a
+   click for both. The script reads only the study strip, which is on every tab. */
 () => {
   const strip = document.getElementById("ab-strip");
   const shown = () => ({
@@ -23,12 +23,12 @@
   window.abBell?.disconnect();
   window.abBell = new MutationObserver(() => {
     const now = shown();
-    if (now.study !== study || !now.badge || busy(now.badge)) return; // another study is looked at, or it goes on
+    if (now.study !== study || !now.badge || busy(now.badge)) return; // another study is selected, or the run continues
     window.abBell.disconnect();
     tone();
     if ("Notification" in window && Notification.permission === "granted")
       new Notification(`${study}: ${now.badge.textContent}`, { body: "Assistant Builder" });
   });
   window.abBell.observe(strip, { childList: true, subtree: true, characterData: true });
-  return "You will be told, while this page is open";
+  return "You will be notified while this page is open";
 }

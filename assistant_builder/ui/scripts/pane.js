@@ -8,11 +8,11 @@ element.addEventListener("click", (event) => {
     return;
   }
   const text = button.closest(".ab-said").querySelector("[data-text]").textContent;
-  const told = (word) => {
+  const showResult = (word) => {
     button.textContent = word;
     setTimeout(() => { button.textContent = "Copy"; }, 1500);
   };
-  const byHand = () => {  // where the page is not served over HTTPS or from this machine
+  const copyWithSelection = () => {  // without HTTPS and localhost there is no clipboard API
     const area = document.createElement("textarea");
     area.value = text;
     document.body.append(area);
@@ -20,21 +20,21 @@ element.addEventListener("click", (event) => {
     const done = document.execCommand("copy");
     area.remove();
     button.focus();
-    told(done ? "Copied" : "Not allowed");
+    showResult(done ? "Copied" : "Not allowed");
   };
-  if (navigator.clipboard) navigator.clipboard.writeText(text).then(() => told("Copied"), byHand);
-  else byHand();
+  if (navigator.clipboard) navigator.clipboard.writeText(text).then(() => showResult("Copied"), copyWithSelection);
+  else copyWithSelection();
 });
 
-// The pane is drawn anew with every few tokens: who scrolled up stays where they read, and the focus stays put.
+// The pane is redrawn every few tokens: scroll position and focus are restored.
 let fromTop = null;
 let focused = null;
 const key = (button) => [button.dataset.action, button.dataset.turn].join();
 element.addEventListener("scroll", (event) => {
   const talk = event.target;
   if (!talk.classList || !talk.classList.contains("ab-talk")) return;
-  const room = talk.scrollHeight - talk.clientHeight;
-  fromTop = Math.abs(talk.scrollTop) < 8 ? null : room + talk.scrollTop;
+  const range = talk.scrollHeight - talk.clientHeight;
+  fromTop = Math.abs(talk.scrollTop) < 8 ? null : range + talk.scrollTop;
 }, true);
 element.addEventListener("focusin", (event) => {
   focused = event.target.matches("button[data-action]") ? key(event.target) : null;
@@ -43,7 +43,7 @@ watch("value", () => {
   const talk = element.querySelector(".ab-talk");
   if (talk && fromTop !== null) talk.scrollTop = fromTop - (talk.scrollHeight - talk.clientHeight);
   if (focused && document.activeElement === document.body) {
-    const again = [...element.querySelectorAll("button[data-action]")].find((button) => key(button) === focused);
-    if (again) again.focus({ preventScroll: true });
+    const same = [...element.querySelectorAll("button[data-action]")].find((button) => key(button) === focused);
+    if (same) same.focus({ preventScroll: true });
   }
 });

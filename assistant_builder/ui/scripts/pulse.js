@@ -1,5 +1,5 @@
 (name) => {
-  if (name === null || name === undefined) { // an address can name a study that is gone
+  if (name === null || name === undefined) { // the URL can name a missing study
     const url = new URL(window.location);
     url.searchParams.delete("study");
     url.searchParams.delete("tab");
@@ -7,19 +7,19 @@
   }
   window.abArrived = true;
   if (window.abPulse) return;
-  const ask = async () => {
+  const poll = async () => {
     try {
       const study = new URL(window.location).searchParams.get("study");
       const answer = await fetch("PATH" + (study === null ? "" : "?study=" + encodeURIComponent(study)));
-      const whole = answer.ok ? await answer.text() : window.abDrawn;
-      if (whole !== window.abDrawn) document.getElementById("FOLLOW_ID").click();
-    } catch { /* the server is away; it is asked again */ }
-    window.abPulse = setTimeout(ask, document.hidden ? 5000 : 1000);
+      const version = answer.ok ? await answer.text() : window.abDrawn;
+      if (version !== window.abDrawn) document.getElementById("FOLLOW_ID").click();
+    } catch { /* the server is not reachable; the next poll tries again */ }
+    window.abPulse = setTimeout(poll, document.hidden ? 5000 : 1000);
   };
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) return;
     clearTimeout(window.abPulse);
-    ask();
+    poll();
   });
-  window.abPulse = setTimeout(ask, 1000);
+  window.abPulse = setTimeout(poll, 1000);
 }
