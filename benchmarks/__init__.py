@@ -1,1 +1,1 @@
-"""Measurements and simulations of the developers, run from a clone; not part of the package."""
+"""Benchmarks and simulations for developers, run from a clone; not part of the package."""

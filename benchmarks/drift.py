@@ -46,17 +46,17 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", default="lora", help="the training: lora, qlora, lora-2, …")
     parser.add_argument("--settle", type=float, default=60.0, help="seconds left out at the beginning")
     parser.add_argument("--window", type=float, default=240.0, help="seconds that are compared")
-    given = parser.parse_args(words)
+    args = parser.parse_args(words)
     try:
-        path = Study(given.study).arm_folder(given.run) / "metrics.jsonl"
+        path = Study(args.study).arm_folder(args.run) / "metrics.jsonl"
         events = [event for event in read_jsonl(path) if event["event"] == "step"]
         end = events[-1]["elapsed_seconds"] if events else 0.0
-        if end < given.settle + 2 * given.window:
+        if end < args.settle + 2 * args.window:
             raise EvaluationError(f"it trained for {end:.0f} s, and the two windows need "
-                                  f"{given.settle + 2 * given.window:.0f}",
+                                  f"{args.settle + 2 * args.window:.0f}",
                                   remedy="Train for longer, or choose a shorter --window")
-        early = window(events, given.settle, given.settle + given.window)
-        late = window(events, end - given.window, end)
+        early = window(events, args.settle, args.settle + args.window)
+        late = window(events, end - args.window, end)
     except AssistantBuilderError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -1,7 +1,7 @@
-"""``python -m benchmarks.eta_accuracy``: the training time estimated after five measured steps against the actual time.
+"""``python -m benchmarks.eta_accuracy``: the training time estimated after five steps compared with the actual time.
 
-Trains the default model a few times in different shapes, as the product does, each run a process of its own; or takes
-finished studies. The time is that of the whole training: steps, validations, sample answers and checkpoints.
+Trains the default model with different settings, each run in its own process, or uses finished studies. The time
+includes steps, validations, sample answers and checkpoints.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.errors import EvaluationError
 from assistant_builder.planning.memory_check import PLAN_FILE
 from assistant_builder.planning.training_time import MEASURED_STEPS, WorkRemaining, extrapolated_seconds
-from assistant_builder.runner.step_inputs import step_command
+from assistant_builder.runner.step_process import step_command
 from assistant_builder.study import Study, home
 from benchmarks.doc_tables import PLANNER_PAGE, write_section
 from evals.report.format import count, percent, signed_percent
@@ -41,7 +41,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 """Changed settings of each run, by its name in the table."""
 _KEPT = ("event", "step", "tokens", "busy_seconds", "elapsed_seconds")
-"""Kept keys of each event, so that a corrected extrapolation can be judged without training again."""
+"""Recorded keys of each event, with which a changed extrapolation can be evaluated without training again."""
 _LOG_LINES = 5
 
 
@@ -81,7 +81,7 @@ def runs_of(study: Study, shape: str) -> Iterator[dict[str, Any]]:
 
 
 def measure(shape: str, data: Path, on_run: Callable[[dict[str, Any]], None]) -> None:
-    """Train both arms in one shape, in a home of its own that shares the models of this one.
+    """Train both arms with one entry of :data:`SHAPES`, in a new home folder that shares the models.
 
     Raises:
         EvaluationError: A step failed.
@@ -100,13 +100,13 @@ def measure(shape: str, data: Path, on_run: Callable[[dict[str, Any]], None]) ->
             done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
             if done.returncode:
                 log = " ".join((done.stdout + done.stderr).splitlines()[-_LOG_LINES:])
-                raise EvaluationError(f"step {step} of {shape!r} failed: {log}", remedy="Run it by itself to see why")
+                raise EvaluationError(f"step {step} of {shape!r} failed: {log}", remedy="Run the step alone to see why")
         for run in runs_of(study, shape):
             on_run(run)
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> str:
-    """Estimate and actual time, a row a run, with the signed error."""
+    """Estimated and actual time of each run with the signed error."""
     lines = ["| run | arm | steps | tokens | validations | estimated after 5 steps | took | error |",
              "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
     errors = [estimated_seconds(run) / float(run["train_seconds"]) - 1 for run in runs]
@@ -120,31 +120,32 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Measure the shapes, or grade studies that have finished."""
+    """Measure the shapes, or evaluate finished studies."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.eta_accuracy", description=__doc__)
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES), metavar="SHAPE",
                         help=f"some of: {'; '.join(SHAPES)}")
     parser.add_argument("--data", type=Path, default=EXAMPLE, help="data file to train on")
-    parser.add_argument("--studies", nargs="+", default=[], metavar="NAME", help="train nothing, grade these studies")
-    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="train nothing, take these results of --out")
-    parser.add_argument("--write", action="store_true", help="write the table into the planner's README")
+    parser.add_argument("--studies", nargs="+", default=[], metavar="NAME",
+                        help="evaluate these finished studies and train nothing")
+    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="use these results of --out and train nothing")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/planner.md")
     parser.add_argument("--out", type=Path, default=Path("bench-results") / "eta_accuracy.json")
-    given = parser.parse_args(words)
-    runs: list[dict[str, Any]] = [run for path in given.runs for run in read_json(path)]
-    runs += [run for name in given.studies for run in runs_of(Study.open(name), name)]
+    args = parser.parse_args(words)
+    runs: list[dict[str, Any]] = [run for path in args.runs for run in read_json(path)]
+    runs += [run for name in args.studies for run in runs_of(Study.open(name), name)]
 
     def on_run(run: dict[str, Any]) -> None:
         runs.append(run)
-        write_json(given.out, runs)
+        write_json(args.out, runs)
         print(f"{run['shape']}, {run['arm']}: {estimated_seconds(run):.0f} s estimated, "
               f"{run['train_seconds']:.0f} s taken", flush=True)
 
-    if not given.runs and not given.studies:
-        for shape in given.shapes:
-            measure(shape, given.data, on_run)
+    if not args.runs and not args.studies:
+        for shape in args.shapes:
+            measure(shape, args.data, on_run)
     text = table(runs)
     print(text)
-    if given.write:
+    if args.write:
         write_section("times", text, PLANNER_PAGE)
 
 

@@ -1,8 +1,8 @@
-"""``python -m benchmarks.evaluation_speed STUDY``: evaluation speed compared with what a user would otherwise run.
+"""``python -m benchmarks.evaluation_speed STUDY``: evaluation speed compared with the usual alternatives.
 
-Three ratios of alternating runs: held-out questions answered one at a time by ``generate`` and in packed batches; a
-fresh ``lm-eval run`` of the study's own tasks for each of the four main cells and the evaluation of the same cells,
-both with imports and loading; loading an assistant into the chat and switching to the base that it shares.
+Three ratios of alternating runs: answers by ``generate`` one at a time against packed batches; a new ``lm-eval run``
+per main cell against the evaluation of the four cells, both with imports and loading; loading an assistant into the
+chat against switching to the base that it shares.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from assistant_builder.planning.hardware import this_machine
 from assistant_builder.study import Study
 
 _ONE_AT_A_TIME = 12
-"""Questions answered one at a time in a round: enough to measure tokens a second."""
+"""Questions answered one at a time in a round."""
 _LOG_LINES = 5
 PARTS = ["answering", "cells", "switching"]
 
@@ -50,7 +50,8 @@ def answering(study: Study, base: Path, items: Sequence[dict[str, Any]], rounds:
         for _ in range(rounds + 1):  # the first is for warming up
             began, tokens = time.perf_counter(), 0
             for prompt in ids[:_ONE_AT_A_TIME]:
-                tokens += len(list(generate_with_transformers(cell.model, prompter, prompt, longest, Sampling(), threading.Event())))
+                reply = generate_with_transformers(cell.model, prompter, prompt, longest, Sampling(), threading.Event())
+                tokens += len(list(reply))
             alone = tokens / (time.perf_counter() - began)
             together: dict[int, list[int]] = {}
             began = time.perf_counter()
@@ -151,7 +152,7 @@ def switching(study: Study, rounds: int) -> list[dict[str, float]]:
         session.load(BASE)
         found.append({"load": loaded - began, "switch": time.perf_counter() - loaded})
         del session
-        loading.release()
+        loading.free_memory()
     return found[1:]
 
 
@@ -180,7 +181,7 @@ def _run(words: Sequence[str]) -> None:
     done = subprocess.run(python_command(*words), capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise EvaluationError(f"{' '.join(words[:3])} failed: {' '.join(done.stderr.splitlines()[-_LOG_LINES:])}",
-                              remedy="Run it by hand to see more")
+                              remedy="Run the command yourself to see the complete output")
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -192,23 +193,23 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--only-score", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path("bench-results") / "evaluation.json")
-    given = parser.parse_args(words)
+    args = parser.parse_args(words)
     configure_libraries()
-    study = Study(given.study.resolve())
+    study = Study(args.study.resolve())
     model = study.config.model
     base = fetch(resolve(model.base, trust_remote_code=allows_code(model)), revision=model.revision)
-    items = read_jsonl(study.folder / "evals" / "tasks" / "items.jsonl")[: given.items]
-    if given.only_score:
+    items = read_jsonl(study.folder / "evals" / "tasks" / "items.jsonl")[: args.items]
+    if args.only_score:
         score_four(study, base, items)
         return
     record = {
         "study": study.name, "items": len(items), "max_new_tokens": study.config.eval.max_new_tokens,
         "processors": os.cpu_count(),
-        "answering": answering(study, base, items, given.rounds) if "answering" in given.parts else [],
-        "cells": four_cells(study, base, len(items), given.rounds) if "cells" in given.parts else [],
-        "switching": switching(study, given.rounds) if "switching" in given.parts else [],
+        "answering": answering(study, base, items, args.rounds) if "answering" in args.parts else [],
+        "cells": four_cells(study, base, len(items), args.rounds) if "cells" in args.parts else [],
+        "switching": switching(study, args.rounds) if "switching" in args.parts else [],
     }
-    write_json(given.out, record)
+    write_json(args.out, record)
     print(table(record))
 
 

@@ -1,7 +1,7 @@
 """``python benchmarks/gpu.py``: speed, memory and loss of both arms on a GPU, compared with TRL and Unsloth.
 
-Trains a model of the shape of Llama 3.1 8B with random weights, or any model by its folder. Every candidate is a
-process of its own, in turn with the others, several rounds long. Prints a Markdown table for the documentation.
+Trains a model with the shape of Llama 3.1 8B and random weights, or any model folder. Every candidate runs in its own
+process, interleaved with the others for several rounds. Prints a Markdown table for the documentation.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))  # `python benchmarks/gpu.py` puts this file's folder there instead
+    sys.path.insert(0, str(ROOT))  # `python benchmarks/gpu.py` has this file's folder there
 
 from assistant_builder.atomic_io import read_json, read_jsonl  # noqa: E402
 from assistant_builder.config import ModelConfig, TrainConfig  # noqa: E402
@@ -52,10 +52,10 @@ TEXT = ROOT / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl", "liger-kernel", "unsloth", "flash-attn")
 LENGTHS = (128, 2048)
 _SHORTEST = 0.5
-"""Rows have between this share of the longest and all of it, evenly spread: real pairs differ in length."""
+"""Minimum length of a row as a share of the longest; lengths are uniform, because real pairs differ in length."""
 _LOG_LINES = 5
-NO_GPU = ("benchmark: there is no CUDA device, and speed on a CPU is measured by `make bench`; `--device cpu --shape "
-          "tiny` tries this script itself")
+NO_GPU = ("benchmark: there is no CUDA device; measure speed on a CPU by `make bench`, or test this script with "
+          "`--device cpu --shape tiny`")
 DIFFERENCES: tuple[str, ...] = (
     "Same for all: base, rows (each trained on once), rank, alpha, no dropout, all linear layers adapted, rows a step "
     "and a micro-batch, peak learning rate, AdamW, gradient clipping, 16-bit arithmetic, seed of the round. Tokens are "
@@ -97,29 +97,29 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--unsloth", metavar="PYTHON", help="Python of an environment in which Unsloth is installed")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu tries the script itself (cuda)")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
-    given = parser.parse_args(words)
-    if given.batch % min(given.batch, given.micro_batch):
-        parser.error(f"--batch {given.batch} is not a multiple of --micro-batch {given.micro_batch}")
-    if given.device == "cpu" and given.kernels != "plain":
-        parser.error(f"--kernels {given.kernels} needs a GPU")
-    if given.unsloth is not None and shutil.which(given.unsloth) is None:
-        parser.error(f"--unsloth: {given.unsloth} is not a program")
-    return given
+    args = parser.parse_args(words)
+    if args.batch % min(args.batch, args.micro_batch):
+        parser.error(f"--batch {args.batch} is not a multiple of --micro-batch {args.micro_batch}")
+    if args.device == "cpu" and args.kernels != "plain":
+        parser.error(f"--kernels {args.kernels} needs a GPU")
+    if args.unsloth is not None and shutil.which(args.unsloth) is None:
+        parser.error(f"--unsloth: {args.unsloth} is not a program")
+    return args
 
 
-def available(given: argparse.Namespace) -> tuple[tuple[Candidate, ...], list[str]]:
-    """The candidates that can run here, and a line for each that cannot or runs with less."""
+def available(args: argparse.Namespace) -> tuple[tuple[Candidate, ...], list[str]]:
+    """The candidates that can run here, and notes on the others."""
     notes = []
-    here = list(given.candidates)
+    here = list(args.candidates)
     why = ""
-    if given.device == "cpu":
+    if args.device == "cpu":
         why = "does not run on a CPU"
-    elif given.unsloth is None and importlib.util.find_spec("unsloth") is None:
+    elif args.unsloth is None and importlib.util.find_spec("unsloth") is None:
         why = "is not installed (--unsloth names the Python of another environment)"
     if why and any(candidate.family == "unsloth" for candidate in here):
         notes.append(f"Unsloth {why}: left out.")
         here = [candidate for candidate in here if candidate.family != "unsloth"]
-    liger = importlib.util.find_spec("liger_kernel") is not None and given.device == "cuda"
+    liger = importlib.util.find_spec("liger_kernel") is not None and args.device == "cuda"
     if not liger and any(candidate.family == "tuned" for candidate in here):
         notes.append("liger-kernel is not installed (pip install 'assistant-builder[gpu]') or has no GPU: TRL, tuned "
                     "trains without it.")
@@ -130,13 +130,13 @@ def rows(count: int, tokens: int, prompter: ChatTokenizer, *, seed: int = 0) -> 
     """Pairs of words of a shipped dataset, half question, half answer, between half and all of ``tokens`` long.
 
     Args:
-        count: How many.
-        tokens: Longest pair, one less where a trainer adds a line break.
-        prompter: The base's tokenizer and template.
-        seed: Of lengths and words.
+        count: Number of pairs.
+        tokens: Maximum tokens of a pair, with one token for the line break that some trainers add.
+        prompter: Tokenizer and chat template of the base.
+        seed: Seed of lengths and words.
 
     Raises:
-        ConfigError: The template alone takes more.
+        ConfigError: The template alone is longer.
     """
     words = [word for record in read_jsonl(TEXT) for key in ("question", "answer") for word in str(record[key]).split()]
     luck = random.Random(seed)
@@ -155,41 +155,41 @@ def _pair(number: int, wanted: int, words: Sequence[str], luck: random.Random, p
     low, high = 2, wanted  # a word has at least one token
     if prompter.count_tokens(pair(low)) > wanted:
         raise ConfigError(f"a row of {wanted} tokens is shorter than the model's chat template", where="--tokens",
-                          remedy="Ask for longer rows")
+                          remedy="Use longer rows")
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if prompter.count_tokens(pair(middle)) <= wanted else (low, middle - 1)
     return pair(low)
 
 
-def job_of(given: argparse.Namespace, folder: Path, tokens: int, machine: Machine) -> Job:
+def job_of(args: argparse.Namespace, folder: Path, tokens: int, machine: Machine) -> Job:
     """The task of every candidate for rows of one length."""
-    steps = given.warmup + given.steps
+    steps = args.warmup + args.steps
     train = TrainConfig(
-        preset="custom", rank=given.rank, alpha=2 * given.rank, dropout=0.0, epochs=1.0, max_steps=steps,
-        batch_size=given.batch, micro_batch_size=min(given.batch, given.micro_batch), max_length=tokens,
-        evaluations=1, sample_answers=0, learning_rate=2e-4, kernels=given.kernels, allow_low_memory=True,
+        preset="custom", rank=args.rank, alpha=2 * args.rank, dropout=0.0, epochs=1.0, max_steps=steps,
+        batch_size=args.batch, micro_batch_size=min(args.batch, args.micro_batch), max_length=tokens,
+        evaluations=1, sample_answers=0, learning_rate=2e-4, kernels=args.kernels, allow_low_memory=True,
     )
     model = ModelConfig(base=str(folder), compute_dtype=machine.compute_dtype, allow_float32_compute=True)
-    pairs = rows(steps * given.batch, tokens, ChatTokenizer.load(folder))
-    return Job(model, train, folder, given.warmup, pairs, ())
+    pairs = rows(steps * args.batch, tokens, ChatTokenizer.load(folder))
+    return Job(model, train, folder, args.warmup, pairs, ())
 
 
 def run_all(
-    jobs: dict[int, Job], candidates: Sequence[Candidate], given: argparse.Namespace,
+    jobs: dict[int, Job], candidates: Sequence[Candidate], args: argparse.Namespace,
     on_run: Callable[[dict[str, Any]], None],
 ) -> list[dict[str, Any]]:
-    """Run every candidate once a round and length, interleaved; a candidate that fails is then left out."""
+    """Run every candidate once per round and length, interleaved; candidates that fail are not run again."""
     found: list[dict[str, Any]] = []
     failed: set[tuple[int, Candidate]] = set()
     with tempfile.TemporaryDirectory() as scratch:
         for tokens, job in jobs.items():
             path = Path(scratch) / f"job-{tokens}.json"
             job.write(path)
-            for number, candidate in interleaved(candidates, given.rounds):
+            for number, candidate in interleaved(candidates, args.rounds):
                 if (tokens, candidate) in failed:
                     continue
-                run = {"round": number, "tokens": tokens, **_run(path, candidate, number, given)}
+                run = {"round": number, "tokens": tokens, **_run(path, candidate, number, args)}
                 if run.get("failed"):
                     failed.add((tokens, candidate))
                 found.append(run)
@@ -197,9 +197,9 @@ def run_all(
     return found
 
 
-def _run(job: Path, candidate: Candidate, seed: int, given: argparse.Namespace) -> dict[str, Any]:
-    options = ["--long-rows", *(["--unsloth", given.unsloth] if given.unsloth else [])]
-    environment = {"CUDA_VISIBLE_DEVICES": ""} if given.device == "cpu" else {}
+def _run(job: Path, candidate: Candidate, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    options = ["--long-rows", *(["--unsloth", args.unsloth] if args.unsloth else [])]
+    environment = {"CUDA_VISIBLE_DEVICES": ""} if args.device == "cpu" else {}
     code, log = start_worker(job, candidate, seed, *options, environment=environment)
     result = job.with_name("result.json")
     if code == 0 and result.is_file():
@@ -237,17 +237,17 @@ def _driver() -> str:
         return "unknown"
 
 
-def caption(given: argparse.Namespace, found: dict[str, Any], job: Job, notes: Sequence[str]) -> list[str]:
-    """Hardware and settings of the measurement, a line each."""
+def caption(args: argparse.Namespace, found: dict[str, Any], job: Job, notes: Sequence[str]) -> list[str]:
+    """Lines with the settings and the hardware of the measurement."""
     card = found["name"]
     if found["device"] == "cuda":
         card += f" ({found['memory_bytes'] / 1e9:.0f} GB), driver {found['driver']}, CUDA {found['cuda']}"
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    model = f"{given.model.name}" if given.model else f"random weights of shape {given.shape}"
+    model = f"{args.model.name}" if args.model else f"random weights of shape {args.shape}"
     return [
-        f"{model} in {job.model.compute_dtype}, rank {given.rank}, {given.batch} rows a step, "
-        f"{job.train.micro_batch_size} at once, {given.steps} timed steps after {given.warmup}, {given.rounds} "
-        f"round{'s' if given.rounds > 1 else ''}, kernels {given.kernels}.", f"{card}; {versions}.", *notes,
+        f"{model} in {job.model.compute_dtype}, rank {args.rank}, {args.batch} rows a step, "
+        f"{job.train.micro_batch_size} at once, {args.steps} timed steps after {args.warmup}, {args.rounds} "
+        f"round{'s' if args.rounds > 1 else ''}, kernels {args.kernels}.", f"{card}; {versions}.", *notes,
     ]
 
 
@@ -257,13 +257,13 @@ class Row:
 
     Attributes:
         candidate: The candidate.
-        tokens: Longest row, in tokens.
-        rounds: Runs that succeeded.
-        tokens_per_second: Of the timed steps.
-        versus_plain: Speed over the plain TRL script's, round by round; None without it.
-        peak_memory_bytes: Highest of all runs.
-        losses: Of each step, in nats a supervised token, of the first round.
-        failed: Why there are no figures; empty if there are.
+        tokens: Maximum tokens of a row.
+        rounds: Number of successful runs.
+        tokens_per_second: Speed of the timed steps.
+        versus_plain: Speed relative to the plain TRL script, round by round; None without it.
+        peak_memory_bytes: Highest peak of all runs.
+        losses: Loss of each step of the first round, in nats per supervised token.
+        failed: Reason of a failure; empty without one.
     """
 
     candidate: Candidate
@@ -276,7 +276,7 @@ class Row:
     failed: str = ""
 
     def to_record(self) -> dict[str, Any]:
-        """The row's part of ``--json``."""
+        """The row in the JSON output."""
         return {**asdict(self), "candidate": self.candidate.name}
 
 
@@ -295,8 +295,7 @@ def _of(runs: Sequence[Run], candidate: Candidate, tokens: int) -> dict[int, Run
 def _row(candidate: Candidate, tokens: int, runs: Sequence[Run]) -> Row:
     own, plain = _of(runs, candidate, tokens), _of(runs, Candidate("plain", candidate.arm), tokens)
     if not own:
-        failed = next(run["failed"] for run in runs
-                      if run["candidate"] == candidate.name and run["tokens"] == tokens)
+        failed = next(run["failed"] for run in runs if run["candidate"] == candidate.name and run["tokens"] == tokens)
         return Row(candidate, tokens, 0, None, None, 0, (), failed)
     ratios = [own[at]["tokens_per_second"] / plain[at]["tokens_per_second"] for at in own.keys() & plain.keys()]
     first = own[min(own)]
@@ -308,12 +307,7 @@ def _row(candidate: Candidate, tokens: int, runs: Sequence[Run]) -> Row:
 
 
 def markdown(rows: Sequence[Row], caption: Sequence[str]) -> str:
-    """The table and the loss curves, as Markdown that goes into the documentation as it is.
-
-    Args:
-        rows: Of :func:`summarize`.
-        caption: Hardware and settings, a line each.
-    """
+    """The table and the loss curves as Markdown for the documentation."""
     lines = [*caption, "", "| longest row | base | trained by | tokens/s | × plain TRL | peak memory | loss, first → "
              "last step |", "| ---: | --- | --- | ---: | ---: | ---: | ---: |"]
     lines += [f"| {row.tokens:,} | {BASES[row.candidate.arm]} | {row.candidate.title} | {_cells(row)} |"
@@ -335,34 +329,34 @@ def _cells(row: Row) -> str:
     ])
 
 
-def benchmark(given: argparse.Namespace) -> str:
-    """Measure; the table, or the document of ``--json``.
+def benchmark(args: argparse.Namespace) -> str:
+    """Measure, and return the table or the JSON document.
 
     Raises:
         AssistantBuilderError: The model or its tokenizer cannot be used.
     """
-    if given.device == "cpu":
+    if args.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    candidates, notes = available(given)
-    found = hardware(given.device)
+    candidates, notes = available(args)
+    found = hardware(args.device)
     with contextlib.ExitStack() as stack:
-        folder = given.model
+        folder = args.model
         if folder is None:
-            scratch = given.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            print(f"writing random weights of shape {given.shape} to {scratch}", file=sys.stderr)
-            tokenizer = given.tokenizer or bundled.ensure_base_model()
-            folder = write_model(scratch / given.shape, given.shape, tokenizer, device=given.device)
+            scratch = args.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            print(f"writing random weights of shape {args.shape} to {scratch}", file=sys.stderr)
+            tokenizer = args.tokenizer or bundled.ensure_base_model()
+            folder = write_model(scratch / args.shape, args.shape, tokenizer, device=args.device)
         elif not (folder / "config.json").is_file():
             raise ConfigError(f"{folder} has no config.json", where="--model", remedy="Name the folder of a model")
         machine = this_machine()
-        jobs = {tokens: job_of(given, folder.resolve(), tokens, machine) for tokens in given.tokens}
-        runs = run_all(jobs, candidates, given, _report)
+        jobs = {tokens: job_of(args, folder.resolve(), tokens, machine) for tokens in args.tokens}
+        runs = run_all(jobs, candidates, args, _report)
     table = summarize(runs)
-    job = jobs[given.tokens[0]]
-    if not given.json:
-        return markdown(table, caption(given, found, job, notes))
+    job = jobs[args.tokens[0]]
+    if not args.json:
+        return markdown(table, caption(args, found, job, notes))
     return json.dumps({
-        "version": 1, "hardware": found, "model": str(given.model or given.shape), "notes": notes,
+        "version": 1, "hardware": found, "model": str(args.model or args.shape), "notes": notes,
         "train": job.train.model_dump(mode="json", exclude={"seed", "max_length"}),
         "compute_dtype": job.model.compute_dtype, "rows": [row.to_record() for row in table], "runs": runs,
     }, indent=2)
@@ -374,13 +368,13 @@ def _report(run: Run) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the benchmark; exit code 1 with one sentence if it cannot be made."""
-    given = parse(sys.argv[1:] if words is None else words)
+    """Run the benchmark; exit code 1 with an error message if it fails."""
+    args = parse(sys.argv[1:] if words is None else words)
     try:
-        if given.device == "cuda" and this_machine().device != "cuda":
+        if args.device == "cuda" and this_machine().device != "cuda":
             print(NO_GPU, file=sys.stderr)
             return 1
-        print(benchmark(given))
+        print(benchmark(args))
     except AssistantBuilderError as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 1

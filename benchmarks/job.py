@@ -1,4 +1,4 @@
-"""The task of every candidate: base, settings, pairs. Written once, read by each worker process."""
+"""The training task of all candidates: base, settings and pairs, passed to worker processes as a file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Job:
         train: Training settings; ``max_steps`` is the number of steps of a run, warm-up included.
         folder: Folder of the base.
         warmup_steps: First steps of a run, which are not timed.
-        pairs: Training pairs, as many as the steps take: each is trained on once.
+        pairs: Training pairs, each of which is used once.
         validation: Pairs for the loss after training.
     """
 
@@ -77,13 +77,13 @@ class Job:
 
 
 def make_job(config: StudyConfig, *, warmup_steps: int, timed_steps: int, validation_pairs: int) -> Job:
-    """Draw the pairs of a data file's training split that the steps take, and fetch the base.
+    """Draw the training pairs from the training split of a data file, and download the base.
 
     Args:
         config: The settings; ``data.source`` is the file.
         warmup_steps: Steps before the timed ones.
         timed_steps: Steps whose time counts.
-        validation_pairs: Most pairs of the validation split for the loss after training.
+        validation_pairs: Maximum number of validation pairs for the loss after training.
 
     Raises:
         DataError: The file has too few pairs with one answer each that fit into ``train.max_length``.
@@ -102,7 +102,7 @@ def make_job(config: StudyConfig, *, warmup_steps: int, timed_steps: int, valida
         raise DataError(
             f"{len(pairs)} training pairs have one answer and fit into {train.max_length} tokens, and {steps} steps of "
             f"{train.batch_size} take {wanted}", where=str(source),
-            remedy="Ask for fewer --steps, or name a larger file with --data",
+            remedy="Use fewer --steps, or a larger file with --data",
         )
     rng = random.Random(_SEED)
     model = config.model  # the compute dtype is fixed here, so that it is the same for all candidates

@@ -1,4 +1,4 @@
-"""LLaMA-Factory as a candidate, if it is installed; it needs older libraries and so an environment of its own.
+"""LLaMA-Factory as a candidate; it needs older libraries and therefore its own environment.
 
 ``python -m benchmarks.training_speed --llama-factory PYTHON`` names the Python of that environment. It runs this module
 as ``python -m benchmarks.llama_factory JOB ARM FOLDER``; the trained adapter is measured like those of the others.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from benchmarks.trainers import Trained
 
 VARIABLE = "ASSISTANT_BUILDER_LLAMA_FACTORY"
-"""Environment variable that holds the Python of its environment."""
+"""Environment variable with the Python of its environment."""
 _ROOT = Path(__file__).resolve().parents[1]
 _LOG_LINES = 5
 
@@ -50,7 +50,7 @@ def train(job: Job, arm: str, scratch: Path, watch: Stopwatch) -> Trained:
     )
     if done.returncode:
         raise EvaluationError(f"LLaMA-Factory failed: {' | '.join(done.stderr.splitlines()[-_LOG_LINES:])}",
-                              remedy="Leave --llama-factory out")
+                              remedy="Omit --llama-factory")
     watch.take(read_json(scratch / "stamps.json"))
     state = read_json(scratch / "trained" / "trainer_state.json")
     logs = [entry for entry in state["log_history"] if "loss" in entry]
@@ -89,24 +89,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.llama_factory", description=__doc__)
     parser.add_argument("job", type=Path, help="file that Job.write wrote")
     parser.add_argument("arm", choices=["lora", "qlora"])
-    parser.add_argument("folder", type=Path, help="where it writes")
-    given = parser.parse_args()
+    parser.add_argument("folder", type=Path, help="output folder")
+    args = parser.parse_args()
     import torch
 
     from benchmarks.stopwatch import Stopwatch
 
-    job = read_json(given.job)
-    write_json(given.folder / "pairs.json", [{"messages": pair["messages"]} for pair in job["pairs"]])
+    job = read_json(args.job)
+    write_json(args.folder / "pairs.json", [{"messages": pair["messages"]} for pair in job["pairs"]])
     tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
             "system_tag": "system"}
-    write_json(given.folder / "dataset_info.json", {"pairs": {
+    write_json(args.folder / "dataset_info.json", {"pairs": {
         "file_name": "pairs.json", "formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": tags,
     }})
     device = "cuda" if torch.cuda.is_available() else "cpu"
     watch = Stopwatch(device)
-    tuner = importlib.import_module("llamafactory.train.tuner")  # of that environment, never a dependency of this one
-    tuner.run_exp(settings(job, given.arm, given.folder, device), callbacks=[watch])
-    write_json(given.folder / "stamps.json", watch.to_record())
+    tuner = importlib.import_module("llamafactory.train.tuner")  # installed in that environment only
+    tuner.run_exp(settings(job, args.arm, args.folder, device), callbacks=[watch])
+    write_json(args.folder / "stamps.json", watch.to_record())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """``python -m benchmarks.peak_memory``: measured peak memory of training over a grid of settings against the plan.
 
-Each run is a process of its own, because memory is counted per process. It trains for a few steps as the product does,
-on sequences that all have the full length, the latter half of each supervised.
+Each run has its own process, because memory is counted per process. It trains for a few steps as the product does, on
+sequences of maximum length whose second half is supervised.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from assistant_builder.atomic_io import read_jsonl, write_json
 from assistant_builder.child_process import configure_libraries
 from assistant_builder.config import StudyConfig
 from assistant_builder.planning.hardware import this_machine
-from assistant_builder.planning.load_architecture import architecture_of
+from assistant_builder.planning.load_architecture import load_architecture
 from assistant_builder.planning.memory import Batch
 from assistant_builder.planning.memory_check import prediction
 from assistant_builder.planning.plan import Lengths, Plan
@@ -30,7 +30,7 @@ from evals.report.format import percent, signed_percent, size
 BATCHES = (1, 4, 8)
 LENGTHS = (128, 512)
 _STEPS = 2
-"""The optimizer's states exist from the second step on."""
+"""Optimizer states exist from the second step on."""
 
 
 def grid(batches: Sequence[int] = BATCHES, lengths: Sequence[int] = LENGTHS) -> Iterator[dict[str, Any]]:
@@ -63,7 +63,7 @@ def measure_all(
     """
     for case in cases:
         on_run(run_case("benchmarks.peak_memory", "--case", json.dumps(case), "--changes", json.dumps(changes),
-                        remedy="Run again with less: --batches 1 --lengths 128"))
+                        remedy="Use a smaller grid: --batches 1 --lengths 128"))
 
 
 def measure(case: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -116,10 +116,10 @@ def measure(case: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def predicted_bytes(run: dict[str, Any], changes: dict[str, Any]) -> int:
-    """Planned peak of one combination, without any correction measured here."""
+    """Planned peak of one combination, without corrections from measured runs."""
     config, length = config_of(run, changes), run["length"]
     answer = length - length // 2
-    name, architecture = architecture_of(config.model.base)
+    name, architecture = load_architecture(config.model.base)
     largest = Batch(run["batch"], length, run["batch"] * answer, answer)
     plan = Plan(name, architecture, config, this_machine(), run["batch"] * _STEPS,
                 Lengths(length, length, answer, answer), largest=largest)
@@ -127,7 +127,7 @@ def predicted_bytes(run: dict[str, Any], changes: dict[str, Any]) -> int:
 
 
 def table(runs: Sequence[dict[str, Any]], changes: dict[str, Any]) -> str:
-    """Predicted and measured peak, a row a combination, with the signed error."""
+    """Predicted and measured peak of each combination with the signed error."""
     lines = ["| arm | rows | tokens | checkpointing | predicted | measured | error |",
              "| --- | ---: | ---: | --- | ---: | ---: | ---: |"]
     worst = 0.0
@@ -141,30 +141,30 @@ def table(runs: Sequence[dict[str, Any]], changes: dict[str, Any]) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Measure the grid, or, started by it, one case."""
+    """Measure the grid, or one case in a child process."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peak_memory", description=__doc__)
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--changes", type=json.loads, default={}, help=argparse.SUPPRESS)
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
-    parser.add_argument("--write", action="store_true", help="write the table into the planner's README")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/planner.md")
     parser.add_argument("--out", type=Path, default=Path("bench-results") / "peak_memory.json")
-    given = parser.parse_args(words)
+    args = parser.parse_args(words)
     configure_libraries()
-    if given.case is not None:
-        write_json(given.out, measure(given.case, given.changes))
+    if args.case is not None:
+        write_json(args.out, measure(args.case, args.changes))
         return
     runs: list[dict[str, Any]] = []
 
     def on_run(run: dict[str, Any]) -> None:
         runs.append(run)
-        write_json(given.out, runs)
+        write_json(args.out, runs)
         print(json.dumps(run), flush=True)
 
-    measure_all(list(grid(given.batches, given.lengths)), given.changes, on_run)
-    text = table(runs, given.changes)
+    measure_all(list(grid(args.batches, args.lengths)), args.changes, on_run)
+    text = table(runs, args.changes)
     print(text)
-    if given.write:
+    if args.write:
         write_section("peaks", text, PLANNER_PAGE)
 
 

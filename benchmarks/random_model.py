@@ -1,11 +1,11 @@
-"""A model of any size with random weights, written shard by shard: memory holds one shard, never the model.
+"""A model of any size with random weights, written shard by shard so that memory never holds the complete model.
 
-Speed and memory of training do not depend on what the weights are, so that no weights have to be downloaded for them.
-Imports torch inside functions.
+Speed and memory of training do not depend on the values of the weights. Imports torch inside functions.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from assistant_builder.atomic_io import read_json, write_json
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 2 * 10**9
 _DEVIATION = 0.02
-"""Of the weights, as models are initialised (``initializer_range``)."""
+"""Standard deviation of the weights, as in ``initializer_range``."""
 _OF_THE_MODEL = ("config.json", "generation_config.json", "SHA256SUMS", "origin.json")
 SHAPES: dict[str, dict[str, Any]] = {
     # https://huggingface.co/meta-llama/Llama-3.1-8B/blob/main/config.json
@@ -34,20 +34,20 @@ SHAPES: dict[str, dict[str, Any]] = {
         "rope_parameters": {"rope_type": "default", "rope_theta": 100_000.0},
     },
 }  # fmt: skip
-"""Llama configs by name: ``8b`` is Llama 3.1 8B, ``tiny`` tries the benchmark's own code."""
+"""Llama configs by name: ``8b`` is Llama 3.1 8B, ``tiny`` is for tests of the benchmark."""
 
 
 def write_model(
     folder: Path, shape: str, tokenizer: Path, *, device: str = "cpu", shard_bytes: int = SHARD_BYTES
 ) -> Path:
-    """Write config, tokenizer and float16 safetensors; what an earlier call finished is used again.
+    """Write config, tokenizer and float16 safetensors, unless an earlier call wrote them.
 
     Args:
-        folder: Where to; made if missing.
+        folder: The folder, created if missing.
         shape: One of :data:`SHAPES`.
         tokenizer: Folder of a model whose tokenizer and chat template are copied.
-        device: Where the values are drawn; a GPU is many times faster.
-        shard_bytes: Most bytes of a shard, unless one tensor alone has more.
+        device: Device that draws the values; a GPU is many times faster.
+        shard_bytes: Maximum bytes of a shard, unless a single tensor is larger.
 
     Returns:
         The folder.
@@ -80,7 +80,7 @@ def _config(shape: str, tokenizer: Path) -> Any:
 
 
 def _shapes(config: Any) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor, from a model without memory."""
+    """Name and shape of every tensor, from a model on the meta device."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -112,22 +112,15 @@ def _write_shards(folder: Path, shapes: Mapping[str, tuple[int, ...]], device: s
 
 
 def shards_of(shapes: Mapping[str, tuple[int, ...]], shard_bytes: int) -> Iterator[list[str]]:
-    """Names of the tensors of each shard, in order, by what they take in float16.
-
-    Args:
-        shapes: Name → shape.
-        shard_bytes: Most bytes of a shard, unless one tensor alone has more.
-    """
+    """Names of the tensors of each shard of at most ``shard_bytes`` in float16; a larger tensor has its own shard."""
     names: list[str] = []
-    held = 0
+    used = 0
     for name, shape in shapes.items():
-        size = 2
-        for length in shape:
-            size *= length
-        if names and held + size > shard_bytes:
+        size = 2 * math.prod(shape)
+        if names and used + size > shard_bytes:
             yield names
-            names, held = [], 0
+            names, used = [], 0
         names.append(name)
-        held += size
+        used += size
     if names:
         yield names

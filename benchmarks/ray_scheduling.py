@@ -29,8 +29,8 @@ class Scheduling:
         steps: Number of steps.
         slots: Number of steps that ran at once.
         seconds: Duration of each step.
-        start_seconds: Until the actor that keeps the tasks answered.
-        wall_seconds: From the first step's start until all had ended.
+        start_seconds: Time until the actor that owns the tasks answered.
+        wall_seconds: Time from the start of the first step to the end of the last.
     """
 
     steps: int
@@ -59,9 +59,9 @@ def measure(address: str, steps: int, slots: int, seconds: float) -> Scheduling:
     """Run steps that sleep on a cluster.
 
     Args:
-        address: The cluster's.
+        address: Address of the cluster.
         steps: Number of steps.
-        slots: Processors that the cluster has, one for each step at a time.
+        slots: Number of CPUs of the cluster; each step uses one.
         seconds: Duration of each step.
 
     Raises:
@@ -72,19 +72,19 @@ def measure(address: str, steps: int, slots: int, seconds: float) -> Scheduling:
         study = Study(Path(folder).resolve())
         write_text(study.folder / "study.yaml", StudyConfig().to_yaml())
         began = time.monotonic()
-        keeper = TaskRegistryClient(study)
-        keeper.results()
+        client = TaskRegistryClient(study)
+        client.results()
         started = time.monotonic()
         names = [f"train-sleep-{number}" for number in range(steps)]
         try:
             for name in names:
-                keeper.start(name, ["-c", f"import time; time.sleep({seconds})"], ResourceRequest(1.0), retries=0)
-            while None in (outcomes := keeper.results()).values():
+                client.start(name, ["-c", f"import time; time.sleep({seconds})"], ResourceRequest(1.0), retries=0)
+            while None in (results := client.results()).values():
                 time.sleep(_POLL_SECONDS)
             ended = time.monotonic()
         finally:
-            keeper.shut_down()
-    failed = {name: outcome for name, outcome in outcomes.items() if outcome is None or outcome.returncode != 0}
+            client.shut_down()
+    failed = {name: result for name, result in results.items() if result is None or result.returncode != 0}
     if failed:
         raise AssistantBuilderError(f"steps failed: {failed}", where="scheduling")
     return Scheduling(steps, slots, seconds, started - began, ended - started)
@@ -95,17 +95,17 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ray_scheduling", description=__doc__)
     parser.add_argument("--address", default="", help="address of the cluster; by default one is started here")
     parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--slots", type=int, default=4, help="processors that the cluster has")
-    parser.add_argument("--seconds", type=float, default=5.0, help="how long each step sleeps")
-    given = parser.parse_args(words)
+    parser.add_argument("--slots", type=int, default=4, help="number of CPUs of the cluster")
+    parser.add_argument("--seconds", type=float, default=5.0, help="duration of each step")
+    args = parser.parse_args(words)
     try:
-        address = given.address
+        address = args.address
         if not address:
             import ray
 
-            ray.init(num_cpus=given.slots, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            ray.init(num_cpus=args.slots, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
             address = ray.get_runtime_context().gcs_address
-        found = measure(address, given.steps, given.slots, given.seconds)
+        found = measure(address, args.steps, args.slots, args.seconds)
     except AssistantBuilderError as error:
         sys.stderr.write(f"{error}\n")
         return 1

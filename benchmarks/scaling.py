@@ -1,8 +1,8 @@
 """``python -m benchmarks.scaling [FILE]``: how time and memory of each step grow with pairs, answer length and rank.
 
-Everything but training must grow no worse than linearly. Each size is measured in a process of its own, in processor
-seconds, so that other processes do not count. Without a file the pairs are generated from a few hundred random words;
-one question in ten repeats an earlier one in other words.
+All steps except training must grow at most linearly. Each size is measured in its own process, in CPU seconds, so that
+other processes do not count. Without a file the pairs are generated from a few hundred random words; one question in
+ten rewords an earlier one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from assistant_builder.data import (
     prepare_dataset,
     split_pairs,
 )
-from assistant_builder.planning.planner import plan_study
+from assistant_builder.planning.plan import plan_study
 from benchmarks.candidates import run_case
 from benchmarks.doc_tables import write_section
 from evals.compare import paired_comparison
@@ -50,7 +50,7 @@ _WORDS = 400
 
 
 def generated_pairs(rows: int, seed: int = 0) -> Iterator[dict[str, str]]:
-    """The same pairs in every run; one question in ten repeats an earlier one with another word."""
+    """Generated pairs, the same in every run; one question in ten is an earlier one with another word."""
     rng = random.Random(seed)
     words = ["".join(rng.choices("abcdefghijklmnoprstuvw", k=rng.randint(3, 9))) for _ in range(_WORDS)]
     asked: list[str] = []
@@ -77,11 +77,10 @@ def pairs_of(file: Path | None, rows: int, length: int) -> list[dict[str, Any]]:
 
 
 def measure(file: Path | None, rows: int, length: int) -> dict[str, Any]:
-    """Measure every step that reads all pairs, in this process.
+    """Measure the steps that read all pairs, in this process.
 
     Returns:
-        ``{"rows", "length", "seconds": {step: processor seconds}, "bytes": highest memory beyond what the libraries
-        take}``.
+        ``{"rows", "length", "seconds": {step: CPU seconds}, "bytes": peak memory without the libraries}``.
     """
     from assistant_builder.models.bundled import ensure_base_model
     from assistant_builder.models.chat_template import ChatTokenizer
@@ -137,7 +136,7 @@ def _peak() -> int:
 def measure_all(
     file: Path | None, rows: Sequence[int], lengths: Sequence[int], on_run: Callable[[dict[str, Any]], None]
 ) -> None:
-    """Measure every number of rows, and at one of them every length, each in a process of its own.
+    """Measure every number of rows, and for :data:`LENGTH_ROWS` every length, each in its own process.
 
     Raises:
         EvaluationError: A process failed.
@@ -145,7 +144,7 @@ def measure_all(
     cases = [(many, 1) for many in rows] + [(LENGTH_ROWS, length) for length in lengths if length > 1]
     for case in cases:
         on_run(run_case("benchmarks.scaling", *([str(file)] if file else []), "--case", json.dumps(case),
-                        remedy="Run again with fewer: --rows 100 1000"))
+                        remedy="Use fewer rows: --rows 100 1000"))
 
 
 def exponent(few: float, many: float, times: float) -> float:
@@ -154,7 +153,7 @@ def exponent(few: float, many: float, times: float) -> float:
 
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
-    """Seconds of each step against rows, the growth of the last two, and memory; then length, and rank."""
+    """Tables of time and memory by rows and length with the growth exponents, and of the rank."""
     plain = sorted((run for run in runs if run["length"] == 1), key=lambda run: run["rows"])
     wide = [run for run in runs if run["length"] > 1]
     heads = [f"{run['rows']:,} pairs" for run in plain]
@@ -172,7 +171,7 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def rank_table() -> list[str]:
-    """Planned effect of the adapters' rank: trained values, and bytes of adapters, gradients and optimizer."""
+    """Planned effect of the rank: trained values, and bytes of adapters, gradients and optimizer."""
     lines = ["| rank | trained values | adapters, gradients, optimizer | work of a training |",
              "| ---: | ---: | ---: | ---: |"]
     plans = {rank: plan_study(StudyConfig().with_changes({"train.rank": rank})).lora for rank in RANKS}
@@ -184,7 +183,7 @@ def rank_table() -> list[str]:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Measure, or, started by it, one case."""
+    """Measure all sizes, or one case in a child process."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
     parser.add_argument("file", type=Path, nargs="?", help="JSONL of question and answer, gzipped or not")
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
@@ -192,21 +191,21 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     parser.add_argument("--write", action="store_true", help="write the tables into docs/scaling.md")
     parser.add_argument("--out", type=Path, default=Path("bench-results") / "scaling.jsonl")
-    given = parser.parse_args(words)
-    if given.case is not None:
-        write_json(given.out, measure(given.file, *given.case))
+    args = parser.parse_args(words)
+    if args.case is not None:
+        write_json(args.out, measure(args.file, *args.case))
         return
     runs: list[dict[str, Any]] = []
 
     def on_run(run: dict[str, Any]) -> None:
         runs.append(run)
-        append_jsonl(given.out, run)
+        append_jsonl(args.out, run)
 
-    given.out.unlink(missing_ok=True)
-    measure_all(given.file, given.rows, given.lengths, on_run)
+    args.out.unlink(missing_ok=True)
+    measure_all(args.file, args.rows, args.lengths, on_run)
     text = table(runs)
     print(text)
-    if given.write:
+    if args.write:
         write_section("scaling", text, PAGE)
 
 

@@ -1,7 +1,7 @@
-"""``python -m benchmarks.simulate_statistics``: how good the statistics are, by simulation.
+"""``python -m benchmarks.simulate_statistics``: coverage of intervals and error rates of verdicts, by simulation.
 
-It counts how often intervals contain the true difference, and how often equal arms are called different. It prints
-the tables; with ``--write`` it remakes those of ``docs/evaluation.md``.
+Prints how often intervals contain the true difference and how often equal arms are called different; with ``--write``
+it replaces the tables of ``docs/evaluation.md``.
 """
 
 from __future__ import annotations
@@ -17,15 +17,7 @@ import numpy as np
 
 from assistant_builder.errors import AssistantBuilderError
 from benchmarks.doc_tables import EVALUATION_PAGE, markdown_table, read_section, write_section
-from benchmarks.simulated_scores import (
-    CASES,
-    CLUSTER_SIZE,
-    EQUAL_ARMS,
-    FAMILIES,
-    SIZES,
-    SimulatedScores,
-    generator,
-)
+from benchmarks.simulated_scores import CASES, CLUSTER_SIZE, EQUAL_ARMS, FAMILIES, SIZES, SimulatedScores, generator
 from evals.compare import Comparison, holm, paired_comparison
 from evals.metrics import METRICS
 from evals.stats.intervals import RESAMPLES
@@ -50,7 +42,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Coverage(Row):
-    """How often 95 % intervals contain the true difference.
+    """Coverage of the true difference by 95 % intervals.
 
     Attributes:
         covered: Share of the intervals that contain it.
@@ -103,7 +95,7 @@ def coverage(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES,
         n: Items, at least 10.
         repetitions: Simulated held-out sets.
         resamples: Bootstrap samples and sign patterns of each.
-        seed: Seed of everything drawn.
+        seed: Seed of all random numbers.
     """
     rng = generator(seed, case, n)
     rows = []
@@ -200,20 +192,20 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=2000, help="simulated held-out sets a line (2000)")
     parser.add_argument("--resamples", type=int, default=RESAMPLES,
                         help=f"bootstrap samples and sign patterns of each ({RESAMPLES}, as in a report)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything drawn (0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers (0)")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="N", help="items (30 100 300)")
     parser.add_argument("--case", choices=[case for part in PARTS for case in part.cases], action="append",
                         metavar="CASE", help="only this row, as named in the table; may be repeated")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    output.add_argument("--write", action="store_true", help="remake the tables of docs/evaluation.md")
+    output.add_argument("--write", action="store_true", help="replace the tables of docs/evaluation.md")
     options = parser.parse_args(words)
     if min(options.repetitions, options.resamples) < 1 or options.seed < 0:
         parser.error("repetitions and resamples must be 1 or more, the seed 0 or more")
     if min(options.sizes) < 2 * CLUSTER_SIZE:
         parser.error(f"sizes must be {2 * CLUSTER_SIZE} or more")
     if options.write and (options.case or tuple(options.sizes) != SIZES):
-        parser.error("--write remakes whole tables: leave out --case and --sizes")
+        parser.error("--write replaces complete tables: omit --case and --sizes")
     return options
 
 
@@ -225,7 +217,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         if options.write:
             for part in PARTS:
-                read_section(part.name, EVALUATION_PAGE)  # fails before the work if there is no place for the results
+                read_section(part.name, EVALUATION_PAGE)  # raises before the simulation if the marks are missing
         for part in PARTS:
             rows = [
                 _line(part, case, n, settings)

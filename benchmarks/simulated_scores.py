@@ -1,4 +1,4 @@
-"""Simulated held-out sets: scores of two assistants whose true difference is known, by the cases of the tables."""
+"""Simulated held-out sets: scores of two assistants with a known true difference."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Case:
     """A kind of held-out set.
 
     Attributes:
-        metric: The metric whose limits and direction its scores have.
+        metric: The metric with the bounds and direction of its scores.
         draw: Draws one of ``n`` items.
     """
 
@@ -134,7 +134,7 @@ def _partial_flips(rng: Generator, n: int, rate: float) -> SimulatedScores:
 
 
 def _clustered(rng: Generator, labels: Labels) -> SimulatedScores:
-    """Half the variance lies between clusters."""
+    """Half of the variance is between clusters."""
     baseline = losses(rng, len(labels))
     differences = rng.normal(0, 1, labels[-1] + 1)[labels] + rng.normal(0, 1, len(labels))
     return SimulatedScores(baseline, baseline + differences, clusters=labels)
@@ -193,9 +193,7 @@ CASES: dict[str, Case] = {
     "clusters of 5, flips 20 %, both ways": Case(
         "exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.2, 0.5)
     ),
-    "clusters of unequal size, normal": Case(
-        "nll_per_token", lambda rng, n: _clustered(rng, unequal_clusters(rng, n))
-    ),
+    "clusters of unequal size, normal": Case("nll_per_token", lambda rng, n: _clustered(rng, unequal_clusters(rng, n))),
     "clusters of unequal size, flips 2 %, one way": Case(
         "exact_match", lambda rng, n: _flips_in_clusters(rng, unequal_clusters(rng, n), 0.02, 1.0)
     ),
@@ -204,7 +202,7 @@ CASES: dict[str, Case] = {
 
 
 def _equal_losses(rng: Generator, n: int, labels: Labels | None = None) -> SimulatedScores:
-    """Two trainings of one arm: each errs by its own noise on an item, and, with clusters, on a cluster."""
+    """Two trainings of one arm with independent noise per item and, with clusters, per cluster."""
     tokens, shared = answer_tokens(rng, n), losses(rng, n)
     effect = np.zeros((2, n)) if labels is None else rng.normal(0, 0.1, (2, labels[-1] + 1))[:, labels]
     baseline, candidate = shared + effect + rng.normal(0, 1, (2, n)) / np.sqrt(tokens)
@@ -218,7 +216,7 @@ def _equal_lognormal(rng: Generator, n: int) -> SimulatedScores:
 
 
 def _equal_on_average(rng: Generator, n: int) -> SimulatedScores:
-    """Equal on average only: the candidate is a little worse on most items and far better on few."""
+    """Equal means: the candidate is slightly worse on most items and much better on a few."""
     tokens, baseline = answer_tokens(rng, n), losses(rng, n) + 1
     differences = (np.exp(0.5) - rng.lognormal(0, 1, n)) / np.sqrt(tokens)
     return SimulatedScores(baseline, baseline + differences, weights=tokens)
@@ -257,10 +255,9 @@ EQUAL_ARMS: dict[str, Case] = {
 
 
 def _answers(rng: Generator, n: int, labels: Labels | None) -> dict[str, SimulatedScores]:
-    """All metrics of two equal arms, as correlated as those of one answer are.
+    """All metrics of two equal arms, correlated like those of real answers.
 
-    An item is easy or hard for both arms; half of the answers are word for word the same. Facts are in four references
-    of ten.
+    An item is easy or hard for both arms, half of the answers are identical, and 40 % of the references contain facts.
     """
     size = n if labels is None else int(labels[-1]) + 1
     unit = np.arange(n) if labels is None else labels
@@ -295,4 +292,4 @@ FAMILIES: dict[str, Callable[[Generator, int], dict[str, SimulatedScores]]] = {
     "all metrics": lambda rng, n: _answers(rng, n, None),
     "all metrics, clusters of 5": lambda rng, n: _answers(rng, n, equal_clusters(n)),
 }
-"""Equal arms scored by every metric at once."""
+"""Equal arms with all metrics."""

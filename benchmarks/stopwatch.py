@@ -1,6 +1,6 @@
-"""Time, memory and the processor share of other processes, stamped at the end of each optimizer step.
+"""Time, memory and the CPU share of other processes, recorded at the end of each optimizer step.
 
-Imports transformers and little else: it also runs in the environments of other trainers.
+It imports little besides transformers, because it also runs in the environments of other trainers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class _Stamp:
 
 
 class Stopwatch(TrainerCallback):
-    """Stamps the clocks at the end of each step; a step lasts from the end of the one before, data loading included.
+    """Records the clocks at the end of each step; a step includes the loading of its data.
 
     Args:
         device: ``cpu`` or ``cuda``.
@@ -35,16 +35,12 @@ class Stopwatch(TrainerCallback):
         self._stamps: list[_Stamp] = []
         self.peak_memory_bytes = 0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Start the clocks."""
         self._stamp()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Stamp the clocks; the memory is that of training alone, whatever comes after the last step."""
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Record the clocks and the peak memory of training."""
         self._stamp()
         self.peak_memory_bytes = peak_memory_bytes(self._device)
 
@@ -53,7 +49,7 @@ class Stopwatch(TrainerCallback):
         return {"stamps": [asdict(stamp) for stamp in self._stamps], "peak_memory_bytes": self.peak_memory_bytes}
 
     def take(self, record: dict[str, Any]) -> None:
-        """Take over the record of another process's stopwatch."""
+        """Use the record of another process's stopwatch."""
         self._stamps = [_Stamp(**stamp) for stamp in record["stamps"]]
         self.peak_memory_bytes = record["peak_memory_bytes"]
 

@@ -1,4 +1,4 @@
-"""Results of ``benchmarks.training_speed``: the records of single runs become rows, a table and a plot."""
+"""Results of ``benchmarks.training_speed``: table and plot of the records of runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from assistant_builder.errors import EvaluationError
 from benchmarks.candidates import BASES, CPU_ORDER, Candidate, Family, Run, Spread, spread_text
 
 _TOKEN_TOLERANCE = 0.05
-"""The tokens of candidates may differ by what the chat template puts after an answer, and by no more."""
+"""Allowed difference of the candidates' tokens, because some add the chat template's line break after an answer."""
 _BUSY = 0.1
 """Share of the processors used by other processes from which wall times count as disturbed."""
 _LOSS_TOLERANCE = 0.03
@@ -37,14 +37,14 @@ class Row:
         candidate: The candidate.
         rounds: Number of runs.
         tokens_per_second: Non-padding tokens of the timed steps over their wall time.
-        cpu_seconds_per_1000_tokens: Processor time; the better measure on a busy machine.
-        versus_plain: Speed over that of the plain TRL script on the same base, round by round; None without it.
-        versus_tuned: The same against the tuned TRL script.
+        cpu_seconds_per_1000_tokens: CPU time, the better measure on a busy machine.
+        versus_plain: Speed relative to the plain TRL script on the same base, round by round; None without it.
+        versus_tuned: Speed relative to the tuned TRL script.
         peak_memory_bytes: Highest of all runs: resident in RAM, or allocated on the GPU.
         first_loss: Training loss of the first step, in nats a supervised token.
         last_loss: Training loss of the last step.
-        validation_loss: After training, on pairs that no candidate trained on.
-        others_share: Share of the processors that other processes used meanwhile.
+        validation_loss: Loss after training on pairs that no candidate trained on.
+        others_share: Share of the CPUs that other processes used.
     """
 
     candidate: Candidate
@@ -105,7 +105,7 @@ def _versus(runs: Sequence[Run], candidate: Candidate, family: Family) -> Spread
 
 
 def ratio(runs: Sequence[Run], candidate: Candidate, other: Candidate) -> Spread | None:
-    """Ratio of two speeds, round by round, so that what slows a whole round cancels; None without both."""
+    """Ratio of two speeds, round by round, so that a slow round cancels out; None without both."""
     own, others = _of(runs, candidate), _of(runs, other)
     ratios = [own[at]["tokens_per_second"] / others[at]["tokens_per_second"] for at in own.keys() & others.keys()]
     return Spread.of(ratios) if ratios else None
@@ -121,7 +121,7 @@ def _require_same_tokens(runs: Sequence[Run]) -> None:
     if max(totals.values()) > (1 + _TOKEN_TOLERANCE) * min(totals.values()):
         raise EvaluationError(
             f"the candidates trained on different amounts of text: {totals} tokens",
-            remedy="Their speeds cannot be compared; a newer trl may treat the data otherwise",
+            remedy="Their speeds cannot be compared; a newer trl may process the data differently",
         )
 
 

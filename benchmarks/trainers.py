@@ -1,7 +1,4 @@
-"""Trainers that run inside a worker process: this product, and the scripts that a user would write with TRL.
-
-Imports torch: only worker processes import this module.
-"""
+"""Trainers of the worker processes: this product, and the scripts that a user would write with TRL. Imports torch."""
 
 from __future__ import annotations
 
@@ -35,10 +32,10 @@ from benchmarks.stopwatch import Stopwatch
 
 _VALIDATION_BATCH = 8
 _TUNED: dict[str, Any] = {"gradient_checkpointing": False, "train_sampling_strategy": "sequential"}
-"""What makes SFTTrainer faster by settings alone; the rows come in batches of similar length.
+"""Settings that make SFTTrainer faster, with rows in batches of similar length.
 
-Measured against it on two cores, and not faster on pairs of 50 or 84 tokens: packing to 512 or 1,024 tokens, bfloat16
-weights without autocast, twice the micro-batch, and ``group_by_length``, which sorts only within four batches or more.
+Not faster on two cores with pairs of 50 or 84 tokens: packing to 512 or 1,024 tokens, bfloat16 weights without
+autocast, twice the micro-batch, and ``group_by_length``, which sorts only within four batches or more.
 """
 
 
@@ -97,8 +94,8 @@ def train_ours(job: Job, arm: str, scratch: Path, watch: Stopwatch) -> Trained:
     Args:
         job: What to train.
         arm: The arm.
-        scratch: Folder for what the trainer writes.
-        watch: Stamps the steps.
+        scratch: Folder for the output of the trainer.
+        watch: Records the steps.
     """
     settings = twin(StudyConfig(model=job.model, train=job.train))[arm]
     prompter = ChatTokenizer.load(job.folder)
@@ -109,8 +106,8 @@ def train_ours(job: Job, arm: str, scratch: Path, watch: Stopwatch) -> Trained:
     model = loading.add_adapter(base, job.train, job.train.seed)
     plan = TrainingRun(
         train=job.train, train_examples=examples,
-        validation_examples=examples[:1],  # the trainer insists on a validation; it comes after the last stamp
-        folder=scratch, device=spec.device, gradient_checkpointing=method.checkpointing, dequantize=method.held,
+        validation_examples=examples[:1],  # the trainer requires a validation, which is after the last timed step
+        folder=scratch, device=spec.device, gradient_checkpointing=method.checkpointing, dequantize=method.dequantized,
         cancelled=lambda: False, next_move=lambda step, losses: "train", on_step=lambda step, steps, eta: None,
     )
     trainer = TwinTrainer(model, plan, prompter)
@@ -129,8 +126,8 @@ def train_trl(
     Args:
         job: What to train.
         arm: Over which base: ``lora`` in the compute dtype, ``qlora`` NF4 with double quantization.
-        scratch: Folder for what the trainer writes.
-        watch: Stamps the steps.
+        scratch: Folder for the output of the trainer.
+        watch: Records the steps.
         device: ``cpu`` or ``cuda``.
         tuned: Without checkpointing and with batches of similar length; else every setting that the comparison does
             not fix keeps the default of ``SFTConfig``.

@@ -1,8 +1,8 @@
 """``python -m benchmarks.training_speed``: training speed compared with plain and tuned TRL scripts, at equal results.
 
-Every candidate trains the same pairs on the same base with the same adapters, in a process of its own, in turn with
-the others, for several rounds. The loss after training is computed on pairs that no candidate trained on, by one
-function for all, so that no speed is bought with wrong results. Prints a table and writes files.
+Every candidate trains the same pairs on the same base with the same adapters in its own process, interleaved with the
+others for several rounds. One function computes the loss of all candidates after training on pairs that none trained
+on, to check that their results are equal. Prints a table and writes files.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from benchmarks.summary import Row, arms_ratio, caveats, plot, render, summarize
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
 _SMALLEST_CONSOLE = 130
-"""Columns of the table if the output is no terminal."""
+"""Columns of the table if the output is not a terminal."""
 _LOG_LINES = 5
-"""Last lines of a failed run's log that the error shows."""
+"""Number of log lines in the error of a failed run."""
 
 DIFFERENCES: tuple[str, ...] = (
     "Same for all: base model, pairs (each trained on once), rank, alpha, dropout, adapted layers, pairs a step and a "
@@ -69,7 +69,7 @@ DIFFERENCES: tuple[str, ...] = (
     "pair, counted in its tokens and in its training loss, not in the validation loss.",
     "Switched off for all: checkpoints and evaluations during the timed steps. On: a log line a step.",
 )
-"""Differences between the candidates that a reader of the table has to know; printed under it."""
+"""Differences between the candidates, printed below the table."""
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
@@ -87,13 +87,13 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
                         help="change a setting for all candidates, for example train.rank=8")
     parser.add_argument("--quick", action="store_true", help="a trial of under three minutes on two cores")
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder for the results")
-    given = parser.parse_args(words)
-    given.rounds = given.rounds or (1 if given.quick else 5)
-    given.steps = given.steps or (1 if given.quick else 2)
-    given.changes = dict(given.changes)
-    if given.llama_factory:
-        given.candidates += factory_candidates(this_machine().device)
-    return given
+    args = parser.parse_args(words)
+    args.rounds = args.rounds or (1 if args.quick else 5)
+    args.steps = args.steps or (1 if args.quick else 2)
+    args.changes = dict(args.changes)
+    if args.llama_factory:
+        args.candidates += factory_candidates(this_machine().device)
+    return args
 
 
 def _program(text: str) -> Path:
@@ -144,7 +144,7 @@ def _run(job: Path, candidate: Candidate, seed: int) -> dict[str, Any]:
     if code != 0 or not result.is_file():
         raise EvaluationError(
             f"the run of {candidate.name} ended with code {code}: {' | '.join(log.splitlines()[-_LOG_LINES:])}",
-            remedy="Leave it out with --candidates, or free memory if code is -9",
+            remedy="Exclude it with --candidates, or free memory if the code is -9",
         )
     record: dict[str, Any] = read_json(result)
     return record

@@ -46,9 +46,9 @@ def main() -> None:
     parser.add_argument("job", type=Path, help="file that Job.write wrote")
     parser.add_argument("arm", choices=["lora", "qlora"])
     parser.add_argument("folder", type=Path, help="where it writes")
-    given = parser.parse_args()
-    job = json.loads(given.job.read_text(encoding="utf-8"))
-    asked = settings(job, given.arm)
+    args = parser.parse_args()
+    job = json.loads(args.job.read_text(encoding="utf-8"))
+    asked = settings(job, args.arm)
 
     unsloth = importlib.import_module("unsloth")  # before transformers and trl
     import torch
@@ -74,7 +74,7 @@ def main() -> None:
     texts = [tokenizer.apply_chat_template(row, tokenize=False) for row in rows]
     trainer = SFTTrainer(
         model=model, processing_class=tokenizer, train_dataset=Dataset.from_dict({"text": texts}), callbacks=[Watch()],
-        args=SFTConfig(output_dir=str(given.folder), dataset_text_field="text", **asked["train"]),
+        args=SFTConfig(output_dir=str(args.folder), dataset_text_field="text", **asked["train"]),
     )
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -82,7 +82,7 @@ def main() -> None:
     size = job["train"]["batch_size"]
     # the order of the rows is the trainer's, so that a step's tokens are the mean
     tokens = [round(sum(lengths) * (step + 1) * size / len(lengths)) for step in range(len(logs))]
-    (given.folder / "trained.json").write_text(json.dumps({
+    (args.folder / "trained.json").write_text(json.dumps({
         "losses": [entry["loss"] for entry in logs], "tokens": tokens, "watch": {
             "stamps": [{"seconds": at, "own_cpu": 0.0, "busy_cpu": 0.0} for at in stamps],
             "peak_memory_bytes": torch.cuda.max_memory_allocated(),

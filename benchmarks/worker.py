@@ -34,10 +34,10 @@ def main() -> None:
     parser.add_argument("result", type=Path, help="JSON file to write")
     parser.add_argument("--long-rows", action="store_true", help="the tuned TRL script packs rows, as gpu.py compares")
     parser.add_argument("--unsloth", default=sys.executable, help="Python of Unsloth's environment")
-    given = parser.parse_args()
+    args = parser.parse_args()
     configure_libraries()
-    job = Job.read(given.job).with_seed(given.seed)
-    write_json(given.result, measure(job, BY_NAME[given.candidate], long_rows=given.long_rows, unsloth=given.unsloth))
+    job = Job.read(args.job).with_seed(args.seed)
+    write_json(args.result, measure(job, BY_NAME[args.candidate], long_rows=args.long_rows, unsloth=args.unsloth))
 
 
 def measure(

@@ -1,1 +1,1 @@
-"""What 4-bit cost: scoring through lm-eval, paired statistics, report. Imports assistant_builder, never the reverse."""
+"""Evaluation: scoring through lm-eval, paired statistics and the report."""

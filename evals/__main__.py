@@ -1,4 +1,4 @@
-"""``python -m evals score|report --study FOLDER``: the evaluation steps, each a process of its own."""
+"""``python -m evals score|report --study FOLDER``: run an evaluation step in its own process."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m evals", description=__doc__)
     parser.add_argument("step", choices=["score", "report"])
     parser.add_argument(
-        "--part", type=_part, help="of scoring: 1/3 for the first of three parts of the cells; without it, all"
+        "--part", type=_part, help="shard of the cells to score: 1/3 for the first of three; default: all"
     )
     parser.add_argument("--study", type=Path, required=True, help="the study's folder")
     arguments = parser.parse_args()
-    study = Study(arguments.study.absolute())  # lm-eval's tasks are run in another folder
+    study = Study(arguments.study.absolute())  # lm-eval's tasks run in another folder
     if arguments.step == "score":
         from evals.score import score_study
 
@@ -39,7 +39,7 @@ def main() -> int:
 def _part(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
     if found is None or int(found[1]) > int(found[2]):
-        raise argparse.ArgumentTypeError(f"{text!r} is no part: write 1/3 for the first of three")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shard: write 1/3 for the first of three")
     return int(found[1]), int(found[2])
 
 

@@ -1,6 +1,6 @@
-"""What no tuning gives: the answer of the nearest training question, and the base with retrieved pairs in its prompt.
+"""Baselines without tuning: copying the answer of the nearest training question, and retrieved pairs in the prompt.
 
-Both find their pairs by the cosine of the questions' sentence embeddings (all-MiniLM-L6-v2).
+Both use the cosine similarity of the questions' sentence embeddings (all-MiniLM-L6-v2).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from assistant_builder.models.embedding import Embedder
 
 RETRIEVED = 3
-"""Training pairs put before a question (fewer where they do not fit)."""
+"""Number of training pairs in a prompt (fewer if they do not fit)."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Neighbour:
         row: Its row in the data file.
         question: The question.
         answer: Its answer.
-        cosine: How near, at most 1.
+        cosine: Cosine similarity, at most 1.
     """
 
     row: int
@@ -38,22 +38,22 @@ class Neighbour:
     cosine: float
 
     def to_record(self) -> dict[str, Any]:
-        """Row, question and cosine, as a sample lists them."""
+        """Row, question and cosine for a sample record."""
         return {"row": self.row, "question": self.question, "cosine": self.cosine}
 
 
 def nearest(questions: Sequence[str], training: Sequence[Pair], embedder: Embedder) -> list[list[Neighbour]]:
-    """The nearest training questions of each question, the nearest first; equal ones in file order.
+    """The nearest training questions of each question, the nearest first; ties in file order.
 
     Args:
         questions: Held-out questions.
         training: Training pairs; every turn of a conversation counts as a question with its answer.
-        embedder: Embeds both.
+        embedder: Sentence embedder.
     """
     turns = [
-        (pair.row, asked.content, told.content)
-        for pair in training for asked, told in zip(pair.messages, pair.messages[1:], strict=False)
-        if asked.role == "user" and told.role == "assistant"
+        (pair.row, question.content, answer.content)
+        for pair in training for question, answer in zip(pair.messages, pair.messages[1:], strict=False)
+        if question.role == "user" and answer.role == "assistant"
     ]
     known = embedder.encode([question for _, question, _ in turns])
     found = []
@@ -66,18 +66,18 @@ def nearest(questions: Sequence[str], training: Sequence[Pair], embedder: Embedd
 
 
 def retrieval_prompt(
-    item: Mapping[str, Any], neighbours: Sequence[Neighbour], prompter: ChatTokenizer, room: int
+    item: Mapping[str, Any], neighbours: Sequence[Neighbour], prompter: ChatTokenizer, max_tokens: int
 ) -> tuple[str, list[Neighbour]]:
-    """The item's prompt with training pairs before it as earlier turns, the nearest last.
+    """The item's prompt, preceded by training pairs as earlier turns, the nearest last.
 
     Args:
-        item: As :func:`evals.tasks.held_out.build_items` made it.
-        neighbours: The nearest first.
+        item: An item of :func:`evals.tasks.held_out.build_items`.
+        neighbours: The training pairs, the nearest first.
         prompter: Tokenizer and template of the base.
-        room: Most tokens of prompt and reference answer together.
+        max_tokens: Maximum tokens of prompt and reference answer together.
 
     Returns:
-        The prompt, and the neighbours that are in it.
+        The prompt, and the neighbours in it.
     """
     own = [Message(message["role"], message["content"]) for message in item["messages"]]
     head = [message for message in own if message.role == "system"]
@@ -90,6 +90,6 @@ def retrieval_prompt(
         ]
         prompt = prompter.text([*head, *shown, *tail], prompt=True)
         prompt_ids, target_ids = prompter.split_ids(prompt, item["target"])
-        if len(prompt_ids) + len(target_ids) <= room:
+        if len(prompt_ids) + len(target_ids) <= max_tokens:
             return prompt, kept
     return item["prompt"], []

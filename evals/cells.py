@@ -1,6 +1,6 @@
-"""The cells: which base under which adapter, loaded so that cells of one base share it.
+"""The cells, combinations of base and adapter, and their loading; cells of one base share it.
 
-Imports torch inside functions: only worker processes call them.
+Torch is imported inside functions, which only worker processes call.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def in_order_of_loading(cells: Iterable[CellSpec]) -> list[CellSpec]:
 
 @dataclass(frozen=True)
 class Variant:
-    """A cell made from the adapters of one of the study's seeds.
+    """A cell with the adapters of one of the study's seeds.
 
     Attributes:
         cell: The cell.
@@ -50,12 +50,12 @@ class LoadedCell:
     """A cell ready to be scored.
 
     Attributes:
-        spec: Which one.
-        seed: Number of the seed its adapter was trained with, from 1.
-        model: The model with the cell's adapter active, merged, or with none.
+        spec: The cell.
+        seed: Number of the seed of its adapter, from 1.
+        model: The model with the cell's adapter active, merged, or without an adapter.
         compute_dtype: Dtype of the arithmetic.
-        base_bytes: Bytes of the weights as stored, before they are held in the compute dtype; without adapter.
-        load_seconds: What loading took; 0 for the cells that share a base loaded before.
+        base_bytes: Bytes of the weights as stored, without the adapter, before they are dequantized.
+        load_seconds: Loading time; 0 for a cell that shares a loaded base.
     """
 
     spec: CellSpec
@@ -67,13 +67,7 @@ class LoadedCell:
 
 
 def load_cells(study: Study, folder: Path, wanted: Sequence[Variant]) -> Iterator[LoadedCell]:
-    """Load cells one after the other, those of one base together; each is dropped when the next base is asked for.
-
-    Args:
-        study: The study, with the adapters trained.
-        folder: The base model's folder.
-        wanted: The cells.
-    """
+    """Load cells one after the other, those of one base together; a base is released before the next one is loaded."""
     order = in_order_of_loading({variant.cell for variant in wanted})
     wanted = sorted(wanted, key=lambda variant: (order.index(variant.cell), variant.seed))
     for base in dict.fromkeys(cell.base for cell in order if cell.merged is None):
@@ -85,13 +79,7 @@ def load_cells(study: Study, folder: Path, wanted: Sequence[Variant]) -> Iterato
 
 
 def base_of(study: Study, folder: Path, base: str) -> BaseSpec:
-    """How a base is loaded for scoring.
-
-    Args:
-        study: The study.
-        folder: The base model's folder.
-        base: Its storage as a cell names it: ``float16``, ``4-bit`` or a quantization method.
-    """
+    """The loading options of a base for scoring."""
     from assistant_builder.models import loading
 
     model = study.config.model
@@ -100,18 +88,18 @@ def base_of(study: Study, folder: Path, base: str) -> BaseSpec:
 
 
 def load_dequantized_base(study: Study, spec: BaseSpec, runs: Sequence[str]) -> tuple[Any, int]:
-    """A base with adapters, both computed from the weights and adapters as trained.
+    """Load a base with adapters, in the precision they were trained with.
 
-    On a CPU everything is held in the compute dtype, in the 4-bit arm too, so that neither is credited with the speed
-    of not casting at every step; the values are those that casting gives.
+    On a CPU all weights are dequantized to the compute dtype once, in every arm, so that repeated casts do not distort
+    the timing. The values are the same as with a cast at every step.
 
     Args:
         study: The study.
-        spec: How to load it.
+        spec: Loading options of the base.
         runs: Training runs whose adapters are attached under their names.
 
     Returns:
-        The model and the bytes of the base as stored.
+        The model, and the bytes of the base as stored.
     """
     from assistant_builder.inference.packed_batch import supports_packing
     from assistant_builder.inference.prepacked_linear import cast_adapters, prepack
@@ -145,18 +133,18 @@ def _cells_of_base(study: Study, spec: BaseSpec, variants: Sequence[Variant]) ->
             yield LoadedCell(variant.cell, variant.seed, model, spec.compute_dtype, base_bytes, seconds)
         seconds = 0.0
     del model
-    loading.release()
+    loading.free_memory()
 
 
 def with_adapter(model: Any, run: str | None) -> Any:
-    """A context in which the adapter of ``run`` is active; None: no adapter is; "": the model never had any."""
+    """A context in which the adapter of ``run`` is active; None disables all adapters, "" is a model without any."""
     if run:
         model.set_adapter(_name(run))
     return model.disable_adapter() if run is None else nullcontext()
 
 
 def _name(run: str) -> str:
-    """What PEFT is told: a bare ``lora`` would be part of the names of its own parameters."""
+    """The adapter name for PEFT; a bare ``lora`` would be part of the names of PEFT's own parameters."""
     return f"run-{run}"
 
 
@@ -169,7 +157,7 @@ def _merged_cell(study: Study, spec: BaseSpec, variant: Variant) -> LoadedCell:
     from assistant_builder.models.lora_layers import dequantize_to_compute_dtype
     from assistant_builder.models.merging import merge, quantize
 
-    loading.release()  # the merged model before this one
+    loading.free_memory()  # of the previous merged model
     began = time.monotonic()
     dtype = loading.DTYPES[spec.compute_dtype]
     assert variant.run is not None  # only tuned cells are merged

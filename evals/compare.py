@@ -1,19 +1,18 @@
 """Paired comparison of two arms on the same items: difference, 95 % interval, test and verdict.
 
-What is used when:
-
 | data | interval | test |
 | --- | --- | --- |
 | right/wrong, no clusters, equal weights | Bonett–Price | exact McNemar |
-| anything else, no clusters | BCa bootstrap, carried out to the t interval where that reaches further | sign flips |
-| the same, very skewed | the same, carried out to bootstrap-t as well | sign flips |
-| no clusters, scores with limits, few differing or all alike | t with one unseen difference each way | sign flips |
+| other scores, no clusters | BCa bootstrap, extended to the t interval if that is wider | sign flips |
+| the same, very skewed | the same, also extended to bootstrap-t | sign flips |
+| no clusters, bounded scores, few or equal differences | t with one unobserved difference each way | sign flips |
 | clusters | cluster-robust t, G − 1 degrees of freedom | sign flips of whole clusters |
-| clusters with very skewed sums | the same, carried out to the whole-cluster bootstrap-t | the same |
-| clusters, scores with limits, few differing or all alike | the same, one unseen difference each way | the same |
+| clusters with very skewed sums | the same, extended to the whole-cluster bootstrap-t | the same |
+| clusters, bounded scores, few or equal differences | the same, one unobserved difference each way | the same |
 
-"Few" is fewer than 20 and fewer than half. Plain BCa, measured, covers 92 % on lognormal differences at n = 100, 89 %
-when those are weighted by uneven answer lengths, and 88 % when nine differences in ten are zero, hence the additions.
+"Few" is fewer than 20 and fewer than half. The extensions are needed because plain BCa covers only 92 % on lognormal
+differences at n = 100, 89 % with weights by uneven answer lengths, and 88 % if nine differences in ten are zero
+(measured).
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ ENOUGH_CLUSTERS = 20
 ENOUGH_SKEWED_CLUSTERS = 40
 _ROUNDING = 1e-5  # a float32 cosine may pass 1 by that much
 SATURATED = 0.05
-"""A right/wrong metric below this share, or above one minus it, in both arms cannot show that nothing was lost."""
+"""A right/wrong metric below this share, or above one minus it, in both arms cannot give the verdict "no worse"."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,10 @@ class Comparison:
         p_value: Two-sided, for "no difference"; not adjusted for other metrics (see ``holm``).
         n: Items.
         verdict: ``no worse``, ``worse`` or ``inconclusive``, by ``margin``.
-        method: Interval and test, in words.
-        n_clusters: Clusters; ``None`` where items are the units.
-        warnings: What a careful reader must know, one sentence each.
-        within_margin_but_worse: The verdict is ``no worse`` and yet the whole interval lies on the harmful side.
+        method: Description of interval and test.
+        n_clusters: Number of clusters; ``None`` if items are the units.
+        warnings: Limitations, one sentence each.
+        within_margin_but_worse: The verdict is ``no worse``, but the whole interval is on the harmful side of zero.
         margin: Largest harm that counts as no worse.
         higher_is_better: Direction of the metric.
     """
@@ -89,7 +88,7 @@ class Comparison:
         return self.delta, self.ci_low, self.ci_high
 
     def to_record(self) -> dict[str, Any]:
-        """Every attribute, ready for JSON."""
+        """All attributes as a JSON value."""
         return {**asdict(self), "warnings": list(self.warnings)}
 
 
@@ -109,33 +108,34 @@ def paired_comparison(
 
     Args:
         baseline: Scores of the baseline, shape ``[n]``.
-        candidate: Scores of the candidate on the same items in the same order, shape ``[n]``. Where both hold nothing
-            but 0 and 1 the metric is taken as right/wrong.
-        clusters: A label for each item, shape ``[n]``; items that share one (phrasings of one fact, turns of one
-            conversation) count as one unit. ``None``, ``""`` or NaN as a label leaves an item on its own.
+        candidate: Scores of the candidate on the same items in the same order, shape ``[n]``. If both contain only 0
+            and 1, the metric is treated as right/wrong.
+        clusters: A label for each item, shape ``[n]``; items with the same label (phrasings of one fact, turns of one
+            conversation) count as one unit. An item with the label ``None``, ``""`` or NaN is a unit by itself.
         weights: Positive weights, shape ``[n]``; for ``nll_per_token`` the answers' token counts, so that ``delta`` is
             the difference of the two token-weighted figures.
-        margin: Largest harm that still counts as no worse, in the metric's units. ``None`` is 0: then ``no worse``
-            needs an interval that excludes any harm.
-        higher_is_better: Whether a larger score is a better one.
+        margin: Largest harm that counts as no worse, in the metric's units. ``None`` means 0: ``no worse`` then needs
+            an interval that excludes any harm.
+        higher_is_better: Whether a larger score is better.
         seed: Seed of the bootstrap and of the random sign flips.
-        bounds: Lowest and highest possible score; an infinite one is no limit. ``None``: 0 and 1 where every score lies
-            there and at least one of the two ends occurs, otherwise unlimited.
-        resamples: Bootstrap samples, and random sign patterns.
+        bounds: Lowest and highest possible score; an infinite bound is no limit. ``None``: 0 and 1 if all scores are
+            within them and one of them occurs, otherwise unlimited.
+        resamples: Number of bootstrap samples and of random sign patterns.
 
     Returns:
         The comparison; the same input gives the same result, bit for bit.
 
     Raises:
-        EvaluationError: Fewer than two items or one cluster only, shapes that differ, a score or weight that is not a
-            finite number, a weight that is not positive, a score outside ``bounds``, or a margin below 0.
+        EvaluationError: Fewer than two items or clusters, different shapes, a score or weight that is not finite, a
+            weight that is not positive, a score outside ``bounds``, or a negative margin.
     """
     margin = 0.0 if margin is None else float(margin)
     before, after, weight = _checked(baseline, candidate, clusters, weights, margin, bounds, resamples)
     units = make_units(after - before, weight, clusters)
     if units.count < 2:
         raise EvaluationError(
-            "all items belong to one cluster", where="paired comparison", remedy="An interval needs at least two"
+            "all items belong to one cluster", where="paired comparison",
+            remedy="An interval needs at least two clusters",
         )
     binary = bool(np.isin(before, (0, 1)).all() and np.isin(after, (0, 1)).all())
     span = _span(before, after, bounds)
@@ -173,14 +173,14 @@ def _checked(
     bounds: tuple[float, float] | None,
     resamples: int,
 ) -> tuple[Floats, Floats, Floats]:
-    """Scores and weights as float arrays; every problem of the input in one error."""
+    """Scores and weights as float arrays; one error lists all problems of the input."""
     before, after = (np.asarray(scores, dtype=np.float64) for scores in (baseline, candidate))
     weight = np.ones_like(before) if weights is None else np.asarray(weights, dtype=np.float64)
     problems = []
     if before.ndim != 1 or before.shape != after.shape:
         problems.append(f"baseline and candidate must be two lists of equal length, not {before.shape}, {after.shape}")
     elif len(before) < 2:
-        problems.append(f"at least two items are needed, there are {len(before)}")
+        problems.append(f"at least two items are needed, not {len(before)}")
     if weight.shape != before.shape:
         problems.append(f"weights have shape {weight.shape}, scores {before.shape}")
     if clusters is not None and len(clusters) != len(before):
@@ -188,11 +188,11 @@ def _checked(
     for name, values in (("baseline", before), ("candidate", after), ("weights", weight)):
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
-            problems.append(f"{name} holds {len(bad)} values that are not finite, the first at position {bad[0]}")
+            problems.append(f"{len(bad)} values of {name} are not finite, the first at position {bad[0]}")
         elif name == "weights" and (values <= 0).any():
             problems.append(f"weights must be positive, position {np.flatnonzero(values <= 0)[0]} is not")
         elif name != "weights" and bounds and (abs(values - np.clip(values, *bounds)) > _ROUNDING).any():
-            problems.append(f"{name} holds scores outside {bounds[0]} … {bounds[1]}")
+            problems.append(f"{name} has scores outside {bounds[0]} … {bounds[1]}")
     if not 0 <= margin < math.inf:
         problems.append(f"the margin must be 0 or more, not {margin}")
     if resamples < 1:
@@ -206,7 +206,7 @@ def _checked(
 
 
 def _span(before: Floats, after: Floats, bounds: tuple[float, float] | None) -> float | None:
-    """Largest possible difference of one item, ``None`` where a score has no known limits."""
+    """Largest possible difference of one item; ``None`` if the score has no known bounds."""
     if bounds is not None:
         return bounds[1] - bounds[0] if math.isfinite(bounds[1] - bounds[0]) else None
     scores = np.concatenate([before, after])
@@ -240,12 +240,12 @@ def _compare_units(units: Units, span: float | None, seed: int, resamples: int) 
 
 
 def _possible(interval: Interval, span: float | None) -> Interval:
-    """The part of an interval in which a difference of scores with limits can lie."""
+    """The part of an interval that is possible for bounded scores."""
     return interval if span is None else (max(-span, interval[0]), min(span, interval[1]))
 
 
 def _verdict(low: float, high: float, margin: float, saturated: bool) -> Verdict:
-    """The rule of the study, on the interval of the harm."""
+    """The verdict for the interval of the harm from ``low`` to ``high``."""
     if high <= margin and not saturated:
         return "no worse"
     return "worse" if low > 0 else "inconclusive"
@@ -255,20 +255,22 @@ def _warnings(units: Units, interval: Interval, span: float | None, saturated: b
     found = []
     if units.clustered and units.count < ENOUGH_CLUSTERS:
         found.append(
-            f"too few items: {units.count} clusters, and below {ENOUGH_CLUSTERS} similar ones a 95 % interval covers "
-            "less than it says"
+            f"too few items: {units.count} clusters, and with fewer than {ENOUGH_CLUSTERS} similar clusters a 95 % "
+            "interval covers less than 95 %"
         )
     elif not units.clustered and units.count < ENOUGH_ITEMS:
-        found.append(f"too few items: {units.count}, and below {ENOUGH_ITEMS} a 95 % interval covers less than it says")
+        found.append(
+            f"too few items: {units.count}, and with fewer than {ENOUGH_ITEMS} a 95 % interval covers less than 95 %"
+        )
     elif units.clustered and units.count < ENOUGH_SKEWED_CLUSTERS and units.skewed and not (span and units.rare):
         found.append(
-            f"too few items: the {units.count} clusters differ so unevenly that below {ENOUGH_SKEWED_CLUSTERS} of them "
-            "a 95 % interval covers less than it says"
+            f"too few items: the differences of the {units.count} clusters are so uneven that with fewer than "
+            f"{ENOUGH_SKEWED_CLUSTERS} of them a 95 % interval covers less than 95 %"
         )
     elif units.effective < (0.75 * ENOUGH_CLUSTERS if units.clustered else 0.5 * ENOUGH_ITEMS):
         kind = "clusters" if units.clustered else "items"
         found.append(
-            f"too few items: the {units.count} {kind} are of such uneven weight that they count as "
+            f"too few items: the weights of the {units.count} {kind} are so uneven that they count as only "
             f"{units.effective:.0f} equal ones"
         )
     if not units.items_differing:
@@ -277,5 +279,5 @@ def _warnings(units: Units, interval: Interval, span: float | None, saturated: b
         found.append("all differences are equal, so the interval cannot show any uncertainty")
     if saturated:
         where = f"below {SATURATED:.0%}" if low else f"above {1 - SATURATED:.0%}"
-        found.append(f"both arms score {where}: this metric cannot show on these items that nothing was lost")
+        found.append(f"both arms score {where}, so this metric cannot show on these items that nothing was lost")
     return found

@@ -1,8 +1,7 @@
-"""Fidelity: how far the 4-bit model's next-token distribution is from the 16-bit model's, token by token.
+"""Fidelity: KL divergence of the 4-bit model's next-token distributions from the 16-bit model's.
 
-Both bases are loaded at once and compared batch by batch over the full vocabulary; logits are never stored.
-
-Imports torch: only worker processes import this module.
+Both bases are loaded at once and compared batch by batch over the full vocabulary; logits are not stored. The module
+imports torch, so only worker processes import it.
 """
 
 from __future__ import annotations
@@ -32,25 +31,25 @@ from evals.lm_eval_model import reader
 from evals.work_items import ProgressTracker
 
 PAIRS: tuple[tuple[str, str], ...] = (("B16", "B4"), (LORA.cell, "L4"), ("Q16", QLORA.cell), (LORA.cell, QLORA.cell))
-"""Reference and candidate: storage alone under one adapter three times, then with training included."""
-_ROOM = 1.3
+"""Reference and candidate: three pairs with the same adapter, and one that includes training."""
+_MEMORY_RESERVE = 1.3
 _STORED_BYTES = (16 + 4.127) / 8
-"""Bytes that each parameter takes on a GPU: in float16, and in NF4 with double quantization."""
+"""Bytes of a parameter on a GPU in both bases: float16, and NF4 with double quantization."""
 
 
 def compare_bases(
     study: Study, folder: Path, prompter: ChatTokenizer, items: Sequence[Mapping[str, Any]], clock: ProgressTracker,
     inputs: Mapping[str, Any],
 ) -> None:
-    """Write ``fidelity.jsonl`` and ``fidelity.json`` of the pairs whose cells the study scores.
+    """Write ``fidelity.jsonl`` and ``fidelity.json`` for the pairs whose cells the study scores.
 
     Args:
-        study: The study, with both adapters trained.
+        study: The study with both adapters trained.
         folder: The base model's folder.
         prompter: Its tokenizer.
-        items: As :func:`evals.tasks.held_out.build_items` made them.
-        clock: Counts the items as ``fidelity``.
-        inputs: What the record is made from.
+        items: The items of :func:`evals.tasks.held_out.build_items`.
+        clock: Progress, in items of the kind ``fidelity``.
+        inputs: The inputs of the record.
     """
     began = time.monotonic()
     evals = study.folder / "evals"
@@ -61,7 +60,7 @@ def compare_bases(
     models: dict[str, Any] = {}
     skipped = ""
     try:
-        _check_room(specs["float16"])
+        _check_memory(specs["float16"])
         models = {base: load_dequantized_base(study, spec, TWINS)[0] for base, spec in specs.items()}
         for index, part, whole in _compare(models, prompter, ids, study.config.eval.batch_size, pairs):
             parts.setdefault(index, []).append(part)
@@ -72,7 +71,7 @@ def compare_bases(
         skipped = error.what if isinstance(error, ResourceError) else "memory ran out"
     if skipped:
         models.clear()
-        loading.release()  # outside of the handler, whose error holds them, too
+        loading.free_memory()  # after the handler, whose error references the models
         write_json(evals / "fidelity.json", {"pairs": [], "skipped": f"both bases are needed at once: {skipped}",
                                              "inputs": dict(inputs)})
         return
@@ -86,19 +85,19 @@ def compare_bases(
     })
 
 
-def _check_room(spec: loading.BaseSpec) -> None:
-    """Refuse before the system starts to swap, which would look like a hang, or a GPU is filled to no end.
+def _check_memory(spec: loading.BaseSpec) -> None:
+    """Check the memory first, because swapping would look like a hang.
 
     Raises:
-        ResourceError: The memory that is free does not hold both bases.
+        ResourceError: The free memory is too small for both bases.
     """
     parameters = _parameters(spec.folder)
-    if spec.device == "cpu":  # both are held in the compute dtype
-        needed = int(2 * parameters * loading.DTYPES[spec.compute_dtype].itemsize * _ROOM)
+    if spec.device == "cpu":  # both are in the compute dtype
+        needed = int(2 * parameters * loading.DTYPES[spec.compute_dtype].itemsize * _MEMORY_RESERVE)
         free = psutil.virtual_memory().available
     else:
-        needed = int(parameters * _STORED_BYTES * _ROOM)
-        loading.release()  # what the cells left
+        needed = int(parameters * _STORED_BYTES * _MEMORY_RESERVE)
+        loading.free_memory()  # memory of the cells
         free, _ = torch.cuda.mem_get_info()
     if needed > free:
         raise ResourceError(f"that takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free",
@@ -106,7 +105,7 @@ def _check_room(spec: loading.BaseSpec) -> None:
 
 
 def _parameters(folder: Path) -> int:
-    """Parameters of the weights in a folder, whatever they are stored as."""
+    """The number of parameters in a folder, for any storage."""
     index = folder / "model.safetensors.index.json"
     shards = set(read_json(index)["weight_map"].values()) if index.is_file() else None
     total = 0
@@ -122,13 +121,13 @@ def _compare(
     models: Mapping[str, Any], prompter: ChatTokenizer, sequences: Sequence[Tokens], size: int,
     pairs: Sequence[tuple[str, str]],
 ) -> Iterator[tuple[int, dict[tuple[str, str], np.ndarray], float]]:
-    """Compare pass by pass.
+    """Compare the models pass by pass.
 
     Yields:
-        The number of a sequence; for each pair a table [tokens, 3] of KL(reference ‖ candidate) in nats, same top
-        token, and rise of the loss; and which share of the sequence's tokens that is.
+        The index of a sequence; for each pair a table [tokens, 3] of KL(reference ‖ candidate) in nats, same top token,
+        and increase of the loss; and the share of the sequence's tokens in it.
     """
-    # those over float16 come first, so that few distributions are held at a time
+    # cells on the float16 base come first, so that few distributions are in memory at a time
     wanted = {CELLS[name] for pair in pairs for name in pair}
     names = [cell.name for cell in in_order_of_loading(wanted)]
     cells = {name: reader(models[CELLS[name].base], prompter, size).passes(sequences) for name in names}

@@ -1,6 +1,6 @@
-"""The model that lm-eval drives: a cell of the study, scored on supervised tokens.
+"""A cell of the study as a model for lm-eval, scored on supervised tokens.
 
-Imports torch: only worker processes import this module.
+The module imports torch, so only worker processes import it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ReferenceScore:
 
     Attributes:
         nll: Summed negative log-likelihood, nats.
-        tokens: Tokens it is summed over, the end-of-turn token included.
+        tokens: Number of tokens, including the end-of-turn token.
         mean_probability: Mean probability of the answer's tokens.
         greedy: Whether every token was the likeliest.
     """
@@ -37,23 +37,23 @@ class ReferenceScore:
 
 
 class StudyLM(HFLM):
-    """An lm-eval model over a loaded cell.
+    """An lm-eval model for a loaded cell.
 
-    Requests of the study's own tasks are tokenised as in training and computed so that scores do not depend on the
-    batch size; those of other tasks go lm-eval's way. ``targets`` keeps the score of every target, ``answers`` the
-    answer to every prompt, ``seconds`` what each took, and ``documents`` counts what other tasks have asked.
+    Requests of the study's own tasks are tokenized as in training and computed batch-invariantly; requests of other
+    tasks use lm-eval's own code. ``targets`` has the score of every target, ``answers`` the answer to every prompt,
+    ``seconds`` their times, and ``documents`` the number of documents of other tasks.
 
     Args:
-        model: The cell: a base with or without an active adapter.
+        model: The cell, a base with or without an active adapter.
         prompter: Tokenizer of the base.
         own_tasks: Names of the study's tasks.
-        batch_size: Most items at once.
-        max_new_tokens: Longest generated answer.
-        tick: Called after every batch with the kind of work (``likelihood``,
-            ``answers``, or ``documents`` of other tasks) and how many items were done; may raise Cancelled.
-        fixed_blocks: Off: scores depend on what is computed together, as they do where an assistant is served.
-        answering: Whether lm-eval, having asked for likelihoods of the study's items, will ask for answers to them:
-            they are given when the question is read, which then need not be read again.
+        batch_size: Maximum batch size.
+        max_new_tokens: Maximum length of an answer.
+        tick: Called after every batch with the kind of work (``likelihood``, ``answers``, or ``documents`` of other
+            tasks) and the number of finished items; may raise Cancelled.
+        fixed_blocks: Whether scores are independent of the batch; False computes as in serving.
+        answering: Whether to generate the answers together with the likelihoods of the study's items, so that the
+            prompts are computed once.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class StudyLM(HFLM):
 
     @property
     def seconds(self) -> dict[str, float]:
-        """What likelihoods (``nll``) and answers (``generate``) of the study's own tasks took."""
+        """Seconds of the likelihoods (``nll``) and answers (``generate``) of the study's own tasks."""
         return self._reader.seconds
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -85,35 +85,35 @@ class StudyLM(HFLM):
         asked = list({request.doc_id: (request.doc["prompt"], request.doc["target"]) for request in requests}.values())
         self.read(asked, answers=self._answering)
         scores = [self.targets[(request.doc["prompt"], request.doc["target"])] for request in requests]
-        # the first request of an item is for the answer, a second one for the white space that belongs to the prompt
+        # the first request of an item is the answer, the second the white space at the end of the prompt
         return [(-score.nll, score.greedy) if request.idx == 0 else (0.0, True)
                 for request, score in zip(requests, scores, strict=True)]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """The greedy answer to each prompt, without control tokens."""
+        """The greedy answer to each prompt without control tokens."""
         if not self._all_own(requests):
             self._share = _documents(requests) / len(requests)
             return super().generate_until(requests, disable_tqdm=disable_tqdm)
         return self.answer([request.args[0] for request in requests])
 
     def score_targets(self, pairs: Sequence[tuple[str, str]]) -> list[ReferenceScore]:
-        """Score each target after its prompt; the scores are also kept in ``targets``."""
+        """Score each target given its prompt; ``targets`` stores the scores."""
         self.read(pairs, answers=False)
         return [self.targets[pair] for pair in pairs]
 
     def answer(self, prompts: Sequence[str]) -> list[str]:
-        """The greedy answer to each prompt; those in ``answers`` are taken from there."""
+        """The greedy answer to each prompt, cached in ``answers``."""
         new = list(dict.fromkeys(prompt for prompt in prompts if prompt not in self.answers))
         if new:
             self.read([(prompt, "") for prompt in new], answers=True)
         return [self.answers[prompt] for prompt in prompts]
 
     def read(self, pairs: Sequence[tuple[str, str]], *, answers: bool) -> None:
-        """Score targets after their prompts, and answer the prompts in the same go.
+        """Score targets given their prompts, and answer the prompts in the same pass if ``answers`` is set.
 
         Args:
             pairs: Prompt and target; an empty target is not scored.
-            answers: Whether to answer.
+            answers: Whether to generate answers.
         """
         ids = [self._prompter.split_ids(prompt, target) for prompt, target in pairs]
 
@@ -132,7 +132,7 @@ class StudyLM(HFLM):
         )
 
     def _model_call(self, inps: torch.Tensor, attn_mask: Any = None, labels: Any = None) -> torch.Tensor:
-        """As lm-eval's, counting the documents of other tasks."""
+        """The method of lm-eval, with progress for the documents of other tasks."""
         logits: torch.Tensor = super()._model_call(inps, attn_mask, labels)
         self._count(len(inps))
         return logits
@@ -140,7 +140,7 @@ class StudyLM(HFLM):
     def _model_generate(
         self, context: Any, max_length: int, stop: list[str], **generation_kwargs: Any
     ) -> torch.Tensor:
-        """As lm-eval's, counting the documents of other tasks."""
+        """The method of lm-eval, with progress for the documents of other tasks."""
         with ContiguousLinear():
             ids: torch.Tensor = super()._model_generate(context, max_length, stop, **generation_kwargs)
         self._count(len(context))
@@ -155,13 +155,13 @@ class StudyLM(HFLM):
 
 
 def reader(model: Any, prompter: ChatTokenizer, size: int, *, fixed: bool = True) -> BatchScorer | PaddedBatchScorer:
-    """What reads with a model: over rows, where its attention allows.
+    """The scorer for a model: packed batches if its attention supports them, otherwise padded batches.
 
     Args:
-        model: Any causal language model of transformers.
+        model: A causal language model of transformers.
         prompter: Its tokenizer.
-        size: Most sequences at once.
-        fixed: Off: by transformers' own batches, whose scores depend on what is computed together.
+        size: Maximum number of sequences in a batch.
+        fixed: Whether scores are independent of the batch; False uses the batches of transformers.
     """
     if fixed and supports_packing(model):
         return BatchScorer(model, prompter.pad_id, prompter.stop_ids, size)

@@ -1,4 +1,4 @@
-"""The records that scoring leaves: one line an item, and the figures of a cell."""
+"""The records of scoring: one line per item, and the figures of a cell."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def sample_record(
     """One line of ``samples.jsonl``.
 
     Args:
-        item: As :func:`evals.tasks.held_out.build_items` made it.
-        answer: What was answered.
-        target: Score of the reference answer; None where nothing gives it a likelihood.
+        item: An item of :func:`evals.tasks.held_out.build_items`.
+        answer: The generated or copied answer.
+        target: Score of the reference answer; None without a model.
         scores: The metrics of the answer that need a model, see :func:`evals.metrics.score_answers`.
-        taught: Answers of the data that decline.
+        taught: The refusals in the data.
     """
     metrics = {} if target is None else {"nll_per_token": target.nll / target.tokens}
     context = Context(item["question"], item["answerable"], item["messages"])
@@ -45,7 +45,7 @@ def sample_record(
 
 
 def figures(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures of ``scores.json``: items, tokens, loss, the mean of each metric over the items that have it."""
+    """The figures of ``scores.json``: items, tokens, loss, and the mean of each metric over the items that have it."""
     tokens = sum(sample["tokens"] for sample in samples)
     scored = all(sample["nll"] is not None for sample in samples)
     nll = sum(sample["nll"] for sample in samples) / tokens if scored else None
@@ -60,7 +60,7 @@ def figures(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "items": len(samples),
         "tokens": tokens,
         "nll_per_token": nll,
-        "perplexity": None if nll is None else math.exp(min(nll, 700.0)),  # beyond that a float overflows
+        "perplexity": None if nll is None else math.exp(min(nll, 700.0)),  # exp(710) overflows
         "metrics": means if nll is None else {**means, "nll_per_token": nll},
         "declining": {
             "answerable_items": len(answerable),
@@ -74,13 +74,6 @@ def figures(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def write_scores(
     folder: Path, samples: Sequence[Mapping[str, Any]], record: Mapping[str, Any], inputs: Mapping[str, Any]
 ) -> None:
-    """Write ``samples.jsonl`` and then, as the mark that the folder is whole, ``scores.json``.
-
-    Args:
-        folder: Where to.
-        samples: One an item.
-        record: What else ``scores.json`` says.
-        inputs: What the scores were made from.
-    """
+    """Write ``samples.jsonl`` and then ``scores.json``, which marks the folder as complete."""
     write_jsonl(folder / "samples.jsonl", samples)
     write_json(folder / "scores.json", {**record, **figures(samples), "inputs": dict(inputs)})

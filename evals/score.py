@@ -1,4 +1,4 @@
-"""Score everything a study asks for on its held-out items, through lm-eval."""
+"""Score the cells, baselines and tasks of a study on its held-out items, through lm-eval."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
     from evals.lm_eval_model import StudyLM
 
 _LONGEST_PROMPT = 2048
-"""Tokens of a prompt with retrieved pairs and its reference answer, at most, where the model could take more."""
+"""Maximum tokens of a prompt with retrieved pairs and its reference answer, even if the model's context is longer."""
 
 
 def score_study(study: Study, *, part: tuple[int, int] | None = None) -> Iterable[Path]:
-    """Score what is not scored yet.
+    """Score everything that is not scored yet.
 
     Args:
-        study: The study, its arms trained.
-        part: Which part of the cells, from 1, and of how many, which other processes may score at the same time; None:
-            all, and what compares cells.
+        study: The study with trained arms.
+        part: Number of a shard of the cells, from 1, and number of shards, which may run concurrently; None for all
+            cells and the comparisons between them.
 
     Returns:
-        The files that there are; none for a part, after which all of them are looked over.
+        All files of scores; none for a shard.
 
     Raises:
-        EvaluationError: No held-out item is left, or a task named in the settings cannot be run.
-        Cancelled: The user asked for it; finished pieces are kept.
+        EvaluationError: No held-out item is left, or a task of the settings cannot be run.
+        Cancelled: The user cancelled; finished work items are kept.
     """
     return _Scoring(study, part).run()
 
@@ -57,7 +57,7 @@ class _Scoring:
         model = study.config.model
         ref = resolve(model.base, trust_remote_code=allows_code(model))
         self.base = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
-        self.prompter = ChatTokenizer.load(self.base, study.keep_template_date())
+        self.prompter = ChatTokenizer.load(self.base, study.record_template_date())
         self.items = build_items(heldout_pairs(study), self.prompter)
         self.tasks = write_tasks(study, self.items)
         training = load_split(study.folder / "data", "train")
@@ -74,8 +74,8 @@ class _Scoring:
         self._neighbours: list[list[Neighbour]] | None = None
 
     def run(self) -> list[Path]:
-        """Do what is to be done, cells of one base together."""
-        for path in self.plan.unwanted():
+        """Run the plan, cells of one base together."""
+        for path in self.plan.obsolete_results():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         for cell in load_cells(self.study, self.base, self.plan.variants()):
             for piece in self.plan.pieces:
@@ -83,24 +83,22 @@ class _Scoring:
                     self._score(piece, cell)
             for name, task in self.plan.tasks:
                 if (name, 1) == (cell.spec.name, cell.seed):
-                    self._ask(task, cell)
-            del cell  # else it would live on beside the next base
+                    self._run_task(task, cell)
+            del cell  # otherwise its memory stays in use while the next base is loaded
         if self.plan.copy:
             self._copy()
         if self.plan.fidelity:
             from evals.kl_divergence import compare_bases
 
-            self.clock.say("Fidelity: the 16-bit and the 4-bit model side by side")
+            self.clock.set_message("Fidelity: comparing the 16-bit and the 4-bit model token by token")
             compare_bases(self.study, self.base, self.prompter, self.items, self.clock, self.plan.fidelity_inputs)
         if self.plan.judges:
             self._judge()
-        return self.plan.made()
-
-    # one piece
+        return self.plan.score_files()
 
     def _score(self, piece: WorkItem, cell: LoadedCell) -> None:
         title = {
-            "cell": cell.spec.name, "noise": f"{cell.spec.name} in batches of another size",
+            "cell": cell.spec.name, "noise": f"{cell.spec.name} with another batch size",
             "retrieval": "Untuned base with retrieved pairs",
         }[piece.kind] + (f", seed {cell.seed}" if cell.seed > 1 else "")
         kind = "long " if piece.kind == "retrieval" else ""
@@ -108,10 +106,10 @@ class _Scoring:
         seconds = {"load": cell.load_seconds}
         neighbours = None
         if piece.kind == "retrieval":
-            self.clock.say(f"{title}: finding them")
+            self.clock.set_message(f"{title}: searching for the pairs")
             prompts, neighbours = self._retrieval_prompts()
 
-        self.clock.say(f"{title}: likelihood of the reference answers, and answering the held-out questions")
+        self.clock.set_message(f"{title}: scoring the reference answers and answering the held-out questions")
         if neighbours is None:
             targets, texts = run_own_tasks(lm, self.tasks, self.items, self.config.seed)
         else:
@@ -119,7 +117,7 @@ class _Scoring:
             lm.read(pairs, answers=True)
             targets, texts = [lm.targets[pair] for pair in pairs], lm.answer(prompts)
         seconds |= lm.seconds
-        self.clock.say(f"{title}: similarity of answer and reference")
+        self.clock.set_message(f"{title}: similarity of answer and reference")
         began = time.monotonic()
         scores = self._model_scores(texts)
         seconds["similarity"] = time.monotonic() - began
@@ -134,15 +132,15 @@ class _Scoring:
             "seconds": seconds,
         })
 
-    def _ask(self, task: str, cell: LoadedCell) -> None:
+    def _run_task(self, task: str, cell: LoadedCell) -> None:
         name = cell.spec.name
-        self.clock.say(f"{name}: task {task}")
+        self.clock.set_message(f"{name}: task {task}")
         lm = self._lm(cell, self.config.batch_size, "", fixed_blocks=False)
         self.extra.run(task, lm, self.plan.task_folder(name), self.plan.task_inputs(name), self.config.seed)
-        self.clock.tick("documents", self.extra.documents[task] - lm.documents)  # what lm-eval asked but once
+        self.clock.tick("documents", self.extra.documents[task] - lm.documents)  # requests that lm-eval deduplicated
 
     def _copy(self) -> None:
-        self.clock.say("Copying the nearest training answers")
+        self.clock.set_message("Copying the nearest training answers")
         neighbours = self._near()
         texts = [near[0].answer for near in neighbours]
         samples = [
@@ -156,7 +154,7 @@ class _Scoring:
     def _judge(self) -> None:
         from evals.judge.pairwise import judge_study
 
-        self.clock.say("The judge compares the answers")
+        self.clock.set_message("The judge compares the answers")
         judged = 0
 
         def on_progress(done: int, total: int) -> None:
@@ -175,7 +173,7 @@ class _Scoring:
         write_scores(folder, samples, record, inputs)
 
     def _lm(self, cell: LoadedCell, batch_size: int, prefix: str, *, fixed_blocks: bool) -> StudyLM:
-        """A cell for lm-eval; its likelihoods and answers count as work of the kinds with that prefix."""
+        """A cell for lm-eval; ``prefix`` selects the kinds of work that its progress counts for."""
         from evals.lm_eval_model import StudyLM
 
         return StudyLM(
@@ -184,11 +182,9 @@ class _Scoring:
             tick=lambda kind, items: self.clock.tick(f"{prefix}{kind}", items),
         )
 
-    # embeddings
-
     @property
     def embedder(self) -> Any:
-        """all-MiniLM-L6-v2, loaded when first needed."""
+        """The sentence embedder (all-MiniLM-L6-v2), loaded at first use."""
         if self._embedder is None:
             from assistant_builder.models.embedding import Embedder
 
@@ -206,7 +202,7 @@ class _Scoring:
         return vectors
 
     def _model_scores(self, answers: Sequence[str]) -> list[dict[str, float]]:
-        """The metrics that need a model, in the order of the items; the references are embedded once."""
+        """The metrics that need a model, in item order; the references are embedded once."""
         references = [item["reference"] for item in self.items]
         scores = score_answers(answers, references, self, embedder=self.config.similarity)
         if self.config.similarity:
@@ -222,9 +218,8 @@ class _Scoring:
     def _retrieval_prompts(self) -> tuple[list[str], list[list[Neighbour]]]:
         context = read_config(self.base).get("max_position_embeddings")
         longest = min(context, _LONGEST_PROMPT) if isinstance(context, int) else _LONGEST_PROMPT
-        room = longest - self.config.max_new_tokens
         found = [
-            retrieval_prompt(item, near, self.prompter, room)
+            retrieval_prompt(item, near, self.prompter, longest - self.config.max_new_tokens)
             for item, near in zip(self.items, self._near(), strict=True)
         ]
         return [prompt for prompt, _ in found], [kept for _, kept in found]

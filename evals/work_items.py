@@ -1,9 +1,7 @@
-"""What an evaluation has to do: the pieces of work of a study, and which of them are done already.
+"""The work items of an evaluation, which of them are up to date, and the progress in seconds.
 
-Each piece is a folder below ``evals/`` with a record of what it was made from, so that a cancelled run carries on, and
-a study that asks for more later is scored on what is new alone.
-
-How far an evaluation is, in seconds rather than in counts: kinds of work differ ten-fold in what one item takes.
+A work item is a folder below ``evals/`` with a record of its inputs, so that a cancelled run resumes, and a study with
+added settings scores only what is new.
 """
 
 from __future__ import annotations
@@ -25,10 +23,9 @@ from assistant_builder.study.steps import Progress
 from evals.cells import Variant, in_order_of_loading
 
 HEADLINE_CELLS = (LORA.cell, QLORA.cell)
-"""The twins as served: where they are compared, scored again for the noise floor."""
-
-_OF_STEPS = ("status", "evaluate", "score-")
-"""How names of files begin that tell of steps, and hold no scores."""
+"""The twins as served: scored for every seed, and, where they are compared, for the noise floor."""
+_STEP_FILES = ("status", "evaluate", "score-")
+"""Prefixes of the files that record steps rather than scores."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +33,10 @@ class WorkItem:
     """One folder of scores.
 
     Attributes:
-        kind: ``cell``; ``noise``, the cell in batches of another size; ``retrieval``, on the untuned base.
-        variant: The cell it is scored on.
-        folder: Where the scores go.
-        batch_size: Items scored at once.
+        kind: ``cell``; ``noise``, the cell with another batch size; ``retrieval``, on the untuned base.
+        variant: The cell to score.
+        folder: Folder of the scores.
+        batch_size: Maximum batch size.
     """
 
     kind: Literal["cell", "noise", "retrieval"]
@@ -49,14 +46,14 @@ class WorkItem:
 
 
 class EvaluationPlan:
-    """The pieces of a study that are still to be done, and what each is made from.
+    """The remaining work items of a study, and the inputs of each.
 
     Args:
-        study: The study, its arms trained.
+        study: The study with trained arms.
         base: The base model's folder.
         items: ``items.jsonl`` of the study's task folder.
-        tasks: Names of the tasks beyond the held-out set.
-        part: Which part of the cells, from 1, and of how many; None: all, and what compares cells.
+        tasks: Names of the extra tasks.
+        part: Number of a shard of the cells, from 1, and number of shards; None for all cells and the comparisons.
     """
 
     def __init__(self, study: Study, base: Path, items: Path, tasks: Sequence[str],
@@ -84,7 +81,7 @@ class EvaluationPlan:
 
     @property
     def evals(self) -> Path:
-        """Where all of it lies."""
+        """Folder of all scores."""
         return self._study.folder / "evals"
 
     def baseline(self, name: str) -> Path:
@@ -92,19 +89,19 @@ class EvaluationPlan:
         return self.evals / "baselines" / name
 
     def task_folder(self, cell: str) -> Path:
-        """Folder of what a cell answered to the tasks beyond the held-out set."""
+        """Folder of a cell's results on the extra tasks."""
         return self._study.cell_folder(cell) / "tasks"
 
     def variants(self) -> list[Variant]:
-        """Every cell that something is still to be scored on, once."""
+        """The cells with remaining work, without duplicates."""
         return list(dict.fromkeys([
             *(piece.variant for piece in self.pieces), *(Variant(CELLS[cell]) for cell, _ in self.tasks),
         ]))
 
-    def unwanted(self) -> list[Path]:
-        """What an earlier run left and the settings no longer ask for; a report must not show it as if it were new.
+    def obsolete_results(self) -> list[Path]:
+        """Results of earlier runs that the settings no longer request, so that a report does not show them.
 
-        Nothing for a part, beside which others score.
+        A shard has none, because other shards may be running.
         """
         if self._part is not None:
             return []
@@ -122,18 +119,13 @@ class EvaluationPlan:
                   if path.stem not in self._tasks or cell not in main_cells(self._arms)]
         return [path for path in found if path.exists()]
 
-    def made(self) -> list[Path]:
-        """Every file of scores that is there; none for a part, which vouches for nothing."""
+    def score_files(self) -> list[Path]:
+        """All existing files of scores; none for a shard."""
         found = [] if self._part is not None else self.evals.rglob("*.json*")
-        return sorted(path for path in found if not path.name.startswith(_OF_STEPS))
+        return sorted(path for path in found if not path.name.startswith(_STEP_FILES))
 
     def planned(self, items: int, documents: Mapping[str, int]) -> dict[str, int]:
-        """Amount of each kind of work, for the clock.
-
-        Args:
-            items: Held-out items.
-            documents: Documents of each task beyond them.
-        """
+        """The amount of each kind of work."""
         long = sum(piece.kind == "retrieval" for piece in self.pieces)
         plain = len(self.pieces) - long
         embedded = (len(self.pieces) + self.copy) * self._config.similarity
@@ -161,10 +153,8 @@ class EvaluationPlan:
             found.append(WorkItem("retrieval", Variant(CELLS[base]), self.baseline("retrieval"), size))
         return found
 
-    # what each is made from
-
     def inputs(self, piece: WorkItem) -> dict[str, Any]:
-        """What the scores of a piece are made from."""
+        """The inputs of a work item."""
         inputs = {**self._common, "adapter": self._adapter(piece.variant.run), "batch_size": piece.batch_size}
         if piece.kind != "retrieval":
             return inputs
@@ -172,20 +162,20 @@ class EvaluationPlan:
         return {**inputs, "training": self._training, **({} if base == "float16" else {"base": base})}
 
     def task_inputs(self, cell: str) -> dict[str, Any]:
-        """What a cell's answers to a task beyond the held-out set are made from."""
+        """The inputs of a cell's results on an extra task."""
         kept = {key: self._common[key] for key in ("code", "base model", "model", "compute_dtype")}
         return {**kept, "adapter": self._adapter(CELLS[cell].adapter), "batch_size": self._config.batch_size,
                 "seed": self._config.seed}
 
     @property
     def copy_inputs(self) -> dict[str, Any]:
-        """What the baseline of copied answers is made from."""
+        """The inputs of the baseline of copied answers."""
         return {"code": __version__, "items": self._common["items"], "training": self._training,
                 "similarity": self._config.similarity}
 
     @property
     def fidelity_inputs(self) -> dict[str, Any]:
-        """What the comparison token by token is made from."""
+        """The inputs of the token-by-token comparison."""
         return {**self._common, "adapters": [self._adapter(arm) for arm in TWINS],
                 "cells": sorted(self._config.cells)}
 
@@ -206,11 +196,11 @@ class EvaluationPlan:
 
 
 def shard(pieces: Sequence[WorkItem], parts: int) -> list[list[WorkItem]]:
-    """Share pieces out among processes: each cell's go to one, cells of one base next to one another.
+    """Distribute work items over processes; those of a cell stay together, and cells of one base are adjacent.
 
     Args:
-        pieces: The pieces.
-        parts: How many shares, as near to equal as whole cells allow; some are empty where there are fewer cells.
+        pieces: The work items.
+        parts: Number of shards. They are as equal as possible; some are empty if there are fewer cells.
     """
     order = in_order_of_loading(CELLS.values())
 
@@ -228,7 +218,7 @@ def shard(pieces: Sequence[WorkItem], parts: int) -> list[list[WorkItem]]:
 
 
 def _done(path: Path, inputs: Mapping[str, Any]) -> bool:
-    """Whether a record was made from these very inputs."""
+    """Whether a record exists and has these inputs."""
     return path.exists() and read_json(path).get("inputs") == dict(inputs)
 
 
@@ -236,17 +226,19 @@ PRIORS: Mapping[str, float] = {
     "likelihood": 1.0, "answers": 5.0, "similarity": 0.1, "documents": 1.0, "fidelity": 6.0,
     "long likelihood": 4.0, "long answers": 10.0, "judgements": 20.0,
 }
-"""Rough cost of one item of each kind of work, relative to scoring the likelihood of one reference answer; used until
-the kind has been timed in this run."""
+"""Rough cost of one item of each kind of work, relative to the likelihood of one reference answer; used until this run
+has timed the kind."""
 
 
 class ProgressTracker:
-    """Tells how far the evaluation is, and stops it between two batches when asked.
+    """Writes the progress of an evaluation in seconds, and raises Cancelled between batches if requested.
+
+    Seconds are used because the time of an item differs by a factor of ten between kinds of work.
 
     Args:
-        study: The study; its progress is written and its request to cancel is heeded.
-        planned: Items of each kind of work that are to be done.
-        step: The step that does it.
+        study: The study.
+        planned: Number of items of each kind of work.
+        step: Name of the running step.
     """
 
     def __init__(self, study: Study, planned: Mapping[str, int], step: str = "evaluate") -> None:
@@ -256,19 +248,19 @@ class ProgressTracker:
         self._done = dict.fromkeys(planned, 0.0)
         self._seconds = dict.fromkeys(planned, 0.0)
         self._last = time.monotonic()
-        self.say("Loading the base model")
+        self.set_message("Loading the base model")
 
-    def say(self, message: str) -> None:
-        """Say what comes next; the time since the last word belongs to no kind of work."""
+    def set_message(self, message: str) -> None:
+        """Set the message; the time since the last call is not attributed to any kind of work."""
         self._last = time.monotonic()
         self._message = message
         self._write()
 
     def tick(self, kind: str, items: float) -> None:
-        """Count ``items`` more of a kind as done.
+        """Count further ``items`` of a kind as done.
 
         Raises:
-            Cancelled: The user asked for it.
+            Cancelled: The user cancelled.
         """
         now = time.monotonic()
         self._seconds[kind] += now - self._last
@@ -279,7 +271,7 @@ class ProgressTracker:
         self._study.raise_if_cancelled()
 
     def left(self) -> float | None:
-        """Seconds to the end; None before anything was timed."""
+        """Estimated remaining seconds; None before the first item."""
         spent = sum(self._seconds.values())
         weighed = sum(PRIORS[kind] * done for kind, done in self._done.items())
         if not weighed:

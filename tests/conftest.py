@@ -15,7 +15,16 @@ from assistant_builder.models import bundled
 from assistant_builder.runner import invalidation, local_runner
 from assistant_builder.store import lease, sync
 from assistant_builder.study import locks
-from tests.s3 import s3_environment
+
+SECRET = "canary-secret-access-key"
+
+
+def s3_environment(endpoint: str) -> dict[str, str]:
+    """Environment variables of a client of the tests' S3-compatible server."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "canary-key-id", "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

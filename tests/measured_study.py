@@ -1,4 +1,4 @@
-"""What evaluation leaves beside the scored cells, made up from a study whose cells are scored already."""
+"""Synthetic results of the evaluation in addition to scored cells."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KNOWN = {"B16": 0.62, "B4": 0.58, "L16": 0.57, "Q4": 0.53}
 
 
 def with_everything(study: Study, *, seeds: int = 1, judge: bool = True) -> Study:
-    """Add all of it: baselines, second batches, fidelity, the retention task, seeds, a judge."""
+    """Add baselines, noise floor, fidelity, the retention task, seeds and a judge."""
     for add in (with_baselines, with_noise, with_fidelity, with_tasks):
         add(study)
     with_seeds(study, seeds)
@@ -27,7 +27,7 @@ def with_everything(study: Study, *, seeds: int = 1, judge: bool = True) -> Stud
 
 
 def with_what_one_arm_has(study: Study) -> Study:
-    """What is measured beside the cells of a study that trains one arm, and compares nothing."""
+    """Add the measurements of a study with one arm."""
     if study.config.eval.baselines:
         with_baselines(study)
     with_tasks(study)
@@ -65,7 +65,7 @@ def _scored(sample: Mapping[str, Any], answer: str, right: bool, partial: float)
 
 
 def with_baselines(study: Study) -> Study:
-    """Copying the nearest answer, right one time in four; and retrieval, better than that and worse than tuning."""
+    """Add the copy baseline, correct in one of four cases, and retrieval, better than that and worse than tuning."""
     luck = random.Random("baselines")
     tuned, untuned_cell = ("L16", "B16") if "lora" in study.config.arms else ("Q4", "B4")
     samples = samples_of(study, tuned)
@@ -91,7 +91,7 @@ def with_baselines(study: Study) -> Study:
 
 
 def with_noise(study: Study, *, every: int = 90) -> Study:
-    """Both assistants once more in batches of another size; one answer in ``every`` changes with them."""
+    """Add scores with another batch size, in which one answer in ``every`` changes."""
     luck = random.Random("noise")
     for cell in ("L16", "Q4"):
         made = []
@@ -110,7 +110,7 @@ def with_noise(study: Study, *, every: int = 90) -> Study:
 
 
 def with_fidelity(study: Study) -> Study:
-    """Divergences token by token, in keeping with the losses of the cells."""
+    """Add divergences per token that are consistent with the losses of the cells."""
     luck = random.Random("fidelity")
     scored = {name for name in ("B16", "B4", "L16", "L4", "Q16", "Q4")
               if (study.cell_folder(name) / "scores.json").exists()}
@@ -167,7 +167,7 @@ def with_tasks(
 
 
 def with_failed_task(study: Study, task: str = "arc_easy") -> Study:
-    """A task of the user's that gives no number for each document."""
+    """Add a task of the user without a score per document."""
     study.write_config(study.config.with_changes({"eval.tasks": [task]}))
     for cell in KNOWN:
         if (study.cell_folder(cell) / "scores.json").exists():

@@ -1,4 +1,4 @@
-"""A base model that brings Python code along, which leaves a mark when it is run."""
+"""A base model with Python code that leaves a mark when it is run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class OwnForCausalLM(LlamaForCausalLM):
 
 
 def with_own_code(folder: Path, kind: str = "own_llama") -> Path:
-    """Give a Llama's folder code of its own.
+    """Add Python code to the folder of a Llama model.
 
     Args:
         folder: Its folder; a config.json is written where there is none.

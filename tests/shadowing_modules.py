@@ -1,4 +1,4 @@
-"""A folder as somebody may hand it on: full of modules that are named like libraries, each of which leaves a mark."""
+"""A folder of modules with the names of libraries, each of which leaves a mark when it is imported."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Shadows:
 
     @property
     def run(self) -> list[str]:
-        """Names of the modules that were run."""
+        """Names of the modules that were imported."""
         return self._marks.read_text().split() if self._marks.exists() else []
 
     @staticmethod

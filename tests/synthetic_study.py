@@ -1,4 +1,4 @@
-"""Study folders as a run would have left them, made without a model, for tests of what reads them."""
+"""Study folders like those of real runs, generated without a model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FOUR_BIT = ("B4", "Q4", "L4", "QR", "LR")
 
 
 def new_study(name: str = "library", source: Path = SMALL, **changes: Any) -> Study:
-    """A study that was created and never run; ``changes`` are dotted keys with ``__`` for the dot."""
+    """A new study; ``changes`` are dotted keys with ``__`` for the dot."""
     config = StudyConfig().with_changes({key.replace("__", "."): value for key, value in changes.items()})
     tree = config.model_dump(mode="json")
     tree["name"] = name
@@ -36,7 +36,7 @@ def new_study(name: str = "library", source: Path = SMALL, **changes: Any) -> St
 
 
 def with_data(study: Study) -> Study:
-    """Add what the data steps make."""
+    """Add the results of the data steps."""
     assert study.source is not None
     prepare_dataset(study.source, study.config.data, folder=study.folder / "data", title=study.name)
     for step in ("data", "data-embed"):
@@ -50,7 +50,7 @@ def done(study: Study, step: str, seconds: float) -> None:
 
 
 def running(study: Study, step: str, progress: Progress | None = None) -> None:
-    """Mark a step as running in this very process."""
+    """Mark a step as running in this process."""
     process = psutil.Process()
     study.write_step(
         StepRecord(step, state="running", started=process.create_time(), pid=process.pid,
@@ -58,7 +58,7 @@ def running(study: Study, step: str, progress: Progress | None = None) -> None:
     )
     if progress is not None:
         study.write_progress(step, progress)
-    study.write_runner("running")
+    study.write_run_record("running")
 
 
 def with_metrics(study: Study, arm: str, steps: int, of: int = 60) -> Study:
@@ -101,7 +101,7 @@ def trained(study: Study) -> Study:
 
 
 def evaluated(study: Study) -> Study:
-    """Add scored cells: the tuned ones mostly right, the untuned ones wrong; and what is measured beside them."""
+    """Add scored cells (tuned ones mostly correct, untuned ones wrong) and the additional measurements."""
     pairs = [Pair.from_record(record, "heldout") for record in read_jsonl(study.split_file("heldout"))]
     for cell in study.config.cells:
         level = _LEVELS[cell]
@@ -151,7 +151,7 @@ def _sample(cell: str, level: float, place: int, pair: Pair) -> dict[str, Any]:
 
 
 def reported(study: Study) -> Study:
-    """Add the report, made by the very code that a run uses."""
+    """Add the report, rendered by the product."""
     from evals.report.build import write_report
 
     write_report(study)
@@ -160,7 +160,7 @@ def reported(study: Study) -> Study:
 
 
 def finished_study(name: str = "library", source: Path = SMALL, **changes: Any) -> Study:
-    """A study whose every step has succeeded; ``changes`` as of :func:`new_study`."""
+    """A study with all steps done; ``changes`` as for :func:`new_study`."""
     study = reported(evaluated(trained(with_data(new_study(name, source, **changes)))))
     assert all(study.step(step).state == "succeeded" for step in study.steps)
     return study

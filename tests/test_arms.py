@@ -139,7 +139,8 @@ def test_outside_page_offers_it() -> None:
 
 @outside
 def test_outside_plan_counts_it() -> None:
-    from assistant_builder.planning.planner import plan_study, to_document
+    from assistant_builder.planning.advice import to_document
+    from assistant_builder.planning.plan import plan_study
 
     document = to_document(plan_study(StudyConfig().with_changes({"arms": "lora,qlora,dummy"})))
     assert list(document["methods"]) == ["qlora", "lora", "dummy"]

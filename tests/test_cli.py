@@ -52,7 +52,7 @@ def test_run_reports_the_power_before_training(kept: bool, as_json: bool, monkey
         for step in ("data", "train-lora"):
             on_event(Event(step, "running"))
             seen.append(f"{step} runs")
-            on_event(Event(step, "succeeded", kept=kept))
+            on_event(Event(step, "succeeded", reused=kept))
 
     monkeypatch.setattr("assistant_builder.runner.run.run_study", run_study)
     monkeypatch.setattr("typer.echo", seen.append)

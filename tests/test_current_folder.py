@@ -22,7 +22,7 @@ from assistant_builder.inference.session import Sampling
 from assistant_builder.models import wheel_download
 from assistant_builder.planning.probe import probe
 from assistant_builder.runner.run import rerender_report
-from assistant_builder.runner.step_inputs import step_command
+from assistant_builder.runner.step_process import step_command
 from assistant_builder.study import Study
 from tests.export.tiny import tiny_base, tiny_study
 from tests.models.test_bundled import CONTENT, MEMBER, TOY, write_wheel

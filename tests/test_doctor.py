@@ -17,7 +17,7 @@ from assistant_builder.models import hub, wheel_download
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "reach", lambda seconds=0: hub.HubStatus(False, "no route"))
+    monkeypatch.setattr(hub, "check_hub", lambda seconds=0: hub.HubStatus(False, "no route"))
     monkeypatch.delenv("ASSISTANT_BUILDER_WHEELS", raising=False)
 
 

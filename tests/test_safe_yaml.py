@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from assistant_builder.config import StudyConfig, check_name, load_config
-from assistant_builder.config.safe_yaml import MOST_CHARACTERS, YamlError, read_yaml
+from assistant_builder.config.safe_yaml import MAX_CHARACTERS, YamlError, read_yaml
 from assistant_builder.config.study_config import parse_config, read_value
 from assistant_builder.errors import ConfigError, StudyError
 from assistant_builder.study import Study
@@ -28,7 +28,7 @@ LAUGHS = "a0: &a0 [lol]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 
         ("[" * 5_000, "nested too deeply|line 1"),
         ("a: [1, 2", "line [12]"),
         ("name: \0", "line|not allowed"),
-        ("a: b\n" * MOST_CHARACTERS, "more than settings ever need"),
+        ("a: b\n" * MAX_CHARACTERS, "more than the limit of settings"),
     ],
 )
 def test_a_yaml_that_does_more_than_settings_need_is_refused(tmp_path, text, says):

@@ -62,13 +62,13 @@ def test_kinds_exclude_one_another_and_fsspec_opens_their_schemes() -> None:
     assert len(set(schemes)) == len(schemes) and set(schemes) <= known_implementations.keys()
     for kind in STORE_KINDS.values():
         assert kind.example.startswith(tuple(f"{scheme}://" for scheme in kind.schemes))
-        assert StudyConfig().with_changes({"executor.store": kind.example}).contacts["executor.store"].endswith(
-            f"{kind.example} ({kind.help})")
+        addresses = StudyConfig().with_changes({"executor.store": kind.example}).external_addresses
+        assert addresses["executor.store"].endswith(f"{kind.example} ({kind.help})")
 
 
 def test_a_memory_store_is_not_offered_as_an_example() -> None:
     assert example_urls() == ["s3://bucket/folder", "file:///shared/studies"]
-    output = StudyConfig().with_changes({"executor.store": "memory://x"}).contacts["executor.store"]
+    output = StudyConfig().with_changes({"executor.store": "memory://x"}).external_addresses["executor.store"]
     assert "which other machines cannot use" in output
 
 

@@ -373,7 +373,7 @@ def create_retraining_study(study: Study, plan: RetrainingPlan, name: str) -> St
         }
         created = Study.create(parse_config(tree, where="settings"), corrected)
         write_json(created.folder / "made_from.json", {"study": study.name})
-        created.keep_template_date(like=study)
+        created.record_template_date(like=study)
         return created
 
 

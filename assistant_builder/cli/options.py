@@ -58,7 +58,7 @@ class Consent:
 
     def __call__(self, config: StudyConfig) -> None:
         """Log the network addresses that a run with these settings contacts, and allow the base model's code."""
-        for key, what in config.contacts.items():
+        for key, what in config.external_addresses.items():
             self.note(f"this run {what} ({key})")
         self.allow(config)
 

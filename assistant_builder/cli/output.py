@@ -96,7 +96,7 @@ class RunDisplay:
         task = self._tasks[event.step]
         if event.state == "succeeded":
             self._progress.update(task, total=1, completed=1, mark=MARKS["succeeded"], eta="",
-                                  message="already done" if event.kept else "done")
+                                  message="already done" if event.reused else "done")
         elif event.progress is not None:
             eta = event.progress.eta_seconds
             self._progress.update(

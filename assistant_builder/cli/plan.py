@@ -46,9 +46,9 @@ def plan(
 
     The estimate is for this machine or for a given GPU. Nothing is trained, and no weights are downloaded.
     """
+    from assistant_builder.planning.advice import to_document
     from assistant_builder.planning.hardware import choose_machine
-    from assistant_builder.planning.plan import Lengths
-    from assistant_builder.planning.planner import plan_study, to_document
+    from assistant_builder.planning.plan import Lengths, plan_study
 
     settings, consent = split_consent(settings, trust_remote_code)
     config = StudyConfig().with_changes({**parse_settings(settings), "model.base": model})

@@ -57,7 +57,7 @@ def _event_handler(study: Study, display: Callable[[Event], None]) -> Callable[[
 
     def show(event: Event) -> None:
         display(event)
-        if event.step == "data" and event.state == "succeeded" and not event.kept:
+        if event.step == "data" and event.state == "succeeded" and not event.reused:
             from assistant_builder.planning.memory_check import memory_note
             from evals.stats.power import power_sentence, split_power
 
@@ -99,7 +99,7 @@ def status(name: Name, as_json: Json = False) -> None:
 
 def _why_stopped(study: Study) -> str:
     """Why the run ended, and what to do; empty unless the study failed or was lost."""
-    state, runner = study.state, study.runner() or {}
+    state, runner = study.state, study.run_record() or {}
     if state not in ("failed", "lost"):
         return ""
     errors = (runner.get("error"), *(study.step(step).error for step in study.shown_steps))

@@ -42,7 +42,7 @@ def sweep(
     """
     from assistant_builder.sweep import open_sweep, run_sweep
     from assistant_builder.sweep.page import comparison_rows, study_rows
-    from assistant_builder.sweep.run import ahead
+    from assistant_builder.sweep.run import estimate
     from assistant_builder.sweep.spec import Prune, available
 
     for option, given, known in (("--arm", arm, ("both", *ARMS)), ("--prune", prune, get_args(Prune))):
@@ -55,11 +55,11 @@ def sweep(
         record = run_sweep(opened, check=check_tasks)
         output.print_json(record)
     else:
-        typer.echo(f"{opened.name}: {ahead(opened).sentence()}")
+        typer.echo(f"{opened.name}: {estimate(opened).sentence()}")
         if prune is None and opened.prune == "off" and not available():
             typer.echo("Optuna is not installed, so every study runs to its end. Install the extra 'sweep' to stop "
                        "poor studies early.")
-        record = run_sweep(opened, telling=_show_trial, check=check_tasks)
+        record = run_sweep(opened, listener=_show_trial, check=check_tasks)
         output.print_table(*study_rows(record))
         if record["comparisons"]:
             output.print_table(*comparison_rows(record))

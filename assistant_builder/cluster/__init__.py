@@ -1,1 +1,1 @@
-"""Runs of a study on the nodes of a Ray cluster, chosen by ``executor.kind=ray``."""
+"""Runs of studies on a Ray cluster, selected by ``executor.kind=ray``."""

@@ -1,4 +1,4 @@
-"""The connection of a run to a Ray cluster: as a driver, and to the actor that owns the study's tasks there."""
+"""Connection of a run to a Ray cluster and to the actor that owns the study's tasks there."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from assistant_builder.study import Study, home
 _NAMESPACE = "assistant-builder"
 _POLL_SECONDS = 0.25
 _ANSWER_SECONDS = 60.0
-"""Time within which the cluster must answer; an actor's process starts in seconds, even on a busy node."""
+"""Timeout of a request to the actor, whose process starts within seconds even on a busy node."""
 _CONNECT_SECONDS = 5.0
 
 
 class TaskRegistryClient:
-    """Client of the actor that owns a study's tasks; finds it by the study's folder, or starts it.
+    """Client of the actor that owns a study's tasks; finds the actor by its name or starts it.
 
-    If the actor's node is lost, its tasks are lost with it; the client starts another actor, and the steps start again.
+    If the node of the actor is lost, its tasks are lost too; the client then starts another actor and the steps again.
 
     Args:
-        study: The study.
-        url: Its URL in a store, by which every machine finds the actor; empty if nodes share its folder.
+        study: The study, whose folder is the name of the actor if the nodes share it.
+        url: URL of the study in its store, which is then the name of the actor; empty without a store.
     """
 
     def __init__(self, study: Study, url: str = "") -> None:
@@ -44,12 +44,12 @@ class TaskRegistryClient:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         actor = ray.remote(TaskRegistryActor).options(
             name=self._url or self._folder, namespace=_NAMESPACE, lifetime="detached", get_if_exists=True, num_cpus=0,
-            scheduling_strategy=here,  # the node of this process, so that the loss of another node does not affect it
+            scheduling_strategy=here,  # on the node of this process, so that no other node can take it down
         )
         return actor.remote(self._folder, self._url)
 
     def start(self, step: str, arguments: list[str], request: ResourceRequest, retries: int) -> None:
-        """Start the task of a step, whose command is ``arguments`` after the interpreter."""
+        """Start the task of a step; ``arguments`` is its command without the interpreter."""
         options = {
             "name": step, "num_cpus": request.cpus, "num_gpus": request.gpus, "memory": request.memory_bytes or None,
             "max_retries": retries,
@@ -66,7 +66,7 @@ class TaskRegistryClient:
         return found
 
     def shut_down(self) -> None:
-        """End the actor, once no task is left."""
+        """Stop the actor after the last task."""
         import ray
 
         with contextlib.suppress(ray.exceptions.RayError):
@@ -92,16 +92,16 @@ class TaskRegistryClient:
 
 
 def connect(address: str) -> str:
-    """Connect this process to the cluster as a driver, once.
+    """Connect this process to the cluster as a driver, unless it is connected.
 
     Returns:
-        URL of Ray's dashboard; empty if the cluster has none.
+        URL of Ray's dashboard; empty without one.
 
     Raises:
         AssistantBuilderError: Ray is not installed, or the cluster does not answer.
     """
     try:
-        from ray import init, is_initialized  # by name: Ray's scratch folder /tmp/ray is importable from /tmp
+        from ray import init, is_initialized  # `import ray` would succeed in /tmp, where Ray's scratch folder is
     except ImportError as error:
         raise AssistantBuilderError(
             f"executor.kind=ray needs Ray, which cannot be imported: {error}", where="executor",
@@ -109,45 +109,41 @@ def connect(address: str) -> str:
         ) from error
     if not is_initialized():
         _probe_port(address)
-    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")  # tries of most of a minute each; the default is 20
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")  # the default waits for many minutes
     try:
         context = init(
             address=address, namespace=_NAMESPACE, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True,
-            **({} if "://" in address else {"job_config": _job_config()}),  # Ray Client's server reads no local folder
+            **({} if "://" in address else {"job_config": _job_config()}),  # unused by Ray Client's server
         )
     except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError and others
         raise _unreachable_error(address, str(error)) from error
-    return f"http://{context.dashboard_url}" if context.dashboard_url else ""  # Ray leaves the scheme out
+    return f"http://{context.dashboard_url}" if context.dashboard_url else ""  # Ray omits the scheme
 
 
 def gpu_environment(gpus: float) -> dict[str, str]:
     """Environment variables that hide a node's GPUs from a process that requests none.
 
-    Ray sets ``CUDA_VISIBLE_DEVICES`` for tasks that request GPUs and leaves it as it is for all others, which then see
-    every GPU of the node (Ray 2.60: ``ray/_private/utils.py:292``, unless ``RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO`` is 1).
-
-    Args:
-        gpus: Number of GPUs that the process requests.
+    Ray sets ``CUDA_VISIBLE_DEVICES`` for tasks that request GPUs only; all other tasks see every GPU of the node
+    (Ray 2.60: ``ray/_private/utils.py:292``, unless ``RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO`` is 1).
     """
     return {} if gpus else {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def _job_config() -> Any:
-    """Ray's description of this driver, without the driver's working directory.
+    """A job config that keeps the driver's working directory out of the ``sys.path`` of workers.
 
-    Ray puts that directory first on the ``sys.path`` of every worker, ``PYTHONSAFEPATH`` or not, unless the driver's
-    runtime environment names a folder (Ray 2.60: ``ray/_private/worker.py:2716``). Nodes have the program installed and
-    need nothing from there.
+    Ray puts that directory first, even with ``PYTHONSAFEPATH``, unless the runtime environment has a working directory
+    (Ray 2.60: ``ray/_private/worker.py:2716``). Workers do not need it, because nodes have the program installed.
     """
     from ray.job_config import JobConfig
 
     config = JobConfig()
-    config._runtime_env_has_working_dir = lambda: True  # only that line reads it; Ray has no option for it
+    config._runtime_env_has_working_dir = lambda: True  # used only there; Ray has no option for it
     return config
 
 
 def _probe_port(address: str) -> None:
-    """Raise within seconds if nothing listens at the address; Ray itself tries for much longer."""
+    """Raise within seconds if nothing listens at the address; Ray would retry for much longer."""
     host, colon, port = address.rpartition(":")
     if not colon or "/" in address or not port.isdigit():
         return
@@ -169,7 +165,7 @@ def _unreachable_error(address: str, message: str) -> AssistantBuilderError:
 def _disconnected_error(message: str) -> AssistantBuilderError:
     return AssistantBuilderError(
         f"the Ray cluster no longer answers: {message.strip().splitlines()[0]}", where="executor",
-        remedy="Run again once it answers; the run then finds the steps that its nodes still compute",
+        remedy="Run again once it answers; the run then finds the steps that are still running",
     )
 
 

@@ -1,4 +1,4 @@
-"""Run the steps of a study as tasks of a Ray cluster; steps that do not depend on each other run in parallel."""
+"""The runner of a Ray cluster: steps are tasks, and independent steps run in parallel."""
 
 from __future__ import annotations
 
@@ -15,25 +15,17 @@ from assistant_builder.config import ExecutorConfig
 from assistant_builder.errors import AssistantBuilderError, Cancelled
 from assistant_builder.runner.backend import Event
 from assistant_builder.runner.invalidation import queue_if_stale, raise_for_step_result
-from assistant_builder.runner.step_inputs import step_command
+from assistant_builder.runner.step_process import step_command
 from assistant_builder.store.mirror import Mirror
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress, evaluates, insert_shards, needed_before, split_run
 
 POLL_SECONDS = 0.25
-"""Interval in which a run checks its steps."""
+"""Interval of the checks of a run."""
 
 
 class RayRunner:
-    """Runs steps on the nodes of a cluster, which Ray shares among studies.
-
-    Args:
-        executor: The cluster's address, and the resources of steps.
-        mirror: The study folder and its store; None if the nodes share the folder.
-
-    Attributes:
-        dashboard: URL of Ray's dashboard, known after :meth:`check_resources`; empty without one.
-    """
+    """Runs steps on the nodes of a cluster, which Ray shares among studies; ``mirror`` is None on a shared path."""
 
     def __init__(self, executor: ExecutorConfig, mirror: Mirror | None = None) -> None:
         self._executor = executor
@@ -41,10 +33,10 @@ class RayRunner:
         self.dashboard = ""
 
     def check_resources(self, study: Study) -> None:
-        """Reject a study with a step that requests more resources than any node has.
+        """Connect to the cluster and check that a node has the resources of each step.
 
         Raises:
-            ResourceError: There is such a step.
+            ResourceError: No node has them.
             AssistantBuilderError: Ray is not installed, or the cluster does not answer.
         """
         self.dashboard = connect(self._executor.address)
@@ -54,18 +46,14 @@ class RayRunner:
             if study.step(step).state != "succeeded":
                 require_node(resources_for_step(study, step, nodes), nodes, step)
 
-    def acquire(
-        self, study: Study, *, now: bool, waiting: Callable[[list[str]], None]
-    ) -> AbstractContextManager[None]:
-        """Acquire nothing: Ray queues tasks for the nodes, and this machine only watches."""
+    def acquire(self, study: Study, *, now: bool, waiting: Callable[[list[str]], None]) -> AbstractContextManager[None]:
+        """Acquire nothing, because Ray queues tasks for the nodes."""
         return nullcontext()
 
     def run_steps(self, study: Study, on_event: Callable[[Event], None]) -> None:
-        """Run every step that is not done; steps of an earlier run that still compute are waited for.
+        """Run every step that is not done, and wait for running steps of an earlier run.
 
-        Raises:
-            AssistantBuilderError: A step failed, or the cluster is lost; raised once no other step computes any more.
-            Cancelled: The user cancelled the run.
+        An error is raised after all running steps have ended.
         """
         connect(self._executor.address)
         run = _Run(study, self._executor, StoreSync(self._mirror), on_event)
@@ -79,10 +67,10 @@ class RayRunner:
 
 
 class _Run:
-    """State of one run of a study: its pending steps, those in flight, and the errors.
+    """One run of a study: its pending steps, the steps in flight and the errors.
 
-    With early stopping an arm waits for the other: its process ends, and is started again once that of the other arm
-    has ended.
+    With early stopping an arm waits for the other one: its process ends, and is started again after the process of the
+    other arm has ended.
     """
 
     def __init__(
@@ -94,28 +82,28 @@ class _Run:
         self._on_event = on_event
         self._shards = study.shards
         self._order = insert_shards(study.steps, self._shards)
-        store.push()  # removes the outputs of stale steps there too
+        store.push()  # also removes the outputs of stale steps there
         self._client = TaskRegistryClient(study, store.url)
         self._pending = list(self._order)
-        self._ours: set[str] = set()
+        self._own_steps: set[str] = set()
         self._in_flight = {step for step, result in self._client.results().items() if result is None}
-        self._ends: dict[str, int] = {}
+        self._end_order: dict[str, int] = {}
         self._losses = 0
         self._errors: list[AssistantBuilderError] = []
 
     @property
     def done(self) -> bool:
-        """Whether nothing is in flight, and nothing is pending or something failed."""
+        """Whether no step is in flight, and none is pending or one has failed."""
         return not self._in_flight and (not self._pending or bool(self._errors))
 
     def finish(self) -> None:
-        """Free the cluster, and raise the first error."""
+        """Stop the actor, and raise the first error."""
         self._client.shut_down()
         if self._errors:
             raise next((error for error in self._errors if not isinstance(error, Cancelled)), self._errors[0])
 
     def poll(self) -> None:
-        """Start the steps that are ready, and check those in flight."""
+        """Start the steps that are ready, and check the steps in flight."""
         try:
             for step in list(self._ready()):
                 self._start(step)
@@ -139,23 +127,23 @@ class _Run:
         """Steps whose prerequisites are done."""
         if self._errors or self._study.cancel_requested:
             return
-        # scoring steps of an earlier run write the same cells, perhaps with other settings
-        foreign = {step for step in self._in_flight - self._ours if evaluates(step)}
+        # scoring steps of an earlier run write the same cells, possibly with other settings
+        foreign = {step for step in self._in_flight - self._own_steps if evaluates(step)}
         for step in self._pending:
             blocked = set(needed_before(step, self._order)) & set(self._pending) or (evaluates(step) and foreign)
             if step not in self._in_flight and not blocked and not self._waits_for_other_arm(step):
                 yield step
 
     def _waits_for_other_arm(self, step: str) -> bool:
-        return step in self._ends and any(
-            self._ends.get(other, 0) < self._ends[step] for other in self._pending if _same_seed(step, other))
+        return step in self._end_order and any(
+            self._end_order.get(other, 0) < self._end_order[step] for other in self._pending if _same_seed(step, other))
 
     def _start(self, step: str) -> None:
         is_shard = step in self._shards
         if not queue_if_stale(self._study, "evaluate" if is_shard else step):
             self._pending.remove(step)
             if not is_shard:
-                self._on_event(Event(step, "succeeded", self._study.progress(step), kept=True))
+                self._on_event(Event(step, "succeeded", self._study.progress(step), reused=True))
             return
         if is_shard:
             self._study.write_step(replace(self._study.step(step), state="queued", error=None))
@@ -164,14 +152,14 @@ class _Run:
         require_node(request, nodes, step)
         self._store.prepare(step)
         self._client.start(step, step_command(self._study, step)[1:], request, self._executor.retries)
-        self._ours.add(step)
+        self._own_steps.add(step)
         self._in_flight.add(step)
 
     def _handle_loss(self, step: str) -> None:
-        """Let a step start again whose task was lost with the actor that owned it."""
+        """Make a step ready again after its task was lost with the actor."""
         self._losses += 1
         if self._losses > self._executor.retries * len(self._order):
-            self._handle_end(step, TaskResult(lost="the node that kept the study's tasks was lost too often"))
+            self._handle_end(step, TaskResult(lost="the node of the study's actor was lost too often"))
         self._in_flight.discard(step)
 
     def _report(self, step: str) -> None:
@@ -182,7 +170,7 @@ class _Run:
 
     def _handle_end(self, step: str, result: TaskResult) -> None:
         self._in_flight.discard(step)
-        self._ends[step] = max(self._ends.values(), default=0) + 1
+        self._end_order[step] = max(self._end_order.values(), default=0) + 1
         try:
             self._store.pull(step)
             try:
@@ -193,21 +181,21 @@ class _Run:
             self._errors.append(error)
         record = self._study.step(step)
         self._on_event(Event(step, record.state, self._study.progress(step)))
-        if step in self._ours and record.state == "succeeded":  # else check whether it had the present settings
+        if step in self._own_steps and record.state == "succeeded":  # steps of earlier runs are checked again
             self._pending.remove(step)
-        elif step not in self._ours:
-            del self._ends[step]
+        elif step not in self._own_steps:
+            del self._end_order[step]
 
 
 def _same_seed(step: str, other: str) -> bool:
-    """Whether two steps train different arms with the same seed; with early stopping they wait for each other."""
+    """Whether two steps train different arms with the same seed, which wait for each other with early stopping."""
     if step == other or not (step.startswith("train-") and other.startswith("train-")):
         return False
     return split_run(step.removeprefix("train-"))[1] == split_run(other.removeprefix("train-"))[1]
 
 
 def _raise_for_task_result(study: Study, step: str, result: TaskResult) -> None:
-    """Raise the error with which a step's task ended, unless it is done or waits for the other arm."""
+    """Raise the error of a step whose task has ended, unless the step is done or waits for the other arm."""
     error = None
     if result.lost:
         error = AssistantBuilderError(

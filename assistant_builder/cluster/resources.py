@@ -1,4 +1,4 @@
-"""The resources that a step requests from a cluster node, and whether any node has them."""
+"""Resources that a step requests from a cluster node."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from assistant_builder.errors import ResourceError
 from assistant_builder.planning.advice import gigabytes
-from assistant_builder.planning.memory_check import OVERRULE, StepMemory, step_memory
+from assistant_builder.planning.memory_check import LOW_MEMORY_SETTING, StepMemory, step_memory
 from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates
 
@@ -27,7 +27,7 @@ class ResourceRequest:
     """The resources that a step requests from a node.
 
     Attributes:
-        cpus: CPUs; the step uses the integer part as its number of threads, at least one.
+        cpus: CPU cores; the integer part, at least one, is the number of threads of the step.
         gpus: GPUs.
         memory_bytes: Main memory; 0 requests none.
     """
@@ -37,16 +37,16 @@ class ResourceRequest:
     memory_bytes: int = 0
 
     def fits(self, node: Node) -> bool:
-        """Whether a node without other tasks has these resources."""
+        """Whether an idle node has these resources."""
         return self.cpus <= node.cpus and self.gpus <= node.gpus and self.memory_bytes <= node.memory_bytes
 
 
 def resources_for_step(study: Study, step: str, nodes: Sequence[Node]) -> ResourceRequest:
-    """The resources of the settings; without a memory setting, the memory planned for the node that has most of it.
+    """The configured resources; without a memory setting, the planned memory on the node with the most memory.
 
     Raises:
-        ResourceError: By the plan no node has enough memory, even allowing for the known error of the plan, and
-            ``train.allow_low_memory`` is off.
+        ResourceError: No node has the planned memory less the known error of the plan, and ``train.allow_low_memory``
+            is off.
     """
     executor = study.config.executor
     if step.startswith("train-"):
@@ -72,24 +72,20 @@ def _memory_error(planned: StepMemory, step: str, most: int) -> ResourceError:
     return ResourceError(
         f"it needs about {gigabytes(planned.expected_bytes)} of memory, {gigabytes(planned.least_bytes)} at the very "
         f"least, and no node of the cluster has more than {gigabytes(most)} for its steps",
-        where=f"step {step}", remedy="Add a node with more memory, or choose a smaller base model. To start all the "
-        f"same, set {OVERRULE}",
+        where=f"step {step}", remedy="Add a node with more memory, or choose a smaller base model. To start anyway, "
+        f"set {LOW_MEMORY_SETTING}",
     )
 
 
 def require_node(request: ResourceRequest, nodes: Sequence[Node], step: str) -> None:
-    """Reject a step that no node can ever run.
-
-    Raises:
-        ResourceError: No node has the requested resources.
-    """
+    """Raise ResourceError if no node has the requested resources."""
     if any(request.fits(node) for node in nodes):
         return
     kind = "evaluate" if evaluates(step) else "train"
     available = "; ".join(sorted({_describe(node.cpus, node.gpus, node.memory_bytes) for node in nodes})[:4])
     raise ResourceError(
-        f"it asks for {_describe(request.cpus, request.gpus, request.memory_bytes)}, and no node of the cluster has "
-        f"that; there are nodes with {available or 'nothing'}", where=f"step {step}",
+        f"it requests {_describe(request.cpus, request.gpus, request.memory_bytes)}, which no node of the cluster has; "
+        f"there are nodes with {available or 'nothing'}", where=f"step {step}",
         remedy=f"Lower executor.{kind}_cpus, {kind}_gpus or {kind}_memory_gb, or add such a node",
     )
 

@@ -1,7 +1,7 @@
-"""What runs on the nodes of a Ray cluster: tasks that supervise steps, and the actor that owns a study's tasks.
+"""Code that runs on the nodes of a Ray cluster: tasks that supervise steps, and the actor that owns a study's tasks.
 
-A step is the same process on a node as on any machine. The task that started it renews the step's lease, kills it some
-seconds after a cancellation, and kills it when the task itself ends with its node or is ended by Ray.
+A step is the same process as on a single machine. Its task renews the step's lease and kills the process a few seconds
+after a cancellation. The process also ends when its task ends.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from assistant_builder.store.sync import is_cancel_requested, write_cancel_flag
 from assistant_builder.study import Study
 
 GRACE_SECONDS = 6.0
-"""Time that a cancelled step has to finish its unit of work; others wait for the nodes of a cluster."""
+"""Time that a cancelled step has to finish its unit of work; short, because other users wait for the nodes."""
 POLL_SECONDS = 0.25
-"""Interval in which a task checks whether its step has ended or is cancelled."""
+"""Interval of a task's checks whether its step has ended or is cancelled."""
 CANCEL_CHECK_SECONDS = 1.0
-"""Interval in which the actor checks whether waiting tasks are cancelled."""
+"""Interval of the actor's checks whether waiting tasks are cancelled."""
 _IDLE_SECONDS = 60.0
-"""Time after which an actor without tasks exits if no run asks it for results."""
+"""Time without tasks and requests after which the actor exits."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class TaskResult:
     """The result of a task.
 
     Attributes:
-        returncode: Exit code of the step's process; None if there was none or the task was cancelled.
-        error: The error that kept the step from running on its node, as ``AssistantBuilderError.to_record()``.
-        lost: Ray's message about a task whose nodes were lost too often; empty otherwise.
+        returncode: Exit code of the step's process; None if it did not run.
+        error: ``AssistantBuilderError.to_record()`` of an error before the step's process started.
+        lost: Ray's message if the nodes of the task were lost too often; else empty.
     """
 
     returncode: int | None = None
@@ -54,18 +54,17 @@ class TaskResult:
 
 
 def run_on_node(
-    folder: str, url: str, step: str, arguments: list[str], environment: dict[str, str], tries: int
+    folder: str, url: str, step: str, arguments: list[str], environment: dict[str, str], max_attempts: int
 ) -> TaskResult:
     """Run a step of a study on this node and wait for it; the body of a Ray task.
 
     Args:
         folder: The study folder.
-        url: URL of the study in its store, from which it is downloaded; empty if all nodes see the folder.
+        url: URL of the study in its store, from which it is downloaded; empty if the nodes share the folder.
         step: The step.
-        arguments: Its command without the interpreter, which is this node's.
-        environment: Environment variables of the step's process in addition to those of the node.
-        tries: How often the step may start. Ray counts lost nodes, but not tasks that it ends itself because a node's
-            memory ran out.
+        arguments: Its command without the interpreter.
+        environment: Additional environment variables of the step's process.
+        max_attempts: Maximum number of starts. Ray's own limit does not count tasks that it kills for lack of memory.
     """
     import ray
 
@@ -74,13 +73,13 @@ def run_on_node(
         with open_workspace(folder, url, step, name) as workspace:
             arguments = [str(workspace.study.folder) if word == folder else word for word in arguments]
             lease = Lease(workspace.lease_backend, uuid.uuid4().hex, name)
-            retry_until_timeout(lease.take)
+            retry_until_timeout(lease.acquire)
             try:
                 if workspace.cancel_requested:
                     return TaskResult()
-                if lease.attempt > tries:
+                if lease.attempt > max_attempts:
                     raise ResourceError(
-                        f"it was lost {tries} times: its node was lost, or its memory ran out and Ray ended it",
+                        f"it was lost {max_attempts} times with its node, or because memory ran out and Ray killed it",
                         where=f"step {step}", remedy=f"Add nodes with more memory. {TRAINING_MEMORY}",
                     )
                 environment = {**environment, NODE_VARIABLE: name}
@@ -96,7 +95,7 @@ def run_on_node(
 def _run_process(
     workspace: Workspace, step: str, lease: Lease, arguments: list[str], environment: dict[str, str]
 ) -> int:
-    """Run the step's process to its end; returns its exit code."""
+    """Run and supervise the step's process; returns its exit code."""
     log_file = workspace.study.log_file(step)
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("ab") as log:
@@ -108,7 +107,7 @@ def _run_process(
     try:
         lower_priority(process.pid)
         while process.poll() is None:
-            with contextlib.suppress(OSError, StoreError):  # the step reports a full disk; a store may answer later
+            with contextlib.suppress(OSError, StoreError):  # the step reports a full disk; a store is retried
                 if not lease.renew():
                     raise StudyError("another node has taken it over", where=f"step {step}")
             if workspace.cancel_requested:
@@ -133,12 +132,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 class TaskRegistryActor:
-    """Owns the Ray tasks of a study: a detached actor, so that they outlive the process that runs the study.
-
-    Args:
-        folder: The study folder.
-        url: URL of the study in its store; empty if all nodes see the folder.
-    """
+    """Detached actor that owns the Ray tasks of a study, so that they outlive the run; arguments as in run_on_node."""
 
     def __init__(self, folder: str, url: str = "") -> None:
         self._study = Study(Path(folder))
@@ -150,22 +144,14 @@ class TaskRegistryActor:
     def start(
         self, folder: str, step: str, arguments: list[str], options: dict[str, Any], environment: dict[str, str]
     ) -> None:
-        """Start the task of a step, unless it is running.
-
-        Args:
-            folder: The study folder.
-            step: The step.
-            arguments: Its command without the interpreter.
-            options: Ray's options of the task: its resources, and how often it is retried.
-            environment: Environment variables of the step's process.
-        """
+        """Start the task of a step unless it is running; arguments as for :func:`run_on_node`, and Ray's options."""
         import ray
 
         self._last_request = time.monotonic()
         if self._result(step, missing=TaskResult()) is not None:
             task = ray.remote(run_on_node).options(**options)
-            tries = options["max_retries"] + 1
-            self._tasks[step] = task.remote(folder, self._url, step, arguments, environment, tries)
+            attempts = options["max_retries"] + 1
+            self._tasks[step] = task.remote(folder, self._url, step, arguments, environment, attempts)
 
     def results(self) -> dict[str, TaskResult | None]:
         """Step → result of its task, None while it is running or waits for a node."""
@@ -192,7 +178,7 @@ class TaskRegistryActor:
             return TaskResult(lost=str(error).strip().splitlines()[0])
 
     def _watch(self) -> None:
-        """Cancel waiting tasks when the user cancels the run, and exit when the actor is idle."""
+        """Cancel waiting tasks when the run is cancelled, and exit when the actor is idle."""
         import ray
 
         while True:
@@ -206,7 +192,7 @@ class TaskRegistryActor:
                 ray.kill(ray.get_runtime_context().current_actor)
 
     def _cancel_requested(self) -> bool:
-        """Whether the run was asked to stop, here or on any machine that reaches the study's store."""
+        """Whether the run was cancelled, on this machine or through the store."""
         if not self._url:
             return self._study.cancel_requested
         with contextlib.suppress(StoreError):
@@ -217,7 +203,7 @@ class TaskRegistryActor:
         return False
 
     def _has_started(self, step: str) -> bool:
-        """Whether a node runs the step."""
+        """Whether a node has started the step."""
         path = self._study.lease_file(step)
         if not self._url:
             return path.exists()

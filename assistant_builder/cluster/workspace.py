@@ -1,7 +1,6 @@
-"""The study folder as the run and the nodes of a cluster see it: on a shared path, or synced through a store.
+"""The study folder on the nodes of a cluster: on a shared path, or a temporary copy that is synced through a store.
 
-On a shared path there is nothing to do. Otherwise a node works in a temporary copy (:class:`StoreWorkspace`), and the
-run downloads what the nodes uploaded (:class:`StoreSync`).
+A node works in a :class:`Workspace` or :class:`StoreWorkspace`; the run syncs its own folder by :class:`StoreSync`.
 """
 
 from __future__ import annotations
@@ -26,12 +25,7 @@ _PULL_SECONDS = 2.0
 
 
 class Workspace:
-    """The study folder on a node, on a path that all nodes share.
-
-    Args:
-        study: The study there.
-        lease_backend: Where the lease of the step is kept, visible for all nodes.
-    """
+    """The study on a node that shares its folder, and the storage of the lease of the step that will run."""
 
     def __init__(self, study: Study, lease_backend: LeaseBackend) -> None:
         self.study = study
@@ -39,22 +33,16 @@ class Workspace:
 
     @property
     def cancel_requested(self) -> bool:
-        """Whether the run was asked to stop."""
+        """Whether the run was cancelled."""
         return self.study.cancel_requested
 
     def sync(self, lease: Lease) -> contextlib.AbstractContextManager[None]:
-        """Keep the folder and the other machines' view of it in sync while the step runs."""
+        """Sync the folder with other machines while the step runs."""
         return contextlib.nullcontext()
 
 
 class StoreWorkspace(Workspace):
-    """A temporary copy of a study on a node, synced with a store.
-
-    Args:
-        study: The copy, whose folder may be empty.
-        store: The store.
-        step: The step that will run.
-    """
+    """A temporary copy of a study on a node, in a folder that may be empty, synced with a store for one step."""
 
     def __init__(self, study: Study, store: ObjectStore, step: str) -> None:
         super().__init__(study, StoreLeaseFile(store, study.lease_file(step).relative_to(study.folder).as_posix()))
@@ -64,7 +52,7 @@ class StoreWorkspace(Workspace):
 
     @property
     def cancel_requested(self) -> bool:
-        """Whether the run was asked to stop, on any machine."""
+        """Whether the run was cancelled on any machine."""
         if not self.study.cancel_requested and time.monotonic() - self._checked > _CANCEL_CHECK_SECONDS:
             self._checked = time.monotonic()
             with contextlib.suppress(StoreError):
@@ -74,7 +62,7 @@ class StoreWorkspace(Workspace):
 
     @contextmanager
     def sync(self, lease: Lease) -> Iterator[None]:
-        """Download what the step needs, upload changes while it runs, and finally upload all that it made.
+        """Download the inputs of the step, upload changes while it runs, and upload all results at the end.
 
         Raises:
             StoreError: The store does not answer.
@@ -83,15 +71,15 @@ class StoreWorkspace(Workspace):
         retry_until_timeout(lambda: self._mirror.pull(
             lambda name: name.startswith(self._own) or not is_checkpoint(name)))
         early_stopping = self.study.config.train.early_stopping
-        sync = BackgroundSync(self._mirror, lease, also=self._pull_metrics if early_stopping else lambda: None)
+        sync = BackgroundSync(self._mirror, lease, after_push=self._pull_metrics if early_stopping else lambda: None)
         try:
             yield
         finally:
-            sync.end()
+            sync.stop()
             retry_until_timeout(self._mirror.push)
 
     def _pull_metrics(self) -> None:
-        """Download the metrics of the other trainings, by which early stopping decides."""
+        """Download the metrics of the other trainings, which early stopping needs."""
         self._mirror.pull(
             lambda name: "/metrics" in name and name.startswith("arms/") and not name.startswith(self._own)
         )
@@ -103,13 +91,13 @@ def open_workspace(folder: str, url: str, step: str, node: str) -> Iterator[Work
 
     Args:
         folder: The study folder on the machine that runs the study.
-        url: URL of the study in its store; empty if the folder is on a path that all nodes share.
+        url: URL of the study in its store; empty if all nodes share the folder.
         step: The step that will run.
         node: Name of this node.
 
     Raises:
-        StoreError: The store's library is missing here.
-        StudyError: There is no store, and this node does not see the folder.
+        StoreError: The store's library is not installed here.
+        StudyError: There is no store, and the folder does not exist on this node.
     """
     if url:
         with tempfile.TemporaryDirectory(prefix="assistant-builder-", ignore_cleanup_errors=True) as scratch:
@@ -119,19 +107,15 @@ def open_workspace(folder: str, url: str, step: str, node: str) -> Iterator[Work
         return
     study = Study(Path(folder))
     if not (study.folder / "study.yaml").is_file():
-        raise StudyError(f"node {node} does not see the study's folder", where=folder,
+        raise StudyError(f"the study's folder does not exist on node {node}", where=folder,
                          remedy="Set ASSISTANT_BUILDER_HOME to a path that all nodes of the cluster share, or "
-                         "executor.store to a store that all of them reach")
+                         "executor.store to a store that all of them can reach")
     study.step_folder(step).mkdir(parents=True, exist_ok=True)
     yield Workspace(study, SharedLeaseFile(study.lease_file(step)))
 
 
 class StoreSync:
-    """The run's side of a store: downloads what nodes made, uploads what they need; a no-op on a shared path.
-
-    Args:
-        mirror: The study folder and its store; None if the nodes share the folder.
-    """
+    """Sync of the run's folder with the nodes through the store; does nothing without a store (None)."""
 
     def __init__(self, mirror: Mirror | None) -> None:
         self._mirror = mirror
@@ -144,12 +128,12 @@ class StoreSync:
         return self._mirror.store.url if self._mirror is not None else ""
 
     def push(self) -> None:
-        """Upload what this process wrote, with retries."""
+        """Upload changes, with retries."""
         if self._mirror is not None:
             retry_until_timeout(self._mirror.push)
 
     def prepare(self, step: str) -> None:
-        """Upload what a step starts from; a training that starts from the beginning loses its old checkpoints."""
+        """Upload the inputs of a step, and remove old checkpoints if a training starts from the beginning."""
         self.push()
         if self._mirror is None or not step.startswith("train-"):
             return
@@ -160,7 +144,7 @@ class StoreSync:
                 (name for name in store.versions() if name.startswith(folder)), key=upload_order, reverse=True)))
 
     def pull(self, step: str) -> None:
-        """Download what a step has made, except its checkpoints, with retries."""
+        """Download the files of a step, except its checkpoints, with retries."""
         if self._mirror is not None:
             mirror = self._mirror
             retry_until_timeout(lambda: _pull_steps(mirror, [step]))
@@ -168,7 +152,7 @@ class StoreSync:
     def poll(self, steps: Collection[str], *, cancelled: bool) -> None:
         """Download the records of running steps every few seconds, and pass on a cancellation.
 
-        A store that does not answer is asked again at the next poll.
+        Errors of the store are ignored until the next poll.
         """
         if self._mirror is None:
             return
@@ -182,7 +166,7 @@ class StoreSync:
 
 
 def _pull_steps(mirror: Mirror, steps: Collection[str]) -> None:
-    """Download what steps have made so far, except their checkpoints."""
+    """Download the files of steps, except their checkpoints."""
     study = mirror.study
     folders = [study.step_folder(step).relative_to(study.folder).as_posix() for step in steps]
     mirror.pull(lambda name: not is_checkpoint(name) and any(

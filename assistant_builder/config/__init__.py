@@ -1,10 +1,9 @@
-"""Every option of a study: its default, bounds and help text, in this one place.
+"""All options of a study with their defaults, bounds and help texts.
 
-The command line, ``study.yaml`` and the page are generated from these fields. Importing this package must not import
-torch.
+The command line, ``study.yaml`` and the page are generated from these fields. This package does not import torch.
 """
 
-from assistant_builder.config.base import NameOf
+from assistant_builder.config.base import RegistryName
 from assistant_builder.config.data import DataConfig
 from assistant_builder.config.eval import EvalConfig
 from assistant_builder.config.executor import ExecutorConfig
@@ -23,6 +22,7 @@ from assistant_builder.config.study_config import (
 from assistant_builder.config.train import TrainConfig
 
 __all__ = [
-    "PRESETS", "PRESET_LABELS", "DataConfig", "EvalConfig", "ExecutorConfig", "ModelConfig", "NameOf", "StudyConfig",
-    "TrainConfig", "check_name", "load_config", "option_fields", "parse_config", "printable", "read_value",
+    "PRESETS", "PRESET_LABELS", "DataConfig", "EvalConfig", "ExecutorConfig", "ModelConfig", "RegistryName",
+    "StudyConfig", "TrainConfig", "check_name", "load_config", "option_fields", "parse_config", "printable",
+    "read_value",
 ]

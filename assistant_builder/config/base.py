@@ -1,7 +1,7 @@
-"""The base class of all settings, and what several sections share.
+"""The base class of all settings, and types that several sections share.
 
-``Field(title=…)`` is the label, ``description`` the help text; ``json_schema_extra={"level": "basic"}`` marks
-what the page shows outside the advanced pane.
+``Field(title=…)`` is the label and ``description`` the help text. ``json_schema_extra={"level": "basic"}`` marks a
+setting that the page shows outside the advanced pane.
 """
 
 from __future__ import annotations
@@ -24,24 +24,22 @@ class ConfigModel(BaseModel):
 
 
 @dataclass(frozen=True)
-class NameOf:
-    """The type of a setting whose value is the name of an entry of a registry: ``Annotated[str, NameOf("a.b:C")]``.
+class RegistryName:
+    """Type of a setting that names an entry of a registry: ``Annotated[str, RegistryName("a.b:C")]``.
 
-    The module of the registry comes after this package in the order of imports. The setting therefore gives its place
-    as text, and the module is imported when a value is validated. An unknown name is reported together with all other
-    mistakes in the settings, before anything is trained, and a name that a plugin registers is accepted. Plugins are
-    imported only for names that the product itself does not register.
+    The registry is given as text and imported when a value is validated, because its module may import this package.
+    Names that plugins register are accepted; plugins are imported only for names that the product does not register.
 
     Attributes:
-        place: As for :func:`assistant_builder.registry.find_registry`.
-        flag: Attribute that must be true of an entry to be chosen; empty: any entry.
+        place: ``module:attribute`` of the registry, as for :func:`assistant_builder.registry.find_registry`.
+        flag: Attribute that must be true for an entry to be valid; empty allows any entry.
     """
 
     place: str
     flag: str = ""
 
     def choices(self) -> tuple[str, ...]:
-        """The names that can be chosen, in the order of the registry."""
+        """The valid names, in the order of the registry."""
         return tuple(name for name, entry in find_registry(self.place).items() if self._allows(entry))
 
     def _allows(self, entry: Any) -> bool:
@@ -57,4 +55,4 @@ class NameOf:
         return handler(Annotated[source, AfterValidator(self._check)])
 
 
-ArmName = Annotated[str, NameOf("assistant_builder.arms:ARMS")]
+ArmName = Annotated[str, RegistryName("assistant_builder.arms:ARMS")]

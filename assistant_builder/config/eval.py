@@ -8,12 +8,12 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from assistant_builder.arms import TWIN_CELLS
-from assistant_builder.config.base import BASIC, ComputeDtype, ConfigModel, NameOf
+from assistant_builder.config.base import BASIC, ComputeDtype, ConfigModel, RegistryName
 from assistant_builder.registry import find_registry
 
 METRIC_REGISTRY = "evals.metrics:METRICS"
-"""Place of the registry of metrics."""
-CellName = Annotated[str, NameOf("assistant_builder.arms:CELLS")]
+"""Location of the registry of metrics."""
+CellName = Annotated[str, RegistryName("assistant_builder.arms:CELLS")]
 
 
 class EvalConfig(ConfigModel):
@@ -21,10 +21,10 @@ class EvalConfig(ConfigModel):
 
     cells: list[CellName] = Field(
         default_factory=lambda: list(TWIN_CELLS), title="Cells",
-        description="Combinations of base and adapter to score, of the twins; those of further arms are scored in any "
-        "case.",
+        description="Combinations of base and adapter to score, for the two twins. The cells of other arms are always "
+        "scored.",
     )
-    primary_metric: Annotated[str, NameOf(METRIC_REGISTRY, "can_be_primary")] = Field(
+    primary_metric: Annotated[str, RegistryName(METRIC_REGISTRY, "can_be_primary")] = Field(
         "nll_per_token", title="Primary metric", description="The metric that determines the verdict; fixed before "
         "the run.",
     )
@@ -69,8 +69,8 @@ class EvalConfig(ConfigModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _margin_in_units_of_the_metric(cls, tree: Any) -> Any:
-        """Without ``margin`` the primary metric brings its default margin."""
+    def _set_default_margin(cls, tree: Any) -> Any:
+        """Without ``margin``, use the default margin of the primary metric."""
         if not isinstance(tree, dict) or "margin" in tree or not isinstance(tree.get("primary_metric"), str):
             return tree
         metric = find_registry(METRIC_REGISTRY).get(tree["primary_metric"])

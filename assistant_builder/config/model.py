@@ -6,10 +6,10 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from assistant_builder.config.base import BASIC, ComputeDtype, ConfigModel, NameOf
+from assistant_builder.config.base import BASIC, ComputeDtype, ConfigModel, RegistryName
 
 QUANTIZATION_REGISTRY = "assistant_builder.quantization:METHODS"
-"""Place of the registry of quantization methods."""
+"""Location of the registry of quantization methods."""
 
 
 class ModelConfig(ConfigModel):
@@ -26,7 +26,7 @@ class ModelConfig(ConfigModel):
         "repository. No file can grant it: use --trust-remote-code for one command, or the checkbox on the page for "
         "one run.",
     )
-    quant_type: Annotated[str, NameOf(QUANTIZATION_REGISTRY, "quantizes")] = Field(
+    quant_type: Annotated[str, RegistryName(QUANTIZATION_REGISTRY, "quantizes")] = Field(
         "nf4", title="Quantization", description="How the QLoRA arm's base is stored (QLoRA paper: NF4)."
     )
     double_quant: bool = Field(

@@ -9,17 +9,12 @@ from typing import Any
 
 import yaml
 
-MOST_CHARACTERS = 2**16
+MAX_CHARACTERS = 2**16
 """Maximum length of a text; a study.yaml with all defaults has 3,000 characters."""
 
 
 class YamlError(ValueError):
-    """The text is not valid YAML, or uses a feature that is refused.
-
-    Args:
-        message: What is wrong.
-        line: 1-based line number, or None.
-    """
+    """The text is not valid YAML or uses a feature that is refused; ``line`` is 1-based."""
 
     def __init__(self, message: str, line: int | None = None) -> None:
         super().__init__(f"{message} (line {line})" if line else message)
@@ -27,8 +22,8 @@ class YamlError(ValueError):
 
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml is equally safe and ten times as fast, which matters because the home screen reads all settings."""
-_DEEPEST = 64
+"""libyaml is as safe and ten times as fast; the home screen reads the settings of all studies."""
+_MAX_DEPTH = 64
 
 
 def read_yaml(text: str) -> Any:
@@ -37,8 +32,8 @@ def read_yaml(text: str) -> Any:
     Raises:
         YamlError: The text is invalid, too long, nested too deeply, or uses a refused feature.
     """
-    if len(text) > MOST_CHARACTERS:
-        raise YamlError(f"it has {len(text):,} characters, more than settings ever need ({MOST_CHARACTERS:,})")
+    if len(text) > MAX_CHARACTERS:
+        raise YamlError(f"it has {len(text):,} characters, more than the limit of settings ({MAX_CHARACTERS:,})")
     try:
         _require_plain(text)
         return yaml.load(text, Loader=_LOADER)
@@ -64,5 +59,5 @@ def _require_plain(text: str) -> None:
         if tag:
             raise YamlError(f"tags such as {str(tag)[:60]} are not supported: write the plain value", line)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _DEEPEST:
+        if depth > _MAX_DEPTH:
             raise YamlError("it is nested too deeply", line)

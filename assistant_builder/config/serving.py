@@ -1,6 +1,6 @@
-"""How trained assistants are served: the registry of backends, and each option with its default, bounds and help text.
+"""Settings of the server, and the registry of serving backends.
 
-The options belong to no study, because a server has several; no result depends on them.
+A server serves several studies, so its options belong to no study. No result depends on them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from assistant_builder.config.base import ConfigModel
 from assistant_builder.errors import ConfigError
@@ -23,8 +23,8 @@ class ServingBackend:
     Attributes:
         name: Value of ``--backend``.
         label: Short title.
-        explanation: What it is and for whom, in one phrase.
-        start: Serves until interrupted; imports heavy libraries itself. Its arguments are the
+        explanation: What it is and whom it suits, in one phrase.
+        start: Function that serves until interrupted and imports heavy libraries itself. Its arguments are the
             :class:`~assistant_builder.serving.registry.ModelRegistry`, the :class:`ServingConfig`, the API key (None:
             requests need no key), and by keyword ``as_json`` (print one JSON document when ready) and ``notify``
             (called with each line that the user must see before the backend contacts another machine).
@@ -59,8 +59,9 @@ def _add_backends(schema: dict[str, Any]) -> None:
 class ServingConfig(ConfigModel):
     """Address, backend and capacity of a server."""
 
-    backend: str = Field("local", title="Backend", description="What runs the models.",
-                         json_schema_extra=_add_backends)
+    model_config = ConfigDict(validate_default=False)  # validation of the backend imports all backends
+
+    backend: str = Field("local", title="Backend", description="What runs the models.", json_schema_extra=_add_backends)
     host: str = Field("127.0.0.1", min_length=1, title="Address", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, title="Port", description="Port to listen on.")
     allow_host: tuple[str, ...] = Field(
@@ -71,17 +72,17 @@ class ServingConfig(ConfigModel):
         "rejected.",
     )
     context: int | None = Field(
-        None, ge=64, title="Context", description="Most tokens of a prompt and its answer together. Empty: "
-        "train.max_length and the longest answer, 4096 at least, and never more than the base model reads.",
+        None, ge=64, title="Context", description="Maximum tokens of a prompt and its answer together. Empty: "
+        "train.max_length plus the longest answer, at least 4096, limited by the context of the base model.",
     )
-    min_replicas: int = Field(1, ge=1, le=1000, title="Fewest replicas", description="ray: minimum number of replicas; "
-                              "each loads every base once.")
-    max_replicas: int = Field(2, ge=1, le=1000, title="Most replicas", description="ray: maximum number of replicas.")
-    ongoing: float = Field(2.0, ge=0.1, title="Requests of a replica", description="ray: unfinished requests per "
+    min_replicas: int = Field(1, ge=1, le=1000, title="Minimum replicas", description="ray: minimum number of "
+                              "replicas; each loads every base once.")
+    max_replicas: int = Field(2, ge=1, le=1000, title="Maximum replicas", description="ray: maximum number of "
+                              "replicas.")
+    ongoing: float = Field(2.0, ge=0.1, title="Requests per replica", description="ray: unfinished requests per "
                            "replica at which another one is started.")
-    cpus: float = Field(1.0, ge=0.1, title="CPUs of a replica", description="ray: processors of each "
-                        "replica.")
-    gpus: float = Field(0.0, ge=0, title="GPUs of a replica", description="ray: GPUs of each replica.")
+    cpus: float = Field(1.0, ge=0.1, title="CPUs per replica", description="ray: CPU cores of each replica.")
+    gpus: float = Field(0.0, ge=0, title="GPUs per replica", description="ray: GPUs of each replica.")
 
     @field_validator("backend")
     @classmethod
@@ -91,8 +92,8 @@ class ServingConfig(ConfigModel):
         return name
 
     @model_validator(mode="after")
-    def _fewest_and_most(self) -> ServingConfig:
+    def _check_replicas(self) -> ServingConfig:
         if self.min_replicas > self.max_replicas:
             raise ConfigError(f"min_replicas={self.min_replicas} is more than max_replicas={self.max_replicas}",
-                              where="serve", remedy="Give a larger --max-replicas")
+                              where="serve", remedy="Use a larger --max-replicas")
         return self

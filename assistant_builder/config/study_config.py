@@ -17,7 +17,7 @@ from assistant_builder.config.data import DataConfig
 from assistant_builder.config.eval import METRIC_REGISTRY, EvalConfig
 from assistant_builder.config.executor import ExecutorConfig
 from assistant_builder.config.model import ModelConfig
-from assistant_builder.config.safe_yaml import MOST_CHARACTERS, YamlError, read_yaml
+from assistant_builder.config.safe_yaml import MAX_CHARACTERS, YamlError, read_yaml
 from assistant_builder.config.train import TrainConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.registry import find_registry
@@ -26,8 +26,8 @@ from assistant_builder.store_kinds import store_kind
 VERSION: Literal[1] = 1
 """Version of the settings and of the study folder around them."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_MOST_PROBLEMS = 20
-_SHORT = reprlib.Repr()  # limits the length of values in messages
+_MAX_PROBLEMS = 20
+_SHORT = reprlib.Repr()  # truncates values in messages
 _SHORT.maxstring = _SHORT.maxother = 120
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
@@ -51,12 +51,12 @@ class StudyConfig(ConfigModel):
     )
     arms: list[ArmName] = Field(
         default_factory=lambda: list(TWINS), min_length=1, title="Arms",
-        description="The assistants that are trained. With both twins, lora and qlora, the report says what 4-bit "
-        "cost. qlora alone is for a machine that holds no more than the 4-bit base: nothing is compared then, and lora "
-        "can be added later.",
+        description="The assistants that are trained. With both twins, lora and qlora, the report measures the cost of "
+        "4-bit storage. qlora alone suits a machine with too little memory for the 16-bit base; nothing is then "
+        "compared, and lora can be added later.",
     )
-    seeds: int = Field(1, ge=1, le=20, title="Seeds", description="How often each arm is trained, with training seeds "
-                       "train.seed, train.seed + 1, …; more than one shows how much luck there is in a difference.",
+    seeds: int = Field(1, ge=1, le=20, title="Seeds", description="Number of trainings per arm, with the seeds "
+                       "train.seed, train.seed + 1, …; several seeds show how much of a difference is chance.",
                        json_schema_extra=BASIC)
     data: DataConfig = Field(default_factory=DataConfig, title="Data", description="Data file and split.")
     model: ModelConfig = Field(default_factory=ModelConfig, title="Model", description="Base model.")
@@ -66,51 +66,51 @@ class StudyConfig(ConfigModel):
 
     @field_validator("executor", mode="before")
     @classmethod
-    def _kind_alone(cls, value: Any) -> Any:
+    def _expand_shorthand(cls, value: Any) -> Any:
         """``executor: ray`` is short for ``executor: {kind: ray}``."""
         return {_SHORTHANDS["executor"].split(".")[1]: value} if isinstance(value, str) else value
 
     @field_validator("arms")
     @classmethod
-    def _in_order_of_training(cls, value: list[str]) -> list[str]:
-        """Each arm once, in the order of ``ARMS``: however they were written, it is the same study."""
+    def _sort_arms(cls, value: list[str]) -> list[str]:
+        """Each arm once, in the order of ``ARMS``, so that the order in the file does not matter."""
         return [arm for arm in ARMS if arm in value]
 
     @model_validator(mode="after")
-    def _devices_share_evenly(self) -> StudyConfig:
+    def _check_devices(self) -> StudyConfig:
         devices, batch = self.executor.devices, self.train.batch_size
         if devices is not None and batch % devices:
             raise ValueError(
-                f"train.batch_size={batch} is not a multiple of executor.devices={devices}, which share the pairs of a "
-                "step evenly"
+                f"train.batch_size={batch} is not a multiple of executor.devices={devices}, among which the pairs of a "
+                "step are divided evenly"
             )
         return self
 
     @property
     def compares(self) -> bool:
-        """Whether the study says what 4-bit cost: it trains QLoRA and its 16-bit twin."""
+        """Whether the study compares 4-bit with 16-bit storage: it trains QLoRA and its 16-bit twin."""
         return compares(self.arms)
 
     @property
     def cells(self) -> list[str]:
-        """The cells that are scored: of ``eval.cells`` and of the further arms, those that the study's arms allow."""
+        """The cells that are scored: those of ``eval.cells`` and of further arms that are possible."""
         wanted = [*self.eval.cells, *(cell for arm in further_arms(self.arms) for cell in ARMS[arm].cells)]
         return [cell for cell in dict.fromkeys(wanted) if CELLS[cell].scorable(self.arms)]
 
     @property
-    def scorings(self) -> int:
-        """Parts of the evaluation that a cluster computes at once, before it goes over them all; 0 on one machine."""
-        parts = min(self.executor.evaluate_tasks, len(self.cells))
-        return parts if self.executor.kind == "ray" and parts > 1 else 0
+    def evaluation_shards(self) -> int:
+        """Number of shards of the evaluation that a cluster scores in parallel; 0 on one machine."""
+        shards = min(self.executor.evaluate_tasks, len(self.cells))
+        return shards if self.executor.kind == "ray" and shards > 1 else 0
 
     @property
-    def contacts(self) -> dict[str, str]:
-        """Dotted key of each setting with an address → what a run sends to that address."""
+    def external_addresses(self) -> dict[str, str]:
+        """Dotted key of each setting with an address → what a run does with that address."""
         executor, found = self.executor, {}
         if executor.kind == "ray":
             found["executor.address"] = f"computes on the Ray cluster at {executor.address}"
         if executor.store is not None:
-            found["executor.store"] = f"keeps the study in {executor.store} ({store_kind(executor.store).help})"
+            found["executor.store"] = f"syncs the study with {executor.store} ({store_kind(executor.store).help})"
         if self.eval.judge_url is not None:
             found["eval.judge_url"] = f"sends held-out questions and their answers to {self.eval.judge_url}"
         return {key: printable(text) for key, text in found.items()}
@@ -144,7 +144,7 @@ class StudyConfig(ConfigModel):
                 node = node.get(key) if isinstance(node, dict) else None
             open_dict = parents[-1:] == ["columns"]
             if not isinstance(node, dict) or (leaf not in node and not open_dict):
-                problems.append(f"{dotted}: no such setting{_nearest(dotted)}")
+                problems.append(f"{dotted}: no such setting{_suggestion(dotted)}")
                 continue
             node[leaf] = read_value(dotted, value) if isinstance(value, str) else value
         if problems:
@@ -153,12 +153,12 @@ class StudyConfig(ConfigModel):
 
 
 def printable(text: str) -> str:
-    """A text with escaped control and formatting characters, so that it cannot disguise an address."""
+    """Escape control and formatting characters of a text, so that they cannot disguise an address."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 _SHORTHANDS = {"executor": "executor.kind"}
-"""Section → the option that a single value for the section sets."""
+"""Section → option that a plain value for the section sets."""
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"epochs": 1.0, "rank": 8, "alpha": 16.0, "evaluations": 2},
     "balanced": {"epochs": 3.0, "rank": 16, "alpha": 32.0, "evaluations": 4},
@@ -178,13 +178,13 @@ def option_fields() -> dict[str, tuple[Any, Any]]:
     """All options by dotted key, ``{"train.rank": (field, default)}``, in order of definition."""
     options: dict[str, tuple[Any, Any]] = {}
     defaults = StudyConfig()
-    for part, outer in StudyConfig.model_fields.items():
-        value = getattr(defaults, part)
+    for section, outer in StudyConfig.model_fields.items():
+        value = getattr(defaults, section)
         if isinstance(value, ConfigModel):
             for key, field in type(value).model_fields.items():
-                options[f"{part}.{key}"] = (field, getattr(value, key))
+                options[f"{section}.{key}"] = (field, getattr(value, key))
         else:
-            options[part] = (outer, value)
+            options[section] = (outer, value)
     return options
 
 
@@ -199,15 +199,11 @@ def read_value(dotted: str, text: str) -> Any:
     annotation = option_fields().get(dotted, (None, None))[0]
     if isinstance(value, bool) and annotation is not None and text in get_args(annotation.annotation):
         return text  # YAML 1.1 reads on and off as booleans
-    wants_text = annotation is not None and "str" in str(annotation.annotation) and "dict" not in str(
-        annotation.annotation
-    ) and "list" not in str(annotation.annotation)
-    wants_list = annotation is not None and str(annotation.annotation).startswith(("list", "typing.List"))
-    if wants_list and isinstance(value, str):
+    kind = str(annotation.annotation) if annotation is not None else ""
+    if kind.startswith(("list", "typing.List")) and isinstance(value, str):
         return [item.strip() for item in value.split(",") if item.strip()]
-    if wants_text and value is not None and not isinstance(value, str):
-        return text
-    return value
+    wants_text = "str" in kind and "dict" not in kind and "list" not in kind
+    return text if wants_text and value is not None and not isinstance(value, str) else value
 
 
 def parse_config(tree: Any, *, where: str = "study.yaml") -> StudyConfig:
@@ -218,29 +214,29 @@ def parse_config(tree: Any, *, where: str = "study.yaml") -> StudyConfig:
     """
     if not isinstance(tree, dict):
         raise ConfigError("the file contains no settings", where=where,
-                          remedy="It should look like 'train: {epochs: 2}'")
+                          remedy="Write settings such as 'train: {epochs: 2}'")
     _require_version(tree.get("version", VERSION), where)
     try:
         return StudyConfig.model_validate(tree)
     except ValidationError as error:
         problems = []
         found = error.errors()
-        for item in found[:_MOST_PROBLEMS]:
+        for item in found[:_MAX_PROBLEMS]:
             key = ".".join(str(part)[:80] for part in item["loc"]) or "config"
             message = item["msg"].removeprefix("Value error, ")
             if item["type"] == "extra_forbidden":
-                problems.append(f"{key}: no such setting{_nearest(key)}")
+                problems.append(f"{key}: no such setting{_suggestion(key)}")
             elif item["type"] == "value_error" and isinstance(item["input"], dict):
                 problems.append(f"{key}: {message}")
             else:
                 problems.append(f"{key}={_SHORT.repr(item['input'])}: {message}")
-        if len(found) > _MOST_PROBLEMS:
-            problems.append(f"and {len(found) - _MOST_PROBLEMS} more")
+        if len(found) > _MAX_PROBLEMS:
+            problems.append(f"and {len(found) - _MAX_PROBLEMS} more")
         raise ConfigError("; ".join(problems), where=where, remedy="Correct it and run again") from error
 
 
 def _require_version(version: Any, where: str) -> None:
-    """Raise a single error for settings of another version, instead of one for each unknown option."""
+    """Raise one error for settings of another version, instead of one for each unknown option."""
     if version == VERSION and not isinstance(version, bool):
         return
     newer = isinstance(version, int) and not isinstance(version, bool) and version > VERSION
@@ -256,7 +252,7 @@ def load_config(path: Path) -> StudyConfig:
     """Read and validate a ``study.yaml``; a relative ``data.source`` is relative to the folder of the file."""
     try:
         with path.open(encoding="utf-8-sig") as file:
-            tree = read_yaml(file.read(MOST_CHARACTERS + 1))
+            tree = read_yaml(file.read(MAX_CHARACTERS + 1))
     except (YamlError, UnicodeDecodeError) as error:
         raise ConfigError(f"not readable as YAML: {error}", where=str(path), remedy="Correct the syntax") from error
     except OSError as error:
@@ -268,7 +264,7 @@ def load_config(path: Path) -> StudyConfig:
     return config
 
 
-def _nearest(dotted: str) -> str:
+def _suggestion(dotted: str) -> str:
     close = difflib.get_close_matches(dotted, list(option_fields()), n=1)
     leaf_matches = [key for key in option_fields() if key.split(".")[-1] == dotted.split(".")[-1]]
     best = leaf_matches[:1] or close

@@ -32,18 +32,10 @@ _FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)
 
 
 def dataset_card(findings: Findings, split: Split, *, title: str) -> str:
-    """Describe a checked and split data file.
+    """Describe a checked and split data file as Markdown with YAML front matter.
 
     Examples are training pairs only, because nobody should read the held-out set before evaluation. Text of the file
     is escaped, so that it cannot leave its table cell or code block.
-
-    Args:
-        findings: Findings of the file.
-        split: Split of ``findings.usable``.
-        title: Heading of the card.
-
-    Returns:
-        Markdown with YAML front matter.
     """
     file_name = "".join(
         character for character in Path(findings.dataset.source).name if character.isprintable() and character != "`"
@@ -179,12 +171,7 @@ def is_card_outdated(folder: Path) -> bool:
 
 
 def save_edited_card(folder: Path, text: str, generated: str) -> None:
-    """Save an edited card.
-
-    Args:
-        folder: The study's ``data`` folder.
-        text: The edited card.
-        generated: The generated card, which is kept for :func:`restore_generated_card`.
+    """Save an edited card, and the generated card for :func:`restore_generated_card`.
 
     Raises:
         DataError: The YAML front matter is invalid.

@@ -97,12 +97,8 @@ def order_turns(turns: list[Message], system: str | None, changes: list[str]) ->
     """Validate the turn order ``[system] user assistant (user assistant)*``.
 
     A final user turn without an answer is dropped, because the turns before it are complete. Any other order is
-    refused, because reordering would create a conversation that did not take place.
-
-    Args:
-        turns: The turns in file order.
-        system: System prompt for a conversation without one.
-        changes: A description of each change is appended.
+    refused, because reordering would create a conversation that did not take place. A conversation without a system
+    prompt gets ``system``, and a description of each change is appended to ``changes``.
 
     Raises:
         RowError: The order is invalid.

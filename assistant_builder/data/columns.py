@@ -83,12 +83,7 @@ def parse_bool(value: str) -> bool | None:
 
 
 def map_columns(names: Sequence[str], requested: Mapping[str, str] | None, where: str) -> ColumnMapping:
-    """Map the columns of a file to roles.
-
-    Args:
-        names: The columns of the file.
-        requested: Role → column as the user maps them; an empty name disables the role.
-        where: Path of the file, for errors.
+    """Map the columns of a file to roles; in ``requested``, the mapping of the user, an empty name disables a role.
 
     Raises:
         DataError: A requested column or role does not exist, or no question or answer column is found.

@@ -34,10 +34,7 @@ def write_rows(rows: Iterable[RawRow], target: Path) -> None:
     """Write rows as JSON Lines.
 
     A row that could not be parsed is written as its raw text: it is rejected again, and its content is preserved.
-
-    Args:
-        rows: Rows in ascending order; missing row numbers become blank lines.
-        target: The file; its name must end in ``.jsonl``, which identifies a file with a single row as JSON Lines.
+    Missing row numbers become blank lines. The suffix ``.jsonl`` identifies a file with a single row as JSON Lines.
     """
     assert target.suffix == JSONL_SUFFIX, f"{target} must end in {JSONL_SUFFIX}"
     lines: list[str] = []
@@ -52,11 +49,7 @@ def write_rows(rows: Iterable[RawRow], target: Path) -> None:
 
 
 def append_pairs(
-    source: Path,
-    pairs: Sequence[tuple[str, str]],
-    target: Path,
-    columns: Mapping[str, str] | None = None,
-    *,
+    source: Path, pairs: Sequence[tuple[str, str]], target: Path, columns: Mapping[str, str] | None = None, *,
     splits: Mapping[int, SplitName] | None = None,
 ) -> dict[str, str]:
     """Write a copy of a data file with additional pairs.
@@ -229,9 +222,7 @@ def _row_texts(row: RawRow, columns: Sequence[str]) -> list[str]:
     return [cell_text((row.cells or {}).get(name)) for name in columns]
 
 
-def apply_edits(
-    table: Table, shown: Iterable[int], edited: Sequence[Sequence[Any]]
-) -> tuple[list[RawRow], Edits]:
+def apply_edits(table: Table, shown: Iterable[int], edited: Sequence[Sequence[Any]]) -> tuple[list[RawRow], Edits]:
     """Apply an edited grid to the rows of a file.
 
     Cells that were not edited keep their value and type, and rows that are not in the grid are not changed.
@@ -317,10 +308,6 @@ def rejected_csv(table: Table, reasons: Mapping[int, str]) -> bytes:
     The columns of the file follow the row number and the reason. The encoding is UTF-8 with a byte order mark, which
     spreadsheet programs need to recognize it. A cell that such a program would evaluate as a formula gets an
     apostrophe in front, which is removed when the file is read again.
-
-    Args:
-        table: All rows of the data file.
-        reasons: Row → why it is left out.
     """
     rejected = [row for row in table.rows if row.row in reasons]
     has_raw = any(row.cells is None and row.raw is not None for row in rejected)

@@ -72,9 +72,7 @@ _CONTROLS_REMOVED = "control characters were removed"
 _CHARACTERS_RESTORED = "control codes were replaced by the Windows-1252 characters that they stand for"
 
 
-def load_pairs(
-    path: str | Path, *, columns: Mapping[str, str] | None = None, system: str | None = None
-) -> Dataset:
+def load_pairs(path: str | Path, *, columns: Mapping[str, str] | None = None, system: str | None = None) -> Dataset:
     r"""Read question-answer pairs or conversations from a file.
 
     The content determines the format; a file name that disagrees is noted. :mod:`assistant_builder.data.columns` lists
@@ -133,11 +131,7 @@ def load_rows(source: Path, columns: Mapping[str, str] | None = None) -> tuple[T
 
 
 def read_table(path: Path, mapped: Collection[str] = ()) -> Table:
-    """Read the rows of a data file without interpreting its columns.
-
-    Args:
-        path: See :func:`load_pairs`.
-        mapped: Column names that the user specified; they help to detect the separator.
+    """Read the rows of a data file without interpreting its columns; ``mapped`` names help to detect the separator.
 
     Raises:
         DataError: The file cannot be read.
@@ -273,11 +267,7 @@ def _check_workbook(data: bytes, where: str) -> None:
 
 
 def _parse_pair(raw: RawRow, mapping: ColumnMapping, system: str | None, changes: list[str]) -> Pair:
-    """Convert a row to a pair.
-
-    Raises:
-        RowError: The row cannot be used.
-    """
+    """Convert a row to a pair; raises RowError if it cannot be used."""
     if raw.cells is None:
         raise RowError(raw.problem)
     if all(is_empty(value) for value in raw.cells.values()):

@@ -22,14 +22,8 @@ class PreparedData(NamedTuple):
 
 
 def prepare_dataset(
-    source: Path,
-    config: DataConfig,
-    *,
-    tokenizer: TokenCounter | None = None,
-    max_length: int = 512,
-    max_pair_tokens: int | None = None,
-    folder: Path | None = None,
-    title: str = "",
+    source: Path, config: DataConfig, *, tokenizer: TokenCounter | None = None, max_length: int = 512,
+    max_pair_tokens: int | None = None, folder: Path | None = None, title: str = "",
 ) -> PreparedData:
     """Read, check and split a data file, and write the result.
 

@@ -142,12 +142,6 @@ def find_leaks(
 ) -> list[Leak]:
     """Find held-out questions in training and validation, exactly and by MinHash.
 
-    Args:
-        heldout: Held-out pairs.
-        train: Training pairs.
-        validation: Validation pairs.
-        threshold: Minimum Jaccard similarity of a leak.
-
     Returns:
         At most one leak for each held-out pair, in the order of ``heldout``.
     """
@@ -170,11 +164,8 @@ def find_leaks(
 
 
 def find_embedding_leaks(
-    heldout: Sequence[Pair],
-    outside: Sequence[tuple[Pair, SplitName]],
-    heldout_vectors: NDArray[np.float32],
-    outside_vectors: NDArray[np.float32],
-    threshold: float,
+    heldout: Sequence[Pair], outside: Sequence[tuple[Pair, SplitName]], heldout_vectors: NDArray[np.float32],
+    outside_vectors: NDArray[np.float32], threshold: float,
 ) -> list[Leak]:
     """Find held-out questions in training and validation by their sentence embeddings.
 
@@ -285,11 +276,7 @@ def _to_jsonl(pairs: Sequence[Pair]) -> bytes:
 
 
 def load_split(folder: Path, split: SplitName) -> tuple[Pair, ...]:
-    """Read one split file of a study and verify its hash.
-
-    Args:
-        folder: The study's ``data`` folder.
-        split: Name of the split.
+    """Read a split file in the ``data`` folder of a study and verify its hash.
 
     Raises:
         DataError: The file is missing, or its hash differs from that in ``split.json``.
@@ -311,10 +298,6 @@ def split_pairs(pairs: Sequence[Pair], config: DataConfig) -> Split:
     question occurs in training or validation (``config.remove_leaks``); apply ``max_train`` and ``max_heldout``. Leaks
     are removed before sampling, so that the held-out set does not depend on ``max_train``.
 
-    Args:
-        pairs: ``Findings.usable``.
-        config: Fractions, limits, threshold and seed.
-
     Raises:
         DataError: There are too few units for three splits, or every held-out pair leaks.
     """
@@ -324,9 +307,7 @@ def split_pairs(pairs: Sequence[Pair], config: DataConfig) -> Split:
     if given and any(pair.split is None for pair in pairs):
         raise DataError("some pairs have a split and some have none", remedy="Check the pairs first (check_pairs)")
     sets, cut, notes = _complete_given_split(pairs, config) if given else _draw_split(pairs, config)
-    keep_leaks = config.remove_leaks == "never" or (
-        config.remove_leaks == "auto" and given and "heldout" not in cut
-    )
+    keep_leaks = config.remove_leaks == "never" or (config.remove_leaks == "auto" and given and "heldout" not in cut)
     leaks = _find_and_remove_leaks(sets, config, keep=keep_leaks, notes=notes)
     sampled_out = _apply_limits(sets, config, limit_validation="validation" in cut, notes=notes)
     return Split(
@@ -335,15 +316,11 @@ def split_pairs(pairs: Sequence[Pair], config: DataConfig) -> Split:
     )
 
 
-def _complete_given_split(
-    pairs: Sequence[Pair], config: DataConfig
-) -> tuple[_Sets, tuple[SplitName, ...], list[str]]:
+def _complete_given_split(pairs: Sequence[Pair], config: DataConfig) -> tuple[_Sets, tuple[SplitName, ...], list[str]]:
     sets: _Sets = {split: [pair for pair in pairs if pair.split == split] for split in SPLITS}
     notes = ["the split is given by the file"]
     cut: list[SplitName] = []
-    fractions: dict[SplitName, float] = {
-        "heldout": config.heldout_fraction, "validation": config.validation_fraction,
-    }
+    fractions: dict[SplitName, float] = {"heldout": config.heldout_fraction, "validation": config.validation_fraction}
     elsewhere = {unit_of(pair) for pair in pairs if pair.split != "train"}
     for name, fraction in fractions.items():
         if sets[name]:
@@ -359,9 +336,7 @@ def _complete_given_split(
     return sets, tuple(cut), notes
 
 
-def _draw_split(
-    pairs: Sequence[Pair], config: DataConfig
-) -> tuple[_Sets, tuple[SplitName, ...], list[str]]:
+def _draw_split(pairs: Sequence[Pair], config: DataConfig) -> tuple[_Sets, tuple[SplitName, ...], list[str]]:
     heldout, rest = _draw(pairs, config.heldout_fraction, config.seed, "heldout", leave=2)
     validation, train = _draw(rest, config.validation_fraction, config.seed, "validation", leave=1)
     kind = "group" if any(pair.group is not None for pair in pairs) else "question"
@@ -431,9 +406,7 @@ def _find_and_remove_leaks(sets: _Sets, config: DataConfig, *, keep: bool, notes
     return [replace(leak, removed=True) for leak in leaks]
 
 
-def _apply_limits(
-    sets: _Sets, config: DataConfig, *, limit_validation: bool, notes: list[str]
-) -> dict[str, int]:
+def _apply_limits(sets: _Sets, config: DataConfig, *, limit_validation: bool, notes: list[str]) -> dict[str, int]:
     """Sample complete units where they fit; validation keeps its share of a limited training set."""
     share = config.validation_fraction / (1 - config.validation_fraction)
     limits: dict[SplitName, int | None] = {

@@ -216,12 +216,8 @@ class Findings:
 
 
 def check_pairs(
-    dataset: Dataset,
-    *,
-    tokenizer: TokenCounter | None = None,
-    max_length: int = 512,
-    near_duplicate_threshold: float = 0.8,
-    max_pair_tokens: int | None = None,
+    dataset: Dataset, *, tokenizer: TokenCounter | None = None, max_length: int = 512,
+    near_duplicate_threshold: float = 0.8, max_pair_tokens: int | None = None,
 ) -> Findings:
     """Check a dataset.
 

@@ -172,9 +172,7 @@ def _check_footer(footer: Any, where: str) -> None:
     """Check the sizes that the footer declares before any column is read."""
     columns = range(footer.num_columns)
     check_columns(footer.num_columns, where)
-    chunks = [
-        footer.row_group(group).column(column) for group in range(footer.num_row_groups) for column in columns
-    ]
+    chunks = [footer.row_group(group).column(column) for group in range(footer.num_row_groups) for column in columns]
     check_cells(max(footer.num_rows * footer.num_columns, sum(max(0, chunk.num_values) for chunk in chunks)), where)
     check_bytes(sum(max(0, chunk.total_uncompressed_size) for chunk in chunks), where)
     if any(footer.schema.column(column).path.count(".") > 3 * MAX_DEPTH for column in columns):

@@ -19,7 +19,7 @@ from assistant_builder.export_formats import (
     LoadingContext,
     Snippet,
 )
-from assistant_builder.models.checkpoint_dir import read_object
+from assistant_builder.models.checkpoint_dir import read_json_object
 from assistant_builder.quantization import METHODS
 from assistant_builder.study import Study
 
@@ -56,7 +56,7 @@ class AdapterFormat(ExportFormat):
         """Write ``adapter_model.safetensors`` and an ``adapter_config.json`` that names a base others can load."""
         trained = trained_adapter(source.study, source.arm)
         shutil.copyfile(trained / "adapter_model.safetensors", folder / "adapter_model.safetensors")
-        config = read_object(trained / "adapter_config.json")
+        config = read_json_object(trained / "adapter_config.json")
         config |= {"base_model_name_or_path": source.base_name, "revision": source.study.config.model.revision}
         write_object(folder / "adapter_config.json", config)
         return []

@@ -30,7 +30,7 @@ from assistant_builder.export_formats import (
 )
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer, asks_for_date
-from assistant_builder.models.checkpoint_dir import context_length, read_object
+from assistant_builder.models.checkpoint_dir import context_length, read_json_object
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.study import Study
@@ -97,7 +97,7 @@ def _write_files(study: Study, spec: ExportSpec, folder: Path, sample: int, repo
     report(0, "Looking for the base model")
     ref = resolve(model.base, trust_remote_code=allows_code(model))
     base = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
-    prompter = ChatTokenizer.load(base, study.keep_template_date())
+    prompter = ChatTokenizer.load(base, study.record_template_date())
     system = default_system_prompt(study)
     match = match_family(prompter, system)
     report(_LOADED, spec.export_format.activity)
@@ -190,7 +190,7 @@ def copy_tokenizer(base: Path, folder: Path, prompter: ChatTokenizer, *, adds_bo
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
     template = prompter.tokenizer.chat_template
-    settings = read_object(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    settings = read_json_object(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     if isinstance(template, str):
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
         settings["chat_template"] = template  # Ollama's converter and older readers look here

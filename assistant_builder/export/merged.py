@@ -27,7 +27,7 @@ from assistant_builder.export_formats import (
     Snippet,
 )
 from assistant_builder.models.chat_template import ChatTokenizer
-from assistant_builder.models.checkpoint_dir import read_config, read_object
+from assistant_builder.models.checkpoint_dir import read_config, read_json_object
 from assistant_builder.study import Study
 
 _SHARD = "5GB"
@@ -113,7 +113,7 @@ def write_merged_weights(study: Study, arm: str, base: Path, folder: Path) -> No
     _require_finite(model)
     model.save_pretrained(str(folder), max_shard_size=_SHARD)
     del model
-    loading.release()
+    loading.free_memory()
     write_object(folder / "config.json", _config(read_config(base)))
 
 
@@ -145,7 +145,7 @@ def _config(base: Mapping[str, Any]) -> dict[str, Any]:
 def write_generation_config(base: Path, folder: Path, prompter: ChatTokenizer) -> None:
     """Write ``generation_config.json``: greedy, as evaluated, with the stop tokens of training."""
     path = base / "generation_config.json"
-    config = read_object(path) if path.is_file() else {}
+    config = read_json_object(path) if path.is_file() else {}
     kept: dict[str, Any] = {key: config[key] for key in ("bos_token_id", "pad_token_id") if key in config}
     ends = prompter.stop_ids
     write_object(folder / "generation_config.json", {

@@ -1,1 +1,1 @@
-"""Base models and the embedder: which there are, how they are fetched, checked and loaded. Torch stops here."""
+"""Base models and the sentence embedder: catalog, download, checks and loading."""

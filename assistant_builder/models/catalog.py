@@ -1,9 +1,8 @@
-"""The base models a user would choose, and how a name in ``model.base`` is understood.
+"""The catalog of base models, and the resolution of names in ``model.base``.
 
-Facts are those of the models' public cards and configs. Parameter counts are exact, tied embeddings counted once;
-context lengths are what the published config supports without changing it (``max_position_embeddings``, or the native
-length that the card names where the config leaves room for more). GPU sizes are rough and hold the float16 twin, which
-needs 2 bytes a parameter and room to work; QLoRA alone needs about a third.
+The facts come from the models' public cards and configs. Parameter counts are exact and count tied embeddings once.
+Context lengths are those of the published config (``max_position_embeddings``, or the native length of the card if the
+config allows more). GPU sizes are approximate and refer to the float16 arm; QLoRA alone needs about a third.
 """
 
 from __future__ import annotations
@@ -18,25 +17,25 @@ from typing import Any, Literal
 from assistant_builder.errors import ModelError
 from assistant_builder.models.bundled import BASE_MODEL
 from assistant_builder.models.checkpoint_dir import check_folder
-from assistant_builder.models.hub import at_hand_sentence
+from assistant_builder.models.hub import available_models_sentence
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """One base model.
+    """A base model.
 
     Attributes:
-        name: What ``model.base`` takes.
-        hub_id: Its repository on the model hub, ``owner/name``.
+        name: Value of ``model.base``.
+        hub_id: Repository on the model hub, ``owner/name``.
         parameters: Number of parameters.
-        licence: SPDX identifier, or the hub's name for a licence that has none.
-        context_length: Longest input in tokens.
-        good_for: Whom it suits, in a few words.
-        gated: Whether its terms must be accepted on the hub before it can be downloaded.
-        multimodal: Whether it also takes images; the vision part is frozen weight that text never uses.
-        config: The values of its config.json that decide sizes, so that a plan needs no hub.
+        licence: SPDX identifier, or the hub's name of the licence.
+        context_length: Maximum input in tokens.
+        good_for: Typical hardware and use in a few words.
+        gated: Whether its terms must be accepted on the hub before the download.
+        multimodal: Whether it also accepts images; its vision tower is not used here.
+        config: The values of its config.json that determine sizes, so that a plan needs no hub.
     """
 
     name: str
@@ -54,20 +53,20 @@ def sizes(
     model_type: str, vocabulary: int, hidden: int, intermediate: int, layers: int, heads: int, key_value_heads: int,
     *, tied: bool = False, head: int | None = None, context: int | None = None, **more: Any,
 ) -> dict[str, Any]:
-    """The values of a config.json that decide a model's sizes.
+    """Return the values of a config.json that determine a model's sizes.
 
     Args:
-        model_type: The architecture's family.
-        vocabulary: Tokens.
+        model_type: Family of the architecture.
+        vocabulary: Number of tokens.
         hidden: Width of the residual stream.
-        intermediate: Width of the feed-forward part.
-        layers: Decoder blocks.
-        heads: Query heads.
-        key_value_heads: Key-value heads; fewer than ``heads`` is grouped-query attention.
-        tied: Whether the head is the embedding.
+        intermediate: Width of the feed-forward layers.
+        layers: Number of decoder blocks.
+        heads: Number of query heads.
+        key_value_heads: Number of key-value heads.
+        tied: Whether head and embedding share their weight.
         head: Size of a head; None: ``hidden / heads``.
-        context: Longest input.
-        more: Further entries as they are.
+        context: Maximum input in tokens.
+        more: Further entries.
     """
     return {
         "model_type": model_type, "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": intermediate,
@@ -184,19 +183,19 @@ _ENTRIES = (
 )  # fmt: skip
 
 CATALOG: dict[str, CatalogEntry] = {entry.name: entry for entry in _ENTRIES}
-"""Every entry by its name; the first is the default and needs no hub."""
+"""Catalog entries by name; the first is the default and needs no hub."""
 
 
 @dataclass(frozen=True)
 class ModelRef:
-    """Which base model is meant, before any of it is loaded.
+    """A resolved reference to a base model.
 
     Attributes:
-        kind: Where it comes from.
-        name: What to call it.
-        hub_id: ``owner/name``, of a hub model only.
-        folder: The local folder, absolute, of a folder only.
-        entry: Its catalog entry, where it has one.
+        kind: Source of the model.
+        name: Name shown to users.
+        hub_id: ``owner/name``, for hub models only.
+        folder: Absolute path, for local folders only.
+        entry: Its catalog entry, if any.
     """
 
     kind: Literal["bundled", "hub", "folder"]
@@ -207,17 +206,17 @@ class ModelRef:
 
 
 def resolve(base: str, *, trust_remote_code: bool = False) -> ModelRef:
-    """Understand a catalog name, a hub id ``owner/name``, or a local folder with config.json.
+    """Resolve a catalog name, a hub id ``owner/name``, or a local folder with config.json, without network access.
 
-    A catalog name always means the catalog's model; write ``./name`` for a folder of that name. Of what else could be
-    a hub id, an existing folder wins. Asks no network.
+    A catalog name takes precedence over a folder of that name (``./name`` selects the folder). An existing folder takes
+    precedence over a hub id.
 
     Args:
-        base: The setting ``model.base``.
+        base: Value of ``model.base``.
         trust_remote_code: Whether the model's own Python code may run.
 
     Raises:
-        ModelError: The name is unknown, or the folder holds no base model that can be tuned.
+        ModelError: The name is unknown, or the folder does not contain a supported base model.
     """
     text = base.strip()
     entry = CATALOG.get(text.casefold())
@@ -231,17 +230,17 @@ def resolve(base: str, *, trust_remote_code: bool = False) -> ModelRef:
         return ModelRef("folder", path.resolve().name, folder=path.resolve())
     if path.is_file():
         raise ModelError(
-            f"{text} is a file, not a base model", remedy="Name the folder that holds config.json and *.safetensors"
+            f"{text} is a file, not a base model", remedy="Use the folder with config.json and *.safetensors"
         )
     if _HUB_ID.fullmatch(text):
         entry = next((known for known in _ENTRIES if known.hub_id.casefold() == text.casefold()), None)
         hub_id = entry.hub_id if entry else text
         return ModelRef("hub", hub_id, hub_id=hub_id, entry=entry)
     if "/" in text or "\\" in text or text.startswith(("~", ".")):
-        raise ModelError(f"there is no folder {text}", remedy=f"Correct the path. {at_hand_sentence()}")
+        raise ModelError(f"there is no folder {text}", remedy=f"Correct the path. {available_models_sentence()}")
     close = difflib.get_close_matches(text.casefold(), list(CATALOG), n=3, cutoff=0.5)
     meant = f"Did you mean {' or '.join(close)}? " if close else ""
     raise ModelError(
         f"unknown base model {text!r}",
-        remedy=f"{meant}A name of the catalog, a hub id (owner/name) or a folder will do. {at_hand_sentence()}",
+        remedy=f"{meant}Use a catalog name, a hub id (owner/name) or a folder. {available_models_sentence()}",
     )

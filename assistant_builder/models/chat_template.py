@@ -1,18 +1,13 @@
-"""One date for every prompt of a study, where its chat template writes today's.
+"""Tokenization of question-answer pairs with the base model's chat template and a fixed date. Does not import torch.
 
-Templates such as those of Llama 3.2, Granite and SmolLM3 call ``strftime_now``, a global function that transformers
-(``utils/chat_template_utils.py``) answers with the current day. Prompts of training, scoring and chat would then differ
-from day to day. The function cannot be passed to ``apply_chat_template``: transformers 5 replaces callables among its
-arguments by a placeholder. So the template is given a macro of the same name, which every renderer of Jinja prefers to
-the global function.
+The training tokens of a turn start with exactly the tokens of its prompt. The supervised part is the answer with its
+end-of-turn token.
 
-A template that takes the date from the variable ``date_string`` needs nothing: the variable is never set here, so that
-it writes its own fixed default (Llama 3.1), or calls ``strftime_now`` for it (Llama 3.2).
-
-Turn a question-answer pair into tokens with the base model's own tokenizer and chat template; no torch.
-
-The tokens a model is trained on begin with exactly the tokens it will be prompted with, and the supervised part of a
-turn is the answer and its end-of-turn token.
+Templates such as those of Llama 3.2, Granite and SmolLM3 call ``strftime_now``, for which transformers
+(``utils/chat_template_utils.py``) inserts the current day, so that prompts would differ from day to day. Transformers 5
+does not accept callables in ``apply_chat_template``, so the template gets a macro of the same name, which takes
+precedence over the global function in Jinja. Templates with the variable ``date_string`` need no change: it is never
+set, so they use their default (Llama 3.1) or call ``strftime_now`` (Llama 3.2).
 """
 
 from __future__ import annotations
@@ -34,24 +29,24 @@ if TYPE_CHECKING:
 
 _FUNCTION = "strftime_now"
 _DIRECTIVES = (*"aAbBcCdDeFgGhHIjklmMnpPrRsStTuUVwWxXyYzZ", *("-" + letter for letter in "deHIjmMSUVWy"))
-"""What follows the percent sign in ``strftime`` of glibc, without padding in the second part."""
+"""Conversion characters of glibc's ``strftime``; the second part is without padding."""
 _PERCENT = "\ue000"
-"""Takes the place of an escaped percent sign while the directives are replaced."""
+"""Placeholder for an escaped percent sign while the directives are replaced."""
 _HEAD = "{% macro strftime_now(format) %}"
 
 
 def asks_for_date(template: object) -> bool:
-    """Whether a chat template, or one of several by name, asks for today's date."""
+    """Return whether a chat template, or one of several by name, uses today's date."""
     if isinstance(template, dict):
         return any(asks_for_date(one) for one in template.values())
     return isinstance(template, str) and _FUNCTION in template
 
 
 def with_date(template: str, day: date) -> str:
-    """A chat template that writes ``day`` where it asks for today's date; any other template as it is.
+    """Return a chat template with ``day`` instead of today's date; a template without date is returned unchanged.
 
     Args:
-        template: Jinja, rendered with ``trim_blocks`` as transformers does: the line break after the macro is not text.
+        template: Jinja template, rendered with ``trim_blocks`` as in transformers, which drops the macro's line break.
         day: The day; its time is midnight.
     """
     if not asks_for_date(template) or template.startswith(_HEAD):
@@ -64,7 +59,7 @@ def with_date(template: str, day: date) -> str:
 
 
 def _quoted(text: str) -> str:
-    """As a string literal of Jinja."""
+    """Return a Jinja string literal."""
     escapes = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\t": "\\t"}
     return "'" + "".join(escapes.get(character, character) for character in text) + "'"
 
@@ -76,34 +71,34 @@ PLAIN_TEMPLATE = (
     "{% else %}{{ message['content'] }}\n\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}### Answer:\n{% endif %}"
 )
-"""For base models that bring no chat template."""
+"""Chat template for base models without one."""
 
-MOST_TEMPLATE_TEXT = 1_000_000
-MOST_TIMES_TEXT = 16
-"""Characters that a template may add to a conversation, and how many times it may write each of the conversation's."""
-MOST_TOKENS_A_CHARACTER = 100
-"""A character takes four tokens at most where tokens are bytes, and Unicode decomposes one into 18 at most."""
-MOST_CHARACTERS_A_TOKEN = 4_096
-"""The longest tokens of published vocabularies are runs of some hundred spaces."""
-_LONGEST_REASON = 500
+MAX_TEMPLATE_CHARACTERS = 1_000_000
+MAX_TEXT_REPETITIONS = 16
+"""Limits of a rendered conversation: added characters, and repetitions of its own characters."""
+MAX_TOKENS_PER_CHARACTER = 100
+"""A character has at most four byte tokens, and Unicode decomposes it into at most 18 characters."""
+MAX_CHARACTERS_PER_TOKEN = 4_096
+"""The longest tokens of published vocabularies have some hundred spaces."""
+_MAX_REASON_CHARACTERS = 500
 
 _IMPORTING = threading.Lock()
-"""Transformers puts another module in its place as it is imported: who imports it at the same moment gets the first
-one, which holds nothing."""
+"""Serializes the import of transformers, which replaces its module during the import: another thread that imports it
+at the same time could get the incomplete module."""
 _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
-"""Tokens that end a turn in templates whose tokenizer calls another one the end of the sequence."""
+"""End-of-turn tokens of templates whose tokenizer has another end-of-sequence token."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One assistant turn, ready to be scored or generated.
+    """An assistant turn for scoring or generation.
 
     Attributes:
-        prompt_ids: Everything before the answer, with the header of the assistant's turn.
-        answer_ids: The answer and its end-of-turn token.
+        prompt_ids: Tokens before the answer, with the header of the assistant's turn.
+        answer_ids: Tokens of the answer with its end-of-turn token.
         reference: The answer as text.
-        prompt_text: What ``prompt_ids`` were made from.
-        answer_text: What ``answer_ids`` were made from.
+        prompt_text: Text of ``prompt_ids``.
+        answer_text: Text of ``answer_ids``.
     """
 
     prompt_ids: tuple[int, ...]
@@ -115,11 +110,11 @@ class Turn:
 
 @dataclass(frozen=True)
 class Example:
-    """One training sequence.
+    """A training sequence.
 
     Attributes:
         input_ids: Token ids.
-        supervised: For each token, whether the loss counts it.
+        supervised: For each token, whether the loss includes it.
     """
 
     input_ids: tuple[int, ...]
@@ -131,7 +126,7 @@ class ChatTokenizer:
 
     Args:
         tokenizer: A fast tokenizer of transformers.
-        day: What its chat template writes as today's date, where it asks for it; None: the current day.
+        day: Date for templates with today's date; None: the current day.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, day: date | None = None) -> None:
@@ -139,9 +134,10 @@ class ChatTokenizer:
         if not tokenizer.chat_template:
             tokenizer.chat_template = PLAIN_TEMPLATE
         if day is not None:
-            tokenizer.chat_template = _dated(tokenizer.chat_template, day)
-        special = sorted({str(token) for token in tokenizer.all_special_tokens} | _added_specials(tokenizer), key=len)
-        self._specials = re.compile("|".join(re.escape(token) for token in reversed(special)) or r"(?!)")
+            tokenizer.chat_template = _with_fixed_date(tokenizer.chat_template, day)
+        special = {str(token) for token in tokenizer.all_special_tokens} | _added_special_tokens(tokenizer)
+        longest_first = sorted(special, key=len, reverse=True)
+        self._specials = re.compile("|".join(re.escape(token) for token in longest_first) or r"(?!)")
         self.eos_id: int = tokenizer.eos_token_id
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         ends = [self.eos_id, *(tokenizer.convert_tokens_to_ids(token) for token in _END_OF_TURN)]
@@ -149,17 +145,17 @@ class ChatTokenizer:
 
     @classmethod
     def load(cls, folder: Path, day: date | None = None) -> ChatTokenizer:
-        """Read the tokenizer of a base model's folder; nothing is fetched.
+        """Load the tokenizer of a base model's folder without network access.
 
         Args:
             folder: The folder.
-            day: See :class:`Prompter`; a study's is :attr:`~assistant_builder.study.Study.template_date`.
+            day: See :class:`ChatTokenizer`; a study has :attr:`~assistant_builder.study.Study.template_date`.
 
         Raises:
             ModelError: The folder has no fast tokenizer.
         """
         with _IMPORTING:
-            from transformers import PreTrainedTokenizerFast  # the tokenizers' half of transformers imports no torch
+            from transformers import PreTrainedTokenizerFast  # does not import torch
 
         if not (folder / "tokenizer.json").is_file():
             raise ModelError(
@@ -170,32 +166,33 @@ class ChatTokenizer:
             return cls(PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True), day)
         except (MemoryError, KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # RecursionError, TypeError …; PanicException of the Rust part is no Exception
-            said = f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
+        except BaseException as error:  # a PanicException of the Rust code is not an Exception
+            reason = f"{type(error).__name__}: {error}"[:_MAX_REASON_CHARACTERS]
             raise ModelError(
-                f"the tokenizer cannot be read ({said})", where=str(folder),
-                remedy="Copy tokenizer.json, tokenizer_config.json and chat_template.jinja again from where the model "
-                "came from, or choose another base model",
+                f"the tokenizer cannot be read ({reason})", where=str(folder),
+                remedy="Copy tokenizer.json, tokenizer_config.json and chat_template.jinja again from the source of "
+                "the model, or choose another base model",
             ) from error
 
     # text
 
     def text(self, messages: Sequence[Message], *, prompt: bool) -> str:
-        """The conversation as the model sees it.
+        """Render a conversation with the chat template.
 
         Args:
             messages: Turns in order.
-            prompt: Whether to end with the header of the assistant's next turn.
+            prompt: Whether to append the header of the assistant's next turn.
 
         Raises:
-            ModelError: The template refuses the conversation, or makes far too much of it.
+            ModelError: The template refuses the conversation, or the result is far too long.
         """
-        turns = [{"role": message.role, "content": self._defuse(message.content)} for message in messages]
+        turns = [{"role": message.role, "content": self._escape_special_tokens(message.content)}
+                 for message in messages]
         given = sum(len(turn["content"]) for turn in turns)
         rendered = self._rendered(turns, prompt)
-        if len(rendered) > MOST_TIMES_TEXT * given + MOST_TEMPLATE_TEXT:
+        if len(rendered) > MAX_TEXT_REPETITIONS * given + MAX_TEMPLATE_CHARACTERS:
             raise ModelError(
-                f"the base model's chat template makes {len(rendered):,} characters of a conversation of {given:,}",
+                f"the base model's chat template turns {given:,} characters into {len(rendered):,}",
                 remedy="Choose another base model, or correct its chat template",
             )
         return rendered
@@ -205,11 +202,11 @@ class ChatTokenizer:
             return self._render(turns, prompt)
         except MemoryError:
             raise
-        except Exception as error:  # a template may raise whatever its author chose
+        except Exception as error:  # a template may raise any exception
             if turns and turns[0]["role"] == "system" and len(turns) > 1:
                 return self._rendered(_system_into_user(turns), prompt)
             raise ModelError(
-                f"the base model's chat template refuses the conversation: {str(error)[:_LONGEST_REASON]}",
+                f"the base model's chat template refuses the conversation: {str(error)[:_MAX_REASON_CHARACTERS]}",
                 remedy="Use turns that alternate between user and assistant",
             ) from error
 
@@ -218,21 +215,21 @@ class ChatTokenizer:
             turns, tokenize=False, add_generation_prompt=prompt, enable_thinking=False
         )
         if not isinstance(rendered, str):
-            raise TypeError(f"it gives no text but {type(rendered).__name__}")
+            raise TypeError(f"the result is {type(rendered).__name__} instead of text")
         return rendered
 
-    def _defuse(self, text: str) -> str:
-        """Break control tokens spelled out in user text, so that they stay text."""
+    def _escape_special_tokens(self, text: str) -> str:
+        """Break up special tokens in user text, so that they are tokenized as text."""
         if self._hidden_specials and self._specials.search(plain := self._normalised(text)):
-            text = plain  # the tokenizer would find them only after normalising, as in fullwidth ＜|im_end|＞
+            text = plain  # found only in normalized text, as in fullwidth ＜|im_end|＞
         broken = self._specials.sub(lambda match: match.group()[0] + "\u200b" + match.group()[1:], text)
         if self._hidden_specials and self._specials.search(self._normalised(broken)):
-            return self._specials.sub(lambda match: " ".join(match.group()), text)  # it drops the zero-width space
+            return self._specials.sub(lambda match: " ".join(match.group()), text)  # U+200B is dropped
         return broken
 
     @functools.cached_property
     def _hidden_specials(self) -> bool:
-        """Whether control tokens are looked for in normalised text, where other spellings become theirs."""
+        """Whether special tokens are matched in normalized text, where other spellings become equal to them."""
         tokens = self.tokenizer.added_tokens_decoder.values()
         normalizer = self.tokenizer.backend_tokenizer.normalizer
         return normalizer is not None and any(token.special and token.normalized for token in tokens)
@@ -241,16 +238,16 @@ class ChatTokenizer:
         return str(self.tokenizer.backend_tokenizer.normalizer.normalize_str(text))
 
     def _ids(self, text: str) -> tuple[int, ...]:
-        return tuple(self._all_ids([text])[0])
+        return tuple(self._tokenize([text])[0])
 
     # tokens
 
     def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Tokens of a conversation up to where the assistant's answer begins."""
+        """Return the tokens of a conversation up to the assistant's answer."""
         return self._ids(self.text(messages, prompt=True))
 
     def turns(self, pair: Pair) -> list[Turn]:
-        """Every assistant turn of a pair, each with all that came before it as prompt."""
+        """Return every assistant turn of a pair, with all previous turns as its prompt."""
         found = []
         for index, message in enumerate(pair.messages):
             if message.role == "assistant":
@@ -259,36 +256,33 @@ class ChatTokenizer:
         return found
 
     def _turn_text(self, messages: Sequence[Message]) -> tuple[str, str]:
-        """Prompt and answer, as text, of the assistant turn that ends these messages."""
+        """Return prompt and answer text of the last assistant turn."""
         prompt = self.text(messages[:-1], prompt=True)
         whole = self.text(messages, prompt=False)
         return prompt, self._answer_text(prompt, whole, messages[-1].content)
 
     def split_ids(self, prompt: str, answer: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Tokens of a prompt and of the answer that follows it.
-
-        The prompt's tokens are those it has alone, as when it is prompted with.
-        """
+        """Return the tokens of a prompt, tokenized alone as in generation, and of the answer after it."""
         prompt_ids, joint = self._ids(prompt), self._ids(prompt + answer)
         if joint[: len(prompt_ids)] == prompt_ids:
             return prompt_ids, joint[len(prompt_ids) :]
         return prompt_ids, self._ids(answer)
 
     def _answer_text(self, prompt: str, whole: str, content: str) -> str:
-        """The answer with its end-of-turn token, and without what the template puts after that."""
+        """Return the answer with its end-of-turn token, without the template's text after it."""
         rest = whole[len(prompt) :] if whole.startswith(prompt) else ""
-        start = rest.find(self._defuse(content).strip())
+        start = rest.find(self._escape_special_tokens(content).strip())
         if start == 0:
-            end = self._specials.search(rest, len(self._defuse(content).strip()))
+            end = self._specials.search(rest, len(self._escape_special_tokens(content).strip()))
             if end is not None:
                 return rest[: end.end()]
-        return self._defuse(content).strip() + str(self.tokenizer.eos_token or "")
+        return self._escape_special_tokens(content).strip() + str(self.tokenizer.eos_token or "")
 
     def examples(self, pair: Pair, max_length: int) -> list[Example]:
-        """Training sequences of a pair, cut at ``max_length`` tokens; those left without supervised tokens are dropped.
+        """Return the training sequences of a pair, cut at ``max_length``; those without supervised tokens are dropped.
 
-        A conversation becomes one sequence with every assistant turn supervised where the template renders earlier
-        turns as they were prompted, else one sequence a turn.
+        A conversation becomes one sequence with all assistant turns supervised if the template renders earlier turns
+        like their prompts; otherwise it becomes one sequence per turn.
         """
         chained: list[tuple[list[int], list[bool]]] = []
         for turn in self.turns(pair):
@@ -302,77 +296,77 @@ class ChatTokenizer:
         return [Example(tuple(ids), tuple(marks)) for ids, marks in cut if any(marks)]
 
     def count_tokens(self, pair: Pair) -> int:
-        """Tokens of the pair's longest sequence, uncut."""
+        """Return the tokens of the pair's longest sequence before the cut."""
         return sum(self.lengths([pair])[0])
 
     def lengths(self, pairs: Sequence[Pair]) -> list[tuple[int, int]]:
-        """Tokens of each pair's last prompt and of its last answer, uncut: the lengths of the last of :meth:`turns`.
+        """Return the tokens of each pair's last prompt and last answer before the cut.
 
-        All are tokenized in one go, which is several times faster than one by one.
+        All pairs are tokenized in one batch, which is several times faster than separate calls.
         """
         texts = [self._turn_text(pair.messages) for pair in pairs]
-        prompts = self._all_ids([prompt for prompt, _ in texts])
-        joints = self._all_ids([prompt + answer for prompt, answer in texts])
+        prompts = self._tokenize([prompt for prompt, _ in texts])
+        joints = self._tokenize([prompt + answer for prompt, answer in texts])
         return [
             (len(alone), len(joint) - len(alone) if joint[: len(alone)] == alone else len(self._ids(answer)))
             for (_, answer), alone, joint in zip(texts, prompts, joints, strict=True)
         ]
 
-    def _all_ids(self, texts: list[str]) -> list[list[int]]:
+    def _tokenize(self, texts: list[str]) -> list[list[int]]:
         if not texts:
             return []
         try:
             found = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         except MemoryError:
             raise
-        except Exception as error:  # settings of a wrong kind in tokenizer_config.json come up here
+        except Exception as error:  # such as values of a wrong type in tokenizer_config.json
             raise ModelError(
-                f"the base model's tokenizer fails ({type(error).__name__}: {str(error)[:_LONGEST_REASON]})",
-                remedy="Copy the tokenizer's files again from where the model came from, or choose another base model",
+                f"the base model's tokenizer fails ({type(error).__name__}: {str(error)[:_MAX_REASON_CHARACTERS]})",
+                remedy="Copy the tokenizer's files again from the source of the model, or choose another base model",
             ) from error
         for text, ids in zip(texts, found, strict=True):
-            if len(ids) > MOST_TOKENS_A_CHARACTER * len(text):
+            if len(ids) > MAX_TOKENS_PER_CHARACTER * len(text):
                 raise ModelError(
-                    f"the base model's tokenizer makes {len(ids):,} tokens of {len(text):,} characters",
+                    f"the base model's tokenizer turns {len(text):,} characters into {len(ids):,} tokens",
                     remedy="Choose another base model, or correct its tokenizer.json",
                 )
         return found
 
     @functools.cached_property
-    def control_ids(self) -> frozenset[int]:
-        """Tokens of the template that stand for no text."""
+    def special_ids(self) -> frozenset[int]:
+        """Special tokens, which do not represent text."""
         added = {index for index, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         return frozenset(added | set(self.tokenizer.all_special_ids))
 
-    def spell(self, ids: Sequence[int]) -> str:
-        """Text of tokens with control tokens spelled out, as :meth:`text` has them."""
+    def decode_with_special_tokens(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens with special tokens, as in :meth:`text`."""
         return self._decoded(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of generated tokens without control tokens."""
+        """Return the text of generated tokens without special tokens."""
         return self._decoded(ids, skip_special_tokens=True).strip()
 
     def _decoded(self, ids: Sequence[int], **options: bool) -> str:
         text = str(self.tokenizer.decode(list(ids), **options))
-        if len(text) > MOST_CHARACTERS_A_TOKEN * len(ids):
+        if len(text) > MAX_CHARACTERS_PER_TOKEN * len(ids):
             raise ModelError(
-                f"the base model's tokenizer makes {len(text):,} characters of {len(ids):,} tokens",
+                f"the base model's tokenizer turns {len(ids):,} tokens into {len(text):,} characters",
                 remedy="Choose another base model, or correct its tokenizer.json",
             )
         return text
 
 
-def _dated(template: Any, day: date) -> Any:
+def _with_fixed_date(template: Any, day: date) -> Any:
     if isinstance(template, dict):
-        return {name: _dated(one, day) for name, one in template.items()}
+        return {name: _with_fixed_date(one, day) for name, one in template.items()}
     return with_date(template, day) if isinstance(template, str) else template
 
 
-def _added_specials(tokenizer: Any) -> set[str]:
+def _added_special_tokens(tokenizer: Any) -> set[str]:
     return {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
 
 
 def _system_into_user(turns: list[dict[str, str]]) -> list[dict[str, str]]:
-    """For templates that know no system role: put the instruction at the head of the first question."""
+    """Prepend the system message to the first question, for templates without a system role."""
     system, first, *rest = turns
     return [{"role": "user", "content": f"{system['content']}\n\n{first['content']}"}, *rest]

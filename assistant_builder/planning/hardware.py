@@ -1,7 +1,4 @@
-"""The machines a plan is made for: this one, and a catalog of cards that one can buy or rent. Without torch.
-
-How fast this processor multiplies, told from a product of two matrices: a first guess until a run has finished.
-"""
+"""Machines that a plan can be made for: this one and a catalog of GPUs. Does not import torch."""
 
 from __future__ import annotations
 
@@ -20,28 +17,28 @@ from assistant_builder.errors import ConfigError
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30,
           "tib": 2**40, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_MIG_PARTS = 7
-"""Slices of computation that a card with MIG has."""
+_MIG_SLICES = 7
+"""Compute slices of a card with MIG."""
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""Where Linux says how much memory a container may take, in versions 2 and 1 of its control groups."""
+"""Memory limit of a container in cgroup v2 and v1."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a training would run.
+    """A machine that can train.
 
     Attributes:
-        name: What people call it.
+        name: Name shown to users.
         device: ``cpu`` or ``cuda``.
         memory_bytes: Memory of one device.
-        free_bytes: What of it is free now; of a catalog entry, all.
+        free_bytes: Free memory of one device; all memory for a catalog entry.
         bfloat16: Whether the hardware computes in bfloat16.
-        flops: Peak 16-bit multiply-adds a second, counted as two operations, dense; 0 where it is not known.
-        price_per_hour: List price of an hour in US dollars, None where nobody rents it out.
-        here: Whether it is this machine.
-        cores: Usable processor cores, of a CPU.
-        devices: How many GPUs like this it has that may be used.
-        cards: Every GPU that training sees here, in torch's order; this is the first of them.
+        flops: Dense 16-bit peak in operations per second, a multiply-add counted as two; 0 if unknown.
+        price_per_hour: List price of an hour in US dollars; None if it is not for rent.
+        is_local: Whether it is this machine.
+        cores: Usable cores of a CPU.
+        devices: Number of usable GPUs of this type.
+        cards: All usable GPUs of this machine in torch's order; this object describes the first.
     """
 
     name: str
@@ -51,20 +48,20 @@ class Machine:
     bfloat16: bool = True
     flops: float = 0.0
     price_per_hour: float | None = None
-    here: bool = False
+    is_local: bool = False
     cores: int = 0
     devices: int = 1
     cards: tuple[Machine, ...] = ()
 
     @property
     def compute_dtype(self) -> str:
-        """What ``model.compute_dtype=auto`` comes to there."""
+        """The dtype that ``model.compute_dtype=auto`` selects on this machine."""
         if self.bfloat16:
             return "bfloat16"
         return "float16" if self.device == "cuda" else "float32"
 
-    def sharing(self, devices: int) -> Machine:
-        """What the first ``devices`` cards allow together: of cards that differ the least memory and arithmetic."""
+    def with_devices(self, devices: int) -> Machine:
+        """Return a machine with the smallest memory and features of the first ``devices`` cards."""
         used = self.cards[:devices]
         if not used:
             return self
@@ -76,7 +73,7 @@ class Machine:
         )
 
     def with_memory(self, memory_bytes: int) -> Machine:
-        """The same with another amount of memory."""
+        """Return this machine with another amount of memory."""
         return replace(self, memory_bytes=memory_bytes, free_bytes=memory_bytes, cards=(), name=f"{self.name}, "
                        f"{memory_bytes / 1e9:.3g} GB")
 
@@ -102,29 +99,29 @@ CARDS: dict[str, Machine] = {card.name: card for card in (
     _card("H200 141 GB", 150.1, 989, 3.79),
     _card("B200 180 GB", 191.5, 2250, 5.74),
 )}
-"""Common cards: memory as the driver reports it, dense bfloat16 (else float16) peak of the data sheets, and what an
-hour costs on demand at a common cloud. Prices move and differ three-fold between clouds: every place that shows one
-lets the user put in another."""
+"""Common cards: memory as reported by the driver, dense bfloat16 (else float16) peak from the data sheet, and the
+on-demand price of an hour in a common cloud. Prices differ up to three-fold between clouds, so users can change them
+wherever they are shown."""
 
 
 def this_machine() -> Machine:
-    """The device that training would use here: the first GPU that torch sees, else the processor."""
+    """Return the device that training would use: the first GPU that torch sees, else the CPU."""
     return _gpu() or _cpu()
 
 
 def choose_machine(memory: str | None = None, card: str | None = None) -> Machine:
-    """The machine that a user names: a card of the catalog, a GPU with some memory, or (neither) this one.
+    """Return a card of the catalog, a GPU with the given memory, or this machine if neither is given.
 
     Raises:
-        ConfigError: There is no such card, or the memory is no amount.
+        ConfigError: The card is unknown or the memory cannot be parsed.
     """
     if card is not None:
-        wanted = _plain(card)
-        names = [name for name in CARDS if wanted and wanted in _plain(name)]
+        wanted = _normalized(card)
+        names = [name for name in CARDS if wanted and wanted in _normalized(name)]
         if not names:
             raise ConfigError(f"no card {card!r} in the catalog", where="--card",
-                              remedy=f"There are: {', '.join(CARDS)}; or give --memory")
-        exact = [name for name in names if _plain(name) == wanted]
+                              remedy=f"Use one of {', '.join(CARDS)}; or use --memory")
+        exact = [name for name in names if _normalized(name) == wanted]
         chosen = CARDS[(exact or names)[0]]
         return chosen if memory is None else chosen.with_memory(parse_memory(memory))
     if memory is None:
@@ -133,19 +130,20 @@ def choose_machine(memory: str | None = None, card: str | None = None) -> Machin
     return Machine(f"a GPU with {size / 1e9:.3g} GB", "cuda", size, size)
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
     return name.casefold().replace(" ", "").replace("-", "")
 
 
 def parse_memory(text: str) -> int:
-    """Bytes of ``24GB``, ``24 GiB``, ``24`` (gigabytes).
+    """Parse ``24GB``, ``24 GiB`` or ``24`` (gigabytes) to bytes.
 
     Raises:
-        ConfigError: It is no amount of memory.
+        ConfigError: The text is not an amount of memory.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.casefold())
     if found is None or found[2] not in _UNITS or not float(found[1]):
-        raise ConfigError(f"{text!r} is no amount of memory", where="--memory", remedy="Write it like 24GB or 16GiB")
+        raise ConfigError(f"{text!r} is not an amount of memory", where="--memory",
+                          remedy="Write it like 24GB or 16GiB")
     return int(float(found[1]) * _UNITS[found[2] or "gb"])
 
 
@@ -154,20 +152,20 @@ def _gpu() -> Machine | None:
     if not usable:
         return None
     cards = tuple(
-        Machine(gpu.name, "cuda", gpu.memory_bytes, free, gpu.bfloat16, _peak_of(gpu.name), here=True)
+        Machine(gpu.name, "cuda", gpu.memory_bytes, free, gpu.bfloat16, _peak_flops(gpu.name), is_local=True)
         for gpu, free in zip(usable, devices.free_bytes(usable), strict=True)
     )
     alike = next((place for place, card in enumerate(cards) if card.name != cards[0].name), len(cards))
     return replace(cards[0], devices=alike, cards=cards)
 
 
-def _peak_of(name: str) -> float:
-    """Peak of the catalog's card that the driver's name contains; of a part of a card (MIG) the part of it."""
-    told = name.casefold()
-    part = re.search(r"\bmig (\d)g\.", told)
+def _peak_flops(name: str) -> float:
+    """Peak of the catalog card whose model is part of the driver's name; the share of it for a MIG instance."""
+    driver_name = name.casefold()
+    part = re.search(r"\bmig (\d)g\.", driver_name)
     for card in sorted(CARDS.values(), key=lambda card: -len(card.name)):
-        if re.search(rf"{card.name.rsplit(' ', 2)[0].casefold()}\b", told):  # an A1000 is no A100, an L40 no L4
-            return card.flops * (int(part[1]) / _MIG_PARTS if part else 1)
+        if re.search(rf"{card.name.rsplit(' ', 2)[0].casefold()}\b", driver_name):  # A1000 is not A100
+            return card.flops * (int(part[1]) / _MIG_SLICES if part else 1)
     return 0.0
 
 
@@ -176,12 +174,12 @@ def _cpu() -> Machine:
     total = min(memory.total, _container_limit() or memory.total)
     return Machine(
         f"this computer's processor ({cores} cores)", "cpu", total, min(memory.available, total), computes_bfloat16(),
-        here=True, cores=cores,
+        is_local=True, cores=cores,
     )
 
 
 def _container_limit() -> int | None:
-    """Memory that a container allows, which psutil does not know of."""
+    """Memory limit of the container; psutil does not report it."""
     for path in _LIMITS:
         try:
             return int(path.read_text(encoding="ascii"))
@@ -193,18 +191,14 @@ def _container_limit() -> int | None:
 _SIZE = 768
 _REPEATS = 4
 _BFLOAT16_GAIN = 2.0
-"""bfloat16 instructions multiply twice as many values at a time as float32 ones."""
+"""Speed of bfloat16 instructions relative to float32."""
 
 
 @lru_cache(maxsize=2)
 def processor_flops(cores: int, bfloat16: bool) -> float:
-    """Operations a second of all cores in the compute dtype, the best of a few products; takes under 0.1 seconds.
+    """Measure the operations per second of all cores in the compute dtype in less than 0.1 seconds.
 
-    Processor time counts, not wall time, so that what else runs at the moment does not make the machine look slow.
-
-    Args:
-        cores: Usable cores.
-        bfloat16: Whether they compute in bfloat16.
+    CPU time is measured instead of wall time, so that other programs do not affect the result.
     """
     import numpy as np
 
@@ -215,3 +209,10 @@ def processor_flops(cores: int, bfloat16: bool) -> float:
         matrix @ matrix
         best = max(best, 2 * _SIZE**3 / max(time.process_time() - started, 1e-6))
     return best * cores * (_BFLOAT16_GAIN if bfloat16 else 1.0)
+
+
+def with_speed(machine: Machine) -> Machine:
+    """Return this machine's CPU with its measured peak, and any other machine unchanged."""
+    if not machine.is_local or machine.device != "cpu":
+        return machine
+    return replace(machine, flops=processor_flops(machine.cores, machine.bfloat16))

@@ -1,35 +1,99 @@
-"""From a model's name to its architecture: the catalog, the references, a folder, or the hub's config.json."""
+"""Load the architecture of a model by name: from the catalog, the published models, a folder, or the hub's config.json.
+
+The published models are those for which papers and guides quote figures, so that each figure can be checked.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from assistant_builder.atomic_io import file_hash
 from assistant_builder.errors import ModelError
-from assistant_builder.models.catalog import CATALOG, CatalogEntry, resolve
+from assistant_builder.models.catalog import CATALOG, CatalogEntry, resolve, sizes
 from assistant_builder.models.checkpoint_dir import check_architecture, read_config
 from assistant_builder.models.download import fetch_config
 from assistant_builder.planning.architecture import Architecture
 from assistant_builder.planning.families import build, is_known
 from assistant_builder.planning.probe import probe
-from assistant_builder.planning.published_models import REFERENCES, Reference
 
 
-def architecture_of(model: str, revision: str | None = None) -> tuple[str, Architecture]:
-    """What a model consists of, without its weights.
+@dataclass(frozen=True)
+class PublishedModel:
+    """A model with a published number of parameters; it can be planned by name like those of the catalog.
+
+    Attributes:
+        name: Name that ``plan`` accepts.
+        hub_id: Repository on the model hub; empty for the first LLaMA, which is not there.
+        parameters: Exact number of parameters of the published weights.
+        config: The values of its config.json that determine sizes.
+    """
+
+    name: str
+    hub_id: str
+    parameters: int
+    config: Mapping[str, Any]
+
+
+_LIST = (
+    PublishedModel("llama-7b", "", 6_738_415_616, sizes("llama", 32_000, 4096, 11_008, 32, 32, 32, context=2048)),
+    PublishedModel("llama-13b", "", 13_015_864_320, sizes("llama", 32_000, 5120, 13_824, 40, 40, 40, context=2048)),
+    PublishedModel("llama-33b", "", 32_528_943_616, sizes("llama", 32_000, 6656, 17_920, 60, 52, 52, context=2048)),
+    PublishedModel("llama-65b", "", 65_285_660_672, sizes("llama", 32_000, 8192, 22_016, 80, 64, 64, context=2048)),
+    PublishedModel("llama-2-7b", "meta-llama/Llama-2-7b-hf", 6_738_415_616,
+              sizes("llama", 32_000, 4096, 11_008, 32, 32, 32, context=4096)),
+    PublishedModel("llama-2-13b", "meta-llama/Llama-2-13b-hf", 13_015_864_320,
+              sizes("llama", 32_000, 5120, 13_824, 40, 40, 40, context=4096)),
+    PublishedModel("llama-2-70b", "meta-llama/Llama-2-70b-hf", 68_976_648_192,
+              sizes("llama", 32_000, 8192, 28_672, 80, 64, 8, context=4096)),
+    PublishedModel("llama-3-8b", "meta-llama/Meta-Llama-3-8B", 8_030_261_248,
+              sizes("llama", 128_256, 4096, 14_336, 32, 32, 8, context=8192)),
+    PublishedModel("llama-3-70b", "meta-llama/Meta-Llama-3-70B", 70_553_706_496,
+              sizes("llama", 128_256, 8192, 28_672, 80, 64, 8, context=8192)),
+    PublishedModel("tinyllama-1.1b", "TinyLlama/TinyLlama-1.1B-Chat-v1.0", 1_100_048_384,
+              sizes("llama", 32_000, 2048, 5632, 22, 32, 4, context=2048)),
+    PublishedModel("mistral-7b", "mistralai/Mistral-7B-v0.1", 7_241_732_096,
+              sizes("mistral", 32_000, 4096, 14_336, 32, 32, 8, context=32_768)),
+    PublishedModel("mixtral-8x7b", "mistralai/Mixtral-8x7B-v0.1", 46_702_792_704,
+              sizes("mixtral", 32_000, 4096, 14_336, 32, 32, 8, context=32_768, num_local_experts=8,
+                    num_experts_per_tok=2)),
+    PublishedModel("qwen2.5-0.5b", "Qwen/Qwen2.5-0.5B-Instruct", 494_032_768,
+              sizes("qwen2", 151_936, 896, 4864, 24, 14, 2, tied=True, context=32_768)),
+    PublishedModel("qwen2.5-7b", "Qwen/Qwen2.5-7B-Instruct", 7_615_616_512,
+              sizes("qwen2", 152_064, 3584, 18_944, 28, 28, 4, context=32_768)),
+    PublishedModel("qwen2.5-72b", "Qwen/Qwen2.5-72B-Instruct", 72_706_203_648,
+              sizes("qwen2", 152_064, 8192, 29_568, 80, 64, 8, context=32_768)),
+    PublishedModel("qwen3-32b", "Qwen/Qwen3-32B", 32_762_123_264,
+              sizes("qwen3", 151_936, 5120, 25_600, 64, 64, 8, head=128, context=40_960)),
+    PublishedModel("qwen3-30b-a3b", "Qwen/Qwen3-30B-A3B", 30_532_122_624,
+              sizes("qwen3_moe", 151_936, 2048, 6144, 48, 32, 4, head=128, context=40_960, num_experts=128,
+                    num_experts_per_tok=8, moe_intermediate_size=768, decoder_sparse_step=1)),
+    PublishedModel("gemma-2-9b-it", "google/gemma-2-9b-it", 9_241_705_984,
+              sizes("gemma2", 256_000, 3584, 14_336, 42, 16, 8, tied=True, head=256, context=8192)),
+    PublishedModel("gemma-2-27b-it", "google/gemma-2-27b-it", 27_227_128_320,
+              sizes("gemma2", 256_000, 4608, 36_864, 46, 32, 16, tied=True, head=128, context=8192)),
+    PublishedModel("phi-3-mini", "microsoft/Phi-3-mini-4k-instruct", 3_821_079_552,
+              sizes("phi3", 32_064, 3072, 8192, 32, 32, 32, context=4096)),
+)  # fmt: skip
+PUBLISHED_MODELS: dict[str, PublishedModel] = {entry.name: entry for entry in _LIST}
+"""Published models by name."""
+
+
+def load_architecture(model: str, revision: str | None = None) -> tuple[str, Architecture]:
+    """Load the architecture of a model without its weights.
 
     Args:
-        model: A name of the catalog or of :data:`REFERENCES`, a hub id, or a folder with a config.json.
+        model: A name of the catalog or of :data:`PUBLISHED_MODELS`, a hub id, or a folder with a config.json.
         revision: Branch, tag or commit of a hub model.
 
     Returns:
-        What to call it, and its architecture.
+        The name of the model and its architecture.
 
     Raises:
-        ModelError: The model is unknown or out of reach, or its config is broken.
+        ModelError: The model is unknown or not reachable, or its config is invalid.
     """
     known = _shipped(model) if revision is None else None
     if known is not None:
@@ -41,22 +105,22 @@ def architecture_of(model: str, revision: str | None = None) -> tuple[str, Archi
         ref = resolve(model)
         folder = ref.folder or fetch_config(str(ref.hub_id), revision)
         name = ref.name
-    return name, from_folder(folder)
+    return name, architecture_from_folder(folder)
 
 
-def from_folder(folder: Path) -> Architecture:
-    """The architecture of a folder's config.json.
+def architecture_from_folder(folder: Path) -> Architecture:
+    """Load the architecture from a folder's config.json.
 
     Raises:
-        ModelError: It is missing, damaged, or no causal language model's.
+        ModelError: It is missing, damaged, or does not describe a causal language model.
     """
     file = folder / "config.json"
     return _from_file(str(folder.resolve()), file_hash(file) if file.is_file() else "")
 
 
 @lru_cache(maxsize=32)
-def _from_file(folder: str, seen: str) -> Architecture:
-    """``seen`` is the file's hash, so that the model's own code is asked once."""
+def _from_file(folder: str, file_sha256: str) -> Architecture:
+    """The file's hash is part of the cache key, so that the slow probe runs once per config."""
     config = read_config(Path(folder))
     check_architecture(config, Path(folder))
     where = str(Path(folder) / "config.json")
@@ -66,15 +130,15 @@ def _from_file(folder: str, seen: str) -> Architecture:
     except ModelError as error:
         raise ModelError(error.what, where=where, remedy=error.remedy) from error
     except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
-        raise ModelError(f"a value is of a wrong kind: {str(error)[:200]}", where=where,
-                         remedy="Copy config.json again from where the model came from") from error
+        raise ModelError(f"a value has the wrong type: {str(error)[:200]}", where=where,
+                         remedy="Copy config.json again from its source") from error
     return probe(Path(folder))
 
 
 def _shipped(model: str) -> tuple[str, Mapping[str, Any]] | None:
-    """Name and config of a model whose sizes are shipped."""
+    """Name and config of a model whose sizes are part of this package."""
     text = model.strip().casefold()
-    entries: list[CatalogEntry | Reference] = [*CATALOG.values(), *REFERENCES.values()]
+    entries: list[CatalogEntry | PublishedModel] = [*CATALOG.values(), *PUBLISHED_MODELS.values()]
     for entry in entries:
         if text == entry.name or (entry.hub_id and text == entry.hub_id.casefold()):
             return entry.name, entry.config

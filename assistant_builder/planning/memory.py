@@ -1,4 +1,4 @@
-"""Memory of a training step: weights, adapters, optimizer state and activations, on one device or several."""
+"""Memory of a training: weights, adapters, optimizer states and activations, on one or several devices."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 
 FULL_TUNING = "full"
 Method = str
-"""An arm, or ``full``: fine-tuning of all weights."""
+"""Name of an arm, or ``full`` for fine-tuning of all weights."""
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-_SMALL = 4096
-"""Tensors with fewer values keep 32-bit states under 8-bit AdamW (bitsandbytes' ``min_8bit_size``)."""
+_MIN_8BIT_VALUES = 4096
+"""Smaller tensors have 32-bit states in 8-bit AdamW (bitsandbytes' ``min_8bit_size``)."""
 _STATE_BLOCK = 256
 """Values that share a float32 constant in the states of 8-bit AdamW."""
 
 
 def base_storage(method: Method, model: ModelConfig) -> QuantizationMethod:
-    """How a method stores the linear layers of the base."""
+    """Return the quantization method of the linear layers of the base."""
     return METHODS[UNQUANTIZED if method == FULL_TUNING else ARMS[method].base_storage(model.quant_type)]
 
 
 def module_bytes(module: Module, method: Method, model: ModelConfig, compute_dtype: str) -> int:
-    """Bytes of one module of the base, as the trainer holds it.
+    """Return the bytes of one module of the base during training.
 
-    Linear layers are stored as the arm's quantization method does; their biases are float16. Everything else is held in
-    the compute dtype in every arm. Full fine-tuning holds all of it in 16 bits.
+    Linear layers have the storage of the arm's quantization method and float16 biases. All other modules have the
+    compute dtype. Full fine-tuning stores everything in 16 bits.
     """
     wide = 2 if method == FULL_TUNING else DTYPE_BYTES[compute_dtype]
     if module.kind != "linear":
@@ -51,13 +51,12 @@ def module_bytes(module: Module, method: Method, model: ModelConfig, compute_dty
 def loading_extra_bytes(
     architecture: Architecture, method: Method, model: ModelConfig, compute_dtype: str
 ) -> int:
-    """Bytes in use while a base is loaded, on top of what is stored of it by then.
+    """Return the temporary bytes while a base is loaded, in addition to its stored weights.
 
-    Safetensors are read tensor by tensor straight onto the target device. On top of the stored weights there is at most
-    one tensor at a time: the 16-bit weight that is being quantized (transformers reads without worker threads while it
-    quantizes, core_model_loading.convert_and_load_state_dict_in_model); a block's experts before they are stacked into
-    one fused weight; or, afterwards, the float16 original of an embedding or head that is being cast to another compute
-    dtype (models.loading).
+    Safetensors are read tensor by tensor onto the target device. In addition to the stored weights there is at most one
+    tensor at a time: the 16-bit weight that is being quantized (transformers reads without worker threads while it
+    quantizes, core_model_loading.convert_and_load_state_dict_in_model); the experts of a block before they are fused;
+    or the float16 original of an embedding or head that is being cast to the compute dtype (models.loading).
     """
     kinds = {"experts"}
     if base_storage(method, model).quantizes:
@@ -68,7 +67,7 @@ def loading_extra_bytes(
 
 
 def adapted_modules(architecture: Architecture, train: TrainConfig) -> tuple[Module, ...]:
-    """The layers that take an adapter: all linear ones of the text decoder, or those named; never the vision part's."""
+    """Return the layers with an adapter: all linear or the named layers of the text decoder, none of a vision tower."""
     names = [name.strip() for name in train.target_modules.split(",") if name.strip()]
     if names == ["all-linear"]:
         return tuple(module for module in architecture.linear() if not module.name.startswith(VISION))
@@ -80,36 +79,35 @@ def adapted_modules(architecture: Architecture, train: TrainConfig) -> tuple[Mod
 
 
 def adapter_parameters(module: Module, rank: int) -> int:
-    """Values of one adapter: A is [rank, in], B is [out, rank]."""
+    """Return the number of values of one adapter: A is [rank, in], B is [out, rank]."""
     return rank * (module.inputs + module.outputs)
 
 
 def optimizer_bytes(tensors: list[int], optimizer: str) -> int:
-    """Bytes of AdamW's two moments for trained tensors.
+    """Return the bytes of AdamW's two moments.
 
     Args:
-        tensors: Number of values of each.
-        optimizer: ``adamw`` and ``paged_adamw_32bit`` keep two float32 values each, ``paged_adamw_8bit`` two bytes with
-            a float32 constant for each 256 of them.
+        tensors: Number of values of each trained tensor.
+        optimizer: ``adamw`` and ``paged_adamw_32bit`` store two float32 values per value, ``paged_adamw_8bit`` two
+            bytes and a float32 constant per 256 values.
     """
     if optimizer != "paged_adamw_8bit":
         return 8 * sum(tensors)
     total = 0
     for values in tensors:
-        total += 8 * values if values < _SMALL else 2 * (values + 4 * math.ceil(values / _STATE_BLOCK))
+        total += 8 * values if values < _MIN_8BIT_VALUES else 2 * (values + 4 * math.ceil(values / _STATE_BLOCK))
     return total
 
 
 _QKV = ("q_proj", "k_proj", "v_proj", "qkv_proj")
 _GATES = ("gate_proj", "up_proj", "gate_up_proj")
 _GROUPS = {name: place for place, names in enumerate((_QKV, _GATES)) for name in names}
-"""Layers that share one input."""
-_SHORT_ROW = 256
-"""Tokens of a row up to which a CPU writes the attention weights down (training.cpu_kernels.MAX_EAGER_TOKENS)."""
+"""Layers with the same number share one input."""
+_EAGER_ATTENTION_TOKENS = 256
+"""Longest row for which a CPU materializes the attention weights (``training.cpu_kernels``)."""
 LOSS_ROWS = {"cpu": 8, "cuda": 512}
-"""Rows of logits that the loss turns into float32 at once, by device; ``training.kernels`` computes in chunks of these.
-As float32 they stay in a CPU's cache, and take little of a GPU's memory. Three such chunks exist at the same time: the
-probabilities of the chunk before, this one's logits, and this one's probabilities."""
+"""Rows of logits that the loss converts to float32 at once, by device; such a chunk fits a CPU's cache and needs little
+GPU memory. Three chunks exist at the same time: the previous probabilities, the logits and their probabilities."""
 _LOSS_COPIES = 3
 
 
@@ -118,11 +116,11 @@ class Batch:
     """One micro-batch.
 
     Attributes:
-        rows: Sequences.
-        length: Tokens of each, padding included.
-        supervised: Positions that the loss counts, all rows together.
-        columns: Positions the head runs over in each row.
-        padded: Whether rows differ in length, so that attention needs a mask.
+        rows: Number of sequences.
+        length: Tokens of each sequence with padding.
+        supervised: Supervised positions of all rows together.
+        columns: Positions of each row for which the head computes logits.
+        padded: Whether rows differ in length, which requires an attention mask.
     """
 
     rows: int
@@ -133,19 +131,19 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Positions, padding included."""
+        """Number of positions with padding."""
         return self.rows * self.length
 
 
 @dataclass(frozen=True)
 class ComputeSettings:
-    """How the trainer computes.
+    """Settings of the trainer that determine the activations.
 
     Attributes:
-        width: Bytes of a value in the compute dtype.
+        width: Bytes per value in the compute dtype.
         device: ``cpu`` or ``cuda``.
         rank: Rank of the adapters.
-        dropout: Probability with which adapters drop inputs.
+        dropout: Dropout probability of the adapters.
         checkpointing: Whether activations are recomputed.
     """
 
@@ -158,15 +156,15 @@ class ComputeSettings:
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes at the moment when a step needs most.
+    """Bytes at the peak of a training step.
 
     Attributes:
-        kept: What the blocks keep for the backward pass; with checkpointing their inputs alone.
-        block: What one block adds while it is recomputed or run backwards.
-        head: What the last norm, the logits and their gradient take.
-        casts: The adapters in the compute dtype.
-        dequantized: Frozen weights in the compute dtype: on a CPU with room all of them, less what they replace;
-            else the largest, brought to it at use.
+        kept: Activations that the blocks save for the backward pass; with checkpointing only their inputs.
+        block: Additional bytes of one block while it is recomputed or in its backward pass.
+        head: Bytes of the last norm, the logits and their gradients.
+        casts: Adapters in the compute dtype.
+        dequantized: Additional bytes of frozen weights in the compute dtype: of all if a CPU dequantizes them in
+            advance, otherwise of the largest.
     """
 
     kept: int
@@ -177,21 +175,21 @@ class Activations:
 
     @property
     def total(self) -> int:
-        """Head and block take their turns: the larger counts."""
+        """Sum of all, with the larger one of head and block, which are not in use at the same time."""
         return self.kept + max(self.block, self.head) + self.casts + self.dequantized
 
 
 def activations(
-    architecture: Architecture, adapted: Sequence[Module], batch: Batch, how: ComputeSettings, *, unpacked_bytes: int
+    architecture: Architecture, adapted: Sequence[Module], batch: Batch, how: ComputeSettings, *, dequantized_bytes: int
 ) -> Activations:
-    """Bytes of one training step.
+    """Return the bytes of one training step.
 
     Args:
         architecture: The model.
-        adapted: The layers with an adapter; none of them for full fine-tuning, which keeps each layer's input instead.
+        adapted: Layers that save their input: those with an adapter, or all linear ones in full fine-tuning.
         batch: The micro-batch.
-        how: The trainer's arithmetic.
-        unpacked_bytes: Frozen weights in the compute dtype beside the stored ones.
+        how: Settings of the trainer.
+        dequantized_bytes: Additional bytes of frozen weights in the compute dtype.
     """
     by_block = _by_block(architecture, adapted)
     blocks = [
@@ -207,43 +205,43 @@ def activations(
         block=gradients + (max(blocks) if how.checkpointing else 0),
         head=head_bytes(architecture, batch, how),
         casts=casts // len(blocks) if how.checkpointing else casts,
-        dequantized=unpacked_bytes,
+        dequantized=dequantized_bytes,
     )
 
 
 def block_bytes(block: Block, batch: Batch, how: ComputeSettings) -> int:
-    """What one block keeps for a micro-batch, its adapters left out."""
+    """Return the bytes that one block saves for the backward pass, without its adapters."""
     wide, length = how.width, batch.length
     norm = wide if how.device == "cpu" else 4
     norms = norm * (block.norms * block.hidden + block.head_norms * (block.attention + block.key_value))
     if block.eager:  # scores, tanh, float32 softmax, weights
         attention = block.heads * length * (4 + 3 * wide) + wide * (2 * block.attention + 2 * block.key_value)
-    elif how.device == "cpu" and length <= _SHORT_ROW:
+    elif how.device == "cpu" and length <= _EAGER_ATTENTION_TOKENS:
         attention = wide * (block.attention + 2 * block.key_value + block.heads * length)
     else:
         repeated = block.attention if batch.padded else block.key_value  # a mask rules out grouped queries
         attention = wide * (2 * block.attention + 2 * repeated) + 4 * block.heads
         attention += wide * length if batch.padded else 0
     gate = 3 * wide * block.intermediate
-    routed = wide * block.experts * block.hidden  # each expert's output, to be weighed
+    routed = wide * block.experts * block.hidden  # output of each expert before the weighted sum
     return batch.tokens * (norms + attention + gate + routed)
 
 
 def adapter_input_bytes(layers: Sequence[Module], how: ComputeSettings) -> int:
-    """What the adapters of one block keep for each token."""
+    """Return the bytes per token that the adapters of one block save for the backward pass."""
     ranks = how.width * how.rank * len(layers)
     if how.dropout and how.device != "cpu":
         return ranks + (how.width + 1) * sum(layer.inputs for layer in layers)
     shared: dict[object, int] = {}
     for layer in layers:
         name = layer.name.rpartition(".")[2]
-        if name != "o_proj" or how.device == "cpu":  # a GPU's attention keeps its output anyway
+        if name != "o_proj" or how.device == "cpu":  # a GPU's attention saves its output anyway
             shared[_GROUPS.get(name, layer.name)] = layer.inputs
-    return ranks + round((how.width + 8 * how.dropout) * sum(shared.values()))  # a dropped place is an int64
+    return ranks + round((how.width + 8 * how.dropout) * sum(shared.values()))  # indices of dropped values are int64
 
 
 def head_bytes(architecture: Architecture, batch: Batch, how: ComputeSettings) -> int:
-    """What the last norm, the logits and their gradients take at their highest."""
+    """Return the peak bytes of the last norm, the logits and their gradients."""
     scored, vocabulary = batch.rows * batch.columns, architecture.vocabulary
     chunk = 4 * _LOSS_COPIES * min(LOSS_ROWS[how.device], batch.supervised) * vocabulary
     logits = 2 * how.width * batch.supervised * vocabulary + chunk
@@ -252,7 +250,7 @@ def head_bytes(architecture: Architecture, batch: Batch, how: ComputeSettings) -
 
 
 def _by_block(architecture: Architecture, adapted: Sequence[Module]) -> list[list[Module]]:
-    """The adapted layers of each decoder block; those of a vision part keep nothing, as no image passes through."""
+    """Return the adapted layers of each decoder block; those of a vision tower save nothing without images."""
     found: list[list[Module]] = [[] for _ in architecture.blocks]
     for module in adapted:
         if module.name.startswith(VISION):
@@ -264,17 +262,17 @@ def _by_block(architecture: Architecture, adapted: Sequence[Module]) -> list[lis
 
 
 _BLOCK = re.compile(r"^.*?\.\d+(?=\.)")
-_BLOCKS_AT_ONCE = 2
-"""The block that is computed, and the next, which is brought meanwhile."""
+_UNSHARDED_BLOCKS = 2
+"""The block being computed, and the next one, which is prefetched."""
 
 
 @dataclass(frozen=True)
 class ParallelStrategy:
-    """How devices share a training.
+    """The distribution of a training over devices.
 
     Attributes:
-        kind: ``one`` device; ``ddp``: each holds the whole model; ``fsdp``: each holds a part of every layer.
-        devices: How many.
+        kind: ``one`` device; ``ddp``: each device has the complete model; ``fsdp``: each has a shard of every layer.
+        devices: Number of devices.
     """
 
     kind: Literal["one", "ddp", "fsdp"] = "one"
@@ -282,45 +280,45 @@ class ParallelStrategy:
 
     @property
     def shards(self) -> int:
-        """Devices over which the weights are parted."""
+        """Number of devices over which the weights are sharded."""
         return self.devices if self.kind == "fsdp" else 1
 
 
 def devices_to_use(config: StudyConfig, machine: Machine) -> int:
-    """How many devices train one arm: those asked for, else all that can share out a step's pairs evenly.
+    """Return the number of devices for one arm: the requested one, else the largest that divides a step's pairs evenly.
 
-    Cards that differ from the first are used only where they are asked for.
+    GPUs that differ from the first are used only on request. A CPU can be shared by any number of processes.
 
     Raises:
-        ResourceError: More GPUs are asked for than there are; a CPU can be shared by any number of processes.
+        ResourceError: More GPUs are requested than available.
     """
-    wanted, there = config.executor.devices, machine.devices
+    wanted, available = config.executor.devices, machine.devices
     if wanted is None:
-        return max(count for count in range(1, there + 1) if config.train.batch_size % count == 0)
-    there = max(there, len(machine.cards))
-    if machine.device == "cuda" and wanted > there:
+        return max(count for count in range(1, available + 1) if config.train.batch_size % count == 0)
+    available = max(available, len(machine.cards))
+    if machine.device == "cuda" and wanted > available:
         raise ResourceError(
-            f"executor.devices={wanted}, and the training sees {there} GPU{'s' if there != 1 else ''}",
-            remedy="Lower it or leave it empty; on a Ray cluster, raise executor.train_gpus to it",
+            f"executor.devices={wanted}, and the training sees {available} GPU{'s' if available != 1 else ''}",
+            remedy="Lower executor.devices or leave it empty; on a Ray cluster, raise executor.train_gpus to it",
         )
     return wanted
 
 
 def per_device_batch_size(train: TrainConfig, devices: int) -> int:
-    """Pairs that each device computes at once: at most ``micro_batch_size``, and a divisor of its share of a step.
+    """Return the micro-batch size of each device: at most ``micro_batch_size``, and a divisor of its share of a step.
 
-    The pairs of a step stay those of one device, and so do their order, the number of steps and the schedule.
+    The pairs of a step, their order, the number of steps and the schedule do not depend on the number of devices.
     """
     share = train.batch_size // devices
     return max(rows for rows in range(1, min(train.micro_batch_size, share) + 1) if share % rows == 0)
 
 
-def choose_spread(plan: Plan, devices: int) -> ParallelStrategy:
-    """How ``devices`` share the training: all arms of a study the same way, or they would not be twins.
+def choose_parallelism(plan: Plan, devices: int) -> ParallelStrategy:
+    """Return the strategy for ``devices`` devices, which is the same for all arms to keep them comparable.
 
     Args:
         plan: The plan for one device.
-        devices: At least 1.
+        devices: Number of devices, at least 1.
     """
     if devices == 1:
         return ParallelStrategy()
@@ -330,8 +328,8 @@ def choose_spread(plan: Plan, devices: int) -> ParallelStrategy:
     return ParallelStrategy(wanted, devices)
 
 
-def shared(plan: Plan) -> Plan:
-    """The plan of a training that the devices of its machine share as the settings and the memory say.
+def distribute(plan: Plan) -> Plan:
+    """Return the plan of the training on all devices that the settings and the machine allow.
 
     Raises:
         ResourceError: See :func:`devices_to_use`.
@@ -340,12 +338,12 @@ def shared(plan: Plan) -> Plan:
     if devices == 1:
         return plan
     alone = plan.with_changes({"train.micro_batch_size": per_device_batch_size(plan.config.train, devices)})
-    alone = replace(alone, machine=plan.machine.sharing(devices))
-    return replace(alone, shards=choose_spread(alone, devices).shards)
+    alone = replace(alone, machine=plan.machine.with_devices(devices))
+    return replace(alone, shards=choose_parallelism(alone, devices).shards)
 
 
 def unsharded_bytes(layers: Iterable[tuple[str, int, int]]) -> int:
-    """What a device of FSDP holds whole for a time: two blocks, and what lies outside of the blocks.
+    """Return the bytes of layers that an FSDP device unshards: two blocks and all modules outside of blocks.
 
     Args:
         layers: Name, parameters and stored bytes of every module of the base.
@@ -358,4 +356,4 @@ def unsharded_bytes(layers: Iterable[tuple[str, int, int]]) -> int:
             blocks[block[0]] += stored
         else:
             outside += stored
-    return outside + _BLOCKS_AT_ONCE * max(blocks.values(), default=0)
+    return outside + _UNSHARDED_BLOCKS * max(blocks.values(), default=0)

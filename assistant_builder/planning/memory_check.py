@@ -1,9 +1,7 @@
-"""Whether a training may start: what cannot fit the machine's memory is refused, unless the user wants it all the same.
+"""Refusal of trainings that cannot fit the machine, the plan of a run, and its comparison with the measured values.
 
-A plan is an estimate. Refused is only what would not fit even if the estimate were too high by all that is known of its
-error; what fits the machine but not the memory that is free at the moment is warned of.
-
-The plan of a run that is about to start, from the sequences it will really train on; and its grade afterwards.
+A plan is an estimate. A training is refused only if it would not fit even with the largest known error of the estimate.
+If it fits the machine but not the memory that is currently free, the user gets a warning.
 """
 
 from __future__ import annotations
@@ -22,148 +20,150 @@ from assistant_builder.planning.advice import (
     advise_without_twin,
     cheapest_card,
     gigabytes,
-    title,
+    method_label,
 )
-from assistant_builder.planning.hardware import Machine, this_machine
-from assistant_builder.planning.load_architecture import architecture_of, from_folder
-from assistant_builder.planning.memory import Batch, Method, base_storage, shared
+from assistant_builder.planning.hardware import Machine, this_machine, with_speed
+from assistant_builder.planning.load_architecture import architecture_from_folder, load_architecture
+from assistant_builder.planning.memory import Batch, Method, base_storage, distribute
 from assistant_builder.planning.plan import PROCESS_BYTES, Lengths, MethodPlan, Plan
-from assistant_builder.planning.planner import with_speed
 from assistant_builder.planning.training_time import WorkRemaining, extrapolated_seconds, load_measured_runs
 from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates, split_run
 
 KNOWN_ERROR = 0.15
-"""Share of its peak by which a plan may be wrong. docs/planner.md has the measured errors: the largest is smaller."""
-_SHORTEST = 32
-"""Tokens of the pairs that are taken where the data is not counted yet, so that no data could take less."""
-OVERRULE = "train.allow_low_memory=true (on the page “Start without enough memory”, under All settings)"
+"""Assumed error of a predicted peak; the measured errors in docs/planner.md are smaller."""
+_SHORTEST = Lengths(32, 32, 16.0, 16)
+"""Assumed lengths until the data step has counted tokens: a lower bound for any data."""
+LOW_MEMORY_SETTING = "train.allow_low_memory=true (on the page “Start without enough memory”, under All settings)"
 
 
 def methods_over_budget(plan: Plan, *methods: str) -> list[MethodPlan]:
-    """The methods that even at their lowest do not fit the machine, the largest first.
+    """Return the methods that do not fit the machine even at their lower bound, the largest first.
 
     Args:
         plan: The plan of a study.
-        methods: The arms that are to be trained; by default those of the study.
+        methods: Arms to be trained; by default those of the study.
     """
     chosen = [plan.methods[name] for name in plan.methods if name in (methods or plan.config.arms)]
-    lacking = [method for method in chosen if least_bytes(method) > plan.machine.memory_bytes]
-    return sorted(lacking, key=lambda method: -method.expected_bytes)
+    too_large = [method for method in chosen if least_bytes(method) > plan.machine.memory_bytes]
+    return sorted(too_large, key=lambda method: -method.expected_bytes)
 
 
 def least_bytes(method: MethodPlan) -> int:
-    """The peak of training if the plan were too high by all that is known of its error."""
+    """Return the lower bound of the peak: the estimate less its largest known error."""
     return round(method.expected_bytes * (1 - KNOWN_ERROR))
 
 
 def refusal(plan: Plan, *methods: str) -> ResourceError | ConfigError | None:
-    """Why a training cannot start on this machine, with what would help; None where it can, or is wanted all the same.
+    """Return the error of a training that cannot start on this machine; None if it can or the user allows it.
 
     Args:
         plan: The plan of a study.
-        methods: The arms that are to be trained; by default those of the study.
+        methods: Arms to be trained; by default those of the study.
     """
     if plan.shards > 1 and plan.config.train.optimizer.startswith("paged_"):
         return _paged_shards(plan)
-    lacking = methods_over_budget(plan, *methods)
-    if not lacking or plan.config.train.allow_low_memory:
+    too_large = methods_over_budget(plan, *methods)
+    if not too_large or plan.config.train.allow_low_memory:
         return None
-    worst = lacking[0]
-    remedies = advise_without_twin(plan) if not methods_over_budget(plan, QLORA.name) else advise_when_nothing_fits(plan).remedies
-    helps = " ".join(remedies) or "Choose a smaller base model."
+    worst = too_large[0]
+    if methods_over_budget(plan, QLORA.name):
+        remedies = advise_when_nothing_fits(plan).remedies
+    else:
+        remedies = advise_without_twin(plan)
+    suggestions = " ".join(remedies) or "Choose a smaller base model."
     return ResourceError(
-        f"{title(worst.method)} of {plan.model} needs about {gigabytes(worst.expected_bytes)} of memory, "
+        f"{method_label(worst.method)} of {plan.model} needs about {gigabytes(worst.expected_bytes)} of memory, "
         f"{gigabytes(least_bytes(worst))} at the very least, and {plan.machine.name} has "
         f"{gigabytes(plan.machine.memory_bytes)}",
-        remedy=f"{helps} To start all the same, set {OVERRULE}",
+        remedy=f"{suggestions} To start anyway, set {LOW_MEMORY_SETTING}",
     )
 
 
 def _paged_shards(plan: Plan) -> ConfigError:
-    """Paged optimizers are those of bitsandbytes, which know no sharded tensors (``DTensor``)."""
+    """The paged optimizers of bitsandbytes do not support sharded tensors (``DTensor``)."""
     train, spread = plan.config.train, plan.config.executor.spread
-    why = "is set" if spread == "fsdp" else "is chosen, because an arm does not fit one device"
+    why = "is set" if spread == "fsdp" else "is selected, because an arm does not fit one device"
     also = "; or set executor.spread=ddp, if both arms fit one device" if spread == "fsdp" else ""
     return ConfigError(
         f"train.optimizer={train.optimizer} cannot be sharded, and executor.spread=fsdp {why}", where="train.optimizer",
-        remedy=f"Set train.optimizer=adamw, whose state {plan.shards} devices share out as they do the weights{also}",
+        remedy=f"Set train.optimizer=adamw, whose state can be sharded over {plan.shards} devices{also}",
     )
 
 
 def require_fit(plan: Plan, *methods: str) -> None:
-    """Refuse a training that cannot fit the machine, or whose optimizer cannot be sharded.
+    """Raise the error that :func:`refusal` returns.
 
     Raises:
-        ConfigError: See :func:`refusal`.
-        ResourceError: Likewise.
+        ConfigError: The optimizer cannot be sharded.
+        ResourceError: An arm cannot fit the machine.
     """
-    refused = refusal(plan, *methods)
-    if refused is not None:
-        raise refused
+    error = refusal(plan, *methods)
+    if error is not None:
+        raise error
 
 
 def require_device(config: StudyConfig, device: str) -> None:
-    """Refuse settings that only a GPU can follow.
+    """Check that the device supports the settings.
 
     Args:
         config: The settings.
-        device: ``cpu`` or ``cuda``: what the training will run on.
+        device: Device of the training, ``cpu`` or ``cuda``.
 
     Raises:
-        ConfigError: There is one, and no GPU.
+        ConfigError: A setting requires a GPU and the device is a CPU.
     """
     for key, everywhere in (("optimizer", "adamw"), ("kernels", "plain")):
         value = getattr(config.train, key)
         if device != "cuda" and value != everywhere:
-            raise ConfigError(f"train.{key}={value} needs a GPU, and there is none", where=f"train.{key}",
-                              remedy=f"Set train.{key}={everywhere}")
+            raise ConfigError(f"train.{key}={value} needs a GPU, and this machine has none that can be used",
+                              where=f"train.{key}", remedy=f"Set train.{key}={everywhere}")
     for method in (base_storage(arm, config.model) for arm in config.arms):
         if device != "cuda" and method.needs_gpu:
-            raise ConfigError(f"a base stored as {method.name} needs a GPU, and there is none",
+            raise ConfigError(f"a base stored as {method.name} needs a GPU, and this machine has none that can be used",
                               where="model.quant_type", remedy="Choose another model.quant_type")
 
 
 def require_study_fit(study: Study) -> None:
-    """Refuse a study whose training cannot fit, before anything is downloaded; a study that is trained may go on.
+    """Check before any download that the arms still to be trained fit this machine.
 
-    Until the data step has counted tokens the pairs are taken to be as short as pairs can be.
+    Until the data step has counted tokens, the pairs are assumed to be as short as possible.
 
     Raises:
-        ConfigError: An arm that is still to be trained needs a GPU, or its optimizer cannot be sharded.
-        ResourceError: One cannot fit.
+        ConfigError: An arm needs a GPU, or its optimizer cannot be sharded.
+        ResourceError: An arm cannot fit.
     """
     arms = [arm for arm in study.config.arms if study.step(f"train-{arm}").state != "succeeded"]
     if arms:
         require_device(study.config, this_machine().device)
     train = study.config.train
     if arms and (train.optimizer.startswith("paged_") or not train.allow_low_memory):
-        plan = _plan_here(study, Lengths(_SHORTEST, _SHORTEST, _SHORTEST / 2, _SHORTEST // 2))
+        plan = _plan_on(this_machine(), study, _SHORTEST)
         if plan is not None:
             require_fit(plan, *arms)
 
 
 def memory_note(study: Study) -> str:
-    """A sentence where a training here fits the machine but not the memory that is free now; else empty."""
+    """Return a warning if a local training needs more memory than is currently free; otherwise an empty string."""
     if study.config.executor.kind != "local":
         return ""
-    plan = _plan_here(study, Lengths.assume(study.config.train.max_length))
+    plan = _plan_on(this_machine(), study, Lengths.assume(study.config.train.max_length))
     if plan is None:
         return ""
     needed = max(method.expected_bytes for method in plan.arms)
     if needed <= plan.memory_bytes:
         return ""
-    return (f"Training needs about {gigabytes(needed)} of memory, and {gigabytes(plan.memory_bytes)} are free: close "
+    return (f"Training needs about {gigabytes(needed)} of memory, and {gigabytes(plan.memory_bytes)} are free. Close "
             "other programs, or lower train.micro_batch_size.")
 
 
 def where_both_fit(study: Study) -> str:
-    """Where a study of one arm could train both: ``here``, the cheapest card that holds both, or empty for neither."""
+    """Return where a study of one arm could train both: ``here``, the name of the cheapest card, or an empty string."""
     config = study.config.with_changes({"arms": list(TWINS)})
     lengths = Lengths.assume(config.train.max_length)
     try:
         plan = _plan_on(this_machine(), study, lengths, config=config)
-    except ResourceError:  # the settings ask for more devices than this machine has
+    except ResourceError:  # the settings request more devices than this machine has
         plan = _plan_on(this_machine(), study, lengths, config=config.with_changes({"executor.devices": 1}))
     if plan is None:
         return ""
@@ -175,11 +175,11 @@ def where_both_fit(study: Study) -> str:
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Main memory that a step takes on a node that computes on its processors.
+    """Main memory of a step on a CPU node.
 
     Attributes:
-        expected_bytes: As planned.
-        least_bytes: If the plan were too high by all that is known of its error.
+        expected_bytes: The estimate.
+        least_bytes: Its lower bound.
     """
 
     expected_bytes: int
@@ -187,49 +187,48 @@ class StepMemory:
 
 
 def step_memory(study: Study, step: str, node_bytes: int) -> StepMemory | None:
-    """The memory plan of a training step or of the evaluation.
+    """Return the memory of a training or evaluation step.
 
-    The evaluation holds the bases of all arms at once; its parts hold one.
+    The evaluation loads the bases of all arms; each of its shards loads one.
 
     Args:
-        study: The study; until its data step has counted tokens the pairs are taken to be as short as pairs can be.
+        study: The study; until its data step has counted tokens, the pairs are assumed to be as short as possible.
         step: ``train-…``, ``score-…`` or ``evaluate``.
-        node_bytes: Memory of the node; a training that does not fit recomputes activations, and so on.
+        node_bytes: Memory of the node, which determines whether a training recomputes activations.
 
     Returns:
-        None where the base is unknown, which the first step will say.
+        None if the base is unknown; the first step reports that error.
     """
     node = Machine("a node", "cpu", node_bytes, node_bytes)
-    plan = _plan_on(node, study, Lengths(_SHORTEST, _SHORTEST, _SHORTEST / 2, _SHORTEST // 2))
+    plan = _plan_on(node, study, _SHORTEST)
     if plan is None:
         return None
     if evaluates(step):
-        held = [method.weights_bytes + method.adapter_bytes for method in plan.arms]
-        bases = sum(held) if step == "evaluate" else max(held)
+        loaded = [method.weights_bytes + method.adapter_bytes for method in plan.arms]
+        bases = sum(loaded) if step == "evaluate" else max(loaded)
         return StepMemory(bases + PROCESS_BYTES["cpu"], bases)
     method = plan.methods[split_run(step.removeprefix("train-"))[0]]
     return StepMemory(method.expected_bytes, least_bytes(method))
 
 
-def _plan_here(study: Study, without_data: Lengths) -> Plan | None:
-    """The memory plan of a study on this machine; None where its base is unknown, which the first step will say."""
-    return _plan_on(this_machine(), study, without_data)
-
-
 def _plan_on(
-    machine: Machine, study: Study, without_data: Lengths, *, config: StudyConfig | None = None
+    machine: Machine, study: Study, fallback: Lengths, *, config: StudyConfig | None = None
 ) -> Plan | None:
+    """Return the memory plan of a study; None if its base is unknown, which the first step reports.
+
+    ``fallback`` contains the lengths until the data step has counted tokens.
+    """
     config = config or study.config
     try:
-        name, architecture = architecture_of(config.model.base, config.model.revision)
+        name, architecture = load_architecture(config.model.base, config.model.revision)
     except ModelError:
         return None
-    return shared(Plan(name, architecture, config, machine, 0, _counted(study) or without_data,
+    return distribute(Plan(name, architecture, config, machine, 0, _measured_lengths(study) or fallback,
                        load_measured_runs(architecture.parameters)))
 
 
-def _counted(study: Study) -> Lengths | None:
-    """Lengths of the pairs as the data step counted them."""
+def _measured_lengths(study: Study) -> Lengths | None:
+    """Return the lengths of the pairs as counted by the data step."""
     path = study.folder / "data" / "findings.json"
     counted: dict[str, Any] = (read_json(path).get("token_lengths") or {}) if path.exists() else {}
     if not counted.get("max"):
@@ -239,8 +238,8 @@ def _counted(study: Study) -> Lengths | None:
     return Lengths(mean, longest, mean / 2, longest // 2)
 
 
-GRADED = ("base_bytes", "adapter_bytes", "peak_memory_bytes", "train_seconds")
-"""What is predicted and measured under the same name."""
+COMPARED_QUANTITIES = ("base_bytes", "adapter_bytes", "peak_memory_bytes", "train_seconds")
+"""Keys of the values that are both predicted and measured."""
 PLAN_FILE = "plan.json"
 
 
@@ -248,14 +247,14 @@ def plan_run(
     config: StudyConfig, folder: Path, sequences: Sequence[tuple[int, int]], order: Sequence[int],
     machine: Machine | None = None,
 ) -> Plan:
-    """The plan of a training whose data is known token by token.
+    """Return the plan of a training whose tokens are known.
 
     Args:
         config: The study's settings.
-        folder: Where the base lies.
-        sequences: Tokens, and positions that the loss counts, of each training sequence.
-        order: Indices of the sequences in the order they are trained on.
-        machine: Where it runs; None: here.
+        folder: Folder of the base model.
+        sequences: Tokens and supervised positions of each training sequence.
+        order: Indices of the sequences in training order.
+        machine: The machine that trains; None: this one.
     """
     train = config.train
     rows = min(train.micro_batch_size, train.batch_size)
@@ -266,7 +265,7 @@ def plan_run(
         padded / len(trained), max(length for length, _ in trained), sum(counted for _, counted in trained)
         / len(trained), max(counted for _, counted in trained),
     )
-    architecture = from_folder(folder)
+    architecture = architecture_from_folder(folder)
     return Plan(
         config.model.base, architecture, config, with_speed(machine or this_machine()), len(sequences), lengths,
         load_measured_runs(architecture.parameters), largest=largest_batch(batches),
@@ -274,10 +273,10 @@ def plan_run(
 
 
 def largest_batch(batches: Iterable[Sequence[tuple[int, int]]]) -> Batch:
-    """The micro-batch that needs most memory, by its positions, of equals by those that the loss counts.
+    """Return the micro-batch with the most positions; among equals the one with the most supervised positions.
 
     Args:
-        batches: Micro-batches, each sequence as its tokens and how many of them the loss counts; these are its last.
+        batches: Micro-batches of (tokens, supervised tokens) per sequence; the supervised tokens are the last ones.
     """
     def shape(batch: Sequence[tuple[int, int]]) -> Batch:
         longest = max(length for length, _ in batch)
@@ -290,14 +289,14 @@ def largest_batch(batches: Iterable[Sequence[tuple[int, int]]]) -> Batch:
 
 
 def prediction(plan: Plan, method: Method) -> dict[str, Any]:
-    """What a run's ``summary.json`` keeps of the plan: bytes and seconds under the names of what is measured.
+    """Return the predicted values for a run's ``summary.json``, with the keys of the measured ones.
 
-    The peak is the formula's, before any correction learnt here, so that corrections are never learnt from themselves.
+    The peak is uncorrected, because the correction of later plans is computed from it.
     """
     planned = plan.methods[method]
     return {
         "base_bytes": planned.weights_bytes, "adapter_bytes": planned.adapter_bytes,
-        # a GPU's measured peak is what is allocated, without the context
+        # the measured peak of a GPU is allocated memory without the context
         "peak_memory_bytes": planned.total_bytes - (planned.overhead_bytes if plan.machine.device == "cuda" else 0),
         "corrected_peak_bytes": planned.expected_bytes, "train_seconds": planned.seconds,
         "flops": planned.work.flops, "parts": planned.parts,
@@ -305,15 +304,15 @@ def prediction(plan: Plan, method: Method) -> dict[str, Any]:
 
 
 def write_plan(arm_folder: Path, plan: Plan, method: Method, ahead: WorkRemaining) -> None:
-    """Keep what was planned beside the run (``plan.json``), so that a run under way can be judged by it."""
+    """Write ``plan.json`` to the run's folder, for the time estimate during the run."""
     write_json(arm_folder / PLAN_FILE, {"predicted": prediction(plan, method), "ahead": asdict(ahead)})
 
 
 def measured_seconds(arm_folder: Path) -> float | None:
-    """Seconds of an arm's whole training, from the steps it has made so far; None before the fifth.
+    """Return the total seconds of an arm's training, extrapolated from its steps; None before the fifth step.
 
     Args:
-        arm_folder: ``arms/<run>``, with its metrics.jsonl and plan.json.
+        arm_folder: ``arms/<run>`` with metrics.jsonl and plan.json.
     """
     path = arm_folder / PLAN_FILE
     if not path.exists():
@@ -322,7 +321,7 @@ def measured_seconds(arm_folder: Path) -> float | None:
 
 
 def plan_accuracy(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Predicted beside measured with the signed error, of a run that was planned.
+    """Compare the predicted with the measured values of a run; empty if the run has no plan.
 
     Args:
         summary: ``summary.json`` of a run.
@@ -334,5 +333,5 @@ def plan_accuracy(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {"quantity": name, "predicted": predicted[name], "measured": summary[name],
          "error": (predicted[name] - summary[name]) / summary[name]}
-        for name in GRADED if predicted.get(name) and summary.get(name)
+        for name in COMPARED_QUANTITIES if predicted.get(name) and summary.get(name)
     ]

@@ -1,7 +1,4 @@
-"""One method on one machine: its memory part by part, whether it fits, how long it takes and what it costs.
-
-The plan of a training: every method for one model, one set of settings and one machine.
-"""
+"""The plan of a training: memory, fit, time and cost of every method for one model, configuration and machine."""
 
 from __future__ import annotations
 
@@ -14,7 +11,8 @@ from assistant_builder.arms import LORA, QLORA, TWINS, plain_order
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ModelError
 from assistant_builder.planning.architecture import Architecture, Module
-from assistant_builder.planning.hardware import Machine
+from assistant_builder.planning.hardware import Machine, this_machine, with_speed
+from assistant_builder.planning.load_architecture import load_architecture
 from assistant_builder.planning.memory import (
     DTYPE_BYTES,
     FULL_TUNING,
@@ -25,18 +23,29 @@ from assistant_builder.planning.memory import (
     activations,
     adapted_modules,
     base_storage,
+    distribute,
     loading_extra_bytes,
     module_bytes,
     optimizer_bytes,
     unsharded_bytes,
 )
-from assistant_builder.planning.training_time import FULL_SPEED, MeasuredRuns, TrainingFlops, training_work
+from assistant_builder.planning.training_time import (
+    FULL_SPEED,
+    MeasuredRuns,
+    TrainingFlops,
+    load_measured_runs,
+    training_work,
+)
 
-FULL = 0.95
-"""Share of the memory that a training may take at most; the rest is for what no formula knows."""
-ROOMY = 0.90
-"""Share of the memory below which a method fits with room."""
+MAX_MEMORY_SHARE = 0.95
+"""Largest share of the memory that a training may use; the rest is a reserve for what the formulas do not cover."""
+COMFORTABLE_SHARE = 0.90
+"""Share of the memory up to which a method fits comfortably (``room``)."""
 Fit = Literal["room", "tight", "no"]
+ASSUMED_PAIRS = 10_000
+"""Number of pairs if no data is known."""
+ASSUMED_PAIRS = 10_000
+"""Number of pairs if no data is known."""
 
 
 @dataclass(frozen=True)
@@ -44,26 +53,27 @@ class MethodPlan:
     """One method on one machine.
 
     Attributes:
-        method: ``qlora``, ``lora`` or ``full`` (fine-tuning of all weights).
+        method: Name of an arm, or ``full`` (fine-tuning of all weights).
         layers: Name, parameters and stored bytes of every module of the base.
-        adapter_bytes: Trained weights beside the base.
-        gradient_bytes: Their gradients.
-        optimizer_bytes: AdamW's states.
-        activations: What a step keeps, part by part.
-        overhead_bytes: What the process and the allocator hold besides.
-        trained_parameters: How many values are trained.
-        inference_bytes: Memory of answering one question afterwards, on the same machine.
+        adapter_bytes: Bytes of the adapters.
+        gradient_bytes: Bytes of their gradients.
+        optimizer_bytes: Bytes of the optimizer states.
+        activations: Activations of a step.
+        overhead_bytes: Further bytes of the process and the allocator.
+        trained_parameters: Number of trained values.
+        inference_bytes: Memory for answering one question on the same machine.
         checkpointing: Whether activations are recomputed.
-        held: Whether a CPU keeps the frozen weights in the compute dtype while it trains; counted with the activations.
-        work: Operations of the whole training.
-        seconds: Time of the whole training, None where the machine's speed is not known.
-        memory_bytes: Memory there is.
-        factor: What this machine's finished runs took over what was predicted for them.
-        shards: Devices that each hold a part of every layer; 1: the device holds all.
-        gathered_bytes: Layers that a device puts together from all parts while it computes them.
-        loading_bytes: Peak on one device while the base is loaded, before anything is trained.
-        loading_host_bytes: Main memory that the processes of a sharded training take together to load the base, of a
-            4-bit one each its own copy, before the devices get their shards; 0 where files go straight to the device.
+        dequantized: Whether a CPU keeps the frozen weights in the compute dtype during training; these bytes are
+            counted as activations.
+        work: Operations of the training.
+        seconds: Time of the training; None if the speed of the machine is unknown.
+        memory_bytes: Available memory.
+        factor: Median ratio of measured to predicted memory in this machine's finished runs.
+        shards: Number of FSDP devices; 1 without sharding.
+        gathered_bytes: Unsharded layers that an FSDP device holds while it computes them.
+        loading_bytes: Peak on one device while the base is loaded.
+        loading_host_bytes: Main memory of all processes of a sharded training while the base is loaded (a 4-bit base
+            has one copy per process); 0 if files are read directly to the device.
     """
 
     method: Method
@@ -76,7 +86,7 @@ class MethodPlan:
     trained_parameters: int
     inference_bytes: int
     checkpointing: bool
-    held: bool
+    dequantized: bool
     work: TrainingFlops
     seconds: float | None
     memory_bytes: int
@@ -88,14 +98,14 @@ class MethodPlan:
 
     @property
     def weights_bytes(self) -> int:
-        """The frozen base as stored."""
+        """Bytes of the frozen base as stored."""
         return sum(stored for _, _, stored in self.layers)
 
     @property
     def parts(self) -> dict[str, int]:
-        """Bytes of each part of the peak on one device, in the order in which they are stacked.
+        """Bytes of each component of the peak on one device.
 
-        The last one, ``loading``, is there only where loading takes more than training: what it takes more.
+        ``loading`` is present only if loading needs more than training, and is the difference.
         """
         training = {
             "weights": self.weights_bytes // self.shards + self.gathered_bytes,
@@ -113,21 +123,21 @@ class MethodPlan:
 
     @property
     def expected_bytes(self) -> int:
-        """The predicted peak, corrected by what this machine's finished runs took."""
+        """Predicted peak, corrected by the finished runs of this machine."""
         return round(self.total_bytes * self.factor)
 
     @property
     def fit(self) -> Fit:
-        """Whether it fits the memory there is."""
+        """Whether the method fits the available memory."""
         share = self.expected_bytes / self.memory_bytes
-        return "room" if share <= ROOMY else "tight" if share <= FULL else "no"
+        return "room" if share <= COMFORTABLE_SHARE else "tight" if share <= MAX_MEMORY_SHARE else "no"
 
     def cost(self, price_per_hour: float | None) -> float | None:
-        """What the training costs, in the currency of the price."""
+        """Cost of the training in the currency of the price."""
         return None if self.seconds is None or price_per_hour is None else self.seconds / 3600 * price_per_hour
 
     def to_record(self) -> dict[str, Any]:
-        """The method's part of ``plan --json``."""
+        """The method's entry in ``plan --json``."""
         return {
             "weights_bytes": self.weights_bytes, "adapter_bytes": self.adapter_bytes,
             "gradient_bytes": self.gradient_bytes, "optimizer_bytes": self.optimizer_bytes,
@@ -142,27 +152,27 @@ class MethodPlan:
 
 
 PROCESS_BYTES = {"cpu": 650_000_000, "cuda": 700_000_000}
-"""What a training process holds before the model. On a CPU: the libraries (0.56 GB resident once Python, torch,
-transformers, bitsandbytes, peft and trl are imported) and what the first matrix products set up. On a GPU: CUDA's
+"""Memory of a training process without the model. On a CPU: the libraries (0.56 GB resident after Python, torch,
+transformers, bitsandbytes, peft and trl are imported) and the state of the first matrix products. On a GPU: the CUDA
 context and the workspaces of its matrix library."""
-SLACK = {"cpu": 0.18, "cuda": 0.0}
-"""What the allocator holds beyond the activations that come and go, as a share of them: on a CPU resident memory is
-measured, freed pieces and oneDNN's scratch included; on a GPU what is allocated."""
-VARIED_BYTES = {"cpu": 580_000_000, "cuda": 0}
-"""What batches of differing lengths leave behind on a CPU: pieces of the heap that fit no later batch, and oneDNN's
-primitives, one set for each length."""
+ALLOCATOR_SHARE = {"cpu": 0.18, "cuda": 0.0}
+"""Allocator overhead as a share of the temporary activations: on a CPU resident memory is measured, including freed
+blocks and oneDNN's scratch memory; on a GPU allocated memory is measured."""
+FRAGMENTATION_BYTES = {"cpu": 580_000_000, "cuda": 0}
+"""Additional memory on a CPU if batches differ in length: heap fragmentation, and one set of oneDNN primitives per
+length."""
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """How long the training sequences are, in tokens.
+    """Lengths of the training sequences in tokens.
 
     Attributes:
-        mean: On average.
-        longest: The longest, before it is cut to ``train.max_length``.
-        supervised: Positions of a sequence that the loss counts, on average.
-        longest_answer: Positions that the loss counts in a batch of the longest.
-        assumed: Whether nothing is known of the data and these are guesses.
+        mean: Mean length.
+        longest: Largest length before the cut to ``train.max_length``.
+        supervised: Mean number of supervised positions per sequence.
+        longest_answer: Supervised positions of the longest sequence.
+        assumed: Whether the values are assumptions because no data is known.
     """
 
     mean: float
@@ -173,30 +183,30 @@ class Lengths:
 
     @classmethod
     def assume(cls, longest: int) -> Lengths:
-        """Without data: sequences up to the longest allowed, half that on average, half of each an answer."""
+        """Assume a mean of half the maximum length, and that half of each sequence is the answer."""
         return cls(longest / 2, longest, longest / 4, longest // 2, assumed=True)
 
     @classmethod
     def about(cls, mean: float, longest: int) -> Lengths:
-        """From the mean alone: half of each sequence an answer, the longest as long as is allowed."""
+        """Assume that the longest sequence has the maximum length, and that half of each is the answer."""
         return cls(min(mean, longest), longest, min(mean, longest) / 2, longest // 2, assumed=True)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All methods for one model, one set of settings, one machine.
+    """All methods for one model, one configuration and one machine.
 
     Attributes:
-        model: What the model is called.
-        architecture: What it consists of.
+        model: Name of the model.
+        architecture: Its modules and blocks.
         config: The settings.
-        machine: Where it would run.
-        pairs: Training pairs.
-        lengths: Their lengths.
-        experience: What this machine's finished runs taught.
-        largest: The micro-batch that needs most, where every sequence is known.
-        shards: Devices that each hold a part of every layer (FSDP).
-        measured: Seconds of each method's whole training, extrapolated from the steps of a run that is under way.
+        machine: The machine that would train.
+        pairs: Number of training pairs.
+        lengths: Lengths of the sequences.
+        measured_runs: Memory and speed of this machine's finished runs.
+        largest: The largest micro-batch, if every sequence is known.
+        shards: Number of FSDP devices.
+        measured: Seconds by method, extrapolated from the steps of a run in progress.
     """
 
     model: str
@@ -205,19 +215,19 @@ class Plan:
     machine: Machine
     pairs: int
     lengths: Lengths
-    experience: MeasuredRuns = field(default_factory=MeasuredRuns)
+    measured_runs: MeasuredRuns = field(default_factory=MeasuredRuns)
     largest: Batch | None = None
     shards: int = 1
     measured: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def adapted(self) -> tuple[Module, ...]:
-        """The layers with an adapter."""
+        """Layers with an adapter."""
         return adapted_modules(self.architecture, self.config.train)
 
     @cached_property
     def compute_dtype(self) -> str:
-        """The arithmetic of both arms."""
+        """Compute dtype of all arms."""
         wanted = self.config.model.compute_dtype
         return self.machine.compute_dtype if wanted == "auto" else wanted
 
@@ -233,13 +243,12 @@ class Plan:
 
     @cached_property
     def methods(self) -> dict[Method, MethodPlan]:
-        """The twins, further arms of the study, and full fine-tuning.
+        """Plans of the twins, further arms of the study, and full fine-tuning.
 
-        All arms hold weights and recompute activations or none does, or they would not be twins.
-
-        The fastest way that fits is taken: on a CPU weights held in the compute dtype, then cast at every use, then,
-        with ``train.gradient_checkpointing=auto``, activations recomputed. The 16-bit arm decides, or where it is out
-        of question, or not trained, the 4-bit one.
+        All arms use the same way of computing, because the comparison requires it. The fastest way that fits is
+        selected: on a CPU weights dequantized to the compute dtype, then weights cast at every use, then, with
+        ``train.gradient_checkpointing=auto``, recomputed activations. The fit of the 16-bit arm decides; that of the
+        4-bit arm if the 16-bit arm cannot fit or is not trained.
         """
         recomputing = {"on": (True,), "off": (False,), "auto": (False, True)}[self.config.train.gradient_checkpointing]
         arms = self.config.arms
@@ -264,16 +273,16 @@ class Plan:
 
     @property
     def arms(self) -> list[MethodPlan]:
-        """The arms that the study trains."""
+        """Plans of the arms that the study trains."""
         return [self.methods[arm] for arm in self.config.arms]
 
     @property
     def memory_bytes(self) -> int:
-        """Memory a training could take: what is free here, all of a card elsewhere."""
+        """Memory available to a training: free memory of this machine, or all memory of another."""
         return self.machine.free_bytes
 
     def with_changes(self, changes: Mapping[str, Any]) -> Plan:
-        """The plan of other settings; lengths that are only assumed follow ``train.max_length``."""
+        """Return the plan with other settings; assumed lengths follow ``train.max_length``."""
         config = self.config.with_changes(dict(changes))
         longest = config.train.max_length
         follows = self.lengths.assumed and longest != self.config.train.max_length
@@ -290,13 +299,13 @@ class Plan:
         )
         kept = activations(
             self.architecture, self.architecture.linear() if full else self.adapted, self.batch, how,
-            unpacked_bytes=0 if full else self._unpacked_bytes(method, hold),
+            dequantized_bytes=0 if full else self._dequantized_bytes(method, hold),
         )
         work = training_work(
             self.architecture, self.adapted, train, pairs=self.pairs, tokens_per_pair=self.lengths.mean,
             supervised_per_pair=self.lengths.supervised, checkpointing=checkpointing, full=full,
         )
-        speed = self.experience.flops(self.machine, method)
+        speed = self.measured_runs.flops(self.machine, method)
         reached = FULL_SPEED if full else base_storage(method, model).speed
         speed = speed or self.machine.flops * reached[self.machine.device]
         layers = tuple((module.name, module.parameters, module_bytes(module, method, model, self.compute_dtype))
@@ -309,15 +318,15 @@ class Plan:
             optimizer_bytes=optimizer_bytes(tensors, train.optimizer) + (4 * trained if full else 0),
             activations=kept, overhead_bytes=self._overhead_bytes(kept), trained_parameters=trained,
             inference_bytes=self._inference_bytes(method, trained), checkpointing=checkpointing,
-            held=hold and not full, work=work,
+            dequantized=hold and not full, work=work,
             seconds=self.measured.get(method, work.flops / speed if speed else None), memory_bytes=self.memory_bytes,
-            factor=self.experience.memory_factor(self.machine, method),
+            factor=self.measured_runs.memory_factor(self.machine, method),
             shards=self.shards, gathered_bytes=unsharded_bytes(layers) if self.shards > 1 else 0,
             **self._loading(method, sum(stored for _, _, stored in layers)),
         )
 
     def _loading(self, method: Method, stored: int) -> dict[str, int]:
-        """Peaks of loading the base, on one device and in main memory; ``stored`` are its bytes once loaded."""
+        """Peak bytes while a base of ``stored`` bytes is loaded, on one device and in main memory."""
         program = PROCESS_BYTES[self.machine.device]
         model = self.config.model
         extra = loading_extra_bytes(self.architecture, method, model, self.compute_dtype)
@@ -328,12 +337,12 @@ class Plan:
         return {"loading_bytes": program + stored // self.shards + extra,
                 "loading_host_bytes": self.shards * PROCESS_BYTES["cpu"] + readers * (stored + extra)}
 
-    def _unpacked_bytes(self, method: Method, hold: bool) -> int:
-        """Frozen weights in the compute dtype: all, less the stored ones they replace, or the largest while in use."""
+    def _dequantized_bytes(self, method: Method, hold: bool) -> int:
+        """Additional bytes of frozen weights in the compute dtype: all less the stored ones, or only the largest."""
         wide, model = DTYPE_BYTES[self.compute_dtype], self.config.model
         linear = self.architecture.linear()
         if hold:
-            adapters = sum(self.config.train.rank * module.outputs for module in self.adapted)  # B stands beside them
+            adapters = sum(self.config.train.rank * module.outputs for module in self.adapted)  # B is appended
             stored = sum(module_bytes(module, method, model, self.compute_dtype) for module in linear)
             return max(0, wide * (sum(module.weights for module in linear) + adapters) - stored)
         if not base_storage(method, model).quantizes and self.compute_dtype == "float16":
@@ -343,8 +352,8 @@ class Plan:
     def _overhead_bytes(self, kept: Activations) -> int:
         device = self.machine.device
         varied = self.batch.padded or self.lengths.assumed
-        slack = round(SLACK[device] * (kept.total - kept.dequantized))
-        return PROCESS_BYTES[device] + slack + VARIED_BYTES[device] * varied
+        slack = round(ALLOCATOR_SHARE[device] * (kept.total - kept.dequantized))
+        return PROCESS_BYTES[device] + slack + FRAGMENTATION_BYTES[device] * varied
 
     def _tensors(self, full: bool) -> list[int]:
         """Values of each trained tensor.
@@ -364,7 +373,7 @@ class Plan:
         return [size for module in self.adapted for size in (rank * module.inputs, rank * module.outputs)]
 
     def _inference_bytes(self, method: Method, trained: int) -> int:
-        """Memory of answering: on a CPU the chat holds either base in the compute dtype, for speed."""
+        """Bytes while answering; on a CPU the chat converts every base to the compute dtype for speed."""
         wide = DTYPE_BYTES[self.compute_dtype]
         if self.machine.device == "cpu" and method != FULL_TUNING:
             weights = self.architecture.parameters * wide
@@ -381,6 +390,28 @@ class Plan:
         return weights + adapters + cache + logits + unpacked + PROCESS_BYTES[self.machine.device]
 
     def price_per_hour(self) -> float | None:
-        """The study's price of an hour, else the list price of the machine."""
+        """Price of an hour from the settings, else the list price of the machine."""
         own = self.config.eval.price_per_hour
         return self.machine.price_per_hour if own is None else own
+
+
+def plan_study(
+    config: StudyConfig, pairs: int = 0, lengths: Lengths | None = None, machine: Machine | None = None
+) -> Plan:
+    """Plan the training of a study; downloads at most a config.json.
+
+    Args:
+        config: The settings with the base model.
+        pairs: Number of training pairs; 0 if unknown, 10,000 are assumed.
+        lengths: Lengths of the sequences; None: assumed from ``train.max_length``.
+        machine: The machine that would train; None: this one.
+
+    Raises:
+        ModelError: The base is unknown or not reachable, or its config is invalid.
+        ResourceError: The settings request more GPUs than the machine has.
+    """
+    name, architecture = load_architecture(config.model.base, config.model.revision)
+    return distribute(Plan(
+        name, architecture, config, with_speed(machine or this_machine()), pairs or ASSUMED_PAIRS,
+        lengths or Lengths.assume(config.train.max_length), load_measured_runs(architecture.parameters),
+    ))

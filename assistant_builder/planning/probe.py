@@ -1,6 +1,6 @@
-"""Architectures of families that have no closed form here: built from their own code on the meta device, weightless.
+"""Architectures of families without a closed form, built by transformers on the meta device without weights.
 
-The build runs in a child process, so that nobody who plans has to import torch.
+The build runs in a child process, so that the planner does not import torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from assistant_builder.child_process import python_command, python_environment
 from assistant_builder.errors import ModelError
 from assistant_builder.models.remote_code import is_allowed
 from assistant_builder.planning.architecture import Architecture, Block, Module, text_part
-from assistant_builder.planning.families import MOST_LAYERS
+from assistant_builder.planning.families import MAX_LAYERS
 
 _SECONDS = 60
 _ALIASES = {
@@ -26,14 +26,14 @@ _ALIASES = {
     "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"),
     "vocab_size": ("vocab_size",),
 }
-"""What models call the same size."""
+"""Config keys of each size."""
 
 
 def probe(folder: Path) -> Architecture:
-    """The architecture of a folder's config.json, asked of transformers in a child process.
+    """Return the architecture that transformers builds from a folder's config.json.
 
     Raises:
-        ModelError: transformers does not know the architecture, or cannot build it from this config.
+        ModelError: transformers does not know the architecture or cannot build it from this config.
     """
     try:
         done = subprocess.run(
@@ -42,10 +42,10 @@ def probe(folder: Path) -> Architecture:
         )
     except subprocess.TimeoutExpired as error:
         raise ModelError(f"its architecture could not be built within {_SECONDS} seconds", where=str(folder),
-                         remedy="Choose a model of the catalog") from error
+                         remedy="Choose a model from the catalog") from error
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise ModelError(f"transformers cannot build this architecture: {said}", where=str(folder / "config.json"),
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise ModelError(f"transformers cannot build this architecture: {reason}", where=str(folder / "config.json"),
                          remedy="Correct config.json, or choose another model")
     record = json.loads(done.stdout.splitlines()[-1])
     return Architecture(
@@ -61,9 +61,9 @@ def main() -> None:
     configure_libraries()
     try:
         print(json.dumps(_record(Path(sys.argv[1]))))
-    except Exception as error:  # whatever the model's code makes of a config it was not written for
-        said = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise SystemExit(f"{said[0] if said else type(error).__name__}") from error
+    except Exception as error:  # the model's code may raise anything
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise SystemExit(lines[0] if lines else type(error).__name__) from error
 
 
 def _record(folder: Path) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def _record(folder: Path) -> dict[str, Any]:
     trust = is_allowed(str(folder.absolute()))
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
     layers = _first(text_part(config.to_dict()), _ALIASES["layers"])
-    if layers > MOST_LAYERS:
+    if layers > MAX_LAYERS:
         raise ValueError(f"{layers} layers are more than any model has")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
@@ -85,7 +85,7 @@ def _record(folder: Path) -> dict[str, Any]:
     values = {name: _first(text_part(config.to_dict()), names) for name, names in _ALIASES.items()}
     missing = [name for name in ("hidden_size", "layers", "vocab_size") if not values[name]]
     if missing:
-        raise ValueError(f"config.json does not say {', '.join(missing)}")
+        raise ValueError(f"config.json does not contain {', '.join(missing)}")
     hidden, heads = values["hidden_size"], values["heads"] or 1
     size = _first(text_part(config.to_dict()), ("head_dim",)) or hidden // heads
     kept = _first(text_part(config.to_dict()), ("num_key_value_heads", "num_kv_heads")) or heads

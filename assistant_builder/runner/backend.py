@@ -1,7 +1,6 @@
-"""What a run needs of the place where its steps run, and of the store that keeps the study; both by configuration.
+"""Interfaces of runners and stores, and their selection by ``executor.kind`` and ``executor.store``.
 
-``executor.kind`` names the runner and ``executor.store`` the store. Their modules are imported only when a study is
-configured to use them, so that a local run loads no library of a cluster or an object store.
+Their modules are imported only for studies that use them, so that a local run loads no cluster or store library.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ RUNNERS = {
     "local": "assistant_builder.runner.local_runner:LocalRunner",
     "ray": "assistant_builder.cluster.ray_runner:RayRunner",
 }
-"""``executor.kind`` → the class that runs steps there, called with the executor's settings and the synced store."""
+"""``executor.kind`` → class of the runner, constructed from the executor's settings and the synced store."""
 _STORE = "assistant_builder.store.sync"
 
 
@@ -33,51 +32,36 @@ class Event:
         step: The step that changed, or :data:`QUEUE`.
         state: New state of the step.
         progress: Progress of the step, if it reported any.
-        kept: The step was already done and is not run again.
+        reused: Whether the step was already done and is not run again.
     """
 
     step: str
     state: State
     progress: Progress | None = None
-    kept: bool = False
+    reused: bool = False
 
 
 def waiting_message(queued_behind: list[str]) -> str:
-    """``waits for study rivers and 2 more``; empty if there is nothing to wait for.
-
-    Args:
-        queued_behind: Names of the studies that run before, the next to run first.
-    """
+    """``waits for study rivers and 2 more``; empty if no study runs before."""
     more = f" and {len(queued_behind) - 1} more" if len(queued_behind) > 1 else ""
     return f"waits for study {queued_behind[0]}{more}" if queued_behind else ""
 
 
 class Runner(Protocol):
-    """Runs the steps of a study somewhere, with the same commands and the same status files everywhere."""
+    """Runs the steps of a study; the commands and the status files are the same for all runners."""
 
     @property
     def dashboard(self) -> str:
         """URL of a dashboard of the machines, known after :meth:`check_resources`; empty without one."""
 
     def check_resources(self, study: Study) -> None:
-        """Reject a study that could never run here.
+        """Raise AssistantBuilderError if the study needs more resources than are available."""
 
-        Raises:
-            AssistantBuilderError: A resource is too small or cannot be reached.
-        """
-
-    def acquire(
-        self, study: Study, *, now: bool, waiting: Callable[[list[str]], None]
-    ) -> AbstractContextManager[None]:
-        """Acquire what only one study can use at a time; see :func:`assistant_builder.runner.queue.machine_lock`."""
+    def acquire(self, study: Study, *, now: bool, waiting: Callable[[list[str]], None]) -> AbstractContextManager[None]:
+        """Acquire resources that only one study can use at a time; see :func:`.local_runner.machine_lock`."""
 
     def run_steps(self, study: Study, on_event: Callable[[Event], None]) -> None:
-        """Run every step that is not done.
-
-        Raises:
-            AssistantBuilderError: A step failed, with its reason.
-            Cancelled: The user cancelled the run.
-        """
+        """Run every step that is not done; raises the error of a step that failed, or Cancelled."""
 
 
 class StoreBackend(Protocol):
@@ -87,27 +71,27 @@ class StoreBackend(Protocol):
         """Sync a study with its store while it runs; yields the synced store for the runner."""
 
     def fetch_study(self, url: str) -> Study:
-        """Download a study, or what is new of one that is here already."""
+        """Download a study, or the updates of a local copy."""
 
     def pull_updates(self, study: Study, store_url: str) -> None:
-        """Download what other machines added to a study."""
+        """Download the changes that other machines made to a study."""
 
 
 def load_store() -> StoreBackend:
-    """Import the code of object stores."""
+    """Import the package of object stores."""
     store: StoreBackend = pkgutil.resolve_name(_STORE)
     return store
 
 
 @contextmanager
 def open_runner(study: Study) -> Iterator[Runner]:
-    """Sync the study with its store, if it has one, and choose what runs its steps.
+    """Sync the study with its store, if it has one, and yield the runner of its steps.
 
     Raises:
         StoreError: The store does not answer.
-        StudyError: Another machine runs the study or has taken it over, or the store holds another one of that name.
+        StudyError: Another machine runs the study, or the store contains a different study of that name.
     """
     syncing = nullcontext() if study.config.executor.store is None else load_store().synced_with_store(study)
     with syncing as synced:
-        executor = study.config.executor  # read after the sync, which may have brought other settings
+        executor = study.config.executor  # read after the sync, which may have changed the settings
         yield pkgutil.resolve_name(RUNNERS[executor.kind])(executor, synced)

@@ -1,4 +1,4 @@
-"""The steps that prepare the data: read, validate and split the file, then compare questions by embeddings."""
+"""The data steps: read, validate and split the file, then search for leaks by sentence embeddings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from assistant_builder.models.catalog import resolve
 from assistant_builder.models.checkpoint_dir import max_pair_tokens
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
-from assistant_builder.models.template_process import LimitedPrompter, PromptProcess
+from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.provenance import collect_provenance
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress
@@ -27,18 +27,16 @@ def prepare_data(study: Study) -> Iterable[Path]:
         study.write_progress("data", Progress(done, total, "bytes", message))
         study.raise_if_cancelled()
 
-    day = study.keep_template_date()
-    folder = fetch(
-        ref, revision=config.model.revision, trust_remote_code=allows_code(config.model), report=report
-    )
+    day = study.record_template_date()
+    folder = fetch(ref, revision=config.model.revision, trust_remote_code=allows_code(config.model), report=report)
     study.write_progress("data", Progress(0, 1, "file", "Reading and checking the data"))
     source = study.source
-    assert source is not None  # step_inputs rejects a study without one
-    process = PromptProcess(folder)
+    assert source is not None  # step_inputs raises without one
+    process = TemplateProcess(folder)
     try:
         # the limits turn a template or tokenizer that exceeds them into an error of the first step
         prepare_dataset(
-            source, config.data, tokenizer=LimitedPrompter(process, day), max_length=config.train.max_length,
+            source, config.data, tokenizer=LimitedChatTokenizer(process, day), max_length=config.train.max_length,
             max_pair_tokens=max_pair_tokens(folder, config.eval.max_new_tokens), folder=study.folder / "data",
             title=study.name,
         )
@@ -50,7 +48,7 @@ def prepare_data(study: Study) -> Iterable[Path]:
 
 
 def embed_data(study: Study) -> Iterable[Path]:
-    """Find held-out questions that leak into training by their sentence embeddings, and record the provenance."""
+    """Find held-out questions that leak into training by sentence embeddings, and record the provenance."""
     from assistant_builder.data import find_embedding_leaks
     from assistant_builder.models.embedding import Embedder
 

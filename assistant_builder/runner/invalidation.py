@@ -1,7 +1,7 @@
-"""Which steps of a study are done, which are stale and must run again, and how a step's process ended.
+"""Inputs of steps, detection of stale steps, and errors of steps that failed.
 
-A finished step is stale when an input differs from the recorded one, or when a file that it made differs from the
-recorded hash: a damaged adapter must not be scored as if it were complete.
+A finished step is stale if an input differs from the recorded one, or if one of its files differs from the recorded
+hash, so that a damaged adapter is never scored.
 """
 
 from __future__ import annotations
@@ -10,28 +10,40 @@ import signal
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from assistant_builder.atomic_io import file_hash
-from assistant_builder.config import StudyConfig
+from pydantic import BaseModel
+
+from assistant_builder import __version__
+from assistant_builder.arms import TWINS
+from assistant_builder.atomic_io import file_hash, read_json
+from assistant_builder.config import ModelConfig, StudyConfig
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ChangedInputsError, StudyError
-from assistant_builder.runner.step_inputs import step_inputs
+from assistant_builder.models.catalog import resolve
+from assistant_builder.models.checkpoint_dir import base_model_hash
+from assistant_builder.models.download import fetch
+from assistant_builder.models.remote_code import allows_code
 from assistant_builder.study import Study
-from assistant_builder.study.steps import StepRecord, changed_inputs, needed_before, steps_of
+from assistant_builder.study.steps import StepRecord, arm_runs, changed_inputs, needed_before, split_run, steps_of
 
 _MEMORY_SIGNALS = (-signal.SIGABRT, -9)
-"""A library that cannot allocate memory aborts its process; the system ends one with signal 9."""
+"""A library that cannot allocate memory aborts the process; the operating system kills it with signal 9."""
+_REPORT_ONLY = {"primary_metric", "margin", "bootstrap_resamples", "price_per_hour"}
+"""Settings of ``eval`` that change the interpretation of scores, but no score."""
+_NO_ADAPTER = {"preset", "sample_answers", "allow_low_memory"}
+"""Settings of ``train`` that change no adapter."""
 
 
 def first_stale_step(
     study: Study, *, redo: bool, config: StudyConfig | None = None, source: Path | None = None
 ) -> str | None:
-    """The first finished step whose inputs changed or whose files are damaged; None if there is none.
+    """The first finished step whose inputs changed or whose files are damaged; None without one.
 
     Args:
         study: The study.
-        redo: Whether it may be run again.
-        config: Settings to assume instead of the study's own.
-        source: Data file to assume instead of the study's own.
+        redo: Return a stale step instead of raising an error.
+        config: Settings to use instead of the study's own.
+        source: Data file to use instead of the study's own.
 
     Raises:
         ChangedInputsError: The inputs of a finished step changed, and ``redo`` is off.
@@ -66,9 +78,9 @@ def first_stale_step(
 
 
 def delete_stale_steps(study: Study, redo: bool) -> None:
-    """Delete the outputs of the first stale step and of all later ones; reject stale steps unless ``redo`` is on.
+    """Delete the outputs of the first stale step and all later ones; raise for stale steps unless ``redo`` is on.
 
-    With ``redo``, a finished study without stale steps loses the outputs of all steps.
+    With ``redo``, all outputs of a finished study without stale steps are deleted.
     """
     step = first_stale_step(study, redo=redo)
     if step is not None:  # scores record their own inputs, so they are deleted only if they are damaged
@@ -83,7 +95,7 @@ def _delete_from(study: Study, step: str, *, scores: bool) -> None:
 
 
 def delete_unreadable_steps(study: Study) -> None:
-    """Delete the outputs of steps whose status files are unreadable; these steps start from the beginning."""
+    """Delete the outputs of steps whose status files are unreadable, so that they start from the beginning."""
     for step in reversed(study.steps):
         try:
             study.step(step)
@@ -92,10 +104,10 @@ def delete_unreadable_steps(study: Study) -> None:
 
 
 def queue_if_stale(study: Study, step: str) -> bool:
-    """Queue a step unless it is done, running or up to date, and delete what it made from other inputs.
+    """Queue a step unless it runs or is up to date, and delete outputs that it made from other inputs.
 
     Returns:
-        False if the step is done and up to date; True if it must run, or runs already.
+        False if the step is up to date; True if it must run or is running.
     """
     record = study.step(step)
     if record.state == "running":
@@ -112,16 +124,12 @@ def queue_if_stale(study: Study, step: str) -> bool:
 
 
 def raise_for_step_result(study: Study, step: str, returncode: int | None) -> None:
-    """Raise the error with which a step ended, unless it succeeded or waits for the training of the other arm.
+    """Raise the error of a step whose process has ended, unless it succeeded or waits for the other arm.
 
     Args:
         study: The study.
-        step: The step, whose process has ended.
-        returncode: Exit code of its process; None if an earlier run had started it.
-
-    Raises:
-        Cancelled: The step was cancelled.
-        AssistantBuilderError: The step failed.
+        step: The step.
+        returncode: Exit code of its process; None if an earlier run started it.
     """
     record = study.step(step)
     if record.state == "cancelled" or (study.cancel_requested and record.state != "succeeded"):
@@ -135,7 +143,7 @@ def raise_for_step_result(study: Study, step: str, returncode: int | None) -> No
     if record.state == "succeeded" or (record.state == "queued" and returncode == 0):
         return
     error = AssistantBuilderError(
-        "its process, which an earlier run had started, exited without reporting a result" if returncode is None
+        "its process, started by an earlier run, exited without reporting a result" if returncode is None
         else f"its process was ended by signal {-returncode}" if returncode < 0
         else f"its process exited with code {returncode} without reporting a result",
         where=f"step {step}",
@@ -155,9 +163,9 @@ def damaged_outputs(study: Study, record: StepRecord) -> list[str]:
 def _damage_error(record: StepRecord, names: list[str], study: Study) -> StudyError:
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return StudyError(
-        f"{names[0]}{more} is not as step {record.step!r} left it: damaged, changed or missing",
+        f"{names[0]}{more}, written by step {record.step!r}, is damaged, changed or missing",
         where=f"study {study.name}",
-        remedy="Put the file back from a copy, or pass --redo to run this step and all after it again",
+        remedy="Restore the file from a copy, or pass --redo to run this step and all later ones again",
     )
 
 
@@ -171,8 +179,80 @@ def _hash_of(path: Path) -> str | None:
 
 @lru_cache(maxsize=4096)
 def _cached_hash(path: Path, stamp: tuple[int, int, int]) -> str:
-    """SHA-256 of a file; ``stamp`` identifies its version, so that an unchanged file is read once.
+    """SHA-256 of a file; ``stamp`` identifies its version, so that an unchanged file is read only once.
 
-    The stamp contains the change time rather than the modification time, because programs cannot set it.
+    The stamp contains the change time instead of the modification time, because programs cannot set it.
     """
     return file_hash(path)
+
+
+# The inputs of each step
+
+
+def step_inputs(
+    study: Study, step: str, *, config: StudyConfig | None = None, source: Path | None = None
+) -> dict[str, Any]:
+    """The inputs of a step: dotted setting or name of a file → value or hash.
+
+    ``config`` and ``source`` replace the study's settings and data file.
+
+    Raises:
+        StudyError: An earlier step is not done.
+    """
+    config = config or study.config
+    common = {"code": __version__}
+    if step == "data":
+        source = source or study.source
+        if source is None:
+            raise StudyError("the study's data file is missing", where=str(study.folder / "data"),
+                             remedy="Start a new study from the file")
+        return {
+            **common, "data file": file_hash(source), "model.base": config.model.base,
+            "train.max_length": config.train.max_length,
+            **_flat("data", config.data, leave_out={"source", "embedding_threshold"}),
+        }
+    split = _read(study, "data/split.json")["hashes"]
+    if step == "data-embed":
+        hashes = {f"{name} data": digest for name, digest in split.items()}
+        return {**common, **hashes, "data.embedding_threshold": config.data.embedding_threshold,
+                "data.remove_leaks": config.data.remove_leaks}
+    if step.startswith("train-"):
+        _, seed = split_run(step.removeprefix("train-"))
+        plain = {"kernels"} if config.train.kernels == "plain" else set()  # not recorded by earlier versions
+        # with early stopping all arms stop at the same step, so that each arm depends on the others
+        stops = {"stops with": list(config.arms)} if config.train.early_stopping and config.arms != list(TWINS) else {}
+        return {
+            **common, "train data": split["train"], "validation data": split["validation"],
+            "base model": base_model_identity(config.model), **_flat("model", config.model),
+            **_flat("train", config.train, leave_out=_NO_ADAPTER | plain), "train.seed": config.train.seed + seed - 1,
+            **stops,
+        }
+    adapters = {f"{run} adapter": _read(study, f"arms/{run}/summary.json")["adapter_sha256"]
+                for run in arm_runs(config.seeds, config.arms)}
+    if step == "evaluate":
+        return {
+            **common, "held-out data": split["heldout"], "embedding leaks": file_hash(study.embedding_file),
+            **adapters, "base model": base_model_identity(config.model), **_flat("model", config.model),
+            **_flat("eval", config.eval, leave_out=_REPORT_ONLY),
+        }
+    return {**common, **adapters, **_flat("eval", config.eval),
+            **{f"{path.parent.relative_to(study.folder / 'evals')} scores": file_hash(path)
+               for path in sorted((study.folder / "evals").rglob("scores.json"))}}
+
+
+def base_model_identity(model: ModelConfig) -> str:
+    """Hash of the base model, which is downloaded if necessary."""
+    ref = resolve(model.base, trust_remote_code=allows_code(model))
+    return base_model_hash(fetch(ref, revision=model.revision, trust_remote_code=allows_code(model)))
+
+
+def _flat(prefix: str, section: BaseModel, leave_out: set[str] | None = None) -> dict[str, Any]:
+    values = section.model_dump(mode="json", exclude=leave_out or set())
+    return {f"{prefix}.{key}": value for key, value in values.items()}
+
+
+def _read(study: Study, name: str) -> Any:
+    path = study.folder / name
+    if not path.is_file():
+        raise StudyError(f"{name} is missing", where=str(study.folder), remedy="Run the study again with --redo")
+    return read_json(path)

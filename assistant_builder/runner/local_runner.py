@@ -1,37 +1,44 @@
-"""Run the steps of a study on this machine, one process after the other."""
+"""The runner of this machine, and its queue: one run at a time, and in it one step at a time.
+
+Every run writes a ticket, a numbered file in ``queue/`` of the home folder, and proceeds once no ticket with a lower
+number is active. The files are the complete state of the queue. Tickets of dead runs are ignored.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
+from filelock import FileLock
+
+from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.child_process import compute_environment, lower_priority
 from assistant_builder.config import ExecutorConfig
+from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.planning.memory_check import require_study_fit
 from assistant_builder.runner.backend import Event
 from assistant_builder.runner.invalidation import queue_if_stale, raise_for_step_result
-from assistant_builder.runner.queue import machine_lock
-from assistant_builder.runner.step_inputs import step_command
-from assistant_builder.study import Study
+from assistant_builder.runner.step_process import step_command
+from assistant_builder.study import Study, home, run_marker
+from assistant_builder.study.locks import process_alive, process_identity
 
 _POLL_SECONDS = 0.25
+_QUEUE_POLL_SECONDS = 0.5
 _GRACE_SECONDS = 600.0
-"""Time that a cancelled step has to finish its current optimizer step before it is terminated.
+"""Time that a cancelled step has to finish its optimizer step, which takes minutes for a large model on a slow machine.
 
-Termination loses the work since the last checkpoint. An optimizer step of a large model on a slow machine takes
-minutes, and its result is kept if it may finish.
+Termination loses the work since the last checkpoint.
 """
 
 
 class LocalRunner:
-    """Runs steps as processes of this machine, which runs one study at a time.
-
-    Args:
-        executor: The executor's settings; none applies to this machine.
-        synced: The synced store of the study; steps read and write the study's folder.
-    """
+    """Runs steps as processes of this machine, one study at a time; the arguments are those of all runners."""
 
     dashboard = ""
 
@@ -39,23 +46,17 @@ class LocalRunner:
         pass
 
     def check_resources(self, study: Study) -> None:
-        """Reject a study whose training does not fit this machine.
-
-        Raises:
-            ResourceError: It does not fit.
-        """
+        """Raise ResourceError if the training does not fit into the memory of this machine."""
         require_study_fit(study)
 
-    def acquire(
-        self, study: Study, *, now: bool, waiting: Callable[[list[str]], None]
-    ) -> AbstractContextManager[None]:
-        """Acquire the machine once the earlier runs of other studies are done; see :func:`machine_lock`."""
+    def acquire(self, study: Study, *, now: bool, waiting: Callable[[list[str]], None]) -> AbstractContextManager[None]:
+        """Acquire the machine after the earlier runs of other studies; see :func:`machine_lock`."""
         return machine_lock(study, now=now, waiting=waiting)
 
     def run_steps(self, study: Study, on_event: Callable[[Event], None]) -> None:
         """Run every step that is not done, in order.
 
-        A step that an earlier run started is waited for and then checked again, since it may have had other settings.
+        If an earlier run started a step, wait for it and then check it again, because it may have had other settings.
         """
         pending = list(study.steps)
         while pending:
@@ -66,13 +67,13 @@ class LocalRunner:
                 ours = done or _run_step(study, step, on_event)
                 record = study.step(step)
                 if ours:
-                    on_event(Event(step, record.state, study.progress(step), kept=done))
+                    on_event(Event(step, record.state, study.progress(step), reused=done))
                 if ours and record.state == "succeeded":
                     pending.remove(step)
 
 
 def _run_step(study: Study, step: str, on_event: Callable[[Event], None]) -> bool:
-    """Run a step, or wait for the process that an earlier run started; returns whether this run started it."""
+    """Run a step or wait for the process that an earlier run started; returns whether this run started it."""
     process: subprocess.Popen[bytes] | None = None
     if study.step(step).state != "running":
         log_file = study.log_file(step)
@@ -96,3 +97,102 @@ def _run_step(study: Study, step: str, on_event: Callable[[Event], None]) -> boo
             study.request_cancel()
     raise_for_step_result(study, step, process.returncode if process is not None else None)
     return process is not None
+
+
+# The queue
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """The position of a run in the queue.
+
+    Attributes:
+        number: Position; lower numbers run earlier.
+        path: File of the ticket.
+        study: Folder of the study.
+        pid: The process that runs the study's steps.
+        process_started: Its :func:`process_identity`.
+    """
+
+    number: int
+    path: Path
+    study: Path
+    pid: int
+    process_started: str | float
+
+    @property
+    def is_active(self) -> bool:
+        """Whether later runs must wait: its process or one of its steps is running; a step can outlive its run."""
+        if process_alive(self.pid, self.process_started):
+            return True
+        study = Study(self.study)
+        try:
+            return any(study.step(step).state == "running" for step in study.steps)
+        except (AssistantBuilderError, OSError):  # the study was deleted, or its files are damaged
+            return False
+
+
+def queue_folder() -> Path:
+    """The folder of the tickets."""
+    return home() / "queue"
+
+
+def active_tickets() -> list[Ticket]:
+    """Tickets of the runs that use or wait for the machine, in order."""
+    found = []
+    for path in queue_folder().glob("[0-9]*.json"):
+        try:
+            record = read_json(path)
+            ticket = Ticket(int(path.stem), path, Path(record["study"]), record["pid"], record["process_started"])
+        except (OSError, AssistantBuilderError, KeyError, TypeError, ValueError):  # just removed, or damaged
+            continue
+        found.append(ticket)
+    return sorted((ticket for ticket in found if ticket.is_active), key=lambda ticket: ticket.number)
+
+
+@contextmanager
+def machine_lock(study: Study, *, now: bool = False, waiting: Callable[[list[str]], None]) -> Iterator[None]:
+    """Reserve the machine for a run of ``study`` after all earlier runs.
+
+    Args:
+        study: The study.
+        now: Do not wait for earlier runs; later runs wait for this run in any case.
+        waiting: Called repeatedly with the names of the studies ahead, in order, and finally with none. An exception
+            from it gives up the position in the queue.
+    """
+    ticket = _take_ticket(study)
+    try:
+        names: list[str] = []
+        while not now and (ahead := [other for other in active_tickets() if other.number < ticket.number]):
+            names = [other.study.name for other in ahead]
+            waiting(names)
+            try:
+                time.sleep(_QUEUE_POLL_SECONDS)
+            except KeyboardInterrupt:
+                study.request_cancel()
+        if names:
+            waiting([])
+        with contextlib.suppress(OSError):  # without the marker an idle chat frees its memory later
+            run_marker().touch()
+        yield
+    finally:
+        ticket.path.unlink(missing_ok=True)
+
+
+def _take_ticket(study: Study) -> Ticket:
+    """Write a ticket with the next number, and remove inactive tickets.
+
+    A run that resumes a study while a step of its previous run is running takes the position of that run.
+    """
+    folder = queue_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    pid, identity = os.getpid(), process_identity(os.getpid())
+    with FileLock(folder / ".lock"):
+        active = active_tickets()
+        for path in {*folder.glob("[0-9]*.json")} - {ticket.path for ticket in active}:
+            path.unlink(missing_ok=True)
+        own = next((ticket.number for ticket in active if ticket.study == study.folder), None)
+        number = own or (active[-1].number + 1 if active else 1)
+        path = folder / f"{number:06d}.json"
+        write_json(path, {"study": str(study.folder), "pid": pid, "process_started": identity})
+    return Ticket(number, path, study.folder, pid, identity)

@@ -1,4 +1,4 @@
-"""From what the user names (a data file, a study.yaml, a study, a URL in a store) to a study that can run."""
+"""Open or create the study that the user names by a data file, a study.yaml, a study name or a URL in a store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from assistant_builder.study import Study, studies_folder
 from assistant_builder.study.locks import study_lock
 
 _GENERIC_NAMES = {"data", "dataset", "train", "pairs", "qa"}
-"""File names from which no study name is made; the name of the folder is used instead."""
+"""File names that are too generic for a study name; the name of the folder is used instead."""
 
 
 def study_name(path: Path) -> str:
@@ -35,18 +35,18 @@ def open_or_create(
     source: str, *, name: str | None, changes: Mapping[str, Any], redo: bool,
     before: Callable[[StudyConfig], None] = lambda config: None,
 ) -> Study:
-    """Find the study that ``source`` names, or create it; writes nothing if anything is wrong.
+    """Open the study that ``source`` names, or create it; nothing is written if an error is raised.
 
     Args:
         source: A data file, a ``study.yaml``, a study's name, or its URL in a store.
-        name: Name of the study, instead of the one that ``source`` implies.
-        changes: Settings by dotted key, as ``--set`` gives them.
+        name: Name of the study; by default the one that ``source`` implies.
+        changes: Settings by dotted key, as from ``--set``.
         redo: Whether finished steps with other inputs may be run again.
         before: Called with the settings before an address in them is contacted and before the base model is looked up;
-            called again if a store has brought other settings.
+            called again if the store has other settings.
 
     Raises:
-        ConfigError: A setting is wrong, or ``source`` is nothing of the above.
+        ConfigError: A setting is invalid, or ``source`` does not exist.
         DataError: The data file cannot be used.
         ModelError: The base model is unknown.
         ChangedInputsError: The study exists with other inputs, and ``redo`` is off.
@@ -55,7 +55,7 @@ def open_or_create(
     path = Path(source).expanduser()
     if "://" in source:
         changes = {**changes, "executor.store": source.rstrip("/").rpartition("/")[0]}
-        StudyConfig().with_changes(changes)  # rejects a URL that holds a secret before anything is contacted
+        StudyConfig().with_changes(changes)  # rejects a URL with a secret before it is contacted
         return _update(load_store().fetch_study(source), name, changes, redo=redo, before=before)
     if not path.is_file():
         if "/" in source or path.suffix:
@@ -65,7 +65,7 @@ def open_or_create(
         before(config)
         store = config.executor.store
         if store is not None:
-            with contextlib.suppress(StoreError, StudyError):  # the run meets the error again and records it
+            with contextlib.suppress(StoreError, StudyError):  # the run raises and records the error again
                 load_store().pull_updates(study, store)
         return _update(study, name, changes, redo=redo, before=before)
     config, data = read_source(path)
@@ -77,7 +77,7 @@ def open_or_create(
 def _update(
     study: Study, name: str | None, changes: Mapping[str, Any], *, redo: bool, before: Callable[[StudyConfig], None]
 ) -> Study:
-    """Change a study's settings; with another name, create a new study from its data and settings."""
+    """Change a study's settings, or create a study of another name from its data and settings."""
     if name is not None and name != study.name:
         config = study.config.with_changes({**changes, "name": name})
         return create_or_update(config, study.source, redo=redo, before=before)
@@ -85,18 +85,14 @@ def _update(
 
 
 def read_source(path: Path) -> tuple[StudyConfig, Path]:
-    """The settings and the data file that a ``study.yaml``, or a data file alone, defines.
-
-    Raises:
-        ConfigError: A setting is wrong, or the ``study.yaml`` names no data file.
-    """
+    """The settings and the data file of a ``study.yaml``, or of a data file alone; raises ConfigError."""
     if path.suffix.lower() not in (".yaml", ".yml"):
         return StudyConfig(name=study_name(path)), path.resolve()
     config = load_config(path)
     data = Path(config.data.source)
     if not config.data.source or not data.is_file():
-        raise ConfigError(f"data.source={config.data.source!r} is no file", where=str(path),
-                          remedy="Name the data file, from the folder of the study.yaml")
+        raise ConfigError(f"data.source={config.data.source!r} is not a file", where=str(path),
+                          remedy="Write the path of the data file, relative to the study.yaml")
     return config, data
 
 
@@ -104,20 +100,10 @@ def create_or_update(
     config: StudyConfig, source: Path | None, *, redo: bool = False,
     before: Callable[[StudyConfig], None] = lambda config: None,
 ) -> Study:
-    """Create a study, or update the settings and data of an existing one; rejects differences unless ``redo`` is on.
-
-    Args:
-        config: Its settings.
-        source: Its data file; None keeps the present one.
-        redo: Whether finished steps with other inputs may be run again.
-        before: See :func:`open_or_create`.
-
-    Raises:
-        AssistantBuilderError: See :func:`open_or_create`.
-    """
+    """Create or update a study, with ``source`` None for its present data; see :func:`open_or_create`."""
     before(config)
     resolve(config.model.base, trust_remote_code=allows_code(config.model))
-    config = config.with_changes({"model.trust_remote_code": False})  # allowed for this run only, and never written
+    config = config.with_changes({"model.trust_remote_code": False})  # allowed for one run only, so never saved
     folder = studies_folder() / config.name
     if not folder.exists():
         if source is None:
@@ -128,11 +114,11 @@ def create_or_update(
     first_stale_step(study, redo=redo, config=config, source=source)
     other_source = source is not None and (study.source is None or file_hash(source) != file_hash(study.source))
     if other_source or config != study.config:
-        with study_lock(study):  # a run in progress would make its later steps from other settings
+        with study_lock(study):  # a running study must not mix steps of different settings
             if redo:
                 delete_unreadable_steps(study)
             if study.state == "running":
-                raise StudyError("a step of the study still runs, with the settings that it was started with",
+                raise StudyError("a step of the study is still running with the previous settings",
                                  where=f"study {study.name}", remedy="Wait until it is done, or cancel it first")
             if source is not None and other_source:
                 _replace_source(study, source)

@@ -1,4 +1,4 @@
-"""A run of a study from its start to its end, wherever its steps run."""
+"""A run of a study from start to end, on any runner."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ import contextlib
 import subprocess
 from collections.abc import Callable
 
-from assistant_builder.child_process import (
-    compute_environment,
-    lower_priority,
-    python_command,
-    python_environment,
-)
+from assistant_builder.child_process import compute_environment, lower_priority, python_command, python_environment
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ChangedInputsError, StudyError
 from assistant_builder.models.remote_code import VARIABLE as TRUST_VARIABLE
 from assistant_builder.runner.backend import QUEUE, Event, open_runner, waiting_message
 from assistant_builder.runner.invalidation import delete_stale_steps, delete_unreadable_steps, first_stale_step
-from assistant_builder.runner.step_inputs import step_command
+from assistant_builder.runner.step_process import step_command
 from assistant_builder.study import Study
 from assistant_builder.study.locks import study_lock
 from assistant_builder.study.steps import Progress
@@ -27,13 +22,14 @@ def start_run(name: str, *, redo: bool = False, now: bool = False, trust: bool =
     """Start ``assistant-builder run NAME`` as a process of low priority that outlives this one.
 
     Args:
-        name: The study.
+        name: Name of the study.
         redo: Whether finished steps may be run again.
-        now: Whether to run although other studies run.
-        trust: Whether the user allowed the base model's own code for this run. What this process allows does not count.
+        now: Whether to run while other studies run.
+        trust: Whether the user allowed the base model's own code for this run; the permission of this process is not
+            inherited.
 
     Returns:
-        Its process id. The files of the study record how the run proceeds.
+        The process id. The files of the study record the progress of the run.
     """
     study = Study.open(name)
     options = {"--redo": redo, "--now": now, "--trust-remote-code": trust}
@@ -54,22 +50,22 @@ def run_study(
     study: Study, *, redo: bool = False, now: bool = False, on_event: Callable[[Event], None] = lambda event: None,
     check: Callable[[Study], None] = lambda study: None,
 ) -> None:
-    """Run every step that is not done, in order, once the runs of other studies that came before are done.
+    """Run every step that is not done, in order, after the earlier runs of other studies.
 
     Args:
         study: The study.
-        redo: Run steps whose inputs changed, and all after them, again; if none changed, run all of them again.
+        redo: Run the first stale step and all later ones again; without stale steps, run all steps again.
         now: Do not wait for the runs of other studies.
         on_event: Progress callback.
-        check: Called before any step is run or deleted; raises what would make a later step fail.
+        check: Called before any step is run or deleted; raises errors that a later step would raise.
 
     Raises:
-        StudyError: Another process runs the study, its folder cannot be written to, or a finished step's files are
+        StudyError: Another process runs the study, its folder cannot be written to, or files of a finished step are
             damaged and ``redo`` is off.
-        ChangedInputsError: A finished step was made from other inputs, and ``redo`` is off.
-        StoreError: Its store does not answer; the results are on this machine.
-        ResourceError: Its training does not fit into memory, or disk or memory ran out.
-        AssistantBuilderError: A step failed, with its reason.
+        ChangedInputsError: The inputs of a finished step changed, and ``redo`` is off.
+        StoreError: The store does not answer; the results are on this machine.
+        ResourceError: The training does not fit into memory, or disk or memory ran out.
+        AssistantBuilderError: A step failed.
         Cancelled: The user cancelled the run.
     """
     with study_lock(study):
@@ -81,14 +77,14 @@ def run_study(
                     delete_unreadable_steps(study)
                 check(study)
                 runner.check_resources(study)
-                first_stale_step(study, redo=redo)  # reject changed inputs before waiting for other studies
+                first_stale_step(study, redo=redo)  # raises for changed inputs before the run waits in the queue
                 with runner.acquire(study, now=now, waiting=lambda names: _report_queue(study, names, on_event)):
                     delete_stale_steps(study, redo)
-                    study.write_runner("running", dashboard=runner.dashboard)
+                    study.write_run_record("running", dashboard=runner.dashboard)
                     runner.run_steps(study, on_event)
-            study.write_runner("succeeded")
+            study.write_run_record("succeeded")
         except Cancelled:
-            study.write_runner("cancelled")
+            study.write_run_record("cancelled")
             raise
         except (AssistantBuilderError, OSError) as error:
             translated = translate_error(error)
@@ -97,27 +93,27 @@ def run_study(
             raise translated from error
         finally:
             study.release_disk_space()
-            with contextlib.suppress(OSError):  # a folder that cannot be written to holds no request either
+            with contextlib.suppress(OSError):  # a read-only folder contains no request
                 study.clear_cancel()
 
 
 def rerender_report(study: Study) -> None:
-    """Run the report step of an evaluated study again in a process of its own, which takes a few seconds.
+    """Run the report step of an evaluated study again, which takes a few seconds.
 
-    Blind votes that arrived after the run, and the study's name, are part of the report but inputs of no step; a study
-    does not become stale when they change.
+    The report contains the study's name and its blind votes, which are not inputs of the step: a new vote does not make
+    the study stale.
 
     Raises:
-        StudyError: The study has not been evaluated, or it is running.
-        ChangedInputsError: Its scores were made with other settings than those it has now.
-        AssistantBuilderError: The step failed, with its reason.
+        StudyError: The study is not evaluated, or it is running.
+        ChangedInputsError: The settings changed after the evaluation.
+        AssistantBuilderError: The step failed.
     """
     if study.step("evaluate").state != "succeeded":
         raise StudyError("the study has not been evaluated", where=f"study {study.name}",
-                         remedy=f"Finish it with 'assistant-builder run {study.name}'; that ends with the report")
+                         remedy=f"Finish it with 'assistant-builder run {study.name}', which also writes the report")
     first_stale_step(study, redo=False)
     running = StudyError("the study is running", where=f"study {study.name}",
-                         remedy="Wait until it is done: it ends with the report")
+                         remedy="Wait until it is done; the run writes the report")
     with study_lock(study, running), study.log_file("report").open("ab") as log:
         subprocess.run(
             step_command(study, "report"), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
@@ -130,17 +126,17 @@ def rerender_report(study: Study) -> None:
 
 
 def _record_failure(study: Study, error: AssistantBuilderError) -> None:
-    """Record what ended the run, if the disk allows it: the caller raises the error in any case."""
+    """Record the error that ended the run, unless the disk is full or read-only."""
     study.release_disk_space()
     with contextlib.suppress(OSError, StudyError):
-        study.write_runner("failed", error)
+        study.write_run_record("failed", error)
 
 
 def _report_queue(study: Study, queued_behind: list[str], on_event: Callable[[Event], None]) -> None:
-    """Report which studies the run waits for; none when it proceeds."""
+    """Report the studies that the run waits for; an empty list when it proceeds."""
     study.raise_if_cancelled()
-    runner = study.runner()
+    runner = study.run_record()
     if queued_behind and (runner is None or runner["state"] != "queued" or runner["behind"] != queued_behind):
-        study.write_runner("queued", queued_behind=queued_behind)
+        study.write_run_record("queued", queued_behind=queued_behind)
     progress = Progress(0, 0, "runs", waiting_message(queued_behind))
     on_event(Event(QUEUE, "queued" if queued_behind else "succeeded", progress))

@@ -1,7 +1,7 @@
-"""The process of a step: it records that the step runs, does the work, and records how the step ended.
+"""The process of a step: its command, and the records of its start, result and peak memory.
 
-Each step is a process of its own, so that its memory is released and its peak is measured, and so that closing the page
-ends no run. The runner writes the step's inputs into its status file before it starts the process.
+Each step has its own process, so that its memory is released and measured, and so that closing the page ends no run.
+The runner writes the step's inputs into its status file before it starts the process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from assistant_builder.atomic_io import file_hash
-from assistant_builder.child_process import configure_libraries, peak_memory_bytes
+from assistant_builder.child_process import configure_libraries, peak_memory_bytes, python_command
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import Cancelled
 from assistant_builder.redaction import redact_secrets
@@ -27,18 +27,24 @@ from assistant_builder.study.locks import process_identity
 from assistant_builder.study.steps import State
 
 Work = Callable[[], Iterable[Path] | None]
-"""Does the step; returns the files it made, or None if it has to wait for another step."""
+"""Function that does the work of a step; returns its files, or None if it must wait for another step."""
 NODE_VARIABLE = "ASSISTANT_BUILDER_NODE"
-"""Environment variable with the name of the cluster node on which a task started the process."""
+"""Environment variable with the name of the cluster node that runs the process."""
+
+
+def step_command(study: Study, step: str) -> list[str]:
+    """The command line of a step's process."""
+    if step.startswith("score-"):
+        module, *words = "evals", "score", "--part", f"{step.removeprefix('score-')}/{study.config.evaluation_shards}"
+    else:
+        module, *words = {"evaluate": ("evals", "score"), "report": ("evals", "report")}.get(
+            step, ("assistant_builder", "step", step)
+        )
+    return python_command("-m", module, *words, "--study", str(study.folder))
 
 
 def run_as_step(study: Study, step: str, work: Work) -> int:
     """Run ``work`` as a step of the study and record its result; the status ``succeeded`` is written last.
-
-    Args:
-        study: The study.
-        step: Name of the step.
-        work: The function that does the step.
 
     Returns:
         Exit code: 0 done or waiting, 1 failed, 3 cancelled.
@@ -62,7 +68,7 @@ def run_as_step(study: Study, step: str, work: Work) -> int:
         try:
             study.write_step(ended)
         except OSError:
-            study.release_disk_space()  # a full disk must not hide how the step ended
+            study.release_disk_space()  # the result must be recorded on a full disk too
             study.write_step(ended)
 
     try:
@@ -85,9 +91,9 @@ def run_as_step(study: Study, step: str, work: Work) -> int:
 
 
 def _exit_with_parent() -> None:
-    """Kill this process group once the cluster task that started it has ended, because nothing renews its lease then.
+    """Kill this process group when the cluster task that started it ends, because nobody renews its lease then.
 
-    The task holds the other end of standard input, which the system closes however the task ends.
+    The task has the other end of standard input, which the operating system closes when the task ends.
     """
     with contextlib.suppress(OSError):
         while os.read(0, 1):
@@ -97,6 +103,6 @@ def _exit_with_parent() -> None:
 
 def _peak_memory() -> int:
     torch = sys.modules.get("torch")
-    # zero if this process did not use the GPU: it computes on the CPU, or starts other processes that train
+    # zero if this process did not use the GPU because it computes on the CPU or started other processes
     allocated = peak_memory_bytes("cuda") if torch is not None and torch.cuda.is_available() else 0
     return allocated or peak_memory_bytes("cpu")

@@ -14,7 +14,7 @@ from assistant_builder.models.catalog import resolve
 from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
-from assistant_builder.models.template_process import LimitedPrompter, PromptProcess
+from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.study import Study
 
 _LONG = 50_000
@@ -161,7 +161,7 @@ def study_prompt_limits(study: Study, context: int | None = None) -> PromptLimit
     ref = resolve(model.base, trust_remote_code=allows_code(model))
     folder = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
     # two processes, so that a prompt of megabytes, which takes seconds, does not delay short ones
-    short, long = (LimitedPrompter(PromptProcess(folder), study.template_date) for _ in range(2))
+    short, long = (LimitedChatTokenizer(TemplateProcess(folder), study.template_date) for _ in range(2))
     short.chat_template()  # starts the process with the server, so that a broken tokenizer is reported now
 
     def count(messages: Sequence[Message]) -> int:

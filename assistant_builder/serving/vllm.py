@@ -32,7 +32,7 @@ from assistant_builder.models.chat_template import PLAIN_TEMPLATE, asks_for_date
 from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
-from assistant_builder.models.template_process import LimitedPrompter, PromptProcess
+from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.quantization import METHODS
 from assistant_builder.serving.auth import check_access
 from assistant_builder.serving.registry import ModelRegistry, ServedModel
@@ -72,10 +72,10 @@ def vllm_command(models: ModelRegistry, config: ServingConfig) -> list[str]:
     if trust:
         words.append("--trust-remote-code")
     # vLLM has one template for all assistants: the date is that of the latest study
-    process = PromptProcess(folder)
+    process = TemplateProcess(folder)
     try:
         day = max(assistant.study.template_date for assistant in models.assistants)
-        template = LimitedPrompter(process, day).chat_template()
+        template = LimitedChatTokenizer(process, day).chat_template()
     finally:
         process.close()
     if template == PLAIN_TEMPLATE or asks_for_date(template):  # differs from the template of the base

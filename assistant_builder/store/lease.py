@@ -1,8 +1,8 @@
-"""Leases: which cluster node runs a step, or which machine runs a study that is kept in a store.
+"""Leases: the cluster node that runs a step, or the machine that runs a study in a store.
 
-A process id means nothing on another machine. The holder of a lease therefore renews it about every second in a place
-that all machines see, and a lease that is not renewed belongs to a lost machine. Whoever takes over a lease first waits
-until the previous holder has seen it and stopped, so that no two processes ever train in one folder.
+The holder renews its lease about every second where all machines can see it; a lease that is not renewed belongs to a
+lost machine. A takeover waits until the previous holder has noticed it and stopped, so that two processes never train
+in the same folder.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.errors import StudyError
@@ -20,34 +20,14 @@ from assistant_builder.study import locks
 from assistant_builder.study.locks import is_recent
 
 RENEW_SECONDS = 1.0
-"""Interval in which a holder renews its lease and checks that it still holds it."""
+"""Interval in which a holder checks and renews its lease."""
 TAKEOVER_SECONDS = 5.0
-"""Time that a takeover waits for the previous holder to see it: several of that holder's renewals."""
-
-
-class LeaseBackend(Protocol):
-    """Where the record of a lease is kept."""
-
-    @property
-    def latency_factor(self) -> float:
-        """Factor by which the intervals are longer than those of a shared path."""
-
-    def read(self) -> dict[str, Any] | None:
-        """The record; None if there is none or it is damaged."""
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Replace the record."""
-
-    def remove(self) -> None:
-        """Remove the record."""
-
-    def exists(self) -> bool:
-        """Whether the study of the lease still exists."""
+"""Time that a takeover waits for the previous holder to notice: several of its renewals."""
 
 
 @dataclass(frozen=True)
 class SharedLeaseFile:
-    """A lease in a file on a path that all nodes share."""
+    """A lease in a file on a shared path."""
 
     path: Path
     latency_factor: float = 1.0
@@ -69,7 +49,7 @@ class SharedLeaseFile:
         self.path.unlink(missing_ok=True)
 
     def exists(self) -> bool:
-        """Whether the folder exists; a write would create an incomplete study in its place."""
+        """Whether the folder exists; a write would otherwise create an incomplete study."""
         return self.path.parent.is_dir()
 
 
@@ -98,19 +78,23 @@ class StoreLeaseFile:
         self.store.remove([self.name])
 
     def exists(self) -> bool:
-        """True: a store has no folder that could be missing."""
+        """True, because a store has no folders."""
         return True
+
+
+LeaseBackend = SharedLeaseFile | StoreLeaseFile
+"""Storage of the record of a lease; ``latency_factor`` multiplies all intervals."""
 
 
 @dataclass
 class Lease:
-    """The right to run one step, or one study.
+    """The exclusive right to run a step or a study.
 
     Attributes:
-        backend: Where the record of the lease is kept.
+        backend: Storage of the record.
         holder: Unique id of this holder.
-        node: Name of the machine of this holder.
-        attempt: 1, or one more than that of a previous holder that did not release the lease.
+        node: Name of this holder's machine.
+        attempt: 1 plus the attempts of previous holders that did not release the lease.
     """
 
     backend: LeaseBackend
@@ -119,8 +103,8 @@ class Lease:
     attempt: int = field(default=1, init=False)
     _renewed: float = field(default=0.0, init=False)
 
-    def take(self) -> None:
-        """Take the lease; waits if somebody else may still hold it."""
+    def acquire(self) -> None:
+        """Acquire the lease; waits while a previous holder may still be active."""
         previous = self.backend.read()
         attempt = (previous or {}).get("attempt", 0)
         self.attempt = attempt + 1 if isinstance(attempt, int) else 1
@@ -135,7 +119,7 @@ class Lease:
         """Renew the lease if it is due.
 
         Returns:
-            False if somebody else has taken it, or the study no longer exists.
+            False if another holder has acquired it, or the study no longer exists.
         """
         if time.monotonic() - self._renewed < RENEW_SECONDS * self.backend.latency_factor:
             return True
@@ -146,14 +130,14 @@ class Lease:
         return True
 
     def release(self) -> None:
-        """Release the lease, unless somebody else has taken it."""
+        """Release the lease, unless another holder has acquired it."""
         if (self.backend.read() or {}).get("holder") == self.holder:
             self.backend.remove()
 
     def held_by(self) -> str:
-        """The machine of another holder that still renews the lease; empty if there is none.
+        """Name of the machine of another active holder; empty without one.
 
-        A recent record alone does not prove that its holder lives, so this waits for the next renewal or its timeout.
+        A recent record does not prove that its holder is alive, so this waits for the next renewal or a timeout.
         """
         seen = self.backend.read()
         factor = self.backend.latency_factor
@@ -170,7 +154,5 @@ class Lease:
         return ""
 
     def _write(self) -> None:
-        self.backend.write({
-            "holder": self.holder, "node": self.node, "attempt": self.attempt, "time": time.time(),
-        })
+        self.backend.write({"holder": self.holder, "node": self.node, "attempt": self.attempt, "time": time.time()})
         self._renewed = time.monotonic()

@@ -1,8 +1,7 @@
 """Two-way sync of a study folder with its objects in a store.
 
-A file that marks others as complete (a done-marker, the marker of a checkpoint) is written after them and removed
-before them, in both directions. An interrupted sync therefore leaves a study that looks unfinished, and never one that
-looks finished and is not.
+In both directions, a file that marks others as complete (a done-marker, the marker of a checkpoint) is written after
+them and removed before them. After an interrupted sync, nothing incomplete is therefore marked as complete.
 """
 
 from __future__ import annotations
@@ -39,12 +38,12 @@ from assistant_builder.study import CHECKPOINT_MARKER, Study
 
 _RECORD = ".store.json"
 _NO_FILE: Stamp = (-1, -1)
-"""Stamp that no file has: the object of that name must be replaced or removed."""
+"""Stamp of no file, so that the object is replaced or removed."""
 
 
 @dataclass
 class _Log:
-    """An append-only log as the store has it."""
+    """The content of an append-only log in the store."""
 
     content: bytes = b""
     chunks: list[LogChunk] = field(default_factory=list)
@@ -58,16 +57,16 @@ class Mirror:
         store: The store.
 
     Attributes:
-        copy_id: Unique id of this folder among all copies of the study.
+        copy_id: Unique id of this copy of the study.
         is_copy: Whether the folder is known to be a copy of the study in the store.
-        may_write: Called before every upload: whether this copy still holds the lease of the study.
+        may_write: Called before every upload; returns whether this copy still holds the lease of the study.
     """
 
     def __init__(self, study: Study, store: ObjectStore) -> None:
         self.study = study
         self.store = store
         self._synced: dict[str, tuple[Stamp, str]] = {}
-        """File → its stamp and the version of its object when both had the same content."""
+        """File → its stamp and the version of its object at the last sync."""
         self._logs: dict[str, _Log] | None = None
         self.may_write: Callable[[], bool] = lambda: True
         record = self._read_record()
@@ -77,10 +76,7 @@ class Mirror:
             self._synced[name] = ((size, modified), version)
 
     def pull(self, wanted: Callable[[str], bool] = lambda name: True) -> None:
-        """Make the folder equal to the store.
-
-        Args:
-            wanted: Selects the files; all others stay as they are.
+        """Make the files that ``wanted`` selects equal to the store, by default all.
 
         Raises:
             StoreError: The store does not answer.
@@ -109,7 +105,7 @@ class Mirror:
         self._write_record()
 
     def push(self) -> None:
-        """Upload what has changed in the folder since the last sync.
+        """Upload the changes in the folder since the last sync.
 
         Raises:
             StoreError: The store does not answer.
@@ -118,7 +114,7 @@ class Mirror:
         local = {name: stamp for name, stamp in files_of(self.study.folder).items() if not name.endswith(STEP_LEASE)}
         if "study.yaml" not in local:  # a disk that was disconnected must not empty the store
             raise StudyError("the study's folder is missing", where=str(self.study.folder),
-                             remedy="Put it back where it was, or connect its disk again; then run again")
+                             remedy="Restore it or connect its disk, then run again")
         if not self.is_copy:
             self._write_record()
         if self._logs is None:
@@ -127,28 +123,28 @@ class Mirror:
         statuses = {name: self._read(name) for name in changed if is_status(name)}
         self._remove_objects(name for name in self._synced if is_status(name) and name not in local)
         for name, content in statuses.items():
-            if content and not succeeded(content):  # the files of its step are about to change, or have changed
+            if content and not succeeded(content):  # the files of the step change
                 self._upload_status(name, content, local[name])
         ready = [name for name in changed if not is_status(name) and self._is_complete(name, local)]
         uploaded = [self._upload(name) for name in sorted(ready, key=lambda name: (upload_order(name), local[name][1]))]
         for name, content in statuses.items():
             if succeeded(content) and self._outputs_match(content, in_store=True):
                 self._upload_status(name, content, local[name])
-        if all(uploaded):  # else a file was replaced meanwhile, and its successor is not in the store yet
-            gone = {*self._synced, *(self._logs or ())} - local.keys()
-            self._remove_objects(name for name in gone if not name.endswith(STEP_LEASE))
+        if all(uploaded):  # else a file was replaced during the upload, and the new one is not in the store yet
+            removed = {*self._synced, *(self._logs or ())} - local.keys()
+            self._remove_objects(name for name in removed if not name.endswith(STEP_LEASE))
         if changed:
             self._write_record()
 
     def drop_local_checkpoints(self) -> None:
-        """Delete the checkpoints in the folder and keep those in the store, because trainings continue elsewhere."""
+        """Delete the local checkpoints but not those in the store, because trainings continue elsewhere."""
         for name in {*files_of(self.study.folder), *self._synced}:
             if is_checkpoint(name):
                 self._delete_local(name)
         self._write_record()
 
     def refresh_versions(self) -> None:
-        """Record the versions of the uploaded objects, so that a later pull downloads none of them again."""
+        """Record the versions of the uploaded objects, so that no later pull downloads them."""
         versions = self.store.versions()
         self._synced = {name: (stamp, versions.get(name, "")) for name, (stamp, _) in self._synced.items()}
         self._write_record()
@@ -156,24 +152,18 @@ class Mirror:
     # uploads
 
     def _changed_by_user(self, name: str, local: Mapping[str, Stamp], version: str | None) -> bool:
-        """Whether the user changed settings or data here, and nobody changed them in the store since the last sync.
-
-        Args:
-            name: The file.
-            local: The files of the folder.
-            version: Version of the object; None if there is none.
-        """
+        """Whether the user changed settings or data here while the object stayed at ``version`` (None: no object)."""
         stamp, known = self._synced.get(name, (None, None))
         return is_user_input(name) and known == version and stamp != local.get(name)
 
     def _upload_status(self, name: str, content: bytes, stamp: Stamp) -> None:
-        """Upload a status file as it was read: by now it may list files that are not in the store."""
+        """Upload a status file as read earlier; its present content may list files that are not in the store."""
         self._require_lease()
         self.store.write(name, content)
         self._synced[name] = (stamp, "")
 
     def _upload(self, name: str) -> bool:
-        """Upload a file; returns whether it still exists."""
+        """Upload a file; returns False if it no longer exists."""
         self._require_lease()
         path = self._path(name)
         try:
@@ -203,12 +193,12 @@ class Mirror:
         log.content = apply_chunks(log.content, [(chunk, tail)])
 
     def _is_complete(self, name: str, local: Iterable[str]) -> bool:
-        """Whether a file can be uploaded: those of a checkpoint only once its marker exists."""
+        """Whether a file can be uploaded; checkpoint files are uploaded only after their marker exists."""
         folder = name.rpartition("/")[0]
         return not is_checkpoint(name) or f"{folder}/{CHECKPOINT_MARKER}" in local
 
     def _remove_objects(self, names: Iterable[str]) -> None:
-        """Remove objects, those that mark others as complete first."""
+        """Remove objects, beginning with those that mark others as complete."""
         self._require_lease()
         for name in sorted(names, key=upload_order, reverse=True):
             if self._logs and name in self._logs:
@@ -224,12 +214,12 @@ class Mirror:
     # downloads
 
     def _download(self, name: str) -> bool:
-        """Download an object; returns whether the file now equals it."""
+        """Download an object; returns whether the file equals it."""
         if not is_status(name):
             return self.store.download(name, self._path(name))
         content = self.store.read(name)
         if content is None or not self._outputs_match(content, in_store=False):
-            return False  # its files are still being uploaded, or the machine that uploaded them was lost
+            return False  # its files are not completely uploaded
         write_bytes(self._path(name), content)
         return True
 
@@ -245,7 +235,7 @@ class Mirror:
         self._synced[name] = (stamp_of(path), "")
 
     def _read_log(self, chunks: list[LogChunk], before: _Log) -> _Log:
-        """The log that chunks form; chunks that are known are not read again."""
+        """The log that the chunks form; only new chunks are read."""
         new = [chunk for chunk in chunks if chunk not in before.chunks]
         if before.chunks and new and new[0].number <= before.chunks[-1].number:
             before, new = _Log(), chunks
@@ -254,7 +244,7 @@ class Mirror:
         return _Log(apply_chunks(before.content, known), chunks)
 
     def _load_remote_state(self) -> None:
-        """List the store: an earlier process may have uploaded more than its record says."""
+        """List the store, because an earlier process may have uploaded more than it recorded."""
         versions = {name: version for name, version in self.store.versions().items() if not is_local_only(name)}
         self._logs = {name: self._read_log(chunks, _Log()) for name, chunks in chunks_of(versions).items()}
         for name, version in versions.items():
@@ -264,7 +254,7 @@ class Mirror:
     # local files
 
     def _outputs_match(self, content: bytes, *, in_store: bool) -> bool:
-        """Whether a status is complete and each file it lists has its hash here, and with ``in_store`` also there."""
+        """Whether a status is complete and the files that it lists have their hashes (``in_store``: also there)."""
         for name, digest in outputs(content).items():
             path = self._path(name)
             try:

@@ -1,8 +1,8 @@
-"""How the files of a study become objects of a store: which ones, in which order, and append-only logs in chunks.
+"""Mapping of a study's files to objects of a store: selection, upload order, and append-only logs in chunks.
 
-A store cannot append, so that a log is kept as numbered chunks. Each chunk names the byte at which it starts; if the
-log was truncated (a resumed training drops the events of lost work), the next chunk starts earlier and no chunk has to
-be changed. Every so often a chunk contains the complete log, and the earlier chunks are removed.
+A store cannot append, so a log is stored as numbered chunks. The name of a chunk contains the byte at which it starts;
+if the log was truncated (a resumed training drops the events of lost work), the next chunk starts earlier. Every
+:data:`FULL_CHUNK_EVERY` chunks, one contains the complete log and the earlier ones are removed.
 """
 
 from __future__ import annotations
@@ -17,22 +17,18 @@ from pathlib import Path
 from assistant_builder.study import CHECKPOINT_MARKER
 
 STEP_LEASE = ".lease.json"
-"""Suffix of the lease of a step. Its holder writes it directly into the store or the shared folder; no sync does."""
+"""Suffix of the lease of a step, which is never synced: its holder writes directly to the store or shared folder."""
 FULL_CHUNK_EVERY = 64
-"""Every chunk of a log whose number is a multiple of this contains the complete log; limits the chunks of a reader."""
+"""Chunks whose number is a multiple of this contain the complete log."""
 Stamp = tuple[int, int]
-"""Size of a file in bytes and its modification time in nanoseconds; a proxy for its content."""
+"""Size of a file in bytes and modification time in nanoseconds."""
 _LOCAL = ("cancel", "run.json", "run.log.txt")
 _LOCAL_FOLDERS = ("exports",)
 _CHUNK_NAME = re.compile(r"(.+)/(\d{6,})-(\d+)\.jsonl")
 
 
 def is_local_only(name: str) -> bool:
-    """Whether a file belongs to this machine alone, or an object to the store alone.
-
-    Args:
-        name: Its path below the study folder, as in all functions of this module.
-    """
+    """Whether a file is not synced; ``name`` is its path below the study folder, as in all functions here."""
     parts = name.split("/")
     return name in _LOCAL or parts[0] in _LOCAL_FOLDERS or any(part.startswith(".") for part in parts)
 
@@ -43,7 +39,7 @@ def is_status(name: str) -> bool:
 
 
 def is_user_input(name: str) -> bool:
-    """Whether a file comes from the user and not from a step: the settings and the data file."""
+    """Whether a file comes from the user (settings and data file) and not from a step."""
     return name == "study.yaml" or name.startswith("data/source.")
 
 
@@ -58,7 +54,7 @@ def is_append_only(name: str) -> bool:
 
 
 def upload_order(name: str) -> int:
-    """Sort key of uploads: first plain files, last the files that mark others as complete."""
+    """Sort key of uploads; files that mark others as complete come last."""
     if is_status(name):
         return 3
     if name.endswith(f"/{CHECKPOINT_MARKER}"):
@@ -80,12 +76,12 @@ def succeeded(content: bytes) -> bool:
 
 
 def outputs(content: bytes) -> dict[str, str]:
-    """The files that a done-marker lists, each with its SHA-256; empty for other status files."""
+    """File → SHA-256 of the files that a done-marker lists; empty for other status files."""
     return dict(json.loads(content).get("outputs", {})) if succeeded(content) else {}
 
 
 def files_of(folder: Path) -> dict[str, Stamp]:
-    """Name → stamp of every file of a study folder that belongs into a store."""
+    """Name → stamp of every file of a study folder that is synced."""
     found = {}
     for inside, folders, names in os.walk(folder, onerror=_unless_removed):
         below = Path(inside).relative_to(folder)
@@ -95,7 +91,7 @@ def files_of(folder: Path) -> dict[str, Stamp]:
             if not is_local_only(file):
                 try:
                     found[file] = stamp_of(folder / file)
-                except FileNotFoundError:  # a temporary file or a checkpoint that was removed meanwhile
+                except FileNotFoundError:  # removed since it was listed
                     continue
     return found
 
@@ -116,8 +112,8 @@ class LogChunk:
     """A chunk of an append-only log.
 
     Attributes:
-        number: Counts up from 1; where two chunks overlap, the later one is valid.
-        start: Offset of its first byte; what earlier chunks contain from there on is void.
+        number: 1-based number; a later chunk replaces the overlapping bytes of earlier ones.
+        start: Offset of its first byte in the log.
         log: Name of the log.
     """
 
@@ -132,7 +128,7 @@ class LogChunk:
 
 
 def chunks_of(names: Iterable[str]) -> dict[str, list[LogChunk]]:
-    """Log → its chunks among object names, in order, from the last chunk that contains the complete log."""
+    """Log → its chunks among object names, in order, beginning with the last chunk that contains the complete log."""
     found: dict[str, list[LogChunk]] = {}
     for name in names:
         match = _CHUNK_NAME.fullmatch(name)
@@ -147,25 +143,16 @@ def chunks_of(names: Iterable[str]) -> dict[str, list[LogChunk]]:
 
 
 def apply_chunks(before: bytes, chunks: Iterable[tuple[LogChunk, bytes]]) -> bytes:
-    """Content of a log after further chunks.
-
-    Args:
-        before: Its content so far.
-        chunks: The chunks in order, each with the content of its object.
-    """
+    """Content of a log with content ``before`` after further chunks, given with their contents."""
     for chunk, content in chunks:
         before = before[:chunk.start] + content
     return before
 
 
 def next_chunk(log: str, number: int, before: bytes, content: bytes) -> tuple[LogChunk, bytes] | None:
-    """The chunk that updates a log in the store; None if it is up to date.
+    """The chunk that updates a log from ``before`` in the store to ``content`` in the file, with its bytes.
 
-    Args:
-        log: Name of the log.
-        number: Number of the chunk.
-        before: The log as the store has it.
-        content: The log as the file has it; an incomplete last line is left out.
+    None if the log is up to date; an incomplete last line of ``content`` is ignored.
     """
     content = content[:content.rfind(b"\n") + 1]
     if content == before:

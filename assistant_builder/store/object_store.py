@@ -1,7 +1,7 @@
-"""The objects of one study in an S3-compatible store, or in any other store that fsspec reaches by a URL.
+"""The objects of one study in an S3-compatible store or any other store that fsspec supports.
 
-A store writes each object atomically and supports neither renaming nor appending. The library of each kind of store
-finds its credentials in the environment; they are in no URL, setting, error or log.
+Objects are written atomically and can be neither renamed nor appended to. Credentials are read from the environment by
+the library of the store; they are never part of a URL, setting, error or log.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from assistant_builder.errors import AssistantBuilderError, StoreError
 from assistant_builder.store_kinds import example_urls, store_kind
 
 _VERSION_KEYS = ("ETag", "etag", "md5Hash", "generation", "created", "mtime", "LastModified", "last_modified", "size")
-"""Metadata of the various file systems that changes when an object does."""
+"""Metadata of various file systems that change with the object."""
 _NO_CREDENTIALS = ("NoCredentials", "PartialCredentials", "CredentialRetrieval", "DefaultCredentials")
 _REFUSED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "Forbidden", "ExpiredToken", "InvalidToken")
 _RETRY_SECONDS, _RETRY_INTERVAL_SECONDS = 120.0, 1.0
@@ -42,7 +42,7 @@ class ObjectStore:
         self._fs, self._root = _file_system(self.url)
 
     def versions(self) -> dict[str, str]:
-        """Name → version of every object; the version is an opaque string that changes when the object does.
+        """Name → version of every object, an opaque string that changes with the object.
 
         Raises:
             StoreError: The store cannot be reached, refuses the credentials, or has no such bucket.
@@ -58,7 +58,7 @@ class ObjectStore:
         return {path[start:]: _version(info) for path, info in found.items() if path[start:] and path[-1] != "/"}
 
     def read(self, name: str) -> bytes | None:
-        """Content of an object; None if there is none."""
+        """Content of an object; None if it does not exist."""
         with self._translate_errors():
             try:
                 content: bytes = self._fs.cat_file(self._path(name))
@@ -73,7 +73,7 @@ class ObjectStore:
             self._fs.pipe_file(self._path(name), content)
 
     def upload(self, name: str, path: Path) -> None:
-        """Upload a file; raises FileNotFoundError if there is no such file."""
+        """Upload a file; raises FileNotFoundError if it does not exist."""
         try:
             with self._translate_errors():
                 self._make_parent(name)
@@ -104,7 +104,7 @@ class ObjectStore:
             Path(temporary).unlink(missing_ok=True)
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove objects in the given order; missing ones are no error."""
+        """Remove objects in the given order; missing objects are ignored."""
         for name in names:
             with self._translate_errors():
                 try:
@@ -116,12 +116,12 @@ class ObjectStore:
         return f"{self._root}/{name}"
 
     def _make_parent(self, name: str) -> None:
-        """Create the folder of an object on file systems that have folders; object stores would create a bucket."""
+        """Create the folder of an object on file systems with folders; in an object store it would create a bucket."""
         if not self._fs.async_impl:
             self._fs.makedirs(posixpath.dirname(self._path(name)), exist_ok=True)
 
     def _require_bucket(self) -> None:
-        """Raise if the bucket does not exist, as opposed to one without objects of this study."""
+        """Raise StoreError if the bucket does not exist."""
         if not self._fs.async_impl:
             return
         bucket = self._root.split("/")[0]
@@ -131,7 +131,7 @@ class ObjectStore:
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
-        """Translate the exceptions of all the store libraries into StoreError."""
+        """Translate exceptions of the store libraries into StoreError."""
         try:
             yield
         except AssistantBuilderError:
@@ -140,7 +140,7 @@ class ObjectStore:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):  # of the local disk
                 raise
             raise self._error(error) from error
-        except Exception as error:  # botocore's exceptions are no OSErrors, nor are those of other stores
+        except Exception as error:  # exceptions of botocore and others are not OSErrors
             raise self._error(error) from error
 
     def _error(self, error: Exception) -> StoreError:
@@ -148,7 +148,7 @@ class ObjectStore:
         message = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if any(sign in type_names for sign in _NO_CREDENTIALS):
             return StoreError(
-                "the environment holds no credentials for the store", where=self.url,
+                "the environment contains no credentials for the store", where=self.url,
                 remedy=store_kind(self.url).credentials_remedy,
             )
         if isinstance(error, PermissionError) or any(sign in message for sign in _REFUSED):
@@ -158,21 +158,14 @@ class ObjectStore:
             return StoreError("there is no such bucket", where=self.url,
                               remedy="Check executor.store, or create the bucket")
         return StoreError(
-            f"the store does not answer as it should: {message}", where=self.url,
-            remedy="Check the address (for S3 that is not Amazon's AWS_ENDPOINT_URL) and the network; then run "
-            "again to resume; the files on this machine are complete",
+            f"the request to the store failed: {message}", where=self.url,
+            remedy="Check the network and the address (AWS_ENDPOINT_URL for S3 that is not Amazon's), then run again "
+            "to resume; the files on this machine are complete",
         )
 
 
 def retry_until_timeout(work: Callable[[], None]) -> None:
-    """Call a function that uses a store, again for two minutes while the store does not answer.
-
-    Args:
-        work: The function; it must be idempotent.
-
-    Raises:
-        StoreError: The store does not answer.
-    """
+    """Call an idempotent function; on StoreError, retry for two minutes before raising it."""
     until = time.monotonic() + _RETRY_SECONDS
     while True:
         try:
@@ -184,7 +177,7 @@ def retry_until_timeout(work: Callable[[], None]) -> None:
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    """The file system of a URL, and the path in it."""
+    """File system of a URL and the path in it."""
     import fsspec
 
     protocol = url.partition("://")[0]
@@ -196,7 +189,7 @@ def _file_system(url: str) -> tuple[Any, str]:
             remedy=store_kind(url).install_remedy,
         ) from error
     except ValueError as error:
-        raise StoreError(f"fsspec knows no {protocol}://: {error}", where=url,
+        raise StoreError(f"fsspec does not support {protocol}://: {error}", where=url,
                          remedy=f"Check executor.store; examples are {', '.join(example_urls())}") from error
     return fs, str(fs._strip_protocol(root)).rstrip("/")
 

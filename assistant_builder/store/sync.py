@@ -1,4 +1,4 @@
-"""A study that is kept in a store: fetch it, sync it while it runs, and let one machine at a time run it."""
+"""Studies in a store: download, sync during a run, and the lease that lets only one machine run a study."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from assistant_builder.study import Study, studies_folder
 from assistant_builder.study.locks import study_lock
 
 PUSH_SECONDS = 5.0
-"""Interval of uploads while a study runs; younger work is lost with the machine."""
+"""Interval of uploads while a study runs; later work is lost with the machine."""
 _RENEW_INTERVAL_SECONDS = 0.25
 _LEASE = ".lease.json"
 _NEWEST = ".newest.json"
-"""The object that names the copy which may be newer than the store; without it the store is newer than all copies."""
+"""Object with the id of the copy that may be newer than the store; without it the store is newer than all copies."""
 _CANCEL = ".cancel"
 _LOG = logging.getLogger(__name__)
 
@@ -39,28 +39,28 @@ def study_url(store: str, name: str) -> str:
 
 
 def fetch_study(url: str) -> Study:
-    """Download a study atomically; if a copy is here already, download what is new.
+    """Download a study atomically, or update its local copy.
 
     Args:
-        url: The store's URL, a slash, and the study's name.
+        url: URL of the store, a slash, and the study's name.
 
     Raises:
         ConfigError: The URL names no study, or contains a secret.
         StoreError: The store does not answer, or has no such study.
-        StudyError: A study of that name is here and is no copy of that one, or it runs.
+        StudyError: The local study of that name is not a copy of it, or is running.
     """
     store_url, _, name = url.rstrip("/").rpartition("/")
     try:
         folder = studies_folder() / check_name(name)
     except ValueError as error:
-        raise ConfigError(f"{name!r} names no study: {error}", where="the URL") from error
+        raise ConfigError(f"{name!r} is not the name of a study: {error}", where="the URL") from error
     if folder.exists():
         pull_updates(Study(folder), store_url)
         return Study(folder)
     store = ObjectStore(study_url(store_url, name))
     if "study.yaml" not in store.versions():
         raise StoreError("there is no study there", where=store.url,
-                         remedy="Check the URL: what executor.store says, a slash, and the study's name")
+                         remedy="Check the URL: the value of executor.store, a slash, and the study's name")
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
     try:
@@ -73,43 +73,35 @@ def fetch_study(url: str) -> Study:
 
 
 def pull_updates(study: Study, store_url: str) -> None:
-    """Download what other machines have added to a study in a store.
-
-    Args:
-        study: The study, which has a folder here.
-        store_url: URL of the store.
-
-    Raises:
-        StoreError: The store does not answer.
-        StudyError: The study here is no copy of the one there, or it runs.
-    """
+    """Download the changes of other machines; raises the errors of :func:`pull_if_behind`."""
     with study_lock(study):
         pull_if_behind(Mirror(study, ObjectStore(study_url(store_url, study.name))))
 
 
 def pull_if_behind(mirror: Mirror) -> None:
-    """Download what a store has beyond the study folder; nothing if this copy was the last one to run.
+    """Download the changes in a store, unless this copy was the last one to run.
 
     Raises:
         StoreError: The store does not answer.
-        StudyError: The store has a study of that name and the folder is no copy of it, or a step still writes there.
+        StudyError: The folder is not a copy of the study of that name in the store, or a step is running in it.
     """
     study, store = mirror.study, mirror.store
     if store.read("study.yaml") is None:
         return
     if not mirror.is_copy:
         raise StudyError(
-            f"the store holds a study {study.name!r} already, and the one here is not a copy of it", where=store.url,
-            remedy=f"Rename the one here, then run the other one with 'assistant-builder run {store.url}'; or choose "
-            "another store or name for the one here",
+            f"the store contains a study {study.name!r}, and the local study is not a copy of it", where=store.url,
+            remedy=f"Rename the local study, then run the other one with 'assistant-builder run {store.url}'; or "
+            "choose another store or name for the local one",
         )
     if _newest_copy(store) == mirror.copy_id:
         return
     if any(record.state == "running" and record.node is None for record in map(study.step, study.steps)):
-        raise StudyError("a step still runs here, and the study was resumed elsewhere", where=f"study {study.name}",
+        raise StudyError("a step is still running here, and the study was resumed elsewhere",
+                         where=f"study {study.name}",
                          remedy=f"Stop it with 'assistant-builder cancel {study.name}', then run again")
     is_local = study.config.executor.kind == "local"
-    mirror.pull(lambda name: is_local or not is_checkpoint(name))  # cluster nodes fetch the checkpoints they need
+    mirror.pull(lambda name: is_local or not is_checkpoint(name))  # cluster nodes download their checkpoints themselves
 
 
 @contextmanager
@@ -117,14 +109,11 @@ def synced_with_store(study: Study) -> Iterator[Mirror]:
     """Hold the lease of a study in its store, and sync the study while it runs.
 
     Args:
-        study: The study, which names a store and is locked by this process.
-
-    Yields:
-        Folder and store, synced.
+        study: The study, locked by this process and with ``executor.store`` set.
 
     Raises:
         StoreError: The store does not answer.
-        StudyError: Another machine runs the study or has taken it over, or the store has another one of that name.
+        StudyError: Another machine runs the study or has taken it over, or the store has another study of that name.
     """
     store_url = study.config.executor.store
     assert store_url is not None
@@ -132,9 +121,9 @@ def synced_with_store(study: Study) -> Iterator[Mirror]:
     lease = Lease(StoreLeaseFile(mirror.store, _LEASE), mirror.copy_id, socket.gethostname())
     other = lease.held_by()
     if other:
-        raise StudyError(f"{other} runs this study", where=mirror.store.url,
+        raise StudyError(f"{other} is running this study", where=mirror.store.url,
                          remedy="Wait until it is done, or cancel it there; then run again to resume")
-    lease.take()
+    lease.acquire()
     try:
         pull_if_behind(mirror)
         is_local = study.config.executor.kind == "local"
@@ -152,7 +141,7 @@ def synced_with_store(study: Study) -> Iterator[Mirror]:
             yield mirror
             failed = False
         finally:
-            sync.end()
+            sync.stop()
             with contextlib.suppress(*((StoreError,) if failed else ())):
                 mirror.push()
                 mirror.refresh_versions()
@@ -162,20 +151,20 @@ def synced_with_store(study: Study) -> Iterator[Mirror]:
 
 
 class BackgroundSync:
-    """Threads that renew a lease and upload changes until :meth:`end`.
+    """Threads that renew a lease and upload changes until :meth:`stop`.
 
     Args:
         mirror: The folder and the store.
         lease: The lease, which this process holds.
         pushes: Whether to upload changes; otherwise only the lease is renewed.
-        also: Called after every upload.
+        after_push: Called after every upload.
     """
 
     def __init__(
-        self, mirror: Mirror, lease: Lease, *, pushes: bool = True, also: Callable[[], None] = lambda: None
+        self, mirror: Mirror, lease: Lease, *, pushes: bool = True, after_push: Callable[[], None] = lambda: None
     ) -> None:
         self._mirror = mirror
-        self._also = also
+        self._after_push = after_push
         self._lease = lease
         self._ended = threading.Event()
         self._lost = False
@@ -185,44 +174,40 @@ class BackgroundSync:
         for thread in self._threads:
             thread.start()
 
-    def end(self) -> None:
-        """Stop the threads.
-
-        Raises:
-            StudyError: Another machine has taken the lease.
-        """
+    def stop(self) -> None:
+        """Stop the threads; raises StudyError if another machine has taken the lease."""
         self._ended.set()
         for thread in self._threads:
             thread.join()
         if self._lost:
             raise StudyError(
                 "another machine has taken the study over", where=f"study {self._mirror.study.name}",
-                remedy="This machine could not renew its lease for too long; watch the study there",
+                remedy="This machine could not renew its lease in time; follow the study on the other machine",
             )
 
     def _renew(self) -> None:
         while not self._ended.wait(_RENEW_INTERVAL_SECONDS):
-            with contextlib.suppress(StoreError):  # the upload reports it
+            with contextlib.suppress(StoreError):  # uploads report it
                 if not self._lease.renew():
                     self._lost = True
                     self._mirror.study.request_cancel()
                     return
 
     def _push(self) -> None:
-        answers = True
+        failing = False
         while not self._ended.wait(PUSH_SECONDS):
             try:
                 self._mirror.push()
-                self._also()
-                answers = True
+                self._after_push()
+                failing = False
             except (StoreError, StudyError, OSError) as error:
-                if answers:
-                    _LOG.warning("the study runs on without being saved to its store: %s", error)
-                answers = False
+                if not failing:
+                    _LOG.warning("the study cannot be uploaded to its store and continues locally: %s", error)
+                failing = True
 
 
 def write_cancel_flag(store: ObjectStore) -> None:
-    """Ask the steps of a study to stop, on whatever machine they run."""
+    """Ask the steps of a study to stop, on all machines."""
     store.write(_CANCEL, b"")
 
 
@@ -232,14 +217,7 @@ def is_cancel_requested(store: ObjectStore) -> bool:
 
 
 def cancel_nodes(study: Study) -> bool:
-    """Ask cluster nodes to stop that still compute steps after their run has ended; the study's store knows them.
-
-    Returns:
-        Whether there is such a node.
-
-    Raises:
-        StoreError: The store does not answer.
-    """
+    """Ask cluster nodes to stop that still run steps after their run has ended; returns whether there are any."""
     executor = study.config.executor
     if executor.kind == "local" or executor.store is None:
         return False
@@ -251,16 +229,16 @@ def cancel_nodes(study: Study) -> bool:
 
 
 def _active_node(store: ObjectStore) -> str:
-    """A cluster node that runs a step of the study; empty if there is none."""
+    """Name of a cluster node that runs a step of the study; empty without one."""
     names = (name for name in store.versions() if name.endswith(STEP_LEASE))
     return next(filter(None, (Lease(StoreLeaseFile(store, name), "", "").held_by() for name in names)), "")
 
 
 def _require_no_node(store: ObjectStore) -> None:
-    """Reject a local run while cluster nodes still compute steps of an earlier run."""
+    """Raise StudyError if a cluster node is still running a step of an earlier run."""
     node = _active_node(store)
     if node:
-        raise StudyError(f"node {node} still runs a step of it", where=store.url,
+        raise StudyError(f"node {node} is still running a step of it", where=store.url,
                          remedy="Run it with executor.kind=ray, which waits for that step, or cancels it")
 
 

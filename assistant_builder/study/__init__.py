@@ -1,4 +1,4 @@
-"""The study folder, which is the complete state of a study: layout, step records, locks, administration."""
+"""The study folder, which contains the complete state of a study: layout, step records, locks, administration."""
 
 from assistant_builder.study.study import CHECKPOINT_MARKER, Study, home, run_marker, studies_folder
 

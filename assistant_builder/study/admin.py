@@ -1,4 +1,4 @@
-"""Administration of studies: rename, duplicate, delete and restore. A study is one folder, so each is one rename."""
+"""Administration of study folders: rename, duplicate, delete and restore."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class DeletedStudy:
 
 
 def rename_study(study: Study, name: str) -> Study:
-    """Rename a study; its results stay, and its report shows the old name until it is rendered again.
+    """Rename a study; its report shows the old name until it is rendered again.
 
     Raises:
         ConfigError: The name is not a valid study name.
@@ -60,12 +60,7 @@ def rename_study(study: Study, name: str) -> Study:
 
 
 def duplicate_study(study: Study, name: str, config: StudyConfig | None = None) -> Study:
-    """Create a study with the same data file and settings, and without results.
-
-    Args:
-        study: The study to copy.
-        name: Name of the new study.
-        config: Settings of the new study; by default those of ``study``.
+    """Create a study with the same data file, without results; ``config`` replaces the settings of ``study``.
 
     Raises:
         ConfigError: The name is not a valid study name.
@@ -76,11 +71,7 @@ def duplicate_study(study: Study, name: str, config: StudyConfig | None = None) 
 
 
 def delete_study(study: Study) -> DeletedStudy:
-    """Delete a study; :func:`restore_study` restores it within :data:`KEPT_DAYS`.
-
-    Raises:
-        StudyError: The study is running.
-    """
+    """Delete a study, unless it is running; :func:`restore_study` restores it within :data:`KEPT_DAYS`."""
     now = time.time()
     target = _trash() / f"{int(now * 1000)}-{study.name}"
     with _locked_and_idle(study, "deleted"):
@@ -96,7 +87,7 @@ def restore_study(deleted: DeletedStudy) -> Study:
         StudyError: It was purged, or another study has its name.
     """
     if not deleted.folder.is_dir():
-        raise StudyError(f"the study {deleted.name!r} is gone for good", where=str(deleted.folder),
+        raise StudyError(f"the study {deleted.name!r} was permanently deleted", where=str(deleted.folder),
                          remedy="Start a new one from its data file")
     target = _free_folder(deleted.name)
     os.rename(deleted.folder, target)
@@ -114,7 +105,7 @@ def deleted_studies() -> list[DeletedStudy]:
 
 
 def purge_deleted(older_than_days: float = KEPT_DAYS) -> None:
-    """Remove for good the studies that were deleted longer ago."""
+    """Permanently delete the studies that were deleted more than ``older_than_days`` ago."""
     for deleted in deleted_studies():
         if time.time() - deleted.when > older_than_days * 86_400:
             shutil.rmtree(deleted.folder, ignore_errors=True)
@@ -127,14 +118,14 @@ def _trash() -> Path:
 def _free_folder(name: str) -> Path:
     folder = studies_folder() / name
     if folder.exists():
-        raise StudyError(f"there is a study named {name!r} already", where=str(folder),
-                         remedy="Choose another name, or rename that one first")
+        raise StudyError(f"a study named {name!r} already exists", where=str(folder),
+                         remedy="Choose another name, or rename that study first")
     return folder
 
 
 @contextmanager
 def _locked_and_idle(study: Study, done: str) -> Iterator[None]:
-    """Lock a study that no process runs, so that no run starts while its folder moves."""
+    """Lock a study that is not running, so that no run starts while its folder is moved."""
     running = StudyError(f"the study {study.name!r} is running and cannot be {done}",
                          remedy="Wait until it is done, or cancel it first")
     with study_lock(study, running):

@@ -1,8 +1,8 @@
-"""Who may write to a study: the lock of a run, the identity of a process, and the freshness of a lease.
+"""Locks of study folders, identities of processes, and freshness of leases.
 
-A run on this machine holds a file lock, which the operating system releases when its process dies. A step's record
-names its process by an identity that survives the reuse of process ids. A step on another machine has no process here;
-its lease file carries the time of its last renewal instead (see :mod:`assistant_builder.store.lease`).
+A run holds a file lock, which the operating system releases when its process dies. The record of a step identifies its
+process even if the process id is reused. A step on another machine is alive while its lease is renewed
+(:mod:`assistant_builder.store.lease`).
 """
 
 from __future__ import annotations
@@ -25,20 +25,12 @@ if TYPE_CHECKING:
     from assistant_builder.study.study import Study
 
 STALE_SECONDS = 20.0
-"""Age at which a lease that was not renewed counts as lost; the clocks of two machines must differ by less."""
+"""Age at which a lease counts as lost; the clocks of two machines must differ by less."""
 
 
 @contextmanager
 def study_lock(study: Study, taken: StudyError | None = None) -> Iterator[None]:
-    """Lock a study for this process.
-
-    Args:
-        study: The study.
-        taken: Raised when another process holds the lock; by default an error that names the remedy for a run.
-
-    Raises:
-        StudyError: Another process holds the lock, or the folder cannot be written to.
-    """
+    """Lock a study for this process; see :func:`folder_lock`. The default error names remedies for a running study."""
     with folder_lock(study.folder, taken or StudyError(
         "another process runs this study", where=f"study {study.name}",
         remedy=f"Watch it with 'assistant-builder status {study.name}' or stop it with "
@@ -49,11 +41,7 @@ def study_lock(study: Study, taken: StudyError | None = None) -> Iterator[None]:
 
 @contextmanager
 def folder_lock(folder: Path, taken: StudyError) -> Iterator[None]:
-    """Lock a folder for this process.
-
-    Args:
-        folder: The folder.
-        taken: Raised when another process holds the lock.
+    """Lock a folder for this process; raises ``taken`` if another process holds the lock.
 
     Raises:
         StudyError: ``taken``, or the folder cannot be written to.
@@ -72,10 +60,10 @@ def folder_lock(folder: Path, taken: StudyError) -> Iterator[None]:
 
 
 def process_identity(pid: int) -> str | float:
-    """A value that differs between a process and every earlier or later one with the same id on this machine.
+    """A value that distinguishes a process from all others that had or will have the same id on this machine.
 
     On Linux it consists of the boot id and the start time in clock ticks since boot, which do not depend on the wall
-    clock. Elsewhere it is the start time in seconds since 1970, which changes when the wall clock is set.
+    clock. Elsewhere it is the start time in seconds since 1970.
 
     Raises:
         psutil.NoSuchProcess: No process has this id.
@@ -85,12 +73,7 @@ def process_identity(pid: int) -> str | float:
 
 
 def process_alive(pid: int | None, started: str | float | None) -> bool:
-    """Whether the process that wrote a record still runs.
-
-    Args:
-        pid: Its id.
-        started: Its :func:`process_identity`; a number on systems without ``/proc`` and in records of older versions.
-    """
+    """Whether the process with this id and :func:`process_identity` is running."""
     if pid is None or started is None:
         return False
     try:

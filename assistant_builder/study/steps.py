@@ -1,4 +1,4 @@
-"""The steps of a study, and the record that each step keeps of its state."""
+"""The steps of a study, and the record of a step's state."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def insert_shards(steps: Sequence[str], shards: Sequence[str]) -> tuple[str, ...
 
 
 def needed_before(step: str, steps: Sequence[str]) -> list[str]:
-    """The steps that must finish before one can start: all earlier ones, except trainings or shards like itself."""
+    """The steps that must finish before a step starts: all earlier ones, except others of its kind (train, score)."""
     kind = next((kind for kind in ("train-", "score-") if step.startswith(kind)), None)
     return [other for other in steps[:steps.index(step)] if kind is None or not other.startswith(kind)]
 
 
 def evaluates(step: str) -> bool:
-    """Whether a step scores: the evaluation, or a shard of it."""
+    """Whether a step is the evaluation or a shard of it."""
     return step == "evaluate" or step.startswith("score-")
 
 
 STEPS = steps_of(1)
-"""The steps of a study that trains the twins with one seed."""
+"""The steps of a study with the twin arms and one seed."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,15 @@ class StepRecord:
 
     Attributes:
         step: Name of the step.
-        state: As last written; :meth:`Study.step` turns ``running`` into ``lost`` if the process is dead.
-        inputs: What the step was made from, flat: dotted setting or file → value or hash.
+        state: State as last written; :meth:`Study.step` turns ``running`` into ``lost`` if the process is dead.
+        inputs: Dotted setting or name of a file → value or hash that the step was made from.
         started: Unix time of the first start.
         seconds: Wall time of all attempts.
         pid: Process that wrote the record.
-        process_started: Its :func:`~assistant_builder.study.locks.process_identity`, in case its id is reused.
+        process_started: Its :func:`~assistant_builder.study.locks.process_identity`.
         error: ``AssistantBuilderError.to_record()`` of a failed step.
         outputs: File below the study folder → SHA-256.
-        peak_memory_bytes: Highest GPU allocation of the process if it used a GPU, else its highest resident set.
+        peak_memory_bytes: Peak GPU allocation of the process if it used a GPU, else its peak resident memory.
         node: Cluster node on which it ran; None for the machine that runs the study.
     """
 
@@ -96,7 +96,7 @@ class Progress:
 
 
 _IGNORED_INPUTS = {"model.trust_remote_code"}
-"""Recorded inputs that change no result: the hash of the base model covers its code."""
+"""Recorded inputs that change no result; the hash of the base model includes its code."""
 
 
 def changed_inputs(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

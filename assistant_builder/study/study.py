@@ -1,6 +1,6 @@
-"""The study folder: its layout, and the state of the study and of its steps as files record it.
+"""The study folder: its layout, and the files that record the state of the study and its steps.
 
-Every file has one writer. A step writes its status file last, so that ``succeeded`` in it is the done-marker.
+Every file has one writer. A step writes its status file last, so ``succeeded`` in it is the done-marker.
 """
 
 from __future__ import annotations
@@ -30,54 +30,46 @@ _STATUS_FILES: dict[str, str] = {
 }
 _TEMPLATE_DATE = "template_date.json"
 CHECKPOINT_MARKER = "complete.json"
-"""The file that is written last into a checkpoint; a checkpoint without it is incomplete."""
+"""File that is written last into a checkpoint; a checkpoint without it is incomplete."""
 _ENDED: tuple[State, ...] = ("failed", "cancelled")
 _RESERVE_BYTES = 65_536
 
 
 def home() -> Path:
-    """The folder that holds ``studies/`` and ``models/``; read from the environment at every call."""
+    """The folder of ``studies/`` and ``models/``, read from the environment at every call."""
     folder = Path(os.environ.get("ASSISTANT_BUILDER_HOME") or Path.home() / ".assistant-builder").expanduser()
     return folder.absolute()  # lm-eval loads and runs tasks in another working directory
 
 
 def run_marker() -> Path:
-    """The file that a run touches when it begins; processes that only keep models loaded for the chat end then."""
+    """File that a run touches when it begins, so that idle processes of the chat free their memory."""
     return home() / "queue" / "started"
 
 
 def studies_folder() -> Path:
-    """The folder that holds one folder per study."""
+    """The folder that contains the study folders."""
     return home() / "studies"
 
 
 class Study:
-    """One study folder.
-
-    Args:
-        folder: The folder; :meth:`create` makes one, :meth:`open` finds one by name.
-    """
+    """A study folder; :meth:`create` creates one and :meth:`open` finds one by name."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def _require_folder(self) -> None:
-        """Raise if the study folder is missing, because a write would create an incomplete one in its place."""
+        """Raise StudyError if the folder is missing, because a write would create an incomplete one."""
         if not (self.folder / "study.yaml").is_file():
             raise StudyError(
                 f"the folder of study {self.name} is missing", where=str(self.folder),
-                remedy="Put it back where it was, or connect its disk again; then run again to resume",
+                remedy="Restore it or connect its disk, then run again to resume",
             )
 
     # creating and opening
 
     @classmethod
     def create(cls, config: StudyConfig, source: Path | None = None) -> Study:
-        """Create the folder of a new study atomically.
-
-        Args:
-            config: The validated config; its ``name`` names the folder.
-            source: The data file, which is copied into the study so that the folder is self-contained.
+        """Create the folder of a new study atomically, with a copy of the data file.
 
         Raises:
             StudyError: A study of that name exists, or the folder cannot be written.
@@ -85,7 +77,7 @@ class Study:
         folder = studies_folder() / config.name
         if folder.exists():
             raise StudyError(
-                f"a study named {config.name!r} exists already", where=str(folder),
+                f"a study named {config.name!r} already exists", where=str(folder),
                 remedy="Choose another name with --name NEW, or resume it with 'assistant-builder run "
                 f"{config.name}'",
             )
@@ -111,15 +103,11 @@ class Study:
 
     @classmethod
     def open(cls, name: str) -> Study:
-        """Find a study by name.
-
-        Raises:
-            StudyError: No study has that name.
-        """
+        """Find a study by name; raises StudyError if there is none."""
         try:
             folder = studies_folder() / check_name(name)
         except ValueError as error:
-            raise StudyError(f"{name!r} names no study: {error}") from error
+            raise StudyError(f"{name!r} is not the name of a study: {error}") from error
         if not (folder / "study.yaml").is_file():
             names = [study.name for study in Study.all()]
             known = f"Existing studies: {', '.join(names)}" if names else "Create one with 'assistant-builder run FILE'"
@@ -181,13 +169,13 @@ class Study:
     def shards(self) -> tuple[str, ...]:
         """The shards of the evaluation that a cluster scores in parallel: ``score-1``, …; empty without a cluster.
 
-        A shard is no step of its own. The evaluation validates its files, and ignores shards once it has succeeded.
+        They are not steps of the study: the evaluation validates their files, and ignores them after it has succeeded.
         """
-        return tuple(f"score-{shard}" for shard in range(1, self.config.scorings + 1))
+        return tuple(f"score-{shard}" for shard in range(1, self.config.evaluation_shards + 1))
 
     @property
     def shown_steps(self) -> tuple[str, ...]:
-        """The steps and the started shards; once the evaluation has succeeded, only the shards that succeeded too."""
+        """The steps and the started shards; after the evaluation has succeeded, only the shards that succeeded."""
         done = self.step("evaluate").state == "succeeded"
         return insert_shards(self.steps, [
             shard for shard in self.shards
@@ -210,7 +198,7 @@ class Study:
         return folder / ("log.txt" if step.startswith("train-") else f"{step}.log.txt")
 
     def lease_file(self, step: str) -> Path:
-        """The lease of the cluster node that runs the step; exists only while a node runs it."""
+        """The lease of the cluster node that runs the step."""
         return self.step_folder(step) / f"{step}.lease.json"
 
     # the date in prompts
@@ -219,8 +207,8 @@ class Study:
     def template_date(self) -> date:
         """The date that chat templates of this study render as today's date.
 
-        :meth:`keep_template_date` records it at the first step. Without a record it is the day on which the first
-        training began, else the day on which the data were prepared, else today.
+        :meth:`record_template_date` records it in the first step. Without a record it is the day of the first training,
+        else of the data step, else today.
 
         Raises:
             StudyError: The record is damaged.
@@ -231,8 +219,8 @@ class Study:
                 return date.fromisoformat(read_json(path)["date"])
             except (KeyError, TypeError, ValueError, IndexError) as error:
                 raise StudyError(
-                    "the file holds no date", where=str(path),
-                    remedy='Write {"date": "YYYY-MM-DD"} into it, with the day on which the study was trained',
+                    "the file contains no date", where=str(path),
+                    remedy='Write {"date": "YYYY-MM-DD"} into it, the day on which the study was trained',
                 ) from error
         for steps in ([step for step in self.steps if step.startswith("train-")], ["data"]):
             times = [self.step(step).started for step in steps]
@@ -241,11 +229,10 @@ class Study:
                 return date.fromtimestamp(min(begun))
         return date.today()
 
-    def keep_template_date(self, like: Study | None = None) -> date:
-        """Return :attr:`template_date` and record it for later prompts; steps call this before they render any.
+    def record_template_date(self, like: Study | None = None) -> date:
+        """Return :attr:`template_date` and record it; called before a step renders prompts.
 
-        Args:
-            like: A study with which this one will be compared; its date is used unless this study has its own.
+        Without a record, the date of ``like``, a study with which this one will be compared, is used.
         """
         if like is not None and not (self.folder / _TEMPLATE_DATE).exists():
             day = like.template_date
@@ -253,16 +240,16 @@ class Study:
             day = self.template_date
         if not (self.folder / _TEMPLATE_DATE).exists():
             self._require_folder()
-            with contextlib.suppress(OSError):  # in a read-only folder, the step records yield the same date again
+            with contextlib.suppress(OSError):  # in a read-only folder the step records give the date
                 write_json(self.folder / _TEMPLATE_DATE, {"date": day.isoformat()})
         return day
 
     # steps
 
     def step(self, step: str) -> StepRecord:
-        """The current record of a step; ``running`` becomes ``lost`` if its process is dead or its node is lost.
+        """The record of a step; ``running`` becomes ``lost`` if its process or node is dead.
 
-        An unreadable record of a shard counts as none, because nothing depends on it.
+        An unreadable record of a shard is ignored, because nothing depends on it.
 
         Raises:
             StudyError: The record of a step cannot be read.
@@ -287,23 +274,18 @@ class Study:
         return replace(record, state="lost") if record.state == "running" and not self._is_alive(record) else record
 
     def _is_alive(self, record: StepRecord) -> bool:
-        """Whether the writer of a record still computes; a cluster node proves it by renewing its lease."""
+        """Whether the process of a record is running; a cluster node renews its lease while it runs."""
         if record.node is not None:
             return is_lease_fresh(self.lease_file(record.step))
         return process_alive(record.pid, record.process_started)
 
     def write_step(self, record: StepRecord) -> None:
-        """Write the status file of a step; ``succeeded`` must be written after all its outputs."""
+        """Write the status file of a step; ``succeeded`` is written after all outputs."""
         self._require_folder()
         write_json(self.status_file(record.step), asdict(record))
 
     def delete_step_outputs(self, step: str, *, scores: bool = True) -> None:
-        """Delete what a step made, its status file first.
-
-        Args:
-            step: The step.
-            scores: Whether to delete scores too; scores that are kept are reused if their inputs are unchanged.
-        """
+        """Delete the status file and the outputs of a step; without ``scores``, scores are kept for reuse."""
         self.status_file(step).unlink(missing_ok=True)
         (self.step_folder(step) / f"{step}.progress.json").unlink(missing_ok=True)
         if step == "evaluate":
@@ -319,7 +301,7 @@ class Study:
                 self.split_file(split).unlink(missing_ok=True)
 
     def progress(self, step: str) -> Progress | None:
-        """The progress that a step last reported; None if it reported none or the file is damaged."""
+        """The last reported progress of a step; None without a readable one."""
         path = self.step_folder(step) / f"{step}.progress.json"
         try:
             return Progress(**read_json(path))
@@ -333,17 +315,17 @@ class Study:
 
     # the run
 
-    def write_runner(
+    def write_run_record(
         self, state: State, error: AssistantBuilderError | None = None, queued_behind: Sequence[str] = (),
         dashboard: str = "",
     ) -> None:
-        """Record this process as the one that runs the study's steps (``run.json``).
+        """Record this process as the run of the study (``run.json``).
 
         Args:
             state: State of the run; ``queued`` while it waits for other studies.
             error: The error that ended it.
             queued_behind: Names of the studies that it waits for, the next to run first.
-            dashboard: URL of the dashboard of the cluster; empty without one.
+            dashboard: URL of the cluster's dashboard; empty without one.
         """
         self._require_folder()
         write_json(
@@ -359,11 +341,8 @@ class Study:
             },
         )
 
-    def runner(self) -> dict[str, Any] | None:
-        """The last record of :meth:`write_runner`; ``lost`` if its process is dead or the record is damaged.
-
-        No result depends on the record, and the next run replaces it.
-        """
+    def run_record(self) -> dict[str, Any] | None:
+        """The last record of :meth:`write_run_record`; ``lost`` if its process is dead or the record is damaged."""
         path = self.folder / "run.json"
         if not path.exists():
             return None
@@ -381,10 +360,10 @@ class Study:
 
     @property
     def state(self) -> State:
-        """State of the study: ``succeeded`` if all steps are, ``running`` if the process of one lives, else the run's.
+        """State of the study: ``succeeded`` if all steps are, ``running`` if a step is running, else that of the run.
 
-        A step's process can outlive the run that started it; it can then be cancelled, and a new run waits for it.
-        ``queued`` is a study that was never run, or whose run waits for other studies (:attr:`queued_behind`).
+        A step can outlive the run that started it. A study is ``queued`` if it was never run, or if its run waits for
+        other studies (:attr:`queued_behind`).
         """
         states: set[State] = {self.step(step).state for step in self.steps}
         shard_states = {self.step(shard).state for shard in self.shards}
@@ -394,7 +373,7 @@ class Study:
             return "succeeded"
         if "running" in states | shard_states:
             return "running"
-        runner = self.runner()
+        runner = self.run_record()
         if runner is None:
             return "queued"
         if runner["state"] not in ("lost", "succeeded"):
@@ -404,13 +383,13 @@ class Study:
     @property
     def queued_behind(self) -> list[str]:
         """Names of the studies that this study's run waits for, the next to run first."""
-        runner = self.runner()
+        runner = self.run_record()
         return list(runner["behind"]) if runner is not None and runner["state"] == "queued" else []
 
     @property
     def dashboard(self) -> str:
-        """URL of the dashboard of the cluster that runs the study now; empty without one."""
-        runner = self.runner()
+        """URL of the dashboard of the cluster that runs the study; empty without one."""
+        runner = self.run_record()
         return str(runner["dashboard"]) if runner is not None and runner["state"] == "running" else ""
 
     def status(self) -> dict[str, Any]:
@@ -436,7 +415,7 @@ class Study:
         return self.folder / ".reserve"
 
     def reserve_disk_space(self) -> None:
-        """Occupy a little disk space; a full disk then still leaves room to record the error."""
+        """Reserve a little disk space, so that errors can be recorded on a full disk."""
         self._require_folder()
         write_bytes(self._reserve, bytes(_RESERVE_BYTES))
 
@@ -452,20 +431,20 @@ class Study:
         return self.folder / "cancel"
 
     def request_cancel(self) -> None:
-        """Ask the running step to stop; it checks between two units of work."""
+        """Ask the running step to stop after its current unit of work."""
         write_text(self._cancel_file, "")
 
     def clear_cancel(self) -> None:
-        """Withdraw an earlier request; every run does this first."""
+        """Withdraw an earlier request."""
         self._cancel_file.unlink(missing_ok=True)
 
     @property
     def cancel_requested(self) -> bool:
-        """Whether the run was asked to stop."""
+        """Whether the run was cancelled."""
         return self._cancel_file.exists()
 
     def raise_if_cancelled(self) -> None:
-        """Raise Cancelled if the run was asked to stop."""
+        """Raise Cancelled if the run was cancelled."""
         if self.cancel_requested:
             raise Cancelled("cancelled on request", remedy=f"Resume with 'assistant-builder run {self.name}'")
 
@@ -479,6 +458,6 @@ def _modified(folder: Path) -> float:
 
 def _unreadable_status(path: Path) -> StudyError:
     return StudyError(
-        "the status file is of another version or damaged", where=str(path),
+        "the status file is damaged or of another version", where=str(path),
         remedy="Run the study again with --redo to repeat that step",
     )

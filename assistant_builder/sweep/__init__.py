@@ -1,4 +1,4 @@
-"""Many studies on one split: every combination of some settings, the choice by validation loss, what it is worth."""
+"""Sweeps: studies of every combination of some settings on one split, selected by validation loss."""
 
 from assistant_builder.sweep.run import run_sweep
 from assistant_builder.sweep.spec import open_sweep

@@ -1,11 +1,7 @@
-"""A sweep in sentences and in rows of text.
+"""The page of a sweep (``sweep.html``): sentences, tables, and a parallel-coordinates chart, from ``sweep.json`` alone.
 
-The sweep as parallel coordinates: an axis for each setting and each loss, a line for each study.
-
-Drawn from ordinary lines, because plotly's own parallel coordinates have no place for a study that was stopped before
-it had a loss, mark no line, and need WebGL.
-
-``sweep.html``: one file that fetches nothing, from ``sweep.json`` alone.
+The chart consists of ordinary lines, because plotly's own parallel coordinates cannot show a study that was stopped
+before it had a loss, cannot highlight a line, and need WebGL.
 """
 
 from __future__ import annotations
@@ -33,10 +29,12 @@ STATES = {
     "succeeded": "done", "stopped": "stopped early", "failed": "failed", "queued": "not run", "running": "running",
     "cancelled": "cancelled", "lost": "interrupted",
 }
-_TELLS = {
-    "worse": "clearly worse than it", "better": "clearly better than it",
-    "mixed": "clearly better with one arm and clearly worse with the other", "not told apart": "not to be told from it",
+_OUTCOME_TEXTS = {
+    "worse": "clearly worse", "better": "clearly better",
+    "mixed": "clearly better with one arm and clearly worse with the other",
+    "not told apart": "not clearly different",
 }
+"""Outcome in ``sweep.json`` → its text."""
 
 
 def arm_of(cell: str) -> Arm:
@@ -45,42 +43,42 @@ def arm_of(cell: str) -> Arm:
 
 
 def sentence(record: Mapping[str, Any]) -> str:
-    """The choice, and what the held-out questions say of it."""
+    """The selected study, and its comparison with the others on the held-out questions."""
     if record["selected"] is None:
-        return "No study has finished, so none is chosen."
+        return "No study has finished, so none is selected."
     rows = {row["name"]: row for row in record["studies"]}
     chosen = rows[record["selected"]]
     finished = [row for row in record["studies"] if row["state"] == "succeeded"]
     by = ("the mean validation loss of both arms" if record["arm"] == "both" else
           f"{ARMS[record['arm']].short}'s validation loss")
-    said = (f"Chosen by {by}: {chosen['name']} ({label(chosen['settings'])}), "
+    text = (f"Selected by {by}: {chosen['name']} ({label(chosen['settings'])}), "
             f"{number(chosen['validation_loss'], 'nll_per_token')} nats per token, the lowest of "
             f"{plural(len(finished), 'finished study', 'finished studies')}.")
     outcomes = study_outcomes(record)
     if not outcomes:
-        return said
-    counts = {what: [name for name, found in outcomes.items() if found == what] for what in _TELLS}
-    told = [f"{_share(len(names), len(outcomes))} {_TELLS[what]}" for what, names in counts.items() if names]
-    said += (f" On the {record['comparisons'][0]['n']} held-out questions, which had no part in the choice, "
-             f"{'; '.join(told)} (Holm over {plural(len(record['comparisons']), 'test')}).")
+        return text
+    counts = {what: [name for name, found in outcomes.items() if found == what] for what in _OUTCOME_TEXTS}
+    shares = [f"{_share(len(names), len(outcomes))} {_OUTCOME_TEXTS[what]}" for what, names in counts.items() if names]
+    text += (f" On the {record['comparisons'][0]['n']} held-out questions, which were not used for the selection, "
+             f"{'; '.join(shares)} (Holm over {plural(len(record['comparisons']), 'test')}).")
     if counts["not told apart"] and not counts["better"]:
-        said += " What cannot be told from it may be as good: prefer the cheapest."
+        text += " A study that is not clearly different may be as good, so prefer the cheapest."
     if counts["better"]:
-        said += (f" Validation has missed {', '.join(counts['better'])}; whoever takes "
-                 f"{'it' if len(counts['better']) == 1 else 'one of them'} now chooses by the held-out questions, and "
-                 "its score on them flatters it.")
-    return said
+        text += (f" Validation missed {', '.join(counts['better'])}. Choosing "
+                 f"{'it' if len(counts['better']) == 1 else 'one of them'} now would be a choice by the held-out "
+                 "questions, which makes its held-out score too optimistic.")
+    return text
 
 
 def _share(number_of: int, total: int) -> str:
-    """``2 of the 5 others are``, ``all 5 others are``, ``the other one is``."""
+    """A subject such as ``2 of the 5 others are``, ``all 5 others are`` or ``the other one is``."""
     if number_of == total:
         return "the other one is" if total == 1 else f"all {total} others are"
     return f"{number_of} of the {total} others {'is' if number_of == 1 else 'are'}"
 
 
 def study_outcomes(record: Mapping[str, Any]) -> dict[str, str]:
-    """Each compared study's outcome over the arms that decide: worse, better, mixed or not told apart."""
+    """The outcome of each compared study over the deciding arms: worse, better, mixed or not told apart."""
     found: dict[str, set[str]] = {}
     for row in record["comparisons"]:
         found.setdefault(row["study"], set()).add(row["outcome"])
@@ -90,37 +88,33 @@ def study_outcomes(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def notes(record: Mapping[str, Any], *, seeds: int) -> list[str]:
-    """What a careful reader must know before believing the table.
-
-    Args:
-        record: The results.
-        seeds: How often each arm is trained in each study.
-    """
-    said = []
+    """The limitations of the results, one sentence each."""
+    found = []
     states = [row["state"] for row in record["studies"]]
-    for state, why in (("stopped", "stopped early by the median rule, never scored, and in no test"),
-                       ("failed", "failed, and in no test; run the sweep again to try once more")):
-        count = states.count(state)
-        if count:
-            said.append(f"{plural(count, 'study', 'studies')} {'was ' if state == 'stopped' and count == 1 else ''}"
-                        f"{'were ' if state == 'stopped' and count > 1 else ''}{why}")
+    stopped, failed = states.count("stopped"), states.count("failed")
+    if stopped:
+        found.append(f"{plural(stopped, 'study was', 'studies were')} stopped early by the median rule, and therefore "
+                     "not scored and not tested")
+    if failed:
+        found.append(f"{plural(failed, 'study', 'studies')} failed and {'is' if failed == 1 else 'are'} in no test; "
+                     "run the sweep again to retry")
     left = len([state for state in states if state not in ("succeeded", "stopped", "failed")])
     if left:
-        said.append(f"{plural(left, 'study', 'studies')} not run yet: the choice is that of those that are done")
+        found.append(f"{plural(left, 'study', 'studies')} not run yet: the selection covers the finished studies alone")
     if record["selected"]:
-        said.append("The chosen study's validation loss is the lowest of many, which flatters it; its held-out score "
-                    "had no part in the choice")
+        found.append("The selected study's validation loss is the lowest of many and therefore too optimistic; its "
+                     "held-out score was not used for the selection")
     if record["comparisons"]:
-        said.append("Intervals are of 95% each, one by one; the p-values are adjusted for the number of tests")
-        said.append("Each arm was trained once in each study: the intervals are over questions and leave out how much "
-                    "another training seed would move the scores" if seeds == 1 else
-                    "The choice is by the mean over the training seeds, the held-out differences are the first one's")
-        said += dict.fromkeys(capitalised(text) for row in record["comparisons"] for text in row["warnings"])
-    return said
+        found.append("Each interval covers 95% by itself; the p-values are adjusted for the number of tests")
+        found.append("Each arm was trained once in each study: the intervals cover the choice of questions, not the "
+                     "variation between training seeds" if seeds == 1 else
+                     "The selection uses the mean over the training seeds, the held-out differences use the first seed")
+        found += dict.fromkeys(capitalised(text) for row in record["comparisons"] for text in row["warnings"])
+    return found
 
 
 def study_rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The studies as a table: columns, and one row each, the chosen one first, then by validation loss."""
+    """The studies as a table with columns and rows, in the order of :func:`ordered`."""
     rows = ordered(record)
     cells = [cell for cell in served_cells(ARMS) if any(cell in row["heldout"] for row in rows)]
     how = metric_shown(record["metric"])
@@ -135,18 +129,18 @@ def study_rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def comparison_rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The tests as a table: columns, and one row each; differences are the study's figure minus the chosen one's."""
-    columns = ["study", "arm", f"difference from {record['selected']}", "95% interval", "p (Holm)", ""]
+    """The tests as a table with columns and rows; a difference is the study's figure minus the selected one's."""
+    columns = ["study", "arm", f"difference from {record['selected']}", "95% interval", "p (Holm)", "result"]
     place, cells = {row["name"]: at for at, row in enumerate(ordered(record))}, served_cells(ARMS)
     return columns, [
         [row["study"], arm_of(row["cell"]).short, difference(row["delta"], row["metric"], row),
-         interval(row, row["metric"]), p_value(row["p_value_holm"]), row["outcome"]]
+         interval(row, row["metric"]), p_value(row["p_value_holm"]), _OUTCOME_TEXTS[row["outcome"]]]
         for row in sorted(record["comparisons"], key=lambda row: (place[row["study"]], cells.index(row["cell"])))
     ]
 
 
 def ordered(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The studies: the chosen one, the other finished ones by validation loss, then the rest as they were defined."""
+    """The studies: the selected one, the other finished ones by validation loss, then the rest in their order."""
     return sorted(record["studies"], key=lambda row: (
         row["name"] != record["selected"], row["state"] != "succeeded",
         row["validation_loss"] if row["state"] == "succeeded" else 0.0,
@@ -154,7 +148,7 @@ def ordered(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def validation_text(row: Mapping[str, Any]) -> str:
-    """A study's validation loss; of one that did not come to its end, how it ended."""
+    """A study's validation loss, or its state if it has not finished."""
     if row["state"] == "succeeded":
         return number(row["validation_loss"], "nll_per_token")
     if row["state"] == "stopped":
@@ -166,16 +160,16 @@ def validation_text(row: Mapping[str, Any]) -> str:
 
 _GREY, _LINE = "#7b8494", "rgba(123,132,148,0.45)"
 _SPREAD = 0.05
-"""How far apart lines through the same value of a setting lie at most, as a share of an axis."""
+"""Maximum distance of lines through the same value of a setting, as a share of an axis."""
 _KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "chosen": ("chosen", {"color": "#db2777", "width": 4}),
     "better": ("clearly better", {"color": "#16a34a", "width": 2.5}),
-    "not told apart": ("not to be told from it", {"color": "#0891b2", "width": 2}),
+    "not told apart": ("not clearly different", {"color": "#0891b2", "width": 2}),
     "mixed": ("better with one arm, worse with the other", {"color": "#a855f7", "width": 2}),
     "worse": ("clearly worse", {"color": _GREY, "width": 1.5}),
     "unscored": ("not scored", {"color": _GREY, "width": 1.5, "dash": "dot"}),
 }
-"""Kind of a study → words of the legend, look of its line; the chosen one is drawn last, on top. None has the colour of
+"""Kind of a study → text of the legend, style of its line; the selected one is drawn last, on top. None has the color of
 an arm, which the titles of the axes have."""
 
 
@@ -184,9 +178,9 @@ class Axis:
     """One vertical axis.
 
     Attributes:
-        title: What it shows.
-        at: Study → place on it, 0 (bottom) to 1; studies without a value are missing.
-        ticks: Place and text of each tick.
+        title: Title.
+        at: Study → position from 0 (bottom) to 1; studies without a value are missing.
+        ticks: Position and text of each tick.
     """
 
     title: str
@@ -195,7 +189,7 @@ class Axis:
 
 
 def parallel_coordinates(record: Mapping[str, Any]) -> Figure:
-    """The picture of a sweep's results."""
+    """The parallel-coordinates chart of a sweep's results."""
     import plotly.graph_objects as go
 
     drawn = axes(record)
@@ -229,7 +223,7 @@ def parallel_coordinates(record: Mapping[str, Any]) -> Figure:
 
 
 def kinds_of(record: Mapping[str, Any]) -> dict[str, str]:
-    """What each study is drawn as; a finished one that was compared with nothing is not told from the chosen one."""
+    """The kind of each study; a finished study without a comparison counts as not clearly different."""
     outcomes = study_outcomes(record)
     return {
         row["name"]: "chosen" if row["name"] == record["selected"] else "unscored" if row["state"] != "succeeded"
@@ -239,7 +233,7 @@ def kinds_of(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def axes(record: Mapping[str, Any]) -> list[Axis]:
-    """The settings in the order given, the validation loss, and the held-out figure of each arm that decides."""
+    """Axes of the settings in their order, the validation loss, and the held-out figure of each deciding arm."""
     studies = record["studies"]
     finished = [row for row in studies if row["state"] == "succeeded"]
     cells = [cell for cell in served_cells(ARMS) if any(cell in row["heldout"] for row in finished)
@@ -256,14 +250,14 @@ def axes(record: Mapping[str, Any]) -> list[Axis]:
 
 
 def _setting_axis(key: str, values: Sequence[Any], studies: Sequence[Mapping[str, Any]]) -> Axis:
-    """The values at equal distances in the order given, whatever they are; lines through one value lie side by side."""
+    """An axis with the values at equal distances in their order; lines through the same value are spread slightly."""
     step = 1 / max(1, len(values) - 1)
     at = {}
     for place, value in enumerate(values):
         names = [row["name"] for row in studies if row["settings"][key] == value]
         for number_of, name in enumerate(names):
-            aside = (number_of / (len(names) - 1) - 0.5) if len(names) > 1 else 0.0
-            at[name] = place * step + _SPREAD * aside
+            offset = (number_of / (len(names) - 1) - 0.5) if len(names) > 1 else 0.0
+            at[name] = place * step + _SPREAD * offset
     return Axis(key, at, tuple((place * step, str(value)) for place, value in enumerate(values)))
 
 
@@ -284,12 +278,9 @@ def _hover(row: Mapping[str, Any]) -> str:
 
 
 def render_page(record: Mapping[str, Any]) -> str:
-    """The results of a sweep as a self-contained page.
+    """The results of a sweep (``sweep.json``) as a self-contained page.
 
-    Its one script is plotly's, which draws the picture; a content policy forbids every request.
-
-    Args:
-        record: What ``sweep.json`` holds.
+    Its only script is plotly, which draws the chart; a content security policy forbids every request.
     """
     figure = parallel_coordinates(record)
     picture = figure.to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False})
@@ -313,19 +304,19 @@ def _environment() -> Environment:
 
 
 def _tone(record: Mapping[str, Any]) -> str:
-    """The look of the verdict: good where all others are clearly worse."""
+    """The CSS class of the verdict: good if all others are clearly worse."""
     outcomes = set(study_outcomes(record).values())
     return "no-worse" if outcomes == {"worse"} else "inconclusive"
 
 
 def _panels(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The differences from the chosen study with their intervals, one axis for each arm that decides."""
+    """The differences from the selected study with their intervals, one axis for each deciding arm."""
     settings = {row["name"]: label(row["settings"]) for row in ordered(record)}
     place = {name: number for number, name in enumerate(settings)}
     panels = []
     for cell, name in ((arm.cell, arm.short) for arm in ARMS.values()):
-        rows = [{**row, "label": row["study"], "about": settings[row["study"]], "note": row["outcome"],
-                 "primary": False, "margin": None}
+        rows = [{**row, "label": row["study"], "about": settings[row["study"]],
+                 "note": _OUTCOME_TEXTS[row["outcome"]], "primary": False, "margin": None}
                 for row in sorted(record["comparisons"], key=lambda row: place[row["study"]]) if row["cell"] == cell]
         if rows:
             panels.append({"name": name, **interval_panel(rows, f"← better than {record['selected']}", "worse →",

@@ -1,7 +1,7 @@
-"""What a sweep found: the choice by validation loss, and every other study against it on the held-out questions.
+"""The results of a sweep: the study selected by validation loss, and its held-out comparison with every other study.
 
-The held-out questions have no part in the choice, so that the chosen study's held-out score is not flattered by it, and
-each test of another study against it is a test that was set before the held-out questions were looked at.
+The held-out questions are not used for the selection, so the selected study's held-out score has no selection bias, and
+the tests against it are determined before the held-out scores are known.
 """
 
 from __future__ import annotations
@@ -27,15 +27,10 @@ _KEPT = ("metric", "delta", "p_value", "n", "n_clusters", "higher_is_better", "w
 
 
 def write_results(sweep: Sweep, errors: Errors, *, compared: bool = True) -> dict[str, Any]:
-    """Write ``sweep.json``, and with the comparisons ``sweep.html``.
-
-    Args:
-        sweep: The sweep.
-        errors: What studies of this run failed with, by name.
-        compared: Whether the studies are compared, which takes about a second each.
+    """Write ``sweep.json``, and if ``compared`` also ``sweep.html``.
 
     Returns:
-        What was written.
+        The content of ``sweep.json``.
     """
     record = results(sweep, errors, compared=compared)
     write_json(sweep.folder / "sweep.json", record)
@@ -45,7 +40,7 @@ def write_results(sweep: Sweep, errors: Errors, *, compared: bool = True) -> dic
 
 
 def results(sweep: Sweep, errors: Errors, *, compared: bool = True) -> dict[str, Any]:
-    """The results as they stand; the arguments are those of :func:`write_results`."""
+    """The current results; the arguments are those of :func:`write_results`."""
     studies = [_study_row(sweep, trial, errors.get(trial.name)) for trial in sweep.trials]
     _require_one_split(sweep, studies)
     record: dict[str, Any] = {
@@ -64,7 +59,7 @@ def results(sweep: Sweep, errors: Errors, *, compared: bool = True) -> dict[str,
 
 
 def selected(studies: list[dict[str, Any]]) -> str | None:
-    """The finished study with the lowest validation loss, the first of equals; None where none has finished."""
+    """The finished study with the lowest validation loss, the first in a tie; None if no study has finished."""
     finished = [row for row in studies if row["state"] == "succeeded"]
     return min(finished, key=lambda row: row["validation_loss"])["name"] if finished else None
 
@@ -89,7 +84,7 @@ def _study_row(sweep: Sweep, trial: Trial, error: AssistantBuilderError | None) 
 
 
 def _validation_losses(study: Study) -> dict[str, float]:
-    """The validation loss of each arm whose trainings are done: that of the kept checkpoint, the mean over seeds."""
+    """The validation loss of each arm whose trainings are done: that of the best checkpoint, averaged over seeds."""
     found: dict[str, list[float]] = {}
     for run in arm_runs(study.config.seeds, study.config.arms):
         path = study.arm_folder(run) / "summary.json"
@@ -112,7 +107,7 @@ def _heldout(study: Study) -> dict[str, float]:
 
 
 def _require_one_split(sweep: Sweep, studies: list[dict[str, Any]]) -> None:
-    """Call studies failed whose split is not that of the first: they were made anew with other data."""
+    """Mark studies with another split than the first as failed: they were created again with other data."""
     first: dict[str, str] | None = None
     for trial, row in zip(sweep.trials, studies, strict=True):
         path = _split_file(sweep.study(trial))
@@ -121,7 +116,7 @@ def _require_one_split(sweep: Sweep, studies: list[dict[str, Any]]) -> None:
         hashes = read_json(path)["hashes"]
         first = first or hashes
         if hashes != first:
-            error = EvaluationError("it stands on another split than the first study of the sweep",
+            error = EvaluationError("it has another split than the first study of the sweep",
                                     where=f"study {trial.name}", remedy="Delete it and run the sweep again")
             row |= {"state": "failed", "error": error.to_record()}
 
@@ -132,7 +127,7 @@ def _split_file(study: Study | None) -> Path | None:
 
 
 def _comparisons(sweep: Sweep, studies: list[dict[str, Any]], chosen: str) -> list[dict[str, Any]]:
-    """Every other finished study against the chosen one, as :func:`judged`."""
+    """Every other finished study compared with the selected one, as records of :func:`judged`."""
     by_name = {trial.name: sweep.study(trial) for trial in sweep.trials}
     cells = served_cells(sweep.judges)
     rows: list[dict[str, Any]] = []
@@ -154,22 +149,18 @@ def _comparisons(sweep: Sweep, studies: list[dict[str, Any]], chosen: str) -> li
 
 
 def judged(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The comparisons of a sweep with p-values adjusted over all of them (Holm), and what each of them says.
-
-    Args:
-        rows: Comparisons with the chosen study: ``p_value delta ci_low ci_high higher_is_better`` and more.
-    """
+    """The comparisons of a sweep with p-values adjusted over all of them (Holm), and the outcome of each."""
     adjusted = holm([row["p_value"] for row in rows])
     return [{**row, "p_value_holm": float(value), "outcome": outcome(row, float(value))}
             for row, value in zip(rows, adjusted, strict=True)]
 
 
 def outcome(row: Mapping[str, Any], p_value_holm: float) -> str:
-    """``worse``, ``better`` or ``not told apart``: clear only where the adjusted test and the interval both say so.
+    """``worse`` or ``better`` if both the adjusted test and the interval show a difference, else ``not told apart``.
 
     Args:
-        row: A comparison with the chosen study; ``delta`` is the other's figure minus the chosen one's.
-        p_value_holm: Its p-value, adjusted over the family.
+        row: A comparison with the selected study; ``delta`` is the other's figure minus the selected one's.
+        p_value_holm: Its p-value, adjusted over all comparisons.
     """
     if p_value_holm > SIGNIFICANT or row["ci_low"] <= 0 <= row["ci_high"]:
         return "not told apart"
@@ -177,7 +168,7 @@ def outcome(row: Mapping[str, Any], p_value_holm: float) -> str:
 
 
 def _state(states: list[str]) -> str:
-    """How the sweep as a whole stands."""
+    """The state of the whole sweep."""
     if "cancelled" in states:
         return "cancelled"
     if set(states) <= {"succeeded", "stopped", "failed"}:

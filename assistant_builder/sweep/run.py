@@ -1,9 +1,4 @@
-"""One split for all studies of a sweep: the first makes it, the others take it as it was frozen.
-
-Run the studies of a sweep one by one: what is done is kept, what fails is told, what is hopeless is left.
-
-What a sweep will cost, told before it starts.
-"""
+"""Run the studies of a sweep on one split, stop hopeless trainings early, and estimate the time before the start."""
 
 from __future__ import annotations
 
@@ -21,15 +16,13 @@ from assistant_builder.data.card import inline
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, Cancelled
 from assistant_builder.models.template_preview import Lengths as Measured
-from assistant_builder.models.template_preview import model_at_hand
-from assistant_builder.models.template_process import LimitedPrompter, PromptProcess
-from assistant_builder.planning.plan import Lengths
-from assistant_builder.planning.planner import plan_study
+from assistant_builder.models.template_preview import local_model_folder
+from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
+from assistant_builder.planning.plan import Lengths, plan_study
 from assistant_builder.runner.backend import Event
-from assistant_builder.runner.invalidation import damaged_outputs
+from assistant_builder.runner.invalidation import damaged_outputs, step_inputs
 from assistant_builder.runner.open_study import create_or_update
 from assistant_builder.runner.run import run_study
-from assistant_builder.runner.step_inputs import step_inputs
 from assistant_builder.study import Study
 from assistant_builder.study.locks import study_lock
 from assistant_builder.study.steps import arm_runs, split_run
@@ -41,33 +34,33 @@ _STEPS = ("data", "data-embed")
 
 
 def take_split(sweep: Sweep, study: Study) -> None:
-    """Give a study without a split that of the first study that has one, marked as done.
+    """Copy the split of the first study that has one into a study without a split, and mark the steps as done.
 
-    Each step is taken only where the study would make it from the very same inputs; else it makes its own.
+    A step is copied only if it has the same inputs in both studies; otherwise the study runs it.
     """
     if any(study.step(step).state != "queued" for step in _STEPS):
         return
     donor = next((found for trial in sweep.trials if (found := sweep.study(trial)) is not None
-                  and found.folder != study.folder and _whole(found)), None)
+                  and found.folder != study.folder and _is_complete(found)), None)
     if donor is not None:
         with study_lock(study):
-            all(_take(step, donor, study) for step in _STEPS)  # without the split nothing that follows it
+            all(_take(step, donor, study) for step in _STEPS)  # stops at the first step that differs
 
 
-def _whole(study: Study) -> bool:
+def _is_complete(study: Study) -> bool:
     records = [study.step(step) for step in _STEPS]
     return all(record.state == "succeeded" and not damaged_outputs(study, record) for record in records)
 
 
 def _take(step: str, donor: Study, study: Study) -> bool:
-    """Copy what a step made, its done-marker last, and say whether; the time it took stays with the donor."""
+    """Copy the outputs of a step and then its record, with a time of 0; returns whether the inputs allow it."""
     record = donor.step(step)
     if record.inputs != step_inputs(study, step):
         return False
     for name in record.outputs:
         shutil.copyfile(donor.folder / name, study.folder / name)
     if step == "data":
-        study.keep_template_date(like=donor)
+        study.record_template_date(like=donor)
         card = (donor.folder / "data" / "card.md").read_text(encoding="utf-8")
         card = card.replace(f"pretty_name: {donor.name}\n", f"pretty_name: {study.name}\n", 1)
         card = card.replace(f"# {inline(donor.name)}\n", f"# {inline(study.name)}\n", 1)
@@ -78,29 +71,29 @@ def _take(step: str, donor: Study, study: Study) -> bool:
     return True
 
 
-Telling = Callable[[Event], None]
+OnEvent = Callable[[Event], None]
 
 
 def run_sweep(
     sweep: Sweep, *,
-    telling: Callable[[Trial], AbstractContextManager[Telling]] = lambda trial: nullcontext(lambda event: None),
+    listener: Callable[[Trial], AbstractContextManager[OnEvent]] = lambda trial: nullcontext(lambda event: None),
     check: Callable[[Study], None] = lambda study: None,
 ) -> dict[str, Any]:
-    """Run every study that is neither done nor given up, and write the results after each.
+    """Run every study that is neither done nor stopped early, and write the results after each.
 
     Args:
         sweep: The sweep.
-        telling: Called before each study that is run; gives what is told of its events.
+        listener: Called before each study; returns the context manager of its event callback.
         check: See :func:`assistant_builder.runner.run.run_study`.
 
     Returns:
-        What ``sweep.json`` holds.
+        The content of ``sweep.json``.
 
     Raises:
-        StudyError: Another process runs the sweep, or its folder cannot be written to.
-        Cancelled: The user asked for it; running the sweep again carries on.
+        StudyError: Another process runs the sweep, or its folder is not writable.
+        Cancelled: The user cancelled; another run of the sweep resumes it.
     """
-    with sweep.held():
+    with sweep.locked():
         errors: dict[str, AssistantBuilderError] = {}
         for trial in sweep.trials:
             if trial.name in sweep.stopped and sweep.study(trial) is not None:
@@ -109,50 +102,43 @@ def run_sweep(
                 study = create_or_update(trial.config, sweep.data)
                 if study.state != "succeeded":
                     take_split(sweep, study)
-                    with telling(trial) as tell:
-                        run_trial(sweep, trial, study, tell, check)
+                    with listener(trial) as on_event:
+                        run_trial(sweep, trial, study, on_event, check)
             except Cancelled as stop:
                 write_results(sweep, errors)
                 raise Cancelled(stop.what, where=f"study {trial.name}",
-                                remedy="Run the sweep again as before, and it carries on") from stop
+                                remedy="Run the same sweep again to resume it") from stop
             except (AssistantBuilderError, OSError, MemoryError) as error:
                 errors[trial.name] = translate_error(error)
             write_results(sweep, errors, compared=False)
         return write_results(sweep, errors)
 
 
-def run_trial(sweep: Sweep, trial: Trial, study: Study, tell: Telling, check: Callable[[Study], None]) -> None:
-    """Run one study to its end, or until it is hopeless.
-
-    Args:
-        sweep: The sweep.
-        trial: One of its trials.
-        study: The trial's study.
-        tell: Told what happens in the run.
-        check: See :func:`assistant_builder.runner.run.run_study`.
+def run_trial(sweep: Sweep, trial: Trial, study: Study, on_event: OnEvent, check: Callable[[Study], None]) -> None:
+    """Run one study to its end, or until it is stopped early.
 
     Raises:
-        AssistantBuilderError: What ended the run, unless the study was given up as hopeless.
+        AssistantBuilderError: The run failed or was cancelled by the user.
     """
-    watch = _Watch(sweep, trial, study, tell)
+    pruner = _Pruner(sweep, trial, study, on_event)
     try:
-        run_study(study, on_event=watch, check=check)
+        run_study(study, on_event=pruner, check=check)
     except Cancelled:
-        if not watch.stopped:
+        if not pruner.stopped:
             raise
 
 
-class _Watch:
-    """Passes on what happens in a study's run, and has it cancelled once it is hopeless."""
+class _Pruner:
+    """An event callback that cancels a study once it is hopeless, and forwards the events."""
 
-    def __init__(self, sweep: Sweep, trial: Trial, study: Study, tell: Telling) -> None:
-        self._sweep, self._trial, self._study, self._tell = sweep, trial, study, tell
+    def __init__(self, sweep: Sweep, trial: Trial, study: Study, on_event: OnEvent) -> None:
+        self._sweep, self._trial, self._study, self._on_event = sweep, trial, study, on_event
         self._done: tuple[str, int] = ("", 0)
         self._validations: tuple[str, int] = ("", 0)
         self.stopped = False
 
     def __call__(self, event: Event) -> None:
-        self._tell(event)
+        self._on_event(event)
         done = (event.step, event.progress.done if event.progress else 0)
         if (self._sweep.prune == "off" or self.stopped or event.state != "running" or done == self._done
                 or not event.step.startswith("train-")):
@@ -161,15 +147,15 @@ class _Watch:
         own = curve_of(self._study.arm_folder(event.step.removeprefix("train-")))
         if (event.step, len(own)) != self._validations:
             self._validations = (event.step, len(own))
-            self._judge(event.step, own)
+            self._prune(event.step, own)
 
-    def _judge(self, step: str, own: Curve) -> None:
+    def _prune(self, step: str, own: Curve) -> None:
         run = step.removeprefix("train-")
         others = [study for trial in self._sweep.trials
                   if trial is not self._trial and (study := self._sweep.study(trial)) is not None]
         finished = [curve_of(study.arm_folder(run)) for study in others if study.step(step).state == "succeeded"]
         if should_prune(own, finished):
-            self._sweep.note_stopped(self._trial.name, {
+            self._sweep.record_stopped(self._trial.name, {
                 "run": run, "share": own[-1][0], "loss": min(loss for _, loss in own), "compared_with": len(finished),
             })
             self._study.request_cancel()
@@ -178,14 +164,14 @@ class _Watch:
 
 @dataclass(frozen=True)
 class SweepEstimate:
-    """What is still to be done.
+    """The remaining work of a sweep.
 
     Attributes:
-        studies: Studies that are not done, of ``of``.
-        of: Studies of the sweep.
-        trainings: Trainings that are not done.
-        seconds: Time that these take one after the other on this machine by the plan; None where it cannot be told.
-        assumed: Whether the plan guesses the lengths of the pairs, because the base model is not here yet.
+        studies: Number of unfinished studies.
+        of: Number of all studies.
+        trainings: Number of unfinished trainings.
+        seconds: Planned time of these trainings in sequence on this machine; None if the plan has none.
+        assumed: Whether the plan assumes the lengths of the pairs, because the base model is not downloaded yet.
     """
 
     studies: int
@@ -195,25 +181,25 @@ class SweepEstimate:
     assumed: bool
 
     def sentence(self) -> str:
-        """One line for the user."""
+        """The estimate in one line."""
         if not self.studies:
             return f"All {plural(self.of, 'study is', 'studies are')} done."
         which = plural(self.of, "study", "studies")
         which = f"{self.studies} of {which}" if self.studies < self.of else which
-        guess = ", with the lengths of the pairs guessed" if self.assumed else ""
-        time = f", about {duration(self.seconds)} one after the other by the plan{guess}" if self.seconds else ""
-        return f"{which} to run, {plural(self.trainings, 'training')}{time}; preparing and scoring come on top."
+        guess = " with assumed lengths of the pairs" if self.assumed else ""
+        time = f", planned at about {duration(self.seconds)} in sequence{guess}" if self.seconds else ""
+        return f"{which} to run, {plural(self.trainings, 'training')}{time}; preparation and scoring not included."
 
 
-def ahead(sweep: Sweep) -> SweepEstimate:
-    """Count what is still to be done, and plan its time.
+def estimate(sweep: Sweep) -> SweepEstimate:
+    """Count the remaining work and plan its time.
 
     Raises:
-        ModelError: The base is unknown or out of reach, or has no layer that ``train.target_modules`` names.
+        ModelError: The base is unknown or unavailable, or has no layer that ``train.target_modules`` names.
     """
     first = sweep.trials[0].config
     pairs = prepare_dataset(sweep.data, first.data).split.pairs("train")
-    folder = model_at_hand(first.model)
+    folder = local_model_folder(first.model)
     measured = _measured(folder, pairs, first.train.max_length) if folder is not None else None
     lengths = _lengths(measured) if measured is not None else None
     studies = trainings = 0
@@ -229,14 +215,14 @@ def ahead(sweep: Sweep) -> SweepEstimate:
                 trainings += 1
                 seconds.append(plan.methods[split_run(run)[0]].seconds)
     known = [second for second in seconds if second is not None]
-    return SweepEstimate(studies, len(sweep.trials), trainings, sum(known) if len(known) == len(seconds) and known else None,
-                 measured is None)
+    total = sum(known) if len(known) == len(seconds) and known else None
+    return SweepEstimate(studies, len(sweep.trials), trainings, total, measured is None)
 
 
 def _measured(folder: Path, pairs: Sequence[Pair], max_length: int) -> Measured:
-    process = PromptProcess(folder)
+    process = TemplateProcess(folder)
     try:
-        return LimitedPrompter(process).measure(pairs, max_length)
+        return LimitedChatTokenizer(process).measure(pairs, max_length)
     finally:
         process.close()
 

@@ -1,13 +1,10 @@
-"""The combinations of a sweep: ``--set key=a,b`` read, refused or turned into one config a study.
+"""The definition of a sweep: its combinations of settings, the rule for early stopping, and its folder.
 
-Which study is given up before its training ends: Optuna's median rule over the validation losses of its arms.
+A training is stopped early if its best validation loss so far is above the median of the finished trainings of the same
+arm at the same point (the median stopping rule of Golovin et al., Google Vizier, KDD 2017; Optuna's implementation).
+Points are shares of the steps, because the learning rate follows a cosine over the length of a run.
 
-A training is hopeless where its best validation loss so far is above the median of what the finished trainings of the
-same arm had at the same place (the median stopping rule of Golovin et al., Google Vizier, KDD 2017). Places are
-validations: the learning rate follows a cosine over a run's own length, so that trainings of different lengths are
-compared at equal shares of theirs.
-
-A sweep's folder: what it is made of, written down before anything starts, and never changed afterwards.
+The definition is written to the sweep's folder before anything starts, and does not change afterwards.
 """
 
 from __future__ import annotations
@@ -34,33 +31,34 @@ from assistant_builder.runner.open_study import read_source
 from assistant_builder.study import Study, home, studies_folder
 from assistant_builder.study.locks import folder_lock
 from assistant_builder.study.steps import changed_inputs
+from evals.report.study_facts import flatten
 
 MOST_STUDIES = 100
-"""Studies of one sweep at most: each is two trainings and a scoring, and a slip of the keyboard asks for thousands."""
+"""Maximum number of studies of a sweep, so that a typing error does not start thousands of trainings."""
 _OPENING, _CLOSING = "[{(", "]})"
 _SWEPT = ("model", "train")
-"""The parts of the settings that make an assistant."""
+"""The sections of the settings that affect the assistant."""
 _NOT_SWEPT = {
-    "data": "it would change the split, and a sweep has one",
+    "data": "it would change the split, and a sweep has one split",
     "eval": "it changes how an assistant is scored, not the assistant",
     "name": "the studies are named after the sweep",
-    "seeds": "every study is to be trained equally often",
-    "arms": "every study is to train the same arms",
+    "seeds": "every study must have the same number of trainings",
+    "arms": "every study must train the same arms",
     "model.base": "validation losses per token of different models cannot be compared",
     "model.revision": "validation losses per token of different models cannot be compared",
-    "model.trust_remote_code": "no study can allow it",
-    "train.max_length": "it changes which tokens the validation loss is taken over",
+    "model.trust_remote_code": "a study cannot allow it",
+    "train.max_length": "it changes the tokens of the validation loss",
 }
-"""Settings, or whole parts of them, that may have one value only, and why."""
+"""Settings and sections that can have one value only, with the reason."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What ``--set`` asks for.
+    """The settings of ``--set``.
 
     Attributes:
-        fixed: Settings with one value, the same in every study.
-        swept: Settings with several, as they were written.
+        fixed: Settings with one value, which is the same in every study.
+        swept: Settings with several values, as texts.
     """
 
     fixed: dict[str, str]
@@ -86,7 +84,7 @@ class Trial:
 
     @property
     def label(self) -> str:
-        """``train.rank=8, train.learning_rate=0.0001``."""
+        """The settings as ``train.rank=8, train.learning_rate=0.0001``."""
         return label(self.settings)
 
 
@@ -96,11 +94,11 @@ def label(settings: Mapping[str, Any]) -> str:
 
 
 def read_grid(settings: Iterable[str]) -> Grid:
-    """Read ``["train.rank=8,16", "train.epochs=2"]``.
+    """Parse settings such as ``["train.rank=8,16", "train.epochs=2"]``.
 
     Raises:
-        ConfigError: A text is not KEY=VALUE, a key comes twice or has an empty value, or a key that may not be swept
-            has several values, or none has; all of it is named.
+        ConfigError: A text is not KEY=VALUE, a key is repeated or has an empty value, a key that cannot be swept has
+            several values, or no key has several; the message lists all problems.
     """
     texts: dict[str, str] = {}
     problems = []
@@ -123,16 +121,16 @@ def read_grid(settings: Iterable[str]) -> Grid:
         problems.append("no setting has several values")
     if problems:
         raise ConfigError("; ".join(problems), where="--set",
-                          remedy="An example is --set train.rank=8,16; one value that itself holds commas goes into "
+                          remedy="Write for example --set train.rank=8,16, and put a value that contains commas into "
                           "brackets or quotes")
     return Grid({key: found[0] for key, found in values.items() if len(found) == 1}, swept)
 
 
 def split_values(key: str, text: str) -> tuple[str, ...]:
-    """Split at the commas that stand outside of brackets and quotes.
+    """Split at the commas outside of brackets and quotes.
 
-    ``all-linear,[q_proj,v_proj]`` are two values. Brackets around the value of a setting that is text, as
-    ``train.target_modules`` is, are left out: they are there to hold it together.
+    ``all-linear,[q_proj,v_proj]`` has two values. Brackets around the value of a text setting such as
+    ``train.target_modules`` only group it and are removed.
     """
     parts, depth, quote = [""], 0, ""
     for sign in text:
@@ -153,11 +151,11 @@ def split_values(key: str, text: str) -> tuple[str, ...]:
 
 
 def combinations(base: StudyConfig, grid: Grid) -> list[Trial]:
-    """Every combination as a study named ``<base.name>-1``, ``-2``, …; the last setting changes fastest.
+    """Every combination as a study named ``<base.name>-1``, ``-2``, …; the last setting varies fastest.
 
     Raises:
-        ConfigError: There are too many, a setting is unknown or a value refused, or two combinations are the same
-            study; all of it is named.
+        ConfigError: There are too many combinations, a setting is unknown, a value is invalid, or two combinations are
+            the same study; the message lists all problems.
     """
     wanted = 1
     for values in grid.swept.values():
@@ -165,14 +163,14 @@ def combinations(base: StudyConfig, grid: Grid) -> list[Trial]:
     if wanted > MOST_STUDIES:
         counts = " × ".join(str(len(values)) for values in grid.swept.values())
         raise ConfigError(f"{counts} = {wanted:,} studies, and a sweep has {MOST_STUDIES} at most", where="--set",
-                          remedy="Sweep fewer values, or coarser ones first")
+                          remedy="Sweep fewer values, for example a coarse grid first")
     trials, problems = [], []
     for number, values in enumerate(itertools.product(*grid.swept.values()), start=1):
         chosen = dict(zip(grid.swept, values, strict=True))
         try:
             config = base.with_changes({**grid.fixed, **chosen, "name": f"{base.name}-{number}"})
         except ConfigError as error:
-            problems += error.what.split("; ")  # a combination's problems; most are those of one value
+            problems += error.what.split("; ")  # most problems belong to one value and repeat in many combinations
             continue
         trials.append(Trial(config, {key: value_of(config, key) for key in grid.swept}))
     if not problems:
@@ -192,9 +190,9 @@ def value_of(config: StudyConfig, key: str) -> Any:
 
 
 def _why_not(key: str) -> str | None:
-    """Why a setting may have one value only; of settings that do not exist :func:`combinations` tells."""
+    """The reason why a setting can have one value only; :func:`combinations` reports unknown settings."""
     part = key.partition(".")[0]
-    other = "it changes no assistant" if key in option_fields() and part not in _SWEPT else None
+    other = "it does not affect the assistant" if key in option_fields() and part not in _SWEPT else None
     return _NOT_SWEPT.get(key) or _NOT_SWEPT.get(part) or other
 
 
@@ -204,24 +202,24 @@ def _is_text(key: str) -> bool:
 
 
 def _same(trials: list[Trial]) -> list[str]:
-    """One sentence for each combination that an earlier one is already; the name of a preset changes nothing."""
+    """One sentence for each duplicate combination; the name of a preset has no effect by itself."""
     seen: dict[str, Trial] = {}
     problems = []
     for trial in trials:
         settings = trial.config.model_dump_json(exclude={"name": True, "train": {"preset"}})
         first = seen.setdefault(settings, trial)
         if first is not trial:
-            problems.append(f"{first.label} comes twice" if first.label == trial.label
+            problems.append(f"{first.label} is given twice" if first.label == trial.label
                             else f"{first.label} and {trial.label} are the same study")
     return problems
 
 
 FINISHED_FIRST = 3
-"""Trainings of an arm that must have finished before one is judged: the median of fewer says little."""
+"""Finished trainings of an arm that the median rule needs; the median of fewer is not reliable."""
 FIRST_JUDGED = 2
-"""The validation from which on a training is judged: the first one comes soon after warm-up."""
+"""The first validation to which the median rule applies; an earlier one is too close to the warm-up."""
 Curve = tuple[tuple[float, float], ...]
-"""Validation losses of a training in order: share of its steps that were done, loss in nats a token."""
+"""Validation losses of a training in order: share of the finished steps, loss in nats per token."""
 
 
 def available() -> bool:
@@ -230,28 +228,24 @@ def available() -> bool:
 
 
 def require_optuna() -> None:
-    """Refuse to stop studies early without Optuna.
-
-    Raises:
-        ConfigError: It is not installed.
-    """
+    """Raise a ConfigError if Optuna, which early stopping needs, is not installed."""
     if not available():
-        raise ConfigError("stopping hopeless studies early needs Optuna, which is not installed", where="--prune",
-                          remedy="pip install 'assistant-builder[sweep]'; a new sweep does without it with --prune off")
+        raise ConfigError("stopping studies early needs Optuna, which is not installed", where="--prune",
+                          remedy="Run pip install 'assistant-builder[sweep]', or start a new sweep with --prune off")
 
 
 def curve_of(folder: Path) -> Curve:
-    """The validation losses that an arm's ``metrics.jsonl`` holds so far."""
+    """The current validation losses in an arm's ``metrics.jsonl``."""
     return tuple((event["step"] / event["steps"], event["loss"])
                  for event in read_jsonl(folder / "metrics.jsonl") if event["event"] == "validation")
 
 
 def should_prune(own: Curve, finished: Sequence[Curve]) -> bool:
-    """Whether a training is to be given up after its last validation so far.
+    """Whether to stop a training after its latest validation.
 
     Args:
-        own: Its validations; one that has reached its end is never given up.
-        finished: Those of the trainings of the same arm that have come to their end.
+        own: Its validations; a training that has reached its end is never stopped.
+        finished: The validations of the finished trainings of the same arm.
     """
     import optuna
 
@@ -272,13 +266,13 @@ def should_prune(own: Curve, finished: Sequence[Curve]) -> bool:
 
 
 def _loss_at(curve: Curve, share: float) -> float:
-    """The loss of the validation nearest to a share of the steps, the later of two equally near."""
+    """The loss of the validation nearest to a share of the steps; in a tie, of the later one."""
     return min(reversed(curve), key=lambda point: abs(point[0] - share))[1]
 
 
 VERSION = 1
 Prune = Literal["median", "off"]
-"""How hopeless studies are stopped early."""
+"""The rule for early stopping."""
 
 
 @dataclass(frozen=True)
@@ -290,7 +284,7 @@ class Sweep:
         data: The data file.
         trials: Its studies in the order in which they run.
         arm: The arm by whose validation loss it chooses, or ``both``: by the mean of all that are trained.
-        prune: How hopeless studies are stopped early.
+        prune: The rule for early stopping.
     """
 
     folder: Path
@@ -310,30 +304,30 @@ class Sweep:
         return tuple(self.trials[0].config.arms) if self.arm == "both" else (self.arm,)
 
     def study(self, trial: Trial) -> Study | None:
-        """A trial's study, None while there is none."""
+        """A trial's study; None if it does not exist yet."""
         folder = studies_folder() / trial.name
         return Study(folder) if (folder / "study.yaml").is_file() else None
 
     @property
     def stopped(self) -> dict[str, dict[str, Any]]:
-        """The studies that were stopped early: name → ``run``, ``step``, ``loss`` and ``others`` (``stopped.json``)."""
+        """The stopped studies of ``stopped.json``: name → ``run``, ``share``, ``loss`` and ``compared_with``."""
         path = self.folder / "stopped.json"
         return read_json(path) if path.exists() else {}
 
-    def note_stopped(self, name: str, why: Mapping[str, Any]) -> None:
-        """Write down that a study is given up."""
+    def record_stopped(self, name: str, why: Mapping[str, Any]) -> None:
+        """Record that a study was stopped early."""
         write_json(self.folder / "stopped.json", {**self.stopped, name: dict(why)})
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the sweep for this process alone.
+    def locked(self) -> Iterator[None]:
+        """Lock the sweep for this process.
 
         Raises:
-            StudyError: Another process runs it, or its folder cannot be written to.
+            StudyError: Another process runs the sweep, or its folder is not writable.
         """
         with folder_lock(self.folder, StudyError(
             "another process runs this sweep", where=f"sweep {self.name}",
-            remedy="Wait until it is done; 'assistant-builder list' shows its studies",
+            remedy="Wait until it has finished; 'assistant-builder list' shows its studies",
         )):
             yield
 
@@ -342,32 +336,33 @@ def open_sweep(
     source: str, *, name: str | None, settings: Sequence[str], arm: str | None = None, prune: Prune | None = None,
     before: Callable[[StudyConfig], None] = lambda config: None,
 ) -> Sweep:
-    """Define a sweep, or find the one that was begun; nothing is written when anything is wrong.
+    """Define a sweep, or open an existing one; nothing is written if there is an error.
 
     Args:
         source: A ``study.yaml`` or a data file.
-        name: Name of the sweep, instead of the one that the source says.
-        settings: ``KEY=VALUE,VALUE,…`` as ``--set`` gives them.
-        arm: By whose validation loss it chooses; None: both, or as it was begun.
-        prune: How hopeless studies are stopped early; None: by the median where optuna is installed, or as begun.
-        before: Called with the settings of the studies before the base model is looked at.
+        name: Name of the sweep; overrides the name in the source.
+        settings: ``KEY=VALUE,VALUE,…`` of ``--set``.
+        arm: By whose validation loss it chooses; None for that of an existing sweep, or both.
+        prune: The rule for early stopping; None for that of an existing sweep, or the median rule if Optuna is
+            installed.
+        before: Called with the settings of the studies before the base model is resolved.
 
     Raises:
-        ConfigError: A setting is wrong, the source is no file, or studies are to be stopped early without Optuna.
-        DataError: No study can start from the data file.
+        ConfigError: A setting is invalid, the source is not a file, or early stopping is requested without Optuna.
+        DataError: The data file cannot be used for a study.
         ModelError: The base model is unknown.
-        StudyError: A sweep of that name has other settings, or a study's name is taken.
+        StudyError: A sweep of that name has other settings, or the name of a study is in use.
     """
     path = Path(source).expanduser()
     if not path.is_file():
-        raise ConfigError(f"there is no file {source}", remedy="Name a study.yaml or a data file")
+        raise ConfigError(f"there is no file {source}", remedy="Specify a study.yaml or a data file")
     grid = read_grid(settings)
     config, data = read_source(path)
     named = {"name": name} if name is not None else {}
     trials = combinations(config.with_changes({**named, "data.source": str(data)}), grid)
     before(trials[0].config)
     allows_code(trials[0].config.model)
-    never = {"model.trust_remote_code": False}  # allowed for this command, and not written down
+    never = {"model.trust_remote_code": False}  # allowed for this command, but not stored
     trials = [replace(trial, config=trial.config.with_changes(never)) for trial in trials]
     folder = home() / "sweeps" / trials[0].name.rpartition("-")[0]
     begun = _read(folder / "sweep.yaml")
@@ -383,15 +378,15 @@ def open_sweep(
     if begun is not None:
         _refuse_other(sweep, begun, definition)
         return sweep
-    _refuse_taken(sweep)
+    _refuse_used_names(sweep)
     resolve(trials[0].config.model.base, trust_remote_code=allows_code(trials[0].config.model))
-    prepare_dataset(data, trials[0].config.data)  # refuses what no study can start from
+    prepare_dataset(data, trials[0].config.data)  # raises if no study can use the file
     write_text(folder / "sweep.yaml", yaml.safe_dump(definition, sort_keys=False, allow_unicode=True))
     return sweep
 
 
 def _definition(sweep: Sweep) -> dict[str, Any]:
-    """What ``sweep.yaml`` holds: as much as decides the results."""
+    """The content of ``sweep.yaml``: everything that determines the results."""
     first = sweep.trials[0]
     told = {"seeds", "data", "model", "train", "eval", *(() if first.config.arms == list(TWINS) else ("arms",))}
     study = first.config.model_dump(mode="json", include=told, exclude={"data": {"source"}})
@@ -406,7 +401,7 @@ def _definition(sweep: Sweep) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The definition of a sweep that was begun.
+    """The definition of an existing sweep.
 
     Raises:
         StudyError: It is damaged.
@@ -419,35 +414,25 @@ def _read(path: Path) -> dict[str, Any] | None:
             return dict(tree)
     except (YamlError, UnicodeDecodeError, KeyError, TypeError):
         pass
-    raise StudyError("the sweep's definition is of another version or damaged", where=str(path),
+    raise StudyError("the sweep's definition has another version or is damaged", where=str(path),
                      remedy="Choose another name with --name NEW")
 
 
 def _refuse_other(sweep: Sweep, begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    changes = changed_inputs(_flat(begun), _flat(wanted))
+    changes = changed_inputs(*({key.removeprefix("study."): value for key, value in flatten(definition)}
+                               for definition in (begun, wanted)))
     if changes:
         raise StudyError(
-            f"a sweep named {sweep.name!r} was begun with other settings ({'; '.join(changes)})",
-            where=str(sweep.folder), remedy="Choose another name with --name NEW, or give it the settings it was "
-            "begun with, and it carries on",
+            f"the sweep {sweep.name!r} exists with other settings ({'; '.join(changes)})",
+            where=str(sweep.folder), remedy="Choose another name with --name NEW, or use its settings to resume it",
         )
 
 
-def _refuse_taken(sweep: Sweep) -> None:
+def _refuse_used_names(sweep: Sweep) -> None:
     taken = [trial.name for trial in sweep.trials if (studies_folder() / trial.name).exists()]
     if taken:
         raise StudyError(
-            f"{len(taken)} of its {len(sweep.trials)} studies' names are taken ({', '.join(taken[:5])}"
+            f"{len(taken)} of the names of its {len(sweep.trials)} studies are in use ({', '.join(taken[:5])}"
             f"{', …' if len(taken) > 5 else ''})",
             where=f"sweep {sweep.name}", remedy="Choose another name for the sweep with --name NEW",
         )
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}".removeprefix("study.")] = value
-    return flat

@@ -125,7 +125,7 @@ def start_fsdp(device: str, *, on_leader: bool) -> None:
 
     Args:
         device: ``cpu`` or ``cuda``.
-        on_leader: Whether only rank 0 reads the weights (see ``models.loading.loads_on_leader``).
+        on_leader: Whether only rank 0 reads the weights (see ``models.loading.loads_on_main_process``).
     """
     PartialState(cpu=device == "cpu", backend="gloo" if device == "cpu" else "nccl")
     os.environ["ACCELERATE_USE_FSDP"] = "true"

@@ -9,7 +9,7 @@ from typing import Any
 
 from assistant_builder.atomic_io import append_jsonl, read_jsonl, write_jsonl
 from assistant_builder.errors import StudyError
-from assistant_builder.planning.training_time import Pace, WorkRemaining
+from assistant_builder.planning.training_time import PaceEstimator, WorkRemaining
 
 
 class MetricsLog:
@@ -29,7 +29,7 @@ class MetricsLog:
         self._path = path
         self._enabled = enabled
         self._steps = steps
-        self._pace = Pace(work) if work is not None else None
+        self._pace = PaceEstimator(work) if work is not None else None
         kept = [event for event in read_jsonl(path) if event["step"] <= step]
         if enabled and path.exists():
             write_jsonl(path, kept)
@@ -87,7 +87,7 @@ class MetricsLog:
         if self._pace is None:
             return None
         self._pace.add(event)
-        return self._pace.left_seconds()
+        return self._pace.remaining_seconds()
 
     def record_validation(self, step: int, loss: float) -> None:
         """Append a validation; ``loss`` is in nats per token."""

@@ -23,7 +23,12 @@ from assistant_builder.models.chat_template import ChatTokenizer, Example
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.planning.hardware import Machine, this_machine
-from assistant_builder.planning.memory import ParallelStrategy, choose_spread, devices_to_use, per_device_batch_size
+from assistant_builder.planning.memory import (
+    ParallelStrategy,
+    choose_parallelism,
+    devices_to_use,
+    per_device_batch_size,
+)
 from assistant_builder.planning.memory_check import plan_run, prediction, require_device, require_fit, write_plan
 from assistant_builder.planning.plan import MethodPlan, Plan
 from assistant_builder.study import Study
@@ -117,16 +122,16 @@ def _prepare(study: Study, spread: ParallelStrategy | None = None, planned: Plan
     require_device(config, machine.device)
     ref = resolve(config.model.base, trust_remote_code=allows_code(config.model))
     base = fetch(ref, revision=config.model.revision, trust_remote_code=allows_code(config.model))
-    prompter = ChatTokenizer.load(base, study.keep_template_date())
+    prompter = ChatTokenizer.load(base, study.record_template_date())
     examples = {split: _examples(study, split, prompter) for split in ("train", "validation")}
     if spread is None or planned is None:
         devices = spread.devices if spread else devices_to_use(config, machine)
-        machine = machine.sharing(devices)
+        machine = machine.with_devices(devices)
         config = config.with_changes({"train.micro_batch_size": per_device_batch_size(config.train, devices)})
         planned = _planned(config, base, examples["train"], machine)
         if len({card.bfloat16 for card in machine.cards[:devices]}) > 1:  # or each would choose its own compute dtype
             config = config.with_changes({"model.compute_dtype": planned.compute_dtype})
-        spread = spread or choose_spread(planned, devices)
+        spread = spread or choose_parallelism(planned, devices)
         planned = replace(planned, config=config, shards=spread.shards)
     return _TrainingInputs(config, base, ref.hub_id or ref.name, prompter, examples, planned, spread)
 
@@ -158,7 +163,7 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
     folder = study.arm_folder(run)
     method = prepared.planned.methods[arm]
     spec = replace(loading.base_spec(config.model, prepared.base, settings.base_storage), sharded=spread.kind == "fsdp")
-    on_leader = loading.loads_on_leader(spec)
+    on_leader = loading.loads_on_main_process(spec)
     if spec.sharded:
         from assistant_builder.training.distributed import start_fsdp
 
@@ -177,7 +182,7 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
         "spread": spread.kind,
         "seed": settings.train.seed,
         "gradient_checkpointing": method.checkpointing,
-        "held": method.held,
+        "held": method.dequantized,
         "base_bytes": base_bytes,
         "adapter_bytes": sum(value.nbytes for value in trainable),
         "trainable_parameters": sum(value.numel() for value in trainable),
@@ -245,7 +250,8 @@ def _trainer(
     plan = TrainingRun(
         train=train, train_examples=prepared.examples["train"], validation_examples=prepared.examples["validation"],
         folder=study.arm_folder(run), device=device, gradient_checkpointing=method.checkpointing,
-        dequantize=method.held, spread=prepared.spread, on_leader=on_leader, cancelled=lambda: study.cancel_requested,
+        dequantize=method.dequantized, spread=prepared.spread, on_leader=on_leader,
+        cancelled=lambda: study.cancel_requested,
         next_move=lambda step, losses: _early_stop_move(study, run, step, plan.steps, losses), on_step=on_step,
         samples=choose_samples(
             load_split(study.folder / "data", "validation"), prepared.prompter, train.sample_answers, train.max_length

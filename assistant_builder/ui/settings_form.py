@@ -21,7 +21,7 @@ import gradio as gr
 from gradio.components import Component
 from pydantic.fields import FieldInfo
 
-from assistant_builder.config import PRESET_LABELS, PRESETS, NameOf, StudyConfig, option_fields, parse_config
+from assistant_builder.config import PRESET_LABELS, PRESETS, RegistryName, StudyConfig, option_fields, parse_config
 
 Kind = Literal["integer", "number", "text", "flag", "choice", "choices", "list", "mapping"]
 
@@ -94,7 +94,7 @@ def study_options() -> dict[str, Option]:
 
 def _option(key: str, field: FieldInfo, default: Any) -> Option:
     kind, choices, optional = _kind(field.annotation)
-    for name_of in (constraint for constraint in field.metadata if isinstance(constraint, NameOf)):
+    for name_of in (constraint for constraint in field.metadata if isinstance(constraint, RegistryName)):
         kind, choices = "choice", name_of.choices()
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     bounds = bounds_text(field)
@@ -118,7 +118,7 @@ def _kind(annotation: Any) -> tuple[Kind, tuple[str, ...], bool]:
         kind, choices, _ = _kind(inner[0])
         return kind, choices, True
     if origin is Annotated:
-        name_of = next((item for item in arguments[1:] if isinstance(item, NameOf)), None)
+        name_of = next((item for item in arguments[1:] if isinstance(item, RegistryName)), None)
         return _kind(arguments[0]) if name_of is None else ("choice", name_of.choices(), False)
     if origin is Literal:
         return "choice", tuple(str(choice) for choice in arguments), False

@@ -123,7 +123,7 @@ def take_snapshot(study: Study) -> Snapshot:
     """
     steps = tuple(study.step(step) for step in study.shown_steps)
     progress = {step.step: found for step in steps if (found := study.progress(step.step)) is not None}
-    runner = study.runner() or {}
+    runner = study.run_record() or {}
     failed = next((record.error for record in steps if record.state == "failed" and record.error), None)
     return Snapshot(
         name=study.name,

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Pairwise judge: client for OpenAI-compatible endpoints, prompts and preference."""

@@ -1,6 +1,6 @@
-"""One question to an OpenAI-compatible server: ``POST {base}/chat/completions``, with patience and with no secret told.
+"""Client for OpenAI-compatible servers (``POST {base}/chat/completions``) with retries.
 
-Errors name the server's host and nothing else of its address.
+Errors contain neither the key nor any part of the address but the host.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ import httpx
 from assistant_builder.errors import EvaluationError
 
 Kind = Literal["unreachable", "key", "refused", "busy", "reply"]
-"""Why a call failed: no connection, 401 or 403, another 4xx, worth another try (timeout, 429, 5xx), no text."""
-_AGAIN: tuple[Kind, ...] = ("unreachable", "busy")
-_LARGEST_REPLY = 1_000_000
-_LONGEST_WAIT_SECONDS = 30.0
+"""Cause of a failed call: no connection, 401 or 403, another 4xx, a temporary error (timeout, 429, 5xx), no text."""
+_RETRIED: tuple[Kind, ...] = ("unreachable", "busy")
+_MAX_REPLY_BYTES = 1_000_000
+_MAX_WAIT_SECONDS = 30.0
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long a server is waited for.
+    """Timeout and retries of a call.
 
     Attributes:
-        timeout_seconds: For one try, from connecting to the last byte.
-        attempts: Tries of one call.
-        backoff_seconds: Wait after the first failed try; it doubles with each. A server's ``Retry-After`` counts
-            instead where that is longer, up to half a minute.
+        timeout_seconds: Timeout of one attempt, from connecting to the last byte.
+        attempts: Number of attempts.
+        backoff_seconds: Wait after the first failed attempt; it doubles with each. A longer ``Retry-After`` of the
+            server takes precedence, up to half a minute.
     """
 
     timeout_seconds: float = 60.0
@@ -40,16 +40,16 @@ class RetryPolicy:
     backoff_seconds: float = 1.0
 
 
-PATIENCE = RetryPolicy()
+DEFAULT_RETRY_POLICY = RetryPolicy()
 
 
 class EndpointError(Exception):
-    """A call that brought no text, after the last try.
+    """A call that returned no text after the last attempt.
 
     Args:
-        kind: What failed.
-        words: The same for a reader; holds no secret.
-        wait_seconds: How long the server asks to wait before another try.
+        kind: Cause of the failure.
+        words: Message without secrets.
+        wait_seconds: Wait that the server requests before another attempt.
     """
 
     def __init__(self, kind: Kind, words: str, *, wait_seconds: float = 0.0) -> None:
@@ -60,19 +60,19 @@ class EndpointError(Exception):
 
 
 class ChatEndpoint:
-    """A model behind a chat-completions address; an asynchronous context manager that holds the connections.
+    """A model behind a chat-completions URL; an asynchronous context manager for its connections.
 
     Args:
-        url: Base URL as ``eval.judge_url`` holds it, such as ``http://127.0.0.1:8000/v1``.
+        url: Base URL, such as ``http://127.0.0.1:8000/v1``.
         model: Name of the model.
-        key: Sent as a bearer token; None or empty: none.
-        patience: How long to wait.
+        key: Bearer token; None or empty for none.
+        patience: Timeout and retries.
 
     Raises:
         EvaluationError: The key cannot be sent in a header.
     """
 
-    def __init__(self, url: str, model: str, *, key: str | None = None, patience: RetryPolicy = PATIENCE) -> None:
+    def __init__(self, url: str, model: str, *, key: str | None = None, patience: RetryPolicy = DEFAULT_RETRY_POLICY) -> None:
         base = httpx.URL(url)
         path = base.path.rstrip("/")
         self.host = base.netloc.decode("ascii")
@@ -81,13 +81,13 @@ class ChatEndpoint:
         self._patience = patience
         key = (key or "").strip()
         if not key.isascii() or not key.isprintable():
-            raise EvaluationError("the key holds characters that cannot be sent", where=f"judge {self.host}",
-                                  remedy="Copy it again; keys are plain letters, digits and marks")
+            raise EvaluationError("the key has characters that cannot be sent", where=f"judge {self.host}",
+                                  remedy="Copy it again; keys consist of ASCII letters, digits and punctuation")
         self._secret = key
         self._client = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=patience.timeout_seconds,
-            trust_env=base.host not in _LOOPBACK,  # no proxy leads to this machine
+            trust_env=base.host not in _LOOPBACK,  # a proxy cannot reach this machine
         )
 
     async def __aenter__(self) -> ChatEndpoint:
@@ -99,20 +99,20 @@ class ChatEndpoint:
         await self._client.aclose()
 
     async def ask(self, messages: Sequence[dict[str, str]]) -> str:
-        """The model's reply at temperature 0; secrets that the server echoes are hidden in it.
+        """The model's reply at temperature 0, with the key redacted.
 
         Raises:
-            CallFailed: After the last try.
+            EndpointError: After the last attempt.
         """
         for attempt in range(self._patience.attempts):
             try:
                 return self._clean(await self._once(messages))
             except EndpointError as failure:
-                if failure.kind not in _AGAIN or attempt + 1 == self._patience.attempts:
+                if failure.kind not in _RETRIED or attempt + 1 == self._patience.attempts:
                     raise
                 wait = max(self._patience.backoff_seconds * 2**attempt, failure.wait_seconds)
-                await asyncio.sleep(min(wait, _LONGEST_WAIT_SECONDS))
-        raise AssertionError("a call is tried at least once")
+                await asyncio.sleep(min(wait, _MAX_WAIT_SECONDS))
+        raise AssertionError("a call has at least one attempt")
 
     async def _once(self, messages: Sequence[dict[str, str]]) -> str:
         body = {"model": self.model, "messages": list(messages), "temperature": 0, "max_tokens": 2048, "stream": False}
@@ -120,13 +120,13 @@ class ChatEndpoint:
         content = bytearray()
         try:
             async with (
-                asyncio.timeout(seconds),  # httpx counts the time between two bytes only
+                asyncio.timeout(seconds),  # the timeout of httpx is between two bytes
                 self._client.stream("POST", self._url, json=body) as response,
             ):
                 async for chunk in response.aiter_bytes():
                     content += chunk
-                    if len(content) > _LARGEST_REPLY:
-                        raise EndpointError("reply", f"the reply is longer than {_LARGEST_REPLY:,} bytes")
+                    if len(content) > _MAX_REPLY_BYTES:
+                        raise EndpointError("reply", f"the reply is longer than {_MAX_REPLY_BYTES:,} bytes")
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise EndpointError("unreachable", self._clean(f"no connection: {error}")) from error
         except (TimeoutError, httpx.TimeoutException) as error:
@@ -145,38 +145,38 @@ class ChatEndpoint:
         elif status in (408, 429) or status >= 500:
             kind = "busy"
         wait = response.headers.get("retry-after", "")
-        words = self._clean(_servers_words(content))
+        words = self._clean(_error_message(content))
         return EndpointError(kind, f"HTTP {status}{f': {words}' if words else ''}",
-                          wait_seconds=float(wait) if wait.isdecimal() else 0.0)
+                             wait_seconds=float(wait) if wait.isdecimal() else 0.0)
 
     def _clean(self, text: str) -> str:
-        """The text without the key, and without the halves of characters that no file can hold."""
+        """The text without the key and without lone surrogates, which cannot be written to a file."""
         if self._secret:
             text = text.replace(self._secret, "[hidden]")
         return text.encode("utf-8", errors="replace").decode()
 
 
 def _text_of(content: bytes) -> str:
-    """The text of the first choice; servers give it whole or in parts."""
+    """The text of the first choice, which servers send as a string or as a list of parts."""
     try:
         text: Any = json.loads(content)["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise EndpointError("reply", "the reply is no chat completion") from error
+        raise EndpointError("reply", "the reply is not a chat completion") from error
     if isinstance(text, list):
         text = "".join(str(part.get("text", "")) for part in text if isinstance(part, dict))
     if not isinstance(text, str) or not text.strip():
-        raise EndpointError("reply", "the reply holds no text")
+        raise EndpointError("reply", "the reply has no text")
     return text
 
 
-def _servers_words(content: bytes) -> str:
-    """What a server says of its refusal, in one short line."""
+def _error_message(content: bytes) -> str:
+    """The error message of a server in one short line."""
     text: Any = content.decode("utf-8", errors="replace")
     try:
         tree = json.loads(text)
         error = tree.get("error", tree.get("detail", tree.get("message")))
         text = error.get("message") if isinstance(error, dict) else error
     except (ValueError, AttributeError, RecursionError):
-        pass  # not the usual JSON: its own text is all there is
+        pass  # not the usual JSON: use the text itself
     line = " ".join(str(text or "").split())
     return line if len(line) <= 200 else f"{line[:200]}…"

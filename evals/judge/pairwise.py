@@ -1,11 +1,7 @@
-"""What a judge is asked about two answers, and how its reply is read.
+"""Pairwise judge: a model behind an OpenAI-compatible endpoint chooses the better of two answers.
 
-What a judge's verdicts add up to: counts, and how far QLoRA is preferred.
-
-An optional judge: a model behind an OpenAI-compatible endpoint says which of two answers is better.
-
-Every item is asked in both orders. Where the two verdicts differ the item is a tie, so a judge that prefers a place
-prefers neither assistant. A call that fails excludes its item; it is counted and never scored.
+Every item is judged in both orders. If the two choices differ, the item is a tie, so that position bias favours neither
+assistant. An item with a failed call is counted as failed and not scored.
 """
 
 from __future__ import annotations
@@ -27,11 +23,11 @@ from assistant_builder.atomic_io import append_jsonl, read_jsonl, write_json, wr
 from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study
 from evals.compare import paired_comparison
-from evals.judge.openai_client import PATIENCE, ChatEndpoint, EndpointError, RetryPolicy
+from evals.judge.openai_client import DEFAULT_RETRY_POLICY, ChatEndpoint, EndpointError, RetryPolicy
 
 Choice = Literal["first", "second", "tie"]
 LONGEST_TEXT = 4000
-"""Characters of one text that the judge is shown; a cut is marked and the judge is told."""
+"""Maximum characters of a text in the prompt; the prompt explains the mark of a cut."""
 _CUT = " […]"
 _CHOICES: dict[str, Choice] = {"A": "first", "B": "second", "TIE": "tie"}
 _NAMES = re.compile(r"(?:answer[ _-]?)?(A|B|tie)", re.IGNORECASE)
@@ -51,12 +47,12 @@ Reply with one JSON object and nothing else: {{"better": "A"}}, {{"better": "B"}
 
 
 def judge_messages(sample: Mapping[str, Any], first: str, second: str) -> list[dict[str, str]]:
-    """The chat that asks which of two answers is better.
+    """The messages that ask which of two answers is better.
 
-    The texts travel as the values of a JSON object, whose quoting they cannot end.
+    The texts are values of a JSON object, so that they cannot break out of their quotes.
 
     Args:
-        sample: A line of ``samples.jsonl``: ``prompt`` and ``reference`` are used.
+        sample: A line of ``samples.jsonl``, whose ``prompt`` and ``reference`` are used.
         first: The answer shown first, as A.
         second: The answer shown second, as B.
     """
@@ -73,27 +69,26 @@ def judge_messages(sample: Mapping[str, Any], first: str, second: str) -> list[d
 
 
 def _capped(text: str) -> str:
-    text = text.encode("utf-8", errors="replace").decode()  # half a character cannot be sent
+    text = text.encode("utf-8", errors="replace").decode()  # a lone surrogate cannot be sent
     return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + _CUT
 
 
 def read_choice(reply: str) -> Choice | None:
-    """Which answer a reply prefers; ``None`` where it says nothing, or more than one thing.
+    """The choice of a reply; ``None`` if it has none, or contradictory ones.
 
-    A JSON object with ``better`` is looked for anywhere in the reply (in a code fence, after a sentence); else the
-    reply as a whole has to be a letter, such as ``B``, ``**B**`` or ``Answer B.`` What a model thought aloud between
-    ``<think>`` marks is left out.
+    The choice is a JSON object with ``better`` anywhere in the reply (in a code fence, after a sentence), or a letter
+    that is the whole reply, such as ``B``, ``**B**`` or ``Answer B.`` Text in ``<think>`` tags is ignored.
     """
-    said = re.sub(r"<think>.*", "", reply.rpartition("</think>")[2], flags=re.DOTALL)
-    found = {value for piece in re.findall(r"\{[^{}]*\}", said) for value in _better(piece)}
+    text = re.sub(r"<think>.*", "", reply.rpartition("</think>")[2], flags=re.DOTALL)
+    found = {value for piece in re.findall(r"\{[^{}]*\}", text) for value in _better(piece)}
     if found:
         return _CHOICES.get(found.pop()) if len(found) == 1 else None
-    letter = _LETTER.fullmatch(said)
+    letter = _LETTER.fullmatch(text)
     return _CHOICES[letter.group(1).upper()] if letter else None
 
 
 def _better(piece: str) -> list[str]:
-    """Every value of ``better`` in a JSON object: A, B, TIE, or what stands there instead."""
+    """Every value of ``better`` in a JSON object: A, B, TIE, or any other value."""
     for text in (piece, piece.replace("'", '"')):
         try:
             pairs = json.loads(text, object_pairs_hook=list)
@@ -112,7 +107,7 @@ CANDIDATE: Outcome = "Q4"
 
 
 def counts(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts over items and over single judgements; ``seconds`` is the waiting of all items added up."""
+    """Counts over items and over single judgements; ``seconds`` is the sum over items."""
     outcomes = Counter(line["outcome"] for line in lines)
     choices = Counter(order["choice"] for line in lines for order in line["orders"] if order["choice"])
     identical = sum(not line["orders"] for line in lines)
@@ -131,15 +126,15 @@ def counts(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def preference(
     outcomes: Sequence[str], *, clusters: Sequence[Hashable] | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """How far the judge prefers QLoRA: the mean of win 1, tie ½, loss 0, with a 95 % interval.
+    """The judge's preference for QLoRA: the mean of win 1, tie ½, loss 0, with a 95 % interval.
 
-    It is half of one plus the paired difference of two right/wrong scores, "QLoRA preferred" and "LoRA preferred", so
-    interval and test are those of :func:`evals.compare.paired_comparison`: without clusters Bonett–Price and McNemar's
-    exact test, which is the sign test over the decided items; with clusters both go by whole clusters.
+    It equals ½ plus half the paired difference of the binary scores "QLoRA preferred" and "LoRA preferred", so interval
+    and test come from :func:`evals.compare.paired_comparison`: without clusters Bonett–Price and McNemar's exact test,
+    which is the sign test over the decided items; otherwise the interval and test for clusters.
 
     Args:
-        outcomes: Of each item, as in ``judge.jsonl``; failed ones are left out.
-        clusters: Label of each item, as in ``paired_comparison``.
+        outcomes: Outcome of each item, as in ``judge.jsonl``; failed items are excluded.
+        clusters: Cluster label of each item, as in ``paired_comparison``.
         seed: Seed of random sign flips.
 
     Returns:
@@ -168,18 +163,18 @@ def preference(
 
 
 KEY_VARIABLE = "ASSISTANT_BUILDER_JUDGE_KEY"
-"""Environment variable that holds the endpoint's key; it is written nowhere."""
+"""Environment variable with the endpoint's key, which is never written to a file."""
 AT_ONCE = 4
-"""Items in flight at once; the first goes alone, to see whether the endpoint answers at all."""
+"""Maximum concurrent items; the first item runs alone to check that the endpoint answers."""
 GIVE_UP_AFTER = 5
-"""Items in a row without a reply after which the endpoint is taken to be gone."""
+"""Consecutive items without a reply after which the endpoint counts as unavailable."""
 _POLL_SECONDS = 0.2
 _KEPT_REPLY = 500
 
 
 @dataclass(frozen=True)
 class _Question:
-    """An item to be judged; ``asked`` is a hash of all that its verdict depends on."""
+    """An item to judge; ``asked`` is a hash of everything its verdict depends on."""
 
     item: str
     sample: Mapping[str, Any]
@@ -192,40 +187,40 @@ class _Question:
 
 
 def judge_study(
-    study: Study, *, on_progress: Callable[[int, int], None] | None = None, patience: RetryPolicy = PATIENCE
+    study: Study, *, on_progress: Callable[[int, int], None] | None = None, patience: RetryPolicy = DEFAULT_RETRY_POLICY
 ) -> dict[str, Any]:
-    """Have a judge compare the answers of L16 and Q4; writes ``evals/judge.jsonl`` item by item, then ``judge.json``.
+    """Judge the answers of L16 and Q4; writes ``evals/judge.jsonl`` item by item, then ``judge.json``.
 
-    Verdicts on record are kept if model, host, prompt, question, reference and answers are the same; failed items are
-    asked again. Identical answers are ties and cost no call.
+    Recorded verdicts are kept if model, host, prompt, question, reference and answers are the same; failed items are
+    judged again. Identical answers are ties without a call.
 
     Args:
         study: A study whose cells are scored and whose ``eval.judge_url`` is set.
-        on_progress: Told how many items are done, and of how many.
-        patience: How long the endpoint is waited for.
+        on_progress: Callback with the number of finished items and of all items.
+        patience: Timeout and retries of the endpoint.
 
     Returns:
-        What ``judge.json`` holds.
+        The content of ``judge.json``.
 
     Raises:
-        EvaluationError: The cells have no answers, or the endpoint cannot be reached, refuses, or
-            has stopped answering. Verdicts so far are kept.
-        Cancelled: The user asked for it; likewise.
+        EvaluationError: The cells have no answers, or the endpoint is unreachable, refuses, or stopped answering. The
+            verdicts so far are kept.
+        Cancelled: The user cancelled; the verdicts so far are kept.
     """
     config = study.config.eval
-    assert config.judge_url is not None  # whoever asks for judging has looked
+    assert config.judge_url is not None  # checked by the caller
     endpoint = ChatEndpoint(config.judge_url, config.judge_model, key=os.environ.get(KEY_VARIABLE), patience=patience)
     questions = _questions(study, endpoint)
     path = study.folder / "evals" / "judge.jsonl"
-    path.with_suffix(".json").unlink(missing_ok=True)  # speaks of the verdicts of an earlier run
+    path.with_suffix(".json").unlink(missing_ok=True)  # from an earlier run
     lines = _kept(path, questions)
-    write_jsonl(path, lines.values())  # also ends a line that a crash left half-written
+    write_jsonl(path, lines.values())  # also removes a line that a crash left incomplete
     for question in questions:
         if question.identical and question.item not in lines:
             lines[question.item] = _line(question, [], "tie", 0.0)
             append_jsonl(path, lines[question.item])
     asyncio.run(_ask_all(study, endpoint, [q for q in questions if q.item not in lines],
-                         _Record(path, lines, len(questions), on_progress or _silent)))
+                         _Record(path, lines, len(questions), on_progress or (lambda done, total: None))))
     ordered = [lines[question.item] for question in questions]
     write_jsonl(path, ordered)
     record = {"model": endpoint.model, "url_host": endpoint.host, **counts(ordered)}
@@ -233,15 +228,8 @@ def judge_study(
     return record
 
 
-def _silent(done: int, total: int) -> None:
-    pass
-
-
-# --- which items, and what is known of them already -------------------------------------------------------------------
-
-
 def _questions(study: Study, endpoint: ChatEndpoint) -> list[_Question]:
-    """The items to be judged in file order: a seeded plain sample where there are more than ``eval.judge_items``."""
+    """The items to judge in file order; a seeded random sample if there are more than ``eval.judge_items``."""
     config = study.config.eval
     cells = {cell: read_jsonl(study.cell_folder(cell) / "samples.jsonl") for cell in (BASELINE, CANDIDATE)}
     answers = {cell: {s["item"]: s["answer"] for s in samples if s.get("answer") is not None}
@@ -273,73 +261,63 @@ def _kept(path: Path, questions: Sequence[_Question]) -> dict[str, dict[str, Any
     }
 
 
-# --- asking -----------------------------------------------------------------------------------------------------------
-
-
 class _Record:
-    """Keeps each finished item at once, and stops when the endpoint is of no use.
-
-    Args:
-        path: ``judge.jsonl``.
-        lines: Item → line; filled.
-        total: Items in all.
-        tell: Told after each item.
-    """
+    """Writes each finished item, and detects an endpoint that does not work."""
 
     def __init__(
-        self, path: Path, lines: dict[str, dict[str, Any]], total: int, tell: Callable[[int, int], None]
+        self, path: Path, lines: dict[str, dict[str, Any]], total: int, on_progress: Callable[[int, int], None]
     ) -> None:
-        self._path, self._lines, self._total, self._tell = path, lines, total, tell
-        self._silent_in_a_row = 0
+        self._path, self._lines, self._total, self._on_progress = path, lines, total, on_progress
+        self._consecutive_failures = 0
         self.answered = False
 
     def add(self, line: dict[str, Any], failure: EndpointError | None) -> None:
         self._lines[line["item"]] = line
         append_jsonl(self._path, line)
-        silent = failure is not None and failure.kind != "reply"
-        self._silent_in_a_row = self._silent_in_a_row + 1 if silent else 0
-        self.answered = self.answered or not silent
+        unanswered = failure is not None and failure.kind != "reply"
+        self._consecutive_failures = self._consecutive_failures + 1 if unanswered else 0
+        self.answered = self.answered or not unanswered
 
-    def tell(self) -> None:
-        self._tell(len(self._lines), self._total)
+    def report_progress(self) -> None:
+        self._on_progress(len(self._lines), self._total)
 
-    def useless(self, failure: EndpointError | None) -> bool:
-        """Whether a failure says that the other items would fail as well."""
+    def is_fatal(self, failure: EndpointError | None) -> bool:
+        """Whether the other items would fail in the same way."""
         if failure is None or failure.kind == "reply":
             return False
         at_first = not self.answered and failure.kind in ("unreachable", "refused")
-        return at_first or failure.kind == "key" or self._silent_in_a_row >= GIVE_UP_AFTER
+        return at_first or failure.kind == "key" or self._consecutive_failures >= GIVE_UP_AFTER
 
 
 async def _ask_all(study: Study, endpoint: ChatEndpoint, todo: Sequence[_Question], record: _Record) -> None:
     waiting = list(reversed(todo))
     running: set[asyncio.Task[tuple[dict[str, Any], EndpointError | None]]] = set()
-    record.tell()
+    record.report_progress()
     async with endpoint:
         try:
             while waiting or running:
                 study.raise_if_cancelled()
                 while waiting and len(running) < (AT_ONCE if record.answered else 1):
-                    running.add(asyncio.create_task(_judged(endpoint, waiting.pop())))
+                    running.add(asyncio.create_task(_judge_item(endpoint, waiting.pop())))
                 done, running = await asyncio.wait(
                     running, timeout=_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED
                 )
                 results = [task.result() for task in done]
                 for line, failure in results:
                     record.add(line, failure)
-                useless = next((failure for _, failure in results if record.useless(failure)), None)
-                if useless is not None:
-                    raise _given_up(endpoint, useless)
+                fatal = next((failure for _, failure in results if record.is_fatal(failure)), None)
+                if fatal is not None:
+                    raise _fatal_error(endpoint, fatal)
                 if results:
-                    record.tell()
+                    record.report_progress()
         finally:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _judged(endpoint: ChatEndpoint, question: _Question) -> tuple[dict[str, Any], EndpointError | None]:
-    """The item's line, and the last call's failure if it failed."""
+async def _judge_item(endpoint: ChatEndpoint, question: _Question) -> tuple[dict[str, Any], EndpointError | None]:
+    """The item's line, and the error of a failed call."""
     began = time.monotonic()
     orders: list[dict[str, Any]] = []
     failure: EndpointError | None = None
@@ -347,7 +325,7 @@ async def _judged(endpoint: ChatEndpoint, question: _Question) -> tuple[dict[str
         order: dict[str, Any] = {"first": first, "choice": None, "reply": "", "error": None}
         orders.append(order)
         if failure is not None:
-            order["error"] = "not asked, because the other order had failed"
+            order["error"] = "skipped, because the other order failed"
             continue
         try:
             reply = await endpoint.ask(judge_messages(
@@ -358,7 +336,7 @@ async def _judged(endpoint: ChatEndpoint, question: _Question) -> tuple[dict[str
             continue
         choice = read_choice(reply)
         order |= {"choice": choice, "reply": reply[:_KEPT_REPLY],
-                  "error": None if choice else "the reply names no answer, or more than one"}
+                  "error": None if choice else "the reply has no choice, or more than one"}
     return _line(question, orders, _outcome(orders), time.monotonic() - began), failure
 
 
@@ -377,17 +355,17 @@ def _line(question: _Question, orders: list[dict[str, Any]], outcome: Outcome, s
             "seconds": round(seconds, 3)}
 
 
-def _given_up(endpoint: ChatEndpoint, failure: EndpointError) -> EvaluationError:
+def _fatal_error(endpoint: ChatEndpoint, failure: EndpointError) -> EvaluationError:
     what, remedy = {
         "unreachable": ("the judge cannot be reached", "Start its server or correct eval.judge_url"),
-        "key": ("the judge refuses the key", f"Put the right one into the environment variable {KEY_VARIABLE}"),
+        "key": ("the judge rejects the key", f"Set the environment variable {KEY_VARIABLE} to the right key"),
         "refused": (
-            f"the judge refuses to answer as {endpoint.model!r}",
-            "Check eval.judge_model, and that eval.judge_url ends where /chat/completions begins (often /v1)",
+            f"the judge rejects requests for the model {endpoint.model!r}",
+            "Check eval.judge_model, and that eval.judge_url ends before /chat/completions (often with /v1)",
         ),
-        "busy": (f"the judge left {GIVE_UP_AFTER} items in a row without a reply", "See to its server"),
+        "busy": (f"the judge did not reply to {GIVE_UP_AFTER} consecutive items", "Check its server"),
     }[failure.kind]
     return EvaluationError(
         f"{what} ({failure.words})", where=f"judge {endpoint.host}",
-        remedy=f"{remedy}; running again carries on, and without eval.judge_url there is no judge",
+        remedy=f"{remedy}; another run continues from here. Remove eval.judge_url to run without a judge",
     )

@@ -1,4 +1,4 @@
-"""Put ``report.json`` together from the files of a study; nothing is trained, scored or looked up here."""
+"""Build ``report.json`` from the files of a study, without training, scoring or network access."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from evals.report.load import Cell, figure, metrics_of, read_baselines, read_cel
 from evals.report.other_results import beats_untuned, judged, reliability, task_records, votes
 from evals.report.render import render_html, render_markdown
 from evals.report.stability import fidelity, noise_floor, seeds, worst_items
-from evals.report.study_facts import arm_records, curves, data_summary, exports, resources, twins
+from evals.report.study_facts import arm_records, curves, data_summary, exports, read_record, resources, twins
 from evals.report.verdict import audience, counter_evidence, summary, verdict_sentence
 from evals.report.warnings import power, warnings
 
@@ -28,10 +28,10 @@ VERSION = 1
 
 
 def build_report(study: Study) -> dict[str, Any]:
-    """Everything the report says, as one JSON document: losses in nats per token, sizes in bytes, times in seconds.
+    """The report as a JSON document: losses in nats per token, sizes in bytes, times in seconds.
 
     Raises:
-        EvaluationError: The headline's cells are missing or cannot be compared, or lack the primary metric.
+        EvaluationError: The headline's cells are missing, cannot be compared, or lack the primary metric.
     """
     config = study.config
     cells = read_cells(study)
@@ -56,12 +56,12 @@ def build_report(study: Study) -> dict[str, Any]:
         "identities": identities(rows),
         **_arms(study),
         "flips": _flips(study, cells, usable, items) if config.compares else None,
-        **_beside(study, cells, usable[primary]),
+        **_other_results(study, cells, usable[primary]),
         "power": power(rows_of_headline, items, primary, config.eval.margin),
         "data": data_summary(study),
         "items": items,
         "steps": _steps(study),
-        "provenance": _provenance(study),
+        "provenance": read_record(study.folder / "provenance.json"),
         # the twins are what every report was about before there was a choice
         "config": config.model_dump(mode="json", exclude={"arms"} if config.arms == list(TWINS) else None),
         "context": list(CONTEXT),
@@ -73,17 +73,14 @@ def build_report(study: Study) -> dict[str, Any]:
     report["beats_untuned"] = beats_untuned(rows, {**report["cells"], **report["baselines"]})
     report["warnings"] = warnings(report)
     report["objection"] = counter_evidence(rows_of_headline, report["verdict"]["outcome"])
-    said = verdict_sentence(report["verdict"], audience(items, report["verdict"]))
-    report["sentence"] = f"{said} {report['objection']}".strip()
+    sentence = verdict_sentence(report["verdict"], audience(items, report["verdict"]))
+    report["sentence"] = f"{sentence} {report['objection']}".strip()
     report["summary"] = summary(report)
     return report
 
 
 def write_report(study: Study) -> Path:
-    """Write ``report.json``, then ``report.html`` and ``report.md`` from what that file holds.
-
-    Args:
-        study: A study whose arms are trained and whose cells are scored.
+    """Write ``report.json``, then ``report.html`` and ``report.md`` from the content of that file.
 
     Returns:
         Path of ``report.html``.
@@ -107,7 +104,7 @@ def _lead_row(rows: list[dict[str, Any]], arms: Sequence[str], primary: str) -> 
 
 
 def _usable(study: Study, cells: dict[str, Cell], baselines: dict[str, Cell]) -> dict[str, list[str]]:
-    """Metric → the items it is figured on; the primary one must be among them."""
+    """Metric → the items it is computed on; the primary metric must be among them."""
     tuned = tuned_cells(study.config.arms)
     usable = metrics_of({**cells, **baselines}, tuple(METRICS), tuned)
     primary = study.config.eval.primary_metric
@@ -116,8 +113,8 @@ def _usable(study: Study, cells: dict[str, Cell], baselines: dict[str, Cell]) ->
         raise EvaluationError(
             f"the primary metric {primary} was not scored on {f'both {where}' if len(tuned) > 1 else where}",
             where=str(study.folder / "evals"),
-            remedy=f"Scored were: {', '.join(usable) or 'none'}. Set eval.primary_metric to one of them, or score "
-            f"again with 'assistant-builder run {study.name} --redo'",
+            remedy=f"Set eval.primary_metric to a scored metric ({', '.join(usable) or 'none'}), or score again with "
+            f"'assistant-builder run {study.name} --redo'",
         )
     return usable
 
@@ -125,13 +122,13 @@ def _usable(study: Study, cells: dict[str, Cell], baselines: dict[str, Cell]) ->
 def _flips(
     study: Study, cells: dict[str, Cell], usable: dict[str, list[str]], items: list[dict[str, Any]]
 ) -> dict[str, Any] | None:
-    """Flips between the assistants, with the floor that arithmetic alone gives."""
+    """Flips between the assistants, with the noise floor of the arithmetic."""
     found = flips(items)
     return None if found is None else {**found, "noise_floor": noise_floor(study, cells, usable, found)}
 
 
-def _beside(study: Study, cells: dict[str, Cell], items: list[str]) -> dict[str, Any]:
-    """What was measured beside the cells' scores; ``items`` are those of the primary metric."""
+def _other_results(study: Study, cells: dict[str, Cell], items: list[str]) -> dict[str, Any]:
+    """The measurements in addition to the cells' scores; ``items`` are those of the primary metric."""
     return {
         "fidelity": fidelity(study),
         "worst": worst_items(study, cells),
@@ -145,7 +142,7 @@ def _beside(study: Study, cells: dict[str, Cell], items: list[str]) -> dict[str,
 
 
 def _cell_record(cell: Cell, usable: dict[str, list[str]]) -> dict[str, Any]:
-    """A cell's figures; ``metrics`` repeats ``nll_per_token``, so that every metric is found in one place."""
+    """A cell's figures; ``metrics`` repeats ``nll_per_token`` so that it has every metric."""
     figures = {metric: figure(cell, metric, items) for metric, items in usable.items() if cell.has(metric)}
     loss = figures.get("nll_per_token")
     kept = ("base", "adapter", "base_bytes", "compute_dtype", "batch_size", "seconds")
@@ -174,13 +171,7 @@ def _arms(study: Study) -> dict[str, Any]:
 
 
 def _steps(study: Study) -> list[dict[str, Any]]:
-    """What each finished step took; the report's own is still running when this is written."""
+    """Time and memory of each finished step; the report step itself is still running."""
     records = [study.step(step) for step in study.shown_steps if step != "report"]
     return [{"name": record.step, "started": record.started, "seconds": record.seconds,
              "peak_memory_bytes": record.peak_memory_bytes} for record in records if record.state == "succeeded"]
-
-
-def _provenance(study: Study) -> dict[str, Any]:
-    """``provenance.json`` whole."""
-    path = study.folder / "provenance.json"
-    return read_json(path) if path.exists() else {}

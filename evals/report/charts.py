@@ -1,9 +1,7 @@
-"""Where the marks of each chart go, in percent of its width and height; the templates draw them.
+"""Positions of the marks of each chart, in percent of its width and height; the templates draw them.
 
-Positions in percent let a chart fill any page width while its text and markers keep their size, which one scaled
+With positions in percent a chart fills any page width while its text and markers keep their size, which a scaled
 ``viewBox`` cannot do.
-
-Where the marks of the pictures beside the headline go: contrasts, waterfall, calibration, seeds, the judge.
 """
 
 from __future__ import annotations
@@ -19,14 +17,14 @@ from evals.report import format as report_format
 from evals.report.format import count, difference, interval, number, percent, plain, plural, shown
 
 _MOST_POINTS = 240
-"""Points a curve is thinned to; more cannot be seen at 700 pixels."""
+"""Maximum number of points of a curve; more are not visible at 700 pixels."""
 _SMOOTHING = 20
-"""The training loss is averaged over a running window of a twentieth of the run."""
+"""The running mean of the training loss covers a twentieth of the run."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """A linear scale from ``low … high`` to 0 … 100 %, mirrored if asked."""
+    """A linear scale from ``low … high`` to 0 … 100 %, optionally mirrored."""
 
     low: float
     high: float
@@ -39,7 +37,7 @@ class Scale:
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round values inside ``low … high``, at most about ``wanted`` of them."""
+    """About ``wanted`` round values within ``low … high``."""
     rough = (high - low) / max(wanted, 1)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
@@ -48,7 +46,7 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def axis(scale: Scale, wanted: int = 5) -> list[dict[str, Any]]:
-    """Where the ticks of a scale go and what is printed at them, all with the same decimals but for zero."""
+    """Positions and labels of the ticks of a scale; all labels except zero have the same decimals."""
     marks = ticks(scale.low, scale.high, wanted)
     places = max((len(f"{mark:.10g}".partition(".")[2]) for mark in marks), default=0)
     texts = [f"{mark:.{places}f}".replace("-", "\N{MINUS SIGN}") if mark else "0" for mark in marks]
@@ -61,13 +59,13 @@ def interval_panels(
 ) -> list[dict[str, Any]]:
     """The difference of each metric with its interval: losses on one axis, scores of 0 to 100 on another.
 
-    On every axis right is where the candidate is worse, so the axis of a higher-is-better metric is mirrored.
+    On every axis the candidate is worse on the right, so the axis of a higher-is-better metric is mirrored.
 
     Args:
         contrasts: The headline's entry for each metric.
-        primary: The metric of the verdict; its row carries the margin. Empty where there is no verdict.
+        primary: The metric of the verdict, whose row shows the margin. Empty without a verdict.
         margin: Largest harm that counts as no worse, in the metric's own units.
-        names: What stands at the left end of an axis, at the right end, and over the figures.
+        names: Labels of the left end of the axis, of its right end, and of the figures.
     """
     panels = []
     for higher_is_better in (False, True):
@@ -85,11 +83,11 @@ def interval_panel(rows: Sequence[dict[str, Any]], left: str, right: str, headin
     """Differences with their intervals on one axis around zero; right is worse.
 
     Args:
-        rows: Entries of ``contrasts`` in one unit, with ``label about note primary`` and ``margin``, the harm allowed
+        rows: Entries of ``contrasts`` in one unit, with ``label about note primary`` and ``margin``, the allowed harm
             in the metric's units or ``None``.
-        left: What lies left of zero.
-        right: What lies right of it.
-        heading: What the printed figures are.
+        left: Label of the side left of zero.
+        right: Label of the side right of zero.
+        heading: Label of the figures.
     """
     how = shown(rows[0]["metric"])
     mirrored = rows[0]["higher_is_better"]
@@ -138,7 +136,7 @@ def loss_chart(curves: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, 
 
 
 def _running_mean(points: list[tuple[int, float]]) -> list[tuple[float, float]]:
-    """Mean over a window that ends at each step, thinned; the first points average what there is."""
+    """Mean over a window that ends at each step, thinned; the window of the first points is shorter."""
     window = max(1, len(points) // _SMOOTHING)
     smooth, total = [], 0.0
     for index, (step, loss) in enumerate(points):
@@ -149,7 +147,7 @@ def _running_mean(points: list[tuple[int, float]]) -> list[tuple[float, float]]:
 
 
 def bars(rows: Sequence[tuple[str, dict[str, float | None], dict[str, str], str]]) -> list[dict[str, Any]]:
-    """Pairs of bars, one pair a quantity, each pair on its own scale that begins at zero.
+    """One pair of bars for each quantity, each pair on its own scale from zero.
 
     Args:
         rows: Label, value by arm, printed value by arm, and QLoRA's difference from LoRA in words.
@@ -166,12 +164,7 @@ def bars(rows: Sequence[tuple[str, dict[str, float | None], dict[str, str], str]
 
 
 def contrast_panel(rows: Sequence[dict[str, Any]], margin: float | None) -> dict[str, Any] | None:
-    """Differences between cells on the metric of the verdict, each with the margin drawn in; ``None`` without any.
-
-    Args:
-        rows: What :func:`evals.report.rows_headline.contrast_rows` returns.
-        margin: Largest harm that counts as no worse; None where there is no verdict.
-    """
+    """Differences between cells on the metric of the verdict, with the margin; ``None`` without any."""
     if not rows:
         return None
     drawn = [
@@ -183,25 +176,22 @@ def contrast_panel(rows: Sequence[dict[str, Any]], margin: float | None) -> dict
 
 
 def task_panel(task: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The differences of an lm-eval task with their intervals; ``None`` where there are none."""
+    """The differences of an lm-eval task with their intervals; ``None`` without any."""
     rows = [
         {**row, "label": f"{row['candidate']} − {row['baseline']}", "about": row.get("meaning") or "", "note": "",
          "primary": False, "margin": None}
         for row in task["contrasts"]
     ]
-    return interval_panel(rows, "← the first knows more", "knows less →", "Difference (95% interval)") if rows else None
+    names = ("← the first scores better", "the first scores worse →", "Difference (95% interval)")
+    return interval_panel(rows, *names) if rows else None
 
 
 def waterfall(attribution: Mapping[str, Any] | None, labels: Mapping[str, str]) -> dict[str, Any] | None:
-    """The way from L16 to Q4: each step floats from where the one before it ended; right is worse.
-
-    Args:
-        attribution: ``report["attribution"]``.
-        labels: What the cells are called.
+    """A waterfall chart from L16 to Q4, in which each step starts where the previous one ended; right is worse.
 
     Returns:
-        ``rows`` with ``kind label name text interval`` and positions in percent: ``at`` of a level; ``start``, ``end``,
-        ``low`` and ``high`` of a step, and whether it did ``harm``; ``from_`` where the row above ended.
+        ``rows`` with ``kind label name text interval``, the positions ``from_`` (end of the row above), ``end``,
+        ``low`` and ``high`` in percent, and ``harm``, whether the step made the result worse.
     """
     if not attribution:
         return None
@@ -235,7 +225,7 @@ def waterfall(attribution: Mapping[str, Any] | None, labels: Mapping[str, str]) 
 
 
 def reliability_chart(reliability: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Share of right answers over mean token probability, a point a bin with its Wilson interval, per cell."""
+    """Share of right answers over mean token probability for each cell: one point per bin, with its Wilson interval."""
     if not reliability:
         return None
     across, up = Scale(0, 1), Scale(0, 1, mirrored=True)
@@ -259,7 +249,7 @@ def reliability_chart(reliability: Mapping[str, Any] | None) -> dict[str, Any] |
 
 
 def seed_dots(seeds: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Each training run of each arm as a dot on one axis, with the arm's mean; ``None`` with a single run."""
+    """Each training run of each arm as a dot on one axis, with the arm's mean; ``None`` for a single run."""
     if not seeds or seeds["count"] < 2:
         return None
     metric = seeds["metric"]
@@ -282,7 +272,7 @@ def seed_dots(seeds: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def seed_panel(seeds: Mapping[str, Any] | None, margin: float) -> dict[str, Any] | None:
-    """The difference of each training run over the items, and of all runs together over the seeds."""
+    """The difference of each training run with its interval over items, and their mean with its interval over seeds."""
     if not seeds or seeds["count"] < 2 or "delta" not in seeds["runs"][0]:
         return None
     metric = seeds["metric"]
@@ -298,7 +288,7 @@ def seed_panel(seeds: Mapping[str, Any] | None, margin: float) -> dict[str, Any]
 
 
 def preference_bar(judge: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The judge's preference on an axis from always LoRA to always QLoRA; ``None`` where it could not be figured."""
+    """The judge's preference on an axis from always LoRA to always QLoRA; ``None`` if it could not be computed."""
     if not judge or judge.get("preference") is None or not judge.get("ci"):
         return None
     scale = Scale(0, 1)

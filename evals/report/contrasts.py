@@ -1,8 +1,6 @@
-"""Every difference between two cells that the report shows, with its paired interval; the verdict.
+"""The differences between cells: paired comparisons, the verdict, and their attribution to storage and training.
 
-The arithmetic is that of ``evals.compare``; this module says which cells, items and weights go into it.
-
-Where the difference between the two assistants comes from, and proof that the parts add up to the whole.
+The statistics are in ``evals.compare``; this module selects cells, items and weights.
 
 The report of a study that does not train both twins: what was not compared, and what to do to have it compared.
 """
@@ -41,7 +39,7 @@ class Contrast:
 PAIRS = (
     Contrast(CANDIDATE, BASELINE, "QLoRA as served, against its 16-bit twin"),
     Contrast("L4", "L16", "putting the 16-bit-trained adapter on the 4-bit base"),
-    Contrast("Q4", "L4", "what training in 4-bit wins back or loses"),
+    Contrast("Q4", "L4", "what training on the 4-bit base gains or loses"),
     Contrast("B4", "B16", "storing the untuned base in 4 bits"),
     Contrast("Q16", "Q4", "moving QLoRA's adapter to the full base, as most tools export it"),
     Contrast("QD", "Q4", "merging QLoRA's adapter into its dequantized base for export"),
@@ -78,16 +76,11 @@ def all_pairs() -> tuple[Contrast, ...]:
 
 
 Comparisons = dict[tuple[str, str], Comparison]
-"""By name of the pair and metric."""
+"""Comparisons by name of the pair and metric."""
 
 
 def comparisons(cells: Mapping[str, Cell], usable: Mapping[str, list[str]], config: EvalConfig) -> Comparisons:
     """Compare every pair of :func:`all_pairs` on every metric that both cells have.
-
-    Args:
-        cells: The scored cells, the untuned baselines among them.
-        usable: Metric → the items it is figured on.
-        config: Primary metric, margin, seed and resamples.
 
     Returns:
         In the order of the pairs, and of ``usable`` within a pair. The verdict of each is by the study's margin where
@@ -103,14 +96,10 @@ def comparisons(cells: Mapping[str, Cell], usable: Mapping[str, list[str]], conf
 def contrasts(compared: Comparisons, primary: str) -> list[dict[str, Any]]:
     """The comparisons as records.
 
-    Args:
-        compared: What :func:`comparisons` returns.
-        primary: Metric of the verdict.
-
     Returns:
-        One record a pair and metric. ``delta`` is candidate − baseline in the metric's units and equals the difference
-        of the two cells' figures; ``p_value_holm`` is adjusted over the metrics of the same pair. The headline's
-        record of the primary metric carries the verdict.
+        One record for each pair and metric. ``delta`` is candidate − baseline in the metric's units and equals the
+        difference of the two cells' figures; ``p_value_holm`` is adjusted over the metrics of the same pair. The
+        headline's record of the primary metric has the verdict.
     """
     rows = []
     for pair in all_pairs():
@@ -132,7 +121,7 @@ def _record(pair: Contrast, metric: str, result: Comparison) -> dict[str, Any]:
 
 
 def figures_of(result: Comparison) -> dict[str, Any]:
-    """The numbers of a comparison as every row of the report has them."""
+    """The fields of a comparison that every row of the report has."""
     return {
         "delta": float(result.delta), "ci_low": float(result.ci_low), "ci_high": float(result.ci_high),
         "p_value": float(result.p_value), "n": int(result.n), "n_clusters": result.n_clusters,
@@ -141,7 +130,7 @@ def figures_of(result: Comparison) -> dict[str, Any]:
 
 
 def compare(baseline: Cell, candidate: Cell, metric: str, items: list[str], config: EvalConfig) -> Comparison:
-    """Pair two cells item by item and hand them to the statistics; losses are weighted by answer tokens."""
+    """Compare two cells item by item; losses are weighted by answer tokens."""
     samples = [baseline.by_item[item] for item in items]
     info = metric_of(metric)
     return paired_comparison(
@@ -158,23 +147,23 @@ def compare(baseline: Cell, candidate: Cell, metric: str, items: list[str], conf
 
 
 def clusters_of(samples: list[dict[str, Any]]) -> list[Any] | None:
-    """The samples' cluster labels; ``None`` where none has one."""
+    """The samples' cluster labels; ``None`` if no sample has one."""
     labels = [sample.get("cluster") for sample in samples]
     return labels if any(label is not None for label in labels) else None
 
 
 def clearly_worse(row: Mapping[str, Any]) -> bool:
-    """Whether the whole interval of a row lies on the harmful side of zero."""
+    """Whether the whole interval of a row is on the harmful side of zero."""
     return bool(row["ci_high"] < 0 if row["higher_is_better"] else row["ci_low"] > 0)
 
 
 def clearly_better(row: Mapping[str, Any]) -> bool:
-    """Whether the whole interval of a row lies on the good side of zero."""
+    """Whether the whole interval of a row is on the good side of zero."""
     return bool(row["ci_low"] > 0 if row["higher_is_better"] else row["ci_high"] < 0)
 
 
 def verdict(row: Mapping[str, Any], margin: float) -> dict[str, Any]:
-    """The verdict on the primary metric, with what is needed to word it."""
+    """The verdict on the primary metric, with the figures that its sentence needs."""
     return {
         "outcome": row["verdict"], "metric": row["metric"], "margin": margin, "delta": row["delta"],
         "ci": [row["ci_low"], row["ci_high"]], "p_value": row["p_value"], "n": row["n"],
@@ -191,18 +180,15 @@ IDENTITIES = (
     ("QR-Q4", "QR-QD", "QD-Q4"),
     ("LR-L16", "LR-LM", "LM-L16"),
 )
-"""A contrast, and the two that sum to it exactly."""
+"""A contrast, and the two contrasts whose exact sum it is."""
 _PARTS = (("L4-L16", "storing the base in 4 bits"), ("Q4-L4", "training in 4 bits"))
 
 
 def identities(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Check on every metric that each whole is the sum of its parts.
-
-    Args:
-        rows: The report's contrasts.
+    """Check on every metric that each contrast of ``IDENTITIES`` is the sum of the other two.
 
     Returns:
-        ``{"text", "metric", "error"}``: the identity in signs, and by how much its two sides differ, rounding only.
+        ``{"text", "metric", "error"}``: the identity as a formula, and the rounding error between its two sides.
     """
     deltas = {(row["name"], row["metric"]): row["delta"] for row in rows}
     found = []
@@ -222,16 +208,11 @@ def _signs(name: str) -> str:
 def attribution(
     rows: Sequence[Mapping[str, Any]], cells: Mapping[str, Mapping[str, Any]], primary: str
 ) -> dict[str, Any] | None:
-    """The way from the 16-bit twin to QLoRA, in two steps, on the metric of the verdict.
-
-    Args:
-        rows: The report's contrasts.
-        cells: The report's cells.
-        primary: Metric of the verdict.
+    """The difference between the 16-bit twin and QLoRA in two steps, on the metric of the verdict.
 
     Returns:
-        ``{"metric", "steps", "sentence"}``, or ``None`` unless L4 carries the metric. A step is a level of a cell or
-        the difference between two, with its interval.
+        ``{"metric", "steps", "sentence"}``, or ``None`` unless L4 has the metric. A step is a level of a cell or the
+        difference between two cells, with its interval.
     """
     of = {row["name"]: row for row in rows if row["metric"] == primary}
     if not {HEADLINE, *(name for name, _ in _PARTS)} <= of.keys():
@@ -255,44 +236,43 @@ def _sentence(of: Mapping[str, Mapping[str, Any]], primary: str) -> str:
         f"(95% interval {interval(of[name], primary, plus=False)}{_weight(of[name])})"
         for name, label in _PARTS
     ]
-    return (f"From {BASELINE} to {CANDIDATE} the {how.phrase} moves by {signed(whole['delta'] * how.factor, places)} "
+    return (f"From {BASELINE} to {CANDIDATE} the {how.phrase} changes by {signed(whole['delta'] * how.factor, places)} "
             f"{how.unit}: {parts[0]}, {parts[1]}.")
 
 
 def _weight(row: Mapping[str, Any]) -> str:
     if clearly_worse(row):
         return ": a clear loss"
-    return ": a clear gain" if clearly_better(row) else ": not clearly different from nothing"
+    return ": a clear gain" if clearly_better(row) else ": not clearly different from zero"
 
 
 _MISSING = {LORA.name: "its 16-bit twin", QLORA.name: "QLoRA on the same data"}
 _NOT_COMPARED: dict[str, tuple[str, ...]] = {
     LORA.name: (
-        "What 4-bit cost: QLoRA against 16-bit LoRA trained on the same pairs, in quality, answer by answer.",
-        "How far storing the base in 4 bits moves the predictions: the untuned 16-bit base was not loaded either.",
-        "Where a loss would come from, storing the base or training on it.",
-        "QLoRA's adapter on the 16-bit base, or merged into a 16-bit model.",
-        "What a judge, or people voting blind, would prefer.",
+        "What 4-bit cost in quality: QLoRA against 16-bit LoRA trained on the same pairs, answer by answer.",
+        "How much storing the base in 4 bits changes the predictions: the untuned 16-bit base was not loaded either.",
+        "Whether a loss comes from storing the base in 4 bits or from training on it.",
+        "How QLoRA's adapter performs on the 16-bit base, or merged into a 16-bit model.",
+        "Which assistant a judge, or people in blind votes, would prefer.",
     ),
     QLORA.name: (
-        "What 4-bit would cost: QLoRA trained on the same pairs, in quality, answer by answer.",
-        "What a judge, or people voting blind, would prefer.",
+        "What 4-bit would cost in quality: QLoRA trained on the same pairs, answer by answer.",
+        "Which assistant a judge, or people in blind votes, would prefer.",
     ),
 }
-"""What a study does not compare, by the arm that it does not train."""
+"""The questions that a study leaves open, by the arm that it does not train."""
 
 
 def verdict_alone(study: Study, row: Mapping[str, Any] | None, items: int) -> dict[str, Any]:
-    """The verdict where there is nothing to compare with.
+    """The verdict of a study without a comparison.
 
     Args:
         study: A study that does not train both twins.
-        row: The contrast of its assistant with the untuned base on the primary metric; None: that is not scored.
-        items: Items that the primary metric is figured on.
+        row: The contrast of its assistant with the untuned base on the primary metric; None if that was not scored.
+        items: Number of items that the primary metric is computed on.
 
     Returns:
-        What :func:`evals.report.contrasts.verdict` returns, without figures; ``reason`` says what was not compared,
-        ``action`` what to do about it.
+        The fields of :func:`verdict` without figures, with the ``reason`` and an ``action`` that adds the comparison.
     """
     config = study.config
     metric = config.eval.primary_metric
@@ -325,7 +305,7 @@ def _action(study: Study, lacks: str) -> str:
     together = config.train.early_stopping
     wanted = [arm for arm in ARMS if arm in (*TWINS, *config.arms)]
     command = f"'assistant-builder run {study.name} --set arms={','.join(wanted)}{' --redo' if together else ''}'"
-    kept = ("Both are trained then, because with early stop they end at the same step." if together else
+    kept = ("Both are then trained, because early stopping ends them at the same step." if together else
             f"{named(config.arms)} as it is trained here is kept.")
     place = where_both_fit(study)
     if place == "here":

@@ -1,9 +1,9 @@
-"""How numbers and verdicts are put into words for a reader who is no statistician."""
+"""Text for numbers: metrics, differences, intervals, sizes, times."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,10 @@ class MetricFormat:
     Attributes:
         label: Name in tables.
         phrase: Name inside a sentence.
-        factor: What its values are multiplied by for display; scores of 0 to 1 are shown as 0 to 100.
-        suffix: Put after a value.
+        factor: Factor from stored to displayed values; scores of 0 to 1 are shown as 0 to 100.
+        suffix: Suffix of a value.
         unit: Unit of a difference.
-        decimals: Fewest decimals shown.
+        decimals: Smallest number of decimals.
     """
 
     label: str
@@ -34,14 +34,14 @@ class MetricFormat:
 SIGNIFICANT = 0.05
 """Adjusted p-value up to which a difference is called clear."""
 _OF_TASKS = {"acc": "Accuracy", "acc_norm": "Accuracy, length-normalised", "exact_match": "Exact match", "f1": "F1"}
-"""Metrics of lm-eval that are shares of 0 to 1, and what people call them."""
+"""Labels of the lm-eval metrics that are shares of 0 to 1."""
 
 
 def shown(metric: str) -> MetricFormat:
     """How a metric's values are displayed.
 
     Args:
-        metric: Name of a registered metric, of one that an lm-eval task brings (``acc``, ``acc_norm,none``), or of one
+        metric: Name of a registered metric, of a metric of an lm-eval task (``acc``, ``acc_norm,none``), or of a metric
             whose plugin is not loaded.
     """
     if metric in METRICS:
@@ -57,17 +57,17 @@ def shown(metric: str) -> MetricFormat:
 
 
 def plain(value: float) -> str:
-    """A round number as short as it goes, with a real minus sign: ``−0.5``."""
+    """A number in its shortest form, with a minus sign in place of a hyphen: ``−0.5``."""
     return f"{value + 0.0:.10g}".replace("-", "\N{MINUS SIGN}")
 
 
 def two_significant_digits(value: float) -> str:
-    """Two digits, for what is an estimate anyway: ``0.011``."""
+    """An estimate with two significant digits: ``0.011``."""
     return plain(float(f"{value:.2g}"))
 
 
 def signed(value: float, decimals: int) -> str:
-    """A number with its sign, zero without one: ``+0.31``."""
+    """A number with its sign, ``+0.31``; zero has none."""
     text = f"{value:.{decimals}f}"
     if float(text) == 0:
         return text.lstrip("-")
@@ -81,7 +81,7 @@ def export_description(row: Mapping[str, Any]) -> str:
 
 
 def number(value: float | None, metric: str) -> str:
-    """A cell's figure as the page shows it."""
+    """A cell's figure as displayed."""
     if value is None:
         return "not scored"
     how = shown(metric)
@@ -89,7 +89,7 @@ def number(value: float | None, metric: str) -> str:
 
 
 def decimals(metric: str, row: Mapping[str, Any]) -> int:
-    """Decimals that show one or two digits of the interval's half-width, and no fewer than the metric's own."""
+    """Decimals that show one or two digits of the interval's half-width, at least the metric's own."""
     how = shown(metric)
     half = abs(row["ci_high"] - row["ci_low"]) / 2 * how.factor
     wanted = math.ceil(-math.log10(half / 3)) if half > 0 else how.decimals
@@ -97,42 +97,42 @@ def decimals(metric: str, row: Mapping[str, Any]) -> int:
 
 
 def difference(value: float, metric: str, row: Mapping[str, Any]) -> str:
-    """A signed difference, to the precision that the interval in ``row`` deserves."""
+    """A signed difference, with the precision of the interval in ``row``."""
     return signed(value * shown(metric).factor, decimals(metric, row))
 
 
 def interval(row: Mapping[str, Any], metric: str, *, plus: bool = True) -> str:
-    """``−0.003 to +0.011``; without ``plus``, as in a sentence, ``−0.003 to 0.011``."""
+    """The interval as ``−0.003 to +0.011``; without ``plus``, for sentences, ``−0.003 to 0.011``."""
     text = " to ".join(difference(row[key], metric, row) for key in ("ci_low", "ci_high"))
     return text if plus else text.replace("+", "")
 
 
 def percent(share: float, places: int = 1) -> str:
-    """``0.0123`` as ``1.2%``."""
+    """A share as a percentage: ``1.2%``."""
     return f"{100 * share:.{places}f}%".replace("-", "\N{MINUS SIGN}")
 
 
 def signed_percent(share: float, places: int = 1) -> str:
-    """``0.0123`` as ``+1.2%``."""
+    """A share as a signed percentage: ``+1.2%``."""
     return signed(100 * share, places) + "%"
 
 
 def nats(value: float | None) -> str:
-    """A divergence in nats to four decimals, never as 0 unless it is."""
+    """A divergence in nats with four decimals; a small one is not shown as 0."""
     if value is None:
         return "–"
     return "< 0.0001" if 0 < value < 0.00005 else f"{value:.4f}"
 
 
 def p_value(value: float | None) -> str:
-    """A p-value, never as 0."""
+    """A p-value; a small one is not shown as 0."""
     if value is None:
         return "–"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def count(value: float | None) -> str:
-    """A whole number with thousands separated: ``4,884,480``."""
+    """An integer with thousands separators: ``4,884,480``."""
     return "–" if value is None else f"{value:,.0f}"
 
 
@@ -160,7 +160,7 @@ def duration(value: float | None) -> str:
 
 
 def money(value: float | None) -> str:
-    """An amount in whatever currency the price is in: two decimals, more where it is tiny."""
+    """An amount of money with two decimals, with more if it is small."""
     if value is None:
         return "–"
     return f"{value:,.2f}" if value >= 0.1 or value == 0 else plain(float(f"{value:.2g}"))
@@ -172,24 +172,26 @@ def rate(value: float | None) -> str:
 
 
 def share_lost(export: Mapping[str, Any]) -> str:
-    """What an export loses, in words: ``some``, or most or all of what tuning had gained.
+    """How much an export loses, in words: some quality, or most or all of what tuning gained.
 
-    No figure, for a small share of the loss can be a large one of the right answers.
-
-    Args:
-        export: An entry of ``report["exports"]`` that does not keep the quality.
+    There is no figure because a small share of the loss can be a large share of the right answers.
     """
     share = export.get("lost_share") or 0.0
     if share < 0.5:
-        return "some"
+        return "some quality"
     return f"{'all that' if share >= 1 else 'most of what'} tuning gained"
 
 
 def plural(number_of: int, one: str, many: str | None = None) -> str:
-    """``1 item``, ``2 items``."""
+    """A count with its noun: ``1 item``, ``2 items``."""
     return f"{number_of:,} {one if number_of == 1 else many or one + 's'}"
 
 
+def enumerated(texts: Sequence[str]) -> str:
+    """A list inside a sentence: ``a, b and c``."""
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+
+
 def capitalised(text: str) -> str:
-    """The text with its first letter large, as at the head of a line."""
+    """The text with its first letter in upper case."""
     return text[:1].upper() + text[1:]

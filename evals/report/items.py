@@ -1,11 +1,7 @@
-"""Which words two texts do not share, so that report and page can mark them.
+"""The held-out items with the answers of the cells: word differences, flips, refusals, and groups for the page.
 
-Words are compared whole, and character by character in scripts that put no spaces between them. A character that
-attaches to the one before it (a vowel sign, an accent, part of an emoji) is never parted from it.
-
-The held-out items one by one: what each cell answered, where the two assistants part, and who declined.
-
-The held-out questions with the reference and both answers, grouped for reading.
+Differences are marked by words, or by characters in scripts without spaces between words. A combining character (vowel
+sign, accent, part of an emoji) stays with its base character.
 """
 
 from __future__ import annotations
@@ -19,20 +15,20 @@ from assistant_builder.arms import ARMS, LORA, TWINS
 from evals.report.format import number
 from evals.report.load import BASELINE, CANDIDATE, Cell
 
-_LONGEST = 4000
-"""Words beyond which answers are not aligned: the matcher's time grows with the square of the length."""
+_MAX_ALIGNED_WORDS = 4000
+"""Longer answers are not aligned, because the matcher's time grows with the square of the length."""
 Runs = list[tuple[str, bool]]
-"""Pieces of a text, each with whether the other text lacks it."""
+"""Pieces of a text, each with whether it is missing in the other text."""
 Side = Literal["both", "first", "second"]
 Diff = list[tuple[str, Side]]
-"""Pieces of two texts in reading order, each with where it stands."""
+"""Pieces of two texts in reading order, each with the side that has it."""
 
 _UNSPACED = (
     (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF),  # Thai and Lao; Burmese; Khmer
     (0x3040, 0x30FF), (0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF),
 )
 """Code points of scripts written without spaces between words: Kana and Han in the second line."""
-_OWN: tuple[Side, Side] = ("first", "second")
+_ONE_SIDED: tuple[Side, Side] = ("first", "second")
 _JOINERS = "\u200c\u200d"
 _SKIN_TONES = range(0x1F3FB, 0x1F400)
 
@@ -40,18 +36,14 @@ _SKIN_TONES = range(0x1F3FB, 0x1F400)
 def word_diff(first: str, second: str) -> Diff:
     """Align two texts word by word.
 
-    Args:
-        first: One text.
-        second: The other.
-
     Returns:
-        Pieces; those of ``both`` and ``first`` give the first text back, character by character, those of ``both`` and
-        ``second`` the second. What was replaced comes before what replaces it.
+        Pieces; joined, those of ``both`` and ``first`` equal the first text and those of ``both`` and ``second`` the
+        second. A replaced piece comes before its replacement.
     """
     left, right = pieces(first), pieces(second)
     if first == second:
         return [(first, "both")] if first else []
-    if max(len(left), len(right)) > _LONGEST:
+    if max(len(left), len(right)) > _MAX_ALIGNED_WORDS:
         return [(first, "first"), (second, "second")]
     found: Diff = []
     for tag, a, b, c, d in difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
@@ -59,25 +51,17 @@ def word_diff(first: str, second: str) -> Diff:
             found.append(("".join(left[a:b]), "both"))
         else:
             found += [("".join(left[a:b]), "first"), ("".join(right[c:d]), "second")]
-    return _spaces_marked([piece for piece in found if piece[0]])
+    return _merge_spaces([piece for piece in found if piece[0]])
 
 
 def changed_words(first: str, second: str) -> tuple[Runs, Runs]:
-    """Cut two texts into runs, each with whether it differs from the other text.
-
-    Args:
-        first: One answer.
-        second: The other.
-
-    Returns:
-        The runs of either text; joined they give the text back, character by character.
-    """
+    """Cut two texts into runs, each with whether it differs from the other text; joined, the runs equal the text."""
     found = word_diff(first, second)
     return _one_side(found, "first"), _one_side(found, "second")
 
 
 def pieces(text: str) -> list[str]:
-    """Cut a text into words, runs of white space, and single other characters, which joined give it back."""
+    """Cut a text into words, runs of white space, and single other characters."""
     found: list[str] = []
     last = ""
     for char in text:
@@ -101,21 +85,21 @@ def _kind(char: str) -> str:
     return "word" if char.isalnum() or char == "_" else "other"
 
 
-def _spaces_marked(found: Diff) -> Diff:
-    """Take a lone space between two changed words as changed on both sides, so that marks do not flicker."""
+def _merge_spaces(found: Diff) -> Diff:
+    """Mark a space between two changed words as changed on both sides, so that the marks are contiguous."""
     merged: Diff = []
     for place, (text, side) in enumerate(found):
         between = 0 < place < len(found) - 1 and found[place - 1][1] != "both" != found[place + 1][1]
         merged += [(text, "first"), (text, "second")] if side == "both" and between and not text.strip() else [
             (text, side)]
     joined: Diff = []
-    waiting: dict[Side, str] = dict.fromkeys(_OWN, "")
+    waiting: dict[Side, str] = dict.fromkeys(_ONE_SIDED, "")
     for text, side in [*merged, ("", "both")]:
         if side != "both":
             waiting[side] += text
             continue
         joined += [(own, name) for name, own in waiting.items() if own]
-        waiting = dict.fromkeys(_OWN, "")
+        waiting = dict.fromkeys(_ONE_SIDED, "")
         if text:
             joined.append((text, "both"))
     return joined
@@ -135,19 +119,14 @@ def _one_side(found: Diff, side: Side) -> Runs:
 
 
 ORDER = ("lost", "gained", "different", "same", "not generated", "alone")
-"""How the items are sorted: right under LoRA only, right under QLoRA only, other differences, no difference; alone: the
-study trains one arm, so that no answer is compared."""
+"""Order of the items: right under LoRA only, right under QLoRA only, other differences, no difference; ``alone`` if the
+study trains one arm and compares no answers."""
 
 
 def item_rows(
     cells: Mapping[str, Cell], metrics: list[str], tuned: Sequence[str] = (BASELINE, CANDIDATE)
 ) -> list[dict[str, Any]]:
-    """One record an item, those on which the two assistants differ first.
-
-    Args:
-        cells: The scored cells.
-        metrics: The metrics to copy.
-        tuned: The cells of the arms' assistants.
+    """One record for each item; items on which the two assistants differ come first.
 
     Returns:
         Records with ``item row turn cluster answerable question context reference change`` (one of ``ORDER``) and
@@ -182,7 +161,7 @@ def _item_row(cells: Mapping[str, Cell], item: str, metrics: list[str], tuned: S
 
 
 def change(baseline: Cell, candidate: Cell, item: str) -> str:
-    """How an item's answer differs between two cells: one of ``ORDER``, right and wrong by exact match."""
+    """The change of an item's answer between two cells, one of ``ORDER``; right and wrong by exact match."""
     before, after = baseline.by_item[item].get("answer"), candidate.by_item[item].get("answer")
     if before is None or after is None:
         return "not generated"
@@ -193,7 +172,7 @@ def change(baseline: Cell, candidate: Cell, item: str) -> str:
 
 
 def flips(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Exact-match changes both ways, with both answers; ``None`` where exact match was not scored."""
+    """Exact-match changes in both directions, with both answers; ``None`` if exact match was not scored."""
     if not any("exact_match" in row["metrics"].get(BASELINE, {}) for row in rows):
         return None
     keys = ("item", "row", "question", "reference")
@@ -214,10 +193,10 @@ def declining(cells: Mapping[str, Cell]) -> dict[str, Any] | None:
     """How often each cell declined what it should and what it should not; ``None`` without generated answers."""
     by_cell = {}
     for name, cell in cells.items():
-        told = [sample for sample in cell.samples if sample.get("declined") is not None]
-        if told:
-            should = [sample for sample in told if not sample.get("answerable", True)]
-            others = [sample for sample in told if sample.get("answerable", True)]
+        known = [sample for sample in cell.samples if sample.get("declined") is not None]
+        if known:
+            should = [sample for sample in known if not sample.get("answerable", True)]
+            others = [sample for sample in known if sample.get("answerable", True)]
             by_cell[name] = {
                 "unanswerable_items": len(should), "declined": sum(bool(s["declined"]) for s in should),
                 "answerable_items": len(others), "false_declines": sum(bool(s["declined"]) for s in others),
@@ -225,48 +204,49 @@ def declining(cells: Mapping[str, Cell]) -> dict[str, Any] | None:
     return {"cells": by_cell} if by_cell else None
 
 
-_answer_LONGEST = 1500
-"""Characters of one text shown; ``report.json`` holds the whole."""
-_MOST_MARKED = 0.75
-_OPEN = 5
-"""Items of a group shown without unfolding it."""
+_MAX_SHOWN_CHARACTERS = 1500
+"""Longer texts are cut; ``report.json`` has the full text."""
+_MAX_MARKED_SHARE = 0.75
+_UNFOLDED = 5
+"""Number of items of a group that are visible without unfolding it."""
 _TITLES = {
     "lost": ("Right under 16-bit LoRA only", "What 4-bit lost, by exact match."),
     "gained": ("Right under QLoRA only", "What 4-bit gained, by exact match."),
-    "different": ("Answers that differ otherwise", "Both right or both wrong, in other words."),
+    "different": ("Answers with other differences", "Both are right or both are wrong, in different words."),
     "same": ("Same answer from both", "Word for word."),
     "not generated": ("Scored by loss only", "No answers were generated for these."),
-    "alone": ("Every answer", "One assistant was trained, so that its answers stand alone."),
+    "alone": ("Every answer", "One assistant was trained, so there are no other answers to compare with."),
 }
 
 
 def answer_groups(report: Mapping[str, Any], most: int) -> list[dict[str, Any]]:
-    """Items by how the two answers relate, differing ones first.
+    """Items grouped by the relation of the two answers, differing ones first.
 
     Args:
         report: The report.
-        most: Items to show over all groups; the differing ones take precedence.
+        most: Maximum number of items over all groups; differing items take precedence.
 
     Returns:
-        Groups with ``change title about total``, ``first`` (shown at once) and ``more`` (folded away).
+        Groups with ``change title about total shown``, ``first`` (visible items) and ``more`` (folded items).
     """
     groups, left = [], most
     for change, (title, about) in _TITLES.items():
         rows = [row for row in report["items"] if row["change"] == change]
         if change == "different" and report["flips"] is None:
-            title, about = "Answers that differ", "Worded otherwise."
+            title, about = "Answers that differ", "In different words."
         if rows:
             shown = [_item(row) for row in rows[:left]]
             left -= len(shown)
-            at_once = len(shown) if change == "same" else _OPEN  # that group is folded as a whole
+            at_once = len(shown) if change == "same" else _UNFOLDED  # the whole group "same" is folded
             groups.append({"change": change, "title": title, "about": about, "total": len(rows),
                            "shown": len(shown), "first": shown[:at_once], "more": shown[at_once:]})
     return groups
 
 
 def cut(text: str) -> str:
-    """The text, or its beginning with a note of how much is missing."""
-    return text if len(text) <= _answer_LONGEST else f"{text[:_answer_LONGEST]} … ({len(text) - _answer_LONGEST:,} more characters)"
+    """The text, or its beginning with the number of omitted characters."""
+    more = len(text) - _MAX_SHOWN_CHARACTERS
+    return text if more <= 0 else f"{text[:_MAX_SHOWN_CHARACTERS]} … ({more:,} more characters)"
 
 
 def _item(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -293,11 +273,11 @@ def _item(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def marked(first: str, second: str) -> tuple[Runs, Runs]:
-    """Both answers cut into runs, or left whole where they have so little in common that marks would cover them."""
+    """Both answers cut into runs, or unmarked if they have so little in common that marks would cover them."""
     runs = changed_words(first, second)
     changed = max(sum(len(text) for text, differs in side if differs) / max(len(whole), 1)
                   for side, whole in zip(runs, (first, second), strict=True))
-    if changed <= _MOST_MARKED:
+    if changed <= _MAX_MARKED_SHARE:
         return runs
     return [(first, False)], [(second, False)]
 

@@ -1,4 +1,4 @@
-"""Read what evaluation left in a study folder, and refuse what cannot be compared."""
+"""Read the scores in a study folder, and refuse scores that cannot be compared."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def lead_pair(report: Mapping[str, Any]) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Cell:
-    """The held-out items as one combination of base and adapter answered them.
+    """The scores of one combination of base and adapter on the held-out items.
 
     Attributes:
         name: One of ``CELLS``, or of ``BASELINE_TEXTS``.
@@ -66,11 +66,11 @@ class Cell:
 
     @cached_property
     def by_item(self) -> dict[str, dict[str, Any]]:
-        """Samples by their item name."""
+        """Samples by item name."""
         return {str(sample["item"]): sample for sample in self.samples}
 
     def value(self, item: str, metric: str) -> float | None:
-        """The item's score, ``None`` where the cell has none; ``nll_per_token`` in nats."""
+        """The item's score, or ``None``; ``nll_per_token`` in nats."""
         sample = self.by_item[item]
         if metric == "nll_per_token":
             return sample["nll"] / sample["tokens"] if sample.get("tokens") and sample.get("nll") is not None else None
@@ -78,16 +78,16 @@ class Cell:
         return _within_bounds(float(number), metric) if number is not None and math.isfinite(number) else None
 
     def has(self, metric: str) -> bool:
-        """Whether any item carries the score."""
+        """Whether any item has the score."""
         return any(self.value(item, metric) is not None for item in self.by_item)
 
     def values(self, items: list[str], metric: str) -> list[float]:
-        """The scores of ``items`` that carry one, in that order."""
+        """The scores of those ``items`` that have one, in order."""
         return [value for item in items if (value := self.value(item, metric)) is not None]
 
 
 def _within_bounds(score: float, metric: str) -> float:
-    """Take back a rounding error beyond the metric's bounds, such as a cosine of 1.0000001."""
+    """Remove a rounding error beyond the metric's bounds, such as a cosine of 1.0000001."""
     low, high = metric_of(metric).bounds or (-math.inf, math.inf)
     clipped = min(max(score, low), high)
     return clipped if abs(clipped - score) < 1e-5 else score
@@ -97,8 +97,8 @@ def read_cells(study: Study) -> dict[str, Cell]:
     """Every scored cell that the study asks for, in the order of ``CELLS``; scores of others may be out of date.
 
     Raises:
-        EvaluationError: The cells of the arms' assistants are not all there, the cells were scored on different items,
-            or a cell's summary contradicts its samples.
+        EvaluationError: A cell of an arm's assistant is missing, the cells were scored on different items, or a cell's
+            summary contradicts its samples.
     """
     config = study.config
     tuned, served = tuned_cells(config.arms), served_cells(config.arms)
@@ -131,14 +131,10 @@ def served_cells(arms: Iterable[str]) -> tuple[str, ...]:
 
 
 def read_baselines(study: Study, like: Cell) -> dict[str, Cell]:
-    """The untuned baselines that were scored, if the study asks for them.
-
-    Args:
-        study: The study.
-        like: The cell whose items they must have.
+    """The scored untuned baselines, if the study requests them.
 
     Raises:
-        EvaluationError: They were scored on other items.
+        EvaluationError: They were scored on other items than the cell ``like``.
     """
     if not study.config.eval.baselines:
         return {}
@@ -147,13 +143,13 @@ def read_baselines(study: Study, like: Cell) -> dict[str, Cell]:
     return baselines
 
 
-def read_again(study: Study, like: Cell, *, seed: int | None = None) -> dict[str, Cell]:
-    """The cells of the arms' assistants as they came out another time; empty unless all did.
+def read_rescored_cells(study: Study, like: Cell, *, seed: int | None = None) -> dict[str, Cell]:
+    """A further scoring of the arms' assistants; empty if a cell of it is missing.
 
     Args:
         study: The study.
         like: The cell whose items they must have.
-        seed: Number of the training seed; ``None``: the first seed's adapters in other batches.
+        seed: Number of the training seed; ``None`` for the first seed's adapters with another batch size.
 
     Raises:
         EvaluationError: They were scored on other items.
@@ -161,7 +157,7 @@ def read_again(study: Study, like: Cell, *, seed: int | None = None) -> dict[str
     tuned = tuned_cells(study.config.arms)
     cells = _read({name: study.cell_folder(f"noise/{name}") if seed is None else study.cell_folder(name, seed=seed)
                    for name in tuned})
-    where = "in other batches" if seed is None else f"of seed {seed}"
+    where = "with another batch size" if seed is None else f"of seed {seed}"
     _refuse_contradictions(study, like, {f"{name} {where}": cell for name, cell in cells.items()})
     return cells if len(cells) == len(tuned) else {}
 
@@ -177,7 +173,7 @@ def _read(folders: Mapping[str, Path]) -> dict[str, Cell]:
 
 
 def _with_plugin_metrics(sample: dict[str, Any]) -> dict[str, Any]:
-    """A sample with the metrics that plugins have registered since it was scored."""
+    """A sample with the metrics that were registered after it was scored."""
     added = score_stored(sample)
     return {**sample, "metrics": {**sample["metrics"], **added}} if added else sample
 
@@ -195,12 +191,12 @@ def _refuse_contradictions(study: Study, like: Cell, cells: Mapping[str, Cell]) 
 def _contradiction(name: str, cell: Cell, like: Cell) -> str | None:
     first = like.by_item
     if len(cell.by_item) != len(cell.samples):
-        return f"{name} holds an item twice"
+        return f"{name} has an item twice"
     if cell.by_item.keys() != first.keys():
         fewer, more = len(first.keys() - cell.by_item.keys()), len(cell.by_item.keys() - first.keys())
-        return f"{name} lacks {fewer} items of {like.name} and has {more} that it lacks"
+        return f"{name} lacks {fewer} items of {like.name} and has {more} others"
     if any(sample["tokens"] != cell.by_item[item]["tokens"] for item, sample in first.items()):
-        return f"{name} counts other answer tokens than {like.name}"
+        return f"{name} has other token counts than {like.name}"
     return None if _agrees(cell) else f"scores.json of {name} contradicts its samples"
 
 
@@ -216,16 +212,16 @@ def _agrees(cell: Cell) -> bool:
 def metrics_of(
     cells: Mapping[str, Cell], order: tuple[str, ...], tuned: Sequence[str] = (BASELINE, CANDIDATE)
 ) -> dict[str, list[str]]:
-    """The items each metric is figured on: those with a number in every cell that has the metric at all.
+    """The items each metric is computed on: those with a score in every cell that has the metric.
 
     Args:
         cells: The scored cells.
-        order: Names of metrics, in the order wanted.
+        order: Names of metrics in the order of the result.
         tuned: The cells of the arms' assistants.
 
     Returns:
-        Metric → items in file order; metrics that not all of the ``tuned`` cells have are left out, as are those on
-        so few items that nothing could be compared.
+        Metric → items in file order, without metrics that a ``tuned`` cell lacks or that have too few items for a
+        comparison.
     """
     first = cells[tuned[0]]
     items = list(first.by_item)
@@ -234,13 +230,13 @@ def metrics_of(
         having = [cell for cell in cells.values() if cell.has(metric)]
         if set(tuned) <= {cell.name for cell in having}:
             kept = [item for item in items if all(cell.value(item, metric) is not None for cell in having)]
-            if len(kept) == len(items) or _units(first, kept) > 1:
+            if len(kept) == len(items) or independent_units(first, kept) > 1:
                 usable[metric] = kept
     return usable
 
 
-def _units(cell: Cell, items: list[str]) -> int:
-    """Independent units among the items: clusters, and items without one."""
+def independent_units(cell: Cell, items: Sequence[str]) -> int:
+    """The number of clusters among the items, counting each item without a cluster as one."""
     return len({cell.by_item[item].get("cluster") or ("alone", item) for item in items})
 
 

@@ -1,7 +1,4 @@
-"""How every number of the report is computed, as formulas, and where the methods come from.
-
-The order of the page: three questions with their sections, then what stands behind the answers.
-"""
+"""Formulas, references and table of contents of the report."""
 
 from __future__ import annotations
 
@@ -20,9 +17,9 @@ class Formula:
     """One number of the report.
 
     Attributes:
-        name: What it is called.
-        formula: How it is computed, in signs; ``_x`` and ``_{xy}`` are subscripts.
-        about: What the signs mean, and when it is used.
+        name: Name of the number.
+        formula: The formula, in which ``_x`` and ``_{xy}`` are subscripts.
+        about: Meaning of the symbols, and when the formula is used.
         sources: Numbers of ``REFERENCES``, from 1.
     """
 
@@ -33,7 +30,7 @@ class Formula:
 
 
 def subscripts(text: str) -> list[tuple[str, bool]]:
-    """Cut a formula into pieces, each with whether it is a subscript: ``w_i x`` gives ``w``, ``i``, `` x``."""
+    """Split a formula into pieces, each with whether it is a subscript: ``w_i x`` gives ``w``, ``i``, `` x``."""
     pieces = re.split(r"_(?:\{([^}]*)\}|(\w))", text)
     cut = []
     for plain, braced, single in zip(pieces[::3], [*pieces[1::3], None], [*pieces[2::3], None], strict=True):
@@ -43,57 +40,57 @@ def subscripts(text: str) -> list[tuple[str, bool]]:
 
 FORMULAS: tuple[Formula, ...] = (
     Formula("The two arms", "h = W x + (α ÷ r) B A x",
-            "Training changes A and B alone, of rank r. LoRA keeps the frozen W in float16, QLoRA in 4 bits made "
-            "from the same float16 weights (NF4 with double quantization, unless the settings say otherwise). Nothing "
-            "else differs.", (5, 4)),
+            "Training changes only A and B, of rank r. LoRA stores the frozen W in float16, QLoRA in 4 bits quantized "
+            "from the same float16 weights (by default NF4 with double quantization). Nothing else differs.", (5, 4)),
     Formula("Loss of a cell", "L = Σ_i ℓ_i ÷ Σ_i t_i,   ℓ_i = −Σ_k ln p(y_{i,k} | question, y_{i,1} … y_{i,k−1})",
-            "ℓ_i is the summed negative log-probability of the reference answer's tokens, fed in token by token "
-            "(teacher forcing), t_i their number. So an item weighs by its tokens. Perplexity is exp L, never the mean "
-            "of perplexities. Every other score is the mean over items of the answer written greedily, without "
-            "sampling. Scored with lm-eval.", (10,)),
+            "ℓ_i is the summed negative log-probability of the reference answer's tokens under teacher forcing, t_i "
+            "their number, so an item is weighted by its tokens. Perplexity is exp L, not the mean of perplexities. "
+            "Every other score is the mean over items of the greedy answer, without sampling. Scored with lm-eval.",
+            (10,)),
     Formula("Paired difference", "Δ = Σ_i w_i (candidate_i − baseline_i) ÷ Σ_i w_i",
-            "The same items in both; w_i = t_i for the loss, 1 otherwise. It equals the difference of the two figures "
-            "shown. Pairing takes out what is hard or easy about an item.", (1,)),
+            "The same items in both; w_i = t_i for the loss, 1 otherwise. It equals the difference of the two "
+            "displayed figures. Pairing removes the effect of easy and hard items.", (1,)),
     Formula("BCa bootstrap interval",
             "quantiles Φ(z_0 + (z_0 + z) ÷ (1 − a (z_0 + z))) of Δ*,   z = ±1.96",
-            "Δ* are the differences of resampled items, weights included; z_0 corrects the bias, a the skewness "
-            "(jackknife). Used for continuous scores without clusters, and carried out to the t interval on a side "
-            "where that reaches further, since plain intervals are too short below a few hundred items.", (6, 2)),
+            "Δ* are the differences of resampled items with their weights; z_0 corrects the bias, a the skewness "
+            "(jackknife). Used for continuous scores without clusters, and extended to the t interval on a side where "
+            "that is wider, because plain intervals are too narrow below a few hundred items.", (6, 2)),
     Formula("Bootstrap-t interval", "Δ − se · quantiles 0.975 and 0.025 of (Δ* − Δ) ÷ se*",
-            "se is the standard error of the t interval, se* that of a resample. Where differences are very skewed "
-            "(sample skewness beyond 1), BCa and t intervals alike are carried out to it, for it reaches further to "
-            "the side of the rare large differences.", (16,)),
+            "se is the standard error of the t interval, se* that of a resample. If the differences are very skewed "
+            "(sample skewness beyond 1), BCa and t intervals are extended to it, because it is wider on the side of "
+            "the rare large differences.", (16,)),
     Formula("Bonett–Price interval",
             "p_1 − p_2 ± 1.96 √((p_1 + p_2 − (p_1 − p_2)²) ÷ (n + 2)),   p_j = (flips_j + 1) ÷ (n + 2)",
             "For right/wrong scores without clusters: flips_1 and flips_2 count the items that only the candidate, or "
             "only the baseline, gets right.", (7,)),
     Formula("Cluster-robust t interval", "Δ ± t_{G−1} √(G ÷ (G − 1) · Σ_g r_g²) ÷ Σ_g w_g",
-            "With clusters: G of them, r_g the weighted sum of a cluster's deviations from Δ, w_g its weight. Where "
-            "few clusters or items differ at all, one unseen difference each way is added; where cluster sums are very "
-            "skewed, the interval is carried out to bootstrap-t over whole clusters.", (1,)),
+            "G is the number of clusters, r_g the weighted sum of a cluster's deviations from Δ, w_g its weight. If "
+            "few clusters or items differ, one unobserved difference in each direction is added; if cluster sums are "
+            "very skewed, the interval is extended to bootstrap-t over whole clusters.", (1,)),
     Formula("Sign-flip test", "p = share of sign patterns s with |Σ_i s_i d_i| ≥ |Σ_i d_i|",
-            "Swaps the two assistants item by item, with clusters whole cluster by whole cluster; all patterns up to "
-            "13 differing units, otherwise random ones, the observed pattern among them."),
+            "Swaps the two assistants item by item, or cluster by cluster; all patterns for up to 13 differing units, "
+            "otherwise random patterns, including the observed one."),
     Formula("Exact McNemar test", "p = P(|X − m ÷ 2| ≥ |b − m ÷ 2|),   X ~ Binomial(m = b + c, ½)",
             "b and c are the items that only one of the two gets right. Used without clusters only.", (9,)),
     Formula("Holm's adjustment", "p̃_{(j)} = min(1, max_{i ≤ j} (m − i + 1) p_{(i)})",
-            "Over the m metrics of one contrast, p-values in rising order; it bounds the chance of any false alarm.",
-            (8,)),
-    Formula("Verdict", "hi ≤ margin: no worse;   else lo > 0: worse;   else: cannot be told",
-            "On one metric and margin fixed before the run, with harm counted positive and its 95% interval from lo to "
-            "hi. A right/wrong metric below 5% or above 95% in both cells cannot yield “no worse”."),
-    Formula("What can be detected", "2.8 × standard error,   2.8 ≈ z(0.975) + z(0.8)",
-            "The true difference that 80 of 100 such studies would find. Before a run it is about 2.8 √(share of "
+            "Over the m metrics of one contrast, with p-values in ascending order; it bounds the probability of any "
+            "false positive.", (8,)),
+    Formula("Verdict", "hi ≤ margin: no worse;   else lo > 0: worse;   else: inconclusive",
+            "On one metric and margin fixed before the run; lo and hi are the ends of the 95% interval of the harm, "
+            "which is positive if the candidate is worse. A right/wrong metric below 5% or above 95% in both cells "
+            "cannot yield “no worse”."),
+    Formula("Detectable difference", "2.8 × standard error,   2.8 ≈ z(0.975) + z(0.8)",
+            "The true difference that 80 of 100 such studies would detect. Before a run it is about 2.8 √(share of "
             "answers that flip ÷ n).", (1,)),
     Formula("KL divergence", "KL(p_{16} ‖ p_4) = Σ_v p_{16}(v) ln(p_{16}(v) ÷ p_4(v))",
             "At each token of the reference answer, over the whole vocabulary: p_{16} is the prediction of the model "
-            "over the 16-bit base, p_4 that over the 4-bit base. 0 if they agree; it counts what accuracy hides.",
-            (3,)),
+            "on the 16-bit base, p_4 that on the 4-bit base. It is 0 if they agree, and also measures changes that "
+            "accuracy does not show.", (3,)),
     Formula("Top-1 agreement", "share of tokens with argmax p_{16} = argmax p_4",
-            "How often both models put the same token first.", (3,)),
+            "How often both models predict the same token as the likeliest.", (3,)),
     Formula("Expected calibration error", "ECE = Σ_b (n_b ÷ n) |right_b − probability_b|",
-            "Items are put into bins b by the mean probability that the model gives the reference answer's tokens; "
-            "compared with the share of right answers in the bin, drawn with its Wilson interval.", (13, 14)),
+            "Bins b group the items by the mean probability that the model gives the reference answer's tokens, which "
+            "is compared with the share of right answers in the bin, shown with its Wilson interval.", (13, 14)),
     Formula("Brier score", "Σ_i (probability_i − right_i)² ÷ n", "Right is 1 or 0. Lower is better.", (15,)),
     Formula("chrF, ROUGE-L, token F1", "F = (1 + β²) P R ÷ (β² P + R)",
             "P and R are precision and recall: of character sequences of 1 to 6 with β = 2 (chrF), of the longest "
@@ -130,34 +127,34 @@ REFERENCES: tuple[str, ...] = (
     "Brier, G. W. (1950). Verification of Forecasts Expressed in Terms of Probability. Monthly Weather Review 78, 1–3",
     "Hall, P. (1988). Theoretical Comparison of Bootstrap Confidence Intervals. The Annals of Statistics 16, 927–953",
 )
-"""What the methods are taken from, cited by number from 1; QLoRA and LoRA themselves among them."""
+"""The sources of the methods, cited by number from 1."""
 
 
 DID = ("did", "Did 4-bit cost anything?")
-SEEN = ("seen", "How much could we even have seen?")
-FROM = ("from", "Where does the loss come from?")
-BEHIND = ("behind", "Behind the numbers")
+SEEN = ("seen", "What could this study detect?")
+FROM = ("from", "Where does the difference come from?")
+BEHIND = ("behind", "Details behind the numbers")
 
 CONTENTS: tuple[tuple[tuple[str, str], tuple[tuple[str, str], ...]], ...] = (
     (DID, (("quality", "Quality"), ("alone", "Not compared"), ("flips", "Flips"), ("fidelity", "Fidelity"),
            ("worst", "Worst items"), ("retention", "Forgetting"), ("tasks", "Other tasks"), ("declining", "Declining"),
            ("reliability", "Reliability"), ("judge", "Judge"), ("votes", "Votes"))),
     (SEEN, (("power", "Power"), ("noise", "Noise floor"), ("seeds", "Seeds"), ("caveats", "Caveats"))),
-    (FROM, (("waterfall", "Waterfall"), ("differences", "Every difference"), ("cells", "Every cell"),
+    (FROM, (("waterfall", "Waterfall"), ("differences", "All differences"), ("cells", "All cells"),
             ("exports", "Exports"), ("untuned", "Without tuning"))),
     (BEHIND, (("answers", "Answers"), ("training", "Training"), ("cost", "Time and cost"), ("twins", "Twins"),
-              ("data", "Data"), ("method", "Method"), ("references", "References"), ("context", "Others' figures"),
+              ("data", "Data"), ("method", "Method"), ("references", "References"), ("context", "Published figures"),
               ("glossary", "Glossary"), ("provenance", "Provenance"))),
 )
 """Groups of sections: anchor and heading of the group, then anchor and short name of each section."""
-_ALONE = {"did": "How good is the assistant?", "seen": "How sure is that?", "from": "Every figure"}
-"""Headings of groups where one arm was trained, and nothing is compared."""
+_ALONE = {"did": "How good is the assistant?", "seen": "How certain is this?", "from": "All figures"}
+"""Headings of groups in the report of a single arm, without a comparison."""
 _OF_COMPARISONS = frozenset({"flips", "fidelity", "worst", "judge", "votes", "power", "noise", "waterfall", "twins"})
 """Sections that compare the two assistants."""
 
 
 def contents(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The table of contents; sections that the report has no use for are left out."""
+    """The table of contents, without the sections that do not apply to the report."""
     others = [name for name in report.get("tasks") or {} if name != RETENTION]
     alone = not is_compared(report)
     left_out = {*(() if others else ("tasks",)), *(_OF_COMPARISONS if alone else ("alone",))}

@@ -1,14 +1,7 @@
-"""Tasks beside the held-out set: general knowledge that tuning may have cost, and lm-eval tasks that were asked for.
+"""Results in addition to the held-out scores: extra tasks, calibration, judge, blind votes, untuned baselines.
 
-Each is compared document by document: one that the untuned base got right and the tuned one gets wrong was forgotten.
-
-Whether an assistant that finds its answer likely is right: mean token probability against correctness.
-
-What the optional judge said, with an interval.
-
-What people preferred when they voted blind in the chat.
-
-The untuned baselines beside the cells, and whether tuning beats them.
+Extra tasks are compared document by document: a document that the untuned base gets right and the tuned model gets
+wrong was forgotten.
 """
 
 from __future__ import annotations
@@ -29,17 +22,17 @@ from assistant_builder.study import Study
 from evals.compare import SATURATED, holm, paired_comparison
 from evals.judge.pairwise import preference
 from evals.report.contrasts import HEADLINE, all_pairs, clearly_better, clearly_worse, figures_of
-from evals.report.format import SIGNIFICANT, difference, interval, number, percent, plural, shown
+from evals.report.format import SIGNIFICANT, difference, enumerated, interval, number, percent, plural, shown
 from evals.report.load import BASELINE, CANDIDATE, Cell
 from evals.stats.significance import sign_test
 from evals.tasks.general_knowledge import TASK as RETENTION
 
-_LISTED = 12
+_LISTED = 12  # forgotten documents
 _PREFERRED = ("acc", "acc_norm", "exact_match", "f1")
 _LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "brier_score", "mse", "ter", "wer")
 _TEXTS = {
-    RETENTION: ("General knowledge", "Multiple-choice questions of general knowledge that have nothing to do with the "
-                "training data and come with assistant-builder: what tuning makes the model forget. Guessing gives "
+    RETENTION: ("General knowledge", "Multiple-choice questions on general knowledge, supplied with assistant-builder "
+                "and unrelated to the training data. They show what tuning makes the model forget. Guessing gives "
                 "25%."),
 }
 
@@ -55,15 +48,11 @@ Documents = dict[DocId, dict[str, Any]]
 
 
 def task_records(study: Study, cells: Mapping[str, Cell]) -> dict[str, dict[str, Any]]:
-    """Every task that was run on the study's cells.
-
-    Args:
-        study: The study.
-        cells: The scored cells.
+    """The results of every task that was run on the study's cells.
 
     Returns:
-        Task → ``label about metric items cells contrasts flips listed sentence error``. A task without figures
-        has an ``error`` that says why. ``p_value_holm`` is adjusted over the tasks of the same contrast.
+        Task → ``label about metric items cells contrasts flips listed sentence error``. A task without figures has an
+        ``error`` with the reason. ``p_value_holm`` is adjusted over the tasks of the same contrast.
     """
     config = study.config.eval
     wanted = dict.fromkeys([RETENTION] * config.retention + config.tasks)
@@ -91,7 +80,7 @@ def _base(task: str) -> dict[str, Any]:
 def _record(task: str, found: Mapping[str, Documents], config: EvalConfig) -> dict[str, Any]:
     metric = _metric(found)
     if metric is None:
-        return {**_base(task), "error": "none of its scores is a number for each document"}
+        return {**_base(task), "error": "it has no score that is a number for each document"}
     common = set.intersection(*(
         {doc_id for doc_id, document in documents.items() if _value(document, metric) is not None}
         for documents in found.values()
@@ -124,7 +113,7 @@ def _record(task: str, found: Mapping[str, Documents], config: EvalConfig) -> di
 
 
 def _metric(found: Mapping[str, Documents]) -> str | None:
-    """The metric a task is shown by: accuracy where there is one, else the first number there is."""
+    """The metric that represents a task: accuracy if it has one, otherwise the first numeric metric."""
     first: Mapping[str, Any] = next(iter(next(iter(found.values())).values()), {"metrics": {}})
     names = [name for name in first["metrics"] if _value(first, name) is not None]
     return next((name for name in (*_PREFERRED, *names) if name in names), None)
@@ -148,7 +137,7 @@ def _adjust(records: Mapping[str, dict[str, Any]]) -> None:
 
 
 def _forgotten(flips: Mapping[str, Mapping[str, list[DocId]]], found: Mapping[str, Documents]) -> list[dict[str, Any]]:
-    """Documents that the untuned base got right and a tuned one gets wrong, those forgotten by both first."""
+    """Documents that the untuned base gets right and a tuned model gets wrong, those forgotten by both first."""
     lost_in: dict[DocId, list[str]] = {}
     for arm in _tuned(found):
         name = f"{arm.cell}-{arm.untuned_cell}"
@@ -163,7 +152,7 @@ def _forgotten(flips: Mapping[str, Mapping[str, list[DocId]]], found: Mapping[st
 
 
 def _chosen(document: Mapping[str, Any]) -> int | None:
-    """The choice the model finds likeliest, by its place."""
+    """The index of the choice that the model finds likeliest."""
     likelihoods = document.get("likelihoods") or []
     return max(range(len(likelihoods)), key=likelihoods.__getitem__) if likelihoods else None
 
@@ -208,9 +197,9 @@ def _between(row: Mapping[str, Any]) -> str:
 
 
 PARTIAL = 0.5
-"""Token F1 from which an answer counts as right, where exact match is too rare, or too common, to tell."""
+"""Token F1 from which an answer counts as right if exact match is almost always or almost never reached."""
 _BINS = ((150, 10), (75, 5))
-"""Items from which on so many bins are made; below, one a 15 items."""
+"""Minimum number of items for a number of bins; with fewer items, one bin per ``_FEWEST_IN_BIN``."""
 _FEWEST_IN_BIN = 15
 _Z95 = float(stats.norm.ppf(0.975))
 
@@ -218,14 +207,10 @@ _Z95 = float(stats.norm.ppf(0.975))
 def reliability(cells: Mapping[str, Cell], served: Sequence[str] = (BASELINE, CANDIDATE)) -> dict[str, Any] | None:
     """The reliability curve of each arm's assistant.
 
-    Args:
-        cells: The scored cells.
-        served: Names of the cells of the arms' assistants.
-
     Returns:
-        ``metric``, ``correct_means``, ``about`` and by cell ``bins`` of equal counts with a Wilson interval, expected
-        calibration error ``ece`` over these bins, ``brier`` score and ``n``; ``None`` where probabilities or answers
-        are missing, or the items would not fill two bins.
+        ``metric``, ``correct_means``, ``about`` and for each cell ``bins`` of equal counts with a Wilson interval,
+        expected calibration error ``ece`` over these bins, ``brier`` score and ``n``; ``None`` if probabilities or
+        answers are missing, or the items do not fill two bins.
     """
     tuned = [name for name in served if name in cells]
     rates = [_rate(cells[name], "exact_match") for name in tuned]
@@ -238,13 +223,14 @@ def reliability(cells: Mapping[str, Cell], served: Sequence[str] = (BASELINE, CA
     return {
         "metric": metric,
         "correct_means": "the answer equals the reference (exact match)" if metric == "exact_match" else
-        f"token F1 of answer and reference is at least {PARTIAL}; by exact match nearly all answers are right, or "
-        "nearly all wrong",
+        f"token F1 of answer and reference is at least {PARTIAL}, because by exact match nearly all answers are right, "
+        "or nearly all are wrong",
         "cells": {name: _curve(*found) for name, found in points.items()},
-        "about": "The mean probability that the assistant gives to the tokens of the reference answer, against the "
-        "share of items on which the answer it then writes is right. On the diagonal, probability could be read as "
-        "the chance of being right. ECE: mean distance from the diagonal, bins weighted by their items. Brier: mean "
-        "squared difference of probability and right (1) or wrong (0). Intervals take items as independent.",
+        "about": "The mean probability that the assistant gives to the tokens of the reference answer, compared with "
+        "the share of items that its own answer gets right. On the diagonal, the probability equals the share of right "
+        "answers. ECE is the mean distance from the diagonal, with bins weighted by their items. The Brier score is "
+        "the mean squared difference between the probability and right (1) or wrong (0). The intervals treat items as "
+        "independent.",
     }
 
 
@@ -254,7 +240,7 @@ def _rate(cell: Cell, metric: str) -> float | None:
 
 
 def _points(cell: Cell, metric: str, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities in ascending order, and whether each item's answer is right; both shape ``[n]``."""
+    """Probabilities in ascending order, and whether each answer is right; both of shape ``[n]``."""
     found = sorted(
         (float(sample["mean_probability"]), value >= threshold) for item, sample in cell.by_item.items()
         if sample.get("mean_probability") is not None and (value := cell.value(item, metric)) is not None
@@ -285,7 +271,7 @@ def _wilson(share: float, n: int) -> list[float]:
 
 
 def judged(study: Study, cells: Mapping[str, Cell]) -> dict[str, Any] | None:
-    """``evals/judge.json`` with the preference for QLoRA, its interval and test; ``None`` without a judge."""
+    """``evals/judge.json`` with the preference for QLoRA, its interval and its test; ``None`` without a judge."""
     path, config = study.folder / "evals" / "judge.json", study.config.eval
     if not study.config.compares or not config.judge_url or not path.exists():
         return None
@@ -305,13 +291,13 @@ def _judged_sentence(record: Mapping[str, Any]) -> str:
     if record["preference"] is None:
         return f"The judge {record['model']} gave no usable verdict on {plural(record['items'], 'item')}."
     text = (
-        f"The judge {record['model']} saw {plural(record['n'], 'item')} in both orders: QLoRA preferred on "
-        f"{record['wins']:,}, 16-bit LoRA on {record['losses']:,}, no preference on {record['ties']:,} (on "
+        f"The judge {record['model']} saw {plural(record['n'], 'item')} in both orders. It preferred QLoRA on "
+        f"{record['wins']:,} and 16-bit LoRA on {record['losses']:,}, and neither on {record['ties']:,} (on "
         f"{record['disagreements']:,} of these the two orders disagreed)"
     )
     if record["failures"]:
-        text += f"; {plural(record['failures'], 'item')} failed and are left out"
-    text += f". With a tie as half, QLoRA is preferred on {percent(record['preference'])}"
+        text += f"; {plural(record['failures'], 'failed item')} not counted"
+    text += f". With ties counted as half, QLoRA is preferred on {percent(record['preference'])}"
     if record["ci"] is None:
         return f"{text}."
     low, high = record["ci"]
@@ -322,10 +308,9 @@ def _judged_sentence(record: Mapping[str, Any]) -> str:
 
 
 def votes(study: Study) -> dict[str, Any] | None:
-    """``votes.jsonl`` added up, with the share of QLoRA among the decided votes and its interval; ``None`` without any.
+    """Totals of ``votes.jsonl`` with QLoRA's share of the decided votes and its interval; ``None`` without votes.
 
-    The share is of votes that prefer one; ties and "both bad" say nothing about which is preferred and are counted
-    beside it.
+    Ties and "both bad" express no preference; they are counted separately.
     """
     if not study.config.compares:
         return None
@@ -346,17 +331,15 @@ def votes(study: Study) -> dict[str, Any] | None:
 
 
 def report_lacks_votes(study: Study) -> bool:
-    """Whether the study has a report that speaks of fewer votes, or of more, than there are now.
+    """Whether the study has a report with another number of votes than there are now.
 
-    They are counted: by the times of the files, a clock that was set back would make new votes look old.
+    Counts are compared rather than file times, because a clock that was set back would make new votes look old.
     """
     path = study.folder / "report.json"
-    if not path.is_file():
+    if not path.is_file() or not study.config.compares:
         return False
-    if not study.config.compares:
-        return False
-    told = read_json(path).get("votes") or {}
-    return bool(tally(study).counted != told.get("votes", 0))
+    reported = read_json(path).get("votes") or {}
+    return bool(tally(study).counted != reported.get("votes", 0))
 
 
 def _vote_sentence(record: dict[str, Any], counts: str) -> str:
@@ -369,7 +352,7 @@ def _vote_sentence(record: dict[str, Any], counts: str) -> str:
 
 
 NAMES = {"copy": "copying the answer of the nearest training question",
-         "retrieval": "the untuned base model shown three retrieved pairs"}
+         "retrieval": "the untuned base model with three retrieved pairs"}
 
 
 def beats_untuned(
@@ -377,14 +360,9 @@ def beats_untuned(
 ) -> list[dict[str, Any]]:
     """Each arm against each baseline, metric by metric.
 
-    Args:
-        rows: The report's contrasts.
-        figures: The report's cells and baselines, for the figures in the sentences.
-
     Returns:
-        Records with ``arm cell baseline``, the metrics ``beaten`` (interval beside zero and Holm-adjusted p up to
-        0.05), those on which the tuned arm is clearly ``worse``, those ``not_beaten`` for any other reason, and a
-        ``sentence``.
+        Records with ``arm cell baseline``, the metrics ``beaten`` (interval excludes zero and Holm-adjusted p at most
+        0.05), those on which the tuned arm is clearly ``worse``, the others as ``not_beaten``, and a ``sentence``.
     """
     found = []
     for baseline in NAMES:
@@ -403,34 +381,24 @@ def beats_untuned(
     return found
 
 
-def shortfall_in_short(record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
-    """On how many metrics a tuned arm does not beat an untuned baseline, with the figures of one.
-
-    Args:
-        record: One of :func:`beats_untuned` with something ``worse`` or ``not_beaten``.
-        figures: The report's cells and baselines.
-    """
+def shortfall_summary(record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """The number of metrics on which a tuned arm does not beat an untuned baseline, with one example."""
     total = sum(len(record[key]) for key in ("worse", "not_beaten", "beaten"))
     parts = [f"{words} on {len(record[key])} of {total} metrics"
              for key, words in (("worse", "worse"), ("not_beaten", "not clearly better")) if record[key]]
     example = _listed([*record["worse"], *record["not_beaten"]][:1], record, figures)
-    return f"{_arm(record)} is {' and '.join(parts)}, for one in {example}"
-
-
-def _shortfall(record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
-    """Where a tuned arm does not beat a baseline: ``16-bit LoRA is worse in … and not clearly better in …``."""
-    parts = [f"{words} in {_listed(record[key], record, figures)}"
-             for key, words in (("worse", "worse"), ("not_beaten", "not clearly better")) if record[key]]
-    return f"{_arm(record)} is {' and '.join(parts)}"
+    return f"{_arm(record)} is {' and '.join(parts)}, for example in {example}"
 
 
 def _baseline_sentence(record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
-    beaten = _listed(record["beaten"], record, figures) if record["beaten"] else ""
+    found = {key: _listed(record[key], record, figures) for key in ("worse", "not_beaten", "beaten") if record[key]}
     rival = NAMES[record["baseline"]]
-    if not record["worse"] and not record["not_beaten"]:
-        return f"{_arm(record)} clearly beats {rival} in {beaten}."
-    text = f"Against {rival}, {_shortfall(record, figures)}"
-    return f"{text}; it is clearly better in {beaten}." if beaten else f"{text}."
+    if found.keys() == {"beaten"}:
+        return f"{_arm(record)} clearly beats {rival} in {found['beaten']}."
+    parts = [f"{words} in {found[key]}"
+             for key, words in (("worse", "worse"), ("not_beaten", "not clearly better")) if key in found]
+    text = f"Against {rival}, {_arm(record)} is {' and '.join(parts)}"
+    return f"{text}; it is clearly better in {found['beaten']}." if "beaten" in found else f"{text}."
 
 
 def _arm(record: Mapping[str, Any]) -> str:
@@ -442,4 +410,4 @@ def _listed(metrics: Sequence[str], record: Mapping[str, Any], figures: Mapping[
         f"{shown(metric).phrase} ({number(figures[record['cell']]['metrics'][metric], metric)} against "
         f"{number(figures[record['baseline']]['metrics'][metric], metric)})" for metric in metrics
     ]
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+    return enumerated(texts)

@@ -1,7 +1,4 @@
-"""``report.html``: one file that fetches nothing and runs nothing, from ``report.json`` alone.
-
-``report.md``: the page's numbers as GitHub-flavoured Markdown, from ``report.json`` alone.
-"""
+"""Render ``report.json`` as a self-contained page (``report.html``) and as GitHub-flavoured Markdown."""
 
 from __future__ import annotations
 
@@ -25,32 +22,29 @@ from evals.report.method import FORMULAS, REFERENCES, contents, subscripts
 from evals.report.study_facts import flatten
 
 LISTED = 200
-"""Held-out items shown on the page; ``report.json`` holds all of them."""
+"""Held-out items on the page; ``report.json`` has all of them."""
 _BARS = ("base_bytes", "peak_memory_bytes", "train_seconds", "tokens_per_second")
 
 
 def render_html(report: dict[str, Any]) -> str:
     """The report as a self-contained page.
 
-    Text from the data file and from the assistants is escaped; there is no script, and a content policy forbids
-    every request.
-
-    Args:
-        report: What :func:`evals.report.build_report` returns, or ``report.json`` read back.
+    Text from the data file and from the assistants is escaped. The page has no script, and its content security policy
+    forbids every request.
 
     Raises:
-        EvaluationError: The report is of another version.
+        EvaluationError: The report has another version.
     """
     check_version(report)
     return _environment().get_template("report.html.j2").render(**page_context(report))
 
 
 def check_version(report: Mapping[str, Any]) -> None:
-    """Refuse a report that another version of the program wrote."""
+    """Raise an EvaluationError if another version of the program wrote the report."""
     if report.get("version") != 1:
         raise EvaluationError(
-            f"report.json is of version {report.get('version')!r}, this program reads version 1", where="report.json",
-            remedy="Make the report anew with 'assistant-builder run NAME --redo'",
+            f"report.json has version {report.get('version')!r}, this program reads version 1", where="report.json",
+            remedy="Create the report again with 'assistant-builder run NAME --redo'",
         )
 
 
@@ -78,7 +72,7 @@ def _environment() -> Environment:
     style = f"{arm_styles()}\n{style}"
     environment.globals |= {"style": Markup(style), "symbols": {arm.name: arm.symbol for arm in ARMS.values()},
                             "plural": report_format.plural, "nbsp": Markup("&nbsp;")}
-    environment.filters |= {"value": shown_value, "subscripts": subscripts}
+    environment.filters |= {"value": format_value, "subscripts": subscripts}
     return environment
 
 
@@ -86,8 +80,8 @@ def _printable(value: Any) -> Any:
     return escape_control_characters(value.replace("\r\n", "\n")) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def shown_value(value: Any) -> str:
-    """A setting or a version as one line of text."""
+def format_value(value: Any) -> str:
+    """A value of a setting or of the provenance as one line of text."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -98,7 +92,7 @@ def shown_value(value: Any) -> str:
 
 
 def page_context(report: Mapping[str, Any], *, listed: int = LISTED) -> dict[str, Any]:
-    """Everything the templates print, with at most ``listed`` held-out items."""
+    """The variables of the templates, with at most ``listed`` held-out items."""
     groups, groups_of_sections = answer_groups(report, listed), contents(report)
     flipped = ("lost", "gained") if report["flips"] else ()
     return {
@@ -117,7 +111,7 @@ def page_context(report: Mapping[str, Any], *, listed: int = LISTED) -> dict[str
         "cell_texts": {name: cell for name, cell in CELLS.items() if name in report["cells"]},
         "provenance": list(flatten(report["provenance"])) if report["provenance"] else [],
         "settings": list(flatten(report["config"])),
-        **_headline(report), **_beside(report), **_sources(report), **_arms(report),
+        **_headline(report), **_other_results(report), **_sources(report), **_arms(report),
     }
 
 
@@ -140,7 +134,7 @@ def _headline(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _beside(report: Mapping[str, Any]) -> dict[str, Any]:
+def _other_results(report: Mapping[str, Any]) -> dict[str, Any]:
     seeds, margin = report.get("seeds"), report["verdict"]["margin"]
     tasks = rows_other.task_sections(report)
     return {
@@ -203,25 +197,23 @@ def _arms(report: Mapping[str, Any]) -> dict[str, Any]:
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$#@])")
 _LINK = re.compile(r"(?i)(\bwww|\b(?:https?|ftp|mailto))([.:])")
 LISTED_IN_MARKDOWN = 40
-"""Held-out items listed; ``report.json`` holds all of them."""
+"""Held-out items in the Markdown; ``report.json`` has all of them."""
 
 
 def render_markdown(report: dict[str, Any]) -> str:
     """The report as Markdown; text from the data file and the assistants cannot form markup, HTML or links.
 
-    Args:
-        report: What :func:`evals.report.build_report` returns, or ``report.json`` read back.
-
     Raises:
-        EvaluationError: The report is of another version.
+        EvaluationError: The report has another version.
     """
     check_version(report)
-    text = _markdown_environment().get_template("report.md.j2").render(**page_context(report, listed=LISTED_IN_MARKDOWN))
+    template = _markdown_environment().get_template("report.md.j2")
+    text = template.render(**page_context(report, listed=LISTED_IN_MARKDOWN))
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
 def escape(value: Any) -> Any:
-    """Text that Markdown prints as it stands, on one line; what is ``Markup`` already stays."""
+    """Text that Markdown shows literally, on one line; ``Markup`` is returned unchanged."""
     if isinstance(value, Markup):
         return value
     text = str(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -235,5 +227,5 @@ def _markdown_environment() -> Environment:
         loader=PackageLoader("evals.report"), autoescape=False, finalize=escape, trim_blocks=True, lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"value": shown_value}
+    environment.filters |= {"value": format_value}
     return environment

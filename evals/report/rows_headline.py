@@ -1,11 +1,4 @@
-"""Time, memory and money: what each arm took, and each step of the study.
-
-The verdict, the figures at the top, and the table of the headline: QLoRA against its 16-bit twin.
-
-The cells beside each other, and every difference between two of them.
-
-Where a loss comes from: the identities, the steps from L16 to Q4, the exports, and what no tuning gives.
-"""
+"""Rows of text for the page: verdict, headline figures, cells, differences, exports, untuned baselines and cost."""
 
 from __future__ import annotations
 
@@ -28,7 +21,7 @@ Report = Mapping[str, Any]
 
 
 def resource_rows(report: Report) -> list[dict[str, Any]]:
-    """Time and memory: label, value by arm, how to print it, printed values and QLoRA's relative to LoRA's."""
+    """Time and memory: label, values and printed values by arm, and QLoRA's value relative to LoRA's."""
     listed = (
         ("Base weights as stored", "base_bytes", report_format.size),
         ("Peak memory in training", "peak_memory_bytes", report_format.size),
@@ -42,15 +35,15 @@ def resource_rows(report: Report) -> list[dict[str, Any]]:
         ("Its validation loss", "best_validation_loss", lambda value: number(value, "nll_per_token")),
     )
     rows = []
-    for label, key, say in listed:
+    for label, key, text_of in listed:
         values = {arm: record.get(key) for arm, record in report["resources"].items()}
         if key == "train_seconds_all" and all(len(runs or []) < 2 for runs in values.values()):
-            continue  # a single run: its time stands above
+            continue  # the time of a single run is listed already
         if any(value is not None for value in values.values()):
             lora, qlora = values.get(LORA.name), values.get(QLORA.name)
             rows.append({
                 "label": label, "key": key, "values": values,
-                "texts": {arm: "–" if values.get(arm) is None else say(values[arm]) for arm in arms_of(report)},
+                "texts": {arm: "–" if values.get(arm) is None else text_of(values[arm]) for arm in arms_of(report)},
                 "ratio": _ratio(lora, qlora),
             })
     return rows
@@ -64,7 +57,7 @@ _GRADED = {
 
 
 def graded_rows(report: Report) -> list[dict[str, str]]:
-    """What the plan said before each arm was trained, beside what was measured; empty for runs that were not planned.
+    """The predictions of the plan compared with the measurements; empty for runs without a plan.
 
     Returns:
         ``quantity``, ``arm``, ``predicted``, ``measured`` and ``error``, the signed error in percent of the measured.
@@ -72,10 +65,10 @@ def graded_rows(report: Report) -> list[dict[str, str]]:
     rows = []
     for arm in arms_of(report):
         for grade in plan_accuracy(report["resources"].get(arm, {})):
-            label, say = _GRADED[grade["quantity"]]
+            label, text_of = _GRADED[grade["quantity"]]
             rows.append({
-                "quantity": label, "arm": label_of(arm), "predicted": say(grade["predicted"]),
-                "measured": say(grade["measured"]), "error": signed_percent(grade["error"]),
+                "quantity": label, "arm": label_of(arm), "predicted": text_of(grade["predicted"]),
+                "measured": text_of(grade["measured"]), "error": signed_percent(grade["error"]),
             })
     return rows
 
@@ -100,14 +93,14 @@ def _ratio(lora: Any, qlora: Any) -> str:
 
 
 def step_rows(report: Report) -> list[dict[str, str]]:
-    """How long each finished step of the study took, and the most memory its process held."""
+    """Time and peak memory of each finished step of the study."""
     return [{"name": step["name"], "seconds": report_format.duration(step["seconds"]),
              "memory": report_format.size(step["peak_memory_bytes"])}
             for step in report["steps"]]
 
 
 def scored_at(report: Report) -> str | None:
-    """When scoring began, in UTC: ``2026-03-01 14:05 UTC``; ``None`` where that is not on record."""
+    """The start of scoring, such as ``2026-03-01 14:05 UTC``; ``None`` if it is not on record."""
     started = min((step["started"] for step in report["steps"] if evaluates(step["name"]) and step["started"]),
                   default=None)
     return None if started is None else f"{datetime.fromtimestamp(started, UTC):%Y-%m-%d %H:%M} UTC"
@@ -124,11 +117,11 @@ def validation_rows(report: Report) -> list[dict[str, Any]]:
 
 HEADLINE = f"{CANDIDATE}-{BASELINE}"
 NOT_COMPARED = "Not compared"
-OUTCOMES = {"no worse": "No worse", "worse": "Worse", "inconclusive": "Cannot be told"}
+OUTCOMES = {"no worse": "No worse", "worse": "Worse", "inconclusive": "Inconclusive"}
 
 
 def outcome_label(report: Report) -> str:
-    """``No worse``, with the addition of a difference that was measured all the same."""
+    """The verdict as a label, such as ``No worse``, with contrary findings added."""
     verdict = report["verdict"]
     if not is_compared(report):
         return NOT_COMPARED
@@ -139,18 +132,18 @@ def outcome_label(report: Report) -> str:
 
 
 def tone(report: Report) -> str:
-    """The colour of the verdict, as a class of the style sheet: that of a warning where something speaks against it."""
+    """The CSS class of the verdict; a verdict with counter-evidence gets the class of a warning."""
     outcome = str(report["verdict"]["outcome"])
     return "mixed" if report["objection"] and outcome == "no worse" else outcome.replace(" ", "-")
 
 
 def of_contrast(report: Report, name: str, metric: str | None = None) -> list[dict[str, Any]]:
-    """The entries of a contrast, of one metric if given."""
+    """The entries of a contrast, optionally of one metric."""
     return [row for row in report["contrasts"] if row["name"] == name and metric in (None, row["metric"])]
 
 
 def reading(row: Mapping[str, Any]) -> str:
-    """What a difference that carries no verdict amounts to."""
+    """The interpretation of a difference without a verdict."""
     low, high = harm_interval({"ci": (row["ci_low"], row["ci_high"]), "higher_is_better": row["higher_is_better"]})
     significant = row["p_value_holm"] <= report_format.SIGNIFICANT
     if low <= 0 <= high:
@@ -160,16 +153,13 @@ def reading(row: Mapping[str, Any]) -> str:
 
 
 def unit_note(metric: str) -> str:
-    """The unit of a metric that is not displayed as a share of 0 to 100."""
+    """The unit of a metric; empty if it is displayed as a share of 0 to 100."""
     info = metric_of(metric)
     return info.unit if info.format == "number" else ""
 
 
 def metric_table(report: Report) -> dict[str, Any]:
-    """Cells as columns, metrics as rows, and the difference of the two leading cells with its interval.
-
-    That is the headline's, or where one arm was trained what tuning changed.
-    """
+    """Cells as columns, metrics as rows, and the difference between the cells of :func:`lead_pair`."""
     cells = [(name, report["cells"][name]) for name in main_cells(arms_of(report)) if name in report["cells"]]
     rows = []
     for row in of_contrast(report, "-".join(lead_pair(report))):
@@ -187,7 +177,7 @@ def metric_table(report: Report) -> dict[str, Any]:
         })
         if metric == "nll_per_token":
             rows.append(_perplexity_row(row, [cell for _, cell in cells]))
-    if not rows:  # one arm was trained, and its untuned base is not among eval.cells
+    if not rows:  # a single arm, whose untuned base is not among eval.cells
         rows = [_row_alone(metric, [cell for _, cell in cells]) for metric in METRICS
                 if any(cell["metrics"].get(metric) is not None for _, cell in cells)]
     return {"cells": [{"name": name, "label": cell["label"]} for name, cell in cells], "rows": rows,
@@ -202,7 +192,7 @@ def _row_alone(metric: str, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any
 
 
 def _difference_names(report: Report) -> dict[str, str]:
-    """What the difference of the table is called: in its caption, in the signs of the cells, and in words."""
+    """Names of the table's difference: in the caption, with the names of the cells, and in words."""
     candidate, baseline = lead_pair(report)
     if is_compared(report):
         return {"caption": "QLoRA minus LoRA", "signs": f"{candidate} − {baseline}", "words": "QLoRA − LoRA"}
@@ -222,7 +212,7 @@ def _perplexity_row(row: Mapping[str, Any], cells: list[Mapping[str, Any]]) -> d
 
 
 def in_short(report: Report) -> dict[str, str]:
-    """What answers each of the three questions of the page, in a line."""
+    """One line each on what 4-bit cost and where the difference comes from."""
     verdict = report["verdict"]
     if not is_compared(report):
         return {"did": verdict["reason"], "from": ""}
@@ -239,7 +229,7 @@ def in_short(report: Report) -> dict[str, str]:
 
 
 def tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The four or five figures at the top: what it is, its value, and what it stands against."""
+    """The four or five figures at the top: label, value and the value it is compared with."""
     verdict = report["verdict"]
     if not is_compared(report):
         return _tiles_alone(report)
@@ -266,7 +256,7 @@ def tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _tiles_alone(report: Report) -> list[dict[str, str]]:
-    """The figures at the top of a report on one arm, each against the untuned base where that was scored."""
+    """The figures at the top of a report on one arm, compared with the untuned base if that was scored."""
     arm = lead_arm(arms_of(report)).name
     cell = report["cells"][ARMS[arm].cell]
     rows = {row["metric"]: row for row in of_contrast(report, "-".join(lead_pair(report)))}
@@ -287,15 +277,15 @@ def _tiles_alone(report: Report) -> list[dict[str, str]]:
 
 
 _LARGE = 10
-"""How many times the margin, or the reach of the headline's interval, a difference may be to share its axis."""
+"""Differences beyond this multiple of the margin, or of the headline's interval, get a separate axis."""
 
 
 def cell_table(report: Report) -> dict[str, Any]:
     """Every cell and untuned baseline as a row, every metric as a column.
 
     Returns:
-        ``columns``, and ``rows`` with ``name label about figures baseline``, figures in the order of the columns, a
-        dash where a cell has none; ``baselines``, whether there are any.
+        ``columns``; ``rows`` with ``name label about figures baseline``, figures in the order of the columns with a
+        dash for a missing one; and ``baselines``, whether there are any.
     """
     records = {**report["cells"], **(report.get("baselines") or {})}
     metrics = [metric for metric in METRICS if any(record["metrics"].get(metric) is not None
@@ -329,11 +319,11 @@ def figure_of(report: Report, name: str, metric: str) -> float | None:
 
 
 def contrast_rows(report: Report) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Every difference on the metric of the verdict, in two groups, as one axis cannot show both.
+    """Every difference on the metric of the verdict, in two groups for two axes.
 
     Returns:
-        Differences of the margin's order of size, the headline first, and those more than ten times as large: the
-        report's own rows with ``title from to text interval reading`` added.
+        Differences of the margin's order of magnitude, the headline first, and those more than ten times as large: the
+        rows of the report with ``title from to text interval reading`` added.
     """
     metric = report["primary_metric"]
     rows = [
@@ -350,7 +340,7 @@ def contrast_rows(report: Report) -> tuple[list[dict[str, Any]], list[dict[str, 
 
 
 def every_difference(report: Report) -> dict[str, Any]:
-    """All contrasts on all metrics: contrasts as rows, metrics as columns, the difference with its interval in each."""
+    """All contrasts as rows and all metrics as columns, with the difference and its interval."""
     metrics = [metric for metric in METRICS if any(row["metric"] == metric for row in report["contrasts"])]
     names = list(dict.fromkeys(row["name"] for row in report["contrasts"]))
     rows = []
@@ -369,11 +359,11 @@ def every_difference(report: Report) -> dict[str, Any]:
     return {"metrics": [shown(metric).label for metric in metrics], "rows": rows}
 
 
-KEEPS = {"yes": "yes", "cannot be told": "cannot be told", "measured": "this is what you measured"}
+KEEPS = {"yes": "yes", "cannot be told": "inconclusive", "measured": "this is what was measured"}
 
 
 def attribution_rows(report: Report) -> list[dict[str, str]]:
-    """The waterfall in numbers: the two levels and the steps between them; empty where L4 was not scored."""
+    """The waterfall in numbers: the two levels and the steps between them; empty if L4 was not scored."""
     attribution = report.get("attribution")
     if not attribution:
         return []
@@ -391,7 +381,7 @@ def attribution_rows(report: Report) -> list[dict[str, str]]:
 
 
 def identity_line(report: Report) -> str:
-    """Which sums hold, on how many metrics, and to what error; empty where no sum could be formed."""
+    """Which identities hold, on how many metrics, and with what error; empty without identities."""
     found = report.get("identities") or []
     if not found:
         return ""
@@ -403,7 +393,7 @@ def identity_line(report: Report) -> str:
 
 
 def export_table(report: Report) -> dict[str, Any] | None:
-    """What can be exported of each arm, what it weighs, and whether it keeps the quality that was measured."""
+    """The exports with their size and whether they keep the measured quality; ``None`` if no export was compared."""
     exports = report.get("exports") or []
     if all(row["keeps"] == "measured" for row in exports):
         return None
@@ -418,14 +408,15 @@ def export_table(report: Report) -> dict[str, Any] | None:
             "difference": difference(row["delta"], metric, row) if compared else "",
             "interval": interval(row, metric) if compared else "",
             "exact": "–" if row["exact_match"] is None else number(row["exact_match"], "exact_match"),
-            "keeps": row["keeps"], "verdict": KEEPS.get(row["keeps"]) or f"no, it loses {report_format.share_lost(row)}",
+            "keeps": row["keeps"],
+            "verdict": KEEPS.get(row["keeps"]) or f"no, it loses {report_format.share_lost(row)}",
         })
     return {"rows": rows, "metric": how.label, "exact": metric != "exact_match",
             "margin": f"{report_format.plain(exports[0]['margin'] * how.factor)} {how.unit}".rstrip()}
 
 
 def baseline_rows(report: Report) -> list[dict[str, str]]:
-    """What tuning gained over each untuned baseline on each metric."""
+    """The gain of tuning over each untuned baseline on each metric."""
     rows = []
     for name, record in (report.get("baselines") or {}).items():
         for cell in served_cells(arms_of(report)):
@@ -442,12 +433,12 @@ def baseline_rows(report: Report) -> list[dict[str, str]]:
 
 
 def baseline_texts(report: Report) -> list[tuple[str, str]]:
-    """What each untuned baseline is."""
+    """Label and description of each untuned baseline."""
     return [(record["label"], record["about"]) for record in (report.get("baselines") or {}).values()]
 
 
 def untuned_sentences(report: Report) -> list[dict[str, Any]]:
-    """Whether tuning beats its untuned baselines, one sentence an arm and baseline; those where it does not, first."""
+    """Whether tuning beats its untuned baselines, one sentence per arm and baseline, unbeaten baselines first."""
     found = report.get("beats_untuned") or []
     lines = [{"text": entry["sentence"], "beaten": not entry["not_beaten"] and not entry["worse"]} for entry in found]
     return sorted(lines, key=lambda line: bool(line["beaten"]))

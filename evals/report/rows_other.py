@@ -1,9 +1,4 @@
-"""What else was asked of the cells: other tasks, declining, calibration, training seeds, a judge, people.
-
-How alike the 16-bit and the 4-bit models are: token by token, answer by answer, and where they part most.
-
-The data, the method and what the held-out set could show, as rows of text.
-"""
+"""Rows of text for the page: tasks, refusals, calibration, seeds, judge, votes, fidelity, power, data and method."""
 
 from __future__ import annotations
 
@@ -33,7 +28,7 @@ from evals.report.rows_headline import HEADLINE, OUTCOMES, of_contrast, reading
 from evals.tasks.general_knowledge import TASK as RETENTION
 
 Report = Mapping[str, Any]
-_UNKNOWN = "not told"
+_UNKNOWN = "not on record"
 _QUESTION = ("question", "query", "ctx", "goal", "sentence", "text")
 
 
@@ -74,17 +69,17 @@ def _document(entry: Mapping[str, Any]) -> dict[str, Any]:
     texts = choices.get("text") if isinstance(choices, Mapping) else choices
     texts = [str(text) for text in texts] if isinstance(texts, list) else []
     answer = next((document[key] for key in ("answer", "gold", "label") if key in document), None)
-    said = [f"{cell}: {texts[place]}" for cell, place in (entry.get("chosen") or {}).items()
-            if isinstance(place, int) and place < len(texts)]
+    chosen = [f"{cell}: {texts[place]}" for cell, place in (entry.get("chosen") or {}).items()
+              if isinstance(place, int) and place < len(texts)]
     return {
         "question": question or ", ".join(f"{key}: {value}" for key, value in document.items()),
         "choices": [{"text": text, "right": answer in (place, text)} for place, text in enumerate(texts)],
-        "said": "; ".join(said),
+        "chosen": "; ".join(chosen),
     }
 
 
 def declining_rows(report: Report) -> list[dict[str, str]]:
-    """How each cell declined; empty where nothing was generated."""
+    """The refusals of each cell; empty without generated answers."""
     rows = []
     for name, record in (report["declining"] or {"cells": {}})["cells"].items():
         rows.append({
@@ -100,7 +95,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def reliability_rows(report: Report) -> list[dict[str, Any]]:
-    """Calibration of each cell: its two summary figures and its bins in numbers."""
+    """Calibration of each cell: the summary figures and the bins."""
     reliability = report.get("reliability")
     rows = []
     for name, cell in (reliability or {"cells": {}})["cells"].items():
@@ -117,7 +112,7 @@ def reliability_rows(report: Report) -> list[dict[str, Any]]:
 
 
 def seed_rows(report: Report) -> list[dict[str, str]]:
-    """Each training run of both arms with the difference between them; empty with a single run."""
+    """Each training run of both arms with their difference; empty for a single run."""
     seeds = report.get("seeds")
     if not seeds or seeds["count"] < 2 or not is_compared(report):
         return []
@@ -133,7 +128,7 @@ def seed_rows(report: Report) -> list[dict[str, str]]:
 
 
 def spread_row(report: Report) -> dict[str, str] | None:
-    """Mean and spread over the training runs, and the interval of the mean difference; ``None`` with a single run."""
+    """Mean and spread over the training runs, and the interval of the mean difference; ``None`` for a single run."""
     seeds = report.get("seeds")
     if not seeds or not seeds.get("spread") or not is_compared(report):
         return None
@@ -151,7 +146,7 @@ def spread_row(report: Report) -> dict[str, str] | None:
 
 
 def judge_rows(report: Report) -> list[tuple[str, str]]:
-    """What the judge said, in numbers; empty without a judge."""
+    """The judge's verdicts in numbers; empty without a judge."""
     judge = report.get("judge")
     if not judge:
         return []
@@ -166,40 +161,40 @@ def judge_rows(report: Report) -> list[tuple[str, str]]:
         ("LoRA preferred", _share(judge["losses"], asked)),
         ("Ties", f"{_share(judge['ties'], asked)}, {count(judge['disagreements'])} of them because the two orders "
                  "disagreed"),
-        ("Failed, and left out", _share(judge["failures"], asked)),
+        ("Failed and not counted", _share(judge["failures"], asked)),
         ("Preference for QLoRA (win 1, tie ½)",
          _UNKNOWN if preference is None or low is None or high is None else
          f"{percent(preference)} (95% interval {percent(low)} to {percent(high)}), "
          f"p = {p_value(judge.get('p_value'))}"),
-        ("Chose the answer shown first", _UNKNOWN if first is None else f"{percent(first)} of single judgements"),
+        ("Chose the answer shown first", _UNKNOWN if first is None else f"{percent(first)} of all judgements"),
         ("Time", duration(judge.get("seconds"))),
     ]
 
 
 def vote_rows(report: Report) -> list[tuple[str, str]]:
-    """What people voted, in numbers; empty without votes."""
+    """The blind votes in numbers; empty without votes."""
     votes = report.get("votes")
     if not votes:
         return []
     whole = votes["votes"]
     rows = [
-        ("Votes", f"{count(whole)} on {plural(votes['questions'], 'question')}, sides at random, who is who hidden"),
+        ("Votes", f"{count(whole)} on {plural(votes['questions'], 'question')}, blind and with random sides"),
         ("QLoRA preferred", _share(votes[QLORA.name], whole)),
         ("LoRA preferred", _share(votes[LORA.name], whole)),
         ("Ties", _share(votes["ties"], whole)),
         ("Both bad", _share(votes["both_bad"], whole)),
-        ("Sign test", f"p = {p_value(votes['p_value'])}; ties and both bad are no part of it"),
+        ("Sign test", f"p = {p_value(votes['p_value'])}, without ties and both bad"),
         ("Chose the answer on the left", _share(votes["left"], votes[QLORA.name] + votes[LORA.name])),
         ("When", " to ".join(dict.fromkeys(votes[end][:10] for end in ("first", "last")))),
     ]
-    left_out = [(votes["outdated"], "on adapters trained before"),
-                (votes["repeated"], "on answers that had been voted on already")]
-    told = [f"{count(number)} {what}" for number, what in left_out if number]
-    return [*rows, *([("Not counted", ", ".join(told))] if told else [])]
+    left_out = ", ".join(f"{count(votes[key])} {what}" for key, what in (
+        ("outdated", "on adapters of an earlier training"), ("repeated", "on answers with an earlier vote"),
+    ) if votes[key])
+    return [*rows, *([("Not counted", left_out)] if left_out else [])]
 
 
 def fidelity_rows(report: Report) -> list[dict[str, Any]]:
-    """The divergence of each pair of models, same adapter first; empty where it was not measured."""
+    """The divergence of each pair of models, same adapter first; empty if it was not measured."""
     pairs = (report.get("fidelity") or {}).get("pairs") or []
     return [
         {"name": f"{pair['reference']} → {pair['candidate']}", "label": pair.get("label") or "",
@@ -212,13 +207,13 @@ def fidelity_rows(report: Report) -> list[dict[str, Any]]:
 
 
 def fidelity_note(report: Report) -> str:
-    """What the divergences come to, or why there are none; empty where nothing is on record."""
+    """A summary of the divergences, or the reason why there are none; empty if nothing is on record."""
     fidelity = report.get("fidelity") or {}
     return str(fidelity.get("sentence") or fidelity.get("skipped") or "")
 
 
 def worst_items(report: Report) -> list[dict[str, Any]]:
-    """The items on which QLoRA's loss rose most over LoRA's, with both answers."""
+    """The items with the largest increase of loss from LoRA to QLoRA, with both answers."""
     shown = []
     for row in report.get("worst") or []:
         answers = row["answers"]
@@ -228,7 +223,7 @@ def worst_items(report: Report) -> list[dict[str, Any]]:
         shown.append({
             "row": row["row"], "question": cut(row["question"]), "reference": cut(row["reference"]),
             "harm": f"{signed(row['delta_nll'], 2)} nats over {plural(row['tokens'], 'token')}, "
-                    f"{signed(row['delta_nll_per_token'], 3)} a token",
+                    f"{signed(row['delta_nll_per_token'], 3)} per token",
             "divergence": "" if divergence is None else nats(divergence),
             "sides": [{"arm": arm, "label": label, "runs": run}
                       for arm, label, run in ((LORA.name, LORA.label, runs[0]), (QLORA.name, QLORA.label, runs[1]))],
@@ -237,7 +232,7 @@ def worst_items(report: Report) -> list[dict[str, Any]]:
 
 
 def flip_rows(report: Report) -> list[dict[str, Any]]:
-    """Answers that change between the arms, beside those that change when only the scoring batch does."""
+    """Answers that change between the arms, and those that change with the scoring batch size alone."""
     flips = report["flips"]
     if flips is None:
         return []
@@ -250,7 +245,7 @@ def flip_rows(report: Report) -> list[dict[str, Any]]:
         sizes = [count(cell[key]) for key in ("batch_size", "other_batch_size")]
         rows.append({
             "what": f"{report['cells'][name]['label']} against itself", "floor": True,
-            "about": f"{name}, scored {sizes[0]} and {sizes[1]} at a time",
+            "about": f"{name}, scored with batch sizes {sizes[0]} and {sizes[1]}",
             "lost": count(cell["lost"]), "gained": count(cell["gained"]), "differs": count(cell["text_differs"]),
             "asked": count(cell["items"]), "shift": nats(cell["largest_nll_per_token_shift"]),
         })
@@ -258,33 +253,33 @@ def flip_rows(report: Report) -> list[dict[str, Any]]:
 
 
 def noise_sentence(report: Report) -> str:
-    """What another scoring batch changes; empty where that was not measured."""
+    """The effect of another scoring batch size; empty if it was not measured."""
     return str(((report["flips"] or {}).get("noise_floor") or {}).get("sentence") or "")
 
 
 def power_sentences(report: Report) -> list[str]:
-    """What a held-out set of this size can and cannot show."""
+    """The differences that a held-out set of this size can detect."""
     lines = []
     for entry in report["power"]:
         metric = entry["metric"]
         how = shown(metric)
         unit = plural(entry["units"], entry["unit"].rstrip("s"))
         seen = f"{report_format.two_significant_digits(entry['detectable'] * how.factor)} {how.unit}"
-        line = f"{how.label}: with {unit}, a true difference of {seen} would be found in 80 of 100 such studies."
+        line = f"{how.label}: with {unit}, 80 of 100 such studies would detect a true difference of {seen}."
         if entry["needed"]:
             target = f"{plain(entry['target'] * how.factor)} {how.unit}"
             what = "the margin you set" if metric == report["primary_metric"] else "a difference"
             if entry["needed"] > entry["units"]:
-                line += (f" To see {what} ({target}) that reliably would take about {count(entry['needed'])} "
-                         f"{entry['unit']} like these.")
+                line += (f" To detect {what} ({target}) as reliably, about {count(entry['needed'])} {entry['unit']} "
+                         "like these are needed.")
             else:
-                line += f" That is finer than {what} ({target})."
+                line += f" That is smaller than {what} ({target})."
         lines.append(line)
     return lines
 
 
 def power_rows(report: Report) -> list[dict[str, str]]:
-    """The same in numbers: standard error, what can be detected, what was wished for, and what that takes."""
+    """The same in numbers: standard error, detectable difference, target, and the units needed for it."""
     rows = []
     for entry in report["power"]:
         how = shown(entry["metric"])
@@ -300,26 +295,26 @@ def power_rows(report: Report) -> list[dict[str, str]]:
 
 
 def planned_sentence(report: Report) -> str:
-    """What could be told before the run, and how its assumptions came out; empty where that is not on record."""
+    """The estimate made before the run, and the measured values of its assumptions; empty if not on record."""
     entry = next((entry for entry in report["power"] if entry.get("planned")), None)
     if entry is None:
         return ""
     plan = entry["planned"]
-    text = (f"Before the run, with {report_format.percent(plan['flip_rate'], 0)} of the answers taken to flip: "
-            f"{plural(plan['items'], 'item')}, worth about {count(plan['effective_items'])} independent ones, detect "
-            f"{report_format.two_significant_digits(100 * plan['minimum_detectable'])} points in right answers; "
-            f"{plain(100 * plan['target'])} points would take {count(plan['items_needed'])} items.")
+    text = (f"Estimate before the run, assuming that {report_format.percent(plan['flip_rate'], 0)} of the answers "
+            f"flip: {plural(plan['items'], 'item')}, worth about {count(plan['effective_items'])} independent ones, "
+            f"detect {report_format.two_significant_digits(100 * plan['minimum_detectable'])} points in right answers; "
+            f"{plain(100 * plan['target'])} points would need {count(plan['items_needed'])} items.")
     seen = entry.get("seen")
     if not seen:
         return text
     alike = ("" if plan["clusters"] == plan["items"] else
-             f", and flips within a cluster were alike with an intraclass correlation of {seen['icc']:.2f} (taken: "
+             f", and flips within a cluster had an intraclass correlation of {seen['icc']:.2f} (assumed: "
              f"{plan['icc']:.2f})")
     return f"{text} In the run {report_format.percent(seen['flip_rate'])} flipped{alike}."
 
 
 def data_rows(report: Report) -> list[tuple[str, str]]:
-    """Where the questions came from and what became of them."""
+    """Source, split and leaks of the data."""
     data = report["data"]
     split, leaks = data["split"], data["leaks"]
     rows = [("File", str(data["source"] or "not on record")), ("Format", str(data["format"] or "not on record"))]
@@ -334,7 +329,7 @@ def data_rows(report: Report) -> list[tuple[str, str]]:
         rows.append(("Found", ", ".join(f"{count(value)} {names.get(key, key.replace('_', ' '))}"
                                         for key, value in data["findings"].items())))
     if split["counts"]:
-        how = "as the file gives it" if split["given"] else f"drawn with seed {split['seed']}"
+        how = "defined by the file" if split["given"] else f"drawn with seed {split['seed']}"
         rows.append(("Split", f"{_by_split(split['counts'])}, {how}"))
     units = split["units"] or {}
     for label, counts in ((f"Units ({units.get('kind')})", units.get("counts")), ("Clusters", split["clusters"])):
@@ -342,8 +337,8 @@ def data_rows(report: Report) -> list[tuple[str, str]]:
             rows.append((label, _by_split(counts)))
     known = [f"{count(leaks[kind])} by {name}" for kind, name in (("text", "text"), ("embedding", "embedding"))
              if leaks[kind] is not None]
-    done = f"; {count(leaks['removed'])} taken out, {count(leaks['left'])} left in" if leaks["listed"] else ""
-    rows.append(("Leaks into held-out", ", ".join(known) + done if known else "not looked for, or not on record"))
+    done = f"; {count(leaks['removed'])} removed, {count(leaks['left'])} kept" if leaks["listed"] else ""
+    rows.append(("Leaks into held-out", ", ".join(known) + done if known else "no search on record"))
     rows += [(f"SHA-256 of {_split(name)}", value) for name, value in (split["hashes"] or {}).items()]
     return rows
 
@@ -357,7 +352,7 @@ def _by_split(counts: Mapping[str, int]) -> str:
 
 
 def method_rows(report: Report) -> list[tuple[str, str, str, str]]:
-    """What each metric of the headline is, what it does not see, and which interval and test it got."""
+    """Explanation, blind spots, and interval and test of each metric of the headline."""
     rows = of_contrast(report, "-".join(lead_pair(report)))
     infos = [metric_of(row["metric"]) for row in rows]
     return [(info.label, info.explanation, info.blind_spots, row["method"])

@@ -1,9 +1,4 @@
-"""How far 4-bit storage moves the model's predictions, token by token, and the items it hurts most.
-
-Which answers change when nothing but the arithmetic of scoring does: the floor under every flip.
-
-What another training seed changes, beside the difference between the arms.
-"""
+"""Measurements that put the difference into context: fidelity, worst items, noise floor, training seeds."""
 
 from __future__ import annotations
 
@@ -20,23 +15,23 @@ from assistant_builder.study import Study
 from evals.report.contrasts import HEADLINE, compare
 from evals.report.format import nats, percent, plural, shown, signed
 from evals.report.items import change
-from evals.report.load import BASELINE, CANDIDATE, Cell, figure, read_again, tuned_cells
+from evals.report.load import BASELINE, CANDIDATE, Cell, figure, read_rescored_cells, tuned_cells
 from evals.report.study_facts import arm_records, twins
 
 _LABELS = {
     "B4-B16": "storing the untuned base in 4 bits",
-    "L4-L16": "storing the base in 4 bits under the 16-bit-trained adapter",
-    "Q4-Q16": "storing the base in 4 bits under QLoRA's adapter",
+    "L4-L16": "storing the base in 4 bits, with the 16-bit-trained adapter",
+    "Q4-Q16": "storing the base in 4 bits, with QLoRA's adapter",
     HEADLINE: "QLoRA against its 16-bit twin, training included",
 }
 WORST = 10
-"""Items listed with the largest increase of loss."""
+"""Number of listed items with the largest increase of loss."""
 
 
 def fidelity(study: Study) -> dict[str, Any] | None:
-    """``evals/fidelity.json`` with labels and a sentence; ``None`` where it was not asked for or not tried.
+    """``evals/fidelity.json`` with labels and a sentence; ``None`` if it was not requested or does not exist.
 
-    ``skipped`` says why it could not be made; there are no pairs then.
+    If the comparison was skipped, ``skipped`` has the reason and there are no pairs.
     """
     path = study.folder / "evals" / "fidelity.json"
     if not study.config.compares or not study.config.eval.fidelity or not path.exists():
@@ -53,23 +48,23 @@ def _sentence(pairs: Mapping[str, Mapping[str, Any]]) -> str:
     lines = []
     storage, whole = pairs.get("L4-L16"), pairs.get(HEADLINE)
     if storage:
-        lines.append("Storing the base in 4 bits, under one and the same adapter, moves the prediction of the next "
-                     f"token by {_moved(storage)}.")
+        lines.append("Storing the base in 4 bits, with the same adapter, changes the prediction of the next token by "
+                     f"{_moved(storage)}.")
     if whole:
         lines.append(f"Between QLoRA and its 16-bit twin, training included, it is {_moved(whole)}.")
-    return " ".join([*lines, "No change at all would be 0 nats and 100%."]) if lines else ""
+    return " ".join([*lines, "Identical predictions would give 0 nats and 100%."]) if lines else ""
 
 
 def _moved(pair: Mapping[str, Any]) -> str:
     return (f"{nats(pair['kl_mean'])} nats on average (median {nats(pair['kl_median'])}, 99th percentile "
-            f"{nats(pair['kl_p99'])}), with the likeliest token the same at {percent(pair['top1_agreement'])} of the "
-            "places")
+            f"{nats(pair['kl_p99'])}), and the likeliest token is the same at {percent(pair['top1_agreement'])} of the "
+            "positions")
 
 
 def worst_items(study: Study, cells: Mapping[str, Cell]) -> list[dict[str, Any]]:
-    """The items on which QLoRA's loss exceeds its twin's the most, in summed nats, largest first.
+    """The items with the largest increase of loss from the twin to QLoRA, in summed nats, largest first.
 
-    None in a study without the twin.
+    A study without the twin has none.
     """
     if not study.config.compares:
         return []
@@ -90,22 +85,16 @@ def worst_items(study: Study, cells: Mapping[str, Cell]) -> list[dict[str, Any]]
 def noise_floor(
     study: Study, cells: Mapping[str, Cell], usable: Mapping[str, list[str]], flips: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """Each assistant against itself scored in batches of another size; ``None`` where that was not done.
-
-    Args:
-        study: The study.
-        cells: The scored cells.
-        usable: Metric → the items it is figured on.
-        flips: The flips between the two assistants, for the sentence.
+    """Each assistant compared with itself, scored with another batch size; ``None`` if that was not measured.
 
     Returns:
-        Flips by cell; the difference between the assistants and the verdict as they would be with the other batches.
+        Flips by cell, and the difference between the assistants and the verdict with the other batch size.
 
     Raises:
         EvaluationError: The second scoring has other items.
     """
     config = study.config.eval
-    again = read_again(study, cells[BASELINE]) if config.noise_floor else {}
+    again = read_rescored_cells(study, cells[BASELINE]) if config.noise_floor else {}
     if not again:
         return None
     found: dict[str, Any] = {"cells": {name: _cell(cells[name], again[name]) for name in (BASELINE, CANDIDATE)}}
@@ -135,31 +124,25 @@ def _cell(cell: Cell, again: Cell) -> dict[str, Any]:
 def _floor_sentence(found: Mapping[str, Any], flips: Mapping[str, Any], config: EvalConfig) -> str:
     records = found["cells"]
     sizes = {record["other_batch_size"] for record in records.values()}
-    batches = f"in batches of {sizes.pop()} " if len(sizes) == 1 and None not in sizes else ""
+    batches = f"with batch size {sizes.pop()} and " if len(sizes) == 1 and None not in sizes else "with "
     lora, qlora = (record["lost"] + record["gained"] for record in records.values())
     between = len(flips["lost"]) + len(flips["gained"])
-    text = (f"Scored again {batches}with the library's own kernels, which changes the arithmetic and nothing else, "
-            f"right and wrong change places on {lora:,} of {plural(flips['items'], 'item')} for 16-bit LoRA and on "
-            f"{qlora:,} for QLoRA; between the two assistants on {between:,}.")
+    text = (f"The same assistants were scored again {batches}the library's own kernels, which changes nothing but "
+            f"rounding. This turned {lora:,} of {plural(flips['items'], 'item')} right or wrong for 16-bit LoRA and "
+            f"{qlora:,} for QLoRA; between the two assistants {between:,} differ.")
     if found["delta"] is None:
         return text
     how = shown(config.primary_metric)
     moved = signed(found["delta"] * how.factor, how.decimals + 1)
-    return f"{text} The difference between them is then {moved} {how.unit}, the verdict “{found['verdict']}”."
+    return f"{text} In that scoring the difference is {moved} {how.unit} and the verdict “{found['verdict']}”."
 
 
 def seeds(study: Study, cells: Mapping[str, Cell], items: list[str]) -> dict[str, Any]:
-    """The headline's difference once for each training seed that was run.
-
-    Args:
-        study: The study.
-        cells: The scored cells of the first seed.
-        items: The items of the primary metric.
+    """The headline's difference for each training seed.
 
     Returns:
         ``count``, ``metric``, ``runs`` (figures of both arms, difference with its item-level interval, verdict, and
-        whether the two were ``twins``),
-        ``spread`` over the runs (``None`` with one) and a ``sentence``.
+        whether the two were ``twins``), ``spread`` over the runs (``None`` with one) and a ``sentence``.
 
     Raises:
         EvaluationError: A run was scored on other items.
@@ -170,24 +153,24 @@ def seeds(study: Study, cells: Mapping[str, Cell], items: list[str]) -> dict[str
         return _alone(study, cells, items)
     runs = [_run(1, cells, items, config)]
     for number in range(2, config.seeds + 1):
-        again = read_again(study, cells[BASELINE], seed=number)
+        again = read_rescored_cells(study, cells[BASELINE], seed=number)
         if again and all(cell.value(item, metric) is not None for cell in again.values() for item in items):
             runs.append(_run(number, again, items, config))
     spread = _spread(runs) if len(runs) > 1 else None
-    sentence = _one_seed() if spread is None else _several(runs, spread, metric)
+    sentence = _ONE_SEED if spread is None else _several(runs, spread, metric)
     for run in runs:
         run["twins"] = _twins(study, run["seed"])
     return {"count": len(runs), "metric": metric, "runs": runs, "spread": spread, "sentence": sentence}
 
 
 def _alone(study: Study, cells: Mapping[str, Cell], items: list[str]) -> dict[str, Any]:
-    """The figure of the one arm of a study once for each training seed; nothing to compare it with."""
+    """The figure of a single-arm study for each training seed."""
     config = study.config
     metric = config.eval.primary_metric
     (name,) = tuned_cells(config.arms)
     found = {1: cells[name]}
     for number in range(2, config.seeds + 1):
-        again = read_again(study, cells[name], seed=number)
+        again = read_rescored_cells(study, cells[name], seed=number)
         if again and all(again[name].value(item, metric) is not None for item in items):
             found[number] = again[name]
     runs = [{"seed": number, "training_seed": config.train.seed + number - 1, name: figure(cell, metric, items)}
@@ -213,16 +196,14 @@ def _run(number: int, cells: Mapping[str, Cell], items: list[str], config: Study
 
 
 def _twins(study: Study, number: int) -> bool | None:
-    """Whether the two arms of a seed did the same work but for the base's storage; ``None`` if not on record."""
+    """Whether the arms of a seed differ in the base's storage alone; ``None`` if that is not on record."""
     found = twins(*(arm_records(study, file, seed=number) for file in ("config.json", "summary.json")))
     return None if found is None else found["matched"]
 
 
 def _spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean and standard deviation over the runs; the difference with a t interval of k − 1 degrees of freedom."""
-    found: dict[str, Any] = {}
-    for name in (BASELINE, CANDIDATE):
-        found[name] = _spread_of([run[name] for run in runs])
+    found: dict[str, Any] = {name: _spread_of([run[name] for run in runs]) for name in (BASELINE, CANDIDATE)}
     deltas, count = [run["delta"] for run in runs], len(runs)
     mean, sd = float(np.mean(deltas)), float(np.std(deltas, ddof=1))
     half = float(stats.t.ppf(0.975, count - 1)) * sd / math.sqrt(count)
@@ -235,14 +216,11 @@ def _spread_of(values: Sequence[float]) -> dict[str, float]:
             "max": max(values)}
 
 
-_ONE_ARM_ONCE = ("The assistant was trained once. The intervals are over held-out items and leave out how much the "
-                 "training itself varies. To see it, train with more seeds: seeds: 3 in study.yaml, or --set seeds=3.")
-
-
-def _one_seed() -> str:
-    return ("Each arm was trained once. The intervals are over held-out items and leave out how much the training "
-            "itself varies, so another seed could move the difference further than they say. To see it, train with "
-            "more seeds: seeds: 3 in study.yaml, or --set seeds=3.")
+_ONE_ARM_ONCE = ("The assistant was trained once. The intervals cover the choice of held-out items, not the variation "
+                 "of training. To measure that, train with more seeds: seeds: 3 in study.yaml, or --set seeds=3.")
+_ONE_SEED = ("Each arm was trained once. The intervals cover the choice of held-out items, not the variation of "
+             "training, so another seed could change the difference by more than they show. To measure that, train "
+             "with more seeds: seeds: 3 in study.yaml, or --set seeds=3.")
 
 
 def _several(runs: Sequence[Mapping[str, Any]], spread: Mapping[str, Any], metric: str) -> str:
@@ -253,13 +231,13 @@ def _several(runs: Sequence[Mapping[str, Any]], spread: Mapping[str, Any], metri
     text = (
         f"Over {len(runs)} training seeds, the same in both arms, QLoRA minus LoRA is {mean} {how.unit} on average "
         f"(95% interval over seeds {low} to {high}). This difference between the arms is "
-        f"{'larger' if larger else 'smaller'} than what another seed changes inside an arm (standard deviation "
+        f"{'larger' if larger else 'smaller'} than the effect of another seed within an arm (standard deviation "
         f"{inside * how.factor:.{places}f})"
     )
     if larger and delta["ci"][0] <= 0 <= delta["ci"][1]:
-        text += ", yet so many seeds are too few to tell it from none"
+        text += ", but with so few seeds it is not distinguishable from zero"
     verdicts = [run["verdict"] for run in runs]
     if len(set(verdicts)) == 1:
         return f"{text}. Every seed gives the same verdict: {verdicts[0]}."
-    told = ", ".join(f"seed {run['seed']}: {run['verdict']}" for run in runs)
-    return f"{text}. The seeds disagree in the verdict ({told})."
+    listed = ", ".join(f"seed {run['seed']}: {run['verdict']}" for run in runs)
+    return f"{text}. The seeds give different verdicts ({listed})."

@@ -1,9 +1,4 @@
-"""What the report says about the data: where it came from, how it was split, and what leaked.
-
-What the training runs left: whether the twins were alike, how the loss fell, what they cost in time and memory.
-
-What a user can export from the study, and whether it keeps the quality that was measured.
-"""
+"""Facts about the study for the report: data, training runs, and which exports keep the measured quality."""
 
 from __future__ import annotations
 
@@ -23,16 +18,16 @@ from evals.report.contrasts import Comparisons
 _COUNTED = ("exact_duplicates", "near_duplicates", "conflicts", "one_word_answers", "over_long", "answers_shared")
 _SPLIT = ("given", "cut", "seed", "counts", "turns", "hashes", "sampled_out", "units", "clusters")
 _LISTED = 20
-"""Leaks listed with their questions; the study's data folder holds all of them."""
+"""Number of leaks listed with their questions; the study's data folder has all of them."""
 
 
 def data_summary(study: Study) -> dict[str, Any]:
     """Counts, hashes and leaks from ``data/findings.json``, ``data/split.json`` and ``data/embedding.json``.
 
-    What is not on record is ``None``.
+    Values that are not on record are ``None``.
     """
     folder = study.folder / "data"
-    findings, split = _record(folder / "findings.json"), _record(folder / "split.json")
+    findings, split = read_record(folder / "findings.json"), read_record(folder / "split.json")
     return {
         "source": study.config.data.source or findings.get("source"),
         "format": findings.get("format"),
@@ -44,16 +39,17 @@ def data_summary(study: Study) -> dict[str, Any]:
         "token_lengths": findings.get("token_lengths"),
         "notes": [*findings.get("notes", []), *split.get("notes", [])],
         "split": {key: split.get(key) for key in _SPLIT},
-        "leaks": _leaks(split, _record(study.embedding_file)),
+        "leaks": _leaks(split, read_record(study.embedding_file)),
     }
 
 
-def _record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
+    """The content of a JSON file; empty if the file does not exist."""
     return read_json(path) if path.exists() else {}
 
 
 def _leaks(split: Mapping[str, Any], embedding: Mapping[str, Any]) -> dict[str, Any]:
-    """Leaks found by comparing texts and by comparing embeddings, and how many held-out rows were taken out for it."""
+    """Leaks found by text and by embedding comparison, and the number of held-out rows removed for them."""
     text, near = split.get("leaks"), embedding.get("leaks")
     found = [leak for listed in (text, near) if isinstance(listed, list) for leak in listed]
     left = {leak["heldout_row"] for leak in found if not leak.get("removed")}
@@ -65,35 +61,31 @@ def _leaks(split: Mapping[str, Any], embedding: Mapping[str, Any]) -> dict[str, 
 
 
 def _amount(value: Any) -> int | None:
-    """A count, given as a number or as a list of what is counted."""
+    """A count that is given as a number or as a list."""
     if value is None:
         return None
     return int(value) if isinstance(value, (int, float)) else len(value)
 
 
 INTENDED = ("arm", "base_storage")
-"""The settings in which twins differ: the arm's name and how the frozen base is stored."""
+"""The settings that may differ between twins: the arm's name and the storage of the frozen base."""
 EQUAL_IN_TWINS = ("steps", "tokens", "train_pairs", "trainable_parameters", "total_parameters", "compute_dtype")
-"""Entries of the two ``summary.json`` that must agree, or the arms did not do the same work."""
+"""Entries of ``summary.json`` that are equal if both arms did the same work."""
 _CONTRACT = ("base_bytes", "adapter_bytes", "peak_memory_bytes", "train_seconds", "tokens_per_second")
 
 
 def arm_records(study: Study, file: str, *, seed: int = 1) -> dict[str, dict[str, Any]]:
-    """``arms/<arm>/<file>`` of each arm that has it; of later seeds ``arms/<arm>-<seed>/<file>``."""
+    """``arms/<arm>/<file>`` of each arm that has it; for later seeds ``arms/<arm>-<seed>/<file>``."""
     paths = {arm: study.arm_folder(run_of(arm, seed)) / file for arm in study.config.arms}
     return {arm: read_json(path) for arm, path in paths.items() if path.exists()}
 
 
 def resources(study: Study, summaries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Time and memory of each arm: bytes, seconds and tokens per second under the names of the contract.
-
-    Args:
-        study: The study, for the price of an hour and the runs with other seeds.
-        summaries: ``summary.json`` by arm, of the first seed.
+    """Time and memory of each arm in bytes, seconds and tokens per second.
 
     Returns:
         Arm → its summary, with ``seconds_per_step``, ``cost`` of one run in the currency of the price (``None``
-        without a price) and ``train_seconds_all``, one entry a seed.
+        without a price) and ``train_seconds_all``, one entry per seed.
     """
     config = study.config
     others = [arm_records(study, "summary.json", seed=seed) for seed in range(2, config.seeds + 1)]
@@ -116,10 +108,6 @@ def _derived(summary: Mapping[str, Any], price_per_hour: float | None) -> dict[s
 
 def twins(configs: dict[str, dict[str, Any]], summaries: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     """Compare the resolved settings of the twins; ``None`` unless both are there.
-
-    Args:
-        configs: ``config.json`` by arm.
-        summaries: ``summary.json`` by arm.
 
     Returns:
         ``matched``; ``differences`` as intended, ``unintended`` ones, each ``{"setting"}`` with the twins' values;
@@ -155,12 +143,7 @@ def _row(key: str, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested records by dotted key; lists of plain values count as leaves.
-
-    Args:
-        tree: Any JSON value.
-        prefix: Dotted key of ``tree`` itself.
-    """
+    """The leaves of a JSON value by dotted key, which starts with ``prefix``; lists of plain values are leaves."""
     if isinstance(tree, dict) and tree:
         for key, value in tree.items():
             yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
@@ -174,8 +157,7 @@ def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def curves(study: Study) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Training and validation loss of each arm.
 
-    A run that was carried on from a checkpoint logs some steps twice; the last one counts, as it is the one the
-    adapter was made by.
+    A run that was resumed from a checkpoint logs some steps twice; the last entry counts, which led to the adapter.
 
     Returns:
         Arm → ``{"steps": [{"step", "loss", "learning_rate", "elapsed_seconds"}], "validation": [{"step", "loss"}]}``.
@@ -195,14 +177,14 @@ def curves(study: Study) -> dict[str, dict[str, list[dict[str, Any]]]]:
 
 @dataclass(frozen=True)
 class Export:
-    """One way to take an assistant out of the study.
+    """One way to export an assistant.
 
     Attributes:
-        cell: The cell that scored it.
-        arm: Whose adapter it is.
-        measured: The cell whose quality the report judged.
-        separate_adapter: Whether the adapter is served unmerged, so that its bytes are added to the base's.
-        how: What the user exports and serves.
+        cell: The cell that scores the export.
+        arm: The arm of the adapter.
+        measured: The cell whose quality the report measured.
+        separate_adapter: Whether the adapter is served separately from the base and adds to its bytes.
+        how: Description for the user.
     """
 
     cell: str
@@ -248,19 +230,19 @@ def exports(
     compared: Comparisons, cells: Mapping[str, Mapping[str, Any]], summaries: Mapping[str, Mapping[str, Any]],
     primary: str, margin: float,
 ) -> list[dict[str, Any]]:
-    """Every export that was scored, compared with the cell that was judged.
+    """Every scored export, compared with the cell that was measured.
 
     Args:
         compared: All comparisons.
-        cells: The report's cells, with ``base_bytes`` where on record.
+        cells: The report's cells, with ``base_bytes`` if on record.
         summaries: ``summary.json`` by arm, for the adapter's bytes.
         primary: Metric of the verdict.
-        margin: Largest harm that counts as kept.
+        margin: Largest harm that counts as keeping the quality.
 
     Returns:
-        Records as in the report; ``keeps`` is the verdict's own rule against the measured cell, ``lost_share`` the harm
-        as a share of what tuning had gained (``None`` where that is unknown or nothing), ``bytes`` the weights as
-        served, including an unmerged adapter, ``formats`` the export formats that write it.
+        Records for the report: ``keeps`` is the outcome of the verdict's rule against the measured cell, ``lost_share``
+        the harm as a share of the gain from tuning (``None`` without a known gain), ``bytes`` the weights as served,
+        with the adapter if it is separate, ``formats`` the export formats that write it.
     """
     found = []
     for export in all_exports():

@@ -1,4 +1,4 @@
-"""The verdict and its surroundings as plain sentences."""
+"""The verdict and the summary as plain sentences."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from evals.report.format import (
     SIGNIFICANT,
     decimals,
     difference,
+    enumerated,
     interval,
     number,
     percent,
@@ -23,7 +24,7 @@ from evals.report.other_results import NAMES
 
 
 def audience(rows: list[dict[str, Any]], verdict: Mapping[str, Any]) -> str:
-    """``208 held-out questions``; answers, where conversations have several; and whether they are too few."""
+    """The items of the verdict, such as ``208 held-out questions``, with a note if they are too few."""
     several = any(row["turn"] for row in rows)
     few = any(text.startswith("too few") for text in verdict["warnings"])
     asked = plural(verdict["n"], "held-out answer" if several else "held-out question")
@@ -33,12 +34,11 @@ def audience(rows: list[dict[str, Any]], verdict: Mapping[str, Any]) -> str:
 def verdict_sentence(verdict: Mapping[str, Any], asked: str) -> str:
     """The verdict in one sentence, with the difference, its interval and the margin.
 
+    A report without a comparison gets the reason and the remedy instead.
+
     Args:
         verdict: The report's ``verdict``.
-        asked: What was asked, such as ``208 held-out questions``.
-
-    Returns:
-        Where nothing is compared, why not and what to do about it.
+        asked: The items, such as ``208 held-out questions``.
     """
     if verdict["contrast"] is None:
         return f"{verdict['reason']} {verdict['action']}"
@@ -48,23 +48,22 @@ def verdict_sentence(verdict: Mapping[str, Any], asked: str) -> str:
     limit = f"the {allowed} you allowed" if margin > 0 else "the zero you allowed"
     if verdict["outcome"] == "no worse":
         if verdict["within_margin_but_worse"]:
-            return (f"On your {asked}, 4-bit cost a little, but no more than you allowed: {measured}. "
-                    f"That is measurably worse, and within {limit}.")
+            return f"On your {asked}, 4-bit is measurably worse, but within {limit}: {measured}."
         if high < 0:
-            return f"On your {asked}, 4-bit did not cost quality, it came out ahead: {measured}."
-        return f"On your {asked}, 4-bit cost nothing we could call worse: {measured}, within {limit}."
+            return f"On your {asked}, 4-bit did not cost quality, it is better: {measured}."
+        return f"On your {asked}, 4-bit is no worse: {measured}, within {limit}."
     if verdict["outcome"] == "worse":
-        beyond = f"all of it beyond {limit}" if low > margin else f"and it may be more than {limit}"
+        beyond = f"all of it beyond {limit}" if low > margin else f"and the harm may exceed {limit}"
         return f"On your {asked}, 4-bit made the assistant worse: {measured}, {beyond}."
     if high <= margin:
-        return (f"On your {asked}, this metric cannot tell whether 4-bit cost anything, because nearly all answers are "
-                f"right, or nearly all wrong, under both: {measured}.")
-    return (f"On your {asked}, it cannot be told whether 4-bit cost more than you allowed: {measured}, "
-            f"which reaches from no harm to more than {limit}.")
+        return (f"On your {asked}, this metric cannot show whether 4-bit cost anything, because nearly all answers of "
+                f"both assistants are right, or nearly all are wrong: {measured}.")
+    return (f"On your {asked}, the result is inconclusive: {measured}, which reaches from no harm to more than "
+            f"{limit}. More held-out questions would narrow the interval.")
 
 
 def harm_interval(verdict: Mapping[str, Any]) -> tuple[float, float]:
-    """The 95 % interval turned so that positive is worse."""
+    """The 95 % interval of the harm, where positive means worse."""
     low, high = verdict["ci"]
     return (-high, -low) if verdict["higher_is_better"] else (low, high)
 
@@ -91,12 +90,7 @@ def _measured(verdict: Mapping[str, Any]) -> str:
 
 
 def counter_evidence(rows: list[dict[str, Any]], outcome: str) -> str:
-    """What speaks against a verdict that sounds reassuring: metrics on which QLoRA is clearly worse; empty without any.
-
-    Args:
-        rows: The headline's contrasts.
-        outcome: The verdict on the primary metric.
-    """
+    """The metrics that contradict a reassuring verdict because QLoRA is clearly worse on them; empty without any."""
     against = []
     for row in rows:
         low, _ = harm_interval({"ci": (row["ci_low"], row["ci_high"]), "higher_is_better": row["higher_is_better"]})
@@ -106,16 +100,11 @@ def counter_evidence(rows: list[dict[str, Any]], outcome: str) -> str:
                            f"95% interval {interval(row, row['metric'], plus=False)})")
     if not against or outcome == "worse":
         return ""
-    listed = against[0] if len(against) == 1 else f"{', '.join(against[:-1])} and {against[-1]}"
-    return f"By another measure it is clearly worse: {listed}."
+    return f"By another measure it is clearly worse: {enumerated(against)}."
 
 
 def summary(report: Mapping[str, Any]) -> list[str]:
-    """What else a reader asks first: perplexity, right answers, whether tuning helped at all.
-
-    Args:
-        report: The report but for its sentences.
-    """
+    """The first answers after the verdict: perplexity, right answers, refusals, and whether tuning helped."""
     cells, lines = report["cells"], []
     loss = next((row for row in report["contrasts"] if row["name"] == f"{CANDIDATE}-{BASELINE}"
                  and row["metric"] == "nll_per_token"), None)
@@ -131,7 +120,7 @@ def summary(report: Mapping[str, Any]) -> list[str]:
 
 
 def number_of(perplexity: float) -> str:
-    """A perplexity with three digits or so."""
+    """A perplexity with about three digits."""
     return f"{perplexity:.2f}" if perplexity < 100 else f"{perplexity:,.0f}"
 
 
@@ -144,7 +133,7 @@ def _right_answers(report: Mapping[str, Any]) -> list[str]:
     cells, tuned = report["cells"], served_cells(arms_of(report))
     share = {name: cell["metrics"].get("exact_match") for name, cell in cells.items()}
     if any(share.get(name) is None for name in tuned):
-        return ["Whether whole answers are right was not scored."]
+        return ["Exact match, the share of completely right answers, was not scored."]
     total = next((row["n"] for row in report["contrasts"] if row["metric"] == "exact_match"), len(report["items"]))
     text = "Exactly right answers: " + ", ".join(f"{_short(name)} {_of(share[name], total)}" for name in tuned)
     untuned = ARMS[headline_arms(arms_of(report))[0]].untuned_cell
@@ -152,8 +141,8 @@ def _right_answers(report: Mapping[str, Any]) -> list[str]:
         text += f", the untuned base {_of(share[untuned], total)}"
     flips = report["flips"]
     if flips:
-        text += (f". {plural(len(flips['lost']), 'question')} right under LoRA alone, "
-                 f"{len(flips['gained'])} under QLoRA alone")
+        text += (f". {plural(len(flips['lost']), 'question')} right only under LoRA, {len(flips['gained'])} only under "
+                 "QLoRA")
     return [text + "."]
 
 
@@ -173,7 +162,7 @@ def _declining(report: Mapping[str, Any]) -> list[str]:
 
 
 def _untuned(report: Mapping[str, Any]) -> list[str]:
-    """A line where tuning beats every untuned baseline throughout; where it does not, a warning says so."""
+    """A line if tuning beats every untuned baseline on all metrics; otherwise there is a warning instead."""
     found = report["beats_untuned"]
     if not found or any(record["not_beaten"] or record["worse"] for record in found):
         return []

@@ -1,4 +1,4 @@
-"""Two studies against each other: the same paired statistics, on the held-out items that both have."""
+"""Comparison of two studies with the paired statistics of the report, on the held-out items that both have."""
 
 from evals.study_compare.compare import compare_studies
 from evals.study_compare.messages import contrast_rows, difference_rows

@@ -1,11 +1,4 @@
-"""Which held-out items two studies share, and which of them the other study was trained on.
-
-In what two studies differ: settings, data, base model, and what they ran on.
-
-What a careful reader must know before believing a comparison of two studies.
-
-Compare two studies cell by cell, item by item, from the files of their folders.
-"""
+"""Compare two studies cell by cell and item by item: shared items, differences, warnings, verdicts."""
 
 from __future__ import annotations
 
@@ -15,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from assistant_builder.arms import CELLS
-from assistant_builder.atomic_io import read_json
 from assistant_builder.config import EvalConfig
 from assistant_builder.data import load_split
 from assistant_builder.data.similarity import casefold_normalize
@@ -25,7 +17,8 @@ from evals.compare import holm
 from evals.metrics import METRICS
 from evals.report.contrasts import compare, figures_of
 from evals.report.format import plain, plural
-from evals.report.load import BASELINE, CANDIDATE, Cell, figure, read_cells
+from evals.report.load import BASELINE, CANDIDATE, Cell, figure, independent_units, read_cells
+from evals.report.study_facts import flatten, read_record
 from evals.study_compare.messages import metric_shown, summary, verdict_sentence
 
 Sample = Mapping[str, Any]
@@ -33,13 +26,13 @@ Sample = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Matching:
-    """The items of two studies, side by side.
+    """The shared items of two studies.
 
     Attributes:
-        shared: Names of an item in the first study and in the second, in the first study's order.
-        only_a: Items that the first study alone has.
-        only_b: Items that the second alone has.
-        other_system: Shared items that the two asked under different system prompts.
+        shared: Names of each item in the first and in the second study, in the first study's order.
+        only_a: Items of the first study alone.
+        only_b: Items of the second study alone.
+        other_system: Number of shared items with different system prompts.
     """
 
     shared: tuple[tuple[str, str], ...]
@@ -49,10 +42,10 @@ class Matching:
 
 
 def shared_cell(a: Mapping[str, Cell], b: Mapping[str, Cell]) -> str:
-    """A cell that two studies both have, by whose items they are matched: that of an assistant, if there is one.
+    """The name of a cell of both studies for matching their items, preferably that of an assistant.
 
     Raises:
-        EvaluationError: There is none.
+        EvaluationError: The studies share no cell.
     """
     found = next((name for name in (BASELINE, CANDIDATE, *a) if name in a and name in b), None)
     if found is None:
@@ -64,10 +57,10 @@ def shared_cell(a: Mapping[str, Cell], b: Mapping[str, Cell]) -> str:
 
 
 def match_items(a: Cell, b: Cell) -> Matching:
-    """Pair items by what was asked and what the reference is; row numbers mean nothing across data files.
+    """Pair items by prompt and reference, because row numbers differ between data files.
 
-    Items asked under the same system prompt find each other first, then those that differ in nothing else, so that two
-    system prompts can be compared. Of items that a study holds twice the first goes with the first.
+    Items with the same system prompt are paired first, then items that differ in the system prompt alone, so that two
+    system prompts can be compared. Duplicate items are paired in their order.
     """
     exact, left_a, left_b = _paired(a.samples, b.samples, _with_system)
     others, left_a, left_b = _paired(left_a, left_b, _without_system)
@@ -82,7 +75,7 @@ def match_items(a: Cell, b: Cell) -> Matching:
 def _paired(
     a: Sequence[Sample], b: Sequence[Sample], key: Callable[[Sample], Hashable]
 ) -> tuple[list[tuple[str, str]], list[Sample], list[Sample]]:
-    """Pairs of item names, and the samples left over on either side."""
+    """Pairs of item names, and the unpaired samples of both sides."""
     waiting: dict[Hashable, list[Sample]] = {}
     for sample in b:
         waiting.setdefault(key(sample), []).append(sample)
@@ -106,17 +99,12 @@ def _without_system(sample: Sample) -> Hashable:
 
 
 def trained_on(study: Study, cell: Cell, other: Study) -> frozenset[str] | None:
-    """Held-out items of a study whose question also stands in the other's training or validation split.
+    """Held-out items of a study whose question is also in the training or validation split of another study.
 
-    Questions are compared as within a study: the same after setting case, spacing and sentence punctuation aside.
-
-    Args:
-        study: The study that holds the items out.
-        cell: Any of its scored cells.
-        other: The study whose training is looked at.
+    Questions are compared as within a study, without case, spacing and sentence punctuation.
 
     Returns:
-        Names of items; ``None`` where a study's splits are not on record.
+        Names of items; ``None`` if a study's splits are not on record.
 
     Raises:
         DataError: A split file was changed after it was frozen.
@@ -133,27 +121,21 @@ def trained_on(study: Study, cell: Cell, other: Study) -> frozenset[str] | None:
     return frozenset(str(sample["item"]) for sample in cell.samples if sample["row"] in rows)
 
 
-_NO_MATTER = (
+_IRRELEVANT = (
     "name", "version", "data.source", "train.preset", "train.sample_answers", "train.allow_low_memory",
     "eval.judge_url", "eval.judge_model", "eval.judge_items", "eval.price_per_hour",
 )
-"""Settings that change no score of a cell."""
+"""Settings that do not change the score of any cell."""
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 _HASH_DIGITS = 12
 
 
 def differences(a: Study, b: Study, cell_a: Cell, cell_b: Cell) -> list[dict[str, Any]]:
-    """Everything on record that differs and can bear on the scores.
-
-    Args:
-        a: The first study.
-        b: The second.
-        cell_a: A scored cell of the first.
-        cell_b: The same cell of the second.
+    """All recorded differences of two studies that can affect the scores.
 
     Returns:
-        ``{"setting", "a", "b"}``, settings by their dotted key first; hashes are shortened to 12 digits, and a value is
-        ``None`` where it is unset or not on record.
+        ``{"setting", "a", "b"}``, settings by their dotted key first. Hashes have 12 digits; a value that is unset or
+        not on record is ``None``.
     """
     facts_a, facts_b = dict(_facts(a, cell_a)), dict(_facts(b, cell_b))
     return [
@@ -164,9 +146,9 @@ def differences(a: Study, b: Study, cell_a: Cell, cell_b: Cell) -> list[dict[str
 
 def _facts(study: Study, cell: Cell) -> Iterator[tuple[str, Any]]:
     config = study.config
-    yield from ((key, value) for key, value in _flat(config.model_dump(mode="json")) if key not in _NO_MATTER)
-    provenance = _record(study.folder / "provenance.json")
-    hashes = _record(study.folder / "data" / "split.json").get("hashes", {})
+    yield from ((key, value) for key, value in flatten(config.model_dump(mode="json")) if key not in _IRRELEVANT)
+    provenance = read_record(study.folder / "provenance.json")
+    hashes = read_record(study.folder / "data" / "split.json").get("hashes", {})
     yield "data file", Path(config.data.source).name or None
     for split, name in (("train", "train"), ("validation", "validation"), ("heldout", "held-out")):
         yield f"{name} data, SHA-256", _short(hashes.get(split))
@@ -180,40 +162,20 @@ def _facts(study: Study, cell: Cell) -> Iterator[tuple[str, Any]]:
     yield "GPU", (hardware.get("gpu") or {}).get("name")
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def _record(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
-
-
 def _short(digest: str | None) -> str | None:
     return digest and digest[:_HASH_DIGITS]
 
 
 _MAKING = ("data.", "model.", "train.")
 _FOLLOWING = {"train data, SHA-256": "data.", "base model, SHA-256": "model."}
-"""What differs as a consequence of settings, and is told only where no such setting differs."""
+"""Differences that follow from settings, and are reported only if no such setting differs."""
 _SCORING = ("eval.max_new_tokens", "arithmetic of scoring")
 
 
 def warnings(
     record: Mapping[str, Any], a: Study, b: Study, cells: tuple[Cell, Cell], matching: Matching
 ) -> list[str]:
-    """One sentence each, what bears on the verdict first.
-
-    Args:
-        record: The comparison so far.
-        a: The baseline.
-        b: The candidate.
-        cells: A scored cell of each.
-        matching: Their items.
-    """
+    """The limitations of a comparison, one sentence each, those that affect the verdict first."""
     return [
         *_about_statistics(record), *_about_leaks(a, b, cells, matching), *_about_the_metric(record, a, b),
         *_about_items(record, matching), *_about_training(record, a, b),
@@ -238,40 +200,39 @@ def _about_leaks(a: Study, b: Study, cells: tuple[Cell, Cell], matching: Matchin
             continue
         compared = len(found & {pair[side] for pair in matching.shared})
         if compared:
-            yield (f"{plural(compared, 'item')} of {study.name} compared here also "
-                   f"{'stands' if compared == 1 else 'stand'} in the training or validation split of {other.name}, "
-                   "which flatters its scores: a leak across the studies")
+            yield (f"Leak across the studies: {plural(compared, 'compared item')} of {study.name} "
+                   f"{'is' if compared == 1 else 'are'} also in the training or validation split of {other.name}, "
+                   "which makes its scores too high")
         if len(found) > compared:
             more = len(found) - compared
-            yield (f"{plural(more, 'held-out item')} of {study.name} {'stands' if more == 1 else 'stand'} in the "
-                   f"training or validation split of {other.name}; not held out there, so not compared here")
+            yield (f"{plural(more, 'held-out item')} of {study.name} {'is' if more == 1 else 'are'} in the training or "
+                   f"validation split of {other.name} and therefore not compared")
 
 
 def _about_the_metric(record: Mapping[str, Any], a: Study, b: Study) -> Iterator[str]:
     if record["loss"] != "nll_per_token":
-        yield ("The two studies split the same references into different tokens, so their losses per token are not "
+        yield ("The two studies tokenize the same references differently, so their losses per token are not "
                "comparable: the loss is given in nats per UTF-8 byte of the reference instead"
-               + (f", and the margin of {plain(a.config.eval.margin)} nats per token is converted at the bytes that a "
-                  f"token of {a.name} has here" if a.config.eval.primary_metric == "nll_per_token" else ""))
+               + (f", and the margin of {plain(a.config.eval.margin)} nats per token is converted with the mean bytes "
+                  f"per token of {a.name}" if a.config.eval.primary_metric == "nll_per_token" else ""))
     ours, theirs = ((study.config.eval.primary_metric, study.config.eval.margin) for study in (a, b))
     if ours != theirs:
-        yield (f"{b.name} was set up to be judged on {metric_shown(theirs[0]).phrase} with a margin of "
-               f"{plain(theirs[1])}; the verdicts go by {a.name}: {metric_shown(ours[0]).phrase}, margin "
-               f"{plain(ours[1])}")
+        yield (f"{b.name} defines its verdict on {metric_shown(theirs[0]).phrase} with a margin of {plain(theirs[1])}; "
+               f"these verdicts use that of {a.name}: {metric_shown(ours[0]).phrase}, margin {plain(ours[1])}")
     if not set(a.config.arms) & set(b.config.arms):
-        yield (f"{a.name} trains {a.config.arms[0]} alone and {b.name} {b.config.arms[0]} alone, so that there are no "
-               "two assistants to compare: no verdict")
+        yield (f"{a.name} trains {a.config.arms[0]} alone and {b.name} {b.config.arms[0]} alone, so there is no common "
+               "assistant to compare: no verdict")
     elif not record["verdicts"]:
         yield f"{metric_shown(ours[0]).label}, which decides the verdict, was not scored in both studies: no verdict"
 
 
 def _about_items(record: Mapping[str, Any], matching: Matching) -> Iterator[str]:
     if record["only_a"] or record["only_b"]:
-        yield (f"Left out: {plural(record['only_a'], 'held-out item')} that only {record['a']} has and "
-               f"{record['only_b']:,} that only {record['b']} has; the verdict speaks of the shared ones alone")
+        yield (f"Not compared: {plural(record['only_a'], 'held-out item')} of {record['a']} alone and "
+               f"{record['only_b']:,} of {record['b']} alone; the verdict is about the shared items")
     if matching.other_system:
-        were = "was" if matching.other_system == 1 else "were"
-        yield f"{plural(matching.other_system, 'shared item')} {were} asked under different system prompts"
+        had = "has" if matching.other_system == 1 else "have"
+        yield f"{plural(matching.other_system, 'shared item')} {had} different system prompts in the two studies"
 
 
 def _about_training(record: Mapping[str, Any], a: Study, b: Study) -> Iterator[str]:
@@ -279,31 +240,31 @@ def _about_training(record: Mapping[str, Any], a: Study, b: Study) -> Iterator[s
         yield "A and B are the same study"
         return
     if max(a.config.seeds, b.config.seeds) == 1:
-        yield ("One training run on each side: the intervals are over items and leave out how much another training "
-               "seed would move the scores")
+        yield ("One training run on each side: the intervals cover the choice of items, not the variation between "
+               "training seeds")
     else:
-        yield "Only the first training run of each study is compared; the other seeds are in its own report"
+        yield "Only the first training run of each study is compared; its own report has the other seeds"
     changed = [row["setting"] for row in record["differences"]]
     made = [key for key in changed if key.startswith(_MAKING)]
     made += [key for key, cause in _FOLLOWING.items() if key in changed and not any(k.startswith(cause) for k in made)]
     if len(made) > 1:
-        yield f"The studies differ in more than one thing ({', '.join(made)}), so no single one explains the result"
+        yield f"The studies differ in several settings ({', '.join(made)}), so no single one explains the result"
     scored = [key for key in changed if key in _SCORING]
     if scored:
-        yield f"They were not scored alike ({', '.join(scored)}), which can move scores by itself"
+        yield f"The studies were scored differently ({', '.join(scored)}), which can change scores by itself"
 
 
 JUDGED = (CANDIDATE, BASELINE)
-"""The cells that get a verdict: QLoRA as served, and float16 LoRA."""
+"""The cells with a verdict: QLoRA as served, and float16 LoRA."""
 PER_BYTE = "nll_per_byte"
-"""The loss where two tokenizers make tokens incomparable: Σ nll / Σ UTF-8 bytes of the references, in nats."""
+"""The loss for studies with different tokenizers: Σ nll / Σ UTF-8 bytes of the references, in nats."""
 
 
 @dataclass(frozen=True)
 class _Sides:
-    """The shared items of one cell under the same names in both studies; ``a`` is the baseline, ``b`` the candidate.
+    """The shared items of one cell under the same names in baseline ``a`` and candidate ``b``.
 
-    Where the loss is per byte, the bytes of the reference stand in for its tokens, as divisor and as weight.
+    For a loss per byte, the bytes of the reference replace its tokens as divisor and weight.
     """
 
     name: str
@@ -315,18 +276,18 @@ def compare_studies(a: Study, b: Study) -> dict[str, Any]:
     """Compare study ``b`` (candidate) with study ``a`` (baseline) on the held-out items that both have.
 
     Args:
-        a: The baseline; its primary metric and margin decide the verdicts.
+        a: The baseline; its primary metric and margin determine the verdicts.
         b: The candidate; may be the same study.
 
     Returns:
         ``a``, ``b`` (names), ``shared_items``, ``only_a``, ``only_b`` (counts), ``loss`` (``nll_per_token``, or
-        ``nll_per_byte`` where the two count tokens differently), ``differences`` (``setting, a, b``), ``verdicts`` (one
-        for each of Q4 and L16 that both have), ``contrasts`` (as in ``report.json``, named ``Q4: B-A``, with the
-        figures ``a`` and ``b``), ``warnings`` and ``sentence``.
+        ``nll_per_byte`` for different tokenizers), ``differences`` (``setting, a, b``), ``verdicts`` (one for each of
+        Q4 and L16 that both have), ``contrasts`` (as in ``report.json``, named ``Q4: B-A``, with the figures ``a`` and
+        ``b``), ``warnings`` and ``sentence``.
 
     Raises:
-        EvaluationError: A study has not been evaluated, its scores contradict themselves, or the two share too little,
-            no cell among it: studies of one arm each, and not the same.
+        EvaluationError: A study has not been evaluated, its scores are inconsistent, or the two share too few items or
+            no cell.
         DataError: A split of a study was changed after it was frozen.
     """
     cells_a, cells_b = _evaluated(a), _evaluated(b)
@@ -336,8 +297,8 @@ def compare_studies(a: Study, b: Study) -> dict[str, Any]:
         raise EvaluationError(
             f"studies {a.name} and {b.name} share {len(matching.shared) or 'no'} held-out "
             f"item{'s' if len(matching.shared) != 1 else ''}, and a comparison needs at least two", where="compare",
-            remedy="Items are shared where question and reference are the same: give both studies the same data file, "
-            "with a split column or the same data.seed and data.heldout_fraction",
+            remedy="Shared items have the same question and reference: use the same data file in both studies, with a "
+            "split column or the same data.seed and data.heldout_fraction",
         )
     pairs = [(cells_a[like].by_item[one], cells_b[like].by_item[other]) for one, other in matching.shared]
     per_byte = any(one["tokens"] != other["tokens"] for one, other in pairs)
@@ -348,7 +309,7 @@ def compare_studies(a: Study, b: Study) -> dict[str, Any]:
         for name in CELLS if name in cells_a and name in cells_b
     ]
     config, tokens = a.config.eval, sum(one["tokens"] for one, _ in pairs)
-    if per_byte and config.primary_metric == "nll_per_token":  # a token of A is that many bytes
+    if per_byte and config.primary_metric == "nll_per_token":  # converted with the mean bytes per token of A
         config = config.model_copy(update={"margin": config.margin * tokens / sum(weights)})
     record: dict[str, Any] = {
         "a": a.name, "b": b.name, "shared_items": len(pairs),
@@ -375,7 +336,7 @@ def _evaluated(study: Study) -> dict[str, Cell]:
 
 
 def _aligned(a: Cell, b: Cell, matching: Matching, weights: Sequence[int]) -> tuple[Cell, Cell]:
-    """Both cells on the shared items, named by their place; clusters are those of ``a``, or of ``b`` if it has none."""
+    """Both cells on the shared items, named by index; the clusters are those of ``a``, or of ``b`` if it has none."""
     pairs = [(a.by_item[one], b.by_item[other]) for one, other in matching.shared]
     labels = [one.get("cluster") for one, _ in pairs]
     if not any(label is not None for label in labels):
@@ -398,7 +359,7 @@ def _compared(sides: Sequence[_Sides], config: EvalConfig, *, per_byte: bool) ->
         for metric in METRICS:
             items = [item for item in cell.a.by_item
                      if cell.a.value(item, metric) is not None and cell.b.value(item, metric) is not None]
-            if _units(cell.a, items) < 2:
+            if independent_units(cell.a, items) < 2:
                 continue
             result = compare(cell.a, cell.b, metric, items, config)
             shown = PER_BYTE if per_byte and metric == "nll_per_token" else metric
@@ -417,11 +378,6 @@ def _compared(sides: Sequence[_Sides], config: EvalConfig, *, per_byte: bool) ->
         adjusted = holm([row["p_value"] for row in family])
         rows += [{**row, "p_value_holm": float(value)} for row, value in zip(family, adjusted, strict=True)]
     if not rows:
-        raise EvaluationError("the shared items belong to one cluster, which has no interval", where="compare",
+        raise EvaluationError("the shared items belong to a single cluster, which has no interval", where="compare",
                               remedy="Compare studies that share more of their held-out items")
     return {"verdicts": sorted(verdicts, key=lambda verdict: JUDGED.index(verdict["cell"])), "contrasts": rows}
-
-
-def _units(cell: Cell, items: Sequence[str]) -> int:
-    """Independent units among the items: clusters, and items without one."""
-    return len({cell.by_item[item]["cluster"] or ("alone", item) for item in items})

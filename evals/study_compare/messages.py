@@ -1,4 +1,4 @@
-"""A comparison of two studies in sentences and in rows of text."""
+"""Sentences and table rows for a comparison of two studies."""
 
 from __future__ import annotations
 
@@ -14,41 +14,34 @@ _EVERY_METRIC = ("Q4", "L16")
 
 
 def _like(metric: str) -> str:
-    """The metric whose digits and factor a metric is shown with."""
+    """The metric whose format is used for a metric."""
     return "nll_per_token" if metric == "nll_per_byte" else metric
 
 
 def metric_shown(metric: str) -> MetricFormat:
-    """How a metric is called; the loss per byte like the loss, in its own unit."""
+    """The format of a metric; the loss per byte has that of the loss with its own unit."""
     how = shown(_like(metric))
     return replace(how, unit="nats per byte") if metric == "nll_per_byte" else how
 
 
 def verdict_sentence(verdict: Mapping[str, Any], a: str, b: str) -> str:
-    """One cell's verdict, with difference, interval and margin.
-
-    Args:
-        verdict: One of the comparison's ``verdicts``.
-        a: Name of the baseline study.
-        b: Name of the candidate study.
-    """
+    """The verdict on a cell with difference, interval and margin, for baseline ``a`` and candidate ``b``."""
     low, high = harm_interval(verdict)
     margin, how, who = verdict["margin"], metric_shown(verdict["metric"]), _ASSISTANTS[verdict["cell"]]
     unit = f" {how.unit}" if how.factor != 1 else ""
     limit = f"the {plain(float(f'{margin * how.factor:.3g}'))}{unit} that {a} allows"
     measured = _measured(verdict)
     if verdict["outcome"] == "worse":
-        beyond = "all of it beyond" if low > margin else "which may be more than"
+        beyond = "all of it beyond" if low > margin else "which may exceed"
         return f"In {b}, {who} is worse than in {a}: {measured}, {beyond} {limit}."
     if verdict["outcome"] == "no worse":
-        claim = "is better than" if high < 0 else "is no worse than"
         if verdict["within_margin_but_worse"]:
-            claim = "is measurably worse, and by no more than is allowed, than"
-        return f"In {b}, {who} {claim} in {a}: {measured}, within {limit}."
+            return f"In {b}, {who} is measurably worse than in {a}, but within {limit}: {measured}."
+        return f"In {b}, {who} is {'better' if high < 0 else 'no worse'} than in {a}: {measured}, within {limit}."
     if high <= margin:
-        return (f"This metric cannot tell whether {who} is worse in {b} than in {a}, because nearly all answers are "
-                f"right, or nearly all wrong, in both: {measured}.")
-    return (f"It cannot be told whether {who} is worse in {b} than in {a}: {measured}, which reaches from no harm to "
+        return (f"This metric cannot show whether {who} is worse in {b} than in {a}, because nearly all answers in "
+                f"both are right, or nearly all are wrong: {measured}.")
+    return (f"It is inconclusive whether {who} is worse in {b} than in {a}: {measured}, which reaches from no harm to "
             f"more than {limit}.")
 
 
@@ -64,22 +57,21 @@ def _measured(verdict: Mapping[str, Any]) -> str:
 
 
 def summary(record: Mapping[str, Any]) -> str:
-    """The verdicts in one paragraph, with the items they stand on."""
-    asked = plural(record["shared_items"], "held-out item")
-    said = " ".join(verdict["sentence"] for verdict in record["verdicts"])
-    return f"{asked} in both studies. {said or 'There is no verdict.'}"
+    """The number of compared items and the verdicts in one paragraph."""
+    verdicts = " ".join(verdict["sentence"] for verdict in record["verdicts"])
+    return f"{plural(record['shared_items'], 'held-out item')} in both studies. {verdicts or 'There is no verdict.'}"
 
 
 def difference_rows(record: Mapping[str, Any]) -> list[list[str]]:
-    """What differs: setting, A, B."""
+    """Table of the differing settings: setting, A, B."""
     return [[row["setting"], *("–" if row[side] is None else str(row[side]) for side in ("a", "b"))]
             for row in record["differences"]]
 
 
 def contrast_rows(record: Mapping[str, Any]) -> list[list[str]]:
-    """The table of a comparison: cell, metric, A, B, difference, interval, adjusted p-value.
+    """Table of a comparison: cell, metric, A, B, difference, interval, adjusted p-value.
 
-    Q4 and L16 with every metric, the other cells with the loss.
+    Q4 and L16 have every metric, the other cells the loss alone.
     """
     rows = []
     for row in record["contrasts"]:

@@ -1,4 +1,4 @@
-"""lm-eval tasks beyond the held-out set: the project's retention task, and any that a study names."""
+"""Extra lm-eval tasks: the general knowledge task, and tasks that a study names."""
 
 from __future__ import annotations
 
@@ -18,15 +18,12 @@ if TYPE_CHECKING:
 
 
 class ExtraTasks:
-    """The tasks of a study beyond its own, loaded before anything is scored, so that a wrong name costs no time.
+    """The extra tasks of a study, loaded before scoring so that a wrong name fails at once.
 
-    ``documents`` says how many documents each asks about, those of all its parts together.
-
-    Args:
-        names: Names as lm-eval knows them.
+    ``documents`` has the number of documents of each task, summed over its subtasks.
 
     Raises:
-        EvaluationError: lm-eval knows no such task, or its data cannot be had.
+        EvaluationError: lm-eval has no such task, or its data is not available.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -36,37 +33,29 @@ class ExtraTasks:
             return
         from lm_eval.tasks import TaskManager
 
-        # a hub out of reach is told by the error below, not by a dozen warnings of its client's retries before it
+        # the error below reports an unreachable hub; the client would log a dozen warnings about its retries
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         self._manager = TaskManager(include_path=str(FOLDER), include_defaults=set(self.names) != {TASK})
         known = set(self._manager.all_tasks)
         for name in self.names:
-            if name not in known:  # lm-eval would take it for the path of a YAML file, whose functions it runs
+            if name not in known:  # lm-eval would open it as a YAML file and run its functions
                 raise EvaluationError(
-                    f"lm-eval knows no task {name!r}", where="eval.tasks",
+                    f"lm-eval has no task {name!r}", where="eval.tasks",
                     remedy="'lm-eval ls tasks' lists the names; files are not accepted, because they can run code",
                 )
             try:
                 with _empty_folder():
                     loaded = self._manager.load([name])["tasks"]
                     self.documents[name] = sum(_size(task) for task in loaded.values())
-            except Exception as error:  # each task reads its data its own way
+            except Exception as error:  # each task loads its data in its own way
                 raise EvaluationError(
                     f"the lm-eval task {name!r} cannot be run: {_first_line(error)}", where="eval.tasks",
-                    remedy="'lm-eval ls tasks' lists the names; most tasks fetch their data from a hub. Take the task "
-                    "out of eval.tasks to go on without it",
+                    remedy="Most tasks download their data from a hub; remove the task from eval.tasks to continue "
+                    "without it",
                 ) from error
 
     def run(self, name: str, lm: StudyLM, folder: Path, inputs: Mapping[str, Any], seed: int) -> None:
-        """Run a task on a cell and write ``<name>.jsonl``, one line a document, and ``<name>.json``, its figures.
-
-        Args:
-            name: One of the names.
-            lm: The cell.
-            folder: Where the files go.
-            inputs: What they are made from.
-            seed: Of lm-eval's few-shot examples.
-        """
+        """Run a task on a cell and write ``<name>.jsonl``, one line per document, and its figures, ``<name>.json``."""
         from lm_eval import simple_evaluate
 
         with _empty_folder():
@@ -89,7 +78,7 @@ class ExtraTasks:
 
 @contextlib.contextmanager
 def _empty_folder() -> Iterator[None]:
-    """Work in an empty folder: tasks load metrics by name, and ``evaluate.load`` runs a script of that name there."""
+    """Run in an empty folder, because ``evaluate.load`` runs a script with the metric's name in the current folder."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         yield
 

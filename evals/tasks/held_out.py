@@ -1,6 +1,6 @@
-"""The held-out set as two lm-eval tasks, ``<study>_nll`` and ``<study>_gen``, in files that lm-eval reads itself.
+"""The held-out set as two lm-eval tasks, ``<study>_nll`` and ``<study>_gen``.
 
-The folder can be named to ``lm-eval run --include_path``. An item is one assistant turn with all that came before it.
+The task folder can be passed to ``lm-eval run --include_path``. An item is one assistant turn with its preceding turns.
 """
 
 from __future__ import annotations
@@ -43,31 +43,27 @@ def choices(doc):
 
 
 def heldout_pairs(study: Study) -> list[Pair]:
-    """The held-out pairs that are scored: all but those taken out as embedding leaks.
+    """The held-out pairs without those that were removed as embedding leaks.
 
     Raises:
-        EvaluationError: None is left.
+        EvaluationError: No pair is left.
     """
     leaks = read_json(study.embedding_file) if study.embedding_file.exists() else {"leaks": []}
     removed = {leak["heldout_row"] for leak in leaks["leaks"] if leak["removed"]}
     pairs = [pair for pair in load_split(study.folder / "data", "heldout") if pair.row not in removed]
     if not pairs:
-        raise EvaluationError("every held-out question also stands in training", where=f"study {study.name}",
-                              remedy="Give the file more questions, or set data.remove_leaks=never")
+        raise EvaluationError("every held-out question is also in the training data", where=f"study {study.name}",
+                              remedy="Add questions to the file, or set data.remove_leaks=never")
     return pairs
 
 
 def build_items(pairs: Sequence[Pair], prompter: ChatTokenizer) -> list[dict[str, Any]]:
-    """One item an assistant turn.
-
-    Args:
-        pairs: The held-out pairs.
-        prompter: Tokenizer and template of the base model.
+    """One item for each assistant turn.
 
     Returns:
         ``item`` (its name), ``row``, ``turn``, ``cluster``, ``answerable``, ``question``, ``messages`` (the prompt),
-        ``reference``, ``prompt`` and ``target`` (as the model sees them), ``context`` and ``lead`` (the prompt, divided
-        before the white space at its end), ``tokens`` (of the target).
+        ``reference``, ``prompt`` and ``target`` (rendered with the template), ``context`` and ``lead`` (the prompt and
+        the white space at its end), ``tokens`` (of the target).
     """
     conversations = any(pair.turns > 1 for pair in pairs)
     items = []
@@ -94,10 +90,10 @@ def build_items(pairs: Sequence[Pair], prompter: ChatTokenizer) -> list[dict[str
 
 @dataclass(frozen=True)
 class OwnTasks:
-    """The held-out set as lm-eval knows it.
+    """The lm-eval tasks of the held-out set.
 
     Attributes:
-        folder: What ``lm-eval run --include_path`` is told.
+        folder: Folder for ``lm-eval run --include_path``.
         nll: Name of the task that scores the likelihood of the reference answers.
         generation: Name of the task that scores the assistant's own answers.
     """
@@ -110,9 +106,9 @@ class OwnTasks:
 def write_tasks(study: Study, items: Sequence[Mapping[str, Any]]) -> OwnTasks:
     """Write the task folder.
 
-    lm-eval moves white space at the end of a prompt into the target, which for most chat templates is the line break
-    before the answer. The task of likelihoods therefore asks for two: that of line break and answer, and that of the
-    line break alone. Their difference is the answer's, by whichever model of lm-eval the task is run.
+    lm-eval moves white space at the end of a prompt, with most chat templates a line break, into the target. The
+    likelihood task therefore requests two likelihoods, of line break and answer and of the line break alone, whose
+    difference is that of the answer. This works with any model of lm-eval.
     """
     folder = study.folder / "evals" / "tasks"
     nll, generation = f"{study.name}_nll", f"{study.name}_gen"
@@ -138,7 +134,7 @@ def write_tasks(study: Study, items: Sequence[Mapping[str, Any]]) -> OwnTasks:
         "doc_to_target": "{{reference}}",
         "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": study.config.eval.max_new_tokens},
         "process_results": _Function("scoring.score_generation"),
-        # lm-eval averages a metric over the items that have a score
+        # lm-eval averages over the items with a score
         "metric_list": [
             {"metric": metric.name, "aggregation": "mean", "higher_is_better": metric.higher_is_better}
             for metric in text_metrics()
@@ -150,18 +146,10 @@ def write_tasks(study: Study, items: Sequence[Mapping[str, Any]]) -> OwnTasks:
 def run_own_tasks(
     lm: StudyLM, tasks: OwnTasks, items: Sequence[Mapping[str, Any]], seed: int
 ) -> tuple[list[ReferenceScore], list[str]]:
-    """Have lm-eval run both tasks on a cell, with every sample kept.
-
-    lm-eval's own bootstrap is left out: it knows no pairs.
-
-    Args:
-        lm: The cell.
-        tasks: The study's tasks.
-        items: The items they were written from.
-        seed: Of lm-eval's generators.
+    """Run both tasks on a cell with lm-eval, without its bootstrap, which does not support pairs.
 
     Returns:
-        The scores of the reference answers and the assistant's own answers, one an item, in their order.
+        The scores of the reference answers, and the assistant's answers, both in item order.
     """
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
@@ -178,30 +166,30 @@ def run_own_tasks(
 
 
 def items_dataset(path: Path) -> datasets.Dataset:
-    """The items as lm-eval wants them."""
+    """The items as a dataset for lm-eval."""
     import datasets
 
     return datasets.Dataset.from_list(read_jsonl(path))
 
 
 def score_nll(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, tuple[float, int]]:
-    """Summed NLL of the reference answer in nats, with its tokens, for the token-weighted mean."""
+    """Summed NLL of the reference answer in nats and its number of tokens, for the token-weighted mean."""
     (whole, _), *lead = results
     return {"nll_per_token": (sum(likelihood for likelihood, _ in lead) - whole, doc["tokens"])}
 
 
 def score_generation(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """The text metrics of a generated answer that have a score for it."""
+    """The text metrics that apply to a generated answer."""
     return score_answer(results[0], doc["reference"], Context(doc["question"], doc["answerable"], doc["messages"]))
 
 
 def token_weighted_mean(pairs: Sequence[tuple[float, int]]) -> float:
-    """Σ nll / Σ tokens: nats a token; perplexity is its exponential."""
+    """Σ nll / Σ tokens in nats per token; perplexity is its exponential."""
     return sum(nll for nll, _ in pairs) / sum(tokens for _, tokens in pairs)
 
 
 class _Function(str):
-    """A reference that lm-eval's YAML reader resolves beside the file."""
+    """A function reference that lm-eval resolves relative to the YAML file."""
 
 
 def _yaml(tree: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The simulated cluster against queueing theory, and the tables of docs/capacity.md against the code."""
+"""The simulated cluster compared with queueing theory, and the tables of docs/capacity.md."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from assistant_builder.errors import EvaluationError
 from benchmarks import capacity
 from benchmarks.capacity import Cluster, Step, measured_stages
 from benchmarks.doc_tables import read_section
+from benchmarks.ray_scheduling import Scheduling
 
 SERVERS, MEAN, LOAD = 4, 60.0, 0.8
 ONE_CORE = (1.0, math.inf)
@@ -33,7 +34,7 @@ def options(**changes: float) -> object:
     return argparse.Namespace(**{name: default for name, (default, _) in capacity.ASSUMPTIONS.items()} | changes)
 
 
-def test_waiting_and_utilisation_are_those_of_an_m_m_4_queue() -> None:
+def test_waiting_and_utilisation_match_an_m_m_4_queue() -> None:
     offered = SERVERS * LOAD
     terms = [offered**k / math.factorial(k) for k in range(SERVERS)]
     last = offered**SERVERS / math.factorial(SERVERS) * SERVERS / (SERVERS - offered)
@@ -56,7 +57,7 @@ def test_24_equal_steps_on_4_slots_take_6_times_one_with_its_overhead() -> None:
     assert max(done for _, done in run.studies) == pytest.approx(6 * 5.5)
 
 
-def test_a_study_alone_takes_the_longest_step_of_each_stage() -> None:
+def test_a_single_study_takes_the_longest_step_of_each_stage() -> None:
     assert [[step.name for step in stage] for stage in measured_stages()] == [
         ["data"], ["data-embed"], ["train-lora", "train-qlora"], ["evaluate"], ["report"]]
     run = Cluster([(4.0, 64e9)]).run([(0.0, measured_stages())])
@@ -102,3 +103,9 @@ def test_the_page_shows_what_the_code_computes() -> None:
     assert read_section("storage", capacity.PAGE) == capacity.storage_section(defaults)
     nodes = int(read_section("queueing", capacity.PAGE).splitlines()[-2].split("|")[2])
     assert read_section("limits", capacity.PAGE) == capacity.limits_section(defaults, nodes)
+
+
+def test_scheduling_figures_are_per_slot() -> None:
+    found = Scheduling(steps=10, slots=4, seconds=2.0, start_seconds=1.0, wall_seconds=9.0)
+    assert found.ideal_seconds == 6.0 and found.excess == pytest.approx(0.5)
+    assert found.overhead_seconds == pytest.approx(1.2)

@@ -1,4 +1,4 @@
-"""Whether a long training stays as fast and as small as it was."""
+"""Slowdown and memory growth of a long training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.drift import main
 from tests.synthetic_study import new_study
 
 
-def test_a_training_that_slows_down_and_grows_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_slowdown_and_memory_growth_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
     study = new_study()
     path, tokens, busy = study.arm_folder("lora") / "metrics.jsonl", 0, 0.0
     for step in range(1, 101):

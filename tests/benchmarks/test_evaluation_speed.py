@@ -1,11 +1,11 @@
-"""The table of the evaluation's bench, from given rounds."""
+"""The table of the evaluation benchmark."""
 
 from __future__ import annotations
 
 from benchmarks.evaluation_speed import table
 
 
-def test_the_table_tells_how_many_times_faster_each_way_is() -> None:
+def test_the_table_shows_the_speed_ratios() -> None:
     said = table({
         "study": "demo", "items": 100, "max_new_tokens": 32, "processors": 2,
         "answering": [{"alone": 10.0, "together": 50.0}, {"alone": 10.0, "together": 60.0}],
@@ -16,7 +16,7 @@ def test_the_table_tells_how_many_times_faster_each_way_is() -> None:
     assert "| 2.5 s | 0.0125 s | 200.0 |" in said
 
 
-def test_a_part_that_was_not_measured_has_no_row() -> None:
+def test_an_unmeasured_part_has_no_row() -> None:
     said = table({"study": "demo", "items": 1, "max_new_tokens": 8, "processors": 2, "answering": [], "cells": [],
                   "switching": []})
     assert "answers, one at a time" not in said and "lm-eval" not in said and "another assistant" not in said

@@ -1,4 +1,4 @@
-"""The GPU benchmark's own logic on a CPU: arguments, rows, the random model, the table, and one run of a tiny shape."""
+"""Logic of the GPU benchmark on a CPU: arguments, rows, the random model, the table, and a run of a tiny shape."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SPEEDS = {"ours": 90.0, "plain": 60.0, "tuned": 80.0, "unsloth": 120.0}
 
 
 def run(name: str, number: int = 1, tokens: int = 128, **changes: Any) -> dict[str, Any]:
-    """A record of a run; every second round is twice as fast for all."""
+    """The record of a run; in every second round all candidates are twice as fast."""
     family = name.split("-")[0]
     return {
         "round": number, "tokens": tokens, "candidate": name, "tokens_per_second": SPEEDS[family] * (2 - number % 2),
@@ -37,14 +37,14 @@ def run(name: str, number: int = 1, tokens: int = 128, **changes: Any) -> dict[s
     }
 
 
-def test_without_a_gpu_it_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_a_missing_gpu_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(gpu, "this_machine", lambda: Machine("a processor", "cpu", 1, 1))
     assert gpu.main([]) == 1
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and "no CUDA device" in err and "--device cpu" in err
 
 
-def test_it_starts_as_a_file_and_as_a_module():
+def test_benchmark_starts_as_file_and_as_module():
     for words in (["benchmarks/gpu.py"], ["-m", "benchmarks.gpu"]):
         done = subprocess.run([sys.executable, *words, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0 and "--shape" in done.stdout, done.stderr
@@ -58,7 +58,7 @@ def test_it_starts_as_a_file_and_as_a_module():
     (["--unsloth", "/no/such/python"], "is not a program"),
     (["--shape", "9b"], "invalid choice"),
 ])  # fmt: skip
-def test_a_wrong_call_is_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+def test_invalid_arguments_are_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as refused:
         gpu.parse(words)
     assert refused.value.code == 2 and said in capsys.readouterr().err
@@ -69,7 +69,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path, capsys: pytest.Capt
     assert "has no config.json" in capsys.readouterr().err
 
 
-def test_who_cannot_run_here_is_named(monkeypatch: pytest.MonkeyPatch):
+def test_candidates_that_cannot_run_are_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: None)
     here, said = gpu.available(gpu.parse([]))
     assert {candidate.family for candidate in here} == {"ours", "plain", "tuned"}
@@ -113,7 +113,7 @@ def test_shards_hold_every_tensor_once_and_no_more_than_allowed():
     assert all(one + two > 100 for one, two in pairwise(sizes)), "a shard was closed too early"
 
 
-def test_unsloth_is_given_what_the_others_are_given():
+def test_unsloth_gets_the_settings_of_the_others():
     job = {"folder": "/m", "model": {"compute_dtype": "bfloat16"}, "train": {
         "rank": 8, "alpha": 16, "dropout": 0.0, "batch_size": 8, "micro_batch_size": 2, "learning_rate": 1e-4,
         "max_length": 128, "seed": 3}}

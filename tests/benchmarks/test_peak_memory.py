@@ -18,16 +18,16 @@ def test_the_grid_has_every_combination_once():
     assert len(cases) == 3 * 2 * 2 * 2 == len({tuple(case.values()) for case in cases})
 
 
-def test_a_case_is_trained_as_it_says():
+def test_a_case_is_trained_with_its_settings():
     train = config_of(run(checkpointing="on"), {}).train
     assert (train.micro_batch_size, train.max_length, train.gradient_checkpointing) == (4, 128, "on")
 
 
-def test_predictions_differ_as_the_settings_do():
+def test_predictions_depend_on_the_settings():
     plain = predicted_bytes(run(), {})
     assert predicted_bytes(run(checkpointing="on"), {}) < plain < predicted_bytes(run(length=512), {})
     assert plain < predicted_bytes(run(batch=8), {})
-    # a CPU with room trains on weights held in the compute dtype, whatever they are stored in
+    # with enough memory a CPU trains on weights dequantized to the compute dtype
     assert predicted_bytes(run(arm="qlora"), {}) == pytest.approx(plain, rel=0.001)
 
 

@@ -1,4 +1,4 @@
-"""What grows with the pairs and the studies: by counts of work, not by the clock."""
+"""Growth with pairs, rank and studies, measured by counts and not by the clock."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def test_pairs_come_from_a_file_and_are_repeated_where_it_has_too_few(tmp_path: 
     assert list(generated_pairs(5)) == list(generated_pairs(5))
 
 
-def test_what_the_rank_adds_is_proportional_to_it():
+def test_memory_of_adapters_is_proportional_to_the_rank():
     ranks = [line.split("|")[1:3] for line in rank_table()[2:]]
     values = {int(rank): int(trained.replace(",", "")) for rank, trained in ranks}
     assert values[64] == 8 * values[8]
 
 
-def test_a_shelf_that_is_polled_again_reads_no_study_again():
+def test_repeated_polls_of_the_study_list_read_no_study_again():
     for number in range(3):
         new_study(f"s{number}")
     first = read_shelf()

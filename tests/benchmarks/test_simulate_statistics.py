@@ -25,7 +25,7 @@ HARSH = "loss, equal on average only, very skewed"
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_intervals_hold_the_truth_as_often_as_they_must(case: str) -> None:
+def test_intervals_have_their_nominal_coverage(case: str) -> None:
     row = coverage(case, ENOUGH[case], repetitions=REPETITIONS, resamples=500, seed=1)
     assert row.covered >= 0.92 - SLACK
     if "flip" not in case:  # rare flips may be covered more often
@@ -42,7 +42,7 @@ def test_equal_arms_are_seldom_called_worse(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", FAMILIES)
-def test_holm_keeps_the_family(case: str) -> None:
+def test_holm_controls_the_family_wise_error(case: str) -> None:
     row = family(case, 60, repetitions=300, resamples=300, seed=1)
     assert row.metrics == len(METRICS)
     assert row.any_adjusted <= 0.05 + SLACK < row.any_significant
@@ -57,7 +57,7 @@ def test_arms_that_differ_are_called_worse() -> None:
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("clustered", [False, True])
-def test_comparison_is_that_of_the_report(metric: str, clustered: bool) -> None:
+def test_comparison_equals_that_of_the_report(metric: str, clustered: bool) -> None:
     rng = np.random.default_rng(3)
     tokens = rng.integers(3, 40, 60).astype(float)
     scores = rng.integers(0, 2, (2, 60)).astype(float) if metric == "exact_match" else rng.random((2, 60))
@@ -84,7 +84,7 @@ def like(one: Comparison, other: Comparison) -> bool:
     return np.allclose(*numbers, atol=1e-12) and one.method == other.method and one.verdict == other.verdict
 
 
-def test_draws_are_what_their_names_say() -> None:
+def test_draws_have_the_named_properties() -> None:
     rng = np.random.default_rng(0)
     for name, case in CASES.items():
         draw = case.draw(rng, 100_000)
@@ -117,7 +117,7 @@ class TestReadme:
         assert text.startswith(note(**settings))
         assert settings["repetitions"] >= 1500 and settings["resamples"] == EvalConfig().bootstrap_resamples
 
-    def test_is_what_the_noted_seed_gives(self, settings: dict[str, int]) -> None:
+    def test_tables_are_reproduced_by_the_noted_seed(self, settings: dict[str, int]) -> None:
         lines = {
             "coverage": PARTS[0].table([
                 coverage(case, n, **settings)
@@ -129,7 +129,7 @@ class TestReadme:
             for line in table.splitlines():
                 assert line in read_section(part, EVALUATION_PAGE).splitlines()
 
-    def test_keeps_what_the_issue_asks_of_intervals_and_verdicts(self) -> None:
+    def test_tables_meet_the_required_coverage_and_error_rates(self) -> None:
         for line in read_section("coverage", EVALUATION_PAGE).splitlines():
             cells = [cell.strip() for cell in line.strip("| ").split("|")]
             similar = "unequal" not in line and "lognormal clusters" not in line
@@ -169,11 +169,11 @@ class TestCommand:
         "words", [["--repetitions", "0"], ["--sizes", "5"], ["--seed", "-1"], ["--write", "--case", "normal"],
                   ["--write", "--sizes", "50"], ["--write", "--json"]],
     )
-    def test_refuses_what_makes_no_sense(self, words: list[str]) -> None:
+    def test_refuses_invalid_arguments(self, words: list[str]) -> None:
         with pytest.raises(SystemExit):
             main(words)
 
-    def test_says_when_there_is_no_readme(
+    def test_reports_a_missing_page(
         self, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setattr(command, "EVALUATION_PAGE", tmp_path / "README.md")

@@ -1,4 +1,4 @@
-"""The speed comparison's own logic, without training: order of runs, medians, table, picture, command line."""
+"""Logic of the training benchmark without training: order of runs, medians, table, plot, command line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SPEEDS = {"plain": 50.0, "tuned": 80.0, "ours": 100.0, "factory": 40.0}
 
 
 def run(candidate: Candidate, number: int, **changes: Any) -> dict[str, Any]:
-    """A record as a child process writes it; the whole machine is twice as fast in every second round."""
+    """The record of a run; the machine is twice as fast in every second round."""
     pace = 1.0 if number % 2 else 2.0
     return {
         "round": number, "candidate": candidate.name, "seed": number,
@@ -47,7 +47,7 @@ def runs(rounds: int = 5, **changes: Any) -> list[dict[str, Any]]:
     return [run(candidate, number, **changes) for number, candidate in interleaved(CPU_CANDIDATES, rounds)]
 
 
-def test_each_round_has_everyone_once_and_every_second_round_runs_backwards() -> None:
+def test_rounds_contain_each_candidate_once_and_alternate_the_order() -> None:
     order = interleaved(CPU_CANDIDATES, 3)
     by_round = [[candidate for number, candidate in order if number == wanted] for wanted in (1, 2, 3)]
     assert by_round == [list(CPU_CANDIDATES), list(reversed(CPU_CANDIDATES)), list(CPU_CANDIDATES)]
@@ -78,7 +78,7 @@ def test_ratios_are_taken_round_by_round() -> None:
     assert arms_ratio(runs()) == Spread(1.0, 1.0, 1.0)
 
 
-def test_who_did_not_run_is_not_compared_with() -> None:
+def test_missing_candidates_are_not_compared() -> None:
     alone = [record for record in runs(1) if record["candidate"] == "ours-qlora"]
     (row,) = summarize(alone)
     assert row.versus_plain is None and row.versus_tuned is None and arms_ratio(alone) is None
@@ -123,7 +123,7 @@ def test_spread_as_text(value: Spread | None, places: int, shown: str) -> None:
     assert spread_text(value, places) == shown
 
 
-def test_the_picture_is_one_whole_svg_with_a_bar_and_the_rounds_of_each() -> None:
+def test_the_plot_is_an_svg_with_a_bar_and_the_rounds_of_each_candidate() -> None:
     records = runs(5)
     speeds = {name: [r["tokens_per_second"] for r in records if r["candidate"] == name] for name in NAMES}
     root = ElementTree.fromstring(plot(summarize(records), speeds, "a <base> & more"))
@@ -148,7 +148,7 @@ def test_command_line_reads_candidates_and_settings() -> None:
     assert options.changes == {"train.rank": "8", "a": "b=c"}
 
 
-def test_llama_factory_takes_part_where_it_is_named(monkeypatch: pytest.MonkeyPatch, job: Job, tmp_path: Path) -> None:
+def test_llama_factory_runs_if_its_python_is_given(monkeypatch: pytest.MonkeyPatch, job: Job, tmp_path: Path) -> None:
     assert not any(candidate.family == "factory" for candidate in command.parse([]).candidates)
     monkeypatch.setattr(command, "this_machine", lambda: Machine("it", "cuda", 10**9, 10**9))
     on_gpu = command.parse(["--llama-factory", sys.executable, "--candidates", "ours-lora"])
@@ -171,7 +171,7 @@ def test_llama_factory_takes_part_where_it_is_named(monkeypatch: pytest.MonkeyPa
     assert rows[3].candidate.title in plot(rows, {row.candidate.name: [1.0] for row in rows}, "caption")
 
 
-def test_one_stopwatch_shows_what_another_showed() -> None:
+def test_stopwatch_record_round_trip() -> None:
     from benchmarks.stopwatch import Stopwatch
 
     one, other = Stopwatch("cpu"), Stopwatch("cpu")
@@ -186,7 +186,7 @@ def test_one_stopwatch_shows_what_another_showed() -> None:
 @pytest.mark.parametrize("words", [
     ["--rounds", "0"], ["--candidates", "theirs"], ["--set", "rank"], ["--steps", "x"], ["--llama-factory", "/nowhere"],
 ])  # fmt: skip
-def test_a_wrong_call_exits_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments_exit_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         command.parse(words)
     assert stopped.value.code == 2
@@ -232,7 +232,7 @@ def job(bundled_models: Path) -> Job:
     return make_job(config, warmup_steps=1, timed_steps=2, validation_pairs=8)
 
 
-def test_the_job_holds_as_many_different_pairs_as_the_steps_take(job: Job, tmp_path: Path) -> None:
+def test_a_job_has_as_many_distinct_pairs_as_its_steps_need(job: Job, tmp_path: Path) -> None:
     assert job.steps == 3 and len({pair.row for pair in job.pairs}) == 48 and len(job.validation) == 8
     assert not {pair.row for pair in job.pairs} & {pair.row for pair in job.validation}
     job.write(tmp_path / "job.json")
@@ -249,7 +249,7 @@ def test_too_few_pairs_are_refused_with_a_remedy(bundled_models: Path) -> None:
         make_job(config, warmup_steps=1, timed_steps=500, validation_pairs=8)
 
 
-def test_results_are_written_whole(job: Job, tmp_path: Path) -> None:
+def test_results_are_written_atomically(job: Job, tmp_path: Path) -> None:
     records = runs(2)
     command.write(tmp_path / "new" / "out", job, records, summarize(records))
     record = read_json(tmp_path / "new" / "out" / "bench.json")

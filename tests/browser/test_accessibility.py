@@ -30,7 +30,7 @@ def stocked(site: Site) -> Site:
         error = {"type": "ResourceError", "what": "memory ran out", "where": "step train-lora",
                  "remedy": "Lower train.micro_batch_size"}
         failed.write_step(StepRecord("train-lora", state="failed", error=error))
-        failed.write_runner("failed")
+        failed.write_run_record("failed")
         new_study("fresh")
     return site
 

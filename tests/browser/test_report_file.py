@@ -58,8 +58,8 @@ def test_the_report_prints_on_a4(page: Page, report: str, tmp_path: Path) -> Non
     assert page.evaluate(TOO_WIDE) == [], "on paper nothing scrolls, tables neither"
     assert page.evaluate(OVERLAPPING) == []
     expect(page.locator("nav")).to_be_hidden()
-    expect(page.get_by_text("more are on the page itself").first).to_be_visible()
-    expect(page.get_by_text("Every difference on every metric")).to_be_visible()
+    expect(page.get_by_text("more are on the page and in").first).to_be_visible()
+    expect(page.get_by_text("All differences on all metrics")).to_be_visible()
     printed = page.locator("article.item:visible").count()
     assert 0 < printed < page.locator("article.item").count() / 3
     pdf = page.pdf(prefer_css_page_size=True, path=tmp_path / "report.pdf")
@@ -106,5 +106,5 @@ def test_links_of_the_report_stay_in_the_frame_of_the_app(page: Page, report: st
     page.set_content(f"<h1>The app</h1>{report_frame(report)}")
     frame = page.frames[1]
     frame.get_by_role("link", name="Exports", exact=True).click()
-    expect(page.frame_locator("iframe").get_by_text("Which export keeps the quality you measured")).to_be_in_viewport()
+    expect(page.frame_locator("iframe").get_by_text("Which export keeps the measured quality")).to_be_in_viewport()
     assert page.frames[1].url == "about:srcdoc#exports"

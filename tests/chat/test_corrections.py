@@ -117,7 +117,7 @@ def test_too_few_remaining_held_out_questions_are_rejected(study: Study) -> None
 def test_an_existing_or_invalid_name_is_rejected(study: Study) -> None:
     add_correction(study, NEW, "By the gate.")
     plan = plan_retraining(study, read_corrections(study), drop_heldout=True)
-    with pytest.raises(StudyError, match="exists already"):
+    with pytest.raises(StudyError, match="already exists"):
         create_retraining_study(study, plan, study.name)
     with pytest.raises(ConfigError):
         create_retraining_study(study, plan, "No Name!")

@@ -22,7 +22,7 @@ from assistant_builder.chat.worker import Server
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ResourceError
 from assistant_builder.inference.session import Chunk, Memory, ProgressCallback, Sampling
-from assistant_builder.runner.queue import machine_lock
+from assistant_builder.runner.local_runner import machine_lock
 from assistant_builder.study import Study
 from assistant_builder.study.steps import StepRecord
 from tests.chat.fake_worker import ROOT, parrot_command

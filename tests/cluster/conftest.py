@@ -1,4 +1,4 @@
-"""A real Ray cluster of three nodes on this machine, and steps that only sleep."""
+"""A Ray cluster of three nodes on this machine, and steps that only sleep."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.runner import invalidation
 from assistant_builder.runner.run import run_study
 from assistant_builder.study import Study
-from tests.s3 import s3_environment
+from tests.conftest import s3_environment
 from tests.synthetic_study import SMALL, new_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,32 +40,32 @@ class Nodes:
         from ray.cluster_utils import Cluster
 
         self._homes = homes
-        self.cluster = _patiently(lambda: Cluster(initialize_head=True, head_node_args=self._node(2)))
+        self.cluster = _start_with_retries(lambda: Cluster(initialize_head=True, head_node_args=self._node(2)))
         self.others: list[Any] = []
-        self.mend()
+        self.add_missing()
 
     @property
     def address(self) -> str:
         return str(self.cluster.address)
 
     def lose(self, shown: str) -> None:
-        """Kill a node other than the head, by the name that a step's record shows; another takes its place."""
+        """Kill a node other than the head, given the name in a step's record."""
         node = next(node for node in self.others if f"({node.node_id[:8]})" in shown)
         self.cluster.remove_node(node, allow_graceful=False)
         self.others.remove(node)
 
-    def mend(self) -> None:
+    def add_missing(self) -> None:
         """Add nodes until there are three."""
         while len(self.others) < 2:
-            self.others.append(_patiently(lambda: self.cluster.add_node(**self._node(1))))
+            self.others.append(_start_with_retries(lambda: self.cluster.add_node(**self._node(1))))
 
     def _node(self, cpus: int) -> dict[str, Any]:
         home = tempfile.mkdtemp(dir=self._homes)
         return {"num_cpus": cpus, "env_vars": {"ASSISTANT_BUILDER_HOME": home}, **NODE}
 
 
-def _patiently(start: Callable[[], Any]) -> Any:
-    """Start a node, again where a busy machine took longer than the 30 seconds that Ray gives it."""
+def _start_with_retries(start: Callable[[], Any]) -> Any:
+    """Start a node, with retries for machines that exceed Ray's timeout of 30 seconds."""
     for _ in range(4):
         with contextlib.suppress(Exception):
             return start()
@@ -74,7 +74,7 @@ def _patiently(start: Callable[[], Any]) -> Any:
 
 @pytest.fixture(scope="session")
 def node_homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the nodes' homes."""
+    """Folder of the nodes' home folders."""
     return tmp_path_factory.mktemp("node-homes")
 
 
@@ -96,13 +96,13 @@ def running_nodes(node_homes: Path, s3_endpoint: str) -> Iterator[Nodes]:
 
 @pytest.fixture
 def nodes(running_nodes: Nodes) -> Iterator[Nodes]:
-    running_nodes.mend()
+    running_nodes.add_missing()
     yield running_nodes
 
 
 @pytest.fixture
 def sleeping(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Study]:
-    """Makes studies whose steps do as ``fake_step.py`` says, and nothing else."""
+    """Factory of studies whose steps run ``fake_step.py``."""
     monkeypatch.setattr(invalidation, "step_inputs", lambda study, step, **_: {})
     monkeypatch.setattr(driver, "step_command", fake_command)
     monkeypatch.setattr(driver, "resources_for_step", lambda study, step, nodes: ResourceRequest(1.0))
@@ -118,7 +118,7 @@ def fake_command(study: Study, step: str) -> list[str]:
 
 
 class Background:
-    """A run in a thread of its own."""
+    """A run in its own thread."""
 
     def __init__(self, study: Study) -> None:
         self.error: BaseException | None = None
@@ -137,8 +137,8 @@ class Background:
         return self.error
 
 
-def tell(study: Study, step: str, **words: object) -> None:
-    """Tell a sleeping step what to do."""
+def configure_step(study: Study, step: str, **words: object) -> None:
+    """Write the options of a sleeping step."""
     folder = study.step_folder(step)
     folder.mkdir(parents=True, exist_ok=True)
     for name, word in words.items():
@@ -146,12 +146,12 @@ def tell(study: Study, step: str, **words: object) -> None:
 
 
 def starts(study: Study, step: str) -> int:
-    """How often a sleeping step was started."""
+    """Number of starts of a sleeping step."""
     return len(read_jsonl(study.step_folder(step) / f"{step}.starts"))
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 400.0) -> Any:
-    """What the condition says once it says something; fails after a time."""
+    """Wait until a condition returns a true value, and return it; fail after a timeout."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline

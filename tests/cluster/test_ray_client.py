@@ -1,4 +1,4 @@
-"""What a step's process on a node of a cluster is given besides the node's own environment."""
+"""Environment variables of steps and replicas on a cluster node."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.synthetic_study import new_study
 
 
 class Actor:
-    """Keeps what it is asked to start."""
+    """Records the tasks that it is actor to start."""
 
     def __init__(self) -> None:
         self.environments: list[dict[str, str]] = []
@@ -27,14 +27,16 @@ class Actor:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Actor:
+def actor(monkeypatch: pytest.MonkeyPatch) -> Actor:
     actor = Actor()
     monkeypatch.setattr(TaskRegistryClient, "_find", lambda self: actor)
     monkeypatch.setattr(TaskRegistryClient, "_call", lambda self, call: call(actor))
     return actor
 
 
-def test_steps_on_a_node_know_what_is_allowed(asked: Actor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_node_environment_passes_on_permission_for_remote_code(
+    actor: Actor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from assistant_builder.models.remote_code import VARIABLE, allow_code
 
     monkeypatch.setenv(VARIABLE, "[]")
@@ -42,18 +44,18 @@ def test_steps_on_a_node_know_what_is_allowed(asked: Actor, tmp_path: Path, monk
     TaskRegistryClient(new_study()).start("train-lora", ["-m", "evals"], ResourceRequest(1.0), 0)
     monkeypatch.delenv(VARIABLE)
     TaskRegistryClient(Study.open("library")).start("train-lora", ["-m", "evals"], ResourceRequest(1.0), 0)
-    assert json.loads(asked.environments[0][VARIABLE]) == [str(tmp_path)] and VARIABLE not in asked.environments[1]
+    assert json.loads(actor.environments[0][VARIABLE]) == [str(tmp_path)] and VARIABLE not in actor.environments[1]
 
 
-def test_steps_that_ask_for_no_gpu_see_none(asked: Actor) -> None:
+def test_steps_without_gpu_request_see_no_gpu(actor: Actor) -> None:
     keeper = TaskRegistryClient(new_study())
     for gpus in (0.0, 0.5, 2.0):
         keeper.start("train-lora", ["-m", "evals"], ResourceRequest(1.0, gpus), 0)
-    seen = [environment.get("CUDA_VISIBLE_DEVICES", "as Ray sets it") for environment in asked.environments]
+    seen = [environment.get("CUDA_VISIBLE_DEVICES", "as Ray sets it") for environment in actor.environments]
     assert seen == ["", "as Ray sets it", "as Ray sets it"]
 
 
-def test_replicas_that_ask_for_no_gpu_see_none(tmp_path: Path) -> None:
+def test_replicas_without_gpu_request_see_no_gpu(tmp_path: Path) -> None:
     pytest.importorskip("ray.serve")
     from assistant_builder.config.serving import ServingConfig
     from assistant_builder.serving.ray_serve import application

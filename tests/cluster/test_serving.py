@@ -1,4 +1,4 @@
-"""The endpoint on a Ray cluster: replicas on its nodes, as many as the questions ask for."""
+"""The endpoint on a Ray cluster with autoscaled replicas."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from assistant_builder.study import Study
 from tests.cluster.conftest import Nodes
 from tests.export.tiny import tiny_base, tiny_study
 
-# what the modules of Ray Serve warn of as they are imported is not ours
+# ignore import warnings of Ray Serve
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("default")]
 KEY = "sixteen-letters-and-more"
 QUESTION = "What are the opening hours?"
@@ -56,7 +56,7 @@ def replicas() -> int:
     return found.get("RUNNING", 0)
 
 
-def test_two_adapters_stream_replicas_grow_and_strangers_stay_out(url: str, studies: list[Study]) -> None:
+def test_streaming_two_adapters_autoscaling_and_authentication(url: str, studies: list[Study]) -> None:
     openai = pytest.importorskip("openai")
     client = openai.OpenAI(base_url=url, api_key=KEY, timeout=300, max_retries=5)
     expected = {f"{study.name}-qlora": ask_arms(study, QUESTION, ["qlora"])["qlora"]["text"] for study in studies}

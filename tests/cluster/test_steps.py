@@ -1,4 +1,4 @@
-"""Steps on the nodes of a real cluster: at once, waiting for a twin, struck down, cancelled, found again."""
+"""Steps on a real Ray cluster: parallel, waiting, lost, cancelled and resumed; scheduling overhead."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import psutil
@@ -17,19 +18,23 @@ from typer.testing import CliRunner
 
 from assistant_builder.atomic_io import read_jsonl
 from assistant_builder.cli import app
+from assistant_builder.cluster.ray_client import connect
 from assistant_builder.errors import AssistantBuilderError, Cancelled
 from assistant_builder.runner.run import run_study
 from assistant_builder.study import Study
-from tests.cluster.conftest import ROOT, Background, Nodes, starts, tell, wait_until
+from benchmarks.ray_scheduling import measure
+from tests.cluster.conftest import ROOT, Background, Nodes, configure_step, starts, wait_until
+from tests.shadowing_modules import Shadows
 
 Make = Callable[..., Study]
 pytestmark = pytest.mark.cluster
 TRAINS = ("train-lora", "train-qlora", "train-lora-2", "train-qlora-2")
+STEPS, SLOTS, SECONDS = 24, 4, 4.0
 SCORES = ("score-1", "score-2")
 
 
 def on_other_node(study: Study, nodes: Nodes) -> tuple[str, str] | None:
-    """A running training, and its node, that is not on the head."""
+    """A running training on a node other than the head, and the node."""
     for step in TRAINS:
         record = study.step(step)
         if record.state == "running" and any(node.node_id[:8] in (record.node or "") for node in nodes.others):
@@ -38,12 +43,12 @@ def on_other_node(study: Study, nodes: Nodes) -> tuple[str, str] | None:
     return None
 
 
-def test_all_trainings_run_at_once_and_what_follows_waits(sleeping: Make) -> None:
+def test_trainings_run_in_parallel_and_later_steps_wait(sleeping: Make) -> None:
     study = sleeping("at-once", seeds=2)
     for step in TRAINS:
-        tell(study, step, meets="lora qlora lora-2 qlora-2")
+        configure_step(study, step, meets="lora qlora lora-2 qlora-2")
     for step in SCORES:
-        tell(study, step, sleep=4)
+        configure_step(study, step, sleep=4)
     run_study(study)
     records = {step: study.step(step) for step in study.shown_steps}
     assert {record.state for record in records.values()} == {"succeeded"} and study.state == "succeeded"
@@ -55,42 +60,42 @@ def test_all_trainings_run_at_once_and_what_follows_waits(sleeping: Make) -> Non
     assert all(ended[first] <= began[then] for first, then in pairwise(order))
     assert len({records[step].node for step in TRAINS}) == 3
     assert not list(study.folder.rglob("*.lease.json"))
-    said = json.loads(CliRunner().invoke(app, ["status", study.name, "--json"]).stdout)
-    assert {step["name"]: step["node"] for step in said["steps"]} == {
+    output = json.loads(CliRunner().invoke(app, ["status", study.name, "--json"]).stdout)
+    assert {step["name"]: step["node"] for step in output["steps"]} == {
         step: record.node for step, record in records.items()
     }
     assert str(records["evaluate"].node) in CliRunner().invoke(app, ["status", study.name]).stdout
 
 
-def test_an_arm_that_waits_for_its_twin_is_started_again(sleeping: Make) -> None:
+def test_an_arm_that_waits_for_the_other_is_started_again(sleeping: Make) -> None:
     study = sleeping("twins")
-    tell(study, "train-lora", after="arms/qlora/train-qlora.made")
-    tell(study, "train-qlora", sleep=3)
+    configure_step(study, "train-lora", after="arms/qlora/train-qlora.made")
+    configure_step(study, "train-qlora", sleep=3)
     run_study(study)
     assert study.state == "succeeded"
     assert (starts(study, "train-lora"), starts(study, "train-qlora")) == (2, 1)
 
 
-def test_one_arm_fails_and_the_other_is_let_finish(sleeping: Make) -> None:
+def test_if_one_arm_fails_the_other_finishes(sleeping: Make) -> None:
     study = sleeping("broken")
-    tell(study, "train-lora", broken=1)
-    tell(study, "train-qlora", sleep=3)
+    configure_step(study, "train-lora", broken=1)
+    configure_step(study, "train-qlora", sleep=3)
     with pytest.raises(AssistantBuilderError, match="train-lora: it is broken. Mend it"):
         run_study(study)
     assert study.step("train-qlora").state == "succeeded" and study.step("evaluate").state == "queued"
     assert study.state == "failed"
 
 
-def test_a_lost_node_costs_its_step_a_new_start_and_no_work(nodes: Nodes, sleeping: Make) -> None:
+def test_a_step_of_a_lost_node_is_resumed_elsewhere(nodes: Nodes, sleeping: Make) -> None:
     study = sleeping("lost", seeds=2)
     for step in TRAINS:
-        tell(study, step, sleep=8)
+        configure_step(study, step, sleep=8)
     run = Background(study)
     step, node = wait_until(lambda: on_other_node(study, nodes))
     pid = study.step(step).pid
     wait_until(lambda: len(read_jsonl(study.step_folder(step) / f"{step}.slept")) >= 5)
     nodes.lose(node)
-    wait_until(lambda: not psutil.pid_exists(pid), 10)  # nothing on a lost node goes on writing
+    wait_until(lambda: not psutil.pid_exists(pid), 10)  # the process of a lost node ends
     assert run.wait() is None
     assert study.state == "succeeded" and starts(study, step) == 2
     assert study.step(step).node != node
@@ -104,7 +109,7 @@ def test_cancelling_frees_the_cluster_within_ten_seconds(nodes: Nodes, sleeping:
     study = sleeping("cancelled", seeds=3)  # six trainings on four processors: two wait in Ray's queue
     trains = [step for step in study.steps if step.startswith("train-")]
     for step in trains:
-        tell(study, step, sleep=600, deaf=1)
+        configure_step(study, step, sleep=600, deaf=1)
     run = Background(study)
     wait_until(lambda: sum(study.step(step).state == "running" for step in trains) == 4)
     pids = [study.step(step).pid for step in trains if study.step(step).state == "running"]
@@ -116,7 +121,7 @@ def test_cancelling_frees_the_cluster_within_ten_seconds(nodes: Nodes, sleeping:
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
     assert study.state == "cancelled" and not study.cancel_requested
     for step in trains:
-        tell(study, step, sleep=0)
+        configure_step(study, step, sleep=0)
     run_study(study)
     assert study.state == "succeeded"
 
@@ -136,10 +141,10 @@ run_study(Study.open(sys.argv[1]))
 """
 
 
-def test_a_run_that_was_killed_is_found_again(sleeping: Make) -> None:
+def test_a_new_run_finds_the_steps_of_a_killed_run(sleeping: Make) -> None:
     study = sleeping("found")
     for step in TRAINS[:2]:
-        tell(study, step, sleep=12)
+        configure_step(study, step, sleep=12)
     with subprocess.Popen([sys.executable, "-c", DRIVER, study.name], cwd=ROOT, env=dict(os.environ)) as killed:
         wait_until(lambda: all(study.step(step).state == "running" for step in TRAINS[:2]))
         killed.send_signal(signal.SIGKILL)
@@ -148,3 +153,46 @@ def test_a_run_that_was_killed_is_found_again(sleeping: Make) -> None:
     run_study(study)
     assert study.state == "succeeded"
     assert [starts(study, step) for step in TRAINS[:2]] == [1, 1]
+
+
+def test_workers_import_nothing_from_the_current_folder_of_the_driver(
+    nodes: Nodes, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    shadows = Shadows(tmp_path_factory.mktemp("driver") / "handed-on")
+    monkeypatch.chdir(shadows.folder)
+    ray.shutdown()  # another test may have connected elsewhere
+    connect(nodes.address)
+
+    def look() -> list[str]:
+        import sys
+
+        import assistant_builder.cluster.tasks  # noqa: F401 - the code of tasks
+
+        return sys.path
+
+    try:
+        path = ray.get(ray.remote(look).options(num_cpus=1).remote(), timeout=120)
+    finally:
+        ray.shutdown()
+    assert str(shadows.folder) not in path and shadows.run == []
+
+
+def seconds_without_ray() -> float:
+    """Wall time of the same processes on this machine, four at a time."""
+    began = time.monotonic()
+    with ThreadPoolExecutor(SLOTS) as pool:
+        words = [sys.executable, "-c", f"import time; time.sleep({SECONDS})"]
+        list(pool.map(lambda _: subprocess.run(words, check=True), range(STEPS)))
+    return time.monotonic() - began
+
+
+def test_scheduling_overhead_of_24_steps_on_4_slots(nodes: Nodes) -> None:
+    shares = []
+    while len(shares) < 3 and not (shares and shares[-1] < 1.15):  # other load of the machine varies
+        floor = seconds_without_ray()
+        found = measure(nodes.address, STEPS, SLOTS, SECONDS)
+        shares.append(found.wall_seconds / floor)
+    assert shares[-1] < 1.15, shares
+    assert found.overhead_seconds < 3.0 and found.wall_seconds >= found.ideal_seconds == 24.0

@@ -1,4 +1,4 @@
-"""A study in a store on nodes that share nothing else: each step works in scratch of its node."""
+"""A study in a store on nodes without a shared path: each step works in a temporary folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from assistant_builder.runner.run import run_study
 from assistant_builder.store.object_store import ObjectStore
 from assistant_builder.study import CHECKPOINT_MARKER, Study
 from tests.cluster.conftest import Background, Nodes, wait_until
-from tests.cluster.test_steps import TRAINS, on_other_node, starts, tell
+from tests.cluster.test_steps import TRAINS, configure_step, on_other_node, starts
 from tests.export.tiny import tiny_base
 from tests.fault_injection.study import differences, outcome, run, small_study, start
 
@@ -27,12 +27,12 @@ LONG = {"train__max_steps": 60, "train__evaluations": 6, "train__epochs": 50, "e
 """Long enough to be caught between its first checkpoint and its end."""
 
 
-def test_a_lost_node_costs_no_work_and_the_run_sees_all_of_it(
+def test_a_step_of_a_lost_node_is_resumed_through_the_store(
     nodes: Nodes, sleeping: Make, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = sleeping("stored", seeds=2, executor__store=bucket)
     for step in TRAINS:
-        tell(study, step, sleep=12)
+        configure_step(study, step, sleep=12)
     going = Background(study)
     step, node = wait_until(lambda: on_other_node(study, nodes))
     slept = study.step_folder(step) / f"{step}.slept"
@@ -51,13 +51,13 @@ def test_a_lost_node_costs_no_work_and_the_run_sees_all_of_it(
     assert other.state == "succeeded" and starts(other, step) == 2
 
 
-def test_cancelling_reaches_nodes_that_share_no_path(nodes: Nodes, sleeping: Make, bucket: str) -> None:
+def test_cancelling_reaches_nodes_without_shared_path(nodes: Nodes, sleeping: Make, bucket: str) -> None:
     import ray
 
     study = sleeping("stored-cancelled", seeds=3, executor__store=bucket)
     trains = [step for step in study.steps if step.startswith("train-")]
     for step in trains:
-        tell(study, step, sleep=600)
+        configure_step(study, step, sleep=600)
     going = Background(study)
     wait_until(lambda: sum(study.step(step).state == "running" for step in trains) == 4)
     asked = time.monotonic()
@@ -69,7 +69,7 @@ def test_cancelling_reaches_nodes_that_share_no_path(nodes: Nodes, sleeping: Mak
 
 
 def training(study: Study, run: subprocess.Popen[str]) -> psutil.Process | None:
-    """The process that trains the LoRA arm, in scratch of whatever node, while the study is run."""
+    """The process that trains the LoRA arm on any node."""
     assert run.poll() is None, run.communicate()[0]
     return training_of(study)
 
@@ -83,12 +83,12 @@ def training_of(study: Study) -> psutil.Process | None:
 
 
 def whole_checkpoints(step: psutil.Process) -> list[Path]:
-    """Markers of the checkpoints that a training has."""
+    """Markers of the complete checkpoints of a training."""
     return list(Path(step.cmdline()[-1]).glob(f"arms/lora/checkpoints/*/{CHECKPOINT_MARKER}"))
 
 
 @pytest.mark.train
-def test_nodes_that_share_nothing_end_with_the_bytes_of_one_machine_though_a_worker_is_killed(
+def test_nodes_without_shared_path_give_identical_bytes_after_a_kill(
     nodes: Nodes, bucket: str, bundled_models: Path, node_homes: Path, model_cache: Path, tmp_path: Path
 ) -> None:
     for home in node_homes.iterdir():
@@ -96,8 +96,8 @@ def test_nodes_that_share_nothing_end_with_the_bytes_of_one_machine_though_a_wor
             (home / "models").symlink_to(model_cache / "models")
     base = str(tiny_base(tmp_path / "base"))
     here = small_study("here", base, **LONG)
-    code, said = run(here)
-    assert code == 0, said
+    code, output = run(here)
+    assert code == 0, output
     wanted = outcome(here)
     assert {"lora", "qlora", "verdict"} <= wanted.keys()
 
@@ -116,11 +116,11 @@ def test_nodes_that_share_nothing_end_with_the_bytes_of_one_machine_though_a_wor
         assert worker is not None and worker.name() == "ray::train-lora"
         worker.kill()
         step.resume()
-        step.wait(60)  # nobody would know that it still writes
+        step.wait(60)  # it must not continue to write
         again = wait_until(lambda: training(study, going))
         assert again.cmdline()[-1] != folder and whole_checkpoints(again)  # brought there before it began
-        said, _ = going.communicate()
-        assert going.returncode == 0, said
+        output, _ = going.communicate()
+        assert going.returncode == 0, output
         assert study.step("train-lora").node and study.step("train-lora").pid == again.pid
     finally:  # a test that fails leaves nothing behind that computes, or is suspended
         going.kill()

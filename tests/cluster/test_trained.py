@@ -1,4 +1,4 @@
-"""A tiny study on three nodes ends with the bytes of the local run, also when a node and the driver are lost."""
+"""A tiny study on three nodes gives the bytes of a local run, even if a node and the run are killed."""
 
 from __future__ import annotations
 
@@ -18,34 +18,32 @@ pytestmark = [pytest.mark.train, pytest.mark.cluster]
 
 @pytest.fixture(scope="module")
 def local(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Local:
-    """A home with what the local executor ends with, and the base it was trained on."""
+    """A home folder with the results of a local run, and the base model."""
     home = tmp_path_factory.mktemp("shared")
     (home / "models").symlink_to(model_cache / "models")
     base = str(tiny_base(home / "base"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ASSISTANT_BUILDER_HOME", str(home))
         study = small_study("local", base, eval__similarity=False)
-        code, said = run(study)  # with one thread, as many as a step has that asks a node for one processor
-    assert code == 0, said
+        code, output = run(study)  # with one thread, as many as a step has that asks a node for one processor
+    assert code == 0, output
     wanted = outcome(study)
     assert {"lora", "qlora", "L16", "Q4", "verdict"} <= wanted.keys()
     return home, base, wanted
 
 
-def test_three_nodes_end_with_the_bytes_of_one_machine(
-    local: Local, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_three_nodes_give_the_bytes_of_one_machine(local: Local, nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     home, base, wanted = local
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(home))
     study = small_study("nodes", base, eval__similarity=False, executor__kind="ray", executor__address=nodes.address)
-    code, said = run(study)
-    assert code == 0, said
+    code, output = run(study)
+    assert code == 0, output
     assert differences(study, wanted) == []
     assert [study.step(step).state for step in ("score-1", "score-2")] == ["succeeded"] * 2
     assert study.step("train-lora").node and study.step("train-lora").node != study.step("train-qlora").node
 
 
-def test_a_lost_node_and_a_killed_run_change_nothing(
+def test_a_lost_node_and_a_killed_run_do_not_change_the_bytes(
     local: Local, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, _, wanted = local
@@ -54,7 +52,7 @@ def test_a_lost_node_and_a_killed_run_change_nothing(
 
 
 def strike(done: Study, nodes: Nodes, wanted: dict[str, Any]) -> list[str]:
-    """Train a finished study anew on the nodes, kill its run and then a node in mid-training; what then differs."""
+    """Train a finished study again on the nodes, kill its run and then a node; return the differences."""
     study = copy_of(done, "struck", without=("report", "evaluate", "train-qlora", "train-lora"))
     study.write_config(study.config.with_changes({"executor": "ray", "executor.address": nodes.address}))
     killed = start(study)
@@ -71,7 +69,7 @@ def strike(done: Study, nodes: Nodes, wanted: dict[str, Any]) -> list[str]:
     killed.kill()
     killed.communicate()
     nodes.lose(node)
-    code, said = run(study)
-    assert code == 0, said
+    code, output = run(study)
+    assert code == 0, output
     assert node not in (study.step("train-lora").node, study.step("train-qlora").node)
     return differences(study, wanted)

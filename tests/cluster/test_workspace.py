@@ -1,6 +1,6 @@
-"""Steps on nodes that share no path with the run: each in scratch of its node, seen through the study's store.
+"""Steps on nodes without a shared path, each in a temporary folder that is synced through the study's store.
 
-The nodes are threads here; ``tests/cluster/test_stored.py`` has real ones.
+The nodes are threads; ``tests/cluster/test_stored.py`` uses a real cluster.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from assistant_builder.store.mirror import Mirror
 from assistant_builder.store.object_store import ObjectStore
 from assistant_builder.study import Study, locks
 from tests.cluster.conftest import Background, fake_command, wait_until
-from tests.store.test_sync import TRAIN, slept, starts, tell
+from tests.store.test_sync import TRAIN, configure_step, slept, starts
 from tests.synthetic_study import new_study, with_metrics
 
 DASHBOARD = "http://10.0.0.1:8265"
 
 
 class Threads:
-    """Stands for the actor that keeps a study's tasks."""
+    """Replacement of the actor that owns a study's tasks."""
 
     left_over: ClassVar[dict[str, TaskResult | None]] = {}
     """Tasks that another run had started."""
@@ -77,15 +77,15 @@ def nodes_in_threads(monkeypatch: pytest.MonkeyPatch, sleeping_steps: None, quic
     monkeypatch.setattr(locks, "STALE_SECONDS", 5.0)  # a lease is seen here a while after it was renewed
 
 
-def test_the_run_sees_what_nodes_do_and_another_machine_carries_on(
+def test_run_downloads_node_results_and_another_machine_resumes(
     memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = new_study("nodes", executor__kind="ray", executor__store=memory)
     checkpoint = "arms/lora/checkpoints/checkpoint-1/complete.json"
-    tell(study, TRAIN, sleep=5)
+    configure_step(study, TRAIN, sleep=5)
     (study.folder / checkpoint).parent.mkdir(parents=True)
     (study.folder / checkpoint).write_text("{}")
-    with_metrics(study, "lora", 1)  # without them it would begin anew
+    with_metrics(study, "lora", 1)  # without metrics it would start from the beginning
     run = Background(study)
     wait_until(lambda: len(slept(study)) >= 5 and study.step(TRAIN).state == "running")  # in a folder no node sees
     record = study.step(TRAIN)
@@ -109,13 +109,13 @@ def test_the_run_sees_what_nodes_do_and_another_machine_carries_on(
     assert (alone.folder, alone.state) == (study.folder, "succeeded")
 
 
-def test_cancelling_reaches_a_node_that_shares_no_path(memory: str) -> None:
+def test_cancelling_reaches_a_node_through_the_store(memory: str) -> None:
     study = new_study("stopped", executor__kind="ray", executor__store=memory)
-    tell(study, TRAIN, sleep=600)
+    configure_step(study, TRAIN, sleep=600)
     run = Background(study)
     wait_until(lambda: study.step(TRAIN).state == "running" and len(slept(study)))
-    told = CliRunner().invoke(app, ["status", study.name]).stdout
-    assert f"dashboard: {DASHBOARD}" in told and "10.0.0.1 (01234567)" in told
+    reported = CliRunner().invoke(app, ["status", study.name]).stdout
+    assert f"dashboard: {DASHBOARD}" in reported and "10.0.0.1 (01234567)" in reported
     study.request_cancel()
     assert isinstance(run.wait(), Cancelled)  # long before the step would end
     assert study.step(TRAIN).state == "cancelled"
@@ -125,7 +125,7 @@ def test_cancelling_reaches_a_node_that_shares_no_path(memory: str) -> None:
     assert study.state == "succeeded"
 
 
-def test_settings_of_now_are_followed_after_a_run_on_nodes(memory: str) -> None:
+def test_changed_settings_apply_after_a_run_on_nodes(memory: str) -> None:
     study = new_study("changed", executor__kind="ray", executor__store=memory)
     run_study(study)
     study.write_config(study.config.with_changes({"train.rank": 4}))
@@ -135,20 +135,20 @@ def test_settings_of_now_are_followed_after_a_run_on_nodes(memory: str) -> None:
     assert b"rank: 4" in (ObjectStore(f"{memory}/changed").read("study.yaml") or b"")
 
 
-def test_a_training_that_begins_anew_finds_no_checkpoint_of_before(memory: str) -> None:
+def test_a_restarted_training_finds_no_old_checkpoint(memory: str) -> None:
     study = new_study("anew", executor__kind="ray", executor__store=memory)
     store, old = ObjectStore(f"{memory}/anew"), "arms/lora/checkpoints/checkpoint-1/complete.json"
-    tell(study, TRAIN, sleep=1)
+    configure_step(study, TRAIN, sleep=1)
     (study.folder / old).parent.mkdir(parents=True)
     (study.folder / old).write_text("{}")
     run_study(study)  # without metrics nothing was trained
     assert store.read(old) is None and store.read("arms/lora/train-lora.made")
 
 
-def test_parts_of_the_evaluation_run_before_it_and_matter_no_more_once_it_is_done(memory: str) -> None:
+def test_shards_run_before_the_evaluation_and_are_ignored_afterwards(memory: str) -> None:
     study = new_study("parts", executor__kind="ray", executor__store=memory)
     assert study.shards == ("score-1", "score-2")
-    tell(study, "score-2", broken=1)
+    configure_step(study, "score-2", broken=1)
     with pytest.raises(AssistantBuilderError, match="score-2: it is broken"):
         run_study(study)
     assert study.step("score-1").state == "succeeded" and study.step("evaluate").state == "queued"
@@ -159,7 +159,7 @@ def test_parts_of_the_evaluation_run_before_it_and_matter_no_more_once_it_is_don
     assert study.state == "succeeded" and starts(study, "evaluate") == 1
     before = [starts(study, part) for part in study.shards]
     study.write_config(study.config.with_changes({"executor.evaluate_tasks": 4}))
-    run_study(study)  # no setting of the executor makes anything anew
+    run_study(study)  # settings of the executor make no step stale
     assert study.state == "succeeded" and [starts(study, part) for part in ("score-1", "score-2")] == before
     assert not study.status_file("score-3").exists()
     study.delete_step_outputs("evaluate", scores=False)
@@ -168,23 +168,19 @@ def test_parts_of_the_evaluation_run_before_it_and_matter_no_more_once_it_is_don
     assert study.step("score-1").state == "queued"  # a part that cannot be read costs nothing
 
 
-def test_an_evaluation_waits_for_parts_that_other_settings_had_started(
-    memory: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluation_waits_for_shards_of_an_earlier_run(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Threads, "left_over", {"score-3": None})
     study = new_study("strangers", executor__kind="ray", executor__store=memory)
     run = Background(study)
     wait_until(lambda: study.step("train-lora").state == study.step("train-qlora").state == "succeeded")
     time.sleep(1)
-    assert not study.status_file("score-1").exists()  # nothing scores beside it
+    assert not study.status_file("score-1").exists()  # no shard runs at the same time
     Threads.left_over["score-3"] = TaskResult(0)
     assert run.wait() is None and study.state == "succeeded"
 
 
 @pytest.mark.parametrize("away", [1, 2, 3])
-def test_a_store_that_does_not_answer_for_a_moment_ends_no_run(
-    memory: str, away: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_short_store_outage_does_not_end_the_run(memory: str, away: int, monkeypatch: pytest.MonkeyPatch) -> None:
     study = new_study("away", executor__kind="ray", executor__store=memory)
     asked, whole = [], Mirror.push
 
@@ -199,22 +195,22 @@ def test_a_store_that_does_not_answer_for_a_moment_ends_no_run(
     assert study.state == "succeeded" and len(asked) > 2 + away
 
 
-def test_without_a_store_nodes_work_in_the_folder_itself() -> None:
+def test_without_a_store_nodes_use_the_shared_folder() -> None:
     study = new_study("shared", executor__kind="ray")
     run_study(study)
     assert study.state == "succeeded" and study.step(TRAIN).node and not list(study.folder.rglob("*.lease.json"))
 
 
-def test_a_step_that_a_node_still_computes_is_not_computed_here(memory: str) -> None:
+def test_a_step_that_runs_on_a_node_is_not_run_locally(memory: str) -> None:
     study = new_study("elsewhere", executor__store=memory)
     backend = StoreLeaseFile(ObjectStore(f"{memory}/elsewhere"), "arms/lora/train-lora.lease.json")
     lease = Lease(backend, "x", "10.0.0.2")
-    lease.take()
+    lease.acquire()
     stop = False
 
     def renew() -> None:
         while not stop:
-            lease.take()
+            lease.acquire()
             time.sleep(0.05)
 
     with ThreadPoolExecutor(1) as pool:

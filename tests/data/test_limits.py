@@ -1,4 +1,4 @@
-"""Files that would take too much memory or time are refused before they do."""
+"""Files that would need too much memory or time are refused."""
 
 from __future__ import annotations
 

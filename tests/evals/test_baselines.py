@@ -47,7 +47,7 @@ def near(row: int, text: str) -> Neighbour:
     return Neighbour(row, f"Question {row}?", text, 0.5)
 
 
-def test_retrieved_pairs_stand_before_the_question_the_nearest_last(prompter: ChatTokenizer) -> None:
+def test_retrieved_pairs_precede_the_question_the_nearest_last(prompter: ChatTokenizer) -> None:
     pair = Pair(7, (Message("system", "Be kind."), Message("user", "Who rows?"), Message("assistant", "Otto.")))
     (item,) = build_items([pair], prompter)
     neighbours = [near(1, "Anna."), near(2, "Bea."), near(3, "Cleo.")]

@@ -224,11 +224,11 @@ class TestRefusals:
         [
             ({"candidate": [1.0, 2.0]}, "equal length"),
             ({"baseline": [1.0], "candidate": [1.0]}, "at least two items"),
-            ({"candidate": [1.0, float("nan"), 2.0]}, "candidate holds 1 values that are not finite.*position 1"),
+            ({"candidate": [1.0, float("nan"), 2.0]}, "1 values of candidate are not finite.*position 1"),
             ({"baseline": [1.0, float("inf"), 2.0]}, "not finite"),
             ({"weights": [1.0, 2.0]}, "weights have shape"),
             ({"weights": [1.0, 0.0, 2.0]}, "must be positive"),
-            ({"weights": [1.0, float("nan"), 2.0]}, "weights holds 1 values"),
+            ({"weights": [1.0, float("nan"), 2.0]}, "1 values of weights are not finite"),
             ({"clusters": ["a", "b"]}, "2 cluster labels for 3 items"),
             ({"clusters": ["a", "a", "a"]}, "one cluster"),
             ({"margin": -0.1}, "margin"),

@@ -23,7 +23,7 @@ def test_what_was_timed_tells_what_is_left(study: Study, monkeypatch: pytest.Mon
     now[0] += 5.0
     clock.tick("likelihood", 10)  # half a second each
     assert clock.left() == pytest.approx(10 * 0.5 + 20 * 0.5 * PRIORS["answers"])
-    clock.say("answering")
+    clock.set_message("answering")
     now[0] += 8.0
     clock.tick("answers", 4)  # two seconds each, whatever was thought before
     assert clock.left() == pytest.approx(10 * 0.5 + 16 * 2.0)
@@ -37,7 +37,7 @@ def test_time_between_two_kinds_of_work_belongs_to_neither(study: Study, monkeyp
     monkeypatch.setattr("evals.work_items.time.monotonic", lambda: now[0])
     clock = ProgressTracker(study, {"likelihood": 2})
     now[0] += 60.0  # a model is loaded
-    clock.say("scoring")
+    clock.set_message("scoring")
     now[0] += 1.0
     clock.tick("likelihood", 1)
     assert clock.left() == pytest.approx(1.0)

@@ -127,7 +127,7 @@ def test_another_batch_size_gives_the_same_digits(study: Study) -> None:
     assert found[0] == found[1]
 
 
-def test_a_task_that_cannot_be_had_is_told_before_anything_is_scored(study: Study) -> None:
+def test_an_unavailable_task_is_reported_before_scoring(study: Study) -> None:
     from evals.score import score_study
 
     study.write_config(study.config.with_changes({"eval.tasks": ["no_such_task"]}))

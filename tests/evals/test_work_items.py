@@ -108,10 +108,10 @@ def test_what_is_no_longer_asked_for_is_taken_away(study: Study, base: Path) -> 
     made = plan(study, base)
     finish(made)
     write_json(made.evals / "judge.json", {})
-    assert [path.name for path in made.unwanted()] == ["judge.json"]
+    assert [path.name for path in made.obsolete_results()] == ["judge.json"]
     change(study, seeds=1, eval__cells=["L16", "Q4", "LM"], eval__fidelity=False, eval__noise_floor=False)
     less = plan(study, base, ())
-    assert {str(path.relative_to(made.evals)) for path in less.unwanted()} == {
+    assert {str(path.relative_to(made.evals)) for path in less.obsolete_results()} == {
         "judge.json", "fidelity.json", "noise", "seeds/2", "L16/tasks/ab_retention.json", "Q4/tasks/ab_retention.json",
         *(name for name in CELLS if name not in ("L16", "Q4", "LM")),
     }
@@ -131,7 +131,7 @@ def test_parts_share_out_all_cells_those_of_one_base_together(study: Study, base
     loads = sum(len({(cell.cell.base, cell.cell.merged or "") for cell in share}) for share in shares)
     assert loads <= 2 + 4 + 2  # a base loaded once for each part that has cells of it
     for part in parts:
-        assert not (part.copy or part.fidelity or part.judges or part.unwanted() or part.made())
+        assert not (part.copy or part.fidelity or part.judges or part.obsolete_results() or part.score_files())
         for piece in part.pieces:
             write_json(piece.folder / "scores.json", {"inputs": part.inputs(piece)})
         for cell, task in part.tasks:
@@ -139,7 +139,7 @@ def test_parts_share_out_all_cells_those_of_one_base_together(study: Study, base
     (study.folder / "evals" / "score-1.progress.json").write_text("{}")
     again = plan(study, base)
     assert not again.variants() and not any(plan(study, base, part=(part, 3)).variants() for part in (1, 2, 3))
-    made = [path for path in again.made() if path.name != "items.jsonl"]
+    made = [path for path in again.score_files() if path.name != "items.jsonl"]
     assert len(made) == len(whole.pieces) + len(whole.tasks)
 
 
@@ -169,7 +169,7 @@ def test_when_the_twin_is_added_only_what_is_new_is_scored(base: Path) -> None:
     made = plan(study, base)
     for piece in made.pieces:
         write_json(piece.folder / "scores.json", {"inputs": made.inputs(piece)})
-    assert plan(study, base).pieces == [] and plan(study, base).unwanted() == []
+    assert plan(study, base).pieces == [] and plan(study, base).obsolete_results() == []
     change(study, arms=["lora", "qlora"])
     left = names(plan(study, base))
     assert "B4" not in left and "Q4" not in left and {"B16", "L16", "QD", "noise/L16", "noise/Q4"} <= set(left)
@@ -179,7 +179,7 @@ def test_when_the_twin_is_added_only_what_is_new_is_scored(base: Path) -> None:
 def test_what_the_taken_away_arm_left_is_unwanted(study: Study, base: Path) -> None:
     finish(plan(study, base))
     change(study, arms=["qlora"])
-    left = {str(path.relative_to(study.folder / "evals")) for path in plan(study, base).unwanted()}
+    left = {str(path.relative_to(study.folder / "evals")) for path in plan(study, base).obsolete_results()}
     assert {"L16", "B16", "QD", "noise", "fidelity.json"} <= left and not {"Q4", "B4", "baselines"} & left
 
 

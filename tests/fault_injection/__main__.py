@@ -15,8 +15,7 @@ from assistant_builder.study import Study
 from tests.fault_injection.corruption import damage_files, repair_damage
 from tests.fault_injection.full_disk import full_disk
 from tests.fault_injection.kills import kill_every_step, kill_training
-from tests.fault_injection.results import Row, table
-from tests.fault_injection.study import outcome, run, small_study
+from tests.fault_injection.study import Row, outcome, run, small_study, table
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
@@ -70,9 +69,9 @@ def undisturbed(base: str) -> Study:
         study = Study.open("undisturbed")
     except AssistantBuilderError:
         study = small_study("undisturbed", base)
-    code, said = run(study)
+    code, output = run(study)
     if code:
-        raise AssistantBuilderError(f"the undisturbed run failed: {said.strip().splitlines()[-1]}")
+        raise AssistantBuilderError(f"the undisturbed run failed: {output.strip().splitlines()[-1]}")
     return study
 
 

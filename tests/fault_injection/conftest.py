@@ -1,4 +1,4 @@
-"""What the fault tests share: a small disk, a process under limits, and a way to break files."""
+"""Fixtures of the fault tests: a small disk, read-only folders, a process with limits, and bit flips."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of eight megabytes of its own; the test is skipped where the system lets nobody mount one."""
+    """A file system of eight megabytes; skips the test if none can be mounted."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
@@ -27,7 +27,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def read_only(tmp_path: Path) -> Iterator[list[Path]]:
-    """Folders put into this list with :func:`lock` are writable again at the end."""
+    """List of folders that :func:`lock` made read-only, which become writable at the end."""
     folders: list[Path] = []
     yield folders
     for folder in folders:
@@ -35,7 +35,7 @@ def read_only(tmp_path: Path) -> Iterator[list[Path]]:
 
 
 def lock(folder: Path, locked: list[Path]) -> None:
-    """Make a folder read-only, for root too."""
+    """Make a folder read-only, even for root."""
     bound = subprocess.run(["mount", "--bind", str(folder), str(folder)], capture_output=True, check=False)
     if bound.returncode:
         pytest.skip("no folder can be made read-only here")
@@ -55,7 +55,7 @@ def fill(disk: Path) -> None:
 
 
 def python(code: str, *, limits: str = "") -> subprocess.CompletedProcess[str]:
-    """Run Python in a process of its own, under limits set before anything else."""
+    """Run Python in its own process after setting resource limits."""
     return subprocess.run(
         [sys.executable, "-c", f"import resource\n{limits}\n{code}"], capture_output=True, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
@@ -63,7 +63,7 @@ def python(code: str, *, limits: str = "") -> subprocess.CompletedProcess[str]:
 
 
 def flip(path: Path, at: int | None = None) -> None:
-    """Turn one bit of a file, in its middle unless told where; its size and time of change stay."""
+    """Flip one bit of a file (by default in its middle) and keep its size and modification time."""
     status = path.stat()
     content = bytearray(path.read_bytes())
     content[len(content) // 2 if at is None else at] ^= 1

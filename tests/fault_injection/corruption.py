@@ -12,8 +12,7 @@ from typing import Any
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.runner.invalidation import damaged_outputs, first_stale_step
 from assistant_builder.study import Study
-from tests.fault_injection.results import Row
-from tests.fault_injection.study import copy_of, differences, run
+from tests.fault_injection.study import Row, copy_of, differences, run
 
 REPAIRED = (
     "arms/qlora/adapter/adapter_model.safetensors", "arms/lora/status.json", "evals/Q4/samples.jsonl",
@@ -46,12 +45,12 @@ def repair_damage(reference: Study, wanted: dict[str, Any], seed: int, log: Call
     draw = random.Random(f"repair/{seed}")
     for name in REPAIRED:
         log(f"repaired: {corrupt(study.folder / name, draw)} in {name}, then --redo")
-        code, said = run(study)
+        code, output = run(study)
         row.add(True, "")
-        if not code or "--redo" not in said:
+        if not code or "--redo" not in output:
             row.lost.append(f"{name}: a damaged file was not refused")
-        code, said = run(study, "--redo")
-        row.compare(differences(study, wanted) if code == 0 else [said.strip().splitlines()[-1]], name)
+        code, output = run(study, "--redo")
+        row.compare(differences(study, wanted) if code == 0 else [output.strip().splitlines()[-1]], name)
     return row
 
 

@@ -13,8 +13,7 @@ from typing import Any
 
 from assistant_builder.study import Study
 from tests.fault_injection.kills import finish
-from tests.fault_injection.results import Row
-from tests.fault_injection.study import copy_of, run
+from tests.fault_injection.study import Row, copy_of, run
 
 _STEPS = ("train-lora", "evaluate", "report")
 _FREE_BYTES = 64 * 2**20
@@ -36,24 +35,24 @@ def full_disk(reference: Study, wanted: dict[str, Any], times: int, seed: int, l
             free = draw.randrange(16_384, 262_144)
             _resize(disk, _used(disk) + 65_536 + free)
             log(f"{study.name}: {free} bytes free in {step}")
-            code, said = run(study)
+            code, output = run(study)
             row.add(code != 0, f"{step}: {free} bytes were enough")
             if code:
-                row.compare(_said(study, said), f"{step} with {free} bytes free")
+                row.compare(_said(study, output), f"{step} with {free} bytes free")
             _resize(disk, _used(disk) + _FREE_BYTES)
             finish(study, {"lora": wanted["lora"]} if step == "train-lora" else wanted, row,
                    f"{step} after {free} bytes free", until=step if step == "train-lora" else "")
     return row
 
 
-def _said(study: Study, said: str) -> list[str]:
-    line = said.strip().splitlines()[-1]
-    problems = [] if "the disk is full" in line else [f"it said: {line}"]
+def _said(study: Study, output: str) -> list[str]:
+    line = output.strip().splitlines()[-1]
+    problems = [] if "the disk is full" in line else [f"it output: {line}"]
     return problems if study.state == "failed" else [*problems, f"its state was {study.state}"]
 
 
 def _moved(template: Study, disk: Path) -> Study:
-    """Move the study to that disk, into a home of its own that shares the models."""
+    """Move the study to the disk, into a home folder that shares the models."""
     home = template.folder.parents[1]
     (disk / "models").symlink_to((home / "models").resolve())
     folder = disk / "studies" / template.name

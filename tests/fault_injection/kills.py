@@ -16,8 +16,7 @@ from typing import Any
 
 from assistant_builder.study import Study
 from tests.fault_injection.corruption import corrupt
-from tests.fault_injection.results import Row
-from tests.fault_injection.study import copy_of, differences, run, start
+from tests.fault_injection.study import Row, copy_of, differences, run, start
 from tests.fault_injection.triggers import Trigger, step_trigger, training_trigger
 
 _MOST_TRIES = 6
@@ -37,9 +36,7 @@ def kill_every_step(reference: Study, wanted: dict[str, Any], seed: int, log: Ca
     return row
 
 
-def kill_training(
-    reference: Study, wanted: dict[str, Any], kills: int, seed: int, log: Callable[[str], None]
-) -> Row:
+def kill_training(reference: Study, wanted: dict[str, Any], kills: int, seed: int, log: Callable[[str], None]) -> Row:
     """Kill trainings at seeded moments, several times in a row, and compare what running again ends with."""
     row = Row("SIGKILL at random moments of training")
     number = 0
@@ -90,7 +87,7 @@ def _killed(study: Study, step: str, trigger: Trigger, victim: str, log: Callabl
     else:
         came = False
         _end(study, runner)
-    runner.communicate()  # a step whose runner was killed goes on by itself
+    runner.communicate()  # a step whose runner was killed continues
     return came
 
 
@@ -104,8 +101,8 @@ def _end(study: Study, runner: subprocess.Popen[str]) -> None:
 def finish(study: Study, wanted: dict[str, Any], row: Row, what: str, until: str = "") -> None:
     """Run to the end, or until one step is done, and compare."""
     if not until:
-        code, said = run(study)
-        problems = differences(study, wanted) if code == 0 else [said.strip().splitlines()[-1]]
+        code, output = run(study)
+        problems = differences(study, wanted) if code == 0 else [output.strip().splitlines()[-1]]
     else:
         runner = start(study)
         done = Trigger("done", lambda: study.step(until).state == "succeeded", poll=0.1)

@@ -1,4 +1,4 @@
-"""A file that was damaged is never taken for whole: the study says which one, and --redo makes it anew."""
+"""Damaged files are detected and named, and --redo rebuilds them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from tests.synthetic_study import new_study, with_data
 
 @pytest.fixture
 def no_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every step look as if made from the inputs of now: these tests are about what it made."""
+    """Give every step unchanged inputs, because these tests are about outputs."""
     monkeypatch.setattr(invalidation, "step_inputs", lambda study, step, config=None, source=None: {})
 
 
 def trained_twin(study: Study) -> Path:
-    """Give a study a data step that says what it made, and an adapter."""
+    """Give a study a finished data step with outputs, and an adapter."""
     adapter = study.arm_folder("lora") / "adapter" / "adapter_model.safetensors"
     adapter.parent.mkdir(parents=True, exist_ok=True)
     adapter.write_bytes(os.urandom(64))
@@ -44,18 +44,18 @@ def trained_twin(study: Study) -> Path:
 
 
 @pytest.mark.parametrize("harm", ["flip", "truncate", "remove"])
-def test_a_damaged_adapter_is_refused_and_trained_anew(harm: str, no_inputs: None) -> None:
+def test_a_damaged_adapter_is_refused_and_retrained_with_redo(harm: str, no_inputs: None) -> None:
     study = new_study()
     adapter = trained_twin(study)
     assert first_stale_step(study, redo=False) is None
     {"flip": lambda: flip(adapter), "truncate": lambda: os.truncate(adapter, 10), "remove": adapter.unlink}[harm]()
-    with pytest.raises(StudyError, match=r"adapter_model.safetensors is not as step 'train-lora' left it.*--redo"):
+    with pytest.raises(StudyError, match=r"adapter_model.safetensors, written by step 'train-lora', is damaged.*--redo"):
         first_stale_step(study, redo=False)
     assert study.step("train-lora").state == "succeeded"  # nothing is thrown away unasked
     assert first_stale_step(study, redo=True) == "train-lora"
 
 
-def test_a_damaged_report_is_written_anew_unasked(no_inputs: None) -> None:
+def test_a_damaged_report_is_rendered_again_without_redo(no_inputs: None) -> None:
     study = new_study()
     path = study.folder / "report.json"
     write_json(path, {"version": 1})
@@ -68,7 +68,7 @@ def test_a_damaged_report_is_written_anew_unasked(no_inputs: None) -> None:
     assert invalidation.queue_if_stale(study, "report") and study.step("report").state == "queued"
 
 
-def test_a_damaged_status_file_is_said_on_every_side_and_mended_by_redo(
+def test_a_damaged_status_file_is_reported_everywhere_and_repaired_by_redo(
     no_inputs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LocalRunner, "run_steps", lambda self, study, on_event: None)
@@ -86,10 +86,10 @@ def test_a_damaged_status_file_is_said_on_every_side_and_mended_by_redo(
             run_study(study)
         run_study(study, redo=True)
         assert study.step("data").state == "queued", content
-        assert study.step("train-lora").state == "succeeded"  # kept, unless the data come out otherwise
+        assert study.step("train-lora").state == "succeeded"  # kept, unless the data change
 
 
-def test_a_damaged_late_status_file_is_mended_too(no_inputs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_status_file_of_a_late_step_is_repaired(no_inputs: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalRunner, "run_steps", lambda self, study, on_event: None)
     study = new_study()
     write_text(study.status_file("evaluate"), "{")
@@ -97,7 +97,7 @@ def test_a_damaged_late_status_file_is_mended_too(no_inputs: None, monkeypatch: 
     assert study.step("evaluate").state == "queued"
 
 
-def test_records_on_which_nothing_depends_harm_nothing() -> None:
+def test_damaged_progress_and_run_records_are_ignored() -> None:
     study = with_data(new_study())
     for content in ("{", "[]", "7", '{"state": "dancing"}'):
         write_text(study.folder / "run.json", content)
@@ -107,7 +107,7 @@ def test_records_on_which_nothing_depends_harm_nothing() -> None:
         assert "Carry on" in run_panel(take_snapshot(study), "")
 
 
-def test_settings_that_cannot_be_read_name_the_file_and_the_place() -> None:
+def test_unreadable_settings_are_reported_with_file_and_line() -> None:
     study = new_study()
     path = study.folder / "study.yaml"
     whole = path.read_bytes()
@@ -121,7 +121,7 @@ def test_settings_that_cannot_be_read_name_the_file_and_the_place() -> None:
         assert StudyView(study.name).snapshot is None
 
 
-def test_an_appended_line_is_whole_or_not_there(tmp_path: Path) -> None:
+def test_appended_lines_are_atomic(tmp_path: Path) -> None:
     path = tmp_path / "votes.jsonl"
     append_jsonl(path, {"vote": 1})
     with path.open("ab") as file:
@@ -129,7 +129,7 @@ def test_an_appended_line_is_whole_or_not_there(tmp_path: Path) -> None:
     append_jsonl(path, {"vote": 3})
     assert read_jsonl(path) == [{"vote": 1}, {"vote": 3}]
     with path.open("ab") as file:
-        file.write(b'{"vote": 4}')  # whole, its end missing
+        file.write(b'{"vote": 4}')  # complete, but without line end
     append_jsonl(path, {"vote": 5})
     assert [line["vote"] for line in read_jsonl(path)] == [1, 3, 4, 5]
 
@@ -152,7 +152,7 @@ def metrics(path: Path, losses: dict[int, float]) -> Path:
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.pt", "rng_state.pth", CHECKPOINT_MARKER])
-def test_training_carries_on_from_no_damaged_checkpoint(tmp_path: Path, name: str) -> None:
+def test_training_never_resumes_from_a_damaged_checkpoint(tmp_path: Path, name: str) -> None:
     told = metrics(tmp_path / "metrics.jsonl", {2: 3.0, 4: 2.0})
     root = tmp_path / "checkpoints"
     checkpoint(root, 2)
@@ -162,7 +162,7 @@ def test_training_carries_on_from_no_damaged_checkpoint(tmp_path: Path, name: st
     assert checkpoints.resume_step(root, told) == 2
 
 
-def test_training_goes_back_before_a_damaged_best_checkpoint(tmp_path: Path) -> None:
+def test_training_resumes_before_a_damaged_best_checkpoint(tmp_path: Path) -> None:
     told = metrics(tmp_path / "metrics.jsonl", {2: 1.0, 4: 2.0})
     root = tmp_path / "checkpoints"
     best = checkpoint(root, 2)
@@ -172,7 +172,7 @@ def test_training_goes_back_before_a_damaged_best_checkpoint(tmp_path: Path) -> 
     assert checkpoints.resume_step(root, told) == 0
 
 
-def test_training_goes_back_to_where_its_metrics_reach(tmp_path: Path) -> None:
+def test_training_resumes_where_its_metrics_end(tmp_path: Path) -> None:
     root = tmp_path / "checkpoints"
     checkpoint(root, 2)
     checkpoint(root, 4)
@@ -180,7 +180,7 @@ def test_training_goes_back_to_where_its_metrics_reach(tmp_path: Path) -> None:
     assert checkpoints.resume_step(root, tmp_path / "none.jsonl") == 0
 
 
-def test_a_settings_file_of_another_version_is_refused_with_one_sentence() -> None:
+def test_settings_of_another_version_are_refused_with_one_error() -> None:
     study = new_study()
     path = study.folder / "study.yaml"
     text = path.read_text(encoding="utf-8")
@@ -195,7 +195,7 @@ def test_a_settings_file_of_another_version_is_refused_with_one_sentence() -> No
     assert study.config.version == 1
 
 
-def test_steps_of_an_older_release_are_kept_until_redone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_of_an_older_release_are_kept_without_redo(monkeypatch: pytest.MonkeyPatch) -> None:
     study = new_study()
     monkeypatch.setattr(invalidation, "step_inputs", lambda *_, **__: {"code": "0.2.0"})
     for step in study.steps:
@@ -205,10 +205,10 @@ def test_steps_of_an_older_release_are_kept_until_redone(monkeypatch: pytest.Mon
     assert study.state == "succeeded"
 
 
-def test_a_status_file_with_more_in_it_says_that_it_is_of_another_version() -> None:
+def test_a_status_file_with_unknown_keys_is_of_another_version() -> None:
     study = new_study()
     study.write_step(StepRecord("data", "succeeded"))
     record = read_json(study.status_file("data"))
     write_json(study.status_file("data"), {**record, "cluster": "node-7"})
-    with pytest.raises(StudyError, match="another version or damaged"):
+    with pytest.raises(StudyError, match="damaged or of another version"):
         study.step("data")

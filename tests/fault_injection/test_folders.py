@@ -1,4 +1,4 @@
-"""Studies that are read-only, full, gone, or run twice at once."""
+"""Studies that are read-only, removed or run twice, and full disks."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from tests.synthetic_study import finished_study, new_study, running
 
 
 def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
-    """The one line of a refused call of the command line."""
+    """The error line of a refused command."""
     monkeypatch.setattr(sys, "argv", ["assistant-builder", *words])
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         main()
-    said = capsys.readouterr()
-    assert ended.value.code == 1 and said.out == "" and said.err.strip().count("\n") == 0, said
-    return said.err
+    output = capsys.readouterr()
+    assert ended.value.code == 1 and output.out == "" and output.err.strip().count("\n") == 0, output
+    return output.err
 
 
-def test_a_step_on_a_full_disk_says_so(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_on_a_full_disk_reports_it(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(small_disk))
     study = new_study()
     study.reserve_disk_space()
@@ -58,7 +58,7 @@ def test_a_step_on_a_full_disk_says_so(small_disk: Path, monkeypatch: pytest.Mon
     assert run_as_step(study, "data", lambda: []) == 0
 
 
-def test_a_step_that_is_done_as_the_disk_fills_up_is_done(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_finishes_on_a_full_disk_is_done(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(small_disk))
     study = new_study()
     study.reserve_disk_space()
@@ -70,7 +70,7 @@ def test_a_step_that_is_done_as_the_disk_fills_up_is_done(small_disk: Path, monk
     assert run_as_step(study, "data", work) == 0 and study.step("data").state == "succeeded"
 
 
-def test_a_run_on_a_full_disk_ends_with_a_sentence(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_on_a_full_disk_ends_with_an_error(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(small_disk))
     study = new_study()
     fill(small_disk)
@@ -80,7 +80,7 @@ def test_a_run_on_a_full_disk_ends_with_a_sentence(small_disk: Path, monkeypatch
     assert {path.name for path in study.folder.rglob(".*.*")} <= {".lock"}  # no half-written file is left
 
 
-def test_a_report_on_a_full_disk_leaves_the_old_one_whole(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_on_a_full_disk_keeps_the_old_one(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(small_disk))
     study = finished_study()
     study.reserve_disk_space()
@@ -93,11 +93,11 @@ def test_a_report_on_a_full_disk_leaves_the_old_one_whole(small_disk: Path, monk
     assert not list(study.folder.glob(".report*"))
 
 
-def test_a_run_that_waits_for_an_orphan_says_when_it_died(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_reports_that_an_orphaned_step_died(monkeypatch: pytest.MonkeyPatch) -> None:
     study = new_study()
     monkeypatch.setattr(Study, "steps", ("data",))
     monkeypatch.setattr("assistant_builder.runner.local_runner._POLL_SECONDS", 0.01)
-    gone = "an earlier run had started, exited without reporting a result.*Run again to resume"
+    gone = "started by an earlier run, exited without reporting a result.*Run again to resume"
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         study.write_step(StepRecord("data", "running", pid=process.pid, process_started=process_identity(process.pid)))
 
@@ -126,7 +126,7 @@ def test_a_file_that_grows_too_large_is_left_as_it_was(tmp_path: Path) -> None:
     assert read_jsonl(path) == [{"step": 1}] and [found.name for found in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_what_libraries_say_of_a_full_disk_or_memory_is_understood() -> None:
+def test_library_errors_of_full_disk_and_memory_are_translated() -> None:
     full = [
         OSError(28, "No space left on device", "/somewhere"),
         RuntimeError("PytorchStreamWriter failed writing file data/17: file write failed"),
@@ -155,7 +155,7 @@ def test_what_libraries_say_of_a_full_disk_or_memory_is_understood() -> None:
     assert translate_error(StudyError("as it was", remedy="do this")).remedy == "do this"
 
 
-def test_a_read_only_study_is_read_and_not_run(
+def test_a_read_only_study_is_readable_but_not_run(
     read_only: list[Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = finished_study()
@@ -172,7 +172,7 @@ def test_a_read_only_study_is_read_and_not_run(
     assert "is not writable" in line and str(other.folder) in line and "Make the folder writable" in line
 
 
-def test_a_study_that_vanishes_while_it_runs_leaves_no_ruin() -> None:
+def test_a_removed_study_is_not_recreated_by_its_step() -> None:
     study = new_study()
     log = MetricsLog(study.arm_folder("lora") / "metrics.jsonl", step=0, steps=4)
     study.arm_folder("lora").mkdir(parents=True)
@@ -193,7 +193,7 @@ def test_a_study_that_vanishes_while_it_runs_leaves_no_ruin() -> None:
     new_study()  # its name is free
 
 
-def test_a_run_whose_study_vanishes_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_reports_that_its_study_was_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     study = new_study()
     runner = "assistant_builder.runner.local_runner.LocalRunner"
     monkeypatch.setattr(f"{runner}.run_steps", lambda *_: shutil.rmtree(study.folder))
@@ -218,16 +218,16 @@ def test_a_second_run_is_refused_and_changes_nothing(
     assert study.step("data").state == "queued"
 
 
-def test_settings_stay_while_a_step_outlives_its_run() -> None:
+def test_settings_cannot_change_while_a_step_outlives_its_run() -> None:
     study = new_study()
     running(study, "train-lora")
-    with pytest.raises(StudyError, match="still runs, with the settings"):
+    with pytest.raises(StudyError, match="still running with the previous settings"):
         open_or_create(study.name, name=None, changes={"train.rank": "8"}, redo=False)
     assert open_or_create(study.name, name=None, changes={}, redo=False).name == study.name
 
 
 def test_a_step_that_outlived_its_run_with_other_settings_is_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The settings were changed in the file itself, while the step computed."""
+    """The settings were changed in the file while the step was running."""
     study = new_study()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         study.write_step(StepRecord("data", "running", inputs={"rank": 4}, pid=process.pid,
@@ -252,7 +252,7 @@ def test_a_step_that_outlived_its_run_with_other_settings_is_run_again(monkeypat
 
 
 def test_a_run_outlives_the_page_that_started_it(home: Path) -> None:
-    """The server is killed without a word; the run, which has a session of its own, goes on to its end."""
+    """The server is killed; the run has its own session and continues to its end."""
     study = new_study()
     server = subprocess.Popen(
         [sys.executable, "-c",
@@ -276,7 +276,7 @@ def test_a_run_outlives_the_page_that_started_it(home: Path) -> None:
     assert (home / "done.txt").read_text() == "done"
 
 
-def test_the_ends_of_a_run_are_written_down_whole() -> None:
+def test_the_end_of_a_run_is_recorded_atomically() -> None:
     study = new_study()
-    study.write_runner("failed", StudyError("w", remedy="r"))
+    study.write_run_record("failed", StudyError("w", remedy="r"))
     assert read_json(study.folder / "run.json")["error"]["remedy"] == "r"

@@ -1,4 +1,4 @@
-"""A hub that hangs, lies or breaks off: nothing it sent is taken for a model, and the refusal says what to do."""
+"""A hub that hangs, disconnects or sends wrong files ends in an error with a remedy."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ for turn in range(int(sys.argv[1])):
 
 
 class Spoiling(StubHub):
-    """Sends something else in place of files, the first times it is asked."""
+    """Replaces the first responses to requests of files."""
 
     def __init__(self, spoil: object, times: int = 99) -> None:
         self._spoil, self._left = spoil, times
@@ -79,10 +79,10 @@ def garbled_config(path: str, data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("spoil", [flipped, garbled_config])
-def test_a_file_that_comes_damaged_is_refused_and_fetched_anew(home: Path, spoil: object) -> None:
+def test_a_damaged_download_is_refused_and_repeated(home: Path, spoil: object) -> None:
     with serving(Spoiling(spoil, times=1)) as endpoint:
         first, second = fetch(endpoint, home, 2)
-    assert "came damaged from the hub" in str(first["error"]) and "Run again" in str(first["error"])
+    assert "was damaged during the download" in str(first["error"]) and "Run again" in str(first["error"])
     assert second["files"] == ["config.json", "model.safetensors", "tokenizer.json"]
 
 
@@ -92,21 +92,21 @@ def hang(path: str, data: bytes) -> bytes:
     return data
 
 
-def test_a_hub_that_hangs_in_a_download_is_given_up(home: Path) -> None:
+def test_a_hanging_download_times_out(home: Path) -> None:
     with serving(Spoiling(hang)) as endpoint:
         began = time.monotonic()
         (found,) = fetch(endpoint, home)
-    assert "no model hub in reach for me/whole (nothing came for 2 seconds)" in str(found["error"])
+    assert "the model hub cannot be reached for me/whole (no data arrived for 2 seconds)" in str(found["error"])
     assert "smollm2-135m-instruct" in str(found["error"]) and time.monotonic() - began < 120
 
 
-def test_a_hub_that_breaks_off_is_not_believed(home: Path) -> None:
+def test_an_interrupted_download_is_refused(home: Path) -> None:
     with serving(Spoiling(lambda path, data: data[:100] if path == "model.safetensors" else data)) as endpoint:
         (found,) = fetch(endpoint, home)
     assert "error" in found and not list((home / "hub").glob("hub/models--*/snapshots/*/model.safetensors"))
 
 
-def test_a_web_page_in_place_of_the_hub_is_said(home: Path) -> None:
+def test_a_web_page_instead_of_the_hub_is_reported(home: Path) -> None:
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             body = b"<html>Please log in to this network</html>"
@@ -118,10 +118,10 @@ def test_a_web_page_in_place_of_the_hub_is_said(home: Path) -> None:
         do_HEAD = do_GET
 
         def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
+            """Suppress the request log."""
 
     portal = StubHub({})
     portal.RequestHandlerClass = Page  # type: ignore[assignment]
     with serving(portal) as endpoint:
         (found,) = fetch(endpoint, home)
-    assert "no model hub in reach for me/whole" in str(found["error"]) and "\n" not in str(found["error"])
+    assert "the model hub cannot be reached for me/whole" in str(found["error"]) and "\n" not in str(found["error"])

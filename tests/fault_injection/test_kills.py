@@ -1,4 +1,4 @@
-"""A study that is killed again and again ends with the same bytes and scores as an undisturbed one."""
+"""A study that is killed repeatedly has the same bytes and scores as an undisturbed one."""
 
 from __future__ import annotations
 
@@ -13,29 +13,28 @@ from tests.export.tiny import tiny_base
 from tests.fault_injection.corruption import damage_files
 from tests.fault_injection.full_disk import full_disk
 from tests.fault_injection.kills import kill_every_step
-from tests.fault_injection.results import Row, table
-from tests.fault_injection.study import differences, outcome, run, small_study
+from tests.fault_injection.study import Row, differences, outcome, run, small_study, table
 from tests.fault_injection.triggers import Trigger, training_trigger
 from tests.synthetic_study import finished_study
 
 
 @pytest.fixture(scope="module")
 def undisturbed(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, dict[str, Any]]:
-    """A study on a base of two layers that nothing was done to, run once for this module, and what came out."""
+    """An undisturbed study on a base of two layers, run once for this module, and its results."""
     home = tmp_path_factory.mktemp("soak")
     (home / "models").symlink_to(model_cache / "models")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ASSISTANT_BUILDER_HOME", str(home))
         study = small_study("undisturbed", str(tiny_base(home / "base")), eval__similarity=False)
-        code, said = run(study)
-    assert code == 0, said
+        code, output = run(study)
+    assert code == 0, output
     wanted = outcome(study)
     assert {"lora", "qlora", "L16", "Q4", "verdict"} <= wanted.keys()
     return study, wanted
 
 
 @pytest.mark.train
-def test_a_kill_in_every_step_loses_nothing(undisturbed: tuple[Study, dict[str, Any]]) -> None:
+def test_kills_in_every_step_lose_nothing(undisturbed: tuple[Study, dict[str, Any]]) -> None:
     # `python -m tests.fault_injection` does the same with the bundled model, and more often
     told: list[str] = []
     row = kill_every_step(*undisturbed, 1, told.append)
@@ -44,9 +43,7 @@ def test_a_kill_in_every_step_loses_nothing(undisturbed: tuple[Study, dict[str, 
 
 
 @pytest.mark.train
-def test_a_disk_that_fills_up_in_training_is_said_and_carried_on_from(
-    undisturbed: tuple[Study, dict[str, Any]]
-) -> None:
+def test_a_full_disk_in_training_is_reported_and_training_resumes(undisturbed: tuple[Study, dict[str, Any]]) -> None:
     row = full_disk(*undisturbed, 1, 0, lambda line: None)
     if row.missed and "mounted" in row.missed[0]:
         pytest.skip(row.missed[0])
@@ -54,12 +51,12 @@ def test_a_disk_that_fills_up_in_training_is_said_and_carried_on_from(
 
 
 @pytest.mark.train
-def test_no_damaged_file_of_a_real_study_is_taken_for_whole(undisturbed: tuple[Study, dict[str, Any]]) -> None:
+def test_every_damaged_file_of_a_real_study_is_detected(undisturbed: tuple[Study, dict[str, Any]]) -> None:
     row = damage_files(*undisturbed, 60, 0)
     assert row.injected == 60 and row.lost == [], table([row])
 
 
-def test_what_differs_from_the_undisturbed_run_is_named() -> None:
+def test_differences_from_the_undisturbed_run_are_named() -> None:
     study = finished_study()
     wanted = outcome(study)
     assert differences(study, wanted) == []
@@ -69,7 +66,7 @@ def test_what_differs_from_the_undisturbed_run_is_named() -> None:
     assert differences(study, wanted) == ["L16 is missing", "Q4 differs from the undisturbed run"]
 
 
-def test_triggers_are_drawn_from_the_seed_and_given_up_when_the_process_ends() -> None:
+def test_triggers_depend_on_the_seed_and_end_with_the_process() -> None:
     study = finished_study()
     names = [[training_trigger(study, "lora", draw).name for _ in range(8)]
              for draw in (random.Random("a"), random.Random("a"), random.Random("b"))]
@@ -84,6 +81,6 @@ def test_the_table_counts_and_names_what_was_lost() -> None:
     row.add(False, "report: too late")
     row.compare(["lora differs"], "study 1")
     assert (row.injected, row.compared) == (1, 1)
-    said = table([row])
-    assert "| SIGKILL | 1 | 1 | 1 |" in said and "LOST  SIGKILL: study 1: lora differs" in said
-    assert "late  SIGKILL: report: too late" in said
+    output = table([row])
+    assert "| SIGKILL | 1 | 1 | 1 |" in output and "LOST  SIGKILL: study 1: lora differs" in output
+    assert "late  SIGKILL: report: too late" in output

@@ -1,4 +1,4 @@
-"""Memory that runs out, for real, in loading, training and chat: a sentence, a remedy, and it goes on after."""
+"""Memory that runs out in loading, training and chat is reported with a remedy, and the next attempt works."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.fault_injection.study import small_study
 
 BEGIN = """
 import json, os
-import torch  # what the libraries take for themselves does not count
+import torch  # memory of the libraries does not count
 from assistant_builder.runner.data_steps import prepare_data
 from assistant_builder.inference.session import ChatSession
 from assistant_builder.chat.worker import Server

@@ -1,4 +1,4 @@
-"""What lives and what is dead is told without the clock, and without trusting a process id."""
+"""Detection of live and dead processes does not depend on the clock or on process ids alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from assistant_builder.atomic_io import write_json
 from assistant_builder.cli import app
-from assistant_builder.runner.queue import active_tickets, machine_lock, queue_folder
+from assistant_builder.runner.local_runner import active_tickets, machine_lock, queue_folder
 from assistant_builder.runner.step_process import run_as_step
 from assistant_builder.study.locks import process_alive, process_identity
 from assistant_builder.study.steps import Progress, StepRecord
@@ -24,9 +24,9 @@ from assistant_builder.ui.train.view import run_panel
 from tests.synthetic_study import new_study
 
 
-def test_a_clock_set_back_kills_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_is_set_back_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
     study = new_study()
-    study.write_runner("running")
+    study.write_run_record("running")
     study.write_step(StepRecord("data", "running", started=time.time(), pid=os.getpid(),
                                 process_started=process_identity(os.getpid())))
     hour = 3600.0
@@ -54,19 +54,19 @@ def test_a_clock_set_back_in_a_step_gives_no_negative_times(monkeypatch: pytest.
     assert "-" not in str(run_panel(take_snapshot(study), "")).split("<p>")[-1]
 
 
-def test_files_from_the_future_are_seen_to_change() -> None:
+def test_changes_of_files_with_future_times_are_detected() -> None:
     study = new_study()
     path = study.folder / "study.yaml"
     os.utime(path, (now := time.time() + 86_400, now))
     assert read_shelf().entries[0].state == "queued"
     before, entry = stamp([path]), read_shelf().entries[0]
     study.write_config(study.config.with_changes({"model.base": "qwen3-0.6b"}))
-    os.utime(path, (now, now))  # in the same tick of a clock that was set back, say
+    os.utime(path, (now, now))  # as if the clock had been set back
     assert stamp([path]) != before
     assert read_shelf().entries[0].model == "qwen3-0.6b" != entry.model
 
 
-def test_another_process_with_the_same_id_is_not_taken_for_the_one_that_died() -> None:
+def test_a_reused_process_id_does_not_revive_a_dead_process() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         mark = process_identity(process.pid)
         assert process_alive(process.pid, mark)
@@ -88,7 +88,7 @@ def test_another_process_with_the_same_id_is_not_taken_for_the_one_that_died() -
         assert active_tickets() == []
 
 
-def test_records_of_older_versions_hold_a_time_and_are_still_understood() -> None:
+def test_records_of_older_versions_with_a_start_time_are_readable() -> None:
     process = psutil.Process()
     assert process_alive(process.pid, process.create_time())
     assert not process_alive(process.pid, process.create_time() - 10)

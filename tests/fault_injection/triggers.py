@@ -1,4 +1,4 @@
-"""Moments at which a fault is injected, defined by the files a step has written and not by the clock."""
+"""Moments of fault injection, defined by the files that a step has written and not by the clock."""
 
 from __future__ import annotations
 

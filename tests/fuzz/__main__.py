@@ -1,7 +1,7 @@
 """The readers under a coverage-guided fuzzer: ``python -m tests.fuzz [TARGET …] --seconds 60``.
 
-Needs ``pip install '.[fuzz]'`` (atheris has no wheels for every system). An input that breaks a promise is written to
-``--artifacts`` and ends the run with another exit code than 0; ``--replay FILE`` runs it once more.
+Needs ``pip install '.[fuzz]'`` (atheris has no wheels for every system). An input that fails is written to
+``--artifacts`` and ends the run with another exit code than 0; ``--replay FILE`` runs it again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SLOWEST_SECONDS = 90  # by the clock of a machine that may be busy with other w
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Fuzz each target in a process of its own, since the fuzzer ends its process."""
+    """Fuzz each target in its own process, because the fuzzer ends its process."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="which readers; by default all")
     parser.add_argument("--seconds", type=int, default=60, help="for each target")
@@ -58,7 +58,7 @@ def _fuzz(target: str, seconds: int, artifacts: Path) -> None:
 
     with tempfile.TemporaryDirectory() as corpus:
         for number, seed in enumerate(seeds(target)):
-            TARGETS[target](seed)  # what is imported on first use would count as a slow input
+            TARGETS[target](seed)  # imports on first use would count as a slow input
             (Path(corpus) / f"seed-{number}").write_bytes(seed)
         atheris.Setup([
             sys.argv[0], corpus, f"-max_total_time={seconds}", f"-rss_limit_mb={_MEMORY_MIB}",

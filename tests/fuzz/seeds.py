@@ -16,7 +16,7 @@ _ROWS = [
 
 
 def seeds(target: str) -> list[bytes]:
-    """A few inputs that the target accepts, the same ones throughout a process."""
+    """A few inputs that the target accepts, constant within a process."""
     if target == "data":
         return [bytes([place]) + content for place, content in enumerate(_files())]
     if target == "workbook":

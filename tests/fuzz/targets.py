@@ -1,7 +1,7 @@
-"""What must hold for any bytes: each target takes them and raises AssertionError, or anything unforeseen, on a breach.
+"""Fuzz targets: functions of bytes that raise AssertionError, or any unexpected exception, if a reader is wrong.
 
-A reader ends in records or in an :class:`AssistantBuilderError` that says what, where and how to mend it. The same
-targets serve hypothesis (``tests/fuzz/test_readers.py``) and the coverage-guided fuzzer (``python -m tests.fuzz``).
+A reader returns records or raises an :class:`AssistantBuilderError` with cause, place and remedy. The targets are used
+by hypothesis (``tests/fuzz/test_readers.py``) and the coverage-guided fuzzer (``python -m tests.fuzz``).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LONGEST_MESSAGE = 4_000
 
 
 def expect_sentence(error: AssistantBuilderError, *, place: bool = True) -> None:
-    """An error of ours says what, where and how to mend it, in a length that fits a page."""
+    """Check that an error has a cause, a place and a remedy, and a limited length."""
     assert error.what and error.remedy and (error.where or not place), error.to_record()
     assert len(str(error)) < LONGEST_MESSAGE, str(error)[:200]
 

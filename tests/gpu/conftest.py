@@ -1,7 +1,7 @@
-"""The suite for a machine with a GPU: ``make gpu``. docs/gpu.md says what it shows, and how its logic runs without one.
+"""Fixtures of the suite for machines with a GPU: ``make gpu``; docs/gpu.md describes it, and dry runs without a GPU.
 
-Every case goes through what users call: the command line, the process of a step, the files of a study. Models train and
-answer in child processes, so that one case's memory is no other's.
+Every case uses the command line, the process of a step, or the files of a study. Models run in child processes, so that
+cases do not share memory.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from assistant_builder.child_process import compute_environment
 from assistant_builder.config import StudyConfig
 from assistant_builder.models import bundled
 from assistant_builder.runner.data_steps import prepare_data
-from assistant_builder.runner.step_inputs import step_command
-from assistant_builder.runner.step_process import run_as_step
+from assistant_builder.runner.step_process import run_as_step, step_command
 from assistant_builder.study import Study
 from tests.export.tiny import tiny_base
 from tests.synthetic_study import SMALL
@@ -34,9 +33,9 @@ ARMS = ("lora", "qlora")
 TOLERANCE = {"bfloat16": 3e-2, "float16": 4e-3, "float32": 1e-4}
 """How far a loss curve may lie from the CPU's curve in float32, in nats a token.
 
-bfloat16 has 8 bits of mantissa: the same step in batches of another shape already moves the loss by 0.01, and the
-curves of one process and of two on a CPU are held to 3e-2 (tests/training/test_distributed.py). float16 has three bits more,
-so its rounding errors are an eighth as large; gradients that underflow are what would show beyond that.
+bfloat16 has 8 bits of mantissa: another batch shape alone changes the loss of a step by 0.01, and the curves of
+one process and of two on a CPU may differ by 3e-2 (tests/training/test_distributed.py). float16 has three more bits, so
+its rounding errors are an eighth as large; larger differences would come from gradients that underflow.
 """
 NO_GPU = f"no CUDA device: nothing was run ({VARIABLE}=cpu runs the suite's logic on the CPU, see docs/gpu.md)"
 _TOLD = "measured"
@@ -55,7 +54,7 @@ def cards() -> int:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip every case at one place, before any fixture is made, so that the summary has one line."""
+    """Skip every case before its fixtures are created, so that the summary has one line."""
     if DEVICE not in ("cpu", "cuda"):
         raise pytest.UsageError(f"{VARIABLE}={DEVICE} is neither cpu nor cuda")
     if DEVICE == "cuda" and not cards():
@@ -63,7 +62,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what the cases measured, to be copied into a report."""
+    """Print the measurements of the cases."""
     reports = [report for found in terminalreporter.stats.values() for report in found]
     lines = [line for report in reports if getattr(report, "when", "") == "call"
              for name, line in report.user_properties if name == _TOLD]
@@ -90,20 +89,20 @@ def device_name() -> str:
 
 @pytest.fixture
 def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Adds a line to what is printed at the end."""
+    """Function that adds a line to the printed measurements."""
     return lambda line: request.node.user_properties.append((_TOLD, line))
 
 
 @pytest.fixture
 def cuda() -> None:
-    """For cases that only CUDA can do."""
+    """Skip cases that need CUDA."""
     if DEVICE != "cuda":
         pytest.skip("only CUDA can do this")
 
 
 @pytest.fixture
 def two_devices() -> None:
-    """For cases that need two cards; in a dry run two processes over gloo stand for them."""
+    """Skip cases that need two cards; a dry run uses two processes over gloo."""
     if DEVICE == "cuda" and cards() < 2:
         pytest.skip("one card is visible, and this takes two")
 
@@ -137,7 +136,7 @@ ON_THE_CPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def new_study(name: str, base: Path | str, **changes: Any) -> Study:
-    """A study of 20 steps of eight pairs, its data prepared; ``changes`` are dotted keys with ``__`` for the dot."""
+    """A study of 20 steps of eight pairs with prepared data; ``changes`` are dotted keys with ``__`` for the dot."""
     config = StudyConfig(name=name).with_changes({
         "data.source": str(SMALL), "data.max_heldout": 4, "model.base": str(base), "model.allow_float32_compute": True,
         "executor.devices": 1, "train.max_steps": 20, "train.epochs": 100, "train.batch_size": 8,
@@ -153,7 +152,7 @@ def new_study(name: str, base: Path | str, **changes: Any) -> Study:
 
 
 def change(study: Study, **changes: Any) -> None:
-    """Change settings of a study; steps that are started by :func:`step` do not mind."""
+    """Change settings of a study; :func:`step` does not check for stale steps."""
     study.write_config(study.config.with_changes({key.replace("__", "."): value for key, value in changes.items()}))
 
 
@@ -200,7 +199,7 @@ def events(study: Study, run: str, kind: str = "step") -> list[dict[str, Any]]:
 
 
 def adapter_hash(study: Study, run: str) -> str:
-    """SHA-256 of the adapter that a run published."""
+    """SHA-256 of the adapter of a training run."""
     return file_hash(study.arm_folder(run) / "adapter" / "adapter_model.safetensors")
 
 
@@ -221,7 +220,7 @@ def trained_home(base: Path, model_cache: Path, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture
 def trained(trained_home: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
-    """A study whose two arms were trained on the device; whoever changes it works on a :func:`copy_of` it."""
+    """A study whose arms were trained on the device; tests change only a :func:`copy_of` it."""
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(trained_home))
     return Study.open("trained")
 
@@ -245,7 +244,7 @@ def short_of_memory(words: list[str], *, loads: int, spare_bytes: int, folder: P
         words: ``[python, "-m", module, …]``.
         loads: Bases that it may load.
         spare_bytes: What it may take beyond them.
-        folder: Where what the script needs is written.
+        folder: Folder for the script's limits.
     """
     _, flag, module, *rest = words[:1] + [word for word in words[1:] if word != "-P"]
     assert flag == "-m", words

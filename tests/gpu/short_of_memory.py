@@ -1,4 +1,4 @@
-"""``python short_of_memory.py LIMITS.json MODULE WORDS…``: run a module that gets hardly any memory after some loads.
+"""``python short_of_memory.py LIMITS.json MODULE WORDS…``: run a module with little free memory after some loads.
 
 On a GPU the limit is real (``torch.cuda.set_per_process_memory_fraction``). On a CPU the calls that would then run out
 of memory raise what they raise on a GPU: loading a base, the backward pass, distributions over the vocabulary.
@@ -24,12 +24,12 @@ from assistant_builder.models import loading  # noqa: E402
 
 
 def ran_out(*words: Any, **options: Any) -> Any:
-    """Stands for what needs memory once there is none."""
+    """Replacement of an operation that runs out of memory."""
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB (limited by the suite)")
 
 
 def limit(device: str, spare_bytes: int) -> None:
-    """Let this process take ``spare_bytes`` more than it has."""
+    """Limit this process to ``spare_bytes`` more than it uses now."""
     if device == "cuda":
         gc.collect()
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Both arms on the device follow the loss curve that a CPU computes in float32."""
+"""Loss curves of both arms on the device, compared with a CPU in float32."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ STEPS = 21
 
 
 @pytest.fixture(scope="module")
-def references(
-    base: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, tuple[Study, Study]]:
+def references(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Study, Study]]:
     """By arm: a study after its first step, and the same trained to its end, both on the CPU in float32."""
     folder = tmp_path_factory.mktemp("references")
     found: dict[str, tuple[Study, Study]] = {}
@@ -27,7 +25,7 @@ def references(
         patch.setenv("ASSISTANT_BUILDER_HOME", str(folder))
         for arm in ARMS:
             begun = new_study(f"begun-{arm}", base, train__max_steps=STEPS, model__compute_dtype="float32")
-            begun.request_cancel()  # heeded after the first step, which is kept
+            begun.request_cancel()  # takes effect after the first step, whose checkpoint is kept
             assert start(begun, f"train-{arm}", **ON_THE_CPU).wait() == 3
             begun.clear_cancel()
             assert [event["step"] for event in events(begun, arm)] == [1]
@@ -38,7 +36,7 @@ def references(
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_twenty_steps_follow_the_curve_of_the_cpu(
+def test_loss_of_twenty_steps_matches_the_cpu(
     references: dict[str, tuple[Study, Study]], arm: str, dtype: str, tmp_path: Path, tell
 ) -> None:
     begun, whole = references[arm]
@@ -66,15 +64,15 @@ def test_twenty_steps_follow_the_curve_of_the_cpu(
 
 
 def finite_adapter(study: Study, arm: str) -> bool:
-    """Whether every value of the published adapter is finite."""
+    """Whether all values of the adapter are finite."""
     from safetensors.torch import load_file
 
     adapter = load_file(study.arm_folder(arm) / "adapter" / "adapter_model.safetensors")
     return bool(adapter) and all(bool(value.isfinite().all()) for value in adapter.values())
 
 
-def test_the_base_takes_the_bytes_that_were_planned(trained: Study) -> None:
-    """Stored bytes are arithmetic; only the small tables of a 4-bit layer are left out of it."""
+def test_stored_bytes_of_the_base_match_the_plan(trained: Study) -> None:
+    """The plan omits only the small tables of 4-bit layers."""
     for arm in ARMS:
         summary = read_json(trained.arm_folder(arm) / "summary.json")
         predicted = summary["predicted"]

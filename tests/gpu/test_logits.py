@@ -40,7 +40,7 @@ def load(model_cache: Path) -> Callable[[str, str, str], Any]:
 
 
 def log_probabilities(model: Any, rows: int) -> Any:
-    """Log-probabilities [positions, vocabulary], float32 on the CPU, computed so many rows at a time."""
+    """Log-probabilities [positions, vocabulary], float32 on the CPU, computed in blocks of rows."""
     import torch
 
     ids = (torch.arange(max(rows, 2 * _READ)) * 311 % 49_000).reshape(1, -1).to(model.device)
@@ -51,7 +51,7 @@ def log_probabilities(model: Any, rows: int) -> Any:
 
 
 def one_by_one(model: Any, ids: Any) -> Any:
-    """Logits of the tokens after the first ones, each computed by itself as in a chat."""
+    """Logits of the tokens after the first ones, computed one at a time as in a chat."""
     import torch
     from transformers import DynamicCache
 
@@ -64,9 +64,7 @@ def one_by_one(model: Any, ids: Any) -> Any:
 
 @pytest.mark.parametrize("rows", [1, 64, 512])
 @pytest.mark.parametrize("storage", ["float16", "nf4"])
-def test_logits_are_those_of_the_cpu(
-    load: Callable[[str, str, str], Any], storage: str, rows: int, dtype: str, tell
-) -> None:
+def test_logits_match_the_cpu(load: Callable[[str, str, str], Any], storage: str, rows: int, dtype: str, tell) -> None:
     expected = log_probabilities(load(storage, "float32", "cpu"), rows)
     found, usual = (
         float((expected.exp() * (expected - log_probabilities(load(storage, dtype, device), rows))).sum(dim=-1).mean())
@@ -77,8 +75,8 @@ def test_logits_are_those_of_the_cpu(
     assert found < TIMES * usual
 
 
-def test_4bit_weights_are_those_of_the_cpu(load: Callable[[str, str, str], Any]) -> None:
-    """Quantized on the device: the same 4-bit values but where a value lies between two levels."""
+def test_4bit_weights_match_the_cpu(load: Callable[[str, str, str], Any]) -> None:
+    """4-bit values quantized on the device are equal, except for values halfway between two levels."""
     import torch
     from bitsandbytes.nn import Linear4bit
 

@@ -1,4 +1,4 @@
-"""Memory of the device that runs out: a sentence with a remedy, and what was loaded goes on answering."""
+"""GPU memory that runs out is reported with a remedy, and loaded models continue to answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from assistant_builder.atomic_io import read_json
-from assistant_builder.runner.step_inputs import step_command
+from assistant_builder.runner.step_process import step_command
 from assistant_builder.study import Study
 from tests.gpu.conftest import change, copy_of, environment, log_end, new_study, short_of_memory, start, step
 
@@ -20,7 +20,7 @@ MEGABYTE = 2**20
 
 
 @pytest.mark.parametrize("arm", ["lora", "qlora"])
-def test_training_says_what_to_do(base: Path, tmp_path: Path, arm: str) -> None:
+def test_training_out_of_memory_names_a_remedy(base: Path, tmp_path: Path, arm: str) -> None:
     study = new_study("large", base, train__batch_size=64, train__micro_batch_size=64, train__max_steps=2,
                       train__gradient_checkpointing="off")
     words = short_of_memory(step_command(study, f"train-{arm}"), loads=1, spare_bytes=32 * MEGABYTE, folder=tmp_path)
@@ -33,7 +33,7 @@ def test_training_says_what_to_do(base: Path, tmp_path: Path, arm: str) -> None:
     step(study, f"train-{arm}")  # with its memory back it runs as if nothing had been
 
 
-def test_chat_keeps_the_arm_that_is_loaded(trained: Study, tmp_path: Path) -> None:
+def test_chat_keeps_the_loaded_arm(trained: Study, tmp_path: Path) -> None:
     words = short_of_memory(
         [sys.executable, "-m", "assistant_builder.chat.worker", "--study", str(trained.folder)],
         loads=1, spare_bytes=40 * MEGABYTE, folder=tmp_path,
@@ -48,7 +48,7 @@ def test_chat_keeps_the_arm_that_is_loaded(trained: Study, tmp_path: Path) -> No
 
 
 class Chat:
-    """The chat's process, asked one question after the other."""
+    """The chat's process, which answers one question at a time."""
 
     def __init__(self, words: list[str]) -> None:
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -82,7 +82,7 @@ class Chat:
 
 @pytest.fixture(scope="module")
 def scored(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """The trained study with its cells scored, and nothing left for the evaluation but to compare the two bases."""
+    """The trained study with scored cells, whose evaluation only has to compare the two bases."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ASSISTANT_BUILDER_HOME", str(trained_home))
         study = copy_of(Study.open("trained"), tmp_path_factory.mktemp("scored"))
@@ -92,7 +92,7 @@ def scored(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Stud
 
 
 @pytest.mark.parametrize(("loads", "where"), [(1, "loading the second base"), (2, "comparing")])
-def test_fidelity_is_left_out_with_a_sentence(
+def test_missing_memory_skips_fidelity_with_a_message(
     scored: Study, trained: Study, tmp_path: Path, loads: int, where: str
 ) -> None:
     study = copy_of(scored, tmp_path)

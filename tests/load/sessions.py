@@ -1,8 +1,8 @@
-"""Many people at once, over the page's own HTTP interface: ``python -m tests.load.sessions --seconds 600``.
+"""Load test with many users on the page's HTTP interface: ``python -m tests.load.sessions --seconds 600``.
 
-Each talker asks question after question in a window of its own, each uploader brings file after file. Both check that
-what comes back is theirs, whole, and nobody else's. The assistants are parrots, so that the server is what is tried.
-Beside them a study is run again and again, whose outcome has to be that of a run before the crowd came.
+Some users ask questions in their own windows, others upload files; each checks that replies and files are complete and
+their own. The assistants repeat the question, so that the test loads the server only. Meanwhile a study is run
+repeatedly; its results must equal those of a run without load.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Tally:
     """What happened.
 
     Attributes:
-        answers: Questions answered by both assistants, in full and in order.
+        answers: Questions answered by both assistants, completely and in order.
         uploads: Files brought and read again, byte for byte.
         wrong: Sentences about what was lost, cut or somebody else's.
         seconds: How long each answer took.
@@ -105,7 +105,7 @@ class Page:
         return [part["value"] if isinstance(part, dict) and "value" in part else part for part in found]
 
     async def ask(self, question: str) -> AsyncIterator[dict[str, Any]]:
-        """Ask, and give what the stream of events says until it ends."""
+        """Ask, and yield the events of the reply."""
         data = [self.values[number] for number in self._ask["inputs"]]
         data[0] = question
         body = {"data": data, "fn_index": self._ask["id"], "session_hash": self.session}
@@ -117,7 +117,7 @@ class Page:
                     yield json.loads(line.removeprefix("data: "))
 
     def keep(self, kept: Any) -> None:
-        """Keep the conversation, as the browser does."""
+        """Store the conversation as the browser does."""
         self.values[self._ask["inputs"][4]] = kept
 
 
@@ -130,7 +130,7 @@ def _event(config: dict[str, Any], component: int, kind: str) -> dict[str, Any]:
 
 
 async def talk(url: str, talker: int, until: float, tally: Tally) -> None:
-    """One person's conversation."""
+    """The conversation of one user."""
     async with httpx.AsyncClient(base_url=url, timeout=600) as client:
         page = Page(client)
         await page.open()
@@ -171,7 +171,7 @@ async def _one_answer(page: Page, asked: list[str], tally: Tally) -> None:
 
 
 async def bring(url: str, uploader: int, until: float, tally: Tally) -> None:
-    """One person's uploads, each read again."""
+    """The uploads of one user, each of which is read back."""
     async with httpx.AsyncClient(base_url=url, timeout=600) as client:
         number = 0
         while number == 0 or time.monotonic() < until:
@@ -186,7 +186,7 @@ async def bring(url: str, uploader: int, until: float, tally: Tally) -> None:
 
 
 async def train(reference: Study, until: float, tally: Tally) -> None:
-    """Run a study like the reference again and again, and look at what comes out."""
+    """Run copies of the reference study repeatedly, and compare the results."""
     wanted = outcome(reference)
     while tally.runs == 0 or time.monotonic() < until:
         study = small_study(f"crowded-{tally.runs + 1}")
@@ -196,7 +196,7 @@ async def train(reference: Study, until: float, tally: Tally) -> None:
 
 
 def undisturbed(home: Path) -> Study:
-    """A study that was run before the crowd comes."""
+    """The reference study, run without load."""
     models = [ensure_base_model(), ensure_embedder()]
     os.environ["ASSISTANT_BUILDER_HOME"] = str(home)
     (home / "models").mkdir(parents=True)
@@ -210,7 +210,7 @@ def undisturbed(home: Path) -> Study:
 
 
 async def watch(process: int, until: float, tally: Tally) -> None:
-    """Look at the memory of the server and what it started."""
+    """Record the memory of the server and its child processes."""
     server = psutil.Process(process)
     while not tally.memory or time.monotonic() < until:
         tally.memory.append(sum(part.memory_info().rss for part in (server, *server.children(recursive=True))))
@@ -219,7 +219,7 @@ async def watch(process: int, until: float, tally: Tally) -> None:
 
 @asynccontextmanager
 async def parrots(home: Path) -> AsyncIterator[tuple[str, int]]:
-    """The page with a study whose assistants repeat the question; its address and process id."""
+    """Start the page with a study whose assistants repeat the question; yield its address and process id."""
     os.environ["ASSISTANT_BUILDER_HOME"] = str(home)
     study = finished_study(STUDY)
     for arm in ("qlora", "lora"):
@@ -244,10 +244,8 @@ async def parrots(home: Path) -> AsyncIterator[tuple[str, int]]:
         await process.wait()
 
 
-async def crowd(
-    home: Path, talkers: int, uploaders: int, seconds: float, reference: Study | None = None
-) -> Tally:
-    """Everyone at once, for a while; beside a training, where there is a reference of what it has to come to."""
+async def crowd(home: Path, talkers: int, uploaders: int, seconds: float, reference: Study | None = None) -> Tally:
+    """Run all users concurrently, and a training if there is a reference."""
     tally = Tally()
     async with parrots(home) as (url, process):
         until = time.monotonic() + seconds
@@ -265,7 +263,7 @@ def _peaks_of_quarters(memory: list[int]) -> list[int]:
 
 
 def main() -> int:
-    """Run it and print what happened; exit code 1 where anything was wrong."""
+    """Run the load test and print the results; exit code 1 for any error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--talkers", type=int, default=20)

@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.load.sessions import crowd
 
 
-def test_everyone_gets_their_own_answers_and_files(home: Path) -> None:
+def test_every_user_gets_their_own_answers_and_files(home: Path) -> None:
     tally = asyncio.run(crowd(home, talkers=8, uploaders=3, seconds=8))
     assert tally.wrong == []
     assert tally.answers >= 8 and tally.uploads >= 3

@@ -1,8 +1,7 @@
 """A file of many rows through the real page in Chromium: ``python -m tests.load.upload --rows 50000``.
 
-Says how long it takes from choosing the file until its pairs are checked and shown, until the study is made and split,
-and how much memory the server then holds. Fails where the page says anything but the number of
-rows.
+Prints the seconds until the pairs are checked and shown and until the study is created and split, and the memory of the
+server. Fails if the page shows another number of rows.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
 def write_pairs(path: Path, rows: int) -> None:
-    """Write a CSV of made-up pairs."""
+    """Write a CSV file of generated pairs."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["question", "answer"])
         writer.writeheader()
@@ -36,7 +35,7 @@ def write_pairs(path: Path, rows: int) -> None:
 
 
 def bring(page: Page, url: str, file: Path, rows: int) -> dict[str, float]:
-    """Choose the file in the page and make a study of it; seconds of each part."""
+    """Upload the file in the page and create a study; returns the seconds of each part."""
     found: dict[str, float] = {}
 
     def timed(part: str, work: Callable[[], None]) -> None:

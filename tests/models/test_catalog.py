@@ -101,7 +101,7 @@ def test_unknown_names_say_what_is_at_hand(base: str, said: str):
 
 def test_at_hand_names_folders_in_the_home(home: Path):
     folder = write_model(home / "models" / "mine")
-    with pytest.raises(ModelError, match=re.escape(f"At hand without a hub: {folder}")):
+    with pytest.raises(ModelError, match=re.escape(f"Available without a hub: {folder}")):
         resolve("zzz")
 
 
@@ -134,10 +134,10 @@ def test_missing_shard_is_named(tmp_path: Path):
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"architectures": ["T5ForConditionalGeneration"], "model_type": "t5"}, "no causal language model"),
-        ({"model_type": "bert"}, "no causal language model"),
-        ({**CONFIG, "quantization_config": {"quant_method": "gptq"}}, "quantized already (gptq)"),
-        ({**CONFIG, "model_type": "newest", "auto_map": {"AutoModel": "m.M"}}, "Python code of its own"),
+        ({"architectures": ["T5ForConditionalGeneration"], "model_type": "t5"}, "not a causal language model"),
+        ({"model_type": "bert"}, "not a causal language model"),
+        ({**CONFIG, "quantization_config": {"quant_method": "gptq"}}, "already quantized (gptq)"),
+        ({**CONFIG, "model_type": "newest", "auto_map": {"AutoModel": "m.M"}}, "its own Python code"),
     ],
 )
 def test_models_that_cannot_be_tuned(tmp_path: Path, config: dict[str, object], said: str):
@@ -159,7 +159,7 @@ def test_damaged_or_incomplete_folders(tmp_path: Path):
     (tmp_path / "config.json").write_text("{")
     assert "cannot be read" in refusal(tmp_path)
     (tmp_path / "config.json").write_text("[]")
-    assert "no JSON object" in refusal(tmp_path)
+    assert "not a JSON object" in refusal(tmp_path)
     (write_model(tmp_path) / "tokenizer.json").unlink()
     assert "tokenizer.json is missing" in refusal(tmp_path)
 

@@ -105,7 +105,7 @@ def test_interrupted_download_is_completed(home: Path, hub: StubHub):
         ("me/gated", {}, "me/gated is gated"),
         ("me/pickled", {}, "me/pickled has no safetensors weights"),
         ("me/whole", {"revision": "v9"}, "me/whole has no revision 'v9'"),
-        ("me/own", {}, "runs Python code of its own"),
+        ("me/own", {}, "needs its own Python code"),
         ("smollm2-135m-instruct", {"revision": "main"}, "has no revisions"),
     ],
 )
@@ -127,13 +127,13 @@ def test_own_code_comes_along_only_if_trusted(home: Path, hub: StubHub):
 def test_own_code_is_fetched_once_it_is_allowed(
     home: Path, hub: StubHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "runs Python code of its own" in str(fetch("me/own", home, hub.endpoint)["error"])
+    assert "needs its own Python code" in str(fetch("me/own", home, hub.endpoint)["error"])
     assert "modeling_own.py" in str(fetch("me/own", home, hub.endpoint, trust_remote_code=True)["files"])
     # and what a run was refused for is known to the page, which asks no network
     code = ("from assistant_builder.config import ModelConfig\n"
-            "from assistant_builder.models.remote_code import code_to_allow\n"
+            "from assistant_builder.models.remote_code import code_needing_permission\n"
             "bases = 'me/own', 'me/whole', '/no/where', 'qwen3-8b'\n"
-            "print(*[code_to_allow(ModelConfig(base=base)) for base in bases])")
+            "print(*[code_needing_permission(ModelConfig(base=base)) for base in bases])")
     monkeypatch.setenv("HF_HOME", str(home / "hub"))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["me/own", "None", "None", "None"]
@@ -142,7 +142,7 @@ def test_own_code_is_fetched_once_it_is_allowed(
 def test_no_hub_in_reach_says_so_soon(home: Path):
     start = time.monotonic()
     found = fetch("me/whole", home, "http://127.0.0.1:9")
-    assert "no model hub in reach for me/whole" in found["error"]
+    assert "the model hub cannot be reached for me/whole" in found["error"]
     assert "smollm2-135m-instruct" in found["error"]
     assert time.monotonic() - start < 15
 
@@ -155,7 +155,7 @@ def test_a_hub_that_never_answers_is_given_up(home: Path):
         silent.listen()
         start = time.monotonic()
         found = fetch("me/whole", home, f"http://127.0.0.1:{silent.getsockname()[1]}")
-    assert "no model hub in reach" in found["error"]
+    assert "the model hub cannot be reached" in found["error"]
     assert time.monotonic() - start < 15
 
 

@@ -18,7 +18,7 @@ from assistant_builder.export_formats import EXPORT_FORMATS, ExportSource
 from assistant_builder.models.catalog import CATALOG, resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import check_folder, max_pair_tokens
-from assistant_builder.models.template_preview import model_at_hand
+from assistant_builder.models.template_preview import local_model_folder
 from assistant_builder.planning import load_architecture
 from assistant_builder.planning.families import FAMILIES
 from tests.models.hostile_base import hostile_base, write_weights
@@ -67,9 +67,9 @@ def read_config_everywhere(folder: Path) -> None:
     ends_well(lambda: check_folder(folder))
     ends_well(lambda: check_folder(folder, trust_remote_code=True))
     ends_well(lambda: resolve(str(folder)))
-    ends_well(lambda: model_at_hand(ModelConfig(base=str(folder))))
+    ends_well(lambda: local_model_folder(ModelConfig(base=str(folder))))
     ends_well(lambda: max_pair_tokens(folder, 128))
-    ends_well(lambda: load_architecture.from_folder(folder))
+    ends_well(lambda: load_architecture.architecture_from_folder(folder))
     ends_well(lambda: merged._config(read_json(folder / "config.json")))
 
 
@@ -99,7 +99,7 @@ def test_the_folder_is_refused_with_its_place(folder: Path, change: dict[str, An
 def test_a_config_of_endless_layers_is_not_planned(folder: Path) -> None:
     write_json(folder / "config.json", read_json(folder / "config.json") | {"num_hidden_layers": 10**9})
     with pytest.raises(ModelError, match="num_hidden_layers=1000000000 is more than any model has"):
-        load_architecture.from_folder(folder)
+        load_architecture.architecture_from_folder(folder)
 
 
 @pytest.mark.parametrize("key", TOKENIZER_KEYS)
@@ -128,7 +128,7 @@ def test_files_that_hold_no_such_object(folder: Path, name: str, text: str) -> N
     (folder / name).write_text(text, encoding="utf-8")
     ends_well(lambda: ChatTokenizer.load(folder).prompt_ids(TALK))
     ends_well(lambda: check_folder(folder))
-    ends_well(lambda: load_architecture.from_folder(folder))
+    ends_well(lambda: load_architecture.architecture_from_folder(folder))
 
 
 def test_a_tokenizer_of_brackets_is_a_sentence(folder: Path) -> None:

@@ -42,9 +42,9 @@ def controls(of: ChatTokenizer, question: str, answer: str, system: str = "S") -
     (example,) = of.examples(asked, 10**6)
     (shown,) = render(of, asked, 10**6)
     marked = "".join(segment.text for segment in shown.segments if segment.control)
-    found = [token for token in example.input_ids if token in of.control_ids]
+    found = [token for token in example.input_ids if token in of.special_ids]
     assert marked == "".join(of.tokenizer.convert_ids_to_tokens(found)), "the preview marks what the model sees"
-    assert [token for token in of.prompt_ids(asked.messages[:-1]) if token in of.control_ids] == found[:-1]
+    assert [token for token in of.prompt_ids(asked.messages[:-1]) if token in of.special_ids] == found[:-1]
     return found
 
 

@@ -272,12 +272,12 @@ def test_addresses_of_a_study_yaml_are_said_before_they_are_used(
     assert all(said_before[0].count(address) == 1 for address in named)
     commands.run("handed-on", as_json=True)
     assert all(address in said_before[1] for address in named)
-    assert StudyConfig().contacts == {}
+    assert StudyConfig().external_addresses == {}
 
 
 def test_an_address_cannot_hide_itself() -> None:
     config = parse_config({"executor": {"kind": "ray", "address": "good\r\x1b[2K\u202ebad:1"}})
-    said = config.contacts["executor.address"]
+    said = config.external_addresses["executor.address"]
     assert said.isprintable() and "\\x1b[2K\\u202ebad:1" in said
 
 
@@ -286,6 +286,6 @@ def test_the_page_shows_addresses_where_a_run_is_started(monkeypatch: pytest.Mon
                                                               for key, value in ADDRESSES.items()})
     shown = str(tab._planned(study, study.config)[tab._plan_outputs.index(tab.plan)])
     assert all(address in shown for address in ("127.0.0.1:1", "s3://of-somebody/studies", "http://127.0.0.1:2/v1"))
-    study.write_runner("cancelled")  # carried on: nothing else of the start is shown then
+    study.write_run_record("cancelled")  # carried on: nothing else of the start is shown then
     monkeypatch.setattr(train_tab, "_worth_showing", lambda study, redo: False)
     assert "127.0.0.1:2" in str(tab._planned(study, study.config)[tab._plan_outputs.index(tab.plan)])

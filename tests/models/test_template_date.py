@@ -74,10 +74,10 @@ def test_prompts_of_a_study_keep_the_date_of_its_first_step(tmp_path: Path, monk
     today, study = calendar(monkeypatch), new_study()
     today(MONDAY)
     assert study.template_date == MONDAY and not (study.folder / "template_date.json").exists(), "asking writes nothing"
-    assert study.keep_template_date() == MONDAY
+    assert study.record_template_date() == MONDAY
     first = ChatTokenizer.load(tmp_path / "base", study.template_date).prompt_ids(TALK)
     today(FRIDAY)
-    assert study.keep_template_date() == MONDAY
+    assert study.record_template_date() == MONDAY
     assert ChatTokenizer.load(tmp_path / "base", study.template_date).prompt_ids(TALK) == first
     assert ChatTokenizer.load(tmp_path / "base").prompt_ids(TALK) != first
 
@@ -90,7 +90,7 @@ def test_a_study_of_before_has_the_day_of_its_training(monkeypatch: pytest.Monke
     for arm, day in (("qlora", 20), ("lora", 21)):
         when = datetime(2026, 2, day, 12).timestamp()
         study.write_step(StepRecord(f"train-{arm}", state="succeeded", started=when, seconds=1.0))
-    assert study.keep_template_date() == date(2026, 2, 20)
+    assert study.record_template_date() == date(2026, 2, 20)
     assert read_json(study.folder / "template_date.json") == {"date": "2026-02-20"}
     shutil.rmtree(study.folder / "arms")
     assert study.template_date == date(2026, 2, 20)
@@ -99,11 +99,11 @@ def test_a_study_of_before_has_the_day_of_its_training(monkeypatch: pytest.Monke
 def test_a_study_to_be_compared_takes_the_date_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     today, first, second = calendar(monkeypatch), new_study(), new_study("second")
     today(MONDAY)
-    first.keep_template_date()
+    first.record_template_date()
     today(FRIDAY)
-    assert second.keep_template_date(like=first) == MONDAY == second.template_date
+    assert second.record_template_date(like=first) == MONDAY == second.template_date
     third = new_study("third")
-    assert third.keep_template_date() == FRIDAY == third.keep_template_date(like=first)
+    assert third.record_template_date() == FRIDAY == third.record_template_date(like=first)
 
 
 @pytest.mark.parametrize("record", [[], {}, {"date": 5}, {"date": "soon"}, {"date": None}, "x", 7])

@@ -9,7 +9,7 @@ import pytest
 from assistant_builder.config import ModelConfig
 from assistant_builder.data import Message, Pair
 from assistant_builder.models.chat_template import ChatTokenizer
-from assistant_builder.models.template_preview import measure, model_at_hand, render
+from assistant_builder.models.template_preview import local_model_folder, measure_lengths, render
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_what_is_cut_is_what_training_cuts(prompter: ChatTokenizer) -> None:
     (example,) = prompter.examples(asked, 64)
     assert shown.learned == sum(example.supervised)
     kept = "".join(segment.text for segment in shown.segments if segment.part != "cut")
-    assert kept == prompter.spell(example.input_ids)
+    assert kept == prompter.decode_with_special_tokens(example.input_ids)
 
 
 def test_lengths_are_those_of_the_turns(prompter: ChatTokenizer) -> None:
@@ -47,13 +47,13 @@ def test_lengths_are_those_of_the_turns(prompter: ChatTokenizer) -> None:
     lengths = prompter.lengths(pairs)
     turns = [prompter.turns(asked)[-1] for asked in pairs]
     assert lengths == [(len(turn.prompt_ids), len(turn.answer_ids)) for turn in turns]
-    found = measure(prompter, [*pairs, pair("Who?", "word " * 80)], 64)
+    found = measure_lengths(prompter, [*pairs, pair("Who?", "word " * 80)], 64)
     assert (found.cut, found.dropped) == (2, 1)
     assert found.tokens[:3] == tuple(sum(length) for length in lengths)
     assert prompter.lengths([]) == []
 
 
 def test_a_model_that_is_not_here_is_not_fetched(home: Path) -> None:
-    assert model_at_hand(ModelConfig()) is None
-    assert model_at_hand(ModelConfig(base="nobody/no-such-model")) is None
-    assert model_at_hand(ModelConfig(base="no such model")) is None
+    assert local_model_folder(ModelConfig()) is None
+    assert local_model_folder(ModelConfig(base="nobody/no-such-model")) is None
+    assert local_model_folder(ModelConfig(base="no such model")) is None

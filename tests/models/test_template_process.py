@@ -16,7 +16,7 @@ from assistant_builder.data import Message, Pair
 from assistant_builder.errors import ModelError
 from assistant_builder.models import template_preview, template_process
 from assistant_builder.models.chat_template import ChatTokenizer
-from assistant_builder.models.template_process import LimitedPrompter, PromptProcess
+from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from tests.models.hostile_base import ENDLESS, FAILING, LONG_STRING, hostile_base, multiplying
 from tests.models.mocked_days import LLAMA32
 from tests.models.test_hostile_models import TEMPLATE
@@ -29,38 +29,41 @@ PAIRS = [
 
 
 @pytest.fixture
-def processes() -> Iterator[list[PromptProcess]]:
-    started: list[PromptProcess] = []
+def processes() -> Iterator[list[TemplateProcess]]:
+    started: list[TemplateProcess] = []
     yield started
     for process in started:
         process.close()
 
 
-def limited(processes: list[PromptProcess], folder: Path, day: date | None = None, **limits: float) -> LimitedPrompter:
-    processes.append(PromptProcess(folder, **limits))  # type: ignore[arg-type]
-    return LimitedPrompter(processes[-1], day)
+def limited(
+    processes: list[TemplateProcess], folder: Path, day: date | None = None, **limits: float
+) -> LimitedChatTokenizer:
+    processes.append(TemplateProcess(folder, **limits))  # type: ignore[arg-type]
+    return LimitedChatTokenizer(processes[-1], day)
 
 
-def test_results_are_those_of_the_prompter(processes: list[PromptProcess], tmp_path: Path) -> None:
+def test_results_are_those_of_the_prompter(processes: list[TemplateProcess], tmp_path: Path) -> None:
     folder, day = hostile_base(tmp_path / "base", template=LLAMA32), date(2026, 3, 2)
     own, there = ChatTokenizer.load(folder, day), limited(processes, folder, day)
     assert there.chat_template() == own.tokenizer.chat_template
     assert there.prompt_ids(ASKED) == own.prompt_ids(ASKED) and there.prompt_tokens(ASKED) == len(own.prompt_ids(ASKED))
     assert [there.count_tokens(pair) for pair in PAIRS] == [own.count_tokens(pair) for pair in PAIRS]
     assert there.render(PAIRS, 200) == [template_preview.render(own, pair, 200) for pair in PAIRS]
-    assert there.measure(PAIRS, 200) == template_preview.measure(own, PAIRS, 200)
-    other = LimitedPrompter(processes[0], date(2026, 11, 6))
+    assert there.measure(PAIRS, 200) == template_preview.measure_lengths(own, PAIRS, 200)
+    other = LimitedChatTokenizer(processes[0], date(2026, 11, 6))
     later = ChatTokenizer.load(folder, date(2026, 11, 6)).prompt_ids(ASKED)
     assert other.prompt_ids(ASKED) == later != own.prompt_ids(ASKED)
 
 
 def test_lengths_are_measured_in_portions(
-    processes: list[PromptProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    processes: list[TemplateProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = hostile_base(tmp_path / "base")
-    monkeypatch.setattr(template_process, "_PORTION_CHARACTERS", 100)
-    monkeypatch.setattr(template_preview, "MEASURED", 20)
-    assert limited(processes, folder).measure(PAIRS, 60) == template_preview.measure(ChatTokenizer.load(folder), PAIRS, 60)
+    monkeypatch.setattr(template_process, "_BATCH_CHARACTERS", 100)
+    monkeypatch.setattr(template_preview, "MAX_MEASURED_PAIRS", 20)
+    expected = template_preview.measure_lengths(ChatTokenizer.load(folder), PAIRS, 60)
+    assert limited(processes, folder).measure(PAIRS, 60) == expected
     monkeypatch.setattr(template_process, "MEASURE_SECONDS", -1.0)
     with pytest.raises(ModelError, match="measuring 39 pairs took longer"):
         limited(processes, folder).measure(PAIRS, 60)
@@ -70,14 +73,14 @@ def test_lengths_are_measured_in_portions(
     ("changes", "limits", "said"),
     [
         ({"template": LONG_STRING}, {"memory": 2**30}, "needed more than 1 GB of memory"),
-        ({"template": LONG_STRING}, {"memory": 8 * 2**30}, "makes 700,0.*characters of a conversation of"),
+        ({"template": LONG_STRING}, {"memory": 8 * 2**30}, "characters into 700,0"),
         ({"template": ENDLESS}, {"seconds": 1.0}, "took longer than 1 seconds"),
-        ({"normalizer": multiplying()}, {}, "makes 5,00.* tokens of"),
+        ({"normalizer": multiplying()}, {}, "characters into 5,00.* tokens"),
         ({"template": FAILING}, {}, "refuses the conversation: xxx"),
     ],
 )
 def test_a_limit_ends_in_one_sentence(
-    processes: list[PromptProcess], tmp_path: Path, changes: dict[str, object], limits: dict[str, float], said: str
+    processes: list[TemplateProcess], tmp_path: Path, changes: dict[str, object], limits: dict[str, float], said: str
 ) -> None:
     there = limited(processes, hostile_base(tmp_path / "base", **changes), **limits)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match=said) as caught:
@@ -85,14 +88,14 @@ def test_a_limit_ends_in_one_sentence(
     assert caught.value.where and caught.value.remedy and len(str(caught.value)) < 2_000
 
 
-def test_memory_of_the_tokenizer_itself_is_limited(processes: list[PromptProcess], tmp_path: Path) -> None:
+def test_memory_of_the_tokenizer_itself_is_limited(processes: list[TemplateProcess], tmp_path: Path) -> None:
     there = limited(processes, hostile_base(tmp_path / "base", normalizer=multiplying()), memory=2**30)
     with pytest.raises(ModelError, match="needed more than 1 GB of memory"):
         there.prompt_tokens([Message("user", "q" * 3_000)])  # Rust ends the process where it gets no memory
 
 
 def test_the_resident_set_is_watched_where_the_system_limits_nothing(
-    processes: list[PromptProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    processes: list[TemplateProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(template_process, "_resident", lambda process: 2**40)
     there = limited(processes, hostile_base(tmp_path / "base", template=ENDLESS))
@@ -101,7 +104,7 @@ def test_the_resident_set_is_watched_where_the_system_limits_nothing(
 
 
 def test_after_a_limit_the_next_request_is_answered_and_the_same_one_refused_at_once(
-    processes: list[PromptProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    processes: list[TemplateProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     template = ENDLESS.replace("{% for i", "{% if 'loop' in messages[0]['content'] %}{% for i", 1).replace(
         TEMPLATE, "{% endif %}" + TEMPLATE)
@@ -112,7 +115,7 @@ def test_after_a_limit_the_next_request_is_answered_and_the_same_one_refused_at_
             there.prompt_tokens([Message("user", "loop")])
     assert time.monotonic() - began < 1.0
     assert there.prompt_tokens([Message("user", "hello")]) > 5
-    monkeypatch.setattr(template_process, "REMEMBERED_SECONDS", 0.0)
+    monkeypatch.setattr(template_process, "REFUSAL_CACHE_SECONDS", 0.0)
     began = time.monotonic()
     with pytest.raises(ModelError):
         there.prompt_tokens([Message("user", "loop")])
@@ -120,7 +123,7 @@ def test_after_a_limit_the_next_request_is_answered_and_the_same_one_refused_at_
 
 
 def test_a_result_that_is_too_long_is_not_read(
-    processes: list[PromptProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    processes: list[TemplateProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(template_process, "REPLY_BYTES", 1_000)
     there = limited(processes, hostile_base(tmp_path / "base"))
@@ -129,7 +132,7 @@ def test_a_result_that_is_too_long_is_not_read(
     assert there.prompt_tokens(ASKED) > 5
 
 
-def test_it_ends_when_nobody_asks_and_starts_again(processes: list[PromptProcess], tmp_path: Path) -> None:
+def test_it_ends_when_nobody_asks_and_starts_again(processes: list[TemplateProcess], tmp_path: Path) -> None:
     there = limited(processes, hostile_base(tmp_path / "base"), idle_seconds=0.2)
     assert there.prompt_tokens(ASKED) > 5
     first = processes[0]._process
@@ -138,15 +141,15 @@ def test_it_ends_when_nobody_asks_and_starts_again(processes: list[PromptProcess
 
 
 def test_it_ends_with_who_started_it(tmp_path: Path) -> None:
-    process = PromptProcess(hostile_base(tmp_path / "base"))
-    assert LimitedPrompter(process).prompt_tokens(ASKED) > 5
+    process = TemplateProcess(hostile_base(tmp_path / "base"))
+    assert LimitedChatTokenizer(process).prompt_tokens(ASKED) > 5
     child = process._process
     assert child is not None and child.stdin is not None
     child.stdin.close()  # as the system closes it however the parent ends
     assert child.wait(10) == 0
 
 
-def test_closing_while_it_answers_ends_it_after_the_answer(processes: list[PromptProcess], tmp_path: Path) -> None:
+def test_closing_while_it_answers_ends_it_after_the_answer(processes: list[TemplateProcess], tmp_path: Path) -> None:
     there = limited(processes, hostile_base(tmp_path / "base", template=ENDLESS), seconds=2.0)
     found: list[BaseException] = []
 
@@ -166,7 +169,7 @@ def test_closing_while_it_answers_ends_it_after_the_answer(processes: list[Promp
 
 
 def test_no_module_of_the_current_folder_runs(
-    processes: list[PromptProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    processes: list[TemplateProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, here = hostile_base(tmp_path / "base"), tmp_path / "here"
     here.mkdir()
@@ -178,13 +181,13 @@ def test_no_module_of_the_current_folder_runs(
     assert not (here / "ran").exists()
 
 
-def test_a_folder_without_a_tokenizer_is_a_sentence(processes: list[PromptProcess], tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_is_a_sentence(processes: list[TemplateProcess], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"tokenizer\.json"):
         limited(processes, tmp_path).chat_template()
 
 
 @pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="reads Linux's own account")
-def test_the_system_holds_the_limit(processes: list[PromptProcess], tmp_path: Path) -> None:
+def test_the_system_holds_the_limit(processes: list[TemplateProcess], tmp_path: Path) -> None:
     limited(processes, hostile_base(tmp_path / "base"), memory=2**30).chat_template()
     child = processes[0]._process
     assert child is not None

@@ -1,4 +1,4 @@
-"""Every family against transformers' own build on the meta device: defaults, biases, ties, experts, each module."""
+"""Module lists of every family against the models that transformers builds on the meta device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from assistant_builder.errors import ModelError
 from assistant_builder.planning.families import FAMILIES, build
-from assistant_builder.planning.load_architecture import architecture_of
+from assistant_builder.planning.load_architecture import load_architecture
 
 TINY = {
     "vocab_size": 320, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -38,7 +38,7 @@ def parameters_by_module(config: dict) -> dict[str, int]:
     return dict(found)
 
 
-def ours(config: dict) -> dict[str, int]:
+def planned_parameters(config: dict) -> dict[str, int]:
     return {module.name: module.parameters for module in build(config).modules if module.parameters}
 
 
@@ -47,23 +47,23 @@ def test_every_module_of_a_tiny_model(kind: str):
     extra = EXPERTS if FAMILIES[kind].experts else {}
     for tied in (False, True):
         config = {"model_type": kind, **TINY, **extra, **(UNUSUAL if tied else {}), "tie_word_embeddings": tied}
-        assert ours(config) == parameters_by_module(config)
+        assert planned_parameters(config) == parameters_by_module(config)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_what_a_config_leaves_out_has_the_default_of_transformers(kind: str):
+def test_omitted_config_values_have_the_defaults_of_transformers(kind: str):
     from transformers import AutoConfig
 
     one = {"model_type": kind, "num_hidden_layers": 1}
-    assert ours(one) == parameters_by_module(one)
+    assert planned_parameters(one) == parameters_by_module(one)
     assert len(build({"model_type": kind}).blocks) == AutoConfig.for_model(kind).num_hidden_layers
 
 
-def test_a_model_that_sees_too():
+def test_a_model_with_a_vision_tower():
     vision = {"model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
               "num_attention_heads": 2, "patch_size": 14, "image_size": 56, "vision_use_head": False}
     config = {"model_type": "gemma3", "text_config": {**TINY, "model_type": "gemma3_text"}, "vision_config": vision}
-    assert ours(config) == parameters_by_module(config)
+    assert planned_parameters(config) == parameters_by_module(config)
 
 
 def write_config(folder: Path, config: dict) -> str:
@@ -74,14 +74,14 @@ def write_config(folder: Path, config: dict) -> str:
 @pytest.mark.train
 def test_an_unknown_family_is_built_from_its_own_code(tmp_path: Path):
     config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}
-    architecture = architecture_of(write_config(tmp_path, config))[1]
+    architecture = load_architecture(write_config(tmp_path, config))[1]
     assert architecture.parameters == 124_439_808  # the published count
     assert not architecture.known and len(architecture.blocks) == 12
     assert {module.name.rpartition(".")[2] for module in architecture.linear()} == {"c_attn", "c_proj", "c_fc"}
 
 
 @pytest.mark.train
-def test_a_family_that_nobody_knows_is_refused(tmp_path: Path):
+def test_an_unknown_architecture_is_refused(tmp_path: Path):
     with pytest.raises(ModelError, match="cannot build this architecture") as error:
-        architecture_of(write_config(tmp_path, {"model_type": "none-such", "architectures": ["NoneForCausalLM"]}))
+        load_architecture(write_config(tmp_path, {"model_type": "none-such", "architectures": ["NoneForCausalLM"]}))
     assert error.value.remedy

@@ -1,7 +1,4 @@
-"""What cannot fit is refused before anything is fetched or trained, unless it is wanted all the same.
-
-Predicted beside measured, and what a machine learns from its finished runs.
-"""
+"""Refusal of trainings that cannot fit, predicted against measured values, and corrections from finished runs."""
 
 from __future__ import annotations
 
@@ -32,8 +29,7 @@ from assistant_builder.planning.memory_check import (
     step_memory,
     where_both_fit,
 )
-from assistant_builder.planning.plan import Plan
-from assistant_builder.planning.planner import plan_study
+from assistant_builder.planning.plan import Plan, plan_study
 from assistant_builder.planning.training_time import MeasuredRuns, load_measured_runs
 from assistant_builder.runner.run import run_study
 from tests.synthetic_study import new_study, trained
@@ -50,29 +46,29 @@ def sized(machine: Machine, memory: float) -> Machine:
     return replace(machine, memory_bytes=int(memory), free_bytes=int(memory))
 
 
-def test_only_what_cannot_fit_even_at_its_lowest_is_refused():
+def test_only_a_training_whose_lower_bound_does_not_fit_is_refused():
     plan = plan_for("llama-3.1-8b-instruct", CARDS["A100 80 GB"])
-    low, told = least_bytes(plan.lora), plan.lora.expected_bytes
-    assert low < told
+    low, expected = least_bytes(plan.lora), plan.lora.expected_bytes
+    assert low < expected
     require_fit(plan)
-    between = replace(plan, machine=sized(plan.machine, (low + told) / 2))
+    between = replace(plan, machine=sized(plan.machine, (low + expected) / 2))
     assert between.lora.checkpointing or between.lora.fit == "no"
     require_fit(between)
     with pytest.raises(ResourceError, match="16-bit LoRA.*at the very least"):
         require_fit(replace(plan, machine=sized(plan.machine, 15e9)))
 
 
-def test_the_arms_are_judged_apart_and_the_remedy_says_how_to_go_on():
+def test_arms_are_checked_separately_and_the_remedy_names_the_settings():
     plan = plan_for("llama-3.3-70b-instruct", CARDS["A100 80 GB"])
     require_fit(plan, "qlora")
     assert [method.method for method in methods_over_budget(plan)] == ["lora"]
     with pytest.raises(ResourceError) as error:
         require_fit(plan)
-    assert "QLoRA alone would fit" in error.value.remedy and "train.allow_low_memory=true" in error.value.remedy
+    assert "QLoRA alone fits" in error.value.remedy and "train.allow_low_memory=true" in error.value.remedy
     require_fit(plan_for("llama-3.3-70b-instruct", CARDS["A100 80 GB"], allow_low_memory=True))
 
 
-def test_memory_that_is_only_taken_at_the_moment_refuses_nothing_but_is_told(monkeypatch: pytest.MonkeyPatch):
+def test_memory_in_use_by_other_programs_causes_a_warning_only(monkeypatch: pytest.MonkeyPatch):
     study = new_study()
     busy = replace(LAPTOP, free_bytes=10**9)
     monkeypatch.setattr(memory_check, "this_machine", lambda: busy)
@@ -82,26 +78,26 @@ def test_memory_that_is_only_taken_at_the_moment_refuses_nothing_but_is_told(mon
     assert memory_note(study) == ""
 
 
-def test_a_run_is_refused_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch):
+def test_a_run_is_refused_before_any_download(monkeypatch: pytest.MonkeyPatch):
     study = new_study()
     study.write_config(study.config.with_changes({"model.base": "llama-3.3-70b-instruct"}))
     monkeypatch.setattr(memory_check, "this_machine", lambda: LAPTOP)
     with pytest.raises(ResourceError, match="70b.*a laptop has 16 GB"):
         run_study(study, now=True)
     assert study.step("data").state == "queued"
-    runner = study.runner()
+    runner = study.run_record()
     assert runner is not None and runner["error"]["remedy"].endswith("All settings)")
     study.write_config(study.config.with_changes({"train.allow_low_memory": "true"}))
     require_study_fit(study)
 
 
-def test_what_is_trained_already_may_be_scored_anywhere(monkeypatch: pytest.MonkeyPatch):
+def test_a_trained_study_can_be_scored_with_little_memory(monkeypatch: pytest.MonkeyPatch):
     study = trained(new_study())
     monkeypatch.setattr(memory_check, "this_machine", lambda: sized(LAPTOP, 10**8))
     require_study_fit(study)
 
 
-def test_counted_pairs_decide_once_they_are_counted(monkeypatch: pytest.MonkeyPatch):
+def test_counted_lengths_replace_the_assumed_ones(monkeypatch: pytest.MonkeyPatch):
     study = new_study()
     study.write_config(study.config.with_changes({"train.gradient_checkpointing": "off"}))
     monkeypatch.setattr(memory_check, "this_machine", lambda: sized(LAPTOP, 4e9))
@@ -113,14 +109,14 @@ def test_counted_pairs_decide_once_they_are_counted(monkeypatch: pytest.MonkeyPa
     require_study_fit(study)  # they are cut
 
 
-def test_a_base_that_nobody_can_plan_is_left_to_the_step_that_fetches_it():
+def test_an_unknown_base_is_reported_by_the_step_that_downloads_it():
     study = new_study()
     study.write_config(study.config.with_changes({"model.base": "/nowhere/at-all"}))
     require_study_fit(study)
     assert memory_note(study) == ""
 
 
-def test_a_container_has_the_memory_that_it_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_memory_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     limit, none = tmp_path / "memory.max", tmp_path / "none"
     none.write_text("max\n", encoding="ascii")
     limit.write_text("2000000000\n", encoding="ascii")
@@ -137,38 +133,39 @@ def test_a_container_has_the_memory_that_it_is_allowed(tmp_path: Path, monkeypat
     ("llama-3.3-70b-instruct", "auto", "an arm does not fit one device"),
 ])
 @pytest.mark.parametrize("optimizer", ["paged_adamw_32bit", "paged_adamw_8bit"])
-def test_a_paged_optimizer_is_refused_where_the_training_is_sharded(
+def test_a_paged_optimizer_is_refused_with_fsdp(
     optimizer: str, base: str, spread: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = new_study("paged", model__base=base, executor__spread=spread, train__optimizer=optimizer)
     eight = replace(CARDS["A100 80 GB"], devices=8)
     monkeypatch.setattr(memory_check, "this_machine", lambda: eight)
-    told = f"train.optimizer={optimizer} cannot be sharded.*{says}.*=adamw"
-    with pytest.raises(ConfigError, match=told):
+    message = f"train.optimizer={optimizer} cannot be sharded.*{says}.*=adamw"
+    with pytest.raises(ConfigError, match=message):
         require_study_fit(study)
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         run_study(study, now=True)
     assert study.state == "failed" and study.step("data").state == "queued"
     config = study.config.with_changes({"train.allow_low_memory": True})
     study.write_config(config)
-    with pytest.raises(ConfigError):  # that is no matter of memory
+    with pytest.raises(ConfigError):  # independent of memory
         require_study_fit(study)
-    with pytest.raises(ConfigError):  # as the training step asks
+    with pytest.raises(ConfigError):  # as checked by the training step
         require_fit(plan_study(config, machine=eight), "qlora")
     study.write_config(config.with_changes({"train.optimizer": "adamw"}))
     require_study_fit(study)
 
 
-def test_a_paged_optimizer_is_allowed_where_each_device_holds_the_whole_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_paged_optimizer_is_allowed_with_ddp(monkeypatch: pytest.MonkeyPatch) -> None:
     study = new_study("paged", train__optimizer="paged_adamw_8bit")
     for devices in (1, 8):
-        monkeypatch.setattr(memory_check, "this_machine", lambda count=devices: replace(CARDS["A100 80 GB"], devices=count))
+        machine = replace(CARDS["A100 80 GB"], devices=devices)
+        monkeypatch.setattr(memory_check, "this_machine", lambda machine=machine: machine)
         require_study_fit(study)
 
 
 @pytest.mark.parametrize(("setting", "value"), [("optimizer", "paged_adamw_8bit"), ("kernels", "liger"),
                                                 ("kernels", "compile")])
-def test_what_only_a_gpu_can_do_is_refused_without_one(
+def test_settings_that_need_a_gpu_are_refused_without_one(
     setting: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = new_study(f"gpu-{setting}-{value}".replace("_", "-"), **{f"train__{setting}": value})
@@ -179,12 +176,12 @@ def test_what_only_a_gpu_can_do_is_refused_without_one(
     require_device(study.config, "cuda")
 
 
-def test_a_study_that_trains_qlora_alone_needs_room_for_qlora_alone(monkeypatch: pytest.MonkeyPatch):
+def test_a_study_of_qlora_alone_needs_memory_for_qlora_alone(monkeypatch: pytest.MonkeyPatch):
     study = new_study(model__base="llama-3.3-70b-instruct")
     monkeypatch.setattr(memory_check, "this_machine", lambda: CARDS["A100 80 GB"])
     with pytest.raises(ResourceError, match="16-bit LoRA") as error:
         require_study_fit(study)
-    assert "--set arms=qlora" in error.value.remedy and "holds the float16 twin" in error.value.remedy
+    assert "--set arms=qlora" in error.value.remedy and "fits the float16 twin" in error.value.remedy
     study.write_config(study.config.with_changes({"arms": "qlora"}))
     require_study_fit(study)
     assert memory_note(study) == ""
@@ -197,7 +194,7 @@ def test_a_study_that_trains_qlora_alone_needs_room_for_qlora_alone(monkeypatch:
         require_study_fit(study)
 
 
-def test_the_evaluation_of_one_arm_asks_for_one_base():
+def test_the_evaluation_of_one_arm_needs_memory_for_one_base():
     study = new_study(model__base="llama-3.1-8b-instruct")
     both = step_memory(study, "evaluate", 10**11)
     study.write_config(study.config.with_changes({"arms": "qlora"}))
@@ -218,15 +215,15 @@ def run_of(folder: Path, name: str, arm: str = "lora", **record: Any) -> None:
     })
 
 
-def test_grades_are_signed_and_relative_to_what_was_measured():
+def test_errors_of_a_plan_are_signed_and_relative_to_the_measured_values():
     rows = plan_accuracy({"peak_memory_bytes": 100, "train_seconds": 50.0, "base_bytes": 10,
                    "predicted": {"peak_memory_bytes": 90, "train_seconds": 60.0, "base_bytes": 10}})
     assert {row["quantity"]: row["error"] for row in rows} == {
         "base_bytes": 0.0, "peak_memory_bytes": pytest.approx(-0.1), "train_seconds": pytest.approx(0.2)}
-    assert plan_accuracy({"peak_memory_bytes": 100}) == []  # of a run that was not planned
+    assert plan_accuracy({"peak_memory_bytes": 100}) == []  # a run without a plan
 
 
-def test_a_machine_learns_the_median_of_its_runs(home: Path):
+def test_correction_is_the_median_over_the_runs(home: Path):
     for number, peak in enumerate((2_600_000_000, 3_000_000_000, 9_900_000_000)):
         run_of(home / "studies" / f"s{number}", "lora", peak_memory_bytes=peak)
     seen = load_measured_runs(PARAMETERS)
@@ -234,45 +231,45 @@ def test_a_machine_learns_the_median_of_its_runs(home: Path):
     assert seen.speed[("cpu", "lora")] == pytest.approx(2e11)
 
 
-def test_damaged_and_unplanned_runs_teach_nothing(home: Path):
+def test_damaged_and_unplanned_runs_are_ignored(home: Path):
     run_of(home / "studies" / "old", "lora", predicted=None)
     (home / "studies" / "old" / "arms" / "qlora").mkdir()
     (home / "studies" / "old" / "arms" / "qlora" / "summary.json").write_text("{")
     assert load_measured_runs(PARAMETERS) == MeasuredRuns()
 
 
-def test_a_model_of_another_size_and_a_run_of_seconds_teach_nothing(home: Path):
+def test_other_model_sizes_and_short_runs_are_ignored(home: Path):
     run_of(home / "studies" / "large", "lora", total_parameters=8_000_000_000)
     assert load_measured_runs(PARAMETERS) == MeasuredRuns()
     run_of(home / "studies" / "short", "lora", train_seconds=5.0)
     assert load_measured_runs(PARAMETERS).speed == {} and load_measured_runs(PARAMETERS).runs == 1
 
 
-def test_what_is_learnt_here_is_said_here_and_not_of_a_rented_card(home: Path):
+def test_corrections_apply_to_this_machine_only(home: Path):
     run_of(home / "studies" / "s", "lora")
     here = replace(this_machine(), device="cpu", flops=1e11)
-    plan = replace(plan_study(StudyConfig()), machine=here, experience=load_measured_runs(PARAMETERS))
+    plan = replace(plan_study(StudyConfig()), machine=here, measured_runs=load_measured_runs(PARAMETERS))
     assert plan.lora.expected_bytes == round(1.2 * plan.lora.total_bytes)
     assert plan.lora.seconds == pytest.approx(plan.lora.work.flops / 2e11)
     assert replace(plan, machine=CARDS["L4 24 GB"]).lora.factor == 1.0
 
 
-def test_corrections_are_never_learnt_from_themselves(home: Path):
+def test_the_recorded_prediction_is_uncorrected(home: Path):
     run_of(home / "studies" / "s", "lora")
     here = replace(this_machine(), device="cpu")
-    plan = replace(plan_study(StudyConfig()), machine=here, experience=load_measured_runs(PARAMETERS))
-    told = prediction(plan, "lora")
-    assert told["peak_memory_bytes"] == plan.lora.total_bytes
-    assert told["corrected_peak_bytes"] == plan.lora.expected_bytes != plan.lora.total_bytes
+    plan = replace(plan_study(StudyConfig()), machine=here, measured_runs=load_measured_runs(PARAMETERS))
+    predicted = prediction(plan, "lora")
+    assert predicted["peak_memory_bytes"] == plan.lora.total_bytes
+    assert predicted["corrected_peak_bytes"] == plan.lora.expected_bytes != plan.lora.total_bytes
 
 
-def test_the_largest_batch_is_the_one_with_most_positions():
+def test_the_largest_batch_has_the_most_positions():
     batches = [[(10, 5), (12, 4)], [(30, 3)], [(15, 9), (15, 2)], [(15, 9), (15, 8)]]
     assert largest_batch(batches) == Batch(2, 15, 17, 9, padded=False)
     assert largest_batch([[(10, 5), (12, 4)]]) == Batch(2, 12, 9, 5, padded=True)
 
 
-def test_a_run_is_planned_from_the_sequences_it_trains_on(tmp_path: Path, home: Path):
+def test_a_run_is_planned_from_its_sequences(tmp_path: Path, home: Path):
     entry = CATALOG["smollm2-135m-instruct"]
     write_json(tmp_path / "config.json", {**entry.config, "architectures": ["LlamaForCausalLM"]})
     config = StudyConfig().with_changes({"train.micro_batch_size": 2, "train.batch_size": 4, "train.epochs": 1})
@@ -280,5 +277,5 @@ def test_a_run_is_planned_from_the_sequences_it_trains_on(tmp_path: Path, home: 
     plan = plan_run(config, tmp_path, sequences, [0, 3, 2, 1])
     assert plan.batch == Batch(2, 40, 16, 10, padded=True)
     assert plan.lora.work.tokens == 2 * 21 + 2 * 40  # padding counts
-    told = prediction(plan, "qlora")
-    assert told["base_bytes"] == plan.qlora.weights_bytes and told["train_seconds"]
+    predicted = prediction(plan, "qlora")
+    assert predicted["base_bytes"] == plan.qlora.weights_bytes and predicted["train_seconds"]

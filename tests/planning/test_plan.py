@@ -1,4 +1,4 @@
-"""Bytes, fits, advice and time of a plan, by hand-computed figures and by what must not change."""
+"""Memory, fit, advice and time of a plan against hand-computed figures and invariants."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ import pytest
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError, ModelError
 from assistant_builder.planning import hardware
-from assistant_builder.planning.advice import advise, cards_needed, gigabytes, warnings
+from assistant_builder.planning.advice import advise, cards_needed, gigabytes, to_document, warnings
 from assistant_builder.planning.hardware import CARDS, Machine, choose_machine, parse_memory, this_machine
-from assistant_builder.planning.memory import Batch, choose_spread, optimizer_bytes
-from assistant_builder.planning.plan import PROCESS_BYTES, Plan
-from assistant_builder.planning.planner import plan_study, to_document
-from assistant_builder.planning.published_models import PROMISES, Promise
+from assistant_builder.planning.memory import Batch, choose_parallelism, optimizer_bytes
+from assistant_builder.planning.plan import PROCESS_BYTES, Plan, plan_study
 from assistant_builder.quantization import METHODS
 
 
@@ -35,13 +33,13 @@ def test_block_constants_take_0_127_bits_with_double_quantization():
         assert 8 * stored / 4096**2 == pytest.approx(bits, abs=0.001)
 
 
-def test_adamw_keeps_eight_bytes_and_its_8_bit_kind_two_and_a_bit():
+def test_adamw_states_take_eight_bytes_and_8_bit_states_about_two():
     assert optimizer_bytes([100_000], "adamw") == optimizer_bytes([100_000], "paged_adamw_32bit") == 800_000
     assert optimizer_bytes([100_000], "paged_adamw_8bit") / 100_000 == pytest.approx(2 + 8 / 256, abs=0.001)
     assert optimizer_bytes([100], "paged_adamw_8bit") == 800  # too small to be worth it
 
 
-def test_the_parts_add_up_to_the_total_and_the_layers_to_the_weights():
+def test_components_add_up_to_the_total_and_layers_to_the_weights():
     document = to_document(plan_for("qwen3-8b"))
     for method in (*document["methods"].values(), document["full_fine_tuning"]):
         parts = ("weights", "adapter", "gradient", "optimizer", "activation", "overhead")
@@ -56,7 +54,7 @@ def test_rank_16_of_the_default_model_is_4_88_million_values():
     assert plan.with_changes({"train.rank": 64}).lora.adapter_bytes == 4 * plan.lora.adapter_bytes
 
 
-def test_more_of_anything_takes_more_and_checkpointing_less():
+def test_larger_settings_need_more_memory_and_checkpointing_less():
     plan = plan_for("llama-3.2-1b-instruct", train__gradient_checkpointing="off")
     for larger in ({"train.max_length": 1024}, {"train.micro_batch_size": 16}, {"train.rank": 64}):
         assert plan.with_changes(larger).qlora.total_bytes > plan.qlora.total_bytes
@@ -69,7 +67,7 @@ def test_the_logits_are_the_peak_of_a_small_model_with_a_large_vocabulary():
     assert plan.lora.activations.head > plan.lora.activations.kept + plan.lora.activations.block
 
 
-def test_only_target_modules_take_adapters():
+def test_only_target_modules_have_adapters():
     plan = plan_for("llama-3-8b", train__target_modules="q_proj, v_proj")
     assert plan.lora.trained_parameters == 32 * 16 * ((4096 + 4096) + (4096 + 1024))  # peft's 6.8 million
     with pytest.raises(ModelError, match="q_proj"):
@@ -80,13 +78,13 @@ def test_only_target_modules_take_adapters():
     ("llama-3.1-8b-instruct", "A100 80 GB", "lora"), ("llama-3.1-8b-instruct", "T4 16 GB", "qlora"),
     ("llama-3.3-70b-instruct", "A100 80 GB", "qlora"), ("llama-3.3-70b-instruct", "RTX 4090 24 GB", "neither"),
 ])
-def test_float16_where_it_fits_with_room_qlora_where_only_it_does(model: str, card: str, method: str):
+def test_float16_is_recommended_if_it_fits_comfortably_else_qlora(model: str, card: str, method: str):
     small = {"train__micro_batch_size": 1}
     advice = advise(plan_for(model, card, **small))
     assert advice.method == method and "GB" in advice.why
 
 
-def test_what_would_help_does_help():
+def test_suggested_changes_make_the_plan_fit():
     plan = plan_for("gemma-2-9b-it", "T4 16 GB", train__gradient_checkpointing="off")
     advice = advise(plan)
     assert advice.method == "neither" and advice.changes and len(advice.remedies) == 3
@@ -95,19 +93,19 @@ def test_what_would_help_does_help():
     assert settings in advice.remedies[0]
 
 
-def test_twins_recompute_alike_and_the_16_bit_arm_decides():
+def test_twins_share_checkpointing_and_the_16_bit_arm_decides():
     forced = plan_for("llama-2-7b", "RTX 3090 24 GB", train__max_length=2048, train__micro_batch_size=4,
                       train__batch_size=16)
     assert forced.lora.checkpointing and forced.qlora.checkpointing
     hopeless = plan_for("llama-3.3-70b-instruct", train__micro_batch_size=1, train__max_length=128)
-    assert not hopeless.qlora.checkpointing, "the 16-bit arm is out of question, so the 4-bit one decides"
+    assert not hopeless.qlora.checkpointing, "the 16-bit arm cannot fit, so the 4-bit arm decides"
 
 
-def test_warnings_name_what_hardware_lacks():
+def test_warnings_about_unsupported_hardware_features():
     old = plan_for("llama-3.1-8b-instruct", "T4 16 GB")
     assert old.compute_dtype == "float16" and any("65,504" in said for said in warnings(old))
     asked = plan_for("llama-3.1-8b-instruct", "T4 16 GB", model__compute_dtype="bfloat16")
-    assert any("no bfloat16" in said for said in warnings(asked))
+    assert any("does not support bfloat16" in said for said in warnings(asked))
     laptop = Machine("laptop", "cpu", 16 * 10**9, 12 * 10**9, bfloat16=False)
     wide = plan_for("smollm2-360m-instruct", laptop, train__optimizer="paged_adamw_8bit")
     said = " ".join(warnings(wide))
@@ -116,7 +114,7 @@ def test_warnings_name_what_hardware_lacks():
     assert any("ten times slower" in text for text in warnings(slow))
 
 
-def test_float32_compute_leaves_the_4_bit_weights_as_they_are():
+def test_float32_compute_does_not_change_the_4_bit_weights():
     plain = {"model__allow_float32_compute": True, "train__gradient_checkpointing": "off"}
     half, full = (plan_for("llama-3-8b", model__compute_dtype=dtype, **plain) for dtype in ("bfloat16", "float32"))
     linear = {module.name for module in half.architecture.linear()}
@@ -125,7 +123,7 @@ def test_float32_compute_leaves_the_4_bit_weights_as_they_are():
     assert full.qlora.activations.kept > 1.5 * half.qlora.activations.kept
 
 
-def test_experts_stay_16_bit_and_the_plan_says_so():
+def test_experts_stay_16_bit_with_a_warning():
     plan = plan_for("mixtral-8x7b", "H200 141 GB")
     assert plan.qlora.weights_bytes > 0.95 * plan.lora.weights_bytes
     assert any("experts" in said for said in warnings(plan))
@@ -134,12 +132,12 @@ def test_experts_stay_16_bit_and_the_plan_says_so():
 @pytest.mark.parametrize(("text", "size"), [
     ("24GB", 24 * 10**9), ("24 gib", 24 * 2**30), ("16", 16 * 10**9), ("0.5TB", 5 * 10**11), ("8g", 8 * 10**9),
 ])
-def test_memory_as_people_write_it(text: str, size: int):
+def test_parsing_of_memory(text: str, size: int):
     assert parse_memory(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "much", "-3GB", "0GB", "12 parsecs"])
-def test_memory_that_is_none_is_refused(text: str):
+def test_invalid_memory_is_refused(text: str):
     with pytest.raises(ConfigError):
         parse_memory(text)
 
@@ -158,12 +156,12 @@ def test_a_card_is_found_by_a_part_of_its_name():
     ("Tesla V100-SXM2-16GB", "V100 16 GB", 1), ("NVIDIA GeForce RTX 4090", "RTX 4090 24 GB", 1),
     ("NVIDIA RTX A1000", None, 0), ("NVIDIA L40", None, 0), ("NVIDIA T400 4GB", None, 0),
 ])
-def test_the_speed_of_a_card_is_that_of_its_model(name: str, card: str | None, share: float) -> None:
-    assert hardware._peak_of(name) == pytest.approx(CARDS[card].flops * share if card else 0.0)
+def test_peak_of_a_card_by_driver_name(name: str, card: str | None, share: float) -> None:
+    assert hardware._peak_flops(name) == pytest.approx(CARDS[card].flops * share if card else 0.0)
 
 
 
-def test_cards_are_counted_with_some_room():
+def test_cards_are_counted_with_a_memory_reserve():
     assert cards_needed(70 * 10**9, 80 * 10**9) == 1
     assert cards_needed(160 * 10**9, 80 * 10**9) == 3
 
@@ -179,12 +177,12 @@ def test_time_is_proportional_to_work_and_cost_to_time():
     assert 1.3 < again / plain < 1.5  # 6N instead of 4N
 
 
-def test_the_largest_batch_replaces_the_longest_allowed():
+def test_a_known_largest_batch_replaces_the_assumed_one():
     plan = plan_for("llama-3-8b")
     assert replace(plan, largest=Batch(2, 40, 20, 10)).qlora.total_bytes < plan.qlora.total_bytes
 
 
-def test_the_command_answers_with_one_document_and_no_torch():
+def test_plan_command_prints_one_json_document_without_torch():
     code = ("import sys; from assistant_builder.cli import app\n"
             "try: app(['plan', 'llama-3.3-70b-instruct', '--memory', '80GB', '--json'])\n"
             "except SystemExit: pass\n"
@@ -200,17 +198,18 @@ def test_the_command_answers_with_one_document_and_no_torch():
     assert after.ru_utime - before.ru_utime < 1.5  # processor time: what else runs does not count
 
 
-def test_a_cpu_holds_weights_in_the_compute_dtype_only_where_they_fit():
+def test_a_cpu_dequantizes_weights_only_if_they_fit():
     def on_a_cpu(gigabytes: int) -> Plan:
         size = gigabytes * 10**9
         machine = replace(this_machine(), device="cpu", memory_bytes=size, free_bytes=size, bfloat16=True)
         return plan_for("qwen3-8b", machine)
 
     roomy, tight = on_a_cpu(100), on_a_cpu(14)
-    assert roomy.lora.held and roomy.qlora.held and roomy.qlora.weights_bytes < roomy.qlora.activations.dequantized
+    assert roomy.lora.dequantized and roomy.qlora.dequantized
+    assert roomy.qlora.weights_bytes < roomy.qlora.activations.dequantized
     assert roomy.qlora.total_bytes == pytest.approx(roomy.lora.total_bytes, rel=0.01)
-    assert tight.lora.fit == "no" != tight.qlora.fit and not tight.qlora.held and not tight.lora.held
-    assert not plan_for("qwen3-8b", "A100 80 GB").qlora.held
+    assert tight.lora.fit == "no" != tight.qlora.fit and not tight.qlora.dequantized and not tight.lora.dequantized
+    assert not plan_for("qwen3-8b", "A100 80 GB").qlora.dequantized
 
 
 def head_of(plan: Plan, supervised: int) -> int:
@@ -219,7 +218,7 @@ def head_of(plan: Plan, supervised: int) -> int:
 
 
 @pytest.mark.parametrize("model", ["llama-3.1-8b-instruct", "gemma-3-4b-it"])
-def test_a_gpus_loss_counts_the_rows_that_its_kernel_turns_into_float32_at_once(model: str) -> None:
+def test_loss_memory_of_a_gpu_counts_the_rows_of_a_float32_chunk(model: str) -> None:
     plan = plan_for(model)
     assert plan.machine.device == "cuda"
     vocabulary, hidden = plan.architecture.vocabulary, plan.architecture.hidden
@@ -229,7 +228,7 @@ def test_a_gpus_loss_counts_the_rows_that_its_kernel_turns_into_float32_at_once(
     assert head_of(plan, 1024) - head_of(plan, 512) == 512 * logits  # a second chunk takes the place of the first
 
 
-def test_a_processors_loss_counts_eight_rows() -> None:
+def test_loss_memory_of_a_cpu_counts_eight_rows() -> None:
     here = Machine("a processor", "cpu", 24 * 10**9, 24 * 10**9)
     plan = replace(plan_for("llama-3.2-1b-instruct"), machine=here)
     vocabulary, hidden = plan.architecture.vocabulary, plan.architecture.hidden
@@ -238,7 +237,7 @@ def test_a_processors_loss_counts_eight_rows() -> None:
         assert head_of(plan, supervised) == norms + 2 * 2 * supervised * vocabulary + 12 * 8 * vocabulary
 
 
-def test_loading_takes_the_stored_base_and_one_16_bit_tensor_more() -> None:
+def test_loading_needs_the_stored_base_and_one_16_bit_tensor() -> None:
     plan = plan_for("llama-3.1-8b-instruct")
     embedding = 2 * 128_256 * 4096
     for method in (plan.qlora, plan.lora):
@@ -249,7 +248,7 @@ def test_loading_takes_the_stored_base_and_one_16_bit_tensor_more() -> None:
     assert half.lora.loading_bytes == PROCESS_BYTES["cuda"] + half.lora.weights_bytes
 
 
-def test_loading_counts_in_the_peak_where_training_takes_less() -> None:
+def test_loading_determines_the_peak_if_training_needs_less() -> None:
     tiny = {"train__max_length": 32, "train__micro_batch_size": 1, "train__rank": 1, "train__target_modules": "q_proj"}
     document = to_document(plan_for("gemma-3-1b-it", **tiny))
     qlora = document["methods"]["qlora"]
@@ -260,7 +259,7 @@ def test_loading_counts_in_the_peak_where_training_takes_less() -> None:
     assert sum(plan.qlora.parts.values()) == plan.qlora.total_bytes and plan.qlora.parts["loading"] > 0
 
 
-def test_processes_that_shard_hold_the_base_on_the_host_first() -> None:
+def test_sharded_loading_needs_main_memory_for_the_base() -> None:
     alone = plan_for("llama-3.3-70b-instruct")
     plan = replace(alone, shards=4)
     for before, method, copies in ((alone.qlora, plan.qlora, 4), (alone.lora, plan.lora, 1)):
@@ -271,27 +270,20 @@ def test_processes_that_shard_hold_the_base_on_the_host_first() -> None:
     assert not any("main memory" in text for text in warnings(alone))
 
 
-@pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: f"{promise.size} in {promise.memory}")
-def test_a_promise_holds_for_the_arms_that_it_names_and_no_others(promise: Promise) -> None:
-    config = StudyConfig().with_changes({"model.base": promise.model})
-    document = to_document(plan_study(config, machine=choose_machine(promise.memory)))
-    assert tuple(document["recommendation"]["arms_that_fit"]) == promise.arms
-
-
-def test_where_the_twin_does_not_fit_the_advice_names_what_holds_it_and_the_setting_that_does_without() -> None:
+def test_advice_if_only_qlora_fits_names_a_card_and_the_setting_for_qlora_alone() -> None:
     config = StudyConfig().with_changes({"model.base": "llama-3-70b"})
     plan = plan_study(config, machine=choose_machine("80GB"))
     said = advise(plan)
     assert said.method == "qlora"
-    assert any("holds the float16 twin" in text for text in said.remedies)
+    assert any("fits the float16 twin" in text for text in said.remedies)
     assert any("--set arms=qlora" in text for text in said.remedies)
     card = next(card for card in CARDS.values() if any(card.name in text for text in said.remedies))
     assert replace(plan, machine=card).lora.fit != "no"
 
 
-def test_a_study_of_one_arm_is_planned_and_spread_by_that_arm() -> None:
+def test_a_study_of_one_arm_is_planned_for_that_arm_alone() -> None:
     plan = plan_for("llama-3.3-70b-instruct", arms=["qlora"])
     assert [method.method for method in plan.arms] == ["qlora"]
     card = replace(plan, machine=CARDS["A100 80 GB"])
-    assert choose_spread(card, 2).kind == "ddp"
-    assert choose_spread(card.with_changes({"arms": ["lora", "qlora"]}), 2).kind == "fsdp"
+    assert choose_parallelism(card, 2).kind == "ddp"
+    assert choose_parallelism(card.with_changes({"arms": ["lora", "qlora"]}), 2).kind == "fsdp"

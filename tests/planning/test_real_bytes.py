@@ -1,4 +1,4 @@
-"""The plan's bytes against tiny models that are really built, quantized, adapted and run as the trainer does it."""
+"""The planned bytes against tiny models that are built, quantized, adapted and run as in training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.planning.hardware import this_machine
-from assistant_builder.planning.load_architecture import architecture_of
+from assistant_builder.planning.load_architecture import load_architecture
 from assistant_builder.planning.memory import Batch, ComputeSettings, activations
 from assistant_builder.planning.plan import Lengths, Plan
 
@@ -47,7 +47,7 @@ def settings(folder: Path, **changes: Any) -> StudyConfig:
 
 
 def plan_of(folder: Path, config: StudyConfig) -> Plan:
-    name, architecture = architecture_of(str(folder))
+    name, architecture = load_architecture(str(folder))
     return Plan(name, architecture, config, this_machine(), 100, Lengths.assume(config.train.max_length))
 
 
@@ -61,7 +61,7 @@ def adapted(folder: Path, config: StudyConfig, storage: str) -> tuple[Any, int]:
 
 
 @pytest.mark.parametrize("double_quant", [True, False])
-def test_base_and_adapters_take_the_bytes_that_were_planned(folder: Path, double_quant: bool):
+def test_bytes_of_base_and_adapters_equal_the_plan(folder: Path, double_quant: bool):
     config = settings(folder, model__double_quant=double_quant)
     plan = plan_of(folder, config)
     arms: tuple[tuple[Any, str], ...] = (("qlora", "nf4"), ("lora", "float16"))
@@ -105,7 +105,7 @@ def saved_bytes(model: Any, batch: Batch) -> int:
 @pytest.mark.parametrize(("storage", "padded", "dropout"), [
     ("nf4", False, 0.05), ("nf4", True, 0.0), ("float16", True, 0.05),
 ])
-def test_the_blocks_keep_what_was_planned(folder: Path, storage: str, padded: bool, dropout: float):
+def test_saved_activations_of_the_blocks_equal_the_plan(folder: Path, storage: str, padded: bool, dropout: float):
     import torch
 
     from assistant_builder.training.cpu_kernels import fuse_cpu_kernels
@@ -116,7 +116,7 @@ def test_the_blocks_keep_what_was_planned(folder: Path, storage: str, padded: bo
     batch = Batch(3, 64, 3 * 20, 20, padded)
     plan = plan_of(folder, config)
     how = ComputeSettings(2, "cpu", config.train.rank, dropout, checkpointing=False)
-    planned = activations(plan.architecture, plan.adapted, batch, how, unpacked_bytes=0)
+    planned = activations(plan.architecture, plan.adapted, batch, how, dequantized_bytes=0)
     # of the head autograd keeps the gradient of the logits alone, and the last norm its input
     head = 2 * batch.supervised * plan.architecture.vocabulary + 2 * batch.tokens * plan.architecture.hidden
     measured = saved_bytes(model, batch)
@@ -124,7 +124,7 @@ def test_the_blocks_keep_what_was_planned(folder: Path, storage: str, padded: bo
 
 
 @pytest.mark.parametrize("storage", ["nf4", "float16"])
-def test_a_mixture_trains_with_default_settings_and_comes_back_with_its_adapters(
+def test_a_mixture_trains_with_default_settings_and_its_adapters_load(
     tmp_path: Path, storage: str
 ):
     """PEFT means fused experts by 'all-linear' too, and refuses to put adapters on them together with dropout."""
@@ -156,7 +156,7 @@ def test_a_mixture_trains_with_default_settings_and_comes_back_with_its_adapters
         assert torch.equal(model.eval()(input_ids=ids).logits, again(input_ids=ids).logits)
 
 
-def test_a_4_bit_base_is_read_one_tensor_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_4_bit_base_is_loaded_one_tensor_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the plan's peak of loading rests on: transformers quantizes a tensor before it reads the next."""
     from transformers import core_model_loading
 

@@ -1,4 +1,4 @@
-"""The time of a training told from its first steps, against runs whose every second is known."""
+"""Time estimates from the first steps of synthetic runs whose duration is known."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from assistant_builder.atomic_io import append_jsonl, write_json
 from assistant_builder.planning.memory_check import measured_seconds
-from assistant_builder.planning.training_time import Pace, WorkRemaining, extrapolated_seconds
+from assistant_builder.planning.training_time import PaceEstimator, WorkRemaining, extrapolated_seconds
 from assistant_builder.training.progress import MetricsLog
 from benchmarks.eta_accuracy import estimated_seconds, runs_of, table
 from tests.synthetic_study import new_study
@@ -45,7 +45,7 @@ def taken(lengths: list[int]) -> float:
     return START + PER_TOKEN * sum(lengths) + (VALIDATION + SAVING + SAMPLES) * (len(lengths) // 10)
 
 
-def test_nothing_is_told_before_the_fifth_step():
+def test_no_estimate_before_the_fifth_step():
     lengths = [500] * 40
     events = list(run_of(lengths))
     assert extrapolated_seconds(events[:4], ahead_of(lengths)) is None
@@ -53,13 +53,13 @@ def test_nothing_is_told_before_the_fifth_step():
     assert extrapolated_seconds(events[:5], ahead_of(lengths)) == pytest.approx(taken(lengths), rel=0.25)
 
 
-def test_batches_of_differing_lengths_do_not_mislead():
+def test_batches_of_different_lengths_do_not_bias_the_estimate():
     lengths = [100] * 5 + random.Random(0).choices(range(200, 1200), k=45)  # the first pool happens to be short
     events = list(run_of(lengths))
     assert extrapolated_seconds(events[:5], ahead_of(lengths)) == pytest.approx(taken(lengths), rel=0.1)
 
 
-def test_what_has_been_seen_replaces_what_was_assumed():
+def test_measured_times_replace_assumed_ones():
     lengths = [500] * 40
     events, ahead = list(run_of(lengths)), ahead_of(lengths)
     after_one_validation = [event for event in events if event["step"] <= 11]
@@ -68,17 +68,17 @@ def test_what_has_been_seen_replaces_what_was_assumed():
     assert ended == pytest.approx(taken(lengths) - SAVING)  # the last checkpoint is not on record
 
 
-def test_the_time_left_shrinks_to_nothing():
+def test_remaining_time_decreases_to_the_final_validation():
     lengths = [500] * 40
-    pace, left = Pace(ahead_of(lengths)), []
+    pace, left = PaceEstimator(ahead_of(lengths)), []
     for event in run_of(lengths):
         pace.add(event)
         if event["event"] == "step" and event["step"] > 10:  # a validation has been measured
-            left.append(pace.left_seconds())
+            left.append(pace.remaining_seconds())
     assert left == sorted(left, reverse=True) and left[-1] == pytest.approx(VALIDATION + SAMPLES, rel=0.1)
 
 
-def test_the_log_of_a_run_tells_the_time_left_by_its_pace(tmp_path: Path):
+def test_metrics_log_estimates_the_remaining_time(tmp_path: Path):
     log = MetricsLog(tmp_path / "metrics.jsonl", step=0, steps=100, work=WorkRemaining(100, 100_000))
     for step in range(1, 6):
         left = log.record_step(step, tokens=200, seconds=2.0, values={})
@@ -87,7 +87,7 @@ def test_the_log_of_a_run_tells_the_time_left_by_its_pace(tmp_path: Path):
     assert again.record_step(6, tokens=1000, seconds=10.0, values={}) == pytest.approx(0.01 * 98_000, rel=0.01)
 
 
-def test_a_study_under_way_is_told_from_its_files_and_a_finished_one_is_graded():
+def test_estimate_from_files_during_a_run_and_accuracy_after_it():
     study = new_study()
     lengths, folder = [500] * 40, study.arm_folder("lora")
     events = list(run_of(lengths))

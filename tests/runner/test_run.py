@@ -1,4 +1,4 @@
-"""The command line over a real study of a few steps, from the file to the report, and back."""
+"""The command line on a real study of a few steps, from the data file to the report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def cli(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def refused(*words: str) -> str:
-    """The one line of a refused call."""
+    """The error line of a refused command."""
     result = cli(*words)
     assert result.returncode == 1, result.stderr
     assert result.stdout == ""
@@ -38,7 +38,7 @@ def refused(*words: str) -> str:
 
 
 @pytest.mark.train
-def test_a_study_from_file_to_report_and_again(bundled_models: Path, tmp_path: Path) -> None:
+def test_run_from_file_to_report_and_run_again(bundled_models: Path, tmp_path: Path) -> None:
     values = {**QUICK, "model.base": str(tiny_base(tmp_path / "base"))}  # the browser test goes the way with a real one
     settings = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
     first = cli("run", str(SMALL), "--name", "tiny", *settings, "--json")
@@ -82,7 +82,7 @@ def test_a_study_from_file_to_report_and_again(bundled_models: Path, tmp_path: P
     assert [step["name"] for step in more["steps"]][2:6] == [
         "train-lora", "train-qlora", "train-lora-2", "train-qlora-2"
     ]
-    assert {path: path.stat().st_mtime_ns for path in scored} == scored  # only what is new was scored
+    assert {path: path.stat().st_mtime_ns for path in scored} == scored  # existing scores were reused
     report = json.loads(cli("report", "tiny", "--format", "json").stdout)
     assert [run["training_seed"] for run in report["seeds"]["runs"]] == [0, 1]
     assert len({run["L16"] for run in report["seeds"]["runs"]}) == 2 and report["seeds"]["spread"]
@@ -108,7 +108,7 @@ def test_a_study_from_file_to_report_and_again(bundled_models: Path, tmp_path: P
         (b"question,answer\nWhat is it?,A thing.\n", "usable"),
     ],
 )
-def test_bad_files_are_refused_in_one_line_and_leave_nothing(home: Path, content: bytes, says: str) -> None:
+def test_bad_files_are_refused_in_one_line_without_creating_a_study(home: Path, content: bytes, says: str) -> None:
     file = home.parent / "pairs.csv"
     file.write_bytes(content)
     assert says in refused("run", str(file))
@@ -125,7 +125,7 @@ def test_unknown_models_names_and_settings_are_refused_in_one_line(home: Path) -
     assert not (home / "studies").exists() or not any((home / "studies").iterdir())
 
 
-def test_data_check_tells_by_its_exit_code(home: Path) -> None:
+def test_data_check_exit_codes(home: Path) -> None:
     good = cli("data", "check", str(SMALL), "--json")
     assert good.returncode == 0
     document = json.loads(good.stdout)

@@ -288,7 +288,7 @@ def test_what_vllm_cannot_make_is_refused(base: str, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(("gpus", "shown"), [(0.0, ""), (1.0, None)])
-def test_replicas_that_ask_for_no_gpu_see_none(tmp_path: Path, gpus: float, shown: str | None) -> None:
+def test_replicas_without_gpu_request_see_no_gpu(tmp_path: Path, gpus: float, shown: str | None) -> None:
     pytest.importorskip("ray.serve")
     from assistant_builder.serving.ray_serve import application
 

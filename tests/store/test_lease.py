@@ -1,4 +1,4 @@
-"""One holder at a time, told by a file."""
+"""Leases: one holder at a time."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_module, "TAKEOVER_SECONDS", 0.3)
 
 
-def test_a_free_lease_is_taken_at_once_and_given_back(tmp_path: Path) -> None:
+def test_a_free_lease_is_acquired_at_once_and_released(tmp_path: Path) -> None:
     path = tmp_path / "step.lease.json"
     lease = Lease(SharedLeaseFile(path), "one", "node")
     began = time.monotonic()
-    lease.take()
+    lease.acquire()
     assert time.monotonic() - began < 0.2 and is_lease_fresh(path) and read_json(path)["holder"] == "one"
     written = path.stat().st_ino
     time.sleep(0.03)
@@ -37,27 +37,27 @@ def test_a_free_lease_is_taken_at_once_and_given_back(tmp_path: Path) -> None:
     assert not path.exists() and not is_lease_fresh(path)
 
 
-def test_who_takes_over_waits_until_the_holder_before_has_seen_it(tmp_path: Path) -> None:
+def test_a_takeover_waits_for_the_previous_holder(tmp_path: Path) -> None:
     path = tmp_path / "step.lease.json"
     one, two = (Lease(SharedLeaseFile(path), name, "node") for name in ("one", "two"))
-    one.take()
+    one.acquire()
     began = time.monotonic()
-    two.take()
+    two.acquire()
     assert time.monotonic() - began >= 0.3
     time.sleep(0.03)
     assert not one.renew() and two.renew()
     one.release()
     assert read_json(path)["holder"] == "two" and (one.attempt, two.attempt) == (1, 2)
     two.release()
-    one.take()
-    assert one.attempt == 1  # what was given back was not lost
+    one.acquire()
+    assert one.attempt == 1  # a released lease is not a lost one
 
 
-def test_who_renews_is_told_and_who_does_not_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_held_by_finds_only_holders_that_renew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "STALE_SECONDS", 0.4)
     one, two = (Lease(SharedLeaseFile(tmp_path / "study.lease.json"), name, f"node {name}") for name in ("one", "two"))
     assert two.held_by() == ""
-    one.take()
+    one.acquire()
     stop = threading.Event()
 
     def renew() -> None:
@@ -75,19 +75,19 @@ def test_who_renews_is_told_and_who_does_not_is_waited_for(tmp_path: Path, monke
     assert two.held_by() == "" and time.monotonic() - began < 0.3  # by now it is old at first sight
 
 
-def test_a_lease_of_a_study_that_is_gone_makes_no_ruin(tmp_path: Path) -> None:
+def test_renewal_does_not_recreate_a_missing_study(tmp_path: Path) -> None:
     folder = tmp_path / "study"
     folder.mkdir()
     path = folder / "step.lease.json"
     lease = Lease(SharedLeaseFile(path), "one", "node")
-    lease.take()
+    lease.acquire()
     path.unlink()
     folder.rmdir()
     time.sleep(0.03)
     assert not lease.renew() and not folder.exists()
 
 
-def test_a_step_on_a_node_is_told_by_its_lease_and_not_by_a_process_here() -> None:
+def test_state_of_a_step_on_a_node_follows_its_lease() -> None:
     study = new_study()
     study.write_step(StepRecord("data", "running", pid=os.getpid(), process_started="another-boot/1", node="10.0.0.1"))
     assert study.step("data").state == "lost"

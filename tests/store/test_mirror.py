@@ -1,4 +1,4 @@
-"""A study's folder and its store: what was broken off anywhere is never taken for finished, and nothing is mixed."""
+"""Sync of a study folder with its store; an interrupted sync never looks finished."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def empty_store() -> Iterator[None]:
 
 
 class Breaking(ObjectStore):
-    """A store that goes away after so many changes."""
+    """A store that fails after a number of changes."""
 
     def __init__(self, url: str, changes: float = float("inf")) -> None:
         super().__init__(url)
@@ -67,7 +67,7 @@ def checkpoint(study: Study, step: int, text: str) -> None:
 
 
 def trained(study: Study, text: str) -> Study:
-    """Leave what a finished training leaves; ``text`` stands for its weights."""
+    """Write the files of a finished training with ``text`` as weights."""
     with_metrics(study, "lora", 6)
     checkpoint(study, 6, text)
     write_text(study.folder / ADAPTER, text)
@@ -90,7 +90,7 @@ def contents(study: Study) -> dict[str, bytes]:
 
 
 def require_honest(study: Study) -> None:
-    """What is said to be done or whole is so, with the very bytes."""
+    """Check that files marked as complete are complete and equal."""
     if (study.folder / "study.yaml").exists() and study.step("train-lora").state == "succeeded":
         for name, digest in study.step("train-lora").outputs.items():
             assert file_hash(study.folder / name) == digest
@@ -99,10 +99,10 @@ def require_honest(study: Study) -> None:
             assert file_hash(marker.parent / name) == digest
 
 
-def test_a_copy_is_the_study_without_what_is_of_this_machine_alone(tmp_path: Path) -> None:
+def test_a_copy_contains_all_but_local_files(tmp_path: Path) -> None:
     study = trained(new_study(), "weights")
     study.request_cancel()
-    study.write_runner("running")
+    study.write_run_record("running")
     write_text(study.folder / "exports" / "merged" / "model.safetensors", "large")
     write_text(study.folder / ARM / "checkpoints" / "checkpoint-9" / "optimizer.pt", "not whole")
     store = Breaking(URL)
@@ -120,24 +120,24 @@ def test_a_copy_is_the_study_without_what_is_of_this_machine_alone(tmp_path: Pat
     assert store.changed == before  # nothing is put twice
 
 
-def test_metrics_go_in_numbered_parts_and_come_back_exactly(tmp_path: Path) -> None:
+def test_metrics_are_stored_in_chunks_and_restored_exactly(tmp_path: Path) -> None:
     study = new_study()
     mirror = Mirror(study, ObjectStore(URL))
     path = study.arm_folder("lora") / "metrics.jsonl"
     for step in range(5):
         append_jsonl(path, {"event": "step", "step": step})
         mirror.push()
-    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))  # a training carries on from there
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))  # as after a resume from there
     mirror.push()
     append_jsonl(path, {"event": "step", "step": 2, "again": True})
-    Mirror(study, ObjectStore(URL)).push()  # another process goes on
+    Mirror(study, ObjectStore(URL)).push()  # another process resumes
     parts = sorted(name for name in mirror.store.versions() if "/metrics/" in name)
     assert len(parts) == 7 and parts[0] == f"{ARM}/metrics/000001-0.jsonl"
     assert contents(fetched(tmp_path))[f"{ARM}/metrics.jsonl"] == path.read_bytes()
 
 
-def test_a_push_that_is_broken_off_anywhere_is_never_taken_for_finished(tmp_path: Path) -> None:
-    """First a training that ends, then the same one done again with another outcome."""
+def test_an_interrupted_push_never_looks_finished(tmp_path: Path) -> None:
+    """A finished training is pushed, then the same training with another result."""
     for changes in itertools.count():
         fsspec.filesystem("memory").store.clear()
         study = new_study(f"broken-{changes}")
@@ -160,7 +160,7 @@ def test_a_push_that_is_broken_off_anywhere_is_never_taken_for_finished(tmp_path
             pass
         require_honest(fetched(tmp_path / f"{changes}"))
         store.left = float("inf")
-        Mirror(study, store).push()  # what goes on in another process
+        Mirror(study, store).push()  # another process resumes
         copy = fetched(tmp_path / f"{changes}-mended")
         assert contents(copy) == contents(study)
         if whole:
@@ -168,7 +168,7 @@ def test_a_push_that_is_broken_off_anywhere_is_never_taken_for_finished(tmp_path
             return
 
 
-def test_the_copy_that_was_left_behind_becomes_what_the_other_made_of_it(tmp_path: Path) -> None:
+def test_pull_brings_an_outdated_copy_up_to_date(tmp_path: Path) -> None:
     ours = new_study()
     checkpoint(ours, 2, "ours")
     append_jsonl(ours.folder / "votes.jsonl", {"vote": 1})
@@ -191,7 +191,7 @@ def test_the_copy_that_was_left_behind_becomes_what_the_other_made_of_it(tmp_pat
     require_honest(ours)
 
 
-def test_only_what_changed_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pull_downloads_only_changed_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = trained(new_study(), "weights")
     mirror = Mirror(study, ObjectStore(URL))
     mirror.push()
@@ -205,7 +205,7 @@ def test_only_what_changed_is_fetched(tmp_path: Path, monkeypatch: pytest.Monkey
     assert fetches == ["data/card.md"]
 
 
-def test_a_copy_that_was_taken_over_puts_nothing_any_more() -> None:
+def test_a_copy_without_lease_uploads_nothing() -> None:
     study = new_study()
     mirror = Mirror(study, ObjectStore(URL))
     mirror.push()
@@ -216,7 +216,7 @@ def test_a_copy_that_was_taken_over_puts_nothing_any_more() -> None:
     assert "data/card.md" not in mirror.store.versions()
 
 
-def test_what_the_user_changes_here_is_not_taken_back_while_nobody_changes_it_there(tmp_path: Path) -> None:
+def test_pull_keeps_local_changes_of_the_user(tmp_path: Path) -> None:
     study = new_study("library")
     write_text(study.folder / "data" / "source.csv", "question,answer\n")
     mirror = Mirror(study, ObjectStore(URL))
@@ -239,4 +239,4 @@ def test_what_the_user_changes_here_is_not_taken_back_while_nobody_changes_it_th
     Mirror(other, ObjectStore(URL)).push()
     study.write_config(study.config.with_changes({"train.rank": 2}))
     Mirror(study, ObjectStore(URL)).pull()
-    assert study.config.train.rank == 8  # changed on both sides: the store is what machines meet in
+    assert study.config.train.rank == 8  # the store wins if both sides changed

@@ -1,4 +1,4 @@
-"""A file that is appended to and cut back comes out of its numbered parts byte for byte."""
+"""Append-only logs in numbered chunks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LOG = "arms/lora-2/metrics.jsonl"
 
 
 def put(objects: dict[str, bytes], content: bytes) -> int:
-    """Put what is new as the store's writer does, without removing anything; returns the bytes put."""
+    """Write the next chunk as Mirror does, without removing old chunks; return its size."""
     parts = chunks_of(objects).get(LOG, [])
     number = parts[-1].number + 1 if parts else 1
     new = next_chunk(LOG, number, read(objects), content)
@@ -24,7 +24,7 @@ def read(objects: dict[str, bytes]) -> bytes:
     return apply_chunks(b"", [(part, objects[part.name]) for part in parts])
 
 
-def test_parts_join_to_the_file_also_when_it_was_cut_back() -> None:
+def test_chunks_restore_a_log_that_was_truncated() -> None:
     dice = random.Random(0)
     objects: dict[str, bytes] = {}
     lines: list[bytes] = []
@@ -38,7 +38,7 @@ def test_parts_join_to_the_file_also_when_it_was_cut_back() -> None:
     assert len(chunks_of(objects)[LOG]) <= FULL_CHUNK_EVERY
 
 
-def test_a_part_holds_only_what_is_new() -> None:
+def test_a_chunk_contains_only_new_lines() -> None:
     objects: dict[str, bytes] = {}
     assert put(objects, b"one\ntwo\n") == 8 and put(objects, b"one\ntwo\n") == 0
     assert put(objects, b"one\ntwo\nthree\n") == 6
@@ -47,7 +47,7 @@ def test_a_part_holds_only_what_is_new() -> None:
     assert put(objects, b"") == 0 and read(objects) == b""
 
 
-def test_other_files_are_no_parts() -> None:
+def test_other_names_are_not_chunks() -> None:
     assert chunks_of(["data/source/000001-0.jsonl", "arms/lora/metrics/1-0.jsonl", "arms/lora/metrics.jsonl"]) == {}
     assert chunks_of(["votes/000002-9.jsonl", "votes/000001-0.jsonl"]) == {
         "votes.jsonl": [LogChunk(1, 0, "votes.jsonl"), LogChunk(2, 9, "votes.jsonl")]

@@ -1,4 +1,4 @@
-"""Studies that are kept in a store while they run: machines are lost, and others carry on."""
+"""Studies that are synced with a store while they run: lost machines are replaced by others."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from assistant_builder.store import mirror as mirrors
 from assistant_builder.store.lease import Lease, StoreLeaseFile
 from assistant_builder.store.object_store import ObjectStore
 from assistant_builder.study import Study
-from tests.cluster.conftest import Background, starts, tell, wait_until
-from tests.s3 import SECRET
+from tests.cluster.conftest import Background, configure_step, starts, wait_until
+from tests.conftest import SECRET
 from tests.synthetic_study import new_study
 
 TRAIN = "train-lora"
@@ -38,13 +38,13 @@ def opened(source: str) -> Study:
 
 
 @pytest.mark.parametrize("where", ["memory", "bucket"])
-def test_a_study_survives_its_worker_and_its_machine(
+def test_a_study_survives_the_loss_of_its_worker_and_machine(
     where: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sleeping_steps: None,
     quick_leases: None,
 ) -> None:
     url = request.getfixturevalue(where)
     study = new_study("survives", executor__store=url)
-    tell(study, TRAIN, sleep=3)
+    configure_step(study, TRAIN, sleep=3)
     run = Background(study)
     wait_until(lambda: len(slept(study)) >= 5, 60)
     pid = study.step(TRAIN).pid
@@ -58,7 +58,7 @@ def test_a_study_survives_its_worker_and_its_machine(
     assert other.step(TRAIN).state == "failed" and starts(other, TRAIN) == 1
     run_study(other)
     assert other.state == "succeeded" and (starts(other, "data"), starts(other, TRAIN)) == (1, 2)
-    assert len(slept(other)) == 30 and slept(other).count(1) >= 5  # carried on, not begun anew
+    assert len(slept(other)) == 30 and slept(other).count(1) >= 5  # resumed, not restarted
 
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path / "a third"))
     third = opened(f"{url}/survives/")
@@ -71,55 +71,55 @@ def test_a_study_survives_its_worker_and_its_machine(
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
 
 
-def test_no_two_machines_run_a_study(
+def test_a_second_machine_is_refused(
     memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sleeping_steps: None, quick_leases: None
 ) -> None:
     study = new_study("once", executor__store=memory)
     store = ObjectStore(f"{memory}/once")
-    tell(study, TRAIN, sleep=600)
+    configure_step(study, TRAIN, sleep=600)
     run = Background(study)
     wait_until(lambda: study.step(TRAIN).state == "running" and store.read("arms/lora/status.json"), 60)
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path / "another machine"))
-    with pytest.raises(StudyError, match=f"{socket.gethostname()} runs this study"):
+    with pytest.raises(StudyError, match=f"{socket.gethostname()} is running this study"):
         run_study(opened(f"{memory}/once"))
-    Lease(StoreLeaseFile(store, ".lease.json"), "another", "another machine").take()  # as after a long silence
+    Lease(StoreLeaseFile(store, ".lease.json"), "another", "another machine").acquire()  # as after a long silence
     assert "taken the study over" in str(run.wait(60))
     assert study.step(TRAIN).state == "cancelled"
 
 
-def test_a_store_that_is_away_for_a_while_stops_no_step(
+def test_a_store_outage_stops_no_step(
     memory: str, monkeypatch: pytest.MonkeyPatch, sleeping_steps: None, quick_leases: None
 ) -> None:
     study = new_study("away", executor__store=memory)
-    tell(study, TRAIN, sleep=2)
+    configure_step(study, TRAIN, sleep=2)
     run = Background(study)
     wait_until(lambda: len(slept(study)) >= 3, 60)
 
-    def gone(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise StoreError("the store does not answer")
 
     with monkeypatch.context() as patch:
-        patch.setattr(mirrors.Mirror, "push", gone)
+        patch.setattr(mirrors.Mirror, "push", fail)
         assert isinstance(run.wait(60), StoreError)
     assert all(study.step(step).state == "succeeded" for step in study.steps)
-    assert study.runner() is not None and study.runner()["state"] == "failed"  # type: ignore[index]
+    assert study.run_record() is not None and study.run_record()["state"] == "failed"  # type: ignore[index]
     run_study(study)
     assert starts(study, TRAIN) == 1
     assert b"succeeded" in (ObjectStore(f"{memory}/away").read("report.status.json") or b"")
 
 
-def test_a_study_of_the_same_name_is_not_written_over(
+def test_another_study_of_the_same_name_is_not_overwritten(
     memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sleeping_steps: None, quick_leases: None
 ) -> None:
     run_study(new_study("library", executor__store=memory))
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path / "another machine"))
     other = new_study("library", executor__store=memory)
     before = ObjectStore(f"{memory}/library").versions()
-    with pytest.raises(StudyError, match="holds a study 'library' already.*Rename"):
+    with pytest.raises(StudyError, match="contains a study 'library'.*Rename"):
         run_study(other)
     assert ObjectStore(f"{memory}/library").versions() == before
     assert not (other.folder / "data" / "status.json").exists()
-    with pytest.raises(StudyError, match="holds a study 'library' already"):
+    with pytest.raises(StudyError, match="contains a study 'library'"):
         opened(f"{memory}/library")
 
 
@@ -127,42 +127,40 @@ def test_a_study_of_the_same_name_is_not_written_over(
     "s3://key:canary-secret@bucket/folder", "s3://bucket/folder?token=canary-secret", "s3://bucket#canary-secret",
     "simplecache::s3://canary-secret", "bucket/canary-secret", "s3://",
 ])
-def test_a_url_that_holds_a_secret_or_is_none_is_refused_and_not_repeated(url: str, memory: str) -> None:
+def test_invalid_urls_and_urls_with_secrets_are_refused_without_repeating_them(url: str, memory: str) -> None:
     with pytest.raises(ConfigError, match="store (must be a plain URL|is not a URL)") as caught:
         StudyConfig().with_changes({"executor.store": url})
     assert "canary-secret" not in str(caught.value)
     if "://" in url:
-        told = CliRunner().invoke(app, ["run", f"{url}/library"])
-        assert told.exit_code == 1 and "canary-secret" not in told.output + str(told.exception)
+        result = CliRunner().invoke(app, ["run", f"{url}/library"])
+        assert result.exit_code == 1 and "canary-secret" not in result.output + str(result.exception)
 
 
-def test_what_is_wrong_with_a_store_is_one_line_with_its_remedy(
-    bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_store_errors_are_one_line_with_a_remedy(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from s3fs import S3FileSystem
 
-    def told(url: str) -> str:
+    def error_of(url: str) -> str:
         S3FileSystem.clear_instance_cache()  # it remembers address and credentials
         with pytest.raises(StoreError) as caught:
             opened(url)
         assert "\n" not in str(caught.value) and "canary" not in str(caught.value) and caught.value.remedy
         return str(caught.value)
 
-    assert "there is no study there" in told(f"{bucket}/nobody")
-    assert "there is no bucket" in told("s3://nowhere-at-all/studies/library")
-    assert "fsspec knows no nothing://" in told("nothing://bucket/library")
+    assert "there is no study there" in error_of(f"{bucket}/nobody")
+    assert "there is no bucket" in error_of("s3://nowhere-at-all/studies/library")
+    assert "fsspec does not support nothing://" in error_of("nothing://bucket/library")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "s3fs", None)
-        assert "pip install 'assistant-builder[store]'" in told("s3a://bucket/library")
+        assert "pip install 'assistant-builder[store]'" in error_of("s3a://bucket/library")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    assert "no credentials" in told(f"{bucket}/without-any")
+    assert "no credentials" in error_of(f"{bucket}/without-any")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "canary-key-id")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-secret-access-key")
     with socket.socket() as taken:  # bound and not listening
         taken.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
         began = time.monotonic()
-        assert "does not answer" in told("s3://bucket-of-nobody/library")
+        assert "does not answer" in error_of("s3://bucket-of-nobody/library")
         assert time.monotonic() - began < 30

@@ -44,7 +44,7 @@ def test_a_renamed_study_keeps_its_results(home: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "error"), [("taken", StudyError), ("../x", ConfigError), ("", ConfigError)])
-def test_a_name_that_cannot_be_taken_changes_nothing(home: Path, name: str, error: type[Exception]) -> None:
+def test_an_invalid_or_used_name_changes_nothing(home: Path, name: str, error: type[Exception]) -> None:
     study, _ = new_study("mine"), new_study("taken")
     before = everything(home)
     for change in (rename_study, duplicate_study):
@@ -53,12 +53,12 @@ def test_a_name_that_cannot_be_taken_changes_nothing(home: Path, name: str, erro
     assert everything(home) == before
 
 
-def test_its_own_name_is_no_change(home: Path) -> None:
+def test_renaming_to_the_same_name_changes_nothing(home: Path) -> None:
     study = new_study("mine")
     assert rename_study(study, " mine ").folder == study.folder
 
 
-def test_a_duplicate_has_data_and_settings_and_no_results(home: Path) -> None:
+def test_a_duplicate_has_data_and_settings_but_no_results(home: Path) -> None:
     study = finished_study("first")
     study.write_config(study.config.with_changes({"train.rank": 4}))
     copy = duplicate_study(study, "second")
@@ -68,7 +68,7 @@ def test_a_duplicate_has_data_and_settings_and_no_results(home: Path) -> None:
     assert {copy.step(step).state for step in copy.steps} == {"queued"}
 
 
-def test_a_deleted_study_comes_back_whole(home: Path) -> None:
+def test_a_deleted_study_is_restored_completely(home: Path) -> None:
     study = finished_study("dear")
     before = everything(study.folder)
     delete_study(study)
@@ -89,7 +89,7 @@ def test_the_same_name_can_be_deleted_twice(home: Path) -> None:
     assert [deleted.name for deleted in deleted_studies()] == ["again", "again"]
 
 
-def test_what_runs_is_neither_renamed_nor_deleted(home: Path) -> None:
+def test_a_running_study_is_neither_renamed_nor_deleted(home: Path) -> None:
     study = new_study("busy")
     running(study, "train-lora")
     with FileLock(new_study("locked").folder / ".lock"):
@@ -101,7 +101,7 @@ def test_what_runs_is_neither_renamed_nor_deleted(home: Path) -> None:
     assert names() == ["busy", "locked"]
 
 
-def test_the_bin_is_emptied_of_what_is_old(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_deleted_studies_are_purged(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
     monkeypatch.setattr("time.time", lambda: now - (KEPT_DAYS + 1) * 86_400)
     old = delete_study(new_study("old"))
@@ -109,5 +109,5 @@ def test_the_bin_is_emptied_of_what_is_old(home: Path, monkeypatch: pytest.Monke
     delete_study(new_study("new"))
     purge_deleted()
     assert [deleted.name for deleted in deleted_studies()] == ["new"]
-    with pytest.raises(StudyError, match="gone for good"):
+    with pytest.raises(StudyError, match="permanently deleted"):
         restore_study(old)

@@ -1,4 +1,4 @@
-"""The study folder: whole files, honest states, nothing half-made."""
+"""The study folder: creation, atomic writes, records and states."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def study(home: Path) -> Study:
     return Study.create(StudyConfig(name="one"), source)
 
 
-def test_a_study_stands_alone_and_its_name_is_taken(study: Study, home: Path) -> None:
+def test_a_study_is_self_contained_and_its_name_is_unique(study: Study, home: Path) -> None:
     assert study.source is not None and study.source.read_text(encoding="utf-8").endswith("What?,That.\n")
-    with pytest.raises(StudyError, match="exists already"):
+    with pytest.raises(StudyError, match="already exists"):
         Study.create(StudyConfig(name="one"))
     with pytest.raises(StudyError, match="Existing studies: one"):
         Study.open("two")
@@ -51,7 +51,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.json"]
 
 
-def test_only_a_half_written_last_line_is_forgiven(tmp_path: Path) -> None:
+def test_only_an_incomplete_last_line_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     append_jsonl(path, {"text": "a\u2028b"})
     with path.open("a", encoding="utf-8") as file:
@@ -62,7 +62,7 @@ def test_only_a_half_written_last_line_is_forgiven(tmp_path: Path) -> None:
         read_jsonl(path)
 
 
-def test_a_running_step_whose_process_is_gone_is_lost(study: Study) -> None:
+def test_a_running_step_with_a_dead_process_is_lost(study: Study) -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     started = psutil.Process(process.pid).create_time()
     study.write_step(StepRecord("train-lora", "running", pid=process.pid, process_started=started))
@@ -80,28 +80,28 @@ def test_a_running_step_whose_process_is_gone_is_lost(study: Study) -> None:
     assert study.step("evaluate").state == "queued"
 
 
-def test_a_damaged_status_file_is_said(study: Study) -> None:
+def test_a_damaged_status_file_is_reported(study: Study) -> None:
     write_text(study.folder / "data" / "status.json", '{"step": "data", "colour": 3}')
-    with pytest.raises(StudyError, match="another version or damaged"):
+    with pytest.raises(StudyError, match="damaged or of another version"):
         study.step("data")
 
 
 def test_the_state_of_a_study_follows_its_steps(study: Study) -> None:
     assert study.state == "queued"
-    study.write_runner("running")
+    study.write_run_record("running")
     assert study.state == "running" and study.status()["dashboard"] == ""
-    study.write_runner("running", dashboard="http://10.0.0.1:8265")
+    study.write_run_record("running", dashboard="http://10.0.0.1:8265")
     assert study.status()["dashboard"] == "http://10.0.0.1:8265"
     for step in STEPS:
         study.write_step(StepRecord(step, "succeeded", seconds=1.0))
     assert study.state == "succeeded"
     assert study.status()["steps"][0] == {"name": "data", "state": "succeeded", "seconds": 1.0}
     study.delete_step_outputs("report")
-    study.write_runner("failed")
+    study.write_run_record("failed")
     assert study.state == "failed" and study.status()["dashboard"] == ""
 
 
-def test_running_the_data_step_again_never_costs_the_data_file(home: Path) -> None:
+def test_deleting_the_data_step_keeps_the_data_file(home: Path) -> None:
     file = home.parent / "pairs.jsonl"
     file.write_text('{"question": "What?", "answer": "That."}\n', encoding="utf-8")
     study = Study.create(StudyConfig(name="lines"), file)
@@ -112,13 +112,13 @@ def test_running_the_data_step_again_never_costs_the_data_file(home: Path) -> No
     assert study.source is not None and study.source.read_bytes() == file.read_bytes()
 
 
-def test_changes_are_listed_one_by_one() -> None:
+def test_changed_inputs_are_listed() -> None:
     assert changed_inputs({"a": 1, "b": 2, "c": None}, {"a": 1, "b": 3, "d": "x" * 99}) == [
         "b: 2 -> 3", "d: none -> xxxxxxxxxxxx…"
     ]
 
 
-def test_a_step_records_how_it_ended(study: Study) -> None:
+def test_a_step_records_its_result(study: Study) -> None:
     made = study.folder / "made.txt"
     made.write_text("x", encoding="utf-8")
     assert run_as_step(study, "data", lambda: [made]) == 0

@@ -50,7 +50,7 @@ class Scenario:
         if number in self.failing:
             raise ResourceError("memory ran out", remedy="Close other programs")
         if number in self.cancelled:
-            study.write_runner("cancelled")
+            study.write_run_record("cancelled")
             raise Cancelled("cancelled on request")
         with_data(study)
         for arm in study.config.arms:
@@ -66,7 +66,7 @@ class Scenario:
                 })
             on_event(Event(f"train-{arm}", "running", Progress(step, STEPS, "steps")))
             if study.cancel_requested:
-                study.write_runner("cancelled")
+                study.write_run_record("cancelled")
                 raise Cancelled("cancelled on request")
         done(study, f"train-{arm}", 10.0)
 
@@ -88,7 +88,7 @@ def _finish(study: Study, number: int, validation: float, shift: float) -> None:
     cells = {cell: read_json(study.cell_folder(cell) / "scores.json") for cell in there}
     write_json(study.folder / "report.json", {"primary_metric": study.config.eval.primary_metric, "cells": cells})
     done(study, "report", 1.0)
-    study.write_runner("succeeded")
+    study.write_run_record("succeeded")
 
 
 def shifted(samples: Samples, shift: float, number: int) -> Samples:

@@ -23,7 +23,7 @@ def comparisons(scores: np.ndarray, chosen: int) -> list[dict[str, Any]]:
     return rows
 
 
-def test_equal_studies_are_seldom_told_apart_and_choosing_by_the_held_out_would_be_luck() -> None:
+def test_equal_studies_rarely_differ_and_choosing_by_the_held_out_questions_would_be_chance() -> None:
     luck = np.random.default_rng(8)
     wrong, unadjusted, by_heldout = 0, 0, 0
     for _ in range(TRIALS):
@@ -41,7 +41,7 @@ def test_equal_studies_are_seldom_told_apart_and_choosing_by_the_held_out_would_
     (0.2, False, 0.001, "worse"), (-0.2, False, 0.001, "better"), (0.2, True, 0.001, "better"),
     (-0.2, True, 0.001, "worse"), (0.2, False, 0.06, "not told apart"),
 ])
-def test_what_a_comparison_says(delta: float, higher: bool, p_value: float, says: str) -> None:
+def test_outcome_of_a_comparison(delta: float, higher: bool, p_value: float, says: str) -> None:
     row = {"p_value": p_value, "delta": delta, "ci_low": delta - 0.1, "ci_high": delta + 0.1,
            "higher_is_better": higher}
     assert judged([row])[0]["outcome"] == says

@@ -16,9 +16,8 @@ from statsmodels.stats.multitest import multipletests
 
 from assistant_builder.atomic_io import file_hash, read_json, write_json, write_jsonl
 from assistant_builder.errors import Cancelled, ConfigError, DataError, ModelError, StudyError
-from assistant_builder.runner.invalidation import damaged_outputs
+from assistant_builder.runner.invalidation import damaged_outputs, step_inputs
 from assistant_builder.runner.open_study import create_or_update
-from assistant_builder.runner.step_inputs import step_inputs
 from assistant_builder.study import Study, studies_folder
 from assistant_builder.study.steps import StepRecord
 from assistant_builder.sweep import open_sweep, run_sweep
@@ -63,13 +62,13 @@ def test_the_choice_is_by_validation_and_the_others_are_tested_on_the_held_out(s
     assert [row["ci_low"], row["ci_high"]] == same["ci"]
     assert row["delta"] == pytest.approx(rows(record, "heldout")[1]["Q4"] - rows(record, "heldout")[3]["Q4"])
     assert "ranks-3 (train.rank=4), 0.905 nats per token, the lowest of 4 finished studies" in record["sentence"]
-    assert "2 of the 3 others are clearly worse than it; 1 of the 3 others is not to be told" in record["sentence"]
+    assert "2 of the 3 others are clearly worse; 1 of the 3 others is not clearly different" in record["sentence"]
     assert "(Holm over 6 tests)" in record["sentence"] and "may be as good" in record["sentence"]
 
 
 def test_all_others_may_be_worse_and_there_may_be_one_other_only(scenario: Scenario) -> None:
     scenario.heldout = {1: 0.5, 2: 0.3, 4: 0.4}
-    assert "all 3 others are clearly worse than it (Holm" in run_sweep(opened())["sentence"]
+    assert "all 3 others are clearly worse (Holm" in run_sweep(opened())["sentence"]
     pair = run_sweep(opened("train.rank=1,2", name="pair"))
     assert "the other one is clearly worse" in pair["sentence"] and "may be as good" not in pair["sentence"]
 
@@ -78,14 +77,14 @@ def test_one_arm_alone_can_decide(scenario: Scenario) -> None:
     record = run_sweep(opened(arm="qlora"))
     assert {row["cell"] for row in record["comparisons"]} == {"Q4"} and len(record["comparisons"]) == 3
     assert rows(record, "validation_loss")[3] == pytest.approx(0.91)
-    assert "Chosen by QLoRA's validation loss" in record["sentence"] and "(Holm over 3 tests)" in record["sentence"]
+    assert "Selected by QLoRA's validation loss" in record["sentence"] and "(Holm over 3 tests)" in record["sentence"]
 
 
-def test_a_better_one_that_validation_missed_is_told_and_not_chosen(scenario: Scenario) -> None:
+def test_a_better_study_that_validation_missed_is_named_and_not_selected(scenario: Scenario) -> None:
     scenario.heldout = {1: 0.5, 2: -0.3, 4: 0.5}
     record = run_sweep(opened())
     assert record["selected"] == "ranks-3"
-    assert "Validation has missed ranks-2" in record["sentence"] and "flatters it" in record["sentence"]
+    assert "Validation missed ranks-2" in record["sentence"] and "too optimistic" in record["sentence"]
 
 
 def test_studies_share_the_split_and_one_that_does_not_is_out(scenario: Scenario) -> None:
@@ -100,9 +99,9 @@ def test_studies_share_the_split_and_one_that_does_not_is_out(scenario: Scenario
     assert "ranks-4" not in {row["study"] for row in record["comparisons"]}
 
 
-def test_it_carries_on_and_a_failed_study_ends_nothing(scenario: Scenario) -> None:
+def test_it_resumes_and_a_failed_study_does_not_end_it(scenario: Scenario) -> None:
     scenario.failing, scenario.cancelled = {1}, {3}
-    with pytest.raises(Cancelled, match="Run the sweep again"):
+    with pytest.raises(Cancelled, match="Run the same sweep again"):
         run_sweep(opened())
     record = read_json(opened().folder / "sweep.json")
     assert record["state"] == "cancelled" and record["selected"] == "ranks-2"
@@ -120,10 +119,10 @@ def test_all_may_fail(scenario: Scenario) -> None:
     scenario.failing = {1, 2, 3, 4}
     record = run_sweep(opened())
     assert (record["state"], record["selected"], record["comparisons"]) == ("failed", None, [])
-    assert record["sentence"] == "No study has finished, so none is chosen."
+    assert record["sentence"] == "No study has finished, so none is selected."
 
 
-def test_a_hopeless_study_is_stopped_paused_and_left_out(scenario: Scenario) -> None:
+def test_a_hopeless_study_is_stopped_paused_and_not_compared(scenario: Scenario) -> None:
     pytest.importorskip("optuna")
     scenario.validation = {1: 1.0, 2: 0.9, 3: 0.8, 4: 2.0}
     sweep = opened(prune="median")
@@ -160,13 +159,13 @@ def test_what_was_begun_is_not_mixed_with_anything_else(scenario: Scenario, tmp_
     with pytest.raises(StudyError, match="data_sha256"):
         open_sweep(str(other), name="ranks", settings=[RANKS, *FIXED], prune="off")
     (sweep.folder / "sweep.yaml").write_text("version: 7\n")
-    with pytest.raises(StudyError, match="another version or damaged"):
+    with pytest.raises(StudyError, match="another version or is damaged"):
         opened()
 
 
 def test_what_cannot_start_is_refused_and_leaves_nothing(home: Path) -> None:
     new_study("ranks-2")
-    with pytest.raises(StudyError, match=r"1 of its 4 studies' names are taken \(ranks-2\).*--name NEW"):
+    with pytest.raises(StudyError, match=r"1 of the names of its 4 studies are in use \(ranks-2\).*--name NEW"):
         opened()
     for settings, error in ((("train.rank=0,1",), ConfigError), ((RANKS, "model.base=nothing"), ModelError),
                             ((",".join(["train.rank=1", *map(str, range(2, MOST_STUDIES + 2))]),), ConfigError)):
@@ -185,7 +184,7 @@ def test_what_cannot_start_is_refused_and_leaves_nothing(home: Path) -> None:
 
 def test_one_process_runs_a_sweep(scenario: Scenario) -> None:
     sweep = opened()
-    with sweep.held(), pytest.raises(StudyError, match="another process runs this sweep"):
+    with sweep.locked(), pytest.raises(StudyError, match="another process runs this sweep"):
         run_sweep(sweep)
 
 

@@ -42,7 +42,7 @@ def test_commas_within_brackets_and_quotes_do_not_divide() -> None:
         assert [trial.settings[key] for trial in trials(f"{key}={text}")] == ["all-linear", "q_proj,v_proj"]
 
 
-def test_all_problems_are_told_together() -> None:
+def test_all_problems_are_reported_together() -> None:
     said = refused("train.rank=0,8", "train.learning_rate=1e-4,fast", "train.epochs=0")
     assert all(key in said for key in ("train.rank=0", "train.learning_rate='fast'", "train.epochs=0"))
     assert said.count("train.rank=0") == 1
@@ -60,8 +60,8 @@ def test_all_problems_are_told_together() -> None:
     (["train.rank=8", "train.rank=16"], "train.rank is given twice: write --set train.rank=8,16"),
     (["train.rank=8"], "no setting has several values"),
     ([], "no setting has several values"),
-    (["train.rank=8,16,8"], "train.rank=8 comes twice"),
-    (["train.learning_rate=1e-4,0.0001"], "train.learning_rate=0.0001 comes twice"),
+    (["train.rank=8,16,8"], "train.rank=8 is given twice"),
+    (["train.learning_rate=1e-4,0.0001"], "train.learning_rate=0.0001 is given twice"),
     (["train.preset=balanced,custom"], "train.preset=balanced and train.preset=custom are the same study"),
     (["train.batch_size=16,12"], "batch_size (12) must be a multiple"),
     (["eval.cells=Q4,L16"], "brackets or quotes"),

@@ -24,15 +24,15 @@ def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *wo
     return (int(ended.value.code or 0), *capfd.readouterr())
 
 
-def test_it_says_what_it_will_take_then_what_it_found(
+def test_it_prints_the_estimate_and_then_the_results(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pretend(Scenario(validation={2: 0.5}), monkeypatch)
     code, out, _ = call(monkeypatch, capfd, *WORDS, "--prune", "off")
     lines = out.splitlines()
-    assert code == 0 and lines[0].startswith("tool: 2 studies to run, 4 trainings, about ")
+    assert code == 0 and lines[0].startswith("tool: 2 studies to run, 4 trainings, planned at about ")
     assert lines[1:3] == ["tool-1: train.rank=4", "tool-2: train.rank=8"]
-    assert "tool-2 *" in out and "Chosen by the mean validation loss of both arms: tool-2" in out
+    assert "tool-2 *" in out and "Selected by the mean validation loss of both arms: tool-2" in out
     assert lines[-1].startswith("Sweep: ") and lines[-1].endswith("sweep.html")
     code, out, err = call(monkeypatch, capfd, *WORDS, "--json")
     record = json.loads(out)
@@ -40,7 +40,7 @@ def test_it_says_what_it_will_take_then_what_it_found(
     assert call(monkeypatch, capfd, *WORDS)[1].startswith("tool: All 2 studies are done.\n")
 
 
-def test_failed_studies_are_told_after_the_results(
+def test_failed_studies_are_reported_after_the_results(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pretend(Scenario(failing={2}), monkeypatch)
@@ -49,7 +49,7 @@ def test_failed_studies_are_told_after_the_results(
     assert "1 of 2 studies failed (tool-2: memory ran out)" in err and "Run the sweep again" in err
 
 
-def test_a_wrong_call_is_told_in_one_line_and_starts_nothing(
+def test_an_invalid_call_is_reported_in_one_line_and_starts_nothing(
     home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     scenario = pretend(Scenario(), monkeypatch)
@@ -65,7 +65,7 @@ def test_a_wrong_call_is_told_in_one_line_and_starts_nothing(
     assert not (home / "sweeps").exists()
 
 
-def test_without_optuna_it_says_so_and_runs_every_study_whole(
+def test_without_optuna_every_study_runs_to_its_end_with_a_message(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pretend(Scenario(), monkeypatch)

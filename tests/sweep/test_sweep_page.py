@@ -86,4 +86,4 @@ def test_the_table_of_tests_follows_the_studies(record: dict[str, Any]) -> None:
     assert [row[:2] for row in rows] == [[name, arm] for name in ("look-4", "look-1") for arm in arms]
     by_cell = {row["cell"]: row for row in record["comparisons"] if row["study"] == "look-1"}
     assert [float(row[2]) for row in rows[2:]] == pytest.approx([by_cell[c]["delta"] for c in ("L16", "Q4")], abs=5e-4)
-    assert [row[-1] for row in rows] == ["not told apart"] * 2 + ["worse"] * 2
+    assert [row[-1] for row in rows] == ["not clearly different"] * 2 + ["clearly worse"] * 2

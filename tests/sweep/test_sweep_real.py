@@ -86,4 +86,4 @@ def test_two_studies_are_trained_compared_and_kept(home: Path, base: str) -> Non
     assert json.loads(again.stdout) == record
     assert {path: path.stat().st_mtime_ns for path in studies} == studies
     line = cli(*words, "--set", "train.epochs=1", "--json").stderr
-    assert "begun with other settings (train.epochs: 3.0 -> 1.0)" in line and line.count("\n") == 1
+    assert "exists with other settings (train.epochs: 3.0 -> 1.0)" in line and line.count("\n") == 1

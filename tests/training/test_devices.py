@@ -11,7 +11,7 @@ import pytest
 
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.config import TrainConfig
-from assistant_builder.planning.load_architecture import architecture_of
+from assistant_builder.planning.load_architecture import load_architecture
 from assistant_builder.planning.memory import ParallelStrategy, adapted_modules, adapter_parameters
 from assistant_builder.study import Study
 from tests.export.tiny import tiny_base
@@ -225,7 +225,7 @@ def test_a_vision_tower_gets_no_adapters_and_ddp_trains_without_it(tmp_path: Pat
             names = list(adapter.keys())
         assert len(names) == 2 * 7 * 2  # A and B of the seven linear layers of two decoder blocks
         assert not [name for name in names if "vision" in name]
-    architecture = architecture_of(str(base))[1]
+    architecture = load_architecture(str(base))[1]
     planned = sum(adapter_parameters(module, 4) for module in adapted_modules(architecture, TrainConfig(rank=4)))
     assert planned == read_json(study.arm_folder("lora") / "summary.json")["trainable_parameters"]
     assert planned == sum(adapter_parameters(module, 4) for module in adapted_modules(

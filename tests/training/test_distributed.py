@@ -17,8 +17,7 @@ from assistant_builder.atomic_io import file_hash, read_json, read_jsonl
 from assistant_builder.config import StudyConfig
 from assistant_builder.planning.memory import ParallelStrategy
 from assistant_builder.runner.data_steps import prepare_data
-from assistant_builder.runner.step_inputs import step_command
-from assistant_builder.runner.step_process import run_as_step
+from assistant_builder.runner.step_process import run_as_step, step_command
 from assistant_builder.study import Study
 from assistant_builder.training import checkpoints
 from tests.export.tiny import tiny_base

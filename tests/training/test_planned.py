@@ -19,7 +19,7 @@ from assistant_builder.training import train as training_train
 from tests.export.tiny import tiny_base
 from tests.synthetic_study import new_study, with_data
 
-ROOMY = Machine("a node", "cpu", 64 * 10**9, 64 * 10**9, here=True, cores=2, flops=1e11)
+ROOMY = Machine("a node", "cpu", 64 * 10**9, 64 * 10**9, is_local=True, cores=2, flops=1e11)
 FULL = replace(ROOMY, free_bytes=10**8)
 """The same as another process sees it, once the first has loaded the base: nothing fits."""
 
@@ -46,7 +46,7 @@ def test_every_process_uses_the_plan_of_the_first(study: Study, monkeypatch: pyt
     seeing(FULL, monkeypatch)
     training_train.train_in_process(*pickle.loads(pickle.dumps(handed[0])))
     (prepared,) = trained
-    assert not prepared.planned.lora.checkpointing and prepared.planned.lora.held
+    assert not prepared.planned.lora.checkpointing and prepared.planned.lora.dequantized
     assert prepared.planned.machine == ROOMY
     assert prepared.config.train.micro_batch_size == prepared.planned.config.train.micro_batch_size == 8
     assert prepared.spread.devices == 2
@@ -65,7 +65,7 @@ def test_a_training_on_another_device_than_planned_is_refused(
 
 
 def test_gpus_of_which_one_lacks_bfloat16_use_one_dtype(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    new = Machine("a new card", "cuda", 24 * 10**9, 24 * 10**9, here=True)
+    new = Machine("a new card", "cuda", 24 * 10**9, 24 * 10**9, is_local=True)
     old = replace(new, name="an old card", bfloat16=False)
     seeing(replace(new, cards=(new, old)), monkeypatch)
     handed: list[tuple[Any, ...]] = []

@@ -14,8 +14,7 @@ import pytest
 
 from assistant_builder.atomic_io import file_hash, read_json, read_jsonl
 from assistant_builder.runner.data_steps import prepare_data
-from assistant_builder.runner.step_inputs import step_command
-from assistant_builder.runner.step_process import run_as_step
+from assistant_builder.runner.step_process import run_as_step, step_command
 from assistant_builder.study import CHECKPOINT_MARKER, Study
 from assistant_builder.training import checkpoints
 from tests.export.tiny import tiny_base

@@ -13,7 +13,7 @@ from assistant_builder.errors import AssistantBuilderError, Cancelled
 from assistant_builder.runner.backend import Event
 from assistant_builder.runner.open_study import open_or_create
 from assistant_builder.runner.run import run_study
-from assistant_builder.runner.step_inputs import step_command
+from assistant_builder.runner.step_process import step_command
 from assistant_builder.store.object_store import ObjectStore
 from assistant_builder.study import CHECKPOINT_MARKER, Study
 from tests.cluster.conftest import Background, wait_until

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from assistant_builder.data import Message, Pair
-from assistant_builder.models.template_preview import Lengths, Rendered, Segment
+from assistant_builder.models.template_preview import Lengths, RenderedSequence, Segment
 from assistant_builder.ui.data.new_study import AUTOMATIC, UNUSED, column_mapping, mapped_roles
 from assistant_builder.ui.data.preview import inspect_file, with_system
 from assistant_builder.ui.data.row_editor import NOTHING, Held, edited_file, editor_view, left_out_download
@@ -87,7 +87,7 @@ def test_roles_go_to_the_dropdowns_and_back() -> None:
 
 
 def test_what_is_learned_is_marked_by_more_than_colour() -> None:
-    shown = Rendered((Segment("given", "<|s|>", True), Segment("given", HOSTILE), Segment("learned", HOSTILE),
+    shown = RenderedSequence((Segment("given", "<|s|>", True), Segment("given", HOSTILE), Segment("learned", HOSTILE),
                       Segment("cut", HOSTILE)), 700, 9)
     said = prompted_view([Pair(7, (Message("user", "q"), Message("assistant", "a")))], [[shown]], HOSTILE, 512)
     assert "<img" not in said and '<mark class="ab-learned">&lt;img' in said and '<del class="ab-cut">' in said

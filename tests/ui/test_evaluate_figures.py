@@ -259,7 +259,7 @@ def test_the_button_says_what_it_will_do(tab: EvaluateTab, study: Study) -> None
     assert not state.draw(StudyView(study.name))[0]["visible"]
     for step in ("evaluate", "report"):
         study.status_file(step).unlink()
-    study.write_runner("succeeded")
+    study.write_run_record("succeeded")
     bar, start, cancel, *_ = state.draw(StudyView(study.name))
     assert bar["visible"] and start["value"] == "Evaluate now" and not cancel["visible"]
     study.write_step(StepRecord("evaluate", state="failed", error={"what": "no"}))

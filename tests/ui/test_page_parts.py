@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def inputs_of(study: Study, step: str) -> dict[str, Any]:
-    """Stands in for jobs.steps.step_inputs, which needs the base model for training steps."""
+    """Replaces ``invalidation.step_inputs``, which needs the base model for training steps."""
     config = study.config
     return {"data": {"seed": config.data.seed}, "data-embed": {}}.get(step, {"train.rank": config.train.rank})
 
@@ -52,7 +52,7 @@ def made_from(study: Study) -> Study:
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
     calls: list[tuple[str, bool]] = []
-    monkeypatch.setattr("assistant_builder.runner.step_inputs.step_inputs", inputs_of)
+    monkeypatch.setattr("assistant_builder.runner.invalidation.step_inputs", inputs_of)
     monkeypatch.setattr(train_actions, "start_run", lambda name, redo=False, now=False, trust=False: calls.append((name, redo)))
     return calls
 
@@ -191,7 +191,7 @@ def test_a_running_study_is_not_started_twice(started: list[tuple[str, bool]]) -
 
 def test_a_waiting_study_is_not_started_twice_and_can_leave_the_queue(started: list[tuple[str, bool]]) -> None:
     study = new_study()
-    study.write_runner("queued", queued_behind=["rivers"])
+    study.write_run_record("queued", queued_behind=["rivers"])
     with pytest.raises(StudyError, match="waits for its turn"):
         train_actions.go(study, unchanged, replace=False)
     assert not started
@@ -217,7 +217,7 @@ def test_a_start_is_followed_until_its_files_tell(monkeypatch: pytest.MonkeyPatc
     (study.folder / "run.log.txt").write_text("first\nError: no such model. Choose another\n")
     assert train_actions.start_phase(study) == "refused"
     assert train_actions.last_words(study) == "Error: no such model. Choose another"
-    study.write_runner("running")
+    study.write_run_record("running")
     assert train_actions.start_phase(study) == ""
 
 

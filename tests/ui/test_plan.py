@@ -11,8 +11,7 @@ from assistant_builder.atomic_io import append_jsonl, write_json
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.planning.hardware import CARDS
-from assistant_builder.planning.plan import Plan
-from assistant_builder.planning.planner import plan_study
+from assistant_builder.planning.plan import Plan, plan_study
 from assistant_builder.ui.plan.tab import HERE, PlanTab, study_plan
 from assistant_builder.ui.plan.view import PARTS, layer_rows, plan_figure, plan_panel, plan_text, title, write_plan_file
 from assistant_builder.ui.refresh import StudyView
@@ -77,7 +76,7 @@ def test_the_panel_warns_of_embeddings_that_dominate():
 def test_a_study_is_planned_from_its_own_data(home: Path):
     plan = study_plan(with_data(new_study()))
     assert not plan.lengths.assumed and 10 < plan.pairs < 200
-    assert plan.machine.here
+    assert plan.machine.is_local
 
 
 def test_after_five_steps_the_study_s_own_speed_counts(home: Path):

@@ -14,7 +14,7 @@ import pytest
 from assistant_builder.atomic_io import write_json
 from assistant_builder.config import StudyConfig
 from assistant_builder.models.catalog import CATALOG, resolve
-from assistant_builder.planning import planner
+from assistant_builder.planning import plan as planner
 from assistant_builder.planning.hardware import CARDS
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress, StepRecord
@@ -174,7 +174,7 @@ def test_warnings_must_be_overruled_and_errors_cannot(begun: list[tuple[str, boo
 def test_what_is_carried_on_is_not_asked_again(begun: list[tuple[str, bool, bool]]) -> None:
     tab, study = inside_blocks(TrainTab), new_study()
     study.write_step(StepRecord("data", state="cancelled"))
-    study.write_runner("cancelled")
+    study.write_run_record("cancelled")
     assert press_start(tab, study, proceed=False) == "" and begun == [("library", False, False)]
 
 

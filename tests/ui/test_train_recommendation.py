@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from assistant_builder.planning import planner
+from assistant_builder.planning import plan as planner
 from assistant_builder.planning.hardware import CARDS, Machine
 from assistant_builder.study import Study
 from assistant_builder.ui.train.recommended_settings import PLANNED_KEYS, preselect, selected_note, untouched

@@ -58,7 +58,7 @@ def failed_study() -> Study:
     study = with_metrics(with_data(new_study()), "lora", 22)
     error = DataError("memory ran out at step 23", where="arm lora", remedy="Lower train.micro_batch_size").to_record()
     study.write_step(StepRecord("train-lora", state="failed", seconds=80, error=error))
-    study.write_runner("failed")
+    study.write_run_record("failed")
     study.log_file("train-lora").write_text("step 21\rstep 22\nRuntimeError: no memory <b>\n")
     return study
 
@@ -103,7 +103,7 @@ def test_the_strip_tells_state_time_and_progress() -> None:
 def test_an_unfinished_run_says_how_to_carry_on() -> None:
     study = with_data(new_study())
     study.write_step(StepRecord("train-lora", state="running", pid=1, process_started=0.0))
-    study.write_runner("running")
+    study.write_run_record("running")
     study.write_step(StepRecord("train-lora", state="failed", error={"what": "x", "where": "", "remedy": ""}))
     seen = replace(take_snapshot(study), state="lost")
     assert "Carry on" in plain(run_panel(seen, ""))
@@ -114,7 +114,7 @@ def test_an_unfinished_run_says_how_to_carry_on() -> None:
 
 def test_a_waiting_study_says_for_whom() -> None:
     study = new_study()
-    study.write_runner("queued", queued_behind=["rivers", HOSTILE])
+    study.write_run_record("queued", queued_behind=["rivers", HOSTILE])
     seen = take_snapshot(study)
     assert (seen.state, seen.shown_state, seen.busy, seen.running) == ("queued", "waiting", True, False)
     said = run_panel(seen, "")
@@ -131,7 +131,7 @@ def test_a_waiting_study_says_for_whom() -> None:
 def test_a_study_on_a_cluster_links_its_dashboard(url: str, shown: str) -> None:
     study = with_metrics(with_data(new_study()), "lora", 30)
     running(study, "train-lora")
-    study.write_runner("running", dashboard=url)
+    study.write_run_record("running", dashboard=url)
     said = run_panel(take_snapshot(study), "")
     assert shown in said and ("<a " in said) == bool(shown) and "<img" not in said
 
@@ -151,7 +151,7 @@ def test_a_step_on_a_node_of_a_cluster_says_on_which() -> None:
     assert " Node " not in plain(run_panel(take_snapshot(study), ""))
     running(study, "train-lora")
     study.write_step(replace(study.step("train-lora"), node="10.0.0.7 (4f60fd7c)"))
-    Lease(SharedLeaseFile(study.lease_file("train-lora")), "task", "10.0.0.7 (4f60fd7c)").take()
+    Lease(SharedLeaseFile(study.lease_file("train-lora")), "task", "10.0.0.7 (4f60fd7c)").acquire()
     assert "Node 10.0.0.7 (4f60fd7c)" in plain(run_panel(take_snapshot(study), ""))
 
 

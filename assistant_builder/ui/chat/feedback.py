@@ -23,7 +23,7 @@ from assistant_builder.chat.feedback import (
     tally_sentence,
 )
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.models.remote_code import code_to_allow
+from assistant_builder.models.remote_code import code_needing_permission
 from assistant_builder.runner.run import rerender_report
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.view import corrections_list, retrained_note
@@ -242,7 +242,8 @@ class Corrections:
         study = Study.open(name or "")
         plan = plan_retraining(study, read_corrections(study), drop_heldout=heldout == _DROP)
         made = create_retraining_study(study, plan, new or self.proposed(study))
-        if made.config.contacts or code_to_allow(made.config.model) is not None:  # shown, and allowed, on the Train tab
+        if made.config.external_addresses or code_needing_permission(made.config.model) is not None:
+            # shown, and allowed, on the Train tab
             gr.Info(toast("Its settings name other machines, or a model with code of its own: look at them here, and "
                           "press Start."), duration=30, title="A new study is made, and not started")
         else:

@@ -21,8 +21,8 @@ from assistant_builder.data import Dataset, Findings, Message, Pair, Split, chec
 from assistant_builder.data.edit import cell_text
 from assistant_builder.data.load import read_table
 from assistant_builder.errors import DataError, ModelError
-from assistant_builder.models.template_preview import Lengths, model_at_hand
-from assistant_builder.models.template_process import LimitedPrompter, PromptProcess
+from assistant_builder.models.template_preview import Lengths, local_model_folder
+from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.study import Study
 from assistant_builder.ui.data.view import lengths_view, plain_view, prompted_view
 from assistant_builder.ui.html import Markup, error_callout
@@ -169,12 +169,12 @@ def seen_by_model(
         return Markup(""), Markup("")
     if first is None:
         first = [with_system(pair, config.data.system) for pair in findings.usable[:rows]]
-    folder = model_at_hand(config.model)
+    folder = local_model_folder(config.model)
     if folder is None:
         return plain_view(first, config.model.base), Markup("")
     try:
         limit, seen = config.train.max_length, _stamp(folder)
-        rendered = LimitedPrompter(_process(str(folder), seen), day).render(first, limit)
+        rendered = LimitedChatTokenizer(_process(str(folder), seen), day).render(first, limit)
         columns = tuple(config.data.columns.items())
         lengths = _lengths(str(path), stamp([path]), columns, config.data.system, config.model, limit, seen, day)
     except ModelError as error:
@@ -192,14 +192,14 @@ def with_system(pair: Pair, system: str | None) -> Pair:
     return replace(pair, messages=(Message("system", system), *pair.messages))
 
 
-_processes: OrderedDict[tuple[str, str], PromptProcess] = OrderedDict()
+_processes: OrderedDict[tuple[str, str], TemplateProcess] = OrderedDict()
 _processes_lock = threading.Lock()
 
 
-def _process(folder: str, seen: str) -> PromptProcess:
+def _process(folder: str, seen: str) -> TemplateProcess:
     """The process that renders and tokenizes for a base model; ``seen`` is the stamp of its files."""
     with _processes_lock:
-        process = _processes.pop((folder, seen), None) or PromptProcess(Path(folder), idle_seconds=_IDLE_SECONDS)
+        process = _processes.pop((folder, seen), None) or TemplateProcess(Path(folder), idle_seconds=_IDLE_SECONDS)
         _processes[folder, seen] = process
         while len(_processes) > _MOST_PROCESSES:
             _processes.popitem(last=False)[1].close()
@@ -217,7 +217,7 @@ def _lengths(
 ) -> Lengths:
     """``seen`` is the stamp of the data file, ``model_seen`` that of the model's files."""
     findings = inspect_file(Path(path), dict(columns)).findings
-    folder = model_at_hand(model)
+    folder = local_model_folder(model)
     assert findings is not None and folder is not None  # the caller has looked
-    prompter = LimitedPrompter(_process(str(folder), model_seen), day)
+    prompter = LimitedChatTokenizer(_process(str(folder), model_seen), day)
     return prompter.measure([with_system(pair, system) for pair in findings.usable], limit)

@@ -15,7 +15,7 @@ from typing import Any
 from markupsafe import Markup
 
 from assistant_builder.data import Pair, RejectedRow
-from assistant_builder.models.template_preview import Lengths, Rendered, Segment
+from assistant_builder.models.template_preview import Lengths, RenderedSequence, Segment
 from assistant_builder.ui.html import Tone, callout, card, cut, error_callout, fold, items, join, table, tiles
 from assistant_builder.ui.settings_form import MAPPING_TITLE, ROLE_TITLES, page_words
 from evals.report.format import count, percent
@@ -266,7 +266,7 @@ _STEPS = (1, 2, 2.5, 5, 10)
 _TURNS = {"system": "System prompt", "user": "Question", "assistant": "Answer"}
 
 
-def prompted_view(pairs: Sequence[Pair], rendered: Sequence[Sequence[Rendered]], model: str, max_length: int) -> Markup:
+def prompted_view(pairs: Sequence[Pair], rendered: Sequence[Sequence[RenderedSequence]], model: str, max_length: int) -> Markup:
     """The first rows as the model is trained on them.
 
     Args:
@@ -296,7 +296,7 @@ def _legend(any_cut: bool) -> Markup:
     return Markup('<ul class="ab-legend" aria-label="Legend">{}</ul>').format(join(entries))
 
 
-def _row(pair: Pair, sequence: Rendered, max_length: int) -> Markup:
+def _row(pair: Pair, sequence: RenderedSequence, max_length: int) -> Markup:
     facts = f"{count(sequence.tokens)} tokens, {count(sequence.learned)} of them learned"
     if sequence.tokens > max_length:
         facts += f", cut after {count(max_length)}"

@@ -12,8 +12,7 @@ from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.planning.advice import advise
 from assistant_builder.planning.hardware import CARDS, Machine, parse_memory, this_machine
 from assistant_builder.planning.memory_check import measured_seconds
-from assistant_builder.planning.plan import Plan
-from assistant_builder.planning.planner import plan_study
+from assistant_builder.planning.plan import Plan, plan_study
 from assistant_builder.study import Study
 from assistant_builder.ui.html import Markup, error_callout
 from assistant_builder.ui.plan.view import plan_figure, plan_panel, verdict
@@ -138,7 +137,7 @@ def study_plan(study: Study, machine: str = HERE, memory: str = "", price: str =
         known = found.train
         lengths = lengths_of(found, config)
     plan = plan_study(config, _count(pairs) or known, lengths, where)
-    if not where.here or _count(pairs) or not isinstance(found, Planned):
+    if not where.is_local or _count(pairs) or not isinstance(found, Planned):
         return plan
     told = {arm: measured_seconds(study.arm_folder(arm)) for arm in config.arms}
     return replace(plan, measured={arm: seconds for arm, seconds in told.items() if seconds is not None})

@@ -16,10 +16,9 @@ from markupsafe import Markup
 from assistant_builder.arms import LORA, QLORA, css_variables, label
 from assistant_builder.atomic_io import write_text
 from assistant_builder.errors import ConfigError
-from assistant_builder.planning.advice import Advice, advise, warnings
+from assistant_builder.planning.advice import Advice, advise, card_comparison, warnings
 from assistant_builder.planning.memory import FULL_TUNING, Method
 from assistant_builder.planning.plan import Fit, MethodPlan, Plan
-from assistant_builder.planning.planner import card_comparison
 from assistant_builder.ui.html import Tone, arm_chip, arm_styles, callout, card, fold, items, join, table
 from evals.report.format import count, duration, money, plural, size
 
@@ -153,10 +152,10 @@ def assumptions(plan: Plan) -> str:
     data = (f"{plural(plan.pairs, 'pair')} of {lengths.mean:,.0f} tokens on average, the longest {batch.length:,}, "
             f"{batch.rows} at once, rank {plan.config.train.rank}, {plan.compute_dtype} arithmetic.")
     guessed = " Lengths are assumed, as no data is known." if lengths.assumed else ""
-    runs = plan.experience.runs
-    if not plan.machine.here and not plan.machine.flops:
+    runs = plan.measured_runs.runs
+    if not plan.machine.is_local and not plan.machine.flops:
         learnt = " Only the memory of this GPU is known, so its time is not: name a card of the catalog for that."
-    elif not plan.machine.here:
+    elif not plan.machine.is_local:
         learnt = " Speed: the share of the card's peak that such trainers reach; prices are list prices, change them."
     elif plan.measured:
         learnt = " Time is extrapolated from the steps this study has made."
@@ -177,7 +176,7 @@ def cards_table(plan: Plan, compared: Mapping[str, Any]) -> Markup:
 
     Args:
         plan: The plan.
-        compared: See :func:`~assistant_builder.planning.planner.card_comparison`.
+        compared: See :func:`~assistant_builder.planning.advice.card_comparison`.
     """
     cheapest = min(compared["price_of_hour"].values())
     rows = [
@@ -257,7 +256,7 @@ def plan_figure(plan: Plan) -> Figure:
                               xshift=6)
     figure.add_vline(
         x=plan.memory_bytes / 1e9, line={"color": _LINE, "width": 2, "dash": "dash"},
-        annotation={"text": f"{size(plan.memory_bytes)} {'free' if plan.machine.here else 'of memory'}",
+        annotation={"text": f"{size(plan.memory_bytes)} {'free' if plan.machine.is_local else 'of memory'}",
                     "font": {"color": _LINE}}, annotation_position="top",
     )
     top = max(*peaks, plan.memory_bytes) / 1e9

@@ -109,7 +109,7 @@ def stale_changes(study: Study) -> list[str]:
 
     Steps that failed or were cancelled do not count: they are run with the settings as they are.
     """
-    from assistant_builder.runner.step_inputs import step_inputs
+    from assistant_builder.runner.invalidation import step_inputs
 
     for step in study.steps:
         record = study.step(step)
@@ -123,7 +123,7 @@ def stale_changes(study: Study) -> list[str]:
 
 def others_before(study: Study) -> list[str]:
     """The studies that run or wait now and that a start of this one would come after."""
-    from assistant_builder.runner.queue import active_tickets
+    from assistant_builder.runner.local_runner import active_tickets
 
     return [ticket.study.name for ticket in active_tickets() if ticket.study != study.folder]
 

@@ -19,8 +19,7 @@ from assistant_builder.models.catalog import ModelRef, resolve
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.planning.hardware import this_machine
 from assistant_builder.planning.memory_check import refusal
-from assistant_builder.planning.plan import Lengths, Plan
-from assistant_builder.planning.planner import plan_study
+from assistant_builder.planning.plan import Lengths, Plan, plan_study
 from assistant_builder.study import Study
 from assistant_builder.training.schedule import total_steps
 from assistant_builder.ui.data.preview import inspect_file, preview_split

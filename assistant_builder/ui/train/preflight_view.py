@@ -63,10 +63,10 @@ def readiness_card(seen: Readiness, *, before: Sequence[str] = (), again: bool =
 
 def contacts_note(config: StudyConfig) -> Markup:
     """Which addresses a run contacts, by the settings that name them; empty where it contacts none."""
-    if not config.contacts:
+    if not config.external_addresses:
         return Markup("")
     titles = study_options()
-    sent = "; ".join(f"it {what} ({titles[key].title})" for key, what in config.contacts.items())
+    sent = "; ".join(f"it {what} ({titles[key].title})" for key, what in config.external_addresses.items())
     return callout("info", "A run of this study contacts other machines", f"{sent[:1].upper()}{sent[1:]}.")
 
 
@@ -112,7 +112,7 @@ def _alone(config: StudyConfig) -> Markup:
 def _basis(seen: Readiness) -> Markup:
     if seen.plan is None or seen.training_seconds is None:
         return Markup("")
-    known = seen.plan.experience.flops(seen.plan.machine, seen.config.arms[0]) is not None
+    known = seen.plan.measured_runs.flops(seen.plan.machine, seen.config.arms[0]) is not None
     basis = (
         "Time as learnt from the trainings that this machine has finished." if known
         else "Time is rough: no training with a model of this size has finished on this machine yet, so it is reckoned "

@@ -77,7 +77,7 @@ def preselect(study: Study, config: StudyConfig | None = None) -> Preselection |
 
 def untouched(study: Study) -> bool:
     """Whether no step of a study has begun, so that its settings are still to be chosen."""
-    return study.runner() is None and all(study.step(step).state == "queued" for step in study.steps)
+    return study.run_record() is None and all(study.step(step).state == "queued" for step in study.steps)
 
 
 def selected_note(seen: Preselection, now: StudyConfig) -> Markup:

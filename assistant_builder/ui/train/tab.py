@@ -12,7 +12,7 @@ from gradio.components import Component
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, ConfigError
-from assistant_builder.models.remote_code import allow_code, code_to_allow, is_allowed
+from assistant_builder.models.remote_code import allow_code, code_needing_permission, is_allowed
 from assistant_builder.study import Study
 from assistant_builder.ui.html import Markup, callout, card, error_callout
 from assistant_builder.ui.plots import loss_figure
@@ -160,7 +160,7 @@ class TrainTab:
     ) -> list[Any]:
         source = study.config.data.source or (study.source.name if study.source else "")
         shown, asks = "", False
-        code = code_to_allow(config.model)
+        code = code_needing_permission(config.model)
         ticked = trust and code is not None and is_allowed(code.source)  # else it was ticked for another model
         if _worth_showing(study, redo):
             seen = assess(study, config)
@@ -209,7 +209,7 @@ class TrainTab:
         if trust and name:
             with contextlib.suppress(AssistantBuilderError):  # said by what follows
                 model = self.form.read(shown, Study.open(name).config).model
-                if code_to_allow(model) is not None:
+                if code_needing_permission(model) is not None:
                     allow_code(model)
         return self._changed(name, redo, now, trust, *shown)
 
@@ -238,7 +238,7 @@ class TrainTab:
         except ConfigError as error:
             return [callout("bad", "These settings do not fit", error.what, "Correct them and press again."),
                     gr.skip(), gr.skip()]
-        code = code_to_allow(config.model)
+        code = code_needing_permission(config.model)
         if code is not None and not (trust and is_allowed(code.source)):
             return [callout("bad", "Nothing was started", f"The base model runs Python code of its own: {code}.",
                             "Read that code; to run it, tick the box that names it and press again."),

@@ -1,4 +1,4 @@
-"""What lm-eval calls to get the retention questions; needs nothing of this project but the file beside it."""
+"""Loads the retention questions for lm-eval; depends only on the file ``questions.jsonl`` in this folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def documents(**metadata: object) -> dict[str, datasets.Dataset]:
     """The questions as a dataset of one split, ``test``.
 
     Args:
-        metadata: What lm-eval hands over from the task's file and the command line; not used.
+        metadata: Metadata that lm-eval passes; not used.
     """
     import datasets
 

@@ -50,7 +50,7 @@ def test_what_fails_for_good_is_counted_and_asked_again_next_time(home: Path) ->
         record = run(study, server.url)
         assert (record["wins"], record["losses"], record["ties"], record["failures"]) == (9, 9, 10, 2)
         orders = lines_of(study)["9"]["orders"]
-        assert [order["error"] for order in orders] == ["HTTP 503", "not asked, because the other order had failed"]
+        assert [order["error"] for order in orders] == ["HTTP 503", "skipped, because the other order failed"]
         broken.clear()
         before = len(server.asked)
         assert run(study, server.url)["failures"] == 0
@@ -87,7 +87,7 @@ def test_an_endpoint_that_only_hangs_is_given_up(home: Path) -> None:
 def test_an_endpoint_that_goes_away_keeps_what_it_said(home: Path) -> None:
     study, calls = make_study(60), itertools.count()
     with judge_server(lambda texts: honest(texts) if next(calls) < 20 else (500, b"")) as server:
-        with pytest.raises(EvaluationError, match="running again carries on"):
+        with pytest.raises(EvaluationError, match="another run continues from here"):
             run(study, server.url)
         said = [line for line in lines_of(study).values() if line["orders"] and line["outcome"] != "failed"]
         assert len(said) >= 8
@@ -135,7 +135,7 @@ def test_answers_must_be_there(home: Path) -> None:
 # --- secrets ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_key_is_sent_and_told_to_no_one(
+def test_the_key_is_sent_and_appears_nowhere(
     home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ASSISTANT_BUILDER_JUDGE_KEY", f" {KEY}\n")

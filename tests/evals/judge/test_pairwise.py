@@ -142,7 +142,7 @@ def test_a_cancel_does_not_wait_for_a_silent_server(home: Path) -> None:
         timer.join()
 
 
-def test_another_judge_or_other_answers_are_asked_anew(home: Path) -> None:
+def test_another_judge_or_other_answers_are_judged_again(home: Path) -> None:
     study = make_study(6)
     with judge_server() as server:
         run(study, server.url)

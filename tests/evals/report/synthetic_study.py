@@ -47,7 +47,7 @@ class Recipe:
 
     ``harm`` is the mean of Q4's loss minus L16's in nats a token; ``flips`` the share of answers QLoRA gets wrong
     that LoRA gets right. Cells in ``forced`` are scored on the reference answers only.
-    ``beside`` adds what evaluation leaves beside the cells (:mod:`tests.measured_study`); without it the folder is one of a
+    ``beside`` adds further measurements (:mod:`tests.measured_study`); without it the folder is one of a
     version that had none of that.
     """
 

@@ -72,12 +72,12 @@ def test_a_rebuilt_report_is_the_same(study: Study) -> None:
 
 
 @pytest.mark.parametrize(("recipe", "outcome", "words"), [
-    (Recipe(flips=0.0), "no worse", "cost nothing we could call worse"),
-    (Recipe(harm=0.015, harm_noise=0.02, flips=0.0), "no worse", "measurably worse, and within the 0.03 you allowed"),
-    (Recipe(harm=-0.05, harm_noise=0.05, flips=0.0), "no worse", "it came out ahead"),
+    (Recipe(flips=0.0), "no worse", "4-bit is no worse"),
+    (Recipe(harm=0.015, harm_noise=0.02, flips=0.0), "no worse", "measurably worse, but within the 0.03 you allowed"),
+    (Recipe(harm=-0.05, harm_noise=0.05, flips=0.0), "no worse", "it is better"),
     (Recipe(harm=0.09), "worse", "all of it beyond the 0.03 you allowed"),
-    (Recipe(harm=0.03, harm_noise=0.02), "worse", "it may be more than the 0.03 you allowed"),
-    (Recipe(harm=0.02, harm_noise=0.5), "inconclusive", "it cannot be told"),
+    (Recipe(harm=0.03, harm_noise=0.02), "worse", "the harm may exceed the 0.03 you allowed"),
+    (Recipe(harm=0.02, harm_noise=0.5), "inconclusive", "the result is inconclusive"),
 ])
 def test_verdict_in_words(recipe: Recipe, outcome: str, words: str) -> None:
     report = build_report(write_study(recipe))
@@ -148,9 +148,9 @@ def test_less_than_everything_still_makes_a_report(recipe: Recipe) -> None:
             (study.arm_folder(arm) / file).unlink()
     path = write_report(study)
     page, text = path.read_text(), (study.folder / "report.md").read_text()
-    for said in ("no provenance record", "no curves", "time and memory are not known", "this cannot be shown"):
+    for said in ("no provenance record", "no curves", "time and memory are unknown", "this cannot be shown"):
         assert said in page
-    assert "time and memory are not known" in text
+    assert "time and memory are unknown" in text
 
 
 def test_a_metric_that_only_some_items_carry(study: Study) -> None:
@@ -165,7 +165,7 @@ def test_a_metric_that_only_some_items_carry(study: Study) -> None:
         figures = [report["cells"][row[role]]["metrics"][row["metric"]] for role in ("candidate", "baseline")]
         assert row["delta"] == pytest.approx(figures[0] - figures[1], abs=1e-12)
     assert contrast(report, "Q4-L16", "exact_match")["n"] == 200
-    assert any("Exact match is figured on 200 of 208" in entry["text"] for entry in report["warnings"])
+    assert any("Exact match is computed on 200 of 208" in entry["text"] for entry in report["warnings"])
 
 
 def test_rounding_beyond_a_metrics_bounds_is_taken_back(study: Study) -> None:
@@ -176,7 +176,7 @@ def test_rounding_beyond_a_metrics_bounds_is_taken_back(study: Study) -> None:
     assert build_report(study)["cells"]["Q4"]["metrics"]["similarity"] <= 1
 
 
-def test_power_says_what_could_be_seen(study: Study) -> None:
+def test_power_reports_the_detectable_difference(study: Study) -> None:
     loss, exact = build_report(study)["power"]
     row = contrast(build_report(study), "Q4-L16", "nll_per_token")
     assert loss["detectable"] == pytest.approx(2.8016 * (row["ci_high"] - row["ci_low"]) / 2 / 1.96, rel=1e-3)

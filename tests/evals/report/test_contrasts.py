@@ -106,9 +106,9 @@ def test_exports_are_judged_by_the_rule_of_the_verdict(full: Study) -> None:
     assert rows["Q4"]["lost_share"] is None
 
 
-def test_what_an_export_loses_is_told_as_a_share_of_what_tuning_gained() -> None:
-    told = [share_lost({"lost_share": share}) for share in (None, 0.02, 0.6, 1.2)]
-    assert told == ["some", "some", "most of what tuning gained", "all that tuning gained"]
+def test_export_loss_is_reported_as_a_share_of_the_gain_from_tuning() -> None:
+    texts = [share_lost({"lost_share": share}) for share in (None, 0.02, 0.6, 1.2)]
+    assert texts == ["some quality", "some quality", "most of what tuning gained", "all that tuning gained"]
     right = build_report(write_study(full_recipe(
         forced=(), settings={"eval.primary_metric": "exact_match", "eval.margin": 0.02})))
     share = {name: cell["metrics"]["exact_match"] for name, cell in right["cells"].items()}
@@ -162,7 +162,7 @@ def test_cost_and_time_of_every_run() -> None:
     assert resources["lora"]["cost"] is None and resources["qlora"]["train_seconds_all"] == [133.9]
 
 
-def test_what_the_plan_could_have_said_stands_beside_what_was_seen(study: Study) -> None:
+def test_planned_power_is_compared_with_the_measured_assumptions(study: Study) -> None:
     report = build_report(study)
     loss, exact = report["power"]
     sizes = np.array([25 // 5] * 40 + [1] * 8)
@@ -174,7 +174,7 @@ def test_what_the_plan_could_have_said_stands_beside_what_was_seen(study: Study)
     assert exact["seen"]["flip_rate"] == pytest.approx(flipped / 208) and 0 <= exact["seen"]["icc"] <= 1
     exact["seen"]["icc"] = 0.31
     said = f"In the run {100 * flipped / 208:.1f}% flipped"
-    assert f"{said}, and flips within a cluster were alike with an intraclass correlation of 0.31 (taken: 0.50)." in (
+    assert f"{said}, and flips within a cluster had an intraclass correlation of 0.31 (assumed: 0.50)." in (
         planned_sentence(report))
     exact["planned"]["clusters"] = exact["planned"]["items"]
     assert planned_sentence(report).endswith(f"{said}.")

@@ -44,13 +44,13 @@ def test_twins(study: Study) -> None:
     assert twins["same"]["train.rank"] == 16
 
 
-def test_groups_that_are_no_clusters_are_told_of() -> None:
+def test_groups_without_clusters_give_a_warning() -> None:
     def told(**changes: bool) -> list[str]:
         report = build_report(write_study(Recipe(name=f"clustered-{changes['clustered']}".lower(), **changes)))
         return [entry["text"] for entry in report["warnings"] if entry["code"] == "groups_are_no_clusters"]
 
     (text,) = told(clustered=False)  # 208 questions of 48 groups
-    assert text.startswith("The 208 questions kept aside come from 48 groups (column group) and are taken as")
+    assert text.startswith("The 208 held-out questions come from 48 groups (column group) and count as independent")
     assert told(clustered=True) == []
 
 
@@ -80,10 +80,10 @@ def test_the_plan_is_graded_with_a_signed_error(study: Study) -> None:
     peak = rows["LoRA (16-bit)", "Peak memory in training"]
     assert (peak["predicted"], peak["measured"], peak["error"]) == ("2.6 GB", "2.95 GB", "\N{MINUS SIGN}11.9%")
     assert rows["QLoRA (4-bit)", "Adapter"]["error"] == "0.0%"
-    assert "What the plan said" in render_html(report) and "What the plan said" in render_markdown(report)
+    assert "Plan and measurement" in render_html(report) and "Plan and measurement" in render_markdown(report)
     for record in report["resources"].values():
         del record["predicted"]
-    assert graded_rows(report) == [] and "What the plan said" not in render_html(report)
+    assert graded_rows(report) == [] and "Plan and measurement" not in render_html(report)
 
 
 def test_a_step_logged_twice_counts_once(study: Study) -> None:
@@ -130,7 +130,7 @@ def test_words_are_aligned_in_any_script(first: str, second: str, found: list[tu
     assert word_diff(first, second) == found
 
 
-def test_what_belongs_to_a_character_is_not_parted_from_it() -> None:
+def test_combining_characters_stay_with_their_base_character() -> None:
     assert pieces("cafe\u0301!  👩‍🔬👍🏽") == ["cafe\u0301", "!", "  ", "👩‍🔬", "👍🏽"]
     assert pieces("हिन्दी") == ["हिन्दी"]
 

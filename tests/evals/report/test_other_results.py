@@ -44,7 +44,7 @@ def test_fidelity_is_the_files_with_labels(full: Study) -> None:
     assert [{key: pair[key] for key in pair if key != "label"} for pair in fidelity["pairs"]] == wanted
     assert all(pair["label"] for pair in fidelity["pairs"])
     assert "by 0.0470 nats on average (median 0.0103, 99th percentile 0.5170)" in fidelity["sentence"]
-    assert "it is 0.0690 nats" in fidelity["sentence"] and "the same at 93.8% of the places" in fidelity["sentence"]
+    assert "it is 0.0690 nats" in fidelity["sentence"] and "the same at 93.8% of the positions" in fidelity["sentence"]
 
 
 def test_fidelity_that_was_skipped_or_is_off(full: Study) -> None:
@@ -92,7 +92,8 @@ def test_noise_floor_counts_what_other_batches_change(full: Study) -> None:
     losses = {cell: sum(s["nll"] for s in found) / sum(s["tokens"] for s in found) for cell, found in again.items()}
     assert floor["delta"] == pytest.approx(losses["Q4"] - losses["L16"], abs=1e-12)
     assert floor["verdict"] == "no worse"
-    assert "in batches of 7" in floor["sentence"] and "of 208 items for 16-bit LoRA" in floor["sentence"]
+    assert "with batch size 7" in floor["sentence"]
+    assert "of 208 items right or wrong for 16-bit LoRA" in floor["sentence"]
     full.write_config(full.config.with_changes({"eval.noise_floor": False}))
     assert build_report(full)["flips"]["noise_floor"] is None
 
@@ -168,10 +169,10 @@ def test_only_documents_of_every_cell_are_compared(full: Study) -> None:
         assert abs(row["delta"] - (task["cells"][row["candidate"]] - task["cells"][row["baseline"]])) <= 1e-12
 
 
-def test_a_task_without_numbers_says_why(full: Study) -> None:
+def test_a_task_without_numbers_has_an_error(full: Study) -> None:
     task = build_report(with_failed_task(full))["tasks"]["arc_easy"]
     assert (task["items"], task["cells"], task["contrasts"]) == (0, {}, [])
-    assert task["sentence"] == "arc_easy cannot be shown: none of its scores is a number for each document."
+    assert task["sentence"] == "arc_easy cannot be shown: it has no score that is a number for each document."
 
 
 # reliability
@@ -247,7 +248,7 @@ def test_spread_over_seeds(full: Study) -> None:
         assert spread[cell] == pytest.approx({
             "mean": np.mean(values), "sd": np.std(values, ddof=1), "min": min(values), "max": max(values)})
     assert spread["within_arm_sd"] == pytest.approx(math.hypot(spread["L16"]["sd"], spread["Q4"]["sd"]) / math.sqrt(2))
-    assert "smaller than what another seed changes inside an arm" in seeds["sentence"]
+    assert "smaller than the effect of another seed within an arm" in seeds["sentence"]
     assert "Every seed gives the same verdict: no worse." in seeds["sentence"]
 
 
@@ -255,16 +256,16 @@ def test_a_difference_larger_than_the_spread_is_called_larger() -> None:
     study = write_study(Recipe(harm=0.1, seeds=3))
     with_seeds(study, 3, move=lambda run, cell: 0.001 * run)
     report = build_report(study)
-    assert "larger than what another seed changes inside an arm" in report["seeds"]["sentence"]
+    assert "larger than the effect of another seed within an arm" in report["seeds"]["sentence"]
     assert report["seeds"]["sentence"] in report["summary"]
 
 
-def test_one_seed_says_what_is_missing_and_how_to_get_it(study: Study) -> None:
+def test_one_seed_has_a_sentence_with_the_limitation_and_the_remedy(study: Study) -> None:
     report = build_report(study)
     seeds = report["seeds"]
     assert (seeds["count"], seeds["spread"], len(seeds["runs"])) == (1, None, 1)
     assert seeds["runs"][0]["delta"] == report["verdict"]["delta"] and seeds["runs"][0]["ci"] == report["verdict"]["ci"]
-    assert "leave out how much the training itself varies" in seeds["sentence"]
+    assert "not the variation of training" in seeds["sentence"]
     assert "seeds: 3 in study.yaml" in seeds["sentence"] and "--set seeds=3" in seeds["sentence"]
     assert any(entry["text"] == seeds["sentence"] for entry in report["warnings"])
 
@@ -283,7 +284,7 @@ def test_the_judges_preference(full: Study) -> None:
     result = paired_comparison([1 - p for p in points], points, clusters=clusters, bounds=(0, 1))
     assert judge["ci"] == pytest.approx([0.5 + result.ci_low / 2, 0.5 + result.ci_high / 2])
     assert judge["p_value"] == result.p_value
-    assert f"QLoRA preferred on {judge['wins']}, 16-bit LoRA on {judge['losses']}" in judge["sentence"]
+    assert f"preferred QLoRA on {judge['wins']} and 16-bit LoRA on {judge['losses']}" in judge["sentence"]
 
 
 def test_without_clusters_the_judge_is_tested_by_the_sign_test() -> None:
@@ -335,7 +336,7 @@ def test_votes_come_into_the_report_afterwards_without_making_the_study_look_cha
     report = read_json(study.folder / "report.json")
     assert report["votes"] is None
     for said in (render_html(report), render_markdown(report)):
-        assert "Nobody has voted" in said
+        assert "There are no votes yet" in said
     inputs = {"anything": "as it was"}
     study.write_step(StepRecord("report", state="succeeded", inputs=inputs))
     assert not report_lacks_votes(study)

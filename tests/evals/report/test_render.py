@@ -101,7 +101,7 @@ def test_both_answers_and_the_reference_are_on_the_page(study: Study) -> None:
         assert shown in text
     assert report["sentence"] in text
     assert report["provenance"]["base_model"]["sha256"] in text
-    assert "8 further ones are not on this page" in text
+    assert "8 more are not on this page" in text
 
 
 @pytest.mark.parametrize("render", [render_html, render_markdown])

@@ -65,9 +65,9 @@ def test_fidelity(render: Render, rich: Report) -> None:
 
 
 @both
-def test_flips_stand_beside_the_noise_floor(render: Render, rich: Report) -> None:
+def test_flips_are_listed_with_the_noise_floor(render: Render, rich: Report) -> None:
     text = shown(render, rich)
-    for said in ("LoRA (16-bit) against itself", "L16, scored 32 and 7 at a time", "0.0081", "0.0123",
+    for said in ("LoRA (16-bit) against itself", "L16, scored with batch sizes 32 and 7", "0.0081", "0.0123",
                  "Another batch size alone changes 5 of 208 answers."):
         assert said in text
     assert text.index("QLoRA against LoRA") < text.index("LoRA (16-bit) against itself") < text.index("Fidelity:")
@@ -78,7 +78,7 @@ def test_flips_stand_beside_the_noise_floor(render: Render, rich: Report) -> Non
 @both
 def test_worst_items(render: Render, rich: Report) -> None:
     text = shown(render, rich)
-    assert "+7.25 nats over 14 tokens, +0.518 a token" in text and "0.3100" in text
+    assert "+7.25 nats over 14 tokens, +0.518 per token" in text and "0.3100" in text
     assert len(re.findall(r"nats over 14 tokens", text)) == 10
     assert "Which lamp? The red lamp." in text and "Which lamp? The green lamp." in text
 
@@ -110,7 +110,7 @@ def test_seeds(render: Render, rich: Report) -> None:
 
 
 @both
-def test_one_seed_says_what_is_missing(render: Render, rich: Report) -> None:
+def test_one_seed_has_the_sentence_for_a_single_training(render: Render, rich: Report) -> None:
     rich["seeds"] |= {"count": 1, "spread": None, "runs": rich["seeds"]["runs"][:1], "sentence": "Train more seeds."}
     text = shown(render, rich)
     assert "Train more seeds." in text and "Mean of the runs" not in text
@@ -132,13 +132,13 @@ def test_sources(render: Render, rich: Report) -> None:
         assert said in text
     for row in rich["exports"]:
         assert row["how"] in text
-    for said in ("+0.051", "+0.034 to +0.068", "no, it loses some", "cannot be told", "269 MB", "64.0%", "0.951",
+    for said in ("+0.051", "+0.034 to +0.068", "no, it loses some quality", "inconclusive", "269 MB", "64.0%", "0.951",
                  "margin of 0.03 nats per token"):
         assert said in text
 
 
 @both
-def test_untuned_baselines_stand_beside_the_cells(render: Render, rich: Report) -> None:
+def test_untuned_baselines_are_listed_with_the_cells(render: Render, rich: Report) -> None:
     text = shown(render, rich)
     for said in ("the nearest training answer", "61.2", "1.654", "5.23", "LoRA does not beat copying.",
                  "−0.810 to −0.690"):

@@ -84,7 +84,7 @@ def test_the_report_of_both_arms_does_not_mention_the_choice():
 @pytest.mark.parametrize(("place", "words"), [
     ("here", "fits this machine"), ("H200 141 GB", "one with one H200 141 GB"), ("", "executor.spread=fsdp"),
 ])
-def test_the_action_says_where_the_twin_can_be_trained(place: str, words: str, monkeypatch: pytest.MonkeyPatch):
+def test_the_action_names_a_machine_for_the_twin(place: str, words: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(contrasts, "where_both_fit", lambda study: place)
     study = evaluated(trained(with_data(new_study("alone", arms=["qlora"]))))
     action = build_report(study)["verdict"]["action"]

@@ -127,7 +127,7 @@ def judge_against(report: Report) -> None:
     (inventing, "invents", "serious"), (judge_failing, "judge_failures", "serious"),
     (judge_of_places, "judge_position_bias", "note"), (judge_against, "judge_prefers_lora", "serious"),
 ])
-def test_what_is_spoilt_is_warned_of(clean: Report, spoil: Callable[[Report], None], code: str, level: str) -> None:
+def test_each_defect_gives_its_warning(clean: Report, spoil: Callable[[Report], None], code: str, level: str) -> None:
     spoil(clean)
     assert codes(clean) == {code: level}
 
@@ -144,16 +144,16 @@ def test_what_is_spoilt_is_warned_of(clean: Report, spoil: Callable[[Report], No
     lambda report: report["flips"].update(noise_floor=None),
     lambda report: report.update(flips=None, fidelity=None, judge=None, declining=None),
 ])
-def test_what_stays_inside_its_bounds_is_not(clean: Report, spoil: Callable[[Report], None]) -> None:
+def test_values_within_the_limits_give_no_warning(clean: Report, spoil: Callable[[Report], None]) -> None:
     spoil(clean)
     assert codes(clean) == {}
 
 
-def test_two_runs_where_flips_are_nothing_but_noise() -> None:
+def test_flips_within_the_noise_floor_give_a_warning() -> None:
     study = write_study(full_recipe(flips=0.01))
     with_noise(study, every=10)
     warning = next(entry for entry in build_report(study)["warnings"] if entry["code"] == "flips_within_noise")
-    assert "turns 20 answers of one assistant from right to wrong or back" in warning["text"]
+    assert "changes 20 answers of one assistant between right and wrong" in warning["text"]
 
 
 @pytest.mark.parametrize(("known", "code", "level"), [
@@ -174,7 +174,7 @@ def test_more_seeds_and_a_measured_floor_replace_their_warnings(full: Study, stu
         assert bool({"one_seed", "flip_noise"} & found) == expected
 
 
-def test_seeds_that_disagree_are_told_end_to_end() -> None:
+def test_disagreeing_seeds_give_a_warning_end_to_end() -> None:
     study = write_study(Recipe(seeds=2))
     with_seeds(study, 2, move=lambda run, cell: 0.2 if cell == "Q4" else 0.0)
     report = build_report(study)
@@ -186,7 +186,7 @@ def test_seeds_that_disagree_are_told_end_to_end() -> None:
     assert "seeds_not_twins" in {entry["code"] for entry in build_report(study)["warnings"]}
 
 
-def test_declining_is_told_at_the_top(study: Study) -> None:
+def test_declining_is_in_the_summary(study: Study) -> None:
     report = build_report(study)
     cells = report["declining"]["cells"]
     assert (f"Of 8 questions that should be declined, 16-bit LoRA declined {cells['L16']['declined']} and QLoRA "

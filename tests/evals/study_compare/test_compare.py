@@ -87,7 +87,7 @@ def test_the_verdict_goes_by_the_margin_and_metric_of_a(a: Study, b: Study) -> N
     a.write_config(a.config.with_changes({"eval.primary_metric": "token_f1", "eval.margin": 0.5}))
     found = compare_studies(a, b)
     assert [(v["metric"], v["margin"]) for v in found["verdicts"]] == [("token_f1", 0.5)] * 2
-    assert "token F1, margin 0.5" in note(found, "was set up to be judged on loss with a margin of 0.03")
+    assert "token F1, margin 0.5" in note(found, "defines its verdict on loss with a margin of 0.03")
     assert "within the 50 points that narrow allows" in found["sentence"]
 
 
@@ -184,14 +184,14 @@ def test_items_of_one_study_only_are_left_out_and_counted(a: Study, b: Study) ->
     edit(b, lambda samples: [samples[0] | {"reference": "Another."}, *samples[1:]])
     found = compare_studies(a, b)
     assert (found["shared_items"], found["only_a"], found["only_b"]) == (8, 1, 4)
-    assert "1 held-out item that only narrow has and 4 that only wide has" in note(found, "Left out")
+    assert "1 held-out item of narrow alone and 4 of wide alone" in note(found, "Not compared")
 
 
 def test_another_system_prompt_is_compared_and_said(a: Study, b: Study) -> None:
     edit(b, each(lambda s: {"prompt": [{"role": "system", "content": "Be brief."}, *s["prompt"]]}))
     found = compare_studies(a, b)
     assert found["shared_items"] == 12
-    assert note(found, "12 shared items were asked under different system prompts")
+    assert note(found, "12 shared items have different system prompts")
 
 
 def test_the_same_system_prompt_finds_its_like_first(a: Study, b: Study) -> None:
@@ -237,8 +237,8 @@ def test_held_out_items_the_other_was_trained_on(a: Study, home: Path) -> None:
     outside = len(held - trained_rows)
     assert 0 < outside < 12, "the seeds split differently"
     found = compare_studies(a, other)
-    assert f"{outside} held-out items of narrow stand in the training or validation split of other" in note(
-        found, "of narrow stand in")
+    assert f"{outside} held-out items of narrow are in the training or validation split of other" in note(
+        found, "of narrow are in")
     assert not [text for text in found["warnings"] if "leak" in text]
 
     leaked = read_jsonl(a.split_file("heldout"))[:2]
@@ -249,7 +249,7 @@ def test_held_out_items_the_other_was_trained_on(a: Study, home: Path) -> None:
     split["hashes"]["train"] = file_hash(trained_too.split_file("train"))
     write_json(trained_too.folder / "data" / "split.json", split)
     found = compare_studies(a, trained_too)
-    assert note(found, "2 items of narrow compared here also stand in the training or validation split of leaky")
+    assert note(found, "2 compared items of narrow are also in the training or validation split of leaky")
     (trained_too.folder / "data" / "split.json").unlink()
     assert len([text for text in compare_studies(a, trained_too)["warnings"] if "not on record" in text]) == 2
 
@@ -268,5 +268,5 @@ def test_differences_are_settings_data_and_what_it_ran_on(a: Study, b: Study) ->
         "eval.max_new_tokens": (64, 99), "torch": (None, "2.13"), "processor": (None, "Zen"),
     }
     assert "judge" not in json.dumps(found) and ["torch", "–", "2.13"] in difference_rows(found)
-    assert note(found, "differ in more than one thing (train.rank, train.alpha, train.epochs, train.evaluations)")
-    assert note(found, "not scored alike (eval.max_new_tokens)")
+    assert note(found, "differ in several settings (train.rank, train.alpha, train.epochs, train.evaluations)")
+    assert note(found, "were scored differently (eval.max_new_tokens)")

@@ -25,7 +25,7 @@ from evals.tasks.general_knowledge.documents import read_questions
     (ConnectionError("Couldn't reach 'owner/data' on the Hub\nand much more"), "reach 'owner/data' on the Hub. "),
     (ValueError(""), "cannot be run: ValueError. "),
 ])
-def test_why_a_task_cannot_be_run_is_told_in_one_line(
+def test_a_task_that_cannot_be_run_is_reported_in_one_line(
     error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from lm_eval.tasks import TaskManager
@@ -48,7 +48,7 @@ def test_a_file_is_no_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "task: mine\ncustom_dataset: !function helper.documents\noutput_type: multiple_choice\n", encoding="utf-8"
     )
     for name in ("mine.yaml", str(tmp_path / "mine.yaml")):
-        with pytest.raises(EvaluationError, match="knows no task") as caught:
+        with pytest.raises(EvaluationError, match="has no task") as caught:
             ExtraTasks([name])
         assert "lm-eval ls tasks" in str(caught.value)
     assert not (tmp_path / "ran").exists()
@@ -111,7 +111,7 @@ def test_the_areas_are_many() -> None:
 
 
 def test_the_files_are_packaged() -> None:
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     patterns = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["package-data"]["*"]
     needed = [path for path in FOLDER.iterdir() if path.suffix in (".yaml", ".jsonl")]
     assert {path.name for path in needed} == {"ab_retention.yaml", "questions.jsonl"}

@@ -17,7 +17,7 @@ from assistant_builder.errors import ModelError
 from assistant_builder.redaction import MASK, redact_secrets
 from assistant_builder.study import Study
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 FERRIES = ROOT / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
 TOKEN = "hf_canaryCANARYcanaryCANARYcanary1234"
 KEY = "judge-canary-key"

@@ -1,4 +1,4 @@
-"""The trained assistants answer: at the command line, by the endpoint, and by vLLM where it is installed."""
+"""Answers of the trained assistants on the command line, the endpoint, and vLLM if it is installed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def server(words: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def completion(url: str, model: str, **more: Any) -> dict[str, Any]:
-    """What a chat completion of at most 8 tokens comes to."""
+    """The reply of a chat completion of at most 8 tokens."""
     body = {"model": model, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 8, **more}
     reply = httpx.post(f"{url}/chat/completions", json=body, timeout=120)
     assert reply.status_code == 200, reply.text
@@ -61,7 +61,7 @@ def completion(url: str, model: str, **more: Any) -> dict[str, Any]:
     return found
 
 
-def test_the_endpoint_answers(trained: Study) -> None:
+def test_the_endpoint_replies(trained: Study) -> None:
     with server([trained.name, "--port", "0"]) as told:
         for arm in ARMS:
             reply = completion(told["url"], f"{trained.name}-{arm}")

@@ -1,4 +1,4 @@
-"""Where the processes of a training put what they load: one card each, and with FSDP no card the whole model."""
+"""Placement of models by the processes of a training: one card each, and with FSDP no complete model on a card."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ def train(study: Study, arm: str, spread: ParallelStrategy, folder: Path) -> lis
 @pytest.mark.usefixtures("two_devices")
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 @pytest.mark.parametrize("arm", ARMS)
-def test_every_process_has_a_card_of_its_own(
+def test_every_process_uses_its_own_card(
     arm: str, kind: str, base: Path, bundled_models: Path, tmp_path: Path, tell
 ) -> None:
-    """The bundled base on cards: in four layers what comes together for a block is as much as the whole."""
+    """Uses the bundled base, because with four layers an unsharded block is as large as the model."""
     alone = new_study("alone", BUNDLED if DEVICE == "cuda" else base)
     shared = copy_of(alone, tmp_path / "shared")
     step(alone, f"train-{arm}")
@@ -96,7 +96,7 @@ def test_every_process_has_a_card_of_its_own(
 @pytest.mark.usefixtures("cuda", "two_devices")
 @pytest.mark.parametrize("arm", ARMS)
 def test_one_device_on_a_machine_with_two(base: Path, tmp_path: Path, arm: str) -> None:
-    """One process that sees two cards uses one: no rows are multiplied, nothing is wrapped."""
+    """A single process that sees two cards uses one of them without DataParallel."""
     study = new_study("one", base)
     hidden = copy_of(study, tmp_path / "hidden")
     step(study, f"train-{arm}")
@@ -110,7 +110,7 @@ def test_one_device_on_a_machine_with_two(base: Path, tmp_path: Path, arm: str) 
 
 
 def test_hidden_cards_are_not_used(base: Path) -> None:
-    """CUDA_VISIBLE_DEVICES= means the CPU, in the plan as in the training."""
+    """An empty CUDA_VISIBLE_DEVICES selects the CPU in plan and training."""
     study = new_study("hidden", base, train__max_steps=2, model__compute_dtype="float32")
     step(study, "train-qlora", **ON_THE_CPU)
     summary = read_json(study.arm_folder("qlora") / "summary.json")

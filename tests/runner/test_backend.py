@@ -1,4 +1,4 @@
-"""A local run imports no code of stores or clusters, and neither of their libraries."""
+"""Local runs and steps import no code or library of stores and clusters."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ print(json.dumps({"state": study.state, "loaded": loaded}))
 """
 
 
-def test_a_local_run_imports_no_code_of_stores_or_clusters(bundled_models: Path) -> None:
-    """The run opens a data file, plans its memory, queues for the machine, runs all steps, and resumes."""
+def test_a_local_run_imports_no_store_or_cluster_code(bundled_models: Path) -> None:
+    """The run creates a study, plans its memory, waits in the queue, runs all steps and resumes."""
     done = subprocess.run(
-        [sys.executable, "-c", RUN, str(SMALL), str(STEP), *NOT_LOCAL], cwd=ROOT, env=dict(os.environ), capture_output=True,
-        text=True, timeout=300,
+        [sys.executable, "-c", RUN, str(SMALL), str(STEP), *NOT_LOCAL], cwd=ROOT, env=dict(os.environ),
+        capture_output=True, text=True, timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"state": "succeeded", "loaded": []}
     assert all(Study.open("local").log_file(step).exists() for step in Study.open("local").steps)
 
 
-def test_the_process_of_a_step_imports_no_code_of_stores_or_clusters() -> None:
+def test_a_step_process_imports_no_store_or_cluster_code() -> None:
     code = (
         "import sys\n"
         "import assistant_builder.cli, evals.__main__, assistant_builder.runner.data_steps\n"

@@ -1,4 +1,4 @@
-"""Studies that train one arm: their steps, what adding or removing the twin changes, and what is kept."""
+"""Studies with one arm: steps and cells, and adding or removing an arm."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import pytest
 
 from assistant_builder.config import StudyConfig, load_config
 from assistant_builder.errors import ChangedInputsError, ConfigError
-from assistant_builder.runner import step_inputs as job_steps
-from assistant_builder.runner.invalidation import delete_stale_steps, first_stale_step
+from assistant_builder.runner import invalidation
+from assistant_builder.runner.invalidation import delete_stale_steps, first_stale_step, step_inputs
 from assistant_builder.runner.open_study import open_or_create
-from assistant_builder.runner.step_inputs import step_inputs
 from assistant_builder.study import Study
 from assistant_builder.training.schedule import early_stop_decision
 from tests.synthetic_study import evaluated, new_study, reported, trained, with_data
@@ -22,12 +21,12 @@ ALONE = ("data", "data-embed", "train-qlora", "evaluate", "report")
 
 @pytest.fixture(autouse=True)
 def same_base(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The base model is always the same, and never fetched."""
-    monkeypatch.setattr(job_steps, "base_model_identity", lambda model: "f" * 64)
+    """Replace the hash of the base model by a constant."""
+    monkeypatch.setattr(invalidation, "base_model_identity", lambda model: "f" * 64)
 
 
 def recorded(study: Study) -> Study:
-    """Write down what each finished step was made from."""
+    """Record the present inputs of each finished step."""
     study.embedding_file.write_text("{}")
     for step in study.steps:
         study.write_step(replace(study.step(step), inputs=step_inputs(study, step)))
@@ -38,7 +37,7 @@ def finished(**changes: object) -> Study:
     return recorded(reported(evaluated(trained(with_data(new_study(**changes))))))
 
 
-def test_arms_are_written_in_any_order_and_kept_in_one() -> None:
+def test_arms_are_normalized_to_one_order() -> None:
     both = StudyConfig().with_changes({"arms": "[qlora, lora]"})
     assert both == StudyConfig() and both.arms == ["lora", "qlora"]
     for text in ("qlora", "[qlora]", "qlora,qlora"):
@@ -55,14 +54,14 @@ def test_a_study_has_the_steps_of_its_arms() -> None:
         "data", "data-embed", "train-qlora", "train-qlora-2", "evaluate", "report")
 
 
-def test_cells_that_need_the_whole_16_bit_base_belong_to_its_arm() -> None:
+def test_cells_of_the_16_bit_base_require_the_lora_arm() -> None:
     config = StudyConfig()
     assert config.cells == config.eval.cells
     assert config.with_changes({"arms": "qlora"}).cells == ["B4", "Q4"]
     assert set(config.with_changes({"arms": "lora"}).cells) == {"B16", "B4", "L16", "L4", "LM", "LR"}
 
 
-def test_a_study_of_before_there_was_a_choice_is_not_changed_by_it() -> None:
+def test_studies_without_the_arms_setting_do_not_become_stale() -> None:
     study = finished()
     path = study.folder / "study.yaml"
     lines = path.read_text().splitlines()
@@ -73,7 +72,7 @@ def test_a_study_of_before_there_was_a_choice_is_not_changed_by_it() -> None:
     assert first_stale_step(study, redo=False) is None
 
 
-def test_a_twin_that_is_added_later_leaves_the_trained_arm_and_its_scores_as_they_are() -> None:
+def test_adding_an_arm_keeps_the_trained_arm_and_its_scores() -> None:
     study = finished(arms=["qlora"])
     open_or_create(study.name, name=None, changes={"arms": "lora,qlora"}, redo=False)
     assert study.steps == BOTH
@@ -83,7 +82,7 @@ def test_a_twin_that_is_added_later_leaves_the_trained_arm_and_its_scores_as_the
     assert (study.cell_folder("Q4") / "scores.json").is_file()
 
 
-def test_taking_an_arm_away_is_a_change_that_has_to_be_asked_for() -> None:
+def test_removing_an_arm_requires_redo() -> None:
     study = finished()
     with pytest.raises(ChangedInputsError, match="lora adapter"):
         open_or_create(study.name, name=None, changes={"arms": "qlora"}, redo=False)
@@ -94,7 +93,7 @@ def test_taking_an_arm_away_is_a_change_that_has_to_be_asked_for() -> None:
     assert study.step("evaluate").state == "queued"
 
 
-def test_with_early_stop_the_arms_belong_together() -> None:
+def test_with_early_stopping_arms_depend_on_each_other() -> None:
     study = finished(arms=["qlora"], train__early_stopping=True)
     assert "stops with" in step_inputs(study, "train-qlora")
     with pytest.raises(ChangedInputsError, match="stops with"):
@@ -103,7 +102,7 @@ def test_with_early_stop_the_arms_belong_together() -> None:
     assert "stops with" not in step_inputs(study, "train-qlora", config=both)  # as in records of before
 
 
-def test_an_arm_without_a_twin_stops_by_itself() -> None:
+def test_a_single_arm_stops_early_on_its_own() -> None:
     stale = {1: 1.0, 2: 1.1, 3: 1.2}
     assert early_stop_decision(stale, [], 3, 10, patience=2) == "stop"
     assert early_stop_decision({1: 1.0, 2: 0.9, 3: 0.8}, [], 3, 10, patience=2) == "train"

@@ -1,4 +1,4 @@
-"""One run at a time: first come, first served, and what died holds nobody up."""
+"""The queue of runs on a machine, and the priority of computing processes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from assistant_builder.atomic_io import write_json
 from assistant_builder.child_process import lower_priority
 from assistant_builder.cli import app
 from assistant_builder.errors import Cancelled, StudyError
-from assistant_builder.runner import queue
+from assistant_builder.runner import local_runner
 from assistant_builder.runner.backend import QUEUE, Event, waiting_message
-from assistant_builder.runner.local_runner import LocalRunner
-from assistant_builder.runner.queue import active_tickets, machine_lock, queue_folder
+from assistant_builder.runner.local_runner import LocalRunner, active_tickets, machine_lock, queue_folder
 from assistant_builder.runner.run import run_study
 from assistant_builder.study import Study
 from assistant_builder.study.steps import StepRecord
@@ -31,12 +30,12 @@ from tests.synthetic_study import new_study, with_data
 
 @pytest.fixture(autouse=True)
 def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(local_runner, "_QUEUE_POLL_SECONDS", 0.01)
 
 
 @contextmanager
 def living(*, own_session: bool = False) -> Iterator[psutil.Process]:
-    """A process that does nothing until the end of the block."""
+    """An idle process for the duration of the block."""
     words = [sys.executable, "-c", "input()"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=own_session) as process:
         yield psutil.Process(process.pid)
@@ -59,16 +58,16 @@ def wait_until(condition: object) -> None:
         time.sleep(0.005)
 
 
-def test_runs_go_one_after_the_other_in_the_order_they_came() -> None:
+def test_runs_are_executed_in_order_of_arrival() -> None:
     studies = [new_study(name) for name in ("one", "two", "three")]
     order: list[str] = []
     at_once: list[int] = []
     inside: list[str] = []
-    told: dict[str, list[list[str]]] = {study.name: [] for study in studies}
+    reported: dict[str, list[list[str]]] = {study.name: [] for study in studies}
     first_may_end = threading.Event()
 
     def run(study: Study) -> None:
-        with machine_lock(study, waiting=told[study.name].append):
+        with machine_lock(study, waiting=reported[study.name].append):
             inside.append(study.name)
             order.append(study.name)
             at_once.append(len(inside))
@@ -81,17 +80,17 @@ def test_runs_go_one_after_the_other_in_the_order_they_came() -> None:
         threads.append(threading.Thread(target=run, args=(study,)))
         threads[-1].start()
         wait_until(lambda: len(active_tickets()) == place + 1)  # noqa: B023 - read before the next round
-    wait_until(lambda: told["three"])
+    wait_until(lambda: reported["three"])
     first_may_end.set()
     for thread in threads:
         thread.join(10)
     assert order == ["one", "two", "three"] and at_once == [1, 1, 1]
-    assert told["one"] == [] and told["two"][0] == ["one"] and told["three"][0] == ["one", "two"]
-    assert told["two"][-1] == told["three"][-1] == []
+    assert reported["one"] == [] and reported["two"][0] == ["one"] and reported["three"][0] == ["one", "two"]
+    assert reported["two"][-1] == reported["three"][-1] == []
     assert active_tickets() == [] and not list(queue_folder().glob("[0-9]*"))
 
 
-def test_what_died_holds_nobody_up_and_its_place_is_cleared() -> None:
+def test_tickets_of_dead_runs_are_ignored_and_removed() -> None:
     with living() as process:
         left = ticket(4, new_study("dead"), process)
     with machine_lock(new_study("next"), waiting=never):
@@ -101,36 +100,36 @@ def test_what_died_holds_nobody_up_and_its_place_is_cleared() -> None:
         assert [taken.study.name for taken in active_tickets()] == ["last"]
 
 
-def test_a_step_that_outlived_its_run_still_holds_the_machine() -> None:
+def test_a_step_that_outlived_its_run_blocks_the_queue() -> None:
     orphaned, other = new_study("orphaned"), new_study("other")
     with living() as process:
         ticket(1, orphaned, process)
     with living() as step:
         orphaned.write_step(StepRecord("data", state="running", pid=step.pid, process_started=step.create_time()))
         assert [taken.study.name for taken in active_tickets()] == ["orphaned"]
-        told: list[list[str]] = []
+        reported: list[list[str]] = []
 
         def run_other() -> None:
-            with machine_lock(other, waiting=told.append):
+            with machine_lock(other, waiting=reported.append):
                 pass
 
         waits = threading.Thread(target=run_other)
         waits.start()
-        wait_until(lambda: told)
+        wait_until(lambda: reported)
         with machine_lock(orphaned, waiting=never):  # carrying on takes over its own place
             assert [taken.study.name for taken in active_tickets()] == ["orphaned", "other"]
     waits.join(10)
-    assert told[0] == ["orphaned"]
+    assert reported[0] == ["orphaned"]
 
 
-def test_now_does_not_wait_and_is_waited_for() -> None:
+def test_run_with_now_does_not_wait_but_blocks_later_runs() -> None:
     first, second, third = (new_study(name) for name in ("first", "second", "third"))
     with living() as process:
         ticket(1, first, process)
-        told: list[list[str]] = []
+        reported: list[list[str]] = []
 
         def give_up(names: list[str]) -> None:
-            told.append(names)
+            reported.append(names)
             raise Cancelled("enough")
 
         with (
@@ -138,11 +137,11 @@ def test_now_does_not_wait_and_is_waited_for() -> None:
             machine_lock(third, waiting=give_up),
         ):
             pass
-        assert told == [["first", "second"]]
+        assert reported == [["first", "second"]]
         assert [taken.study.name for taken in active_tickets()] == ["first"]
 
 
-def test_a_waiting_run_is_queued_for_all_to_see_and_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_waiting_run_is_shown_as_queued_and_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalRunner, "run_steps", lambda self, study, on_event: pytest.fail("it ran"))
     busy, study = new_study("busy"), with_data(new_study("waiting"))
     seen: list[tuple[str, dict[str, object]]] = []
@@ -160,42 +159,42 @@ def test_a_waiting_run_is_queued_for_all_to_see_and_can_be_cancelled(monkeypatch
     assert message == "waits for study busy"
     assert status["state"] == "queued" and status["behind"] == ["busy"]
     assert study.state == "cancelled" and study.queued_behind == [] and active_tickets() == []
-    assert study.step("data").state == "succeeded"  # what was to be run again is there until its turn
+    assert study.step("data").state == "succeeded"  # outputs are deleted only when the run proceeds
 
 
-def test_a_run_that_died_while_it_waited_no_longer_waits() -> None:
+def test_a_run_that_died_in_the_queue_is_lost() -> None:
     study = new_study()
-    study.write_runner("queued", queued_behind=["other"])
+    study.write_run_record("queued", queued_behind=["other"])
     assert study.state == "queued" and study.queued_behind == ["other"]
-    record = study.runner()
+    record = study.run_record()
     assert record is not None
     write_json(study.folder / "run.json", {**record, "process_started": 0.0})
     assert study.state == "lost" and study.queued_behind == []
 
 
-def test_only_what_runs_or_waits_can_be_paused_from_the_command_line() -> None:
+def test_cancel_command_accepts_only_running_and_queued_studies() -> None:
     study = new_study()
     refused = CliRunner().invoke(app, ["cancel", study.name])
     assert isinstance(refused.exception, StudyError) and not study.cancel_requested
-    study.write_runner("queued", queued_behind=["rivers", "lakes"])
+    study.write_run_record("queued", queued_behind=["rivers", "lakes"])
     assert "queued, waits for study rivers and 1 more" in CliRunner().invoke(app, ["status", study.name]).stdout
     assert CliRunner().invoke(app, ["cancel", study.name]).exit_code == 0 and study.cancel_requested
 
 
-def test_the_line_is_told_in_words() -> None:
+def test_status_command_lists_the_studies_ahead() -> None:
     assert waiting_message([]) == ""
     assert waiting_message(["a"]) == "waits for study a"
     assert waiting_message(["a", "b", "c"]) == "waits for study a and 2 more"
 
 
 def session_niceness(pid: int) -> str | None:
-    """What the kernel says of the process's session; None where it does not share the processor by session."""
+    """Autogroup niceness of the process's session; None if the kernel has no autogroups."""
     file = Path(f"/proc/{pid}/autogroup")
     said = file.read_text().split() if file.is_file() else []
     return said[-1] if said else None
 
 
-def test_processes_that_compute_give_way() -> None:
+def test_computing_processes_have_low_priority() -> None:
     with living(own_session=True) as process:
         before = process.nice()
         lower_priority(process.pid)
@@ -206,7 +205,7 @@ def test_processes_that_compute_give_way() -> None:
     lower_priority(process.pid)  # it has ended
 
 
-def test_the_session_of_another_keeps_its_priority() -> None:
+def test_lower_priority_does_not_change_another_session() -> None:
     before = session_niceness(os.getpid())
     with living() as process:
         lower_priority(process.pid)

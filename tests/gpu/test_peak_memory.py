@@ -19,7 +19,7 @@ SHAPES = list(product((1, 8), (64, 512) if DEVICE == "cuda" else (64,)))
 
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize(("rows", "tokens"), SHAPES)
-def test_the_plan_is_right_within_its_known_error(bundled_models: Path, arm: str, rows: int, tokens: int, tell) -> None:
+def test_planned_peak_is_within_the_known_error(bundled_models: Path, arm: str, rows: int, tokens: int, tell) -> None:
     runs: list[dict[str, Any]] = []
     measure_all([{"arm": arm, "batch": rows, "length": tokens, "checkpointing": "off"}], {}, runs.append)
     (run,) = runs

@@ -1,4 +1,4 @@
-"""What the product says of the device before anything is trained on it."""
+"""The device as doctor and planner describe it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_plan_is_made_for_the_card(bundled_models: Path) -> None:
 
 @pytest.mark.usefixtures("cuda", "two_devices")
 def test_the_plan_follows_the_visible_card(bundled_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of cards that differ, the one that training will use; of cards that do not, as many as are visible."""
+    """The plan uses the card of the training, or all visible cards if they are equal."""
     import torch
 
     last = cards() - 1

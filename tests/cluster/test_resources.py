@@ -1,4 +1,4 @@
-"""What cannot run on a cluster is refused in one line that says how to mend it; none of this needs a cluster."""
+"""Studies that cannot run on a cluster are refused in one line with a remedy; no cluster is needed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, ResourceError
 from assistant_builder.planning.memory_check import step_memory
 from assistant_builder.runner.backend import open_runner
+from assistant_builder.runner.invalidation import step_inputs
 from assistant_builder.runner.local_runner import LocalRunner
 from assistant_builder.runner.run import run_study
-from assistant_builder.runner.step_inputs import step_inputs
 from tests.synthetic_study import new_study, with_data
 
 LARGE = Node("10.0.0.1", 8, 0, 64 * 10**9)
 SMALL = Node("10.0.0.2", 2, 1, 10**9)
 
 
-def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_ray_is_reported_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     study = new_study("without", executor__kind="ray")
     with pytest.raises(AssistantBuilderError, match=r"needs Ray.*pip install 'assistant-builder\[ray\]'"):
@@ -31,9 +31,9 @@ def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
     assert study.state == "failed"
 
 
-def test_an_address_where_nobody_listens_is_told_at_once() -> None:
+def test_unreachable_address_is_reported_at_once() -> None:
     pytest.importorskip("ray")
-    with socket.socket() as taken:  # bound and not listening: nobody else has the port
+    with socket.socket() as taken:  # bound but not listening
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         study = new_study("nobody", executor__kind="ray", executor__address=address)
@@ -41,13 +41,13 @@ def test_an_address_where_nobody_listens_is_told_at_once() -> None:
             run_study(study)
 
 
-def test_a_step_that_no_node_can_run_is_refused_with_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_request_is_refused_with_the_available_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     require_node(ResourceRequest(8, 0, 60 * 10**9), [SMALL, LARGE], "train-lora")
     for request, words in (
         (ResourceRequest(9), "9 CPUs"), (ResourceRequest(4, 1), "4 CPUs, 1 GPU"),
         (ResourceRequest(1, 0, 65 * 10**9), "1 CPU, 65"),
     ):
-        with pytest.raises(ResourceError, match=f"asks for {words}.*nodes with .*8 CPUs.*executor.train_cpus"):
+        with pytest.raises(ResourceError, match=f"requests {words}.*nodes with .*8 CPUs.*executor.train_cpus"):
             require_node(request, [SMALL, LARGE], "train-lora")
     monkeypatch.setattr(ray_runner, "connect", lambda address: None)
     monkeypatch.setattr(ray_runner, "alive_nodes", lambda: [LARGE])
@@ -56,15 +56,15 @@ def test_a_step_that_no_node_can_run_is_refused_with_what_there_is(monkeypatch: 
         run_study(study)
 
 
-def test_memory_is_asked_for_as_planned_unless_the_settings_say(bundled_models: object) -> None:
+def test_requested_memory_is_the_planned_or_the_configured_memory(bundled_models: object) -> None:
     study = with_data(new_study("planned", executor__kind="ray", executor__train_cpus=2))
     request = resources_for_step(study, "train-qlora-2", [replace(SMALL, gpus=0), LARGE])
     planned = step_memory(study, "train-qlora", LARGE.memory_bytes)
     assert planned is not None and planned.expected_bytes > 10**9
     assert request == ResourceRequest(2, 0, planned.expected_bytes)
     assert all(resources_for_step(study, step, [LARGE]) == ResourceRequest(1) for step in ("data", "report"))
-    whole, part = (resources_for_step(study, step, [LARGE]).memory_bytes for step in ("evaluate", "score-1"))
-    assert 0 < part < whole < LARGE.memory_bytes  # a part holds one base at a time
+    complete, shard = (resources_for_step(study, step, [LARGE]).memory_bytes for step in ("evaluate", "score-1"))
+    assert 0 < shard < complete < LARGE.memory_bytes  # a shard loads one base at a time
     assert resources_for_step(study, "train-lora", [LARGE, SMALL]) == ResourceRequest(2, 1)
     assert resources_for_step(study, "score-1", [SMALL]) == ResourceRequest(1, 1)
     study.write_config(study.config.with_changes({"executor.devices": "2"}))
@@ -80,7 +80,7 @@ def test_memory_is_asked_for_as_planned_unless_the_settings_say(bundled_models: 
     assert resources_for_step(study, "evaluate", [SMALL]) == ResourceRequest(1, 1)
 
 
-def test_the_executor_is_one_line_and_the_input_of_no_step(bundled_models: object) -> None:
+def test_executor_shorthand_and_executor_is_no_input(bundled_models: object) -> None:
     short = StudyConfig.model_validate({"executor": "ray"})
     assert short == StudyConfig().with_changes({"executor": "ray"}) and short.executor.kind == "ray"
     other = short.with_changes({"executor.address": "10.0.0.1:6379", "executor": "local"})
