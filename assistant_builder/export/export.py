@@ -190,13 +190,14 @@ def copy_tokenizer(base: Path, folder: Path, prompter: ChatTokenizer, *, adds_bo
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
     template = prompter.tokenizer.chat_template
-    settings = read_json_object(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    path = folder / "tokenizer_config.json"
+    settings = read_json_object(path) if path.is_file() else {}
     if isinstance(template, str):
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
         settings["chat_template"] = template  # Ollama's converter and older readers look here
     if adds_bos is False:
         settings["add_bos_token"] = False
-    write_object(folder / "tokenizer_config.json", settings)
+    write_object(path, settings)
 
 
 def _zip(folder: Path, archive: Path, name: str) -> None:

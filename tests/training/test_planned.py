@@ -46,7 +46,7 @@ def test_every_process_uses_the_plan_of_the_first(study: Study, monkeypatch: pyt
     seeing(FULL, monkeypatch)
     training_train.train_in_process(*pickle.loads(pickle.dumps(handed[0])))
     (prepared,) = trained
-    assert not prepared.planned.lora.checkpointing and prepared.planned.lora.held
+    assert not prepared.planned.lora.checkpointing and prepared.planned.lora.dequantized
     assert prepared.planned.machine == ROOMY
     assert prepared.config.train.micro_batch_size == prepared.planned.config.train.micro_batch_size == 8
     assert prepared.spread.devices == 2
