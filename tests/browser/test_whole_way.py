@@ -57,7 +57,7 @@ def test_from_upload_to_a_file_to_hand_on(
     expect(page.get_by_text("Very few training pairs")).to_be_visible()
     page.locator("#ab-start").click()
     expect(page.get_by_text("Nothing was started: there are warnings")).to_be_visible()
-    page.get_by_label("Proceed anyhow").check()
+    page.get_by_label("Start anyway").check()
     page.locator("#ab-start").click()
     expect(page.locator("#ab-run")).to_contain_text("Training", timeout=3 * MINUTES)
     page.goto(f"{other.url}?study=towers&tab=train")

@@ -16,7 +16,7 @@ from assistant_builder.data import load_split, prepare_dataset
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import ConfigError, DataError, StudyError
 from assistant_builder.study import Study
-from assistant_builder.ui.evaluate.item_filters import made_from
+from assistant_builder.ui.evaluate.item_filters import parent_study
 from tests.synthetic_study import LARGE, SMALL, new_study, with_data
 
 NEW = "Where can I park a bicycle?"
@@ -124,4 +124,4 @@ def test_a_name_that_is_taken_or_none_is_refused(study: Study) -> None:
 
 def test_the_new_study_says_which_it_was_made_from(study: Study) -> None:
     add_correction(study, NEW, "By the gate.")
-    assert made_from(retrained(study)) == study.name and made_from(study) is None
+    assert parent_study(retrained(study)) == study.name and parent_study(study) is None

@@ -104,7 +104,7 @@ def test_records_on_which_nothing_depends_harm_nothing() -> None:
         write_text(study.folder / "data" / "data.progress.json", content)
         assert study.progress("data") is None
         assert study.state == "lost", content
-        assert "Carry on" in run_panel(take_snapshot(study), "")
+        assert "Resume" in run_panel(take_snapshot(study), "")
 
 
 def test_settings_that_cannot_be_read_name_the_file_and_the_place() -> None:

@@ -82,7 +82,7 @@ def test_another_process_with_the_same_id_is_not_taken_for_the_one_that_died() -
         said = CliRunner().invoke(app, ["status", study.name]).stdout
         assert "its process is gone" in said and f"run {study.name}' carries on" in said
         panel = run_panel(take_snapshot(study), "")
-        assert "interrupted" in panel and "Carry on" in panel
+        assert "interrupted" in panel and "Resume" in panel
         write_json(queue_folder() / "000001.json",
                    {"study": str(study.folder), "pid": process.pid, "process_started": f"{boot}/1"})
         assert active_tickets() == []

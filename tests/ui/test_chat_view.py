@@ -14,15 +14,15 @@ from assistant_builder.chat.feedback import Correction, RetrainingPlan
 from assistant_builder.inference.session import Memory
 from assistant_builder.ui.chat.view import (
     PAIR,
-    Shown,
+    PaneState,
     corrections_list,
     equalize_pace,
+    loading_view,
     memory_line,
     pane,
-    readiness,
     reference_note,
     retrained_note,
-    revealed,
+    reveal_view,
     speed_line,
     suggestions,
 )
@@ -34,8 +34,8 @@ def plain(markup: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", markup))
 
 
-def said(*turns: Turn, **changes: Any) -> Shown:
-    return Shown(Conversation(turns), **changes)
+def said(*turns: Turn, **changes: Any) -> PaneState:
+    return PaneState(Conversation(turns), **changes)
 
 
 def test_text_of_users_and_models_stays_text() -> None:
@@ -45,7 +45,7 @@ def test_text_of_users_and_models_stays_text() -> None:
         pane("b", said(Turn(HOSTILE), replies={"lora": Reply("answering", HOSTILE)})),
         pane("b", said(Turn(HOSTILE), replies={"lora": Reply("failed", HOSTILE, error=error)})),
         pane("b", said(Turn("Q"), replies={"lora": Reply("loading", phase=HOSTILE)})),
-        reference_note(HOSTILE), readiness({"lora": Reply("loading", phase=HOSTILE)}),
+        reference_note(HOSTILE), loading_view({"lora": Reply("loading", phase=HOSTILE)}),
         corrections_list([Correction("now", HOSTILE, HOSTILE, HOSTILE)], ()),
     ]
     for markup in shown:
@@ -89,7 +89,7 @@ def test_a_pane_shows_what_it_is_waiting_for() -> None:
 def hidden_panes(one: Reply, other: Reply, sides: tuple[str, str]) -> list[str]:
     turn = Turn("Why?", {}, sides, blind=True)
     shown = said(turn, blind=True, replies=dict(zip(sides, (one, other), strict=True)),
-                 stored={"qlora": (1, 2), "lora": (3, 4)}, held={"lora": Memory(5, 6)})
+                 stored={"qlora": (1, 2), "lora": (3, 4)}, memory={"lora": Memory(5, 6)})
     return [re.sub(f'side-{side}|data-side="{side}"|Assistant {side.upper()}', "", pane(side, shown))
             for side in PAIR]
 
@@ -121,14 +121,14 @@ def test_the_vote_gives_name_and_colour_back() -> None:
     before, after = pane("a", said(turn, blind=True)), pane("a", said(replace(turn, vote="a"), blind=True))
     assert "LoRA" not in before and "tokens/s" not in before and 'data-action="correct"' not in before
     assert "LoRA (16-bit) · your choice" in after and "tokens/s" in after and 'data-action="correct"' in after
-    assert "A was LoRA (16-bit), B was QLoRA (4-bit). You preferred LoRA" in plain(revealed(replace(turn, vote="a")))
+    assert "A was LoRA (16-bit), B was QLoRA (4-bit). You preferred LoRA" in plain(reveal_view(replace(turn, vote="a")))
 
 
 def test_loading_ahead_tells_how_far_it_is() -> None:
-    loading = readiness({"lora": Reply("loaded"), "qlora": Reply("loading", phase="Reading", fraction=0.4)})
+    loading = loading_view({"lora": Reply("loaded"), "qlora": Reply("loading", phase="Reading", fraction=0.4)})
     assert "QLoRA (4-bit): Reading" in loading and 'aria-valuenow="70.0"' in loading
-    assert "are loaded" in readiness({"lora": Reply("loaded")})
-    assert "no adapter" in readiness({"lora": Reply("failed", error={"what": "no adapter"})})
+    assert "are loaded" in loading_view({"lora": Reply("loaded")})
+    assert "no adapter" in loading_view({"lora": Reply("failed", error={"what": "no adapter"})})
 
 
 def test_corrections_are_listed_and_what_becomes_of_them_told() -> None:

@@ -129,7 +129,7 @@ def test_an_evaluation_that_stopped_keeps_its_scores(state: str, words: str) -> 
     said = plain(evaluation_state(take_snapshot(study), "RuntimeError: <b>"))
     assert words in said and "Scored so far" in said
     assert ("RuntimeError: &lt;b&gt;" in said) == (state == "failed")
-    assert ("Carry on" in said) == (state != "failed")
+    assert ("Resume" in said) == (state != "failed")
 
 
 def test_a_report_that_failed_is_told_where_its_verdict_is_missed() -> None:
@@ -263,7 +263,7 @@ def test_the_button_says_what_it_will_do(tab: EvaluateTab, study: Study) -> None
     bar, start, cancel, *_ = state.draw(StudyView(study.name))
     assert bar["visible"] and start["value"] == "Evaluate now" and not cancel["visible"]
     study.write_step(StepRecord("evaluate", state="failed", error={"what": "no"}))
-    assert state.draw(StudyView(study.name))[1]["value"] == "Carry on"
+    assert state.draw(StudyView(study.name))[1]["value"] == "Resume"
     running(study, "evaluate")
     bar, start, cancel, *_ = state.draw(StudyView(study.name))
     assert bar["visible"] and not start["visible"] and cancel["visible"]

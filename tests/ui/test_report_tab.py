@@ -18,7 +18,7 @@ from assistant_builder.ui.study_snapshot import take_snapshot
 from tests.synthetic_study import done, evaluated, new_study, running, trained, with_data
 from tests.ui.blocks import inside_blocks
 
-STYLES = Path(report_tab.__file__).parent / "styles"
+STYLES = Path(report_tab.__file__).parents[1] / "styles"
 
 
 def written(study: Study) -> Study:

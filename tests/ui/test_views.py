@@ -32,7 +32,7 @@ from assistant_builder.ui.study_snapshot import (
     study_strip,
     take_snapshot,
 )
-from assistant_builder.ui.train.eta import TimeRemaining
+from assistant_builder.ui.train.preflight import TimeRemaining
 from assistant_builder.ui.train.view import (
     command_lines,
     model_note,
@@ -106,9 +106,9 @@ def test_an_unfinished_run_says_how_to_carry_on() -> None:
     study.write_runner("running")
     study.write_step(StepRecord("train-lora", state="failed", error={"what": "x", "where": "", "remedy": ""}))
     seen = replace(take_snapshot(study), state="lost")
-    assert "Carry on" in plain(run_panel(seen, ""))
+    assert "Resume" in plain(run_panel(seen, ""))
     paused = plain(run_panel(replace(seen, state="cancelled"), ""))
-    assert "Paused" in paused and "Carry on" in paused and "Everything is kept" in paused
+    assert "Paused" in paused and "Resume" in paused and "Everything is kept" in paused
     assert "Not trained yet" in plain(run_panel(take_snapshot(new_study("other")), ""))
 
 
@@ -140,7 +140,7 @@ def test_a_running_study_says_where_it_is_and_how_long_it_takes() -> None:
     study = with_metrics(with_data(new_study()), "lora", 30)
     running(study, "train-lora", Progress(30, 60, "steps", "Training lora", 90.0))
     seen = take_snapshot(study)
-    told = plain(run_panel(seen, "", TimeRemaining(270.0, whole=False)))
+    told = plain(run_panel(seen, "", TimeRemaining(270.0, complete=False)))
     assert "Step 3 of 6: Train LoRA (16-bit)" in told
     assert "About 4 min 30 s left for the whole study, and scoring on top." in told
     assert "shows once training has begun" in plain(run_panel(seen, "", None))

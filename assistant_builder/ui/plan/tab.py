@@ -19,7 +19,7 @@ from assistant_builder.ui.html import Markup, error_callout
 from assistant_builder.ui.plan.view import plan_figure, plan_panel, verdict
 from assistant_builder.ui.refresh import LiveRegion, StudyView
 from assistant_builder.ui.study_snapshot import needs_study, stamp
-from assistant_builder.ui.train.preflight import Planned, lengths_of, planned_data
+from assistant_builder.ui.train.preflight import DataEstimate, lengths_of, estimate_data
 
 HERE = "This computer"
 
@@ -132,13 +132,13 @@ def study_plan(study: Study, machine: str = HERE, memory: str = "", price: str =
         where = where.with_memory(parse_memory(memory))
     if price.strip():
         config = config.with_changes({"eval.price_per_hour": price.strip()})
-    found = planned_data(study, config.data)
+    found = estimate_data(study, config.data)
     known, lengths = 0, None
-    if isinstance(found, Planned):
+    if isinstance(found, DataEstimate):
         known = found.train
         lengths = lengths_of(found, config)
     plan = plan_study(config, _count(pairs) or known, lengths, where)
-    if not where.here or _count(pairs) or not isinstance(found, Planned):
+    if not where.here or _count(pairs) or not isinstance(found, DataEstimate):
         return plan
     told = {arm: measured_seconds(study.arm_folder(arm)) for arm in config.arms}
     return replace(plan, measured={arm: seconds for arm, seconds in told.items() if seconds is not None})
