@@ -68,7 +68,7 @@ def test_a_seed_is_drawn_where_none_is_given_and_something_is_drawn() -> None:
     assert settings.read(("", 0, 1, 9, "", False, False)).sampling_with_seed() == Sampling(9)
     assert settings.read(("", 0.5, 1, 9, "3", False, False)).sampling_with_seed().seed == 3
     assert len({settings.read(("", 0.5, 1, 9, "", False, False)).sampling_with_seed().seed for _ in range(3)}) > 1
-    with pytest.raises(ConfigError, match="'many' is no whole number"):
+    with pytest.raises(ConfigError, match="'many' is not an integer"):
         settings.read(("", 0, 1, 9, "many", False, False))
 
 
@@ -87,6 +87,6 @@ def test_conversations_are_kept_by_study_and_adapters() -> None:
 
 def test_editing_tells_what_it_replaces() -> None:
     held = Conversation((Turn("1"), Turn("2"), Turn("3")))
-    assert "question 3. Sending it takes the place of the old one." in editing_notice(2, held)
+    assert "question 3. Sending it replaces the old question." in editing_notice(2, held)
     assert "and the question after it" in editing_notice(1, held)
     assert "and the 2 questions after it" in editing_notice(0, held)

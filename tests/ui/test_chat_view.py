@@ -56,7 +56,7 @@ def test_text_of_users_and_models_stays_text() -> None:
 def test_the_speed_line_tells_how_it_went() -> None:
     answer = Answer("text", "stop", 10, 2.0, 0.25)
     assert speed_line(answer) == "5.0 tokens/s · first token 0.25 s · 10 tokens"
-    assert speed_line(replace(answer, ending="length")).endswith("cut at the longest answer")
+    assert speed_line(replace(answer, ending="length")).endswith("cut at the maximum length")
     assert speed_line(replace(answer, ending="cancelled")).endswith("stopped")
     assert speed_line(Answer("")) == speed_line(None) == ""
 
@@ -64,7 +64,7 @@ def test_the_speed_line_tells_how_it_went() -> None:
 def test_memory_is_that_of_the_weights_as_stored_and_as_they_are_held() -> None:
     stored = (110_000_000, 19_500_000)
     assert memory_line("qlora", stored, None) == "memory: 110 MB base + 19.5 MB adapter"
-    assert memory_line("qlora", stored, Memory(269_000_000, 19_500_000)).endswith("(unpacked here: 269 MB)")
+    assert memory_line("qlora", stored, Memory(269_000_000, 19_500_000)).endswith("(dequantized here: 269 MB)")
     assert memory_line("lora", (269_000_000, 1), Memory(269_000_000, 1)) == "memory: 269 MB base + 1 bytes adapter"
     assert "none of its own" in memory_line("base", None, None)
 
@@ -82,7 +82,7 @@ def test_a_pane_shows_what_it_is_waiting_for() -> None:
     assert 'aria-valuenow="40.0"' in live(Reply("loading", fraction=0.4))
     assert "ab-caret" in live(Reply("answering", "Be"))
     assert "ab-caret" not in live(Reply("stop", "Because."))
-    assert "Ask below" in pane("b", said()) and "Ask again" in pane("b", said(asked))
+    assert "Ask a question below" in pane("b", said()) and "Ask again" in pane("b", said(asked))
     assert "was not asked" in pane("base", said(Turn("Why?", {"lora": Answer("x")})))
 
 
@@ -134,7 +134,7 @@ def test_loading_ahead_tells_how_far_it_is() -> None:
 def test_corrections_are_listed_and_what_becomes_of_them_told() -> None:
     made = Correction("now", "<b>Q</b>", "<i>A</i>", "wrong")
     shown = corrections_list([made, replace(made, question="Two")], {1})
-    assert "&lt;b&gt;" in shown and shown.count("stands in the held-out set") == 1
+    assert "&lt;b&gt;" in shown and shown.count("in the held-out set") == 1
     note = retrained_note("new", RetrainingPlan((made,), (made,), (3,), (4, 5)), "old")
     for part in ("1 correction more", "2 answers", "1 held-out question taken out", "compare old new"):
         assert part in note

@@ -50,13 +50,13 @@ def b() -> Study:
 def test_verdicts_differences_and_figures_are_shown(a: Study, b: Study) -> None:
     record = compare_studies(a, b)
     said = plain(comparison_view(record))
-    assert "wide against narrow" in said and "12 held-out items in both" in said
+    assert "wide compared with narrow" in said and "12 held-out items in both" in said
     for verdict in record["verdicts"]:
         assert verdict["sentence"] in said
     assert record["warnings"][0] in said
     tables = plain(comparison_tables(record))
     assert "train.rank 16 64" in tables and "B \N{MINUS SIGN} A" in tables
-    assert "Nothing on record differs" in plain(comparison_tables(compare_studies(a, a)))
+    assert "No recorded setting or file differs" in plain(comparison_tables(compare_studies(a, a)))
 
 
 def test_the_picture_shows_the_loss_of_every_cell_and_the_scores_of_the_assistants(a: Study, b: Study) -> None:
@@ -113,7 +113,7 @@ def test_only_studies_with_shared_items_are_on_offer(panel: CompareStudiesPanel,
     stranger = make("stranger")
     edit(stranger, each(lambda sample: {"reference": "elsewhere"}))
     note, body, _ = choices(panel, a.name)
-    assert "No other study was asked the same" in note["value"] and "stranger" in note["value"]
+    assert "No other study has the same held-out questions" in note["value"] and "stranger" in note["value"]
     make("wide", train__rank=64)
     note, body, other = choices(panel, a.name)
     assert body["visible"] and other["value"] == "wide" and other["choices"] == [("wide  ·  12 items in both", "wide")]
@@ -127,7 +127,7 @@ def test_only_studies_with_shared_items_are_on_offer(panel: CompareStudiesPanel,
 def test_comparing_says_that_it_is_at_it_and_then_what_it_found(panel: CompareStudiesPanel, a: Study, b: Study) -> None:
     first, last = list(panel._compare("wide", "narrow"))
     assert "Comparing wide with narrow" in first[1] and not first[-1]["interactive"]
-    assert last[0] == ("narrow", "wide") and "wide against narrow" in last[1] and last[2]["visible"]
+    assert last[0] == ("narrow", "wide") and "wide compared with narrow" in last[1] and last[2]["visible"]
     assert last[-1]["interactive"] and len(first) == len(last) == 6 + len(panel.browser.outputs)
 
 

@@ -127,7 +127,7 @@ def test_words_are_marked_by_more_than_colour(items: ItemSet) -> None:
 def test_scores_and_differences_are_shown_with_their_direction(items: ItemSet) -> None:
     said = re.sub(r"<[^>]+>", "", item_view(items, ROWS[0], WISH, "nothing"))
     assert "0.500 → 0.800 +0.300 ▼ worse" in said and "100.0% → 0.0% −100.0 ▼ worse" in said
-    assert "right → wrong" in said
+    assert "correct → wrong" in said
     assert "No answer was generated" in item_view(items, ROWS[4], WISH, "each other")
 
 
@@ -150,7 +150,7 @@ def test_a_page_holds_ten_items() -> None:
     assert [items_view(many, rows, WISH, "nothing", page).count("<article") for page in (1, 2, 3)] == [10, 10, 3]
     assert (pages(23), pages(20), pages(0)) == (3, 2, 1) and PER_PAGE == 10
     assert (pager_text(23, 3), pager_text(0, 1)) == ("21–23 of 23", "None")
-    assert "No item is like that" in items_view(many, [], WISH, "nothing", 1)
+    assert "No matching items" in items_view(many, [], WISH, "nothing", 1)
 
 
 # the browser
@@ -168,7 +168,7 @@ def test_turning_pages_stays_within_the_items() -> None:
     assert browser._page_handler(1)(*asked, 3)[1] == 3 and browser._page_handler(-1)(*asked, 1)[1] == 1
     assert browser._changed("study", *asked[1:7], "question 21")[4] == "1–1 of 1"
     show = browser._changed("study", *asked[1:])[0]
-    assert ("Right → wrong (23)", "lost") in show["choices"]
+    assert ("Correct → wrong (23)", "lost") in show["choices"]
 
 
 def test_a_cell_that_is_gone_changes_nothing() -> None:

@@ -53,7 +53,8 @@ def made_from(study: Study) -> Study:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
     calls: list[tuple[str, bool]] = []
     monkeypatch.setattr("assistant_builder.runner.step_inputs.step_inputs", inputs_of)
-    monkeypatch.setattr(train_actions, "start_run", lambda name, redo=False, now=False, trust=False: calls.append((name, redo)))
+    monkeypatch.setattr(
+        train_actions, "start_run", lambda name, redo=False, now=False, trust=False: calls.append((name, redo)))
     return calls
 
 

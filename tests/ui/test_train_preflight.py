@@ -64,8 +64,8 @@ def test_a_good_study_is_ready_with_its_figures() -> None:
     assert seen.errors == seen.warnings == ()
     assert (seen.data.train, seen.data.validation, seen.data.heldout) == (344, 56, 228)  # type: ignore[union-attr]
     said = plain(preflight_card(seen))
-    assert "Ready to start" in said and "8 at once × 2" in said and "16 pairs" in said
-    assert "Steps 65 in each of 2 trainings" in said and "Time is rough" in said
+    assert "Ready to start" in said and "micro-batch 8 × 2" in said and "16 pairs" in said
+    assert "Steps 65 in each of 2 training runs" in said and "a rough estimate" in said
     assert "Proceed" not in said
 
 
@@ -95,7 +95,7 @@ def test_a_run_that_would_not_fit_is_warned_of(monkeypatch: pytest.MonkeyPatch) 
     for module in (preflight, planner):
         monkeypatch.setattr(module, "this_machine", lambda: busy)
     seen = run_preflight(study, study.config)
-    assert not seen.errors and whats(seen.warnings) == ["Training would probably not fit into the free memory"]
+    assert not seen.errors and whats(seen.warnings) == ["Training will probably not fit into the free memory"]
     assert seen.needed_bytes is not None and seen.needed_bytes > 1e9
     assert f"≈ {size(float(f'{seen.needed_bytes:.1e}'))}" in preflight_card(seen)
     assert f"{size(1e9)} free" in preflight_card(seen)
@@ -211,7 +211,7 @@ def test_training_takes_what_the_plan_says_for_both_arms_and_all_seeds() -> None
     thrice = replace(seen, config=study.config.with_changes({"seeds": 3}), scoring=0.5)
     assert thrice.training_seconds == pytest.approx(3 * seen.training_seconds)
     assert thrice.scoring_seconds == pytest.approx(0.5 * 228 * 10)
-    assert "to score" in plain(preflight_card(thrice)) and "Time is rough" in plain(preflight_card(seen))
+    assert "to score" in plain(preflight_card(thrice)) and "a rough estimate" in plain(preflight_card(seen))
     assert "told by the first run" in plain(preflight_card(replace(seen, plan=None)))
 
 

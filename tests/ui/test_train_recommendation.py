@@ -34,7 +34,7 @@ def test_where_it_fits_nothing_is_changed_and_that_is_said(study: Study, monkeyp
     seen = recommend_settings(study)
     assert seen is not None and seen.changes == {} and seen.config == study.config == starting_config(study)
     said = recommendation_note(seen, study.config)
-    assert "Nothing had to be changed" in said and "16-bit LoRA" in said and "A100 80 GB" in said
+    assert "The settings fit into memory" in said and "16-bit LoRA" in said and "A100 80 GB" in said
 
 
 def test_where_memory_is_short_what_costs_least_is_selected(study: Study, monkeypatch: pytest.MonkeyPatch):
@@ -47,7 +47,7 @@ def test_where_memory_is_short_what_costs_least_is_selected(study: Study, monkey
     chosen = seen.changes["train.micro_batch_size"]
     assert starting_config(study).train.micro_batch_size == chosen < study.config.train.micro_batch_size
     said = recommendation_note(seen, seen.config)
-    assert f"{chosen} instead of {study.config.train.micro_batch_size}" in said and "You may change" in said
+    assert f"{chosen} instead of {study.config.train.micro_batch_size}" in said and "You can change" in said
     mine = seen.config.with_changes({"train.micro_batch_size": study.config.train.micro_batch_size})
     assert "You have changed" in recommendation_note(seen, mine)
 
