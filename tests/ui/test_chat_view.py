@@ -66,7 +66,7 @@ def test_memory_is_that_of_the_weights_as_stored_and_as_they_are_held() -> None:
     assert memory_line("qlora", stored, None) == "memory: 110 MB base + 19.5 MB adapter"
     assert memory_line("qlora", stored, Memory(269_000_000, 19_500_000)).endswith("(dequantized here: 269 MB)")
     assert memory_line("lora", (269_000_000, 1), Memory(269_000_000, 1)) == "memory: 269 MB base + 1 bytes adapter"
-    assert "none of its own" in memory_line("base", None, None)
+    assert "shares the base of LoRA" in memory_line("base", None, None)
 
 
 def test_a_pane_shows_what_it_is_waiting_for() -> None:
@@ -83,7 +83,7 @@ def test_a_pane_shows_what_it_is_waiting_for() -> None:
     assert "ab-caret" in live(Reply("answering", "Be"))
     assert "ab-caret" not in live(Reply("stop", "Because."))
     assert "Ask a question below" in pane("b", said()) and "Ask again" in pane("b", said(asked))
-    assert "was not asked" in pane("base", said(Turn("Why?", {"lora": Answer("x")})))
+    assert "did not get this question" in pane("base", said(Turn("Why?", {"lora": Answer("x")})))
 
 
 def hidden_panes(one: Reply, other: Reply, sides: tuple[str, str]) -> list[str]:
@@ -136,7 +136,7 @@ def test_corrections_are_listed_and_what_becomes_of_them_told() -> None:
     shown = corrections_list([made, replace(made, question="Two")], {1})
     assert "&lt;b&gt;" in shown and shown.count("in the held-out set") == 1
     note = retrained_note("new", RetrainingPlan((made,), (made,), (3,), (4, 5)), "old")
-    for part in ("1 correction more", "2 answers", "1 held-out question taken out", "compare old new"):
+    for part in ("1 additional correction", "2 answers", "held-out set: 1 question", "compare old new"):
         assert part in note
 
 

@@ -116,7 +116,7 @@ def test_only_studies_with_shared_items_are_on_offer(panel: CompareStudiesPanel,
     assert "No other study has the same held-out questions" in note["value"] and "stranger" in note["value"]
     make("wide", train__rank=64)
     note, body, other = choices(panel, a.name)
-    assert body["visible"] and other["value"] == "wide" and other["choices"] == [("wide  ·  12 items in both", "wide")]
+    assert body["visible"] and other["value"] == "wide" and other["choices"] == [("wide  ·  12 shared items", "wide")]
     assert "stranger" in note["value"]
     fresh = with_data(new_study("fresh", LARGE))
     assert "Not evaluated yet" in choices(panel, fresh.name)[0]["value"]

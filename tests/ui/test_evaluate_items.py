@@ -82,7 +82,8 @@ def test_the_worst_come_first_and_the_unscored_last(items: ItemSet) -> None:
     assert rows_of(items, order="worst") == [4, 3, 2, 1, 5]
     assert rows_of(items, order="best") == [1, 2, 3, 4, 5]
     assert rows_of(items, order="worst", metric="exact_match")[0] == 3
-    assert degradation(ROWS[0], "L16", "Q4", "exact_match") == 1.0 and degradation(ROWS[4], "L16", "Q4", "exact_match") is None
+    assert degradation(ROWS[0], "L16", "Q4", "exact_match") == 1.0
+    assert degradation(ROWS[4], "L16", "Q4", "exact_match") is None
 
 
 @pytest.mark.parametrize(("search", "found"), [("question 3", [3]), ("ANOTHER", [1, 2, 3]), ("ｗｏｒｄ", [5]),

@@ -212,7 +212,7 @@ def test_training_takes_what_the_plan_says_for_both_arms_and_all_seeds() -> None
     assert thrice.training_seconds == pytest.approx(3 * seen.training_seconds)
     assert thrice.scoring_seconds == pytest.approx(0.5 * 228 * 10)
     assert "to score" in plain(preflight_card(thrice)) and "a rough estimate" in plain(preflight_card(seen))
-    assert "told by the first run" in plain(preflight_card(replace(seen, plan=None)))
+    assert "known after the first run" in plain(preflight_card(replace(seen, plan=None)))
 
 
 def test_the_time_left_counts_what_has_not_begun() -> None:

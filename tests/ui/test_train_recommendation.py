@@ -69,7 +69,8 @@ def test_another_base_is_selected_for_anew(study: Study, monkeypatch: pytest.Mon
     assert seen is not None and told["train.micro_batch_size"] == seen.config.train.micro_batch_size
     back = settings._model_chosen(study.name, *settings.form.values(study.config))
     assert back == [getattr(study.config.train, key.partition(".")[2]) for key in PLANNED_KEYS]
-    assert len(settings.note_values(study, large)) == len(settings.notes) and "GB" in str(settings.note_values(study, large)[2])
+    values = settings.note_values(study, large)
+    assert len(values) == len(settings.notes) and "GB" in str(values[2])
 
 
 def test_a_base_of_unknown_shape_is_left_alone(study: Study):

@@ -143,7 +143,7 @@ def test_a_running_study_says_where_it_is_and_how_long_it_takes() -> None:
     told = plain(run_panel(seen, "", TimeRemaining(270.0, complete=False)))
     assert "Step 3 of 6: Train LoRA (16-bit)" in told
     assert "About 4 min 30 s left for the study, plus the scoring." in told
-    assert "shows once training has begun" in plain(run_panel(seen, "", None))
+    assert "is shown after training has started" in plain(run_panel(seen, "", None))
 
 
 def test_a_step_on_a_node_of_a_cluster_says_on_which() -> None:
