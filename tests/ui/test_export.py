@@ -104,7 +104,8 @@ def test_a_finished_export_is_told_offered_and_explained() -> None:
 
     finish(study, SPEC, "moved", adapter_sha256="another", chat_template=None)
     state = drawn(tab, study)["export-lora-merged"][1]
-    assert "score differently than in the evaluation" in state and "trained again after this export" in state and "has no template" in state
+    for words in ("score differently than in the evaluation", "trained again after this export", "has no template"):
+        assert words in state
     (job.files / "export.json").unlink()
     gone = drawn(tab, study)["export-lora-merged"]
     assert "The export is missing" in gone[1] and not gone[4]["visible"]
