@@ -61,8 +61,8 @@ def _outcome(verdict: Record) -> tuple[Tone, str]:
 def comparison_tables(record: Record) -> Markup:
     """The differing settings and files, and every figure."""
     differences = difference_rows(record)
-    headers = ("Setting or file", f"A: {record['a']}", f"B: {record['b']}")
-    differing = table(headers, differences) if differences else Markup("<p>No recorded setting or file differs.</p>")
+    columns = ("Setting or file", f"A: {record['a']}", f"B: {record['b']}")
+    differing = table(columns, differences) if differences else Markup("<p>No recorded setting or file differs.</p>")
     headers = ("Cell", "Metric", "A", "B", "B \N{MINUS SIGN} A", "95 % interval", "p (Holm)")
     return join([
         card("Differences between the studies", differing),
