@@ -122,7 +122,7 @@ def test_outside_page_offers_it() -> None:
     from assistant_builder.chat.client import WorkerPool
     from assistant_builder.chat.conversation import Conversation
     from assistant_builder.ui.chat.tab import ChatTab
-    from assistant_builder.ui.chat.view import Shown, pane
+    from assistant_builder.ui.chat.view import PaneState, pane
     from assistant_builder.ui.export.tab import ExportTab
     from assistant_builder.ui.html import arm_styles
     from assistant_builder.ui.settings_form import study_options
@@ -131,7 +131,7 @@ def test_outside_page_offers_it() -> None:
     options = study_options()
     assert options["arms"].choices == ("lora", "qlora", "dummy") and "D4" in options["eval.cells"].choices
     arms = ("lora", "qlora", "dummy")
-    assert "Dummy (FP4)" in pane("dummy", Shown(Conversation(), arms=arms)) and "--arm-dummy: #7a3fb0" in arm_styles()
+    assert "Dummy (FP4)" in pane("dummy", PaneState(Conversation(), arms=arms)) and "--arm-dummy: #7a3fb0" in arm_styles()
     export, chat = inside_blocks(ExportTab), inside_blocks(lambda: ChatTab(WorkerPool(["false"])))
     assert ("Dummy (FP4)", "dummy") in export.arm.choices and len(export.panels) == 6
     assert list(chat.talk.panes) == ["a", "b", "dummy", "base"]

@@ -65,7 +65,7 @@ def test_both_answer_one_question_with_their_speed(page: Page, chat: Site) -> No
     expect(page.locator("#ab-question textarea")).to_have_value("")
     ask(page, "And close?")
     expect(page.locator("#ab-pane-lora .ab-turn")).to_have_count(4)
-    page.get_by_role("button", name="Clear the conversation").click()
+    page.get_by_role("button", name="Clear conversation").click()
     expect(page.locator("#ab-pane-lora .ab-turn")).to_have_count(0)
 
 
@@ -126,7 +126,7 @@ def test_a_blind_vote_tells_who_is_who_only_afterwards(page: Page, chat: Site) -
     seen = []
     for number in (1, 2):
         if page.locator("#ab-side-a .ab-turn").count():
-            page.get_by_role("button", name="Clear the conversation").click()
+            page.get_by_role("button", name="Clear conversation").click()
             expect(page.locator("#ab-side-a .ab-turn")).to_have_count(0)
         ask(page, f"blind question {number}")
         expect(page.locator("#ab-vote-a")).to_be_enabled()
@@ -153,7 +153,7 @@ def test_a_blind_vote_tells_who_is_who_only_afterwards(page: Page, chat: Site) -
     expect(page.get_by_label("Blind mode")).to_be_checked()
     expect(page.locator("#ab-tally")).to_contain_text("no preference shown")
     page.locator("#ab-votes-report").click()
-    expect(page.get_by_text("The report holds the votes now")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("The votes were added to the report")).to_be_visible(timeout=60_000)
     assert json.loads((chat.home / "studies" / "parrots" / "report.json").read_text("utf-8"))["votes"]["votes"] == 2
 
 
@@ -168,7 +168,7 @@ def test_a_reload_in_mid_chat_keeps_what_was_finished(page: Page, chat: Site) ->
     expect(page.locator("#ab-pane-lora")).to_contain_text("lora:story")
     page.reload()
     expect(page.locator("#ab-pane-lora")).to_contain_text("lora:first")
-    expect(page.locator("#ab-pane-lora")).to_contain_text("was not answered")
+    expect(page.locator("#ab-pane-lora")).to_contain_text("No answer:")
     page.get_by_text("System prompt and sampling").click()
     expect(page.locator("#ab-system textarea")).to_have_value("Be a bird.")
     page.locator("#ab-again").click()

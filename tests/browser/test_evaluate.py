@@ -49,7 +49,7 @@ def test_a_finished_evaluation_is_read_from_verdict_to_words(page: Page, at_site
     page.locator("#ab-items-next").click()
     expect(items).to_have_count(2)
     page.locator("#ab-items-search textarea, #ab-items-search input").fill("no such words")
-    expect(page.locator("#ab-items")).to_contain_text("No item is like that")
+    expect(page.locator("#ab-items")).to_contain_text("No matching items")
     page.get_by_role("tab", name="Compare studies").click()
     expect(page.locator("#ab-other input")).to_have_value(re.compile("beside"))
     page.locator("#ab-compare").click()

@@ -56,8 +56,8 @@ def test_from_upload_to_a_file_to_hand_on(
         page.locator("#ab-eval-cells").get_by_label(cell, exact=True).uncheck()
     expect(page.get_by_text("Very few training pairs")).to_be_visible()
     page.locator("#ab-start").click()
-    expect(page.get_by_text("Nothing was started: there are warnings")).to_be_visible()
-    page.get_by_label("Proceed anyhow").check()
+    expect(page.get_by_text("The study was not started: there are warnings")).to_be_visible()
+    page.get_by_label("Start anyway").check()
     page.locator("#ab-start").click()
     expect(page.locator("#ab-run")).to_contain_text("Training", timeout=3 * MINUTES)
     page.goto(f"{other.url}?study=towers&tab=train")
@@ -75,7 +75,7 @@ def test_from_upload_to_a_file_to_hand_on(
 
     page.get_by_role("tab", name="Chat").click()
     page.get_by_text("System prompt and sampling").click()
-    longest = page.locator("#ab-chat-settings").get_by_label("Longest answer")
+    longest = page.locator("#ab-chat-settings").get_by_label("Maximum answer length")
     longest.fill("8")  # four layers find no end by themselves
     longest.press("Tab")
     page.locator("#ab-question textarea").fill("How tall is tower 3, in metres?")

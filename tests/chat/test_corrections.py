@@ -16,7 +16,7 @@ from assistant_builder.data import load_split, prepare_dataset
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import ConfigError, DataError, StudyError
 from assistant_builder.study import Study
-from assistant_builder.ui.evaluate.item_filters import made_from
+from assistant_builder.ui.evaluate.item_filters import parent_study
 from tests.synthetic_study import LARGE, SMALL, new_study, with_data
 
 NEW = "Where can I park a bicycle?"
@@ -125,4 +125,4 @@ def test_an_existing_or_invalid_name_is_rejected(study: Study) -> None:
 
 def test_the_new_study_records_its_origin(study: Study) -> None:
     add_correction(study, NEW, "By the gate.")
-    assert made_from(retrained(study)) == study.name and made_from(study) is None
+    assert parent_study(retrained(study)) == study.name and parent_study(study) is None

@@ -104,7 +104,7 @@ def test_damaged_progress_and_run_records_are_ignored() -> None:
         write_text(study.folder / "data" / "data.progress.json", content)
         assert study.progress("data") is None
         assert study.state == "lost", content
-        assert "Carry on" in run_panel(take_snapshot(study), "")
+        assert "Resume" in run_panel(take_snapshot(study), "")
 
 
 def test_unreadable_settings_are_reported_with_file_and_line() -> None:

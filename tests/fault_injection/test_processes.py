@@ -83,7 +83,7 @@ def test_a_reused_process_id_does_not_revive_a_dead_process() -> None:
         assert "the process ended unexpectedly" in output
         assert f"Resume it with 'assistant-builder run {study.name}'" in output
         panel = run_panel(take_snapshot(study), "")
-        assert "interrupted" in panel and "Carry on" in panel
+        assert "interrupted" in panel and "Resume" in panel
         write_json(queue_folder() / "000001.json",
                    {"study": str(study.folder), "pid": process.pid, "process_started": f"{boot}/1"})
         assert active_tickets() == []

@@ -193,32 +193,33 @@ def test_the_page_runs_code_with_a_tick_for_the_folder_it_names(
     for folder in (base, other):
         with_own_code(folder)
     started: list[bool] = []
-    monkeypatch.setattr("assistant_builder.ui.train.actions.start_run", lambda name, redo, now, trust: started.append(trust))
+    monkeypatch.setattr(
+        "assistant_builder.ui.train.actions.start_run", lambda name, redo, now, trust: started.append(trust))
     monkeypatch.setattr("assistant_builder.ui.train.actions.stale_changes", lambda study: [])
-    monkeypatch.setattr("assistant_builder.ui.train.preflight.plan_of", lambda ref, config, data: None)
+    monkeypatch.setattr("assistant_builder.ui.train.preflight.make_plan", lambda ref, config, data: None)
     tab, study = inside_blocks(TrainTab), new_study("own", model__base=str(base))
     assert "model.trust_remote_code" not in tab.form.components
 
     def tick_of(values: list[Any]) -> dict[str, Any]:
         return values[tab._plan_outputs.index(tab.trust)]
 
-    shown = tick_of(tab._planned(study, study.config))
+    shown = tick_of(tab._plan_values(study, study.config))
     assert shown["visible"] and not shown["value"]
     assert f"{base} (configuration_own.py, modeling_own.py)" in shown["label"]
-    assert "Nothing was started" in press_start(tab, study, False) and started == []
-    assert "Nothing was started" in press_start(tab, study, True) and started == []  # nobody has ticked it
+    assert "The study was not started" in press_start(tab, study, False) and started == []
+    assert "The study was not started" in press_start(tab, study, True) and started == []  # nobody has ticked it
 
     values = tab.form.values(study.config)
     assert tick_of(tab._ticked("own", False, False, True, *values))["value"]
     elsewhere = study.config.with_changes({"model.base": str(other)})
     shown = tick_of(tab._changed("own", False, False, True, *tab.form.values(elsewhere)))
     assert shown["visible"] and not shown["value"] and str(other) in shown["label"]
-    assert "Nothing was started" in press_start(tab, study, True, elsewhere) and started == []
+    assert "The study was not started" in press_start(tab, study, True, elsewhere) and started == []
     assert press_start(tab, study, True) == "" and started == [True]
-    assert "Nothing was started" in press_start(tab, study, False) and started == [True]  # for that run alone
+    assert "The study was not started" in press_start(tab, study, False) and started == [True]  # for that run alone
 
     plain = new_study("plain")
-    assert not tick_of(tab._planned(plain, plain.config))["visible"]
+    assert not tick_of(tab._plan_values(plain, plain.config))["visible"]
     assert press_start(tab, plain, False) == "" and started == [True, False]
 
 
@@ -284,8 +285,8 @@ def test_an_address_cannot_hide_itself() -> None:
 def test_the_page_shows_addresses_where_a_run_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     tab, study = inside_blocks(TrainTab), new_study("far", **{key.replace(".", "__"): value
                                                               for key, value in ADDRESSES.items()})
-    shown = str(tab._planned(study, study.config)[tab._plan_outputs.index(tab.plan)])
+    shown = str(tab._plan_values(study, study.config)[tab._plan_outputs.index(tab.plan)])
     assert all(address in shown for address in ("127.0.0.1:1", "s3://of-somebody/studies", "http://127.0.0.1:2/v1"))
     study.write_run_record("cancelled")  # carried on: nothing else of the start is shown then
-    monkeypatch.setattr(train_tab, "_worth_showing", lambda study, redo: False)
-    assert "127.0.0.1:2" in str(tab._planned(study, study.config)[tab._plan_outputs.index(tab.plan)])
+    monkeypatch.setattr(train_tab, "_shows_preflight", lambda study, redo: False)
+    assert "127.0.0.1:2" in str(tab._plan_values(study, study.config)[tab._plan_outputs.index(tab.plan)])

@@ -14,7 +14,7 @@ from assistant_builder.errors import ConfigError
 from assistant_builder.inference.session import Sampling
 from assistant_builder.ui.chat.conversation import KEPT_STUDIES, ConversationPanel, editing_notice
 from assistant_builder.ui.chat.feedback import VoteBar
-from assistant_builder.ui.chat.settings import ChatSettings, Settings
+from assistant_builder.ui.chat.settings import ChatSettings, ReplySettings
 from assistant_builder.ui.refresh import browser_state
 from tests.synthetic_study import LARGE, new_study, with_data
 from tests.ui.blocks import inside_blocks
@@ -51,7 +51,7 @@ def test_settings_come_back_as_they_were_and_the_system_prompt_by_study() -> Non
     assert settings.restored(other, kept)[0] == own
     back = settings.remember(name, kept, own, *shown[1:])
     assert back["systems"] == {}
-    assert settings.read(tuple(shown)) == Settings("Be brief.", True, True, Sampling(100, 0.7, 0.9, 5))
+    assert settings.read(tuple(shown)) == ReplySettings("Be brief.", True, True, Sampling(100, 0.7, 0.9, 5))
 
 
 @pytest.mark.parametrize("kept", [7, {"temperature": "hot", "systems": 3, "blind": "yes"}, {"systems": {"one": 4}}])
@@ -65,10 +65,10 @@ def test_what_the_browser_sends_may_be_anything(kept: Any) -> None:
 
 def test_a_seed_is_drawn_where_none_is_given_and_something_is_drawn() -> None:
     settings = inside_blocks(placed_settings)
-    assert settings.read(("", 0, 1, 9, "", False, False)).drawn() == Sampling(9)
-    assert settings.read(("", 0.5, 1, 9, "3", False, False)).drawn().seed == 3
-    assert len({settings.read(("", 0.5, 1, 9, "", False, False)).drawn().seed for _ in range(3)}) > 1
-    with pytest.raises(ConfigError, match="'many' is no whole number"):
+    assert settings.read(("", 0, 1, 9, "", False, False)).sampling_with_seed() == Sampling(9)
+    assert settings.read(("", 0.5, 1, 9, "3", False, False)).sampling_with_seed().seed == 3
+    assert len({settings.read(("", 0.5, 1, 9, "", False, False)).sampling_with_seed().seed for _ in range(3)}) > 1
+    with pytest.raises(ConfigError, match="'many' is not an integer"):
         settings.read(("", 0, 1, 9, "many", False, False))
 
 
@@ -77,16 +77,16 @@ def test_conversations_are_kept_by_study_and_adapters() -> None:
     held = Conversation((Turn("Why?", {"lora": Answer("So.")}),))
     kept: Any = None
     for number in range(KEPT_STUDIES + 2):
-        kept = talk.keep(kept, f"s{number}", "mark", held)
+        kept = talk.stored_with(kept, f"s{number}", "mark", held)
     assert list(kept) == [f"s{number}" for number in range(2, KEPT_STUDIES + 2)]
     assert talk.conversation(kept, "s3", "mark") == held
     assert talk.conversation(kept, "s3", "trained anew") == talk.conversation(kept, "s0", "mark") == Conversation()
     assert talk.conversation("nonsense", "s3", "mark") == Conversation()
-    assert "s3" not in talk.keep(kept, "s3", "mark", Conversation())
+    assert "s3" not in talk.stored_with(kept, "s3", "mark", Conversation())
 
 
 def test_editing_tells_what_it_replaces() -> None:
     held = Conversation((Turn("1"), Turn("2"), Turn("3")))
-    assert "question 3. Sending it takes the place of the old one." in editing_notice(2, held)
+    assert "question 3. Sending it replaces the old question." in editing_notice(2, held)
     assert "and the question after it" in editing_notice(1, held)
     assert "and the 2 questions after it" in editing_notice(0, held)

@@ -14,15 +14,15 @@ from assistant_builder.chat.feedback import Correction, RetrainingPlan
 from assistant_builder.inference.session import Memory
 from assistant_builder.ui.chat.view import (
     PAIR,
-    Shown,
+    PaneState,
     corrections_list,
     equalize_pace,
+    loading_view,
     memory_line,
     pane,
-    readiness,
     reference_note,
     retrained_note,
-    revealed,
+    reveal_view,
     speed_line,
     suggestions,
 )
@@ -34,8 +34,8 @@ def plain(markup: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", markup))
 
 
-def said(*turns: Turn, **changes: Any) -> Shown:
-    return Shown(Conversation(turns), **changes)
+def said(*turns: Turn, **changes: Any) -> PaneState:
+    return PaneState(Conversation(turns), **changes)
 
 
 def test_text_of_users_and_models_stays_text() -> None:
@@ -45,7 +45,7 @@ def test_text_of_users_and_models_stays_text() -> None:
         pane("b", said(Turn(HOSTILE), replies={"lora": Reply("answering", HOSTILE)})),
         pane("b", said(Turn(HOSTILE), replies={"lora": Reply("failed", HOSTILE, error=error)})),
         pane("b", said(Turn("Q"), replies={"lora": Reply("loading", phase=HOSTILE)})),
-        reference_note(HOSTILE), readiness({"lora": Reply("loading", phase=HOSTILE)}),
+        reference_note(HOSTILE), loading_view({"lora": Reply("loading", phase=HOSTILE)}),
         corrections_list([Correction("now", HOSTILE, HOSTILE, HOSTILE)], ()),
     ]
     for markup in shown:
@@ -56,7 +56,7 @@ def test_text_of_users_and_models_stays_text() -> None:
 def test_the_speed_line_tells_how_it_went() -> None:
     answer = Answer("text", "stop", 10, 2.0, 0.25)
     assert speed_line(answer) == "5.0 tokens/s · first token 0.25 s · 10 tokens"
-    assert speed_line(replace(answer, ending="length")).endswith("cut at the longest answer")
+    assert speed_line(replace(answer, ending="length")).endswith("cut at the maximum length")
     assert speed_line(replace(answer, ending="cancelled")).endswith("stopped")
     assert speed_line(Answer("")) == speed_line(None) == ""
 
@@ -64,9 +64,9 @@ def test_the_speed_line_tells_how_it_went() -> None:
 def test_memory_is_that_of_the_weights_as_stored_and_as_they_are_held() -> None:
     stored = (110_000_000, 19_500_000)
     assert memory_line("qlora", stored, None) == "memory: 110 MB base + 19.5 MB adapter"
-    assert memory_line("qlora", stored, Memory(269_000_000, 19_500_000)).endswith("(unpacked here: 269 MB)")
+    assert memory_line("qlora", stored, Memory(269_000_000, 19_500_000)).endswith("(dequantized here: 269 MB)")
     assert memory_line("lora", (269_000_000, 1), Memory(269_000_000, 1)) == "memory: 269 MB base + 1 bytes adapter"
-    assert "none of its own" in memory_line("base", None, None)
+    assert "shares the base of LoRA" in memory_line("base", None, None)
 
 
 def test_a_pane_shows_what_it_is_waiting_for() -> None:
@@ -82,14 +82,14 @@ def test_a_pane_shows_what_it_is_waiting_for() -> None:
     assert 'aria-valuenow="40.0"' in live(Reply("loading", fraction=0.4))
     assert "ab-caret" in live(Reply("answering", "Be"))
     assert "ab-caret" not in live(Reply("stop", "Because."))
-    assert "Ask below" in pane("b", said()) and "Ask again" in pane("b", said(asked))
-    assert "was not asked" in pane("base", said(Turn("Why?", {"lora": Answer("x")})))
+    assert "Ask a question below" in pane("b", said()) and "Ask again" in pane("b", said(asked))
+    assert "did not get this question" in pane("base", said(Turn("Why?", {"lora": Answer("x")})))
 
 
 def hidden_panes(one: Reply, other: Reply, sides: tuple[str, str]) -> list[str]:
     turn = Turn("Why?", {}, sides, blind=True)
     shown = said(turn, blind=True, replies=dict(zip(sides, (one, other), strict=True)),
-                 stored={"qlora": (1, 2), "lora": (3, 4)}, held={"lora": Memory(5, 6)})
+                 stored={"qlora": (1, 2), "lora": (3, 4)}, memory={"lora": Memory(5, 6)})
     return [re.sub(f'side-{side}|data-side="{side}"|Assistant {side.upper()}', "", pane(side, shown))
             for side in PAIR]
 
@@ -121,22 +121,22 @@ def test_the_vote_gives_name_and_colour_back() -> None:
     before, after = pane("a", said(turn, blind=True)), pane("a", said(replace(turn, vote="a"), blind=True))
     assert "LoRA" not in before and "tokens/s" not in before and 'data-action="correct"' not in before
     assert "LoRA (16-bit) · your choice" in after and "tokens/s" in after and 'data-action="correct"' in after
-    assert "A was LoRA (16-bit), B was QLoRA (4-bit). You preferred LoRA" in plain(revealed(replace(turn, vote="a")))
+    assert "A was LoRA (16-bit), B was QLoRA (4-bit). You preferred LoRA" in plain(reveal_view(replace(turn, vote="a")))
 
 
 def test_loading_ahead_tells_how_far_it_is() -> None:
-    loading = readiness({"lora": Reply("loaded"), "qlora": Reply("loading", phase="Reading", fraction=0.4)})
+    loading = loading_view({"lora": Reply("loaded"), "qlora": Reply("loading", phase="Reading", fraction=0.4)})
     assert "QLoRA (4-bit): Reading" in loading and 'aria-valuenow="70.0"' in loading
-    assert "are loaded" in readiness({"lora": Reply("loaded")})
-    assert "no adapter" in readiness({"lora": Reply("failed", error={"what": "no adapter"})})
+    assert "are loaded" in loading_view({"lora": Reply("loaded")})
+    assert "no adapter" in loading_view({"lora": Reply("failed", error={"what": "no adapter"})})
 
 
 def test_corrections_are_listed_and_what_becomes_of_them_told() -> None:
     made = Correction("now", "<b>Q</b>", "<i>A</i>", "wrong")
     shown = corrections_list([made, replace(made, question="Two")], {1})
-    assert "&lt;b&gt;" in shown and shown.count("stands in the held-out set") == 1
+    assert "&lt;b&gt;" in shown and shown.count("in the held-out set") == 1
     note = retrained_note("new", RetrainingPlan((made,), (made,), (3,), (4, 5)), "old")
-    for part in ("1 correction more", "2 answers", "1 held-out question taken out", "compare old new"):
+    for part in ("1 additional correction", "2 answers", "held-out set: 1 question", "compare old new"):
         assert part in note
 
 

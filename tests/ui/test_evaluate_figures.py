@@ -86,7 +86,7 @@ def test_what_comes_first_is_said() -> None:
     study = with_data(new_study())
     assert "Nothing to evaluate yet" in evaluation_state(take_snapshot(study))
     running(study, "train-lora")
-    assert "follows by itself" in plain(evaluation_state(take_snapshot(study)))
+    assert "starts automatically" in plain(evaluation_state(take_snapshot(study)))
     for arm in ("lora", "qlora"):
         done(study, f"train-{arm}", 1)
     seen = replace(take_snapshot(study), state="queued")
@@ -129,12 +129,12 @@ def test_an_evaluation_that_stopped_keeps_its_scores(state: str, words: str) -> 
     said = plain(evaluation_state(take_snapshot(study), "RuntimeError: <b>"))
     assert words in said and "Scored so far" in said
     assert ("RuntimeError: &lt;b&gt;" in said) == (state == "failed")
-    assert ("Carry on" in said) == (state != "failed")
+    assert ("Resume" in said) == (state != "failed")
 
 
 def test_a_report_that_failed_is_told_where_its_verdict_is_missed() -> None:
     study = evaluated(trained(with_data(new_study())))
-    assert "Scored, without a report" in plain(evaluation_state(take_snapshot(study)))
+    assert "but the report is missing" in plain(evaluation_state(take_snapshot(study)))
     study.write_step(StepRecord("report", state="failed", error={"what": "the disk is full"}))
     assert "the disk is full" in plain(evaluation_state(take_snapshot(study)))
 
@@ -146,7 +146,7 @@ def test_the_verdict_comes_with_the_tables_behind_it(finished: Snapshot, report:
     levels: dict[str, list[str]] = {"serious": [], "note": []}
     for warning in report["warnings"]:
         levels[warning["level"]].append(warning["text"][:60].replace("'", "&#39;"))
-    assert levels["serious"] and all(f"Mind: {text}".replace("&#39;", "'") in said for text in levels["serious"])
+    assert levels["serious"] and all(f"Warning: {text}".replace("&#39;", "'") in said for text in levels["serious"])
     tables = plain(report_tables(report))
     for words in ("B16", "QLoRA (4-bit)", "95 % interval", "Q4 \N{MINUS SIGN} L16", "Exact match", "copy",
                   "Which export keeps", *levels["note"]):
@@ -263,7 +263,7 @@ def test_the_button_says_what_it_will_do(tab: EvaluateTab, study: Study) -> None
     bar, start, cancel, *_ = state.draw(StudyView(study.name))
     assert bar["visible"] and start["value"] == "Evaluate now" and not cancel["visible"]
     study.write_step(StepRecord("evaluate", state="failed", error={"what": "no"}))
-    assert state.draw(StudyView(study.name))[1]["value"] == "Carry on"
+    assert state.draw(StudyView(study.name))[1]["value"] == "Resume"
     running(study, "evaluate")
     bar, start, cancel, *_ = state.draw(StudyView(study.name))
     assert bar["visible"] and not start["visible"] and cancel["visible"]

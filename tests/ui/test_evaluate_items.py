@@ -13,11 +13,11 @@ from assistant_builder.ui.evaluate.item_browser import ItemBrowser
 from assistant_builder.ui.evaluate.item_filters import (
     ItemFilter,
     ItemSet,
-    amounts,
-    chosen,
-    harm,
-    make_set,
-    relation,
+    answer_change,
+    count_by_choice,
+    degradation,
+    filter_items,
+    make_item_set,
     study_items,
 )
 from assistant_builder.ui.evaluate.view import PER_PAGE, item_view, items_view, pager_text, pages
@@ -53,11 +53,11 @@ WISH = ItemFilter("L16", "Q4")
 
 @pytest.fixture
 def items() -> ItemSet:
-    return make_set(ROWS, NAMES, ("L16", "Q4"))
+    return make_item_set(ROWS, NAMES, ("L16", "Q4"))
 
 
 def rows_of(items: ItemSet, **wish: Any) -> list[int]:
-    return [row["row"] for row in chosen(items, ItemFilter("L16", "Q4", **wish))]
+    return [row["row"] for row in filter_items(items, ItemFilter("L16", "Q4", **wish))]
 
 
 def test_items_come_in_the_order_of_the_file_with_the_cells_they_have(items: ItemSet) -> None:
@@ -71,18 +71,19 @@ def test_items_come_in_the_order_of_the_file_with_the_cells_they_have(items: Ite
 )
 def test_items_are_filtered(items: ItemSet, show: Any, found: list[int]) -> None:
     assert rows_of(items, show=show) == found
-    assert amounts(items, "L16", "Q4")[show] == len(found)
+    assert count_by_choice(items, "L16", "Q4")[show] == len(found)
 
 
 def test_flips_turn_round_with_the_cells(items: ItemSet) -> None:
-    assert [row["row"] for row in chosen(items, ItemFilter("Q4", "L16", "lost"))] == [1]
+    assert [row["row"] for row in filter_items(items, ItemFilter("Q4", "L16", "lost"))] == [1]
 
 
 def test_the_worst_come_first_and_the_unscored_last(items: ItemSet) -> None:
     assert rows_of(items, order="worst") == [4, 3, 2, 1, 5]
     assert rows_of(items, order="best") == [1, 2, 3, 4, 5]
     assert rows_of(items, order="worst", metric="exact_match")[0] == 3
-    assert harm(ROWS[0], "L16", "Q4", "exact_match") == 1.0 and harm(ROWS[4], "L16", "Q4", "exact_match") is None
+    assert degradation(ROWS[0], "L16", "Q4", "exact_match") == 1.0
+    assert degradation(ROWS[4], "L16", "Q4", "exact_match") is None
 
 
 @pytest.mark.parametrize(("search", "found"), [("question 3", [3]), ("ANOTHER", [1, 2, 3]), ("ｗｏｒｄ", [5]),
@@ -101,7 +102,7 @@ def test_relations_are_those_of_the_report() -> None:
     assert found is not None
     for row in found.rows:
         for first, second in (("L16", "Q4"), ("B16", "LM"), ("Q4", "L4")):
-            assert relation(row, first, second) == change(cells[first], cells[second], row["item"])
+            assert answer_change(row, first, second) == change(cells[first], cells[second], row["item"])
 
 
 def test_items_are_there_as_soon_as_both_assistants_are_scored() -> None:
@@ -127,7 +128,7 @@ def test_words_are_marked_by_more_than_colour(items: ItemSet) -> None:
 def test_scores_and_differences_are_shown_with_their_direction(items: ItemSet) -> None:
     said = re.sub(r"<[^>]+>", "", item_view(items, ROWS[0], WISH, "nothing"))
     assert "0.500 → 0.800 +0.300 ▼ worse" in said and "100.0% → 0.0% −100.0 ▼ worse" in said
-    assert "right → wrong" in said
+    assert "correct → wrong" in said
     assert "No answer was generated" in item_view(items, ROWS[4], WISH, "each other")
 
 
@@ -145,30 +146,30 @@ def test_right_to_left_answers_keep_their_direction(items: ItemSet) -> None:
 
 
 def test_a_page_holds_ten_items() -> None:
-    many = make_set([item(row, RIGHT, "x") for row in range(1, 24)], NAMES, ("L16", "Q4"))
-    rows = chosen(many, WISH)
+    many = make_item_set([item(row, RIGHT, "x") for row in range(1, 24)], NAMES, ("L16", "Q4"))
+    rows = filter_items(many, WISH)
     assert [items_view(many, rows, WISH, "nothing", page).count("<article") for page in (1, 2, 3)] == [10, 10, 3]
     assert (pages(23), pages(20), pages(0)) == (3, 2, 1) and PER_PAGE == 10
     assert (pager_text(23, 3), pager_text(0, 1)) == ("21–23 of 23", "None")
-    assert "No item is like that" in items_view(many, [], WISH, "nothing", 1)
+    assert "No matching items" in items_view(many, [], WISH, "nothing", 1)
 
 
 # the browser
 
 
 def test_turning_pages_stays_within_the_items() -> None:
-    many = make_set([item(row, RIGHT, "x") for row in range(1, 24)], NAMES, ("L16", "Q4"))
+    many = make_item_set([item(row, RIGHT, "x") for row in range(1, 24)], NAMES, ("L16", "Q4"))
     browser = inside_blocks(lambda: ItemBrowser(lambda key: many if key else None, "ab-some"))
-    opened = dict(zip(map(id, browser.outputs), browser.opened(many), strict=True))
+    opened = dict(zip(map(id, browser.outputs), browser.open_values(many), strict=True))
     assert opened[id(browser.second)]["value"] == "Q4" and opened[id(browser.place)] == "1–10 of 23"
-    assert len(browser.opened(None)) == len(browser.outputs)
+    assert len(browser.open_values(None)) == len(browser.outputs)
     asked = ("study", "L16", "Q4", "all", "file", "nll_per_token", "nothing", "")
-    _, page, _, back, place, onward = browser._turner(1)(*asked, 2)
+    _, page, _, back, place, onward = browser._page_handler(1)(*asked, 2)
     assert (page, place, back["interactive"], onward["interactive"]) == (3, "21–23 of 23", True, False)
-    assert browser._turner(1)(*asked, 3)[1] == 3 and browser._turner(-1)(*asked, 1)[1] == 1
+    assert browser._page_handler(1)(*asked, 3)[1] == 3 and browser._page_handler(-1)(*asked, 1)[1] == 1
     assert browser._changed("study", *asked[1:7], "question 21")[4] == "1–1 of 1"
     show = browser._changed("study", *asked[1:])[0]
-    assert ("Right → wrong (23)", "lost") in show["choices"]
+    assert ("Correct → wrong (23)", "lost") in show["choices"]
 
 
 def test_a_cell_that_is_gone_changes_nothing() -> None:

@@ -87,7 +87,7 @@ def test_every_state_is_drawn_and_the_latest_is_chosen() -> None:
     record_of(job, process_started=1.0)
     assert "interrupted" in drawn(tab, study)["export-lora-merged"][1]
     record_of(job, state="cancelled")
-    assert "Nothing was written" in drawn(tab, study)["export-lora-merged"][1]
+    assert "No files were written" in drawn(tab, study)["export-lora-merged"][1]
 
 
 def test_a_finished_export_is_told_offered_and_explained() -> None:
@@ -95,7 +95,7 @@ def test_a_finished_export_is_told_offered_and_explained() -> None:
     tab = inside_blocks(ExportTab)
     job = finish(study, SPEC)
     _, state, start, _, download, *ways, command = drawn(tab, study)["export-lora-merged"]
-    assert "it is what was measured" in state and "scored &lt;i&gt;again" in state and str(job.files) in state
+    assert "its scores match the evaluation" in state and "scored &lt;i&gt;again" in state and str(job.files) in state
     assert "# Card &lt;b&gt;of&lt;/b&gt;" in state
     assert download["visible"] and download["value"].endswith(job.archive.name) and start["value"] == "Export again"
     assert [way["visible"] for way in ways] == [True, True, True, False]
@@ -104,7 +104,8 @@ def test_a_finished_export_is_told_offered_and_explained() -> None:
 
     finish(study, SPEC, "moved", adapter_sha256="another", chat_template=None)
     state = drawn(tab, study)["export-lora-merged"][1]
-    assert "score otherwise than measured" in state and "trained again since" in state and "has no template" in state
+    for words in ("score differently than in the evaluation", "trained again after this export", "has no template"):
+        assert words in state
     (job.files / "export.json").unlink()
     gone = drawn(tab, study)["export-lora-merged"]
     assert "The export is missing" in gone[1] and not gone[4]["visible"]

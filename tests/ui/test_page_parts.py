@@ -145,31 +145,31 @@ def test_tabs_can_be_opened_when_their_inputs_exist() -> None:
 
 def test_start_writes_changed_settings_of_an_untouched_study(started: list[tuple[str, bool]]) -> None:
     study = new_study()
-    message, begun = train_actions.go(study, rank_8, replace=False)
+    message, begun = train_actions.start_or_resume(study, rank_8, replace=False)
     assert begun and message == "" and started == [("library", False)]
     assert study.config.train.rank == 8
 
 
 def test_results_are_replaced_only_on_request(started: list[tuple[str, bool]]) -> None:
     study = made_from(finished_study())
-    message, begun = train_actions.go(study, rank_8, replace=False)
+    message, begun = train_actions.start_or_resume(study, rank_8, replace=False)
     assert not begun and not started and study.config.train.rank == 16
     assert "train.rank: 16 -&gt; 8" in message
-    assert train_actions.go(study, rank_8, replace=True)[1] and started == [("library", True)]
+    assert train_actions.start_or_resume(study, rank_8, replace=True)[1] and started == [("library", True)]
     assert study.config.train.rank == 8
 
 
 def test_a_resumed_failed_step_uses_changed_settings(started: list[tuple[str, bool]]) -> None:
     study = made_from(with_data(new_study()))
     study.write_step(StepRecord("train-lora", state="failed", inputs={"train.rank": 16}))
-    assert train_actions.go(study, rank_8, replace=False)[1] and started == [("library", False)]
+    assert train_actions.start_or_resume(study, rank_8, replace=False)[1] and started == [("library", False)]
     assert study.config.train.rank == 8
 
 
 def test_resuming_does_not_change_the_settings(started: list[tuple[str, bool]]) -> None:
     study = made_from(with_data(new_study()))
     before = (study.folder / "study.yaml").read_bytes()
-    assert train_actions.go(study, unchanged, replace=False)[1]
+    assert train_actions.start_or_resume(study, unchanged, replace=False)[1]
     assert (study.folder / "study.yaml").read_bytes() == before
 
 
@@ -177,23 +177,23 @@ def test_invalid_settings_start_nothing(started: list[tuple[str, bool]]) -> None
     def bad(config: StudyConfig) -> StudyConfig:
         raise ConfigError("train.rank=0: too small")
 
-    message, begun = train_actions.go(new_study(), bad, replace=False)
+    message, begun = train_actions.start_or_resume(new_study(), bad, replace=False)
     assert not begun and not started and "train.rank=0" in message
 
 
 def test_a_running_study_is_not_started_twice(started: list[tuple[str, bool]]) -> None:
     study = with_data(new_study())
     running(study, "train-lora")
-    with pytest.raises(StudyError, match="running already"):
-        train_actions.go(study, unchanged, replace=False)
+    with pytest.raises(StudyError, match="already running"):
+        train_actions.start_or_resume(study, unchanged, replace=False)
     assert not started
 
 
 def test_a_waiting_study_is_not_started_twice_and_can_leave_the_queue(started: list[tuple[str, bool]]) -> None:
     study = new_study()
     study.write_run_record("queued", queued_behind=["rivers"])
-    with pytest.raises(StudyError, match="waits for its turn"):
-        train_actions.go(study, unchanged, replace=False)
+    with pytest.raises(StudyError, match="or queued"):
+        train_actions.start_or_resume(study, unchanged, replace=False)
     assert not started
     assert train_actions.pause_label(study) == "Leave the queue"
     assert train_actions.pause_run(study.name)["value"] == "Leaving the queue…"
@@ -216,7 +216,7 @@ def test_a_start_is_shown_until_the_run_writes_its_state(monkeypatch: pytest.Mon
         assert train_actions.start_phase(study) == "starting"
     (study.folder / "run.log.txt").write_text("first\nError: no such model. Choose another\n")
     assert train_actions.start_phase(study) == "refused"
-    assert train_actions.last_words(study) == "Error: no such model. Choose another"
+    assert "Error: no such model. Choose another" in train_actions.start_refusal(study)
     study.write_run_record("running")
     assert train_actions.start_phase(study) == ""
 

@@ -18,7 +18,7 @@ from assistant_builder.ui.study_snapshot import take_snapshot
 from tests.synthetic_study import done, evaluated, new_study, running, trained, with_data
 from tests.ui.blocks import inside_blocks
 
-STYLES = Path(report_tab.__file__).parent / "styles"
+STYLES = Path(report_tab.__file__).parents[1] / "styles"
 
 
 def written(study: Study) -> Study:
@@ -43,9 +43,9 @@ def done_but_report(study: Study) -> Study:
 def test_what_happens_to_the_report_is_said(study: Study) -> None:
     assert report_state(take_snapshot(study)) == ""
     running(study, "report")
-    assert "is being made" in report_state(take_snapshot(study))
+    assert "is being written" in report_state(take_snapshot(study))
     about_to = replace(take_snapshot(done_but_report(study)), state="running")
-    assert "is being made" in report_state(about_to)
+    assert "is being written" in report_state(about_to)
     study.write_step(StepRecord("report", state="failed", error={"what": "the disk is full", "remedy": "Free space"}))
     said = report_state(take_snapshot(study), "OSError <b>")
     assert "the disk is full" in said and "OSError &lt;b&gt;" in said

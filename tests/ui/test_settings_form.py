@@ -26,7 +26,7 @@ from assistant_builder.ui.settings_form import (
     study_options,
 )
 from assistant_builder.ui.train.preflight_view import preset_table
-from assistant_builder.ui.train.settings import NOT_HERE
+from assistant_builder.ui.train.settings import FIXED_KEYS
 from assistant_builder.ui.train.tab import TrainTab
 from tests.ui.blocks import inside_blocks
 
@@ -76,7 +76,7 @@ def test_every_option_of_the_config_is_described() -> None:
 def test_every_option_of_the_config_is_on_the_page() -> None:
     train, data = inside_blocks(lambda: (TrainTab(), DataTab()))
     shown = set(train.form.components)
-    assert shown == set(study_options()) - {"name", *NOT_HERE}
+    assert shown == set(study_options()) - {"name", *FIXED_KEYS}
     assert set(data.new.upload.form.components) == {
         key for key in study_options() if key.startswith("data.") and key not in ("data.source", "data.columns")
     }

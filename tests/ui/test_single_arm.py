@@ -11,9 +11,9 @@ from assistant_builder.chat.conversation import Answer, Conversation, Turn, as_m
 from assistant_builder.planning.advice import advise
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.tab import ChatTab
-from assistant_builder.ui.chat.view import Shown, pane
+from assistant_builder.ui.chat.view import PaneState, pane
 from assistant_builder.ui.evaluate.figures import headline_panels, seeds_figure
-from assistant_builder.ui.evaluate.item_filters import across_items, comparable, study_items
+from assistant_builder.ui.evaluate.item_filters import comparable_studies, shared_items, study_items
 from assistant_builder.ui.evaluate.tab import EvaluateTab
 from assistant_builder.ui.evaluate.view import evaluation_state, interval_key, report_tables, verdict_callout
 from assistant_builder.ui.export.tab import ExportTab
@@ -23,8 +23,8 @@ from assistant_builder.ui.plan.tab import study_plan
 from assistant_builder.ui.plan.view import plan_panel, verdict
 from assistant_builder.ui.refresh import StudyView
 from assistant_builder.ui.study_snapshot import all_trained, study_strip, take_snapshot
-from assistant_builder.ui.train.preflight import assess
-from assistant_builder.ui.train.preflight_view import readiness_card
+from assistant_builder.ui.train.preflight import run_preflight
+from assistant_builder.ui.train.preflight_view import preflight_card
 from assistant_builder.ui.train.tab import TrainTab
 from assistant_builder.ui.train.view import run_panel
 from evals.study_compare import compare_studies
@@ -54,11 +54,11 @@ def test_strip_and_training_show_the_one_arm(alone: Study) -> None:
 
 def test_before_a_start_it_is_planned_and_described_by_the_one_arm() -> None:
     study = new_study("fresh", arms=["qlora"])
-    seen = assess(study, study.config)
+    seen = run_preflight(study, study.config)
     assert seen.plan is not None and seen.needed_bytes == seen.plan.qlora.expected_bytes
     assert seen.training_seconds == seen.plan.qlora.seconds
-    card = readiness_card(seen)
-    assert "in one training" in card and "what 4-bit costs is not measured" in card
+    card = preflight_card(seen)
+    assert "in one training run" in card and "the cost of 4-bit is not measured" in card
     plan = study_plan(study)
     assert "select both under Arms" in verdict(plan, advise(plan)) and plan_panel(plan)
     tab = inside_blocks(TrainTab)
@@ -89,12 +89,12 @@ def test_two_studies_are_compared_in_what_both_have(alone: Study) -> None:
     record = compare_studies(both, alone)
     assert [found["cell"] for found in record["verdicts"]] == ["Q4"]
     assert {row["cell"] for row in record["contrasts"]} == {"Q4", "B4"}
-    assert across_items(both, alone).pair == ("A:Q4", "B:Q4")
-    assert comparable(alone)["both"] == comparable(both)["alone"] > 0
+    assert shared_items(both, alone).pair == ("A:Q4", "B:Q4")
+    assert comparable_studies(alone)["both"] == comparable_studies(both)["alone"] > 0
     other = finished_study("other", LARGE, arms=["lora"])
     record = compare_studies(other, alone)
     assert not record["verdicts"] and any("alone" in text for text in record["warnings"])
-    assert across_items(other, alone).pair == ("A:B4", "B:B4")
+    assert shared_items(other, alone).pair == ("A:B4", "B:B4")
 
 
 def test_several_seeds_have_a_row_for_the_one_arm() -> None:
@@ -122,14 +122,14 @@ def test_export_offers_the_one_arm(alone: Study) -> None:
 def test_chat_has_one_pane_for_the_assistant_and_one_for_its_base(alone: Study) -> None:
     arms = alone.config.arms
     talk = Conversation((Turn("Where?", {"qlora": Answer("Here."), "base": Answer("Hm.")}, default_sides(arms)),))
-    shown = Shown(talk, arms=arms)
+    shown = PaneState(talk, arms=arms)
     assert "QLoRA (4-bit)" in pane("a", shown) and "Here." in pane("a", shown)
     base = pane("base", shown)
     assert "untuned (4-bit)" in base and "16-bit" not in base
     assert "untuned (4-bit)" in as_markdown("alone", talk, arms) and "16-bit" not in as_markdown("alone", talk, arms)
-    assert "LoRA (16-bit)" in pane("a", Shown(Conversation(), arms=["lora"]))
+    assert "LoRA (16-bit)" in pane("a", PaneState(Conversation(), arms=["lora"]))
     tab = inside_blocks(ChatTab_)
-    values = tab.talk.drawn(alone, talk, tab.settings.read(("", 0, 1, 16, "", False, True)))
+    values = tab.talk.values(alone, talk, tab.settings.read(("", 0, 1, 16, "", False, True)))
     assert [values[place]["visible"] for place in range(3)] == [True, False, True]
 
 

@@ -21,9 +21,17 @@ from assistant_builder.study.steps import Progress, StepRecord
 from assistant_builder.ui.study_snapshot import take_snapshot
 from assistant_builder.ui.train import preflight
 from assistant_builder.ui.train import tab as train_tab
-from assistant_builder.ui.train.eta import TimeRemaining, scoring_seconds, time_left
-from assistant_builder.ui.train.preflight import Planned, PreflightIssue, assess, plan_of, planned_data
-from assistant_builder.ui.train.preflight_view import readiness_card, unticked
+from assistant_builder.ui.train.preflight import (
+    DataEstimate,
+    PreflightIssue,
+    TimeRemaining,
+    estimate_data,
+    make_plan,
+    run_preflight,
+    scoring_seconds,
+    time_left,
+)
+from assistant_builder.ui.train.preflight_view import preflight_card, unconfirmed_callout
 from assistant_builder.ui.train.tab import TrainTab
 from evals.report.format import size
 from tests.synthetic_study import LARGE, finished_study, new_study, running, trained, with_data, with_metrics
@@ -52,33 +60,33 @@ def whats(notes: tuple[PreflightIssue, ...]) -> list[str]:
 
 def test_a_good_study_is_ready_with_its_figures() -> None:
     study = new_study("ferries", LARGE)
-    seen = assess(study, study.config)
+    seen = run_preflight(study, study.config)
     assert seen.errors == seen.warnings == ()
     assert (seen.data.train, seen.data.validation, seen.data.heldout) == (344, 56, 228)  # type: ignore[union-attr]
-    said = plain(readiness_card(seen))
-    assert "Ready to start" in said and "8 at once × 2" in said and "16 pairs" in said
-    assert "Steps 65 in each of 2 trainings" in said and "Time is rough" in said
+    said = plain(preflight_card(seen))
+    assert "Ready to start" in said and "micro-batch 8 × 2" in said and "16 pairs" in said
+    assert "Steps 65 in each of 2 training runs" in said and "a rough estimate" in said
     assert "Proceed" not in said
 
 
 def test_the_estimate_before_and_after_the_data_step_are_of_a_kind() -> None:
     study = new_study("ferries", LARGE)
-    before = planned_data(study, study.config.data)
-    after = planned_data(with_data(study), study.config.data)
-    assert isinstance(before, Planned) and isinstance(after, Planned)
+    before = estimate_data(study, study.config.data)
+    after = estimate_data(with_data(study), study.config.data)
+    assert isinstance(before, DataEstimate) and isinstance(after, DataEstimate)
     assert (before.train, before.validation, before.heldout) == (after.train, after.validation, after.heldout)
-    other = planned_data(study, study.config.data.model_copy(update={"max_train": 10}))
-    assert isinstance(other, Planned) and other.train == 10  # what the form says, not what was split
+    other = estimate_data(study, study.config.data.model_copy(update={"max_train": 10}))
+    assert isinstance(other, DataEstimate) and other.train == 10  # what the form says, not what was split
 
 
 def test_little_data_is_warned_of_and_can_be_overruled() -> None:
     study = new_study()  # 48 pairs
-    seen = assess(study, study.config)
+    seen = run_preflight(study, study.config)
     said = " ".join(whats(seen.warnings))
     assert not seen.errors
     assert "Very few training pairs" in said and "held-out set is small" in said and "training steps" in said
-    assert "Ready to start, with warnings" in readiness_card(seen)
-    assert "Proceed anyhow" in unticked(seen.warnings)
+    assert "Ready to start, with warnings" in preflight_card(seen)
+    assert "Start anyway" in unconfirmed_callout(seen.warnings)
 
 
 def test_a_run_that_would_not_fit_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,11 +94,11 @@ def test_a_run_that_would_not_fit_is_warned_of(monkeypatch: pytest.MonkeyPatch) 
     busy = replace(CARDS["T4 16 GB"], free_bytes=1_000_000_000)
     for module in (preflight, planner):
         monkeypatch.setattr(module, "this_machine", lambda: busy)
-    seen = assess(study, study.config)
-    assert not seen.errors and whats(seen.warnings) == ["Training would probably not fit into the free memory"]
+    seen = run_preflight(study, study.config)
+    assert not seen.errors and whats(seen.warnings) == ["Training will probably not fit into the free memory"]
     assert seen.needed_bytes is not None and seen.needed_bytes > 1e9
-    assert f"≈ {size(float(f'{seen.needed_bytes:.1e}'))}" in readiness_card(seen)
-    assert f"{size(1e9)} free" in readiness_card(seen)
+    assert f"≈ {size(float(f'{seen.needed_bytes:.1e}'))}" in preflight_card(seen)
+    assert f"{size(1e9)} free" in preflight_card(seen)
 
 
 def test_a_run_that_cannot_fit_is_refused_unless_it_is_wanted(
@@ -108,8 +116,8 @@ def test_a_run_that_cannot_fit_is_refused_unless_it_is_wanted(
 def test_what_is_trained_is_not_refused_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     study = trained(new_study("ferries", LARGE))
     monkeypatch.setattr(planner, "this_machine", lambda: CARDS["T4 16 GB"].with_memory(500_000_000))
-    assert not assess(study, study.config.with_changes({"eval.margin": 0.05})).errors
-    assert assess(study, study.config.with_changes({"train.rank": 8})).errors
+    assert not run_preflight(study, study.config.with_changes({"eval.margin": 0.05})).errors
+    assert run_preflight(study, study.config.with_changes({"train.rank": 8})).errors
 
 
 def test_memory_is_that_of_the_longest_pair_there_is() -> None:
@@ -117,30 +125,30 @@ def test_memory_is_that_of_the_longest_pair_there_is() -> None:
 
     def needed(base: str, longest: float) -> int:
         config = study.config.with_changes({"model.base": base})
-        plan = plan_of(resolve(base), config, Planned(200, 20, 100, 50.0, longest))
+        plan = make_plan(resolve(base), config, DataEstimate(200, 20, 100, 50.0, longest))
         assert plan is not None
         return plan.lora.expected_bytes
 
     short, long, cut = (needed(BASE, longest) for longest in (60, 500, 5_000))
     assert 2 * CATALOG[BASE].parameters < short < long < cut == needed(BASE, study.config.train.max_length)
     assert needed("qwen3-8b", 60) > 2 * CATALOG["qwen3-8b"].parameters  # told before it is here
-    assert plan_of(resolve("nobody/nothing"), study.config, None) is None  # would ask the hub
+    assert make_plan(resolve("nobody/nothing"), study.config, None) is None  # would ask the hub
 
 
 def test_errors_forbid_a_start(tmp_path: Path) -> None:
     study = new_study()
     config = study.config.with_changes({"model.base": "smollm9", "data.columns.question": "nowhere"})
-    seen = assess(study, config)
+    seen = run_preflight(study, config)
     assert len(seen.errors) == 2 and "smollm9" in seen.errors[0].what
-    card = readiness_card(replace(seen, errors=(*seen.errors, PreflightIssue("<b>bad</b>", "Mend it"))))
+    card = preflight_card(replace(seen, errors=(*seen.errors, PreflightIssue("<b>bad</b>", "Mend it"))))
     assert "Not ready" in card and "&lt;b&gt;bad" in card and "Effective batch" not in card
 
 
 def test_the_queue_is_told_before_one_joins_it() -> None:
     study = new_study("ferries", LARGE)
-    seen = assess(study, study.config)
-    assert "Study rivers is first" in plain(readiness_card(seen, before=["rivers"]))
-    assert "Studies a, b and c are first" in plain(readiness_card(seen, before=["a", "b", "c"]))
+    seen = run_preflight(study, study.config)
+    assert "Study rivers is first" in plain(preflight_card(seen, before=["rivers"]))
+    assert "Studies a, b and c are first" in plain(preflight_card(seen, before=["a", "b", "c"]))
 
 
 # starting from the tab
@@ -196,15 +204,15 @@ def test_scoring_takes_what_it_took_in_the_last_run_on_this_machine() -> None:
 
 def test_training_takes_what_the_plan_says_for_both_arms_and_all_seeds() -> None:
     study = new_study("ferries", LARGE)
-    seen = assess(study, study.config)
+    seen = run_preflight(study, study.config)
     plan = seen.plan
     assert plan is not None and plan.lora.seconds is not None and plan.qlora.seconds is not None
     assert seen.training_seconds == plan.lora.seconds + plan.qlora.seconds
     thrice = replace(seen, config=study.config.with_changes({"seeds": 3}), scoring=0.5)
     assert thrice.training_seconds == pytest.approx(3 * seen.training_seconds)
     assert thrice.scoring_seconds == pytest.approx(0.5 * 228 * 10)
-    assert "to score" in plain(readiness_card(thrice)) and "Time is rough" in plain(readiness_card(seen))
-    assert "told by the first run" in plain(readiness_card(replace(seen, plan=None)))
+    assert "to score" in plain(preflight_card(thrice)) and "a rough estimate" in plain(preflight_card(seen))
+    assert "known after the first run" in plain(preflight_card(replace(seen, plan=None)))
 
 
 def test_the_time_left_counts_what_has_not_begun() -> None:
@@ -214,12 +222,12 @@ def test_the_time_left_counts_what_has_not_begun() -> None:
     with_metrics(study, "lora", 30)  # 90 s done, 90 s to go: the twin takes 180 s
     study.write_progress("train-lora", Progress(30, 60, "steps", "", 90.0))
     seen = take_snapshot(study)
-    assert time_left(seen, None, 20) == TimeRemaining(90.0 + 180.0, whole=False)
-    assert time_left(seen, 0.5, 20) == TimeRemaining(90.0 + 180.0 + 0.5 * 20 * 10, whole=True)
+    assert time_left(seen, None, 20) == TimeRemaining(90.0 + 180.0, complete=False)
+    assert time_left(seen, 0.5, 20) == TimeRemaining(90.0 + 180.0 + 0.5 * 20 * 10, complete=True)
 
 
 def test_the_time_left_of_a_trained_study_is_that_of_scoring() -> None:
     study = trained(with_data(new_study()))
     running(study, "evaluate", Progress(1, 2, "cells", "Scoring", 33.0))
-    assert time_left(take_snapshot(study), None, 20) == TimeRemaining(33.0, whole=True)
-    assert train_tab._left(take_snapshot(study)) == TimeRemaining(33.0, whole=True)
+    assert time_left(take_snapshot(study), None, 20) == TimeRemaining(33.0, complete=True)
+    assert train_tab._time_remaining(take_snapshot(study)) == TimeRemaining(33.0, complete=True)

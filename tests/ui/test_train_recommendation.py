@@ -9,7 +9,12 @@ import pytest
 from assistant_builder.planning import plan as planner
 from assistant_builder.planning.hardware import CARDS, Machine
 from assistant_builder.study import Study
-from assistant_builder.ui.train.recommended_settings import PLANNED_KEYS, preselect, selected_note, untouched
+from assistant_builder.ui.train.recommended_settings import (
+    PLANNED_KEYS,
+    not_started,
+    recommend_settings,
+    recommendation_note,
+)
 from assistant_builder.ui.train.settings import TrainSettings, starting_config
 from tests.synthetic_study import LARGE, new_study, running
 from tests.ui.blocks import inside_blocks
@@ -26,33 +31,33 @@ def study() -> Study:
 
 def test_where_it_fits_nothing_is_changed_and_that_is_said(study: Study, monkeypatch: pytest.MonkeyPatch):
     on(monkeypatch, CARDS["A100 80 GB"])
-    seen = preselect(study)
+    seen = recommend_settings(study)
     assert seen is not None and seen.changes == {} and seen.config == study.config == starting_config(study)
-    said = selected_note(seen, study.config)
-    assert "Nothing had to be changed" in said and "16-bit LoRA" in said and "A100 80 GB" in said
+    said = recommendation_note(seen, study.config)
+    assert "The settings fit into memory" in said and "16-bit LoRA" in said and "A100 80 GB" in said
 
 
 def test_where_memory_is_short_what_costs_least_is_selected(study: Study, monkeypatch: pytest.MonkeyPatch):
     study.write_config(study.config.with_changes({"train.gradient_checkpointing": "off"}))
     on(monkeypatch, CARDS["T4 16 GB"].with_memory(1_500_000_000))
-    seen = preselect(study)
+    seen = recommend_settings(study)
     assert seen is not None and set(seen.changes) == {"train.micro_batch_size"}  # no result changes with it
     assert "no" in (seen.before.lora.fit, seen.before.qlora.fit)
     assert "no" not in (seen.after.lora.fit, seen.after.qlora.fit)
     chosen = seen.changes["train.micro_batch_size"]
     assert starting_config(study).train.micro_batch_size == chosen < study.config.train.micro_batch_size
-    said = selected_note(seen, seen.config)
-    assert f"{chosen} instead of {study.config.train.micro_batch_size}" in said and "You may change" in said
+    said = recommendation_note(seen, seen.config)
+    assert f"{chosen} instead of {study.config.train.micro_batch_size}" in said and "You can change" in said
     mine = seen.config.with_changes({"train.micro_batch_size": study.config.train.micro_batch_size})
-    assert "You have changed" in selected_note(seen, mine)
+    assert "You have changed" in recommendation_note(seen, mine)
 
 
 def test_what_has_been_started_keeps_its_settings(study: Study, monkeypatch: pytest.MonkeyPatch):
     study.write_config(study.config.with_changes({"train.gradient_checkpointing": "off"}))
     on(monkeypatch, CARDS["T4 16 GB"].with_memory(1_500_000_000))
-    assert untouched(study) and starting_config(study) != study.config
+    assert not_started(study) and starting_config(study) != study.config
     running(study, "data")
-    assert not untouched(study) and starting_config(study) == study.config
+    assert not not_started(study) and starting_config(study) == study.config
 
 
 def test_another_base_is_selected_for_anew(study: Study, monkeypatch: pytest.MonkeyPatch):
@@ -60,12 +65,13 @@ def test_another_base_is_selected_for_anew(study: Study, monkeypatch: pytest.Mon
     settings = inside_blocks(TrainSettings)
     large = study.config.with_changes({"model.base": "qwen3-1.7b", "train.micro_batch_size": 16})
     told = dict(zip(PLANNED_KEYS, settings._model_chosen(study.name, *settings.form.values(large)), strict=True))
-    seen = preselect(study, large)
+    seen = recommend_settings(study, large)
     assert seen is not None and told["train.micro_batch_size"] == seen.config.train.micro_batch_size
     back = settings._model_chosen(study.name, *settings.form.values(study.config))
     assert back == [getattr(study.config.train, key.partition(".")[2]) for key in PLANNED_KEYS]
-    assert len(settings.said(study, large)) == len(settings.notes) and "GB" in str(settings.said(study, large)[2])
+    values = settings.note_values(study, large)
+    assert len(values) == len(settings.notes) and "GB" in str(values[2])
 
 
 def test_a_base_of_unknown_shape_is_left_alone(study: Study):
-    assert preselect(study, study.config.with_changes({"model.base": "nobody/nothing"})) is None
+    assert recommend_settings(study, study.config.with_changes({"model.base": "nobody/nothing"})) is None

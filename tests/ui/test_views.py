@@ -32,7 +32,7 @@ from assistant_builder.ui.study_snapshot import (
     study_strip,
     take_snapshot,
 )
-from assistant_builder.ui.train.eta import TimeRemaining
+from assistant_builder.ui.train.preflight import TimeRemaining
 from assistant_builder.ui.train.view import (
     command_lines,
     model_note,
@@ -106,9 +106,9 @@ def test_an_unfinished_run_can_be_resumed() -> None:
     study.write_run_record("running")
     study.write_step(StepRecord("train-lora", state="failed", error={"what": "x", "where": "", "remedy": ""}))
     seen = replace(take_snapshot(study), state="lost")
-    assert "Carry on" in plain(run_panel(seen, ""))
+    assert "Resume" in plain(run_panel(seen, ""))
     paused = plain(run_panel(replace(seen, state="cancelled"), ""))
-    assert "Paused" in paused and "Carry on" in paused and "Everything is kept" in paused
+    assert "Paused" in paused and "Resume" in paused and "Everything is kept" in paused
     assert "Not trained yet" in plain(run_panel(take_snapshot(new_study("other")), ""))
 
 
@@ -121,7 +121,7 @@ def test_a_waiting_study_names_the_studies_ahead() -> None:
     assert "number 2 in the queue" in said and "Study rivers is running. Then &lt;img" in said
     assert "waiting" in plain(study_strip(seen)) and state_of(study) == "waiting"
     left = replace(take_snapshot(new_study("left")), state="cancelled")
-    assert "Taken out of the queue" in run_panel(left, "")
+    assert "Removed from the queue" in run_panel(left, "")
 
 
 @pytest.mark.parametrize(("url", "shown"), [
@@ -140,10 +140,10 @@ def test_a_running_study_shows_step_and_remaining_time() -> None:
     study = with_metrics(with_data(new_study()), "lora", 30)
     running(study, "train-lora", Progress(30, 60, "steps", "Training lora", 90.0))
     seen = take_snapshot(study)
-    told = plain(run_panel(seen, "", TimeRemaining(270.0, whole=False)))
+    told = plain(run_panel(seen, "", TimeRemaining(270.0, complete=False)))
     assert "Step 3 of 6: Train LoRA (16-bit)" in told
-    assert "About 4 min 30 s left for the whole study, and scoring on top." in told
-    assert "shows once training has begun" in plain(run_panel(seen, "", None))
+    assert "About 4 min 30 s left for the study, plus the scoring." in told
+    assert "is shown after training has started" in plain(run_panel(seen, "", None))
 
 
 def test_a_step_on_a_cluster_names_its_node() -> None:
@@ -173,7 +173,7 @@ def test_sample_answers_of_the_arms_are_shown_side_by_side() -> None:
     assert "<img" not in said and said.count("<details") == 2 and said.count(" open>") == 1
     first = plain(said).split("q9")[0]
     assert first.index("Reference ref") < first.index("After step 30") < first.index("After step 15")
-    assert "QLoRA (4-bit) not there yet LoRA (16-bit) lora 30 3" in first
+    assert "QLoRA (4-bit) not trained to this step yet LoRA (16-bit) lora 30 3" in first
     assert "QLoRA (4-bit) qlora 15 3 LoRA (16-bit) lora 15 3" in first
     with_metrics(study, "lora", 1)
     assert samples_stamp(study) == before  # steps alone leave what the reader has opened as it is
@@ -212,7 +212,7 @@ ODD_SETTINGS: list[dict[str, Any]] = [
 def test_the_command_line_gives_the_same_study(changes: dict[str, Any]) -> None:
     config = StudyConfig().with_changes(changes)
     said = command_lines("rivers", config, source="my file.csv", redo=True, now=True)
-    button, _, whole = said.partition("\n\n# the same from the file alone\n")
+    button, _, whole = said.partition("\n\n# the same from the data file\n")
     assert button == "assistant-builder run rivers --redo --now"
     program, command, source, *words = shlex.split(whole)
     assert (program, command, source, words[:2]) == ("assistant-builder", "run", "my file.csv", ["--name", "rivers"])

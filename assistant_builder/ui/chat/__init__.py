@@ -1,1 +1,1 @@
-"""TODO."""
+"""The Chat tab."""

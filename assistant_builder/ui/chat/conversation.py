@@ -1,4 +1,4 @@
-"""The conversation on the page: ask, stop, ask again, edit, vote; drawn in the panes, kept by the browser."""
+"""The conversation of the Chat tab: ask, stop, regenerate, edit and vote. The browser stores the turns."""
 
 from __future__ import annotations
 
@@ -28,35 +28,35 @@ from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.inference.session import BASE, Memory
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.feedback import PANE_SCRIPT, VoteBar
-from assistant_builder.ui.chat.settings import Settings
-from assistant_builder.ui.chat.view import PAIR, Shown, pane, revealed, sides
+from assistant_builder.ui.chat.settings import ReplySettings
+from assistant_builder.ui.chat.view import PAIR, PaneState, pane, reveal_view, sides
 from assistant_builder.ui.html import Markup, toast
 from assistant_builder.ui.refresh import browser_state
 from assistant_builder.ui.uploads import offer_text
 
 KEPT_STUDIES = 8
-"""Conversations that the browser keeps, one a study; the least recently spoken to is forgotten first."""
+"""Number of studies whose conversation the browser keeps; the least recently used is deleted first."""
 
 
 class ConversationPanel:
-    """The components, and what the worker process says.
+    """Components of the conversation.
 
     Args:
-        pool: Holds the worker process.
-        votes: The vote's buttons.
+        pool: Owner of the worker process.
+        votes: The voting buttons.
     """
 
     def __init__(self, pool: WorkerPool, votes: VoteBar) -> None:
         self.pool = pool
         self._votes = votes
-        self._under_way: dict[str, ReplyStream] = {}
-        self._held: dict[str, dict[str, Memory]] = {}
+        self._active: dict[str, ReplyStream] = {}
+        self._memory: dict[str, dict[str, Memory]] = {}
         self.kept = browser_state("talks", {})
         self.editing = gr.State(None)
 
     def place_panes(self) -> None:
         """Place the panes."""
-        nothing = Shown(Conversation())
+        nothing = PaneState(Conversation())
         with gr.Row(elem_classes="ab-panes"):
             self.panes = {
                 side: gr.HTML(pane(side, nothing), js_on_load=PANE_SCRIPT, min_width=260, elem_id=f"ab-side-{side}",
@@ -65,10 +65,10 @@ class ConversationPanel:
             }
 
     def place_box(self) -> None:
-        """Place the question box and what belongs to it."""
+        """Place the question box and its buttons."""
         with gr.Row(visible=False, elem_id="ab-editing", elem_classes="ab-actions") as self.banner:
             self.notice = gr.HTML()
-            self.leave = gr.Button("Leave it as it was", size="sm", scale=0)
+            self.leave = gr.Button("Cancel editing", size="sm", scale=0)
         with gr.Row(elem_classes="ab-ask"):
             self.question = gr.Textbox(
                 label="Your question", placeholder="Ask… (Enter sends, Shift+Enter starts a new line)",
@@ -79,7 +79,7 @@ class ConversationPanel:
                 self.stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="ab-stop")
         with gr.Row(elem_classes="ab-actions"):
             self.again = gr.Button("Ask again", size="sm", interactive=False, elem_id="ab-again")
-            self.clear = gr.Button("Clear the conversation", size="sm")
+            self.clear = gr.Button("Clear conversation", size="sm")
             self.files = [
                 gr.DownloadButton(f"Download .{ending}", size="sm", interactive=False, elem_id=f"ab-talk-{ending}")
                 for ending in ("md", "json")
@@ -89,40 +89,40 @@ class ConversationPanel:
 
     @property
     def outputs(self) -> list[Any]:
-        """What :meth:`drawn` sets."""
+        """Components set by :meth:`values`."""
         return [*self.panes.values(), self.send, self.stop, self.again, self.clear, *self.files, *self._votes.outputs]
 
-    def drawn(
-        self, study: Study | None, conversation: Conversation, settings: Settings,
+    def values(
+        self, study: Study | None, conversation: Conversation, settings: ReplySettings,
         replies: Mapping[str, Reply] | None = None, *, busy: bool = False, outcome: str = "",
     ) -> list[Any]:
-        """Everything that follows the conversation."""
+        """Values for :attr:`outputs`."""
         turns = conversation.turns
-        ended = bool(turns) and not busy
+        finished = bool(turns) and not busy
         last = turns[-1] if turns else None
         return [
             *self._panes(study, conversation, settings, replies or {}),
-            gr.update(interactive=not busy), gr.update(interactive=busy), gr.update(interactive=ended),
-            gr.update(interactive=ended), *self._downloads(study, conversation if ended else Conversation()),
+            gr.update(interactive=not busy), gr.update(interactive=busy), gr.update(interactive=finished),
+            gr.update(interactive=finished), *self._downloads(study, conversation if finished else Conversation()),
             *self._votes.drawn(last, blind=settings.blind, busy=busy, outcome=outcome),
         ]
 
     def _panes(
-        self, study: Study | None, conversation: Conversation, settings: Settings, replies: Mapping[str, Reply]
+        self, study: Study | None, conversation: Conversation, settings: ReplySettings, replies: Mapping[str, Reply]
     ) -> list[Any]:
-        held = self.note_memory(study.name if study else "", replies)
+        memory = self.note_memory(study.name if study else "", replies)
         arms = tuple(study.config.arms) if study else TWINS
-        shown = Shown(conversation, settings.blind, replies, _stored(study), held, arms)
+        shown = PaneState(conversation, settings.blind, replies, _stored_bytes(study), memory, arms)
         blind = settings.blind or bool(conversation.turns and conversation.turns[-1].hidden)
-        there = dict(zip(PAIR, (side in arms for side in default_sides(arms)), strict=True))
-        there |= {arm: arm in arms and not blind for arm in further_arms(ARMS)} | {BASE: settings.base}
-        return [gr.update(value=pane(side, shown), visible=there[side]) for side in sides()]
+        visible = dict(zip(PAIR, (side in arms for side in default_sides(arms)), strict=True))
+        visible |= {arm: arm in arms and not blind for arm in further_arms(ARMS)} | {BASE: settings.base}
+        return [gr.update(value=pane(side, shown), visible=visible[side]) for side in sides()]
 
     def note_memory(self, name: str, replies: Mapping[str, Reply]) -> dict[str, Memory]:
-        """Take note of what a study's models occupy, as the worker process tells; returns all that is known."""
-        held = self._held.setdefault(name, {})
-        held |= {speaker: reply.memory for speaker, reply in replies.items() if reply.memory}
-        return held
+        """Record the memory of a study's models from the replies, and return the memory of all known speakers."""
+        memory = self._memory.setdefault(name, {})
+        memory |= {speaker: reply.memory for speaker, reply in replies.items() if reply.memory}
+        return memory
 
     def _downloads(self, study: Study | None, conversation: Conversation) -> list[Any]:
         if study is None or not conversation.turns:
@@ -134,17 +134,17 @@ class ConversationPanel:
             for ending, text in written.items()
         ]
 
-    # what the browser keeps
+    # the browser's storage
 
     def conversation(self, kept: Any, name: str | None, mark: str) -> Conversation:
-        """The conversation with a study, empty where its adapters are not those that it was held with."""
+        """The stored conversation with a study; empty if the study has other adapters now."""
         found = kept.get(name) if isinstance(kept, dict) else None
-        same = isinstance(found, dict) and found.get("mark") == mark
-        return conversation_from_record(found["turns"]) if same and isinstance(found, dict) and "turns" in found else (
-            Conversation())
+        if not isinstance(found, dict) or found.get("mark") != mark or "turns" not in found:
+            return Conversation()
+        return conversation_from_record(found["turns"])
 
-    def keep(self, kept: Any, name: str, mark: str, conversation: Conversation) -> dict[str, Any]:
-        """What the browser shall keep."""
+    def stored_with(self, kept: Any, name: str, mark: str, conversation: Conversation) -> dict[str, Any]:
+        """The new value of the browser's storage."""
         others = {key: value for key, value in (kept if isinstance(kept, dict) else {}).items() if key != name}
         recent = dict(list(others.items())[-(KEPT_STUDIES - 1):])
         return {**recent, name: {"mark": mark, "turns": conversation.to_record()}} if conversation.turns else recent
@@ -152,56 +152,60 @@ class ConversationPanel:
     # events
 
     def ask(
-        self, name: str, mark: str, kept: Any, conversation: Conversation, question: str, settings: Settings,
+        self, name: str, mark: str, kept: Any, conversation: Conversation, question: str, settings: ReplySettings,
         session: str,
     ) -> Iterator[list[Any]]:
-        """Put a question to all, and draw what comes; yields values for ``[kept, *outputs]``.
+        """Send a question to all speakers and stream the replies.
 
         Args:
             name: The study.
-            mark: Its adapters.
-            kept: What the browser keeps.
+            mark: Identifies its adapters.
+            kept: The browser's storage.
             conversation: The turns before the question.
             question: The question.
-            settings: How to answer.
-            session: Tells this window from others.
+            settings: Settings of the reply.
+            session: Identifies the browser window.
+
+        Yields:
+            Values for ``[kept, *outputs]``.
         """
         study = Study.open(name)
         arms = study.config.arms
         pair = random.sample(DEFAULT_SIDES, 2) if settings.blind else default_sides(arms)
-        turn = Turn(question, {}, (pair[0], pair[1]), settings.blind, None, settings.system, settings.drawn())
+        turn = Turn(question, {}, (pair[0], pair[1]), settings.blind, None, settings.system,
+                    settings.sampling_with_seed())
         asked = conversation.with_turn(turn)
         sent = {
             speaker: conversation.messages(speaker, question, system=settings.system, blind=settings.blind)
             for speaker in (*(side for side in turn.sides if side in arms),
                             *(() if settings.blind else further_arms(arms)), *([BASE] if settings.base else []))
         }
-        exchange = self.pool.worker(study).ask(sent, turn.sampling)
-        self._under_way[session] = exchange
+        stream = self.pool.worker(study).ask(sent, turn.sampling)
+        self._active[session] = stream
         replies: dict[str, Reply] = {speaker: Reply() for speaker in sent}
-        yield [self.keep(kept, name, mark, asked), *self.drawn(study, asked, settings, replies, busy=True)]
+        yield [self.stored_with(kept, name, mark, asked), *self.values(study, asked, settings, replies, busy=True)]
         unchanged = [gr.skip()] * (len(self.outputs) - len(sides()))
         try:
-            for replies in exchange:
+            for replies in stream:
                 yield [gr.skip(), *self._panes(study, asked, settings, replies), *unchanged]
         finally:
-            exchange.stop()  # the page may be gone
-            self._under_way.pop(session, None)
+            stream.stop()  # the browser may have closed the page
+            self._active.pop(session, None)
         done = conversation.with_turn(replace(turn, answers=_answers(replies)))
-        yield [self.keep(kept, name, mark, done), *self.drawn(study, done, settings, replies)]
+        yield [self.stored_with(kept, name, mark, done), *self.values(study, done, settings, replies)]
 
     def busy(self, session: str) -> bool:
-        """Whether an answer is under way in this window."""
-        return session in self._under_way
+        """Whether this window is receiving replies."""
+        return session in self._active
 
-    def halt(self, request: gr.Request) -> None:
-        """End the answers under way; what has come stays."""
-        exchange = self._under_way.get(request.session_hash or "")
-        if exchange is not None:
-            exchange.stop()
+    def stop_replies(self, request: gr.Request) -> None:
+        """Stop the replies of this window; the text so far is kept."""
+        stream = self._active.get(request.session_hash or "")
+        if stream is not None:
+            stream.stop()
 
-    def vote(self, choice: Choice, name: str, mark: str, kept: Any, settings: Settings) -> list[Any]:
-        """Record a vote, and show who was who; values for ``[kept, *outputs]``."""
+    def vote(self, choice: Choice, name: str, mark: str, kept: Any, settings: ReplySettings) -> list[Any]:
+        """Record a vote and reveal the assistants; returns values for ``[kept, *outputs]``."""
         study = Study.open(name)
         conversation = self.conversation(kept, name, mark)
         if not conversation.turns:
@@ -211,33 +215,33 @@ class ConversationPanel:
             turn.sides[0], turn.question, system=turn.system, blind=True)
         record_vote(study, turn, sent, choice)
         voted = conversation.with_vote(choice)
-        outcome = revealed(voted.turns[-1])
-        return [self.keep(kept, name, mark, voted), *self.drawn(study, voted, settings, outcome=outcome)]
+        outcome = reveal_view(voted.turns[-1])
+        return [self.stored_with(kept, name, mark, voted), *self.values(study, voted, settings, outcome=outcome)]
 
 
-def refused(error: AssistantBuilderError) -> gr.Error:
-    """An error as the page tells it."""
+def gradio_error(error: AssistantBuilderError) -> gr.Error:
+    """An error as a pop-up message."""
     return gr.Error(toast(error.what, error.remedy), print_exception=False)
 
 
 def editing_notice(place: int, conversation: Conversation) -> Markup:
-    """What sending an edited question will replace."""
+    """A note about the turns that an edited question will replace."""
     later = len(conversation.turns) - place - 1
     also = "" if not later else " and the question after it" if later == 1 else f" and the {later} questions after it"
-    return Markup("<p>You are editing question {}. Sending it takes the place of the old one{}.</p>").format(
+    return Markup("<p>You are editing question {}. Sending it replaces the old question{}.</p>").format(
         place + 1, also)
 
 
 def _answers(replies: Mapping[str, Reply]) -> dict[str, Answer]:
-    """What is kept of the replies; a question that got no answer from someone has none of theirs."""
+    """The answers to store; speakers without an answer are left out."""
     return {
         speaker: Answer(reply.text.strip(), reply.state, reply.tokens, reply.seconds, reply.first_token_seconds)
         for speaker, reply in replies.items() if reply.text.strip()
     }
 
 
-def _stored(study: Study | None) -> dict[str, tuple[int, int]]:
-    """Bytes of base and adapter as stored, by arm."""
+def _stored_bytes(study: Study | None) -> dict[str, tuple[int, int]]:
+    """Stored bytes of base and adapter by arm."""
     found: dict[str, tuple[int, int]] = {}
     for arm in study.config.arms if study else ():
         path = study.arm_folder(arm) / "summary.json" if study else None

@@ -1,7 +1,4 @@
-"""Blind voting on the page: four buttons, the reveal, the running tally, and the votes in the report.
-
-Correcting answers on the page: the editor, the list, and a new study that is trained on them.
-"""
+"""Feedback on answers in the Chat tab: blind votes, corrections, and a new study that is trained on the corrections."""
 
 from __future__ import annotations
 
@@ -34,11 +31,12 @@ from assistant_builder.ui.train.actions import start_run
 from evals.report.format import plural
 from evals.report.other_results import report_lacks_votes
 
-_LABELS: dict[Choice, str] = {"a": "A is better", "b": "B is better", "tie": "A tie", "both bad": "Both are bad"}
+_TO_REPORT = "Add the votes to the report"
+_LABELS: dict[Choice, str] = {"a": "A is better", "b": "B is better", "tie": "Tie", "both bad": "Both are bad"}
 
 
 class VoteBar:
-    """The components."""
+    """The voting buttons, the outcome of a vote and the tally."""
 
     def __init__(self) -> None:
         with gr.Column(visible=False, elem_id="ab-votes") as self.body:
@@ -53,46 +51,49 @@ class VoteBar:
         with gr.Row(elem_classes="ab-tally-row"):
             self.tally = gr.HTML(elem_id="ab-tally")
             self.report = gr.Button(
-                "Write the votes into the report", size="sm", visible=False, scale=0, min_width=240,
-                elem_id="ab-votes-report",
+                _TO_REPORT, size="sm", visible=False, scale=0, min_width=240, elem_id="ab-votes-report",
             )
 
     @property
     def outputs(self) -> list[Any]:
-        """What :meth:`drawn` sets."""
+        """Components set by :meth:`drawn`."""
         return [self.body, *self.buttons.values(), self.outcome]
 
     def drawn(self, turn: Turn | None, *, blind: bool, busy: bool, outcome: str = "") -> list[Any]:
-        """The buttons as they stand for the last turn.
+        """Values for :attr:`outputs`.
 
         Args:
             turn: The last turn.
             blind: Whether blind mode is on.
-            busy: Whether an answer is under way.
-            outcome: What to say beneath them.
+            busy: Whether replies are being generated.
+            outcome: HTML below the buttons.
         """
         open_ = turn is not None and turn.votable and not busy
         alike = turn is not None and open_ and turn.identical
+        hint = ""
         if alike:
-            outcome = '<p class="ab-quiet">Both answers are the same, word for word: a tie, or both bad.</p>'
-        elif not outcome and open_:
-            outcome = '<p class="ab-quiet">Which answer is better? Your vote shows who is who.</p>'
-        elif not outcome and turn is not None and turn.hidden and not busy and turn.answers:
-            outcome = '<p class="ab-quiet">An answer was stopped or failed: ask again to vote.</p>'
+            hint = "Both answers are identical: vote for a tie, or for both bad."
+        elif open_:
+            hint = "Which answer is better? Your vote reveals the assistants."
+        elif turn is not None and turn.hidden and not busy and turn.answers:
+            hint = "An answer was stopped or failed. Ask again to vote."
+        if alike or not outcome:
+            hint = hint or "You can vote after both assistants have answered."
+            outcome = f'<p class="ab-quiet">{hint}</p>'
         shown = blind or (turn is not None and turn.hidden)
         return [
             gr.update(visible=shown),
             *(gr.update(interactive=open_ and not (alike and choice in ("a", "b"))) for choice in CHOICES),
-            Markup(outcome) or Markup('<p class="ab-quiet">The vote is open once both have answered.</p>'),  # noqa: S704
+            Markup(outcome),  # noqa: S704
         ]
 
     @property
     def tally_outputs(self) -> list[Any]:
-        """What :meth:`counted` sets."""
+        """Components set by :meth:`tally_values`."""
         return [self.tally, self.report]
 
-    def counted(self, study: Study | None, *, blind: bool) -> list[Any]:
-        """The tally, and the button that puts new votes into the report."""
+    def tally_values(self, study: Study | None, *, blind: bool) -> list[Any]:
+        """The tally, and the button that adds new votes to the report."""
         if study is None:
             return ["", gr.update(visible=False)]
         try:
@@ -103,39 +104,37 @@ class VoteBar:
             return ["", gr.update(visible=False)]
         notes = []
         if found.outdated:
-            notes.append(f"{found.outdated} on adapters trained before are not counted")
+            notes.append(f"not counted: {found.outdated} on earlier adapters")
         if found.repeated:
-            notes.append(f"{found.repeated} on answers you had voted on already are not counted")
+            notes.append(f"not counted: {found.repeated} on answers that already had a vote")
         note = Markup(" <small>({})</small>").format("; ".join(notes)) if notes else ""
         shown = Markup('<p class="ab-tally" role="status"><b>Blind votes</b> {}{}</p>').format(
             tally_sentence(found), note)
-        return [shown, gr.update(visible=report_lacks_votes(study), interactive=True,
-                                 value="Write the votes into the report")]
+        return [shown, gr.update(visible=report_lacks_votes(study), interactive=True, value=_TO_REPORT)]
 
     def wire(self, picker: gr.Dropdown) -> None:
-        """Connect the report's button; those of the vote belong to the conversation."""
+        """Connect the report's button; the conversation connects the voting buttons."""
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         self.report.click(
-            lambda: gr.update(interactive=False, value="Writing the report…"), None, self.report, queue=False,
-            show_progress="hidden", api_visibility="private",
-        ).then(user_facing_errors(_write), picker, self.report, show_progress="hidden", api_visibility="private").failure(
-            lambda: gr.update(interactive=True, value="Write the votes into the report"), None, self.report,
-            queue=False, show_progress="hidden", api_visibility="private",
+            lambda: gr.update(interactive=False, value="Writing the report…"), None, self.report, queue=False, **quiet,
+        ).then(user_facing_errors(_write), picker, self.report, **quiet).failure(
+            lambda: gr.update(interactive=True, value=_TO_REPORT), None, self.report, queue=False, **quiet,
         )
 
 
 def _write(name: str | None) -> dict[str, Any]:
     rerender_report(Study.open(name or ""))
-    gr.Info("The report holds the votes now; see the Report tab.")
+    gr.Info("The votes were added to the report. See the Report tab.")
     return gr.update(visible=False)
 
 
 PANE_SCRIPT = (Path(__file__).parents[1] / "scripts" / "pane.js").read_text(encoding="utf-8")
-_DROP = "Train on them, and take their questions out of the test"
-_LEAVE = "Keep their questions in the test, and do not train on them"
+_DROP = "Train on them, and remove their questions from the held-out set"
+_LEAVE = "Keep their questions in the held-out set, and do not train on them"
 
 
 class Corrections:
-    """The components; the caller's layout says where the two parts stand."""
+    """The editor of a correction and the list of corrections; the caller places both."""
 
     def editor(self) -> None:
         """Place the editor."""
@@ -143,55 +142,55 @@ class Corrections:
         with gr.Column(visible=False, elem_id="ab-correction") as self.box:
             gr.HTML("<h3>What should the answer have been?</h3>")
             self.question = gr.Textbox(
-                label="Question", info="It is trained on alone, without the turns before it: word it so that it says "
-                "all.", lines=2, max_lines=6, elem_id="ab-correct-question",
+                label="Question", info="The new study is trained on this question without the earlier turns, so the "
+                "question must be complete.", lines=2, max_lines=6, elem_id="ab-correct-question",
             )
             self.answer = gr.Textbox(
-                label="Better answer", info="Mend what the assistant said.", lines=3, max_lines=12,
+                label="Better answer", info="Correct the answer of the assistant.", lines=3, max_lines=12,
                 elem_id="ab-correct-answer",
             )
             self.note = gr.HTML(elem_classes="ab-note")
             with gr.Row(elem_classes="ab-actions"):
-                self.keep = gr.Button("Keep the correction", variant="primary", size="sm", elem_id="ab-correct-keep")
+                self.keep = gr.Button("Save correction", variant="primary", size="sm", elem_id="ab-correct-keep")
                 self.cancel = gr.Button("Cancel", size="sm")
 
     def collection(self) -> None:
-        """Place the list and the way to a new study."""
+        """Place the list and the form that creates a new study."""
         with gr.Accordion("Corrections", open=False, elem_id="ab-corrections") as self.fold:
             self.list = gr.HTML(corrections_list([], ()), js_on_load=PANE_SCRIPT)
             with gr.Column(visible=False) as self.retraining:
                 self.heldout = gr.Radio(
                     [_DROP, _LEAVE], value=_DROP, label="Corrections of held-out questions",
-                    info="A question that is trained on cannot test: it would no longer be fair.", visible=False,
+                    info="A question cannot be used for both training and evaluation.", visible=False,
                 )
                 self.name = gr.Textbox(
-                    label="Name of the new study", info="Same settings, same split; the corrections are added to its "
-                    "training data.", max_lines=1, elem_id="ab-retrain-name",
+                    label="Name of the new study", info="It has the same settings and split; the corrections are added "
+                    "to its training data.", max_lines=1, elem_id="ab-retrain-name",
                 )
                 self.retrain = gr.Button("Retrain as a new study", variant="primary", elem_id="ab-retrain")
 
     @property
-    def opened(self) -> list[Any]:
-        """What :meth:`open` sets."""
+    def editor_outputs(self) -> list[Any]:
+        """Components set by :meth:`open`."""
         return [self.box, self.question, self.answer, self.note, self.wrong]
 
     def open(self, study: Study, question: str, answer: str, arm: str) -> list[Any]:
-        """Show the editor on an answer."""
+        """Open the editor with an answer."""
         try:
             leaks = bool(heldout_matches(study, [question]))
         except AssistantBuilderError:
             leaks = False
-        note = ("This question stands in the held-out set. Trained on, it can no longer test; that is decided below, "
-                "under Corrections." if leaks else "")
+        note = ("This question is in the held-out set. Choose under Corrections whether to train on it or to keep it "
+                "for the evaluation." if leaks else "")
         return [gr.update(visible=True), question, answer, note, (answer, arm)]
 
     @property
-    def listed(self) -> list[Any]:
-        """What :meth:`drawn` sets."""
+    def list_outputs(self) -> list[Any]:
+        """Components set by :meth:`drawn`."""
         return [self.fold, self.list, self.retraining, self.heldout, self.retrain]
 
     def drawn(self, study: Study | None) -> list[Any]:
-        """The list as it stands."""
+        """Values for :attr:`list_outputs`."""
         found: list[Correction] = []
         heldout: dict[int, list[int]] = {}
         try:
@@ -211,15 +210,15 @@ class Corrections:
         self.cancel.click(lambda: gr.update(visible=False), None, self.box, queue=False, **quiet)
         self.keep.click(
             user_facing_errors(self._keep), [picker, self.question, self.answer, self.wrong],
-            [self.box, self.name, *self.listed], **quiet,
+            [self.box, self.name, *self.list_outputs], **quiet,
         )
-        self.list.click(user_facing_errors(self._remove), picker, self.listed, **quiet)
+        self.list.click(user_facing_errors(self._remove), picker, self.list_outputs, **quiet)
         self.retrain.click(
             user_facing_errors(self._retrain), [picker, self.name, self.heldout], [picker, tabs, self.name],
             api_visibility="private", show_progress_on=self.retrain,
         )
 
-    def proposed(self, study: Study | None) -> str:
+    def proposed_name(self, study: Study | None) -> str:
         """A free name for the new study."""
         return unused_name(f"{study.name}-corrected") if study else ""
 
@@ -228,7 +227,7 @@ class Corrections:
         add_correction(study, question, answer, wrong=wrong[0], arm=wrong[1])
         listed = self.drawn(study)
         listed[0]["open"] = True
-        return [gr.update(visible=False), self.proposed(study), *listed]
+        return [gr.update(visible=False), self.proposed_name(study), *listed]
 
     def _remove(self, name: str | None, event: gr.EventData) -> list[Any]:
         study = Study.open(name or "")
@@ -241,12 +240,12 @@ class Corrections:
     def _retrain(self, name: str | None, new: str, heldout: str) -> list[Any]:
         study = Study.open(name or "")
         plan = plan_retraining(study, read_corrections(study), drop_heldout=heldout == _DROP)
-        made = create_retraining_study(study, plan, new or self.proposed(study))
+        made = create_retraining_study(study, plan, new or self.proposed_name(study))
         if made.config.external_addresses or code_needing_permission(made.config.model) is not None:
-            # shown, and allowed, on the Train tab
-            gr.Info(toast("Its settings name other machines, or a model with code of its own: look at them here, and "
-                          "press Start."), duration=30, title="A new study is made, and not started")
+            # the user confirms on the Train tab
+            gr.Info(toast("It contacts other machines, or its model runs its own code. Check the settings here and "
+                          "press Start."), duration=30, title="The new study was created but not started")
         else:
             start_run(made.name)
-            gr.Info(toast(retrained_note(made.name, plan, study.name)), duration=30, title="A new study is running")
+            gr.Info(toast(retrained_note(made.name, plan, study.name)), duration=30, title="The new study is running")
         return [gr.update(choices=[made.name], value=made.name), gr.Tabs(selected="train"), ""]

@@ -1,6 +1,6 @@
-"""How all in the chat answer: one system prompt, one set of sampling settings, and which modes are on.
+"""Settings of the chat: system prompt, sampling and modes, which all speakers share.
 
-The browser remembers them; the system prompt by study, and only where it is not the study's own.
+The browser stores them; it stores the system prompt by study if it differs from the study's own.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from assistant_builder.ui.refresh import browser_state
 
 GREEDY = Sampling()
 Kept = dict[str, Any]
-"""What the browser keeps: component → value, and ``systems``: study → system prompt."""
+"""The browser's storage: component → value, and ``systems``: study → system prompt."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The settings as they stand on the page.
+class ReplySettings:
+    """The settings on the page.
 
     Attributes:
-        system: The system prompt; empty for none.
+        system: The system prompt; may be empty.
         blind: Whether blind mode is on.
-        base: Whether the base model is asked too.
-        sampling: How to generate, without a drawn seed yet.
+        base: Whether the base model answers too.
+        sampling: Sampling settings; a random seed is not drawn yet.
     """
 
     system: str
@@ -39,8 +39,8 @@ class Settings:
     base: bool
     sampling: Sampling
 
-    def drawn(self) -> Sampling:
-        """The sampling with a seed, so that everyone draws with the same random numbers and it can be told later."""
+    def sampling_with_seed(self) -> Sampling:
+        """The sampling settings with a seed, so that all speakers share it and it can be stored."""
         if self.sampling.temperature == 0 or self.sampling.seed is not None:
             return self.sampling
         return Sampling(self.sampling.max_new_tokens, self.sampling.temperature, self.sampling.top_p,
@@ -48,7 +48,7 @@ class Settings:
 
 
 class ChatSettings:
-    """The components; the caller's layout says where the two parts stand."""
+    """Components of the settings; the caller places both groups."""
 
     def __init__(self) -> None:
         self.kept = browser_state("chat-settings", {})
@@ -56,10 +56,11 @@ class ChatSettings:
     def modes(self) -> None:
         """Place the switches."""
         self.blind = gr.Checkbox(
-            False, label="Blind mode", info="Who answers is hidden until you vote.", elem_id="ab-blind", min_width=200,
+            False, label="Blind mode", info="Hides which assistant answers until you vote.", elem_id="ab-blind",
+            min_width=200,
         )
         self.base = gr.Checkbox(
-            False, label="Ask the base model too", info="The same base, its adapter left off.",
+            False, label="Ask the base model too", info="The same base model without an adapter.",
             elem_id="ab-base", min_width=200,
         )
 
@@ -67,24 +68,24 @@ class ChatSettings:
         """Place the system prompt and the sampling settings."""
         with gr.Accordion("System prompt and sampling", open=False, elem_id="ab-chat-settings"):
             self.system = gr.Textbox(
-                label="System prompt", info="Put before the conversation, the same for all. Empty: the base model's "
-                "own default.", lines=2, max_lines=8, elem_id="ab-system",
+                label="System prompt", info="Sent before the conversation to all speakers. If empty, the base model's "
+                "default is used.", lines=2, max_lines=8, elem_id="ab-system",
             )
-            self.reset = gr.Button("Back to the study's system prompt", size="sm", elem_id="ab-system-reset")
+            self.reset = gr.Button("Reset to the study's system prompt", size="sm", elem_id="ab-system-reset")
             with gr.Row():
                 self.temperature = gr.Number(
                     GREEDY.temperature, label="Temperature", step=0.1, min_width=140,
-                    info="0: always the likeliest token, as in the evaluation.", elem_id="ab-temperature",
+                    info="0 means greedy decoding, as in the evaluation.", elem_id="ab-temperature",
                 )
                 self.top_p = gr.Number(
-                    GREEDY.top_p, label="Top-p", info="Counts above temperature 0.", step=0.05, min_width=140
+                    GREEDY.top_p, label="Top-p", info="Used if the temperature is above 0.", step=0.05, min_width=140
                 )
                 self.longest = gr.Number(
-                    GREEDY.max_new_tokens, label="Longest answer", info="Tokens.", step=16, min_width=140
+                    GREEDY.max_new_tokens, label="Maximum answer length", info="In tokens.", step=16, min_width=140
                 )
                 self.seed = gr.Textbox(
-                    "", label="Seed", placeholder="another each time", max_lines=1, min_width=140,
-                    info="Counts above temperature 0; all draw with the same random numbers.",
+                    "", label="Seed", placeholder="random", max_lines=1, min_width=140,
+                    info="Used if the temperature is above 0; the same for all speakers.",
                 )
 
     @property
@@ -92,11 +93,11 @@ class ChatSettings:
         """The components in the order of :meth:`read`."""
         return [self.system, self.temperature, self.top_p, self.longest, self.seed, self.blind, self.base]
 
-    def read(self, shown: tuple[Any, ...]) -> Settings:
-        """What the components ask for.
+    def read(self, shown: tuple[Any, ...]) -> ReplySettings:
+        """Read the settings from the values of :attr:`inputs`.
 
         Raises:
-            ConfigError: With every value that does not fit.
+            ConfigError: A value is not valid.
         """
         system, temperature, top_p, longest, seed, blind, base = shown
         number: int | None = None
@@ -104,18 +105,18 @@ class ChatSettings:
             try:
                 number = int(str(seed).strip())
             except ValueError:
-                raise ConfigError(f"seed={str(seed).strip()!r} is no whole number", where="sampling",
-                                  remedy="Give a whole number, or leave it empty") from None
+                raise ConfigError(f"seed={str(seed).strip()!r} is not an integer", where="sampling",
+                                  remedy="Enter an integer, or leave the field empty") from None
         sampling = Sampling(
             max_new_tokens=int(GREEDY.max_new_tokens if longest is None else longest),
             temperature=GREEDY.temperature if temperature is None else float(temperature),
             top_p=GREEDY.top_p if top_p is None else float(top_p),
             seed=number,
         )
-        return Settings((system or "").strip(), bool(blind), bool(base), sampling)
+        return ReplySettings((system or "").strip(), bool(blind), bool(base), sampling)
 
     def remember(self, name: str | None, kept: Any, *shown: Any) -> Kept:
-        """What the browser shall keep."""
+        """The new value of the browser's storage."""
         system, temperature, top_p, longest, seed, blind, base = shown
         systems = dict(_systems(kept))
         if name:
@@ -126,7 +127,7 @@ class ChatSettings:
                 "base": base, "systems": dict(list(systems.items())[-20:])}
 
     def restored(self, name: str | None, kept: Any) -> list[Any]:
-        """Values of the components for a study, from what the browser kept."""
+        """Values of :attr:`inputs` for a study from the browser's storage."""
         found = kept if isinstance(kept, dict) else {}
         own = _own_system(name) if name else ""
         system = _systems(kept).get(name or "", own)

@@ -1,7 +1,4 @@
-"""The panes of the chat: one conversation seen from each side, as text and never as markup.
-
-The list of corrected answers, and what becomes of them in a new study.
-"""
+"""Views of the chat: the panes, the loading progress, the held-out suggestions and the list of corrections."""
 
 from __future__ import annotations
 
@@ -21,39 +18,39 @@ from assistant_builder.ui.html import assistants, bar, empty, error_callout, fol
 from evals.report.format import plural, size
 
 PAIR = ("a", "b")
-"""The sides of the twins, which change places in blind mode."""
-_WORDS = {
+"""The panes of the LoRA and QLoRA twins, which are shuffled in blind mode."""
+_STATUS_TEXTS = {
     "starting": "Starting the chat process…",
     "waiting": "Waiting until the model is free…",
     "loading": "Loading the model…",
     "answering": "Reading the question…",
 }
-_ENDINGS = {"length": "cut at the longest answer", "cancelled": "stopped"}
+_ENDINGS = {"length": "cut at the maximum length", "cancelled": "stopped"}
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What the panes show.
+class PaneState:
+    """State of the panes.
 
     Attributes:
         conversation: The turns.
         blind: Whether blind mode is on.
-        replies: Answers to the last turn that are under way or ended badly.
-        stored: Speaker → bytes of base and adapter as stored.
-        held: Speaker → what it occupies in memory now, where that is known.
-        arms: The arms of the study; one twin alone is on side a.
+        replies: Replies to the last turn that are running or failed.
+        stored: Speaker → stored bytes of base and adapter.
+        memory: Speaker → its present memory, if known.
+        arms: The arms of the study; a single twin is on side a.
     """
 
     conversation: Conversation
     blind: bool = False
     replies: Mapping[str, Reply] = field(default_factory=dict)
     stored: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    held: Mapping[str, Memory] = field(default_factory=dict)
+    memory: Mapping[str, Memory] = field(default_factory=dict)
     arms: Sequence[str] = TWINS
 
 
 def sides() -> tuple[str, ...]:
-    """The panes: those of the twins, one for each further arm, and that of the base model."""
+    """Names of the panes: two for the twins, one for each further arm, and one for the base model."""
     return (*PAIR, *further_arms(ARMS), BASE)
 
 
@@ -62,39 +59,39 @@ def speaker_at(side: str, turn: Turn) -> str:
     return turn.sides[PAIR.index(side)] if side in PAIR else side
 
 
-def pane(side: str, shown: Shown) -> Markup:
-    """One side of the conversation.
+def pane(side: str, shown: PaneState) -> Markup:
+    """One pane of the conversation.
 
-    In blind mode nothing on it tells who it is before the vote: no name, no colour, no figure, and no difference in
-    pace (:func:`even`).
+    In blind mode nothing in it identifies the assistant before the vote: no name, no colour, no figure, and no
+    difference in speed (:func:`equalize_pace`).
     """
     turns = shown.conversation.turns
     hidden = side in PAIR and (shown.blind or (bool(turns) and turns[-1].hidden))
     who = f"side-{side}" if hidden else speaker_at(side, _next_turn(shown))
     title = _title(who, shown.arms)
     replies = equalize_pace(shown.replies) if turns and turns[-1].hidden else shown.replies
-    going = any(not reply.finished for reply in replies.values())  # read aloud when it has ended, not with every token
-    said: list[Markup] = []
+    busy = any(not reply.finished for reply in replies.values())  # screen readers then wait for the end of the reply
+    blocks: list[Markup] = []
     for place, turn in enumerate(turns):
         live = replies.get(speaker_at(side, turn)) if place == len(turns) - 1 else None
-        said += _turn(side, place, turn, live, title)
-    if not said:
-        hint = "Ask below: nobody tells you who answers here until you have voted." if hidden else (
-            "Ask below: all get the same question." if side == BASE or len(shown.arms) > 2 else
-            "Ask below: both assistants get the same question." if len(shown.arms) > 1 else
-            "Ask below: the assistant answers here.")
-        said = [Markup('<p class="ab-hint">{}</p>').format(hint)]
-    # Newest first in the markup, turned round by the style sheet, so that the end stays in view while it grows.
+        blocks += _turn(side, place, turn, live, title)
+    if not blocks:
+        hint = "Ask a question below. The assistant's name is shown after your vote." if hidden else (
+            "Ask a question below. Every speaker gets the same question." if side == BASE or len(shown.arms) > 2 else
+            "Ask a question below. Both assistants get the same question." if len(shown.arms) > 1 else
+            "Ask a question below.")
+        blocks = [Markup('<p class="ab-hint">{}</p>').format(hint)]
+    # The newest turn is first in the markup; the style sheet reverses the order, so that the end stays in view.
     return Markup(
         '<section class="ab-pane ab-arm-{}" id="ab-pane-{}" aria-label="{}"><header><span class="ab-chip">{}</span>'
         '</header><div class="ab-talk" tabindex="0" role="log" aria-busy="{}" aria-label="{}">{}</div>'
         '<div class="ab-figures">{}</div></section>'
-    ).format(who, who, title, title, "true" if going else "false", f"Conversation with {title}",
-             join(reversed(said)), _figures(side, shown, hidden))
+    ).format(who, who, title, title, "true" if busy else "false", f"Conversation with {title}",
+             join(reversed(blocks)), _figures(side, shown, hidden))
 
 
-def _next_turn(shown: Shown) -> Turn:
-    """A turn that nobody has asked yet, for who stands where."""
+def _next_turn(shown: PaneState) -> Turn:
+    """The next turn, which defines the speakers of the panes."""
     return Turn("", sides=default_sides(shown.arms))
 
 
@@ -109,13 +106,12 @@ def _turn(side: str, place: int, turn: Turn, live: Reply | None, title: str) -> 
     ).format(turn.question, _tool("edit", "Edit", f"Edit question {place + 1}", place, side))
     answer = turn.answers.get(speaker)
     if live is not None and not (answer is not None and live.finished and live.state != "failed"):
-        return [_block(question), _live(live, speaker, turn)]
+        return [_block(question), _live_reply(live, speaker, turn)]
     if answer is None:
         if side not in PAIR and turn.answers:
             who = "The base model" if side == BASE else "This assistant"
-            return [_block(question), _note(f"{who} was not asked this.")]
-        return [_block(question), _note("This was not answered: the page was left, or the process ended. "
-                                        "“Ask again” asks it anew.")]
+            return [_block(question), _note(f"{who} did not get this question.")]
+        return [_block(question), _note("No answer: the page was closed, or the process ended. Press “Ask again”.")]
     return [_block(question), _answer(side, place, turn, speaker, answer, title)]
 
 
@@ -150,7 +146,7 @@ def _tool(action: str, text: str, label: str, place: int, side: str) -> Markup:
     ).format(action, place, side, label, text)
 
 
-def _live(reply: Reply, speaker: str, turn: Turn) -> Markup:
+def _live_reply(reply: Reply, speaker: str, turn: Turn) -> Markup:
     who = "hidden" if turn.hidden and speaker in turn.sides else speaker
     if reply.state == "failed":
         partial = Markup('<div class="ab-turn ab-assistant" dir="auto">{}</div>').format(reply.text)
@@ -158,38 +154,38 @@ def _live(reply: Reply, speaker: str, turn: Turn) -> Markup:
     elif not reply.text and not reply.finished:
         meter = bar(reply.fraction, "Loading") if reply.state == "loading" else Markup("")
         body = Markup('<div class="ab-turn ab-assistant ab-pending">{}{}</div>').format(
-            _doing(reply), meter)
+            _status_text(reply), meter)
     else:
         caret = Markup("") if reply.finished else Markup('<i class="ab-caret"></i>')
         body = Markup('<div class="ab-turn ab-assistant" dir="auto">{}{}</div>').format(reply.text, caret)
-    # the tools come with the end of the answer; their place is kept, so that nothing moves then
+    # the tools appear at the end of the answer; the empty element reserves their space
     return Markup('<div class="ab-said ab-arm-{}">{}<div class="ab-tools"></div></div>').format(who, body)
 
 
-def _doing(reply: Reply) -> str:
-    """What a reply waits for before its first word."""
+def _status_text(reply: Reply) -> str:
+    """State of a reply before its first token."""
     if reply.state == "loading" and reply.phase:
         return f"{reply.phase}…"
     if reply.state == "waiting" and reply.ahead:
         return f"Waiting: {plural(reply.ahead, 'question')} before this one…"
-    return _WORDS[reply.state]
+    return _STATUS_TEXTS[reply.state]
 
 
 def equalize_pace(replies: Mapping[str, Reply]) -> dict[str, Reply]:
-    """Both assistants' answers at one pace, so that neither its speed nor its loading tells an arm.
+    """Replies of both assistants at the same pace, so that neither speed nor loading time identifies an arm.
 
-    Shown of both is as much text as the slower one has; an answer that has ended holds up no other, and how it ended is
-    told when both have. The base model, which has a pane of its own with its name on it, is left alone.
+    Both show as much text as the slower unfinished reply has. The state in which a reply ended is shown after both have
+    ended. The base model is not changed, because its pane shows its name.
     """
     arms = {speaker: reply for speaker, reply in replies.items() if speaker != BASE}
-    going = [reply for reply in arms.values() if not reply.finished]
-    if not going:
+    unfinished = [reply for reply in arms.values() if not reply.finished]
+    if not unfinished:
         return dict(replies)
-    shortest = min(len(reply.text) for reply in going)
+    shortest = min(len(reply.text) for reply in unfinished)
     if shortest == 0:
-        slowest = min(going, key=lambda reply: (list(_WORDS).index(reply.state), reply.fraction))
+        slowest = min(unfinished, key=lambda reply: (list(_STATUS_TEXTS).index(reply.state), reply.fraction))
         common = Reply(slowest.state, phase="Loading the assistants" if slowest.phase else "",
-                       fraction=slowest.fraction, ahead=max(reply.ahead for reply in going))
+                       fraction=slowest.fraction, ahead=max(reply.ahead for reply in unfinished))
         return {**replies, **dict.fromkeys(arms, common)}
     paced = {
         speaker: replace(reply, text=reply.text[:shortest], state="answering", error=None)
@@ -198,7 +194,7 @@ def equalize_pace(replies: Mapping[str, Reply]) -> dict[str, Reply]:
     return {**replies, **paced}
 
 
-def _figures(side: str, shown: Shown, hidden: bool) -> Markup:
+def _figures(side: str, shown: PaneState, hidden: bool) -> Markup:
     turns = shown.conversation.turns
     if hidden and (not turns or turns[-1].hidden):
         return Markup('<span class="ab-speed">Speed and memory are shown after the vote.</span>')
@@ -209,12 +205,12 @@ def _figures(side: str, shown: Shown, hidden: bool) -> Markup:
         answer = Answer(reply.text, reply.state, reply.tokens, reply.seconds, reply.first_token_seconds)
     return Markup('<span class="ab-speed">{}</span><span class="ab-memory">{}</span>').format(
         speed_line(answer) or "Not asked yet" if not turns else speed_line(answer) or "\N{NO-BREAK SPACE}",
-        memory_line(speaker, shown.stored.get(speaker), shown.held.get(speaker), shown.arms),
+        memory_line(speaker, shown.stored.get(speaker), shown.memory.get(speaker), shown.arms),
     )
 
 
 def speed_line(answer: Answer | None) -> str:
-    """Tokens per second, time to the first token, length, and how it ended."""
+    """Tokens per second, time to the first token, length, and the reason of the end."""
     if answer is None or not answer.tokens:
         return ""
     parts = []
@@ -227,40 +223,40 @@ def speed_line(answer: Answer | None) -> str:
 
 
 def memory_line(
-    speaker: str, stored: tuple[int, int] | None, held: Memory | None, arms: Sequence[str] = TWINS
+    speaker: str, stored: tuple[int, int] | None, memory: Memory | None, arms: Sequence[str] = TWINS
 ) -> str:
-    """What the base and the adapter occupy as stored, and, where that is more, in this chat's memory."""
+    """Stored size of base and adapter, and the memory of the base in this chat if that is larger."""
     if speaker == BASE:
-        return f"memory: the base of {label(base_owner(arms))}, none of its own"
+        return f"memory: shares the base of {label(base_owner(arms))}"
     if stored is None:
         return ""
     base, adapter = stored
     text = f"memory: {size(base)} base + {size(adapter)} adapter"
-    if held is not None and held.base_bytes > 1.2 * base:
-        text += f" (unpacked here: {size(held.base_bytes)})"
+    if memory is not None and memory.base_bytes > 1.2 * base:
+        text += f" (dequantized here: {size(memory.base_bytes)})"
     return text
 
 
-def readiness(replies: Mapping[str, Reply], arms: Sequence[str] = TWINS) -> Markup:
-    """How far the models are that load before anything is asked."""
+def loading_view(replies: Mapping[str, Reply], arms: Sequence[str] = TWINS) -> Markup:
+    """Loading progress of the models before the first question."""
     if all(reply.state == "loaded" for reply in replies.values()):
-        who = ("The assistant is loaded. It leaves" if len(arms) == 1 else
-               f"{assistants(len(arms)).capitalize()} are loaded. They leave")
-        return Markup('<p class="ab-loaded ab-good" role="status">{} the memory {} '
+        who = ("The assistant is loaded. It is" if len(arms) == 1 else
+               f"{assistants(len(arms)).capitalize()} are loaded. They are")
+        return Markup('<p class="ab-loaded ab-good" role="status">{} unloaded {} '
                       "minutes after the last question.</p>").format(who, round(IDLE_SECONDS / 60))
     failed = next((reply for reply in replies.values() if reply.state == "failed"), None)
     if failed is not None:
         return error_callout(failed.error or {"what": "the assistants could not be loaded"})
     fraction = sum(1.0 if reply.finished else reply.fraction for reply in replies.values()) / max(len(replies), 1)
-    doing = [f"{title_of(speaker, arms)}: {reply.phase or _WORDS.get(reply.state, '')}".rstrip("…")
+    doing = [f"{title_of(speaker, arms)}: {reply.phase or _STATUS_TEXTS.get(reply.state, '')}".rstrip("…")
              for speaker, reply in replies.items() if not reply.finished]
     return Markup('<div class="ab-loaded" role="status"><span>{}</span>{}</div>').format(
         "Loading the assistants. " + " · ".join(doing), bar(fraction, "Loading the assistants"))
 
 
-def revealed(turn: Turn) -> Markup:
-    """Who was who, said after the vote."""
-    chosen = {"tie": "You found both as good.", "both bad": "You found both bad."}.get(turn.vote or "", "")
+def reveal_view(turn: Turn) -> Markup:
+    """The assistants behind A and B, shown after the vote."""
+    chosen = {"tie": "You found both equally good.", "both bad": "You found both bad."}.get(turn.vote or "", "")
     if turn.vote in ("a", "b"):
         chosen = f"You preferred {label(turn.sides['ab'.index(turn.vote)])}."
     return Markup('<p class="ab-revealed" role="status"><b>A was {}, B was {}.</b> {}</p>').format(
@@ -268,11 +264,11 @@ def revealed(turn: Turn) -> Markup:
 
 
 def suggestions(samples: Sequence[Mapping[str, Any]], most: int = 40) -> list[tuple[str, str]]:
-    """Held-out questions worth asking: (question, reference), one a cluster, those the arms disagree on not preferred.
+    """Suggested held-out questions as (question, reference), one of each cluster.
 
     Args:
         samples: Lines of a cell's samples.jsonl.
-        most: How many.
+        most: Maximum number of questions.
     """
     seen: set[str] = set()
     chosen: list[tuple[str, str]] = []
@@ -288,12 +284,12 @@ def suggestions(samples: Sequence[Mapping[str, Any]], most: int = 40) -> list[tu
 
 
 def reference_note(reference: str) -> Markup:
-    """The reference answer of a held-out question, behind a click."""
+    """The folded reference answer of a held-out question."""
     if not reference:
         return Markup("")
     return fold("Show the reference answer", Markup(
-        '<div class="ab-reference"><p dir="auto">{}</p><small>Held-out question: no assistant was trained on this '
-        "wording.</small></div>"
+        '<div class="ab-reference"><p dir="auto">{}</p><small>Held-out question: no assistant was trained on exactly '
+        "this question.</small></div>"
     ).format(reference))
 
 
@@ -301,18 +297,18 @@ def corrections_list(corrections: Sequence[Correction], heldout: Collection[int]
     """Every correction with its question, and a button that removes it.
 
     Args:
-        corrections: Oldest first.
-        heldout: Places of those whose question stands in the held-out set.
+        corrections: The corrections, oldest first.
+        heldout: Positions of the corrections whose question is in the held-out set.
     """
     if not corrections:
-        return empty("No corrections yet", "“Correct” under an answer opens it here: write what should have been said, "
-                     "and train a new study on it.")
+        return empty("No corrections yet", "Press “Correct” below an answer to write a better one, then train a new "
+                     "study on the corrections.")
     return Markup('<ol class="ab-corrections">{}</ol>').format(
         join(_entry(place, found, place in heldout) for place, found in enumerate(corrections)))
 
 
 def _entry(place: int, found: Correction, heldout: bool) -> Markup:
-    mark = Markup('<span class="ab-badge ab-lost">stands in the held-out set</span>') if heldout else Markup("")
+    mark = Markup('<span class="ab-badge ab-lost">in the held-out set</span>') if heldout else Markup("")
     wrong = Markup('<p class="ab-wrong" dir="auto"><s>{}</s></p>').format(found.wrong) if found.wrong else Markup("")
     return Markup(
         '<li><b dir="auto">{}</b> {}{}<p dir="auto">{}</p><button type="button" class="ab-tool" data-action="remove" '
@@ -321,14 +317,14 @@ def _entry(place: int, found: Correction, heldout: bool) -> Markup:
 
 
 def retrained_note(name: str, plan: RetrainingPlan, old: str) -> str:
-    """What the new study is made of, and how the two are compared."""
-    parts = [f"{name} trains on {plural(len(plan.trained), 'correction')} more."]
+    """Summary of the new study's data, and a hint how to compare the studies."""
+    parts = [f"{name} trains on {plural(len(plan.trained), 'additional correction')}."]
     if plan.replaced:
-        parts.append(f"{plural(len(plan.replaced), 'answer')} to the same questions replaced.")
+        parts.append(f"Replaced: {plural(len(plan.replaced), 'answer')} to the same questions.")
     if plan.dropped:
-        parts.append(f"{plural(len(plan.dropped), 'held-out question')} taken out of the test, since a correction "
-                     "gives them away; the others are those of the old study.")
+        parts.append(f"Removed from the held-out set: {plural(len(plan.dropped), 'question')} that a correction "
+                     "answers. The rest of the held-out set is the same.")
     if plan.left_out:
-        parts.append(f"{plural(len(plan.left_out), 'correction')} left out of training, since the test asks the same.")
-    return " ".join([*parts, f"When it is done, compare it with {old} on the Evaluate tab, or with "
+        parts.append(f"Not trained on: {plural(len(plan.left_out), 'correction')} of held-out questions.")
+    return " ".join([*parts, f"After the run, compare it with {old} on the Evaluate tab, or with "
                              f"'assistant-builder compare {old} {name}'."])

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The Evaluate tab."""

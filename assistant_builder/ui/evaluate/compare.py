@@ -1,7 +1,4 @@
-"""Two studies against each other in words and tables.
-
-The part of the Evaluate tab that sets the study against another one. It wires; views.across draws.
-"""
+"""Comparison of the study with another one on the Evaluate tab."""
 
 from __future__ import annotations
 
@@ -14,9 +11,9 @@ from markupsafe import Markup
 from assistant_builder.arms import CELLS
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.study import Study, studies_folder
-from assistant_builder.ui.evaluate.figures import Panel, Row, contrast_row, interval_figure
+from assistant_builder.ui.evaluate.figures import IntervalPanel, IntervalRow, contrast_row, interval_figure
 from assistant_builder.ui.evaluate.item_browser import ItemBrowser
-from assistant_builder.ui.evaluate.item_filters import ItemSet, across_items, comparable, made_from
+from assistant_builder.ui.evaluate.item_filters import ItemSet, comparable_studies, parent_study, shared_items
 from assistant_builder.ui.html import Tone, callout, card, empty, error_callout, items, join, table
 from assistant_builder.ui.refresh import LiveRegion, StudyView
 from assistant_builder.ui.study_snapshot import stamp
@@ -29,19 +26,19 @@ JUDGED = ("Q4", "L16")
 
 
 def comparison_view(record: Record) -> Markup:
-    """The verdicts first, then what to keep in mind.
+    """Verdicts and warnings of a comparison.
 
     Args:
-        record: What ``evals.study_compare.compare_studies`` returns.
+        record: Result of ``evals.study_compare.compare_studies``.
     """
     head = callout(
-        "info", f"{record['b']} against {record['a']}",
-        f"{plural(record['shared_items'], 'held-out item')} in both. Differences are {record['b']} (B) minus "
-        f"{record['a']} (A); the metric and the margin of {record['a']} decide.",
+        "info", f"{record['b']} compared with {record['a']}",
+        f"{plural(record['shared_items'], 'held-out item')} in both studies. Differences are {record['b']} (B) minus "
+        f"{record['a']} (A). The metric and the margin of {record['a']} decide.",
     )
-    none = callout("warn", "No verdict", "The metric that decides was not scored in both studies.")
+    none = callout("warn", "No verdict", "The deciding metric was not scored in both studies.")
     verdicts = join(_verdict(verdict) for verdict in record["verdicts"]) or none
-    caveats = card("What to keep in mind", items(record["warnings"])) if record["warnings"] else Markup("")
+    caveats = card("Caveats", items(record["warnings"])) if record["warnings"] else Markup("")
     return join([head, verdicts, caveats])
 
 
@@ -55,26 +52,26 @@ def _outcome(verdict: Record) -> tuple[Tone, str]:
     if verdict["outcome"] == "worse":
         return "bad", "worse"
     if verdict["outcome"] == "inconclusive":
-        return "warn", "cannot be told"
+        return "warn", "inconclusive"
     if harm_interval(verdict)[1] < 0:
         return "good", "better"
     return "good", "measurably worse, within the margin" if verdict["within_margin_but_worse"] else "no worse"
 
 
 def comparison_tables(record: Record) -> Markup:
-    """In what the two differ, and every figure."""
-    told = difference_rows(record)
-    differing = table(("Setting or file", f"A: {record['a']}", f"B: {record['b']}"), told) if told else Markup(
-        "<p>Nothing on record differs.</p>")
+    """The differing settings and files, and every figure."""
+    differences = difference_rows(record)
+    columns = ("Setting or file", f"A: {record['a']}", f"B: {record['b']}")
+    differing = table(columns, differences) if differences else Markup("<p>No recorded setting or file differs.</p>")
     headers = ("Cell", "Metric", "A", "B", "B \N{MINUS SIGN} A", "95 % interval", "p (Holm)")
     return join([
-        card("What differs between the studies", differing),
-        card("Every figure", table(headers, contrast_rows(record), numeric=range(2, 7))),
+        card("Differences between the studies", differing),
+        card("All metrics", table(headers, contrast_rows(record), numeric=range(2, 7))),
     ])
 
 
-def comparison_panels(record: Record) -> list[Panel]:
-    """The differences as rows of a picture: the loss of every cell, then the scores of the two assistants."""
+def comparison_panels(record: Record) -> list[IntervalPanel]:
+    """Panels of the interval figure: the loss of every cell, then the scores of the two assistants."""
     found = []
     for backwards in (False, True):
         rows = [row for row in record["contrasts"] if row["higher_is_better"] == backwards
@@ -83,47 +80,46 @@ def comparison_panels(record: Record) -> list[Panel]:
             continue
         rows.sort(key=lambda row: JUDGED.index(row["cell"]) if row["cell"] in JUDGED else len(JUDGED))
         judged = next((v for v in record["verdicts"] if v["metric"] in {row["metric"] for row in rows}), None)
-        how = metric_shown(rows[0]["metric"])
-        found.append(Panel(
-            tuple(_row(row) for row in rows), "points of 100" if how.unit == "points" else how.unit, backwards,
-            judged["margin"] * how.factor if judged else None,
+        form = metric_shown(rows[0]["metric"])
+        found.append(IntervalPanel(
+            tuple(_row(row) for row in rows), "points of 100" if form.unit == "points" else form.unit, backwards,
+            judged["margin"] * form.factor if judged else None,
         ))
     return found
 
 
-def _row(row: Record) -> Row:
+def _row(row: Record) -> IntervalRow:
     like = "nll_per_token" if row["metric"] == "nll_per_byte" else row["metric"]
     about = "" if row["higher_is_better"] else CELLS[row["cell"]].label
     return contrast_row(row, f"{row['cell']} · {metric_shown(row['metric']).label}", about, like)
 
 
-def nothing_to_compare(name: str, others: Sequence[str]) -> Markup:
-    """Why no other study can be chosen.
+def no_comparison_note(name: str, others: Sequence[str]) -> Markup:
+    """A message that no other study can be compared.
 
     Args:
         name: The study.
-        others: The studies that have been evaluated too, none of which shares held-out questions with it.
+        others: Other evaluated studies, none of which shares held-out questions with this one.
     """
-    how = ("Make one from it on the Train tab (“Save these settings as a new study”), change a setting, and run it: "
-           "studies are compared on the held-out questions that both have.")
+    remedy = ("Save the settings as a new study on the Train tab, change a setting and run it. Studies are compared on "
+              "the held-out questions that they share.")
     if not others:
-        return empty("No other study has been evaluated yet", how)
-    return empty(f"No other study was asked the same held-out questions as {name}", f"{left_out(others)} {how}")
+        return empty("No other study has been evaluated yet", remedy)
+    return empty(f"No other study has the same held-out questions as {name}", f"{excluded_note(others)} {remedy}")
 
 
-def left_out(others: Sequence[str]) -> str:
-    """Which evaluated studies cannot be chosen and why; empty without any."""
+def excluded_note(others: Sequence[str]) -> str:
+    """Lists the evaluated studies that cannot be compared; empty without any."""
     if not others:
         return ""
-    return (f"Not on offer, for {'it shares' if len(others) == 1 else 'they share'} no held-out question with this "
-            f"study: {', '.join(sorted(others))}.")
+    return f"Not listed, because they share no held-out question with this study: {', '.join(sorted(others))}."
 
 
-EMPTY = "Here the study is set against another one."
+EMPTY = "The study is compared with another one here."
 
 
-class AcrossPanel:
-    """Components of the part; the caller has opened the block that they belong in."""
+class CompareStudiesPanel:
+    """Components of the comparison; the caller has opened the block that contains them."""
 
     def __init__(self) -> None:
         self.pair = gr.State(None)
@@ -140,35 +136,31 @@ class AcrossPanel:
                 self.browser = ItemBrowser(_pair_items, "ab-across-items")
 
     def sections(self) -> list[LiveRegion]:
-        """What follows the study, and the list of the others."""
+        """The regions that are redrawn when the study or the list of studies changes."""
         return [
             LiveRegion("across", [self.note, self.body, self.other], _others_mark, self._draw),
             LiveRegion("across-result", [self.pair, self.message, self.result], _own_mark,
-                    lambda look: [None, "", gr.update(visible=False)]),
+                       lambda view: [None, "", gr.update(visible=False)]),
         ]
 
-    def _draw(self, look: StudyView) -> Sequence[Any]:
+    def _draw(self, view: StudyView) -> Sequence[Any]:
         hidden = [gr.update(visible=False), gr.update(choices=[], value=None)]
-        if look.study is None:
+        if view.study is None:
             return [gr.update(value=empty("No study chosen", EMPTY), visible=True), *hidden]
-        state = look.study.step("evaluate").state
+        state = view.study.step("evaluate").state
         if state != "succeeded":
-            said = empty("Not evaluated yet", "A study can be set against another one once it has been evaluated.")
-            return [gr.update(value=said, visible=True), *hidden]
-        found, parent = comparable(look.study), made_from(look.study)
-        others = {name: items for name, items in found.items() if items > 1}
-        note = nothing_to_compare(look.study.name, list(found)) if not others else left_out(list(found.keys() - others))
-        titles = [(f"{name}  ·  {plural(items, 'item')} in both{'  ·  made from it' if name == parent else ''}", name)
-                  for name, items in others.items()]
+            message = empty("Not evaluated yet", "A study can be compared with another one after its evaluation.")
+            return [gr.update(value=message, visible=True), *hidden]
+        name, found, parent = view.study.name, comparable_studies(view.study), parent_study(view.study)
+        others = {other: items for other, items in found.items() if items > 1}
+        note = excluded_note(list(found.keys() - others)) if others else no_comparison_note(name, list(found))
+        titles = [(f"{other}  ·  {plural(items, 'shared item')}{'  ·  parent study' if other == parent else ''}", other)
+                  for other, items in others.items()]
         return [gr.update(value=note, visible=bool(note)), gr.update(visible=bool(others)),
                 gr.update(choices=titles, value=next(iter(others), None))]
 
     def wire(self, picker: gr.Dropdown) -> None:
-        """Connect the components.
-
-        Args:
-            picker: Holds the name of the chosen study.
-        """
+        """Connect the components; ``picker`` holds the name of the chosen study."""
         self.go.click(
             self._compare, [picker, self.other],
             [self.pair, self.message, self.result, self.plot, self.tables, *self.browser.outputs, self.go],
@@ -184,28 +176,28 @@ class AcrossPanel:
         if not name or not other:
             yield [None, callout("warn", "Choose a study to compare with"), hidden, *rest, gr.skip()]
             return
-        yield [gr.skip(), callout("info", f"Comparing {name} with {other}…", "Item by item, on what both have."),
-               hidden, *rest, gr.update(interactive=False)]
+        yield [gr.skip(), callout("info", f"Comparing {name} with {other}…"), hidden, *rest,
+               gr.update(interactive=False)]
         ready = gr.update(interactive=True)
         try:
             a, b = Study.open(other), Study.open(name)
-            record, items = compare_studies(a, b), across_items(a, b)
+            record, items = compare_studies(a, b), shared_items(a, b)
         except AssistantBuilderError as error:
             yield [None, error_callout(error.to_record()), hidden, *rest, ready]
             return
         figure = interval_figure(comparison_panels(record))
         yield [(other, name), comparison_view(record), gr.update(visible=True), figure, comparison_tables(record),
-               *self.browser.opened(items, "different"), ready]
+               *self.browser.open_values(items, "different"), ready]
 
 
 def _pair_items(pair: Sequence[str] | None) -> ItemSet | None:
-    return across_items(*(Study.open(name) for name in pair)) if pair else None
+    return shared_items(*(Study.open(name) for name in pair)) if pair else None
 
 
-def _others_mark(look: StudyView) -> str:
+def _others_mark(view: StudyView) -> str:
     found = sorted(studies_folder().glob("[!.]*/evals/status.json"))
-    return f"{look.name}:{len(found)}:{stamp(found)}"
+    return f"{view.name}:{len(found)}:{stamp(found)}"
 
 
-def _own_mark(look: StudyView) -> str:
-    return f"{look.name}:{stamp([look.study.status_file('evaluate')])}" if look.study else f"none:{look.name}"
+def _own_mark(view: StudyView) -> str:
+    return f"{view.name}:{stamp([view.study.status_file('evaluate')])}" if view.study else f"none:{view.name}"

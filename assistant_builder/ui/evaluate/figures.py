@@ -1,9 +1,7 @@
-"""Differences with their intervals as a picture, the harm that is allowed drawn in.
+"""Figures of the Evaluate tab: differences with their intervals, waterfall, cells, reliability and seeds.
 
-Right is worse on every axis, so the axis of a metric whose high values are good runs backwards. Each row's label stands
-above its mark, not beside it, so that a picture fits a telephone; tone is told by the mark's shape too.
-
-The other pictures of the Evaluate tab: the waterfall, every cell, reliability, seeds.
+Right is worse on every axis, so the axis of a metric whose high values are good is reversed. The label of a row is
+above its marker, so that a figure fits a phone. The shape of a marker repeats the meaning of its colour.
 """
 
 from __future__ import annotations
@@ -29,26 +27,26 @@ MINUS = " \N{MINUS SIGN} "
 TONES = {
     "worse": ("#dc2626", "triangle-right", "clearly worse"),
     "better": ("#16a34a", "triangle-left", "clearly better"),
-    "open": (GREY, "circle", "not told apart from none"),
+    "open": (GREY, "circle", "no clear difference"),
 }
-"""Tone of a difference → colour, which has a contrast of 3 : 1 and more on both grounds; mark; words."""
+"""Tone of a difference → colour with a contrast of at least 3 : 1 on both backgrounds, marker, description."""
 _ROW, _ROW_WITH_TEXT, _GAP = 36, 50, 58
-"""Pixels: a row, a row whose label has two lines, and what lies between two axes."""
+"""Heights in pixels of a row, of a row with a label of two lines, and of the gap between two axes."""
 _LARGE = 5
-"""How many times the margin, or the reach of the headline's interval, a difference may be to share its axis."""
+"""Largest multiple of the margin, or of the headline's interval, at which a difference shares the headline's axis."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """A difference with its interval, in the units in which it is shown.
+class IntervalRow:
+    """A difference with its 95 % interval in display units.
 
     Attributes:
-        title: What is compared.
-        text: Difference and interval as printed.
-        about: What that means.
+        title: Label of the row.
+        text: Difference and interval as text.
+        about: Second line of the label.
         delta: Difference.
-        low: Lower end of the 95 % interval.
-        high: Upper end.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
         tone: A key of :data:`TONES`.
     """
 
@@ -62,43 +60,43 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Panel:
+class IntervalPanel:
     """Rows that share an axis.
 
     Attributes:
-        rows: The rows, uppermost first.
+        rows: The rows from top to bottom.
         unit: Unit of the axis.
-        backwards: Whether low values are the worse ones.
-        margin: Harm that is allowed, in the unit of the axis; ``None`` where no verdict goes by it.
+        backwards: Whether low values are worse.
+        margin: Non-inferiority margin in the unit of the axis; ``None`` without a verdict on this axis.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[IntervalRow, ...]
     unit: str
     backwards: bool
     margin: float | None = None
 
 
-def contrast_row(contrast: Mapping[str, Any], title: str, about: str, metric: str | None = None) -> Row:
-    """A row of ``report["contrasts"]``, or of a comparison of two studies.
+def contrast_row(contrast: Mapping[str, Any], title: str, about: str, metric: str | None = None) -> IntervalRow:
+    """A row of the figure from an entry of ``report["contrasts"]``, or of a comparison of two studies.
 
     Args:
-        contrast: The row.
-        title: What is compared.
-        about: What that means.
-        metric: The metric whose digits it is shown with, where that is not its own.
+        contrast: The entry.
+        title: Label of the row.
+        about: Second line of the label.
+        metric: Metric that defines the number format; by default the entry's own.
     """
     metric = metric or contrast["metric"]
     factor = shown(metric).factor
     tone = "worse" if clearly_worse(contrast) else "better" if clearly_better(contrast) else "open"
     low, delta, high = (contrast[key] * factor for key in ("ci_low", "delta", "ci_high"))
     text = f"{difference(contrast['delta'], metric, contrast)} ({interval(contrast, metric, plus=False)})"
-    return Row(title, text, about, delta, low, high, tone)
+    return IntervalRow(title, text, about, delta, low, high, tone)
 
 
-def headline_panels(report: Report) -> list[Panel]:
-    """QLoRA against its twin on every metric: losses on one axis, scores of 0 to 100 on another.
+def headline_panels(report: Report) -> list[IntervalPanel]:
+    """QLoRA minus LoRA on every metric, or the assistant minus its untuned base in a study of one arm.
 
-    Where one arm was trained, that assistant against the untuned base.
+    Losses share one axis, scores of 0 to 100 another.
     """
     found = []
     lead = "-".join(lead_pair(report))
@@ -107,15 +105,15 @@ def headline_panels(report: Report) -> list[Panel]:
                 if row["name"] == lead and row["higher_is_better"] == backwards]
         if rows:
             primary = next((row for row in rows if row["metric"] == report["primary_metric"]), None)
-            found.append(Panel(
+            found.append(IntervalPanel(
                 tuple(contrast_row(row, shown(row["metric"]).label, "") for row in rows),
                 unit_of(rows[0]["metric"]), backwards, _margin(report, primary["metric"]) if primary else None,
             ))
     return found
 
 
-def contrast_panels(report: Report, metric: str) -> list[Panel]:
-    """Every difference between two cells on one metric, those too large for the headline's axis on one of their own."""
+def contrast_panels(report: Report, metric: str) -> list[IntervalPanel]:
+    """Every difference between two cells on one metric; those too large for the headline's axis get their own."""
     rows = [row for row in report["contrasts"] if row["metric"] == metric]
     if not rows:
         return []
@@ -124,12 +122,12 @@ def contrast_panels(report: Report, metric: str) -> list[Panel]:
     reach = max(abs(drawn[0].low), abs(drawn[0].high), margin or 0.0)
     near = [row for row in drawn if max(abs(row.low), abs(row.high)) <= _LARGE * reach]
     far = [row for row in drawn if row not in near]
-    panel = Panel((), unit_of(metric), metric_of(metric).higher_is_better, margin)
+    panel = IntervalPanel((), unit_of(metric), metric_of(metric).higher_is_better, margin)
     return [replace(panel, rows=tuple(group)) for group in (near, far) if group]
 
 
-def interval_figure(panels: Sequence[Panel]) -> Figure:
-    """Differences with their 95 % intervals around zero, the allowed harm drawn in.
+def interval_figure(panels: Sequence[IntervalPanel]) -> Figure:
+    """Figure of differences with their 95 % intervals and the margin.
 
     Args:
         panels: Groups of rows, one axis each.
@@ -145,7 +143,7 @@ def interval_figure(panels: Sequence[Panel]) -> Figure:
     return drawing.figure()
 
 
-def _draw_panel(drawing: Drawing, name: str, panel: Panel, domain: list[float]) -> None:
+def _draw_panel(drawing: Drawing, name: str, panel: IntervalPanel, domain: list[float]) -> None:
     reach = 1.08 * max(
         [abs(value) for row in panel.rows for value in (row.low, row.high)] + [abs(panel.margin or 0.0), 1e-6]
     )
@@ -182,8 +180,8 @@ def _draw_panel(drawing: Drawing, name: str, panel: Panel, domain: list[float]) 
 
 def unit_of(metric: str) -> str:
     """Unit of a metric's axis."""
-    how = shown(metric)
-    return "points of 100" if how.unit == "points" else how.unit
+    unit = shown(metric).unit
+    return "points of 100" if unit == "points" else unit
 
 
 def _margin(report: Report, metric: str) -> float | None:
@@ -193,16 +191,12 @@ def _margin(report: Report, metric: str) -> float | None:
 
 
 _OVER_BAR = 14
-"""Pixels from the middle of a bar to its label."""
+"""Distance in pixels from the centre of a bar to its label."""
 _THIN = {"color": GREY, "width": 1, "dash": "dot"}
 
 
 def waterfall_figure(attribution: Mapping[str, Any]) -> Figure:
-    """From the 16-bit twin to QLoRA in two steps: storing the base in 4 bits, and training on it.
-
-    Args:
-        attribution: ``report["attribution"]``.
-    """
+    """Waterfall of ``report["attribution"]``: from LoRA to QLoRA by storing the base in 4 bits and training on it."""
     metric, steps = attribution["metric"], attribution["steps"]
     how, backwards = shown(metric), metric_of(metric).higher_is_better
     drawing = Drawing(64 * len(steps) + 80)
@@ -243,14 +237,14 @@ def waterfall_figure(attribution: Mapping[str, Any]) -> Figure:
 
 
 def cells_figure(cells: Mapping[str, Mapping[str, Any]], metric: str) -> Figure | None:
-    """One metric of every cell as dots on one axis: colour and mark say how it is served.
+    """One metric of every cell on one axis, with a colour and marker for each kind of serving.
 
     Args:
         cells: Cell or baseline → its record of the report.
         metric: The metric.
 
     Returns:
-        ``None`` where no cell has the metric.
+        ``None`` if no cell has the metric.
     """
     how = shown(metric)
     rows = [(name, record, record["metrics"][metric]) for name, record in cells.items()
@@ -258,8 +252,8 @@ def cells_figure(cells: Mapping[str, Mapping[str, Any]], metric: str) -> Figure 
     if not rows:
         return None
     drawing = Drawing(36 * len(rows) + 110)
-    for stored, (color, symbol) in _served(row[0] for row in rows).items():
-        drawn = [(y, *row) for y, row in enumerate(rows) if _stored(row[0]) == stored]
+    for stored, (color, symbol) in _storage_styles(row[0] for row in rows).items():
+        drawn = [(y, *row) for y, row in enumerate(rows) if _storage_label(row[0]) == stored]
         if drawn:
             drawing.traces.append({
                 "type": "scatter", "mode": "markers", "name": stored,
@@ -281,8 +275,8 @@ def _arm_of(cell: str) -> Arm:
     return ARMS[CELLS[cell].adapter or ""]
 
 
-def _stored(name: str) -> str:
-    """How a cell is served."""
+def _storage_label(name: str) -> str:
+    """Legend entry of a cell: how its weights are served."""
     cell = CELLS.get(name)
     if cell is None:
         return "no tuning"
@@ -291,24 +285,20 @@ def _stored(name: str) -> str:
     return "served in 16 bits" if cell.merged or cell.base == UNQUANTIZED else f"as {cell.base}"
 
 
-def _served(names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """How the cells are served → colour and mark: those of the first arm that is served in this way."""
-    found = {_stored(arm.cell): (arm.color, arm.symbol) for arm in reversed(list(ARMS.values()))}
+def _storage_styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Legend entries of the cells → colour and marker of the first arm that is served in the same way."""
+    found = {_storage_label(arm.cell): (arm.color, arm.symbol) for arm in reversed(list(ARMS.values()))}
     found = {**found, "no tuning": (GREY, "square")}
-    return {stored: found[stored] for stored in dict.fromkeys(map(_stored, names))}
+    return {stored: found[stored] for stored in dict.fromkeys(map(_storage_label, names))}
 
 
 def _direction(metric: str) -> dict[str, Any]:
-    """Right is worse."""
+    """Axis options that put worse values on the right."""
     return {"autorange": "reversed"} if metric_of(metric).higher_is_better else {}
 
 
 def reliability_figure(reliability: Mapping[str, Any]) -> Figure:
-    """Share of right answers over the mean token probability, a point a bin with its interval, for both assistants.
-
-    Args:
-        reliability: ``report["reliability"]``.
-    """
+    """Reliability diagram of ``report["reliability"]``: share of correct answers by mean token probability."""
     drawing = Drawing(360)
     drawing.traces.append({
         "type": "scatter", "mode": "lines", "x": [0, 1], "y": [0, 1], "name": "perfectly calibrated",
@@ -323,13 +313,13 @@ def reliability_figure(reliability: Mapping[str, Any]) -> Figure:
             "error_y": spread([one["ci"][1] - one["correct"] for one in bins],
                               [one["correct"] - one["ci"][0] for one in bins], arm.color),
             "customdata": [one["n"] for one in bins],
-            "hovertemplate": "%{customdata} items: probability %{x:.0%}, right %{y:.0%}",
+            "hovertemplate": "%{customdata} items: probability %{x:.0%}, correct %{y:.0%}",
         })
     least = min((one["mean_probability"] for found in reliability["cells"].values() for one in found["bins"]
                  if one["n"]), default=0.0)
     drawing.across("mean token probability of the answer", range=[max(0.0, least - 0.08), 1.01], tickformat=".0%")
     drawing.layout |= {
-        "yaxis": {**AXIS, "title": {"text": "right answers", "font": {"size": 12}}, "range": [-0.03, 1.03],
+        "yaxis": {**AXIS, "title": {"text": "correct answers", "font": {"size": 12}}, "range": [-0.03, 1.03],
                   "tickformat": ".0%", "fixedrange": True},
         "showlegend": True, "margin": {"l": 62, "r": 8, "t": 40, "b": 48},
     }
@@ -337,11 +327,7 @@ def reliability_figure(reliability: Mapping[str, Any]) -> Figure:
 
 
 def seeds_figure(seeds: Mapping[str, Any]) -> Figure:
-    """Each training run of either arm as a dot on one axis, the arm's mean as a bar.
-
-    Args:
-        seeds: ``report["seeds"]`` of a study with several.
-    """
+    """Every training run of ``report["seeds"]`` as a dot, with the mean of each arm."""
     metric, spreads = seeds["metric"], seeds.get("spread") or {}
     how, drawing = shown(metric), Drawing(190)
     arms = {cell: _arm_of(cell) for cell in CELLS if cell in seeds["runs"][0]}
@@ -365,7 +351,7 @@ def seeds_figure(seeds: Mapping[str, Any]) -> Figure:
 
 
 def reliability_rows(reliability: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """The reliability picture in figures: assistant, mean probability, share right, items."""
+    """Rows of the reliability diagram as a table: assistant, mean probability, share of correct answers, items."""
     return [
         (_arm_of(cell).label, percent(one["mean_probability"], 0),
          f"{percent(one['correct'], 0)} ({percent(one['ci'][0], 0)} to {percent(one['ci'][1], 0)})", str(one["n"]))

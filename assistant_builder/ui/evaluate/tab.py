@@ -1,4 +1,4 @@
-"""The Evaluate tab: the verdict, the pictures and tables behind it, the answers one by one, another study beside it."""
+"""The Evaluate tab: verdict, figures, tables, the single answers, and the comparison with another study."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from assistant_builder.arms import CELLS
 from assistant_builder.errors import StudyError
 from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates
-from assistant_builder.ui.evaluate.compare import AcrossPanel
+from assistant_builder.ui.evaluate.compare import CompareStudiesPanel
 from assistant_builder.ui.evaluate.figures import (
     cells_figure,
     contrast_panels,
@@ -24,7 +24,7 @@ from assistant_builder.ui.evaluate.figures import (
     waterfall_figure,
 )
 from assistant_builder.ui.evaluate.item_browser import ItemBrowser
-from assistant_builder.ui.evaluate.item_filters import ItemSet, amounts, study_items
+from assistant_builder.ui.evaluate.item_filters import ItemSet, count_by_choice, study_items
 from assistant_builder.ui.evaluate.view import (
     evaluation_state,
     interval_key,
@@ -33,15 +33,14 @@ from assistant_builder.ui.evaluate.view import (
     report_tables,
     verdict_callout,
 )
-from assistant_builder.ui.html import callout, empty, error_callout, fold, table
+from assistant_builder.ui.html import empty, error_callout, fold, table
 from assistant_builder.ui.refresh import LiveRegion, StudyView, user_facing_errors
 from assistant_builder.ui.study_snapshot import Snapshot, log_tail, needs_study, stamp, stopped_step, study_report
-from assistant_builder.ui.train.actions import last_words, pause_label, pause_run, start_phase, start_run
+from assistant_builder.ui.train.actions import pause_label, pause_run, start_phase, start_refusal, start_run
 from assistant_builder.ui.train.preflight_view import contacts_note
 from evals.report.load import is_compared, served_cells
 
-EMPTY = "The scores of the assistants are shown here."
-_STOPPED = ("failed", "cancelled", "lost")
+EMPTY = "This tab shows the scores of the assistants."
 
 
 class EvaluateTab:
@@ -56,17 +55,17 @@ class EvaluateTab:
             self.verdict = gr.HTML(elem_id="ab-verdict")
             with gr.Tabs(visible=False, elem_id="ab-evaluate-parts") as self.parts:
                 with gr.Tab("Result", id="result"):
-                    self._pictures()
+                    self._place_figures()
                 with gr.Tab("Answers", id="answers"):
                     self.no_items = gr.HTML()
                     with gr.Column() as self.browsing:
                         self.browser = ItemBrowser(_items_of, "ab-items")
                 with gr.Tab("Compare studies", id="across"):
-                    self.across = AcrossPanel()
+                    self.across = CompareStudiesPanel()
 
-    def _pictures(self) -> None:
-        self.pending = gr.HTML(empty("The verdict and its pictures come with the report", "It is written by itself "
-                                     "when all cells are scored. The answers can be looked at already."))
+    def _place_figures(self) -> None:
+        self.pending = gr.HTML(empty("The verdict is part of the report", "The report is written automatically after "
+                                     "all cells are scored. The answers are available already."))
         with gr.Column(visible=False) as self.result:
             with gr.Row(elem_classes="ab-pictures"):
                 with gr.Column(min_width=300):
@@ -76,7 +75,7 @@ class EvaluateTab:
                     self.waterfall = gr.Plot(label="Where the difference comes from", elem_classes="ab-figure")
                     self.origin = gr.HTML(elem_classes="ab-note")
             with gr.Group(elem_classes="ab-group", elem_id="ab-metric"):
-                self.metric = gr.Dropdown([], label="Metric of the next two pictures", interactive=True,
+                self.metric = gr.Dropdown([], label="Metric of the next two figures", interactive=True,
                                           filterable=False)
             with gr.Row(elem_classes="ab-pictures"):
                 with gr.Column(min_width=300):
@@ -84,55 +83,54 @@ class EvaluateTab:
                 with gr.Column(min_width=300):
                     self.cells = gr.Plot(label="Every cell", elem_classes="ab-figure")
                     with gr.Column() as self.trust:
-                        self.reliability = gr.Plot(label="Are confident answers right ones?", elem_classes="ab-figure")
+                        self.reliability = gr.Plot(label="Are confident answers correct?", elem_classes="ab-figure")
                         self.trusted = gr.HTML(elem_classes="ab-note")
                     self.seeds = gr.Plot(label="Other training seeds", elem_classes="ab-figure")
                     self.seeded = gr.HTML(elem_classes="ab-note")
             self.tables = gr.HTML()
 
     def sections(self) -> list[LiveRegion]:
-        """What follows the study."""
+        """The regions that are redrawn when the study changes."""
         return [
             LiveRegion("evaluate", [self.actions, self.start, self.pause, self.state, self.verdict, self.parts],
-                    _state_mark, self._draw_state),
+                       _state_mark, self._draw_state),
             LiveRegion("evaluate-result", [
                 self.pending, self.result, self.headline, self.key, self.waterfall, self.origin, self.metric,
                 self.contrasts, self.cells, self.trust, self.reliability, self.trusted, self.seeds, self.seeded,
                 self.tables,
             ], _result_mark, self._draw_result),
             LiveRegion("evaluate-items", [self.no_items, self.browsing, *self.browser.outputs], _items_mark,
-                    self._draw_items),
+                       self._draw_items),
             *self.across.sections(),
         ]
 
-    def _draw_state(self, look: StudyView) -> Sequence[Any]:
-        seen, hidden = look.snapshot, gr.update(visible=False)
-        if seen is None or look.study is None:
-            said = error_callout(look.error) if look.error else needs_study(EMPTY)
-            return [hidden, hidden, hidden, gr.update(value=said, visible=True), hidden, hidden]
-        running = any(step.state == "running" for step in seen.steps if evaluates(step.step))
-        stopped = stopped_step(seen)
-        log = log_tail(look.study, stopped.step) if stopped and stopped.state == "failed" else ""
-        said = evaluation_state(seen, log)
-        phase = start_phase(look.study)
-        if phase == "refused":
-            said = callout("bad", "The run did not start", last_words(look.study)) + said
-        cancelling, ready = look.study.cancel_requested, _can_start(seen)
+    def _draw_state(self, view: StudyView) -> Sequence[Any]:
+        snapshot, hidden = view.snapshot, gr.update(visible=False)
+        if snapshot is None or view.study is None:
+            message = error_callout(view.error) if view.error else needs_study(EMPTY)
+            return [hidden, hidden, hidden, gr.update(value=message, visible=True), hidden, hidden]
+        running = any(step.state == "running" for step in snapshot.steps if evaluates(step.step))
+        stopped = stopped_step(snapshot)
+        log = log_tail(view.study, stopped.step) if stopped and stopped.state == "failed" else ""
+        phase = start_phase(view.study)
+        message = start_refusal(view.study) + evaluation_state(snapshot, log)
+        cancelling, ready = view.study.cancel_requested, _can_start(snapshot)
+        report, scored = snapshot.report, set(served_cells(snapshot.config.arms)) <= snapshot.scores.keys()
         if ready:
-            said = contacts_note(seen.config) + said
+            message = contacts_note(snapshot.config) + message
         return [
-            gr.update(visible=ready or running), _start_button(seen, phase, ready),
-            gr.update(visible=running, value=pause_label(look.study), interactive=not cancelling),
-            gr.update(value=said, visible=bool(said)),
-            gr.update(value=verdict_callout(seen.report) if seen.report else "", visible=bool(seen.report)),
-            gr.update(visible=bool(seen.report) or set(served_cells(seen.config.arms)) <= seen.scores.keys()),
+            gr.update(visible=ready or running), _start_button(snapshot, phase, ready),
+            gr.update(visible=running, value=pause_label(view.study), interactive=not cancelling),
+            gr.update(value=message, visible=bool(message)),
+            gr.update(value=verdict_callout(report) if report else "", visible=bool(report)),
+            gr.update(visible=bool(report) or scored),
         ]
 
-    def _draw_result(self, look: StudyView) -> Sequence[Any]:
-        report = look.snapshot.report if look.snapshot else None
+    def _draw_result(self, view: StudyView) -> Sequence[Any]:
+        report = view.snapshot.report if view.snapshot else None
         if report is None:
             return [gr.update(visible=True), gr.update(visible=False), *[gr.skip()] * 13]
-        primary, waterfall, trust = report["primary_metric"], report["attribution"], report["reliability"]
+        primary, waterfall, reliability = report["primary_metric"], report["attribution"], report["reliability"]
         metrics = list(dict.fromkeys(row["metric"] for row in report["contrasts"]))
         several = report["seeds"]["count"] > 1
         panels = headline_panels(report)
@@ -140,41 +138,37 @@ class EvaluateTab:
             gr.update(visible=False), gr.update(visible=True),
             gr.update(value=interval_figure(panels) if panels else None, visible=bool(panels),
                       label=f"{'QLoRA minus LoRA' if is_compared(report) else 'Tuned minus untuned'}, 95 % intervals"),
-            _told([interval_key(report)]),
+            _paragraphs([interval_key(report)]),
             gr.update(value=waterfall_figure(waterfall) if waterfall else None, visible=bool(waterfall)),
-            _told([waterfall["sentence"] if waterfall else "", power_sentence(report)]),
+            _paragraphs([waterfall["sentence"] if waterfall else "", power_sentence(report)]),
             gr.update(choices=metric_choices(metrics), value=primary),
             *_by_metric(report, primary),
-            gr.update(visible=bool(trust)),
-            reliability_figure(trust) if trust else None,
-            _reliability_note(trust) if trust else "",
+            gr.update(visible=bool(reliability)),
+            reliability_figure(reliability) if reliability else None,
+            _reliability_note(reliability) if reliability else "",
             gr.update(value=seeds_figure(report["seeds"]) if several else None, visible=several),
-            _told([report["seeds"]["sentence"]]),
+            _paragraphs([report["seeds"]["sentence"]]),
             report_tables(report),
         ]
 
-    def _draw_items(self, look: StudyView) -> Sequence[Any]:
-        items = study_items(look.study) if look.study is not None else None
+    def _draw_items(self, view: StudyView) -> Sequence[Any]:
+        items = study_items(view.study) if view.study is not None else None
         if items is None:
-            said = empty("No answers to compare yet", "They come as soon as the assistants are scored.")
-            return [gr.update(value=said, visible=True), gr.update(visible=False), *self.browser.opened(None)]
-        differ = amounts(items, *items.pair)["different"] > 0
-        shown = self.browser.opened(items, "different" if differ else "all")
+            message = empty("No answers to compare yet", "The answers are shown after the assistants are scored.")
+            return [gr.update(value=message, visible=True), gr.update(visible=False), *self.browser.open_values(None)]
+        differ = count_by_choice(items, *items.pair)["different"] > 0
+        shown = self.browser.open_values(items, "different" if differ else "all")
         return [gr.update(visible=False), gr.update(visible=True), *shown]
 
     # events
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
-        """Connect the components.
-
-        Args:
-            picker: Holds the name of the chosen study.
-            tabs: The tabs, to move on to another one.
-        """
+        """Connect the components; ``picker`` holds the name of the chosen study."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         self.start.click(user_facing_errors(self._start), picker, self.start, **quiet)
         self.pause.click(user_facing_errors(pause_run), picker, self.pause, **quiet)
-        self.metric.input(user_facing_errors(self._redraw), [picker, self.metric], [self.contrasts, self.cells], queue=False, **quiet)
+        self.metric.input(user_facing_errors(self._redraw), [picker, self.metric], [self.contrasts, self.cells],
+                          queue=False, **quiet)
         self.browser.wire(picker)
         self.across.wire(picker)
 
@@ -185,21 +179,22 @@ class EvaluateTab:
     def _redraw(self, name: str | None, metric: str) -> list[Any]:
         report = study_report(Study.open(name or ""))
         if report is None:
-            raise StudyError("the report is gone", remedy="Press “Carry on”")
+            raise StudyError("the report is missing", remedy="Press “Resume”")
         return _by_metric(report, metric)
 
 
-def _can_start(seen: Snapshot) -> bool:
-    unfinished = any(seen.step(step).state != "succeeded" for step in ("evaluate", "report"))
-    return seen.trained and not seen.running and unfinished
+def _can_start(snapshot: Snapshot) -> bool:
+    unfinished = any(snapshot.step(step).state != "succeeded" for step in ("evaluate", "report"))
+    return snapshot.trained and not snapshot.running and unfinished
 
 
-def _start_button(seen: Snapshot, phase: str, ready: bool) -> dict[str, Any]:
-    """One button: begin, or carry on with what stopped at the evaluation or the report."""
+def _start_button(snapshot: Snapshot, phase: str, ready: bool) -> dict[str, Any]:
+    """The button that starts the evaluation, or resumes it."""
     if phase == "starting":
         return gr.update(visible=ready, interactive=False, value="Starting…")
-    begun = any(step.state in (*_STOPPED, "succeeded") for step in seen.steps if evaluates(step.step))
-    return gr.update(visible=ready, interactive=True, value="Carry on" if begun else "Evaluate now")
+    begun = any(step.state in ("failed", "cancelled", "lost", "succeeded")
+                for step in snapshot.steps if evaluates(step.step))
+    return gr.update(visible=ready, interactive=True, value="Resume" if begun else "Evaluate now")
 
 
 def _by_metric(report: dict[str, Any], metric: str) -> list[Any]:
@@ -212,11 +207,11 @@ def _by_metric(report: dict[str, Any], metric: str) -> list[Any]:
 
 def _reliability_note(reliability: dict[str, Any]) -> Markup:
     rows = reliability_rows(reliability)
-    headers = ("Assistant", "Mean probability", "Right (95 % interval)", "Items")
-    return fold("The picture in figures", table(headers, rows, numeric=(1, 2, 3)))
+    headers = ("Assistant", "Mean probability", "Correct (95 % interval)", "Items")
+    return fold("Values of the figure", table(headers, rows, numeric=(1, 2, 3)))
 
 
-def _told(sentences: Sequence[str]) -> Markup:
+def _paragraphs(sentences: Sequence[str]) -> Markup:
     return Markup("").join(Markup("<p>{}</p>").format(sentence) for sentence in sentences if sentence)
 
 
@@ -224,27 +219,27 @@ def _items_of(name: str | None) -> ItemSet | None:
     return study_items(Study.open(name)) if name else None
 
 
-def _state_mark(look: StudyView) -> str:
-    """Changes with the steps that matter here, and not with every step of training."""
-    study = look.study
+def _state_mark(view: StudyView) -> str:
+    """Changes with the steps that this tab shows, and not with every training step."""
+    study = view.study
     if study is None:
-        return f"none:{look.name}"
-    state = look.mark.split(":")[1]  # which tells of a process that died, and no file does
+        return f"none:{view.name}"
+    state = view.mark.split(":")[1]  # no file changes when a process dies, but the state does
     files = [study.folder / "study.yaml", study.folder / "run.json", study.folder / "report.json"]
     files += sorted((study.folder / "arms").glob("*/status.json"))
     files += [study.cell_folder(cell) / "scores.json" for cell in CELLS]
     files += [path for step in (*study.shards, "evaluate", "report")
               for path in (study.status_file(step), study.step_folder(step) / f"{step}.progress.json")]
-    return f"{look.name}:{state}:{stamp(files)}:{start_phase(study)}:{study.cancel_requested}"
+    return f"{view.name}:{state}:{stamp(files)}:{start_phase(study)}:{study.cancel_requested}"
 
 
-def _result_mark(look: StudyView) -> str:
-    return f"{look.name}:{stamp([look.study.folder / 'report.json'])}" if look.study else f"none:{look.name}"
+def _result_mark(view: StudyView) -> str:
+    return f"{view.name}:{stamp([view.study.folder / 'report.json'])}" if view.study else f"none:{view.name}"
 
 
-def _items_mark(look: StudyView) -> str:
-    if look.study is None:
-        return f"none:{look.name}"
-    files = [look.study.folder / "report.json"]
-    files += [look.study.cell_folder(cell) / "scores.json" for cell in CELLS]
-    return f"{look.name}:{stamp(files)}"
+def _items_mark(view: StudyView) -> str:
+    if view.study is None:
+        return f"none:{view.name}"
+    files = [view.study.folder / "report.json"]
+    files += [view.study.cell_folder(cell) / "scores.json" for cell in CELLS]
+    return f"{view.name}:{stamp(files)}"

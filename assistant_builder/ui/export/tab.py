@@ -1,7 +1,4 @@
-"""The export of one arm in one format on the page: its state, its buttons, its download and how to load it.
-
-The Export tab: choose assistant and format, start the export, follow it, download it. The views draw it.
-"""
+"""The Export tab: choose an assistant and a format, export it, download it, and see how to load it."""
 
 from __future__ import annotations
 
@@ -31,14 +28,14 @@ from assistant_builder.ui.export.view import (
     command_line,
     ended_panel,
     finished_panel,
-    keeping_card,
+    quality_card,
     ready_panel,
     running_panel,
     spec_title,
 )
 from assistant_builder.ui.html import Markup, assistants, empty
 from assistant_builder.ui.refresh import LiveRegion, StudyView, user_facing_errors
-from assistant_builder.ui.study_snapshot import all_trained, needs_study, shown_arms, stamp
+from assistant_builder.ui.study_snapshot import all_trained, needs_study, shown_arms, stamp, study_report
 from assistant_builder.ui.uploads import offer
 from evals.report.format import size
 
@@ -46,7 +43,7 @@ MAX_SNIPPETS = 4
 
 
 class ExportPanel:
-    """Components of one export; the caller has opened the column.
+    """Components of one export.
 
     Args:
         spec: Arm and format.
@@ -65,30 +62,26 @@ class ExportPanel:
                         wrap_lines=True, show_line_numbers=False, buttons=["copy"])
                 for place in range(MAX_SNIPPETS)
             ]
-            with gr.Accordion("The command line of this", open=False):
+            with gr.Accordion("Command line", open=False):
                 self.command = gr.Code(language="shell", show_label=False, interactive=False, wrap_lines=True, lines=1,
                                        show_line_numbers=False, buttons=["copy"])
 
-    def section(self, trained: Any) -> LiveRegion:
-        """What follows the files of this export.
+    def section(self) -> LiveRegion:
+        """The region that is redrawn when the files of this export change."""
 
-        Args:
-            trained: Tells from a look whether there is something to export.
-        """
+        def available(view: StudyView) -> bool:
+            return view.study is not None and _trained(view) and self.spec.arm in view.study.config.arms
 
-        def there(look: StudyView) -> bool:
-            return look.study is not None and trained(look) and self.spec.arm in look.study.config.arms
+        def mark(view: StudyView) -> str:
+            if not available(view) or view.study is None:
+                return f"{view.name}:nothing"
+            job = ExportJob(view.study, self.spec)
+            files = [job.status_file, view.study.folder / "report.json",
+                     view.study.arm_folder(self.spec.arm) / "summary.json"]
+            return f"{view.name}:{stamp(files)}:{job.running}:{job.cancel_requested}"
 
-        def mark(look: StudyView) -> str:
-            if not there(look) or look.study is None:
-                return f"{look.name}:nothing"
-            job = ExportJob(look.study, self.spec)
-            files = [job.status_file, look.study.folder / "report.json",
-                     look.study.arm_folder(self.spec.arm) / "summary.json"]
-            return f"{look.name}:{stamp(files)}:{job.running}:{job.cancel_requested}"
-
-        def draw(look: StudyView) -> Sequence[Any]:
-            return self._draw(look.study) if look.study is not None and there(look) else self._blank()
+        def draw(view: StudyView) -> Sequence[Any]:
+            return self._draw(view.study) if view.study is not None and available(view) else self._blank()
 
         outputs = [self.state, self.start, self.cancel, self.download, *self.ways, self.command]
         return LiveRegion(f"export-{self.spec.name}", outputs, mark, draw)
@@ -102,9 +95,8 @@ class ExportPanel:
         record = job.record()
         export = None
         if record is None:
-            path = study.folder / "report.json"
-            report = read_json(path) if path.is_file() else None
-            shown: Markup = ready_panel(spec, estimated_bytes(study, spec), advice(report, study.config.arms))
+            advised = advice(study_report(study), study.config.arms)
+            shown: Markup = ready_panel(spec, estimated_bytes(study, spec), advised)
         elif record.state == "running":
             shown = running_panel(spec, record)
         elif record.state == "succeeded":
@@ -122,10 +114,10 @@ class ExportPanel:
             shown, gr.update(visible=not busy, interactive=True, value=label,
                              variant="secondary" if export else "primary"),
             gr.update(visible=busy, value="Cancelling…" if job.cancel_requested else "Cancel"),
-            self._offered(job, export), *self._shown_ways(study, export), command_line(study.name, spec),
+            self._download_update(job, export), *self._snippet_updates(study, export), command_line(study.name, spec),
         ]
 
-    def _offered(self, job: ExportJob, export: dict[str, Any] | None) -> dict[str, Any]:
+    def _download_update(self, job: ExportJob, export: dict[str, Any] | None) -> dict[str, Any]:
         if export is None:
             return gr.update(value=None, visible=False)
         inside = export["archive"]
@@ -135,7 +127,7 @@ class ExportPanel:
         label = f"Download .zip ({size(path.stat().st_size)})"
         return gr.update(value=offer(path, path.name), visible=True, label=label)
 
-    def _shown_ways(self, study: Study, export: dict[str, Any] | None) -> list[Any]:
+    def _snippet_updates(self, study: Study, export: dict[str, Any] | None) -> list[Any]:
         found = []
         if export is not None:
             try:
@@ -148,11 +140,7 @@ class ExportPanel:
         return shown + [gr.update(value="", visible=False)] * (MAX_SNIPPETS - len(shown))
 
     def wire(self, picker: gr.Dropdown) -> None:
-        """Connect the buttons.
-
-        Args:
-            picker: Holds the name of the chosen study.
-        """
+        """Connect the buttons; ``picker`` holds the name of the chosen study."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         self.start.click(user_facing_errors(self._start), picker, self.start, **quiet)
         self.cancel.click(user_facing_errors(self._cancel), picker, self.cancel, **quiet)
@@ -164,7 +152,7 @@ class ExportPanel:
     def _cancel(self, name: str | None) -> dict[str, Any]:
         job = ExportJob(Study.open(name or ""), self.spec)
         if not job.running:
-            raise StudyError("no export is running", remedy="The page shows its result in a moment")
+            raise StudyError("no export is running", remedy="Wait until the page shows the result")
         job.request_cancel()
         return gr.update(value="Cancelling…")
 
@@ -176,7 +164,7 @@ def _tail(path: Path, lines: int = 30) -> str:
     return "\n".join(text.replace("\r", "\n").split("\n")[-lines:]).strip("\n")
 
 
-EMPTY = "Trained assistants are exported here."
+EMPTY = "You can export the trained assistants here."
 
 
 class ExportTab:
@@ -200,48 +188,42 @@ class ExportTab:
                     self.advice = gr.HTML(elem_id="ab-export-advice")
                 with gr.Column(scale=7, min_width=300):
                     self.panels = [ExportPanel(spec) for spec in export_specs()]
-            self.keeping = gr.HTML(elem_id="ab-export-keeping")
+            self.quality = gr.HTML(elem_id="ab-export-keeping")
 
     def sections(self) -> list[LiveRegion]:
-        """What follows the study."""
+        """The regions that are redrawn when the study or an export changes."""
+        choice = [self.arm, self.format, *(panel.column for panel in self.panels), self.advice, self.quality]
         return [
-            LiveRegion("export-body", [self.empty, self.body], _trained_mark, self._draw_body),
-            LiveRegion("export-choice", [self.arm, self.format, *(panel.column for panel in self.panels), self.advice,
-                                      self.keeping], _choice_mark, self._draw_choice),
-            *(panel.section(_trained) for panel in self.panels),
+            LiveRegion("export-body", [self.empty, self.body], lambda view: f"{view.name}:{_trained(view)}",
+                       self._draw_body),
+            LiveRegion("export-choice", choice, _choice_mark, self._draw_choice),
+            *(panel.section() for panel in self.panels),
         ]
 
-    def _draw_body(self, look: StudyView) -> Sequence[Any]:
-        if look.study is None:
+    def _draw_body(self, view: StudyView) -> Sequence[Any]:
+        if view.study is None:
             shown = needs_study(EMPTY)
         else:
-            who = assistants(len(look.study.config.arms))
-            shown = empty("Nothing to export yet", f"Train {who} on the Train tab. What is trained can be exported "
-                          "here: as a small adapter, or as a whole model that Ollama and other programs load.")
-        trained = _trained(look)
+            who = assistants(len(view.study.config.arms))
+            shown = empty("Nothing to export yet", f"Train {who} on the Train tab. An assistant is exported as a small "
+                          "adapter, or as a complete model for Ollama and other programs.")
+        trained = _trained(view)
         return [gr.update(value=shown, visible=not trained), gr.update(visible=trained)]
 
-    def _draw_choice(self, look: StudyView) -> Sequence[Any]:
-        if look.study is None or not _trained(look):
+    def _draw_choice(self, view: StudyView) -> Sequence[Any]:
+        if view.study is None or not _trained(view):
             return [gr.skip()] * (4 + len(self.panels))
-        path = look.study.folder / "report.json"
-        report = read_json(path) if path.is_file() else None
-        arms = shown_arms(look.study.config)
-        advised = advice(report, look.study.config.arms)
-        spec = _latest(look.study, arms) or ExportSpec(advised.arm(EXPORT_FORMATS[DEFAULT_FORMAT]), DEFAULT_FORMAT)
+        report, arms = study_report(view.study), shown_arms(view.study.config)
+        advised = advice(report, view.study.config.arms)
+        spec = _latest(view.study, arms) or ExportSpec(advised.arm(EXPORT_FORMATS[DEFAULT_FORMAT]), DEFAULT_FORMAT)
         choices = [(label(arm), arm) for arm in arms]
         return [gr.update(choices=choices, value=spec.arm), spec.format, *_visible(spec.arm, spec.format),
-                advice_card(advised), keeping_card(report)]
+                advice_card(advised), quality_card(report)]
 
     # events
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
-        """Connect the components.
-
-        Args:
-            picker: Holds the name of the chosen study.
-            tabs: The tabs, to move on to another one.
-        """
+        """Connect the components; ``picker`` holds the name of the chosen study."""
         gr.on(
             [self.arm.input, self.format.input], _visible, [self.arm, self.format],
             [panel.column for panel in self.panels], show_progress="hidden", api_visibility="private", queue=False,
@@ -255,21 +237,17 @@ def _visible(arm: str, format: str) -> list[Any]:
 
 
 def _latest(study: Study, arms: Sequence[str]) -> ExportSpec | None:
-    """The running export, else the last one started: what a reload should show."""
+    """The export that a reloaded page shows: a running one, else the last one started."""
     found = [(record.state == "running", record.started, spec) for spec in export_specs()
              if spec.arm in arms and (record := ExportJob(study, spec).record()) is not None]
     return max(found, key=lambda entry: entry[:2])[2] if found else None
 
 
-def _trained(look: StudyView) -> bool:
-    return look.study is not None and all_trained(look.study)
+def _trained(view: StudyView) -> bool:
+    return view.study is not None and all_trained(view.study)
 
 
-def _trained_mark(look: StudyView) -> str:
-    return f"{look.name}:{_trained(look)}"
-
-
-def _choice_mark(look: StudyView) -> str:
-    """Changes with study and report alone, so that a choice of the user's stays."""
-    files = [look.study.folder / "report.json"] if look.study else []
-    return f"{look.name}:{_trained(look)}:{stamp(files)}"
+def _choice_mark(view: StudyView) -> str:
+    """Changes only with the study and the report, so that the user's choice is kept."""
+    files = [view.study.folder / "report.json"] if view.study else []
+    return f"{view.name}:{_trained(view)}:{stamp(files)}"

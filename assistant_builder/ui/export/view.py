@@ -1,4 +1,4 @@
-"""Exports: recommendation, size, progress, and the result of the verification."""
+"""Views of exports: recommendation, size, progress, and the result of the verification."""
 
 from __future__ import annotations
 
@@ -14,37 +14,34 @@ from assistant_builder.export_formats import EXPORT_FORMATS, Advice, ExportSpec,
 from assistant_builder.ui.html import bar, callout, card, code, error_callout, fold, join, table
 from evals.report.format import difference, duration, export_description, interval, share_lost, shown, size
 
-_KEEPS = {"measured": "measured itself", "yes": "keeps it", "cannot be told": "cannot be told"}
+_KEEPS = {"measured": "measured itself", "yes": "yes", "cannot be told": "inconclusive"}
 
 
 def advice_card(advice: Advice) -> Markup:
-    """Which export to take."""
-    picks = join(
-        Markup("<li>{}: <b>{}</b></li>").format(
-            format.label, label(advice.arm(format))
-        ) for format in EXPORT_FORMATS.values()
-    )
-    return card("Which one to take", Markup("<p>{}</p><ul>{}</ul>").format(advice.why, picks))
+    """The recommended arm for each format."""
+    picks = join(Markup("<li>{}: <b>{}</b></li>").format(format.label, label(advice.arm(format)))
+                 for format in EXPORT_FORMATS.values())
+    return card("Recommended export", Markup("<p>{}</p><ul>{}</ul>").format(advice.why, picks))
 
 
-def keeping_card(report: Mapping[str, Any] | None) -> Markup:
-    """Which export keeps the quality that was measured; nothing before the report."""
+def quality_card(report: Mapping[str, Any] | None) -> Markup:
+    """The quality of the exports compared with the measured assistants; empty before the report."""
     found = (report or {}).get("exports") or []
     if not report or all(row["keeps"] == "measured" for row in found):
         return Markup("")
     rows = [_export_row(row) for row in report["exports"]]
-    headers = ("Export", "What it is", "Keeps the quality?", "Difference", "95 % interval", "Weights")
+    headers = ("Export", "Description", "Keeps quality?", "Difference", "95 % interval", "Weights")
     metric = shown(report["primary_metric"])
     arms = [ARMS[arm] for arm in dict.fromkeys(row["arm"] for row in found)]
     cells = "; ".join(f"{cell}: {', '.join(labels)}" for cell, labels in _labels_by_cell().items())
-    note = Markup('<p class="ab-note-line">Differences in {} ({}), each against the same assistant as it was trained: '
-                  "{}. Formats of this tab by cell: {}.</p>").format(
+    note = Markup('<p class="ab-note-line">Differences in {} ({}) from the assistant as trained: {}. Formats of this '
+                  "tab by cell: {}.</p>").format(
         metric.phrase, metric.unit, ", ".join(f"{arm.cell} for {arm.short}" for arm in arms), cells)
-    return card("Which export keeps the quality you measured", table(headers, rows, numeric=(3, 4, 5)), note)
+    return card("Which export keeps the measured quality", table(headers, rows, numeric=(3, 4, 5)), note)
 
 
 def _labels_by_cell() -> dict[str, list[str]]:
-    """Cell → labels of the formats that it scored."""
+    """Cell → labels of the formats that it represents."""
     found: dict[str, list[str]] = {}
     for spec in export_specs():
         if spec.cell is not None:
@@ -68,7 +65,7 @@ def spec_title(spec: ExportSpec) -> str:
 
 
 def ready_panel(spec: ExportSpec, planned: int, advice: Advice) -> Markup:
-    """Before the export: what will be in it."""
+    """Contents and size of an export that is not started."""
     format = spec.export_format
     best = advice.arm(format)
     hint = "" if best == spec.arm else Markup('<p class="ab-note-line">For this format {} is recommended.</p>').format(
@@ -85,15 +82,15 @@ def running_panel(spec: ExportSpec, record: JobRecord) -> Markup:
 
 
 def ended_panel(spec: ExportSpec, record: JobRecord, log: str) -> Markup:
-    """An export that failed, was cancelled or died."""
-    tail = fold("End of its log", code(log)) if log else Markup("")
+    """An export that failed, was cancelled or was interrupted."""
+    tail = fold("End of the log", code(log)) if log else Markup("")
     if record.state == "cancelled":
-        return callout("warn", "The export was cancelled", "Nothing was written.", "Press the button to start again.")
+        return callout("warn", "The export was cancelled", "No files were written.", "Press the button to start again.")
     if record.state == "failed" and record.error:
         return join([error_callout(record.error), tail])
-    return join([callout("warn", "The export was interrupted", "Its process ended without a result: the computer was "
-                         "restarted, or memory ran out.", "Press the button to start it again; no incomplete files are "
-                         "left."), tail])
+    return join([callout("warn", "The export was interrupted", "Its process ended without a result. The computer was "
+                         "restarted, or memory ran out. No incomplete files are left.",
+                         "Press the button to start again."), tail])
 
 
 def finished_panel(
@@ -109,25 +106,25 @@ def finished_panel(
         model_card: Text of its README.md.
     """
     if export is None:
-        return callout("warn", "The export is missing", f"It was written to {record.target}, where it is no longer.",
-                       "Press the button to make it again.")
+        return callout("warn", "The export is missing", f"It was written to {record.target}, which no longer exists.",
+                       "Press the button to export again.")
     tone, verdict = {
-        "as measured": ("good", "Exported, and it is what was measured"),
-        "moved": ("warn", "Exported, but some answers score otherwise than measured"),
-    }.get(export["rescore"]["outcome"], ("warn", "Exported, but never measured"))
+        "as measured": ("good", "Exported; its scores match the evaluation"),
+        "moved": ("warn", "Exported, but some answers score differently than in the evaluation"),
+    }.get(export["rescore"]["outcome"], ("warn", "Exported, but not measured"))
     parts: list[str] = []
     if not current:
-        parts.append(callout("warn", "The assistant was trained again since", "This export holds the earlier one.",
-                             "Export again to take the new one."))
+        parts.append(callout("warn", "The assistant was trained again after this export", "The export contains the "
+                             "earlier adapter.", "Export again to get the new one."))
     parts.append(callout(tone, verdict, " ".join(export["sentences"])))  # type: ignore[arg-type]
     files = table(("File", "Size"), [(entry["name"], size(entry["bytes"])) for entry in export["files"]], numeric=(1,))
     has_modelfile = any(entry["name"] == "Modelfile" for entry in export["files"])
     template = "" if export["chat_template"] or not has_modelfile else callout(
-        "warn", "The Modelfile has no template", "The prompts of this base model belong to no family known here.",
-        "Write the template after chat_template.jinja, as the Modelfile says.")
+        "warn", "The Modelfile has no template", "The chat template of this base model belongs to no known family.",
+        "Write the template from chat_template.jinja, as the Modelfile explains.")
     parts += [template, card(
         spec_title(spec),
-        Markup('<p>{} in {} files, made in {}. On disk:</p><pre class="ab-code ab-wrap">{}</pre>').format(
+        Markup('<p>{} in {} files, exported in {}. Folder:</p><pre class="ab-code ab-wrap">{}</pre>').format(
             size(export["bytes"]), len(export["files"]), duration(record.seconds), export["folder"]),
         fold("Files", files), fold("Model card", code(model_card)) if model_card else "",
     )]
@@ -135,6 +132,6 @@ def finished_panel(
 
 
 def command_line(name: str, spec: ExportSpec) -> str:
-    """The command that does the same in a terminal."""
+    """The equivalent command line."""
     return shlex.join(["assistant-builder", "export", name, "--arm", spec.arm, "--format", spec.format, "--to",
                        f"{name}-{spec.name}"])

@@ -21,7 +21,7 @@ from assistant_builder.ui.html import STYLE_SHEETS, Markup, arm_styles, error_ca
 from assistant_builder.ui.plan.view import plan_figure, plan_panel, verdict
 from assistant_builder.ui.refresh import LiveRegion, StudyView
 from assistant_builder.ui.study_snapshot import needs_study, stamp
-from assistant_builder.ui.train.preflight import Planned, lengths_of, planned_data
+from assistant_builder.ui.train.preflight import DataEstimate, estimate_data, lengths_of
 from evals.report.format import count
 
 THIS_COMPUTER = "This computer"
@@ -136,13 +136,13 @@ def study_plan(study: Study, machine: str = THIS_COMPUTER, memory: str = "", pri
         where = where.with_memory(parse_memory(memory))
     if price.strip():
         config = config.with_changes({"eval.price_per_hour": price.strip()})
-    found = planned_data(study, config.data)
+    found = estimate_data(study, config.data)
     known, lengths = 0, None
-    if isinstance(found, Planned):
+    if isinstance(found, DataEstimate):
         known = found.train
         lengths = lengths_of(found, config)
     plan = plan_study(config, _count(pairs) or known, lengths, where)
-    if not where.is_local or _count(pairs) or not isinstance(found, Planned):
+    if not where.is_local or _count(pairs) or not isinstance(found, DataEstimate):
         return plan
     measured = {arm: measured_seconds(study.arm_folder(arm)) for arm in config.arms}
     return replace(plan, measured={arm: seconds for arm, seconds in measured.items() if seconds is not None})

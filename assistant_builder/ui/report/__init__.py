@@ -1,1 +1,1 @@
-"""TODO."""
+"""The Report tab."""

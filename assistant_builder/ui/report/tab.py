@@ -1,4 +1,4 @@
-"""The Report tab: the report as it is, its three files to take away, printing it, and making it again."""
+"""The Report tab: shows, downloads, prints and re-creates the report."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from assistant_builder.ui.refresh import LiveRegion, StudyView, user_facing_erro
 from assistant_builder.ui.study_snapshot import Snapshot, log_tail, needs_study, stamp
 from assistant_builder.ui.uploads import offer
 
-EMPTY = "The report is shown here."
+EMPTY = "This tab shows the report."
 FORMATS = ("html", "md", "json")
-HINT = "In the print window, “Save as PDF” makes a file of it. It prints in light colours whatever the page shows."
+HINT = "Choose “Save as PDF” in the print dialog to get a file. The report is always printed in light colours."
 _PRINT = """() => {
   const shown = document.querySelector("iframe.ab-report");
   if (!shown) return;
@@ -33,8 +33,10 @@ _PRINT = """() => {
   };
   document.body.append(frame);
 }"""
-"""Prints a second copy: the frame that is shown may neither be reached from here nor open a window. No script runs in
-the copy either, for it is not allowed any; it may be reached, so that it can be told to print."""
+"""Prints a copy of the report, because the sandbox of the visible frame prevents access and dialogs.
+
+The copy's sandbox permits access and dialogs, but no scripts either.
+"""
 
 
 class ReportTab:
@@ -44,94 +46,88 @@ class ReportTab:
         with gr.Row(visible=False, elem_classes="ab-actions") as self.bar:
             self.buttons = [gr.DownloadButton(f"Download .{ending}", size="sm") for ending in FORMATS]
             self.printing = gr.Button("Print or save as PDF", size="sm", elem_id="ab-print")
-            self.again = gr.Button("Make the report again", size="sm", elem_id="ab-remake")
+            self.again = gr.Button("Re-create report", size="sm", elem_id="ab-remake")
         self.hint = gr.HTML(Markup('<p class="ab-print-hint">{}</p>').format(HINT), visible=False)
         self.message = gr.HTML(elem_id="ab-report-state")
         self.frame = gr.HTML(needs_study(EMPTY), elem_id="ab-report")
 
     def sections(self) -> list[LiveRegion]:
-        """What follows the study."""
+        """The regions that are redrawn when the study changes."""
         return [
             LiveRegion("report", [self.bar, self.hint, *self.buttons, self.frame], _report_mark, self._draw),
             LiveRegion("report-state", [self.again, self.message], _state_mark, self._draw_state),
         ]
 
-    def _draw(self, look: StudyView) -> Sequence[Any]:
+    def _draw(self, view: StudyView) -> Sequence[Any]:
         nothing = [gr.update(visible=False), gr.update(visible=False), *(gr.update(value=None) for _ in FORMATS)]
-        if look.study is None:
+        if view.study is None:
             return [*nothing, needs_study(EMPTY)]
-        page = look.study.folder / "report.html"
+        page = view.study.folder / "report.html"
         if not page.is_file():
-            return [*nothing, empty("No report yet", "It is written by itself once the assistants are trained and "
-                                    "evaluated.")]
+            return [*nothing, empty("No report yet", "The report is written automatically after the evaluation.")]
         files = [
-            gr.update(value=offer(look.study.folder / f"report.{ending}", f"{look.study.name}-report.{ending}"))
+            gr.update(value=offer(view.study.folder / f"report.{ending}", f"{view.study.name}-report.{ending}"))
             for ending in FORMATS
         ]
         shown = gr.update(visible=True)
         return [shown, shown, *files, report_frame(page.read_text(encoding="utf-8"))]
 
-    def _draw_state(self, look: StudyView) -> Sequence[Any]:
-        if look.study is None or look.snapshot is None:
+    def _draw_state(self, view: StudyView) -> Sequence[Any]:
+        if view.study is None or view.snapshot is None:
             return [gr.update(interactive=False), ""]
-        evaluated = look.snapshot.step("evaluate").state == "succeeded"
-        said = report_state(look.snapshot, log_tail(look.study, "report"))
-        return [gr.update(interactive=evaluated and not look.snapshot.running), said]
+        evaluated = view.snapshot.step("evaluate").state == "succeeded"
+        message = report_state(view.snapshot, log_tail(view.study, "report"))
+        return [gr.update(interactive=evaluated and not view.snapshot.running), message]
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
-        """Connect the components.
-
-        Args:
-            picker: Holds the name of the chosen study.
-            tabs: The tabs, to move on to another one.
-        """
+        """Connect the components; ``picker`` holds the name of the chosen study."""
         self.printing.click(None, None, None, js=_PRINT)
-        self.again.click(user_facing_errors(_remake), picker, self.message, show_progress_on=self.message, api_visibility="private")
+        self.again.click(user_facing_errors(_rerender), picker, self.message, show_progress_on=self.message,
+                         api_visibility="private")
 
 
-def _remake(name: str | None) -> Markup:
+def _rerender(name: str | None) -> Markup:
     rerender_report(Study.open(name or ""))
-    return callout("good", "The report was made again")
+    return callout("good", "The report was re-created")
 
 
 def report_state(snapshot: Snapshot, log: str = "") -> Markup:
-    """What there is to say of the making of the report, beside the report itself.
+    """State of the report step; empty if the report is up to date.
 
     Args:
         snapshot: The study.
-        log: The end of the step's log.
+        log: End of the step's log.
     """
     record = snapshot.step("report")
     evaluated = snapshot.step("evaluate").state == "succeeded"
     if record.state == "running" or (record.state == "queued" and snapshot.running and evaluated):
-        return callout("info", "The report is being made", "It takes some seconds; it comes here by itself.")
+        return callout("info", "The report is being written", "This takes a few seconds.")
     if record.state == "failed":
-        told = error_callout(record.error or {"what": "the report could not be made"})
-        return join([told, fold("Log of “Report”", code(log)) if log else ""])
+        message = error_callout(record.error or {"what": "the report could not be written"})
+        return join([message, fold("Log of “Report”", code(log)) if log else ""])
     if snapshot.report and not evaluated:
-        return callout("warn", "This report is of an earlier evaluation",
-                       remedy="Finish the evaluation, and it is made again.")
+        return callout("warn", "This report is from an earlier evaluation",
+                       remedy="Finish the evaluation to update the report.")
     return Markup("")
 
 
 def report_frame(page: str) -> Markup:
-    """The report in a frame of its own: its styles stay inside, and no script of it runs.
+    """The report in a sandboxed frame, which isolates its styles and runs no scripts.
 
-    A frame without an address resolves ``#part`` against that of the app, and would load the app into itself; so the
-    report's own links get the frame's. Text of others holds no such link: its quotation marks are escaped.
+    A ``srcdoc`` frame resolves ``#section`` against the URL of the app and would load the app into itself, so internal
+    links get the frame's own URL. User text cannot contain such a link, because its quotation marks are escaped.
     """
-    inside = page.replace('href="#', 'href="about:srcdoc#')
     frame = Markup('<iframe class="ab-report" title="Report" sandbox="allow-popups" srcdoc="{}"></iframe>')
-    return frame.format(inside)
+    return frame.format(page.replace('href="#', 'href="about:srcdoc#'))
 
 
-def _report_mark(look: StudyView) -> str:
-    return f"{look.name}:{stamp([look.study.folder / 'report.html'])}" if look.study else f"none:{look.name}"
+def _report_mark(view: StudyView) -> str:
+    return f"{view.name}:{stamp([view.study.folder / 'report.html'])}" if view.study else f"none:{view.name}"
 
 
-def _state_mark(look: StudyView) -> str:
-    if look.study is None:
-        return f"none:{look.name}"
-    study = look.study
+def _state_mark(view: StudyView) -> str:
+    if view.study is None:
+        return f"none:{view.name}"
+    study = view.study
     files = [study.status_file(step) for step in ("evaluate", "report")]
-    return f"{look.name}:{look.mark.split(':')[1]}:{stamp([*files, study.folder / 'run.json'])}"
+    return f"{view.name}:{view.mark.split(':')[1]}:{stamp([*files, study.folder / 'run.json'])}"

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The Train tab."""

@@ -1,4 +1,4 @@
-"""What the page's buttons do to a study: start, carry on, pause, save as new; through files and processes only."""
+"""Actions of the page's buttons on a run: start, resume and pause, through files and processes only."""
 
 from __future__ import annotations
 
@@ -15,85 +15,87 @@ from assistant_builder.study.locks import process_alive, process_identity
 from assistant_builder.study.steps import changed_inputs
 from assistant_builder.ui.html import callout
 from assistant_builder.ui.study_snapshot import stamp
-from assistant_builder.ui.train.view import refused_changes
+from assistant_builder.ui.train.view import invalid_settings, refused_changes
 
-GO_LABELS = {
+START_LABELS = {
     "queued": "Start",
     "running": "Running",
     "succeeded": "Run again",
-    "failed": "Carry on",
-    "cancelled": "Carry on",
-    "lost": "Carry on",
+    "failed": "Resume",
+    "cancelled": "Resume",
+    "lost": "Resume",
 }
-"""State of the study → what the one button says."""
+"""State of the study → label of the start button."""
 
 
 Phase = Literal["", "starting", "refused"]
 _started: dict[str, tuple[int, str | float, str]] = {}
-"""Study → process id and mark of a start from this page, and the stamp of ``run.json`` before it."""
+"""Study → process id and identity of a run started from this page, and the stamp of ``run.json`` before the start."""
 
 
 def start_run(name: str, *, redo: bool = False, now: bool = False, trust: bool = False) -> None:
-    """Start the study's run as a process of its own, which outlives the page.
+    """Start the study's run in a detached process.
 
     Args:
         name: The study.
         redo: Whether finished steps may be run again.
-        now: Whether to go ahead although other studies run.
-        trust: Whether the user has ticked that the base model's own code may run.
+        now: Whether to start although other studies are running.
+        trust: Whether the user has allowed the base model's own Python code.
     """
     from assistant_builder.runner.run import start_run as start_detached
 
-    before = _told(Study.open(name))
+    before = _run_stamp(Study.open(name))
     pid = start_detached(name, redo=redo, now=now, trust=trust)
-    _started[name] = (pid, process_identity(pid), before)  # not yet waited for, so that its id is valid
+    _started[name] = (pid, process_identity(pid), before)  # the child is not reaped yet, so its id is still valid
 
 
 def start_phase(study: Study) -> Phase:
-    """Between the button and the first file of the run: ``starting``, or ``refused`` when it ended without one."""
+    """State of a start before the run writes its first file: ``starting``, or ``refused`` if the process has ended."""
     if study.name not in _started:
         return ""
-    pid, mark, before = _started[study.name]
-    if _told(study) != before:
+    pid, identity, before = _started[study.name]
+    if _run_stamp(study) != before:
         del _started[study.name]
         return ""
-    return "starting" if process_alive(pid, mark) else "refused"
+    return "starting" if process_alive(pid, identity) else "refused"
 
 
-def _told(study: Study) -> str:
+def _run_stamp(study: Study) -> str:
     return stamp([study.folder / "run.json"])
 
 
-def last_words(study: Study) -> str:
-    """The last line that the run's own process wrote."""
+def start_refusal(study: Study) -> Markup:
+    """A message with the last line of the run's log if the run did not start; else empty."""
+    if start_phase(study) != "refused":
+        return Markup("")
     path = study.folder / "run.log.txt"
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    reason = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return callout("bad", "The run did not start", reason)
 
 
-def go(
+def start_or_resume(
     study: Study, read: Callable[[StudyConfig], StudyConfig], *, replace: bool, now: bool = False, trust: bool = False,
 ) -> tuple[Markup, bool]:
-    """Start or carry on, with the settings of the form.
+    """Start or resume the study with the settings of the form.
 
     Args:
         study: The study.
-        read: The form's settings over those of the study.
+        read: Applies the form's settings to those of the study.
         replace: Whether finished steps may be run again with changed settings.
-        now: Whether to go ahead although other studies run.
-        trust: Whether the user has ticked that the base model's own code may run.
+        now: Whether to start although other studies are running.
+        trust: Whether the user has allowed the base model's own Python code.
 
     Returns:
-        What to tell the user, and whether a run was started.
+        Message for the user, and whether a run was started.
     """
     if study.state == "running" or study.queued_behind or start_phase(study) == "starting":
-        raise StudyError("the study is running already, or waits for its turn",
-                         remedy="Wait until it is done, or pause it first")
+        raise StudyError("the study is already running or queued", remedy="Wait until it is done, or pause it first")
     old = study.config
     try:
         new = read(old)
     except ConfigError as error:
-        return callout("bad", "These settings do not fit", error.what, "Correct them and press again."), False
+        return invalid_settings(error), False
     if new != old:
         study.write_config(new)
     stale = [] if replace else stale_changes(study)
@@ -105,9 +107,9 @@ def go(
 
 
 def stale_changes(study: Study) -> list[str]:
-    """What differs from what the first finished step was made from that no longer fits the settings; empty if none.
+    """Differences between the settings and the inputs of the first stale finished step; empty if no step is stale.
 
-    Steps that failed or were cancelled do not count: they are run with the settings as they are.
+    Steps after the first unfinished one are not checked: they will run with the present settings.
     """
     from assistant_builder.runner.invalidation import step_inputs
 
@@ -121,22 +123,22 @@ def stale_changes(study: Study) -> list[str]:
     return []
 
 
-def others_before(study: Study) -> list[str]:
-    """The studies that run or wait now and that a start of this one would come after."""
+def studies_ahead(study: Study) -> list[str]:
+    """Names of the other studies that are running or queued now."""
     from assistant_builder.runner.local_runner import active_tickets
 
     return [ticket.study.name for ticket in active_tickets() if ticket.study != study.folder]
 
 
 def pause_label(study: Study) -> str:
-    """What the button that stops a run says: everything is kept either way."""
+    """Label of the button that stops a run or removes it from the queue."""
     if study.queued_behind:
         return "Leaving the queue…" if study.cancel_requested else "Leave the queue"
     return "Pausing…" if study.cancel_requested else "Pause"
 
 
 def pause_run(name: str | None) -> dict[str, object]:
-    """Ask the run to stop; the step at hand keeps what it has done, and a waiting run leaves the queue."""
+    """Request that the run stops after its current unit of work, or leaves the queue."""
     study = Study.open(name or "")
     study.request_cancel()
     return gr.update(value=pause_label(study), interactive=True)

@@ -1,8 +1,6 @@
-"""What the page selects before the user does: the settings with which both arms fit this machine, and why.
+"""Recommended settings for this machine: the planner's selection that makes the arms fit into memory, and its reason.
 
-Pure: no gradio, no model.
-
-What the planner selected for this machine, and why.
+No gradio, no model.
 """
 
 from __future__ import annotations
@@ -23,22 +21,22 @@ from assistant_builder.planning.plan import Plan
 from assistant_builder.study import Study
 from assistant_builder.ui.html import callout
 from assistant_builder.ui.settings_form import get_value, study_options
-from assistant_builder.ui.train.preflight import Planned, plan_of, planned_data
+from assistant_builder.ui.train.preflight import DataEstimate, estimate_data, make_plan
 from evals.report.format import size
 
 PLANNED_KEYS = ("train.micro_batch_size", "train.gradient_checkpointing", "train.max_length")
-"""Settings that decide the memory of a training and that the planner may select; the user may change them again."""
+"""Settings that determine the training memory and that the planner may select; the user may change them."""
 
 
 @dataclass(frozen=True)
-class Preselection:
-    """What the planner selects for a study on this machine.
+class RecommendedSettings:
+    """The planner's settings for a study on this machine.
 
     Attributes:
-        config: The settings with the selected ones in place.
-        before: The plan of the settings as they were.
+        config: The settings with the changes applied.
+        before: The plan without the changes.
         after: The plan of ``config``.
-        changes: Dotted key → value of what is selected otherwise than it was.
+        changes: Dotted key → value of each changed setting.
         advice: The method that the plan recommends.
     """
 
@@ -49,22 +47,22 @@ class Preselection:
     advice: Advice
 
 
-def preselect(study: Study, config: StudyConfig | None = None) -> Preselection | None:
-    """Select what makes the study's arms fit, or where that is out of question the 4-bit one; change nothing else.
+def recommend_settings(study: Study, config: StudyConfig | None = None) -> RecommendedSettings | None:
+    """Change the settings of :data:`PLANNED_KEYS` until all arms fit, or at least the 4-bit arm.
 
     Args:
-        study: The study; where the planner's own settings come from, before anything is selected.
-        config: The other settings, as they stand on the form; by default the study's.
+        study: The study, which holds the initial values of :data:`PLANNED_KEYS`.
+        config: The other settings on the form; by default the study's.
 
     Returns:
-        None where the model's shape is not known here, or the settings do not go together.
+        None if the model's architecture is not available here, or the settings are invalid.
     """
     own = study.config
     try:
         start = (config or own).with_changes({key: get_value(own, key) for key in PLANNED_KEYS})
-        data = planned_data(study, start.data)
+        data = estimate_data(study, start.data)
         ref = resolve(start.model.base, trust_remote_code=allows_code(start.model))
-        plan = plan_of(ref, start, data if isinstance(data, Planned) else None)
+        plan = make_plan(ref, start, data if isinstance(data, DataEstimate) else None)
         if plan is None:
             return None
         arms = start.arms
@@ -72,40 +70,40 @@ def preselect(study: Study, config: StudyConfig | None = None) -> Preselection |
         after = plan.with_changes(changes)
     except AssistantBuilderError:
         return None
-    return Preselection(after.config, plan, after, changes, advise(after))
+    return RecommendedSettings(after.config, plan, after, changes, advise(after))
 
 
-def untouched(study: Study) -> bool:
-    """Whether no step of a study has begun, so that its settings are still to be chosen."""
+def not_started(study: Study) -> bool:
+    """Whether no step of a study has started, so that its settings can still be selected."""
     return study.run_record() is None and all(study.step(step).state == "queued" for step in study.steps)
 
 
-def selected_note(seen: Preselection, now: StudyConfig) -> Markup:
-    """What is selected for this machine, with the reason, and what of it the form holds otherwise by now.
+def recommendation_note(selection: RecommendedSettings, now: StudyConfig) -> Markup:
+    """The selected settings with the reason, and those that the user has changed since.
 
     Args:
-        seen: The selection.
+        selection: The selection.
         now: The settings on the form.
     """
-    machine = seen.after.machine
-    memory = f"{_needed(seen.after)}, and {size(seen.after.memory_bytes)} are free on {machine.name}"
-    if seen.changes:
-        title = f"Selected for {machine.name}"
-        chosen = ", ".join(f"{study_options()[key].title} {value} instead of {get_value(seen.before.config, key)}"
-                           for key, value in seen.changes.items())
-        reason = (f"{chosen}. As it was, training would take {_needed(seen.before)}; so it takes {memory}.")
+    machine = selection.after.machine
+    memory = f"{_needed(selection.after)} of the {size(selection.after.memory_bytes)} that are free on {machine.name}"
+    if selection.changes:
+        title = f"Settings selected for {machine.name}"
+        chosen = ", ".join(f"{study_options()[key].title} {value} instead of {get_value(selection.before.config, key)}"
+                           for key, value in selection.changes.items())
+        reason = f"{chosen}. Training then needs {memory}; before the change it needed {_needed(selection.before)}."
     else:
-        title = "Nothing had to be changed for memory" if _fits(seen.after) else "No setting makes this fit"
-        again = "Activations are recomputed to that end. " if seen.after.lora.checkpointing else ""
-        reason = f"{again}Training takes {memory}."
-    if seen.advice.method in ARMS:
-        if seen.after.config.compares:
-            reason += f" Recommended of the twins: {ARMS[seen.advice.method].short}. {seen.advice.why}"
-        if not _fits(seen.after) and seen.after.qlora.fit != "no":
-            reason += " QLoRA alone fits: choose it under Arms, among all settings."
-    differing = [study_options()[key].title for key, value in seen.changes.items() if get_value(now, key) != value]
-    remedy = f"You have changed: {', '.join(differing)}." if differing else "You may change all of it below."
-    return callout("info" if _fits(seen.after) else "warn", title, reason, remedy)
+        title = "The settings fit into memory" if _fits(selection.after) else "The study does not fit into memory"
+        again = "Activations are recomputed to save memory. " if selection.after.lora.checkpointing else ""
+        reason = f"{again}Training needs {memory}."
+    if selection.advice.method in ARMS:
+        if selection.after.config.compares:
+            reason += f" Recommended arm: {ARMS[selection.advice.method].short}. {selection.advice.why}"
+        if not _fits(selection.after) and selection.after.qlora.fit != "no":
+            reason += " QLoRA alone fits: select it under All settings → Arms."
+    differing = [study_options()[key].title for key, value in selection.changes.items() if get_value(now, key) != value]
+    remedy = f"You have changed: {', '.join(differing)}." if differing else "You can change these settings below."
+    return callout("info" if _fits(selection.after) else "warn", title, reason, remedy)
 
 
 def _fits(plan: Plan) -> bool:

@@ -1,4 +1,4 @@
-"""The settings' half of the Train tab: base model, presets, every option, and saving them as a new study."""
+"""Settings of the Train tab: base model, presets, every option, and saving them as a new study."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ from assistant_builder.ui.html import Markup
 from assistant_builder.ui.refresh import StudyView, user_facing_errors
 from assistant_builder.ui.settings_form import OptionForm, get_value, keys_of, preset_values
 from assistant_builder.ui.train.preflight_view import preset_table
-from assistant_builder.ui.train.recommended_settings import PLANNED_KEYS, preselect, selected_note, untouched
+from assistant_builder.ui.train.recommended_settings import (
+    PLANNED_KEYS,
+    not_started,
+    recommend_settings,
+    recommendation_note,
+)
 from assistant_builder.ui.train.view import model_note
 
-NOT_HERE = ("data.source",)
-"""Settings that are fixed once the study is made."""
+FIXED_KEYS = ("data.source",)
+"""Settings that cannot change after the study is created."""
 
 
 def base_model_choices() -> list[tuple[str, str]]:
-    """The catalog by name and size."""
-    return [
-        (f"{entry.name}  ·  {_billions(entry.parameters)}", entry.name) for entry in CATALOG.values()
-    ]
+    """Names and sizes of the catalog's models."""
+    return [(f"{entry.name}  ·  {_billions(entry.parameters)}", entry.name) for entry in CATALOG.values()]
 
 
 def _billions(parameters: int) -> str:
@@ -53,7 +56,7 @@ class TrainSettings:
                 ("Model", keys_of("model", basic=False)),
                 ("Training", ["arms", *keys_of("train", basic=False, without=("train.preset",))]),
                 ("Evaluation", keys_of("eval", basic=False)),
-                ("Data and split", keys_of("data", without=NOT_HERE)),
+                ("Data and split", keys_of("data", without=FIXED_KEYS)),
                 ("Where the steps run", keys_of("executor")),
             ):
                 gr.HTML(Markup("<h4>{}</h4>").format(title))
@@ -65,24 +68,21 @@ class TrainSettings:
 
     @property
     def notes(self) -> list[Any]:
-        """What is said about the settings: :meth:`said` fills them."""
+        """Notes about the settings, set by :meth:`note_values`."""
         return [self.note, self.presets, self.selected]
 
-    def said(self, study: Study, config: StudyConfig) -> list[Any]:
-        """About the model, the presets, and what the planner selected for a study that is still to be started."""
-        seen = preselect(study, config) if untouched(study) else None
-        return [model_note(config.model.base), preset_table(config), selected_note(seen, config) if seen else ""]
+    def note_values(self, study: Study, config: StudyConfig) -> list[Any]:
+        """Notes about the model, the presets, and the planner's selection before the first start."""
+        selection = recommend_settings(study, config) if not_started(study) else None
+        recommended = recommendation_note(selection, config) if selection else ""
+        return [model_note(config.model.base), preset_table(config), recommended]
 
-    def draw_form(self, look: StudyView) -> Sequence[Any]:
-        """The study's settings; of one that is still to be started, those that the planner selects."""
-        return self.form.values(starting_config(look.study) if look.study else StudyConfig())
+    def draw_form(self, view: StudyView) -> Sequence[Any]:
+        """Values of the form for the study."""
+        return self.form.values(starting_config(view.study) if view.study else StudyConfig())
 
     def wire(self, picker: gr.Dropdown) -> None:
-        """Connect the components.
-
-        Args:
-            picker: Holds the name of the chosen study.
-        """
+        """Connect the components; ``picker`` holds the name of the chosen study."""
         preset = self.form.components["train.preset"]
         preset.input(preset_values, preset, self.form.preset_targets(), show_progress="hidden",
                      api_visibility="private")
@@ -97,14 +97,14 @@ class TrainSettings:
         )
 
     def _model_chosen(self, name: str | None, *shown: Any) -> list[Any]:
-        """Another base or another choice of arms takes other memory: select for it again."""
+        """Update the recommended settings for another base model or other arms."""
         nothing = [gr.skip()] * len(PLANNED_KEYS)
         try:
             study = Study.open(name or "")
-            seen = preselect(study, self.form.read(shown, study.config)) if untouched(study) else None
+            selection = recommend_settings(study, self.form.read(shown, study.config)) if not_started(study) else None
         except AssistantBuilderError:
             return nothing
-        return nothing if seen is None else [get_value(seen.config, key) for key in PLANNED_KEYS]
+        return nothing if selection is None else [get_value(selection.config, key) for key in PLANNED_KEYS]
 
     def _save(self, name: str | None, new_name: str, *shown: Any) -> list[Any]:
         study = Study.open(name or "")
@@ -113,10 +113,10 @@ class TrainSettings:
 
 
 def starting_config(study: Study) -> StudyConfig:
-    """What the form starts from: the study's settings, and before its first start those that the planner selects."""
+    """Initial settings of the form: the study's, with the planner's selection before its first start."""
     try:
         config = study.config
-        seen = preselect(study) if untouched(study) else None
+        selection = recommend_settings(study) if not_started(study) else None
     except AssistantBuilderError:
         return StudyConfig()
-    return seen.config if seen else config
+    return selection.config if selection else config

@@ -1,4 +1,4 @@
-"""The Train tab: choose, see what it comes to, start, watch, pause, carry on. It wires; the views draw."""
+"""The Train tab: settings, preflight checks, start, progress, pause and resume."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.models.remote_code import allow_code, code_needing_permission, is_allowed
 from assistant_builder.study import Study
-from assistant_builder.ui.html import Markup, callout, card, error_callout
+from assistant_builder.ui.html import callout, card, error_callout
 from assistant_builder.ui.plots import loss_figure
 from assistant_builder.ui.refresh import LiveRegion, StudyView, user_facing_errors
 from assistant_builder.ui.settings_form import OptionForm
@@ -28,28 +28,36 @@ from assistant_builder.ui.study_snapshot import (
     stopped_step,
 )
 from assistant_builder.ui.train.actions import (
-    GO_LABELS,
-    go,
-    last_words,
-    others_before,
+    START_LABELS,
     pause_label,
     pause_run,
+    start_or_resume,
     start_phase,
+    start_refusal,
     start_run,
+    studies_ahead,
 )
-from assistant_builder.ui.train.eta import TimeRemaining, scoring_seconds, time_left
-from assistant_builder.ui.train.preflight import Planned, PreflightIssue, Readiness, assess, planned_data
-from assistant_builder.ui.train.preflight_view import contacts_note, not_ready, readiness_card, unticked
+from assistant_builder.ui.train.preflight import (
+    DataEstimate,
+    PreflightIssue,
+    PreflightResult,
+    TimeRemaining,
+    estimate_data,
+    run_preflight,
+    scoring_seconds,
+    time_left,
+)
+from assistant_builder.ui.train.preflight_view import contacts_note, not_ready, preflight_card, unconfirmed_callout
 from assistant_builder.ui.train.settings import TrainSettings, starting_config
-from assistant_builder.ui.train.view import command_lines, resources_table, run_panel, samples_card
+from assistant_builder.ui.train.view import command_lines, invalid_settings, resources_table, run_panel, samples_card
 
 _NOTIFY = (Path(__file__).parents[1] / "scripts" / "notify.js").read_text(encoding="utf-8")
-_BELL = "Tell me when it is done"
+_BELL = "Notify me when it is done"
 _TRUST = (
-    "I have read the Python code of {} and let it run: in this run, and in chats and exports until the page's server "
-    "ends"
+    "I have read the Python code of {} and allow it to run: in this run, and in chats and exports until the server "
+    "stops"
 )
-_PROCEED = "Proceed anyhow: I have read the warnings"
+_PROCEED = "Start anyway: I have read the warnings"
 
 
 class TrainTab:
@@ -71,12 +79,12 @@ class TrainTab:
             self.bell = gr.Button(_BELL, visible=False, elem_id="ab-bell")
         self.proceed = gr.Checkbox(False, label=_PROCEED, visible=False, elem_id="ab-proceed")
         self.now = gr.Checkbox(
-            False, label="Do not wait: run beside the studies that run now, which slows all of them down",
+            False, label="Do not wait: run at the same time as the other studies, which slows all of them down",
             visible=False, elem_id="ab-now",
         )
         self.trust = gr.Checkbox(False, visible=False, elem_id="ab-trust")
         self.replace = gr.Checkbox(
-            False, label="Replace results: run again what the changes touch (everything, where nothing changed)",
+            False, label="Replace results: run the changed steps again (all steps if nothing has changed)",
             visible=False,
         )
         self.message = gr.HTML()
@@ -84,7 +92,7 @@ class TrainTab:
         self.plot = gr.Plot(show_label=False, visible=False, elem_id="ab-loss", elem_classes="ab-card")
         self.samples = gr.HTML(elem_id="ab-samples")
         self.resources = gr.HTML()
-        with gr.Accordion("The command line of this", open=False):
+        with gr.Accordion("Command line", open=False):
             self.command = gr.Code(language="shell", show_label=False, interactive=False, wrap_lines=True)
 
     @property
@@ -93,99 +101,91 @@ class TrainTab:
         return self.settings.form
 
     def sections(self) -> list[LiveRegion]:
-        """What follows the study."""
+        """The regions that are redrawn when the study changes."""
         return [
-            LiveRegion("train-body", [self.empty, self.body], lambda look: str(look.name), self._draw_body),
-            LiveRegion("train-form", self.form.inputs, lambda look: str(look.name), self.settings.draw_form),
+            LiveRegion("train-body", [self.empty, self.body], lambda view: str(view.name), self._draw_body),
+            LiveRegion("train-form", self.form.inputs, lambda view: str(view.name), self.settings.draw_form),
             LiveRegion("train-plan", self._plan_outputs, _plan_mark, self._draw_plan),
             LiveRegion("train-run", self._run_outputs, _run_mark, self._draw_run),
             LiveRegion("train-plot", [self.plot], _metrics_mark, self._draw_plot),
             LiveRegion("train-samples", [self.samples], _samples_mark, self._draw_samples),
-            LiveRegion("train-message", [self.message], lambda look: str(look.name), lambda look: [""]),
+            LiveRegion("train-message", [self.message], lambda view: str(view.name), lambda view: [""]),
         ]
 
-    def _draw_body(self, look: StudyView) -> Sequence[Any]:
-        return [gr.update(visible=look.study is None), gr.update(visible=look.study is not None)]
+    def _draw_body(self, view: StudyView) -> Sequence[Any]:
+        return [gr.update(visible=view.study is None), gr.update(visible=view.study is not None)]
 
     @property
     def _plan_outputs(self) -> list[Component]:
         return [*self.settings.notes, self.plan, self.proceed, self.trust, self.command]
 
-    def _draw_plan(self, look: StudyView) -> Sequence[Any]:
-        if look.study is None or look.snapshot is None:
+    def _draw_plan(self, view: StudyView) -> Sequence[Any]:
+        if view.study is None or view.snapshot is None:
             return ["", gr.skip(), "", "", gr.update(visible=False), gr.update(visible=False, value=False), ""]
-        return self._planned(look.study, starting_config(look.study))
+        return self._plan_values(view.study, starting_config(view.study))
 
     @property
     def _run_outputs(self) -> list[Component]:
         return [self.start, self.pause, self.bell, self.now, self.replace, self.panel, self.resources]
 
-    def _draw_run(self, look: StudyView) -> Sequence[Any]:
-        seen, study = look.snapshot, look.study
-        if study is None or seen is None:
-            shown = error_callout(look.error) if look.error else ""
+    def _draw_run(self, view: StudyView) -> Sequence[Any]:
+        snapshot, study = view.snapshot, view.study
+        if study is None or snapshot is None:
+            shown = error_callout(view.error) if view.error else ""
             hidden = [gr.update(visible=False)] * 3
-            damaged = study is not None  # what cannot be read can be made anew
+            damaged = study is not None  # a damaged study can be run again
             return [gr.update(interactive=damaged, visible=True), *hidden, gr.update(visible=damaged), shown, ""]
-        stopped = stopped_step(seen)
-        table = resources_table(seen)
-        phase = start_phase(study)
-        if phase == "refused":
-            refusal = callout("bad", "The run did not start", last_words(study))
-        else:
-            refusal = Markup("")
-        others = others_before(study)
-        label = "Starting…" if phase == "starting" else GO_LABELS[seen.state]
+        stopped = stopped_step(snapshot)
+        table = resources_table(snapshot)
+        phase, busy = start_phase(study), snapshot.busy
+        refusal = start_refusal(study)
+        label = "Starting…" if phase == "starting" else START_LABELS[snapshot.state]
+        log = log_tail(study, stopped.step) if stopped else ""
         return [
-            gr.update(value=label, visible=not seen.busy, interactive=phase != "starting"),
-            gr.update(visible=seen.busy, value=pause_label(study)),
-            gr.update(visible=True) if seen.busy else gr.update(visible=False, value=_BELL),
-            gr.update(visible=True) if others and not seen.busy else gr.update(visible=False, value=False),
-            gr.update(visible=seen.touched and not seen.busy),
-            refusal + run_panel(seen, log_tail(study, stopped.step) if stopped else "", _left(seen)),
-            card("What training took", table) if table else "",
+            gr.update(value=label, visible=not busy, interactive=phase != "starting"),
+            gr.update(visible=busy, value=pause_label(study)),
+            gr.update(visible=True) if busy else gr.update(visible=False, value=_BELL),
+            gr.update(visible=True) if studies_ahead(study) and not busy else gr.update(visible=False, value=False),
+            gr.update(visible=snapshot.touched and not busy),
+            refusal + run_panel(snapshot, log, _time_remaining(snapshot)),
+            card("Resources used by training", table) if table else "",
         ]
 
-    def _draw_plot(self, look: StudyView) -> Sequence[Any]:
-        seen = look.snapshot
-        if seen is None or not any(arm.points or arm.validations for arm in seen.arms.values()):
+    def _draw_plot(self, view: StudyView) -> Sequence[Any]:
+        arms = view.snapshot.arms if view.snapshot else {}
+        if not any(arm.points or arm.validations for arm in arms.values()):
             return [gr.update(value=None, visible=False)]
-        return [gr.update(value=loss_figure(seen.arms), visible=True)]
+        return [gr.update(value=loss_figure(arms), visible=True)]
 
-    def _draw_samples(self, look: StudyView) -> Sequence[Any]:
-        return [samples_card(look.snapshot.arms) if look.snapshot else ""]
+    def _draw_samples(self, view: StudyView) -> Sequence[Any]:
+        return [samples_card(view.snapshot.arms) if view.snapshot else ""]
 
-    def _planned(
+    def _plan_values(
         self, study: Study, config: StudyConfig, redo: bool = False, now: bool = False, trust: bool = False
     ) -> list[Any]:
         source = study.config.data.source or (study.source.name if study.source else "")
         shown, asks = "", False
         code = code_needing_permission(config.model)
-        ticked = trust and code is not None and is_allowed(code.source)  # else it was ticked for another model
-        if _worth_showing(study, redo):
-            seen = assess(study, config)
-            before = [] if now else others_before(study)
-            shown = readiness_card(seen, before=before, again=_touched(study) and not redo)
-            asks = not seen.errors and bool(_to_overrule(study, seen, redo))
+        trusted = trust and code is not None and is_allowed(code.source)  # the checkbox may be of another model
+        if _shows_preflight(study, redo):
+            result = run_preflight(study, config)
+            before = [] if now else studies_ahead(study)
+            shown = preflight_card(result, before=before, again=_has_begun(study) and not redo)
+            asks = not result.errors and bool(_warnings_to_confirm(study, result, redo))
         if study.state != "running" and not study.queued_behind:
             shown = contacts_note(config) + shown
         return [
-            *self.settings.said(study, config),
+            *self.settings.note_values(study, config),
             shown,
             gr.update(visible=asks, value=False),
-            gr.update(visible=code is not None, value=ticked, label=_TRUST.format(code)),
-            command_lines(study.name, config, source=source, redo=redo, now=now, trust=ticked),
+            gr.update(visible=code is not None, value=trusted, label=_TRUST.format(code)),
+            command_lines(study.name, config, source=source, redo=redo, now=now, trust=trusted),
         ]
 
     # events
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
-        """Connect the components.
-
-        Args:
-            picker: Holds the name of the chosen study.
-            tabs: The tabs, to move on to another one.
-        """
+        """Connect the components; ``picker`` holds the name of the chosen study."""
         form = self.form
         self.settings.wire(picker)
         gr.on(
@@ -201,13 +201,15 @@ class TrainTab:
             user_facing_errors(self._start), [picker, self.replace, self.now, self.proceed, self.trust, *form.inputs],
             [self.message, self.start, self.replace], api_visibility="private", show_progress_on=self.message,
         )
-        self.pause.click(user_facing_errors(pause_run), picker, self.pause, show_progress="hidden", api_visibility="private")
+        self.pause.click(
+            user_facing_errors(pause_run), picker, self.pause, show_progress="hidden", api_visibility="private",
+        )
         self.bell.click(None, None, self.bell, js=_NOTIFY)
 
     def _ticked(self, name: str | None, redo: bool, now: bool, trust: bool, *shown: Any) -> list[Any]:
-        """Allow the code of the model on the form, and of no other, until the page's server ends."""
+        """Allow the code of the model on the form, and of no other model, until the server stops."""
         if trust and name:
-            with contextlib.suppress(AssistantBuilderError):  # said by what follows
+            with contextlib.suppress(AssistantBuilderError):  # _changed reports the error
                 model = self.form.read(shown, Study.open(name).config).model
                 if code_needing_permission(model) is not None:
                     allow_code(model)
@@ -219,7 +221,7 @@ class TrainTab:
             return nothing
         try:
             study = Study.open(name)
-            return self._planned(study, self.form.read(shown, study.config), redo, now, trust)
+            return self._plan_values(study, self.form.read(shown, study.config), redo, now, trust)
         except ConfigError as error:
             wrong = not_ready([PreflightIssue(error.what, "Correct it in the settings.")])
             return [gr.skip(), gr.skip(), gr.skip(), wrong, gr.update(visible=False), gr.skip(), gr.skip()]
@@ -236,69 +238,67 @@ class TrainTab:
         try:
             config = self.form.read(shown, study.config)
         except ConfigError as error:
-            return [callout("bad", "These settings do not fit", error.what, "Correct them and press again."),
-                    gr.skip(), gr.skip()]
+            return [invalid_settings(error), gr.skip(), gr.skip()]
         code = code_needing_permission(config.model)
         if code is not None and not (trust and is_allowed(code.source)):
-            return [callout("bad", "Nothing was started", f"The base model runs Python code of its own: {code}.",
-                            "Read that code; to run it, tick the box that names it and press again."),
+            return [callout("bad", "The study was not started", f"The base model runs its own Python code: {code}.",
+                            "Read the code. To run it, select the checkbox that names it and press Start again."),
                     gr.skip(), gr.skip()]
-        seen = assess(study, config)
-        if seen.errors:
-            return [not_ready(seen.errors), gr.skip(), gr.skip()]
-        warnings = _to_overrule(study, seen, replace)
+        result = run_preflight(study, config)
+        if result.errors:
+            return [not_ready(result.errors), gr.skip(), gr.skip()]
+        warnings = _warnings_to_confirm(study, result, replace)
         if warnings and not proceed:
-            return [unticked(warnings), gr.skip(), gr.skip()]
-        message, started = go(study, lambda base: self.form.read(shown, base), replace=replace, now=now,
+            return [unconfirmed_callout(warnings), gr.skip(), gr.skip()]
+        message, started = start_or_resume(study, lambda base: self.form.read(shown, base), replace=replace, now=now,
                               trust=code is not None)
         button = gr.update(interactive=False, value="Starting…") if started else gr.skip()
         return [message, button, gr.update(value=False) if started else gr.skip()]
 
 
-def _touched(study: Study) -> bool:
+def _has_begun(study: Study) -> bool:
     return any(study.step(step).state != "queued" for step in study.steps)
 
 
-def _worth_showing(study: Study, redo: bool) -> bool:
-    """Whether what a start would be is worth showing: not while it runs, nor beside results or a run to carry on."""
+def _shows_preflight(study: Study, redo: bool) -> bool:
+    """Whether the preflight card is shown: not during a run, and not for finished or paused studies."""
     state = study.state
     if state == "running" or study.queued_behind:
         return False
-    return redo or state in ("queued", "failed") or not _touched(study)
+    return redo or state in ("queued", "failed") or not _has_begun(study)
 
 
-def _to_overrule(study: Study, seen: Readiness, redo: bool) -> Sequence[PreflightIssue]:
-    """Warnings that have to be overruled: those of a new start, as what is carried on was started in spite of them."""
-    return seen.warnings if redo or not _touched(study) else ()
+def _warnings_to_confirm(study: Study, result: PreflightResult, redo: bool) -> Sequence[PreflightIssue]:
+    """The warnings of a new start; those of a run to resume were confirmed at its start."""
+    return result.warnings if redo or not _has_begun(study) else ()
 
 
-def _left(seen: Snapshot) -> TimeRemaining | None:
-    if not seen.running:
+def _time_remaining(snapshot: Snapshot) -> TimeRemaining | None:
+    if not snapshot.running:
         return None
-    study = Study.open(seen.name)
-    planned = planned_data(study, seen.config.data)
-    answers = planned.heldout if isinstance(planned, Planned) else 0
-    return time_left(seen, scoring_seconds(seen.config.model.base), answers)
+    data = estimate_data(Study.open(snapshot.name), snapshot.config.data)
+    answers = data.heldout if isinstance(data, DataEstimate) else 0
+    return time_left(snapshot, scoring_seconds(snapshot.config.model.base), answers)
 
 
-def _plan_mark(look: StudyView) -> str:
-    if look.study is None:
-        return f"none:{look.name}"
-    split = stamp([look.study.folder / "data" / "split.json"])
-    return f"{look.name}:{split}:{state_of(look.study)}:{others_before(look.study)}"
+def _plan_mark(view: StudyView) -> str:
+    if view.study is None:
+        return f"none:{view.name}"
+    split = stamp([view.study.folder / "data" / "split.json"])
+    return f"{view.name}:{split}:{state_of(view.study)}:{studies_ahead(view.study)}"
 
 
-def _run_mark(look: StudyView) -> str:
-    if look.study is None:
-        return look.mark
-    return f"{look.mark}:{start_phase(look.study)}:{look.study.cancel_requested}:{others_before(look.study)}"
+def _run_mark(view: StudyView) -> str:
+    if view.study is None:
+        return view.mark
+    return f"{view.mark}:{start_phase(view.study)}:{view.study.cancel_requested}:{studies_ahead(view.study)}"
 
 
-def _metrics_mark(look: StudyView) -> str:
-    if look.study is None:
-        return f"none:{look.name}"
-    return f"{look.name}:{stamp(look.study.arm_folder(arm) / 'metrics.jsonl' for arm in look.study.config.arms)}"
+def _metrics_mark(view: StudyView) -> str:
+    if view.study is None:
+        return f"none:{view.name}"
+    return f"{view.name}:{stamp(view.study.arm_folder(arm) / 'metrics.jsonl' for arm in view.study.config.arms)}"
 
 
-def _samples_mark(look: StudyView) -> str:
-    return f"{look.name}:{samples_stamp(look.study) if look.study else ''}"
+def _samples_mark(view: StudyView) -> str:
+    return f"{view.name}:{samples_stamp(view.study) if view.study else ''}"
