@@ -193,7 +193,9 @@ def test_the_page_runs_code_with_a_tick_for_the_folder_it_names(
     for folder in (base, other):
         with_own_code(folder)
     started: list[bool] = []
-    monkeypatch.setattr("assistant_builder.ui.train.actions.start_run", lambda name, redo, now, trust: started.append(trust))
+    monkeypatch.setattr(
+        "assistant_builder.ui.train.actions.start_run", lambda name, redo, now, trust: started.append(trust)
+    )
     monkeypatch.setattr("assistant_builder.ui.train.actions.stale_changes", lambda study: [])
     monkeypatch.setattr("assistant_builder.ui.train.preflight.plan_of", lambda ref, config, data: None)
     tab, study = inside_blocks(TrainTab), new_study("own", model__base=str(base))
