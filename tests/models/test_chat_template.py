@@ -142,6 +142,7 @@ def test_tokenising_needs_no_torch(folder: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from assistant_builder.models.chat_template import ChatTokenizer; "
         "from assistant_builder.data import Message; "
-        f"ChatTokenizer.load(Path({str(folder)!r})).prompt_ids([Message('user', 'Hi')]); sys.exit('torch' in sys.modules)"
+        f"ChatTokenizer.load(Path({str(folder)!r})).prompt_ids([Message('user', 'Hi')]); "
+        "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
