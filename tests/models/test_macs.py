@@ -48,13 +48,13 @@ def test_the_embedder_computes_where_training_does(monkeypatch: pytest.MonkeyPat
     assert asked[0]["device"] == "cpu"  # left to itself it takes a Mac's GPU
 
 
-def test_doctor_and_the_planner_say_that_its_gpu_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = '{"found": {"gpus": [], "build": "", "problem": ""}, "device": "cpu", "backend": "", '
-    answer += '"cuda": null, "problem": ""}'
+def test_doctor_and_planner_do_not_use_an_apple_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = '{"found": {"gpus": [], "build": "", "problem": ""}, "device": "cpu", '
+    answer += '"quantization": {"nf4": ""}}'
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=answer, stderr=""))
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
-    gpu, backend = doctor._torch()
+    gpu, backend, *_ = doctor._torch()
     assert gpu.ok and gpu.value == (
         "Apple GPUs are not used, since 4-bit training on them is untested; models run on the CPU")
     assert backend.value == "bitsandbytes works on the CPU"
