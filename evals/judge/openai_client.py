@@ -72,7 +72,9 @@ class ChatEndpoint:
         EvaluationError: The key cannot be sent in a header.
     """
 
-    def __init__(self, url: str, model: str, *, key: str | None = None, patience: RetryPolicy = DEFAULT_RETRY_POLICY) -> None:
+    def __init__(
+        self, url: str, model: str, *, key: str | None = None, patience: RetryPolicy = DEFAULT_RETRY_POLICY
+    ) -> None:
         base = httpx.URL(url)
         path = base.path.rstrip("/")
         self.host = base.netloc.decode("ascii")

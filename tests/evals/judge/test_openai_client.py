@@ -59,7 +59,8 @@ def test_what_fails_for_good_is_counted_and_asked_again_next_time(home: Path) ->
 
 def test_an_item_without_reply_in_time_fails_alone(home: Path) -> None:
     with judge_server(lambda texts: None if texts["question"] == "Question 4?" else honest(texts)) as server:
-        record = run(make_study(), server.url, patience=RetryPolicy(timeout_seconds=0.5, attempts=2, backoff_seconds=0.01))
+        policy = RetryPolicy(timeout_seconds=0.5, attempts=2, backoff_seconds=0.01)
+        record = run(make_study(), server.url, patience=policy)
     assert (record["failures"], record["wins"], record["losses"], record["ties"]) == (1, 3, 2, 3)
     assert sum(texts["question"] == "Question 4?" for texts in server.asked) == 2
 

@@ -101,7 +101,7 @@ def test_noise_floor_counts_what_other_batches_change(full: Study) -> None:
 def test_a_second_scoring_of_other_items_is_refused(full: Study) -> None:
     path = full.cell_folder("noise/Q4") / "samples.jsonl"
     write_jsonl(path, read_jsonl(path)[1:])
-    with pytest.raises(EvaluationError, match="Q4 in other batches lacks 1 items of L16"):
+    with pytest.raises(EvaluationError, match="Q4 with another batch size lacks 1 items of L16"):
         build_report(full)
 
 
