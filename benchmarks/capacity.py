@@ -248,7 +248,8 @@ def limits_section(options: argparse.Namespace, nodes: int) -> str:
     days, kept, cores = options.kept_days, sum(study_bytes().values()), nodes * options.node_cpus
     rate = MEASURED["scheduling"]["slots"] / (MEASURED["scheduling"]["seconds"] + OVERHEAD_SECONDS)
     found = [
-        (CACHED_SUMMARIES / days, f"the home screen caches {CACHED_SUMMARIES:,} studies", "it then reads all at a refresh"),
+        (CACHED_SUMMARIES / days, f"the home screen caches {CACHED_SUMMARIES:,} studies",
+         "it then reads all at a refresh"),
         (1 / MEASURED["listing_seconds"] / days, "a refresh of the home screen takes longer than its interval of 1 s",
          f"{1e3 * MEASURED['listing_seconds']:.2f} ms a study"),
         (options.store_tb * 1e12 / kept / days, f"disk of {options.store_tb:g} TB", f"a study leaves {size(kept)}"),

@@ -131,7 +131,8 @@ def test_outside_page_offers_it() -> None:
     options = study_options()
     assert options["arms"].choices == ("lora", "qlora", "dummy") and "D4" in options["eval.cells"].choices
     arms = ("lora", "qlora", "dummy")
-    assert "Dummy (FP4)" in pane("dummy", PaneState(Conversation(), arms=arms)) and "--arm-dummy: #7a3fb0" in arm_styles()
+    assert "Dummy (FP4)" in pane("dummy", PaneState(Conversation(), arms=arms))
+    assert "--arm-dummy: #7a3fb0" in arm_styles()
     export, chat = inside_blocks(ExportTab), inside_blocks(lambda: ChatTab(WorkerPool(["false"])))
     assert ("Dummy (FP4)", "dummy") in export.arm.choices and len(export.panels) == 6
     assert list(chat.talk.panes) == ["a", "b", "dummy", "base"]

@@ -169,8 +169,8 @@ _KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "worse": ("clearly worse", {"color": _GREY, "width": 1.5}),
     "unscored": ("not scored", {"color": _GREY, "width": 1.5, "dash": "dot"}),
 }
-"""Kind of a study → text of the legend, style of its line; the selected one is drawn last, on top. None has the color of
-an arm, which the titles of the axes have."""
+"""Kind of a study → text of the legend, style of its line; the selected one is drawn last, on top. None has the color
+of an arm, which the titles of the axes have."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +38,17 @@ from assistant_builder.study import Study
 _ERROR_FILE = ".rank-error.json"
 _WATCH_SECONDS = 0.5
 _CANCELLED = "cancelled"
+Work = Callable[[Study, str, ParallelStrategy, "Plan | None"], Iterable[Path] | None]
+"""The share of one process in a training. It is pickled by its name, so that it has to be a function of a module."""
 
 
 def train_distributed(
-    study: Study, run: str, spread: ParallelStrategy, planned: Plan | None = None
+    work: Work, study: Study, run: str, spread: ParallelStrategy, planned: Plan | None = None
 ) -> list[Path] | None:
     """Train an arm with one process per device.
 
     Args:
+        work: What each process runs: :func:`assistant_builder.training.train.train_in_process`.
         study: The study, with prepared data.
         run: The training run.
         spread: Parallel strategy with more than one device.
@@ -69,7 +72,7 @@ def train_distributed(
         rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1", start_method="spawn",
     )
     try:
-        results = elastic_launch(launch, _train_rank)(str(study.folder), run, spread, planned)
+        results = elastic_launch(launch, _train_rank)(work, str(study.folder), run, spread, planned)
     except ChildFailedError as error:
         if error_file.exists():
             record = read_json(error_file)
@@ -86,16 +89,17 @@ def train_distributed(
     return None if results[0] is None else [Path(name) for name in results[0]]
 
 
-def _train_rank(folder: str, run: str, spread: ParallelStrategy, planned: Plan | None) -> list[str] | str | None:
+def _train_rank(
+    work: Work, folder: str, run: str, spread: ParallelStrategy, planned: Plan | None
+) -> list[str] | str | None:
     """Entry point of each process: train its share; the launcher sets the rank in the environment."""
     threading.Thread(target=_exit_with_launcher, args=(os.getppid(),), daemon=True).start()
     from assistant_builder.child_process import configure_libraries
-    from assistant_builder.training.train import train_in_process
 
     configure_libraries()
     study = Study(Path(folder))
     try:
-        files = train_in_process(study, run, spread, planned)
+        files = work(study, run, spread, planned)
         return None if files is None else [str(path) for path in files]
     except Cancelled:
         return _CANCELLED

@@ -91,7 +91,7 @@ def train_arm(study: Study, run: str) -> Iterable[Path] | None:
         return _train(study, run, prepared)
     from assistant_builder.training.distributed import train_distributed
 
-    return train_distributed(study, run, prepared.spread, prepared.planned)
+    return train_distributed(train_in_process, study, run, prepared.spread, prepared.planned)
 
 
 def train_in_process(

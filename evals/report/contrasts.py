@@ -65,9 +65,11 @@ def all_pairs() -> tuple[Contrast, ...]:
     """The contrasts of a report: those of the twins, then those of the further arms."""
     found = list(PAIRS)
     for arm in map(ARMS.__getitem__, further_arms(ARMS)):
-        found += [Contrast(arm.cell, twin.cell, f"{arm.short} as served, against {twin.short}") for twin in (LORA, QLORA)]
+        found += [Contrast(arm.cell, twin.cell, f"{arm.short} as served, against {twin.short}")
+                  for twin in (LORA, QLORA)]
         found += [
-            Contrast(arm.merged_cell, arm.cell, f"merging the adapter of {arm.short} into its dequantized base for export"),
+            Contrast(arm.merged_cell, arm.cell,
+                     f"merging the adapter of {arm.short} into its dequantized base for export"),
             Contrast(arm.cell, arm.untuned_cell, f"what tuning changed, {arm.short}"),
             Contrast(arm.cell, "copy", f"{arm.short} against copying the answer of the nearest training question"),
             Contrast(arm.cell, "retrieval", f"{arm.short} against the untuned base shown three retrieved pairs"),

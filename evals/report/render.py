@@ -77,7 +77,9 @@ def _environment() -> Environment:
 
 
 def _printable(value: Any) -> Any:
-    return escape_control_characters(value.replace("\r\n", "\n")) if isinstance(value, str) and not isinstance(value, Markup) else value
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return escape_control_characters(value.replace("\r\n", "\n"))
 
 
 def format_value(value: Any) -> str:

@@ -403,7 +403,8 @@ def export_table(report: Report) -> dict[str, Any] | None:
     for row in exports:
         compared = row["delta"] is not None
         rows.append({
-            "cell": row["cell"], "arm": row["arm"], "measured": row["measured"], "how": report_format.export_description(row),
+            "cell": row["cell"], "arm": row["arm"], "measured": row["measured"],
+            "how": report_format.export_description(row),
             "size": report_format.size(row["bytes"]), "figure": number(row["figure"], metric),
             "difference": difference(row["delta"], metric, row) if compared else "",
             "interval": interval(row, metric) if compared else "",

@@ -14,6 +14,7 @@ from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.planning.memory import ParallelStrategy
 from assistant_builder.study import Study
 from assistant_builder.training.distributed import train_distributed
+from assistant_builder.training.train import train_in_process
 from tests.gpu.conftest import ARMS, DEVICE, ON_THE_CPU, TOLERANCE, copy_of, events, new_study, step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.train]
@@ -58,7 +59,7 @@ def train(study: Study, arm: str, spread: ParallelStrategy, folder: Path) -> lis
     with pytest.MonkeyPatch.context() as patch:
         launch = api.elastic_launch
         patch.setattr(api, "elastic_launch", lambda config, entry: partial(launch(config, watched), entry, str(folder)))
-        train_distributed(study, arm, spread)
+        train_distributed(train_in_process, study, arm, spread)
     return sorted((read_json(path) for path in folder.glob("rank-*.json")), key=lambda note: note["rank"])
 
 

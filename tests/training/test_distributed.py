@@ -169,10 +169,11 @@ def test_a_killed_training_of_two_processes_resumes_to_the_same_bytes(base: Path
 def test_a_failure_of_one_process_is_reported_in_one_line(base: Path) -> None:
     from assistant_builder.errors import AssistantBuilderError
     from assistant_builder.training.distributed import train_distributed
+    from assistant_builder.training.train import train_in_process
 
     study = a_study("broken", base, "float32", executor__devices=2)
     (study.folder / "data" / "validation.jsonl").write_text("{", encoding="utf-8")
     with pytest.raises(AssistantBuilderError) as raised:
-        train_distributed(study, "lora", ParallelStrategy("ddp", 2))
+        train_distributed(train_in_process, study, "lora", ParallelStrategy("ddp", 2))
     assert "validation.jsonl" in str(raised.value)
     assert "Traceback" not in str(raised.value)
