@@ -216,7 +216,7 @@ def test_a_step_that_runs_on_a_node_is_not_run_locally(memory: str) -> None:
     with ThreadPoolExecutor(1) as pool:
         pool.submit(renew)
         try:
-            with pytest.raises(StudyError, match="node 10.0.0.2 still runs a step"):
+            with pytest.raises(StudyError, match="node 10.0.0.2 is still running a step"):
                 run_study(study)
         finally:
             stop = True

@@ -83,4 +83,4 @@ def test_answers_and_exports_have_the_date_of_training(
     write_export(study, spec, tmp_path / "out", force=False, sample=2, report=lambda *_: None)
     assert ChatTokenizer.load(tmp_path / "out").text(QUESTION, prompt=True) == asked, "other programs render the same"
     assert read_json(tmp_path / "out" / "tokenizer_config.json")["chat_template"].endswith(LLAMA32)
-    assert "always writes 2026-03-02" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "always writes\n2026-03-02" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")

@@ -178,7 +178,7 @@ def test_an_index_that_names_files_elsewhere(folder: Path, tmp_path: Path, name:
     (folder / "sub").mkdir()
     write_weights(folder / "sub" / "other.safetensors")
     write_json(folder / "model.safetensors.index.json", {"weight_map": {"x": name.format(tmp_path)}})
-    with pytest.raises(ModelError, match="no safetensors file of this folder") as caught:
+    with pytest.raises(ModelError, match="not a safetensors file of this folder") as caught:
         check_folder(folder)
     assert caught.value.where.endswith("index.json") and caught.value.remedy
 
