@@ -44,7 +44,8 @@ def test_every_process_uses_the_plan_of_the_first(study: Study, monkeypatch: pyt
     seeing(ROOMY, monkeypatch)
     training_train.train_arm(study, "lora")
     seeing(FULL, monkeypatch)
-    training_train.train_in_process(*pickle.loads(pickle.dumps(handed[0])))
+    work, *given = pickle.loads(pickle.dumps(handed[0]))
+    work(*given)
     (prepared,) = trained
     assert not prepared.planned.lora.checkpointing and prepared.planned.lora.dequantized
     assert prepared.planned.machine == ROOMY
@@ -71,8 +72,8 @@ def test_gpus_of_which_one_lacks_bfloat16_use_one_dtype(study: Study, monkeypatc
     handed: list[tuple[Any, ...]] = []
     monkeypatch.setattr(distributed, "train_distributed", lambda *given: handed.append(given))
     training_train.train_arm(study, "lora")
-    assert handed[0][3].compute_dtype == "float16"
-    assert handed[0][3].config.model.compute_dtype == "float16"  # or each process would ask its own card
+    assert handed[0][4].compute_dtype == "float16"
+    assert handed[0][4].config.model.compute_dtype == "float16"  # or each process would ask its own card
 
 
 def test_a_step_that_shares_the_gpu_reports_the_memory_of_its_process(monkeypatch: pytest.MonkeyPatch) -> None:

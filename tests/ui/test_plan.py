@@ -113,7 +113,7 @@ def test_the_tab_draws_a_study_and_shows_errors(home: Path):
     drawn = section.draw(StudyView("library"))
     assert len(drawn) == len(section.outputs) and "LoRA" in drawn[4]
     refused = tab._changed("library", THIS_COMPUTER, "no", "", "")
-    assert "no amount of memory" in refused[0] and refused[1]["visible"] is False
+    assert "not an amount of memory" in refused[0] and refused[1]["visible"] is False
 
 
 def test_the_tab_reports_an_unknown_model(home: Path):
