@@ -39,7 +39,7 @@ def test_login_work_and_logout(guarded: App, page: Page, tmp_path: Path) -> None
     page.get_by_role("button", name="New study from my file").click(timeout=SLOW)
     upload = page.locator("#ab-file input[type=file]")
     upload.set_input_files(FERRIES)
-    expect(page.locator("#ab-found")).to_contain_text("usable", timeout=SLOW)
+    expect(page.locator("#ab-found")).to_contain_text("can be used", timeout=SLOW)
     large = tmp_path / "large.csv"
     large.write_bytes(b"question,answer\n" + b"x,y\n" * 100_000)
     page.goto(guarded.url, timeout=START_SECONDS * 1000)
@@ -80,4 +80,4 @@ def test_an_expired_session_leads_to_the_login(guarded: App, page: Page) -> None
     log_in(page)
     expect(page.get_by_role("button", name="Log out")).to_be_visible(timeout=SLOW)
     page.context.clear_cookies()
-    expect(page.get_by_role("status")).to_contain_text("You were logged out after a while", timeout=SLOW)
+    expect(page.get_by_role("status")).to_contain_text("You were logged out after a period of inactivity", timeout=SLOW)

@@ -145,7 +145,7 @@ def test_unknown_columns_are_reported_and_can_be_mapped(page: Page, site: Site, 
     file = tmp_path / "odd.csv"
     file.write_text(some_pairs(30).replace("question,answer", "stem,key"))
     upload(page, site, file)
-    expect(page.locator("#ab-found")).to_contain_text("no column for question and answer")
+    expect(page.locator("#ab-found")).to_contain_text("no question and answer column found")
     for role, column in (("question", "stem"), ("answer", "key")):
         box = page.locator(f"#ab-role-{role} input")
         box.click()

@@ -52,7 +52,7 @@ def compare(study: Study, tmp_path: Path) -> Callable[[], dict[str, Any]]:
 
 @pytest.mark.parametrize(("place", "kind"), [
     ("_compare", "gpu"), ("_compare", "python"), ("_compare", "cpu"), ("log_softmax", "gpu"), ("log_softmax", "cublas"),
-    ("held_base", "gpu"), ("held_base", "cpu"),
+    ("load_dequantized_base", "gpu"), ("load_dequantized_base", "cpu"),
 ])
 def test_memory_that_runs_out_skips_the_comparison(
     compare: Callable[[], dict[str, Any]], study: Study, monkeypatch: pytest.MonkeyPatch, place: str, kind: str
@@ -98,9 +98,9 @@ def test_a_gpu_is_asked_what_is_free_before_anything_is_loaded(
 
     monkeypatch.setattr(torch.cuda, "mem_get_info", free(0.99))
     with pytest.raises(ResourceError, match="GB are free"):
-        kl_divergence._check_room(spec)
+        kl_divergence._check_memory(spec)
     monkeypatch.setattr(torch.cuda, "mem_get_info", free(2))
-    kl_divergence._check_room(spec)
+    kl_divergence._check_memory(spec)
     assert asked == [0.99, 2]
 
 

@@ -124,7 +124,7 @@ def greedy(model: Any, prompter: ChatTokenizer, prompt: str, length: int) -> str
     return prompter.decode(output[0, ids.shape[1]:].tolist())
 
 
-@pytest.mark.parametrize("way", ["Reader", "Rectangles"])
+@pytest.mark.parametrize("way", ["packed", "padded"])
 def test_answers_are_those_of_transformers_one_at_a_time(
     folder: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
@@ -132,7 +132,7 @@ def test_answers_are_those_of_transformers_one_at_a_time(
     from assistant_builder.models.loading import BaseSpec, load_base
     from evals import lm_eval_model
 
-    monkeypatch.setattr(lm_eval_model, "readable", lambda model: way == "Reader")
+    monkeypatch.setattr(lm_eval_model, "supports_packing", lambda model: way == "packed")
     monkeypatch.setattr(batch_scorer, "ROUND", 7)
     prompter = ChatTokenizer.load(folder)
     model = load_base(BaseSpec(folder, "float16", True, "float32", hold=True))

@@ -170,7 +170,7 @@ def test_scores_of_an_earlier_adapter_are_not_compared_with(base: Path, tmp_path
     study = tiny_study(base)
     record = export(study, ExportSpec("lora", "adapter"), tmp_path / "out")
     assert record["rescore"]["outcome"] == "not measured"
-    assert "before its evaluation" in (tmp_path / "out" / "README.md").read_text()
+    assert "before the evaluation" in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("spec", [ExportSpec("lora", "adapter"), ExportSpec("qlora", "merged")],
