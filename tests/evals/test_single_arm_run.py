@@ -53,7 +53,7 @@ def test_qlora_alone_goes_the_whole_way_and_its_twin_can_follow(bundled_models: 
 
     assert set(told("ask", "alone", "Where are the maps?")["answers"]) == {"qlora"}
     refused = command("ask", "alone", "Where are the maps?", "--arm", "lora", ends=1).stderr
-    assert "trains qlora alone" in refused and "--set arms=lora,qlora" in refused
+    assert "trains only qlora" in refused and "--set arms=lora,qlora" in refused
 
     command("export", "alone", "--arm", "qlora", "--to", str(tmp_path / "taken"), "--sample", "2")
     card = (tmp_path / "taken" / "README.md").read_text(encoding="utf-8")
