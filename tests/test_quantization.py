@@ -147,7 +147,7 @@ def test_a_method_that_needs_a_gpu_is_refused_without_one(monkeypatch: pytest.Mo
 @pytest.mark.usefixtures("plugin")
 def test_doctor_checks_a_method_from_outside() -> None:
     checks = {check.name: check for check in doctor._torch()}
-    assert checks["quantization int8_rows"].value == "INT8 by rows works on the processor"
+    assert checks["quantization int8_rows"].value == "INT8 by rows works on the CPU"
 
 
 @pytest.mark.train
