@@ -117,7 +117,7 @@ def log_in_upload_and_log_out(browser: Browser, url: str) -> None:
     assert cookie["secure"] and cookie["httpOnly"] and cookie["sameSite"] == "Strict"
     page.get_by_role("button", name="New study from my file").click(timeout=SLOW)
     page.locator("#ab-file input[type=file]").set_input_files(FERRIES)
-    expect(page.locator("#ab-found")).to_contain_text("can be used", timeout=SLOW)
+    expect(page.locator("#ab-found")).to_contain_text("Usable pairs", timeout=SLOW)
     page.get_by_role("button", name="Log out").click()
     expect(page.get_by_role("status")).to_have_text("You are logged out.", timeout=SLOW)
     assert page.url.startswith(f"{url}/login")

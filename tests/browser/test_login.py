@@ -39,7 +39,7 @@ def test_login_work_and_logout(guarded: App, page: Page, tmp_path: Path) -> None
     page.get_by_role("button", name="New study from my file").click(timeout=SLOW)
     upload = page.locator("#ab-file input[type=file]")
     upload.set_input_files(FERRIES)
-    expect(page.locator("#ab-found")).to_contain_text("can be used", timeout=SLOW)
+    expect(page.locator("#ab-found")).to_contain_text("Usable pairs", timeout=SLOW)
     large = tmp_path / "large.csv"
     large.write_bytes(b"question,answer\n" + b"x,y\n" * 100_000)
     page.goto(guarded.url, timeout=START_SECONDS * 1000)
