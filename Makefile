@@ -2,7 +2,7 @@
 # make app     the page at 127.0.0.1:7860
 # make test    all tests, file by file on two workers   (ARGS='-k catalog' passes arguments to pytest; WORKERS=0: on none)
 # make check   lint, types, import layers, dependencies, and the wheel in an empty environment
-# make bench   training speed beside plain and tuned TRL scripts, 10 to 15 minutes  (ARGS=--quick for a trial)
+# make bench   training speed compared with plain and tuned TRL scripts, 10 to 15 minutes  (ARGS=--quick for a trial)
 # make cluster   the tests that start a Ray cluster of three nodes on this machine, or kill shared trainings, ten minutes
 # make gpu     the suite that needs a GPU, five minutes on one card; without one it says so (docs/gpu.md)
 # make soak   fault injection, then ten minutes of simulated users; both print their counts (docs/reliability.md)

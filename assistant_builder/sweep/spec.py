@@ -388,8 +388,8 @@ def open_sweep(
 def _definition(sweep: Sweep) -> dict[str, Any]:
     """The content of ``sweep.yaml``: everything that determines the results."""
     first = sweep.trials[0]
-    told = {"seeds", "data", "model", "train", "eval", *(() if first.config.arms == list(TWINS) else ("arms",))}
-    study = first.config.model_dump(mode="json", include=told, exclude={"data": {"source"}})
+    included = {"seeds", "data", "model", "train", "eval", *(() if first.config.arms == list(TWINS) else ("arms",))}
+    study = first.config.model_dump(mode="json", include=included, exclude={"data": {"source"}})
     for key in first.settings:
         part, leaf = key.split(".")
         del study[part][leaf]

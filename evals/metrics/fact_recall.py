@@ -2,8 +2,8 @@
 
 Regular expressions, no model. A *number* goes with its unit (``3.5 mg``, ``10:30``); a *code* mixes letters and digits
 (``B12``, ``ISO-9001``, ``2.4.1``) or is an address; a *term* is a run of capitalised words (``Marta Oduya``, ``NASA``),
-see :mod:`evals.metrics.named_entities`. Written for English: German writes every noun with a capital and so has every
-noun counted, scripts without capitals have no terms, and numbers in words (``nine``) are not recognised.
+see :mod:`evals.metrics.named_entities`. Written for English: German writes every noun with a capital and every
+noun is counted, scripts without capitals have no terms, and numbers in words (``nine``) are not recognised.
 
 Numbers are read in English notation and compared in one spelling (``1,200 MG`` and ``1200 mg`` are both ``1200 mg``): a
 comma between groups of three digits separates thousands and a point decimals; a comma before one or two digits
@@ -22,7 +22,7 @@ from typing import Literal
 from evals.metrics.named_entities import find_names
 
 LETTER = "A-Za-zÀ-ɏͰ-Ͽ"
-"""Latin and Greek letters, as part of a character class: a number directly beside one belongs to a code."""
+"""Latin and Greek letters, as part of a character class: a number directly next to one belongs to a code."""
 
 _UNITS = """
 % percent pct per_cent|‰ permille|° degree degrees deg|°C celsius degrees_celsius degrees_C deg_C
@@ -102,8 +102,8 @@ class Quantity:
     Attributes:
         value: The number without needless zeros or separators; a time as ``HH:MM``, a date as it is written.
         unit: Canonical spelling of its unit, or ``""``.
-        start: Where it begins in the text.
-        end: Where it ends.
+        start: Start in the text.
+        end: End in the text.
     """
 
     value: str
@@ -117,8 +117,8 @@ class Fact:
     """Something that an answer has to repeat exactly.
 
     Attributes:
-        kind: What it is.
-        text: Its one spelling: ``3.5 mg``, ``iso-9001``, ``Marta Oduya``.
+        kind: Kind of fact.
+        text: Normalized spelling: ``3.5 mg``, ``iso-9001``, ``Marta Oduya``.
     """
 
     kind: Literal["number", "code", "term"]
@@ -131,7 +131,7 @@ _ADDRESS = re.compile(
     rf"(?<![\w.@-])(?:[a-z\d-]+\.)+(?:com|org|net|edu|gov|io|info|eu|uk|de)(?:/(?:{_PATH})?)?(?![\w-])",
     re.IGNORECASE,
 )
-# "mid-1990s" and "top-10" hold a number, "covid-19" is a name
+# "mid-1990s" and "top-10" contain a number, "covid-19" is a name
 _NO_CODE = r"(?!(?i:pre|post|mid|top|sub|non|under|over|early|late|around|about|until|to|from|than)-?\d)"
 _CODE = re.compile(
     rf"""
@@ -155,10 +155,10 @@ def find_facts(text: str) -> frozenset[Fact]:
     """Find the distinct facts of a text.
 
     Args:
-        text: Any text; Markdown emphasis and list numbers are set aside.
+        text: Any text; Markdown emphasis and list numbers are ignored.
 
     Returns:
-        Its facts. What a longer one says again is left out: ``Oduya`` beside ``Marta Oduya``, ``5`` beside ``5 mg``.
+        Its facts, without those that a longer one contains: ``Oduya`` in ``Marta Oduya``, ``5`` in ``5 mg``.
     """
     codes, numbers, names = _scan(_clean(text))
     inside = {name for name in names for other in names if name != other and f" {name} " in f" {other} "}
@@ -171,13 +171,13 @@ def find_facts(text: str) -> frozenset[Fact]:
 
 
 def facts_kept(answer: str, reference: str) -> float | None:
-    """Share of the reference's distinct facts that the answer holds.
+    """Share of the reference's distinct facts that the answer contains.
 
-    A number is held with the same unit, or with any where the reference gives none. Codes, and names of several words,
-    are held in any case; a name of one word must be written as one, unless the answer has no capitals at all.
+    A number matches with the same unit, or with any unit if the reference has none. Codes and names of several words
+    match in any case. A name of one word must be capitalized, unless the answer has no capitals at all.
 
     Returns:
-        0 to 1; ``None`` where the reference holds no fact. What the answer adds is not looked at.
+        0 to 1; ``None`` if the reference contains no fact. Additional facts of the answer are ignored.
     """
     wanted = find_facts(reference)
     if not wanted:
@@ -207,7 +207,7 @@ def _clean(text: str) -> str:
 
 
 def _scan(text: str) -> tuple[set[str], list[Quantity], set[str]]:
-    """Codes, numbers and names; what is found as one is not looked at again as another."""
+    """Codes, numbers and names; a match of one kind is removed before the next kind is searched."""
     codes = {re.sub(r"^(?:https?://)?(?:www\.)?", "", found.lower()).rstrip("/") for found in _ADDRESS.findall(text)}
     text = _ADDRESS.sub(_TAKEN, text)
     codes |= {re.sub(r"^v(?=\d+\.)", "", found[0].lower()) for found in _CODE.finditer(text)}
@@ -220,7 +220,7 @@ def _scan(text: str) -> tuple[set[str], list[Quantity], set[str]]:
 
 
 def _code_pattern(code: str) -> re.Pattern[str]:
-    """The code with or without its hyphens; after two letters or more a space will do, as in ``ISO 9001``."""
+    """Pattern of a code with or without hyphens; after two or more letters a space matches too, as in ``ISO 9001``."""
     joint = "[- ]?" if re.match(rf"[{LETTER}]{{2}}", code) else "-?"
     pieces = re.split(rf"-|(?<=[{LETTER}])(?=\d)|(?<=\d)(?=[{LETTER}])", code)
     inner = joint.join(re.escape(piece) for piece in pieces)

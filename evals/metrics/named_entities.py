@@ -1,7 +1,7 @@
 """Find names in a text by their capitals: ``Marta Oduya``, ``Bank of England``, ``NASA``, ``Monday``.
 
-Written for English. The word that begins a sentence is no name by itself unless it has further capitals; with other
-capitalised words it is (``Marta Oduya rows``), unless it is one of a few hundred words that begin sentences.
+Written for English. The first word of a sentence is not a name by itself, unless it has further capitals. Together
+with other capitalized words it is (``Marta Oduya rows``), unless it is one of a few hundred words that begin sentences.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _FUNCTION = frozenset(
     "shall should would there here each every all any some both either neither most many much more few such only "
     "also even just".split()
 )
-"""Words that begin no name, wherever they stand."""
+"""Words that never begin a name."""
 _OPENERS = frozenset(
     "add adult adults again always ask avoid book books borrow bring buy call change check children choose click "
     "close collect come consult contact cover customers dial drink drop earlier eat eight email enter fill "
@@ -29,7 +29,7 @@ _OPENERS = frozenset(
     "three thus tickets today together tomorrow try turn two unlike use visit visitors wait walk wash wear "
     "welcome well will write yesterday".split()
 )
-"""Words that often begin a sentence; there they are no part of the name that follows."""
+"""Words that often begin a sentence and are then not part of the name that follows."""
 _TITLES = frozenset("mr mrs ms dr prof".split())
 _LINKS = frozenset("of de del della der den des di da du van von la le bin al the &".split())
 _ABBREVIATIONS = _TITLES | frozenset("st mt ft jr sr no vs etc approx inc ltd co fig".split())
@@ -42,10 +42,10 @@ def find_names(text: str) -> Iterator[str]:
     """Find the names of a text, from left to right, as they are written.
 
     Args:
-        text: Text in NFKC, with ``-`` for hyphens and ``'`` for apostrophes; U+FFFC stands for what is no name.
+        text: Text in NFKC, with ``-`` for hyphens and ``'`` for apostrophes. U+FFFC marks removed text.
 
     Yields:
-        Each name, its words parted by single spaces; without ``Mr`` and the like, and without a closing ``'s``.
+        Each name, with single spaces between its words, without titles such as ``Mr``, and without a final ``'s``.
     """
     small = {token for token in _TOKEN.findall(text) if token.islower()}
     for sentence in _sentences(text):
@@ -55,7 +55,7 @@ def find_names(text: str) -> Iterator[str]:
                 yield name
 
 
-def _marked(word: str) -> bool:
+def _has_inner_capital(word: str) -> bool:
     """Whether a word has a capital past its first letter: ``NASA``, ``McKay``, ``iPhone``."""
     return word[1:] != word[1:].lower()
 
@@ -66,16 +66,16 @@ def _sentences(text: str) -> Iterator[str]:
         words = _TOKEN.findall(text[start : end.start()])
         if len(words) > 1 and words[-1] == "." and "\n" not in end[0] and _abbreviated(words[-2]):
             continue
-        yield _unshouted(text[start : end.start()])
+        yield _lower_if_all_caps(text[start : end.start()])
         start = end.end()
-    yield _unshouted(text[start:])
+    yield _lower_if_all_caps(text[start:])
 
 
 def _abbreviated(word: str) -> bool:
     return word.lower() in _ABBREVIATIONS or (len(word) == 1 and word.isupper())
 
 
-def _unshouted(sentence: str) -> str:
+def _lower_if_all_caps(sentence: str) -> str:
     words = re.findall(r"[^\W\d_]{2,}", sentence)
     return sentence.lower() if len(words) > 2 and sentence.isupper() else sentence
 
@@ -87,7 +87,7 @@ def _runs(sentence: str) -> Iterator[tuple[list[str], bool]]:
     end = 0
     for token in _TOKEN.finditer(sentence):
         word, gap = token[0], sentence[end : token.start()]
-        if run and not _goes_on(run, gap, word):
+        if run and not _continues(run, gap, word):
             yield run, begins
             run = []
         if run:
@@ -100,7 +100,7 @@ def _runs(sentence: str) -> Iterator[tuple[list[str], bool]]:
         yield run, begins
 
 
-def _goes_on(run: list[str], gap: str, word: str) -> bool:
+def _continues(run: list[str], gap: str, word: str) -> bool:
     if word == "-" or run[-1] == "-":
         return not gap and (word == "-" or _capitalised(word))
     if word == ".":
@@ -132,6 +132,6 @@ def _name(run: list[str], begins: bool, small: set[str]) -> str:
             break
         begins = False
         words.pop(0)
-    if begins and len(words) == 1 and not _marked(words[0]):
+    if begins and len(words) == 1 and not _has_inner_capital(words[0]):
         return ""
     return " ".join(words).removesuffix("'s")

@@ -1,6 +1,6 @@
-"""95 % intervals for a paired difference. Which one is used when is decided in ``evals.compare``.
+"""95 % intervals for a paired difference; ``evals.compare`` chooses among them.
 
-Coverage of each, measured: ``python -m benchmarks.simulate_statistics``.
+``python -m benchmarks.simulate_statistics`` measures the coverage of each.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from evals.stats.units import Floats, Units
 LEVEL = 0.95
 RESAMPLES = 10_000
 _STUDENTIZED_UNITS = 10
-"""With fewer units too many resamples hold hardly any spread, and bootstrap-t is at their whim."""
+"""With fewer units, too many resamples have hardly any spread, which makes bootstrap-t unstable."""
 _DRAWS_AT_ONCE = 2_000_000
 
 Interval = tuple[float, float]
@@ -44,7 +44,7 @@ def _standard_error(units: Units) -> float:
 
 @dataclass(frozen=True)
 class Resamples:
-    """Units drawn with replacement, many times over.
+    """Resamples of units, drawn with replacement.
 
     Attributes:
         shifts: Ratio of each resample minus that of the units, shape ``[resamples]``.
@@ -107,12 +107,12 @@ def bca_interval(units: Units, drawn: Resamples) -> Interval:
 def bootstrap_t_interval(units: Units, drawn: Resamples) -> Interval:
     """Studentized bootstrap interval (Efron 1982, Hall 1988) for the ratio ``sum(sums) / sum(weights)``.
 
-    The t interval with critical values taken from resamples, so that it reaches further to the side on which skewed
+    The t interval with critical values taken from resamples, so that it extends further to the side on which skewed
     differences have their rare large values.
 
     Args:
         units: At least two, not all alike.
-        drawn: Resamples of them; those with hardly any spread in them give no scale and are left out.
+        drawn: Resamples of them; those with hardly any spread are left out, because they have no scale.
     """
     error = _standard_error(units)
     scaled = drawn.errors > 1e-6 * error
@@ -127,8 +127,8 @@ def bonett_price_interval(gained: int, lost: int, n: int) -> Interval:
     interval for a difference of binomial proportions based on paired data, JEBS 37 (2012).
 
     Args:
-        gained: Items that only the candidate has.
-        lost: Items that only the baseline has.
+        gained: Items that only the candidate answers correctly.
+        lost: Items that only the baseline answers correctly.
         n: All items.
     """
     up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
@@ -138,7 +138,7 @@ def bonett_price_interval(gained: int, lost: int, n: int) -> Interval:
 
 
 def rare_interval(units: Units, span: float) -> Interval:
-    """Interval where few units differ and scores have limits: the t interval with one unseen difference each way.
+    """Interval for few differing units and bounded scores: the t interval with one unseen difference each way.
 
     The plain t, and any bootstrap, shrink to a point when nothing differed and are far too short when little did.
 
@@ -150,14 +150,14 @@ def rare_interval(units: Units, span: float) -> Interval:
 
 
 def item_interval(units: Units, *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[Interval, bool]:
-    """BCa interval, carried out to the t interval, and to bootstrap-t where differences are very skewed.
+    """BCa interval, extended to the t interval, and to bootstrap-t where differences are very skewed.
 
     BCa alone is too short where weights are uneven or many differences are zero; the t interval is too short on the
-    long side of skewed differences. Together they hold 95 % on symmetric differences, and with bootstrap-t about as
-    much on lognormal ones.
+    long side of skewed differences. Together they cover 95 % of symmetric differences, and with bootstrap-t about
+    the same of lognormal ones.
 
     Returns:
-        The interval, and whether skewness brought bootstrap-t in.
+        The interval, and whether bootstrap-t was used because of skewness.
     """
     drawn = resample(units, resamples=resamples, seed=seed)
     interval = _outer(bca_interval(units, drawn), t_interval(units))
@@ -167,12 +167,12 @@ def item_interval(units: Units, *, resamples: int = RESAMPLES, seed: int = 0) ->
 
 
 def cluster_interval(units: Units, *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[Interval, bool]:
-    """Cluster-robust t interval, carried out to the whole-cluster bootstrap-t where their sums are very skewed.
+    """Cluster-robust t interval, extended to the whole-cluster bootstrap-t where the sums are very skewed.
 
     On lognormal effects of 20 clusters t covers 87 to 89 %, BCa 90 % and bootstrap-t 91 to 93 %.
 
     Returns:
-        The interval, and whether skewness brought bootstrap-t in.
+        The interval, and whether bootstrap-t was used because of skewness.
     """
     if not _studentized(units):
         return t_interval(units), False

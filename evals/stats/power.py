@@ -1,4 +1,4 @@
-"""What a held-out set of a given size can detect, and how many items a claim needs; known before training.
+"""Statistical power: the difference that a held-out set can detect, and the items that a claim needs.
 
 With 80 % power at the two-sided 5 % level a difference shows when it reaches (z_0.975 + z_0.8) ≈ 2.8 standard errors.
 For right/wrong scores the paired difference of one item has variance close to the share of items that flip.
@@ -20,12 +20,12 @@ from evals.stats.units import make_units
 
 FACTOR = float(stats.norm.ppf(0.975) + stats.norm.ppf(0.8))
 ASSUMED_FLIP_RATE = 0.2
-"""Share of held-out answers taken to turn from right to wrong or back, before anything has been measured."""
+"""Assumed share of held-out answers on which the arms differ, before anything has been measured."""
 ASSUMED_ICC = 0.5
-"""How alike flips within a cluster are taken to be before anything has been measured: phrasings of one fact often, but
+"""Assumed correlation of flips within a cluster, before anything has been measured: phrasings of one fact often, but
 not always, flip together."""
 TARGET = 0.02
-"""The difference people ask about: two points."""
+"""Difference of interest: two points."""
 
 
 def minimum_detectable_difference(n: float, flip_rate: float) -> float:
@@ -36,7 +36,7 @@ def minimum_detectable_difference(n: float, flip_rate: float) -> float:
         flip_rate: Share of items on which the arms differ, 0 … 1.
 
     Raises:
-        EvaluationError: ``n`` is not positive or the rate no share.
+        EvaluationError: ``n`` is not positive or the rate is not a share.
     """
     _check(flip_rate=flip_rate, n=n)
     return FACTOR * math.sqrt(flip_rate / n)
@@ -59,16 +59,16 @@ def minimum_detectable_mean(n: float, sd: float) -> float:
 def items_needed(
     difference: float, *, flip_rate: float | None = None, sd: float | None = None, design_effect: float = 1.0
 ) -> int:
-    """How many held-out items a difference of this size needs to show with 80 % power.
+    """Number of held-out items that detect a difference of this size with 80 % power.
 
     Args:
         difference: The difference to detect; its sign does not matter.
         flip_rate: For right/wrong scores, the share of items on which the arms differ.
         sd: For other scores, the standard deviation of the paired differences. Exactly one of the two is given.
-        design_effect: By how much clusters inflate the variance.
+        design_effect: Factor by which clusters inflate the variance.
 
     Raises:
-        EvaluationError: Neither or both of ``flip_rate`` and ``sd`` are given, or a value makes no sense.
+        EvaluationError: Neither or both of ``flip_rate`` and ``sd`` are given, or a value is out of range.
     """
     if (flip_rate is None) == (sd is None) or difference == 0 or not math.isfinite(difference):
         raise EvaluationError(
@@ -82,14 +82,14 @@ def items_needed(
 
 
 def intraclass_correlation(values: ArrayLike, clusters: Sequence[Hashable]) -> float:
-    """One-way ANOVA estimate of how alike items of one cluster are, cut to 0 … 1.
+    """One-way ANOVA estimate of the correlation within clusters, clipped to 0 … 1.
 
     Args:
-        values: One value an item, such as the paired difference, shape ``[n]``.
+        values: One value per item, such as the paired difference, shape ``[n]``.
         clusters: A label for each item, shape ``[n]``.
 
     Returns:
-        0 where it cannot be told: no cluster of two, one cluster only, or no variation.
+        0 where it is undefined: no cluster has two items, there is one cluster only, or no variation.
     """
     x = np.asarray(values, dtype=np.float64)
     units = make_units(x, np.ones_like(x), clusters)
@@ -105,10 +105,10 @@ def intraclass_correlation(values: ArrayLike, clusters: Sequence[Hashable]) -> f
 
 
 def design_effect(cluster_sizes: Sequence[int], icc: float = ASSUMED_ICC) -> float:
-    """By how much clusters inflate the variance of a mean: 1 + (Σm² / Σm − 1) · ICC (Kish 1965).
+    """Factor by which clusters inflate the variance of a mean: 1 + (Σm² / Σm − 1) · ICC (Kish 1965).
 
     Args:
-        cluster_sizes: Items of each cluster, an item on its own counting as a cluster of one.
+        cluster_sizes: Items of each cluster; a single item counts as a cluster of one.
         icc: Intraclass correlation, 0 … 1.
 
     Raises:
@@ -123,17 +123,17 @@ def design_effect(cluster_sizes: Sequence[int], icc: float = ASSUMED_ICC) -> flo
 
 @dataclass(frozen=True)
 class Power:
-    """What a held-out set can show.
+    """Statistical power of a held-out set.
 
     Attributes:
         items: Held-out items.
-        clusters: Their clusters; equal to ``items`` without any.
-        design_effect: By how much clusters inflate the variance.
-        effective_items: Independent items that say as much.
-        flip_rate: Share of answers taken to flip.
-        icc: Likeness within clusters taken, or measured.
-        minimum_detectable: Smallest difference in a right/wrong rate that shows with 80 % power, as a share.
-        target: The difference asked about, as a share.
+        clusters: Their clusters; equal to ``items`` without clusters.
+        design_effect: Factor by which clusters inflate the variance.
+        effective_items: Number of independent items with the same information.
+        flip_rate: Assumed share of answers on which the arms differ.
+        icc: Correlation within clusters, assumed or measured.
+        minimum_detectable: Smallest difference in a right/wrong rate that 80 % power detects, as a share.
+        target: The difference of interest, as a share.
         items_needed: Items of the same cluster structure that the target needs.
     """
 
@@ -160,17 +160,17 @@ def heldout_power(
     icc: float = ASSUMED_ICC,
     target: float = TARGET,
 ) -> Power:
-    """What this many held-out items can detect, and what a claim of ``target`` would need.
+    """Power of this many held-out items, and the items that a claim of ``target`` needs.
 
     Args:
         items: Held-out items, at least one.
         clusters: A label for each, as in ``paired_comparison``.
         flip_rate: Share of answers expected to differ between the arms.
-        icc: Likeness of flips within a cluster.
+        icc: Correlation of flips within a cluster.
         target: Difference of interest, as a share.
 
     Raises:
-        EvaluationError: The labels do not match the items, or a value makes no sense.
+        EvaluationError: The labels do not match the items, or a value is out of range.
     """
     if clusters is not None and len(clusters) != items:
         raise EvaluationError(
@@ -194,14 +194,14 @@ def heldout_power(
 
 
 def split_power(split: Mapping[str, Any]) -> Power | None:
-    """What the held-out set of a split can show, told from its counts alone: nothing reads the set before scoring.
+    """Power of the held-out set of a split, from its counts alone: the set itself is not read.
 
     Args:
-        split: What ``data/split.json`` holds. Every assistant turn is an item; where the file has no clusters but
-            conversations, each of these is one. Clusters are taken to be of equal size.
+        split: Content of ``data/split.json``. Every assistant turn is an item. Without clusters, each conversation is
+            one. Clusters are assumed to be of equal size.
 
     Returns:
-        ``None`` where there is no held-out item.
+        ``None`` without a held-out item.
     """
     pairs, items = split["counts"]["heldout"], split["turns"]["heldout"]
     clusters = split["clusters"]["heldout"] or (pairs if items > pairs else 0)
@@ -211,7 +211,7 @@ def split_power(split: Mapping[str, Any]) -> Power | None:
 
 
 def power_sentence(power: Mapping[str, Any]) -> str:
-    """What a held-out set can show, in words.
+    """The power of a held-out set in a sentence.
 
     Args:
         power: ``Power.to_record()``.

@@ -12,7 +12,7 @@ from assistant_builder.errors import EvaluationError
 from evals.stats.units import Floats, Units
 
 FLIPS = 10_000
-"""Random sign patterns drawn where there are too many to try them all."""
+"""Number of random sign patterns where there are too many to enumerate."""
 _EXACT_UP_TO = 13
 _SIGNS_AT_ONCE = 2_000_000
 
@@ -20,20 +20,20 @@ _SIGNS_AT_ONCE = 2_000_000
 def sign_flip_test(units: Units, *, flips: int = FLIPS, seed: int = 0) -> float:
     """Two-sided permutation test that swaps the two arms, unit by unit; with clusters, whole clusters.
 
-    Every pattern of swaps is tried when at most 13 units differ (the others change nothing); otherwise ``flips`` random
-    ones, and the observed pattern counts as one of them, so that the p-value is valid and never zero.
+    All patterns of swaps are enumerated if at most 13 units differ (the others change nothing). Otherwise ``flips``
+    random ones are drawn, and the observed pattern counts as one of them, so that the p-value is valid and never zero.
 
-    The test is exact when swapping the arms changes nothing. Where the arms are alike on average only and the
+    The test is exact when swapping the arms changes nothing. If the arms are equal on average only and the
     differences are very skewed, it rejects too often (9 % instead of 5 % on token-weighted lognormal differences at
-    n = 100), so verdicts go by the interval.
+    n = 100), so that verdicts use the interval.
 
     Args:
-        units: Their ``sums`` are what is flipped.
-        flips: Random patterns.
+        units: The units; their ``sums`` are flipped.
+        flips: Number of random patterns.
         seed: Seed of the patterns.
 
     Returns:
-        The p-value, 1 where no unit differs.
+        The p-value; 1 if no unit differs.
     """
     values = units.sums[units.sums != 0]
     if not len(values):
@@ -58,8 +58,8 @@ def mcnemar_exact(gained: int, lost: int) -> float:
     """Exact two-sided McNemar test: a binomial test of the flips against one half.
 
     Args:
-        gained: Items that only the candidate has.
-        lost: Items that only the baseline has.
+        gained: Items that only the candidate answers correctly.
+        lost: Items that only the baseline answers correctly.
     """
     return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
@@ -87,7 +87,7 @@ class SignTest:
     Attributes:
         wins: Votes for the first arm.
         losses: Votes for the second.
-        ties: Votes for neither; they say nothing about which is preferred and are left out of the test.
+        ties: Votes for neither; the test does not use them.
         share: Wins among the votes that prefer one, ``None`` without such votes.
         ci_low: Lower end of the share's 95 % Wilson interval (0 without votes).
         ci_high: Upper end (1 without votes).

@@ -1,6 +1,6 @@
-"""What is resampled: the items of a paired comparison, or their clusters, as sums and weights.
+"""Units of resampling: the items of a paired comparison, or their clusters, as sums and weights.
 
-Both kinds are one thing to the arithmetic. The figure compared is the ratio ``sum(sums) / sum(weights)``; without
+The arithmetic is the same for both. The compared figure is the ratio ``sum(sums) / sum(weights)``; without
 clusters a unit is an item (``sums`` = w·d), with clusters it is a cluster (the sums over its items).
 """
 
@@ -29,7 +29,7 @@ class Units:
         sums: Weighted difference of each unit, shape ``[G]``.
         weights: Weight of each unit, shape ``[G]``.
         items: Number of items in all the units.
-        items_differing: How many of them show any difference; those of a cluster can cancel out in its sum.
+        items_differing: Number of items with any difference; those of one cluster can cancel out in its sum.
         clustered: Whether a unit can hold several items.
     """
 
@@ -41,7 +41,7 @@ class Units:
 
     @property
     def count(self) -> int:
-        """How many units there are."""
+        """Number of units."""
         return len(self.sums)
 
     @property
@@ -51,17 +51,17 @@ class Units:
 
     @property
     def residuals(self) -> Floats:
-        """What each unit adds to the linearised ratio's error, shape ``[G]``."""
+        """Contribution of each unit to the error of the linearised ratio, shape ``[G]``."""
         return self.sums - self.delta * self.weights
 
     @property
     def effective(self) -> float:
-        """How many equal units weigh as much as these (Kish): ``sum(w)² / sum(w²)``."""
+        """Effective number of units (Kish): ``sum(w)² / sum(w²)``."""
         return float(self.weights.sum() ** 2 / np.square(self.weights).sum())
 
     @property
     def differing(self) -> int:
-        """How many units show any difference."""
+        """Number of units with any difference."""
         return int(np.count_nonzero(self.sums))
 
     @property
@@ -72,22 +72,22 @@ class Units:
 
     @property
     def skewed(self) -> bool:
-        """Whether a few units lie far out to one side: the sample skewness of the residuals passes ``SKEWED``."""
+        """Whether the sample skewness of the residuals exceeds ``SKEWED``."""
         return not self.spread_is_zero and abs(float(stats.skew(self.residuals))) > SKEWED
 
     @property
     def rare(self) -> bool:
-        """Whether so few units differ that what was not seen matters more than what was."""
+        """Whether so few units differ that unseen differences matter more than the observed ones."""
         return self.differing < RARE_UNITS and 2 * self.differing < self.count
 
     def with_unseen(self, span: float) -> Units:
-        """These units and two more, one for each arm, of the largest size a difference has been seen to take.
+        """These units and two more, one in favor of each arm, of the largest observed difference.
 
         Bonett and Price (2012) add one flip each way to a paired table; this is the same for scores with known limits
-        and for clusters. A cluster that was seen to flip as a whole adds whole clusters. Where the few that differ do
-        so in single items, the next one may still flip as a whole, so half an average cluster is added: with single
-        items, intervals cover 82 to 90 % where flips of a cluster are alike. Where nothing differed, whole clusters of
-        average size are added, for nothing is known.
+        and for clusters. If a whole cluster flipped, whole clusters are added. If only single items of clusters differ,
+        the next cluster may still flip as a whole, so half an average cluster is added: with single items, intervals
+        cover 82 to 90 % where the flips of a cluster are alike. If nothing differed, whole clusters of average size
+        are added.
 
         Args:
             span: Largest possible difference of one item's score.
@@ -108,13 +108,13 @@ class Units:
 
 
 def make_units(differences: Floats, weights: Floats, clusters: Sequence[Hashable] | None) -> Units:
-    """Gather paired differences into independent units.
+    """Group paired differences into independent units.
 
     Args:
         differences: Candidate minus baseline, shape ``[n]``.
         weights: Positive weights, shape ``[n]``.
-        clusters: A label for each item; ``None``, ``""`` or NaN as a label leaves the item on its own. Where no two
-            items share a label, the items themselves are the units.
+        clusters: A label for each item; ``None``, ``""`` or NaN as a label leaves the item alone. If no two items share
+            a label, the items are the units.
     """
     sums = weights * differences
     differing = int(np.count_nonzero(sums))
