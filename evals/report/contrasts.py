@@ -1,8 +1,7 @@
 """The differences between cells: paired comparisons, the verdict, and their attribution to storage and training.
 
-The statistics are in ``evals.compare``; this module selects cells, items and weights.
-
-The report of a study that does not train both twins: what was not compared, and what to do to have it compared.
+The statistics are in ``evals.compare``; this module selects cells, items and weights. For a study that does not train
+both twins it lists what was not compared, and how to compare it.
 """
 
 from __future__ import annotations
