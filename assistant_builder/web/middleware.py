@@ -275,6 +275,7 @@ class Login:
             if not _wants_page(request):
                 return JSONResponse({"detail": WRONG_CREDENTIALS}, status_code=401)
             return _page(login_page(after, failed=WRONG_CREDENTIALS), 401)
+        mark_trusted(request.scope)
         self._rate_limiter.succeeded(address)
         self.sessions.end(_token(request.scope))  # prevents session fixation
         response = (RedirectResponse(_redirect_target(after), 303) if _wants_page(request)
@@ -309,6 +310,7 @@ class Login:
             return self.refuse(request)
         if request.method != "POST":
             return Response(status_code=405, headers={"Allow": "POST"})
+        mark_trusted(request.scope)
         self.sessions.touch(session)
         return Response(status_code=204)
 

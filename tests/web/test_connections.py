@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,7 +28,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from tests.browser.serving import PATIENCE_SECONDS, ROOT, App, free_port, guarded_app
+from tests.browser.serving import PASSWORD, PATIENCE_SECONDS, ROOT, USER, App, free_port, guarded_app
 
 HALF_HEADER = b"GET /login HTTP/1.1\r\nHost: localhost\r\nX-Wait: "
 HALF_LOGIN = (b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n"
@@ -75,12 +76,31 @@ def all_close(connections: Sequence[socket.socket], seconds: float) -> bool:
     return True
 
 
+@pytest.mark.parametrize("path", ["/login", "/active"])
+def test_the_connection_of_a_login_is_trusted(tmp_path: Path, path: str) -> None:
+    with guarded_app(tmp_path) as app, app.logged_in() as inside:
+        cookie = "; ".join(f"{name}={value}" for name, value in inside.cookies.items())
+        parts = urlsplit(app.url)
+        user = HTTPConnection(parts.hostname or "", parts.port, timeout=60)
+        form = f"username={USER}&password={PASSWORD}" if path == "/login" else ""
+        user.request("POST", path, form, {"Cookie": cookie, "Content-Type": "application/x-www-form-urlencoded"})
+        response = user.getresponse()
+        assert response.status in (200, 204)
+        response.read()
+        with held(app.url, [HALF_HEADER] * 70) as attack:
+            while not is_closed(attack[0]):
+                time.sleep(0.02)
+            assert user.sock is not None and not is_closed(user.sock)
+        user.close()
+
+
 @pytest.mark.parametrize("beginning", [HALF_HEADER, HALF_LOGIN, b""], ids=["header", "body", "nothing"])
 def test_idle_connections_do_not_lock_out_logged_in_users(tmp_path: Path, beginning: bytes) -> None:
     with guarded_app(tmp_path) as app, app.logged_in() as inside:
         with held(app.url, [beginning] * MANY) as attack:
             began = time.monotonic()
-            assert inside.get("/config").status_code == 200
+            with app.client(cookies=inside.cookies) as user:  # a new connection: uvicorn closes idle ones after 5 s
+                assert user.get("/config").status_code == 200
             with app.logged_in() as another:
                 assert another.get("/pulse").status_code == 200
             assert time.monotonic() - began < 2 * PROMPT_SECONDS
