@@ -29,33 +29,22 @@ UPDATE_SECONDS = 0.08
 
 @dataclass(frozen=True)
 class Reply:
-    """The current state of one arm's answer.
+    """The current state of one arm's answer."""
 
-    Attributes:
-        state: ``starting`` the process, ``waiting`` for other questions, ``loading`` the model, ``answering``, or a
-            final state: ``stop`` (complete), ``length`` (truncated), ``cancelled``, ``failed``, or ``loaded`` for a
-            request that only loads the model.
-        text: The answer so far.
-        tokens: Tokens generated so far.
-        first_token_seconds: Time from the start of the answer to its first token, without waiting and loading.
-        seconds: Time since the start of the answer.
-        error: ``AssistantBuilderError.to_record()`` of a failed answer.
-        phase: Current phase of loading.
-        fraction: Fraction of the loading that is done.
-        memory: Memory use of the model, once it is loaded.
-        ahead: Number of questions, of all users, that are answered before this one.
-    """
-
+    # ``starting`` the process, ``waiting`` for other questions, ``loading`` the model, ``answering``, or a final
+    # state: ``stop`` (complete), ``length`` (truncated), ``cancelled``, ``failed``, or ``loaded`` for a request that
+    # only loads the model
     state: ReplyState = "starting"
     text: str = ""
     tokens: int = 0
+    # time from the start of the answer to its first token, without waiting and loading
     first_token_seconds: float | None = None
-    seconds: float = 0.0
-    error: dict[str, Any] | None = None
+    seconds: float = 0.0  # time since the start of the answer
+    error: dict[str, Any] | None = None  # ``AssistantBuilderError.to_record()`` of a failed answer
     phase: str = ""
     fraction: float = 0.0
-    memory: Memory | None = None
-    ahead: int = 0
+    memory: Memory | None = None  # memory use of the model, once it is loaded
+    ahead: int = 0  # number of questions, of all users, that are answered before this one
 
     @property
     def finished(self) -> bool:

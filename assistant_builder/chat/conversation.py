@@ -37,18 +37,10 @@ def title_of(speaker: str, arms: Sequence[str] = TWINS) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer.
-
-    Attributes:
-        text: Text of the answer.
-        ending: ``stop``, ``length``, ``cancelled`` or ``failed``.
-        tokens: Number of tokens.
-        seconds: Duration.
-        first_token_seconds: Time to the first token.
-    """
+    """One answer."""
 
     text: str
-    ending: str = "stop"
+    ending: str = "stop"  # ``stop``, ``length``, ``cancelled`` or ``failed``
     tokens: int = 0
     seconds: float = 0.0
     first_token_seconds: float | None = None
@@ -56,22 +48,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Turn:
-    """A question and its answers.
-
-    Attributes:
-        question: The user's question.
-        answers: Model → answer; empty during generation or after an interruption.
-        sides: Arms on the left (A) and on the right (B).
-        blind: Whether the question was asked in blind mode: without the earlier turns, and with hidden sides until the
-            vote.
-        vote: The vote of a blind turn.
-        system: System prompt.
-        sampling: Sampling settings.
-    """
+    """A question and its answers."""
 
     question: str
+    # model → answer; empty during generation or after an interruption
     answers: dict[str, Answer] = field(default_factory=dict)
-    sides: tuple[str, str] = DEFAULT_SIDES
+    sides: tuple[str, str] = DEFAULT_SIDES  # arms on the left (A) and on the right (B)
+    # whether the question was asked in blind mode: without the earlier turns, and with hidden sides until the vote
     blind: bool = False
     vote: Choice | None = None
     system: str = ""

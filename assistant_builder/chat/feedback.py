@@ -29,27 +29,16 @@ SIGNIFICANT = 0.05
 
 @dataclass(frozen=True)
 class Vote:
-    """One vote, as a line of ``votes.jsonl``.
+    """One vote, as a line of ``votes.jsonl``."""
 
-    Attributes:
-        time: ISO 8601 time in UTC.
-        question: The question.
-        conversation: Messages that both assistants received; the last one is the question.
-        answers: Arm → answer.
-        sides: ``a`` and ``b`` → arm on that side.
-        vote: ``a`` or ``b`` (that side's answer is better), ``tie`` or ``both bad``.
-        sampling: Sampling settings of the answers.
-        model: The base model, and the SHA-256 of each arm's adapter.
-    """
-
-    time: str
+    time: str  # ISO 8601 time in UTC
     question: str
-    conversation: list[dict[str, str]]
-    answers: dict[str, str]
-    sides: dict[str, str]
-    vote: Choice
+    conversation: list[dict[str, str]]  # messages that both assistants received; the last one is the question
+    answers: dict[str, str]  # arm → answer
+    sides: dict[str, str]  # ``a`` and ``b`` → arm on that side
+    vote: Choice  # ``a`` or ``b`` (that side's answer is better), ``tie`` or ``both bad``
     sampling: dict[str, Any]
-    model: dict[str, str]
+    model: dict[str, str]  # the base model, and the SHA-256 of each arm's adapter
 
     @property
     def winner(self) -> str | None:
@@ -59,25 +48,15 @@ class Vote:
 
 @dataclass(frozen=True)
 class Tally:
-    """Counts of a study's votes.
+    """Counts of a study's votes."""
 
-    Attributes:
-        candidate: Votes for QLoRA.
-        baseline: Votes for 16-bit LoRA.
-        ties: Votes for a tie.
-        both_bad: Votes that both answers are bad.
-        outdated: Votes on adapters that have been retrained since; not counted.
-        repeated: Repeated votes on the same answers, after the sides were revealed; not counted.
-        p_value: Two-sided sign test over the votes that prefer one assistant.
-    """
-
-    candidate: int = 0
-    baseline: int = 0
+    candidate: int = 0  # votes for QLoRA
+    baseline: int = 0  # votes for 16-bit LoRA
     ties: int = 0
     both_bad: int = 0
-    outdated: int = 0
-    repeated: int = 0
-    p_value: float = 1.0
+    outdated: int = 0  # votes on adapters that have been retrained since; not counted
+    repeated: int = 0  # repeated votes on the same answers, after the sides were revealed; not counted
+    p_value: float = 1.0  # two-sided sign test over the votes that prefer one assistant
 
     @property
     def counted(self) -> int:
@@ -197,38 +176,25 @@ MIN_HELDOUT = 2
 
 @dataclass(frozen=True)
 class Correction:
-    """A question with a better answer, as a line of ``corrections.jsonl``.
+    """A question with a better answer, as a line of ``corrections.jsonl``."""
 
-    Attributes:
-        time: ISO 8601 time in UTC; it also identifies the correction.
-        question: The question for training.
-        answer: The better answer.
-        wrong: The assistant's answer.
-        arm: Arm of that assistant.
-    """
-
-    time: str
-    question: str
+    time: str  # ISO 8601 time in UTC; it also identifies the correction
+    question: str  # the question for training
     answer: str
-    wrong: str = ""
+    wrong: str = ""  # the assistant's answer
     arm: str = ""
 
 
 @dataclass(frozen=True)
 class RetrainingPlan:
-    """How a new study uses the corrections.
-
-    Attributes:
-        trained: Corrections for training.
-        left_out: Corrections that are not used for training, since their question is in the held-out set.
-        dropped: Rows that are removed from the held-out set, since a correction reveals their answer.
-        replaced: Rows of the training and validation data whose answer is replaced by a correction.
-    """
+    """How a new study uses the corrections."""
 
     trained: tuple[Correction, ...]
+    # corrections that are not used for training, since their question is in the held-out set
     left_out: tuple[Correction, ...] = ()
+    # rows that are removed from the held-out set, since a correction reveals their answer
     dropped: tuple[int, ...] = ()
-    replaced: tuple[int, ...] = ()
+    replaced: tuple[int, ...] = ()  # rows of the training and validation data whose answer is replaced by a correction
 
 
 def corrections_file(study: Study) -> Path:

@@ -32,29 +32,18 @@ ZIP_LIMIT = 2_000_000_000
 
 @dataclass(frozen=True)
 class JobRecord:
-    """Content of ``status.json``.
+    """Content of ``status.json``."""
 
-    Attributes:
-        state: As last written; :meth:`ExportJob.record` turns a dead ``running`` into ``lost``.
-        target: Folder of the export.
-        started: Unix time of the start.
-        seconds: Duration, once it has ended.
-        percent: Progress.
-        message: Current activity.
-        pid: Process id.
-        process_started: Start time of the process, which distinguishes it from a later one with the same id.
-        error: ``AssistantBuilderError.to_record()`` of a failed export.
-    """
-
-    state: State
+    state: State  # as last written; :meth:`ExportJob.record` turns a dead ``running`` into ``lost``
     target: str
     started: float
-    seconds: float = 0.0
+    seconds: float = 0.0  # duration, once it has ended
     percent: int = 0
     message: str = ""
     pid: int | None = None
+    # start time of the process, which distinguishes it from a later one with the same id
     process_started: str | float | None = None
-    error: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None  # ``AssistantBuilderError.to_record()`` of a failed export
 
 
 class ExportJob:

@@ -25,25 +25,16 @@ _PROBES: tuple[Turns, ...] = (
 
 @dataclass(frozen=True)
 class Family:
-    """How a family of models writes a conversation.
-
-    Attributes:
-        name: Common name.
-        user: Text before and after a question.
-        assistant: Text before and after an answer.
-        system: Text before and after the system prompt; None: the system prompt is part of a question.
-        system_in: The question that contains it in that case.
-        opening: Text that precedes the answer to be generated; None: the text before an answer.
-        stops: Texts at which generation ends.
-    """
+    """How a family of models writes a conversation."""
 
     name: str
-    user: tuple[str, str]
-    assistant: tuple[str, str]
+    user: tuple[str, str]  # text before and after a question
+    assistant: tuple[str, str]  # text before and after an answer
+    # text before and after the system prompt; None: the system prompt is part of a question
     system: tuple[str, str] | None = None
-    system_in: Literal["first", "last"] = "first"
-    opening: str | None = None
-    stops: tuple[str, ...] = ()
+    system_in: Literal["first", "last"] = "first"  # the question that contains it in that case
+    opening: str | None = None  # text that precedes the answer to be generated; None: the text before an answer
+    stops: tuple[str, ...] = ()  # texts at which generation ends
 
     @property
     def header(self) -> str:
@@ -111,17 +102,12 @@ FAMILIES = (
 
 @dataclass(frozen=True)
 class Match:
-    """A family that renders exactly what the chat template renders.
-
-    Attributes:
-        family: The family.
-        system: The system prompt as the template writes it: the study's, or the model's default; None: there is none.
-        adds_bos: Whether the template begins with the BOS token, which Ollama adds by itself.
-    """
+    """A family that renders exactly what the chat template renders."""
 
     family: Family
+    # the system prompt as the template writes it: the study's, or the model's default; None: there is none
     system: str | None
-    adds_bos: bool
+    adds_bos: bool  # whether the template begins with the BOS token, which Ollama adds by itself
 
 
 def match_family(prompter: ChatTokenizer, system: str) -> Match | None:

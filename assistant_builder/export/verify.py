@@ -33,39 +33,24 @@ Tick = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Rescore:
-    """Result of scoring the written files again.
+    """Result of scoring the written files again."""
 
-    Attributes:
-        outcome: ``as measured``: no item moved by more than the tolerance; ``moved``: at least one did, but the sample
-            as a whole is not worse by more; ``not measured``: the evaluation has no scores of this adapter to compare
-            with, or ``reason`` says why.
-        cell: The cell compared with.
-        items: Items in the sample.
-        tokens: Tokens of their answers.
-        tolerance: Largest accepted change of an item, in nats per token.
-        nll_per_token: Loss of the written files, token-weighted.
-        measured_nll_per_token: Loss of the cell on the same items.
-        largest_move: Largest change of an item, in nats per token.
-        largest_item: The item with the largest change.
-        moved: Number of items that changed by more than the tolerance.
-        compute_dtype: Dtype of the arithmetic, the same as in the evaluation.
-        largest_activation: Largest absolute value between layers; None for an adapter.
-        reason: Why nothing was measured although the evaluation has scores; else empty.
-    """
-
+    # ``as measured``: no item moved by more than the tolerance; ``moved``: at least one did, but the sample as a
+    # whole is not worse by more; ``not measured``: the evaluation has no scores of this adapter to compare with, or
+    # ``reason`` says why
     outcome: Outcome
     cell: str | None = None
     items: int = 0
     tokens: int = 0
-    tolerance: float = TOLERANCE
-    nll_per_token: float | None = None
-    measured_nll_per_token: float | None = None
-    largest_move: float | None = None
-    largest_item: str | None = None
-    moved: int = 0
+    tolerance: float = TOLERANCE  # largest accepted change of an item, in nats per token
+    nll_per_token: float | None = None  # loss of the written files, token-weighted
+    measured_nll_per_token: float | None = None  # loss of the cell on the same items
+    largest_move: float | None = None  # largest change of an item, in nats per token
+    largest_item: str | None = None  # the item with the largest change
+    moved: int = 0  # number of items that changed by more than the tolerance
     compute_dtype: str | None = None
-    largest_activation: float | None = None
-    reason: str = ""
+    largest_activation: float | None = None  # largest absolute value between layers; None for an adapter
+    reason: str = ""  # why nothing was measured although the evaluation has scores; else empty
 
     def to_record(self) -> dict[str, Any]:
         """The result as ``export.json`` contains it."""
@@ -74,19 +59,12 @@ class Rescore:
 
 @dataclass(frozen=True)
 class Measured:
-    """Scores to compare with.
-
-    Attributes:
-        cell: The cell that was scored.
-        scores: Its ``scores.json``.
-        samples: Its ``samples.jsonl`` by item.
-        items: The items as they were scored, with ``prompt`` and ``target``.
-    """
+    """Scores to compare with."""
 
     cell: str
-    scores: dict[str, Any]
-    samples: dict[str, dict[str, Any]]
-    items: list[dict[str, Any]]
+    scores: dict[str, Any]  # its ``scores.json``
+    samples: dict[str, dict[str, Any]]  # its ``samples.jsonl`` by item
+    items: list[dict[str, Any]]  # the items as they were scored, with ``prompt`` and ``target``
 
 
 def load_measured(study: Study, spec: ExportSpec) -> Measured | None:

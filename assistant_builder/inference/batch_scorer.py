@@ -62,19 +62,12 @@ class _ActiveSequence:
 
 @dataclass(frozen=True)
 class ScoredChunk:
-    """Logits of one prefill pass.
-
-    Attributes:
-        sequences: Indices of the sequences.
-        logits: [rows, vocabulary] as float32.
-        targets: Next token of each row, [rows]; 0 for a prompt without a target.
-        counts: Number of rows of each sequence.
-    """
+    """Logits of one prefill pass."""
 
     sequences: list[int]
-    logits: torch.Tensor
-    targets: torch.Tensor
-    counts: list[int]
+    logits: torch.Tensor  # [rows, vocabulary] as float32
+    targets: torch.Tensor  # next token of each row, [rows]; 0 for a prompt without a target
+    counts: list[int]  # number of rows of each sequence
 
 
 class BatchScorer:

@@ -83,45 +83,26 @@ class SlottedKVCache(Cache):
 
 @dataclass(frozen=True)
 class SequenceChunk:
-    """Consecutive tokens of one sequence that are read in a pass.
-
-    Attributes:
-        slot: Slot of the sequence.
-        start: Position of the first token in the sequence.
-        ids: Token ids.
-    """
+    """Consecutive tokens of one sequence that are read in a pass."""
 
     slot: int
-    start: int
+    start: int  # position of the first token in the sequence
     ids: Sequence[int]
 
 
 @dataclass
 class PackedBatch:
-    """Inputs of one forward pass.
+    """Inputs of one forward pass."""
 
-    Attributes:
-        ids: Token ids [1, rows].
-        positions: Positions in their sequences [1, rows].
-        written: Rows whose keys and values are stored.
-        cache_indices: Where they are stored: slot · length + position.
-        slots: Slots that the attention reads; None for all in order.
-        queries: Row of each query [sequences · queries per sequence].
-        query_of_row: Query of each row [rows].
-        shape: Number of sequences, and of queries per sequence.
-        query_positions: Positions of the queries [sequences, queries].
-        length: Slot length.
-    """
-
-    ids: torch.Tensor
-    positions: torch.Tensor
-    written: slice
-    cache_indices: torch.Tensor
-    slots: torch.Tensor | None
-    queries: torch.Tensor
-    query_of_row: torch.Tensor
-    shape: tuple[int, int]
-    query_positions: torch.Tensor
+    ids: torch.Tensor  # token ids [1, rows]
+    positions: torch.Tensor  # positions in their sequences [1, rows]
+    written: slice  # rows whose keys and values are stored
+    cache_indices: torch.Tensor  # where they are stored: slot · length + position
+    slots: torch.Tensor | None  # slots that the attention reads; None for all in order
+    queries: torch.Tensor  # row of each query [sequences · queries per sequence]
+    query_of_row: torch.Tensor  # query of each row [rows]
+    shape: tuple[int, int]  # number of sequences, and of queries per sequence
+    query_positions: torch.Tensor  # positions of the queries [sequences, queries]
     length: int
     _masks: dict[tuple[int | None, int], torch.Tensor] = field(default_factory=dict)
 

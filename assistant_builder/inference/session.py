@@ -29,19 +29,13 @@ SEED_LIMIT = 2**32
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sampling settings.
-
-    Attributes:
-        max_new_tokens: Maximum tokens of an answer.
-        temperature: 0 for greedy decoding, as in the evaluation; otherwise the divisor of the logits.
-        top_p: Sample from the smallest set of tokens with this total probability (nucleus sampling, Holtzman 2020).
-        seed: Random seed, which reproduces an answer; None for a random seed.
-    """
+    """Sampling settings."""
 
     max_new_tokens: int = 256
-    temperature: float = 0.0
+    temperature: float = 0.0  # 0 for greedy decoding, as in the evaluation; otherwise the divisor of the logits
+    # sample from the smallest set of tokens with this total probability (nucleus sampling, Holtzman 2020)
     top_p: float = 1.0
-    seed: int | None = None
+    seed: int | None = None  # random seed, which reproduces an answer; None for a random seed
 
     def __post_init__(self) -> None:
         """Check the bounds.
@@ -64,36 +58,23 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A chunk of an answer.
-
-    Attributes:
-        text_delta: New text since the last chunk.
-        tokens: Tokens generated so far.
-        first_token_seconds: Time to the first token.
-        seconds: Time since the start of the answer.
-        finish: ``stop`` (complete), ``length`` (truncated) or ``cancelled``; None before the last chunk.
-    """
+    """A chunk of an answer."""
 
     text_delta: str
-    tokens: int
+    tokens: int  # tokens generated so far
     first_token_seconds: float | None
     seconds: float
+    # ``stop`` (complete), ``length`` (truncated) or ``cancelled``; None before the last chunk
     finish: Finish | None = None
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory use of a model's weights.
+    """Memory use of a model's weights."""
 
-    Attributes:
-        base_bytes: Bytes of the base model in memory; on a CPU, 4-bit weights are dequantized to the compute dtype.
-        adapter_bytes: Bytes of the adapter.
-        shared: Whether the base is shared with another assistant and needs no additional memory.
-    """
-
-    base_bytes: int
+    base_bytes: int  # bytes of the base model in memory; on a CPU, 4-bit weights are dequantized to the compute dtype
     adapter_bytes: int
-    shared: bool = False
+    shared: bool = False  # whether the base is shared with another assistant and needs no additional memory
 
 
 ProgressCallback = Callable[[str, float], None]

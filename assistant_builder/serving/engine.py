@@ -32,18 +32,10 @@ _RETRY_SECONDS = 2
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """A checked request.
-
-    Attributes:
-        assistant: The assistant.
-        messages: The conversation, with the system prompt.
-        sampling: Generation settings.
-        stops: Texts that end the answer.
-        prompt_tokens: Tokens of the prompt.
-    """
+    """A checked request."""
 
     assistant: ServedModel
-    messages: Sequence[Message]
+    messages: Sequence[Message]  # the conversation, with the system prompt
     sampling: Sampling
     stops: Sequence[str]
     prompt_tokens: int
@@ -51,17 +43,11 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class StreamChunk:
-    """A chunk of an answer.
-
-    Attributes:
-        text: Text since the last chunk.
-        tokens: Tokens generated so far.
-        finish: Reason of the end; None before the end.
-    """
+    """A chunk of an answer."""
 
     text: str
-    tokens: int
-    finish: Literal["stop", "length"] | None = None
+    tokens: int  # tokens generated so far
+    finish: Literal["stop", "length"] | None = None  # reason of the end; None before the end
 
 
 class StopSequenceFilter:

@@ -23,19 +23,12 @@ _LONG = 50_000
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One trained assistant.
+    """One trained assistant."""
 
-    Attributes:
-        id: Name of the model in a request: ``STUDY-ARM``.
-        folder: Folder of the study.
-        arm: The arm.
-        created: Unix time at which its training began.
-    """
-
-    id: str
+    id: str  # name of the model in a request: ``STUDY-ARM``
     folder: Path
     arm: str
-    created: int
+    created: int  # unix time at which its training began
 
     @property
     def study(self) -> Study:
@@ -50,15 +43,10 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class ModelRegistry:
-    """The assistants of a server.
-
-    Attributes:
-        assistants: All served assistants.
-        aliases: Name of a study → id of its default assistant.
-    """
+    """The assistants of a server."""
 
     assistants: tuple[ServedModel, ...]
-    aliases: dict[str, str]
+    aliases: dict[str, str]  # name of a study → id of its default assistant
 
     @property
     def ids(self) -> list[str]:
@@ -121,17 +109,12 @@ def _assistant(study: Study, arm: str) -> ServedModel:
 
 @dataclass(frozen=True)
 class PromptLimits:
-    """Tokenizer and limits of one study's assistants, for the check of a request.
+    """Tokenizer and limits of one study's assistants, for the check of a request."""
 
-    Attributes:
-        count: Counts the tokens of a conversation's prompt; blocks, and raises ModelError.
-        longest: Most tokens of a prompt: one less than prompt and answer may have together.
-        system: The system prompt that the assistants were trained with; empty without one.
-    """
-
+    # counts the tokens of a conversation's prompt; blocks, and raises ModelError
     count: Callable[[Sequence[Message]], int]
-    longest: int
-    system: str
+    longest: int  # most tokens of a prompt: one less than prompt and answer may have together
+    system: str  # the system prompt that the assistants were trained with; empty without one
 
 
 def prompt_limits(models: ModelRegistry, context: int | None = None) -> dict[str, PromptLimits]:

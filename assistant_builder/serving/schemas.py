@@ -264,17 +264,11 @@ def usage(prompt: int, completion: int) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class CompletionMetadata:
-    """Fields that all chunks of one completion share.
-
-    Attributes:
-        model: Id of the assistant.
-        id: Id of the completion.
-        created: Unix time of the request.
-    """
+    """Fields that all chunks of one completion share."""
 
     model: str
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid4().hex}")
-    created: int = field(default_factory=lambda: int(time()))
+    created: int = field(default_factory=lambda: int(time()))  # unix time of the request
 
     def completion(self, text: str, finish: str, used: Mapping[str, int]) -> dict[str, Any]:
         """A complete response."""

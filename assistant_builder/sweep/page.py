@@ -175,17 +175,11 @@ of an arm, which the titles of the axes have."""
 
 @dataclass(frozen=True)
 class Axis:
-    """One vertical axis.
-
-    Attributes:
-        title: Title.
-        at: Study → position from 0 (bottom) to 1; studies without a value are missing.
-        ticks: Position and text of each tick.
-    """
+    """One vertical axis."""
 
     title: str
-    at: dict[str, float]
-    ticks: tuple[tuple[float, str], ...]
+    at: dict[str, float]  # study → position from 0 (bottom) to 1; studies without a value are missing
+    ticks: tuple[tuple[float, str], ...]  # position and text of each tick
 
 
 def parallel_coordinates(record: Mapping[str, Any]) -> Figure:

@@ -164,21 +164,13 @@ class _Pruner:
 
 @dataclass(frozen=True)
 class SweepEstimate:
-    """The remaining work of a sweep.
+    """The remaining work of a sweep."""
 
-    Attributes:
-        studies: Number of unfinished studies.
-        of: Number of all studies.
-        trainings: Number of unfinished trainings.
-        seconds: Planned time of these trainings in sequence on this machine; None if the plan has none.
-        assumed: Whether the plan assumes the lengths of the pairs, because the base model is not downloaded yet.
-    """
-
-    studies: int
+    studies: int  # number of unfinished studies
     of: int
     trainings: int
-    seconds: float | None
-    assumed: bool
+    seconds: float | None  # planned time of these trainings in sequence on this machine; None if the plan has none
+    assumed: bool  # whether the plan assumes the lengths of the pairs, because the base model is not downloaded yet
 
     def sentence(self) -> str:
         """The estimate in one line."""

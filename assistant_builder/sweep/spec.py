@@ -54,28 +54,18 @@ _NOT_SWEPT = {
 
 @dataclass(frozen=True)
 class Grid:
-    """The settings of ``--set``.
+    """The settings of ``--set``."""
 
-    Attributes:
-        fixed: Settings with one value, which is the same in every study.
-        swept: Settings with several values, as texts.
-    """
-
-    fixed: dict[str, str]
-    swept: dict[str, tuple[str, ...]]
+    fixed: dict[str, str]  # settings with one value, which is the same in every study
+    swept: dict[str, tuple[str, ...]]  # settings with several values, as texts
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One study of a sweep.
+    """One study of a sweep."""
 
-    Attributes:
-        config: Its settings; the name is the study's.
-        settings: The swept settings among them, by dotted key.
-    """
-
-    config: StudyConfig
-    settings: dict[str, Any]
+    config: StudyConfig  # its settings; the name is the study's
+    settings: dict[str, Any]  # the swept settings among them, by dotted key
 
     @property
     def name(self) -> str:
@@ -277,20 +267,12 @@ Prune = Literal["median", "off"]
 
 @dataclass(frozen=True)
 class Sweep:
-    """One sweep.
+    """One sweep."""
 
-    Attributes:
-        folder: ``sweeps/<name>``: sweep.yaml, stopped.json, sweep.json and sweep.html.
-        data: The data file.
-        trials: Its studies in the order in which they run.
-        arm: The arm by whose validation loss it chooses, or ``both``: by the mean of all that are trained.
-        prune: The rule for early stopping.
-    """
-
-    folder: Path
+    folder: Path  # ``sweeps/<name>``: sweep.yaml, stopped.json, sweep.json and sweep.html
     data: Path
-    trials: tuple[Trial, ...]
-    arm: str
+    trials: tuple[Trial, ...]  # its studies in the order in which they run
+    arm: str  # the arm by whose validation loss it chooses, or ``both``: by the mean of all that are trained
     prune: Prune
 
     @property

@@ -24,17 +24,9 @@ _SPARE_TOKENS = 8
 
 @dataclass(frozen=True)
 class SampleQuestion:
-    """A question that is answered after validations.
+    """A question that is answered after validations."""
 
-    Attributes:
-        row: Row of the pair in the data file.
-        question: Text of the question.
-        reference: Answer in the data.
-        prompt_ids: Token ids of the prompt.
-        reference_tokens: Number of tokens of the reference.
-    """
-
-    row: int
+    row: int  # row of the pair in the data file
     question: str
     reference: str
     prompt_ids: tuple[int, ...]

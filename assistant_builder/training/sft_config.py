@@ -48,38 +48,24 @@ def twin(config: StudyConfig, seed: int = 1) -> dict[str, ArmConfig]:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One training run of an arm.
-
-    Attributes:
-        train: The settings.
-        train_examples: Training sequences.
-        validation_examples: Validation sequences.
-        folder: ``arms/<arm>``.
-        device: ``cpu`` or ``cuda``.
-        gradient_checkpointing: Whether activations are recomputed.
-        dequantize: Whether the frozen weights are dequantized to the compute dtype during a training on a CPU.
-        cancelled: Returns whether the user cancelled; called after every optimizer step.
-        next_move: Early stopping: maps a step and the validation losses up to it to ``train``, ``wait`` (for the other
-            arms) or ``stop``.
-        on_step: Progress callback: step, number of steps, estimated seconds to the end.
-        samples: Validation questions with sample answers.
-        spread: Parallel strategy; each process has a trainer with the same run.
-        on_leader: Whether FSDP broadcasts weights that only rank 0 has read.
-    """
+    """One training run of an arm."""
 
     train: TrainConfig
     train_examples: Sequence[Example]
     validation_examples: Sequence[Example]
-    folder: Path
+    folder: Path  # ``arms/<arm>``
     device: str
     gradient_checkpointing: bool
-    dequantize: bool
-    cancelled: Callable[[], bool]
+    dequantize: bool  # whether the frozen weights are dequantized to the compute dtype during a training on a CPU
+    cancelled: Callable[[], bool]  # returns whether the user cancelled; called after every optimizer step
+    # early stopping: maps a step and the validation losses up to it to ``train``, ``wait`` (for the other arms) or
+    # ``stop``
     next_move: Callable[[int, dict[int, float]], str]
-    on_step: Callable[[int, int, float], None]
-    samples: Sequence[SampleQuestion] = ()
+    on_step: Callable[[int, int, float], None]  # progress callback: step, number of steps, estimated seconds to the end
+    samples: Sequence[SampleQuestion] = ()  # validation questions with sample answers
+    # parallel strategy; each process has a trainer with the same run
     spread: ParallelStrategy = field(default_factory=ParallelStrategy)
-    on_leader: bool = False
+    on_leader: bool = False  # whether FSDP broadcasts weights that only rank 0 has read
 
     @property
     def steps(self) -> int:

@@ -46,21 +46,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _TrainingInputs:
-    """Inputs of a training.
+    """Inputs of a training."""
 
-    Attributes:
-        config: The study's settings, with ``train.micro_batch_size`` per device.
-        base: Folder of the base model.
-        base_name: Name of the base model in ``adapter_config.json``.
-        prompter: Tokenizer of the base model.
-        examples: Training and validation sequences.
-        planned: Predicted memory and time.
-        spread: Parallel strategy.
-    """
-
-    config: StudyConfig
+    config: StudyConfig  # the study's settings, with ``train.micro_batch_size`` per device
     base: Path
-    base_name: str
+    base_name: str  # name of the base model in ``adapter_config.json``
     prompter: ChatTokenizer
     examples: dict[str, list[Example]]
     planned: Plan
