@@ -28,7 +28,7 @@ class ServedModel:
     id: str  # name of the model in a request: ``STUDY-ARM``
     folder: Path
     arm: str
-    created: int  # unix time at which its training began
+    created: int  # Unix time at which its training began
 
     @property
     def study(self) -> Study:

@@ -268,7 +268,7 @@ class CompletionMetadata:
 
     model: str
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid4().hex}")
-    created: int = field(default_factory=lambda: int(time()))  # unix time of the request
+    created: int = field(default_factory=lambda: int(time()))  # Unix time of the request
 
     def completion(self, text: str, finish: str, used: Mapping[str, int]) -> dict[str, Any]:
         """A complete response."""

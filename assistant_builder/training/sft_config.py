@@ -35,9 +35,7 @@ class ArmConfig(BaseModel):
 def twin(config: StudyConfig, seed: int = 1) -> dict[str, ArmConfig]:
     """The configuration of the twins and of the further arms of a study; they differ only in ``base_storage``.
 
-    Args:
-        config: The study's config.
-        seed: Number of the seed, from 1: the first is ``train.seed``, the second ``train.seed + 1``.
+    Seeds are numbered from 1: the first is ``train.seed``, the second ``train.seed + 1``.
     """
     train = config.train.model_copy(update={"seed": config.train.seed + seed - 1})
     return {
@@ -86,13 +84,7 @@ class TrainingRun:
 
 
 def sft_arguments(plan: TrainingRun, root: Path, model: PeftModel) -> SFTConfig:
-    """The arguments of TRL's trainer.
-
-    Args:
-        plan: The run.
-        root: Folder of the checkpoints.
-        model: The frozen base with adapters.
-    """
+    """The arguments of TRL's trainer; ``root`` is the folder of the checkpoints."""
     train = plan.train
     micro = min(train.micro_batch_size, train.batch_size)
     # the fused optimizer hides skipped float16 steps from accelerate, and the learning rate schedule would continue
