@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 from assistant_builder.arms import ARMS, base_owner
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError
-from assistant_builder.inference.generate import KVCacheState, generate_tokens, max_context_length
+from assistant_builder.inference.generate import KVCacheState, generate_tokens
 from assistant_builder.quantization import method_of
 from assistant_builder.study import Study
 
@@ -38,20 +38,15 @@ class Sampling:
     seed: int | None = None  # random seed, which reproduces an answer; None for a random seed
 
     def __post_init__(self) -> None:
-        """Check the bounds.
-
-        Raises:
-            ConfigError: Values are out of bounds; the message lists all of them.
-        """
-        problems = []
-        if self.max_new_tokens < 1:
-            problems.append(f"max_new_tokens={self.max_new_tokens} must be at least 1")
-        if not 0 <= self.temperature <= 5:
-            problems.append(f"temperature={self.temperature} must be between 0 and 5")
-        if not 0 < self.top_p <= 1:
-            problems.append(f"top_p={self.top_p} must be above 0 and at most 1")
-        if self.seed is not None and not 0 <= self.seed < SEED_LIMIT:
-            problems.append(f"seed={self.seed} must be between 0 and {SEED_LIMIT - 1}")
+        """Raise a ConfigError that lists all values out of bounds."""
+        checks = {
+            f"max_new_tokens={self.max_new_tokens} must be at least 1": self.max_new_tokens >= 1,
+            f"temperature={self.temperature} must be between 0 and 5": 0 <= self.temperature <= 5,
+            f"top_p={self.top_p} must be above 0 and at most 1": 0 < self.top_p <= 1,
+            f"seed={self.seed} must be between 0 and {SEED_LIMIT - 1}":
+                self.seed is None or 0 <= self.seed < SEED_LIMIT,
+        }
+        problems = [problem for problem, fits in checks.items() if not fits]
         if problems:
             raise ConfigError("; ".join(problems), where="sampling", remedy="Correct the values and ask again")
 
@@ -97,12 +92,7 @@ class ChatBackend(Protocol):
 
 
 class Session(abc.ABC):
-    """Loads models on demand and streams their answers; subclasses define how a model is loaded.
-
-    Args:
-        speakers: Names of the models: arms or ``base``.
-        where: Location for error messages.
-    """
+    """Loads models, named ``speakers``, on demand and streams their answers; subclasses define how one is loaded."""
 
     def __init__(self, speakers: Sequence[str], where: str) -> None:
         self._speakers = tuple(speakers)
@@ -117,11 +107,7 @@ class Session(abc.ABC):
         return speaker in self._loaded
 
     def load(self, speaker: str, report: ProgressCallback = lambda phase, fraction: None) -> Memory:
-        """Load a model unless it is loaded.
-
-        Args:
-            speaker: An arm, or ``base``.
-            report: Progress callback.
+        """Load a model, an arm or ``base``, unless it is loaded.
 
         Raises:
             ModelError: The model is not trained or cannot be loaded.
@@ -153,12 +139,11 @@ class Session(abc.ABC):
             yield Chunk("", 0, None, 0.0, "cancelled")
             return
         ids = prompter.prompt_ids(list(messages))
-        context = max_context_length(model)
+        context = int(getattr(model.config, "max_position_embeddings", None) or 2048)
         if len(ids) >= context:
             raise ModelError(
                 f"the conversation has {len(ids)} tokens, but the context length of the model is {context}",
-                where="chat", remedy="Clear the conversation and ask a shorter question",
-            )
+                where="chat", remedy="Clear the conversation and ask a shorter question")
         limit = min(sampling.max_new_tokens, context - len(ids))
         # removed during use, so that a failed or a concurrent answer does not reuse an inconsistent cache
         conversation = self._conversations.pop(speaker, KVCacheState())
@@ -175,11 +160,7 @@ class ChatSession(Session):
     """The assistants of a study.
 
     Each assistant has its own base. The untuned base model shares the weights of the LoRA assistant, or of the first
-    arm if the study does not train LoRA.
-
-    Args:
-        study: A study whose arms are trained.
-        speakers: Arms that the study trains, and ``base``; None for every arm.
+    arm if the study does not train LoRA. ``speakers`` are arms that the study trains, and ``base``; None for every arm.
     """
 
     def __init__(self, study: Study, speakers: Sequence[str] | None = None) -> None:
@@ -237,10 +218,8 @@ def clone_sharing_weights(base: Any) -> Any:
     """Clone a base model without its adapters over the same weights, so that both can answer concurrently.
 
     Only the module tree is copied: parameters and buffers are shared, and each adapted layer is replaced by the layer
-    that it wraps. Disabling or switching adapters instead would also affect an answer that is being generated.
-
-    Args:
-        base: A transformers model, or the one inside a ``PeftModel`` whose adapters are not merged.
+    that it wraps. Disabling or switching adapters instead would also affect an answer that is being generated. ``base``
+    is a transformers model, or the one inside a ``PeftModel`` whose adapters are not merged.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -251,11 +230,7 @@ def clone_sharing_weights(base: Any) -> Any:
 
 
 def prepare_for_inference(*models: Any) -> None:
-    """Cast adapters and prepack weights once, instead of for every token.
-
-    Args:
-        models: Models over the same weights, changed in place.
-    """
+    """Cast adapters and prepack weights of models over the same weights once, instead of for every token."""
     from assistant_builder.inference.packed_batch import supports_packing
     from assistant_builder.inference.prepacked_linear import cast_adapters, prepack
 
