@@ -62,9 +62,7 @@ class ModelRegistry:
 def select_models(wanted: Sequence[str], recommended: Callable[[Study], str]) -> ModelRegistry:
     """The assistants of ``NAME`` (all arms that its study trains) and ``NAME:ARM``.
 
-    Args:
-        wanted: ``NAME`` or ``NAME:ARM`` of each.
-        recommended: Returns the default arm of a study.
+    ``recommended`` returns the default arm of a study.
 
     Raises:
         StudyError: There is no study of that name.
@@ -84,10 +82,17 @@ def select_models(wanted: Sequence[str], recommended: Callable[[Study], str]) ->
                              where=f"study {name}", remedy=f"Serve {name}, or train both with 'assistant-builder run "
                              f"{name} --set arms={','.join(with_arm(trained, arm))}'")
         chosen += [known for known in plain_order(trained) if arm in ("", known) and known not in chosen]
-    assistants, aliases = [], {}
+    assistants: list[ServedModel] = []
+    aliases: dict[str, str] = {}
     for name, chosen in arms.items():
         study = Study.open(name)
-        assistants += [_assistant(study, arm) for arm in chosen]
+        for arm in chosen:
+            step = study.step(f"train-{arm}")
+            found = ServedModel(f"{name}-{arm}", study.folder.resolve(), arm, int(step.started or 0))
+            if step.state != "succeeded" or not (found.adapter / "adapter_model.safetensors").is_file():
+                raise ModelError(f"the {arm} assistant is not trained yet", where=f"study {name}",
+                                 remedy=f"Train it with 'assistant-builder run {name}'")
+            assistants.append(found)
         best = recommended(study)
         aliases[name] = f"{name}-{best if best in chosen else chosen[0]}"
     names = [*aliases, *(assistant.id for assistant in assistants)]
@@ -96,15 +101,6 @@ def select_models(wanted: Sequence[str], recommended: Callable[[Study], str]) ->
         raise ConfigError(f"two assistants would have the name {double[0]!r}", where="serve",
                           remedy="Serve them separately, or rename one of the studies")
     return ModelRegistry(tuple(assistants), aliases)
-
-
-def _assistant(study: Study, arm: str) -> ServedModel:
-    step = study.step(f"train-{arm}")
-    found = ServedModel(f"{study.name}-{arm}", study.folder.resolve(), arm, int(step.started or 0))
-    if step.state != "succeeded" or not (found.adapter / "adapter_model.safetensors").is_file():
-        raise ModelError(f"the {arm} assistant is not trained yet", where=f"study {study.name}",
-                         remedy=f"Train it with 'assistant-builder run {study.name}'")
-    return found
 
 
 @dataclass(frozen=True)
@@ -120,9 +116,7 @@ class PromptLimits:
 def prompt_limits(models: ModelRegistry, context: int | None = None) -> dict[str, PromptLimits]:
     """The limits of every assistant, by its id.
 
-    Args:
-        models: The served assistants.
-        context: See :func:`assistant_builder.chat.ask.context_tokens`.
+    ``context``: see :func:`assistant_builder.chat.ask.context_tokens`.
 
     Raises:
         ConfigError: The context is longer than a base reads.
