@@ -6,7 +6,7 @@ Results are bit-identical in bfloat16; in float32 the order of summation differs
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -31,8 +31,8 @@ class PrepackedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``x @ weight.T + bias``; ``x`` is [..., in], the result [..., out]."""
-        multiply: Any = torch.ops.mkldnn._linear_pointwise
-        return multiply(x.contiguous(), self._weight, self.bias, "none", [], "")  # type: ignore[no-any-return]
+        multiply: Callable[..., torch.Tensor] = torch.ops.mkldnn._linear_pointwise
+        return multiply(x.contiguous(), self._weight, self.bias, "none", [], "")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PrepackedLinear:
         """Return the layer itself: it is immutable, and the prepacked weight cannot be copied."""
