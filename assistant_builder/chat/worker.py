@@ -44,7 +44,7 @@ from assistant_builder.child_process import configure_libraries
 from assistant_builder.data import Message
 from assistant_builder.error_translation import CHAT_MEMORY, needs_new_process, ran_out_of_memory, translate_error
 from assistant_builder.errors import AssistantBuilderError, ResourceError
-from assistant_builder.inference.session import BASE, ChatBackend, ChatSession, Sampling
+from assistant_builder.inference.session import BASE, ChatSession, Sampling, Session
 from assistant_builder.study import Study, run_marker
 
 IDLE_SECONDS = 900.0
@@ -62,7 +62,7 @@ class Server:
     """
 
     def __init__(
-        self, session: ChatBackend, write: Callable[[dict[str, Any]], None], idle_seconds: float = IDLE_SECONDS,
+        self, session: Session, write: Callable[[dict[str, Any]], None], idle_seconds: float = IDLE_SECONDS,
         should_exit: Callable[[], bool] = lambda: False,
     ) -> None:
         self._session, self._write, self._write_lock = session, write, threading.Lock()
@@ -206,7 +206,7 @@ def _run_start_watcher() -> Callable[[], bool]:
     return lambda: modified() != before
 
 
-def run_server(session: ChatBackend, idle_seconds: float = IDLE_SECONDS, *, exit_on_run: bool = True) -> None:
+def run_server(session: Session, idle_seconds: float = IDLE_SECONDS, *, exit_on_run: bool = True) -> None:
     """Serve on standard input and output until the page closes them, then exit immediately.
 
     With ``exit_on_run`` the process also ends when a run starts on this machine and no request is pending.

@@ -164,7 +164,7 @@ def read_export(folder: Path) -> dict[str, Any] | None:
 
 
 def copy_tokenizer(base: Path, folder: Path, prompter: ChatTokenizer, *, adds_bos: bool | None) -> None:
-    """Write tokenizer and chat template as the study used them; ``adds_bos``: servers put BOS before a prompt."""
+    """Write tokenizer and chat template as the study used them; a server adds BOS if ``adds_bos``; None: unknown."""
     for name in _TOKENIZER_FILES:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from assistant_builder.arms import ARMS, base_owner
 from assistant_builder.data import Message
@@ -74,21 +74,6 @@ class Memory:
 
 ProgressCallback = Callable[[str, float], None]
 """Progress callback of loading: current phase, and fraction that is done."""
-
-
-class ChatBackend(Protocol):
-    """Interface of a session that the worker process uses."""
-
-    def ready(self, speaker: str) -> bool:
-        """Whether the model is loaded."""
-
-    def load(self, speaker: str, report: ProgressCallback) -> Memory:
-        """Load the model unless it is loaded."""
-
-    def stream(
-        self, speaker: str, messages: Sequence[Message], sampling: Sampling, stop_event: threading.Event
-    ) -> Iterator[Chunk]:
-        """Stream an answer."""
 
 
 class Session(abc.ABC):
