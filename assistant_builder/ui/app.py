@@ -238,9 +238,7 @@ def launch(access: Access) -> None:
     serve_page(build_app, access)
 
 
-def serve(
-    page: Page, host: str, port: int, auth: tuple[str, str] | None = None, *, block: bool = True
-) -> Serving:
+def serve(page: Page, host: str, port: int, auth: tuple[str, str] | None = None, *, block: bool = True) -> Serving:
     """Serve a built page; see :func:`~assistant_builder.ui.server.serve_page`.
 
     Args:

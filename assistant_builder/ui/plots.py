@@ -23,9 +23,7 @@ LAYOUT: dict[str, Any] = {
     "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},
 }
 """Layout with a transparent background for the light and the dark theme; CSS sets the text colour of ``ab-figure``."""
-AXIS: dict[str, Any] = {
-    "gridcolor": "rgba(123,132,148,0.2)", "zeroline": False, "linecolor": "rgba(123,132,148,0.4)",
-}
+AXIS: dict[str, Any] = {"gridcolor": "rgba(123,132,148,0.2)", "zeroline": False, "linecolor": "rgba(123,132,148,0.4)"}
 
 
 def loss_figure(arms: Mapping[str, ArmSnapshot]) -> Figure:

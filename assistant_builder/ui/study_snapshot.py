@@ -131,9 +131,7 @@ def take_snapshot(study: Study) -> Snapshot:
         progress=progress,
         error=failed or runner.get("error"),
         arms={arm: _arm(study, arm) for arm in shown_arms(study.config)},
-        scores={
-            cell: read_json(path) for cell in CELLS if (path := study.cell_folder(cell) / "scores.json").exists()
-        },
+        scores={cell: read_json(path) for cell in CELLS if (path := study.cell_folder(cell) / "scores.json").exists()},
         report=study_report(study),
         behind=tuple(study.queued_behind),
         dashboard=study.dashboard,

@@ -228,8 +228,7 @@ def editing_notice(place: int, conversation: Conversation) -> Markup:
     """A note about the turns that an edited question will replace."""
     later = len(conversation.turns) - place - 1
     also = "" if not later else " and the question after it" if later == 1 else f" and the {later} questions after it"
-    return Markup("<p>You are editing question {}. Sending it replaces the old question{}.</p>").format(
-        place + 1, also)
+    return Markup("<p>You are editing question {}. Sending it replaces the old question{}.</p>").format(place + 1, also)
 
 
 def _answers(replies: Mapping[str, Reply]) -> dict[str, Answer]:

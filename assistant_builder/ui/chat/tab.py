@@ -154,9 +154,7 @@ class ChatTab:
         except AssistantBuilderError as error:
             raise gradio_error(error) from error
 
-    def _again(
-        self, name: str | None, mark: str, kept: Any, request: gr.Request, *shown: Any
-    ) -> Iterator[list[Any]]:
+    def _again(self, name: str | None, mark: str, kept: Any, request: gr.Request, *shown: Any) -> Iterator[list[Any]]:
         turns = self.talk.conversation(kept, name, mark).turns
         if turns:
             yield from self._ask(turns[-1].question, len(turns) - 1, name, mark, kept, request, *shown)
@@ -267,8 +265,7 @@ def _trained_mark(view: StudyView) -> str:
     """Identifies the study's adapters."""
     if view.study is None or not all_trained(view.study):
         return f"{view.name}:{_UNTRAINED}"
-    return f"{view.name}:" + stamp(view.study.arm_folder(arm) / "summary.json"
-                                   for arm in shown_arms(view.study.config))
+    return f"{view.name}:" + stamp(view.study.arm_folder(arm) / "summary.json" for arm in shown_arms(view.study.config))
 
 
 def _evaluated_mark(view: StudyView) -> str:

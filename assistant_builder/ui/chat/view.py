@@ -153,8 +153,7 @@ def _live_reply(reply: Reply, speaker: str, turn: Turn) -> Markup:
         body = join([partial if reply.text else "", error_callout(reply.error or {"what": "the answer failed"})])
     elif not reply.text and not reply.finished:
         meter = bar(reply.fraction, "Loading") if reply.state == "loading" else Markup("")
-        body = Markup('<div class="ab-turn ab-assistant ab-pending">{}{}</div>').format(
-            _status_text(reply), meter)
+        body = Markup('<div class="ab-turn ab-assistant ab-pending">{}{}</div>').format(_status_text(reply), meter)
     else:
         caret = Markup("") if reply.finished else Markup('<i class="ab-caret"></i>')
         body = Markup('<div class="ab-turn ab-assistant" dir="auto">{}{}</div>').format(reply.text, caret)

@@ -224,9 +224,7 @@ class NewStudyForm:
             self._other_rows, [self.source, editor.which, editor.search, *roles], editor.outputs, **settled
         )
         gr.on([component.change for component in form], self._split, [self.source, *roles, *form], self.split,
-              **settled).then(
-            self._model_view, [self.source, seen.rows, *roles, *form], seen.outputs, **settled
-        )
+              **settled).then(self._model_view, [self.source, seen.rows, *roles, *form], seen.outputs, **settled)
         seen.rows.input(self._model_view, [self.source, seen.rows, *roles, *form], seen.outputs, **settled)
         upload.create.click(self._create, [upload.name, *edit], [picker, tabs, upload.message],
                            show_progress_on=upload.message, **_PRIVATE)
@@ -329,9 +327,7 @@ class NewStudyForm:
         ]
 
     @user_facing_errors
-    def _remap(
-        self, path: str | None, held: str, lines: Sequence[Sequence[Any]], *shown: Any
-    ) -> list[Any]:
+    def _remap(self, path: str | None, held: str, lines: Sequence[Sequence[Any]], *shown: Any) -> list[Any]:
         if path:
             path = str(edited_file(Path(path), column_mapping(shown[:_ROLES]), held, lines)[0])
         return [path, *self._look(path, *shown)[:-_ROLES]]
@@ -400,9 +396,7 @@ class NewStudyForm:
     # creating a study
 
     @user_facing_errors
-    def _create(
-        self, name: str, path: str | None, held: str, lines: Sequence[Sequence[Any]], *shown: Any
-    ) -> list[Any]:
+    def _create(self, name: str, path: str | None, held: str, lines: Sequence[Sequence[Any]], *shown: Any) -> list[Any]:
         if not path:
             raise DataError("there is no data file yet", remedy="Upload one, or try the example")
         columns = column_mapping(shown[:_ROLES])

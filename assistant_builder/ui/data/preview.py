@@ -176,10 +176,7 @@ def template_preview(
         lengths = _lengths(str(path), stamp([path]), columns, config.data.system, config.model, limit, seen, day)
     except ModelError as error:
         return error_callout(error.to_record()) + plain_view(first, config.model.base), Markup("")
-    return (
-        rendered_view(first, rendered, config.model.base, limit),
-        lengths_view(lengths, config.eval.max_new_tokens),
-    )
+    return (rendered_view(first, rendered, config.model.base, limit), lengths_view(lengths, config.eval.max_new_tokens))
 
 
 def with_system(pair: Pair, system: str | None) -> Pair:

@@ -101,8 +101,7 @@ def headline_panels(report: Report) -> list[IntervalPanel]:
     found = []
     lead = "-".join(lead_pair(report))
     for backwards in (False, True):
-        rows = [row for row in report["contrasts"]
-                if row["name"] == lead and row["higher_is_better"] == backwards]
+        rows = [row for row in report["contrasts"] if row["name"] == lead and row["higher_is_better"] == backwards]
         if rows:
             primary = next((row for row in rows if row["metric"] == report["primary_metric"]), None)
             found.append(IntervalPanel(

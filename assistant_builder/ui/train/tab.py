@@ -228,9 +228,7 @@ class TrainTab:
         except AssistantBuilderError:
             return nothing
 
-    def _start(
-        self, name: str | None, replace: bool, now: bool, proceed: bool, trust: bool, *shown: Any
-    ) -> list[Any]:
+    def _start(self, name: str | None, replace: bool, now: bool, proceed: bool, trust: bool, *shown: Any) -> list[Any]:
         study = Study.open(name or "")
         if replace and state_of(study) == "damaged":
             start_run(study.name, redo=True, now=now)
