@@ -164,9 +164,9 @@ def test_turning_pages_stays_within_the_items() -> None:
     assert opened[id(browser.second)]["value"] == "Q4" and opened[id(browser.place)] == "1–10 of 23"
     assert len(browser.open_values(None)) == len(browser.outputs)
     asked = ("study", "L16", "Q4", "all", "file", "nll_per_token", "nothing", "")
-    _, page, _, back, place, onward = browser._page_handler(1)(*asked, 2)
+    _, page, _, back, place, onward = browser._show_page(*asked, 3)
     assert (page, place, back["interactive"], onward["interactive"]) == (3, "21–23 of 23", True, False)
-    assert browser._page_handler(1)(*asked, 3)[1] == 3 and browser._page_handler(-1)(*asked, 1)[1] == 1
+    assert browser._show_page(*asked, 4)[1] == 3 and browser._show_page(*asked, 0)[1] == 1
     assert browser._changed("study", *asked[1:7], "question 21")[4] == "1–1 of 1"
     show = browser._changed("study", *asked[1:])[0]
     assert ("Correct → wrong (23)", "lost") in show["choices"]
