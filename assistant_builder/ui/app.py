@@ -15,8 +15,8 @@ from assistant_builder.ui.chat.tab import ChatTab
 from assistant_builder.ui.data.tab import DataTab
 from assistant_builder.ui.evaluate.tab import EvaluateTab
 from assistant_builder.ui.export.tab import ExportTab
-from assistant_builder.ui.home.study_list import list_studies
 from assistant_builder.ui.home.tab import NEW_STUDY, HomeScreen
+from assistant_builder.ui.home.view import list_studies
 from assistant_builder.ui.html import Markup
 from assistant_builder.ui.plan.tab import PlanTab
 from assistant_builder.ui.refresh import (

@@ -42,7 +42,7 @@ class ItemFilter:
     """Selection and order of the items of an :class:`ItemSet`.
 
     ``second`` is compared with ``first``. The order ``worst`` sorts by the largest degradation of ``second`` in
-    ``metric``, ``best`` by the largest gain. Question, reference or one of the answers contains the words of ``search``.
+    ``metric``, ``best`` by the largest gain. Question, reference or an answer contains the words of ``search``.
     """
 
     first: str

@@ -38,7 +38,7 @@ from assistant_builder.ui.html import empty, error_callout, join
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, user_facing_errors
 from assistant_builder.ui.study_snapshot import Snapshot, log_tail, needs_study, state_of, stopped_step, study_report
 from assistant_builder.ui.train.actions import pause_label, pause_run, start_phase, start_refusal, start_run
-from assistant_builder.ui.train.preflight_view import contacts_note
+from assistant_builder.ui.train.preflight import contacts_note
 from evals.report.load import is_compared, served_cells
 
 EMPTY = "This tab shows the scores of the assistants."

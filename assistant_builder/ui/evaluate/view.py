@@ -37,6 +37,7 @@ from evals.report.format import (
     interval,
     number,
     p_value,
+    share_lost,
     shown,
     signed,
     size,
@@ -51,7 +52,7 @@ _OUTCOMES: dict[str, tuple[Tone, str]] = {
     "worse": ("bad", "4-bit is worse"),
     "inconclusive": ("warn", "Inconclusive"),
 }
-_KEEPS = {"measured": "measured itself", "yes": "✓ yes", "no": "✕ no", "cannot be told": "inconclusive"}
+_KEEPS = {"measured": "measured itself", "yes": "✓ yes", "cannot be told": "inconclusive"}
 
 
 def evaluation_state(snapshot: Snapshot, log: str = "") -> Markup:
@@ -200,7 +201,7 @@ def contrasts_table(report: Mapping[str, Any]) -> Markup:
     return join(parts)
 
 
-def exports_card(report: Mapping[str, Any]) -> Markup:
+def exports_card(report: Mapping[str, Any], note: str = "") -> Markup:
     """The exports compared with the cells that were measured; empty if every export is a measured cell."""
     found = report.get("exports") or []
     if all(row["keeps"] == "measured" for row in found):
@@ -211,14 +212,14 @@ def exports_card(report: Mapping[str, Any]) -> Markup:
             number(row["figure"], row["metric"]),
             "–" if row["delta"] is None else f"{difference(row['delta'], row['metric'], row)} "
             f"({interval(row, row['metric'])})",
-            _KEEPS.get(row["keeps"], row["keeps"]),
+            _KEEPS.get(row["keeps"]) or f"✕ loses {share_lost(row)}",
         )
         for row in found
     ]
     metric = shown(found[0]["metric"]).label
     headers = ("Cell", "How it is served", "Weights", metric, "Difference from the measured cell", "Keeps quality?")
     figures = Markup('<div class="ab-cells">{}</div>').format(table(headers, rows, numeric=(2, 3, 4)))
-    return card("Which export keeps the measured quality", figures)
+    return card("Which export keeps the measured quality", figures, note)
 
 
 def interval_key(report: Mapping[str, Any]) -> str:
