@@ -77,13 +77,7 @@ _MAX_LABEL_LENGTH = 54
 class Drawing:
     """Builder of a figure with one row per entry; the label of a row is above its mark, so that it fits on a phone.
 
-    Args:
-        height: Height in pixels; the width is that of the page.
-
-    Attributes:
-        traces: Plotly trace records.
-        shapes: Plotly shape records: lines and areas.
-        layout: Plotly layout.
+    The attributes are plotly records; ``shapes`` are lines and areas. The height is in pixels.
     """
 
     def __init__(self, height: int) -> None:
@@ -96,14 +90,9 @@ class Drawing:
         }
 
     def label(self, y: float, text: str, about: str = "", *, axis: str = "", lift: int = 7) -> None:
-        """Add a left-aligned label above the mark of a row.
+        """Add a left-aligned label, ``lift`` pixels above the row at ``y``.
 
-        Args:
-            y: Position of the row.
-            text: The label.
-            about: A second line, truncated to the width of a phone.
-            axis: Number of the axis; empty for the first.
-            lift: Distance between row and label in pixels.
+        The second line ``about`` is truncated to the width of a phone; ``axis`` is the number of the axis, or empty.
         """
         more = f"<br><span style='font-size:11px'>{cut(about, _MAX_LABEL_LENGTH)}</span>" if about else ""
         self._annotations.append({

@@ -214,7 +214,7 @@ def samples_card(arms: Mapping[str, ArmSnapshot]) -> Markup:
             answers.setdefault(event["row"], {}).setdefault(event["step"], {})[arm] = event["answer"]
     if not asked:
         return Markup("")
-    folds = []
+    folds: list[Markup] = []
     for row, event in asked.items():
         reference = Markup('<p class="ab-sample-ref"><b>Reference</b> <bdi dir="auto">{}</bdi></p>').format(
             event["reference"])
