@@ -168,7 +168,7 @@ def test_turning_pages_stays_within_the_items() -> None:
     assert (page, place, back["interactive"], onward["interactive"]) == (3, "21–23 of 23", True, False)
     assert browser._show_page(*asked, 4)[1] == 3 and browser._show_page(*asked, 0)[1] == 1
     assert browser._show_page("study", *asked[1:7], "question 21", 1)[4] == "1–1 of 1"
-    show = browser._changed("study", *asked[1:])[0]
+    show = browser._show_page("study", *asked[1:], 1)[0]
     assert ("Correct → wrong (23)", "lost") in show["choices"]
 
 

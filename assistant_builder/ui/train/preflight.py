@@ -280,11 +280,11 @@ def preset_table(config: StudyConfig) -> Markup:
     for key in dict.fromkeys(key for values in PRESETS.values() for key in values):
         option, now = options[f"train.{key}"], get_value(config, f"train.{key}")
         meaning = option_fields()[f"train.{key}"][0].description
-        named = Markup("<b>{}</b><small>{}</small>").format(option.title, meaning)
+        setting = Markup("<b>{}</b><small>{}</small>").format(option.title, meaning)
         shown = f"{now:g}"
         if now != PRESETS.get(config.train.preset, {}).get(key, now):
             shown = Markup('<em title="differs from the preset">{}</em>').format(shown)
-        rows.append((named, *(f"{values[key]:g}" for values in PRESETS.values()), shown))
+        rows.append((setting, *(f"{values[key]:g}" for values in PRESETS.values()), shown))
     headers = ("Setting", *(PRESET_LABELS[name][0] for name in PRESETS), "Now")
     return Markup('<div class="ab-preset-table">{}</div>').format(table(headers, rows, numeric=range(1, len(headers))))
 
