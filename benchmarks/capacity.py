@@ -23,7 +23,7 @@ from scipy import stats
 
 from assistant_builder.errors import AssistantBuilderError, EvaluationError
 from assistant_builder.study.steps import needed_before, steps_of
-from assistant_builder.ui.home.study_list import CACHED_SUMMARIES
+from assistant_builder.ui.home.view import CACHED_SUMMARIES
 from benchmarks.doc_tables import markdown_table, write_section
 from evals.report.format import count, money, percent, size
 
