@@ -37,9 +37,8 @@ def dataset_card(findings: Findings, split: Split, *, title: str) -> str:
     Examples are training pairs only, because nobody should read the held-out set before evaluation. Text of the file
     is escaped, so that it cannot leave its table cell or code block.
     """
-    file_name = "".join(
-        character for character in Path(findings.dataset.source).name if character.isprintable() and character != "`"
-    )
+    file_name = "".join(character for character in Path(findings.dataset.source).name
+                        if character.isprintable() and character != "`")
     sections = [
         _front_matter(findings, title),
         f"# {inline(title)}\n\nQuestion-answer data from `{file_name}`, checked and split by Assistant Builder.\n"
@@ -80,12 +79,9 @@ def _front_matter(findings: Findings, title: str) -> str:
     from huggingface_hub import DatasetCardData
 
     size = len(findings.usable)
-    data = DatasetCardData(
-        license="unknown",
-        pretty_name=" ".join(title.split()),
-        size_categories=next((name for limit, name in _SIZES if size < limit), "n>10M"),
-        task_categories=["question-answering", "text-generation"],
-    )
+    data = DatasetCardData(license="unknown", pretty_name=" ".join(title.split()),
+                           size_categories=next((name for limit, name in _SIZES if size < limit), "n>10M"),
+                           task_categories=["question-answering", "text-generation"])
     files = [{"split": "test" if split == "heldout" else split, "path": f"{split}.jsonl"} for split in SPLITS]
     data.configs = [{"config_name": "default", "data_files": files}]
     return f"---\n{data.to_yaml().strip()}\n---"
@@ -93,12 +89,9 @@ def _front_matter(findings: Findings, title: str) -> str:
 
 def _contents(findings: Findings) -> str:
     dataset = findings.dataset
-    facts: list[list[Any]] = [
-        ["Format", dataset.format],
-        ["Rows in the file", f"{dataset.rows:,}"],
-        ["Usable pairs", f"{len(findings.usable):,}"],
-        ["Answers in these pairs", f"{sum(pair.turns for pair in findings.usable):,}"],
-    ]
+    facts: list[list[Any]] = [["Format", dataset.format], ["Rows in the file", f"{dataset.rows:,}"],
+                              ["Usable pairs", f"{len(findings.usable):,}"],
+                              ["Answers in these pairs", f"{sum(pair.turns for pair in findings.usable):,}"]]
     facts += [[f"Column for {role}", name] for role, name in dataset.columns.items() if name]
     unused = [name for name in dataset.column_names if name not in dataset.columns.values()]
     if unused:
@@ -116,10 +109,8 @@ def _contents(findings: Findings) -> str:
 
 def _splits(split: Split) -> str:
     record = split.to_record()
-    rows = [
-        [name, f"{record['counts'][name]:,}", f"{record['units']['counts'][name]:,}", record["hashes"][name]]
-        for name in SPLITS
-    ]
+    rows = [[name, f"{record['counts'][name]:,}", f"{record['units']['counts'][name]:,}", record["hashes"][name]]
+            for name in SPLITS]
     kind = "Groups" if record["units"]["kind"] == "group" else "Questions"
     lines = [table(["Split", "Pairs", kind, "SHA-256 of the file"], rows), ""]
     lines += [f"- {inline(note[0].upper() + note[1:])}." for note in split.notes]
@@ -182,10 +173,8 @@ def save_edited_card(folder: Path, text: str, generated: str) -> None:
             content = read_yaml(front_matter.group(1))
         except YamlError as error:
             position = f" in line {error.line + 1}" if error.line else ""
-            raise DataError(
-                f"the YAML between the two --- lines at the top of the card is invalid{position}",
-                remedy="Write one name: value per line, and quote values that contain a colon",
-            ) from error
+            raise DataError(f"the YAML between the two --- lines at the top of the card is invalid{position}",
+                            remedy="Write one name: value per line, and quote values that contain a colon") from error
         if not isinstance(content, dict):
             raise DataError("the YAML between the two --- lines at the top of the card contains no names and values",
                             remedy="Write one name: value per line")

@@ -41,9 +41,8 @@ class Dialect:
             return csv.reader(lines, delimiter=self.separator, quoting=csv.QUOTE_NONE, strict=True)
         if self.quoting == "backslash":  # the escapechar of csv would also remove the backslashes of C:\temp
             lines = (line.replace('\\"', '""') for line in lines)
-        return csv.reader(
-            lines, delimiter=self.separator, quotechar=self.quote, skipinitialspace=self.separator != "\t", strict=True
-        )
+        return csv.reader(lines, delimiter=self.separator, quotechar=self.quote,
+                          skipinitialspace=self.separator != "\t", strict=True)
 
 
 @dataclass(frozen=True)
@@ -162,9 +161,8 @@ def _detect_separator(
     """The separator with the most known column names, then the one whose rows most often match the header's width."""
     fits: dict[str, tuple[int, float, int]] = {}
     for separator in SEPARATORS:
-        records = [
-            record for record in _records(lines[:_SAMPLE_LINES], Dialect(separator)) if record.cells or record.problem
-        ]
+        records = [record for record in _records(lines[:_SAMPLE_LINES], Dialect(separator))
+                   if record.cells or record.problem]
         if not records or len(records[0].cells) < 2:
             continue
         header, width = records[0].cells, len(records[0].cells)
@@ -241,9 +239,8 @@ def unescape_rejected_rows(table: Table) -> None:
     if table.columns[:2] != REJECTED_COLUMNS or table.format not in ("csv", "tsv", "xlsx"):
         return
     for index, row in enumerate(table.rows):
-        cells = {
-            name: unescape_formula(cell) if isinstance(cell, str) else cell for name, cell in (row.cells or {}).items()
-        }
+        cells = {name: unescape_formula(cell) if isinstance(cell, str) else cell
+                 for name, cell in (row.cells or {}).items()}
         if row.cells is not None and cells != row.cells:
             table.rows[index] = RawRow(row.row, cells)
             table.remarks.setdefault(FORMULAS_UNESCAPED, []).append(row.row)

@@ -87,10 +87,8 @@ def append_pairs(
             for row in rows
         ]
     system = _majority_system_prompt(source, columns)
-    added = [
-        RawRow(number, _new_cells(mapping, question, answer, system, split_column))
-        for number, (question, answer) in enumerate(pairs, start=rows[-1].row + 1)
-    ]
+    added = [RawRow(number, _new_cells(mapping, question, answer, system, split_column))
+             for number, (question, answer) in enumerate(pairs, start=rows[-1].row + 1)]
     write_rows([*rows, *added], target)
     return new_columns
 
@@ -258,9 +256,8 @@ def apply_edits(table: Table, shown: Iterable[int], edited: Sequence[Sequence[An
         rows.append(row)
     new = [line[2:] for line in texts if not _is_row_number(line[0]) and any(text.strip() for text in line[2:])]
     last = table.rows[-1].row if table.rows else 0
-    rows += [
-        RawRow(number, dict(zip(table.columns, line, strict=True))) for number, line in enumerate(new, start=last + 1)
-    ]
+    rows += [RawRow(number, dict(zip(table.columns, line, strict=True)))
+             for number, line in enumerate(new, start=last + 1)]
     if removed:  # renumber, because missing numbers would become blank lines
         rows = [replace(row, row=number) for number, row in enumerate(rows, start=1)]
     return rows, Edits(changed, len(new), len(removed))
@@ -271,11 +268,8 @@ def _is_row_number(text: str) -> bool:
 
 
 def _edit_row(row: RawRow, columns: Sequence[str], texts: Sequence[str]) -> tuple[RawRow, int]:
-    edited = [
-        (name, text)
-        for name, old, text in zip(columns, _row_texts(row, columns), texts, strict=True)
-        if _normalize_newlines(old) != _normalize_newlines(text)
-    ]
+    edited = [(name, text) for name, old, text in zip(columns, _row_texts(row, columns), texts, strict=True)
+              if _normalize_newlines(old) != _normalize_newlines(text)]
     if not edited:
         return row, 0
     cells = dict(row.cells) if row.cells is not None else dict.fromkeys(columns, "")

@@ -46,10 +46,8 @@ def decode(data: bytes, where: str) -> tuple[str, str]:
     text, note = decoded or _windows_1252(data, where)
     controls = len(_CONTROLS.findall(text))
     if controls > max(3, len(text) // 20):
-        raise DataError(
-            f"this is not text: {controls} of its {len(text)} characters are control characters",
-            where=where, remedy="Use a CSV, TSV, JSON, JSONL, XLSX or Parquet file",
-        )
+        raise DataError(f"this is not text: {controls} of its {len(text)} characters are control characters",
+                        where=where, remedy="Use a CSV, TSV, JSON, JSONL, XLSX or Parquet file")
     return text, note
 
 

@@ -46,12 +46,8 @@ def exceeds_max_depth(value: Any) -> bool:
     """Whether lists and objects are nested more than :data:`MAX_DEPTH` deep, computed without recursion."""
     level = [value]
     for _ in range(MAX_DEPTH):
-        level = [
-            item
-            for container in level
-            if isinstance(container, dict | list | tuple)
-            for item in (container.values() if isinstance(container, dict) else container)
-        ]
+        level = [item for container in level if isinstance(container, dict | list | tuple)
+                 for item in (container.values() if isinstance(container, dict) else container)]
         if not level:
             return False
     return any(isinstance(item, dict | list | tuple) for item in level)

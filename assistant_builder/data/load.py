@@ -106,9 +106,8 @@ def load_pairs(path: str | Path, *, columns: Mapping[str, str] | None = None, sy
     return Dataset(
         source=str(Path(path)),
         format=table.format,
-        columns={
-            **mapping.columns, "question": mapping["question"] or messages, "answer": mapping["answer"] or messages
-        },
+        columns={**mapping.columns, "question": mapping["question"] or messages,
+                 "answer": mapping["answer"] or messages},
         pairs=tuple(pairs),
         rejected=tuple(rejected),
         rows=len(table.rows),
@@ -215,9 +214,8 @@ def _decompress(data: bytes, where: str) -> bytes:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
             content = stream.read(limits.MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"the gzip stream is damaged: {error}", where=where, remedy="Compress or copy the file again"
-        ) from error
+        raise DataError(f"the gzip stream is damaged: {error}", where=where,
+                        remedy="Compress or copy the file again") from error
     limits.check_bytes(len(content), where)
     return content
 
@@ -274,14 +272,10 @@ def _parse_pair(raw: RawRow, mapping: ColumnMapping, system: str | None, changes
         raise RowError("the row is empty")
     cells = {role: raw.cells.get(name) if name else None for role, name in mapping.columns.items()}
     row_system = _optional_text(cells, "system", changes)
-    return Pair(
-        row=raw.row,
-        messages=_parse_messages(cells, row_system or system or None, mapping, changes),
-        group=_optional_text(cells, "group", changes),
-        cluster=_optional_text(cells, "cluster", changes),
-        split=_optional_value(cells, "split", parse_split, "not train, validation or heldout (or test)"),
-        answerable=_optional_value(cells, "answerable", parse_bool, "neither true nor false") is not False,
-    )
+    return Pair(row=raw.row, messages=_parse_messages(cells, row_system or system or None, mapping, changes),
+                group=_optional_text(cells, "group", changes), cluster=_optional_text(cells, "cluster", changes),
+                split=_optional_value(cells, "split", parse_split, "not train, validation or heldout (or test)"),
+                answerable=_optional_value(cells, "answerable", parse_bool, "neither true nor false") is not False)
 
 
 def _parse_messages(

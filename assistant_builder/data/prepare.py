@@ -43,10 +43,8 @@ def prepare_dataset(
         DataError: The file cannot be read, has too few usable rows, or every held-out pair leaks.
     """
     dataset = load_pairs(source, columns=config.columns, system=config.system)
-    findings = check_pairs(
-        dataset, tokenizer=tokenizer, max_length=max_length, max_pair_tokens=max_pair_tokens,
-        near_duplicate_threshold=config.near_duplicate_threshold,
-    )
+    findings = check_pairs(dataset, tokenizer=tokenizer, max_length=max_length, max_pair_tokens=max_pair_tokens,
+                           near_duplicate_threshold=config.near_duplicate_threshold)
     findings.require_start()
     try:
         split = split_pairs(findings.usable, config)

@@ -70,10 +70,8 @@ def too_few_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
     if count >= len(SPLITS):
         return None
     if len(pairs) < len(SPLITS):
-        return (
-            f"only {count_noun(len(pairs), 'usable pair')}: training, validation and held-out test each need one",
-            "Add rows: 3 are the minimum, and a conclusive result needs several hundred",
-        )
+        return (f"only {count_noun(len(pairs), 'usable pair')}: training, validation and held-out test each need one",
+                "Add rows: 3 are the minimum, and a conclusive result needs several hundred")
     return (
         f"the {len(pairs)} usable pairs form only {count_noun(count, 'group' if grouped else 'question')}, and a split "
         "needs at least 3",
@@ -257,15 +255,11 @@ class Split:
             "hashes": self.hashes(),
             "leaks_removed": self.leaks_removed,
             "leaks": [leak.to_record() for leak in self.leaks],
-            "units": {
-                "kind": "group" if ungrouped < len(placed) else "question",
-                "counts": {split: len(group_by_unit(self.pairs(split))) for split in SPLITS},
-                "ungrouped_rows": ungrouped,
-                "straddling": sorted(straddling_groups(placed)),
-            },
-            "clusters": {
-                split: len({pair.cluster for pair in self.pairs(split) if pair.cluster is not None}) for split in SPLITS
-            },
+            "units": {"kind": "group" if ungrouped < len(placed) else "question",
+                      "counts": {split: len(group_by_unit(self.pairs(split))) for split in SPLITS},
+                      "ungrouped_rows": ungrouped, "straddling": sorted(straddling_groups(placed))},
+            "clusters": {split: len({pair.cluster for pair in self.pairs(split) if pair.cluster is not None})
+                         for split in SPLITS},
             "notes": list(self.notes),
         }
 
@@ -284,10 +278,8 @@ def load_split(folder: Path, split: SplitName) -> tuple[Pair, ...]:
     path = folder / f"{split}.jsonl"
     expected = read_json(folder / "split.json")["hashes"][split]
     if not path.is_file() or file_hash(path) != expected:
-        raise DataError(
-            "the split was changed after it was frozen" if path.is_file() else "the split file is missing",
-            where=str(path), remedy="Restore the file, or prepare the data again with --redo",
-        )
+        raise DataError("the split was changed after it was frozen" if path.is_file() else "the split file is missing",
+                        where=str(path), remedy="Restore the file, or prepare the data again with --redo")
     return tuple(Pair.from_record(record, split) for record in read_jsonl(path))
 
 
@@ -310,10 +302,8 @@ def split_pairs(pairs: Sequence[Pair], config: DataConfig) -> Split:
     keep_leaks = config.remove_leaks == "never" or (config.remove_leaks == "auto" and given and "heldout" not in cut)
     leaks = _find_and_remove_leaks(sets, config, keep=keep_leaks, notes=notes)
     sampled_out = _apply_limits(sets, config, limit_validation="validation" in cut, notes=notes)
-    return Split(
-        train=tuple(sets["train"]), validation=tuple(sets["validation"]), heldout=tuple(sets["heldout"]),
-        leaks=tuple(leaks), given=given, cut=cut, config=config, sampled_out=sampled_out, notes=tuple(notes),
-    )
+    return Split(train=tuple(sets["train"]), validation=tuple(sets["validation"]), heldout=tuple(sets["heldout"]),
+                 leaks=tuple(leaks), given=given, cut=cut, config=config, sampled_out=sampled_out, notes=tuple(notes))
 
 
 def _complete_given_split(pairs: Sequence[Pair], config: DataConfig) -> tuple[_Sets, tuple[SplitName, ...], list[str]]:

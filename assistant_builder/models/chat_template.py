@@ -158,10 +158,8 @@ class ChatTokenizer:
             from transformers import PreTrainedTokenizerFast  # does not import torch
 
         if not (folder / "tokenizer.json").is_file():
-            raise ModelError(
-                "the base model has no tokenizer.json", where=str(folder),
-                remedy="Save it with AutoTokenizer.from_pretrained(…).save_pretrained(folder)",
-            )
+            raise ModelError("the base model has no tokenizer.json", where=str(folder),
+                             remedy="Save it with AutoTokenizer.from_pretrained(…).save_pretrained(folder)")
         try:
             return cls(PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True), day)
         except (MemoryError, KeyboardInterrupt, SystemExit):
@@ -191,10 +189,8 @@ class ChatTokenizer:
         given = sum(len(turn["content"]) for turn in turns)
         rendered = self._rendered(turns, prompt)
         if len(rendered) > MAX_TEXT_REPETITIONS * given + MAX_TEMPLATE_CHARACTERS:
-            raise ModelError(
-                f"the base model's chat template turns {given:,} characters into {len(rendered):,}",
-                remedy="Choose another base model, or correct its chat template",
-            )
+            raise ModelError(f"the base model's chat template turns {given:,} characters into {len(rendered):,}",
+                             remedy="Choose another base model, or correct its chat template")
         return rendered
 
     def _rendered(self, turns: list[dict[str, str]], prompt: bool) -> str:
@@ -211,9 +207,8 @@ class ChatTokenizer:
             ) from error
 
     def _render(self, turns: list[dict[str, str]], prompt: bool) -> str:
-        rendered = self.tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=prompt, enable_thinking=False
-        )
+        rendered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt,
+                                                      enable_thinking=False)
         if not isinstance(rendered, str):
             raise TypeError(f"the result is {type(rendered).__name__} instead of text")
         return rendered
@@ -307,10 +302,8 @@ class ChatTokenizer:
         texts = [self._turn_text(pair.messages) for pair in pairs]
         prompts = self._tokenize([prompt for prompt, _ in texts])
         joints = self._tokenize([prompt + answer for prompt, answer in texts])
-        return [
-            (len(alone), len(joint) - len(alone) if joint[: len(alone)] == alone else len(self._ids(answer)))
-            for (_, answer), alone, joint in zip(texts, prompts, joints, strict=True)
-        ]
+        return [(len(alone), len(joint) - len(alone) if joint[: len(alone)] == alone else len(self._ids(answer)))
+                for (_, answer), alone, joint in zip(texts, prompts, joints, strict=True)]
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         if not texts:
@@ -326,10 +319,8 @@ class ChatTokenizer:
             ) from error
         for text, ids in zip(texts, found, strict=True):
             if len(ids) > MAX_TOKENS_PER_CHARACTER * len(text):
-                raise ModelError(
-                    f"the base model's tokenizer turns {len(text):,} characters into {len(ids):,} tokens",
-                    remedy="Choose another base model, or correct its tokenizer.json",
-                )
+                raise ModelError(f"the base model's tokenizer turns {len(text):,} characters into {len(ids):,} tokens",
+                                 remedy="Choose another base model, or correct its tokenizer.json")
         return found
 
     @functools.cached_property
@@ -349,10 +340,8 @@ class ChatTokenizer:
     def _decoded(self, ids: Sequence[int], **options: bool) -> str:
         text = str(self.tokenizer.decode(list(ids), **options))
         if len(text) > MAX_CHARACTERS_PER_TOKEN * len(ids):
-            raise ModelError(
-                f"the base model's tokenizer turns {len(ids):,} tokens into {len(text):,} characters",
-                remedy="Choose another base model, or correct its tokenizer.json",
-            )
+            raise ModelError(f"the base model's tokenizer turns {len(ids):,} tokens into {len(text):,} characters",
+                             remedy="Choose another base model, or correct its tokenizer.json")
         return text
 
 

@@ -47,22 +47,15 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> dict[str, 
     if config.get("quantization_config") is not None:
         quantized = config["quantization_config"]
         method = _shortened(quantized.get("quant_method") if isinstance(quantized, dict) else quantized)
-        raise ModelError(
-            f"the weights are already quantized ({method}), so there is no 16-bit base to compare with",
-            where=str(folder), remedy="Choose the original model with 16-bit weights",
-        )
+        raise ModelError(f"the weights are already quantized ({method}), so there is no 16-bit base to compare with",
+                         where=str(folder), remedy="Choose the original model with 16-bit weights")
     if needs_own_code(config) and not trust_remote_code:
-        raise ModelError(
-            f"the model needs its own Python code ({_shortened(config['auto_map'])})", where=str(folder),
-            remedy=f"Choose another model; or review that code, then {ALLOW_CODE}",
-        )
+        raise ModelError(f"the model needs its own Python code ({_shortened(config['auto_map'])})", where=str(folder),
+                         remedy=f"Choose another model; or review that code, then {ALLOW_CODE}")
     _check_weights(folder)
     if not (folder / "tokenizer.json").is_file():
-        raise ModelError(
-            "tokenizer.json is missing", where=str(folder),
-            remedy="Create it with "
-            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
-        )
+        raise ModelError("tokenizer.json is missing", where=str(folder), remedy="Create it with "
+                         "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)")
     return config
 
 

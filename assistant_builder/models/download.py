@@ -76,11 +76,8 @@ def _from_hub(hub_id: str, revision: str | None, trust_remote_code: bool, report
     report(0, 1, f"Looking up {hub_id}")
     try:
         info = hub.model_info(hub_id, revision)
-        sizes = {
-            file.rfilename: file.size or 0
-            for file in info.siblings or []
-            if hub.is_wanted(file.rfilename, code=trust_remote_code)
-        }
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []
+                 if hub.is_wanted(file.rfilename, code=trust_remote_code)}
         if not any(name.endswith(".safetensors") for name in sizes):
             raise ModelError(f"{hub_id} has no safetensors weights on the hub",
                              remedy="Choose a model with safetensors; pickled and GGUF weights are not accepted")
@@ -128,12 +125,7 @@ def _check_disk(hub_id: str, sizes: dict[str, int]) -> None:
 
 
 def _explained(error: Exception, hub_id: str, revision: str | None) -> AssistantBuilderError:
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     if isinstance(error, GatedRepoError):
         return ModelError(
@@ -143,13 +135,9 @@ def _explained(error: Exception, hub_id: str, revision: str | None) -> Assistant
     if isinstance(error, RevisionNotFoundError):
         return ModelError(f"{hub_id} has no revision {revision!r}", remedy="Leave model.revision empty, or correct it")
     if isinstance(error, RepositoryNotFoundError):
-        return ModelError(
-            f"there is no model {hub_id} on the hub (or it is private), and no folder of that name",
-            remedy=f"Check the spelling, or log in with 'hf auth login'. {available_models_sentence()}",
-        )
+        return ModelError(f"there is no model {hub_id} on the hub (or it is private), and no folder of that name",
+                          remedy=f"Check the spelling, or log in with 'hf auth login'. {available_models_sentence()}")
     if isinstance(error, HfHubHTTPError):
         return ModelError(f"the hub refused {hub_id}: {hub.error_summary(error)}", remedy=available_models_sentence())
-    return ModelError(
-        f"the model hub cannot be reached for {hub_id} ({hub.error_summary(error)})",
-        remedy=f"Check the network connection, or use a local model. {available_models_sentence()}",
-    )
+    return ModelError(f"the model hub cannot be reached for {hub_id} ({hub.error_summary(error)})",
+                      remedy=f"Check the network connection, or use a local model. {available_models_sentence()}")

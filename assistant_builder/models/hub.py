@@ -264,8 +264,5 @@ def available_models_sentence() -> str:
 
 def _home_folders() -> list[Path]:
     bundles = {bundle.name for bundle in bundled.BUNDLES}
-    return [
-        path.parent
-        for path in sorted((study.home() / "models").glob("*/config.json"))
-        if path.parent.name not in bundles and any(path.parent.glob("*.safetensors"))
-    ]
+    return [path.parent for path in sorted((study.home() / "models").glob("*/config.json"))
+            if path.parent.name not in bundles and any(path.parent.glob("*.safetensors"))]

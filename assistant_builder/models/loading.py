@@ -98,14 +98,9 @@ def base_spec(model: ModelConfig, folder: Path, storage: str, *, compute_dtype: 
     """
     device = pick_device()
     wanted = model.compute_dtype if compute_dtype in (None, "auto") else compute_dtype
-    return BaseSpec(
-        folder=folder,
-        storage=storage,
-        double_quant=model.double_quant,
-        compute_dtype=resolve_compute_dtype(wanted, device),
-        device=device,
-        trust_remote_code=allows_code(model),
-    )
+    return BaseSpec(folder=folder, storage=storage, double_quant=model.double_quant,
+                    compute_dtype=resolve_compute_dtype(wanted, device), device=device,
+                    trust_remote_code=allows_code(model))
 
 
 def load_base(spec: BaseSpec) -> PreTrainedModel:
@@ -118,25 +113,20 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
     """
     dtype, method = DTYPES[spec.compute_dtype], METHODS[spec.storage]
     if spec.sharded and not method.shardable:
-        raise ConfigError(
-            f"a base stored as {method.name} cannot be sharded", where="executor.spread",
-            remedy="Set executor.spread=ddp, or executor.devices=1",
-        )
+        raise ConfigError(f"a base stored as {method.name} cannot be sharded", where="executor.spread",
+                          remedy="Set executor.spread=ddp, or executor.devices=1")
     if spec.device == "cuda":  # cuBLAS reduces partial sums in 16 bits by default; 4-bit kernels do not use cuBLAS
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-    read = partial(
-        AutoModelForCausalLM.from_pretrained, spec.folder, device_map={"": _load_device(spec)}, dtype=torch.float16,
-        use_safetensors=True, trust_remote_code=spec.trust_remote_code, local_files_only=True,
-    )
+    read = partial(AutoModelForCausalLM.from_pretrained, spec.folder, device_map={"": _load_device(spec)},
+                   dtype=torch.float16, use_safetensors=True, trust_remote_code=spec.trust_remote_code,
+                   local_files_only=True)
     try:
         model = method.load(read, double_quant=spec.double_quant, compute_dtype=dtype, device=spec.device,
                             sharded=spec.sharded)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ResourceError(
-            "there is not enough memory to load the base model", where=str(spec.folder),
-            remedy="Close other programs or choose a smaller base model",
-        ) from error
+        raise ResourceError("there is not enough memory to load the base model", where=str(spec.folder),
+                            remedy="Close other programs or choose a smaller base model") from error
     except torch.AcceleratorError:  # not caused by the files
         raise
     except Exception as error:  # malicious files can cause any exception in transformers
@@ -195,14 +185,9 @@ def lora_config(train: TrainConfig, model: PreTrainedModel) -> LoraConfig:
             gradient from text, which DDP does not allow.
     """
     names = [name.strip() for name in train.target_modules.split(",") if name.strip()]
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=train.rank,
-        lora_alpha=train.alpha,
-        lora_dropout=train.dropout,
-        target_modules="all-linear" if names == ["all-linear"] else names,
-        exclude_modules=_outside_decoder(model),
-    )
+    config = LoraConfig(task_type="CAUSAL_LM", r=train.rank, lora_alpha=train.alpha, lora_dropout=train.dropout,
+                        target_modules="all-linear" if names == ["all-linear"] else names,
+                        exclude_modules=_outside_decoder(model))
     config._register_custom_module(ADAPTER_LAYERS)
     return config
 
@@ -232,10 +217,8 @@ def add_adapter(model: PreTrainedModel, train: TrainConfig, seed: int) -> PeftMo
             ) from error
         linear = sorted({name.rsplit(".", 1)[-1] for name, layer in model.named_modules()
                          if isinstance(layer, nn.Linear)})
-        raise ModelError(
-            f"train.target_modules={train.target_modules!r} matches no layer of the base",
-            remedy=f"Use 'all-linear' or some of: {', '.join(linear)}",
-        ) from error
+        raise ModelError(f"train.target_modules={train.target_modules!r} matches no layer of the base",
+                         remedy=f"Use 'all-linear' or some of: {', '.join(linear)}") from error
     for layer in adapted.modules():
         if isinstance(layer, TwinLoraLinear):
             for part in (layer.lora_A, layer.lora_B):
@@ -297,10 +280,8 @@ def load_adapter(model: PreTrainedModel, folder: Path, name: str = "default") ->
     except (torch.AcceleratorError, torch.OutOfMemoryError, MemoryError):  # not caused by the files
         raise
     except Exception as error:  # malicious files can cause any exception in PEFT
-        raise ModelError(
-            f"the adapter does not fit the base: {error}", where=str(folder),
-            remedy="Train the study again with --redo",
-        ) from error
+        raise ModelError(f"the adapter does not fit the base: {error}", where=str(folder),
+                         remedy="Train the study again with --redo") from error
     return adapted.eval()
 
 
@@ -367,7 +348,5 @@ def arm_spec(study: Study, arm: str, *, hold: bool) -> BaseSpec:
     ref = resolve(model.base, trust_remote_code=allows_code(model))
     folder = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
     spec = base_spec(model, folder, ARMS[arm].base_storage(model.quant_type))
-    return replace(
-        spec, hold=hold and spec.device == "cpu",
-        double_quant=spec.double_quant and METHODS[spec.storage].quantizes,
-    )
+    return replace(spec, hold=hold and spec.device == "cpu",
+                   double_quant=spec.double_quant and METHODS[spec.storage].quantizes)

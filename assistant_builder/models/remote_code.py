@@ -85,11 +85,9 @@ def allows_code(model: ModelConfig) -> bool:
     code = model_code(model)
     allowed = is_allowed(code.source)
     if model.trust_remote_code and not allowed:
-        raise ModelError(
-            f"the settings request to run the Python code of {code}, which no file can allow",
-            where="model.trust_remote_code",
-            remedy=f"Review that code, then {ALLOW_CODE}; or set model.trust_remote_code=false",
-        )
+        raise ModelError(f"the settings request to run the Python code of {code}, which no file can allow",
+                         where="model.trust_remote_code",
+                         remedy=f"Review that code, then {ALLOW_CODE}; or set model.trust_remote_code=false")
     return allowed
 
 

@@ -89,10 +89,8 @@ def local_model_folder(model: ModelConfig) -> Path | None:
 
 def render(prompter: ChatTokenizer, pair: Pair, max_length: int) -> list[RenderedSequence]:
     """Return the training sequences of a pair, including those without supervised tokens after the cut."""
-    return [
-        _sequence(prompter, example.input_ids, example.supervised, max_length)
-        for example in prompter.examples(pair, _UNCUT)
-    ]
+    return [_sequence(prompter, example.input_ids, example.supervised, max_length)
+            for example in prompter.examples(pair, _UNCUT)]
 
 
 def _sequence(prompter: ChatTokenizer, ids: Sequence[int], marks: Sequence[bool], max_length: int) -> RenderedSequence:
@@ -102,10 +100,8 @@ def _sequence(prompter: ChatTokenizer, ids: Sequence[int], marks: Sequence[bool]
         part: Part = "cut" if place >= max_length else "learned" if marks[place] else "given"
         return part, ids[place] in controls
 
-    segments = tuple(
-        Segment(part, prompter.decode_with_special_tokens([ids[place] for place in places]), control)
-        for (part, control), places in itertools.groupby(range(len(ids)), kind)
-    )
+    segments = tuple(Segment(part, prompter.decode_with_special_tokens([ids[place] for place in places]), control)
+                     for (part, control), places in itertools.groupby(range(len(ids)), kind))
     return RenderedSequence(segments, len(ids), sum(marks[:max_length]))
 
 
@@ -119,17 +115,11 @@ def measure_lengths(prompter: ChatTokenizer, pairs: Sequence[Pair], max_length: 
     """Count the tokens of pairs, and the pairs that are cut at ``max_length``."""
     measured = sample_pairs(pairs)
     lengths = prompter.lengths(measured)
-    over = [
-        (pair, prompt) for pair, (prompt, answer) in zip(measured, lengths, strict=True) if prompt + answer > max_length
-    ]
-    return Lengths(
-        pairs=len(pairs),
-        tokens=tuple(prompt + answer for prompt, answer in lengths),
-        answers=tuple(answer for _, answer in lengths),
-        max_length=max_length,
-        cut=len(over),
-        dropped=sum(_nothing_to_learn(prompter, pair, prompt, max_length) for pair, prompt in over),
-    )
+    over = [(pair, prompt) for pair, (prompt, answer) in zip(measured, lengths, strict=True)
+            if prompt + answer > max_length]
+    return Lengths(pairs=len(pairs), tokens=tuple(prompt + answer for prompt, answer in lengths),
+                   answers=tuple(answer for _, answer in lengths), max_length=max_length, cut=len(over),
+                   dropped=sum(_nothing_to_learn(prompter, pair, prompt, max_length) for pair, prompt in over))
 
 
 def _nothing_to_learn(prompter: ChatTokenizer, pair: Pair, prompt: int, max_length: int) -> bool:

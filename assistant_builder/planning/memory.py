@@ -48,9 +48,7 @@ def module_bytes(module: Module, method: Method, model: ModelConfig, compute_dty
     return stored + 2 * module.bias
 
 
-def loading_extra_bytes(
-    architecture: Architecture, method: Method, model: ModelConfig, compute_dtype: str
-) -> int:
+def loading_extra_bytes(architecture: Architecture, method: Method, model: ModelConfig, compute_dtype: str) -> int:
     """Return the temporary bytes while a base is loaded, in addition to its stored weights.
 
     Safetensors are read tensor by tensor onto the target device. In addition to the stored weights there is at most one
@@ -192,21 +190,16 @@ def activations(
         dequantized_bytes: Additional bytes of frozen weights in the compute dtype.
     """
     by_block = _by_block(architecture, adapted)
-    blocks = [
-        block_bytes(block, batch, how) + batch.tokens * adapter_input_bytes(layers, how)
-        for block, layers in zip(architecture.blocks, by_block, strict=True)
-    ]
+    blocks = [block_bytes(block, batch, how) + batch.tokens * adapter_input_bytes(layers, how)
+              for block, layers in zip(architecture.blocks, by_block, strict=True)]
     gradients = max(batch.tokens * how.width * (5 * block.intermediate + 4 * block.hidden)
                     for block in architecture.blocks)
     inputs = batch.tokens * how.width * architecture.hidden * len(blocks)
     casts = 0 if how.width == 4 else how.width * how.rank * sum(layer.inputs + layer.outputs for layer in adapted)
-    return Activations(
-        kept=inputs if how.checkpointing else sum(blocks),
-        block=gradients + (max(blocks) if how.checkpointing else 0),
-        head=head_bytes(architecture, batch, how),
-        casts=casts // len(blocks) if how.checkpointing else casts,
-        dequantized=dequantized_bytes,
-    )
+    return Activations(kept=inputs if how.checkpointing else sum(blocks),
+                       block=gradients + (max(blocks) if how.checkpointing else 0),
+                       head=head_bytes(architecture, batch, how),
+                       casts=casts // len(blocks) if how.checkpointing else casts, dequantized=dequantized_bytes)
 
 
 def block_bytes(block: Block, batch: Batch, how: ComputeSettings) -> int:

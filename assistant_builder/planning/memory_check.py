@@ -85,10 +85,9 @@ def _paged_shards(plan: Plan) -> ConfigError:
     train, spread = plan.config.train, plan.config.executor.spread
     why = "is set" if spread == "fsdp" else "is selected, because an arm does not fit one device"
     also = "; or set executor.spread=ddp, if both arms fit one device" if spread == "fsdp" else ""
-    return ConfigError(
-        f"train.optimizer={train.optimizer} cannot be sharded, and executor.spread=fsdp {why}", where="train.optimizer",
-        remedy=f"Set train.optimizer=adamw, whose state can be sharded over {plan.shards} devices{also}",
-    )
+    return ConfigError(f"train.optimizer={train.optimizer} cannot be sharded, and executor.spread=fsdp {why}",
+                       where="train.optimizer",
+                       remedy=f"Set train.optimizer=adamw, whose state can be sharded over {plan.shards} devices{also}")
 
 
 def require_fit(plan: Plan, *methods: str) -> None:
@@ -211,9 +210,7 @@ def step_memory(study: Study, step: str, node_bytes: int) -> StepMemory | None:
     return StepMemory(method.expected_bytes, least_bytes(method))
 
 
-def _plan_on(
-    machine: Machine, study: Study, fallback: Lengths, *, config: StudyConfig | None = None
-) -> Plan | None:
+def _plan_on(machine: Machine, study: Study, fallback: Lengths, *, config: StudyConfig | None = None) -> Plan | None:
     """Return the memory plan of a study; None if its base is unknown, which the first step reports.
 
     ``fallback`` contains the lengths until the data step has counted tokens.
@@ -261,15 +258,11 @@ def plan_run(
     batches = [[sequences[index] for index in order[at : at + rows]] for at in range(0, len(order), rows)]
     trained = [sequences[index] for index in order]
     padded = sum(len(batch) * max(length for length, _ in batch) for batch in batches)
-    lengths = Lengths(
-        padded / len(trained), max(length for length, _ in trained), sum(counted for _, counted in trained)
-        / len(trained), max(counted for _, counted in trained),
-    )
+    lengths = Lengths(padded / len(trained), max(length for length, _ in trained),
+                      sum(counted for _, counted in trained) / len(trained), max(counted for _, counted in trained))
     architecture = architecture_from_folder(folder)
-    return Plan(
-        config.model.base, architecture, config, with_speed(machine or this_machine()), len(sequences), lengths,
-        load_measured_runs(architecture.parameters), largest=largest_batch(batches),
-    )
+    return Plan(config.model.base, architecture, config, with_speed(machine or this_machine()), len(sequences), lengths,
+                load_measured_runs(architecture.parameters), largest=largest_batch(batches))
 
 
 def largest_batch(batches: Iterable[Sequence[tuple[int, int]]]) -> Batch:
@@ -280,10 +273,8 @@ def largest_batch(batches: Iterable[Sequence[tuple[int, int]]]) -> Batch:
     """
     def shape(batch: Sequence[tuple[int, int]]) -> Batch:
         longest = max(length for length, _ in batch)
-        return Batch(
-            len(batch), longest, sum(counted for _, counted in batch), max(counted for _, counted in batch),
-            padded=any(length != longest for length, _ in batch),
-        )
+        return Batch(len(batch), longest, sum(counted for _, counted in batch), max(counted for _, counted in batch),
+                     padded=any(length != longest for length, _ in batch))
 
     return max(map(shape, batches), key=lambda batch: (batch.tokens, batch.supervised))
 

@@ -107,12 +107,10 @@ class MethodPlan:
 
         ``loading`` is present only if loading needs more than training, and is the difference.
         """
-        training = {
-            "weights": self.weights_bytes // self.shards + self.gathered_bytes,
-            "adapters": self.adapter_bytes // self.shards, "gradients": self.gradient_bytes // self.shards,
-            "optimizer": self.optimizer_bytes // self.shards, "activations": self.activations.total,
-            "overhead": self.overhead_bytes,
-        }
+        training = {"weights": self.weights_bytes // self.shards + self.gathered_bytes,
+                    "adapters": self.adapter_bytes // self.shards, "gradients": self.gradient_bytes // self.shards,
+                    "optimizer": self.optimizer_bytes // self.shards, "activations": self.activations.total,
+                    "overhead": self.overhead_bytes}
         beyond = self.loading_bytes - sum(training.values())
         return {**training, "loading": beyond} if beyond > 0 else training
 
@@ -293,18 +291,13 @@ class Plan:
         full, model, train = method == FULL_TUNING, self.config.model, self.config.train
         tensors = self._tensors(full)
         trained = sum(tensors)
-        how = ComputeSettings(
-            2 if full else DTYPE_BYTES[self.compute_dtype], self.machine.device, 0 if full else train.rank,
-            0.0 if full else train.dropout, checkpointing,
-        )
-        kept = activations(
-            self.architecture, self.architecture.linear() if full else self.adapted, self.batch, how,
-            dequantized_bytes=0 if full else self._dequantized_bytes(method, hold),
-        )
-        work = training_work(
-            self.architecture, self.adapted, train, pairs=self.pairs, tokens_per_pair=self.lengths.mean,
-            supervised_per_pair=self.lengths.supervised, checkpointing=checkpointing, full=full,
-        )
+        how = ComputeSettings(2 if full else DTYPE_BYTES[self.compute_dtype], self.machine.device,
+                              0 if full else train.rank, 0.0 if full else train.dropout, checkpointing)
+        kept = activations(self.architecture, self.architecture.linear() if full else self.adapted, self.batch, how,
+                           dequantized_bytes=0 if full else self._dequantized_bytes(method, hold))
+        work = training_work(self.architecture, self.adapted, train, pairs=self.pairs,
+                             tokens_per_pair=self.lengths.mean, supervised_per_pair=self.lengths.supervised,
+                             checkpointing=checkpointing, full=full)
         speed = self.measured_runs.flops(self.machine, method)
         reached = FULL_SPEED if full else base_storage(method, model).speed
         speed = speed or self.machine.flops * reached[self.machine.device]
@@ -411,7 +404,6 @@ def plan_study(
         ResourceError: The settings request more GPUs than the machine has.
     """
     name, architecture = load_architecture(config.model.base, config.model.revision)
-    return distribute(Plan(
-        name, architecture, config, with_speed(machine or this_machine()), pairs or ASSUMED_PAIRS,
-        lengths or Lengths.assume(config.train.max_length), load_measured_runs(architecture.parameters),
-    ))
+    return distribute(Plan(name, architecture, config, with_speed(machine or this_machine()), pairs or ASSUMED_PAIRS,
+                           lengths or Lengths.assume(config.train.max_length),
+                           load_measured_runs(architecture.parameters)))

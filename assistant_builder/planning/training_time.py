@@ -275,10 +275,8 @@ def load_measured_runs(parameters: int, folders: Iterable[Path] | None = None) -
             memory.setdefault(key, []).append(min(max(ratio, _CORRECTION_RANGE[0]), _CORRECTION_RANGE[1]))
         if predicted.get("flops") and run["train_seconds"] >= _MIN_SECONDS:
             speed.setdefault(key, []).append(predicted["flops"] / run["train_seconds"])
-    return MeasuredRuns(
-        {key: statistics.median(values) for key, values in memory.items()},
-        {key: statistics.median(values) for key, values in speed.items()}, len(found),
-    )
+    return MeasuredRuns({key: statistics.median(values) for key, values in memory.items()},
+                        {key: statistics.median(values) for key, values in speed.items()}, len(found))
 
 
 def _runs(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
