@@ -1,7 +1,6 @@
 """The dataset card: YAML front matter as on the Hugging Face Hub, contents, splits and findings of a data file.
 
-``card.md`` in the study's ``data`` folder can be edited. From then on the data step writes the generated card to
-``card.generated.md`` and does not overwrite the edited one.
+If ``card.md`` in the study's ``data`` folder was edited, the data step writes to ``card.generated.md`` instead.
 """
 
 from __future__ import annotations
@@ -34,8 +33,7 @@ _FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)
 def dataset_card(findings: Findings, split: Split, *, title: str) -> str:
     """Describe a checked and split data file as Markdown with YAML front matter.
 
-    Examples are training pairs only, because nobody should read the held-out set before evaluation. Text of the file
-    is escaped, so that it cannot leave its table cell or code block.
+    Examples are training pairs, because the held-out set must not be read before evaluation. User text is escaped.
     """
     file_name = "".join(character for character in Path(findings.dataset.source).name
                         if character.isprintable() and character != "`")

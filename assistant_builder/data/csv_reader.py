@@ -1,7 +1,6 @@
 """CSV and TSV files: detection of separator and quoting, recovery from broken rows, and protection against formulas.
 
-The standard ``csv`` reader stops at the first broken row. It is restarted here after that row, so that an unclosed
-quote costs one row and is reported with its line number.
+The ``csv`` reader stops at a broken row and is restarted after it, so that an unclosed quote costs one row.
 """
 
 from __future__ import annotations
@@ -223,8 +222,7 @@ def _count_broken(lines: list[str], dialect: Dialect) -> int:
 def escape_formula(text: str) -> str:
     """Prefix an apostrophe to a text that a spreadsheet program would evaluate as a formula.
 
-    Spreadsheet programs show the apostrophe and keep it when they save the file. A text with apostrophes before a
-    formula character also gets one more, so that :func:`unescape_formula` is lossless.
+    A text with apostrophes before a formula character also gets one, so that :func:`unescape_formula` is lossless.
     """
     return f"'{text}" if text.lstrip("'").startswith(FORMULA_PREFIXES) else text
 

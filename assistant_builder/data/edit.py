@@ -1,7 +1,6 @@
 """Changes to data files: appended pairs, pasted text, edited rows, and rejected rows as CSV for correction.
 
-A changed file is always written as JSON Lines. This format represents every kind of cell (text, lists of turns,
-missing values) and any text, and a row keeps its number, which is its line number.
+A changed file is written as JSON Lines, which represents every cell and keeps row numbers as line numbers.
 """
 
 from __future__ import annotations
@@ -31,10 +30,9 @@ _PASTE_REMEDY = "Copy the question and answer columns of a spreadsheet and paste
 
 
 def write_rows(rows: Iterable[RawRow], target: Path) -> None:
-    """Write rows as JSON Lines.
+    """Write rows as JSON Lines; missing row numbers become blank lines.
 
     A row that could not be parsed is written as its raw text: it is rejected again, and its content is preserved.
-    Missing row numbers become blank lines. The suffix ``.jsonl`` identifies a file with a single row as JSON Lines.
     """
     assert target.suffix == JSONL_SUFFIX, f"{target} must end in {JSONL_SUFFIX}"
     lines: list[str] = []
@@ -52,20 +50,17 @@ def append_pairs(
     source: Path, pairs: Sequence[tuple[str, str]], target: Path, columns: Mapping[str, str] | None = None, *,
     splits: Mapping[int, SplitName] | None = None,
 ) -> dict[str, str]:
-    """Write a copy of a data file with additional pairs.
+    """Write a copy of a data file with additional pairs; all columns, cells and row numbers of the source are kept.
 
-    All columns, cells and row numbers of the source are preserved, including rejected rows. A new row contains the
-    question and the answer, the split ``train`` where the file specifies splits, and the system prompt that most rows
-    share; its other cells are empty.
+    A new row has the split ``train`` where the file specifies splits, and the system prompt that most rows share.
 
     Args:
-        source: A file that :func:`~assistant_builder.data.load_pairs` reads; it is not changed.
+        source: The data file; it is not changed.
         pairs: Questions and answers.
-        target: The new file; its name must end in ``.jsonl``.
+        target: The new ``.jsonl`` file.
         columns: Role → column of the source, as in ``data.columns``.
-        splits: Row → split in a study on the source. The new file then specifies this split, and the new pairs are
-            training pairs, so that the models of both studies can be compared on the same held-out questions. Without
-            it, and without a split in the source, a new split is drawn, which may place new pairs in the held-out set.
+        splits: Row → split in a study on the source. The new file then specifies this split, so that both studies have
+            the same held-out questions. Without it, a new split is drawn unless the source specifies one.
 
     Returns:
         The ``columns`` for reading the new file.
@@ -133,16 +128,10 @@ def _unused_name(name: str, used: Sequence[str]) -> str:
 
 
 def write_pasted(text: str, folder: Path, *, name: str = "pasted") -> tuple[Path, str]:
-    """Write pasted text as a data file.
+    """Write pasted text (two columns of a spreadsheet, CSV or JSON Lines) as a data file in ``folder``.
 
-    Args:
-        text: Two columns of a spreadsheet, CSV or JSON Lines. If its first line contains no known column name, it is
-            read as a pair, and the columns are named question, answer, column 3 and so on.
-        folder: Folder of the new file.
-        name: Name of the file without suffix.
-
-    Returns:
-        The file, and how the text was interpreted.
+    If its first line contains no known column name, it is read as a pair. Returns the file, and how the text was
+    interpreted.
 
     Raises:
         DataError: The text is empty or has only one column.
@@ -221,14 +210,9 @@ def _row_texts(row: RawRow, columns: Sequence[str]) -> list[str]:
 
 
 def apply_edits(table: Table, shown: Iterable[int], edited: Sequence[Sequence[Any]]) -> tuple[list[RawRow], Edits]:
-    """Apply an edited grid to the rows of a file.
+    """Apply an edited grid of the rows ``shown`` to a file; a line without a row number is a new row.
 
     Cells that were not edited keep their value and type, and rows that are not in the grid are not changed.
-
-    Args:
-        table: The rows of the file that the grid was made from.
-        shown: Numbers of the rows in the grid.
-        edited: The edited grid; a line without a row number is a new row.
 
     Returns:
         All rows without the removed ones, in ascending order, and the number of edits.
@@ -299,9 +283,7 @@ def _normalize_newlines(text: str) -> str:
 def rejected_csv(table: Table, reasons: Mapping[int, str]) -> bytes:
     """Rejected rows as a CSV file that can be corrected in a spreadsheet program and used as a data file again.
 
-    The columns of the file follow the row number and the reason. The encoding is UTF-8 with a byte order mark, which
-    spreadsheet programs need to recognize it. A cell that such a program would evaluate as a formula gets an
-    apostrophe in front, which is removed when the file is read again.
+    Its encoding is UTF-8 with a byte order mark, by which spreadsheet programs recognize it, and formulas are escaped.
     """
     rejected = [row for row in table.rows if row.row in reasons]
     has_raw = any(row.cells is None and row.raw is not None for row in rejected)

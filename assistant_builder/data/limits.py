@@ -1,8 +1,7 @@
 """Size limits of data files, checked before memory is allocated.
 
-A few kilobytes can expand to gigabytes (gzip, a workbook, a Parquet dictionary, a line of commas), so each reader
-checks the size of what it is about to create. The limits are far above the size of a fine-tuning dataset, and reading
-a file at the limits takes at most about 3 GB of memory.
+A few kilobytes can expand to gigabytes (gzip, a workbook, a Parquet dictionary, a line of commas). The limits are far
+above the size of a fine-tuning dataset; a file at the limits takes at most about 3 GB of memory.
 """
 
 from __future__ import annotations

@@ -73,11 +73,9 @@ _CHARACTERS_RESTORED = "control codes were replaced by the Windows-1252 characte
 
 
 def load_pairs(path: str | Path, *, columns: Mapping[str, str] | None = None, system: str | None = None) -> Dataset:
-    r"""Read question-answer pairs or conversations from a file.
+    r"""Read question-answer pairs or conversations from a file, whose content determines the format.
 
-    The content determines the format; a file name that disagrees is noted. :mod:`assistant_builder.data.columns` lists
-    the known column names and :mod:`assistant_builder.data.chat_formats` the chat formats. In the text of a cell,
-    surrounding whitespace and control characters are removed and line ends become ``\n``.
+    Surrounding whitespace and control characters of cells are removed, and line ends become ``\n``.
 
     Args:
         path: CSV, TSV, JSON, JSONL, XLSX or Parquet file; text formats may be compressed with gzip.
@@ -85,8 +83,8 @@ def load_pairs(path: str | Path, *, columns: Mapping[str, str] | None = None, sy
         system: System prompt for rows without one.
 
     Raises:
-        DataError: The file cannot be read, its encoding or separator is ambiguous, or no question and answer columns
-            are found.
+        DataError: The file cannot be read, its encoding or separator is ambiguous, or it has no question and answer
+            columns.
     """
     table, mapping = load_rows(Path(path), columns)
     pairs: list[Pair] = []
@@ -175,11 +173,7 @@ def _read_text(data: bytes, suffix: str, where: str, mapped: set[str]) -> Table:
 
 
 def _read_bytes(path: Path) -> tuple[bytes, str, list[str]]:
-    """Read a complete file and decompress gzip.
-
-    Returns:
-        The bytes, the suffix without ``.gz``, and notes.
-    """
+    """Read a complete file and decompress gzip; return the bytes, the suffix without ``.gz``, and notes."""
     where = str(path)
     try:
         if path.is_dir():

@@ -1,8 +1,7 @@
 """Train, validation and held-out splits: drawn with a seed by units, checked for leaks, and frozen by their hashes.
 
-A unit (a group, or one question) is drawn by the hash of the seed and its own text, not by its position in the file.
-The split is therefore the same on every machine and after the rows are reordered, and added rows change few of the
-others.
+A unit (a group, or one question) is drawn by the hash of the seed and its text, not by its position in the file. The
+split therefore does not depend on machine and row order, and added rows change few of the others.
 """
 
 from __future__ import annotations
@@ -57,11 +56,7 @@ def straddling_groups(sides: Iterable[tuple[Pair, object]]) -> list[str]:
 
 
 def too_few_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
-    """Check that train, validation and held-out can have at least one unit each.
-
-    Returns:
-        The problem and its remedy, or None.
-    """
+    """The problem and its remedy if train, validation and held-out cannot have one unit each, else None."""
     if not pairs:
         return "no usable pair is left", "Check the reasons of the rejected rows, and correct or add rows"
     if has_given_split(pairs):
@@ -103,27 +98,16 @@ def _too_few_given_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
 
 @dataclass(frozen=True)
 class Leak:
-    """A held-out question that also occurs in training or validation.
-
-    Attributes:
-        heldout_row: Row of the held-out pair.
-        other_row: Row of its most similar pair in training or validation.
-        split: Split of that pair.
-        kind: ``exact`` (equal after normalization), ``near`` (word pairs) or ``embedding`` (sentence embeddings).
-        similarity: 1 for exact, Jaccard similarity for near, cosine similarity for embedding.
-        heldout_question: Question of the held-out pair.
-        other_question: Question of the other pair.
-        removed: Whether the held-out pair was removed.
-    """
+    """A held-out question that also occurs in training or validation."""
 
     heldout_row: int
-    other_row: int
+    other_row: int  # the most similar pair of ``split``
     split: SplitName
-    kind: LeakKind
-    similarity: float
+    kind: LeakKind  # equal after normalization, word pairs or sentence embeddings
+    similarity: float  # 1, Jaccard or cosine similarity, by kind
     heldout_question: str
     other_question: str
-    removed: bool = False
+    removed: bool = False  # whether the held-out pair was removed
 
     @classmethod
     def between(cls, heldout: Pair, other: Pair, split: SplitName, kind: LeakKind, similarity: float) -> Leak:
@@ -138,11 +122,7 @@ class Leak:
 def find_leaks(
     heldout: Sequence[Pair], train: Sequence[Pair], validation: Sequence[Pair], threshold: float
 ) -> list[Leak]:
-    """Find held-out questions in training and validation, exactly and by MinHash.
-
-    Returns:
-        At most one leak for each held-out pair, in the order of ``heldout``.
-    """
+    """Find held-out questions in training and validation, exactly and by MinHash; at most one leak for each."""
     others: list[tuple[Pair, SplitName]] = [(pair, "train") for pair in train]
     others += [(pair, "validation") for pair in validation]
     first: dict[str, int] = {}
@@ -165,13 +145,13 @@ def find_embedding_leaks(
     heldout: Sequence[Pair], outside: Sequence[tuple[Pair, SplitName]], heldout_vectors: NDArray[np.float32],
     outside_vectors: NDArray[np.float32], threshold: float,
 ) -> list[Leak]:
-    """Find held-out questions in training and validation by their sentence embeddings.
+    """Find held-out questions in training and validation by the cosine similarity of sentence embeddings.
 
     Args:
         heldout: Held-out pairs.
         outside: Training and validation pairs with their split.
         heldout_vectors: L2-normalized embeddings of the held-out ``compared_question``, float32 [len(heldout), d].
-        outside_vectors: L2-normalized embeddings of ``outside``, float32 [len(outside), d].
+        outside_vectors: The same of ``outside``, float32 [len(outside), d].
         threshold: Minimum cosine similarity of a leak.
 
     Returns:
@@ -195,29 +175,17 @@ def find_embedding_leaks(
 
 @dataclass(frozen=True)
 class Split:
-    """Three disjoint sets of pairs.
-
-    Attributes:
-        train: Training pairs in file order.
-        validation: Pairs that select the checkpoint.
-        heldout: Test pairs.
-        leaks: Held-out questions found in training or validation, removed or not.
-        given: Whether the file specifies the split.
-        cut: Splits that were drawn because the file does not specify them.
-        config: Settings that the split was made with.
-        sampled_out: Split → number of pairs left out because of ``max_train`` or ``max_heldout``.
-        notes: How the split was made.
-    """
+    """Three disjoint sets of pairs in file order."""
 
     train: tuple[Pair, ...]
-    validation: tuple[Pair, ...]
+    validation: tuple[Pair, ...]  # selects the checkpoint
     heldout: tuple[Pair, ...]
-    leaks: tuple[Leak, ...]
-    given: bool
-    cut: tuple[SplitName, ...]
+    leaks: tuple[Leak, ...]  # removed or not
+    given: bool  # whether the file specifies the split
+    cut: tuple[SplitName, ...]  # drawn, because the file does not specify them
     config: DataConfig
-    sampled_out: dict[str, int] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    sampled_out: dict[str, int] = field(default_factory=dict)  # pairs left out by max_train, max_heldout
+    notes: tuple[str, ...] = ()  # how the split was made
 
     def pairs(self, split: SplitName) -> tuple[Pair, ...]:
         """The pairs of one split."""
@@ -286,9 +254,9 @@ def load_split(folder: Path, split: SplitName) -> tuple[Pair, ...]:
 def split_pairs(pairs: Sequence[Pair], config: DataConfig) -> Split:
     """Split checked pairs into train, validation and held-out.
 
-    Steps: use the given split, or draw the held-out units and then the validation units; remove held-out pairs whose
-    question occurs in training or validation (``config.remove_leaks``); apply ``max_train`` and ``max_heldout``. Leaks
-    are removed before sampling, so that the held-out set does not depend on ``max_train``.
+    The given split is used, or held-out and then validation units are drawn. Leaks are removed
+    (``config.remove_leaks``) before ``max_train`` and ``max_heldout`` apply, so that the held-out set does not depend
+    on ``max_train``.
 
     Raises:
         DataError: There are too few units for three splits, or every held-out pair leaks.
@@ -348,8 +316,7 @@ def _draw(
 ) -> tuple[list[Pair], list[Pair]]:
     """Draw complete units until their size is as close to the fraction as possible, leaving at least ``leave`` units.
 
-    Returns:
-        The drawn pairs (at least one unit) and the rest, both in file order.
+    Returns the drawn pairs (at least one unit) and the rest, both in file order.
     """
     units = group_by_unit(pairs)
     order = _hash_order(units, seed, purpose)

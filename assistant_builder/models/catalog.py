@@ -1,8 +1,8 @@
 """The catalog of base models, and the resolution of names in ``model.base``.
 
 The facts come from the models' public cards and configs. Parameter counts are exact and count tied embeddings once.
-Context lengths are those of the published config (``max_position_embeddings``, or the native length of the card if the
-config allows more). GPU sizes are approximate and refer to the float16 arm; QLoRA alone needs about a third.
+Context lengths are those of the config, or the native length of the card if the config allows more. GPU sizes are
+approximate and refer to the float16 arm; QLoRA alone needs about a third.
 """
 
 from __future__ import annotations
@@ -24,29 +24,17 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """A base model.
+    """A base model."""
 
-    Attributes:
-        name: Value of ``model.base``.
-        hub_id: Repository on the model hub, ``owner/name``.
-        parameters: Number of parameters.
-        licence: SPDX identifier, or the hub's name of the licence.
-        context_length: Maximum input in tokens.
-        good_for: Typical hardware and use in a few words.
-        gated: Whether its terms must be accepted on the hub before the download.
-        multimodal: Whether it also accepts images; its vision tower is not used here.
-        config: The values of its config.json that determine sizes, so that a plan needs no hub.
-    """
-
-    name: str
+    name: str  # value of model.base
     hub_id: str
     parameters: int
-    licence: str
-    context_length: int
+    licence: str  # SPDX identifier, or the hub's name
+    context_length: int  # tokens
     good_for: str
-    config: Mapping[str, Any]
-    gated: bool = False
-    multimodal: bool = False
+    config: Mapping[str, Any]  # values of config.json that determine sizes, so that a plan needs no hub
+    gated: bool = False  # its terms must be accepted on the hub
+    multimodal: bool = False  # its vision tower is not used here
 
 
 def sizes(
@@ -55,18 +43,8 @@ def sizes(
 ) -> dict[str, Any]:
     """Return the values of a config.json that determine a model's sizes.
 
-    Args:
-        model_type: Family of the architecture.
-        vocabulary: Number of tokens.
-        hidden: Width of the residual stream.
-        intermediate: Width of the feed-forward layers.
-        layers: Number of decoder blocks.
-        heads: Number of query heads.
-        key_value_heads: Number of key-value heads.
-        tied: Whether head and embedding share their weight.
-        head: Size of a head; None: ``hidden / heads``.
-        context: Maximum input in tokens.
-        more: Further entries.
+    ``tied``: head and embedding share their weight. ``head``: size of a head, by default ``hidden / heads``.
+    ``context``: maximum input in tokens.
     """
     return {"model_type": model_type, "vocab_size": vocabulary, "hidden_size": hidden,
             "intermediate_size": intermediate, "num_hidden_layers": layers, "num_attention_heads": heads,
@@ -187,32 +165,20 @@ CATALOG: dict[str, CatalogEntry] = {entry.name: entry for entry in _ENTRIES}
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A resolved reference to a base model.
-
-    Attributes:
-        kind: Source of the model.
-        name: Name shown to users.
-        hub_id: ``owner/name``, for hub models only.
-        folder: Absolute path, for local folders only.
-        entry: Its catalog entry, if any.
-    """
+    """A resolved reference to a base model."""
 
     kind: Literal["bundled", "hub", "folder"]
-    name: str
-    hub_id: str | None = None
-    folder: Path | None = None
+    name: str  # shown to users
+    hub_id: str | None = None  # for hub models only
+    folder: Path | None = None  # absolute path, for local folders only
     entry: CatalogEntry | None = None
 
 
 def resolve(base: str, *, trust_remote_code: bool = False) -> ModelRef:
     """Resolve a catalog name, a hub id ``owner/name``, or a local folder with config.json, without network access.
 
-    A catalog name takes precedence over a folder of that name (``./name`` selects the folder). An existing folder takes
-    precedence over a hub id.
-
-    Args:
-        base: Value of ``model.base``.
-        trust_remote_code: Whether the model's own Python code may run.
+    A catalog name takes precedence over a folder of that name (``./name`` selects the folder), an existing folder over
+    a hub id. ``trust_remote_code``: whether the model's own Python code may run.
 
     Raises:
         ModelError: The name is unknown, or the folder does not contain a supported base model.

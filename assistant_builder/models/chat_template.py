@@ -43,11 +43,9 @@ def asks_for_date(template: object) -> bool:
 
 
 def with_date(template: str, day: date) -> str:
-    """Return a chat template with ``day`` instead of today's date; a template without date is returned unchanged.
+    """Return a chat template with ``day`` at midnight instead of the current time; others are returned unchanged.
 
-    Args:
-        template: Jinja template, rendered with ``trim_blocks`` as in transformers, which drops the macro's line break.
-        day: The day; its time is midnight.
+    transformers renders with ``trim_blocks``, which drops the line break after the macro.
     """
     if not asks_for_date(template) or template.startswith(_HEAD):
         return template
@@ -91,31 +89,18 @@ _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
 
 @dataclass(frozen=True)
 class Turn:
-    """An assistant turn for scoring or generation.
+    """An assistant turn for scoring or generation."""
 
-    Attributes:
-        prompt_ids: Tokens before the answer, with the header of the assistant's turn.
-        answer_ids: Tokens of the answer with its end-of-turn token.
-        reference: The answer as text.
-        prompt_text: Text of ``prompt_ids``.
-        answer_text: Text of ``answer_ids``.
-    """
-
-    prompt_ids: tuple[int, ...]
-    answer_ids: tuple[int, ...]
-    reference: str
+    prompt_ids: tuple[int, ...]  # with the header of the assistant's turn
+    answer_ids: tuple[int, ...]  # with its end-of-turn token
+    reference: str  # the answer as text
     prompt_text: str
     answer_text: str
 
 
 @dataclass(frozen=True)
 class Example:
-    """A training sequence.
-
-    Attributes:
-        input_ids: Token ids.
-        supervised: For each token, whether the loss includes it.
-    """
+    """A training sequence; ``supervised`` states for each token whether the loss includes it."""
 
     input_ids: tuple[int, ...]
     supervised: tuple[bool, ...]
@@ -124,9 +109,7 @@ class Example:
 class ChatTokenizer:
     """Tokenizer and chat template of one base model.
 
-    Args:
-        tokenizer: A fast tokenizer of transformers.
-        day: Date for templates with today's date; None: the current day.
+    ``day`` is the date for templates with today's date, by default the current day.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, day: date | None = None) -> None:
@@ -146,10 +129,6 @@ class ChatTokenizer:
     @classmethod
     def load(cls, folder: Path, day: date | None = None) -> ChatTokenizer:
         """Load the tokenizer of a base model's folder without network access.
-
-        Args:
-            folder: The folder.
-            day: See :class:`ChatTokenizer`; a study has :attr:`~assistant_builder.study.Study.template_date`.
 
         Raises:
             ModelError: The folder has no fast tokenizer.
@@ -175,11 +154,7 @@ class ChatTokenizer:
     # text
 
     def text(self, messages: Sequence[Message], *, prompt: bool) -> str:
-        """Render a conversation with the chat template.
-
-        Args:
-            messages: Turns in order.
-            prompt: Whether to append the header of the assistant's next turn.
+        """Render a conversation, with ``prompt`` followed by the header of the assistant's next turn.
 
         Raises:
             ModelError: The template refuses the conversation, or the result is far too long.
@@ -276,8 +251,8 @@ class ChatTokenizer:
     def examples(self, pair: Pair, max_length: int) -> list[Example]:
         """Return the training sequences of a pair, cut at ``max_length``; those without supervised tokens are dropped.
 
-        A conversation becomes one sequence with all assistant turns supervised if the template renders earlier turns
-        like their prompts; otherwise it becomes one sequence per turn.
+        A conversation is one sequence with all assistant turns supervised if the template renders earlier turns like
+        their prompts; otherwise it is one sequence per turn.
         """
         chained: list[tuple[list[int], list[bool]]] = []
         for turn in self.turns(pair):
@@ -295,10 +270,7 @@ class ChatTokenizer:
         return sum(self.lengths([pair])[0])
 
     def lengths(self, pairs: Sequence[Pair]) -> list[tuple[int, int]]:
-        """Return the tokens of each pair's last prompt and last answer before the cut.
-
-        All pairs are tokenized in one batch, which is several times faster than separate calls.
-        """
+        """Return the tokens of each pair's last prompt and answer before the cut, computed in one fast batch."""
         texts = [self._turn_text(pair.messages) for pair in pairs]
         prompts = self._tokenize([prompt for prompt, _ in texts])
         joints = self._tokenize([prompt + answer for prompt, answer in texts])

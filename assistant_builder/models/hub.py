@@ -123,17 +123,9 @@ def model_info(hub_id: str, revision: str | None) -> ModelInfo:
 def download(
     hub_id: str, revision: str | None, sizes: dict[str, int], *, code: bool, report: Report = no_progress
 ) -> Path:
-    """Download a revision's files to the hub's cache.
+    """Download a revision's files to the hub's cache and return the snapshot's folder.
 
-    Args:
-        hub_id: ``owner/name``.
-        revision: Branch, tag or commit; None: the main branch.
-        sizes: File sizes in bytes, for the progress.
-        code: Whether to download Python files.
-        report: Progress callback in bytes; an exception from it cancels the download.
-
-    Returns:
-        The snapshot's folder.
+    ``sizes`` are the bytes of the files, for the progress; ``code``: whether to download Python files.
 
     Raises:
         TimeoutError: There was no progress for :data:`STALLED_SECONDS`. The next call resumes the download.
@@ -167,13 +159,7 @@ def download(
 
 
 def damaged_files(folder: Path, info: ModelInfo, *, code: bool) -> list[str]:
-    """Return the files whose hash differs from the hub's: SHA-256, or git's blob hash of small files.
-
-    Args:
-        folder: The downloaded snapshot.
-        info: Its description from :func:`model_info`.
-        code: Whether Python files were downloaded.
-    """
+    """Return the files whose hash differs from the hub's: SHA-256, or git's blob hash of small files."""
     damaged = []
     for file in info.siblings or []:
         if not is_wanted(file.rfilename, code=code):
@@ -209,15 +195,12 @@ def _file_size(path: Path) -> int:
 def run_with_timeout(
     seconds: float | None, work: Callable[[], Result], meanwhile: Callable[[], None] | None = None
 ) -> Result:
-    """Run ``work`` in a thread with a timeout, because DNS look-ups have none.
+    """Run ``work`` in a daemon thread with a timeout, because DNS look-ups have none.
 
-    Args:
-        seconds: Timeout; None: no timeout.
-        work: The function; its exception is raised here.
-        meanwhile: Called periodically; its exception ends the wait.
+    ``meanwhile`` is called periodically; its exception ends the wait.
 
     Raises:
-        TimeoutError: The work took longer. Its daemon thread continues.
+        TimeoutError: The work took longer; its thread continues.
     """
     results: list[Result] = []
     errors: list[BaseException] = []

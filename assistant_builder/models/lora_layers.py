@@ -1,8 +1,7 @@
 """Linear layers of the arms: storage of frozen weights, and one adapter layer for every storage.
 
-The libraries treat 4-bit and 16-bit bases differently (LoRA class, rounding, adapter dtype), so that the arms would
-differ in more than the storage of the base. Here all arms run the same adapter code over a base layer whose output has
-the compute dtype.
+The libraries treat 4-bit and 16-bit bases differently (LoRA class, rounding, adapter dtype). Here all arms run the same
+adapter code over a base layer whose output has the compute dtype, so that they differ only in the storage of the base.
 
 Imports torch: only worker processes import this module.
 """
@@ -29,7 +28,7 @@ class FusedGroup(Protocol):
 class _MatmulFromStorage(torch.autograd.Function):
     """``x @ weight.T`` with the weight cast at use; only the stored weight is saved for the backward pass.
 
-    Plain autograd would save the cast copy of every layer, which doubles the memory of the frozen base.
+    Plain autograd would save the cast copies, which doubles the memory of the frozen base.
     """
 
     @staticmethod
@@ -86,9 +85,8 @@ def computed_weight(layer: nn.Linear) -> torch.Tensor:
 def dequantize_to_compute_dtype(model: nn.Module, dtype: torch.dtype) -> None:
     """Replace every frozen quantized or float16 linear layer by a plain one with the same values in ``dtype``.
 
-    The results equal those of casting at every step. In evaluation and chat on a CPU either all arms do this or none,
-    because casting would otherwise distort the comparison of their speed. It needs the memory that 4-bit storage saves,
-    so that it is never reported as 4-bit memory.
+    The results equal those of casting at every step. In evaluation and chat on a CPU all arms or none do this, because
+    casting would distort the comparison of their speed. The memory that 4-bit storage saves is then in use.
     """
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):

@@ -42,14 +42,7 @@ def merge(adapted: PeftModel, name: str = "default") -> PreTrainedModel:
 
 
 def quantize(model: PreTrainedModel, quant_type: str, *, double_quant: bool, compute_dtype: torch.dtype) -> None:
-    """Quantize the float16 linear layers of a merged model, as loading its checkpoint would.
-
-    Args:
-        model: Result of :func:`merge`; modified in place.
-        quant_type: Name of the quantization method.
-        double_quant: Whether the block constants are quantized too.
-        compute_dtype: Dtype of the arithmetic.
-    """
+    """Quantize the float16 linear layers of a merged model in place, as loading its checkpoint would."""
     method = METHODS[quant_type]
     for parent, child, layer in _children(model):
         if isinstance(layer, CastOnUseLinear):

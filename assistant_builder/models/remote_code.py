@@ -23,12 +23,7 @@ VARIABLE = "ASSISTANT_BUILDER_TRUST_REMOTE_CODE"
 
 @dataclass(frozen=True)
 class ModelCode:
-    """Python code of a base model.
-
-    Attributes:
-        source: Absolute path of the folder, or ``owner/name`` with ``@revision`` if one is set.
-        files: Names of its Python files; empty for a repository.
-    """
+    """Python code of a base model: an absolute path with its files, or ``owner/name`` with ``@revision`` if set."""
 
     source: str
     files: tuple[str, ...] = ()

@@ -25,53 +25,32 @@ _UNCUT = 2**31
 
 @dataclass(frozen=True)
 class Segment:
-    """A section of a training sequence.
+    """A section of a training sequence; ``control`` marks a special token of the template."""
 
-    Attributes:
-        part: ``given`` (prompt), ``learned`` (supervised), or ``cut`` (beyond the maximum length).
-        text: Text of the tokens.
-        control: Whether it is a special token of the template.
-    """
-
-    part: Part
+    part: Part  # given: prompt; learned: supervised; cut: beyond the maximum length
     text: str
     control: bool = False
 
 
 @dataclass(frozen=True)
 class RenderedSequence:
-    """One training sequence of a pair.
-
-    Attributes:
-        segments: The complete text.
-        tokens: Number of tokens before the cut.
-        learned: Number of supervised tokens after the cut.
-    """
+    """One training sequence of a pair with its complete text."""
 
     segments: tuple[Segment, ...]
-    tokens: int
-    learned: int
+    tokens: int  # before the cut
+    learned: int  # supervised tokens after the cut
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Token counts of pairs.
+    """Token counts of pairs."""
 
-    Attributes:
-        pairs: Number of pairs in the data.
-        tokens: Tokens of each measured pair before the cut.
-        answers: Tokens of its last answer.
-        max_length: Maximum length in training.
-        cut: Number of measured pairs that are longer.
-        dropped: Number of these pairs that have no supervised tokens after the cut.
-    """
-
-    pairs: int
-    tokens: tuple[int, ...]
-    answers: tuple[int, ...]
+    pairs: int  # in the data
+    tokens: tuple[int, ...]  # of each measured pair before the cut
+    answers: tuple[int, ...]  # tokens of its last answer
     max_length: int
-    cut: int
-    dropped: int
+    cut: int  # measured pairs that are longer
+    dropped: int  # of these, without supervised tokens after the cut
 
 
 def local_model_folder(model: ModelConfig) -> Path | None:

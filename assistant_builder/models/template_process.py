@@ -1,10 +1,8 @@
 """Chat template and tokenizer of a base model in a separate process with memory and time limits.
 
-A chat template is a program, and the rules of a tokenizer.json can turn twenty characters into millions of tokens. The
-page and ``serve`` send conversations to this process and receive a result within the limits or an error, so that a
-hostile model affects neither their memory nor other models. The process is started with
-``python -m assistant_builder.models.template_process FOLDER``. It reads one JSON request per line from standard input
-and writes one JSON reply per line to standard output.
+A chat template is a program, and a tokenizer.json can turn twenty characters into millions of tokens. The page and
+``serve`` send conversations to this process, so that a hostile model affects neither their memory nor other models. It
+reads one JSON request per line from standard input and writes one JSON reply per line to standard output.
 
 Linux enforces the memory limit with ``RLIMIT_AS``; on other systems the resident memory is checked ten times a second.
 """
@@ -71,13 +69,8 @@ class _Exit:
 class TemplateProcess:
     """The process of one base model. It starts with the first request and restarts after an exit.
 
-    Requests of several threads are processed sequentially.
-
-    Args:
-        folder: The base model's folder.
-        idle_seconds: Time without requests after which the process ends; None: never.
-        seconds: Time limit of a request; None: :data:`SECONDS`.
-        memory: Memory limit in bytes; None: :data:`MEMORY_BYTES`.
+    Requests of several threads are processed sequentially. ``seconds`` and ``memory`` (bytes) limit a request; the
+    process ends after ``idle_seconds`` without requests.
     """
 
     def __init__(
@@ -109,11 +102,7 @@ class TemplateProcess:
             process.kill()
 
     def request(self, operation: str, **values: Any) -> Any:
-        """Send a request and wait for the result.
-
-        Args:
-            operation: An operation of :meth:`_Worker.answer`.
-            values: Its arguments as JSON values.
+        """Send an operation of :meth:`_Worker.answer` with its arguments and wait for the result.
 
         Raises:
             ModelError: The tokenizer cannot be read, the template refuses the conversation, or a limit was exceeded.
@@ -234,10 +223,6 @@ class LimitedChatTokenizer:
     """The methods of :class:`~assistant_builder.models.chat_template.ChatTokenizer` within the limits of a process.
 
     Every method raises ModelError if the template refuses the conversation or a limit was exceeded.
-
-    Args:
-        process: The process that renders and tokenizes.
-        day: Date for templates with today's date; None: the current day.
     """
 
     def __init__(self, process: TemplateProcess, day: date | None = None) -> None:
@@ -351,11 +336,7 @@ def _last_line(log: IO[bytes]) -> str:
 
 
 class _Worker:
-    """Answers requests; the first one loads the tokenizer.
-
-    Args:
-        folder: The base model's folder.
-    """
+    """Answers requests; the first one loads the tokenizer."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

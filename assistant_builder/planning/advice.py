@@ -23,13 +23,10 @@ COMPARED_CARD = "A100 80 GB"
 
 
 def cheapest_saving(plan: Plan, *methods: Method) -> dict[str, Any]:
-    """Return the changes with the lowest cost that make all these methods fit.
+    """Return the settings with the lowest cost that make all these methods fit; empty if they fit or none suffice.
 
     They are tried in this order: smaller micro-batches (slightly slower, same result), recomputed activations (one
     third slower), a lower ``train.max_length`` (the longest pairs are cut).
-
-    Returns:
-        Settings by key; empty if all methods fit already or if no change suffices.
     """
     if all(plan.methods[name].fit != "no" for name in methods):
         return {}
@@ -86,18 +83,11 @@ def gigabytes(value: float) -> str:
 
 @dataclass(frozen=True)
 class Advice:
-    """A recommendation.
+    """A recommendation."""
 
-    Attributes:
-        method: One of the twins, or ``neither``.
-        why: The reason in one or two sentences.
-        changes: Settings that would make a method fit if neither does, cheapest first.
-        remedies: Further suggestions as sentences.
-    """
-
-    method: str
-    why: str
-    changes: dict[str, Any]
+    method: str  # one of the twins, or neither
+    why: str  # one or two sentences
+    changes: dict[str, Any]  # settings that would make a method fit if neither does
     remedies: tuple[str, ...] = ()
 
     def to_record(self) -> dict[str, Any]:

@@ -13,23 +13,17 @@ Kind = Literal["linear", "experts", "embedding", "head", "norm"]
 class Module:
     """A module that owns parameters.
 
-    Attributes:
-        name: Path in the model, as in ``named_modules()``.
-        kind: ``linear`` layers are stored in 4 bits by QLoRA and have adapters. ``experts`` are the fused weights of a
-            mixture; they stay in 16 bits without adapters, because bitsandbytes and PEFT find no linear layer there.
-            ``embedding``, ``head`` and ``norm`` stay in 16 bits.
-        outputs: Output features; the number of values if the weight is not a matrix.
-        inputs: Input features; 1 if the weight is not a matrix.
-        bias: Number of values of the bias.
-        tied: Whether the weight belongs to another module, where it is counted.
+    ``linear`` layers are stored in 4 bits by QLoRA and have adapters. ``experts`` are the fused weights of a mixture;
+    they stay in 16 bits without adapters, because bitsandbytes and PEFT find no linear layer there, as do all other
+    kinds.
     """
 
-    name: str
+    name: str  # path as in named_modules()
     kind: Kind
-    outputs: int
-    inputs: int = 1
-    bias: int = 0
-    tied: bool = False
+    outputs: int  # features; number of values if the weight is not a matrix
+    inputs: int = 1  # 1 if the weight is not a matrix
+    bias: int = 0  # number of values
+    tied: bool = False  # counted in another module
 
     @property
     def weights(self) -> int:
@@ -44,50 +38,29 @@ class Module:
 
 @dataclass(frozen=True)
 class Block:
-    """Sizes of one decoder block in features; they determine its activations.
+    """Sizes of one decoder block in features; they determine its activations."""
 
-    Attributes:
-        hidden: Width of the residual stream.
-        attention: Heads times head size.
-        key_value: Key-value heads times head size.
-        heads: Number of query heads.
-        intermediate: Width of the feed-forward layer, or of all active experts together.
-        norms: Number of norms over the residual stream.
-        head_norms: Whether queries and keys are normalized.
-        eager: Whether attention weights are materialized (soft-capped logits have no fused kernel).
-        experts: Active experts per token; 0 without a mixture.
-    """
-
-    hidden: int
-    attention: int
-    key_value: int
-    heads: int
-    intermediate: int
-    norms: int = 2
-    head_norms: bool = False
-    eager: bool = False
-    experts: int = 0
+    hidden: int  # width of the residual stream
+    attention: int  # heads times head size
+    key_value: int  # key-value heads times head size
+    heads: int  # of queries
+    intermediate: int  # of the feed-forward layer, or of all active experts together
+    norms: int = 2  # over the residual stream
+    head_norms: bool = False  # of queries and keys
+    eager: bool = False  # attention weights are materialized (no fused kernel for soft-capped logits)
+    experts: int = 0  # active per token; 0 without a mixture
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A causal language model without its weights.
-
-    Attributes:
-        model_type: ``model_type`` of config.json.
-        modules: All modules that own parameters, in order.
-        blocks: The decoder blocks.
-        vocabulary: Rows of the head.
-        context: Maximum input in tokens; 0 if config.json does not contain it.
-        known: Whether the counts are closed-form; otherwise they come from the model's code on the meta device.
-    """
+    """A causal language model without its weights."""
 
     model_type: str
     modules: tuple[Module, ...]
     blocks: tuple[Block, ...]
-    vocabulary: int
-    context: int = 0
-    known: bool = True
+    vocabulary: int  # rows of the head
+    context: int = 0  # maximum input in tokens; 0 if config.json does not contain it
+    known: bool = True  # in closed form; otherwise from the model's code on the meta device
 
     @property
     def parameters(self) -> int:

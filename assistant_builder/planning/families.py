@@ -1,8 +1,7 @@
 """Closed-form module lists of common model families, computed from config.json alone.
 
-Each family is described by its differences from a plain Llama decoder: biases, norms, fused projections, mixture of
-experts. Default values are those of transformers' config classes, because published configs omit them. A test compares
-every family with the model that transformers builds.
+Each family is described by its differences from a plain Llama decoder. Default values are those of transformers' config
+classes, because published configs omit them. A test compares every family with the model of transformers.
 """
 
 from __future__ import annotations
@@ -23,25 +22,15 @@ _SANDWICH = (*_PRE, "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 @dataclass(frozen=True)
 class Family:
-    """Differences of a family from a plain Llama.
+    """Differences of a family from a plain Llama."""
 
-    Attributes:
-        defaults: Values that config.json may omit.
-        bias: Attention projections with a bias: none, q, k and v, or all of them if ``attention_bias`` is set.
-        norms: Norms over the residual stream in a block.
-        query_norm: Query and key norms: over each head, over all heads together, or none.
-        fused: Whether q, k, v and gate, up are one projection each.
-        experts: Config key of the number of experts; empty for a dense feed-forward layer.
-        eager: Whether attention logits are soft-capped, which fused kernels do not support.
-    """
-
-    defaults: Mapping[str, Any]
-    bias: Literal["none", "qkv", "config"] = "none"
-    norms: tuple[str, ...] = _PRE
-    query_norm: Literal["none", "head", "all"] = "none"
-    fused: bool = False
-    experts: str = ""
-    eager: bool = False
+    defaults: Mapping[str, Any]  # of values that config.json may omit
+    bias: Literal["none", "qkv", "config"] = "none"  # of q, k and v, or of all if attention_bias is set
+    norms: tuple[str, ...] = _PRE  # over the residual stream
+    query_norm: Literal["none", "head", "all"] = "none"  # over each head, or over all heads together
+    fused: bool = False  # q, k, v and gate, up are one projection each
+    experts: str = ""  # config key of their number; empty if dense
+    eager: bool = False  # attention logits are soft-capped
 
 
 def _defaults(vocabulary: int, hidden: int, intermediate: int, layers: int, heads: int, **more: Any) -> dict[str, Any]:
@@ -92,10 +81,7 @@ def is_known(config: Mapping[str, Any]) -> bool:
 
 
 def build(config: Mapping[str, Any]) -> Architecture:
-    """Return the modules and blocks of a known family.
-
-    Args:
-        config: Content of config.json.
+    """Return the modules and blocks of a known family from the content of config.json.
 
     Raises:
         ModelError: Sizes are missing, not integers, or contradict one another; the message lists all of them.

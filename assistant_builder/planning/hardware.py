@@ -25,33 +25,19 @@ _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine that can train.
-
-    Attributes:
-        name: Name shown to users.
-        device: ``cpu`` or ``cuda``.
-        memory_bytes: Memory of one device.
-        free_bytes: Free memory of one device; all memory for a catalog entry.
-        bfloat16: Whether the hardware computes in bfloat16.
-        flops: Dense 16-bit peak in operations per second, a multiply-add counted as two; 0 if unknown.
-        price_per_hour: List price of an hour in US dollars; None if it is not for rent.
-        is_local: Whether it is this machine.
-        cores: Usable cores of a CPU.
-        devices: Number of usable GPUs of this type.
-        cards: All usable GPUs of this machine in torch's order; this object describes the first.
-    """
+    """A machine that can train; memory is that of one device."""
 
     name: str
     device: Literal["cpu", "cuda"]
     memory_bytes: int
-    free_bytes: int
+    free_bytes: int  # all memory for a catalog entry
     bfloat16: bool = True
-    flops: float = 0.0
-    price_per_hour: float | None = None
-    is_local: bool = False
-    cores: int = 0
-    devices: int = 1
-    cards: tuple[Machine, ...] = ()
+    flops: float = 0.0  # dense 16-bit peak per second, a multiply-add is two; 0: unknown
+    price_per_hour: float | None = None  # list price in US dollars, if for rent
+    is_local: bool = False  # whether it is this machine
+    cores: int = 0  # usable cores of a CPU
+    devices: int = 1  # usable GPUs of this type
+    cards: tuple[Machine, ...] = ()  # all usable GPUs in torch's order; this object describes the first
 
     @property
     def compute_dtype(self) -> str:
@@ -100,7 +86,7 @@ def this_machine() -> Machine:
 
 
 def choose_machine(memory: str | None = None, card: str | None = None) -> Machine:
-    """Return a card of the catalog, a GPU with the given memory, or this machine if neither is given.
+    """Return a card of the catalog, a GPU with the given memory, or this machine.
 
     Raises:
         ConfigError: The card is unknown or the memory cannot be parsed.

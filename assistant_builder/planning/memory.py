@@ -37,8 +37,8 @@ def base_storage(method: Method, model: ModelConfig) -> QuantizationMethod:
 def module_bytes(module: Module, method: Method, model: ModelConfig, compute_dtype: str) -> int:
     """Return the bytes of one module of the base during training.
 
-    Linear layers have the storage of the arm's quantization method and float16 biases. All other modules have the
-    compute dtype. Full fine-tuning stores everything in 16 bits.
+    Linear layers have the storage of the arm's quantization method and float16 biases, all other modules the compute
+    dtype. Full fine-tuning stores everything in 16 bits.
     """
     wide = 2 if method == FULL_TUNING else DTYPE_BYTES[compute_dtype]
     if module.kind != "linear":
@@ -51,10 +51,10 @@ def module_bytes(module: Module, method: Method, model: ModelConfig, compute_dty
 def loading_extra_bytes(architecture: Architecture, method: Method, model: ModelConfig, compute_dtype: str) -> int:
     """Return the temporary bytes while a base is loaded, in addition to its stored weights.
 
-    Safetensors are read tensor by tensor onto the target device. In addition to the stored weights there is at most one
-    tensor at a time: the 16-bit weight that is being quantized (transformers reads without worker threads while it
-    quantizes, core_model_loading.convert_and_load_state_dict_in_model); the experts of a block before they are fused;
-    or the float16 original of an embedding or head that is being cast to the compute dtype (models.loading).
+    Safetensors are read tensor by tensor onto the target device. At most one tensor at a time is not stored yet: the
+    16-bit weight that is being quantized (transformers reads without worker threads while it quantizes,
+    core_model_loading.convert_and_load_state_dict_in_model); the experts of a block before they are fused; or the
+    float16 original of an embedding or head that is being cast (models.loading).
     """
     kinds = {"experts"}
     if base_storage(method, model).quantizes:
@@ -82,12 +82,10 @@ def adapter_parameters(module: Module, rank: int) -> int:
 
 
 def optimizer_bytes(tensors: list[int], optimizer: str) -> int:
-    """Return the bytes of AdamW's two moments.
+    """Return the bytes of AdamW's two moments for trained tensors of these numbers of values.
 
-    Args:
-        tensors: Number of values of each trained tensor.
-        optimizer: ``adamw`` and ``paged_adamw_32bit`` store two float32 values per value, ``paged_adamw_8bit`` two
-            bytes and a float32 constant per 256 values.
+    ``adamw`` and ``paged_adamw_32bit`` store two float32 values per value, ``paged_adamw_8bit`` two bytes and a float32
+    constant per 256 values.
     """
     if optimizer != "paged_adamw_8bit":
         return 8 * sum(tensors)
@@ -111,21 +109,13 @@ _LOSS_COPIES = 3
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch.
+    """One micro-batch."""
 
-    Attributes:
-        rows: Number of sequences.
-        length: Tokens of each sequence with padding.
-        supervised: Supervised positions of all rows together.
-        columns: Positions of each row for which the head computes logits.
-        padded: Whether rows differ in length, which requires an attention mask.
-    """
-
-    rows: int
-    length: int
-    supervised: int
-    columns: int
-    padded: bool = False
+    rows: int  # sequences
+    length: int  # tokens of each sequence with padding
+    supervised: int  # positions of all rows together
+    columns: int  # positions of a row for which the head computes logits
+    padded: bool = False  # rows differ in length, which requires an attention mask
 
     @property
     def tokens(self) -> int:
@@ -135,41 +125,24 @@ class Batch:
 
 @dataclass(frozen=True)
 class ComputeSettings:
-    """Settings of the trainer that determine the activations.
+    """Settings of the trainer that determine the activations."""
 
-    Attributes:
-        width: Bytes per value in the compute dtype.
-        device: ``cpu`` or ``cuda``.
-        rank: Rank of the adapters.
-        dropout: Dropout probability of the adapters.
-        checkpointing: Whether activations are recomputed.
-    """
-
-    width: int
+    width: int  # bytes per value in the compute dtype
     device: str
-    rank: int
-    dropout: float
-    checkpointing: bool
+    rank: int  # of the adapters
+    dropout: float  # probability
+    checkpointing: bool  # activations are recomputed
 
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes at the peak of a training step.
+    """Bytes at the peak of a training step."""
 
-    Attributes:
-        kept: Activations that the blocks save for the backward pass; with checkpointing only their inputs.
-        block: Additional bytes of one block while it is recomputed or in its backward pass.
-        head: Bytes of the last norm, the logits and their gradients.
-        casts: Adapters in the compute dtype.
-        dequantized: Additional bytes of frozen weights in the compute dtype: of all if a CPU dequantizes them in
-            advance, otherwise of the largest.
-    """
-
-    kept: int
-    block: int
-    head: int
-    casts: int
-    dequantized: int
+    kept: int  # saved by the blocks for the backward pass; with checkpointing only their inputs
+    block: int  # added by one block while it is recomputed or in its backward pass
+    head: int  # the last norm, the logits and their gradients
+    casts: int  # adapters in the compute dtype
+    dequantized: int  # frozen weights in the compute dtype: all if a CPU dequantizes in advance, else the largest
 
     @property
     def total(self) -> int:
@@ -182,12 +155,7 @@ def activations(
 ) -> Activations:
     """Return the bytes of one training step.
 
-    Args:
-        architecture: The model.
-        adapted: Layers that save their input: those with an adapter, or all linear ones in full fine-tuning.
-        batch: The micro-batch.
-        how: Settings of the trainer.
-        dequantized_bytes: Additional bytes of frozen weights in the compute dtype.
+    ``adapted`` are the layers that save their input: those with an adapter, or all linear ones in full fine-tuning.
     """
     by_block = _by_block(architecture, adapted)
     blocks = [block_bytes(block, batch, how) + batch.tokens * adapter_input_bytes(layers, how)
@@ -261,12 +229,7 @@ _UNSHARDED_BLOCKS = 2
 
 @dataclass(frozen=True)
 class ParallelStrategy:
-    """The distribution of a training over devices.
-
-    Attributes:
-        kind: ``one`` device; ``ddp``: each device has the complete model; ``fsdp``: each has a shard of every layer.
-        devices: Number of devices.
-    """
+    """The distribution of a training: DDP has the complete model on each device, FSDP a shard of each layer."""
 
     kind: Literal["one", "ddp", "fsdp"] = "one"
     devices: int = 1
@@ -280,7 +243,7 @@ class ParallelStrategy:
 def devices_to_use(config: StudyConfig, machine: Machine) -> int:
     """Return the number of devices for one arm: the requested one, else the largest that divides a step's pairs evenly.
 
-    GPUs that differ from the first are used only on request. A CPU can be shared by any number of processes.
+    GPUs that differ from the first are used on request only. A CPU can be shared by any number of processes.
 
     Raises:
         ResourceError: More GPUs are requested than available.
@@ -307,12 +270,7 @@ def per_device_batch_size(train: TrainConfig, devices: int) -> int:
 
 
 def choose_parallelism(plan: Plan, devices: int) -> ParallelStrategy:
-    """Return the strategy for ``devices`` devices, which is the same for all arms to keep them comparable.
-
-    Args:
-        plan: The plan for one device.
-        devices: Number of devices, at least 1.
-    """
+    """Return the strategy for ``devices`` devices from the plan for one, the same for all comparable arms."""
     if devices == 1:
         return ParallelStrategy()
     wanted = plan.config.executor.spread
@@ -338,8 +296,7 @@ def distribute(plan: Plan) -> Plan:
 def unsharded_bytes(layers: Iterable[tuple[str, int, int]]) -> int:
     """Return the bytes of layers that an FSDP device unshards: two blocks and all modules outside of blocks.
 
-    Args:
-        layers: Name, parameters and stored bytes of every module of the base.
+    ``layers``: name, parameters and stored bytes of every module of the base.
     """
     blocks: Counter[str] = Counter()
     outside = 0

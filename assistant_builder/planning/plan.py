@@ -50,51 +50,27 @@ ASSUMED_PAIRS = 10_000
 
 @dataclass(frozen=True)
 class MethodPlan:
-    """One method on one machine.
+    """One method on one machine."""
 
-    Attributes:
-        method: Name of an arm, or ``full`` (fine-tuning of all weights).
-        layers: Name, parameters and stored bytes of every module of the base.
-        adapter_bytes: Bytes of the adapters.
-        gradient_bytes: Bytes of their gradients.
-        optimizer_bytes: Bytes of the optimizer states.
-        activations: Activations of a step.
-        overhead_bytes: Further bytes of the process and the allocator.
-        trained_parameters: Number of trained values.
-        inference_bytes: Memory for answering one question on the same machine.
-        checkpointing: Whether activations are recomputed.
-        dequantized: Whether a CPU keeps the frozen weights in the compute dtype during training; these bytes are
-            counted as activations.
-        work: Operations of the training.
-        seconds: Time of the training; None if the speed of the machine is unknown.
-        memory_bytes: Available memory.
-        factor: Median ratio of measured to predicted memory in this machine's finished runs.
-        shards: Number of FSDP devices; 1 without sharding.
-        gathered_bytes: Unsharded layers that an FSDP device holds while it computes them.
-        loading_bytes: Peak on one device while the base is loaded.
-        loading_host_bytes: Main memory of all processes of a sharded training while the base is loaded (a 4-bit base
-            has one copy per process); 0 if files are read directly to the device.
-    """
-
-    method: Method
-    layers: tuple[tuple[str, int, int], ...]
+    method: Method  # name of an arm, or full (fine-tuning of all weights)
+    layers: tuple[tuple[str, int, int], ...]  # name, parameters and stored bytes of every module of the base
     adapter_bytes: int
     gradient_bytes: int
     optimizer_bytes: int
-    activations: Activations
-    overhead_bytes: int
-    trained_parameters: int
-    inference_bytes: int
-    checkpointing: bool
-    dequantized: bool
+    activations: Activations  # of a step
+    overhead_bytes: int  # of process and allocator
+    trained_parameters: int  # number of trained values
+    inference_bytes: int  # for answering one question on this machine
+    checkpointing: bool  # activations are recomputed
+    dequantized: bool  # a CPU keeps frozen weights in the compute dtype, counted as activations
     work: TrainingFlops
-    seconds: float | None
-    memory_bytes: int
-    factor: float = 1.0
-    shards: int = 1
-    gathered_bytes: int = 0
-    loading_bytes: int = 0
-    loading_host_bytes: int = 0
+    seconds: float | None  # None if the speed of the machine is unknown
+    memory_bytes: int  # available memory
+    factor: float = 1.0  # median ratio of measured to predicted memory in finished runs
+    shards: int = 1  # FSDP devices
+    gathered_bytes: int = 0  # unsharded layers that an FSDP device holds while it computes them
+    loading_bytes: int = 0  # peak on one device while the base is loaded
+    loading_host_bytes: int = 0  # main memory of all sharded processes while loading; 0 if read to the device
 
     @property
     def weights_bytes(self) -> int:
@@ -105,7 +81,7 @@ class MethodPlan:
     def parts(self) -> dict[str, int]:
         """Bytes of each component of the peak on one device.
 
-        ``loading`` is present only if loading needs more than training, and is the difference.
+        ``loading`` is what loading needs beyond training, if anything.
         """
         training = {"weights": self.weights_bytes // self.shards + self.gathered_bytes,
                     "adapters": self.adapter_bytes // self.shards, "gradients": self.gradient_bytes // self.shards,
@@ -163,21 +139,13 @@ length."""
 
 @dataclass(frozen=True)
 class Lengths:
-    """Lengths of the training sequences in tokens.
-
-    Attributes:
-        mean: Mean length.
-        longest: Largest length before the cut to ``train.max_length``.
-        supervised: Mean number of supervised positions per sequence.
-        longest_answer: Supervised positions of the longest sequence.
-        assumed: Whether the values are assumptions because no data is known.
-    """
+    """Lengths of the training sequences in tokens."""
 
     mean: float
-    longest: int
-    supervised: float
-    longest_answer: int
-    assumed: bool = False
+    longest: int  # before the cut to train.max_length
+    supervised: float  # mean positions per sequence
+    longest_answer: int  # supervised positions of the longest sequence
+    assumed: bool = False  # because no data is known
 
     @classmethod
     def assume(cls, longest: int) -> Lengths:
@@ -192,31 +160,18 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Plan:
-    """All methods for one model, one configuration and one machine.
-
-    Attributes:
-        model: Name of the model.
-        architecture: Its modules and blocks.
-        config: The settings.
-        machine: The machine that would train.
-        pairs: Number of training pairs.
-        lengths: Lengths of the sequences.
-        measured_runs: Memory and speed of this machine's finished runs.
-        largest: The largest micro-batch, if every sequence is known.
-        shards: Number of FSDP devices.
-        measured: Seconds by method, extrapolated from the steps of a run in progress.
-    """
+    """All methods for one model, one configuration and one machine."""
 
     model: str
     architecture: Architecture
     config: StudyConfig
     machine: Machine
-    pairs: int
+    pairs: int  # number of training pairs
     lengths: Lengths
-    measured_runs: MeasuredRuns = field(default_factory=MeasuredRuns)
-    largest: Batch | None = None
-    shards: int = 1
-    measured: Mapping[str, float] = field(default_factory=dict)
+    measured_runs: MeasuredRuns = field(default_factory=MeasuredRuns)  # finished runs of this machine
+    largest: Batch | None = None  # micro-batch, if every sequence is known
+    shards: int = 1  # FSDP devices
+    measured: Mapping[str, float] = field(default_factory=dict)  # seconds by method of a run in progress
 
     @cached_property
     def adapted(self) -> tuple[Module, ...]:
@@ -243,10 +198,10 @@ class Plan:
     def methods(self) -> dict[Method, MethodPlan]:
         """Plans of the twins, further arms of the study, and full fine-tuning.
 
-        All arms use the same way of computing, because the comparison requires it. The fastest way that fits is
-        selected: on a CPU weights dequantized to the compute dtype, then weights cast at every use, then, with
-        ``train.gradient_checkpointing=auto``, recomputed activations. The fit of the 16-bit arm decides; that of the
-        4-bit arm if the 16-bit arm cannot fit or is not trained.
+        All arms compute in the same way, to be comparable. The fastest way that fits is selected: on a CPU weights
+        dequantized in advance, then weights cast at every use, then, with ``train.gradient_checkpointing=auto``,
+        recomputed activations. The 16-bit arm decides; the 4-bit arm does if the 16-bit arm cannot fit or is not
+        trained.
         """
         recomputing = {"on": (True,), "off": (False,), "auto": (False, True)}[self.config.train.gradient_checkpointing]
         arms = self.config.arms
@@ -391,13 +346,7 @@ class Plan:
 def plan_study(
     config: StudyConfig, pairs: int = 0, lengths: Lengths | None = None, machine: Machine | None = None
 ) -> Plan:
-    """Plan the training of a study; downloads at most a config.json.
-
-    Args:
-        config: The settings with the base model.
-        pairs: Number of training pairs; 0 if unknown, 10,000 are assumed.
-        lengths: Lengths of the sequences; None: assumed from ``train.max_length``.
-        machine: The machine that would train; None: this one.
+    """Plan the training of a study; downloads at most a config.json. 10,000 pairs are assumed if ``pairs`` is 0.
 
     Raises:
         ModelError: The base is unknown or not reachable, or its config is invalid.
