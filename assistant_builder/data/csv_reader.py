@@ -15,8 +15,7 @@ from assistant_builder.data.types import RawRow, Table, count_noun, header_names
 from assistant_builder.errors import DataError
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
-REJECTED_COLUMNS = ("row", "reason")
-"""The first two columns of a CSV file of rejected rows."""
+REJECTED_COLUMNS = ("row", "reason")  # the first two columns of a CSV file of rejected rows
 FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """First characters that spreadsheet programs interpret as a formula (OWASP, CSV injection)."""
 FORMULAS_UNESCAPED = "the apostrophe that the CSV file of rejected rows puts before = + - @ was removed"

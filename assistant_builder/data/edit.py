@@ -71,9 +71,13 @@ def append_pairs(
     table, mapping = load_rows(source, columns)
     new_columns = dict(columns or {})
     rows = table.rows
-    split_column = mapping["split"] if _has_split_values(table, mapping["split"]) else None
+    split_column = mapping["split"]
+    given = (row.cells.get(split_column) for row in table.rows if row.cells is not None and split_column)
+    if not any(not is_empty(cell) and parse_split(str(cell)) for cell in given):
+        split_column = None
     if splits is not None:
-        split_column = mapping["split"] or _unused_name("split", table.columns)
+        names = ["split", *(f"split {number}" for number in range(2, len(table.columns) + 2))]
+        split_column = mapping["split"] or next(name for name in names if name not in table.columns)
         new_columns["split"] = split_column
         rows = [
             RawRow(row.row, {**row.cells, split_column: splits[row.row]})
@@ -81,16 +85,14 @@ def append_pairs(
             else row
             for row in rows
         ]
-    system = _majority_system_prompt(source, columns)
+    existing = load_pairs(source, columns=columns).pairs
+    (system, count), *_ = Counter(pair.system for pair in existing).most_common(1) or [(None, 0)]
+    if count * 2 <= len(existing):
+        system = None
     added = [RawRow(number, _new_cells(mapping, question, answer, system, split_column))
              for number, (question, answer) in enumerate(pairs, start=rows[-1].row + 1)]
     write_rows([*rows, *added], target)
     return new_columns
-
-
-def _has_split_values(table: Table, column: str | None) -> bool:
-    cells = (row.cells.get(column) for row in table.rows if row.cells is not None and column)
-    return any(not is_empty(cell) and parse_split(str(cell)) for cell in cells)
 
 
 def _new_cells(
@@ -110,18 +112,6 @@ def _new_cells(
     if split_column:
         cells[split_column] = "train"
     return cells
-
-
-def _majority_system_prompt(source: Path, columns: Mapping[str, str] | None) -> str | None:
-    """The system prompt of more than half of the rows of a file."""
-    pairs = load_pairs(source, columns=columns).pairs
-    (system, count), *_ = Counter(pair.system for pair in pairs).most_common(1) or [(None, 0)]
-    return system if count * 2 > len(pairs) else None
-
-
-def _unused_name(name: str, used: Sequence[str]) -> str:
-    names = (name if number == 1 else f"{name} {number}" for number in range(1, len(used) + 2))
-    return next(candidate for candidate in names if candidate not in used)
 
 
 # Pasting

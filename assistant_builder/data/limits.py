@@ -10,14 +10,11 @@ from typing import Any
 
 from assistant_builder.errors import DataError
 
-MAX_BYTES = 256 * 2**20
-"""Decompressed bytes of a file, and characters of all its cells (about 60 million tokens)."""
-MAX_COLUMNS = 16_384
-"""Number of columns of an Excel sheet."""
+MAX_BYTES = 256 * 2**20  # decompressed bytes of a file, and characters of all its cells (about 60 million tokens)
+MAX_COLUMNS = 16_384  # number of columns of an Excel sheet
 MAX_CELLS = 20_000_000
 """Cells of a table or values of a JSON document. Each takes 50 to 100 bytes of memory, even if it is empty."""
-MAX_DEPTH = 64
-"""Nesting depth of lists and objects; a conversation has three levels."""
+MAX_DEPTH = 64  # nesting depth of lists and objects; a conversation has three levels
 
 
 def check_bytes(count: int, where: str) -> None:

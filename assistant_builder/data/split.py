@@ -37,11 +37,6 @@ def unit_of(pair: Pair) -> str:
     return f"question {casefold_normalize(pair.compared_question)}"
 
 
-def group_by_unit(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
-    """Unit → its pairs, in the order given."""
-    return group_by(pairs, unit_of)
-
-
 def has_given_split(pairs: Iterable[Pair]) -> bool:
     """Whether the file specifies the split of any row."""
     return any(pair.split is not None for pair in pairs)
@@ -61,7 +56,7 @@ def too_few_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
         return "no usable pair is left", "Check the reasons of the rejected rows, and correct or add rows"
     if has_given_split(pairs):
         return _too_few_given_units(pairs)
-    count, grouped = len(group_by_unit(pairs)), any(pair.group is not None for pair in pairs)
+    count, grouped = len(group_by(pairs, unit_of)), any(pair.group is not None for pair in pairs)
     if count >= len(SPLITS):
         return None
     if len(pairs) < len(SPLITS):
@@ -81,7 +76,7 @@ def _too_few_given_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
     if not train:
         return "the given split has no training rows", "Mark rows with the split 'train', or remove the split column"
     absent = [split for split in SPLITS if not any(pair.split == split for pair in pairs)]
-    units = group_by_unit(train).keys()
+    units = group_by(train, unit_of).keys()
     free = units - {unit_of(pair) for pair in pairs if pair.split != "train"}
     if len(free) >= len(absent) and len(units) > len(absent):
         return None
@@ -224,7 +219,7 @@ class Split:
             "leaks_removed": self.leaks_removed,
             "leaks": [leak.to_record() for leak in self.leaks],
             "units": {"kind": "group" if ungrouped < len(placed) else "question",
-                      "counts": {split: len(group_by_unit(self.pairs(split))) for split in SPLITS},
+                      "counts": {split: len(group_by(self.pairs(split), unit_of)) for split in SPLITS},
                       "ungrouped_rows": ungrouped, "straddling": sorted(straddling_groups(placed))},
             "clusters": {split: len({pair.cluster for pair in self.pairs(split) if pair.cluster is not None})
                          for split in SPLITS},
@@ -318,7 +313,7 @@ def _draw(
 
     Returns the drawn pairs (at least one unit) and the rest, both in file order.
     """
-    units = group_by_unit(pairs)
+    units = group_by(pairs, unit_of)
     order = _hash_order(units, seed, purpose)
     # a single held-out item has no confidence interval
     minimum = 2 if purpose == "heldout" and len(units) > leave + 1 else 1
@@ -382,7 +377,7 @@ def _apply_limits(sets: _Sets, config: DataConfig, *, limit_validation: bool, no
 
 
 def _sample_units(pairs: Sequence[Pair], limit: int, seed: int, split: str) -> list[Pair]:
-    units = group_by_unit(pairs)
+    units = group_by(pairs, unit_of)
     order = _hash_order(units, seed, f"sample {split}")
     kept: list[Pair] = []
     for unit in order:

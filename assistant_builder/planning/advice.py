@@ -15,10 +15,8 @@ from assistant_builder.planning.hardware import CARDS, Machine
 from assistant_builder.planning.memory import FULL_TUNING, Method, base_storage
 from assistant_builder.planning.plan import MAX_MEMORY_SHARE, Plan
 
-_MIN_TOKENS = 128
-"""Lower bound for a reduced ``train.max_length``: shorter pairs contain too little to learn from."""
-_MIN_16_BIT_SHARE = 0.4
-"""Share of 16-bit bytes in the 4-bit base above which a warning explains the small saving."""
+_MIN_TOKENS = 128  # lower bound for a reduced ``train.max_length``: shorter pairs contain too little to learn from
+_MIN_16_BIT_SHARE = 0.4  # share of 16-bit bytes in the 4-bit base above which a warning explains the small saving
 COMPARED_CARD = "A100 80 GB"
 
 

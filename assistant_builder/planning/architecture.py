@@ -83,13 +83,8 @@ class Architecture:
     @property
     def active_weights(self) -> int:
         """Number of weights that a token is multiplied with, without the head and inactive experts."""
-        total = 0
-        for module in self.modules:
-            if module.kind == "linear" and not module.name.startswith(VISION):
-                total += module.weights
-        for block in self.blocks:
-            total += 3 * block.hidden * block.intermediate if block.experts else 0
-        return total
+        linear = sum(module.weights for module in self.linear() if not module.name.startswith(VISION))
+        return linear + sum(3 * block.hidden * block.intermediate for block in self.blocks if block.experts)
 
 
 VISION = ("model.vision_tower.", "model.multi_modal_projector.")

@@ -13,9 +13,8 @@ from typing import Any, Literal
 from assistant_builder.errors import ModelError
 from assistant_builder.planning.architecture import Architecture, Block, Module, text_part
 
-MAX_LAYERS = 10_000
-MAX_SIZE = 10**9
-"""Upper bounds beyond those of any model; they keep a hostile config from exhausting memory."""
+# upper bounds beyond those of any model; they keep a hostile config from exhausting memory
+MAX_LAYERS, MAX_SIZE = 10_000, 10**9
 _PRE = ("input_layernorm", "post_attention_layernorm")
 _SANDWICH = (*_PRE, "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
@@ -39,7 +38,7 @@ def _defaults(vocabulary: int, hidden: int, intermediate: int, layers: int, head
 
 
 _GEMMA = {"head_dim": 256, "tie_word_embeddings": True}
-FAMILIES: dict[str, Family] = {
+FAMILIES: dict[str, Family] = {  # by ``model_type``; ``gemma3`` is ``gemma3_text`` with a vision tower
     "llama": Family(_defaults(32_000, 4096, 11_008, 32, 32), bias="config"),
     "mistral": Family(_defaults(32_000, 4096, 14_336, 32, 32, num_key_value_heads=8)),
     "qwen2": Family(_defaults(151_936, 4096, 22_016, 32, 32, num_key_value_heads=32), bias="qkv"),
@@ -65,7 +64,6 @@ FAMILIES: dict[str, Family] = {
                                   num_experts=128, num_experts_per_tok=8, decoder_sparse_step=1),
                         bias="config", query_norm="head", experts="num_experts"),
 }
-"""``model_type`` → family. ``gemma3`` is ``gemma3_text`` with a vision tower."""
 _OTHER_NAMES = {"num_experts": ("num_local_experts",), "num_local_experts": ("num_experts",)}
 """transformers saves some values under another name than models were published with."""
 _SIGLIP = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_channels": 3, "image_size": 224,
@@ -89,20 +87,18 @@ def build(config: Mapping[str, Any]) -> Architecture:
     kind = str(config["model_type"])
     vision = kind == "gemma3"
     sizes = _Sizes("gemma3_text" if vision else kind, text_part(config))
-    if vision:
-        tied = bool(config.get("tie_word_embeddings", True))
-    else:
-        tied = bool(sizes.get("tie_word_embeddings"))
-    prefix = "model.language_model." if vision else "model."
+    tied = bool(config.get("tie_word_embeddings", True) if vision else sizes.get("tie_word_embeddings"))
+    vocabulary, prefix = sizes.numbers["vocab_size"], "model.language_model." if vision else "model."
     modules = list(_siglip(_vision_of(config), sizes.hidden)) if vision else []
-    modules.append(Module(f"{prefix}embed_tokens", "embedding", sizes.vocabulary, sizes.hidden))
+    modules.append(Module(f"{prefix}embed_tokens", "embedding", vocabulary, sizes.hidden))
     blocks = []
-    for index in range(sizes.layers):
+    for index in range(sizes.numbers["num_hidden_layers"]):
         modules += sizes.block_modules(f"{prefix}layers.{index}.", index)
         blocks.append(sizes.block(index))
     modules.append(Module(f"{prefix}norm", "norm", sizes.hidden))
-    modules.append(Module("lm_head", "head", sizes.vocabulary, sizes.hidden, tied=tied))
-    return Architecture(kind, tuple(modules), tuple(blocks), sizes.vocabulary, sizes.context)
+    modules.append(Module("lm_head", "head", vocabulary, sizes.hidden, tied=tied))
+    context = sizes.config.get("max_position_embeddings")
+    return Architecture(kind, tuple(modules), tuple(blocks), vocabulary, context if isinstance(context, int) else 0)
 
 
 @dataclass(frozen=True)
@@ -156,16 +152,8 @@ class _Sizes:
         return self.family.defaults.get(name)
 
     @property
-    def vocabulary(self) -> int:
-        return self.numbers["vocab_size"]
-
-    @property
     def hidden(self) -> int:
         return self.numbers["hidden_size"]
-
-    @property
-    def layers(self) -> int:
-        return self.numbers["num_hidden_layers"]
 
     @property
     def heads(self) -> int:
@@ -182,11 +170,6 @@ class _Sizes:
     @property
     def key_value(self) -> int:
         return int(self.get("num_key_value_heads") or self.heads) * self.head_size
-
-    @property
-    def context(self) -> int:
-        value = self.config.get("max_position_embeddings")
-        return value if isinstance(value, int) else 0
 
     def is_sparse(self, index: int) -> bool:
         """Whether the feed-forward layer of a block is a mixture of experts."""

@@ -17,8 +17,7 @@ from assistant_builder.errors import ConfigError
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30,
           "tib": 2**40, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_MIG_SLICES = 7
-"""Compute slices of a card with MIG."""
+_MIG_SLICES = 7  # compute slices of a card with MIG
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Memory limit of a container in cgroup v2 and v1."""
 
@@ -162,8 +161,7 @@ def _container_limit() -> int | None:
 
 _SIZE = 768
 _REPEATS = 4
-_BFLOAT16_GAIN = 2.0
-"""Speed of bfloat16 instructions relative to float32."""
+_BFLOAT16_GAIN = 2.0  # speed of bfloat16 instructions relative to float32
 
 
 @lru_cache(maxsize=2)

@@ -72,7 +72,6 @@ _LIST = (
               sizes("phi3", 32_064, 3072, 8192, 32, 32, 32, context=4096)),
 )  # fmt: skip
 PUBLISHED_MODELS: dict[str, PublishedModel] = {entry.name: entry for entry in _LIST}
-"""Published models by name."""
 
 
 def load_architecture(model: str, revision: str | None = None) -> tuple[str, Architecture]:

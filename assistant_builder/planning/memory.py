@@ -20,13 +20,10 @@ if TYPE_CHECKING:
     from assistant_builder.planning.plan import Plan
 
 FULL_TUNING = "full"
-Method = str
-"""Name of an arm, or ``full`` for fine-tuning of all weights."""
+Method = str  # name of an arm, or ``full`` for fine-tuning of all weights
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-_MIN_8BIT_VALUES = 4096
-"""Smaller tensors have 32-bit states in 8-bit AdamW (bitsandbytes' ``min_8bit_size``)."""
-_STATE_BLOCK = 256
-"""Values that share a float32 constant in the states of 8-bit AdamW."""
+_MIN_8BIT_VALUES = 4096  # smaller tensors have 32-bit states in 8-bit AdamW (bitsandbytes' ``min_8bit_size``)
+_STATE_BLOCK = 256  # values that share a float32 constant in the states of 8-bit AdamW
 
 
 def base_storage(method: Method, model: ModelConfig) -> QuantizationMethod:
@@ -223,8 +220,7 @@ def _by_block(architecture: Architecture, adapted: Sequence[Module]) -> list[lis
 
 
 _BLOCK = re.compile(r"^.*?\.\d+(?=\.)")
-_UNSHARDED_BLOCKS = 2
-"""The block being computed, and the next one, which is prefetched."""
+_UNSHARDED_BLOCKS = 2  # the block being computed, and the next one, which is prefetched
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,7 @@ from assistant_builder.planning.training_time import WorkRemaining, extrapolated
 from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates, split_run
 
-KNOWN_ERROR = 0.15
-"""Assumed error of a predicted peak; the measured errors in docs/planner.md are smaller."""
+KNOWN_ERROR = 0.15  # assumed error of a predicted peak; the measured errors in docs/planner.md are smaller
 _SHORTEST = Lengths(32, 32, 16.0, 16)
 """Assumed lengths until the data step has counted tokens: a lower bound for any data."""
 LOW_MEMORY_SETTING = "train.allow_low_memory=true (on the page “Start without enough memory”, under All settings)"

@@ -39,13 +39,9 @@ from assistant_builder.planning.training_time import (
 
 MAX_MEMORY_SHARE = 0.95
 """Largest share of the memory that a training may use; the rest is a reserve for what the formulas do not cover."""
-COMFORTABLE_SHARE = 0.90
-"""Share of the memory up to which a method fits comfortably (``room``)."""
+COMFORTABLE_SHARE = 0.90  # share of the memory up to which a method fits comfortably (``room``)
 Fit = Literal["room", "tight", "no"]
-ASSUMED_PAIRS = 10_000
-"""Number of pairs if no data is known."""
-ASSUMED_PAIRS = 10_000
-"""Number of pairs if no data is known."""
+ASSUMED_PAIRS = 10_000  # if no data is known
 
 
 @dataclass(frozen=True)

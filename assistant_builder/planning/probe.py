@@ -24,7 +24,6 @@ _ALIASES = {"hidden_size": ("hidden_size", "n_embd", "d_model"),
             "heads": ("num_attention_heads", "n_head", "n_heads"),
             "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"),
             "vocab_size": ("vocab_size",)}
-"""Config keys of each size."""
 
 
 def probe(folder: Path) -> Architecture:

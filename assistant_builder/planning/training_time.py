@@ -53,11 +53,6 @@ def flops_per_token(
     return float(base + adapters * (6 + recomputed) + products * (6 + recomputed))
 
 
-def head_flops_per_position(architecture: Architecture, *, full: bool = False) -> float:
-    """Return the operations of the head per supervised position."""
-    return float(architecture.hidden * architecture.vocabulary * (6 if full else 4))
-
-
 def training_work(
     architecture: Architecture, adapted: Sequence[Module], train: TrainConfig, *, pairs: int, tokens_per_pair: float,
     supervised_per_pair: float, checkpointing: bool, full: bool = False,
@@ -68,13 +63,12 @@ def training_work(
     sequences = steps * train.batch_size
     body = flops_per_token(architecture, adapted, train.rank, round(tokens_per_pair), checkpointing=checkpointing,
                            full=full)
-    head = head_flops_per_position(architecture, full=full)
+    head = float(architecture.hidden * architecture.vocabulary * (6 if full else 4))  # per supervised position
     tokens, supervised = sequences * tokens_per_pair, sequences * supervised_per_pair
     return TrainingFlops(round(tokens), round(supervised), steps, tokens * body + supervised * head)
 
 
-MEASURED_STEPS = 5
-"""Number of measured steps from which on the time is extrapolated."""
+MEASURED_STEPS = 5  # number of measured steps from which on the time is extrapolated
 _WARMUP_STEPS = 2
 """First steps, which are slower and excluded from the pace, because kernels and buffers are set up in them."""
 _VALIDATION_COST = 0.3
@@ -164,12 +158,9 @@ def extrapolated_seconds(events: Iterable[Mapping[str, Any]], ahead: WorkRemaini
     return pace.total_seconds()
 
 
-_MAX_RUNS = 40
-"""Only the latest runs count, so that a change of library or hardware takes effect soon."""
-_MAX_SIZE_RATIO = 4.0
-"""Runs count only if their model is at most this many times larger or smaller."""
-_MIN_SECONDS = 60.0
-"""Runs shorter than this are dominated by start-up time and do not count for the speed."""
+_MAX_RUNS = 40  # only the latest runs count, so that a change of library or hardware takes effect soon
+_MAX_SIZE_RATIO = 4.0  # runs count only if their model is at most this many times larger or smaller
+_MIN_SECONDS = 60.0  # runs shorter than this are dominated by start-up time and do not count for the speed
 _CORRECTION_RANGE = (0.5, 2.0)
 """Limits of a correction; ratios beyond them have other causes than the constants of the formulas."""
 
