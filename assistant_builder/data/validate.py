@@ -142,7 +142,7 @@ class Findings:
     @property
     def problems(self) -> list[Problem]:
         """All findings as messages, errors first."""
-        found = [*_row_problems(self), *_content_problems(self), *_split_problems(self), *_reading_problems(self)]
+        found = [*_row_problems(self), *_content_problems(self), *_split_and_reading_problems(self)]
         return sorted(found, key=lambda problem: _SEVERITY_ORDER[problem["severity"]])
 
     def to_record(self) -> dict[str, Any]:
@@ -208,10 +208,11 @@ def check_pairs(
     straddling = (
         straddling_groups((pair, pair.split == "heldout") for pair in usable) if has_given_split(usable) else ()
     )
+    one_word = tuple(pair.row for pair in usable if max(len(pair.answer.split()), len(_CJK.findall(pair.answer))) <= 1)
     return Findings(
         dataset=dataset, usable=tuple(usable), rejected=tuple(sorted(rejected, key=lambda entry: entry.row)),
         exact_duplicates=tuple(duplicates), near_duplicates=tuple(sorted(near, key=lambda entry: entry.row)),
-        conflicts=tuple(conflicts), one_word_answers=tuple(pair.row for pair in usable if _is_one_word(pair.answer)),
+        conflicts=tuple(conflicts), one_word_answers=one_word,
         answers_shared=tuple(_shared_answers(usable)), odd_texts=_odd_texts(usable),
         straddling_groups=tuple(straddling), tokens={pair.row: tokens[pair.row] for pair in usable} if tokens else {},
         max_length=max_length, threshold=near_duplicate_threshold,
@@ -281,10 +282,6 @@ def _shared_answers(pairs: Sequence[Pair]) -> Iterable[SharedText]:
     for same in group_by(single_turn, lambda pair: casefold_normalize(pair.answer)).values():
         if len({casefold_normalize(pair.question) for pair in same}) > 1:
             yield SharedText(same[0].answer, tuple(pair.row for pair in same))
-
-
-def _is_one_word(answer: str) -> bool:
-    return max(len(answer.split()), len(_CJK.findall(answer))) <= 1
 
 
 def _odd_texts(pairs: Sequence[Pair]) -> dict[str, tuple[int, ...]]:
@@ -367,7 +364,7 @@ def _content_problems(findings: Findings) -> Iterable[Problem]:
         )
 
 
-def _split_problems(findings: Findings) -> Iterable[Problem]:
+def _split_and_reading_problems(findings: Findings) -> Iterable[Problem]:
     if has_given_split(findings.usable):
         sizes = Counter(pair.split for pair in findings.usable)
         shown = ", ".join(f"{split} {count:,}" for split, count in sorted(sizes.items(), key=str))
@@ -378,9 +375,6 @@ def _split_problems(findings: Findings) -> Iterable[Problem]:
             f"For example {', '.join(map(_quote, findings.straddling_groups[:3]))}. The split is used as given; "
             "held-out scores may be too optimistic.",
         )
-
-
-def _reading_problems(findings: Findings) -> Iterable[Problem]:
     for change, rows in findings.dataset.changes.items():
         yield _problem("info", f"{count_noun(len(rows), 'row')}: {change}", "", rows)
     for note in findings.dataset.notes:

@@ -95,12 +95,9 @@ def measure_lengths(prompter: ChatTokenizer, pairs: Sequence[Pair], max_length: 
     lengths = prompter.lengths(measured)
     over = [(pair, prompt) for pair, (prompt, answer) in zip(measured, lengths, strict=True)
             if prompt + answer > max_length]
+    # a part of the last answer is supervised if its prompt is shorter than the cut
+    dropped = sum(prompt >= max_length and (pair.turns == 1 or not prompter.examples(pair, max_length))
+                  for pair, prompt in over)
     return Lengths(pairs=len(pairs), tokens=tuple(prompt + answer for prompt, answer in lengths),
                    answers=tuple(answer for _, answer in lengths), max_length=max_length, cut=len(over),
-                   dropped=sum(_nothing_to_learn(prompter, pair, prompt, max_length) for pair, prompt in over))
-
-
-def _nothing_to_learn(prompter: ChatTokenizer, pair: Pair, prompt: int, max_length: int) -> bool:
-    if prompt < max_length:  # a part of the last answer is supervised
-        return False
-    return pair.turns == 1 or not prompter.examples(pair, max_length)
+                   dropped=dropped)

@@ -85,11 +85,6 @@ class TemplateProcess:
         self._closed = False
         self._refused: OrderedDict[bytes, tuple[float, ModelError]] = OrderedDict()
 
-    @property
-    def where(self) -> str:
-        """Location for error messages."""
-        return str(self.folder)
-
     def __del__(self) -> None:
         """End the process."""
         process = getattr(self, "_process", None)
@@ -111,7 +106,7 @@ class TemplateProcess:
             try:
                 return self._exchange(line)
             except _LimitReached as reached:
-                error = ModelError(f"the base model's chat template or tokenizer {reached}", where=self.where,
+                error = ModelError(f"the base model's chat template or tokenizer {reached}", where=str(self.folder),
                                    remedy=_REMEDY)
                 self._refused[key] = (time.monotonic(), error)
                 while len(self._refused) > _MAX_CACHED_REFUSALS:
@@ -130,7 +125,11 @@ class TemplateProcess:
                 if self._closed:
                     self._end()
                 elif self._idle_seconds is not None:
-                    self._end_when_idle(self._idle_seconds)
+                    if self._timer is not None:
+                        self._timer.cancel()
+                    self._timer = threading.Timer(self._idle_seconds, self._end_if_idle)
+                    self._timer.daemon = True
+                    self._timer.start()
 
     def close(self) -> None:
         """End the process after its current request."""
@@ -145,13 +144,6 @@ class TemplateProcess:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-
-    def _end_when_idle(self, seconds: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = threading.Timer(seconds, self._end_if_idle)
-        self._timer.daemon = True
-        self._timer.start()
 
     def _end_if_idle(self) -> None:
         with self._lock:
@@ -170,7 +162,7 @@ class TemplateProcess:
         if record.get("memory"):
             raise _LimitReached(self._memory_message)
         if "result" not in record:
-            raise ModelError(record["what"], where=record["where"] or self.where, remedy=record["remedy"])
+            raise ModelError(record["what"], where=record["where"] or str(self.folder), remedy=record["remedy"])
         return record["result"]
 
     def _reply(self, process: subprocess.Popen[bytes], seconds: float) -> bytes:
@@ -252,7 +244,7 @@ class LimitedChatTokenizer:
         for some in _batches(template_preview.sample_pairs(pairs)):
             if time.monotonic() > end:
                 raise ModelError(f"measuring {len(pairs):,} pairs took longer than {MEASURE_SECONDS:g} seconds",
-                                 where=self._process.where, remedy=_REMEDY)
+                                 where=str(self._process.folder), remedy=_REMEDY)
             turns = [_turns(pair.messages) for pair in some]
             parts.append(self._request("measure", pairs=turns, max_length=max_length))
         return template_preview.Lengths(

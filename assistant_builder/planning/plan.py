@@ -246,6 +246,9 @@ class Plan:
                               0 if full else train.rank, 0.0 if full else train.dropout, checkpointing)
         kept = activations(self.architecture, self.architecture.linear() if full else self.adapted, self.batch, how,
                            dequantized_bytes=0 if full else self._dequantized_bytes(method, hold))
+        device, varied = self.machine.device, self.batch.padded or self.lengths.assumed
+        slack = round(ALLOCATOR_SHARE[device] * (kept.total - kept.dequantized))
+        overhead = PROCESS_BYTES[device] + slack + FRAGMENTATION_BYTES[device] * varied
         work = training_work(self.architecture, self.adapted, train, pairs=self.pairs,
                              tokens_per_pair=self.lengths.mean, supervised_per_pair=self.lengths.supervised,
                              checkpointing=checkpointing, full=full)
@@ -260,7 +263,7 @@ class Plan:
             gradient_bytes=(2 if full else 4) * trained,
             # full fine-tuning in 16 bits trains a float32 copy of the weights (mixed precision, 16 bytes a parameter)
             optimizer_bytes=optimizer_bytes(tensors, train.optimizer) + (4 * trained if full else 0),
-            activations=kept, overhead_bytes=self._overhead_bytes(kept), trained_parameters=trained,
+            activations=kept, overhead_bytes=overhead, trained_parameters=trained,
             inference_bytes=self._inference_bytes(method, trained), checkpointing=checkpointing,
             dequantized=hold and not full, work=work,
             seconds=self.measured.get(method, work.flops / speed if speed else None), memory_bytes=self.memory_bytes,
@@ -292,12 +295,6 @@ class Plan:
         if not base_storage(method, model).quantizes and self.compute_dtype == "float16":
             return 0
         return wide * max((module.weights for module in linear), default=0)
-
-    def _overhead_bytes(self, kept: Activations) -> int:
-        device = self.machine.device
-        varied = self.batch.padded or self.lengths.assumed
-        slack = round(ALLOCATOR_SHARE[device] * (kept.total - kept.dequantized))
-        return PROCESS_BYTES[device] + slack + FRAGMENTATION_BYTES[device] * varied
 
     def _tensors(self, full: bool) -> list[int]:
         """Values of each trained tensor.
