@@ -1,21 +1,27 @@
-"""Linear layers of the arms: storage of frozen weights, and one adapter layer for every storage.
+"""Linear layers of the arms: storage of frozen weights, one adapter layer for every storage, and merging for export.
 
 The libraries treat 4-bit and 16-bit bases differently (LoRA class, rounding, adapter dtype). Here all arms run the same
 adapter code over a base layer whose output has the compute dtype, so that they differ only in the storage of the base.
+
+Weights are merged in float32 and rounded once to float16, the dtype of checkpoints. A quantized base is dequantized
+first, because a 4-bit sum would lose most of the trained difference.
 
 Imports torch: only worker processes import this module.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from peft import PeftModel
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
+from transformers import PreTrainedModel
 
-from assistant_builder.quantization import method_of
+from assistant_builder.quantization import METHODS, method_of
 
 
 class FusedGroup(Protocol):
@@ -97,3 +103,40 @@ def dequantize_to_compute_dtype(model: nn.Module, dtype: torch.dtype) -> None:
                 plain.bias = nn.Parameter(layer.bias.data.to(dtype), requires_grad=False)
             plain.train(layer.training)
             setattr(parent, name, plain)
+
+
+def merge(adapted: PeftModel) -> PreTrainedModel:
+    """Merge an adapter into its base, which is modified, with float16 linear layers; other adapters are removed."""
+    model: PreTrainedModel = adapted.get_base_model()
+    for parent, child, layer in _children(model):
+        if isinstance(layer, TwinLoraLinear):
+            weight = method_of(layer.base_layer).dequantize(layer.base_layer, torch.float32)
+            if "default" in layer.lora_A:
+                up, down = layer.lora_B["default"].weight.float(), layer.lora_A["default"].weight.float()
+                weight += layer.scaling["default"] * (up @ down)
+            setattr(parent, child, _stored(layer.base_layer, weight))
+        elif method_of(layer).quantizes:
+            setattr(parent, child, _stored(layer, method_of(layer).dequantize(layer, torch.float32)))
+    return model
+
+
+def quantize(model: PreTrainedModel, quant_type: str, *, double_quant: bool, compute_dtype: torch.dtype) -> None:
+    """Quantize the float16 linear layers of a merged model in place, as loading its checkpoint would."""
+    method = METHODS[quant_type]
+    for parent, child, layer in _children(model):
+        if isinstance(layer, CastOnUseLinear):
+            setattr(parent, child, method.quantize(layer, double_quant=double_quant, compute_dtype=compute_dtype))
+
+
+def _children(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Yield every layer with its parent and its name in the parent, without layers inside of adapted ones."""
+    for parent in [layer for layer in model.modules() if not isinstance(layer, TwinLoraLinear)]:
+        for name, layer in list(parent.named_children()):
+            yield parent, name, layer
+
+
+def _stored(layer: nn.Module, weight: torch.Tensor) -> CastOnUseLinear:
+    merged = CastOnUseLinear(layer.in_features, layer.out_features, bias=False, device="meta", dtype=torch.float16)
+    merged.weight = nn.Parameter(weight.to(torch.float16), requires_grad=False)
+    merged.bias = layer.bias
+    return merged.train(layer.training)

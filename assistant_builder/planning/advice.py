@@ -10,7 +10,7 @@ from typing import Any
 
 from assistant_builder.arms import ARMS, LORA, QLORA, TWINS
 from assistant_builder.models.catalog import CATALOG
-from assistant_builder.planning.families import build
+from assistant_builder.planning.architecture import build
 from assistant_builder.planning.hardware import CARDS, Machine
 from assistant_builder.planning.memory import FULL_TUNING, Method, base_storage
 from assistant_builder.planning.plan import MAX_MEMORY_SHARE, Plan

@@ -16,8 +16,7 @@ from assistant_builder.errors import ModelError
 from assistant_builder.models.catalog import CATALOG, CatalogEntry, resolve, sizes
 from assistant_builder.models.checkpoint_dir import check_architecture, read_config
 from assistant_builder.models.download import fetch_config
-from assistant_builder.planning.architecture import Architecture
-from assistant_builder.planning.families import build, is_known
+from assistant_builder.planning.architecture import Architecture, build, is_known
 from assistant_builder.planning.probe import probe
 
 

@@ -15,8 +15,7 @@ from typing import Any
 from assistant_builder.child_process import python_command, python_environment
 from assistant_builder.errors import ModelError
 from assistant_builder.models.remote_code import is_allowed
-from assistant_builder.planning.architecture import Architecture, Block, Module, text_part
-from assistant_builder.planning.families import MAX_LAYERS
+from assistant_builder.planning.architecture import MAX_LAYERS, Architecture, Block, Module, text_part
 
 _SECONDS = 60
 _ALIASES = {"hidden_size": ("hidden_size", "n_embd", "d_model"),

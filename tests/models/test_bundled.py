@@ -156,7 +156,7 @@ def test_an_index_that_sends_too_much_is_left(tmp_path: Path, no_wheels: None, m
 def test_size_of_the_scratch_folder_counts_files_alone(tmp_path: Path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "file").write_bytes(bytes(10))
-    assert wheel_download._size(tmp_path) == 10
+    assert wheel_download.folder_bytes(tmp_path) == 10
 
 
 # made once, whole or not at all
