@@ -20,9 +20,8 @@ from assistant_builder.data.validate import Findings
 from assistant_builder.errors import DataError
 
 CARD_FILE, GENERATED_CARD_FILE = "card.md", "card.generated.md"
-_SIZES = (
-    (1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"),
-)  # fmt: skip
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
+          (10_000_000, "1M<n<10M"))  # fmt: skip
 _EXAMPLES = 3
 _MAX_REASONS = 20
 _MAX_CHARACTERS = 300

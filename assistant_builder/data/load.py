@@ -102,16 +102,11 @@ def load_pairs(path: str | Path, *, columns: Mapping[str, str] | None = None, sy
                 changes.setdefault(change, []).append(raw.row)
     messages = mapping["messages"]
     return Dataset(
-        source=str(Path(path)),
-        format=table.format,
+        source=str(Path(path)), format=table.format,
         columns={**mapping.columns, "question": mapping["question"] or messages,
                  "answer": mapping["answer"] or messages},
-        pairs=tuple(pairs),
-        rejected=tuple(rejected),
-        rows=len(table.rows),
-        notes=(*table.notes, *mapping.notes),
-        changes={change: tuple(rows) for change, rows in changes.items()},
-        column_names=table.columns,
+        pairs=tuple(pairs), rejected=tuple(rejected), rows=len(table.rows), notes=(*table.notes, *mapping.notes),
+        changes={change: tuple(rows) for change, rows in changes.items()}, column_names=table.columns,
     )
 
 

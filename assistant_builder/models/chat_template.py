@@ -167,23 +167,22 @@ class ChatTokenizer:
 
     def _rendered(self, turns: list[dict[str, str]], prompt: bool) -> str:
         try:
-            return self._render(turns, prompt)
+            rendered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt,
+                                                          enable_thinking=False)
+            if not isinstance(rendered, str):
+                raise TypeError(f"the result is {type(rendered).__name__} instead of text")
+            return rendered
         except MemoryError:
             raise
         except Exception as error:  # a template may raise any exception
-            if turns and turns[0]["role"] == "system" and len(turns) > 1:
-                return self._rendered(_system_into_user(turns), prompt)
+            if turns and turns[0]["role"] == "system" and len(turns) > 1:  # prepended for templates without this role
+                system, first, *rest = turns
+                question = {"role": "user", "content": f"{system['content']}\n\n{first['content']}"}
+                return self._rendered([question, *rest], prompt)
             raise ModelError(
                 f"the base model's chat template refuses the conversation: {str(error)[:_MAX_REASON_CHARACTERS]}",
                 remedy="Use turns that alternate between user and assistant",
             ) from error
-
-    def _render(self, turns: list[dict[str, str]], prompt: bool) -> str:
-        rendered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt,
-                                                      enable_thinking=False)
-        if not isinstance(rendered, str):
-            raise TypeError(f"the result is {type(rendered).__name__} instead of text")
-        return rendered
 
     def _escape_special_tokens(self, text: str) -> str:
         """Break up special tokens in user text, so that they are tokenized as text."""
@@ -318,9 +317,3 @@ def _with_fixed_date(template: Any, day: date) -> Any:
     if isinstance(template, dict):
         return {name: _with_fixed_date(one, day) for name, one in template.items()}
     return with_date(template, day) if isinstance(template, str) else template
-
-
-def _system_into_user(turns: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Prepend the system message to the first question, for templates without a system role."""
-    system, first, *rest = turns
-    return [{"role": "user", "content": f"{system['content']}\n\n{first['content']}"}, *rest]

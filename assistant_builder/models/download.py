@@ -80,7 +80,9 @@ def _from_hub(hub_id: str, revision: str | None, trust_remote_code: bool, report
         folder = hub.download(hub_id, revision, sizes, code=trust_remote_code, report=report)
         damaged = hub.damaged_files(folder, info, code=trust_remote_code)
         if damaged:
-            hub.delete_from_cache(folder, damaged)
+            for path in (folder / name for name in damaged):  # so that they are downloaded again
+                path.resolve().unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
             raise ModelError(f"{', '.join(damaged)} of {hub_id} was damaged during the download and was removed",
                              remedy="Run again to repeat the download. If this happens again, a proxy between this "
                              "computer and the hub may change the files")

@@ -82,10 +82,9 @@ class Embedder:
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
-            vectors[part] = self._model.encode(
-                [texts[index] for index in part], batch_size=batch_size, normalize_embeddings=True,
-                show_progress_bar=False, convert_to_numpy=True,
-            )  # fmt: skip
+            vectors[part] = self._model.encode([texts[index] for index in part], batch_size=batch_size,
+                                               normalize_embeddings=True, show_progress_bar=False,
+                                               convert_to_numpy=True)  # fmt: skip
             if progress is not None:
                 progress(min(start + batch_size, len(order)), len(order))
         return vectors

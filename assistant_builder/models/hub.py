@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -99,12 +99,8 @@ def cached_snapshot(hub_id: str, revision: str | None, *, code: bool) -> Path | 
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
-            snapshot_download(
-                hub_id, revision=revision, local_files_only=True, allow_patterns=patterns(code=code),
-                ignore_patterns=_IGNORED,
-            )
-        )  # fmt: skip
+        return Path(snapshot_download(hub_id, revision=revision, local_files_only=True,
+                                      allow_patterns=patterns(code=code), ignore_patterns=_IGNORED))
     except OSError:  # not in the cache, or only partly
         return None
 
@@ -113,10 +109,8 @@ def model_info(hub_id: str, revision: str | None) -> ModelInfo:
     """Fetch commit and file sizes of a revision within :data:`TIMEOUT_SECONDS`."""
     from huggingface_hub import HfApi
 
-    def request() -> ModelInfo:
-        return HfApi().model_info(hub_id, revision=revision, timeout=TIMEOUT_SECONDS, files_metadata=True)
-
-    return run_with_timeout(TIMEOUT_SECONDS, request)
+    return run_with_timeout(TIMEOUT_SECONDS, lambda: HfApi().model_info(
+        hub_id, revision=revision, timeout=TIMEOUT_SECONDS, files_metadata=True))
 
 
 def download(
@@ -146,15 +140,8 @@ def download(
             raise TimeoutError(f"no data arrived for {STALLED_SECONDS:g} seconds")
         report(min(done, total), total, f"Downloading {hub_id}")
 
-    return Path(
-        run_with_timeout(
-            None,
-            lambda: snapshot_download(
-                hub_id, revision=revision, allow_patterns=patterns(code=code), ignore_patterns=_IGNORED
-            ),
-            report_progress,
-        )
-    )  # fmt: skip
+    return Path(run_with_timeout(None, lambda: snapshot_download(
+        hub_id, revision=revision, allow_patterns=patterns(code=code), ignore_patterns=_IGNORED), report_progress))
 
 
 def damaged_files(folder: Path, info: ModelInfo, *, code: bool) -> list[str]:
@@ -174,14 +161,6 @@ def damaged_files(folder: Path, info: ModelInfo, *, code: bool) -> list[str]:
         if not same:
             damaged.append(file.rfilename)
     return damaged
-
-
-def delete_from_cache(folder: Path, names: Sequence[str]) -> None:
-    """Delete files of a snapshot from the cache, so that they are downloaded again."""
-    for name in names:
-        path = folder / name
-        path.resolve().unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
 
 
 def run_with_timeout(

