@@ -10,6 +10,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -248,18 +249,11 @@ def _edit_row(row: RawRow, columns: Sequence[str], texts: Sequence[str]) -> tupl
         return row, 0
     cells = dict(row.cells) if row.cells is not None else dict.fromkeys(columns, "")
     for name, text in edited:
-        cells[name] = _parse_edited(cells.get(name), text)
+        is_container, cells[name] = isinstance(cells.get(name), list | dict | tuple), text
+        if is_container:  # parsed again if it is still valid JSON
+            with suppress(ValueError):
+                cells[name] = parse_json(text)
     return RawRow(row.row, cells), len(edited)
-
-
-def _parse_edited(old: Any, text: str) -> Any:
-    """An edited list or object is parsed again if it is still valid JSON."""
-    if isinstance(old, list | dict | tuple):
-        try:
-            return parse_json(text)
-        except ValueError:
-            return text
-    return text
 
 
 def _normalize_newlines(text: str) -> str:

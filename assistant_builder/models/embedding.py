@@ -55,22 +55,10 @@ class Embedder:
         assert size is not None
         return size
 
-    @property
-    def max_tokens(self) -> int:
-        """Maximum tokens of a text with two special tokens (256); further tokens are ignored."""
-        return int(self._model.max_seq_length or 0)
-
-    def truncated(self, texts: Sequence[str]) -> int:
-        """Return the number of texts longer than :attr:`max_tokens`."""
-        if not texts:
-            return 0
-        lengths = self._model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
-        return sum(len(ids) > self.max_tokens for ids in lengths)
-
     def encode(
         self, texts: Sequence[str], batch_size: int = 64, progress: Callable[[int, int], None] | None = None
     ) -> NDArray[np.float32]:
-        """Embed n texts, truncated to :attr:`max_tokens`; an exception from ``progress(done, n)`` cancels the work.
+        """Embed n texts, truncated to 256 tokens; an exception from ``progress(done, n)`` cancels the work.
 
         Returns:
             float32 [n, d], rows of length 1 in the order of ``texts``; a dot product of two rows is their cosine.

@@ -133,27 +133,17 @@ def _write_weights(reader: GGUFReader, metadata: Mapping[str, Any], folder: Path
     weights: dict[str, NDArray[np.float16]] = {}
     for done, tensor in enumerate(reader.tensors, start=1):
         values = dequantize(tensor.data, tensor.tensor_type)
-        kind = tensor.name.split(".")[-2]
-        if kind in heads:
-            values = _unpermute(values, heads[kind])
-        weights[_target_name(tensor.name)] = np.ascontiguousarray(values, dtype=np.float16)
+        *front, kind, suffix = tensor.name.split(".")
+        if kind in heads:  # undo llama.cpp's reordering of query and key rows for its interleaved rotary embedding
+            rows, columns = values.shape
+            halves = values.reshape(heads[kind], rows // heads[kind] // 2, 2, columns)
+            values = halves.swapaxes(1, 2).reshape(rows, columns)
+        name = f"model.layers.{front[1]}.{_LAYER[kind]}" if front else _OUTER[kind]
+        weights[f"{name}.{suffix}"] = np.ascontiguousarray(values, dtype=np.float16)
         report(done, len(reader.tensors), "Turning the weights into float16")
     target = folder / "model.safetensors"
     save_file(weights, target, metadata={"format": "pt"})
     target.chmod(0o644)  # safetensors writes it for its owner only
-
-
-def _target_name(name: str) -> str:
-    *front, kind, suffix = name.split(".")
-    if front:
-        return f"model.layers.{front[1]}.{_LAYER[kind]}.{suffix}"
-    return f"{_OUTER[kind]}.{suffix}"
-
-
-def _unpermute(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """Undo llama.cpp's reordering of query and key rows for its interleaved rotary embedding."""
-    rows, columns = values.shape
-    return values.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
 def _write_json(path: Path, record: Mapping[str, Any]) -> None:

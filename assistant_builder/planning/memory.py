@@ -161,9 +161,12 @@ def activations(
                     for block in architecture.blocks)
     inputs = batch.tokens * how.width * architecture.hidden * len(blocks)
     casts = 0 if how.width == 4 else how.width * how.rank * sum(layer.inputs + layer.outputs for layer in adapted)
+    chunk = 4 * _LOSS_COPIES * min(LOSS_ROWS[how.device], batch.supervised) * architecture.vocabulary
+    logits = 2 * how.width * batch.supervised * architecture.vocabulary + chunk
+    norm = (batch.tokens * (4 + how.width) + how.width * batch.rows * batch.columns) * architecture.hidden
     return Activations(kept=inputs if how.checkpointing else sum(blocks),
                        block=gradients + (max(blocks) if how.checkpointing else 0),
-                       head=head_bytes(architecture, batch, how),
+                       head=norm + logits,
                        casts=casts // len(blocks) if how.checkpointing else casts, dequantized=dequantized_bytes)
 
 
@@ -196,15 +199,6 @@ def adapter_input_bytes(layers: Sequence[Module], how: ComputeSettings) -> int:
         if name != "o_proj" or how.device == "cpu":  # a GPU's attention saves its output anyway
             shared[_GROUPS.get(name, layer.name)] = layer.inputs
     return ranks + round((how.width + 8 * how.dropout) * sum(shared.values()))  # indices of dropped values are int64
-
-
-def head_bytes(architecture: Architecture, batch: Batch, how: ComputeSettings) -> int:
-    """Return the peak bytes of the last norm, the logits and their gradients."""
-    scored, vocabulary = batch.rows * batch.columns, architecture.vocabulary
-    chunk = 4 * _LOSS_COPIES * min(LOSS_ROWS[how.device], batch.supervised) * vocabulary
-    logits = 2 * how.width * batch.supervised * vocabulary + chunk
-    norm = batch.tokens * (4 + how.width) * architecture.hidden + how.width * scored * architecture.hidden
-    return norm + logits
 
 
 def _by_block(architecture: Architecture, adapted: Sequence[Module]) -> list[list[Module]]:
