@@ -109,6 +109,10 @@ class Leak:
         """The leak of a held-out pair to a pair of another split."""
         return cls(heldout.row, other.row, split, kind, round(similarity, 4), heldout.question, other.question)
 
+    def to_record(self) -> dict[str, Any]:
+        """An entry of ``split.json``."""
+        return asdict(self)
+
 
 def find_leaks(
     heldout: Sequence[Pair], train: Sequence[Pair], validation: Sequence[Pair], threshold: float
@@ -209,7 +213,7 @@ class Split:
             "counts": {split: len(self.pairs(split)) for split in SPLITS},
             "turns": {split: sum(pair.turns for pair in self.pairs(split)) for split in SPLITS},
             "sampled_out": self.sampled_out, "hashes": self.hashes(), "leaks_removed": self.leaks_removed,
-            "leaks": [asdict(leak) for leak in self.leaks],
+            "leaks": [leak.to_record() for leak in self.leaks],
             "units": {"kind": "group" if ungrouped < len(placed) else "question",
                       "counts": {split: len(group_by(self.pairs(split), unit_of)) for split in SPLITS},
                       "ungrouped_rows": ungrouped, "straddling": sorted(straddling_groups(placed))},
