@@ -249,8 +249,8 @@ def _edit_row(row: RawRow, columns: Sequence[str], texts: Sequence[str]) -> tupl
         return row, 0
     cells = dict(row.cells) if row.cells is not None else dict.fromkeys(columns, "")
     for name, text in edited:
-        is_container, cells[name] = isinstance(cells.get(name), list | dict | tuple), text
-        if is_container:  # parsed again if it is still valid JSON
+        old, cells[name] = cells.get(name), text
+        if isinstance(old, list | dict | tuple):  # parsed again if it is still valid JSON
             with suppress(ValueError):
                 cells[name] = parse_json(text)
     return RawRow(row.row, cells), len(edited)
