@@ -19,9 +19,8 @@ Kind = Literal["linear", "experts", "embedding", "head", "norm"]
 class Module:
     """A module that owns parameters.
 
-    ``linear`` layers are stored in 4 bits by QLoRA and have adapters. ``experts`` are the fused weights of a mixture;
-    they stay in 16 bits without adapters, because bitsandbytes and PEFT find no linear layer there, as do all other
-    kinds.
+    ``linear`` layers are stored in 4 bits by QLoRA and have adapters; all other kinds stay in 16 bits. ``experts`` are
+    the fused weights of a mixture, in which bitsandbytes and PEFT find no linear layer.
     """
 
     name: str  # path as in named_modules()
