@@ -154,8 +154,7 @@ def _merged_cell(study: Study, spec: BaseSpec, variant: Variant) -> LoadedCell:
     from assistant_builder.inference.packed_batch import supports_packing
     from assistant_builder.inference.prepacked_linear import prepack
     from assistant_builder.models import loading
-    from assistant_builder.models.lora_layers import dequantize_to_compute_dtype
-    from assistant_builder.models.merging import merge, quantize
+    from assistant_builder.models.lora_layers import dequantize_to_compute_dtype, merge, quantize
 
     loading.free_memory()  # of the previous merged model
     began = time.monotonic()
