@@ -27,12 +27,7 @@ from numpy.typing import ArrayLike
 
 from assistant_builder.errors import EvaluationError
 from evals.stats.intervals import (
-    RESAMPLES,
-    Interval,
-    bonett_price_interval,
-    cluster_interval,
-    item_interval,
-    rare_interval,
+    RESAMPLES, Interval, bonett_price_interval, cluster_interval, item_interval, rare_interval,
 )
 from evals.stats.significance import SignTest, holm, mcnemar_exact, sign_flip_test, sign_test
 from evals.stats.units import Floats, Units, make_units
@@ -53,18 +48,12 @@ class Comparison:
     """Candidate against baseline on one metric.
 
     Attributes:
-        delta: Σw(candidate − baseline)/Σw, in the metric's units.
-        ci_low: Lower end of the 95 % interval of ``delta``.
-        ci_high: Upper end.
+        delta: Σw(candidate − baseline)/Σw, in the metric's units; ``ci_low`` and ``ci_high`` are its 95 % interval.
         p_value: Two-sided, for "no difference"; not adjusted for other metrics (see ``holm``).
-        n: Items.
-        verdict: ``no worse``, ``worse`` or ``inconclusive``, by ``margin``.
         method: Description of interval and test.
-        n_clusters: Number of clusters; ``None`` if items are the units.
-        warnings: Limitations, one sentence each.
+        n_clusters: ``None`` if items are the units.
         within_margin_but_worse: The verdict is ``no worse``, but the whole interval is on the harmful side of zero.
         margin: Largest harm that counts as no worse.
-        higher_is_better: Direction of the metric.
     """
 
     delta: float
@@ -93,18 +82,11 @@ class Comparison:
 
 
 def paired_comparison(
-    baseline: ArrayLike,
-    candidate: ArrayLike,
-    *,
-    clusters: Sequence[Hashable] | None = None,
-    weights: ArrayLike | None = None,
-    margin: float | None = None,
-    higher_is_better: bool = True,
-    seed: int = 0,
-    bounds: tuple[float, float] | None = None,
-    resamples: int = RESAMPLES,
+    baseline: ArrayLike, candidate: ArrayLike, *, clusters: Sequence[Hashable] | None = None,
+    weights: ArrayLike | None = None, margin: float | None = None, higher_is_better: bool = True, seed: int = 0,
+    bounds: tuple[float, float] | None = None, resamples: int = RESAMPLES,
 ) -> Comparison:
-    """Compare two arms, item by item.
+    """Compare two arms, item by item; the same input gives the same result, bit for bit.
 
     Args:
         baseline: Scores of the baseline, shape ``[n]``.
@@ -121,9 +103,6 @@ def paired_comparison(
         bounds: Lowest and highest possible score; an infinite bound is no limit. ``None``: 0 and 1 if all scores are
             within them and one of them occurs, otherwise unlimited.
         resamples: Number of bootstrap samples and of random sign patterns.
-
-    Returns:
-        The comparison; the same input gives the same result, bit for bit.
 
     Raises:
         EvaluationError: Fewer than two items or clusters, different shapes, a score or weight that is not finite, a
@@ -149,29 +128,16 @@ def paired_comparison(
     saturated = binary and (max(rates) < SATURATED or min(rates) > 1 - SATURATED)
     verdict = _verdict(low, high, margin, saturated)
     return Comparison(
-        delta=units.delta,
-        ci_low=interval[0] + 0.0,
-        ci_high=interval[1] + 0.0,
-        p_value=p_value,
-        n=len(before),
-        verdict=verdict,
-        method=method,
-        n_clusters=units.count if units.clustered else None,
+        delta=units.delta, ci_low=interval[0] + 0.0, ci_high=interval[1] + 0.0, p_value=p_value, n=len(before),
+        verdict=verdict, method=method, n_clusters=units.count if units.clustered else None,
         warnings=tuple(_warnings(units, interval, span, saturated, max(rates) < SATURATED)),
-        within_margin_but_worse=verdict == "no worse" and low > 0,
-        margin=margin,
-        higher_is_better=higher_is_better,
+        within_margin_but_worse=verdict == "no worse" and low > 0, margin=margin, higher_is_better=higher_is_better,
     )
 
 
 def _checked(
-    baseline: ArrayLike,
-    candidate: ArrayLike,
-    clusters: Sequence[Hashable] | None,
-    weights: ArrayLike | None,
-    margin: float,
-    bounds: tuple[float, float] | None,
-    resamples: int,
+    baseline: ArrayLike, candidate: ArrayLike, clusters: Sequence[Hashable] | None, weights: ArrayLike | None,
+    margin: float, bounds: tuple[float, float] | None, resamples: int,
 ) -> tuple[Floats, Floats, Floats]:
     """Scores and weights as float arrays; one error lists all problems of the input."""
     before, after = (np.asarray(scores, dtype=np.float64) for scores in (baseline, candidate))

@@ -32,12 +32,7 @@ _LONGEST_PROMPT = 2048
 
 
 def score_study(study: Study, *, part: tuple[int, int] | None = None) -> Iterable[Path]:
-    """Score everything that is not scored yet.
-
-    Args:
-        study: The study with trained arms.
-        part: Number of a shard of the cells, from 1, and number of shards, which may run concurrently; None for all
-            cells and the comparisons between them.
+    """Score everything that is not scored yet, or one shard of the cells: its number, from 1, and the number of shards.
 
     Returns:
         All files of scores; none for a shard.

@@ -28,11 +28,8 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 class RetryPolicy:
     """Timeout and retries of a call.
 
-    Attributes:
-        timeout_seconds: Timeout of one attempt, from connecting to the last byte.
-        attempts: Number of attempts.
-        backoff_seconds: Wait after the first failed attempt; it doubles with each. A longer ``Retry-After`` of the
-            server takes precedence, up to half a minute.
+    The timeout is that of one attempt, from connecting to the last byte. The wait after a failed attempt doubles with
+    each. A longer ``Retry-After`` of the server takes precedence, up to half a minute.
     """
 
     timeout_seconds: float = 60.0
@@ -44,13 +41,7 @@ DEFAULT_RETRY_POLICY = RetryPolicy()
 
 
 class EndpointError(Exception):
-    """A call that returned no text after the last attempt.
-
-    Args:
-        kind: Cause of the failure.
-        words: Message without secrets.
-        wait_seconds: Wait that the server requests before another attempt.
-    """
+    """A call that returned no text after the last attempt; ``words`` has no secrets."""
 
     def __init__(self, kind: Kind, words: str, *, wait_seconds: float = 0.0) -> None:
         super().__init__(words)
@@ -61,12 +52,6 @@ class EndpointError(Exception):
 
 class ChatEndpoint:
     """A model behind a chat-completions URL; an asynchronous context manager for its connections.
-
-    Args:
-        url: Base URL, such as ``http://127.0.0.1:8000/v1``.
-        model: Name of the model.
-        key: Bearer token; None or empty for none.
-        patience: Timeout and retries.
 
     Raises:
         EvaluationError: The key cannot be sent in a header.

@@ -47,14 +47,10 @@ Reply with one JSON object and nothing else: {{"better": "A"}}, {{"better": "B"}
 
 
 def judge_messages(sample: Mapping[str, Any], first: str, second: str) -> list[dict[str, str]]:
-    """The messages that ask which of two answers is better.
+    """The messages that ask which of two answers is better, the first shown as A.
 
-    The texts are values of a JSON object, so that they cannot break out of their quotes.
-
-    Args:
-        sample: A line of ``samples.jsonl``, whose ``prompt`` and ``reference`` are used.
-        first: The answer shown first, as A.
-        second: The answer shown second, as B.
+    The texts are values of a JSON object, so that they cannot break out of their quotes. ``sample`` is a line of
+    ``samples.jsonl``.
     """
     *earlier, asked = [message for message in sample["prompt"] if message["role"] != "system"]
     texts: dict[str, Any] = {}
@@ -116,26 +112,18 @@ def counts(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "items": len(lines), "wins": outcomes[CANDIDATE], "losses": outcomes[BASELINE], "ties": outcomes["tie"],
         "failures": outcomes["failed"], "disagreements": outcomes["tie"] - agreed, "identical": identical,
-        "judgements": choices.total(),
-        "first_preferred": choices["first"] / choices.total() if choices else None,
+        "judgements": choices.total(), "first_preferred": choices["first"] / choices.total() if choices else None,
         "second_preferred": choices["second"] / choices.total() if choices else None,
         "seconds": round(sum(line["seconds"] for line in lines), 3),
     }
 
 
-def preference(
-    outcomes: Sequence[str], *, clusters: Sequence[Hashable] | None = None, seed: int = 0
-) -> dict[str, Any]:
-    """The judge's preference for QLoRA: the mean of win 1, tie ½, loss 0, with a 95 % interval.
+def preference(outcomes: Sequence[str], *, clusters: Sequence[Hashable] | None = None, seed: int = 0) -> dict[str, Any]:
+    """The judge's preference for QLoRA: the mean of win 1, tie ½, loss 0 over the items that did not fail.
 
-    It equals ½ plus half the paired difference of the binary scores "QLoRA preferred" and "LoRA preferred", so interval
-    and test come from :func:`evals.compare.paired_comparison`: without clusters Bonett–Price and McNemar's exact test,
-    which is the sign test over the decided items; otherwise the interval and test for clusters.
-
-    Args:
-        outcomes: Outcome of each item, as in ``judge.jsonl``; failed items are excluded.
-        clusters: Cluster label of each item, as in ``paired_comparison``.
-        seed: Seed of random sign flips.
+    It equals ½ plus half the paired difference of the binary scores "QLoRA preferred" and "LoRA preferred", so the 95 %
+    interval and the test come from :func:`evals.compare.paired_comparison`: without clusters Bonett–Price and McNemar's
+    exact test, which is the sign test over the decided items; otherwise the interval and test for clusters.
 
     Returns:
         ``preference`` (None without items), ``ci`` and ``p_value`` (None with fewer than two units), ``n``,
@@ -192,12 +180,8 @@ def judge_study(
     """Judge the answers of L16 and Q4; writes ``evals/judge.jsonl`` item by item, then ``judge.json``.
 
     Recorded verdicts are kept if model, host, prompt, question, reference and answers are the same; failed items are
-    judged again. Identical answers are ties without a call.
-
-    Args:
-        study: A study whose cells are scored and whose ``eval.judge_url`` is set.
-        on_progress: Callback with the number of finished items and of all items.
-        patience: Timeout and retries of the endpoint.
+    judged again. Identical answers are ties without a call. ``on_progress`` gets the numbers of finished and of all
+    items.
 
     Returns:
         The content of ``judge.json``.
@@ -246,8 +230,7 @@ def _questions(study: Study, endpoint: ChatEndpoint) -> list[_Question]:
     questions = []
     for sample in both:
         given: dict[str, str] = {cell: answers[cell][sample["item"]] for cell in (BASELINE, CANDIDATE)}
-        depends = [endpoint.model, endpoint.host, given,
-                   judge_messages(sample, given[BASELINE], given[CANDIDATE])]
+        depends = [endpoint.model, endpoint.host, given, judge_messages(sample, given[BASELINE], given[CANDIDATE])]
         digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
         questions.append(_Question(sample["item"], sample, given, digest[:16]))
     return questions
@@ -299,9 +282,7 @@ async def _ask_all(study: Study, endpoint: ChatEndpoint, todo: Sequence[_Questio
                 study.raise_if_cancelled()
                 while waiting and len(running) < (AT_ONCE if record.answered else 1):
                     running.add(asyncio.create_task(_judge_item(endpoint, waiting.pop())))
-                done, running = await asyncio.wait(
-                    running, timeout=_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED
-                )
+                done, running = await asyncio.wait(running, timeout=_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 results = [task.result() for task in done]
                 for line, failure in results:
                     record.add(line, failure)

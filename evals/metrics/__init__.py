@@ -40,15 +40,7 @@ class Resources(Protocol):
     """Models that a metric may use; each is loaded when it is first used."""
 
     def embed(self, texts: Sequence[str], *, keep: bool = False) -> Any:
-        """Sentence embeddings of unit length.
-
-        Args:
-            texts: n texts.
-            keep: Whether the result is kept for the next call with the same texts, as for the references.
-
-        Returns:
-            Array of float32, shape ``[n, 384]``.
-        """
+        """Sentence embeddings of n texts, unit length, shape ``[n, 384]``; ``keep`` stores them for the next call."""
 
 
 Score = Callable[[str, str, Context], float | None]
@@ -209,13 +201,7 @@ def plugin_metrics() -> list[Metric]:
 def score_answer(answer: str, reference: str, context: Context | None = None) -> dict[str, float]:
     """Score one generated answer by every metric of :func:`text_metrics`.
 
-    Args:
-        answer: What the assistant wrote; may be empty.
-        reference: What it should have written.
-        context: The item.
-
-    Returns:
-        Metric name → score. A metric that has no score for this reference is left out.
+    A metric that has no score for this reference is left out.
 
     Raises:
         EvaluationError: A metric's function returned a score that its description does not allow.
@@ -226,8 +212,7 @@ def score_answer(answer: str, reference: str, context: Context | None = None) ->
 def score_stored(sample: Mapping[str, Any]) -> dict[str, float]:
     """Scores of a stored answer by the metrics of plugins that were registered after the answer was scored.
 
-    Args:
-        sample: A line of ``samples.jsonl``. Metrics of this package are never computed again.
+    Metrics of this package are never computed again.
     """
     missing = [metric for metric in plugin_metrics() if metric.name not in sample["metrics"]]
     if not missing or sample["answer"] is None:
@@ -249,13 +234,7 @@ def _scores(metrics: Sequence[Metric], answer: str, reference: str, context: Con
 def score_answers(
     answers: Sequence[str], references: Sequence[str], resources: Resources, *, embedder: bool = True
 ) -> list[dict[str, float]]:
-    """Score the answers of a cell by every metric that needs a model.
-
-    Args:
-        answers: One an item.
-        references: One an item, in the same order.
-        resources: Models for the metrics.
-        embedder: Whether to compute the metrics that embed texts.
+    """Score the answers of a cell by every metric that needs a model; metrics that embed texts only with ``embedder``.
 
     Returns:
         Metric name → score, one mapping an item.

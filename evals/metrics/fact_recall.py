@@ -97,13 +97,11 @@ _BETWEEN = re.compile(r" ?- ?| to |-to-")
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number in a text.
+    """A number in a text, and where it begins and ends.
 
     Attributes:
         value: The number without needless zeros or separators; a time as ``HH:MM``, a date as it is written.
         unit: Canonical spelling of its unit, or ``""``.
-        start: Start in the text.
-        end: End in the text.
     """
 
     value: str
@@ -114,12 +112,7 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Fact:
-    """Something that an answer has to repeat exactly.
-
-    Attributes:
-        kind: Kind of fact.
-        text: Normalized spelling: ``3.5 mg``, ``iso-9001``, ``Marta Oduya``.
-    """
+    """Something that an answer has to repeat exactly: ``3.5 mg``, ``iso-9001``, ``Marta Oduya``."""
 
     kind: Literal["number", "code", "term"]
     text: str
@@ -152,13 +145,9 @@ _WHOLE_WORDS = r"(?<![^\W\d_])(?:{})(?![^\W\d_])"
 
 
 def find_facts(text: str) -> frozenset[Fact]:
-    """Find the distinct facts of a text.
+    """Find the distinct facts of a text, without those that a longer one contains: ``Oduya`` in ``Marta Oduya``.
 
-    Args:
-        text: Any text; Markdown emphasis and list numbers are ignored.
-
-    Returns:
-        Its facts, without those that a longer one contains: ``Oduya`` in ``Marta Oduya``, ``5`` in ``5 mg``.
+    Markdown emphasis and list numbers are ignored.
     """
     codes, numbers, names = _scan(_clean(text))
     inside = {name for name in names for other in names if name != other and f" {name} " in f" {other} "}
@@ -242,13 +231,9 @@ def _lower_pattern(term: str) -> re.Pattern[str]:
 
 
 def find_quantities(text: str) -> Iterator[Quantity]:
-    """Find the numbers of a text, from left to right.
+    """Find the numbers of a text, from left to right; in a range (``10-12 mg``) both ends have the unit.
 
-    Args:
-        text: Text in NFKC, with ``-`` for every minus sign and hyphen.
-
-    Yields:
-        Each number. In a range (``10-12 mg``, ``10 to 12 mg``) both ends have the unit.
+    The text is in NFKC, with ``-`` for every minus sign and hyphen.
     """
     waiting: Quantity | None = None
     for match in _QUANTITY.finditer(text):

@@ -39,13 +39,9 @@ _CONTRACTION = re.compile(r"n't$|'(?:m|d|ll|re|ve)$", re.IGNORECASE)
 
 
 def find_names(text: str) -> Iterator[str]:
-    """Find the names of a text, from left to right, as they are written.
+    """Find the names of a text, from left to right, without titles such as ``Mr`` and without a final ``'s``.
 
-    Args:
-        text: Text in NFKC, with ``-`` for hyphens and ``'`` for apostrophes. U+FFFC marks removed text.
-
-    Yields:
-        Each name, with single spaces between its words, without titles such as ``Mr``, and without a final ``'s``.
+    The text is in NFKC, with ``-`` for hyphens and ``'`` for apostrophes. U+FFFC marks removed text.
     """
     small = {token for token in _TOKEN.findall(text) if token.islower()}
     for sentence in _sentences(text):
@@ -56,7 +52,6 @@ def find_names(text: str) -> Iterator[str]:
 
 
 def _has_inner_capital(word: str) -> bool:
-    """Whether a word has a capital past its first letter: ``NASA``, ``McKay``, ``iPhone``."""
     return word[1:] != word[1:].lower()
 
 

@@ -123,13 +123,9 @@ _TAUGHT_F1 = 0.75
 
 
 def is_refusal(answer: str, taught: Collection[str] = ()) -> bool:
-    """Whether an answer declines to answer.
+    """Whether an answer declines to answer, or shares most of its words with a refusal that the data teaches.
 
     Quotations inside an answer are not the assistant's own words and are ignored.
-
-    Args:
-        answer: What the assistant wrote.
-        taught: Answers of the data that decline; an answer that shares most of its words with one is a refusal.
     """
     if any(token_f1(answer, refusal) >= _TAUGHT_F1 for refusal in taught):
         return True
@@ -145,10 +141,8 @@ class Agreement:
     """Agreement of :func:`is_refusal` with labels given by hand.
 
     Attributes:
-        refusals: Answers labelled as refusals.
-        recognised: Labelled refusals that the rule recognises.
-        others: All other labelled answers.
-        false_positives: Other answers that the rule takes for refusals.
+        refusals: Answers labelled as refusals, of which the rule has ``recognised`` some.
+        others: All other labelled answers, of which the rule takes ``false_positives`` for refusals.
         interval: 95 % Wilson interval of the share of agreement.
         kappa: Cohen's kappa: agreement beyond chance, 1 at most; ``None`` where all labels are the same.
     """
@@ -173,11 +167,7 @@ def labelled_answers() -> list[dict[str, Any]]:
 
 
 def agreement(rows: Iterable[Mapping[str, Any]]) -> Agreement:
-    """Compare :func:`is_refusal` with the labels of some answers.
-
-    Args:
-        rows: At least one of ``labelled_answers``.
-    """
+    """Compare :func:`is_refusal` with the labels of at least one of ``labelled_answers``."""
     from scipy.stats import binomtest
 
     pairs = [(is_refusal(row["answer"]), row["declined"]) for row in rows]

@@ -109,18 +109,12 @@ def _chrf() -> Any:
 
 
 def rouge_l(answer: str, reference: str) -> float:
-    """ROUGE-L F-measure of the rouge-score library over the whole text, 0 to 1.
-
-    Words are not stemmed: the Porter stemmer knows English only and would make scores of other languages incomparable.
-    """
+    """ROUGE-L F-measure of the rouge-score library; words are not stemmed, as the stemmer knows English only."""
     return float(_rouge().score(reference, answer)["rougeL"].fmeasure)
 
 
 def chrf(answer: str, reference: str) -> float:
-    """Sentence chrF2 of sacrebleu with its defaults, divided by 100 to lie in 0 to 1.
-
-    Defaults: character sequences of 1 to 6, no word sequences, recall weighted twice, case kept, spaces ignored.
-    """
+    """Sentence chrF2 of sacrebleu with its defaults, divided by 100: sequences of 1 to 6 characters, case kept."""
     return float(_chrf().sentence_score(answer, [reference]).score) / 100
 
 

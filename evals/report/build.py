@@ -130,14 +130,9 @@ def _flips(
 def _other_results(study: Study, cells: dict[str, Cell], items: list[str]) -> dict[str, Any]:
     """The measurements in addition to the cells' scores; ``items`` are those of the primary metric."""
     return {
-        "fidelity": fidelity(study),
-        "worst": worst_items(study, cells),
-        "tasks": task_records(study, cells),
-        "reliability": reliability(cells, served_cells(study.config.arms)),
-        "seeds": seeds(study, cells, items),
-        "judge": judged(study, cells),
-        "votes": votes(study),
-        "declining": declining(cells),
+        "fidelity": fidelity(study), "worst": worst_items(study, cells), "tasks": task_records(study, cells),
+        "reliability": reliability(cells, served_cells(study.config.arms)), "seeds": seeds(study, cells, items),
+        "judge": judged(study, cells), "votes": votes(study), "declining": declining(cells),
     }
 
 
@@ -148,22 +143,16 @@ def _cell_record(cell: Cell, usable: dict[str, list[str]]) -> dict[str, Any]:
     kept = ("base", "adapter", "base_bytes", "compute_dtype", "batch_size", "seconds")
     text = CELLS.get(cell.name) or baseline_text(cell.name, cell.scores.get("base"))
     return {
-        "items": len(cell.samples),
-        "tokens": sum(sample["tokens"] for sample in cell.samples),
-        "nll_per_token": loss,
-        "perplexity": None if loss is None else math.exp(min(loss, 700.0)),
-        "metrics": figures,
-        "label": text.label,
-        "about": text.about,
-        **{key: cell.scores[key] for key in kept if key in cell.scores},
+        "items": len(cell.samples), "tokens": sum(sample["tokens"] for sample in cell.samples), "nll_per_token": loss,
+        "perplexity": None if loss is None else math.exp(min(loss, 700.0)), "metrics": figures, "label": text.label,
+        "about": text.about, **{key: cell.scores[key] for key in kept if key in cell.scores},
     }
 
 
 def _arms(study: Study) -> dict[str, Any]:
     configs, summaries = arm_records(study, "config.json"), arm_records(study, "summary.json")
     return {
-        "resources": resources(study, summaries),
-        "twins": twins(configs, summaries),
+        "resources": resources(study, summaries), "twins": twins(configs, summaries),
         "arms": {arm: {key: record.get(key) for key in ("base_storage", "compute_dtype", "device")}
                  for arm, record in configs.items()},
         "curves": curves(study),

@@ -59,13 +59,8 @@ def interval_panels(
 ) -> list[dict[str, Any]]:
     """The difference of each metric with its interval: losses on one axis, scores of 0 to 100 on another.
 
-    On every axis the candidate is worse on the right, so the axis of a higher-is-better metric is mirrored.
-
-    Args:
-        contrasts: The headline's entry for each metric.
-        primary: The metric of the verdict, whose row shows the margin. Empty without a verdict.
-        margin: Largest harm that counts as no worse, in the metric's own units.
-        names: Labels of the left end of the axis, of its right end, and of the figures.
+    On every axis the candidate is worse on the right, so the axis of a higher-is-better metric is mirrored. The row of
+    ``primary``, empty without a verdict, shows the margin. ``names`` are the labels of the two sides and the figures.
     """
     panels = []
     for higher_is_better in (False, True):
@@ -82,12 +77,8 @@ def interval_panels(
 def interval_panel(rows: Sequence[dict[str, Any]], left: str, right: str, heading: str) -> dict[str, Any]:
     """Differences with their intervals on one axis around zero; right is worse.
 
-    Args:
-        rows: Entries of ``contrasts`` in one unit, with ``label about note primary`` and ``margin``, the allowed harm
-            in the metric's units or ``None``.
-        left: Label of the side left of zero.
-        right: Label of the side right of zero.
-        heading: Label of the figures.
+    The rows are entries of ``contrasts`` in one unit, with ``label about note primary`` and ``margin``, the allowed
+    harm in the metric's units or ``None``.
     """
     how = shown(rows[0]["metric"])
     mirrored = rows[0]["higher_is_better"]
@@ -108,8 +99,7 @@ def interval_panel(rows: Sequence[dict[str, Any]], left: str, right: str, headin
         })
     return {
         "unit": how.unit if how.unit != "points" else "points of 100", "rows": marks, "zero": scale(0.0),
-        "ticks": axis(scale, 4),
-        "left": left, "right": right, "heading": heading,
+        "ticks": axis(scale, 4), "left": left, "right": right, "heading": heading,
     }
 
 
@@ -149,8 +139,7 @@ def _running_mean(points: list[tuple[int, float]]) -> list[tuple[float, float]]:
 def bars(rows: Sequence[tuple[str, dict[str, float | None], dict[str, str], str]]) -> list[dict[str, Any]]:
     """One pair of bars for each quantity, each pair on its own scale from zero.
 
-    Args:
-        rows: Label, value by arm, printed value by arm, and QLoRA's difference from LoRA in words.
+    A row has the label, values and printed values by arm, and QLoRA's difference from LoRA in words.
     """
     drawn = []
     for label, values, texts, ratio in rows:
@@ -189,9 +178,7 @@ def task_panel(task: Mapping[str, Any]) -> dict[str, Any] | None:
 def waterfall(attribution: Mapping[str, Any] | None, labels: Mapping[str, str]) -> dict[str, Any] | None:
     """A waterfall chart from L16 to Q4, in which each step starts where the previous one ended; right is worse.
 
-    Returns:
-        ``rows`` with ``kind label name text interval``, the positions ``from_`` (end of the row above), ``end``,
-        ``low`` and ``high`` in percent, and ``harm``, whether the step made the result worse.
+    ``from_`` is the position of the end of the row above, and ``harm`` whether the step made the result worse.
     """
     if not attribution:
         return None
@@ -220,8 +207,7 @@ def waterfall(attribution: Mapping[str, Any] | None, labels: Mapping[str, str]) 
             "text": number(end, metric) if is_level else difference(step["delta"], metric, step),
             "interval": "" if is_level else interval(step, metric),
         })
-    return {"rows": rows, "unit": how.unit if how.factor == 1 else how.label,
-            "ticks": axis(scale)}
+    return {"rows": rows, "unit": how.unit if how.factor == 1 else how.label, "ticks": axis(scale)}
 
 
 def reliability_chart(reliability: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -260,15 +246,13 @@ def seed_dots(seeds: Mapping[str, Any] | None) -> dict[str, Any] | None:
     scale = Scale(min(values) - pad, max(values) + pad, metric_of(metric).higher_is_better)
     spread = seeds.get("spread") or {}
     rows = [{
-        "arm": arm, "name": cell,
-        "mean": scale(spread[cell]["mean"] * how.factor) if cell in spread else None,
+        "arm": arm, "name": cell, "mean": scale(spread[cell]["mean"] * how.factor) if cell in spread else None,
         "dots": [{"at": scale(run[cell] * how.factor), "text": f"seed {run['seed']}: {number(run[cell], metric)}"}
                  for run in seeds["runs"]],
         "text": f"{number(min(run[cell] for run in seeds['runs']), metric)} to "
                 f"{number(max(run[cell] for run in seeds['runs']), metric)}",
     } for cell, arm in arms.items()]
-    return {"rows": rows, "unit": how.unit if how.factor == 1 else how.label,
-            "ticks": axis(scale)}
+    return {"rows": rows, "unit": how.unit if how.factor == 1 else how.label, "ticks": axis(scale)}
 
 
 def seed_panel(seeds: Mapping[str, Any] | None, margin: float) -> dict[str, Any] | None:

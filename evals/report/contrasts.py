@@ -49,8 +49,7 @@ PAIRS = (
     Contrast("LR", "L16", "tuning in 16-bit and quantizing afterwards, against the 16-bit twin"),
     Contrast("Q4", "LR", "QLoRA against tuning in 16-bit and quantizing afterwards, at the same serving memory"),
     Contrast("QR", "LR", "the requantized export against tuning in 16-bit and quantizing afterwards"),
-    Contrast("L16", "B16", "what tuning changed, 16-bit"),
-    Contrast("Q4", "B4", "what tuning changed, 4-bit"),
+    Contrast("L16", "B16", "what tuning changed, 16-bit"), Contrast("Q4", "B4", "what tuning changed, 4-bit"),
     Contrast("L16", "copy", "16-bit LoRA against copying the answer of the nearest training question"),
     Contrast("Q4", "copy", "QLoRA against copying the answer of the nearest training question"),
     Contrast("L16", "retrieval", "16-bit LoRA against the untuned base shown three retrieved pairs"),
@@ -81,11 +80,9 @@ Comparisons = dict[tuple[str, str], Comparison]
 
 
 def comparisons(cells: Mapping[str, Cell], usable: Mapping[str, list[str]], config: EvalConfig) -> Comparisons:
-    """Compare every pair of :func:`all_pairs` on every metric that both cells have.
+    """Compare every pair of :func:`all_pairs` on every metric that both cells have, in this order.
 
-    Returns:
-        In the order of the pairs, and of ``usable`` within a pair. The verdict of each is by the study's margin where
-        the metric is the primary one.
+    The verdict of each is by the study's margin where the metric is the primary one.
     """
     return {
         (pair.name, metric): compare(cells[pair.baseline], cells[pair.candidate], metric, items, config)
@@ -95,12 +92,11 @@ def comparisons(cells: Mapping[str, Cell], usable: Mapping[str, list[str]], conf
 
 
 def contrasts(compared: Comparisons, primary: str) -> list[dict[str, Any]]:
-    """The comparisons as records.
+    """The comparisons as records, one for each pair and metric.
 
-    Returns:
-        One record for each pair and metric. ``delta`` is candidate − baseline in the metric's units and equals the
-        difference of the two cells' figures; ``p_value_holm`` is adjusted over the metrics of the same pair. The
-        headline's record of the primary metric has the verdict.
+    ``delta`` is candidate − baseline in the metric's units and equals the difference of the two cells' figures;
+    ``p_value_holm`` is adjusted over the metrics of the same pair. The headline's record of the primary metric has the
+    verdict.
     """
     rows = []
     for pair in all_pairs():
@@ -135,15 +131,10 @@ def compare(baseline: Cell, candidate: Cell, metric: str, items: list[str], conf
     samples = [baseline.by_item[item] for item in items]
     info = metric_of(metric)
     return paired_comparison(
-        baseline.values(items, metric),
-        candidate.values(items, metric),
-        clusters=clusters_of(samples),
+        baseline.values(items, metric), candidate.values(items, metric), clusters=clusters_of(samples),
         weights=[sample["tokens"] for sample in samples] if info.token_weighted else None,
-        margin=config.margin if metric == config.primary_metric else None,
-        higher_is_better=info.higher_is_better,
-        seed=config.seed,
-        bounds=info.bounds,
-        resamples=config.bootstrap_resamples,
+        margin=config.margin if metric == config.primary_metric else None, higher_is_better=info.higher_is_better,
+        seed=config.seed, bounds=info.bounds, resamples=config.bootstrap_resamples,
     )
 
 
@@ -176,21 +167,13 @@ def verdict(row: Mapping[str, Any], margin: float) -> dict[str, Any]:
     }
 
 
-IDENTITIES = (
-    (HEADLINE, "L4-L16", "Q4-L4"),
-    ("QR-Q4", "QR-QD", "QD-Q4"),
-    ("LR-L16", "LR-LM", "LM-L16"),
-)
+IDENTITIES = ((HEADLINE, "L4-L16", "Q4-L4"), ("QR-Q4", "QR-QD", "QD-Q4"), ("LR-L16", "LR-LM", "LM-L16"))
 """A contrast, and the two contrasts whose exact sum it is."""
 _PARTS = (("L4-L16", "storing the base in 4 bits"), ("Q4-L4", "training in 4 bits"))
 
 
 def identities(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Check on every metric that each contrast of ``IDENTITIES`` is the sum of the other two.
-
-    Returns:
-        ``{"text", "metric", "error"}``: the identity as a formula, and the rounding error between its two sides.
-    """
+    """The rounding error of each identity of ``IDENTITIES`` on every metric, with the identity as a formula."""
     deltas = {(row["name"], row["metric"]): row["delta"] for row in rows}
     found = []
     for whole, first, second in IDENTITIES:
@@ -209,11 +192,9 @@ def _signs(name: str) -> str:
 def attribution(
     rows: Sequence[Mapping[str, Any]], cells: Mapping[str, Mapping[str, Any]], primary: str
 ) -> dict[str, Any] | None:
-    """The difference between the 16-bit twin and QLoRA in two steps, on the metric of the verdict.
+    """The difference between the 16-bit twin and QLoRA in two steps, on the metric of the verdict; ``None`` without L4.
 
-    Returns:
-        ``{"metric", "steps", "sentence"}``, or ``None`` unless L4 has the metric. A step is a level of a cell or the
-        difference between two cells, with its interval.
+    A step is a level of a cell or the difference between two cells, with its interval.
     """
     of = {row["name"]: row for row in rows if row["metric"] == primary}
     if not {HEADLINE, *(name for name, _ in _PARTS)} <= of.keys():
@@ -265,15 +246,9 @@ _NOT_COMPARED: dict[str, tuple[str, ...]] = {
 
 
 def verdict_alone(study: Study, row: Mapping[str, Any] | None, items: int) -> dict[str, Any]:
-    """The verdict of a study without a comparison.
+    """The verdict of a study that does not train both twins: without figures, with ``reason`` and ``action``.
 
-    Args:
-        study: A study that does not train both twins.
-        row: The contrast of its assistant with the untuned base on the primary metric; None if that was not scored.
-        items: Number of items that the primary metric is computed on.
-
-    Returns:
-        The fields of :func:`verdict` without figures, with the ``reason`` and an ``action`` that adds the comparison.
+    ``row`` is the contrast of its assistant with the untuned base on the primary metric, which has ``items`` items.
     """
     config = study.config
     metric = config.eval.primary_metric
@@ -296,12 +271,10 @@ def not_compared(arms: Sequence[str]) -> list[str]:
 
 
 def _missing(arms: Sequence[str]) -> tuple[str, ...]:
-    """The twins that a study does not train."""
     return tuple(arm for arm in TWINS if arm not in arms)
 
 
 def _action(study: Study, lacks: str) -> str:
-    """How to add what the comparison lacks, and where it fits."""
     config = study.config
     together = config.train.early_stopping
     wanted = [arm for arm in ARMS if arm in (*TWINS, *config.arms)]

@@ -40,9 +40,8 @@ _OF_TASKS = {"acc": "Accuracy", "acc_norm": "Accuracy, length-normalised", "exac
 def shown(metric: str) -> MetricFormat:
     """How a metric's values are displayed.
 
-    Args:
-        metric: Name of a registered metric, of a metric of an lm-eval task (``acc``, ``acc_norm,none``), or of a metric
-            whose plugin is not loaded.
+    The name is that of a registered metric, of a metric of an lm-eval task (``acc``, ``acc_norm,none``), or of a metric
+    whose plugin is not loaded.
     """
     if metric in METRICS:
         info = METRICS[metric]
@@ -172,10 +171,7 @@ def rate(value: float | None) -> str:
 
 
 def share_lost(export: Mapping[str, Any]) -> str:
-    """How much an export loses, in words: some quality, or most or all of what tuning gained.
-
-    There is no figure because a small share of the loss can be a large share of the right answers.
-    """
+    """How much an export loses, in words: a small share of the loss can be a large share of the right answers."""
     share = export.get("lost_share") or 0.0
     if share < 0.5:
         return "some quality"

@@ -22,12 +22,7 @@ BASELINE_TEXTS: dict[str, CellText] = {
 
 
 def baseline_text(name: str, base: str | None) -> CellText:
-    """Label and description of an untuned baseline.
-
-    Args:
-        name: A key of ``BASELINE_TEXTS``.
-        base: Storage of its base, ``float16`` or ``4-bit``; None without a base or a record of it.
-    """
+    """Label and description of an untuned baseline, whose base is stored as ``float16``, ``4-bit`` or unknown."""
     text = BASELINE_TEXTS[name]
     return text if base != "4-bit" else CellText(text.label, text.about.replace("float16 base", "4-bit base"))
 

@@ -34,11 +34,9 @@ _SKIN_TONES = range(0x1F3FB, 0x1F400)
 
 
 def word_diff(first: str, second: str) -> Diff:
-    """Align two texts word by word.
+    """Align two texts word by word; a replaced piece comes before its replacement.
 
-    Returns:
-        Pieces; joined, those of ``both`` and ``first`` equal the first text and those of ``both`` and ``second`` the
-        second. A replaced piece comes before its replacement.
+    Joined, the pieces of ``both`` and ``first`` equal the first text and those of ``both`` and ``second`` the second.
     """
     left, right = pieces(first), pieces(second)
     if first == second:
@@ -126,12 +124,7 @@ study trains one arm and compares no answers."""
 def item_rows(
     cells: Mapping[str, Cell], metrics: list[str], tuned: Sequence[str] = (BASELINE, CANDIDATE)
 ) -> list[dict[str, Any]]:
-    """One record for each item; items on which the two assistants differ come first.
-
-    Returns:
-        Records with ``item row turn cluster answerable question context reference change`` (one of ``ORDER``) and
-        ``answers declined tokens nll metrics``, the latter by cell.
-    """
+    """One record for each item; items on which the two assistants differ come first, in the order of ``ORDER``."""
     rows = [_item_row(cells, item, metrics, tuned) for item in cells[tuned[0]].by_item]
     return sorted(rows, key=lambda row: ORDER.index(row["change"]))
 
@@ -140,19 +133,14 @@ def _item_row(cells: Mapping[str, Cell], item: str, metrics: list[str], tuned: S
     sample = cells[tuned[0]].by_item[item]
     samples = {name: cell.by_item[item] for name, cell in cells.items()}
     return {
-        "item": item,
-        "row": sample.get("row"),
-        "turn": sample.get("turn", 0),
-        "cluster": sample.get("cluster"),
-        "answerable": sample.get("answerable", True),
-        "question": sample["question"],
+        "item": item, "row": sample.get("row"), "turn": sample.get("turn", 0), "cluster": sample.get("cluster"),
+        "answerable": sample.get("answerable", True), "question": sample["question"],
         "context": [message for message in sample["prompt"][:-1] if message["role"] != "system"],
         "reference": sample["reference"],
         "change": change(cells[BASELINE], cells[CANDIDATE], item) if len(tuned) > 1 else "alone",
         "answers": {name: s["answer"] for name, s in samples.items() if s.get("answer") is not None},
         "declined": {name: bool(s["declined"]) for name, s in samples.items() if s.get("declined") is not None},
-        "tokens": sample["tokens"],
-        "nll": {name: s["nll"] for name, s in samples.items()},
+        "tokens": sample["tokens"], "nll": {name: s["nll"] for name, s in samples.items()},
         "metrics": {
             name: {metric: value for metric in metrics if (value := cell.value(item, metric)) is not None}
             for name, cell in cells.items()
@@ -220,14 +208,9 @@ _TITLES = {
 
 
 def answer_groups(report: Mapping[str, Any], most: int) -> list[dict[str, Any]]:
-    """Items grouped by the relation of the two answers, differing ones first.
+    """Items grouped by the relation of the two answers, differing ones first, at most ``most`` over all groups.
 
-    Args:
-        report: The report.
-        most: Maximum number of items over all groups; differing items take precedence.
-
-    Returns:
-        Groups with ``change title about total shown``, ``first`` (visible items) and ``more`` (folded items).
+    A group has ``first`` (visible items) and ``more`` (folded items).
     """
     groups, left = [], most
     for change, (title, about) in _TITLES.items():

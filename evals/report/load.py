@@ -52,13 +52,7 @@ def lead_pair(report: Mapping[str, Any]) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Cell:
-    """The scores of one combination of base and adapter on the held-out items.
-
-    Attributes:
-        name: One of ``CELLS``, or of ``BASELINE_TEXTS``.
-        samples: Lines of ``samples.jsonl``, in the file's order.
-        scores: ``scores.json``.
-    """
+    """The scores of a cell or an untuned baseline on the held-out items, from ``samples.jsonl`` and ``scores.json``."""
 
     name: str
     samples: tuple[dict[str, Any], ...]
@@ -118,10 +112,7 @@ def read_cells(study: Study) -> dict[str, Cell]:
 
 
 def tuned_cells(arms: Sequence[str]) -> tuple[str, ...]:
-    """The cells that the headline is about: of both twins, or of the first arm alone.
-
-    Items, tokens and metrics of a report are those of the first cell.
-    """
+    """The cells of the headline, of both twins or of the first arm alone; a report has the items of the first."""
     return tuple(ARMS[arm].cell for arm in headline_arms(arms))
 
 
@@ -146,13 +137,10 @@ def read_baselines(study: Study, like: Cell) -> dict[str, Cell]:
 def read_rescored_cells(study: Study, like: Cell, *, seed: int | None = None) -> dict[str, Cell]:
     """A further scoring of the arms' assistants; empty if a cell of it is missing.
 
-    Args:
-        study: The study.
-        like: The cell whose items they must have.
-        seed: Number of the training seed; ``None`` for the first seed's adapters with another batch size.
+    Without a training ``seed`` it is that of the first seed's adapters with another batch size.
 
     Raises:
-        EvaluationError: They were scored on other items.
+        EvaluationError: They were scored on other items than the cell ``like``.
     """
     tuned = tuned_cells(study.config.arms)
     cells = _read({name: study.cell_folder(f"noise/{name}") if seed is None else study.cell_folder(name, seed=seed)
@@ -212,16 +200,9 @@ def _agrees(cell: Cell) -> bool:
 def metrics_of(
     cells: Mapping[str, Cell], order: tuple[str, ...], tuned: Sequence[str] = (BASELINE, CANDIDATE)
 ) -> dict[str, list[str]]:
-    """The items each metric is computed on: those with a score in every cell that has the metric.
+    """The items each metric is computed on, in file order: those with a score in every cell that has the metric.
 
-    Args:
-        cells: The scored cells.
-        order: Names of metrics in the order of the result.
-        tuned: The cells of the arms' assistants.
-
-    Returns:
-        Metric → items in file order, without metrics that a ``tuned`` cell lacks or that have too few items for a
-        comparison.
+    Metrics that a ``tuned`` cell lacks or that have too few items for a comparison are left out.
     """
     first = cells[tuned[0]]
     items = list(first.by_item)

@@ -14,14 +14,7 @@ from evals.tasks.general_knowledge import TASK as RETENTION
 
 @dataclass(frozen=True)
 class Formula:
-    """One number of the report.
-
-    Attributes:
-        name: Name of the number.
-        formula: The formula, in which ``_x`` and ``_{xy}`` are subscripts.
-        about: Meaning of the symbols, and when the formula is used.
-        sources: Numbers of ``REFERENCES``, from 1.
-    """
+    """One number of the report: in ``formula``, ``_x`` and ``_{xy}`` are subscripts; ``sources`` counts from 1."""
 
     name: str
     formula: str

@@ -50,9 +50,8 @@ Documents = dict[DocId, dict[str, Any]]
 def task_records(study: Study, cells: Mapping[str, Cell]) -> dict[str, dict[str, Any]]:
     """The results of every task that was run on the study's cells.
 
-    Returns:
-        Task → ``label about metric items cells contrasts flips listed sentence error``. A task without figures has an
-        ``error`` with the reason. ``p_value_holm`` is adjusted over the tasks of the same contrast.
+    A task without figures has an ``error`` with the reason. ``p_value_holm`` is adjusted over the tasks of the same
+    contrast.
     """
     config = study.config.eval
     wanted = dict.fromkeys([RETENTION] * config.retention + config.tasks)
@@ -205,12 +204,10 @@ _Z95 = float(stats.norm.ppf(0.975))
 
 
 def reliability(cells: Mapping[str, Cell], served: Sequence[str] = (BASELINE, CANDIDATE)) -> dict[str, Any] | None:
-    """The reliability curve of each arm's assistant.
+    """The reliability curve of each arm's assistant, its calibration error ``ece`` and its ``brier`` score.
 
-    Returns:
-        ``metric``, ``correct_means``, ``about`` and for each cell ``bins`` of equal counts with a Wilson interval,
-        expected calibration error ``ece`` over these bins, ``brier`` score and ``n``; ``None`` if probabilities or
-        answers are missing, or the items do not fill two bins.
+    The bins have equal counts and a Wilson interval. ``None`` if probabilities or answers are missing, or the items do
+    not fill two bins.
     """
     tuned = [name for name in served if name in cells]
     rates = [_rate(cells[name], "exact_match") for name in tuned]
@@ -355,14 +352,10 @@ NAMES = {"copy": "copying the answer of the nearest training question",
          "retrieval": "the untuned base model with three retrieved pairs"}
 
 
-def beats_untuned(
-    rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Each arm against each baseline, metric by metric.
+def beats_untuned(rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each arm against each baseline: the metrics ``beaten``, ``worse`` and ``not_beaten``, with a sentence.
 
-    Returns:
-        Records with ``arm cell baseline``, the metrics ``beaten`` (interval excludes zero and Holm-adjusted p at most
-        0.05), those on which the tuned arm is clearly ``worse``, the others as ``not_beaten``, and a ``sentence``.
+    A difference counts if its interval excludes zero and the Holm-adjusted p is at most 0.05.
     """
     found = []
     for baseline in NAMES:

@@ -27,10 +27,7 @@ _BARS = ("base_bytes", "peak_memory_bytes", "train_seconds", "tokens_per_second"
 
 
 def render_html(report: dict[str, Any]) -> str:
-    """The report as a self-contained page.
-
-    Text from the data file and from the assistants is escaped. The page has no script, and its content security policy
-    forbids every request.
+    """The report as a self-contained page: text is escaped, and its security policy forbids scripts and requests.
 
     Raises:
         EvaluationError: The report has another version.

@@ -57,11 +57,7 @@ _GRADED = {
 
 
 def graded_rows(report: Report) -> list[dict[str, str]]:
-    """The predictions of the plan compared with the measurements; empty for runs without a plan.
-
-    Returns:
-        ``quantity``, ``arm``, ``predicted``, ``measured`` and ``error``, the signed error in percent of the measured.
-    """
+    """The predictions of the plan compared with the measurements, with the error in percent of the measured."""
     rows = []
     for arm in arms_of(report):
         for grade in plan_accuracy(report["resources"].get(arm, {})):
@@ -108,8 +104,7 @@ def scored_at(report: Report) -> str | None:
 
 def validation_rows(report: Report) -> list[dict[str, Any]]:
     """Validation loss of the arms at each step at which one was validated."""
-    losses = {arm: {row["step"]: row["loss"] for row in curve["validation"]}
-              for arm, curve in report["curves"].items()}
+    losses = {arm: {row["step"]: row["loss"] for row in curve["validation"]} for arm, curve in report["curves"].items()}
     steps = sorted({step for found in losses.values() for step in found})
     return [{"step": step, **{arm: number(losses.get(arm, {}).get(step), "nll_per_token") for arm in arms_of(report)}}
             for step in steps]
@@ -170,8 +165,7 @@ def metric_table(report: Report) -> dict[str, Any]:
             "scale": (f"{unit_note(metric)}{', ' if unit_note(metric) else ''}"
                       f"{'higher' if row['higher_is_better'] else 'lower'} is better"),
             "figures": [number(cell["metrics"].get(metric), metric) for _, cell in cells],
-            "difference": difference(row["delta"], metric, row),
-            "interval": interval(row, metric),
+            "difference": difference(row["delta"], metric, row), "interval": interval(row, metric),
             "p": report_format.p_value(row["p_value"]), "holm": report_format.p_value(row["p_value_holm"]),
             "reading": OUTCOMES[report["verdict"]["outcome"]].lower() + " (the verdict)" if primary else reading(row),
         })
@@ -281,18 +275,12 @@ _LARGE = 10
 
 
 def cell_table(report: Report) -> dict[str, Any]:
-    """Every cell and untuned baseline as a row, every metric as a column.
-
-    Returns:
-        ``columns``; ``rows`` with ``name label about figures baseline``, figures in the order of the columns with a
-        dash for a missing one; and ``baselines``, whether there are any.
-    """
+    """Every cell and untuned baseline as a row, every metric as a column, with a dash for a missing figure."""
     records = {**report["cells"], **(report.get("baselines") or {})}
     metrics = [metric for metric in METRICS if any(record["metrics"].get(metric) is not None
                                                    for record in records.values())]
     weighed = any(record.get("base_bytes") for record in records.values())
-    columns = [{"label": shown(metric).label, "note": unit_note(metric)}
-               for metric in metrics]
+    columns = [{"label": shown(metric).label, "note": unit_note(metric)} for metric in metrics]
     if "nll_per_token" in metrics:
         columns.insert(metrics.index("nll_per_token") + 1, {"label": "Perplexity", "note": ""})
     if weighed:
@@ -321,9 +309,8 @@ def figure_of(report: Report, name: str, metric: str) -> float | None:
 def contrast_rows(report: Report) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Every difference on the metric of the verdict, in two groups for two axes.
 
-    Returns:
-        Differences of the margin's order of magnitude, the headline first, and those more than ten times as large: the
-        rows of the report with ``title from to text interval reading`` added.
+    The first has the differences of the margin's order of magnitude, the headline first, the second those more than ten
+    times as large.
     """
     metric = report["primary_metric"]
     rows = [

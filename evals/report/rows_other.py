@@ -9,18 +9,7 @@ from assistant_builder.arms import LORA, QLORA
 from evals.metrics import metric_of
 from evals.report import format as report_format
 from evals.report.format import (
-    count,
-    difference,
-    duration,
-    interval,
-    nats,
-    number,
-    p_value,
-    percent,
-    plain,
-    plural,
-    shown,
-    signed,
+    count, difference, duration, interval, nats, number, p_value, percent, plain, plural, shown, signed,
 )
 from evals.report.items import cut, marked
 from evals.report.load import BASELINE, CANDIDATE, is_compared, lead_pair
@@ -155,10 +144,8 @@ def judge_rows(report: Report) -> list[tuple[str, str]]:
     preference = judge.get("preference")
     first = judge.get("first_preferred")
     return [
-        ("Judge", f"{judge['model']} at {judge['url_host']}"),
-        ("Items, each shown in both orders", count(asked)),
-        ("QLoRA preferred", _share(judge["wins"], asked)),
-        ("LoRA preferred", _share(judge["losses"], asked)),
+        ("Judge", f"{judge['model']} at {judge['url_host']}"), ("Items, each shown in both orders", count(asked)),
+        ("QLoRA preferred", _share(judge["wins"], asked)), ("LoRA preferred", _share(judge["losses"], asked)),
         ("Ties", f"{_share(judge['ties'], asked)}, {count(judge['disagreements'])} of them because the two orders "
                  "disagreed"),
         ("Failed and not counted", _share(judge["failures"], asked)),
@@ -179,10 +166,8 @@ def vote_rows(report: Report) -> list[tuple[str, str]]:
     whole = votes["votes"]
     rows = [
         ("Votes", f"{count(whole)} on {plural(votes['questions'], 'question')}, blind and with random sides"),
-        ("QLoRA preferred", _share(votes[QLORA.name], whole)),
-        ("LoRA preferred", _share(votes[LORA.name], whole)),
-        ("Ties", _share(votes["ties"], whole)),
-        ("Both bad", _share(votes["both_bad"], whole)),
+        ("QLoRA preferred", _share(votes[QLORA.name], whole)), ("LoRA preferred", _share(votes[LORA.name], whole)),
+        ("Ties", _share(votes["ties"], whole)), ("Both bad", _share(votes["both_bad"], whole)),
         ("Sign test", f"p = {p_value(votes['p_value'])}, without ties and both bad"),
         ("Chose the answer on the left", _share(votes["left"], votes[QLORA.name] + votes[LORA.name])),
         ("When", " to ".join(dict.fromkeys(votes[end][:10] for end in ("first", "last")))),

@@ -62,10 +62,7 @@ def _moved(pair: Mapping[str, Any]) -> str:
 
 
 def worst_items(study: Study, cells: Mapping[str, Cell]) -> list[dict[str, Any]]:
-    """The items with the largest increase of loss from the twin to QLoRA, in summed nats, largest first.
-
-    A study without the twin has none.
-    """
+    """The items with the largest increase of loss from the twin to QLoRA, in summed nats; none without the twin."""
     if not study.config.compares:
         return []
     path = study.folder / "evals" / "fidelity.jsonl"
@@ -86,9 +83,6 @@ def noise_floor(
     study: Study, cells: Mapping[str, Cell], usable: Mapping[str, list[str]], flips: Mapping[str, Any]
 ) -> dict[str, Any] | None:
     """Each assistant compared with itself, scored with another batch size; ``None`` if that was not measured.
-
-    Returns:
-        Flips by cell, and the difference between the assistants and the verdict with the other batch size.
 
     Raises:
         EvaluationError: The second scoring has other items.
@@ -138,11 +132,7 @@ def _floor_sentence(found: Mapping[str, Any], flips: Mapping[str, Any], config: 
 
 
 def seeds(study: Study, cells: Mapping[str, Cell], items: list[str]) -> dict[str, Any]:
-    """The headline's difference for each training seed.
-
-    Returns:
-        ``count``, ``metric``, ``runs`` (figures of both arms, difference with its item-level interval, verdict, and
-        whether the two were ``twins``), ``spread`` over the runs (``None`` with one) and a ``sentence``.
+    """The headline's difference for each training seed, and its ``spread`` over the runs (``None`` with one).
 
     Raises:
         EvaluationError: A run was scored on other items.
@@ -212,8 +202,7 @@ def _spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _spread_of(values: Sequence[float]) -> dict[str, float]:
-    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)), "min": min(values),
-            "max": max(values)}
+    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)), "min": min(values), "max": max(values)}
 
 
 _ONE_ARM_ONCE = ("The assistant was trained once. The intervals cover the choice of held-out items, not the variation "

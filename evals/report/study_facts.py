@@ -29,17 +29,12 @@ def data_summary(study: Study) -> dict[str, Any]:
     folder = study.folder / "data"
     findings, split = read_record(folder / "findings.json"), read_record(folder / "split.json")
     return {
-        "source": study.config.data.source or findings.get("source"),
-        "format": findings.get("format"),
+        "source": study.config.data.source or findings.get("source"), "format": findings.get("format"),
         "columns": {role: name for role, name in findings.get("columns", {}).items() if name},
-        "rows": findings.get("rows"),
-        "usable": findings.get("usable"),
-        "rejected": _amount(findings.get("rejected")),
+        "rows": findings.get("rows"), "usable": findings.get("usable"), "rejected": _amount(findings.get("rejected")),
         "findings": {key: _amount(findings[key]) for key in _COUNTED if key in findings},
-        "token_lengths": findings.get("token_lengths"),
-        "notes": [*findings.get("notes", []), *split.get("notes", [])],
-        "split": {key: split.get(key) for key in _SPLIT},
-        "leaks": _leaks(split, read_record(study.embedding_file)),
+        "token_lengths": findings.get("token_lengths"), "notes": [*findings.get("notes", []), *split.get("notes", [])],
+        "split": {key: split.get(key) for key in _SPLIT}, "leaks": _leaks(split, read_record(study.embedding_file)),
     }
 
 
@@ -83,9 +78,8 @@ def arm_records(study: Study, file: str, *, seed: int = 1) -> dict[str, dict[str
 def resources(study: Study, summaries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Time and memory of each arm in bytes, seconds and tokens per second.
 
-    Returns:
-        Arm → its summary, with ``seconds_per_step``, ``cost`` of one run in the currency of the price (``None``
-        without a price) and ``train_seconds_all``, one entry per seed.
+    ``cost`` is that of one run in the currency of the price (``None`` without a price); ``train_seconds_all`` has one
+    entry per seed.
     """
     config = study.config
     others = [arm_records(study, "summary.json", seed=seed) for seed in range(2, config.seeds + 1)]
@@ -109,9 +103,7 @@ def _derived(summary: Mapping[str, Any], price_per_hour: float | None) -> dict[s
 def twins(configs: dict[str, dict[str, Any]], summaries: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     """Compare the resolved settings of the twins; ``None`` unless both are there.
 
-    Returns:
-        ``matched``; ``differences`` as intended, ``unintended`` ones, each ``{"setting"}`` with the twins' values;
-        ``same``, setting → value; and ``work``, what both runs did.
+    ``differences`` are intended, others ``unintended``; ``work`` is what both runs did.
     """
     if not set(TWINS) <= set(configs):
         return None
@@ -124,8 +116,7 @@ def twins(configs: dict[str, dict[str, Any]], summaries: dict[str, dict[str, Any
     stored = [row for row in unequal if row["setting"] == "base_storage"]
     return {
         "matched": not unintended and bool(stored),
-        "differences": [row for row in unequal if row["setting"] in INTENDED],
-        "unintended": unintended,
+        "differences": [row for row in unequal if row["setting"] in INTENDED], "unintended": unintended,
         "same": {key: flat[LORA.name].get(key) for key in keys if not _differs(key, flat)},
         "work": {arm: {key: summary.get(key) for key in (*EQUAL_IN_TWINS, "epochs", "best_step", "adapter_sha256")}
                  for arm, summary in summaries.items() if arm in TWINS},
@@ -158,9 +149,6 @@ def curves(study: Study) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Training and validation loss of each arm.
 
     A run that was resumed from a checkpoint logs some steps twice; the last entry counts, which led to the adapter.
-
-    Returns:
-        Arm → ``{"steps": [{"step", "loss", "learning_rate", "elapsed_seconds"}], "validation": [{"step", "loss"}]}``.
     """
     kept = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second", "elapsed_seconds")
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
@@ -181,10 +169,8 @@ class Export:
 
     Attributes:
         cell: The cell that scores the export.
-        arm: The arm of the adapter.
         measured: The cell whose quality the report measured.
         separate_adapter: Whether the adapter is served separately from the base and adds to its bytes.
-        how: Description for the user.
     """
 
     cell: str
@@ -232,17 +218,8 @@ def exports(
 ) -> list[dict[str, Any]]:
     """Every scored export, compared with the cell that was measured.
 
-    Args:
-        compared: All comparisons.
-        cells: The report's cells, with ``base_bytes`` if on record.
-        summaries: ``summary.json`` by arm, for the adapter's bytes.
-        primary: Metric of the verdict.
-        margin: Largest harm that counts as keeping the quality.
-
-    Returns:
-        Records for the report: ``keeps`` is the outcome of the verdict's rule against the measured cell, ``lost_share``
-        the harm as a share of the gain from tuning (``None`` without a known gain), ``bytes`` the weights as served,
-        with the adapter if it is separate, ``formats`` the export formats that write it.
+    ``keeps`` is the outcome of the verdict's rule against the measured cell, ``lost_share`` the harm as a share of the
+    gain from tuning (``None`` without a known gain), ``bytes`` the weights as served, with a separate adapter.
     """
     found = []
     for export in all_exports():
@@ -252,10 +229,9 @@ def exports(
         own = export.cell == export.measured
         found.append({
             "cell": export.cell, "arm": export.arm, "measured": export.measured, "how": export.how,
-            "formats": [format.name for format in formats_of_cell(export.arm, export.cell)],
-            "label": cell["label"], "bytes": _bytes(export, cell, summaries), "metric": primary, "margin": margin,
-            "figure": cell["metrics"].get(primary),
-            "delta": result.delta if result else None,
+            "formats": [format.name for format in formats_of_cell(export.arm, export.cell)], "label": cell["label"],
+            "bytes": _bytes(export, cell, summaries), "metric": primary, "margin": margin,
+            "figure": cell["metrics"].get(primary), "delta": result.delta if result else None,
             "ci_low": result.ci_low if result else None, "ci_high": result.ci_high if result else None,
             "keeps": "measured" if own else _KEEPS[result.verdict] if result else "cannot be told",
             "lost_share": _lost_share(export, result, cells, primary) if result else None,

@@ -7,17 +7,7 @@ from typing import Any
 
 from assistant_builder.arms import ARMS, CELLS, headline_arms
 from evals.report.format import (
-    SIGNIFICANT,
-    decimals,
-    difference,
-    enumerated,
-    interval,
-    number,
-    percent,
-    plain,
-    plural,
-    shown,
-    signed_percent,
+    SIGNIFICANT, decimals, difference, enumerated, interval, number, percent, plain, plural, shown, signed_percent,
 )
 from evals.report.load import BASELINE, CANDIDATE, arms_of, served_cells, tuned_cells
 from evals.report.other_results import NAMES
@@ -32,14 +22,7 @@ def audience(rows: list[dict[str, Any]], verdict: Mapping[str, Any]) -> str:
 
 
 def verdict_sentence(verdict: Mapping[str, Any], asked: str) -> str:
-    """The verdict in one sentence, with the difference, its interval and the margin.
-
-    A report without a comparison gets the reason and the remedy instead.
-
-    Args:
-        verdict: The report's ``verdict``.
-        asked: The items, such as ``208 held-out questions``.
-    """
+    """The verdict in one sentence; a report without a comparison gets the reason and the remedy instead."""
     if verdict["contrast"] is None:
         return f"{verdict['reason']} {verdict['action']}"
     low, high = harm_interval(verdict)

@@ -193,17 +193,14 @@ def _judge(report: Mapping[str, Any]) -> Iterator[Warned]:
 _Z95 = 1.959964
 
 
-def power(
-    rows: list[dict[str, Any]], items: list[dict[str, Any]], primary: str, margin: float
-) -> list[dict[str, Any]]:
+def power(rows: list[dict[str, Any]], items: list[dict[str, Any]], primary: str, margin: float) -> list[dict[str, Any]]:
     """What a held-out set of this size can detect, estimated from the spread of the measured differences.
 
     Returns:
-        One record for the primary metric and one for exact match: ``standard_error`` and ``detectable``, the true
-        difference that 80 % of such studies detect, both in the metric's units; ``target``, the margin or 2 points;
-        and ``needed``, the units (clusters, or items without clusters) at which ``detectable`` equals the target. For
-        exact match also the estimate made before the run, ``planned`` (:class:`evals.stats.power.Power`), and the
-        measured values of its assumptions, ``seen`` (``flip_rate``, ``icc``); ``None`` for other metrics.
+        One record for the primary metric and one for exact match: ``detectable``, the true difference that 80 % of such
+        studies detect, in the metric's units; ``target``, the margin or 2 points; and ``needed``, the units (clusters,
+        or items without clusters) at which both are equal. For exact match also the estimate made before the run,
+        ``planned``, and the measured values of its assumptions, ``seen``; ``None`` for other metrics.
     """
     found = []
     clusters = [item["cluster"] for item in items]
@@ -238,9 +235,7 @@ def _flips_seen(items: list[dict[str, Any]]) -> dict[str, float]:
 def warnings(report: Mapping[str, Any]) -> list[dict[str, str]]:
     """Everything that limits the conclusions of the report.
 
-    Returns:
-        ``{"code", "level", "text"}``; level ``serious`` where it affects the verdict or the question whether tuning was
-        worth it, else ``note``.
+    The level is ``serious`` where it affects the verdict or the question whether tuning was worth it, else ``note``.
     """
     found = [*secondary_warnings(report), *_about_statistics(report), *_about_training(report), *_about_data(report)]
     return [{"code": code, "level": level, "text": text} for code, level, text in found]

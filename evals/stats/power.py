@@ -31,10 +31,6 @@ TARGET = 0.02
 def minimum_detectable_difference(n: float, flip_rate: float) -> float:
     """Smallest difference of two right/wrong rates that shows with 80 % power: 2.8 · √(flip rate / n).
 
-    Args:
-        n: Items, or the effective number of them (see ``design_effect``).
-        flip_rate: Share of items on which the arms differ, 0 … 1.
-
     Raises:
         EvaluationError: ``n`` is not positive or the rate is not a share.
     """
@@ -43,11 +39,7 @@ def minimum_detectable_difference(n: float, flip_rate: float) -> float:
 
 
 def minimum_detectable_mean(n: float, sd: float) -> float:
-    """Smallest mean difference that shows with 80 % power: 2.8 · sd / √n.
-
-    Args:
-        n: Items, or the effective number of them.
-        sd: Standard deviation of the paired differences, in the metric's units.
+    """Smallest mean difference that shows with 80 % power: 2.8 · sd / √n, in the unit of ``sd``.
 
     Raises:
         EvaluationError: ``n`` is not positive or ``sd`` is negative.
@@ -82,14 +74,9 @@ def items_needed(
 
 
 def intraclass_correlation(values: ArrayLike, clusters: Sequence[Hashable]) -> float:
-    """One-way ANOVA estimate of the correlation within clusters, clipped to 0 … 1.
+    """One-way ANOVA estimate of the correlation within clusters of values of shape ``[n]``, clipped to 0 … 1.
 
-    Args:
-        values: One value per item, such as the paired difference, shape ``[n]``.
-        clusters: A label for each item, shape ``[n]``.
-
-    Returns:
-        0 where it is undefined: no cluster has two items, there is one cluster only, or no variation.
+    It is 0 where it is undefined: no cluster has two items, there is one cluster only, or no variation.
     """
     x = np.asarray(values, dtype=np.float64)
     units = make_units(x, np.ones_like(x), clusters)
@@ -107,10 +94,6 @@ def intraclass_correlation(values: ArrayLike, clusters: Sequence[Hashable]) -> f
 def design_effect(cluster_sizes: Sequence[int], icc: float = ASSUMED_ICC) -> float:
     """Factor by which clusters inflate the variance of a mean: 1 + (Σm² / Σm − 1) · ICC (Kish 1965).
 
-    Args:
-        cluster_sizes: Items of each cluster; a single item counts as a cluster of one.
-        icc: Intraclass correlation, 0 … 1.
-
     Raises:
         EvaluationError: No clusters, a size below one, or an ``icc`` outside 0 … 1.
     """
@@ -126,8 +109,7 @@ class Power:
     """Statistical power of a held-out set.
 
     Attributes:
-        items: Held-out items.
-        clusters: Their clusters; equal to ``items`` without clusters.
+        clusters: Number of clusters; equal to ``items`` without clusters.
         design_effect: Factor by which clusters inflate the variance.
         effective_items: Number of independent items with the same information.
         flip_rate: Assumed share of answers on which the arms differ.
@@ -153,24 +135,13 @@ class Power:
 
 
 def heldout_power(
-    items: int,
-    *,
-    clusters: Sequence[Hashable] | None = None,
-    flip_rate: float = ASSUMED_FLIP_RATE,
-    icc: float = ASSUMED_ICC,
-    target: float = TARGET,
+    items: int, *, clusters: Sequence[Hashable] | None = None, flip_rate: float = ASSUMED_FLIP_RATE,
+    icc: float = ASSUMED_ICC, target: float = TARGET,
 ) -> Power:
-    """Power of this many held-out items, and the items that a claim of ``target`` needs.
-
-    Args:
-        items: Held-out items, at least one.
-        clusters: A label for each, as in ``paired_comparison``.
-        flip_rate: Share of answers expected to differ between the arms.
-        icc: Correlation of flips within a cluster.
-        target: Difference of interest, as a share.
+    """Power of this many held-out items, and the items that a claim of ``TARGET`` needs.
 
     Raises:
-        EvaluationError: The labels do not match the items, or a value is out of range.
+        EvaluationError: The labels do not match the items, or there is no item.
     """
     if clusters is not None and len(clusters) != items:
         raise EvaluationError(
@@ -181,27 +152,17 @@ def heldout_power(
     sizes = make_units(ones, ones, clusters).weights.astype(int).tolist()
     effect = design_effect(sizes, icc)
     return Power(
-        items=items,
-        clusters=len(sizes),
-        design_effect=effect,
-        effective_items=items / effect,
-        flip_rate=flip_rate,
-        icc=icc,
-        minimum_detectable=minimum_detectable_difference(items / effect, flip_rate),
-        target=target,
+        items=items, clusters=len(sizes), design_effect=effect, effective_items=items / effect, flip_rate=flip_rate,
+        icc=icc, minimum_detectable=minimum_detectable_difference(items / effect, flip_rate), target=target,
         items_needed=items_needed(target, flip_rate=flip_rate, design_effect=effect),
     )
 
 
 def split_power(split: Mapping[str, Any]) -> Power | None:
-    """Power of the held-out set of a split, from its counts alone: the set itself is not read.
+    """Power of the held-out set of a split, from the counts in ``data/split.json``; ``None`` without a held-out item.
 
-    Args:
-        split: Content of ``data/split.json``. Every assistant turn is an item. Without clusters, each conversation is
-            one. Clusters are assumed to be of equal size.
-
-    Returns:
-        ``None`` without a held-out item.
+    Every assistant turn is an item. Without clusters, each conversation is one. Clusters are assumed to be of equal
+    size.
     """
     pairs, items = split["counts"]["heldout"], split["turns"]["heldout"]
     clusters = split["clusters"]["heldout"] or (pairs if items > pairs else 0)
@@ -211,11 +172,7 @@ def split_power(split: Mapping[str, Any]) -> Power | None:
 
 
 def power_sentence(power: Mapping[str, Any]) -> str:
-    """The power of a held-out set in a sentence.
-
-    Args:
-        power: ``Power.to_record()``.
-    """
+    """The power of a held-out set (``Power.to_record()``) in a sentence."""
     clusters = f" in {power['clusters']:,} clusters" if power["clusters"] < power["items"] else ""
     return (
         f"{power['items']:,} held-out answers{clusters} show a difference of {100 * power['minimum_detectable']:.1f} "

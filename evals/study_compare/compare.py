@@ -101,10 +101,8 @@ def _without_system(sample: Sample) -> Hashable:
 def trained_on(study: Study, cell: Cell, other: Study) -> frozenset[str] | None:
     """Held-out items of a study whose question is also in the training or validation split of another study.
 
-    Questions are compared as within a study, without case, spacing and sentence punctuation.
-
-    Returns:
-        Names of items; ``None`` if a study's splits are not on record.
+    Questions are compared as within a study, without case, spacing and sentence punctuation. ``None`` if a study's
+    splits are not on record.
 
     Raises:
         DataError: A split file was changed after it was frozen.
@@ -131,11 +129,9 @@ _HASH_DIGITS = 12
 
 
 def differences(a: Study, b: Study, cell_a: Cell, cell_b: Cell) -> list[dict[str, Any]]:
-    """All recorded differences of two studies that can affect the scores.
+    """All recorded differences of two studies that can affect the scores: ``{"setting", "a", "b"}``, settings first.
 
-    Returns:
-        ``{"setting", "a", "b"}``, settings by their dotted key first. Hashes have 12 digits; a value that is unset or
-        not on record is ``None``.
+    Hashes have 12 digits; a value that is unset or not on record is ``None``.
     """
     facts_a, facts_b = dict(_facts(a, cell_a)), dict(_facts(b, cell_b))
     return [
@@ -172,9 +168,7 @@ _FOLLOWING = {"train data, SHA-256": "data.", "base model, SHA-256": "model."}
 _SCORING = ("eval.max_new_tokens", "arithmetic of scoring")
 
 
-def warnings(
-    record: Mapping[str, Any], a: Study, b: Study, cells: tuple[Cell, Cell], matching: Matching
-) -> list[str]:
+def warnings(record: Mapping[str, Any], a: Study, b: Study, cells: tuple[Cell, Cell], matching: Matching) -> list[str]:
     """The limitations of a comparison, one sentence each, those that affect the verdict first."""
     return [
         *_about_statistics(record), *_about_leaks(a, b, cells, matching), *_about_the_metric(record, a, b),
@@ -275,9 +269,7 @@ class _Sides:
 def compare_studies(a: Study, b: Study) -> dict[str, Any]:
     """Compare study ``b`` (candidate) with study ``a`` (baseline) on the held-out items that both have.
 
-    Args:
-        a: The baseline; its primary metric and margin determine the verdicts.
-        b: The candidate; may be the same study.
+    The primary metric and margin of ``a`` determine the verdicts. Both may be the same study.
 
     Returns:
         ``a``, ``b`` (names), ``shared_items``, ``only_a``, ``only_b`` (counts), ``loss`` (``nll_per_token``, or
@@ -312,11 +304,9 @@ def compare_studies(a: Study, b: Study) -> dict[str, Any]:
     if per_byte and config.primary_metric == "nll_per_token":  # converted with the mean bytes per token of A
         config = config.model_copy(update={"margin": config.margin * tokens / sum(weights)})
     record: dict[str, Any] = {
-        "a": a.name, "b": b.name, "shared_items": len(pairs),
-        "only_a": len(matching.only_a), "only_b": len(matching.only_b),
-        "loss": PER_BYTE if per_byte else "nll_per_token",
-        "differences": differences(a, b, cells_a[like], cells_b[like]),
-        **_compared(sides, config, per_byte=per_byte),
+        "a": a.name, "b": b.name, "shared_items": len(pairs), "only_a": len(matching.only_a),
+        "only_b": len(matching.only_b), "loss": PER_BYTE if per_byte else "nll_per_token",
+        "differences": differences(a, b, cells_a[like], cells_b[like]), **_compared(sides, config, per_byte=per_byte),
     }
     for verdict in record["verdicts"]:
         verdict["sentence"] = verdict_sentence(verdict, a.name, b.name)
@@ -352,7 +342,6 @@ def _aligned(a: Cell, b: Cell, matching: Matching, weights: Sequence[int]) -> tu
 
 
 def _compared(sides: Sequence[_Sides], config: EvalConfig, *, per_byte: bool) -> dict[str, Any]:
-    """Verdicts and contrasts of every cell."""
     verdicts, rows = [], []
     for cell in sides:
         family = []

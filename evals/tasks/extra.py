@@ -97,11 +97,9 @@ def _document(part: str, sample: Mapping[str, Any], *, several: bool) -> dict[st
     answers = sample["filtered_resps"]
     likelihoods = [float(answer[0]) for answer in answers if isinstance(answer, (tuple, list)) and len(answer) == 2]
     return {
-        "doc_id": f"{part}/{sample['doc_id']}" if several else sample["doc_id"],
-        "metrics": metrics,
+        "doc_id": f"{part}/{sample['doc_id']}" if several else sample["doc_id"], "metrics": metrics,
         "document": {key: value for key, value in sample["doc"].items() if isinstance(value, (str, int, float, list))},
-        "target": sample["target"],
-        "likelihoods": likelihoods if len(likelihoods) == len(answers) else [],
+        "target": sample["target"], "likelihoods": likelihoods if len(likelihoods) == len(answers) else [],
         "answer": None if likelihoods else str(answers[0]),
     }
 
