@@ -106,6 +106,13 @@ def interval(row: Mapping[str, Any], metric: str, *, plus: bool = True) -> str:
     return text if plus else text.replace("+", "")
 
 
+def measured(row: Mapping[str, Any]) -> str:
+    """The difference of a row with its unit and its interval, for sentences."""
+    metric = row["metric"]
+    text = f"{difference(row['delta'], metric, row)} {shown(metric).unit}".rstrip()
+    return f"{text}, 95% interval {interval(row, metric, plus=False)}"
+
+
 def percent(share: float, places: int = 1) -> str:
     """A share as a percentage: ``1.2%``."""
     return f"{100 * share:.{places}f}%".replace("-", "\N{MINUS SIGN}")
@@ -185,7 +192,8 @@ def plural(number_of: int, one: str, many: str | None = None) -> str:
 
 def enumerated(texts: Sequence[str]) -> str:
     """A list inside a sentence: ``a, b and c``."""
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+    *others, last = texts
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def capitalised(text: str) -> str:

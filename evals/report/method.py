@@ -148,7 +148,7 @@ _OF_COMPARISONS = frozenset({"flips", "fidelity", "worst", "judge", "votes", "po
 
 def contents(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The table of contents, without the sections that do not apply to the report."""
-    others = [name for name in report.get("tasks") or {} if name != RETENTION]
+    others = [name for name in report["tasks"] if name != RETENTION]
     alone = not is_compared(report)
     left_out = {*(() if others else ("tasks",)), *(_OF_COMPARISONS if alone else ("alone",))}
     if alone and export_table(report) is None:

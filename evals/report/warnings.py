@@ -13,7 +13,7 @@ from typing import Any
 from assistant_builder.arms import ARMS
 from assistant_builder.models.bundled import BASE_MODEL
 from evals.report.contrasts import HEADLINE, clearly_worse
-from evals.report.format import SIGNIFICANT, difference, interval, percent, plural, share_lost, shown, signed
+from evals.report.format import SIGNIFICANT, measured, percent, plural, share_lost, shown, signed
 from evals.report.load import BASELINE, CANDIDATE, arms_of, is_compared, lead_pair, tuned_cells
 from evals.report.other_results import NAMES, shortfall_summary
 from evals.stats.power import TARGET, heldout_power, intraclass_correlation, items_needed, minimum_detectable_mean
@@ -31,14 +31,8 @@ _LOSS_TOLERANCE = 1e-3
 
 def secondary_warnings(report: Mapping[str, Any]) -> Iterator[Warned]:
     """Warnings from untuned baselines, identities, fidelity, noise floor, seeds, exports, tasks, refusals and judge."""
-    yield from _untuned(report)
-    yield from _arithmetic(report)
-    yield from _noise(report)
-    yield from _seeds(report)
-    yield from _exports(report)
-    yield from _tasks(report)
-    yield from _declining(report)
-    yield from _judge(report)
+    for about in (_untuned, _arithmetic, _noise, _seeds, _exports_and_tasks, _declining, _judge):
+        yield from about(report)
 
 
 def _untuned(report: Mapping[str, Any]) -> Iterator[Warned]:
@@ -125,33 +119,25 @@ def _seeds(report: Mapping[str, Any]) -> Iterator[Warned]:
                "More seeds would narrow the interval.")
 
 
-def _exports(report: Mapping[str, Any]) -> Iterator[Warned]:
+def _exports_and_tasks(report: Mapping[str, Any]) -> Iterator[Warned]:
     for row in report["exports"]:
         if row["keeps"] == "no":
             yield ("export_loses", "note",
-                   f"{row['cell']} does not keep the quality measured for {row['measured']} ({_measured(row)}): it "
+                   f"{row['cell']} does not keep the quality measured for {row['measured']} ({measured(row)}): it "
                    f"loses {share_lost(row)}. {row['how']} Choose an export that keeps the quality.")
-
-
-def _tasks(report: Mapping[str, Any]) -> Iterator[Warned]:
     for task, record in report["tasks"].items():
         if record["error"]:
             yield "task_failed", "note", record["sentence"]
         worse = {row["name"]: row for row in record["contrasts"] if clearly_worse(row)}
         if HEADLINE in worse and worse[HEADLINE]["p_value_holm"] <= SIGNIFICANT:
             yield ("worse_on_task", "serious",
-                   f"{record['label']}: QLoRA is clearly worse than its 16-bit twin ({_measured(worse[HEADLINE])}).")
-        forgot = [f"{row['candidate']} against {row['baseline']} {_measured(row)}"
+                   f"{record['label']}: QLoRA is clearly worse than its 16-bit twin ({measured(worse[HEADLINE])}).")
+        forgot = [f"{row['candidate']} against {row['baseline']} {measured(row)}"
                   for name, row in worse.items() if name != HEADLINE]
         if forgot and task == RETENTION:
             yield ("forgetting", "note",
                    f"Tuning made the model forget general knowledge: {'; '.join(forgot)}. If the assistant needs it, "
                    "train more gently (fewer epochs, a lower learning rate).")
-
-
-def _measured(row: Mapping[str, Any]) -> str:
-    return (f"{difference(row['delta'], row['metric'], row)} {shown(row['metric']).unit}, 95% interval "
-            f"{interval(row, row['metric'], plus=False)}")
 
 
 def _declining(report: Mapping[str, Any]) -> Iterator[Warned]:
@@ -206,7 +192,7 @@ def power(rows: list[dict[str, Any]], items: list[dict[str, Any]], primary: str,
     clusters = [item["cluster"] for item in items]
     for row in rows:
         is_primary, is_exact = row["metric"] == primary, row["metric"] == "exact_match"
-        if not is_primary and not is_exact:
+        if not (is_primary or is_exact):
             continue
         error = (row["ci_high"] - row["ci_low"]) / (2 * _Z95)
         target = margin if is_primary else TARGET
@@ -225,11 +211,10 @@ def power(rows: list[dict[str, Any]], items: list[dict[str, Any]], primary: str,
 
 def _flips_seen(items: list[dict[str, Any]]) -> dict[str, float]:
     """The share of items that flipped, and the intraclass correlation of flips within clusters."""
-    scored = [(item["metrics"][CANDIDATE]["exact_match"] - item["metrics"][BASELINE]["exact_match"], item["cluster"])
-              for item in items if all("exact_match" in item["metrics"][cell] for cell in (BASELINE, CANDIDATE))]
-    flips = [flip for flip, _ in scored]
+    both = [item for item in items if all("exact_match" in item["metrics"][cell] for cell in (BASELINE, CANDIDATE))]
+    flips = [item["metrics"][CANDIDATE]["exact_match"] - item["metrics"][BASELINE]["exact_match"] for item in both]
     return {"flip_rate": sum(flip != 0 for flip in flips) / len(flips),
-            "icc": intraclass_correlation(flips, [cluster for _, cluster in scored])}
+            "icc": intraclass_correlation(flips, [item["cluster"] for item in both])}
 
 
 def warnings(report: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -315,14 +300,10 @@ def _about_training(report: Mapping[str, Any]) -> Iterator[Warned]:
                "sums are rounded.")
     dtypes = sorted({str(record["compute_dtype"]) for record in report["arms"].values() if record.get("compute_dtype")})
     if dtypes:
+        stored = " or ".join(dict.fromkeys(ARMS[arm].storage or "in 4 bits" for arm in arms_of(report)))
         yield ("compute_dtype", "note",
-               f"Storage and arithmetic are separate: the base is stored in {_storages(report)}, and "
+               f"Storage and arithmetic are separate: the base is stored in {stored.removeprefix('in ')}, and "
                f"{'both arms compute' if both else 'the arm computes'} in {' and '.join(dtypes)}.")
-
-
-def _storages(report: Mapping[str, Any]) -> str:
-    stored = (ARMS[arm].storage or "in 4 bits" for arm in arms_of(report))
-    return " or ".join(dict.fromkeys(stored)).removeprefix("in ")
 
 
 def _about_data(report: Mapping[str, Any]) -> Iterator[Warned]:
