@@ -21,9 +21,9 @@ from assistant_builder.planning.hardware import CARDS, choose_machine
 from assistant_builder.planning.load_architecture import load_architecture
 from assistant_builder.planning.memory import distribute
 from assistant_builder.planning.plan import ASSUMED_PAIRS, Lengths, Plan, plan_study
+from benchmarks.refusal_agreement import labelled_answers
+from benchmarks.refusal_agreement import table as refusal_table
 from evals.metrics import METRICS
-from evals.metrics.refusal import labelled_answers
-from evals.metrics.refusal import table as refusal_table
 from evals.report.format import count, duration, money, size
 from evals.stats.power import items_needed
 

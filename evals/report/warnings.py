@@ -227,17 +227,14 @@ def warnings(report: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _about_statistics(report: Mapping[str, Any]) -> Iterator[Warned]:
-    verdict = report["verdict"]
-    for text in verdict["warnings"]:
-        yield "statistics", "serious", _statistics(verdict["metric"], text)
-    seen = set(verdict["warnings"])
-    lead = "-".join(lead_pair(report))
-    for row in report["contrasts"]:
-        if row["name"] == lead and (row["metric"] != verdict["metric"] or not is_compared(report)):
-            for text in row["warnings"]:
-                if text not in seen:
-                    seen.add(text)
-                    yield "statistics", "note", _statistics(row["metric"], text)
+    verdict, lead = report["verdict"], "-".join(lead_pair(report))
+    found = [("serious", verdict["metric"], text) for text in verdict["warnings"]]
+    found += [("note", row["metric"], text) for row in report["contrasts"] if row["name"] == lead
+              and (row["metric"] != verdict["metric"] or not is_compared(report)) for text in row["warnings"]]
+    first = {text: (level, metric) for level, metric, text in reversed(found)}
+    for level, metric, text in found:
+        if first.get(text) == (level, metric):
+            yield "statistics", level, f"{shown(metric).label}: {text.replace(' %', '%').rstrip('.')}."
     if report["seeds"]["count"] == 1:
         yield "one_seed", "note", report["seeds"]["sentence"]
     if any("similarity" in report["cells"][name]["metrics"] for name in tuned_cells(arms_of(report))):
@@ -248,10 +245,6 @@ def _about_statistics(report: Mapping[str, Any]) -> Iterator[Warned]:
         yield ("flip_noise", "note",
                "Rounding alone changes some answers, for example with another scoring batch size. This noise floor was "
                "not measured, so single changed answers prove nothing. Set eval.noise_floor: true to measure it.")
-
-
-def _statistics(metric: str, text: str) -> str:
-    return f"{shown(metric).label}: {text.replace(' %', '%').rstrip('.')}."
 
 
 def _about_training(report: Mapping[str, Any]) -> Iterator[Warned]:
@@ -324,7 +317,15 @@ def _about_data(report: Mapping[str, Any]) -> Iterator[Warned]:
                               if leaks[key] is None)
         yield ("leaks_unknown", "note",
                f"No search for leaks by {missing} is on record: held-out questions may occur in training unnoticed.")
-    yield from _about_groups(report)
+    units, counts = report["data"]["split"]["units"] or {}, report["data"]["split"]["counts"] or {}
+    if units.get("kind") == "group" and report["verdict"]["n_clusters"] is None and (
+        units["counts"]["heldout"] < counts["heldout"]
+    ):  # groups only separate the splits; the intervals use clusters alone
+        column = report["data"]["columns"].get("group", "group")
+        yield ("groups_are_no_clusters", "note",
+               f"The {counts['heldout']:,} held-out questions come from {plural(units['counts']['heldout'], 'group')} "
+               f"(column {column}) and count as independent. If answers of one group turn right or wrong together, the "
+               f"intervals are too narrow: set the column as cluster column too (data.columns.cluster: {column}).")
     unanswerable = sum(not row["answerable"] for row in report["items"])
     if unanswerable:
         yield ("unanswerable", "note",
@@ -336,16 +337,3 @@ def _about_data(report: Mapping[str, Any]) -> Iterator[Warned]:
             yield ("fewer_items", "note",
                    f"{shown(row['metric']).label} is computed on {row['n']:,} of {everything:,} items; the others have "
                    "no such score.")
-
-
-def _about_groups(report: Mapping[str, Any]) -> Iterator[Warned]:
-    """Groups only separate the splits; the intervals use clusters alone."""
-    units, counts = report["data"]["split"]["units"] or {}, report["data"]["split"]["counts"] or {}
-    if units.get("kind") != "group" or report["verdict"]["n_clusters"] is not None:
-        return
-    groups, column = units["counts"]["heldout"], report["data"]["columns"].get("group", "group")
-    if groups < counts["heldout"]:
-        yield ("groups_are_no_clusters", "note",
-               f"The {counts['heldout']:,} held-out questions come from {plural(groups, 'group')} (column {column}) "
-               "and count as independent. If answers of one group turn right or wrong together, the intervals are too "
-               f"narrow: set the column as cluster column too (data.columns.cluster: {column}).")
