@@ -241,7 +241,7 @@ def _rank_64() -> float:
 
 def items_table() -> list[tuple[float, int]]:
     """(flip rate, held-out answers needed to detect 86 % against 82 % with 80 % power)."""
-    return [(rate, items_needed(QUOTED_DIFFERENCE, flip_rate=rate)) for rate in FLIP_RATES]
+    return [(rate, items_needed(QUOTED_DIFFERENCE, variance=rate)) for rate in FLIP_RATES]
 
 
 def published_table() -> str:

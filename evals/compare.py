@@ -27,12 +27,7 @@ from numpy.typing import ArrayLike
 
 from assistant_builder.errors import EvaluationError
 from evals.stats.intervals import (
-    RESAMPLES,
-    Interval,
-    bonett_price_interval,
-    cluster_interval,
-    item_interval,
-    rare_interval,
+    RESAMPLES, Interval, bonett_price_interval, cluster_interval, item_interval, rare_interval,
 )
 from evals.stats.significance import SignTest, holm, mcnemar_exact, sign_flip_test, sign_test
 from evals.stats.units import Floats, Units, make_units
@@ -124,14 +119,19 @@ def paired_comparison(
     binary = bool(np.isin(before, (0, 1)).all() and np.isin(after, (0, 1)).all())
     span = _span(before, after, bounds)
     if binary and not units.clustered and (weight == weight[0]).all():
-        interval, p_value, method = _compare_binary(before, after)
+        gained, lost = int(np.count_nonzero(after > before)), int(np.count_nonzero(after < before))
+        interval, p_value = bonett_price_interval(gained, lost, len(before)), mcnemar_exact(gained, lost)
+        method = "Bonett–Price interval; exact McNemar test"
     else:
         interval, p_value, method = _compare_units(units, span, seed, resamples)
-        interval = _possible(interval, span)
+        if span is not None:
+            interval = max(-span, interval[0]), min(span, interval[1])
     low, high = (0.0 - interval[1], 0.0 - interval[0]) if higher_is_better else interval
     rates = [float(np.average(scores, weights=weight)) for scores in (before, after)]
     saturated = binary and (max(rates) < SATURATED or min(rates) > 1 - SATURATED)
-    verdict = _verdict(low, high, margin, saturated)
+    verdict: Verdict = "worse" if low > 0 else "inconclusive"
+    if high <= margin and not saturated:
+        verdict = "no worse"
     return Comparison(
         delta=units.delta, ci_low=interval[0] + 0.0, ci_high=interval[1] + 0.0, p_value=p_value, n=len(before),
         verdict=verdict, method=method, n_clusters=units.count if units.clustered else None,
@@ -185,13 +185,6 @@ def _span(before: Floats, after: Floats, bounds: tuple[float, float] | None) -> 
     return 1.0 if limited else None
 
 
-def _compare_binary(before: Floats, after: Floats) -> tuple[Interval, float, str]:
-    gained = int(np.count_nonzero(after > before))
-    lost = int(np.count_nonzero(after < before))
-    interval = bonett_price_interval(gained, lost, len(before))
-    return interval, mcnemar_exact(gained, lost), "Bonett–Price interval; exact McNemar test"
-
-
 def _compare_units(units: Units, span: float | None, seed: int, resamples: int) -> tuple[Interval, float, str]:
     p_value = sign_flip_test(units, flips=resamples, seed=seed)
     base = f"cluster-robust t interval ({units.count - 1} degrees of freedom)"
@@ -210,40 +203,21 @@ def _compare_units(units: Units, span: float | None, seed: int, resamples: int) 
     return interval, p_value, f"{base}{', at least the whole-cluster bootstrap-t interval' if skewed else ''}; {test}"
 
 
-def _possible(interval: Interval, span: float | None) -> Interval:
-    """The part of an interval that is possible for bounded scores."""
-    return interval if span is None else (max(-span, interval[0]), min(span, interval[1]))
-
-
-def _verdict(low: float, high: float, margin: float, saturated: bool) -> Verdict:
-    """The verdict for the interval of the harm from ``low`` to ``high``."""
-    if high <= margin and not saturated:
-        return "no worse"
-    return "worse" if low > 0 else "inconclusive"
-
-
 def _warnings(units: Units, interval: Interval, span: float | None, saturated: bool, low: bool) -> list[str]:
     found = []
-    if units.clustered and units.count < ENOUGH_CLUSTERS:
-        found.append(
-            f"too few items: {units.count} clusters, and with fewer than {ENOUGH_CLUSTERS} similar clusters a 95 % "
-            "interval covers less than 95 %"
-        )
-    elif not units.clustered and units.count < ENOUGH_ITEMS:
-        found.append(
-            f"too few items: {units.count}, and with fewer than {ENOUGH_ITEMS} a 95 % interval covers less than 95 %"
-        )
+    kind, enough = ("clusters", ENOUGH_CLUSTERS) if units.clustered else ("items", ENOUGH_ITEMS)
+    if units.clustered and units.count < enough:
+        found.append(f"too few items: {units.count} clusters, and with fewer than {enough} similar clusters a 95 % "
+                     "interval covers less than 95 %")
+    elif units.count < enough:
+        found.append(f"too few items: {units.count}, and with fewer than {enough} a 95 % interval covers less than "
+                     "95 %")
     elif units.clustered and units.count < ENOUGH_SKEWED_CLUSTERS and units.skewed and not (span and units.rare):
-        found.append(
-            f"too few items: the differences of the {units.count} clusters are so uneven that with fewer than "
-            f"{ENOUGH_SKEWED_CLUSTERS} of them a 95 % interval covers less than 95 %"
-        )
-    elif units.effective < (0.75 * ENOUGH_CLUSTERS if units.clustered else 0.5 * ENOUGH_ITEMS):
-        kind = "clusters" if units.clustered else "items"
-        found.append(
-            f"too few items: the weights of the {units.count} {kind} are so uneven that they count as only "
-            f"{units.effective:.0f} equal ones"
-        )
+        found.append(f"too few items: the differences of the {units.count} clusters are so uneven that with fewer than "
+                     f"{ENOUGH_SKEWED_CLUSTERS} of them a 95 % interval covers less than 95 %")
+    elif units.effective < (0.75 if units.clustered else 0.5) * enough:
+        found.append(f"too few items: the weights of the {units.count} {kind} are so uneven that they count as only "
+                     f"{units.effective:.0f} equal ones")
     if not units.items_differing:
         found.append("no item differs between the two")
     elif interval[0] == interval[1]:

@@ -111,7 +111,11 @@ class StudyLM(HFLM):
 
         def on_scores(scores: dict[int, Scored]) -> None:
             for index, score in scores.items():
-                self.targets[pairs[index]] = _target_score(ids[index][1], *score)
+                target, chosen, likeliest = ids[index][1], score[0].double(), score[1]
+                self.targets[pairs[index]] = ReferenceScore(
+                    nll=-float(chosen.sum()), tokens=len(target), mean_probability=float(chosen.exp().mean()),
+                    greedy=list(likeliest) == list(target),
+                )
             self._tick("likelihood", len(scores))
 
         def on_answers(found: dict[int, list[int]]) -> None:
@@ -152,14 +156,6 @@ def reader(model: Any, prompter: ChatTokenizer, size: int, *, fixed: bool = True
     if fixed and supports_packing(model):
         return BatchScorer(model, prompter.pad_id, prompter.stop_ids, size)
     return PaddedBatchScorer(model, prompter.pad_id, prompter.stop_ids, size, fixed=fixed)
-
-
-def _target_score(target: Sequence[int], log_probabilities: torch.Tensor, likeliest: Sequence[int]) -> ReferenceScore:
-    chosen = log_probabilities.double()
-    return ReferenceScore(
-        nll=-float(chosen.sum()), tokens=len(target), mean_probability=float(chosen.exp().mean()),
-        greedy=list(likeliest) == list(target),
-    )
 
 
 def _documents(requests: Sequence[Instance]) -> int:

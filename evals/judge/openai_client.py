@@ -45,9 +45,7 @@ class EndpointError(Exception):
 
     def __init__(self, kind: Kind, words: str, *, wait_seconds: float = 0.0) -> None:
         super().__init__(words)
-        self.kind = kind
-        self.words = words
-        self.wait_seconds = wait_seconds
+        self.kind, self.words, self.wait_seconds = kind, words, wait_seconds
 
 
 class ChatEndpoint:
@@ -72,8 +70,7 @@ class ChatEndpoint:
                                   remedy="Copy it again; keys consist of ASCII letters, digits and punctuation")
         self._secret = key
         self._client = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=patience.timeout_seconds,
+            headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=patience.timeout_seconds,
             trust_env=base.host not in _LOOPBACK,  # a proxy cannot reach this machine
         )
 
@@ -125,13 +122,8 @@ class ChatEndpoint:
         return _text_of(bytes(content))
 
     def _refusal(self, response: httpx.Response, content: bytes) -> EndpointError:
-        status = response.status_code
-        kind: Kind = "refused"
-        if status in (401, 403):
-            kind = "key"
-        elif status in (408, 429) or status >= 500:
-            kind = "busy"
-        wait = response.headers.get("retry-after", "")
+        status, wait = response.status_code, response.headers.get("retry-after", "")
+        kind: Kind = "key" if status in (401, 403) else "busy" if status in (408, 429) or status >= 500 else "refused"
         words = self._clean(_error_message(content))
         return EndpointError(kind, f"HTTP {status}{f': {words}' if words else ''}",
                              wait_seconds=float(wait) if wait.isdecimal() else 0.0)

@@ -169,10 +169,6 @@ class _Question:
     answers: Mapping[str, str]
     asked: str
 
-    @property
-    def identical(self) -> bool:
-        return self.answers[BASELINE].strip() == self.answers[CANDIDATE].strip()
-
 
 def judge_study(
     study: Study, *, on_progress: Callable[[int, int], None] | None = None, patience: RetryPolicy = DEFAULT_RETRY_POLICY
@@ -197,11 +193,13 @@ def judge_study(
     questions = _questions(study, endpoint)
     path = study.folder / "evals" / "judge.jsonl"
     path.with_suffix(".json").unlink(missing_ok=True)  # from an earlier run
-    lines = _kept(path, questions)
+    known = {question.item: question.asked for question in questions}
+    lines = {line["item"]: line for line in read_jsonl(path)
+             if line["outcome"] != "failed" and line.get("asked") == known.get(line["item"])}
     write_jsonl(path, lines.values())  # also removes a line that a crash left incomplete
     for question in questions:
-        if question.identical and question.item not in lines:
-            lines[question.item] = _line(question, [], "tie", 0.0)
+        if len({answer.strip() for answer in question.answers.values()}) == 1 and question.item not in lines:
+            lines[question.item] = _line(question, [], 0.0)
             append_jsonl(path, lines[question.item])
     asyncio.run(_ask_all(study, endpoint, [q for q in questions if q.item not in lines],
                          _Record(path, lines, len(questions), on_progress or (lambda done, total: None))))
@@ -234,14 +232,6 @@ def _questions(study: Study, endpoint: ChatEndpoint) -> list[_Question]:
         digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
         questions.append(_Question(sample["item"], sample, given, digest[:16]))
     return questions
-
-
-def _kept(path: Path, questions: Sequence[_Question]) -> dict[str, dict[str, Any]]:
-    asked = {question.item: question.asked for question in questions}
-    return {
-        line["item"]: line for line in read_jsonl(path)
-        if line["outcome"] != "failed" and line.get("asked") == asked.get(line["item"])
-    }
 
 
 class _Record:
@@ -302,6 +292,7 @@ async def _judge_item(endpoint: ChatEndpoint, question: _Question) -> tuple[dict
     began = time.monotonic()
     orders: list[dict[str, Any]] = []
     failure: EndpointError | None = None
+    answers = question.answers
     for first, second in ((BASELINE, CANDIDATE), (CANDIDATE, BASELINE)):
         order: dict[str, Any] = {"first": first, "choice": None, "reply": "", "error": None}
         orders.append(order)
@@ -309,16 +300,14 @@ async def _judge_item(endpoint: ChatEndpoint, question: _Question) -> tuple[dict
             order["error"] = "skipped, because the other order failed"
             continue
         try:
-            reply = await endpoint.ask(judge_messages(
-                question.sample, question.answers[first], question.answers[second]
-            ))
+            reply = await endpoint.ask(judge_messages(question.sample, answers[first], answers[second]))
         except EndpointError as failed:
             failure, order["error"] = failed, failed.words
             continue
         choice = read_choice(reply)
         order |= {"choice": choice, "reply": reply[:_KEPT_REPLY],
                   "error": None if choice else "the reply has no choice, or more than one"}
-    return _line(question, orders, _outcome(orders), time.monotonic() - began), failure
+    return _line(question, orders, time.monotonic() - began), failure
 
 
 def _outcome(orders: Sequence[Mapping[str, Any]]) -> Outcome:
@@ -331,8 +320,9 @@ def _outcome(orders: Sequence[Mapping[str, Any]]) -> Outcome:
     return preferred.pop() if len(preferred) == 1 else "tie"
 
 
-def _line(question: _Question, orders: list[dict[str, Any]], outcome: Outcome, seconds: float) -> dict[str, Any]:
-    return {"item": question.item, "orders": orders, "outcome": outcome, "asked": question.asked,
+def _line(question: _Question, orders: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    """The line of an item; without ``orders`` the answers are identical."""
+    return {"item": question.item, "orders": orders, "outcome": _outcome(orders), "asked": question.asked,
             "seconds": round(seconds, 3)}
 
 

@@ -56,21 +56,16 @@ class Metric:
     Attributes:
         name: Name in ``report.json`` and in ``eval.primary_metric``.
         label: Name in tables.
-        explanation: What is measured, in a sentence.
-        blind_spots: What the metric does not see, in a sentence.
         score: Function for one answer. A metric has this or ``score_batch``; only the loss, which is computed with the
             evaluated model, has neither.
         score_batch: Function for all answers of a cell.
         needs_embedder: Whether ``score_batch`` embeds texts; it is then switched off by ``eval.similarity=false``.
-        higher_is_better: Direction.
         bounds: Lowest and highest possible value; ``None`` where there is no limit.
         data: ``binary`` where every score is 0 or 1, else ``real``.
         format: How values are displayed: ``percent`` (``12.5%``) and ``points`` (``12.5``) multiply by 100, ``number``
             does not (``0.125``).
-        unit: Unit of a value.
         phrase: Name inside a sentence; the label unless given.
         token_weighted: Whether items are weighted by the tokens of their reference answer, else equally.
-        can_be_primary: Whether the verdict may be based on the metric.
         default_margin: ``eval.margin`` of a study that chooses the metric as its primary metric and no margin, in the
             metric's units.
         hub_type: Metric type in the model index of the Hugging Face Hub; ``None`` leaves the metric out there.
@@ -137,9 +132,8 @@ _BUILT_IN = (
         "exact_match", "Exact match",
         "Share of answers that equal the reference once case, punctuation, English articles and spacing are set "
         "aside.",
-        "A right answer in other words counts as wrong.",
-        _of_texts(text.exact_match), data="binary", format="percent", unit="share of items",
-        phrase="share of exactly right answers", hub_type="exact_match",
+        "A right answer in other words counts as wrong.", _of_texts(text.exact_match), data="binary", format="percent",
+        unit="share of items", phrase="share of exactly right answers", hub_type="exact_match",
     ),
     Metric(
         "token_f1", "Token F1",
@@ -148,10 +142,9 @@ _BUILT_IN = (
         _of_texts(text.token_f1), phrase="token F1", hub_type="f1",
     ),
     Metric(
-        "rouge_l", "ROUGE-L",
-        "Longest run of words shared in order, gaps allowed (F-measure, words not stemmed).",
-        "Blind to negation and to synonyms; favours answers as long as the reference.",
-        _of_texts(text.rouge_l), hub_type="rouge",
+        "rouge_l", "ROUGE-L", "Longest run of words shared in order, gaps allowed (F-measure, words not stemmed).",
+        "Blind to negation and to synonyms; favours answers as long as the reference.", _of_texts(text.rouge_l),
+        hub_type="rouge",
     ),
     Metric(
         "chrf", "chrF",
@@ -170,10 +163,9 @@ _BUILT_IN = (
         _of_texts(facts_kept), format="percent", phrase="share of facts kept",
     ),
     Metric(
-        "similarity", "Similarity",
-        "Cosine of the sentence embeddings of answer and reference (all-MiniLM-L6-v2).",
-        "Blind to negation and to numbers; reads the first 256 word pieces only, and was trained on English.",
-        None, text.similarity, needs_embedder=True, bounds=(-1.0, 1.0), unit="cosine", phrase="similarity",
+        "similarity", "Similarity", "Cosine of the sentence embeddings of answer and reference (all-MiniLM-L6-v2).",
+        "Blind to negation and to numbers; reads the first 256 word pieces only, and was trained on English.", None,
+        text.similarity, needs_embedder=True, bounds=(-1.0, 1.0), unit="cosine", phrase="similarity",
     ),
 )
 for _metric in _BUILT_IN:
@@ -193,11 +185,6 @@ def text_metrics() -> list[Metric]:
     return [metric for metric in METRICS.values() if metric.score is not None]
 
 
-def plugin_metrics() -> list[Metric]:
-    """Those of :func:`text_metrics` that a plugin registered."""
-    return [metric for metric in text_metrics() if metric not in _BUILT_IN]
-
-
 def score_answer(answer: str, reference: str, context: Context | None = None) -> dict[str, float]:
     """Score one generated answer by every metric of :func:`text_metrics`.
 
@@ -214,7 +201,7 @@ def score_stored(sample: Mapping[str, Any]) -> dict[str, float]:
 
     Metrics of this package are never computed again.
     """
-    missing = [metric for metric in plugin_metrics() if metric.name not in sample["metrics"]]
+    missing = [metric for metric in text_metrics() if metric not in _BUILT_IN and metric.name not in sample["metrics"]]
     if not missing or sample["answer"] is None:
         return {}
     context = Context(sample["question"], sample["answerable"], sample["prompt"])

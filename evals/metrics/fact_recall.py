@@ -17,6 +17,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import pairwise
 from typing import Literal
 
 from evals.metrics.named_entities import find_names
@@ -235,15 +236,11 @@ def find_quantities(text: str) -> Iterator[Quantity]:
 
     The text is in NFKC, with ``-`` for every minus sign and hyphen.
     """
-    waiting: Quantity | None = None
-    for match in _QUANTITY.finditer(text):
-        found = _quantity(match)
-        if waiting is not None:
-            ranged = not waiting.unit and found.unit and _BETWEEN.fullmatch(text, waiting.end, found.start)
-            yield Quantity(waiting.value, found.unit, waiting.start, waiting.end) if ranged else waiting
-        waiting = found
-    if waiting is not None:
-        yield waiting
+    found = [_quantity(match) for match in _QUANTITY.finditer(text)]
+    for first, second in pairwise(found):
+        ranged = not first.unit and second.unit and _BETWEEN.fullmatch(text, first.end, second.start)
+        yield Quantity(first.value, second.unit, first.start, first.end) if ranged else first
+    yield from found[-1:]
 
 
 def _quantity(match: re.Match[str]) -> Quantity:
@@ -252,22 +249,17 @@ def _quantity(match: re.Match[str]) -> Quantity:
     if part["date"]:
         value = part["date"]
     elif part["hour"] or part["hour12"]:
-        value = _time(
-            int(part["hour"] or part["hour12"]), part["minute"] or part["minute12"] or "00", part["seconds"] or "",
-            (part["half"] or part["half12"] or "").lower(),
-        )
+        hour, half = int(part["hour"] or part["hour12"]), (part["half"] or part["half12"] or "").lower()
+        if half and 1 <= hour <= 12:
+            hour = hour % 12 + (12 if half.startswith("p") else 0)
+        value = f"{hour:02d}:{part['minute'] or part['minute12'] or '00'}{part['seconds'] or ''}"
     else:
         value = _number(part["value"], _TIMES.get((part["short"] or part["times"] or "").lower(), 1))
         value = f"-{value}" if part["sign"] and value != "0" else value
-        named = "/".join(_unit(text) for text in (part["unit"] or part["money"] or "", part["per"]) if text)
+        units = [text.strip() for text in (part["unit"] or part["money"] or "", part["per"]) if text]
+        named = "/".join(_SPELLINGS.get(text) or _FOLDED[text.casefold()] for text in units)
         unit = "decade" if part["decade"] else named
     return Quantity(value, unit, match.start(), match.end())
-
-
-def _time(hour: int, minute: str, seconds: str, half: str) -> str:
-    if half and 1 <= hour <= 12:
-        hour = hour % 12 + (12 if half.startswith("p") else 0)
-    return f"{hour:02d}:{minute}{seconds}"
 
 
 def _number(text: str, times: int) -> str:
@@ -283,8 +275,3 @@ def _number(text: str, times: int) -> str:
         value = Decimal(re.sub(r"[,'](?=\d{3}(?!\d))", "", text).replace(",", "."))
     written = format(value if times == 1 else value * times, "f")  # a product is rounded to 28 digits
     return (written.rstrip("0").rstrip(".") if "." in written else written) or "0"
-
-
-def _unit(spelling: str) -> str:
-    plain = spelling.strip()
-    return _SPELLINGS.get(plain) or _FOLDED[plain.casefold()]

@@ -51,10 +51,6 @@ def find_names(text: str) -> Iterator[str]:
                 yield name
 
 
-def _has_inner_capital(word: str) -> bool:
-    return word[1:] != word[1:].lower()
-
-
 def _sentences(text: str) -> Iterator[str]:
     start = 0
     for end in _SENTENCE_END.finditer(text):
@@ -127,6 +123,6 @@ def _name(run: list[str], begins: bool, small: set[str]) -> str:
             break
         begins = False
         words.pop(0)
-    if begins and len(words) == 1 and not _has_inner_capital(words[0]):
-        return ""
+    if begins and len(words) == 1 and words[0][1:] == words[0][1:].lower():
+        return ""  # without a capital past the first letter, as in NASA, McKay or iPhone
     return " ".join(words).removesuffix("'s")

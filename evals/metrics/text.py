@@ -27,17 +27,15 @@ def normalise(text: str) -> str:
     """
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     folded = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", re.sub(r"[‐‑‒–—−]", "-", folded))
-    kept = "".join(char for i, char in enumerate(folded) if _stays(char, folded[i - 1 : i], folded[i + 1 : i + 2]))
+    kept = ""
+    for i, char in enumerate(folded):
+        before, after = folded[i - 1 : i], folded[i + 1 : i + 2]
+        between_digits = char in ".,:/-" and before.isdecimal() and after.isdecimal()
+        minus = char == "-" and after.isdecimal() and not before.isalnum()
+        if between_digits or minus or unicodedata.category(char)[0] not in "PS":
+            kept += char
     plain = " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
     return plain or " ".join(folded.split())
-
-
-def _stays(char: str, before: str, after: str) -> bool:
-    if unicodedata.category(char)[0] not in "PS":
-        return True
-    between_digits = char in ".,:/-" and before.isdecimal() and after.isdecimal()
-    minus = char == "-" and after.isdecimal() and not before.isalnum()
-    return between_digits or minus
 
 
 _UNSPACED = re.compile(

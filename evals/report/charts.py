@@ -195,8 +195,7 @@ def waterfall(attribution: Mapping[str, Any] | None) -> dict[str, Any] | None:
         at = [scale(value * how.factor) for value in (start if place else end, end, low, high)]
         rows.append({
             "kind": step["kind"], "name": step["key"].replace("-", " − "),
-            "arm": CELLS[step["key"]].adapter if is_level else None,
-            "label": capitalised(step["label"]),
+            "arm": CELLS[step["key"]].adapter if is_level else None, "label": capitalised(step["label"]),
             "from_": at[0], "end": at[1], "low": min(at[2:]), "high": max(at[2:]), "harm": at[1] > at[0],
             "text": number(end, metric) if is_level else difference(step["delta"], metric, step),
             "interval": "" if is_level else interval(step, metric),

@@ -51,8 +51,7 @@ def resource_rows(report: Report) -> list[dict[str, Any]]:
 
 _GRADED = {
     "base_bytes": ("Base weights", fmt.size), "adapter_bytes": ("Adapter", fmt.size),
-    "peak_memory_bytes": ("Peak memory in training", fmt.size),
-    "train_seconds": ("Training time", fmt.duration),
+    "peak_memory_bytes": ("Peak memory in training", fmt.size), "train_seconds": ("Training time", fmt.duration),
 }
 
 
@@ -319,14 +318,12 @@ def export_table(report: Report) -> dict[str, Any] | None:
     for row in exports:
         compared = row["delta"] is not None
         rows.append({
-            "cell": row["cell"], "arm": row["arm"], "measured": row["measured"],
-            "how": fmt.export_description(row),
+            "cell": row["cell"], "arm": row["arm"], "measured": row["measured"], "how": fmt.export_description(row),
             "size": fmt.size(row["bytes"]), "figure": number(row["figure"], metric),
             "difference": difference(row["delta"], metric, row) if compared else "",
             "interval": interval(row, metric) if compared else "",
             "exact": "–" if row["exact_match"] is None else number(row["exact_match"], "exact_match"),
-            "keeps": row["keeps"],
-            "verdict": kept.get(row["keeps"]) or f"no, it loses {fmt.share_lost(row)}",
+            "keeps": row["keeps"], "verdict": kept.get(row["keeps"]) or f"no, it loses {fmt.share_lost(row)}",
         })
     return {"rows": rows, "metric": how.label, "exact": metric != "exact_match",
             "margin": f"{fmt.plain(exports[0]['margin'] * how.factor)} {how.unit}".rstrip()}

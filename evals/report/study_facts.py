@@ -111,8 +111,7 @@ def twins(configs: dict[str, dict[str, Any]], summaries: dict[str, dict[str, Any
     differing = {row["setting"] for row in unequal}
     return {
         "matched": not unintended and "base_storage" in differing,
-        "differences": [row for row in unequal if row["setting"] in INTENDED],
-        "unintended": unintended,
+        "differences": [row for row in unequal if row["setting"] in INTENDED], "unintended": unintended,
         "same": {key: flat[LORA.name].get(key) for key in keys if key not in differing},
         "work": {arm: {key: summary.get(key) for key in (*EQUAL_IN_TWINS, "epochs", "best_step", "adapter_sha256")}
                  for arm, summary in summaries.items() if arm in TWINS},

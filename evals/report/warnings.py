@@ -202,7 +202,7 @@ def power(rows: list[dict[str, Any]], items: list[dict[str, Any]], primary: str,
             "metric": row["metric"], "n": row["n"], "units": units,
             "unit": "clusters" if row["n_clusters"] else "items",
             "standard_error": error, "detectable": minimum_detectable_mean(units, scatter), "target": target,
-            "needed": items_needed(target, sd=scatter) if target > 0 else None,
+            "needed": items_needed(target, variance=scatter**2) if target > 0 else None,
             "planned": heldout_power(len(items), clusters=clusters).to_record() if is_exact else None,
             "seen": _flips_seen(items) if is_exact else None,
         })

@@ -110,15 +110,12 @@ def make_units(differences: Floats, weights: Floats, clusters: Sequence[Hashable
     differing = int(np.count_nonzero(sums))
     if clusters is not None:
         codes: dict[Hashable, int] = {}
-        unit = np.array(
-            [codes.setdefault(("alone", i) if _is_blank(label) else ("cluster", label), len(codes))
-             for i, label in enumerate(clusters)]
-        )
+        unit = np.array([  # NaN, a missing cell of a table, differs from itself
+            codes.setdefault(("alone", i) if label is None or label == "" or label != label else ("cluster", label),
+                             len(codes))
+            for i, label in enumerate(clusters)
+        ])
         if len(codes) < len(unit):
             sums, weights = (np.bincount(unit, each).astype(np.float64) for each in (sums, weights))
             return Units(sums, weights, len(unit), differing, clustered=True)
     return Units(sums, weights, len(sums), differing, clustered=False)
-
-
-def _is_blank(label: Hashable) -> bool:
-    return label is None or label == "" or label != label  # NaN, a missing cell of a table, differs from itself
