@@ -27,7 +27,12 @@ from numpy.typing import ArrayLike
 
 from assistant_builder.errors import EvaluationError
 from evals.stats.intervals import (
-    RESAMPLES, Interval, bonett_price_interval, cluster_interval, item_interval, rare_interval,
+    RESAMPLES,
+    Interval,
+    bonett_price_interval,
+    cluster_interval,
+    item_interval,
+    rare_interval,
 )
 from evals.stats.significance import SignTest, holm, mcnemar_exact, sign_flip_test, sign_test
 from evals.stats.units import Floats, Units, make_units

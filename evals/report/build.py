@@ -13,7 +13,7 @@ from assistant_builder.study import Study
 from evals.metrics import METRICS
 from evals.report import contrasts as comparing
 from evals.report.contrasts import attribution, identities, not_compared, verdict_alone
-from evals.report.glossary import CONTEXT, baseline_text
+from evals.report.glossary import BASELINE_TEXTS, CONTEXT
 from evals.report.items import declining, flips, item_rows
 from evals.report.load import Cell, figure, metrics_of, read_baselines, read_cells, served_cells, tuned_cells
 from evals.report.other_results import beats_untuned, judged, reliability, task_records, votes
@@ -119,9 +119,13 @@ def _cell_record(cell: Cell, usable: dict[str, list[str]]) -> dict[str, Any]:
     figures = {metric: figure(cell, metric, items) for metric, items in usable.items() if cell.has(metric)}
     loss = figures.get("nll_per_token")
     kept = ("base", "adapter", "base_bytes", "compute_dtype", "batch_size", "seconds")
-    text = CELLS.get(cell.name) or baseline_text(cell.name, cell.scores.get("base"))
+    if cell.name in CELLS:
+        label, about = CELLS[cell.name].label, CELLS[cell.name].about
+    else:
+        label, about = BASELINE_TEXTS[cell.name]
+        about = about.replace("float16 base", f"{cell.scores.get('base') or 'float16'} base")
     return {
         "items": len(cell.samples), "tokens": sum(sample["tokens"] for sample in cell.samples), "nll_per_token": loss,
-        "perplexity": None if loss is None else math.exp(min(loss, 700.0)), "metrics": figures, "label": text.label,
-        "about": text.about, **{key: cell.scores[key] for key in kept if key in cell.scores},
+        "perplexity": None if loss is None else math.exp(min(loss, 700.0)), "metrics": figures, "label": label,
+        "about": about, **{key: cell.scores[key] for key in kept if key in cell.scores},
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evals.metrics import METRICS
@@ -43,6 +43,8 @@ def shown(metric: str) -> MetricFormat:
     The name is that of a registered metric, of a metric of an lm-eval task (``acc``, ``acc_norm,none``), or of a metric
     whose plugin is not loaded.
     """
+    if metric == "nll_per_byte":  # of studies with different tokenizers
+        return replace(shown("nll_per_token"), unit="nats per byte")
     if metric in METRICS:
         info = METRICS[metric]
         phrase = info.phrase or info.label

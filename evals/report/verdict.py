@@ -26,7 +26,8 @@ def verdict_sentence(verdict: Mapping[str, Any], asked: str) -> str:
     if verdict["contrast"] is None:
         return f"{verdict['reason']} {verdict['action']}"
     low, high = harm_interval(verdict)
-    margin, how, measured = verdict["margin"], shown(verdict["metric"]), _measured(verdict)
+    margin, how = verdict["margin"], shown(verdict["metric"])
+    measured = measured_text(verdict, "QLoRA's", "that of its 16-bit twin")
     unit = "" if verdict["metric"] == "nll_per_token" else how.unit
     allowed = f"{plain(margin * how.factor)} {unit}".rstrip()
     limit = f"the {allowed} you allowed" if margin > 0 else "the zero you allowed"
@@ -52,15 +53,16 @@ def harm_interval(verdict: Mapping[str, Any]) -> tuple[float, float]:
     return (-high, -low) if verdict["higher_is_better"] else (low, high)
 
 
-def _measured(verdict: Mapping[str, Any]) -> str:
+def measured_text(verdict: Mapping[str, Any], whose: str, other: str = "") -> str:
+    """The difference of a verdict in words, with its interval, for sentences."""
     how, delta = shown(verdict["metric"]), verdict["delta"]
     row = {"ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1]}
     amount = f"{abs(delta) * how.factor:.{fmt.decimals(verdict['metric'], row)}f}"
-    if float(amount) == 0:
-        compared = "the same as that of its 16-bit twin"
-    else:
-        compared = f"{amount} {how.unit} {'higher' if delta > 0 else 'lower'} than that of its 16-bit twin"
-    return f"QLoRA's {how.phrase} is {compared} (95% interval {interval(row, verdict['metric'], plus=False)})"
+    same = float(amount) == 0
+    compared = "the same" if same else f"{amount} {how.unit} {'higher' if delta > 0 else 'lower'}"
+    if other:
+        compared += f" {'as' if same else 'than'} {other}"
+    return f"{whose} {how.phrase} is {compared} (95% interval {interval(row, verdict['metric'], plus=False)})"
 
 
 def counter_evidence(rows: list[dict[str, Any]], outcome: str) -> str:

@@ -15,10 +15,10 @@ from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study
 from evals.metrics import METRICS
 from evals.report.contrasts import clusters_of, compare, figures_of, with_holm
-from evals.report.format import plain, plural
+from evals.report.format import plain, plural, shown
 from evals.report.load import BASELINE, CANDIDATE, Cell, figure, independent_units, read_cells
 from evals.report.study_facts import flatten, read_record
-from evals.study_compare.messages import metric_shown, summary, verdict_sentence
+from evals.study_compare.messages import summary, verdict_sentence
 
 Sample = Mapping[str, Any]
 
@@ -173,7 +173,7 @@ def _about_statistics(record: Mapping[str, Any]) -> Iterator[str]:
     cells: dict[str, list[str]] = {}
     for verdict in record["verdicts"]:
         for text in verdict["warnings"]:
-            cells.setdefault(f"{metric_shown(verdict['metric']).label}: {text}", []).append(verdict["cell"])
+            cells.setdefault(f"{shown(verdict['metric']).label}: {text}", []).append(verdict["cell"])
     yield from (f"{' and '.join(names)}, {text}" for text, names in cells.items())
 
 
@@ -204,13 +204,13 @@ def _about_the_metric(record: Mapping[str, Any], a: Study, b: Study) -> Iterator
                   f"per token of {a.name}" if a.config.eval.primary_metric == "nll_per_token" else ""))
     ours, theirs = ((study.config.eval.primary_metric, study.config.eval.margin) for study in (a, b))
     if ours != theirs:
-        yield (f"{b.name} defines its verdict on {metric_shown(theirs[0]).phrase} with a margin of {plain(theirs[1])}; "
-               f"these verdicts use that of {a.name}: {metric_shown(ours[0]).phrase}, margin {plain(ours[1])}")
+        yield (f"{b.name} defines its verdict on {shown(theirs[0]).phrase} with a margin of {plain(theirs[1])}; "
+               f"these verdicts use that of {a.name}: {shown(ours[0]).phrase}, margin {plain(ours[1])}")
     if not set(a.config.arms) & set(b.config.arms):
         yield (f"{a.name} trains {a.config.arms[0]} alone and {b.name} {b.config.arms[0]} alone, so there is no common "
                "assistant to compare: no verdict")
     elif not record["verdicts"]:
-        yield f"{metric_shown(ours[0]).label}, which decides the verdict, was not scored in both studies: no verdict"
+        yield f"{shown(ours[0]).label}, which decides the verdict, was not scored in both studies: no verdict"
 
 
 def _about_training(record: Mapping[str, Any], a: Study, b: Study) -> Iterator[str]:
@@ -321,15 +321,15 @@ def _compared(sides: Sequence[tuple[Cell, Cell]], config: EvalConfig, *, per_byt
             if independent_units(one, items) < 2:
                 continue
             result = compare(one, other, metric, items, config)
-            shown = PER_BYTE if per_byte and metric == "nll_per_token" else metric
+            named = PER_BYTE if per_byte and metric == "nll_per_token" else metric
             row = {
-                "name": f"{one.name}: B-A", "cell": one.name, "metric": shown, "baseline": "A", "candidate": "B",
+                "name": f"{one.name}: B-A", "cell": one.name, "metric": named, "baseline": "A", "candidate": "B",
                 "a": figure(one, metric, items), "b": figure(other, metric, items), **figures_of(result),
             }
             family.append(row)
             if metric == config.primary_metric and one.name in JUDGED:
                 verdicts.append({
-                    "cell": one.name, "outcome": result.verdict, "metric": shown, "margin": config.margin,
+                    "cell": one.name, "outcome": result.verdict, "metric": named, "margin": config.margin,
                     "delta": row["delta"], "ci": [row["ci_low"], row["ci_high"]],
                     "within_margin_but_worse": bool(result.within_margin_but_worse),
                     **{key: row[key] for key in ("p_value", "n", "n_clusters", "higher_is_better", "warnings")},
