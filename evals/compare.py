@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -80,10 +80,6 @@ class Comparison:
         if self.higher_is_better:
             return 0.0 - self.delta, 0.0 - self.ci_high, 0.0 - self.ci_low
         return self.delta, self.ci_low, self.ci_high
-
-    def to_record(self) -> dict[str, Any]:
-        """All attributes as a JSON value."""
-        return {**asdict(self), "warnings": list(self.warnings)}
 
 
 def paired_comparison(

@@ -18,13 +18,9 @@ from assistant_builder.models.chat_template import ChatTokenizer
 
 @dataclass(frozen=True)
 class ReferenceScore:
-    """Teacher-forced score of one reference answer.
+    """Teacher-forced score of one reference answer: summed negative log-likelihood in nats, over all its tokens.
 
-    Attributes:
-        nll: Summed negative log-likelihood, nats.
-        tokens: Number of tokens, including the end-of-turn token.
-        mean_probability: Mean probability of the answer's tokens.
-        greedy: Whether every token was the likeliest.
+    ``greedy`` is whether every token was the likeliest.
     """
 
     nll: float
@@ -49,8 +45,7 @@ class StudyLM(HFLM):
         tick: Called after every batch with the kind of work (``likelihood``, ``answers``, or ``documents`` of other
             tasks) and the number of finished items; may raise Cancelled.
         fixed_blocks: Whether scores are independent of the batch; False computes as in serving.
-        answering: Whether to generate the answers together with the likelihoods of the study's items, so that the
-            prompts are computed once.
+        answering: Whether to generate the answers in the pass of the likelihoods, so that prompts are computed once.
     """
 
     def __init__(

@@ -39,14 +39,9 @@ class WorkItem:
 
 
 class EvaluationPlan:
-    """The remaining work items of a study, and the inputs of each.
+    """The remaining work items of a study or of a shard of its cells, and the inputs of each.
 
-    Args:
-        study: The study with trained arms.
-        base: The base model's folder.
-        items: ``items.jsonl`` of the study's task folder.
-        tasks: Names of the extra tasks.
-        part: Number of a shard of the cells, from 1, and number of shards; None for all cells and the comparisons.
+    ``items`` is ``items.jsonl`` of the study's task folder; ``part`` the number of a shard, from 1, and their number.
     """
 
     def __init__(self, study: Study, base: Path, items: Path, tasks: Sequence[str],

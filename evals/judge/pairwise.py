@@ -173,14 +173,11 @@ class _Question:
 def judge_study(
     study: Study, *, on_progress: Callable[[int, int], None] | None = None, patience: RetryPolicy = DEFAULT_RETRY_POLICY
 ) -> dict[str, Any]:
-    """Judge the answers of L16 and Q4; writes ``evals/judge.jsonl`` item by item, then ``judge.json``.
+    """Judge the answers of L16 and Q4; writes ``evals/judge.jsonl`` item by item, then ``judge.json``, and returns it.
 
     Recorded verdicts are kept if model, host, prompt, question, reference and answers are the same; failed items are
     judged again. Identical answers are ties without a call. ``on_progress`` gets the numbers of finished and of all
     items.
-
-    Returns:
-        The content of ``judge.json``.
 
     Raises:
         EvaluationError: The cells have no answers, or the endpoint is unreachable, refuses, or stopped answering. The

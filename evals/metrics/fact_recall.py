@@ -161,13 +161,11 @@ def find_facts(text: str) -> frozenset[Fact]:
 
 
 def facts_kept(answer: str, reference: str) -> float | None:
-    """Share of the reference's distinct facts that the answer contains.
+    """Share of the reference's distinct facts that the answer contains; ``None`` if the reference contains no fact.
 
     A number matches with the same unit, or with any unit if the reference has none. Codes and names of several words
-    match in any case. A name of one word must be capitalized, unless the answer has no capitals at all.
-
-    Returns:
-        0 to 1; ``None`` if the reference contains no fact. Additional facts of the answer are ignored.
+    match in any case. A name of one word must be capitalized, unless the answer has no capitals at all. Additional
+    facts of the answer are ignored.
     """
     wanted = find_facts(reference)
     if not wanted:

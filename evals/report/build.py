@@ -82,10 +82,7 @@ def build_report(study: Study) -> dict[str, Any]:
 
 
 def write_report(study: Study) -> Path:
-    """Write ``report.json``, then ``report.html`` and ``report.md`` from the content of that file.
-
-    Returns:
-        Path of ``report.html``.
+    """Write ``report.json``, then ``report.html``, whose path is returned, and ``report.md`` from that file.
 
     Raises:
         EvaluationError: As in :func:`build_report`; nothing is written then.

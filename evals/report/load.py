@@ -131,9 +131,7 @@ def read_baselines(study: Study, like: Cell) -> dict[str, Cell]:
 
 
 def read_rescored_cells(study: Study, like: Cell, *, seed: int | None = None) -> dict[str, Cell]:
-    """A further scoring of the arms' assistants; empty if a cell of it is missing.
-
-    Without a training ``seed`` it is that of the first seed's adapters with another batch size.
+    """A further scoring of the arms' assistants, by training ``seed`` or with another batch size; empty if incomplete.
 
     Raises:
         EvaluationError: They were scored on other items than the cell ``like``.

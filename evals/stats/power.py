@@ -72,14 +72,11 @@ def design_effect(cluster_sizes: Sequence[int], icc: float = ASSUMED_ICC) -> flo
 
 @dataclass(frozen=True)
 class Power:
-    """Statistical power of a held-out set.
+    """Statistical power of a held-out set, with the assumptions on flips and their correlation within clusters.
 
     Attributes:
         clusters: Number of clusters; equal to ``items`` without clusters.
-        design_effect: Factor by which clusters inflate the variance.
         effective_items: Number of independent items with the same information.
-        flip_rate: Assumed share of answers on which the arms differ.
-        icc: Assumed correlation within clusters.
         minimum_detectable: Smallest difference in a right/wrong rate that 80 % power detects, as a share.
         target: The difference of interest, as a share.
         items_needed: Items of the same cluster structure that the target needs.

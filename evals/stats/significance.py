@@ -72,11 +72,8 @@ def holm(p_values: Sequence[float]) -> Floats:
 class SignTest:
     """Preference votes between two arms; ties are not used.
 
-    Attributes:
-        share: Wins among the votes that prefer one, ``None`` without such votes.
-        ci_low: Lower end of the share's 95 % Wilson interval (0 without votes).
-        ci_high: Upper end (1 without votes).
-        p_value: Exact two-sided binomial test of the share against one half.
+    ``share`` is that of the wins among the votes that prefer one (None without any), with a 95 % Wilson interval;
+    ``p_value`` is that of the exact two-sided binomial test against one half.
     """
 
     wins: int
