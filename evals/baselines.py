@@ -17,8 +17,7 @@ from assistant_builder.models.chat_template import ChatTokenizer
 if TYPE_CHECKING:
     from assistant_builder.models.embedding import Embedder
 
-RETRIEVED = 3
-"""Number of training pairs in a prompt (fewer if they do not fit)."""
+RETRIEVED = 3  # number of training pairs in a prompt (fewer if they do not fit)
 
 
 @dataclass(frozen=True)

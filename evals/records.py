@@ -49,9 +49,7 @@ def figures(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     answerable = [sample for sample in samples if sample["answerable"]]
     unanswerable = [sample for sample in samples if not sample["answerable"]]
     return {
-        "items": len(samples),
-        "tokens": tokens,
-        "nll_per_token": nll,
+        "items": len(samples), "tokens": tokens, "nll_per_token": nll,
         "perplexity": None if nll is None else math.exp(min(nll, 700.0)),  # exp(710) overflows
         "metrics": means if nll is None else {**means, "nll_per_token": nll},
         "declining": {

@@ -10,7 +10,6 @@ from assistant_builder.arms import CELLS, TWINS
 from assistant_builder.atomic_io import read_json, write_json, write_text
 from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study
-from evals.metrics import METRICS
 from evals.report import contrasts as comparing
 from evals.report.contrasts import attribution, identities, not_compared, verdict_alone
 from evals.report.glossary import BASELINE_TEXTS, CONTEXT
@@ -98,7 +97,7 @@ def write_report(study: Study) -> Path:
 def _usable(study: Study, cells: dict[str, Cell], baselines: dict[str, Cell]) -> dict[str, list[str]]:
     """Metric → the items it is computed on; the primary metric must be among them."""
     tuned = tuned_cells(study.config.arms)
-    usable = metrics_of({**cells, **baselines}, tuple(METRICS), tuned)
+    usable = metrics_of({**cells, **baselines}, tuned)
     primary = study.config.eval.primary_metric
     if primary not in usable:
         where = " and ".join(reversed(tuned))

@@ -13,7 +13,7 @@ from assistant_builder.arms import ARMS, CELLS, LORA, QLORA, TWINS, Arm, headlin
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study
-from evals.metrics import metric_of, score_stored
+from evals.metrics import METRICS, metric_of, score_stored
 from evals.report.glossary import BASELINE_TEXTS
 
 BASELINE, CANDIDATE = LORA.cell, QLORA.cell
@@ -180,21 +180,18 @@ def _contradiction(name: str, cell: Cell, like: Cell) -> str | None:
     return None
 
 
-def metrics_of(
-    cells: Mapping[str, Cell], order: tuple[str, ...], tuned: Sequence[str] = (BASELINE, CANDIDATE)
-) -> dict[str, list[str]]:
+def metrics_of(cells: Mapping[str, Cell], tuned: Sequence[str]) -> dict[str, list[str]]:
     """The items each metric is computed on, in file order: those with a score in every cell that has the metric.
 
     Metrics that a ``tuned`` cell lacks or that have too few items for a comparison are left out.
     """
     first = cells[tuned[0]]
-    items = list(first.by_item)
     usable = {}
-    for metric in order:
+    for metric in METRICS:
         having = [cell for cell in cells.values() if cell.has(metric)]
         if set(tuned) <= {cell.name for cell in having}:
-            kept = [item for item in items if all(cell.value(item, metric) is not None for cell in having)]
-            if len(kept) == len(items) or independent_units(first, kept) > 1:
+            kept = [item for item in first.by_item if all(cell.value(item, metric) is not None for cell in having)]
+            if len(kept) == len(first.by_item) or independent_units(first, kept) > 1:
                 usable[metric] = kept
     return usable
 

@@ -24,8 +24,7 @@ _LABELS = {
     "Q4-Q16": "storing the base in 4 bits, with QLoRA's adapter",
     HEADLINE: "QLoRA against its 16-bit twin, training included",
 }
-WORST = 10
-"""Number of listed items with the largest increase of loss."""
+WORST = 10  # number of listed items with the largest increase of loss
 
 
 def fidelity(study: Study) -> dict[str, Any] | None:
@@ -142,9 +141,8 @@ def seeds(study: Study, cells: Mapping[str, Cell], items: list[str]) -> dict[str
     spread = _spread(runs, values) if values else None
     sentence = _ONE_SEED if spread is None else _several(runs, spread, metric)
     for run in runs:
-        files = ("config.json", "summary.json")
-        found_twins = twins(*(arm_records(study, file, seed=run["seed"]) for file in files))
-        run["twins"] = None if found_twins is None else found_twins["matched"]
+        compared = twins(*(arm_records(study, file, seed=run["seed"]) for file in ("config.json", "summary.json")))
+        run["twins"] = compared and compared["matched"]
     return {"count": len(runs), "metric": metric, "runs": runs, "spread": spread, "sentence": sentence}
 
 

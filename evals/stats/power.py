@@ -18,13 +18,11 @@ from scipy import stats
 from evals.stats.units import make_units
 
 FACTOR = float(stats.norm.ppf(0.975) + stats.norm.ppf(0.8))
-ASSUMED_FLIP_RATE = 0.2
-"""Assumed share of held-out answers on which the arms differ, before anything has been measured."""
+ASSUMED_FLIP_RATE = 0.2  # assumed share of held-out answers on which the arms differ, before anything has been measured
 ASSUMED_ICC = 0.5
 """Assumed correlation of flips within a cluster, before anything has been measured: phrasings of one fact often, but
 not always, flip together."""
-TARGET = 0.02
-"""Difference of interest: two points."""
+TARGET = 0.02  # difference of interest: two points
 
 
 def minimum_detectable_difference(n: float, flip_rate: float) -> float:

@@ -11,8 +11,7 @@ from scipy import stats
 from assistant_builder.errors import EvaluationError
 from evals.stats.units import Floats, Units
 
-FLIPS = 10_000
-"""Number of random sign patterns where there are too many to enumerate."""
+FLIPS = 10_000  # number of random sign patterns where there are too many to enumerate
 _EXACT_UP_TO = 13
 _SIGNS_AT_ONCE = 2_000_000
 
