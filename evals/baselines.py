@@ -17,20 +17,12 @@ from assistant_builder.models.chat_template import ChatTokenizer
 if TYPE_CHECKING:
     from assistant_builder.models.embedding import Embedder
 
-RETRIEVED = 3
-"""Number of training pairs in a prompt (fewer if they do not fit)."""
+RETRIEVED = 3  # number of training pairs in a prompt (fewer if they do not fit)
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A training question near a held-out one.
-
-    Attributes:
-        row: Its row in the data file.
-        question: The question.
-        answer: Its answer.
-        cosine: Cosine similarity, at most 1.
-    """
+    """A training question near a held-out one; ``row`` is its row in the data file."""
 
     row: int
     question: str
@@ -45,10 +37,7 @@ class Neighbour:
 def nearest(questions: Sequence[str], training: Sequence[Pair], embedder: Embedder) -> list[list[Neighbour]]:
     """The nearest training questions of each question, the nearest first; ties in file order.
 
-    Args:
-        questions: Held-out questions.
-        training: Training pairs; every turn of a conversation counts as a question with its answer.
-        embedder: Sentence embedder.
+    Every turn of a training conversation counts as a question with its answer.
     """
     turns = [
         (pair.row, question.content, answer.content)
@@ -68,16 +57,9 @@ def nearest(questions: Sequence[str], training: Sequence[Pair], embedder: Embedd
 def retrieval_prompt(
     item: Mapping[str, Any], neighbours: Sequence[Neighbour], prompter: ChatTokenizer, max_tokens: int
 ) -> tuple[str, list[Neighbour]]:
-    """The item's prompt, preceded by training pairs as earlier turns, the nearest last.
+    """The item's prompt, preceded by training pairs as earlier turns, the nearest last; and the pairs in it.
 
-    Args:
-        item: An item of :func:`evals.tasks.held_out.build_items`.
-        neighbours: The training pairs, the nearest first.
-        prompter: Tokenizer and template of the base.
-        max_tokens: Maximum tokens of prompt and reference answer together.
-
-    Returns:
-        The prompt, and the neighbours in it.
+    ``neighbours`` come with the nearest first; prompt and reference answer together have at most ``max_tokens``.
     """
     own = [Message(message["role"], message["content"]) for message in item["messages"]]
     head = [message for message in own if message.role == "system"]

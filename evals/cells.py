@@ -1,10 +1,8 @@
-"""The cells, combinations of base and adapter, and their loading; cells of one base share it.
-
-Torch is imported inside functions, which only worker processes call.
-"""
+"""The cells, combinations of base and adapter, and their loading; torch is imported inside functions."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -28,12 +26,7 @@ def in_order_of_loading(cells: Iterable[CellSpec]) -> list[CellSpec]:
 
 @dataclass(frozen=True)
 class Variant:
-    """A cell with the adapters of one of the study's seeds.
-
-    Attributes:
-        cell: The cell.
-        seed: Number of the seed, from 1.
-    """
+    """A cell with the adapters of one of the study's seeds, numbered from 1."""
 
     cell: CellSpec
     seed: int = 1
@@ -47,13 +40,9 @@ class Variant:
 
 @dataclass
 class LoadedCell:
-    """A cell ready to be scored.
+    """A cell ready to be scored; its model has the adapter active or merged, or none.
 
     Attributes:
-        spec: The cell.
-        seed: Number of the seed of its adapter, from 1.
-        model: The model with the cell's adapter active, merged, or without an adapter.
-        compute_dtype: Dtype of the arithmetic.
         base_bytes: Bytes of the weights as stored, without the adapter, before they are dequantized.
         load_seconds: Loading time; 0 for a cell that shares a loaded base.
     """
@@ -88,15 +77,10 @@ def base_of(study: Study, folder: Path, base: str) -> BaseSpec:
 
 
 def load_dequantized_base(study: Study, spec: BaseSpec, runs: Sequence[str]) -> tuple[Any, int]:
-    """Load a base with adapters, in the precision they were trained with.
+    """Load a base with the adapters of training runs, attached under their names, in the precision of their training.
 
     On a CPU all weights are dequantized to the compute dtype once, in every arm, so that repeated casts do not distort
     the timing. The values are the same as with a cast at every step.
-
-    Args:
-        study: The study.
-        spec: Loading options of the base.
-        runs: Training runs whose adapters are attached under their names.
 
     Returns:
         The model, and the bytes of the base as stored.
@@ -120,8 +104,6 @@ def load_dequantized_base(study: Study, spec: BaseSpec, runs: Sequence[str]) -> 
 
 
 def _cells_of_base(study: Study, spec: BaseSpec, variants: Sequence[Variant]) -> Iterator[LoadedCell]:
-    import time
-
     from assistant_builder.models import loading
 
     began = time.monotonic()
@@ -149,8 +131,6 @@ def _name(run: str) -> str:
 
 
 def _merged_cell(study: Study, spec: BaseSpec, variant: Variant) -> LoadedCell:
-    import time
-
     from assistant_builder.inference.packed_batch import supports_packing
     from assistant_builder.inference.prepacked_linear import prepack
     from assistant_builder.models import loading
@@ -160,8 +140,7 @@ def _merged_cell(study: Study, spec: BaseSpec, variant: Variant) -> LoadedCell:
     began = time.monotonic()
     dtype = loading.DTYPES[spec.compute_dtype]
     assert variant.run is not None  # only tuned cells are merged
-    adapted = loading.load_adapter(loading.load_base(spec), study.arm_folder(variant.run) / "adapter")
-    model = merge(adapted)
+    model = merge(loading.load_adapter(loading.load_base(spec), study.arm_folder(variant.run) / "adapter"))
     if variant.cell.merged == "quantized":
         quantize(model, study.config.model.quant_type, double_quant=spec.double_quant, compute_dtype=dtype)
     base_bytes = loading.model_bytes(model)

@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -53,18 +53,12 @@ class Comparison:
     """Candidate against baseline on one metric.
 
     Attributes:
-        delta: Σw(candidate − baseline)/Σw, in the metric's units.
-        ci_low: Lower end of the 95 % interval of ``delta``.
-        ci_high: Upper end.
+        delta: Σw(candidate − baseline)/Σw, in the metric's units; ``ci_low`` and ``ci_high`` are its 95 % interval.
         p_value: Two-sided, for "no difference"; not adjusted for other metrics (see ``holm``).
-        n: Items.
-        verdict: ``no worse``, ``worse`` or ``inconclusive``, by ``margin``.
         method: Description of interval and test.
-        n_clusters: Number of clusters; ``None`` if items are the units.
-        warnings: Limitations, one sentence each.
+        n_clusters: ``None`` if items are the units.
         within_margin_but_worse: The verdict is ``no worse``, but the whole interval is on the harmful side of zero.
         margin: Largest harm that counts as no worse.
-        higher_is_better: Direction of the metric.
     """
 
     delta: float
@@ -87,24 +81,13 @@ class Comparison:
             return 0.0 - self.delta, 0.0 - self.ci_high, 0.0 - self.ci_low
         return self.delta, self.ci_low, self.ci_high
 
-    def to_record(self) -> dict[str, Any]:
-        """All attributes as a JSON value."""
-        return {**asdict(self), "warnings": list(self.warnings)}
-
 
 def paired_comparison(
-    baseline: ArrayLike,
-    candidate: ArrayLike,
-    *,
-    clusters: Sequence[Hashable] | None = None,
-    weights: ArrayLike | None = None,
-    margin: float | None = None,
-    higher_is_better: bool = True,
-    seed: int = 0,
-    bounds: tuple[float, float] | None = None,
-    resamples: int = RESAMPLES,
+    baseline: ArrayLike, candidate: ArrayLike, *, clusters: Sequence[Hashable] | None = None,
+    weights: ArrayLike | None = None, margin: float | None = None, higher_is_better: bool = True, seed: int = 0,
+    bounds: tuple[float, float] | None = None, resamples: int = RESAMPLES,
 ) -> Comparison:
-    """Compare two arms, item by item.
+    """Compare two arms, item by item; the same input gives the same result, bit for bit.
 
     Args:
         baseline: Scores of the baseline, shape ``[n]``.
@@ -122,9 +105,6 @@ def paired_comparison(
             within them and one of them occurs, otherwise unlimited.
         resamples: Number of bootstrap samples and of random sign patterns.
 
-    Returns:
-        The comparison; the same input gives the same result, bit for bit.
-
     Raises:
         EvaluationError: Fewer than two items or clusters, different shapes, a score or weight that is not finite, a
             weight that is not positive, a score outside ``bounds``, or a negative margin.
@@ -140,38 +120,30 @@ def paired_comparison(
     binary = bool(np.isin(before, (0, 1)).all() and np.isin(after, (0, 1)).all())
     span = _span(before, after, bounds)
     if binary and not units.clustered and (weight == weight[0]).all():
-        interval, p_value, method = _compare_binary(before, after)
+        gained, lost = int(np.count_nonzero(after > before)), int(np.count_nonzero(after < before))
+        interval, p_value = bonett_price_interval(gained, lost, len(before)), mcnemar_exact(gained, lost)
+        method = "Bonett–Price interval; exact McNemar test"
     else:
         interval, p_value, method = _compare_units(units, span, seed, resamples)
-        interval = _possible(interval, span)
+        if span is not None:
+            interval = max(-span, interval[0]), min(span, interval[1])
     low, high = (0.0 - interval[1], 0.0 - interval[0]) if higher_is_better else interval
     rates = [float(np.average(scores, weights=weight)) for scores in (before, after)]
     saturated = binary and (max(rates) < SATURATED or min(rates) > 1 - SATURATED)
-    verdict = _verdict(low, high, margin, saturated)
+    verdict: Verdict = "worse" if low > 0 else "inconclusive"
+    if high <= margin and not saturated:
+        verdict = "no worse"
     return Comparison(
-        delta=units.delta,
-        ci_low=interval[0] + 0.0,
-        ci_high=interval[1] + 0.0,
-        p_value=p_value,
-        n=len(before),
-        verdict=verdict,
-        method=method,
-        n_clusters=units.count if units.clustered else None,
+        delta=units.delta, ci_low=interval[0] + 0.0, ci_high=interval[1] + 0.0, p_value=p_value, n=len(before),
+        verdict=verdict, method=method, n_clusters=units.count if units.clustered else None,
         warnings=tuple(_warnings(units, interval, span, saturated, max(rates) < SATURATED)),
-        within_margin_but_worse=verdict == "no worse" and low > 0,
-        margin=margin,
-        higher_is_better=higher_is_better,
+        within_margin_but_worse=verdict == "no worse" and low > 0, margin=margin, higher_is_better=higher_is_better,
     )
 
 
 def _checked(
-    baseline: ArrayLike,
-    candidate: ArrayLike,
-    clusters: Sequence[Hashable] | None,
-    weights: ArrayLike | None,
-    margin: float,
-    bounds: tuple[float, float] | None,
-    resamples: int,
+    baseline: ArrayLike, candidate: ArrayLike, clusters: Sequence[Hashable] | None, weights: ArrayLike | None,
+    margin: float, bounds: tuple[float, float] | None, resamples: int,
 ) -> tuple[Floats, Floats, Floats]:
     """Scores and weights as float arrays; one error lists all problems of the input."""
     before, after = (np.asarray(scores, dtype=np.float64) for scores in (baseline, candidate))
@@ -214,13 +186,6 @@ def _span(before: Floats, after: Floats, bounds: tuple[float, float] | None) -> 
     return 1.0 if limited else None
 
 
-def _compare_binary(before: Floats, after: Floats) -> tuple[Interval, float, str]:
-    gained = int(np.count_nonzero(after > before))
-    lost = int(np.count_nonzero(after < before))
-    interval = bonett_price_interval(gained, lost, len(before))
-    return interval, mcnemar_exact(gained, lost), "Bonett–Price interval; exact McNemar test"
-
-
 def _compare_units(units: Units, span: float | None, seed: int, resamples: int) -> tuple[Interval, float, str]:
     p_value = sign_flip_test(units, flips=resamples, seed=seed)
     base = f"cluster-robust t interval ({units.count - 1} degrees of freedom)"
@@ -239,40 +204,21 @@ def _compare_units(units: Units, span: float | None, seed: int, resamples: int) 
     return interval, p_value, f"{base}{', at least the whole-cluster bootstrap-t interval' if skewed else ''}; {test}"
 
 
-def _possible(interval: Interval, span: float | None) -> Interval:
-    """The part of an interval that is possible for bounded scores."""
-    return interval if span is None else (max(-span, interval[0]), min(span, interval[1]))
-
-
-def _verdict(low: float, high: float, margin: float, saturated: bool) -> Verdict:
-    """The verdict for the interval of the harm from ``low`` to ``high``."""
-    if high <= margin and not saturated:
-        return "no worse"
-    return "worse" if low > 0 else "inconclusive"
-
-
 def _warnings(units: Units, interval: Interval, span: float | None, saturated: bool, low: bool) -> list[str]:
     found = []
-    if units.clustered and units.count < ENOUGH_CLUSTERS:
-        found.append(
-            f"too few items: {units.count} clusters, and with fewer than {ENOUGH_CLUSTERS} similar clusters a 95 % "
-            "interval covers less than 95 %"
-        )
-    elif not units.clustered and units.count < ENOUGH_ITEMS:
-        found.append(
-            f"too few items: {units.count}, and with fewer than {ENOUGH_ITEMS} a 95 % interval covers less than 95 %"
-        )
+    kind, enough = ("clusters", ENOUGH_CLUSTERS) if units.clustered else ("items", ENOUGH_ITEMS)
+    if units.clustered and units.count < enough:
+        found.append(f"too few items: {units.count} clusters, and with fewer than {enough} similar clusters a 95 % "
+                     "interval covers less than 95 %")
+    elif units.count < enough:
+        found.append(f"too few items: {units.count}, and with fewer than {enough} a 95 % interval covers less than "
+                     "95 %")
     elif units.clustered and units.count < ENOUGH_SKEWED_CLUSTERS and units.skewed and not (span and units.rare):
-        found.append(
-            f"too few items: the differences of the {units.count} clusters are so uneven that with fewer than "
-            f"{ENOUGH_SKEWED_CLUSTERS} of them a 95 % interval covers less than 95 %"
-        )
-    elif units.effective < (0.75 * ENOUGH_CLUSTERS if units.clustered else 0.5 * ENOUGH_ITEMS):
-        kind = "clusters" if units.clustered else "items"
-        found.append(
-            f"too few items: the weights of the {units.count} {kind} are so uneven that they count as only "
-            f"{units.effective:.0f} equal ones"
-        )
+        found.append(f"too few items: the differences of the {units.count} clusters are so uneven that with fewer than "
+                     f"{ENOUGH_SKEWED_CLUSTERS} of them a 95 % interval covers less than 95 %")
+    elif units.effective < (0.75 if units.clustered else 0.5) * enough:
+        found.append(f"too few items: the weights of the {units.count} {kind} are so uneven that they count as only "
+                     f"{units.effective:.0f} equal ones")
     if not units.items_differing:
         found.append("no item differs between the two")
     elif interval[0] == interval[1]:

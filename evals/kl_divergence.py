@@ -43,13 +43,7 @@ def compare_bases(
 ) -> None:
     """Write ``fidelity.jsonl`` and ``fidelity.json`` for the pairs whose cells the study scores.
 
-    Args:
-        study: The study with both adapters trained.
-        folder: The base model's folder.
-        prompter: Its tokenizer.
-        items: The items of :func:`evals.tasks.held_out.build_items`.
-        clock: Progress, in items of the kind ``fidelity``.
-        inputs: The inputs of the record.
+    ``clock`` counts items of the kind ``fidelity``; ``inputs`` are those of the record.
     """
     began = time.monotonic()
     evals = study.folder / "evals"
@@ -86,11 +80,7 @@ def compare_bases(
 
 
 def _check_memory(spec: loading.BaseSpec) -> None:
-    """Check the memory first, because swapping would look like a hang.
-
-    Raises:
-        ResourceError: The free memory is too small for both bases.
-    """
+    """Raise a ResourceError if both bases do not fit into the free memory, because swapping would look like a hang."""
     parameters = _parameters(spec.folder)
     if spec.device == "cpu":  # both are in the compute dtype
         needed = int(2 * parameters * loading.DTYPES[spec.compute_dtype].itemsize * _MEMORY_RESERVE)

@@ -24,20 +24,12 @@ from evals.cells import Variant, in_order_of_loading
 
 HEADLINE_CELLS = (LORA.cell, QLORA.cell)
 """The twins as served: scored for every seed, and, where they are compared, for the noise floor."""
-_STEP_FILES = ("status", "evaluate", "score-")
-"""Prefixes of the files that record steps rather than scores."""
+_STEP_FILES = ("status", "evaluate", "score-")  # prefixes of the files that record steps rather than scores
 
 
 @dataclass(frozen=True)
 class WorkItem:
-    """One folder of scores.
-
-    Attributes:
-        kind: ``cell``; ``noise``, the cell with another batch size; ``retrieval``, on the untuned base.
-        variant: The cell to score.
-        folder: Folder of the scores.
-        batch_size: Maximum batch size.
-    """
+    """One folder of scores; ``noise`` is the cell with another batch size, ``retrieval`` is on the untuned base."""
 
     kind: Literal["cell", "noise", "retrieval"]
     variant: Variant
@@ -46,24 +38,18 @@ class WorkItem:
 
 
 class EvaluationPlan:
-    """The remaining work items of a study, and the inputs of each.
+    """The remaining work items of a study or of a shard of its cells, and the inputs of each.
 
-    Args:
-        study: The study with trained arms.
-        base: The base model's folder.
-        items: ``items.jsonl`` of the study's task folder.
-        tasks: Names of the extra tasks.
-        part: Number of a shard of the cells, from 1, and number of shards; None for all cells and the comparisons.
+    ``items`` is ``items.jsonl`` of the study's task folder; ``part`` the number of a shard, from 1, and their number.
     """
 
-    def __init__(self, study: Study, base: Path, items: Path, tasks: Sequence[str],
-                 part: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, study: Study, base: Path, items: Path, tasks: Sequence[str], part: tuple[int, int] | None = None
+    ) -> None:
         self._study, self._base, self._items = study, base, items
-        whole_config = study.config
-        self._config, self._cells, self._compares = whole_config.eval, whole_config.cells, whole_config.compares
-        self._seeds, self._arms = whole_config.seeds, whole_config.arms
-        self._tasks = tuple(tasks)
-        self._part = part
+        self._config, self._cells, self._compares = study.config.eval, study.config.cells, study.config.compares
+        self._seeds, self._arms = study.config.seeds, study.config.arms
+        self._tasks, self._part = tuple(tasks), part
         whole, wanted = part is None, self._all_pieces()
         if part is not None:
             wanted = shard(wanted, part[1])[part[0] - 1]
@@ -143,14 +129,13 @@ class EvaluationPlan:
             name = spec.name
             found.append(WorkItem("cell", Variant(spec), self._study.cell_folder(name), size))
             if name in HEADLINE_CELLS and self._config.noise_floor and self._compares:
-                other = 2 * size
-                found.append(WorkItem("noise", Variant(spec), self.evals / "noise" / name, other))
+                found.append(WorkItem("noise", Variant(spec), self.evals / "noise" / name, 2 * size))
             if name in served:  # one adapter for each seed
                 found += [WorkItem("cell", Variant(spec, seed), self._study.cell_folder(name, seed=seed), size)
                           for seed in range(2, self._seeds + 1)]
         if self._config.baselines:
-            base = untuned_base(self._arms)
-            found.append(WorkItem("retrieval", Variant(CELLS[base]), self.baseline("retrieval"), size))
+            untuned = Variant(CELLS[untuned_base(self._arms)])
+            found.append(WorkItem("retrieval", untuned, self.baseline("retrieval"), size))
         return found
 
     def inputs(self, piece: WorkItem) -> dict[str, Any]:
@@ -176,8 +161,7 @@ class EvaluationPlan:
     @property
     def fidelity_inputs(self) -> dict[str, Any]:
         """The inputs of the token-by-token comparison."""
-        return {**self._common, "adapters": [self._adapter(arm) for arm in TWINS],
-                "cells": sorted(self._config.cells)}
+        return {**self._common, "adapters": [self._adapter(arm) for arm in TWINS], "cells": sorted(self._config.cells)}
 
     @cached_property
     def _common(self) -> dict[str, Any]:
@@ -198,9 +182,7 @@ class EvaluationPlan:
 def shard(pieces: Sequence[WorkItem], parts: int) -> list[list[WorkItem]]:
     """Distribute work items over processes; those of a cell stay together, and cells of one base are adjacent.
 
-    Args:
-        pieces: The work items.
-        parts: Number of shards. They are as equal as possible; some are empty if there are fewer cells.
+    The shards are as equal as possible; some are empty if there are fewer cells.
     """
     order = in_order_of_loading(CELLS.values())
 
@@ -218,7 +200,6 @@ def shard(pieces: Sequence[WorkItem], parts: int) -> list[list[WorkItem]]:
 
 
 def _done(path: Path, inputs: Mapping[str, Any]) -> bool:
-    """Whether a record exists and has these inputs."""
     return path.exists() and read_json(path).get("inputs") == dict(inputs)
 
 
@@ -233,17 +214,12 @@ has timed the kind."""
 class ProgressTracker:
     """Writes the progress of an evaluation in seconds, and raises Cancelled between batches if requested.
 
-    Seconds are used because the time of an item differs by a factor of ten between kinds of work.
-
-    Args:
-        study: The study.
-        planned: Number of items of each kind of work.
-        step: Name of the running step.
+    Seconds are used because the time of an item differs by a factor of ten between kinds of work. ``planned`` is the
+    number of items of each kind.
     """
 
     def __init__(self, study: Study, planned: Mapping[str, int], step: str = "evaluate") -> None:
-        self._study = study
-        self._step = step
+        self._study, self._step = study, step
         self._left = {kind: float(items) for kind, items in planned.items()}
         self._done = dict.fromkeys(planned, 0.0)
         self._seconds = dict.fromkeys(planned, 0.0)
@@ -283,7 +259,6 @@ class ProgressTracker:
         )
 
     def _write(self) -> None:
-        left = self.left()
-        spent = sum(self._seconds.values())
+        left, spent = self.left(), sum(self._seconds.values())
         done = int(100 * spent / (spent + left)) if left is not None and spent + left else 0
         self._study.write_progress(self._step, Progress(done, 100, "%", self._message, left))

@@ -25,10 +25,7 @@ from evals.metrics.fact_recall import facts_kept
 class Context:
     """What a metric may know about an item besides its answer and reference.
 
-    Attributes:
-        question: The last user message.
-        answerable: False where the right answer is to decline.
-        messages: The prompt: mappings with ``role`` and ``content``.
+    It is not ``answerable`` where the right answer is to decline; ``messages`` are the prompt.
     """
 
     question: str = ""
@@ -40,15 +37,7 @@ class Resources(Protocol):
     """Models that a metric may use; each is loaded when it is first used."""
 
     def embed(self, texts: Sequence[str], *, keep: bool = False) -> Any:
-        """Sentence embeddings of unit length.
-
-        Args:
-            texts: n texts.
-            keep: Whether the result is kept for the next call with the same texts, as for the references.
-
-        Returns:
-            Array of float32, shape ``[n, 384]``.
-        """
+        """Sentence embeddings of n texts, unit length, shape ``[n, 384]``; ``keep`` stores them for the next call."""
 
 
 Score = Callable[[str, str, Context], float | None]
@@ -64,21 +53,16 @@ class Metric:
     Attributes:
         name: Name in ``report.json`` and in ``eval.primary_metric``.
         label: Name in tables.
-        explanation: What is measured, in a sentence.
-        blind_spots: What the metric does not see, in a sentence.
         score: Function for one answer. A metric has this or ``score_batch``; only the loss, which is computed with the
             evaluated model, has neither.
         score_batch: Function for all answers of a cell.
         needs_embedder: Whether ``score_batch`` embeds texts; it is then switched off by ``eval.similarity=false``.
-        higher_is_better: Direction.
         bounds: Lowest and highest possible value; ``None`` where there is no limit.
         data: ``binary`` where every score is 0 or 1, else ``real``.
         format: How values are displayed: ``percent`` (``12.5%``) and ``points`` (``12.5``) multiply by 100, ``number``
             does not (``0.125``).
-        unit: Unit of a value.
         phrase: Name inside a sentence; the label unless given.
         token_weighted: Whether items are weighted by the tokens of their reference answer, else equally.
-        can_be_primary: Whether the verdict may be based on the metric.
         default_margin: ``eval.margin`` of a study that chooses the metric as its primary metric and no margin, in the
             metric's units.
         hub_type: Metric type in the model index of the Hugging Face Hub; ``None`` leaves the metric out there.
@@ -145,9 +129,8 @@ _BUILT_IN = (
         "exact_match", "Exact match",
         "Share of answers that equal the reference once case, punctuation, English articles and spacing are set "
         "aside.",
-        "A right answer in other words counts as wrong.",
-        _of_texts(text.exact_match), data="binary", format="percent", unit="share of items",
-        phrase="share of exactly right answers", hub_type="exact_match",
+        "A right answer in other words counts as wrong.", _of_texts(text.exact_match), data="binary", format="percent",
+        unit="share of items", phrase="share of exactly right answers", hub_type="exact_match",
     ),
     Metric(
         "token_f1", "Token F1",
@@ -156,10 +139,9 @@ _BUILT_IN = (
         _of_texts(text.token_f1), phrase="token F1", hub_type="f1",
     ),
     Metric(
-        "rouge_l", "ROUGE-L",
-        "Longest run of words shared in order, gaps allowed (F-measure, words not stemmed).",
-        "Blind to negation and to synonyms; favours answers as long as the reference.",
-        _of_texts(text.rouge_l), hub_type="rouge",
+        "rouge_l", "ROUGE-L", "Longest run of words shared in order, gaps allowed (F-measure, words not stemmed).",
+        "Blind to negation and to synonyms; favours answers as long as the reference.", _of_texts(text.rouge_l),
+        hub_type="rouge",
     ),
     Metric(
         "chrf", "chrF",
@@ -178,10 +160,9 @@ _BUILT_IN = (
         _of_texts(facts_kept), format="percent", phrase="share of facts kept",
     ),
     Metric(
-        "similarity", "Similarity",
-        "Cosine of the sentence embeddings of answer and reference (all-MiniLM-L6-v2).",
-        "Blind to negation and to numbers; reads the first 256 word pieces only, and was trained on English.",
-        None, text.similarity, needs_embedder=True, bounds=(-1.0, 1.0), unit="cosine", phrase="similarity",
+        "similarity", "Similarity", "Cosine of the sentence embeddings of answer and reference (all-MiniLM-L6-v2).",
+        "Blind to negation and to numbers; reads the first 256 word pieces only, and was trained on English.", None,
+        text.similarity, needs_embedder=True, bounds=(-1.0, 1.0), unit="cosine", phrase="similarity",
     ),
 )
 for _metric in _BUILT_IN:
@@ -201,21 +182,8 @@ def text_metrics() -> list[Metric]:
     return [metric for metric in METRICS.values() if metric.score is not None]
 
 
-def plugin_metrics() -> list[Metric]:
-    """Those of :func:`text_metrics` that a plugin registered."""
-    return [metric for metric in text_metrics() if metric not in _BUILT_IN]
-
-
 def score_answer(answer: str, reference: str, context: Context | None = None) -> dict[str, float]:
-    """Score one generated answer by every metric of :func:`text_metrics`.
-
-    Args:
-        answer: What the assistant wrote; may be empty.
-        reference: What it should have written.
-        context: The item.
-
-    Returns:
-        Metric name → score. A metric that has no score for this reference is left out.
+    """Score one generated answer by every metric of :func:`text_metrics` that has a score for this reference.
 
     Raises:
         EvaluationError: A metric's function returned a score that its description does not allow.
@@ -226,10 +194,9 @@ def score_answer(answer: str, reference: str, context: Context | None = None) ->
 def score_stored(sample: Mapping[str, Any]) -> dict[str, float]:
     """Scores of a stored answer by the metrics of plugins that were registered after the answer was scored.
 
-    Args:
-        sample: A line of ``samples.jsonl``. Metrics of this package are never computed again.
+    Metrics of this package are never computed again.
     """
-    missing = [metric for metric in plugin_metrics() if metric.name not in sample["metrics"]]
+    missing = [metric for metric in text_metrics() if metric not in _BUILT_IN and metric.name not in sample["metrics"]]
     if not missing or sample["answer"] is None:
         return {}
     context = Context(sample["question"], sample["answerable"], sample["prompt"])
@@ -249,16 +216,7 @@ def _scores(metrics: Sequence[Metric], answer: str, reference: str, context: Con
 def score_answers(
     answers: Sequence[str], references: Sequence[str], resources: Resources, *, embedder: bool = True
 ) -> list[dict[str, float]]:
-    """Score the answers of a cell by every metric that needs a model.
-
-    Args:
-        answers: One an item.
-        references: One an item, in the same order.
-        resources: Models for the metrics.
-        embedder: Whether to compute the metrics that embed texts.
-
-    Returns:
-        Metric name → score, one mapping an item.
+    """Score the answers of a cell by every metric that needs a model; metrics that embed texts only with ``embedder``.
 
     Raises:
         EvaluationError: A metric's function returned a score that its description does not allow.

@@ -15,8 +15,7 @@ from evals.stats.units import Floats, Units
 
 LEVEL = 0.95
 RESAMPLES = 10_000
-_STUDENTIZED_UNITS = 10
-"""With fewer units, too many resamples have hardly any spread, which makes bootstrap-t unstable."""
+_STUDENTIZED_UNITS = 10  # with fewer units, too many resamples have hardly any spread, which makes bootstrap-t unstable
 _DRAWS_AT_ONCE = 2_000_000
 
 Interval = tuple[float, float]
@@ -28,10 +27,6 @@ def t_interval(units: Units, *, degrees_of_freedom: int | None = None) -> Interv
     With clusters it is the cluster-robust interval (variance ``G/(G − 1) · Σ residual² / (Σ weight)²``), the same as
     that of statsmodels' least squares on a constant with ``cov_type="cluster"`` and ``use_t``; without clusters and
     with equal weights it is the paired t interval.
-
-    Args:
-        units: At least two.
-        degrees_of_freedom: G − 1 unless given.
     """
     half = float(stats.t.ppf(0.5 + LEVEL / 2, degrees_of_freedom or units.count - 1)) * _standard_error(units)
     return units.delta - half, units.delta + half
@@ -86,11 +81,8 @@ def _dot(one: Floats, other: Floats) -> Floats:
 def bca_interval(units: Units, drawn: Resamples) -> Interval:
     """Bias-corrected and accelerated bootstrap interval (Efron 1987) for the ratio ``sum(sums) / sum(weights)``.
 
-    The acceleration comes from the jackknife. Equals ``scipy.stats.bootstrap(method="BCa")`` but for the draws.
-
-    Args:
-        units: At least two, not all alike.
-        drawn: Resamples of them.
+    The acceleration comes from the jackknife. Equals ``scipy.stats.bootstrap(method="BCa")`` but for the draws. At
+    least two units, not all alike.
     """
     count = len(drawn.shifts)
     below = (np.count_nonzero(drawn.shifts < 0) + 0.5 * np.count_nonzero(drawn.shifts == 0)) / count
@@ -108,11 +100,7 @@ def bootstrap_t_interval(units: Units, drawn: Resamples) -> Interval:
     """Studentized bootstrap interval (Efron 1982, Hall 1988) for the ratio ``sum(sums) / sum(weights)``.
 
     The t interval with critical values taken from resamples, so that it extends further to the side on which skewed
-    differences have their rare large values.
-
-    Args:
-        units: At least two, not all alike.
-        drawn: Resamples of them; those with hardly any spread are left out, because they have no scale.
+    differences have their rare large values. Resamples with hardly any spread are left out, because they have no scale.
     """
     error = _standard_error(units)
     scaled = drawn.errors > 1e-6 * error
@@ -121,15 +109,10 @@ def bootstrap_t_interval(units: Units, drawn: Resamples) -> Interval:
 
 
 def bonett_price_interval(gained: int, lost: int, n: int) -> Interval:
-    """Adjusted Wald interval for the difference of two paired proportions.
+    """Adjusted Wald interval for the difference of two paired proportions over ``n`` items.
 
     One flip each way is added to the table: p = (flips + 1) / (n + 2). Bonett and Price, Adjusted Wald confidence
     interval for a difference of binomial proportions based on paired data, JEBS 37 (2012).
-
-    Args:
-        gained: Items that only the candidate answers correctly.
-        lost: Items that only the baseline answers correctly.
-        n: All items.
     """
     up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
     center = up - down
@@ -141,23 +124,17 @@ def rare_interval(units: Units, span: float) -> Interval:
     """Interval for few differing units and bounded scores: the t interval with one unseen difference each way.
 
     The plain t, and any bootstrap, shrink to a point when nothing differed and are far too short when little did.
-
-    Args:
-        units: At least two.
-        span: Largest possible difference of one item's score.
+    ``span`` is the largest possible difference of one item's score.
     """
     return t_interval(units.with_unseen(span), degrees_of_freedom=units.count - 1)
 
 
 def item_interval(units: Units, *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[Interval, bool]:
-    """BCa interval, extended to the t interval, and to bootstrap-t where differences are very skewed.
+    """BCa interval, extended to t, and to bootstrap-t where differences are very skewed; and whether they are.
 
     BCa alone is too short where weights are uneven or many differences are zero; the t interval is too short on the
     long side of skewed differences. Together they cover 95 % of symmetric differences, and with bootstrap-t about
     the same of lognormal ones.
-
-    Returns:
-        The interval, and whether bootstrap-t was used because of skewness.
     """
     drawn = resample(units, resamples=resamples, seed=seed)
     interval = _outer(bca_interval(units, drawn), t_interval(units))
@@ -167,12 +144,9 @@ def item_interval(units: Units, *, resamples: int = RESAMPLES, seed: int = 0) ->
 
 
 def cluster_interval(units: Units, *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[Interval, bool]:
-    """Cluster-robust t interval, extended to the whole-cluster bootstrap-t where the sums are very skewed.
+    """Cluster-robust t interval, extended to whole-cluster bootstrap-t where sums are very skewed; and whether so.
 
     On lognormal effects of 20 clusters t covers 87 to 89 %, BCa 90 % and bootstrap-t 91 to 93 %.
-
-    Returns:
-        The interval, and whether bootstrap-t was used because of skewness.
     """
     if not _studentized(units):
         return t_interval(units), False

@@ -17,8 +17,7 @@ from scipy import stats
 Floats = NDArray[np.float64]
 RARE_UNITS = 20
 """Below this many units with any difference, an interval built from the observed spread alone is too short."""
-SKEWED = 1.0
-"""Sample skewness beyond which units count as very skewed."""
+SKEWED = 1.0  # sample skewness beyond which units count as very skewed
 
 
 @dataclass(frozen=True)
@@ -84,13 +83,10 @@ class Units:
         """These units and two more, one in favor of each arm, of the largest observed difference.
 
         Bonett and Price (2012) add one flip each way to a paired table; this is the same for scores with known limits
-        and for clusters. If a whole cluster flipped, whole clusters are added. If only single items of clusters differ,
-        the next cluster may still flip as a whole, so half an average cluster is added: with single items, intervals
-        cover 82 to 90 % where the flips of a cluster are alike. If nothing differed, whole clusters of average size
-        are added.
-
-        Args:
-            span: Largest possible difference of one item's score.
+        (``span``) and for clusters. If a whole cluster flipped, whole clusters are added. If only single items of
+        clusters differ, the next cluster may still flip as a whole, so half an average cluster is added: with single
+        items, intervals cover 82 to 90 % where the flips of a cluster are alike. If nothing differed, whole clusters of
+        average size are added.
         """
         item_weight = float(self.weights.sum()) / self.items
         size = self.items / self.count
@@ -99,36 +95,26 @@ class Units:
             size = max(largest, (size + 1) / 2)
         extra = size * item_weight
         return Units(
-            sums=np.append(self.sums, [span * extra, -span * extra]),
-            weights=np.append(self.weights, [extra, extra]),
-            items=self.items + 2,
-            items_differing=self.items_differing + 2,
-            clustered=self.clustered,
+            sums=np.append(self.sums, [span * extra, -span * extra]), weights=np.append(self.weights, [extra, extra]),
+            items=self.items + 2, items_differing=self.items_differing + 2, clustered=self.clustered,
         )
 
 
 def make_units(differences: Floats, weights: Floats, clusters: Sequence[Hashable] | None) -> Units:
-    """Group paired differences into independent units.
+    """Group paired differences (shape ``[n]``) into independent units.
 
-    Args:
-        differences: Candidate minus baseline, shape ``[n]``.
-        weights: Positive weights, shape ``[n]``.
-        clusters: A label for each item; ``None``, ``""`` or NaN as a label leaves the item alone. If no two items share
-            a label, the items are the units.
+    The label ``None``, ``""`` or NaN leaves an item alone. If no two items share a label, the items are the units.
     """
     sums = weights * differences
     differing = int(np.count_nonzero(sums))
     if clusters is not None:
         codes: dict[Hashable, int] = {}
-        unit = np.array(
-            [codes.setdefault(("alone", i) if _is_blank(label) else ("cluster", label), len(codes))
-             for i, label in enumerate(clusters)]
-        )
+        unit = np.array([  # NaN, a missing cell of a table, differs from itself
+            codes.setdefault(("alone", i) if label is None or label == "" or label != label else ("cluster", label),
+                             len(codes))
+            for i, label in enumerate(clusters)
+        ])
         if len(codes) < len(unit):
             sums, weights = (np.bincount(unit, each).astype(np.float64) for each in (sums, weights))
             return Units(sums, weights, len(unit), differing, clustered=True)
     return Units(sums, weights, len(sums), differing, clustered=False)
-
-
-def _is_blank(label: Hashable) -> bool:
-    return label is None or label == "" or label != label  # NaN, a missing cell of a table, differs from itself

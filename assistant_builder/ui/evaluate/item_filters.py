@@ -78,7 +78,7 @@ def _study_items(folder: Path, version: str) -> ItemSet | None:
         from evals.report.load import metrics_of, read_cells
 
         cells = read_cells(study)
-        rows = item_rows(cells, list(metrics_of(cells, tuple(METRICS), tuned)), tuned)
+        rows = item_rows(cells, list(metrics_of(cells, tuned)), tuned)
     else:
         return None
     names = {cell: f"{cell} · {spec.label}" for cell, spec in CELLS.items()}
