@@ -79,10 +79,8 @@ class Arm:
             raise ValueError(f"cell name {cell!r} of arm {self.name} must consist of letters and digits and begin with "
                              "a capital")
         shared = {UNQUANTIZED: "B16", None: "B4"}
-        for key, value in (
-            ("dark_color", self.color), ("cell", cell), ("merged_cell", f"{cell}M"),
-            ("untuned_cell", shared.get(self.storage, f"{cell}B")),
-        ):
+        for key, value in (("dark_color", self.color), ("cell", cell), ("merged_cell", f"{cell}M"),
+                           ("untuned_cell", shared.get(self.storage, f"{cell}B"))):
             object.__setattr__(self, key, getattr(self, key) or value)
 
     @property

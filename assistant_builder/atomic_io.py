@@ -95,9 +95,8 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise StudyError(
-            "the file is damaged", where=str(path), remedy="Run the study again with --redo to recreate it"
-        ) from error
+        raise StudyError("the file is damaged", where=str(path),
+                         remedy="Run the study again with --redo to recreate it") from error
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -117,9 +116,8 @@ def _iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         except (ValueError, RecursionError) as error:
             if number == len(lines):
                 return
-            raise StudyError(
-                f"line {number} is damaged", where=str(path), remedy="Run the study again with --redo to recreate it"
-            ) from error
+            raise StudyError(f"line {number} is damaged", where=str(path),
+                             remedy="Run the study again with --redo to recreate it") from error
 
 
 def file_hash(path: Path) -> str:

@@ -129,10 +129,9 @@ def _driver_present() -> bool:
 
 def _query_torch(*options: str) -> GpuReport:
     try:
-        done = subprocess.run(
-            python_command("-m", "assistant_builder.devices", *options), capture_output=True, text=True,
-            timeout=_TORCH_SECONDS, check=True, stdin=subprocess.DEVNULL, env=python_environment(),
-        )
+        done = subprocess.run(python_command("-m", "assistant_builder.devices", *options), capture_output=True,
+                              text=True, timeout=_TORCH_SECONDS, check=True, stdin=subprocess.DEVNULL,
+                              env=python_environment())
         return report_from_record(json.loads(done.stdout.splitlines()[-1]))
     except subprocess.TimeoutExpired:
         return GpuReport(problem=f"PyTorch did not respond within {_TORCH_SECONDS} seconds", failed=True)
@@ -224,10 +223,8 @@ def _describe_gpu(index: int, free: bool) -> Gpu:
             free_bytes = int(torch.cuda.mem_get_info(index)[0])
         except (RuntimeError, ValueError):  # another process uses the GPU exclusively
             free_bytes = None
-    return Gpu(
-        properties.name, str(getattr(properties, "uuid", "")), int(properties.total_memory),
-        bool(torch.version.hip) or properties.major >= 8, kernel_problem(index), free_bytes,
-    )
+    return Gpu(properties.name, str(getattr(properties, "uuid", "")), int(properties.total_memory),
+               bool(torch.version.hip) or properties.major >= 8, kernel_problem(index), free_bytes)
 
 
 def torch_device() -> str:

@@ -74,11 +74,8 @@ def diagnose() -> dict[str, Any]:
     machine = [_processor(), _memory(), _disk(), *_torch()]
     system = Check("system", True, platform.platform())
     checks = [_python(), system, *_packages(), _kernels_package(), *machine, *_bundles(), _hub()]
-    return {
-        "version": __version__,
-        "ok": all(check.ok for check in checks),
-        "checks": [asdict(check) for check in checks],
-    }
+    return {"version": __version__, "ok": all(check.ok for check in checks),
+            "checks": [asdict(check) for check in checks]}
 
 
 def _python() -> Check:
@@ -139,8 +136,7 @@ def _disk() -> Check:
     existing = next(folder for folder in (home, *home.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     if not os.access(existing, os.W_OK):
-        return Check("disk", False, f"{existing} is not writable",
-                     "Set ASSISTANT_BUILDER_HOME to a writable folder")
+        return Check("disk", False, f"{existing} is not writable", "Set ASSISTANT_BUILDER_HOME to a writable folder")
     ok = free >= _DISK_NEEDED
     return Check("disk", ok, f"{free / 1e9:.1f} GB free for {home}",
                  "" if ok else "Free disk space, or set ASSISTANT_BUILDER_HOME to another disk")

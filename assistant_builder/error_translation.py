@@ -51,9 +51,8 @@ def translate_error(error: BaseException, *, memory: str = TRAINING_MEMORY) -> A
     if isinstance(error, OSError):
         return _translate_os_error(error)
     name, text = type(error).__name__, str(error)
-    return AssistantBuilderError(
-        f"{name}: {text}" if text else name, remedy="See the log for details; running again resumes"
-    )
+    return AssistantBuilderError(f"{name}: {text}" if text else name,
+                                 remedy="See the log for details; running again resumes")
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

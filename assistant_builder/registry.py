@@ -139,7 +139,5 @@ def load_plugins() -> None:
         try:
             importlib.import_module(name)
         except Exception as error:
-            raise ConfigError(
-                f"plugin {name} cannot be imported: {type(error).__name__}: {error}",
-                remedy=f"Remove it from {PLUGIN_VARIABLE}, or uninstall its package",
-            ) from error
+            raise ConfigError(f"plugin {name} cannot be imported: {type(error).__name__}: {error}",
+                              remedy=f"Remove it from {PLUGIN_VARIABLE}, or uninstall its package") from error

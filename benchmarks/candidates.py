@@ -108,9 +108,8 @@ def interleaved(candidates: Sequence[_T], rounds: int) -> list[tuple[int, _T]]:
     return order
 
 
-def start_worker(
-    job: Path, candidate: Candidate, seed: int, *options: str, environment: Mapping[str, str] | None = None
-) -> tuple[int, str]:
+def start_worker(job: Path, candidate: Candidate, seed: int, *options: str,
+                 environment: Mapping[str, str] | None = None) -> tuple[int, str]:
     """Run one candidate in a process of its own, in the environment of the product's steps.
 
     Args:

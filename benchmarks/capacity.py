@@ -168,12 +168,10 @@ def estimate(options: argparse.Namespace, profile: str, nodes: int) -> Estimate:
         totals = [done - at for at, done in run.studies if begin <= at < end]
         waits = [wait for at, wait in run.waits if begin <= at < end]
         used = sum(cpus * max(0.0, min(until, end) - max(since, begin)) for cpus, since, until in run.used)
-        found.append({
-            "used": used / (options.node_cpus * nodes * (end - begin)),
-            "within": float(np.mean(np.array(totals) <= options.goal_hours * 3600)),
-            **{f"wait{q}": float(np.percentile(waits, int(q[1:]))) for q in PERCENTILES},
-            **{f"total{q}": float(np.percentile(totals, int(q[1:]))) for q in PERCENTILES},
-        })
+        found.append({"used": used / (options.node_cpus * nodes * (end - begin)),
+                      "within": float(np.mean(np.array(totals) <= options.goal_hours * 3600)),
+                      **{f"wait{q}": float(np.percentile(waits, int(q[1:]))) for q in PERCENTILES},
+                      **{f"total{q}": float(np.percentile(totals, int(q[1:]))) for q in PERCENTILES}})
     half = stats.t.ppf(0.975, len(found) - 1) / math.sqrt(len(found))
     return {name: (float(np.mean([one[name] for one in found])),
                    float(half * np.std([one[name] for one in found], ddof=1))) for name in found[0]}

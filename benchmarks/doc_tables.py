@@ -125,11 +125,10 @@ class PublishedFigure:
 @lru_cache(maxsize=64)
 def plan(model: str, *, card: str = _CARD, rows: int = 1, length: int = 512, rank: int = 16) -> Plan:
     """Plan a training as in the QLoRA paper: one card, checkpointing, paged AdamW."""
-    config = StudyConfig().with_changes({
-        "model.base": model, "train.rank": rank, "train.alpha": 16.0, "train.micro_batch_size": rows,
-        "train.batch_size": 16, "train.max_length": length, "train.gradient_checkpointing": "on",
-        "train.optimizer": "paged_adamw_32bit",
-    })
+    config = StudyConfig().with_changes({"model.base": model, "train.rank": rank, "train.alpha": 16.0,
+                                         "train.micro_batch_size": rows, "train.batch_size": 16,
+                                         "train.max_length": length, "train.gradient_checkpointing": "on",
+                                         "train.optimizer": "paged_adamw_32bit"})
     return plan_study(config, 10_000, Lengths.assume(length), CARDS[card])
 
 
@@ -281,13 +280,10 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def sections() -> dict[tuple[Path, str], str]:
     """Text of every table by page and section name."""
-    return {
-        (EVALUATION_PAGE, "metrics"): metric_table(),
-        (EVALUATION_PAGE, "refusal"): refusal_table(labelled_answers()),
-        (PLANNER_PAGE, "founding"): published_table(),
-        (PROJECT_README, "promises"): memory_table(),
-        (CAPACITY_PAGE, "large"): large_model_table(),
-    }
+    return {(EVALUATION_PAGE, "metrics"): metric_table(),
+            (EVALUATION_PAGE, "refusal"): refusal_table(labelled_answers()),
+            (PLANNER_PAGE, "founding"): published_table(), (PROJECT_README, "promises"): memory_table(),
+            (CAPACITY_PAGE, "large"): large_model_table()}
 
 
 if __name__ == "__main__":

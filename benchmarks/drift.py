@@ -60,11 +60,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except AssistantBuilderError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    found = {
-        "early": early, "late": late,
-        "speed_ratio": round(late["tokens_per_second"] / early["tokens_per_second"], 4),
-        "memory_ratio": round(late["memory_bytes"] / early["memory_bytes"], 4),
-    }
+    found = {"early": early, "late": late,
+             "speed_ratio": round(late["tokens_per_second"] / early["tokens_per_second"], 4),
+             "memory_ratio": round(late["memory_bytes"] / early["memory_bytes"], 4)}
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
     return 0
 

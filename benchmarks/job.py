@@ -57,23 +57,19 @@ class Job:
 
     def write(self, path: Path) -> None:
         """Write the task for the worker processes."""
-        write_json(path, {
-            "model": self.model.model_dump(mode="json"), "train": self.train.model_dump(mode="json"),
-            "folder": str(self.folder), "warmup_steps": self.warmup_steps,
-            "pairs": [pair.to_record() for pair in self.pairs],
-            "validation": [pair.to_record() for pair in self.validation],
-        })
+        write_json(path, {"model": self.model.model_dump(mode="json"), "train": self.train.model_dump(mode="json"),
+                          "folder": str(self.folder), "warmup_steps": self.warmup_steps,
+                          "pairs": [pair.to_record() for pair in self.pairs],
+                          "validation": [pair.to_record() for pair in self.validation]})
 
     @classmethod
     def read(cls, path: Path) -> Job:
         """Read what :meth:`write` wrote."""
         record: dict[str, Any] = read_json(path)
-        return cls(
-            ModelConfig.model_validate(record["model"]), TrainConfig.model_validate(record["train"]),
-            Path(record["folder"]), record["warmup_steps"],
-            tuple(Pair.from_record(pair) for pair in record["pairs"]),
-            tuple(Pair.from_record(pair) for pair in record["validation"]),
-        )
+        return cls(ModelConfig.model_validate(record["model"]), TrainConfig.model_validate(record["train"]),
+                   Path(record["folder"]), record["warmup_steps"],
+                   tuple(Pair.from_record(pair) for pair in record["pairs"]),
+                   tuple(Pair.from_record(pair) for pair in record["validation"]))
 
 
 def make_job(config: StudyConfig, *, warmup_steps: int, timed_steps: int, validation_pairs: int) -> Job:

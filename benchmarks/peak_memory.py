@@ -41,16 +41,14 @@ def grid(batches: Sequence[int] = BATCHES, lengths: Sequence[int] = LENGTHS) -> 
 
 def config_of(case: dict[str, Any], changes: dict[str, Any]) -> StudyConfig:
     """The study settings of one combination."""
-    return StudyConfig().with_changes({
-        "train.batch_size": case["batch"], "train.micro_batch_size": case["batch"],
-        "train.max_length": case["length"], "train.max_steps": _STEPS, "train.evaluations": 1,
-        "train.gradient_checkpointing": case["checkpointing"], **changes,
-    })
+    return StudyConfig().with_changes({"train.batch_size": case["batch"], "train.micro_batch_size": case["batch"],
+                                       "train.max_length": case["length"], "train.max_steps": _STEPS,
+                                       "train.evaluations": 1, "train.gradient_checkpointing": case["checkpointing"],
+                                       **changes})
 
 
-def measure_all(
-    cases: Sequence[dict[str, Any]], changes: dict[str, Any], on_run: Callable[[dict[str, Any]], None]
-) -> None:
+def measure_all(cases: Sequence[dict[str, Any]], changes: dict[str, Any],
+                on_run: Callable[[dict[str, Any]], None]) -> None:
     """Run every combination in a process of its own.
 
     Args:
@@ -105,14 +103,12 @@ def measure(case: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         trainer.run()
         events = [event for event in read_jsonl(Path(scratch) / "metrics.jsonl") if event["event"] == "step"]
     busy = [event["busy_seconds"] for event in events]
-    return {
-        **case, "imports_bytes": imports_bytes, "ready_bytes": ready_bytes, "load_peak_bytes": load_peak,
-        "peak_memory_bytes": peak_memory_bytes(spec.device), "base_bytes": base_bytes,
-        "adapter_bytes": sum(value.nbytes for value in adapters), "parameters": parameters,
-        "trainable_parameters": sum(value.numel() for value in adapters),
-        "step_seconds": [after - before for before, after in zip([0.0, *busy], busy, strict=False)],
-        "tokens_per_step": case["batch"] * length, "device": spec.device, "compute_dtype": spec.compute_dtype,
-    }
+    return {**case, "imports_bytes": imports_bytes, "ready_bytes": ready_bytes, "load_peak_bytes": load_peak,
+            "peak_memory_bytes": peak_memory_bytes(spec.device), "base_bytes": base_bytes,
+            "adapter_bytes": sum(value.nbytes for value in adapters), "parameters": parameters,
+            "trainable_parameters": sum(value.numel() for value in adapters),
+            "step_seconds": [after - before for before, after in zip([0.0, *busy], busy, strict=False)],
+            "tokens_per_step": case["batch"] * length, "device": spec.device, "compute_dtype": spec.compute_dtype}
 
 
 def predicted_bytes(run: dict[str, Any], changes: dict[str, Any]) -> int:

@@ -133,9 +133,8 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def measure_all(
-    file: Path | None, rows: Sequence[int], lengths: Sequence[int], on_run: Callable[[dict[str, Any]], None]
-) -> None:
+def measure_all(file: Path | None, rows: Sequence[int], lengths: Sequence[int],
+                on_run: Callable[[dict[str, Any]], None]) -> None:
     """Measure every number of rows, and for :data:`LENGTH_ROWS` every length, each in its own process.
 
     Raises:

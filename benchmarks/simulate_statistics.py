@@ -80,11 +80,10 @@ class Family(Row):
 def compare(draw: SimulatedScores, metric: str, *, seed: int, resamples: int) -> Comparison:
     """Compare both arms as ``evals.report.contrasts`` does, with no margin."""
     info = METRICS[metric]
-    return paired_comparison(
-        draw.baseline, draw.candidate, clusters=None if draw.clusters is None else draw.clusters.tolist(),
-        weights=draw.weights, margin=None, higher_is_better=info.higher_is_better, seed=seed, bounds=info.bounds,
-        resamples=resamples,
-    )
+    return paired_comparison(draw.baseline, draw.candidate,
+                             clusters=None if draw.clusters is None else draw.clusters.tolist(), weights=draw.weights,
+                             margin=None, higher_is_better=info.higher_is_better, seed=seed, bounds=info.bounds,
+                             resamples=resamples)
 
 
 def coverage(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, seed: int = 0) -> Coverage:
@@ -104,10 +103,8 @@ def coverage(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES,
         draw = CASES[case].draw(rng, n)
         result = compare(draw, CASES[case].metric, seed=repetition, resamples=resamples)
         clusters = result.n_clusters
-        rows.append((
-            result.ci_low > draw.truth, result.ci_high < draw.truth, result.ci_high - result.ci_low,
-            any(text.startswith("too few items") for text in result.warnings),
-        ))
+        rows.append((result.ci_low > draw.truth, result.ci_high < draw.truth, result.ci_high - result.ci_low,
+                     any(text.startswith("too few items") for text in result.warnings)))
     above, below, width, warned = (float(share) for share in np.mean(rows, axis=0))
     return Coverage(case, n, clusters, 1 - above - below, above, below, width, warned)
 
@@ -115,16 +112,12 @@ def coverage(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES,
 def equal_arms(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, seed: int = 0) -> EqualArms:
     """Simulate A/A comparisons of one kind; arguments as in :func:`coverage`."""
     rng = generator(seed, case, n)
-    results = [
-        compare(EQUAL_ARMS[case].draw(rng, n), EQUAL_ARMS[case].metric, seed=repetition, resamples=resamples)
-        for repetition in range(repetitions)
-    ]
-    return EqualArms(
-        case, n, results[-1].n_clusters,
-        worse=float(np.mean([result.verdict == "worse" for result in results])),
-        no_worse=float(np.mean([result.verdict == "no worse" for result in results])),
-        significant=float(np.mean([result.p_value <= ALPHA for result in results])),
-    )
+    results = [compare(EQUAL_ARMS[case].draw(rng, n), EQUAL_ARMS[case].metric, seed=repetition,
+                       resamples=resamples) for repetition in range(repetitions)]
+    return EqualArms(case, n, results[-1].n_clusters,
+                     worse=float(np.mean([result.verdict == "worse" for result in results])),
+                     no_worse=float(np.mean([result.verdict == "no worse" for result in results])),
+                     significant=float(np.mean([result.p_value <= ALPHA for result in results])))
 
 
 def family(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, seed: int = 0) -> Family:
@@ -133,10 +126,8 @@ def family(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, s
     rows = []
     clusters, metrics = None, 0
     for repetition in range(repetitions):
-        results = [
-            compare(draw, metric, seed=repetition, resamples=resamples)
-            for metric, draw in FAMILIES[case](rng, n).items()
-        ]
+        results = [compare(draw, metric, seed=repetition,
+                           resamples=resamples) for metric, draw in FAMILIES[case](rng, n).items()]
         p_values = [result.p_value for result in results]
         rows.append((min(p_values) <= ALPHA, holm(p_values).min() <= ALPHA))
         clusters, metrics = results[0].n_clusters, len(results)

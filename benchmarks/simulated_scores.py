@@ -87,10 +87,8 @@ def clusters_alike(rng: Generator, labels: Labels, rate: float) -> NDArray[np.bo
     return rng.random(len(labels)) < rates[labels]
 
 
-def flipped(
-    rng: Generator, flips: NDArray[np.bool_], down: NDArray[np.bool_], *, truth: float = 0.0,
-    clusters: Labels | None = None,
-) -> SimulatedScores:
+def flipped(rng: Generator, flips: NDArray[np.bool_], down: NDArray[np.bool_], *, truth: float = 0.0,
+            clusters: Labels | None = None) -> SimulatedScores:
     """Right/wrong scores of which some flip.
 
     Args:
@@ -274,17 +272,15 @@ def _answers(rng: Generator, n: int, labels: Labels | None) -> dict[str, Simulat
         return np.where(right, 1.0, np.where(same & [[False], [True]], raw[0], raw))
 
     kept = np.where(right, 1.0, np.clip(np.round(2 * scores(0.2)), 0, 2) / 2)
-    found: dict[str, Floats] = {
-        "nll_per_token": loss, "exact_match": right.astype(float), "token_f1": scores(0.1), "rouge_l": scores(0.1),
-        "chrf": scores(0.05), "facts_kept": kept, "similarity": scores(0.1, -1.0),
-    }
+    found: dict[str, Floats] = {"nll_per_token": loss, "exact_match": right.astype(float), "token_f1": scores(0.1),
+                                "rouge_l": scores(0.1), "chrf": scores(0.05), "facts_kept": kept,
+                                "similarity": scores(0.1, -1.0)}
     draws = {}
     for metric, (baseline, candidate) in found.items():
         scored = facts if metric == "facts_kept" else np.ones(n, dtype=bool)
-        draws[metric] = SimulatedScores(
-            baseline[scored], candidate[scored], clusters=None if labels is None else labels[scored],
-            weights=tokens if metric == "nll_per_token" else None,
-        )
+        draws[metric] = SimulatedScores(baseline[scored], candidate[scored],
+                                        clusters=None if labels is None else labels[scored],
+                                        weights=tokens if metric == "nll_per_token" else None)
     return draws
 
 

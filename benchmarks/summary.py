@@ -84,19 +84,14 @@ def _row(candidate: Candidate, runs: Sequence[Run]) -> Row:
     def spread(value: Callable[[Run], float]) -> Spread:
         return Spread.of([value(run) for run in own])
 
-    return Row(
-        candidate=candidate,
-        rounds=len(own),
-        tokens_per_second=spread(lambda run: run["tokens_per_second"]),
-        cpu_seconds_per_1000_tokens=spread(lambda run: run["cpu_seconds_per_1000_tokens"]),
-        versus_plain=_versus(runs, candidate, "plain"),
-        versus_tuned=_versus(runs, candidate, "tuned"),
-        peak_memory_bytes=max(run["peak_memory_bytes"] for run in own),
-        first_loss=spread(lambda run: run["step_losses"][0]),
-        last_loss=spread(lambda run: run["step_losses"][-1]),
-        validation_loss=spread(lambda run: run["validation_loss"]),
-        others_share=spread(lambda run: run["others_share"]),
-    )
+    return Row(candidate=candidate, rounds=len(own), tokens_per_second=spread(lambda run: run["tokens_per_second"]),
+               cpu_seconds_per_1000_tokens=spread(lambda run: run["cpu_seconds_per_1000_tokens"]),
+               versus_plain=_versus(runs, candidate, "plain"), versus_tuned=_versus(runs, candidate, "tuned"),
+               peak_memory_bytes=max(run["peak_memory_bytes"] for run in own),
+               first_loss=spread(lambda run: run["step_losses"][0]),
+               last_loss=spread(lambda run: run["step_losses"][-1]),
+               validation_loss=spread(lambda run: run["validation_loss"]),
+               others_share=spread(lambda run: run["others_share"]))
 
 
 def _versus(runs: Sequence[Run], candidate: Candidate, family: Family) -> Spread | None:
@@ -119,10 +114,8 @@ def arms_ratio(runs: Sequence[Run]) -> Spread | None:
 def _require_same_tokens(runs: Sequence[Run]) -> None:
     totals = {run["candidate"]: sum(run["step_tokens"]) for run in runs}
     if max(totals.values()) > (1 + _TOKEN_TOLERANCE) * min(totals.values()):
-        raise EvaluationError(
-            f"the candidates trained on different amounts of text: {totals} tokens",
-            remedy="Their speeds cannot be compared; a newer trl may process the data differently",
-        )
+        raise EvaluationError(f"the candidates trained on different amounts of text: {totals} tokens",
+                              remedy="Their speeds cannot be compared; a newer trl may process the data differently")
 
 
 def caveats(rows: Sequence[Row]) -> list[str]:
@@ -171,15 +164,9 @@ def render(rows: Sequence[Row], *, device: str) -> Table:
 
 def _cells(row: Row, device: str) -> list[str]:
     memory = f"{row.peak_memory_bytes / 1e9:.2f} GB {'GPU' if device == 'cuda' else 'RAM'}"
-    return [
-        spread_text(row.tokens_per_second, 0),
-        spread_text(row.versus_plain, 2),
-        spread_text(row.versus_tuned, 2),
-        spread_text(row.cpu_seconds_per_1000_tokens, 1),
-        memory,
-        f"{row.first_loss.median:.2f} → {row.last_loss.median:.2f}",
-        spread_text(row.validation_loss, 3),
-    ]
+    return [spread_text(row.tokens_per_second, 0), spread_text(row.versus_plain, 2), spread_text(row.versus_tuned, 2),
+            spread_text(row.cpu_seconds_per_1000_tokens, 1), memory,
+            f"{row.first_loss.median:.2f} → {row.last_loss.median:.2f}", spread_text(row.validation_loss, 3)]
 
 
 def plot(rows: Sequence[Row], speeds: dict[str, list[float]], caption: str) -> str:

@@ -117,10 +117,8 @@ def train_ours(job: Job, arm: str, scratch: Path, watch: Stopwatch) -> Trained:
     return Trained(model, [event["loss"] for event in steps], [event["tokens"] for event in steps])
 
 
-def train_trl(
-    job: Job, arm: str, scratch: Path, watch: Stopwatch, device: str, *, tuned: bool,
-    more: Mapping[str, Any] | None = None,
-) -> Trained:
+def train_trl(job: Job, arm: str, scratch: Path, watch: Stopwatch, device: str, *, tuned: bool,
+              more: Mapping[str, Any] | None = None) -> Trained:
     """Train with ``SFTTrainer`` on conversational prompt-completion rows.
 
     Args:
@@ -189,8 +187,6 @@ def load_base(job: Job, arm: str) -> Any:
     dtype = getattr(torch, job.model.compute_dtype)
     if arm == "lora":
         return AutoModelForCausalLM.from_pretrained(job.folder, dtype=dtype)
-    four_bit = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type=job.model.quant_type, bnb_4bit_compute_dtype=dtype,
-        bnb_4bit_use_double_quant=job.model.double_quant,
-    )
+    four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=job.model.quant_type,
+                                  bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=job.model.double_quant)
     return AutoModelForCausalLM.from_pretrained(job.folder, dtype=dtype, quantization_config=four_bit)

@@ -110,9 +110,8 @@ def _change(text: str) -> tuple[str, str]:
     return key.strip(), value
 
 
-def run_all(
-    job: Job, candidates: Sequence[Candidate], rounds: int, on_run: Callable[[dict[str, Any]], None]
-) -> list[dict[str, Any]]:
+def run_all(job: Job, candidates: Sequence[Candidate], rounds: int,
+            on_run: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
     """Run every candidate once a round, interleaved.
 
     Args:
@@ -156,13 +155,8 @@ def machine() -> dict[str, Any]:
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-    return {
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "platform": platform.platform(),
-        "processors": psutil.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "packages": versions,
-    }
+    return {"created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "platform": platform.platform(),
+            "processors": psutil.cpu_count(), "memory_bytes": psutil.virtual_memory().total, "packages": versions}
 
 
 def bench(options: argparse.Namespace, console: Console) -> None:
@@ -208,14 +202,11 @@ def write(out: Path, job: Job, runs: Sequence[Run], rows: Sequence[Row]) -> None
     """Write ``bench.json`` (all runs and the summary) and ``bench.svg`` into a folder, made if missing."""
     out.mkdir(parents=True, exist_ok=True)
     ratio = arms_ratio(runs)
-    record: dict[str, Any] = {
-        "version": 1, "machine": machine(), "model": job.model.model_dump(mode="json"),
-        "train": job.train.model_dump(mode="json", exclude={"seed"}), "pairs": len(job.pairs),
-        "warmup_steps": job.warmup_steps, "differences": list(DIFFERENCES), "caveats": caveats(rows),
-        "summary": [row.to_record() for row in rows],
-        "nf4_over_16bit": None if ratio is None else asdict(ratio),
-        "runs": list(runs),
-    }
+    record: dict[str, Any] = {"version": 1, "machine": machine(), "model": job.model.model_dump(mode="json"),
+                              "train": job.train.model_dump(mode="json", exclude={"seed"}), "pairs": len(job.pairs),
+                              "warmup_steps": job.warmup_steps, "differences": list(DIFFERENCES),
+                              "caveats": caveats(rows), "summary": [row.to_record() for row in rows],
+                              "nf4_over_16bit": None if ratio is None else asdict(ratio), "runs": list(runs)}
     write_json(out / "bench.json", record)
     speeds: dict[str, list[float]] = {}
     for run in runs:

@@ -72,10 +72,9 @@ def main() -> None:
 
     rows = [pair["messages"] for pair in job["pairs"]]
     texts = [tokenizer.apply_chat_template(row, tokenize=False) for row in rows]
-    trainer = SFTTrainer(
-        model=model, processing_class=tokenizer, train_dataset=Dataset.from_dict({"text": texts}), callbacks=[Watch()],
-        args=SFTConfig(output_dir=str(args.folder), dataset_text_field="text", **asked["train"]),
-    )
+    trainer = SFTTrainer(model=model, processing_class=tokenizer, train_dataset=Dataset.from_dict({"text": texts}),
+                         callbacks=[Watch()],
+                         args=SFTConfig(output_dir=str(args.folder), dataset_text_field="text", **asked["train"]))
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]

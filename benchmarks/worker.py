@@ -40,9 +40,8 @@ def main() -> None:
     write_json(args.result, measure(job, BY_NAME[args.candidate], long_rows=args.long_rows, unsloth=args.unsloth))
 
 
-def measure(
-    job: Job, candidate: Candidate, *, long_rows: bool = False, unsloth: str = sys.executable
-) -> dict[str, Any]:
+def measure(job: Job, candidate: Candidate, *, long_rows: bool = False,
+            unsloth: str = sys.executable) -> dict[str, Any]:
     """Run one candidate.
 
     Args:
@@ -74,10 +73,8 @@ def measure(
             trained = trainers.Trained(None, *_unsloth(job, candidate, folder, watch, unsloth))
         else:
             tuned = candidate.family == "tuned"
-            trained = trainers.train_trl(
-                job, candidate.arm, folder, watch, device, tuned=tuned and not long_rows,
-                more=_packing(job, candidate) if tuned and long_rows else None,
-            )
+            trained = trainers.train_trl(job, candidate.arm, folder, watch, device, tuned=tuned and not long_rows,
+                                         more=_packing(job, candidate) if tuned and long_rows else None)
     first = job.warmup_steps
     tokens = [after - before for before, after in zip([0, *trained.tokens], trained.tokens, strict=False)]
     return {
@@ -111,15 +108,12 @@ def _packing(job: Job, candidate: Candidate) -> dict[str, Any]:
 
     from benchmarks.trainers import planned
 
-    return {
-        "packing": True, "gradient_checkpointing": planned(job, candidate.arm).checkpointing,
-        "use_liger_kernel": torch.cuda.is_available() and importlib.util.find_spec("liger_kernel") is not None,
-    }
+    return {"packing": True, "gradient_checkpointing": planned(job, candidate.arm).checkpointing,
+            "use_liger_kernel": torch.cuda.is_available() and importlib.util.find_spec("liger_kernel") is not None}
 
 
-def _unsloth(
-    job: Job, candidate: Candidate, scratch: Path, watch: Stopwatch, python: str
-) -> tuple[list[float], list[int]]:
+def _unsloth(job: Job, candidate: Candidate, scratch: Path, watch: Stopwatch,
+             python: str) -> tuple[list[float], list[int]]:
     job.write(scratch / "job.json")
     script = Path(__file__).with_name("unsloth_script.py")
     done = subprocess.run([python, str(script), str(scratch / "job.json"), candidate.arm, str(scratch)],

@@ -14,11 +14,8 @@ from assistant_builder.config import StudyConfig, option_fields
 
 def settings(as_json: Json = False) -> None:
     """List all settings of study.yaml."""
-    rows = [
-        {"key": key, "default": default if isinstance(default, str | int | float | bool | None) else str(default),
-         "help": field.description or ""}
-        for key, (field, default) in option_fields().items()
-    ]
+    rows = [{"key": key, "default": default if isinstance(default, str | int | float | bool | None) else str(default),
+             "help": field.description or ""} for key, (field, default) in option_fields().items()]
     if as_json:
         return output.print_json(rows)
     output.print_table(["setting", "default", "meaning"],

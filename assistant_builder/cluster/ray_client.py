@@ -50,10 +50,8 @@ class TaskRegistryClient:
 
     def start(self, step: str, arguments: list[str], request: ResourceRequest, retries: int) -> None:
         """Start the task of a step; ``arguments`` is its command without the interpreter."""
-        options = {
-            "name": step, "num_cpus": request.cpus, "num_gpus": request.gpus, "memory": request.memory_bytes or None,
-            "max_retries": retries,
-        }
+        options = {"name": step, "num_cpus": request.cpus, "num_gpus": request.gpus,
+                   "memory": request.memory_bytes or None, "max_retries": retries}
         threads = str(max(1, int(request.cpus)))
         shared = {} if self._url else {"ASSISTANT_BUILDER_HOME": str(home().resolve())}
         environment = {**shared, **trust_environment(), **gpu_environment(request.gpus), "OMP_NUM_THREADS": threads}
@@ -173,8 +171,5 @@ def alive_nodes() -> list[Node]:
     """The nodes of the cluster that this process is connected to."""
     import ray
 
-    return [
-        Node(node["NodeManagerAddress"], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0),
-             int(node["Resources"].get("memory", 0)))
-        for node in ray.nodes() if node["Alive"]
-    ]
+    return [Node(node["NodeManagerAddress"], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0),
+                 int(node["Resources"].get("memory", 0))) for node in ray.nodes() if node["Alive"]]

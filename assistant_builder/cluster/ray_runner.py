@@ -73,9 +73,8 @@ class _Run:
     other arm has ended.
     """
 
-    def __init__(
-        self, study: Study, executor: ExecutorConfig, store: StoreSync, on_event: Callable[[Event], None]
-    ) -> None:
+    def __init__(self, study: Study, executor: ExecutorConfig, store: StoreSync,
+                 on_event: Callable[[Event], None]) -> None:
         self._study = study
         self._executor = executor
         self._store = store
@@ -198,14 +197,11 @@ def _raise_for_task_result(study: Study, step: str, result: TaskResult) -> None:
     """Raise the error of a step whose task has ended, unless the step is done or waits for the other arm."""
     error = None
     if result.lost:
-        error = AssistantBuilderError(
-            f"the cluster lost it: {result.lost}", where=f"step {step}",
-            remedy="Run again to resume from its last checkpoint",
-        )
+        error = AssistantBuilderError(f"the cluster lost it: {result.lost}", where=f"step {step}",
+                                      remedy="Run again to resume from its last checkpoint")
     elif result.error is not None:
-        error = AssistantBuilderError(
-            result.error["what"], where=result.error["where"] or f"step {step}", remedy=result.error["remedy"]
-        )
+        error = AssistantBuilderError(result.error["what"], where=result.error["where"] or f"step {step}",
+                                      remedy=result.error["remedy"])
     record = study.step(step)
     if error is None or study.cancel_requested or record.state == "succeeded":
         raise_for_step_result(study, step, result.returncode)

@@ -53,9 +53,8 @@ class TaskResult:
     lost: str = ""
 
 
-def run_on_node(
-    folder: str, url: str, step: str, arguments: list[str], environment: dict[str, str], max_attempts: int
-) -> TaskResult:
+def run_on_node(folder: str, url: str, step: str, arguments: list[str], environment: dict[str, str],
+                max_attempts: int) -> TaskResult:
     """Run a step of a study on this node and wait for it; the body of a Ray task.
 
     Args:
@@ -92,17 +91,15 @@ def run_on_node(
         return TaskResult(error=translate_error(error).to_record())
 
 
-def _run_process(
-    workspace: Workspace, step: str, lease: Lease, arguments: list[str], environment: dict[str, str]
-) -> int:
+def _run_process(workspace: Workspace, step: str, lease: Lease, arguments: list[str],
+                 environment: dict[str, str]) -> int:
     """Run and supervise the step's process; returns its exit code."""
     log_file = workspace.study.log_file(step)
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
-            start_new_session=True, env={**compute_environment(), **environment},
-        )
+        process = subprocess.Popen([sys.executable, *arguments], stdin=subprocess.PIPE, stdout=log,
+                                   stderr=subprocess.STDOUT, start_new_session=True,
+                                   env={**compute_environment(), **environment})
     cancelled_at: float | None = None
     try:
         lower_priority(process.pid)
@@ -141,9 +138,8 @@ class TaskRegistryActor:
         self._last_request = time.monotonic()
         threading.Thread(target=self._watch, daemon=True).start()
 
-    def start(
-        self, folder: str, step: str, arguments: list[str], options: dict[str, Any], environment: dict[str, str]
-    ) -> None:
+    def start(self, folder: str, step: str, arguments: list[str], options: dict[str, Any],
+              environment: dict[str, str]) -> None:
         """Start the task of a step unless it is running; arguments as for :func:`run_on_node`, and Ray's options."""
         import ray
 

@@ -64,13 +64,10 @@ class ServingConfig(ConfigModel):
     backend: str = Field("local", title="Backend", description="What runs the models.", json_schema_extra=_add_backends)
     host: str = Field("127.0.0.1", min_length=1, title="Address", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, title="Port", description="Port to listen on.")
-    allow_host: tuple[str, ...] = Field(
-        (), title="Host names", description="A further host name of this server; may be given several times.",
-    )
-    waiting: int = Field(
-        16, ge=0, le=1000, title="Queue", description="Requests to one assistant that may wait; further ones are "
-        "rejected.",
-    )
+    allow_host: tuple[str, ...] = Field((), title="Host names",
+                                        description="A further host name of this server; may be given several times.")
+    waiting: int = Field(16, ge=0, le=1000, title="Queue",
+                         description="Requests to one assistant that may wait; further ones are rejected.")
     context: int | None = Field(
         None, ge=64, title="Context", description="Maximum tokens of a prompt and its answer together. Empty: "
         "train.max_length plus the longest answer, at least 4096, limited by the context of the base model.",

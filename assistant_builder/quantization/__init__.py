@@ -33,10 +33,8 @@ METHODS: Registry[QuantizationMethod] = Registry("quantization method")
 UNQUANTIZED = "float16"
 """Name of the storage without quantization, which the 16-bit arm uses."""
 
-for _method in (
-    Float16(name=UNQUANTIZED, label="float16", bits=16, shardable=True, speed={"cuda": 0.35, "cpu": 0.42}),
-    *bitsandbytes.METHODS,
-):
+for _method in (Float16(name=UNQUANTIZED, label="float16", bits=16, shardable=True, speed={"cuda": 0.35, "cpu": 0.42}),
+                *bitsandbytes.METHODS):
     METHODS.register(_method)
 
 

@@ -37,8 +37,7 @@ class TransformersConfig:
 
     def source(self) -> str:
         """The Python expression that creates the object."""
-        values = {key: f'"{value}"' if isinstance(value, str) else repr(value)
-                  for key, value in self.arguments.items()}
+        values = {key: f'"{value}"' if isinstance(value, str) else repr(value) for key, value in self.arguments.items()}
         return f"{self.class_name}({', '.join(f'{key}={value}' for key, value in values.items())})"
 
 
@@ -97,10 +96,8 @@ class QuantizationMethod(ABC):
 
     # computation: these methods import torch
 
-    def load(
-        self, read: Callable[..., PreTrainedModel], *, double_quant: bool, compute_dtype: torch.dtype, device: str,
-        sharded: bool,
-    ) -> PreTrainedModel:
+    def load(self, read: Callable[..., PreTrainedModel], *, double_quant: bool, compute_dtype: torch.dtype, device: str,
+             sharded: bool) -> PreTrainedModel:
         """Load a base and quantize its linear layers except the output head.
 
         The default implementation first reads the complete base in float16. A method that quantizes while it reads

@@ -34,9 +34,8 @@ _NO_ADAPTER = {"preset", "sample_answers", "allow_low_memory"}
 """Settings of ``train`` that change no adapter."""
 
 
-def first_stale_step(
-    study: Study, *, redo: bool, config: StudyConfig | None = None, source: Path | None = None
-) -> str | None:
+def first_stale_step(study: Study, *, redo: bool, config: StudyConfig | None = None,
+                     source: Path | None = None) -> str | None:
     """The first finished step whose inputs changed or whose files are damaged; None without one.
 
     Args:
@@ -137,9 +136,8 @@ def raise_for_step_result(study: Study, step: str, returncode: int | None) -> No
         raise Cancelled("cancelled on request", where=f"step {step}",
                         remedy=f"Resume with 'assistant-builder run {study.name}'")
     if record.state == "failed" and record.error is not None:
-        raise AssistantBuilderError(
-            record.error["what"], where=record.error["where"] or f"step {step}", remedy=record.error["remedy"]
-        )
+        raise AssistantBuilderError(record.error["what"], where=record.error["where"] or f"step {step}",
+                                    remedy=record.error["remedy"])
     if record.state == "succeeded" or (record.state == "queued" and returncode == 0):
         return
     error = AssistantBuilderError(
@@ -162,11 +160,9 @@ def damaged_outputs(study: Study, record: StepRecord) -> list[str]:
 
 def _damage_error(record: StepRecord, names: list[str], study: Study) -> StudyError:
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return StudyError(
-        f"{names[0]}{more}, written by step {record.step!r}, is damaged, changed or missing",
-        where=f"study {study.name}",
-        remedy="Restore the file from a copy, or pass --redo to run this step and all later ones again",
-    )
+    return StudyError(f"{names[0]}{more}, written by step {record.step!r}, is damaged, changed or missing",
+                      where=f"study {study.name}",
+                      remedy="Restore the file from a copy, or pass --redo to run this step and all later ones again")
 
 
 def _hash_of(path: Path) -> str | None:
@@ -189,9 +185,8 @@ def _cached_hash(path: Path, stamp: tuple[int, int, int]) -> str:
 # The inputs of each step
 
 
-def step_inputs(
-    study: Study, step: str, *, config: StudyConfig | None = None, source: Path | None = None
-) -> dict[str, Any]:
+def step_inputs(study: Study, step: str, *, config: StudyConfig | None = None,
+                source: Path | None = None) -> dict[str, Any]:
     """The inputs of a step: dotted setting or name of a file → value or hash.
 
     ``config`` and ``source`` replace the study's settings and data file.
@@ -206,11 +201,9 @@ def step_inputs(
         if source is None:
             raise StudyError("the study's data file is missing", where=str(study.folder / "data"),
                              remedy="Start a new study from the file")
-        return {
-            **common, "data file": file_hash(source), "model.base": config.model.base,
-            "train.max_length": config.train.max_length,
-            **_flat("data", config.data, leave_out={"source", "embedding_threshold"}),
-        }
+        return {**common, "data file": file_hash(source), "model.base": config.model.base,
+                "train.max_length": config.train.max_length,
+                **_flat("data", config.data, leave_out={"source", "embedding_threshold"})}
     split = _read(study, "data/split.json")["hashes"]
     if step == "data-embed":
         hashes = {f"{name} data": digest for name, digest in split.items()}
@@ -221,20 +214,16 @@ def step_inputs(
         plain = {"kernels"} if config.train.kernels == "plain" else set()  # not recorded by earlier versions
         # with early stopping all arms stop at the same step, so that each arm depends on the others
         stops = {"stops with": list(config.arms)} if config.train.early_stopping and config.arms != list(TWINS) else {}
-        return {
-            **common, "train data": split["train"], "validation data": split["validation"],
-            "base model": base_model_identity(config.model), **_flat("model", config.model),
-            **_flat("train", config.train, leave_out=_NO_ADAPTER | plain), "train.seed": config.train.seed + seed - 1,
-            **stops,
-        }
+        return {**common, "train data": split["train"], "validation data": split["validation"],
+                "base model": base_model_identity(config.model), **_flat("model", config.model),
+                **_flat("train", config.train, leave_out=_NO_ADAPTER | plain),
+                "train.seed": config.train.seed + seed - 1, **stops}
     adapters = {f"{run} adapter": _read(study, f"arms/{run}/summary.json")["adapter_sha256"]
                 for run in arm_runs(config.seeds, config.arms)}
     if step == "evaluate":
-        return {
-            **common, "held-out data": split["heldout"], "embedding leaks": file_hash(study.embedding_file),
-            **adapters, "base model": base_model_identity(config.model), **_flat("model", config.model),
-            **_flat("eval", config.eval, leave_out=_REPORT_ONLY),
-        }
+        return {**common, "held-out data": split["heldout"], "embedding leaks": file_hash(study.embedding_file),
+                **adapters, "base model": base_model_identity(config.model), **_flat("model", config.model),
+                **_flat("eval", config.eval, leave_out=_REPORT_ONLY)}
     return {**common, **adapters, **_flat("eval", config.eval),
             **{f"{path.parent.relative_to(study.folder / 'evals')} scores": file_hash(path)
                for path in sorted((study.folder / "evals").rglob("scores.json"))}}

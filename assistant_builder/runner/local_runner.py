@@ -79,10 +79,8 @@ def _run_step(study: Study, step: str, on_event: Callable[[Event], None]) -> boo
         log_file = study.log_file(step)
         log_file.parent.mkdir(parents=True, exist_ok=True)
         with log_file.open("ab") as log:
-            process = subprocess.Popen(
-                step_command(study, step), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                start_new_session=True, env=compute_environment(),
-            )
+            process = subprocess.Popen(step_command(study, step), stdin=subprocess.DEVNULL, stdout=log,
+                                       stderr=subprocess.STDOUT, start_new_session=True, env=compute_environment())
         lower_priority(process.pid)
     cancelled_at: float | None = None
     while process.poll() is None if process is not None else study.step(step).state == "running":

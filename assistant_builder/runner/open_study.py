@@ -31,10 +31,8 @@ def study_name(path: Path) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")[:64] or "study"
 
 
-def open_or_create(
-    source: str, *, name: str | None, changes: Mapping[str, Any], redo: bool,
-    before: Callable[[StudyConfig], None] = lambda config: None,
-) -> Study:
+def open_or_create(source: str, *, name: str | None, changes: Mapping[str, Any], redo: bool,
+                   before: Callable[[StudyConfig], None] = lambda config: None) -> Study:
     """Open the study that ``source`` names, or create it; nothing is written if an error is raised.
 
     Args:
@@ -74,9 +72,8 @@ def open_or_create(
     return create_or_update(config, data, redo=redo, before=before)
 
 
-def _update(
-    study: Study, name: str | None, changes: Mapping[str, Any], *, redo: bool, before: Callable[[StudyConfig], None]
-) -> Study:
+def _update(study: Study, name: str | None, changes: Mapping[str, Any], *, redo: bool,
+            before: Callable[[StudyConfig], None]) -> Study:
     """Change a study's settings, or create a study of another name from its data and settings."""
     if name is not None and name != study.name:
         config = study.config.with_changes({**changes, "name": name})
@@ -96,10 +93,8 @@ def read_source(path: Path) -> tuple[StudyConfig, Path]:
     return config, data
 
 
-def create_or_update(
-    config: StudyConfig, source: Path | None, *, redo: bool = False,
-    before: Callable[[StudyConfig], None] = lambda config: None,
-) -> Study:
+def create_or_update(config: StudyConfig, source: Path | None, *, redo: bool = False,
+                     before: Callable[[StudyConfig], None] = lambda config: None) -> Study:
     """Create or update a study, with ``source`` None for its present data; see :func:`open_or_create`."""
     before(config)
     resolve(config.model.base, trust_remote_code=allows_code(config.model))

@@ -46,10 +46,9 @@ def start_run(name: str, *, redo: bool = False, now: bool = False, trust: bool =
     return process.pid
 
 
-def run_study(
-    study: Study, *, redo: bool = False, now: bool = False, on_event: Callable[[Event], None] = lambda event: None,
-    check: Callable[[Study], None] = lambda study: None,
-) -> None:
+def run_study(study: Study, *, redo: bool = False, now: bool = False,
+              on_event: Callable[[Event], None] = lambda event: None,
+              check: Callable[[Study], None] = lambda study: None) -> None:
     """Run every step that is not done, in order, after the earlier runs of other studies.
 
     Args:
@@ -115,10 +114,8 @@ def rerender_report(study: Study) -> None:
     running = StudyError("the study is running", where=f"study {study.name}",
                          remedy="Wait until it is done; the run writes the report")
     with study_lock(study, running), study.log_file("report").open("ab") as log:
-        subprocess.run(
-            step_command(study, "report"), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            env=compute_environment(), check=False,
-        )
+        subprocess.run(step_command(study, "report"), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                       env=compute_environment(), check=False)
     record = study.step("report")
     if record.state != "succeeded":
         error = record.error or {"what": "its process exited without reporting a result", "remedy": ""}

@@ -37,9 +37,8 @@ def step_command(study: Study, step: str) -> list[str]:
     if step.startswith("score-"):
         module, *words = "evals", "score", "--part", f"{step.removeprefix('score-')}/{study.config.evaluation_shards}"
     else:
-        module, *words = {"evaluate": ("evals", "score"), "report": ("evals", "report")}.get(
-            step, ("assistant_builder", "step", step)
-        )
+        module, *words = {"evaluate": ("evals", "score"),
+                          "report": ("evals", "report")}.get(step, ("assistant_builder", "step", step))
     return python_command("-m", module, *words, "--study", str(study.folder))
 
 
@@ -54,10 +53,8 @@ def run_as_step(study: Study, step: str, work: Work) -> int:
     if node is not None:
         threading.Thread(target=_exit_with_parent, daemon=True).start()
     before = study.step(step)
-    record = replace(
-        before, state="running", pid=os.getpid(), process_started=process_identity(os.getpid()),
-        started=before.started or time.time(), error=None, node=node,
-    )
+    record = replace(before, state="running", pid=os.getpid(), process_started=process_identity(os.getpid()),
+                     started=before.started or time.time(), error=None, node=node)
     began = time.monotonic()
 
     def finish(state: State, **changes: object) -> None:

@@ -147,10 +147,8 @@ class ObjectStore:
         type_names = "".join(kind.__name__ for kind in type(error).__mro__)
         message = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if any(sign in type_names for sign in _NO_CREDENTIALS):
-            return StoreError(
-                "the environment contains no credentials for the store", where=self.url,
-                remedy=store_kind(self.url).credentials_remedy,
-            )
+            return StoreError("the environment contains no credentials for the store", where=self.url,
+                              remedy=store_kind(self.url).credentials_remedy)
         if isinstance(error, PermissionError) or any(sign in message for sign in _REFUSED):
             return StoreError(f"the store refuses the credentials: {message}", where=self.url,
                               remedy="Check the credentials in the environment and their permissions")
@@ -184,10 +182,8 @@ def _file_system(url: str) -> tuple[Any, str]:
     try:
         fs, root = fsspec.url_to_fs(url)
     except ImportError as error:
-        raise StoreError(
-            f"{protocol}:// needs a library that cannot be imported: {error}", where=url,
-            remedy=store_kind(url).install_remedy,
-        ) from error
+        raise StoreError(f"{protocol}:// needs a library that cannot be imported: {error}", where=url,
+                         remedy=store_kind(url).install_remedy) from error
     except ValueError as error:
         raise StoreError(f"fsspec does not support {protocol}://: {error}", where=url,
                          remedy=f"Check executor.store; examples are {', '.join(example_urls())}") from error

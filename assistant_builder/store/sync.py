@@ -160,9 +160,8 @@ class BackgroundSync:
         after_push: Called after every upload.
     """
 
-    def __init__(
-        self, mirror: Mirror, lease: Lease, *, pushes: bool = True, after_push: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, mirror: Mirror, lease: Lease, *, pushes: bool = True,
+                 after_push: Callable[[], None] = lambda: None) -> None:
         self._mirror = mirror
         self._after_push = after_push
         self._lease = lease

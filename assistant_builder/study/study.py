@@ -60,10 +60,8 @@ class Study:
     def _require_folder(self) -> None:
         """Raise StudyError if the folder is missing, because a write would create an incomplete one."""
         if not (self.folder / "study.yaml").is_file():
-            raise StudyError(
-                f"the folder of study {self.name} is missing", where=str(self.folder),
-                remedy="Restore it or connect its disk, then run again to resume",
-            )
+            raise StudyError(f"the folder of study {self.name} is missing", where=str(self.folder),
+                             remedy="Restore it or connect its disk, then run again to resume")
 
     # creating and opening
 
@@ -95,10 +93,8 @@ class Study:
                 shutil.rmtree(scratch, ignore_errors=True)
                 raise
         except OSError as error:
-            raise StudyError(
-                f"the study cannot be created: {error.strerror}", where=str(folder),
-                remedy="Free space or set ASSISTANT_BUILDER_HOME to a folder you may write to",
-            ) from error
+            raise StudyError(f"the study cannot be created: {error.strerror}", where=str(folder),
+                             remedy="Free space or set ASSISTANT_BUILDER_HOME to a folder you may write to") from error
         return cls(folder)
 
     @classmethod
@@ -315,10 +311,8 @@ class Study:
 
     # the run
 
-    def write_run_record(
-        self, state: State, error: AssistantBuilderError | None = None, queued_behind: Sequence[str] = (),
-        dashboard: str = "",
-    ) -> None:
+    def write_run_record(self, state: State, error: AssistantBuilderError | None = None,
+                         queued_behind: Sequence[str] = (), dashboard: str = "") -> None:
         """Record this process as the run of the study (``run.json``).
 
         Args:
@@ -328,28 +322,18 @@ class Study:
             dashboard: URL of the cluster's dashboard; empty without one.
         """
         self._require_folder()
-        write_json(
-            self.folder / "run.json",
-            {
-                "state": state,
-                "pid": os.getpid(),
-                "process_started": process_identity(os.getpid()),
-                "time": time.time(),
-                "error": error.to_record() if error else None,
-                "behind": list(queued_behind),
-                "dashboard": dashboard,
-            },
-        )
+        write_json(self.folder / "run.json", {"state": state, "pid": os.getpid(),
+                                              "process_started": process_identity(os.getpid()), "time": time.time(),
+                                              "error": error.to_record() if error else None,
+                                              "behind": list(queued_behind), "dashboard": dashboard})
 
     def run_record(self) -> dict[str, Any] | None:
         """The last record of :meth:`write_run_record`; ``lost`` if its process is dead or the record is damaged."""
         path = self.folder / "run.json"
         if not path.exists():
             return None
-        lost: dict[str, Any] = {
-            "state": "lost", "pid": None, "process_started": None, "time": 0.0, "error": None, "behind": [],
-            "dashboard": "",
-        }
+        lost: dict[str, Any] = {"state": "lost", "pid": None, "process_started": None, "time": 0.0, "error": None,
+                                "behind": [], "dashboard": ""}
         try:
             record = read_json(path)
             if record["state"] in ("running", "queued") and not process_alive(record["pid"], record["process_started"]):
@@ -457,7 +441,5 @@ def _modified(folder: Path) -> float:
 
 
 def _unreadable_status(path: Path) -> StudyError:
-    return StudyError(
-        "the status file is damaged or of another version", where=str(path),
-        remedy="Run the study again with --redo to repeat that step",
-    )
+    return StudyError("the status file is damaged or of another version", where=str(path),
+                      remedy="Run the study again with --redo to repeat that step")

@@ -40,10 +40,8 @@ class BodyLimitMiddleware:
         check_request: Returns an error response for a scope and its JSON body, or None to pass the request on.
     """
 
-    def __init__(
-        self, app: ASGIApp, limits: Limits, uploads: Path, upload_path: str,
-        check_request: Callable[[Scope, Any], Response | None] = lambda scope, tree: None,
-    ) -> None:
+    def __init__(self, app: ASGIApp, limits: Limits, uploads: Path, upload_path: str,
+                 check_request: Callable[[Scope, Any], Response | None] = lambda scope, tree: None) -> None:
         self._app = app
         self._limits = limits
         self._uploads = uploads
@@ -210,10 +208,8 @@ class Login:
         rate_limiter: Limit on login attempts.
     """
 
-    def __init__(
-        self, user: str, password: PasswordHash, sessions: Sessions | None = None,
-        rate_limiter: RateLimiter | None = None,
-    ) -> None:
+    def __init__(self, user: str, password: PasswordHash, sessions: Sessions | None = None,
+                 rate_limiter: RateLimiter | None = None) -> None:
         self._user = user
         self._password = password
         self.sessions = sessions or Sessions()
@@ -280,10 +276,9 @@ class Login:
         self.sessions.end(_token(request.scope))  # prevents session fixation
         response = (RedirectResponse(_redirect_target(after), 303) if _wants_page(request)
                     else JSONResponse({"success": True}))
-        response.set_cookie(
-            cookie_name(request.scope), self.sessions.create(self._user), max_age=int(self.sessions.longest_seconds),
-            path="/", secure=_secure(request.scope), httponly=True, samesite="strict",
-        )
+        response.set_cookie(cookie_name(request.scope), self.sessions.create(self._user),
+                            max_age=int(self.sessions.longest_seconds), path="/", secure=_secure(request.scope),
+                            httponly=True, samesite="strict")
         return response
 
     def _too_many_attempts(self, request: Request, after: str, wait: float) -> Response:
@@ -426,9 +421,7 @@ class AuthMiddleware:
             return PlainTextResponse(_CROSS_ORIGIN, status_code=403)
         return None
 
-    async def _run_in_session(
-        self, session: Session, login: Login, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    async def _run_in_session(self, session: Session, login: Login, scope: Scope, receive: Receive, send: Send) -> None:
         """Run a request in a session; an event stream ends with its session.
 
         Other responses are completed. A stream receives a disconnect, as if the page had been closed.

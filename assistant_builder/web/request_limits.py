@@ -163,9 +163,7 @@ class _Connection(Protocol):
 class Connections:
     """All open connections of one server; see :func:`limited_config` for the arguments."""
 
-    def __init__(
-        self, limits: ConnectionLimits, proxy: str = "", clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, limits: ConnectionLimits, proxy: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
         self.tls: ssl.SSLContext | None = None
         self.clock = clock

@@ -48,10 +48,8 @@ class Session:
 class Sessions:
     """All sessions of this process; only hashes of their tokens are stored."""
 
-    def __init__(
-        self, idle_seconds: float = IDLE_SECONDS, longest_seconds: float = MAX_SECONDS,
-        clock: Callable[[], float] = monotonic_clock,
-    ) -> None:
+    def __init__(self, idle_seconds: float = IDLE_SECONDS, longest_seconds: float = MAX_SECONDS,
+                 clock: Callable[[], float] = monotonic_clock) -> None:
         self.longest_seconds = longest_seconds
         self._idle = idle_seconds
         self._clock = clock
