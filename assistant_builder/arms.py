@@ -34,32 +34,20 @@ _COLOR = re.compile(r"#[0-9a-f]{6}")
 
 @dataclass(frozen=True)
 class Arm:
-    """One assistant that a study can train.
+    """One assistant that a study can train."""
 
-    Attributes:
-        name: Key in ``study.yaml``, on the command line, in folders and in ``report.json``.
-        label: Name in tables, in charts and on the page: ``QLoRA (4-bit)``.
-        short: Name in sentences: ``QLoRA``.
-        color: Colour on a light background, ``#rrggbb``.
-        dark_color: Colour on a dark background; empty: ``color``.
-        symbol: Shape of its marks in charts.
-        storage: Name of the quantization method that stores the base, ``float16`` for none; None: the study's
-            ``model.quant_type``.
-        cell: Name of the cell that scores the adapter as served: on the base that it was trained on.
-        merged_cell: Name of the cell that scores the adapter merged into that base; empty: ``cell`` and ``M``.
-        untuned_cell: Name of the cell that scores that base without an adapter; empty: ``B16``, ``B4``, or for a
-            storage that neither has ``cell`` and ``B``.
-    """
-
-    name: str
-    label: str
-    short: str
-    color: str
-    dark_color: str = ""
-    symbol: Symbol = "square"
+    name: str  # key in ``study.yaml``, on the command line, in folders and in ``report.json``
+    label: str  # name in tables, in charts and on the page: ``QLoRA (4-bit)``
+    short: str  # name in sentences: ``QLoRA``
+    color: str  # colour on a light background, ``#rrggbb``
+    dark_color: str = ""  # colour on a dark background; empty: ``color``
+    symbol: Symbol = "square"  # shape of its marks in charts
+    # name of the quantization method that stores the base, ``float16`` for none; None: the study's ``model.quant_type``
     storage: str | None = None
-    cell: str = ""
-    merged_cell: str = ""
+    cell: str = ""  # name of the cell that scores the adapter as served: on the base that it was trained on
+    merged_cell: str = ""  # name of the cell that scores the adapter merged into that base; empty: ``cell`` and ``M``
+    # name of the cell that scores that base without an adapter; empty: ``B16``, ``B4``, or for a storage that neither
+    # has ``cell`` and ``B``
     untuned_cell: str = ""
 
     def __post_init__(self) -> None:
@@ -110,25 +98,18 @@ class Arm:
 
 @dataclass(frozen=True)
 class CellSpec:
-    """One combination of base and adapter that an evaluation scores.
+    """One combination of base and adapter that an evaluation scores."""
 
-    Attributes:
-        name: Key in ``eval.cells`` and ``report.json``.
-        base: Storage of the frozen base: ``float16``, ``4-bit`` (the study's ``model.quant_type``), or the name of a
-            quantization method.
-        adapter: The arm whose adapter is used; None: untuned.
-        merged: None: the adapter stays separate from the base. ``merged``: it is merged into the base, which is then
-            stored in float16. ``quantized``: the merged model is quantized to 4 bits.
-        label: Name in tables.
-        about: Description in the report.
-    """
-
-    name: str
+    name: str  # key in ``eval.cells`` and ``report.json``
+    # storage of the frozen base: ``float16``, ``4-bit`` (the study's ``model.quant_type``), or the name of a
+    # quantization method
     base: str
-    adapter: str | None
+    adapter: str | None  # the arm whose adapter is used; None: untuned
+    # None: the adapter stays separate from the base. ``merged``: it is merged into the base, which is then stored in
+    # float16. ``quantized``: the merged model is quantized to 4 bits
     merged: Literal["merged", "quantized"] | None
-    label: str
-    about: str
+    label: str  # name in tables
+    about: str  # description in the report
 
     def scorable(self, arms: Iterable[str]) -> bool:
         """Whether a study that trains these arms can score the cell.

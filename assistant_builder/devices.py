@@ -35,40 +35,24 @@ _FREE_SECONDS = 60
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as reported by torch.
-
-    Attributes:
-        name: Product name.
-        uuid: UUID without the prefix ``GPU-`` or ``MIG-``; empty if torch does not report it.
-        memory_bytes: Total memory.
-        bfloat16: Whether the hardware supports bfloat16.
-        problem: Why torch cannot compute on it; empty if it can.
-        free_bytes: Free memory; None if it was not measured.
-    """
+    """A GPU as reported by torch."""
 
     name: str
-    uuid: str
+    uuid: str  # UUID without the prefix ``GPU-`` or ``MIG-``; empty if torch does not report it
     memory_bytes: int
-    bfloat16: bool
-    problem: str = ""
-    free_bytes: int | None = None
+    bfloat16: bool  # whether the hardware supports bfloat16
+    problem: str = ""  # why torch cannot compute on it; empty if it can
+    free_bytes: int | None = None  # free memory; None if it was not measured
 
 
 @dataclass(frozen=True)
 class GpuReport:
-    """Result of a GPU query.
+    """Result of a GPU query."""
 
-    Attributes:
-        gpus: Visible GPUs in torch's order.
-        build: Platform of the torch build, ``CUDA 13.0`` or ``ROCm 7.2``; empty for a CPU build.
-        problem: Why torch sees no GPU although there may be one; empty without a problem.
-        failed: Whether the query failed.
-    """
-
-    gpus: tuple[Gpu, ...] = ()
-    build: str = ""
-    problem: str = ""
-    failed: bool = False
+    gpus: tuple[Gpu, ...] = ()  # visible GPUs in torch's order
+    build: str = ""  # platform of the torch build, ``CUDA 13.0`` or ``ROCm 7.2``; empty for a CPU build
+    problem: str = ""  # why torch sees no GPU although there may be one; empty without a problem
+    failed: bool = False  # whether the query failed
 
     @property
     def usable(self) -> tuple[Gpu, ...]:

@@ -50,19 +50,12 @@ _MAC = "Apple GPUs are not used, since 4-bit training on them is untested; model
 
 @dataclass(frozen=True)
 class Check:
-    """Result of one check.
-
-    Attributes:
-        name: Name of the check.
-        ok: Whether the product works with the finding; a missing optional part is no problem.
-        value: The finding.
-        remedy: What to do; empty if nothing is to be done.
-    """
+    """Result of one check."""
 
     name: str
-    ok: bool
+    ok: bool  # whether the product works with the finding; a missing optional part is no problem
     value: str
-    remedy: str = ""
+    remedy: str = ""  # what to do; empty if nothing is to be done
 
 
 def diagnose() -> dict[str, Any]:

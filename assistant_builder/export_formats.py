@@ -30,102 +30,60 @@ OTHER_FILES_BYTES = 6_000_000
 
 @dataclass(frozen=True)
 class Snippet:
-    """A few lines to copy.
+    """A few lines to copy."""
 
-    Attributes:
-        key: Short name.
-        title: What they are for.
-        language: Language of the lines.
-        text: The lines.
-    """
-
-    key: str
-    title: str
+    key: str  # short name
+    title: str  # what they are for
     language: Literal["python", "shell"]
     text: str
 
 
 @dataclass(frozen=True)
 class LoadingContext:
-    """What a format needs to know to show how an export is loaded.
-
-    Attributes:
-        arm: The arm that was exported.
-        folder: Path of the export.
-        base: Name or folder of the base model.
-        name: Name of the study.
-        system: System prompt of the study; empty without one.
-        model: Model settings of the study.
-        compute_dtype: Dtype of the evaluation's arithmetic.
-        max_new_tokens: Longest answer of the evaluation, in tokens.
-        rank: Rank of the adapter.
-        context: Tokens that a server allows for a prompt and its answer together.
-    """
+    """What a format needs to know to show how an export is loaded."""
 
     arm: str
-    folder: str
-    base: str
-    name: str
-    system: str
+    folder: str  # path of the export
+    base: str  # name or folder of the base model
+    name: str  # name of the study
+    system: str  # system prompt of the study; empty without one
     model: ModelConfig
-    compute_dtype: str
-    max_new_tokens: int
-    rank: int
-    context: int
+    compute_dtype: str  # dtype of the evaluation's arithmetic
+    max_new_tokens: int  # longest answer of the evaluation, in tokens
+    rank: int  # rank of the adapter
+    context: int  # tokens that a server allows for a prompt and its answer together
 
 
 @dataclass(frozen=True)
 class ExportSource:
-    """What a format writes an export from.
-
-    Attributes:
-        study: The study.
-        arm: The arm, which is trained.
-        title: Title of the export, one line.
-        base: Folder of the base model.
-        base_name: Name of the base model that others can use.
-        prompter: The base's tokenizer, with the chat template as the study used it.
-        system: System prompt of the study; empty without one.
-    """
+    """What a format writes an export from."""
 
     study: Study
-    arm: str
-    title: str
-    base: Path
-    base_name: str
-    prompter: ChatTokenizer
-    system: str
+    arm: str  # the arm, which is trained
+    title: str  # title of the export, one line
+    base: Path  # folder of the base model
+    base_name: str  # name of the base model that others can use
+    prompter: ChatTokenizer  # the base's tokenizer, with the chat template as the study used it
+    system: str  # system prompt of the study; empty without one
 
 
 class ExportFormat(ABC):
     """A file format of exported assistants.
 
     The exporter adds tokenizer, chat template, model card, ``LOADING.md`` and data card to what :meth:`write` writes.
-
-    Attributes:
-        name: Value of ``--format``, and part of the folder name below ``exports/``.
-        label: Short title for page and report.
-        noun: The same within a title: "adapter", "merged model".
-        explanation: What it is and for whom, in one phrase.
-        contents: Content of the folder, in one sentence.
-        activity: Progress message of :meth:`write`.
-        needs_base: Whether it is loaded on its base model and useless without it.
-        keeps_storage: Whether the base has the storage of training, so that QLoRA saves memory.
-        zipped: Whether the folder contains a zip of itself.
-        library: ``library_name`` of the model card.
-        relation: ``base_model_relation`` of the model card.
     """
 
-    name: str
-    label: str
-    noun: str
-    explanation: str
-    contents: str
-    activity: str = "Writing the files"
-    needs_base: bool = False
-    keeps_storage: bool = False
-    zipped: bool = False
-    library: str = "transformers"
+    name: str  # value of ``--format``, and part of the folder name below ``exports/``
+    label: str  # short title for page and report
+    noun: str  # the same within a title: "adapter", "merged model"
+    explanation: str  # what it is and for whom, in one phrase
+    contents: str  # content of the folder, in one sentence
+    activity: str = "Writing the files"  # progress message of :meth:`write`
+    needs_base: bool = False  # whether it is loaded on its base model and useless without it
+    keeps_storage: bool = False  # whether the base has the storage of training, so that QLoRA saves memory
+    zipped: bool = False  # whether the folder contains a zip of itself
+    library: str = "transformers"  # ``library_name`` of the model card
+    # ``base_model_relation`` of the model card
     relation: Literal["adapter", "finetune", "merge", "quantized"] = "finetune"
 
     @property
@@ -204,12 +162,7 @@ EXPORT_FORMATS: Registry[ExportFormat] = Registry(
 
 @dataclass(frozen=True)
 class ExportSpec:
-    """One arm in one format.
-
-    Attributes:
-        arm: The arm.
-        format: Name of the format.
-    """
+    """One arm in one format."""
 
     arm: str
     format: str
@@ -287,16 +240,10 @@ def estimated_bytes(study: Study, spec: ExportSpec) -> int:
 
 @dataclass(frozen=True)
 class Advice:
-    """The recommended export.
+    """The recommended export."""
 
-    Attributes:
-        adapter: The recommended arm if the base keeps its storage, as with an adapter.
-        merged: The recommended arm if the export has 16-bit weights.
-        why: The reason, in sentences.
-    """
-
-    adapter: str
-    merged: str
+    adapter: str  # the recommended arm if the base keeps its storage, as with an adapter
+    merged: str  # the recommended arm if the export has 16-bit weights
     why: str
 
     def arm(self, format: ExportFormat) -> str:

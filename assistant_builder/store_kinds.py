@@ -13,27 +13,16 @@ from assistant_builder.registry import Registry
 
 @dataclass(frozen=True)
 class StoreKind:
-    """A kind of object store.
-
-    Attributes:
-        name: Key in the registry.
-        label: Name for messages.
-        schemes: URL schemes.
-        example: Example of a URL.
-        package: Requirement for ``pip install``; empty if none is needed.
-        credentials: How credentials are set; empty if the store has none.
-        shared: Whether other machines see what this one writes.
-        leases: Whether a lease in it excludes other machines: a read must return the last completed write.
-    """
+    """A kind of object store."""
 
     name: str
     label: str
-    schemes: tuple[str, ...]
-    example: str
-    package: str = ""
-    credentials: str = ""
-    shared: bool = True
-    leases: bool = True
+    schemes: tuple[str, ...]  # URL schemes
+    example: str  # example of a URL
+    package: str = ""  # requirement for ``pip install``; empty if none is needed
+    credentials: str = ""  # how credentials are set; empty if the store has none
+    shared: bool = True  # whether other machines see what this one writes
+    leases: bool = True  # whether a lease in it excludes other machines: a read must return the last completed write
 
     @property
     def help(self) -> str:

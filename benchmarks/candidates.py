@@ -33,15 +33,10 @@ BASES: dict[str, str] = {"lora": "16-bit base", "qlora": "NF4 base"}
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to train one arm.
+    """One way to train one arm."""
 
-    Attributes:
-        family: The training loop that runs.
-        arm: The base it trains over: ``lora`` 16-bit, ``qlora`` 4-bit.
-    """
-
-    family: Family
-    arm: str
+    family: Family  # the training loop that runs
+    arm: str  # the base it trains over: ``lora`` 16-bit, ``qlora`` 4-bit
 
     @property
     def name(self) -> str:

@@ -39,19 +39,12 @@ QUOTED_DIFFERENCE = 0.04
 
 @dataclass(frozen=True)
 class MemoryClaim:
-    """A claim that a model of a given size fits a given memory with default settings.
+    """A claim that a model of a given size fits a given memory with default settings."""
 
-    Attributes:
-        size: Size in words, such as ``7B``.
-        model: A published model of that size.
-        memory: Value of ``plan --memory``.
-        arms: The arms that fit.
-    """
-
-    size: str
-    model: str
-    memory: str
-    arms: tuple[str, ...]
+    size: str  # size in words, such as ``7B``
+    model: str  # a published model of that size
+    memory: str  # value of ``plan --memory``
+    arms: tuple[str, ...]  # the arms that fit
 
 
 MEMORY_CLAIMS = (
@@ -109,17 +102,11 @@ def metric_table() -> str:
 
 @dataclass(frozen=True)
 class PublishedFigure:
-    """A published figure with the planner's.
+    """A published figure with the planner's."""
 
-    Attributes:
-        quoted: The published figure.
-        planned: The planner's figure.
-        why: The reason for the difference.
-    """
-
-    quoted: str
-    planned: str
-    why: str
+    quoted: str  # the published figure
+    planned: str  # the planner's figure
+    why: str  # the reason for the difference
 
 
 @lru_cache(maxsize=64)

@@ -250,27 +250,16 @@ def caption(args: argparse.Namespace, found: dict[str, Any], job: Job, notes: Se
 
 @dataclass(frozen=True)
 class Row:
-    """One candidate at one length over all rounds.
+    """One candidate at one length over all rounds."""
 
-    Attributes:
-        candidate: The candidate.
-        tokens: Maximum tokens of a row.
-        rounds: Number of successful runs.
-        tokens_per_second: Speed of the timed steps.
-        versus_plain: Speed relative to the plain TRL script, round by round; None without it.
-        peak_memory_bytes: Highest peak of all runs.
-        losses: Loss of each step of the first round, in nats per supervised token.
-        failed: Reason of a failure; empty without one.
-    """
-
-    candidate: Candidate
-    tokens: int
-    rounds: int
-    tokens_per_second: Spread | None
-    versus_plain: Spread | None
-    peak_memory_bytes: int
-    losses: tuple[float, ...]
-    failed: str = ""
+    candidate: Candidate  # the candidate
+    tokens: int  # maximum tokens of a row
+    rounds: int  # number of successful runs
+    tokens_per_second: Spread | None  # speed of the timed steps
+    versus_plain: Spread | None  # speed relative to the plain TRL script, round by round; None without it
+    peak_memory_bytes: int  # highest peak of all runs
+    losses: tuple[float, ...]  # loss of each step of the first round, in nats per supervised token
+    failed: str = ""  # reason of a failure; empty without one
 
     def to_record(self) -> dict[str, Any]:
         """The row in the JSON output."""

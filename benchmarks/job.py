@@ -24,23 +24,14 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Job:
-    """One training task.
+    """One training task."""
 
-    Attributes:
-        model: Base model settings; the compute dtype is never ``auto``.
-        train: Training settings; ``max_steps`` is the number of steps of a run, warm-up included.
-        folder: Folder of the base.
-        warmup_steps: First steps of a run, which are not timed.
-        pairs: Training pairs, each of which is used once.
-        validation: Pairs for the loss after training.
-    """
-
-    model: ModelConfig
-    train: TrainConfig
-    folder: Path
-    warmup_steps: int
-    pairs: tuple[Pair, ...]
-    validation: tuple[Pair, ...]
+    model: ModelConfig  # base model settings; the compute dtype is never ``auto``
+    train: TrainConfig  # training settings; ``max_steps`` is the number of steps of a run, warm-up included
+    folder: Path  # folder of the base
+    warmup_steps: int  # first steps of a run, which are not timed
+    pairs: tuple[Pair, ...]  # training pairs, each of which is used once
+    validation: tuple[Pair, ...]  # pairs for the loss after training
 
     @property
     def steps(self) -> int:

@@ -27,36 +27,22 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table.
+    """One row of a table."""
 
-    Attributes:
-        case: Name of the case.
-        n: Items.
-        clusters: Clusters, None without.
-    """
-
-    case: str
-    n: int
-    clusters: int | None
+    case: str  # name of the case
+    n: int  # items
+    clusters: int | None  # clusters, None without
 
 
 @dataclass(frozen=True)
 class Coverage(Row):
-    """Coverage of the true difference by 95 % intervals.
+    """Coverage of the true difference by 95 % intervals."""
 
-    Attributes:
-        covered: Share of the intervals that contain it.
-        above: Share that are completely above it.
-        below: Share that are completely below it.
-        width: Mean width of the intervals, in the metric's units.
-        warned: Share of the comparisons with the warning "too few items".
-    """
-
-    covered: float
-    above: float
-    below: float
-    width: float
-    warned: float
+    covered: float  # share of the intervals that contain it
+    above: float  # share that are completely above it
+    below: float  # share that are completely below it
+    width: float  # mean width of the intervals, in the metric's units
+    warned: float  # share of the comparisons with the warning "too few items"
 
 
 @dataclass(frozen=True)
@@ -137,21 +123,13 @@ def family(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, s
 
 @dataclass(frozen=True)
 class TableSpec:
-    """One of the tables.
+    """One of the tables."""
 
-    Attributes:
-        name: Name of its marks in ``docs/evaluation.md``.
-        cases: Its cases, a row at every size.
-        simulate: Simulates one row.
-        subject: Title of the first column.
-        columns: Titles of the columns after items and clusters, with the format of their figures.
-    """
-
-    name: str
-    cases: Sequence[str]
-    simulate: Callable[..., Row]
-    subject: str
-    columns: dict[str, str]
+    name: str  # name of its marks in ``docs/evaluation.md``
+    cases: Sequence[str]  # its cases, a row at every size
+    simulate: Callable[..., Row]  # simulates one row
+    subject: str  # title of the first column
+    columns: dict[str, str]  # titles of the columns after items and clusters, with the format of their figures
 
     def table(self, rows: Sequence[Row]) -> str:
         """The rows as Markdown."""

@@ -24,34 +24,21 @@ _LOGNORMAL_MEAN = float(np.exp(0.5))
 
 @dataclass(frozen=True)
 class SimulatedScores:
-    """One simulated held-out set.
+    """One simulated held-out set."""
 
-    Attributes:
-        baseline: Scores of the baseline, shape ``[n]``.
-        candidate: Scores of the candidate, shape ``[n]``.
-        truth: The true difference, candidate − baseline.
-        clusters: A label for each item.
-        weights: Answer tokens of each item.
-    """
-
-    baseline: Floats
-    candidate: Floats
-    truth: float = 0.0
-    clusters: Labels | None = None
-    weights: Floats | None = None
+    baseline: Floats  # scores of the baseline, shape ``[n]``
+    candidate: Floats  # scores of the candidate, shape ``[n]``
+    truth: float = 0.0  # the true difference, candidate − baseline
+    clusters: Labels | None = None  # a label for each item
+    weights: Floats | None = None  # answer tokens of each item
 
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of held-out set.
+    """A kind of held-out set."""
 
-    Attributes:
-        metric: The metric with the bounds and direction of its scores.
-        draw: Draws one of ``n`` items.
-    """
-
-    metric: str
-    draw: Callable[[Generator, int], SimulatedScores]
+    metric: str  # the metric with the bounds and direction of its scores
+    draw: Callable[[Generator, int], SimulatedScores]  # draws one of ``n`` items
 
 
 def generator(seed: int, name: str, n: int) -> Generator:

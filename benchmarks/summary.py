@@ -31,33 +31,20 @@ _INK = "#1f2937"
 
 @dataclass(frozen=True)
 class Row:
-    """One candidate over all rounds.
+    """One candidate over all rounds."""
 
-    Attributes:
-        candidate: The candidate.
-        rounds: Number of runs.
-        tokens_per_second: Non-padding tokens of the timed steps over their wall time.
-        cpu_seconds_per_1000_tokens: CPU time, the better measure on a busy machine.
-        versus_plain: Speed relative to the plain TRL script on the same base, round by round; None without it.
-        versus_tuned: Speed relative to the tuned TRL script.
-        peak_memory_bytes: Highest of all runs: resident in RAM, or allocated on the GPU.
-        first_loss: Training loss of the first step, in nats a supervised token.
-        last_loss: Training loss of the last step.
-        validation_loss: Loss after training on pairs that no candidate trained on.
-        others_share: Share of the CPUs that other processes used.
-    """
-
-    candidate: Candidate
-    rounds: int
-    tokens_per_second: Spread
-    cpu_seconds_per_1000_tokens: Spread
+    candidate: Candidate  # the candidate
+    rounds: int  # number of runs
+    tokens_per_second: Spread  # non-padding tokens of the timed steps over their wall time
+    cpu_seconds_per_1000_tokens: Spread  # CPU time, the better measure on a busy machine
+    # speed relative to the plain TRL script on the same base, round by round; None without it
     versus_plain: Spread | None
-    versus_tuned: Spread | None
-    peak_memory_bytes: int
-    first_loss: Spread
-    last_loss: Spread
-    validation_loss: Spread
-    others_share: Spread
+    versus_tuned: Spread | None  # speed relative to the tuned TRL script
+    peak_memory_bytes: int  # highest of all runs: resident in RAM, or allocated on the GPU
+    first_loss: Spread  # training loss of the first step, in nats a supervised token
+    last_loss: Spread  # training loss of the last step
+    validation_loss: Spread  # loss after training on pairs that no candidate trained on
+    others_share: Spread  # share of the CPUs that other processes used
 
     def to_record(self) -> dict[str, Any]:
         """Its record in ``bench.json``."""

@@ -41,17 +41,11 @@ autocast, twice the micro-batch, and ``group_by_length``, which sorts only withi
 
 @dataclass(frozen=True)
 class Trained:
-    """The result of a training.
+    """The result of a training."""
 
-    Attributes:
-        model: The trained model.
-        losses: Training loss of each step, in nats a supervised token.
-        tokens: Non-padding tokens trained on up to the end of each step, by the candidate's own count.
-    """
-
-    model: Any
-    losses: list[float]
-    tokens: list[int]
+    model: Any  # the trained model
+    losses: list[float]  # training loss of each step, in nats a supervised token
+    tokens: list[int]  # non-padding tokens trained on up to the end of each step, by the candidate's own count
 
 
 def validation_loss(model: Any, examples: Sequence[Example], pad_id: int, device: str) -> float:

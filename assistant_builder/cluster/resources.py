@@ -24,17 +24,11 @@ class Node:
 
 @dataclass(frozen=True)
 class ResourceRequest:
-    """The resources that a step requests from a node.
+    """The resources that a step requests from a node."""
 
-    Attributes:
-        cpus: CPU cores; the integer part, at least one, is the number of threads of the step.
-        gpus: GPUs.
-        memory_bytes: Main memory; 0 requests none.
-    """
-
-    cpus: float
+    cpus: float  # CPU cores; the integer part, at least one, is the number of threads of the step
     gpus: float = 0.0
-    memory_bytes: int = 0
+    memory_bytes: int = 0  # main memory; 0 requests none
 
     def fits(self, node: Node) -> bool:
         """Whether an idle node has these resources."""

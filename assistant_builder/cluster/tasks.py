@@ -40,17 +40,12 @@ _IDLE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class TaskResult:
-    """The result of a task.
+    """The result of a task."""
 
-    Attributes:
-        returncode: Exit code of the step's process; None if it did not run.
-        error: ``AssistantBuilderError.to_record()`` of an error before the step's process started.
-        lost: Ray's message if the nodes of the task were lost too often; else empty.
-    """
-
-    returncode: int | None = None
+    returncode: int | None = None  # exit code of the step's process; None if it did not run
+    # ``AssistantBuilderError.to_record()`` of an error before the step's process started
     error: dict[str, Any] | None = None
-    lost: str = ""
+    lost: str = ""  # Ray's message if the nodes of the task were lost too often; else empty
 
 
 def run_on_node(folder: str, url: str, step: str, arguments: list[str], environment: dict[str, str],

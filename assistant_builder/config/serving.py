@@ -18,26 +18,18 @@ from assistant_builder.registry import Registry
 
 @dataclass(frozen=True)
 class ServingBackend:
-    """A way to run the models of a server.
+    """A way to run the models of a server."""
 
-    Attributes:
-        name: Value of ``--backend``.
-        label: Short title.
-        explanation: What it is and whom it suits, in one phrase.
-        start: Function that serves until interrupted and imports heavy libraries itself. Its arguments are the
-            :class:`~assistant_builder.serving.registry.ModelRegistry`, the :class:`ServingConfig`, the API key (None:
-            requests need no key), and by keyword ``as_json`` (print one JSON document when ready) and ``notify``
-            (called with each line that the user must see before the backend contacts another machine).
-        requires: What must be installed or available; empty if nothing.
-        streams: Whether it sends answers as streams.
-    """
-
-    name: str
+    name: str  # value of ``--backend``
     label: str
-    explanation: str
+    explanation: str  # what it is and whom it suits, in one phrase
+    # function that serves until interrupted and imports heavy libraries itself. Its arguments are the
+    # :class:`~assistant_builder.serving.registry.ModelRegistry`, the :class:`ServingConfig`, the API key (None:
+    # requests need no key), and by keyword ``as_json`` (print one JSON document when ready) and ``notify`` (called with
+    # each line that the user must see before the backend contacts another machine)
     start: Callable[..., None]
-    requires: str = ""
-    streams: bool = True
+    requires: str = ""  # what must be installed or available; empty if nothing
+    streams: bool = True  # whether it sends answers as streams
 
     @property
     def help(self) -> str:

@@ -19,15 +19,10 @@ MARK = "stored_as"
 
 @dataclass(frozen=True, kw_only=True)
 class TransformersConfig:
-    """Configuration with which transformers loads a quantized base.
+    """Configuration with which transformers loads a quantized base."""
 
-    Attributes:
-        class_name: Name of the class of ``quantization_config`` in ``transformers``.
-        arguments: Its arguments, plain Python values.
-    """
-
-    class_name: str
-    arguments: Mapping[str, Any]
+    class_name: str  # name of the class of ``quantization_config`` in ``transformers``
+    arguments: Mapping[str, Any]  # its arguments, plain Python values
 
     def build(self, **more: Any) -> Any:
         """The configuration object, with further arguments; imports transformers."""
@@ -52,28 +47,19 @@ class QuantizationMethod(ABC):
 
     ``double_quant`` is the study's ``model.double_quant``: whether block constants are quantized too. A method without
     block constants ignores it.
-
-    Attributes:
-        name: Name in ``model.quant_type`` and ``ArmConfig.base_storage``.
-        label: Name in messages.
-        bits: Bits of a stored value, without constants.
-        library: Distribution that implements it; empty: the product or a plugin does.
-        needs_gpu: Whether it needs CUDA.
-        shardable: Whether FSDP can shard the stored weights.
-        speed: Device → fraction of peak FLOPS in a training step, before this machine has measured runs. GPU: published
-            for 7B to 70B by authors of QLoRA-style trainers (30 to 45 % at 16 bits; a third less in 4 bits for
-            dequantization). CPU: 360 of the 860 tokens per second at the peak of two Zen 4 cores (default model).
-        operator: Name of the torch operator that multiplies with the stored weight if it is not ``linear``.
     """
 
-    name: str
-    label: str
-    bits: int
-    library: str = ""
-    needs_gpu: bool = False
-    shardable: bool = False
+    name: str  # name in ``model.quant_type`` and ``ArmConfig.base_storage``
+    label: str  # name in messages
+    bits: int  # bits of a stored value, without constants
+    library: str = ""  # distribution that implements it; empty: the product or a plugin does
+    needs_gpu: bool = False  # whether it needs CUDA
+    shardable: bool = False  # whether FSDP can shard the stored weights
+    # device → fraction of peak FLOPS in a training step, before this machine has measured runs. GPU: published for 7B
+    # to 70B by authors of QLoRA-style trainers (30 to 45 % at 16 bits; a third less in 4 bits for dequantization). CPU:
+    # 360 of the 860 tokens per second at the peak of two Zen 4 cores (default model)
     speed: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"cuda": 0.25, "cpu": 0.42})
-    operator: str = ""
+    operator: str = ""  # name of the torch operator that multiplies with the stored weight if it is not ``linear``
 
     @property
     def quantizes(self) -> bool:

@@ -26,19 +26,12 @@ _STORE = "assistant_builder.store.sync"
 
 @dataclass(frozen=True)
 class Event:
-    """A change that a run reports to its ``on_event`` callback.
+    """A change that a run reports to its ``on_event`` callback."""
 
-    Attributes:
-        step: The step that changed, or :data:`QUEUE`.
-        state: New state of the step.
-        progress: Progress of the step, if it reported any.
-        reused: Whether the step was already done and is not run again.
-    """
-
-    step: str
+    step: str  # the step that changed, or :data:`QUEUE`
     state: State
     progress: Progress | None = None
-    reused: bool = False
+    reused: bool = False  # whether the step was already done and is not run again
 
 
 def waiting_message(queued_behind: list[str]) -> str:

@@ -102,21 +102,13 @@ def _run_step(study: Study, step: str, on_event: Callable[[Event], None]) -> boo
 
 @dataclass(frozen=True)
 class Ticket:
-    """The position of a run in the queue.
+    """The position of a run in the queue."""
 
-    Attributes:
-        number: Position; lower numbers run earlier.
-        path: File of the ticket.
-        study: Folder of the study.
-        pid: The process that runs the study's steps.
-        process_started: Its :func:`process_identity`.
-    """
-
-    number: int
+    number: int  # position; lower numbers run earlier
     path: Path
-    study: Path
-    pid: int
-    process_started: str | float
+    study: Path  # folder of the study
+    pid: int  # the process that runs the study's steps
+    process_started: str | float  # its :func:`process_identity`
 
     @property
     def is_active(self) -> bool:

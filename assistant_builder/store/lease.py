@@ -88,18 +88,12 @@ LeaseBackend = SharedLeaseFile | StoreLeaseFile
 
 @dataclass
 class Lease:
-    """The exclusive right to run a step or a study.
-
-    Attributes:
-        backend: Storage of the record.
-        holder: Unique id of this holder.
-        node: Name of this holder's machine.
-        attempt: 1 plus the attempts of previous holders that did not release the lease.
-    """
+    """The exclusive right to run a step or a study."""
 
     backend: LeaseBackend
-    holder: str
-    node: str
+    holder: str  # unique id of this holder
+    node: str  # name of this holder's machine
+    # 1 plus the attempts of previous holders that did not release the lease
     attempt: int = field(default=1, init=False)
     _renewed: float = field(default=0.0, init=False)
 

@@ -24,17 +24,11 @@ _DELETED = re.compile(r"(\d{13})-(.+)")
 
 @dataclass(frozen=True)
 class DeletedStudy:
-    """A deleted study that can still be restored.
+    """A deleted study that can still be restored."""
 
-    Attributes:
-        folder: Its present folder.
-        name: Its former name.
-        when: Unix time of its deletion.
-    """
-
-    folder: Path
-    name: str
-    when: float
+    folder: Path  # its present folder
+    name: str  # its former name
+    when: float  # Unix time of its deletion
 
 
 def rename_study(study: Study, name: str) -> Study:

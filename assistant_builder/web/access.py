@@ -150,31 +150,17 @@ def _unknown_host_error(host: str) -> ConfigError:
 
 @dataclass(frozen=True)
 class Access:
-    """Access settings of the server.
+    """Access settings of the server."""
 
-    Attributes:
-        host: Address to listen on; the default is reachable only from this machine.
-        port: Port to listen on; 0 selects a free one.
-        user: User who may log in; None disables the login.
-        password: Hash of the user's password.
-        allow_without_password: Whether other machines may open the page without a password.
-        allowed_hosts: Additional host names of the server, such as that of a reverse proxy.
-        proxy: Address of a reverse proxy whose ``X-Forwarded-*`` headers are trusted.
-        certificate: PEM file with the certificate chain, for HTTPS.
-        key: PEM file with the private key of the certificate.
-        limits: Limits on uploads and requests.
-        connections: Limits on waiting connections.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 7860
-    user: str | None = None
+    host: str = "127.0.0.1"  # address to listen on; the default is reachable only from this machine
+    port: int = 7860  # port to listen on; 0 selects a free one
+    user: str | None = None  # user who may log in; None disables the login
     password: PasswordHash | None = None
-    allow_without_password: bool = False
-    allowed_hosts: tuple[str, ...] = ()
-    proxy: str = ""
-    certificate: Path | None = None
-    key: Path | None = None
+    allow_without_password: bool = False  # whether other machines may open the page without a password
+    allowed_hosts: tuple[str, ...] = ()  # additional host names of the server, such as that of a reverse proxy
+    proxy: str = ""  # address of a reverse proxy whose ``X-Forwarded-*`` headers are trusted
+    certificate: Path | None = None  # PEM file with the certificate chain, for HTTPS
+    key: Path | None = None  # PEM file with the private key of the certificate
     limits: Limits = field(default_factory=Limits.from_environment)
     connections: ConnectionLimits = ConnectionLimits()
 

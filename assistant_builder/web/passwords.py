@@ -28,21 +28,13 @@ _MAX_MEMORY = 64 * 2**20
 
 @dataclass(frozen=True)
 class PasswordHash:
-    """A scrypt hash of a password.
+    """A scrypt hash of a password."""
 
-    Attributes:
-        log_n: Binary logarithm of scrypt's N.
-        r: scrypt's block size.
-        p: scrypt's parallelization.
-        salt: 16 random bytes.
-        digest: 32 bytes.
-    """
-
-    log_n: int
+    log_n: int  # binary logarithm of scrypt's N
     r: int
     p: int
-    salt: bytes
-    digest: bytes
+    salt: bytes  # 16 random bytes
+    digest: bytes  # 32 bytes
 
     @classmethod
     def of(cls, password: str) -> PasswordHash:

@@ -27,18 +27,13 @@ _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on uploads and requests.
+    """Limits on uploads and requests."""
 
-    Attributes:
-        file_bytes: Largest file that can be uploaded, in bytes.
-        files_at_once: Files per upload request.
-        stored_files: Uploaded files that the server stores at a time, of all users together.
-        message_bytes: Largest request that is not an upload, in bytes; edited rows and conversations are sent in these.
-    """
-
+    # largest file that can be uploaded, in bytes
     file_bytes: int = 250 * 10**6  # the limit of the readers
-    files_at_once: int = 4
-    stored_files: int = 100
+    files_at_once: int = 4  # files per upload request
+    stored_files: int = 100  # uploaded files that the server stores at a time, of all users together
+    # largest request that is not an upload, in bytes; edited rows and conversations are sent in these
     message_bytes: int = 32 * 10**6
 
     @property
@@ -67,28 +62,21 @@ class ConnectionLimits:
 
     A connection waits while the client has to act: during the TLS handshake, while it sends a request, and while it
     reads the response. A browser opens at most six connections to a server, for all of its tabs together.
-
-    Attributes:
-        header_seconds: Time until the header of a request is complete, from the start of the connection (including
-            the handshake) or the end of the last response. uvicorn closes idle connections earlier, after 5 seconds.
-        header_bytes: Largest header.
-        body_seconds: Interval in which a body must arrive at :attr:`body_bytes_per_second`.
-        body_bytes_per_second: Lowest mean rate of a body in each interval.
-        stalled_seconds: Time after which a client that does not read its response is disconnected.
-        waiting_per_client: Waiting connections per address (IPv6: per /64 network) that have sent no accepted request;
-            beyond this limit, the one that has waited longest is closed.
-        waiting: The same for all clients together; the client with the most connections loses one.
-        all: Connections of every kind; beyond this limit, requests get status 503. The difference to :attr:`waiting`
-            is reserved for trusted connections.
     """
 
+    # time until the header of a request is complete, from the start of the connection (including the handshake) or the
+    # end of the last response. uvicorn closes idle connections earlier, after 5 seconds
     header_seconds: float = 10.0
-    header_bytes: int = 64 * 1024
-    body_seconds: float = 20.0
-    body_bytes_per_second: int = 500
-    stalled_seconds: float = 60.0
+    header_bytes: int = 64 * 1024  # largest header
+    body_seconds: float = 20.0  # interval in which a body must arrive at :attr:`body_bytes_per_second`
+    body_bytes_per_second: int = 500  # lowest mean rate of a body in each interval
+    stalled_seconds: float = 60.0  # time after which a client that does not read its response is disconnected
+    # waiting connections per address (IPv6: per /64 network) that have sent no accepted request; beyond this limit, the
+    # one that has waited longest is closed
     waiting_per_client: int = 64
-    waiting: int = 256
+    waiting: int = 256  # the same for all clients together; the client with the most connections loses one
+    # connections of every kind; beyond this limit, requests get status 503. The difference to :attr:`waiting` is
+    # reserved for trusted connections
     all: int = 768
 
 

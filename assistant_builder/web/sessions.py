@@ -28,21 +28,14 @@ def monotonic_clock() -> float:
 
 @dataclass
 class Session:
-    """One login.
-
-    Attributes:
-        user: Name of the user.
-        started: Time of the login.
-        active: Time of the last activity.
-        open_responses: Callbacks that end responses which are still being sent, such as event streams.
-        name: Random identifier; not a secret.
-    """
+    """One login."""
 
     user: str
     started: float
     active: float
+    # callbacks that end responses which are still being sent, such as event streams
     open_responses: set[Callable[[], None]] = field(default_factory=set)
-    name: str = field(default_factory=lambda: secrets.token_hex(8))
+    name: str = field(default_factory=lambda: secrets.token_hex(8))  # random identifier; not a secret
 
 
 class Sessions:
