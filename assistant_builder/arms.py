@@ -241,9 +241,5 @@ def css_variables(*, dark: bool = False) -> str:
 
 
 def css_rules(*rules: str) -> str:
-    """CSS rules for every arm.
-
-    Args:
-        rules: Each with ``ARM`` for the name: ``.bar.ARM { fill: var(--arm-ARM); }``.
-    """
+    """CSS rules for every arm; each contains ``ARM`` for its name: ``.bar.ARM { fill: var(--arm-ARM); }``."""
     return "\n".join(rule.replace("ARM", arm) for rule in rules for arm in ARMS)

@@ -52,11 +52,7 @@ def compute_environment() -> dict[str, str]:
 
 
 def lower_priority(pid: int) -> None:
-    """Give a process that computes a lower scheduling priority than the page and the user's other programs.
-
-    Args:
-        pid: The process, just started; its later child processes inherit the priority.
-    """
+    """Give a process and its later children a lower priority than the page and the user's other programs."""
     with contextlib.suppress(psutil.Error):  # it has ended, or the system forbids the change
         process = psutil.Process(pid)
         process.nice(psutil.BELOW_NORMAL_PRIORITY_CLASS if psutil.WINDOWS else max(process.nice(), _NICENESS))

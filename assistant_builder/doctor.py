@@ -61,8 +61,7 @@ class Check:
 def diagnose() -> dict[str, Any]:
     """Check everything that a study needs; takes a few seconds, at most :data:`hub.SECONDS` of them for the hub.
 
-    Returns:
-        ``{"version", "ok", "checks": [{"name", "ok", "value", "remedy"}]}``; ``ok`` is true if every check is ok.
+    The result is ``{"version", "ok", "checks": [{"name", "ok", "value", "remedy"}]}``.
     """
     machine = [_processor(), _memory(), _disk(), *_torch()]
     system = Check("system", True, platform.platform())

@@ -31,12 +31,7 @@ _PERMISSION_ERRORS = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def translate_error(error: BaseException, *, memory: str = TRAINING_MEMORY) -> AssistantBuilderError:
-    """Translate an exception to an error for the user.
-
-    Args:
-        error: The exception.
-        memory: Remedy if memory ran out.
-    """
+    """Translate an exception to an error for the user; ``memory`` is the remedy if memory ran out."""
     if isinstance(error, ResourceError):
         return error
     if ran_out_of_memory(error):

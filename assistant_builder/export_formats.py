@@ -97,22 +97,11 @@ class ExportFormat(ABC):
 
     @abstractmethod
     def estimated_bytes(self, summary: Mapping[str, Any]) -> int:
-        """Bytes of the folder, an archive in it included.
-
-        Args:
-            summary: ``summary.json`` of the arm.
-        """
+        """Bytes of the folder, an archive in it included, by ``summary.json`` of the arm."""
 
     @abstractmethod
     def write(self, source: ExportSource, folder: Path) -> list[str]:
-        """Write the weights and what belongs to them. Heavy libraries are imported here.
-
-        Args:
-            source: What to write.
-            folder: An empty folder.
-
-        Returns:
-            Notes for the user, one sentence each.
+        """Write the weights into an empty folder and return notes for the user. Heavy libraries are imported here.
 
         Raises:
             ModelError: The adapter is not the one that was trained, or its weights do not fit the format.
@@ -124,25 +113,13 @@ class ExportFormat(ABC):
 
     @abstractmethod
     def summary(self, arm: str, arm_label: str) -> str:
-        """First paragraph of the model card.
-
-        Args:
-            arm: The arm.
-            arm_label: Its name with the storage of its base.
-        """
+        """First paragraph of the model card; ``arm_label`` contains the storage of the arm's base."""
 
     def load(self, study: Study, arm: str, base: Path, folder: Path, options: dict[str, Any]) -> Any:
-        """Load a written export with public libraries alone, so that it can be scored again.
+        """Load a written export with public libraries alone, to score it again; None if torch cannot score it.
 
-        Args:
-            study: The study.
-            arm: The arm.
-            base: Folder of the base model.
-            folder: The export.
-            options: Keyword arguments for ``from_pretrained``: dtype, device, trust.
-
-        Returns:
-            The model; None where this format cannot be scored with torch, in which case the card says so.
+        ``base`` is the folder of the base model; ``options`` are arguments of ``from_pretrained``: dtype, device,
+        trust.
         """
         return None
 
@@ -260,14 +237,10 @@ _ALONE: dict[str, str] = {
 
 
 def advice(report: Mapping[str, Any] | None, arms: Sequence[str] = TWINS) -> Advice:
-    """The recommended export.
+    """The recommended export by ``report.json`` (None before the evaluation), for the arms that the study trains.
 
     Merged models are 16-bit and have the same size, so that a merged QLoRA saves no memory: LoRA is recommended unless
     QLoRA scored better.
-
-    Args:
-        report: ``report.json``; None before the evaluation.
-        arms: The arms that the study trains.
     """
     if not compares(arms):
         (arm,) = headline_arms(arms)

@@ -42,14 +42,11 @@ Entry = TypeVar("Entry", bound=Named)
 
 
 class Registry(Mapping[str, Entry]):
-    """Entries by name, in the order of their registration.
+    """Entries by name, in the order of their registration; ``kind`` is their name in messages.
 
-    Plugins are imported when entries are listed, and when a name is looked up that is not registered.
-
-    Args:
-        kind: Kind of the entries in messages: ``arm``, ``metric``.
-        builtin: Built-in entries as ``module:attribute``, for a registry in a package below those modules. They are
-            imported at the first use and precede all others.
+    Plugins are imported when entries are listed, and when a name is looked up that is not registered. ``builtin`` lists
+    entries as ``module:attribute``, for a registry in a package below those modules: they are imported at the first use
+    and precede all others.
     """
 
     def __init__(self, kind: str, builtin: Sequence[str] = ()) -> None:
@@ -109,13 +106,10 @@ class Registry(Mapping[str, Entry]):
 
 
 def find_registry(place: str) -> Registry[Any]:
-    """Import a registry, for modules below it in the import order.
+    """Import a registry, given as ``evals.metrics:METRICS``, for modules below it in the import order.
 
     Settings contain names of entries that packages above ``assistant_builder.config`` register. Their registry is
     imported when a name is validated or choices are listed.
-
-    Args:
-        place: Module and name: ``evals.metrics:METRICS``. The module must not import a package above the registries.
     """
     found = pkgutil.resolve_name(place)
     assert isinstance(found, Registry)

@@ -92,11 +92,8 @@ def arrivals(stages: Stages, options: argparse.Namespace, profile: str, repetiti
 class Cluster:
     """A simulated cluster that schedules as Ray does; no node is lost.
 
-    Requests of one shape are served in order, and the node with most free cores is taken.
-
-    Args:
-        nodes: Cores and memory in bytes of each node.
-        overhead_seconds: Scheduling overhead of each step.
+    Requests of one shape are served in order, and the node with most free cores is taken. ``nodes`` are the cores and
+    the memory in bytes of each.
     """
 
     def __init__(self, nodes: Sequence[tuple[float, float]], overhead_seconds: float = 0.0) -> None:

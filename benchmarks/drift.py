@@ -19,12 +19,7 @@ from assistant_builder.study import Study
 
 
 def window(events: Sequence[dict[str, Any]], begins: float, ends: float) -> dict[str, float]:
-    """Speed (non-padding tokens a second) and highest memory of the training steps that ended in a window.
-
-    Args:
-        events: The training steps of ``metrics.jsonl``, in order.
-        begins: Start, in seconds of training.
-        ends: End, in seconds of training.
+    """Speed (non-padding tokens a second) and highest memory of the steps that ended between two training seconds.
 
     Raises:
         EvaluationError: Fewer than two steps ended there.

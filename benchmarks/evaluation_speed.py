@@ -82,14 +82,7 @@ def _dtype(study: Study) -> str:
 
 
 def lm_eval_run(study: Study, bases: dict[str, Path], cell: str, items: int, scratch: Path) -> float:
-    """Seconds of a fresh ``lm-eval run`` of the study's tasks on one cell.
-
-    Args:
-        study: The study.
-        bases: ``float16`` and ``4-bit``: folder of the base stored so.
-        cell: The cell.
-        items: Held-out items.
-        scratch: Output folder of lm-eval.
+    """Seconds of a fresh ``lm-eval run`` of the study's tasks on one cell; ``bases`` are the folders by storage.
 
     Raises:
         EvaluationError: It failed.

@@ -129,11 +129,7 @@ def available(args: argparse.Namespace) -> tuple[tuple[Candidate, ...], list[str
 def rows(count: int, tokens: int, prompter: ChatTokenizer, *, seed: int = 0) -> tuple[Pair, ...]:
     """Pairs of words of a shipped dataset, half question, half answer, between half and all of ``tokens`` long.
 
-    Args:
-        count: Number of pairs.
-        tokens: Maximum tokens of a pair, with one token for the line break that some trainers add.
-        prompter: Tokenizer and chat template of the base.
-        seed: Seed of lengths and words.
+    ``tokens`` includes one token for the line break that some trainers add.
 
     Raises:
         ConfigError: The template alone is longer.

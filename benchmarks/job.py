@@ -66,12 +66,6 @@ class Job:
 def make_job(config: StudyConfig, *, warmup_steps: int, timed_steps: int, validation_pairs: int) -> Job:
     """Draw the training pairs from the training split of a data file, and download the base.
 
-    Args:
-        config: The settings; ``data.source`` is the file.
-        warmup_steps: Steps before the timed ones.
-        timed_steps: Steps whose time counts.
-        validation_pairs: Maximum number of validation pairs for the loss after training.
-
     Raises:
         DataError: The file has too few pairs with one answer each that fit into ``train.max_length``.
         ModelError: The base cannot be loaded.

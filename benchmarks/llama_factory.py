@@ -30,12 +30,6 @@ _LOG_LINES = 5
 def train(job: Job, arm: str, scratch: Path, watch: Stopwatch) -> Trained:
     """Train with LLaMA-Factory and load the saved adapter.
 
-    Args:
-        job: What to train.
-        arm: The arm.
-        scratch: Folder for its output.
-        watch: Receives the time stamps of its steps.
-
     Raises:
         EvaluationError: It failed.
     """
@@ -59,14 +53,7 @@ def train(job: Job, arm: str, scratch: Path, watch: Stopwatch) -> Trained:
 
 
 def settings(job: dict[str, Any], arm: str, folder: Path, device: str) -> dict[str, Any]:
-    """Settings for LLaMA-Factory; every other setting keeps its default.
-
-    Args:
-        job: What ``Job.write`` wrote.
-        arm: The arm.
-        folder: Output folder.
-        device: ``cpu`` or ``cuda``.
-    """
+    """Settings for LLaMA-Factory; every other setting keeps its default."""
     config, dtype = job["train"], job["model"]["compute_dtype"]
     micro = min(config["micro_batch_size"], config["batch_size"])
     four_bit = {"quantization_bit": 4, "quantization_method": "bnb", "quantization_type": job["model"]["quant_type"],

@@ -49,12 +49,7 @@ def config_of(case: dict[str, Any], changes: dict[str, Any]) -> StudyConfig:
 
 def measure_all(cases: Sequence[dict[str, Any]], changes: dict[str, Any],
                 on_run: Callable[[dict[str, Any]], None]) -> None:
-    """Run every combination in a process of its own.
-
-    Args:
-        cases: Entries of :func:`grid`.
-        changes: Settings that differ from the defaults, by dotted key.
-        on_run: Called with each record of :func:`measure`.
+    """Run every combination of ``cases`` in a process of its own; ``on_run`` is called with each record.
 
     Raises:
         EvaluationError: A run failed.
@@ -67,10 +62,8 @@ def measure_all(cases: Sequence[dict[str, Any]], changes: dict[str, Any],
 def measure(case: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Train one combination for a few steps in this process.
 
-    Returns:
-        The case, with ``imports_bytes`` (resident once all libraries are imported), ``ready_bytes`` (resident when
-        training starts), ``load_peak_bytes``, ``peak_memory_bytes``, ``base_bytes``, ``adapter_bytes``, ``parameters``,
-        ``trainable_parameters``, ``step_seconds``, ``tokens_per_step``, ``device`` and ``compute_dtype``.
+    The record has ``imports_bytes`` (resident once all libraries are imported) and ``ready_bytes`` (resident when
+    training starts) beside the case, peaks and sizes.
     """
     from assistant_builder.child_process import memory_bytes, peak_memory_bytes
     from assistant_builder.models import loading

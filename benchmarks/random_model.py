@@ -39,17 +39,10 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 def write_model(folder: Path, shape: str, tokenizer: Path, *, device: str = "cpu",
                 shard_bytes: int = SHARD_BYTES) -> Path:
-    """Write config, tokenizer and float16 safetensors, unless an earlier call wrote them.
+    """Write config, tokenizer and float16 safetensors, unless an earlier call wrote them; returns the folder.
 
-    Args:
-        folder: The folder, created if missing.
-        shape: One of :data:`SHAPES`.
-        tokenizer: Folder of a model whose tokenizer and chat template are copied.
-        device: Device that draws the values; a GPU is many times faster.
-        shard_bytes: Maximum bytes of a shard, unless a single tensor is larger.
-
-    Returns:
-        The folder.
+    ``shape`` is one of :data:`SHAPES`. A GPU draws the values many times faster. A shard has at most ``shard_bytes``
+    unless a single tensor is larger.
     """
     wanted = {"shape": shape, "tokenizer": str(tokenizer.resolve())}
     made = folder / "made.json"

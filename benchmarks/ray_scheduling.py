@@ -48,13 +48,7 @@ class Scheduling:
 
 
 def measure(address: str, steps: int, slots: int, seconds: float) -> Scheduling:
-    """Run steps that sleep on a cluster.
-
-    Args:
-        address: Address of the cluster.
-        steps: Number of steps.
-        slots: Number of CPUs of the cluster; each step uses one.
-        seconds: Duration of each step.
+    """Run steps that sleep on a cluster with ``slots`` CPUs, one for each step.
 
     Raises:
         AssistantBuilderError: The cluster does not answer, or a step failed.

@@ -73,15 +73,7 @@ def compare(draw: SimulatedScores, metric: str, *, seed: int, resamples: int) ->
 
 
 def coverage(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, seed: int = 0) -> Coverage:
-    """Simulate one case.
-
-    Args:
-        case: A key of ``CASES``.
-        n: Items, at least 10.
-        repetitions: Simulated held-out sets.
-        resamples: Bootstrap samples and sign patterns of each.
-        seed: Seed of all random numbers.
-    """
+    """Simulate one case of ``CASES`` with ``n`` items (at least 10), ``repetitions`` times."""
     rng = generator(seed, case, n)
     rows = []
     clusters = None

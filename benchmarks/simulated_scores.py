@@ -76,15 +76,7 @@ def clusters_alike(rng: Generator, labels: Labels, rate: float) -> NDArray[np.bo
 
 def flipped(rng: Generator, flips: NDArray[np.bool_], down: NDArray[np.bool_], *, truth: float = 0.0,
             clusters: Labels | None = None) -> SimulatedScores:
-    """Right/wrong scores of which some flip.
-
-    Args:
-        rng: Random numbers.
-        flips: Which items flip.
-        down: Which of them from right to wrong; the others from wrong to right.
-        truth: The true difference.
-        clusters: Labels.
-    """
+    """Right/wrong scores of which ``flips`` flip, ``down`` from right to wrong and the others from wrong to right."""
     baseline = np.where(flips, down, rng.random(len(flips)) < 0.7).astype(float)
     return SimulatedScores(baseline, np.where(flips, 1 - baseline, baseline), truth, clusters)
 

@@ -129,12 +129,7 @@ def caveats(rows: Sequence[Row]) -> list[str]:
 
 
 def render(rows: Sequence[Row], *, device: str) -> Table:
-    """A table with a block of rows for each base.
-
-    Args:
-        rows: From :func:`summarize`.
-        device: ``cpu`` or ``cuda``.
-    """
+    """A table with a block of rows for each base."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False,
                   caption="median of the rounds, lowest to highest in brackets", caption_justify="left")
     for column in _COLUMNS:
@@ -157,13 +152,7 @@ def _cells(row: Row, device: str) -> list[str]:
 
 
 def plot(rows: Sequence[Row], speeds: dict[str, list[float]], caption: str) -> str:
-    """The comparison as one SVG document: speed as bars, the rounds as dots on them.
-
-    Args:
-        rows: From :func:`summarize`.
-        speeds: Tokens per second of every round, by candidate.
-        caption: One line under the title: machine, base, date.
-    """
+    """The comparison as one SVG document: speed as bars, the rounds as dots on them; ``caption`` is under the title."""
     scale = (_WIDTH - _LEFT - _RIGHT) / max(max(values) for values in speeds.values())
     parts: list[str] = []
     y = _TOP

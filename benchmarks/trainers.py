@@ -49,14 +49,7 @@ class Trained:
 
 
 def validation_loss(model: Any, examples: Sequence[Example], pad_id: int, device: str) -> float:
-    """Mean NLL over the answers' tokens, in nats a token.
-
-    Args:
-        model: A causal language model with adapters.
-        examples: Pairs that were not trained on.
-        pad_id: Token that pads.
-        device: ``cpu`` or ``cuda``.
-    """
+    """Mean NLL over the answers' tokens, in nats a token."""
     model.eval()
     for layer in model.modules():
         if isinstance(layer, Linear4bit):
@@ -83,14 +76,7 @@ def planned(job: Job, arm: str, examples: Sequence[Example] | None = None) -> An
 
 
 def train_ours(job: Job, arm: str, scratch: Path, watch: Stopwatch) -> Trained:
-    """Train as the product's ``train-lora`` and ``train-qlora`` steps do.
-
-    Args:
-        job: What to train.
-        arm: The arm.
-        scratch: Folder for the output of the trainer.
-        watch: Records the steps.
-    """
+    """Train as the product's ``train-lora`` and ``train-qlora`` steps do."""
     settings = twin(StudyConfig(model=job.model, train=job.train))[arm]
     prompter = ChatTokenizer.load(job.folder)
     examples = job.examples(prompter)
@@ -115,15 +101,8 @@ def train_trl(job: Job, arm: str, scratch: Path, watch: Stopwatch, device: str, 
               more: Mapping[str, Any] | None = None) -> Trained:
     """Train with ``SFTTrainer`` on conversational prompt-completion rows.
 
-    Args:
-        job: What to train.
-        arm: Over which base: ``lora`` in the compute dtype, ``qlora`` NF4 with double quantization.
-        scratch: Folder for the output of the trainer.
-        watch: Records the steps.
-        device: ``cpu`` or ``cuda``.
-        tuned: Without checkpointing and with batches of similar length; else every setting that the comparison does
-            not fix keeps the default of ``SFTConfig``.
-        more: Further arguments of ``SFTConfig``.
+    ``tuned`` trains without checkpointing and with batches of similar length; else every setting that the comparison
+    does not fix keeps the default of ``SFTConfig``. ``more`` are further arguments of ``SFTConfig``.
     """
     config = job.train
     micro = min(config.micro_batch_size, config.batch_size)
@@ -172,12 +151,7 @@ def _batches_of_similar_length(job: Job) -> list[Pair]:
 
 
 def load_base(job: Job, arm: str) -> Any:
-    """Load a base as transformers does.
-
-    Args:
-        job: Names the base.
-        arm: ``lora`` in the compute dtype, ``qlora`` NF4.
-    """
+    """Load a base as transformers does: ``lora`` in the compute dtype, ``qlora`` in NF4."""
     dtype = getattr(torch, job.model.compute_dtype)
     if arm == "lora":
         return AutoModelForCausalLM.from_pretrained(job.folder, dtype=dtype)

@@ -112,16 +112,7 @@ def _change(text: str) -> tuple[str, str]:
 
 def run_all(job: Job, candidates: Sequence[Candidate], rounds: int,
             on_run: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
-    """Run every candidate once a round, interleaved.
-
-    Args:
-        job: The training task.
-        candidates: The candidates.
-        rounds: Number of rounds; the number of the round is the seed.
-        on_run: Called with the record of each run.
-
-    Returns:
-        The records of ``benchmarks.worker.measure``, each with its ``round``.
+    """Run every candidate once a round, interleaved; the seed is the number of the round.
 
     Raises:
         EvaluationError: A run failed.

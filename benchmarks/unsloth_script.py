@@ -17,12 +17,7 @@ LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 
 
 def settings(job: dict[str, Any], arm: str) -> dict[str, dict[str, Any]]:
-    """Arguments of ``from_pretrained``, ``get_peft_model`` and ``SFTConfig``.
-
-    Args:
-        job: What ``Job.write`` wrote.
-        arm: ``lora`` or ``qlora``.
-    """
+    """Arguments of ``from_pretrained``, ``get_peft_model`` and ``SFTConfig``."""
     train, dtype = job["train"], job["model"]["compute_dtype"]
     micro = min(train["micro_batch_size"], train["batch_size"])
     return {

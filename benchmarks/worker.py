@@ -42,18 +42,9 @@ def main() -> None:
 
 def measure(job: Job, candidate: Candidate, *, long_rows: bool = False,
             unsloth: str = sys.executable) -> dict[str, Any]:
-    """Run one candidate.
+    """Run one candidate; ``unsloth`` is the Python of the environment in which Unsloth is installed.
 
-    Args:
-        job: The training task.
-        candidate: The candidate.
-        long_rows: Whether the tuned TRL script packs rows and uses liger-kernel, instead of batching by length.
-        unsloth: Python of the environment in which Unsloth is installed.
-
-    Returns:
-        ``step_seconds``, ``step_losses`` and ``step_tokens`` of every step; ``tokens_per_second`` and
-        ``cpu_seconds_per_1000_tokens`` of the timed ones; ``peak_memory_bytes``, ``validation_loss`` (None without
-        validation pairs), ``others_share`` (see the stopwatch), ``device``, ``device_name``, ``threads``.
+    ``long_rows``: the tuned TRL script packs rows and uses liger-kernel, instead of batching by length.
     """
     import torch
 

@@ -25,11 +25,8 @@ _CONNECT_SECONDS = 5.0
 class TaskRegistryClient:
     """Client of the actor that owns a study's tasks; finds the actor by its name or starts it.
 
-    If the node of the actor is lost, its tasks are lost too; the client then starts another actor and the steps again.
-
-    Args:
-        study: The study, whose folder is the name of the actor if the nodes share it.
-        url: URL of the study in its store, which is then the name of the actor; empty without a store.
+    The name is the URL of the study in its store, or without a store the study folder, which the nodes share. If the
+    node of the actor is lost, its tasks are lost too; the client then starts another actor and the steps again.
     """
 
     def __init__(self, study: Study, url: str = "") -> None:

@@ -52,13 +52,8 @@ def run_on_node(folder: str, url: str, step: str, arguments: list[str], environm
                 max_attempts: int) -> TaskResult:
     """Run a step of a study on this node and wait for it; the body of a Ray task.
 
-    Args:
-        folder: The study folder.
-        url: URL of the study in its store, from which it is downloaded; empty if the nodes share the folder.
-        step: The step.
-        arguments: Its command without the interpreter.
-        environment: Additional environment variables of the step's process.
-        max_attempts: Maximum number of starts. Ray's own limit does not count tasks that it kills for lack of memory.
+    ``url`` is that of the study in its store; it is empty if the nodes share the folder. ``max_attempts`` limits the
+    starts, because Ray's own limit does not count tasks that it kills for lack of memory.
     """
     import ray
 

@@ -87,13 +87,7 @@ class StoreWorkspace(Workspace):
 
 @contextmanager
 def open_workspace(folder: str, url: str, step: str, node: str) -> Iterator[Workspace]:
-    """Make a study available on this node.
-
-    Args:
-        folder: The study folder on the machine that runs the study.
-        url: URL of the study in its store; empty if all nodes share the folder.
-        step: The step that will run.
-        node: Name of this node.
+    """Make a study available on this node: a copy from the store at ``url``, or the shared folder without a URL.
 
     Raises:
         StoreError: The store's library is not installed here.

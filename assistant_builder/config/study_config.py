@@ -120,12 +120,10 @@ class StudyConfig(ConfigModel):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
     def with_changes(self, changes: dict[str, Any]) -> StudyConfig:
-        """A validated copy with dotted keys replaced.
+        """A validated copy with dotted keys replaced; text values are read as YAML scalars.
 
-        Args:
-            changes: ``{"train.epochs": 2, "data.columns.group": "focus"}``; text values are read as YAML scalars.
-                ``train.preset`` sets the values of the preset, which other changes then replace; ``executor`` is short
-                for ``executor.kind``; ``eval.primary_metric`` sets its default margin, unless the margin was changed.
+        ``train.preset`` sets the values of the preset, which other changes then replace; ``executor`` is short for
+        ``executor.kind``; ``eval.primary_metric`` sets its default margin, unless the margin was changed.
 
         Raises:
             ConfigError: Keys are unknown or values are invalid; the message lists all of them.

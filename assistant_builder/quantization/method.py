@@ -84,17 +84,11 @@ class QuantizationMethod(ABC):
 
     def load(self, read: Callable[..., PreTrainedModel], *, double_quant: bool, compute_dtype: torch.dtype, device: str,
              sharded: bool) -> PreTrainedModel:
-        """Load a base and quantize its linear layers except the output head.
+        """Load a base with ``read`` (``from_pretrained``) and quantize its linear layers except the output head.
 
         The default implementation first reads the complete base in float16. A method that quantizes while it reads
-        needs less memory.
-
-        Args:
-            read: ``from_pretrained`` with all arguments except those of quantization.
-            double_quant: Whether block constants are quantized too.
-            compute_dtype: Dtype of the arithmetic.
-            device: ``cpu`` or ``cuda``, the device that will compute.
-            sharded: Whether FSDP will shard the model; it is then read into main memory.
+        needs less memory. ``device`` will compute. If FSDP will shard the model (``sharded``), it is read into main
+        memory.
         """
         from torch import nn
 
@@ -112,12 +106,7 @@ class QuantizationMethod(ABC):
 
     @abstractmethod
     def dequantize(self, layer: nn.Linear, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """The [out, in] weight that a layer of this method represents.
-
-        Args:
-            layer: A layer that :meth:`load` or :meth:`quantize` returned.
-            dtype: Dtype of the new tensor; None: any dtype, the caller casts it to the compute dtype.
-        """
+        """The [out, in] weight of a layer; the caller casts it to the compute dtype if ``dtype`` is None."""
 
     def constants(self, layer: nn.Linear) -> list[Any]:
         """Quantization constants that are not parameters or buffers; copies of a base share them."""

@@ -38,15 +38,11 @@ def first_stale_step(study: Study, *, redo: bool, config: StudyConfig | None = N
                      source: Path | None = None) -> str | None:
     """The first finished step whose inputs changed or whose files are damaged; None without one.
 
-    Args:
-        study: The study.
-        redo: Return a stale step instead of raising an error.
-        config: Settings to use instead of the study's own.
-        source: Data file to use instead of the study's own.
+    ``config`` and ``source`` replace the study's settings and data file. With ``redo``, no error is raised.
 
     Raises:
-        ChangedInputsError: The inputs of a finished step changed, and ``redo`` is off.
-        StudyError: Files or the status file of a step are damaged, and ``redo`` is off.
+        ChangedInputsError: The inputs of a finished step changed.
+        StudyError: Files or the status file of a step are damaged.
     """
     pending: set[str] = set()
     wanted = config or study.config
@@ -103,11 +99,7 @@ def delete_unreadable_steps(study: Study) -> None:
 
 
 def queue_if_stale(study: Study, step: str) -> bool:
-    """Queue a step unless it runs or is up to date, and delete outputs that it made from other inputs.
-
-    Returns:
-        False if the step is up to date; True if it must run or is running.
-    """
+    """Queue a step unless it runs or is up to date, and delete outputs of other inputs; False if it is up to date."""
     record = study.step(step)
     if record.state == "running":
         return True
@@ -125,10 +117,7 @@ def queue_if_stale(study: Study, step: str) -> bool:
 def raise_for_step_result(study: Study, step: str, returncode: int | None) -> None:
     """Raise the error of a step whose process has ended, unless it succeeded or waits for the other arm.
 
-    Args:
-        study: The study.
-        step: The step.
-        returncode: Exit code of its process; None if an earlier run started it.
+    ``returncode`` is None if an earlier run started the process.
     """
     record = study.step(step)
     if record.state == "cancelled" or (study.cancel_requested and record.state != "succeeded"):

@@ -142,13 +142,10 @@ def active_tickets() -> list[Ticket]:
 
 @contextmanager
 def machine_lock(study: Study, *, now: bool = False, waiting: Callable[[list[str]], None]) -> Iterator[None]:
-    """Reserve the machine for a run of ``study`` after all earlier runs.
+    """Reserve the machine for a run of ``study`` after all earlier runs; with ``now``, only later runs wait.
 
-    Args:
-        study: The study.
-        now: Do not wait for earlier runs; later runs wait for this run in any case.
-        waiting: Called repeatedly with the names of the studies ahead, in order, and finally with none. An exception
-            from it gives up the position in the queue.
+    ``waiting`` is called repeatedly with the names of the studies ahead, in order, and finally with none. An exception
+    from it gives up the position in the queue.
     """
     ticket = _take_ticket(study)
     try:

@@ -35,13 +35,9 @@ def open_or_create(source: str, *, name: str | None, changes: Mapping[str, Any],
                    before: Callable[[StudyConfig], None] = lambda config: None) -> Study:
     """Open the study that ``source`` names, or create it; nothing is written if an error is raised.
 
-    Args:
-        source: A data file, a ``study.yaml``, a study's name, or its URL in a store.
-        name: Name of the study; by default the one that ``source`` implies.
-        changes: Settings by dotted key, as from ``--set``.
-        redo: Whether finished steps with other inputs may be run again.
-        before: Called with the settings before an address in them is contacted and before the base model is looked up;
-            called again if the store has other settings.
+    ``source`` is a data file, a ``study.yaml``, a study's name, or its URL in a store. ``changes`` are settings by
+    dotted key. ``before`` is called with the settings before an address in them is contacted and before the base model
+    is looked up, and again if the store has other settings.
 
     Raises:
         ConfigError: A setting is invalid, or ``source`` does not exist.

@@ -19,17 +19,10 @@ from assistant_builder.study.steps import Progress
 
 
 def start_run(name: str, *, redo: bool = False, now: bool = False, trust: bool = False) -> int:
-    """Start ``assistant-builder run NAME`` as a process of low priority that outlives this one.
+    """Start ``assistant-builder run NAME`` as a process of low priority that outlives this one; returns its id.
 
-    Args:
-        name: Name of the study.
-        redo: Whether finished steps may be run again.
-        now: Whether to run while other studies run.
-        trust: Whether the user allowed the base model's own code for this run; the permission of this process is not
-            inherited.
-
-    Returns:
-        The process id. The files of the study record the progress of the run.
+    ``trust`` is whether the user allowed the base model's own code for this run; the permission of this process is not
+    inherited.
     """
     study = Study.open(name)
     options = {"--redo": redo, "--now": now, "--trust-remote-code": trust}
@@ -49,14 +42,10 @@ def start_run(name: str, *, redo: bool = False, now: bool = False, trust: bool =
 def run_study(study: Study, *, redo: bool = False, now: bool = False,
               on_event: Callable[[Event], None] = lambda event: None,
               check: Callable[[Study], None] = lambda study: None) -> None:
-    """Run every step that is not done, in order, after the earlier runs of other studies.
+    """Run every step that is not done, in order, after the earlier runs of other studies (``now``: at once).
 
-    Args:
-        study: The study.
-        redo: Run the first stale step and all later ones again; without stale steps, run all steps again.
-        now: Do not wait for the runs of other studies.
-        on_event: Progress callback.
-        check: Called before any step is run or deleted; raises errors that a later step would raise.
+    ``redo`` runs the first stale step and all later ones again; without stale steps, all steps. ``check`` is called
+    before any step is run or deleted, and raises errors that a later step would raise.
 
     Raises:
         StudyError: Another process runs the study, its folder cannot be written to, or files of a finished step are

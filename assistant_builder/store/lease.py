@@ -110,11 +110,7 @@ class Lease:
             self._write()
 
     def renew(self) -> bool:
-        """Renew the lease if it is due.
-
-        Returns:
-            False if another holder has acquired it, or the study no longer exists.
-        """
+        """Renew the lease if it is due; False if another holder has acquired it, or the study no longer exists."""
         if time.monotonic() - self._renewed < RENEW_SECONDS * self.backend.latency_factor:
             return True
         taken = (self.backend.read() or {}).get("holder", self.holder) != self.holder

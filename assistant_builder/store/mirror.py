@@ -50,16 +50,11 @@ class _Log:
 
 
 class Mirror:
-    """A study folder and its objects in a store.
+    """A study folder, which may be empty, and its objects in a store.
 
-    Args:
-        study: The study; its folder may be empty.
-        store: The store.
-
-    Attributes:
-        copy_id: Unique id of this copy of the study.
-        is_copy: Whether the folder is known to be a copy of the study in the store.
-        may_write: Called before every upload; returns whether this copy still holds the lease of the study.
+    ``copy_id`` is the unique id of this copy of the study, and ``is_copy`` whether the folder is known to be a copy of
+    the study in the store. ``may_write`` is called before every upload and returns whether this copy still holds the
+    lease.
     """
 
     def __init__(self, study: Study, store: ObjectStore) -> None:

@@ -28,10 +28,7 @@ _RETRY_SECONDS, _RETRY_INTERVAL_SECONDS = 120.0, 1.0
 
 
 class ObjectStore:
-    """The objects below one URL, named relative to it.
-
-    Args:
-        url: URL of the study in the store, ``s3://bucket/folder/NAME``.
+    """The objects below one URL, ``s3://bucket/folder/NAME``, named relative to it.
 
     Raises:
         StoreError: The library for this kind of store is missing.
@@ -83,11 +80,7 @@ class ObjectStore:
             raise
 
     def download(self, name: str, path: Path) -> bool:
-        """Download an object into a file atomically.
-
-        Returns:
-            False if the object no longer exists.
-        """
+        """Download an object into a file atomically; returns False if the object no longer exists."""
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(handle)

@@ -39,10 +39,7 @@ def study_url(store: str, name: str) -> str:
 
 
 def fetch_study(url: str) -> Study:
-    """Download a study atomically, or update its local copy.
-
-    Args:
-        url: URL of the store, a slash, and the study's name.
+    """Download a study atomically, or update its local copy; ``url`` is ``executor.store``, a slash, and its name.
 
     Raises:
         ConfigError: The URL names no study, or contains a secret.
@@ -106,10 +103,7 @@ def pull_if_behind(mirror: Mirror) -> None:
 
 @contextmanager
 def synced_with_store(study: Study) -> Iterator[Mirror]:
-    """Hold the lease of a study in its store, and sync the study while it runs.
-
-    Args:
-        study: The study, locked by this process and with ``executor.store`` set.
+    """Hold the lease of a study in its store, and sync the study, locked by this process, while it runs.
 
     Raises:
         StoreError: The store does not answer.
@@ -151,14 +145,7 @@ def synced_with_store(study: Study) -> Iterator[Mirror]:
 
 
 class BackgroundSync:
-    """Threads that renew a lease and upload changes until :meth:`stop`.
-
-    Args:
-        mirror: The folder and the store.
-        lease: The lease, which this process holds.
-        pushes: Whether to upload changes; otherwise only the lease is renewed.
-        after_push: Called after every upload.
-    """
+    """Threads that renew the lease of this process and, with ``pushes``, upload changes until :meth:`stop`."""
 
     def __init__(self, mirror: Mirror, lease: Lease, *, pushes: bool = True,
                  after_push: Callable[[], None] = lambda: None) -> None:

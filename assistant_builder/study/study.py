@@ -313,14 +313,7 @@ class Study:
 
     def write_run_record(self, state: State, error: AssistantBuilderError | None = None,
                          queued_behind: Sequence[str] = (), dashboard: str = "") -> None:
-        """Record this process as the run of the study (``run.json``).
-
-        Args:
-            state: State of the run; ``queued`` while it waits for other studies.
-            error: The error that ended it.
-            queued_behind: Names of the studies that it waits for, the next to run first.
-            dashboard: URL of the cluster's dashboard; empty without one.
-        """
+        """Record this process as the run of the study (``run.json``): ``queued`` while it waits for other studies."""
         self._require_folder()
         write_json(self.folder / "run.json", {"state": state, "pid": os.getpid(),
                                               "process_started": process_identity(os.getpid()), "time": time.time(),

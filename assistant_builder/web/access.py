@@ -32,13 +32,9 @@ def is_loopback(host: str) -> bool:
 
 
 class AllowedHosts:
-    """The host names of this server, to reject DNS rebinding.
+    """The host names of this server, to reject DNS rebinding; ``also`` adds names such as that of a reverse proxy.
 
     IP addresses are always allowed: no name is resolved for them, so none can have been rebound.
-
-    Args:
-        bound: Host on which the server listens.
-        also: Additional names, such as that of a reverse proxy.
     """
 
     def __init__(self, bound: str, also: Iterable[str] = ()) -> None:
@@ -104,11 +100,7 @@ def server_url(host: str, port: int, scheme: str = "http") -> str:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open a listening socket; connections wait in its backlog until the server is ready.
-
-    Args:
-        host: A name or address of this machine.
-        port: Port; 0 selects a free one.
+    """Open a listening socket; connections wait in its backlog until the server is ready. Port 0 selects a free one.
 
     Raises:
         ConfigError: The port is in use or not permitted, or the host is not an address of this machine.
@@ -170,10 +162,7 @@ class Access:
         return server_url(self.host, self.port, "https" if self.certificate is not None else "http")
 
     def check(self) -> list[str]:
-        """Check that the settings are consistent and do not open the page to everyone by mistake.
-
-        Returns:
-            Warnings for the person who starts the server.
+        """Check that the page is not opened to everyone by mistake; returns warnings for who starts the server.
 
         Raises:
             ConfigError: The settings are inconsistent, or other machines could open the page without a password.

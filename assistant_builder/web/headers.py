@@ -77,15 +77,10 @@ class SecurityHeadersMiddleware:
 
 
 class RouteAllowlistMiddleware:
-    """ASGI middleware that allows only the gradio routes that the page uses.
+    """ASGI middleware that allows only the gradio routes that the page uses, and ``routes``.
 
     The other routes fetch files from other hosts, record the screen, edit code or deploy: the page needs none of them,
-    and each is an attack surface.
-
-    Args:
-        app: The wrapped application.
-        files: Folder of uploads and of files offered for download.
-        routes: Paths that are allowed in addition to gradio's.
+    and each is an attack surface. ``files`` is the folder of uploads and of files offered for download.
     """
 
     def __init__(self, app: ASGIApp, files: Path, routes: Iterable[str] = ()) -> None:

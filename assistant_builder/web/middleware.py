@@ -32,12 +32,7 @@ _SURROGATE = re.compile(rb"\\ud[89a-f]", re.IGNORECASE)
 class BodyLimitMiddleware:
     """ASGI middleware that checks the JSON body of every request except uploads, which have their own limits.
 
-    Args:
-        app: The wrapped application.
-        limits: Size limits.
-        uploads: Folder of uploaded files.
-        upload_path: Route of uploads.
-        check_request: Returns an error response for a scope and its JSON body, or None to pass the request on.
+    ``check_request`` returns an error response for a scope and its JSON body, or None to pass the request on.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits, uploads: Path, upload_path: str,
@@ -85,12 +80,7 @@ class BodyLimitMiddleware:
 
 
 def referenced_files(tree: Any, host: str) -> Iterator[str]:
-    """Yield every file that gradio would read for a request, at any depth; an empty name for a foreign URL.
-
-    Args:
-        tree: The JSON body.
-        host: The Host header.
-    """
+    """Yield every file that gradio would read for a JSON body, at any depth; empty for a URL of another host."""
     waiting = [tree]
     while waiting:
         part = waiting.pop()
@@ -174,13 +164,7 @@ _REFRESH = """<!doctype html>
 
 
 def login_page(after: str = "", *, failed: str = "", status: str = "") -> str:
-    """The login page as HTML.
-
-    Args:
-        after: Query string of the page to open after the login.
-        failed: Why the last attempt failed.
-        status: Another notice, such as a confirmation of the logout.
-    """
+    """The login page as HTML; ``after`` is the query string of the page to open next."""
     notice = Markup("")
     if failed:
         notice = Markup('<p role="alert" id="notice">{}</p>').format(failed)
@@ -199,14 +183,7 @@ _log = logging.getLogger(__name__)
 
 
 class Login:
-    """Login, logout and sessions of one user.
-
-    Args:
-        user: Name of the user.
-        password: Hash of the password.
-        sessions: Storage of sessions.
-        rate_limiter: Limit on login attempts.
-    """
+    """Login, logout and sessions of one user."""
 
     def __init__(self, user: str, password: PasswordHash, sessions: Sessions | None = None,
                  rate_limiter: RateLimiter | None = None) -> None:
@@ -372,13 +349,7 @@ _CROSS_ORIGIN = (
 
 
 class AuthMiddleware:
-    """ASGI middleware that checks host, origin and login of HTTP requests and websockets.
-
-    Args:
-        app: The wrapped application.
-        hosts: Host names of the server.
-        login: The login; None if no login is required.
-    """
+    """ASGI middleware that checks host, origin and login (None: not required) of HTTP requests and websockets."""
 
     def __init__(self, app: ASGIApp, hosts: AllowedHosts, login: Login | None = None) -> None:
         self._app = app

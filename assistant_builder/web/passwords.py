@@ -145,9 +145,6 @@ def take_secret(variable: str) -> str | None:
     The variable is removed from the environment, so that child processes do not inherit it. Until this process and its
     parents end, it can still be read from their ``/proc/PID/environ``; a file avoids that.
 
-    Args:
-        variable: Name of the variable.
-
     Raises:
         ConfigError: The file cannot be read, or other users of this machine can read it.
     """
@@ -188,11 +185,9 @@ class RateLimiter:
         self._left, self._filled = float(ALL_ATTEMPTS), clock()
 
     def attempt(self, address: str) -> float:
-        """Request an attempt from an IP address.
+        """Request an attempt from an IP address; returns the seconds to wait before the next request.
 
-        Returns:
-            Seconds to wait before the next request. 0 permits the attempt, which counts as failed until
-            :meth:`succeeded` is called.
+        0 permits the attempt, which counts as failed until :meth:`succeeded` is called.
         """
         now, client = self._clock(), client_key(address)
         record = self._clients.get(client)

@@ -114,12 +114,8 @@ def mark_trusted(scope: Scope) -> None:
 def limited_config(app: Any, limits: ConnectionLimits, *, proxy: str = "", **options: Any) -> uvicorn.Config:
     """A uvicorn configuration with limits on connections.
 
-    Args:
-        app: The ASGI app.
-        limits: The limits.
-        proxy: Addresses or networks of reverse proxies, separated by commas; ``*`` for all. The limit per client does
-            not apply to them, since their address represents many clients.
-        options: Other options of :class:`uvicorn.Config`.
+    ``proxy`` lists addresses or networks of reverse proxies, separated by commas (``*``: all). The limit per client
+    does not apply to them, since their address represents many clients.
     """
     connections = Connections(limits, proxy)
     encrypted = options.get("ssl_certfile") is not None

@@ -99,9 +99,7 @@ MAX_NAMES = 10_000
 class NameOwners:
     """Owners of random names: a name belongs to the first session that uses it, even after that session has ended.
 
-    Args:
-        forget: Called with the least recently used name when there are more than :data:`MAX_NAMES`; deletes the
-            server's data under that name.
+    ``forget`` deletes the server's data under the least recently used name when there are more than :data:`MAX_NAMES`.
     """
 
     def __init__(self, forget: Callable[[str], None]) -> None:
@@ -110,12 +108,7 @@ class NameOwners:
         self._lock = threading.Lock()
 
     def claim(self, name: str, session: Session | None) -> bool:
-        """Whether a session may use a name. A name without an owner is assigned to the session.
-
-        Args:
-            name: Name of a window or of an upload's progress.
-            session: The requesting session; None if no login is required, and every name may be used.
-        """
+        """Whether a session (None: no login) may use a name; a name without an owner is assigned to the session."""
         if session is None:
             return True
         with self._lock:
@@ -135,12 +128,9 @@ def new_upload_name(session: Session | None) -> str:
 
 
 def may_read(path: str, files: Path, session: Session | None) -> bool:
-    """Whether a session may read a file: its own uploads, and files that are offered to every user.
+    """Whether a session may read a file in ``files``: its own uploads, and files that are offered to every user.
 
-    Args:
-        path: Path of the file.
-        files: Folder of uploads and of files offered for download.
-        session: The requesting session; None if no login is required.
+    ``session`` is None if no login is required.
     """
     if not path or "\0" in path or not os.path.isabs(path):
         return False
