@@ -43,8 +43,7 @@ def step_command(study: Study, step: str) -> list[str]:
 
 
 def run_as_step(study: Study, step: str, work: Work) -> int:
-    """Run ``work`` as a step and record its result; the exit code is 0 if done or waiting, 1 if failed, 3 if cancelled.
-    """
+    """Run ``work`` as a step and record its result; exit codes: 0 done or waiting, 1 failed, 3 cancelled."""
     configure_libraries()
     node = os.environ.get(NODE_VARIABLE)
     if node is not None:

@@ -18,7 +18,6 @@ from assistant_builder.errors import ConfigError
 from assistant_builder.web.passwords import PasswordHash
 from assistant_builder.web.request_limits import ConnectionLimits, Limits
 
-_SAFE_METHODS = ("GET", "HEAD")
 _PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
 
@@ -47,11 +46,8 @@ class AllowedHosts:
     def allows(self, header: str | None) -> bool:
         """Whether a Host header (``name[:port]``) names this server."""
         name = _split_host(header or "")[0]
-        if not name:
-            return False
         try:
-            ipaddress.ip_address(name)
-            return True
+            return bool(name and ipaddress.ip_address(name))
         except ValueError:
             return name in self._names
 
@@ -63,7 +59,7 @@ def is_cross_origin(scope: Scope, headers: Headers) -> bool:
     Following a link to the page is allowed too: it shows the page and changes nothing.
     """
     site = headers.get("sec-fetch-site")
-    safe = scope["type"] == "http" and scope["method"] in _SAFE_METHODS
+    safe = scope["type"] == "http" and scope["method"] in ("GET", "HEAD")
     if site is not None and site not in ("same-origin", "none"):
         return not (safe and headers.get("sec-fetch-mode") == "navigate"
                     and headers.get("sec-fetch-dest") == "document" and scope["path"] in ("/", "/login"))
@@ -177,12 +173,10 @@ class Access:
                 return ["all clients of a reverse proxy on this machine count as one client, so one that guesses "
                         "passwords blocks the login of all others; name the proxy with --proxy 127.0.0.1"]
             return []
+        if self.user is None and not self.allow_without_password:
+            raise ConfigError(f"everyone who can connect to {self.host} could open the page", remedy="Add --auth USER, "
+                              "leave --host at 127.0.0.1, or allow access with --without-password")
         if self.user is None:
-            if not self.allow_without_password:
-                raise ConfigError(
-                    f"everyone who can connect to {self.host} could open the page",
-                    remedy="Add --auth USER, leave --host at 127.0.0.1, or allow access with --without-password",
-                )
             return [f"everyone who can connect to {self.host} can read, change and delete all studies"]
         if self.certificate is None and not self.proxy:
             return ["passwords and pages are sent unencrypted; give --certificate and --key, or use a reverse proxy "

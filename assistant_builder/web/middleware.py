@@ -96,7 +96,6 @@ def referenced_files(tree: Any, host: str) -> Iterator[str]:
 
 
 def _file_of_url(url: str, host: str) -> str:
-    """Path of the file behind a URL of this server; empty for any other URL."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -165,15 +164,10 @@ _REFRESH = """<!doctype html>
 
 def login_page(after: str = "", *, failed: str = "", status: str = "") -> str:
     """The login page as HTML; ``after`` is the query string of the page to open next."""
-    notice = Markup("")
-    if failed:
-        notice = Markup('<p role="alert" id="notice">{}</p>').format(failed)
-    elif status:
-        notice = Markup('<p role="status" id="notice">{}</p>').format(status)
+    role = "alert" if failed else "status"
+    notice = Markup('<p role="{}" id="notice">{}</p>').format(role, failed or status) if failed or status else ""
     described = Markup('aria-describedby="notice" aria-invalid="true"') if failed else ""
     return _PAGE.format(style=Markup(_STYLE), notice=notice, next=after, described=described)
-
-
 
 
 LOGIN_PATHS = ("/login", "/logout", "/active")
@@ -214,9 +208,8 @@ class Login:
         if request.method in ("GET", "HEAD") and request.url.path == "/" and _wants_page(request):
             if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
                 return HTMLResponse(_REFRESH)
-            query = request.url.query
-            after = f"/login?{urlencode({'next': query})}" if query else "/login"
-            return RedirectResponse(after, status_code=303)
+            after = f"?{urlencode({'next': request.url.query})}" if request.url.query else ""
+            return RedirectResponse(f"/login{after}", status_code=303)
         return JSONResponse({"detail": "Log in first"}, status_code=401, headers={"X-Log-In": "/login"})
 
     def _show_form(self, request: Request) -> Response:
@@ -229,9 +222,13 @@ class Login:
 
     async def _log_in(self, request: Request) -> Response:
         try:
-            form = await _read_form(request)
+            body = await read_body(request.receive, _MAX_FORM_BYTES)
+            form = None if body is None else dict(
+                parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=20))
         except ClientDisconnect:
             return Response(status_code=400)
+        except ValueError:
+            form = None
         if form is None:
             return JSONResponse({"detail": "Not a login form"}, status_code=413)
         after = form.get("next", "")
@@ -321,19 +318,6 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", errors="surrogatepass")
 
 
-
-
-async def _read_form(request: Request) -> dict[str, str] | None:
-    """The fields of a form; None if it is too large to be a login form."""
-    body = await read_body(request.receive, _MAX_FORM_BYTES)
-    if body is None:
-        return None
-    try:
-        return dict(parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=20))
-    except ValueError:
-        return None
-
-
 def user_of(request: Request) -> str | None:
     """Name of the user who is logged in; passed to gradio as ``auth_dependency``."""
     user: str | None = request.scope.get("assistant_builder.user")
@@ -342,10 +326,8 @@ def user_of(request: Request) -> str | None:
 
 _UNTRUSTED = (b"x-forwarded-", b"x-gradio-", b"forwarded")
 """Headers from which gradio would build its URLs; the server has already read those of a trusted proxy."""
-_CROSS_ORIGIN = (
-    "This request was sent by another site, or through an unknown proxy. Open the page directly. Behind a proxy with "
-    "HTTPS, start Assistant Builder with --proxy ADDRESS.\n"
-)
+_CROSS_ORIGIN = ("This request was sent by another site, or through an unknown proxy. Open the page directly. Behind a "
+                 "proxy with HTTPS, start Assistant Builder with --proxy ADDRESS.\n")
 
 
 class AuthMiddleware:

@@ -134,11 +134,6 @@ def _damaged_file_error(path: Path, user: str) -> ConfigError:
                        remedy=f"Remove the file and store them again with 'assistant-builder password {user}'")
 
 
-def take_password() -> str | None:
-    """The password in :data:`PASSWORD_VARIABLE`; see :func:`take_secret`."""
-    return take_secret(PASSWORD_VARIABLE)
-
-
 def take_secret(variable: str) -> str | None:
     """Read a secret from an environment variable, or from the file that ``<variable>_FILE`` names.
 

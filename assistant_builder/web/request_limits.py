@@ -48,12 +48,14 @@ class Limits:
         Raises:
             ConfigError: The value of a variable is invalid.
         """
-        defaults = cls()
-        size, count = os.environ.get(SIZE_VARIABLE, "").strip(), os.environ.get(COUNT_VARIABLE, "").strip()
+        text, count = os.environ.get(SIZE_VARIABLE, "").strip(), os.environ.get(COUNT_VARIABLE, "").strip()
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(|kb|mb|gb)", text.lower())
+        size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
+        if text and size <= 0:
+            raise ConfigError(f"{text!r} is not a size", where=SIZE_VARIABLE, remedy="Set it to e.g. 250MB")
         if count and not (count.isascii() and count.isdigit() and int(count) > 0):
             raise ConfigError(f"{count!r} is not a number of files", where=COUNT_VARIABLE, remedy="Set it to e.g. 100")
-        return cls(file_bytes=_parse_size(size) if size else defaults.file_bytes,
-                   stored_files=int(count) if count else defaults.stored_files)
+        return cls(file_bytes=size or cls.file_bytes, stored_files=int(count or cls.stored_files))
 
 
 @dataclass(frozen=True)
@@ -86,14 +88,6 @@ def format_size(size: int) -> str:
         if size >= unit:
             return f"{size / unit:.3g} {name}"
     return f"{size} bytes"
-
-
-def _parse_size(text: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(|kb|mb|gb)", text.lower())
-    size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
-    if size <= 0:
-        raise ConfigError(f"{text!r} is not a size", where=SIZE_VARIABLE, remedy="Set it to e.g. 250MB")
-    return size
 
 
 _KEY = "assistant_builder.connection"
@@ -166,7 +160,8 @@ class Connections:
         self._open[connection] = None
         waiting = [entry for entry in self._open if entry.waits and not entry.trusted]
         own = [entry for entry in waiting if entry.peer == connection.peer]
-        if len(own) > self.limits.waiting_per_client and not self._is_proxy(connection.peer):
+        is_proxy = any(proxy == "*" or _in_network(connection.peer, proxy) for proxy in self._proxies)
+        if len(own) > self.limits.waiting_per_client and not is_proxy:
             self._close(min(own, key=lambda entry: entry.since), connection.peer)
         elif len(waiting) > self.limits.waiting:
             (most, _), = Counter(entry.peer for entry in waiting).most_common(1)
@@ -194,8 +189,6 @@ class Connections:
                          "at most once a minute", self._closed, client)
             self._closed, self._logged = 0, now
 
-    def _is_proxy(self, client: str) -> bool:
-        return any(proxy == "*" or _in_network(client, proxy) for proxy in self._proxies)
 
 
 def _in_network(peer: str, proxy: str) -> bool:
@@ -332,28 +325,24 @@ class _Handshake(asyncio.Protocol):
         self._http.since = self.since
         self._http.connection_made(secure)
         secure.set_protocol(self._http)
-        early.replay_to(self._http)
+        if early.data:
+            self._http.data_received(early.data)
+        if early.lost:
+            self._http.connection_lost(early.lost[0])
 
 
 class _EarlyData(asyncio.Protocol):
     """Buffers data that arrives together with the end of a handshake."""
 
     def __init__(self) -> None:
-        self._data = b""
-        self._lost: list[Exception | None] = []
+        self.data = b""
+        self.lost: list[Exception | None] = []
 
     def data_received(self, data: bytes) -> None:
-        self._data += data
+        self.data += data
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost.append(exc)
-
-    def replay_to(self, http: _Http) -> None:
-        """Pass the buffered data to the protocol."""
-        if self._data:
-            http.data_received(self._data)
-        if self._lost:
-            http.connection_lost(self._lost[0])
+        self.lost.append(exc)
 
 
 def _client_of(transport: asyncio.BaseTransport) -> str:

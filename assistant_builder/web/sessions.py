@@ -12,10 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-IDLE_SECONDS = 3600.0
-"""A session ends after this much inactivity; the page's own polling does not count as activity."""
-MAX_SECONDS = 12 * 3600.0
-"""A session always ends this long after the login."""
+IDLE_SECONDS = 3600.0  # a session ends after this much inactivity; the page's own polling does not count as activity
+MAX_SECONDS = 12 * 3600.0  # a session always ends this long after the login
 _MAX_SESSIONS = 1000
 SESSION = "assistant_builder.session"
 """Key of the :class:`Session` in the scope of a request; the value is None if no login is required."""
