@@ -1,15 +1,8 @@
 """The arms: the assistants that a study can train, with their names, colours, storage and evaluation cells.
 
 Arms differ in the storage of the frozen base on which the adapter is trained. Configuration, command line, page,
-report, chat and export read this registry, so that one call of :func:`register` adds an arm. A plugin makes the call
-when it is imported, see :mod:`assistant_builder.registry`::
-
-    from assistant_builder.arms import Arm, register
-
-    register(Arm("eight", "QLoRA (8-bit)", "8-bit QLoRA", "#7a3fb0", storage="int8", cell="E8"))
-
-The paired twins, ``TWINS``, are the default of every study and decide its verdict. A further arm is trained on the same
-pairs and joins tables, pictures, chat and export.
+report, chat and export read this registry, so that one call of :func:`register` in a plugin adds an arm. The paired
+twins, ``TWINS``, are the default of every study and decide its verdict; a further arm is trained on the same pairs.
 """
 
 from __future__ import annotations
@@ -51,11 +44,7 @@ class Arm:
     untuned_cell: str = ""
 
     def __post_init__(self) -> None:
-        """Validate the names and colours, and set the default of empty ones.
-
-        Raises:
-            ValueError: A name or a colour is invalid.
-        """
+        """Validate the names and colours (ValueError), and set the default of empty ones."""
         if not _NAME.fullmatch(self.name) or self.name in _RESERVED:
             raise ValueError(f"arm name {self.name!r} must consist of a-z, 0-9 and _, and not be one of "
                              f"{', '.join(sorted(_RESERVED))}")
@@ -112,10 +101,10 @@ class CellSpec:
     about: str  # description in the report
 
     def scorable(self, arms: Iterable[str]) -> bool:
-        """Whether a study that trains these arms can score the cell.
+        """Whether a study that trains these arms, the one of the adapter among them, can score the cell.
 
-        The arm of its adapter has to be trained. A cell that holds all 16-bit weights of the base in memory at once,
-        as merging does, also needs an arm that trains on them: a study without one may run where they do not fit.
+        A cell that holds all 16-bit weights of the base in memory at once, as merging does, also needs an arm that
+        trains on them: a study without one may run where they do not fit.
         """
         trained = set(arms)
         wide = self.base == UNQUANTIZED or self.merged is not None
@@ -157,11 +146,7 @@ TWIN_CELLS = tuple(CELLS.register(cell).name for cell in (
 
 
 def register(arm: Arm) -> Arm:
-    """Add a further arm, and the cells that its attributes name.
-
-    Raises:
-        ValueError: Another arm or another cell has the name.
-    """
+    """Add a further arm, and the cells that its attributes name; ValueError if another arm or cell has the name."""
     base = arm.base_label
     cells = [
         CellSpec(arm.cell, arm.base, arm.name, None, arm.label,
@@ -204,10 +189,7 @@ def plain_order(arms: Iterable[str]) -> tuple[str, ...]:
 
 
 def main_cells(arms: Iterable[str]) -> tuple[str, ...]:
-    """The untuned bases and the assistants as served.
-
-    They are the columns of the first table of a report, and the cells on which additional tasks are run.
-    """
+    """The untuned bases and the assistants as served: the columns of the first table, and cells of additional tasks."""
     known = [ARMS[arm] for arm in (*TWINS, *further_arms(arms))]
     return tuple(dict.fromkeys([*(arm.untuned_cell for arm in known), *(arm.cell for arm in known)]))
 

@@ -1,16 +1,4 @@
-"""The exception hierarchy. Every error states what is wrong, where, and the remedy.
-
-AssistantBuilderError
-├── ConfigError          a setting is missing, unknown or out of bounds
-├── DataError            a data file cannot be read, or too little of it can be used
-├── StudyError           a study is missing, exists already, is locked, or its folder is damaged
-│   └── ChangedInputsError   the inputs of a finished step have changed
-├── StoreError           a store cannot be reached, refuses the credentials, or holds another study
-├── ModelError           a base model or embedder is unknown, unreachable, refused or damaged
-├── ResourceError        memory or disk space is insufficient
-├── EvaluationError      an evaluation cannot be run as configured
-└── Cancelled            the user stopped the run; not a failure
-"""
+"""The exception hierarchy. Every error states what is wrong, where, and the remedy."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """The registry of export formats, and the cell, size and recommendation of one arm in one format.
 
-A format is one file: a subclass of :class:`ExportFormat`, registered in :data:`EXPORT_FORMATS`. Page, command line,
-model card and report read everything they show of it from there. The registry is located below ``evals``, because the
-report names the formats that a cell scored; the modules that write files are located above it, in
-:mod:`assistant_builder.export`, and are imported at the first look-up.
+Page, command line, model card and report read everything that they show of a format from its subclass of
+:class:`ExportFormat`. The registry is below ``evals``, because the report names the formats that a cell scored; the
+modules that write files are above it, in :mod:`assistant_builder.export`, and are imported at the first look-up.
 """
 
 from __future__ import annotations
@@ -159,11 +158,6 @@ class ExportSpec:
         """The cell of the evaluation that scored exactly this."""
         return self.export_format.cell(self.arm)
 
-    @property
-    def arm_cell(self) -> str:
-        """The cell that the verdict is about."""
-        return ARMS[self.arm].cell
-
 
 def export_specs() -> list[ExportSpec]:
     """Every arm in every format."""
@@ -171,11 +165,7 @@ def export_specs() -> list[ExportSpec]:
 
 
 def parse_export(arm: str, format: str) -> ExportSpec:
-    """The spec of these names.
-
-    Raises:
-        ValueError: There is no such arm or format.
-    """
+    """The spec of these names; raises ValueError if there is no such arm or format."""
     for value, known in ((arm, plain_order(ARMS)), (format, tuple(EXPORT_FORMATS))):
         if value not in known:
             raise ValueError(f"{value!r} is not one of {', '.join(known)}")
@@ -188,11 +178,7 @@ def formats_of_cell(arm: str, cell: str) -> list[ExportFormat]:
 
 
 def require_trained(study: Study, spec: ExportSpec) -> dict[str, Any]:
-    """The arm's ``summary.json``.
-
-    Raises:
-        StudyError: The study does not train the arm, or the arm is not trained yet.
-    """
+    """The arm's ``summary.json``; raises StudyError if the arm is not trained."""
     arms = study.config.arms
     if spec.arm not in arms:
         raise StudyError(

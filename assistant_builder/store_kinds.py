@@ -22,18 +22,11 @@ class StoreKind:
     package: str = ""  # requirement for ``pip install``; empty if none is needed
     credentials: str = ""  # how credentials are set; empty if the store has none
     shared: bool = True  # whether other machines see what this one writes
-    leases: bool = True  # whether a lease in it excludes other machines: a read must return the last completed write
 
     @property
     def help(self) -> str:
         """Example and restriction, for help texts."""
         return self.label + ("" if self.shared else ", which other machines cannot use")
-
-    @property
-    def install_remedy(self) -> str:
-        """Remedy for a missing library."""
-        return f"Install it with pip install '{self.package}', on every machine" if self.package else \
-            "Install it, on every machine"
 
     @property
     def credentials_remedy(self) -> str:
@@ -48,8 +41,7 @@ STORE_KINDS.register(StoreKind(
 ))
 STORE_KINDS.register(StoreKind("file", "folder, shared by a network file system", ("file", "local"),
                                "file:///shared/studies"))
-STORE_KINDS.register(StoreKind("memory", "memory of this process", ("memory",), "memory://studies", shared=False,
-                               leases=False))
+STORE_KINDS.register(StoreKind("memory", "memory of this process", ("memory",), "memory://studies", shared=False))
 
 
 def store_kind(url: str) -> StoreKind:

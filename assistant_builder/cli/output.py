@@ -46,11 +46,7 @@ def fail(error: AssistantBuilderError) -> NoReturn:
 
 
 def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
-    """Check the value of an option.
-
-    Raises:
-        BadParameter: The value is not one of the choices.
-    """
+    """Raise BadParameter if the value of an option is not one of the choices."""
     if value not in choices:
         raise typer.BadParameter(f"{value!r} is not one of {', '.join(choices)}", param_hint=option)
 

@@ -87,10 +87,7 @@ class TaskRegistryClient:
 
 
 def connect(address: str) -> str:
-    """Connect this process to the cluster as a driver, unless it is connected.
-
-    Returns:
-        URL of Ray's dashboard; empty without one.
+    """Connect this process to the cluster as a driver, and return the URL of Ray's dashboard; empty without one.
 
     Raises:
         AssistantBuilderError: Ray is not installed, or the cluster does not answer.

@@ -33,12 +33,7 @@ class RayRunner:
         self.dashboard = ""
 
     def check_resources(self, study: Study) -> None:
-        """Connect to the cluster and check that a node has the resources of each step.
-
-        Raises:
-            ResourceError: No node has them.
-            AssistantBuilderError: Ray is not installed, or the cluster does not answer.
-        """
+        """Connect to the cluster; raises ResourceError unless a node has the resources of each step."""
         self.dashboard = connect(self._executor.address)
         nodes = alive_nodes()
         shards = study.shards if study.step("evaluate").state != "succeeded" else ()
@@ -130,12 +125,11 @@ class _Run:
         foreign = {step for step in self._in_flight - self._own_steps if evaluates(step)}
         for step in self._pending:
             blocked = set(needed_before(step, self._order)) & set(self._pending) or (evaluates(step) and foreign)
-            if step not in self._in_flight and not blocked and not self._waits_for_other_arm(step):
+            waits_for_other_arm = step in self._end_order and any(
+                self._end_order.get(other, 0) < self._end_order[step]
+                for other in self._pending if _same_seed(step, other))
+            if step not in self._in_flight and not blocked and not waits_for_other_arm:
                 yield step
-
-    def _waits_for_other_arm(self, step: str) -> bool:
-        return step in self._end_order and any(
-            self._end_order.get(other, 0) < self._end_order[step] for other in self._pending if _same_seed(step, other))
 
     def _start(self, step: str) -> None:
         is_shard = step in self._shards

@@ -39,8 +39,7 @@ def resources_for_step(study: Study, step: str, nodes: Sequence[Node]) -> Resour
     """The configured resources; without a memory setting, the planned memory on the node with the most memory.
 
     Raises:
-        ResourceError: No node has the planned memory less the known error of the plan, and ``train.allow_low_memory``
-            is off.
+        ResourceError: No node has the planned memory less its known error, and ``train.allow_low_memory`` is off.
     """
     executor = study.config.executor
     if step.startswith("train-"):

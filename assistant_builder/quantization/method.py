@@ -122,11 +122,7 @@ class QuantizationMethod(ABC):
         return layer
 
     def check(self, device: str) -> None:
-        """Quantize a small random weight and check the result (``assistant-builder doctor``).
-
-        Raises:
-            Exception: The method does not work on this device.
-        """
+        """Quantize a small random weight and raise an error if the result is wrong (``assistant-builder doctor``)."""
         import torch
 
         plain = torch.nn.Linear(64, 64, bias=False, device=device, dtype=torch.float16)

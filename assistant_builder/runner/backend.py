@@ -78,12 +78,7 @@ def load_store() -> StoreBackend:
 
 @contextmanager
 def open_runner(study: Study) -> Iterator[Runner]:
-    """Sync the study with its store, if it has one, and yield the runner of its steps.
-
-    Raises:
-        StoreError: The store does not answer.
-        StudyError: Another machine runs the study, or the store contains a different study of that name.
-    """
+    """Sync the study with its store, if it has one, and yield the runner of its steps."""
     syncing = nullcontext() if study.config.executor.store is None else load_store().synced_with_store(study)
     with syncing as synced:
         executor = study.config.executor  # read after the sync, which may have changed the settings

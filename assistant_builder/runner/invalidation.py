@@ -61,7 +61,11 @@ def first_stale_step(study: Study, *, redo: bool, config: StudyConfig | None = N
             continue
         damaged = damaged_outputs(study, record) if step != "report" else []  # a report is rendered again in seconds
         if damaged and not redo:
-            raise _damage_error(record, damaged, study)
+            more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+            raise StudyError(
+                f"{damaged[0]}{more}, written by step {step!r}, is damaged, changed or missing",
+                where=f"study {study.name}",
+                remedy="Restore the file from a copy, or pass --redo to run this step and all later ones again")
         if damaged:
             return step
         changes = changed_inputs(record.inputs, step_inputs(study, step, config=config, source=source))
@@ -176,12 +180,9 @@ def _cached_hash(path: Path, stamp: tuple[int, int, int]) -> str:
 
 def step_inputs(study: Study, step: str, *, config: StudyConfig | None = None,
                 source: Path | None = None) -> dict[str, Any]:
-    """The inputs of a step: dotted setting or name of a file → value or hash.
+    """The inputs of a step (dotted setting or name of a file → value or hash), which earlier steps must have made.
 
     ``config`` and ``source`` replace the study's settings and data file.
-
-    Raises:
-        StudyError: An earlier step is not done.
     """
     config = config or study.config
     common = {"code": __version__}

@@ -31,10 +31,7 @@ from assistant_builder.study.locks import process_alive, process_identity
 _POLL_SECONDS = 0.25
 _QUEUE_POLL_SECONDS = 0.5
 _GRACE_SECONDS = 600.0
-"""Time that a cancelled step has to finish its optimizer step, which takes minutes for a large model on a slow machine.
-
-Termination loses the work since the last checkpoint.
-"""
+"""Time that a cancelled step has to finish its optimizer step; termination loses the work since the last checkpoint."""
 
 
 class LocalRunner:

@@ -23,14 +23,6 @@ _GENERIC_NAMES = {"data", "dataset", "train", "pairs", "qa"}
 """File names that are too generic for a study name; the name of the folder is used instead."""
 
 
-def study_name(path: Path) -> str:
-    """A study name made from the name of a data file."""
-    stem = path.name.split(".")[0]
-    if stem.lower() in _GENERIC_NAMES and path.resolve().parent.name:
-        stem = path.resolve().parent.name
-    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")[:64] or "study"
-
-
 def open_or_create(source: str, *, name: str | None, changes: Mapping[str, Any], redo: bool,
                    before: Callable[[StudyConfig], None] = lambda config: None) -> Study:
     """Open the study that ``source`` names, or create it; nothing is written if an error is raised.
@@ -41,10 +33,7 @@ def open_or_create(source: str, *, name: str | None, changes: Mapping[str, Any],
 
     Raises:
         ConfigError: A setting is invalid, or ``source`` does not exist.
-        DataError: The data file cannot be used.
-        ModelError: The base model is unknown.
         ChangedInputsError: The study exists with other inputs, and ``redo`` is off.
-        StoreError: The study's store does not answer.
     """
     path = Path(source).expanduser()
     if "://" in source:
@@ -80,7 +69,11 @@ def _update(study: Study, name: str | None, changes: Mapping[str, Any], *, redo:
 def read_source(path: Path) -> tuple[StudyConfig, Path]:
     """The settings and the data file of a ``study.yaml``, or of a data file alone; raises ConfigError."""
     if path.suffix.lower() not in (".yaml", ".yml"):
-        return StudyConfig(name=study_name(path)), path.resolve()
+        stem = path.name.split(".")[0]
+        if stem.lower() in _GENERIC_NAMES and path.resolve().parent.name:
+            stem = path.resolve().parent.name
+        name = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")[:64] or "study"
+        return StudyConfig(name=name), path.resolve()
     config = load_config(path)
     data = Path(config.data.source)
     if not config.data.source or not data.is_file():
@@ -112,14 +105,9 @@ def create_or_update(config: StudyConfig, source: Path | None, *, redo: bool = F
                 raise StudyError("a step of the study is still running with the previous settings",
                                  where=f"study {study.name}", remedy="Wait until it is done, or cancel it first")
             if source is not None and other_source:
-                _replace_source(study, source)
+                old, new = study.source, study.folder / "data" / f"source{source.suffix.lower()}"
+                write_bytes(new, source.read_bytes())
+                if old is not None and old != new:
+                    old.unlink()
             study.write_config(config)
     return study
-
-
-def _replace_source(study: Study, source: Path) -> None:
-    old = study.source
-    new = study.folder / "data" / f"source{source.suffix.lower()}"
-    write_bytes(new, source.read_bytes())
-    if old is not None and old != new:
-        old.unlink()

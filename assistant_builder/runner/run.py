@@ -48,11 +48,9 @@ def run_study(study: Study, *, redo: bool = False, now: bool = False,
     before any step is run or deleted, and raises errors that a later step would raise.
 
     Raises:
-        StudyError: Another process runs the study, its folder cannot be written to, or files of a finished step are
-            damaged and ``redo`` is off.
+        StudyError: Another process runs the study, or files of a finished step are damaged and ``redo`` is off.
         ChangedInputsError: The inputs of a finished step changed, and ``redo`` is off.
         StoreError: The store does not answer; the results are on this machine.
-        ResourceError: The training does not fit into memory, or disk or memory ran out.
         AssistantBuilderError: A step failed.
         Cancelled: The user cancelled the run.
     """
@@ -77,7 +75,9 @@ def run_study(study: Study, *, redo: bool = False, now: bool = False,
         except (AssistantBuilderError, OSError) as error:
             translated = translate_error(error)
             if not isinstance(translated, ChangedInputsError):
-                _record_failure(study, translated)
+                study.release_disk_space()
+                with contextlib.suppress(OSError, StudyError):  # the disk is full or read-only
+                    study.write_run_record("failed", translated)
             raise translated from error
         finally:
             study.release_disk_space()
@@ -88,13 +88,11 @@ def run_study(study: Study, *, redo: bool = False, now: bool = False,
 def rerender_report(study: Study) -> None:
     """Run the report step of an evaluated study again, which takes a few seconds.
 
-    The report contains the study's name and its blind votes, which are not inputs of the step: a new vote does not make
-    the study stale.
+    The report contains the study's name and its blind votes, which are not inputs of the step.
 
     Raises:
         StudyError: The study is not evaluated, or it is running.
         ChangedInputsError: The settings changed after the evaluation.
-        AssistantBuilderError: The step failed.
     """
     if study.step("evaluate").state != "succeeded":
         raise StudyError("the study has not been evaluated", where=f"study {study.name}",
@@ -109,13 +107,6 @@ def rerender_report(study: Study) -> None:
     if record.state != "succeeded":
         error = record.error or {"what": "its process exited without reporting a result", "remedy": ""}
         raise AssistantBuilderError(error["what"], where="step report", remedy=error["remedy"])
-
-
-def _record_failure(study: Study, error: AssistantBuilderError) -> None:
-    """Record the error that ended the run, unless the disk is full or read-only."""
-    study.release_disk_space()
-    with contextlib.suppress(OSError, StudyError):
-        study.write_run_record("failed", error)
 
 
 def _report_queue(study: Study, queued_behind: list[str], on_event: Callable[[Event], None]) -> None:

@@ -1,8 +1,7 @@
 """Leases: the cluster node that runs a step, or the machine that runs a study in a store.
 
-The holder renews its lease about every second where all machines can see it; a lease that is not renewed belongs to a
-lost machine. A takeover waits until the previous holder has noticed it and stopped, so that two processes never train
-in the same folder.
+The holder renews its lease about every second; a lease that is not renewed belongs to a lost machine. A takeover waits
+until the previous holder has noticed it and stopped, so that two processes never train in the same folder.
 """
 
 from __future__ import annotations

@@ -71,11 +71,7 @@ class Mirror:
             self._synced[name] = ((size, modified), version)
 
     def pull(self, wanted: Callable[[str], bool] = lambda name: True) -> None:
-        """Make the files that ``wanted`` selects equal to the store, by default all.
-
-        Raises:
-            StoreError: The store does not answer.
-        """
+        """Make the files that ``wanted`` selects equal to the store, by default all."""
         versions = {
             name: version for name, version in self.store.versions().items()
             if not is_local_only(name) and wanted(name)
@@ -103,7 +99,6 @@ class Mirror:
         """Upload the changes in the folder since the last sync.
 
         Raises:
-            StoreError: The store does not answer.
             StudyError: Another machine has taken the study over, or its folder is missing.
         """
         local = {name: stamp for name, stamp in files_of(self.study.folder).items() if not name.endswith(STEP_LEASE)}

@@ -28,28 +28,23 @@ _RETRY_SECONDS, _RETRY_INTERVAL_SECONDS = 120.0, 1.0
 
 
 class ObjectStore:
-    """The objects below one URL, ``s3://bucket/folder/NAME``, named relative to it.
-
-    Raises:
-        StoreError: The library for this kind of store is missing.
-    """
+    """The objects below one URL, ``s3://bucket/folder/NAME``, named relative to it."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self._fs, self._root = _file_system(self.url)
 
     def versions(self) -> dict[str, str]:
-        """Name → version of every object, an opaque string that changes with the object.
-
-        Raises:
-            StoreError: The store cannot be reached, refuses the credentials, or has no such bucket.
-        """
+        """Name → version of every object, an opaque string that changes with the object."""
         with self._translate_errors():
             self._fs.invalidate_cache()
             try:
                 found = self._fs.find(self._root, detail=True)
             except FileNotFoundError:
-                self._require_bucket()
+                bucket = self._root.split("/")[0]
+                if self._fs.async_impl and not self._fs.exists(bucket):
+                    raise StoreError(f"there is no bucket {bucket!r}", where=self.url,
+                                     remedy="Check executor.store, or create the bucket") from None
                 return {}
         start = len(self._root) + 1
         return {path[start:]: _version(info) for path, info in found.items() if path[start:] and path[-1] != "/"}
@@ -113,15 +108,6 @@ class ObjectStore:
         if not self._fs.async_impl:
             self._fs.makedirs(posixpath.dirname(self._path(name)), exist_ok=True)
 
-    def _require_bucket(self) -> None:
-        """Raise StoreError if the bucket does not exist."""
-        if not self._fs.async_impl:
-            return
-        bucket = self._root.split("/")[0]
-        if not self._fs.exists(bucket):
-            raise StoreError(f"there is no bucket {bucket!r}", where=self.url,
-                             remedy="Check executor.store, or create the bucket")
-
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
         """Translate exceptions of the store libraries into StoreError."""
@@ -175,8 +161,10 @@ def _file_system(url: str) -> tuple[Any, str]:
     try:
         fs, root = fsspec.url_to_fs(url)
     except ImportError as error:
+        package = store_kind(url).package
         raise StoreError(f"{protocol}:// needs a library that cannot be imported: {error}", where=url,
-                         remedy=store_kind(url).install_remedy) from error
+                         remedy=f"Install it{f' with pip install {package!r}' if package else ''}, on every machine",
+                         ) from error
     except ValueError as error:
         raise StoreError(f"fsspec does not support {protocol}://: {error}", where=url,
                          remedy=f"Check executor.store; examples are {', '.join(example_urls())}") from error

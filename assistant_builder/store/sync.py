@@ -121,9 +121,11 @@ def synced_with_store(study: Study) -> Iterator[Mirror]:
     try:
         pull_if_behind(mirror)
         is_local = study.config.executor.kind == "local"
-        if is_local:
-            _require_no_node(mirror.store)
-        _mark_newest(mirror)
+        node = _active_node(mirror.store) if is_local else ""
+        if node:
+            raise StudyError(f"node {node} is still running a step of it", where=mirror.store.url,
+                             remedy="Run it with executor.kind=ray, which waits for that step, or cancels it")
+        mirror.store.write(_NEWEST, json.dumps({"copy": mirror.copy_id, "node": socket.gethostname()}).encode())
         mirror.push()
         if not is_local:
             mirror.refresh_versions()
@@ -204,10 +206,8 @@ def is_cancel_requested(store: ObjectStore) -> bool:
 
 def cancel_nodes(study: Study) -> bool:
     """Ask cluster nodes to stop that still run steps after their run has ended; returns whether there are any."""
-    executor = study.config.executor
-    if executor.kind == "local" or executor.store is None:
-        return False
-    store = ObjectStore(study_url(executor.store, study.name))
+    assert study.config.executor.store is not None
+    store = ObjectStore(study_url(study.config.executor.store, study.name))
     if not _active_node(store):
         return False
     write_cancel_flag(store)
@@ -220,20 +220,8 @@ def _active_node(store: ObjectStore) -> str:
     return next(filter(None, (Lease(StoreLeaseFile(store, name), "", "").held_by() for name in names)), "")
 
 
-def _require_no_node(store: ObjectStore) -> None:
-    """Raise StudyError if a cluster node is still running a step of an earlier run."""
-    node = _active_node(store)
-    if node:
-        raise StudyError(f"node {node} is still running a step of it", where=store.url,
-                         remedy="Run it with executor.kind=ray, which waits for that step, or cancels it")
-
-
 def _newest_copy(store: ObjectStore) -> str | None:
     try:
         return str(json.loads(store.read(_NEWEST) or b"")["copy"])
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def _mark_newest(mirror: Mirror) -> None:
-    mirror.store.write(_NEWEST, json.dumps({"copy": mirror.copy_id, "node": socket.gethostname()}).encode())

@@ -96,11 +96,7 @@ def server_url(host: str, port: int, scheme: str = "http") -> str:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open a listening socket; connections wait in its backlog until the server is ready. Port 0 selects a free one.
-
-    Raises:
-        ConfigError: The port is in use or not permitted, or the host is not an address of this machine.
-    """
+    """Open a listening socket (port 0: a free one), in whose backlog connections wait; raises ConfigError."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -107,8 +107,7 @@ def _file_of_url(url: str, host: str) -> str:
 async def read_body(receive: Receive, most: int) -> bytes | None:
     """Read the body of a request; returns None, and stops reading, if it is larger than ``most`` bytes.
 
-    Raises:
-        ClientDisconnect: The client disconnected before the body was complete.
+    Raises ClientDisconnect if the client disconnected before the body was complete.
     """
     parts: list[bytes] = []
     size = 0

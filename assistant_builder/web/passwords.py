@@ -54,11 +54,7 @@ class PasswordHash:
 
     @classmethod
     def from_text(cls, text: str) -> PasswordHash:
-        """Parse a line of :meth:`to_text`.
-
-        Raises:
-            ValueError: The line is malformed, or its cost is out of bounds.
-        """
+        """Parse a line of :meth:`to_text`; raises ValueError if it is malformed or its cost is out of bounds."""
         name, log_n, r, p, salt, digest = text.split("$")
         found = cls(int(log_n), int(r), int(p), base64.b64decode(salt, validate=True),
                     base64.b64decode(digest, validate=True))
@@ -80,11 +76,7 @@ def password_file() -> Path:
 
 
 def store_password(user: str, password: str) -> Path:
-    """Store the hash of a user's password in :func:`password_file`.
-
-    Raises:
-        ConfigError: The password is too short, or the file is damaged or cannot be written.
-    """
+    """Store the hash of a user's password; raises ConfigError if it is too short or the file cannot be used."""
     if len(password) < MIN_LENGTH:
         raise ConfigError(f"the password has {len(password)} characters",
                           remedy=f"Use at least {MIN_LENGTH}; four random words are easy to remember")
@@ -100,11 +92,7 @@ def store_password(user: str, password: str) -> Path:
 
 
 def stored_password(user: str) -> PasswordHash | None:
-    """The stored hash of a user's password, or None.
-
-    Raises:
-        ConfigError: Other users can read the file, or it is damaged.
-    """
+    """The stored hash of a user's password, or None; ConfigError if others can read the file or it is damaged."""
     path = password_file()
     if not path.exists():
         return None

@@ -43,11 +43,7 @@ class Limits:
 
     @classmethod
     def from_environment(cls) -> Limits:
-        """The limits with the values of :data:`SIZE_VARIABLE` and :data:`COUNT_VARIABLE`.
-
-        Raises:
-            ConfigError: The value of a variable is invalid.
-        """
+        """The limits with the values of :data:`SIZE_VARIABLE` and :data:`COUNT_VARIABLE`; raises ConfigError."""
         text, count = os.environ.get(SIZE_VARIABLE, "").strip(), os.environ.get(COUNT_VARIABLE, "").strip()
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(|kb|mb|gb)", text.lower())
         size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
@@ -96,10 +92,7 @@ _log = logging.getLogger(__name__)
 
 
 def mark_trusted(scope: Scope) -> None:
-    """Mark the connection of a request as trusted: the request was authenticated, or no authentication is required.
-
-    This has no effect if the server does not limit connections, as in tests and on Ray.
-    """
+    """Mark the connection of a request as trusted, if connections are limited: it needs no authentication or has it."""
     connection = (scope.get("state") or {}).get(_KEY)
     if connection is not None:
         connection.trusted = True
