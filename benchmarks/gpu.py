@@ -71,11 +71,7 @@ DIFFERENCES: tuple[str, ...] = (
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """Read the command line.
-
-    Raises:
-        SystemExit: It cannot be read (code 2).
-    """
+    """Read the command line."""
     parser = argparse.ArgumentParser(prog="python benchmarks/gpu.py", description=__doc__)
     parser.add_argument("--shape", choices=sorted(SHAPES), default="8b", help="of the random model (8b)")
     parser.add_argument("--model", type=Path, metavar="DIR", help="train this model instead, from its folder")
@@ -248,7 +244,7 @@ def caption(args: argparse.Namespace, found: dict[str, Any], job: Job, notes: Se
 class Row:
     """One candidate at one length over all rounds."""
 
-    candidate: Candidate  # the candidate
+    candidate: Candidate
     tokens: int  # maximum tokens of a row
     rounds: int  # number of successful runs
     tokens_per_second: Spread | None  # speed of the timed steps
@@ -307,11 +303,7 @@ def _cells(row: Row) -> str:
 
 
 def benchmark(args: argparse.Namespace) -> str:
-    """Measure, and return the table or the JSON document.
-
-    Raises:
-        AssistantBuilderError: The model or its tokenizer cannot be used.
-    """
+    """Measure, and return the table or the JSON document."""
     if args.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     candidates, notes = available(args)

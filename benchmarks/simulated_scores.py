@@ -161,19 +161,15 @@ CASES: dict[str, Case] = {
     "clusters of 5, lognormal clusters": Case("nll_per_token", _lognormal_clusters),
     "clusters of 5, weighted by tokens": Case("nll_per_token", _weighted_clusters),
     "clusters of 5, 2 % of them flip whole, one way": Case("exact_match", _whole_cluster_flips),
-    "clusters of 5, flips 2 %, one way": Case(
-        "exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.02, 1.0)
-    ),
-    "clusters of 5, flips 2 %, both ways": Case(
-        "exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.02, 0.5)
-    ),
-    "clusters of 5, flips 20 %, both ways": Case(
-        "exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.2, 0.5)
-    ),
+    "clusters of 5, flips 2 %, one way":
+        Case("exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.02, 1.0)),
+    "clusters of 5, flips 2 %, both ways":
+        Case("exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.02, 0.5)),
+    "clusters of 5, flips 20 %, both ways":
+        Case("exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.2, 0.5)),
     "clusters of unequal size, normal": Case("nll_per_token", lambda rng, n: _clustered(rng, unequal_clusters(rng, n))),
-    "clusters of unequal size, flips 2 %, one way": Case(
-        "exact_match", lambda rng, n: _flips_in_clusters(rng, unequal_clusters(rng, n), 0.02, 1.0)
-    ),
+    "clusters of unequal size, flips 2 %, one way":
+        Case("exact_match", lambda rng, n: _flips_in_clusters(rng, unequal_clusters(rng, n), 0.02, 1.0)),
 }
 """Cases of the coverage table."""
 
@@ -223,9 +219,8 @@ EQUAL_ARMS: dict[str, Case] = {
     "right/wrong, 20 % flip": Case("exact_match", _equal_flips),
     "word overlap, 20 % differ": Case("token_f1", _equal_overlap),
     "loss, clusters of 5": Case("nll_per_token", lambda rng, n: _equal_losses(rng, n, equal_clusters(n))),
-    "loss, clusters of unequal size": Case(
-        "nll_per_token", lambda rng, n: _equal_losses(rng, n, unequal_clusters(rng, n))
-    ),
+    "loss, clusters of unequal size":
+        Case("nll_per_token", lambda rng, n: _equal_losses(rng, n, unequal_clusters(rng, n))),
     "right/wrong, 20 % flip, clusters of 5": Case("exact_match", _equal_flips_in_clusters),
 }
 """Equal arms: losses are weighted by answer tokens."""

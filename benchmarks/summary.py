@@ -33,12 +33,11 @@ _INK = "#1f2937"
 class Row:
     """One candidate over all rounds."""
 
-    candidate: Candidate  # the candidate
+    candidate: Candidate
     rounds: int  # number of runs
     tokens_per_second: Spread  # non-padding tokens of the timed steps over their wall time
     cpu_seconds_per_1000_tokens: Spread  # CPU time, the better measure on a busy machine
-    # speed relative to the plain TRL script on the same base, round by round; None without it
-    versus_plain: Spread | None
+    versus_plain: Spread | None  # speed relative to the plain TRL script on the same base, round by round
     versus_tuned: Spread | None  # speed relative to the tuned TRL script
     peak_memory_bytes: int  # highest of all runs: resident in RAM, or allocated on the GPU
     first_loss: Spread  # training loss of the first step, in nats a supervised token

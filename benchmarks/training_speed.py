@@ -112,11 +112,7 @@ def _change(text: str) -> tuple[str, str]:
 
 def run_all(job: Job, candidates: Sequence[Candidate], rounds: int,
             on_run: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
-    """Run every candidate once a round, interleaved; the seed is the number of the round.
-
-    Raises:
-        EvaluationError: A run failed.
-    """
+    """Run every candidate once a round, interleaved; the seed is the number of the round."""
     runs = []
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "job.json"
@@ -151,21 +147,15 @@ def machine() -> dict[str, Any]:
 
 
 def bench(options: argparse.Namespace, console: Console) -> None:
-    """Measure, print, write.
-
-    Raises:
-        AssistantBuilderError: The data, the base or a candidate cannot be used.
-    """
+    """Measure, print, write."""
     config = StudyConfig().with_changes({"data.source": str(options.data), **options.changes})
     job = make_job(config, warmup_steps=options.warmup, timed_steps=options.steps,
                    validation_pairs=8 if options.quick else 32)
     if options.llama_factory is not None:
         os.environ[llama_factory.VARIABLE] = str(options.llama_factory)
     count = options.rounds * len(options.candidates)
-    console.print(
-        f"{count} runs of {job.steps} steps of {job.train.batch_size} pairs, {options.warmup} of them not timed",
-        highlight=False,
-    )
+    console.print(f"{count} runs of {job.steps} steps of {job.train.batch_size} pairs, {options.warmup} of them not "
+                  "timed", highlight=False)
     began = time.monotonic()
     runs = run_all(job, options.candidates, options.rounds, lambda run: _report_run(run, console))
     rows = summarize(runs)

@@ -69,17 +69,13 @@ def measure(job: Job, candidate: Candidate, *, long_rows: bool = False,
     first = job.warmup_steps
     tokens = [after - before for before, after in zip([0, *trained.tokens], trained.tokens, strict=False)]
     return {
-        "candidate": candidate.name,
-        "seed": job.train.seed,
-        "step_seconds": watch.step_seconds,
-        "step_losses": trained.losses,
-        "step_tokens": tokens,
+        "candidate": candidate.name, "seed": job.train.seed, "step_seconds": watch.step_seconds,
+        "step_losses": trained.losses, "step_tokens": tokens,
         "tokens_per_second": sum(tokens[first:]) / sum(watch.step_seconds[first:]),
         "cpu_seconds_per_1000_tokens": 1000 * watch.cpu_seconds(first) / sum(tokens[first:]),
         "peak_memory_bytes": watch.peak_memory_bytes,
         "validation_loss": _validation_loss(job, trained.model, device) if job.validation else None,
-        "others_share": watch.others_share(first),
-        "device": device,
+        "others_share": watch.others_share(first), "device": device,
         "device_name": torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
     }
