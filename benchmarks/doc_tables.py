@@ -93,10 +93,10 @@ def metric_table() -> str:
 @lru_cache(maxsize=64)
 def plan(model: str, *, card: str = _CARD, rows: int = 1, length: int = 512, rank: int = 16) -> Plan:
     """Plan a training as in the QLoRA paper: one card, checkpointing, paged AdamW."""
-    config = StudyConfig().with_changes({"model.base": model, "train.rank": rank, "train.alpha": 16.0,
-                                         "train.micro_batch_size": rows, "train.batch_size": 16,
-                                         "train.max_length": length, "train.gradient_checkpointing": "on",
-                                         "train.optimizer": "paged_adamw_32bit"})
+    config = StudyConfig().with_changes({
+        "model.base": model, "train.rank": rank, "train.alpha": 16.0, "train.micro_batch_size": rows,
+        "train.batch_size": 16, "train.max_length": length, "train.gradient_checkpointing": "on",
+        "train.optimizer": "paged_adamw_32bit"})
     return plan_study(config, 10_000, Lengths.assume(length), CARDS[card])
 
 

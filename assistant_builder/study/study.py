@@ -301,10 +301,10 @@ class Study:
                          queued_behind: Sequence[str] = (), dashboard: str = "") -> None:
         """Record this process as the run of the study (``run.json``): ``queued`` while it waits for other studies."""
         self._require_folder()
-        write_json(self.folder / "run.json", {"state": state, "pid": os.getpid(),
-                                              "process_started": process_identity(os.getpid()), "time": time.time(),
-                                              "error": error.to_record() if error else None,
-                                              "behind": list(queued_behind), "dashboard": dashboard})
+        write_json(self.folder / "run.json", {
+            "state": state, "pid": os.getpid(), "process_started": process_identity(os.getpid()), "time": time.time(),
+            "error": error.to_record() if error else None, "behind": list(queued_behind), "dashboard": dashboard,
+        })
 
     def run_record(self) -> dict[str, Any] | None:
         """The last record of :meth:`write_run_record`; ``lost`` if its process is dead or the record is damaged."""
