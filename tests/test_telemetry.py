@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant_builder.telemetry import SWITCHES
+from assistant_builder import TELEMETRY_SWITCHES as SWITCHES
 
 ROOT = Path(__file__).parents[1]
 FERRIES = ROOT / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
