@@ -1,0 +1,43 @@
+"""The command ``ask``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from assistant_builder.arms import ARMS, label, with_arm
+from assistant_builder.cli import output
+from assistant_builder.cli.options import Consent, Json, Name, TrustRemoteCode
+from assistant_builder.errors import ConfigError
+from assistant_builder.redaction import escape_control_characters
+from assistant_builder.study import Study
+
+
+def ask(
+    name: Name,
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotes.")],
+    arm: Annotated[str, typer.Option(help=f"Who answers: {', '.join(ARMS)}, or both (every arm that the study "
+                                     "trains).")] = "both",
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+) -> None:
+    """Ask the trained assistants one question."""
+    output.check_choice("--arm", arm, (*ARMS, "both"))
+    if not question.strip():
+        raise ConfigError("the question is empty", remedy="Write a question in quotes")
+    from assistant_builder.chat.ask import ask_arms
+
+    study = Study.open(name)
+    trained = study.config.arms
+    if arm not in (*trained, "both"):
+        raise ConfigError(f"study {name} trains only {' and '.join(trained)} and has no {arm} assistant",
+                          where="--arm", remedy=f"Ask with --arm {trained[0]}, or train it with "
+                          f"'assistant-builder run {name} --set arms={','.join(with_arm(trained, arm))}'")
+    Consent(trust_remote_code).allow(study.config)
+    answers = ask_arms(study, question, [known for known in trained if arm in (known, "both")])
+    if as_json:
+        return output.print_json({"question": question, "answers": answers})
+    for asked, answer in answers.items():
+        text = escape_control_characters(answer["text"])
+        typer.echo(f"{label(asked)} ({answer['tokens']} tokens, {answer['seconds']:.1f} s): {text}")

@@ -1,0 +1,47 @@
+"""The command ``export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from assistant_builder.arms import ARMS
+from assistant_builder.cli import output
+from assistant_builder.cli.options import Consent, Json, Name, TrustRemoteCode
+from assistant_builder.export_formats import DEFAULT_FORMAT, parse_export
+from assistant_builder.runner.backend import Event
+from assistant_builder.study import Study
+
+
+def export(
+    name: Name,
+    arm: Annotated[str, typer.Option(help=f"Assistant to export: {' or '.join(ARMS)}.")],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Target folder; it must be new or empty.")],
+    format: Annotated[str, typer.Option(help="Format of the export.")] = DEFAULT_FORMAT,
+    force: Annotated[bool, typer.Option("--force", help="Write to a folder that is not empty. Files of the same name "
+                                        "are replaced; other files are kept.")] = False,
+    sample: Annotated[int, typer.Option(min=1, help="Number of held-out items for the check after writing.")] = 20,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+) -> None:
+    """Export a trained assistant to a folder.
+
+    A model card is included. The written files are checked by scoring some held-out items again.
+    """
+    from assistant_builder.export.job import export_to, summary_lines
+
+    try:
+        spec = parse_export(arm, format)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    study = Study.open(name)
+    Consent(trust_remote_code).allow(study.config)
+    if as_json:
+        return output.print_json(export_to(study, spec, to, force=force, sample=sample))
+    with output.run_display() as display:
+        record = export_to(study, spec, to, force=force, sample=sample,
+                           on_progress=lambda at: display(Event("export", "running", at)))
+    for line in summary_lines(record):
+        typer.echo(line)
