@@ -112,7 +112,7 @@ def paired_comparison(
     baseline: ArrayLike,
     candidate: ArrayLike,
     *,
-    clusters: Labels | Mapping[str, Labels] | None = None,
+    clusters: Labels | Sequence[Labels] | Mapping[str, Labels] | None = None,
     weights: ArrayLike | None = None,
     margin: float | None = None,
     higher_is_better: bool = True,
@@ -129,7 +129,8 @@ def paired_comparison(
             and 1, the metric is treated as right/wrong.
         clusters: A label for each item, shape ``[n]``; items with the same label (phrasings of one fact, turns of one
             conversation) count as one unit. An item with the label ``None``, ``""`` or NaN is a unit by itself.
-            Several labels by name: nested ones count as the coarser, crossed ones give a two-way interval.
+            Several labels, as a sequence of label sequences or by name: nested ones count as the coarser, crossed
+            ones give a two-way interval.
         weights: Positive weights, shape ``[n]``; for ``nll_per_token`` the answers' token counts, so that ``delta`` is
             the difference of the two token-weighted figures.
         margin: Largest harm that counts as no worse, in the metric's units. ``None`` means 0: ``no worse`` then needs
@@ -150,7 +151,7 @@ def paired_comparison(
             weight that is not positive, a score outside ``bounds``, or a negative margin.
     """
     margin = 0.0 if margin is None else float(margin)
-    labels = dict(clusters) if isinstance(clusters, Mapping) else {} if clusters is None else {"cluster": clusters}
+    labels = _named_labels(clusters)
     related = dict(related or {})
     before, after, weight = _checked(baseline, candidate, {**labels, **related}, weights, margin, bounds, resamples)
     names = coarsest(labels)
@@ -193,6 +194,16 @@ def paired_comparison(
         leave_one_out=leave_one_out_range(units),
         correlation=correlation,
     )
+
+
+def _named_labels(clusters: Labels | Sequence[Labels] | Mapping[str, Labels] | None) -> dict[str, Labels]:
+    if clusters is None:
+        return {}
+    if isinstance(clusters, Mapping):
+        return dict(clusters)
+    if len(clusters) and all(isinstance(values, list | np.ndarray) for values in clusters):
+        return {f"cluster {number}": values for number, values in enumerate(clusters, start=1)}  # type: ignore[misc]
+    return {"cluster": clusters}  # type: ignore[dict-item]
 
 
 def _checked(

@@ -315,6 +315,8 @@ class TestSeveralLabels:
         labels = {"family": self.family.tolist(), "wording": self.wording.tolist()}
         both = paired_comparison(before, after, clusters=labels)
         assert both.clustered_by == ("family", "wording") and both.n_clusters == 10
+        unnamed = paired_comparison(before, after, clusters=list(labels.values()))
+        assert (unnamed.ci_low, unnamed.ci_high) == (both.ci_low, both.ci_high)
         for each in labels.values():
             alone = paired_comparison(before, after, clusters=each)
             assert both.ci_low < alone.ci_low and alone.ci_high < both.ci_high and both.p_value >= alone.p_value
