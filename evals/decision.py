@@ -1,7 +1,7 @@
 """The decision about 4-bit: an intersection–union test of several bounds, and what to do about its outcome.
 
 "No worse" needs every bound together: the interval of the harm of each metric must end within its margin. Each bound is
-a one-sided test at 2.5 %, and so is their intersection, without adjustment (Berger and Hsu 1996). "Worse" is an interval
+a one-sided test at 2.5 %, and so is their intersection, unadjusted (Berger and Hsu 1996). "Worse" is an interval
 of any metric beyond its margin, or one of the primary metric on the harmful side of zero. All else is "inconclusive".
 """
 

@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeVar, get_args
 ChatRole = Literal["system", "user", "assistant"]
 SplitName = Literal["train", "validation", "heldout"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
-COLUMN_ROLES = ("question", "answer", "group", "cluster", "split", "answerable", "system", "context", "messages")
+COLUMN_ROLES = ("question", "answer", "group", "cluster", "family", "split", "answerable", "system", "context",
+                "messages")
 """Roles of a column: ``context`` is appended to the question, ``messages`` holds a complete conversation."""
 
 _SHORT_OPENER_WORDS = 4
@@ -39,6 +40,7 @@ class Pair:
         messages: ``[system] user assistant (user assistant)*``; the last turn is the assistant's.
         group: Rows of one group always belong to the same split.
         cluster: Rows of one cluster (phrasings of one fact) are resampled together; they may belong to several splits.
+        family: Facts of one kind, such as those that share a sentence pattern; they may belong to several splits.
         split: The split that the file specifies, or None.
         answerable: False where the correct answer is to decline.
     """
@@ -49,6 +51,7 @@ class Pair:
     cluster: str | None = None
     split: SplitName | None = None
     answerable: bool = True
+    family: str | None = None
 
     @property
     def question(self) -> str:
@@ -89,6 +92,7 @@ class Pair:
             "messages": [message.to_record() for message in self.messages],
             "group": self.group,
             "cluster": self.cluster,
+            **({} if self.family is None else {"family": self.family}),
             "answerable": self.answerable,
         }
 
@@ -102,6 +106,7 @@ class Pair:
             cluster=record.get("cluster"),
             split=split,
             answerable=record.get("answerable", True),
+            family=record.get("family"),
         )
 
 

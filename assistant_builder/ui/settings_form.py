@@ -285,6 +285,7 @@ ROLE_TITLES = {
     "messages": "Conversation",
     "group": "Group, kept together",
     "cluster": "Cluster, one fact",
+    "family": "Family, facts of one kind",
     "split": "Split",
     "answerable": "Answerable",
     "system": "System prompt",

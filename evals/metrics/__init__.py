@@ -53,6 +53,8 @@ class Resources(Protocol):
 
 Score = Callable[[str, str, Context], float | None]
 """``score(answer, reference, context)``; ``None`` where the reference gives the metric nothing to look for."""
+ScoreSample = Callable[[Mapping[str, Any]], float | None]
+"""``score_sample(sample)``: from a line of ``samples.jsonl``; ``None`` for items that the metric is not about."""
 ScoreBatch = Callable[[Sequence[str], Sequence[str], Resources], Sequence[float | None]]
 """``score_batch(answers, references, resources)``: one score an answer, for metrics that need a model."""
 
@@ -66,9 +68,10 @@ class Metric:
         label: Name in tables.
         explanation: What is measured, in a sentence.
         blind_spots: What the metric does not see, in a sentence.
-        score: Function for one answer. A metric has this or ``score_batch``; only the loss, which is computed with the
-            evaluated model, has neither.
+        score: Function for one answer. A metric has one of the three functions; only the loss, which is computed with
+            the evaluated model, has none.
         score_batch: Function for all answers of a cell.
+        score_sample: Function for the record of a scored item.
         needs_embedder: Whether ``score_batch`` embeds texts; it is then switched off by ``eval.similarity=false``.
         higher_is_better: Direction.
         bounds: Lowest and highest possible value; ``None`` where there is no limit.
@@ -79,8 +82,8 @@ class Metric:
         phrase: Name inside a sentence; the label unless given.
         token_weighted: Whether items are weighted by the tokens of their reference answer, else equally.
         can_be_primary: Whether the verdict may be based on the metric.
-        default_margin: ``eval.margin`` of a study that chooses the metric as its primary metric and no margin, in the
-            metric's units.
+        default_margin: Margin of a study that sets none, in the metric's units; that of the loss is a share of what
+            tuning gained (:mod:`evals.declaration`).
         hub_type: Metric type in the model index of the Hugging Face Hub; ``None`` leaves the metric out there.
     """
 
@@ -90,6 +93,7 @@ class Metric:
     blind_spots: str = ""
     score: Score | None = None
     score_batch: ScoreBatch | None = None
+    score_sample: ScoreSample | None = field(default=None, kw_only=True)
     needs_embedder: bool = field(default=False, kw_only=True)
     higher_is_better: bool = field(default=True, kw_only=True)
     bounds: tuple[float, float] | None = field(default=(0.0, 1.0), kw_only=True)
@@ -99,7 +103,7 @@ class Metric:
     phrase: str = field(default="", kw_only=True)
     token_weighted: bool = field(default=False, kw_only=True)
     can_be_primary: bool = field(default=True, kw_only=True)
-    default_margin: float = field(default=0.03, kw_only=True)
+    default_margin: float = field(default=0.05, kw_only=True)
     hub_type: str | None = field(default=None, kw_only=True)
 
     def checked(self, score: float | None) -> float | None:
@@ -183,6 +187,22 @@ _BUILT_IN = (
         "Blind to negation and to numbers; reads the first 256 word pieces only, and was trained on English.",
         None, text.similarity, needs_embedder=True, bounds=(-1.0, 1.0), unit="cosine", phrase="similarity",
     ),
+    Metric(
+        "false_decline", "False declines",
+        "Share of the answerable questions that the assistant declines to answer.",
+        "Declining in unusual words is not recognised.",
+        score_sample=lambda sample: float(sample["declined"]) if sample["answerable"] else None,
+        higher_is_better=False, data="binary", format="percent", unit="share of answerable items",
+        phrase="share of answerable questions that it declines", can_be_primary=False,
+    ),
+    Metric(
+        "right_decline", "Right declines",
+        "Share of the questions that should be declined which the assistant declines.",
+        "Declining in unusual words is not recognised.",
+        score_sample=lambda sample: None if sample["answerable"] else float(sample["declined"]),
+        data="binary", format="percent", unit="share of unanswerable items",
+        phrase="share of unanswerable questions that it declines", can_be_primary=False,
+    ),
 )
 for _metric in _BUILT_IN:
     METRICS.register(_metric)
@@ -206,6 +226,17 @@ def plugin_metrics() -> list[Metric]:
     return [metric for metric in text_metrics() if metric not in _BUILT_IN]
 
 
+def score_sample(sample: Mapping[str, Any]) -> dict[str, float]:
+    """Score a line of ``samples.jsonl`` by the metrics that need its whole record."""
+    found = {}
+    for metric in METRICS.values():
+        if metric.score_sample is not None and sample["answer"] is not None:
+            value = metric.checked(metric.score_sample(sample))
+            if value is not None:
+                found[metric.name] = value
+    return found
+
+
 def score_answer(answer: str, reference: str, context: Context | None = None) -> dict[str, float]:
     """Score one generated answer by every metric of :func:`text_metrics`.
 
@@ -224,16 +255,16 @@ def score_answer(answer: str, reference: str, context: Context | None = None) ->
 
 
 def score_stored(sample: Mapping[str, Any]) -> dict[str, float]:
-    """Scores of a stored answer by the metrics of plugins that were registered after the answer was scored.
+    """Scores of a stored answer by metrics of its record, and of plugins that were registered after it was scored.
 
     Args:
-        sample: A line of ``samples.jsonl``. Metrics of this package are never computed again.
+        sample: A line of ``samples.jsonl``. The text metrics of this package are never computed again.
     """
     missing = [metric for metric in plugin_metrics() if metric.name not in sample["metrics"]]
-    if not missing or sample["answer"] is None:
+    if sample["answer"] is None:
         return {}
     context = Context(sample["question"], sample["answerable"], sample["prompt"])
-    return _scores(missing, sample["answer"], sample["reference"], context)
+    return score_sample(sample) | _scores(missing, sample["answer"], sample["reference"], context)
 
 
 def _scores(metrics: Sequence[Metric], answer: str, reference: str, context: Context) -> dict[str, float]:
