@@ -135,6 +135,10 @@ def _of_texts(function: Callable[[str, str], float | None]) -> Score:
     return lambda answer, reference, context: function(answer, reference)
 
 
+def _facts_kept(answer: str, reference: str, context: Context) -> float | None:
+    return facts_kept(answer, reference, context.question) if context.answerable else None
+
+
 _BUILT_IN = (
     Metric(
         "nll_per_token", "Loss",
@@ -174,12 +178,11 @@ _BUILT_IN = (
     ),
     Metric(
         "facts_kept", "Facts kept",
-        "Share of the reference's numbers with units, codes and capitalised names that the answer holds, over the "
-        "items whose reference holds any; found by regular expressions.",
-        "Blind to which fact belongs to what, to negation, and to facts that the answer invents; names that the "
-        "question holds count too. Not seen: numbers in words (nine), and a name that begins a sentence by itself. "
-        "In German every noun counts as a name.",
-        _of_texts(facts_kept), format="percent", phrase="share of facts kept",
+        "Share of the reference's numbers with units, codes and capitalised names that the answer holds, without those "
+        "that the question holds, over the answerable items whose reference holds any; found by regular expressions.",
+        "Blind to which fact belongs to what, to negation, and to facts that the answer invents. Not seen: numbers in "
+        "words (nine), and a name that begins a sentence by itself. In German every noun counts as a name.",
+        _facts_kept, format="percent", phrase="share of facts kept",
     ),
     Metric(
         "similarity", "Similarity",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.atomic_io import read_json, write_jsonl
+from assistant_builder.atomic_io import file_hash, read_json, write_json, write_jsonl
 from assistant_builder.config import StudyConfig
 from assistant_builder.data.types import Message, Pair
 from assistant_builder.study import Study
@@ -100,9 +100,16 @@ def test_the_hash_covers_every_field_and_survives_the_file() -> None:
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path))
     study = Study.create(StudyConfig.model_validate({"name": "a"}))
-    for split, pairs in (("train", TAUGHT), ("heldout", WORDINGS)):
-        write_jsonl(study.split_file(split), [each.to_record() for each in pairs])  # type: ignore[arg-type]
+    write_split(study, WORDINGS)
     return study
+
+
+def write_split(study: Study, heldout: list[Pair]) -> None:
+    files = {"train": TAUGHT, "heldout": heldout}
+    for split, pairs in files.items():
+        write_jsonl(study.split_file(split), [each.to_record() for each in pairs])  # type: ignore[arg-type]
+    write_json(study.folder / "data" / "split.json",
+               {"hashes": {split: file_hash(study.split_file(split)) for split in files}})  # type: ignore[arg-type]
 
 
 def change(study: Study, **settings: Any) -> None:
@@ -126,7 +133,7 @@ def test_what_is_frozen_stays_and_later_changes_are_listed(study: Study) -> None
 def test_other_held_out_questions_are_declared_anew(study: Study) -> None:
     freeze(study)
     change(study, margin=0.3)
-    write_jsonl(study.split_file("heldout"), [each.to_record() for each in WORDINGS[:5]])
+    write_split(study, WORDINGS[:5])
     assert frozen(study, HeldOut.read(study)) is None
     freeze(study)
     assert read_json(study.folder / "declaration.json")["declared"]["margin"] == 0.3
