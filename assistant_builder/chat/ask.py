@@ -20,12 +20,7 @@ Llama-3.1-8B (32 layers, 8 heads of 128, keys and values in 16 bits); the full 1
 
 
 def ask_arms(study: Study, question: str, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Answer a question greedily with each arm, with the study's system prompt.
-
-    Args:
-        study: A study whose arms are trained.
-        question: The user's question.
-        arms: The arms that answer.
+    """Answer a question greedily with each of the trained arms, with the study's system prompt.
 
     Returns:
         Arm → ``text``, ``tokens``, ``seconds``, ``first_token_seconds``.
@@ -35,10 +30,8 @@ def ask_arms(study: Study, question: str, arms: Sequence[str]) -> dict[str, dict
         ResourceError: An arm does not fit into memory.
     """
     session = ChatSession(study, arms)
-    messages = [Message("user", question)]
     system = default_system_prompt(study)
-    if system:
-        messages.insert(0, Message("system", system))
+    messages = [*([Message("system", system)] if system else []), Message("user", question)]
     answers: dict[str, dict[str, Any]] = {}
     for arm in arms:
         try:
@@ -50,8 +43,7 @@ def ask_arms(study: Study, question: str, arms: Sequence[str]) -> dict[str, dict
             raise ResourceError("memory ran out", where=f"arm {arm}", remedy=f"{remedy} other programs") from error
         answers[arm] = {
             "text": "".join(chunk.text_delta for chunk in chunks).strip(),
-            "tokens": chunks[-1].tokens,
-            "seconds": round(chunks[-1].seconds, 3),
+            "tokens": chunks[-1].tokens, "seconds": round(chunks[-1].seconds, 3),
             "first_token_seconds": round(chunks[-1].first_token_seconds or 0.0, 3),
         }
     return answers
@@ -70,12 +62,8 @@ def context_tokens(configs: Iterable[StudyConfig], limit: int, requested: int | 
     """Maximum tokens of a prompt and its answer together, for every serving backend.
 
     The default is ``train.max_length`` plus the longest answer of the evaluation or of a request without a limit, but
-    at least :data:`MIN_CONTEXT` and at most the context length of the base model.
-
-    Args:
-        configs: Settings of the studies that are served with one base model.
-        limit: Context length of the base model.
-        requested: Value set by the user; None for the default.
+    at least :data:`MIN_CONTEXT` and at most the context length of the base model. ``limit`` is that context length;
+    ``requested`` is the value set by the user, None for the default.
 
     Raises:
         ConfigError: The value set by the user exceeds the context length of the base model.

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import IO, Any, Literal
 
@@ -20,42 +21,29 @@ from assistant_builder.data import Message
 from assistant_builder.inference.session import Memory, Sampling
 from assistant_builder.study import Study
 
-ReplyState = Literal[
-    "starting", "waiting", "loading", "answering", "stop", "length", "cancelled", "failed", "loaded"
-]
+ReplyState = Literal["starting", "waiting", "loading", "answering", "stop", "length", "cancelled", "failed", "loaded"]
 FINISHED = frozenset(("stop", "length", "cancelled", "failed", "loaded"))
 UPDATE_SECONDS = 0.08
 
 
 @dataclass(frozen=True)
 class Reply:
-    """The current state of one arm's answer.
+    """The current state of one arm's answer."""
 
-    Attributes:
-        state: ``starting`` the process, ``waiting`` for other questions, ``loading`` the model, ``answering``, or a
-            final state: ``stop`` (complete), ``length`` (truncated), ``cancelled``, ``failed``, or ``loaded`` for a
-            request that only loads the model.
-        text: The answer so far.
-        tokens: Tokens generated so far.
-        first_token_seconds: Time from the start of the answer to its first token, without waiting and loading.
-        seconds: Time since the start of the answer.
-        error: ``AssistantBuilderError.to_record()`` of a failed answer.
-        phase: Current phase of loading.
-        fraction: Fraction of the loading that is done.
-        memory: Memory use of the model, once it is loaded.
-        ahead: Number of questions, of all users, that are answered before this one.
-    """
-
+    # ``starting`` the process, ``waiting`` for other questions, ``loading`` the model, ``answering``, or a final
+    # state: ``stop`` (complete), ``length`` (truncated), ``cancelled``, ``failed``, or ``loaded`` for a request that
+    # only loads the model
     state: ReplyState = "starting"
     text: str = ""
     tokens: int = 0
+    # time from the start of the answer to its first token, without waiting and loading
     first_token_seconds: float | None = None
-    seconds: float = 0.0
-    error: dict[str, Any] | None = None
+    seconds: float = 0.0  # time since the start of the answer
+    error: dict[str, Any] | None = None  # ``AssistantBuilderError.to_record()`` of a failed answer
     phase: str = ""
     fraction: float = 0.0
-    memory: Memory | None = None
-    ahead: int = 0
+    memory: Memory | None = None  # memory use of the model, once it is loaded
+    ahead: int = 0  # number of questions, of all users, that are answered before this one
 
     @property
     def finished(self) -> bool:
@@ -71,9 +59,7 @@ class Reply:
 class ReplyStream:
     """One question to several arms. Iterating yields ``{arm: Reply}`` until all arms have ended.
 
-    Args:
-        stop: Requests the end of the answer with a request id.
-        requests: Request id → request.
+    ``stop`` requests the end of the answer with a request id; ``requests`` are by request id.
     """
 
     def __init__(self, stop: Callable[[str], None], requests: Mapping[str, dict[str, Any]]) -> None:
@@ -133,14 +119,8 @@ def _advance(reply: Reply, event: Mapping[str, Any]) -> Reply:
         return replace(reply, state="loaded", fraction=1.0)
     if event["event"] == "error":
         return replace(reply, state="failed", error=event["error"])
-    return replace(
-        reply,
-        state=event["finish"] or "answering",
-        text=reply.text + event["text"],
-        tokens=event["tokens"],
-        first_token_seconds=event["first_token_seconds"],
-        seconds=event["seconds"],
-    )
+    return replace(reply, state=event["finish"] or "answering", text=reply.text + event["text"], tokens=event["tokens"],
+                   first_token_seconds=event["first_token_seconds"], seconds=event["seconds"])
 
 
 @dataclass
@@ -160,8 +140,7 @@ def worker_command(study: Study) -> list[str]:
 class ChatWorker:
     """A worker process. It is started by the first question, and restarted after it has ended.
 
-    Args:
-        command: A command line that implements the protocol of :mod:`assistant_builder.chat.worker`.
+    The command implements the protocol of :mod:`assistant_builder.chat.worker`.
     """
 
     def __init__(self, command: Sequence[str]) -> None:
@@ -173,18 +152,10 @@ class ChatWorker:
         self._pending: dict[str, _PendingRequest] = {}
 
     def ask(self, conversations: Mapping[str, Sequence[Message]], sampling: Sampling) -> ReplyStream:
-        """Ask one or more arms a question.
-
-        Args:
-            conversations: Arm → conversation, which ends with the user's turn.
-            sampling: Sampling settings.
-        """
+        """Ask one or more arms a question: arm → conversation, which ends with the user's turn."""
         return self._request({
-            arm: {
-                "op": "ask",
-                "messages": [{"role": turn.role, "content": turn.content} for turn in messages],
-                "sampling": asdict(sampling),
-            }
+            arm: {"op": "ask", "messages": [{"role": turn.role, "content": turn.content} for turn in messages],
+                  "sampling": asdict(sampling)}
             for arm, messages in conversations.items()
         })
 
@@ -266,8 +237,8 @@ class ChatWorker:
                 if idle:  # the process exited while the question was being sent
                     self._submit(entry.stream, entry.request)
                 else:
-                    error = exit_error(process.returncode, last_line)
-                    self._deliver({"event": "error", "id": identity, "error": error})
+                    self._deliver({"event": "error", "id": identity,
+                                   "error": exit_error(process.returncode, last_line)})
 
     def _deliver(self, event: dict[str, Any]) -> None:
         with self._lock:
@@ -287,11 +258,9 @@ class ChatWorker:
 def _write(process: subprocess.Popen[str], request: dict[str, Any]) -> None:
     """Write one line; if the process has ended, the thread that reads its events handles that."""
     assert process.stdin is not None
-    try:
+    with suppress(OSError, ValueError):  # ValueError: its reader has closed the pipe
         process.stdin.write(json.dumps(request) + "\n")
         process.stdin.flush()
-    except (OSError, ValueError):  # ValueError: its reader has closed the pipe
-        return
 
 
 def _last_line(log: IO[bytes]) -> str:
@@ -302,12 +271,7 @@ def _last_line(log: IO[bytes]) -> str:
 
 
 def exit_error(code: int, last_line: str) -> dict[str, Any]:
-    """Error record for a chat process that ended.
-
-    Args:
-        code: Exit code, or the negative number of the signal that killed the process.
-        last_line: Last line of standard error.
-    """
+    """Error record for a chat process that ended; a negative ``code`` is the signal that killed the process."""
     remedy = "Ask again; the process restarts"
     if code == -signal.SIGKILL:
         what = "the chat process was killed, most likely because memory ran out"
@@ -325,8 +289,7 @@ def exit_error(code: int, last_line: str) -> dict[str, Any]:
 class WorkerPool:
     """At most one worker process at a time, since the two base models of a study already need much memory.
 
-    Args:
-        command: Replaces the command of the study's worker, see :class:`ChatWorker`.
+    ``command`` replaces the command of the study's worker, see :class:`ChatWorker`.
     """
 
     def __init__(self, command: Sequence[str] | None = None) -> None:

@@ -30,25 +30,15 @@ def default_sides(arms: Sequence[str]) -> tuple[str, str]:
 
 def title_of(speaker: str, arms: Sequence[str] = TWINS) -> str:
     """Label of a model in a study with these arms."""
-    if speaker != BASE:
-        return label(speaker)
-    return f"Base model, untuned ({ARMS[base_owner(arms)].base_label})"
+    return label(speaker) if speaker != BASE else f"Base model, untuned ({ARMS[base_owner(arms)].base_label})"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer.
-
-    Attributes:
-        text: Text of the answer.
-        ending: ``stop``, ``length``, ``cancelled`` or ``failed``.
-        tokens: Number of tokens.
-        seconds: Duration.
-        first_token_seconds: Time to the first token.
-    """
+    """One answer."""
 
     text: str
-    ending: str = "stop"
+    ending: str = "stop"  # ``stop``, ``length``, ``cancelled`` or ``failed``
     tokens: int = 0
     seconds: float = 0.0
     first_token_seconds: float | None = None
@@ -56,22 +46,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Turn:
-    """A question and its answers.
-
-    Attributes:
-        question: The user's question.
-        answers: Model → answer; empty during generation or after an interruption.
-        sides: Arms on the left (A) and on the right (B).
-        blind: Whether the question was asked in blind mode: without the earlier turns, and with hidden sides until the
-            vote.
-        vote: The vote of a blind turn.
-        system: System prompt.
-        sampling: Sampling settings.
-    """
+    """A question and its answers."""
 
     question: str
+    # model → answer; empty during generation or after an interruption
     answers: dict[str, Answer] = field(default_factory=dict)
-    sides: tuple[str, str] = DEFAULT_SIDES
+    sides: tuple[str, str] = DEFAULT_SIDES  # arms on the left (A) and on the right (B)
+    # whether the question was asked in blind mode: without the earlier turns, and with hidden sides until the vote
     blind: bool = False
     vote: Choice | None = None
     system: str = ""
@@ -107,12 +88,6 @@ class Conversation:
 
         A blind question is sent without earlier turns: no earlier answer reveals a side, both arms get the same prompt,
         and votes are independent.
-
-        Args:
-            speaker: The model: an arm or ``base``.
-            question: The new question.
-            system: The system prompt; empty for none.
-            blind: Whether the question is asked in blind mode.
         """
         sent = [Message("system", system)] if system else []
         for turn in () if blind else self.turns:
@@ -160,23 +135,15 @@ def _turn(entry: Mapping[str, Any]) -> Turn:
     vote = entry["vote"]
     if vote is not None and vote not in CHOICES:
         raise ValueError(f"unknown vote {vote!r}")
-    return Turn(
-        entry["question"], answers, (sides[0], sides[1]), bool(entry["blind"]), vote, str(entry["system"]),
-        Sampling(**entry["sampling"]),
-    )
-
-
-# export
+    return Turn(entry["question"], answers, (sides[0], sides[1]), bool(entry["blind"]), vote, str(entry["system"]),
+                Sampling(**entry["sampling"]))
 
 
 def as_json(study: str, conversation: Conversation) -> str:
     """The conversation as a JSON document; the sides of a blind question are hidden until the vote."""
     turns = [
         {
-            "question": turn.question,
-            "system": turn.system,
-            "blind": turn.blind,
-            "vote": _vote_label(turn),
+            "question": turn.question, "system": turn.system, "blind": turn.blind, "vote": _vote_label(turn),
             "sampling": asdict(turn.sampling),
             "answers": {name: asdict(answer) for name, answer in _labelled_answers(turn)},
         }
@@ -196,8 +163,7 @@ def as_markdown(study: str, conversation: Conversation, arms: Sequence[str] = TW
         parts += [f"## Question {number}", _fenced(turn.question)]
         for name, answer in _labelled_answers(turn):
             parts += [f"**{title_of(name, arms)}**", _fenced(answer.text)]
-        voted = _vote_label(turn)
-        if voted:
+        if voted := _vote_label(turn):
             parts.append(f"Blind vote: {voted}")
     return "\n\n".join(parts) + "\n"
 

@@ -29,27 +29,16 @@ SIGNIFICANT = 0.05
 
 @dataclass(frozen=True)
 class Vote:
-    """One vote, as a line of ``votes.jsonl``.
+    """One vote, as a line of ``votes.jsonl``."""
 
-    Attributes:
-        time: ISO 8601 time in UTC.
-        question: The question.
-        conversation: Messages that both assistants received; the last one is the question.
-        answers: Arm → answer.
-        sides: ``a`` and ``b`` → arm on that side.
-        vote: ``a`` or ``b`` (that side's answer is better), ``tie`` or ``both bad``.
-        sampling: Sampling settings of the answers.
-        model: The base model, and the SHA-256 of each arm's adapter.
-    """
-
-    time: str
+    time: str  # ISO 8601 time in UTC
     question: str
-    conversation: list[dict[str, str]]
-    answers: dict[str, str]
-    sides: dict[str, str]
-    vote: Choice
+    conversation: list[dict[str, str]]  # messages that both assistants received; the last one is the question
+    answers: dict[str, str]  # arm → answer
+    sides: dict[str, str]  # ``a`` and ``b`` → arm on that side
+    vote: Choice  # ``a`` or ``b`` (that side's answer is better), ``tie`` or ``both bad``
     sampling: dict[str, Any]
-    model: dict[str, str]
+    model: dict[str, str]  # the base model, and the SHA-256 of each arm's adapter
 
     @property
     def winner(self) -> str | None:
@@ -59,25 +48,15 @@ class Vote:
 
 @dataclass(frozen=True)
 class Tally:
-    """Counts of a study's votes.
+    """Counts of a study's votes."""
 
-    Attributes:
-        candidate: Votes for QLoRA.
-        baseline: Votes for 16-bit LoRA.
-        ties: Votes for a tie.
-        both_bad: Votes that both answers are bad.
-        outdated: Votes on adapters that have been retrained since; not counted.
-        repeated: Repeated votes on the same answers, after the sides were revealed; not counted.
-        p_value: Two-sided sign test over the votes that prefer one assistant.
-    """
-
-    candidate: int = 0
-    baseline: int = 0
+    candidate: int = 0  # votes for QLoRA
+    baseline: int = 0  # votes for 16-bit LoRA
     ties: int = 0
     both_bad: int = 0
-    outdated: int = 0
-    repeated: int = 0
-    p_value: float = 1.0
+    outdated: int = 0  # votes on adapters that have been retrained since; not counted
+    repeated: int = 0  # repeated votes on the same answers, after the sides were revealed; not counted
+    p_value: float = 1.0  # two-sided sign test over the votes that prefer one assistant
 
     @property
     def counted(self) -> int:
@@ -91,11 +70,7 @@ def votes_file(study: Study) -> Path:
 
 
 def model_of(study: Study) -> dict[str, str]:
-    """The current base model and the twins' adapters, as recorded in a vote.
-
-    Raises:
-        StudyError: An arm is not trained.
-    """
+    """The current base model and the twins' adapters, as recorded in a vote; raises StudyError before training."""
     adapters: dict[str, str] = {}
     for arm in TWINS:
         path = study.arm_folder(arm) / "summary.json"
@@ -117,25 +92,17 @@ def record_vote(study: Study, turn: Turn, conversation: Iterable[Message], vote:
     if turn.identical and vote in ("a", "b"):
         raise StudyError("both answers are identical", where="chat", remedy="Vote for a tie or both bad")
     cast = Vote(
-        time=datetime.now(UTC).isoformat(timespec="seconds"),
-        question=turn.question,
+        time=datetime.now(UTC).isoformat(timespec="seconds"), question=turn.question,
         conversation=[message.to_record() for message in conversation],
-        answers={arm: turn.answers[arm].text for arm in TWINS},
-        sides=dict(zip("ab", turn.sides, strict=True)),
-        vote=vote,
-        sampling=asdict(turn.sampling),
-        model=model_of(study),
+        answers={arm: turn.answers[arm].text for arm in TWINS}, sides=dict(zip("ab", turn.sides, strict=True)),
+        vote=vote, sampling=asdict(turn.sampling), model=model_of(study),
     )
     append_jsonl(votes_file(study), asdict(cast))
     return cast
 
 
 def read_votes(study: Study) -> list[Vote]:
-    """Every vote, oldest first.
-
-    Raises:
-        StudyError: The file is damaged.
-    """
+    """Every vote, oldest first; raises StudyError if the file is damaged."""
     return _read_records(votes_file(study), Vote)
 
 
@@ -197,38 +164,25 @@ MIN_HELDOUT = 2
 
 @dataclass(frozen=True)
 class Correction:
-    """A question with a better answer, as a line of ``corrections.jsonl``.
+    """A question with a better answer, as a line of ``corrections.jsonl``."""
 
-    Attributes:
-        time: ISO 8601 time in UTC; it also identifies the correction.
-        question: The question for training.
-        answer: The better answer.
-        wrong: The assistant's answer.
-        arm: Arm of that assistant.
-    """
-
-    time: str
-    question: str
+    time: str  # ISO 8601 time in UTC; it also identifies the correction
+    question: str  # the question for training
     answer: str
-    wrong: str = ""
+    wrong: str = ""  # the assistant's answer
     arm: str = ""
 
 
 @dataclass(frozen=True)
 class RetrainingPlan:
-    """How a new study uses the corrections.
-
-    Attributes:
-        trained: Corrections for training.
-        left_out: Corrections that are not used for training, since their question is in the held-out set.
-        dropped: Rows that are removed from the held-out set, since a correction reveals their answer.
-        replaced: Rows of the training and validation data whose answer is replaced by a correction.
-    """
+    """How a new study uses the corrections."""
 
     trained: tuple[Correction, ...]
+    # corrections that are not used for training, since their question is in the held-out set
     left_out: tuple[Correction, ...] = ()
+    # rows that are removed from the held-out set, since a correction reveals their answer
     dropped: tuple[int, ...] = ()
-    replaced: tuple[int, ...] = ()
+    replaced: tuple[int, ...] = ()  # rows of the training and validation data whose answer is replaced by a correction
 
 
 def corrections_file(study: Study) -> Path:
@@ -237,11 +191,7 @@ def corrections_file(study: Study) -> Path:
 
 
 def read_corrections(study: Study) -> list[Correction]:
-    """Every correction, oldest first.
-
-    Raises:
-        StudyError: The file is damaged.
-    """
+    """Every correction, oldest first; raises StudyError if the file is damaged."""
     return _read_records(corrections_file(study), Correction)
 
 
@@ -286,10 +236,6 @@ def remove_correction(study: Study, time: str) -> None:
 def heldout_matches(study: Study, questions: Sequence[str]) -> dict[int, list[int]]:
     """Find questions that are in the held-out set, by the rule that finds leaks when data is split.
 
-    Args:
-        study: A study whose data is split.
-        questions: The questions.
-
     Returns:
         Index of a question → rows of its exact or near duplicates in the held-out set.
     """
@@ -309,11 +255,8 @@ def heldout_matches(study: Study, questions: Sequence[str]) -> dict[int, list[in
 def plan_retraining(study: Study, corrections: Sequence[Correction], *, drop_heldout: bool) -> RetrainingPlan:
     """Decide which corrections are trained and which held-out rows are removed, so that no held-out answer leaks.
 
-    Args:
-        study: The study.
-        corrections: Its corrections.
-        drop_heldout: Whether corrected held-out questions move from the held-out set to the training data; otherwise
-            their corrections are not used for training.
+    With ``drop_heldout``, corrected held-out questions move to the training data; otherwise their corrections are not
+    used.
 
     Raises:
         DataError: No correction is left for training, or too few held-out questions remain.
@@ -330,10 +273,8 @@ def plan_retraining(study: Study, corrections: Sequence[Correction], *, drop_hel
         )
     remaining = len(load_split(study.folder / "data", "heldout")) - len(dropped)
     if remaining < MIN_HELDOUT:
-        raise DataError(
-            f"only {remaining} held-out questions would remain", where=f"study {study.name}",
-            remedy="Keep the corrected questions in the held-out set, and do not train on them",
-        )
+        raise DataError(f"only {remaining} held-out questions would remain", where=f"study {study.name}",
+                        remedy="Keep the corrected questions in the held-out set, and do not train on them")
     answered = {casefold_normalize(found.question) for found in trained}
     replaced = [
         pair.row for split in SPLITS if split != "heldout" for pair in load_split(study.folder / "data", split)
@@ -360,10 +301,12 @@ def create_retraining_study(study: Study, plan: RetrainingPlan, name: str) -> St
     }
     with tempfile.TemporaryDirectory(prefix="assistant-builder-") as scratch:
         kept, corrected = Path(scratch) / "kept.jsonl", Path(scratch) / "corrected.jsonl"
-        columns = _write_used_rows(source, config.data.columns, splits, kept)
+        table, roles = load_rows(source, config.data.columns)
+        write_rows([row for row in table.rows if row.row in splits], kept)
+        # explicit, since the role of a column may have been inferred from rows that are removed
+        columns = {**config.data.columns, **{role: name for role, name in roles.columns.items() if name}}
         mapping = append_pairs(
-            kept, [(found.question, found.answer) for found in plan.trained], corrected, columns, splits=splits
-        )
+            kept, [(found.question, found.answer) for found in plan.trained], corrected, columns, splits=splits)
         tree = config.model_dump(mode="json")
         tree["name"] = name.strip()
         tree["data"] |= {
@@ -375,12 +318,3 @@ def create_retraining_study(study: Study, plan: RetrainingPlan, name: str) -> St
         write_json(created.folder / "made_from.json", {"study": study.name})
         created.record_template_date(like=study)
         return created
-
-
-def _write_used_rows(source: Path, columns: Mapping[str, str], rows: Iterable[int], target: Path) -> dict[str, str]:
-    """Write the rows that the study uses, with their row numbers; returns the column mapping to read them."""
-    table, roles = load_rows(source, columns)
-    wanted = set(rows)
-    write_rows([row for row in table.rows if row.row in wanted], target)
-    # The mapping is explicit, since the role of a column may have been inferred from rows that are removed.
-    return {**columns, **{role: name for role, name in roles.columns.items() if name}}

@@ -26,6 +26,7 @@ models stay available.
 
 from __future__ import annotations
 
+import argparse
 import gc
 import json
 import os
@@ -43,7 +44,7 @@ from assistant_builder.child_process import configure_libraries
 from assistant_builder.data import Message
 from assistant_builder.error_translation import CHAT_MEMORY, needs_new_process, ran_out_of_memory, translate_error
 from assistant_builder.errors import AssistantBuilderError, ResourceError
-from assistant_builder.inference.session import BASE, ChatBackend, ChatSession, Sampling
+from assistant_builder.inference.session import BASE, ChatSession, Sampling, Session
 from assistant_builder.study import Study, run_marker
 
 IDLE_SECONDS = 900.0
@@ -56,34 +57,30 @@ _EXIT = object()
 class Server:
     """Handles requests: the arms in parallel, the questions to one arm sequentially.
 
-    Args:
-        session: The models.
-        write: Writes one event; called from several threads, but never concurrently.
-        idle_seconds: Idle time after which the process ends.
-        should_exit: Polled; True ends the process once no request is pending.
+    ``write`` is called from several threads, but never concurrently. The process ends after ``idle_seconds``, or when
+    ``should_exit``, which is polled, returns True and no request is pending.
     """
 
     def __init__(
-        self, session: ChatBackend, write: Callable[[dict[str, Any]], None], idle_seconds: float = IDLE_SECONDS,
+        self, session: Session, write: Callable[[dict[str, Any]], None], idle_seconds: float = IDLE_SECONDS,
         should_exit: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._session = session
-        self._should_exit = should_exit
-        self._write = write
-        self._write_lock = threading.Lock()
-        self._idle_seconds = idle_seconds
+        self._session, self._write, self._write_lock = session, write, threading.Lock()
+        self._idle_seconds, self._should_exit = idle_seconds, should_exit
         self._stops: dict[str, threading.Event] = {}
         self._arms: dict[str, ThreadPoolExecutor] = {}
         self._inbox: queue.Queue[object] = queue.Queue()
         self._needs_restart = False
 
     def serve(self, lines: Iterable[str]) -> None:
-        """Handle requests until the input or the idle time ends, an exit is requested, or the process needs a restart.
+        """Handle requests, one per line, until the input or the idle time ends, or an exit or restart is needed."""
 
-        Args:
-            lines: One request per line.
-        """
-        threading.Thread(target=_forward, args=(lines, self._inbox), daemon=True).start()
+        def forward() -> None:
+            for line in lines:
+                self._inbox.put(line)
+            self._inbox.put(None)
+
+        threading.Thread(target=forward, daemon=True).start()
         last_request = time.monotonic()
         while True:
             try:
@@ -148,17 +145,11 @@ class Server:
         self._ensure_loaded(identity, arm)
         self._emit({"event": "state", "id": identity, "state": "answering"})
         for chunk in self._session.stream(arm, messages, sampling, self._stops[identity]):
-            self._emit(
-                {
-                    "event": "end" if chunk.finish else "chunk",
-                    "id": identity,
-                    "text": chunk.text_delta,
-                    "tokens": chunk.tokens,
-                    "first_token_seconds": chunk.first_token_seconds,
-                    "seconds": chunk.seconds,
-                    "finish": chunk.finish,
-                }
-            )
+            self._emit({
+                "event": "end" if chunk.finish else "chunk", "id": identity, "text": chunk.text_delta,
+                "tokens": chunk.tokens, "first_token_seconds": chunk.first_token_seconds, "seconds": chunk.seconds,
+                "finish": chunk.finish,
+            })
 
     def _run_request(self, identity: str, arm: str, work: Callable[[], None]) -> None:
         out_of_memory = False
@@ -194,12 +185,6 @@ class Server:
             self._write(event)
 
 
-def _forward(lines: Iterable[str], inbox: queue.Queue[object]) -> None:
-    for line in lines:
-        inbox.put(line)
-    inbox.put(None)
-
-
 def _free_memory() -> None:
     """Free memory after a failure: reference cycles hold parts of a model, and PyTorch caches GPU memory."""
     gc.collect()
@@ -221,13 +206,10 @@ def _run_start_watcher() -> Callable[[], bool]:
     return lambda: modified() != before
 
 
-def run_server(session: ChatBackend, idle_seconds: float = IDLE_SECONDS, *, exit_on_run: bool = True) -> None:
+def run_server(session: Session, idle_seconds: float = IDLE_SECONDS, *, exit_on_run: bool = True) -> None:
     """Serve on standard input and output until the page closes them, then exit immediately.
 
-    Args:
-        session: The models.
-        idle_seconds: Idle time after which the process ends.
-        exit_on_run: Whether to end when a run starts on this machine and no request is pending.
+    With ``exit_on_run`` the process also ends when a run starts on this machine and no request is pending.
     """
     # Output of libraries is redirected to standard error, so that it does not mix with the events.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -243,14 +225,12 @@ def run_server(session: ChatBackend, idle_seconds: float = IDLE_SECONDS, *, exit
     os._exit(0)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main() -> None:
     """Start the worker of a study."""
-    import argparse
-
     parser = argparse.ArgumentParser(description="Answer questions with the trained assistants of a study.")
     parser.add_argument("--study", type=Path, required=True, help="the study's folder")
     parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS, help="idle time until the process ends")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     configure_libraries()
     study = Study(options.study)
     run_server(ChatSession(study, (*study.config.arms, BASE)), options.idle_seconds)

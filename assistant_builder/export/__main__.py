@@ -38,10 +38,7 @@ def main() -> int:
     record = JobRecord("running", str(arguments.to), time.time(), pid=os.getpid(),
                        process_started=process_identity(os.getpid()), message="Starting")
     job = ExportJob(Study(arguments.study), ExportSpec(arguments.arm, arguments.format))
-    return _run(job, record, arguments)
 
-
-def _run(job: ExportJob, record: JobRecord, arguments: argparse.Namespace) -> int:
     def report(percent: int, message: str) -> None:
         nonlocal record
         record = replace(record, percent=percent, message=message)

@@ -12,13 +12,7 @@ from typing import Any
 from assistant_builder.arms import ARMS
 from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.errors import ModelError
-from assistant_builder.export_formats import (
-    OTHER_FILES_BYTES,
-    ExportFormat,
-    ExportSource,
-    LoadingContext,
-    Snippet,
-)
+from assistant_builder.export_formats import OTHER_FILES_BYTES, ExportFormat, ExportSource, LoadingContext, Snippet
 from assistant_builder.models.checkpoint_dir import read_json_object
 from assistant_builder.quantization import METHODS
 from assistant_builder.study import Study
@@ -99,11 +93,7 @@ class AdapterFormat(ExportFormat):
 
 
 def trained_adapter(study: Study, arm: str) -> Path:
-    """Folder of the adapter that training wrote.
-
-    Raises:
-        ModelError: The adapter is not the one that was trained.
-    """
+    """Folder of the adapter that training wrote; raises ModelError if it is not the one that was trained."""
     folder = study.arm_folder(arm) / "adapter"
     expected = read_json(study.arm_folder(arm) / "summary.json")["adapter_sha256"]
     if file_hash(folder / "adapter_model.safetensors") != expected:
@@ -127,14 +117,14 @@ def chat_lines(context: LoadingContext) -> list[str]:
     ]
 
 
-def curl_command(context: LoadingContext, port: int = 8000) -> str:
+def curl_command(context: LoadingContext) -> str:
     """A request to an OpenAI-compatible server on this machine that serves the export under the study's name."""
     messages = [{"role": "system", "content": context.system}] if context.system else []
     body = json.dumps({"model": context.name, "messages": [*messages, {"role": "user", "content": QUESTION}],
                        "temperature": 0}, ensure_ascii=False)
     # a terminal may act on control characters that JSON leaves as they are
     body = "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in body)
-    return f"curl http://127.0.0.1:{port}/v1/chat/completions -H 'Content-Type: application/json' -d {shell_word(body)}"
+    return f"curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' -d {shell_word(body)}"
 
 
 def shell_word(text: str) -> str:
@@ -165,8 +155,7 @@ def _server(context: LoadingContext) -> str:
     rank = next((known for known in VLLM_RANKS if known >= context.rank), context.rank)
     return "\n".join([
         f"vllm serve {shell_word(context.base)} --max-model-len {context.context} --enable-lora "
-        f"--max-lora-rank {rank} "
-        f"--lora-modules {shell_word(f'{context.name}={context.folder}')} "
+        f"--max-lora-rank {rank} --lora-modules {shell_word(f'{context.name}={context.folder}')} "
         f"--chat-template {shell_word(context.folder)}/chat_template.jinja",  # has the study's date, if any
         curl_command(context),
     ])

@@ -29,7 +29,7 @@ def check_target(target: Path, *, force: bool) -> None:
     """
     if target.exists() and not target.is_dir():
         raise ConfigError(f"{target} is a file", remedy="Name a folder, new or empty")
-    found = _content(target)
+    found = sorted(path for path in target.glob("*") if not path.name.startswith(_SCRATCH))
     if found and not force:
         kind = "holds an earlier export" if (target / RECORD) in found else f"is not empty ({found[0].name}, …)"
         raise ConfigError(f"the folder {target} {kind}; nothing was written",
@@ -41,14 +41,8 @@ def check_target(target: Path, *, force: bool) -> None:
 def atomic_directory(target: Path, *, force: bool, needed: int) -> Iterator[Path]:
     """Yield an empty folder; its files are moved to ``target`` if the block succeeds, and removed if it fails.
 
-    Args:
-        target: Folder of the export.
-        force: Whether files of the same name may be replaced. Files of an earlier export that this one does not have
-            are removed; all other files stay.
-        needed: Bytes that must be free.
-
-    Yields:
-        The folder to fill.
+    With ``force``, files of the same name are replaced; files of an earlier export that this one does not have are
+    removed, and all other files stay. ``needed`` bytes must be free.
 
     Raises:
         ConfigError: As :func:`check_target`.
@@ -61,8 +55,14 @@ def atomic_directory(target: Path, *, force: bool, needed: int) -> Iterator[Path
         inside = target.is_dir()  # an existing folder may be a mount point, which cannot be replaced by rename
         parent = target if inside else target.parent
         parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(parent)
-        _check_disk(parent, needed)
+        for path in parent.glob(f"{_SCRATCH}*"):  # of exports that were killed
+            pid = path.name.removeprefix(_SCRATCH).partition("-")[0]
+            if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+                shutil.rmtree(path, ignore_errors=True)
+        free = shutil.disk_usage(parent).free
+        if free < needed:
+            raise ResourceError(f"the export needs {needed / 1e6:,.0f} MB of disk; {free / 1e6:,.0f} MB are free",
+                                where=str(parent), remedy="Free disk space, or name a folder on another disk")
         scratch = Path(tempfile.mkdtemp(dir=parent, prefix=f"{_SCRATCH}{os.getpid()}-"))
         yield scratch
         for path in scratch.iterdir():
@@ -77,12 +77,6 @@ def atomic_directory(target: Path, *, force: bool, needed: int) -> Iterator[Path
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _content(target: Path) -> list[Path]:
-    if not target.is_dir():
-        return []
-    return [path for path in sorted(target.iterdir()) if not path.name.startswith(_SCRATCH)]
 
 
 def _move_into(scratch: Path, target: Path) -> None:
@@ -102,21 +96,6 @@ def _listed(record: Path) -> set[str]:
     except (OSError, StudyError, KeyError, TypeError):
         return set()
     return {name for name in names if isinstance(name, str) and Path(name).name == name}
-
-
-def _remove_abandoned(parent: Path) -> None:
-    """Remove the temporary folders of exports that were killed."""
-    for path in parent.glob(f"{_SCRATCH}*"):
-        pid = path.name.removeprefix(_SCRATCH).partition("-")[0]
-        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _check_disk(parent: Path, needed: int) -> None:
-    free = shutil.disk_usage(parent).free
-    if free < needed:
-        raise ResourceError(f"the export needs {needed / 1e6:,.0f} MB of disk; {free / 1e6:,.0f} MB are free",
-                            where=str(parent), remedy="Free disk space, or name a folder on another disk")
 
 
 def _translate(error: OSError, target: Path) -> AssistantBuilderError:

@@ -26,7 +26,6 @@ from evals.report.load import is_compared, lead_pair
 DATA_CARD = "DATA.md"
 _SETTINGS = ("epochs", "rank", "alpha", "dropout", "target_modules", "learning_rate", "batch_size", "max_length",
              "seed")
-
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 
 
@@ -34,18 +33,10 @@ def model_card(
     study: Study, spec: ExportSpec, report: Mapping[str, Any] | None, rescore: Rescore, found: list[Snippet],
     *, template_date: date | None = None,
 ) -> str:
-    """``README.md`` of the export.
+    """``README.md`` of the export, Markdown with YAML front matter.
 
-    Args:
-        study: The study.
-        spec: Arm and format.
-        report: ``report.json``; None before the evaluation.
-        rescore: Result of the verification.
-        found: The ways to load the export.
-        template_date: The current date in the export's chat template; None if it contains no date.
-
-    Returns:
-        Markdown with YAML front matter.
+    ``report`` is ``report.json``, None before the evaluation; ``rescore`` is the result of the verification; ``found``
+    are the ways to load the export; ``template_date`` is the current date in its chat template, if that contains one.
     """
     from huggingface_hub import ModelCard
 
@@ -59,16 +50,14 @@ def model_card(
         title=title(study, spec), opening=spec.export_format.summary(spec.arm, ARMS[spec.arm].label),
         limitation=spec.export_format.limitation(spec.arm), base=_base_origin(ref, spec, config),
         report=report, verdict=_verdict(report), both=config.compares, cells=_cells(report, spec),
-        contrasts=_contrasts(report),
-        kept=_quality_kept(report, spec), rescore=rescore_sentences(rescore),
+        contrasts=_contrasts(report), kept=_quality_kept(report, spec), rescore=rescore_sentences(rescore),
         snippet=fenced(found[0].text, found[0].language),
         settings=table(["Setting", "Value"], [[key, str(getattr(config.train, key))] for key in _SETTINGS]),
         made=_provenance(study, spec), data=_data(study), inline=inline, data_card=DATA_CARD,
         template_date=template_date.isoformat() if template_date else None,
     )
     metadata = _metadata(study, spec, ref, report)
-    card = ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}")  # parsed by the hub's own rules
-    return str(card)
+    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}"))  # parsed by the hub's own rules
 
 
 def title(study: Study, spec: ExportSpec) -> str:
@@ -82,14 +71,10 @@ def _metadata(study: Study, spec: ExportSpec, ref: ModelRef, report: Mapping[str
     hub_id = ref.hub_id or (ref.entry.hub_id if ref.entry else None)
     results = _results(study, spec, report)
     return ModelCardData(
-        base_model=hub_id,
-        base_model_relation=spec.export_format.relation,
-        library_name=spec.export_format.library,
-        pipeline_tag="text-generation",
-        license=ref.entry.licence if ref.entry else None,
+        base_model=hub_id, base_model_relation=spec.export_format.relation, library_name=spec.export_format.library,
+        pipeline_tag="text-generation", license=ref.entry.licence if ref.entry else None,
         tags=[*dict.fromkeys((spec.arm, LORA.name)), "assistant-builder", "question-answering"],
-        model_name=f"{study.name}-{spec.name}" if results else None,
-        eval_results=results,
+        model_name=f"{study.name}-{spec.name}" if results else None, eval_results=results,
     )
 
 
@@ -127,8 +112,7 @@ def _base_origin(ref: ModelRef, spec: ExportSpec, config: Any) -> list[str]:
             *([] if not spec.export_format.needs_base else [
                 "To put the adapter on the very same weights, let Assistant Builder make their folder and name it "
                 "instead of the hub id: `python -c \"from assistant_builder.models.bundled import ensure_base_model; "
-                "print(ensure_base_model())\"`."
-            ]),
+                "print(ensure_base_model())\"`."]),
         ]
     if ref.hub_id:
         revision = f", revision `{inline(config.model.revision)}`" if config.model.revision else ""
@@ -140,8 +124,7 @@ def _base_origin(ref: ModelRef, spec: ExportSpec, config: Any) -> list[str]:
 def _verdict(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if report is None:
         return None
-    verdict = report["verdict"]
-    compared = is_compared(report)
+    verdict, compared = report["verdict"], is_compared(report)
     how = shown(verdict["metric"])
     row = {"delta": verdict["delta"], "ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1]}
     return {
@@ -164,11 +147,8 @@ def _cells(report: Mapping[str, Any] | None, spec: ExportSpec) -> str:
         return ""
     cells = report["cells"]
     metrics = [name for name in METRICS if any(cell["metrics"].get(name) is not None for cell in cells.values())]
-    rows = [
-        [f"{name} (this one)" if name == spec.cell else name, cell["label"], f"{cell['perplexity']:.2f}",
-         *(number(cell["metrics"].get(metric), metric) for metric in metrics)]
-        for name, cell in cells.items()
-    ]
+    rows = [[f"{name} (this one)" if name == spec.cell else name, cell["label"], f"{cell['perplexity']:.2f}",
+             *(number(cell["metrics"].get(metric), metric) for metric in metrics)] for name, cell in cells.items()]
     return table(["Cell", "What it is", "Perplexity", *(shown(metric).label for metric in metrics)], rows)
 
 
@@ -240,8 +220,7 @@ def _provenance(study: Study, spec: ExportSpec) -> str:
         ["Base model SHA-256", base.get("sha256") or "not on record"],
         ["Base while training", f"{summary['base_storage']} weights, {summary['compute_dtype']} arithmetic"],
         ["Versions", ", ".join([f"assistant-builder {__version__}", *(
-            f"{name} {packages[name]}" for name in _PACKAGES if packages.get(name)
-        )])],
+            f"{name} {packages[name]}" for name in _PACKAGES if packages.get(name))])],
     ]
     return table(["", ""], rows)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import zipfile
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,8 @@ from assistant_builder.study import Study
 VERSION = 1
 Report = Callable[[int, str], None]
 """Progress callback: percent done and current activity; may raise Cancelled."""
-_TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt",
-)
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
+                    "added_tokens.json", "vocab.json", "merges.txt")
 _LOADED, _WRITTEN, _READ_BACK, _SCORED = 10, 35, 45, 90
 
 
@@ -49,19 +48,9 @@ def write_export(
     study: Study, spec: ExportSpec, target: Path, *, force: bool, sample: int, report: Report,
     archive: Path | None = None,
 ) -> dict[str, Any]:
-    """Export one arm.
+    """Export one arm to the folder ``target``, and to the zip file ``archive``; returns :func:`read_export` of it.
 
-    Args:
-        study: A study that has trained the arm.
-        spec: Arm and format.
-        target: Folder to create.
-        force: Whether files in it may be replaced.
-        sample: Number of held-out items to score again.
-        report: Progress callback.
-        archive: Zip file to write in addition to the folder.
-
-    Returns:
-        The content of ``export.json``, with ``folder`` and ``archive``.
+    ``force``: files in the folder may be replaced; ``sample``: number of held-out items to score again.
 
     Raises:
         StudyError: The arm is not trained, or the folder cannot be written.
@@ -81,9 +70,8 @@ def write_export(
                                     remedy="Free disk space, or name a folder on another disk") from error
             raise
         name = f"{study.name}-{spec.name}"
-        zipped = None
-        if spec.export_format.zipped:
-            zipped = f"{name}.zip"
+        zipped = f"{name}.zip" if spec.export_format.zipped else None
+        if zipped:
             _zip(scratch, scratch / zipped, name)
         write_json(scratch / RECORD, {**record, "archive": zipped, "files": describe_files(scratch)})
     if archive is not None:
@@ -101,9 +89,8 @@ def _write_files(study: Study, spec: ExportSpec, folder: Path, sample: int, repo
     system = default_system_prompt(study)
     match = match_family(prompter, system)
     report(_LOADED, spec.export_format.activity)
-    notes = spec.export_format.write(
-        ExportSource(study, spec.arm, title(study, spec), base, base_name(study)[0], prompter, system), folder
-    )
+    source = ExportSource(study, spec.arm, title(study, spec), base, base_name(study)[0], prompter, system)
+    notes = spec.export_format.write(source, folder)
     copy_tokenizer(base, folder, prompter, adds_bos=match.adds_bos if match else None)
     report(_WRITTEN, "Loading what was written")
 
@@ -113,8 +100,8 @@ def _write_files(study: Study, spec: ExportSpec, folder: Path, sample: int, repo
     found = rescore(study, spec, base, folder, sample=sample, tick=tick)
     report(_SCORED, "Writing the model card")
     dated = study.template_date if asks_for_date(prompter.tokenizer.chat_template) else None
-    return _write_documents(study, spec, folder, found, template=match.family.name if match else None, notes=notes,
-                     dated=dated)
+    return _write_documents(
+        study, spec, folder, found, template=match.family.name if match else None, notes=notes, dated=dated)
 
 
 def _write_documents(
@@ -141,32 +128,27 @@ def _write_documents(
         "version": VERSION, "study": study.name, "arm": spec.arm, "format": spec.format, "cell": spec.cell,
         "assistant_builder": __version__, "base_model": base_name(study)[0],
         "adapter_sha256": read_json(study.arm_folder(spec.arm) / "summary.json")["adapter_sha256"],
-        "chat_template": template, "rescore": found.to_record(), "sentences": [*rescore_sentences(found), *notes],
+        "chat_template": template, "rescore": asdict(found), "sentences": [*rescore_sentences(found), *notes],
     }
 
 
 def loading_snippets(study: Study, spec: ExportSpec, *, folder: str, base: str) -> list[Snippet]:
     """The ways to load an export in ``folder`` on ``base``, the name or folder of the base model."""
     config = study.config
+    ref = resolve(config.model.base, trust_remote_code=allows_code(config.model))
+    local = base_name(study)[1]
+    if local is not None and (local / "config.json").is_file():
+        limit = context_length(local)
+    else:
+        limit = ref.entry.context_length if ref.entry else config.train.max_length
     known = load_measured(study, spec)
     dtype = str(known.scores["compute_dtype"]) if known else read_json(
         study.arm_folder(spec.arm) / "summary.json")["compute_dtype"]
     return spec.export_format.snippets(LoadingContext(
-        arm=spec.arm, folder=folder, base=base, name=study.name,
-        system=default_system_prompt(study), model=config.model,
-        compute_dtype=dtype, max_new_tokens=config.eval.max_new_tokens, rank=config.train.rank,
-        context=context_tokens([config], _model_context(study)),
+        arm=spec.arm, folder=folder, base=base, name=study.name, system=default_system_prompt(study),
+        model=config.model, compute_dtype=dtype, max_new_tokens=config.eval.max_new_tokens, rank=config.train.rank,
+        context=context_tokens([config], limit),
     ))
-
-
-def _model_context(study: Study) -> int:
-    """Context length of the base in tokens, from its folder or the catalog; else the length that the study uses."""
-    model = study.config.model
-    ref = resolve(model.base, trust_remote_code=allows_code(model))
-    folder = base_name(study)[1]
-    if folder is not None and (folder / "config.json").is_file():
-        return context_length(folder)
-    return ref.entry.context_length if ref.entry else study.config.train.max_length
 
 
 def read_export(folder: Path) -> dict[str, Any] | None:
@@ -182,10 +164,7 @@ def read_export(folder: Path) -> dict[str, Any] | None:
 
 
 def copy_tokenizer(base: Path, folder: Path, prompter: ChatTokenizer, *, adds_bos: bool | None) -> None:
-    """Write tokenizer and chat template to ``folder`` as the study used them.
-
-    ``adds_bos`` is whether a server must put the BOS token before a rendered prompt; None: unknown.
-    """
+    """Write tokenizer and chat template as the study used them; a server adds BOS if ``adds_bos``; None: unknown."""
     for name in _TOKENIZER_FILES:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)

@@ -32,38 +32,22 @@ ZIP_LIMIT = 2_000_000_000
 
 @dataclass(frozen=True)
 class JobRecord:
-    """Content of ``status.json``.
+    """Content of ``status.json``."""
 
-    Attributes:
-        state: As last written; :meth:`ExportJob.record` turns a dead ``running`` into ``lost``.
-        target: Folder of the export.
-        started: Unix time of the start.
-        seconds: Duration, once it has ended.
-        percent: Progress.
-        message: Current activity.
-        pid: Process id.
-        process_started: Start time of the process, which distinguishes it from a later one with the same id.
-        error: ``AssistantBuilderError.to_record()`` of a failed export.
-    """
-
-    state: State
+    state: State  # as last written; :meth:`ExportJob.record` turns a dead ``running`` into ``lost``
     target: str
     started: float
-    seconds: float = 0.0
+    seconds: float = 0.0  # duration, once it has ended
     percent: int = 0
     message: str = ""
     pid: int | None = None
+    # start time of the process, which distinguishes it from a later one with the same id
     process_started: str | float | None = None
-    error: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None  # ``AssistantBuilderError.to_record()`` of a failed export
 
 
 class ExportJob:
-    """The export of one arm in one format; at most one runs at a time.
-
-    Args:
-        study: The study.
-        spec: Arm and format.
-    """
+    """The export of one arm in one format; at most one runs at a time."""
 
     def __init__(self, study: Study, spec: ExportSpec) -> None:
         self.study, self.spec = study, spec
@@ -101,10 +85,8 @@ class ExportJob:
     ) -> subprocess.Popen[bytes]:
         """Start the export as a process that outlives this one.
 
-        Args:
-            target: Folder to create; None: that in the study, with an archive unless it is too large.
-            force: Whether files in ``target`` may be replaced; in the study they always are.
-            sample: Number of held-out items to score again.
+        Without ``target`` the export is written to the study, where files are always replaced, with an archive unless
+        it is too large.
 
         Raises:
             StudyError: The arm is not trained, or is being exported.
@@ -123,26 +105,19 @@ class ExportJob:
             words += ["--to", str(self.files), "--force"]
             if not self.spec.export_format.zipped and estimated_bytes(self.study, self.spec) <= ZIP_LIMIT:
                 words += ["--zip", str(self.archive)]
-        return self._launch(words, target or self.files)
-
-    def _launch(self, words: list[str], target: Path) -> subprocess.Popen[bytes]:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._cancel_file.unlink(missing_ok=True)
             with self.log_file.open("wb") as log:
-                process = subprocess.Popen(
-                    words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                    env=compute_environment(),
-                )
+                process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                                           start_new_session=True, env=compute_environment())
             # Written before the child writes, so that its death is noticed even if it never writes its own record.
-            self.write(JobRecord("running", str(target), time.time(), message="Starting", pid=process.pid,
-                                 process_started=process_identity(process.pid)))
+            self.write(JobRecord("running", str(target or self.files), time.time(), message="Starting",
+                                 pid=process.pid, process_started=process_identity(process.pid)))
         except OSError as error:
             raise StudyError(f"the export cannot be started: {error.strerror or error}", where=str(self.folder),
                              remedy="Free disk space, or make the study's folder writable") from error
         return process
-
-    # cancelling
 
     def request_cancel(self) -> None:
         """Ask the process to stop; it checks between two activities."""
@@ -160,34 +135,24 @@ class ExportJob:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def follow(
-    job: ExportJob, process: subprocess.Popen[bytes], on_progress: Callable[[JobRecord], None]
-) -> JobRecord:
-    """Wait for an export that this process has started and return its record.
-
-    Raises:
-        AssistantBuilderError: The export failed, was cancelled, or its process died.
-    """
+def _follow(job: ExportJob, process: subprocess.Popen[bytes], on_progress: Callable[[Progress], None]) -> None:
     while process.poll() is None:
         try:
             record = job.record()
             if record is not None:
-                on_progress(record)
+                on_progress(Progress(record.percent, 100, "%", record.message))
             time.sleep(0.2)
         except KeyboardInterrupt:
             job.request_cancel()
     record = job.record()
     if record is not None and record.state == "succeeded":
-        return record
+        return
     if record is not None and record.error is not None:
         raise AssistantBuilderError(record.error["what"], where=record.error["where"], remedy=record.error["remedy"])
     died = f"its process was ended by signal {-process.returncode}" if process.returncode < 0 else "its process died"
-    raise AssistantBuilderError(died, where=f"export {job.spec.name}", remedy=lost_remedy(job))
-
-
-def lost_remedy(job: ExportJob) -> str:
-    """Remedy for an export whose process died without a record."""
-    return f"Usually memory ran out: close other programs and try again. The log is {job.log_file}"
+    raise AssistantBuilderError(
+        died, where=f"export {job.spec.name}",
+        remedy=f"Usually memory ran out: close other programs and try again. The log is {job.log_file}")
 
 
 def export_to(
@@ -197,12 +162,11 @@ def export_to(
     """Export to a folder, wait for the end, and return ``export.json``; arguments as of :meth:`ExportJob.start`.
 
     Raises:
-        AssistantBuilderError: The export failed; the folder is unchanged.
+        AssistantBuilderError: The export failed or was cancelled, or its process died; the folder is unchanged.
     """
     job = ExportJob(study, spec)
     target = target.expanduser().absolute()
-    follow(job, job.start(target, force=force, sample=sample),
-           lambda record: on_progress(Progress(record.percent, 100, "%", record.message)))
+    _follow(job, job.start(target, force=force, sample=sample), on_progress)
     record = read_export(target)
     if record is None:
         raise StudyError("the export is missing", where=str(target), remedy="Export again")

@@ -19,18 +19,10 @@ from assistant_builder.export.adapter import (
     write_object,
 )
 from assistant_builder.export.ollama import match_family, modelfile, omitted_values
-from assistant_builder.export_formats import (
-    OTHER_FILES_BYTES,
-    ExportFormat,
-    ExportSource,
-    LoadingContext,
-    Snippet,
-)
+from assistant_builder.export_formats import OTHER_FILES_BYTES, ExportFormat, ExportSource, LoadingContext, Snippet
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_config, read_json_object
 from assistant_builder.study import Study
-
-_SHARD = "5GB"
 
 
 class MergedFormat(ExportFormat):
@@ -57,11 +49,11 @@ class MergedFormat(ExportFormat):
         write_merged_weights(source.study, source.arm, source.base, folder)
         write_generation_config(source.base, folder, source.prompter)
         match = match_family(source.prompter, source.system)
-        varied = not source.system and _has_own_system_prompts(source.study)
-        (folder / "Modelfile").write_text(
-            modelfile(match, source.prompter, system=source.system, title=source.title, varied=varied),
-            encoding="utf-8", newline="\n",
-        )
+        varied = not source.system and any(
+            turn["role"] == "system"
+            for record in read_jsonl(source.study.split_file("train")) for turn in record["messages"])
+        text = modelfile(match, source.prompter, system=source.system, title=source.title, varied=varied)
+        (folder / "Modelfile").write_text(text, encoding="utf-8", newline="\n")
         return omitted_values(match, source.prompter, source.system)
 
     def snippets(self, context: LoadingContext) -> list[Snippet]:
@@ -110,21 +102,14 @@ def write_merged_weights(study: Study, arm: str, base: Path, folder: Path) -> No
     quantizer = getattr(model, "hf_quantizer", None)
     if quantizer is not None:
         quantizer.remove_quantization_config(model)
-    _require_finite(model)
-    model.save_pretrained(str(folder), max_shard_size=_SHARD)
+    bad = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
+    if bad:  # beyond float16's largest value of 65,504: the model would generate noise
+        raise ModelError(f"{len(bad)} merged weights are infinite or not numbers in float16; the first is {bad[0]}",
+                         remedy="Export the adapter instead, or train again with a lower train.learning_rate")
+    model.save_pretrained(str(folder), max_shard_size="5GB")
     del model
     loading.free_memory()
     write_object(folder / "config.json", _config(read_config(base)))
-
-
-def _require_finite(model: Any) -> None:
-    """Refuse weights beyond float16's largest value of 65,504: they are infinite, and the model generates noise."""
-    bad = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
-    if bad:
-        raise ModelError(
-            f"{len(bad)} merged weights are infinite or not numbers in float16; the first is {bad[0]}",
-            remedy="Export the adapter instead, or train again with a lower train.learning_rate",
-        )
 
 
 def _config(base: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,15 +133,9 @@ def write_generation_config(base: Path, folder: Path, prompter: ChatTokenizer) -
     config = read_json_object(path) if path.is_file() else {}
     kept: dict[str, Any] = {key: config[key] for key in ("bos_token_id", "pad_token_id") if key in config}
     ends = prompter.stop_ids
-    write_object(folder / "generation_config.json", {
-        "pad_token_id": prompter.pad_id, **kept, "eos_token_id": ends[0] if len(ends) == 1 else ends,
-        "do_sample": False,
-    })
-
-
-def _has_own_system_prompts(study: Study) -> bool:
-    records = read_jsonl(study.split_file("train"))
-    return any(turn["role"] == "system" for record in records for turn in record["messages"])
+    written = {"pad_token_id": prompter.pad_id, **kept, "eos_token_id": ends[0] if len(ends) == 1 else ends,
+               "do_sample": False}
+    write_object(folder / "generation_config.json", written)
 
 
 def _python(context: LoadingContext) -> str:

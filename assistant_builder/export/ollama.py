@@ -25,25 +25,16 @@ _PROBES: tuple[Turns, ...] = (
 
 @dataclass(frozen=True)
 class Family:
-    """How a family of models writes a conversation.
-
-    Attributes:
-        name: Common name.
-        user: Text before and after a question.
-        assistant: Text before and after an answer.
-        system: Text before and after the system prompt; None: the system prompt is part of a question.
-        system_in: The question that contains it in that case.
-        opening: Text that precedes the answer to be generated; None: the text before an answer.
-        stops: Texts at which generation ends.
-    """
+    """How a family of models writes a conversation."""
 
     name: str
-    user: tuple[str, str]
-    assistant: tuple[str, str]
+    user: tuple[str, str]  # text before and after a question
+    assistant: tuple[str, str]  # text before and after an answer
+    # text before and after the system prompt; None: the system prompt is part of a question
     system: tuple[str, str] | None = None
-    system_in: Literal["first", "last"] = "first"
-    opening: str | None = None
-    stops: tuple[str, ...] = ()
+    system_in: Literal["first", "last"] = "first"  # the question that contains it in that case
+    opening: str | None = None  # text that precedes the answer to be generated; None: the text before an answer
+    stops: tuple[str, ...] = ()  # texts at which generation ends
 
     @property
     def header(self) -> str:
@@ -80,23 +71,16 @@ class Family:
         return "{{ range $i, $m := .Messages }}" + body + "{{ end }}{{ end }}" + self.header
 
 
-def _chatml(name: str, opening: str | None = None) -> Family:
-    head = "<|im_start|>"
-    return Family(
-        name, user=(f"{head}user\n", "<|im_end|>\n"), assistant=(f"{head}assistant\n", "<|im_end|>\n"),
-        system=(f"{head}system\n", "<|im_end|>\n"), opening=opening, stops=("<|im_end|>",),
-    )
-
-
-def _headed(name: str, head: str, tail: str, end: str) -> Family:
+def _headed(name: str, head: str, tail: str, end: str, opening: str | None = None) -> Family:
     """A family in which every role has a header of the same form."""
     system, user, assistant = ((head.format(role) + tail, end) for role in ("system", "user", "assistant"))
-    return Family(name, user=user, assistant=assistant, system=system, stops=(end.strip(),))
+    return Family(name, user=user, assistant=assistant, system=system, opening=opening, stops=(end.strip(),))
 
 
 FAMILIES = (
-    _chatml("ChatML (SmolLM2, Qwen)"),
-    _chatml("ChatML without thinking (Qwen3)", "<|im_start|>assistant\n<think>\n\n</think>\n\n"),
+    _headed("ChatML (SmolLM2, Qwen)", "<|im_start|>{}", "\n", "<|im_end|>\n"),
+    _headed("ChatML without thinking (Qwen3)", "<|im_start|>{}", "\n", "<|im_end|>\n",
+            opening="<|im_start|>assistant\n<think>\n\n</think>\n\n"),
     _headed("Llama 3", "<|start_header_id|>{}<|end_header_id|>", "\n\n", "<|eot_id|>"),
     Family("Gemma", user=("<start_of_turn>user\n", "<end_of_turn>\n"),
            assistant=("<start_of_turn>model\n", "<end_of_turn>\n"), stops=("<end_of_turn>",)),
@@ -111,17 +95,12 @@ FAMILIES = (
 
 @dataclass(frozen=True)
 class Match:
-    """A family that renders exactly what the chat template renders.
-
-    Attributes:
-        family: The family.
-        system: The system prompt as the template writes it: the study's, or the model's default; None: there is none.
-        adds_bos: Whether the template begins with the BOS token, which Ollama adds by itself.
-    """
+    """A family that renders exactly what the chat template renders."""
 
     family: Family
+    # the system prompt as the template writes it: the study's, or the model's default; None: there is none
     system: str | None
-    adds_bos: bool
+    adds_bos: bool  # whether the template begins with the BOS token, which Ollama adds by itself
 
 
 def match_family(prompter: ChatTokenizer, system: str) -> Match | None:
@@ -155,7 +134,9 @@ def _system_slot(family: Family, text: str, system: str) -> str | None:
 def modelfile(match: Match | None, prompter: ChatTokenizer, *, system: str, title: str, varied: bool) -> str:
     """The Modelfile; ``varied`` is whether training pairs have system prompts of their own."""
     shown, stops = _model_values(match, prompter, system)
-    lines = [f"# {_one_line(title)}", "# ollama create NAME -f Modelfile", "FROM ."]
+    # a comment ends with its line
+    heading = " ".join("".join(character if character.isprintable() else " " for character in title).split())
+    lines = [f"# {heading}", "# ollama create NAME -f Modelfile", "FROM ."]
     if match is None:
         lines += [
             "# TEMPLATE is left out: no family known to Assistant Builder renders the prompts that this model was",
@@ -171,8 +152,7 @@ def modelfile(match: Match | None, prompter: ChatTokenizer, *, system: str, titl
         lines.append(f"SYSTEM {_quoted(shown)}")
     if varied:
         lines.append("# The training pairs brought system prompts of their own: send one with each question, as there.")
-    lines.append("# Greedy, as evaluated.")
-    lines.append("PARAMETER temperature 0")
+    lines += ["# Greedy, as evaluated.", "PARAMETER temperature 0"]
     lines += [f"PARAMETER stop {_quoted(stop)}" for stop in stops if not _parse_problem(stop)]
     lines += [f"# {sentence}" for sentence in omitted_values(match, prompter, system)]
     return "\n".join(lines) + "\n"
@@ -217,8 +197,3 @@ def _parse_problem(text: str) -> str:
         return "a line ends with three quotation marks, which would end the value"
     dropped = next((character for character in text if not character.isprintable() and character not in "\t\r\n"), "")
     return f"there is the character U+{ord(dropped):04X}, which Ollama drops" if dropped else ""
-
-
-def _one_line(text: str) -> str:
-    """Text for a comment, which ends with its line."""
-    return " ".join("".join(character if character.isprintable() else " " for character in text).split())

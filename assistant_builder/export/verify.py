@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,60 +33,34 @@ Tick = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Rescore:
-    """Result of scoring the written files again.
+    """Result of scoring the written files again."""
 
-    Attributes:
-        outcome: ``as measured``: no item moved by more than the tolerance; ``moved``: at least one did, but the sample
-            as a whole is not worse by more; ``not measured``: the evaluation has no scores of this adapter to compare
-            with, or ``reason`` says why.
-        cell: The cell compared with.
-        items: Items in the sample.
-        tokens: Tokens of their answers.
-        tolerance: Largest accepted change of an item, in nats per token.
-        nll_per_token: Loss of the written files, token-weighted.
-        measured_nll_per_token: Loss of the cell on the same items.
-        largest_move: Largest change of an item, in nats per token.
-        largest_item: The item with the largest change.
-        moved: Number of items that changed by more than the tolerance.
-        compute_dtype: Dtype of the arithmetic, the same as in the evaluation.
-        largest_activation: Largest absolute value between layers; None for an adapter.
-        reason: Why nothing was measured although the evaluation has scores; else empty.
-    """
-
+    # ``as measured``: no item moved by more than the tolerance; ``moved``: at least one did, but the sample as a
+    # whole is not worse by more; ``not measured``: the evaluation has no scores of this adapter to compare with, or
+    # ``reason`` says why
     outcome: Outcome
     cell: str | None = None
     items: int = 0
     tokens: int = 0
-    tolerance: float = TOLERANCE
-    nll_per_token: float | None = None
-    measured_nll_per_token: float | None = None
-    largest_move: float | None = None
-    largest_item: str | None = None
-    moved: int = 0
+    tolerance: float = TOLERANCE  # largest accepted change of an item, in nats per token
+    nll_per_token: float | None = None  # loss of the written files, token-weighted
+    measured_nll_per_token: float | None = None  # loss of the cell on the same items
+    largest_move: float | None = None  # largest change of an item, in nats per token
+    largest_item: str | None = None  # the item with the largest change
+    moved: int = 0  # number of items that changed by more than the tolerance
     compute_dtype: str | None = None
-    largest_activation: float | None = None
-    reason: str = ""
-
-    def to_record(self) -> dict[str, Any]:
-        """The result as ``export.json`` contains it."""
-        return asdict(self)
+    largest_activation: float | None = None  # largest absolute value between layers; None for an adapter
+    reason: str = ""  # why nothing was measured although the evaluation has scores; else empty
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Scores to compare with.
-
-    Attributes:
-        cell: The cell that was scored.
-        scores: Its ``scores.json``.
-        samples: Its ``samples.jsonl`` by item.
-        items: The items as they were scored, with ``prompt`` and ``target``.
-    """
+    """Scores to compare with."""
 
     cell: str
-    scores: dict[str, Any]
-    samples: dict[str, dict[str, Any]]
-    items: list[dict[str, Any]]
+    scores: dict[str, Any]  # its ``scores.json``
+    samples: dict[str, dict[str, Any]]  # its ``samples.jsonl`` by item
+    items: list[dict[str, Any]]  # the items as they were scored, with ``prompt`` and ``target``
 
 
 def load_measured(study: Study, spec: ExportSpec) -> Measured | None:
@@ -95,10 +69,10 @@ def load_measured(study: Study, spec: ExportSpec) -> Measured | None:
     if not path.is_file():
         return None
     adapter = read_json(study.arm_folder(spec.arm) / "summary.json")["adapter_sha256"]
-    for cell in (cell for cell in (spec.cell, spec.arm_cell) if cell is not None):
-        folder = study.cell_folder(cell)
-        if not (folder / "scores.json").is_file():
+    for cell in (spec.cell, spec.arm_cell):
+        if cell is None or not (study.cell_folder(cell) / "scores.json").is_file():
             continue
+        folder = study.cell_folder(cell)
         scores = read_json(folder / "scores.json")
         inputs = scores.get("inputs") or {}
         if inputs.get("adapter") == adapter and inputs.get("items") == file_hash(path):
@@ -115,18 +89,10 @@ def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
 
 
 def rescore(study: Study, spec: ExportSpec, base: Path, folder: Path, *, sample: int, tick: Tick) -> Rescore:
-    """Score an export with public libraries alone, in the evaluation's arithmetic.
+    """Score ``sample`` items with an export and public libraries alone, in the evaluation's arithmetic.
 
-    Args:
-        study: The study.
-        spec: Arm and format.
-        base: Folder of the base model.
-        folder: Folder of the export.
-        sample: Number of items to score.
-        tick: Progress callback: items done, items in total; may raise Cancelled.
-
-    Returns:
-        The comparison; ``not measured`` if memory does not suffice or the format cannot be scored.
+    ``tick`` is called with the items done and in total, and may raise Cancelled. The outcome is ``not measured`` if
+    memory does not suffice or the format cannot be scored.
 
     Raises:
         EvaluationError: The written model does not score as the evaluation measured.
@@ -165,13 +131,10 @@ def _score_again(
     lm = StudyLM(model, prompter, own_tasks=(), batch_size=study.config.eval.batch_size, max_new_tokens=1, tick=count)
     with _largest_output(model) as largest:
         found = lm.score_targets([(item["prompt"], item["target"]) for item in chosen])
-    record = compare(
-        known.cell, [(item["item"], known.samples[item["item"]]["nll"], known.samples[item["item"]]["tokens"])
-                     for item in chosen],
-        [(score.nll, score.tokens) for score in found], where=str(folder),
-    )
+    was = [(item["item"], known.samples[item["item"]]["nll"], known.samples[item["item"]]["tokens"]) for item in chosen]
+    record = compare(known.cell, was, [(score.nll, score.tokens) for score in found], where=str(folder))
     activation = largest() if not spec.export_format.needs_base else None
-    return Rescore(**{**asdict(record), "compute_dtype": dtype, "largest_activation": activation})
+    return replace(record, compute_dtype=dtype, largest_activation=activation)
 
 
 def compare(
@@ -179,11 +142,7 @@ def compare(
 ) -> Rescore:
     """Compare losses item by item.
 
-    Args:
-        cell: The cell compared with.
-        was: Item, summed NLL and tokens as measured.
-        now: Summed NLL and tokens of the written files, in the same order.
-        where: Path for the error message.
+    ``was`` and ``now`` have the items in the same order; losses are summed NLLs.
 
     Raises:
         EvaluationError: A loss is not finite, the tokens differ, or the sample is worse by more than the tolerance.

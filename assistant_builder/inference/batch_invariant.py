@@ -5,8 +5,6 @@ loss of an item by up to 0.07 nats per token between batches of 16 and of 32. He
 a fixed number of rows, the last one filled with zeros, and the padded length of a sequence depends only on its own
 length. The scores of an item are then bit-identical for any batch size (measured on CPUs; on a GPU the attention kernel
 may still depend on the batch).
-
-Imports torch: only worker processes import this module.
 """
 
 from __future__ import annotations
@@ -30,10 +28,7 @@ class BatchInvariantLinear(TorchFunctionMode):
 
     The same applies on a GPU to a quantization method with its own product: the kernel of bitsandbytes depends on the
     number of rows (bitsandbytes/backends/cuda/ops.py, ``_gemm_4bit_use_custom_cuda``). On a CPU those layers are
-    dequantized first.
-
-    Args:
-        generating: Whether answers are generated, so that inputs of one token per sequence use the smaller blocks.
+    dequantized first. With ``generating``, inputs of one token per sequence use the smaller blocks.
     """
 
     def __init__(self, *, generating: bool) -> None:
@@ -45,7 +40,8 @@ class BatchInvariantLinear(TorchFunctionMode):
         """Divide the input rows of a linear layer; other functions are unchanged."""
         kwargs = kwargs or {}
         plain = func is F.linear and not kwargs
-        if not plain and not (self._is_product(func) and args[0].device.type != "cpu"):
+        product = isinstance(func, torch._ops.OpOverload) and func.name() in self._products
+        if not plain and not (product and args[0].device.type != "cpu"):
             return func(*args, **kwargs)
         x, *rest = args
         rows = ROWS_PER_TOKEN if self._generating and x.dim() == 3 and x.shape[1] == 1 else ROWS
@@ -55,10 +51,6 @@ class BatchInvariantLinear(TorchFunctionMode):
         results = [func(block, *rest, **kwargs) for block in blocks]
         whole = results[0] if len(results) == 1 else torch.cat(results)
         return whole[: len(flat)].view(*x.shape[:-1], -1)
-
-    def _is_product(self, func: Any) -> bool:
-        """Whether a function multiplies with a weight as a quantization method stores it."""
-        return isinstance(func, torch._ops.OpOverload) and func.name() in self._products
 
 
 class ContiguousLinear(TorchFunctionMode):

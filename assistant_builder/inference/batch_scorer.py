@@ -7,8 +7,6 @@ Every pass has the same number of rows, and the computation of a sequence depend
 are bit-identical whatever else is in the batch (see :mod:`assistant_builder.inference.batch_invariant`).
 
 :class:`PaddedBatchScorer` does the same with padded batches, for models that do not support packing.
-
-Imports torch: only worker processes import this module.
 """
 
 from __future__ import annotations
@@ -62,29 +60,18 @@ class _ActiveSequence:
 
 @dataclass(frozen=True)
 class ScoredChunk:
-    """Logits of one prefill pass.
-
-    Attributes:
-        sequences: Indices of the sequences.
-        logits: [rows, vocabulary] as float32.
-        targets: Next token of each row, [rows]; 0 for a prompt without a target.
-        counts: Number of rows of each sequence.
-    """
+    """Logits of one prefill pass."""
 
     sequences: list[int]
-    logits: torch.Tensor
-    targets: torch.Tensor
-    counts: list[int]
+    logits: torch.Tensor  # [rows, vocabulary] as float32
+    targets: torch.Tensor  # next token of each row, [rows]; 0 for a prompt without a target
+    counts: list[int]  # number of rows of each sequence
 
 
 class BatchScorer:
-    """Scores and generates with packed sequences.
+    """Scores and generates with packed sequences, at most ``size`` at once.
 
-    Args:
-        model: A model for which :func:`~assistant_builder.inference.packed_batch.supports_packing` is true.
-        pad_id: Padding token for unused rows.
-        stop_ids: Tokens that end an answer.
-        size: Maximum number of sequences at once.
+    The model must support packing, see :func:`~assistant_builder.inference.packed_batch.supports_packing`.
     """
 
     def __init__(self, model: Any, pad_id: int, stop_ids: Sequence[int], size: int) -> None:
@@ -99,14 +86,7 @@ class BatchScorer:
     def run(
         self, sequences: Sequence[Tokens], *, max_new_tokens: int, on_scores: OnScores, on_answers: OnAnswers
     ) -> None:
-        """Score every target and generate the greedy answer to every prompt.
-
-        Args:
-            sequences: Prompts with their targets.
-            max_new_tokens: Maximum tokens of an answer; 0 generates none.
-            on_scores: See :data:`OnScores`.
-            on_answers: See :data:`OnAnswers`.
-        """
+        """Score every target and generate the greedy answer to every prompt; ``max_new_tokens=0`` generates none."""
         self.read_prefix(sequences)
         for group, slots in self.groups(sequences, max_new_tokens):
             waiting, free = deque(group), deque(range(slots.count))
@@ -123,7 +103,8 @@ class BatchScorer:
                     active |= {row.slot: row for row in rows}
                 else:
                     self._decode(slots, active)
-                ended = [row for row in active.values() if self._ended(row, max_new_tokens)]
+                ended = [row for row in active.values()
+                         if len(row.answer) >= max_new_tokens or row.answer[-1] in self._stop]
                 for row in ended:
                     del active[row.slot]
                     free.append(row.slot)
@@ -138,7 +119,6 @@ class BatchScorer:
                 count = self.next_count([sequences[index] for index in islice(waiting, slots.count)])
                 rows = [_ActiveSequence(waiting.popleft(), slot) for slot in range(count)]
                 yield from self._scored_chunks(slots, rows, sequences)
-
 
     def read_prefix(self, sequences: Sequence[Tokens]) -> None:
         """Read the common prefix of all prompts if it is long enough."""
@@ -174,7 +154,6 @@ class BatchScorer:
     def _last_rows(self, sequence: Tokens) -> int:
         """Rows of a sequence in its last prefill pass; its earlier passes are full and contain only this sequence."""
         return (len(sequence[0]) + max(0, len(sequence[1]) - 1) - len(self._prefix) - 1) % ROWS + 1
-
 
     def _scored_chunks(
         self, slots: SlottedKVCache, rows: Sequence[_ActiveSequence], sequences: Sequence[Tokens]
@@ -220,10 +199,8 @@ class BatchScorer:
             parts = zip(chosen.split(read.counts), read.logits.argmax(dim=-1).split(read.counts), strict=True)
             for index, part in zip(read.sequences, parts, strict=True):
                 found[index].append(part)
-        scored = {
-            index: (torch.cat([chosen for chosen, _ in parts]), torch.cat([top for _, top in parts]).tolist())
-            for index, parts in found.items()
-        }
+        scored = {index: (torch.cat([chosen for chosen, _ in parts]), torch.cat([top for _, top in parts]).tolist())
+                  for index, parts in found.items()}
         for row in rows:
             row.next_position = len(sequences[row.index][0])
             row.answer.append(scored[row.index][1][0])
@@ -233,18 +210,13 @@ class BatchScorer:
     def _decode(self, slots: SlottedKVCache, active: dict[int, _ActiveSequence]) -> None:
         began = time.monotonic()
         rows = [active[slot] for slot in sorted(active)]
-        step = self._packed.prepare_decode(
-            slots, [SequenceChunk(row.slot, row.next_position, row.answer[-1:]) for row in rows],
-            rows=DECODE_ROWS,
-        )
+        chunks = [SequenceChunk(row.slot, row.next_position, row.answer[-1:]) for row in rows]
+        step = self._packed.prepare_decode(slots, chunks, rows=DECODE_ROWS)
         logits = self._packed.logits(slots, step, range(DECODE_ROWS))
         for row, token in zip(rows, logits.argmax(dim=-1).tolist(), strict=False):
             row.next_position += 1
             row.answer.append(token)
         self.seconds["generate"] += time.monotonic() - began
-
-    def _ended(self, row: _ActiveSequence, longest: int) -> bool:
-        return len(row.answer) >= longest or row.answer[-1] in self._stop
 
 
 def slot_length(tokens: int) -> int:
@@ -266,12 +238,7 @@ MAX_CACHED_TOKENS = 16384
 class PaddedBatchScorer:
     """Scores and generates with padded batches and transformers' ``generate``.
 
-    Args:
-        model: Any causal language model of transformers.
-        pad_id: Padding token.
-        stop_ids: Tokens that end an answer.
-        size: Maximum batch size.
-        fixed: Whether to compute batch-invariantly; otherwise scores depend on the batch.
+    Unless ``fixed``, the computation is not batch-invariant: scores depend on the batch.
     """
 
     def __init__(self, model: Any, pad_id: int, stop_ids: Sequence[int], size: int, *, fixed: bool = True) -> None:
@@ -304,10 +271,8 @@ class PaddedBatchScorer:
 
     @torch.no_grad()
     def _logits(self, sequences: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = [
-            {"input_ids": [*prompt, *target], "labels": [IGNORED] * len(prompt) + list(target)}
-            for prompt, target in sequences
-        ]
+        rows = [{"input_ids": [*prompt, *target], "labels": [IGNORED] * len(prompt) + list(target)}
+                for prompt, target in sequences]
         inputs = {key: value.to(self._model.device) for key, value in self._padding(rows).items()}
         with self._kernels(generating=False):
             return supervised_logits(self._model, inputs)
@@ -348,11 +313,9 @@ class PaddedBatchScorer:
                 max_new_tokens=length, do_sample=False, num_beams=1, temperature=None, top_p=None,
                 top_k=None, pad_token_id=self._padding.pad_id, eos_token_id=self._stop,
             )
-        return [self._until_end(row[longest:].tolist()) for row in output]
-
-    def _until_end(self, ids: list[int]) -> list[int]:
-        ends = [place for place, token in enumerate(ids) if token in self._stop]
-        return ids[: ends[0] + 1] if ends else ids
+        answers = [row[longest:].tolist() for row in output]
+        return [next((ids[: place + 1] for place, token in enumerate(ids) if token in self._stop), ids)
+                for ids in answers]
 
     def _kernels(self, *, generating: bool) -> Any:
         return BatchInvariantLinear(generating=generating) if self._fixed else ContiguousLinear()

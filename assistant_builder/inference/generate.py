@@ -40,11 +40,7 @@ class TokenQueueStreamer:
         self._queue.put(error)
 
     def __iter__(self) -> Iterator[int]:
-        """Yield token ids.
-
-        Raises:
-            BaseException: The exception of ``generate``.
-        """
+        """Yield token ids, or raise the exception of ``generate``."""
         while True:
             token = self._queue.get()
             if token is None:
@@ -62,11 +58,9 @@ class KVCacheState:
         self.slots: Any = None
 
     def resume(self, ids: Sequence[int], limit: int) -> int:
-        """Prepare the cache for a prompt and its answer.
+        """Prepare the cache for a prompt and an answer of at most ``limit`` tokens.
 
-        Args:
-            ids: The prompt.
-            limit: Maximum tokens of the answer.
+        Returns the number of prompt tokens that are already cached; the last token never is.
 
         Returns:
             Number of prompt tokens that are already cached; the last token never is.
@@ -88,16 +82,9 @@ def generate_tokens(
     model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling, stop_event: threading.Event,
     conversation: KVCacheState | None = None,
 ) -> Iterator[int]:
-    """Generate token ids with the same computation as the evaluation.
+    """Generate at most ``limit`` token ids with the same computation as the evaluation, until ``stop_event`` is set.
 
-    Args:
-        model: Any causal language model of transformers.
-        prompter: The chat tokenizer.
-        ids: The prompt.
-        limit: Maximum number of tokens.
-        sampling: Sampling settings.
-        stop_event: Ends the answer when set.
-        conversation: Cache of the conversation; it is changed.
+    ``prompter`` is the chat tokenizer, ``ids`` is the prompt; the cache of the conversation is changed.
     """
     from assistant_builder.inference.packed_batch import supports_packing
 
@@ -115,7 +102,7 @@ def _generate_packed(
     from assistant_builder.inference.packed_batch import PackedModel, SequenceChunk
 
     rows = PackedModel(model, prompter.pad_id)
-    processors = [] if sampling.temperature == 0 else sampling_processors(sampling)
+    processors = sampling_processors(sampling)
     known = conversation.resume(ids, limit)
     slots = conversation.slots
     for start in range(known, len(ids), _CHUNK):
@@ -152,7 +139,7 @@ def generate_with_transformers(
     abandoned = threading.Event()
     streamer = TokenQueueStreamer()
     prompt = torch.tensor([list(ids)], device=model.device)
-    processors = [] if sampling.temperature == 0 else sampling_processors(sampling)
+    processors = sampling_processors(sampling)
 
     def generate() -> None:
         try:
@@ -179,14 +166,13 @@ def sampling_processors(sampling: Sampling) -> list[Any]:
 
     The argmax of (log-probability + Gumbel noise) is a sample of the distribution (Gumbel 1954; Maddison et al. 2014).
     Concurrent answers do not share torch's global generator, so a seed reproduces an answer, and both assistants get
-    the same noise for the same seed.
-
-    Args:
-        sampling: Temperature above 0, top-p and seed; without a seed, a random one is used.
+    the same noise for the same seed. Greedy decoding (temperature 0) needs none.
     """
     import torch
     from transformers import LogitsProcessor, TemperatureLogitsWarper, TopPLogitsWarper
 
+    if sampling.temperature == 0:
+        return []
     generator = torch.Generator()
     if sampling.seed is None:
         generator.seed()
@@ -201,8 +187,3 @@ def sampling_processors(sampling: Sampling) -> list[Any]:
 
     nucleus = [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
     return [TemperatureLogitsWarper(sampling.temperature), *nucleus, GumbelDraw()]
-
-
-def max_context_length(model: Any) -> int:
-    """Context length of a model in tokens."""
-    return int(getattr(model.config, "max_position_embeddings", None) or 2048)

@@ -6,8 +6,6 @@ slot is reused as soon as its sequence has ended.
 
 The number of rows of a pass can be fixed by padding, since a matrix product over another number of rows may use another
 kernel with another order of summation.
-
-Imports torch: only worker processes import this module.
 """
 
 from __future__ import annotations
@@ -32,12 +30,7 @@ _LAYERS = {"full_attention", "sliding_attention"}
 
 
 class SlottedKVCache(Cache):
-    """KV cache of several sequences, each in its own slot.
-
-    Args:
-        count: Number of slots.
-        length: Tokens per slot.
-    """
+    """KV cache of several sequences: ``count`` slots of ``length`` tokens, one for each sequence."""
 
     def __init__(self, count: int, length: int) -> None:
         super().__init__(layers=[])
@@ -51,7 +44,9 @@ class SlottedKVCache(Cache):
         """Store keys and values [1, heads, rows, width] of a pass; returns its slots [slots, heads, length, width]."""
         assert self.step is not None
         if layer_idx == len(self.stored):
-            self.stored.append((self._empty(key_states), self._empty(value_states)))
+            key, value = (states.new_zeros(self.count, self.length, states.shape[1], states.shape[3])
+                          for states in (key_states, value_states))
+            self.stored.append((key, value))
         found = []
         for stored, states in zip(self.stored[layer_idx], (key_states, value_states), strict=True):
             rows = states[0].transpose(0, 1)[self.step.written]
@@ -77,61 +72,36 @@ class SlottedKVCache(Cache):
                 stored[:, : len(tensor)] = tensor
             self.stored.append((pair[0], pair[1]))
 
-    def _empty(self, states: torch.Tensor) -> torch.Tensor:
-        return states.new_zeros(self.count, self.length, states.shape[1], states.shape[3])
-
 
 @dataclass(frozen=True)
 class SequenceChunk:
-    """Consecutive tokens of one sequence that are read in a pass.
-
-    Attributes:
-        slot: Slot of the sequence.
-        start: Position of the first token in the sequence.
-        ids: Token ids.
-    """
+    """Consecutive tokens of one sequence that are read in a pass."""
 
     slot: int
-    start: int
+    start: int  # position of the first token in the sequence
     ids: Sequence[int]
 
 
 @dataclass
 class PackedBatch:
-    """Inputs of one forward pass.
+    """Inputs of one forward pass."""
 
-    Attributes:
-        ids: Token ids [1, rows].
-        positions: Positions in their sequences [1, rows].
-        written: Rows whose keys and values are stored.
-        cache_indices: Where they are stored: slot · length + position.
-        slots: Slots that the attention reads; None for all in order.
-        queries: Row of each query [sequences · queries per sequence].
-        query_of_row: Query of each row [rows].
-        shape: Number of sequences, and of queries per sequence.
-        query_positions: Positions of the queries [sequences, queries].
-        length: Slot length.
-    """
-
-    ids: torch.Tensor
-    positions: torch.Tensor
-    written: slice
-    cache_indices: torch.Tensor
-    slots: torch.Tensor | None
-    queries: torch.Tensor
-    query_of_row: torch.Tensor
-    shape: tuple[int, int]
-    query_positions: torch.Tensor
+    ids: torch.Tensor  # token ids [1, rows]
+    positions: torch.Tensor  # positions in their sequences [1, rows]
+    written: slice  # rows whose keys and values are stored
+    cache_indices: torch.Tensor  # where they are stored: slot · length + position
+    slots: torch.Tensor | None  # slots that the attention reads; None for all in order
+    queries: torch.Tensor  # row of each query [sequences · queries per sequence]
+    query_of_row: torch.Tensor  # query of each row [rows]
+    shape: tuple[int, int]  # number of sequences, and of queries per sequence
+    query_positions: torch.Tensor  # positions of the queries [sequences, queries]
     length: int
     _masks: dict[tuple[int | None, int], torch.Tensor] = field(default_factory=dict)
 
     def mask(self, window: int | None, groups: int, dtype: torch.dtype) -> torch.Tensor:
         """Attention mask of 0 or −∞, [sequences, 1, groups · queries, length]; cached for the pass.
 
-        Args:
-            window: Window of sliding attention; None for full attention.
-            groups: Query heads per key head.
-            dtype: Dtype of the queries.
+        ``window`` is that of sliding attention, None for full attention; ``groups`` are the query heads per key head.
         """
         if (window, groups) not in self._masks:
             key = torch.arange(self.length, device=self.query_positions.device)
@@ -192,19 +162,14 @@ def bytes_per_token(model: Any) -> int:
 
 
 class PackedModel:
-    """Runs a model on packed batches.
-
-    Args:
-        model: A causal language model for which :func:`supports_packing` is true, with or without adapters.
-        pad_id: Padding token for unused rows.
-    """
+    """Runs a model that supports packing, with or without adapters; ``pad_id`` fills unused rows."""
 
     def __init__(self, model: Any, pad_id: int) -> None:
         self._model = _unwrap_peft(model)
         self._pad = pad_id
         self._head = self._model.get_output_embeddings()
-        self._cache_name = "cache" if "cache" in inspect.signature(self._model.forward).parameters else (
-            "past_key_values")
+        named = "cache" in inspect.signature(self._model.forward).parameters
+        self._cache_name = "cache" if named else "past_key_values"
 
     @property
     def device(self) -> torch.device:
@@ -215,13 +180,7 @@ class PackedModel:
     def prepare_prefill(
         self, slots: SlottedKVCache, chunks: Sequence[SequenceChunk], *, rows: int | None = None
     ) -> PackedBatch:
-        """Prepare a pass over chunks of several tokens.
-
-        Args:
-            slots: The KV cache.
-            chunks: One chunk per sequence, with at least one token.
-            rows: Rows of the pass; None for the number of tokens.
-        """
+        """Prepare a pass over one chunk per sequence, with ``rows`` rows; None for the number of tokens."""
         ids = [token for chunk in chunks for token in chunk.ids]
         positions = [chunk.start + place for chunk in chunks for place in range(len(chunk.ids))]
         cache_indices = [chunk.slot * slots.length + chunk.start + place
@@ -243,13 +202,7 @@ class PackedModel:
     def prepare_decode(
         self, slots: SlottedKVCache, chunks: Sequence[SequenceChunk], *, rows: int | None = None
     ) -> PackedBatch:
-        """Prepare a pass over one token per sequence.
-
-        Args:
-            slots: The KV cache.
-            chunks: Chunks of one token each.
-            rows: Rows of the pass; None for the number of tokens.
-        """
+        """Prepare a pass over one token per sequence; ``rows`` as in :meth:`prepare_prefill`."""
         # the attention computes all slots, even unused ones: a selection would have to be copied
         queries, query_positions = [0] * slots.count, [[0] for _ in range(slots.count)]
         for row, chunk in enumerate(chunks):
@@ -282,16 +235,9 @@ class PackedModel:
     def logits(
         self, slots: SlottedKVCache, step: PackedBatch, keep: Sequence[int], *, block: int | None = None
     ) -> torch.Tensor:
-        """Run a pass.
+        """Run a pass; returns the logits [kept, vocabulary] of the rows ``keep`` in the compute dtype.
 
-        Args:
-            slots: The KV cache.
-            step: The pass.
-            keep: Rows whose logits are returned.
-            block: The head computes in padded blocks of this many rows; None for all rows at once.
-
-        Returns:
-            Logits [kept, vocabulary] in the compute dtype.
+        The head computes in padded blocks of ``block`` rows; None for all rows at once.
         """
         slots.step = step
         kept = list(keep)
@@ -317,11 +263,10 @@ class PackedModel:
 
     @contextmanager
     def _head_in_blocks(self, block: int | None) -> Iterator[None]:
-        head = self._head
         if block is None:
             yield
             return
-        forward = head.forward
+        head, forward = self._head, self._head.forward
         head.forward = lambda rows: torch.cat([forward(part) for part in rows.split(block, dim=1)], dim=1)
         try:
             yield

@@ -1,7 +1,4 @@
-"""Pads sequences on the left and divides them into batches.
-
-Imports torch: only worker processes import this module.
-"""
+"""Pads sequences on the left and divides them into batches."""
 
 from __future__ import annotations
 
@@ -17,16 +14,10 @@ LENGTH = 32
 
 
 class LeftPadding:
-    """Collate rows into tensors padded on the left, so that the answers, which end the rows, are aligned.
-
-    Args:
-        pad_id: Padding token.
-        multiple_of: Pad to a multiple of this many tokens.
-    """
+    """Collate rows into tensors padded on the left to a multiple of ``multiple_of`` tokens; the answers are aligned."""
 
     def __init__(self, pad_id: int, multiple_of: int = 1) -> None:
-        self.pad_id = pad_id
-        self.multiple_of = multiple_of
+        self.pad_id, self.multiple_of = pad_id, multiple_of
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Return ``input_ids``, ``labels``, ``attention_mask`` and ``position_ids``, each [rows, longest]."""
@@ -45,28 +36,17 @@ class LeftPadding:
 
 
 def supervised_logits(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and targets of the supervised positions only.
+    """Logits [supervised, vocabulary] as float32 and targets [supervised] of the supervised positions of a batch.
 
-    The head runs only over the columns in which some row is supervised: it is the most expensive layer of a small
-    model with a large vocabulary.
-
-    Args:
-        model: Any causal language model of transformers.
-        inputs: A batch of :class:`LeftPadding`.
-
-    Returns:
-        Logits [supervised, vocabulary] as float32, and token ids [supervised].
+    The head runs only over the columns in which some row is supervised: it is the most expensive layer of a small model
+    with a large vocabulary.
     """
     columns, targets, supervised = supervised_columns(inputs)
     return forward_columns(model, inputs, columns).logits[supervised].float(), targets[supervised]
 
 
 def supervised_columns(inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Columns that predict a supervised token in some row, with the targets and the supervised places of each row.
-
-    Returns:
-        Column indices [columns], targets [rows, columns] and a mask [rows, columns].
-    """
+    """Columns [columns] that predict a supervised token in some row, their targets and a mask, both [rows, columns]."""
     targets = inputs["labels"][:, 1:]
     columns = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
     targets = targets[:, columns]
@@ -75,13 +55,8 @@ def supervised_columns(inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, t
 
 def forward_columns(model: Any, inputs: dict[str, torch.Tensor], columns: torch.Tensor) -> Any:
     """Run the model on a batch; logits are computed for the given columns only."""
-    return model(
-        input_ids=inputs["input_ids"],
-        attention_mask=inputs["attention_mask"],
-        position_ids=inputs["position_ids"],
-        logits_to_keep=columns,
-        use_cache=False,
-    )
+    tokens = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids")}
+    return model(**tokens, logits_to_keep=columns, use_cache=False)
 
 
 def padded(length: int) -> int:
@@ -92,16 +67,10 @@ def padded(length: int) -> int:
 def batches(
     lengths: Sequence[int], size: int, *, equal_lengths: bool = True, max_tokens: int | None = None
 ) -> list[list[int]]:
-    """Divide sequences into batches of at most ``size``, shortest first.
+    """Divide sequences into batches of at most ``size`` indices into ``lengths``, shortest first.
 
-    Args:
-        lengths: Tokens of each sequence.
-        size: Maximum batch size.
-        equal_lengths: Whether a batch may only hold sequences with the same padded length.
-        max_tokens: Maximum tokens of a batch, padding included; a single longer sequence is a batch of its own.
-
-    Returns:
-        Indices into ``lengths``.
+    With ``equal_lengths`` a batch only holds sequences with the same padded length. ``max_tokens`` of a batch include
+    padding; a single longer sequence is a batch of its own.
     """
     found: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: (lengths[index], index)):

@@ -2,13 +2,11 @@
 
 Without prepacking, torch reorders the weight at every call, which takes longer than the product for a single row.
 Results are bit-identical in bfloat16; in float32 the order of summation differs.
-
-Imports torch: only worker processes import this module.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -22,11 +20,7 @@ _ROWS = 64
 
 
 class PrepackedLinear(nn.Module):
-    """A frozen linear layer for inference.
-
-    Args:
-        layer: The layer to replace; its weight is not kept.
-    """
+    """A frozen linear layer for inference; the weight of the layer that it replaces is not kept."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
@@ -37,9 +31,8 @@ class PrepackedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``x @ weight.T + bias``; ``x`` is [..., in], the result [..., out]."""
-        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), self._weight, self.bias, "none", [],
-                                                                  "")
-        return result
+        multiply: Callable[..., torch.Tensor] = torch.ops.mkldnn._linear_pointwise
+        return multiply(x.contiguous(), self._weight, self.bias, "none", [], "")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PrepackedLinear:
         """Return the layer itself: it is immutable, and the prepacked weight cannot be copied."""
@@ -50,13 +43,11 @@ def prepack(*models: nn.Module, batches: bool = False) -> None:
     """Replace every frozen linear layer on a CPU whose dtype benefits from prepacking.
 
     The models can no longer be trained or merged. A head that shares its weight with the embeddings keeps a second
-    copy. Layers that several models share remain shared.
-
-    Args:
-        models: Models, changed in place; adapters are unchanged.
-        batches: Whether many rows are computed at once; float32 is prepacked only then, since single rows get slower.
+    copy. Layers that several models share remain shared. With ``batches``, many rows are computed at once; float32 is
+    prepacked only then, since single rows get slower.
     """
-    dtypes = _prepacked_dtypes(batches)
+    supported = {torch.float32: batches and torch.backends.mkldnn.is_available(), torch.bfloat16: multiplies_bfloat16()}
+    dtypes = {dtype for dtype, packs in supported.items() if packs}
     places: dict[tuple[int, int], list[tuple[nn.Module, str]]] = {}
     for model in models:
         for parent, name, layer in _plain_layers(model, dtypes):
@@ -66,12 +57,6 @@ def prepack(*models: nn.Module, batches: bool = False) -> None:
         packed = PrepackedLinear(getattr(parent, name))
         for parent, name in shared:
             setattr(parent, name, packed)
-
-
-def _prepacked_dtypes(batches: bool) -> set[torch.dtype]:
-    supported = {torch.float32: batches and torch.backends.mkldnn.is_available(),
-                 torch.bfloat16: multiplies_bfloat16()}
-    return {dtype for dtype, packs in supported.items() if packs}
 
 
 def _plain_layers(model: nn.Module, dtypes: set[torch.dtype]) -> Iterator[tuple[nn.Module, str, nn.Linear]]:

@@ -11,12 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from assistant_builder.arms import ARMS, base_owner
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError
-from assistant_builder.inference.generate import KVCacheState, generate_tokens, max_context_length
+from assistant_builder.inference.generate import KVCacheState, generate_tokens
 from assistant_builder.quantization import method_of
 from assistant_builder.study import Study
 
@@ -29,99 +29,55 @@ SEED_LIMIT = 2**32
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sampling settings.
-
-    Attributes:
-        max_new_tokens: Maximum tokens of an answer.
-        temperature: 0 for greedy decoding, as in the evaluation; otherwise the divisor of the logits.
-        top_p: Sample from the smallest set of tokens with this total probability (nucleus sampling, Holtzman 2020).
-        seed: Random seed, which reproduces an answer; None for a random seed.
-    """
+    """Sampling settings."""
 
     max_new_tokens: int = 256
-    temperature: float = 0.0
+    temperature: float = 0.0  # 0 for greedy decoding, as in the evaluation; otherwise the divisor of the logits
+    # sample from the smallest set of tokens with this total probability (nucleus sampling, Holtzman 2020)
     top_p: float = 1.0
-    seed: int | None = None
+    seed: int | None = None  # random seed, which reproduces an answer; None for a random seed
 
     def __post_init__(self) -> None:
-        """Check the bounds.
-
-        Raises:
-            ConfigError: Values are out of bounds; the message lists all of them.
-        """
-        problems = []
-        if self.max_new_tokens < 1:
-            problems.append(f"max_new_tokens={self.max_new_tokens} must be at least 1")
-        if not 0 <= self.temperature <= 5:
-            problems.append(f"temperature={self.temperature} must be between 0 and 5")
-        if not 0 < self.top_p <= 1:
-            problems.append(f"top_p={self.top_p} must be above 0 and at most 1")
-        if self.seed is not None and not 0 <= self.seed < SEED_LIMIT:
-            problems.append(f"seed={self.seed} must be between 0 and {SEED_LIMIT - 1}")
+        """Raise a ConfigError that lists all values out of bounds."""
+        checks = {
+            f"max_new_tokens={self.max_new_tokens} must be at least 1": self.max_new_tokens >= 1,
+            f"temperature={self.temperature} must be between 0 and 5": 0 <= self.temperature <= 5,
+            f"top_p={self.top_p} must be above 0 and at most 1": 0 < self.top_p <= 1,
+            f"seed={self.seed} must be between 0 and {SEED_LIMIT - 1}":
+                self.seed is None or 0 <= self.seed < SEED_LIMIT,
+        }
+        problems = [problem for problem, fits in checks.items() if not fits]
         if problems:
             raise ConfigError("; ".join(problems), where="sampling", remedy="Correct the values and ask again")
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A chunk of an answer.
-
-    Attributes:
-        text_delta: New text since the last chunk.
-        tokens: Tokens generated so far.
-        first_token_seconds: Time to the first token.
-        seconds: Time since the start of the answer.
-        finish: ``stop`` (complete), ``length`` (truncated) or ``cancelled``; None before the last chunk.
-    """
+    """A chunk of an answer."""
 
     text_delta: str
-    tokens: int
+    tokens: int  # tokens generated so far
     first_token_seconds: float | None
     seconds: float
+    # ``stop`` (complete), ``length`` (truncated) or ``cancelled``; None before the last chunk
     finish: Finish | None = None
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory use of a model's weights.
+    """Memory use of a model's weights."""
 
-    Attributes:
-        base_bytes: Bytes of the base model in memory; on a CPU, 4-bit weights are dequantized to the compute dtype.
-        adapter_bytes: Bytes of the adapter.
-        shared: Whether the base is shared with another assistant and needs no additional memory.
-    """
-
-    base_bytes: int
+    base_bytes: int  # bytes of the base model in memory; on a CPU, 4-bit weights are dequantized to the compute dtype
     adapter_bytes: int
-    shared: bool = False
+    shared: bool = False  # whether the base is shared with another assistant and needs no additional memory
 
 
 ProgressCallback = Callable[[str, float], None]
 """Progress callback of loading: current phase, and fraction that is done."""
 
 
-class ChatBackend(Protocol):
-    """Interface of a session that the worker process uses."""
-
-    def ready(self, speaker: str) -> bool:
-        """Whether the model is loaded."""
-
-    def load(self, speaker: str, report: ProgressCallback) -> Memory:
-        """Load the model unless it is loaded."""
-
-    def stream(
-        self, speaker: str, messages: Sequence[Message], sampling: Sampling, stop_event: threading.Event
-    ) -> Iterator[Chunk]:
-        """Stream an answer."""
-
-
 class Session(abc.ABC):
-    """Loads models on demand and streams their answers; subclasses define how a model is loaded.
-
-    Args:
-        speakers: Names of the models: arms or ``base``.
-        where: Location for error messages.
-    """
+    """Loads models, named ``speakers``, on demand and streams their answers; subclasses define how one is loaded."""
 
     def __init__(self, speakers: Sequence[str], where: str) -> None:
         self._speakers = tuple(speakers)
@@ -136,11 +92,7 @@ class Session(abc.ABC):
         return speaker in self._loaded
 
     def load(self, speaker: str, report: ProgressCallback = lambda phase, fraction: None) -> Memory:
-        """Load a model unless it is loaded.
-
-        Args:
-            speaker: An arm, or ``base``.
-            report: Progress callback.
+        """Load a model, an arm or ``base``, unless it is loaded.
 
         Raises:
             ModelError: The model is not trained or cannot be loaded.
@@ -172,12 +124,11 @@ class Session(abc.ABC):
             yield Chunk("", 0, None, 0.0, "cancelled")
             return
         ids = prompter.prompt_ids(list(messages))
-        context = max_context_length(model)
+        context = int(getattr(model.config, "max_position_embeddings", None) or 2048)
         if len(ids) >= context:
             raise ModelError(
                 f"the conversation has {len(ids)} tokens, but the context length of the model is {context}",
-                where="chat", remedy="Clear the conversation and ask a shorter question",
-            )
+                where="chat", remedy="Clear the conversation and ask a shorter question")
         limit = min(sampling.max_new_tokens, context - len(ids))
         # removed during use, so that a failed or a concurrent answer does not reuse an inconsistent cache
         conversation = self._conversations.pop(speaker, KVCacheState())
@@ -194,11 +145,7 @@ class ChatSession(Session):
     """The assistants of a study.
 
     Each assistant has its own base. The untuned base model shares the weights of the LoRA assistant, or of the first
-    arm if the study does not train LoRA.
-
-    Args:
-        study: A study whose arms are trained.
-        speakers: Arms that the study trains, and ``base``; None for every arm.
+    arm if the study does not train LoRA. ``speakers`` are arms that the study trains, and ``base``; None for every arm.
     """
 
     def __init__(self, study: Study, speakers: Sequence[str] | None = None) -> None:
@@ -256,10 +203,8 @@ def clone_sharing_weights(base: Any) -> Any:
     """Clone a base model without its adapters over the same weights, so that both can answer concurrently.
 
     Only the module tree is copied: parameters and buffers are shared, and each adapted layer is replaced by the layer
-    that it wraps. Disabling or switching adapters instead would also affect an answer that is being generated.
-
-    Args:
-        base: A transformers model, or the one inside a ``PeftModel`` whose adapters are not merged.
+    that it wraps. Disabling or switching adapters instead would also affect an answer that is being generated. ``base``
+    is a transformers model, or the one inside a ``PeftModel`` whose adapters are not merged.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -270,11 +215,7 @@ def clone_sharing_weights(base: Any) -> Any:
 
 
 def prepare_for_inference(*models: Any) -> None:
-    """Cast adapters and prepack weights once, instead of for every token.
-
-    Args:
-        models: Models over the same weights, changed in place.
-    """
+    """Cast adapters and prepack weights of models over the same weights once, instead of for every token."""
     from assistant_builder.inference.packed_batch import supports_packing
     from assistant_builder.inference.prepacked_linear import cast_adapters, prepack
 

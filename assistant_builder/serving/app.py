@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
@@ -37,13 +37,24 @@ _CLIENT_GONE = 499
 def make_app(engine: Engine, config: ServingConfig, key: bytes | None) -> ASGIApp:
     """The complete ASGI app, middleware included.
 
-    Args:
-        engine: The assistants, which are loaded when the app starts and released when it ends.
-        config: Settings of the server.
-        key: Digest of the API key; None: requests need no key.
+    The models are loaded when the app starts and released when it ends. ``key`` is the digest of the API key; None:
+    requests need no key.
     """
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=_lifespan(engine))
-    _add_errors(app)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        engine.start()
+        reporting = asyncio.create_task(engine.report_failure())
+        yield
+        reporting.cancel()
+        engine.close()
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan, exception_handlers={
+        ApiError: _responding(lambda error: error),
+        RequestValidationError: _responding(lambda error: validation_error(error.errors())),
+        HTTPException: _responding(lambda error: ApiError(error.status_code, str(error.detail))),
+        Exception: _responding(lambda error: ApiError(500, f"the answer failed: {type(error).__name__}")),
+    })
 
     @app.get(HEALTH_PATH)
     def health() -> JSONResponse:
@@ -76,34 +87,11 @@ def make_app(engine: Engine, config: ServingConfig, key: bytes | None) -> ASGIAp
     return ApiKeyMiddleware(app, AllowedHosts(config.host, config.allow_host), key)
 
 
-def _lifespan(engine: Engine) -> Any:
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        engine.start()
-        reporting = asyncio.create_task(engine.report_failure())
-        yield
-        reporting.cancel()
-        engine.close()
+def _responding(convert: Callable[[Any], ApiError]) -> Callable[..., Any]:
+    async def respond(request: Request, error: Exception) -> Response:
+        return convert(error).response()
 
-    return lifespan
-
-
-def _add_errors(app: FastAPI) -> None:
-    @app.exception_handler(ApiError)
-    async def rejected(request: Request, error: ApiError) -> Response:
-        return error.response()
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return validation_error(error.errors()).response()
-
-    @app.exception_handler(HTTPException)
-    async def other(request: Request, error: HTTPException) -> Response:
-        return ApiError(error.status_code, str(error.detail)).response()
-
-    @app.exception_handler(Exception)
-    async def unforeseen(request: Request, error: Exception) -> Response:
-        return ApiError(500, f"the answer failed: {type(error).__name__}").response()
+    return respond
 
 
 async def _complete(prepared: GenerationRequest, chunks: AsyncGenerator[StreamChunk, None]) -> dict[str, Any]:
@@ -113,8 +101,7 @@ async def _complete(prepared: GenerationRequest, chunks: AsyncGenerator[StreamCh
             text += last.text
     assert last is not None and last.finish is not None
     return CompletionMetadata(prepared.assistant.id).completion(
-        text, last.finish, usage(prepared.prompt_tokens, last.tokens)
-    )
+        text, last.finish, usage(prepared.prompt_tokens, last.tokens))
 
 
 async def _events(
@@ -152,11 +139,7 @@ class _Stream(StreamingResponse):
 
 
 async def _until_disconnect(request: Request, work: Any) -> Any:
-    """The result of ``work``, which is cancelled if the client disconnects first.
-
-    Raises:
-        ClientDisconnect: The client disconnected.
-    """
+    """The result of ``work``, which is cancelled if the client disconnects first; raises ClientDisconnect then."""
 
     async def disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":

@@ -47,14 +47,7 @@ def digest_of(key: str) -> bytes:
 
 
 def check_access(config: ServingConfig, key: str | bytes | None) -> list[str]:
-    """Refuse a server that everyone on the network could use.
-
-    Returns:
-        Warnings for the person who starts the server.
-
-    Raises:
-        ConfigError: Other machines could use the assistants without a key.
-    """
+    """Refuse a server that other machines could use without a key, with a ConfigError; returns warnings."""
     if is_loopback(config.host):
         return []
     if key is None:
@@ -67,16 +60,11 @@ def check_access(config: ServingConfig, key: str | bytes | None) -> list[str]:
 class ApiKeyMiddleware:
     """ASGI middleware that checks host name, origin, API key and size of a request.
 
-    Args:
-        app: The app behind it.
-        hosts: Names of the server.
-        key: Digest of the API key; None: requests need no key.
+    ``key`` is the digest of the API key; None: requests need no key.
     """
 
     def __init__(self, app: ASGIApp, hosts: AllowedHosts, key: bytes | None) -> None:
-        self._app = app
-        self._hosts = hosts
-        self._key = key
+        self._app, self._hosts, self._key = app, hosts, key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on or reject it."""
@@ -89,7 +77,12 @@ class ApiKeyMiddleware:
                 mark_trusted(scope)
             if scope["method"] != "POST":
                 return await self._app(scope, receive, send)
-            body = await _body(headers, receive)
+            length = headers.get("content-length", "")
+            body = None
+            if not (length.isdigit() and int(length) > MAX_BODY_BYTES):
+                body = await read_body(receive, MAX_BODY_BYTES)
+            if body is None:
+                raise ApiError(413, f"the request is larger than {format_size(MAX_BODY_BYTES)}")
         except ClientDisconnect:
             return
         except ApiError as error:
@@ -98,19 +91,10 @@ class ApiKeyMiddleware:
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         if not self._hosts.allows(headers.get("host")) or len(headers.getlist("host")) != 1:
-            raise ApiError(421, "unknown host name; if it is a name of this server, start it with "
-                          "--allow-host NAME")
+            raise ApiError(421, "unknown host name; if it is a name of this server, start it with --allow-host NAME")
         if is_cross_origin(scope, headers):
             raise ApiError(403, "this request was sent by a web page of another origin")
         if self._key is not None and scope["path"] != HEALTH_PATH:
             kind, _, given = headers.get("authorization", "").partition(" ")
             if not hmac.compare_digest(digest_of(given.strip()), self._key) or kind.lower() != "bearer":
                 raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key")
-
-
-async def _body(headers: Headers, receive: Receive) -> bytes:
-    length = headers.get("content-length", "")
-    body = None if length.isdigit() and int(length) > MAX_BODY_BYTES else await read_body(receive, MAX_BODY_BYTES)
-    if body is None:
-        raise ApiError(413, f"the request is larger than {format_size(MAX_BODY_BYTES)}")
-    return body

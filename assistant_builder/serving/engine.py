@@ -32,18 +32,10 @@ _RETRY_SECONDS = 2
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """A checked request.
-
-    Attributes:
-        assistant: The assistant.
-        messages: The conversation, with the system prompt.
-        sampling: Generation settings.
-        stops: Texts that end the answer.
-        prompt_tokens: Tokens of the prompt.
-    """
+    """A checked request."""
 
     assistant: ServedModel
-    messages: Sequence[Message]
+    messages: Sequence[Message]  # the conversation, with the system prompt
     sampling: Sampling
     stops: Sequence[str]
     prompt_tokens: int
@@ -51,25 +43,15 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class StreamChunk:
-    """A chunk of an answer.
-
-    Attributes:
-        text: Text since the last chunk.
-        tokens: Tokens generated so far.
-        finish: Reason of the end; None before the end.
-    """
+    """A chunk of an answer."""
 
     text: str
-    tokens: int
-    finish: Literal["stop", "length"] | None = None
+    tokens: int  # tokens generated so far
+    finish: Literal["stop", "length"] | None = None  # reason of the end; None before the end
 
 
 class StopSequenceFilter:
-    """Passes a growing text on up to the first stop sequence; a possible beginning of one is buffered.
-
-    Args:
-        stops: Stop sequences, none of them empty.
-    """
+    """Passes a growing text on up to the first stop sequence; a possible beginning of one is buffered."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
@@ -77,49 +59,26 @@ class StopSequenceFilter:
         self.cut = False
 
     def feed(self, text: str, *, last: bool) -> str:
-        """The text that can be sent in addition to what was sent before.
-
-        Args:
-            text: The complete text so far; it begins with the text of the last call.
-            last: Whether the text is complete.
-        """
+        """The text that can be sent now; ``text`` is all so far, and ``last`` says whether it is complete."""
         found = [place for stop in self._stops if (place := text.find(stop, self._sent)) >= 0]
         self.cut = bool(found)
-        end = min(found) if found else len(text) if last else len(text) - self._buffered(text)
+        begun = [length for stop in self._stops for length in range(1, len(stop)) if text.endswith(stop[:length])]
+        end = min(found) if found else len(text) if last else len(text) - max(begun, default=0)
         shown = text[self._sent : end]
         self._sent = max(self._sent, end)
         return shown
 
-    def _buffered(self, text: str) -> int:
-        """Characters at the end of a text that may begin a stop sequence."""
-        return max(
-            (length for stop in self._stops for length in range(1, len(stop)) if text.endswith(stop[:length])),
-            default=0,
-        )
-
 
 class Engine:
-    """The assistants of a server.
-
-    Args:
-        models: The served assistants.
-        limits: Prompt limits by id of the assistant.
-        waiting: Requests to one assistant that may wait.
-        worker: The process with the models.
-    """
+    """The assistants of a server; ``waiting`` is the number of requests to one assistant that may wait."""
 
     def __init__(
         self, models: ModelRegistry, limits: Mapping[str, PromptLimits], waiting: int, worker: ChatWorker
     ) -> None:
-        self.models = models
-        self._limits = limits
-        self._waiting = waiting
-        self._worker = worker
+        self.models, self._limits, self._waiting, self._worker = models, limits, waiting, worker
         self._open: Counter[str] = Counter()
         self._loading: ReplyStream | None = None
         self._limiters: dict[tuple[Path, bool], anyio.CapacityLimiter] = {}
-
-    # loading
 
     def start(self) -> None:
         """Start to load every model, unless loading has started."""
@@ -127,11 +86,7 @@ class Engine:
             self._loading = self._worker.load(self.models.ids)
 
     def wait(self) -> None:
-        """Wait until every model is loaded.
-
-        Raises:
-            AssistantBuilderError: A model cannot be loaded.
-        """
+        """Wait until every model is loaded; raises the AssistantBuilderError of one that cannot be loaded."""
         self.start()
         assert self._loading is not None
         loaded = threading.Event()
@@ -172,8 +127,6 @@ class Engine:
     def _settled(self) -> bool:
         return self._loading is not None and all(reply.finished for reply in self._loading.snapshot.values())
 
-    # requests
-
     async def prepare(self, body: ChatRequest) -> GenerationRequest:
         """Check a request and count its prompt.
 
@@ -194,10 +147,8 @@ class Engine:
         except AssistantBuilderError as error:  # the chat template does not accept this order of messages
             raise ApiError(400, str(error), param="messages") from error
         if tokens > limits.longest:
-            raise ApiError(
-                400, f"the prompt has {tokens} tokens, and {assistant.id} reads {limits.longest} at most",
-                code="context_length_exceeded", param="messages",
-            )
+            raise ApiError(400, f"the prompt has {tokens} tokens, and {assistant.id} reads {limits.longest} at most",
+                          code="context_length_exceeded", param="messages")
         most = limits.longest + 1 - tokens  # prompt and answer together, as with vLLM
         sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, most))
         return GenerationRequest(assistant, messages, sampling, body.stops, tokens)
@@ -221,34 +172,27 @@ class Engine:
         try:
             # in a thread: writing a long conversation blocks until the process has started and reads it
             await anyio.to_thread.run_sync(
-                lambda: exchanges.append(self._worker.ask({name: request.messages}, request.sampling))
-            )
+                lambda: exchanges.append(self._worker.ask({name: request.messages}, request.sampling)))
             async for replies in _follow(exchanges[0]):
                 reply = replies[name]
-                if not begun and (reply.finished or reply.tokens):  # before that an error has its own status
-                    if reply.error is not None:
-                        raise api_error_from_record(reply.error)
+                if not begun and not (reply.finished or reply.tokens):
+                    continue
+                if reply.error is not None:  # before the first chunk it has its own status
+                    raise api_error_from_record(reply.error)
+                if not begun:
                     begun = True
                     yield StreamChunk("", 0)
-                if begun:
-                    chunk = _chunk(reply, stop_filter)
-                    if chunk.text or chunk.finish:
-                        yield chunk
-                    if chunk.finish:
-                        return
+                text = stop_filter.feed(reply.text, last=reply.finished)
+                if stop_filter.cut or reply.finished:
+                    cut = reply.state == "length" and not stop_filter.cut
+                    yield StreamChunk(text, reply.tokens, "length" if cut else "stop")
+                    return
+                if text:
+                    yield StreamChunk(text, reply.tokens)
         finally:
             self._open[name] -= 1
             for exchange in exchanges:
                 exchange.stop()
-
-
-def _chunk(reply: Reply, stop_filter: StopSequenceFilter) -> StreamChunk:
-    if reply.error is not None:
-        raise api_error_from_record(reply.error)
-    text = stop_filter.feed(reply.text, last=reply.finished)
-    if stop_filter.cut or reply.finished:
-        return StreamChunk(text, reply.tokens, "length" if reply.state == "length" and not stop_filter.cut else "stop")
-    return StreamChunk(text, reply.tokens)
 
 
 async def _follow(exchange: ReplyStream) -> AsyncIterator[dict[str, Reply]]:

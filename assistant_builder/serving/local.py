@@ -6,6 +6,7 @@ import json
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 import uvicorn
 
@@ -33,11 +34,9 @@ def serve_locally(
     """
     digest = digest_of(key) if key is not None else None
     warnings = check_access(config, digest)
-    listener = listen(config.host, config.port)
-    with listener:
+    with listen(config.host, config.port) as listener:
         engine = Engine(models, prompt_limits(models, config.context), config.waiting, start_worker(models))
-        base = f"{server_url(config.host, listener.getsockname()[1])}/v1"
-        ready = ready_text(models, base, as_json=as_json)
+        ready = ready_text(models, f"{server_url(config.host, listener.getsockname()[1])}/v1", as_json=as_json)
         server = _Server(
             limited_config(
                 make_app(engine, config, digest), ConnectionLimits(), log_level="warning", access_log=False,
@@ -45,10 +44,8 @@ def serve_locally(
             ),
             [f"warning: {line}" for line in warnings], ready,
         )
-        try:
+        with suppress(KeyboardInterrupt):  # uvicorn has stopped and re-raises the signal
             server.run(sockets=[listener])
-        except KeyboardInterrupt:
-            pass  # uvicorn has stopped and re-raises the signal
 
 
 def ready_text(models: ModelRegistry, url: str, *, as_json: bool) -> str:
@@ -63,8 +60,7 @@ class _Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, warnings: list[str], ready: str) -> None:
         super().__init__(config)
-        self._warnings = warnings
-        self._ready = ready
+        self._warnings, self._ready = warnings, ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

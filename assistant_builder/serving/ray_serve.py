@@ -29,15 +29,11 @@ _HEALTH_SECONDS = 10.0
 class Replica:
     """One replica: an engine with its own process of models, and the app.
 
-    Args:
-        models: The served assistants; all nodes must reach their folders under the same path.
-        config: Settings of the server.
-        key: Digest of the API key; None: requests need no key.
+    All nodes must reach the folders of the models under the same path.
     """
 
     def __init__(self, models: ModelRegistry, config: ServingConfig, key: bytes | None) -> None:
-        self._config = config
-        self._key = key
+        self._config, self._key = config, key
         self._engine = Engine(models, prompt_limits(models, config.context), config.waiting, start_worker(models))
         self._engine.wait()  # Ray sends no request before this returns
 
@@ -45,11 +41,7 @@ class Replica:
         return make_app(self._engine, self._config, self._key)
 
     def check_health(self) -> None:
-        """Called by Ray periodically; a replica that raises is replaced.
-
-        Raises:
-            AssistantBuilderError: The models can no longer be loaded.
-        """
+        """Called by Ray periodically; a replica that raises, because it can no longer load its models, is replaced."""
         error = self._engine.failure()
         if self._engine.health() == "failed" and error is not None:
             raise error
@@ -65,10 +57,8 @@ def application(models: ModelRegistry, config: ServingConfig, key: bytes | None)
         name="assistants",
         max_ongoing_requests=most + 8,  # above the engine's own limit, so that the engine rejects requests
         max_queued_requests=most,
-        autoscaling_config={
-            "min_replicas": config.min_replicas, "max_replicas": config.max_replicas,
-            "target_ongoing_requests": config.ongoing,
-        },
+        autoscaling_config={"min_replicas": config.min_replicas, "max_replicas": config.max_replicas,
+                            "target_ongoing_requests": config.ongoing},
         health_check_period_s=_HEALTH_SECONDS,
         ray_actor_options={
             "num_cpus": config.cpus, "num_gpus": config.gpus,
@@ -82,16 +72,7 @@ def application(models: ModelRegistry, config: ServingConfig, key: bytes | None)
 
 @contextlib.contextmanager
 def deployed(models: ModelRegistry, config: ServingConfig, key: bytes | None, address: str) -> Iterator[str]:
-    """Serve on a cluster while in the context.
-
-    Args:
-        models: The served assistants.
-        config: Settings of the server.
-        key: Digest of the API key; None: requests need no key.
-        address: Address of the cluster's head.
-
-    Yields:
-        URL of the endpoint on a node.
+    """Serve on the cluster whose head has this address while in the context; yields the endpoint's URL on a node.
 
     Raises:
         AssistantBuilderError: Ray is not installed, the cluster does not answer, or no replica starts.
@@ -102,26 +83,18 @@ def deployed(models: ModelRegistry, config: ServingConfig, key: bytes | None, ad
     except ImportError as error:
         raise AssistantBuilderError(
             f"Ray Serve cannot be imported: {error}", where="serve",
-            remedy="Install it with pip install 'assistant-builder[ray]', on every node",
-        ) from error
+            remedy="Install it with pip install 'assistant-builder[ray]', on every node") from error
     serve.start(http_options={"host": config.host, "port": config.port})
     try:
-        _deploy(application(models, config, key))
+        try:
+            serve.run(application(models, config, key), name=APPLICATION, route_prefix="/")
+        except Exception as error:  # Ray Serve raises the errors of many layers
+            raise AssistantBuilderError(
+                f"no replica started: {(str(error).strip().splitlines() or [type(error).__name__])[-1]}",
+                where="serve", remedy="Look at 'serve status' and the logs of the replicas") from error
         yield f"{server_url(config.host, config.port)}/v1"
     finally:
         serve.delete(APPLICATION)
-
-
-def _deploy(app: Any) -> None:
-    from ray import serve
-
-    try:
-        serve.run(app, name=APPLICATION, route_prefix="/")
-    except Exception as error:  # Ray Serve raises the errors of many layers
-        raise AssistantBuilderError(
-            f"no replica started: {(str(error).strip().splitlines() or [type(error).__name__])[-1]}",
-            where="serve", remedy="Look at 'serve status' and the logs of the replicas",
-        ) from error
 
 
 def serve_on_ray(

@@ -23,19 +23,12 @@ _LONG = 50_000
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One trained assistant.
+    """One trained assistant."""
 
-    Attributes:
-        id: Name of the model in a request: ``STUDY-ARM``.
-        folder: Folder of the study.
-        arm: The arm.
-        created: Unix time at which its training began.
-    """
-
-    id: str
+    id: str  # name of the model in a request: ``STUDY-ARM``
     folder: Path
     arm: str
-    created: int
+    created: int  # Unix time at which its training began
 
     @property
     def study(self) -> Study:
@@ -50,15 +43,10 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class ModelRegistry:
-    """The assistants of a server.
-
-    Attributes:
-        assistants: All served assistants.
-        aliases: Name of a study → id of its default assistant.
-    """
+    """The assistants of a server."""
 
     assistants: tuple[ServedModel, ...]
-    aliases: dict[str, str]
+    aliases: dict[str, str]  # name of a study → id of its default assistant
 
     @property
     def ids(self) -> list[str]:
@@ -74,9 +62,7 @@ class ModelRegistry:
 def select_models(wanted: Sequence[str], recommended: Callable[[Study], str]) -> ModelRegistry:
     """The assistants of ``NAME`` (all arms that its study trains) and ``NAME:ARM``.
 
-    Args:
-        wanted: ``NAME`` or ``NAME:ARM`` of each.
-        recommended: Returns the default arm of a study.
+    ``recommended`` returns the default arm of a study.
 
     Raises:
         StudyError: There is no study of that name.
@@ -96,10 +82,17 @@ def select_models(wanted: Sequence[str], recommended: Callable[[Study], str]) ->
                              where=f"study {name}", remedy=f"Serve {name}, or train both with 'assistant-builder run "
                              f"{name} --set arms={','.join(with_arm(trained, arm))}'")
         chosen += [known for known in plain_order(trained) if arm in ("", known) and known not in chosen]
-    assistants, aliases = [], {}
+    assistants: list[ServedModel] = []
+    aliases: dict[str, str] = {}
     for name, chosen in arms.items():
         study = Study.open(name)
-        assistants += [_assistant(study, arm) for arm in chosen]
+        for arm in chosen:
+            step = study.step(f"train-{arm}")
+            found = ServedModel(f"{name}-{arm}", study.folder.resolve(), arm, int(step.started or 0))
+            if step.state != "succeeded" or not (found.adapter / "adapter_model.safetensors").is_file():
+                raise ModelError(f"the {arm} assistant is not trained yet", where=f"study {name}",
+                                 remedy=f"Train it with 'assistant-builder run {name}'")
+            assistants.append(found)
         best = recommended(study)
         aliases[name] = f"{name}-{best if best in chosen else chosen[0]}"
     names = [*aliases, *(assistant.id for assistant in assistants)]
@@ -110,36 +103,20 @@ def select_models(wanted: Sequence[str], recommended: Callable[[Study], str]) ->
     return ModelRegistry(tuple(assistants), aliases)
 
 
-def _assistant(study: Study, arm: str) -> ServedModel:
-    step = study.step(f"train-{arm}")
-    found = ServedModel(f"{study.name}-{arm}", study.folder.resolve(), arm, int(step.started or 0))
-    if step.state != "succeeded" or not (found.adapter / "adapter_model.safetensors").is_file():
-        raise ModelError(f"the {arm} assistant is not trained yet", where=f"study {study.name}",
-                         remedy=f"Train it with 'assistant-builder run {study.name}'")
-    return found
-
-
 @dataclass(frozen=True)
 class PromptLimits:
-    """Tokenizer and limits of one study's assistants, for the check of a request.
+    """Tokenizer and limits of one study's assistants, for the check of a request."""
 
-    Attributes:
-        count: Counts the tokens of a conversation's prompt; blocks, and raises ModelError.
-        longest: Most tokens of a prompt: one less than prompt and answer may have together.
-        system: The system prompt that the assistants were trained with; empty without one.
-    """
-
+    # counts the tokens of a conversation's prompt; blocks, and raises ModelError
     count: Callable[[Sequence[Message]], int]
-    longest: int
-    system: str
+    longest: int  # most tokens of a prompt: one less than prompt and answer may have together
+    system: str  # the system prompt that the assistants were trained with; empty without one
 
 
 def prompt_limits(models: ModelRegistry, context: int | None = None) -> dict[str, PromptLimits]:
     """The limits of every assistant, by its id.
 
-    Args:
-        models: The served assistants.
-        context: See :func:`assistant_builder.chat.ask.context_tokens`.
+    ``context``: see :func:`assistant_builder.chat.ask.context_tokens`.
 
     Raises:
         ConfigError: The context is longer than a base reads.

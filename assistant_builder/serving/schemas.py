@@ -24,30 +24,18 @@ from assistant_builder.serving.registry import ModelRegistry, ServedModel
 
 DONE = "data: [DONE]\n\n"
 MAX_STOPS = 4
-_CLIENT_ERRORS = ("ConfigError",)
 _TEMPORARY_ERRORS = ("ResourceError", "ModelError")
 """Errors after which the next request may succeed: the process restarts, and memory may be available again."""
 
 
 class ApiError(Exception):
-    """A rejected request.
-
-    Args:
-        status: HTTP status of the response.
-        message: What is wrong, for people.
-        code: OpenAI's name of the error, for programs.
-        param: The field of the request that is wrong.
-        retry_seconds: Value of ``Retry-After``.
-    """
+    """A rejected request; ``code`` is OpenAI's name of the error, ``param`` the field of the request that is wrong."""
 
     def __init__(
         self, status: int, message: str, *, code: str | None = None, param: str | None = None,
         retry_seconds: int | None = None,
     ) -> None:
-        self.status = status
-        self.code = code
-        self.param = param
-        self.retry_seconds = retry_seconds
+        self.status, self.code, self.param, self.retry_seconds = status, code, param, retry_seconds
         super().__init__(message)
 
     def to_record(self) -> dict[str, Any]:
@@ -65,14 +53,9 @@ class ApiError(Exception):
 
 
 def api_error(error: AssistantBuilderError, *, kind: str | None = None) -> ApiError:
-    """The response to an error of the product.
-
-    Args:
-        error: The error.
-        kind: Name of its class if it comes from another process.
-    """
+    """The response to an error of the product; ``kind`` is the name of its class if it comes from another process."""
     named = kind or type(error).__name__
-    status = 400 if named in _CLIENT_ERRORS else 503 if named in _TEMPORARY_ERRORS else 500
+    status = 400 if named == "ConfigError" else 503 if named in _TEMPORARY_ERRORS else 500
     return ApiError(status, str(error))
 
 
@@ -203,11 +186,7 @@ class ChatRequest(_Strict):
         return turns if own or not system else [Message("system", system), *turns]
 
     def sampling(self) -> Sampling:
-        """Generation settings; greedy by default, as the assistants were evaluated.
-
-        Raises:
-            ApiError: A value is out of bounds.
-        """
+        """Generation settings, greedy by default, as evaluated; raises ApiError if a value is out of bounds."""
         standard = Sampling()
         limit = self.max_completion_tokens or self.max_tokens or standard.max_new_tokens
         try:
@@ -222,11 +201,7 @@ class ChatRequest(_Strict):
 
 
 def validation_error(errors: Sequence[Mapping[str, Any]]) -> ApiError:
-    """The response to an invalid request, with all that is wrong.
-
-    Args:
-        errors: Pydantic's list of errors.
-    """
+    """The response to an invalid request with all that is wrong, from Pydantic's list of errors."""
     messages, params = [], []
     for error in errors[:10]:
         param = ".".join(str(part) for part in error["loc"] if part != "body")
@@ -239,7 +214,6 @@ def validation_error(errors: Sequence[Mapping[str, Any]]) -> ApiError:
             messages.append(f"{param}: {message}" if param else message)
         params.append(param)
     return ApiError(400, "; ".join(dict.fromkeys(messages)), param=params[0] or None if params else None)
-
 
 
 def models_response(models: ModelRegistry) -> dict[str, Any]:
@@ -264,17 +238,11 @@ def usage(prompt: int, completion: int) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class CompletionMetadata:
-    """Fields that all chunks of one completion share.
-
-    Attributes:
-        model: Id of the assistant.
-        id: Id of the completion.
-        created: Unix time of the request.
-    """
+    """Fields that all chunks of one completion share."""
 
     model: str
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid4().hex}")
-    created: int = field(default_factory=lambda: int(time()))
+    created: int = field(default_factory=lambda: int(time()))  # Unix time of the request
 
     def completion(self, text: str, finish: str, used: Mapping[str, int]) -> dict[str, Any]:
         """A complete response."""

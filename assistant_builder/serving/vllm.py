@@ -19,6 +19,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import closing
 
 from assistant_builder.arms import ARMS
 from assistant_builder.atomic_io import read_json
@@ -39,11 +40,7 @@ from assistant_builder.serving.registry import ModelRegistry, ServedModel
 
 
 def vllm_command(models: ModelRegistry, config: ServingConfig) -> list[str]:
-    """The command line of ``vllm serve``.
-
-    Args:
-        models: Assistants over one base in one storage.
-        config: Settings of the server.
+    """The command line of ``vllm serve`` for assistants over one base in one storage.
 
     Raises:
         ConfigError: They need several bases, a storage that vLLM does not support, or more context than the base has.
@@ -68,16 +65,11 @@ def vllm_command(models: ModelRegistry, config: ServingConfig) -> list[str]:
         # greedy by default, as the assistants were evaluated
         "--generation-config", "vllm", "--override-generation-config", '{"temperature": 0}',
     ]
-    words += storage
-    if trust:
-        words.append("--trust-remote-code")
+    words += [*storage, *(["--trust-remote-code"] if trust else [])]
     # vLLM has one template for all assistants: the date is that of the latest study
-    process = TemplateProcess(folder)
-    try:
-        day = max(assistant.study.template_date for assistant in models.assistants)
+    day = max(assistant.study.template_date for assistant in models.assistants)
+    with closing(TemplateProcess(folder)) as process:
         template = LimitedChatTokenizer(process, day).chat_template()
-    finally:
-        process.close()
     if template == PLAIN_TEMPLATE or asks_for_date(template):  # differs from the template of the base
         words += ["--chat-template", template]
     modules = [json.dumps({"name": assistant.id, "path": str(assistant.adapter)}) for assistant in models.assistants]
@@ -90,11 +82,9 @@ def _need(assistant: ServedModel) -> tuple[str, str | None, bool, tuple[str, ...
     method = METHODS[ARMS[assistant.arm].base_storage(model.quant_type)]
     storage = method.vllm_arguments(double_quant=model.double_quant)
     if storage is None:
-        raise ConfigError(
-            f"vLLM quantizes a base to NF4 with double quantization, and {assistant.id} was trained over "
-            f"{method.name}{'' if model.double_quant else ' without double quantization'}",
-            where=f"study {assistant.study.name}", remedy="Serve it on this machine or on a Ray cluster",
-        )
+        raise ConfigError(f"vLLM quantizes a base to NF4 with double quantization, and {assistant.id} was trained over "
+                          f"{method.name}{'' if model.double_quant else ' without double quantization'}",
+                          where=f"study {assistant.study.name}", remedy="Serve it on this machine or on a Ray cluster")
     trained = str(read_json(assistant.study.arm_folder(assistant.arm) / "summary.json")["compute_dtype"])
     dtype = trained if trained in ("float16", "bfloat16") else "auto"  # vLLM supports no other dtype for adapters
     return model.base, model.revision, allows_code(model), storage, dtype
@@ -123,7 +113,6 @@ def serve_with_vllm(
 
 
 VLLM = ServingBackend(
-    name="vllm", label="vLLM", start=serve_with_vllm,
+    name="vllm", label="vLLM", start=serve_with_vllm, requires="a GPU, vLLM and vllm-bnb-plugin",
     explanation="vLLM, for throughput on a GPU; --json prints its command",
-    requires="a GPU, vLLM and vllm-bnb-plugin",
 )

@@ -22,13 +22,10 @@ from assistant_builder.study import Study
 
 
 class SharedSession(Session):
-    """A session in which assistants with the same base in the same storage share its weights.
+    """A session in which assistants, by id, with the same base in the same storage share its weights.
 
     Each assistant has its own module tree over the shared weights. No adapter is switched on or off, so that all can
     answer at the same time and none can be mistaken for another.
-
-    Args:
-        assistants: Id → study and arm.
     """
 
     def __init__(self, assistants: Mapping[str, tuple[Study, str]]) -> None:
@@ -62,11 +59,11 @@ class SharedSession(Session):
         return False
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main() -> None:
     """Start the worker."""
     parser = argparse.ArgumentParser(description="Answer questions with trained assistants of several studies.")
     parser.add_argument("assistants", help="JSON: [[id, folder of the study, arm], …]")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     configure_libraries()
     session = SharedSession({name: (Study(Path(folder)), arm) for name, folder, arm in json.loads(options.assistants)})
     run_server(session, idle_seconds=threading.TIMEOUT_MAX, exit_on_run=False)  # ends with the server

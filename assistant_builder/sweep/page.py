@@ -98,7 +98,7 @@ def notes(record: Mapping[str, Any], *, seeds: int) -> list[str]:
     if failed:
         found.append(f"{plural(failed, 'study', 'studies')} failed and {'is' if failed == 1 else 'are'} in no test; "
                      "run the sweep again to retry")
-    left = len([state for state in states if state not in ("succeeded", "stopped", "failed")])
+    left = sum(state not in ("succeeded", "stopped", "failed") for state in states)
     if left:
         found.append(f"{plural(left, 'study', 'studies')} not run yet: the selection covers the finished studies alone")
     if record["selected"]:
@@ -152,9 +152,8 @@ def validation_text(row: Mapping[str, Any]) -> str:
     if row["state"] == "succeeded":
         return number(row["validation_loss"], "nll_per_token")
     if row["state"] == "stopped":
-        stopped = row["stopped"]
-        loss = number(stopped["loss"], "nll_per_token")
-        return f"stopped at {percent(stopped['share'], 0)} of {stopped['run']}: {loss}"
+        at, run, loss = (row["stopped"][key] for key in ("share", "run", "loss"))
+        return f"stopped at {percent(at, 0)} of {run}: {number(loss, 'nll_per_token')}"
     return STATES[row["state"]]
 
 
@@ -175,25 +174,18 @@ of an arm, which the titles of the axes have."""
 
 @dataclass(frozen=True)
 class Axis:
-    """One vertical axis.
-
-    Attributes:
-        title: Title.
-        at: Study → position from 0 (bottom) to 1; studies without a value are missing.
-        ticks: Position and text of each tick.
-    """
+    """One vertical axis."""
 
     title: str
-    at: dict[str, float]
-    ticks: tuple[tuple[float, str], ...]
+    at: dict[str, float]  # study → position from 0 (bottom) to 1; studies without a value are missing
+    ticks: tuple[tuple[float, str], ...]  # position and text of each tick
 
 
 def parallel_coordinates(record: Mapping[str, Any]) -> Figure:
     """The parallel-coordinates chart of a sweep's results."""
     import plotly.graph_objects as go
 
-    drawn = axes(record)
-    kinds = kinds_of(record)
+    drawn, kinds = axes(record), kinds_of(record)
     rows = {row["name"]: row for row in record["studies"]}
     figure = go.Figure()
     for kind in reversed(_KINDS):
@@ -209,8 +201,7 @@ def parallel_coordinates(record: Mapping[str, Any]) -> Figure:
         figure.add_shape(type="line", x0=where, x1=where, y0=-0.04, y1=1.04, line={"color": _LINE}, layer="below")
         figure.add_annotation(x=where, y=1.07, text=f"<b>{axis.title}</b>", showarrow=False, yanchor="bottom")
         for at, text in axis.ticks:
-            figure.add_annotation(x=where, y=at, text=text, showarrow=False, xanchor="right", xshift=-6,
-                                  yshift=9)
+            figure.add_annotation(x=where, y=at, text=text, showarrow=False, xanchor="right", xshift=-6, yshift=9)
     figure.update_layout(
         template="none", height=460, margin={"l": 70, "r": 40, "t": 64, "b": 70}, hovermode="closest",
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
@@ -282,11 +273,12 @@ def render_page(record: Mapping[str, Any]) -> str:
 
     Its only script is plotly, which draws the chart; a content security policy forbids every request.
     """
-    figure = parallel_coordinates(record)
-    picture = figure.to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False})
+    picture = parallel_coordinates(record).to_html(
+        full_html=False, include_plotlyjs=True, config={"displaylogo": False})
+    only_worse = set(study_outcomes(record).values()) == {"worse"}
     return _environment().get_template("sweep.html.j2").render(
         record=record, studies=study_rows(record), tests=comparison_rows(record), picture=Markup(picture),
-        axes=len(axes(record)), panels=_panels(record), tone=_tone(record),
+        axes=len(axes(record)), panels=_panels(record), tone="no-worse" if only_worse else "inconclusive",
         states=STATES, unfinished=[row for row in ordered(record) if row["state"] != "succeeded"],
     )
 
@@ -301,12 +293,6 @@ def _environment() -> Environment:
     environment.globals["style"] = Markup(arm_styles() + "\n" + "".join(
         report.get_source(environment, name)[0] for name in ("style.css", "print.css")))
     return environment
-
-
-def _tone(record: Mapping[str, Any]) -> str:
-    """The CSS class of the verdict: good if all others are clearly worse."""
-    outcomes = set(study_outcomes(record).values())
-    return "no-worse" if outcomes == {"worse"} else "inconclusive"
 
 
 def _panels(record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ the tests against it are determined before the held-out scores are known.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -27,11 +26,7 @@ _KEPT = ("metric", "delta", "p_value", "n", "n_clusters", "higher_is_better", "w
 
 
 def write_results(sweep: Sweep, errors: Errors, *, compared: bool = True) -> dict[str, Any]:
-    """Write ``sweep.json``, and if ``compared`` also ``sweep.html``.
-
-    Returns:
-        The content of ``sweep.json``.
-    """
+    """Write ``sweep.json``, and if ``compared`` also ``sweep.html``; returns the content of ``sweep.json``."""
     record = results(sweep, errors, compared=compared)
     write_json(sweep.folder / "sweep.json", record)
     if compared:
@@ -52,7 +47,13 @@ def results(sweep: Sweep, errors: Errors, *, compared: bool = True) -> dict[str,
     }
     if compared and record["selected"]:
         record["comparisons"] = _comparisons(sweep, studies, record["selected"])
-    record["state"] = _state([row["state"] for row in studies])
+    states = {row["state"] for row in studies}
+    if "cancelled" in states:
+        record["state"] = "cancelled"
+    elif states <= {"succeeded", "stopped", "failed"}:
+        record["state"] = "failed" if "failed" in states else "succeeded"
+    else:
+        record["state"] = "running"
     record["sentence"] = sentence(record)
     record["notes"] = notes(record, seeds=sweep.trials[0].config.seeds)
     return record
@@ -73,8 +74,7 @@ def _study_row(sweep: Sweep, trial: Trial, error: AssistantBuilderError | None) 
     losses = _validation_losses(study) if study is not None else {}
     deciding = [losses[arm] for arm in sweep.judges if arm in losses]
     return {
-        "name": trial.name, "settings": trial.settings, "state": state,
-        "validation_losses": losses,
+        "name": trial.name, "settings": trial.settings, "state": state, "validation_losses": losses,
         "validation_loss": fmean(deciding) if len(deciding) == len(sweep.judges) else None,
         "heldout": _heldout(study) if study is not None and state == "succeeded" else {},
         "seconds": round(sum(study.step(step).seconds for step in study.shown_steps), 3) if study is not None else 0.0,
@@ -110,8 +110,9 @@ def _require_one_split(sweep: Sweep, studies: list[dict[str, Any]]) -> None:
     """Mark studies with another split than the first as failed: they were created again with other data."""
     first: dict[str, str] | None = None
     for trial, row in zip(sweep.trials, studies, strict=True):
-        path = _split_file(sweep.study(trial))
-        if path is None or row["state"] != "succeeded":
+        study = sweep.study(trial)
+        path = study.folder / "data" / "split.json" if study is not None else None
+        if path is None or not path.exists() or row["state"] != "succeeded":
             continue
         hashes = read_json(path)["hashes"]
         first = first or hashes
@@ -119,11 +120,6 @@ def _require_one_split(sweep: Sweep, studies: list[dict[str, Any]]) -> None:
             error = EvaluationError("it has another split than the first study of the sweep",
                                     where=f"study {trial.name}", remedy="Delete it and run the sweep again")
             row |= {"state": "failed", "error": error.to_record()}
-
-
-def _split_file(study: Study | None) -> Path | None:
-    path = study.folder / "data" / "split.json" if study is not None else None
-    return path if path is not None and path.exists() else None
 
 
 def _comparisons(sweep: Sweep, studies: list[dict[str, Any]], chosen: str) -> list[dict[str, Any]]:
@@ -158,19 +154,8 @@ def judged(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def outcome(row: Mapping[str, Any], p_value_holm: float) -> str:
     """``worse`` or ``better`` if both the adjusted test and the interval show a difference, else ``not told apart``.
 
-    Args:
-        row: A comparison with the selected study; ``delta`` is the other's figure minus the selected one's.
-        p_value_holm: Its p-value, adjusted over all comparisons.
+    ``delta`` of the row is the other study's figure minus the selected one's.
     """
     if p_value_holm > SIGNIFICANT or row["ci_low"] <= 0 <= row["ci_high"]:
         return "not told apart"
     return "better" if (row["delta"] > 0) == row["higher_is_better"] else "worse"
-
-
-def _state(states: list[str]) -> str:
-    """The state of the whole sweep."""
-    if "cancelled" in states:
-        return "cancelled"
-    if set(states) <= {"succeeded", "stopped", "failed"}:
-        return "failed" if "failed" in states else "succeeded"
-    return "running"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -15,7 +15,6 @@ from assistant_builder.data import Pair, prepare_dataset
 from assistant_builder.data.card import inline
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, Cancelled
-from assistant_builder.models.template_preview import Lengths as Measured
 from assistant_builder.models.template_preview import local_model_folder
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.planning.plan import Lengths, plan_study
@@ -79,15 +78,10 @@ def run_sweep(
     listener: Callable[[Trial], AbstractContextManager[OnEvent]] = lambda trial: nullcontext(lambda event: None),
     check: Callable[[Study], None] = lambda study: None,
 ) -> dict[str, Any]:
-    """Run every study that is neither done nor stopped early, and write the results after each.
+    """Run every study that is neither done nor stopped early; write the results after each, and return them.
 
-    Args:
-        sweep: The sweep.
-        listener: Called before each study; returns the context manager of its event callback.
-        check: See :func:`assistant_builder.runner.run.run_study`.
-
-    Returns:
-        The content of ``sweep.json``.
+    ``listener`` is called before each study and returns the context manager of its event callback; ``check``: see
+    :func:`assistant_builder.runner.run.run_study`.
 
     Raises:
         StudyError: Another process runs the sweep, or its folder is not writable.
@@ -115,11 +109,7 @@ def run_sweep(
 
 
 def run_trial(sweep: Sweep, trial: Trial, study: Study, on_event: OnEvent, check: Callable[[Study], None]) -> None:
-    """Run one study to its end, or until it is stopped early.
-
-    Raises:
-        AssistantBuilderError: The run failed or was cancelled by the user.
-    """
+    """Run one study to its end, or until it is stopped early."""
     pruner = _Pruner(sweep, trial, study, on_event)
     try:
         run_study(study, on_event=pruner, check=check)
@@ -133,8 +123,7 @@ class _Pruner:
 
     def __init__(self, sweep: Sweep, trial: Trial, study: Study, on_event: OnEvent) -> None:
         self._sweep, self._trial, self._study, self._on_event = sweep, trial, study, on_event
-        self._done: tuple[str, int] = ("", 0)
-        self._validations: tuple[str, int] = ("", 0)
+        self._done = self._validations = ("", 0)
         self.stopped = False
 
     def __call__(self, event: Event) -> None:
@@ -164,21 +153,13 @@ class _Pruner:
 
 @dataclass(frozen=True)
 class SweepEstimate:
-    """The remaining work of a sweep.
+    """The remaining work of a sweep."""
 
-    Attributes:
-        studies: Number of unfinished studies.
-        of: Number of all studies.
-        trainings: Number of unfinished trainings.
-        seconds: Planned time of these trainings in sequence on this machine; None if the plan has none.
-        assumed: Whether the plan assumes the lengths of the pairs, because the base model is not downloaded yet.
-    """
-
-    studies: int
+    studies: int  # number of unfinished studies
     of: int
     trainings: int
-    seconds: float | None
-    assumed: bool
+    seconds: float | None  # planned time of these trainings in sequence on this machine; None if the plan has none
+    assumed: bool  # whether the plan assumes the lengths of the pairs, because the base model is not downloaded yet
 
     def sentence(self) -> str:
         """The estimate in one line."""
@@ -200,8 +181,7 @@ def estimate(sweep: Sweep) -> SweepEstimate:
     first = sweep.trials[0].config
     pairs = prepare_dataset(sweep.data, first.data).split.pairs("train")
     folder = local_model_folder(first.model)
-    measured = _measured(folder, pairs, first.train.max_length) if folder is not None else None
-    lengths = _lengths(measured) if measured is not None else None
+    lengths = _lengths(folder, pairs, first.train.max_length) if folder is not None else None
     studies = trainings = 0
     seconds: list[float | None] = []
     for trial in sweep.trials:
@@ -216,18 +196,11 @@ def estimate(sweep: Sweep) -> SweepEstimate:
                 seconds.append(plan.methods[split_run(run)[0]].seconds)
     known = [second for second in seconds if second is not None]
     total = sum(known) if len(known) == len(seconds) and known else None
-    return SweepEstimate(studies, len(sweep.trials), trainings, total, measured is None)
+    return SweepEstimate(studies, len(sweep.trials), trainings, total, lengths is None)
 
 
-def _measured(folder: Path, pairs: Sequence[Pair], max_length: int) -> Measured:
-    process = TemplateProcess(folder)
-    try:
-        return LimitedChatTokenizer(process).measure(pairs, max_length)
-    finally:
-        process.close()
-
-
-def _lengths(measured: Measured) -> Lengths:
-    longest = measured.max_length
-    cut = [min(tokens, longest) for tokens in measured.tokens]
+def _lengths(folder: Path, pairs: Sequence[Pair], max_length: int) -> Lengths:
+    with closing(TemplateProcess(folder)) as process:
+        measured = LimitedChatTokenizer(process).measure(pairs, max_length)
+    cut = [min(tokens, measured.max_length) for tokens in measured.tokens]
     return replace(Lengths.about(fmean(cut), max(cut)), assumed=False)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -54,28 +55,18 @@ _NOT_SWEPT = {
 
 @dataclass(frozen=True)
 class Grid:
-    """The settings of ``--set``.
+    """The settings of ``--set``."""
 
-    Attributes:
-        fixed: Settings with one value, which is the same in every study.
-        swept: Settings with several values, as texts.
-    """
-
-    fixed: dict[str, str]
-    swept: dict[str, tuple[str, ...]]
+    fixed: dict[str, str]  # settings with one value, which is the same in every study
+    swept: dict[str, tuple[str, ...]]  # settings with several values, as texts
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One study of a sweep.
+    """One study of a sweep."""
 
-    Attributes:
-        config: Its settings; the name is the study's.
-        settings: The swept settings among them, by dotted key.
-    """
-
-    config: StudyConfig
-    settings: dict[str, Any]
+    config: StudyConfig  # its settings; the name is the study's
+    settings: dict[str, Any]  # the swept settings among them, by dotted key
 
     @property
     def name(self) -> str:
@@ -157,9 +148,7 @@ def combinations(base: StudyConfig, grid: Grid) -> list[Trial]:
         ConfigError: There are too many combinations, a setting is unknown, a value is invalid, or two combinations are
             the same study; the message lists all problems.
     """
-    wanted = 1
-    for values in grid.swept.values():
-        wanted *= len(values)
+    wanted = math.prod(map(len, grid.swept.values()))
     if wanted > MOST_STUDIES:
         counts = " × ".join(str(len(values)) for values in grid.swept.values())
         raise ConfigError(f"{counts} = {wanted:,} studies, and a sweep has {MOST_STUDIES} at most", where="--set",
@@ -241,11 +230,9 @@ def curve_of(folder: Path) -> Curve:
 
 
 def should_prune(own: Curve, finished: Sequence[Curve]) -> bool:
-    """Whether to stop a training after its latest validation.
+    """Whether to stop a training after its latest validation; ``finished`` are trainings of the same arm.
 
-    Args:
-        own: Its validations; a training that has reached its end is never stopped.
-        finished: The validations of the finished trainings of the same arm.
+    A training that has reached its end is never stopped.
     """
     import optuna
 
@@ -277,20 +264,12 @@ Prune = Literal["median", "off"]
 
 @dataclass(frozen=True)
 class Sweep:
-    """One sweep.
+    """One sweep."""
 
-    Attributes:
-        folder: ``sweeps/<name>``: sweep.yaml, stopped.json, sweep.json and sweep.html.
-        data: The data file.
-        trials: Its studies in the order in which they run.
-        arm: The arm by whose validation loss it chooses, or ``both``: by the mean of all that are trained.
-        prune: The rule for early stopping.
-    """
-
-    folder: Path
+    folder: Path  # ``sweeps/<name>``: sweep.yaml, stopped.json, sweep.json and sweep.html
     data: Path
-    trials: tuple[Trial, ...]
-    arm: str
+    trials: tuple[Trial, ...]  # its studies in the order in which they run
+    arm: str  # the arm by whose validation loss it chooses, or ``both``: by the mean of all that are trained
     prune: Prune
 
     @property
@@ -320,15 +299,10 @@ class Sweep:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the sweep for this process.
-
-        Raises:
-            StudyError: Another process runs the sweep, or its folder is not writable.
-        """
-        with folder_lock(self.folder, StudyError(
-            "another process runs this sweep", where=f"sweep {self.name}",
-            remedy="Wait until it has finished; 'assistant-builder list' shows its studies",
-        )):
+        """Lock the sweep; raises StudyError if another process runs it, or its folder is not writable."""
+        taken = StudyError("another process runs this sweep", where=f"sweep {self.name}",
+                           remedy="Wait until it has finished; 'assistant-builder list' shows its studies")
+        with folder_lock(self.folder, taken):
             yield
 
 
@@ -338,14 +312,9 @@ def open_sweep(
 ) -> Sweep:
     """Define a sweep, or open an existing one; nothing is written if there is an error.
 
-    Args:
-        source: A ``study.yaml`` or a data file.
-        name: Name of the sweep; overrides the name in the source.
-        settings: ``KEY=VALUE,VALUE,…`` of ``--set``.
-        arm: By whose validation loss it chooses; None for that of an existing sweep, or both.
-        prune: The rule for early stopping; None for that of an existing sweep, or the median rule if Optuna is
-            installed.
-        before: Called with the settings of the studies before the base model is resolved.
+    ``source`` is a ``study.yaml`` or a data file; ``name`` overrides its name; ``settings`` are those of ``--set``.
+    ``arm`` and ``prune`` default to those of an existing sweep, else to both arms and the median rule if Optuna is
+    installed. ``before`` is called with the settings of the studies before the base model is resolved.
 
     Raises:
         ConfigError: A setting is invalid, the source is not a file, or early stopping is requested without Optuna.
@@ -401,11 +370,7 @@ def _definition(sweep: Sweep) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The definition of an existing sweep.
-
-    Raises:
-        StudyError: It is damaged.
-    """
+    """The definition of an existing sweep; raises StudyError if it is damaged."""
     if not path.exists():
         return None
     try:
@@ -422,17 +387,14 @@ def _refuse_other(sweep: Sweep, begun: Mapping[str, Any], wanted: Mapping[str, A
     changes = changed_inputs(*({key.removeprefix("study."): value for key, value in flatten(definition)}
                                for definition in (begun, wanted)))
     if changes:
-        raise StudyError(
-            f"the sweep {sweep.name!r} exists with other settings ({'; '.join(changes)})",
-            where=str(sweep.folder), remedy="Choose another name with --name NEW, or use its settings to resume it",
-        )
+        raise StudyError(f"the sweep {sweep.name!r} exists with other settings ({'; '.join(changes)})",
+                         where=str(sweep.folder),
+                         remedy="Choose another name with --name NEW, or use its settings to resume it")
 
 
 def _refuse_used_names(sweep: Sweep) -> None:
     taken = [trial.name for trial in sweep.trials if (studies_folder() / trial.name).exists()]
     if taken:
-        raise StudyError(
-            f"{len(taken)} of the names of its {len(sweep.trials)} studies are in use ({', '.join(taken[:5])}"
-            f"{', …' if len(taken) > 5 else ''})",
-            where=f"sweep {sweep.name}", remedy="Choose another name for the sweep with --name NEW",
-        )
+        raise StudyError(f"{len(taken)} of the names of its {len(sweep.trials)} studies are in use "
+                         f"({', '.join(taken[:5])}{', …' if len(taken) > 5 else ''})",
+                         where=f"sweep {sweep.name}", remedy="Choose another name for the sweep with --name NEW")

@@ -38,23 +38,15 @@ def is_complete(folder: Path) -> bool:
 
 def complete_steps(root: Path) -> list[int]:
     """Steps with a complete checkpoint, in ascending order."""
-    steps = []
-    for folder in root.glob("checkpoint-*"):
-        number = folder.name.removeprefix("checkpoint-")
-        if number.isdecimal() and is_complete(folder):
-            steps.append(int(number))
-    return sorted(steps)
+    numbers = [folder.name.removeprefix("checkpoint-") for folder in root.glob("checkpoint-*") if is_complete(folder)]
+    return sorted(int(number) for number in numbers if number.isdecimal())
 
 
 def resume_step(root: Path, metrics: Path) -> int:
-    """The step to resume from: 0 without a usable checkpoint.
+    """The step to resume from: 0 without a usable checkpoint; ``metrics`` is the arm's ``metrics.jsonl``.
 
     The checkpoint with the best validation loss becomes the adapter, so that a later checkpoint is usable only if the
     best one before it is complete and the metrics cover both.
-
-    Args:
-        root: Folder of the checkpoints.
-        metrics: The arm's ``metrics.jsonl``.
     """
     events = read_jsonl(metrics)
     recorded = max((event["step"] for event in events if event["event"] == "step"), default=0)

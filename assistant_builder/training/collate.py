@@ -42,13 +42,9 @@ class FixedOrder(Sampler[int]):
 
 
 def summed_nll(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Summed NLL of the supervised positions, a float32 scalar.
+    """Summed NLL of the supervised positions of a batch of :class:`LeftPadding`, a float32 scalar.
 
     The output head is computed for the supervised positions only, which saves time and memory.
-
-    Args:
-        model: Any causal language model of transformers.
-        inputs: A batch of :class:`LeftPadding`.
     """
     columns, targets, supervised = supervised_columns(inputs)
     head = extract_model_from_parallel(model).get_output_embeddings()

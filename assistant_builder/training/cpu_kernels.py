@@ -4,8 +4,6 @@ On a CPU the matrix products of a small model take half of an unfused training s
 Each function replaces a chain of small operations, rounds no more often than it, and saves less for the backward pass.
 Sums (norms, softmax, loss) are computed in float32. :func:`fuse_cpu_kernels` replaces only modules that it recognises,
 so that any causal language model can be trained. Models on a GPU are not changed.
-
-Imports torch: only worker processes import this module.
 """
 
 from __future__ import annotations
@@ -74,7 +72,10 @@ class FusedLoraLinear(torch.autograd.Function):
         count = len(adapters) // 2
         down = torch.cat(adapters[:count]).to(x.dtype)
         hidden = torch.mm(dropout_x, down.t()).mul_(scale)
-        wide = group.widen(flat, hidden)
+        wide = flat.new_empty((len(flat), group.columns))  # [flat, hidden, 0]
+        wide[:, : group.inputs] = flat
+        wide[:, group.inputs : group.inputs + group.ranks] = hidden
+        wide[:, group.inputs + group.ranks :] = 0
         result = F.linear(wide, group.weights(x.dtype)).view(*x.shape[:-1], -1)
         ctx.save_for_backward(dropout_x, dropped, down, hidden)
         ctx.group, ctx.scale, ctx.shape = group, scale, x.shape
@@ -133,18 +134,10 @@ class EagerShortAttention(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        """Compute the attention.
+        """Return [rows, length, heads, size].
 
-        Args:
-            ctx: Autograd context.
-            query: [rows, heads, length, size].
-            key: [rows, key heads, length, size].
-            value: [rows, key heads, length, size].
-            bias: float32 [rows or 1, 1, length, length], added to the scores; very negative at masked positions.
-            scale: Factor of the scores.
-
-        Returns:
-            [rows, length, heads, size].
+        ``query`` is [rows, heads, length, size], ``key`` and ``value`` are [rows, key heads, length, size]. ``bias``,
+        float32 [rows or 1, 1, length, length], is added to the scores; it is very negative at masked positions.
         """
         rows, heads, length, size = query.shape
         shared = key.shape[1]
@@ -208,18 +201,7 @@ _MASKED_BIAS = -1e30
 
 
 class FusedLoraGroup:
-    """Layers with adapters that share their input and are computed together.
-
-    Args:
-        layers: Layers of equal input size, rank, scaling and dropout.
-        dtype: The compute dtype.
-
-    Attributes:
-        inputs: Size of the input.
-        outputs: Output size of each layer.
-        rank: Rank of each adapter.
-        ranks: Sum of the ranks of all adapters.
-    """
+    """Layers of equal input size, rank, scaling and dropout that share their input and are computed together."""
 
     def __init__(self, layers: Sequence[TwinLoraLinear], dtype: torch.dtype) -> None:
         self.layers = layers
@@ -227,7 +209,7 @@ class FusedLoraGroup:
         self.outputs = [layer.out_features for layer in layers]
         self.rank = layers[0].r[_ADAPTER]
         self.ranks = self.rank * len(layers)
-        self._columns = -(-(self.inputs + self.ranks) // _COLUMN_MULTIPLE) * _COLUMN_MULTIPLE
+        self.columns = -(-(self.inputs + self.ranks) // _COLUMN_MULTIPLE) * _COLUMN_MULTIPLE
         self._pending: tuple[torch.Tensor, dict[int, torch.Tensor]] | None = None
         self._fused_weight: torch.Tensor | None = None
         if all(type(layer.base_layer) is nn.Linear and layer.base_layer.weight.dtype == dtype for layer in layers):
@@ -261,14 +243,6 @@ class FusedLoraGroup:
         self._pending = (x, outputs) if outputs else None
         return own
 
-    def widen(self, flat: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """Concatenate ``[flat, hidden, 0]``: [tokens, columns]."""
-        wide = flat.new_empty((len(flat), self._columns))
-        wide[:, : self.inputs] = flat
-        wide[:, self.inputs : self.inputs + self.ranks] = hidden
-        wide[:, self.inputs + self.ranks :] = 0
-        return wide
-
     @torch.no_grad()
     def weights(self, dtype: torch.dtype) -> torch.Tensor:
         """``[W, B, 0]`` of all layers, stacked vertically: [outputs, columns]."""
@@ -281,7 +255,7 @@ class FusedLoraGroup:
         return wide
 
     def _build_weight(self, dtype: torch.dtype) -> torch.Tensor:
-        wide = torch.empty((sum(self.outputs), self._columns), dtype=dtype)
+        wide = torch.empty((sum(self.outputs), self.columns), dtype=dtype)
         wide[:, self.inputs :] = 0
         for layer, rows in zip(self.layers, wide.split(self.outputs), strict=True):
             rows[:, : self.inputs] = computed_weight(layer.base_layer)
@@ -291,9 +265,7 @@ class FusedLoraGroup:
 def fuse_cpu_kernels(model: PeftModel, dtype: torch.dtype) -> None:
     """Replace the layers, norms and attention that this module can fuse, for training and generation on a CPU.
 
-    Args:
-        model: A frozen base with adapters named ``default``.
-        dtype: The compute dtype.
+    The model is a frozen base with adapters named ``default``; ``dtype`` is the compute dtype.
     """
     for layers in _lora_groups(model):
         group = FusedLoraGroup(layers, dtype)
@@ -345,8 +317,8 @@ def eager_short_attention(
                  and all(kwargs.get(name) is None for name in ("position_bias", "softcap", "s_aux")))
     if not (supported and 1 < length == key.shape[2] <= MAX_EAGER_TOKENS and query.device.type == "cpu"
             and query.shape[-1] == value.shape[-1] and getattr(module, "is_causal", True)):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
-                                      **kwargs)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     mask = torch.ones((1, 1, length, length), dtype=torch.bool).tril_() if attention_mask is None else attention_mask
     bias = mask if mask.is_floating_point() else torch.zeros(mask.shape).masked_fill_(~mask, _MASKED_BIAS)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

@@ -3,8 +3,6 @@
 The launching process reports the result of the step; rank 0 writes the files of the training. With FSDP each device
 holds a shard of every layer. Checkpoints contain unsharded tensors under the same names as those of one device, so that
 a training can be resumed on any number of devices.
-
-Imports torch: only worker processes import this module.
 """
 
 from __future__ import annotations
@@ -47,12 +45,8 @@ def train_distributed(
 ) -> list[Path] | None:
     """Train an arm with one process per device.
 
-    Args:
-        work: What each process runs: :func:`assistant_builder.training.train.train_in_process`.
-        study: The study, with prepared data.
-        run: The training run.
-        spread: Parallel strategy with more than one device.
-        planned: The plan that all processes use; None: each computes its own.
+    Each process runs ``work``, which is :func:`assistant_builder.training.train.train_in_process`, with the same plan;
+    without one, each computes its own.
 
     Returns:
         The written files; None if early stopping is on and the arm has to wait for its twin.
@@ -104,17 +98,12 @@ def _train_rank(
     except Cancelled:
         return _CANCELLED
     except Exception as error:
-        _record_error(study.arm_folder(run) / _ERROR_FILE, error)
+        path = study.arm_folder(run) / _ERROR_FILE
+        if not path.exists():  # only the first failure: those of the other processes are its consequences
+            with contextlib.suppress(OSError):
+                write_json(path, translate_error(error).to_record())
         sys.stderr.write(redact_secrets("".join(traceback.format_exception(error))))
         raise
-
-
-def _record_error(path: Path, error: Exception) -> None:
-    """Write the first failure to a file; the failures of the other processes are its consequences."""
-    record: dict[str, Any] = translate_error(error).to_record()
-    if not path.exists():
-        with contextlib.suppress(OSError):
-            write_json(path, record)
 
 
 def _exit_with_launcher(launcher: int) -> None:
@@ -127,9 +116,7 @@ def _exit_with_launcher(launcher: int) -> None:
 def start_fsdp(device: str, *, on_leader: bool) -> None:
     """Start the process group before the base is loaded, and configure how transformers loads it for FSDP.
 
-    Args:
-        device: ``cpu`` or ``cuda``.
-        on_leader: Whether only rank 0 reads the weights (see ``models.loading.loads_on_main_process``).
+    ``on_leader``: only rank 0 reads the weights (see ``models.loading.loads_on_main_process``).
     """
     PartialState(cpu=device == "cpu", backend="gloo" if device == "cpu" else "nccl")
     os.environ["ACCELERATE_USE_FSDP"] = "true"
@@ -137,12 +124,7 @@ def start_fsdp(device: str, *, on_leader: bool) -> None:
 
 
 def fsdp_settings(model: PeftModel, *, on_leader: bool) -> dict[str, Any]:
-    """The ``fsdp_config`` of transformers, with one FSDP unit per transformer block.
-
-    Args:
-        model: The frozen base with adapters.
-        on_leader: Whether only rank 0 has read the weights, which are then broadcast.
-    """
+    """The ``fsdp_config`` of transformers, with one FSDP unit per transformer block."""
     blocks = getattr(model.get_base_model(), "_no_split_modules", None) or []
     return {"version": 2, "reshard_after_forward": True, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
             "transformer_layer_cls_to_wrap": sorted(blocks), "cpu_ram_efficient_loading": on_leader}
@@ -155,10 +137,7 @@ def unshard(tree: Any) -> Any:
 
 def unsharded_adapters(model: PeftModel) -> dict[str, torch.Tensor]:
     """The trained tensors by name, gathered on the CPU; a collective call."""
-    adapters: dict[str, torch.Tensor] = unshard({
-        name: value.detach() for name, value in model.named_parameters() if value.requires_grad
-    })
-    return adapters
+    return unshard({name: value.detach() for name, value in model.named_parameters() if value.requires_grad})
 
 
 def shard_like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
@@ -169,12 +148,7 @@ def shard_like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
 
 
 def shard_optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The full state of an optimizer, sharded like its parameters.
-
-    Args:
-        state: ``state_dict`` of an optimizer on one device.
-        optimizer: The optimizer of the sharded parameters, in the same order.
-    """
+    """The full state of an optimizer, sharded like its parameters, which are in the same order."""
     parameters = [value for group in optimizer.param_groups for value in group["params"]]
     moments = {
         place: {name: shard_like(value, parameters[place]) if isinstance(value, torch.Tensor) else value

@@ -33,11 +33,7 @@ def deterministic_algorithms(wanted: bool) -> Iterator[None]:
 
 
 def has_deterministic_algorithms(step: Callable[[], object]) -> bool:
-    """Whether torch has deterministic algorithms for all operations of a training step.
-
-    Args:
-        step: Computes a loss and its gradients; its other errors are passed on.
-    """
+    """Whether torch has deterministic algorithms for all operations of a training step: a loss and its gradients."""
     try:
         with deterministic_algorithms(True):
             step()
@@ -59,13 +55,9 @@ def is_paged(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def load_paged_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Restore the state of a paged optimizer into paged memory.
+    """Restore the ``state_dict`` of a paged optimizer, which is on the CPU, into paged memory before the first step.
 
     ``load_state_dict`` alone would put it into ordinary GPU tensors, which take the memory that paging saves.
-
-    Args:
-        optimizer: A paged optimizer before its first step, also in accelerate's wrapper.
-        state: Its ``state_dict``, on the CPU.
     """
     inner = _inner(optimizer)
     inner.load_state_dict(state, move_to_device=False)  # the first step moves the rest
@@ -77,16 +69,11 @@ def load_paged_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any])
 
 
 def _inner(optimizer: torch.optim.Optimizer) -> Any:
-    """The optimizer itself."""
     return getattr(optimizer, "optimizer", optimizer)
 
 
 def apply_kernels(base: PreTrainedModel, kernels: Literal["plain", "liger", "compile"]) -> None:
-    """Apply the kernels that ``train.kernels`` names.
-
-    Args:
-        base: The base on a GPU, with adapters.
-        kernels: ``plain`` changes nothing.
+    """Apply the kernels that ``train.kernels`` names to a base on a GPU; ``plain`` changes nothing.
 
     Raises:
         AssistantBuilderError: liger-kernel is not installed.
@@ -95,8 +82,12 @@ def apply_kernels(base: PreTrainedModel, kernels: Literal["plain", "liger", "com
     if kernels == "liger":
         _apply_liger(base)
     elif kernels == "compile":
+        layers = getattr(getattr(base, base.base_model_prefix, base), "layers", None)
+        if not isinstance(layers, nn.ModuleList):
+            raise ModelError(f"models of type {base.config.model_type!r} have no list of decoder layers to compile",
+                             where="train.kernels", remedy="Set train.kernels=plain")
         os.environ.pop("TORCHDYNAMO_DISABLE", None)  # steps set it, because some libraries compile by default
-        for layer in _decoder_layers(base):
+        for layer in layers:
             layer.compile(dynamic=True)  # rows differ in length: static shapes would be compiled for hours
 
 
@@ -113,11 +104,3 @@ def _apply_liger(base: PreTrainedModel) -> None:
         raise ModelError(f"liger-kernel does not support models of type {kind!r}", where="train.kernels",
                          remedy="Set train.kernels=plain or train.kernels=compile")
     _apply_liger_kernel_to_instance(model=base, cross_entropy=False, fused_linear_cross_entropy=False)
-
-
-def _decoder_layers(base: PreTrainedModel) -> nn.ModuleList:
-    layers = getattr(getattr(base, base.base_model_prefix, base), "layers", None)
-    if not isinstance(layers, nn.ModuleList):
-        raise ModelError(f"models of type {base.config.model_type!r} have no list of decoder layers to compile",
-                         where="train.kernels", remedy="Set train.kernels=plain")
-    return layers

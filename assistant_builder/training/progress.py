@@ -18,18 +18,13 @@ class MetricsLog:
     Args:
         path: ``metrics.jsonl``.
         step: The step that training resumes from; later events are dropped, because their work is lost.
-        steps: Steps of the full run.
-        work: Work of the full run; without it the remaining time is estimated from the steps alone.
+        work: Work of the full run.
         enabled: Whether this process writes the file; with several processes only the main one does.
     """
 
-    def __init__(
-        self, path: Path, *, step: int, steps: int, work: WorkRemaining | None = None, enabled: bool = True
-    ) -> None:
-        self._path = path
-        self._enabled = enabled
-        self._steps = steps
-        self._pace = PaceEstimator(work) if work is not None else None
+    def __init__(self, path: Path, *, step: int, work: WorkRemaining, enabled: bool = True) -> None:
+        self._path, self._enabled, self._steps = path, enabled, work.steps
+        self._pace = PaceEstimator(work)
         kept = [event for event in read_jsonl(path) if event["step"] <= step]
         if enabled and path.exists():
             write_jsonl(path, kept)
@@ -41,9 +36,8 @@ class MetricsLog:
         self._busy = 0.0
         self._first_step = step
         self.validation = {event["step"]: event["loss"] for event in kept if event["event"] == "validation"}
-        if self._pace is not None:
-            for event in kept:
-                self._pace.add(event)
+        for event in kept:
+            self._pace.add(event)
 
     @property
     def elapsed(self) -> float:
@@ -56,17 +50,10 @@ class MetricsLog:
         return self._busy_before + self._busy
 
     def record_step(self, step: int, *, tokens: int, seconds: float, values: dict[str, Any]) -> float:
-        """Append a training step.
+        """Append a 1-based optimizer step with its non-padding tokens; returns the estimated seconds to the end.
 
-        Args:
-            step: 1-based optimizer step.
-            tokens: Non-padding tokens of the step.
-            seconds: Wall time of the step.
-            values: Further fields (loss, learning_rate, grad_norm, memory_bytes, epoch). The norm is None if the step
-                was skipped because a float16 gradient overflowed.
-
-        Returns:
-            Estimated seconds to the end of the run.
+        ``values`` are further fields: loss, learning_rate, grad_norm, memory_bytes, epoch. The norm is None if the step
+        was skipped because a float16 gradient overflowed.
         """
         self.tokens += tokens
         self._busy += seconds
@@ -75,39 +62,28 @@ class MetricsLog:
             "tokens_per_second": round(tokens / seconds, 2), "tokens": self.tokens,
             "busy_seconds": round(self.busy, 3), "elapsed_seconds": round(self.elapsed, 3),
         }
-        eta = self._update_pace(event)
-        if eta is None:
-            done = step - self._first_step
-            eta = (time.monotonic() - self._started) / done * (self._steps - step)
+        self._pace.add(event)
+        eta = self._pace.remaining_seconds()
+        if eta is None:  # too early: from the steps alone
+            eta = (time.monotonic() - self._started) / (step - self._first_step) * (self._steps - step)
         self._append({**event, "eta_seconds": round(eta, 1)})
         return eta
-
-    def _update_pace(self, event: Mapping[str, Any]) -> float | None:
-        """Estimated seconds to the end from the pace of this run; None if it is too early."""
-        if self._pace is None:
-            return None
-        self._pace.add(event)
-        return self._pace.remaining_seconds()
 
     def record_validation(self, step: int, loss: float) -> None:
         """Append a validation; ``loss`` is in nats per token."""
         best = not self.validation or loss < min(self.validation.values())
         self.validation[step] = loss
-        event = {
-            "event": "validation", "step": step, "steps": self._steps, "loss": loss, "best": best,
-            "elapsed_seconds": round(self.elapsed, 3),
-        }
-        self._update_pace(event)
+        event = {"event": "validation", "step": step, "steps": self._steps, "loss": loss, "best": best,
+                 "elapsed_seconds": round(self.elapsed, 3)}
+        self._pace.add(event)
         self._append(event)
 
     def record_samples(self, step: int, samples: Iterable[Mapping[str, Any]]) -> None:
         """Append the sample answers after ``step``: one event per question, with its row, reference and answer."""
         for sample in samples:
-            event = {
-                "event": "sample", "step": step, "steps": self._steps, **sample,
-                "elapsed_seconds": round(self.elapsed, 3),
-            }
-            self._update_pace(event)
+            event = {"event": "sample", "step": step, "steps": self._steps, **sample,
+                     "elapsed_seconds": round(self.elapsed, 3)}
+            self._pace.add(event)
             self._append(event)
 
     def _append(self, event: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from assistant_builder.data import Pair
@@ -24,17 +25,9 @@ _SPARE_TOKENS = 8
 
 @dataclass(frozen=True)
 class SampleQuestion:
-    """A question that is answered after validations.
+    """A question that is answered after validations."""
 
-    Attributes:
-        row: Row of the pair in the data file.
-        question: Text of the question.
-        reference: Answer in the data.
-        prompt_ids: Token ids of the prompt.
-        reference_tokens: Number of tokens of the reference.
-    """
-
-    row: int
+    row: int  # row of the pair in the data file
     question: str
     reference: str
     prompt_ids: tuple[int, ...]
@@ -44,13 +37,9 @@ class SampleQuestion:
 def choose_samples(
     pairs: Iterable[Pair], prompter: ChatTokenizer, wanted: int, max_length: int
 ) -> list[SampleQuestion]:
-    """Questions evenly spaced over the validation pairs, identical for all arms and after a resume.
+    """``wanted`` questions evenly spaced over the validation pairs, identical for all arms and after a resume.
 
-    Args:
-        pairs: The validation pairs; of a conversation the first question is used.
-        prompter: Tokenizer of the base.
-        wanted: Maximum number of questions.
-        max_length: Longest prompt in tokens.
+    Of a conversation the first question is used; prompts of more than ``max_length`` tokens are left out.
     """
     found = []
     for pair in pairs:
@@ -70,14 +59,7 @@ def max_answer_tokens(questions: Sequence[SampleQuestion]) -> int:
 def sample_answers(
     model: Any, prompter: ChatTokenizer, padding: LeftPadding, questions: Sequence[SampleQuestion]
 ) -> list[str]:
-    """The greedy answers of a model during training; its mode and the random state are preserved.
-
-    Args:
-        model: Any causal language model of transformers, in training mode.
-        prompter: Its tokenizer.
-        padding: Collates the prompts.
-        questions: One or more questions.
-    """
+    """The greedy answers of a model in training mode to one or more questions; mode and random state are preserved."""
     import torch
 
     from assistant_builder.inference.padded_batch import IGNORED
@@ -94,8 +76,5 @@ def sample_answers(
             top_k=None, pad_token_id=prompter.pad_id, eos_token_id=prompter.stop_ids,
         )
     model.train()
-    return [prompter.decode(_truncate_at_stop(row[longest:].tolist(), prompter.stop_ids)) for row in output]
-
-
-def _truncate_at_stop(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
-    return next((ids[:place] for place, token in enumerate(ids) if token in stop_ids), ids)
+    return [prompter.decode(list(takewhile(lambda token: token not in prompter.stop_ids, row[longest:].tolist())))
+            for row in output]

@@ -30,11 +30,7 @@ def sample_order(lengths: Sequence[int], train: TrainConfig) -> list[int]:
     """Indices of the training sequences in training order, over all epochs.
 
     Sequences are sorted by length within a pool of 8 batches, so that a batch needs little padding. The batches of a
-    pool are shuffled.
-
-    Args:
-        lengths: Number of tokens of each sequence.
-        train: Contains the seed, the batch size and the number of epochs.
+    pool are shuffled. ``lengths`` are the tokens of each sequence.
 
     Returns:
         ``total_steps × batch_size`` indices.
@@ -87,14 +83,8 @@ def early_stop_decision(
     """What an arm does after the validation at ``step`` with early stopping.
 
     The arms stop together, at the first validation at which none has improved for ``patience`` validations. An arm
-    waits while another arm has not reached this step; a single arm decides alone.
-
-    Args:
-        own: Validation losses of this arm, by step.
-        twins: Validation losses of each other arm of the study, by step.
-        step: Current step of this arm.
-        steps: Last step of a full run.
-        patience: Number of validations without improvement.
+    waits while another arm has not reached this step; a single arm decides alone. ``own`` and ``twins`` are the
+    validation losses by step of this arm and of each other arm of the study.
     """
     if step >= steps:
         return "stop"

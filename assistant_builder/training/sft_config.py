@@ -35,9 +35,7 @@ class ArmConfig(BaseModel):
 def twin(config: StudyConfig, seed: int = 1) -> dict[str, ArmConfig]:
     """The configuration of the twins and of the further arms of a study; they differ only in ``base_storage``.
 
-    Args:
-        config: The study's config.
-        seed: Number of the seed, from 1: the first is ``train.seed``, the second ``train.seed + 1``.
+    Seeds are numbered from 1: the first is ``train.seed``, the second ``train.seed + 1``.
     """
     train = config.train.model_copy(update={"seed": config.train.seed + seed - 1})
     return {
@@ -48,38 +46,24 @@ def twin(config: StudyConfig, seed: int = 1) -> dict[str, ArmConfig]:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One training run of an arm.
-
-    Attributes:
-        train: The settings.
-        train_examples: Training sequences.
-        validation_examples: Validation sequences.
-        folder: ``arms/<arm>``.
-        device: ``cpu`` or ``cuda``.
-        gradient_checkpointing: Whether activations are recomputed.
-        dequantize: Whether the frozen weights are dequantized to the compute dtype during a training on a CPU.
-        cancelled: Returns whether the user cancelled; called after every optimizer step.
-        next_move: Early stopping: maps a step and the validation losses up to it to ``train``, ``wait`` (for the other
-            arms) or ``stop``.
-        on_step: Progress callback: step, number of steps, estimated seconds to the end.
-        samples: Validation questions with sample answers.
-        spread: Parallel strategy; each process has a trainer with the same run.
-        on_leader: Whether FSDP broadcasts weights that only rank 0 has read.
-    """
+    """One training run of an arm."""
 
     train: TrainConfig
     train_examples: Sequence[Example]
     validation_examples: Sequence[Example]
-    folder: Path
+    folder: Path  # ``arms/<arm>``
     device: str
     gradient_checkpointing: bool
-    dequantize: bool
-    cancelled: Callable[[], bool]
+    dequantize: bool  # whether the frozen weights are dequantized to the compute dtype during a training on a CPU
+    cancelled: Callable[[], bool]  # returns whether the user cancelled; called after every optimizer step
+    # early stopping: maps a step and the validation losses up to it to ``train``, ``wait`` (for the other arms) or
+    # ``stop``
     next_move: Callable[[int, dict[int, float]], str]
-    on_step: Callable[[int, int, float], None]
-    samples: Sequence[SampleQuestion] = ()
+    on_step: Callable[[int, int, float], None]  # progress callback: step, number of steps, estimated seconds to the end
+    samples: Sequence[SampleQuestion] = ()  # validation questions with sample answers
+    # parallel strategy; each process has a trainer with the same run
     spread: ParallelStrategy = field(default_factory=ParallelStrategy)
-    on_leader: bool = False
+    on_leader: bool = False  # whether FSDP broadcasts weights that only rank 0 has read
 
     @property
     def steps(self) -> int:
@@ -100,13 +84,7 @@ class TrainingRun:
 
 
 def sft_arguments(plan: TrainingRun, root: Path, model: PeftModel) -> SFTConfig:
-    """The arguments of TRL's trainer.
-
-    Args:
-        plan: The run.
-        root: Folder of the checkpoints.
-        model: The frozen base with adapters.
-    """
+    """The arguments of TRL's trainer; ``root`` is the folder of the checkpoints."""
     train = plan.train
     micro = min(train.micro_batch_size, train.batch_size)
     # the fused optimizer hides skipped float16 steps from accelerate, and the learning rate schedule would continue

@@ -46,21 +46,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _TrainingInputs:
-    """Inputs of a training.
+    """Inputs of a training."""
 
-    Attributes:
-        config: The study's settings, with ``train.micro_batch_size`` per device.
-        base: Folder of the base model.
-        base_name: Name of the base model in ``adapter_config.json``.
-        prompter: Tokenizer of the base model.
-        examples: Training and validation sequences.
-        planned: Predicted memory and time.
-        spread: Parallel strategy.
-    """
-
-    config: StudyConfig
+    config: StudyConfig  # the study's settings, with ``train.micro_batch_size`` per device
     base: Path
-    base_name: str
+    base_name: str  # name of the base model in ``adapter_config.json``
     prompter: ChatTokenizer
     examples: dict[str, list[Example]]
     planned: Plan
@@ -70,9 +60,7 @@ class _TrainingInputs:
 def train_arm(study: Study, run: str) -> Iterable[Path] | None:
     """Train an arm, or resume its training, on the devices that settings and planner determine.
 
-    Args:
-        study: The study, with prepared data.
-        run: The training run: ``lora`` or ``qlora``, ``lora-2`` for the second seed.
+    ``run`` is ``lora`` or ``qlora``, or ``lora-2`` for the second seed.
 
     Returns:
         The written files; None if early stopping is on and the arm has to wait for its twin.
@@ -99,12 +87,8 @@ def train_in_process(
 ) -> Iterable[Path] | None:
     """The share of one of several processes in a training; see :func:`train_arm`.
 
-    Args:
-        study: The study.
-        run: The training run.
-        spread: Parallel strategy.
-        planned: The plan of the launching process; None: computed here. Plans of several processes may differ, because
-            the free memory differs, and processes that disagree on recomputing activations deadlock.
+    Without the plan of the launching process it is computed here. Plans of several processes may differ, because the
+    free memory differs, and processes that disagree on recomputing activations deadlock.
     """
     import torch
 
@@ -128,7 +112,9 @@ def _prepare(study: Study, spread: ParallelStrategy | None = None, planned: Plan
         devices = spread.devices if spread else devices_to_use(config, machine)
         machine = machine.with_devices(devices)
         config = config.with_changes({"train.micro_batch_size": per_device_batch_size(config.train, devices)})
-        planned = _planned(config, base, examples["train"], machine)
+        sequences = [(len(example.input_ids), sum(example.supervised)) for example in examples["train"]]
+        order = sample_order([length for length, _ in sequences], config.train)
+        planned = plan_run(config, base, sequences, order, machine)
         if len({card.bfloat16 for card in machine.cards[:devices]}) > 1:  # or each would choose its own compute dtype
             config = config.with_changes({"model.compute_dtype": planned.compute_dtype})
         spread = spread or choose_parallelism(planned, devices)
@@ -137,11 +123,7 @@ def _prepare(study: Study, spread: ParallelStrategy | None = None, planned: Plan
 
 
 def _require_planned_device(machine: Machine) -> None:
-    """Refuse to train on another kind of device than planned, because memory and arithmetic differ.
-
-    Raises:
-        ResourceError: The plan is for a GPU and torch finds none, or the reverse.
-    """
+    """Refuse to train on another kind of device than planned, because memory and arithmetic differ."""
     from assistant_builder.models.loading import pick_device
 
     device = pick_device()
@@ -174,20 +156,12 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
     adapted.peft_config["default"].base_model_name_or_path = prepared.base_name
     trainable = [value for value in adapted.parameters() if value.requires_grad]
     summary = {
-        "arm": arm,
-        "base_storage": settings.base_storage,
-        "compute_dtype": spec.compute_dtype,
-        "device": spec.device,
-        "devices": spread.devices,
-        "spread": spread.kind,
-        "seed": settings.train.seed,
-        "gradient_checkpointing": method.checkpointing,
-        "held": method.dequantized,
-        "base_bytes": base_bytes,
+        "arm": arm, "base_storage": settings.base_storage, "compute_dtype": spec.compute_dtype, "device": spec.device,
+        "devices": spread.devices, "spread": spread.kind, "seed": settings.train.seed,
+        "gradient_checkpointing": method.checkpointing, "held": method.dequantized, "base_bytes": base_bytes,
         "adapter_bytes": sum(value.nbytes for value in trainable),
         "trainable_parameters": sum(value.numel() for value in trainable),
-        "total_parameters": loading.count_parameters(model),
-        "train_pairs": len(examples["train"]),
+        "total_parameters": loading.count_parameters(model), "train_pairs": len(examples["train"]),
     }
     trainer = _trainer(study, run, settings, adapted, prepared, spec.device, method, on_leader)
     if trainer.is_main_process:
@@ -206,10 +180,8 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
     if early and trainer.early_stop_move(reached) == "wait":
         return None
     summary |= {
-        "steps": reached,
-        "epochs": reached * config.train.batch_size / len(examples["train"]),
-        "tokens": trainer.metrics.tokens,
-        "train_seconds": trainer.metrics.elapsed,
+        "steps": reached, "epochs": reached * config.train.batch_size / len(examples["train"]),
+        "tokens": trainer.metrics.tokens, "train_seconds": trainer.metrics.elapsed,
         "tokens_per_second": trainer.metrics.tokens / trainer.metrics.busy,
         "peak_memory_bytes": trainer.all_reduce_max(peak_memory_bytes(spec.device)),
         "predicted": prediction(prepared.planned, arm),
@@ -217,21 +189,13 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
     return _publish_best(folder, trainer, summary) if trainer.is_main_process else []
 
 
-def _planned(config: StudyConfig, base: Path, examples: list[Example], machine: Machine) -> Plan:
-    """Predicted memory and time of the training, before the base is loaded."""
-    sequences = [(len(example.input_ids), sum(example.supervised)) for example in examples]
-    return plan_run(config, base, sequences, sample_order([length for length, _ in sequences], config.train), machine)
-
-
 def _examples(study: Study, split: SplitName, prompter: ChatTokenizer) -> list[Example]:
     length = study.config.train.max_length
     pairs = load_split(study.folder / "data", split)
     examples = [example for pair in pairs for example in prompter.examples(pair, length)]
     if not examples:
-        raise DataError(
-            f"no {split} pair fits into train.max_length={length} tokens with its answer",
-            where=f"study {study.name}", remedy="Raise train.max_length",
-        )
+        raise DataError(f"no {split} pair fits into train.max_length={length} tokens with its answer",
+                        where=f"study {study.name}", remedy="Raise train.max_length")
     return examples
 
 
@@ -247,26 +211,21 @@ def _trainer(
     def on_step(step: int, steps: int, eta: float) -> None:
         study.write_progress(f"train-{run}", Progress(step, steps, "steps", f"Training {run}", eta))
 
+    def next_move(step: int, losses: dict[int, float]) -> str:
+        arm, seed = split_run(run)  # the arms of one seed stop together
+        others = [validation_losses(study.arm_folder(run_of(twin_arm, seed)) / "metrics.jsonl")
+                  for twin_arm in study.config.arms if twin_arm != arm]
+        return early_stop_decision(losses, others, step, plan.steps, study.config.train.patience)
+
     plan = TrainingRun(
         train=train, train_examples=prepared.examples["train"], validation_examples=prepared.examples["validation"],
         folder=study.arm_folder(run), device=device, gradient_checkpointing=method.checkpointing,
         dequantize=method.dequantized, spread=prepared.spread, on_leader=on_leader,
-        cancelled=lambda: study.cancel_requested,
-        next_move=lambda step, losses: _early_stop_move(study, run, step, plan.steps, losses), on_step=on_step,
+        cancelled=lambda: study.cancel_requested, next_move=next_move, on_step=on_step,
         samples=choose_samples(
-            load_split(study.folder / "data", "validation"), prepared.prompter, train.sample_answers, train.max_length
-        ),
+            load_split(study.folder / "data", "validation"), prepared.prompter, train.sample_answers, train.max_length),
     )
     return TwinTrainer(model, plan, prepared.prompter)
-
-
-def _early_stop_move(study: Study, run: str, step: int, steps: int, losses: dict[int, float]) -> str:
-    """Early stopping after ``step``: the arms of one seed stop together."""
-    config = study.config
-    arm, seed = split_run(run)
-    others = [validation_losses(study.arm_folder(run_of(twin_arm, seed)) / "metrics.jsonl")
-              for twin_arm in config.arms if twin_arm != arm]
-    return early_stop_decision(losses, others, step, steps, config.train.patience)
 
 
 def _publish_best(folder: Path, trainer: TwinTrainer, summary: dict[str, Any]) -> list[Path]:
@@ -284,9 +243,7 @@ def _publish_best(folder: Path, trainer: TwinTrainer, summary: dict[str, Any]) -
     target = folder / "adapter"
     shutil.rmtree(target, ignore_errors=True)
     scratch.rename(target)
-    summary |= {
-        "best_step": best, "best_validation_loss": losses[best],
-        "adapter_sha256": file_hash(target / "adapter_model.safetensors"),
-    }
+    summary |= {"best_step": best, "best_validation_loss": losses[best],
+                "adapter_sha256": file_hash(target / "adapter_model.safetensors")}
     write_json(folder / "summary.json", summary)
     return [target / "adapter_model.safetensors", target / "adapter_config.json", folder / "summary.json"]

@@ -3,12 +3,11 @@
 The extensions are the loss over supervised positions only, the fixed order of the pairs, float32 adapters in all arms,
 checkpoints that are valid only when complete, a resume that restores tensors in place and so gives the same bytes, and
 the events that the page plots.
-
-Imports torch: only worker processes import this module.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from contextlib import nullcontext
@@ -59,29 +58,17 @@ LOSS_SCALE = 2.0**14
 
 
 class TwinTrainer(SFTTrainer):
-    """Trains one arm.
-
-    Args:
-        model: The frozen base with float32 adapters.
-        plan: The training run.
-        prompter: Tokenizer of the base.
-
-    Attributes:
-        start: Step of the last complete checkpoint, from which :meth:`run` resumes; 0 without one.
-        is_main_process: Whether this process writes metrics and checkpoints.
-    """
+    """Trains one arm: a frozen base with float32 adapters."""
 
     def __init__(self, model: PeftModel, plan: TrainingRun, prompter: ChatTokenizer) -> None:
         self.plan = plan
         self.root = plan.folder / "checkpoints"
         self._sharded = plan.spread.kind == "fsdp"
         arguments = sft_arguments(plan, self.root, model)
-        self.is_main_process = arguments.process_index == 0
+        self.is_main_process = arguments.process_index == 0  # which writes metrics and checkpoints
         self.start = checkpoints.resume_step(self.root, plan.folder / "metrics.jsonl")
         self.metrics = MetricsLog(
-            plan.folder / "metrics.jsonl", step=self.start, steps=plan.steps, work=plan.work,
-            enabled=self.is_main_process,
-        )
+            plan.folder / "metrics.jsonl", step=self.start, work=plan.work, enabled=self.is_main_process)
         self.begin_step()
         self.step_grad_norm: float | None = 0.0
         self._deterministic = False
@@ -93,12 +80,8 @@ class TwinTrainer(SFTTrainer):
         adapters = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
         self._prompter = prompter
         super().__init__(
-            model=model,
-            args=arguments,
-            train_dataset=to_dataset(plan.train_examples),
-            data_collator=LeftPadding(prompter.pad_id),
-            processing_class=prompter.tokenizer,
-            callbacks=[_Events(self)],
+            model=model, args=arguments, train_dataset=to_dataset(plan.train_examples),
+            data_collator=LeftPadding(prompter.pad_id), processing_class=prompter.tokenizer, callbacks=[_Events(self)],
         )
         # adapters contain no embeddings; to check that, PEFT would request the base's config from the hub at every save
         model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
@@ -141,8 +124,7 @@ class TwinTrainer(SFTTrainer):
 
     def early_stop_move(self, step: int) -> str:
         """Decision of early stopping after ``step``; see :attr:`TrainingRun.next_move`."""
-        move: str = self.broadcast_from_main(self.plan.next_move(step, self.metrics.validation))
-        return move
+        return self.broadcast_from_main(self.plan.next_move(step, self.metrics.validation))
 
     # computation of a step
 
@@ -153,8 +135,7 @@ class TwinTrainer(SFTTrainer):
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Forward and backward pass of a micro-batch, with deterministic algorithms if the GPU has them."""
         with deterministic_algorithms(self._deterministic):
-            loss: torch.Tensor = super().training_step(*args, **kwargs)
-        return loss
+            return super().training_step(*args, **kwargs)
 
     def _probe_step(self) -> None:
         """Run a training step on the ends of two pairs, of different lengths, and clear the gradients."""
@@ -196,11 +177,10 @@ class TwinTrainer(SFTTrainer):
         """Reset the counters of the optimizer step."""
         self.step_loss, self.step_tokens, self._micro_batches = 0.0, 0, 0
 
-    def end_step(self) -> None:
-        """Sum the counters of all processes."""
-        counted = torch.tensor([self.step_loss, self.step_tokens], dtype=torch.float64, device=self.args.device)
-        loss, tokens = self.accelerator.reduce(counted, "sum").tolist()
-        self.step_loss, self.step_tokens = loss, int(tokens)
+    def sum_over_processes(self, *values: float) -> list[float]:
+        """The sum of each value over all processes, in float64."""
+        counted = torch.tensor(values, dtype=torch.float64, device=self.args.device)
+        return self.accelerator.reduce(counted, "sum").tolist()
 
     def validation_loss(self) -> float:
         """Token-weighted NLL of the validation pairs, in nats per token, in a fixed order of batches.
@@ -223,8 +203,7 @@ class TwinTrainer(SFTTrainer):
                     total += nll
                     tokens += int((batch["labels"] != IGNORED).sum())
         model.train()
-        counted = torch.tensor([total, tokens], dtype=torch.float64, device=self.args.device)
-        total, tokens = self.accelerator.reduce(counted, "sum").tolist()
+        total, tokens = self.sum_over_processes(total, tokens)
         return total / tokens
 
     def answer_samples(self) -> list[dict[str, Any]]:
@@ -276,16 +255,12 @@ class TwinTrainer(SFTTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         adapters = {name.replace(".default.", "."): value for name, value in self.model.named_parameters()
                     if value.requires_grad}
-        weights = {
-            name: shard_like(value, adapters[name]) if name in adapters else value
-            for name, value in load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors").items()
-        }
+        weights = {name: shard_like(value, adapters[name]) if name in adapters else value
+                   for name, value in load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors").items()}
         outcome = set_peft_model_state_dict(self.model, weights)
         if outcome.unexpected_keys:
-            raise StudyError(
-                "the checkpoint does not match the adapters", where=resume_from_checkpoint,
-                remedy="Run the study again with --redo",
-            )
+            raise StudyError("the checkpoint does not match the adapters", where=resume_from_checkpoint,
+                             remedy="Run the study again with --redo")
 
 
 class _Events(TrainerCallback):
@@ -298,33 +273,26 @@ class _Events(TrainerCallback):
         self._step_started = 0.0
         self._saved = time.monotonic()
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Start timing the step."""
         self._trainer.begin_step()
         self._step_started = time.monotonic()
-        return control
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         """Record the step; validate, save and stop if due."""
         trainer, step = self._trainer, state.global_step
-        trainer.end_step()
-        if not torch.isfinite(torch.tensor(trainer.step_loss)):
-            raise StudyError(
-                f"the training loss is {trainer.step_loss} at step {step}", where=str(trainer.plan.folder),
-                remedy="Lower train.learning_rate, or use model.compute_dtype=bfloat16",
-            )
+        loss, tokens = trainer.sum_over_processes(trainer.step_loss, trainer.step_tokens)
+        if not math.isfinite(loss):
+            raise StudyError(f"the training loss is {loss} at step {step}", where=str(trainer.plan.folder),
+                             remedy="Lower train.learning_rate, or use model.compute_dtype=bfloat16")
         eta = trainer.metrics.record_step(
-            step, tokens=trainer.step_tokens, seconds=time.monotonic() - self._step_started,
+            step, tokens=int(tokens), seconds=time.monotonic() - self._step_started,
             values={
                 "epoch": round(step * trainer.plan.train.batch_size / len(trainer.plan.train_examples), 4),
-                "loss": trainer.step_loss,
-                "learning_rate": trainer.lr_scheduler.get_last_lr()[0],
-                "grad_norm": trainer.step_grad_norm,
-                "memory_bytes": memory_bytes(trainer.plan.device),
+                "loss": loss, "learning_rate": trainer.lr_scheduler.get_last_lr()[0],
+                "grad_norm": trainer.step_grad_norm, "memory_bytes": memory_bytes(trainer.plan.device),
             },
         )
         if trainer.is_main_process:

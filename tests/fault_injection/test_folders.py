@@ -16,6 +16,7 @@ from assistant_builder.atomic_io import append_jsonl, read_json, read_jsonl
 from assistant_builder.cli import app, main
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, ResourceError, StudyError
+from assistant_builder.planning.training_time import WorkRemaining
 from assistant_builder.runner.open_study import open_or_create
 from assistant_builder.runner.run import run_study, start_run
 from assistant_builder.runner.step_process import run_as_step
@@ -174,7 +175,7 @@ def test_a_read_only_study_is_readable_but_not_run(
 
 def test_a_removed_study_is_not_recreated_by_its_step() -> None:
     study = new_study()
-    log = MetricsLog(study.arm_folder("lora") / "metrics.jsonl", step=0, steps=4)
+    log = MetricsLog(study.arm_folder("lora") / "metrics.jsonl", step=0, work=WorkRemaining(4, 400))
     study.arm_folder("lora").mkdir(parents=True)
     log.record_validation(1, 2.0)
 

@@ -11,6 +11,7 @@ from assistant_builder.atomic_io import read_jsonl
 from assistant_builder.data import Message, Pair
 from assistant_builder.inference.padded_batch import LeftPadding
 from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.planning.training_time import WorkRemaining
 from assistant_builder.training.progress import MetricsLog
 from assistant_builder.training.sample_generations import choose_samples, sample_answers
 
@@ -47,11 +48,11 @@ def test_the_first_question_of_a_conversation_is_used(prompter: ChatTokenizer) -
 
 def test_samples_after_the_resumed_step_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    log = MetricsLog(path, step=0, steps=4)
+    log = MetricsLog(path, step=0, work=WorkRemaining(4, 400))
     for step in (2, 4):
         log.record_validation(step, 1.0)
         log.record_samples(step, [{"row": 1, "question": "q", "reference": "r", "answer": f"after {step}"}])
-    assert MetricsLog(path, step=2, steps=4).validation == {2: 1.0}
+    assert MetricsLog(path, step=2, work=WorkRemaining(4, 400)).validation == {2: 1.0}
     assert [line["answer"] for line in read_jsonl(path) if line["event"] == "sample"] == ["after 2"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 import psutil
@@ -48,7 +49,7 @@ def finish(study: Study, spec: ExportSpec, outcome: str = "as measured", **more:
     rescore = Rescore(outcome, cell=spec.cell, items=20)  # type: ignore[arg-type]
     sha = read_json(study.arm_folder(spec.arm) / "summary.json")["adapter_sha256"]
     write_json(job.files / "export.json", {
-        "adapter_sha256": sha, "chat_template": "ChatML", "rescore": rescore.to_record(), "archive": None,
+        "adapter_sha256": sha, "chat_template": "ChatML", "rescore": asdict(rescore), "archive": None,
         "sentences": ["It was scored <i>again</i>."], "files": describe_files(job.files), **more,
     })
     job.archive.write_bytes(b"zip")

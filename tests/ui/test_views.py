@@ -13,6 +13,7 @@ import pytest
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import Message, Pair, RejectedRow
 from assistant_builder.errors import DataError
+from assistant_builder.planning.training_time import WorkRemaining
 from assistant_builder.store.lease import Lease, SharedLeaseFile
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress, StepRecord
@@ -162,7 +163,7 @@ def test_sample_answers_of_the_arms_are_shown_side_by_side() -> None:
     study = with_data(new_study())
     for arm, steps in (("lora", (15, 30)), ("qlora", (15,))):
         study.arm_folder(arm).mkdir(parents=True)
-        log = MetricsLog(study.arm_folder(arm) / "metrics.jsonl", step=0, steps=60)
+        log = MetricsLog(study.arm_folder(arm) / "metrics.jsonl", step=0, work=WorkRemaining(60, 6000))
         for step in steps:
             log.record_samples(step, [
                 {"row": row, "question": f"q{row} {HOSTILE}", "reference": "ref", "answer": f"{arm} {step} {row}"}
